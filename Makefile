@@ -1,0 +1,68 @@
+# Everything runs from .venv, which `make setup` fills; a second run is quick.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+PROTOS := $(shell find proto -name '*.proto')
+SOURCES := client worker server tests bench examples
+
+.PHONY: help setup demo test test-ray test-slow test-gpu lint format proto proto-check bench compose-test clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+setup: $(VENV)/.ready  ## make .venv with everything but torch
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup  ## serve, run every variant on a photograph, check it, draw a contact sheet
+	$(BIN)/groupconv demo --output out/demo.png
+
+test: setup  ## every test but the slow ones and those that need a GPU
+	$(BIN)/python -m pytest
+
+test-ray: setup  ## only the tests that start a Ray cluster
+	$(BIN)/python -m pytest -m ray
+
+test-slow: setup  ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: setup  ## the tests for a machine with a CUDA device (install .[cuda12] or .[cuda13] first)
+	$(BIN)/python -m pytest -m gpu
+
+lint: setup proto-check  ## ruff, mypy strict, import contracts, buf, stubs equal to their protos
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd proto && ../$(BIN)/buf lint
+
+format: setup  ## format and mend what ruff can mend
+	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
+	$(BIN)/ruff format --quiet $(SOURCES)
+
+proto: setup  ## regenerate the stubs in client/groupconv/v1
+	$(call generate,client)
+
+proto-check: setup
+	rm -rf build/out/stubs && mkdir -p build/out/stubs
+	$(call generate,build/out/stubs)
+	diff -r --exclude=__pycache__ --exclude=__init__.py build/out/stubs/groupconv/v1 client/groupconv/v1
+
+define generate
+$(BIN)/python -m grpc_tools.protoc --proto_path=proto \
+	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+endef
+
+bench: setup  ## compare the engines with torch and onnxruntime (installs torch)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python bench/engine.py
+
+compose-test: setup  ## build the images, bring the stack up, use it, kill a worker, use it again, tear down
+	$(BIN)/python deploy/compose_test.py
+
+clean:  ## remove everything made here, .venv included
+	rm -rf $(VENV) build/out out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,13 @@
+"""groupconv: grouped convolution of every variant, on a server that splits it over workers.
+
+Example:
+    >>> from groupconv import ConvSpec, resolve
+    >>> resolve(ConvSpec(stride=2, padding="same"), (1, 3, 224, 224), (64, 3, 7, 7)).output_shape
+    (1, 64, 112, 112)
+"""
+
+from groupconv.geometry import Geometry, receptive_field, resolve
+from groupconv.spec import Activation, ConvSpec
+
+__version__ = "0.1.0"
+__all__ = ["Activation", "ConvSpec", "Geometry", "receptive_field", "resolve"]

@@ -1,0 +1,1 @@
+"""The worker: what runs a shard of a convolution on one device."""

@@ -1,0 +1,77 @@
+"""What an engine is: something that runs convolutions on one kind of device, by one of several algorithms.
+
+Plan on symbols, execute on arrays: `supports` and the choice of an algorithm see a `Problem` (shapes and
+dtypes), never data. `prepare` sees the weights once; the `Prepared` it returns sees feature maps.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from groupconv.dtypes import Types
+from groupconv.geometry import Geometry
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The symbols of one convolution: its geometry and its dtypes. Hashable: it keys caches and tunings."""
+
+    geometry: Geometry
+    types: Types
+
+
+class Prepared(Protocol):
+    """A convolution with its weights in the form its algorithm wants them."""
+
+    algorithm: str
+
+    def run(self, x: Array, out: Array) -> None:
+        """Convolve `x`, add the bias, apply the activation, write into `out`.
+
+        Safe to call from several threads at once.
+
+        Args:
+            x: (N, C, *input) of `problem.types.input`, any strides. N may differ from the problem's.
+            out: (N, M, *output) of `problem.types.output`, any strides; every element is written.
+        """
+
+
+class Algorithm(Protocol):
+    """One way to compute a convolution."""
+
+    name: str
+
+    def supports(self, problem: Problem) -> bool:
+        """Whether `prepare` accepts this problem."""
+
+    def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
+        """Take the weights.
+
+        Args:
+            problem: shapes and dtypes; the geometry's activation is part of the work.
+            weight: of `problem.geometry.weight_shape` and `problem.types.weight`. Not to be changed; may be a
+                view of a message, so keep a copy if it is needed after the first run of a resident kernel.
+            bias: (M,) of any dtype of the output's kind, or None.
+            resident: the kernel will run many times, so repacking pays; else it runs once and must not wait.
+        """
+
+
+class Engine(Protocol):
+    """Algorithms of one device and the choice among them."""
+
+    name: str
+    threads: int
+
+    def device(self) -> str:
+        """The device in words, for people ("cpu: Intel Xeon, 2 threads")."""
+
+    def prepare(
+        self, problem: Problem, weight: Array, bias: Array | None = None, *, resident: bool = False
+    ) -> Prepared:
+        """Pick an algorithm for `problem` and give it the weights (arguments as in `Algorithm.prepare`)."""
+
+    def close(self) -> None:
+        """Give back what the engine holds: threads, sessions, device memory."""
