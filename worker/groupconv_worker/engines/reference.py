@@ -78,13 +78,15 @@ def convolve(x: Array, weight: Array, bias: Array | None, g: Geometry) -> Array:
     xs, ws = x.astype(wide), weight.astype(wide)
     if g.flip_kernel:
         ws = np.flip(ws, tuple(range(2, ws.ndim)))
-    y = _scatter(xs, ws, g) if g.transposed else _gather(xs, ws, g)
+    y: Array = _scatter(xs, ws, g) if g.transposed else _gather(xs, ws, g)
     add_bias(y, bias)
+    if wide == np.int64:
+        y = y.astype(np.int32).astype(np.int64)  # integer sums wrap; the activation sees the wrapped sum
     activate(y, g.activation, np, scipy.special.erf)
     return y
 
 
-def _gather(x: Array, w: Array, g: Geometry) -> Array:
+def _gather(x: Array, w: Array, g: Geometry) -> Any:
     n = x.shape[0]
     padded = np.pad(x, ((0, 0), (0, 0), *g.padding), mode=PAD_MODE[g.padding_mode])  # type: ignore[call-overload]
     grouped: Any = padded.reshape(n, g.groups, g.in_channels // g.groups, *padded.shape[2:])
@@ -100,7 +102,7 @@ def _gather(x: Array, w: Array, g: Geometry) -> Array:
     return y.reshape(n, g.out_channels, *g.output)
 
 
-def _scatter(x: Array, w: Array, g: Geometry) -> Array:
+def _scatter(x: Array, w: Array, g: Geometry) -> Any:
     n = x.shape[0]
     grouped: Any = x.reshape(n, g.groups, g.in_channels // g.groups, *g.input)
     filters: Any = w.reshape(g.groups, g.in_channels // g.groups, g.out_channels // g.groups, *g.kernel)
