@@ -6,8 +6,25 @@ Example:
     (1, 64, 112, 112)
 """
 
+from groupconv.client import Client, Result, connect
+from groupconv.errors import GroupconvError
 from groupconv.geometry import Geometry, receptive_field, resolve
+from groupconv.plan import Plan, Report
+from groupconv.requests import Step
 from groupconv.spec import Activation, ConvSpec
 
 __version__ = "0.1.0"
-__all__ = ["Activation", "ConvSpec", "Geometry", "receptive_field", "resolve"]
+__all__ = [
+    "Activation",
+    "Client",
+    "ConvSpec",
+    "Geometry",
+    "GroupconvError",
+    "Plan",
+    "Report",
+    "Result",
+    "Step",
+    "connect",
+    "receptive_field",
+    "resolve",
+]

@@ -117,7 +117,7 @@ class ConvSpec:
         put(self, "dilation", _per_axis("dilation", dilation, 1))
         put(self, "groups", _integer("groups", groups, 1))
         put(self, "padding_mode", padding_mode)
-        put(self, "activation", Activation(activation) if isinstance(activation, str) else activation)
+        put(self, "activation", as_activation(activation))
         put(self, "transposed", bool(transposed))
         put(self, "output_padding", _per_axis("output_padding", output_padding, 0))
         put(self, "flip_kernel", bool(flip_kernel))
@@ -129,6 +129,11 @@ class ConvSpec:
             raise InvalidArgumentError("padding_mode", "zeros for a transposed convolution", padding_mode)
         if not transposed and self.output_padding not in (0, (0,) * len(_as_tuple(self.output_padding))):
             raise InvalidArgumentError("output_padding", "0 for a convolution that is not transposed", output_padding)
+
+
+def as_activation(value: ActivationKind | Activation | None) -> Activation | None:
+    """An activation's name as the activation with its default slope; anything else as it is."""
+    return Activation(value) if isinstance(value, str) else value
 
 
 def per_axis(field: str, value: PerAxis, rank: int) -> tuple[int, ...]:

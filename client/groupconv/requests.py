@@ -1,0 +1,209 @@
+"""What the SDK asks for: arrays and specs as steps, steps as messages. Shared by the blocking and the aio client."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groupconv.dtypes import DTYPES, is_float, known
+from groupconv.errors import InvalidArgumentError
+from groupconv.geometry import Geometry, resolve
+from groupconv.spec import Activation, ActivationKind, ConvSpec, as_activation, padding_pairs, per_axis
+from groupconv.tensors import as_array, from_wire, to_wire, type_to_wire
+from groupconv.v1 import convolution_pb2, spec_pb2
+from groupconv.wire import spec_to_wire
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One convolution with its kernel. A request runs one or more of them in order.
+
+    Attributes:
+        kernel: (M, C/g, *kernel), transposed (C, M/g, *kernel).
+        bias: (M,) or None.
+        spec: the convolution.
+    """
+
+    kernel: Any
+    bias: Any = None
+    spec: ConvSpec = field(default_factory=ConvSpec)
+
+
+def prepare(x: Any, steps: Sequence[Step]) -> tuple[Array, list[Step], bool]:
+    """Arrays ready to send, checked against their shapes here, before anything travels.
+
+    Kernels and biases take the input's dtype where that is a float, so lists and float64 arrays can be given;
+    Python integers become int32. An input without batch axis gets one.
+
+    Returns:
+        The input (N, C, *spatial), the steps with arrays, and whether the batch axis was added.
+
+    Raises:
+        InvalidArgumentError: naming the field, what was expected and what came.
+    """
+    if not steps:
+        raise InvalidArgumentError("steps", "at least one step", 0)
+    array = _travelling("input", as_array(x), None)
+    kernels = [_travelling(f"steps[{i}].kernel", as_array(s.kernel), array.dtype) for i, s in enumerate(steps)]
+    unbatched = array.ndim == kernels[0].ndim - 1
+    if unbatched:
+        array = array[np.newaxis]
+    ready = []
+    for i, (step, kernel) in enumerate(zip(steps, kernels, strict=True)):
+        bias = None if step.bias is None else as_array(step.bias)
+        if bias is not None:
+            wanted = array.dtype if is_float(array.dtype) else kernel.dtype
+            bias = _travelling(f"steps[{i}].bias", bias, wanted if is_float(wanted) else None)
+        ready.append(Step(kernel, bias, step.spec))
+    geometries([s.spec for s in ready], array.shape, [s.kernel.shape for s in ready])
+    return array, ready, unbatched
+
+
+def geometries(
+    specs: Sequence[ConvSpec], input_shape: Sequence[int], kernel_shapes: Sequence[Sequence[int]]
+) -> list[Geometry]:
+    """The geometry of each step, the output of one being the input of the next.
+
+    Raises:
+        InvalidArgumentError: with the path of the field, as `steps[1].spec.stride`.
+    """
+    found: list[Geometry] = []
+    shape = tuple(input_shape)
+    for i, (spec, kernel_shape) in enumerate(zip(specs, kernel_shapes, strict=True)):
+        try:
+            found.append(resolve(spec, shape, kernel_shape))
+        except InvalidArgumentError as error:
+            raise _located(error, i) from None
+        shape = found[-1].output_shape
+    return found
+
+
+def convolve_request(x: Array, steps: Iterable[Step]) -> convolution_pb2.ConvolveRequest:
+    """The message of a request that `prepare` made ready."""
+    return convolution_pb2.ConvolveRequest(
+        input=to_wire(x, "input"),
+        steps=[
+            spec_pb2.Step(
+                kernel=to_wire(s.kernel, f"steps[{i}].kernel"),
+                bias=None if s.bias is None else to_wire(s.bias, f"steps[{i}].bias"),
+                spec=spec_to_wire(s.spec),
+            )
+            for i, s in enumerate(steps)
+        ],
+    )
+
+
+def plan_request(
+    input_shape: Sequence[int], kernel_shapes: Sequence[Sequence[int]], specs: Sequence[ConvSpec], dtype: Any
+) -> convolution_pb2.PlanConvolutionRequest:
+    """The message that asks for a plan."""
+    of = known("dtype", np.dtype(dtype))
+    return convolution_pb2.PlanConvolutionRequest(
+        input=type_to_wire(of, tuple(input_shape)),
+        steps=[
+            spec_pb2.StepType(kernel=type_to_wire(of, tuple(shape)), spec=spec_to_wire(spec))
+            for shape, spec in zip(kernel_shapes, specs, strict=True)
+        ],
+    )
+
+
+def output_of(response: convolution_pb2.ConvolveResponse, *, unbatched: bool, out: Array | None) -> Array:
+    """The answer: a new array of the caller's own, or `out` filled with it.
+
+    Raises:
+        InvalidArgumentError: an `out` of another shape or dtype.
+    """
+    y = from_wire(response.output, "output")
+    if unbatched:
+        y = y[0]
+    if out is None:
+        return y.copy()  # writable, and free of the message
+    if out.shape != y.shape or out.dtype != y.dtype:
+        raise InvalidArgumentError("out", f"shape {y.shape} and dtype {y.dtype}", f"{out.shape}, {out.dtype}")
+    out[...] = y
+    return out
+
+
+def depthwise_separable_steps(
+    depthwise_kernel: Any,
+    pointwise_kernel: Any,
+    bias: Any,
+    spec: ConvSpec,
+    *,
+    depthwise_bias: Any = None,
+    depthwise_activation: ActivationKind | Activation | None = None,
+) -> list[Step]:
+    """Depthwise K×K with the spec's stride, padding and dilation, then pointwise with its activation."""
+    depthwise = as_array(depthwise_kernel)
+    first = replace(spec, groups=depthwise.shape[0], activation=as_activation(depthwise_activation))
+    rank = depthwise.ndim - 2
+    return [
+        Step(depthwise, depthwise_bias, first),
+        Step(pointwise(pointwise_kernel, rank), bias, ConvSpec(activation=spec.activation)),
+    ]
+
+
+def pointwise(kernel: Any, rank: int) -> Array:
+    """(M, C) as (M, C, 1, …) for `rank` spatial axes; a kernel that has them already is left alone."""
+    array = as_array(kernel)
+    return array.reshape(array.shape + (1,) * rank) if array.ndim == 2 else array
+
+
+def spatially_separable_steps(column: Any, row: Any, bias: Any, spec: ConvSpec, channels: int) -> list[Step]:
+    """K×1 then 1×K on every channel: the rank-1 kernel column·rowᵀ in 2K multiplications for K².
+
+    Args:
+        column: (K,) for every channel, or (C, K) one for each.
+        row: likewise.
+        bias: (C,), added after the second pass.
+        spec: 2-D; each pass takes its axis of stride, padding and dilation.
+        channels: C.
+    """
+    stride, dilation = per_axis("stride", spec.stride, 2), per_axis("dilation", spec.dilation, 2)
+    steps = []
+    for axis, taps in enumerate((column, row)):
+        kernel = as_array(taps)
+        if kernel.ndim not in (1, 2) or (kernel.ndim == 2 and kernel.shape[0] != channels):
+            name = ("column", "row")[axis]
+            raise InvalidArgumentError(name, f"shape (K,) or ({channels}, K)", kernel.shape)
+        kernel = np.broadcast_to(kernel, (channels, kernel.shape[-1]))
+        kernel = kernel[:, None, :, None] if axis == 0 else kernel[:, None, None, :]
+        padding: Any = spec.padding
+        if not isinstance(padding, str):
+            pairs = padding_pairs(padding, 2)
+            padding = tuple(pairs[axis] if a == axis else (0, 0) for a in range(2))
+        one = replace(
+            spec,
+            stride=tuple(stride[axis] if a == axis else 1 for a in range(2)),
+            dilation=tuple(dilation[axis] if a == axis else 1 for a in range(2)),
+            padding=padding,
+            groups=channels,
+            activation=spec.activation if axis == 1 else None,
+        )
+        steps.append(Step(kernel, bias if axis == 1 else None, one))
+    return steps
+
+
+def _travelling(name: str, array: Array, like: np.dtype | None) -> Array:
+    """`array` in a dtype that travels: the input's where it is a float; Python's integers as int32."""
+    if like is not None and is_float(like) and array.dtype != like:
+        return array.astype(like)
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype in DTYPES.values() or array.dtype.kind not in "iub":
+        known(f"{name}.dtype", array.dtype)
+        return array
+    if array.size and (array.min() < -(2**31) or array.max() >= 2**31):
+        raise InvalidArgumentError(name, "integers that fit int32", str(array.dtype))
+    return array.astype(np.int32)
+
+
+def _located(error: InvalidArgumentError, step: int) -> InvalidArgumentError:
+    if error.field.startswith("input"):
+        return error if step == 0 else error.within(f"steps[{step}]")
+    path = f"steps[{step}]" if error.field.startswith(("kernel", "bias")) else f"steps[{step}].spec"
+    return error.within(path)

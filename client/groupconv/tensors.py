@@ -1,0 +1,92 @@
+"""Arrays to tensors of the wire and back."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groupconv.dtypes import DTYPES, known
+from groupconv.errors import InvalidArgumentError
+from groupconv.v1 import tensor_pb2
+
+MAX_MESSAGE_BYTES = 512 * 2**20
+"""Largest message sent or taken unless told otherwise, by client and server alike."""
+
+_TO_WIRE: dict[np.dtype, tensor_pb2.DataType.ValueType] = {
+    dtype: tensor_pb2.DataType.Value(f"DATA_TYPE_{name.upper()}") for name, dtype in DTYPES.items()
+}
+_FROM_WIRE = {code: dtype for dtype, code in _TO_WIRE.items()}
+
+
+def as_array(x: Any) -> NDArray[Any]:
+    """`x` as a NumPy array, without a copy where possible.
+
+    Args:
+        x: anything with `__array__` or DLPack (torch and CuPy tensors, on a device too), or nested lists.
+    """
+    if isinstance(x, np.ndarray):
+        return x
+    try:
+        return np.asarray(x)
+    except TypeError:  # a device array, which NumPy must not copy implicitly
+        if not hasattr(x, "__dlpack__"):
+            raise
+        return np.from_dlpack(x, device="cpu")
+
+
+def to_wire(array: NDArray[Any], field: str = "tensor") -> tensor_pb2.Tensor:
+    r"""One tensor message; the bytes are copied once.
+
+    Raises:
+        InvalidArgumentError: a dtype that does not travel.
+
+    Example:
+        >>> to_wire(np.zeros((1, 2), np.int8)).data
+        b'\x00\x00'
+    """
+    dtype = known(field + ".dtype", array.dtype)
+    return tensor_pb2.Tensor(dtype=_TO_WIRE[dtype], shape=array.shape, data=array.tobytes())
+
+
+def from_wire(tensor: tensor_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
+    """The array of a message, read-only, over one copy of its bytes.
+
+    Raises:
+        InvalidArgumentError: an unknown dtype, an extent below 1, or bytes that do not fit the shape.
+
+    Example:
+        >>> from_wire(to_wire(np.eye(2, dtype=np.float32)))
+        array([[1., 0.],
+               [0., 1.]], dtype=float32)
+    """
+    dtype, shape = type_from_wire(tensor, field)
+    data = tensor.data  # protobuf copies at each read: once
+    expected = math.prod(shape) * dtype.itemsize  # Python's integers do not overflow
+    if len(data) != expected:
+        wanted = f"{expected} bytes for shape {list(shape)} {dtype}"
+        raise InvalidArgumentError(f"{field}.data", wanted, f"{len(data)} bytes")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def type_to_wire(dtype: np.dtype, shape: tuple[int, ...], field: str = "tensor") -> tensor_pb2.TensorType:
+    """Shape and dtype alone."""
+    return tensor_pb2.TensorType(dtype=_TO_WIRE[known(field + ".dtype", dtype)], shape=shape)
+
+
+def type_from_wire(
+    tensor: tensor_pb2.Tensor | tensor_pb2.TensorType, field: str = "tensor"
+) -> tuple[np.dtype, tuple[int, ...]]:
+    """Dtype and shape of a message.
+
+    Raises:
+        InvalidArgumentError: an unknown dtype or an extent below 1.
+    """
+    dtype = _FROM_WIRE.get(tensor.dtype)
+    if dtype is None:
+        raise InvalidArgumentError(f"{field}.dtype", f"one of {', '.join(DTYPES)}", tensor.dtype)
+    shape = tuple(tensor.shape)
+    for i, extent in enumerate(shape):
+        if extent < 1:
+            raise InvalidArgumentError(f"{field}.shape[{i}]", "an extent of at least 1", extent)
+    return dtype, shape

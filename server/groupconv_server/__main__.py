@@ -1,0 +1,16 @@
+"""The `groupconv` command. Without the server extra it says in one line what to install."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from groupconv_server.cli import app
+    except ModuleNotFoundError as error:
+        sys.exit(f"groupconv: the command line needs {error.name}: pip install 'groupconv[server]'")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""The command line: `groupconv serve | worker | demo | conv | plan | status | load`, one file each."""
+
+from groupconv_server.cli.app import app
+
+__all__ = ["app"]

@@ -1,0 +1,69 @@
+"""The commands put together, and what they share: options, errors as one line, exit codes."""
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from groupconv import __version__
+from groupconv.errors import GroupconvError
+
+TargetOption = Annotated[
+    str, typer.Option("--target", "-t", envvar="GROUPCONV_TARGET", help="The server: host:port or unix:path.")
+]
+TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.001)]
+DEFAULT_TARGET = "localhost:50051"
+
+
+def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose expected failures are one line on stderr and exit code 1."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (GroupconvError, OSError) as error:
+            typer.echo(f"groupconv: {error}", err=True)
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"groupconv {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="groupconv",
+    help="Distributed grouped convolution as a gRPC service.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    log_level: Annotated[str, typer.Option(envvar="GROUPCONV_LOG_LEVEL", help="DEBUG, INFO, WARNING…")] = "INFO",
+) -> None:
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def _register() -> None:
+    from groupconv_server.cli import conv, demo, load, plan, serve, status, worker
+
+    for module in (serve, worker, demo, conv, plan, status, load):
+        app.command(name=module.NAME, epilog=module.EXAMPLES)(one_line_errors(module.command))
+
+
+_register()

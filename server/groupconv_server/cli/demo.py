@@ -1,0 +1,35 @@
+"""`groupconv demo`: every variant on a photograph, through gRPC, checked and drawn."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAME = "demo"
+EXAMPLES = """Examples:
+
+$ groupconv demo
+
+$ groupconv demo --target localhost:50051 --output sheet.png
+"""
+
+
+def command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet.")] = Path("groupconv-demo.png"),
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="A running server. Default: its own, with two workers."),
+    ] = None,
+    executor: Annotated[str, typer.Option(help="Of the server started here: ray or local.")] = "ray",
+    photo: Annotated[
+        Path | None, typer.Option(help="An image of your own. Default: the astronaut of scikit-image.", exists=True)
+    ] = None,
+) -> None:
+    """Serve, run every variant on a photograph and AlexNet's layers, check each against the float64 reference.
+
+    Prints one table and writes a contact sheet. Exit code 1 if any check fails.
+    """
+    from groupconv_server.demo.run import run_demo
+
+    if not run_demo(output=output, target=target, executor=executor, photo=photo):
+        raise typer.Exit(1)

@@ -1,0 +1,88 @@
+"""`groupconv serve`: run a server until SIGTERM."""
+
+from typing import Annotated
+
+import typer
+
+from groupconv_server.config import Config
+from groupconv_server.executors import EXECUTORS
+from groupconv_server.limits import Limits
+from groupconv_worker.engines import ENGINES
+
+NAME = "serve"
+EXAMPLES = """Examples:
+
+$ groupconv serve
+
+$ groupconv serve --port 0 --workers 2 --threads 1
+
+$ groupconv serve --executor ray --workers 4
+
+$ groupconv serve --host 0.0.0.0 --ray-address auto
+"""
+MIB = 2**20
+
+
+def command(
+    host: Annotated[str, typer.Option(envvar="GROUPCONV_HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="GROUPCONV_PORT", min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = 50051,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            envvar="GROUPCONV_EXECUTOR",
+            help=f"{' or '.join(EXECUTORS)}. Default: ray where --ray-address is given or several GPUs are seen.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(envvar="GROUPCONV_WORKERS", min=1, help="Default: one per GPU, else one per node, else one."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(envvar="GROUPCONV_THREADS", min=1, help="CPU threads of each worker. Default: its share."),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(envvar="GROUPCONV_ENGINE", help=f"{', '.join(ENGINES)}; auto takes a GPU if there is one."),
+    ] = "auto",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(envvar="GROUPCONV_RAY_ADDRESS", help="A running Ray cluster; `auto` finds the one of this host."),
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(envvar="GROUPCONV_CONCURRENCY", min=1, help="Requests worked on at a time.")
+    ] = 64,
+    grace: Annotated[
+        float, typer.Option(envvar="GROUPCONV_GRACE", min=0, help="Seconds running requests have after SIGTERM.")
+    ] = 30.0,
+    max_message_mib: Annotated[
+        int, typer.Option(envvar="GROUPCONV_MAX_MESSAGE_MIB", min=1, max=2047, help="Largest request or answer.")
+    ] = 512,
+    max_tensor_mib: Annotated[
+        int, typer.Option(envvar="GROUPCONV_MAX_TENSOR_MIB", min=1, help="Largest output or padded input of a step.")
+    ] = 2048,
+) -> None:
+    """Run a server until SIGTERM. When it is ready it prints one line that ends with its address."""
+    from groupconv_server.server import Server, serve
+
+    def ready(server: Server) -> None:
+        workers = server.executor.describe()
+        engines = ", ".join(dict.fromkeys(w.engine for w in workers))
+        count = f"{len(workers)} {server.executor.name} worker{'s' * (len(workers) != 1)}"
+        typer.echo(f"groupconv is serving with {count} ({engines}) on {server.address}")
+
+    config = Config(
+        host=host,
+        port=port,
+        executor=executor,
+        workers=workers,
+        threads=threads,
+        engine=engine,
+        ray_address=ray_address,
+        concurrency=concurrency,
+        grace=grace,
+        limits=Limits(message_bytes=max_message_mib * MIB, tensor_bytes=max_tensor_mib * MIB),
+    )
+    serve(config, ready)

@@ -1,0 +1,28 @@
+"""`groupconv status`: what a server consists of."""
+
+import typer
+
+import groupconv
+from groupconv.plan import human_bytes, table
+from groupconv_server.cli.app import DEFAULT_TARGET, TargetOption, TimeoutOption
+
+NAME = "status"
+EXAMPLES = """Examples:
+
+$ groupconv status
+
+$ groupconv status --target gpu-box:50051
+"""
+
+
+def command(target: TargetOption = DEFAULT_TARGET, timeout: TimeoutOption = 10.0) -> None:
+    """Show a server's version, load and workers."""
+    with groupconv.connect(target, timeout=timeout) as client:
+        s = client.status()
+    typer.echo(
+        f"groupconv {s.version} at {target}, executor {s.executor}: {s.requests} requests in {s.uptime_seconds:.0f} s, "
+        f"messages up to {human_bytes(s.max_message_bytes)}"
+    )
+    rows = [("worker", "node", "engine", "device", "shards", "restarts")]
+    rows += [(w.id, w.node, w.engine, w.device, str(w.shards), str(w.restarts)) for w in s.workers]
+    typer.echo(table(rows, left=frozenset(range(4))))

@@ -1,0 +1,43 @@
+"""What a server is started with. Every field is a flag of `groupconv serve` and an environment variable."""
+
+from dataclasses import dataclass, field
+
+from groupconv_server.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One server.
+
+    Attributes:
+        host, port: where it listens; port 0 picks a free one.
+        executor: "local" or "ray"; None is ray where a cluster's address is given or several GPUs are seen.
+        workers, threads, engine, ray_address: see `create_executor`.
+        concurrency: requests worked on at a time; more are RESOURCE_EXHAUSTED at once.
+        grace: seconds that running requests have to end after SIGTERM.
+        limits: of a request.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 50051
+    executor: str | None = None
+    workers: int | None = None
+    threads: int | None = None
+    engine: str = "auto"
+    ray_address: str | None = None
+    concurrency: int = 64
+    grace: float = 30.0
+    limits: Limits = field(default_factory=Limits)
+
+    def executor_name(self) -> str:
+        """The executor asked for, or the one that fits what is there."""
+        if self.executor is not None:
+            return self.executor
+        return "ray" if self.ray_address or _gpu_count() > 1 else "local"
+
+
+def _gpu_count() -> int:
+    """GPUs of this machine, without loading CUDA: what the NVIDIA driver lists."""
+    from pathlib import Path
+
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))

@@ -1,0 +1,112 @@
+"""The demo from start to end: serve, ask, check, print, draw."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import groupconv
+from groupconv.errors import FailedPreconditionError
+from groupconv.requests import Array
+from groupconv_server import images
+from groupconv_server.config import Config
+from groupconv_server.demo.cases import alexnet_cases, photo_cases
+from groupconv_server.demo.check import Verdict, judge
+from groupconv_server.demo.sheet import draw
+
+
+def run_demo(*, output: Path, target: str | None, executor: str, photo: Path | None) -> bool:
+    """Run every case; True if each passed its check.
+
+    Args:
+        output: where the contact sheet goes.
+        target: a running server; None starts one with two workers.
+        executor: of the server started here.
+        photo: an image; None is scikit-image's astronaut.
+    """
+    progress = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True)
+    )
+    with progress:
+        task = progress.add_task("starting a server with two workers" if target is None else f"asking {target}")
+
+        def say(text: str) -> None:
+            progress.update(task, description=text)
+
+        picture = _photograph(photo)
+        verdicts: list[Verdict] = []
+        with _server(target, executor) as address, groupconv.connect(address) as client:
+            for case in itertools.chain(photo_cases(picture), alexnet_cases(picture)):
+                say(f"{len(verdicts) + 1}: {case.name}")
+                start = time.perf_counter()
+                result = client.run(case.x, case.steps)
+                verdicts.append(judge(case, result, time.perf_counter() - start))
+            plan = client.plan((1, 96, 27, 27), (256, 48, 5, 5), groupconv.ConvSpec(padding=2, groups=2))
+        say("drawing the contact sheet")
+        draw(output, picture, verdicts)
+        say("done")
+    _print(verdicts, plan.explain(), output)
+    return all(v.passed for v in verdicts)
+
+
+def _photograph(path: Path | None) -> Array:
+    """(1, 3, H, W) uint8."""
+    if path is None:
+        try:
+            from skimage import data
+        except ModuleNotFoundError:
+            raise FailedPreconditionError("the demo's photograph: pip install 'groupconv[demo]'") from None
+        return images.from_pixels(data.astronaut()).pixels
+    pixels = images.saturate(images.read(path).pixels, images.read(path).depth)
+    if pixels.shape[1] == 1:
+        pixels = pixels.repeat(3, axis=1)
+    return pixels if pixels.dtype.itemsize == 1 else (pixels >> 8).astype("uint8")
+
+
+@contextlib.contextmanager
+def _server(target: str | None, executor: str) -> Iterator[str]:
+    if target is not None:
+        yield target
+        return
+    from groupconv_server.server import Server
+
+    with Server(Config(port=0, executor=executor, workers=2, threads=1)) as server:
+        yield server.address
+
+
+def _print(verdicts: Sequence[Verdict], plan: str, output: Path) -> None:
+    table = Table(title="Every variant, served and checked against the float64 reference")
+    for name in ("variant", "input → output", "weights", "multiply-adds", "shards: workers", "time", "error", ""):
+        table.add_column(name, justify="left" if name in ("variant", "shards: workers", "") else "right", no_wrap=True)
+    for v in verdicts:
+        shapes = f"{_times(v.case.x.shape)} → {_times(v.result.output.shape)}"
+        shards = [len(s) for s in v.result.report.steps]
+        workers = ", ".join(sorted({s.worker for step in v.result.report.steps for s in step}))
+        table.add_row(
+            v.case.name,
+            shapes,
+            f"{v.weights:,}",
+            f"{v.multiply_adds / 1e6:,.1f} M",
+            f"{'+'.join(map(str, shards))}: {workers}",
+            f"{v.seconds * 1e3:.0f} ms",
+            f"{v.error:.0e}" if v.error else "0",
+            "[green]ok[/]" if v.passed else "[red]FAILED[/]",
+        )
+    console = Console(width=max(160, Console().width) if not Console().is_terminal else None)
+    console.print(table)
+    console.print("How AlexNet's conv2 is split into its two towers:\n" + plan, highlight=False)
+    failed = [v.case.name for v in verdicts if not v.passed]
+    console.print(
+        f"\n{len(verdicts) - len(failed)} of {len(verdicts)} passed; contact sheet: {output}", highlight=False
+    )
+    if failed:
+        console.print(f"failed: {', '.join(failed)}")
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))

@@ -1,0 +1,43 @@
+"""Executors by name. Ray is imported only when it is asked for."""
+
+from groupconv.errors import InvalidArgumentError
+from groupconv_server.executors.base import Executor, Task, WorkerInfo
+
+EXECUTORS = ("local", "ray")
+
+__all__ = ["EXECUTORS", "Executor", "Task", "WorkerInfo", "create_executor"]
+
+
+def create_executor(
+    name: str,
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    engine: str = "auto",
+    ray_address: str | None = None,
+) -> Executor:
+    """The executor called `name`.
+
+    Args:
+        name: "local" (threads of this process) or "ray" (actors placed by Ray).
+        workers: how many; None means one per GPU, else (local) one, (ray) one per node of the cluster.
+        threads: CPU threads of each worker; None shares this machine's cores among them.
+        engine: of each worker.
+        ray_address: of a running Ray cluster; None starts one on this machine.
+
+    Raises:
+        InvalidArgumentError: an unknown name, or an address for the local executor.
+        FailedPreconditionError: an engine that cannot run here.
+    """
+    match name:
+        case "local":
+            if ray_address:
+                raise InvalidArgumentError("ray_address", "executor ray", "executor local")
+            from groupconv_server.executors.local import LocalExecutor
+
+            return LocalExecutor(workers=workers or 1, threads=threads, engine=engine)
+        case "ray":
+            from groupconv_server.executors.ray import RayExecutor
+
+            return RayExecutor(workers=workers, threads=threads, engine=engine, address=ray_address)
+    raise InvalidArgumentError("executor", f"one of {', '.join(EXECUTORS)}", name)

@@ -1,0 +1,92 @@
+"""The local executor: workers are threads of this process, shards are views of the request's arrays."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+
+from groupconv.errors import DeadlineExceededError
+from groupconv.plan import ShardReport
+from groupconv_server.executors.base import Task, WorkerInfo
+from groupconv_worker.engines import create_engine
+from groupconv_worker.shard import run_shard
+
+
+class LocalExecutor:
+    """Workers with an engine and a thread each.
+
+    Args:
+        workers: how many.
+        threads: CPU threads of each engine; None shares the machine's cores among the workers.
+        engine: of each worker.
+    """
+
+    name = "local"
+
+    def __init__(self, *, workers: int = 1, threads: int | None = None, engine: str = "auto") -> None:
+        threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
+        self._workers = {f"local-{i}": _Worker(f"local-{i}", engine, threads) for i in range(workers)}
+
+    def workers(self) -> tuple[str, ...]:
+        """All of them: threads do not get lost."""
+        return tuple(self._workers)
+
+    def describe(self) -> list[WorkerInfo]:
+        """All of them, for people."""
+        return [worker.info() for worker in self._workers.values()]
+
+    def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[ShardReport]:
+        """Every task on the thread of its worker, straight into its slice of the output."""
+        futures = [self._workers[task.worker].submit(task, deadline) for task in tasks]
+        timeout = None if deadline is None else deadline - time.monotonic()
+        wait(futures, timeout=timeout, return_when="FIRST_EXCEPTION")
+        reports = [_result(future) for future in futures if future.done()]
+        if len(reports) < len(tasks):
+            for future in futures:
+                future.cancel()
+            raise DeadlineExceededError("the deadline passed before every shard was done")
+        return reports
+
+    def close(self) -> None:
+        """Wait for running shards, drop those that wait, end the threads."""
+        for worker in self._workers.values():
+            worker.close()
+
+
+class _Worker:
+    """One thread with an engine; it runs one shard at a time."""
+
+    def __init__(self, worker_id: str, engine: str, threads: int) -> None:
+        self.id = worker_id
+        self.engine = create_engine(engine, threads=threads)
+        self.shards = 0
+        self._count = threading.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=worker_id)
+
+    def submit(self, task: Task, deadline: float | None) -> "Future[ShardReport]":
+        return self._thread.submit(self._run, task, deadline, time.perf_counter())
+
+    def info(self) -> WorkerInfo:
+        e = self.engine
+        return WorkerInfo(self.id, socket.gethostname(), e.name, e.device(), e.threads, self.shards)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self.engine.close()
+
+    def _run(self, task: Task, deadline: float | None, submitted: float) -> ShardReport:
+        if deadline is not None and time.monotonic() > deadline:
+            raise DeadlineExceededError("the deadline passed before the shard was started")
+        ran = run_shard(self.engine, task.problem, task.x, task.weight, task.bias, task.out)
+        with self._count:
+            self.shards += 1
+        return ShardReport(task.index, self.id, ran.algorithm, time.perf_counter() - submitted, ran.seconds)
+
+
+def _result(future: "Future[ShardReport]") -> ShardReport:
+    try:
+        return future.result()
+    except CancelledError:
+        raise DeadlineExceededError("the shard was dropped") from None

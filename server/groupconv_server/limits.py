@@ -1,0 +1,54 @@
+"""What a request may ask for: every limit is finite, and checked before anything is allocated."""
+
+from dataclasses import dataclass
+
+from groupconv import cost
+from groupconv.errors import ResourceExhaustedError
+from groupconv.plan import human_bytes
+from groupconv.tensors import MAX_MESSAGE_BYTES
+from groupconv_worker.engines.base import Problem
+
+MAX_STEPS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one server.
+
+    Attributes:
+        message_bytes: of a request and of an answer.
+        tensor_bytes: of any tensor a request makes: outputs, and inputs with their padding.
+        steps: of a request.
+    """
+
+    message_bytes: int = MAX_MESSAGE_BYTES
+    tensor_bytes: int = 2 * 2**30
+    steps: int = MAX_STEPS
+
+    def check(self, problem: Problem, path: str) -> None:
+        """Refuse a step whose output, or padded input, would be too large.
+
+        Raises:
+            ResourceExhaustedError: naming the step, its size and the limit.
+        """
+        g, types = problem.geometry, problem.types
+        padded = (g.batch, g.in_channels, *(g.output if g.transposed else g.padded))
+        for what, shape, dtype in (("output", g.output_shape, types.output), ("padded input", padded, types.input)):
+            size = cost.nbytes(shape, dtype)
+            if size > self.tensor_bytes:
+                raise ResourceExhaustedError(
+                    f"{path}: an {what} of {list(shape)} {dtype} takes {human_bytes(size)}, "
+                    f"more than the limit of {human_bytes(self.tensor_bytes)} for a tensor"
+                )
+
+    def check_answer(self, problem: Problem) -> None:
+        """Refuse a request whose answer would not fit a message.
+
+        Raises:
+            ResourceExhaustedError: naming both sizes.
+        """
+        size = cost.bytes_out(problem.geometry, problem.types)
+        if size + 2**16 > self.message_bytes:
+            raise ResourceExhaustedError(
+                f"output: {human_bytes(size)} do not fit an answer of at most {human_bytes(self.message_bytes)}"
+            )

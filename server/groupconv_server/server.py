@@ -1,0 +1,120 @@
+"""The server: the services on one port, started and ended in order."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from groupconv.errors import UnavailableError
+from groupconv.v1 import cluster_pb2, cluster_pb2_grpc, convolution_pb2, convolution_pb2_grpc
+from groupconv_server.config import Config
+from groupconv_server.coordinator import Coordinator
+from groupconv_server.executors import create_executor
+from groupconv_server.servicers.cluster import ClusterServicer
+from groupconv_server.servicers.convolution import ConvolutionServicer
+
+log = logging.getLogger(__name__)
+
+SERVICES = (
+    convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name,
+    cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
+)
+
+
+class Server:
+    """A running server; a context manager that ends it.
+
+    Args:
+        config: where it listens and what it works with.
+
+    Raises:
+        FailedPreconditionError: an engine that cannot run here.
+        UnavailableError: the port is taken, or no worker came up.
+
+    Example:
+        >>> import groupconv
+        >>> with Server(Config(port=0)) as server, groupconv.connect(server.address) as client:
+        ...     client.conv1d([[[1.0, 2.0, 3.0, 4.0]]], [[[1.0, 1.0]]]).tolist()
+        [[[3.0, 5.0, 7.0]]]
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.executor = create_executor(
+            config.executor_name(),
+            workers=config.workers,
+            threads=config.threads,
+            engine=config.engine,
+            ray_address=config.ray_address,
+        )
+        try:
+            self.coordinator = Coordinator(self.executor, config.limits)
+            self._health = health.HealthServicer()
+            self._grpc = self._build()
+            self.port = self._bind()
+            self._grpc.start()
+            for service in ("", *SERVICES):
+                self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        except BaseException:
+            self.executor.close()
+            raise
+
+    @property
+    def address(self) -> str:
+        """What a client connects to."""
+        return f"{self.config.host}:{self.port}"
+
+    def stop(self) -> None:
+        """Take no more requests, let the running ones end within the grace period, let the workers go."""
+        self._health.enter_graceful_shutdown()
+        self._grpc.stop(self.config.grace).wait()
+        self.executor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def _build(self) -> grpc.Server:
+        limit = self.config.limits.message_bytes
+        threads = self.config.concurrency + 2  # two over, so health answers while all others work
+        server = grpc.server(
+            ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc"),
+            options=[
+                ("grpc.max_send_message_length", limit),
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share
+            ],
+            maximum_concurrent_rpcs=threads,
+        )
+        convolution_pb2_grpc.add_ConvolutionServiceServicer_to_server(ConvolutionServicer(self.coordinator), server)
+        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return server
+
+    def _bind(self) -> int:
+        address = f"{self.config.host}:{self.config.port}"
+        try:
+            return self._grpc.add_insecure_port(address)
+        except RuntimeError:
+            raise UnavailableError(f"cannot listen on {address}: is another server there?") from None
+
+
+def serve(config: Config, ready: Callable[[Server], None]) -> None:
+    """Run a server until SIGTERM or SIGINT; `ready` is called with it once it takes requests."""
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    with Server(config) as server:
+        ready(server)
+        asked.wait()
+        log.info("stopping: running requests have %.0f s", config.grace)

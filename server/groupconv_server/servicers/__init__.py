@@ -1,0 +1,1 @@
+"""The RPCs: convert in, call what knows no transport, convert out."""
