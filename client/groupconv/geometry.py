@@ -130,9 +130,9 @@ class Geometry:
 def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[int]) -> Geometry:
     """The geometry of `spec` on an input (N, C, *spatial) and a weight (M, C/g, *kernel).
 
-    A transposed weight is (C, M/g, *kernel). Parameters that cannot matter are normalised (a stride where
-    there is one output, a dilation where there is one tap), so equal work compares equal and no later
-    index arithmetic meets a number larger than the padded input.
+    A transposed weight is (C, M/g, *kernel). Parameters that cannot matter are normalised (a stride that
+    leaves one output, the dilation of one tap), so no later index arithmetic meets a number larger than the
+    padded input; the formulas above hold for what comes out.
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
@@ -170,7 +170,11 @@ def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[i
         output = tuple(
             (h + lo + hi - e) // s + 1 for h, s, (lo, hi), e in zip(extents, stride, padding, reach, strict=True)
         )
-        stride = tuple(s if o > 1 else 1 for s, o in zip(stride, output, strict=True))
+        # one output has no next one: the smallest stride that still gives one is the same convolution
+        stride = tuple(
+            min(s, max(1, h + lo + hi - e + 1))
+            for s, h, (lo, hi), e in zip(stride, extents, padding, reach, strict=True)
+        )
     _check_output(spec.transposed, output, extents, padding, reach)
     return Geometry(
         batch=x[0],
