@@ -1,5 +1,6 @@
 """Settings for every test."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Timing is never judged: the machine may be busy. Illegal combinations are drawn and dropped, by design.
@@ -7,3 +8,34 @@ settings.register_profile(
     "groupconv", deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
 )
 settings.load_profile("groupconv")
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A server with two local workers on a free loopback port."""
+    from groupconv_server.config import Config
+    from groupconv_server.limits import Limits
+    from groupconv_server.server import Server
+
+    limits = Limits(message_bytes=8 * 2**20, tensor_bytes=16 * 2**20)
+    with Server(Config(port=0, executor="local", workers=2, threads=1, limits=limits)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    """The real client of that server."""
+    import groupconv
+
+    with groupconv.connect(server.address, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def ray_executor():
+    """Two Ray actors on a cluster of this machine, shared by every test marked ray."""
+    from groupconv_server.executors import create_executor
+
+    executor = create_executor("ray", workers=2, threads=1, engine="reference")
+    yield executor
+    executor.close()

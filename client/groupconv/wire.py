@@ -156,9 +156,10 @@ def _known(field: str, value: int, names: dict[Any, str]) -> Any:
 def _padding(message: spec_pb2.ConvSpec) -> Any:
     low, high = tuple(message.padding_low), tuple(message.padding_high)
     if message.padding_rule not in _EXPLICIT:
+        rule = _known("padding_rule", message.padding_rule, _RULES_BACK)
         if low or high:
             raise InvalidArgumentError("padding_low", "nothing beside a padding_rule", low or high)
-        return _known("padding_rule", message.padding_rule, _RULES_BACK)
+        return rule
     if not high:
         return low or 0
     if len(low) != len(high):

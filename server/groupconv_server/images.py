@@ -89,7 +89,7 @@ def write(path: Path, y: Array, like: Photograph) -> None:
     if like.alpha is not None and like.alpha.shape == pixels.shape[:2]:
         pixels = np.concatenate([pixels, like.alpha[:, :, None]], axis=2)
     try:
-        iio.imwrite(path, pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        iio.imwrite(path, pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, plugin="pillow")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidArgumentError(
             "output", "a format that holds this image (.png, .jpg, .npy)", f"{path} ({error})"

@@ -1,0 +1,153 @@
+"""The commands as a user runs them: in processes of their own."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import groupconv
+
+GROUPCONV = [sys.executable, "-m", "groupconv_server"]
+
+
+def run(*arguments, **options):
+    return subprocess.run([*GROUPCONV, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options)
+
+
+@contextlib.contextmanager
+def serving(*arguments):
+    """`groupconv serve` on a free port; yields the process and its address."""
+    process = subprocess.Popen([*GROUPCONV, "serve", "--port", "0", *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        assert line, "the server did not start"
+        yield process, line.split()[-1]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def target():
+    with serving("--workers", "2", "--threads", "1") as (_, address):
+        yield address
+
+
+def test_serve_says_where_and_ends_with_exit_code_0_on_sigterm():
+    with serving("--engine", "reference") as (process, address):
+        with groupconv.connect(address) as client:
+            assert client.conv1d([[[1.0, 2.0]]], [[[2.0]]]).tolist() == [[[2.0, 4.0]]]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
+def test_sigterm_lets_a_running_request_end():
+    x = np.random.default_rng(0).standard_normal((1, 32, 96, 96)).astype(np.float32)
+    w = np.ones((32, 32, 9, 9), np.float32)
+    with serving("--engine", "reference") as (process, address), groupconv.connect(address) as client:
+        client.status()  # connected
+        from groupconv.requests import convolve_request, prepare
+
+        array, steps, _ = prepare(x, [groupconv.Step(w)])
+        future = client._convolution.Convolve.future(convolve_request(array, steps))
+        while client.status().requests == 0:
+            pass  # until it runs
+        process.send_signal(signal.SIGTERM)
+        assert list(future.result(timeout=60).output.shape) == [1, 32, 88, 88]
+        assert process.wait(timeout=30) == 0
+
+
+def test_a_port_in_use_is_one_line(target):
+    done = run("serve", "--port", target.rsplit(":", 1)[1])
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"groupconv: cannot listen on {target}: is another server there?"
+
+
+def test_serve_with_cuda_on_a_machine_without_says_what_is_missing():
+    from groupconv_worker.engines.cuda import why_unavailable
+
+    if not why_unavailable():
+        pytest.skip("this machine has a CUDA device")
+    done = run("serve", "--port", "0", "--engine", "cuda")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"groupconv: engine cuda: {why_unavailable()}"]
+
+
+def test_conv_finds_the_edges_of_a_photograph(target, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    iio.imwrite(tmp_path / "photo.png", pixels)
+    done = run("conv", tmp_path / "photo.png", "-k", "sobel-x", "-o", tmp_path / "edges.png", "-t", target)
+    assert done.returncode == 0, done.stderr
+    assert "40×50 -> 40×50, 2 shards on local-" in done.stdout
+    want = np.stack([ndimage.sobel(pixels[..., c].astype(float), axis=1, mode="nearest") for c in range(3)], axis=-1)
+    np.testing.assert_array_equal(iio.imread(tmp_path / "edges.png"), np.clip(np.abs(want), 0, 255))
+
+
+def test_conv_takes_and_writes_npy(target, tmp_path):
+    x = np.random.default_rng(1).standard_normal((1, 4, 9, 9)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "w.npy", np.ones((2, 2, 3, 3)))
+    done = run("conv", tmp_path / "x.npy", "-k", tmp_path / "w.npy", "-o", tmp_path / "y.npy", "-t", target)
+    assert done.returncode == 0, done.stderr
+    with groupconv.connect(target) as client:
+        want = client.conv2d(x, np.ones((2, 2, 3, 3)), padding="same", padding_mode="replicate", groups=2)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), want)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["conv", "{photo}", "-k", "blur", "-o", "x.png"], "groupconv: kernel: expected one of sobel-x"),
+        (["plan", "--layer", "vgg"], "groupconv: layer 'vgg': expected one of alexnet_conv1"),
+        (["plan", "--input", "1,2", "--kernel", "1,a"], "groupconv: --kernel: expected integers"),
+        (["plan"], "groupconv: --input: expected --layer, or --input and --kernel"),
+        (["plan", "--input", "1,4,8,8", "--kernel", "4,4,3,3", "--groups", "3"], "groupconv: steps[0].spec.groups"),
+    ],
+)
+def test_mistakes_are_one_line(target, tmp_path, arguments, message):
+    photo = tmp_path / "photo.png"
+    iio.imwrite(photo, np.zeros((8, 8), np.uint8))
+    done = run(*(a.format(photo=photo) for a in arguments), "--target", target)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(message)
+
+
+def test_plan_and_status_show_the_workers(target):
+    done = run("plan", "--layer", "alexnet_conv2", "-t", target)
+    assert "cut along group" in done.stdout
+    done = run("status", "-t", target)
+    assert "executor local" in done.stdout
+    assert "local-1" in done.stdout
+
+
+def test_load_counts_right_answers(target):
+    done = run("load", "--layer", "mobilenet_dw_14", "--clients", "2", "--seconds", "1", "-t", target)
+    assert done.returncode == 0, done.stderr
+    assert "0 wrong, 0 failed" in done.stdout
+    assert int(done.stdout.split()[0]) > 0
+
+
+def test_load_fails_where_there_is_no_server():
+    done = run("load", "--clients", "1", "--seconds", "0.1", "-t", "127.0.0.1:1")
+    assert done.returncode == 1
+    assert "failed" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "demo", "conv", "plan", "status", "load"])
+def test_help_has_examples(command):
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert f"$ groupconv {command}" in done.stdout
+
+
+def test_version():
+    assert run("--version").stdout.strip() == f"groupconv {groupconv.__version__}"
+    assert json.dumps(groupconv.__version__)

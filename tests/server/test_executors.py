@@ -1,0 +1,123 @@
+"""Both executors give the reference's results, keep deadlines and name what they did."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from groupconv import ConvSpec, Step
+from groupconv.errors import DeadlineExceededError, FailedPreconditionError, InvalidArgumentError, UnavailableError
+from groupconv_server.coordinator import Coordinator
+from groupconv_server.executors import Executor, create_executor
+from groupconv_worker.engines import reference
+from groupconv_worker.engines.cuda import why_unavailable
+from strategies import FLOATS, Case, cases
+
+PAIRS = tuple((f, f) for f in FLOATS) + (("uint8", "int8"), ("int32", "int32"), ("uint8", "float32"))
+
+
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def executor(request: pytest.FixtureRequest):
+    if request.param == "ray":
+        yield request.getfixturevalue("ray_executor")
+        return
+    executor = create_executor("local", workers=3, threads=1, engine="reference")
+    yield executor
+    executor.close()
+
+
+@settings(max_examples=60)
+@given(case=cases(dtypes=PAIRS, max_groups=4))
+def test_every_executor_gives_the_unsplit_reference_bit_for_bit(executor: Executor, case: Case):
+    outcome = Coordinator(executor).convolve(case.x, [Step(case.weight, case.bias, case.spec)])
+    whole = reference.convolve(case.x, case.weight, case.bias, case.geometry).astype(case.types.output)
+    np.testing.assert_array_equal(outcome.output, whole)
+    planned = outcome.report.plan.steps[0].shards
+    assert [(s.index, s.worker) for s in outcome.report.steps[0]] == [(s.index, s.worker) for s in planned]
+    for shard in outcome.report.steps[0]:
+        assert shard.attempts == 1
+        assert 0 < shard.compute_seconds <= shard.seconds
+
+
+def test_workers_describe_themselves(executor: Executor):
+    for worker, described in zip(executor.workers(), executor.describe(), strict=True):
+        assert worker == described.id
+        assert described.engine == "reference"
+        assert described.node
+        assert described.threads == 1
+
+
+def grouped_request():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 8, 20, 20))
+    return x, [Step(rng.standard_normal((8, 4, 3, 3)), None, ConvSpec(groups=2))]
+
+
+def test_a_deadline_in_the_past_starts_nothing_and_the_next_request_is_served(executor: Executor):
+    x, steps = grouped_request()
+    coordinator = Coordinator(executor)
+    with pytest.raises(DeadlineExceededError):
+        coordinator.convolve(x, steps, deadline=time.monotonic() - 1)
+    assert coordinator.convolve(x, steps).output.shape == (2, 8, 18, 18)
+
+
+@pytest.mark.ray
+def test_a_killed_ray_worker_costs_latency_only_and_returns(ray_executor):
+    x, steps = grouped_request()
+    coordinator = Coordinator(ray_executor)
+    whole = coordinator.convolve(x, steps).output
+    before = {w.id: w.restarts for w in ray_executor.describe()}
+    victim = ray_executor._slots[0]
+    os.kill(victim.facts["pid"], signal.SIGKILL)
+    outcome = coordinator.convolve(x, steps)
+    np.testing.assert_array_equal(outcome.output, whole)
+    limit = time.monotonic() + 60
+    while len(ray_executor.workers()) < 2 and time.monotonic() < limit:
+        np.testing.assert_array_equal(coordinator.convolve(x, steps).output, whole)
+    after = {w.id: w.restarts for w in ray_executor.describe()}
+    assert after[victim.id] == before[victim.id] + 1
+
+
+@pytest.mark.ray
+def test_the_worker_s_own_errors_come_through(ray_executor):
+    from groupconv_server.executors import Task
+    from groupconv_worker.engines.base import Problem
+
+    x, steps = grouped_request()
+    from groupconv.dtypes import types_of
+    from groupconv.errors import InternalError
+    from groupconv.geometry import resolve
+
+    problem = Problem(resolve(steps[0].spec, x.shape, steps[0].kernel.shape), types_of(x.dtype, x.dtype))
+    out = np.empty(problem.geometry.output_shape)
+    broken = Task(0, ray_executor.workers()[0], problem, x[:, :3], steps[0].kernel, None, out)
+    with pytest.raises(InternalError, match="ValueError"):
+        ray_executor.run([broken], deadline=None)
+
+
+def test_no_worker_is_unavailable_not_a_crash():
+    class Empty:
+        name = "empty"
+
+        def workers(self):
+            return ()
+
+    with pytest.raises(UnavailableError, match="no worker"):
+        Coordinator(Empty()).convolve(*grouped_request())
+
+
+def test_executors_refuse_what_they_cannot_be():
+    with pytest.raises(InvalidArgumentError, match="executor: expected one of local, ray"):
+        create_executor("dask")
+    with pytest.raises(InvalidArgumentError, match="ray_address"):
+        create_executor("local", ray_address="auto")
+
+
+@pytest.mark.skipif(not why_unavailable(), reason="this machine has a CUDA device")
+@pytest.mark.parametrize("name", ["local", "ray"])
+def test_an_engine_that_cannot_run_here_is_refused_at_once(name):
+    with pytest.raises(FailedPreconditionError, match="engine cuda: "):
+        create_executor(name, workers=1, engine="cuda")
