@@ -6,11 +6,12 @@ Example:
     (1, 64, 112, 112)
 """
 
-from groupconv.client import Client, Result, connect
+from groupconv import aio
+from groupconv.client import Client, connect
 from groupconv.errors import GroupconvError
 from groupconv.geometry import Geometry, receptive_field, resolve
 from groupconv.plan import Plan, Report
-from groupconv.requests import Step
+from groupconv.requests import Result, Step
 from groupconv.spec import Activation, ConvSpec
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "Report",
     "Result",
     "Step",
+    "aio",
     "connect",
     "receptive_field",
     "resolve",

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from groupconv.dtypes import DTYPES, is_float, known
 from groupconv.errors import InvalidArgumentError
 from groupconv.geometry import Geometry, resolve
+from groupconv.plan import Report
 from groupconv.spec import Activation, ActivationKind, ConvSpec, as_activation, padding_pairs, per_axis
 from groupconv.tensors import as_array, from_wire, to_wire, type_to_wire
 from groupconv.v1 import convolution_pb2, spec_pb2
-from groupconv.wire import spec_to_wire
+from groupconv.wire import report_from_wire, spec_to_wire
 
 Array = NDArray[Any]
 
@@ -31,6 +32,19 @@ class Step:
     kernel: Any
     bias: Any = None
     spec: ConvSpec = field(default_factory=ConvSpec)
+
+
+@dataclass(frozen=True)
+class Result:
+    """An answer and how it was made.
+
+    Attributes:
+        output: (N, M, *spatial).
+        report: the plan, each shard's worker and times, the times of each phase.
+    """
+
+    output: Array
+    report: Report
 
 
 def prepare(x: Any, steps: Sequence[Step]) -> tuple[Array, list[Step], bool]:
@@ -100,8 +114,16 @@ def convolve_request(x: Array, steps: Iterable[Step]) -> convolution_pb2.Convolv
 def plan_request(
     input_shape: Sequence[int], kernel_shapes: Sequence[Sequence[int]], specs: Sequence[ConvSpec], dtype: Any
 ) -> convolution_pb2.PlanConvolutionRequest:
-    """The message that asks for a plan."""
-    of = known("dtype", np.dtype(dtype))
+    """The message that asks for a plan.
+
+    Raises:
+        InvalidArgumentError: shapes or a dtype that cannot be.
+    """
+    geometries(specs, input_shape, kernel_shapes)
+    of = DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
+    if of is None:
+        raise InvalidArgumentError("dtype", f"one of {', '.join(DTYPES)}", dtype)
+    known("dtype", of)
     return convolution_pb2.PlanConvolutionRequest(
         input=type_to_wire(of, tuple(input_shape)),
         steps=[
@@ -111,8 +133,8 @@ def plan_request(
     )
 
 
-def output_of(response: convolution_pb2.ConvolveResponse, *, unbatched: bool, out: Array | None) -> Array:
-    """The answer: a new array of the caller's own, or `out` filled with it.
+def result_of(response: convolution_pb2.ConvolveResponse, *, unbatched: bool, out: Array | None) -> Result:
+    """The answer in a new array of the caller's own, or in `out`, and the report.
 
     Raises:
         InvalidArgumentError: an `out` of another shape or dtype.
@@ -120,12 +142,13 @@ def output_of(response: convolution_pb2.ConvolveResponse, *, unbatched: bool, ou
     y = from_wire(response.output, "output")
     if unbatched:
         y = y[0]
+    report = report_from_wire(response)
     if out is None:
-        return y.copy()  # writable, and free of the message
+        return Result(y.copy(), report)  # writable, and free of the message
     if out.shape != y.shape or out.dtype != y.dtype:
         raise InvalidArgumentError("out", f"shape {y.shape} and dtype {y.dtype}", f"{out.shape}, {out.dtype}")
     out[...] = y
-    return out
+    return Result(out, report)
 
 
 def depthwise_separable_steps(

@@ -1,9 +1,11 @@
 """The channel to a server, and what its errors become."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import grpc.aio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -28,27 +30,56 @@ _SERVICE_CONFIG = json.dumps(
 )
 
 
-def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
-    """Message limits in both directions, and retries on UNAVAILABLE alone."""
-    return [
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.enable_retries", 1),
-        ("grpc.service_config", _SERVICE_CONFIG),
-    ]
+@dataclass(frozen=True)
+class Connection:
+    """What a channel is opened with (see `groupconv.connect`).
 
+    Raises:
+        InvalidArgumentError: a token without TLS.
+    """
 
-def open_channel(
-    target: str, *, max_message_bytes: int, token: str | None, root_certificates: bytes | None, tls: bool
-) -> grpc.Channel:
-    """A channel to `target` ("host:port" or "unix:path"), with TLS if asked or if certificates are given."""
-    options = channel_options(max_message_bytes)
-    if not (tls or root_certificates):
-        return grpc.insecure_channel(target, options=options)
-    credentials = grpc.ssl_channel_credentials(root_certificates=root_certificates)
-    if token is not None:
-        credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
-    return grpc.secure_channel(target, credentials, options=options)
+    target: str
+    token: str | None
+    tls: bool
+    root_certificates: bytes | None
+    max_message_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.token is not None and not self.encrypted:
+            raise InvalidArgumentError("token", "TLS, or the token would travel in the clear", "no TLS")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether TLS is used: asked for, or implied by certificates."""
+        return self.tls or self.root_certificates is not None
+
+    @property
+    def options(self) -> list[tuple[str, Any]]:
+        """Message limits in both directions, and retries on UNAVAILABLE alone."""
+        return [
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.enable_retries", 1),
+            ("grpc.service_config", _SERVICE_CONFIG),
+        ]
+
+    def open(self) -> grpc.Channel:
+        """A blocking channel."""
+        if not self.encrypted:
+            return grpc.insecure_channel(self.target, options=self.options)
+        return grpc.secure_channel(self.target, self._credentials(), options=self.options)
+
+    def open_aio(self) -> grpc.aio.Channel:
+        """A channel of the running event loop."""
+        if not self.encrypted:
+            return grpc.aio.insecure_channel(self.target, options=self.options)
+        return grpc.aio.secure_channel(self.target, self._credentials(), options=self.options)
+
+    def _credentials(self) -> grpc.ChannelCredentials:
+        credentials = grpc.ssl_channel_credentials(root_certificates=self.root_certificates)
+        if self.token is None:
+            return credentials
+        return grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(self.token))
 
 
 def from_rpc_error(error: grpc.RpcError) -> GroupconvError:

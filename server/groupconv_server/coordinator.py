@@ -16,20 +16,12 @@ from groupconv.dtypes import Types, types_of
 from groupconv.errors import InvalidArgumentError, UnavailableError
 from groupconv.geometry import Geometry
 from groupconv.plan import Plan, Report, ShardReport
-from groupconv.requests import Step, geometries
+from groupconv.requests import Result, Step, geometries
 from groupconv.spec import ConvSpec
 from groupconv_server.executors.base import Executor, Task
 from groupconv_server.limits import Limits
 from groupconv_server.planner import PlannedStep, plan_step
 from groupconv_worker.engines.base import Array, Problem
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """An answer and how it was made."""
-
-    output: Array
-    report: Report
 
 
 class Coordinator:
@@ -47,7 +39,7 @@ class Coordinator:
         self._count = threading.Lock()
         self._turn = itertools.count()
 
-    def convolve(self, x: Array, steps: Sequence[Step], *, deadline: float | None = None) -> Outcome:
+    def convolve(self, x: Array, steps: Sequence[Step], *, deadline: float | None = None) -> Result:
         """Run `steps` one after another on `x`.
 
         Args:
@@ -75,7 +67,7 @@ class Coordinator:
             reports.append(tuple(self.executor.run(tasks, deadline=deadline)))
             x = y
         clock.phase("execute")
-        return Outcome(x, Report(Plan(tuple(p.plan for p in planned)), tuple(reports), clock.phases))
+        return Result(x, Report(Plan(tuple(p.plan for p in planned)), tuple(reports), clock.phases))
 
     def plan(
         self,

@@ -19,8 +19,12 @@ from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors import create_executor
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
+from groupconv_server.servicers.gate import Gate
 
 log = logging.getLogger(__name__)
+
+LINGER = 0.5
+"""Seconds that health watchers have to read NOT_SERVING after the last answer."""
 
 SERVICES = (
     convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name,
@@ -57,6 +61,7 @@ class Server:
         try:
             self.coordinator = Coordinator(self.executor, config.limits)
             self._health = health.HealthServicer()
+            self._gate = Gate()
             self._grpc = self._build()
             self.port = self._bind()
             self._grpc.start()
@@ -74,7 +79,9 @@ class Server:
     def stop(self) -> None:
         """Take no more requests, let the running ones end within the grace period, let the workers go."""
         self._health.enter_graceful_shutdown()
-        self._grpc.stop(self.config.grace).wait()
+        if not self._gate.close(self.config.grace):
+            log.warning("requests still running after %.0f s are cancelled", self.config.grace)
+        self._grpc.stop(LINGER).wait()
         self.executor.close()
 
     def __enter__(self) -> Self:
@@ -94,6 +101,7 @@ class Server:
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share
             ],
             maximum_concurrent_rpcs=threads,
+            interceptors=[self._gate],
         )
         convolution_pb2_grpc.add_ConvolutionServiceServicer_to_server(ConvolutionServicer(self.coordinator), server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator), server)

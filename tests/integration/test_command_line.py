@@ -12,6 +12,7 @@ import pytest
 from scipy import ndimage
 
 import groupconv
+from groupconv.errors import UnavailableError
 
 GROUPCONV = [sys.executable, "-m", "groupconv_server"]
 
@@ -40,6 +41,11 @@ def target():
         yield address
 
 
+def ask_for_ever(client):
+    while True:
+        client.status(timeout=20)
+
+
 def test_serve_says_where_and_ends_with_exit_code_0_on_sigterm():
     with serving("--engine", "reference") as (process, address):
         with groupconv.connect(address) as client:
@@ -60,6 +66,8 @@ def test_sigterm_lets_a_running_request_end():
         while client.status().requests == 0:
             pass  # until it runs
         process.send_signal(signal.SIGTERM)
+        with pytest.raises(UnavailableError):  # new requests are refused
+            ask_for_ever(client)
         assert list(future.result(timeout=60).output.shape) == [1, 32, 88, 88]
         assert process.wait(timeout=30) == 0
 

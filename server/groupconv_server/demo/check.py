@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from groupconv import cost
-from groupconv.client import Result
 from groupconv.dtypes import types_of
-from groupconv.requests import Array, geometries
+from groupconv.requests import Array, Result, geometries
 from groupconv_server.demo.cases import Case
 from groupconv_worker.engines import reference
 

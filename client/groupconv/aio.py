@@ -1,0 +1,113 @@
+"""The awaiting client: `groupconv.aio.connect(...)`, the same API with `await`.
+
+Messages are made and read in threads, so a large one does not stall the event loop.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from groupconv.convolutions import Convolutions
+from groupconv.options import Call
+from groupconv.plan import Plan
+from groupconv.requests import Array, Result, Step, convolve_request, plan_request, prepare, result_of
+from groupconv.rpc import Connection, from_rpc_error
+from groupconv.spec import ConvSpec
+from groupconv.tensors import MAX_MESSAGE_BYTES
+from groupconv.v1 import cluster_pb2, convolution_pb2
+from groupconv.wire import plan_from_wire
+
+_CONVOLUTION, _CLUSTER = "/groupconv.v1.ConvolutionService/", "/groupconv.v1.ClusterService/"
+
+
+def connect(
+    target: str,
+    *,
+    timeout: float | None = 300.0,
+    token: str | None = None,
+    tls: bool = False,
+    root_certificates: bytes | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+) -> "Client":
+    """An awaiting client of the server at `target`; arguments and errors as in `groupconv.connect`.
+
+    Call it where an event loop runs.
+
+    Example:
+        >>> async def main(target):
+        ...     async with connect(target) as client:
+        ...         return await client.conv1d([[[1.0, 2.0]]], [[[3.0]]])
+    """
+    connection = Connection(target, token, tls, root_certificates, max_message_bytes)
+    return Client(connection.open_aio(), target=target, timeout=timeout)
+
+
+class Client(Convolutions[Awaitable[Array]]):
+    """Calls a groupconv server without blocking the event loop; close it, or use it as an async context manager."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, target: str, timeout: float | None) -> None:
+        self.target, self.timeout = target, timeout
+        self._channel = channel
+
+    async def run(
+        self, x: Any, steps: Sequence[Step], *, out: Array | None = None, timeout: float | None = None
+    ) -> Result:
+        """Run steps one after another on `x` in one request (see `groupconv.Client.run`)."""
+
+        def message() -> tuple[bytes, bool]:
+            array, ready, unbatched = prepare(x, steps)
+            return convolve_request(array, ready).SerializeToString(), unbatched
+
+        request, unbatched = await asyncio.to_thread(message)
+        answer = await self._call(_CONVOLUTION + "Convolve", request, timeout)
+
+        def read() -> Result:
+            response = convolution_pb2.ConvolveResponse.FromString(answer)
+            return result_of(response, unbatched=unbatched, out=out)
+
+        return await asyncio.to_thread(read)
+
+    async def plan(
+        self,
+        input_shape: Sequence[int],
+        weight_shape: Sequence[int],
+        spec: ConvSpec | None = None,
+        *,
+        dtype: Any = "float32",
+        timeout: float | None = None,
+    ) -> Plan:
+        """How the server would cut a convolution of these shapes; `print(plan)` shows the table."""
+        request = plan_request(input_shape, [weight_shape], [spec or ConvSpec()], dtype).SerializeToString()
+        answer = await self._call(_CONVOLUTION + "PlanConvolution", request, timeout)
+        return plan_from_wire(convolution_pb2.PlanConvolutionResponse.FromString(answer).plan)
+
+    async def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:
+        """Version, executor and workers of the server."""
+        answer = await self._call(_CLUSTER + "GetCluster", b"", timeout)
+        return cluster_pb2.GetClusterResponse.FromString(answer)
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
+        return (await self.run(x, steps, **call)).output
+
+    async def _call(self, method: str, request: bytes, timeout: float | None) -> bytes:
+        try:
+            unary: Any = self._channel.unary_unary(method)  # no serializers: bytes in, bytes out
+            answer: bytes = await unary(request, timeout=self.timeout if timeout is None else timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        return answer
