@@ -1,11 +1,14 @@
-"""The README's snippet works when pasted."""
+"""The README's snippet and the examples work as they stand."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_ten_lines_run():
@@ -18,3 +21,10 @@ def test_the_ten_lines_run():
 
 def test_the_two_commands_come_first():
     assert README.index("make demo") < README.index("make test") < README.index("##")
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_the_examples_run(example):
+    done = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
