@@ -53,13 +53,19 @@ class Client(Convolutions[Awaitable[Array]]):
         self._channel = channel
 
     async def run(
-        self, x: Any, steps: Sequence[Step], *, out: Array | None = None, timeout: float | None = None
+        self,
+        x: Any,
+        steps: Sequence[Step],
+        *,
+        out: Array | None = None,
+        timeout: float | None = None,
+        allow_reordering: bool = False,
     ) -> Result:
         """Run steps one after another on `x` in one request (see `groupconv.Client.run`)."""
 
         def message() -> tuple[bytes, bool]:
             array, ready, unbatched = prepare(x, steps)
-            return convolve_request(array, ready).SerializeToString(), unbatched
+            return convolve_request(array, ready, allow_reordering=allow_reordering).SerializeToString(), unbatched
 
         request, unbatched = await asyncio.to_thread(message)
         answer = await self._call(_CONVOLUTION + "Convolve", request, timeout)
@@ -78,10 +84,31 @@ class Client(Convolutions[Awaitable[Array]]):
         *,
         dtype: Any = "float32",
         timeout: float | None = None,
+        allow_reordering: bool = False,
     ) -> Plan:
         """How the server would cut a convolution of these shapes; `print(plan)` shows the table."""
-        request = plan_request(input_shape, [weight_shape], [spec or ConvSpec()], dtype).SerializeToString()
-        answer = await self._call(_CONVOLUTION + "PlanConvolution", request, timeout)
+        return await self.plan_steps(
+            input_shape,
+            [weight_shape],
+            [spec or ConvSpec()],
+            dtype=dtype,
+            timeout=timeout,
+            allow_reordering=allow_reordering,
+        )
+
+    async def plan_steps(
+        self,
+        input_shape: Sequence[int],
+        weight_shapes: Sequence[Sequence[int]],
+        specs: Sequence[ConvSpec],
+        *,
+        dtype: Any = "float32",
+        timeout: float | None = None,
+        allow_reordering: bool = False,
+    ) -> Plan:
+        """How the server would cut several steps, each on the output of the one before."""
+        request = plan_request(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
+        answer = await self._call(_CONVOLUTION + "PlanConvolution", request.SerializeToString(), timeout)
         return plan_from_wire(convolution_pb2.PlanConvolutionResponse.FromString(answer).plan)
 
     async def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:

@@ -60,7 +60,15 @@ class Client(Convolutions[Array]):
         self._convolution = convolution_pb2_grpc.ConvolutionServiceStub(channel)
         self._cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
 
-    def run(self, x: Any, steps: Sequence[Step], *, out: Array | None = None, timeout: float | None = None) -> Result:
+    def run(
+        self,
+        x: Any,
+        steps: Sequence[Step],
+        *,
+        out: Array | None = None,
+        timeout: float | None = None,
+        allow_reordering: bool = False,
+    ) -> Result:
         """Run steps one after another on `x` in one request, and tell how it was done.
 
         Args:
@@ -68,13 +76,16 @@ class Client(Convolutions[Array]):
             steps: at least one; the output of each is the input of the next.
             out: array of the answer's shape and dtype to fill.
             timeout: seconds, in place of the client's.
+            allow_reordering: whether sums over input channels may be taken in parts on several workers where that is
+                faster; it changes how floats round.
 
         Raises:
             InvalidArgumentError: naming the field, what was expected and what came.
             GroupconvError: the subclass of the status the server answered with.
         """
         array, ready, unbatched = prepare(x, steps)
-        response = self._call(self._convolution.Convolve, convolve_request(array, ready), timeout)
+        request = convolve_request(array, ready, allow_reordering=allow_reordering)
+        response = self._call(self._convolution.Convolve, request, timeout)
         return result_of(response, unbatched=unbatched, out=out)
 
     def plan(
@@ -85,9 +96,30 @@ class Client(Convolutions[Array]):
         *,
         dtype: Any = "float32",
         timeout: float | None = None,
+        allow_reordering: bool = False,
     ) -> Plan:
         """How the server would cut a convolution of these shapes; `print(plan)` shows the table."""
-        request = plan_request(input_shape, [weight_shape], [spec or ConvSpec()], dtype)
+        return self.plan_steps(
+            input_shape,
+            [weight_shape],
+            [spec or ConvSpec()],
+            dtype=dtype,
+            timeout=timeout,
+            allow_reordering=allow_reordering,
+        )
+
+    def plan_steps(
+        self,
+        input_shape: Sequence[int],
+        weight_shapes: Sequence[Sequence[int]],
+        specs: Sequence[ConvSpec],
+        *,
+        dtype: Any = "float32",
+        timeout: float | None = None,
+        allow_reordering: bool = False,
+    ) -> Plan:
+        """How the server would cut several steps, each on the output of the one before."""
+        request = plan_request(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
         return plan_from_wire(self._call(self._convolution.PlanConvolution, request, timeout).plan)
 
     def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:

@@ -20,7 +20,8 @@ class Convolutions(ABC, Generic[Answer]):
     """Every variant by its name, with the names and defaults of torch.nn.functional.
 
     Keywords of every function: stride, padding, dilation, groups, padding_mode, activation, flip_kernel as in
-    `ConvSpec` (transposed: output_padding too); out (an array to fill), timeout (seconds, for this call).
+    `ConvSpec` (transposed: output_padding too); out (an array to fill), timeout (seconds, for this call),
+    allow_reordering (see `run`).
     Arrays are anything with `__array__` or DLPack; a missing batch axis is added and taken away again.
 
     Raises:
@@ -113,9 +114,11 @@ class Convolutions(ABC, Generic[Answer]):
         *,
         out: Array | None = None,
         timeout: float | None = None,
+        allow_reordering: bool = False,
     ) -> Answer:
         """The general form: the rank is the weight's, everything else is in `spec`."""
-        return self._answer(x, [Step(weight, bias, spec or ConvSpec())], Call(out=out, timeout=timeout))
+        call = Call(out=out, timeout=timeout, allow_reordering=allow_reordering)
+        return self._answer(x, [Step(weight, bias, spec or ConvSpec())], call)
 
     @abstractmethod
     def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Answer:

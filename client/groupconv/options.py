@@ -8,10 +8,11 @@ from groupconv.spec import Activation, ActivationKind, ConvSpec, PaddingMode, Pa
 
 
 class Call(TypedDict, total=False):
-    """What concerns the call: `out`, an array to fill; `timeout`, seconds."""
+    """What concerns the call: `out`, an array to fill; `timeout`, seconds; `allow_reordering`, see `Client.run`."""
 
     out: Array | None
     timeout: float | None
+    allow_reordering: bool
 
 
 class Conv(Call, total=False):
@@ -40,6 +41,10 @@ class ConvTranspose(Call, total=False):
 
 def split(options: Mapping[str, Any]) -> tuple[ConvSpec, Call]:
     """Keywords of a convolution function as the spec and what concerns the call."""
-    call = Call(out=options.get("out"), timeout=options.get("timeout"))
-    spec = ConvSpec(**{key: value for key, value in options.items() if key not in ("out", "timeout")})
+    call = Call(
+        out=options.get("out"),
+        timeout=options.get("timeout"),
+        allow_reordering=options.get("allow_reordering", False),
+    )
+    spec = ConvSpec(**{key: value for key, value in options.items() if key not in Call.__annotations__})
     return spec, call

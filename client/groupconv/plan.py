@@ -1,14 +1,19 @@
-"""How a request is cut, in words and numbers: the plan that a server made, and what became of it."""
+"""How a request is cut, in numbers: the plan that a server made, and what became of it. `explain` puts it in words."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from groupconv import explain
 
 Shape = tuple[int, ...]
 
 
 class Range(NamedTuple):
-    """Indices from `start` up to, not including, `stop` along one dimension."""
+    """Indices from `start` up to, not including, `stop` along one dimension.
+
+    A stop beyond the dimension goes on at its beginning: circular padding makes a shard read from both ends.
+    """
 
     start: int
     stop: int
@@ -32,6 +37,8 @@ class Shard:
         input, kernel, output: a range per dimension of the step's input (N, C, …), kernel and output (N, M, …).
         bytes_in: of input and kernel sent. bytes_out: of output returned.
         multiply_adds: FLOPs are twice that.
+        seconds: predicted, in the engine.
+        partial: the output is one term of a sum over the shards with the same output range.
     """
 
     index: int
@@ -42,11 +49,32 @@ class Shard:
     bytes_in: int
     bytes_out: int
     multiply_adds: int
+    seconds: float = 0.0
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another way to cut that was considered: along what, into how many shards, and its predicted seconds."""
+
+    cut: str
+    shards: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """How one step is cut: along what, why, and into which shards."""
+    """How one step is cut: along what, why, and into which shards.
+
+    Attributes:
+        variant: in the field's words.
+        input_shape, kernel_shape, output_shape, groups: of the step.
+        cut: along what. reason: why so.
+        shards: in order.
+        seconds: predicted, from dispatch to merged output; of a joined step, what it adds.
+        alternatives: what else was considered, cheapest first.
+        joined: each shard goes on from its own part of the step before, on the same worker: nothing meets between.
+    """
 
     variant: str
     input_shape: Shape
@@ -56,11 +84,14 @@ class StepPlan:
     cut: str
     reason: str
     shards: tuple[Shard, ...]
+    seconds: float = 0.0
+    alternatives: tuple[Alternative, ...] = ()
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a request is cut, one `StepPlan` for each of its steps. `print(plan)` shows the table."""
+    """How a request is cut, one `StepPlan` for each of its steps. `print(plan)` shows the tables."""
 
     steps: tuple[StepPlan, ...]
 
@@ -69,8 +100,13 @@ class Plan:
         """Every worker with a shard in it, in order of appearance."""
         return tuple(dict.fromkeys(shard.worker for step in self.steps for shard in step.shards))
 
+    @property
+    def seconds(self) -> float:
+        """Predicted time of all steps."""
+        return sum(step.seconds for step in self.steps)
+
     def explain(self) -> str:
-        """A table of the shards of every step, with the reason for each cut.
+        """The shards of every step, the alternatives considered and the reason for each cut, as text.
 
         Example:
             >>> part = Shard(0, "w0", (Range(0, 1), Range(0, 48)), (Range(0, 128),), (Range(0, 1),), 2048, 1024, 9)
@@ -78,10 +114,14 @@ class Plan:
             >>> print(Plan((step,)).explain())
             step 0  grouped convolution, g=2: (1, 96) * (256, 48) -> (1, 256)
             cut along group: 2 groups
-            shard  worker  input        kernel  output  bytes in  bytes out  multiply-adds
-                0  w0      [0:1, 0:48]  0:128   [0:1]      2 KiB      1 KiB              9
+            shard  worker  input        kernel   output  bytes in  bytes out  multiply-adds  predicted
+                0  w0      [0:1, 0:48]  [0:128]  [0:1]      2 KiB      1 KiB              9       0 ms
         """
-        return "\n\n".join(_explain_step(i, step) for i, step in enumerate(self.steps))
+        return explain.plan(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as numbers, strings, lists and dicts, for JSON; a range is [start, stop]."""
+        return asdict(self) | {"seconds": self.seconds}
 
     __str__ = explain
 
@@ -94,7 +134,7 @@ class ShardReport:
         index: position in its step.
         worker: id of the worker that ran it.
         algorithm: what the worker's engine chose.
-        seconds: from dispatch to result, transfer and waiting included.
+        seconds: from dispatch to result, transfer and waiting included; of a joined step, in the engine alone.
         compute_seconds: in the engine alone.
         attempts: how often it was started; more than 1 if a worker was lost.
     """
@@ -109,61 +149,17 @@ class ShardReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How an answer was made: the plan, what became of each step's shards, and seconds by phase."""
+    """How an answer was made: the plan, what became of each step's shards, and seconds by phase.
+
+    `print(report)` holds what was measured against what the plan predicted.
+    """
 
     plan: Plan
     steps: tuple[tuple[ShardReport, ...], ...]
-    phases: dict[str, float]
+    phases: Mapping[str, float] = field(default_factory=dict)
 
+    def explain(self) -> str:
+        """Predicted against measured, shard by shard, as text."""
+        return explain.report(self)
 
-def table(rows: Sequence[Sequence[str]], left: frozenset[int] = frozenset()) -> str:
-    """Rows of cells as aligned text, the first row being the heading; columns in `left` are left-aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-    return "\n".join(lines)
-
-
-def human_bytes(count: int) -> str:
-    """Bytes for people.
-
-    Example:
-        >>> human_bytes(1536), human_bytes(3 * 2**20)
-        ('1.5 KiB', '3 MiB')
-    """
-    size, units = float(count), iter(("B", "KiB", "MiB", "GiB", "TiB"))
-    unit = next(units)
-    while size >= 1024 and unit != "TiB":
-        size, unit = size / 1024, next(units)
-    return f"{size:.0f} {unit}" if size >= 100 or size == int(size) else f"{size:.1f} {unit}"
-
-
-def _explain_step(index: int, step: StepPlan) -> str:
-    rows = [("shard", "worker", "input", "kernel", "output", "bytes in", "bytes out", "multiply-adds")]
-    rows += [
-        (
-            str(s.index),
-            s.worker,
-            _ranges(s.input),
-            str(s.kernel[0]),
-            _ranges(s.output),
-            human_bytes(s.bytes_in),
-            human_bytes(s.bytes_out),
-            f"{s.multiply_adds:,}",
-        )
-        for s in step.shards
-    ]
-    shapes = f"{step.input_shape} * {step.kernel_shape} -> {step.output_shape}"
-    return (
-        f"step {index}  {step.variant} convolution, g={step.groups}: {shapes}\n"
-        f"cut along {step.cut}: {step.reason}\n{table(rows, left=frozenset({1, 2, 3, 4}))}"
-    )
-
-
-def _ranges(ranges: Sequence[Range]) -> str:
-    return f"[{', '.join(map(str, ranges))}]"
+    __str__ = explain

@@ -96,9 +96,12 @@ def geometries(
     return found
 
 
-def convolve_request(x: Array, steps: Iterable[Step]) -> convolution_pb2.ConvolveRequest:
+def convolve_request(
+    x: Array, steps: Iterable[Step], *, allow_reordering: bool = False
+) -> convolution_pb2.ConvolveRequest:
     """The message of a request that `prepare` made ready."""
     return convolution_pb2.ConvolveRequest(
+        allow_reordering=allow_reordering,
         input=to_wire(x, "input"),
         steps=[
             spec_pb2.Step(
@@ -112,7 +115,12 @@ def convolve_request(x: Array, steps: Iterable[Step]) -> convolution_pb2.Convolv
 
 
 def plan_request(
-    input_shape: Sequence[int], kernel_shapes: Sequence[Sequence[int]], specs: Sequence[ConvSpec], dtype: Any
+    input_shape: Sequence[int],
+    kernel_shapes: Sequence[Sequence[int]],
+    specs: Sequence[ConvSpec],
+    dtype: Any,
+    *,
+    allow_reordering: bool = False,
 ) -> convolution_pb2.PlanConvolutionRequest:
     """The message that asks for a plan.
 
@@ -125,6 +133,7 @@ def plan_request(
         raise InvalidArgumentError("dtype", f"one of {', '.join(DTYPES)}", dtype)
     known("dtype", of)
     return convolution_pb2.PlanConvolutionRequest(
+        allow_reordering=allow_reordering,
         input=type_to_wire(of, tuple(input_shape)),
         steps=[
             spec_pb2.StepType(kernel=type_to_wire(of, tuple(shape)), spec=spec_to_wire(spec))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from groupconv.errors import InvalidArgumentError
-from groupconv.plan import Plan, Range, Report, Shard, ShardReport, StepPlan
+from groupconv.plan import Alternative, Plan, Range, Report, Shard, ShardReport, StepPlan
 from groupconv.spec import ACTIVATIONS, PADDING_MODES, Activation, ConvSpec
 from groupconv.v1 import convolution_pb2, plan_pb2, spec_pb2
 
@@ -81,6 +81,12 @@ def plan_to_wire(plan: Plan) -> plan_pb2.Plan:
                 cut=s.cut,
                 reason=s.reason,
                 shards=map(_shard_to_wire, s.shards),
+                predicted_seconds=s.seconds,
+                alternatives=[
+                    plan_pb2.Alternative(cut=a.cut, shards=a.shards, predicted_seconds=a.seconds)
+                    for a in s.alternatives
+                ],
+                joined=s.joined,
             )
             for s in plan.steps
         ]
@@ -100,6 +106,9 @@ def plan_from_wire(message: plan_pb2.Plan) -> Plan:
                 cut=s.cut,
                 reason=s.reason,
                 shards=tuple(map(_shard_from_wire, s.shards)),
+                seconds=s.predicted_seconds,
+                alternatives=tuple(Alternative(a.cut, a.shards, a.predicted_seconds) for a in s.alternatives),
+                joined=s.joined,
             )
             for s in message.steps
         )
@@ -184,6 +193,8 @@ def _shard_to_wire(s: Shard) -> plan_pb2.ShardPlan:
         bytes_in=s.bytes_in,
         bytes_out=s.bytes_out,
         multiply_adds=s.multiply_adds,
+        predicted_seconds=s.seconds,
+        partial=s.partial,
     )
 
 
@@ -197,4 +208,6 @@ def _shard_from_wire(s: plan_pb2.ShardPlan) -> Shard:
         bytes_in=s.bytes_in,
         bytes_out=s.bytes_out,
         multiply_adds=s.multiply_adds,
+        seconds=s.predicted_seconds,
+        partial=s.partial,
     )

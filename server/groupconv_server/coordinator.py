@@ -1,10 +1,9 @@
 """The coordinator: plan, dispatch, merge. It knows neither gRPC nor Ray.
 
-Merging costs nothing here: one output is allocated for a step, every shard gets its slice of it, and the executor
-makes each result land there.
+Merging costs nothing as a rule: one output is allocated for a chain of steps, every shard gets its slice of it, and the
+executor makes each result land there. Only a cut along input channels adds.
 """
 
-import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -18,9 +17,11 @@ from groupconv.geometry import Geometry
 from groupconv.plan import Plan, Report, ShardReport
 from groupconv.requests import Result, Step, geometries
 from groupconv.spec import ConvSpec
-from groupconv_server.executors.base import Executor, Task
+from groupconv_server.dispatch import dispatch
+from groupconv_server.executors.base import Executor
 from groupconv_server.limits import Limits
-from groupconv_server.planner import PlannedStep, plan_step
+from groupconv_server.planner import PlannedChain, Planner, request_plan
+from groupconv_server.planner.calibrate import calibrate
 from groupconv_worker.engines.base import Array, Problem
 
 
@@ -30,44 +31,86 @@ class Coordinator:
     Args:
         executor: brings shards to workers.
         limits: of a request.
+        planner: decides on the cuts; None makes one that assumes default rates until `calibrate`.
     """
 
-    def __init__(self, executor: Executor, limits: Limits | None = None) -> None:
+    def __init__(self, executor: Executor, limits: Limits | None = None, planner: Planner | None = None) -> None:
         self.executor, self.limits = executor, limits or Limits()
+        self.planner = planner or Planner()
         self.started = time.monotonic()
         self.requests = 0
+        self._running = 0
         self._count = threading.Lock()
-        self._turn = itertools.count()
 
-    def convolve(self, x: Array, steps: Sequence[Step], *, deadline: float | None = None) -> Result:
+    def calibrate(self) -> None:
+        """Measure the workers there are now, for about a second at most; the planner goes by what was measured."""
+        self.planner.statistics.calibrated(calibrate(self.executor))
+
+    def convolve(
+        self, x: Array, steps: Sequence[Step], *, deadline: float | None = None, reordering: bool = False
+    ) -> Result:
         """Run `steps` one after another on `x`.
 
         Args:
             x: (N, C, *spatial).
             steps: at least one, with arrays.
             deadline: on the clock of time.monotonic().
+            reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
 
         Raises:
             InvalidArgumentError: naming the field at fault.
             ResourceExhaustedError: a step over a limit.
             DeadlineExceededError, UnavailableError: from the executor.
         """
+        start = time.perf_counter()
         with self._count:
             self.requests += 1
-        clock = _Clock()
         kernels = [s.kernel for s in steps]
-        biases = [s.bias for s in steps]
-        problems = self._problems(x.shape, x.dtype, [s.spec for s in steps], kernels, biases)
-        planned = self._plan(problems)
-        clock.phase("plan")
+        problems = self._problems(x.shape, x.dtype, [s.spec for s in steps], kernels, [s.bias for s in steps])
+        chains = self.planner.plan(tuple(problems), self._workers(), reordering=reordering)
+        return self.run(chains, x, steps, deadline=deadline, planning=time.perf_counter() - start)
+
+    def run(
+        self,
+        chains: Sequence[PlannedChain],
+        x: Array,
+        steps: Sequence[Step],
+        *,
+        deadline: float | None = None,
+        planning: float = 0.0,
+    ) -> Result:
+        """Run `steps` on `x` as planned.
+
+        Args:
+            chains: the plan, for these shapes and for workers there are.
+            x: as in `convolve`.
+            steps: likewise.
+            deadline: likewise.
+            planning: seconds it took, for the report.
+        """
         reports: list[tuple[ShardReport, ...]] = []
-        for step, problem, one in zip(steps, problems, planned, strict=True):
-            y = np.empty(problem.geometry.output_shape, dtype=problem.types.output)
-            tasks = list(_tasks(one, x, step, y))
-            reports.append(tuple(self.executor.run(tasks, deadline=deadline)))
-            x = y
-        clock.phase("execute")
-        return Result(x, Report(Plan(tuple(p.plan for p in planned)), tuple(reports), clock.phases))
+        phases = {"plan": planning, "execute": 0.0, "merge": 0.0}
+        with self._count:
+            self._running += 1
+            alone = self._running == 1
+        try:
+            for chain in chains:
+                start = time.perf_counter()
+                made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)])
+                ran = self.executor.run(made.tasks, deadline=deadline)
+                executed = time.perf_counter()
+                made.merge()
+                merged = time.perf_counter()
+                phases["execute"] += executed - start
+                phases["merge"] += merged - executed
+                if alone and self._running == 1:  # else it was timed with another's shards in between
+                    self.planner.learn(chain, merged - start, [[r.compute_seconds for r in shard] for shard in ran])
+                reports += zip(*ran, strict=True)
+                x = made.output
+        finally:
+            with self._count:
+                self._running -= 1
+        return Result(x, Report(request_plan(chains), tuple(reports), phases))
 
     def plan(
         self,
@@ -75,6 +118,8 @@ class Coordinator:
         dtype: np.dtype,
         specs: Sequence[ConvSpec],
         kernels: Sequence[tuple[Sequence[int], np.dtype]],
+        *,
+        reordering: bool = False,
     ) -> Plan:
         """The plan `convolve` would follow for an input (N, C, *spatial) and kernels of these shapes and dtypes.
 
@@ -83,7 +128,7 @@ class Coordinator:
         """
         kinds = [_Shaped(tuple(s), d) for s, d in kernels]
         problems = self._problems(shape, dtype, specs, kinds, [None] * len(kinds))
-        return Plan(tuple(p.plan for p in self._plan(problems)))
+        return request_plan(self.planner.plan(tuple(problems), self._workers(), reordering=reordering))
 
     def _problems(
         self,
@@ -106,30 +151,11 @@ class Coordinator:
         self.limits.check_answer(problems[-1])
         return problems
 
-    def _plan(self, problems: Sequence[Problem]) -> list[PlannedStep]:
+    def _workers(self) -> tuple[str, ...]:
         workers = self.executor.workers()
         if not workers:
             raise UnavailableError("no worker is there to run this; try again when one has joined")
-        # requests begin with another worker each, so small ones spread
-        first = next(self._turn) % len(workers)
-        workers = workers[first:] + workers[:first]
-        return [plan_step(problem, workers) for problem in problems]
-
-
-def _tasks(planned: PlannedStep, x: Array, step: Step, y: Array) -> "itertools.chain[Task]":
-    """Each shard with its slices: views, no copy."""
-    return itertools.chain(
-        Task(
-            index=shard.index,
-            worker=shard.worker,
-            problem=problem,
-            x=x[tuple(r.slice for r in shard.input)],
-            weight=step.kernel[tuple(r.slice for r in shard.kernel)],
-            bias=None if step.bias is None else step.bias[shard.output[1].slice],
-            out=y[tuple(r.slice for r in shard.output)],
-        )
-        for shard, problem in zip(planned.plan.shards, planned.problems, strict=True)
-    )
+        return workers
 
 
 def _types(i: int, x: np.dtype, kernel: np.dtype, bias: Array | None, g: Geometry) -> Types:
@@ -150,15 +176,3 @@ class _Shaped:
 
     shape: tuple[int, ...]
     dtype: np.dtype
-
-
-class _Clock:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.phases: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def phase(self, name: str) -> None:
-        now = time.perf_counter()
-        self.phases[name], self._last = now - self._last, now

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from groupconv import cost
 from groupconv.errors import ResourceExhaustedError
-from groupconv.plan import human_bytes
+from groupconv.explain import human_bytes
 from groupconv.tensors import MAX_MESSAGE_BYTES
 from groupconv_worker.engines.base import Problem
 

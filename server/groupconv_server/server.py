@@ -60,6 +60,7 @@ class Server:
         )
         try:
             self.coordinator = Coordinator(self.executor, config.limits)
+            self.coordinator.calibrate()
             self._health = health.HealthServicer()
             self._gate = Gate()
             self._grpc = self._build()

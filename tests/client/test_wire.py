@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from groupconv.dtypes import DTYPES
 from groupconv.errors import InvalidArgumentError
 from groupconv.geometry import resolve
-from groupconv.plan import Plan, Range, Report, Shard, ShardReport, StepPlan
+from groupconv.plan import Alternative, Plan, Range, Report, Shard, ShardReport, StepPlan
 from groupconv.spec import ConvSpec
 from groupconv.tensors import as_array, from_wire, to_wire
 from groupconv.v1 import convolution_pb2, spec_pb2, tensor_pb2
@@ -81,8 +81,12 @@ def test_broken_specs_are_refused_by_field(field, message):
 
 
 def test_plans_and_reports_come_back_equal():
-    shard = Shard(0, "w0", (Range(0, 1), Range(0, 4)), (Range(0, 2), Range(0, 4)), (Range(0, 1), Range(0, 2)), 9, 8, 7)
-    plan = Plan((StepPlan("grouped", (1, 8), (4, 4), (1, 4), 2, "group", "because", (shard,)),))
+    shard = Shard(
+        0, "w0", (Range(0, 1), Range(0, 4)), (Range(0, 2), Range(0, 4)), (Range(0, 1), Range(0, 2)), 9, 8, 7, 0.5, True
+    )
+    others = (Alternative("rows", 2, 0.75),)
+    step = StepPlan("grouped", (1, 8), (4, 4), (1, 4), 2, "group", "because", (shard,), 0.25, others, True)
+    plan = Plan((step,))
     assert plan_from_wire(plan_to_wire(plan)) == plan
     report = Report(plan, ((ShardReport(0, "w0", "gemm", 0.5, 0.25, 2),),), {"plan": 0.125})
     response = convolution_pb2.ConvolveResponse()

@@ -39,7 +39,7 @@ def test_steps_run_in_order(coordinator, seed, batch):
     outcome = coordinator.convolve(x, steps)
     np.testing.assert_array_equal(outcome.output, want)
     assert len(outcome.report.plan.steps) == len(outcome.report.steps) == 2
-    assert set(outcome.report.phases) == {"plan", "execute"}
+    assert set(outcome.report.phases) == {"plan", "execute", "merge"}
     planned = coordinator.plan(x.shape, x.dtype, [s.spec for s in steps], [(s.kernel.shape, x.dtype) for s in steps])
     assert [s.output_shape for s in planned.steps] == [s.output_shape for s in outcome.report.plan.steps]
 

@@ -9,11 +9,23 @@ import pytest
 from hypothesis import given, settings
 
 from groupconv import ConvSpec, Step
-from groupconv.errors import DeadlineExceededError, FailedPreconditionError, InvalidArgumentError, UnavailableError
+from groupconv.dtypes import types_of
+from groupconv.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from groupconv.geometry import resolve
+from groupconv.requests import geometries
 from groupconv_server.coordinator import Coordinator
-from groupconv_server.executors import Executor, create_executor
+from groupconv_server.executors import Executor, Task, create_executor
+from groupconv_server.planner import Cut
 from groupconv_worker.engines import reference
+from groupconv_worker.engines.base import Problem
 from groupconv_worker.engines.cuda import why_unavailable
+from groupconv_worker.shard import Stage
 from strategies import FLOATS, Case, cases
 
 PAIRS = tuple((f, f) for f in FLOATS) + (("uint8", "int8"), ("int32", "int32"), ("uint8", "float32"))
@@ -32,7 +44,7 @@ def executor(request: pytest.FixtureRequest):
 @settings(max_examples=60)
 @given(case=cases(dtypes=PAIRS, max_groups=4))
 def test_every_executor_gives_the_unsplit_reference_bit_for_bit(executor: Executor, case: Case):
-    outcome = Coordinator(executor).convolve(case.x, [Step(case.weight, case.bias, case.spec)])
+    outcome = cut_by_samples(Coordinator(executor), case.x, [Step(case.weight, case.bias, case.spec)])
     whole = reference.convolve(case.x, case.weight, case.bias, case.geometry).astype(case.types.output)
     np.testing.assert_array_equal(outcome.output, whole)
     planned = outcome.report.plan.steps[0].shards
@@ -40,6 +52,16 @@ def test_every_executor_gives_the_unsplit_reference_bit_for_bit(executor: Execut
     for shard in outcome.report.steps[0]:
         assert shard.attempts == 1
         assert 0 < shard.compute_seconds <= shard.seconds
+
+
+def cut_by_samples(coordinator: Coordinator, x: np.ndarray, steps: list[Step]):
+    """Run with the batch spread over the workers, however little there is to gain."""
+    workers = coordinator.executor.workers()
+    (g,) = geometries([s.spec for s in steps], x.shape, [s.kernel.shape for s in steps])
+    problem = Problem(g, types_of(x.dtype, steps[0].kernel.dtype))
+    planned = coordinator.planner.forced((problem,), workers, [(1, Cut(batch=min(len(workers), g.batch)))])
+    assert planned is not None
+    return coordinator.run(planned, x, steps)
 
 
 def test_workers_describe_themselves(executor: Executor):
@@ -68,11 +90,11 @@ def test_a_deadline_in_the_past_starts_nothing_and_the_next_request_is_served(ex
 def test_a_killed_ray_worker_costs_latency_only_and_returns(ray_executor):
     x, steps = grouped_request()
     coordinator = Coordinator(ray_executor)
-    whole = coordinator.convolve(x, steps).output
+    whole = cut_by_samples(coordinator, x, steps).output
     before = {w.id: w.restarts for w in ray_executor.describe()}
     victim = ray_executor._slots[0]
     os.kill(victim.facts["pid"], signal.SIGKILL)
-    outcome = coordinator.convolve(x, steps)
+    outcome = cut_by_samples(coordinator, x, steps)
     np.testing.assert_array_equal(outcome.output, whole)
     limit = time.monotonic() + 60
     while len(ray_executor.workers()) < 2 and time.monotonic() < limit:
@@ -83,17 +105,11 @@ def test_a_killed_ray_worker_costs_latency_only_and_returns(ray_executor):
 
 @pytest.mark.ray
 def test_the_worker_s_own_errors_come_through(ray_executor):
-    from groupconv_server.executors import Task
-    from groupconv_worker.engines.base import Problem
-
     x, steps = grouped_request()
-    from groupconv.dtypes import types_of
-    from groupconv.errors import InternalError
-    from groupconv.geometry import resolve
-
     problem = Problem(resolve(steps[0].spec, x.shape, steps[0].kernel.shape), types_of(x.dtype, x.dtype))
+    stage = Stage(problem, steps[0].kernel)
     out = np.empty(problem.geometry.output_shape)
-    broken = Task(0, ray_executor.workers()[0], problem, x[:, :3], steps[0].kernel, None, out)
+    broken = Task(0, ray_executor.workers()[0], (stage,), x[:, :3], out)
     with pytest.raises(InternalError, match="ValueError"):
         ray_executor.run([broken], deadline=None)
 

@@ -8,8 +8,8 @@ import numpy as np
 import ray
 
 from groupconv_worker.engines import create_engine
-from groupconv_worker.engines.base import Array, Problem
-from groupconv_worker.shard import Ran, run_shard
+from groupconv_worker.engines.base import Array
+from groupconv_worker.shard import Ran, Stage, run_shard
 
 
 class Worker:
@@ -34,12 +34,13 @@ class Worker:
             "threads": self.engine.threads,
         }
 
-    def run(self, problem: Problem, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Ran]:
+    def run(self, stages: tuple[Stage, ...], x: Array) -> tuple[Array, tuple[Ran, ...]]:
         """One shard (see `run_shard`); the arrays arrive as read-only views of the object store.
 
         Returns:
-            The output (N, M, *output) and what came of it.
+            The output (N, M, *output) and what came of each stage.
         """
-        out = np.empty(problem.geometry.output_shape, dtype=problem.types.output)
-        ran = run_shard(self.engine, problem, x, weight, bias, out)
+        last = stages[-1].problem
+        out = np.empty(last.geometry.output_shape, dtype=last.types.output)
+        ran = run_shard(self.engine, stages, x, out)
         return out, ran

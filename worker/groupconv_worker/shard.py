@@ -1,6 +1,8 @@
 """Run one shard on an engine: the one plain function that every executor wraps."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -8,23 +10,36 @@ import numpy as np
 from groupconv_worker.engines.base import Array, Engine, Problem
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step's part in a shard.
+
+    Attributes:
+        problem: of this part, not of the whole step.
+        weight: (M, C/g, *kernel), transposed (C, M/g, *kernel).
+        bias: (M,) or None.
+    """
+
+    problem: Problem
+    weight: Array
+    bias: Array | None = None
+
+
 class Ran(NamedTuple):
-    """What came of a shard: the algorithm and its seconds in the engine."""
+    """What came of a stage: the algorithm and its seconds in the engine."""
 
     algorithm: str
     seconds: float
 
 
-def run_shard(engine: Engine, problem: Problem, x: Array, weight: Array, bias: Array | None, out: Array) -> Ran:
-    """Convolve one shard into `out`.
+def run_shard(engine: Engine, stages: Sequence[Stage], x: Array, out: Array) -> tuple[Ran, ...]:
+    """Run the stages of one shard on `x`, the output of each being the input of the next, the last into `out`.
 
     Args:
         engine: of this worker.
-        problem: of the shard, not of the whole step.
-        x: (N, C, *input), any strides, not changed.
-        weight: (M, C/g, *kernel), transposed (C, M/g, *kernel).
-        bias: (M,) or None.
-        out: (N, M, *output), any strides; every element is written.
+        stages: at least one.
+        x: (N, C, *input) of the first, any strides, not changed.
+        out: (N, M, *output) of the last, any strides; every element is written.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
@@ -33,11 +48,19 @@ def run_shard(engine: Engine, problem: Problem, x: Array, weight: Array, bias: A
         >>> x, w = np.ones((1, 2, 4)), np.ones((2, 1, 3))
         >>> out = np.empty((1, 2, 2))
         >>> problem = Problem(resolve(ConvSpec(groups=2), x.shape, w.shape), types_of(x.dtype, w.dtype))
-        >>> run_shard(create_engine("reference"), problem, x, w, None, out).algorithm, out.tolist()
+        >>> (ran,) = run_shard(create_engine("reference"), [Stage(problem, w)], x, out)
+        >>> ran.algorithm, out.tolist()
         ('reference', [[[3.0, 3.0], [3.0, 3.0]]])
     """
-    start = time.perf_counter()
-    prepared = engine.prepare(problem, weight, bias)
-    with np.errstate(all="ignore"):  # NaN and infinity are data
-        prepared.run(x, out)
-    return Ran(prepared.algorithm, time.perf_counter() - start)
+    done = []
+    for i, stage in enumerate(stages):
+        start = time.perf_counter()
+        problem = stage.problem
+        last = i == len(stages) - 1
+        y = out if last else np.empty(problem.geometry.output_shape, dtype=problem.types.output)
+        prepared = engine.prepare(problem, stage.weight, stage.bias)
+        with np.errstate(all="ignore"):  # NaN and infinity are data
+            prepared.run(x, y)
+        done.append(Ran(prepared.algorithm, time.perf_counter() - start))
+        x = y
+    return tuple(done)

@@ -29,6 +29,11 @@ class ConvolveRequest(_message.Message):
 
     INPUT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    ALLOW_REORDERING_FIELD_NUMBER: _builtins.int
+    allow_reordering: _builtins.bool
+    """Whether sums over input channels may be taken in parts on several workers. It can be faster, and changes how
+    they round (integers stay exact).
+    """
     @_builtins.property
     def input(self) -> _tensor_pb2.Tensor:
         """(N, C, *spatial)."""
@@ -42,10 +47,11 @@ class ConvolveRequest(_message.Message):
         *,
         input: _tensor_pb2.Tensor | None = ...,
         steps: _abc.Iterable[_spec_pb2.Step] | None = ...,
+        allow_reordering: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "input", b"input", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,7 +168,7 @@ class ShardReport(_message.Message):
     algorithm: _builtins.str
     """The algorithm the worker's engine chose."""
     seconds: _builtins.float
-    """Time from dispatch to result, transfer and waiting included."""
+    """Time from dispatch to result, transfer and waiting included; of a joined step, in the engine alone."""
     compute_seconds: _builtins.float
     """Time in the engine alone."""
     attempts: _builtins.int
@@ -193,6 +199,9 @@ class PlanConvolutionRequest(_message.Message):
 
     INPUT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    ALLOW_REORDERING_FIELD_NUMBER: _builtins.int
+    allow_reordering: _builtins.bool
+    """As in ConvolveRequest."""
     @_builtins.property
     def input(self) -> _tensor_pb2.TensorType:
         """Shape and dtype of the input."""
@@ -206,10 +215,11 @@ class PlanConvolutionRequest(_message.Message):
         *,
         input: _tensor_pb2.TensorType | None = ...,
         steps: _abc.Iterable[_spec_pb2.StepType] | None = ...,
+        allow_reordering: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "input", b"input", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17groupconv/v1/plan.proto\x12\x0cgroupconv.v1\"$\n\x05Range\x12\r\n\x05start\x18\x01 \x01(\x03\x12\x0c\n\x04stop\x18\x02 \x01(\x03\"\xd4\x01\n\tShardPlan\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\"\n\x05input\x18\x03 \x03(\x0b\x32\x13.groupconv.v1.Range\x12#\n\x06kernel\x18\x04 \x03(\x0b\x32\x13.groupconv.v1.Range\x12#\n\x06output\x18\x05 \x03(\x0b\x32\x13.groupconv.v1.Range\x12\x10\n\x08\x62ytes_in\x18\x06 \x01(\x03\x12\x11\n\tbytes_out\x18\x07 \x01(\x03\x12\x15\n\rmultiply_adds\x18\x08 \x01(\x03\"\xb2\x01\n\x08StepPlan\x12\x0f\n\x07variant\x18\x01 \x01(\t\x12\x13\n\x0binput_shape\x18\x02 \x03(\x03\x12\x14\n\x0ckernel_shape\x18\x03 \x03(\x03\x12\x14\n\x0coutput_shape\x18\x04 \x03(\x03\x12\x0e\n\x06groups\x18\x05 \x01(\x03\x12\x0b\n\x03\x63ut\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\'\n\x06shards\x18\x08 \x03(\x0b\x32\x17.groupconv.v1.ShardPlan\"-\n\x04Plan\x12%\n\x05steps\x18\x01 \x03(\x0b\x32\x16.groupconv.v1.StepPlanb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17groupconv/v1/plan.proto\x12\x0cgroupconv.v1\"$\n\x05Range\x12\r\n\x05start\x18\x01 \x01(\x03\x12\x0c\n\x04stop\x18\x02 \x01(\x03\"\x80\x02\n\tShardPlan\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\"\n\x05input\x18\x03 \x03(\x0b\x32\x13.groupconv.v1.Range\x12#\n\x06kernel\x18\x04 \x03(\x0b\x32\x13.groupconv.v1.Range\x12#\n\x06output\x18\x05 \x03(\x0b\x32\x13.groupconv.v1.Range\x12\x10\n\x08\x62ytes_in\x18\x06 \x01(\x03\x12\x11\n\tbytes_out\x18\x07 \x01(\x03\x12\x15\n\rmultiply_adds\x18\x08 \x01(\x03\x12\x19\n\x11predicted_seconds\x18\t \x01(\x01\x12\x0f\n\x07partial\x18\n \x01(\x08\"E\n\x0b\x41lternative\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\x0e\n\x06shards\x18\x02 \x01(\x05\x12\x19\n\x11predicted_seconds\x18\x03 \x01(\x01\"\x8e\x02\n\x08StepPlan\x12\x0f\n\x07variant\x18\x01 \x01(\t\x12\x13\n\x0binput_shape\x18\x02 \x03(\x03\x12\x14\n\x0ckernel_shape\x18\x03 \x03(\x03\x12\x14\n\x0coutput_shape\x18\x04 \x03(\x03\x12\x0e\n\x06groups\x18\x05 \x01(\x03\x12\x0b\n\x03\x63ut\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\'\n\x06shards\x18\x08 \x03(\x0b\x32\x17.groupconv.v1.ShardPlan\x12\x19\n\x11predicted_seconds\x18\t \x01(\x01\x12/\n\x0c\x61lternatives\x18\n \x03(\x0b\x32\x19.groupconv.v1.Alternative\x12\x0e\n\x06joined\x18\x0b \x01(\x08\"-\n\x04Plan\x12%\n\x05steps\x18\x01 \x03(\x0b\x32\x16.groupconv.v1.StepPlanb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RANGE']._serialized_start=41
   _globals['_RANGE']._serialized_end=77
   _globals['_SHARDPLAN']._serialized_start=80
-  _globals['_SHARDPLAN']._serialized_end=292
-  _globals['_STEPPLAN']._serialized_start=295
-  _globals['_STEPPLAN']._serialized_end=473
-  _globals['_PLAN']._serialized_start=475
-  _globals['_PLAN']._serialized_end=520
+  _globals['_SHARDPLAN']._serialized_end=336
+  _globals['_ALTERNATIVE']._serialized_start=338
+  _globals['_ALTERNATIVE']._serialized_end=407
+  _globals['_STEPPLAN']._serialized_start=410
+  _globals['_STEPPLAN']._serialized_end=680
+  _globals['_PLAN']._serialized_start=682
+  _globals['_PLAN']._serialized_end=727
 # @@protoc_insertion_point(module_scope)

@@ -20,7 +20,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Range(_message.Message):
-    """Indices from start up to, not including, stop."""
+    """Indices from start up to, not including, stop. A stop beyond the dimension goes on at its beginning
+    (circular padding).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -58,16 +60,22 @@ class ShardPlan(_message.Message):
     BYTES_IN_FIELD_NUMBER: _builtins.int
     BYTES_OUT_FIELD_NUMBER: _builtins.int
     MULTIPLY_ADDS_FIELD_NUMBER: _builtins.int
+    PREDICTED_SECONDS_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position in its step, from 0."""
     worker: _builtins.str
     """Id of the worker it goes to."""
     bytes_in: _builtins.int
-    """Bytes of input and kernel sent."""
+    """Bytes of input and kernel sent; of a joined step, of the kernel alone."""
     bytes_out: _builtins.int
-    """Bytes of output returned."""
+    """Bytes of output returned; 0 where the next step is joined."""
     multiply_adds: _builtins.int
     """Multiply-adds; FLOPs are twice that."""
+    predicted_seconds: _builtins.float
+    """Predicted time in the engine."""
+    partial: _builtins.bool
+    """The output is one term of a sum over the shards with the same output range."""
     @_builtins.property
     def input(self) -> _containers.RepeatedCompositeFieldContainer[Global___Range]:
         """The part of the input it reads, one range per dimension (N, C, spatial)."""
@@ -91,14 +99,46 @@ class ShardPlan(_message.Message):
         bytes_in: _builtins.int = ...,
         bytes_out: _builtins.int = ...,
         multiply_adds: _builtins.int = ...,
+        predicted_seconds: _builtins.float = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "index", b"index", "input", b"input", "kernel", b"kernel", "multiply_adds", b"multiply_adds", "output", b"output", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "index", b"index", "input", b"input", "kernel", b"kernel", "multiply_adds", b"multiply_adds", "output", b"output", "partial", b"partial", "predicted_seconds", b"predicted_seconds", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardPlan: _TypeAlias = ShardPlan  # noqa: Y015
+
+@_typing.final
+class Alternative(_message.Message):
+    """Another way to cut that was considered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUT_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    PREDICTED_SECONDS_FIELD_NUMBER: _builtins.int
+    cut: _builtins.str
+    """Along what ("group × rows")."""
+    shards: _builtins.int
+    """Into how many shards."""
+    predicted_seconds: _builtins.float
+    """Its predicted time."""
+    def __init__(
+        self,
+        *,
+        cut: _builtins.str = ...,
+        shards: _builtins.int = ...,
+        predicted_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "predicted_seconds", b"predicted_seconds", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alternative: _TypeAlias = Alternative  # noqa: Y015
 
 @_typing.final
 class StepPlan(_message.Message):
@@ -114,14 +154,21 @@ class StepPlan(_message.Message):
     CUT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
+    PREDICTED_SECONDS_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
     variant: _builtins.str
     """The variant in words ("dilated depthwise")."""
     groups: _builtins.int
     """Channel groups."""
     cut: _builtins.str
-    """What it is cut along ("group", "batch", "whole")."""
+    """What it is cut along ("group", "group × rows", "nothing")."""
     reason: _builtins.str
     """Why it is cut so, in a sentence."""
+    predicted_seconds: _builtins.float
+    """Predicted time from dispatch to merged output; of a joined step, what it adds."""
+    joined: _builtins.bool
+    """Each shard goes on from its own part of the step before, on the same worker."""
     @_builtins.property
     def input_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Input shape (N, C, spatial)."""
@@ -138,6 +185,10 @@ class StepPlan(_message.Message):
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardPlan]:
         """The shards in order."""
 
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternative]:
+        """What else was considered, cheapest first."""
+
     def __init__(
         self,
         *,
@@ -149,10 +200,13 @@ class StepPlan(_message.Message):
         cut: _builtins.str = ...,
         reason: _builtins.str = ...,
         shards: _abc.Iterable[Global___ShardPlan] | None = ...,
+        predicted_seconds: _builtins.float = ...,
+        alternatives: _abc.Iterable[Global___Alternative] | None = ...,
+        joined: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "groups", b"groups", "input_shape", b"input_shape", "kernel_shape", b"kernel_shape", "output_shape", b"output_shape", "reason", b"reason", "shards", b"shards", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "cut", b"cut", "groups", b"groups", "input_shape", b"input_shape", "joined", b"joined", "kernel_shape", b"kernel_shape", "output_shape", b"output_shape", "predicted_seconds", b"predicted_seconds", "reason", b"reason", "shards", b"shards", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

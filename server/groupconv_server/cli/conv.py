@@ -63,7 +63,8 @@ def command(
     images.write(output, np.abs(y) if (is_edges if absolute is None else absolute) else y, photograph)
     shards = result.report.steps[0]
     on = ", ".join(dict.fromkeys(s.worker for s in shards))
-    typer.echo(f"{output}: {x.shape[2]}×{x.shape[3]} -> {y.shape[2]}×{y.shape[3]}, {len(shards)} shards on {on}")
+    count = f"{len(shards)} shard{'s' * (len(shards) > 1)}"
+    typer.echo(f"{output}: {x.shape[2]}×{x.shape[3]} -> {y.shape[2]}×{y.shape[3]}, {count} on {on}")
 
 
 def _read(path: Path) -> images.Photograph:

@@ -3,7 +3,7 @@
 import typer
 
 import groupconv
-from groupconv.plan import human_bytes, table
+from groupconv.explain import human_bytes, table
 from groupconv_server.cli.app import DEFAULT_TARGET, TargetOption, TimeoutOption
 
 NAME = "status"

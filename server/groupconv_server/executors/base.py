@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from groupconv.plan import ShardReport
-from groupconv_worker.engines.base import Array, Problem
+from groupconv_worker.engines.base import Array
+from groupconv_worker.shard import Ran, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,20 +14,25 @@ class Task:
     """A shard with its arrays.
 
     Attributes:
-        index: position in its step.
+        index: position in its plan.
         worker: id of the worker the plan gave it; another one may run it if that one is lost.
-        problem: shapes and dtypes of the shard.
-        x, weight, bias: slices of the step's arrays, not copied.
-        out: the slice of the step's output that the result lands in.
+        stages: its part of one step, or of several that run on one worker without meeting.
+        x: the slice of the first step's input, not copied.
+        out: the slice of the last step's output that the result lands in.
     """
 
     index: int
     worker: str
-    problem: Problem
+    stages: tuple[Stage, ...]
     x: Array
-    weight: Array
-    bias: Array | None
     out: Array
+
+    def reports(self, worker: str, ran: Sequence[Ran], seconds: float, attempts: int = 1) -> tuple[ShardReport, ...]:
+        """What happened to it, one report for each stage; `seconds` are from dispatch to result."""
+        return tuple(
+            ShardReport(self.index, worker, r.algorithm, r.seconds if i else seconds, r.seconds, attempts)
+            for i, r in enumerate(ran)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class WorkerInfo:
 
 
 class Executor(Protocol):
-    """Runs the shards of one step at a time; safe to call from several threads."""
+    """Runs the shards of a step, or of a chain of steps; safe to call from several threads."""
 
     name: str
 
@@ -53,12 +59,15 @@ class Executor(Protocol):
     def describe(self) -> list[WorkerInfo]:
         """Those workers, for people."""
 
-    def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[ShardReport]:
+    def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
         """Run every task; when it returns, each result is in its task's `out`.
 
         Args:
-            tasks: of one step.
+            tasks: of one step, or of a chain of steps.
             deadline: on the clock of time.monotonic(); a shard whose deadline has passed is not started.
+
+        Returns:
+            For each task a report of each of its stages.
 
         Raises:
             DeadlineExceededError: the deadline passed; results still on their way are dropped.

@@ -37,7 +37,7 @@ class LocalExecutor:
         """All of them, for people."""
         return [worker.info() for worker in self._workers.values()]
 
-    def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[ShardReport]:
+    def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
         """Every task on the thread of its worker, straight into its slice of the output."""
         futures = [self._workers[task.worker].submit(task, deadline) for task in tasks]
         timeout = None if deadline is None else deadline - time.monotonic()
@@ -65,7 +65,7 @@ class _Worker:
         self._count = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=worker_id)
 
-    def submit(self, task: Task, deadline: float | None) -> "Future[ShardReport]":
+    def submit(self, task: Task, deadline: float | None) -> "Future[tuple[ShardReport, ...]]":
         return self._thread.submit(self._run, task, deadline, time.perf_counter())
 
     def info(self) -> WorkerInfo:
@@ -76,16 +76,16 @@ class _Worker:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self.engine.close()
 
-    def _run(self, task: Task, deadline: float | None, submitted: float) -> ShardReport:
+    def _run(self, task: Task, deadline: float | None, submitted: float) -> tuple[ShardReport, ...]:
         if deadline is not None and time.monotonic() > deadline:
             raise DeadlineExceededError("the deadline passed before the shard was started")
-        ran = run_shard(self.engine, task.problem, task.x, task.weight, task.bias, task.out)
+        ran = run_shard(self.engine, task.stages, task.x, task.out)
         with self._count:
             self.shards += 1
-        return ShardReport(task.index, self.id, ran.algorithm, time.perf_counter() - submitted, ran.seconds)
+        return task.reports(self.id, ran, time.perf_counter() - submitted)
 
 
-def _result(future: "Future[ShardReport]") -> ShardReport:
+def _result(future: "Future[tuple[ShardReport, ...]]") -> tuple[ShardReport, ...]:
     try:
         return future.result()
     except CancelledError:

@@ -107,10 +107,10 @@ class RayExecutor:
         with self._lock:
             return [slot.info() for slot in self._slots if slot.ready]
 
-    def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[ShardReport]:
+    def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
         """Every task on its worker's actor; each result is copied once, from the object store into its slice."""
         flights = {f.done: f for f in (self._launch(task, task.worker, 1, deadline) for task in tasks)}
-        reports: dict[int, ShardReport] = {}
+        reports: dict[int, tuple[ShardReport, ...]] = {}
         try:
             while flights:
                 done, _ = ray.wait(list(flights), num_returns=1, timeout=_left(deadline))
@@ -140,10 +140,10 @@ class RayExecutor:
     def _launch(self, task: Task, worker: str, attempt: int, deadline: float | None) -> "_Flight":
         with self._lock:
             slot = next((s for s in self._slots if s.id == worker), None) or self._any_slot(deadline)
-        out, done = slot.actor.run.options(num_returns=2).remote(task.problem, task.x, task.weight, task.bias)
+        out, done = slot.actor.run.options(num_returns=2).remote(task.stages, task.x)
         return _Flight(task, slot, attempt, time.perf_counter(), out, done)
 
-    def _land(self, flight: "_Flight") -> ShardReport:
+    def _land(self, flight: "_Flight") -> tuple[ShardReport, ...]:
         """Copy a finished shard's result into its slice."""
         try:
             ran = ray.get(flight.done)
@@ -161,7 +161,7 @@ class RayExecutor:
         with self._lock:
             flight.slot.shards += 1
         seconds = time.perf_counter() - flight.start
-        return ShardReport(flight.task.index, flight.slot.id, ran.algorithm, seconds, ran.seconds, flight.attempt)
+        return flight.task.reports(flight.slot.id, ran, seconds, flight.attempt)
 
     def _relaunch(self, flight: "_Flight", lost: "_WorkerLostError", deadline: float | None) -> "_Flight":
         """The shard again, on another worker if there is one."""

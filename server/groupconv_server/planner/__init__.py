@@ -1,5 +1,12 @@
-"""The planner: how a convolution is cut into shards."""
+"""The planner: every way to cut a convolution, the cheapest of them, and why.
 
-from groupconv_server.planner.plan import PlannedStep, plan_step
+halo: cells that a range of outputs needs. cuts: pieces. candidates: the cuts considered. rates, model: what they cost.
+statistics: what running taught. plan: the search. reasons: its words. calibrate: measuring the workers.
+"""
 
-__all__ = ["PlannedStep", "plan_step"]
+from groupconv_server.planner.cuts import Cut, Piece
+from groupconv_server.planner.plan import PlannedChain, Planner, request_plan
+from groupconv_server.planner.rates import Rates
+from groupconv_server.planner.statistics import Statistics
+
+__all__ = ["Cut", "Piece", "PlannedChain", "Planner", "Rates", "Statistics", "request_plan"]

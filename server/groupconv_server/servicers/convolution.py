@@ -29,7 +29,9 @@ class ConvolutionServicer(convolution_pb2_grpc.ConvolutionServiceServicer):
         start = time.perf_counter()
         x, steps = parse(request)
         parsed = time.perf_counter() - start
-        outcome = self.coordinator.convolve(x, steps, deadline=deadline_of(context))
+        outcome = self.coordinator.convolve(
+            x, steps, deadline=deadline_of(context), reordering=request.allow_reordering
+        )
         response = convolution_pb2.ConvolveResponse(output=to_wire(outcome.output))
         response.phases.add(name="parse", seconds=parsed)
         report_to_wire(outcome.report, response)
@@ -44,7 +46,9 @@ class ConvolutionServicer(convolution_pb2_grpc.ConvolutionServiceServicer):
         """Say how a request of these shapes would be cut."""
         dtype, shape = type_from_wire(request.input, "input")
         kernels = [type_from_wire(s.kernel, f"steps[{i}].kernel") for i, s in enumerate(request.steps)]
-        plan = self.coordinator.plan(shape, dtype, specs_of(request.steps), [(s, d) for d, s in kernels])
+        plan = self.coordinator.plan(
+            shape, dtype, specs_of(request.steps), [(s, d) for d, s in kernels], reordering=request.allow_reordering
+        )
         return convolution_pb2.PlanConvolutionResponse(plan=plan_to_wire(plan))
 
 

@@ -1,0 +1,177 @@
+"""Measuring the workers when a server starts: a handful of small convolutions of each class, run as shards are.
+
+Every worker runs the same convolution at the same time, as it will when a request is cut; then the first one runs it
+alone, which tells how much they crowd each other. Two sizes of each class give rate and overhead.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from groupconv import cost
+from groupconv.dtypes import types_of
+from groupconv.errors import GroupconvError
+from groupconv.geometry import resolve
+from groupconv.plan import ShardReport
+from groupconv.spec import ConvSpec
+from groupconv_server.executors.base import Executor, Task
+from groupconv_server.planner.rates import CLASSES, Rates
+from groupconv_worker.engines.base import Problem
+from groupconv_worker.shard import Stage
+
+log = logging.getLogger(__name__)
+
+BUDGET = 0.9
+"""Seconds after which what is not measured yet keeps its default."""
+REPEATS = 4
+"""Runs of each convolution; the fastest counts, and the first may compile."""
+F32 = np.dtype("float32")
+
+# (input, kernel, spec): a small and a large one of each class
+_SIZES: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], ConvSpec]]] = {
+    "dense": [((1, c, hw, hw), (c, c, 3, 3), ConvSpec(padding=1)) for c, hw in ((16, 8), (64, 28))],
+    "pointwise": [((1, c, hw, hw), (c, c, 1, 1), ConvSpec()) for c, hw in ((32, 8), (128, 28))],
+    "grouped": [((1, c, hw, hw), (c, 4, 3, 3), ConvSpec(padding=1, groups=c // 4)) for c, hw in ((16, 8), (128, 28))],
+    "depthwise": [((1, c, hw, hw), (c, 1, 3, 3), ConvSpec(padding=1, groups=c)) for c, hw in ((8, 8), (64, 56))],
+    "transposed": [
+        ((1, c, hw, hw), (c, c // 2, 2, 2), ConvSpec(stride=2, transposed=True)) for c, hw in ((16, 8), (64, 28))
+    ],
+}
+_COPY = ((1, 64, 112, 112), (64, 1, 1, 1), ConvSpec(groups=64))
+_NOTHING = ((1, 1, 1), (1, 1, 1), ConvSpec())
+
+
+def calibrate(executor: Executor, default: Rates | None = None) -> dict[str, Rates]:
+    """Measure every worker of an executor.
+
+    Args:
+        executor: with at least one worker, idle.
+        default: what a worker is taken to be worth where the time is up before it is measured.
+
+    Returns:
+        Rates by worker. Empty if the workers do not answer: planning goes on with defaults.
+    """
+    bench = _Bench(executor, default or Rates())
+    try:
+        bench.measure()
+    except GroupconvError as error:
+        log.warning("the workers could not be measured (%s); plans assume default rates", error)
+        return {}
+    for worker, rates in bench.rates.items():
+        log.info("worker %s: %s", worker, rates)
+    return bench.rates
+
+
+class _Bench:
+    def __init__(self, executor: Executor, default: Rates) -> None:
+        self.executor = executor
+        self.workers = executor.workers()
+        self.rates = dict.fromkeys(self.workers, default)
+        self.limit = time.monotonic() + BUDGET
+
+    def measure(self) -> None:
+        self._reach()
+        copied = self._fastest(_COPY, self.workers)
+        for worker, report in copied.items():
+            self._update(worker, memory=_bytes(_problem(*_COPY)) / report.compute_seconds)
+        for k, name in enumerate(CLASSES):
+            if time.monotonic() > self.limit:
+                log.info("calibration: no time left for %s", ", ".join(CLASSES[k:]))
+                break
+            self._class(k, *_SIZES[name])
+        self._crowding()
+
+    def _reach(self) -> None:
+        """Latency, the coordinator's own time and the link, from shards with next to nothing to compute."""
+        for worker, report in self._fastest(_NOTHING, self.workers).items():
+            self._update(worker, latency=max(1e-6, report.seconds - report.compute_seconds))
+        start = time.perf_counter()
+        for _ in range(REPEATS):
+            self._run(_NOTHING, self.workers)
+        busy = (time.perf_counter() - start) / REPEATS
+        latency = max(r.latency for r in self.rates.values())
+        each = max(1e-6, (busy - latency) / len(self.workers))
+        for worker in self.workers:
+            self._update(worker, dispatch=min(each, busy / len(self.workers)))
+        problem = _problem(*_COPY)
+        for worker, report in self._fastest(_COPY, self.workers[:1]).items():
+            carrying = report.seconds - report.compute_seconds - self.rates[worker].latency
+            moved = _bytes(problem)
+            # where arrays are seen in place, no byte takes longer than the noise of a call
+            link = moved / carrying if carrying > 4 * self.rates[worker].latency else float("inf")
+            for other in self.workers:
+                self._update(other, link=link)
+
+    def _class(self, k: int, small: "_Sizes", large: "_Sizes") -> None:
+        """Rate and overhead of a class, from the difference between two sizes."""
+        one, two = self._fastest(small, self.workers), self._fastest(large, self.workers)
+        few, many = (cost.multiply_adds(_problem(*s).geometry) for s in (small, large))
+        moved_few, moved_many = _bytes(_problem(*small)), _bytes(_problem(*large))
+        for worker, rates in self.rates.items():
+            if worker not in one or worker not in two:
+                continue
+            first = one[worker].compute_seconds - moved_few / rates.memory
+            second = two[worker].compute_seconds - moved_many / rates.memory
+            second = max(second, 0.2 * two[worker].compute_seconds)  # caches can make the copy's rate look slow
+            rate = (many - few) / max(second - max(first, 0.0), 0.1 * second)
+            overhead = max(0.0, one[worker].compute_seconds - few / rate)
+            self._update(
+                worker,
+                multiply_adds=_with(rates.multiply_adds, k, rate),
+                overhead=_with(rates.overhead, k, min(overhead, one[worker].compute_seconds)),
+            )
+
+    def _crowding(self) -> None:
+        """How much slower a worker computes while all do; rates become those of a worker alone."""
+        if len(self.workers) == 1:
+            return
+        large = _SIZES["dense"][1]
+        together = self._fastest(large, self.workers)
+        alone = self._fastest(large, self.workers[:1])
+        first = self.workers[0]
+        slower = max(1.0, together[first].compute_seconds / alone[first].compute_seconds)
+        for worker, rates in list(self.rates.items()):
+            self.rates[worker] = replace(rates.faster(slower), crowding=slower - 1)
+
+    def _fastest(self, sizes: "_Sizes", workers: Sequence[str]) -> Mapping[str, ShardReport]:
+        best: dict[str, ShardReport] = {}
+        for _ in range(REPEATS):
+            for report in self._run(sizes, workers):
+                if report.worker not in best or report.compute_seconds < best[report.worker].compute_seconds:
+                    best[report.worker] = report
+            if time.monotonic() > self.limit:
+                break
+        return best
+
+    def _run(self, sizes: "_Sizes", workers: Sequence[str]) -> list[ShardReport]:
+        problem = _problem(*sizes)
+        g = problem.geometry
+        rng = np.random.default_rng(0)
+        x, w = (rng.standard_normal(shape, dtype=np.float32) for shape in (g.input_shape, g.weight_shape))
+        tasks = [
+            Task(i, worker, (Stage(problem, w),), x, np.empty(g.output_shape, dtype=F32))
+            for i, worker in enumerate(workers)
+        ]
+        return [reports[0] for reports in self.executor.run(tasks, deadline=None)]
+
+    def _update(self, worker: str, **changes: object) -> None:
+        if worker in self.rates:
+            self.rates[worker] = replace(self.rates[worker], **changes)  # type: ignore[arg-type]
+
+
+_Sizes = tuple[tuple[int, ...], tuple[int, ...], ConvSpec]
+
+
+def _problem(x: tuple[int, ...], w: tuple[int, ...], spec: ConvSpec) -> Problem:
+    return Problem(resolve(spec, x, w), types_of(F32, F32))
+
+
+def _bytes(problem: Problem) -> int:
+    return cost.bytes_in(problem.geometry, problem.types) + cost.bytes_out(problem.geometry, problem.types)
+
+
+def _with(values: tuple[float, ...], k: int, value: float) -> tuple[float, ...]:
+    return (*values[:k], value, *values[k + 1 :])

@@ -1,0 +1,70 @@
+"""The cuts worth considering: products of parts along up to three dimensions, as rows of one matrix."""
+
+import itertools
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groupconv_server.planner.cuts import Cut
+
+EVERY = 16
+"""Up to so many shards, every number is considered; beyond, only such as leave few workers idle, and halves of them."""
+
+
+@lru_cache(maxsize=64)
+def grids(rank: int, workers: int) -> NDArray[np.int64]:
+    """Parts along (group, batch, filter, space…, channel), one candidate a row; row 0 is "do not split".
+
+    Example:
+        >>> grids(1, 2).tolist()
+        [[1, 1, 1, 1, 1], [2, 1, 1, 1, 1], [1, 2, 1, 1, 1], [1, 1, 2, 1, 1], [1, 1, 1, 2, 1], [1, 1, 1, 1, 2]]
+    """
+    dims = 4 + rank
+    rows = [[1] * dims]
+    for count in _counts(workers):
+        most = 3 if workers <= 64 or count > workers // 2 else 2
+        for used in range(1, most + 1):
+            for factors in _products(count, used):
+                for where in itertools.combinations(range(dims), used):
+                    row = [1] * dims
+                    for k, n in zip(where, factors, strict=True):
+                        row[k] = n
+                    rows.append(row)
+    matrix = np.array(rows, dtype=np.int64)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def cut_of(row: NDArray[Any]) -> Cut:
+    """A row of `grids` as a cut."""
+    group, batch, filters, *space, channel = map(int, row)
+    return Cut(group, batch, filters, tuple(space), channel)
+
+
+def row_of(cut: Cut, rank: int) -> tuple[int, ...]:
+    """A cut as a row of `grids`."""
+    return (cut.group, cut.batch, cut.filter, *(cut.space or (1,) * rank), cut.channel)
+
+
+def _counts(workers: int) -> list[int]:
+    counts = set(range(2, min(workers, EVERY) + 1))
+    n = workers
+    while n > EVERY:
+        counts |= {n, n - n % 4, n - n % 16}
+        n //= 2
+    return sorted(counts)
+
+
+def _products(count: int, factors: int) -> Iterator[tuple[int, ...]]:
+    """Ways to write `count` as an ordered product of numbers > 1."""
+    if factors == 1:
+        yield (count,)
+        return
+    for first in range(2, count // 2 + 1):
+        if count % first == 0:
+            for rest in _products(count // first, factors - 1):
+                if all(r > 1 for r in rest):
+                    yield (first, *rest)

@@ -1,0 +1,136 @@
+"""The halo: which input cells a range of outputs needs along one axis, and the padding that remains.
+
+Letters per axis: H input, K kernel, s stride, p_lo low padding, d dilation, H' output; outputs a up to b.
+
+Convolution. Output o reads the padded cells o·s + k·d, k = 0 … K-1, and padded cell i is input cell i - p_lo. The
+first cell that outputs a … b-1 read and one past the last are therefore
+
+    first = a·s - p_lo                 stop = (b-1)·s + d·(K-1) + 1 - p_lo                                      (1)
+
+so two neighbours share d·(K-1) + 1 - s cells: the halo.
+
+Transposed. Input i adds to the cells i·s + k·d of the uncropped output, and output o is its cell o + p_lo. Input i
+meets [a, b) if i·s <= b-1 + p_lo and i·s + d·(K-1) >= a + p_lo:
+
+    first = ceil((a + p_lo - d·(K-1)) / s)          stop = floor((b-1 + p_lo) / s) + 1                          (2)
+
+A shard that holds `first` as its cell 0 begins its uncropped output at first·s, so it crops a + p_lo - first·s cells
+there; what the extent formula of `groupconv.geometry` then leaves too long or too short is cropped at the end or is
+output padding.                                                                                                 (3)
+
+Cells before 0 or past H are padding. Zeros, reflections and replicas are made by the worker from the cells it holds;
+circular padding is data from the other end, so such a range wraps round.
+"""
+
+from typing import NamedTuple
+
+from groupconv.geometry import Geometry, Pair, effective_extent
+from groupconv.plan import Range
+from groupconv.spec import PaddingMode
+
+
+class Axis(NamedTuple):
+    """One spatial axis of a convolution: extents H, K, H' and parameters."""
+
+    input: int
+    kernel: int
+    output: int
+    stride: int
+    padding: Pair
+    dilation: int
+    output_padding: int
+    mode: PaddingMode
+    transposed: bool
+
+
+class Part(NamedTuple):
+    """What one shard has of an axis.
+
+    Attributes:
+        input: cells it holds; a stop beyond the axis wraps round (circular padding).
+        output: cells it makes.
+        stride: of the shard. padding, output_padding: what remains for it to do.
+    """
+
+    input: Range
+    output: Range
+    stride: int
+    padding: Pair
+    output_padding: int
+
+
+def axis_of(g: Geometry, axis: int) -> Axis:
+    """Spatial axis `axis` of a convolution."""
+    return Axis(
+        g.input[axis],
+        g.kernel[axis],
+        g.output[axis],
+        g.stride[axis],
+        g.padding[axis],
+        g.dilation[axis],
+        g.output_padding[axis],
+        g.padding_mode,
+        g.transposed,
+    )
+
+
+def needed(axis: Axis, outputs: Range) -> Range:
+    """Input cells from the first to the last that `outputs` read, by (1) or (2); those outside the axis are padding.
+
+    Example:
+        >>> three = Axis(8, 3, 8, 1, (1, 1), 1, 0, "zeros", False)
+        >>> str(needed(three, Range(4, 8)))
+        '3:9'
+    """
+    low, reach = axis.padding[0], effective_extent(axis.kernel, axis.dilation) - 1
+    if axis.transposed:
+        return Range(-((reach - outputs.start - low) // axis.stride), (outputs.stop - 1 + low) // axis.stride + 1)
+    return Range(outputs.start * axis.stride - low, (outputs.stop - 1) * axis.stride + reach + 1 - low)
+
+
+def part(axis: Axis, outputs: Range) -> Part | None:
+    """The part of an axis that makes `outputs`: exactly the cells needed, none twice.
+
+    Returns:
+        None where these outputs cannot be a convolution of their own: they see nothing but padding, or mirror cells
+        that lie beyond the part, or begin in a gap between the inputs of a transposed convolution.
+
+    Example:
+        >>> three = Axis(8, 3, 8, 1, (1, 1), 1, 0, "zeros", False)
+        >>> part(three, Range(4, 8))
+        Part(input=Range(start=3, stop=8), output=Range(start=4, stop=8), stride=1, padding=(0, 1), output_padding=0)
+    """
+    if outputs == (0, axis.output):
+        return Part(Range(0, axis.input), outputs, axis.stride, axis.padding, axis.output_padding)
+    cells = needed(axis, outputs)
+    if axis.transposed:
+        return _transposed(axis, outputs, cells)
+    stride = axis.stride if outputs.stop - outputs.start > 1 else 1  # one output has no next one
+    if axis.mode == "circular":
+        return Part(*_wrapped(axis.input, cells, outputs, stride))
+    held = Range(max(0, cells.start), min(axis.input, cells.stop))
+    low, high = max(0, -cells.start), max(0, cells.stop - axis.input)
+    if held.start >= held.stop:
+        return None
+    if axis.mode == "reflect" and ((low and held.stop <= low) or (high and held.start >= axis.input - high)):
+        return None
+    return Part(held, outputs, stride, (low, high), 0)
+
+
+def _wrapped(extent: int, cells: Range, outputs: Range, stride: int) -> tuple[Range, Range, int, Pair, int]:
+    """At most the whole axis, turned so that what is needed lies in a row; beyond that the worker wraps it again."""
+    excess = max(0, cells.stop - cells.start - extent)
+    low = excess // 2  # <= H on either side, as p_lo and p_hi are
+    start = (cells.start + low) % extent
+    held = Range(start, start + cells.stop - cells.start - excess)
+    return held, outputs, stride, (low, excess - low), 0
+
+
+def _transposed(axis: Axis, outputs: Range, cells: Range) -> Part | None:
+    held = Range(max(0, cells.start), min(axis.input, cells.stop))
+    low = outputs.start + axis.padding[0] - held.start * axis.stride
+    if held.start >= held.stop or low < 0:
+        return None
+    uncropped = (held.stop - held.start - 1) * axis.stride + effective_extent(axis.kernel, axis.dilation)
+    high = uncropped - low - (outputs.stop - outputs.start)  # (3)
+    return Part(held, outputs, axis.stride, (low, max(0, high)), max(0, -high))

@@ -1,0 +1,113 @@
+"""What running requests teach the planner: how long each cut of a shape took, and which workers are faster.
+
+Nothing here sees data. Two things are kept, as exponential averages:
+
+- for a chain of steps and a cut of it, the measured seconds. The model's error for a shape is mostly common to its
+  cuts, so cuts not tried yet are predicted by the model times the geometric mean of measured / modelled of the tried;
+- for a worker, its speed relative to the others of the same request, which is what shares follow.
+"""
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from groupconv_server.planner.cuts import Cut
+from groupconv_server.planner.rates import Rates
+from groupconv_worker.engines.base import Problem
+
+Chain = tuple[Problem, ...]
+
+SHAPES = 4096
+"""Chains remembered; the one longest unused is forgotten."""
+WEIGHT = 0.2
+"""Of the newest measurement in an average."""
+STALE = 0.15
+"""A plan is made anew when what it was made from has changed by more."""
+
+
+@dataclass(slots=True)
+class Tried:
+    """A cut that was run: measured seconds (average), and how often."""
+
+    seconds: float
+    times: int = 1
+
+    def add(self, seconds: float) -> None:
+        """One more run. The first may have compiled what later ones find ready, so the second corrects it."""
+        self.times += 1
+        if self.times == 2:
+            self.seconds = min(self.seconds, seconds)
+        else:
+            self.seconds += WEIGHT * (seconds - self.seconds)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Rates of the workers and memories of what was run; safe to use from several threads.
+
+    Attributes:
+        default: rates of a worker that nothing is known of.
+        version: changes when plans made before may no longer be the best.
+    """
+
+    default: Rates = field(default_factory=Rates)
+    version: int = 0
+    _rates: dict[str, Rates] = field(default_factory=dict)
+    _speeds: dict[str, float] = field(default_factory=dict)
+    _used: dict[str, float] = field(default_factory=dict)
+    _tried: "OrderedDict[tuple[Chain, int], dict[Cut, Tried]]" = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def calibrated(self, rates: Mapping[str, Rates]) -> None:
+        """Take measured rates; what was learned of these workers before is forgotten."""
+        with self._lock:
+            self._rates.update(rates)
+            for worker in rates:
+                self._speeds.pop(worker, None)
+                self._used.pop(worker, None)
+            self._tried.clear()
+            self.version += 1
+
+    def rates(self, worker: str) -> Rates:
+        """What `worker` is worth now: as calibrated, times the speed it has shown since."""
+        with self._lock:
+            measured = self._rates.get(worker) or next(iter(self._rates.values()), self.default)
+            speed = self._used.get(worker, 1.0)
+        return measured if speed == 1.0 else measured.faster(speed)
+
+    def tried(self, chain: Chain, workers: int) -> dict[Cut, Tried]:
+        """The cuts of a chain that were run on so many workers."""
+        with self._lock:
+            return dict(self._tried.get((chain, workers), ()))
+
+    def observe(self, chain: Chain, cut: Cut, workers: int, seconds: float) -> Tried:
+        """A chain was run under a cut."""
+        with self._lock:
+            cuts = self._tried.setdefault((chain, workers), {})
+            self._tried.move_to_end((chain, workers))
+            if cut in cuts:
+                cuts[cut].add(seconds)
+            else:
+                cuts[cut] = Tried(seconds)
+            while len(self._tried) > SHAPES:
+                self._tried.popitem(last=False)
+            return cuts[cut]
+
+    def observe_workers(self, ran: Sequence[tuple[str, float, float]]) -> None:
+        """Shards of one chain ran at once: (worker, predicted, measured) seconds in the engine of each."""
+        if len(ran) < 2 or any(predicted <= 0 or measured <= 0 for _, predicted, measured in ran):
+            return
+        logs = [math.log(predicted / measured) for _, predicted, measured in ran]
+        mean = sum(logs) / len(logs)
+        with self._lock:
+            for (worker, _, _), log in zip(ran, logs, strict=True):
+                known = self._used.get(worker, 1.0)  # predictions were made with it
+                speed = self._speeds.get(worker, known)
+                shown = known * math.exp(max(-1.0, min(1.0, log - mean)))
+                speed *= (shown / speed) ** WEIGHT
+                self._speeds[worker] = speed
+                if abs(math.log(speed / known)) > STALE:
+                    self._used[worker] = speed
+                    self.version += 1
