@@ -1,11 +1,14 @@
 """The reference engine: float64 (int64 for integers), one tap at a time, plainly right. The oracle of every test.
 
 For each kernel tap the input samples it meets are one strided slice of the padded input, so the convolution is
-a sum over taps of small matrix products, exactly as the definition reads:
+a sum over taps and channels of scaled slices, exactly as the definition reads:
 
     y[n, m, h'] = Σ_c Σ_k  w[m, c, k] · x_padded[n, c, h'·s + k·d]
 
 The transposed form scatters instead: each input sample adds w·x to the outputs it reaches.
+
+Taps and channels are summed in the order they are written here whatever the shape (a matrix product would choose its
+own), so an output is the same bit for bit wherever its convolution is cut.
 """
 
 import itertools
@@ -98,7 +101,8 @@ def _gather(x: Array, w: Array, g: Geometry) -> Any:
             for k, d, o, s in zip(tap, g.dilation, g.output, g.stride, strict=True)
         )
         seen = grouped[..., *window]  # (N, g, C/g, *output)
-        y += np.einsum("gmc,ngc...->ngm...", filters[..., *tap], seen)
+        for c in range(seen.shape[2]):
+            y += _scaled(filters[:, :, c, *tap], seen[:, :, c])
     return y.reshape(n, g.out_channels, *g.output)
 
 
@@ -114,6 +118,12 @@ def _scatter(x: Array, w: Array, g: Geometry) -> Any:
             slice(k * d, k * d + (h - 1) * s + 1, s)
             for k, d, h, s in zip(tap, g.dilation, g.input, g.stride, strict=True)
         )
-        y[..., *reached] += np.einsum("gcm,ngc...->ngm...", filters[..., *tap], grouped)
+        for c in range(grouped.shape[2]):
+            y[..., *reached] += _scaled(filters[:, c, :, *tap], grouped[:, :, c])
     crop = tuple(slice(lo, lo + o) for o, (lo, _) in zip(g.output, g.padding, strict=True))
     return y[..., *crop].reshape(n, g.out_channels, *g.output)
+
+
+def _scaled(w: Any, x: Any) -> Any:
+    """Channel x (N, g, *space) times each of the weights w (g, m) -> (N, g, m, *space)."""
+    return w.reshape(1, *w.shape, *(1,) * (x.ndim - 2)) * x[:, :, None]
