@@ -1,28 +1,61 @@
-"""The cpu engine: a portfolio of algorithms over NumPy arrays."""
+"""The cpu engine: a portfolio of algorithms over NumPy arrays.
 
+A one-shot kernel gets the algorithm a heuristic names, at once. A resident one gets the fastest of the candidates,
+measured on its own shape. The heuristic's rules were fitted to the measurements in docs/performance.md.
+"""
+
+import functools
+import math
 import platform
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import numpy as np
 import scipy.special
 from threadpoolctl import threadpool_limits
 
+from groupconv_worker import autotune
+from groupconv_worker.algorithms.direct import Direct
+from groupconv_worker.algorithms.fft import Fft
 from groupconv_worker.algorithms.gemm import Gemm
-from groupconv_worker.engines.base import Array, Prepared, Problem
+from groupconv_worker.algorithms.grouped import Grouped, blocks, fold
+from groupconv_worker.algorithms.onnx import OnnxRuntime
+from groupconv_worker.algorithms.plane import Plane, phases
+from groupconv_worker.algorithms.samples import Buffers, zero_padded
+from groupconv_worker.algorithms.separable import Separable
+from groupconv_worker.algorithms.winograd import Winograd
+from groupconv_worker.engines.base import Algorithm, Array, Prepared, Problem
+from groupconv_worker.kernels import simd
+from groupconv_worker.threads import Team
+
+THIN = 16
+"""Filters per group up to which lanes along a row beat lanes over filters."""
+FEW_CELLS = 150
+"""Output cells below which packing the filters of a one-shot kernel costs more than it saves."""
+TUNED_MACS = 100_000
+"""Multiply-adds below which every algorithm is quick and measuring is not worth it."""
 
 
 class CpuEngine:
     """Runs every convolution on the CPU within a budget of threads.
 
     Args:
-        threads: how many threads the libraries below may use together.
+        threads: how many threads all libraries below may use together.
+        tuning: the file of remembered choices; by default in the user's cache directory.
     """
 
     name = "cpu"
 
-    def __init__(self, *, threads: int = 1) -> None:
+    def __init__(self, *, threads: int = 1, tuning: Path | None = None) -> None:
         self.threads = threads
-        self.algorithms = (Gemm(np, scipy.special.erf),)
+        self.team, buffers = Team(threads), Buffers()
+        self.gemm = Gemm(np, scipy.special.erf)
+        self.onnx = OnnxRuntime(self.team)
+        self.grouped, self.direct = Grouped(self.team, buffers), Direct(self.team, buffers)
+        self.separable, self.fft = Separable(self.team, buffers), Fft(self.team, buffers)
+        self.winograd = Winograd(self.team, buffers)
+        self.tuner = autotune.Tuner(threads, tuning or autotune.default_path())
         # NumPy's BLAS would take every core for itself, in each worker
         self._blas: AbstractContextManager[object] = threadpool_limits(limits=threads, user_api="blas")
 
@@ -33,9 +66,63 @@ class CpuEngine:
     def prepare(
         self, problem: Problem, weight: Array, bias: Array | None = None, *, resident: bool = False
     ) -> Prepared:
-        """The first algorithm that supports the problem takes the weights."""
-        algorithm = next(a for a in self.algorithms if a.supports(problem))
-        return algorithm.prepare(problem, weight, bias, resident=resident)
+        """Large rank-1 kernels by their factors; else the heuristic's choice, or for resident kernels the fastest."""
+        if self.separable.supports(problem) and self.separable.accepts(problem, weight):
+            return self.separable.prepare(problem, weight, bias, resident=resident)
+        tuned = resident and autotune.enabled() and _macs(problem) >= TUNED_MACS
+        if not tuned:
+            return self.heuristic(problem, resident=resident).prepare(problem, weight, bias, resident=resident)
+        candidates: dict[str, Callable[[], Prepared]] = {
+            a.name: functools.partial(a.prepare, problem, weight, bias, resident=True) for a in self.candidates(problem)
+        }
+        return self.tuner.choose(problem, candidates)
+
+    def heuristic(self, problem: Problem, *, resident: bool) -> Algorithm:
+        """The algorithm for a kernel that nothing was measured for."""
+        found = phases(zero_padded(problem.geometry))
+        plane = found[0].plane if found else None
+        if self.fft.supports(problem):
+            return self.fft
+        if plane and plane.filters <= THIN and self.grouped.supports(problem):
+            return self.grouped
+        pointwise = bool(plane and plane.kernel == (1, 1))
+        if resident and self.winograd.supports(problem):
+            return self.winograd
+        few = not resident and math.prod(problem.geometry.output) < FEW_CELLS
+        if self.onnx.supports(problem) and (resident or pointwise or few or not plane):
+            return self.onnx
+        blas = problem.types.accumulate.kind == "f" and (pointwise or few)
+        return self.direct if plane and not blas and self.direct.supports(problem) else self.gemm
+
+    def candidates(self, problem: Problem) -> list[Algorithm]:
+        """The algorithms worth timing, the heuristic's first."""
+        found = phases(zero_padded(problem.geometry))
+        first = self.heuristic(problem, resident=True)
+        others: list[Algorithm] = [self.winograd, self.onnx, self.fft]
+        if found:
+            plane = fold(found[0].plane)
+            others += self._grouped(plane)
+            if plane.channels > 1:
+                others.append(self.direct)
+            if plane.kernel == (1, 1):
+                others.append(self.gemm)
+        supported = [a for a in others if a.supports(problem) and a.name != first.name]
+        return [first, *supported]
+
+    def _grouped(self, plane: Plane) -> list[Algorithm]:
+        """The row kernel in several blocks, where groups are thin or pointwise."""
+        if plane.filters > 4 * THIN and plane.kernel != (1, 1):
+            return []
+        lanes = simd.lanes(4)
+        return [Grouped(self.team, self.grouped.buffers, block) for block in blocks(plane, lanes)]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """End the team's threads."""
+        self.team.close()
+
+
+def _macs(problem: Problem) -> int:
+    """Multiply-adds of one sample."""
+    g = problem.geometry
+    per_output = math.prod(g.weight_shape[1:]) if not g.transposed else g.in_channels // g.groups
+    return g.out_channels * math.prod(g.output) * per_output

@@ -1,0 +1,175 @@
+"""Direct convolution with the lanes over output channels: dense convolutions and wide groups (kernels/filters.py)."""
+
+import functools
+import math
+
+import numpy as np
+
+from groupconv_worker.algorithms.grouped import interleaved
+from groupconv_worker.algorithms.plane import Phase, Plane, filters_of, phase_filters, phases
+from groupconv_worker.algorithms.samples import NATIVE, Buffers, Samples, bias_of, zero_padded
+from groupconv_worker.engines.base import Array, Prepared, Problem
+from groupconv_worker.kernels import filters, layout, simd
+from groupconv_worker.threads import Team
+
+Block = tuple[int, int, int]
+"""Vectors of filters, rows and pixels of a block."""
+
+
+class Direct:
+    """Takes float32, float64 and int32 accumulators, one or two axes, every kernel, stride and dilation.
+
+    Args:
+        team: the threads.
+        buffers: scratch memory.
+    """
+
+    name = "direct"
+
+    def __init__(self, team: Team, buffers: Buffers) -> None:
+        self.team, self.buffers = team, buffers
+
+    def supports(self, problem: Problem) -> bool:
+        """One or two axes."""
+        return problem.types.accumulate in NATIVE and bool(phases(zero_padded(problem.geometry)))
+
+    def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:  # noqa: ARG002
+        """Pack the filters for the lanes: a copy, cheap beside the arithmetic unless the map is tiny."""
+        g = zero_padded(problem.geometry)
+        w = filters_of(weight, g, problem.types.accumulate)
+        activated = g.activation is None or g.activation.kind == "relu"
+        return Samples(problem, _Direct(self, problem, w, bias_of(bias, g, w.dtype)), activated=activated)
+
+
+class _Direct:
+    algorithm = "direct"
+
+    def __init__(self, direct: Direct, problem: Problem, w: Array, bias: Array) -> None:
+        g = zero_padded(problem.geometry)
+        self.team, self.buffers = direct.team, direct.buffers
+        self.relu = int(g.activation is not None and g.activation.kind == "relu")
+        self.output = g.output if g.rank == 2 else (1, *g.output)
+        found = phases(g)
+        self.spread = Spread([p.plane for p in found])
+        self.phases = [(p, _Packed(p, self.spread, w, bias)) for p in found]
+
+    def sample(self, x: Array, y: Array) -> None:
+        spread, planes = self.spread, y.reshape(-1, *self.output)
+        with self.buffers.take((spread.size,), x.dtype) as wide:
+            source = x.reshape(-1)
+            self.team.run(lambda a, b: layout.spread(source, wide, spread.extents, a, b), spread.rows)
+            for phase, packed in self.phases:
+                if phase.step == (1, 1):
+                    self._run(packed, wide, y.reshape(-1))
+                    continue
+                with self.buffers.take((y.shape[0], *phase.plane.output), y.dtype) as part:
+                    self._run(packed, wide, part.reshape(-1))
+                    weave = functools.partial(layout.weave, part, planes, interleaved(phase))
+                    self.team.run(weave, y.shape[0])
+
+    def _run(self, packed: "_Packed", x: Array, y: Array) -> None:
+        def work(first: int, last: int) -> None:
+            packed.run(x, packed.w, packed.bias, y, packed.taps, packed.starts, packed.sizes, self.relu, first, last)
+
+        self.team.run(work, packed.tasks)
+
+
+class Spread:
+    """The padded input (rows, C, phases of the stride, columns) that serves all `planes`, which differ in padding.
+
+    Args:
+        planes: of one input, stride and channel count.
+    """
+
+    def __init__(self, planes: list[Plane]) -> None:
+        one = planes[0]
+        self.channels, self.step = one.groups * one.channels, one.stride[1]
+        self.low = (max(p.low[0] for p in planes), max(p.low[1] for p in planes))
+        self.rows = max(
+            (p.output[0] + ROWS - 1) * p.stride[0] + (p.kernel[0] - 1) * p.dilation[0] + self.low[0] - p.low[0]
+            for p in planes
+        )
+        columns = max(
+            (p.output[1] - 1) * p.stride[1] + (p.kernel[1] - 1) * p.dilation[1] + 1 + self.low[1] - p.low[1]
+            for p in planes
+        )
+        self.columns = -(-columns // self.step)
+        self.row = self.channels * self.step * self.columns
+        self.size = self.rows * self.row
+        self.extents = (self.channels, *one.input, *self.low, self.step, self.columns)
+
+    def offset(self, row: int, column: int) -> int:
+        """Where the cell that output (0, 0) meets at this place lies."""
+        return row * self.row + (column % self.step) * self.columns + column // self.step
+
+
+ROWS = 4
+"""Most rows of a block; the spread input has rows for the whole last block."""
+
+
+class _Packed:
+    """Weights, bias and tap table of one phase, and the kernel compiled for its block."""
+
+    def __init__(self, phase: Phase, spread: Spread, w: Array, bias: Array) -> None:
+        plane = phase.plane
+        lanes = simd.lanes(w.dtype.itemsize)
+        V, R, P = block(plane, lanes)
+        size = V * lanes
+        count = -(-plane.filters // size)
+        self.w = pack(phase_filters(w, phase), plane.groups, size).reshape(-1)
+        padded = np.zeros((plane.groups, count * size), w.dtype)
+        padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
+        self.bias = padded.reshape(-1)
+        self.taps = self._taps(plane, spread, size)
+        self.starts = np.array([0, math.prod(plane.kernel)], np.int64)
+        channel = spread.step * spread.columns
+        distances = (channel, plane.channels * channel, spread.row * plane.stride[0])
+        self.sizes = (plane.channels, plane.filters, count, len(self.taps) // 2, *plane.output, *distances)
+        self.tasks = plane.groups * count * -(-plane.output[0] // R)
+        self.run = filters.kernel(w.dtype, V, R, P)
+
+    def _taps(self, plane: Plane, spread: Spread, block: int) -> Array:
+        rows, columns = (spread.low[axis] - plane.low[axis] for axis in (0, 1))
+        pairs = [
+            (
+                spread.offset(rows + k * plane.dilation[0], columns + l * plane.dilation[1]),
+                (k * plane.kernel[1] + l) * plane.channels * block,
+            )
+            for k in range(plane.kernel[0])
+            for l in range(plane.kernel[1])
+        ]
+        return np.array(pairs, np.int64).reshape(-1)
+
+
+def block(plane: Plane, lanes: int) -> Block:
+    """Vectors of filters, rows and pixels that fill the registers and waste little of the map's edges.
+
+    Example:
+        >>> V, R, P = block(Plane(1, 64, 64, (56, 56), (3, 3), (1, 1), (1, 1), (1, 1), (56, 56)), 16)
+        >>> V * R * P <= simd.ACCUMULATORS
+        True
+    """
+    vectors = -(-plane.filters // lanes)
+    V = vectors if vectors in (1, 3) else 2
+    most = min(simd.ACCUMULATORS // V, lanes)
+    height, width = plane.output
+    if width > most // 2:
+        return V, 1, even(width, most)
+    return V, even(height, min(ROWS, max(1, simd.ACCUMULATORS // V // width))), width
+
+
+def even(extent: int, most: int) -> int:
+    """The part, at most `most`, that cuts `extent` into the fewest and then most even parts."""
+    return -(-extent // -(-extent // most))
+
+
+def pack(w: Array, groups: int, block: int) -> Array:
+    """Filters (M, C/g, K, L) -> (g, blocks, K, L, C/g, block), filters of a group filled up with zeros."""
+    M, C, *kernel = w.shape
+    per_group = M // groups
+    count = -(-per_group // block)
+    if per_group % block:
+        filled = np.zeros((groups, count * block, C, *kernel), w.dtype)
+        filled[:, :per_group] = w.reshape(groups, per_group, C, *kernel)
+        w = filled
+    return np.ascontiguousarray(w.reshape(groups, count, block, C, *kernel).transpose(0, 1, 4, 5, 3, 2))

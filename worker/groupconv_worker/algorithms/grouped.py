@@ -1,0 +1,152 @@
+"""Direct convolution with the lanes along a row: groups of few channels, depthwise above all (kernels/rows.py)."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from groupconv_worker.algorithms.plane import Phase, Plane, filters_of, phase_filters, phases
+from groupconv_worker.algorithms.samples import NATIVE, Buffers, Samples, bias_of, zero_padded
+from groupconv_worker.engines.base import Array, Prepared, Problem
+from groupconv_worker.kernels import layout, rows, simd
+from groupconv_worker.threads import Team
+
+Block = tuple[int, int, int]
+"""Filters, rows and vectors of a block."""
+
+MAX_TAPS = 64
+"""Kernel taps that are unrolled; more make code that no instruction cache holds."""
+MAX_STEP = 4
+"""Largest stride and dilation: each is compiled apart, so they are kept few."""
+THREAD_MACS = 1_000_000
+"""Multiply-adds below which a second thread costs more than it does."""
+
+
+class Grouped:
+    """Takes float32, float64 and int32 accumulators, one or two axes, small kernels.
+
+    Args:
+        team: the threads.
+        buffers: scratch memory.
+        block: the block's extents; by default `blocks` chooses.
+    """
+
+    def __init__(self, team: Team, buffers: Buffers, block: Block | None = None) -> None:
+        self.team, self.buffers, self.block = team, buffers, block
+        self.name = "grouped" if block is None else "grouped {}x{}x{}".format(*block)
+
+    def supports(self, problem: Problem) -> bool:
+        """Few taps, a small stride and dilation, one or two axes."""
+        found = phases(zero_padded(problem.geometry))
+        return bool(found) and problem.types.accumulate in NATIVE and all(_supported(p.plane) for p in found)
+
+    def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
+        """The kernel reads the weights as they are; a resident one keeps a copy."""
+        g = zero_padded(problem.geometry)
+        w = filters_of(weight, g, problem.types.accumulate)
+        if resident and np.shares_memory(w, weight):
+            w = w.copy()
+        activated = g.activation is None or g.activation.kind == "relu"
+        kernel = _Grouped(self, problem, w, bias_of(bias, g, w.dtype))
+        return Samples(problem, kernel, activated=activated)
+
+
+class _Grouped:
+    def __init__(self, grouped: Grouped, problem: Problem, w: Array, bias: Array) -> None:
+        g = zero_padded(problem.geometry)
+        self.algorithm, self.team, self.buffers, self.bias = grouped.name, grouped.team, grouped.buffers, bias
+        self.relu = int(g.activation is not None and g.activation.kind == "relu")
+        self.output = g.output if g.rank == 2 else (1, *g.output)
+        self.phases = [(p, Compiled(fold(p.plane), w.dtype, grouped.block)) for p in phases(g)]
+        self.weights = [phase_filters(w, p).reshape(-1) for p, _ in self.phases]
+        self.zeros = np.zeros(max(c.width for _, c in self.phases), w.dtype)
+
+    def sample(self, x: Array, y: Array) -> None:
+        flat = x.reshape(-1)
+        planes = y.reshape(-1, *self.output)
+        for (phase, compiled), w in zip(self.phases, self.weights, strict=True):
+            if phase.step == (1, 1):
+                compiled.launch(self.team, flat, w, self.bias, y.reshape(-1), self.zeros, self.relu)
+                continue
+            with self.buffers.take((y.shape[0], *phase.plane.output), y.dtype) as part:
+                compiled.launch(self.team, flat, w, self.bias, part.reshape(-1), self.zeros, self.relu)
+                layout.weave(part, planes, interleaved(phase), 0, y.shape[0])
+
+
+class Compiled:
+    """The kernel for one plane, and its launch."""
+
+    def __init__(self, plane: Plane, dtype: np.dtype, block: Block | None = None) -> None:
+        lanes = simd.lanes(dtype.itemsize)
+        F, R, V = block or blocks(plane, lanes)[0]
+        self.run = rows.kernel(dtype, F, R, V, *plane.kernel, *plane.stride, *plane.dilation, _masked(plane, lanes, V))
+        self.geometry = ((plane.channels, *plane.input, *plane.output), plane.filters, plane.low)
+        self.tasks = plane.groups * (plane.filters // F) * -(-plane.output[0] // R)
+        self.macs, self.width = plane.macs, plane.input[1]
+
+    def launch(self, team: Team, x: Array, w: Array, bias: Array, y: Array, zeros: Array, relu: int) -> None:
+        """Run on flat arrays; `zeros` is at least one input row."""
+
+        def work(first: int, last: int) -> None:
+            self.run(x, w, bias, y, zeros, *self.geometry, relu, first, last)
+
+        team.run(work, self.tasks, threads=1 + self.macs // THREAD_MACS)
+
+
+FOLD = (64, 48, 32, 16)
+
+
+def fold(plane: Plane) -> Plane:
+    """A long row that no tap shifts (pointwise) folded into short ones, so that all filters of a row find it cached.
+
+    Example:
+        >>> fold(Plane(1, 8, 8, (1, 3136), (1, 1), (1, 1), (1, 1), (0, 0), (1, 3136))).output
+        (49, 64)
+    """
+    cells = plane.output[1]
+    if plane.kernel != (1, 1) or plane.input != plane.output or plane.output[0] > 1:
+        return plane
+    columns = next((c for c in FOLD if cells % c == 0), cells)
+    return replace(plane, input=(cells // columns, columns), output=(cells // columns, columns))
+
+
+def interleaved(phase: Phase) -> tuple[int, int, int, int]:
+    """Where `layout.weave` puts a phase."""
+    return phase.start[0], phase.step[0], phase.start[1], phase.step[1]
+
+
+def blocks(plane: Plane, lanes: int) -> list[Block]:
+    """Block shapes worth trying, the best guess first (fitted to measurements: docs/performance.md).
+
+    Example:
+        >>> blocks(Plane(8, 4, 4, (56, 56), (3, 3), (1, 1), (1, 1), (1, 1), (56, 56)), 16)[0][0]
+        4
+    """
+    vectors, room = -(-plane.output[1] // lanes), simd.ACCUMULATORS
+    height, taps = plane.output[0], plane.kernel[0] * plane.kernel[1]
+    if plane.kernel == (1, 1):
+        filters = next(f for f in (8, 6, 5, 4, 3, 2, 1) if plane.filters % f == 0)
+        wanted = [(filters, 1, min(vectors, room // filters)), (min(filters, 4), 1, min(vectors, 4))]
+        wanted = [(f, r, v) for f, r, v in wanted if plane.filters % f == 0]
+    elif plane.filters == 1 or plane.channels == 1:
+        widths = [v for v in (vectors, 4, 2, 1) if v <= min(vectors, 7)]
+        wanted = [(1, r, v) for v in widths[:2] for r in ((14, 7, 4) if v == 1 else (4, 8) if taps > 25 else (4, 2))]
+    else:
+        filters = next(f for f in (4, 3, 2, 1) if plane.filters % f == 0)
+        wanted = [(filters, 2, min(vectors, 2)), (filters, 1, min(vectors, 4)), (filters, 4, 1), (filters, 2, 1)]
+        if plane.filters % 8 == 0:
+            wanted += [(8, 1, min(vectors, 2)), (8, 2, 1)]
+    fitting = [(f, min(r, height), v) for f, r, v in wanted if f * min(r, height) * v <= room and v <= vectors]
+    return list(dict.fromkeys(fitting)) or [(1, 1, 1)]
+
+
+def _supported(plane: Plane) -> bool:
+    small = max(*plane.stride, *plane.dilation) <= MAX_STEP
+    return small and plane.kernel[0] * plane.kernel[1] <= MAX_TAPS and plane.input[1] < 2**30
+
+
+def _masked(plane: Plane, lanes: int, V: int) -> int:
+    """1 if an inner vector of some block may reach outside the input row."""
+    stride, width, outputs = plane.stride[1], plane.input[1], plane.output[1]
+    reach = (plane.kernel[1] - 1) * plane.dilation[1] - plane.low[1]
+    last = max(outputs - V * lanes, 0) + (V - 1) * lanes  # end of the inner vectors of the last block
+    return int(lanes * stride < plane.low[1] or last * stride + reach > width)

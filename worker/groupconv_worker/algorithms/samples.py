@@ -1,0 +1,99 @@
+"""What the CPU's algorithms share: one sample at a time, contiguous, in the accumulator's dtype; buffers kept."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.special
+
+from groupconv.geometry import Geometry
+from groupconv_worker.engines.base import Array, Problem
+from groupconv_worker.epilogue import activate
+
+NATIVE = tuple(np.dtype(name) for name in ("float32", "float64", "int32"))
+"""The dtypes that accumulate."""
+PAD_MODE: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+class Sampled(Protocol):
+    """A kernel for one sample."""
+
+    algorithm: str
+
+    def sample(self, x: Array, y: Array) -> None:
+        """Convolve x (C, *input) and add the bias into y (M, *output), both contiguous, of the accumulator's dtype."""
+
+
+class Samples:
+    """Makes a `Prepared` of a `Sampled`: casts, makes contiguous, pads where the padding is no zeros, activates.
+
+    Args:
+        problem: as it was asked for.
+        kernel: computes `zero_padded(problem.geometry)`.
+        activated: the kernel applies the activation itself.
+    """
+
+    def __init__(self, problem: Problem, kernel: Sampled, *, activated: bool) -> None:
+        self.problem, self.kernel, self.algorithm = problem, kernel, kernel.algorithm
+        self.activation = None if activated else problem.geometry.activation
+
+    def run(self, x: Array, out: Array) -> None:
+        """As `Prepared.run`."""
+        g, dtype = self.problem.geometry, self.problem.types.accumulate
+        for n in range(x.shape[0]):
+            sample = x[n]
+            if g.padding_mode != "zeros":
+                sample = np.pad(sample, ((0, 0), *g.padding), mode=PAD_MODE[g.padding_mode])
+            sample = np.require(sample, dtype, ("C", "A"))
+            direct = out.dtype == dtype and out[n].flags.c_contiguous and out[n].flags.aligned
+            y = out[n] if direct else np.empty(out.shape[1:], dtype)
+            self.kernel.sample(sample, y)
+            activate(y[None], self.activation, np, scipy.special.erf)
+            if not direct:
+                out[n] = y
+
+
+def zero_padded(g: Geometry) -> Geometry:
+    """`g` on an input that already has its padding, if that is no zeros; else `g`."""
+    if g.padding_mode == "zeros":
+        return g
+    return replace(g, input=g.padded, padding=((0, 0),) * g.rank, padding_mode="zeros")
+
+
+def bias_of(bias: Array | None, g: Geometry, dtype: np.dtype) -> Array:
+    """The bias (M,) of `dtype`, zeros if there is none; a copy."""
+    return np.zeros(g.out_channels, dtype) if bias is None else bias.astype(dtype)
+
+
+class Buffers:
+    """Scratch memory that is kept between runs: fresh memory costs a page fault for each 4 KiB.
+
+    Example:
+        >>> buffers = Buffers()
+        >>> with buffers.take((2, 3), np.dtype("float32")) as scratch:
+        ...     scratch.shape
+        (2, 3)
+    """
+
+    LIMIT = 32 * 2**20
+    """Bytes of a buffer that is kept; a larger one is let go."""
+
+    def __init__(self) -> None:
+        self._free: list[Array] = []
+
+    @contextlib.contextmanager
+    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[Array]:
+        """An uninitialised contiguous array, nobody else's until the block ends."""
+        size = math.prod(shape) * dtype.itemsize
+        try:
+            buffer = self._free.pop()  # atomic, so several threads may take at once
+        except IndexError:
+            buffer = np.empty(0, np.uint8)
+        if buffer.nbytes < size:
+            buffer = np.empty(size, np.uint8)
+        yield buffer[:size].view(dtype).reshape(shape)
+        if buffer.nbytes <= self.LIMIT:
+            self._free.append(buffer)

@@ -1,0 +1,135 @@
+"""Autotuning: time the candidates of a resident kernel once, keep the fastest, remember it on disk.
+
+A choice is remembered per problem, threads, processor and versions of what computes, so an upgrade or a move to
+another machine measures again. GROUPCONV_TUNE=off takes the first candidate, the heuristic's, instead.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import llvmlite.binding
+import numpy as np
+import platformdirs
+
+from groupconv.dtypes import is_float
+from groupconv_worker.engines.base import Array, Prepared, Problem
+
+VARIABLE = "GROUPCONV_TUNE"
+ROUNDS = 7
+"""Timings of each candidate, interleaved."""
+SECONDS = 1.0
+"""After this long a problem's tuning stops early, with the timings it has."""
+
+
+def enabled() -> bool:
+    """Whether the environment allows tuning."""
+    return os.environ.get(VARIABLE, "on").lower() not in ("off", "0", "no", "false")
+
+
+def default_path() -> Path:
+    """Where choices are remembered: one file in the user's cache directory."""
+    return Path(platformdirs.user_cache_dir("groupconv")) / "tuning.json"
+
+
+def versions() -> str:
+    """What a choice depends on beside its problem: the processor and the libraries that compute."""
+    packages = ("groupconv", "numpy", "numba", "onnxruntime")
+    found = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    return ", ".join([llvmlite.binding.get_host_cpu_name(), *found])
+
+
+class Tuner:
+    """Chooses among prepared candidates by measurement.
+
+    Args:
+        threads: the budget that the candidates run in.
+        path: the file of choices; None remembers for the life of the tuner only.
+    """
+
+    def __init__(self, threads: int, path: Path | None = None) -> None:
+        self.threads, self.path = threads, path
+        self._lock = threading.Lock()
+        self._choices: dict[str, str] = _read(path)
+
+    def choose(self, problem: Problem, candidates: Mapping[str, Callable[[], Prepared]]) -> Prepared:
+        """The fastest candidate, prepared: from memory if it was measured before, else measured now.
+
+        Args:
+            problem: what they compute.
+            candidates: name -> prepare; the first is taken where there is no other.
+        """
+        key = self._key(problem)
+        known = self._choices.get(key)
+        if known is not None and known in candidates:
+            return candidates[known]()
+        if len(candidates) == 1:
+            return next(iter(candidates.values()))()
+        with self._lock:  # two tunings at once would time each other
+            name, best = self._measure(problem, candidates)
+        self._remember(key, name)
+        return best
+
+    def _key(self, problem: Problem) -> str:
+        g = problem.geometry.with_batch(1)
+        dtypes = " ".join(map(str, problem.types))
+        activation = g.activation.kind if g.activation else ""
+        shape = (g.in_channels, g.out_channels, g.groups, g.input, g.kernel, g.output, g.stride, g.padding, g.dilation)
+        flags = (g.padding_mode, activation, g.transposed)
+        return f"{versions()}; {self.threads} threads; {dtypes}; {shape}; {flags}"
+
+    def _measure(self, problem: Problem, candidates: Mapping[str, Callable[[], Prepared]]) -> tuple[str, Prepared]:
+        x, out = _arrays(problem)
+        prepared = {name: prepare() for name, prepare in candidates.items()}
+        times: dict[str, list[float]] = {name: [] for name in prepared}
+        for kernel in prepared.values():
+            kernel.run(x, out)  # memory is touched and caches are filled before anything counts
+        deadline = time.perf_counter() + SECONDS
+        for _ in range(ROUNDS):
+            for name, kernel in prepared.items():
+                start = time.perf_counter()
+                kernel.run(x, out)
+                times[name].append(time.perf_counter() - start)
+            if time.perf_counter() > deadline:
+                break
+        best = min(times, key=lambda name: statistics.median(times[name]))
+        return best, prepared[best]
+
+    def _remember(self, key: str, name: str) -> None:
+        self._choices[key] = name
+        if self.path is None:
+            return
+        with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            merged = _read(self.path) | {key: name}  # other workers write here, too
+            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
+                json.dump(merged, file, indent=0, sort_keys=True)
+            Path(file.name).replace(self.path)
+
+
+def _read(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in content.items()} if isinstance(content, dict) else {}
+
+
+def _arrays(problem: Problem) -> tuple[Array, Array]:
+    """One sample of the problem's shape, random, and room for its answer."""
+    g, types = problem.geometry.with_batch(1), problem.types
+    rng = np.random.default_rng(0)
+    if is_float(types.input):
+        x = rng.standard_normal(g.input_shape, np.float32).astype(types.input)
+    else:
+        x = rng.integers(0, 100, g.input_shape).astype(types.input)
+    return x, np.empty(g.output_shape, types.output)

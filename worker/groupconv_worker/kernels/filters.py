@@ -1,0 +1,154 @@
+"""Convolution with the lanes over output channels: for groups of many filters, the dense convolution above all.
+
+A block is V vectors of filters × R rows × P pixels of one group. Each step (one tap, one input channel) loads V
+vectors of packed weights and broadcasts R·P pixels, so no lane is lost to a row that is no multiple of the vector.
+The input is a padded copy in (row, channel, column) order (`kernels.layout.spread`), in which a stride has become a
+phase: pixels of a block are neighbours whatever the stride, and a tap is one offset. The block is transposed in
+registers on its way out.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import from_dtype, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from groupconv_worker.kernels import simd
+from groupconv_worker.kernels.simd import I64, Simd, i64, pointer
+
+
+@intrinsic(prefer_literal=True)
+def _block(_context, x, w, bias, y, taps, first, last, size, at, relu, V, R, P):
+    """Compute one block.
+
+    Args:
+        x, w, bias, y: flat arrays.
+        taps: flat pairs (offset in x, offset in w) of which `first` to `last` are used.
+        size: C/g, distances in x of a channel and of an output row, distances in y of a channel and of a row,
+            and how many filters and rows of the block exist.
+        at: offsets of the block in x, w, bias and y.
+        relu: not 0 to clamp.
+        V, R, P: literals, the block's extents.
+    """
+    literals = [t.literal_value for t in (V, R, P)]
+    signature = types.void(x, w, bias, y, taps, first, last, size, at, relu, V, R, P)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        arrays = [pointer(context, builder, t, a) for t, a in zip(signature.args[:5], arguments[:5], strict=True)]
+        sizes = cgutils.unpack_tuple(builder, arguments[7])
+        places = cgutils.unpack_tuple(builder, arguments[8])
+        relu = builder.icmp_signed("!=", arguments[9], i64(0))
+        _Block(builder, arrays, sizes, places, literals).emit(arguments[5], arguments[6], relu)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+class _Block:
+    """The emitter of one block; names as in `_block`."""
+
+    def __init__(self, b: Any, arrays: list[Any], sizes: list[Any], places: list[Any], literals: list[int]) -> None:
+        self.b, self.simd = b, Simd(b, arrays[0].type.pointee)
+        x, w, bias, y, self.taps = arrays
+        self.x, self.w, self.bias, self.y = (b.gep(a, [p]) for a, p in zip((x, w, bias, y), places, strict=True))
+        self.channels, self.x_channel, self.x_row, self.y_channel, self.y_row = sizes[:5]
+        self.filters, self.rows = sizes[5:]
+        self.V, self.R, self.P = literals
+
+    def emit(self, first: Any, last: Any, relu: Any) -> None:
+        b, simd = self.b, self.simd
+        sums = {
+            (v, r, p): cgutils.alloca_once_value(b, bias)
+            for v, bias in enumerate(self._vectors(self.bias))
+            for r in range(self.R)
+            for p in range(self.P)
+        }
+        with cgutils.for_range_slice(b, first, last, i64(1), intp=I64) as (tap, _):
+            pair = b.mul(tap, i64(2))
+            x = b.gep(self.x, [b.load(b.gep(self.taps, [pair]))])
+            w = b.gep(self.w, [b.load(b.gep(self.taps, [b.add(pair, i64(1))]))])
+            with cgutils.for_range(b, self.channels, intp=I64) as loop:
+                pixels = b.gep(x, [b.mul(loop.index, self.x_channel)])
+                self._step(pixels, b.gep(w, [b.mul(loop.index, i64(self.V * simd.lanes))]), sums)
+        there = ir.Constant(simd.mask_type, [lane < self.P for lane in range(simd.lanes)])
+        for v in range(self.V):
+            for r in range(self.R):
+                with b.if_then(b.icmp_signed("<", i64(r), self.rows)):
+                    self._store(v, r, [simd.relu(b.load(sums[v, r, p]), relu) for p in range(self.P)], there)
+
+    def _vectors(self, address: Any) -> list[Any]:
+        return [self.simd.load(self.b.gep(address, [i64(v * self.simd.lanes)])) for v in range(self.V)]
+
+    def _step(self, pixels: Any, weights: Any, sums: Any) -> None:
+        """One tap of one input channel: every filter of the block times every pixel."""
+        b, simd = self.b, self.simd
+        vectors = self._vectors(weights)
+        for r in range(self.R):
+            row = b.gep(pixels, [b.mul(self.x_row, i64(r))])
+            for p in range(self.P):
+                pixel = simd.splat(b.load(b.gep(row, [i64(p)])))
+                for v, vector in enumerate(vectors):
+                    b.store(simd.multiply_add(vector, pixel, b.load(sums[v, r, p])), sums[v, r, p])
+
+    def _store(self, v: int, r: int, pixels: list[Any], there: Any) -> None:
+        """P pixels × lanes filters -> lanes rows of P pixels."""
+        b = self.b
+        for lane, row in enumerate(self.simd.transpose(pixels)):
+            m = i64(v * self.simd.lanes + lane)
+            with b.if_then(b.icmp_signed("<", m, self.filters)):
+                place = b.add(b.mul(m, self.y_channel), b.mul(self.y_row, i64(r)))
+                self.simd.store_masked(row, b.gep(self.y, [place]), there)
+
+
+def signature(dtype: np.dtype) -> Any:
+    """The type of a kernel of `dtype`: inputs may be read-only arrays, and nothing is compiled at a call."""
+    element, i = from_dtype(dtype), types.int64
+    read, write = types.Array(element, 1, "C", readonly=True), types.Array(element, 1, "C")
+    table = types.Array(i, 1, "C", readonly=True)
+    return types.void(read, read, read, write, table, table, types.UniTuple(i, 9), i, i, i)
+
+
+@functools.cache
+def kernel(dtype: np.dtype, V: int, R: int, P: int) -> Any:
+    """The compiled loop over blocks, for one block shape; every kernel size, stride and dilation.
+
+    Returns:
+        run(x, w, bias, y, taps, starts, size, relu, first, last): x is the spread input, w (g, blocks, taps, C/g,
+        V·lanes) and bias (g, blocks, V·lanes) are packed, y is (M, H', W'), all flat and of `dtype`. The block at
+        row block i and pixel block j uses the taps starts[2·k] to starts[2·k + 1], k = i·ceil(W'/P) + j, or k = 0
+        if there is one entry. size is (C/g, M/g, blocks of filters per group, taps, H', W', distances in x of a
+        channel, a group, an output row); W' is at least P. first and last bound the tasks, of which there are
+        g · blocks · ceil(H'/R). Releases the GIL.
+    """
+    lanes = simd.lanes(dtype.itemsize)
+    block = V * lanes
+
+    @njit(signature(dtype), nogil=True, cache=True)
+    def filters(x, w, bias, y, taps, starts, size, relu, first, last):
+        channels, per_group, blocks, tap_count, out_height, out_width, x_channel, x_group, x_row = size
+        row_blocks = (out_height + R - 1) // R
+        pixel_blocks = (out_width + P - 1) // P
+        plane = out_height * out_width
+        shared = len(starts) == 2
+        for task in range(first, last):
+            # rows innermost: a block of weights stays in the cache while the map passes
+            place, i = divmod(task, row_blocks)
+            group, m = divmod(place, blocks)
+            row = i * R
+            for j in range(pixel_blocks):
+                k = 0 if shared else 2 * (i * pixel_blocks + j)
+                column = min(j * P, out_width - P)  # the last block overlaps its neighbour
+                at = (
+                    group * x_group + row * x_row + column,
+                    place * tap_count * channels * block,
+                    place * block,
+                    (group * per_group + m * block) * plane + row * out_width + column,
+                )
+                there = (min(block, per_group - m * block), min(R, out_height - row))
+                extents = (channels, x_channel, x_row, plane, out_width, there[0], there[1])
+                _block(x, w, bias, y, taps, starts[k], starts[k + 1], extents, at, relu, V, R, P)
+
+    return filters

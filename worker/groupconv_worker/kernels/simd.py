@@ -1,0 +1,146 @@
+"""Vector code inside Numba kernels: a small layer over the LLVM builder that Numba hands to an intrinsic.
+
+Numba vectorises loops by itself, but not the register blocking that a convolution lives from: a block of
+accumulators that stays in registers over all taps. So the innermost block of each kernel is an intrinsic
+whose Python code *emits* vector instructions; Python loops over filters, rows and taps unroll it. The loops
+around the block are ordinary Numba.
+
+One vector is as wide as the machine's registers: `WIDTH` bytes.
+"""
+
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba.core import cgutils
+
+FEATURES = llvmlite.binding.get_host_cpu_features()
+WIDTH = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx2") else 16
+"""Bytes of one vector register."""
+ACCUMULATORS = 28 if WIDTH != 32 else 12
+"""Vectors that may stay in registers beside the operands: of 32 registers (AVX-512, NEON), of 16 (AVX2)."""
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+def lanes(itemsize: int) -> int:
+    """Elements of `itemsize` bytes in one vector.
+
+    Example:
+        >>> lanes(4) * 4 == WIDTH
+        True
+    """
+    return WIDTH // itemsize
+
+
+def i64(value: int) -> Any:
+    """The constant `value` as a 64-bit integer."""
+    return ir.Constant(I64, value)
+
+
+def pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
+    """The address of the first element of a Numba array."""
+    return context.make_array(array_type)(context, builder, array).data
+
+
+class Simd:
+    """Emits operations on vectors of one element type: float, double or int32.
+
+    Args:
+        builder: where the instructions go.
+        element: LLVM type of a lane.
+    """
+
+    def __init__(self, builder: Any, element: Any) -> None:
+        self.builder, self.element = builder, element
+        self.is_integer = isinstance(element, ir.IntType)
+        self.itemsize = 8 if isinstance(element, ir.DoubleType) else 4
+        self.lanes = lanes(self.itemsize)
+        self.type = ir.VectorType(element, self.lanes)
+        self.mask_type = ir.VectorType(I1, self.lanes)
+        self.index_type = ir.VectorType(I32, self.lanes)
+        self.zero = ir.Constant(self.type, [0 if self.is_integer else 0.0] * self.lanes)
+        self.undefined = ir.Constant(self.type, ir.Undefined)
+        letter = "i32" if self.is_integer else "f64" if self.itemsize == 8 else "f32"
+        self.suffix = f"v{self.lanes}{letter}"
+
+    def _call(self, name: str, result: Any, *arguments: Any) -> Any:
+        signature = ir.FunctionType(result, [a.type for a in arguments])
+        function = cgutils.get_or_insert_function(self.builder.module, signature, f"llvm.{name}")
+        return self.builder.call(function, arguments)
+
+    def _vector(self, address: Any) -> Any:
+        return self.builder.bitcast(address, self.type.as_pointer())
+
+    def load(self, address: Any) -> Any:
+        """The vector at `address`, which needs no alignment but the element's."""
+        return self.builder.load(self._vector(address), align=self.itemsize)
+
+    def load_masked(self, address: Any, mask: Any) -> Any:
+        """The vector at `address`; lanes outside the mask are zero and not read."""
+        align = ir.Constant(I32, self.itemsize)
+        name = f"masked.load.{self.suffix}.p0"
+        return self._call(name, self.type, self._vector(address), align, mask, self.zero)
+
+    def store(self, vector: Any, address: Any) -> None:
+        """Write a whole vector."""
+        self.builder.store(vector, self._vector(address), align=self.itemsize)
+
+    def store_masked(self, vector: Any, address: Any, mask: Any) -> None:
+        """Write the lanes in the mask, touch no other byte."""
+        align = ir.Constant(I32, self.itemsize)
+        self._call(f"masked.store.{self.suffix}.p0", ir.VoidType(), vector, self._vector(address), align, mask)
+
+    def splat(self, scalar: Any) -> Any:
+        """The scalar in every lane."""
+        kind = ir.VectorType(scalar.type, self.lanes)
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(self.index_type, [0] * self.lanes))
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a·b + c: fused for floats, modulo 2³² for integers."""
+        if self.is_integer:
+            return self.builder.add(self.builder.mul(a, b), c)
+        return self._call(f"fma.{self.suffix}", self.type, a, b, c)
+
+    def relu(self, vector: Any, wanted: Any) -> Any:
+        """max(0, vector) where `wanted` (i1) is true; a NaN stays a NaN, as in PyTorch."""
+        b = self.builder
+        compare = b.icmp_signed if self.is_integer else b.fcmp_ordered
+        negative = b.and_(compare("<", vector, self.zero), self.splat(wanted))
+        return b.select(negative, self.zero, vector)
+
+    def inside(self, start: Any, extent: Any) -> Any:
+        """Mask of the lanes l with 0 <= start + l < extent (i64, below 2³¹)."""
+        b = self.builder
+        steps = ir.Constant(self.index_type, list(range(self.lanes)))
+        index = b.add(self.splat(b.trunc(start, I32)), steps)
+        return b.icmp_unsigned("<", index, self.splat(b.trunc(extent, I32)))  # a negative index is a large one
+
+    def every(self, step: int, parts: list[Any]) -> Any:
+        """Lanes 0, step, 2·step, … of the `step` vectors in `parts`, laid end to end."""
+        vector = parts[0]
+        taken = [step * lane for lane in range(self.lanes)]
+        for number, part in enumerate(parts):
+            low = number * self.lanes
+            pick = [
+                lane if source < low or not low <= source < low + self.lanes else self.lanes + source - low
+                for lane, source in enumerate(taken)
+            ]
+            vector = self.builder.shuffle_vector(vector, part, ir.Constant(self.index_type, pick))
+        return vector
+
+    def transpose(self, vectors: list[Any]) -> list[Any]:
+        """Up to `lanes` vectors as rows of a square matrix -> its columns (rows not given are undefined).
+
+        log2(lanes) rounds of interleaving row i with row i + lanes/2 make each row a column.
+        """
+        n, half = self.lanes, self.lanes // 2
+        low = ir.Constant(self.index_type, [k for i in range(half) for k in (i, n + i)])
+        high = ir.Constant(self.index_type, [k for i in range(half, n) for k in (i, n + i)])
+        rows = vectors + [self.undefined] * (n - len(vectors))
+        for _ in range(n.bit_length() - 1):
+            pairs = list(zip(rows[:half], rows[half:], strict=True))
+            rows = [self.builder.shuffle_vector(a, b, order) for a, b in pairs for order in (low, high)]
+        return rows
