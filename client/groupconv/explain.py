@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ MOST_ALTERNATIVES = 6
 
 def plan(p: Plan) -> str:
     """A plan: for each step its shards, what else was considered, and why."""
-    text = "\n\n".join(_step(i, step) for i, step in enumerate(p.steps))
+    text = "\n\n".join(_step(i, step, _chain_seconds(p, i)) for i, step in enumerate(p.steps))
     return f"{text}\n\npredicted: {milliseconds(p.seconds)} for {len(p.steps)} steps" if len(p.steps) > 1 else text
 
 
@@ -82,7 +83,13 @@ def milliseconds(seconds: float) -> str:
     return f"{ms:.0f} ms" if ms >= 100 or ms == 0 else f"{ms:.3g} ms"
 
 
-def _step(index: int, step: StepPlan) -> str:
+def _chain_seconds(p: Plan, first: int) -> float:
+    """Predicted time of a step and of those that are joined to it."""
+    joined = itertools.takewhile(lambda step: step.joined, p.steps[first + 1 :])
+    return p.steps[first].seconds + sum(step.seconds for step in joined)
+
+
+def _step(index: int, step: StepPlan, seconds: float) -> str:
     rows = [("shard", "worker", "input", "kernel", "output", "bytes in", "bytes out", "multiply-adds", "predicted")]
     rows += [
         (
@@ -106,9 +113,10 @@ def _step(index: int, step: StepPlan) -> str:
         *_more(len(step.shards)),
     ]
     if step.alternatives:
-        lines.append(f"predicted {milliseconds(step.seconds)}; considered as well:")
+        what = "" if seconds == step.seconds else " with the steps joined to it"
+        lines.append(f"predicted {milliseconds(seconds)}{what}; considered as well:")
         considered = [
-            (a.cut, f"{a.shards} shard{'s' * (a.shards > 1)}", milliseconds(a.seconds), _times(a.seconds, step.seconds))
+            (a.cut, f"{a.shards} shard{'s' * (a.shards > 1)}", milliseconds(a.seconds), _times(a.seconds, seconds))
             for a in step.alternatives[:MOST_ALTERNATIVES]
         ]
         lines.append(table([("  cut", "", "predicted", ""), *(("  " + c, *r) for c, *r in considered)], frozenset({0})))

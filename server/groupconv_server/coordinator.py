@@ -67,7 +67,8 @@ class Coordinator:
             self.requests += 1
         kernels = [s.kernel for s in steps]
         problems = self._problems(x.shape, x.dtype, [s.spec for s in steps], kernels, [s.bias for s in steps])
-        chains = self.planner.plan(tuple(problems), self._workers(), reordering=reordering)
+        workers = self._workers()
+        chains = self.planner.explore(self.planner.plan(tuple(problems), workers, reordering=reordering), workers)
         return self.run(chains, x, steps, deadline=deadline, planning=time.perf_counter() - start)
 
     def run(

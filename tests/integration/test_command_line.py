@@ -117,6 +117,9 @@ def test_conv_takes_and_writes_npy(target, tmp_path):
         (["plan", "--layer", "vgg"], "groupconv: layer 'vgg': expected one of alexnet_conv1"),
         (["plan", "--input", "1,2", "--kernel", "1,a"], "groupconv: --kernel: expected integers"),
         (["plan"], "groupconv: --input: expected --layer, or --input and --kernel"),
+        (["plan", "--layer", "unet_up2", "--speeds", "1,0"], "groupconv: --speeds: expected positive numbers"),
+        (["plan", "--layer", "unet_up2", "--picture", "a.gif"], "groupconv: --picture: expected a .png or .svg file"),
+        (["plan", "--layer", "unet_up2", "--workers", "2", "--dtype", "int4"], "groupconv: --dtype: expected one of"),
         (["plan", "--input", "1,4,8,8", "--kernel", "4,4,3,3", "--groups", "3"], "groupconv: steps[0].spec.groups"),
     ],
 )
@@ -135,6 +138,28 @@ def test_plan_and_status_show_the_workers(target):
     done = run("status", "-t", target)
     assert "executor local" in done.stdout
     assert "local-1" in done.stdout
+
+
+def test_plan_needs_no_server_for_imagined_workers(tmp_path):
+    done = run("plan", "--layer", "alexnet_conv4", "--layer", "alexnet_conv5", "--workers", "2", "-t", "127.0.0.1:1")
+    assert done.returncode == 0, done.stderr
+    assert "nothing meets in between (2 towers of the 2 groups)" in done.stdout
+    assert "considered as well:" in done.stdout
+    picture = tmp_path / "plan.svg"
+    done = run("plan", "--layer", "resnet50_3x3_56", "--speeds", "1,3", "--link", "1e9", "--json", "--picture", picture)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    (step,) = plan["steps"]
+    assert {s["worker"] for s in step["shards"]} <= {"worker-0", "worker-1"}
+    assert step["seconds"] == plan["seconds"] > 0
+    assert picture.read_text().lstrip().startswith("<?xml")
+
+
+def test_plan_of_a_server_has_its_workers(target):
+    done = run("plan", "--layer", "resnet50_3x3_56", "--batch", "8", "--json", "-t", target)
+    (step,) = json.loads(done.stdout)["steps"]
+    assert step["input_shape"] == [8, 64, 56, 56]
+    assert {s["worker"] for s in step["shards"]} <= {"local-0", "local-1"}
 
 
 def test_load_counts_right_answers(target):

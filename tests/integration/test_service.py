@@ -111,6 +111,27 @@ def test_a_plan_shows_the_towers(client):
     assert "111,974,400" in text
 
 
+def test_a_report_prints_predicted_against_measured(client):
+    result = client.run(f32(2, 4, 8, 8), [Step(f32(4, 4, 3, 3))])
+    text = str(result.report)
+    assert "predicted" in text
+    assert "phases: " in text
+    assert result.report.plan.seconds > 0
+
+
+def test_several_steps_are_planned_together(client):
+    plan = client.plan_steps((2, 8, 16, 16), [(8, 1, 3, 3), (4, 8, 1, 1)], [ConvSpec(groups=8), ConvSpec()])
+    assert [s.output_shape for s in plan.steps] == [(2, 8, 14, 14), (2, 4, 14, 14)]
+
+
+def test_sums_are_taken_in_parts_only_where_allowed(client, server):
+    x, w = f32(1, 8192, 2), f32(3, 8192, 1)
+    strict = client.plan(x.shape, w.shape)
+    assert not any(s.partial for s in strict.steps[0].shards)
+    loose = client.run(x, [Step(w)], allow_reordering=True).output
+    np.testing.assert_allclose(loose, client.run(x, [Step(w)]).output, rtol=1e-3, atol=1e-3)
+
+
 def test_status_tells_what_the_server_consists_of(client, server):
     before = client.status()
     client.conv1d([[[1.0, 2.0]]], [[[1.0]]])

@@ -1,25 +1,42 @@
-"""`groupconv plan`: how a server would cut a convolution."""
+"""`groupconv plan`: how a convolution would be cut, on a server's workers or on ones that are only imagined."""
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 import groupconv
-from groupconv.errors import InvalidArgumentError
+from groupconv.dtypes import DTYPES, types_of
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError
+from groupconv.plan import Plan
+from groupconv.requests import geometries
 from groupconv_server.catalogue import layer_named
 from groupconv_server.cli.app import DEFAULT_TARGET, TargetOption, TimeoutOption
 
 NAME = "plan"
 EXAMPLES = """Examples:
 
-$ groupconv plan --layer alexnet_conv2
+$ groupconv plan --layer alexnet_conv2 --workers 2
 
-$ groupconv plan --input 8,64,56,56 --kernel 64,1,3,3 --groups 64 --padding same
+$ groupconv plan --layer alexnet_conv4 --layer alexnet_conv5 --workers 4 --picture towers.svg
+
+$ groupconv plan --input 8,64,56,56 --kernel 64,1,3,3 --groups 64 --padding same --target localhost:50051
+
+$ groupconv plan --layer resnet50_3x3_56 --batch 8 --speeds 1,1,3 --link 1.25e9 --json
 """
+
+Shapes = tuple[tuple[int, ...], list[tuple[int, ...]], list[groupconv.ConvSpec]]
 
 
 def command(
-    layer: Annotated[str | None, typer.Option(help="A layer of the catalogue, in place of the shapes.")] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="A layer of the catalogue, in place of the shapes; more follow each other.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Samples, in place of the layer's.")] = None,
     input_shape: Annotated[str | None, typer.Option("--input", help="N,C,H,W (or 1-D, 3-D).")] = None,
     kernel_shape: Annotated[str | None, typer.Option("--kernel", help="M,C/g,K,K; transposed C,M/g,K,K.")] = None,
     stride: Annotated[str, typer.Option(help="One number, or one per axis.")] = "1",
@@ -28,17 +45,28 @@ def command(
     groups: Annotated[int, typer.Option(help="Channel groups.")] = 1,
     transposed: Annotated[bool, typer.Option("--transposed", help="A transposed convolution.")] = False,
     dtype: Annotated[str, typer.Option(help="Of input and kernel.")] = "float32",
+    allow_reordering: Annotated[bool, typer.Option(help="Sums over input channels may be cut.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Plan here, for so many equal workers of default rates; no server.")
+    ] = None,
+    speeds: Annotated[str | None, typer.Option(help="Plan here, for workers of these relative speeds: 1,1,3.")] = None,
+    link: Annotated[
+        float | None, typer.Option(min=1, help="Bytes per second to a worker, with --workers or --speeds.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Draw the plan: a .png or .svg file.", dir_okay=False)] = None,
     target: TargetOption = DEFAULT_TARGET,
     timeout: TimeoutOption = 10.0,
 ) -> None:
-    """Show how a server would cut a convolution: shards, workers, bytes, multiply-adds, and why."""
-    if layer is not None:
-        known = layer_named(layer)
-        shapes, spec = (known.geometry.input_shape, known.geometry.weight_shape), known.spec
+    """Show how a convolution would be cut: its shards, their predicted times, what else was considered, why."""
+    if picture is not None and picture.suffix not in (".png", ".svg"):
+        raise InvalidArgumentError("--picture", "a .png or .svg file", picture.name)
+    if layer:
+        x, kernels, specs = _layers(layer, batch)
     elif input_shape is None or kernel_shape is None:
         raise InvalidArgumentError("--input", "--layer, or --input and --kernel", "neither")
     else:
-        shapes = (_integers("--input", input_shape), _integers("--kernel", kernel_shape))
+        x, kernels = _integers("--input", input_shape), [_integers("--kernel", kernel_shape)]
         spec = groupconv.ConvSpec(
             stride=_integers("--stride", stride),
             padding=padding if padding.isidentifier() else _integers("--padding", padding),  # type: ignore[arg-type]
@@ -46,8 +74,55 @@ def command(
             groups=groups,
             transposed=transposed,
         )
-    with groupconv.connect(target, timeout=timeout) as client:
-        typer.echo(client.plan(*shapes, spec, dtype=dtype).explain())
+        specs = [spec]
+        x = x if batch is None else (batch, *x[1:])
+    if workers is None and speeds is None:
+        with groupconv.connect(target, timeout=timeout) as client:
+            plan = client.plan_steps(x, kernels, specs, dtype=dtype, allow_reordering=allow_reordering)
+    else:
+        relative = _numbers("--speeds", speeds) if speeds is not None else [1.0] * (workers or 1)
+        plan = _imagined((x, kernels, specs), dtype, relative, link, allow_reordering=allow_reordering)
+    typer.echo(json.dumps(plan.as_dict(), ensure_ascii=False) if as_json else plan.explain())
+    if picture is not None:
+        _draw(plan, picture)
+
+
+def _layers(names: Sequence[str], batch: int | None) -> Shapes:
+    """Layers of the catalogue, each on the output of the one before."""
+    layers = [layer_named(name) for name in names]
+    first = layers[0].geometry if batch is None else layers[0].geometry.with_batch(batch)
+    return first.input_shape, [layer.geometry.weight_shape for layer in layers], [layer.spec for layer in layers]
+
+
+def _imagined(
+    shapes: Shapes, dtype: str, speeds: Sequence[float], link: float | None, *, allow_reordering: bool
+) -> Plan:
+    """The plan for workers of default rates times `speeds`."""
+    from groupconv_server.planner import Planner, Rates, Statistics, request_plan
+    from groupconv_worker.engines.base import Problem
+
+    if dtype not in DTYPES:
+        raise InvalidArgumentError("--dtype", f"one of {', '.join(DTYPES)}", dtype)
+    x, kernels, specs = shapes
+    problems, kind = [], DTYPES[dtype]
+    for g in geometries(specs, x, kernels):
+        problems.append(Problem(g, types_of(kind, DTYPES[dtype])))
+        kind = problems[-1].types.output
+    rates = Rates() if link is None else replace(Rates(), link=link)
+    names = tuple(f"worker-{i}" for i in range(len(speeds)))
+    statistics = Statistics()
+    statistics.calibrated({name: rates.faster(speed) for name, speed in zip(names, speeds, strict=True)})
+    return request_plan(Planner(statistics).plan(tuple(problems), names, reordering=allow_reordering))
+
+
+def _draw(plan: Plan, path: Path) -> None:
+    from groupconv_server.planner.picture import draw
+
+    try:
+        draw(plan, path)
+    except ModuleNotFoundError:
+        raise FailedPreconditionError("a picture needs matplotlib: pip install 'groupconv[demo]'") from None
+    typer.echo(f"drawn: {path}", err=True)
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:
@@ -55,3 +130,13 @@ def _integers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InvalidArgumentError(option, "integers separated by commas", text) from None
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < n < float("inf") for n in np.array(numbers)):
+        raise InvalidArgumentError(option, "positive numbers separated by commas", text)
+    return numbers

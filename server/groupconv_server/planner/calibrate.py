@@ -28,6 +28,8 @@ BUDGET = 0.9
 """Seconds after which what is not measured yet keeps its default."""
 REPEATS = 4
 """Runs of each convolution; the fastest counts, and the first may compile."""
+NOISE = 1.3
+"""Workers whose speeds are within this factor of the median are taken to be alike."""
 F32 = np.dtype("float32")
 
 # (input, kernel, spec): a small and a large one of each class
@@ -83,27 +85,35 @@ class _Bench:
                 break
             self._class(k, *_SIZES[name])
         self._crowding()
+        self._level()
+
+    def _level(self) -> None:
+        """Workers that differ by no more than the noise of a short measurement are alike, so shares stay even."""
+        median = _median(list(self.rates.values()))
+        for worker, rates in self.rates.items():
+            ratio = rates.multiply_adds[0] / median.multiply_adds[0]
+            if 1 / NOISE <= ratio <= NOISE:
+                self.rates[worker] = median
 
     def _reach(self) -> None:
-        """Latency, the coordinator's own time and the link, from shards with next to nothing to compute."""
-        for worker, report in self._fastest(_NOTHING, self.workers).items():
-            self._update(worker, latency=max(1e-6, report.seconds - report.compute_seconds))
-        start = time.perf_counter()
-        for _ in range(REPEATS):
-            self._run(_NOTHING, self.workers)
-        busy = (time.perf_counter() - start) / REPEATS
-        latency = max(r.latency for r in self.rates.values())
-        each = max(1e-6, (busy - latency) / len(self.workers))
-        for worker in self.workers:
-            self._update(worker, dispatch=min(each, busy / len(self.workers)))
-        problem = _problem(*_COPY)
-        for worker, report in self._fastest(_COPY, self.workers[:1]).items():
-            carrying = report.seconds - report.compute_seconds - self.rates[worker].latency
-            moved = _bytes(problem)
-            # where arrays are seen in place, no byte takes longer than the noise of a call
-            link = moved / carrying if carrying > 4 * self.rates[worker].latency else float("inf")
-            for other in self.workers:
-                self._update(other, link=link)
+        """Latency, the coordinator's own time and the link: what a shard takes beyond its time in the engine."""
+        beyond, busy = dict.fromkeys(self.workers, float("inf")), float("inf")
+        for _ in range(2 * REPEATS):
+            start = time.perf_counter()
+            reports = self._run(_NOTHING, self.workers)
+            busy = min(busy, time.perf_counter() - start)
+            for r in reports:
+                beyond[r.worker] = min(beyond[r.worker], r.seconds - r.compute_seconds)
+        one = min(beyond.values())
+        carrying = min(
+            r.seconds - r.compute_seconds for _ in range(REPEATS) for r in self._run(_COPY, self.workers[:1])
+        )
+        # where arrays are seen in place, carrying them is within the noise of a call
+        moved = _bytes(_problem(*_COPY))
+        link = moved / (carrying - one) if carrying > 4 * one + 2e-4 else float("inf")
+        for worker, latency in beyond.items():
+            each = max(1e-6, (busy - one) / len(self.workers))
+            self._update(worker, latency=max(1e-6, latency), dispatch=each, link=link)
 
     def _class(self, k: int, small: "_Sizes", large: "_Sizes") -> None:
         """Rate and overhead of a class, from the difference between two sizes."""
@@ -113,10 +123,10 @@ class _Bench:
         for worker, rates in self.rates.items():
             if worker not in one or worker not in two:
                 continue
-            first = one[worker].compute_seconds - moved_few / rates.memory
-            second = two[worker].compute_seconds - moved_many / rates.memory
-            second = max(second, 0.2 * two[worker].compute_seconds)  # caches can make the copy's rate look slow
-            rate = (many - few) / max(second - max(first, 0.0), 0.1 * second)
+            quick, slow = one[worker].compute_seconds, two[worker].compute_seconds
+            # what fits a cache moves faster than the copy did, so at least half the time counts as computing
+            computing = max(0.5 * slow, slow - quick - (moved_many - moved_few) / rates.memory)
+            rate = (many - few) / computing
             overhead = max(0.0, one[worker].compute_seconds - few / rate)
             self._update(
                 worker,
@@ -171,6 +181,19 @@ def _problem(x: tuple[int, ...], w: tuple[int, ...], spec: ConvSpec) -> Problem:
 
 def _bytes(problem: Problem) -> int:
     return cost.bytes_in(problem.geometry, problem.types) + cost.bytes_out(problem.geometry, problem.types)
+
+
+def _median(rates: Sequence[Rates]) -> Rates:
+    """Each number's median over the workers."""
+    numbers = {
+        name: float(np.median([getattr(r, name) for r in rates]))
+        for name in ("memory", "link", "latency", "dispatch", "crowding")
+    }
+    lists = {
+        name: tuple(float(m) for m in np.median([getattr(r, name) for r in rates], axis=0))
+        for name in ("multiply_adds", "overhead")
+    }
+    return Rates(**lists, **numbers)  # type: ignore[arg-type]
 
 
 def _with(values: tuple[float, ...], k: int, value: float) -> tuple[float, ...]:

@@ -9,8 +9,8 @@ from groupconv import cost
 from groupconv.explain import milliseconds
 from groupconv.plan import Alternative
 
-if TYPE_CHECKING:  # plan.py gives itself reasons with this
-    from groupconv_server.planner.plan import PlannedChain
+if TYPE_CHECKING:
+    from groupconv_server.planner.search import PlannedChain
 
 
 def first(c: PlannedChain, before: PlannedChain | None, considered: Sequence[Alternative], workers: int) -> str:

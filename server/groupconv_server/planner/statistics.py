@@ -24,7 +24,9 @@ SHAPES = 4096
 WEIGHT = 0.2
 """Of the newest measurement in an average."""
 STALE = 0.15
-"""A plan is made anew when what it was made from has changed by more."""
+"""A plan is made anew when its measured time is off by more."""
+UNEQUAL = 0.25
+"""Shares follow a worker's speed when it has changed by more."""
 
 
 @dataclass(slots=True)
@@ -108,6 +110,6 @@ class Statistics:
                 shown = known * math.exp(max(-1.0, min(1.0, log - mean)))
                 speed *= (shown / speed) ** WEIGHT
                 self._speeds[worker] = speed
-                if abs(math.log(speed / known)) > STALE:
+                if abs(math.log(speed / known)) > UNEQUAL:
                     self._used[worker] = speed
                     self.version += 1

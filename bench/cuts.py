@@ -1,0 +1,155 @@
+"""What cutting gains on this machine, and how well the planner knew.
+
+    python bench/cuts.py --json cuts.json
+
+1. Throughput of two local workers of one thread each against one, at batch 8, for every cut of four layers.
+2. For each layer of the catalogue at batch 1: predicted time before the shape was ever run and after a few runs, the
+   measured time, and the time of the chosen cut against the best of the others.
+
+Everything that is compared is measured in turn, round by round, so that a busy moment of the machine hits all alike.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groupconv.dtypes import types_of
+from groupconv.explain import table
+from groupconv.requests import Step
+from groupconv_server.catalogue import catalogue
+from groupconv_server.coordinator import Coordinator
+from groupconv_server.executors import create_executor
+from groupconv_server.planner import Cut, PlannedChain, Planner
+from groupconv_worker.engines.base import Problem
+
+F32 = np.dtype("float32")
+LEARNING = 4.0
+"""Seconds a layer is run for the planner to learn from, at most; and 64 times at most."""
+THROUGHPUT = ("alexnet_conv2", "resnet50_3x3_56", "mobilenet_dw_112", "unet_up2")
+TWO = [Cut(group=2), Cut(batch=2), Cut(filter=2), Cut(space=(2, 1)), Cut(space=(1, 2))]
+
+
+def main() -> None:
+    """Run both parts and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    parser.add_argument("--engine", default="cpu")
+    parser.add_argument("--rounds", type=int, default=15, help="measurements of each cut; the median counts")
+    parser.add_argument("--layers", nargs="*", help="of the second part; default all of the catalogue")
+    arguments = parser.parse_args()
+    executors = [create_executor("local", workers=n, threads=1, engine=arguments.engine) for n in (1, 2)]
+    one, two = (Coordinator(executor) for executor in executors)
+    try:
+        scaling = [throughput(one, two, name, arguments.rounds) for name in THROUGHPUT]
+        names = list(catalogue()) if arguments.layers is None else arguments.layers
+        two.calibrate()
+        layers = [prediction(two, name, arguments.rounds) for name in names]
+    finally:
+        for executor in executors:
+            executor.close()
+    report(scaling, layers)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"throughput": scaling, "layers": layers}, indent=1))
+
+
+def throughput(one: Coordinator, two: Coordinator, name: str, rounds: int) -> dict[str, Any]:
+    """Seconds of a layer at batch 8 on one worker, and on two under every cut in two."""
+    x, steps, problem = request(name, batch=8)
+    runs = {"one worker": (one, forced(one, problem, Cut()))}
+    for cut in TWO:
+        planned = forced(two, problem, cut)
+        if planned:
+            runs[cut.words(2)] = (two, planned)
+    seconds = measure([(coordinator, planned) for coordinator, planned in runs.values()], x, steps, rounds)
+    numbers = dict(zip(runs, seconds, strict=True))
+    best = min((c for c in numbers if c != "one worker"), key=numbers.__getitem__)
+    return {"layer": name, "seconds": numbers, "best": best, "speedup": numbers["one worker"] / numbers[best]}
+
+
+def prediction(coordinator: Coordinator, name: str, rounds: int) -> dict[str, Any]:
+    """What the planner expected of a layer at batch 1, chose, and got."""
+    x, steps, problem = request(name, batch=1)
+    workers = coordinator.executor.workers()
+    cold = coordinator.planner.plan((problem,), workers)[0]
+    limit = time.monotonic() + LEARNING
+    for _ in range(64):  # what requests teach it
+        coordinator.convolve(x, steps)
+        if time.monotonic() > limit:
+            break
+    learned = coordinator.planner.plan((problem,), workers)[0]
+    cuts = {"nothing": Cut(), **{c.words(2): c for c in TWO}}
+    cuts = {words: c._replace(space=c.space or (1, 1)) for words, c in cuts.items()}
+    chosen = learned.cut.words(2)
+    plans = {words: forced(coordinator, problem, cut) for words, cut in cuts.items()}
+    plans = {words: p for words, p in plans.items() if p}
+    measured = dict(zip(plans, measure([(coordinator, p) for p in plans.values() if p], x, steps, rounds), strict=True))
+    first = cold.cut.words(2)
+    return {
+        "layer": name,
+        "cold": {"cut": first, "predicted": cold.prediction.seconds, "measured": measured[first]},
+        "learned": {"cut": chosen, "predicted": learned.prediction.seconds, "measured": measured[chosen]},
+        "all": measured,
+        "against_best": measured[chosen] / min(measured.values()),
+    }
+
+
+def request(name: str, batch: int) -> tuple[Any, list[Step], Problem]:
+    """Arrays, steps and symbols of a layer."""
+    layer = catalogue()[name]
+    _, w, b = layer.arrays()
+    problem = Problem(layer.geometry.with_batch(batch), types_of(F32, F32))
+    x = np.random.default_rng(0).standard_normal(problem.geometry.input_shape, dtype=np.float32)
+    return x, [Step(w, b, layer.spec)], problem
+
+
+def forced(coordinator: Coordinator, problem: Problem, cut: Cut) -> tuple[PlannedChain, ...] | None:
+    """The layer under one cut."""
+    return Planner().forced((problem,), coordinator.executor.workers(), [(1, cut)])
+
+
+def measure(
+    runs: Sequence[tuple[Coordinator, tuple[PlannedChain, ...]]], x: Any, steps: list[Step], rounds: int
+) -> list[float]:
+    """Median seconds of each run, all in turn; the planner does not learn from them."""
+    deaf = [Coordinator(coordinator.executor) for coordinator, _ in runs]
+    taken = np.empty((rounds + 2, len(runs)))
+    for turn in taken:
+        for i, (_, planned) in enumerate(runs):
+            start = time.perf_counter()
+            deaf[i].run(planned, x, steps)
+            turn[i] = time.perf_counter() - start
+    return [float(np.median(column)) for column in taken[2:].T]  # the first two warm up
+
+
+def report(scaling: Sequence[dict[str, Any]], layers: Sequence[dict[str, Any]]) -> None:
+    """Print both parts as tables."""
+    names = ["one worker", *(c.words(2) for c in TWO)]
+    rows = [["layer at batch 8", *names, "best cut", "throughput"]]
+    for s in scaling:
+        cells = [f"{s['seconds'][n] * 1e3:.2f} ms" if n in s["seconds"] else "" for n in names]
+        rows.append([s["layer"], *cells, s["best"], f"{s['speedup']:.2f} ×"])
+    print(table(rows, left=frozenset({0})))
+    rows = [
+        ["layer at batch 1", "cut", "predicted cold", "measured", "cut", "predicted learned", "measured", "of best"]
+    ]
+    for n in layers:
+        cold, learned = n["cold"], n["learned"]
+        rows.append([n["layer"]])
+        for guess in (cold, learned):
+            rows[-1] += [guess["cut"], f"{guess['predicted'] * 1e3:.3f} ms", f"{guess['measured'] * 1e3:.3f} ms"]
+        rows[-1].append(f"{n['against_best']:.2f} ×")
+    print("\n" + table(rows, left=frozenset({0, 1, 4})))
+    for kind in ("cold", "learned"):
+        off = [abs(n[kind]["predicted"] / n[kind]["measured"] - 1) for n in layers]
+        print(f"predicted {kind}: off by {100 * np.median(off):.0f} % (median of {len(off)} layers)")
+    worst = max(layers, key=lambda n: n["against_best"])
+    print(f"chosen against the best measured cut: at worst {worst['against_best']:.2f} × ({worst['layer']})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""How long planning takes: new shapes and cached ones, on 2 to 10,000 workers.
+
+python bench/planning.py
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from groupconv.dtypes import types_of
+from groupconv.explain import table
+from groupconv_server.catalogue import catalogue
+from groupconv_server.planner import Planner
+from groupconv_worker.engines.base import Problem
+
+F32 = np.dtype("float32")
+
+
+def main() -> None:
+    """Print the median over the layers of the catalogue at batch 8."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    arguments = parser.parse_args()
+    rows, numbers = [("workers", "new shape", "cached shape", "most shards")], []
+    problems = [(Problem(layer.geometry.with_batch(8), types_of(F32, F32)),) for layer in catalogue().values()]
+    for count in (2, 8, 64, 1000, 10_000):
+        workers = tuple(f"worker-{i}" for i in range(count))
+        new, cached, most = [], [], 0
+        for problem in problems:
+            planner = Planner()
+            planner.plan(problems[0], workers)  # the candidates are listed once for a number of workers
+            new.append(min(seconds(Planner(), problem, workers) for _ in range(5)))
+            for _ in range(count):  # every turn of the ring
+                chains = planner.plan(problem, workers)
+            cached.append(min(seconds(planner, problem, workers) for _ in range(50)))
+            most = max(most, len(chains[0].shards))
+        numbers.append({"workers": count, "new": float(np.median(new)), "cached": float(np.median(cached))})
+        numbers[-1] |= {"new_max": max(new), "cached_max": max(cached)}
+        rows.append(
+            (
+                f"{count:,}",
+                f"{np.median(new) * 1e3:.2f} ms (slowest layer {max(new) * 1e3:.2f})",
+                f"{np.median(cached) * 1e6:.0f} µs (slowest layer {max(cached) * 1e6:.0f})",
+                str(most),
+            )
+        )
+    print(table(rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(numbers, indent=1))
+
+
+def seconds(planner: Planner, problem: tuple[Problem, ...], workers: tuple[str, ...]) -> float:
+    """One plan."""
+    start = time.perf_counter()
+    planner.plan(problem, workers)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
