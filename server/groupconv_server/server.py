@@ -120,10 +120,17 @@ class Server:
 
 def serve(config: Config, ready: Callable[[Server], None]) -> None:
     """Run a server until SIGTERM or SIGINT; `ready` is called with it once it takes requests."""
-    asked = threading.Event()
+    asked, up = threading.Event(), threading.Event()
+
+    def stop(*_: object) -> None:
+        asked.set()
+        if not up.is_set():  # nothing to end in order, and the first worker may be long in coming
+            raise SystemExit(0)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
+        signal.signal(number, stop)
     with Server(config) as server:
+        up.set()
         ready(server)
         asked.wait()
         log.info("stopping: running requests have %.0f s", config.grace)

@@ -4,12 +4,15 @@ One actor per GPU of the cluster; without GPUs one per node, or as many as asked
 object store. A shard whose worker is lost runs again on another one.
 """
 
+import contextlib
 import itertools
 import logging
+import math
 import os
+import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +66,8 @@ class RayExecutor:
         threads: CPU threads of each; None gives each its share of its node.
         engine: of each worker.
         address: of a running cluster; None starts one on this machine, bound to loopback.
-        wait: seconds to wait for the first worker of a cluster that has none yet.
+        wait: seconds to wait for the first worker; None waits START_TIMEOUT on this machine, and for ever in a
+            cluster, whose workers join when they please.
 
     Raises:
         FailedPreconditionError: an engine that cannot run on this machine, where the cluster is this machine.
@@ -79,7 +83,7 @@ class RayExecutor:
         threads: int | None = None,
         engine: str = "auto",
         address: str | None = None,
-        wait: float = START_TIMEOUT,
+        wait: float | None = None,
     ) -> None:
         self._wanted, self._threads, self._engine = workers, threads, engine
         self._slots: list[_Slot] = []
@@ -89,10 +93,16 @@ class RayExecutor:
         if address is None:
             create_engine(engine).close()  # refuse here and now what every actor would refuse
             self._wanted = workers or 1
-            _start_ray(self._wanted * (threads or 1))
+            with _own_sigterm():
+                _start_ray(self._wanted * (threads or 1))
         else:
-            ray.init(address=address, namespace="groupconv", log_to_driver=False, logging_level=logging.WARNING)
+            with _own_sigterm():
+                ray.init(address=address, namespace="groupconv", log_to_driver=False, logging_level=logging.WARNING)
         self._reconcile()
+        if wait is None:
+            wait = math.inf if address else START_TIMEOUT
+        if not self._slots:
+            log.info("waiting for the first worker to join the cluster at %s", address)
         self._await_workers(self._wanted or 1, time.monotonic() + wait)
         self._watcher = threading.Thread(target=self._watch, name="ray-membership", daemon=True)
         self._watcher.start()
@@ -118,7 +128,7 @@ class RayExecutor:
                     raise DeadlineExceededError("the deadline passed before every shard was done")
                 flight = flights.pop(done[0])
                 try:
-                    reports[flight.task.index] = self._land(flight)
+                    reports[flight.task.index] = self._land(flight, deadline)
                 except _WorkerLostError as lost:
                     again = self._relaunch(flight, lost, deadline)
                     flights[again.done] = again
@@ -139,14 +149,19 @@ class RayExecutor:
 
     def _launch(self, task: Task, worker: str, attempt: int, deadline: float | None) -> "_Flight":
         with self._lock:
-            slot = next((s for s in self._slots if s.id == worker), None) or self._any_slot(deadline)
+            slot = next((s for s in self._slots if s.id == worker), None)
+        slot = slot or self._any_slot(deadline)  # may wait, so not under the lock: the watcher brings the worker
         out, done = slot.actor.run.options(num_returns=2).remote(task.stages, task.x)
         return _Flight(task, slot, attempt, time.perf_counter(), out, done)
 
-    def _land(self, flight: "_Flight") -> tuple[ShardReport, ...]:
+    def _land(self, flight: "_Flight", deadline: float | None) -> tuple[ShardReport, ...]:
         """Copy a finished shard's result into its slice."""
         try:
             ran = ray.get(flight.done)
+            # First brought here, then got: a `get` that waits for another node's object holds Ray's store client, and
+            # the puts and gets of all other requests stall behind it in steps of a second.
+            if not ray.wait([flight.out], timeout=_left(deadline))[0]:
+                raise DeadlineExceededError("the deadline passed before every shard's result was here")
             flight.task.out[...] = ray.get(flight.out)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
@@ -195,7 +210,7 @@ class RayExecutor:
                 with self._lock:
                     self._reconcile()
                     self._admit()
-            except RayError as error:
+            except (RayError, GroupconvError) as error:  # of one node or one moment: the watch goes on
                 log.warning("the cluster does not answer: %s", error)
 
     def _reconcile(self) -> None:
@@ -289,6 +304,17 @@ def _start_ray(cpus: int) -> None:
         logging_level=logging.WARNING,
         _node_ip_address="127.0.0.1",
     )
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Put back the caller's handler of SIGTERM: `ray.init` sets one that ends the process with exit code 15."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _left(deadline: float | None) -> float | None:
