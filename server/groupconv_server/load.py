@@ -91,11 +91,9 @@ def run_load(
     threads = [threading.Thread(target=client_loop, daemon=True) for _ in range(clients)]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        threads[0].join(0.25)
-        for thread in threads:
-            if not thread.is_alive():
-                thread.join()
-        progress(time.monotonic() - start, tally)
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.25)
+            progress(time.monotonic() - start, tally)
     tally.elapsed = time.monotonic() - start
     return tally
