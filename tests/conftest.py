@@ -42,4 +42,5 @@ def ray_executor():
     yield executor
     executor.close()
 
+
 os.environ["GROUPCONV_TUNE"] = "off"  # no test depends on a measurement, or writes to the user's cache

@@ -1,11 +1,15 @@
 """The commands as a user runs them: in processes of their own."""
 
 import contextlib
+import itertools
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -71,6 +75,49 @@ def test_sigterm_lets_a_running_request_end():
             ask_for_ever(client)
         assert list(future.result(timeout=60).output.shape) == [1, 32, 88, 88]
         assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.ray
+def test_serve_with_ray_ends_with_exit_code_0_on_sigterm():
+    with serving("--executor", "ray", "--workers", "1", "--threads", "1") as (process, address):
+        with groupconv.connect(address) as client:
+            assert client.conv1d([[[1.0, 2.0]]], [[[2.0]]]).tolist() == [[[2.0, 4.0]]]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+
+
+@pytest.fixture
+def empty_cluster():
+    """A Ray cluster without CPUs; yields its address and the environment that has its token."""
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "PYTHONUNBUFFERED": "1"}
+    env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
+    ray = Path(sys.executable).with_name("ray")
+    start = [ray, "start", "--head", "--block", "--num-cpus=0", "--include-dashboard=false"]
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, whose name is too long for Ray's Unix sockets
+        where = ["--port=0", f"--temp-dir={folder}", "--disable-usage-stats"]
+        out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen([*start, *where], env=env, text=True, **out) as head:
+            try:
+                lines = iter(head.stdout.readline, "")
+                said = "".join(itertools.takewhile(lambda line: "block forever" not in line, lines))
+                yield re.search(r"--address='(.+)'", said)[1], env
+            finally:
+                head.terminate()
+                head.communicate(timeout=60)
+
+
+@pytest.mark.ray
+def test_a_server_that_waits_for_its_first_worker_ends_with_exit_code_0_on_sigterm(empty_cluster):
+    address, env = empty_cluster
+    command = [*GROUPCONV, "serve", "--port", "0", "--ray-address", address]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            lines = iter(server.stderr.readline, "")
+            assert any("waiting for the first worker" in line for line in lines)
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=30) == 0
+        finally:
+            server.kill()
 
 
 def test_a_port_in_use_is_one_line(target):
@@ -160,6 +207,20 @@ def test_plan_of_a_server_has_its_workers(target):
     (step,) = json.loads(done.stdout)["steps"]
     assert step["input_shape"] == [8, 64, 56, 56]
     assert {s["worker"] for s in step["shards"]} <= {"local-0", "local-1"}
+
+
+def test_health_is_an_exit_code(target):
+    done = run("health", "-t", target)
+    assert (done.returncode, done.stdout) == (0, "SERVING\n")
+    done = run("health", "--service", "groupconv.v1.ConvolutionService", "-t", target)
+    assert done.returncode == 0
+
+
+def test_health_of_what_is_not_there_is_exit_code_1(target):
+    assert run("health", "-t", "127.0.0.1:1").returncode == 1
+    done = run("health", "--service", "no.such.Service", "-t", target)
+    assert done.returncode == 1
+    assert done.stderr.startswith("groupconv: ")
 
 
 def test_load_counts_right_answers(target):

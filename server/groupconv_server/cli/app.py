@@ -60,9 +60,9 @@ def _root(
 
 
 def _register() -> None:
-    from groupconv_server.cli import conv, demo, load, plan, serve, status, worker
+    from groupconv_server.cli import conv, demo, health, load, plan, serve, status, worker
 
-    for module in (serve, worker, demo, conv, plan, status, load):
+    for module in (serve, worker, demo, conv, plan, status, health, load):
         app.command(name=module.NAME, epilog=module.EXAMPLES)(one_line_errors(module.command))
 
 

@@ -27,6 +27,8 @@ def command(
     The server puts one worker on each GPU of this machine, or one on the machine where it has none.
     The cluster's token is read from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
     """
+    # Ray would wait for the node to be idle, which one with an actor never is; its shards run again elsewhere.
+    os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
     cpus = threads or len(os.sched_getaffinity(0))
     ray = Path(sys.executable).with_name("ray")
     arguments = ["start", f"--address={join}", f"--num-cpus={cpus}", "--disable-usage-stats", "--block"]

@@ -1,0 +1,38 @@
+"""`groupconv health`: is a server ready?"""
+
+from typing import Annotated
+
+import grpc
+import typer
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from groupconv.errors import UnavailableError
+from groupconv.rpc import from_rpc_error
+from groupconv_server.cli.app import DEFAULT_TARGET, TargetOption, TimeoutOption
+
+NAME = "health"
+EXAMPLES = """Examples:
+
+$ groupconv health
+
+$ groupconv health --target gpu-box:50051 --service groupconv.v1.ConvolutionService
+"""
+
+
+def command(
+    service: Annotated[str, typer.Option(help="One service by its full name. Default: the server as a whole.")] = "",
+    target: TargetOption = DEFAULT_TARGET,
+    timeout: TimeoutOption = 3.0,
+) -> None:
+    """Ask a server's gRPC health service; exit code 0 if it is serving, else 1."""
+    with grpc.insecure_channel(target) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout
+            )
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+    name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        raise UnavailableError(f"{target} says {name}")
+    typer.echo(name)
