@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 PROTOS := $(shell find proto -name '*.proto')
-SOURCES := $(wildcard client worker server tests bench examples)
+SOURCES := $(wildcard client worker server tests bench examples deploy)
 
 .PHONY: help setup demo test test-ray test-slow test-gpu lint format proto proto-check bench compose-test clean
 

@@ -1,0 +1,37 @@
+# One image for the coordinator, the workers and the load generator.
+# docker-compose.yml says how each is started; docs/deployment.md explains both.
+
+FROM python:3.11-slim-bookworm AS build
+# The constraints hold for the build backend too.
+ENV PIP_CONSTRAINT=/src/constraints.txt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+RUN python3 -m venv /opt/groupconv
+ENV PATH=/opt/groupconv/bin:$PATH
+# The dependencies, as a layer of their own, for packages that are still empty: a change of the source keeps this layer.
+# No demo extra: the photograph and the drawing stay with the client, outside.
+COPY pyproject.toml constraints.txt ./
+RUN for package in client/groupconv worker/groupconv_worker server/groupconv_server; do \
+        mkdir -p "$package" && touch "$package/__init__.py"; \
+    done \
+    && touch README.md LICENSE \
+    && pip install '.[server]' \
+    && pip uninstall --yes groupconv
+COPY README.md LICENSE ./
+COPY client client
+COPY worker worker
+COPY server server
+RUN pip install --no-deps .
+
+FROM python:3.11-slim-bookworm
+RUN useradd --uid 10001 --create-home groupconv
+COPY --from=build /opt/groupconv /opt/groupconv
+COPY --chmod=755 deploy/coordinator /usr/local/bin/groupconv-coordinator
+# Unbuffered, so a log line is seen when it is written.
+ENV PATH=/opt/groupconv/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0
+USER groupconv
+WORKDIR /home/groupconv
+EXPOSE 50051
+# Right for the coordinator and for clients of GROUPCONV_TARGET; a worker has its own in docker-compose.yml.
+HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=3 CMD ["groupconv", "health"]
+ENTRYPOINT ["groupconv"]
+CMD ["serve", "--host", "0.0.0.0"]
