@@ -1,8 +1,8 @@
 """Settings for every test."""
 
-import pytest
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Timing is never judged: the machine may be busy. Illegal combinations are drawn and dropped, by design.
