@@ -68,7 +68,11 @@ class Coordinator:
         kernels = [s.kernel for s in steps]
         problems = self._problems(x.shape, x.dtype, [s.spec for s in steps], kernels, [s.bias for s in steps])
         workers = self._workers()
-        chains = self.planner.explore(self.planner.plan(tuple(problems), workers, reordering=reordering), workers)
+        busy = self._running + 1  # requests in flight share the workers: cutting one would make the others wait
+        at_most = max(1, len(workers) // busy)
+        chains = self.planner.plan(tuple(problems), workers, reordering=reordering, at_most=at_most)
+        if busy == 1:
+            chains = self.planner.explore(chains, workers)
         return self.run(chains, x, steps, deadline=deadline, planning=time.perf_counter() - start)
 
     def run(

@@ -50,16 +50,18 @@ class Dispatch:
                 self.output[tuple(r.slice for r in ranges)] = total
 
 
-def dispatch(chain: PlannedChain, x: Array, steps: Sequence[Step]) -> Dispatch:
+def dispatch(chain: PlannedChain, x: Array, steps: Sequence[Step], output: Array | None = None) -> Dispatch:
     """The tasks of a chain.
 
     Args:
         chain: as planned.
         x: (N, C, *spatial) of its first step.
         steps: of the chain, with arrays.
+        output: of its last step, to be filled; None allocates it.
     """
     last = chain.chain[-1]
-    output = np.empty(last.geometry.output_shape, dtype=last.types.output)
+    if output is None:
+        output = np.empty(last.geometry.output_shape, dtype=last.types.output)
     made = Dispatch([], output, chain, steps[-1])
     for index, (pieces, worker) in enumerate(zip(chain.shards, chain.workers, strict=True)):
         stages = tuple(_stage(piece, step) for piece, step in zip(pieces, steps, strict=True))

@@ -181,7 +181,7 @@ def test_mistakes_are_one_line(target, tmp_path, arguments, message):
 
 def test_plan_and_status_show_the_workers(target):
     done = run("plan", "--layer", "alexnet_conv2", "-t", target)
-    assert "cut along group" in done.stdout
+    assert "cut along" in done.stdout
     done = run("status", "-t", target)
     assert "executor local" in done.stdout
     assert "local-1" in done.stdout

@@ -101,14 +101,16 @@ def test_nan_and_infinity_are_computed(client):
     np.testing.assert_array_equal(y[0, 0], np.array([np.nan, np.nan, np.inf, np.inf, 6], np.float32))
 
 
-def test_a_plan_shows_the_towers(client):
+def test_a_plan_shows_its_shards_and_what_else_was_considered(client):
     plan = client.plan((1, 96, 27, 27), (256, 48, 5, 5), ConvSpec(padding=2, groups=2))
-    assert set(plan.workers) == {"local-0", "local-1"}
+    (step,) = plan.steps
+    assert set(plan.workers) <= {"local-0", "local-1"}
+    assert sum(s.multiply_adds for s in step.shards) == 256 * 48 * 25 * 27 * 27
+    assert step.alternatives
     text = str(plan)
-    assert "cut along group" in text
-    assert "0:128" in text
-    assert "128:256" in text
-    assert "111,974,400" in text
+    assert f"cut along {step.cut}: " in text
+    assert f"{step.shards[0].multiply_adds:,}" in text
+    assert "considered as well:" in text
 
 
 def test_a_report_prints_predicted_against_measured(client):

@@ -99,7 +99,7 @@ def _print(verdicts: Sequence[Verdict], plan: str, output: Path) -> None:
         )
     console = Console(width=max(160, Console().width) if not Console().is_terminal else None)
     console.print(table)
-    console.print("How AlexNet's conv2 is split into its two towers:\n" + plan, highlight=False)
+    console.print("How AlexNet's conv2 is cut, and what else was considered:\n" + plan, highlight=False)
     failed = [v.case.name for v in verdicts if not v.passed]
     console.print(
         f"\n{len(verdicts) - len(failed)} of {len(verdicts)} passed; contact sheet: {output}", highlight=False

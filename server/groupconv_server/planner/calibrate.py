@@ -28,7 +28,7 @@ BUDGET = 0.9
 """Seconds after which what is not measured yet keeps its default."""
 REPEATS = 4
 """Runs of each convolution; the fastest counts, and the first may compile."""
-NOISE = 1.3
+NOISE = 1.5
 """Workers whose speeds are within this factor of the median are taken to be alike."""
 F32 = np.dtype("float32")
 

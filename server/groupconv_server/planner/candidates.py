@@ -53,7 +53,7 @@ def _counts(workers: int) -> list[int]:
     counts = set(range(2, min(workers, EVERY) + 1))
     n = workers
     while n > EVERY:
-        counts |= {n, n - n % 4, n - n % 16}
+        counts |= {n, n - n % 4, n - n % 16, 3 * n // 4 - 3 * n // 4 % 4}
         n //= 2
     return sorted(counts)
 

@@ -48,20 +48,24 @@ class Planner:
         self._runs: OrderedDict[tuple[Chain, int], dict[Cut | None, int]] = OrderedDict()
         self._turn = itertools.count()
 
-    def plan(self, problems: Chain, workers: tuple[str, ...], *, reordering: bool = False) -> tuple[PlannedChain, ...]:
+    def plan(
+        self, problems: Chain, workers: tuple[str, ...], *, reordering: bool = False, at_most: int | None = None
+    ) -> tuple[PlannedChain, ...]:
         """The cheapest way found to run `problems` one after another.
 
         Args:
             problems: the steps, each on the output of the one before.
             workers: ids, at least one.
             reordering: whether input channels may be cut, which reorders sums.
+            at_most: shards of any step; None is as many as there are workers.
         """
-        key = (problems, workers, reordering)
+        at_most = min(at_most or len(workers), len(workers))
+        key = (problems, workers, reordering, at_most)
         with self._lock:
             version, chains = self._plans.get(key, (-1, ()))
         if version != self.statistics.version:
             version = self.statistics.version
-            chains = self._make(problems, workers, reordering=reordering)
+            chains = self._make(problems, workers, at_most, reordering=reordering)
             self._keep(key, version, chains)
         most = max(len(c.workers) for c in chains)
         if most == len(workers):
@@ -119,7 +123,9 @@ class Planner:
         made = cut_chain(c.chain, c.first, cut, *self._by_speed(workers))
         return c if made is None else made
 
-    def _make(self, problems: Chain, workers: tuple[str, ...], *, reordering: bool) -> tuple[PlannedChain, ...]:
+    def _make(
+        self, problems: Chain, workers: tuple[str, ...], at_most: int, *, reordering: bool
+    ) -> tuple[PlannedChain, ...]:
         """Of all ways to join neighbouring steps, the cheapest: the best plan of a prefix extended by one chain."""
         order, rates = self._by_speed(workers)
         searched: dict[tuple[int, int], tuple[PlannedChain, list[Alternative]]] = {}
@@ -129,7 +135,7 @@ class Planner:
             for start in range(max(0, stop - LONGEST_CHAIN), stop):
                 chain = problems[start:stop]
                 tried = self.statistics.tried(chain, len(order))
-                found = search(chain, start, order, rates, tried, reordering=reordering)
+                found = search(chain, start, order, rates, tried, at_most=at_most, reordering=reordering)
                 if found is not None:
                     searched[start, stop] = found
                     seconds, chains = best[start]

@@ -86,6 +86,7 @@ def search(
     rates: Sequence[Rates],
     tried: Mapping[Cut, Tried],
     *,
+    at_most: int,
     reordering: bool,
 ) -> tuple[PlannedChain, list[Alternative]] | None:
     """The cheapest cut of one chain, and the next ones.
@@ -96,6 +97,7 @@ def search(
         order: the workers, fastest first.
         rates: of each.
         tried: cuts that were run.
+        at_most: shards.
         reordering: whether sums may be cut.
 
     Returns:
@@ -104,6 +106,8 @@ def search(
     rank = chain[0].geometry.rank
     matrix = grids(rank, len(order))
     modelled = screen(chain, matrix, rates, reordering=reordering)
+    if at_most < len(order):
+        modelled = np.where(matrix.prod(axis=1) <= at_most, modelled, np.inf)
     rows = {cut: _row(matrix, cut, rank) for cut in tried}
     rows = {cut: row for cut, row in rows.items() if row is not None and np.isfinite(modelled[row])}
     error = 1.0
