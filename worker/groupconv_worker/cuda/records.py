@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from groupconv.geometry import Geometry
-from groupconv.spec import Activation
 from groupconv_worker.engines.base import Array
 
 GATHER = np.dtype(
@@ -43,6 +42,19 @@ EPILOGUE = np.dtype(
 
 TAP = np.dtype([("c", np.int32), ("z", np.int32), ("y", np.int32), ("x", np.int32)])
 """`Tap` of kernels/gather.cuh."""
+
+CROP = np.dtype(
+    [
+        ("y_batch", np.int64),
+        ("channels", np.int32),
+        ("from", np.int32, 3),
+        ("out", np.int32, 3),
+        ("step", np.int32, 3),
+        ("shift", np.int32, 3),
+    ],
+    align=True,
+)
+"""`Crop` of kernels/finish.cu."""
 
 PADDING_MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 ACTIVATIONS = {
@@ -162,8 +174,3 @@ def pack_filters(weight: Array, g: Geometry, phases: Phases, vector: int) -> Arr
     packed = np.zeros((g.groups, len(phases.taps), -(-filters // vector) * vector), dtype=weight.dtype)
     packed[:, :, :filters] = by_tap[:, phases.taps["c"], phases.kernel_index]  # (g, rows, M/g)
     return packed
-
-
-def slopes_of(activation: Activation | None) -> tuple[float, ...]:
-    """The slopes a kernel needs: none, one, or one per output channel."""
-    return () if activation is None else activation.slope

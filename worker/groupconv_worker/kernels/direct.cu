@@ -34,7 +34,7 @@ __global__ void __launch_bounds__((BM / TM) * (BN / TN), sizeof(typename Sum<T>:
     // enough. No conflicts: both are written by neighbouring threads to neighbouring words; in the
     // inner loop a warp reads whole consecutive quads of x_tile and the same few quads of w_tile
     // (a broadcast).
-    __shared__ alignas(16) A memory[2 * BK * (BM + BN)];
+    alignas(16) __shared__ A memory[2 * BK * (BM + BN)];
     A(*const w_tile)[BK][BM] = reinterpret_cast<A(*)[BK][BM]>(memory);
     A(*const x_tile)[BK][BN] = reinterpret_cast<A(*)[BK][BN]>(memory + 2 * BK * BM);
 
