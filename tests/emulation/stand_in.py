@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 
-from emulation import kernels, libraries, memory, streams
+from emulation import cudnn, kernels, libraries, memory, streams
 
 
 class CUDARuntimeError(RuntimeError):
@@ -91,14 +91,17 @@ def cupy() -> ModuleType:
 
 
 @contextmanager
-def as_cupy() -> Iterator[ModuleType]:
-    """`import cupy` gives the stand-in inside; a real CuPy is there again afterwards."""
-    before = sys.modules.get("cupy")
-    sys.modules["cupy"] = module = cupy()
+def as_cupy(*, with_cudnn: bool = False) -> Iterator[ModuleType]:
+    """`import cupy` gives the stand-in inside; a real CuPy is there again afterwards. `cudnn` likewise, or none."""
+    module = cupy()
+    inside = {"cupy": module, "cudnn": cudnn if with_cudnn else None}  # None: import raises ImportError
+    before = {name: sys.modules.get(name) for name in inside}
+    sys.modules.update(inside)  # type: ignore[arg-type]
     try:
         yield module
     finally:
-        if before is None:
-            del sys.modules["cupy"]
-        else:
-            sys.modules["cupy"] = before
+        for name, old in before.items():
+            if old is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = old

@@ -1,7 +1,8 @@
 """What an operator may ask of the cuda engine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from groupconv.errors import InvalidArgumentError
 
@@ -38,6 +39,31 @@ class CudaOptions:
     math: Math = "float32"
     deterministic: bool = False
     algorithm: str = ""
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+        """GROUPCONV_CUDA_MEMORY_LIMIT, _WORKSPACE, _CHUNK, _MATH, _DETERMINISTIC (0 or 1), _ALGORITHM.
+
+        An environment reaches every worker process, Ray's too.
+
+        Raises:
+            InvalidArgumentError: naming the variable.
+
+        Example:
+            >>> CudaOptions.from_environ({"GROUPCONV_CUDA_MATH": "tf32"}).math
+            'tf32'
+        """
+        given: dict[str, Any] = {}
+        for field in cls.__slots__:
+            name = f"GROUPCONV_CUDA_{field.upper()}"
+            if (text := environ.get(name)) is None:
+                continue
+            try:
+                given[field] = text if field in ("math", "algorithm") else int(text)
+            except ValueError:
+                raise InvalidArgumentError(name, "an integer", text) from None
+        given["deterministic"] = bool(given.get("deterministic", False))
+        return cls(**given)
 
     def __post_init__(self) -> None:
         for field in ("memory_limit", "workspace", "chunk"):

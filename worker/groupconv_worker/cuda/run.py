@@ -18,8 +18,8 @@ class OnDevice:
     """Runs a `DeviceKernel`; safe to call from several threads, each of which gets streams of its own.
 
     Host arrays are copied in pieces while others are computed. Device arrays (anything that speaks DLPack)
-    are used where they lie: nothing passes through the host, and the call returns when the work is queued in
-    the order of the caller's current stream.
+    are used where they lie and nothing passes through the host; the work begins after what the caller queued on
+    its current stream, and is done when the call returns.
     """
 
     def __init__(self, device: Device, kernel: DeviceKernel, problem: Problem) -> None:

@@ -3,9 +3,10 @@
 CuPy is imported here, when an engine is made, and handed on: no other module names it.
 """
 
+import logging
+import os
 from importlib import import_module
 from threading import Lock
-from typing import Any
 
 
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
@@ -21,6 +22,8 @@ from groupconv_worker.cuda.kernel import CudaAlgorithm, DeviceKernel
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.run import OnDevice
 from groupconv_worker.engines.base import Array, Prepared, Problem
+
+log = logging.getLogger(__name__)
 
 
 def why_unavailable() -> str:
@@ -39,7 +42,7 @@ class CudaEngine:
 
     Args:
         threads: CPU threads; copies are the only work of the CPU, and each run makes its own.
-        options: memory, precision, determinism.
+        options: memory, precision, determinism; by default those of the environment.
     """
 
     name = "cuda"
@@ -48,10 +51,10 @@ class CudaEngine:
         import cupy
 
         self.threads = threads
-        self._device = Device(cupy, options or CudaOptions())
+        self._device = Device(cupy, options or CudaOptions.from_environ(os.environ))
         made: list[CudaAlgorithm] = [kind(self._device) for kind in (Direct, Gemm, Grouped, Fft, Rank1)]
-        if cudnn := _cudnn():
-            made.append(Cudnn(self._device, cudnn))
+        if cudnn := _cudnn(self._device):
+            made.append(cudnn)
         self._algorithms = {algorithm.name: algorithm for algorithm in made}
         self._tuned: dict[Problem, str] = {}
         self._tuning = Lock()  # one at a time: two would measure each other
@@ -144,9 +147,12 @@ class CudaEngine:
             return None
 
 
-def _cudnn() -> Any:
-    """The cudnn frontend, or None."""
+def _cudnn(device: Device) -> Cudnn | None:
+    """cuDNN, if the frontend is installed and finds its library."""
     try:
-        return import_module("cudnn")
-    except (ImportError, OSError):  # OSError: the frontend is there, the library is not
+        return Cudnn(device, import_module("cudnn"))
+    except ImportError:
+        return None
+    except (OSError, RuntimeError) as error:
+        log.warning("the cudnn frontend is installed but unusable: %s", error)
         return None
