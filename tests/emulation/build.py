@@ -12,8 +12,8 @@ CACHE = Path(os.environ.get("GROUPCONV_EMULATION_CACHE", HERE.parent.parent / ".
 FLAGS = ("-std=c++20", "-O1", "-fno-inline-small-functions", "-shared", "-fPIC", "-pthread", "-w")
 SANITIZERS = {
     "": (),
-    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-DEMULATION_THREADS"),
-    "thread": ("-fsanitize=thread", "-g", "-DEMULATION_THREADS"),
+    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1"),
+    "thread": ("-fsanitize=thread", "-g1", "-DEMULATION_THREADS"),
 }
 FLAGS = tuple(f for f in FLAGS if f != "-fno-inline-small-functions")
 
