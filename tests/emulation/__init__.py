@@ -16,7 +16,9 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="the emu
 
 
 @contextmanager
-def emulated_engine(*, descending: bool = False, sanitizer: str = "", with_cudnn: bool = False, **options: Any) -> Iterator[CudaEngine]:
+def emulated_engine(
+    *, descending: bool = False, sanitizer: str = "", with_cudnn: bool = False, **options: Any
+) -> Iterator[CudaEngine]:
     """The engine on the stand-in; `descending` runs the threads of a block from last to first."""
     before = dict(SETTINGS)
     SETTINGS.update(descending=descending, sanitizer=sanitizer)

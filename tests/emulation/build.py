@@ -9,24 +9,24 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("GROUPCONV_EMULATION_CACHE", HERE.parent.parent / ".pytest_cache" / "emulation"))
-FLAGS = ("-std=c++20", "-O1", "-fno-inline-small-functions", "-shared", "-fPIC", "-pthread", "-w")
+FLAGS = ("-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-w")
+PARAMETERS = (
+    "const unsigned* grid, const unsigned* block, unsigned shared, bool descending, void** values, const int* sizes,"
+    " int count"
+)
 SANITIZERS = {
     "": (),
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1"),
     "thread": ("-fsanitize=thread", "-g1", "-DEMULATION_THREADS"),
 }
-FLAGS = tuple(f for f in FLAGS if f != "-fno-inline-small-functions")
 
 
 def library(source: str, expressions: tuple[str, ...], sanitizer: str = "") -> ctypes.CDLL:
     """A shared library with `launch_0`, `launch_1`, … for the kernels, compiled unless it was before."""
     text = '#include "emulation.h"\n' + source
     for i, expression in enumerate(expressions):
-        text += (
-            f'extern "C" int launch_{i}(const unsigned* grid, const unsigned* block, unsigned shared, bool descending,'
-            " void** arguments, const int* sizes, int count) {\n"
-            f"    return emulation::launch({expression}, grid, block, shared, descending, arguments, sizes, count);\n}}\n"
-        )
+        call = f"emulation::launch({expression}, grid, block, shared, descending, values, sizes, count)"
+        text += f'extern "C" int launch_{i}({PARAMETERS}) {{ return {call}; }}\n'
     flags = (*FLAGS, *SANITIZERS[sanitizer])
     header = (HERE / "emulation.h").read_text()
     key = hashlib.sha256("\0".join((text, header, *flags)).encode()).hexdigest()[:24]

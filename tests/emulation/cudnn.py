@@ -15,7 +15,7 @@ from groupconv.geometry import Geometry
 from groupconv_worker.engines import reference
 
 
-class cudnnGraphNotSupportedError(Exception):  # noqa: N801, N818 - the library's name
+class cudnnGraphNotSupportedError(Exception):  # noqa: N801 - the library's name
     pass
 
 
@@ -90,7 +90,7 @@ class pygraph:  # noqa: N801
     def conv_fprop(self, *, image: _Tensor, weight: _Tensor, **window: list[int]) -> _Tensor:
         return self._node(image, weight, window, transposed=False)
 
-    def conv_dgrad(self, *, loss: _Tensor, filter: _Tensor, **window: list[int]) -> _Tensor:
+    def conv_dgrad(self, *, loss: _Tensor, filter: _Tensor, **window: list[int]) -> _Tensor:  # noqa: A002 - the library's
         return self._node(loss, filter, window, transposed=True)
 
     def _node(self, x: _Tensor, w: _Tensor, window: dict[str, list[int]], *, transposed: bool) -> _Tensor:

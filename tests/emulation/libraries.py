@@ -15,7 +15,7 @@ ROUNDING = {74: np.float16, 75: ml_dtypes.bfloat16}  # what FAST_16F and FAST_16
 CALLS: list[SimpleNamespace] = []
 
 
-def gemmStridedBatchedEx(  # noqa: N802, PLR0913 - the library's name and arguments
+def gemmStridedBatchedEx(  # noqa: N802 - the library's name and arguments
     handle: int,
     transa: int,
     transb: int,
@@ -104,4 +104,3 @@ cublas = SimpleNamespace(
     CUBLAS_COMPUTE_32F_FAST_TF32=77,
 )
 fft = SimpleNamespace(rfftn=rfftn, irfftn=irfftn)
-

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
+from typing import Self
 
 from emulation import cudnn, kernels, libraries, memory, streams
 
@@ -43,7 +44,7 @@ class Device:
     def __init__(self, device: int | None = None) -> None:
         self.attributes = {"MultiProcessorCount": 2}
 
-    def __enter__(self) -> "Device":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Self
 
 RUNNING = threading.RLock()  # one device: its work is done by one thread at a time
 
@@ -40,7 +41,7 @@ class Stream:
     def wait_event(self, event: "Event") -> None:
         self.enqueue(event.run)
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> Self:
         CURRENT.stack.append(self)
         return self
 

@@ -1,7 +1,9 @@
 """Every kernel compiles to machine code for every architecture, without a GPU: what ptxas says is checked."""
 
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -29,14 +31,20 @@ HOT = [
 """One of each kind."""
 
 
-def compile_all(wanted: list[tuple[str, str]], architecture: int) -> dict[str, Compiled]:
+def compile_all(wanted: list[tuple[str, str]], architectures: Sequence[int]) -> list[dict[str, Compiled]]:
+    """What ptxas says of each expression, for each architecture; in processes, as NVRTC compiles one at a time."""
     by_file = defaultdict(list)
     for file, expression in wanted:
         by_file[file].append(expression)
-    found: dict[str, Compiled] = {}
-    for file, expressions in by_file.items():
-        found |= compile_kernels(file, expressions, architecture)
-    return found
+    # in halves, so that two processes have equally much to do
+    parts = [(f, half) for f, e in by_file.items() for half in (e[::2], e[1::2]) if half]
+    jobs = [(file, half, architecture) for architecture in architectures for file, half in parts]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        done = list(pool.map(compile_kernels, *zip(*jobs, strict=True)))
+    found: dict[int, dict[str, Compiled]] = defaultdict(dict)
+    for (_, _, architecture), compiled in zip(jobs, done, strict=True):
+        found[architecture] |= compiled
+    return list(found.values())
 
 
 def hold_to_account(compiled: dict[str, Compiled], wanted: list[tuple[str, str]]) -> None:
@@ -56,9 +64,10 @@ def hold_to_account(compiled: dict[str, Compiled], wanted: list[tuple[str, str]]
 
 
 def test_one_of_each_kind_for_every_architecture():
-    with ThreadPoolExecutor(2) as pool:
-        for compiled in pool.map(lambda arch: compile_all(HOT, arch), ARCHITECTURES):
-            hold_to_account(compiled, HOT)
+    found = compile_all(HOT, ARCHITECTURES)
+    assert len(found) == len(ARCHITECTURES)
+    for compiled in found:
+        hold_to_account(compiled, HOT)
 
 
 def test_static_shared_memory_is_what_the_tiles_say():
@@ -71,15 +80,12 @@ def test_static_shared_memory_is_what_the_tiles_say():
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_instantiation(architecture: int):
-    hold_to_account(compile_all(every_instance(), architecture), every_instance())
+    hold_to_account(compile_all(every_instance(), [architecture])[0], every_instance())
 
 
 def test_every_instantiation_for_one_architecture():
     """The oldest: what it cannot do shows here. The others are compiled by the slow test."""
-    halves = every_instance()[::2], every_instance()[1::2]
-    with ThreadPoolExecutor(2) as pool:
-        for wanted, compiled in zip(halves, pool.map(lambda half: compile_all(half, 75), halves), strict=True):
-            hold_to_account(compiled, wanted)
+    hold_to_account(compile_all(every_instance(), [75])[0], every_instance())
 
 
 def test_a_kernel_that_does_not_compile_is_refused_with_the_log():

@@ -16,6 +16,7 @@ from groupconv_worker.cuda.transfer import piece_size, pieces
 from groupconv_worker.engines import reference
 from groupconv_worker.engines.base import DeviceLostError, Problem
 from groupconv_worker.engines.cuda import CudaEngine
+from groupconv_worker.shard import Stage
 
 pytestmark = needs_compiler
 F32 = np.dtype(np.float32)
@@ -29,9 +30,7 @@ def problem_of(batch: int = 4, groups: int = 4, extent: int = 12, filters: int =
     return problem, x, w, reference.convolve(x, w, None, problem.geometry)
 
 
-@given(
-    batch=st.integers(1, 20), groups=st.integers(1, 20), size=st.integers(1, 1000), target=st.integers(0, 10_000)
-)
+@given(batch=st.integers(1, 20), groups=st.integers(1, 20), size=st.integers(1, 1000), target=st.integers(0, 10_000))
 def test_pieces_cover_everything_once(batch: int, groups: int, size: int, target: int):
     seen = np.zeros((batch, groups), dtype=int)
     samples, some_groups = piece_size(batch, groups, size, target)
@@ -194,4 +193,4 @@ def test_an_actor_whose_device_is_lost_ends_its_process(monkeypatch: pytest.Monk
     worker.engine = Lost()
     monkeypatch.setattr(actor.os, "_exit", end)
     with pytest.raises(Ended, match="70"):
-        worker.run(problem, x, w, None)
+        worker.run((Stage(problem, w),), x)

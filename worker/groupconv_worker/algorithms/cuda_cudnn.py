@@ -170,7 +170,12 @@ class _Cudnn:
             per_y = g.out_channels // g.groups
             flat = y.reshape(x.shape[0], groups * per_y, -1)
             finish_in_place(
-                self._device, self._epilogue, flat, self._types.output, first_group * per_y, groups * per_y,
+                self._device,
+                self._epilogue,
+                flat,
+                self._types.output,
+                first_group * per_y,
+                groups * per_y,
                 math.prod(g.output),
             )
 

@@ -57,9 +57,10 @@ class _Fft:
         self._axes = tuple(range(2, 2 + g.rank))
         w = np.flip(weight, self._axes) if g.flip_kernel else weight
         dilated = np.zeros((*w.shape[:2], *g.effective_kernel), dtype=self._types.weight)
-        dilated[(..., *(slice(None, None, d) for d in g.dilation))] = w
-        # (M, C/g, *frequencies)
-        self._spectra = device.cupy.fft.rfftn(device.upload(dilated), s=self._shape, axes=self._axes)
+        every_tap: Any = (..., *(slice(None, None, d) for d in g.dilation))
+        dilated[every_tap] = w
+        spectra = device.cupy.fft.rfftn(device.upload(dilated), s=self._shape, axes=self._axes)
+        self._spectra = spectra  # (M, C/g, *frequencies)
         self._epilogue = Epilogue(device, g, bias, self._types.accumulate)
         self._frequencies = math.prod(self._shape[:-1]) * (self._shape[-1] // 2 + 1)
 

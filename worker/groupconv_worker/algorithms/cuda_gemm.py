@@ -80,7 +80,7 @@ class _Gemm:
     def workspace(self, batch: int, groups: int) -> int:  # noqa: ARG002 - one sample and group at a time will do
         if self._geometry.is_pointwise:
             return 0
-        return self._depth * min(LEAST_CELLS, self._cells) * self._types.input.itemsize
+        return int(self._depth) * min(LEAST_CELLS, self._cells) * self._types.input.itemsize
 
     def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:
         g = self._geometry

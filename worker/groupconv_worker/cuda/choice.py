@@ -78,4 +78,5 @@ def time_on_device(device: Device, kernel: DeviceKernel, problem: Problem) -> fl
         kernel.launch(x, y, 0, device.options.workspace)
         end.record(stream)
     stream.synchronize()
-    return median(cuda.get_elapsed_time(start, end) for start, end in pairs)
+    times: list[float] = [cuda.get_elapsed_time(start, end) for start, end in pairs]
+    return median(times)

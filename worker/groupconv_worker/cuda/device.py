@@ -9,11 +9,11 @@ import numpy as np
 
 from groupconv.dtypes import BFLOAT16, Types, is_float
 from groupconv.geometry import Geometry
-from groupconv_worker.cuda.errors import DeviceLostError, cuda_errors
+from groupconv_worker.cuda.errors import cuda_errors
 from groupconv_worker.cuda.modules import Kernels
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.records import ACTIVATIONS, EPILOGUE, Phases, phases_of
-from groupconv_worker.engines.base import Array
+from groupconv_worker.engines.base import Array, DeviceLostError
 
 CACHED_GEOMETRIES = 256
 """Tap tables kept on the device: a one-shot request of a shape seen before builds none."""

@@ -54,7 +54,7 @@ DIRECT_TILES = (
 GROUPED_SQUARES = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2))
 """(kernel, stride) with unrolled loops."""
 
-FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16)) + (BFLOAT16, np.dtype(np.float64))
+FLOATS = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16, np.dtype(np.float64))
 
 
 def ctype(dtype: np.dtype) -> str:

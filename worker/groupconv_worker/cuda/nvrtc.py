@@ -88,7 +88,12 @@ def _reports(log: str) -> list[tuple[str, Compiled]]:
         symbol = part[: part.index("'")]
         numbers = [
             int(match[1]) if (match := re.search(pattern, part)) else 0
-            for pattern in (r"Used (\d+) registers", r"(\d+) bytes smem", r"(\d+) bytes spill stores", r"(\d+) bytes stack")
+            for pattern in (
+                r"Used (\d+) registers",
+                r"(\d+) bytes smem",
+                r"(\d+) bytes spill stores",
+                r"(\d+) bytes stack",
+            )
         ]
         found.append((symbol, Compiled(*numbers)))
     return found

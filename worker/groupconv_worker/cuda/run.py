@@ -82,7 +82,7 @@ class OnDevice:
             device_x = cupy.ascontiguousarray(device_x.view(storage(types.input)))
             device_out = cupy.from_dlpack(out).view(storage(types.output)) if _on_device(out) else None
             direct = device_out is not None and device_out.flags.c_contiguous
-            y = device_out if direct else cupy.empty(out.shape, storage(types.output))
+            y: Any = device_out if direct else cupy.empty(out.shape, storage(types.output))
             self._launch(lane, device_x, y)
             if device_out is None:
                 np.copyto(out, y.get().view(types.output))
@@ -98,7 +98,7 @@ class OnDevice:
             except self._device.cupy.cuda.memory.OutOfMemoryError as error:
                 lane.synchronize()
                 if budget <= 1:
-                    needed = self._kernel.workspace(*x.shape[:1], self._problem.geometry.groups)
+                    needed = self._kernel.workspace(x.shape[0], self._problem.geometry.groups)
                     wide = x.size * device_types(self._problem.types).input.itemsize
                     raise ResourceExhaustedError(
                         f"cuda: {needed} bytes of workspace and up to {wide} for the input in another dtype: {error}"

@@ -86,7 +86,15 @@ class Slot:
 
 
 def stream_through(
-    device: Device, lane: Lane, kernel: DeviceKernel, g: Geometry, types: Types, x: Array, out: Array, target: int, budget: int
+    device: Device,
+    lane: Lane,
+    kernel: DeviceKernel,
+    g: Geometry,
+    types: Types,
+    x: Array,
+    out: Array,
+    target: int,
+    budget: int,
 ) -> None:
     """Run `kernel` on host arrays in pieces of about `target` bytes.
 

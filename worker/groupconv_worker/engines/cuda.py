@@ -8,7 +8,6 @@ import os
 from importlib import import_module
 from threading import Lock
 
-
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv_worker.algorithms.cuda_cudnn import Cudnn
 from groupconv_worker.algorithms.cuda_direct import Direct
@@ -135,9 +134,7 @@ class CudaEngine:
             return best[1]
 
     @staticmethod
-    def _prepare(
-        algorithm: CudaAlgorithm, problem: Problem, weight: Array, bias: Array | None
-    ) -> DeviceKernel | None:
+    def _prepare(algorithm: CudaAlgorithm, problem: Problem, weight: Array, bias: Array | None) -> DeviceKernel | None:
         """None if cuDNN has no engine for the problem."""
         if not isinstance(algorithm, Cudnn):
             return algorithm.prepare(problem, weight, bias)
