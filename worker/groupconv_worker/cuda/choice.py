@@ -15,8 +15,8 @@ from groupconv_worker.cuda.device import Device, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.engines.base import Problem
 
-THIN = 8
-"""Channels or filters of a group below which a matrix tile would be mostly padding."""
+THIN = 16
+"""Channels or filters of a group up to which patches, ΠK times the input, would move more than a product saves."""
 
 LARGE_TAPS = 225
 """Taps of a kernel (15 × 15) from which transforms cost less than products."""
@@ -50,7 +50,7 @@ def _preferred(problem: Problem) -> Iterator[str]:
         yield "rank1"  # taken only if the weights allow
     if taps >= LARGE_TAPS and max(g.stride) == 1:
         yield "fft"
-    if g.groups > 1 and min(channels, filters) < THIN:
+    if g.groups > 1 and min(channels, filters) <= THIN:
         yield "grouped"
     elif g.is_pointwise:
         yield "gemm"  # no copy: nothing can beat it

@@ -23,8 +23,11 @@ struct Grouping {
     int parity, pitch, plane;
 };
 
+//
+// The launch bounds ask for as many blocks per multiprocessor as fit without spilling: what hides the latency
+// of memory here is other warps.
 template <class T, int K, int S, int MB, int R>
-__global__ void __launch_bounds__(256, 2) grouped(
+__global__ void __launch_bounds__(256, MB == 1 && sizeof(typename Sum<T>::type) == 4 ? (K == 7 ? 2 : 3) : 2) grouped(
     const T* __restrict__ x,  // (batch, groups * c, *in)
     const T* __restrict__ w,  // (groups, filter_chunks, c, *kernel, MB)
     const Epilogue<typename Sum<T>::type> epilogue,
