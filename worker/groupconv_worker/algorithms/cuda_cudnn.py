@@ -163,7 +163,9 @@ class _Cudnn:
             y_out = cupy.empty((y.shape[0], *y.shape[2:], y.shape[1]), y.dtype)
         with owner.lock:
             owner.cudnn.set_stream(handle=owner.handle, stream=cupy.cuda.get_current_stream().ptr)
-            plan.graph.execute({plan.x: x_in, plan.w: w, plan.y: y_out}, workspace, handle=owner.handle)
+            # addresses, not arrays: DLPack would order them behind the legacy default stream
+            places = {plan.x: x_in.data.ptr, plan.w: w.data.ptr, plan.y: y_out.data.ptr}
+            plan.graph.execute(places, workspace.data.ptr, handle=owner.handle)
         if self._rounds:
             y[...] = y_out.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))
         if not self._epilogue.is_identity:

@@ -44,6 +44,8 @@ class Device:
         self.cupy, self.options = cupy, options
         self._device = cupy.cuda.Device()
         self.kernels = Kernels(cupy)
+        # kept: CuPy asks the driver for every attribute there is each time
+        self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
         self.pool = cupy.cuda.MemoryPool()  # not CuPy's default one, whose limit belongs to the whole process
         self.pool.set_limit(size=options.memory_limit)
         self.pinned = cupy.cuda.PinnedMemoryPool()
@@ -56,11 +58,6 @@ class Device:
         """Name and memory."""
         properties = self.cupy.cuda.runtime.getDeviceProperties(self._device.id)
         return f"cuda: {properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB"
-
-    @property
-    def multiprocessors(self) -> int:
-        """How many blocks can run at once, at the least."""
-        return int(self._device.attributes["MultiProcessorCount"])
 
     @contextmanager
     def lane(self) -> Iterator[Lane]:
