@@ -5,6 +5,7 @@ import pytest
 import scipy.special
 from hypothesis import given, settings
 
+from emulation import emulated_engine, needs_compiler
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv_worker.algorithms.gemm import Gemm
 from groupconv_worker.engines import Engine, create_engine
@@ -17,8 +18,12 @@ INTEGER_PAIRS = tuple((a, b) for a in INTEGERS for b in INTEGERS)
 MIXED = tuple((a, b) for a in INTEGERS for b in FLOATS)
 
 
-@pytest.fixture(scope="module", params=["reference", "cpu"])
+@pytest.fixture(scope="module", params=["reference", "cpu", pytest.param("cuda", marks=needs_compiler)])
 def engine(request: pytest.FixtureRequest):
+    if request.param == "cuda":  # its kernels and its host code, without a GPU
+        with emulated_engine(chunk=2**12) as engine:
+            yield engine
+        return
     engine = create_engine(request.param)
     yield engine
     engine.close()

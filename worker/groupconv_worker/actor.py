@@ -1,5 +1,6 @@
 """The Ray actor: one engine on the device Ray gave it."""
 
+import logging
 import os
 import socket
 from typing import Any
@@ -8,8 +9,13 @@ import numpy as np
 import ray
 
 from groupconv_worker.engines import create_engine
-from groupconv_worker.engines.base import Array
+from groupconv_worker.engines.base import Array, DeviceLostError
 from groupconv_worker.shard import Ran, Stage, run_shard
+
+log = logging.getLogger(__name__)
+
+DEVICE_LOST = 70
+"""Exit status of an actor whose device failed (EX_SOFTWARE of sysexits.h)."""
 
 
 class Worker:
@@ -42,5 +48,12 @@ class Worker:
         """
         last = stages[-1].problem
         out = np.empty(last.geometry.output_shape, dtype=last.types.output)
-        ran = run_shard(self.engine, stages, x, out)
+        try:
+            ran = run_shard(self.engine, stages, x, out)
+        except DeviceLostError:
+            # A broken context cannot be mended in the process that has it. Ray starts another one and the
+            # executor runs the shard again; an orderly exit would count as wanted and restart nothing.
+            log.exception("the device is lost; this worker ends")
+            logging.shutdown()
+            os._exit(DEVICE_LOST)
         return out, ran

@@ -10,9 +10,18 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from groupconv.dtypes import Types
+from groupconv.errors import UnavailableError
 from groupconv.geometry import Geometry
 
 Array = NDArray[Any]
+
+
+class DeviceLostError(UnavailableError):
+    """The device or its context failed for good: no later call in this process can succeed.
+
+    Whoever runs the engine must replace the process (a Ray actor exits and is restarted); the work may then
+    be tried again.
+    """
 
 
 @dataclass(frozen=True, slots=True)

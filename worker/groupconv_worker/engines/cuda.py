@@ -1,9 +1,28 @@
-"""The cuda engine: convolutions on one GPU through CuPy."""
+"""The cuda engine: a portfolio of algorithms on one GPU, through CuPy.
 
-from typing import Any
+CuPy is imported here, when an engine is made, and handed on: no other module names it.
+"""
 
-from groupconv_worker.algorithms.gemm import Gemm
+import logging
+import os
+from importlib import import_module
+from threading import Lock
+
+from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
+from groupconv_worker.algorithms.cuda_cudnn import Cudnn
+from groupconv_worker.algorithms.cuda_direct import Direct
+from groupconv_worker.algorithms.cuda_fft import Fft
+from groupconv_worker.algorithms.cuda_gemm import Gemm
+from groupconv_worker.algorithms.cuda_grouped import Grouped
+from groupconv_worker.algorithms.cuda_rank1 import Rank1
+from groupconv_worker.cuda.choice import by_rule, time_on_device
+from groupconv_worker.cuda.device import Device
+from groupconv_worker.cuda.kernel import CudaAlgorithm, DeviceKernel
+from groupconv_worker.cuda.options import CudaOptions
+from groupconv_worker.cuda.run import OnDevice
 from groupconv_worker.engines.base import Array, Prepared, Problem
+
+log = logging.getLogger(__name__)
 
 
 def why_unavailable() -> str:
@@ -21,44 +40,116 @@ class CudaEngine:
     """Runs every convolution on the current CUDA device.
 
     Args:
-        threads: CPU threads for what surrounds the kernels.
+        threads: CPU threads; copies are the only work of the CPU, and each run makes its own.
+        options: memory, precision, determinism; by default those of the environment.
     """
 
     name = "cuda"
 
-    def __init__(self, *, threads: int = 1) -> None:
+    def __init__(self, *, threads: int = 1, options: CudaOptions | None = None) -> None:
         import cupy
-        import cupyx.scipy.special
 
         self.threads = threads
-        self._cupy: Any = cupy
-        self._gemm = Gemm(cupy, cupyx.scipy.special.erf)
+        self._device = Device(cupy, options or CudaOptions.from_environ(os.environ))
+        made: list[CudaAlgorithm] = [kind(self._device) for kind in (Direct, Gemm, Grouped, Fft, Rank1)]
+        if cudnn := _cudnn(self._device):
+            made.append(cudnn)
+        self._algorithms = {algorithm.name: algorithm for algorithm in made}
+        self._tuned: dict[Problem, str] = {}
+        self._tuning = Lock()  # one at a time: two would measure each other
+        only = self._device.options.algorithm
+        if only and only not in self._algorithms:
+            raise InvalidArgumentError("cuda.algorithm", f"one of {', '.join(self._algorithms)}", only)
 
     def device(self) -> str:
         """Name and memory of the device."""
-        properties = self._cupy.cuda.runtime.getDeviceProperties(self._cupy.cuda.Device().id)
-        memory = properties["totalGlobalMem"] / 2**30
-        return f"cuda: {properties['name'].decode()}, {memory:.0f} GiB"
+        return self._device.describe()
 
     def prepare(
         self, problem: Problem, weight: Array, bias: Array | None = None, *, resident: bool = False
     ) -> Prepared:
-        """Send the weights to the device."""
-        return _OnDevice(self._cupy, self._gemm.prepare(problem, weight, bias, resident=resident))
+        """Send the weights to the device, in the layout of the algorithm chosen.
+
+        Raises:
+            ResourceExhaustedError: the weights do not fit the device's memory.
+            DeviceLostError: the device failed; the process must be replaced.
+        """
+        memory = self._device.cupy.cuda.memory
+        try:
+            with self._device.lane():
+                candidates = self._candidates(problem, weight)
+                if resident and len(candidates) > 1 and not self._device.options.deterministic:
+                    kernel = self._fastest(candidates, problem, weight, bias)
+                else:
+                    kernel = self._first(candidates, problem, weight, bias)
+        except memory.OutOfMemoryError as error:
+            needed = weight.size * problem.types.accumulate.itemsize
+            raise ResourceExhaustedError(f"cuda: the weights need {needed} bytes of device memory: {error}") from error
+        return OnDevice(self._device, kernel, problem)
 
     def close(self) -> None:
-        """Give the pooled device memory back."""
-        self._cupy.get_default_memory_pool().free_all_blocks()
+        """Give device and pinned memory back."""
+        self._device.close()
+
+    def _candidates(self, problem: Problem, weight: Array) -> list[CudaAlgorithm]:
+        """What can take the problem, in order of preference; "direct" is always among them."""
+        options = self._device.options
+        names = [options.algorithm] if options.algorithm else by_rule(problem, deterministic=options.deterministic)
+        found = [self._algorithms[name] for name in names if name in self._algorithms]
+        found = [a for a in found if a.supports(problem) and (not isinstance(a, Rank1) or a.fits(weight))]
+        if not found and not (found := [a for a in (self._algorithms["direct"],) if a.supports(problem)]):
+            raise InvalidArgumentError("input.shape", "padded extents below 2^31", problem.geometry.input)
+        return found
+
+    def _first(
+        self, candidates: list[CudaAlgorithm], problem: Problem, weight: Array, bias: Array | None
+    ) -> DeviceKernel:
+        """The first candidate that does not refuse; cuDNN may only find out now."""
+        for algorithm in candidates:
+            if (kernel := self._prepare(algorithm, problem, weight, bias)) is not None:
+                return kernel
+        return self._algorithms["direct"].prepare(problem, weight, bias)
+
+    def _fastest(
+        self, candidates: list[CudaAlgorithm], problem: Problem, weight: Array, bias: Array | None
+    ) -> DeviceKernel:
+        """The candidate with the least time on the device, remembered for the problem."""
+        with self._tuning:
+            if (name := self._tuned.get(problem)) is not None:
+                known = [a for a in candidates if a.name == name]
+                return self._first(known or candidates, problem, weight, bias)
+            best: tuple[float, DeviceKernel] | None = None
+            for algorithm in candidates:
+                if (kernel := self._prepare(algorithm, problem, weight, bias)) is None:
+                    continue
+                try:
+                    took = time_on_device(self._device, kernel, problem)
+                except self._device.cupy.cuda.memory.OutOfMemoryError:
+                    continue  # it may still run in pieces, but not by being the fastest
+                if best is None or took < best[0]:
+                    best = took, kernel
+            if best is None:
+                return self._first(candidates, problem, weight, bias)
+            self._tuned[problem] = best[1].algorithm
+            return best[1]
+
+    @staticmethod
+    def _prepare(algorithm: CudaAlgorithm, problem: Problem, weight: Array, bias: Array | None) -> DeviceKernel | None:
+        """None if cuDNN has no engine for the problem."""
+        if not isinstance(algorithm, Cudnn):
+            return algorithm.prepare(problem, weight, bias)
+        try:
+            return algorithm.prepare(problem, weight, bias)
+        except algorithm.cudnn.cudnnGraphNotSupportedError:
+            return None
 
 
-class _OnDevice:
-    """Brings arrays of the host to the device and back."""
-
-    def __init__(self, cupy: Any, prepared: Prepared) -> None:
-        self._cupy, self._prepared = cupy, prepared
-        self.algorithm = prepared.algorithm
-
-    def run(self, x: Array, out: Array) -> None:
-        on_device = self._cupy.empty(out.shape, dtype=out.dtype)
-        self._prepared.run(self._cupy.asarray(x), on_device)
-        out[...] = self._cupy.asnumpy(on_device)
+def _cudnn(device: Device) -> Cudnn | None:
+    """cuDNN, if the frontend is installed and finds its library."""
+    try:
+        return Cudnn(device, import_module("cudnn"))
+    except ImportError:
+        return None
+    except (OSError, RuntimeError) as error:
+        log.warning("the cudnn frontend is installed but unusable: %s", error)
+        return None

@@ -1,0 +1,31 @@
+"""The CUDA engine without a GPU: kernels run as C++ on the CPU, CuPy is played by NumPy."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from emulation.kernels import SETTINGS
+from emulation.stand_in import as_cupy
+from groupconv_worker.cuda.options import CudaOptions
+from groupconv_worker.engines.cuda import CudaEngine
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulation compiles kernels with g++")
+
+
+@contextmanager
+def emulated_engine(
+    *, descending: bool = False, sanitizer: str = "", with_cudnn: bool = False, **options: Any
+) -> Iterator[CudaEngine]:
+    """The engine on the stand-in; `descending` runs the threads of a block from last to first."""
+    before = dict(SETTINGS)
+    SETTINGS.update(descending=descending, sanitizer=sanitizer)
+    try:
+        with as_cupy(with_cudnn=with_cudnn):
+            engine = CudaEngine(options=CudaOptions(**options))
+        yield engine
+        engine.close()
+    finally:
+        SETTINGS.update(before)

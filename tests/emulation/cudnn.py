@@ -1,0 +1,159 @@
+"""The names of nvidia-cudnn-frontend that the engine uses; a graph computes with the float64 reference.
+
+It holds the graph to what cuDNN asks for: tensors of at least four dimensions, a result whose extents and strides
+were set, plans built before they are run, a handle told its stream.
+"""
+
+import ctypes
+from enum import Enum, auto
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from emulation.streams import current
+from groupconv.geometry import Geometry
+from groupconv_worker.engines import reference
+
+
+class cudnnGraphNotSupportedError(Exception):  # noqa: N801 - the library's name
+    pass
+
+
+class data_type(Enum):  # noqa: N801
+    FLOAT = np.float32
+    HALF = np.float16
+    BFLOAT16 = ml_dtypes.bfloat16
+
+
+class heur_mode(Enum):  # noqa: N801
+    A = auto()
+    FALLBACK = auto()
+
+
+class numerical_note(Enum):  # noqa: N801
+    TENSOR_CORE = auto()
+    DOWN_CONVERT_INPUTS = auto()
+    NONDETERMINISTIC = auto()
+
+
+REFUSE = {"all": False}
+BUILT: list["pygraph"] = []
+
+
+def create_handle() -> dict[str, int]:
+    return {"stream": -1}
+
+
+def set_stream(*, handle: dict[str, int], stream: int) -> None:
+    handle["stream"] = stream
+
+
+class _Tensor:
+    def __init__(self, dim: Any = (), stride: Any = (), kind: data_type | None = None) -> None:
+        self.dim, self.stride, self.kind, self.is_output = tuple(dim), tuple(stride), kind, False
+        assert not dim or len(dim) >= 4, "cuDNN convolves two or three axes"
+
+    def set_dim(self, dim: list[int]) -> "_Tensor":
+        self.dim = tuple(dim)
+        return self
+
+    def set_stride(self, stride: list[int]) -> "_Tensor":
+        self.stride = tuple(stride)
+        return self
+
+    def set_output(self, value: bool) -> "_Tensor":
+        self.is_output = value
+        return self
+
+    def set_data_type(self, kind: data_type) -> "_Tensor":
+        self.kind = kind
+        return self
+
+    def view(self, address: int) -> np.ndarray:
+        """The memory there as this tensor describes it."""
+        kind = np.dtype(self.kind.value)
+        raw = (ctypes.c_uint8 * (int(np.prod(self.dim)) * kind.itemsize)).from_address(address)
+        memory = np.frombuffer(raw, dtype=kind)
+        strides = [s * memory.itemsize for s in self.stride]
+        return np.lib.stride_tricks.as_strided(memory, self.dim, strides)
+
+
+class pygraph:  # noqa: N801
+    def __init__(self, *, handle: Any, io_data_type: Any, intermediate_data_type: Any, compute_data_type: Any) -> None:
+        assert compute_data_type is data_type.FLOAT
+        self.deselected: set[numerical_note] = set()
+        self._steps: list[str] = []
+        BUILT.append(self)
+
+    def tensor(self, *, name: str, dim: list[int], stride: list[int], data_type: data_type) -> _Tensor:
+        return _Tensor(dim, stride, data_type)
+
+    def conv_fprop(self, *, image: _Tensor, weight: _Tensor, **window: list[int]) -> _Tensor:
+        return self._node(image, weight, window, transposed=False)
+
+    def conv_dgrad(self, *, loss: _Tensor, filter: _Tensor, **window: list[int]) -> _Tensor:  # noqa: A002 - the library's
+        return self._node(loss, filter, window, transposed=True)
+
+    def _node(self, x: _Tensor, w: _Tensor, window: dict[str, list[int]], *, transposed: bool) -> _Tensor:
+        self._x, self._w, self._window, self._transposed, self._y = x, w, window, transposed, _Tensor()
+        return self._y
+
+    def validate(self) -> None:
+        assert self._y.dim, "cuDNN cannot infer the extents of a dgrad"
+        assert self._y.is_output
+
+    def build_operation_graph(self) -> None:
+        self._steps.append("graph")
+
+    def create_execution_plans(self, modes: list[heur_mode]) -> None:
+        assert self._steps == ["graph"]
+        assert modes
+        self._steps.append("plans")
+
+    def deselect_numeric_notes(self, notes: list[numerical_note]) -> None:
+        assert self._steps[-1] == "plans"
+        self.deselected |= set(notes)
+
+    def deselect_workspace_greater_than(self, size: int) -> None:
+        self.workspace_limit = size
+
+    def check_support(self) -> None:
+        if REFUSE["all"]:
+            raise cudnnGraphNotSupportedError("no engine")
+        self._steps.append("checked")
+
+    def build_plans(self) -> None:
+        assert self._steps[-1] == "checked"
+        self._steps.append("built")
+
+    def get_workspace_size(self) -> int:
+        return 64
+
+    def execute(self, tensors: dict[_Tensor, int], workspace: int, *, handle: dict[str, int]) -> None:
+        assert self._steps[-1] == "built"
+        assert handle["stream"] == current().ptr, "the handle was not told the stream"
+        (ctypes.c_uint8 * 64).from_address(workspace)[:] = b"\0" * 64
+        x, w, y = (t.view(tensors[t]) for t in (self._x, self._w, self._y))
+        current().enqueue(lambda: self._convolve(x, w, y))
+
+    def _convolve(self, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> None:
+        rank, window = x.ndim - 2, self._window
+        groups = x.shape[1] // w.shape[0 if self._transposed else 1]
+        if self._transposed:
+            groups = y.shape[1] // w.shape[1]
+        g = Geometry(
+            batch=x.shape[0],
+            in_channels=x.shape[1],
+            out_channels=y.shape[1],
+            groups=groups,
+            input=x.shape[2:],
+            kernel=w.shape[2:],
+            output=y.shape[2:],
+            stride=tuple(window["stride"]),
+            padding=tuple(zip(window["pre_padding"], window["post_padding"], strict=True)),
+            dilation=tuple(window["dilation"]),
+            output_padding=(0,) * rank,
+            transposed=self._transposed,
+        )
+        y[...] = reference.convolve(x.copy(), w.copy(), None, g).astype(y.dtype)

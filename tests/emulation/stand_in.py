@@ -1,0 +1,108 @@
+"""The names of CuPy that the cuda engine uses, played by NumPy and g++. Nothing more than it uses is here.
+
+    cupy.empty asarray ascontiguousarray from_dlpack ndarray RawModule
+    cupy.fft.rfftn irfftn
+    cupy.cuda.is_available Device Stream Event MemoryPool PinnedMemoryPool using_allocator
+    cupy.cuda.get_current_stream get_elapsed_time
+    cupy.cuda.runtime.getDeviceProperties deviceSynchronize getDeviceCount CUDARuntimeError
+    cupy.cuda.runtime.CUDA_R_16F CUDA_R_16BF CUDA_R_32F CUDA_R_64F
+    cupy.cuda.driver.CUDADriverError
+    cupy.cuda.memory.OutOfMemoryError
+    cupy.cuda.device.get_cublas_handle
+    cupy.cuda.cublas.gemmStridedBatchedEx and its constants
+
+Where CuPy would refuse, it refuses: a NumPy array as a kernel argument, a device array where a host array is
+meant, a copy that is not contiguous. Streams are lazy (streams.py), memory begins as NaN (memory.py).
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Self
+
+from emulation import cudnn, kernels, libraries, memory, streams
+
+
+class CUDARuntimeError(RuntimeError):
+    def __init__(self, status: int) -> None:
+        super().__init__(f"cudaError{status}")
+        self.status = status
+
+
+class CUDADriverError(RuntimeError):
+    def __init__(self, status: int) -> None:
+        super().__init__(f"CUresult{status}")
+        self.status = status
+
+
+class Device:
+    """Device 0, a small one: two multiprocessors, so that small tests fill it."""
+
+    id = 0
+
+    def __init__(self, device: int | None = None) -> None:
+        self.attributes = {"MultiProcessorCount": 2}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def cupy() -> ModuleType:
+    """A fresh module called cupy."""
+    module = ModuleType("cupy")
+    module.__dict__.update(
+        ndarray=memory.ndarray,
+        empty=memory.empty,
+        asarray=memory.asarray,
+        ascontiguousarray=memory.ascontiguousarray,
+        from_dlpack=memory.from_dlpack,
+        RawModule=kernels.RawModule,
+        fft=libraries.fft,
+        cuda=SimpleNamespace(
+            is_available=lambda: True,
+            Device=Device,
+            Stream=streams.Stream,
+            Event=streams.Event,
+            MemoryPool=memory.MemoryPool,
+            PinnedMemoryPool=memory.PinnedMemoryPool,
+            using_allocator=memory.using_allocator,
+            get_current_stream=streams.current,
+            get_elapsed_time=lambda start, end: (end.time - start.time) * 1e3,
+            memory=SimpleNamespace(OutOfMemoryError=memory.OutOfMemoryError),
+            driver=SimpleNamespace(CUDADriverError=CUDADriverError),
+            device=SimpleNamespace(get_cublas_handle=lambda: 1),
+            cublas=libraries.cublas,
+            runtime=SimpleNamespace(
+                CUDARuntimeError=CUDARuntimeError,
+                deviceSynchronize=lambda: None,
+                getDeviceCount=lambda: 1,
+                getDeviceProperties=lambda _: {"name": b"emulation", "totalGlobalMem": 2**30},
+                CUDA_R_32F=0,
+                CUDA_R_64F=1,
+                CUDA_R_16F=2,
+                CUDA_R_16BF=14,
+            ),
+        ),
+    )
+    return module
+
+
+@contextmanager
+def as_cupy(*, with_cudnn: bool = False) -> Iterator[ModuleType]:
+    """`import cupy` gives the stand-in inside; a real CuPy is there again afterwards. `cudnn` likewise, or none."""
+    module = cupy()
+    inside = {"cupy": module, "cudnn": cudnn if with_cudnn else None}  # None: import raises ImportError
+    before = {name: sys.modules.get(name) for name in inside}
+    sys.modules.update(inside)  # type: ignore[arg-type]
+    try:
+        yield module
+    finally:
+        for name, old in before.items():
+            if old is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = old

@@ -1,0 +1,158 @@
+"""Each algorithm of the cuda engine by itself, under emulation, against the float64 reference."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+
+from emulation import emulated_engine, needs_compiler
+from emulation.shapes import WIDE
+from groupconv.dtypes import DTYPES, types_of
+from groupconv.geometry import resolve
+from groupconv.spec import ConvSpec
+from groupconv_worker.algorithms.cuda_fft import transform_shape
+from groupconv_worker.cuda.run import OnDevice
+from groupconv_worker.engines import reference
+from groupconv_worker.engines.base import Problem
+from groupconv_worker.engines.cuda import CudaEngine
+from oracle import UNIT, check, expected
+from strategies import FLOATS, INTEGERS, Case, cases
+
+pytestmark = needs_compiler
+
+SAME_FLOATS = tuple((f, f) for f in FLOATS)
+EVERY_DTYPE = (
+    *SAME_FLOATS,
+    *((a, b) for a in INTEGERS for b in INTEGERS),
+    *((a, b) for a in INTEGERS for b in FLOATS),
+)
+# Threads of a block from first to last, and from last to first with hardly any memory: pieces of one group,
+# workspaces of the least size. A result that depends on either is wrong.
+SETTINGS = {"plain": {}, "reversed": {"descending": True, "chunk": 0, "workspace": 0}}
+
+
+def engine_of(name: str, **more: Any):
+    @pytest.fixture(scope="module", params=SETTINGS.values(), ids=SETTINGS)
+    def engine(request: pytest.FixtureRequest):
+        with emulated_engine(algorithm=name, **request.param, **more) as engine:
+            yield engine
+
+    return engine
+
+
+direct, gemm, grouped = engine_of("direct"), engine_of("gemm"), engine_of("grouped")
+fft, rank1, cudnn = engine_of("fft"), engine_of("rank1"), engine_of("cudnn", with_cudnn=True)
+
+
+def run(engine: CudaEngine, case: Case) -> np.ndarray:
+    """As oracle.run, where the algorithm asked for takes the case."""
+    problem = Problem(case.geometry, case.types)
+    algorithm = engine._algorithms[engine._device.options.algorithm]
+    assume(algorithm.supports(problem))
+    out = np.full(case.geometry.output_shape, 77, dtype=case.types.output)
+    prepared = engine.prepare(problem, case.weight, case.bias)
+    assert prepared.algorithm == algorithm.name
+    prepared.run(case.x, out)
+    return out
+
+
+@settings(max_examples=150)
+@given(case=cases(dtypes=EVERY_DTYPE))
+def test_direct(direct: CudaEngine, case: Case):
+    check(run(direct, case), case)
+
+
+@settings(max_examples=100)
+@given(case=cases(transposed=True))
+def test_direct_transposed(direct: CudaEngine, case: Case):
+    check(run(direct, case), case)
+
+
+@settings(max_examples=100)
+@given(case=cases(dtypes=SAME_FLOATS))
+def test_gemm(gemm: CudaEngine, case: Case):
+    # the sum is rounded to the output dtype before bias and activation, not only after
+    check(run(gemm, case), case, factor=8)
+
+
+@settings(max_examples=100)
+@given(case=cases(dtypes=SAME_FLOATS, transposed=False))
+def test_grouped(grouped: CudaEngine, case: Case):
+    check(run(grouped, case), case)
+
+
+@settings(max_examples=100)
+@given(case=cases(dtypes=(("float32", "float32"), ("float64", "float64"), ("uint8", "float32")), transposed=False))
+def test_fft(fft: CudaEngine, case: Case):
+    """Normwise, as transforms are: every output shares the rounding of the longest transform.
+
+    Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., theorem 24.2: the error of a transform
+    of length L is within a small multiple of log2(L) units of its norm; a product has the product of the norms.
+    """
+    got = run(fft, case).astype(np.float64)
+    length = np.prod(transform_shape(case.geometry))
+    norms = [np.linalg.norm(a.astype(np.float64)) for a in (case.x, case.weight)]
+    unit = UNIT[str(case.types.output)]
+    error = np.abs(got - expected(case))
+    assert (error <= unit * (8 * (np.log2(length) + 1) * np.prod(norms) + 8 * (np.abs(got) + 1))).all()
+
+
+@settings(max_examples=150)
+@given(case=cases(rank=2, dtypes=(("float32", "float32"), ("float64", "float64")), transposed=False))
+def test_rank1(rank1: CudaEngine, case: Case):
+    g = case.geometry
+    kernel = case.weight[: g.groups, :1]
+    weight = (kernel[:, :, :, :1] * kernel[:, :, :1, :]).astype(case.types.weight)
+    case = depthwise(case, weight)
+    check(run(rank1, case), case, factor=16)  # the factors are rounded, and a sum of sums
+
+
+@settings(max_examples=150)
+@given(case=cases(dtypes=(("float16", "float16"), ("bfloat16", "bfloat16"), ("float32", "float32"))))
+def test_cudnn(cudnn: CudaEngine, case: Case):
+    check(run(cudnn, case), case, factor=8)
+
+
+def depthwise(case: Case, weight: np.ndarray) -> Case:
+    """The case with as many channels as groups and this weight (g, 1, *K)."""
+    g = case.geometry
+    spec = replace_activation(case.spec)
+    x = case.x[:, : g.groups]
+    bias = None if case.bias is None else case.bias[: g.groups]
+    return Case(spec, x, weight, bias, resolve(spec, x.shape, weight.shape), case.types)
+
+
+def replace_activation(spec: ConvSpec) -> ConvSpec:
+    """Without slopes per channel, which are as many as the channels were."""
+    few = spec.activation is None or len(spec.activation.slope) <= 1
+    return spec if few else replace_spec(spec, activation=None)
+
+
+def replace_spec(spec: ConvSpec, **changes: Any) -> ConvSpec:
+    fields = {name: getattr(spec, name) for name in ConvSpec.__slots__}
+    return ConvSpec(**{**fields, **changes})
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_wide_shapes(name: str, dtype: str):
+    """Every algorithm that takes the shape, on values whose sums are exact: bit for bit, transforms but nearly."""
+    x_shape, w_shape, options = WIDE[name]
+    rng = np.random.default_rng(5)
+    x = rng.integers(-1, 2, x_shape).astype(DTYPES[dtype])
+    # so few that no sum passes 256, up to which bfloat16 counts exactly
+    w = (rng.integers(-1, 2, w_shape) * (rng.random(w_shape) < 0.5)).astype(DTYPES[dtype])
+    problem = Problem(resolve(ConvSpec(**options), x_shape, w_shape), types_of(x.dtype, w.dtype))
+    want = reference.convolve(x, w, None, problem.geometry)
+    with emulated_engine() as engine:
+        taken = [a for a in engine._algorithms.values() if a.name != "rank1" and a.supports(problem)]
+        assert len(taken) >= (1 if problem.geometry.transposed else 2)
+        for algorithm in taken:
+            out = np.full(problem.geometry.output_shape, 77, dtype=x.dtype)
+            with engine._device.lane():
+                kernel = algorithm.prepare(problem, w, None)
+            OnDevice(engine._device, kernel, problem).run(x, out)
+            np.testing.assert_allclose(
+                out.astype(np.float64), want, atol=1e-3 if algorithm.name == "fft" else 0, err_msg=algorithm.name
+            )

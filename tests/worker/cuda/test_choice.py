@@ -1,0 +1,163 @@
+"""Which algorithm the cuda engine takes, and with which precision."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emulation import cudnn as fake_cudnn
+from emulation import emulated_engine, libraries, needs_compiler, streams
+from groupconv.dtypes import types_of
+from groupconv.errors import InvalidArgumentError
+from groupconv.geometry import resolve
+from groupconv.spec import ConvSpec
+from groupconv_worker.cuda.options import CudaOptions
+from groupconv_worker.engines import reference
+from groupconv_worker.engines.base import Problem
+
+pytestmark = needs_compiler
+F32 = np.dtype(np.float32)
+
+
+def problem_of(x_shape: Any, w_shape: Any, dtype: np.dtype = F32, **spec: Any) -> tuple[Problem, np.ndarray]:
+    w = np.random.default_rng(0).standard_normal(w_shape).astype(dtype)
+    return Problem(resolve(ConvSpec(**spec), x_shape, w_shape), types_of(dtype, dtype)), w
+
+
+RULES = {
+    "pointwise": ("gemm", problem_of((1, 256, 7, 7), (64, 256, 1, 1))),
+    "grouped pointwise": ("gemm", problem_of((1, 240, 7, 7), (240, 80, 1, 1), groups=3)),
+    "dense": ("gemm", problem_of((1, 64, 8, 8), (64, 64, 3, 3), padding=1)),
+    "depthwise": ("grouped", problem_of((1, 32, 8, 8), (32, 1, 3, 3), groups=32)),
+    "thin": ("grouped", problem_of((1, 128, 8, 8), (128, 4, 3, 3), groups=32)),
+    "transposed": ("direct", problem_of((1, 16, 4, 4), (16, 8, 4, 4), transposed=True, stride=2)),
+    "large kernel": ("fft", problem_of((1, 3, 40, 40), (3, 1, 31, 31), groups=3)),
+    "float64": ("gemm", problem_of((1, 16, 8, 8), (16, 16, 3, 3), np.dtype(np.float64))),
+    "integers": ("direct", problem_of((1, 16, 8, 8), (16, 16, 3, 3), np.dtype(np.int8))),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rules_for_one_shots(name: str):
+    want, (problem, w) = RULES[name]
+    with emulated_engine() as engine:
+        assert engine.prepare(problem, w).algorithm == want
+
+
+def test_rank_1_kernels_are_recognised_by_their_values():
+    problem, w = problem_of((1, 3, 20, 20), (3, 1, 9, 9), groups=3)
+    with emulated_engine() as engine:
+        assert engine.prepare(problem, w).algorithm != "rank1"
+        assert engine.prepare(problem, w[..., :1] * w[..., :1, :]).algorithm == "rank1"
+        w[0, 0, 0, 0] = np.nan
+        assert engine.prepare(problem, w).algorithm != "rank1"
+
+
+def test_resident_kernels_take_the_fastest_and_remember_it(monkeypatch: pytest.MonkeyPatch):
+    problem, w = RULES["dense"][1]
+    with emulated_engine() as engine:
+        times = iter([3.0, 1.0])  # gemm, direct
+        calls = []
+
+        def measure(device: Any, kernel: Any, problem: Problem) -> float:
+            calls.append(kernel.algorithm)
+            return next(times)
+
+        monkeypatch.setattr("groupconv_worker.engines.cuda.time_on_device", measure)
+        assert engine.prepare(problem, w, resident=True).algorithm == "direct"
+        assert engine.prepare(problem, w, resident=True).algorithm == "direct"
+        assert calls == ["gemm", "direct"]
+
+
+def test_measuring_takes_the_median_of_events(monkeypatch: pytest.MonkeyPatch):
+    clock = iter(np.cumsum([0, 5, 0, 1, 0, 2, 0, 9, 0, 3, 0, 4, 0, 6], dtype=float))
+    monkeypatch.setattr(streams.time, "perf_counter", lambda: next(clock))
+    from groupconv_worker.cuda.choice import time_on_device
+
+    problem, w = RULES["dense"][1]
+    with emulated_engine(algorithm="direct") as engine, engine._device.lane():
+        kernel = engine._algorithms["direct"].prepare(problem, w, None)
+        assert time_on_device(engine._device, kernel, problem) == 4000.0
+
+
+def test_deterministic_uses_own_kernels_by_rule(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("groupconv_worker.engines.cuda.time_on_device", lambda *_: pytest.fail("measured"))
+    with emulated_engine(deterministic=True, with_cudnn=True) as engine:
+        for _, (problem, w) in RULES.values():
+            assert engine.prepare(problem, w, resident=True).algorithm in ("direct", "grouped", "fft")
+
+
+def test_any_batching_gives_the_same_bits():
+    rng = np.random.default_rng(3)
+    problem, w = problem_of((6, 16, 9, 9), (16, 8, 3, 3), groups=2, padding=1)
+    x = rng.standard_normal((6, 16, 9, 9)).astype(F32)
+    outs = []
+    for chunk in (2**24, 0):
+        with emulated_engine(deterministic=True, chunk=chunk) as engine:
+            outs.append(np.empty(problem.geometry.output_shape, F32))
+            engine.prepare(problem, w).run(x, outs[-1])
+    np.testing.assert_array_equal(*outs)
+
+
+@pytest.mark.parametrize(
+    ("math", "compute", "tolerance"),
+    [("float32", 68, 1e-5), ("tf32", 77, 1e-5), ("float16", 74, 5e-2), ("bfloat16", 75, 0.3)],
+)
+def test_precision_of_products(math: Any, compute: int, tolerance: float):
+    problem, w = RULES["dense"][1]
+    x = np.random.default_rng(2).standard_normal(problem.geometry.input_shape).astype(F32)
+    out = np.empty(problem.geometry.output_shape, F32)
+    libraries.CALLS.clear()
+    with emulated_engine(algorithm="gemm", math=math) as engine:
+        engine.prepare(problem, w).run(x, out)
+    assert {call.compute for call in libraries.CALLS} == {compute}
+    want = reference.convolve(x, w, None, problem.geometry)
+    assert np.abs(out - want).max() < tolerance * np.abs(want).max()
+
+
+def test_pointwise_makes_no_patches_and_one_product():
+    problem, w = problem_of((1, 240, 7, 7), (240, 80, 1, 1), groups=3)
+    libraries.CALLS.clear()
+    with emulated_engine() as engine:
+        prepared = engine.prepare(problem, w)
+        assert prepared._kernel.workspace(1, 3) == 0
+        prepared.run(np.zeros((1, 240, 7, 7), F32), np.empty((1, 240, 7, 7), F32))
+    assert [(c.m, c.n, c.k, c.batch) for c in libraries.CALLS] == [(49, 80, 80, 3)]
+
+
+@pytest.mark.parametrize("math", ["float32", "tf32"])
+def test_cudnn_is_preferred_where_it_is_and_told_what_it_may_round(math: Any):
+    problem, w = RULES["dense"][1]
+    fake_cudnn.BUILT.clear()
+    with emulated_engine(with_cudnn=True, math=math) as engine:
+        assert engine.prepare(problem, w).algorithm == "cudnn"
+    notes = {note.name for note in fake_cudnn.BUILT[-1].deselected}
+    assert notes == ({"TENSOR_CORE", "DOWN_CONVERT_INPUTS"} if math == "float32" else set())
+
+
+def test_what_cudnn_refuses_another_takes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(fake_cudnn.REFUSE, "all", True)
+    problem, w = RULES["dense"][1]
+    with emulated_engine(with_cudnn=True) as engine:
+        assert engine.prepare(problem, w).algorithm == "gemm"
+        assert engine.prepare(problem, w, resident=True).algorithm in ("gemm", "direct")
+
+
+def test_cudnn_graphs_are_built_once_for_a_size():
+    problem, w = problem_of((2, 4, 6, 6), (4, 4, 3, 3))
+    with emulated_engine(with_cudnn=True, algorithm="cudnn") as engine:
+        prepared = engine.prepare(problem, w)
+        fake_cudnn.BUILT.clear()
+        for batch in (2, 2, 3, 3):
+            prepared.run(np.zeros((batch, 4, 6, 6), F32), np.empty((batch, 4, 4, 4), F32))
+        assert len(fake_cudnn.BUILT) == 1
+
+
+def test_options_are_checked():
+    with pytest.raises(InvalidArgumentError, match=r"cuda\.math: expected one of float32, tf32"):
+        CudaOptions(math="float8")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match=r"GROUPCONV_CUDA_CHUNK: expected an integer"):
+        CudaOptions.from_environ({"GROUPCONV_CUDA_CHUNK": "much"})
+    refused = emulated_engine(algorithm="winograd")
+    with pytest.raises(InvalidArgumentError, match=r"cuda\.algorithm"):
+        refused.__enter__()

@@ -1,0 +1,95 @@
+"""Every kernel compiles to machine code for every architecture, without a GPU: what ptxas says is checked."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+from groupconv.dtypes import BFLOAT16, Types
+from groupconv_worker.cuda import instances
+from groupconv_worker.cuda.instances import DIRECT_TILES, every_instance
+from groupconv_worker.cuda.nvrtc import ARCHITECTURES, Compiled, compile_kernels
+
+pytest.importorskip("nvidia.cu13", reason="NVRTC comes with the nvidia-cuda-nvrtc wheel")
+
+REGISTERS = 65536
+"""Of a multiprocessor. Source: CUDA C++ Programming Guide, compute capabilities 7.5 to 12.0."""
+
+F32 = np.dtype(np.float32)
+HOT = [
+    *[("direct.cu", instances.direct(Types(F32, F32, F32, F32), tile, zeros=True)) for tile in DIRECT_TILES],
+    ("direct.cu", instances.direct(Types(*[BFLOAT16] * 2, F32, BFLOAT16), DIRECT_TILES[0], zeros=False)),
+    ("grouped.cu", instances.grouped(F32, 3, 1, 1, 4)),
+    ("grouped.cu", instances.grouped(F32, 3, 1, 4, 4)),
+    ("patches.cu", instances.patches(2, zeros=True)),
+    ("finish.cu", instances.finish_in_place(F32, 4)),
+    ("spectral.cu", instances.spectral(F32, 4)),
+]
+"""One of each kind."""
+
+
+def compile_all(wanted: list[tuple[str, str]], architectures: Sequence[int]) -> list[dict[str, Compiled]]:
+    """What ptxas says of each expression, for each architecture; in processes, as NVRTC compiles one at a time."""
+    by_file = defaultdict(list)
+    for file, expression in wanted:
+        by_file[file].append(expression)
+    # in halves, so that two processes have equally much to do
+    parts = [(f, half) for f, e in by_file.items() for half in (e[::2], e[1::2]) if half]
+    jobs = [(file, half, architecture) for architecture in architectures for file, half in parts]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        done = list(pool.map(compile_kernels, *zip(*jobs, strict=True)))
+    found: dict[int, dict[str, Compiled]] = defaultdict(dict)
+    for (_, _, architecture), compiled in zip(jobs, done, strict=True):
+        found[architecture] |= compiled
+    return list(found.values())
+
+
+def hold_to_account(compiled: dict[str, Compiled], wanted: list[tuple[str, str]]) -> None:
+    assert set(compiled) == {expression for _, expression in wanted}
+    threads = {
+        instances.direct(types, tile, zeros=zeros): tile.threads
+        for types in [Types(F32, F32, F32, F32), Types(*[BFLOAT16] * 2, F32, BFLOAT16)]
+        for tile in DIRECT_TILES
+        for zeros in (True, False)
+    }
+    for expression, c in compiled.items():
+        assert (c.spilled, c.stack) == (0, 0), f"{expression} spills {c}"
+        assert c.registers * 256 <= REGISTERS, f"{expression} cannot be launched with 256 threads: {c}"
+        assert c.shared <= 48 * 1024, expression
+        if "double" not in expression:  # two blocks of each multiprocessor hide each other's barriers
+            assert c.registers * threads.get(expression, 256) * 2 <= REGISTERS, f"{expression}: {c}"
+
+
+def test_one_of_each_kind_for_every_architecture():
+    found = compile_all(HOT, ARCHITECTURES)
+    assert len(found) == len(ARCHITECTURES)
+    for compiled in found:
+        hold_to_account(compiled, HOT)
+
+
+def test_static_shared_memory_is_what_the_tiles_say():
+    names = {instances.direct(Types(F32, F32, F32, F32), tile, zeros=True): tile for tile in DIRECT_TILES}
+    for name, compiled in compile_kernels("direct.cu", names, 80).items():
+        assert compiled.shared == names[name].shared_bytes(4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_instantiation(architecture: int):
+    hold_to_account(compile_all(every_instance(), [architecture])[0], every_instance())
+
+
+def test_every_float_half_and_integer_instantiation_for_one_architecture():
+    """The oldest: what it cannot do shows here. The rest is compiled by the slow test."""
+    wanted = [pair for pair in every_instance() if not {"bfloat16", "double"} & set(re.findall(r"\w+", pair[1]))]
+    hold_to_account(compile_all(wanted, [75])[0], wanted)
+
+
+def test_a_kernel_that_does_not_compile_is_refused_with_the_log():
+    with pytest.raises(RuntimeError, match=r"direct\.cu for sm_90"):
+        compile_kernels("direct.cu", ["groupconv::direct<no_such_type>"], 90)

@@ -1,0 +1,1 @@
+"""What surrounds the CUDA kernels: layouts, launches, memory, streams and errors."""

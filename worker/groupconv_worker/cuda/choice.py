@@ -1,0 +1,82 @@
+"""Which algorithm takes a convolution: by rule at once, by measurement for a kernel that stays.
+
+The rules are what is known of the hardware in general; no number in them was measured here.
+"""
+
+import math
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from groupconv_worker.algorithms.cuda_rank1 import LEAST_EXTENT
+from groupconv_worker.cuda.device import Device, device_types, storage
+from groupconv_worker.cuda.kernel import DeviceKernel
+from groupconv_worker.engines.base import Problem
+
+THIN = 16
+"""Channels or filters of a group up to which patches, ΠK times the input, would move more than a product saves."""
+
+LARGE_TAPS = 225
+"""Taps of a kernel (15 × 15) from which transforms cost less than products."""
+
+RUNS = 7
+"""Timings of a candidate; the median is taken."""
+
+
+def by_rule(problem: Problem, *, deterministic: bool = False) -> list[str]:
+    """Algorithms in order of preference; the first that is there and takes the problem is used.
+
+    Example:
+        >>> from groupconv import ConvSpec, resolve
+        >>> from groupconv.dtypes import types_of
+        >>> f32 = types_of(np.dtype("float32"), np.dtype("float32"))
+        >>> g = resolve(ConvSpec(groups=32, padding=1), (1, 32, 112, 112), (32, 1, 3, 3))
+        >>> by_rule(Problem(g, f32))[0]
+        'grouped'
+        >>> g = resolve(ConvSpec(), (1, 256, 56, 56), (64, 256, 1, 1))
+        >>> by_rule(Problem(g, f32))[0], by_rule(Problem(g, f32), deterministic=True)
+        ('gemm', ['direct'])
+    """
+    return [name for name in _preferred(problem) if not (deterministic and name in ("gemm", "cudnn"))]
+
+
+def _preferred(problem: Problem) -> Iterator[str]:
+    g = problem.geometry
+    taps = math.prod(g.kernel)
+    channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
+    if channels == 1 and taps >= LEAST_EXTENT**2:
+        yield "rank1"  # taken only if the weights allow
+    if taps >= LARGE_TAPS and max(g.stride) == 1:
+        yield "fft"
+    if g.groups > 1 and min(channels, filters) <= THIN:
+        yield "grouped"
+    elif g.is_pointwise:
+        yield "gemm"  # no copy: nothing can beat it
+    else:
+        yield "cudnn"
+        if min(channels * taps, filters) >= THIN:
+            yield "gemm"
+    yield "direct"
+
+
+def time_on_device(device: Device, kernel: DeviceKernel, problem: Problem) -> float:
+    """Milliseconds of one run on the device, by CUDA events on the current stream: the median of `RUNS`.
+
+    The input is zeros: no algorithm here looks at its values.
+    """
+    g, types, cuda = problem.geometry, device_types(problem.types), device.cupy.cuda
+    x = device.cupy.empty((g.batch, g.in_channels, *g.input), storage(types.input))
+    y = device.cupy.empty((g.batch, g.out_channels, *g.output), storage(types.output))
+    x.view(np.uint8).fill(0)
+    stream = cuda.get_current_stream()
+    kernel.launch(x, y, 0, device.options.workspace)  # compiles, fills caches, wakes the clocks
+    pairs: list[tuple[Any, Any]] = [(cuda.Event(), cuda.Event()) for _ in range(RUNS)]
+    for start, end in pairs:
+        start.record(stream)
+        kernel.launch(x, y, 0, device.options.workspace)
+        end.record(stream)
+    stream.synchronize()
+    times: list[float] = [cuda.get_elapsed_time(start, end) for start, end in pairs]
+    return median(times)

@@ -1,0 +1,162 @@
+"""One CUDA device as the engine uses it: a memory pool with a limit, kernels, and streams for each run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from groupconv.dtypes import BFLOAT16, Types, is_float
+from groupconv.geometry import Geometry
+from groupconv_worker.cuda.errors import cuda_errors
+from groupconv_worker.cuda.modules import Kernels
+from groupconv_worker.cuda.options import CudaOptions
+from groupconv_worker.cuda.records import ACTIVATIONS, EPILOGUE, Phases, phases_of
+from groupconv_worker.engines.base import Array, DeviceLostError
+
+CACHED_GEOMETRIES = 256
+"""Tap tables kept on the device: a one-shot request of a shape seen before builds none."""
+
+
+class Lane:
+    """The streams of one run: copies in, kernels, copies out. One thread uses a lane at a time."""
+
+    def __init__(self, cupy: Any) -> None:
+        # non-blocking: the legacy default stream would serialise all of them
+        self.copy_in, self.compute, self.copy_out = (cupy.cuda.Stream(non_blocking=True) for _ in range(3))
+
+    def synchronize(self) -> None:
+        """Wait for everything under way."""
+        for stream in (self.copy_in, self.compute, self.copy_out):
+            stream.synchronize()
+
+
+class Device:
+    """The device that is current when this is made: in a Ray actor, the one Ray assigned.
+
+    Args:
+        cupy: the module.
+        options: of the engine.
+    """
+
+    def __init__(self, cupy: Any, options: CudaOptions) -> None:
+        self.cupy, self.options = cupy, options
+        self._device = cupy.cuda.Device()
+        self.kernels = Kernels(cupy)
+        # kept: CuPy asks the driver for every attribute there is each time
+        self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
+        self.pool = cupy.cuda.MemoryPool()  # not CuPy's default one, whose limit belongs to the whole process
+        self.pool.set_limit(size=options.memory_limit)
+        self.pinned = cupy.cuda.PinnedMemoryPool()
+        self._lanes: list[Lane] = []
+        self._phases: dict[Geometry, tuple[Phases, Any, Any]] = {}
+        self._lock = Lock()
+        self._lost = ""
+
+    def describe(self) -> str:
+        """Name and memory."""
+        properties = self.cupy.cuda.runtime.getDeviceProperties(self._device.id)
+        return f"cuda: {properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB"
+
+    @contextmanager
+    def lane(self) -> Iterator[Lane]:
+        """A lane for this thread; its compute stream and the pool are current inside.
+
+        All work of the lane is done when the block is left, however it is left: no buffer goes back to a pool
+        while a copy or kernel still uses it.
+
+        Raises:
+            DeviceLostError: the context is broken, now or since an earlier run.
+        """
+        if self._lost:
+            raise DeviceLostError(self._lost)
+        try:
+            with self._device, cuda_errors(self.cupy):
+                with self._lock:
+                    lane = self._lanes.pop() if self._lanes else None
+                lane = lane or Lane(self.cupy)
+                with self.cupy.cuda.using_allocator(self.pool.malloc), lane.compute:
+                    try:
+                        yield lane
+                    finally:
+                        lane.synchronize()
+                with self._lock:
+                    self._lanes.append(lane)
+        except DeviceLostError as error:
+            self._lost = str(error)
+            raise
+
+    def upload(self, host: Array) -> Any:
+        """A host array as a device array of its storage dtype, copied on the current stream."""
+        return self.cupy.asarray(np.ascontiguousarray(host).view(storage(host.dtype)))
+
+    def phases(self, g: Geometry) -> tuple[Phases, Any, Any]:
+        """`phases_of(g)` with its taps and starts on the device."""
+        with self._lock:
+            found = self._phases.get(g)
+        if found is None:
+            phases = phases_of(g)
+            found = phases, self.upload(phases.taps.view(np.int32)), self.upload(phases.starts)
+            self.cupy.cuda.get_current_stream().synchronize()  # other lanes will read it
+            with self._lock:
+                while len(self._phases) >= CACHED_GEOMETRIES:
+                    self._phases.pop(next(iter(self._phases)))
+                self._phases[g] = found
+        return found
+
+    def close(self) -> None:
+        """Give device and pinned memory back."""
+        self._phases.clear()
+        self._lanes.clear()
+        self.pool.free_all_blocks()
+        self.pinned.free_all_blocks()
+
+
+class Epilogue:
+    """Bias and activation of a convolution, on the device.
+
+    Args:
+        device: where.
+        g: for the activation.
+        bias: (M,) or None.
+        accumulate: the dtype sums are kept in.
+    """
+
+    def __init__(self, device: Device, g: Geometry, bias: Array | None, accumulate: np.dtype) -> None:
+        self._itemsize = accumulate.itemsize
+        self._bias = None if bias is None else device.upload(bias.astype(accumulate))
+        slope = g.activation.slope if g.activation else ()
+        self._slope = device.upload(np.array(slope, dtype=accumulate)) if slope else None
+        self._slope_step = int(len(slope) > 1)
+        self._activation = ACTIVATIONS[g.activation.kind if g.activation else None]
+
+    @property
+    def is_identity(self) -> bool:
+        """Nothing to do."""
+        return self._bias is None and self._activation == 0
+
+    def record(self, first_channel: int) -> Array:
+        """The kernel argument for output channels from `first_channel` on."""
+        record = np.zeros((), dtype=EPILOGUE)
+        if self._bias is not None:
+            record["bias"] = self._bias.data.ptr + first_channel * self._itemsize
+        if self._slope is not None:
+            record["slope"] = self._slope.data.ptr + first_channel * self._itemsize * self._slope_step
+        record["slope_step"], record["activation"] = self._slope_step, self._activation
+        return record
+
+
+def storage(dtype: np.dtype) -> np.dtype:
+    """The dtype a device array has in CuPy: bfloat16 travels as its bits, of which CuPy need know nothing."""
+    return np.dtype(np.uint16) if dtype == BFLOAT16 else dtype
+
+
+def device_types(types: Types) -> Types:
+    """What the kernels compute in: an integer input meets a float kernel as float; integer kernels are int32."""
+    wide = types.accumulate
+    if is_float(types.input):
+        return types
+    if is_float(types.output):
+        return Types(wide, wide, wide, wide)
+    return Types(types.input, wide, wide, wide)

@@ -1,0 +1,73 @@
+"""What an operator may ask of the cuda engine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+from groupconv.errors import InvalidArgumentError
+
+Math = Literal["float32", "tf32", "float16", "bfloat16"]
+MATHS: tuple[str, ...] = get_args(Math)
+
+
+@dataclass(frozen=True, slots=True)
+class CudaOptions:
+    """Settings of a `CudaEngine`.
+
+    Attributes:
+        memory_limit: bytes of device memory the engine may hold; 0 for no limit but the device's.
+        workspace: bytes an algorithm may use beside its input, output and weights.
+        chunk: bytes of input and output sent at a time, so that copies overlap with computing.
+        math: what the products of float32 operands may be rounded to on tensor cores (in cuBLAS and cuDNN);
+            "float32" means not at all. Sums are kept in float32 always.
+        deterministic: the same bits from every run on a device model: own kernels and cuFFT alone, which sum
+            in a fixed order, chosen by rule. cuBLAS keeps that promise only while one stream is active, and a
+            choice by timing may fall differently after a restart.
+        algorithm: always take the algorithm of this name; "" chooses.
+
+    Raises:
+        InvalidArgumentError: a negative size or an unknown `math`.
+
+    Example:
+        >>> CudaOptions(math="tf32").workspace == 256 * 2**20
+        True
+    """
+
+    memory_limit: int = 0
+    workspace: int = 256 * 2**20
+    chunk: int = 16 * 2**20
+    math: Math = "float32"
+    deterministic: bool = False
+    algorithm: str = ""
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+        """GROUPCONV_CUDA_MEMORY_LIMIT, _WORKSPACE, _CHUNK, _MATH, _DETERMINISTIC (0 or 1), _ALGORITHM.
+
+        An environment reaches every worker process, Ray's too.
+
+        Raises:
+            InvalidArgumentError: naming the variable.
+
+        Example:
+            >>> CudaOptions.from_environ({"GROUPCONV_CUDA_MATH": "tf32"}).math
+            'tf32'
+        """
+        given: dict[str, Any] = {}
+        for field in cls.__slots__:
+            name = f"GROUPCONV_CUDA_{field.upper()}"
+            if (text := environ.get(name)) is None:
+                continue
+            try:
+                given[field] = text if field in ("math", "algorithm") else int(text)
+            except ValueError:
+                raise InvalidArgumentError(name, "an integer", text) from None
+        given["deterministic"] = bool(given.get("deterministic", False))
+        return cls(**given)
+
+    def __post_init__(self) -> None:
+        for field in ("memory_limit", "workspace", "chunk"):
+            if getattr(self, field) < 0:
+                raise InvalidArgumentError(f"cuda.{field}", "bytes, at least 0", getattr(self, field))
+        if self.math not in MATHS:
+            raise InvalidArgumentError("cuda.math", f"one of {', '.join(MATHS)}", self.math)

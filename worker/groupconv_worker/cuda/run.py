@@ -1,0 +1,115 @@
+"""A prepared convolution that takes its feature maps from wherever they are."""
+
+from typing import Any
+
+import numpy as np
+
+from groupconv.errors import ResourceExhaustedError
+from groupconv_worker.cuda.device import Device, Lane, device_types, storage
+from groupconv_worker.cuda.kernel import DeviceKernel
+from groupconv_worker.cuda.transfer import compute, group_bytes, stream_through
+from groupconv_worker.engines.base import Array, Problem
+
+CUDA_DEVICE = 2
+"""kDLCUDA. Source: DLPack, dlpack.h."""
+
+
+class OnDevice:
+    """Runs a `DeviceKernel`; safe to call from several threads, each of which gets streams of its own.
+
+    Host arrays are copied in pieces while others are computed. Device arrays (anything that speaks DLPack)
+    are used where they lie and nothing passes through the host; the work begins after what the caller queued on
+    its current stream, and is done when the call returns.
+    """
+
+    def __init__(self, device: Device, kernel: DeviceKernel, problem: Problem) -> None:
+        self._device, self._kernel, self._problem = device, kernel, problem
+        self.algorithm = kernel.algorithm
+
+    def run(self, x: Any, out: Any) -> None:
+        """As `Prepared.run`; x and out may also be device arrays, both or one of them.
+
+        Raises:
+            ResourceExhaustedError: not even one group of one sample fits the device's memory; names the bytes.
+            DeviceLostError: the device failed; the process must be replaced.
+        """
+        if _on_device(x) or _on_device(out):
+            self._run_resident(x, out)
+        else:
+            self._run_streaming(x, out)
+
+    def _run_streaming(self, x: Array, out: Array) -> None:
+        """Smaller and smaller pieces, until they fit."""
+        g, types = self._problem.geometry, self._problem.types
+        least = group_bytes(g, types)
+        target, budget = max(least, self._device.options.chunk), self._device.options.workspace
+        memory = self._device.cupy.cuda.memory
+        with self._device.lane() as lane:
+            while True:
+                try:
+                    stream_through(self._device, lane, self._kernel, g, types, x, out, target, budget)
+                except memory.OutOfMemoryError as error:
+                    lane.synchronize()  # what was queued still uses the memory that is freed now
+                    if target <= least and budget <= 1:
+                        raise ResourceExhaustedError(self._needed(str(error))) from error
+                else:
+                    return
+                self._device.pool.free_all_blocks()
+                # the workspace gives way first, as it saves only time; then the pieces
+                if budget > least:
+                    budget //= 4
+                else:
+                    target, budget = max(least, target // 2), (budget if target > least else 1)
+
+    def _needed(self, reason: str) -> str:
+        g, types = self._problem.geometry, self._problem.types
+        pieces, workspace = group_bytes(g, types), self._kernel.workspace(1, 1)
+        limit = self._device.options.memory_limit
+        return (
+            f"cuda: one group of one sample needs {pieces + workspace} bytes of device memory "
+            f"({pieces} for input and output, {workspace} of workspace) beside the weights"
+            f"{f', and the limit is {limit}' if limit else ''}: {reason}"
+        )
+
+    def _run_resident(self, x: Any, out: Any) -> None:
+        """x or out, or both, on the device already."""
+        cupy, types = self._device.cupy, self._problem.types
+        caller = cupy.cuda.get_current_stream()
+        with self._device.lane() as lane:
+            # what the caller queued on its stream comes first
+            lane.compute.wait_event(caller.record())
+            device_x = cupy.from_dlpack(x) if _on_device(x) else self._device.upload(x)
+            device_x = cupy.ascontiguousarray(device_x.view(storage(types.input)))
+            device_out = cupy.from_dlpack(out).view(storage(types.output)) if _on_device(out) else None
+            direct = device_out is not None and device_out.flags.c_contiguous
+            y: Any = device_out if direct else cupy.empty(out.shape, storage(types.output))
+            self._launch(lane, device_x, y)
+            if device_out is None:
+                np.copyto(out, y.get().view(types.output))
+            elif not direct:
+                device_out[...] = y
+
+    def _launch(self, lane: Lane, x: Any, y: Any) -> None:
+        """The whole at once; what cannot be made smaller can only be refused."""
+        budget = self._device.options.workspace
+        while True:
+            try:
+                return compute(self._kernel, self._problem.types, x, y, 0, budget)
+            except self._device.cupy.cuda.memory.OutOfMemoryError as error:
+                lane.synchronize()
+                if budget <= 1:
+                    needed = self._kernel.workspace(x.shape[0], self._problem.geometry.groups)
+                    wide = x.size * device_types(self._problem.types).input.itemsize
+                    raise ResourceExhaustedError(
+                        f"cuda: {needed} bytes of workspace and up to {wide} for the input in another dtype: {error}"
+                    ) from error
+                self._device.pool.free_all_blocks()
+                budget //= 4
+
+
+def _on_device(array: Any) -> bool:
+    """Whether an array lives on a CUDA device; host arrays say otherwise or nothing."""
+    if isinstance(array, np.ndarray):
+        return False
+    where = getattr(array, "__dlpack_device__", None)
+    return where is not None and where()[0] == CUDA_DEVICE

@@ -1,0 +1,169 @@
+"""Feature maps to the device and back, piece by piece, so that copies and kernels overlap.
+
+A run is cut into pieces along the batch, and along groups where one sample is large. Three slots take turns;
+each has pinned host memory and device memory for one piece:
+
+    piece   copy in      compute      copy out
+    i       ████
+    i+1         ████     ████ i
+    i+2             ████     ████ i+1 ████ i
+
+Events order the streams; the host waits only when it needs a slot again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+
+from groupconv.dtypes import Types
+from groupconv.geometry import Geometry
+from groupconv_worker.cuda.device import Device, Lane, device_types, storage
+from groupconv_worker.cuda.kernel import DeviceKernel
+from groupconv_worker.engines.base import Array
+
+SLOTS = 3
+"""One being filled, one computing, one being emptied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some samples of some groups: x[samples, groups · C/g], y[samples, groups · M/g]."""
+
+    samples: slice
+    groups: slice
+
+    def channels(self, per_group: int) -> tuple[slice, slice]:
+        """The index of the piece in an array of `per_group` channels per group."""
+        return self.samples, slice(self.groups.start * per_group, self.groups.stop * per_group)
+
+
+def piece_size(batch: int, groups: int, group_bytes: int, target: int) -> tuple[int, int]:
+    """Samples and groups of a piece of about `target` bytes: whole samples if one fits, else groups of one.
+
+    Args:
+        batch: samples there are.
+        groups: groups there are.
+        group_bytes: input and output of one group of one sample.
+        target: bytes of a piece.
+
+    Example:
+        >>> piece_size(64, 32, 1000, 100_000), piece_size(64, 32, 1000, 8_000), piece_size(2, 2, 1000, 1)
+        ((3, 32), (1, 8), (1, 1))
+    """
+    if group_bytes * groups <= target:
+        return min(batch, target // (group_bytes * groups)), groups
+    return 1, max(1, min(groups, target // group_bytes))
+
+
+def pieces(batch: int, groups: int, samples: int, some_groups: int) -> Iterator[Piece]:
+    """All pieces of `samples` × `some_groups`, in order.
+
+    Example:
+        >>> [(p.samples.stop, p.groups.start) for p in pieces(3, 2, 2, 2)]
+        [(2, 0), (3, 0)]
+    """
+    for n in range(0, batch, samples):
+        for first in range(0, groups, some_groups):
+            yield Piece(slice(n, min(n + samples, batch)), slice(first, min(first + some_groups, groups)))
+
+
+class Slot:
+    """Memory for one piece, on the host and on the device, and where it stands."""
+
+    def __init__(self, device: Device, g: Geometry, types: Types, samples: int, groups: int) -> None:
+        x_shape = (samples, groups * (g.in_channels // g.groups), *g.input)
+        y_shape = (samples, groups * (g.out_channels // g.groups), *g.output)
+        self.host_x, self.host_y = (
+            _pinned(device, shape, dtype) for shape, dtype in ((x_shape, types.input), (y_shape, types.output))
+        )
+        empty = device.cupy.empty
+        self.x, self.y = empty(x_shape, storage(types.input)), empty(y_shape, storage(types.output))
+        self.loaded, self.computed, self.fetched = (device.cupy.cuda.Event(disable_timing=True) for _ in range(3))
+        self.piece: Piece | None = None
+
+
+def stream_through(
+    device: Device,
+    lane: Lane,
+    kernel: DeviceKernel,
+    g: Geometry,
+    types: Types,
+    x: Array,
+    out: Array,
+    target: int,
+    budget: int,
+) -> None:
+    """Run `kernel` on host arrays in pieces of about `target` bytes.
+
+    Args:
+        device: where.
+        lane: whose streams to use.
+        kernel: what to run.
+        g: its geometry.
+        types: its dtypes, those of x and out.
+        x: (N, C, *input), any strides.
+        out: (N, M, *output), any strides; written.
+        target: bytes of a piece.
+        budget: bytes of workspace for the kernel.
+
+    Raises:
+        cupy.cuda.memory.OutOfMemoryError: smaller pieces may fit.
+    """
+    batch, per_x, per_y = x.shape[0], g.in_channels // g.groups, g.out_channels // g.groups
+    samples, groups = piece_size(batch, g.groups, group_bytes(g, types), target)
+    plan = list(pieces(batch, g.groups, samples, groups))
+    slots = [Slot(device, g, types, samples, groups) for _ in plan[:SLOTS]]
+
+    def fetch(slot: Slot) -> None:
+        if slot.piece is not None:
+            slot.fetched.synchronize()
+            target_view = out[slot.piece.channels(per_y)]
+            np.copyto(target_view, _part(slot.host_y, target_view.shape))
+            slot.piece = None
+
+    for piece, slot in zip(plan, cycle(slots), strict=False):
+        fetch(slot)  # its piece of three turns ago; from here on all its memory is free
+        source = x[piece.channels(per_x)]
+        y_shape = out[piece.channels(per_y)].shape
+        host_x, host_y = _part(slot.host_x, source.shape), _part(slot.host_y, y_shape)
+        device_x, device_y = _part(slot.x, source.shape), _part(slot.y, y_shape)
+        np.copyto(host_x, source)
+        device_x.set(host_x.view(storage(types.input)), stream=lane.copy_in)
+        slot.loaded.record(lane.copy_in)
+        lane.compute.wait_event(slot.loaded)
+        compute(kernel, types, device_x, device_y, piece.groups.start, budget)
+        slot.computed.record(lane.compute)
+        lane.copy_out.wait_event(slot.computed)
+        device_y.get(stream=lane.copy_out, out=host_y.view(storage(types.output)), blocking=False)
+        slot.fetched.record(lane.copy_out)
+        slot.piece = piece
+    for slot in slots:
+        fetch(slot)
+
+
+def compute(kernel: DeviceKernel, types: Types, x: Any, y: Any, first_group: int, budget: int) -> None:
+    """Launch `kernel`, an integer input of a float kernel widened before."""
+    kernel.launch(x.astype(storage(device_types(types).input), copy=False), y, first_group, budget)
+
+
+def group_bytes(g: Geometry, types: Types) -> int:
+    """Input and output of one group of one sample."""
+    x = g.in_channels // g.groups * int(np.prod(g.input, dtype=np.int64)) * types.input.itemsize
+    y = g.out_channels // g.groups * int(np.prod(g.output, dtype=np.int64)) * types.output.itemsize
+    return x + y
+
+
+def _pinned(device: Device, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """Page-locked host memory: the copy engines read and write it without the CPU."""
+    count = int(np.prod(shape, dtype=np.int64))
+    # rounded up to a power of two, so that the pool can give the same memory to like sizes again
+    memory = device.pinned.malloc(1 << (count * dtype.itemsize - 1).bit_length())
+    return np.frombuffer(memory, dtype=dtype, count=count)
+
+
+def _part(memory: Any, shape: tuple[int, ...]) -> Any:
+    """The beginning of `memory` as a contiguous array of `shape`: the last piece may be a smaller one."""
+    return memory.reshape(-1)[: int(np.prod(shape, dtype=np.int64))].reshape(shape)
