@@ -121,7 +121,7 @@ def search(
     exact = 1 if all(r == rates[0] for r in rates) else EXACT  # parts are whole cells: unequal shares need a look
     candidates: list[PlannedChain] = []
     others: list[Alternative] = []
-    for row in ranking:
+    for row in dict.fromkeys([*ranking, 0]):  # the whole can be made where none of the best can
         if not np.isfinite(expected[row]):
             break
         cut = cut_of(matrix[row])

@@ -82,7 +82,7 @@ def factors(weight: Array) -> tuple[Array, Array] | None:
     Example:
         >>> w = np.array([[3., 6., 9.], [4., 8., 12.], [5., 10., 15.]]).reshape(1, 1, 3, 3)
         >>> column, row = factors(w)
-        >>> (column * row == w).all()
+        >>> bool((column * row == w).all())
         True
     """
     w = weight[:, 0].astype(np.float64)  # (M, K, L)
