@@ -1,8 +1,8 @@
 """Settings for every test."""
 
-import pytest
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Timing is never judged: the machine may be busy. Illegal combinations are drawn and dropped, by design.
@@ -41,5 +41,6 @@ def ray_executor():
     executor = create_executor("ray", workers=2, threads=1, engine="reference")
     yield executor
     executor.close()
+
 
 os.environ["GROUPCONV_TUNE"] = "off"  # no test depends on a measurement, or writes to the user's cache
