@@ -47,6 +47,15 @@ def catalogue() -> dict[str, CatalogueLayer]:
         2
     """
     text = resources.files("groupconv_server").joinpath("data/layers.csv").read_text()
+    return read_layers(text)
+
+
+def read_layers(text: str) -> dict[str, CatalogueLayer]:
+    """The layers of a CSV with the catalogue's columns, by name.
+
+    Raises:
+        KeyError, ValueError: a column is missing or is no number.
+    """
     return {row["name"]: _layer(row) for row in csv.DictReader(text.splitlines())}
 
 

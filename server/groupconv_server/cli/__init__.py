@@ -1,4 +1,4 @@
-"""The command line: `groupconv serve | worker | demo | conv | plan | status | health | load`, one file each."""
+"""The command line, one file for each command."""
 
 from groupconv_server.cli.app import app
 

@@ -60,10 +60,12 @@ def _root(
 
 
 def _register() -> None:
-    from groupconv_server.cli import conv, demo, health, load, plan, serve, status, worker
+    from groupconv_server.cli import bench, conv, demo, health, load, plan, serve, status, warmup, worker
 
-    for module in (serve, worker, demo, conv, plan, status, health, load):
+    for module in (serve, worker, demo, conv, plan, status, health, load, warmup):
         app.command(name=module.NAME, epilog=module.EXAMPLES)(one_line_errors(module.command))
+    bench.app.registered_commands[0].callback = one_line_errors(bench.engine)
+    app.add_typer(bench.app)
 
 
 _register()

@@ -1,0 +1,1 @@
+"""Measurements of the engines: what `bench/engine.py` and `groupconv bench engine` print."""

@@ -1,0 +1,71 @@
+"""The other ways to compute a layer on this machine, each as a function without arguments."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from groupconv.dtypes import types_of
+from groupconv.geometry import Geometry
+from groupconv.requests import Array
+from groupconv_worker.algorithms.gemm import Gemm
+from groupconv_worker.engines import Problem
+
+Call = Callable[[], object]
+
+
+def torch_peer(g: Geometry, x: Array, w: Array, b: Array, threads: int) -> Call | None:
+    """PyTorch's functional convolution; None where PyTorch is not installed."""
+    try:
+        import torch
+        from torch.nn import functional
+    except ImportError:
+        return None
+    torch.set_num_threads(threads)
+    tensors = [torch.from_numpy(a) for a in (x, w, b)]
+    padding = tuple(low for low, _ in g.padding)
+
+    def run() -> object:
+        with torch.inference_mode():
+            if g.transposed:
+                return functional.conv_transpose2d(*tensors, g.stride, padding, g.output_padding, g.groups, g.dilation)
+            return functional.conv2d(*tensors, g.stride, padding, g.dilation, g.groups)
+
+    return run
+
+
+def onnxruntime_peer(g: Geometry, x: Array, w: Array, b: Array, threads: int) -> Call:
+    """onnxruntime as people use it: weights as initializers, its own threads, `run`."""
+    node = helper.make_node(
+        "ConvTranspose" if g.transposed else "Conv",
+        ["x", "w", "b"],
+        ["y"],
+        kernel_shape=g.kernel,
+        strides=g.stride,
+        dilations=g.dilation,
+        group=g.groups,
+        pads=[low for low, _ in g.padding] + [high for _, high in g.padding],
+    )
+    graph = helper.make_graph(
+        [node],
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, g.input_shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, g.output_shape)],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(b, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"x": x})
+
+
+def numpy_peer(g: Geometry, x: Array, w: Array, b: Array) -> Call:
+    """Patches and one matrix product, in NumPy."""
+    import scipy.special
+
+    problem = Problem(g, types_of(x.dtype, w.dtype, b.dtype))
+    prepared = Gemm(np, scipy.special.erf).prepare(problem, w, b, resident=True)
+    out = np.empty(g.output_shape, np.float32)
+    return lambda: prepared.run(x, out)
