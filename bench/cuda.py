@@ -93,7 +93,7 @@ def roofline_table() -> Iterator[str]:
         problem = Problem(layer.geometry, TYPES)
         # as the engine chooses without cuDNN: products take a transposed convolution of stride 1 only
         strided = layer.geometry.transposed and max(layer.geometry.stride) > 1
-        skipped = ("cudnn", "rank1", *(("gemm", "grouped") if strided else ()))
+        skipped = ("cudnn", "separable", *(("gemm", "grouped") if strided else ()))
         algorithm = next(a for a in by_rule(problem) if a not in skipped)
         moved, patches = model.least_bytes(problem), model.patch_bytes(problem) if algorithm == "gemm" else 0
         flops = cost.flops(layer.geometry)
@@ -124,7 +124,7 @@ def measured_table() -> Iterator[str]:
 
 def _time(engine: CudaEngine, name: str, problem: Problem, w: Any, b: Any) -> str:
     algorithm, device = engine._algorithms[name], engine._device  # noqa: SLF001
-    if not algorithm.supports(problem) or (name == "rank1" and not algorithm.fits(w)):  # type: ignore[attr-defined]
+    if not algorithm.supports(problem) or (name == "separable" and not algorithm.accepts(problem, w)):  # type: ignore[attr-defined]
         return "–"
     try:
         with device.lane():

@@ -45,7 +45,7 @@ def main(sanitizer: str, few: str = "") -> None:
             bias = np.ones(problem.geometry.out_channels, problem.types.output)
             want = reference.convolve(x, w, bias, problem.geometry)
             for algorithm in engine._algorithms.values():
-                if algorithm.name == "rank1" or not algorithm.supports(problem):
+                if algorithm.name == "separable" or not algorithm.supports(problem):
                     continue
                 with engine._device.lane():
                     kernel = algorithm.prepare(problem, w, bias)

@@ -42,7 +42,7 @@ def engine_of(name: str, **more: Any):
 
 
 direct, gemm, grouped = engine_of("direct"), engine_of("gemm"), engine_of("grouped")
-fft, rank1, cudnn = engine_of("fft"), engine_of("rank1"), engine_of("cudnn", with_cudnn=True)
+fft, separable, cudnn = engine_of("fft"), engine_of("separable"), engine_of("cudnn", with_cudnn=True)
 
 
 def run(engine: CudaEngine, case: Case) -> np.ndarray:
@@ -100,12 +100,12 @@ def test_fft(fft: CudaEngine, case: Case):
 
 @settings(max_examples=150)
 @given(case=cases(rank=2, dtypes=(("float32", "float32"), ("float64", "float64")), transposed=False))
-def test_rank1(rank1: CudaEngine, case: Case):
+def test_separable(separable: CudaEngine, case: Case):
     g = case.geometry
     kernel = case.weight[: g.groups, :1]
     weight = (kernel[:, :, :, :1] * kernel[:, :, :1, :]).astype(case.types.weight)
     case = depthwise(case, weight)
-    check(run(rank1, case), case, factor=16)  # the factors are rounded, and a sum of sums
+    check(run(separable, case), case, factor=16)  # the factors are rounded, and a sum of sums
 
 
 @settings(max_examples=150)
@@ -146,7 +146,7 @@ def test_wide_shapes(name: str, dtype: str):
     problem = Problem(resolve(ConvSpec(**options), x_shape, w_shape), types_of(x.dtype, w.dtype))
     want = reference.convolve(x, w, None, problem.geometry)
     with emulated_engine() as engine:
-        taken = [a for a in engine._algorithms.values() if a.name != "rank1" and a.supports(problem)]
+        taken = [a for a in engine._algorithms.values() if a.name != "separable" and a.supports(problem)]
         assert len(taken) >= (1 if problem.geometry.transposed else 2)
         for algorithm in taken:
             out = np.full(problem.geometry.output_shape, 77, dtype=x.dtype)

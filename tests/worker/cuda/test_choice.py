@@ -47,14 +47,15 @@ def test_rules_for_one_shots(name: str):
 def test_rank_1_kernels_are_recognised_by_their_values():
     problem, w = problem_of((1, 3, 20, 20), (3, 1, 9, 9), groups=3)
     with emulated_engine() as engine:
-        assert engine.prepare(problem, w).algorithm != "rank1"
-        assert engine.prepare(problem, w[..., :1] * w[..., :1, :]).algorithm == "rank1"
+        assert engine.prepare(problem, w).algorithm != "separable"
+        assert engine.prepare(problem, w[..., :1] * w[..., :1, :]).algorithm == "separable"
         w[0, 0, 0, 0] = np.nan
-        assert engine.prepare(problem, w).algorithm != "rank1"
+        assert engine.prepare(problem, w).algorithm != "separable"
 
 
 def test_resident_kernels_take_the_fastest_and_remember_it(monkeypatch: pytest.MonkeyPatch):
     problem, w = RULES["dense"][1]
+    monkeypatch.setenv("GROUPCONV_TUNE", "on")
     with emulated_engine() as engine:
         times = iter([3.0, 1.0])  # gemm, direct
         calls = []
@@ -81,6 +82,7 @@ def test_measuring_takes_the_median_of_events(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_deterministic_uses_own_kernels_by_rule(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GROUPCONV_TUNE", "on")
     monkeypatch.setattr("groupconv_worker.engines.cuda.time_on_device", lambda *_: pytest.fail("measured"))
     with emulated_engine(deterministic=True, with_cudnn=True) as engine:
         for _, (problem, w) in RULES.values():
@@ -136,6 +138,7 @@ def test_cudnn_is_preferred_where_it_is_and_told_what_it_may_round(math: Any):
 
 
 def test_what_cudnn_refuses_another_takes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GROUPCONV_TUNE", "on")
     monkeypatch.setitem(fake_cudnn.REFUSE, "all", True)
     problem, w = RULES["dense"][1]
     with emulated_engine(with_cudnn=True) as engine:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from groupconv_worker.algorithms.cuda_rank1 import LEAST_EXTENT
+from groupconv_worker.algorithms.cuda_separable import LEAST_EXTENT
 from groupconv_worker.cuda.device import Device, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.engines.base import Problem
@@ -47,7 +47,7 @@ def _preferred(problem: Problem) -> Iterator[str]:
     taps = math.prod(g.kernel)
     channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
     if channels == 1 and taps >= LEAST_EXTENT**2:
-        yield "rank1"  # taken only if the weights allow
+        yield "separable"  # taken only if the weights allow
     if taps >= LARGE_TAPS and max(g.stride) == 1:
         yield "fft"
     if g.groups > 1 and min(channels, filters) <= THIN:

@@ -14,7 +14,8 @@ from groupconv_worker.algorithms.cuda_direct import Direct
 from groupconv_worker.algorithms.cuda_fft import Fft
 from groupconv_worker.algorithms.cuda_gemm import Gemm
 from groupconv_worker.algorithms.cuda_grouped import Grouped
-from groupconv_worker.algorithms.cuda_rank1 import Rank1
+from groupconv_worker.algorithms.cuda_separable import Separable
+from groupconv_worker.autotune import enabled
 from groupconv_worker.cuda.choice import by_rule, time_on_device
 from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.kernel import CudaAlgorithm, DeviceKernel
@@ -51,7 +52,7 @@ class CudaEngine:
 
         self.threads = threads
         self._device = Device(cupy, options or CudaOptions.from_environ(os.environ))
-        made: list[CudaAlgorithm] = [kind(self._device) for kind in (Direct, Gemm, Grouped, Fft, Rank1)]
+        made: list[CudaAlgorithm] = [kind(self._device) for kind in (Direct, Gemm, Grouped, Fft, Separable)]
         if cudnn := _cudnn(self._device):
             made.append(cudnn)
         self._algorithms = {algorithm.name: algorithm for algorithm in made}
@@ -78,7 +79,8 @@ class CudaEngine:
         try:
             with self._device.lane():
                 candidates = self._candidates(problem, weight)
-                if resident and len(candidates) > 1 and not self._device.options.deterministic:
+                measuring = resident and enabled() and not self._device.options.deterministic
+                if measuring and len(candidates) > 1:
                     kernel = self._fastest(candidates, problem, weight, bias)
                 else:
                     kernel = self._first(candidates, problem, weight, bias)
@@ -96,7 +98,9 @@ class CudaEngine:
         options = self._device.options
         names = [options.algorithm] if options.algorithm else by_rule(problem, deterministic=options.deterministic)
         found = [self._algorithms[name] for name in names if name in self._algorithms]
-        found = [a for a in found if a.supports(problem) and (not isinstance(a, Rank1) or a.fits(weight))]
+        found = [
+            a for a in found if a.supports(problem) and (not isinstance(a, Separable) or a.accepts(problem, weight))
+        ]
         if not found and not (found := [a for a in (self._algorithms["direct"],) if a.supports(problem)]):
             raise InvalidArgumentError("input.shape", "padded extents below 2^31", problem.geometry.input)
         return found

@@ -19,21 +19,21 @@ LEAST_EXTENT = 5
 """Below, one pass over 9 taps costs less than storing and reading the map once more."""
 
 
-class Rank1:
+class Separable:
     """Two-dimensional depthwise convolutions of float32 or float64 whose kernels are all of rank 1.
 
     Args:
         device: where.
     """
 
-    name = "rank1"
+    name = "separable"
 
     def __init__(self, device: Device) -> None:
         self._grouped = Grouped(device)
         self._device = device
 
     def supports(self, problem: Problem) -> bool:
-        """By shape; whether the kernels are of rank 1 their values say (`fits`)."""
+        """By shape; whether the kernels are of rank 1 their values say (`accepts`)."""
         g, types = problem.geometry, device_types(problem.types)
         if g.rank != 2 or g.in_channels != g.groups or g.transposed or min(g.kernel) < 2:
             return False
@@ -41,22 +41,28 @@ class Rank1:
             return False
         return all(self._grouped.supports(p) for p in _passes(problem))
 
-    def fits(self, weight: Array) -> bool:
+    def accepts(self, problem: Problem, weight: Array) -> bool:
         """Whether every kernel is of rank 1, as far as its dtype can tell."""
-        return factors(weight) is not None
+        return _factors(problem, weight) is not None
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None) -> DeviceKernel:
-        """Factor the kernels; only if `fits`."""
-        found = factors(weight)
-        assert found is not None, "ask fits() first"
+        """Factor the kernels.
+
+        Raises:
+            ValueError: they are not of rank 1 (`accepts`).
+        """
+        if (factors := _factors(problem, weight)) is None:
+            msg = "the kernels are not of rank 1"
+            raise ValueError(msg)
         first, second = _passes(problem)
-        column, row = found
-        passes = self._grouped.prepare(first, column, None), self._grouped.prepare(second, row, bias)
-        return _Rank1(self._device, first, *passes)
+        u, v = factors  # (M, K), (M, L)
+        column = self._grouped.prepare(first, u[:, None, :, None], None)
+        row = self._grouped.prepare(second, v[:, None, None, :], bias)
+        return _Separable(self._device, first, column, row)
 
 
-class _Rank1:
-    algorithm = "rank1"
+class _Separable:
+    algorithm = "separable"
 
     def __init__(self, device: Device, first: Problem, column: DeviceKernel, row: DeviceKernel) -> None:
         self._device, self._first, self._column, self._row = device, first.geometry, column, row
@@ -73,33 +79,11 @@ class _Rank1:
         self._row.launch(between, y, first_group * filters, budget)
 
 
-def factors(weight: Array) -> tuple[Array, Array] | None:
-    """weight (M, 1, K, L) as columns (M, 1, K, 1) and rows (M, 1, 1, L), or None if one is not of rank 1.
+def _factors(problem: Problem, weight: Array) -> tuple[Array, Array] | None:
+    """The columns (M, K) and rows (M, L) of weight (M, 1, K, L), or None."""
+    from groupconv_worker.algorithms.separable import rank_one  # brings Numba along, which only this needs
 
-    The row through the largest element and the column through it span a matrix of rank 1; the rest must be
-    rounding: a few units in the last place of the largest element.
-
-    Example:
-        >>> w = np.array([[3., 6., 9.], [4., 8., 12.], [5., 10., 15.]]).reshape(1, 1, 3, 3)
-        >>> column, row = factors(w)
-        >>> bool((column * row == w).all())
-        True
-    """
-    w = weight[:, 0].astype(np.float64)  # (M, K, L)
-    if not np.isfinite(w).all():
-        return None
-    flat = np.abs(w).reshape(len(w), -1)
-    peak = flat.argmax(axis=1)
-    i, j = np.divmod(peak, w.shape[2])
-    m = np.arange(len(w))
-    largest = w[m, i, j]
-    column = w[m, :, j]
-    row = np.divide(w[m, i], largest[:, None], out=np.zeros_like(w[m, i]), where=largest[:, None] != 0)
-    unit = float(np.finfo(weight.dtype).eps) if weight.dtype.kind == "f" else 2.0**-7
-    error = np.abs(column[:, :, None] * row[:, None] - w).reshape(len(w), -1).max(axis=1)
-    if (error > 4 * unit * np.abs(largest)).any():
-        return None
-    return column[:, None, :, None], row[:, None, None, :]
+    return rank_one(weight[:, 0].astype(problem.types.accumulate))
 
 
 def _passes(problem: Problem) -> tuple[Problem, Problem]:
