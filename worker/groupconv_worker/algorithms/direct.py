@@ -51,10 +51,13 @@ class _Direct:
         self.output = g.output if g.rank == 2 else (1, *g.output)
         found = phases(g)
         self.spread = Spread([p.plane for p in found])
-        self.phases = [(p, _Packed(p, self.spread, w, bias)) for p in found]
+        self.phases = [(p, _Packed(p, self.spread, w, bias, self.team)) for p in found]
 
     def sample(self, x: Array, y: Array) -> None:
         spread, planes = self.spread, y.reshape(-1, *self.output)
+        if spread.is_identity:
+            self._run(self.phases[0][1], x.reshape(-1), y.reshape(-1))
+            return
         with self.buffers.take((spread.size,), x.dtype) as wide:
             source = x.reshape(-1)
             self.team.run(lambda a, b: layout.spread(source, wide, spread.extents, a, b), spread.rows)
@@ -96,6 +99,8 @@ class Spread:
         self.columns = -(-columns // self.step)
         self.row = self.channels * self.step * self.columns
         self.size = self.rows * self.row
+        # pointwise on one row: x is laid out as it is wanted
+        self.is_identity = one.kernel == (1, 1) and self.rows == ROWS and self.columns == one.input[1] == one.output[1]
         self.extents = (self.channels, *one.input, *self.low, self.step, self.columns)
 
     def offset(self, row: int, column: int) -> int:
@@ -110,13 +115,13 @@ ROWS = 4
 class _Packed:
     """Weights, bias and tap table of one phase, and the kernel compiled for its block."""
 
-    def __init__(self, phase: Phase, spread: Spread, w: Array, bias: Array) -> None:
+    def __init__(self, phase: Phase, spread: Spread, w: Array, bias: Array, team: Team) -> None:
         plane = phase.plane
         lanes = simd.lanes(w.dtype.itemsize)
         V, R, P = block(plane, lanes)
         size = V * lanes
         count = -(-plane.filters // size)
-        self.w = pack(phase_filters(w, phase), plane.groups, size).reshape(-1)
+        self.w = pack(phase_filters(w, phase), plane.groups, size, team)
         padded = np.zeros((plane.groups, count * size), w.dtype)
         padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
         self.bias = padded.reshape(-1)
@@ -163,13 +168,13 @@ def even(extent: int, most: int) -> int:
     return -(-extent // -(-extent // most))
 
 
-def pack(w: Array, groups: int, block: int) -> Array:
-    """Filters (M, C/g, K, L) -> (g, blocks, K, L, C/g, block), filters of a group filled up with zeros."""
+def pack(w: Array, groups: int, block: int, team: Team) -> Array:
+    """Filters (M, C/g, K, L) -> flat (g, blocks, K, L, C/g, block), filters of a group filled up with zeros."""
     M, C, *kernel = w.shape
     per_group = M // groups
     count = -(-per_group // block)
-    if per_group % block:
-        filled = np.zeros((groups, count * block, C, *kernel), w.dtype)
-        filled[:, :per_group] = w.reshape(groups, per_group, C, *kernel)
-        w = filled
-    return np.ascontiguousarray(w.reshape(groups, count, block, C, *kernel).transpose(0, 1, 4, 5, 3, 2))
+    packed = (np.zeros if per_group % block else np.empty)(groups * count * math.prod(kernel) * C * block, w.dtype)
+    size = (per_group, count, C, math.prod(kernel), block)
+    flat = w.reshape(-1)
+    team.run(lambda a, b: layout.interleave(flat, packed, size, a, b), groups * count)
+    return packed
