@@ -195,3 +195,23 @@ def test_one_shot_sessions_are_bounded(monkeypatch):
         got = answer(runtime, problem_of(ConvSpec(), x, w), x, w, resident=False)
         np.testing.assert_array_equal(got, np.full((1, 1, 10 - k), k))
     assert len(runtime._sessions) == 2
+
+
+@settings(max_examples=60)
+@given(case=cases(transposed=True))
+def test_direct_writes_every_phase(case):
+    assume(EXACT["direct"].supports(Problem(case.geometry, case.types)))
+    check(run(EXACT["direct"], case), case)
+
+
+def test_taps_that_see_only_padding_are_skipped_unless_a_weight_is_not_finite():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1, 16, 33, 33), np.float32), rng.standard_normal((16, 16, 3, 3), np.float32)
+    problem = problem_of(ConvSpec(padding=12, dilation=12), x, w)
+    for weight in (0.5, np.inf):
+        w[0, 0, 0, 0] = weight
+        with np.errstate(invalid="ignore"):
+            got, want = answer(Direct(TEAM, BUFFERS), problem, x, w), convolve(x, w, None, problem.geometry)
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+        finite = np.isfinite(want)
+        np.testing.assert_allclose(got[finite], want[finite], atol=1e-4)

@@ -38,12 +38,14 @@ import numpy as np
 from groupconv import ConvSpec, resolve
 from groupconv.dtypes import types_of
 from groupconv_worker.engines import Problem, create_engine
+from threadpoolctl import threadpool_limits
 import groupconv_worker.engines.cpu
 
 def count():
     return len(os.listdir("/proc/self/task"))
 
 rng = np.random.default_rng(0)
+blas = threadpool_limits(limits=2, user_api="blas")  # one pool per process, however many engines use it
 before = count()  # with what importing the libraries starts
 engines = [create_engine("cpu", threads=2) for _ in range(2)]
 for groups in (1, 4, 32):

@@ -100,7 +100,8 @@ class Spread:
         self.row = self.channels * self.step * self.columns
         self.size = self.rows * self.row
         # pointwise on one row: x is laid out as it is wanted
-        self.is_identity = one.kernel == (1, 1) and self.rows == ROWS and self.columns == one.input[1] == one.output[1]
+        alone = len(planes) == 1 and one.kernel == one.stride == (1, 1) and self.low == (0, 0)
+        self.is_identity = alone and one.input == one.output and one.output[0] == 1
         self.extents = (self.channels, *one.input, *self.low, self.step, self.columns)
 
     def offset(self, row: int, column: int) -> int:
@@ -125,11 +126,16 @@ class _Packed:
         padded = np.zeros((plane.groups, count * size), w.dtype)
         padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
         self.bias = padded.reshape(-1)
-        self.taps = self._taps(plane, spread, size)
-        self.starts = np.array([0, math.prod(plane.kernel)], np.int64)
+        pairs = self._taps(plane, spread, size)
+        met = met_taps(plane, R, P)
+        if met.all() or not np.isfinite(w).all():  # an infinite weight times a zero of the padding is a NaN
+            met = met[:1] | True
+        self.taps = np.concatenate([pairs[taps] for taps in met]).reshape(-1)
+        ends = np.cumsum(met.sum(axis=1))
+        self.starts = np.stack([ends - met.sum(axis=1), ends], axis=1).reshape(-1)
         channel = spread.step * spread.columns
         distances = (channel, plane.channels * channel, spread.row * plane.stride[0])
-        self.sizes = (plane.channels, plane.filters, count, len(self.taps) // 2, *plane.output, *distances)
+        self.sizes = (plane.channels, plane.filters, count, len(pairs), *plane.output, *distances)
         self.tasks = plane.groups * count * -(-plane.output[0] // R)
         self.run = filters.kernel(w.dtype, V, R, P)
 
@@ -143,7 +149,7 @@ class _Packed:
             for k in range(plane.kernel[0])
             for l in range(plane.kernel[1])
         ]
-        return np.array(pairs, np.int64).reshape(-1)
+        return np.array(pairs, np.int64)
 
 
 def block(plane: Plane, lanes: int) -> Block:
@@ -161,6 +167,28 @@ def block(plane: Plane, lanes: int) -> Block:
     if width > most // 2:
         return V, 1, even(width, most)
     return V, even(height, min(ROWS, max(1, simd.ACCUMULATORS // V // width))), width
+
+
+def met_taps(plane: Plane, R: int, P: int) -> Array:
+    """Which taps meet the input at all, (blocks, K·L): at large dilations many see nothing but padding.
+
+    Example:
+        >>> met_taps(Plane(1, 8, 8, (1, 4), (1, 3), (1, 1), (1, 4), (0, 4), (1, 4)), 1, 4).tolist()
+        [[False, True, False]]
+    """
+    axes = []
+    for axis, (part, overlapping) in enumerate(((R, False), (P, True))):
+        outputs, taps = plane.output[axis], np.arange(plane.kernel[axis]) * plane.dilation[axis]
+        first = np.arange(0, outputs, part)
+        if overlapping:
+            first = np.minimum(first, outputs - part)
+        last = np.minimum(first + part, outputs) - 1
+        low, stride = plane.low[axis], plane.stride[axis]
+        seen = (last[:, None] * stride + taps - low >= 0) & (first[:, None] * stride + taps - low < plane.input[axis])
+        axes.append(seen)
+    rows, columns = axes
+    met = rows[:, None, :, None] & columns[None, :, None, :]  # (row blocks, pixel blocks, K, L)
+    return met.reshape(len(rows) * len(columns), -1)
 
 
 def even(extent: int, most: int) -> int:
