@@ -51,10 +51,13 @@ class _Direct:
         self.output = g.output if g.rank == 2 else (1, *g.output)
         found = phases(g)
         self.spread = Spread([p.plane for p in found])
-        self.phases = [(p, _Packed(p, self.spread, w, bias)) for p in found]
+        self.phases = [(p, _Packed(p, self.spread, w, bias, self.team)) for p in found]
 
     def sample(self, x: Array, y: Array) -> None:
         spread, planes = self.spread, y.reshape(-1, *self.output)
+        if spread.is_identity:
+            self._run(self.phases[0][1], x.reshape(-1), y.reshape(-1))
+            return
         with self.buffers.take((spread.size,), x.dtype) as wide:
             source = x.reshape(-1)
             self.team.run(lambda a, b: layout.spread(source, wide, spread.extents, a, b), spread.rows)
@@ -96,6 +99,9 @@ class Spread:
         self.columns = -(-columns // self.step)
         self.row = self.channels * self.step * self.columns
         self.size = self.rows * self.row
+        # pointwise on one row: x is laid out as it is wanted
+        alone = len(planes) == 1 and one.kernel == one.stride == (1, 1) and self.low == (0, 0)
+        self.is_identity = alone and one.input == one.output and one.output[0] == 1
         self.extents = (self.channels, *one.input, *self.low, self.step, self.columns)
 
     def offset(self, row: int, column: int) -> int:
@@ -110,21 +116,26 @@ ROWS = 4
 class _Packed:
     """Weights, bias and tap table of one phase, and the kernel compiled for its block."""
 
-    def __init__(self, phase: Phase, spread: Spread, w: Array, bias: Array) -> None:
+    def __init__(self, phase: Phase, spread: Spread, w: Array, bias: Array, team: Team) -> None:
         plane = phase.plane
         lanes = simd.lanes(w.dtype.itemsize)
         V, R, P = block(plane, lanes)
         size = V * lanes
         count = -(-plane.filters // size)
-        self.w = pack(phase_filters(w, phase), plane.groups, size).reshape(-1)
+        self.w = pack(phase_filters(w, phase), plane.groups, size, team)
         padded = np.zeros((plane.groups, count * size), w.dtype)
         padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
         self.bias = padded.reshape(-1)
-        self.taps = self._taps(plane, spread, size)
-        self.starts = np.array([0, math.prod(plane.kernel)], np.int64)
+        pairs = self._taps(plane, spread, size)
+        met = met_taps(plane, R, P)
+        if met.all() or not np.isfinite(w).all():  # an infinite weight times a zero of the padding is a NaN
+            met = met[:1] | True
+        self.taps = np.concatenate([pairs[taps] for taps in met]).reshape(-1)
+        ends = np.cumsum(met.sum(axis=1))
+        self.starts = np.stack([ends - met.sum(axis=1), ends], axis=1).reshape(-1)
         channel = spread.step * spread.columns
         distances = (channel, plane.channels * channel, spread.row * plane.stride[0])
-        self.sizes = (plane.channels, plane.filters, count, len(self.taps) // 2, *plane.output, *distances)
+        self.sizes = (plane.channels, plane.filters, count, len(pairs), *plane.output, *distances)
         self.tasks = plane.groups * count * -(-plane.output[0] // R)
         self.run = filters.kernel(w.dtype, V, R, P)
 
@@ -138,7 +149,7 @@ class _Packed:
             for k in range(plane.kernel[0])
             for l in range(plane.kernel[1])
         ]
-        return np.array(pairs, np.int64).reshape(-1)
+        return np.array(pairs, np.int64)
 
 
 def block(plane: Plane, lanes: int) -> Block:
@@ -158,18 +169,40 @@ def block(plane: Plane, lanes: int) -> Block:
     return V, even(height, min(ROWS, max(1, simd.ACCUMULATORS // V // width))), width
 
 
+def met_taps(plane: Plane, R: int, P: int) -> Array:
+    """Which taps meet the input at all, (blocks, K·L): at large dilations many see nothing but padding.
+
+    Example:
+        >>> met_taps(Plane(1, 8, 8, (1, 4), (1, 3), (1, 1), (1, 4), (0, 4), (1, 4)), 1, 4).tolist()
+        [[False, True, False]]
+    """
+    axes = []
+    for axis, (part, overlapping) in enumerate(((R, False), (P, True))):
+        outputs, taps = plane.output[axis], np.arange(plane.kernel[axis]) * plane.dilation[axis]
+        first = np.arange(0, outputs, part)
+        if overlapping:
+            first = np.minimum(first, outputs - part)
+        last = np.minimum(first + part, outputs) - 1
+        low, stride = plane.low[axis], plane.stride[axis]
+        seen = (last[:, None] * stride + taps - low >= 0) & (first[:, None] * stride + taps - low < plane.input[axis])
+        axes.append(seen)
+    rows, columns = axes
+    met = rows[:, None, :, None] & columns[None, :, None, :]  # (row blocks, pixel blocks, K, L)
+    return met.reshape(len(rows) * len(columns), -1)
+
+
 def even(extent: int, most: int) -> int:
     """The part, at most `most`, that cuts `extent` into the fewest and then most even parts."""
     return -(-extent // -(-extent // most))
 
 
-def pack(w: Array, groups: int, block: int) -> Array:
-    """Filters (M, C/g, K, L) -> (g, blocks, K, L, C/g, block), filters of a group filled up with zeros."""
+def pack(w: Array, groups: int, block: int, team: Team) -> Array:
+    """Filters (M, C/g, K, L) -> flat (g, blocks, K, L, C/g, block), filters of a group filled up with zeros."""
     M, C, *kernel = w.shape
     per_group = M // groups
     count = -(-per_group // block)
-    if per_group % block:
-        filled = np.zeros((groups, count * block, C, *kernel), w.dtype)
-        filled[:, :per_group] = w.reshape(groups, per_group, C, *kernel)
-        w = filled
-    return np.ascontiguousarray(w.reshape(groups, count, block, C, *kernel).transpose(0, 1, 4, 5, 3, 2))
+    packed = (np.zeros if per_group % block else np.empty)(groups * count * math.prod(kernel) * C * block, w.dtype)
+    size = (per_group, count, C, math.prod(kernel), block)
+    flat = w.reshape(-1)
+    team.run(lambda a, b: layout.interleave(flat, packed, size, a, b), groups * count)
+    return packed

@@ -78,6 +78,7 @@ class Compiled:
     def __init__(self, plane: Plane, dtype: np.dtype, block: Block | None = None) -> None:
         lanes = simd.lanes(dtype.itemsize)
         F, R, V = block or blocks(plane, lanes)[0]
+        V = min(V, -(-plane.output[1] // lanes))  # a phase may be narrower than the one the block was chosen for
         self.run = rows.kernel(dtype, F, R, V, *plane.kernel, *plane.stride, *plane.dilation, _masked(plane, lanes, V))
         self.geometry = ((plane.channels, *plane.input, *plane.output), plane.filters, plane.low)
         self.tasks = plane.groups * (plane.filters // F) * -(-plane.output[0] // R)
@@ -93,6 +94,7 @@ class Compiled:
 
 
 FOLD = (64, 48, 32, 16)
+"""Columns of a folded row, whole vectors all."""
 
 
 def fold(plane: Plane) -> Plane:
@@ -124,8 +126,7 @@ def blocks(plane: Plane, lanes: int) -> list[Block]:
     vectors, room = -(-plane.output[1] // lanes), simd.ACCUMULATORS
     height, taps = plane.output[0], plane.kernel[0] * plane.kernel[1]
     if plane.kernel == (1, 1):
-        filters = next(f for f in (8, 6, 5, 4, 3, 2, 1) if plane.filters % f == 0)
-        wanted = [(filters, 1, min(vectors, room // filters)), (min(filters, 4), 1, min(vectors, 4))]
+        wanted = [(f, 1, min(v, vectors)) for f, v in ((8, 2), (4, 4), (5, 4), (3, 4), (1, 4))]
         wanted = [(f, r, v) for f, r, v in wanted if plane.filters % f == 0]
     elif plane.filters == 1 or plane.channels == 1:
         widths = [v for v in (vectors, 4, 2, 1) if v <= min(vectors, 7)]

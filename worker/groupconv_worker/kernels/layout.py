@@ -73,3 +73,29 @@ def weave(phase, out, at, first, last):
             line = out[m, row + q * row_step]
             for p in range(columns):
                 line[column + p * column_step] = phase[m, q, p]
+
+
+_FIVE = types.UniTuple(types.int64, 5)
+_INTERLEAVE = [types.void(_flat(e, readonly=True), _flat(e), _FIVE, types.int64, types.int64) for e in DTYPES]
+
+
+@njit(_INTERLEAVE, nogil=True, cache=True)
+def interleave(w, out, size, first, last):
+    """Filters (M, C, taps) -> (blocks, taps, C, block): the filters of a block become neighbours.
+
+    Args:
+        w, out: flat arrays of one dtype; places of filters that do not exist are left as they are.
+        size: (M/g, blocks per group, C, taps, block).
+        first, last: the blocks to fill, of all groups.
+    """
+    per_group, blocks, channels, taps, block = size
+    for place in range(first, last):
+        group, number = divmod(place, blocks)
+        start = place * taps * channels * block
+        count = min(block, per_group - number * block)
+        source = (group * per_group + number * block) * channels * taps
+        for c in range(channels):  # outside: the lines written stay in the first cache until they are full
+            for m in range(count):
+                filter_at = source + (m * channels + c) * taps
+                for tap in range(taps):
+                    out[start + (tap * channels + c) * block + m] = w[filter_at + tap]

@@ -1,0 +1,105 @@
+"""Tuning: the fastest candidate, remembered; never where it is switched off."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from groupconv.dtypes import types_of
+from groupconv.geometry import resolve
+from groupconv.spec import ConvSpec
+from groupconv_worker import autotune
+from groupconv_worker.autotune import Tuner
+from groupconv_worker.engines.base import Problem
+from groupconv_worker.engines.cpu import CpuEngine
+
+SHAPES = (1, 4, 40, 40), (4, 2, 5, 5)
+F32 = np.dtype("float32")
+PROBLEM = Problem(resolve(ConvSpec(groups=2), *SHAPES), types_of(F32, F32))
+
+
+class Clock:
+    """Time that passes only when a candidate runs."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@dataclass
+class Candidate:
+    algorithm: str
+    seconds: float
+    clock: Clock
+    runs: int = 0
+
+    def run(self, x, out) -> None:
+        self.runs += 1
+        self.clock.now += self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(autotune, "time", clock)
+    return clock
+
+
+def candidates(clock: Clock, **seconds: float):
+    made = {name: Candidate(name, s, clock) for name, s in seconds.items()}
+    return made, {name: (lambda c=c: c) for name, c in made.items()}
+
+
+def test_the_fastest_is_chosen_and_remembered_on_disk(tmp_path, clock):
+    path = tmp_path / "cache" / "tuning.json"
+    _, ways = candidates(clock, slow=0.02, fast=0.01)
+    assert Tuner(1, path).choose(PROBLEM, ways).algorithm == "fast"
+    made, ways = candidates(clock, slow=0.02, fast=0.01)
+    assert Tuner(1, path).choose(PROBLEM, ways).algorithm == "fast"
+    assert sum(c.runs for c in made.values()) == 0
+    _, ways = candidates(clock, slow=0.01, fast=0.02)
+    assert Tuner(2, path).choose(PROBLEM, ways).algorithm == "slow"  # other threads, another choice
+    assert sorted(json.loads(path.read_text()).values()) == ["fast", "slow"]
+
+
+def test_other_versions_measure_again(tmp_path, clock, monkeypatch):
+    path = tmp_path / "tuning.json"
+    Tuner(1, path).choose(PROBLEM, candidates(clock, a=1, b=2)[1])
+    monkeypatch.setattr(autotune, "versions", lambda: "newer")
+    assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{broken", '{"a": 1}'])
+def test_a_broken_cache_is_no_cache(tmp_path, clock, content):
+    path = tmp_path / "tuning.json"
+    path.write_text(content)
+    assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
+
+
+def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path, clock):
+    (tmp_path / "file").write_text("")
+    tuner = Tuner(1, tmp_path / "file" / "tuning.json")
+    assert tuner.choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
+
+
+def test_a_slow_problem_is_measured_less(clock):
+    made, ways = candidates(clock, a=autotune.SECONDS, b=autotune.SECONDS * 2)
+    assert Tuner(1).choose(PROBLEM, ways).algorithm == "a"
+    assert made["a"].runs == 2  # one to warm up
+
+
+@pytest.mark.parametrize(("setting", "resident", "measured"), [("on", True, 1), ("on", False, 0), ("off", True, 0)])
+def test_the_engine_tunes_resident_kernels_alone(tmp_path, monkeypatch, setting, resident, measured):
+    monkeypatch.setenv(autotune.VARIABLE, setting)
+    path = tmp_path / "tuning.json"
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(SHAPES[0], F32), rng.standard_normal(SHAPES[1], F32)
+    engine = CpuEngine(threads=1, tuning=path)
+    out = np.empty(PROBLEM.geometry.output_shape, F32)
+    engine.prepare(PROBLEM, w, resident=resident).run(x, out)
+    assert len(json.loads(path.read_text()) if path.exists() else {}) == measured
+    from groupconv_worker.engines.reference import convolve
+
+    np.testing.assert_allclose(out, convolve(x, w, None, PROBLEM.geometry), atol=1e-4)

@@ -1,0 +1,71 @@
+"""The budget of threads: all work is done once, failures surface, and nobody starts threads of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groupconv_worker.threads import Team
+
+
+@given(threads=st.integers(1, 4), tasks=st.integers(0, 20), limit=st.integers(1, 5))
+def test_every_task_is_done_once(threads, tasks, limit):
+    team, done = Team(threads), []
+    team.run(lambda a, b: done.extend(range(a, b)), tasks, threads=limit)
+    team.close()
+    assert sorted(done) == list(range(tasks))
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_failure_in_any_part_reaches_the_caller(failing):
+    def work(first: int, last: int) -> None:
+        if first <= failing < last:
+            raise ArithmeticError(str(failing))
+
+    team = Team(2)
+    with pytest.raises(ArithmeticError, match=str(failing)):
+        team.run(work, 2)
+    team.close()
+
+
+COUNT = """
+import os
+import numpy as np
+from groupconv import ConvSpec, resolve
+from groupconv.dtypes import types_of
+from groupconv_worker.engines import Problem, create_engine
+from threadpoolctl import threadpool_limits
+import groupconv_worker.engines.cpu
+
+def count():
+    return len(os.listdir("/proc/self/task"))
+
+rng = np.random.default_rng(0)
+blas = threadpool_limits(limits=2, user_api="blas")  # one pool per process, however many engines use it
+before = count()  # with what importing the libraries starts
+engines = [create_engine("cpu", threads=2) for _ in range(2)]
+for groups in (1, 4, 32):
+    for k in (1, 3):
+        x = rng.standard_normal((1, 32, 30, 30), np.float32)
+        w = rng.standard_normal((32, 32 // groups, k, k), np.float32)
+        p = Problem(resolve(ConvSpec(groups=groups), x.shape, w.shape), types_of(x.dtype, w.dtype))
+        out = np.empty(p.geometry.output_shape, np.float32)
+        for engine in engines:
+            for resident in (False, True):
+                engine.prepare(p, w, resident=resident).run(x, out)
+print(count() - before)
+for engine in engines:
+    engine.close()
+print(count() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in Linux' /proc")
+def test_two_engines_of_two_threads_add_one_thread_each():
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "GROUPCONV_TUNE": "off"}
+    done = subprocess.run([sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True, check=True)
+    assert [int(n) for n in done.stdout.split()] == [2, 0]
