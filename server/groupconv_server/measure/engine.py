@@ -141,8 +141,8 @@ def gaussian(extent: int, sigma: float) -> Array:
     """A normalised Gaussian (K, K)."""
     offsets = np.arange(extent) - extent // 2
     line = np.exp(-(offsets**2) / (2 * sigma**2))
-    normal: Array = np.outer(line, line) / line.sum() ** 2
-    return normal
+    kernel: Array = np.outer(line, line) / line.sum() ** 2
+    return kernel
 
 
 FILTERS = {

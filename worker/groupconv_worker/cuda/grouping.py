@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -71,6 +72,7 @@ def template_of(g: Geometry, itemsize: int) -> tuple[int, int, int, int]:
     return 0, 0, filters, 4 if three(g.output, 1)[1] > 1 else 1
 
 
+@lru_cache(maxsize=1024)
 def plan_launch(g: Geometry, batch: int, groups: int, itemsize: int) -> Launch | None:
     """The launch for `groups` groups of `batch` samples, or None where a tile fits no shared memory.
 

@@ -72,6 +72,8 @@ class Kernels:
 
     def _function(self, file: str, expression: str) -> Any:
         key = (file, expression)
+        if (ready := self._functions.get(key)) is not None:
+            return ready  # without the lock: another thread may be compiling for a second
         with self._lock:
             if key not in self._functions:
                 module = self._cupy.RawModule(
