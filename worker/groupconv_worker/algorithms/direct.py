@@ -109,6 +109,8 @@ class Spread:
         return row * self.row + (column % self.step) * self.columns + column // self.step
 
 
+TABLE = 20_000
+"""Most entries of a table of taps per block: on larger maps the edges, where taps see only padding, are few."""
 ROWS = 4
 """Most rows of a block; the spread input has rows for the whole last block."""
 
@@ -127,9 +129,12 @@ class _Packed:
         padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
         self.bias = padded.reshape(-1)
         pairs = self._taps(plane, spread, size)
-        met = met_taps(plane, R, P)
-        if met.all() or not np.isfinite(w).all():  # an infinite weight times a zero of the padding is a NaN
-            met = met[:1] | True
+        met = np.ones((1, len(pairs)), bool)
+        blocks = -(-plane.output[0] // R) * -(-plane.output[1] // P)
+        # an infinite weight times a zero of the padding is a NaN
+        if blocks * len(pairs) <= TABLE and np.isfinite(w).all():
+            seen = met_taps(plane, R, P)
+            met = met if seen.all() else seen
         self.taps = np.concatenate([pairs[taps] for taps in met]).reshape(-1)
         ends = np.cumsum(met.sum(axis=1))
         self.starts = np.stack([ends - met.sum(axis=1), ends], axis=1).reshape(-1)
