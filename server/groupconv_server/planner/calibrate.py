@@ -106,7 +106,7 @@ class _Bench:
                 beyond[r.worker] = min(beyond[r.worker], r.seconds - r.compute_seconds)
         one = min(beyond.values())
         carrying = min(
-            r.seconds - r.compute_seconds for _ in range(REPEATS) for r in self._run(_COPY, self.workers[:1])
+            r.seconds - r.compute_seconds for _ in range(2 * REPEATS) for r in self._run(_COPY, self.workers[:1])
         )
         # where arrays are seen in place, carrying them is within the noise of a call
         moved = _bytes(_problem(*_COPY))
@@ -142,18 +142,21 @@ class _Bench:
         together = self._fastest(large, self.workers)
         alone = self._fastest(large, self.workers[:1])
         first = self.workers[0]
+        if first not in together or first not in alone:
+            return
         slower = max(1.0, together[first].compute_seconds / alone[first].compute_seconds)
         for worker, rates in list(self.rates.items()):
             self.rates[worker] = replace(rates.faster(slower), crowding=slower - 1)
 
     def _fastest(self, sizes: "_Sizes", workers: Sequence[str]) -> Mapping[str, ShardReport]:
         best: dict[str, ShardReport] = {}
-        for _ in range(REPEATS):
+        for run in range(REPEATS):
+            first = run == 0
             for report in self._run(sizes, workers):
                 if report.worker not in best or report.compute_seconds < best[report.worker].compute_seconds:
                     best[report.worker] = report
             if time.monotonic() > self.limit:
-                break
+                return {} if first else best  # the only run may have been spent compiling
         return best
 
     def _run(self, sizes: "_Sizes", workers: Sequence[str]) -> list[ShardReport]:
