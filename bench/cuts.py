@@ -7,6 +7,7 @@
    the processor time of the leanest cut beyond that of one worker: what cutting costs, even on a machine that is busy.
 2. For each layer of the catalogue at batch 1: predicted time before the shape was ever run and after a few runs, the
    measured time, and the time of the chosen cut against the best of the others.
+3. `--exact`: are results the same? Each cut in two of each layer against the uncut one, at batch 2; nothing is timed.
 
 Everything that is compared is measured in turn, round by round, so that a busy moment of the machine hits all alike.
 The first part takes the fastest round (what the machine can do), the second the median (what a caller gets).
@@ -45,7 +46,11 @@ def main() -> None:
     parser.add_argument("--engine", default="cpu")
     parser.add_argument("--rounds", type=int, default=15, help="measurements of each cut; the median counts")
     parser.add_argument("--layers", nargs="*", help="of the second part; default all of the catalogue")
+    parser.add_argument("--exact", action="store_true", help="only compare results")
     arguments = parser.parse_args()
+    if arguments.exact:
+        exactness(arguments.engine)
+        return
     executors = [create_executor("local", workers=n, threads=1, engine=arguments.engine) for n in (1, 2)]
     one, two = (Coordinator(executor) for executor in executors)
     try:
@@ -110,6 +115,36 @@ def prediction(coordinator: Coordinator, name: str, rounds: int) -> dict[str, An
         "all": measured,
         "against_best": measured[chosen] / min(measured.values()),
     }
+
+
+def exactness(engine: str) -> None:
+    """Print how many layers each cut leaves equal bit for bit, and which it does not, by how much and why."""
+    executor = create_executor("local", workers=2, threads=1, engine=engine)
+    coordinator = Coordinator(executor)
+    rows = [("cut", "layer", "units of roundoff of the largest output", "whole", "parts")]
+    equal, all_ = dict.fromkeys(TWO, 0), dict.fromkeys(TWO, 0)
+    try:
+        for name in catalogue():
+            x, steps, problem = request(name, batch=2)
+            whole = forced(coordinator, problem, Cut())
+            if whole is None:
+                continue
+            want = coordinator.run(whole, x, steps)
+            for cut in TWO:
+                planned = forced(coordinator, problem, cut)
+                if planned is None:
+                    continue
+                got = coordinator.run(planned, x, steps)
+                off = float(np.abs(got.output - want.output).max() / np.abs(want.output).max() * 2**24)
+                all_[cut] += 1
+                equal[cut] += off == 0
+                if off:
+                    ran = [", ".join(sorted({s.algorithm for s in r.report.steps[0]})) for r in (want, got)]
+                    rows.append((cut.words(2), name, f"{off:.1f}", *ran))
+    finally:
+        executor.close()
+    print("\n".join(f"{cut.words(2)}: equal in {equal[cut]} of {all_[cut]}" for cut in TWO))
+    print(table(rows, left=frozenset({0, 1, 3, 4})))
 
 
 def request(name: str, batch: int) -> tuple[Any, list[Step], Problem]:

@@ -18,6 +18,7 @@ from groupconv_server.planner.cuts import split, split_axis
 from groupconv_server.planner.halo import Axis, axis_of, part
 from groupconv_worker.engines import reference
 from groupconv_worker.engines.base import Problem
+from oracle import bound, check
 from strategies import FLOATS, Case, cases
 
 WORKERS = tuple(f"local-{i}" for i in range(16))
@@ -126,7 +127,6 @@ def test_a_cut_of_input_channels_sums_to_the_unsplit_result(coordinator, case: C
     if case.types.output.kind == "i":
         np.testing.assert_array_equal(outcome.output, whole.astype(np.int32))
         return
-    from oracle import bound
 
     error = np.abs(outcome.output.astype(np.float64) - whole)
     assert (error <= bound(case)).all()
@@ -326,3 +326,20 @@ def test_whatever_the_planner_chooses_is_right(coordinator, sequence, workers, s
     statistics.calibrated({w: slow.faster(s) for w, s in zip(WORKERS, speeds, strict=True)})
     planned = Planner(statistics).plan(problems, WORKERS[:workers])
     np.testing.assert_array_equal(coordinator.run(planned, x, steps).output, unsplit(x, steps))
+
+
+@pytest.fixture(scope="module")
+def on_cpus():
+    executor = create_executor("local", workers=16, threads=1, engine="cpu")
+    yield Coordinator(executor)
+    executor.close()
+
+
+@settings(max_examples=60)
+@given(case=cases(dtypes=PAIRS, max_groups=4, max_batch=3), data=st.data())
+def test_on_the_cpu_engine_every_cut_stays_within_the_error_of_a_sum(on_cpus, case: Case, data):
+    problem = Problem(case.geometry, case.types)
+    cut = legal(data.draw(cuts(case.geometry.rank, channel=True)), problem)
+    planned = Planner().forced((problem,), WORKERS, [(1, cut)])
+    assume(planned is not None)
+    check(on_cpus.run(planned, case.x, [Step(case.weight, case.bias, case.spec)]).output, case)
