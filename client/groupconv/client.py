@@ -1,20 +1,26 @@
 """The blocking client: `groupconv.connect(...)`."""
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
 from groupconv.convolutions import Convolutions
+from groupconv.errors import UnavailableError
 from groupconv.options import Call
 from groupconv.plan import Plan
 from groupconv.requests import Array, Result, Step, convolve_request, plan_request, prepare, result_of
 from groupconv.rpc import Connection, from_rpc_error
 from groupconv.spec import ConvSpec
+from groupconv.stream import PATIENCE, Progress, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
 from groupconv.v1 import cluster_pb2, cluster_pb2_grpc, convolution_pb2_grpc
 from groupconv.wire import plan_from_wire
+
+STREAM = "/groupconv.v1.StreamService/ConvolveStream"
 
 
 def connect(
@@ -139,8 +145,148 @@ class Client(Convolutions[Array]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
+    def stream_conv2d(
+        self,
+        source: Any,
+        weight: Any,
+        bias: Any = None,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: Any = None,
+        out: Any = None,
+        progress: Callable[[Progress], None] | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """`conv2d` of an image of any size, computed while it travels; arguments as in `stream_convolve`.
+
+        Args:
+            source: (N, C, H, W) or (C, H, W), anything with slices by rows, or an iterator of bands.
+            weight: (M, C/g, K, K).
+            bias: (M,).
+            shape: as in `stream_convolve`.
+            dtype: likewise.
+            out: likewise.
+            progress: likewise.
+            timeout: likewise.
+            options: of `ConvSpec`.
+        """
+        steps = [Step(weight, bias, ConvSpec(**options))]
+        return self.stream_convolve(
+            source, steps, shape=shape, dtype=dtype, out=out, progress=progress, timeout=timeout
+        )
+
+    def stream_convolve(
+        self,
+        source: Any,
+        steps: Sequence[Step],
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: Any = None,
+        out: Any = None,
+        progress: Callable[[Progress], None] | None = None,
+        timeout: float | None = None,
+        allow_reordering: bool = False,
+        band_rows: int = 0,
+    ) -> Any:
+        """Run steps on a feature map of any size, in bands, each computed as soon as its rows are there.
+
+        A lost connection is opened again and the stream goes on after the last complete band.
+
+        Args:
+            source: (N, C, *spatial), or without N: anything with a shape, a dtype and slices by rows (numpy.memmap,
+                Zarr, HDF5), or an iterator of bands (C, rows, …) of one sample, which needs `shape` and `dtype`.
+            steps: at least one; the output of each is the input of the next.
+            shape: of an iterator's bands together.
+            dtype: of an iterator's bands.
+            out: what is filled, by rows: an array, a memory map, a Zarr or HDF5 array of the output's shape and dtype;
+                None makes an array.
+            progress: called with a `Progress` after each band.
+            timeout: seconds; None waits for as long as it takes, whatever the client's timeout is.
+            allow_reordering: as in `run`.
+            band_rows: output rows of a band; 0 lets the server choose.
+
+        Returns:
+            `out`, or the array made.
+
+        Raises:
+            InvalidArgumentError: naming the field, what was expected and what came.
+            GroupconvError: the subclass of the status the server answered with.
+        """
+        made = transfer(
+            source,
+            steps,
+            shape=shape,
+            dtype=dtype,
+            out=out,
+            progress=progress,
+            allow_reordering=allow_reordering,
+            band_rows=band_rows,
+        )
+        return self._stream(made, timeout)
+
     def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
-        return self.run(x, steps, **call).output
+        array, ready, unbatched = prepare(x, steps)
+        if not pays(array, ready):
+            return self.run(x, steps, **call).output
+        reordering = call.get("allow_reordering", False)
+        made = transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
+        timeout = call.get("timeout")
+        answer: Array = self._stream(made, self.timeout if timeout is None else timeout)
+        return answer
+
+    def _stream(self, made: Transfer, timeout: float | None) -> Any:
+        """Attempts until it is done; only a lost connection is tried again, with growing pauses."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        done, since, pause = made.done, time.monotonic(), 0.1
+        while True:
+            try:
+                self._attempt(made, None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except UnavailableError:
+                now = time.monotonic()
+                if made.done > done:
+                    done, since, pause = made.done, now, 0.1
+                if now - since + pause > PATIENCE or (deadline is not None and now + pause > deadline):
+                    raise
+                time.sleep(pause)
+                pause, made.resumed = min(2.0, 2 * pause), made.resumed + 1
+            else:
+                made.check()
+                assert made.sink is not None
+                return made.sink.out
+
+    def _opened(self) -> Any:
+        return self._channel.stream_stream(STREAM)  # no serializers: bytes in, bytes out
+
+    def _attempt(self, made: Transfer, timeout: float | None) -> None:
+        """One connection: gRPC's thread sends while this one receives."""
+        begin = threading.Event()
+        first: list[int] = []
+        failed: list[Exception] = []
+
+        def messages() -> Iterator[bytes]:
+            yield made.header()
+            begin.wait()
+            try:
+                if first:
+                    yield from made.chunks(first[0])
+            except Exception as error:  # noqa: BLE001 - the source's own, raised below
+                failed.append(error)
+                call.cancel()
+
+        call: Any = self._opened()(messages(), timeout=timeout)
+        try:
+            first.append(made.accepted(next(call)))
+            begin.set()
+            for message in call:
+                made.take(message)
+        except grpc.RpcError as error:
+            if failed:
+                raise failed[0] from None
+            raise from_rpc_error(error) from None
+        finally:
+            begin.set()
+            call.cancel()
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         try:

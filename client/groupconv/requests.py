@@ -61,20 +61,30 @@ def prepare(x: Any, steps: Sequence[Step]) -> tuple[Array, list[Step], bool]:
     """
     if not steps:
         raise InvalidArgumentError("steps", "at least one step", 0)
-    array = _travelling("input", as_array(x), None)
-    kernels = [_travelling(f"steps[{i}].kernel", as_array(s.kernel), array.dtype) for i, s in enumerate(steps)]
-    unbatched = array.ndim == kernels[0].ndim - 1
+    array = travelling("input", as_array(x), None)
+    unbatched = array.ndim == as_array(steps[0].kernel).ndim - 1
     if unbatched:
         array = array[np.newaxis]
-    ready = []
-    for i, (step, kernel) in enumerate(zip(steps, kernels, strict=True)):
-        bias = None if step.bias is None else as_array(step.bias)
-        if bias is not None:
-            wanted = array.dtype if is_float(array.dtype) else kernel.dtype
-            bias = _travelling(f"steps[{i}].bias", bias, wanted if is_float(wanted) else None)
-        ready.append(Step(kernel, bias, step.spec))
+    ready = ready_steps(steps, array.dtype)
     geometries([s.spec for s in ready], array.shape, [s.kernel.shape for s in ready])
     return array, ready, unbatched
+
+
+def ready_steps(steps: Sequence[Step], dtype: np.dtype) -> list[Step]:
+    """Steps with arrays that travel, for an input of `dtype`.
+
+    Raises:
+        InvalidArgumentError: a kernel or bias of a dtype that does not travel.
+    """
+    ready = []
+    for i, step in enumerate(steps):
+        kernel = travelling(f"steps[{i}].kernel", as_array(step.kernel), dtype)
+        bias = None if step.bias is None else as_array(step.bias)
+        if bias is not None:
+            wanted = dtype if is_float(dtype) else kernel.dtype
+            bias = travelling(f"steps[{i}].bias", bias, wanted if is_float(wanted) else None)
+        ready.append(Step(kernel, bias, step.spec))
+    return ready
 
 
 def geometries(
@@ -103,15 +113,20 @@ def convolve_request(
     return convolution_pb2.ConvolveRequest(
         allow_reordering=allow_reordering,
         input=to_wire(x, "input"),
-        steps=[
-            spec_pb2.Step(
-                kernel=to_wire(s.kernel, f"steps[{i}].kernel"),
-                bias=None if s.bias is None else to_wire(s.bias, f"steps[{i}].bias"),
-                spec=spec_to_wire(s.spec),
-            )
-            for i, s in enumerate(steps)
-        ],
+        steps=steps_to_wire(steps),
     )
+
+
+def steps_to_wire(steps: Iterable[Step]) -> list[spec_pb2.Step]:
+    """The messages of steps with arrays."""
+    return [
+        spec_pb2.Step(
+            kernel=to_wire(s.kernel, f"steps[{i}].kernel"),
+            bias=None if s.bias is None else to_wire(s.bias, f"steps[{i}].bias"),
+            spec=spec_to_wire(s.spec),
+        )
+        for i, s in enumerate(steps)
+    ]
 
 
 def plan_request(
@@ -220,7 +235,7 @@ def spatially_separable_steps(column: Any, row: Any, bias: Any, spec: ConvSpec, 
     return steps
 
 
-def _travelling(name: str, array: Array, like: np.dtype | None) -> Array:
+def travelling(name: str, array: Array, like: np.dtype | None) -> Array:
     """`array` in a dtype that travels: the input's where it is a float; Python's integers as int32."""
     if like is not None and is_float(like) and array.dtype != like:
         return array.astype(like)

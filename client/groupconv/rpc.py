@@ -60,6 +60,7 @@ class Connection:
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.enable_retries", 1),
+            ("grpc.max_reconnect_backoff_ms", 2000),  # a stream that resumes should not wait two minutes
             ("grpc.service_config", _SERVICE_CONFIG),
         ]
 

@@ -62,18 +62,41 @@ class Coordinator:
             ResourceExhaustedError: a step over a limit.
             DeadlineExceededError, UnavailableError: from the executor.
         """
-        start = time.perf_counter()
         with self._count:
             self.requests += 1
         kernels = [s.kernel for s in steps]
         problems = self._problems(x.shape, x.dtype, [s.spec for s in steps], kernels, [s.bias for s in steps])
+        return self.perform(problems, x, steps, deadline=deadline, reordering=reordering)
+
+    def perform(
+        self,
+        problems: Sequence[Problem],
+        x: Array,
+        steps: Sequence[Step],
+        *,
+        deadline: float | None = None,
+        reordering: bool = False,
+        output: Array | None = None,
+    ) -> Result:
+        """Plan `problems`, which are checked, and run them on `x`.
+
+        Args:
+            problems: what the steps are on this input; their geometry counts, the steps' specs do not.
+            x: as in `convolve`.
+            steps: likewise.
+            deadline: likewise.
+            reordering: likewise.
+            output: (N, M, *spatial), any strides, to be filled; None allocates it.
+        """
+        start = time.perf_counter()
         workers = self._workers()
         busy = self._running + 1  # requests in flight share the workers: cutting one would make the others wait
         at_most = max(1, len(workers) // busy)
         chains = self.planner.plan(tuple(problems), workers, reordering=reordering, at_most=at_most)
         if busy == 1:
             chains = self.planner.explore(chains, workers)
-        return self.run(chains, x, steps, deadline=deadline, planning=time.perf_counter() - start)
+        planning = time.perf_counter() - start
+        return self.run(chains, x, steps, deadline=deadline, planning=planning, output=output)
 
     def run(
         self,
@@ -83,6 +106,7 @@ class Coordinator:
         *,
         deadline: float | None = None,
         planning: float = 0.0,
+        output: Array | None = None,
     ) -> Result:
         """Run `steps` on `x` as planned.
 
@@ -92,6 +116,7 @@ class Coordinator:
             steps: likewise.
             deadline: likewise.
             planning: seconds it took, for the report.
+            output: as in `perform`.
         """
         reports: list[tuple[ShardReport, ...]] = []
         phases = {"plan": planning, "execute": 0.0, "merge": 0.0}
@@ -101,7 +126,8 @@ class Coordinator:
         try:
             for chain in chains:
                 start = time.perf_counter()
-                made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)])
+                into = output if chain is chains[-1] else None
+                made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)], into)
                 ran = self.executor.run(made.tasks, deadline=deadline)
                 executed = time.perf_counter()
                 made.merge()
@@ -146,13 +172,9 @@ class Coordinator:
         """Every step checked, shapes, dtypes and limits, before the first is run."""
         if not 1 <= len(specs) <= self.limits.steps:
             raise InvalidArgumentError("steps", f"1 to {self.limits.steps} steps", len(specs))
-        problems = []
-        for i, g in enumerate(geometries(specs, shape, [k.shape for k in kernels])):
-            types = _types(i, dtype, kernels[i].dtype, biases[i], g)
-            problem = Problem(g, types)
+        problems = problems_of(shape, dtype, specs, kernels, biases)
+        for i, problem in enumerate(problems):
             self.limits.check(problem, f"steps[{i}]")
-            problems.append(problem)
-            dtype = types.output
         self.limits.check_answer(problems[-1])
         return problems
 
@@ -161,6 +183,26 @@ class Coordinator:
         if not workers:
             raise UnavailableError("no worker is there to run this; try again when one has joined")
         return workers
+
+
+def problems_of(
+    shape: Sequence[int],
+    dtype: np.dtype,
+    specs: Sequence[ConvSpec],
+    kernels: Sequence["Array | _Shaped"],
+    biases: Sequence[Array | None],
+) -> list[Problem]:
+    """What each step is on an input of this shape and dtype; only sizes are not checked.
+
+    Raises:
+        InvalidArgumentError: with the path of the field, as `steps[1].spec.stride`.
+    """
+    problems = []
+    for i, g in enumerate(geometries(specs, shape, [k.shape for k in kernels])):
+        types = _types(i, dtype, kernels[i].dtype, biases[i], g)
+        problems.append(Problem(g, types))
+        dtype = types.output
+    return problems
 
 
 def _types(i: int, x: np.dtype, kernel: np.dtype, bias: Array | None, g: Geometry) -> Types:

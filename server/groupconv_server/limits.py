@@ -19,11 +19,19 @@ class Limits:
         message_bytes: of a request and of an answer.
         tensor_bytes: of any tensor a request makes: outputs, and inputs with their padding.
         steps: of a request.
+        stream_bytes: that one stream holds: the bands in flight with their halos.
+        streams_bytes: that all streams hold together.
+        stream_total_bytes: of all feature maps that pass through one stream.
+        stream_idle_seconds: that a stream waits for its header or the next chunk.
     """
 
     message_bytes: int = MAX_MESSAGE_BYTES
     tensor_bytes: int = 2 * 2**30
     steps: int = MAX_STEPS
+    stream_bytes: int = 256 * 2**20
+    streams_bytes: int = 2 * 2**30
+    stream_total_bytes: int = 2**44
+    stream_idle_seconds: float = 300.0
 
     def check(self, problem: Problem, path: str) -> None:
         """Refuse a step whose output, or padded input, would be too large.

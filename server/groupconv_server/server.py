@@ -13,13 +13,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from groupconv.errors import UnavailableError
-from groupconv.v1 import cluster_pb2, cluster_pb2_grpc, convolution_pb2, convolution_pb2_grpc
+from groupconv.v1 import cluster_pb2, cluster_pb2_grpc, convolution_pb2, convolution_pb2_grpc, stream_pb2
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors import create_executor
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
 from groupconv_server.servicers.gate import Gate
+from groupconv_server.servicers.stream import StreamServicer
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ LINGER = 0.5
 SERVICES = (
     convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name,
     cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
+    stream_pb2.DESCRIPTOR.services_by_name["StreamService"].full_name,
 )
 
 
@@ -61,6 +63,7 @@ class Server:
         try:
             self.coordinator = Coordinator(self.executor, config.limits)
             self.coordinator.calibrate()
+            self.streams = StreamServicer(self.coordinator)
             self._health = health.HealthServicer()
             self._gate = Gate()
             self._grpc = self._build()
@@ -106,6 +109,7 @@ class Server:
         )
         convolution_pb2_grpc.add_ConvolutionServiceServicer_to_server(ConvolutionServicer(self.coordinator), server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator), server)
+        self.streams.add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server

@@ -1,9 +1,10 @@
 """Domain errors become gRPC statuses here, and only here."""
 
+import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -25,17 +26,34 @@ def answers_errors(method: Method) -> Method:
 
     @functools.wraps(method)
     def answered(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        try:
+        with _statuses(context, method.__name__):
             return method(self, request, context)
-        except GroupconvError as error:
-            _abort(context, error)
-        except MemoryError:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the server has not enough memory for this request")
-        except Exception:
-            log.exception("%s failed", method.__name__)
-            context.abort(grpc.StatusCode.INTERNAL, "a defect of the server; its log has the details")
 
     return answered  # type: ignore[return-value]
+
+
+def streams_errors(method: Method) -> Method:
+    """The same for a method that yields its answers."""
+
+    @functools.wraps(method)
+    def answered(self: Any, requests: Any, context: grpc.ServicerContext) -> Any:
+        with _statuses(context, method.__name__):
+            yield from method(self, requests, context)
+
+    return answered  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _statuses(context: grpc.ServicerContext, name: str) -> Iterator[None]:
+    try:
+        yield
+    except GroupconvError as error:
+        _abort(context, error)
+    except MemoryError:
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the server has not enough memory for this request")
+    except Exception:
+        log.exception("%s failed", name)
+        context.abort(grpc.StatusCode.INTERNAL, "a defect of the server; its log has the details")
 
 
 def deadline_of(context: grpc.ServicerContext) -> float | None:

@@ -1,0 +1,172 @@
+"""StreamService: ConvolveStream.
+
+Messages are taken and given as bytes, so that a chunk is not copied by protobuf on its way (see `groupconv.chunks`).
+"""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from groupconv.chunks import CHUNK_BYTES, packed, unpacked
+from groupconv.errors import InvalidArgumentError
+from groupconv.requests import Step
+from groupconv.tensors import from_wire, type_from_wire, type_to_wire
+from groupconv.v1 import stream_pb2
+from groupconv_server.coordinator import Coordinator, problems_of
+from groupconv_server.servicers.convolution import specs_of
+from groupconv_server.servicers.errors import deadline_of, streams_errors
+from groupconv_server.streaming import Budget, Output, Stream, choose
+
+SERVICE = stream_pb2.DESCRIPTOR.services_by_name["StreamService"].full_name
+Request, Response = stream_pb2.ConvolveStreamRequest, stream_pb2.ConvolveStreamResponse
+
+
+class StreamServicer:
+    """Convolutions that are computed while they arrive.
+
+    Attributes:
+        budget: the memory of all streams.
+    """
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.budget = Budget(coordinator.limits.streams_bytes)
+
+    def add_to(self, server: grpc.Server) -> None:
+        """Serve the RPC, with bytes for messages."""
+        handler: Any = grpc.stream_stream_rpc_method_handler(self.ConvolveStream)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"ConvolveStream": handler}),))
+
+    @streams_errors
+    def ConvolveStream(  # noqa: N802 - the RPC's name
+        self, requests: Iterator[bytes], context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        """Answer the header, then each band as it is done."""
+        inbox = _Inbox(requests, context)
+        try:
+            with self._open(inbox.header(self.coordinator.limits.stream_idle_seconds), context) as stream:
+                context.add_callback(stream.cancel)
+                yield _accepted(stream)
+                inbox.goes_to(stream)
+                for output in stream.results():
+                    yield from _messages(output)
+        finally:
+            inbox.close()
+
+    def _open(self, header: stream_pb2.StreamHeader, context: grpc.ServicerContext) -> Stream:
+        c = self.coordinator
+        dtype, shape = type_from_wire(header.input, "header.input")
+        steps = []
+        for i, (message, spec) in enumerate(zip(header.steps, specs_of(header.steps), strict=True)):
+            kernel = from_wire(message.kernel, f"steps[{i}].kernel")
+            bias = from_wire(message.bias, f"steps[{i}].bias") if message.HasField("bias") else None
+            steps.append(Step(kernel, bias, spec))
+        if not 1 <= len(steps) <= c.limits.steps:
+            raise InvalidArgumentError("steps", f"1 to {c.limits.steps} steps", len(steps))
+        problems = problems_of(
+            shape, dtype, [s.spec for s in steps], [s.kernel for s in steps], [s.bias for s in steps]
+        )
+        bands = choose(problems, header.band_rows, c.limits, max(1, len(c.executor.workers())))
+        return Stream(
+            c,
+            self.budget,
+            problems,
+            steps,
+            bands,
+            first_row=header.first_output_row,
+            reordering=header.allow_reordering,
+            deadline=deadline_of(context),
+        )
+
+
+class _Inbox:
+    """A thread that reads the requests: the header first, the chunks once there is a stream for them."""
+
+    def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> None:
+        self._requests, self._context = requests, context
+        self._header: Future[stream_pb2.StreamHeader] = Future()
+        self._stream: Future[Stream] = Future()
+        threading.Thread(target=self._read, name="stream", daemon=True).start()
+
+    def header(self, timeout: float) -> stream_pb2.StreamHeader:
+        """The header, once it is there."""
+        try:
+            return self._header.result(timeout)
+        except TimeoutError:
+            raise InvalidArgumentError("header", f"a header within {timeout:g} s", "nothing") from None
+
+    def goes_to(self, stream: Stream) -> None:
+        """Where the chunks go."""
+        self._stream.set_result(stream)
+
+    def close(self) -> None:
+        """Nothing is read any more; gRPC ends the iterator of requests by itself."""
+        self._stream.cancel()
+
+    def _read(self) -> None:
+        try:
+            self._header.set_result(_header(next(self._requests, None)))
+        except BaseException as error:  # noqa: BLE001 - raised where the header is waited for
+            self._header.set_exception(error)
+            return
+        try:
+            stream = self._stream.result()
+        except CancelledError:
+            return
+        stream.receive(self._chunks())
+
+    def _chunks(self) -> Iterator[memoryview]:
+        for raw in self._requests:
+            chunk = unpacked(raw)
+            if chunk is None:
+                message = _parsed(raw)
+                if message.WhichOneof("message") != "data":
+                    raise InvalidArgumentError("data", "chunks after the header", _kind(message))
+                chunk = memoryview(message.data)
+            yield chunk
+
+
+def _header(raw: bytes | None) -> stream_pb2.StreamHeader:
+    if raw is None:
+        raise InvalidArgumentError("header", "a header as the first message", "the end of the stream")
+    message = _parsed(raw)
+    if not message.HasField("header"):
+        raise InvalidArgumentError("header", "a header as the first message", _kind(message))
+    header: stream_pb2.StreamHeader = message.header
+    return header
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return Request.FromString(raw)
+    except DecodeError:
+        raise InvalidArgumentError("message", "a ConvolveStreamRequest", f"{len(raw)} other bytes") from None
+
+
+def _kind(message: Any) -> str:
+    return message.WhichOneof("message") or "an empty message"
+
+
+def _accepted(stream: Stream) -> bytes:
+    last = stream.bands.problems[-1]
+    accepted = stream_pb2.StreamAccepted(
+        output=type_to_wire(last.types.output, last.geometry.output_shape),
+        first_input_row=stream.first_input_row,
+        first_output_row=stream.first_output_row,
+        band_rows=stream.bands.rows,
+    )
+    return Response(accepted=accepted).SerializeToString()
+
+
+def _messages(output: Output) -> Iterator[bytes]:
+    rows, data = output.band.output, output.buffer.data
+    band = stream_pb2.StreamBand(start=rows.start, stop=rows.stop, next_input_row=output.next_input_row)
+    yield Response(band=band).SerializeToString()
+    row = len(data) // (rows.stop - rows.start)
+    size = max(1, CHUNK_BYTES // row) * row if row <= CHUNK_BYTES else CHUNK_BYTES  # whole rows where that is possible
+    for at in range(0, len(data), size):
+        yield packed(data[at : at + size])

@@ -1,0 +1,305 @@
+"""Streams: any banding equals the whole, whatever goes wrong has a status, and everything held is given back."""
+
+import signal
+import subprocess
+import sys
+import threading
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import groupconv
+from groupconv import ConvSpec, Step
+from groupconv.chunks import packed
+from groupconv.client import STREAM
+from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
+from groupconv.requests import geometries
+from groupconv.stream import transfer
+from groupconv.v1 import stream_pb2
+from groupconv_server.config import Config
+from groupconv_server.limits import Limits
+from groupconv_server.server import Server
+from groupconv_worker.engines import reference
+from strategies import FLOATS, Case, cases, specs
+
+PAIRS = tuple((f, f) for f in FLOATS) + (("uint8", "int8"), ("int8", "int32"), ("uint8", "float32"))
+RNG = np.random.default_rng(0)
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """A server whose answers are the reference's, bit for bit."""
+    limits = Limits(stream_bytes=2**20, streams_bytes=3 * 2**20, stream_idle_seconds=0.5)
+    with Server(Config(port=0, executor="local", workers=3, threads=1, engine="reference", limits=limits)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def bands(exact):
+    with groupconv.connect(exact.address, timeout=60) as client:
+        yield client
+
+
+def f32(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@settings(max_examples=250)
+@given(case=cases(dtypes=PAIRS), rows=st.integers(1, 12))
+def test_any_banding_of_any_spec_is_the_whole_bit_for_bit(bands, case: Case, rows):
+    want = reference.convolve(case.x, case.weight, case.bias, case.geometry).astype(case.types.output)
+    got = bands.stream_convolve(case.x, [Step(case.weight, case.bias, case.spec)], band_rows=rows)
+    np.testing.assert_array_equal(got, want)
+
+
+@settings(max_examples=120)
+@given(case=cases(spec_activation=False, dtypes=(("float64", "float64"),)), rows=st.integers(1, 9), data=st.data())
+def test_chains_accumulate_their_halos(bands, case: Case, rows, data):
+    rank, channels = case.geometry.rank, case.geometry.out_channels
+    kernel = data.draw(st.integers(1, 3))
+    spec = data.draw(specs(rank, channels, channels, transposed=data.draw(st.booleans()), output=None))
+    second = RNG.standard_normal((channels, 1, *[kernel] * rank))
+    try:
+        g = geometries([case.spec, spec], case.x.shape, [case.weight.shape, second.shape])
+    except InvalidArgumentError:
+        assume(False)
+    assume(np.prod(g[1].output_shape) < 20_000 and np.prod(g[1].padded) < 20_000)
+    middle = reference.convolve(case.x, case.weight, case.bias, g[0])
+    want = reference.convolve(middle, second, None, g[1])
+    got = bands.stream_convolve(
+        case.x, [Step(case.weight, case.bias, case.spec), Step(second, None, spec)], band_rows=rows
+    )
+    np.testing.assert_array_equal(got, want)
+
+
+@settings(max_examples=120)
+@given(case=cases(), rows=st.integers(1, 6), data=st.data())
+def test_a_stream_may_begin_at_any_row(bands, case: Case, rows, data):
+    want = reference.convolve(case.x, case.weight, case.bias, case.geometry).astype(case.types.output)
+    made = transfer(case.x, [Step(case.weight, case.bias, case.spec)], out=want.copy(), band_rows=rows)
+    made.done = data.draw(st.integers(0, want.shape[0] * want.shape[2]))
+    first, per = made.done, want.shape[2]
+    for row in range(first, want.shape[0] * per):
+        made.out[row // per, :, row % per] = 0  # what is missing
+    got = bands._stream(made, 60)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_an_iterator_of_bands_is_a_source_and_anything_sliced_is_a_sink(bands):
+    x, w = f32(2, 50, 7), f32(4, 2, 5, 3)
+    want = bands.conv2d(x, w, padding=2)
+
+    class Rows:
+        """Takes slices, and is no array."""
+
+        shape, dtype = want.shape, want.dtype
+
+        def __init__(self):
+            self.held = np.zeros_like(want)
+
+        def __setitem__(self, key, value):
+            self.held[key] = value
+
+    for cuts in ([10, 20, 30], [1, 2, 49], []):
+        out, seen = Rows(), []
+        given_back = bands.stream_conv2d(
+            iter(np.split(x, cuts, axis=1)), w, shape=x.shape, dtype=x.dtype, padding=2, out=out, progress=seen.append
+        )
+        assert given_back is out
+        np.testing.assert_array_equal(out.held, want)
+        assert (seen[-1].rows, seen[-1].received) == (50, want.nbytes)
+
+
+def test_large_arrays_go_by_stream_without_being_asked(client, server, monkeypatch):
+    streamed = []
+    monkeypatch.setattr(client, "_stream", lambda *a: streamed.append(a) or type(client)._stream(client, *a))
+    x, w = f32(1, 3, 700, 800), f32(3, 1, 3, 3)  # 6.7 MB, more than a message of this server may hold with its answer
+    y = client.conv2d(x, w, padding=1, groups=3)
+    z = client.conv2d(x[:, :, :300], w, padding=1, groups=3)
+    np.testing.assert_allclose(y[:, :, :299], z[:, :, :299], rtol=1e-5, atol=1e-5)
+    assert len(streamed) == 1
+    assert server.streams.budget.wait_until_free(30)
+
+
+def test_the_server_begins_before_it_has_everything(exact):
+    """The first band comes back while most of the input has not been sent, and cannot be."""
+    x, w = f32(1, 1, 64, 64), f32(1, 1, 5, 5)
+    made = transfer(x, [Step(w, spec=ConvSpec(padding=2))], band_rows=4)
+    arrived = threading.Event()
+
+    def messages():
+        yield made.header()
+        yield packed(memoryview(x[0, 0, :6].tobytes()))  # rows 0 to 5 make outputs 0 to 3
+        assert arrived.wait(30)
+        yield packed(memoryview(x[0, 0, 6:].tobytes()))
+
+    with grpc.insecure_channel(exact.address) as channel:
+        call = channel.stream_stream(STREAM)(messages(), timeout=60)
+        made.accepted(next(call))
+        while made.done < 4:
+            made.take(next(call))
+        arrived.set()
+        for message in call:
+            made.take(message)
+    made.check()
+
+
+def header(**fields):
+    made = transfer(np.ones((1, 1, 8, 4), np.float32), [Step(np.ones((1, 1, 3, 3)), spec=ConvSpec(padding=1))])
+    request = stream_pb2.ConvolveStreamRequest.FromString(made.header())
+    for name, value in fields.items():
+        setattr(request.header, name, value)
+    return request.SerializeToString()
+
+
+def data(n):
+    return packed(memoryview(bytes(n)))
+
+
+@pytest.mark.parametrize(
+    ("messages", "status", "words"),
+    [
+        ([], INVALID, "header: expected a header"),
+        ([data(16)], INVALID, "header: expected a header"),
+        ([b""], INVALID, "header: expected a header"),
+        ([b"\xff\xff"], INVALID, "message: expected a ConvolveStreamRequest"),
+        ([header()], INVALID, "data: expected 128 bytes"),
+        ([header(), data(100)], INVALID, "the end of the stream at byte 100"),
+        ([header(), data(129)], INVALID, "data: expected the end of the stream at byte 128"),
+        ([header(), data(128), data(1)], INVALID, "data: expected the end of the stream at byte 128"),
+        ([header(), header()], INVALID, "data: expected chunks after the header"),
+        ([header(), data(64), b"\xff"], INVALID, "message: expected a ConvolveStreamRequest"),
+        ([header(first_output_row=9)], INVALID, "header.first_output_row: expected 0 to 8"),
+        ([header(first_output_row=-1)], INVALID, "header.first_output_row"),
+        ([header(band_rows=-1)], INVALID, "header.band_rows"),
+    ],
+)
+def test_a_stream_that_cannot_be_meant_is_refused_and_lets_go(exact, bands, messages, status, words):
+    with grpc.insecure_channel(exact.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        list(channel.stream_stream(STREAM)(iter(messages), timeout=30))
+    assert caught.value.code() == status
+    assert words in caught.value.details()
+    assert exact.streams.budget.wait_until_free(30)
+    assert bands.stream_convolve(f32(1, 1, 8, 4), [Step(f32(1, 1, 3, 3))]).shape == (1, 1, 6, 2)
+
+
+@pytest.mark.parametrize(("sent", "status"), [([], INVALID), ([header()], grpc.StatusCode.DEADLINE_EXCEEDED)])
+def test_a_stream_that_falls_silent_is_ended(exact, sent, status):
+    never = threading.Event()
+
+    def messages():
+        yield from sent
+        never.wait(60)
+
+    with grpc.insecure_channel(exact.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        try:
+            list(channel.stream_stream(STREAM)(messages(), timeout=30))
+        finally:
+            never.set()
+    assert caught.value.code() == status
+    assert exact.streams.budget.wait_until_free(30)
+
+
+def test_what_does_not_fit_is_refused_before_it_is_allocated(bands):
+    wide = np.broadcast_to(np.float32(0), (1, 1, 4, 100_000))
+    with pytest.raises(ResourceExhaustedError, match="a band of"):
+        bands.stream_convolve(wide, [Step(np.ones((1, 1, 3, 3)))])
+    with pytest.raises(ResourceExhaustedError, match="whole samples"):
+        circular = ConvSpec(padding=1, padding_mode="circular")
+        bands.stream_convolve(
+            np.broadcast_to(np.float32(0), (1, 1, 9000, 100)), [Step(np.ones((1, 1, 3, 3)), None, circular)]
+        )
+    endless = np.broadcast_to(np.uint8(0), (1, 1, 2**30, 2**20))
+    with pytest.raises(ResourceExhaustedError, match="for a stream"):
+        bands.stream_convolve(endless, [Step(np.ones((1, 1, 3, 3)))])
+
+
+def test_streams_share_a_budget(exact):
+    budget = exact.streams.budget
+    budget.reserve(budget.limit)
+    try:
+        with groupconv.connect(exact.address) as client, pytest.raises(ResourceExhaustedError, match="try again later"):
+            client.stream_convolve(f32(1, 1, 8, 4), [Step(f32(1, 1, 3, 3))])
+    finally:
+        budget.release(budget.limit)
+
+
+def test_cancel_gives_everything_back(exact):
+    made = transfer(f32(1, 1, 400, 300), [Step(f32(1, 1, 3, 3))], band_rows=8)
+    with grpc.insecure_channel(exact.address) as channel:
+        call = channel.stream_stream(STREAM)(iter([made.header(), data(300_000)]), timeout=60)
+        made.accepted(next(call))
+        call.cancel()
+        assert exact.streams.budget.wait_until_free(30)
+
+
+def test_an_error_of_the_source_is_the_caller_s(bands, exact):
+    def broken():
+        yield f32(1, 4, 9)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        bands.stream_conv2d(broken(), f32(1, 1, 3, 3), shape=(1, 400, 9), dtype="float32")
+    assert exact.streams.budget.wait_until_free(30)
+
+
+CLIENT = """
+import sys, numpy as np, groupconv
+with groupconv.connect(sys.argv[1]) as client:
+    shown = lambda p: print(p.rows, flush=True)
+    x = np.broadcast_to(np.float32(1), (1, 1, 2_000_000, 500))
+    client.stream_conv2d(x, np.ones((1, 1, 3, 3)), progress=shown, out=np.empty((1, 1, 1_999_998, 498), np.float32))
+"""
+
+
+def test_a_killed_client_leaves_nothing_behind(exact):
+    budget = exact.streams.budget
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, exact.address], stdout=subprocess.PIPE)
+    assert client.stdout.readline()
+    assert budget.held > 0
+    client.send_signal(signal.SIGKILL)
+    client.wait()
+    client.stdout.close()
+    assert budget.wait_until_free(60)
+
+
+def serve(port):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "groupconv_server", "serve", "--port", str(port), "--engine", "reference"]
+        + ["--executor", "local"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return process, process.stdout.readline().split()[-1]
+
+
+@pytest.mark.parametrize("iterated", [False, True])
+def test_a_client_outlives_its_server(iterated):
+    first, address = serve(0)
+    servers = [first]
+    x, w = f32(1, 1, 3000, 300), f32(1, 1, 5, 5)
+
+    def kill_once(progress):
+        if progress.rows >= 1000 and len(servers) == 1:
+            first.kill()
+            first.wait()
+            servers.append(serve(address.split(":")[1])[0])
+
+    try:
+        with groupconv.connect(address) as client:
+            source = iter(np.split(x[0], 30, axis=1)) if iterated else x
+            shaped = {"shape": x.shape, "dtype": x.dtype} if iterated else {}
+            made = transfer(source, [Step(w, spec=ConvSpec(padding=2))], progress=kill_once, band_rows=100, **shaped)
+            got = client._stream(made, 120)
+        assert made.resumed >= 1
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+            server.stdout.close()
+    g = groupconv.resolve(ConvSpec(padding=2), x.shape, w.shape)
+    np.testing.assert_array_equal(got.reshape(x.shape), reference.convolve(x, w, None, g).astype(np.float32))
