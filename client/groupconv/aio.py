@@ -4,18 +4,20 @@ Messages are made and read in threads, so a large one does not stall the event l
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
 from groupconv.convolutions import Convolutions
+from groupconv.errors import UnavailableError
 from groupconv.options import Call
 from groupconv.plan import Plan
 from groupconv.requests import Array, Result, Step, convolve_request, plan_request, prepare, result_of
 from groupconv.rpc import Connection, from_rpc_error
 from groupconv.spec import ConvSpec
+from groupconv.stream import STREAM, Attempts, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
 from groupconv.v1 import cluster_pb2, convolution_pb2
 from groupconv.wire import plan_from_wire
@@ -62,19 +64,17 @@ class Client(Convolutions[Awaitable[Array]]):
         allow_reordering: bool = False,
     ) -> Result:
         """Run steps one after another on `x` in one request (see `groupconv.Client.run`)."""
+        call = Call(out=out, timeout=timeout, allow_reordering=allow_reordering)
+        return await self._unary(*await asyncio.to_thread(prepare, x, steps), call)
 
-        def message() -> tuple[bytes, bool]:
-            array, ready, unbatched = prepare(x, steps)
-            return convolve_request(array, ready, allow_reordering=allow_reordering).SerializeToString(), unbatched
+    async def stream_convolve(
+        self, source: Any, steps: Sequence[Step], *, timeout: float | None = None, **options: Any
+    ) -> Any:
+        """Run steps on a feature map of any size (see `groupconv.Client.stream_convolve`, also for the options).
 
-        request, unbatched = await asyncio.to_thread(message)
-        answer = await self._call(_CONVOLUTION + "Convolve", request, timeout)
-
-        def read() -> Result:
-            response = convolution_pb2.ConvolveResponse.FromString(answer)
-            return result_of(response, unbatched=unbatched, out=out)
-
-        return await asyncio.to_thread(read)
+        The source, the sink and `progress` are used in threads.
+        """
+        return await self._stream(await asyncio.to_thread(lambda: transfer(source, steps, **options)), timeout)
 
     async def plan(
         self,
@@ -129,7 +129,69 @@ class Client(Convolutions[Awaitable[Array]]):
         await self.close()
 
     async def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
-        return (await self.run(x, steps, **call)).output
+        array, ready, unbatched = await asyncio.to_thread(prepare, x, steps)
+        if not pays(array, ready):
+            return (await self._unary(array, ready, unbatched, call)).output
+        reordering = call.get("allow_reordering", False)
+        made = transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
+        timeout = call.get("timeout")
+        answer: Array = await self._stream(made, self.timeout if timeout is None else timeout)
+        return answer
+
+    async def _unary(self, array: Array, ready: Sequence[Step], unbatched: bool, call: Call) -> Result:
+        reordering = call.get("allow_reordering", False)
+        request = await asyncio.to_thread(
+            lambda: convolve_request(array, ready, allow_reordering=reordering).SerializeToString()
+        )
+        answer = await self._call(_CONVOLUTION + "Convolve", request, call.get("timeout"))
+
+        def read() -> Result:
+            response = convolution_pb2.ConvolveResponse.FromString(answer)
+            return result_of(response, unbatched=unbatched, out=call.get("out"))
+
+        return await asyncio.to_thread(read)
+
+    async def _stream(self, made: Transfer, timeout: float | None) -> Any:
+        attempts = Attempts(made, timeout)
+        while True:
+            try:
+                await self._attempt(made, attempts.left())
+            except UnavailableError as error:
+                await asyncio.sleep(attempts.pause_after(error))
+            else:
+                return made.filled()
+
+    async def _attempt(self, made: Transfer, timeout: float | None) -> None:
+        """One connection: one task sends while another receives."""
+        begin: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        failed: list[Exception] = []
+
+        async def messages() -> AsyncIterator[bytes]:
+            yield await asyncio.to_thread(made.header)
+            try:
+                chunks = made.chunks(await begin)
+                while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+                    yield chunk
+            except Exception as error:  # noqa: BLE001 - the source's own, raised below
+                failed.append(error)
+                call.cancel()
+
+        opened: Any = self._channel.stream_stream(STREAM)
+        call = opened(messages(), timeout=timeout)
+        try:
+            answers = aiter(call)
+            begin.set_result(await asyncio.to_thread(made.accepted, await anext(answers)))
+            async for message in answers:
+                await asyncio.to_thread(made.take, message)
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            if failed:
+                raise failed[0] from None
+            if isinstance(error, grpc.RpcError):
+                raise from_rpc_error(error) from None
+            raise
+        finally:
+            begin.cancel()
+            call.cancel()
 
     async def _call(self, method: str, request: bytes, timeout: float | None) -> bytes:
         try:

@@ -15,12 +15,10 @@ from groupconv.plan import Plan
 from groupconv.requests import Array, Result, Step, convolve_request, plan_request, prepare, result_of
 from groupconv.rpc import Connection, from_rpc_error
 from groupconv.spec import ConvSpec
-from groupconv.stream import PATIENCE, Progress, Transfer, pays, transfer
+from groupconv.stream import STREAM, Attempts, Progress, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
 from groupconv.v1 import cluster_pb2, cluster_pb2_grpc, convolution_pb2_grpc
 from groupconv.wire import plan_from_wire
-
-STREAM = "/groupconv.v1.StreamService/ConvolveStream"
 
 
 def connect(
@@ -89,10 +87,8 @@ class Client(Convolutions[Array]):
             InvalidArgumentError: naming the field, what was expected and what came.
             GroupconvError: the subclass of the status the server answered with.
         """
-        array, ready, unbatched = prepare(x, steps)
-        request = convolve_request(array, ready, allow_reordering=allow_reordering)
-        response = self._call(self._convolution.Convolve, request, timeout)
-        return result_of(response, unbatched=unbatched, out=out)
+        call = Call(out=out, timeout=timeout, allow_reordering=allow_reordering)
+        return self._unary(*prepare(x, steps), call)
 
     def plan(
         self,
@@ -225,10 +221,15 @@ class Client(Convolutions[Array]):
         )
         return self._stream(made, timeout)
 
+    def _unary(self, array: Array, ready: Sequence[Step], unbatched: bool, call: Call) -> Result:
+        request = convolve_request(array, ready, allow_reordering=call.get("allow_reordering", False))
+        response = self._call(self._convolution.Convolve, request, call.get("timeout"))
+        return result_of(response, unbatched=unbatched, out=call.get("out"))
+
     def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
         array, ready, unbatched = prepare(x, steps)
         if not pays(array, ready):
-            return self.run(x, steps, **call).output
+            return self._unary(array, ready, unbatched, call).output
         reordering = call.get("allow_reordering", False)
         made = transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
         timeout = call.get("timeout")
@@ -237,23 +238,14 @@ class Client(Convolutions[Array]):
 
     def _stream(self, made: Transfer, timeout: float | None) -> Any:
         """Attempts until it is done; only a lost connection is tried again, with growing pauses."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        done, since, pause = made.done, time.monotonic(), 0.1
+        attempts = Attempts(made, timeout)
         while True:
             try:
-                self._attempt(made, None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except UnavailableError:
-                now = time.monotonic()
-                if made.done > done:
-                    done, since, pause = made.done, now, 0.1
-                if now - since + pause > PATIENCE or (deadline is not None and now + pause > deadline):
-                    raise
-                time.sleep(pause)
-                pause, made.resumed = min(2.0, 2 * pause), made.resumed + 1
+                self._attempt(made, attempts.left())
+            except UnavailableError as error:
+                time.sleep(attempts.pause_after(error))
             else:
-                made.check()
-                assert made.sink is not None
-                return made.sink.out
+                return made.filled()
 
     def _opened(self) -> Any:
         return self._channel.stream_stream(STREAM)  # no serializers: bytes in, bytes out

@@ -18,6 +18,7 @@ from groupconv.requests import Array, Step, geometries, ready_steps, steps_to_wi
 from groupconv.tensors import type_from_wire, type_to_wire
 from groupconv.v1 import stream_pb2
 
+STREAM = "/groupconv.v1.StreamService/ConvolveStream"
 STREAM_ABOVE = 4 * 2**20
 """Bytes of input or output above which the functions go by stream: one message would be slower."""
 PATIENCE = 60.0
@@ -133,14 +134,15 @@ class Transfer:
         if self._filled == size:
             self._finish(self._band)
 
-    def check(self) -> None:
-        """After the last answer.
+    def filled(self) -> Any:
+        """After the last answer: what was filled.
 
         Raises:
             DataLossError: bands are missing.
         """
-        if self.done != self._total:
+        if self.sink is None or self.done != self._total:
             raise DataLossError(f"the server sent {self.done} of {self._total} rows")
+        return self.sink.out
 
     def _put(self, data: memoryview, size: int) -> None:
         """Whole rows of a NumPy array go straight to their place; the rest waits until its band is complete."""
@@ -168,6 +170,39 @@ class Transfer:
             shape, dtype = self._row
             received = self.done * math.prod(shape) * dtype.itemsize
             self.progress(Progress(self.done, self._total, received, time.monotonic() - self._began))
+
+
+class Attempts:
+    """When a stream that lost its connection is tried again: as long as bands come, with pauses that grow.
+
+    Args:
+        made: the stream.
+        timeout: seconds for all attempts together, or None.
+    """
+
+    def __init__(self, made: Transfer, timeout: float | None) -> None:
+        self._made = made
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._done, self._since, self._pause = made.done, time.monotonic(), 0.1
+
+    def left(self) -> float | None:
+        """Seconds for the next attempt; None where there is no end."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def pause_after(self, error: Exception) -> float:
+        """Seconds to wait before the next attempt.
+
+        Raises:
+            Exception: `error`, where another attempt would be in vain or too late.
+        """
+        now = time.monotonic()
+        if self._made.done > self._done:
+            self._done, self._since, self._pause = self._made.done, now, 0.1
+        pause, self._pause = self._pause, min(2.0, 2 * self._pause)
+        if now + pause > self._since + PATIENCE or (self._deadline is not None and now + pause > self._deadline):
+            raise error
+        self._made.resumed += 1
+        return pause
 
 
 def transfer(

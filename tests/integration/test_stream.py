@@ -1,5 +1,6 @@
 """Streams: any banding equals the whole, whatever goes wrong has a status, and everything held is given back."""
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -14,10 +15,9 @@ from hypothesis import strategies as st
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.chunks import packed
-from groupconv.client import STREAM
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv.requests import geometries
-from groupconv.stream import transfer
+from groupconv.stream import STREAM, transfer
 from groupconv.v1 import stream_pb2
 from groupconv_server.config import Config
 from groupconv_server.limits import Limits
@@ -125,6 +125,30 @@ def test_large_arrays_go_by_stream_without_being_asked(client, server, monkeypat
     assert server.streams.budget.wait_until_free(30)
 
 
+def test_the_awaiting_client_streams_alike(bands, exact):
+    x, w = f32(1, 2, 900, 600), f32(4, 1, 3, 3)  # 4.3 MB
+    steps = [Step(w, spec=ConvSpec(padding=1, groups=2))]
+
+    def broken():
+        yield f32(1, 4, 9)
+        raise OSError("the disk is gone")
+
+    async def use():
+        async with groupconv.aio.connect(exact.address, timeout=60) as client:
+            y = await client.conv2d(x, w, padding=1, groups=2)
+            out = np.empty_like(y)
+            z = await client.stream_convolve(x, steps, out=out, band_rows=10)
+            assert z is out
+            with pytest.raises(OSError, match="the disk is gone"):
+                await client.stream_convolve(broken(), [Step(f32(1, 1, 3, 3))], shape=(1, 400, 9), dtype="float32")
+            return y, z
+
+    y, z = asyncio.run(use())
+    np.testing.assert_array_equal(y, z)
+    np.testing.assert_array_equal(y, bands.stream_convolve(x, steps))
+    assert exact.streams.budget.wait_until_free(30)
+
+
 def test_the_server_begins_before_it_has_everything(exact):
     """The first band comes back while most of the input has not been sent, and cannot be."""
     x, w = f32(1, 1, 64, 64), f32(1, 1, 5, 5)
@@ -145,7 +169,7 @@ def test_the_server_begins_before_it_has_everything(exact):
         arrived.set()
         for message in call:
             made.take(message)
-    made.check()
+    made.filled()
 
 
 def header(**fields):
@@ -195,11 +219,11 @@ def test_a_stream_that_falls_silent_is_ended(exact, sent, status):
         yield from sent
         never.wait(60)
 
-    with grpc.insecure_channel(exact.address) as channel, pytest.raises(grpc.RpcError) as caught:
-        try:
-            list(channel.stream_stream(STREAM)(messages(), timeout=30))
-        finally:
-            never.set()
+    with grpc.insecure_channel(exact.address) as channel:
+        call = channel.stream_stream(STREAM)(messages(), timeout=30)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+        never.set()
     assert caught.value.code() == status
     assert exact.streams.budget.wait_until_free(30)
 
@@ -208,11 +232,10 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated(bands):
     wide = np.broadcast_to(np.float32(0), (1, 1, 4, 100_000))
     with pytest.raises(ResourceExhaustedError, match="a band of"):
         bands.stream_convolve(wide, [Step(np.ones((1, 1, 3, 3)))])
+    tall = np.broadcast_to(np.float32(0), (1, 1, 9000, 100))
+    circular = Step(np.ones((1, 1, 3, 3)), None, ConvSpec(padding=1, padding_mode="circular"))
     with pytest.raises(ResourceExhaustedError, match="whole samples"):
-        circular = ConvSpec(padding=1, padding_mode="circular")
-        bands.stream_convolve(
-            np.broadcast_to(np.float32(0), (1, 1, 9000, 100)), [Step(np.ones((1, 1, 3, 3)), None, circular)]
-        )
+        bands.stream_convolve(tall, [circular])
     endless = np.broadcast_to(np.uint8(0), (1, 1, 2**30, 2**20))
     with pytest.raises(ResourceExhaustedError, match="for a stream"):
         bands.stream_convolve(endless, [Step(np.ones((1, 1, 3, 3)))])
