@@ -20,8 +20,10 @@ from groupconv.requests import geometries
 from groupconv.stream import STREAM, transfer
 from groupconv.v1 import stream_pb2
 from groupconv_server.config import Config
+from groupconv_server.coordinator import Coordinator, problems_of
 from groupconv_server.limits import Limits
 from groupconv_server.server import Server
+from groupconv_server.streaming import Budget, Stream, choose
 from groupconv_worker.engines import reference
 from strategies import FLOATS, Case, cases, specs
 
@@ -249,6 +251,24 @@ def test_streams_share_a_budget(exact):
             client.stream_convolve(f32(1, 1, 8, 4), [Step(f32(1, 1, 3, 3))])
     finally:
         budget.release(budget.limit)
+
+
+@pytest.mark.ray
+def test_bands_are_cut_over_actors(ray_executor):
+    coordinator = Coordinator(ray_executor)
+    x, w = f32(2, 4, 30, 9), f32(4, 2, 3, 3)
+    steps = [Step(w, None, ConvSpec(padding=1, groups=2))]
+    problems = problems_of(x.shape, x.dtype, [steps[0].spec], [w], [None])
+    budget = Budget(2**20)
+    with Stream(coordinator, budget, problems, steps, choose(problems, 7, coordinator.limits, 2)) as stream:
+        rows = np.ascontiguousarray(x.swapaxes(1, 2))
+        sender = threading.Thread(target=stream.receive, args=([memoryview(rows).cast("B")],))
+        sender.start()
+        got = np.concatenate([output.buffer.view(np.float32) for output in stream.results()])
+        sender.join()
+    assert budget.held == 0
+    want = reference.convolve(x, w, None, problems[0].geometry).astype(np.float32)
+    np.testing.assert_array_equal(got.reshape(2, 30, 4, 9).swapaxes(1, 2), want)
 
 
 def test_cancel_gives_everything_back(exact):
