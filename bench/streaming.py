@@ -2,7 +2,7 @@
 
     python bench/streaming.py [--mib 64] [--json FILE]
 
-In one run: a bare gRPC echo of 1 MiB chunks, once thrown away and once put into a memory map; the convolution by stream,
+In one run: a bare gRPC echo of 1 MiB chunks, thrown away, then put into a memory map; the convolution by stream,
 from a memory map into another; the same by one unary message where a message can hold it; the memory that client and
 server grow by; how much input had been asked for when the first band was there. The image is a formula in a memory map,
 so `--mib 4096` needs 12 GiB of disk and little memory. The whole answer is held against a local run, band by band, by

@@ -264,7 +264,7 @@ def test_bands_are_cut_over_actors(ray_executor):
         rows = np.ascontiguousarray(x.swapaxes(1, 2))
         sender = threading.Thread(target=stream.receive, args=([memoryview(rows).cast("B")],))
         sender.start()
-        got = np.concatenate([output.buffer.view(np.float32) for output in stream.results()])
+        got = np.concatenate([output.buffer.view(np.float32).copy() for output in stream.results()])
         sender.join()
     assert budget.held == 0
     want = reference.convolve(x, w, None, problems[0].geometry).astype(np.float32)
