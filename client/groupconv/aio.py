@@ -4,7 +4,7 @@ Messages are made and read in threads, so a large one does not stall the event l
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from groupconv.plan import Plan
 from groupconv.requests import Array, Result, Step, convolve_request, plan_request, prepare, result_of
 from groupconv.rpc import Connection, from_rpc_error
 from groupconv.spec import ConvSpec
-from groupconv.stream import STREAM, Attempts, Transfer, pays, transfer
+from groupconv.stream import STREAM, Attempts, Progress, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
 from groupconv.v1 import cluster_pb2, convolution_pb2
 from groupconv.wire import plan_from_wire
@@ -66,6 +66,25 @@ class Client(Convolutions[Awaitable[Array]]):
         """Run steps one after another on `x` in one request (see `groupconv.Client.run`)."""
         call = Call(out=out, timeout=timeout, allow_reordering=allow_reordering)
         return await self._unary(*await asyncio.to_thread(prepare, x, steps), call)
+
+    async def stream_conv2d(
+        self,
+        source: Any,
+        weight: Any,
+        bias: Any = None,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: Any = None,
+        out: Any = None,
+        progress: Callable[[Progress], None] | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """`conv2d` of an image of any size (see `groupconv.Client.stream_conv2d`)."""
+        steps = [Step(weight, bias, ConvSpec(**options))]
+        return await self.stream_convolve(
+            source, steps, timeout=timeout, shape=shape, dtype=dtype, out=out, progress=progress
+        )
 
     async def stream_convolve(
         self, source: Any, steps: Sequence[Step], *, timeout: float | None = None, **options: Any

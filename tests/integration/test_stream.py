@@ -141,6 +141,7 @@ def test_the_awaiting_client_streams_alike(bands, exact):
             out = np.empty_like(y)
             z = await client.stream_convolve(x, steps, out=out, band_rows=10)
             assert z is out
+            np.testing.assert_array_equal(await client.stream_conv2d(x, w, padding=1, groups=2), y)
             with pytest.raises(OSError, match="the disk is gone"):
                 await client.stream_convolve(broken(), [Step(f32(1, 1, 3, 3))], shape=(1, 400, 9), dtype="float32")
             return y, z

@@ -49,7 +49,8 @@ class StreamServicer:
         inbox = _Inbox(requests, context)
         try:
             with self._open(inbox.header(self.coordinator.limits.stream_idle_seconds), context) as stream:
-                context.add_callback(stream.cancel)
+                if not context.add_callback(stream.cancel):
+                    return  # it has ended already
                 yield _accepted(stream)
                 inbox.goes_to(stream)
                 for output in stream.results():
