@@ -3,11 +3,13 @@
 import logging
 import os
 import socket
+import time
 from typing import Any
 
 import numpy as np
 import ray
 
+from groupconv.errors import DeadlineExceededError
 from groupconv_worker.engines import create_engine
 from groupconv_worker.engines.base import Array, DeviceLostError
 from groupconv_worker.shard import Ran, Stage, run_shard
@@ -40,12 +42,22 @@ class Worker:
             "threads": self.engine.threads,
         }
 
-    def run(self, stages: tuple[Stage, ...], x: Array) -> tuple[Array, tuple[Ran, ...]]:
+    def run(self, stages: tuple[Stage, ...], x: Array, expires: float | None = None) -> tuple[Array, tuple[Ran, ...]]:
         """One shard (see `run_shard`); the arrays arrive as read-only views of the object store.
+
+        Args:
+            stages: of the shard.
+            x: (N, C, *input).
+            expires: on the clock of time.time(), the one that hosts share; a shard past it is not started.
 
         Returns:
             The output (N, M, *output) and what came of each stage.
+
+        Raises:
+            DeadlineExceededError: the shard waited here past its deadline.
         """
+        if expires is not None and time.time() > expires:
+            raise DeadlineExceededError("the deadline passed before the shard was started")
         last = stages[-1].problem
         out = np.empty(last.geometry.output_shape, dtype=last.types.output)
         try:

@@ -119,22 +119,20 @@ class RayExecutor:
 
     def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
         """Every task on its worker's actor; each result is copied once, from the object store into its slice."""
+        # A shard on its way is never cancelled: to Ray that is a gap in the actor's sequence of calls, for which it
+        # waits 30 s once the actor was restarted. One that comes too late the worker drops by itself.
         flights = {f.done: f for f in (self._launch(task, task.worker, 1, deadline) for task in tasks)}
         reports: dict[int, tuple[ShardReport, ...]] = {}
-        try:
-            while flights:
-                done, _ = ray.wait(list(flights), num_returns=1, timeout=_left(deadline))
-                if not done:
-                    raise DeadlineExceededError("the deadline passed before every shard was done")
-                flight = flights.pop(done[0])
-                try:
-                    reports[flight.task.index] = self._land(flight, deadline)
-                except _WorkerLostError as lost:
-                    again = self._relaunch(flight, lost, deadline)
-                    flights[again.done] = again
-        finally:
-            for flight in flights.values():  # of a request that failed
-                ray.cancel(flight.done, recursive=False)
+        while flights:
+            done, _ = ray.wait(list(flights), num_returns=1, timeout=_left(deadline))
+            if not done:
+                raise DeadlineExceededError("the deadline passed before every shard was done")
+            flight = flights.pop(done[0])
+            try:
+                reports[flight.task.index] = self._land(flight, deadline)
+            except _WorkerLostError as lost:
+                again = self._relaunch(flight, lost, deadline)
+                flights[again.done] = again
         return [reports[task.index] for task in tasks]
 
     def close(self) -> None:
@@ -151,7 +149,9 @@ class RayExecutor:
         with self._lock:
             slot = next((s for s in self._slots if s.id == worker), None)
         slot = slot or self._any_slot(deadline)  # may wait, so not under the lock: the watcher brings the worker
-        out, done = slot.actor.run.options(num_returns=2).remote(task.stages, task.x)
+        left = _left(deadline)
+        expires = None if left is None else time.time() + left
+        out, done = slot.actor.run.options(num_returns=2).remote(task.stages, task.x, expires)
         return _Flight(task, slot, attempt, time.perf_counter(), out, done)
 
     def _land(self, flight: "_Flight", deadline: float | None) -> tuple[ShardReport, ...]:
