@@ -68,7 +68,7 @@ def test_sigterm_lets_a_running_request_end():
 
         array, steps, _ = prepare(x, [groupconv.Step(w)])
         future = client._convolution.Convolve.future(convolve_request(array, steps))
-        while client.status().requests == 0:
+        while client.status().requests == 0 and not future.done():
             pass  # until it runs
         process.send_signal(signal.SIGTERM)
         with pytest.raises(UnavailableError):  # new requests are refused
