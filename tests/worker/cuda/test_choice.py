@@ -164,3 +164,18 @@ def test_options_are_checked():
     refused = emulated_engine(algorithm="winograd")
     with pytest.raises(InvalidArgumentError, match=r"cuda\.algorithm"):
         refused.__enter__()
+
+
+def test_the_benchmark_of_the_device_says_what_is_missing():
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    from groupconv_worker.engines.cuda import why_unavailable
+
+    if not why_unavailable():
+        pytest.skip("this machine has a CUDA device")
+    script = Path(__file__).parents[3] / "bench/engine.py"
+    done = subprocess.run([sys.executable, script, "--device", "cuda"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"bench/cuda.py: {why_unavailable()}")
