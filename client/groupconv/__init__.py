@@ -10,6 +10,7 @@ from groupconv import aio
 from groupconv.client import Client, connect
 from groupconv.errors import GroupconvError
 from groupconv.geometry import Geometry, receptive_field, resolve
+from groupconv.layer import AsyncLayer, Layer, LayerInfo
 from groupconv.plan import Plan, Report
 from groupconv.requests import Result, Step
 from groupconv.spec import Activation, ConvSpec
@@ -17,10 +18,13 @@ from groupconv.spec import Activation, ConvSpec
 __version__ = "0.1.0"
 __all__ = [
     "Activation",
+    "AsyncLayer",
     "Client",
     "ConvSpec",
     "Geometry",
     "GroupconvError",
+    "Layer",
+    "LayerInfo",
     "Plan",
     "Report",
     "Result",

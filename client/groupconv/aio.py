@@ -12,6 +12,7 @@ import grpc
 
 from groupconv.convolutions import Convolutions
 from groupconv.errors import UnavailableError
+from groupconv.layer import AsyncLayer, LayerInfo, info_from_wire, layer_request, load_messages
 from groupconv.options import Call
 from groupconv.plan import Plan
 from groupconv.requests import Array, Result, Step, convolve_request, plan_request, prepare, result_of
@@ -19,10 +20,11 @@ from groupconv.rpc import Connection, from_rpc_error
 from groupconv.spec import ConvSpec
 from groupconv.stream import STREAM, Attempts, Progress, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
-from groupconv.v1 import cluster_pb2, convolution_pb2
+from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
 from groupconv.wire import plan_from_wire
 
 _CONVOLUTION, _CLUSTER = "/groupconv.v1.ConvolutionService/", "/groupconv.v1.ClusterService/"
+_LAYERS = "/groupconv.v1.LayerService/"
 
 
 def connect(
@@ -130,6 +132,52 @@ class Client(Convolutions[Awaitable[Array]]):
         answer = await self._call(_CONVOLUTION + "PlanConvolution", request.SerializeToString(), timeout)
         return plan_from_wire(convolution_pb2.PlanConvolutionResponse.FromString(answer).plan)
 
+    async def load_layer(
+        self,
+        name: str,
+        weight: Any,
+        bias: Any = None,
+        spec: ConvSpec | None = None,
+        *,
+        dtype: Any = None,
+        timeout: float | None = None,
+    ) -> AsyncLayer:
+        """Leave a convolution's weights on the server (see `groupconv.Client.load_layer`)."""
+        steps = [Step(weight, bias, spec or ConvSpec())]
+        return await self.load_layer_steps(name, steps, dtype=dtype, timeout=timeout)
+
+    async def load_layer_steps(
+        self, name: str, steps: Sequence[Step], *, dtype: Any = None, timeout: float | None = None
+    ) -> AsyncLayer:
+        """`load_layer` for several steps, each on the output of the one before."""
+        parts = load_messages(name, steps, dtype)
+
+        async def messages() -> AsyncIterator[bytes]:
+            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+                yield part.SerializeToString()
+
+        try:
+            load: Any = self._channel.stream_unary(_LAYERS + "LoadLayer")
+            answer = await load(messages(), timeout=self.timeout if timeout is None else timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        return self._layer(info_from_wire(layer_pb2.LoadLayerResponse.FromString(answer).layer))
+
+    async def get_layer(self, name: str) -> AsyncLayer:
+        """A layer that is loaded already; NotFoundError if there is none of that name."""
+        request = layer_pb2.GetLayerRequest(name=name).SerializeToString()
+        answer = await self._call(_LAYERS + "GetLayer", request, None)
+        return self._layer(info_from_wire(layer_pb2.GetLayerResponse.FromString(answer).layer))
+
+    async def list_layers(self) -> list[LayerInfo]:
+        """What the server says of every layer, by name."""
+        answer = await self._call(_LAYERS + "ListLayers", b"", None)
+        return [info_from_wire(layer) for layer in layer_pb2.ListLayersResponse.FromString(answer).layers]
+
+    async def unload_layer(self, name: str) -> None:
+        """Let the server forget a layer; NotFoundError if there is none of that name."""
+        await self._call(_LAYERS + "UnloadLayer", layer_pb2.UnloadLayerRequest(name=name).SerializeToString(), None)
+
     async def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:
         """Version, executor and workers of the server."""
         answer = await self._call(_CLUSTER + "GetCluster", b"", timeout)
@@ -211,6 +259,32 @@ class Client(Convolutions[Awaitable[Array]]):
         finally:
             begin.cancel()
             call.cancel()
+
+    def _layer(self, info: LayerInfo) -> AsyncLayer:
+        return AsyncLayer(info, self._run_layer, self.get_layer, self.unload_layer)
+
+    async def _run_layer(
+        self,
+        info: LayerInfo,
+        x: Any,
+        *,
+        out: Array | None = None,
+        timeout: float | None = None,
+        allow_reordering: bool = False,
+        report: bool = False,
+    ) -> Result:
+        def message() -> tuple[bytes, bool]:
+            request, unbatched = layer_request(info, x, report=report, allow_reordering=allow_reordering)
+            return request.SerializeToString(), unbatched
+
+        request, unbatched = await asyncio.to_thread(message)
+        answer = await self._call(_CONVOLUTION + "Convolve", request, timeout)
+
+        def read() -> Result:
+            response = convolution_pb2.ConvolveResponse.FromString(answer)
+            return result_of(response, unbatched=unbatched, out=out)
+
+        return await asyncio.to_thread(read)
 
     async def _call(self, method: str, request: bytes, timeout: float | None) -> bytes:
         try:

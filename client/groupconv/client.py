@@ -10,6 +10,7 @@ import grpc
 
 from groupconv.convolutions import Convolutions
 from groupconv.errors import UnavailableError
+from groupconv.layer import Layer, LayerInfo, info_from_wire, layer_request, load_messages
 from groupconv.options import Call
 from groupconv.plan import Plan
 from groupconv.requests import Array, Result, Step, convolve_request, plan_request, prepare, result_of
@@ -17,7 +18,7 @@ from groupconv.rpc import Connection, from_rpc_error
 from groupconv.spec import ConvSpec
 from groupconv.stream import STREAM, Attempts, Progress, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
-from groupconv.v1 import cluster_pb2, cluster_pb2_grpc, convolution_pb2_grpc
+from groupconv.v1 import cluster_pb2, cluster_pb2_grpc, convolution_pb2_grpc, layer_pb2, layer_pb2_grpc
 from groupconv.wire import plan_from_wire
 
 
@@ -63,6 +64,7 @@ class Client(Convolutions[Array]):
         self._channel = channel
         self._convolution = convolution_pb2_grpc.ConvolutionServiceStub(channel)
         self._cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
+        self._layers = layer_pb2_grpc.LayerServiceStub(channel)
 
     def run(
         self,
@@ -123,6 +125,63 @@ class Client(Convolutions[Array]):
         """How the server would cut several steps, each on the output of the one before."""
         request = plan_request(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
         return plan_from_wire(self._call(self._convolution.PlanConvolution, request, timeout).plan)
+
+    def load_layer(
+        self,
+        name: str,
+        weight: Any,
+        bias: Any = None,
+        spec: ConvSpec | None = None,
+        *,
+        dtype: Any = None,
+        timeout: float | None = None,
+    ) -> Layer:
+        """Leave a convolution's weights on the server, prepared on its workers; the layer is then called with inputs.
+
+        Under a name that exists this is a new version, which later requests get.
+
+        Args:
+            name: segments of letters, digits, '.', '_' and '-' with '/' between, as "alexnet/conv2".
+            weight: (M, C/g, *kernel), transposed (C, M/g, *kernel).
+            bias: (M,) or None.
+            spec: the convolution.
+            dtype: of the weights; None leaves them as they are.
+            timeout: seconds, in place of the client's.
+
+        Raises:
+            InvalidArgumentError: naming the field, what was expected and what came.
+            ResourceExhaustedError: the server's layers would take more memory than it allows.
+        """
+        return self.load_layer_steps(name, [Step(weight, bias, spec or ConvSpec())], dtype=dtype, timeout=timeout)
+
+    def load_layer_steps(
+        self, name: str, steps: Sequence[Step], *, dtype: Any = None, timeout: float | None = None
+    ) -> Layer:
+        """`load_layer` for several steps, each on the output of the one before."""
+        answer = self._call(self._layers.LoadLayer, load_messages(name, steps, dtype), timeout)
+        return self._layer(info_from_wire(answer.layer))
+
+    def get_layer(self, name: str) -> Layer:
+        """A layer that is loaded already.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        answer = self._call(self._layers.GetLayer, layer_pb2.GetLayerRequest(name=name), None)
+        return self._layer(info_from_wire(answer.layer))
+
+    def list_layers(self) -> list[LayerInfo]:
+        """What the server says of every layer, by name."""
+        answer = self._call(self._layers.ListLayers, layer_pb2.ListLayersRequest(), None)
+        return [info_from_wire(layer) for layer in answer.layers]
+
+    def unload_layer(self, name: str) -> None:
+        """Let the server forget a layer; its running requests end first.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        self._call(self._layers.UnloadLayer, layer_pb2.UnloadLayerRequest(name=name), None)
 
     def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:
         """Version, executor and workers of the server."""
@@ -220,6 +279,23 @@ class Client(Convolutions[Array]):
             band_rows=band_rows,
         )
         return self._stream(made, timeout)
+
+    def _layer(self, info: LayerInfo) -> Layer:
+        return Layer(info, self._run_layer, self.get_layer, self.unload_layer)
+
+    def _run_layer(
+        self,
+        info: LayerInfo,
+        x: Any,
+        *,
+        out: Array | None = None,
+        timeout: float | None = None,
+        allow_reordering: bool = False,
+        report: bool = False,
+    ) -> Result:
+        request, unbatched = layer_request(info, x, report=report, allow_reordering=allow_reordering)
+        response = self._call(self._convolution.Convolve, request, timeout)
+        return result_of(response, unbatched=unbatched, out=out)
 
     def _unary(self, array: Array, ready: Sequence[Step], unbatched: bool, call: Call) -> Result:
         request = convolve_request(array, ready, allow_reordering=call.get("allow_reordering", False))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from groupconv_server.limits import Limits
+from groupconv_worker.resident import CAPACITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Config:
         concurrency: requests worked on at a time; more are RESOURCE_EXHAUSTED at once.
         grace: seconds that running requests have to end after SIGTERM.
         limits: of a request.
+        layer_bytes: weights of resident layers, on the server and on each worker.
+        evict_layers: whether the least recently used layers leave when a new one does not fit; else it is refused.
     """
 
     host: str = "127.0.0.1"
@@ -28,6 +31,8 @@ class Config:
     concurrency: int = 64
     grace: float = 30.0
     limits: Limits = field(default_factory=Limits)
+    layer_bytes: int = CAPACITY
+    evict_layers: bool = False
 
     def executor_name(self) -> str:
         """The executor asked for, or the one that fits what is there."""

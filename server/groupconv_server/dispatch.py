@@ -13,9 +13,11 @@ import scipy.special
 from groupconv.plan import Range
 from groupconv.requests import Step
 from groupconv_server.executors.base import Task
+from groupconv_server.layers import ResidentStep
 from groupconv_server.planner import Piece, PlannedChain
 from groupconv_worker.engines.base import Array
 from groupconv_worker.epilogue import activate, add_bias
+from groupconv_worker.resident import ResidentKey
 from groupconv_worker.shard import Stage
 
 
@@ -89,7 +91,11 @@ def _stage(piece: Piece, step: Step) -> Stage:
     """A piece with its filters; a term of a sum gets no bias, the sum does."""
     weight = step.kernel[tuple(r.slice for r in piece.kernel)]
     bias = None if step.bias is None or piece.partial else step.bias[piece.output[1].slice]
-    return Stage(piece.problem, weight, bias)
+    if not isinstance(step, ResidentStep):
+        return Stage(piece.problem, weight, bias)
+    part = tuple((r.start, r.stop) for r in piece.kernel)
+    key = ResidentKey(step.layer, step.version, step.index, part, biased=not piece.partial)
+    return Stage(piece.problem, weight, bias, key)
 
 
 def _into(made: Dispatch, piece: Piece) -> Array:

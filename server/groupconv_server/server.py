@@ -13,13 +13,23 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from groupconv.errors import UnavailableError
-from groupconv.v1 import cluster_pb2, cluster_pb2_grpc, convolution_pb2, convolution_pb2_grpc, stream_pb2
+from groupconv.v1 import (
+    cluster_pb2,
+    cluster_pb2_grpc,
+    convolution_pb2,
+    convolution_pb2_grpc,
+    layer_pb2,
+    layer_pb2_grpc,
+    stream_pb2,
+)
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors import create_executor
+from groupconv_server.layers import Layers
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
 from groupconv_server.servicers.gate import Gate
+from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.stream import StreamServicer
 
 log = logging.getLogger(__name__)
@@ -30,6 +40,7 @@ LINGER = 0.5
 SERVICES = (
     convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name,
     cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
+    layer_pb2.DESCRIPTOR.services_by_name["LayerService"].full_name,
     stream_pb2.DESCRIPTOR.services_by_name["StreamService"].full_name,
 )
 
@@ -59,10 +70,12 @@ class Server:
             threads=config.threads,
             engine=config.engine,
             ray_address=config.ray_address,
+            capacity=config.layer_bytes,
         )
         try:
             self.coordinator = Coordinator(self.executor, config.limits)
             self.coordinator.calibrate()
+            self.layers = Layers(self.executor.forget, capacity=config.layer_bytes, evict=config.evict_layers)
             self.streams = StreamServicer(self.coordinator)
             self._health = health.HealthServicer()
             self._gate = Gate()
@@ -107,7 +120,10 @@ class Server:
             maximum_concurrent_rpcs=threads,
             interceptors=[self._gate],
         )
-        convolution_pb2_grpc.add_ConvolutionServiceServicer_to_server(ConvolutionServicer(self.coordinator), server)
+        convolution_pb2_grpc.add_ConvolutionServiceServicer_to_server(
+            ConvolutionServicer(self.coordinator, self.layers), server
+        )
+        layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.layers, self.config.limits), server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator), server)
         self.streams.add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from groupconv_worker.engines.base import Array, Engine, Problem
+from groupconv_worker.engines.base import Array, Engine, Prepared, Problem
+from groupconv_worker.resident import Resident, ResidentKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +19,13 @@ class Stage:
         problem: of this part, not of the whole step.
         weight: (M, C/g, *kernel), transposed (C, M/g, *kernel).
         bias: (M,) or None.
+        key: of a resident layer, which part of its weights this is; the worker keeps it prepared.
     """
 
     problem: Problem
     weight: Array
     bias: Array | None = None
+    key: ResidentKey | None = None
 
 
 class Ran(NamedTuple):
@@ -32,7 +35,9 @@ class Ran(NamedTuple):
     seconds: float
 
 
-def run_shard(engine: Engine, stages: Sequence[Stage], x: Array, out: Array) -> tuple[Ran, ...]:
+def run_shard(
+    engine: Engine, stages: Sequence[Stage], x: Array, out: Array, resident: Resident | None = None
+) -> tuple[Ran, ...]:
     """Run the stages of one shard on `x`, the output of each being the input of the next, the last into `out`.
 
     Args:
@@ -40,6 +45,7 @@ def run_shard(engine: Engine, stages: Sequence[Stage], x: Array, out: Array) -> 
         stages: at least one.
         x: (N, C, *input) of the first, any strides, not changed.
         out: (N, M, *output) of the last, any strides; every element is written.
+        resident: the worker's store of prepared kernels; None prepares every kernel for this shard alone.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
@@ -58,9 +64,19 @@ def run_shard(engine: Engine, stages: Sequence[Stage], x: Array, out: Array) -> 
         problem = stage.problem
         last = i == len(stages) - 1
         y = out if last else np.empty(problem.geometry.output_shape, dtype=problem.types.output)
-        prepared = engine.prepare(problem, stage.weight, stage.bias)
+        prepared = _prepared(engine, stage, resident)
         with np.errstate(all="ignore"):  # NaN and infinity are data
             prepared.run(x, y)
         done.append(Ran(prepared.algorithm, time.perf_counter() - start))
         x = y
     return tuple(done)
+
+
+def _prepared(engine: Engine, stage: Stage, resident: Resident | None) -> Prepared:
+    if stage.key is None or resident is None:
+        return engine.prepare(stage.problem, stage.weight, stage.bias)
+
+    def prepare(problem: Problem) -> Prepared:
+        return engine.prepare(problem, stage.weight, stage.bias, resident=True)
+
+    return resident.get(stage.key, stage.problem, stage.weight.nbytes, prepare)

@@ -30,17 +30,23 @@ class ConvolveRequest(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     ALLOW_REORDERING_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    WITHOUT_REPORT_FIELD_NUMBER: _builtins.int
     allow_reordering: _builtins.bool
     """Whether sums over input channels may be taken in parts on several workers. It can be faster, and changes how
     they round (integers stay exact).
     """
+    layer: _builtins.str
+    """A resident layer, in place of steps (see LayerService)."""
+    without_report: _builtins.bool
+    """Leave plan, steps and phases of the answer empty."""
     @_builtins.property
     def input(self) -> _tensor_pb2.Tensor:
         """(N, C, *spatial)."""
 
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[_spec_pb2.Step]:
-        """At least one; the output of each is the input of the next."""
+        """At least one, unless a layer is named; the output of each is the input of the next."""
 
     def __init__(
         self,
@@ -48,10 +54,12 @@ class ConvolveRequest(_message.Message):
         input: _tensor_pb2.Tensor | None = ...,
         steps: _abc.Iterable[_spec_pb2.Step] | None = ...,
         allow_reordering: _builtins.bool = ...,
+        layer: _builtins.str = ...,
+        without_report: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "input", b"input", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "input", b"input", "layer", b"layer", "steps", b"steps", "without_report", b"without_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

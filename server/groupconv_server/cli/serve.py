@@ -63,6 +63,17 @@ def command(
     max_tensor_mib: Annotated[
         int, typer.Option(envvar="GROUPCONV_MAX_TENSOR_MIB", min=1, help="Largest output or padded input of a step.")
     ] = 2048,
+    layer_memory_mib: Annotated[
+        int,
+        typer.Option(envvar="GROUPCONV_LAYER_MEMORY_MIB", min=1, help="Weights of resident layers, on each worker."),
+    ] = 1024,
+    evict_layers: Annotated[
+        bool,
+        typer.Option(
+            envvar="GROUPCONV_EVICT_LAYERS",
+            help="Let the least recently used layers leave when a new one does not fit.",
+        ),
+    ] = False,
 ) -> None:
     """Run a server until SIGTERM. When it is ready it prints one line that ends with its address."""
     from groupconv_server.server import Server, serve
@@ -83,6 +94,8 @@ def command(
         ray_address=ray_address,
         concurrency=concurrency,
         grace=grace,
+        layer_bytes=layer_memory_mib * MIB,
+        evict_layers=evict_layers,
         limits=Limits(message_bytes=max_message_mib * MIB, tensor_bytes=max_tensor_mib * MIB),
     )
     serve(config, ready)

@@ -2,6 +2,7 @@
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.executors.base import Executor, Task, WorkerInfo
+from groupconv_worker.resident import CAPACITY
 
 EXECUTORS = ("local", "ray")
 
@@ -15,6 +16,7 @@ def create_executor(
     threads: int | None = None,
     engine: str = "auto",
     ray_address: str | None = None,
+    capacity: int = CAPACITY,
 ) -> Executor:
     """The executor called `name`.
 
@@ -24,6 +26,7 @@ def create_executor(
         threads: CPU threads of each worker; None shares this machine's cores among them.
         engine: of each worker.
         ray_address: of a running Ray cluster; None starts one on this machine.
+        capacity: bytes of resident layers' weights each worker keeps prepared.
 
     Raises:
         InvalidArgumentError: an unknown name, or an address for the local executor.
@@ -35,9 +38,9 @@ def create_executor(
                 raise InvalidArgumentError("ray_address", "executor ray", "executor local")
             from groupconv_server.executors.local import LocalExecutor
 
-            return LocalExecutor(workers=workers or 1, threads=threads, engine=engine)
+            return LocalExecutor(workers=workers or 1, threads=threads, engine=engine, capacity=capacity)
         case "ray":
             from groupconv_server.executors.ray import RayExecutor
 
-            return RayExecutor(workers=workers, threads=threads, engine=engine, address=ray_address)
+            return RayExecutor(workers=workers, threads=threads, engine=engine, address=ray_address, capacity=capacity)
     raise InvalidArgumentError("executor", f"one of {', '.join(EXECUTORS)}", name)

@@ -74,5 +74,8 @@ class Executor(Protocol):
             UnavailableError: no worker is left, or a shard was tried too often.
         """
 
+    def forget(self, layer: str, version: int) -> None:
+        """Have every worker drop what it keeps of a layer's version; does not wait for them."""
+
     def close(self) -> None:
         """Let the workers go."""

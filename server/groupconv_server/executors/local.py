@@ -11,6 +11,7 @@ from groupconv.errors import DeadlineExceededError
 from groupconv.plan import ShardReport
 from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_worker.engines import create_engine
+from groupconv_worker.resident import CAPACITY, Resident
 from groupconv_worker.shard import run_shard
 
 
@@ -21,13 +22,16 @@ class LocalExecutor:
         workers: how many.
         threads: CPU threads of each engine; None shares the machine's cores among the workers.
         engine: of each worker.
+        capacity: bytes of resident layers' weights each worker keeps prepared.
     """
 
     name = "local"
 
-    def __init__(self, *, workers: int = 1, threads: int | None = None, engine: str = "auto") -> None:
+    def __init__(
+        self, *, workers: int = 1, threads: int | None = None, engine: str = "auto", capacity: int = CAPACITY
+    ) -> None:
         threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
-        self._workers = {f"local-{i}": _Worker(f"local-{i}", engine, threads) for i in range(workers)}
+        self._workers = {f"local-{i}": _Worker(f"local-{i}", engine, threads, capacity) for i in range(workers)}
 
     def workers(self) -> tuple[str, ...]:
         """All of them: threads do not get lost."""
@@ -49,6 +53,11 @@ class LocalExecutor:
             raise DeadlineExceededError("the deadline passed before every shard was done")
         return reports
 
+    def forget(self, layer: str, version: int) -> None:
+        """Dropped at once: a running shard holds what it uses."""
+        for worker in self._workers.values():
+            worker.resident.forget(layer, version)
+
     def close(self) -> None:
         """Wait for running shards, drop those that wait, end the threads."""
         for worker in self._workers.values():
@@ -58,9 +67,10 @@ class LocalExecutor:
 class _Worker:
     """One thread with an engine; it runs one shard at a time."""
 
-    def __init__(self, worker_id: str, engine: str, threads: int) -> None:
+    def __init__(self, worker_id: str, engine: str, threads: int, capacity: int) -> None:
         self.id = worker_id
         self.engine = create_engine(engine, threads=threads)
+        self.resident = Resident(capacity)
         self.shards = 0
         self._count = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=worker_id)
@@ -79,7 +89,7 @@ class _Worker:
     def _run(self, task: Task, deadline: float | None, submitted: float) -> tuple[ShardReport, ...]:
         if deadline is not None and time.monotonic() > deadline:
             raise DeadlineExceededError("the deadline passed before the shard was started")
-        ran = run_shard(self.engine, task.stages, task.x, task.out)
+        ran = run_shard(self.engine, task.stages, task.x, task.out, self.resident)
         with self._count:
             self.shards += 1
         return task.reports(self.id, ran, time.perf_counter() - submitted)

@@ -13,12 +13,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
+import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -28,6 +29,8 @@ from groupconv.plan import ShardReport
 from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_worker.actor import Worker
 from groupconv_worker.engines import create_engine
+from groupconv_worker.resident import CAPACITY
+from groupconv_worker.shard import Stage
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class RayExecutor:
         address: of a running cluster; None starts one on this machine, bound to loopback.
         wait: seconds to wait for the first worker; None waits START_TIMEOUT on this machine, and for ever in a
             cluster, whose workers join when they please.
+        capacity: bytes of resident layers' weights each worker keeps prepared.
 
     Raises:
         FailedPreconditionError: an engine that cannot run on this machine, where the cluster is this machine.
@@ -84,8 +88,9 @@ class RayExecutor:
         engine: str = "auto",
         address: str | None = None,
         wait: float | None = None,
+        capacity: int = CAPACITY,
     ) -> None:
-        self._wanted, self._threads, self._engine = workers, threads, engine
+        self._wanted, self._threads, self._engine, self._capacity = workers, threads, engine, capacity
         self._slots: list[_Slot] = []
         self._lock = threading.RLock()
         self._numbers = itertools.count()
@@ -130,10 +135,20 @@ class RayExecutor:
             flight = flights.pop(done[0])
             try:
                 reports[flight.task.index] = self._land(flight, deadline)
+            except _WeightsMissingError:
+                again = self._launch(flight.task, flight.slot.id, flight.attempt, deadline, weights=True)
+                flights[again.done] = again
             except _WorkerLostError as lost:
                 again = self._relaunch(flight, lost, deadline)
                 flights[again.done] = again
         return [reports[task.index] for task in tasks]
+
+    def forget(self, layer: str, version: int) -> None:
+        """Told to every actor that answers; one that restarts has nothing to forget."""
+        with self._lock:
+            for slot in self._slots:
+                if slot.ready:
+                    slot.actor.forget.remote(layer, version)
 
     def close(self) -> None:
         """End the actors, and Ray where this process started it."""
@@ -145,19 +160,25 @@ class RayExecutor:
             self._slots.clear()
         ray.shutdown()
 
-    def _launch(self, task: Task, worker: str, attempt: int, deadline: float | None) -> "_Flight":
+    def _launch(
+        self, task: Task, worker: str, attempt: int, deadline: float | None, *, weights: bool = False
+    ) -> "_Flight":
+        """Send a shard; without `weights` those of resident layers stay here unless the actor asks for them."""
         with self._lock:
             slot = next((s for s in self._slots if s.id == worker), None)
         slot = slot or self._any_slot(deadline)  # may wait, so not under the lock: the watcher brings the worker
         left = _left(deadline)
         expires = None if left is None else time.time() + left
-        out, done = slot.actor.run.options(num_returns=2).remote(task.stages, task.x, expires)
+        stages = task.stages if weights else tuple(map(_without_weights, task.stages))
+        out, done = slot.actor.run.options(num_returns=2).remote(stages, task.x, expires)
         return _Flight(task, slot, attempt, time.perf_counter(), out, done)
 
     def _land(self, flight: "_Flight", deadline: float | None) -> tuple[ShardReport, ...]:
         """Copy a finished shard's result into its slice."""
         try:
             ran = ray.get(flight.done)
+            if ran is None:
+                raise _WeightsMissingError
             # First brought here, then got: a `get` that waits for another node's object holds Ray's store client, and
             # the puts and gets of all other requests stall behind it in steps of a second.
             if not ray.wait([flight.out], timeout=_left(deadline))[0]:
@@ -242,7 +263,7 @@ class RayExecutor:
                 max_task_retries=0,  # this executor runs a lost shard again itself, elsewhere
                 scheduling_strategy=strategy,
             )
-            .remote(self._engine, threads)
+            .remote(self._engine, threads, self._capacity)
         )
         return _Slot(f"ray-{next(self._numbers)}", actor, node_id, actor.describe.remote())
 
@@ -291,6 +312,17 @@ class _Flight:
 
 class _WorkerLostError(Exception):
     """The worker went away with the shard."""
+
+
+class _WeightsMissingError(Exception):
+    """The worker does not have the resident weights that the shard left out."""
+
+
+_NO_WEIGHTS = np.empty(0)
+
+
+def _without_weights(stage: Stage) -> Stage:
+    return stage if stage.key is None else replace(stage, weight=_NO_WEIGHTS, bias=None)
 
 
 def _start_ray(cpus: int) -> None:

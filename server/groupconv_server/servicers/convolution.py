@@ -9,17 +9,18 @@ from groupconv.errors import InvalidArgumentError
 from groupconv.requests import Array, Step
 from groupconv.spec import ConvSpec
 from groupconv.tensors import from_wire, to_wire, type_from_wire
-from groupconv.v1 import convolution_pb2, convolution_pb2_grpc, spec_pb2
+from groupconv.v1 import convolution_pb2, convolution_pb2_grpc, layer_pb2, spec_pb2
 from groupconv.wire import plan_to_wire, report_to_wire, spec_from_wire
 from groupconv_server.coordinator import Coordinator
+from groupconv_server.layers import Layers
 from groupconv_server.servicers.errors import answers_errors, deadline_of
 
 
 class ConvolutionServicer(convolution_pb2_grpc.ConvolutionServiceServicer):
     """Convolutions of any variant, split over the coordinator's workers."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
-        self.coordinator = coordinator
+    def __init__(self, coordinator: Coordinator, layers: Layers) -> None:
+        self.coordinator, self.layers = coordinator, layers
 
     @answers_errors
     def Convolve(  # noqa: N802 - the RPC's name
@@ -29,10 +30,17 @@ class ConvolutionServicer(convolution_pb2_grpc.ConvolutionServiceServicer):
         start = time.perf_counter()
         x, steps = parse(request)
         parsed = time.perf_counter() - start
-        outcome = self.coordinator.convolve(
-            x, steps, deadline=deadline_of(context), reordering=request.allow_reordering
-        )
+        deadline, reordering = deadline_of(context), request.allow_reordering
+        if request.layer:
+            if steps:
+                raise InvalidArgumentError("steps", "none where a layer is named", len(steps))
+            with self.layers.using(request.layer, len(x) if x.ndim else 1) as layer:
+                outcome = self.coordinator.convolve(x, layer.steps, deadline=deadline, reordering=reordering)
+        else:
+            outcome = self.coordinator.convolve(x, steps, deadline=deadline, reordering=reordering)
         response = convolution_pb2.ConvolveResponse(output=to_wire(outcome.output))
+        if request.without_report:
+            return response
         response.phases.add(name="parse", seconds=parsed)
         report_to_wire(outcome.report, response)
         return response
@@ -68,7 +76,7 @@ def parse(request: convolution_pb2.ConvolveRequest) -> tuple[Array, list[Step]]:
     return x, steps
 
 
-def specs_of(steps: Iterable[spec_pb2.Step | spec_pb2.StepType]) -> list[ConvSpec]:
+def specs_of(steps: Iterable[spec_pb2.Step | spec_pb2.StepType | layer_pb2.LayerStep]) -> list[ConvSpec]:
     """The spec of every step.
 
     Raises:

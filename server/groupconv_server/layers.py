@@ -1,0 +1,279 @@
+"""Resident layers: named steps whose weights stay, versioned, counted against a quota.
+
+A version is immutable. Loading under a name that exists switches the name to the new version at once; requests that
+hold the old one end with it, and its memory is given back when the last of them has.
+"""
+
+import itertools
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from groupconv.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from groupconv.explain import human_bytes
+from groupconv.requests import Step
+
+MAX_NAME = 256
+_SEGMENT = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+"
+_NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+
+
+@dataclass(frozen=True)
+class ResidentStep(Step):
+    """A step of a loaded layer: workers keep its kernel prepared under this name.
+
+    Attributes:
+        layer, version: of the layer.
+        index: position in it.
+    """
+
+    layer: str = ""
+    version: int = 0
+    index: int = 0
+
+
+@dataclass
+class Usage:
+    """What one version of a layer did: requests answered and failed, samples, seconds in the coordinator."""
+
+    requests: int = 0
+    failures: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class Layer:
+    """One version of a layer.
+
+    Attributes:
+        name, version: every load has a higher version.
+        steps: with their weights.
+        bytes: of the weights.
+        usage: what it did.
+    """
+
+    name: str
+    version: int
+    steps: tuple[ResidentStep, ...]
+    bytes: int
+    usage: Usage = field(default_factory=Usage)
+    running: int = 0
+    used: int = 0
+    gone: bool = False
+
+
+@dataclass
+class Room:
+    """Bytes reserved for a layer on its way."""
+
+    bytes: int
+
+
+class Layers:
+    """The layers of a server. Safe to use from several threads.
+
+    Args:
+        forget: tells the workers to drop a version.
+        capacity: bytes of weights of all layers.
+        evict: whether the least recently used layers leave when a new one does not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> layers = Layers(lambda name, version: None, capacity=100)
+        >>> with layers.reserved(12) as room:
+        ...     layers.load("edge", [Step(np.ones((1, 1, 3), np.float32))], room).version
+        1
+        >>> with layers.using("edge") as layer:
+        ...     layer.steps[0].kernel.shape
+        (1, 1, 3)
+        >>> layers.unload("edge"); layers.bytes
+        0
+    """
+
+    def __init__(self, forget: Callable[[str, int], None], *, capacity: int, evict: bool = False) -> None:
+        self._forget, self.capacity, self._evict = forget, capacity, evict
+        self.bytes = 0
+        self._layers: dict[str, Layer] = {}
+        self._versions, self._clock = itertools.count(1), itertools.count(1)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def reserved(self, size: int) -> Iterator[Room]:
+        """Room for a layer of `size` bytes, before anything is allocated; given back unless `load` takes it.
+
+        Raises:
+            ResourceExhaustedError: naming the size, what is loaded and the limit.
+        """
+        with self._lock:
+            ended = self._make_room(size)
+            fits = self.bytes + size <= self.capacity
+            if fits:
+                self.bytes += size
+            loaded = self.bytes
+        self._drop(ended)
+        if not fits:
+            raise ResourceExhaustedError(
+                f"layer: {human_bytes(size)} of weights do not fit beside the {human_bytes(loaded)} loaded, "
+                f"the limit is {human_bytes(self.capacity)}; unload a layer"
+            )
+        room = Room(size)
+        try:
+            yield room
+        finally:
+            with self._lock:
+                self.bytes -= room.bytes
+
+    def load(self, name: str, steps: Sequence[Step], room: Room) -> Layer:
+        """Make `steps` the new version of a layer, in the room that was reserved for their weights.
+
+        Raises:
+            InvalidArgumentError: a name that cannot be.
+        """
+        check_name(name)
+        with self._lock:
+            size, room.bytes = room.bytes, 0  # now the layer's
+            version = next(self._versions)
+            resident = tuple(ResidentStep(s.kernel, s.bias, s.spec, name, version, i) for i, s in enumerate(steps))
+            layer = Layer(name, version, resident, size, used=next(self._clock))
+            old = self._layers.get(name)
+            ended = self._retire(old) if old else []
+            self._layers[name] = layer
+        self._drop(ended)
+        return layer
+
+    def get(self, name: str) -> Layer:
+        """The present version.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._lock:
+            return self._get(name)
+
+    def all(self) -> list[Layer]:
+        """The present version of every layer, by name."""
+        with self._lock:
+            return [self._layers[name] for name in sorted(self._layers)]
+
+    def unload(self, name: str) -> None:
+        """Let a layer go; its running requests end with it.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._lock:
+            ended = self._retire(self._get(name))
+        self._drop(ended)
+
+    @contextmanager
+    def using(self, name: str, samples: int = 1) -> Iterator[Layer]:
+        """The present version, kept for one request of so many samples, which counts in its usage.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        start = time.perf_counter()
+        with self._lock:
+            layer = self._get(name)
+            layer.running += 1
+            layer.used = next(self._clock)
+        done = False
+        try:
+            yield layer
+            done = True
+        finally:
+            with self._lock:
+                layer.running -= 1
+                usage = layer.usage
+                if done:
+                    usage.requests += 1
+                    usage.samples += samples
+                    usage.seconds += time.perf_counter() - start
+                else:
+                    usage.failures += 1
+                ended = self._ended(layer)
+            self._drop(ended)
+
+    def _get(self, name: str) -> Layer:
+        layer = self._layers.get(name)
+        if layer is None:
+            raise NotFoundError(f"layer: there is none called {_shown(name)}")
+        return layer
+
+    def _make_room(self, size: int) -> list[Layer]:
+        ended: list[Layer] = []
+        while self._evict and self.bytes + size > self.capacity >= size and self._layers:
+            ended += self._retire(min(self._layers.values(), key=lambda layer: layer.used))
+        return ended
+
+    def _retire(self, layer: Layer) -> list[Layer]:
+        layer.gone = True
+        del self._layers[layer.name]
+        return self._ended(layer)
+
+    def _ended(self, layer: Layer) -> list[Layer]:
+        """The layer, if nothing uses it any more; its bytes are then free."""
+        if not layer.gone or layer.running:
+            return []
+        self.bytes -= layer.bytes
+        return [layer]
+
+    def _drop(self, ended: Sequence[Layer]) -> None:
+        """Outside the lock: telling workers may take its time."""
+        for layer in ended:
+            self._forget(layer.name, layer.version)
+
+
+def check_name(name: str) -> str:
+    """`name`, if it is one a layer may have: it is shown, logged and may become a path.
+
+    Raises:
+        InvalidArgumentError: saying what a name is.
+
+    Example:
+        >>> check_name("alexnet/conv2")
+        'alexnet/conv2'
+        >>> check_name("../secret")
+        Traceback (most recent call last):
+        ...
+        groupconv.errors.InvalidArgumentError: name: expected segments of letters, digits, '.', '_' and '-' with '/' ...
+    """
+    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+        expected = f"segments of letters, digits, '.', '_' and '-' with '/' between, at most {MAX_NAME} characters"
+        raise InvalidArgumentError("name", expected, name)
+    return name
+
+
+def check_chain(steps: Sequence[Step]) -> None:
+    """Refuse steps that no input could satisfy: the input's spatial extents are not known yet, the rest is.
+
+    Args:
+        steps: kernels and biases are arrays, or anything with a shape.
+
+    Raises:
+        InvalidArgumentError: with the path of the field.
+    """
+    channels: int | None = None
+    rank = len(steps[0].kernel.shape)
+    for i, step in enumerate(steps):
+        shape, groups = step.kernel.shape, step.spec.groups
+        path = f"steps[{i}]"
+        if len(shape) != rank or not 3 <= rank <= 5:
+            raise InvalidArgumentError(f"{path}.kernel.shape", "3 to 5 dimensions, the same for each step", list(shape))
+        if shape[0] % groups:
+            raise InvalidArgumentError(f"{path}.spec.groups", f"a divisor of {shape[0]}", groups)
+        into, outof = (shape[0], shape[1] * groups) if step.spec.transposed else (shape[1] * groups, shape[0])
+        if channels not in (None, into):
+            expected = f"{channels} input channels, the outputs of the step before"
+            raise InvalidArgumentError(f"{path}.kernel.shape", expected, into)
+        if step.bias is not None and step.bias.shape != (outof,):
+            raise InvalidArgumentError(f"{path}.bias.shape", f"[{outof}], the output channels", list(step.bias.shape))
+        channels = outof
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= MAX_NAME else f"{name[:40]}…")

@@ -1,0 +1,158 @@
+"""LayerService: LoadLayer, GetLayer, ListLayers and UnloadLayer."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import grpc
+import numpy as np
+
+from groupconv.dtypes import types_of
+from groupconv.errors import InvalidArgumentError
+from groupconv.requests import Array, Step
+from groupconv.tensors import type_from_wire, type_to_wire
+from groupconv.v1 import layer_pb2, layer_pb2_grpc
+from groupconv.wire import spec_to_wire
+from groupconv_server.layers import Layer, Layers, check_chain, check_name
+from groupconv_server.limits import Limits
+from groupconv_server.servicers.convolution import specs_of
+from groupconv_server.servicers.errors import answers_errors
+
+
+class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
+    """Loads, describes and unloads resident layers."""
+
+    def __init__(self, layers: Layers, limits: Limits) -> None:
+        self.layers, self.limits = layers, limits
+
+    @answers_errors
+    def LoadLayer(  # noqa: N802 - the RPC's name
+        self,
+        request_iterator: Iterator[layer_pb2.LoadLayerRequest],
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> layer_pb2.LoadLayerResponse:
+        """Take the header, make room, fill it with the chunks, switch."""
+        first = next(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "header":
+            came = "an empty stream" if first is None else first.WhichOneof("part")
+            raise InvalidArgumentError("header", "a header as the first message", came)
+        name = check_name(first.header.name)
+        steps = self._steps(first.header)
+        size = sum(t.nbytes for step in steps for t in (step.kernel, step.bias) if t is not None)
+        with self.layers.reserved(size) as room:
+            loaded = self.layers.load(name, _filled(steps, size, request_iterator), room)
+        return layer_pb2.LoadLayerResponse(layer=described(loaded))
+
+    @answers_errors
+    def GetLayer(  # noqa: N802 - the RPC's name
+        self,
+        request: layer_pb2.GetLayerRequest,
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> layer_pb2.GetLayerResponse:
+        """Describe one."""
+        return layer_pb2.GetLayerResponse(layer=described(self.layers.get(request.name)))
+
+    @answers_errors
+    def ListLayers(  # noqa: N802 - the RPC's name
+        self,
+        request: layer_pb2.ListLayersRequest,  # noqa: ARG002
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> layer_pb2.ListLayersResponse:
+        """Describe all."""
+        return layer_pb2.ListLayersResponse(layers=map(described, self.layers.all()))
+
+    @answers_errors
+    def UnloadLayer(  # noqa: N802 - the RPC's name
+        self,
+        request: layer_pb2.UnloadLayerRequest,
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> layer_pb2.UnloadLayerResponse:
+        """Let one go."""
+        self.layers.unload(request.name)
+        return layer_pb2.UnloadLayerResponse()
+
+    def _steps(self, header: layer_pb2.LayerHeader) -> list[Step]:
+        """The steps by their shapes, checked as far as they can be without an input."""
+        if not 1 <= len(header.steps) <= self.limits.steps:
+            raise InvalidArgumentError("steps", f"1 to {self.limits.steps} steps", len(header.steps))
+        steps = []
+        for i, (message, spec) in enumerate(zip(header.steps, specs_of(header.steps), strict=True)):
+            kernel = _Shaped(*type_from_wire(message.kernel, f"steps[{i}].kernel"))
+            bias = _Shaped(*type_from_wire(message.bias, f"steps[{i}].bias")) if message.HasField("bias") else None
+            try:
+                types_of(kernel.dtype, kernel.dtype, None if bias is None else bias.dtype, spec.activation)
+            except InvalidArgumentError as error:
+                raise error.within(f"steps[{i}]") from None
+            steps.append(Step(kernel, bias, spec))
+        check_chain(steps)
+        return steps
+
+
+@dataclass(frozen=True)
+class _Shaped:
+    """A tensor that is still on its way."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize  # Python's integers do not overflow
+
+
+def described(layer: Layer) -> layer_pb2.Layer:
+    """A layer as a message."""
+    usage = layer.usage
+    return layer_pb2.Layer(
+        name=layer.name,
+        version=layer.version,
+        steps=[
+            layer_pb2.LayerStep(
+                kernel=type_to_wire(s.kernel.dtype, s.kernel.shape),
+                bias=None if s.bias is None else type_to_wire(s.bias.dtype, s.bias.shape),
+                spec=spec_to_wire(s.spec),
+            )
+            for s in layer.steps
+        ],
+        bytes=layer.bytes,
+        requests=usage.requests,
+        failures=usage.failures,
+        samples=usage.samples,
+        seconds=usage.seconds,
+    )
+
+
+def _filled(steps: list[Step], size: int, requests: Iterator[layer_pb2.LoadLayerRequest]) -> list[Step]:
+    """The steps with arrays, filled by the chunks, exactly; read-only from then on."""
+    made = [replace(s, kernel=_empty(s.kernel), bias=None if s.bias is None else _empty(s.bias)) for s in steps]
+    arrays = [array for s in made for array in (s.kernel, s.bias) if array is not None]
+    chunks = _chunks(requests)
+    left = memoryview(b"")
+    came = 0
+    for array in arrays:
+        rest = array.reshape(-1).view(np.uint8)
+        while rest.size:
+            if not left:
+                chunk = next(chunks, None)
+                if chunk is None:
+                    raise InvalidArgumentError("chunk", f"{size} bytes of weights", f"{came} bytes")
+                left = memoryview(chunk)
+                came += len(chunk)
+            n = min(len(left), rest.size)
+            rest[:n] = np.frombuffer(left[:n], dtype=np.uint8)
+            rest, left = rest[n:], left[n:]
+        array.setflags(write=False)
+    if left or any(chunks):
+        raise InvalidArgumentError("chunk", f"{size} bytes of weights", "more")
+    return made
+
+
+def _chunks(requests: Iterator[layer_pb2.LoadLayerRequest]) -> Iterator[bytes]:
+    for request in requests:
+        if request.WhichOneof("part") != "chunk":
+            raise InvalidArgumentError("chunk", "chunks after the header", request.WhichOneof("part"))
+        yield request.chunk
+
+
+def _empty(t: _Shaped) -> Array:
+    return np.empty(t.shape, dtype=t.dtype)
