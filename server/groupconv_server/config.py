@@ -19,6 +19,7 @@ class Config:
         limits: of a request.
         layer_bytes: weights of resident layers, on the server and on each worker.
         evict_layers: whether the least recently used layers leave when a new one does not fit; else it is refused.
+        shared_memory: whether clients of this machine may register shared memory.
     """
 
     host: str = "127.0.0.1"
@@ -33,6 +34,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     layer_bytes: int = CAPACITY
     evict_layers: bool = False
+    shared_memory: bool = False
 
     def executor_name(self) -> str:
         """The executor asked for, or the one that fits what is there."""

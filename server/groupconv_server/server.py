@@ -31,6 +31,7 @@ from groupconv_server.servicers.convolution import ConvolutionServicer
 from groupconv_server.servicers.gate import Gate
 from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.stream import StreamServicer
+from groupconv_server.shared_memory import SharedMemory
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Server:
             self.coordinator = Coordinator(self.executor, config.limits)
             self.coordinator.calibrate()
             self.layers = Layers(self.executor.forget, capacity=config.layer_bytes, evict=config.evict_layers)
+            self.shared_memory = SharedMemory() if config.shared_memory else None
             self.streams = StreamServicer(self.coordinator)
             self._health = health.HealthServicer()
             self._gate = Gate()
@@ -99,6 +101,8 @@ class Server:
         if not self._gate.close(self.config.grace):
             log.warning("requests still running after %.0f s are cancelled", self.config.grace)
         self._grpc.stop(LINGER).wait()
+        if self.shared_memory is not None:
+            self.shared_memory.close()
         self.executor.close()
 
     def __enter__(self) -> Self:

@@ -18,6 +18,8 @@ $ groupconv serve --port 0 --workers 2 --threads 1
 
 $ groupconv serve --executor ray --workers 4
 
+$ groupconv serve --allow-shared-memory
+
 $ groupconv serve --host 0.0.0.0 --ray-address auto
 """
 MIB = 2**20
@@ -74,6 +76,13 @@ def command(
             help="Let the least recently used layers leave when a new one does not fit.",
         ),
     ] = False,
+    allow_shared_memory: Annotated[
+        bool,
+        typer.Option(
+            envvar="GROUPCONV_ALLOW_SHARED_MEMORY",
+            help="Let clients of this machine register POSIX shared memory for their tensors.",
+        ),
+    ] = False,
 ) -> None:
     """Run a server until SIGTERM. When it is ready it prints one line that ends with its address."""
     from groupconv_server.server import Server, serve
@@ -96,6 +105,7 @@ def command(
         grace=grace,
         layer_bytes=layer_memory_mib * MIB,
         evict_layers=evict_layers,
+        shared_memory=allow_shared_memory,
         limits=Limits(message_bytes=max_message_mib * MIB, tensor_bytes=max_tensor_mib * MIB),
     )
     serve(config, ready)
