@@ -16,7 +16,7 @@ from groupconv.layer import AsyncLayer, LayerInfo, info_from_wire, layer_request
 from groupconv.options import Call
 from groupconv.plan import Plan
 from groupconv.requests import Array, Result, Step, convolve_request, plan_request, prepare, result_of
-from groupconv.rpc import Connection, from_rpc_error
+from groupconv.rpc import Connection, Metadata, Pem, from_rpc_error
 from groupconv.spec import ConvSpec
 from groupconv.stream import STREAM, Attempts, Progress, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
@@ -33,7 +33,11 @@ def connect(
     timeout: float | None = 300.0,
     token: str | None = None,
     tls: bool = False,
-    root_certificates: bytes | None = None,
+    root_certificates: Pem | None = None,
+    client_certificate: Pem | None = None,
+    client_key: Pem | None = None,
+    server_name: str | None = None,
+    allow_plaintext_token: bool = False,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> "Client":
     """An awaiting client of the server at `target`; arguments and errors as in `groupconv.connect`.
@@ -45,15 +49,28 @@ def connect(
         ...     async with connect(target) as client:
         ...         return await client.conv1d([[[1.0, 2.0]]], [[[3.0]]])
     """
-    connection = Connection(target, token, tls, root_certificates, max_message_bytes)
-    return Client(connection.open_aio(), target=target, timeout=timeout)
+    connection = Connection(
+        target,
+        token=token,
+        tls=tls,
+        root_certificates=root_certificates,
+        client_certificate=client_certificate,
+        client_key=client_key,
+        server_name=server_name,
+        allow_plaintext_token=allow_plaintext_token,
+        max_message_bytes=max_message_bytes,
+    )
+    return Client(connection.open_aio(), target=target, timeout=timeout, metadata=connection.metadata)
 
 
 class Client(Convolutions[Awaitable[Array]]):
     """Calls a groupconv server without blocking the event loop; close it, or use it as an async context manager."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, target: str, timeout: float | None) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, *, target: str, timeout: float | None, metadata: Metadata = ()
+    ) -> None:
         self.target, self.timeout = target, timeout
+        self._metadata = metadata
         self._channel = channel
 
     async def run(
@@ -158,7 +175,9 @@ class Client(Convolutions[Awaitable[Array]]):
 
         try:
             load: Any = self._channel.stream_unary(_LAYERS + "LoadLayer")
-            answer = await load(messages(), timeout=self.timeout if timeout is None else timeout)
+            answer = await load(
+                messages(), timeout=self.timeout if timeout is None else timeout, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
         return self._layer(info_from_wire(layer_pb2.LoadLayerResponse.FromString(answer).layer))
@@ -244,7 +263,7 @@ class Client(Convolutions[Awaitable[Array]]):
                 call.cancel()
 
         opened: Any = self._channel.stream_stream(STREAM)
-        call = opened(messages(), timeout=timeout)
+        call = opened(messages(), timeout=timeout, metadata=self._metadata)
         try:
             answers = aiter(call)
             begin.set_result(await asyncio.to_thread(made.accepted, await anext(answers)))
@@ -289,7 +308,9 @@ class Client(Convolutions[Awaitable[Array]]):
     async def _call(self, method: str, request: bytes, timeout: float | None) -> bytes:
         try:
             unary: Any = self._channel.unary_unary(method)  # no serializers: bytes in, bytes out
-            answer: bytes = await unary(request, timeout=self.timeout if timeout is None else timeout)
+            answer: bytes = await unary(
+                request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
         return answer

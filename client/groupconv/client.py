@@ -14,7 +14,7 @@ from groupconv.layer import Layer, LayerInfo, info_from_wire, layer_request, loa
 from groupconv.options import Call
 from groupconv.plan import Plan
 from groupconv.requests import Array, Result, Step, convolve_request, plan_request, prepare, result_of
-from groupconv.rpc import Connection, from_rpc_error
+from groupconv.rpc import Connection, Metadata, Pem, from_rpc_error
 from groupconv.spec import ConvSpec
 from groupconv.stream import STREAM, Attempts, Progress, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
@@ -28,7 +28,11 @@ def connect(
     timeout: float | None = 300.0,
     token: str | None = None,
     tls: bool = False,
-    root_certificates: bytes | None = None,
+    root_certificates: Pem | None = None,
+    client_certificate: Pem | None = None,
+    client_key: Pem | None = None,
+    server_name: str | None = None,
+    allow_plaintext_token: bool = False,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> "Client":
     """A client of the server at `target`. Nothing is sent until the first call.
@@ -36,21 +40,37 @@ def connect(
     Args:
         target: "host:port" or "unix:path".
         timeout: seconds a call may take, unless the call says otherwise; None waits for ever.
-        token: bearer token, sent only over TLS.
+        token: bearer token; None takes the environment's GROUPCONV_TOKEN, "" sends none. It travels over TLS or on this
+            machine only.
         tls: encrypt, trusting the system's certificates.
-        root_certificates: PEM to trust in their place; implies TLS.
+        root_certificates: PEM, or the path of a file of it, to trust in their place; implies TLS.
+        client_certificate: likewise, what the server knows this client by (mutual TLS).
+        client_key: likewise, its key.
+        server_name: the name in the server's certificate, where it differs from the target's.
+        allow_plaintext_token: send the token over a network in the clear.
         max_message_bytes: the largest request or answer.
 
     Raises:
-        InvalidArgumentError: a token without TLS, which would travel in the clear.
+        InvalidArgumentError: a token that would travel in the clear, or what is no certificate.
+        OSError: a certificate's file that cannot be read.
 
     Example:
         >>> with connect("localhost:50051") as client:
         ...     client.target
         'localhost:50051'
     """
-    connection = Connection(target, token, tls, root_certificates, max_message_bytes)
-    return Client(connection.open(), target=target, timeout=timeout)
+    connection = Connection(
+        target,
+        token=token,
+        tls=tls,
+        root_certificates=root_certificates,
+        client_certificate=client_certificate,
+        client_key=client_key,
+        server_name=server_name,
+        allow_plaintext_token=allow_plaintext_token,
+        max_message_bytes=max_message_bytes,
+    )
+    return Client(connection.open(), target=target, timeout=timeout, metadata=connection.metadata)
 
 
 class Client(Convolutions[Array]):
@@ -59,8 +79,9 @@ class Client(Convolutions[Array]):
     Beside the convolution functions: `run` for several steps and how they were done, `plan`, `status`.
     """
 
-    def __init__(self, channel: grpc.Channel, *, target: str, timeout: float | None) -> None:
+    def __init__(self, channel: grpc.Channel, *, target: str, timeout: float | None, metadata: Metadata = ()) -> None:
         self.target, self.timeout = target, timeout
+        self._metadata = metadata
         self._channel = channel
         self._convolution = convolution_pb2_grpc.ConvolutionServiceStub(channel)
         self._cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
@@ -342,7 +363,7 @@ class Client(Convolutions[Array]):
                 failed.append(error)
                 call.cancel()
 
-        call: Any = self._opened()(messages(), timeout=timeout)
+        call: Any = self._opened()(messages(), timeout=timeout, metadata=self._metadata)
         try:
             first.append(made.accepted(next(call)))
             begin.set()
@@ -358,6 +379,6 @@ class Client(Convolutions[Array]):
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         try:
-            return method(request, timeout=self.timeout if timeout is None else timeout)
+            return method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None

@@ -1,7 +1,10 @@
 """The channel to a server, and what its errors become."""
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,8 +12,14 @@ import grpc.aio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from groupconv.address import is_local
 from groupconv.errors import BY_STATUS, GroupconvError, InvalidArgumentError
+from groupconv.tensors import MAX_MESSAGE_BYTES
 
+Pem = bytes | str | os.PathLike[str]
+"""PEM, or the path of a file that holds it."""
+Metadata = Sequence[tuple[str, str]]
+TOKEN_VARIABLE = "GROUPCONV_TOKEN"  # noqa: S105 - its name
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
@@ -35,33 +44,53 @@ class Connection:
     """What a channel is opened with (see `groupconv.connect`).
 
     Raises:
-        InvalidArgumentError: a token without TLS.
+        InvalidArgumentError: a token that would travel in the clear, half of a client's pair, or PEM that is none.
     """
 
     target: str
-    token: str | None
-    tls: bool
-    root_certificates: bytes | None
-    max_message_bytes: int
+    token: str | None = None
+    tls: bool = False
+    root_certificates: Pem | None = None
+    client_certificate: Pem | None = None
+    client_key: Pem | None = None
+    server_name: str | None = None
+    allow_plaintext_token: bool = False
+    max_message_bytes: int = MAX_MESSAGE_BYTES
 
     def __post_init__(self) -> None:
-        if self.token is not None and not self.encrypted:
-            raise InvalidArgumentError("token", "TLS, or the token would travel in the clear", "no TLS")
+        if self.token is None:
+            object.__setattr__(self, "token", os.environ.get(TOKEN_VARIABLE))
+        if self.token and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
+            raise InvalidArgumentError("token", "ASCII without white space", f"{len(self.token)} characters")
+        if self.token and not (self.encrypted or self.allow_plaintext_token or is_local(self.target)):
+            expected = "TLS (tls=True or root_certificates=…), or allow_plaintext_token=True on a network you trust"
+            raise InvalidArgumentError("token", expected, f"{self.target} in the clear")
+        if (self.client_certificate is None) != (self.client_key is None):
+            raise InvalidArgumentError(
+                "client_certificate", "client_certificate and client_key together", "one of them"
+            )
 
     @property
     def encrypted(self) -> bool:
         """Whether TLS is used: asked for, or implied by certificates."""
-        return self.tls or self.root_certificates is not None
+        return self.tls or self.root_certificates is not None or self.client_certificate is not None
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call: the token."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     @property
     def options(self) -> list[tuple[str, Any]]:
         """Message limits in both directions, and retries on UNAVAILABLE alone."""
+        named = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
         return [
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.enable_retries", 1),
             ("grpc.max_reconnect_backoff_ms", 2000),  # a stream that resumes should not wait two minutes
             ("grpc.service_config", _SERVICE_CONFIG),
+            *named,
         ]
 
     def open(self) -> grpc.Channel:
@@ -77,10 +106,20 @@ class Connection:
         return grpc.aio.secure_channel(self.target, self._credentials(), options=self.options)
 
     def _credentials(self) -> grpc.ChannelCredentials:
-        credentials = grpc.ssl_channel_credentials(root_certificates=self.root_certificates)
-        if self.token is None:
-            return credentials
-        return grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(self.token))
+        return grpc.ssl_channel_credentials(
+            root_certificates=_pem("root_certificates", self.root_certificates),
+            private_key=_pem("client_key", self.client_key),
+            certificate_chain=_pem("client_certificate", self.client_certificate),
+        )
+
+
+def _pem(field: str, given: Pem | None) -> bytes | None:
+    if given is None:
+        return None
+    pem = given if isinstance(given, bytes) else Path(given).read_bytes()
+    if b"-----BEGIN " not in pem:
+        raise InvalidArgumentError(field, "PEM (-----BEGIN …), or the path of a file of it", f"{len(pem)} other bytes")
+    return pem
 
 
 def from_rpc_error(error: grpc.RpcError) -> GroupconvError:

@@ -1,6 +1,7 @@
 """What a server is started with. Every field is a flag of `groupconv serve` and an environment variable."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from groupconv_server.limits import Limits
 from groupconv_worker.resident import CAPACITY
@@ -15,6 +16,9 @@ class Config:
         executor: "local" or "ray"; None is ray where a cluster's address is given or several GPUs are seen.
         workers, threads, engine, ray_address: see `create_executor`.
         concurrency: requests worked on at a time; more are RESOURCE_EXHAUSTED at once.
+        insecure: whether it may listen without TLS on an address that others reach.
+        tls_cert, tls_key: PEM files of its certificate and key; read again when they change.
+        tls_client_ca: PEM file of the authorities of clients, which then must have a certificate (mutual TLS).
         grace: seconds that running requests have to end after SIGTERM.
         limits: of a request.
         layer_bytes: weights of resident layers, on the server and on each worker.
@@ -29,6 +33,10 @@ class Config:
     threads: int | None = None
     engine: str = "auto"
     ray_address: str | None = None
+    insecure: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
     concurrency: int = 64
     grace: float = 30.0
     limits: Limits = field(default_factory=Limits)
@@ -45,6 +53,4 @@ class Config:
 
 def _gpu_count() -> int:
     """GPUs of this machine, without loading CUDA: what the NVIDIA driver lists."""
-    from pathlib import Path
-
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))

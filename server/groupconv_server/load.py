@@ -50,14 +50,14 @@ class Tally:
 
 
 def run_load(
-    target: str,
+    connect: Callable[[float], groupconv.Client],
     layer: CatalogueLayer,
     *,
     clients: int,
     seconds: float,
     progress: Callable[[float, Tally], None] = lambda *_: None,
 ) -> Tally:
-    """Ask `target` for `layer` from `clients` threads, each with its own connection, for `seconds`.
+    """Ask a server for `layer` from `clients` threads, each with its own connection, for `seconds`.
 
     Every answer is compared with the float64 reference, computed here once. `progress` is called about four times a
     second with the seconds gone.
@@ -69,7 +69,7 @@ def run_load(
     end = time.monotonic() + seconds
 
     def client_loop() -> None:
-        with groupconv.connect(target, timeout=60) as client:
+        with connect(60) as client:
             while time.monotonic() < end:
                 start = time.perf_counter()
                 try:

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from groupconv.address import joined
 from groupconv.errors import UnavailableError
 from groupconv.v1 import (
     cluster_pb2,
@@ -22,6 +23,7 @@ from groupconv.v1 import (
     layer_pb2_grpc,
     stream_pb2,
 )
+from groupconv_server.access.tls import credentials_of
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors import create_executor
@@ -53,7 +55,8 @@ class Server:
         config: where it listens and what it works with.
 
     Raises:
-        FailedPreconditionError: an engine that cannot run here.
+        FailedPreconditionError: an engine that cannot run here, certificates that cannot be read, or an address that
+            others reach without TLS.
         UnavailableError: the port is taken, or no worker came up.
 
     Example:
@@ -65,6 +68,7 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._credentials = credentials_of(config)
         self.executor = create_executor(
             config.executor_name(),
             workers=config.workers,
@@ -93,7 +97,7 @@ class Server:
     @property
     def address(self) -> str:
         """What a client connects to."""
-        return f"{self.config.host}:{self.port}"
+        return joined(self.config.host, self.port)
 
     def stop(self) -> None:
         """Take no more requests, let the running ones end within the grace period, let the workers go."""
@@ -135,9 +139,11 @@ class Server:
         return server
 
     def _bind(self) -> int:
-        address = f"{self.config.host}:{self.config.port}"
+        address = joined(self.config.host, self.config.port)
         try:
-            return self._grpc.add_insecure_port(address)
+            if self._credentials is None:
+                return self._grpc.add_insecure_port(address)
+            return self._grpc.add_secure_port(address, self._credentials)
         except RuntimeError:
             raise UnavailableError(f"cannot listen on {address}: is another server there?") from None
 

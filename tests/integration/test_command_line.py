@@ -14,6 +14,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import trustme
 from scipy import ndimage
 
 import groupconv
@@ -75,6 +76,28 @@ def test_sigterm_lets_a_running_request_end():
             ask_for_ever(client)
         assert list(future.result(timeout=60).output.shape) == [1, 32, 88, 88]
         assert process.wait(timeout=30) == 0
+
+
+def test_commands_reach_a_server_by_mutual_tls_with_flags_and_variables(tmp_path):
+    authority, files = trustme.CA(), {}
+    for name in ("localhost", "alice"):
+        certificate = authority.issue_cert(name)
+        files[name] = [tmp_path / f"{name}.pem", tmp_path / f"{name}.key"]
+        files[name][0].write_bytes(certificate.cert_chain_pems[0].bytes())
+        files[name][1].write_bytes(certificate.private_key_pem.bytes())
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(authority.cert_pem.bytes())
+    cert, key = map(str, files["localhost"])
+    with serving("--engine", "reference", "--tls-cert", cert, "--tls-key", key, "--tls-client-ca", str(ca)) as (_, at):
+        cert, key = map(str, files["alice"])
+        known = {**os.environ, "GROUPCONV_CA": str(ca), "GROUPCONV_CERT": cert, "GROUPCONV_KEY": key}
+        known["GROUPCONV_SERVER_NAME"] = "localhost"
+        assert run("health", "--target", at, env=known).stdout == "SERVING\n"
+        done = run("status", "-t", at, "--ca", ca, "--cert", cert, "--key", key, "--server-name", "localhost")
+        assert "reference" in done.stdout
+        assert run("load", "-t", at, "--seconds", "0.2", "--clients", "1", env=known).returncode == 0
+        refused = run("status", "-t", at, "--timeout", "2")
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
 
 
 @pytest.mark.ray

@@ -158,9 +158,17 @@ def test_no_server_is_unavailable_after_retries():
         client.status()
 
 
-def test_a_token_never_travels_in_the_clear():
+def test_a_token_never_leaves_this_machine_in_the_clear_unless_allowed(monkeypatch):
     with pytest.raises(InvalidArgumentError, match="token: expected TLS"):
-        groupconv.connect("localhost:1", token="secret")
+        groupconv.connect("gpu-box:1", token="secret")
+    for target, options in (("localhost:1", {}), ("gpu-box:1", {"tls": True}), ("gpu-box:1", {"token": ""})):
+        groupconv.connect(target, **{"token": "secret"} | options).close()
+    groupconv.connect("gpu-box:1", token="secret", allow_plaintext_token=True).close()
+    monkeypatch.setenv("GROUPCONV_TOKEN", "secret")
+    with pytest.raises(InvalidArgumentError, match="token: expected TLS"):
+        groupconv.connect("gpu-box:1")
+    with pytest.raises(InvalidArgumentError, match="token: expected ASCII"):
+        groupconv.connect("localhost:1", token="two\nlines")
 
 
 def test_health_and_reflection_are_on(server):

@@ -1,6 +1,7 @@
 """The commands put together, and what they share: options, errors as one line, exit codes."""
 
 import functools
+import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -10,12 +11,9 @@ import typer
 
 from groupconv import __version__
 from groupconv.errors import GroupconvError
+from groupconv_server.cli.connection import with_endpoint
 
-TargetOption = Annotated[
-    str, typer.Option("--target", "-t", envvar="GROUPCONV_TARGET", help="The server: host:port or unix:path.")
-]
 TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.001)]
-DEFAULT_TARGET = "localhost:50051"
 
 
 def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +61,10 @@ def _register() -> None:
     from groupconv_server.cli import bench, conv, demo, health, load, plan, serve, status, warmup, worker
 
     for module in (serve, worker, demo, conv, plan, status, health, load, warmup):
-        app.command(name=module.NAME, epilog=module.EXAMPLES)(one_line_errors(module.command))
+        command = module.command
+        if "endpoint" in inspect.signature(command).parameters:
+            command = with_endpoint(command)
+        app.command(name=module.NAME, epilog=module.EXAMPLES)(one_line_errors(command))
     bench.app.registered_commands[0].callback = one_line_errors(bench.engine)
     app.add_typer(bench.app)
 

@@ -12,7 +12,8 @@ from groupconv.kernels import NAMES, kernel_named
 from groupconv.requests import Array
 from groupconv.spec import PADDING_MODES
 from groupconv_server import images
-from groupconv_server.cli.app import DEFAULT_TARGET, TargetOption, TimeoutOption
+from groupconv_server.cli.app import TimeoutOption
+from groupconv_server.cli.connection import Endpoint
 
 NAME = "conv"
 EXAMPLES = """Examples:
@@ -26,6 +27,7 @@ $ groupconv conv photo.png --kernel mine.npy --padding-mode reflect -o out.npy
 
 
 def command(
+    endpoint: Endpoint,
     photo: Annotated[Path, typer.Argument(help="An image, or a .npy array (N, C, H, W).", exists=True, dir_okay=False)],
     kernel: Annotated[
         str, typer.Option("--kernel", "-k", help=f"{', '.join(NAMES)}, or a .npy file: (K, K) or (M, C/g, K, K).")
@@ -40,7 +42,6 @@ def command(
             "--absolute/--signed", help="Magnitude or value. Default: magnitude for kernels that sum to 0 (edges)."
         ),
     ] = None,
-    target: TargetOption = DEFAULT_TARGET,
     timeout: TimeoutOption = 300.0,
 ) -> None:
     """Convolve each colour of a photograph with a kernel, keeping its size, and save the result."""
@@ -56,7 +57,7 @@ def command(
         padding_mode=padding_mode,  # type: ignore[arg-type]  # ConvSpec refuses what it does not know
         groups=groups,
     )
-    with groupconv.connect(target, timeout=timeout) as client:
+    with endpoint.connect(timeout) as client:
         result = client.run(x, [groupconv.Step(weight, spec=spec)])
     y = result.output
     is_edges = abs(weight.sum(axis=(1, 2, 3))).max() < 1e-6

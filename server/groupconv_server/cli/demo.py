@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from groupconv_server.cli.connection import Endpoint
+
 NAME = "demo"
 EXAMPLES = """Examples:
 
@@ -16,10 +18,7 @@ $ groupconv demo --target localhost:50051 --output sheet.png
 
 def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet.")] = Path("groupconv-demo.png"),
-    target: Annotated[
-        str | None,
-        typer.Option("--target", "-t", help="A running server. Default: its own, with two workers."),
-    ] = None,
+    endpoint: Endpoint | None = None,
     executor: Annotated[str, typer.Option(help="Of the server started here: ray or local.")] = "ray",
     photo: Annotated[
         Path | None, typer.Option(help="An image of your own. Default: the astronaut of scikit-image.", exists=True)
@@ -31,5 +30,5 @@ def command(
     """
     from groupconv_server.demo.run import run_demo
 
-    if not run_demo(output=output, target=target, executor=executor, photo=photo):
+    if not run_demo(output=output, endpoint=endpoint, executor=executor, photo=photo):
         raise typer.Exit(1)

@@ -8,7 +8,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from groupconv.errors import UnavailableError
 from groupconv.rpc import from_rpc_error
-from groupconv_server.cli.app import DEFAULT_TARGET, TargetOption, TimeoutOption
+from groupconv_server.cli.app import TimeoutOption
+from groupconv_server.cli.connection import Endpoint
 
 NAME = "health"
 EXAMPLES = """Examples:
@@ -20,12 +21,12 @@ $ groupconv health --target gpu-box:50051 --service groupconv.v1.ConvolutionServ
 
 
 def command(
+    endpoint: Endpoint,
     service: Annotated[str, typer.Option(help="One service by its full name. Default: the server as a whole.")] = "",
-    target: TargetOption = DEFAULT_TARGET,
     timeout: TimeoutOption = 3.0,
 ) -> None:
     """Ask a server's gRPC health service; exit code 0 if it is serving, else 1."""
-    with grpc.insecure_channel(target) as channel:
+    with endpoint.connection().open() as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
                 health_pb2.HealthCheckRequest(service=service), timeout=timeout
@@ -34,5 +35,5 @@ def command(
             raise from_rpc_error(error) from None
     name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
-        raise UnavailableError(f"{target} says {name}")
+        raise UnavailableError(f"{endpoint.target} says {name}")
     typer.echo(name)

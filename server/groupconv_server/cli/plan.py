@@ -15,7 +15,8 @@ from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv.plan import Plan
 from groupconv.requests import geometries
 from groupconv_server.catalogue import layer_named
-from groupconv_server.cli.app import DEFAULT_TARGET, TargetOption, TimeoutOption
+from groupconv_server.cli.app import TimeoutOption
+from groupconv_server.cli.connection import Endpoint
 
 NAME = "plan"
 EXAMPLES = """Examples:
@@ -33,6 +34,7 @@ Shapes = tuple[tuple[int, ...], list[tuple[int, ...]], list[groupconv.ConvSpec]]
 
 
 def command(
+    endpoint: Endpoint,
     layer: Annotated[
         list[str] | None, typer.Option(help="A layer of the catalogue, in place of the shapes; more follow each other.")
     ] = None,
@@ -55,7 +57,6 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw the plan: a .png or .svg file.", dir_okay=False)] = None,
-    target: TargetOption = DEFAULT_TARGET,
     timeout: TimeoutOption = 10.0,
 ) -> None:
     """Show how a convolution would be cut: its shards, their predicted times, what else was considered, why."""
@@ -77,7 +78,7 @@ def command(
         specs = [spec]
         x = x if batch is None else (batch, *x[1:])
     if workers is None and speeds is None:
-        with groupconv.connect(target, timeout=timeout) as client:
+        with endpoint.connect(timeout) as client:
             plan = client.plan_steps(x, kernels, specs, dtype=dtype, allow_reordering=allow_reordering)
     else:
         relative = _numbers("--speeds", speeds) if speeds is not None else [1.0] * (workers or 1)

@@ -1,5 +1,6 @@
 """`groupconv serve`: run a server until SIGTERM."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,7 +21,7 @@ $ groupconv serve --executor ray --workers 4
 
 $ groupconv serve --allow-shared-memory
 
-$ groupconv serve --host 0.0.0.0 --ray-address auto
+$ groupconv serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --ray-address auto
 """
 MIB = 2**20
 
@@ -52,6 +53,23 @@ def command(
     ray_address: Annotated[
         str | None,
         typer.Option(envvar="GROUPCONV_RAY_ADDRESS", help="A running Ray cluster; `auto` finds the one of this host."),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", envvar="GROUPCONV_INSECURE", help="Listen without TLS where others reach it."),
+    ] = False,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(envvar="GROUPCONV_TLS_CERT", help="PEM of the server's certificate; read again when it changes."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="GROUPCONV_TLS_KEY", help="PEM of its key, without a passphrase.")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="GROUPCONV_TLS_CLIENT_CA", help="PEM of authorities: only their clients get in (mutual TLS)."
+        ),
     ] = None,
     concurrency: Annotated[
         int, typer.Option(envvar="GROUPCONV_CONCURRENCY", min=1, help="Requests worked on at a time.")
@@ -101,6 +119,10 @@ def command(
         threads=threads,
         engine=engine,
         ray_address=ray_address,
+        insecure=insecure,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
         concurrency=concurrency,
         grace=grace,
         layer_bytes=layer_memory_mib * MIB,

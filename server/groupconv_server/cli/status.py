@@ -2,9 +2,9 @@
 
 import typer
 
-import groupconv
 from groupconv.explain import human_bytes, table
-from groupconv_server.cli.app import DEFAULT_TARGET, TargetOption, TimeoutOption
+from groupconv_server.cli.app import TimeoutOption
+from groupconv_server.cli.connection import Endpoint
 
 NAME = "status"
 EXAMPLES = """Examples:
@@ -15,13 +15,13 @@ $ groupconv status --target gpu-box:50051
 """
 
 
-def command(target: TargetOption = DEFAULT_TARGET, timeout: TimeoutOption = 10.0) -> None:
+def command(endpoint: Endpoint, timeout: TimeoutOption = 10.0) -> None:
     """Show a server's version, load and workers."""
-    with groupconv.connect(target, timeout=timeout) as client:
+    with endpoint.connect(timeout) as client:
         s = client.status()
     typer.echo(
-        f"groupconv {s.version} at {target}, executor {s.executor}: {s.requests} requests in {s.uptime_seconds:.0f} s, "
-        f"messages up to {human_bytes(s.max_message_bytes)}"
+        f"groupconv {s.version} at {endpoint.target}, executor {s.executor}: {s.requests} requests in "
+        f"{s.uptime_seconds:.0f} s, messages up to {human_bytes(s.max_message_bytes)}"
     )
     rows = [("worker", "node", "engine", "device", "shards", "restarts")]
     rows += [(w.id, w.node, w.engine, w.device, str(w.shards), str(w.restarts)) for w in s.workers]

@@ -14,18 +14,19 @@ import groupconv
 from groupconv.errors import FailedPreconditionError
 from groupconv.requests import Array
 from groupconv_server import images
+from groupconv_server.cli.connection import Endpoint
 from groupconv_server.config import Config
 from groupconv_server.demo.cases import alexnet_cases, photo_cases
 from groupconv_server.demo.check import Verdict, judge
 from groupconv_server.demo.sheet import draw
 
 
-def run_demo(*, output: Path, target: str | None, executor: str, photo: Path | None) -> bool:
+def run_demo(*, output: Path, endpoint: Endpoint | None, executor: str, photo: Path | None) -> bool:
     """Run every case; True if each passed its check.
 
     Args:
         output: where the contact sheet goes.
-        target: a running server; None starts one with two workers.
+        endpoint: a running server; None starts one with two workers.
         executor: of the server started here.
         photo: an image; None is scikit-image's astronaut.
     """
@@ -33,14 +34,16 @@ def run_demo(*, output: Path, target: str | None, executor: str, photo: Path | N
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True)
     )
     with progress:
-        task = progress.add_task("starting a server with two workers" if target is None else f"asking {target}")
+        task = progress.add_task(
+            "starting a server with two workers" if endpoint is None else f"asking {endpoint.target}"
+        )
 
         def say(text: str) -> None:
             progress.update(task, description=text)
 
         picture = _photograph(photo)
         verdicts: list[Verdict] = []
-        with _server(target, executor) as address, groupconv.connect(address) as client:
+        with _client(endpoint, executor) as client:
             for case in itertools.chain(photo_cases(picture), alexnet_cases(picture)):
                 say(f"{len(verdicts) + 1}: {case.name}")
                 start = time.perf_counter()
@@ -69,14 +72,18 @@ def _photograph(path: Path | None) -> Array:
 
 
 @contextlib.contextmanager
-def _server(target: str | None, executor: str) -> Iterator[str]:
-    if target is not None:
-        yield target
+def _client(endpoint: Endpoint | None, executor: str) -> Iterator[groupconv.Client]:
+    if endpoint is not None:
+        with endpoint.connect() as client:
+            yield client
         return
     from groupconv_server.server import Server
 
-    with Server(Config(port=0, executor=executor, workers=2, threads=1)) as server:
-        yield server.address
+    with (
+        Server(Config(port=0, executor=executor, workers=2, threads=1)) as server,
+        groupconv.connect(server.address, token="") as client,
+    ):
+        yield client
 
 
 def _print(verdicts: Sequence[Verdict], plan: str, output: Path) -> None:

@@ -1,0 +1,112 @@
+"""TLS from files, which are read again when they change: a certificate is renewed without a restart.
+
+Connections that stand go on with what they began with; each new one gets what the files hold then. Files that do not
+fit together, as in the moment between a new certificate and its key, are left alone: the last good ones serve on.
+"""
+
+import logging
+import ssl
+import threading
+from pathlib import Path
+
+import grpc
+
+from groupconv.address import is_loopback
+from groupconv.errors import FailedPreconditionError
+from groupconv_server.config import Config
+
+log = logging.getLogger(__name__)
+
+Signature = tuple[tuple[int, int, int], ...]
+
+
+def credentials_of(config: Config) -> grpc.ServerCredentials | None:
+    """What a server listens with; None is plaintext.
+
+    Raises:
+        FailedPreconditionError: plaintext where others reach it, or files that are no certificate and its key.
+    """
+    if config.tls_cert is not None and config.tls_key is not None:
+        return Certificates(config.tls_cert, config.tls_key, config.tls_client_ca).credentials()
+    if config.tls_cert or config.tls_key or config.tls_client_ca:
+        raise FailedPreconditionError("TLS needs both --tls-cert and --tls-key")
+    if not (config.insecure or is_loopback(config.host)):
+        raise FailedPreconditionError(
+            f"{config.host} is reachable by others, without TLS: give --tls-cert and --tls-key, listen on 127.0.0.1, "
+            "or say --insecure on a network that you trust"
+        )
+    return None
+
+
+class Certificates:
+    """What a server proves itself with, and whom it believes.
+
+    Args:
+        certificate: PEM of the server's certificate, with the chain up to its authority.
+        key: PEM of its private key, without a passphrase.
+        client_ca: PEM of the authorities of clients: none without a certificate of theirs gets in (mutual TLS).
+
+    Raises:
+        FailedPreconditionError: files that cannot be read, or do not fit together.
+    """
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
+        self._files = (certificate, key) if client_ca is None else (certificate, key, client_ca)
+        self._lock = threading.Lock()
+        self._signature: Signature = ()
+        self._refused: Signature = ()
+        try:
+            self._signature, self._first = self._read()
+        except (OSError, ValueError) as error:
+            raise FailedPreconditionError(f"TLS: {error}") from None
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Credentials that look at the files at each handshake."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._first,
+            self._changed,  # type: ignore[arg-type]  # the stubs leave out that None is no change
+            require_client_authentication=len(self._files) > 2,
+        )
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """What the files hold now, or None where that is what they held, or nothing that fits."""
+        with self._lock:
+            signature: Signature = ()
+            try:
+                signature = self._stat()
+                if signature in (self._signature, self._refused):
+                    return None
+                self._signature, configuration = self._read()
+            except (OSError, ValueError) as error:
+                self._refused = signature  # said once, not at each handshake
+                log.error("TLS: %s; serving on with the certificate read before", error)  # noqa: TRY400 - expected
+                return None
+            log.info("TLS: certificates read again")
+            return configuration
+
+    def _stat(self) -> Signature:
+        return tuple((s.st_mtime_ns, s.st_size, s.st_ino) for s in (path.stat() for path in self._files))
+
+    def _read(self) -> tuple[Signature, grpc.ServerCertificateConfiguration]:
+        """The files, if they fit together; gRPC would only say so at each handshake, so OpenSSL is asked here."""
+        before = self._stat()
+        certificate, key, *client_ca = self._files
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(certificate, key, password=_no_passphrase)
+        except ssl.SSLError as error:
+            raise ValueError(f"{certificate} and {key} are no certificate with its key: {error}") from None
+        for path in client_ca:
+            try:
+                context.load_verify_locations(path)
+            except ssl.SSLError as error:
+                raise ValueError(f"{path} holds no certificates: {error}") from None
+        pems = [path.read_bytes() for path in self._files]
+        if self._stat() != before:
+            raise ValueError("files that change while they are read")
+        authorities = pems[2] if client_ca else None
+        return before, grpc.ssl_server_certificate_configuration([(pems[1], pems[0])], authorities)
+
+
+def _no_passphrase() -> str:
+    raise ValueError("the key has a passphrase: give one without, readable by the server's user alone")

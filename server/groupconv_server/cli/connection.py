@@ -1,0 +1,109 @@
+"""The flags of every command that asks a server: where it is, and how it is approached."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import groupconv
+from groupconv.rpc import Connection
+
+DEFAULT_TARGET = "localhost:50051"
+
+
+OptionalTarget = Annotated[
+    str | None, typer.Option("--target", "-t", help="A running server. Default: one of its own, with two workers.")
+]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server and how it is approached, as the flags say.
+
+    Attributes:
+        target: host:port or unix:path.
+        options: keywords of `groupconv.connect`.
+    """
+
+    target: str
+    options: dict[str, Any]
+
+    def connect(self, timeout: float | None = 300.0) -> groupconv.Client:
+        """A client."""
+        return groupconv.connect(self.target, timeout=timeout, **self.options)
+
+    def connection(self) -> Connection:
+        """What a bare channel is opened with."""
+        return Connection(self.target, **self.options)
+
+
+def _flags(
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", envvar="GROUPCONV_TARGET", help="The server: host:port or unix:path."),
+    ] = DEFAULT_TARGET,
+    token: Annotated[
+        str | None, typer.Option(envvar="GROUPCONV_TOKEN", help="Bearer token; better in the variable than here.")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(envvar="GROUPCONV_TOKEN_PATH", help="File that holds the token.", exists=True, dir_okay=False),
+    ] = None,
+    tls: Annotated[bool, typer.Option(envvar="GROUPCONV_TLS", help="Encrypt, trusting the system's authorities.")] = (
+        False
+    ),
+    ca: Annotated[
+        Path | None, typer.Option(envvar="GROUPCONV_CA", help="PEM of authorities to trust instead; implies --tls.")
+    ] = None,
+    cert: Annotated[
+        Path | None, typer.Option(envvar="GROUPCONV_CERT", help="PEM of this client's certificate (mutual TLS).")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(envvar="GROUPCONV_KEY", help="PEM of its key.")] = None,
+    server_name: Annotated[
+        str | None,
+        typer.Option(envvar="GROUPCONV_SERVER_NAME", help="Name in the server's certificate, if not the target's."),
+    ] = None,
+    plaintext_token: Annotated[
+        bool,
+        typer.Option(
+            "--plaintext-token", envvar="GROUPCONV_PLAINTEXT_TOKEN", help="Send the token over a network in the clear."
+        ),
+    ] = False,
+) -> Endpoint | None:
+    if target is None:
+        return None
+    if token_file is not None:
+        token = token_file.read_text().strip()
+    options = {
+        "token": token,
+        "tls": tls,
+        "root_certificates": ca,
+        "client_certificate": cert,
+        "client_key": key,
+        "server_name": server_name,
+        "allow_plaintext_token": plaintext_token,
+    }
+    return Endpoint(target, options)
+
+
+def with_endpoint(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose parameter `endpoint` is given by flags. Where it is None by default, so is --target."""
+    signature = inspect.signature(command)
+    flags = dict(inspect.signature(_flags).parameters)
+    if signature.parameters["endpoint"].default is None:
+        flags["target"] = flags["target"].replace(default=None, annotation=OptionalTarget)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        endpoint = _flags(**{name: given.pop(name) for name in flags})
+        return command(endpoint=endpoint, **given)
+
+    own = [p for p in signature.parameters.values() if p.name != "endpoint"]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *flags.values())]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
