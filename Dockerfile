@@ -14,7 +14,7 @@ RUN for package in client/groupconv worker/groupconv_worker server/groupconv_ser
         mkdir -p "$package" && touch "$package/__init__.py"; \
     done \
     && touch README.md LICENSE \
-    && pip install '.[server]' \
+    && pip install '.[load]' \
     && pip uninstall --yes groupconv
 COPY README.md LICENSE ./
 COPY client client

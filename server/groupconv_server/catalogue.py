@@ -1,7 +1,7 @@
 """The layers that benchmarks, the load test and the demo use, by name: `data/layers.csv`."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
@@ -26,6 +26,16 @@ class CatalogueLayer:
     origin: str
     spec: ConvSpec
     geometry: Geometry
+
+    def with_batch(self, samples: int) -> "CatalogueLayer":
+        """The same layer for that many samples in one request.
+
+        Example:
+            >>> catalogue()["alexnet_conv2"].with_batch(4).geometry.input_shape
+            (4, 96, 27, 27)
+        """
+        g = self.geometry
+        return replace(self, geometry=resolve(self.spec, (samples, *g.input_shape[1:]), g.weight_shape))
 
     def arrays(self, seed: int = 0, dtype: str = "float32") -> tuple[Array, Array, Array]:
         """Random input, kernel and bias for it: the same for the same seed."""

@@ -1,14 +1,19 @@
-"""`groupconv load`: put a server under load and check every answer."""
+"""`groupconv load`: put a server under load and check its answers."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from groupconv_server.catalogue import layer_named
+from groupconv.errors import FailedPreconditionError
+from groupconv.explain import table
 from groupconv_server.cli.connection import Endpoint
-from groupconv_server.load import Tally, run_load
+
+if TYPE_CHECKING:
+    from groupconv_server.load.drive import Load
+    from groupconv_server.load.outcome import Outcome
 
 NAME = "load"
 EXAMPLES = """Examples:
@@ -16,23 +21,88 @@ EXAMPLES = """Examples:
 $ groupconv load --clients 8 --seconds 10
 
 $ groupconv load --target gpu-box:50051 --layer mobilenet_dw_14 --clients 1
+
+$ groupconv load --profile mix --rate 50 --html report.html --plot report.png
+
+$ groupconv load --profile my-mix.yaml --web 127.0.0.1:8089
+
+$ groupconv load --profile soak --metrics http://localhost:9464/metrics --plot soak.png
 """
 
 
 def command(
     endpoint: Endpoint,
+    profile: Annotated[
+        str | None, typer.Option(help="A YAML file, or mix or soak: which layers, how often, how. Without: --layer.")
+    ] = None,
     layer: Annotated[str, typer.Option(help="A layer of the catalogue; its weights travel with each request.")] = (
         "alexnet_conv2"
     ),
-    clients: Annotated[int, typer.Option(min=1, help="Connections that ask, one request each at a time.")] = 8,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 10.0,
+    clients: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Connections that ask, one request each at a time.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="How long.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Requests per second, sent when due; latency counts from when they were due."),
+    ] = None,
+    verify: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The share of answers compared with the reference.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write Locust's report to this page.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw throughput and latency: .png, .svg or .pdf.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="The server's metrics, to watch its memory.")] = None,
+    web: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve Locust's page there, in place of running at once.")
+    ] = None,
 ) -> None:
-    """Ask a server for one layer from several clients; print requests/s, p50 and p99.
+    """Ask a server for layers from several clients; print requests/s and latency.
 
-    Exit code 1 if any answer failed or was wrong, or none came.
+    Exit code 1 if any answer failed or was wrong, or none came. What is said here goes before the profile.
     """
+    try:
+        from groupconv_server.load.drive import Load
+    except ModuleNotFoundError as missing:
+        raise FailedPreconditionError(f"no {missing.name}: expected pip install 'groupconv[load]'") from None
+    from groupconv_server.load.memory import Memory, growth
+    from groupconv_server.load.plot import plot as draw
+    from groupconv_server.load.profile import Profile, read_profile
+
+    base = read_profile(profile) if profile else Profile.model_validate({"verify": 1, "mix": [{"layer": layer}]})
+    said = {"users": clients, "seconds": seconds, "rate": rate, "verify": verify}
+    wanted = base.model_copy(update={key: value for key, value in said.items() if value is not None})
+    load = Load(
+        wanted,
+        lambda: endpoint.connect(wanted.timeout),
+        target=endpoint.target,
+        memory=Memory(metrics) if metrics else None,
+    )
+    if web:
+        host, _, port = web.rpartition(":")
+        typer.echo(f"Locust's page is on http://{web}")
+        load.serve(host, int(port))
+        return
+    outcome = _with_a_bar(load, profile or layer)
+    if html:
+        html.write_text(load.report())
+    if plot:
+        draw(
+            outcome, plot, title=f"groupconv load --profile {profile}" if profile else f"groupconv load --layer {layer}"
+        )
+    if len(outcome.cases) > 1:
+        typer.echo(table(list(outcome.rows()), left=frozenset([0])))
+    if outcome.memory:
+        first, last = outcome.memory[0][1], outcome.memory[-1][1]
+        per_hour = growth(outcome.memory) * 3600
+        typer.echo(f"server memory {first / 2**20:.0f} → {last / 2**20:.0f} MiB, {per_hour / 2**20:+.1f} MiB/h")
+    typer.echo(outcome.summary())
+    if outcome.wrong or outcome.failed or outcome.missed or not outcome.answers:
+        raise typer.Exit(1)
+
+
+def _with_a_bar(load: "Load", title: str) -> "Outcome":
     bar = Progress(
-        TextColumn(layer),
+        TextColumn(title),
         BarColumn(),
         TextColumn("{task.fields[answers]} answers"),
         TimeRemainingColumn(),
@@ -40,12 +110,5 @@ def command(
         transient=True,
     )
     with bar:
-        task = bar.add_task("", total=seconds, answers=0)
-
-        def show(gone: float, tally: Tally) -> None:
-            bar.update(task, completed=min(gone, seconds), answers=len(tally.seconds))
-
-        tally = run_load(endpoint.connect, layer_named(layer), clients=clients, seconds=seconds, progress=show)
-    typer.echo(tally.summary())
-    if tally.errors or not tally.seconds:
-        raise typer.Exit(1)
+        task = bar.add_task("", total=load.profile.seconds, answers=0)
+        return load.run(lambda gone, outcome: bar.update(task, completed=gone, answers=outcome.answers))

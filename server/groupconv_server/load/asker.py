@@ -1,0 +1,76 @@
+"""One user's connection: asks, times and judges."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from groupconv.client import Client
+from groupconv.errors import GroupconvError, NotFoundError
+from groupconv.layer import Layer
+from groupconv.requests import Array
+from groupconv_server.load.case import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What came of one request.
+
+    Attributes:
+        case: its index in the mix. ended: `time.perf_counter()` at its end.
+        seconds: from when it was due, or without a rate from when it was sent.
+        bytes: of the answer. verified: whether it was compared with the reference.
+        failed: the error it ended with. wrong: what the reference says of the answer.
+    """
+
+    case: int
+    ended: float
+    seconds: float
+    bytes: int = 0
+    verified: bool = False
+    failed: str | None = None
+    wrong: str | None = None
+
+    @property
+    def right(self) -> bool:
+        """Whether it was answered, and not found wrong."""
+        return self.failed is None and self.wrong is None
+
+
+class Asker:
+    """A client and its handles of the resident layers. Used by one thread at a time."""
+
+    def __init__(self, connect: Callable[[], Client], cases: list[Case]) -> None:
+        self._client, self._cases = connect(), cases
+        self._layers: dict[int, Layer | None] = {}
+
+    def ask(self, case: int, *, due: float | None, verify: bool) -> Sample:
+        """Ask `cases[case]`.
+
+        Args:
+            case: the index.
+            due: `time.perf_counter()` at which the request should have been sent; None counts from now.
+            verify: whether to compare the answer with the reference, after its time is taken.
+        """
+        start = time.perf_counter() if due is None else due
+        try:
+            answer = self._ask(case)
+        except GroupconvError as error:
+            ended = time.perf_counter()
+            return Sample(case, ended, ended - start, failed=f"{type(error).__name__}: {error}")
+        ended = time.perf_counter()
+        wrong = self._cases[case].error(answer) if verify else None
+        return Sample(case, ended, ended - start, answer.nbytes, verify, wrong=wrong)
+
+    def _ask(self, index: int) -> Array:
+        case = self._cases[index]
+        if index not in self._layers:
+            self._layers[index] = case.find(self._client)
+        try:
+            return case.ask(self._client, self._layers[index])
+        except NotFoundError:  # the server was restarted, and has forgotten its layers
+            self._layers[index] = case.deploy(self._client)
+            return case.ask(self._client, self._layers[index])
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()

@@ -1,0 +1,137 @@
+"""Locust runs the users.
+
+Locust's users are greenlets, and gRPC's calls block a thread. So each call runs on a thread of its own, gRPC is left as
+it is (LOCUST_SKIP_MONKEY_PATCH), and its time is taken on that thread: docs/adr/0010-locust-without-gevent-grpc.md.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("LOCUST_SKIP_MONKEY_PATCH", "1")
+
+import gevent
+import locust
+import locust.stats
+from gevent.threadpool import ThreadPool
+from locust.env import Environment
+
+from groupconv.client import Client
+from groupconv_server.load.asker import Asker, Sample
+from groupconv_server.load.case import Case
+from groupconv_server.load.memory import Memory
+from groupconv_server.load.outcome import Outcome
+from groupconv_server.load.profile import Profile
+from groupconv_server.load.schedule import Schedule
+
+
+class Load:
+    """A load that Locust runs, for some seconds or under Locust's page in the browser.
+
+    Before the clock starts every case is deployed and asked once, with its answer verified.
+
+    Args:
+        profile: what is asked.
+        connect: opens a user's connection.
+        target: for reports.
+        memory: watches the server's memory; None does not.
+
+    Raises:
+        GroupconvError: the server does not answer the first requests.
+    """
+
+    def __init__(
+        self, profile: Profile, connect: Callable[[], Client], *, target: str, memory: Memory | None = None
+    ) -> None:
+        self.profile, self.connect, self.memory = profile, connect, memory
+        self.cases = [Case(entry, profile.seed) for entry in profile.mix]
+        self.outcome = Outcome([f"{case.name}{' stream' * (case.transport == 'stream')}" for case in self.cases])
+        self._first_answers()
+        self.schedule = Schedule(profile)
+        self.threads = ThreadPool(profile.users + 1)
+        logging.getLogger("locust").setLevel(logging.WARNING)
+        locust.stats.PERCENTILES_TO_CHART = [0.5, 0.95, 0.99]
+        locust.stats.HISTORY_STATS_INTERVAL_SEC = max(1, int(profile.seconds / 120))
+        self.environment = Environment(user_classes=[_user_class(self)], host=target, stop_timeout=profile.timeout)
+        self.environment.events.test_start.add_listener(self._begin)
+        self.runner = self.environment.create_local_runner()
+        gevent.spawn(locust.stats.stats_history, self.runner)
+
+    def _first_answers(self) -> None:
+        with self.connect() as client:
+            for case in self.cases:
+                if wrong := case.error(case.ask(client, case.deploy(client))):
+                    self.outcome.first_wrong.append(f"{case.name}: {wrong}")
+
+    def _begin(self, **_: Any) -> None:
+        self.schedule = Schedule(self.profile)
+        self.outcome.begin()
+
+    def run(self, progress: Callable[[float, Outcome], None] = lambda *_: None) -> Outcome:
+        """Run for the profile's seconds; requests that are under way then still end.
+
+        Args:
+            progress: called about four times a second with the seconds gone.
+        """
+        self._begin()
+        self.runner.start(self.profile.users, spawn_rate=self.profile.users)
+        while (gone := time.perf_counter() - self.outcome.start) < self.profile.seconds:
+            gevent.sleep(min(0.25, self.profile.seconds - gone))
+            progress(gone, self.outcome)
+            if self.memory and self.memory.due():
+                self.threads.apply(self.memory.look)
+        self.outcome.missed = self.schedule.missed(self.profile.seconds)
+        self.runner.stop()
+        self.outcome.end(self.profile.seconds)
+        self.outcome.memory = self.memory.samples if self.memory else []
+        return self.outcome
+
+    def serve(self, host: str, port: int) -> None:
+        """Show Locust's page until interrupted: it starts and stops the load, with the users chosen there."""
+        page = self.environment.create_web_ui(host, port)
+        page.greenlet.join()
+
+    def report(self) -> str:
+        """Locust's report, a page of its own."""
+        from locust.html import get_html_report
+
+        page: str = get_html_report(self.environment, show_download_link=False)
+        return page
+
+
+def _user_class(load: Load) -> type[locust.User]:
+    class ConvolutionUser(locust.User):
+        """A connection that asks what the schedule says."""
+
+        def on_start(self) -> None:
+            self.asker: Asker = load.threads.apply(Asker, (load.connect, load.cases))
+
+        def on_stop(self) -> None:
+            load.threads.apply(self.asker.close)
+
+        @locust.task
+        def ask(self) -> None:
+            due, case, verify = load.schedule.next()
+            if due is not None:
+                due += load.outcome.start
+                gevent.sleep(max(0.0, due - time.perf_counter()))
+            sample: Sample = load.threads.apply(self.asker.ask, (case,), {"due": due, "verify": verify})
+            load.outcome.add(sample)
+            self.environment.events.request.fire(
+                request_type=load.cases[case].transport,
+                name=load.cases[case].name,
+                response_time=sample.seconds * 1e3,
+                response_length=sample.bytes,
+                exception=_error(sample),
+                context={},
+            )
+
+    return ConvolutionUser
+
+
+def _error(sample: Sample) -> Exception | None:
+    if sample.failed:
+        return RuntimeError(sample.failed)
+    return AssertionError(f"wrong answer: {sample.wrong}") if sample.wrong else None

@@ -1,0 +1,120 @@
+"""What a load consists of: a YAML file, checked."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from groupconv.errors import InvalidArgumentError, NotFoundError
+from groupconv_server.catalogue import layer_named
+
+
+class Entry(BaseModel):
+    """One kind of request.
+
+    Attributes:
+        layer: a name of the catalogue.
+        weight: how often, relative to the other entries.
+        resident: whether the weights stay on the server, or travel with each request.
+        transport: one message, or a stream of bands.
+        batch: samples in a request.
+
+    Example:
+        >>> Entry(layer="alexnet_conv2", resident=True, batch=4).name
+        'alexnet_conv2 batch 4 resident'
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: str
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    resident: bool = False
+    transport: Literal["unary", "stream"] = "unary"
+    batch: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        try:
+            layer_named(self.layer)
+        except NotFoundError as error:
+            raise ValueError(str(error)) from None
+        if self.resident and self.transport == "stream":
+            raise ValueError("a stream carries its weights: expected resident: false with transport: stream")
+        return self
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+        batch = f" batch {self.batch}" if self.batch > 1 else ""
+        return f"{self.layer}{batch}{' resident' * self.resident}"
+
+
+class Profile(BaseModel):
+    """One load.
+
+    Attributes:
+        users: connections, each with one request at a time; with a rate, the most requests in flight.
+        seconds: how long.
+        rate: requests per second, sent when they are due whether or not earlier ones have ended; None sends the next
+            request of a user when its last one has ended.
+        verify: the share of answers that are compared with the float64 reference.
+        timeout: seconds one request may take.
+        seed: of the data, the order and the times.
+        mix: what is asked.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    users: Annotated[int, Field(ge=1, le=1000)] = 8
+    seconds: Annotated[float, Field(gt=0)] = 10.0
+    rate: Annotated[float, Field(gt=0)] | None = None
+    verify: Annotated[float, Field(ge=0, le=1)] = 0.1
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    seed: int = 0
+    mix: Annotated[tuple[Entry, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        names = [(entry.name, entry.transport) for entry in self.mix]
+        if len(set(names)) < len(names):
+            raise ValueError("mix: expected entries that differ in layer, batch, resident or transport")
+        return self
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles that come with the package.
+
+    Example:
+        >>> shipped_profiles()
+        ['mix', 'soak']
+    """
+    return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
+
+
+def read_profile(name: str) -> Profile:
+    """The profile of a file, or one that comes with the package, by name.
+
+    Raises:
+        InvalidArgumentError: the first field that is wrong.
+        NotFoundError: no such file or name.
+    """
+    if name in shipped_profiles():
+        text = _folder().joinpath(f"{name}.yaml").read_text()
+    elif Path(name).is_file():
+        text = Path(name).read_text()
+    else:
+        raise NotFoundError(f"profile {name!r}: expected a YAML file or one of {', '.join(shipped_profiles())}")
+    try:
+        return Profile.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise InvalidArgumentError(name, "YAML", str(error)) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "profile"
+        raise InvalidArgumentError(f"{name}: {field}", first["msg"], repr(first["input"])) from None
+
+
+def _folder() -> resources.abc.Traversable:
+    return resources.files("groupconv_server.load").joinpath("profiles")

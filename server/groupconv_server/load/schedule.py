@@ -1,0 +1,50 @@
+"""When requests are due and what each asks: the same for the same seed."""
+
+import numpy as np
+
+from groupconv_server.load.profile import Profile
+
+
+class Schedule:
+    """The requests of a load, one after another, whoever sends them.
+
+    With a rate they are due at the times of a Poisson process: independent users, whose number does not depend on how
+    fast the server is. A request that no user was free to send on time still counts from when it was due, so a server
+    that stalls is charged for every request that would have come meanwhile.
+
+    Args:
+        profile: rate, mix, verify and seed.
+
+    Example:
+        >>> profile = Profile(rate=100, mix=[{"layer": "mobilenet_dw_14"}])
+        >>> schedule = Schedule(profile)
+        >>> due, case, verify = schedule.next()
+        >>> schedule.next()[0] > due > 0
+        True
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self._rng = np.random.default_rng(profile.seed)
+        weights = np.array([entry.weight for entry in profile.mix])
+        self._edges = np.cumsum(weights / weights.sum())
+        self._rate, self._verify, self._due = profile.rate, profile.verify, 0.0
+        self.taken = 0
+
+    def next(self) -> tuple[float | None, int, bool]:
+        """Seconds after the start at which the next one is due (None: at once), its case, whether it is verified."""
+        if self._rate is not None:
+            self._due += self._rng.exponential(1 / self._rate)
+        case = int(np.searchsorted(self._edges, self._rng.random(), side="right"))
+        verify = self._rng.random() < self._verify
+        self.taken += 1
+        return (self._due if self._rate is not None else None), min(case, len(self._edges) - 1), verify
+
+    def missed(self, seconds: float) -> int:
+        """How many more were due by then: those that no user was free to send. Takes them."""
+        count = 0
+        while self._rate is not None:
+            due, _, _ = self.next()
+            if due is None or due > seconds:
+                break
+            count += 1
+        return count

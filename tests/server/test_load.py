@@ -1,0 +1,113 @@
+"""The load test: what a profile may say, when requests are due, and that a wrong answer is seen."""
+
+import numpy as np
+import pytest
+
+import groupconv
+from groupconv.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from groupconv_server.load.drive import Load
+from groupconv_server.load.memory import Memory, growth
+from groupconv_server.load.plot import plot
+from groupconv_server.load.profile import Profile, read_profile, shipped_profiles
+from groupconv_server.load.schedule import Schedule
+
+LAYER = "mobilenet_dw_14"
+
+
+def profile(**fields):
+    return Profile.model_validate({"users": 2, "seconds": 0.5, "verify": 1, "mix": [{"layer": LAYER}], **fields})
+
+
+def load(server, **fields):
+    return Load(profile(**fields), lambda: groupconv.connect(server.address, timeout=30), target=server.address)
+
+
+@pytest.mark.parametrize("name", shipped_profiles())
+def test_shipped_profiles_are_valid(name):
+    assert read_profile(name).mix
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mix: []", "mix: expected"),
+        ("mix: [{layer: nosuch}]", "nosuch"),
+        ("mix: [{layer: alexnet_conv2, weight: 0}]", r"mix\.0\.weight"),
+        ("mix: [{layer: alexnet_conv2, transport: stream, resident: true}]", "a stream carries its weights"),
+        ("mix: [{layer: alexnet_conv2}, {layer: alexnet_conv2}]", "differ"),
+        ("users: 3\nrtae: 4\nmix: [{layer: alexnet_conv2}]", "rtae"),
+        ("mix: [", "expected YAML"),
+    ],
+)
+def test_a_wrong_profile_is_refused_by_its_field(tmp_path, text, said):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(InvalidArgumentError, match=said):
+        read_profile(str(tmp_path / "p.yaml"))
+
+
+def test_a_missing_profile_names_those_that_ship():
+    with pytest.raises(NotFoundError, match="mix, soak"):
+        read_profile("no-such-profile")
+
+
+def test_requests_are_due_at_the_rate_and_in_the_shares_asked_for():
+    mix = [{"layer": LAYER, "weight": 3}, {"layer": "alexnet_conv2", "weight": 1}]
+    schedule = Schedule(profile(rate=50, verify=0.5, mix=mix))
+    due, cases, verified = zip(*(schedule.next() for _ in range(4000)), strict=True)
+    assert np.diff(due).min() >= 0
+    assert due[-1] == pytest.approx(80, rel=0.1)
+    assert np.mean(cases) == pytest.approx(0.25, abs=0.03)
+    assert np.mean(verified) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_mix_is_answered_and_reported(server, tmp_path):
+    mix = [{"layer": LAYER}, {"layer": LAYER, "resident": True, "batch": 2}, {"layer": LAYER, "transport": "stream"}]
+    loaded = load(server, mix=mix)
+    outcome = loaded.run()
+    assert "0 wrong, 0 failed" in outcome.summary()
+    assert outcome.answers == len(outcome.samples) > 0
+    assert [row[0] for row in outcome.rows()][1:] == [LAYER, f"{LAYER} batch 2 resident", f"{LAYER} stream"]
+    page = loaded.report()
+    assert f"{LAYER} batch 2 resident" in page
+    assert server.address in page
+    plot(outcome, tmp_path / "load.png", title="mix")
+    assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_wrong_answer_is_counted(server, client):
+    resident = {"layer": LAYER, "resident": True}
+    loaded = load(server, mix=[resident])
+    case = loaded.cases[0]
+    # the server answers, rightly, with other weights than the load thinks it has
+    client.load_layer(f"load/{LAYER}/0", case.weight + 1, case.bias, case.spec)
+    outcome = loaded.run()
+    assert outcome.answers == 0
+    assert outcome.wrong == len(outcome.samples) > 0
+    assert loaded.environment.stats.total.num_failures == outcome.wrong
+    assert "wrong: expected an error up to" in outcome.summary()
+
+
+def test_layers_that_a_server_forgot_are_loaded_again(server, client):
+    loaded = load(server, mix=[{"layer": LAYER, "resident": True}])
+    client.unload_layer(f"load/{LAYER}/0")
+    assert "0 wrong, 0 failed" in loaded.run().summary()
+
+
+def test_latency_counts_from_when_a_request_was_due(server):
+    """A server that cannot keep up is charged for the requests that waited for it."""
+    outcome = load(server, users=1, rate=5000, verify=0).run()
+    sent = sorted(outcome.samples, key=lambda sample: sample.ended)
+    assert sent[-1].seconds > 0.4  # due near the start, sent near the end
+    assert outcome.missed > len(sent)
+
+
+def test_no_server_is_said_at_once():
+    with pytest.raises(UnavailableError):
+        Load(profile(), lambda: groupconv.connect("127.0.0.1:1", timeout=1), target="127.0.0.1:1")
+
+
+def test_memory_needs_a_url_and_grows_as_its_line_does():
+    with pytest.raises(ValueError, match="expected a URL"):
+        Memory("localhost:9464")
+    assert growth([(float(t), 1000.0 + 7 * t) for t in range(20)]) == pytest.approx(7)
+    assert np.isnan(growth([]))
