@@ -1,6 +1,6 @@
 """The awaiting client: `groupconv.aio.connect(...)`, the same API with `await`.
 
-Messages are made and read in threads, so a large one does not stall the event loop.
+Large messages are made and read in threads, so that they do not stall the event loop.
 """
 
 import asyncio
@@ -9,13 +9,24 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+import numpy as np
 
 from groupconv.convolutions import Convolutions
 from groupconv.errors import UnavailableError
 from groupconv.layer import AsyncLayer, LayerInfo, info_from_wire, layer_request, load_messages
 from groupconv.options import Call
 from groupconv.plan import Plan
-from groupconv.requests import Array, Result, Step, convolve_request, plan_request, prepare, result_of
+from groupconv.requests import (
+    CONVOLVE,
+    Array,
+    Result,
+    Step,
+    convolve_request,
+    plan_request,
+    prepare,
+    read_answer,
+    result_of,
+)
 from groupconv.rpc import Connection, Metadata, Pem, from_rpc_error
 from groupconv.spec import ConvSpec
 from groupconv.stream import STREAM, Attempts, Progress, Transfer, pays, transfer
@@ -23,6 +34,8 @@ from groupconv.tensors import MAX_MESSAGE_BYTES
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
 from groupconv.wire import plan_from_wire
 
+SMALL = 2**20
+"""Bytes that are copied in less time than a thread takes to be told."""
 _CONVOLUTION, _CLUSTER = "/groupconv.v1.ConvolutionService/", "/groupconv.v1.ClusterService/"
 _LAYERS = "/groupconv.v1.LayerService/"
 
@@ -217,25 +230,27 @@ class Client(Convolutions[Awaitable[Array]]):
     async def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
         array, ready, unbatched = await asyncio.to_thread(prepare, x, steps)
         if not pays(array, ready):
-            return (await self._unary(array, ready, unbatched, call)).output
+            return (await self._unary(array, ready, unbatched, call, report=False)).output
         reordering = call.get("allow_reordering", False)
         made = transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
         timeout = call.get("timeout")
         answer: Array = await self._stream(made, self.timeout if timeout is None else timeout)
         return answer
 
-    async def _unary(self, array: Array, ready: Sequence[Step], unbatched: bool, call: Call) -> Result:
-        reordering = call.get("allow_reordering", False)
+    async def _unary(
+        self, array: Array, ready: Sequence[Step], unbatched: bool, call: Call, *, report: bool = True
+    ) -> Result:
+        reordering, out = call.get("allow_reordering", False), call.get("out")
         request = await asyncio.to_thread(
-            lambda: convolve_request(array, ready, allow_reordering=reordering).SerializeToString()
+            lambda: convolve_request(array, ready, allow_reordering=reordering, report=report)
         )
-        answer = await self._call(_CONVOLUTION + "Convolve", request, call.get("timeout"))
+        return await self._convolve(request, call.get("timeout"), unbatched=unbatched, out=out)
 
-        def read() -> Result:
-            response = convolution_pb2.ConvolveResponse.FromString(answer)
-            return result_of(response, unbatched=unbatched, out=call.get("out"))
-
-        return await asyncio.to_thread(read)
+    async def _convolve(self, request: bytes, timeout: float | None, *, unbatched: bool, out: Array | None) -> Result:
+        raw = await self._call(CONVOLVE, request, timeout)
+        if out is None or out.nbytes < SMALL:  # nothing is copied, or little
+            return result_of(read_answer(raw), unbatched=unbatched, out=out)
+        return await asyncio.to_thread(lambda: result_of(read_answer(raw), unbatched=unbatched, out=out))
 
     async def _stream(self, made: Transfer, timeout: float | None) -> Any:
         attempts = Attempts(made, timeout)
@@ -293,17 +308,11 @@ class Client(Convolutions[Awaitable[Array]]):
         report: bool = False,
     ) -> Result:
         def message() -> tuple[bytes, bool]:
-            request, unbatched = layer_request(info, x, report=report, allow_reordering=allow_reordering)
-            return request.SerializeToString(), unbatched
+            return layer_request(info, x, report=report, allow_reordering=allow_reordering)
 
-        request, unbatched = await asyncio.to_thread(message)
-        answer = await self._call(_CONVOLUTION + "Convolve", request, timeout)
-
-        def read() -> Result:
-            response = convolution_pb2.ConvolveResponse.FromString(answer)
-            return result_of(response, unbatched=unbatched, out=out)
-
-        return await asyncio.to_thread(read)
+        small = isinstance(x, np.ndarray) and x.nbytes < SMALL
+        request, unbatched = message() if small else await asyncio.to_thread(message)
+        return await self._convolve(request, timeout, unbatched=unbatched, out=out)
 
     async def _call(self, method: str, request: bytes, timeout: float | None) -> bytes:
         try:

@@ -13,7 +13,17 @@ from groupconv.errors import UnavailableError
 from groupconv.layer import Layer, LayerInfo, info_from_wire, layer_request, load_messages
 from groupconv.options import Call
 from groupconv.plan import Plan
-from groupconv.requests import Array, Result, Step, convolve_request, plan_request, prepare, result_of
+from groupconv.requests import (
+    CONVOLVE,
+    Array,
+    Result,
+    Step,
+    convolve_request,
+    plan_request,
+    prepare,
+    read_answer,
+    result_of,
+)
 from groupconv.rpc import Connection, Metadata, Pem, from_rpc_error
 from groupconv.spec import ConvSpec
 from groupconv.stream import STREAM, Attempts, Progress, Transfer, pays, transfer
@@ -85,6 +95,7 @@ class Client(Convolutions[Array]):
         self._channel = channel
         self._convolution = convolution_pb2_grpc.ConvolutionServiceStub(channel)
         self._cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
+        self._convolve: Any = channel.unary_unary(CONVOLVE, response_deserializer=read_answer)  # bytes are sent
         self._layers = layer_pb2_grpc.LayerServiceStub(channel)
 
     def run(
@@ -315,18 +326,20 @@ class Client(Convolutions[Array]):
         report: bool = False,
     ) -> Result:
         request, unbatched = layer_request(info, x, report=report, allow_reordering=allow_reordering)
-        response = self._call(self._convolution.Convolve, request, timeout)
-        return result_of(response, unbatched=unbatched, out=out)
+        return result_of(self._call(self._convolve, request, timeout), unbatched=unbatched, out=out)
 
-    def _unary(self, array: Array, ready: Sequence[Step], unbatched: bool, call: Call) -> Result:
-        request = convolve_request(array, ready, allow_reordering=call.get("allow_reordering", False))
-        response = self._call(self._convolution.Convolve, request, call.get("timeout"))
-        return result_of(response, unbatched=unbatched, out=call.get("out"))
+    def _unary(
+        self, array: Array, ready: Sequence[Step], unbatched: bool, call: Call, *, report: bool = True
+    ) -> Result:
+        reordering = call.get("allow_reordering", False)
+        request = convolve_request(array, ready, allow_reordering=reordering, report=report)
+        answer = self._call(self._convolve, request, call.get("timeout"))
+        return result_of(answer, unbatched=unbatched, out=call.get("out"))
 
     def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
         array, ready, unbatched = prepare(x, steps)
         if not pays(array, ready):
-            return self._unary(array, ready, unbatched, call).output
+            return self._unary(array, ready, unbatched, call, report=False).output
         reordering = call.get("allow_reordering", False)
         made = transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
         timeout = call.get("timeout")

@@ -3,6 +3,7 @@
 What travels is shared by the blocking and the awaiting client.
 """
 
+import functools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,9 +13,9 @@ import numpy as np
 
 from groupconv.dtypes import is_float
 from groupconv.errors import InvalidArgumentError
-from groupconv.requests import Array, Result, Step, geometries, travelling
+from groupconv.requests import Array, Result, Step, geometries, travelling, with_input
 from groupconv.spec import ConvSpec
-from groupconv.tensors import as_array, to_wire, type_from_wire, type_to_wire
+from groupconv.tensors import as_array, type_from_wire, type_to_wire
 from groupconv.v1 import convolution_pb2, layer_pb2
 from groupconv.wire import spec_from_wire, spec_to_wire
 
@@ -102,10 +103,8 @@ def info_from_wire(message: layer_pb2.Layer) -> LayerInfo:
     )
 
 
-def layer_request(
-    info: LayerInfo, x: Any, *, report: bool, allow_reordering: bool
-) -> tuple[convolution_pb2.ConvolveRequest, bool]:
-    """The message that runs a layer on `x`, and whether a batch axis was added.
+def layer_request(info: LayerInfo, x: Any, *, report: bool, allow_reordering: bool) -> tuple[bytes, bool]:
+    """The ConvolveRequest, on the wire, that runs a layer on `x`, and whether a batch axis was added.
 
     A float input takes the dtype of a float layer, as an input's kernels do in `Client.run`.
 
@@ -122,14 +121,23 @@ def layer_request(
     channels = kernel[0] if spec.transposed else kernel[1] * spec.groups
     if array.ndim == len(kernel) and array.shape[1] != channels:  # the layer is given, so it is the input that is wrong
         raise InvalidArgumentError("input.shape[1]", f"{channels} channels, as the layer has", array.shape[1])
-    geometries(info.specs, array.shape, info.kernel_shapes)
-    request = convolution_pb2.ConvolveRequest(
-        input=to_wire(array, "input"),
-        layer=info.name,
-        allow_reordering=allow_reordering,
-        without_report=not report,
-    )
-    return request, unbatched
+    _check_shape(info.specs, info.kernel_shapes, array.shape)
+    return with_input(array, _rest(info.name, report, allow_reordering)), unbatched
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_shape(
+    specs: tuple[ConvSpec, ...], kernel_shapes: tuple[tuple[int, ...], ...], input_shape: tuple[int, ...]
+) -> None:
+    geometries(specs, input_shape, kernel_shapes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _rest(name: str, report: bool, allow_reordering: bool) -> bytes:
+    """The fields beside the input."""
+    return convolution_pb2.ConvolveRequest(
+        layer=name, allow_reordering=allow_reordering, without_report=not report
+    ).SerializeToString()
 
 
 class Layer:

@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from groupconv.codec import scan, writable
 from groupconv.dtypes import DTYPES, is_float, known
 from groupconv.errors import InvalidArgumentError
 from groupconv.geometry import Geometry, resolve
 from groupconv.plan import Report
 from groupconv.spec import Activation, ActivationKind, ConvSpec, as_activation, padding_pairs, per_axis
-from groupconv.tensors import as_array, from_wire, to_wire, type_to_wire
+from groupconv.tensors import as_array, from_wire, message_with, to_wire, type_to_wire
 from groupconv.v1 import convolution_pb2, spec_pb2
 from groupconv.wire import report_from_wire, spec_to_wire
 
 Array = NDArray[Any]
+CONVOLVE = "/groupconv.v1.ConvolutionService/Convolve"
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,19 @@ def geometries(
     return found
 
 
-def convolve_request(
-    x: Array, steps: Iterable[Step], *, allow_reordering: bool = False
-) -> convolution_pb2.ConvolveRequest:
-    """The message of a request that `prepare` made ready."""
-    return convolution_pb2.ConvolveRequest(
-        allow_reordering=allow_reordering,
-        input=to_wire(x, "input"),
-        steps=steps_to_wire(steps),
+def convolve_request(x: Array, steps: Iterable[Step], *, allow_reordering: bool = False, report: bool = True) -> bytes:
+    """A ConvolveRequest on the wire, of what `prepare` made ready; the input is copied once."""
+    rest = convolution_pb2.ConvolveRequest(
+        allow_reordering=allow_reordering, steps=steps_to_wire(steps), without_report=not report
     )
+    return with_input(x, rest.SerializeToString())
+
+
+def with_input(x: Array, rest: bytes) -> bytes:
+    """A ConvolveRequest on the wire: the input, and the other fields."""
+    message, room = message_with(1, x.dtype, x.shape, rest, "input")
+    room[...] = x
+    return message
 
 
 def steps_to_wire(steps: Iterable[Step]) -> list[spec_pb2.Step]:
@@ -157,18 +163,34 @@ def plan_request(
     )
 
 
-def result_of(response: convolution_pb2.ConvolveResponse, *, unbatched: bool, out: Array | None) -> Result:
-    """The answer in a new array of the caller's own, or in `out`, and the report.
+Answer = tuple[convolution_pb2.ConvolveResponse, memoryview | None]
+"""A response, and its output's bytes where they came, which are the reader's own."""
+
+
+def read_answer(raw: bytes) -> Answer:
+    """A ConvolveResponse from the wire.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    small, payload = scan(raw, (1, 3))
+    own = None if payload is None else writable(payload).data  # nobody else has the message
+    return convolution_pb2.ConvolveResponse.FromString(small), own
+
+
+def result_of(answer: Answer, *, unbatched: bool, out: Array | None) -> Result:
+    """The answer in an array of the caller's own, where gRPC put it if it lies aligned, or in `out`; and the report.
 
     Raises:
         InvalidArgumentError: an `out` of another shape or dtype.
     """
-    y = from_wire(response.output, "output")
+    response, payload = answer
+    y = from_wire(response.output, "output", payload)
     if unbatched:
         y = y[0]
     report = report_from_wire(response)
     if out is None:
-        return Result(y.copy(), report)  # writable, and free of the message
+        return Result(y if y.flags.writeable else y.copy(), report)
     if out.shape != y.shape or out.dtype != y.dtype:
         raise InvalidArgumentError("out", f"shape {y.shape} and dtype {y.dtype}", f"{out.shape}, {out.dtype}")
     out[...] = y

@@ -1,11 +1,13 @@
 """Arrays to tensors of the wire and back."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from groupconv.codec import laid_out
 from groupconv.dtypes import DTYPES, known
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import tensor_pb2
@@ -49,8 +51,35 @@ def to_wire(array: NDArray[Any], field: str = "tensor") -> tensor_pb2.Tensor:
     return tensor_pb2.Tensor(dtype=_TO_WIRE[dtype], shape=array.shape, data=array.tobytes())
 
 
-def from_wire(tensor: tensor_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
+def message_with(
+    number: int, dtype: np.dtype, shape: Sequence[int], rest: bytes = b"", field: str = "tensor"
+) -> tuple[bytes, NDArray[Any]]:
+    """A message whose field `number` is a tensor, and the array in it that is to be filled before it is sent.
+
+    Args:
+        number: of the field.
+        dtype: of the tensor.
+        shape: likewise.
+        rest: the other fields, on the wire.
+        field: what errors call the tensor.
+
+    Raises:
+        InvalidArgumentError: a dtype that does not travel, or more than a message can hold.
+    """
+    dtype = known(field + ".dtype", dtype)
+    try:
+        return laid_out(number, dtype, _TO_WIRE[dtype], shape, rest)
+    except ValueError as error:
+        raise InvalidArgumentError(field, "less than 2 GiB", f"{error} bytes") from None
+
+
+def from_wire(tensor: tensor_pb2.Tensor, field: str = "tensor", data: bytes | memoryview | None = None) -> NDArray[Any]:
     """The array of a message, read-only, over one copy of its bytes.
+
+    Args:
+        tensor: the message.
+        field: what errors call it.
+        data: its bytes where `codec.scan` took them out; if they lie aligned, they are not copied.
 
     Raises:
         InvalidArgumentError: an unknown dtype, an extent below 1, or bytes that do not fit the shape.
@@ -61,12 +90,14 @@ def from_wire(tensor: tensor_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
                [0., 1.]], dtype=float32)
     """
     dtype, shape = type_from_wire(tensor, field)
-    data = tensor.data  # protobuf copies at each read: once
+    if data is None:
+        data = tensor.data  # protobuf copies at each read: once
     expected = math.prod(shape) * dtype.itemsize  # Python's integers do not overflow
     if len(data) != expected:
         wanted = f"{expected} bytes for shape {list(shape)} {dtype}"
         raise InvalidArgumentError(f"{field}.data", wanted, f"{len(data)} bytes")
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
+    array = np.frombuffer(data, dtype=dtype).reshape(shape)
+    return array if array.flags.aligned else array.copy()
 
 
 def type_to_wire(dtype: np.dtype, shape: tuple[int, ...], field: str = "tensor") -> tensor_pb2.TensorType:

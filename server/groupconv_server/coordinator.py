@@ -6,7 +6,7 @@ executor makes each result land there. Only a cut along input channels adds.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from groupconv_server.limits import Limits
 from groupconv_server.planner import PlannedChain, Planner, request_plan
 from groupconv_server.planner.calibrate import calibrate
 from groupconv_worker.engines.base import Array, Problem
+
+Allocate = Callable[[tuple[int, ...], np.dtype], Array]
 
 
 class Coordinator:
@@ -47,7 +49,13 @@ class Coordinator:
         self.planner.statistics.calibrated(calibrate(self.executor))
 
     def convolve(
-        self, x: Array, steps: Sequence[Step], *, deadline: float | None = None, reordering: bool = False
+        self,
+        x: Array,
+        steps: Sequence[Step],
+        *,
+        deadline: float | None = None,
+        reordering: bool = False,
+        allocate: Allocate = np.empty,
     ) -> Result:
         """Run `steps` one after another on `x`.
 
@@ -56,6 +64,7 @@ class Coordinator:
             steps: at least one, with arrays.
             deadline: on the clock of time.monotonic().
             reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
+            allocate: makes the output, of a shape and a dtype, once the request is checked.
 
         Raises:
             InvalidArgumentError: naming the field at fault.
@@ -66,7 +75,9 @@ class Coordinator:
             self.requests += 1
         kernels = [s.kernel for s in steps]
         problems = self._problems(x.shape, x.dtype, [s.spec for s in steps], kernels, [s.bias for s in steps])
-        return self.perform(problems, x, steps, deadline=deadline, reordering=reordering)
+        last = problems[-1]
+        output = allocate(last.geometry.output_shape, last.types.output)
+        return self.perform(problems, x, steps, deadline=deadline, reordering=reordering, output=output)
 
     def perform(
         self,

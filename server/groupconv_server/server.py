@@ -18,7 +18,6 @@ from groupconv.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
     convolution_pb2,
-    convolution_pb2_grpc,
     layer_pb2,
     layer_pb2_grpc,
     stream_pb2,
@@ -128,9 +127,7 @@ class Server:
             maximum_concurrent_rpcs=threads,
             interceptors=[self._gate],
         )
-        convolution_pb2_grpc.add_ConvolutionServiceServicer_to_server(
-            ConvolutionServicer(self.coordinator, self.layers), server
-        )
+        ConvolutionServicer(self.coordinator, self.layers).add_to(server)
         layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.layers, self.config.limits), server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator), server)
         self.streams.add_to(server)

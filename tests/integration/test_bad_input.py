@@ -5,7 +5,6 @@ import random
 import grpc
 import numpy as np
 import pytest
-from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -34,7 +33,7 @@ def served(client):
 
 def good() -> convolution_pb2.ConvolveRequest:
     x, steps, _ = prepare(np.ones((1, 4, 6, 6), np.float32), [Step(np.ones((2, 2, 3, 3)), [1, 2], ConvSpec(groups=2))])
-    return convolve_request(x, steps)
+    return convolution_pb2.ConvolveRequest.FromString(convolve_request(x, steps))
 
 
 def edited(**changes) -> convolution_pb2.ConvolveRequest:
@@ -149,13 +148,10 @@ def test_an_answer_over_the_limit_is_refused(channel, served, server):
 
 
 def status_of(channel, message: bytes) -> grpc.StatusCode | None:
-    """The status that raw bytes get; None for an answer. INTERNAL only where they are no message at all."""
+    """The status that raw bytes get; None for an answer."""
     try:
         channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes)(message, timeout=30)
     except grpc.RpcError as error:
-        if error.code() == grpc.StatusCode.INTERNAL:
-            with pytest.raises(DecodeError):
-                convolution_pb2.ConvolveRequest.FromString(message)
         return error.code()
     return None
 
@@ -164,7 +160,7 @@ def test_random_bytes_get_a_status(channel, served):
     rng = random.Random(0)
     for _ in range(300):
         noise = rng.randbytes(rng.randrange(200))
-        assert status_of(channel, noise) in {None, INVALID, EXHAUSTED, grpc.StatusCode.INTERNAL}
+        assert status_of(channel, noise) in {None, INVALID, EXHAUSTED}
 
 
 def test_flipped_bytes_get_a_status_or_an_answer(channel, served):
@@ -174,7 +170,7 @@ def test_flipped_bytes_get_a_status_or_an_answer(channel, served):
         broken = bytearray(message)
         for _ in range(rng.randint(1, 3)):
             broken[rng.randrange(len(broken))] = rng.randrange(256)
-        assert status_of(channel, bytes(broken)) in {None, INVALID, EXHAUSTED, grpc.StatusCode.INTERNAL}
+        assert status_of(channel, bytes(broken)) in {None, INVALID, EXHAUSTED}
 
 
 def test_the_client_sees_the_field_of_the_server_s_refusal(client, monkeypatch):

@@ -68,13 +68,13 @@ def test_sigterm_lets_a_running_request_end():
         from groupconv.requests import convolve_request, prepare
 
         array, steps, _ = prepare(x, [groupconv.Step(w)])
-        future = client._convolution.Convolve.future(convolve_request(array, steps))
+        future = client._convolve.future(convolve_request(array, steps))
         while client.status().requests == 0 and not future.done():
             pass  # until it runs
         process.send_signal(signal.SIGTERM)
         with pytest.raises(UnavailableError):  # new requests are refused
             ask_for_ever(client)
-        assert list(future.result(timeout=60).output.shape) == [1, 32, 88, 88]
+        assert list(future.result(timeout=60)[0].output.shape) == [1, 32, 88, 88]
         assert process.wait(timeout=30) == 0
 
 

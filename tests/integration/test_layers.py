@@ -15,7 +15,7 @@ import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from groupconv.tensors import type_to_wire
-from groupconv.v1 import layer_pb2, layer_pb2_grpc, spec_pb2
+from groupconv.v1 import convolution_pb2, layer_pb2, layer_pb2_grpc, spec_pb2
 from groupconv_server.config import Config
 from groupconv_server.server import Server
 from oracle import check
@@ -223,7 +223,7 @@ def test_a_layer_and_steps_at_once_are_refused(client):
     from groupconv.requests import convolve_request
 
     with client.load_layer("tests/both", f32(1, 1, 1)):
-        request = convolve_request(f32(1, 1, 4), [Step(f32(1, 1, 1))])
+        request = convolution_pb2.ConvolveRequest.FromString(convolve_request(f32(1, 1, 4), [Step(f32(1, 1, 1))]))
         request.layer = "tests/both"
         with pytest.raises(InvalidArgumentError, match="steps: expected none where a layer is named"):
             client._call(client._convolution.Convolve, request, 60)

@@ -1,49 +1,90 @@
 """ConvolutionService: Convolve and PlanConvolution."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import grpc
+import numpy as np
+from google.protobuf.message import DecodeError
 
+from groupconv.codec import scan
 from groupconv.errors import InvalidArgumentError
 from groupconv.requests import Array, Step
 from groupconv.spec import ConvSpec
-from groupconv.tensors import from_wire, to_wire, type_from_wire
-from groupconv.v1 import convolution_pb2, convolution_pb2_grpc, layer_pb2, spec_pb2
+from groupconv.tensors import from_wire, message_with, type_from_wire
+from groupconv.v1 import convolution_pb2, layer_pb2, spec_pb2
 from groupconv.wire import plan_to_wire, report_to_wire, spec_from_wire
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.layers import Layers
 from groupconv_server.servicers.errors import answers_errors, deadline_of
 
+SERVICE = convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name
 
-class ConvolutionServicer(convolution_pb2_grpc.ConvolutionServiceServicer):
-    """Convolutions of any variant, split over the coordinator's workers."""
+
+class ConvolutionServicer:
+    """Convolutions of any variant, split over the coordinator's workers.
+
+    Convolve takes and gives bytes: the input is used where gRPC put it, the output computed where gRPC sends it from.
+    """
 
     def __init__(self, coordinator: Coordinator, layers: Layers) -> None:
         self.coordinator, self.layers = coordinator, layers
 
+    def add_to(self, server: grpc.Server) -> None:
+        """Serve the RPCs."""
+        plan: Any = grpc.unary_unary_rpc_method_handler(
+            self.PlanConvolution,
+            convolution_pb2.PlanConvolutionRequest.FromString,
+            convolution_pb2.PlanConvolutionResponse.SerializeToString,
+        )
+        handlers = {"Convolve": grpc.unary_unary_rpc_method_handler(self.Convolve), "PlanConvolution": plan}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
     @answers_errors
     def Convolve(  # noqa: N802 - the RPC's name
-        self, request: convolution_pb2.ConvolveRequest, context: grpc.ServicerContext
-    ) -> convolution_pb2.ConvolveResponse:
+        self, raw: bytes, context: grpc.ServicerContext
+    ) -> bytes:
         """Run the steps and return the last output."""
         start = time.perf_counter()
-        x, steps = parse(request)
+        request, x, steps = parse(raw)
         parsed = time.perf_counter() - start
-        deadline, reordering = deadline_of(context), request.allow_reordering
+        deadline = deadline_of(context)
         if request.layer:
             if steps:
                 raise InvalidArgumentError("steps", "none where a layer is named", len(steps))
             with self.layers.using(request.layer, len(x) if x.ndim else 1) as layer:
-                outcome = self.coordinator.convolve(x, layer.steps, deadline=deadline, reordering=reordering)
-        else:
-            outcome = self.coordinator.convolve(x, steps, deadline=deadline, reordering=reordering)
-        response = convolution_pb2.ConvolveResponse(output=to_wire(outcome.output))
+                return self._answer(x, layer.steps, request, deadline, parsed)
+        return self._answer(x, steps, request, deadline, parsed)
+
+    def _answer(
+        self,
+        x: Array,
+        steps: Sequence[Step],
+        request: convolution_pb2.ConvolveRequest,
+        deadline: float | None,
+        parsed: float,
+    ) -> bytes:
+        convolve = partial(self.coordinator.convolve, x, steps, deadline=deadline, reordering=request.allow_reordering)
+        message = b""
         if request.without_report:
-            return response
+
+            def allocate(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+                nonlocal message
+                message, output = message_with(1, dtype, shape, field="output")
+                return output
+
+            convolve(allocate=allocate)
+            return message
+        outcome = convolve()  # what it tells comes after the output, so that is copied
+        response = convolution_pb2.ConvolveResponse()
         response.phases.add(name="parse", seconds=parsed)
         report_to_wire(outcome.report, response)
-        return response
+        y = outcome.output
+        message, output = message_with(1, y.dtype, y.shape, response.SerializeToString(), "output")
+        output[...] = y
+        return message
 
     @answers_errors
     def PlanConvolution(  # noqa: N802 - the RPC's name
@@ -60,20 +101,29 @@ class ConvolutionServicer(convolution_pb2_grpc.ConvolutionServiceServicer):
         return convolution_pb2.PlanConvolutionResponse(plan=plan_to_wire(plan))
 
 
-def parse(request: convolution_pb2.ConvolveRequest) -> tuple[Array, list[Step]]:
-    """The arrays and specs of a request; the arrays are read-only views of one copy of their bytes.
+def parse(raw: bytes) -> tuple[convolution_pb2.ConvolveRequest, Array, list[Step]]:
+    """A request without its input's elements, its arrays and specs.
+
+    The arrays are read-only; the input is a view of `raw` where it lies aligned there.
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
     """
-    x = from_wire(request.input, "input")
+    small, data = scan(raw, (1, 3))
+    try:
+        request = convolution_pb2.ConvolveRequest.FromString(small)
+    except DecodeError:
+        raise InvalidArgumentError("message", "a ConvolveRequest", f"{len(raw)} other bytes") from None
+    x = from_wire(request.input, "input", data)
+    if not request.steps:
+        return request, x, []
     specs = specs_of(request.steps)
     steps = []
     for i, (message, spec) in enumerate(zip(request.steps, specs, strict=True)):
         kernel = from_wire(message.kernel, f"steps[{i}].kernel")
         bias = from_wire(message.bias, f"steps[{i}].bias") if message.HasField("bias") else None
         steps.append(Step(kernel, bias, spec))
-    return x, steps
+    return request, x, steps
 
 
 def specs_of(steps: Iterable[spec_pb2.Step | spec_pb2.StepType | layer_pb2.LayerStep]) -> list[ConvSpec]:

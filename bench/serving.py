@@ -1,0 +1,308 @@
+"""A served layer against the bare transport and the bare engine, in one run.
+
+    python bench/serving.py [--layer alexnet_conv2 ...] [--clients 1 8] [--seconds 3] [--rounds 3] [--json FILE]
+
+The server has a process, each client has one. In turns, so that a busy neighbour meets all alike: a bare grpcio echo
+(synchronous and asyncio: a request of the input's bytes, an answer of the output's), the layer through the SDK, and the
+engine in a process of its own (its CPU on one thread; its time on every core). Closed loops of `--clients`, then
+an open one: arrivals are Poisson at `--load` of the closed rate, a latency counts from when its request was due.
+
+Two ratios say what the service adds. `latency_per_floor`: median at one client over the median of the cheaper echo plus
+the engine's time on every core. `throughput_per_ceiling`: the rate at the most clients over
+cores / (engine CPU + server CPU + client CPU of the cheaper echo).
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+Call = Callable[[], object]
+SPAWN = multiprocessing.get_context("spawn")
+CORES = len(os.sched_getaffinity(0))
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+class Process:
+    """A child that answers what it is asked over a pipe: by default the CPU it has used."""
+
+    def __init__(self, target: Callable[..., None], *args: Any) -> None:
+        self.pipe, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=target, args=(theirs, *args), daemon=True)
+        self.process.start()
+
+    def ask(self, question: Any = "cpu") -> Any:
+        """One answer."""
+        self.pipe.send(question)
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        """The child ends."""
+        self.pipe.send(None)
+        self.process.join()
+
+
+def answer(pipe: Connection) -> None:
+    """Answer with the CPU used, until told to end."""
+    while pipe.recv() is not None:
+        pipe.send(time.process_time())
+
+
+def serve(pipe: Connection, executor: str, workers: int | None, threads: int | None, shared: bool) -> None:
+    """The server under test."""
+    from groupconv_server.config import Config
+    from groupconv_server.server import Server
+
+    more = {"allow_shared_memory": True} if shared else {}
+    with Server(Config(port=0, executor=executor, workers=workers, threads=threads, **more)) as server:
+        pipe.send(server.address)
+        answer(pipe)
+
+
+def echo_sync(pipe: Connection, reply: int) -> None:
+    """A bare synchronous echo."""
+    body = bytes(reply)
+    handler = grpc.unary_unary_rpc_method_handler(lambda _request, _context: body)
+    server = grpc.server(ThreadPoolExecutor(16), options=UNLIMITED)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Echo", {"Call": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    pipe.send(f"127.0.0.1:{port}")
+    answer(pipe)
+    server.stop(None)
+
+
+def echo_aio(pipe: Connection, reply: int) -> None:
+    """A bare asyncio echo."""
+    body = bytes(reply)
+
+    async def call(_request: bytes, _context: object) -> bytes:
+        return body
+
+    async def main() -> None:
+        server = grpc.aio.server(options=UNLIMITED)
+        handler = grpc.unary_unary_rpc_method_handler(call)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Echo", {"Call": handler}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        pipe.send(f"127.0.0.1:{port}")
+        await asyncio.to_thread(answer, pipe)
+        await server.stop(None)
+
+    asyncio.run(main())
+
+
+def engine(pipe: Connection, name: str) -> None:
+    """The engine alone; asked for `(threads, seconds)` it says CPU and median seconds of a run."""
+    from groupconv.dtypes import types_of
+    from groupconv_server.catalogue import layer_named
+    from groupconv_worker.engines.base import Problem
+    from groupconv_worker.engines.cpu import CpuEngine
+
+    layer = layer_named(name)
+    x, w, b = layer.arrays()
+    problem = Problem(layer.geometry, types_of(x.dtype, w.dtype, b.dtype))
+    out = np.empty(layer.geometry.output_shape, np.float32)
+    runs = {n: CpuEngine(threads=n).prepare(problem, w, b, resident=True) for n in {1, CORES}}
+    for prepared in runs.values():
+        prepared.run(x, out)
+    pipe.send(None)
+    while (asked := pipe.recv()) is not None:
+        threads, seconds = asked
+        times, cpu = closed(lambda: runs[threads].run(x, out), seconds)  # noqa: B023 - used within the turn
+        pipe.send((cpu / len(times), statistics.median(times)))
+
+
+def load(pipe: Connection, kind: str, target: str, name: str, shared: bool) -> None:
+    """A client; asked for `(seconds, rate)` it says its latencies and CPU. Rate 0 is a closed loop."""
+    call = echo_call(target, name) if kind == "echo" else layer_call(target, name, shared)
+    for _ in range(20):
+        call()
+    pipe.send(None)
+    while (asked := pipe.recv()) is not None:
+        seconds, rate, seed = asked
+        pipe.send(opened(call, seconds, rate, seed) if rate else closed(call, seconds))
+
+
+def echo_call(target: str, name: str) -> Call:
+    """One bare call with the input's bytes."""
+    from groupconv_server.catalogue import layer_named
+
+    unary: Any = grpc.insecure_channel(target, options=UNLIMITED).unary_unary("/Echo/Call")
+    body = layer_named(name).arrays()[0].tobytes()
+    return lambda: unary(body)
+
+
+def layer_call(target: str, name: str, shared: bool) -> Call:
+    """One call of the layer through the SDK."""
+    import groupconv
+    from groupconv_server.catalogue import layer_named
+
+    more: dict[str, Any] = {"shared_memory": True} if shared else {}
+    layer = groupconv.connect(target, **more).get_layer(name)
+    x = layer_named(name).arrays()[0]
+    return lambda: layer(x)
+
+
+def closed(call: Call, seconds: float) -> tuple[list[float], float]:
+    """Latencies and CPU of one call after another."""
+    times, cpu = [], time.process_time()
+    now = time.perf_counter()
+    end = now + seconds
+    while now < end:
+        call()
+        before, now = now, time.perf_counter()
+        times.append(now - before)
+    return times, time.process_time() - cpu
+
+
+def opened(call: Call, seconds: float, rate: float, seed: int) -> tuple[list[float], float]:
+    """Latencies from when each was due, at a Poisson rate; a client that is late sends at once."""
+    due = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds) + 1).cumsum()
+    times, cpu, start = [], time.process_time(), time.perf_counter()
+    for at in due:
+        wait = start + at - time.perf_counter()
+        if wait > 0:
+            time.sleep(wait)
+        call()
+        times.append(time.perf_counter() - start - at)
+    return times, time.process_time() - cpu
+
+
+def turn(server: Process, clients: list[Process], seconds: float, rate: float = 0) -> dict[str, float]:
+    """Requests a second, percentiles in ms, CPU of a request on either side in ms."""
+    before, start = server.ask(), time.perf_counter()
+    for seed, client in enumerate(clients):
+        client.pipe.send((seconds, rate / len(clients), seed))
+    answers = [client.pipe.recv() for client in clients]
+    wall, used = time.perf_counter() - start, server.ask() - before
+    times = np.concatenate([t for t, _ in answers])
+    found = {"requests_per_second": len(times) / wall}
+    found |= {f"p{p}_ms": float(np.percentile(times, p)) * 1e3 for p in (50, 90, 99)}
+    found["server_cpu_ms"] = used / len(times) * 1e3
+    found["client_cpu_ms"] = sum(c for _, c in answers) / len(times) * 1e3
+    return found
+
+
+def median(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Field by field."""
+    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Everything about one layer."""
+    import groupconv
+    from groupconv_server.catalogue import layer_named
+
+    layer = layer_named(name)
+    _, w, b = layer.arrays()
+    reply = int(np.prod(layer.geometry.output_shape)) * 4
+    servers = {
+        "echo_sync": Process(echo_sync, reply),
+        "echo_aio": Process(echo_aio, reply),
+        "service": Process(serve, options.executor, options.workers, options.threads, options.shared_memory),
+    }
+    alone = Process(engine, name)
+    targets = {kind: server.pipe.recv() for kind, server in servers.items()}
+    alone.pipe.recv()
+    with groupconv.connect(targets["service"]) as client:
+        client.load_layer(name, w, b, layer.spec)
+        most = max(options.clients)
+        clients = {
+            kind: [Process(load, kind[:4], target, name, options.shared_memory) for _ in range(most)]
+            for kind, target in targets.items()
+        }
+        for several in clients.values():
+            for one in several:
+                one.pipe.recv()
+        rows: dict[str, list[dict[str, float]]] = {}
+        for _ in range(options.rounds):
+            for count in options.clients:
+                for kind, server in servers.items():
+                    row = turn(server, clients[kind][:count], options.seconds)
+                    rows.setdefault(f"{kind}_{count}", []).append(row)
+            cpu, _ = alone.ask((1, options.seconds / 2))
+            _, wall = alone.ask((CORES, options.seconds / 2))
+            rows.setdefault("engine", []).append({"cpu_ms": cpu * 1e3, "all_cores_ms": wall * 1e3})
+        found: dict[str, Any] = {key: median(of) for key, of in rows.items()}
+        rate = options.load * found[f"service_{most}"]["requests_per_second"]
+        found["service_open"] = turn(servers["service"], clients["service"], options.seconds, rate) | {"offered": rate}
+    for one in [*(c for several in clients.values() for c in several), alone, *servers.values()]:
+        one.close()
+    return {"layer": name, **found, **ratios(found, options.clients)}
+
+
+def ratios(found: dict[str, Any], counts: list[int]) -> dict[str, float]:
+    """What the service adds to the echo and the engine."""
+    least, most = min(counts), max(counts)
+    floor = min(found[f"echo_{k}_{least}"]["p50_ms"] for k in ("sync", "aio")) + found["engine"]["all_cores_ms"]
+    echo = min(
+        found[f"echo_{k}_{most}"]["server_cpu_ms"] + found[f"echo_{k}_{most}"]["client_cpu_ms"] for k in ("sync", "aio")
+    )
+    ceiling = CORES / (found["engine"]["cpu_ms"] + echo) * 1e3
+    return {
+        "latency_floor_ms": floor,
+        "latency_per_floor": found[f"service_{least}"]["p50_ms"] / floor,
+        "throughput_ceiling": ceiling,
+        "throughput_per_ceiling": found[f"service_{most}"]["requests_per_second"] / ceiling,
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """The table of one layer."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{found['layer']}, {CORES} cores")
+    for head in ("", "requests/s", "p50 ms", "p90 ms", "p99 ms", "server CPU ms", "client CPU ms"):
+        table.add_column(head, justify="left" if not head else "right")
+    for key, row in found.items():
+        if isinstance(row, dict) and "p50_ms" in row:
+            keys = ("p50_ms", "p90_ms", "p99_ms", "server_cpu_ms", "client_cpu_ms")
+            table.add_row(key, f"{row['requests_per_second']:.0f}", *(f"{row[k]:.3f}" for k in keys))
+    console = Console(width=110)
+    console.print(table)
+    console.print(
+        f"engine: {found['engine']['cpu_ms']:.3f} ms CPU, {found['engine']['all_cores_ms']:.3f} ms on all cores"
+    )
+    console.print(f"latency   {found['latency_per_floor']:.3f} × the floor of {found['latency_floor_ms']:.3f} ms")
+    console.print(
+        f"throughput {found['throughput_per_ceiling']:.3f} × the ceiling of {found['throughput_ceiling']:.0f}/s"
+    )
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layer", nargs="+", default=["alexnet_conv2"], help="of the catalogue")
+    parser.add_argument("--clients", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--load", type=float, default=0.7, help="of the closed loop's rate, in the open one")
+    parser.add_argument("--executor", default="local", help="local or ray")
+    parser.add_argument("--workers", type=int, help="of the server; as in `groupconv serve`")
+    parser.add_argument("--threads", type=int, help="of a worker; as in `groupconv serve`")
+    parser.add_argument("--shared-memory", action="store_true", help="tensors travel through shared memory")
+    parser.add_argument("--json", type=Path, help="write all of it here")
+    options = parser.parse_args()
+    results = []
+    for name in options.layer:
+        results.append(measure(name, options))
+        show(results[-1])
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+r"""Messages with one large tensor in them, read and written without protobuf's copies.
+
+protobuf copies a `bytes` field when it is set, when it is serialized and at each read. Here a message is taken apart by
+its wire format: the large field is handed over where it lies, what is left is small and goes through protobuf. And a
+message is laid out with room for the elements, so that whoever computes them writes them where they travel. Any
+protobuf reads what is written here, and what any protobuf writes is read.
+
+Source: the protobuf encoding guide. Anything unusual (groups, overlong numbers, broken bytes) is left to protobuf.
+"""
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALIGNMENT = 16
+"""Elements begin at a multiple of this in a message written here, and so in the memory of whoever receives it."""
+
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_DTYPE, _SHAPE, _DATA, _PADDING = 0x08, 0x12, 0x1A, 0x22  # tags of the fields of Tensor
+_MAX_LENGTH = 2**31 - 1  # of a protobuf message
+
+_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
+_new_bytes.argtypes, _new_bytes.restype = (ctypes.c_void_p, ctypes.c_ssize_t), ctypes.py_object
+
+
+def scan(message: bytes, path: Sequence[int]) -> tuple[bytes, memoryview | None]:
+    r"""Take the payload out of a message.
+
+    Args:
+        message: on the wire.
+        path: field numbers that lead to the payload, a `bytes` field: (1, 3) is field 3 of the message in field 1.
+
+    Returns:
+        The message without the payload, and the payload as a view of `message`. Where there is none, or `message` is
+        not plainly encoded, all of `message` and None: protobuf then reads it, or says what is wrong with it.
+
+    Example:
+        >>> small, payload = scan(b"\x0a\x06\x08\x03\x1a\x02ab\x28\x01", (1, 3))
+        >>> small, bytes(payload)
+        (b'\n\x02\x08\x03(\x01', b'ab')
+    """
+    view = memoryview(message)
+    try:
+        parts, found = _without(view, 0, len(message), path)
+    except (IndexError, ValueError):
+        return message, None
+    return (message, None) if found is None else (b"".join(parts), found)
+
+
+def writable(data: bytes | memoryview) -> NDArray[np.uint8]:
+    """Bytes, or a part of them, that nobody else reads, to be written; the array keeps them alive.
+
+    Example:
+        >>> b = bytes(bytearray(b"fresh"))
+        >>> writable(b)[0] = ord("F"); b
+        b'Fresh'
+    """
+    return np.asarray(_Exposed(data))
+
+
+def laid_out(field: int, dtype: np.dtype, code: int, shape: Sequence[int], rest: bytes) -> tuple[bytes, NDArray[Any]]:
+    """A message with a tensor whose elements are still to be written.
+
+    Args:
+        field: number of the message's field that is the tensor.
+        dtype: of the elements, the machine's own byte order.
+        code: the same as a DataType.
+        shape: extents.
+        rest: the message's other fields, on the wire.
+
+    Returns:
+        The message, and the array in it that must be filled before the message is sent.
+
+    Raises:
+        ValueError: more than a message can hold.
+
+    Example:
+        >>> message, array = laid_out(1, np.dtype(np.float32), 3, (2,), b"")
+        >>> array[...] = [1, 2]
+        >>> from groupconv.v1 import convolution_pb2
+        >>> convolution_pb2.ConvolveRequest.FromString(message).input.data == array.tobytes()
+        True
+    """
+    size = math.prod(shape) * dtype.itemsize
+    extents = b"".join(map(_varint, shape))
+    kind = b"".join((bytes((_DTYPE,)), _varint(code), bytes((_SHAPE,)), _varint(len(extents)), extents))
+    data = bytes((_DATA,)) + _varint(size)
+    head = _header(field, kind, data, size)
+    total = len(head) + size + len(rest)
+    if total > _MAX_LENGTH:
+        raise ValueError(total)
+    message: bytes = _new_bytes(None, total)
+    room = writable(message)
+    room[: len(head)] = np.frombuffer(head, np.uint8)
+    if rest:
+        room[len(head) + size :] = np.frombuffer(rest, np.uint8)
+    return message, room[len(head) : len(head) + size].view(dtype).reshape(tuple(shape))
+
+
+class _Exposed:
+    """A bytes object as NumPy's array interface, without the mark that it is read-only."""
+
+    __slots__ = ("__array_interface__", "_data")
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = data
+        there = np.frombuffer(data, np.uint8).__array_interface__
+        self.__array_interface__ = there | {"data": (there["data"][0], False)}
+
+
+def _without(
+    view: memoryview, at: int, end: int, path: Sequence[int]
+) -> tuple[list[bytes | memoryview], memoryview | None]:
+    """The parts of a message that are not the payload, and the payload: of several the last, as protobuf has it."""
+    parts: list[bytes | memoryview] = []
+    found: memoryview | None = None
+    wanted = path[0] << 3 | _LENGTH
+    kept = at  # from here on nothing is in `parts` yet
+    while at < end:
+        start = at
+        tag, at = _number(view, at, 5)
+        kind = tag & 7
+        if tag < 8:  # field 0
+            raise ValueError(tag)
+        if kind == _LENGTH:
+            length, at = _number(view, at, 5)
+            stop = at + length
+            if stop > end:
+                raise ValueError(length)
+            if tag == wanted:
+                parts.append(view[kept:start])
+                if len(path) == 1:
+                    found = view[at:stop]
+                else:
+                    inner, payload = _without(view, at, stop, path[1:])
+                    found = found if payload is None else payload
+                    parts += [_varint(tag), _varint(sum(map(len, inner))), *inner]
+                kept = stop
+            at = stop
+        elif kind == _VARINT:
+            _, at = _number(view, at, 10)
+        elif kind in (_FIXED64, _FIXED32):
+            at += 8 if kind == _FIXED64 else 4
+        else:
+            raise ValueError(kind)
+    if at != end:
+        raise ValueError(at)
+    parts.append(view[kept:end])
+    return parts, found
+
+
+def _number(view: memoryview, at: int, most: int) -> tuple[int, int]:
+    """A varint of at most so many bytes, and where it ends."""
+    byte = view[at]
+    if byte < 0x80:
+        return byte, at + 1
+    value, shift = byte & 0x7F, 7
+    for i in range(at + 1, at + most):
+        byte = view[i]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, i + 1
+        shift += 7
+    raise ValueError(at)
+
+
+def _varint(value: int) -> bytes:
+    """A number that is not negative."""
+    if value < 0x80:
+        return bytes((value,))
+    found = bytearray()
+    while value > 0x7F:
+        found.append(0x80 | value & 0x7F)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
+
+
+def _header(field: int, kind: bytes, data: bytes, size: int) -> bytes:
+    """All of a message before the tensor's elements, with padding so that they begin aligned."""
+    for length in range(2 * ALIGNMENT):
+        padding = b"" if length < 2 else bytes((_PADDING, length - 2)) + bytes(length - 2)
+        inner = kind + padding + data
+        head = _varint(field << 3 | _LENGTH) + _varint(len(inner) + size) + inner
+        if len(head) % ALIGNMENT == 0:
+            return head
+    raise AssertionError(field)  # one length in ALIGNMENT fits

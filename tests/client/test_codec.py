@@ -1,0 +1,122 @@
+"""The codec against the generated classes: the same messages, whoever writes and whoever reads."""
+
+import numpy as np
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groupconv.codec import ALIGNMENT, laid_out, scan, writable
+from groupconv.dtypes import DTYPES
+from groupconv.tensors import from_wire, to_wire
+from groupconv.v1 import convolution_pb2, tensor_pb2
+from strategies import array
+
+Request = convolution_pb2.ConvolveRequest
+INPUT = (1, 3)
+
+requests = st.builds(
+    Request,
+    input=st.none()
+    | st.builds(
+        tensor_pb2.Tensor,
+        dtype=st.integers(0, 9),
+        shape=st.lists(st.integers(-1, 2**62), max_size=5),
+        data=st.binary(max_size=300),
+        padding=st.binary(max_size=20),
+    ),
+    layer=st.text(max_size=20),
+    allow_reordering=st.booleans(),
+    without_report=st.booleans(),
+)
+
+
+def put_back(small: bytes, payload: memoryview | None) -> Request:
+    message = Request.FromString(small)
+    if payload is not None:
+        assert not message.input.data
+        message.input.data = bytes(payload)
+    return message
+
+
+@settings(max_examples=300)
+@given(requests)
+def test_what_protobuf_writes_is_read(message):
+    raw = message.SerializeToString()
+    small, payload = scan(raw, INPUT)
+    assert put_back(small, payload) == message
+    if message.input.data:
+        assert payload.obj is raw
+        assert len(small) < len(raw)
+
+
+@settings(max_examples=300)
+@given(st.lists(requests, min_size=2, max_size=3), st.binary(max_size=30))
+def test_repeated_and_unknown_fields_mean_what_they_mean_to_protobuf(messages, noise):
+    unknown = b"\x7a" + bytes((len(noise),)) + noise + b"\x81\x01" + bytes(8) + b"\x85\x01" + bytes(4)
+    raw = unknown.join(m.SerializeToString() for m in messages)
+    assert put_back(*scan(raw, INPUT)) == Request.FromString(raw)
+
+
+@settings(max_examples=2000)
+@given(
+    st.one_of(
+        st.binary(max_size=80),
+        st.tuples(requests, st.integers(0, 10**6), st.integers(0, 255)).map(
+            lambda t: (
+                raw := bytearray(t[0].SerializeToString() or b"\x0a"),
+                raw.__setitem__(t[1] % len(raw), t[2]),
+                bytes(raw),
+            )[-1]
+        ),
+        st.tuples(requests, st.integers(0, 400)).map(lambda t: t[0].SerializeToString()[: t[1]]),
+    )
+)
+def test_broken_bytes_are_what_they_are_to_protobuf(raw):
+    try:
+        expected = Request.FromString(raw)
+    except DecodeError:
+        small, _ = scan(raw, INPUT)
+        with pytest.raises(DecodeError):
+            Request.FromString(small)
+        return
+    small, payload = scan(raw, INPUT)
+    read = Request.FromString(small)
+    if payload is not None:
+        read.input.data = bytes(payload)
+    assert read.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
+
+
+@given(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(1, 9), max_size=5), requests)
+def test_what_is_laid_out_protobuf_reads(dtype, shape, others):
+    x = array(np.random.default_rng(0), tuple(shape), DTYPES[dtype])
+    others.ClearField("input")
+    expected = to_wire(x)
+    message, room = laid_out(1, x.dtype, expected.dtype, x.shape, others.SerializeToString())
+    room[...] = x
+    read = Request.FromString(message)
+    np.testing.assert_array_equal(from_wire(read.input), x)
+    read.input.ClearField("padding")
+    assert read.input == expected
+    read.ClearField("input")
+    assert read == others
+    _, payload = scan(message, INPUT)
+    assert np.frombuffer(payload, np.uint8).ctypes.data % ALIGNMENT == 0
+
+
+def test_elements_of_a_message_outlive_the_name_of_the_message():
+    message, room = laid_out(1, np.dtype(np.float32), 3, (1000, 1000), b"")
+    room[...] = 7
+    del message
+    assert (room == 7).all()
+
+
+def test_writing_shows_in_the_bytes():
+    raw = bytes(bytearray(5000))
+    writable(raw)[4999] = 9
+    assert raw[4999] == 9
+
+
+def test_a_message_too_large_for_protobuf_is_refused_before_it_is_made():
+    with pytest.raises(ValueError, match="2147483"):
+        laid_out(1, np.dtype(np.float64), 4, (2**28,), b"")
