@@ -24,6 +24,7 @@ class Config:
         layer_bytes: weights of resident layers, on the server and on each worker.
         evict_layers: whether the least recently used layers leave when a new one does not fit; else it is refused.
         shared_memory: whether clients of this machine may register shared memory.
+        metrics_host, metrics_port: where Prometheus finds the metrics; port 0 picks a free one, None serves none.
     """
 
     host: str = "127.0.0.1"
@@ -42,6 +43,8 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     layer_bytes: int = CAPACITY
     evict_layers: bool = False
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
     shared_memory: bool = False
 
     def executor_name(self) -> str:

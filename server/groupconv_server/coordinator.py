@@ -22,6 +22,7 @@ from groupconv_server.executors.base import Executor
 from groupconv_server.limits import Limits
 from groupconv_server.planner import PlannedChain, Planner, request_plan
 from groupconv_server.planner.calibrate import calibrate
+from groupconv_server.telemetry.metrics import Metrics
 from groupconv_worker.engines.base import Array, Problem
 
 Allocate = Callable[[tuple[int, ...], np.dtype], Array]
@@ -34,11 +35,18 @@ class Coordinator:
         executor: brings shards to workers.
         limits: of a request.
         planner: decides on the cuts; None makes one that assumes default rates until `calibrate`.
+        metrics: where it counts; None counts for itself.
     """
 
-    def __init__(self, executor: Executor, limits: Limits | None = None, planner: Planner | None = None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        limits: Limits | None = None,
+        planner: Planner | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.executor, self.limits = executor, limits or Limits()
-        self.planner = planner or Planner()
+        self.planner, self.metrics = planner or Planner(), metrics or Metrics()
         self.started = time.monotonic()
         self.requests = 0
         self._running = 0
@@ -147,11 +155,14 @@ class Coordinator:
                 phases["merge"] += merged - executed
                 if alone and self._running == 1:  # else it was timed with another's shards in between
                     self.planner.learn(chain, merged - start, [[r.compute_seconds for r in shard] for shard in ran])
+                self.metrics.ran(ran)
                 reports += zip(*ran, strict=True)
                 x = made.output
         finally:
             with self._count:
                 self._running -= 1
+        for phase, seconds in phases.items():
+            self.metrics.phase(phase, seconds)
         return Result(x, Report(request_plan(chains), tuple(reports), phases))
 
     def plan(

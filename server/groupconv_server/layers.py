@@ -80,6 +80,7 @@ class Layers:
         forget: tells the workers to drop a version.
         capacity: bytes of weights of all layers.
         evict: whether the least recently used layers leave when a new one does not fit.
+        used: called after each request with the layer's name, whether it was answered, and its seconds.
 
     Example:
         >>> import numpy as np
@@ -94,8 +95,15 @@ class Layers:
         0
     """
 
-    def __init__(self, forget: Callable[[str, int], None], *, capacity: int, evict: bool = False) -> None:
-        self._forget, self.capacity, self._evict = forget, capacity, evict
+    def __init__(
+        self,
+        forget: Callable[[str, int], None],
+        *,
+        capacity: int,
+        evict: bool = False,
+        used: Callable[[str, bool, float], None] = lambda *_: None,
+    ) -> None:
+        self._forget, self.capacity, self._evict, self._used = forget, capacity, evict, used
         self.bytes = 0
         self._layers: dict[str, Layer] = {}
         self._versions, self._clock = itertools.count(1), itertools.count(1)
@@ -186,17 +194,19 @@ class Layers:
             yield layer
             done = True
         finally:
+            seconds = time.perf_counter() - start
             with self._lock:
                 layer.running -= 1
                 usage = layer.usage
                 if done:
                     usage.requests += 1
                     usage.samples += samples
-                    usage.seconds += time.perf_counter() - start
+                    usage.seconds += seconds
                 else:
                     usage.failures += 1
                 ended = self._ended(layer)
             self._drop(ended)
+            self._used(name, done, seconds)
 
     def _get(self, name: str) -> Layer:
         layer = self._layers.get(name)

@@ -31,8 +31,12 @@ from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
 from groupconv_server.servicers.gate import Gate
 from groupconv_server.servicers.layers import LayerServicer
+from groupconv_server.servicers.observer import Observer
 from groupconv_server.servicers.stream import StreamServicer
 from groupconv_server.shared_memory import SharedMemory
+from groupconv_server.telemetry.metrics import Metrics
+from groupconv_server.telemetry.page import Page
+from groupconv_server.telemetry.state import State
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +81,23 @@ class Server:
             capacity=config.layer_bytes,
         )
         try:
-            self.coordinator = Coordinator(self.executor, config.limits)
+            self.metrics = Metrics()
+            self.coordinator = Coordinator(self.executor, config.limits, metrics=self.metrics)
             self.coordinator.calibrate()
-            self.layers = Layers(self.executor.forget, capacity=config.layer_bytes, evict=config.evict_layers)
+            self.layers = Layers(
+                self.executor.forget,
+                capacity=config.layer_bytes,
+                evict=config.evict_layers,
+                used=self.metrics.layers.used,
+            )
             self.shared_memory = SharedMemory() if config.shared_memory else None
             self.streams = StreamServicer(self.coordinator)
+            self.metrics.registry.register(State(self.metrics, self.executor, self.layers, self.streams.budget))
             self._health = health.HealthServicer()
             self._gate = Gate()
             self._grpc = self._build()
             self.port = self._bind()
+            self._page = Page.of(config.metrics_host, config.metrics_port, self.metrics.registry)
             self._grpc.start()
             for service in ("", *SERVICES):
                 self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -98,12 +110,19 @@ class Server:
         """What a client connects to."""
         return joined(self.config.host, self.port)
 
+    @property
+    def metrics_url(self) -> str | None:
+        """Where its metrics are, if they are served."""
+        return None if self._page is None else self._page.url
+
     def stop(self) -> None:
         """Take no more requests, let the running ones end within the grace period, let the workers go."""
         self._health.enter_graceful_shutdown()
         if not self._gate.close(self.config.grace):
             log.warning("requests still running after %.0f s are cancelled", self.config.grace)
         self._grpc.stop(LINGER).wait()
+        if self._page is not None:
+            self._page.close()
         if self.shared_memory is not None:
             self.shared_memory.close()
         self.executor.close()
@@ -125,7 +144,7 @@ class Server:
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share
             ],
             maximum_concurrent_rpcs=threads,
-            interceptors=[self._gate],
+            interceptors=[Observer(self.metrics), self._gate],
         )
         ConvolutionServicer(self.coordinator, self.layers).add_to(server)
         layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.layers, self.config.limits), server)

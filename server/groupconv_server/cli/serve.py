@@ -22,6 +22,8 @@ $ groupconv serve --executor ray --workers 4
 $ groupconv serve --allow-shared-memory
 
 $ groupconv serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --ray-address auto
+
+$ groupconv serve --metrics-port 9464
 """
 MIB = 2**20
 
@@ -101,6 +103,18 @@ def command(
             help="Let clients of this machine register POSIX shared memory for their tensors.",
         ),
     ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="GROUPCONV_METRICS_PORT",
+            min=0,
+            max=65535,
+            help="Port of the metrics, for Prometheus; 0 picks a free one. Default: none are served.",
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(envvar="GROUPCONV_METRICS_HOST", help="Address of the metrics; they need no token.")
+    ] = "127.0.0.1",
 ) -> None:
     """Run a server until SIGTERM. When it is ready it prints one line that ends with its address."""
     from groupconv_server.server import Server, serve
@@ -109,6 +123,8 @@ def command(
         workers = server.executor.describe()
         engines = ", ".join(dict.fromkeys(w.engine for w in workers))
         count = f"{len(workers)} {server.executor.name} worker{'s' * (len(workers) != 1)}"
+        if server.metrics_url:
+            typer.echo(f"groupconv shows its metrics on {server.metrics_url}")
         typer.echo(f"groupconv is serving with {count} ({engines}) on {server.address}")
 
     config = Config(
@@ -127,6 +143,8 @@ def command(
         grace=grace,
         layer_bytes=layer_memory_mib * MIB,
         evict_layers=evict_layers,
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
         shared_memory=allow_shared_memory,
         limits=Limits(message_bytes=max_message_mib * MIB, tensor_bytes=max_tensor_mib * MIB),
     )

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from groupconv.errors import GroupconvError, InvalidArgumentError
+from groupconv_server.telemetry.request import ID_KEY, current
 
 log = logging.getLogger(__name__)
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -48,7 +49,7 @@ def _statuses(context: grpc.ServicerContext, name: str) -> Iterator[None]:
     try:
         yield
     except GroupconvError as error:
-        _abort(context, error)
+        abort(context, error)
     except MemoryError:
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the server has not enough memory for this request")
     except Exception:
@@ -63,14 +64,23 @@ def deadline_of(context: grpc.ServicerContext) -> float | None:
     return None if left is None or left > 10**8 else time.monotonic() + left
 
 
-def _abort(context: grpc.ServicerContext, error: GroupconvError) -> NoReturn:
-    details = []
+def abort(context: grpc.ServicerContext, error: GroupconvError) -> NoReturn:
+    """End a request with an error's status, with its field and the request's id in google.rpc details."""
+    details: list[Message] = []
+    metadata: tuple[tuple[str, str | bytes], ...] = ()
+    request = current.get()
     if isinstance(error, InvalidArgumentError):
         bad = error_details_pb2.BadRequest()
         bad.field_violations.add(field=error.field, description=str(error))
-        packed = any_pb2.Any()
-        packed.Pack(bad)
-        details.append(packed)
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.status), message=str(error), details=details)
-    context.abort_with_status(rpc_status.to_status(status))  # raises
+        details.append(bad)
+    if request is not None:
+        details.append(error_details_pb2.RequestInfo(request_id=request.id))
+        metadata = ((ID_KEY, request.id),)
+        request.field = error.field if isinstance(error, InvalidArgumentError) else ""
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.status), message=str(error))
+    for detail in details:
+        status.details.add().Pack(detail)
+    made = rpc_status.to_status(status)
+    context.set_trailing_metadata(made.trailing_metadata + metadata)
+    context.abort(made.code, made.details)  # raises
     raise AssertionError

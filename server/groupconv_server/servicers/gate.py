@@ -38,7 +38,7 @@ class Gate(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith(OPEN_TO_ALL):
             return handler
-        kind = next(k for k in ("unary_unary", "unary_stream", "stream_unary", "stream_stream") if getattr(handler, k))
+        kind = kind_of(handler)
         method = getattr(handler, kind)
 
         def guarded(request: Any, context: grpc.ServicerContext) -> Any:
@@ -61,3 +61,11 @@ class Gate(grpc.ServerInterceptor):
         with self._changed:
             self._inside -= 1
             self._changed.notify_all()
+
+
+def kind_of(handler: Any) -> str:
+    """The attribute of a handler that holds its method, as "stream_unary"."""
+    sides = (
+        "stream" if streaming else "unary" for streaming in (handler.request_streaming, handler.response_streaming)
+    )
+    return "_".join(sides)

@@ -55,6 +55,7 @@ class StreamServicer:
                 inbox.goes_to(stream)
                 for output in stream.results():
                     yield from _messages(output)
+                    self.coordinator.metrics.bands.inc()
         finally:
             inbox.close()
 
