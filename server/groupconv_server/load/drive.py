@@ -5,6 +5,7 @@ it is (LOCUST_SKIP_MONKEY_PATCH), and its time is taken on that thread: docs/adr
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import locust
 import locust.stats
 from gevent.threadpool import ThreadPool
 from locust.env import Environment
+from locust.exception import StopUser
 
 from groupconv.client import Client
 from groupconv_server.load.asker import Asker, Sample
@@ -49,13 +51,12 @@ class Load:
         self.cases = [Case(entry, profile.seed) for entry in profile.mix]
         self.outcome = Outcome([f"{case.name}{' stream' * (case.transport == 'stream')}" for case in self.cases])
         self._first_answers()
-        self.schedule = Schedule(profile)
+        self.schedule, self.limit = Schedule(profile), math.inf
         self.threads = ThreadPool(profile.users + 1)
         logging.getLogger("locust").setLevel(logging.WARNING)
         locust.stats.PERCENTILES_TO_CHART = [0.5, 0.95, 0.99]
         locust.stats.HISTORY_STATS_INTERVAL_SEC = max(1, int(profile.seconds / 120))
         self.environment = Environment(user_classes=[_user_class(self)], host=target, stop_timeout=profile.timeout)
-        self.environment.events.test_start.add_listener(self._begin)
         self.runner = self.environment.create_local_runner()
         gevent.spawn(locust.stats.stats_history, self.runner)
 
@@ -76,6 +77,7 @@ class Load:
             progress: called about four times a second with the seconds gone.
         """
         self._begin()
+        self.limit = self.profile.seconds
         self.runner.start(self.profile.users, spawn_rate=self.profile.users)
         while (gone := time.perf_counter() - self.outcome.start) < self.profile.seconds:
             gevent.sleep(min(0.25, self.profile.seconds - gone))
@@ -90,6 +92,7 @@ class Load:
 
     def serve(self, host: str, port: int) -> None:
         """Show Locust's page until interrupted: it starts and stops the load, with the users chosen there."""
+        self.environment.events.test_start.add_listener(self._begin)
         page = self.environment.create_web_ui(host, port)
         page.greenlet.join()
 
@@ -113,8 +116,12 @@ def _user_class(load: Load) -> type[locust.User]:
 
         @locust.task
         def ask(self) -> None:
+            if time.perf_counter() - load.outcome.start >= load.limit:
+                raise StopUser
             due, case, verify = load.schedule.next()
             if due is not None:
+                if due >= load.limit:
+                    raise StopUser
                 due += load.outcome.start
                 gevent.sleep(max(0.0, due - time.perf_counter()))
             sample: Sample = load.threads.apply(self.asker.ask, (case,), {"due": due, "verify": verify})
