@@ -2,7 +2,6 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
-PROTOS := $(shell find proto -name '*.proto')
 SOURCES := $(wildcard client worker server tests bench examples deploy)
 
 .PHONY: help setup demo test test-ray test-slow test-gpu lint format proto proto-check bench compose-test clean
@@ -43,18 +42,22 @@ format: setup  ## format and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	$(BIN)/ruff format --quiet $(SOURCES)
 
-proto: setup  ## regenerate the stubs in client/groupconv/v1
-	$(call generate,client)
+proto: setup  ## regenerate the stubs in client/groupconv/v1 and server/groupconv_server/inference/v2
+	$(call generate,groupconv,client)
+	$(call generate,groupconv_server,server)
 
 proto-check: setup
 	rm -rf build/out/stubs && mkdir -p build/out/stubs
-	$(call generate,build/out/stubs)
+	$(call generate,groupconv,build/out/stubs)
+	$(call generate,groupconv_server,build/out/stubs)
 	diff -r --exclude=__pycache__ --exclude=__init__.py build/out/stubs/groupconv/v1 client/groupconv/v1
+	diff -r --exclude=__pycache__ --exclude=__init__.py build/out/stubs/groupconv_server/inference/v2 server/groupconv_server/inference/v2
 
 define generate
 $(BIN)/python -m grpc_tools.protoc --proto_path=proto \
 	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+	--python_out=$(2) --grpc_python_out=$(2) --mypy_out=quiet:$(2) --mypy_grpc_out=quiet:$(2) \
+	$(shell find proto/$(1) -name '*.proto')
 endef
 
 bench: setup  ## compare the engines with torch and onnxruntime (installs torch)

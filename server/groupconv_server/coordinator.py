@@ -19,6 +19,7 @@ from groupconv.requests import Result, Step, geometries
 from groupconv.spec import ConvSpec
 from groupconv_server.dispatch import dispatch
 from groupconv_server.executors.base import Executor
+from groupconv_server.layers import ResidentStep
 from groupconv_server.limits import Limits
 from groupconv_server.planner import PlannedChain, Planner, request_plan
 from groupconv_server.planner.calibrate import calibrate
@@ -26,6 +27,9 @@ from groupconv_server.telemetry.metrics import Metrics
 from groupconv_worker.engines.base import Array, Problem
 
 Allocate = Callable[[tuple[int, ...], np.dtype], Array]
+
+CHECKED = 1024
+"""Shapes of inputs to resident layers whose checks are remembered."""
 
 
 class Coordinator:
@@ -51,6 +55,7 @@ class Coordinator:
         self.requests = 0
         self._running = 0
         self._count = threading.Lock()
+        self._checked: dict[tuple[str, int, tuple[int, ...], np.dtype], Sequence[Problem]] = {}
 
     def calibrate(self) -> None:
         """Measure the workers there are now, for about a second at most; the planner goes by what was measured."""
@@ -64,6 +69,7 @@ class Coordinator:
         deadline: float | None = None,
         reordering: bool = False,
         allocate: Allocate = np.empty,
+        by_message: bool = True,
     ) -> Result:
         """Run `steps` one after another on `x`.
 
@@ -73,6 +79,7 @@ class Coordinator:
             deadline: on the clock of time.monotonic().
             reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
             allocate: makes the output, of a shape and a dtype, once the request is checked.
+            by_message: whether the answer must fit a message.
 
         Raises:
             InvalidArgumentError: naming the field at fault.
@@ -81,11 +88,31 @@ class Coordinator:
         """
         with self._count:
             self.requests += 1
-        kernels = [s.kernel for s in steps]
-        problems = self._problems(x.shape, x.dtype, [s.spec for s in steps], kernels, [s.bias for s in steps])
+        problems = self.problems(x.shape, x.dtype, steps)
+        if by_message:
+            self.limits.check_answer(problems[-1])
         last = problems[-1]
         output = allocate(last.geometry.output_shape, last.types.output)
         return self.perform(problems, x, steps, deadline=deadline, reordering=reordering, output=output)
+
+    def problems(self, shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step]) -> Sequence[Problem]:
+        """What each step is on an input of this shape and dtype, checked; remembered for resident layers.
+
+        Raises:
+            InvalidArgumentError, ResourceExhaustedError: as `convolve`.
+        """
+        first = steps[0] if steps else None
+        key = (first.layer, first.version, shape, dtype) if isinstance(first, ResidentStep) else None
+        if key is not None and (known := self._checked.get(key)) is not None:
+            return known
+        kernels = [s.kernel for s in steps]
+        problems = self._problems(shape, dtype, [s.spec for s in steps], kernels, [s.bias for s in steps])
+        if key is not None:
+            with self._count:
+                while len(self._checked) >= CHECKED:
+                    del self._checked[next(iter(self._checked))]
+                self._checked[key] = problems
+        return problems
 
     def perform(
         self,
@@ -181,6 +208,7 @@ class Coordinator:
         """
         kinds = [_Shaped(tuple(s), d) for s, d in kernels]
         problems = self._problems(shape, dtype, specs, kinds, [None] * len(kinds))
+        self.limits.check_answer(problems[-1])
         return request_plan(self.planner.plan(tuple(problems), self._workers(), reordering=reordering))
 
     def _problems(
@@ -197,7 +225,6 @@ class Coordinator:
         problems = problems_of(shape, dtype, specs, kernels, biases)
         for i, problem in enumerate(problems):
             self.limits.check(problem, f"steps[{i}]")
-        self.limits.check_answer(problems[-1])
         return problems
 
     def _workers(self) -> tuple[str, ...]:

@@ -9,9 +9,12 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from groupconv.dtypes import DTYPES, types_of
 from groupconv.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from groupconv.explain import human_bytes
 from groupconv.requests import Step
@@ -283,6 +286,33 @@ def check_chain(steps: Sequence[Step]) -> None:
         if step.bias is not None and step.bias.shape != (outof,):
             raise InvalidArgumentError(f"{path}.bias.shape", f"[{outof}], the output channels", list(step.bias.shape))
         channels = outof
+    input_types(steps)
+
+
+def input_types(steps: Sequence[Step]) -> dict[np.dtype, np.dtype]:
+    """The dtypes of input that steps accept, that of the first kernel first, each with the dtype of their output.
+
+    Args:
+        steps: kernels are arrays, or anything with a dtype.
+
+    Raises:
+        InvalidArgumentError: there is none.
+
+    Example:
+        >>> [str(x) for x in input_types([Step(np.ones((1, 1, 1), np.float32))])]
+        ['float32', 'int8', 'uint8']
+    """
+    found = {}
+    kernels = [step.kernel.dtype for step in steps]
+    for x in dict.fromkeys((kernels[0], *DTYPES.values())):
+        y = x
+        with suppress(InvalidArgumentError):
+            for kernel in kernels:
+                y = types_of(y, kernel).output
+            found[x] = y
+    if not found:
+        raise InvalidArgumentError("steps", "kernels of dtypes that can follow one another", [str(k) for k in kernels])
+    return found
 
 
 def _shown(name: str) -> str:

@@ -26,6 +26,9 @@ from groupconv_server.access.tls import credentials_of
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors import create_executor
+from groupconv_server.inference.servicer import SERVICE as INFERENCE
+from groupconv_server.inference.servicer import InferenceServicer
+from groupconv_server.inference.v2 import service_pb2_grpc
 from groupconv_server.layers import Layers
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
@@ -48,6 +51,7 @@ SERVICES = (
     cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
     layer_pb2.DESCRIPTOR.services_by_name["LayerService"].full_name,
     stream_pb2.DESCRIPTOR.services_by_name["StreamService"].full_name,
+    INFERENCE,
 )
 
 
@@ -150,6 +154,9 @@ class Server:
         layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.layers, self.config.limits), server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator), server)
         self.streams.add_to(server)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            InferenceServicer(self.coordinator, self.layers, self.shared_memory), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server

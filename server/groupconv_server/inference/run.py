@@ -1,0 +1,95 @@
+"""ModelInfer without its transport: one request to one answer."""
+
+import time
+
+from groupconv.errors import InvalidArgumentError
+from groupconv_server.coordinator import Coordinator
+from groupconv_server.inference.models import check_version
+from groupconv_server.inference.statistics import Statistics, phases_of
+from groupconv_server.inference.tensors import Destination, Memory, input_of, output_place, parameter
+from groupconv_server.inference.v2 import infer_pb2
+from groupconv_server.layers import Layer, Layers
+
+_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+
+
+class Inference:
+    """Runs requests of the protocol on resident layers.
+
+    Args:
+        coordinator: runs convolutions.
+        layers: the models.
+        memory: where regions of shared memory are.
+        statistics: where each request is counted.
+    """
+
+    def __init__(self, coordinator: Coordinator, layers: Layers, memory: Memory, statistics: Statistics) -> None:
+        self.coordinator, self.layers, self.memory, self.statistics = coordinator, layers, memory, statistics
+
+    def infer(
+        self,
+        request: infer_pb2.ModelInferRequest,
+        response: infer_pb2.ModelInferResponse,
+        deadline: float | None = None,
+    ) -> None:
+        """Run one request.
+
+        Args:
+            request: its `timeout` parameter, in microseconds, shortens the deadline.
+            response: to be filled.
+            deadline: on the clock of time.monotonic().
+
+        Raises:
+            NotFoundError: no such layer, version or region.
+            InvalidArgumentError: naming the field, what was expected and what came.
+            DeadlineExceededError, ResourceExhaustedError, UnavailableError: as `Coordinator.convolve`.
+        """
+        start = time.perf_counter()
+        samples = request.inputs[0].shape[0] if request.inputs and request.inputs[0].shape else 1
+        with self.layers.using(request.model_name, max(1, samples)) as layer:
+            try:
+                check_version(layer, request.model_version)
+                self._answer(layer, request, response, _shortened(request, deadline), start)
+            except BaseException:
+                self.statistics.failed(layer, time.perf_counter() - start)
+                raise
+
+    def _answer(
+        self,
+        layer: Layer,
+        request: infer_pb2.ModelInferRequest,
+        response: infer_pb2.ModelInferResponse,
+        deadline: float | None,
+        start: float,
+    ) -> None:
+        _check_parameters(request)
+        x = input_of(request, self.memory)
+        answer = Destination(output_place(request.outputs), self.memory, x)
+        ready = time.perf_counter()
+        outcome = self.coordinator.convolve(
+            x, layer.steps, deadline=deadline, allocate=answer.allocate, by_message=answer.place is None
+        )
+        ran = time.perf_counter()
+        response.model_name, response.model_version, response.id = layer.name, str(layer.version), request.id
+        answer.finish(response, outcome.output)
+        end = time.perf_counter()
+        phases = phases_of(len(x), end - start, ready - start, end - ran, outcome.report)
+        self.statistics.answered(layer, phases)
+
+
+def _check_parameters(request: infer_pb2.ModelInferRequest) -> None:
+    for name in _SEQUENCE:
+        if name in request.parameters:
+            raise InvalidArgumentError(f"parameters.{name}", "none: a layer keeps no state between requests", "one")
+    parameter(request.parameters, "priority", int)  # requests run as they come; what is no priority is refused
+
+
+def _shortened(request: infer_pb2.ModelInferRequest, deadline: float | None) -> float | None:
+    """The earlier of the caller's deadline and the request's own timeout."""
+    timeout: int = parameter(request.parameters, "timeout", int) or 0
+    if timeout == 0:
+        return deadline
+    if timeout < 0:
+        raise InvalidArgumentError("parameters.timeout", "microseconds from 0 on", timeout)
+    own = time.monotonic() + timeout * 1e-6
+    return own if deadline is None else min(own, deadline)

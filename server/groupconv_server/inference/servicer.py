@@ -1,0 +1,198 @@
+"""GRPCInferenceService: convert, call, convert."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from groupconv import __version__
+from groupconv.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from groupconv_server.coordinator import Coordinator
+from groupconv_server.inference import models, stream
+from groupconv_server.inference.memory import Regions
+from groupconv_server.inference.run import Inference
+from groupconv_server.inference.statistics import Statistics
+from groupconv_server.inference.v2 import (
+    infer_pb2,
+    model_pb2,
+    repository_pb2,
+    service_pb2,
+    service_pb2_grpc,
+    shared_memory_pb2,
+    statistics_pb2,
+)
+from groupconv_server.layers import Layers
+from groupconv_server.servicers.errors import answers_errors, deadline_of, streams_errors
+from groupconv_server.shared_memory import SharedMemory
+
+SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+EXTENSIONS = ("model_configuration", "model_repository", "statistics", "schedule_policy")
+
+
+class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Resident layers as models."""
+
+    # The RPCs' names, of a protocol that is not ours.
+    # ruff: noqa: N802, ARG002
+
+    def __init__(self, coordinator: Coordinator, layers: Layers, shared_memory: SharedMemory | None) -> None:
+        self.coordinator, self.layers = coordinator, layers
+        self.regions, self.statistics = Regions(shared_memory), Statistics()
+        self.inference = Inference(coordinator, layers, self.regions, self.statistics)
+        self.extensions = [*EXTENSIONS, *(["system_shared_memory"] if shared_memory else [])]
+
+    @answers_errors
+    def ServerLive(self, request: Any, context: grpc.ServicerContext) -> service_pb2.ServerLiveResponse:
+        """It answers."""
+        return service_pb2.ServerLiveResponse(live=True)
+
+    @answers_errors
+    def ServerReady(self, request: Any, context: grpc.ServicerContext) -> service_pb2.ServerReadyResponse:
+        """Whether a worker is there."""
+        return service_pb2.ServerReadyResponse(ready=bool(self.coordinator.executor.workers()))
+
+    @answers_errors
+    def ModelReady(
+        self, request: model_pb2.ModelReadyRequest, context: grpc.ServicerContext
+    ) -> model_pb2.ModelReadyResponse:
+        """Whether a layer is loaded."""
+        try:
+            models.model(self.layers, request.name, request.version)
+        except NotFoundError:
+            return model_pb2.ModelReadyResponse(ready=False)
+        return model_pb2.ModelReadyResponse(ready=True)
+
+    @answers_errors
+    def ServerMetadata(self, request: Any, context: grpc.ServicerContext) -> service_pb2.ServerMetadataResponse:
+        """Who answers and what it can."""
+        return service_pb2.ServerMetadataResponse(name=models.PLATFORM, version=__version__, extensions=self.extensions)
+
+    @answers_errors
+    def ModelMetadata(
+        self, request: model_pb2.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> model_pb2.ModelMetadataResponse:
+        """What a layer takes and gives."""
+        return models.metadata(models.model(self.layers, request.name, request.version))
+
+    @answers_errors
+    def ModelConfig(
+        self, request: model_pb2.ModelConfigRequest, context: grpc.ServicerContext
+    ) -> model_pb2.ModelConfigResponse:
+        """The same, and who runs it."""
+        layer = models.model(self.layers, request.name, request.version)
+        return model_pb2.ModelConfigResponse(config=models.config(layer, self.coordinator.executor.describe()))
+
+    @answers_errors
+    def ModelInfer(
+        self, request: infer_pb2.ModelInferRequest, context: grpc.ServicerContext
+    ) -> infer_pb2.ModelInferResponse:
+        """Run a layer."""
+        response = infer_pb2.ModelInferResponse()
+        self.inference.infer(request, response, deadline_of(context))
+        return response
+
+    @streams_errors
+    def ModelStreamInfer(
+        self, request_iterator: Iterator[infer_pb2.ModelInferRequest], context: grpc.ServicerContext
+    ) -> Iterator[infer_pb2.ModelStreamInferResponse]:
+        """Run layers, one request after another."""
+        return stream.answers(self.inference, request_iterator, deadline_of(context))
+
+    @answers_errors
+    def ModelStatistics(
+        self, request: statistics_pb2.ModelStatisticsRequest, context: grpc.ServicerContext
+    ) -> statistics_pb2.ModelStatisticsResponse:
+        """What one layer did, or all."""
+        if not request.name:
+            return self.statistics.message(self.layers.all())
+        return self.statistics.message([models.model(self.layers, request.name, request.version)])
+
+    @answers_errors
+    def RepositoryIndex(
+        self, request: repository_pb2.RepositoryIndexRequest, context: grpc.ServicerContext
+    ) -> repository_pb2.RepositoryIndexResponse:
+        """The layers there are."""
+        index = repository_pb2.RepositoryIndexResponse.ModelIndex
+        return repository_pb2.RepositoryIndexResponse(
+            models=[index(name=x.name, version=str(x.version), state="READY") for x in self.layers.all()]
+        )
+
+    @answers_errors
+    def RepositoryModelLoad(
+        self, request: repository_pb2.RepositoryModelLoadRequest, context: grpc.ServicerContext
+    ) -> repository_pb2.RepositoryModelLoadResponse:
+        """Nothing to do for a layer that is loaded; weights come through LayerService."""
+        if request.parameters:
+            raise InvalidArgumentError("parameters", "none", sorted(request.parameters))
+        self.layers.get(request.model_name)
+        return repository_pb2.RepositoryModelLoadResponse()
+
+    @answers_errors
+    def RepositoryModelUnload(
+        self, request: repository_pb2.RepositoryModelUnloadRequest, context: grpc.ServicerContext
+    ) -> repository_pb2.RepositoryModelUnloadResponse:
+        """Let a layer go; it depends on none and none on it."""
+        self.layers.unload(request.model_name)
+        return repository_pb2.RepositoryModelUnloadResponse()
+
+    @answers_errors
+    def SystemSharedMemoryStatus(
+        self, request: shared_memory_pb2.SystemSharedMemoryStatusRequest, context: grpc.ServicerContext
+    ) -> shared_memory_pb2.SystemSharedMemoryStatusResponse:
+        """The regions there are; keys only to whom they belong."""
+        response = shared_memory_pb2.SystemSharedMemoryStatusResponse()
+        for region in self.regions.system.regions(request.name):
+            shown = response.regions[region.name]
+            shown.name, shown.offset, shown.byte_size = region.name, region.offset, region.size
+            shown.key = region.key if region.owner == context.peer() else ""
+        return response
+
+    @answers_errors
+    def SystemSharedMemoryRegister(
+        self, request: shared_memory_pb2.SystemSharedMemoryRegisterRequest, context: grpc.ServicerContext
+    ) -> shared_memory_pb2.SystemSharedMemoryRegisterResponse:
+        """Map a region."""
+        self.regions.system.register(request.name, request.key, request.offset, request.byte_size, owner=context.peer())
+        return shared_memory_pb2.SystemSharedMemoryRegisterResponse()
+
+    @answers_errors
+    def SystemSharedMemoryUnregister(
+        self, request: shared_memory_pb2.SystemSharedMemoryUnregisterRequest, context: grpc.ServicerContext
+    ) -> shared_memory_pb2.SystemSharedMemoryUnregisterResponse:
+        """Let one go, or all of the caller's."""
+        if request.name:
+            self.regions.system.unregister(request.name)
+        else:
+            self.regions.system.unregister_all(context.peer())
+        return shared_memory_pb2.SystemSharedMemoryUnregisterResponse()
+
+    @answers_errors
+    def CudaSharedMemoryStatus(
+        self, request: shared_memory_pb2.CudaSharedMemoryStatusRequest, context: grpc.ServicerContext
+    ) -> shared_memory_pb2.CudaSharedMemoryStatusResponse:
+        """The regions there are."""
+        raise UnimplementedError("device memory is not shared: send tensors, or register host memory")
+
+    @answers_errors
+    def CudaSharedMemoryRegister(
+        self, request: shared_memory_pb2.CudaSharedMemoryRegisterRequest, context: grpc.ServicerContext
+    ) -> shared_memory_pb2.CudaSharedMemoryRegisterResponse:
+        """Map a region."""
+        raise UnimplementedError("device memory is not shared: send tensors, or register host memory")
+
+    @answers_errors
+    def CudaSharedMemoryUnregister(
+        self, request: shared_memory_pb2.CudaSharedMemoryUnregisterRequest, context: grpc.ServicerContext
+    ) -> shared_memory_pb2.CudaSharedMemoryUnregisterResponse:
+        """Let one go, or all of the caller's."""
+        raise UnimplementedError("device memory is not shared: send tensors, or register host memory")
+
+    @answers_errors
+    def TraceSetting(self, request: Any, context: grpc.ServicerContext) -> service_pb2.TraceSettingResponse:
+        """No client says what a server writes down, or where."""
+        raise UnimplementedError("TraceSetting: the operator decides what is traced, at the start of the server")
+
+    @answers_errors
+    def LogSettings(self, request: Any, context: grpc.ServicerContext) -> service_pb2.LogSettingsResponse:
+        """Likewise."""
+        raise UnimplementedError("LogSettings: the operator decides what is logged, at the start of the server")

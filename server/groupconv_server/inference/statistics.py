@@ -1,0 +1,133 @@
+"""What layers did for requests of this protocol, as perf_analyzer and monitoring read it."""
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from groupconv.plan import Report
+from groupconv_server.inference.v2 import statistics_pb2
+from groupconv_server.layers import Layer
+
+MAX_SIZES = 64
+"""Sizes of batches told apart: clients choose them."""
+
+
+@dataclass(slots=True)
+class Phases:
+    """Seconds of one request in each phase of it, or their sums.
+
+    Attributes:
+        count: requests.
+        samples: in them.
+        total: from a request's arrival to its answer.
+        queue: waiting for a worker.
+        read: making an array of the input.
+        infer: computing.
+        write: making bytes of the output.
+    """
+
+    count: int = 0
+    samples: int = 0
+    total: float = 0.0
+    queue: float = 0.0
+    read: float = 0.0
+    infer: float = 0.0
+    write: float = 0.0
+
+    def add(self, other: "Phases") -> None:
+        """Sums."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(slots=True)
+class Record:
+    """One version's sums: of the requests answered, in all and by batch; of those that failed; when the last came."""
+
+    answered: Phases = field(default_factory=Phases)
+    by_batch: dict[int, Phases] = field(default_factory=dict)
+    failed: Phases = field(default_factory=Phases)
+    last: float = 0.0
+
+
+class Statistics:
+    """Records of layers, as long as their versions live. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._records: WeakKeyDictionary[Layer, Record] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def answered(self, layer: Layer, phases: Phases) -> None:
+        """Count a request that was answered."""
+        with self._lock:
+            record = self._records.setdefault(layer, Record())
+            record.last = time.time()
+            record.answered.add(phases)
+            if phases.samples in record.by_batch or len(record.by_batch) < MAX_SIZES:
+                record.by_batch.setdefault(phases.samples, Phases()).add(phases)
+
+    def failed(self, layer: Layer, seconds: float) -> None:
+        """Count one that failed."""
+        with self._lock:
+            record = self._records.setdefault(layer, Record())
+            record.last = time.time()
+            record.failed.add(Phases(count=1, total=seconds))
+
+    def message(self, layers: Iterable[Layer]) -> statistics_pb2.ModelStatisticsResponse:
+        """The records of some layers as the protocol has them."""
+        with self._lock:
+            return statistics_pb2.ModelStatisticsResponse(
+                model_stats=[_message(layer, self._records.get(layer, Record())) for layer in layers]
+            )
+
+
+def phases_of(samples: int, total: float, read: float, write: float, report: Report) -> Phases:
+    """The phases of a request that was answered.
+
+    Args:
+        samples: in its batch.
+        total: seconds from its arrival to its answer.
+        read: seconds of its input.
+        write: seconds of its output.
+        report: of its convolution; what a shard took beyond its computation it waited for its worker.
+    """
+    queue = max(0.0, *(s.seconds - s.compute_seconds for s in report.steps[0]))
+    ran = report.phases.get("execute", 0.0) + report.phases.get("merge", 0.0)
+    return Phases(1, samples, total, queue, read, max(0.0, ran - queue), write)
+
+
+def _message(layer: Layer, record: Record) -> statistics_pb2.ModelStatistics:
+    done = record.answered
+    timed = ("queue", "read", "infer", "write")
+    queue, read, infer, write = (_duration(done.count, getattr(done, name)) for name in timed)
+    return statistics_pb2.ModelStatistics(
+        name=layer.name,
+        version=str(layer.version),
+        last_inference=int(record.last * 1e3),
+        inference_count=done.samples,
+        execution_count=done.count,
+        inference_stats=statistics_pb2.InferStatistics(
+            success=_duration(done.count, done.total),
+            fail=_duration(record.failed.count, record.failed.total),
+            queue=queue,
+            compute_input=read,
+            compute_infer=infer,
+            compute_output=write,
+        ),
+        batch_stats=[
+            statistics_pb2.InferBatchStatistics(
+                batch_size=size,
+                compute_input=_duration(p.count, p.read),
+                compute_infer=_duration(p.count, p.infer),
+                compute_output=_duration(p.count, p.write),
+            )
+            for size, p in sorted(record.by_batch.items())
+        ],
+        memory_usage=[statistics_pb2.MemoryUsage(type="CPU", byte_size=layer.bytes)],
+    )
+
+
+def _duration(count: int, seconds: float) -> statistics_pb2.StatisticDuration:
+    return statistics_pb2.StatisticDuration(count=count, ns=int(seconds * 1e9))
