@@ -8,9 +8,15 @@ from typing import ClassVar, Self
 
 
 class GroupconvError(Exception):
-    """Base of every error of this package; `status` is the name of its gRPC status code."""
+    """Base of every error of this package.
+
+    Attributes:
+        status: the name of its gRPC status code.
+        request_id: what the server called the request, if it came from one: its log has the same id.
+    """
 
     status: ClassVar[str] = "UNKNOWN"
+    request_id: str = ""
 
 
 class InvalidArgumentError(GroupconvError, ValueError):

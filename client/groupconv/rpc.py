@@ -125,12 +125,14 @@ def _pem(field: str, given: Pem | None) -> bytes | None:
 def from_rpc_error(error: grpc.RpcError) -> GroupconvError:
     """The exception of this package that stands for a failed call: one class per status.
 
-    The field at fault, if the server named one, is `error.field`.
+    The field at fault, if the server named one, is `error.field`; `error.request_id` finds the request in its log.
     """
     code: grpc.StatusCode = error.code()
     message: str = error.details() or code.name
     cls = BY_STATUS.get(code.name, GroupconvError)
     result = cls(message)
+    metadata: Any = error.trailing_metadata() or ()
+    result.request_id = str(dict(metadata).get("x-request-id", ""))
     if isinstance(result, InvalidArgumentError):
         status = rpc_status.from_call(error)  # type: ignore[arg-type]
         for detail in status.details if status else ():

@@ -24,7 +24,8 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except (GroupconvError, OSError) as error:
-            typer.echo(f"groupconv: {error}", err=True)
+            request = getattr(error, "request_id", "")
+            typer.echo(f"groupconv: {error}" + f" (request {request})" * bool(request), err=True)
             raise typer.Exit(1) from None
 
     return run

@@ -1,5 +1,6 @@
 """`groupconv serve`: run a server until SIGTERM."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,7 @@ $ groupconv serve --allow-shared-memory
 
 $ groupconv serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --ray-address auto
 
-$ groupconv serve --metrics-port 9464
+$ groupconv serve --metrics-port 9464 --log-format json
 """
 MIB = 2**20
 
@@ -115,9 +116,17 @@ def command(
     metrics_host: Annotated[
         str, typer.Option(envvar="GROUPCONV_METRICS_HOST", help="Address of the metrics; they need no token.")
     ] = "127.0.0.1",
+    log_format: Annotated[str, typer.Option(envvar="GROUPCONV_LOG_FORMAT", help="console or json.")] = "console",
+    log_level: Annotated[
+        str | None,
+        typer.Option(envvar="GROUPCONV_LOG_LEVEL", help="DEBUG (a line for every request), INFO, WARNING or ERROR."),
+    ] = None,
 ) -> None:
     """Run a server until SIGTERM. When it is ready it prints one line that ends with its address."""
     from groupconv_server.server import Server, serve
+    from groupconv_server.telemetry import logs
+
+    logs.configure(log_format, log_level or logging.getLogger().level)
 
     def ready(server: Server) -> None:
         workers = server.executor.describe()

@@ -155,10 +155,10 @@ class _Watch:
         seconds = time.perf_counter() - self.arrived
         method.duration.observe(seconds)
         method.ended(code)
-        if code != "OK":
-            refused = audit.ended(self.request, code, context.peer(), _text(context), seconds)
-            if refused:
-                method.refused(code)
+        if code == "OK":
+            audit.done(self.request, seconds)
+        elif audit.refused(self.request, code, context.peer(), _text(context), seconds):
+            method.refused(code)
 
     def __del__(self) -> None:
         """Count a request that no thread was given."""
@@ -166,7 +166,7 @@ class _Watch:
             self.method.ended(UNREAD)
             self.method.refused(UNREAD)
             why = "over the limit of messages or of requests at a time, or cancelled"
-            audit.ended(self.request, UNREAD, "", why, time.perf_counter() - self.arrived)
+            audit.refused(self.request, UNREAD, "", why, time.perf_counter() - self.arrived)
 
 
 class _Malformed(NamedTuple):

@@ -1,4 +1,4 @@
-"""The audit: one line for every request that was refused, or failed, with who asked and why not."""
+"""The audit: a line for every request that did not end with OK, with who asked and why not."""
 
 import logging
 
@@ -8,30 +8,27 @@ log = logging.getLogger("groupconv.audit")
 
 FAILURES = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS", "ABORTED"})
 """Statuses that are the server's fault."""
-ENDED = frozenset({"CANCELLED", "DEADLINE_EXCEEDED"})
-"""Statuses of requests that the caller gave up."""
+GIVEN_UP = frozenset({"CANCELLED", "DEADLINE_EXCEEDED"})
+"""Statuses of requests whose caller did not wait."""
 
 
-def ended(request: Request, code: str, peer: str, reason: str, seconds: float) -> bool:
+def refused(request: Request, code: str, peer: str, reason: str, seconds: float) -> bool:
     """Write down a request that did not end with OK.
 
     Returns:
         Whether it was refused: neither given up by the caller nor failed here.
     """
-    kind = "failed" if code in FAILURES else "given up" if code in ENDED else "refused"
-    level = {"failed": logging.ERROR, "given up": logging.INFO, "refused": logging.WARNING}[kind]
-    log.log(
-        level,
-        kind,
-        extra={
-            "code": code,
-            "method": request.method,
-            "peer": peer,
-            "token": request.token,
-            "field": request.field,
-            "reason": reason,
-            "seconds": round(seconds, 6),
-            "request_id": request.id,
-        },
-    )
-    return kind == "refused"
+    event, level = "request refused", logging.WARNING
+    if code in FAILURES:
+        event, level = "request failed", logging.ERROR
+    elif code in GIVEN_UP:
+        event, level = "request given up", logging.INFO
+    fields = {"code": code, "method": request.method, "peer": peer, "token": request.token, "field": request.field}
+    log.log(level, event, extra=fields | {"reason": reason, "seconds": round(seconds, 6), "request_id": request.id})
+    return level == logging.WARNING
+
+
+def done(request: Request, seconds: float) -> None:
+    """A line for a request that was answered, for whoever asked for DEBUG."""
+    fields = {"method": request.method, "seconds": round(seconds, 6), "request_id": request.id}
+    log.debug("request done", extra=fields)
