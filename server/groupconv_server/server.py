@@ -25,6 +25,7 @@ from groupconv.v1 import (
 from groupconv_server.access.tls import credentials_of
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator
+from groupconv_server.cuda_memory import CudaMemory
 from groupconv_server.executors import create_executor
 from groupconv_server.inference.servicer import SERVICE as INFERENCE
 from groupconv_server.inference.servicer import InferenceServicer
@@ -95,6 +96,7 @@ class Server:
                 used=self.metrics.layers.used,
             )
             self.shared_memory = SharedMemory() if config.shared_memory else None
+            self.cuda_memory = CudaMemory() if config.shared_memory else None
             self.streams = StreamServicer(self.coordinator)
             self.metrics.registry.register(State(self.metrics, self.executor, self.layers, self.streams.budget))
             self._health = health.HealthServicer()
@@ -127,8 +129,9 @@ class Server:
         self._grpc.stop(LINGER).wait()
         if self._page is not None:
             self._page.close()
-        if self.shared_memory is not None:
-            self.shared_memory.close()
+        for memory in (self.shared_memory, self.cuda_memory):
+            if memory is not None:
+                memory.close()
         self.executor.close()
 
     def __enter__(self) -> Self:
@@ -155,7 +158,7 @@ class Server:
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator), server)
         self.streams.add_to(server)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(self.coordinator, self.layers, self.shared_memory), server
+            InferenceServicer(self.coordinator, self.layers, self.shared_memory, self.cuda_memory), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

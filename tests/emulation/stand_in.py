@@ -5,6 +5,7 @@
     cupy.cuda.is_available Device Stream Event MemoryPool PinnedMemoryPool using_allocator
     cupy.cuda.get_current_stream get_elapsed_time
     cupy.cuda.runtime.getDeviceProperties deviceSynchronize getDeviceCount CUDARuntimeError
+    cupy.cuda.runtime.ipcOpenMemHandle ipcCloseMemHandle memcpy
     cupy.cuda.runtime.CUDA_R_16F CUDA_R_16BF CUDA_R_32F CUDA_R_64F
     cupy.cuda.driver.CUDADriverError
     cupy.cuda.memory.OutOfMemoryError
@@ -22,6 +23,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Self
 
 from emulation import cudnn, kernels, libraries, memory, streams
+from emulation.ipc import Ipc
 
 
 class CUDARuntimeError(RuntimeError):
@@ -54,6 +56,8 @@ class Device:
 def cupy() -> ModuleType:
     """A fresh module called cupy."""
     module = ModuleType("cupy")
+    ipc = Ipc(CUDARuntimeError)
+    module.ipc = ipc  # type: ignore[attr-defined] - for the test that plays the other process
     module.__dict__.update(
         ndarray=memory.ndarray,
         empty=memory.empty,
@@ -79,6 +83,9 @@ def cupy() -> ModuleType:
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError,
                 deviceSynchronize=lambda: None,
+                ipcOpenMemHandle=ipc.open_handle,
+                ipcCloseMemHandle=ipc.close_handle,
+                memcpy=ipc.memcpy,
                 getDeviceCount=lambda: 1,
                 getDeviceProperties=lambda _: {"name": b"emulation", "totalGlobalMem": 2**30},
                 CUDA_R_32F=0,

@@ -16,6 +16,7 @@ from groupconv_server.config import Config
 from groupconv_server.connections import connected
 from groupconv_server.inference.v2 import infer_pb2, model_pb2, service_pb2_grpc, shared_memory_pb2
 from groupconv_server.server import Server
+from groupconv_worker.engines.cuda import why_unavailable
 
 Request, Parameter = infer_pb2.ModelInferRequest, infer_pb2.InferParameter
 X = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
@@ -276,3 +277,14 @@ def test_shared_memory_is_off_unless_the_operator_allows_it(server, theirs):
             register(stub, "a", theirs)
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "--allow-shared-memory" in caught.value.details()
+
+
+def test_device_memory_needs_a_gpu(serving, stub):
+    if not why_unavailable():
+        pytest.skip("there is a GPU")
+    message = shared_memory_pb2.CudaSharedMemoryRegisterRequest(name="a", raw_handle=b"x" * 64, byte_size=8)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CudaSharedMemoryRegister(message, timeout=60)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    stub.CudaSharedMemoryUnregister(shared_memory_pb2.CudaSharedMemoryUnregisterRequest(), timeout=60)
+    assert not stub.CudaSharedMemoryStatus(shared_memory_pb2.CudaSharedMemoryStatusRequest(), timeout=60).regions

@@ -1,22 +1,28 @@
 """Tensors in the regions that clients registered: host memory in place, device memory through a copy."""
 
+import math
+
 import numpy as np
 
-from groupconv.errors import FailedPreconditionError
+from groupconv.errors import FailedPreconditionError, NotFoundError
 from groupconv.requests import Array
+from groupconv_server.cuda_memory import CudaMemory
 from groupconv_server.inference.tensors import Place
 from groupconv_server.shared_memory import SharedMemory
 
+OFF = "shared memory is off on this server; it is started with --allow-shared-memory"
 
-class Regions:
+
+class RegisteredMemory:
     """The regions of a server as `tensors.Memory`.
 
     Args:
         system: host memory; None where the operator has not allowed it.
+        cuda: device memory; likewise.
     """
 
-    def __init__(self, system: SharedMemory | None) -> None:
-        self._system = system
+    def __init__(self, system: SharedMemory | None, cuda: CudaMemory | None) -> None:
+        self._system, self._cuda = system, cuda
 
     @property
     def system(self) -> SharedMemory:
@@ -26,23 +32,48 @@ class Regions:
             FailedPreconditionError: it is not allowed.
         """
         if self._system is None:
-            raise FailedPreconditionError(
-                "shared memory is off on this server; it is started with --allow-shared-memory"
-            )
+            raise FailedPreconditionError(OFF)
         return self._system
 
+    @property
+    def cuda(self) -> CudaMemory:
+        """Device memory.
+
+        Raises:
+            FailedPreconditionError: it is not allowed.
+        """
+        if self._cuda is None:
+            raise FailedPreconditionError(OFF)
+        return self._cuda
+
     def array(self, place: Place, dtype: np.dtype, shape: tuple[int, ...]) -> Array:
-        """A view of the elements; a copy if they are not aligned, which vector instructions need."""
+        """A view of the elements; a copy if they are on a device, or not aligned as vector instructions need it."""
+        if self._on_device(place):
+            return self.cuda.read(place.region, place.offset, dtype, shape)
         x = np.frombuffer(self.system.view(place.region, place.offset, place.size), dtype=dtype).reshape(shape)
         return x if x.flags.aligned else x.copy()
 
     def room(self, place: Place, dtype: np.dtype, shape: tuple[int, ...]) -> Array | None:
-        """A view to be filled; None if the place is not aligned."""
-        count = int(np.prod(shape, dtype=np.int64))
-        view = self.system.view(place.region, place.offset, count * dtype.itemsize)
+        """A view to be filled; None if the place is on a device or not aligned."""
+        size = math.prod(shape) * dtype.itemsize
+        if self._on_device(place):
+            self.cuda.part(place.region, place.offset, size)
+            return None
+        view = self.system.view(place.region, place.offset, size)
         y = np.frombuffer(view, dtype=dtype).reshape(shape)
         return y if y.flags.aligned else None
 
     def store(self, place: Place, y: Array) -> None:
         """Copy the elements there."""
-        self.system.view(place.region, place.offset, y.nbytes)[:] = y.tobytes()
+        if self._on_device(place):
+            self.cuda.write(place.region, place.offset, y)
+        else:
+            self.system.view(place.region, place.offset, y.nbytes)[:] = y.tobytes()
+
+    def _on_device(self, place: Place) -> bool:
+        """Whether the region's name is one of device memory; host memory comes first."""
+        try:
+            self.system.regions(place.region)
+        except NotFoundError:
+            return any(r.name == place.region for r in self.cuda.regions())
+        return False

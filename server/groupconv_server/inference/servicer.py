@@ -8,8 +8,9 @@ import grpc
 from groupconv import __version__
 from groupconv.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from groupconv_server.coordinator import Coordinator
+from groupconv_server.cuda_memory import CudaMemory
 from groupconv_server.inference import models, stream
-from groupconv_server.inference.memory import Regions
+from groupconv_server.inference.memory import RegisteredMemory
 from groupconv_server.inference.run import Inference
 from groupconv_server.inference.statistics import Statistics
 from groupconv_server.inference.v2 import (
@@ -24,6 +25,7 @@ from groupconv_server.inference.v2 import (
 from groupconv_server.layers import Layers
 from groupconv_server.servicers.errors import answers_errors, deadline_of, streams_errors
 from groupconv_server.shared_memory import SharedMemory
+from groupconv_worker.engines.cuda import why_unavailable
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 EXTENSIONS = ("model_configuration", "model_repository", "statistics", "schedule_policy")
@@ -35,11 +37,21 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     # The RPCs' names, of a protocol that is not ours.
     # ruff: noqa: N802, ARG002
 
-    def __init__(self, coordinator: Coordinator, layers: Layers, shared_memory: SharedMemory | None) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        layers: Layers,
+        shared_memory: SharedMemory | None = None,
+        cuda_memory: CudaMemory | None = None,
+    ) -> None:
         self.coordinator, self.layers = coordinator, layers
-        self.regions, self.statistics = Regions(shared_memory), Statistics()
-        self.inference = Inference(coordinator, layers, self.regions, self.statistics)
-        self.extensions = [*EXTENSIONS, *(["system_shared_memory"] if shared_memory else [])]
+        self.memory, self.statistics = RegisteredMemory(shared_memory, cuda_memory), Statistics()
+        self.inference = Inference(coordinator, layers, self.memory, self.statistics)
+        self.extensions = [*EXTENSIONS]
+        if shared_memory is not None:
+            self.extensions.append("system_shared_memory")
+        if cuda_memory is not None and not why_unavailable():
+            self.extensions.append("cuda_shared_memory")
 
     @answers_errors
     def ServerLive(self, request: Any, context: grpc.ServicerContext) -> service_pb2.ServerLiveResponse:
@@ -141,7 +153,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> shared_memory_pb2.SystemSharedMemoryStatusResponse:
         """The regions there are; keys only to whom they belong."""
         response = shared_memory_pb2.SystemSharedMemoryStatusResponse()
-        for region in self.regions.system.regions(request.name):
+        for region in self.memory.system.regions(request.name):
             shown = response.regions[region.name]
             shown.name, shown.offset, shown.byte_size = region.name, region.offset, region.size
             shown.key = region.key if region.owner == context.peer() else ""
@@ -152,7 +164,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: shared_memory_pb2.SystemSharedMemoryRegisterRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.SystemSharedMemoryRegisterResponse:
         """Map a region."""
-        self.regions.system.register(request.name, request.key, request.offset, request.byte_size, owner=context.peer())
+        self.memory.system.register(request.name, request.key, request.offset, request.byte_size, owner=context.peer())
         return shared_memory_pb2.SystemSharedMemoryRegisterResponse()
 
     @answers_errors
@@ -161,9 +173,9 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> shared_memory_pb2.SystemSharedMemoryUnregisterResponse:
         """Let one go, or all of the caller's."""
         if request.name:
-            self.regions.system.unregister(request.name)
+            self.memory.system.unregister(request.name)
         else:
-            self.regions.system.unregister_all(context.peer())
+            self.memory.system.unregister_all(context.peer())
         return shared_memory_pb2.SystemSharedMemoryUnregisterResponse()
 
     @answers_errors
@@ -171,21 +183,32 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: shared_memory_pb2.CudaSharedMemoryStatusRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.CudaSharedMemoryStatusResponse:
         """The regions there are."""
-        raise UnimplementedError("device memory is not shared: send tensors, or register host memory")
+        response = shared_memory_pb2.CudaSharedMemoryStatusResponse()
+        for region in self.memory.cuda.regions(request.name):
+            shown = response.regions[region.name]
+            shown.name, shown.device_id, shown.byte_size = region.name, region.device, region.size
+        return response
 
     @answers_errors
     def CudaSharedMemoryRegister(
         self, request: shared_memory_pb2.CudaSharedMemoryRegisterRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.CudaSharedMemoryRegisterResponse:
-        """Map a region."""
-        raise UnimplementedError("device memory is not shared: send tensors, or register host memory")
+        """Open an allocation."""
+        self.memory.cuda.register(
+            request.name, request.raw_handle, request.device_id, request.byte_size, owner=context.peer()
+        )
+        return shared_memory_pb2.CudaSharedMemoryRegisterResponse()
 
     @answers_errors
     def CudaSharedMemoryUnregister(
         self, request: shared_memory_pb2.CudaSharedMemoryUnregisterRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.CudaSharedMemoryUnregisterResponse:
-        """Let one go, or all of the caller's."""
-        raise UnimplementedError("device memory is not shared: send tensors, or register host memory")
+        """Let one go, or all of the caller's; where no GPU is there are none to begin with."""
+        if request.name:
+            self.memory.cuda.unregister(request.name)
+        else:
+            self.memory.cuda.unregister_all(context.peer())
+        return shared_memory_pb2.CudaSharedMemoryUnregisterResponse()
 
     @answers_errors
     def TraceSetting(self, request: Any, context: grpc.ServicerContext) -> service_pb2.TraceSettingResponse:

@@ -18,6 +18,7 @@ from groupconv_worker.algorithms.cuda_separable import Separable
 from groupconv_worker.autotune import enabled
 from groupconv_worker.cuda.choice import by_rule, time_on_device
 from groupconv_worker.cuda.device import Device
+from groupconv_worker.cuda.ipc import DeviceMemory
 from groupconv_worker.cuda.kernel import CudaAlgorithm, DeviceKernel
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.run import OnDevice
@@ -35,6 +36,13 @@ def why_unavailable() -> str:
     if not cupy.cuda.is_available():
         return "CuPy finds no CUDA device or driver on this machine"
     return ""
+
+
+def open_memory(handle: bytes, device: int, size: int) -> DeviceMemory:
+    """Device memory that another process shares (see `DeviceMemory`)."""
+    import cupy
+
+    return DeviceMemory(cupy, handle, device, size)
 
 
 class CudaEngine:

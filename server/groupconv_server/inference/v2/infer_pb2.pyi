@@ -421,7 +421,7 @@ class ModelInferResponse(_message.Message):
 
     @_builtins.property
     def raw_output_contents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The bytes of the outputs that are not in shared memory, in their order."""
+        """The bytes of the outputs, in their order; empty for one that is in shared memory."""
 
     def __init__(
         self,
