@@ -4,7 +4,7 @@ Large messages are made and read in threads, so that they do not stall the event
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ from groupconv.requests import (
     read_answer,
     result_of,
 )
-from groupconv.rpc import Connection, Metadata, Pem, from_rpc_error
+from groupconv.rpc import Connection, Metadata, Pem, from_aio_error, from_rpc_error
 from groupconv.spec import ConvSpec
 from groupconv.stream import STREAM, Attempts, Progress, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
@@ -180,20 +180,28 @@ class Client(Convolutions[Awaitable[Array]]):
         self, name: str, steps: Sequence[Step], *, dtype: Any = None, timeout: float | None = None
     ) -> AsyncLayer:
         """`load_layer` for several steps, each on the output of the one before."""
-        parts = load_messages(name, steps, dtype)
+        for pause in (0.0, 0.1, 0.2, 0.4, 0.8):
+            await asyncio.sleep(pause)
+            try:
+                answer = await self._load(load_messages(name, steps, dtype), timeout)
+            except UnavailableError as error:
+                failed = error
+            else:
+                return self._layer(info_from_wire(layer_pb2.LoadLayerResponse.FromString(answer).layer))
+        raise failed
 
+    async def _load(self, parts: Iterator[layer_pb2.LoadLayerRequest], timeout: float | None) -> bytes:
         async def messages() -> AsyncIterator[bytes]:
             while (part := await asyncio.to_thread(next, parts, None)) is not None:
                 yield part.SerializeToString()
 
+        load: Any = self._channel.stream_unary(_LAYERS + "LoadLayer")
+        call = load(messages(), timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
         try:
-            load: Any = self._channel.stream_unary(_LAYERS + "LoadLayer")
-            answer = await load(
-                messages(), timeout=self.timeout if timeout is None else timeout, metadata=self._metadata
-            )
+            answer: bytes = await call
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        return self._layer(info_from_wire(layer_pb2.LoadLayerResponse.FromString(answer).layer))
+            raise await from_aio_error(call, error) from None
+        return answer
 
     async def get_layer(self, name: str) -> AsyncLayer:
         """A layer that is loaded already; NotFoundError if there is none of that name."""
@@ -288,7 +296,7 @@ class Client(Convolutions[Awaitable[Array]]):
             if failed:
                 raise failed[0] from None
             if isinstance(error, grpc.RpcError):
-                raise from_rpc_error(error) from None
+                raise await from_aio_error(call, error) from None
             raise
         finally:
             begin.cancel()

@@ -13,10 +13,15 @@ class GroupconvError(Exception):
     Attributes:
         status: the name of its gRPC status code.
         request_id: what the server called the request, if it came from one: its log has the same id.
+        retry_after: seconds after which the server says trying again may help; None where it says nothing.
     """
 
     status: ClassVar[str] = "UNKNOWN"
     request_id: str = ""
+
+    def __init__(self, *args: object, retry_after: float | None = None) -> None:
+        super().__init__(*args)
+        self.retry_after = retry_after
 
 
 class InvalidArgumentError(GroupconvError, ValueError):

@@ -1,5 +1,6 @@
 """The channel to a server, and what its errors become."""
 
+import asyncio
 import json
 import os
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from groupconv.address import is_local
-from groupconv.errors import BY_STATUS, GroupconvError, InvalidArgumentError
+from groupconv.errors import BY_STATUS, GroupconvError, InvalidArgumentError, UnavailableError
 from groupconv.tensors import MAX_MESSAGE_BYTES
 
 Pem = bytes | str | os.PathLike[str]
@@ -122,10 +123,28 @@ def _pem(field: str, given: Pem | None) -> bytes | None:
     return pem
 
 
+async def from_aio_error(call: Any, error: grpc.RpcError) -> GroupconvError:
+    """`from_rpc_error` for a call of grpc.aio that sends a stream.
+
+    Where the server ends such a call while a message is on its way, grpc.aio reports that the message could not be
+    sent, as INTERNAL, before it has read the status that says why, or over it. So that status is waited for; if it is
+    lost, this is an UnavailableError: another attempt meets the status again.
+    """
+    for _ in range(20):
+        if error.code() != grpc.StatusCode.INTERNAL or error.details() != "Internal error from Core":
+            return from_rpc_error(error)
+        await asyncio.sleep(0.01)
+        error = grpc.aio.AioRpcError(
+            await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+        )
+    return UnavailableError("the server ended the call while a message was sent; grpc.aio lost why")
+
+
 def from_rpc_error(error: grpc.RpcError) -> GroupconvError:
     """The exception of this package that stands for a failed call: one class per status.
 
-    The field at fault, if the server named one, is `error.field`; `error.request_id` finds the request in its log.
+    The field at fault, if the server named one, is `error.field`; when to try again, if it said, `error.retry_after`;
+    `error.request_id` finds the request in its log.
     """
     code: grpc.StatusCode = error.code()
     message: str = error.details() or code.name
@@ -133,10 +152,11 @@ def from_rpc_error(error: grpc.RpcError) -> GroupconvError:
     result = cls(message)
     metadata: Any = error.trailing_metadata() or ()
     result.request_id = str(dict(metadata).get("x-request-id", ""))
-    if isinstance(result, InvalidArgumentError):
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]
-        for detail in status.details if status else ():
-            bad = error_details_pb2.BadRequest()
-            if detail.Unpack(bad) and bad.field_violations:
-                result.field = bad.field_violations[0].field
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status else ():
+        bad, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if isinstance(result, InvalidArgumentError) and detail.Unpack(bad) and bad.field_violations:
+            result.field = bad.field_violations[0].field
+        if detail.Unpack(retry):
+            result.retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     return result

@@ -15,10 +15,13 @@ class Config:
         host, port: where it listens; port 0 picks a free one.
         executor: "local" or "ray"; None is ray where a cluster's address is given or several GPUs are seen.
         workers, threads, engine, ray_address: see `create_executor`.
-        concurrency: requests worked on at a time; more are RESOURCE_EXHAUSTED at once.
+        concurrency: requests worked on at a time.
+        queue: that may wait; more are RESOURCE_EXHAUSTED at once.
+        queue_bytes: of the messages of all requests that run or wait.
         insecure: whether it may listen without TLS on an address that others reach.
         tls_cert, tls_key: PEM files of its certificate and key; read again when they change.
         tls_client_ca: PEM file of the authorities of clients, which then must have a certificate (mutual TLS).
+        tokens: TOML file of who may ask (`groupconv token`), read again when it changes; None is everybody.
         grace: seconds that running requests have to end after SIGTERM.
         limits: of a request.
         layer_bytes: weights of resident layers, on the server and on each worker.
@@ -38,7 +41,10 @@ class Config:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
+    tokens: Path | None = None
     concurrency: int = 64
+    queue: int = 256
+    queue_bytes: int = 2 * 2**30
     grace: float = 30.0
     limits: Limits = field(default_factory=Limits)
     layer_bytes: int = CAPACITY

@@ -23,6 +23,7 @@ from groupconv.v1 import (
     stream_pb2,
 )
 from groupconv_server.access.tls import credentials_of
+from groupconv_server.access.tokens import Tokens
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.cuda_memory import CudaMemory
@@ -33,6 +34,7 @@ from groupconv_server.inference.v2 import service_pb2_grpc
 from groupconv_server.layers import Layers
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
+from groupconv_server.servicers.door import Door
 from groupconv_server.servicers.gate import Gate
 from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.observer import Observer
@@ -77,6 +79,7 @@ class Server:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._credentials = credentials_of(config)
+        tokens = None if config.tokens is None else Tokens(config.tokens)
         self.executor = create_executor(
             config.executor_name(),
             workers=config.workers,
@@ -100,7 +103,8 @@ class Server:
             self.streams = StreamServicer(self.coordinator)
             self.metrics.registry.register(State(self.metrics, self.executor, self.layers, self.streams.budget))
             self._health = health.HealthServicer()
-            self._gate = Gate()
+            self._gate = Gate(config.concurrency, config.queue, config.queue_bytes)
+            self._door = Door(self._gate, tokens)
             self._grpc = self._build()
             self.port = self._bind()
             self._page = Page.of(config.metrics_host, config.metrics_port, self.metrics.registry)
@@ -142,16 +146,14 @@ class Server:
 
     def _build(self) -> grpc.Server:
         limit = self.config.limits.message_bytes
-        threads = self.config.concurrency + 2  # two over, so health answers while all others work
         server = grpc.server(
-            ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc"),
+            ThreadPoolExecutor(max_workers=self.config.concurrency, thread_name_prefix="rpc"),
             options=[
                 ("grpc.max_send_message_length", limit),
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share
             ],
-            maximum_concurrent_rpcs=threads,
-            interceptors=[Observer(self.metrics), self._gate],
+            interceptors=[Observer(self.metrics), self._door],
         )
         ConvolutionServicer(self.coordinator, self.layers).add_to(server)
         layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.layers, self.config.limits), server)

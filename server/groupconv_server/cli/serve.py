@@ -74,9 +74,19 @@ def command(
             envvar="GROUPCONV_TLS_CLIENT_CA", help="PEM of authorities: only their clients get in (mutual TLS)."
         ),
     ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(envvar="GROUPCONV_TOKENS", help="TOML of who may ask (groupconv token); read again on change."),
+    ] = None,
     concurrency: Annotated[
         int, typer.Option(envvar="GROUPCONV_CONCURRENCY", min=1, help="Requests worked on at a time.")
     ] = 64,
+    queue: Annotated[
+        int, typer.Option(envvar="GROUPCONV_QUEUE", min=0, help="Requests that may wait; more are refused at once.")
+    ] = 256,
+    queue_mib: Annotated[
+        int, typer.Option(envvar="GROUPCONV_QUEUE_MIB", min=1, help="Messages of requests that run or wait, together.")
+    ] = 2048,
     grace: Annotated[
         float, typer.Option(envvar="GROUPCONV_GRACE", min=0, help="Seconds running requests have after SIGTERM.")
     ] = 30.0,
@@ -148,7 +158,10 @@ def command(
         tls_cert=tls_cert,
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,
+        tokens=tokens,
         concurrency=concurrency,
+        queue=queue,
+        queue_bytes=queue_mib * MIB,
         grace=grace,
         layer_bytes=layer_memory_mib * MIB,
         evict_layers=evict_layers,

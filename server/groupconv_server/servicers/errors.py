@@ -5,6 +5,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -12,7 +13,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from groupconv.errors import GroupconvError, InvalidArgumentError
+from groupconv.errors import GroupconvError, InvalidArgumentError, ResourceExhaustedError
 from groupconv_server.telemetry.request import ID_KEY, current
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def answers_errors(method: Method) -> Method:
 
     @functools.wraps(method)
     def answered(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        with _statuses(context, method.__name__):
+        with statuses(context, method.__name__):
             return method(self, request, context)
 
     return answered  # type: ignore[return-value]
@@ -38,20 +39,21 @@ def streams_errors(method: Method) -> Method:
 
     @functools.wraps(method)
     def answered(self: Any, requests: Any, context: grpc.ServicerContext) -> Any:
-        with _statuses(context, method.__name__):
+        with statuses(context, method.__name__):
             yield from method(self, requests, context)
 
     return answered  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
-def _statuses(context: grpc.ServicerContext, name: str) -> Iterator[None]:
+def statuses(context: grpc.ServicerContext, name: str) -> Iterator[None]:
+    """Within, every exception ends the call with the status that stands for it."""
     try:
         yield
     except GroupconvError as error:
         abort(context, error)
     except MemoryError:
-        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the server has not enough memory for this request")
+        abort(context, ResourceExhaustedError("the server has not enough memory for this request"))
     except Exception:
         log.exception("%s failed", name)
         context.abort(grpc.StatusCode.INTERNAL, "a defect of the server; its log has the details")
@@ -65,7 +67,7 @@ def deadline_of(context: grpc.ServicerContext) -> float | None:
 
 
 def abort(context: grpc.ServicerContext, error: GroupconvError) -> NoReturn:
-    """End a request with an error's status, with its field and the request's id in google.rpc details."""
+    """End a request with an error's status, with field, time to wait and request id in google.rpc details."""
     details: list[Message] = []
     metadata: tuple[tuple[str, str | bytes], ...] = ()
     request = current.get()
@@ -73,6 +75,10 @@ def abort(context: grpc.ServicerContext, error: GroupconvError) -> NoReturn:
         bad = error_details_pb2.BadRequest()
         bad.field_violations.add(field=error.field, description=str(error))
         details.append(bad)
+    if error.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after))
+        details.append(retry)
     if request is not None:
         details.append(error_details_pb2.RequestInfo(request_id=request.id))
         metadata = ((ID_KEY, request.id),)

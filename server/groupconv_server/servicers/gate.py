@@ -1,4 +1,4 @@
-"""The gate every request passes: it counts those inside, and closes when the server stops.
+"""The gate every request passes: it bounds those inside, in count and in bytes, and closes when the server stops.
 
 grpc's own `stop` closes connections as soon as the last answer is handed to the transport; a client that is slow to
 read may then see a reset in place of its answer. So the gate is closed first, connections staying open: new requests
@@ -6,22 +6,40 @@ are UNAVAILABLE, and `stop` is called once those inside have ended.
 """
 
 import threading
-from collections.abc import Callable
-from typing import Any
+import time
 
-import grpc
+from groupconv.errors import ResourceExhaustedError, UnavailableError
+from groupconv.explain import human_bytes
 
-OPEN_TO_ALL = ("/grpc.health.", "/grpc.reflection.")
-"""Services that are answered to the end: health says NOT_SERVING by itself."""
+SHORTEST, LONGEST = 0.05, 30.0
+"""Seconds that a refused caller is told to wait, at least and at most."""
 
 
-class Gate(grpc.ServerInterceptor):
-    """Lets requests in until it is closed, and knows when the last one has left."""
+class Gate:
+    """Who is inside. Safe to use from several threads.
 
-    def __init__(self) -> None:
+    Args:
+        running: requests worked on at a time.
+        waiting: that may wait for their turn.
+        nbytes: of the messages of all of them.
+    """
+
+    def __init__(self, running: int, waiting: int, nbytes: int) -> None:
+        self._running, self._waiting, self._most_bytes = running, waiting, nbytes
         self._changed = threading.Condition()
-        self._inside = 0
+        self._inside = self._bytes = 0
         self._closed = False
+        self._seconds = SHORTEST  # that a request takes, waiting included; a running mean
+
+    @property
+    def inside(self) -> int:
+        """Requests that run or wait."""
+        return self._inside
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of their messages."""
+        return self._bytes
 
     def close(self, timeout: float) -> bool:
         """Let no more requests in and wait for those inside; True if all have left within `timeout` seconds."""
@@ -29,43 +47,72 @@ class Gate(grpc.ServerInterceptor):
             self._closed = True
             return self._changed.wait_for(lambda: self._inside == 0, timeout)
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Any],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Put the gate in front of a method."""
-        handler = continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(OPEN_TO_ALL):
-            return handler
-        kind = kind_of(handler)
-        method = getattr(handler, kind)
+    def enter(self) -> "Visit":
+        """Let a request in.
 
-        def guarded(request: Any, context: grpc.ServicerContext) -> Any:
-            if not self._enter(context):
-                context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; another one may answer")
-            return method(request, context)
-
-        return handler._replace(**{kind: guarded})
-
-    def _enter(self, context: grpc.ServicerContext) -> bool:
+        Raises:
+            UnavailableError: the gate is closed.
+            ResourceExhaustedError: as many are inside as may be, with the time to wait.
+        """
         with self._changed:
             if self._closed:
-                return False
+                raise UnavailableError("the server is stopping; another one may answer")
+            if self._inside >= self._running + self._waiting:
+                raise self._full(f"{self._running} requests run and {self._waiting} wait, as many as may")
             self._inside += 1
-        if not context.add_callback(self._leave):  # it has ended already
-            self._leave()
-        return True
+        return Visit(self)
 
-    def _leave(self) -> None:
+    def hold(self, nbytes: int) -> None:
+        """Take in the message of one who is inside.
+
+        Raises:
+            ResourceExhaustedError: the messages would be larger together than they may, with the time to wait.
+        """
+        with self._changed:
+            if self._bytes and self._bytes + nbytes > self._most_bytes:  # one alone has the limit of a message
+                most, held = human_bytes(self._most_bytes), human_bytes(self._bytes)
+                raise self._full(
+                    f"{held} of requests are held, {human_bytes(nbytes)} more than the {most} there may be"
+                )
+            self._bytes += nbytes
+
+    def left(self, nbytes: int, seconds: float) -> None:
+        """One has left, with its messages."""
         with self._changed:
             self._inside -= 1
+            self._bytes -= nbytes
+            self._seconds += (seconds - self._seconds) / 16
             self._changed.notify_all()
 
+    def _full(self, why: str) -> ResourceExhaustedError:
+        wait = min(LONGEST, max(SHORTEST, self._seconds))  # by then about all who are inside have left
+        return ResourceExhaustedError(f"the server is busy: {why}; try again in {wait:.2g} s", retry_after=wait)
 
-def kind_of(handler: Any) -> str:
-    """The attribute of a handler that holds its method, as "stream_unary"."""
-    sides = (
-        "stream" if streaming else "unary" for streaming in (handler.request_streaming, handler.response_streaming)
-    )
-    return "_".join(sides)
+
+class Visit:
+    """One request inside; it leaves once, whatever happens."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._nbytes = 0
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._left = False
+
+    def hold(self, nbytes: int) -> None:
+        """Bring a message in, until the end of the request.
+
+        Raises:
+            ResourceExhaustedError: as `Gate.hold`.
+        """
+        with self._lock:
+            if not self._left:
+                self._gate.hold(nbytes)
+                self._nbytes += nbytes
+
+    def leave(self) -> None:
+        """The end of the request."""
+        with self._lock:
+            if not self._left:
+                self._left = True
+                self._gate.left(self._nbytes, time.monotonic() - self._began)

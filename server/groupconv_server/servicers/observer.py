@@ -1,5 +1,6 @@
 """What every request passes first: it is given an id, counted, timed, and written down if it is refused."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,8 +10,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from groupconv.errors import InvalidArgumentError
+from groupconv_server.servicers.door import OPEN_TO_ALL, kind_of
 from groupconv_server.servicers.errors import abort
-from groupconv_server.servicers.gate import OPEN_TO_ALL, kind_of
 from groupconv_server.telemetry import audit
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.request import ID_KEY, Request, current
@@ -98,10 +99,13 @@ class _Watch:
         inner = self.inner
         kind = kind_of(inner)
         self.behavior = getattr(inner, kind)
+        watched: Any = functools.partial(self.stream if inner.response_streaming else self.unary)
+        if pool := getattr(self.behavior, "experimental_thread_pool", None):
+            watched.experimental_thread_pool = pool  # where grpc looks for it
         return inner._replace(
             request_deserializer=self.read,
             response_serializer=self.wrote,
-            **{kind: self.stream if inner.response_streaming else self.unary},
+            **{kind: watched},
         )
 
     def read(self, raw: bytes) -> Any:

@@ -1,0 +1,59 @@
+"""`groupconv token`: bearer tokens for a server's callers."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groupconv.errors import AlreadyExistsError, InvalidArgumentError
+from groupconv_server.access.rates import Rates
+from groupconv_server.access.tokens import digest_of, entry_text, new_token, parsed
+
+app = typer.Typer(name="token", help="Make bearer tokens, and entries for the file of `serve --tokens`.")
+NEW = """Examples:
+
+$ groupconv token new alice --file tokens.toml > alice.token
+
+$ groupconv token new batch --file tokens.toml --requests-per-second 50 --concurrent 8 > batch.token
+"""
+HASH = """Examples:
+
+$ groupconv token hash < alice.token
+"""
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Whose it is: letters, digits, '_' and '-'. Shown in logs and metrics.")],
+    file: Annotated[Path, typer.Option("--file", "-f", help="The file of tokens, to which the entry is added.")],
+    requests_per_second: Annotated[
+        float | None, typer.Option(min=1e-3, help="Requests that may begin in a second.")
+    ] = None,
+    bytes_per_second: Annotated[
+        float | None, typer.Option(min=1, help="Bytes of messages in a second, in and out together.")
+    ] = None,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Requests at a time.")] = None,
+) -> None:
+    """Make a token: it is printed, once; the file gets its digest and its limits."""
+    text = file.read_text() if file.exists() else ""
+    try:
+        known = parsed(text)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{file}: {error}") from None
+    if name in known:
+        raise AlreadyExistsError(f"{file} has a token of {name}: remove its table first")
+    token = new_token()
+    entry = entry_text(name, token, Rates(requests_per_second, bytes_per_second, concurrent))
+    file.write_text(f"{text.rstrip()}\n\n{entry}".lstrip())
+    typer.echo(token)
+
+
+def hash_(
+    file: Annotated[
+        typer.FileText | None, typer.Argument(help="A file that holds the token. Default: the input.")
+    ] = None,
+) -> None:
+    """Print the digest of a token that was made elsewhere, for an entry's `sha256`."""
+    token = (file or sys.stdin).read().strip()
+    entry_text("checked", token, Rates())
+    typer.echo(digest_of(token))
