@@ -78,6 +78,26 @@ def test_sigterm_lets_a_running_request_end():
         assert process.wait(timeout=30) == 0
 
 
+def test_a_token_is_made_once_and_opens_the_server(tmp_path):
+    file = tmp_path / "tokens.toml"
+    made = run("token", "new", "alice", "--file", file, "--concurrent", "4")
+    token = made.stdout.strip()
+    assert token not in file.read_text()
+    assert "concurrent = 4" in file.read_text()
+    assert run("token", "hash", input=token + "\n").stdout.strip() in file.read_text()
+    again = run("token", "new", "alice", "--file", file)
+    assert again.returncode == 1
+    assert "has a token of alice" in again.stderr
+    assert "at least 32" in run("token", "hash", input="hunter2").stderr
+    secret = tmp_path / "alice.token"
+    secret.write_text(token + "\n")
+    with serving("--engine", "reference", "--tokens", str(file)) as (_, at):
+        assert run("status", "-t", at).stderr.startswith("groupconv: a token is needed")
+        assert run("status", "-t", at, "--token-file", secret).returncode == 0
+        assert run("status", "-t", at, env={**os.environ, "GROUPCONV_TOKEN": token}).returncode == 0
+        assert run("health", "-t", at).stdout == "SERVING\n"
+
+
 def test_commands_reach_a_server_by_mutual_tls_with_flags_and_variables(tmp_path):
     authority, files = trustme.CA(), {}
     for name in ("localhost", "alice"):
