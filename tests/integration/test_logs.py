@@ -31,7 +31,7 @@ STREAM = "/groupconv.v1.StreamService/ConvolveStream"
 REFUSALS = {
     "no protobuf": (CONVOLVE, [b"\xff\xff"], "INVALID_ARGUMENT"),
     "an empty request": (CONVOLVE, [b""], "INVALID_ARGUMENT"),
-    "over the message limit": (CONVOLVE, [bytes(2**20 + 1)], "UNREAD"),
+    "over the message limit": (CONVOLVE, [bytes(2**20 + 1)], "RESOURCE_EXHAUSTED"),
     "no such layer": (GET_LAYER, [b"\x0a\x01a"], "NOT_FOUND"),
     "a layer of junk": (LOAD_LAYER, [b"\xff"], "INVALID_ARGUMENT"),
     "a stream of junk": (STREAM, [b"\xff\xff"], "INVALID_ARGUMENT"),
