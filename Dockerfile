@@ -1,7 +1,12 @@
-# One image for the coordinator, the workers and the load generator.
-# docker-compose.yml says how each is started; docs/deployment.md explains both.
+# One file for every image; the build argument EXTRA says which (docs/deployment.md):
+#   server   coordinator and CPU workers (default)        cuda12, cuda13   the same with CuPy and CUDA's libraries
+#   load     the load generator
+# PYTHON_IMAGE may name a digest, as python:3.11-slim-bookworm@sha256:…; Python's packages are pinned by constraints.txt.
 
-FROM python:3.11-slim-bookworm AS build
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+ARG EXTRA=server
 # The constraints hold for the build backend too.
 ENV PIP_CONSTRAINT=/src/constraints.txt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
@@ -14,7 +19,8 @@ RUN for package in client/groupconv worker/groupconv_worker server/groupconv_ser
         mkdir -p "$package" && touch "$package/__init__.py"; \
     done \
     && touch README.md LICENSE \
-    && pip install '.[load]' \
+    && case "$EXTRA" in cuda12) libraries='cupy-cuda12x[ctk]' ;; cuda13) libraries='cupy-cuda13x[ctk]' ;; *) libraries= ;; esac \
+    && pip install ".[$EXTRA]" $libraries \
     && pip uninstall --yes groupconv
 COPY README.md LICENSE ./
 COPY client client
@@ -22,7 +28,7 @@ COPY worker worker
 COPY server server
 RUN pip install --no-deps .
 
-FROM python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --create-home groupconv
 COPY --from=build /opt/groupconv /opt/groupconv
 COPY --chmod=755 deploy/coordinator /usr/local/bin/groupconv-coordinator
@@ -30,8 +36,9 @@ COPY --chmod=755 deploy/coordinator /usr/local/bin/groupconv-coordinator
 ENV PATH=/opt/groupconv/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0
 USER groupconv
 WORKDIR /home/groupconv
-EXPOSE 50051
-# Right for the coordinator and for clients of GROUPCONV_TARGET; a worker has its own in docker-compose.yml.
-HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=3 CMD ["groupconv", "health"]
+EXPOSE 50051 9464
+# By gRPC's health service. Right for the coordinator and for clients of GROUPCONV_TARGET; a worker and the load
+# generator have their own in docker-compose.yml.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --start-interval=2s --retries=3 CMD ["groupconv", "health"]
 ENTRYPOINT ["groupconv"]
 CMD ["serve", "--host", "0.0.0.0"]

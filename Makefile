@@ -64,8 +64,8 @@ bench: setup  ## compare the engines with torch and onnxruntime (installs torch)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python bench/engine.py
 
-compose-test: setup  ## build the images, bring the stack up, use it, kill a worker, use it again, tear down
-	$(BIN)/python deploy/compose_test.py
+compose-test: setup  ## build the images, bring the stack up, use it, break it in every way it should survive, tear down
+	$(BIN)/python deploy/compose_test
 
 clean:  ## remove everything made here, .venv included
 	rm -rf $(VENV) build/out out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,5 +1,13 @@
 """The load test: what a profile may say, when requests are due, and that a wrong answer is seen."""
 
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
 import numpy as np
 import pytest
 
@@ -114,3 +122,35 @@ def test_memory_needs_a_url_and_grows_as_its_line_does():
         Memory("localhost:9464")
     assert growth([(float(t), 1000.0 + 7 * t) for t in range(20)]) == pytest.approx(7)
     assert np.isnan(growth([]))
+
+
+def test_locust_s_page_runs_the_load(server, tmp_path):
+    """As a user of the command line does: started with flags that Locust does not know."""
+    command = [str(Path(sys.executable).with_name("groupconv")), "load", "--layer", LAYER, "--target", server.address]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with subprocess.Popen([*command, "--web", address], stderr=subprocess.PIPE, text=True) as page:
+        try:
+            form = urlencode({"user_count": 2, "spawn_rate": 2}).encode()
+            while not answers(address):
+                assert page.poll() is None, page.stderr.read()
+            with urlopen(f"http://{address}/swarm", form, timeout=10) as started:
+                assert json.load(started)["success"]
+            while (stats := get(f"http://{address}/stats/requests"))["total_rps"] == 0:
+                assert page.poll() is None
+            assert stats["fail_ratio"] == 0
+        finally:
+            page.terminate()
+
+
+def answers(address):
+    try:
+        return get(f"http://{address}/stats/requests")
+    except OSError:
+        return None
+
+
+def get(url):
+    with urlopen(url, timeout=10) as answer:
+        return json.load(answer)

@@ -7,6 +7,7 @@ it is (LOCUST_SKIP_MONKEY_PATCH), and its time is taken on that thread: docs/adr
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -92,6 +93,11 @@ class Load:
 
     def serve(self, host: str, port: int) -> None:
         """Show Locust's page until interrupted: it starts and stops the load, with the users chosen there."""
+        from locust.argument_parser import parse_options
+
+        sys.argv[1:] = []  # Locust's page reads them, and they are not for it
+        users = str(self.profile.users)
+        self.environment.parsed_options = parse_options(["--users", users, "--spawn-rate", users])
         self.environment.events.test_start.add_listener(self._begin)
         page = self.environment.create_web_ui(host, port)
         page.greenlet.join()

@@ -1,0 +1,62 @@
+"""What operators get fits together: alerts have a section in the runbook, queries name metrics that exist."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RULES = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"][0]["rules"]
+DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/groupconv.json").read_text())
+QUERIES = [rule["expr"] for rule in RULES] + [t["expr"] for panel in DASHBOARD["panels"] for t in panel["targets"]]
+
+
+def test_each_alert_has_its_section_in_the_runbook_and_no_section_is_left_over():
+    sections = re.findall(r"^## (\w+)$", (ROOT / "docs/runbook.md").read_text(), re.MULTILINE)
+    assert sections == [rule["alert"] for rule in RULES]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_each_query_asks_for_metrics_that_are_documented(query):
+    documented = set(re.findall(r"`(groupconv_\w+)`", (ROOT / "docs/observability.md").read_text()))
+    asked = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"groupconv_\w+", query)}
+    assert asked <= documented
+
+
+def test_panels_lie_side_by_side():
+    cells = [
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", "deploy/compose.gpu.yml"])
+def test_compose_files_publish_on_loopback_alone_and_bound_memory(name):
+    services = yaml.safe_load((ROOT / name).read_text())["services"]
+    for service, said in services.items():
+        assert "mem_limit" in said, service
+        for port in said.get("ports", []):
+            assert port.startswith("127.0.0.1:"), service
+
+
+def test_the_kubernetes_manifest_holds_together():
+    objects = list(yaml.safe_load_all((ROOT / "deploy/kubernetes.yml").read_text()))
+    pods = [o["spec"]["template"] for o in objects if o["kind"] == "Deployment"]
+    ports = {c["name"]: {p["containerPort"] for p in c.get("ports", [])} for t in pods for c in t["spec"]["containers"]}
+    assert ports["coordinator"] == {50051, 9464}
+    for o in objects:
+        if o["kind"] == "Service":
+            assert any(o["spec"]["selector"].items() <= t["metadata"]["labels"].items() for t in pods)
+        if o["kind"] == "Deployment":
+            assert o["spec"]["selector"]["matchLabels"].items() <= o["spec"]["template"]["metadata"]["labels"].items()
+    for template in pods:
+        (container,) = template["spec"]["containers"]
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in template["spec"]["volumes"]}
+        assert template["spec"]["terminationGracePeriodSeconds"] > 30  # --grace
