@@ -26,6 +26,7 @@ class Config:
         limits: of a request.
         layer_bytes: weights of resident layers, on the server and on each worker.
         evict_layers: whether the least recently used layers leave when a new one does not fit; else it is refused.
+        layer_dir: where layers are kept on disk and loaded from at the start; None keeps none.
         shared_memory: whether clients of this machine may register shared memory.
         metrics_host, metrics_port: where Prometheus finds the metrics; port 0 picks a free one, None serves none.
     """
@@ -51,6 +52,7 @@ class Config:
     evict_layers: bool = False
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
+    layer_dir: Path | None = None
     shared_memory: bool = False
 
     def executor_name(self) -> str:

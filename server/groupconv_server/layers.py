@@ -109,7 +109,7 @@ class Layers:
         self._forget, self.capacity, self._evict, self._used = forget, capacity, evict, used
         self.bytes = 0
         self._layers: dict[str, Layer] = {}
-        self._versions, self._clock = itertools.count(1), itertools.count(1)
+        self._version, self._clock = 0, itertools.count(1)
         self._lock = threading.Lock()
 
     @contextmanager
@@ -138,8 +138,25 @@ class Layers:
             with self._lock:
                 self.bytes -= room.bytes
 
-    def load(self, name: str, steps: Sequence[Step], room: Room) -> Layer:
+    def next_version(self, name: str) -> int:
+        """A version for a layer that is about to be loaded.
+
+        Raises:
+            InvalidArgumentError: a name that cannot be.
+        """
+        check_name(name)
+        with self._lock:
+            self._version += 1
+            return self._version
+
+    def load(self, name: str, steps: Sequence[Step], room: Room, version: int | None = None) -> Layer:
         """Make `steps` the new version of a layer, in the room that was reserved for their weights.
+
+        Args:
+            name: of the layer.
+            steps: with read-only arrays.
+            room: which is the layer's from now on.
+            version: as of `next_version`, or of a layer that was on disk; None takes the next one.
 
         Raises:
             InvalidArgumentError: a name that cannot be.
@@ -147,7 +164,8 @@ class Layers:
         check_name(name)
         with self._lock:
             size, room.bytes = room.bytes, 0  # now the layer's
-            version = next(self._versions)
+            self._version = max(self._version + (version is None), version or 0)
+            version = version or self._version
             resident = tuple(ResidentStep(s.kernel, s.bias, s.spec, name, version, i) for i, s in enumerate(steps))
             layer = Layer(name, version, resident, size, used=next(self._clock))
             old = self._layers.get(name)
@@ -300,7 +318,7 @@ def input_types(steps: Sequence[Step]) -> dict[np.dtype, np.dtype]:
 
     Example:
         >>> [str(x) for x in input_types([Step(np.ones((1, 1, 1), np.float32))])]
-        ['float32', 'int8', 'uint8']
+        ['float32', 'int8', 'uint8', 'int32']
     """
     found = {}
     kernels = [step.kernel.dtype for step in steps]

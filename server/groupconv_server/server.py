@@ -32,6 +32,7 @@ from groupconv_server.inference.servicer import SERVICE as INFERENCE
 from groupconv_server.inference.servicer import InferenceServicer
 from groupconv_server.inference.v2 import service_pb2_grpc
 from groupconv_server.layers import Layers
+from groupconv_server.repository import Repository
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
 from groupconv_server.servicers.door import Door
@@ -40,6 +41,7 @@ from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.observer import Observer
 from groupconv_server.servicers.stream import StreamServicer
 from groupconv_server.shared_memory import SharedMemory
+from groupconv_server.store import LayerStore
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.page import Page
 from groupconv_server.telemetry.state import State
@@ -98,6 +100,9 @@ class Server:
                 evict=config.evict_layers,
                 used=self.metrics.layers.used,
             )
+            store = None if config.layer_dir is None else LayerStore(config.layer_dir, config.limits)
+            self.repository = Repository(self.layers, store)
+            self.repository.restore()
             self.shared_memory = SharedMemory() if config.shared_memory else None
             self.cuda_memory = CudaMemory() if config.shared_memory else None
             self.streams = StreamServicer(self.coordinator)
@@ -156,11 +161,11 @@ class Server:
             interceptors=[Observer(self.metrics), self._door],
         )
         ConvolutionServicer(self.coordinator, self.layers).add_to(server)
-        layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.layers, self.config.limits), server)
+        layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.repository, self.config.limits), server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator), server)
         self.streams.add_to(server)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(self.coordinator, self.layers, self.shared_memory, self.cuda_memory), server
+            InferenceServicer(self.coordinator, self.repository, self.shared_memory, self.cuda_memory), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

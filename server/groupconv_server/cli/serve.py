@@ -20,7 +20,7 @@ $ groupconv serve --port 0 --workers 2 --threads 1
 
 $ groupconv serve --executor ray --workers 4
 
-$ groupconv serve --allow-shared-memory
+$ groupconv serve --allow-shared-memory --layer-dir layers
 
 $ groupconv serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --ray-address auto
 
@@ -107,6 +107,12 @@ def command(
             help="Let the least recently used layers leave when a new one does not fit.",
         ),
     ] = False,
+    layer_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="GROUPCONV_LAYER_DIR", help="Keep loaded layers here, and load them at the start.", file_okay=False
+        ),
+    ] = None,
     allow_shared_memory: Annotated[
         bool,
         typer.Option(
@@ -167,6 +173,7 @@ def command(
         evict_layers=evict_layers,
         metrics_host=metrics_host,
         metrics_port=metrics_port,
+        layer_dir=layer_dir,
         shared_memory=allow_shared_memory,
         limits=Limits(message_bytes=max_message_mib * MIB, tensor_bytes=max_tensor_mib * MIB),
     )

@@ -22,7 +22,7 @@ from groupconv_server.inference.v2 import (
     shared_memory_pb2,
     statistics_pb2,
 )
-from groupconv_server.layers import Layers
+from groupconv_server.repository import Repository
 from groupconv_server.servicers.errors import answers_errors, deadline_of, streams_errors
 from groupconv_server.shared_memory import SharedMemory
 from groupconv_worker.engines.cuda import why_unavailable
@@ -40,13 +40,13 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(
         self,
         coordinator: Coordinator,
-        layers: Layers,
+        repository: Repository,
         shared_memory: SharedMemory | None = None,
         cuda_memory: CudaMemory | None = None,
     ) -> None:
-        self.coordinator, self.layers = coordinator, layers
+        self.coordinator, self.repository, self.layers = coordinator, repository, repository.layers
         self.memory, self.statistics = RegisteredMemory(shared_memory, cuda_memory), Statistics()
-        self.inference = Inference(coordinator, layers, self.memory, self.statistics)
+        self.inference = Inference(coordinator, self.layers, self.memory, self.statistics)
         self.extensions = [*EXTENSIONS]
         if shared_memory is not None:
             self.extensions.append("system_shared_memory")
@@ -123,28 +123,31 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def RepositoryIndex(
         self, request: repository_pb2.RepositoryIndexRequest, context: grpc.ServicerContext
     ) -> repository_pb2.RepositoryIndexResponse:
-        """The layers there are."""
-        index = repository_pb2.RepositoryIndexResponse.ModelIndex
-        return repository_pb2.RepositoryIndexResponse(
-            models=[index(name=x.name, version=str(x.version), state="READY") for x in self.layers.all()]
-        )
+        """The layers there are, and those that are on disk alone."""
+        response = repository_pb2.RepositoryIndexResponse()
+        for layer in self.layers.all():
+            response.models.add(name=layer.name, version=str(layer.version), state="READY")
+        if not request.ready:
+            for name, reason in self.repository.unloaded().items():
+                response.models.add(name=name, state="UNAVAILABLE", reason=reason)
+        return response
 
     @answers_errors
     def RepositoryModelLoad(
         self, request: repository_pb2.RepositoryModelLoadRequest, context: grpc.ServicerContext
     ) -> repository_pb2.RepositoryModelLoadResponse:
-        """Nothing to do for a layer that is loaded; weights come through LayerService."""
+        """Load a layer from disk; nothing to do for one that is loaded. New weights come through LayerService."""
         if request.parameters:
             raise InvalidArgumentError("parameters", "none", sorted(request.parameters))
-        self.layers.get(request.model_name)
+        self.repository.reload(request.model_name)
         return repository_pb2.RepositoryModelLoadResponse()
 
     @answers_errors
     def RepositoryModelUnload(
         self, request: repository_pb2.RepositoryModelUnloadRequest, context: grpc.ServicerContext
     ) -> repository_pb2.RepositoryModelUnloadResponse:
-        """Let a layer go; it depends on none and none on it."""
-        self.layers.unload(request.model_name)
+        """Let a layer go from memory; it depends on none and none on it."""
+        self.repository.unload(request.model_name, keep=True)
         return repository_pb2.RepositoryModelUnloadResponse()
 
     @answers_errors

@@ -1,7 +1,7 @@
 """ConvolutionService: Convolve and PlanConvolution."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,13 +12,13 @@ from google.protobuf.message import DecodeError
 from groupconv.codec import scan
 from groupconv.errors import InvalidArgumentError
 from groupconv.requests import Array, Step
-from groupconv.spec import ConvSpec
 from groupconv.tensors import from_wire, message_with, type_from_wire
-from groupconv.v1 import convolution_pb2, layer_pb2, spec_pb2
-from groupconv.wire import plan_to_wire, report_to_wire, spec_from_wire
+from groupconv.v1 import convolution_pb2
+from groupconv.wire import plan_to_wire, report_to_wire
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.layers import Layers
 from groupconv_server.servicers.errors import answers_errors, deadline_of
+from groupconv_server.steps import specs_of
 
 SERVICE = convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name
 
@@ -124,18 +124,3 @@ def parse(raw: bytes) -> tuple[convolution_pb2.ConvolveRequest, Array, list[Step
         bias = from_wire(message.bias, f"steps[{i}].bias") if message.HasField("bias") else None
         steps.append(Step(kernel, bias, spec))
     return request, x, steps
-
-
-def specs_of(steps: Iterable[spec_pb2.Step | spec_pb2.StepType | layer_pb2.LayerStep]) -> list[ConvSpec]:
-    """The spec of every step.
-
-    Raises:
-        InvalidArgumentError: with the path of the field, as `steps[0].spec.stride`.
-    """
-    specs = []
-    for i, step in enumerate(steps):
-        try:
-            specs.append(spec_from_wire(step.spec))
-        except InvalidArgumentError as error:
-            raise error.within(f"steps[{i}].spec") from None
-    return specs

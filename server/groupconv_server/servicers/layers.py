@@ -1,29 +1,28 @@
 """LayerService: LoadLayer, GetLayer, ListLayers and UnloadLayer."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import grpc
 import numpy as np
 
-from groupconv.dtypes import types_of
 from groupconv.errors import InvalidArgumentError
 from groupconv.requests import Array, Step
-from groupconv.tensors import type_from_wire, type_to_wire
+from groupconv.tensors import type_to_wire
 from groupconv.v1 import layer_pb2, layer_pb2_grpc
 from groupconv.wire import spec_to_wire
-from groupconv_server.layers import Layer, Layers, check_chain, check_name
+from groupconv_server.layers import Layer, check_name
 from groupconv_server.limits import Limits
-from groupconv_server.servicers.convolution import specs_of
+from groupconv_server.repository import Repository
 from groupconv_server.servicers.errors import answers_errors
+from groupconv_server.steps import Shaped, steps_of
 
 
 class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
     """Loads, describes and unloads resident layers."""
 
-    def __init__(self, layers: Layers, limits: Limits) -> None:
-        self.layers, self.limits = layers, limits
+    def __init__(self, repository: Repository, limits: Limits) -> None:
+        self.repository, self.layers, self.limits = repository, repository.layers, limits
 
     @answers_errors
     def LoadLayer(  # noqa: N802 - the RPC's name
@@ -37,10 +36,10 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
             came = "an empty stream" if first is None else first.WhichOneof("part")
             raise InvalidArgumentError("header", "a header as the first message", came)
         name = check_name(first.header.name)
-        steps = self._steps(first.header)
+        steps = steps_of(first.header, self.limits)
         size = sum(t.nbytes for step in steps for t in (step.kernel, step.bias) if t is not None)
         with self.layers.reserved(size) as room:
-            loaded = self.layers.load(name, _filled(steps, size, request_iterator), room)
+            loaded = self.repository.load(name, _filled(steps, size, request_iterator), room)
         return layer_pb2.LoadLayerResponse(layer=described(loaded))
 
     @answers_errors
@@ -68,36 +67,8 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> layer_pb2.UnloadLayerResponse:
         """Let one go."""
-        self.layers.unload(request.name)
+        self.repository.unload(request.name)
         return layer_pb2.UnloadLayerResponse()
-
-    def _steps(self, header: layer_pb2.LayerHeader) -> list[Step]:
-        """The steps by their shapes, checked as far as they can be without an input."""
-        if not 1 <= len(header.steps) <= self.limits.steps:
-            raise InvalidArgumentError("steps", f"1 to {self.limits.steps} steps", len(header.steps))
-        steps = []
-        for i, (message, spec) in enumerate(zip(header.steps, specs_of(header.steps), strict=True)):
-            kernel = _Shaped(*type_from_wire(message.kernel, f"steps[{i}].kernel"))
-            bias = _Shaped(*type_from_wire(message.bias, f"steps[{i}].bias")) if message.HasField("bias") else None
-            try:
-                types_of(kernel.dtype, kernel.dtype, None if bias is None else bias.dtype, spec.activation)
-            except InvalidArgumentError as error:
-                raise error.within(f"steps[{i}]") from None
-            steps.append(Step(kernel, bias, spec))
-        check_chain(steps)
-        return steps
-
-
-@dataclass(frozen=True)
-class _Shaped:
-    """A tensor that is still on its way."""
-
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize  # Python's integers do not overflow
 
 
 def described(layer: Layer) -> layer_pb2.Layer:
@@ -154,5 +125,5 @@ def _chunks(requests: Iterator[layer_pb2.LoadLayerRequest]) -> Iterator[bytes]:
         yield request.chunk
 
 
-def _empty(t: _Shaped) -> Array:
+def _empty(t: Shaped) -> Array:
     return np.empty(t.shape, dtype=t.dtype)

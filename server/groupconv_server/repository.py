@@ -1,0 +1,95 @@
+"""Layers in memory and, where the operator gave a folder, on disk: what is loaded is kept, what is unloaded is not."""
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from groupconv.errors import FailedPreconditionError, GroupconvError
+from groupconv.requests import Step
+from groupconv_server.layers import Layer, Layers, Room
+from groupconv_server.store import LayerStore, Stored
+
+log = logging.getLogger(__name__)
+
+
+class Repository:
+    """The layers of a server and their copies on disk.
+
+    Args:
+        layers: in memory.
+        store: on disk; None keeps nothing.
+    """
+
+    def __init__(self, layers: Layers, store: LayerStore | None = None) -> None:
+        self.layers, self.store = layers, store
+        self.damaged: dict[str, str] = {}
+        self._order = threading.Lock()  # two loads of one name end on disk as they do in memory
+
+    def restore(self) -> None:
+        """Load every layer that is on disk; those that cannot be loaded are reported and left alone."""
+        if self.store is None:
+            return
+        for found in self.store.all():
+            try:
+                if not isinstance(found, Stored):
+                    raise found[1]
+                self._place(found)
+            except GroupconvError as error:
+                name = found.name if isinstance(found, Stored) else found[0].name
+                self.damaged[name] = str(error)
+                log.error("layer %s was not loaded: %s", name, error)  # noqa: TRY400 - its message says it all
+
+    def load(self, name: str, steps: Sequence[Step], room: Room) -> Layer:
+        """Make `steps` the new version of a layer, on disk first.
+
+        Raises:
+            InvalidArgumentError: a name that cannot be.
+            FailedPreconditionError: it cannot be kept; the version before stays.
+        """
+        with self._order:
+            version = self.layers.next_version(name)
+            if self.store is not None:
+                try:
+                    self.store.save(name, version, steps)
+                except OSError as error:
+                    raise FailedPreconditionError(f"the layer cannot be kept on disk: {error.strerror}") from error
+                self.damaged.pop(name, None)
+            return self.layers.load(name, steps, room, version)
+
+    def unload(self, name: str, *, keep: bool = False) -> None:
+        """Let a layer go, from disk too unless it is to be kept there.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._order:
+            self.layers.unload(name)
+            if self.store is not None and not keep:
+                self.store.remove(name)
+
+    def reload(self, name: str) -> None:
+        """Load a layer from disk if it is not loaded.
+
+        Raises:
+            NotFoundError: it is neither loaded nor on disk.
+            DataLossError: it is damaged.
+        """
+        with self._order:
+            if self.store is None or any(layer.name == name for layer in self.layers.all()):
+                self.layers.get(name)
+                return
+            self._place(self.store.read(name))
+            self.damaged.pop(name, None)
+
+    def unloaded(self) -> dict[str, str]:
+        """Names of layers that are on disk alone, and why where there is a reason."""
+        if self.store is None:
+            return {}
+        here = {layer.name for layer in self.layers.all()}
+        names = {*self.store.names(), *self.damaged} - here
+        return {name: self.damaged.get(name, "unloaded") for name in sorted(names)}
+
+    def _place(self, stored: Stored) -> None:
+        size = sum(t.nbytes for step in stored.steps for t in (step.kernel, step.bias) if t is not None)
+        with self.layers.reserved(size) as room:
+            self.layers.load(stored.name, stored.steps, room, stored.version)
