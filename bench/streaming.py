@@ -26,7 +26,7 @@ import numpy as np
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.dtypes import types_of
-from groupconv.stream import Progress
+from groupconv.progress import Progress
 from groupconv.tensors import MAX_MESSAGE_BYTES
 from groupconv_server.config import Config
 from groupconv_server.limits import Limits

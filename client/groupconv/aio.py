@@ -4,7 +4,8 @@ Large messages are made and read in threads, so that they do not stall the event
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from groupconv.errors import UnavailableError
 from groupconv.layer import AsyncLayer, LayerInfo, info_from_wire, layer_request, load_messages
 from groupconv.options import Call
 from groupconv.plan import Plan
+from groupconv.progress import Shown
 from groupconv.requests import (
     CONVOLVE,
     Array,
@@ -29,7 +31,7 @@ from groupconv.requests import (
 )
 from groupconv.rpc import Connection, Metadata, Pem, from_aio_error, from_rpc_error
 from groupconv.spec import ConvSpec
-from groupconv.stream import STREAM, Attempts, Progress, Transfer, pays, transfer
+from groupconv.stream import STREAM, Attempts, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
 from groupconv.wire import plan_from_wire
@@ -108,7 +110,7 @@ class Client(Convolutions[Awaitable[Array]]):
         shape: Sequence[int] | None = None,
         dtype: Any = None,
         out: Any = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Shown | bool | None = None,
         timeout: float | None = None,
         **options: Any,
     ) -> Any:
@@ -262,13 +264,14 @@ class Client(Convolutions[Awaitable[Array]]):
 
     async def _stream(self, made: Transfer, timeout: float | None) -> Any:
         attempts = Attempts(made, timeout)
-        while True:
-            try:
-                await self._attempt(made, attempts.left())
-            except UnavailableError as error:
-                await asyncio.sleep(attempts.pause_after(error))
-            else:
-                return made.filled()
+        with contextlib.closing(made):
+            while True:
+                try:
+                    await self._attempt(made, attempts.left())
+                except UnavailableError as error:
+                    await asyncio.sleep(attempts.pause_after(error))
+                else:
+                    return made.filled()
 
     async def _attempt(self, made: Transfer, timeout: float | None) -> None:
         """One connection: one task sends while another receives."""

@@ -1,8 +1,9 @@
 """The blocking client: `groupconv.connect(...)`."""
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from groupconv.errors import UnavailableError
 from groupconv.layer import Layer, LayerInfo, info_from_wire, layer_request, load_messages
 from groupconv.options import Call
 from groupconv.plan import Plan
+from groupconv.progress import Shown
 from groupconv.requests import (
     CONVOLVE,
     Array,
@@ -26,7 +28,7 @@ from groupconv.requests import (
 )
 from groupconv.rpc import Connection, Metadata, Pem, from_rpc_error
 from groupconv.spec import ConvSpec
-from groupconv.stream import STREAM, Attempts, Progress, Transfer, pays, transfer
+from groupconv.stream import STREAM, Attempts, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
 from groupconv.v1 import cluster_pb2, cluster_pb2_grpc, convolution_pb2_grpc, layer_pb2, layer_pb2_grpc
 from groupconv.wire import plan_from_wire
@@ -241,7 +243,7 @@ class Client(Convolutions[Array]):
         shape: Sequence[int] | None = None,
         dtype: Any = None,
         out: Any = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Shown | bool | None = None,
         timeout: float | None = None,
         **options: Any,
     ) -> Any:
@@ -271,7 +273,7 @@ class Client(Convolutions[Array]):
         shape: Sequence[int] | None = None,
         dtype: Any = None,
         out: Any = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Shown | bool | None = None,
         timeout: float | None = None,
         allow_reordering: bool = False,
         band_rows: int = 0,
@@ -288,7 +290,7 @@ class Client(Convolutions[Array]):
             dtype: of an iterator's bands.
             out: what is filled, by rows: an array, a memory map, a Zarr or HDF5 array of the output's shape and dtype;
                 None makes an array.
-            progress: called with a `Progress` after each band.
+            progress: called with a `Progress` after each band; True shows a bar (tqdm, extra `progress`).
             timeout: seconds; None waits for as long as it takes, whatever the client's timeout is.
             allow_reordering: as in `run`.
             band_rows: output rows of a band; 0 lets the server choose.
@@ -349,13 +351,14 @@ class Client(Convolutions[Array]):
     def _stream(self, made: Transfer, timeout: float | None) -> Any:
         """Attempts until it is done; only a lost connection is tried again, with growing pauses."""
         attempts = Attempts(made, timeout)
-        while True:
-            try:
-                self._attempt(made, attempts.left())
-            except UnavailableError as error:
-                time.sleep(attempts.pause_after(error))
-            else:
-                return made.filled()
+        with contextlib.closing(made):
+            while True:
+                try:
+                    self._attempt(made, attempts.left())
+                except UnavailableError as error:
+                    time.sleep(attempts.pause_after(error))
+                else:
+                    return made.filled()
 
     def _opened(self) -> Any:
         return self._channel.stream_stream(STREAM)  # no serializers: bytes in, bytes out

@@ -38,11 +38,16 @@ def kernel_named(name: str) -> Kernel:
     """
     if name in _FIXED:
         return np.array(_FIXED[name], dtype=np.float32)
-    kind, _, parameter = name.partition(":")
-    if kind == "gaussian":
-        taps = gaussian(_sigma(parameter))
+    taps = gaussian_of(name)
+    if taps is not None:
         return np.outer(taps, taps)
     raise InvalidArgumentError("kernel", f"one of {', '.join(NAMES)}, or a .npy file", name)
+
+
+def gaussian_of(name: str) -> Kernel | None:
+    """The factor of the kernel `gaussian:SIGMA`, which has as many axes as one likes; None for any other name."""
+    kind, _, parameter = name.partition(":")
+    return gaussian(_sigma(parameter)) if kind == "gaussian" else None
 
 
 def gaussian(sigma: float) -> Kernel:

@@ -5,7 +5,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from groupconv.bands import Iterated, Sink, Sliced, Source
 from groupconv.chunks import CHUNK_BYTES, packed, unpacked
 from groupconv.errors import DataLossError, InvalidArgumentError
+from groupconv.progress import Progress, Shown, shown
 from groupconv.requests import Array, Step, geometries, ready_steps, steps_to_wire
 from groupconv.tensors import type_from_wire, type_to_wire
 from groupconv.v1 import stream_pb2
@@ -22,23 +23,9 @@ STREAM = "/groupconv.v1.StreamService/ConvolveStream"
 STREAM_ABOVE = 4 * 2**20
 """Bytes of input or output above which the functions go by stream: one message would be slower."""
 PATIENCE = 60.0
-"""Seconds without a new band after which a stream that lost its connection is given up."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a stream is.
-
-    Attributes:
-        rows, of: output rows that are there, and all.
-        received: bytes of output.
-        seconds: since it began.
-    """
-
-    rows: int
-    of: int
-    received: int
-    seconds: float
+"""Seconds without a new band after which a stream that lost its connection is given up …"""
+FIRST_PATIENCE = 5.0
+"""… and where no server ever accepted it."""
 
 
 @dataclass
@@ -59,7 +46,7 @@ class Transfer:
     steps: Sequence[Step]
     out: Any = None
     unbatched: bool = False
-    progress: Callable[[Progress], None] | None = None
+    progress: Shown | None = None
     allow_reordering: bool = False
     band_rows: int = 0
     done: int = 0
@@ -144,6 +131,12 @@ class Transfer:
             raise DataLossError(f"the server sent {self.done} of {self._total} rows")
         return self.sink.out
 
+    def close(self) -> None:
+        """After the last attempt, however it ended: a bar is closed."""
+        close = getattr(self.progress, "close", None)
+        if close is not None:
+            close()
+
     def _put(self, data: memoryview, size: int) -> None:
         """Whole rows of a NumPy array go straight to their place; the rest waits until its band is complete."""
         shape, dtype = self._row
@@ -199,7 +192,8 @@ class Attempts:
         if self._made.done > self._done:
             self._done, self._since, self._pause = self._made.done, now, 0.1
         pause, self._pause = self._pause, min(2.0, 2 * self._pause)
-        if now + pause > self._since + PATIENCE or (self._deadline is not None and now + pause > self._deadline):
+        patience = FIRST_PATIENCE if self._made.sink is None else PATIENCE
+        if now + pause > self._since + patience or (self._deadline is not None and now + pause > self._deadline):
             raise error
         self._made.resumed += 1
         return pause
@@ -212,7 +206,7 @@ def transfer(
     shape: Sequence[int] | None = None,
     dtype: Any = None,
     out: Any = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Shown | bool | None = None,
     allow_reordering: bool = False,
     band_rows: int = 0,
 ) -> Transfer:
@@ -224,7 +218,7 @@ def transfer(
         shape: of an iterator's bands together, (1, C, H, …) or (C, H, …).
         dtype: of an iterator's bands.
         out: as in `Transfer`.
-        progress: likewise.
+        progress: likewise, or True for a bar.
         allow_reordering: likewise.
         band_rows: likewise.
 
@@ -244,7 +238,7 @@ def transfer(
         rows = Iterated(source, (1, *shape) if given == rank + 1 else tuple(shape), dtype)
     ready = ready_steps(steps, rows.dtype)
     geometries([s.spec for s in ready], rows.shape, [s.kernel.shape for s in ready])
-    return Transfer(rows, ready, out, given == rank + 1, progress, allow_reordering, band_rows)
+    return Transfer(rows, ready, out, given == rank + 1, shown(progress), allow_reordering, band_rows)
 
 
 def pays(x: Array, steps: Sequence[Step]) -> bool:

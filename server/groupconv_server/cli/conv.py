@@ -1,38 +1,64 @@
-"""`groupconv conv`: convolve a photograph on a server."""
+"""`groupconv conv`: convolve images and volumes of any size on a server."""
 
+import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
-import groupconv
 from groupconv.errors import InvalidArgumentError
-from groupconv.kernels import NAMES, kernel_named
-from groupconv.requests import Array
+from groupconv.explain import human_bytes
+from groupconv.kernels import NAMES
+from groupconv.requests import ready_steps
 from groupconv.spec import PADDING_MODES
-from groupconv_server import images
-from groupconv_server.cli.app import TimeoutOption
+from groupconv_server import files, filters
 from groupconv_server.cli.connection import Endpoint
+from groupconv_server.coordinator import problems_of
+from groupconv_server.files.values import fitted, travels
 
 NAME = "conv"
 EXAMPLES = """Examples:
 
 $ groupconv conv photo.png --kernel sobel-x -o edges.png
 
-$ groupconv conv photo.jpg --kernel gaussian:4 -o soft.jpg
+$ groupconv conv huge.tif --kernel gaussian:8 -o out.zarr
+
+$ groupconv conv photo.jpg --kernel gaussian:1,gaussian:4,gaussian:8 -o halo.jpg
+
+$ groupconv conv photo.png --kernel gaussian:2 --depthwise-separable luma -o grey.png
+
+$ groupconv conv brain.h5:/raw --axes zyx --kernel gaussian:2 -o soft.ome.tif --dtype same
 
 $ groupconv conv photo.png --kernel mine.npy --padding-mode reflect -o out.npy
 """
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 
 
 def command(
     endpoint: Endpoint,
-    photo: Annotated[Path, typer.Argument(help="An image, or a .npy array (N, C, H, W).", exists=True, dir_okay=False)],
-    kernel: Annotated[
-        str, typer.Option("--kernel", "-k", help=f"{', '.join(NAMES)}, or a .npy file: (K, K) or (M, C/g, K, K).")
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="PNG, JPEG; TIFF (tiles, BigTIFF, OME), Zarr, HDF5 (file.h5:/array), .npy: extra images.",
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="An image (saturated) or .npy (as computed).")],
+    kernel: Annotated[
+        str,
+        typer.Option(
+            "--kernel",
+            "-k",
+            help=f"{', '.join(NAMES)}; one for each channel with commas between; or a .npy file: (K, K), (C, K, K) or "
+            "(M, C/g, K, K).",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The format is that of its name.")],
+    depthwise_separable: Annotated[
+        str | None,
+        typer.Option(help="Mix the channels afterwards: a .npy file (M, C), or luma for the brightness of RGB."),
+    ] = None,
     stride: Annotated[int, typer.Option(min=1, help="Step of the window.")] = 1,
     dilation: Annotated[int, typer.Option(min=1, help="Distance between kernel taps.")] = 1,
     padding_mode: Annotated[str, typer.Option(help=f"{', '.join(PADDING_MODES)}.")] = "replicate",
@@ -42,47 +68,67 @@ def command(
             "--absolute/--signed", help="Magnitude or value. Default: magnitude for kernels that sum to 0 (edges)."
         ),
     ] = None,
-    timeout: TimeoutOption = 300.0,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the output: uint8, float32, … or same, that of the input; integers are saturated. Default: same "
+            "for pictures and TIFF, as computed for .npy, Zarr and HDF5."
+        ),
+    ] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Of the array in the file: letters of N C Z Y X. Default: what the file says.")
+    ] = None,
+    progress: Annotated[
+        bool | None, typer.Option("--progress/--no-progress", help="A bar. Default: where stderr is a terminal.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait. Default: for ever.", min=0.001)] = None,
 ) -> None:
-    """Convolve each colour of a photograph with a kernel, keeping its size, and save the result."""
-    photograph = _read(photo)
-    x = photograph.pixels
-    if x.dtype not in (np.uint8, np.float16, np.float32, np.float64):
-        x = x.astype(np.float32)
-    weight, groups = _weight(kernel, x.shape[1])
-    spec = groupconv.ConvSpec(
-        stride=stride,
-        dilation=dilation,
-        padding="same",
-        padding_mode=padding_mode,  # type: ignore[arg-type]  # ConvSpec refuses what it does not know
-        groups=groups,
-    )
-    with endpoint.connect(timeout) as client:
-        result = client.run(x, [groupconv.Step(weight, spec=spec)])
-    y = result.output
-    is_edges = abs(weight.sum(axis=(1, 2, 3))).max() < 1e-6
-    images.write(output, np.abs(y) if (is_edges if absolute is None else absolute) else y, photograph)
-    shards = result.report.steps[0]
-    on = ", ".join(dict.fromkeys(s.worker for s in shards))
-    count = f"{len(shards)} shard{'s' * (len(shards) > 1)}"
-    typer.echo(f"{output}: {x.shape[2]}×{x.shape[3]} -> {y.shape[2]}×{y.shape[3]}, {count} on {on}")
+    """Convolve each channel of an image or a volume with a kernel, keeping its size, in bounded memory."""
+    begin = time.monotonic()
+    with files.open_input(source, axes) as opened:
+        x = travels(opened.array)
+        steps = filters.steps_of(
+            kernel,
+            depthwise_separable,
+            x.shape[1],
+            len(x.shape) - 2,
+            alpha=opened.alpha,
+            stride=stride,
+            dilation=dilation,
+            padding_mode=padding_mode,
+        )
+        ready = ready_steps(steps, x.dtype)
+        last = problems_of(x.shape, x.dtype, [s.spec for s in ready], [s.kernel for s in ready], [None] * len(ready))[
+            -1
+        ]
+        shape, computed = last.geometry.output_shape, last.types.output
+        held = _held(dtype, output, opened.array.dtype, computed)
+        magnitude = filters.finds_edges(steps) if absolute is None else absolute
+        with files.create_output(output, shape, held, alpha=opened.alpha) as out, endpoint.connect(timeout) as client:
+            client.stream_convolve(
+                x,
+                ready,
+                out=fitted(out, computed, absolute=magnitude),
+                progress=sys.stderr.isatty() if progress is None else progress,
+                timeout=timeout,
+            )
+    seconds = time.monotonic() - begin
+    through = human_bytes(int(np.prod(x.shape, dtype=np.int64) * x.dtype.itemsize / seconds))
+    sizes = " -> ".join("×".join(map(str, (s[2:]))) for s in (x.shape, shape))
+    typer.echo(f"{output}: {sizes}, {shape[1]} channel{'s' * (shape[1] > 1)} of {held}, {seconds:.1f} s, {through}/s")
 
 
-def _read(path: Path) -> images.Photograph:
-    if path.suffix != ".npy":
-        return images.read(path)
-    array = np.load(path, allow_pickle=False)
-    if array.ndim == 4:
-        return images.Photograph(array, None)
-    return images.from_pixels(array)
-
-
-def _weight(kernel: str, channels: int) -> tuple[Array, int]:
-    """The kernel as a weight and its groups: a (K, K) kernel runs on each channel, depthwise."""
-    from_file = kernel.endswith(".npy")
-    array = np.load(kernel, allow_pickle=False).astype(np.float32) if from_file else kernel_named(kernel)
-    if array.ndim == 2:
-        return np.broadcast_to(array, (channels, 1, *array.shape)), channels
-    if array.ndim != 4 or channels % array.shape[1]:
-        raise InvalidArgumentError("kernel", f"shape (K, K), or (M, C/g, K, K) for {channels} channels", array.shape)
-    return array, channels // array.shape[1]
+def _held(asked: str | None, output: Path, source: np.dtype, computed: np.dtype) -> np.dtype:
+    """The dtype of the output file."""
+    if asked is None:
+        asked = "same" if output.suffix.lower() in PICTURES else "computed"
+    if asked in ("same", "computed"):
+        same = np.dtype(np.uint8) if source == np.bool_ else source.newbyteorder("=")
+        return same if asked == "same" else computed
+    try:
+        found = np.dtype(asked)
+    except TypeError:
+        found = np.dtype(object)
+    if found.kind not in "uif":
+        raise InvalidArgumentError("dtype", "same, or a dtype of numbers (uint8, uint16, float32, …)", asked)
+    return found

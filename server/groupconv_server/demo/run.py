@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -13,7 +14,7 @@ from rich.table import Table
 import groupconv
 from groupconv.errors import FailedPreconditionError
 from groupconv.requests import Array
-from groupconv_server import images
+from groupconv_server import files
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.config import Config
 from groupconv_server.demo.cases import alexnet_cases, photo_cases
@@ -64,8 +65,10 @@ def _photograph(path: Path | None) -> Array:
             from skimage import data
         except ModuleNotFoundError:
             raise FailedPreconditionError("the demo's photograph: pip install 'groupconv[demo]'") from None
-        return images.from_pixels(data.astronaut()).pixels
-    pixels = images.saturate(images.read(path).pixels, images.read(path).depth)
+        return np.ascontiguousarray(data.astronaut().transpose(2, 0, 1))[None]
+    with files.open_input(path) as opened:
+        pixels: Array = opened.array[0, :, 0 : opened.array.shape[2]][None]
+        pixels = pixels[:, : opened.array.shape[1] - opened.alpha]
     if pixels.shape[1] == 1:
         pixels = pixels.repeat(3, axis=1)
     return pixels if pixels.dtype.itemsize == 1 else (pixels >> 8).astype("uint8")

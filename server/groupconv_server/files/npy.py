@@ -1,0 +1,31 @@
+"""NumPy's .npy, as a memory map in both directions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from groupconv.errors import InvalidArgumentError
+from groupconv_server.files.axes import Opened, View, Writable, guessed
+
+SUFFIXES = (".npy",)
+
+
+@contextmanager
+def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
+    """See `files.open_input`."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise InvalidArgumentError("input", "an array saved by numpy.save", f"{path.name} ({error})") from None
+    given = axes or guessed(array.shape)
+    yield Opened(View(array, given), alpha=axes is None and given == "YXC" and array.shape[2] in (2, 4))
+
+
+@contextmanager
+def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:  # noqa: ARG001
+    """See `files.create_output`."""
+    out = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    yield out
+    out.flush()

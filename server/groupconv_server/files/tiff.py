@@ -1,0 +1,141 @@
+"""TIFF: tiles, strips, BigTIFF, OME and ImageJ; written in tiles as they come, as OME-TIFF where the name says so."""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groupconv.errors import CancelledError, InvalidArgumentError
+from groupconv.requests import Array
+from groupconv_server.files.axes import Opened, View, Writable
+from groupconv_server.files.blocks import BlockReader, BlockWriter
+from groupconv_server.files.extras import needed
+from groupconv_server.files.zarr import chunk_rows
+
+SUFFIXES = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn", ".lsm")
+TILE = 256
+BIG = 2**31
+"""Bytes of pixels above which a file is a BigTIFF: the format's offsets have 32 bits."""
+
+
+@contextmanager
+def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
+    """See `files.open_input`."""
+    tifffile = needed("tifffile", "to read TIFF")
+    try:
+        file = tifffile.TiffFile(path)
+    except tifffile.TiffFileError as error:
+        raise InvalidArgumentError("input", "a TIFF", f"{path.name} ({error})") from None
+    with file:
+        series = file.series[0]
+        alpha = axes is None and series.axes.endswith("S") and series.keyframe.extrasamples[-1:] in ((1,), (2,))
+        if series.dataoffset is not None:  # one run of plain pixels, perhaps a single strip
+            array = np.memmap(path, series.dtype.newbyteorder(file.byteorder), "r", series.dataoffset, series.shape)
+            yield Opened(View(array, axes or series.axes), alpha)
+            return
+        zarr = needed("zarr", "to read TIFF in tiles")
+        array = zarr.open_array(series.aszarr(level=0), mode="r")
+        view = View(array, axes or series.axes)
+        yield Opened(BlockReader(view, chunk_rows(array, view)), alpha)
+
+
+@contextmanager
+def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:
+    """See `files.create_output`; channels are the samples of a pixel, so that rows can be written as they come."""
+    tifffile = needed("tifffile", "to write TIFF")
+    if dtype.name not in ("uint8", "uint16", "int8", "int16", "int32", "uint32", "float16", "float32", "float64"):
+        raise InvalidArgumentError("output", "a dtype that TIFF holds", f"{dtype} for {path.name}")
+    tiles = _Tiles(shape, dtype)
+    volume, samples = len(shape) == 5, shape[1]
+    axes = "T" * (shape[0] > 1) + "Z" * volume + "YX" + "S" * (samples > 1)
+    colours = samples - alpha
+    options: dict[str, Any] = {"photometric": "rgb" if colours == 3 else "minisblack"}
+    if samples > 1:
+        options["planarconfig"] = "contig"
+    if extra := samples - (3 if colours == 3 else 1):
+        options["extrasamples"] = ["unassalpha"] if alpha and extra == 1 else ["unspecified"] * extra
+    sizes = dict(zip("TSZYX", (shape[0], samples, *shape[2:]) if volume else (*shape[:2], 1, *shape[2:]), strict=True))
+
+    def write() -> None:
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        with tifffile.TiffWriter(path, bigtiff=size > BIG, ome=".ome." in path.name.lower()) as file:
+            file.write(
+                iter(tiles),
+                shape=tuple(sizes[a] for a in axes),
+                dtype=dtype,
+                tile=(TILE, TILE),
+                metadata={"axes": axes},
+                **options,
+            )
+
+    with tiles.written_by(write):
+        yield BlockWriter(View(tiles, "NZYXC" if volume else "NYXC"), 1 if volume else TILE)
+
+
+class _Tiles:
+    """Takes rows in order and gives tiles, in a thread of its own: the library wants to pull.
+
+    Args:
+        shape: (N, C, *spatial).
+        dtype: of the pixels.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        n, channels, *spatial = shape
+        self.shape, self.dtype = (n, *spatial, channels), dtype
+        self._rows: queue.Queue[Array | None] = queue.Queue(2)
+        self._taken = 0
+        self._failed: BaseException | None = None
+        self._ended = threading.Event()
+
+    def __setitem__(self, _: Any, value: Array) -> None:
+        self._taken += len(value)
+        self._put(value.copy())  # the buffer that it lies in is filled again
+
+    def __iter__(self) -> Iterator[Array]:
+        """Tiles of (rows, columns[, samples]), plane by plane, from the top left."""
+        while (value := self._rows.get()) is not None:
+            for plane in value if len(self.shape) == 5 else [value]:
+                for top in range(0, plane.shape[0], TILE):
+                    for left in range(0, plane.shape[1], TILE):
+                        tile = plane[top : top + TILE, left : left + TILE]
+                        yield np.ascontiguousarray(tile if tile.shape[-1] > 1 else tile[..., 0])
+        if self._taken < self.shape[0] * self.shape[1]:
+            raise CancelledError("the image is not complete")
+
+    @contextmanager
+    def written_by(self, write: Any) -> Iterator[None]:
+        """Run `write`, which iterates, in a thread; its error is raised here."""
+
+        def run() -> None:
+            try:
+                write()
+            except BaseException as error:  # noqa: BLE001 - raised by the other thread
+                self._failed = error
+            finally:
+                self._ended.set()
+
+        thread = threading.Thread(target=run, name="tiff", daemon=True)
+        thread.start()
+        complete = False
+        try:
+            yield
+            complete = True
+        finally:
+            self._put(None)
+            thread.join()
+            if complete and self._failed:
+                raise self._failed
+
+    def _put(self, value: Array | None) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(queue.Full):
+                self._rows.put(value, timeout=0.2)
+                return
+        if value is not None and self._failed:
+            raise self._failed

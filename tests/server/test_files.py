@@ -1,0 +1,194 @@
+"""Arrays in files: what is written is read, by rows, in any order of axes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError
+from groupconv_server import files
+from groupconv_server.files import extras
+from groupconv_server.files.axes import View
+from groupconv_server.files.blocks import BlockReader, BlockWriter
+from groupconv_server.files.values import fitted, saturate, travels
+
+RNG = np.random.default_rng(0)
+
+
+def pixels(shape, dtype):
+    if np.dtype(dtype).kind == "f":
+        return RNG.standard_normal(shape).astype(dtype)
+    return RNG.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+def write(path: Path, x, rows=37, *, alpha=False):
+    with files.create_output(path, x.shape, x.dtype, alpha=alpha) as out:
+        for n in range(x.shape[0]):
+            for at in range(0, x.shape[2], rows):
+                stop = min(x.shape[2], at + rows)
+                out[n, :, at:stop] = x[n, :, at:stop]
+
+
+def whole(array):
+    return np.stack([array[n, :, 0 : array.shape[2]] for n in range(array.shape[0])])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("shape", [(1, 1, 300, 270), (1, 3, 513, 40), (2, 5, 260, 257), (1, 2, 7, 30, 300)])
+@pytest.mark.parametrize("name", ["x.tif", "x.ome.tif", "x.zarr", "x.h5", "x.npy"])
+def test_every_format_gives_back_what_it_took(tmp_path, name, shape, dtype):
+    x = pixels(shape, dtype)
+    write(tmp_path / name, x)
+    with files.open_input(tmp_path / name) as opened:
+        assert (opened.array.shape, opened.array.dtype, opened.alpha) == (shape, x.dtype, False)
+        np.testing.assert_array_equal(whole(opened.array), x)
+        np.testing.assert_array_equal(opened.array[0, :, 3:5], x[0, :, 3:5])
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_photograph_keeps_its_alpha(tmp_path, name, channels):
+    x = pixels((1, channels, 50, 40), "uint8")
+    write(tmp_path / name, x, alpha=channels in (2, 4))
+    with files.open_input(tmp_path / name) as opened:
+        assert opened.alpha == (channels in (2, 4))
+        np.testing.assert_array_equal(whole(opened.array), x)
+
+
+def test_a_tiff_is_what_others_read(tmp_path):
+    """Pillow and tifffile's own reader, a BigTIFF, tiles, and the axes of OME."""
+    import imageio.v3 as iio
+    import tifffile
+
+    x = pixels((1, 3, 600, 500), "uint8")
+    write(tmp_path / "x.tif", x)
+    np.testing.assert_array_equal(iio.imread(tmp_path / "x.tif", plugin="pillow"), x[0].transpose(1, 2, 0))
+    v = pixels((1, 1, 4, 20, 30), "uint16")
+    write(tmp_path / "v.ome.tif", v)
+    with tifffile.TiffFile(tmp_path / "v.ome.tif") as file:
+        assert (file.is_ome, file.series[0].axes, file.pages[0].is_tiled) == (True, "ZYX", True)
+        np.testing.assert_array_equal(file.asarray(), v[0, 0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tile": (64, 64), "compression": "lzw"},
+        {"tile": (128, 64), "compression": "jpeg", "bigtiff": True},
+        {"rowsperstrip": 10, "compression": "zlib"},
+        {},
+        {"bigtiff": True},
+        {"byteorder": ">"},
+    ],
+)
+def test_tiffs_of_others_are_read(tmp_path, options):
+    import tifffile
+
+    x = pixels((333, 210, 3), "uint8" if options.get("compression") == "jpeg" else "uint16")
+    tifffile.imwrite(tmp_path / "x.tif", x, photometric="rgb", **options)
+    want = tifffile.imread(tmp_path / "x.tif")
+    with files.open_input(tmp_path / "x.tif") as opened:
+        np.testing.assert_array_equal(whole(opened.array)[0].transpose(1, 2, 0), want)
+
+
+def test_zarr_and_hdf5_of_others_are_read(tmp_path):
+    import h5py
+    import zarr
+
+    x = pixels((5, 40, 30), "float32")
+    group = zarr.create_group(tmp_path / "image.zarr")
+    group.create_array("0", data=x, chunks=(1, 16, 16), shards=(1, 32, 32))
+    group.create_array("1", data=x[:, ::2, ::2])
+    axes = [{"name": a, "type": "space"} for a in "zyx"]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}, {"path": "1"}]}]}
+    zarr.create_array(tmp_path / "old.zarr", data=x, zarr_format=2)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["a/raw"], file["a/other"] = x, x + 1
+    for name, axes, shape in [
+        ("image.zarr", None, (1, 1, 5, 40, 30)),
+        ("image.zarr/1", "zyx", (1, 1, 5, 20, 15)),
+        ("old.zarr", None, (1, 5, 40, 30)),
+        ("x.h5:/a/raw", "tyx", (5, 1, 40, 30)),
+    ]:
+        with files.open_input(tmp_path / name, axes) as opened:
+            assert opened.array.shape == shape
+            want = x[:, ::2, ::2] if name.endswith("/1") else x
+            np.testing.assert_array_equal(whole(opened.array).reshape(want.shape), want)
+    with pytest.raises(InvalidArgumentError, match=r"the file has x\.h5:/a/other, x\.h5:/a/raw"):
+        files.open_input(tmp_path / "x.h5").__enter__()
+    with pytest.raises(InvalidArgumentError, match="a new path or a Zarr array"):
+        files.create_output(tmp_path / "image.zarr" / "", (1, 1, 4, 4), np.dtype("f4"), alpha=False).__enter__()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    axes=st.permutations("NCZYX"), drop=st.sets(st.sampled_from("NCZ")), rows=st.integers(1, 9), chunk=st.integers(1, 5)
+)
+def test_blocks_and_views_of_any_axes(monkeypatch, axes, drop, rows, chunk):
+    monkeypatch.setattr("groupconv_server.files.blocks.BLOCK_BYTES", 1)
+    sizes = {"N": 2, "C": 3, "Z": 7, "Y": 8, "X": 4}
+    axes = "".join(a for a in axes if a not in drop)
+    x = RNG.standard_normal([sizes[a] for a in axes])
+    view, out = View(x, axes), np.zeros_like(x)
+    reader, writer = BlockReader(view, chunk), BlockWriter(View(out, axes), chunk)
+    assert view.shape == tuple(1 if a in drop else sizes[a] for a in ("NCYX" if "Z" in drop else "NCZYX"))
+    for n in range(view.shape[0]):
+        for at in range(0, view.shape[2], rows):
+            stop = min(view.shape[2], at + rows)
+            again = max(0, at - 2)  # as after a resume
+            writer[n, :, again:stop] = reader[n, :, again:stop]
+    np.testing.assert_array_equal(out, x)
+
+
+@pytest.mark.parametrize("axes", ["YX", "YXQ", "YXY", "CZX"])
+def test_axes_that_do_not_fit_are_refused(tmp_path, axes):
+    np.save(tmp_path / "x.npy", np.zeros((3, 4, 5)))
+    with pytest.raises(InvalidArgumentError, match="axes: expected 3 different axes of N C Z Y X"):
+        files.open_input(tmp_path / "x.npy", axes).__enter__()
+
+
+def test_a_tiff_that_ends_early_ends_its_thread(tmp_path):
+    import threading
+
+    x = pixels((1, 1, 600, 300), "uint8")
+
+    def begun():
+        with files.create_output(tmp_path / "x.tif", x.shape, x.dtype, alpha=False) as out:
+            out[0, :, 0:300] = x[0, :, 0:300]
+            raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        begun()
+    assert not [t for t in threading.enumerate() if t.name == "tiff"]
+
+
+def test_results_are_saturated_to_what_is_held():
+    y = np.array([-np.inf, -1, 0.4, 65534.6, 1e9, np.nan])
+    assert saturate(y, np.dtype("uint16")).tolist() == [0, 0, 0, 65535, 65535, 0]
+    out = np.zeros((1, 1, 2, 2), np.uint8)
+    fitted(out, np.dtype("float32"), absolute=True)[0, :, 0:2] = np.array([[[-3.6, 2], [-400, 7]]], np.float32)
+    assert out.tolist() == [[[[4, 2], [255, 7]]]]
+    for dtype, wide in [("uint16", "float32"), ("int64", "float64"), ("bool", "uint8"), ("float16", "float16")]:
+        assert travels(np.zeros((1, 1, 2, 2), dtype)).dtype == wide
+
+
+def test_what_is_no_image_is_refused_with_its_name(tmp_path):
+    for name in ("x.png", "x.tif", "x.npy"):
+        (tmp_path / name).write_text("not a picture")
+        with pytest.raises(InvalidArgumentError, match=rf"input: expected .*{name}"):
+            files.open_input(tmp_path / name).__enter__()
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        files.open_input(tmp_path / "none.zarr")
+    with pytest.raises(InvalidArgumentError, match="output: expected a format"):
+        write(tmp_path / "y.nothing", np.zeros((1, 1, 2, 2)))
+    with pytest.raises(InvalidArgumentError, match=r"output: .*float64.*y\.png"):
+        write(tmp_path / "y.png", np.zeros((1, 1, 2, 2)))
+
+
+def test_a_missing_library_says_what_to_install(monkeypatch, tmp_path):
+    (tmp_path / "x.tif").touch()
+    monkeypatch.setattr(extras.importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    with pytest.raises(FailedPreconditionError, match=r"pip install 'groupconv\[images\]'"):
+        files.open_input(tmp_path / "x.tif").__enter__()
