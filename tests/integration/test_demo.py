@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from groupconv_server.cli.connection import Endpoint
 from groupconv_server.demo.cases import max_pool, photo_cases
 from groupconv_server.demo.check import judge
 from groupconv_server.demo.run import run_demo
@@ -33,7 +34,10 @@ def test_the_demo_runs_against_a_server_that_is_there(server, tmp_path):
     photo = np.random.default_rng(0).integers(0, 256, (240, 260, 3), dtype=np.uint8)
     iio.imwrite(tmp_path / "photo.png", photo)
     assert run_demo(
-        output=tmp_path / "sheet.png", target=server.address, executor="local", photo=tmp_path / "photo.png"
+        output=tmp_path / "sheet.png",
+        endpoint=Endpoint(server.address, {}),
+        executor="local",
+        photo=tmp_path / "photo.png",
     )
 
 
