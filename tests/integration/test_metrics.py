@@ -102,7 +102,7 @@ def test_a_refusal_is_counted_by_its_code(server, channel, method, message, labe
             channel.unary_unary(method)(message, timeout=30)
 
     grew = change(server, ask)
-    while not grew("groupconv_requests_total", method=label):
+    while not grew("groupconv_requests_refused_total", method=label):
         pass  # gRPC tells the caller of a message over the limit before the request's thread knows
     assert grew("groupconv_requests_refused_total", method=label, code=code) == 1
     assert grew("groupconv_requests_total", method=label, code=code) == 1

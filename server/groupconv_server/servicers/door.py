@@ -26,6 +26,8 @@ HEALTH = "/grpc.health."
 """Answered without a token, and to the end: it says NOT_SERVING by itself."""
 REFLECTION = "/grpc.reflection."
 """Not waited for when the server stops: its streams may stay open for ever."""
+SETTLE = 0.2
+"""Seconds in which gRPC tells of a call that it ended; it tells first that no message will come."""
 OPEN_TO_ALL = (HEALTH, REFLECTION)
 
 
@@ -135,9 +137,11 @@ class _Passage:
     def _message(self, requests: Iterator[bytes]) -> Any:
         try:
             raw = next(requests, None)
-        except grpc.RpcError:  # gRPC ended the call, and does not say here why
-            raise ResourceExhaustedError("message: over the limit of its size, or the caller has gone") from None
+        except grpc.RpcError:
+            raw = None
         if raw is None:
+            if self._over.wait(SETTLE):  # gRPC ended the call, and does not say here why
+                raise ResourceExhaustedError("message: over the limit of its size, or the caller has gone")
             raise InvalidArgumentError("message", "one request message", "none")
         if self._visit is not None:
             self._visit.hold(len(raw))
