@@ -1,0 +1,247 @@
+"""`groupconv layers`: the resident layers of a server."""
+
+import json
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+import groupconv
+from groupconv.errors import InvalidArgumentError
+from groupconv.explain import human_bytes, table
+from groupconv.layer import LayerInfo
+from groupconv.requests import Step
+from groupconv_server.cli.app import TimeoutOption
+from groupconv_server.cli.connection import Endpoint
+from groupconv_server.onnx_layers import read_onnx
+
+NAME = "layers"
+app = typer.Typer(name=NAME, help="Load, show and unload the resident layers of a server.", no_args_is_help=True)
+LIST = """Examples:
+
+$ groupconv layers list
+
+$ groupconv layers list --json --target gpu-box:50051
+"""
+LOAD = """Examples:
+
+$ groupconv layers load resnet50.onnx
+
+$ groupconv layers load resnet50.onnx --prefix net --only '*conv2*' --dry-run
+
+$ groupconv layers load kernel.npy --name edge --padding same --groups 3
+"""
+UNLOAD = """Examples:
+
+$ groupconv layers unload edge
+
+$ groupconv layers unload 'resnet50/*'
+"""
+SHOW = """Examples:
+
+$ groupconv layers show alexnet/conv2
+"""
+STATISTICS = """Examples:
+
+$ groupconv layers statistics
+
+$ groupconv layers statistics alexnet/conv2 --json
+"""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def list_(endpoint: Endpoint, as_json: JsonOption = False, timeout: TimeoutOption = 10.0) -> None:
+    """List the layers: versions, shapes and bytes."""
+    with endpoint.connect(timeout) as client:
+        layers = client.list_layers()
+    if as_json:
+        typer.echo(json.dumps([_described(i) for i in layers]))
+        return
+    rows = [("layer", "version", "steps", "kernels", "dtype", "bytes")]
+    rows += [
+        (i.name, str(i.version), str(len(i.specs)), _shapes(i), str(i.dtype), human_bytes(i.bytes)) for i in layers
+    ]
+    typer.echo(table(rows, left=frozenset({0, 3, 4})) if layers else "no layers are loaded")
+
+
+def load(
+    endpoint: Endpoint,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A .onnx file: every Conv and ConvTranspose becomes a layer. Or a .npy file: a kernel.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ],
+    prefix: Annotated[
+        str | None, typer.Option(help="Before each name of an ONNX file. Default: the file's name.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Only nodes of an ONNX file whose name fits this pattern.")] = "*",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be loaded; ask no server.")] = False,
+    name: Annotated[str | None, typer.Option(help="Of the layer of a .npy file.")] = None,
+    bias: Annotated[Path | None, typer.Option(help="A .npy file: (M,).", exists=True, dir_okay=False)] = None,
+    stride: Annotated[int, typer.Option(min=1, help="Of the layer of a .npy file, as the next ones.")] = 1,
+    padding: Annotated[str, typer.Option(help="A number, same, same_lower or valid.")] = "0",
+    dilation: Annotated[int, typer.Option(min=1, help="Distance between kernel taps.")] = 1,
+    groups: Annotated[int, typer.Option(min=1, help="Channel groups.")] = 1,
+    transposed: Annotated[bool, typer.Option("--transposed", help="A transposed convolution.")] = False,
+    timeout: TimeoutOption = 300.0,
+) -> None:
+    """Load layers from a file. A name that is loaded already gets a new version.
+
+    Exit code 1 if a convolution of the file could not be loaded; the others are.
+    """
+    skipped: list[tuple[str, str]] = []
+    if file.suffix == ".npy":
+        if name is None:
+            raise InvalidArgumentError("--name", "a name for the layer", None)
+        spec = groupconv.ConvSpec(
+            stride=stride,
+            padding=int(padding) if padding.isdigit() else padding,  # type: ignore[arg-type]  # refused if unknown
+            dilation=dilation,
+            groups=groups,
+            transposed=transposed,
+        )
+        kernel = np.load(file, allow_pickle=False)
+        found = [(name, Step(kernel, None if bias is None else np.load(bias, allow_pickle=False), spec))]
+    else:
+        before = file.stem if prefix is None else prefix
+        found = []
+        for one in read_onnx(file):
+            if fnmatch(one.name, only):
+                full = f"{before}/{one.name}" if before else one.name
+                if one.step is None:
+                    skipped.append((full, one.reason))
+                else:
+                    found.append((full, one.step))
+    if dry_run:
+        loaded = [(full, "-", step) for full, step in found]
+    else:
+        loaded = []
+        with endpoint.connect(timeout) as client:
+            for full, step in found:
+                loaded.append((full, str(client.load_layer_steps(full, [step]).info.version), step))
+    rows = [("layer", "version", "kernel", "spec")]
+    rows += [(full, version, _shape(step.kernel.shape), _spec(step.spec)) for full, version, step in loaded]
+    typer.echo(table(rows, left=frozenset({0, 2, 3})) if loaded else f"{file} has no convolution to load")
+    for full, reason in skipped:
+        typer.echo(f"groupconv: {full} was not loaded: {reason}", err=True)
+    if skipped or not loaded:
+        raise typer.Exit(1)
+
+
+def unload(
+    endpoint: Endpoint,
+    name: Annotated[str, typer.Argument(help="A layer, or a pattern with * and ?.")],
+    timeout: TimeoutOption = 10.0,
+) -> None:
+    """Unload a layer, or all that fit a pattern, from disk too where the server keeps layers there."""
+    with endpoint.connect(timeout) as client:
+        names = [i.name for i in client.list_layers() if fnmatch(i.name, name)] if set(name) & set("*?[") else [name]
+        for one in names:
+            client.unload_layer(one)
+            typer.echo(f"{one} is unloaded")
+    if not names:
+        raise InvalidArgumentError("name", "the name or a pattern of a loaded layer", name)
+
+
+def show(
+    endpoint: Endpoint,
+    name: Annotated[str, typer.Argument(help="A layer.")],
+    as_json: JsonOption = False,
+    timeout: TimeoutOption = 10.0,
+) -> None:
+    """Show a layer's steps."""
+    with endpoint.connect(timeout) as client:
+        info = client.get_layer(name).info
+    if as_json:
+        typer.echo(json.dumps(_described(info)))
+        return
+    typer.echo(f"{info.name}, version {info.version}, {info.dtype}, {human_bytes(info.bytes)}")
+    rows = [("step", "kernel", "spec")]
+    rows += [
+        (str(i), _shape(shape), _spec(spec))
+        for i, (shape, spec) in enumerate(zip(info.kernel_shapes, info.specs, strict=True))
+    ]
+    typer.echo(table(rows, left=frozenset({1, 2})))
+
+
+def statistics(
+    endpoint: Endpoint,
+    name: Annotated[str | None, typer.Argument(help="A layer. Default: all.")] = None,
+    as_json: JsonOption = False,
+    timeout: TimeoutOption = 10.0,
+) -> None:
+    """Show what layers did since they were loaded."""
+    with endpoint.connect(timeout) as client:
+        layers = client.list_layers() if name is None else [client.get_layer(name).info]
+    if as_json:
+        typer.echo(json.dumps([_described(i) for i in layers]))
+        return
+    rows = [("layer", "version", "requests", "failed", "samples", "ms/request")]
+    rows += [
+        (i.name, str(i.version), str(i.requests), str(i.failures), str(i.samples),
+         f"{i.seconds / i.requests * 1e3:.2f}" if i.requests else "-")
+        for i in layers
+    ]  # fmt: skip
+    typer.echo(table(rows, left=frozenset({0})))
+
+
+COMMANDS = (
+    ("list", list_, LIST),
+    ("load", load, LOAD),
+    ("unload", unload, UNLOAD),
+    ("show", show, SHOW),
+    ("statistics", statistics, STATISTICS),
+)
+
+
+def _described(info: LayerInfo) -> dict[str, object]:
+    return {
+        "name": info.name,
+        "version": info.version,
+        "dtype": str(info.dtype),
+        "bytes": info.bytes,
+        "steps": [
+            {"kernel": list(shape), "spec": _spec(spec)}
+            for shape, spec in zip(info.kernel_shapes, info.specs, strict=True)
+        ],
+        "requests": info.requests,
+        "failures": info.failures,
+        "samples": info.samples,
+        "seconds": info.seconds,
+    }
+
+
+def _shapes(info: LayerInfo) -> str:
+    return " → ".join(map(_shape, info.kernel_shapes))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _spec(spec: groupconv.ConvSpec) -> str:
+    """What differs from the default, in a few words."""
+    default = groupconv.ConvSpec()
+    words = [
+        f"{field}={getattr(spec, field)}"
+        for field in ("stride", "padding", "dilation", "groups", "output_padding", "padding_mode")
+        if _plain(getattr(spec, field)) != _plain(getattr(default, field))
+    ]
+    words += [field for field in ("transposed", "flip_kernel") if getattr(spec, field)]
+    if spec.activation is not None:
+        words.append(getattr(spec.activation, "kind", str(spec.activation)))
+    return " ".join(words) or "default"
+
+
+def _plain(value: object) -> object:
+    """One number for as many equal ones: (1, 1) is 1, ((0, 0), (0, 0)) is 0."""
+    if isinstance(value, tuple):
+        inner = {_plain(v) for v in value}
+        return inner.pop() if len(inner) == 1 else value
+    return value
