@@ -40,6 +40,11 @@ _SERVICE_CONFIG = json.dumps(
 )
 
 
+KEEPALIVE = 20.0
+"""Seconds of silence during a call after which the server is asked whether it is there. It has half of that to answer:
+without it a connection that a firewall forgot would be waited for until the deadline."""
+
+
 @dataclass(frozen=True)
 class Connection:
     """What a channel is opened with (see `groupconv.connect`).
@@ -90,6 +95,10 @@ class Connection:
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.enable_retries", 1),
             ("grpc.max_reconnect_backoff_ms", 2000),  # a stream that resumes should not wait two minutes
+            ("grpc.keepalive_time_ms", int(KEEPALIVE * 1000)),
+            ("grpc.keepalive_timeout_ms", int(KEEPALIVE * 500)),
+            ("grpc.http2.max_pings_without_data", 0),  # a call may wait for long and say nothing
+            ("grpc.http2.ping_timeout_ms", int(KEEPALIVE * 500)),
             ("grpc.service_config", _SERVICE_CONFIG),
             *named,
         ]

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import access
 import checks
 import dashboards
 import engine
@@ -54,6 +55,8 @@ def run_checks(report: Report, stack: Stack, folder: Path) -> None:
         dashboards.no_alert(stack)
     with report.check("SIGTERM drains the coordinator: exit code 0, late comers are told UNAVAILABLE"):
         checks.sigterm(stack)
+    with report.check("with TLS and tokens it serves who has both, and refuses the others"):
+        access.tls_and_tokens(stack, folder)
 
 
 def main() -> int:

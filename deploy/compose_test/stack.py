@@ -48,9 +48,9 @@ class Stack:
             GROUPCONV_TOKEN_FILE=str(token),
         )
 
-    def compose(self, *arguments: str, timeout: float) -> str:
-        """`docker compose` on this project."""
-        return run("docker", "compose", "--project-name", self.name, *arguments, timeout=timeout)
+    def compose(self, *arguments: str, timeout: float, files: tuple[str, ...] = ()) -> str:
+        """`docker compose` on this project, of docker-compose.yml unless other files are said."""
+        return run("docker", "compose", *files, "--project-name", self.name, *arguments, timeout=timeout)
 
     def up(self, workers: int = 2) -> None:
         """Start what is not there, stop what is too many, and wait until all is healthy and the server has them."""

@@ -51,6 +51,9 @@ log = logging.getLogger(__name__)
 LINGER = 0.5
 """Seconds that health watchers have to read NOT_SERVING after the last answer."""
 
+PING_MS = 10_000
+"""A client may ask this often whether the server is there."""
+
 SERVICES = (
     convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name,
     cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
@@ -156,6 +159,13 @@ class Server:
             options=[
                 ("grpc.max_send_message_length", limit),
                 ("grpc.max_receive_message_length", limit),
+                # clients may ask every 10 s during a call whether the server is there, where gRPC would close the door
+                ("grpc.http2.min_ping_interval_without_data_ms", PING_MS),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_MS),
+                # and a client that has vanished is noticed, and its requests with it
+                ("grpc.keepalive_time_ms", 6 * PING_MS),
+                ("grpc.keepalive_timeout_ms", 2 * PING_MS),
+                ("grpc.http2.ping_timeout_ms", 2 * PING_MS),
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share
             ],
             interceptors=[Observer(self.metrics), self._door],
