@@ -29,7 +29,8 @@ COPY server server
 RUN pip install --no-deps .
 
 FROM ${PYTHON_IMAGE}
-RUN useradd --uid 10001 --create-home groupconv
+RUN useradd --uid 10001 --create-home groupconv \
+    && install --directory --owner groupconv --group groupconv /var/lib/groupconv/layers
 COPY --from=build /opt/groupconv /opt/groupconv
 COPY --chmod=755 deploy/coordinator /usr/local/bin/groupconv-coordinator
 # Unbuffered, so a log line is seen when it is written.

@@ -22,7 +22,7 @@ class Relay:
     def __init__(self, target):
         self._target = target.rsplit(":", 1)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._selector, self._cut = selectors.DefaultSelector(), threading.Event()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run)
