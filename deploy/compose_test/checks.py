@@ -95,9 +95,9 @@ def coordinator_crash(stack: Stack) -> None:
     with groupconv.connect(stack.target) as client:
         client.load_layer("kept", w, None, spec)
         y = client.stream_convolve(x, [groupconv.Step(w, None, spec)], progress=progress, band_rows=50)
-    expect(crashed, "the stream ended before the crash")
-    want = reference.convolve(x, w, None, resolve(spec, x.shape, w.shape))
+        expect(crashed, "the stream ended before the crash")
         kept = client.get_layer("kept")(x[:, :, :100])
+    want = reference.convolve(x, w, None, resolve(spec, x.shape, w.shape))
     expect(np.allclose(y, want, atol=1e-4), "the resumed stream's answer is wrong")
     expect(np.allclose(kept[:, :, :99], want[:, :, :99], atol=1e-4), "the layer that was kept answers wrongly")
     print(f"       the stream went on, {time.monotonic() - crashed[0]:.0f} s after the crash it was done", flush=True)
