@@ -16,11 +16,13 @@ from grpc_status import rpc_status
 from groupconv.address import is_local
 from groupconv.errors import BY_STATUS, GroupconvError, InvalidArgumentError, UnavailableError
 from groupconv.tensors import MAX_MESSAGE_BYTES
+from groupconv.tracing import interceptors, traced
 
 Pem = bytes | str | os.PathLike[str]
 """PEM, or the path of a file that holds it."""
 Metadata = Sequence[tuple[str, str]]
-TOKEN_VARIABLE = "GROUPCONV_TOKEN"  # noqa: S105 - its name
+TOKEN_VARIABLE = "GROUPCONV_TOKEN"  # noqa: S105 - its namefrom groupconv.tracing import interceptors, traced
+
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
@@ -106,14 +108,15 @@ class Connection:
     def open(self) -> grpc.Channel:
         """A blocking channel."""
         if not self.encrypted:
-            return grpc.insecure_channel(self.target, options=self.options)
-        return grpc.secure_channel(self.target, self._credentials(), options=self.options)
+            return traced(grpc.insecure_channel(self.target, options=self.options))
+        return traced(grpc.secure_channel(self.target, self._credentials(), options=self.options))
 
     def open_aio(self) -> grpc.aio.Channel:
         """A channel of the running event loop."""
         if not self.encrypted:
-            return grpc.aio.insecure_channel(self.target, options=self.options)
-        return grpc.aio.secure_channel(self.target, self._credentials(), options=self.options)
+            return grpc.aio.insecure_channel(self.target, options=self.options, interceptors=interceptors())
+        credentials = self._credentials()
+        return grpc.aio.secure_channel(self.target, credentials, options=self.options, interceptors=interceptors())
 
     def _credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(

@@ -24,6 +24,7 @@ from groupconv_server.limits import Limits
 from groupconv_server.planner import PlannedChain, Planner, request_plan
 from groupconv_server.planner.calibrate import calibrate
 from groupconv_server.telemetry.metrics import Metrics
+from groupconv_server.telemetry.traces import Times, Traces, traced
 from groupconv_worker.engines.base import Array, Problem
 
 Allocate = Callable[[tuple[int, ...], np.dtype], Array]
@@ -40,6 +41,7 @@ class Coordinator:
         limits: of a request.
         planner: decides on the cuts; None makes one that assumes default rates until `calibrate`.
         metrics: where it counts; None counts for itself.
+        traces: where it tells of requests that are traced.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class Coordinator:
         limits: Limits | None = None,
         planner: Planner | None = None,
         metrics: Metrics | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self.executor, self.limits = executor, limits or Limits()
         self.planner, self.metrics = planner or Planner(), metrics or Metrics()
+        self.traces = traces or Traces()
         self.started = time.monotonic()
         self.requests = 0
         self._running = 0
@@ -164,6 +168,8 @@ class Coordinator:
             planning: seconds it took, for the report.
             output: as in `perform`.
         """
+        begun = time.perf_counter()
+        timeline: list[Times] = []
         reports: list[tuple[ShardReport, ...]] = []
         phases = {"plan": planning, "execute": 0.0, "merge": 0.0}
         with self._count:
@@ -174,6 +180,7 @@ class Coordinator:
                 start = time.perf_counter()
                 into = output if chain is chains[-1] else None
                 made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)], into)
+                dispatched = time.perf_counter()
                 ran = self.executor.run(made.tasks, deadline=deadline)
                 executed = time.perf_counter()
                 made.merge()
@@ -183,6 +190,7 @@ class Coordinator:
                 if alone and self._running == 1:  # else it was timed with another's shards in between
                     self.planner.learn(chain, merged - start, [[r.compute_seconds for r in shard] for shard in ran])
                 self.metrics.ran(ran)
+                timeline.append(Times(start, dispatched, executed, merged, ran))
                 reports += zip(*ran, strict=True)
                 x = made.output
         finally:
@@ -190,6 +198,8 @@ class Coordinator:
                 self._running -= 1
         for phase, seconds in phases.items():
             self.metrics.phase(phase, seconds)
+        if traced():
+            self.traces.chains(begun - planning, begun, timeline)
         return Result(x, Report(request_plan(chains), tuple(reports), phases))
 
     def plan(

@@ -11,6 +11,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from opentelemetry.trace import TracerProvider
 
 from groupconv.address import joined
 from groupconv.errors import UnavailableError
@@ -45,6 +46,7 @@ from groupconv_server.store import LayerStore
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.page import Page
 from groupconv_server.telemetry.state import State
+from groupconv_server.telemetry.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Server:
 
     Args:
         config: where it listens and what it works with.
+        tracer_provider: takes its spans; None is OpenTelemetry's of this process, which drops them unless one is set.
 
     Raises:
         FailedPreconditionError: an engine that cannot run here, certificates that cannot be read, or an address that
@@ -81,7 +84,7 @@ class Server:
         [[[3.0, 5.0, 7.0]]]
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, tracer_provider: TracerProvider | None = None) -> None:
         self.config = config
         self._credentials = credentials_of(config)
         tokens = None if config.tokens is None else Tokens(config.tokens)
@@ -95,7 +98,8 @@ class Server:
         )
         try:
             self.metrics = Metrics()
-            self.coordinator = Coordinator(self.executor, config.limits, metrics=self.metrics)
+            self._traces = Traces(tracer_provider)
+            self.coordinator = Coordinator(self.executor, config.limits, metrics=self.metrics, traces=self._traces)
             self.coordinator.calibrate()
             self.layers = Layers(
                 self.executor.forget,
@@ -168,7 +172,7 @@ class Server:
                 ("grpc.http2.ping_timeout_ms", 2 * PING_MS),
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share
             ],
-            interceptors=[Observer(self.metrics), self._door],
+            interceptors=[Observer(self.metrics, self._traces), self._door],
         )
         ConvolutionServicer(self.coordinator, self.layers).add_to(server)
         layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.repository, self.config.limits), server)

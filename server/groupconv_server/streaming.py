@@ -6,11 +6,12 @@ between the first byte of their input and the last of their output; while that m
 chunk, and HTTP/2's flow control holds the sender back. Buffers are used again: fresh pages are what costs.
 """
 
+import contextvars
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Self
 
@@ -188,6 +189,7 @@ class Stream:
         self.first_input_row = self._rows if first is None else first.input.start
         self._position = self.first_input_row * self._row_bytes  # in the whole input
         self._end = self._rows * self._row_bytes
+        self._context = contextvars.copy_context()  # of the request, for those who log or trace its bands
         budget.reserve(self._reserved)
         self._pool = ThreadPoolExecutor(max_workers=COMPUTING, thread_name_prefix="band")
 
@@ -287,7 +289,8 @@ class Stream:
     def _compute_what_is_there(self) -> None:
         while self._filling and self._filling[0].input.stop * self._row_bytes <= self._position:
             full = self._filling
-            future = self._pool.submit(self._compute, *full)
+            run: Callable[..., Output] = self._context.copy().run  # one thread at a time may be in a context
+            future = self._pool.submit(run, self._compute, *full)
             with self._changed:
                 self._pending.append(future)
             future.add_done_callback(self._wake)

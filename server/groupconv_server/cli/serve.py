@@ -140,7 +140,7 @@ def command(
 ) -> None:
     """Run a server until SIGTERM. When it is ready it prints one line that ends with its address."""
     from groupconv_server.server import Server, serve
-    from groupconv_server.telemetry import logs
+    from groupconv_server.telemetry import logs, traces
 
     logs.configure(log_format, log_level or logging.getLogger().level)
 
@@ -177,4 +177,5 @@ def command(
         shared_memory=allow_shared_memory,
         limits=Limits(message_bytes=max_message_mib * MIB, tensor_bytes=max_tensor_mib * MIB),
     )
+    traces.configure()
     serve(config, ready)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
+from opentelemetry.trace import INVALID_SPAN, Span
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.servicers.door import OPEN_TO_ALL, kind_of
@@ -15,6 +16,7 @@ from groupconv_server.servicers.errors import abort
 from groupconv_server.telemetry import audit
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.request import ID_KEY, Request, current
+from groupconv_server.telemetry.traces import Traces, end
 
 UNKNOWN_METHOD = "unknown"
 """The label of methods that do not exist: their names are the caller's."""
@@ -25,8 +27,8 @@ UNREAD = "UNREAD"
 class Observer(grpc.ServerInterceptor):
     """Outermost of the interceptors, so that it sees what the others refuse. Health and reflection pass unseen."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, traces: Traces) -> None:
+        self._metrics, self._traces = metrics, traces
         self._methods: dict[str, _Method] = {}
 
     def intercept_service(
@@ -55,7 +57,7 @@ class Observer(grpc.ServerInterceptor):
             method = self._methods[name] = _Method(name, self._metrics)
         if retry:
             method.retries.inc()
-        return _Watch(method, request, handler).handler()
+        return _Watch(method, request, handler, self._traces, handler_call_details.invocation_metadata).handler()
 
 
 class _Method:
@@ -86,10 +88,12 @@ class _Method:
 class _Watch:
     """One request: counts its bytes and its end."""
 
-    __slots__ = ("arrived", "behavior", "given", "inner", "method", "request")
+    __slots__ = ("arrived", "behavior", "given", "inner", "metadata", "method", "request", "span", "traces")
 
-    def __init__(self, method: _Method, request: Request, handler: Any) -> None:
+    def __init__(self, method: _Method, request: Request, handler: Any, traces: Traces, metadata: Any) -> None:
         self.method, self.request, self.inner = method, request, handler
+        self.traces, self.metadata = traces, metadata
+        self.span: Span = INVALID_SPAN
         self.behavior: Any = None
         self.given = False
         self.arrived = time.perf_counter()
@@ -143,6 +147,7 @@ class _Watch:
         self.given = True
         method.receive.observe(time.perf_counter() - self.arrived)
         method.in_flight.inc()
+        self.span = self.traces.begin(self.request, self.metadata, self.arrived)
         context.set_trailing_metadata(((ID_KEY, self.request.id),))
         try:
             yield
@@ -161,8 +166,12 @@ class _Watch:
         method.ended(code)
         if code == "OK":
             audit.done(self.request, seconds)
-        elif audit.refused(self.request, code, context.peer(), _text(context), seconds):
+            end(self.span, code)
+            return
+        reason = _text(context)
+        if audit.refused(self.request, code, context.peer(), reason, seconds):
             method.refused(code)
+        end(self.span, code, reason)
 
     def __del__(self) -> None:
         """Count a request that no thread was given."""

@@ -1,0 +1,46 @@
+"""Spans of calls, for programs that trace: those that have set OpenTelemetry's tracer provider.
+
+The SDK needs no OpenTelemetry. Where opentelemetry-instrumentation-grpc is installed (`pip install 'groupconv[otel]'`)
+its interceptors make a span of every call and send the W3C `traceparent`, from which the server goes on.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+
+
+def traced(channel: grpc.Channel) -> grpc.Channel:
+    """The channel, with spans for its calls if this program traces; ask after its tracer provider is set."""
+    if not _wanted("GrpcInstrumentorClient"):
+        return channel
+    from opentelemetry.instrumentation.grpc import client_interceptor, grpcext
+
+    made: grpc.Channel = grpcext.intercept_channel(channel, client_interceptor())
+    return made
+
+
+def interceptors() -> Sequence[grpc.aio.ClientInterceptor]:
+    """The same for a channel of asyncio: what to open it with."""
+    if not _wanted("GrpcAioInstrumentorClient"):
+        return ()
+    from opentelemetry.instrumentation.grpc import aio_client_interceptors
+
+    made: Sequence[grpc.aio.ClientInterceptor] = aio_client_interceptors()
+    return made
+
+
+def _wanted(instrumentor: str) -> bool:
+    """Whether this program has a tracer provider, and has not had `instrumentor` trace gRPC's calls already."""
+    if "opentelemetry.trace" not in sys.modules:  # so it has none, and need not wait for an import
+        return False
+    from opentelemetry import trace
+
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return False
+    try:
+        from opentelemetry.instrumentation import grpc as instrumentation
+    except ImportError:
+        return False
+    return not getattr(instrumentation, instrumentor)().is_instrumented_by_opentelemetry
