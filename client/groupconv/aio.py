@@ -112,12 +112,13 @@ class Client(Convolutions[Awaitable[Array]]):
         out: Any = None,
         progress: Shown | bool | None = None,
         timeout: float | None = None,
+        wire_dtype: Any = None,
         **options: Any,
     ) -> Any:
         """`conv2d` of an image of any size (see `groupconv.Client.stream_conv2d`)."""
         steps = [Step(weight, bias, ConvSpec(**options))]
         return await self.stream_convolve(
-            source, steps, timeout=timeout, shape=shape, dtype=dtype, out=out, progress=progress
+            source, steps, timeout=timeout, shape=shape, dtype=dtype, out=out, progress=progress, wire_dtype=wire_dtype
         )
 
     async def stream_convolve(

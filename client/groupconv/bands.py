@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from groupconv.dtypes import DTYPES, is_float
 from groupconv.errors import InvalidArgumentError
 from groupconv.requests import Array, travelling
 
@@ -103,6 +104,34 @@ class Iterated:
         self._end += array.shape[1]
 
 
+class Narrowed:
+    """A source whose floats travel in a smaller dtype.
+
+    Args:
+        source: of floats.
+        dtype: float16 or bfloat16.
+
+    Raises:
+        InvalidArgumentError: another dtype, or no floats.
+    """
+
+    def __init__(self, source: Source, dtype: Any) -> None:
+        narrow = DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
+        if narrow is None or narrow.itemsize != 2:
+            raise InvalidArgumentError("wire_dtype", "float16 or bfloat16", dtype)
+        if not is_float(source.dtype):
+            raise InvalidArgumentError("wire_dtype", "an input of floats", str(source.dtype))
+        self._source, self.shape, self.dtype = source, source.shape, narrow
+
+    def rows(self, start: int, stop: int) -> Array:
+        """As in `Source`."""
+        return self._source.rows(start, stop).astype(self.dtype)
+
+    def forget(self, row: int) -> None:
+        """As in `Source`."""
+        self._source.forget(row)
+
+
 class Sink:
     """Fills anything that takes slices by rows: NumPy arrays and memory maps, Zarr, HDF5.
 
@@ -111,12 +140,16 @@ class Sink:
         shape: (N, M, H', …) of the output.
         dtype: of the output.
         unbatched: whether the sample axis is missing.
+        wide: what the output is stored as, where it travels in a smaller dtype.
 
     Raises:
         InvalidArgumentError: an `out` of another shape or dtype.
     """
 
-    def __init__(self, out: Any, shape: tuple[int, ...], dtype: np.dtype, *, unbatched: bool) -> None:
+    def __init__(
+        self, out: Any, shape: tuple[int, ...], dtype: np.dtype, *, unbatched: bool, wide: np.dtype | None = None
+    ) -> None:
+        dtype = wide or dtype
         self._height, self._unbatched = shape[2], unbatched
         wanted = shape[1:] if unbatched else shape
         if out is None:

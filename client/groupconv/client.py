@@ -245,6 +245,7 @@ class Client(Convolutions[Array]):
         out: Any = None,
         progress: Shown | bool | None = None,
         timeout: float | None = None,
+        wire_dtype: Any = None,
         **options: Any,
     ) -> Any:
         """`conv2d` of an image of any size, computed while it travels; arguments as in `stream_convolve`.
@@ -258,11 +259,19 @@ class Client(Convolutions[Array]):
             out: likewise.
             progress: likewise.
             timeout: likewise.
+            wire_dtype: likewise.
             options: of `ConvSpec`.
         """
         steps = [Step(weight, bias, ConvSpec(**options))]
         return self.stream_convolve(
-            source, steps, shape=shape, dtype=dtype, out=out, progress=progress, timeout=timeout
+            source,
+            steps,
+            shape=shape,
+            dtype=dtype,
+            out=out,
+            progress=progress,
+            timeout=timeout,
+            wire_dtype=wire_dtype,
         )
 
     def stream_convolve(
@@ -277,6 +286,7 @@ class Client(Convolutions[Array]):
         timeout: float | None = None,
         allow_reordering: bool = False,
         band_rows: int = 0,
+        wire_dtype: Any = None,
     ) -> Any:
         """Run steps on a feature map of any size, in bands, each computed as soon as its rows are there.
 
@@ -294,6 +304,8 @@ class Client(Convolutions[Array]):
             timeout: seconds; None waits for as long as it takes, whatever the client's timeout is.
             allow_reordering: as in `run`.
             band_rows: output rows of a band; 0 lets the server choose.
+            wire_dtype: float16 or bfloat16: floats travel in half the bytes or less, and are rounded (docs/streaming.md
+                says by how much); `out` keeps the input's dtype.
 
         Returns:
             `out`, or the array made.
@@ -311,6 +323,7 @@ class Client(Convolutions[Array]):
             progress=progress,
             allow_reordering=allow_reordering,
             band_rows=band_rows,
+            wire_dtype=wire_dtype,
         )
         return self._stream(made, timeout)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.bands import Iterated, Sink, Sliced, Source
+from groupconv.bands import Iterated, Narrowed, Sink, Sliced, Source
 from groupconv.chunks import CHUNK_BYTES, packed, unpacked
 from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv.progress import Progress, Shown, shown
@@ -40,6 +40,7 @@ class Transfer:
         progress: called after each band.
         allow_reordering: as in `Client.run`.
         band_rows: output rows of a band; 0 lets the server choose.
+        wide: dtype of `out` where rows travel in a smaller one.
     """
 
     source: Source
@@ -49,6 +50,7 @@ class Transfer:
     progress: Shown | None = None
     allow_reordering: bool = False
     band_rows: int = 0
+    wide: np.dtype | None = None
     done: int = 0
     sink: Sink | None = None
     resumed: int = 0
@@ -80,7 +82,7 @@ class Transfer:
         accepted = stream_pb2.ConvolveStreamResponse.FromString(message).accepted
         dtype, shape = type_from_wire(accepted.output, "output")
         if self.sink is None:
-            self.sink = Sink(self.out, shape, dtype, unbatched=self.unbatched)
+            self.sink = Sink(self.out, shape, dtype, unbatched=self.unbatched, wide=self.wide)
         self._row, self._total = ((shape[1], *shape[3:]), dtype), shape[0] * shape[2]
         self.band_rows = accepted.band_rows  # the same bands when it resumes, so nothing else need be kept
         return accepted.first_input_row
@@ -209,6 +211,7 @@ def transfer(
     progress: Shown | bool | None = None,
     allow_reordering: bool = False,
     band_rows: int = 0,
+    wire_dtype: Any = None,
 ) -> Transfer:
     """A transfer that is checked here, before anything travels.
 
@@ -221,6 +224,7 @@ def transfer(
         progress: likewise, or True for a bar.
         allow_reordering: likewise.
         band_rows: likewise.
+        wire_dtype: float16 or bfloat16, in which the floats of input, kernels and output travel; None leaves them.
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
@@ -236,9 +240,11 @@ def transfer(
             raise InvalidArgumentError("shape", "shape and dtype, for an iterator of bands", shape)
         given = len(shape)
         rows = Iterated(source, (1, *shape) if given == rank + 1 else tuple(shape), dtype)
+    wide = None if wire_dtype is None else rows.dtype
+    rows = rows if wire_dtype is None else Narrowed(rows, wire_dtype)
     ready = ready_steps(steps, rows.dtype)
     geometries([s.spec for s in ready], rows.shape, [s.kernel.shape for s in ready])
-    return Transfer(rows, ready, out, given == rank + 1, shown(progress), allow_reordering, band_rows)
+    return Transfer(rows, ready, out, given == rank + 1, shown(progress), allow_reordering, band_rows, wide)
 
 
 def pays(x: Array, steps: Sequence[Step]) -> bool:

@@ -57,7 +57,9 @@ class Budget:
         with self._changed:
             if self.held + nbytes > self.limit:
                 held, limit, needs = (human_bytes(n) for n in (self.held, self.limit, nbytes))
-                raise ResourceExhaustedError(f"streams hold {held} of {limit}; this one needs {needs}: try again later")
+                raise ResourceExhaustedError(
+                    f"streams hold {held} of {limit}; this one needs {needs}: try again later", retry_after=1.0
+                )
             self.held += nbytes
 
     def release(self, nbytes: int) -> None:
@@ -118,7 +120,8 @@ def choose(problems: Sequence[Problem], rows: int, limits: Limits, workers: int)
     row = max(1, total // out_rows)
     rows = max(1, min(most, TARGET_BYTES * workers) // row)
     halo = Bands(problems, rows).widest().nbytes - rows * row
-    bands = Bands(problems, max(rows, halo // row))  # a halo is computed or sent once more for each band: at most half
+    # a halo is copied and transformed once more for each band: about a third of it where memory allows
+    bands = Bands(problems, max(rows, 6 * halo // row))
     while bands.widest().nbytes > most and bands.rows > 1:
         bands = Bands(problems, bands.rows // 2)
     _check(bands.widest(), most)

@@ -1,10 +1,12 @@
 """Streams: any banding equals the whole, whatever goes wrong has a status, and everything held is given back."""
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -24,7 +26,7 @@ from groupconv_server.coordinator import Coordinator, problems_of
 from groupconv_server.limits import Limits
 from groupconv_server.server import Server
 from groupconv_server.streaming import Budget, Stream, choose
-from groupconv_worker.engines import reference
+from groupconv_worker.engines import create_engine, reference
 from strategies import FLOATS, Case, cases, specs
 
 PAIRS = tuple((f, f) for f in FLOATS) + (("uint8", "int8"), ("int8", "int32"), ("uint8", "float32"))
@@ -248,10 +250,74 @@ def test_streams_share_a_budget(exact):
     budget = exact.streams.budget
     budget.reserve(budget.limit)
     try:
-        with groupconv.connect(exact.address) as client, pytest.raises(ResourceExhaustedError, match="try again later"):
+        with (
+            groupconv.connect(exact.address) as client,
+            pytest.raises(ResourceExhaustedError, match="try again later") as caught,
+        ):
             client.stream_convolve(f32(1, 1, 8, 4), [Step(f32(1, 1, 3, 3))])
+        assert caught.value.retry_after == 1
     finally:
         budget.release(budget.limit)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_floats_may_travel_in_half_the_bytes(bands, dtype):
+    """Within what docs/streaming.md says: input, kernel and output are each rounded once, sums are in float32."""
+    x, w = f32(1, 4, 60, 33), f32(4, 2, 5, 5)
+    spec = ConvSpec(padding=2, groups=2)
+    out = np.empty_like(x)
+    got = bands.stream_convolve(x, [Step(w, spec=spec)], wire_dtype=dtype, out=out)
+    assert got is out
+    u = 2.0**-11 if dtype == "float16" else 2.0**-8
+    g = groupconv.resolve(spec, x.shape, w.shape)
+    want, size = reference.convolve(x, w, None, g), reference.convolve(np.abs(x), np.abs(w), None, g)
+    assert np.all(np.abs(got - want) <= 3.01 * u * size)
+    assert np.any(np.abs(got - want) > 0.01 * u * size)  # it did travel so
+    for wrong, source in [("float32", x), ("half", x), ("float16", x.astype(np.int8))]:
+        with pytest.raises(InvalidArgumentError, match="wire_dtype"):
+            bands.stream_convolve(source, [Step(w, spec=spec)], wire_dtype=wrong)
+
+
+def test_a_bar_shows_how_far_it_is(bands, exact, capsys, monkeypatch):
+    x, w = f32(1, 1, 300, 300), f32(1, 1, 3, 3)
+    bands.stream_conv2d(x, w, progress=True)
+    assert re.search(r"100%.*347k/347k.*B/s", capsys.readouterr().err)
+
+    async def use():
+        async with groupconv.aio.connect(exact.address) as client:
+            await client.stream_conv2d(x, w, progress=True)
+
+    asyncio.run(use())
+    assert "100%" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(InvalidArgumentError, match=r"pip install 'groupconv\[progress\]'"):
+        bands.stream_conv2d(x, w, progress=True)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_padding_that_needs_an_edge(bands, mode, axis):
+    """Circular padding along the rows makes a band of each sample; everything else needs rows near it alone."""
+    x, w = f32(3, 2, 40, 30), f32(2, 2, 5, 5)
+    padding = tuple((3, 2) if a == axis else (0, 0) for a in range(2))
+    step = Step(w, spec=ConvSpec(padding=padding, padding_mode=mode))
+    seen = []
+    got = bands.stream_convolve(x, [step], band_rows=6, progress=seen.append)
+    g = groupconv.resolve(step.spec, x.shape, w.shape)
+    np.testing.assert_array_equal(got, reference.convolve(x, w, None, g).astype(np.float32))
+    assert len(seen) == 3 if (mode, axis) == ("circular", 0) else len(seen) > 12
+
+
+@pytest.mark.parametrize(("kernel", "algorithm"), [(5, "grouped"), (31, "fft"), (101, "fft")])
+def test_bands_of_large_kernels_are_transformed(kernel, algorithm):
+    w = RNG.standard_normal((3, 1, kernel, kernel)).astype(np.float32)
+    spec = ConvSpec(padding=kernel // 2, groups=3)
+    problems = problems_of((1, 3, 9000, 8000), np.dtype(np.float32), [spec], [w], [None])
+    band = choose(problems, 0, Limits(), 1).widest().problems[0]
+    engine = create_engine("cpu", threads=1)
+    assert engine.heuristic(band, resident=False).name == algorithm
+    assert band.geometry.input[0] < 2 * band.geometry.output[0]  # a halo is not most of the work
+    engine.close()
 
 
 @pytest.mark.ray
@@ -311,18 +377,45 @@ def test_a_killed_client_leaves_nothing_behind(exact):
     assert budget.wait_until_free(60)
 
 
-def serve(port):
+def test_memory_of_a_server_whose_clients_are_killed_returns_to_its_level():
+    server, address = serve(0, "--engine", "cpu")
+
+    def held():
+        return int(Path(f"/proc/{server.pid}/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
+
+    levels = []
+    try:
+        for _ in range(4):
+            client = subprocess.Popen([sys.executable, "-c", CLIENT, address], stdout=subprocess.PIPE)
+            assert client.stdout.readline()
+            client.kill()
+            client.wait()
+            client.stdout.close()
+            with groupconv.connect(
+                address
+            ) as other:  # the same work to its end, so that buffers are those of one stream
+                other.stream_conv2d(np.ones((1, 1, 4000, 500), np.float32), np.ones((1, 1, 3, 3)))
+            levels.append(held())
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+    assert levels[-1] < levels[0] + 40, levels  # MiB; the bands of three streams are more
+
+
+def serve(port, *flags):
     process = subprocess.Popen(
-        [sys.executable, "-m", "groupconv_server", "serve", "--port", str(port), "--engine", "reference"]
-        + ["--executor", "local"],
+        [sys.executable, "-m", "groupconv_server", "serve", "--port", str(port), "--executor", "local"]
+        + list(flags or ("--engine", "reference")),
         stdout=subprocess.PIPE,
         text=True,
     )
     return process, process.stdout.readline().split()[-1]
 
 
-@pytest.mark.parametrize("iterated", [False, True])
-def test_a_client_outlives_its_server(iterated):
+@pytest.mark.parametrize("kind", ["array", "iterator", "awaiting"])
+def test_a_client_outlives_its_server(kind):
+    iterated = kind == "iterator"
     first, address = serve(0)
     servers = [first]
     x, w = f32(1, 1, 3000, 300), f32(1, 1, 5, 5)
@@ -334,11 +427,19 @@ def test_a_client_outlives_its_server(iterated):
             servers.append(serve(address.split(":")[1])[0])
 
     try:
-        with groupconv.connect(address) as client:
-            source = iter(np.split(x[0], 30, axis=1)) if iterated else x
-            shaped = {"shape": x.shape, "dtype": x.dtype} if iterated else {}
-            made = transfer(source, [Step(w, spec=ConvSpec(padding=2))], progress=kill_once, band_rows=100, **shaped)
-            got = client._stream(made, 120)
+        source = iter(np.split(x[0], 30, axis=1)) if iterated else x
+        shaped = {"shape": x.shape, "dtype": x.dtype} if iterated else {}
+        made = transfer(source, [Step(w, spec=ConvSpec(padding=2))], progress=kill_once, band_rows=100, **shaped)
+
+        async def use():
+            async with groupconv.aio.connect(address) as client:
+                return await client._stream(made, 120)
+
+        if kind == "awaiting":
+            got = asyncio.run(use())
+        else:
+            with groupconv.connect(address) as client:
+                got = client._stream(made, 120)
         assert made.resumed >= 1
     finally:
         for server in servers:

@@ -96,6 +96,22 @@ def command(
     max_tensor_mib: Annotated[
         int, typer.Option(envvar="GROUPCONV_MAX_TENSOR_MIB", min=1, help="Largest output or padded input of a step.")
     ] = 2048,
+    stream_mib: Annotated[
+        int, typer.Option(envvar="GROUPCONV_STREAM_MIB", min=1, help="That one stream holds: its bands in flight.")
+    ] = 256,
+    streams_mib: Annotated[
+        int,
+        typer.Option(envvar="GROUPCONV_STREAMS_MIB", min=1, help="That all streams hold; more are refused at once."),
+    ] = 2048,
+    stream_total_gib: Annotated[
+        int, typer.Option(envvar="GROUPCONV_STREAM_TOTAL_GIB", min=1, help="Feature maps that pass through one stream.")
+    ] = 16384,
+    stream_idle: Annotated[
+        float,
+        typer.Option(
+            envvar="GROUPCONV_STREAM_IDLE", min=0.001, help="Seconds a stream may send nothing before it ends."
+        ),
+    ] = 300.0,
     layer_memory_mib: Annotated[
         int,
         typer.Option(envvar="GROUPCONV_LAYER_MEMORY_MIB", min=1, help="Weights of resident layers, on each worker."),
@@ -175,7 +191,14 @@ def command(
         metrics_port=metrics_port,
         layer_dir=layer_dir,
         shared_memory=allow_shared_memory,
-        limits=Limits(message_bytes=max_message_mib * MIB, tensor_bytes=max_tensor_mib * MIB),
+        limits=Limits(
+            message_bytes=max_message_mib * MIB,
+            tensor_bytes=max_tensor_mib * MIB,
+            stream_bytes=stream_mib * MIB,
+            streams_bytes=streams_mib * MIB,
+            stream_total_bytes=stream_total_gib * 1024 * MIB,
+            stream_idle_seconds=stream_idle,
+        ),
     )
     traces.configure()
     serve(config, ready)
