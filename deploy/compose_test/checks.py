@@ -108,7 +108,7 @@ def coordinator_crash(stack: Stack) -> None:
 def sigterm(stack: Stack) -> None:
     """The coordinator drains: requests under way end, and its exit code is 0."""
     (coordinator,) = stack.containers("coordinator")
-    with stack.under_load("--clients", "4", "--layer", "mobilenet_dw_14", seconds=5) as said:
+    with stack.under_load("--clients", "4", "--layer", "mobilenet_dw_14", seconds=15) as said:
         stack.compose("stop", "coordinator", timeout=60)
     code = run("docker", "inspect", "--format", "{{.State.ExitCode}}", coordinator, timeout=30).strip()
     expect(code == "0", f"exit code {code}")

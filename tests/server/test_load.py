@@ -13,11 +13,13 @@ import pytest
 
 import groupconv
 from groupconv.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from groupconv_server.config import Config
 from groupconv_server.load.drive import Load
 from groupconv_server.load.memory import Memory, growth
 from groupconv_server.load.plot import plot
 from groupconv_server.load.profile import Profile, read_profile, shipped_profiles
 from groupconv_server.load.schedule import Schedule
+from groupconv_server.server import Server
 
 LAYER = "mobilenet_dw_14"
 
@@ -110,6 +112,16 @@ def test_latency_counts_from_when_a_request_was_due(server):
         due, _, _ = schedule.next()
         assert sample.seconds == pytest.approx(sample.ended - outcome.start - due)
     assert outcome.missed > 0
+
+
+def test_the_memory_of_a_server_is_watched():
+    with Server(Config(port=0, metrics_port=0, executor="local", workers=1, threads=1)) as server:
+        memory = Memory(server.metrics_url, every=0.1)
+        loaded = Load(profile(), lambda: groupconv.connect(server.address), target=server.address, memory=memory)
+        outcome = loaded.run()
+    at, size = np.array(outcome.memory).T
+    assert at[0] < 0.5
+    assert (size > 1e7).all()
 
 
 def test_no_server_is_said_at_once():

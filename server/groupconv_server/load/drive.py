@@ -70,6 +70,8 @@ class Load:
     def _begin(self, **_: Any) -> None:
         self.schedule = Schedule(self.profile)
         self.outcome.begin()
+        if self.memory:
+            self.memory.begin()
 
     def run(self, progress: Callable[[float, Outcome], None] = lambda *_: None) -> Outcome:
         """Run for the profile's seconds; requests that are under way then still end.

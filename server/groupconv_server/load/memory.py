@@ -23,6 +23,11 @@ class Memory:
         self.url, self._every, self._start = url, every, time.monotonic()
         self.samples: list[tuple[float, float]] = []
 
+    def begin(self) -> None:
+        """Count from now."""
+        self.samples.clear()
+        self._start = time.monotonic()
+
     def due(self) -> bool:
         """Whether it is time to look again."""
         last = self.samples[-1][0] if self.samples else -self._every

@@ -47,5 +47,5 @@ def plot(outcome: Outcome, path: Path, *, title: str) -> None:
     if outcome.memory:
         at, size = np.array(outcome.memory).T
         axes[3].plot(at, size / 2**20)
-        axes[3].set(xlabel="seconds", ylabel="server memory, MiB", ylim=(0, None))
+        axes[3].set(xlabel="seconds", ylabel="server memory, MiB", xlim=(0, outcome.elapsed), ylim=(0, None))
     figure.savefig(path, dpi=110)
