@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from groupconv.codec import scan, writable
 from groupconv.dtypes import DTYPES, is_float, known
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv.geometry import Geometry, resolve
 from groupconv.plan import Report
 from groupconv.spec import Activation, ActivationKind, ConvSpec, as_activation, padding_pairs, per_axis
@@ -171,11 +172,14 @@ def read_answer(raw: bytes) -> Answer:
     """A ConvolveResponse from the wire.
 
     Raises:
-        DecodeError: it is none.
+        DataLossError: it is none.
     """
     small, payload = scan(raw, (1, 3))
     own = None if payload is None else writable(payload).data  # nobody else has the message
-    return convolution_pb2.ConvolveResponse.FromString(small), own
+    try:
+        return convolution_pb2.ConvolveResponse.FromString(small), own
+    except DecodeError:
+        raise DataLossError(f"the server answered {len(raw)} bytes that are no ConvolveResponse") from None
 
 
 def result_of(answer: Answer, *, unbatched: bool, out: Array | None) -> Result:

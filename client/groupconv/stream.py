@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from groupconv.bands import Iterated, Narrowed, Sink, Sliced, Source
 from groupconv.chunks import CHUNK_BYTES, packed, unpacked
@@ -78,9 +79,16 @@ class Transfer:
 
         Returns:
             The first input row to send.
+
+        Raises:
+            DataLossError: a server that does not keep to the protocol.
         """
-        accepted = stream_pb2.ConvolveStreamResponse.FromString(message).accepted
+        accepted = _response(message).accepted
         dtype, shape = type_from_wire(accepted.output, "output")
+        made = geometries([s.spec for s in self.steps], self.source.shape, [s.kernel.shape for s in self.steps])
+        rows = self.source.shape[0] * self.source.shape[2]
+        if shape != made[-1].output_shape or not 0 <= accepted.first_input_row <= rows:
+            raise DataLossError(f"the server accepted another stream than this: an output of {list(shape)}")
         if self.sink is None:
             self.sink = Sink(self.out, shape, dtype, unbatched=self.unbatched, wide=self.wide)
         self._row, self._total = ((shape[1], *shape[3:]), dtype), shape[0] * shape[2]
@@ -108,9 +116,11 @@ class Transfer:
         """
         data = unpacked(message)
         if data is None:
-            response = stream_pb2.ConvolveStreamResponse.FromString(message)
-            if not response.HasField("band") or self._band is not None or response.band.start > self.done:
-                raise DataLossError("the server sent what is no band, or not the next one")
+            response = _response(message)
+            if not response.HasField("band") or self._band is not None:
+                raise DataLossError("the server sent what is no band")
+            if not 0 <= response.band.start <= self.done < response.band.stop <= self._total:
+                raise DataLossError("the server sent a band that is not the next one")
             self._band, self._filled = response.band, 0
             return
         if self._band is None or self.sink is None:
@@ -165,6 +175,13 @@ class Transfer:
             shape, dtype = self._row
             received = self.done * math.prod(shape) * dtype.itemsize
             self.progress(Progress(self.done, self._total, received, time.monotonic() - self._began))
+
+
+def _response(message: bytes) -> stream_pb2.ConvolveStreamResponse:
+    try:
+        return stream_pb2.ConvolveStreamResponse.FromString(message)
+    except DecodeError:
+        raise DataLossError(f"the server sent {len(message)} bytes that are no ConvolveStreamResponse") from None
 
 
 class Attempts:
