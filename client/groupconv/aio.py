@@ -173,20 +173,27 @@ class Client(Convolutions[Awaitable[Array]]):
         spec: ConvSpec | None = None,
         *,
         dtype: Any = None,
+        inputs: Sequence[Sequence[int]] = (),
         timeout: float | None = None,
     ) -> AsyncLayer:
         """Leave a convolution's weights on the server (see `groupconv.Client.load_layer`)."""
         steps = [Step(weight, bias, spec or ConvSpec())]
-        return await self.load_layer_steps(name, steps, dtype=dtype, timeout=timeout)
+        return await self.load_layer_steps(name, steps, dtype=dtype, inputs=inputs, timeout=timeout)
 
     async def load_layer_steps(
-        self, name: str, steps: Sequence[Step], *, dtype: Any = None, timeout: float | None = None
+        self,
+        name: str,
+        steps: Sequence[Step],
+        *,
+        dtype: Any = None,
+        inputs: Sequence[Sequence[int]] = (),
+        timeout: float | None = None,
     ) -> AsyncLayer:
         """`load_layer` for several steps, each on the output of the one before."""
         for pause in (0.0, 0.1, 0.2, 0.4, 0.8):
             await asyncio.sleep(pause)
             try:
-                answer = await self._load(load_messages(name, steps, dtype), timeout)
+                answer = await self._load(load_messages(name, steps, dtype, inputs), timeout)
             except UnavailableError as error:
                 failed = error
             else:

@@ -168,6 +168,7 @@ class Client(Convolutions[Array]):
         spec: ConvSpec | None = None,
         *,
         dtype: Any = None,
+        inputs: Sequence[Sequence[int]] = (),
         timeout: float | None = None,
     ) -> Layer:
         """Leave a convolution's weights on the server, prepared on its workers; the layer is then called with inputs.
@@ -180,19 +181,29 @@ class Client(Convolutions[Array]):
             bias: (M,) or None.
             spec: the convolution.
             dtype: of the weights; None leaves them as they are.
+            inputs: shapes (N, C, *spatial) to expect: the workers prepare and tune for them now, not at the first
+                request. Of a layer that is replaced they are known.
             timeout: seconds, in place of the client's.
 
         Raises:
             InvalidArgumentError: naming the field, what was expected and what came.
             ResourceExhaustedError: the server's layers would take more memory than it allows.
         """
-        return self.load_layer_steps(name, [Step(weight, bias, spec or ConvSpec())], dtype=dtype, timeout=timeout)
+        return self.load_layer_steps(
+            name, [Step(weight, bias, spec or ConvSpec())], dtype=dtype, inputs=inputs, timeout=timeout
+        )
 
     def load_layer_steps(
-        self, name: str, steps: Sequence[Step], *, dtype: Any = None, timeout: float | None = None
+        self,
+        name: str,
+        steps: Sequence[Step],
+        *,
+        dtype: Any = None,
+        inputs: Sequence[Sequence[int]] = (),
+        timeout: float | None = None,
     ) -> Layer:
         """`load_layer` for several steps, each on the output of the one before."""
-        answer = self._call(self._layers.LoadLayer, load_messages(name, steps, dtype), timeout)
+        answer = self._call(self._layers.LoadLayer, load_messages(name, steps, dtype, inputs), timeout)
         return self._layer(info_from_wire(answer.layer))
 
     def get_layer(self, name: str) -> Layer:

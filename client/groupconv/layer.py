@@ -50,13 +50,16 @@ class LayerInfo:
     seconds: float
 
 
-def load_messages(name: str, steps: Sequence[Step], dtype: Any = None) -> Iterator[layer_pb2.LoadLayerRequest]:
+def load_messages(
+    name: str, steps: Sequence[Step], dtype: Any = None, inputs: Sequence[Sequence[int]] = ()
+) -> Iterator[layer_pb2.LoadLayerRequest]:
     """The stream that loads a layer.
 
     Args:
         name: segments of letters, digits, '.', '_' and '-' with '/' between them.
         steps: at least one.
         dtype: of kernels and biases; None leaves each as it is.
+        inputs: shapes to expect, of the first kernel's dtype.
 
     Raises:
         InvalidArgumentError: no steps, or a dtype that does not travel.
@@ -75,6 +78,7 @@ def load_messages(name: str, steps: Sequence[Step], dtype: Any = None) -> Iterat
             bias = travelling(f"steps[{i}].bias", as_array(step.bias), wanted)
             message.bias.CopyFrom(type_to_wire(bias.dtype, bias.shape))
             arrays.append(bias)
+    header.inputs.extend(type_to_wire(arrays[0].dtype, tuple(shape), "inputs") for shape in inputs)
     return _messages(header, arrays)
 
 

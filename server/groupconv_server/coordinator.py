@@ -31,6 +31,8 @@ Allocate = Callable[[tuple[int, ...], np.dtype], Array]
 
 CHECKED = 1024
 """Shapes of inputs to resident layers whose checks are remembered."""
+EXPECTED = 8
+"""Shapes that a new version is prepared for because the one before was given them."""
 
 
 class Coordinator:
@@ -117,6 +119,31 @@ class Coordinator:
                     del self._checked[next(iter(self._checked))]
                 self._checked[key] = problems
         return problems
+
+    def warm(self, steps: Sequence[Step], shape: tuple[int, ...], dtype: np.dtype) -> None:
+        """Run the steps of a resident layer on zeros, so that every worker that may be given a part has it prepared.
+
+        Args:
+            steps: of one version.
+            shape: (N, C, *spatial) of an input to expect.
+            dtype: of that input.
+
+        Raises:
+            InvalidArgumentError, ResourceExhaustedError, UnavailableError: as `convolve`.
+        """
+        problems, workers = tuple(self.problems(shape, dtype, steps)), self._workers()
+        x = np.zeros(shape, dtype)
+        # As many shards as workers, and fewer for when other requests run beside it, each on every worker in turn.
+        for at_most in sorted({len(workers) // busy for busy in range(1, len(workers) + 1)}):
+            chains = self.planner.plan(problems, workers, at_most=at_most)
+            for _ in range(len(workers) // max(len(c.workers) for c in chains)):
+                self.run(chains, x, steps)
+                chains = self.planner.plan(problems, workers, at_most=at_most)
+
+    def inputs(self, layer: str, version: int) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """Shapes and dtypes of the inputs that a version of a resident layer was last given, as far as remembered."""
+        with self._count:
+            return [key[2:] for key in self._checked if key[:2] == (layer, version)][-EXPECTED:]
 
     def perform(
         self,

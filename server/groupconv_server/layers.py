@@ -166,13 +166,16 @@ class Layers:
             size, room.bytes = room.bytes, 0  # now the layer's
             self._version = max(self._version + (version is None), version or 0)
             version = version or self._version
-            resident = tuple(ResidentStep(s.kernel, s.bias, s.spec, name, version, i) for i, s in enumerate(steps))
-            layer = Layer(name, version, resident, size, used=next(self._clock))
+            layer = Layer(name, version, resident_steps(name, version, steps), size, used=next(self._clock))
             old = self._layers.get(name)
             ended = self._retire(old) if old else []
             self._layers[name] = layer
         self._drop(ended)
         return layer
+
+    def forget(self, name: str, version: int) -> None:
+        """Have the workers drop a version that was prepared and not loaded."""
+        self._forget(name, version)
 
     def get(self, name: str) -> Layer:
         """The present version.
@@ -257,6 +260,11 @@ class Layers:
         """Outside the lock: telling workers may take its time."""
         for layer in ended:
             self._forget(layer.name, layer.version)
+
+
+def resident_steps(name: str, version: int, steps: Sequence[Step]) -> tuple[ResidentStep, ...]:
+    """The steps of a version as workers know them."""
+    return tuple(ResidentStep(s.kernel, s.bias, s.spec, name, version, i) for i, s in enumerate(steps))
 
 
 def check_name(name: str) -> str:

@@ -3,10 +3,19 @@
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
-from groupconv.errors import FailedPreconditionError, GroupconvError
+from groupconv.errors import (
+    FailedPreconditionError,
+    GroupconvError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
 from groupconv.requests import Step
-from groupconv_server.layers import Layer, Layers, Room
+from groupconv_server.coordinator import Coordinator
+from groupconv_server.layers import Layer, Layers, Room, resident_steps
+from groupconv_server.steps import Inputs
 from groupconv_server.store import LayerStore, Stored
 
 log = logging.getLogger(__name__)
@@ -18,10 +27,11 @@ class Repository:
     Args:
         layers: in memory.
         store: on disk; None keeps nothing.
+        coordinator: prepares new versions before they take requests; None leaves that to the first request.
     """
 
-    def __init__(self, layers: Layers, store: LayerStore | None = None) -> None:
-        self.layers, self.store = layers, store
+    def __init__(self, layers: Layers, store: LayerStore | None = None, coordinator: Coordinator | None = None) -> None:
+        self.layers, self.store, self._coordinator = layers, store, coordinator
         self.damaged: dict[str, str] = {}
         self._order = threading.Lock()  # two loads of one name end on disk as they do in memory
 
@@ -39,22 +49,29 @@ class Repository:
                 self.damaged[name] = str(error)
                 log.error("layer %s was not loaded: %s", name, error)  # noqa: TRY400 - its message says it all
 
-    def load(self, name: str, steps: Sequence[Step], room: Room) -> Layer:
-        """Make `steps` the new version of a layer, on disk first.
+    def load(self, name: str, steps: Sequence[Step], room: Room, inputs: Inputs = ()) -> Layer:
+        """Make `steps` the new version of a layer: prepared on the workers, kept on disk, then there for requests.
+
+        Args:
+            name: of the layer.
+            steps: with read-only arrays.
+            room: reserved for them.
+            inputs: to expect; those that the version before was given are expected too.
 
         Raises:
-            InvalidArgumentError: a name that cannot be.
+            InvalidArgumentError: a name that cannot be, or an input that does not fit the steps.
             FailedPreconditionError: it cannot be kept; the version before stays.
         """
         with self._order:
             version = self.layers.next_version(name)
-            if self.store is not None:
-                try:
-                    self.store.save(name, version, steps)
-                except OSError as error:
-                    raise FailedPreconditionError(f"the layer cannot be kept on disk: {error.strerror}") from error
-                self.damaged.pop(name, None)
-            return self.layers.load(name, steps, room, version)
+            try:
+                self._warm(name, version, steps, inputs)
+                if self.store is not None:
+                    self._keep(name, version, steps, inputs)
+                return self.layers.load(name, steps, room, version)
+            except BaseException:
+                self.layers.forget(name, version)
+                raise
 
     def unload(self, name: str, *, keep: bool = False) -> None:
         """Let a layer go, from disk too unless it is to be kept there.
@@ -89,7 +106,30 @@ class Repository:
         names = {*self.store.names(), *self.damaged} - here
         return {name: self.damaged.get(name, "unloaded") for name in sorted(names)}
 
+    def _warm(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs) -> None:
+        if self._coordinator is None:
+            return
+        resident = resident_steps(name, version, steps)
+        for i, (shape, dtype) in enumerate(inputs):
+            try:
+                self._coordinator.warm(resident, shape, dtype)
+            except InvalidArgumentError as error:
+                raise error.within(f"inputs[{i}]") from None
+        with suppress(NotFoundError):
+            for shape, dtype in self._coordinator.inputs(name, self.layers.get(name).version):
+                with suppress(InvalidArgumentError, ResourceExhaustedError):  # the new version may be for other inputs
+                    self._coordinator.warm(resident, shape, dtype)
+
+    def _keep(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs) -> None:
+        assert self.store is not None
+        try:
+            self.store.save(name, version, steps, inputs)
+        except OSError as error:
+            raise FailedPreconditionError(f"the layer cannot be kept on disk: {error.strerror}") from error
+        self.damaged.pop(name, None)
+
     def _place(self, stored: Stored) -> None:
+        self._warm(stored.name, stored.version, stored.steps, stored.inputs)
         size = sum(t.nbytes for step in stored.steps for t in (step.kernel, step.bias) if t is not None)
         with self.layers.reserved(size) as room:
             self.layers.load(stored.name, stored.steps, room, stored.version)

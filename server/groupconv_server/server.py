@@ -108,7 +108,7 @@ class Server:
                 used=self.metrics.layers.used,
             )
             store = None if config.layer_dir is None else LayerStore(config.layer_dir, config.limits)
-            self.repository = Repository(self.layers, store)
+            self.repository = Repository(self.layers, store, self.coordinator)
             self.repository.restore()
             self.shared_memory = SharedMemory() if config.shared_memory else None
             self.cuda_memory = CudaMemory() if config.shared_memory else None

@@ -1,7 +1,7 @@
 """The steps of a layer by their shapes, before their weights are there."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,10 @@ from groupconv.v1 import layer_pb2, spec_pb2
 from groupconv.wire import spec_from_wire
 from groupconv_server.layers import check_chain
 from groupconv_server.limits import Limits
+
+Inputs = Sequence[tuple[tuple[int, ...], np.dtype]]
+"""Shapes and dtypes of the inputs that a layer is to expect."""
+MAX_INPUTS = 64
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,18 @@ def steps_of(header: layer_pb2.LayerHeader, limits: Limits) -> list[Step]:
         steps.append(Step(kernel, bias, spec))
     check_chain(steps)
     return steps
+
+
+def inputs_of(header: layer_pb2.LayerHeader) -> Inputs:
+    """The inputs that a layer is to expect.
+
+    Raises:
+        InvalidArgumentError: with the path of the field.
+    """
+    if len(header.inputs) > MAX_INPUTS:
+        raise InvalidArgumentError("inputs", f"at most {MAX_INPUTS}", len(header.inputs))
+    kinds = [type_from_wire(message, f"inputs[{i}]") for i, message in enumerate(header.inputs)]
+    return [(shape, dtype) for dtype, shape in kinds]
 
 
 def specs_of(steps: Iterable[spec_pb2.Step | spec_pb2.StepType | layer_pb2.LayerStep]) -> list[ConvSpec]:

@@ -32,7 +32,7 @@ from groupconv.v1 import layer_pb2
 from groupconv.wire import spec_to_wire
 from groupconv_server.layers import check_name
 from groupconv_server.limits import Limits
-from groupconv_server.steps import steps_of
+from groupconv_server.steps import Inputs, inputs_of, steps_of
 
 FORMAT = "groupconv-layer/1"
 _STORED: dict[str, np.dtype] = {
@@ -53,11 +53,13 @@ class Stored:
     Attributes:
         name, version: of the layer.
         steps: with read-only weights.
+        inputs: to expect.
     """
 
     name: str
     version: int
     steps: list[Step]
+    inputs: Inputs = ()
 
 
 class LayerStore:
@@ -87,13 +89,13 @@ class LayerStore:
         for left in folder.glob("*.part"):  # of a write that a crash cut short
             left.unlink()
 
-    def save(self, name: str, version: int, steps: Sequence[Step]) -> None:
+    def save(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs = ()) -> None:
         """Keep a layer, in place of the one of that name.
 
         Raises:
             OSError: the disk is full or gone; what was there stays.
         """
-        header = layer_pb2.LayerHeader(name=name)
+        header = layer_pb2.LayerHeader(name=name, inputs=[type_to_wire(dtype, shape) for shape, dtype in inputs])
         arrays: dict[str, Array] = {}
         for i, step in enumerate(steps):
             message = header.steps.add(
@@ -175,7 +177,8 @@ class LayerStore:
             if digest != about["sha256"]:
                 raise DataLossError(f"{weights.name}: expected SHA-256 {about['sha256']}, got {digest}")
             arrays = {key: _array(value) for key, value in safetensors.deserialize(data)}  # type: ignore[no-untyped-call]
-            return Stored(header.name, int(about["version"]), _filled(header, arrays, self._limits))
+            steps = _filled(header, arrays, self._limits)
+            return Stored(header.name, int(about["version"]), steps, inputs_of(header))
         except (OSError, ValueError, KeyError, TypeError, json_format.ParseError, safetensors.SafetensorError) as error:
             raise DataLossError(f"{path.name}: {type(error).__name__}: {error}") from None
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.shared_memory import SharedMemory as Object
 
 import grpc
@@ -136,17 +137,40 @@ def test_typed_contents(stub, datatype, field, dtype):
     np.testing.assert_array_equal(np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(X.shape), 2 * X)
 
 
+@contextmanager
+def held(serving, name):
+    """A layer whose first request stays in the worker until it is let go; yields what says that, and what lets it."""
+    (worker,) = serving.executor._workers.values()
+    prepare, entered, go = worker.engine.prepare, threading.Event(), threading.Event()
+
+    def waiting(*arguments, **options):
+        entered.set()
+        assert go.wait(60)
+        return prepare(*arguments, **options)
+
+    with groupconv.connect(serving.address, timeout=60) as client:
+        client.load_layer(name, np.full((3, 1, 1), 2, np.float32), spec=ConvSpec(groups=3))
+        worker.engine.prepare = waiting
+        try:
+            yield entered, go
+        finally:
+            go.set()
+            worker.engine.prepare = prepare
+            client.unload_layer(name)
+
+
 def test_a_requests_own_timeout_ends_it(serving, stub):
     """One worker, held by another request: the timeout of 1 ms passes while this one waits."""
-    (worker,) = serving.executor._workers.values()
-    hold = threading.Event()
-    worker._thread.submit(hold.wait, 60)
-    try:
+    with held(serving, "slow") as (entered, go), ThreadPoolExecutor(1) as pool:
+        slow = request()
+        slow.model_name = "slow"
+        running = pool.submit(stub.ModelInfer, slow, 60)
+        assert entered.wait(60)
         with pytest.raises(grpc.RpcError) as caught:
             stub.ModelInfer(request(parameters={"timeout": I(1000)}), timeout=60)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    finally:
-        hold.set()
+        go.set()
+        assert running.result().outputs
     assert stub.ModelInfer(request(parameters={"timeout": I(60_000_000)}), timeout=60).outputs
 
 
@@ -232,15 +256,13 @@ def test_parts_outside_a_region_are_refused(stub, theirs, asked, said):
 def test_a_region_unregistered_during_a_request_serves_it_to_the_end(serving, stub, theirs):
     register(stub, "a", theirs)
     theirs.buf[: X.nbytes] = X.tobytes()
-    (worker,) = serving.executor._workers.values()
-    hold = threading.Event()
-    worker._thread.submit(hold.wait, 60)
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(stub.ModelInfer, in_memory("a"), 60)
-        while not worker._thread._work_queue.qsize():
-            time.sleep(0.001)
+    with held(serving, "slow") as (entered, go), ThreadPoolExecutor(1) as pool:
+        slow = in_memory("a")
+        slow.model_name = "slow"
+        running = pool.submit(stub.ModelInfer, slow, 60)
+        assert entered.wait(60)
         unregister(stub, "a")
-        hold.set()
+        go.set()
         assert running.result().outputs[0].parameters["shared_memory_region"].string_param == "a"
     assert bytes(theirs.buf[2048 : 2048 + 96]) == (2 * X).tobytes()
     with pytest.raises(grpc.RpcError) as caught:

@@ -221,9 +221,10 @@ def test_a_server_that_starts_again_has_its_layers(tmp_path):
     config = Config(port=0, executor="local", threads=1, engine="reference", layer_dir=tmp_path)
     x = RNG.standard_normal((1, 4, 7, 9)).astype(ml_dtypes.bfloat16)
     with Server(config) as server, groupconv.connect(server.address, timeout=60) as client:
-        layer = client.load_layer_steps("net/kept", steps(ml_dtypes.bfloat16))
+        layer = client.load_layer_steps("net/kept", steps(ml_dtypes.bfloat16), inputs=[x.shape])
         client.load_layer("left", np.ones((1, 1, 1), np.float32)).unload()
         want = layer(x)
     with Server(config) as server, groupconv.connect(server.address, timeout=60) as client:
+        assert server.coordinator.inputs("net/kept", layer.info.version) == [(x.shape, x.dtype)]  # prepared for it
         assert [(i.name, i.version) for i in client.list_layers()] == [("net/kept", layer.info.version)]
         np.testing.assert_array_equal(client.get_layer("net/kept")(x), want)

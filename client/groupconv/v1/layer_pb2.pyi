@@ -58,21 +58,29 @@ class LayerHeader(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Segments of letters, digits, '.', '_' and '-' with '/' between them; at most 256 characters."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerStep]:
         """At least one; the output of each is the input of the next."""
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorType]:
+        """Inputs to expect: the workers prepare the kernels for them, and tune, before the version takes requests. Of a layer
+        that is replaced they are at least those that the version before was given.
+        """
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         steps: _abc.Iterable[Global___LayerStep] | None = ...,
+        inputs: _abc.Iterable[_tensor_pb2.TensorType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "name", b"name", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

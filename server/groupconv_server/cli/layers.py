@@ -13,7 +13,7 @@ from groupconv.errors import InvalidArgumentError
 from groupconv.explain import human_bytes, table
 from groupconv.layer import LayerInfo
 from groupconv.requests import Step
-from groupconv_server.cli.app import TimeoutOption
+from groupconv_server.cli.app import TimeoutOption, integers
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.onnx_layers import read_onnx
 
@@ -89,6 +89,9 @@ def load(
     dilation: Annotated[int, typer.Option(min=1, help="Distance between kernel taps.")] = 1,
     groups: Annotated[int, typer.Option(min=1, help="Channel groups.")] = 1,
     transposed: Annotated[bool, typer.Option("--transposed", help="A transposed convolution.")] = False,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="N,C,H,W to expect: prepared and tuned for now.")
+    ] = None,
     timeout: TimeoutOption = 300.0,
 ) -> None:
     """Load layers from a file. A name that is loaded already gets a new version.
@@ -96,6 +99,7 @@ def load(
     Exit code 1 if a convolution of the file could not be loaded; the others are.
     """
     skipped: list[tuple[str, str]] = []
+    expected = [integers("--input", shape) for shape in inputs or ()]
     if file.suffix == ".npy":
         if name is None:
             raise InvalidArgumentError("--name", "a name for the layer", None)
@@ -124,7 +128,8 @@ def load(
         loaded = []
         with endpoint.connect(timeout) as client:
             for full, step in found:
-                loaded.append((full, str(client.load_layer_steps(full, [step]).info.version), step))
+                layer = client.load_layer_steps(full, [step], inputs=[] if file.suffix != ".npy" else expected)
+                loaded.append((full, str(layer.info.version), step))
     rows = [("layer", "version", "kernel", "spec")]
     rows += [(full, version, _shape(step.kernel.shape), _spec(step.spec)) for full, version, step in loaded]
     typer.echo(table(rows, left=frozenset({0, 2, 3})) if loaded else f"{file} has no convolution to load")

@@ -15,7 +15,7 @@ from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv.plan import Plan
 from groupconv.requests import geometries
 from groupconv_server.catalogue import layer_named
-from groupconv_server.cli.app import TimeoutOption
+from groupconv_server.cli.app import TimeoutOption, integers
 from groupconv_server.cli.connection import Endpoint
 
 NAME = "plan"
@@ -67,11 +67,11 @@ def command(
     elif input_shape is None or kernel_shape is None:
         raise InvalidArgumentError("--input", "--layer, or --input and --kernel", "neither")
     else:
-        x, kernels = _integers("--input", input_shape), [_integers("--kernel", kernel_shape)]
+        x, kernels = integers("--input", input_shape), [integers("--kernel", kernel_shape)]
         spec = groupconv.ConvSpec(
-            stride=_integers("--stride", stride),
-            padding=padding if padding.isidentifier() else _integers("--padding", padding),  # type: ignore[arg-type]
-            dilation=_integers("--dilation", dilation),
+            stride=integers("--stride", stride),
+            padding=padding if padding.isidentifier() else integers("--padding", padding),  # type: ignore[arg-type]
+            dilation=integers("--dilation", dilation),
             groups=groups,
             transposed=transposed,
         )
@@ -124,13 +124,6 @@ def _draw(plan: Plan, path: Path) -> None:
     except ModuleNotFoundError:
         raise FailedPreconditionError("a picture needs matplotlib: pip install 'groupconv[demo]'") from None
     typer.echo(f"drawn: {path}", err=True)
-
-
-def _integers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InvalidArgumentError(option, "integers separated by commas", text) from None
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -15,7 +15,7 @@ from groupconv_server.layers import Layer, check_name
 from groupconv_server.limits import Limits
 from groupconv_server.repository import Repository
 from groupconv_server.servicers.errors import answers_errors
-from groupconv_server.steps import Shaped, steps_of
+from groupconv_server.steps import Shaped, inputs_of, steps_of
 
 
 class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
@@ -36,10 +36,10 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
             came = "an empty stream" if first is None else first.WhichOneof("part")
             raise InvalidArgumentError("header", "a header as the first message", came)
         name = check_name(first.header.name)
-        steps = steps_of(first.header, self.limits)
+        steps, inputs = steps_of(first.header, self.limits), inputs_of(first.header)
         size = sum(t.nbytes for step in steps for t in (step.kernel, step.bias) if t is not None)
         with self.layers.reserved(size) as room:
-            loaded = self.repository.load(name, _filled(steps, size, request_iterator), room)
+            loaded = self.repository.load(name, _filled(steps, size, request_iterator), room, inputs)
         return layer_pb2.LoadLayerResponse(layer=described(loaded))
 
     @answers_errors
