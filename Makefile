@@ -34,6 +34,11 @@ test-gpu: setup  ## the tests for a machine with a CUDA device (install .[cuda12
 fuzz: setup  ## 500,000 broken messages for the decoders, 5,000 for a live server: about a minute
 	PYTHONPATH=tests $(BIN)/python -m fuzzing
 
+audit: setup  ## known vulnerabilities of the pinned versions: asks PyPI's advisory database, so it needs the internet
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip check
+	$(BIN)/pip-audit --disable-pip --no-deps --requirement constraints.txt
+
 lint: setup proto-check  ## ruff, mypy strict, import contracts, buf, stubs equal to their protos
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)

@@ -96,6 +96,7 @@ def command(
     max_tensor_mib: Annotated[
         int, typer.Option(envvar="GROUPCONV_MAX_TENSOR_MIB", min=1, help="Largest output or padded input of a step.")
     ] = 2048,
+    max_steps: Annotated[int, typer.Option(envvar="GROUPCONV_MAX_STEPS", min=1, help="Steps of a request.")] = 64,
     stream_mib: Annotated[
         int, typer.Option(envvar="GROUPCONV_STREAM_MIB", min=1, help="That one stream holds: its bands in flight.")
     ] = 256,
@@ -194,6 +195,7 @@ def command(
         limits=Limits(
             message_bytes=max_message_mib * MIB,
             tensor_bytes=max_tensor_mib * MIB,
+            steps=max_steps,
             stream_bytes=stream_mib * MIB,
             streams_bytes=streams_mib * MIB,
             stream_total_bytes=stream_total_gib * 1024 * MIB,
