@@ -23,8 +23,8 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _DTYPE, _SHAPE, _DATA, _PADDING = 0x08, 0x12, 0x1A, 0x22  # tags of the fields of Tensor
 _MAX_LENGTH = 2**31 - 1  # of a protobuf message
 
-_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
-_new_bytes.argtypes, _new_bytes.restype = (ctypes.c_void_p, ctypes.c_ssize_t), ctypes.py_object
+_from_size = ctypes.pythonapi.PyBytes_FromStringAndSize
+_from_size.argtypes, _from_size.restype = (ctypes.c_void_p, ctypes.c_ssize_t), ctypes.py_object
 
 
 def scan(message: bytes, path: Sequence[int]) -> tuple[bytes, memoryview | None]:
@@ -86,19 +86,42 @@ def laid_out(field: int, dtype: np.dtype, code: int, shape: Sequence[int], rest:
         True
     """
     size = math.prod(shape) * dtype.itemsize
-    extents = b"".join(map(_varint, shape))
-    kind = b"".join((bytes((_DTYPE,)), _varint(code), bytes((_SHAPE,)), _varint(len(extents)), extents))
-    data = bytes((_DATA,)) + _varint(size)
+    extents = b"".join(map(varint, shape))
+    kind = b"".join((bytes((_DTYPE,)), varint(code), bytes((_SHAPE,)), varint(len(extents)), extents))
+    data = bytes((_DATA,)) + varint(size)
     head = _header(field, kind, data, size)
     total = len(head) + size + len(rest)
     if total > _MAX_LENGTH:
         raise ValueError(total)
-    message: bytes = _new_bytes(None, total)
+    message = new_bytes(total)
     room = writable(message)
     room[: len(head)] = np.frombuffer(head, np.uint8)
     if rest:
         room[len(head) + size :] = np.frombuffer(rest, np.uint8)
     return message, room[len(head) : len(head) + size].view(dtype).reshape(tuple(shape))
+
+
+def new_bytes(size: int) -> bytes:
+    """So many bytes that are still to be written (see `writable`)."""
+    made: bytes = _from_size(None, size)
+    return made
+
+
+def varint(value: int) -> bytes:
+    r"""A number that is not negative, as protobuf writes it.
+
+    Example:
+        >>> varint(300)
+        b'\xac\x02'
+    """
+    if value < 0x80:
+        return bytes((value,))
+    found = bytearray()
+    while value > 0x7F:
+        found.append(0x80 | value & 0x7F)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
 
 
 class _Exposed:
@@ -138,7 +161,7 @@ def _without(
                 else:
                     inner, payload = _without(view, at, stop, path[1:])
                     found = found if payload is None else payload
-                    parts += [_varint(tag), _varint(sum(map(len, inner))), *inner]
+                    parts += [varint(tag), varint(sum(map(len, inner))), *inner]
                 kept = stop
             at = stop
         elif kind == _VARINT:
@@ -168,24 +191,12 @@ def _number(view: memoryview, at: int, most: int) -> tuple[int, int]:
     raise ValueError(at)
 
 
-def _varint(value: int) -> bytes:
-    """A number that is not negative."""
-    if value < 0x80:
-        return bytes((value,))
-    found = bytearray()
-    while value > 0x7F:
-        found.append(0x80 | value & 0x7F)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
-
-
 def _header(field: int, kind: bytes, data: bytes, size: int) -> bytes:
     """All of a message before the tensor's elements, with padding so that they begin aligned."""
     for length in range(2 * ALIGNMENT):
         padding = b"" if length < 2 else bytes((_PADDING, length - 2)) + bytes(length - 2)
         inner = kind + padding + data
-        head = _varint(field << 3 | _LENGTH) + _varint(len(inner) + size) + inner
+        head = varint(field << 3 | _LENGTH) + varint(len(inner) + size) + inner
         if len(head) % ALIGNMENT == 0:
             return head
     raise AssertionError(field)  # one length in ALIGNMENT fits

@@ -31,7 +31,6 @@ from groupconv_server.cuda_memory import CudaMemory
 from groupconv_server.executors import create_executor
 from groupconv_server.inference.servicer import SERVICE as INFERENCE
 from groupconv_server.inference.servicer import InferenceServicer
-from groupconv_server.inference.v2 import service_pb2_grpc
 from groupconv_server.layers import Layers
 from groupconv_server.repository import Repository
 from groupconv_server.servicers.cluster import ClusterServicer
@@ -178,9 +177,7 @@ class Server:
         layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.repository, self.config.limits), server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator), server)
         self.streams.add_to(server)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(self.coordinator, self.repository, self.shared_memory, self.cuda_memory), server
-        )
+        InferenceServicer(self.coordinator, self.repository, self.shared_memory, self.cuda_memory).add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server

@@ -17,6 +17,7 @@ from groupconv.tensors import from_wire, to_wire, type_from_wire, type_to_wire
 from groupconv.v1 import convolution_pb2, layer_pb2, stream_pb2
 from groupconv_server.coordinator import problems_of
 from groupconv_server.inference.memory import RegisteredMemory
+from groupconv_server.inference.messages import parse as parse_infer
 from groupconv_server.inference.tensors import input_of, output_place
 from groupconv_server.inference.v2 import infer_pb2
 from groupconv_server.layers import Layers
@@ -83,11 +84,8 @@ def load(raws: list[bytes]) -> None:
 
 def infer(raws: list[bytes]) -> None:
     """A ModelInferRequest's tensors."""
-    try:
-        request = infer_pb2.ModelInferRequest.FromString(raws[0])
-    except DecodeError:
-        return
-    input_of(request, RegisteredMemory(None, None))
+    request, contents = parse_infer(raws[0])
+    input_of(request, contents, RegisteredMemory(None, None))
     output_place(request.outputs)
 
 

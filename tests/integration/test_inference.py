@@ -9,12 +9,15 @@ from multiprocessing.shared_memory import SharedMemory as Object
 import grpc
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.config import Config
 from groupconv_server.connections import connected
+from groupconv_server.inference.messages import parse, with_output
 from groupconv_server.inference.v2 import infer_pb2, model_pb2, service_pb2_grpc, shared_memory_pb2
 from groupconv_server.server import Server
 from groupconv_worker.engines.cuda import why_unavailable
@@ -124,6 +127,28 @@ def test_what_cannot_be_is_refused_with_what_was_expected_and_the_next_is_served
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert said in caught.value.details()
     assert stub.ModelInfer(request(), timeout=60).raw_output_contents == [(2 * X).tobytes()]
+
+
+def test_bytes_that_are_no_message_are_refused(serving):
+    with channel(serving) as own:
+        ask = own.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for raw in (b"\xff\xff", b"\x3a\x05ab", request().SerializeToString()[:-1]):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(raw, timeout=60)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@settings(max_examples=60, deadline=None)
+@given(length=st.integers(1, 40), name=st.text(max_size=20))
+def test_answers_are_laid_out_as_protobuf_reads_them_and_aligned(length, name):
+    message, y = with_output(infer_pb2.ModelInferResponse(model_name=name), np.dtype(np.float64), (1, length))
+    assert y.ctypes.data % 16 == 0
+    y[...] = np.arange(length)
+    answer = infer_pb2.ModelInferResponse.FromString(message)
+    assert answer.model_name == name
+    assert list(answer.raw_output_contents) == [y.tobytes()]
+    contents = parse(infer_pb2.ModelInferRequest(id=name, raw_input_contents=[y.tobytes()]).SerializeToString())[1]
+    assert [bytes(c) for c in contents] == [y.tobytes()]
 
 
 @pytest.mark.parametrize(

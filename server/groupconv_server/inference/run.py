@@ -1,6 +1,7 @@
 """ModelInfer without its transport: one request to one answer."""
 
 import time
+from collections.abc import Sequence
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.coordinator import Coordinator
@@ -10,6 +11,8 @@ from groupconv_server.inference.tensors import Destination, Memory, input_of, ou
 from groupconv_server.inference.v2 import infer_pb2
 from groupconv_server.layers import Layer, Layers
 
+FINAL = "triton_final_response"
+"""Said of an answer after which no other comes for its request: of every one."""
 _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 
 
@@ -29,15 +32,21 @@ class Inference:
     def infer(
         self,
         request: infer_pb2.ModelInferRequest,
-        response: infer_pb2.ModelInferResponse,
+        contents: Sequence[memoryview | bytes],
         deadline: float | None = None,
-    ) -> None:
+        *,
+        final: bool = False,
+    ) -> bytes:
         """Run one request.
 
         Args:
             request: its `timeout` parameter, in microseconds, shortens the deadline.
-            response: to be filled.
+            contents: its raw contents (see `messages.parse`).
             deadline: on the clock of time.monotonic().
+            final: whether the answer is to say that none follows it.
+
+        Returns:
+            A ModelInferResponse on the wire.
 
         Raises:
             NotFoundError: no such layer, version or region.
@@ -49,7 +58,12 @@ class Inference:
         with self.layers.using(request.model_name, max(1, samples)) as layer:
             try:
                 check_version(layer, request.model_version)
-                self._answer(layer, request, response, _shortened(request, deadline), start)
+                response = infer_pb2.ModelInferResponse(
+                    model_name=layer.name, model_version=str(layer.version), id=request.id
+                )
+                if final:
+                    response.parameters[FINAL].bool_param = True
+                return self._answer(layer, request, contents, response, _shortened(request, deadline), start)
             except BaseException:
                 self.statistics.failed(layer, time.perf_counter() - start)
                 raise
@@ -58,23 +72,24 @@ class Inference:
         self,
         layer: Layer,
         request: infer_pb2.ModelInferRequest,
+        contents: Sequence[memoryview | bytes],
         response: infer_pb2.ModelInferResponse,
         deadline: float | None,
         start: float,
-    ) -> None:
+    ) -> bytes:
         _check_parameters(request)
-        x = input_of(request, self.memory)
-        answer = Destination(output_place(request.outputs), self.memory, x)
+        x = input_of(request, contents, self.memory)
+        answer = Destination(output_place(request.outputs), self.memory, x, response)
         ready = time.perf_counter()
         outcome = self.coordinator.convolve(
             x, layer.steps, deadline=deadline, allocate=answer.allocate, by_message=answer.place is None
         )
         ran = time.perf_counter()
-        response.model_name, response.model_version, response.id = layer.name, str(layer.version), request.id
-        answer.finish(response, outcome.output)
+        message = answer.message()
         end = time.perf_counter()
         phases = phases_of(len(x), end - start, ready - start, end - ran, outcome.report)
         self.statistics.answered(layer, phases)
+        return message
 
 
 def _check_parameters(request: infer_pb2.ModelInferRequest) -> None:

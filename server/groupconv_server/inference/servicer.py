@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
 
 from groupconv import __version__
 from groupconv.errors import InvalidArgumentError, NotFoundError, UnimplementedError
@@ -11,14 +13,13 @@ from groupconv_server.coordinator import Coordinator
 from groupconv_server.cuda_memory import CudaMemory
 from groupconv_server.inference import models, stream
 from groupconv_server.inference.memory import RegisteredMemory
+from groupconv_server.inference.messages import parse
 from groupconv_server.inference.run import Inference
 from groupconv_server.inference.statistics import Statistics
 from groupconv_server.inference.v2 import (
-    infer_pb2,
     model_pb2,
     repository_pb2,
     service_pb2,
-    service_pb2_grpc,
     shared_memory_pb2,
     statistics_pb2,
 )
@@ -27,12 +28,13 @@ from groupconv_server.servicers.errors import answers_errors, deadline_of, strea
 from groupconv_server.shared_memory import SharedMemory
 from groupconv_worker.engines.cuda import why_unavailable
 
-SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+_SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+SERVICE = _SERVICE.full_name
 EXTENSIONS = ("model_configuration", "model_repository", "statistics", "schedule_policy")
 
 
-class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Resident layers as models."""
+class InferenceServicer:
+    """Resident layers as models. ModelInfer and ModelStreamInfer take and give bytes, as Convolve does."""
 
     # The RPCs' names, of a protocol that is not ours.
     # ruff: noqa: N802, ARG002
@@ -52,6 +54,20 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             self.extensions.append("system_shared_memory")
         if cuda_memory is not None and not why_unavailable():
             self.extensions.append("cuda_shared_memory")
+
+    def add_to(self, server: grpc.Server) -> None:
+        """Serve the RPCs."""
+        handlers = {method.name: self._handler(method) for method in _SERVICE.methods}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    def _handler(self, method: MethodDescriptor) -> Any:
+        behaviour = getattr(self, method.name)
+        if method.name == "ModelStreamInfer":
+            return grpc.stream_stream_rpc_method_handler(behaviour)
+        if method.name == "ModelInfer":
+            return grpc.unary_unary_rpc_method_handler(behaviour)
+        asked, answered = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        return grpc.unary_unary_rpc_method_handler(behaviour, asked.FromString, answered.SerializeToString)
 
     @answers_errors
     def ServerLive(self, request: Any, context: grpc.ServicerContext) -> service_pb2.ServerLiveResponse:
@@ -95,18 +111,12 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return model_pb2.ModelConfigResponse(config=models.config(layer, self.coordinator.executor.describe()))
 
     @answers_errors
-    def ModelInfer(
-        self, request: infer_pb2.ModelInferRequest, context: grpc.ServicerContext
-    ) -> infer_pb2.ModelInferResponse:
+    def ModelInfer(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
         """Run a layer."""
-        response = infer_pb2.ModelInferResponse()
-        self.inference.infer(request, response, deadline_of(context))
-        return response
+        return self.inference.infer(*parse(raw), deadline_of(context))
 
     @streams_errors
-    def ModelStreamInfer(
-        self, request_iterator: Iterator[infer_pb2.ModelInferRequest], context: grpc.ServicerContext
-    ) -> Iterator[infer_pb2.ModelStreamInferResponse]:
+    def ModelStreamInfer(self, request_iterator: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Run layers, one request after another."""
         return stream.answers(self.inference, request_iterator, deadline_of(context))
 

@@ -3,27 +3,24 @@
 from collections.abc import Iterator
 
 from groupconv.errors import GroupconvError
+from groupconv_server.inference.messages import parse, streamed
 from groupconv_server.inference.run import Inference
 from groupconv_server.inference.tensors import parameter
 from groupconv_server.inference.v2 import infer_pb2
 
-FINAL = "triton_final_response"
-"""Said of an answer after which no other comes for its request: of every one."""
 WANTED = "triton_enable_empty_final_response"
-"""The parameter of requests whose sender looks for it."""
+"""The parameter of requests whose sender looks for the last answer."""
 
 
-def answers(
-    inference: Inference, requests: Iterator[infer_pb2.ModelInferRequest], deadline: float | None = None
-) -> Iterator[infer_pb2.ModelStreamInferResponse]:
-    """An answer to each request, or why there is none."""
-    for request in requests:
-        response = infer_pb2.ModelStreamInferResponse()
+def answers(inference: Inference, requests: Iterator[bytes], deadline: float | None = None) -> Iterator[bytes]:
+    """An answer to each request, or why there is none, on the wire."""
+    for raw in requests:
+        request, contents = parse(raw)
         try:
-            inference.infer(request, response.infer_response, deadline)
-            if parameter(request.parameters, WANTED, bool):
-                response.infer_response.parameters[FINAL].bool_param = True
+            final = bool(parameter(request.parameters, WANTED, bool))
+            yield streamed(inference.infer(request, contents, deadline, final=final))
         except GroupconvError as error:
-            response = infer_pb2.ModelStreamInferResponse(error_message=str(error))
-            response.infer_response.id = request.id
-        yield response
+            failed = infer_pb2.ModelInferResponse(id=request.id)
+            yield infer_pb2.ModelStreamInferResponse(
+                error_message=str(error), infer_response=failed
+            ).SerializeToString()

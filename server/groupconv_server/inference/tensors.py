@@ -1,7 +1,7 @@
 """Tensors of the Open Inference Protocol: typed or raw or in shared memory, to arrays and back."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 from groupconv.dtypes import DTYPES
 from groupconv.errors import InvalidArgumentError
 from groupconv.requests import Array
+from groupconv_server.inference.messages import with_output
 from groupconv_server.inference.v2 import infer_pb2, model_pb2
 
 INPUT, OUTPUT = "x", "y"
@@ -81,8 +82,13 @@ def config_type(dtype: np.dtype) -> model_pb2.DataType.ValueType:
     return model_pb2.DataType.Value(f"TYPE_{NAMES[dtype]}")
 
 
-def input_of(request: infer_pb2.ModelInferRequest, memory: Memory) -> Array:
+def input_of(request: infer_pb2.ModelInferRequest, contents: Sequence[memoryview | bytes], memory: Memory) -> Array:
     """The one input of a request, read-only unless it is in shared memory, where it is read in place.
+
+    Args:
+        request: without its raw contents.
+        contents: those; one that lies aligned is not copied.
+        memory: where regions are.
 
     Raises:
         InvalidArgumentError: another name or number of inputs, a datatype, shape or count of bytes that does not fit,
@@ -98,7 +104,7 @@ def input_of(request: infer_pb2.ModelInferRequest, memory: Memory) -> Array:
     size = math.prod(shape) * dtype.itemsize  # Python's integers do not overflow
     wanted = f"{size} bytes for input {INPUT!r} of {_shown(shape)} {tensor.datatype}"
     place = place_of(tensor.parameters, "inputs[0]")
-    raw = len(request.raw_input_contents)
+    raw = len(contents)
     if raw != (place is None and not tensor.HasField("contents")):
         given = "in shared memory" if place else "typed" if tensor.HasField("contents") else "neither typed nor shared"
         expected = "one entry for each input that is neither typed nor in shared memory"
@@ -111,10 +117,10 @@ def input_of(request: infer_pb2.ModelInferRequest, memory: Memory) -> Array:
         return memory.array(place, dtype, shape)
     if not raw:
         return _typed(tensor, dtype, shape)
-    data = request.raw_input_contents[0]  # protobuf copies at each read: once
-    if len(data) != size:
-        raise InvalidArgumentError("raw_input_contents[0]", wanted, len(data))
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
+    if len(contents[0]) != size:
+        raise InvalidArgumentError("raw_input_contents[0]", wanted, len(contents[0]))
+    x = np.frombuffer(contents[0], dtype=dtype).reshape(shape)
+    return x if x.flags.aligned else x.copy()
 
 
 def _typed(tensor: infer_pb2.ModelInferRequest.InferInputTensor, dtype: np.dtype, shape: tuple[int, ...]) -> Array:
@@ -184,47 +190,51 @@ def output_place(requested: Iterable[infer_pb2.ModelInferRequest.InferRequestedO
 
 
 class Destination:
-    """Where the one output of a request goes: `allocate` makes the array to be filled, `finish` describes it.
+    """Where the one output of a request goes: `allocate` makes the array to be filled, `message` is then the answer.
 
     Args:
         place: in shared memory; None means in the message.
         memory: where regions are.
         x: the input; an output that is wanted where the input is takes a detour.
+        response: the answer without its output.
 
     Raises:
         NotFoundError, InvalidArgumentError: from `allocate`, a region that is not there or has too few bytes.
     """
 
-    def __init__(self, place: Place | None, memory: Memory, x: Array) -> None:
-        self.place, self._memory, self._x = place, memory, x
-        self._there = False
+    def __init__(self, place: Place | None, memory: Memory, x: Array, response: infer_pb2.ModelInferResponse) -> None:
+        self.place, self._memory, self._x, self._response = place, memory, x, response
+        self._detour: Array | None = None
+        self._message = b""
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-        """The place itself, if it can be filled there."""
-        if self.place is not None:
-            size = math.prod(shape) * dtype.itemsize
-            if self.place.size < size:
-                wanted = f"at least {size} bytes for output {OUTPUT!r} of {_shown(shape)} {NAMES[dtype]}"
-                raise InvalidArgumentError(f"outputs[0].parameters.{_SIZE}", wanted, self.place.size)
-            room = self._memory.room(self.place, dtype, shape)
-            if room is not None and not np.may_share_memory(room, self._x):
-                self._there = True
-                return room
-        return np.empty(shape, dtype)
-
-    def finish(self, response: infer_pb2.ModelInferResponse, y: Array) -> None:
-        """Describe the output; its bytes go along unless they are in shared memory."""
-        tensor = response.outputs.add(name=OUTPUT, datatype=NAMES[y.dtype], shape=y.shape)
+        """The place itself, in the message or in shared memory, if it can be filled there."""
+        tensor = self._response.outputs.add(name=OUTPUT, datatype=NAMES[dtype], shape=shape)
         if self.place is None:
-            response.raw_output_contents.append(y.tobytes())
-            return
-        response.raw_output_contents.append(b"")  # Triton's C++ client reads an entry for every output, and crashes
-        if not self._there:
-            self._memory.store(self.place, y)
+            self._message, y = with_output(self._response, dtype, shape)
+            return y
+        size = math.prod(shape) * dtype.itemsize
+        if self.place.size < size:
+            wanted = f"at least {size} bytes for output {OUTPUT!r} of {_shown(shape)} {NAMES[dtype]}"
+            raise InvalidArgumentError(f"outputs[0].parameters.{_SIZE}", wanted, self.place.size)
         tensor.parameters[_REGION].string_param = self.place.region
-        tensor.parameters[_SIZE].int64_param = y.nbytes
+        tensor.parameters[_SIZE].int64_param = size
         if self.place.offset:
             tensor.parameters[_OFFSET].int64_param = self.place.offset
+        room = self._memory.room(self.place, dtype, shape)
+        if room is not None and not np.may_share_memory(room, self._x):
+            return room
+        self._detour = np.empty(shape, dtype)
+        return self._detour
+
+    def message(self) -> bytes:
+        """The answer on the wire, once the output is filled."""
+        if self.place is None:
+            return self._message
+        if self._detour is not None:
+            self._memory.store(self.place, self._detour)
+        self._response.raw_output_contents.append(b"")  # Triton's C++ client reads one for every output, and crashes
+        return self._response.SerializeToString()
 
 
 def _shown(shape: Iterable[int]) -> str:

@@ -1,0 +1,75 @@
+"""ModelInfer's messages without protobuf's copies of what is large in them (see `groupconv.codec`)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from groupconv.codec import ALIGNMENT, new_bytes, scan, varint, writable
+from groupconv.errors import InvalidArgumentError
+from groupconv.requests import Array
+from groupconv_server.inference.v2 import infer_pb2
+
+_RAW_INPUT, _RAW_OUTPUT = 7, 6  # fields of ModelInferRequest and ModelInferResponse
+_STREAMED = 2 << 3 | 2  # tag of ModelStreamInferResponse.infer_response
+_PADDING = 15 << 3 | 2  # tag of a field that the protocol does not have, which every reader skips
+
+
+def parse(raw: bytes) -> tuple[infer_pb2.ModelInferRequest, Sequence[memoryview | bytes]]:
+    r"""A request without its raw contents, and those; a single one is a view of the message.
+
+    Raises:
+        InvalidArgumentError: the bytes are no such message.
+
+    Example:
+        >>> request = infer_pb2.ModelInferRequest(model_name="edge", raw_input_contents=[b"abcd"])
+        >>> small, contents = parse(request.SerializeToString())
+        >>> small.model_name, [bytes(c) for c in contents]
+        ('edge', [b'abcd'])
+    """
+    small, found = scan(raw, (_RAW_INPUT,))
+    single = found is not None and len(raw) - len(small) == 1 + len(varint(len(found))) + len(found)
+    try:
+        request = infer_pb2.ModelInferRequest.FromString(small if single else raw)
+    except DecodeError:
+        raise InvalidArgumentError("message", "a ModelInferRequest", f"{len(raw)} other bytes") from None
+    return request, [found] if single and found is not None else list(request.raw_input_contents)
+
+
+def with_output(response: infer_pb2.ModelInferResponse, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[bytes, Array]:
+    """An answer on the wire, and the array in it that is to be filled before it is sent.
+
+    Args:
+        response: the rest of it; its output's elements come last.
+        dtype: of the output.
+        shape: likewise.
+
+    Raises:
+        InvalidArgumentError: more than a message can hold.
+
+    Example:
+        >>> message, y = with_output(infer_pb2.ModelInferResponse(id="7"), np.dtype(np.float32), (2,))
+        >>> y[...] = [1, 2]
+        >>> answer = infer_pb2.ModelInferResponse.FromString(message)
+        >>> answer.id, answer.raw_output_contents == [y.tobytes()]
+        ('7', True)
+    """
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    data = varint(_RAW_OUTPUT << 3 | 2) + varint(size)
+    rest = response.SerializeToString()
+    short = -(len(rest) + len(data)) % ALIGNMENT
+    if 0 < short < 2:
+        short += ALIGNMENT
+    padding = bytes((_PADDING, short - 2)) + bytes(short - 2) if short else b""
+    head = rest + padding + data
+    if len(head) + size >= 2**31:
+        raise InvalidArgumentError("outputs[0]", "less than 2 GiB", f"{size} bytes")
+    message = new_bytes(len(head) + size)
+    room = writable(message)
+    room[: len(head)] = np.frombuffer(head, np.uint8)
+    return message, room[len(head) :].view(dtype).reshape(shape)
+
+
+def streamed(answer: bytes) -> bytes:
+    """An answer as one of a stream."""
+    return bytes((_STREAMED,)) + varint(len(answer)) + answer
