@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from groupconv.plan import Range
-from groupconv_server.planner.halo import Part, axis_of, part
+from groupconv_server.planner.halo import Part, axis_of, trimmed
 from groupconv_worker.engines.base import Problem
 
 Chain = tuple[Problem, ...]
@@ -128,7 +128,7 @@ class Bands:
         """Every step's part of the banded axis, the last making `outputs`, each making what the next one needs."""
         found: list[Part] = []
         for axis in reversed(self._axes):
-            one = part(axis, outputs)
+            one = trimmed(axis, outputs)
             if one is None or one.input.stop > axis.input:
                 return None
             found.append(one)

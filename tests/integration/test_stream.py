@@ -60,6 +60,13 @@ def test_any_banding_of_any_spec_is_the_whole_bit_for_bit(bands, case: Case, row
     np.testing.assert_array_equal(got, want)
 
 
+def test_rows_that_are_cropped_whole_are_not_asked_for_later(bands):
+    """The whole of the step between the two needs no more rows than its parts do."""
+    x, w, v = np.array([[[2.0, 3.0, 5.0]]]), np.array([[[7.0]]]), np.array([[[1.0, 10.0]]])
+    steps = [Step(w, None, ConvSpec(padding=((1, 0),), transposed=True)), Step(v, None, ConvSpec(transposed=True))]
+    assert bands.stream_convolve(x, steps, band_rows=1).tolist() == [[[21.0, 245.0, 350.0]]]
+
+
 @settings(max_examples=120)
 @given(case=cases(spec_activation=False, dtypes=(("float64", "float64"),)), rows=st.integers(1, 9), data=st.data())
 def test_chains_accumulate_their_halos(bands, case: Case, rows, data):

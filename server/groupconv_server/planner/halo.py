@@ -117,6 +117,18 @@ def part(axis: Axis, outputs: Range) -> Part | None:
     return Part(held, outputs, stride, (low, high), 0)
 
 
+def trimmed(axis: Axis, outputs: Range) -> Part | None:
+    """`part` without the cells that a transposed convolution crops whole: later outputs never need earlier cells.
+
+    Example:
+        >>> cropped = Axis(3, 1, 2, 1, (1, 0), 1, 0, "zeros", True)  # cell 0 reaches no output
+        >>> str(part(cropped, Range(0, 2)).input), str(trimmed(cropped, Range(0, 2)).input)
+        ('0:3', '1:3')
+    """
+    exact = _transposed(axis, outputs, needed(axis, outputs)) if axis.transposed else None
+    return exact or part(axis, outputs)
+
+
 def _wrapped(extent: int, cells: Range, outputs: Range, stride: int) -> tuple[Range, Range, int, Pair, int]:
     """At most the whole axis, turned so that what is needed lies in a row; beyond that the worker wraps it again."""
     excess = max(0, cells.stop - cells.start - extent)
