@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import grpc
 import numpy as np
@@ -113,12 +113,21 @@ class Client(Convolutions[Awaitable[Array]]):
         progress: Shown | bool | None = None,
         timeout: float | None = None,
         wire_dtype: Any = None,
+        compression: Literal["lz4"] | None = None,
         **options: Any,
     ) -> Any:
         """`conv2d` of an image of any size (see `groupconv.Client.stream_conv2d`)."""
         steps = [Step(weight, bias, ConvSpec(**options))]
         return await self.stream_convolve(
-            source, steps, timeout=timeout, shape=shape, dtype=dtype, out=out, progress=progress, wire_dtype=wire_dtype
+            source,
+            steps,
+            timeout=timeout,
+            shape=shape,
+            dtype=dtype,
+            out=out,
+            progress=progress,
+            wire_dtype=wire_dtype,
+            compression=compression,
         )
 
     async def stream_convolve(

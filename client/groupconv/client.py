@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import grpc
 
@@ -257,6 +257,7 @@ class Client(Convolutions[Array]):
         progress: Shown | bool | None = None,
         timeout: float | None = None,
         wire_dtype: Any = None,
+        compression: Literal["lz4"] | None = None,
         **options: Any,
     ) -> Any:
         """`conv2d` of an image of any size, computed while it travels; arguments as in `stream_convolve`.
@@ -271,6 +272,7 @@ class Client(Convolutions[Array]):
             progress: likewise.
             timeout: likewise.
             wire_dtype: likewise.
+            compression: likewise.
             options: of `ConvSpec`.
         """
         steps = [Step(weight, bias, ConvSpec(**options))]
@@ -283,6 +285,7 @@ class Client(Convolutions[Array]):
             progress=progress,
             timeout=timeout,
             wire_dtype=wire_dtype,
+            compression=compression,
         )
 
     def stream_convolve(
@@ -298,6 +301,7 @@ class Client(Convolutions[Array]):
         allow_reordering: bool = False,
         band_rows: int = 0,
         wire_dtype: Any = None,
+        compression: Literal["lz4"] | None = None,
     ) -> Any:
         """Run steps on a feature map of any size, in bands, each computed as soon as its rows are there.
 
@@ -317,6 +321,7 @@ class Client(Convolutions[Array]):
             band_rows: output rows of a band; 0 lets the server choose.
             wire_dtype: float16 or bfloat16: floats travel in half the bytes or less, and are rounded (docs/streaming.md
                 says by how much); `out` keeps the input's dtype.
+            compression: "lz4" compresses chunks without loss where the server can, for slow networks (extra `lz4`).
 
         Returns:
             `out`, or the array made.
@@ -335,6 +340,7 @@ class Client(Convolutions[Array]):
             allow_reordering=allow_reordering,
             band_rows=band_rows,
             wire_dtype=wire_dtype,
+            compression=compression,
         )
         return self._stream(made, timeout)
 

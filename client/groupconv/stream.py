@@ -7,20 +7,22 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from groupconv.bands import Iterated, Narrowed, Sink, Sliced, Source
 from groupconv.chunks import CHUNK_BYTES, packed, unpacked
-from groupconv.errors import DataLossError, InvalidArgumentError
+from groupconv.compress import compressed, expanded, library
+from groupconv.errors import DataLossError, InvalidArgumentError, ResourceExhaustedError
 from groupconv.progress import Progress, Shown, shown
 from groupconv.requests import Array, Step, geometries, ready_steps, steps_to_wire
 from groupconv.tensors import type_from_wire, type_to_wire
 from groupconv.v1 import stream_pb2
 
 STREAM = "/groupconv.v1.StreamService/ConvolveStream"
+NONE, LZ4 = stream_pb2.COMPRESSION_UNSPECIFIED, stream_pb2.COMPRESSION_SHUFFLE_LZ4
 STREAM_ABOVE = 4 * 2**20
 """Bytes of input or output above which the functions go by stream: one message would be slower."""
 PATIENCE = 60.0
@@ -42,6 +44,7 @@ class Transfer:
         allow_reordering: as in `Client.run`.
         band_rows: output rows of a band; 0 lets the server choose.
         wide: dtype of `out` where rows travel in a smaller one.
+        compression: whether chunks may be compressed.
     """
 
     source: Source
@@ -52,6 +55,7 @@ class Transfer:
     allow_reordering: bool = False
     band_rows: int = 0
     wide: np.dtype | None = None
+    compression: bool = False
     done: int = 0
     sink: Sink | None = None
     resumed: int = 0
@@ -60,6 +64,7 @@ class Transfer:
     _filled: int = 0
     _row: tuple[tuple[int, ...], np.dtype] = ((), np.dtype(np.uint8))
     _total: int = 0
+    _compressed: bool = False
     _began: float = field(default_factory=time.monotonic)
 
     def header(self) -> bytes:
@@ -71,6 +76,7 @@ class Transfer:
             allow_reordering=self.allow_reordering,
             first_output_row=self.done,
             band_rows=self.band_rows,
+            compression=LZ4 if self.compression else NONE,
         )
         return stream_pb2.ConvolveStreamRequest(header=header).SerializeToString()
 
@@ -92,6 +98,7 @@ class Transfer:
         if self.sink is None:
             self.sink = Sink(self.out, shape, dtype, unbatched=self.unbatched, wide=self.wide)
         self._row, self._total = ((shape[1], *shape[3:]), dtype), shape[0] * shape[2]
+        self._compressed = accepted.compression == LZ4
         self.band_rows = accepted.band_rows  # the same bands when it resumes, so nothing else need be kept
         return accepted.first_input_row
 
@@ -105,7 +112,7 @@ class Transfer:
             rows = np.ascontiguousarray(self.source.rows(row, stop))
             data = rows.reshape(-1).view(np.uint8).data
             for at in range(0, len(data), CHUNK_BYTES):
-                yield packed(data[at : at + CHUNK_BYTES])
+                yield self._message(data[at : at + CHUNK_BYTES])
             row = stop
 
     def take(self, message: bytes) -> None:
@@ -117,6 +124,9 @@ class Transfer:
         data = unpacked(message)
         if data is None:
             response = _response(message)
+            if response.HasField("compressed") and self._compressed:
+                data = self._expanded(response.compressed)
+        if data is None:
             if not response.HasField("band") or self._band is not None:
                 raise DataLossError("the server sent what is no band")
             if not 0 <= response.band.start <= self.done < response.band.stop <= self._total:
@@ -148,6 +158,18 @@ class Transfer:
         close = getattr(self.progress, "close", None)
         if close is not None:
             close()
+
+    def _expanded(self, chunk: stream_pb2.CompressedChunk) -> memoryview:
+        try:
+            return expanded(chunk, self._row[1].itemsize)
+        except (InvalidArgumentError, ResourceExhaustedError) as error:
+            raise DataLossError(f"the server sent a chunk that cannot be read: {error}") from None
+
+    def _message(self, chunk: memoryview) -> bytes:
+        small = compressed(chunk, self.source.dtype.itemsize) if self._compressed else None
+        if small is None:
+            return packed(chunk)
+        return stream_pb2.ConvolveStreamRequest(compressed=small).SerializeToString()
 
     def _put(self, data: memoryview, size: int) -> None:
         """Whole rows of a NumPy array go straight to their place; the rest waits until its band is complete."""
@@ -229,6 +251,7 @@ def transfer(
     allow_reordering: bool = False,
     band_rows: int = 0,
     wire_dtype: Any = None,
+    compression: Literal["lz4"] | None = None,
 ) -> Transfer:
     """A transfer that is checked here, before anything travels.
 
@@ -242,12 +265,15 @@ def transfer(
         allow_reordering: likewise.
         band_rows: likewise.
         wire_dtype: float16 or bfloat16, in which the floats of input, kernels and output travel; None leaves them.
+        compression: "lz4" compresses chunks where the server can; None leaves them.
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
     """
     if not steps:
         raise InvalidArgumentError("steps", "at least one step", 0)
+    if compression is not None and (compression != "lz4" or library() is None):
+        raise InvalidArgumentError("compression", "None, or lz4 (pip install 'groupconv[lz4]')", compression)
     rank = np.ndim(steps[0].kernel) - 2
     rows: Source
     if hasattr(source, "shape") and hasattr(source, "__getitem__"):
@@ -261,7 +287,9 @@ def transfer(
     rows = rows if wire_dtype is None else Narrowed(rows, wire_dtype)
     ready = ready_steps(steps, rows.dtype)
     geometries([s.spec for s in ready], rows.shape, [s.kernel.shape for s in ready])
-    return Transfer(rows, ready, out, given == rank + 1, shown(progress), allow_reordering, band_rows, wide)
+    return Transfer(
+        rows, ready, out, given == rank + 1, shown(progress), allow_reordering, band_rows, wide, compression is not None
+    )
 
 
 def pays(x: Array, steps: Sequence[Step]) -> bool:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.chunks import packed
+from groupconv.compress import compressed
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv.requests import geometries
-from groupconv.stream import STREAM, transfer
+from groupconv.stream import STREAM, Transfer, transfer
 from groupconv.v1 import stream_pb2
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator, problems_of
@@ -196,6 +197,14 @@ def data(n):
     return packed(memoryview(bytes(n)))
 
 
+def small(data, size):
+    chunk = stream_pb2.CompressedChunk(data=data, size=size)
+    return stream_pb2.ConvolveStreamRequest(compressed=chunk).SerializeToString()
+
+
+BOMB = compressed(memoryview(bytes(2**20)), 4).data
+
+
 @pytest.mark.parametrize(
     ("messages", "status", "words"),
     [
@@ -207,6 +216,13 @@ def data(n):
         ([header(), data(100)], INVALID, "the end of the stream at byte 100"),
         ([header(), data(129)], INVALID, "data: expected the end of the stream at byte 128"),
         ([header(), data(128), data(1)], INVALID, "data: expected the end of the stream at byte 128"),
+        ([header(), small(BOMB, 2**40)], grpc.StatusCode.RESOURCE_EXHAUSTED, "compressed.size: 1099511627776 bytes"),
+        ([header(), small(BOMB, 128)], INVALID, "compressed.data: expected an LZ4 block of 128 bytes"),
+        ([header(), small(BOMB, 2**20)], INVALID, "data: expected the end of the stream at byte 128"),
+        ([header(), small(b"", 128)], INVALID, "compressed.data"),
+        ([header(), small(b"x" * 99, 128)], INVALID, "compressed.data"),
+        ([header(), small(BOMB, -4)], INVALID, "compressed.size"),
+        ([header(), small(BOMB, 6)], INVALID, "compressed.size: expected whole elements of 4 bytes"),
         ([header(), header()], INVALID, "data: expected chunks after the header"),
         ([header(), data(64), b"\xff"], INVALID, "message: expected a ConvolveStreamRequest"),
         ([header(first_output_row=9)], INVALID, "header.first_output_row: expected 0 to 8"),
@@ -283,6 +299,36 @@ def test_floats_may_travel_in_half_the_bytes(bands, dtype):
     for wrong, source in [("float32", x), ("half", x), ("float16", x.astype(np.int8))]:
         with pytest.raises(InvalidArgumentError, match="wire_dtype"):
             bands.stream_convolve(source, [Step(w, spec=spec)], wire_dtype=wrong)
+
+
+@pytest.mark.parametrize("library_there", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+def test_chunks_travel_compressed_where_both_sides_can(bands, exact, monkeypatch, dtype, library_there):
+    """The bytes on the wire are fewer, the answer is the same; a server without the library declines."""
+    if not library_there:
+        monkeypatch.setattr("groupconv_server.servicers.stream.library", lambda: None)
+    x = np.broadcast_to(np.arange(60, dtype=dtype)[:, None], (1, 3, 60, 700))
+    step = Step(np.ones((3, 3, 3, 3), np.int8 if dtype == "uint8" else dtype), spec=ConvSpec(padding=1))
+    sent, got = [], []
+    take, message = Transfer.take, Transfer._message
+    monkeypatch.setattr(Transfer, "take", lambda self, m: got.append(len(m)) or take(self, m))
+    monkeypatch.setattr(Transfer, "_message", lambda self, c: sent.append(len(message(self, c))) or message(self, c))
+    want = bands.stream_convolve(x, [step])
+    plain = sum(sent), sum(got)
+    sent.clear(), got.clear()
+    np.testing.assert_array_equal(bands.stream_convolve(x, [step], compression="lz4"), want)
+    assert (sum(sent) < plain[0] / 4 and sum(got) < plain[1] / 4) == library_there
+
+    async def use():
+        async with groupconv.aio.connect(exact.address) as client:
+            return await client.stream_conv2d(x, step.kernel, padding=1, compression="lz4")
+
+    np.testing.assert_array_equal(asyncio.run(use()), want)
+    noise = RNG.integers(0, 256, (1, 3, 60, 700), dtype=np.uint8)  # does not shrink, so it travels as it is
+    noisy = bands.stream_convolve(noise, [Step(np.ones((3, 3, 3, 3), np.int8))], compression="lz4")
+    np.testing.assert_array_equal(noisy, bands.stream_convolve(noise, [Step(np.ones((3, 3, 3, 3), np.int8))]))
+    with pytest.raises(InvalidArgumentError, match="compression: expected None, or lz4"):
+        bands.stream_convolve(x, [step], compression="gzip")
 
 
 def test_a_bar_shows_how_far_it_is(bands, exact, capsys, monkeypatch):

@@ -26,23 +26,27 @@ from groupconv.v1 import spec_pb2 as groupconv_dot_v1_dot_spec__pb2
 from groupconv.v1 import tensor_pb2 as groupconv_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19groupconv/v1/stream.proto\x12\x0cgroupconv.v1\x1a\x17groupconv/v1/spec.proto\x1a\x19groupconv/v1/tensor.proto\"`\n\x15\x43onvolveStreamRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.groupconv.v1.StreamHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"\xa1\x01\n\x0cStreamHeader\x12\'\n\x05input\x18\x01 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12!\n\x05steps\x18\x02 \x03(\x0b\x32\x12.groupconv.v1.Step\x12\x18\n\x10\x61llow_reordering\x18\x03 \x01(\x08\x12\x18\n\x10\x66irst_output_row\x18\x04 \x01(\x03\x12\x11\n\tband_rows\x18\x05 \x01(\x03\"\x8f\x01\n\x16\x43onvolveStreamResponse\x12\x30\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1c.groupconv.v1.StreamAcceptedH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12(\n\x04\x62\x61nd\x18\x03 \x01(\x0b\x32\x18.groupconv.v1.StreamBandH\x00\x42\t\n\x07message\"\x80\x01\n\x0eStreamAccepted\x12(\n\x06output\x18\x01 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12\x17\n\x0f\x66irst_input_row\x18\x02 \x01(\x03\x12\x18\n\x10\x66irst_output_row\x18\x03 \x01(\x03\x12\x11\n\tband_rows\x18\x04 \x01(\x03\"A\n\nStreamBand\x12\r\n\x05start\x18\x01 \x01(\x03\x12\x0c\n\x04stop\x18\x02 \x01(\x03\x12\x16\n\x0enext_input_row\x18\x03 \x01(\x03\x32p\n\rStreamService\x12_\n\x0e\x43onvolveStream\x12#.groupconv.v1.ConvolveStreamRequest\x1a$.groupconv.v1.ConvolveStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19groupconv/v1/stream.proto\x12\x0cgroupconv.v1\x1a\x17groupconv/v1/spec.proto\x1a\x19groupconv/v1/tensor.proto\"\x95\x01\n\x15\x43onvolveStreamRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.groupconv.v1.StreamHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x33\n\ncompressed\x18\x03 \x01(\x0b\x32\x1d.groupconv.v1.CompressedChunkH\x00\x42\t\n\x07message\"-\n\x0f\x43ompressedChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\xd1\x01\n\x0cStreamHeader\x12\'\n\x05input\x18\x01 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12!\n\x05steps\x18\x02 \x03(\x0b\x32\x12.groupconv.v1.Step\x12\x18\n\x10\x61llow_reordering\x18\x03 \x01(\x08\x12\x18\n\x10\x66irst_output_row\x18\x04 \x01(\x03\x12\x11\n\tband_rows\x18\x05 \x01(\x03\x12.\n\x0b\x63ompression\x18\x06 \x01(\x0e\x32\x19.groupconv.v1.Compression\"\xc4\x01\n\x16\x43onvolveStreamResponse\x12\x30\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1c.groupconv.v1.StreamAcceptedH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12(\n\x04\x62\x61nd\x18\x03 \x01(\x0b\x32\x18.groupconv.v1.StreamBandH\x00\x12\x33\n\ncompressed\x18\x04 \x01(\x0b\x32\x1d.groupconv.v1.CompressedChunkH\x00\x42\t\n\x07message\"\xb0\x01\n\x0eStreamAccepted\x12(\n\x06output\x18\x01 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12\x17\n\x0f\x66irst_input_row\x18\x02 \x01(\x03\x12\x18\n\x10\x66irst_output_row\x18\x03 \x01(\x03\x12\x11\n\tband_rows\x18\x04 \x01(\x03\x12.\n\x0b\x63ompression\x18\x05 \x01(\x0e\x32\x19.groupconv.v1.Compression\"A\n\nStreamBand\x12\r\n\x05start\x18\x01 \x01(\x03\x12\x0c\n\x04stop\x18\x02 \x01(\x03\x12\x16\n\x0enext_input_row\x18\x03 \x01(\x03*G\n\x0b\x43ompression\x12\x1b\n\x17\x43OMPRESSION_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43OMPRESSION_SHUFFLE_LZ4\x10\x01\x32p\n\rStreamService\x12_\n\x0e\x43onvolveStream\x12#.groupconv.v1.ConvolveStreamRequest\x1a$.groupconv.v1.ConvolveStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'groupconv.v1.stream_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONVOLVESTREAMREQUEST']._serialized_start=95
-  _globals['_CONVOLVESTREAMREQUEST']._serialized_end=191
-  _globals['_STREAMHEADER']._serialized_start=194
-  _globals['_STREAMHEADER']._serialized_end=355
-  _globals['_CONVOLVESTREAMRESPONSE']._serialized_start=358
-  _globals['_CONVOLVESTREAMRESPONSE']._serialized_end=501
-  _globals['_STREAMACCEPTED']._serialized_start=504
-  _globals['_STREAMACCEPTED']._serialized_end=632
-  _globals['_STREAMBAND']._serialized_start=634
-  _globals['_STREAMBAND']._serialized_end=699
-  _globals['_STREAMSERVICE']._serialized_start=701
-  _globals['_STREAMSERVICE']._serialized_end=813
+  _globals['_COMPRESSION']._serialized_start=951
+  _globals['_COMPRESSION']._serialized_end=1022
+  _globals['_CONVOLVESTREAMREQUEST']._serialized_start=96
+  _globals['_CONVOLVESTREAMREQUEST']._serialized_end=245
+  _globals['_COMPRESSEDCHUNK']._serialized_start=247
+  _globals['_COMPRESSEDCHUNK']._serialized_end=292
+  _globals['_STREAMHEADER']._serialized_start=295
+  _globals['_STREAMHEADER']._serialized_end=504
+  _globals['_CONVOLVESTREAMRESPONSE']._serialized_start=507
+  _globals['_CONVOLVESTREAMRESPONSE']._serialized_end=703
+  _globals['_STREAMACCEPTED']._serialized_start=706
+  _globals['_STREAMACCEPTED']._serialized_end=882
+  _globals['_STREAMBAND']._serialized_start=884
+  _globals['_STREAMBAND']._serialized_end=949
+  _globals['_STREAMSERVICE']._serialized_start=1024
+  _globals['_STREAMSERVICE']._serialized_end=1136
 # @@protoc_insertion_point(module_scope)

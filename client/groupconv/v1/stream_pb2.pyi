@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from groupconv.v1 import spec_pb2 as _spec_pb2
 from groupconv.v1 import tensor_pb2 as _tensor_pb2
 import builtins as _builtins
@@ -20,6 +21,26 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Compression:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CompressionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Compression.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPRESSION_UNSPECIFIED: _Compression.ValueType  # 0
+    """As they are."""
+    COMPRESSION_SHUFFLE_LZ4: _Compression.ValueType  # 1
+    """Bytes shuffled by elements, then an LZ4 block."""
+
+class Compression(_Compression, metaclass=_CompressionEnumTypeWrapper):
+    """How chunks may travel."""
+
+COMPRESSION_UNSPECIFIED: Compression.ValueType  # 0
+"""As they are."""
+COMPRESSION_SHUFFLE_LZ4: Compression.ValueType  # 1
+"""Bytes shuffled by elements, then an LZ4 block."""
+Global___Compression: _TypeAlias = Compression  # noqa: Y015
+
 @_typing.final
 class ConvolveStreamRequest(_message.Message):
     """The header first, then chunks."""
@@ -28,27 +49,59 @@ class ConvolveStreamRequest(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    COMPRESSED_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """The next bytes of the rows, cut anywhere; about 1 MiB is fastest."""
     @_builtins.property
     def header(self) -> Global___StreamHeader:
         """What is to be done; the first message."""
 
+    @_builtins.property
+    def compressed(self) -> Global___CompressedChunk:
+        """The same, smaller; where `accepted` says so."""
+
     def __init__(
         self,
         *,
         header: Global___StreamHeader | None = ...,
         data: _builtins.bytes = ...,
+        compressed: Global___CompressedChunk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compressed", b"compressed", "data", b"data", "header", b"header", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compressed", b"compressed", "data", b"data", "header", b"header", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "data"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "data", "compressed"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConvolveStreamRequest: _TypeAlias = ConvolveStreamRequest  # noqa: Y015
+
+@_typing.final
+class CompressedChunk(_message.Message):
+    """A chunk made smaller. All first bytes of its elements come first, then all second ones, and so on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """An LZ4 block, without a frame."""
+    size: _builtins.int
+    """Bytes it expands to: whole elements, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompressedChunk: _TypeAlias = CompressedChunk  # noqa: Y015
 
 @_typing.final
 class StreamHeader(_message.Message):
@@ -61,12 +114,15 @@ class StreamHeader(_message.Message):
     ALLOW_REORDERING_FIELD_NUMBER: _builtins.int
     FIRST_OUTPUT_ROW_FIELD_NUMBER: _builtins.int
     BAND_ROWS_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
     allow_reordering: _builtins.bool
     """As in ConvolveRequest."""
     first_output_row: _builtins.int
     """The first output row wanted; more than 0 to resume."""
     band_rows: _builtins.int
     """Output rows of a band; 0 lets the server choose."""
+    compression: Global___Compression.ValueType
+    """How chunks of both sides may travel besides as they are."""
     @_builtins.property
     def input(self) -> _tensor_pb2.TensorType:
         """Shape (N, C, *spatial) and element type of the whole input."""
@@ -83,10 +139,11 @@ class StreamHeader(_message.Message):
         allow_reordering: _builtins.bool = ...,
         first_output_row: _builtins.int = ...,
         band_rows: _builtins.int = ...,
+        compression: Global___Compression.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "band_rows", b"band_rows", "first_output_row", b"first_output_row", "input", b"input", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "band_rows", b"band_rows", "compression", b"compression", "first_output_row", b"first_output_row", "input", b"input", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -101,6 +158,7 @@ class ConvolveStreamResponse(_message.Message):
     ACCEPTED_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     BAND_FIELD_NUMBER: _builtins.int
+    COMPRESSED_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """The next bytes of the band announced last."""
     @_builtins.property
@@ -111,18 +169,23 @@ class ConvolveStreamResponse(_message.Message):
     def band(self) -> Global___StreamBand:
         """The next chunks are rows of this band."""
 
+    @_builtins.property
+    def compressed(self) -> Global___CompressedChunk:
+        """As `data`, smaller; where `accepted` says so."""
+
     def __init__(
         self,
         *,
         accepted: Global___StreamAccepted | None = ...,
         data: _builtins.bytes = ...,
         band: Global___StreamBand | None = ...,
+        compressed: Global___CompressedChunk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "band", b"band", "data", b"data", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "band", b"band", "compressed", b"compressed", "data", b"data", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "band", b"band", "data", b"data", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "band", b"band", "compressed", b"compressed", "data", b"data", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["accepted", "data", "band"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["accepted", "data", "band", "compressed"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -138,12 +201,15 @@ class StreamAccepted(_message.Message):
     FIRST_INPUT_ROW_FIELD_NUMBER: _builtins.int
     FIRST_OUTPUT_ROW_FIELD_NUMBER: _builtins.int
     BAND_ROWS_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
     first_input_row: _builtins.int
     """The first input row to send; every row from there to the last is expected."""
     first_output_row: _builtins.int
     """The first output row that comes: at most the one asked for."""
     band_rows: _builtins.int
     """Output rows of a band, as asked for or as the server chose; a band may hold more where fewer cannot be."""
+    compression: Global___Compression.ValueType
+    """What was asked for, if the server can: either side may then compress chunks, each or none."""
     @_builtins.property
     def output(self) -> _tensor_pb2.TensorType:
         """Shape (N, M, *spatial) and element type of the whole output."""
@@ -155,10 +221,11 @@ class StreamAccepted(_message.Message):
         first_input_row: _builtins.int = ...,
         first_output_row: _builtins.int = ...,
         band_rows: _builtins.int = ...,
+        compression: Global___Compression.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["band_rows", b"band_rows", "first_input_row", b"first_input_row", "first_output_row", b"first_output_row", "output", b"output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band_rows", b"band_rows", "compression", b"compression", "first_input_row", b"first_input_row", "first_output_row", b"first_output_row", "output", b"output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from groupconv.chunks import CHUNK_BYTES, packed, unpacked
+from groupconv.compress import compressed, expanded, library
 from groupconv.errors import InvalidArgumentError
 from groupconv.requests import Step
 from groupconv.tensors import from_wire, type_from_wire, type_to_wire
@@ -22,6 +23,7 @@ from groupconv_server.steps import specs_of
 from groupconv_server.streaming import Budget, Output, Stream, choose
 
 SERVICE = stream_pb2.DESCRIPTOR.services_by_name["StreamService"].full_name
+NONE, LZ4 = stream_pb2.COMPRESSION_UNSPECIFIED, stream_pb2.COMPRESSION_SHUFFLE_LZ4
 Request, Response = stream_pb2.ConvolveStreamRequest, stream_pb2.ConvolveStreamResponse
 
 
@@ -48,13 +50,16 @@ class StreamServicer:
         """Answer the header, then each band as it is done."""
         inbox = _Inbox(requests, context)
         try:
-            with self._open(inbox.header(self.coordinator.limits.stream_idle_seconds), context) as stream:
+            header = inbox.header(self.coordinator.limits.stream_idle_seconds)
+            with self._open(header, context) as stream:
                 if not context.add_callback(stream.cancel):
                     return  # it has ended already
-                yield _accepted(stream)
+                smaller = header.compression == LZ4 and library() is not None
+                yield _accepted(stream, LZ4 if smaller else NONE)
                 inbox.goes_to(stream)
+                itemsize = stream.bands.problems[-1].types.output.itemsize if smaller else 0
                 for output in stream.results():
-                    yield from _messages(output)
+                    yield from _messages(output, itemsize)
                     self.coordinator.metrics.bands.inc()
         finally:
             inbox.close()
@@ -119,16 +124,17 @@ class _Inbox:
             stream = self._stream.result()
         except CancelledError:
             return
-        stream.receive(self._chunks())
+        stream.receive(self._chunks(stream.bands.problems[0].types.input.itemsize))
 
-    def _chunks(self) -> Iterator[memoryview]:
+    def _chunks(self, itemsize: int) -> Iterator[memoryview]:
         for raw in self._requests:
             chunk = unpacked(raw)
             if chunk is None:
                 message = _parsed(raw)
-                if message.WhichOneof("message") != "data":
+                kind = message.WhichOneof("message")
+                if kind not in ("data", "compressed"):
                     raise InvalidArgumentError("data", "chunks after the header", _kind(message))
-                chunk = memoryview(message.data)
+                chunk = memoryview(message.data) if kind == "data" else expanded(message.compressed, itemsize)
             yield chunk
 
 
@@ -153,22 +159,26 @@ def _kind(message: Any) -> str:
     return message.WhichOneof("message") or "an empty message"
 
 
-def _accepted(stream: Stream) -> bytes:
+def _accepted(stream: Stream, compression: stream_pb2.Compression.ValueType) -> bytes:
     last = stream.bands.problems[-1]
     accepted = stream_pb2.StreamAccepted(
         output=type_to_wire(last.types.output, last.geometry.output_shape),
         first_input_row=stream.first_input_row,
         first_output_row=stream.first_output_row,
         band_rows=stream.bands.rows,
+        compression=compression,
     )
     return Response(accepted=accepted).SerializeToString()
 
 
-def _messages(output: Output) -> Iterator[bytes]:
+def _messages(output: Output, itemsize: int) -> Iterator[bytes]:
+    """A band and its chunks; smaller ones of elements of `itemsize` bytes, unless it is 0."""
     rows, data = output.band.output, output.buffer.data
     band = stream_pb2.StreamBand(start=rows.start, stop=rows.stop, next_input_row=output.next_input_row)
     yield Response(band=band).SerializeToString()
     row = len(data) // (rows.stop - rows.start)
     size = max(1, CHUNK_BYTES // row) * row if row <= CHUNK_BYTES else CHUNK_BYTES  # whole rows where that is possible
     for at in range(0, len(data), size):
-        yield packed(data[at : at + size])
+        chunk = data[at : at + size]
+        small = compressed(chunk, itemsize) if itemsize else None
+        yield packed(chunk) if small is None else Response(compressed=small).SerializeToString()
