@@ -63,6 +63,11 @@ class Coordinator:
         self._count = threading.Lock()
         self._checked: dict[tuple[str, int, tuple[int, ...], np.dtype], Sequence[Problem]] = {}
 
+    @property
+    def running(self) -> int:
+        """Requests, and bands of streams, that are computed now."""
+        return self._running
+
     def calibrate(self) -> None:
         """Measure the workers there are now, for about a second at most; the planner goes by what was measured."""
         self.planner.statistics.calibrated(calibrate(self.executor))

@@ -175,7 +175,7 @@ class Server:
         )
         ConvolutionServicer(self.coordinator, self.layers).add_to(server)
         layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.repository, self.config.limits), server)
-        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator), server)
+        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator, self.layers), server)
         self.streams.add_to(server)
         InferenceServicer(self.coordinator, self.repository, self.shared_memory, self.cuda_memory).add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

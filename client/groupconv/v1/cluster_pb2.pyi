@@ -41,12 +41,39 @@ class GetClusterResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LibrariesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     VERSION_FIELD_NUMBER: _builtins.int
     EXECUTOR_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    LIBRARIES_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    LAYER_BYTES_FIELD_NUMBER: _builtins.int
+    LAYER_CAPACITY_FIELD_NUMBER: _builtins.int
+    RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
+    CPU_SECONDS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The server's version."""
     executor: _builtins.str
@@ -57,9 +84,27 @@ class GetClusterResponse(_message.Message):
     """Seconds since the start."""
     max_message_bytes: _builtins.int
     """The largest message the server takes, in bytes."""
+    running: _builtins.int
+    """Requests that the workers compute now."""
+    layer_bytes: _builtins.int
+    """Bytes of the layers' weights, and how many there may be."""
+    layer_capacity: _builtins.int
+    """The limit of layer_bytes."""
+    resident_bytes: _builtins.int
+    """Bytes of memory that the server's process holds."""
+    cpu_seconds: _builtins.float
+    """Seconds of CPU that the server's process has used."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
         """The workers that take shards now."""
+
+    @_builtins.property
+    def libraries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Versions of the libraries that compute and carry, by name."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerLoad]:
+        """The layers that are loaded."""
 
     def __init__(
         self,
@@ -70,14 +115,63 @@ class GetClusterResponse(_message.Message):
         requests: _builtins.int = ...,
         uptime_seconds: _builtins.float = ...,
         max_message_bytes: _builtins.int = ...,
+        running: _builtins.int = ...,
+        libraries: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        layers: _abc.Iterable[Global___LayerLoad] | None = ...,
+        layer_bytes: _builtins.int = ...,
+        layer_capacity: _builtins.int = ...,
+        resident_bytes: _builtins.int = ...,
+        cpu_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["executor", b"executor", "max_message_bytes", b"max_message_bytes", "requests", b"requests", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "executor", b"executor", "layer_bytes", b"layer_bytes", "layer_capacity", b"layer_capacity", "layers", b"layers", "libraries", b"libraries", "max_message_bytes", b"max_message_bytes", "requests", b"requests", "resident_bytes", b"resident_bytes", "running", b"running", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetClusterResponse: _TypeAlias = GetClusterResponse  # noqa: Y015
+
+@_typing.final
+class LayerLoad(_message.Message):
+    """What one layer does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    version: _builtins.int
+    """Its present version; what follows is of it."""
+    bytes: _builtins.int
+    """Bytes of its weights."""
+    requests: _builtins.int
+    """Requests answered."""
+    failures: _builtins.int
+    """Requests failed."""
+    seconds: _builtins.float
+    """Seconds that its requests took."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        requests: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "failures", b"failures", "name", b"name", "requests", b"requests", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerLoad: _TypeAlias = LayerLoad  # noqa: Y015
 
 @_typing.final
 class Worker(_message.Message):
@@ -92,6 +186,7 @@ class Worker(_message.Message):
     THREADS_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
+    BUSY_SECONDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name in plans and reports."""
     node: _builtins.str
@@ -106,6 +201,8 @@ class Worker(_message.Message):
     """Shards it has run."""
     restarts: _builtins.int
     """Times it was started again."""
+    busy_seconds: _builtins.float
+    """Seconds of its shards in the engine, on which the load is reckoned."""
     def __init__(
         self,
         *,
@@ -116,10 +213,11 @@ class Worker(_message.Message):
         threads: _builtins.int = ...,
         shards: _builtins.int = ...,
         restarts: _builtins.int = ...,
+        busy_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "engine", b"engine", "id", b"id", "node", b"node", "restarts", b"restarts", "shards", b"shards", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_seconds", b"busy_seconds", "device", b"device", "engine", b"engine", "id", b"id", "node", b"node", "restarts", b"restarts", "shards", b"shards", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

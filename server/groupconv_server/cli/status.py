@@ -1,8 +1,18 @@
-"""`groupconv status`: what a server consists of."""
+"""`groupconv status`: what a server consists of, and what it does."""
+
+import json
+import time
+from typing import Annotated
 
 import typer
+from google.protobuf import json_format
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
-from groupconv.explain import human_bytes, table
+from groupconv.explain import human_bytes
+from groupconv.v1 import cluster_pb2
 from groupconv_server.cli.app import TimeoutOption
 from groupconv_server.cli.connection import Endpoint
 
@@ -11,18 +21,117 @@ EXAMPLES = """Examples:
 
 $ groupconv status
 
-$ groupconv status --target gpu-box:50051
+$ groupconv status --watch
+
+$ groupconv status --target gpu-box:50051 --json
 """
+Status = cluster_pb2.GetClusterResponse
+WIDTH = 160
+"""Columns where there is no terminal to ask."""
 
 
-def command(endpoint: Endpoint, timeout: TimeoutOption = 10.0) -> None:
-    """Show a server's version, load and workers."""
+def command(
+    endpoint: Endpoint,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Draw it again and again, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with --watch one a line.")] = False,
+    timeout: TimeoutOption = 10.0,
+) -> None:
+    """Show a server's versions, workers, layers and load. Rates are since the start, with --watch since the last look."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     with endpoint.connect(timeout) as client:
         s = client.status()
-    typer.echo(
-        f"groupconv {s.version} at {endpoint.target}, executor {s.executor}: {s.requests} requests in "
-        f"{s.uptime_seconds:.0f} s, messages up to {human_bytes(s.max_message_bytes)}"
+        if as_json:
+            typer.echo(_json(s, indent=None if watch else 2))
+        elif not watch:
+            console.print(picture(s, Status(), endpoint.target))
+        if not watch:
+            return
+        try:
+            if as_json:
+                while True:
+                    time.sleep(every)
+                    typer.echo(_json(client.status(), indent=None))
+            with Live(picture(s, Status(), endpoint.target), console=console, auto_refresh=False) as live:
+                while True:
+                    time.sleep(every)
+                    before, s = s, client.status()
+                    live.update(picture(s, before, endpoint.target), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def picture(now: Status, before: Status, target: str) -> RenderableType:
+    """The state as tables.
+
+    Args:
+        now: the state.
+        before: an earlier one, which the rates are since; an empty one is the start.
+        target: who was asked.
+    """
+    passed = max(1e-9, now.uptime_seconds - before.uptime_seconds)
+    busy = (now.cpu_seconds - before.cpu_seconds) / passed
+    libraries = ", ".join(f"{name} {version}" for name, version in sorted(now.libraries.items()))
+    head = Text(
+        f"groupconv {now.version} at {target}, executor {now.executor}, up {now.uptime_seconds:.0f} s\n"
+        f"{now.requests} requests, {(now.requests - before.requests) / passed:.1f}/s, {now.running} running; "
+        f"messages up to {human_bytes(now.max_message_bytes)}\n"
+        f"coordinator: {human_bytes(now.resident_bytes)} of memory, {busy:.0%} of a CPU; {libraries}"
     )
-    rows = [("worker", "node", "engine", "device", "shards", "restarts")]
-    rows += [(w.id, w.node, w.engine, w.device, str(w.shards), str(w.restarts)) for w in s.workers]
-    typer.echo(table(rows, left=frozenset(range(4))))
+    parts: list[RenderableType] = [head, _workers(now, before, passed)]
+    if now.layers:
+        parts.append(_layers(now, before, passed))
+    return Group(*parts)
+
+
+def _workers(now: Status, before: Status, passed: float) -> Table:
+    table = _table("worker", "node", "engine", "device", numbers=("threads", "shards", "shards/s", "load", "restarts"))
+    earlier = {w.id: w for w in before.workers}
+    for w in now.workers:
+        old = earlier.get(w.id, cluster_pb2.Worker())
+        rate, load = (w.shards - old.shards) / passed, (w.busy_seconds - old.busy_seconds) / passed
+        numbers = (str(w.threads), str(w.shards), f"{rate:.1f}", f"{max(0.0, load):.0%}", str(w.restarts))
+        table.add_row(w.id, w.node, w.engine, w.device, *numbers)
+    return table
+
+
+def _layers(now: Status, before: Status, passed: float) -> Table:
+    table = _table("layer", numbers=("version", "weights", "requests", "requests/s", "mean", "failed"))
+    earlier = {(layer.name, layer.version): layer for layer in before.layers}
+    for layer in now.layers:
+        old = earlier.get((layer.name, layer.version), cluster_pb2.LayerLoad())
+        done, spent = layer.requests - old.requests, layer.seconds - old.seconds
+        mean = f"{spent / done * 1e3:.2f} ms" if done else "–"
+        numbers = (str(layer.requests), f"{done / passed:.1f}", mean, str(layer.failures))
+        table.add_row(layer.name, str(layer.version), human_bytes(layer.bytes), *numbers)
+    table.caption = f"{human_bytes(now.layer_bytes)} of {human_bytes(now.layer_capacity)} for layers"
+    return table
+
+
+def _table(*names: str, numbers: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for i, name in enumerate(names):
+        table.add_column(name, no_wrap=i == 0)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _json(s: Status, indent: int | None) -> str:
+    """Numbers as numbers, where protobuf's own JSON has 64-bit ones as strings."""
+    fields = json_format.MessageToDict(s, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return json.dumps(_numbers(fields), indent=indent, ensure_ascii=False)
+
+
+def _numbers(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: v if k in TEXTS else _numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+TEXTS = frozenset({"libraries", "id", "node", "engine", "device", "name", "executor"})
+"""Fields that stay text whatever they look like."""

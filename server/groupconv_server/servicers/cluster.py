@@ -1,20 +1,30 @@
 """ClusterService: what the server consists of."""
 
+import functools
+import importlib.metadata
+import platform
 import time
 
 import grpc
+import psutil
 
 from groupconv import __version__
 from groupconv.v1 import cluster_pb2, cluster_pb2_grpc
 from groupconv_server.coordinator import Coordinator
+from groupconv_server.executors.base import WorkerInfo
+from groupconv_server.layers import Layer, Layers
 from groupconv_server.servicers.errors import answers_errors
+
+LIBRARIES = ("numpy", "onnxruntime", "numba", "scipy", "cupy-cuda12x", "cupy-cuda13x", "ray", "grpcio", "protobuf")
+"""What computes and carries; versions of those that are installed are told."""
 
 
 class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
-    """Version, executor and workers."""
+    """Version, executor, workers, layers and their load."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
-        self.coordinator = coordinator
+    def __init__(self, coordinator: Coordinator, layers: Layers) -> None:
+        self.coordinator, self.layers = coordinator, layers
+        self._process = psutil.Process()
 
     @answers_errors
     def GetCluster(  # noqa: N802 - the RPC's name
@@ -24,22 +34,54 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     ) -> cluster_pb2.GetClusterResponse:
         """The state of the server now."""
         c = self.coordinator
+        cpu = self._process.cpu_times()
         return cluster_pb2.GetClusterResponse(
             version=__version__,
             executor=c.executor.name,
-            workers=[
-                cluster_pb2.Worker(
-                    id=w.id,
-                    node=w.node,
-                    engine=w.engine,
-                    device=w.device,
-                    threads=w.threads,
-                    shards=w.shards,
-                    restarts=w.restarts,
-                )
-                for w in c.executor.describe()
-            ],
+            workers=[self._worker(w) for w in c.executor.describe()],
             requests=c.requests,
             uptime_seconds=time.monotonic() - c.started,
             max_message_bytes=c.limits.message_bytes,
+            running=c.running,
+            libraries=_versions(),
+            layers=map(_layer, self.layers.all()),
+            layer_bytes=self.layers.bytes,
+            layer_capacity=self.layers.capacity,
+            resident_bytes=self._process.memory_info().rss,
+            cpu_seconds=cpu.user + cpu.system,
         )
+
+    def _worker(self, w: WorkerInfo) -> cluster_pb2.Worker:
+        return cluster_pb2.Worker(
+            id=w.id,
+            node=w.node,
+            engine=w.engine,
+            device=w.device,
+            threads=w.threads,
+            shards=w.shards,
+            restarts=w.restarts,
+            busy_seconds=self.coordinator.metrics.shards.busy(w.id),
+        )
+
+
+def _layer(layer: Layer) -> cluster_pb2.LayerLoad:
+    used = layer.usage
+    return cluster_pb2.LayerLoad(
+        name=layer.name,
+        version=layer.version,
+        bytes=layer.bytes,
+        requests=used.requests,
+        failures=used.failures,
+        seconds=used.seconds,
+    )
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

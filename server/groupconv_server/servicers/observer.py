@@ -3,7 +3,6 @@
 import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import grpc
@@ -103,8 +102,9 @@ class _Watch:
         inner = self.inner
         kind = kind_of(inner)
         self.behavior = getattr(inner, kind)
-        watched: Any = functools.partial(self.stream if inner.response_streaming else self.unary)
+        watched: Any = self.stream if inner.response_streaming else self.unary
         if pool := getattr(self.behavior, "experimental_thread_pool", None):
+            watched = functools.partial(watched)  # takes an attribute, as a bound method does not
             watched.experimental_thread_pool = pool  # where grpc looks for it
         return inner._replace(
             request_deserializer=self.read,
@@ -132,30 +132,33 @@ class _Watch:
 
     def unary(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Run a method that returns its answer."""
-        with self.watched(context):
-            return self.behavior(_sound(request, context), context)
+        self.begin(context)
+        try:
+            answer = self.behavior(_sound(request, context), context)
+        except BaseException:
+            self.ended(context, _code(context, "UNKNOWN"))
+            raise
+        self.ended(context, _code(context, "OK"))
+        return answer
 
     def stream(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         """Run a method that yields its answers."""
-        with self.watched(context):
+        self.begin(context)
+        try:
             yield from self.behavior(_sound(request, context), context)
+        except BaseException:
+            self.ended(context, _code(context, "UNKNOWN"))
+            raise
+        self.ended(context, _code(context, "OK"))
 
-    @contextmanager
-    def watched(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """From a thread's start on the request to its end."""
+    def begin(self, context: grpc.ServicerContext) -> None:
+        """A thread starts on the request."""
         method = self.method
         self.given = True
         method.receive.observe(time.perf_counter() - self.arrived)
         method.in_flight.inc()
         self.span = self.traces.begin(self.request, self.metadata, self.arrived)
         context.set_trailing_metadata(((ID_KEY, self.request.id),))
-        try:
-            yield
-        except BaseException:
-            self.ended(context, _code(context, "UNKNOWN"))
-            raise
-        else:
-            self.ended(context, _code(context, "OK"))
 
     def ended(self, context: grpc.ServicerContext, code: str) -> None:
         """Count the end, and write down a refusal."""

@@ -7,12 +7,13 @@ that come and go are in `series.py`.
 import platform
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from groupconv import __version__
 from groupconv.plan import ShardReport
+from groupconv_server.telemetry.histogram import Histogram
 from groupconv_server.telemetry.series import LayerSeries, ShardSeries
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -29,7 +30,7 @@ class Metrics:
         >>> metrics = Metrics()
         >>> metrics.phase("merge", 0.002)
         >>> metrics.registry.get_sample_value("groupconv_phase_duration_seconds_count", {"phase": "merge"})
-        1.0
+        1
     """
 
     def __init__(self) -> None:

@@ -7,10 +7,11 @@ share one. They are not registered themselves; `state.py` yields them after it p
 import threading
 from collections.abc import Collection, Iterator, Sequence
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 from prometheus_client.metrics_core import Metric
 
 from groupconv.plan import ShardReport
+from groupconv_server.telemetry.histogram import Histogram, Series
 
 MAX_LAYERS = 100
 """Layers with series of their own."""
@@ -41,7 +42,7 @@ class LayerSeries:
         self.duration = Histogram(
             "groupconv_layer_duration_seconds", "Time of a request by layer.", ["layer"], buckets=buckets, registry=None
         )
-        self._named: dict[str, tuple[Counter, Counter, Histogram]] = {}
+        self._named: dict[str, tuple[Counter, Counter, Series]] = {}
         self._lock = threading.Lock()
 
     def used(self, layer: str, done: bool, seconds: float) -> None:
@@ -67,7 +68,7 @@ class LayerSeries:
         yield from self.requests.collect()
         yield from self.duration.collect()
 
-    def _admitted(self, layer: str) -> tuple[Counter, Counter, Histogram]:
+    def _admitted(self, layer: str) -> tuple[Counter, Counter, Series]:
         with self._lock:
             name = self.label(layer)
             made = (
@@ -98,8 +99,8 @@ class ShardSeries:
             buckets=buckets,
             registry=None,
         )
-        self._compute: dict[tuple[str, str], Histogram] = {}
-        self._wait: dict[str, Histogram] = {}
+        self._compute: dict[tuple[str, str], Series] = {}
+        self._wait: dict[str, Series] = {}
         self._lock = threading.Lock()
 
     def ran(self, stages: Sequence[ShardReport]) -> None:
@@ -119,6 +120,10 @@ class ShardSeries:
             with self._lock:
                 wait = self._wait[worker] = self.wait.labels(worker)
         wait.observe(max(0.0, outside))
+
+    def busy(self, worker: str) -> float:
+        """Seconds that a worker's shards were in the engine."""
+        return sum(series.folded()[1] for (name, _), series in list(self._compute.items()) if name == worker)
 
     def keep(self, workers: Collection[str]) -> None:
         """Drop the series of workers that are not among these."""

@@ -21,6 +21,7 @@ from groupconv_server.telemetry.request import Request
 ASKED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """Environment variables that ask for an export."""
 SERVICE = "groupconv"
+_CARRIED = frozenset(propagate.get_global_textmap().fields)
 Facts = Mapping[str, str | int]
 
 
@@ -61,7 +62,8 @@ class Traces:
         """
         if not self._given and isinstance(trace.get_tracer_provider(), ProxyTracerProvider):
             return INVALID_SPAN  # nobody listens
-        parent = propagate.extract({key: value for key, value in metadata if isinstance(value, str)})
+        sent = {key: value for key, value in metadata if key in _CARRIED and isinstance(value, str)}
+        parent = propagate.extract(sent) if sent else Context()
         method = request.method.lstrip("/")
         service, _, name = method.rpartition("/")
         span = self._tracer.start_span(method, parent, kind=SpanKind.SERVER, start_time=self._at(arrived))

@@ -6,7 +6,6 @@ measured on its own shape. The heuristic's rules were fitted to the measurements
 
 import functools
 import math
-import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,6 +26,7 @@ from groupconv_worker.algorithms.separable import Separable
 from groupconv_worker.algorithms.winograd import Winograd
 from groupconv_worker.engines.base import Algorithm, Array, Prepared, Problem
 from groupconv_worker.kernels import simd
+from groupconv_worker.processor import processor
 from groupconv_worker.threads import Team
 
 THIN = 16
@@ -61,7 +61,7 @@ class CpuEngine:
 
     def device(self) -> str:
         """The processor and the budget."""
-        return f"cpu: {platform.processor() or platform.machine()}, {self.threads} threads"
+        return f"cpu: {processor()}, {self.threads} thread{'s' * (self.threads != 1)}"
 
     def prepare(
         self, problem: Problem, weight: Array, bias: Array | None = None, *, resident: bool = False
