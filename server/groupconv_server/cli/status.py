@@ -37,7 +37,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with --watch one a line.")] = False,
     timeout: TimeoutOption = 10.0,
 ) -> None:
-    """Show a server's versions, workers, layers and load. Rates are since the start, with --watch since the last look."""
+    """Show a server's versions, workers, layers and load. Rates are since the start, or the last look of --watch."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
