@@ -112,10 +112,11 @@ class Server:
             self.shared_memory = SharedMemory() if config.shared_memory else None
             self.cuda_memory = CudaMemory() if config.shared_memory else None
             self.streams = StreamServicer(self.coordinator)
-            self.metrics.registry.register(State(self.metrics, self.executor, self.layers, self.streams.budget))
             self._health = health.HealthServicer()
             self._gate = Gate(config.concurrency, config.queue, config.queue_bytes)
             self._door = Door(self._gate, tokens)
+            state = State(self.metrics, self.executor, self.layers, self.streams.budget, self._gate)
+            self.metrics.registry.register(state)
             self._grpc = self._build()
             self.port = self._bind()
             self._page = Page.of(config.metrics_host, config.metrics_port, self.metrics.registry)

@@ -1,6 +1,7 @@
 """What Prometheus finds: a real server, scraped over HTTP."""
 
 import re
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -83,6 +84,35 @@ def test_a_stream_is_counted_by_bands_and_bytes(server, client):
     assert grew("groupconv_requests_total", method=method, code="OK") == 1
     assert grew("groupconv_stream_bands_total") == 4
     assert grew("groupconv_request_bytes_total", method=method) > x.nbytes
+
+
+def test_who_waits_is_counted_and_weighed():
+    config = Config(port=0, engine="reference", threads=1, concurrency=1, metrics_port=0)
+    load, ask = "/groupconv.v1.LayerService/LoadLayer", "/groupconv.v1.ClusterService/GetCluster"
+    go = threading.Event()
+
+    def nothing():
+        go.wait()
+        yield from ()
+
+    def waiting() -> float:
+        return scraped(server)["groupconv_queue_requests", frozenset()]
+
+    with Server(config) as server, grpc.insecure_channel(server.address) as channel:
+        running = channel.stream_unary(load).future(nothing())
+        while not scraped(server).get(("groupconv_requests_in_flight", frozenset({("method", load[1:])}))):
+            pass  # until the only thread is taken
+        assert waiting() == 0
+        queued = channel.unary_unary(ask).future(b"")
+        while waiting() == 0:
+            pass
+        assert waiting() == 1
+        go.set()
+        assert queued.result(timeout=30) is not None
+        assert running.code() == grpc.StatusCode.INVALID_ARGUMENT
+        grown = scraped(server)
+    assert grown["groupconv_queue_requests", frozenset()] == 0
+    assert grown["groupconv_request_receive_seconds_sum", frozenset({("method", ask[1:])})] > 0
 
 
 @pytest.mark.parametrize(

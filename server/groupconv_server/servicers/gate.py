@@ -37,6 +37,11 @@ class Gate:
         return self._inside
 
     @property
+    def waiting(self) -> int:
+        """Those that wait for a thread."""
+        return max(0, self._inside - self._running)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of their messages."""
         return self._bytes

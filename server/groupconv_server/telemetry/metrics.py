@@ -17,7 +17,6 @@ from groupconv_server.telemetry.histogram import Histogram
 from groupconv_server.telemetry.series import LayerSeries, ShardSeries
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-SIZES = tuple(2.0**n for n in range(8))
 PHASES = ("plan", "execute", "merge")
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for each, which nobody reads
@@ -76,13 +75,6 @@ class Metrics:
         self.shard_retries = Counter("groupconv_shard_retries", "Shards run again: a worker was lost.", registry=r)
         self.shards = ShardSeries(SECONDS)
         self.layers = LayerSeries(SECONDS)
-
-        self.queue_wait = Histogram(
-            "groupconv_queue_wait_seconds", "Wait for a batch or a turn.", buckets=SECONDS, registry=r
-        )
-        self.queue_requests = Gauge("groupconv_queue_requests", "Requests that wait for a turn.", registry=r)
-        self.queue_bytes = Gauge("groupconv_queue_bytes", "Bytes of the requests that wait.", registry=r)
-        self.batch = Histogram("groupconv_batch_requests", "Requests run as one.", buckets=SIZES, registry=r)
 
         self.bands = Counter("groupconv_stream_bands", "Bands of streams that were answered.", registry=r)
 
