@@ -5,6 +5,7 @@ from google.protobuf.message import Message
 
 from groupconv import ConvSpec, Step
 from groupconv.chunks import packed
+from groupconv.compress import compressed
 from groupconv.layer import load_messages
 from groupconv.requests import plan_request, prepare, steps_to_wire
 from groupconv.tensors import to_wire, type_to_wire
@@ -22,6 +23,7 @@ CONVOLUTION, STREAM, LAYER, CLUSTER = (
     f"/groupconv.v1.{name}Service/" for name in ("Convolution", "Stream", "Layer", "Cluster")
 )
 INFERENCE = "/inference.GRPCInferenceService/"
+LZ4 = stream_pb2.COMPRESSION_SHUFFLE_LZ4
 NAME = "edge"
 """A layer that the live server has."""
 
@@ -74,7 +76,17 @@ def streams() -> list[list[bytes]]:
         rows = np.ascontiguousarray(np.moveaxis(array, 1, 2)).reshape(-1).view(np.uint8).data
         chunks = [packed(rows[at : at + 100]) for at in range(0, len(rows), 100)]
         found.append([stream_pb2.ConvolveStreamRequest(header=header).SerializeToString(), *chunks])
+    array, ready, _ = prepare(np.zeros((1, 4, 32, 8), np.float32), _steps()[0])
+    header = stream_pb2.StreamHeader(
+        input=type_to_wire(array.dtype, array.shape), steps=steps_to_wire(ready), compression=LZ4
+    )
+    found.append([m.SerializeToString() for m in (stream_pb2.ConvolveStreamRequest(header=header), small_chunk())])
     return found
+
+
+def small_chunk() -> stream_pb2.ConvolveStreamRequest:
+    """All of a stream's zeros, compressed."""
+    return stream_pb2.ConvolveStreamRequest(compressed=compressed(memoryview(bytes(4 * 32 * 8 * 4)), 4))
 
 
 def loads() -> list[list[layer_pb2.LoadLayerRequest]]:

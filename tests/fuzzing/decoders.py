@@ -9,7 +9,8 @@ from google.protobuf.message import DecodeError, Message
 
 from fuzzing import corpus, mutations
 from groupconv import Step
-from groupconv.chunks import unpacked
+from groupconv.chunks import CHUNK_BYTES, unpacked
+from groupconv.compress import expanded
 from groupconv.errors import FailedPreconditionError, GroupconvError
 from groupconv.requests import read_answer, result_of
 from groupconv.stream import transfer
@@ -67,6 +68,16 @@ def chunk(raws: list[bytes]) -> None:
     data = unpacked(raws[-1])
     if data is not None:
         assert bytes(data) == stream_pb2.ConvolveStreamRequest.FromString(raws[-1]).data
+
+
+def compressed_chunk(raws: list[bytes]) -> None:
+    """A chunk that was made smaller: never more than a chunk when it is expanded."""
+    try:
+        message = stream_pb2.ConvolveStreamRequest.FromString(raws[0])
+    except DecodeError:
+        return
+    size = len(expanded(message.compressed, 4))
+    assert size == message.compressed.size <= CHUNK_BYTES
 
 
 def load(raws: list[bytes]) -> None:
@@ -127,6 +138,7 @@ def targets() -> dict[str, Target]:
         "convolve": (convolve, convolution_pb2.ConvolveRequest, convolves),
         "stream header": (stream_header, stream, [s[:1] for s in corpus.streams()]),
         "chunk": (chunk, stream, corpus.streams()),
+        "compressed chunk": (compressed_chunk, stream, [[corpus.small_chunk().SerializeToString()]]),
         "load layer": (load, load_layer, [[m.SerializeToString() for m in s] for s in corpus.loads()]),
         "infer": (infer, infer_pb2.ModelInferRequest, [[m.SerializeToString()] for m in corpus.infer()]),
         "answer": (answer, convolution_pb2.ConvolveResponse, _answers()),
