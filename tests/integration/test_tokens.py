@@ -20,7 +20,7 @@ from groupconv_server.config import Config
 from groupconv_server.server import Server
 
 X, W = np.ones((1, 1, 8), np.float32), np.ones((1, 1, 2), np.float32)
-ALICE, SLOW, HEAVY, ONE = (new_token() for _ in range(4))
+ALICE, SLOW, HEAVY, ONE, NARROW = (new_token() for _ in range(5))
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def file(tmp_path_factory):
         entry_text("alice", ALICE, Rates())
         + entry_text("slow", SLOW, Rates(requests_per_second=0.01))
         + entry_text("heavy", HEAVY, Rates(bytes_per_second=200_000))
+        + entry_text("narrow", NARROW, Rates(requests_per_second=0.01))
         + entry_text("one", ONE, Rates(concurrent=1))
     )
     return path
@@ -142,6 +143,23 @@ def test_without_one_every_kind_of_call_of_both_clients_is_refused(server):
                     await call()
 
     asyncio.run(use())
+
+
+def test_every_refusal_is_in_the_audit_with_the_name_of_the_token_and_never_the_token(server, anonymous, caplog):
+    wrong = new_token()
+    ask = reflection_pb2_grpc.ServerReflectionStub(anonymous).ServerReflectionInfo
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    with pytest.raises(grpc.RpcError):
+        list(ask(iter([question]), timeout=20, metadata=(("authorization", f"Bearer {wrong}"),)))
+    with groupconv.connect(server.address, token=NARROW, timeout=20) as client:
+        client.status()
+        with pytest.raises(ResourceExhaustedError):
+            client.status()
+    lines = [vars(r) for r in caplog.records if r.name == "groupconv.audit" and hasattr(r, "token")]
+    assert ("UNAUTHENTICATED", "") in {(line["code"], line["token"]) for line in lines}
+    assert ("RESOURCE_EXHAUSTED", "narrow") in {(line["code"], line["token"]) for line in lines}
+    assert wrong not in str(lines)
+    assert NARROW not in str(lines)
 
 
 def test_a_request_over_the_rate_is_told_when_to_come_again(server):

@@ -28,7 +28,6 @@ REFLECTION = "/grpc.reflection."
 """Not waited for when the server stops: its streams may stay open for ever."""
 SETTLE = 0.2
 """Seconds in which gRPC tells of a call that it ended; it tells first that no message will come."""
-OPEN_TO_ALL = (HEALTH, REFLECTION)
 
 
 class Door(grpc.ServerInterceptor):

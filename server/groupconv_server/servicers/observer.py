@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.servicers.door import OPEN_TO_ALL, kind_of
+from groupconv_server.servicers.door import HEALTH, kind_of
 from groupconv_server.servicers.errors import abort
 from groupconv_server.telemetry import audit
 from groupconv_server.telemetry.metrics import Metrics
@@ -24,7 +24,7 @@ UNREAD = "UNREAD"
 
 
 class Observer(grpc.ServerInterceptor):
-    """Outermost of the interceptors, so that it sees what the others refuse. Health and reflection pass unseen."""
+    """Outermost of the interceptors, so that it sees what the others refuse. Health passes unseen."""
 
     def __init__(self, metrics: Metrics, traces: Traces) -> None:
         self._metrics, self._traces = metrics, traces
@@ -37,7 +37,7 @@ class Observer(grpc.ServerInterceptor):
     ) -> Any:
         """Put a `_Watch` around a method."""
         name = handler_call_details.method
-        if name.startswith(OPEN_TO_ALL):
+        if name.startswith(HEALTH):
             return continuation(handler_call_details)
         given, retry = None, False
         for key, value in handler_call_details.invocation_metadata:
