@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,41 @@ def test_a_failure_in_any_part_reaches_the_caller(failing):
     with pytest.raises(ArithmeticError, match=str(failing)):
         team.run(work, 2)
     team.close()
+
+
+def test_many_callers_share_one_team():
+    team = Team(3)
+    counts = [np.zeros(50, np.int64) for _ in range(8)]
+
+    def call(count):
+        def work(first, last):
+            count[first:last] += 1
+
+        for _ in range(200):
+            team.run(work, len(count))
+
+    callers = [threading.Thread(target=call, args=(count,)) for count in counts]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    team.close()
+    assert all((count == 200).all() for count in counts)
+
+
+def test_a_helper_that_is_held_up_leaves_its_other_parts_to_the_caller():
+    team, held, done = Team(2), threading.Event(), []
+
+    def work(first, last):
+        if threading.current_thread() is not threading.main_thread():
+            held.wait(10)
+        done.append((first, last))
+        if len(done) == 3:  # all parts but the one that the helper holds
+            held.set()
+
+    team.run(work, 4)
+    team.close()
+    assert sorted(done) == [(0, 1), (1, 2), (2, 3), (3, 4)]
 
 
 COUNT = """

@@ -1,17 +1,39 @@
-"""A team of threads: one budget that every kernel of a worker shares."""
+"""A team of threads: one budget that every kernel of a worker shares.
 
+A convolution of 0.2 ms cannot wait for a thread to be woken (60 to 100 µs here), so a helper that has just worked
+looks out for more, spinning without the GIL, before it sleeps. Each thread has its share of the work, the same every
+time, so that what it touched last time lies in its cache; who has finished takes parts from the others' shares, so a
+helper that does wake late costs nothing.
+"""
+
+import collections
+import contextlib
 import itertools
+import queue
+import threading
+import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from groupconv_worker.kernels.spin import await_change
 
 Work = Callable[[int, int], object]
 """work(first, last) does the tasks first … last - 1."""
+
+PARTS = 2
+"""Parts of the work for each thread."""
+LOOKOUT = 200_000
+"""Turns (about a nanosecond each) that a helper looks out for work before it sleeps, and a caller for its helpers."""
+HANDOVER = 8_000
+"""Turns that a helper waits before it asks for the GIL, which the caller still holds when it announces the work."""
 
 
 class Team:
     """Splits tasks over at most `threads` threads, the caller's among them.
 
-    Several callers may run at once; the team then has no more than `threads - 1` threads of its own beside them.
+    Several callers may run at once: each takes the helpers that are free, so there are never more than
+    `threads - 1` threads beside theirs.
 
     Example:
         >>> team = Team(2)
@@ -24,26 +46,109 @@ class Team:
 
     def __init__(self, threads: int) -> None:
         self.threads = max(1, threads)
-        self._pool = ThreadPoolExecutor(self.threads - 1, "groupconv") if self.threads > 1 else None
+        self._free: list[_Helper] = []
+        self._helpers = [_Helper(self._free) for _ in range(self.threads - 1)]
+        self._free.extend(self._helpers)
+        self._dismiss = weakref.finalize(self, _dismiss, self._helpers)
 
     def run(self, work: Work, tasks: int, *, threads: int | None = None) -> None:
-        """Do the tasks 0 … tasks - 1, in `threads` even parts (all of the team's by default).
+        """Do the tasks 0 … tasks - 1 on up to `threads` threads (all of the team's by default).
 
-        `work` must release the GIL for the parts to run at the same time.
+        `work` must release the GIL for parts to run at the same time. The first failure of a part is raised.
         """
-        parts = min(tasks, self.threads if threads is None else min(threads, self.threads))
-        if parts <= 1 or self._pool is None:
+        wanted = min(tasks, self.threads if threads is None else threads)
+        helpers: list[_Helper] = []
+        while len(helpers) < wanted - 1:
+            try:
+                helpers.append(self._free.pop())  # atomic, so several callers may take at once
+            except IndexError:
+                break
+        if not helpers:
             work(0, tasks)
             return
-        bounds = [tasks * part // parts for part in range(parts + 1)]
-        others = [self._pool.submit(work, a, b) for a, b in itertools.pairwise(bounds[1:])]
-        try:
-            work(0, bounds[1])
-        finally:
-            for other in others:
-                other.result()
+        job = _Job(work, tasks, 1 + len(helpers))
+        for share, helper in enumerate(helpers, start=1):
+            helper.start((job, share))
+        job.join_in(0)
+        job.wait()
 
     def close(self) -> None:
-        """End the team's own threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        """End the helpers, once they have done what they were given."""
+        self._dismiss()
+        for helper in self._helpers:
+            helper.thread.join()
+
+
+class _Job:
+    """Tasks in parts, dealt as one share to each of `threads` threads."""
+
+    def __init__(self, work: Work, tasks: int, threads: int) -> None:
+        self.work = work
+        parts = min(tasks, PARTS * threads)
+        bounds = [tasks * part // parts for part in range(parts + 1)]
+        pairs = list(itertools.pairwise(bounds))
+        self._shares = [
+            collections.deque(pairs[parts * share // threads : parts * (share + 1) // threads])
+            for share in range(threads)
+        ]
+        self._parts, self._finished = parts, itertools.count(1)  # `next` is atomic, as a deque's pops are
+        self._over, self._bell = np.zeros(1, np.int64), queue.SimpleQueue[None]()
+        self._errors: list[BaseException] = []
+
+    def join_in(self, share: int) -> None:
+        """Do the parts of this share, then those nobody has begun; return when none is left."""
+        while (part := self._take(share)) is not None:
+            try:
+                self.work(*part)
+            except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the caller's thread
+                self._errors.append(error)
+            if next(self._finished) == self._parts:
+                self._bell.put(None)
+                self._over[0] = 1
+
+    def _take(self, share: int) -> tuple[int, int] | None:
+        with contextlib.suppress(IndexError):
+            return self._shares[share].popleft()
+        for other in self._shares:
+            with contextlib.suppress(IndexError):
+                return other.pop()
+        return None
+
+    def wait(self) -> None:
+        """Return when every part is done; raise the first failure."""
+        await_change(self._over, 0, LOOKOUT, 0)
+        self._bell.get()
+        if self._errors:
+            raise self._errors[0]
+
+
+class _Helper:
+    """A thread that joins in jobs."""
+
+    def __init__(self, free: "list[_Helper]") -> None:
+        self._free, self._jobs = free, queue.SimpleQueue[tuple[_Job, int] | None]()
+        self._announced = np.zeros(1, np.int64)
+        self.thread = threading.Thread(target=self._loop, name="groupconv", daemon=True)
+        self.thread.start()
+
+    def start(self, share: tuple[_Job, int] | None) -> None:
+        """Join in a job, at this share of it; end if it is None."""
+        self._jobs.put(share)
+        self._announced[0] += 1
+
+    def _loop(self) -> None:
+        for seen in itertools.count():
+            await_change(self._announced, seen, LOOKOUT, HANDOVER)
+            found = self._jobs.get()
+            if found is None:
+                return
+            job, share = found
+            job.join_in(share)
+            del job, found  # what the caller gave is not kept while this thread sleeps
+            self._free.append(self)
+
+
+def _dismiss(helpers: list[_Helper]) -> None:
+    """End the helpers."""
+    for helper in helpers:
+        helper.start(None)

@@ -204,10 +204,11 @@ def even(extent: int, most: int) -> int:
 def pack(w: Array, groups: int, block: int, team: Team) -> Array:
     """Filters (M, C/g, K, L) -> flat (g, blocks, K, L, C/g, block), filters of a group filled up with zeros."""
     M, C, *kernel = w.shape
-    per_group = M // groups
+    per_group, taps = M // groups, math.prod(kernel)
     count = -(-per_group // block)
-    packed = (np.zeros if per_group % block else np.empty)(groups * count * math.prod(kernel) * C * block, w.dtype)
-    size = (per_group, count, C, math.prod(kernel), block)
+    packed = np.empty(groups * count * taps * C * block, w.dtype)
+    places = (np.arange(taps) * C + np.arange(C)[:, None]).reshape(-1) * block
+    size = (per_group, count, C * taps, block, simd.lanes(w.dtype.itemsize))
     flat = w.reshape(-1)
-    team.run(lambda a, b: layout.interleave(flat, packed, size, a, b), groups * count)
+    team.run(lambda a, b: layout.interleave(flat, packed, places, size, a, b), groups * count)
     return packed

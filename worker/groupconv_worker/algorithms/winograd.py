@@ -80,7 +80,7 @@ class _Winograd:
         self.w = transformed(w, plane, self.inputs, self.blocks, vectors * LANES)
         padded = np.zeros((plane.groups, self.outputs * LANES), bias.dtype)
         padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
-        self.bias, self.zeros = padded.reshape(-1), np.zeros(plane.input[1], bias.dtype)
+        self.bias = padded.reshape(-1)
         self.columns = -(-(OUT * self.tiles + 2) // LANES) * LANES
 
     def sample(self, x: Array, y: Array) -> None:
@@ -105,7 +105,7 @@ class _Winograd:
             into = (plane.channels, inputs, *plane.input, *plane.low, *rows, self.columns, G * inputs * tiles * LANES)
             out = (plane.filters, outputs, *plane.output, *rows, G * outputs * tiles * LANES)
             self.team.run(
-                lambda a, b: kernels.transform_input(x, self.zeros, wide, seen, into, a, b),
+                lambda a, b: kernels.transform_input(x, wide, seen, into, a, b),
                 G * inputs,
             )
             self.team.run(

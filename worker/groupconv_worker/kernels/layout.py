@@ -4,6 +4,9 @@ from typing import Any
 
 import numpy as np
 from numba import from_dtype, njit, types
+from numba.extending import intrinsic
+
+from groupconv_worker.kernels.simd import Simd, i64, pointer
 
 DTYPES = tuple(from_dtype(np.dtype(name)) for name in ("float32", "float64", "int32"))
 
@@ -75,27 +78,46 @@ def weave(phase, out, at, first, last):
                 line[column + p * column_step] = phase[m, q, p]
 
 
+@intrinsic
+def _turn(_context, w, out, places, w_at, out_at, width, column, there):
+    """Up to a vector's length of rows of w, from `column` on -> vectors over the rows, each at its place in out."""
+    signature = types.void(w, out, places, *[types.int64] * 5)
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        w, out, places = (pointer(context, b, t, a) for t, a in zip(signature.args[:3], arguments[:3], strict=True))
+        w_at, out_at, width, column, there = arguments[3:]
+        s = Simd(b, w.type.pointee)
+        rows = s.load_rows(b.gep(w, [b.add(w_at, column)]), width, there, s.inside(column, width))
+        for number, vector in enumerate(s.transpose(rows)):
+            place = b.add(column, i64(number))
+            with b.if_then(b.icmp_signed("<", place, width)):
+                s.store(vector, b.gep(out, [b.add(out_at, b.load(b.gep(places, [place])))]))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 _FIVE = types.UniTuple(types.int64, 5)
-_INTERLEAVE = [types.void(_flat(e, readonly=True), _flat(e), _FIVE, types.int64, types.int64) for e in DTYPES]
+_PLACES = types.Array(types.int64, 1, "C", readonly=True)
+_INTERLEAVE = [types.void(_flat(e, readonly=True), _flat(e), _PLACES, _FIVE, types.int64, types.int64) for e in DTYPES]
 
 
 @njit(_INTERLEAVE, nogil=True, cache=True)
-def interleave(w, out, size, first, last):
-    """Filters (M, C, taps) -> (blocks, taps, C, block): the filters of a block become neighbours.
+def interleave(w, out, places, size, first, last):
+    """Filters (M, width) -> (blocks, width in another order, block): the filters of a block become neighbours.
 
     Args:
-        w, out: flat arrays of one dtype; places of filters that do not exist are left as they are.
-        size: (M/g, blocks per group, C, taps, block).
+        w, out: flat arrays of one dtype; filters that a block lacks are filled with zeros.
+        places: where each of the `width` weights of a filter goes within a block, counted in elements.
+        size: (M/g, blocks per group, width, block, lanes); a block is a multiple of the lanes of a vector.
         first, last: the blocks to fill, of all groups.
     """
-    per_group, blocks, channels, taps, block = size
+    per_group, blocks, width, block, lanes = size
     for place in range(first, last):
         group, number = divmod(place, blocks)
-        start = place * taps * channels * block
+        filters = group * per_group + number * block
         count = min(block, per_group - number * block)
-        source = (group * per_group + number * block) * channels * taps
-        for c in range(channels):  # outside: the lines written stay in the first cache until they are full
-            for m in range(count):
-                filter_at = source + (m * channels + c) * taps
-                for tap in range(taps):
-                    out[start + (tap * channels + c) * block + m] = w[filter_at + tap]
+        for column in range(0, width, lanes):
+            for start in range(0, block, lanes):
+                w_at = (filters + start) * width if start < count else 0
+                _turn(w, out, places, w_at, place * width * block + start, width, column, count - start)

@@ -131,6 +131,14 @@ class Simd:
             vector = self.builder.shuffle_vector(vector, part, ir.Constant(self.index_type, pick))
         return vector
 
+    def load_rows(self, address: Any, distance: Any, count: Any, mask: Any) -> list[Any]:
+        """A vector at each of `lanes` addresses, `distance` elements apart; from `count` on zeros, not read."""
+        b, rows = self.builder, []
+        for lane in range(self.lanes):
+            there = self.splat(b.icmp_signed("<", i64(lane), count))
+            rows.append(self.load_masked(b.gep(address, [b.mul(distance, i64(lane))]), b.and_(mask, there)))
+        return rows
+
     def transpose(self, vectors: list[Any]) -> list[Any]:
         """Up to `lanes` vectors as rows of a square matrix -> its columns (rows not given are undefined).
 

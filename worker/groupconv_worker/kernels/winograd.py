@@ -63,20 +63,15 @@ def _both(s: Simd, matrix: Sequence[Sequence[float]], tile: list[list[Any]]) -> 
 
 
 @intrinsic
-def _turn(_context, x, zeros, out, x_at, column, out_at, plane, width, there):
+def _turn(_context, x, out, x_at, column, out_at, plane, width, there):
     """Transpose: a vector's length of columns from `column` of one row, of `there` channels -> (columns, lanes)."""
-    signature = types.void(x, zeros, out, *[types.int64] * 6)
+    signature = types.void(x, out, *[types.int64] * 6)
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        x, zeros, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:3], arguments[:3], strict=True))
-        x_at, column, out_at, plane, width, there = arguments[3:]
+        x, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True))
+        x_at, column, out_at, plane, width, there = arguments[2:]
         s = Simd(b, x.type.pointee)
-        mask = s.inside(column, width)
-        rows = []
-        for lane in range(s.lanes):
-            exists = b.icmp_signed("<", i64(lane), there)
-            start = b.select(exists, b.add(x_at, b.mul(plane, i64(lane))), i64(0))
-            rows.append(s.load_masked(b.gep(b.select(exists, x, zeros), [b.add(start, column)]), mask))
+        rows = s.load_rows(b.gep(x, [b.add(x_at, column)]), plane, there, s.inside(column, width))
         for place, vector in enumerate(s.transpose(rows)):
             s.store(vector, b.gep(out, [b.add(out_at, i64(place * s.lanes))]))
         return context.get_dummy_value()
@@ -187,12 +182,12 @@ _E = from_dtype(DTYPE)
 _READ, _WRITE, _I = types.Array(_E, 1, "C", readonly=True), types.Array(_E, 1, "C"), types.int64
 
 
-@njit(types.void(_READ, _READ, _WRITE, _WRITE, types.UniTuple(_I, 11), _I, _I), nogil=True, cache=True)
-def transform_input(x, zeros, wide, out, size, first, last):
+@njit(types.void(_READ, _WRITE, _WRITE, types.UniTuple(_I, 11), _I, _I), nogil=True, cache=True)
+def transform_input(x, wide, out, size, first, last):
     """x (C, H, W) -> out (36, g, channel blocks, tiles, lanes), for blocks of channels first … last - 1.
 
     Args:
-        x, zeros, wide, out: flat; `zeros` is an input row of zeros, `wide` room for (blocks, rows, columns, lanes).
+        x, wide, out: flat; `wide` is room for (blocks, rows, columns, lanes).
         size: (C/g, channel blocks per group, H, W, low, left, first tile row, tile rows, tiles per row,
             columns of `wide`, distance of two products in `out`).
         first, last: blocks of channels, of all groups.
@@ -209,7 +204,7 @@ def transform_input(x, zeros, wide, out, size, first, last):
             x_at = ((group * channels + part * LANES) * height + row) * width
             for column in range(0, columns, LANES):
                 out_at = start + (i * columns + column) * LANES
-                _turn(x, zeros, wide, x_at, column - left, out_at, height * width, width, exist)
+                _turn(x, wide, x_at, column - left, out_at, height * width, width, exist)
         for i in range(tile_rows):
             for j in range(tiles):
                 x_at = start + (i * OUT * columns + j * OUT) * LANES
