@@ -104,10 +104,6 @@ class Spread:
         self.is_identity = alone and one.input == one.output and one.output[0] == 1
         self.extents = (self.channels, *one.input, *self.low, self.step, self.columns)
 
-    def offset(self, row: int, column: int) -> int:
-        """Where the cell that output (0, 0) meets at this place lies."""
-        return row * self.row + (column % self.step) * self.columns + column // self.step
-
 
 TABLE = 20_000
 """Most entries of a table of taps per block: on larger maps the edges, where taps see only padding, are few."""
@@ -128,33 +124,44 @@ class _Packed:
         padded = np.zeros((plane.groups, count * size), w.dtype)
         padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
         self.bias = padded.reshape(-1)
-        pairs = self._taps(plane, spread, size)
-        met = np.ones((1, len(pairs)), bool)
-        blocks = -(-plane.output[0] // R) * -(-plane.output[1] // P)
         # an infinite weight times a zero of the padding is a NaN
-        if blocks * len(pairs) <= TABLE and np.isfinite(w).all():
-            seen = met_taps(plane, R, P)
-            met = met if seen.all() else seen
-        self.taps = np.concatenate([pairs[taps] for taps in met]).reshape(-1)
-        ends = np.cumsum(met.sum(axis=1))
-        self.starts = np.stack([ends - met.sum(axis=1), ends], axis=1).reshape(-1)
+        leave_out = bool(np.isfinite(np.dot(self.w, self.w)))
+        grid = (spread.low, spread.row, spread.step, spread.columns)
+        self.taps, self.starts = tap_table(plane, grid, (size, R, P), leave_out=leave_out)
+        taps = math.prod(plane.kernel)
         channel = spread.step * spread.columns
         distances = (channel, plane.channels * channel, spread.row * plane.stride[0])
-        self.sizes = (plane.channels, plane.filters, count, len(pairs), *plane.output, *distances)
+        self.sizes = (plane.channels, plane.filters, count, taps, *plane.output, *distances)
         self.tasks = plane.groups * count * -(-plane.output[0] // R)
         self.run = filters.kernel(w.dtype, V, R, P)
 
-    def _taps(self, plane: Plane, spread: Spread, block: int) -> Array:
-        rows, columns = (spread.low[axis] - plane.low[axis] for axis in (0, 1))
-        pairs = [
-            (
-                spread.offset(rows + k * plane.dilation[0], columns + l * plane.dilation[1]),
-                (k * plane.kernel[1] + l) * plane.channels * block,
-            )
-            for k in range(plane.kernel[0])
-            for l in range(plane.kernel[1])
-        ]
-        return np.array(pairs, np.int64)
+
+@functools.lru_cache(maxsize=256)
+def tap_table(
+    plane: Plane, grid: tuple[tuple[int, int], int, int, int], block: Block, *, leave_out: bool
+) -> tuple[Array, Array]:
+    """The taps of each block of outputs, as `filters.kernel` wants them: pairs of offsets, and where a block's begin.
+
+    Args:
+        plane: the convolution.
+        grid: of the spread input its low padding, elements of a row, step and columns.
+        block: filters, rows and pixels.
+        leave_out: leave out the taps that see nothing but padding, block by block.
+    """
+    size, R, P = block
+    (low, left), row, step, columns = grid
+    down = low - plane.low[0] + np.arange(plane.kernel[0]) * plane.dilation[0]
+    across = left - plane.low[1] + np.arange(plane.kernel[1]) * plane.dilation[1]
+    into = (down[:, None] * row + across % step * columns + across // step).reshape(-1)
+    pairs = np.stack([into, np.arange(into.size) * plane.channels * size], axis=1).astype(np.int64)
+    met = np.ones((1, len(pairs)), bool)
+    if leave_out and -(-plane.output[0] // R) * -(-plane.output[1] // P) * len(pairs) <= TABLE:
+        seen = met_taps(plane, R, P)
+        met = met if seen.all() else seen
+    taps = np.concatenate([pairs[taps] for taps in met]).reshape(-1)
+    ends = np.cumsum(met.sum(axis=1))
+    starts = np.stack([ends - met.sum(axis=1), ends], axis=1).reshape(-1)
+    return taps, starts
 
 
 def block(plane: Plane, lanes: int) -> Block:
