@@ -17,9 +17,14 @@ from typing import Any
 from groupconv.geometry import Geometry
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.epilogue import activate, add_bias
+from groupconv_worker.threads import Team
 
 WORKSPACE = 32 * 2**20
 """Bytes of patches made at a time."""
+
+
+PARTS = 16
+"""Parts of a product that threads share."""
 
 
 class Gemm:
@@ -29,12 +34,13 @@ class Gemm:
         xp: numpy or cupy.
         erf: the error function of that namespace, for gelu.
         workspace: bytes of patches made at a time; at least one output row is always made.
+        team: the threads that share a product (NumPy's BLAS has one); None leaves them to the namespace.
     """
 
     name = "gemm"
 
-    def __init__(self, xp: ModuleType, erf: Any, workspace: int = WORKSPACE) -> None:
-        self.xp, self.erf, self.workspace = xp, erf, workspace
+    def __init__(self, xp: ModuleType, erf: Any, workspace: int = WORKSPACE, team: Team | None = None) -> None:
+        self.xp, self.erf, self.workspace, self.team = xp, erf, workspace, team
 
     def supports(self, problem: Problem) -> bool:  # noqa: ARG002 - every problem is
         """True: this is the fallback."""
@@ -91,7 +97,22 @@ class _PreparedGemm:
 
     def _product(self, cols: Any) -> Any:
         """(g, M/g, D) @ (g, D, P) -> (g, M/g, P); integers too, in int32, which wraps."""
-        return self.gemm.xp.matmul(self.filters, cols)
+        matmul, team = self.gemm.xp.matmul, self.gemm.team
+        if team is None or team.threads == 1:
+            return matmul(self.filters, cols)
+        rows, columns = self.filters.shape[1], cols.shape[2]
+        y = self.gemm.xp.empty((*self.filters.shape[:2], columns), self.accumulate)
+
+        def work(first: int, last: int) -> None:
+            if columns >= rows:
+                part = slice(first * columns // PARTS, last * columns // PARTS)
+                matmul(self.filters, cols[:, :, part], out=y[:, :, part])
+            else:
+                part = slice(first * rows // PARTS, last * rows // PARTS)
+                matmul(self.filters[:, part], cols, out=y[:, part])
+
+        team.run(work, PARTS)
+        return y
 
 
 def widened(x: Any, g: Geometry, xp: ModuleType) -> Any:

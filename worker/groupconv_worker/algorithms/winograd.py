@@ -5,9 +5,12 @@ is about 20·ε·‖w‖₂·‖x of the tile‖₂ (docs/performance.md measure
 result is not finite, a NaN or an infinity has spread over its tile, so the whole is computed again directly.
 """
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
-from groupconv_worker.algorithms.direct import Direct, even
+from groupconv_worker.algorithms.direct import Direct, even, pack
 from groupconv_worker.algorithms.plane import Plane, filters_of, phases
 from groupconv_worker.algorithms.samples import Buffers, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
@@ -49,20 +52,25 @@ class Winograd:
         return wide and max(*g.stride, *g.dilation) == 1 and tiles >= FEWEST_TILES and max(g.input) < 2**30
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
-        """Transform the filters: 4 times their memory."""
+        """Transform the filters: 4 times their memory. A one-shot kernel's direct form is made if it is needed."""
         g = zero_padded(problem.geometry)
         w = filters_of(weight, g, problem.types.accumulate)
         activated = g.activation is None or g.activation.kind == "relu"
         relu = int(g.activation is not None and activated)
-        direct = self.direct.prepare(Problem(g, problem.types), weight, bias, resident=resident)
-        kernel = _Winograd(self, phases(g)[0].plane, w, bias_of(bias, g, w.dtype), relu, direct)
+        direct = functools.partial(self.direct.prepare, Problem(g, problem.types), weight, bias, resident=resident)
+        kept = direct() if resident else None
+        kernel = _Winograd(
+            self, phases(g)[0].plane, w, bias_of(bias, g, w.dtype), relu, lambda: kept if kept is not None else direct()
+        )
         return Samples(problem, kernel, activated=activated)
 
 
 class _Winograd:
     algorithm = "winograd"
 
-    def __init__(self, winograd: Winograd, plane: Plane, w: Array, bias: Array, relu: int, direct: Prepared) -> None:
+    def __init__(
+        self, winograd: Winograd, plane: Plane, w: Array, bias: Array, relu: int, direct: Callable[[], Prepared]
+    ) -> None:
         self.team, self.buffers, self.plane, self.relu, self.direct = (
             winograd.team,
             winograd.buffers,
@@ -77,7 +85,7 @@ class _Winograd:
         vectors, tiles = block(self.rows * self.tiles)
         self.blocks = -(-outputs // vectors)
         self.outputs, self.multiply = self.blocks * vectors, kernels.product(vectors, tiles)
-        self.w = transformed(w, plane, self.inputs, self.blocks, vectors * LANES)
+        self.w = transformed(w, plane, self.inputs, self.blocks, vectors * LANES, self.team)
         padded = np.zeros((plane.groups, self.outputs * LANES), bias.dtype)
         padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
         self.bias = padded.reshape(-1)
@@ -89,7 +97,7 @@ class _Winograd:
             # the last chunk overlaps its neighbour: every chunk has as many tiles as a block needs
             self._chunk(*flat, min(first, self.tile_rows - self.rows))
         if not np.isfinite(np.dot(flat[1], flat[1])):
-            self.direct.run(x[None], y[None])
+            self.direct().run(x[None], y[None])
 
     def _chunk(self, x: Array, y: Array, first: int) -> None:
         """Tile rows first … first + self.rows - 1."""
@@ -130,11 +138,11 @@ def block(tiles: int) -> tuple[int, int]:
     return 2, even(tiles, simd.ACCUMULATORS // 2)
 
 
-def transformed(w: Array, plane: Plane, inputs: int, blocks: int, size: int) -> Array:
-    """The filters (M, C/g, 3, 3) -> flat (36, g, blocks, channels, size), computed in float64."""
-    matrix = np.array(kernels.FILTER)
-    u = np.einsum("ik,mckl,jl->ijmc", matrix, w.astype(np.float64), matrix, optimize=True)
-    packed = np.zeros((TILE**2, plane.groups, blocks * size, inputs * LANES), w.dtype)
-    packed[:, :, : plane.filters, : plane.channels] = u.reshape(TILE**2, plane.groups, plane.filters, plane.channels)
-    packed = packed.reshape(TILE**2, plane.groups, blocks, size, inputs * LANES)
-    return np.ascontiguousarray(packed.swapaxes(3, 4)).reshape(-1)
+def transformed(w: Array, plane: Plane, inputs: int, blocks: int, size: int, team: Team) -> Array:
+    """The filters (M, C/g, 3, 3) -> flat (36, g, blocks, channels, size)."""
+    channels, count = inputs * LANES, plane.groups * blocks
+    packed, product = pack(w, plane.groups, size, team), count * channels * size
+    out = np.empty(TILE**2 * product, w.dtype)
+    extents = (plane.channels, channels, size, product)
+    team.run(lambda a, b: kernels.transform_filters(packed, out, extents, a, b), count)
+    return out

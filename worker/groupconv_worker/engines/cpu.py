@@ -33,6 +33,8 @@ THIN = 16
 """Filters per group up to which lanes along a row beat lanes over filters."""
 FEW_CELLS = 150
 """Output cells below which packing the filters of a one-shot kernel costs more than it saves."""
+MANY_CELLS = 600
+"""Output cells from which Winograd saves a one-shot kernel more than transforming its filters costs."""
 TUNED_MACS = 100_000
 """Multiply-adds below which every algorithm is quick and measuring is not worth it."""
 
@@ -50,14 +52,14 @@ class CpuEngine:
     def __init__(self, *, threads: int = 1, tuning: Path | None = None) -> None:
         self.threads = threads
         self.team, buffers = Team(threads), Buffers()
-        self.gemm = Gemm(np, scipy.special.erf)
+        self.gemm = Gemm(np, scipy.special.erf, team=self.team)
         self.onnx = OnnxRuntime(self.team)
         self.grouped, self.direct = Grouped(self.team, buffers), Direct(self.team, buffers)
         self.separable, self.fft = Separable(self.team, buffers), Fft(self.team, buffers)
         self.winograd = Winograd(self.team, buffers)
         self.tuner = autotune.Tuner(threads, tuning or autotune.default_path())
-        # NumPy's BLAS would take every core for itself, in each worker
-        self._blas: AbstractContextManager[object] = threadpool_limits(limits=threads, user_api="blas")
+        # NumPy's BLAS would take every core for itself, in each worker, and spin on it for 25 ms after each product
+        self._blas: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
 
     def device(self) -> str:
         """The processor and the budget."""
@@ -86,7 +88,7 @@ class CpuEngine:
         if plane and plane.filters <= THIN and self.grouped.supports(problem):
             return self.grouped
         pointwise = bool(plane and plane.kernel == (1, 1))
-        if resident and self.winograd.supports(problem):
+        if self.winograd.supports(problem) and (resident or math.prod(problem.geometry.output) >= MANY_CELLS):
             return self.winograd
         few = not resident and math.prod(problem.geometry.output) < FEW_CELLS
         if self.onnx.supports(problem) and (resident or pointwise or few or not plane):

@@ -49,13 +49,14 @@ class Simd:
     Args:
         builder: where the instructions go.
         element: LLVM type of a lane.
+        count: lanes, by default as many as a register holds; LLVM splits vectors of more.
     """
 
-    def __init__(self, builder: Any, element: Any) -> None:
+    def __init__(self, builder: Any, element: Any, count: int | None = None) -> None:
         self.builder, self.element = builder, element
         self.is_integer = isinstance(element, ir.IntType)
         self.itemsize = 8 if isinstance(element, ir.DoubleType) else 4
-        self.lanes = lanes(self.itemsize)
+        self.lanes = count or lanes(self.itemsize)
         self.type = ir.VectorType(element, self.lanes)
         self.mask_type = ir.VectorType(I1, self.lanes)
         self.index_type = ir.VectorType(I32, self.lanes)

@@ -19,8 +19,8 @@ from numba.extending import intrinsic
 from groupconv_worker.kernels import simd
 from groupconv_worker.kernels.simd import I1, I32, I64, Simd, i64, pointer
 
-OUT, TILE = 4, 6
-"""Extent of an output tile and of the input tile it needs."""
+OUT, KERNEL, TILE = 4, 3, 6
+"""Extent of an output tile, of the kernel and of the input tile they need."""
 # Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016), section 4.3
 INPUT = (
     (4, 0, -5, 0, 1, 0),
@@ -74,6 +74,26 @@ def _turn(_context, x, out, x_at, column, out_at, plane, width, there):
         rows = s.load_rows(b.gep(x, [b.add(x_at, column)]), plane, there, s.inside(column, width))
         for place, vector in enumerate(s.transpose(rows)):
             s.store(vector, b.gep(out, [b.add(out_at, i64(place * s.lanes))]))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def _tile_filter(_context, w, out, w_at, tap, out_at, product):
+    """The 9 taps, `tap` apart, of a vector of filters -> their 36 vectors, `product` apart; computed in float64."""
+    signature = types.void(w, out, *[types.int64] * 4)
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        w, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True))
+        w_at, tap, out_at, product = arguments[2:]
+        single, double = Simd(b, w.type.pointee), Simd(b, ir.DoubleType(), LANES)
+        places = [b.gep(w, [b.add(w_at, b.mul(tap, i64(n)))]) for n in range(KERNEL**2)]
+        taps = [b.fpext(single.load(place), double.type) for place in places]
+        tile = [taps[i * KERNEL : (i + 1) * KERNEL] for i in range(KERNEL)]
+        for number, vector in enumerate(v for row in _both(double, FILTER, tile) for v in row):
+            place = b.gep(out, [b.add(out_at, b.mul(product, i64(number)))])
+            single.store(b.fptrunc(vector, single.type), place)
         return context.get_dummy_value()
 
     return signature, generate
@@ -180,6 +200,26 @@ def _store4(b: Any, vector: Any, part: int, address: Any, mask: Any) -> None:
 
 _E = from_dtype(DTYPE)
 _READ, _WRITE, _I = types.Array(_E, 1, "C", readonly=True), types.Array(_E, 1, "C"), types.int64
+
+
+@njit(types.void(_READ, _WRITE, types.UniTuple(_I, 4), _I, _I), nogil=True, cache=True)
+def transform_filters(w, out, size, first, last):
+    """w (g, filter blocks, 9, C/g, size) -> out (36, g, filter blocks, channels, size), blocks first … last - 1.
+
+    Args:
+        w, out: flat. Channels that only `out` has are filled with zeros.
+        size: (C/g, channels of out, filters of a block, distance of two products in out).
+        first, last: blocks of filters, of all groups.
+    """
+    channels, padded, filters, product = size
+    for block in range(first, last):
+        for c in range(channels):
+            for start in range(0, filters, LANES):
+                w_at = (block * KERNEL * KERNEL * channels + c) * filters + start
+                _tile_filter(w, out, w_at, channels * filters, (block * padded + c) * filters + start, product)
+        for number in range(TILE * TILE):
+            for place in range((block * padded + channels) * filters, (block + 1) * padded * filters):
+                out[number * product + place] = 0
 
 
 @njit(types.void(_READ, _WRITE, _WRITE, types.UniTuple(_I, 11), _I, _I), nogil=True, cache=True)
