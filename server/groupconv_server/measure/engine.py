@@ -109,7 +109,7 @@ def _row(layer: CatalogueLayer, threads: int, runs: int, tuning: Path | None) ->
         "oneshot": lambda: engine.prepare(problem, w, b).run(x, single),
         "torch": torch_peer(g, x, w, b, threads),
         "onnxruntime": onnxruntime_peer(g, x, w, b, threads),
-        "numpy": numpy_peer(g, x, w, b),
+        "numpy": numpy_peer(g, x, w, b, threads),
     }
     times = {
         name: _median(found) * 1e3

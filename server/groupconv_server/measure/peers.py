@@ -11,6 +11,7 @@ from groupconv.geometry import Geometry
 from groupconv.requests import Array
 from groupconv_worker.algorithms.gemm import Gemm
 from groupconv_worker.engines import Problem
+from groupconv_worker.threads import Team
 
 Call = Callable[[], object]
 
@@ -61,11 +62,11 @@ def onnxruntime_peer(g: Geometry, x: Array, w: Array, b: Array, threads: int) ->
     return lambda: session.run(None, {"x": x})
 
 
-def numpy_peer(g: Geometry, x: Array, w: Array, b: Array) -> Call:
-    """Patches and one matrix product, in NumPy."""
+def numpy_peer(g: Geometry, x: Array, w: Array, b: Array, threads: int) -> Call:
+    """Patches and one matrix product, in NumPy; the product is shared by `threads` threads."""
     import scipy.special
 
     problem = Problem(g, types_of(x.dtype, w.dtype, b.dtype))
-    prepared = Gemm(np, scipy.special.erf).prepare(problem, w, b, resident=True)
+    prepared = Gemm(np, scipy.special.erf, team=Team(threads)).prepare(problem, w, b, resident=True)
     out = np.empty(g.output_shape, np.float32)
     return lambda: prepared.run(x, out)
