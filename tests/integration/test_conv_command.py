@@ -1,8 +1,15 @@
 """`groupconv conv`: every format in and out, against SciPy."""
 
+import contextlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import tifffile
 from scipy import ndimage
 from typer.testing import CliRunner
 
@@ -26,8 +33,6 @@ def conv(server):
 def photo(path, shape=(40, 50, 3), dtype="uint8"):
     pixels = RNG.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
     if path.suffix == ".tif":
-        import tifffile
-
         tifffile.imwrite(path, pixels, tile=(16, 16), photometric="rgb" if shape[-1] == 3 else "minisblack")
     else:
         iio.imwrite(path, pixels)
@@ -110,6 +115,29 @@ def test_volumes_are_blurred_along_three_axes(conv, tmp_path, output):
     conv(tmp_path / "v.npy", "--axes", "zyx", "-k", "sobel-x", "-o", tmp_path / "planes.npy", "--signed")
     want = np.stack([ndimage.correlate(plane, kernel_named("sobel-x"), mode="nearest") for plane in v])
     np.testing.assert_allclose(np.load(tmp_path / "planes.npy")[0, 0], want, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_image(server, tmp_path):
+    """A BigTIFF four times as tall takes no more anonymous memory; what is mapped from files is the kernel's."""
+    most = []
+    for height in (6000, 24000):
+        row = np.arange(6000 * 3, dtype=np.uint8).reshape(1, 6000, 3)
+        tiles = (np.broadcast_to(row[:, :256], (256, 256, 3)) for _ in range(-(-height // 256) * 24))
+        tifffile.imwrite(
+            tmp_path / "x.tif", tiles, shape=(height, 6000, 3), dtype=np.uint8, tile=(256, 256), bigtiff=True
+        )
+        command = [sys.executable, "-m", "groupconv_server", "conv", tmp_path / "x.tif", "-k", "gaussian:1"]
+        command += ["-o", tmp_path / "y.zarr", "--dtype", "same", "-t", server.address]
+        process, seen = subprocess.Popen(command, stdout=subprocess.DEVNULL), 0
+        while process.poll() is None:
+            time.sleep(0.02)
+            with contextlib.suppress(OSError, IndexError):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                seen = max(seen, int(status.split("RssAnon:")[1].split()[0]))
+        assert process.returncode == 0
+        most.append(seen / 1024)
+    assert most[1] < most[0] + 60, most  # MiB; the larger image has 412, 1.6 GiB as float32
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from groupconv_server.files.blocks import BlockReader, BlockWriter
 from groupconv_server.files.extras import needed
 
 SUFFIXES = (".zarr",)
-CHUNK = 512
+CHUNK = 256
 """Rows and columns of a chunk that is written."""
 
 
