@@ -109,6 +109,8 @@ def measure(
     done = subprocess.run([*command, *asked], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"perf_analyzer ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    if "Failed to obtain stable measurement" in done.stdout + done.stderr:
+        print(f"{out.stem}: no stable figure for some clients; try a longer --window or a larger --stability")
     with out.open() as file:
         return sorted(csv.DictReader(file), key=lambda row: int(row["Concurrency"]))
 
@@ -117,7 +119,7 @@ def main() -> None:
     """Fetch, serve, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layer", default="alexnet_conv2")
-    parser.add_argument("--concurrency", default="1:8", help="first:last, as perf_analyzer takes it")
+    parser.add_argument("--concurrency", default="1:8", help="first:last:step, as perf_analyzer takes it")
     parser.add_argument("--window", default=2000, type=int, help="milliseconds of one measurement; three make a row")
     parser.add_argument("--stability", default=30, type=int, help="percent that three windows may differ by")
     parser.add_argument("--target", help="a running server")
