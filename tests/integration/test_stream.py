@@ -18,7 +18,7 @@ import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.chunks import packed
 from groupconv.compress import compressed
-from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
+from groupconv.errors import DeadlineExceededError, InvalidArgumentError, ResourceExhaustedError, UnavailableError
 from groupconv.requests import geometries
 from groupconv.stream import STREAM, Transfer, transfer
 from groupconv.v1 import stream_pb2
@@ -398,6 +398,43 @@ def test_cancel_gives_everything_back(exact):
         made.accepted(next(call))
         call.cancel()
         assert exact.streams.budget.wait_until_free(30)
+
+
+def test_a_deadline_that_passes_gives_everything_back(exact):
+    never = threading.Event()
+
+    def slow():
+        yield f32(1, 40, 300)
+        never.wait(60)
+
+    with groupconv.connect(exact.address) as client:
+        with pytest.raises(DeadlineExceededError):
+            client.stream_conv2d(slow(), f32(1, 1, 3, 3), shape=(1, 400, 300), dtype="float32", timeout=0.3)
+        never.set()
+        assert exact.streams.budget.wait_until_free(30)
+        assert client.stream_conv2d(f32(1, 8, 4), f32(1, 1, 3, 3)).shape == (1, 6, 2)
+
+
+def test_a_server_that_is_told_to_stop_ends_its_streams_first():
+    server, address = serve(0)
+    x, w = f32(1, 1, 3000, 300), f32(1, 1, 5, 5)
+
+    def stop_once(progress):
+        if progress.rows == 100:
+            server.terminate()
+
+    try:
+        with groupconv.connect(address) as client:
+            made = transfer(x, [Step(w)], progress=stop_once, band_rows=100)
+            got = client._stream(made, 60)
+            with pytest.raises(UnavailableError):
+                client.stream_conv2d(x, w, timeout=1)
+        assert (got.shape, made.resumed) == ((1, 1, 2996, 296), 0)
+        assert server.wait(30) == 0
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
 
 
 def test_an_error_of_the_source_is_the_caller_s(bands, exact):
