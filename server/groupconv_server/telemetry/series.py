@@ -11,7 +11,7 @@ from prometheus_client import Counter
 from prometheus_client.metrics_core import Metric
 
 from groupconv.plan import ShardReport
-from groupconv_server.telemetry.histogram import Histogram, Series
+from groupconv_server.telemetry.families import Histogram, Series
 
 MAX_LAYERS = 100
 """Layers with series of their own."""
