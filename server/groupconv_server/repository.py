@@ -129,7 +129,10 @@ class Repository:
         self.damaged.pop(name, None)
 
     def _place(self, stored: Stored) -> None:
-        self._warm(stored.name, stored.version, stored.steps, stored.inputs)
+        try:
+            self._warm(stored.name, stored.version, stored.steps, stored.inputs)
+        except GroupconvError as error:  # no worker yet, or limits that were others: the first request prepares it
+            log.warning("layer %s is loaded without being prepared: %s", stored.name, error)
         size = sum(t.nbytes for step in stored.steps for t in (step.kernel, step.bias) if t is not None)
         with self.layers.reserved(size) as room:
             self.layers.load(stored.name, stored.steps, room, stored.version)

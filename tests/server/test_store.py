@@ -15,6 +15,7 @@ from groupconv.dtypes import DTYPES
 from groupconv.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from groupconv.spec import as_activation
 from groupconv_server.config import Config
+from groupconv_server.coordinator import Coordinator
 from groupconv_server.layers import Layers
 from groupconv_server.repository import Repository
 from groupconv_server.server import Server
@@ -204,6 +205,20 @@ def test_a_disk_that_fails_refuses_the_load_and_keeps_the_version_before(store, 
         load(kept, "a", steps())
     assert kept.layers.get("a").version == version
     assert kept.layers.bytes == sum(s.kernel.nbytes + (0 if s.bias is None else s.bias.nbytes) for s in steps())
+
+
+def test_a_layer_that_cannot_be_prepared_now_is_loaded_all_the_same(store, caplog):
+    class Nobody:
+        name = "nobody"
+
+        def workers(self):
+            return ()
+
+    store.save("a", 1, steps(), [((1, 4, 9, 9), np.dtype(np.float32))])
+    kept = Repository(Layers(lambda name, version: None, capacity=2**20), store, Coordinator(Nobody()))
+    kept.restore()
+    assert [layer.name for layer in kept.layers.all()] == ["a"]
+    assert "without being prepared" in caplog.text
 
 
 def test_damaged_on_reload(store):
