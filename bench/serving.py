@@ -62,8 +62,10 @@ def answer(pipe: Connection) -> None:
 def serve(pipe: Connection, executor: str, workers: int | None, threads: int | None, shared: bool) -> None:
     """The server under test."""
     from groupconv_server.config import Config
+    from groupconv_server.pages import keep_pages
     from groupconv_server.server import Server
 
+    keep_pages()
     more = {"allow_shared_memory": True} if shared else {}
     with Server(Config(port=0, executor=executor, workers=workers, threads=threads, **more)) as server:
         pipe.send(server.address)

@@ -9,6 +9,7 @@ Source: the protobuf encoding guide. Anything unusual (groups, overlong numbers,
 """
 
 import ctypes
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -86,10 +87,7 @@ def laid_out(field: int, dtype: np.dtype, code: int, shape: Sequence[int], rest:
         True
     """
     size = math.prod(shape) * dtype.itemsize
-    extents = b"".join(map(varint, shape))
-    kind = b"".join((bytes((_DTYPE,)), varint(code), bytes((_SHAPE,)), varint(len(extents)), extents))
-    data = bytes((_DATA,)) + varint(size)
-    head = _header(field, kind, data, size)
+    head = _header(field, code, tuple(shape), size)
     total = len(head) + size + len(rest)
     if total > _MAX_LENGTH:
         raise ValueError(total)
@@ -191,8 +189,12 @@ def _number(view: memoryview, at: int, most: int) -> tuple[int, int]:
     raise ValueError(at)
 
 
-def _header(field: int, kind: bytes, data: bytes, size: int) -> bytes:
+@functools.lru_cache(maxsize=1024)
+def _header(field: int, code: int, shape: tuple[int, ...], size: int) -> bytes:
     """All of a message before the tensor's elements, with padding so that they begin aligned."""
+    extents = b"".join(map(varint, shape))
+    kind = b"".join((bytes((_DTYPE,)), varint(code), bytes((_SHAPE,)), varint(len(extents)), extents))
+    data = bytes((_DATA,)) + varint(size)
     for length in range(2 * ALIGNMENT):
         padding = b"" if length < 2 else bytes((_PADDING, length - 2)) + bytes(length - 2)
         inner = kind + padding + data

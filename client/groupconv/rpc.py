@@ -41,6 +41,13 @@ _SERVICE_CONFIG = json.dumps(
     }
 )
 
+TRANSPORT: tuple[tuple[str, Any], ...] = (
+    ("grpc.http2.max_frame_size", 4 * 2**20),
+    ("grpc.http2.lookahead_bytes", 16 * 2**20),
+    ("grpc.http2.bdp_probe", 0),
+)
+"""For large messages, on both sides: fewer frames, a window that holds a message, no probing for its size."""
+
 
 KEEPALIVE = 20.0
 """Seconds of silence during a call after which the server is asked whether it is there. It has half of that to answer:
@@ -95,6 +102,7 @@ class Connection:
         return [
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
+            *TRANSPORT,
             ("grpc.enable_retries", 1),
             ("grpc.max_reconnect_backoff_ms", 2000),  # a stream that resumes should not wait two minutes
             ("grpc.keepalive_time_ms", int(KEEPALIVE * 1000)),

@@ -15,6 +15,7 @@ from opentelemetry.trace import TracerProvider
 
 from groupconv.address import joined
 from groupconv.errors import UnavailableError
+from groupconv.rpc import TRANSPORT
 from groupconv.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
@@ -32,6 +33,7 @@ from groupconv_server.executors import create_executor
 from groupconv_server.inference.servicer import SERVICE as INFERENCE
 from groupconv_server.inference.servicer import InferenceServicer
 from groupconv_server.layers import Layers
+from groupconv_server.pages import keep_pages
 from groupconv_server.repository import Repository
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
@@ -170,6 +172,7 @@ class Server:
                 ("grpc.keepalive_time_ms", 6 * PING_MS),
                 ("grpc.keepalive_timeout_ms", 2 * PING_MS),
                 ("grpc.http2.ping_timeout_ms", 2 * PING_MS),
+                *TRANSPORT,
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share
             ],
             interceptors=[Observer(self.metrics, self._traces), self._door],
@@ -204,6 +207,7 @@ def serve(config: Config, ready: Callable[[Server], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    keep_pages()
     with Server(config) as server:
         up.set()
         ready(server)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from groupconv.codec import ALIGNMENT, laid_out, scan, writable
 from groupconv.dtypes import DTYPES
+from groupconv.requests import with_input
 from groupconv.tensors import from_wire, to_wire
 from groupconv.v1 import convolution_pb2, tensor_pb2
 from strategies import array
@@ -120,3 +121,17 @@ def test_writing_shows_in_the_bytes():
 def test_a_message_too_large_for_protobuf_is_refused_before_it_is_made():
     with pytest.raises(ValueError, match="2147483"):
         laid_out(1, np.dtype(np.float64), 4, (2**28,), b"")
+
+
+def test_the_memory_of_a_message_is_used_again_once_nobody_sends_it():
+    x = np.arange(3000, dtype=np.float32).reshape(1, 3, 1000)
+    first = with_input(x, b"")
+    where = np.frombuffer(first, np.uint8).ctypes.data
+    second = with_input(x + 1, b"")  # the first is still held
+    assert np.frombuffer(second, np.uint8).ctypes.data != where
+    del first
+    where = np.frombuffer(second, np.uint8).ctypes.data
+    del second
+    third = with_input(x + 2, b"")
+    assert np.frombuffer(third, np.uint8).ctypes.data == where
+    np.testing.assert_array_equal(from_wire(Request.FromString(third).input), x + 2)

@@ -1,4 +1,8 @@
-"""The local executor: workers are threads of this process, shards are views of the request's arrays."""
+"""The local executor: workers are engines of this process, shards are views of the request's arrays.
+
+The thread that brings a request runs its first shard itself: a hand-over to another thread and back costs more than a
+small shard does. Only the others of a split request go to threads.
+"""
 
 import os
 import socket
@@ -16,7 +20,7 @@ from groupconv_worker.shard import run_shard
 
 
 class LocalExecutor:
-    """Workers with an engine and a thread each.
+    """Workers with an engine each, that run one shard at a time.
 
     Args:
         workers: how many.
@@ -42,16 +46,32 @@ class LocalExecutor:
         return [worker.info() for worker in self._workers.values()]
 
     def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
-        """Every task on the thread of its worker, straight into its slice of the output."""
-        futures = [self._workers[task.worker].submit(task, deadline) for task in tasks]
+        """Every task straight into its slice of the output: the first in this thread, the others in their workers'."""
+        start = time.perf_counter()
+        futures = [self._workers[task.worker].submit(task, deadline) for task in tasks[1:]]
+        try:
+            first = self._free(tasks).run(tasks[0], deadline, start)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        if not futures:
+            return [first]
         timeout = None if deadline is None else deadline - time.monotonic()
         wait(futures, timeout=timeout, return_when="FIRST_EXCEPTION")
-        reports = [_result(future) for future in futures if future.done()]
+        reports = [first, *(_result(future) for future in futures if future.done())]
         if len(reports) < len(tasks):
             for future in futures:
                 future.cancel()
             raise DeadlineExceededError("the deadline passed before every shard was done")
         return reports
+
+    def _free(self, tasks: Sequence[Task]) -> "_Worker":
+        """Who runs the first task: the worker it was planned for, or if nothing else was planned, one that is idle."""
+        planned = self._workers[tasks[0].worker]
+        if len(tasks) > 1 or not planned.busy:
+            return planned
+        return next((worker for worker in self._workers.values() if not worker.busy), planned)
 
     def forget(self, layer: str, version: int) -> None:
         """Dropped at once: a running shard holds what it uses."""
@@ -65,18 +85,22 @@ class LocalExecutor:
 
 
 class _Worker:
-    """One thread with an engine; it runs one shard at a time."""
+    """An engine that runs one shard at a time, in whichever thread brings it."""
 
     def __init__(self, worker_id: str, engine: str, threads: int, capacity: int) -> None:
         self.id = worker_id
         self.engine = create_engine(engine, threads=threads)
         self.resident = Resident(capacity)
         self.shards = 0
-        self._count = threading.Lock()
+        self._turn = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=worker_id)
 
     def submit(self, task: Task, deadline: float | None) -> "Future[tuple[ShardReport, ...]]":
-        return self._thread.submit(self._run, task, deadline, time.perf_counter())
+        return self._thread.submit(self.run, task, deadline, time.perf_counter())
+
+    @property
+    def busy(self) -> bool:
+        return self._turn.locked()
 
     def info(self) -> WorkerInfo:
         e = self.engine
@@ -84,14 +108,18 @@ class _Worker:
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
-        self.engine.close()
+        with self._turn:
+            self.engine.close()
 
-    def _run(self, task: Task, deadline: float | None, submitted: float) -> tuple[ShardReport, ...]:
-        if deadline is not None and time.monotonic() > deadline:
+    def run(self, task: Task, deadline: float | None, submitted: float) -> tuple[ShardReport, ...]:
+        left = -1.0 if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+        if (deadline is not None and left <= 0) or not self._turn.acquire(timeout=left):
             raise DeadlineExceededError("the deadline passed before the shard was started")
-        ran = run_shard(self.engine, task.stages, task.x, task.out, self.resident)
-        with self._count:
+        try:
+            ran = run_shard(self.engine, task.stages, task.x, task.out, self.resident)
             self.shards += 1
+        finally:
+            self._turn.release()
         return task.reports(self.id, ran, time.perf_counter() - submitted)
 
 

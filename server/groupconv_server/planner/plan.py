@@ -104,7 +104,8 @@ class Planner:
         predicted = [sum(steps) for steps in chain.prediction.compute]
         measured = [sum(steps) for steps in compute]
         self.statistics.observe_workers(list(zip(chain.workers, predicted, measured, strict=True)))
-        if tried.times == 1 or abs(math.log(tried.seconds / chain.prediction.seconds)) > STALE:
+        off = abs(math.log(tried.seconds / chain.prediction.seconds)) > STALE
+        if tried.times == 1 or (off and tried.due):
             self._forget(chain.chain)
 
     def _curious(self, c: PlannedChain, workers: tuple[str, ...]) -> PlannedChain:

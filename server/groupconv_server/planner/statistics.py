@@ -25,6 +25,8 @@ WEIGHT = 0.2
 """Of the newest measurement in an average."""
 STALE = 0.15
 """A plan is made anew when its measured time is off by more."""
+RARELY = 256
+"""A plan that is off is made anew after 1, 2, 4, … runs of it, then every so many."""
 UNEQUAL = 0.25
 """Shares follow a worker's speed when it has changed by more."""
 
@@ -35,6 +37,11 @@ class Tried:
 
     seconds: float
     times: int = 1
+
+    @property
+    def due(self) -> bool:
+        """Whether a plan that is off is made anew: ever more rarely, or noise would have it made all the time."""
+        return self.times % RARELY == 0 or self.times & (self.times - 1) == 0
 
     def add(self, seconds: float) -> None:
         """One more run. The first may have compiled what later ones find ready, so the second corrects it."""
