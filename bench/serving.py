@@ -59,15 +59,14 @@ def answer(pipe: Connection) -> None:
         pipe.send(time.process_time())
 
 
-def serve(pipe: Connection, executor: str, workers: int | None, threads: int | None, shared: bool) -> None:
+def serve(pipe: Connection, executor: str, workers: int | None, threads: int | None) -> None:
     """The server under test."""
     from groupconv_server.config import Config
     from groupconv_server.pages import keep_pages
     from groupconv_server.server import Server
 
     keep_pages()
-    more = {"allow_shared_memory": True} if shared else {}
-    with Server(Config(port=0, executor=executor, workers=workers, threads=threads, **more)) as server:
+    with Server(Config(port=0, executor=executor, workers=workers, threads=threads)) as server:
         pipe.send(server.address)
         answer(pipe)
 
@@ -126,9 +125,9 @@ def engine(pipe: Connection, name: str) -> None:
         pipe.send((cpu / len(times), statistics.median(times)))
 
 
-def load(pipe: Connection, kind: str, target: str, name: str, shared: bool) -> None:
+def load(pipe: Connection, kind: str, target: str, name: str) -> None:
     """A client; asked for `(seconds, rate)` it says its latencies and CPU. Rate 0 is a closed loop."""
-    call = echo_call(target, name) if kind == "echo" else layer_call(target, name, shared)
+    call = echo_call(target, name) if kind == "echo" else layer_call(target, name)
     for _ in range(20):
         call()
     pipe.send(None)
@@ -146,13 +145,12 @@ def echo_call(target: str, name: str) -> Call:
     return lambda: unary(body)
 
 
-def layer_call(target: str, name: str, shared: bool) -> Call:
+def layer_call(target: str, name: str) -> Call:
     """One call of the layer through the SDK."""
     import groupconv
     from groupconv_server.catalogue import layer_named
 
-    more: dict[str, Any] = {"shared_memory": True} if shared else {}
-    layer = groupconv.connect(target, **more).get_layer(name)
+    layer = groupconv.connect(target).get_layer(name)
     x = layer_named(name).arrays()[0]
     return lambda: layer(x)
 
@@ -213,7 +211,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     servers = {
         "echo_sync": Process(echo_sync, reply),
         "echo_aio": Process(echo_aio, reply),
-        "service": Process(serve, options.executor, options.workers, options.threads, options.shared_memory),
+        "service": Process(serve, options.executor, options.workers, options.threads),
     }
     alone = Process(engine, name)
     targets = {kind: server.pipe.recv() for kind, server in servers.items()}
@@ -222,8 +220,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         client.load_layer(name, w, b, layer.spec)
         most = max(options.clients)
         clients = {
-            kind: [Process(load, kind[:4], target, name, options.shared_memory) for _ in range(most)]
-            for kind, target in targets.items()
+            kind: [Process(load, kind[:4], target, name) for _ in range(most)] for kind, target in targets.items()
         }
         for several in clients.values():
             for one in several:
@@ -295,7 +292,6 @@ def main() -> None:
     parser.add_argument("--executor", default="local", help="local or ray")
     parser.add_argument("--workers", type=int, help="of the server; as in `groupconv serve`")
     parser.add_argument("--threads", type=int, help="of a worker; as in `groupconv serve`")
-    parser.add_argument("--shared-memory", action="store_true", help="tensors travel through shared memory")
     parser.add_argument("--json", type=Path, help="write all of it here")
     options = parser.parse_args()
     results = []
