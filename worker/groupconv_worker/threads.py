@@ -4,12 +4,18 @@ A convolution of 0.2 ms cannot wait for a thread to be woken (60 to 100 µs here
 looks out for more, spinning without the GIL, before it sleeps. Each thread has its share of the work, the same every
 time, so that what it touched last time lies in its cache; who has finished takes parts from the others' shares, so a
 helper that does wake late costs nothing.
+
+Linux tends to wake a thread on the processor of the one that wakes it. Behind a caller that computes, it waited there
+for many milliseconds, so a sleeping helper is first told to keep off that processor.
 """
 
 import collections
 import contextlib
+import ctypes
 import itertools
+import os
 import queue
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -25,8 +31,8 @@ PARTS = 2
 """Parts of the work for each thread."""
 LOOKOUT = 200_000
 """Turns (about a nanosecond each) that a helper looks out for work before it sleeps, and a caller for its helpers."""
-HANDOVER = 8_000
-"""Turns that a helper waits before it asks for the GIL, which the caller still holds when it announces the work."""
+HANDOVER = 2_000
+"""Turns to wait before asking for the GIL, which who announced work, or its end, still holds for a moment."""
 
 
 class Team:
@@ -116,7 +122,7 @@ class _Job:
 
     def wait(self) -> None:
         """Return when every part is done; raise the first failure."""
-        await_change(self._over, 0, LOOKOUT, 0)
+        await_change(self._over, 0, LOOKOUT, HANDOVER)
         self._bell.get()
         if self._errors:
             raise self._errors[0]
@@ -127,19 +133,25 @@ class _Helper:
 
     def __init__(self, free: "list[_Helper]") -> None:
         self._free, self._jobs = free, queue.SimpleQueue[tuple[_Job, int] | None]()
-        self._announced = np.zeros(1, np.int64)
+        self._announced, self._asleep = np.zeros(1, np.int64), False
         self.thread = threading.Thread(target=self._loop, name="groupconv", daemon=True)
         self.thread.start()
 
     def start(self, share: tuple[_Job, int] | None) -> None:
         """Join in a job, at this share of it; end if it is None."""
+        if self._asleep and share is not None:
+            _keep_off_this_processor(self.thread)
         self._jobs.put(share)
         self._announced[0] += 1
 
     def _loop(self) -> None:
         for seen in itertools.count():
-            await_change(self._announced, seen, LOOKOUT, HANDOVER)
-            found = self._jobs.get()
+            if await_change(self._announced, seen, LOOKOUT, HANDOVER):
+                found = self._jobs.get()
+            else:
+                self._asleep = True
+                found = self._jobs.get()
+                self._asleep = False
             if found is None:
                 return
             job, share = found
@@ -152,3 +164,17 @@ def _dismiss(helpers: list[_Helper]) -> None:
     """End the helpers."""
     for helper in helpers:
         helper.start(None)
+
+
+def _keep_off_this_processor(thread: threading.Thread) -> None:
+    """Let a thread run on any processor that the caller may use but the one it is on, if there is another."""
+    if _current_processor is None or thread.native_id is None:
+        return
+    others = os.sched_getaffinity(0) - {_current_processor()}
+    if others:
+        with contextlib.suppress(OSError):  # the thread has ended, or the set has just been changed
+            os.sched_setaffinity(thread.native_id, others)
+
+
+# PyDLL keeps the GIL: the call takes less time than letting go of it
+_current_processor = getattr(ctypes.PyDLL(None), "sched_getcpu", None) if sys.platform == "linux" else None
