@@ -52,9 +52,8 @@ class Team:
 
     def __init__(self, threads: int) -> None:
         self.threads = max(1, threads)
-        self._free: list[_Helper] = []
-        self._helpers = [_Helper(self._free) for _ in range(self.threads - 1)]
-        self._free.extend(self._helpers)
+        self._helpers = [_Helper() for _ in range(self.threads - 1)]
+        self._free = list(self._helpers)
         self._dismiss = weakref.finalize(self, _dismiss, self._helpers)
 
     def run(self, work: Work, tasks: int, *, threads: int | None = None) -> None:
@@ -76,7 +75,11 @@ class Team:
         for share, helper in enumerate(helpers, start=1):
             helper.start((job, share))
         job.join_in(0)
-        job.wait()
+        try:
+            job.wait()
+        finally:
+            # a helper that has not even woken finds nothing left of this job; the next may be announced to it already
+            self._free.extend(helpers)
 
     def close(self) -> None:
         """End the helpers, once they have done what they were given."""
@@ -131,8 +134,8 @@ class _Job:
 class _Helper:
     """A thread that joins in jobs."""
 
-    def __init__(self, free: "list[_Helper]") -> None:
-        self._free, self._jobs = free, queue.SimpleQueue[tuple[_Job, int] | None]()
+    def __init__(self) -> None:
+        self._jobs = queue.SimpleQueue[tuple[_Job, int] | None]()
         self._announced, self._asleep = np.zeros(1, np.int64), False
         self.thread = threading.Thread(target=self._loop, name="groupconv", daemon=True)
         self.thread.start()
@@ -157,7 +160,6 @@ class _Helper:
             job, share = found
             job.join_in(share)
             del job, found  # what the caller gave is not kept while this thread sleeps
-            self._free.append(self)
 
 
 def _dismiss(helpers: list[_Helper]) -> None:

@@ -21,7 +21,7 @@ from groupconv_worker.engines.reference import convolve
 
 TURN = 3
 """Timed runs of a contender in its turn, after one that is not timed."""
-PAUSE = 0.004
+PAUSE = 0.015
 """Seconds between turns: the thread pool of the contender before must stop spinning, or it is timed, too."""
 SLOW = 2.0
 """A contender whose run takes more seconds is timed once more and no further."""
