@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import secrets
 import socket
 import subprocess
@@ -11,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from report import ROOT, Failed, expect, run, wait_until
+
+import groupconv
+from groupconv.v1.cluster_pb2 import GetClusterResponse
 
 GROUPCONV = str(Path(sys.executable).with_name("groupconv"))
 IMAGES = {
@@ -70,14 +72,25 @@ class Stack:
         """A command of the client's, run on this machine."""
         return run(GROUPCONV, *arguments, "--target", self.target, timeout=timeout)
 
+    def status(self) -> GetClusterResponse:
+        """What the server says of itself.
+
+        Raises:
+            Failed: it says nothing.
+        """
+        try:
+            with groupconv.connect(self.target, timeout=10) as client:
+                return client.status()
+        except groupconv.errors.GroupconvError as error:
+            raise Failed(f"status: {error}") from None
+
     def workers(self) -> set[str]:
         """Ids of those the server has; one that has gone and returned has another."""
-        return {line.split()[0] for line in self.groupconv("status").splitlines() if line.startswith("ray-")}
+        return {worker.id for worker in self.status().workers}
 
     def requests(self) -> int:
         """How many the server has taken."""
-        found = re.search(r"(\d+) requests in ", self.groupconv("status"))
-        return int(found[1]) if found else 0
+        return int(self.status().requests)
 
     @contextlib.contextmanager
     def under_load(self, *arguments: str, seconds: int) -> Iterator[list[str]]:
