@@ -383,7 +383,7 @@ def test_actors_ask_for_weights_once_and_again_after_a_restart(ray_executor):
             while ask():  # until every actor that the planner likes has them
                 pass
             assert ask() == 0
-            for slot in ray_executor._slots:
+            for slot in ray_executor.membership.slots:
                 ray.get(slot.actor.forget.remote("ray", layer.version))
             assert ask() >= 1
     finally:
@@ -424,7 +424,7 @@ def test_replaced_under_traffic_while_a_worker_is_killed(ray_executor):
         try:
             for n in range(2, 8):
                 if n == 4:
-                    os.kill(ray_executor._slots[0].facts["pid"], signal.SIGKILL)
+                    os.kill(ray_executor.membership.slots[0].facts["pid"], signal.SIGKILL)
                 load(n)
         finally:
             done.set()

@@ -92,7 +92,7 @@ def test_a_killed_ray_worker_costs_latency_only_and_returns(ray_executor):
     coordinator = Coordinator(ray_executor)
     whole = cut_by_samples(coordinator, x, steps).output
     before = {w.id: w.restarts for w in ray_executor.describe()}
-    victim = ray_executor._slots[0]
+    victim = ray_executor.membership.slots[0]
     os.kill(victim.facts["pid"], signal.SIGKILL)
     outcome = cut_by_samples(coordinator, x, steps)
     np.testing.assert_array_equal(outcome.output, whole)

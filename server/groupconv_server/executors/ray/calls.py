@@ -1,0 +1,96 @@
+"""A shard to a worker and its result back, as a Ray call: arrays travel through Ray's object store."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
+from groupconv_server.executors.base import Task
+from groupconv_server.executors.ray.slots import Slot
+from groupconv_worker.shard import Ran, Stage
+
+log = logging.getLogger(__name__)
+
+
+class WorkerLostError(Exception):
+    """The worker went away with the shard."""
+
+
+class WeightsMissingError(Exception):
+    """The worker does not have the resident weights that the shard left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A shard on its way.
+
+    Attributes:
+        task: what runs.
+        slot: where.
+        attempt: counted from 1.
+        start: when it was sent, on the clock of time.perf_counter().
+        out, done: the actor's two answers to come, the output and what came of it.
+    """
+
+    task: Task
+    slot: Slot
+    attempt: int
+    start: float
+    out: Any
+    done: Any
+
+
+def launch(task: Task, slot: Slot, attempt: int, deadline: float | None, *, weights: bool = False) -> Flight:
+    """Send a shard; without `weights` those of resident layers stay here unless the worker asks for them."""
+    left = seconds_left(deadline)
+    expires = None if left is None else time.time() + left
+    stages = task.stages if weights else tuple(map(_without_weights, task.stages))
+    out, done = slot.actor.run.options(num_returns=2).remote(stages, task.x, expires)
+    return Flight(task, slot, attempt, time.perf_counter(), out, done)
+
+
+def land(flight: Flight, deadline: float | None) -> tuple[Ran, ...]:
+    """Copy a finished shard's result into its slice.
+
+    Raises:
+        WorkerLostError, WeightsMissingError: it has to run again.
+        DeadlineExceededError: the result is elsewhere and did not come in time.
+        GroupconvError: what the worker said.
+    """
+    try:
+        ran: tuple[Ran, ...] | None = ray.get(flight.done)
+        if ran is None:
+            raise WeightsMissingError
+        # First brought here, then got: a `get` that waits for another node's object holds Ray's store client, and
+        # the puts and gets of all other requests stall behind it in steps of a second.
+        if not ray.wait([flight.out], timeout=seconds_left(deadline))[0]:
+            raise DeadlineExceededError("the deadline passed before every shard's result was here")
+        flight.task.out[...] = ray.get(flight.out)
+    except RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        if isinstance(cause, RayError) and not isinstance(cause, RayTaskError):
+            raise WorkerLostError(str(cause)) from None
+        if isinstance(cause, GroupconvError):
+            raise cause from None
+        log.error("worker %s failed", flight.slot.id, exc_info=error)  # noqa: TRY400 - the worker's traceback
+        raise InternalError(f"worker {flight.slot.id} failed: {type(cause).__name__}; see the log") from None
+    except (RayError, GetTimeoutError) as error:
+        raise WorkerLostError(str(error).splitlines()[0]) from None
+    return ran
+
+
+_NO_WEIGHTS = np.empty(0)
+
+
+def _without_weights(stage: Stage) -> Stage:
+    return stage if stage.key is None else replace(stage, weight=_NO_WEIGHTS, bias=None)
+
+
+def seconds_left(deadline: float | None) -> float | None:
+    """Until a deadline on the clock of time.monotonic()."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
