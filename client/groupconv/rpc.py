@@ -21,7 +21,7 @@ from groupconv.tracing import interceptors, traced
 Pem = bytes | str | os.PathLike[str]
 """PEM, or the path of a file that holds it."""
 Metadata = Sequence[tuple[str, str]]
-TOKEN_VARIABLE = "GROUPCONV_TOKEN"  # noqa: S105 - its namefrom groupconv.tracing import interceptors, traced
+TOKEN_VARIABLE = "GROUPCONV_TOKEN"  # noqa: S105 - its name
 
 _SERVICE_CONFIG = json.dumps(
     {

@@ -1,7 +1,8 @@
 """The local executor: workers are engines of this process, shards are views of the request's arrays.
 
 The thread that brings a request runs its first shard itself: a hand-over to another thread and back costs more than a
-small shard does. Only the others of a split request go to threads.
+small shard does. Only the others of a split request go to a team of threads, which look out for more before they sleep;
+a shard whose thread wakes late is run by the one that waits for it.
 """
 
 import os
@@ -9,7 +10,6 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 
 from groupconv.errors import DeadlineExceededError
 from groupconv.plan import ShardReport
@@ -17,6 +17,7 @@ from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_worker.engines import create_engine
 from groupconv_worker.resident import CAPACITY, Resident
 from groupconv_worker.shard import run_shard
+from groupconv_worker.threads import Team
 
 
 class LocalExecutor:
@@ -36,6 +37,7 @@ class LocalExecutor:
     ) -> None:
         threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
         self._workers = {f"local-{i}": _Worker(f"local-{i}", engine, threads, capacity) for i in range(workers)}
+        self._team = Team(workers)
 
     def workers(self) -> tuple[str, ...]:
         """All of them: threads do not get lost."""
@@ -46,24 +48,18 @@ class LocalExecutor:
         return [worker.info() for worker in self._workers.values()]
 
     def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
-        """Every task straight into its slice of the output: the first in this thread, the others in their workers'."""
+        """Every task straight into its slice of the output: the first in this thread, the others in the team's."""
         start = time.perf_counter()
-        futures = [self._workers[task.worker].submit(task, deadline) for task in tasks[1:]]
-        try:
-            first = self._free(tasks).run(tasks[0], deadline, start)
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-        if not futures:
-            return [first]
-        timeout = None if deadline is None else deadline - time.monotonic()
-        wait(futures, timeout=timeout, return_when="FIRST_EXCEPTION")
-        reports = [first, *(_result(future) for future in futures if future.done())]
-        if len(reports) < len(tasks):
-            for future in futures:
-                future.cancel()
-            raise DeadlineExceededError("the deadline passed before every shard was done")
+        workers = [self._free(tasks), *(self._workers[task.worker] for task in tasks[1:])]
+        if len(tasks) == 1:
+            return [workers[0].run(tasks[0], deadline, start)]
+        reports: list[tuple[ShardReport, ...]] = [()] * len(tasks)
+
+        def work(first: int, last: int) -> None:
+            for i in range(first, last):
+                reports[i] = workers[i].run(tasks[i], deadline, start)
+
+        self._team.run(work, len(tasks))
         return reports
 
     def _free(self, tasks: Sequence[Task]) -> "_Worker":
@@ -79,7 +75,8 @@ class LocalExecutor:
             worker.resident.forget(layer, version)
 
     def close(self) -> None:
-        """Wait for running shards, drop those that wait, end the threads."""
+        """Wait for running shards, end the threads."""
+        self._team.close()
         for worker in self._workers.values():
             worker.close()
 
@@ -93,10 +90,6 @@ class _Worker:
         self.resident = Resident(capacity)
         self.shards = 0
         self._turn = threading.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=worker_id)
-
-    def submit(self, task: Task, deadline: float | None) -> "Future[tuple[ShardReport, ...]]":
-        return self._thread.submit(self.run, task, deadline, time.perf_counter())
 
     @property
     def busy(self) -> bool:
@@ -107,7 +100,6 @@ class _Worker:
         return WorkerInfo(self.id, socket.gethostname(), e.name, e.device(), e.threads, self.shards)
 
     def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
         with self._turn:
             self.engine.close()
 
@@ -122,9 +114,3 @@ class _Worker:
             self._turn.release()
         return task.reports(self.id, ran, time.perf_counter() - submitted)
 
-
-def _result(future: "Future[tuple[ShardReport, ...]]") -> tuple[ShardReport, ...]:
-    try:
-        return future.result()
-    except CancelledError:
-        raise DeadlineExceededError("the shard was dropped") from None
