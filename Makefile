@@ -19,8 +19,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## serve, run every variant on a photograph, check it, draw a contact sheet
 	$(BIN)/groupconv demo --output out/demo.png
 
-test: setup  ## every test but the slow ones and those that need a GPU
-	$(BIN)/python -m pytest
+test: setup  ## every test but the slow ones and those that need a GPU, in two processes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-ray: setup  ## only the tests that start a Ray cluster
 	$(BIN)/python -m pytest -m ray
