@@ -13,13 +13,14 @@ import grpc
 import numpy as np
 
 from groupconv.convolutions import Convolutions
-from groupconv.errors import UnavailableError
-from groupconv.layer import AsyncLayer, LayerInfo, info_from_wire, layer_request, load_messages
+from groupconv.errors import GroupconvError, UnavailableError
+from groupconv.layer import AsyncLayer, LayerInfo, info_from_wire, layer_input, layer_request, load_messages
 from groupconv.options import Call
 from groupconv.plan import Plan
 from groupconv.progress import Shown
 from groupconv.requests import (
     CONVOLVE,
+    Answer,
     Array,
     Result,
     Step,
@@ -30,6 +31,7 @@ from groupconv.requests import (
     result_of,
 )
 from groupconv.rpc import Connection, Metadata, Pem, from_aio_error, from_rpc_error
+from groupconv.shared import Ask, Done, Mode, Shared, Talk, advance, empty, shared_memory_of
 from groupconv.spec import ConvSpec
 from groupconv.stream import STREAM, Attempts, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
@@ -54,6 +56,7 @@ def connect(
     server_name: str | None = None,
     allow_plaintext_token: bool = False,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    shared_memory: Mode = False,
 ) -> "Client":
     """An awaiting client of the server at `target`; arguments and errors as in `groupconv.connect`.
 
@@ -75,15 +78,23 @@ def connect(
         allow_plaintext_token=allow_plaintext_token,
         max_message_bytes=max_message_bytes,
     )
-    return Client(connection.open_aio(), target=target, timeout=timeout, metadata=connection.metadata)
+    shared = shared_memory_of(shared_memory)
+    return Client(connection.open_aio(), target=target, timeout=timeout, metadata=connection.metadata, shared=shared)
 
 
 class Client(Convolutions[Awaitable[Array]]):
     """Calls a groupconv server without blocking the event loop; close it, or use it as an async context manager."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, *, target: str, timeout: float | None, metadata: Metadata = ()
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        target: str,
+        timeout: float | None,
+        metadata: Metadata = (),
+        shared: Shared | None = None,
     ) -> None:
+        self._shared = shared
         self.target, self.timeout = target, timeout
         self._metadata = metadata
         self._channel = channel
@@ -242,8 +253,17 @@ class Client(Convolutions[Awaitable[Array]]):
         answer = await self._call(_CLUSTER + "GetCluster", b"", timeout)
         return cluster_pb2.GetClusterResponse.FromString(answer)
 
+    async def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
+        """An array to be filled and given to calls, which need not copy it (see `groupconv.Client.empty`)."""
+        made = empty(shape, dtype)
+        return made if self._shared is None else await self._talk(self._shared.empty(made), None, small=True)
+
     async def close(self) -> None:
-        """Close the channel; calls in flight are cancelled."""
+        """Close the channel; calls in flight are cancelled. Arrays in shared memory stay as they are."""
+        if self._shared is not None:
+            for ask in self._shared.close():
+                with contextlib.suppress(GroupconvError):  # the server lets it go by itself in time
+                    await self._call(ask.method, ask.message, 1.0)
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -256,7 +276,10 @@ class Client(Convolutions[Awaitable[Array]]):
 
     async def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
         array, ready, unbatched = await asyncio.to_thread(prepare, x, steps)
-        if not pays(array, ready):
+        shared = self._shared
+        if not pays(array, ready) or (
+            shared and await self._talk(shared.fits(array, ready), call.get("timeout"), small=True)
+        ):
             return (await self._unary(array, ready, unbatched, call, report=False)).output
         reordering = call.get("allow_reordering", False)
         made = transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
@@ -268,6 +291,9 @@ class Client(Convolutions[Awaitable[Array]]):
         self, array: Array, ready: Sequence[Step], unbatched: bool, call: Call, *, report: bool = True
     ) -> Result:
         reordering, out = call.get("allow_reordering", False), call.get("out")
+        if self._shared is not None:
+            talk = self._shared.run_steps(array, ready, allow_reordering=reordering, report=report)
+            return await self._shared_result(talk, array, call.get("timeout"), unbatched=unbatched, out=out)
         request = await asyncio.to_thread(
             lambda: convolve_request(array, ready, allow_reordering=reordering, report=report)
         )
@@ -278,6 +304,30 @@ class Client(Convolutions[Awaitable[Array]]):
         if out is None or out.nbytes < SMALL:  # nothing is copied, or little
             return result_of(read_answer(raw), unbatched=unbatched, out=out)
         return await asyncio.to_thread(lambda: result_of(read_answer(raw), unbatched=unbatched, out=out))
+
+    async def _shared_result(
+        self, talk: Talk[Answer], x: Array, timeout: float | None, *, unbatched: bool, out: Array | None
+    ) -> Result:
+        answer = await self._talk(talk, timeout, small=x.nbytes < SMALL)
+        if out is None or out.nbytes < SMALL:
+            return result_of(answer, unbatched=unbatched, out=out)
+        return await asyncio.to_thread(lambda: result_of(answer, unbatched=unbatched, out=out))
+
+    async def _talk(self, talk: Talk[Any], timeout: float | None, *, small: bool) -> Any:
+        """Make the calls that a generator asks for, and give what it returns; it copies in a thread, unless little."""
+
+        async def told(answer: bytes | None = None) -> Ask | Done:
+            return advance(talk, answer) if small else await asyncio.to_thread(advance, talk, answer)
+
+        next_ = await told()
+        while isinstance(next_, Ask):
+            try:
+                answer = await self._call(next_.method, next_.message, timeout)
+            except BaseException as error:  # noqa: BLE001 - the generator's to judge
+                next_ = advance(talk, error=error)
+            else:
+                next_ = await told(answer)
+        return next_.value
 
     async def _stream(self, made: Transfer, timeout: float | None) -> Any:
         attempts = Attempts(made, timeout)
@@ -335,6 +385,11 @@ class Client(Convolutions[Awaitable[Array]]):
         allow_reordering: bool = False,
         report: bool = False,
     ) -> Result:
+        if self._shared is not None:
+            array, unbatched = layer_input(info, x)
+            talk = self._shared.run_layer(array, info, allow_reordering=allow_reordering, report=report)
+            return await self._shared_result(talk, array, timeout, unbatched=unbatched, out=out)
+
         def message() -> tuple[bytes, bool]:
             return layer_request(info, x, report=report, allow_reordering=allow_reordering)
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 import grpc
 
 from groupconv.convolutions import Convolutions
-from groupconv.errors import UnavailableError
-from groupconv.layer import Layer, LayerInfo, info_from_wire, layer_request, load_messages
+from groupconv.errors import GroupconvError, UnavailableError
+from groupconv.layer import Layer, LayerInfo, info_from_wire, layer_input, layer_request, load_messages
 from groupconv.options import Call
 from groupconv.plan import Plan
 from groupconv.progress import Shown
@@ -27,6 +27,7 @@ from groupconv.requests import (
     result_of,
 )
 from groupconv.rpc import Connection, Metadata, Pem, from_rpc_error
+from groupconv.shared import Ask, Mode, Shared, Talk, advance, empty, shared_memory_of
 from groupconv.spec import ConvSpec
 from groupconv.stream import STREAM, Attempts, Transfer, pays, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
@@ -46,6 +47,7 @@ def connect(
     server_name: str | None = None,
     allow_plaintext_token: bool = False,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    shared_memory: Mode = False,
 ) -> "Client":
     """A client of the server at `target`. Nothing is sent until the first call.
 
@@ -61,6 +63,9 @@ def connect(
         server_name: the name in the server's certificate, where it differs from the target's.
         allow_plaintext_token: send the token over a network in the clear.
         max_message_bytes: the largest request or answer.
+        shared_memory: whether tensors go through shared memory, of a server on this machine that allows it
+            (docs/shared-memory.md). True: a server that cannot is a FailedPreconditionError at the first call; "auto":
+            the client then goes without.
 
     Raises:
         InvalidArgumentError: a token that would travel in the clear, or what is no certificate.
@@ -82,7 +87,8 @@ def connect(
         allow_plaintext_token=allow_plaintext_token,
         max_message_bytes=max_message_bytes,
     )
-    return Client(connection.open(), target=target, timeout=timeout, metadata=connection.metadata)
+    shared = shared_memory_of(shared_memory)
+    return Client(connection.open(), target=target, timeout=timeout, metadata=connection.metadata, shared=shared)
 
 
 class Client(Convolutions[Array]):
@@ -91,7 +97,16 @@ class Client(Convolutions[Array]):
     Beside the convolution functions: `run` for several steps and how they were done, `plan`, `status`.
     """
 
-    def __init__(self, channel: grpc.Channel, *, target: str, timeout: float | None, metadata: Metadata = ()) -> None:
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        *,
+        target: str,
+        timeout: float | None,
+        metadata: Metadata = (),
+        shared: Shared | None = None,
+    ) -> None:
+        self._shared = shared
         self.target, self.timeout = target, timeout
         self._metadata = metadata
         self._channel = channel
@@ -235,8 +250,30 @@ class Client(Convolutions[Array]):
         )
         return response
 
+    def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
+        """An array to be filled and given to calls, which need not copy it where the client shares memory.
+
+        As with numpy.empty its elements are anything. Without shared memory, or room in it, it is an ordinary array.
+
+        Args:
+            shape: extents.
+            dtype: NumPy's, or a name as "bfloat16".
+
+        Example:
+            with groupconv.connect("localhost:50051", shared_memory="auto") as client:
+                x = client.empty((1, 96, 27, 27))
+                camera.read_into(x)
+                y = client.conv2d(x, w, padding=2, groups=2)
+        """
+        made = empty(shape, dtype)
+        return made if self._shared is None else self._talk(self._shared.empty(made), None)
+
     def close(self) -> None:
-        """Close the channel; calls in flight are cancelled."""
+        """Close the channel; calls in flight are cancelled. Arrays in shared memory stay as they are."""
+        if self._shared is not None:
+            for ask in self._shared.close():
+                with contextlib.suppress(GroupconvError, ValueError):  # the server lets it go by itself in time
+                    self._call(self._channel.unary_unary(ask.method), ask.message, 1.0)
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -357,6 +394,10 @@ class Client(Convolutions[Array]):
         allow_reordering: bool = False,
         report: bool = False,
     ) -> Result:
+        if self._shared is not None:
+            array, unbatched = layer_input(info, x)
+            talk = self._shared.run_layer(array, info, allow_reordering=allow_reordering, report=report)
+            return result_of(self._talk(talk, timeout), unbatched=unbatched, out=out)
         request, unbatched = layer_request(info, x, report=report, allow_reordering=allow_reordering)
         return result_of(self._call(self._convolve, request, timeout), unbatched=unbatched, out=out)
 
@@ -364,19 +405,36 @@ class Client(Convolutions[Array]):
         self, array: Array, ready: Sequence[Step], unbatched: bool, call: Call, *, report: bool = True
     ) -> Result:
         reordering = call.get("allow_reordering", False)
+        if self._shared is not None:
+            talk = self._shared.run_steps(array, ready, allow_reordering=reordering, report=report)
+            answer = self._talk(talk, call.get("timeout"))
+            return result_of(answer, unbatched=unbatched, out=call.get("out"))
         request = convolve_request(array, ready, allow_reordering=reordering, report=report)
         answer = self._call(self._convolve, request, call.get("timeout"))
         return result_of(answer, unbatched=unbatched, out=call.get("out"))
 
     def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
         array, ready, unbatched = prepare(x, steps)
-        if not pays(array, ready):
+        shared = self._shared
+        if not pays(array, ready) or (shared and self._talk(shared.fits(array, ready), call.get("timeout"))):
             return self._unary(array, ready, unbatched, call, report=False).output
         reordering = call.get("allow_reordering", False)
         made = transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
         timeout = call.get("timeout")
         answer: Array = self._stream(made, self.timeout if timeout is None else timeout)
         return answer
+
+    def _talk(self, talk: Talk[Any], timeout: float | None) -> Any:
+        """Make the calls that a generator asks for, and give what it returns."""
+        told = advance(talk)
+        while isinstance(told, Ask):
+            try:
+                answer = self._call(self._channel.unary_unary(told.method), told.message, timeout)
+            except BaseException as error:  # noqa: BLE001 - the generator's to judge
+                told = advance(talk, error=error)
+            else:
+                told = advance(talk, answer)
+        return told.value
 
     def _stream(self, made: Transfer, timeout: float | None) -> Any:
         """Attempts until it is done; only a lost connection is tried again, with growing pauses."""

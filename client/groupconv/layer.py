@@ -110,6 +110,16 @@ def info_from_wire(message: layer_pb2.Layer) -> LayerInfo:
 def layer_request(info: LayerInfo, x: Any, *, report: bool, allow_reordering: bool) -> tuple[bytes, bool]:
     """The ConvolveRequest, on the wire, that runs a layer on `x`, and whether a batch axis was added.
 
+    Raises:
+        InvalidArgumentError: as `layer_input`.
+    """
+    array, unbatched = layer_input(info, x)
+    return with_input(array, layer_fields(info.name, report, allow_reordering)), unbatched
+
+
+def layer_input(info: LayerInfo, x: Any) -> tuple[Array, bool]:
+    """The array that a layer is run on, and whether a batch axis was added.
+
     A float input takes the dtype of a float layer, as an input's kernels do in `Client.run`.
 
     Raises:
@@ -126,7 +136,7 @@ def layer_request(info: LayerInfo, x: Any, *, report: bool, allow_reordering: bo
     if array.ndim == len(kernel) and array.shape[1] != channels:  # the layer is given, so it is the input that is wrong
         raise InvalidArgumentError("input.shape[1]", f"{channels} channels, as the layer has", array.shape[1])
     _check_shape(info.specs, info.kernel_shapes, array.shape)
-    return with_input(array, _rest(info.name, report, allow_reordering)), unbatched
+    return array, unbatched
 
 
 @functools.lru_cache(maxsize=1024)
@@ -137,8 +147,8 @@ def _check_shape(
 
 
 @functools.lru_cache(maxsize=1024)
-def _rest(name: str, report: bool, allow_reordering: bool) -> bytes:
-    """The fields beside the input."""
+def layer_fields(name: str, report: bool, allow_reordering: bool) -> bytes:
+    """The fields of the request beside the input."""
     return convolution_pb2.ConvolveRequest(
         layer=name, allow_reordering=allow_reordering, without_report=not report
     ).SerializeToString()

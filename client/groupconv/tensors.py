@@ -73,6 +73,12 @@ def message_with(
         raise InvalidArgumentError(field, "less than 2 GiB", f"{error} bytes") from None
 
 
+def placed(dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int) -> tensor_pb2.Tensor:
+    """A tensor whose elements lie in shared memory."""
+    place = tensor_pb2.Place(region=region, offset=offset, byte_size=math.prod(shape) * dtype.itemsize)
+    return tensor_pb2.Tensor(dtype=_TO_WIRE[dtype], shape=shape, place=place)
+
+
 def from_wire(tensor: tensor_pb2.Tensor, field: str = "tensor", data: bytes | memoryview | None = None) -> NDArray[Any]:
     """The array of a message, read-only, over one copy of its bytes.
 

@@ -55,7 +55,10 @@ class Limits:
         Raises:
             ResourceExhaustedError: naming both sizes.
         """
-        size = cost.bytes_out(problem.geometry, problem.types)
+        self.check_message(cost.bytes_out(problem.geometry, problem.types))
+
+    def check_message(self, size: int) -> None:
+        """The same, of an output of so many bytes."""
         if size + 2**16 > self.message_bytes:
             raise ResourceExhaustedError(
                 f"output: {human_bytes(size)} do not fit an answer of at most {human_bytes(self.message_bytes)}"

@@ -22,6 +22,8 @@ from groupconv.v1 import (
     convolution_pb2,
     layer_pb2,
     layer_pb2_grpc,
+    memory_pb2,
+    memory_pb2_grpc,
     stream_pb2,
 )
 from groupconv_server.access.tls import credentials_of
@@ -40,6 +42,7 @@ from groupconv_server.servicers.convolution import ConvolutionServicer
 from groupconv_server.servicers.door import Door
 from groupconv_server.servicers.gate import Gate
 from groupconv_server.servicers.layers import LayerServicer
+from groupconv_server.servicers.memory import MemoryServicer
 from groupconv_server.servicers.observer import Observer
 from groupconv_server.servicers.stream import StreamServicer
 from groupconv_server.shared_memory import SharedMemory
@@ -62,6 +65,7 @@ SERVICES = (
     cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
     layer_pb2.DESCRIPTOR.services_by_name["LayerService"].full_name,
     stream_pb2.DESCRIPTOR.services_by_name["StreamService"].full_name,
+    memory_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
     INFERENCE,
 )
 
@@ -113,6 +117,8 @@ class Server:
             self.repository.restore()
             self.shared_memory = SharedMemory() if config.shared_memory else None
             self.cuda_memory = CudaMemory() if config.shared_memory else None
+            # apart from the others, whose names may be listed and are the clients' own
+            self.client_memory = SharedMemory() if config.shared_memory else None
             self.streams = StreamServicer(self.coordinator)
             self._health = health.HealthServicer()
             self._gate = Gate(config.concurrency, config.queue, config.queue_bytes)
@@ -147,7 +153,7 @@ class Server:
         self._grpc.stop(LINGER).wait()
         if self._page is not None:
             self._page.close()
-        for memory in (self.shared_memory, self.cuda_memory):
+        for memory in (self.shared_memory, self.cuda_memory, self.client_memory):
             if memory is not None:
                 memory.close()
         self.executor.close()
@@ -177,7 +183,8 @@ class Server:
             ],
             interceptors=[Observer(self.metrics, self._traces), self._door],
         )
-        ConvolutionServicer(self.coordinator, self.layers).add_to(server)
+        ConvolutionServicer(self.coordinator, self.layers, self.client_memory).add_to(server)
+        memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryServicer(self.client_memory), server)
         layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.repository, self.config.limits), server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator, self.layers), server)
         self.streams.add_to(server)

@@ -3,26 +3,37 @@
 A client makes an object in /dev/shm, registers a part of it under a name, and from then on says name, offset and size
 where it would send bytes. What it says is not trusted: every number is checked against the object as it is now.
 
+Clients of the Open Inference Protocol choose the names of their regions, and anyone may ask for them. A client of
+this service's own API is told a name that nobody can guess, once it has shown that it can read the object.
+
 A view that a running request holds stays valid however its region ends: the memory is unmapped when the last view is
 dropped.
 """
 
+import contextlib
 import errno
+import hmac
 import mmap
 import os
 import re
+import secrets
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groupconv.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from groupconv.explain import human_bytes
 from groupconv_server.regions import Region, Regions, check_region, shown
 
+OFF = "shared memory is off on this server; it is started with --allow-shared-memory"
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
-RESERVED = ("groupconv-server-", "plasma", "sem.")
-"""Beginnings of keys no client may name: this service's own objects, Ray's object store, POSIX semaphores."""
+RESERVED = ("groupconv-", "plasma", "sem.")
+"""Beginnings of keys no client may name: of this service's own clients, Ray's object store, POSIX semaphores."""
+PROOF = 32
+"""Bytes at the beginning of an object that show who can read it."""
 _KEY = re.compile(r"/?[A-Za-z0-9_.-]{1,255}")
+_OWN = re.compile(r"groupconv-client-[0-9a-f]{32}")
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 
 
 @dataclass(eq=False)
@@ -69,14 +80,68 @@ class SharedMemory(Regions[HostRegion]):
         finally:
             os.close(handle)
 
-    def view(self, name: str, offset: int, size: int) -> memoryview:
+    def adopt(self, name: str, size: int, proof: bytes, *, owner: str) -> str:
+        """Map a whole object of a client that can read it, and remove its file.
+
+        Args:
+            name: of the object, "groupconv-client-" and 32 hexadecimal digits.
+            size: of the object, in bytes.
+            proof: its first bytes. Anyone here can list /dev/shm and name what is there, but not read it.
+            owner: the connection.
+
+        Returns:
+            The name of its region, at random: to know it is the right to use it.
+
+        Raises:
+            InvalidArgumentError: a name, size or proof that cannot be.
+            FailedPreconditionError: no such object, or none this process may read and write, or another proof.
+            ResourceExhaustedError: more regions or bytes than allowed, or the memory of the object cannot be had.
+        """
+        if not _OWN.fullmatch(name):
+            raise InvalidArgumentError("name", "'groupconv-client-' and 32 hexadecimal digits", f"{len(name)} others")
+        if len(proof) != PROOF:
+            raise InvalidArgumentError("proof", f"{PROOF} bytes", len(proof))
+        region = secrets.token_hex(16)
+        check_region(region, 0, size)
+        path = FOLDER / name
+        try:
+            handle = _opened(region, path)
+        except NotFoundError:
+            raise _elsewhere() from None
+        try:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode) or not hmac.compare_digest(os.pread(handle, PROOF, 0), proof):
+                raise _elsewhere()
+            path.unlink(missing_ok=True)
+            _check(region, facts, 0, size)
+            self._add(region, size, lambda: HostRegion(region, size, owner, name, 0, mmap.mmap(handle, size)))
+            try:
+                _reserve(handle, 0, size)  # takes its time, and nobody knows the region yet
+            except ResourceExhaustedError:
+                self.unregister(region)
+                raise
+            with contextlib.suppress(OSError):  # an older Linux maps pages as they are touched
+                self.part(region, 0, size).memory.madvise(_POPULATE_WRITE)
+        finally:
+            os.close(handle)
+        return region
+
+    def view(self, name: str, offset: int, size: int, *, owner: str | None = None) -> memoryview:
         """`size` writable bytes at `offset` of a region; they stay mapped while the view is held.
+
+        Args:
+            name: of the region.
+            offset: in bytes.
+            size: likewise.
+            owner: the connection the region belongs to from now on; None leaves it as it is.
 
         Raises:
             NotFoundError: no region of that name.
             InvalidArgumentError: bytes outside the region, or the client has made the object smaller.
         """
         region = self.part(name, offset, size)
+        if owner is not None:
+            region.owner = owner
         if region.memory.size() < region.offset + region.size:  # to touch a page that is gone would end the process
             raise InvalidArgumentError(
                 "shared_memory_region", f"an object that still holds region {shown(name)}", "a smaller one"
@@ -117,12 +182,23 @@ def _no_memory(name: str) -> NotFoundError:
     return NotFoundError(f"key: no shared memory to read and write for region {shown(name)}")
 
 
+def _elsewhere() -> FailedPreconditionError:
+    return FailedPreconditionError(
+        "name: this server cannot read and write the client's shared memory: it is on another machine, in another "
+        "container or of another user"
+    )
+
+
 def _mapped(handle: int, offset: int, size: int) -> mmap.mmap:
     """The object from its beginning to the region's end, every page of the region there."""
+    _reserve(handle, offset, size)
+    return mmap.mmap(handle, offset + size)
+
+
+def _reserve(handle: int, offset: int, size: int) -> None:
+    """Have every page there: one the machine cannot give would end the process when it is written."""
     try:
-        # A page the object promises but the machine cannot give would end the process when it is written.
         os.posix_fallocate(handle, offset, size)
-        return mmap.mmap(handle, offset + size)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
             raise

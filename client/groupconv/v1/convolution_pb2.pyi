@@ -32,6 +32,7 @@ class ConvolveRequest(_message.Message):
     ALLOW_REORDERING_FIELD_NUMBER: _builtins.int
     LAYER_FIELD_NUMBER: _builtins.int
     WITHOUT_REPORT_FIELD_NUMBER: _builtins.int
+    OUTPUT_PLACE_FIELD_NUMBER: _builtins.int
     allow_reordering: _builtins.bool
     """Whether sums over input channels may be taken in parts on several workers. It can be faster, and changes how
     they round (integers stay exact).
@@ -48,6 +49,10 @@ class ConvolveRequest(_message.Message):
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[_spec_pb2.Step]:
         """At least one, unless a layer is named; the output of each is the input of the next."""
 
+    @_builtins.property
+    def output_place(self) -> _tensor_pb2.Place:
+        """Where to put the output's elements; one that needs more bytes comes in the answer all the same."""
+
     def __init__(
         self,
         *,
@@ -56,10 +61,11 @@ class ConvolveRequest(_message.Message):
         allow_reordering: _builtins.bool = ...,
         layer: _builtins.str = ...,
         without_report: _builtins.bool = ...,
+        output_place: _tensor_pb2.Place | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output_place", b"output_place"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "input", b"input", "layer", b"layer", "steps", b"steps", "without_report", b"without_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "input", b"input", "layer", b"layer", "output_place", b"output_place", "steps", b"steps", "without_report", b"without_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19groupconv/v1/tensor.proto\x12\x0cgroupconv.v1\"B\n\nTensorType\x12%\n\x05\x64type\x18\x01 \x01(\x0e\x32\x16.groupconv.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\"]\n\x06Tensor\x12%\n\x05\x64type\x18\x01 \x01(\x0e\x32\x16.groupconv.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0f\n\x07padding\x18\x04 \x01(\x0c*\xc0\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x01\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x03\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x04\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x05\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19groupconv/v1/tensor.proto\x12\x0cgroupconv.v1\"B\n\nTensorType\x12%\n\x05\x64type\x18\x01 \x01(\x0e\x32\x16.groupconv.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\":\n\x05Place\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x11\n\tbyte_size\x18\x03 \x01(\x03\"\x81\x01\n\x06Tensor\x12%\n\x05\x64type\x18\x01 \x01(\x0e\x32\x16.groupconv.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0f\n\x07padding\x18\x04 \x01(\x0c\x12\"\n\x05place\x18\x05 \x01(\x0b\x32\x13.groupconv.v1.Place*\xc0\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x01\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x03\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x04\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x05\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'groupconv.v1.tensor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=207
-  _globals['_DATATYPE']._serialized_end=399
+  _globals['_DATATYPE']._serialized_start=304
+  _globals['_DATATYPE']._serialized_end=496
   _globals['_TENSORTYPE']._serialized_start=43
   _globals['_TENSORTYPE']._serialized_end=109
-  _globals['_TENSOR']._serialized_start=111
-  _globals['_TENSOR']._serialized_end=204
+  _globals['_PLACE']._serialized_start=111
+  _globals['_PLACE']._serialized_end=169
+  _globals['_TENSOR']._serialized_start=172
+  _globals['_TENSOR']._serialized_end=301
 # @@protoc_insertion_point(module_scope)

@@ -8,9 +8,7 @@ from groupconv.errors import FailedPreconditionError, NotFoundError
 from groupconv.requests import Array
 from groupconv_server.cuda_memory import CudaMemory
 from groupconv_server.inference.tensors import Place
-from groupconv_server.shared_memory import SharedMemory
-
-OFF = "shared memory is off on this server; it is started with --allow-shared-memory"
+from groupconv_server.shared_memory import OFF, SharedMemory
 
 
 class RegisteredMemory:

@@ -11,13 +11,15 @@ from google.protobuf.message import DecodeError
 
 from groupconv.codec import scan
 from groupconv.errors import InvalidArgumentError
-from groupconv.requests import Array, Step
-from groupconv.tensors import from_wire, message_with, type_from_wire
+from groupconv.requests import Array, Result, Step
+from groupconv.tensors import message_with, type_from_wire
 from groupconv.v1 import convolution_pb2
 from groupconv.wire import plan_to_wire, report_to_wire
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.layers import Layers
 from groupconv_server.servicers.errors import answers_errors, deadline_of
+from groupconv_server.servicers.memory import Output, Places
+from groupconv_server.shared_memory import SharedMemory
 from groupconv_server.steps import specs_of
 
 SERVICE = convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name
@@ -26,11 +28,17 @@ SERVICE = convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full
 class ConvolutionServicer:
     """Convolutions of any variant, split over the coordinator's workers.
 
-    Convolve takes and gives bytes: the input is used where gRPC put it, the output computed where gRPC sends it from.
+    Convolve takes and gives bytes: the input is used where gRPC put it, the output computed where gRPC sends it from;
+    or both where the client has them, in shared memory.
+
+    Args:
+        coordinator: runs convolutions.
+        layers: the resident ones.
+        memory: of clients; None where the operator has not allowed it.
     """
 
-    def __init__(self, coordinator: Coordinator, layers: Layers) -> None:
-        self.coordinator, self.layers = coordinator, layers
+    def __init__(self, coordinator: Coordinator, layers: Layers, memory: SharedMemory | None = None) -> None:
+        self.coordinator, self.layers, self._memory = coordinator, layers, memory
 
     def add_to(self, server: grpc.Server) -> None:
         """Serve the RPCs."""
@@ -48,43 +56,55 @@ class ConvolutionServicer:
     ) -> bytes:
         """Run the steps and return the last output."""
         start = time.perf_counter()
-        request, x, steps = parse(raw)
+        places = Places(self._memory, context)
+        request, x, steps = parse(raw, places)
         parsed = time.perf_counter() - start
         deadline = deadline_of(context)
         if request.layer:
             if steps:
                 raise InvalidArgumentError("steps", "none where a layer is named", len(steps))
             with self.layers.using(request.layer, len(x) if x.ndim else 1) as layer:
-                return self._answer(x, layer.steps, request, deadline, parsed)
-        return self._answer(x, steps, request, deadline, parsed)
+                return self._answer(x, layer.steps, request, places, deadline, parsed)
+        return self._answer(x, steps, request, places, deadline, parsed)
 
     def _answer(
         self,
         x: Array,
         steps: Sequence[Step],
         request: convolution_pb2.ConvolveRequest,
+        places: Places,
         deadline: float | None,
         parsed: float,
     ) -> bytes:
         convolve = partial(self.coordinator.convolve, x, steps, deadline=deadline, reordering=request.allow_reordering)
+        if request.HasField("output_place"):
+            output = Output(request.output_place, places, (x, *(s.kernel for s in steps)), self.coordinator.limits)
+            outcome = convolve(allocate=output.allocate, by_message=False)
+            return output.message(self._told(outcome, request, parsed))
         message = b""
         if request.without_report:
 
             def allocate(shape: tuple[int, ...], dtype: np.dtype) -> Array:
                 nonlocal message
-                message, output = message_with(1, dtype, shape, field="output")
-                return output
+                message, y = message_with(1, dtype, shape, field="output")
+                return y
 
             convolve(allocate=allocate)
             return message
         outcome = convolve()  # what it tells comes after the output, so that is copied
+        y = outcome.output
+        message, room = message_with(1, y.dtype, y.shape, self._told(outcome, request, parsed), "output")
+        room[...] = y
+        return message
+
+    def _told(self, outcome: Result, request: convolution_pb2.ConvolveRequest, parsed: float) -> bytes:
+        """The answer without its output, on the wire."""
+        if request.without_report:
+            return b""
         response = convolution_pb2.ConvolveResponse()
         response.phases.add(name="parse", seconds=parsed)
         report_to_wire(outcome.report, response)
-        y = outcome.output
-        message, output = message_with(1, y.dtype, y.shape, response.SerializeToString(), "output")
-        output[...] = y
-        return message
+        return response.SerializeToString()
 
     @answers_errors
     def PlanConvolution(  # noqa: N802 - the RPC's name
@@ -101,26 +121,27 @@ class ConvolutionServicer:
         return convolution_pb2.PlanConvolutionResponse(plan=plan_to_wire(plan))
 
 
-def parse(raw: bytes) -> tuple[convolution_pb2.ConvolveRequest, Array, list[Step]]:
+def parse(raw: bytes, places: Places) -> tuple[convolution_pb2.ConvolveRequest, Array, list[Step]]:
     """A request without its input's elements, its arrays and specs.
 
-    The arrays are read-only; the input is a view of `raw` where it lies aligned there.
+    Arrays of the message are read-only; the input is a view of `raw` where it lies aligned there.
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
+        NotFoundError, FailedPreconditionError: as `Places.tensor`.
     """
     small, data = scan(raw, (1, 3))
     try:
         request = convolution_pb2.ConvolveRequest.FromString(small)
     except DecodeError:
         raise InvalidArgumentError("message", "a ConvolveRequest", f"{len(raw)} other bytes") from None
-    x = from_wire(request.input, "input", data)
+    x = places.tensor(request.input, "input", data)
     if not request.steps:
         return request, x, []
     specs = specs_of(request.steps)
     steps = []
     for i, (message, spec) in enumerate(zip(request.steps, specs, strict=True)):
-        kernel = from_wire(message.kernel, f"steps[{i}].kernel")
-        bias = from_wire(message.bias, f"steps[{i}].bias") if message.HasField("bias") else None
+        kernel = places.tensor(message.kernel, f"steps[{i}].kernel")
+        bias = places.tensor(message.bias, f"steps[{i}].bias") if message.HasField("bias") else None
         steps.append(Step(kernel, bias, spec))
     return request, x, steps

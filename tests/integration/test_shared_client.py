@@ -1,0 +1,502 @@
+"""The SDK's tensors in shared memory, end to end: what is copied, what is kept, and what goes wrong."""
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import groupconv
+from groupconv import ConvSpec, Step
+from groupconv.arena import FIRST, FOLDER, Segment
+from groupconv.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+from groupconv.requests import CONVOLVE
+from groupconv.tensors import placed, to_wire
+from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2
+from groupconv_server.config import Config
+from groupconv_server.executors.local import LocalExecutor
+from groupconv_server.server import Server
+
+SPEC = ConvSpec(padding=1, groups=8)
+F32 = np.dtype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def sharing():
+    with Server(Config(port=0, executor="local", workers=2, threads=1, shared_memory=True)) as server:
+        yield server
+
+
+@pytest.fixture
+def near(sharing):
+    with groupconv.connect(sharing.address, timeout=60, shared_memory=True) as client:
+        yield client
+
+
+@pytest.fixture
+def layer(near):
+    w = np.random.default_rng(0).standard_normal((8, 1, 3, 3)).astype(np.float32)
+    with near.load_layer("tests/shared", w, None, SPEC) as layer:
+        yield layer
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The arrays that the engines were given."""
+    found = []
+    run = LocalExecutor.run
+
+    def watched(self, tasks, *, deadline):
+        found.extend((task.x, task.out) for task in tasks)
+        return run(self, tasks, deadline=deadline)
+
+    monkeypatch.setattr(LocalExecutor, "run", watched)
+    return found
+
+
+def image(seed=1, size=64):
+    return np.random.default_rng(seed).standard_normal((1, 8, size, size)).astype(np.float32)
+
+
+def segments(client):
+    return client._shared._arena._segments
+
+
+def lies_in_mapping(array, server):
+    """Whether an array of the server's process lies in the clients' memory."""
+    return any(np.may_share_memory(array, np.frombuffer(r.memory, np.uint8)) for r in server.client_memory.regions())
+
+
+def test_answers_are_those_of_the_wire(near, client):
+    x, w, b = image(), np.ones((16, 8, 3, 3), np.float32), np.arange(16, dtype=np.float32)
+    np.testing.assert_array_equal(near.conv2d(x, w, b, padding=1), client.conv2d(x, w, b, padding=1))
+    np.testing.assert_array_equal(near.conv2d(x[0], w), client.conv2d(x[0], w))
+    integers = (x * 10).astype(np.uint8)
+    np.testing.assert_array_equal(
+        near.conv2d(integers, w.astype(np.int8), padding=1), client.conv2d(integers, w.astype(np.int8), padding=1)
+    )
+    half = near.conv2d(x.astype(groupconv.dtypes.BFLOAT16), w)
+    assert half.dtype == groupconv.dtypes.BFLOAT16
+    steps = [Step(w, b, ConvSpec(padding=1)), Step(np.ones((4, 16, 1, 1), np.float32))]
+    result = near.run(x, steps)
+    np.testing.assert_array_equal(result.output, client.run(x, steps).output)
+    assert len(result.report.plan.steps) == 2
+    kernel = np.random.default_rng(3).standard_normal((64, 64, 3, 3)).astype(np.float32)  # in shared memory, too
+    wide = np.random.default_rng(4).standard_normal((1, 64, 20, 20)).astype(np.float32)
+    np.testing.assert_array_equal(near.conv2d(wide, kernel), client.conv2d(wide, kernel))
+
+
+def test_the_engine_reads_and_writes_the_clients_memory(sharing, near, layer, seen):
+    x = near.empty((1, 8, 64, 64))
+    x[...] = image()
+    before = near._shared._arena.lies_in(x)
+    y = layer(x)
+    assert seen
+    for read, written in seen:
+        assert lies_in_mapping(read, sharing)
+        assert lies_in_mapping(written, sharing)
+    assert near._shared._arena.lies_in(x) == before
+    assert near._shared._arena.lies_in(y) is not None
+    assert y.flags.writeable
+    sent = len(convolution_pb2.ConvolveRequest(input=placed(F32, x.shape, "r" * 32, 0)).SerializeToString())
+    assert sent < 100
+    chained = layer(layer(x))  # an answer as an input is not copied either
+    x[...] = layer(x)
+    np.testing.assert_array_equal(layer(x), chained)
+
+
+def test_no_file_is_left_while_it_works(near, layer):
+    layer(image())
+    assert not list(FOLDER.glob("groupconv-client-*"))
+
+
+def test_memory_is_used_again_and_results_can_be_kept_for_ever(near, layer):
+    x = image()
+    first = layer(x)
+    assert len(segments(near)) == 1
+    wanted = first.copy()
+    kept = [layer(x) for _ in range(60)]  # 60 × 128 KiB, more than the first segment
+    assert len(segments(near)) > 1
+    for y in kept:
+        np.testing.assert_array_equal(y, wanted)
+    del kept
+    gc.collect()
+    size = sum(s.size for s in segments(near))
+    for seed in range(200):
+        layer(image(seed % 3))
+    assert sum(s.size for s in segments(near)) == size
+    np.testing.assert_array_equal(first, wanted)
+
+
+def test_what_does_not_fit_travels(sharing, layer):
+    with groupconv.connect(sharing.address, shared_memory=True) as client:
+        client._shared._arena._capacity = FIRST
+        there = client.get_layer(layer.name)
+        x = image()
+        wanted = layer(x)
+        kept = [there(x) for _ in range(40)]
+        assert len(segments(client)) == 1
+        for y in kept:
+            np.testing.assert_array_equal(y, wanted)
+        assert not isinstance(client.empty((1, 8, 512, 512)).base, np.ndarray)  # an ordinary one
+
+
+def test_out_is_filled(near, layer):
+    out = np.empty((1, 8, 64, 64), np.float32)
+    assert layer(image(), out=out) is out
+    np.testing.assert_array_equal(out, layer(image()))
+
+
+def test_results_outlive_the_client_and_the_server():
+    with (
+        Server(Config(port=0, executor="local", shared_memory=True)) as server,
+        groupconv.connect(server.address, shared_memory=True) as client,
+    ):
+        y = client.conv2d(image(), np.ones((8, 8, 1, 1), np.float32))
+        wanted = y.copy()
+        memory = server.client_memory
+        client.close()
+        assert not memory.regions()
+    np.testing.assert_array_equal(y, wanted)
+    y += 1
+
+
+def test_several_threads_use_one_client(near, layer):
+    wanted = [layer(image(seed)).copy() for seed in range(4)]
+    wrong = []
+
+    def work(seed):
+        wrong.extend(seed for _ in range(25) if not np.array_equal(layer(image(seed)), wanted[seed]))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_awaiting(sharing, layer):
+    async def main():
+        async with groupconv.aio.connect(sharing.address, shared_memory=True) as client:
+            there = await client.get_layer(layer.name)
+            x = await client.empty((1, 8, 64, 64))
+            x[...] = image()
+            results = await asyncio.gather(*(there(x) for _ in range(20)))
+            w = np.ones((8, 8, 1, 1), np.float32)
+            return results, await client.conv2d(x, w), client._shared._arena.lies_in(await there(x))
+
+    results, pointwise, at = asyncio.run(main())
+    for y in results:
+        np.testing.assert_array_equal(y, layer(image()))
+    assert pointwise.shape == (1, 8, 64, 64)
+    assert at is not None
+
+
+@pytest.mark.parametrize("mode", [True, "auto"])
+def test_a_server_that_does_not_allow_it(server, mode):
+    w = np.ones((8, 8, 1, 1), np.float32)
+    with groupconv.connect(server.address, shared_memory=mode) as client:
+        if mode == "auto":
+            assert client.conv2d(image(), w).shape == (1, 8, 64, 64)
+            assert not list(FOLDER.glob("groupconv-client-*"))
+        else:
+            with pytest.raises(FailedPreconditionError, match=r"shared_memory=True.*--allow-shared-memory"):
+                client.conv2d(image(), w)
+    with pytest.raises(InvalidArgumentError, match="shared_memory"):
+        groupconv.connect("localhost:1", shared_memory="yes")
+
+
+@pytest.mark.parametrize("mode", [True, "auto"])
+def test_a_server_that_sees_another_dev_shm(sharing, mode, monkeypatch):
+    """As one on another machine or in another container does: there is no object of that name."""
+    monkeypatch.setattr("groupconv_server.shared_memory.FOLDER", Path("/dev/shm/no-such-folder"))
+    w = np.ones((8, 8, 1, 1), np.float32)
+    with groupconv.connect(sharing.address, shared_memory=mode) as client:
+        if mode == "auto":
+            assert client.conv2d(image(), w).shape == (1, 8, 64, 64)
+        else:
+            with pytest.raises(FailedPreconditionError, match="another machine"):
+                client.conv2d(image(), w)
+    assert not list(FOLDER.glob("groupconv-client-*"))
+
+
+def test_a_server_that_was_started_anew():
+    w = np.ones((8, 8, 1, 1), np.float32)
+    with Server(Config(port=0, executor="local", shared_memory=True)) as server:
+        client = groupconv.connect(server.address, shared_memory=True)
+        x = client.empty((1, 8, 64, 64))
+        x[...] = image()
+        y = client.conv2d(x, w)
+        port = server.port
+    with client, Server(Config(port=port, executor="local", shared_memory=True)) as server:
+        np.testing.assert_array_equal(client.conv2d(x, w), y)
+        assert len(server.client_memory.regions()) == 1
+
+
+def test_a_call_that_timed_out_leaves_its_memory_alone(sharing, near, layer, monkeypatch):
+    """The server may write the answer after the client has given up: into memory that nobody uses again."""
+    x = image()
+    layer(x)
+    (segment,) = segments(near)
+    go, written = threading.Event(), threading.Event()
+    run = LocalExecutor.run
+
+    def late(self, tasks, *, deadline):
+        go.wait(30)
+        for task in tasks:
+            task.out[...] = -1
+        written.set()
+        return run(self, tasks, deadline=None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalExecutor, "run", late)
+        with pytest.raises(DeadlineExceededError):
+            layer(x, timeout=0.2)
+    assert segment not in segments(near)
+    y = layer(x)
+    wanted = y.copy()
+    go.set()
+    assert written.wait(30)
+    np.testing.assert_array_equal(y, wanted)
+    assert segment.size not in [r.size for r in sharing.client_memory.regions() if r.key == segment.name]
+
+
+def test_a_client_that_is_killed_leaves_nothing(sharing):
+    program = (
+        "import sys, numpy as np, groupconv\n"
+        "client = groupconv.connect(sys.argv[1], shared_memory=True)\n"
+        "x = client.empty((1, 8, 64, 64)); x[...] = 1\n"
+        "client.conv2d(x, np.ones((8, 8, 1, 1), np.float32))\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
+    )
+    before = {r.name for r in sharing.client_memory.regions()}
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, sharing.address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout.readline() == b"ready\n"
+    (mine,) = [r for r in sharing.client_memory.regions() if r.name not in before]
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    assert not list(FOLDER.glob("groupconv-client-*"))
+    sharing.client_memory._grace = 0.1
+    limit = time.monotonic() + 30
+    while mine in sharing.client_memory.regions() and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert mine not in sharing.client_memory.regions()
+
+
+class Raw:
+    """A client that says what it likes."""
+
+    def __init__(self, near):
+        self._near = near
+
+    def register(self, name, size, proof):
+        request = memory_pb2.RegisterMemoryRequest(name=name, byte_size=size, proof=proof)
+        raw = self._call("/groupconv.v1.MemoryService/RegisterMemory", request)
+        return memory_pb2.RegisterMemoryResponse.FromString(raw).region
+
+    def unregister(self, region):
+        request = memory_pb2.UnregisterMemoryRequest(region=region)
+        self._call("/groupconv.v1.MemoryService/UnregisterMemory", request)
+
+    def convolve(self, source, output=None, kernel=None):
+        request = convolution_pb2.ConvolveRequest(input=source, output_place=output, without_report=True)
+        kernel = np.ones((1, 1, 1), np.float32) if kernel is None else kernel
+        request.steps.add(kernel=to_wire(kernel))
+        return convolution_pb2.ConvolveResponse.FromString(self._call(CONVOLVE, request))
+
+    def _call(self, method, request):
+        channel = self._near._channel
+        return self._near._call(channel.unary_unary(method), request.SerializeToString(), None)
+
+
+@pytest.fixture
+def raw(near):
+    return Raw(near)
+
+
+@pytest.fixture
+def registered(raw):
+    segment = Segment(4096)
+    yield segment, raw.register(segment.name, segment.size, segment.proof)
+    segment.unlink()
+
+
+def x_at(region, offset, size, shape=(1, 1, 4)):
+    place = tensor_pb2.Place(region=region, offset=offset, byte_size=size)
+    return tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=shape, place=place)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "field"),
+    [
+        (4096, 16, "input.place.offset"),
+        (4097, 16, "input.place.offset"),
+        (2**63 - 1, 16, "input.place.offset"),
+        (-1, 16, "input.place.offset"),
+        (4084, 16, "input.place.byte_size"),
+        (0, 4097, "input.place.byte_size"),
+        (16, 2**63 - 1, "input.place.byte_size"),
+        (0, -1, "input.place.byte_size"),
+        (0, 12, "input.data"),
+    ],
+)
+def test_places_that_cannot_be(raw, registered, offset, size, field):
+    with pytest.raises(InvalidArgumentError) as caught:
+        raw.convolve(x_at(registered[1], offset, size))
+    assert caught.value.field == field
+    assert raw.convolve(x_at(registered[1], 0, 16)).output.shape == [1, 1, 4]
+
+
+@pytest.mark.parametrize(("offset", "size"), [(4096, 16), (2**63 - 1, 16), (0, 4097), (16, 2**63 - 1), (-1, 16)])
+def test_places_of_outputs_that_cannot_be(raw, registered, offset, size):
+    place = tensor_pb2.Place(region=registered[1], offset=offset, byte_size=size)
+    with pytest.raises(InvalidArgumentError, match="output_place"):
+        raw.convolve(to_wire(np.ones((1, 1, 4), np.float32)), place)
+
+
+def test_an_output_where_its_input_is_or_not_aligned_is_refused(raw, registered):
+    for offset in (0, 12, 66):
+        with pytest.raises(InvalidArgumentError, match="output_place"):
+            raw.convolve(
+                x_at(registered[1], 0, 16), tensor_pb2.Place(region=registered[1], offset=offset, byte_size=16)
+            )
+
+
+def test_an_output_that_is_larger_than_its_place_comes_in_the_message(raw, registered):
+    answer = raw.convolve(x_at(registered[1], 0, 16), tensor_pb2.Place(region=registered[1], offset=64, byte_size=15))
+    assert len(answer.output.data) == 16
+    assert not answer.output.HasField("place")
+
+
+def test_an_input_that_is_not_aligned_is_copied(raw, registered):
+    assert len(raw.convolve(x_at(registered[1], 3, 16)).output.data) == 16
+
+
+def test_a_tensor_is_in_one_place(raw, registered):
+    both = x_at(registered[1], 0, 16)
+    both.data = bytes(16)
+    with pytest.raises(InvalidArgumentError, match="none beside data"):
+        raw.convolve(both)
+
+
+def test_regions_are_known_to_those_who_were_told(sharing, raw, registered):
+    segment, region = registered
+    assert region != segment.name
+    for name in ("", segment.name, region[:-1], region[::-1], "a" * 10_000):
+        with pytest.raises(NotFoundError) as caught:
+            raw.convolve(x_at(name, 0, 16))
+        assert region not in str(caught.value)
+        assert len(str(caught.value)) < 500
+    raw.unregister(region)
+    raw.unregister(region)
+    with pytest.raises(NotFoundError):
+        raw.convolve(x_at(region, 0, 16))
+
+
+def test_an_object_is_registered_by_who_can_read_it(raw):
+    segment = Segment(4096)
+    try:
+        with pytest.raises(FailedPreconditionError):
+            raw.register(segment.name, 4096, bytes(32))
+        assert (FOLDER / segment.name).exists()  # nobody else can have it removed
+        for name, size, proof, field in (
+            (segment.name, 4097, segment.proof, "byte_size"),
+            (segment.name, 0, segment.proof, "byte_size"),
+            (segment.name, -1, segment.proof, "byte_size"),
+            (segment.name, 4096, b"", "proof"),
+            ("/" + segment.name, 4096, segment.proof, "name"),
+            ("../" + segment.name, 4096, segment.proof, "name"),
+            ("groupconv-client-..", 4096, segment.proof, "name"),
+            ("plasma", 4096, segment.proof, "name"),
+        ):
+            with pytest.raises(InvalidArgumentError) as caught:
+                raw.register(name, size, proof)
+            assert caught.value.field == field, name
+    finally:
+        segment.unlink()
+    with pytest.raises(FailedPreconditionError):
+        raw.register(segment.name, 4096, segment.proof)
+
+
+def test_a_link_is_not_followed(raw):
+    name = "groupconv-client-" + "0" * 32
+    link = FOLDER / name
+    link.symlink_to("/etc/hostname")
+    try:
+        with pytest.raises(FailedPreconditionError):
+            raw.register(name, 8, bytes(32))
+    finally:
+        link.unlink()
+
+
+def test_a_region_unregistered_during_a_request_ends_with_it(raw, registered, monkeypatch):
+    segment, region = registered
+    run = LocalExecutor.run
+
+    def meanwhile(self, tasks, *, deadline):
+        raw.unregister(region)
+        return run(self, tasks, deadline=deadline)
+
+    monkeypatch.setattr(LocalExecutor, "run", meanwhile)
+    slot = segment.take(64)
+    slot.array(F32, (4,))[...] = [1, 2, 3, 4]
+    other = segment.take(64)
+    answer = raw.convolve(
+        x_at(region, slot.offset, 16), tensor_pb2.Place(region=region, offset=other.offset, byte_size=64)
+    )
+    assert answer.output.HasField("place")
+    assert other.array(F32, (4,)).tolist() == [1, 2, 3, 4]
+
+
+def test_without_leave_nothing_is_read(client):
+    raw = Raw(client)
+    with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
+        raw.convolve(x_at("a", 0, 16))
+    with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
+        raw.convolve(to_wire(np.ones((1, 1, 4), np.float32)), tensor_pb2.Place(region="a", offset=0, byte_size=16))
+    with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
+        raw.unregister("a")
+
+
+def test_triton_clients_cannot_name_or_list_it(sharing, registered):
+    """Their regions are a table of their own, and objects of this service's clients cannot be registered there."""
+    segment, region = registered
+    assert region not in {r.name for r in sharing.shared_memory.regions()}
+    with pytest.raises(InvalidArgumentError, match="key"):
+        sharing.shared_memory.register("mine", segment.name, 0, 8, owner="ipv4:127.0.0.1:1")
+
+
+@pytest.mark.ray
+def test_with_ray(ray_executor):
+    """Actors have their own memory: what they compute lands in the client's all the same."""
+    from groupconv_server import server as module
+
+    x, w = image(), np.random.default_rng(0).standard_normal((8, 1, 3, 3)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "create_executor", lambda *_, **__: ray_executor)
+        patch.setattr(ray_executor, "close", lambda: None)
+        with (
+            Server(Config(port=0, executor="ray", shared_memory=True)) as server,
+            groupconv.connect(server.address, shared_memory=True) as client,
+            groupconv.connect(server.address) as plain,
+        ):
+            source = client.empty(x.shape)
+            source[...] = x
+            y = client.convolve(source, w, spec=SPEC)
+            assert client._shared._arena.lies_in(y) is not None
+            np.testing.assert_array_equal(y, plain.convolve(x, w, spec=SPEC))
