@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from groupconv.dtypes import Types, types_of
-from groupconv.errors import InvalidArgumentError, UnavailableError
+from groupconv.errors import InvalidArgumentError
 from groupconv.geometry import Geometry
 from groupconv.plan import Plan, Report, ShardReport
 from groupconv.requests import Result, Step, geometries
@@ -171,7 +171,7 @@ class Coordinator:
             output: (N, M, *spatial), any strides, to be filled; None allocates it.
         """
         start = time.perf_counter()
-        workers = self._workers()
+        workers = self._workers(deadline)
         busy = self._running + 1  # requests in flight share the workers: cutting one would make the others wait
         at_most = max(1, len(workers) // busy)
         chains = self.planner.plan(tuple(problems), workers, reordering=reordering, at_most=at_most)
@@ -269,11 +269,9 @@ class Coordinator:
             self.limits.check(problem, f"steps[{i}]")
         return problems
 
-    def _workers(self) -> tuple[str, ...]:
-        workers = self.executor.workers()
-        if not workers:
-            raise UnavailableError("no worker is there to run this; try again when one has joined")
-        return workers
+    def _workers(self, deadline: float | None = None) -> tuple[str, ...]:
+        """Those there are; where there is none, the first that returns."""
+        return self.executor.workers() or self.executor.wait(deadline)
 
 
 def problems_of(

@@ -371,7 +371,7 @@ def test_actors_ask_for_weights_once_and_again_after_a_restart(ray_executor):
         layers.load("ray", [Step(w, None, spec)], room)
     launched = []
     launch = ray_executor._launch
-    ray_executor._launch = lambda *a, weights=False: launched.append(weights) or launch(*a, weights=weights)
+    ray_executor._launch = lambda *a, weights=False, **k: launched.append(weights) or launch(*a, weights=weights, **k)
     try:
         with layers.using("ray") as layer:
 

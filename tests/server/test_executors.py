@@ -121,6 +121,9 @@ def test_no_worker_is_unavailable_not_a_crash():
         def workers(self):
             return ()
 
+        def wait(self, deadline):
+            raise UnavailableError("no worker is there")
+
     with pytest.raises(UnavailableError, match="no worker"):
         Coordinator(Empty()).convolve(*grouped_request())
 

@@ -28,9 +28,12 @@ class Worker:
         engine: name of the engine.
         threads: CPU threads it may use.
         capacity: bytes of resident layers' weights it keeps prepared.
+        share: of its GPU's memory that it may take where it has a part of one; None is all of it.
     """
 
-    def __init__(self, engine: str, threads: int, capacity: int = CAPACITY) -> None:
+    def __init__(self, engine: str, threads: int, capacity: int = CAPACITY, share: float | None = None) -> None:
+        if share:
+            os.environ.setdefault("CUPY_GPU_MEMORY_LIMIT", f"{share:.0%}")  # read when CuPy's pool is made
         self.engine = create_engine(engine, threads=threads)
         self.resident = Resident(capacity)
 

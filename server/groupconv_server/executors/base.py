@@ -1,6 +1,6 @@
 """What an executor is: it brings shards to workers and results back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,19 @@ class Executor(Protocol):
 
     def workers(self) -> tuple[str, ...]:
         """Ids of the workers that take shards now, in a stable order."""
+
+    def wait(self, deadline: float | None) -> tuple[str, ...]:
+        """The same as soon as there is one, for a while.
+
+        Raises:
+            UnavailableError: none came in time.
+        """
+
+    def welcome(self, prepare: Callable[[str], None]) -> None:
+        """Have `prepare` called with the id of each worker that joins or returns from now on, before others see it."""
+
+    def trouble(self) -> str:
+        """What keeps it from its full strength, for people; empty if nothing does."""
 
     def describe(self) -> list[WorkerInfo]:
         """Those workers, for people."""

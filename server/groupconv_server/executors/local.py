@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from groupconv.errors import DeadlineExceededError
 from groupconv.plan import ShardReport
@@ -42,6 +42,17 @@ class LocalExecutor:
     def workers(self) -> tuple[str, ...]:
         """All of them: threads do not get lost."""
         return tuple(self._workers)
+
+    def wait(self, deadline: float | None) -> tuple[str, ...]:  # noqa: ARG002 - they are there
+        """All of them."""
+        return self.workers()
+
+    def welcome(self, prepare: Callable[[str], None]) -> None:
+        """Nobody joins."""
+
+    def trouble(self) -> str:
+        """None."""
+        return ""
 
     def describe(self) -> list[WorkerInfo]:
         """All of them, for people."""

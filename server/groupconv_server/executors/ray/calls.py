@@ -25,7 +25,7 @@ class WeightsMissingError(Exception):
     """The worker does not have the resident weights that the shard left out."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Flight:
     """A shard on its way.
 
@@ -33,6 +33,8 @@ class Flight:
         task: what runs.
         slot: where.
         attempt: counted from 1.
+        losses: workers that were lost with it as the one that ran, so perhaps by its fault.
+        actor: the worker's at that moment.
         start: when it was sent, on the clock of time.perf_counter().
         out, done: the actor's two answers to come, the output and what came of it.
     """
@@ -40,18 +42,23 @@ class Flight:
     task: Task
     slot: Slot
     attempt: int
+    losses: int
+    actor: Any
     start: float
     out: Any
     done: Any
 
 
-def launch(task: Task, slot: Slot, attempt: int, deadline: float | None, *, weights: bool = False) -> Flight:
+def launch(
+    task: Task, slot: Slot, deadline: float | None, *, attempt: int = 1, losses: int = 0, weights: bool = False
+) -> Flight:
     """Send a shard; without `weights` those of resident layers stay here unless the worker asks for them."""
     left = seconds_left(deadline)
     expires = None if left is None else time.time() + left
     stages = task.stages if weights else tuple(map(_without_weights, task.stages))
-    out, done = slot.actor.run.options(num_returns=2).remote(stages, task.x, expires)
-    return Flight(task, slot, attempt, time.perf_counter(), out, done)
+    actor = slot.actor
+    out, done = actor.run.options(num_returns=2).remote(stages, task.x, expires)
+    return Flight(task, slot, attempt, losses, actor, time.perf_counter(), out, done)
 
 
 def land(flight: Flight, deadline: float | None) -> tuple[Ran, ...]:

@@ -1,26 +1,29 @@
-"""The executor: tasks to workers, and again to another one where a worker was lost."""
+"""The executor: tasks to workers, and again to another one where a worker was lost or is slow."""
 
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ray
 
-from groupconv.errors import AbortedError, DeadlineExceededError
+from groupconv.errors import DeadlineExceededError, InternalError
 from groupconv.plan import ShardReport
 from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_server.executors.ray import calls, start
 from groupconv_server.executors.ray.calls import Flight, WeightsMissingError, WorkerLostError, seconds_left
 from groupconv_server.executors.ray.membership import Membership
+from groupconv_server.executors.ray.placement import Placement, Places
 from groupconv_server.executors.ray.slots import Slot
 from groupconv_worker.engines import create_engine
 from groupconv_worker.resident import CAPACITY
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 4
-"""Workers a shard may lose before it is given up as the cause."""
+MAX_LOSSES = 4
+"""Workers that may be lost while they run a shard before it is given up as the cause."""
+MAX_ATTEMPTS = 16
+"""Workers it may be sent to at all: those that were lost while it only waited there count too."""
 START_TIMEOUT = 120.0
 """Seconds the actors of this machine may take to start."""
 
@@ -29,13 +32,16 @@ class RayExecutor:
     """Workers as Ray actors.
 
     Args:
-        workers: how many; None means one per GPU, else one per node that has CPUs, kept so as nodes come and go.
+        workers: how many; None means one per GPU, and one on each node that has CPUs alone, kept so as nodes come and
+            go.
         threads: CPU threads of each; None gives each its share of its node.
         engine: of each worker.
         address: of a running cluster; None starts one on this machine, bound to loopback.
         wait: seconds to wait for the first worker; None waits START_TIMEOUT on this machine, and for ever in a
             cluster, whose workers join when they please.
         capacity: bytes of resident layers' weights each worker keeps prepared.
+        placement: where workers go; None spreads them.
+        hedge: seconds after which a shard that has not come back is sent to another worker too; None never does.
 
     Raises:
         FailedPreconditionError: an engine that cannot run on this machine, where the cluster is this machine.
@@ -53,21 +59,40 @@ class RayExecutor:
         address: str | None = None,
         wait: float | None = None,
         capacity: int = CAPACITY,
+        placement: Placement | None = None,
+        hedge: float | None = None,
     ) -> None:
+        self._head: start.Head | None = None
+        self._hedge = hedge
         if address is None:
             create_engine(engine).close()  # refuse here and now what every actor would refuse
-            workers = workers or 1
-            start.start(workers * (threads or 1))
+            self._head = start.Head((workers or 1) * (threads or 1))
         else:
             start.join(address)
-        self.membership = Membership(workers, threads, engine, capacity)
+        self.membership = Membership(Places(placement or Placement(), workers, threads, engine), capacity)
         if wait is None:
             wait = math.inf if address else START_TIMEOUT
-        self.membership.start(wait)
+        try:
+            self.membership.start(wait)
+        except BaseException:
+            self.close()
+            raise
 
     def workers(self) -> tuple[str, ...]:
         """Ids of the actors that answer."""
         return tuple(slot.id for slot in self.membership.ready())
+
+    def wait(self, deadline: float | None) -> tuple[str, ...]:
+        """The same, as soon as there is one."""
+        return tuple(slot.id for slot in self.membership.wait(deadline))
+
+    def welcome(self, prepare: Callable[[str], None]) -> None:
+        """Each worker that joins, or returns, is prepared first."""
+        self.membership.welcome(prepare)
+
+    def trouble(self) -> str:
+        """Of the cluster's head, or workers that are not there."""
+        return self.membership.trouble()
 
     def describe(self) -> list[WorkerInfo]:
         """Those actors, for people."""
@@ -76,23 +101,19 @@ class RayExecutor:
     def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
         """Every task on its worker's actor; each result is copied once, from the object store into its slice."""
         # A shard on its way is never cancelled: to Ray that is a gap in the actor's sequence of calls, for which it
-        # waits 30 s once the actor was restarted. One that comes too late the worker drops by itself.
-        first = [self._launch(task, self.membership.get(task.worker, deadline), 1, deadline) for task in tasks]
+        # waits. One that comes too late the worker drops by itself.
+        first = [self._launch(task, self.membership.get(task.worker, deadline), deadline) for task in tasks]
         flights = {flight.done: flight for flight in first}
         reports: dict[int, tuple[ShardReport, ...]] = {}
-        while flights:
-            done, _ = ray.wait(list(flights), num_returns=1, timeout=seconds_left(deadline))
+        while len(reports) < len(tasks):
+            done, _ = ray.wait(list(flights), num_returns=1, timeout=self._until(flights, deadline))
             if not done:
-                raise DeadlineExceededError("the deadline passed before every shard was done")
-            flight = flights.pop(done[0])
-            try:
-                reports[flight.task.index] = self._land(flight, deadline)
-            except WeightsMissingError:
-                again = self._launch(flight.task, flight.slot, flight.attempt, deadline, weights=True)
-                flights[again.done] = again
-            except WorkerLostError as lost:
-                again = self._relaunch(flight, lost, deadline)
-                flights[again.done] = again
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise DeadlineExceededError("the deadline passed before every shard was done")
+                again = self._hedged(flights, deadline)
+            else:
+                again = self._landed(flights.pop(done[0]), flights, reports, deadline)
+            flights |= {flight.done: flight for flight in again}
         return [reports[task.index] for task in tasks]
 
     def forget(self, layer: str, version: int) -> None:
@@ -103,23 +124,88 @@ class RayExecutor:
     def close(self) -> None:
         """End the actors, and Ray where this process started it."""
         self.membership.close()
-        ray.shutdown()
+        if self._head is not None:
+            self._head.close()
+        else:
+            ray.shutdown()
 
-    def _launch(self, task: Task, slot: Slot, attempt: int, deadline: float | None, *, weights: bool = False) -> Flight:
-        return calls.launch(task, slot, attempt, deadline, weights=weights)
+    def _launch(
+        self,
+        task: Task,
+        slot: Slot,
+        deadline: float | None,
+        *,
+        attempt: int = 1,
+        losses: int = 0,
+        weights: bool = False,
+    ) -> Flight:
+        flight = calls.launch(task, slot, deadline, attempt=attempt, losses=losses, weights=weights)
+        slot.sent(flight)
+        return flight
 
-    def _land(self, flight: Flight, deadline: float | None) -> tuple[ShardReport, ...]:
-        ran = calls.land(flight, deadline)
-        self.membership.ran(flight.slot)
+    def _landed(
+        self,
+        flight: Flight,
+        others: dict[object, Flight],
+        reports: dict[int, tuple[ShardReport, ...]],
+        deadline: float | None,
+    ) -> list[Flight]:
+        """A shard came back: its report, or the flights that it takes to bring it back after all."""
+        task, slot = flight.task, flight.slot
+        if task.index in reports:  # its other flight was faster
+            slot.landed(flight)
+            return []
+        try:
+            ran = calls.land(flight, deadline)
+        except WeightsMissingError:
+            slot.landed(flight)
+            return [self._launch(task, slot, deadline, attempt=flight.attempt, losses=flight.losses, weights=True)]
+        except WorkerLostError as lost:
+            self.membership.lost(slot, flight.actor)
+            twin = any(other.task.index == task.index for other in others.values())
+            return [] if twin else [self._again(flight, lost, deadline)]
+        slot.landed(flight)
         seconds = time.perf_counter() - flight.start
-        return flight.task.reports(flight.slot.id, ran, seconds, flight.attempt)
+        reports[task.index] = task.reports(slot.id, ran, seconds, flight.attempt)
+        return []
 
-    def _relaunch(self, flight: Flight, lost: WorkerLostError, deadline: float | None) -> Flight:
-        """The shard again, on another worker if there is one."""
-        log.warning("worker %s was lost (%s); shard %d runs again", flight.slot.id, lost, flight.task.index)
-        self.membership.lost(flight.slot)
-        if flight.attempt >= MAX_ATTEMPTS:
-            raise AbortedError(
-                f"shard {flight.task.index} was given up after it lost {flight.attempt} workers: {lost}"
-            ) from None
-        return self._launch(flight.task, self.membership.any(deadline), flight.attempt + 1, deadline)
+    def _again(self, flight: Flight, lost: WorkerLostError, deadline: float | None) -> Flight:
+        """The shard of a worker that was lost, on another one if there is one."""
+        losses = flight.losses + (flight is flight.slot.suspect)
+        what = described(flight.task)
+        log.warning("worker %s was lost (%s); %s runs again", flight.slot.id, lost, what)
+        if losses >= MAX_LOSSES or flight.attempt >= MAX_ATTEMPTS:
+            raise InternalError(f"{what} was given up: {losses} workers were lost while they ran it") from None
+        slot = self.membership.any(deadline, but=flight.slot)
+        return self._launch(flight.task, slot, deadline, attempt=flight.attempt + 1, losses=losses)
+
+    def _until(self, flights: dict[object, Flight], deadline: float | None) -> float | None:
+        """Seconds to wait for a shard to come back: until the deadline, or until one is late."""
+        left = seconds_left(deadline)
+        if self._hedge is None:
+            return left
+        late = min(flight.start for flight in flights.values()) + self._hedge - time.perf_counter()
+        late = max(0.01, late)
+        return late if left is None else min(left, late)
+
+    def _hedged(self, flights: dict[object, Flight], deadline: float | None) -> list[Flight]:
+        """For each shard that is late and has not been sent twice, a second flight to another worker."""
+        assert self._hedge is not None
+        twice = {f.task.index for f in flights.values() if f.attempt > 1}
+        limit, again = time.perf_counter() - self._hedge, []
+        for flight in list(flights.values()):
+            if flight.start > limit or flight.task.index in twice:
+                continue
+            slot = self.membership.any(deadline, but=flight.slot)
+            if slot is not flight.slot:
+                log.info("%s is late on worker %s; it runs on %s too", described(flight.task), flight.slot.id, slot.id)
+                again.append(self._launch(flight.task, slot, deadline, attempt=2, losses=flight.losses))
+        return again
+
+
+def described(task: Task) -> str:
+    """A shard in words: what it computes, and of which layer."""
+    first = task.stages[0]
+    g = first.problem.geometry
+    layer = "" if first.key is None else f" of layer {first.key.layer} version {first.key.version}"
+    return f"shard {task.index}{layer} (input {list(g.input_shape)}, kernel {list(g.weight_shape)})"

@@ -1,42 +1,55 @@
-"""Who the workers are: an actor for every place that should have one, placed, watched, lost and taken back."""
+"""Who the workers are: an actor for every place that should have one, placed, prepared, watched, started again.
+
+One thread watches. It alone talks to Ray about nodes and actors, and never under a lock: a head that does not answer
+keeps the watch waiting, and no request.
+"""
 
 import itertools
 import logging
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray._private.state import state as cluster_state
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from groupconv.errors import GroupconvError, UnavailableError
-from groupconv_server.executors.ray.slots import Slot
+from groupconv_server.executors.ray.placement import Node, Places
+from groupconv_server.executors.ray.slots import Slot, State
 from groupconv_worker.actor import Worker
 
 log = logging.getLogger(__name__)
 
-TICK = 0.25
+TICK = 0.1
 """Seconds between looks at the cluster."""
+SILENCE = 2.0
+"""Seconds without an answer after which the cluster's head counts as away."""
 PATIENCE = 30.0
-"""Seconds a shard waits for a worker when all are away."""
+"""Seconds a request or a shard waits for a worker when all are away."""
 
 
 class Membership:
     """The workers of a cluster, kept as many as they should be.
 
     Args:
-        workers: how many; None means one per GPU, else one per node that has CPUs, kept so as nodes come and go.
-        threads: CPU threads of each; None gives each its share of its node.
-        engine: of each worker.
+        places: where they go.
         capacity: bytes of resident layers' weights each keeps prepared.
     """
 
-    def __init__(self, workers: int | None, threads: int | None, engine: str, capacity: int) -> None:
-        self._wanted, self._threads, self._engine, self._capacity = workers, threads, engine, capacity
+    def __init__(self, places: Places, capacity: int) -> None:
+        self._places, self._capacity = places, capacity
         self.slots: list[Slot] = []
-        self._lock = threading.RLock()
+        self._changed = threading.Condition(threading.RLock())
         self._numbers = itertools.count()
         self._stopping = threading.Event()
+        self._answered = time.monotonic()
+        self._welcome: Callable[[str], None] | None = None
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="ray-welcome")
+        self._why = ""  # the last one did not start
         self._watcher = threading.Thread(target=self._watch, name="ray-membership", daemon=True)
 
     def start(self, seconds: float) -> None:
@@ -45,129 +58,188 @@ class Membership:
         Raises:
             UnavailableError: they did not come up in time.
         """
-        self._reconcile()
-        if not self.slots:
-            log.info("waiting for the first worker to join the cluster")
-        self._await(self._wanted or 1, time.monotonic() + seconds)
+        count, limit = self._places.workers or 1, time.monotonic() + seconds
         self._watcher.start()
+        with self._changed:
+            while (there := len(self.ready())) < count:
+                left = limit - time.monotonic()
+                if left <= 0:
+                    why = self.trouble() or self._why
+                    raise UnavailableError(f"{there} of {count} workers came up in time; {why}")
+                self._changed.wait(min(left, 1.0))
+
+    def welcome(self, prepare: Callable[[str], None]) -> None:
+        """Have `prepare` called with each worker that comes, or comes back, before it takes shards."""
+        self._welcome = prepare
 
     def ready(self) -> list[Slot]:
         """Those that take shards, in a stable order."""
-        with self._lock:
+        with self._changed:
             return [slot for slot in self.slots if slot.ready]
 
-    def get(self, worker: str, deadline: float | None) -> Slot:
-        """The worker called so; any one if it is gone."""
-        with self._lock:
-            slot = next((s for s in self.slots if s.id == worker), None)
-        return slot or self.any(deadline)  # may wait, so not under the lock: the watcher brings the worker
-
-    def any(self, deadline: float | None) -> Slot:
-        """The ready worker with the fewest shards; waits for one to return if all are away.
+    def wait(self, deadline: float | None) -> list[Slot]:
+        """Those that take shards, as soon as there is one.
 
         Raises:
-            UnavailableError: none returned in time.
+            UnavailableError: none came in time.
         """
         limit = time.monotonic() + PATIENCE
         limit = limit if deadline is None else min(deadline, limit)
-        while time.monotonic() < limit and not self._stopping.is_set():
-            with self._lock:
-                if ready := self.ready():
-                    return min(ready, key=lambda s: s.shards)
-                self._admit()
-            self._stopping.wait(TICK / 5)
-        raise UnavailableError("every worker is away; try again when one has returned")
+        with self._changed:
+            while not (ready := self.ready()):
+                left = limit - time.monotonic()
+                if left <= 0 or self._stopping.is_set():
+                    raise UnavailableError("every worker is away; try again when one has returned")
+                self._changed.wait(min(left, 1.0))
+            return ready
 
-    def lost(self, slot: Slot) -> None:
-        """A worker went away with a shard: it gets no more until it answers again."""
-        with self._lock:
-            if slot.ready:
-                slot.ready = False
-                slot.restarts += 1
-                slot.ping = slot.actor.describe.remote()
+    def get(self, worker: str, deadline: float | None) -> Slot:
+        """The worker called so, one that is being prepared too; any one if it is away."""
+        with self._changed:
+            for slot in self.slots:
+                if slot.id == worker and slot.state in (State.READY, State.PREPARING):
+                    return slot
+        return self.any(deadline)
 
-    def ran(self, slot: Slot) -> None:
-        """Count a shard."""
-        with self._lock:
-            slot.shards += 1
+    def any(self, deadline: float | None, but: Slot | None = None) -> Slot:
+        """The ready worker with the fewest shards, if there are others not `but`; waits if all are away.
+
+        Raises:
+            UnavailableError: none came in time.
+        """
+        ready = self.wait(deadline)
+        return min(ready, key=lambda s: (s is but, len(s.flights), s.shards))
+
+    def lost(self, slot: Slot, actor: Any) -> None:
+        """An actor went away with its shards: the worker gets no more until it was started again."""
+        if slot.lost(actor):
+            with self._changed:
+                self._changed.notify_all()
+
+    def trouble(self) -> str:
+        """What is wrong with the cluster, for people; empty if nothing is."""
+        silent = time.monotonic() - self._answered
+        if silent > SILENCE:
+            return f"the head of the Ray cluster has not answered for {silent:.0f} s; lost workers cannot be replaced"
+        with self._changed:
+            away = [slot.id for slot in self.slots if slot.state not in (State.READY, State.DRAINING)]
+        missing = (self._places.workers or 0) - len(self.slots)
+        if away:
+            return f"not there: {', '.join(away)}"
+        return f"there is no place for {missing} of {self._places.workers} workers" if missing > 0 else ""
 
     def close(self) -> None:
         """End the watch and the actors."""
         self._stopping.set()
-        self._watcher.join()
-        with self._lock:
-            for slot in self.slots:
+        with self._changed:
+            self._changed.notify_all()
+        self._preparing.shutdown(wait=False, cancel_futures=True)
+        self._watcher.join(SILENCE)  # one that waits for a head that is away is left to itself
+        for slot in self.slots:
+            if slot.actor is not None:
                 ray.kill(slot.actor)
-            self.slots.clear()
+        self.slots.clear()
 
     def _watch(self) -> None:
-        while not self._stopping.wait(TICK):
+        while not self._stopping.is_set():
             try:
-                with self._lock:
-                    self._reconcile()
-                    self._admit()
-            except (RayError, GroupconvError) as error:  # of one node or one moment: the watch goes on
+                self._reconcile()
+                self._answered = time.monotonic()
+                self._restart()
+                self._admit()
+            except (RayError, OSError, RuntimeError) as error:  # of one node or one moment: the watch goes on
                 log.warning("the cluster does not answer: %s", error)
+                self._stopping.wait(TICK)
 
     def _reconcile(self) -> None:
-        """An actor for every place that should have one; places that are gone lose theirs."""
-        if self._wanted is not None:
-            while len(self.slots) < self._wanted:
-                self.slots.append(self._start_actor(None, self._threads or 1, gpu=_has_gpus()))
-            return
-        nodes = {n["NodeID"]: n for n in ray.nodes() if n["Alive"]}
-        for slot in [s for s in self.slots if s.node_id not in nodes]:
-            log.warning("node of worker %s is gone", slot.id)
-            self.slots.remove(slot)
-        for node_id, node in nodes.items():
-            gpus, cpus = int(node["Resources"].get("GPU", 0)), int(node["Resources"].get("CPU", 0))
-            here = sum(s.node_id == node_id for s in self.slots)
-            places = gpus or min(cpus, 1)
-            for _ in range(here, places):
-                threads = self._threads or max(1, cpus // places)
-                self.slots.append(self._start_actor(node_id, min(threads, cpus), gpu=gpus > 0))
+        """A worker for every place that should have one; places that are gone lose theirs, those that leave drain."""
+        alive = {n["NodeID"]: Node.of(n) for n in ray.nodes() if n["Alive"]}
+        leaving = set(cluster_state.get_draining_nodes())
+        for slot in list(self.slots):
+            if slot.place.node_id not in alive:
+                log.warning("node of worker %s is gone", slot.id)
+                self.lost(slot, slot.actor)
+                self._remove(slot)
+            elif slot.place.node_id in leaving:
+                self._drain(slot)
+        staying = [node for node in alive.values() if node.id not in leaving]
+        for place in self._places.missing(staying, [s.place for s in self.slots if s.state is not State.DRAINING]):
+            slot = Slot(f"ray-{next(self._numbers)}", place)
+            slot.started(self._actor(slot))
+            with self._changed:
+                self.slots.append(slot)
 
-    def _start_actor(self, node_id: str | None, threads: int, *, gpu: bool) -> Slot:
-        strategy = "SPREAD" if node_id is None else NodeAffinitySchedulingStrategy(node_id, soft=False)
-        actor = (
+    def _drain(self, slot: Slot) -> None:
+        """No more shards; once those it has are done its actor goes, and with it the last that holds its node."""
+        with self._changed:
+            if slot.state is not State.DRAINING:
+                log.info("worker %s is leaving with its node", slot.id)
+                slot.state = State.DRAINING
+        if not slot.flights:
+            ray.kill(slot.actor)
+            self._remove(slot)
+
+    def _remove(self, slot: Slot) -> None:
+        with self._changed:
+            self.slots.remove(slot)
+            self._changed.notify_all()
+
+    def _restart(self) -> None:
+        """A new actor for each worker that was lost, after its pause."""
+        for slot in self.slots:
+            if slot.due:
+                ray.kill(slot.actor)  # one that is only out of reach must not keep its place
+                slot.started(self._actor(slot))
+
+    def _actor(self, slot: Slot) -> Any:
+        place, placement = slot.place, self._places.placement
+        return (
             ray.remote(Worker)
             .options(
-                num_cpus=threads,
-                num_gpus=1 if gpu else 0,
-                max_restarts=-1,
+                num_cpus=place.threads,
+                num_gpus=place.gpus,
+                resources=dict(placement.resources),
+                max_restarts=0,  # a new actor is started here, after a pause if the last one was of no use
                 max_task_retries=0,  # the executor runs a lost shard again itself, elsewhere
-                scheduling_strategy=strategy,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
             )
-            .remote(self._engine, threads, self._capacity)
+            .remote(place.engine, place.threads, self._capacity, place.gpus if place.gpus < 1 else None)
         )
-        return Slot(f"ray-{next(self._numbers)}", actor, node_id, actor.describe.remote())
 
     def _admit(self) -> None:
-        """Take back every worker whose ping came home."""
-        waiting = {s.ping: s for s in self.slots if not s.ready}
+        """Take every worker that answers; waits a tick for one that starts."""
+        waiting = {s.ping: s for s in self.slots if s.state is State.STARTING}
         if not waiting:
+            self._stopping.wait(TICK)
             return
-        for ref in ray.wait(list(waiting), num_returns=len(waiting), timeout=0)[0]:
+        for ref in ray.wait(list(waiting), num_returns=1, timeout=TICK)[0]:
             slot = waiting[ref]
             try:
-                slot.facts, slot.ready = ray.get(ref), True
+                slot.facts = ray.get(ref)
+            except RayError as error:
+                self._why = str(error.cause if isinstance(error, RayTaskError) else error).strip()
+                log.warning("worker %s did not start: %s", slot.id, self._why)
+                self.lost(slot, slot.actor)
+                continue
+            slot.state = State.PREPARING
+            if self._welcome is None:
+                self._ready(slot, slot.actor)
+            else:
+                self._preparing.submit(self._prepare, slot, slot.actor)
+
+    def _prepare(self, slot: Slot, actor: Any) -> None:
+        assert self._welcome is not None
+        try:
+            self._welcome(slot.id)
+        except GroupconvError as error:  # it takes shards all the same: what it lacks it asks for
+            log.warning("worker %s was not prepared: %s", slot.id, error)
+        except Exception:
+            log.exception("worker %s was not prepared", slot.id)
+        self._ready(slot, actor)
+
+    def _ready(self, slot: Slot, actor: Any) -> None:
+        with self._changed:
+            if slot.actor is actor and slot.state is State.PREPARING:
+                slot.state = State.READY
+                self._changed.notify_all()
                 log.info("worker %s is ready on %s: %s", slot.id, slot.facts["node"], slot.facts["device"])
-            except RayTaskError as error:
-                raise error.cause if isinstance(error.cause, GroupconvError) else error from None
-            except RayActorError as error:
-                if isinstance(getattr(error, "cause", None), GroupconvError):
-                    raise
-                slot.ping = slot.actor.describe.remote()
-
-    def _await(self, count: int, limit: float) -> None:
-        while (there := len(self.ready())) < count:
-            if time.monotonic() > limit:
-                raise UnavailableError(f"{there} of {count} workers came up in time")
-            with self._lock:
-                self._reconcile()
-                self._admit()
-            self._stopping.wait(TICK / 5)
-
-
-def _has_gpus() -> bool:
-    return bool(ray.cluster_resources().get("GPU", 0) > 0)

@@ -1,35 +1,110 @@
 """One worker as the executor knows it."""
 
+import enum
+import threading
+import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from groupconv_server.executors.base import WorkerInfo
+from groupconv_server.executors.ray.placement import Place
+
+if TYPE_CHECKING:
+    from groupconv_server.executors.ray.calls import Flight
+
+BACKOFF, LONGEST_BACKOFF = 0.25, 15.0
+"""Seconds before a worker that did nothing useful is started again: the first time, doubling, and at most."""
+
+
+class State(enum.Enum):
+    """What a worker is doing, and so whether it gets shards."""
+
+    AWAY = "away"
+    """Lost; its actor is to be started again."""
+    STARTING = "starting"
+    """Its actor has not answered yet."""
+    PREPARING = "preparing"
+    """It answers; it is measured and given the resident layers."""
+    READY = "ready"
+    """It takes shards."""
+    DRAINING = "draining"
+    """Its node is leaving: it ends what it has and gets no more."""
 
 
 @dataclass(eq=False)
 class Slot:
-    """A worker: its actor, and whether it answers.
+    """A worker: its place, its actor of the moment, and what it is doing.
 
     Attributes:
         id: as plans and reports name it.
-        actor: Ray's handle; it stays the same when Ray restarts the process behind it.
-        node_id: of the node it was placed on; None where Ray chose.
-        ping: the answer to `describe` that is waited for while it is not ready.
-        ready: whether it takes shards.
+        place: where it runs, and with what.
+        actor: Ray's handle; a new one each time it is started.
+        ping: the answer to `describe` that is waited for while it starts.
+        state: what it is doing.
         facts: what it said of itself.
         shards, restarts: what it did, and how often it was lost.
+        flights: shards that are there, the oldest first; of those given up by their requests too.
+        suspect: the shard that ran when it was lost last.
     """
 
     id: str
-    actor: Any
-    node_id: str | None
-    ping: Any
-    ready: bool = False
+    place: Place
+    actor: Any = None
+    ping: Any = None
+    state: State = State.AWAY
     facts: dict[str, Any] = field(default_factory=dict)
     shards: int = 0
     restarts: int = 0
+    flights: "list[Flight]" = field(default_factory=list)
+    suspect: "Flight | None" = None
+    _useless: int = 0  # lives in a row in which it ran nothing
+    _ran: int = 0  # shards of this life
+    _again: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes shards."""
+        return self.state is State.READY
+
+    @property
+    def due(self) -> bool:
+        """Whether it is away, and has been for as long as it should before it is started again."""
+        return self.state is State.AWAY and time.monotonic() >= self._again
 
     def info(self) -> WorkerInfo:
         """What it said of itself, and what it did."""
         node, engine, device, threads = (self.facts[key] for key in ("node", "engine", "device", "threads"))
         return WorkerInfo(self.id, node, engine, device, threads, self.shards, self.restarts)
+
+    def started(self, actor: Any) -> None:
+        """It has a new actor."""
+        self._ran = 0
+        self.actor, self.ping, self.state = actor, actor.describe.remote(), State.STARTING
+
+    def sent(self, flight: "Flight") -> None:
+        """A shard went there."""
+        with self._lock:
+            self.flights.append(flight)
+
+    def landed(self, flight: "Flight") -> None:
+        """A shard came back; an actor runs one after another, so those sent before it are not there any more either."""
+        with self._lock:
+            self.shards += 1
+            self._ran += 1
+            if flight in self.flights:
+                del self.flights[: self.flights.index(flight) + 1]
+
+    def lost(self, actor: Any) -> bool:
+        """Its actor went away; True if it was the present one, so that a loss counts once for all its shards."""
+        with self._lock:
+            if self.actor is not actor or self.state is State.AWAY:
+                return False
+            self.suspect = self.flights[0] if self.flights else None
+            self.flights.clear()
+            self.restarts += 1
+            self._useless = 0 if self._ran else self._useless + 1
+            pause = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(self._useless - 1, 10)) if self._useless else 0.0
+            self._again = time.monotonic() + pause
+            self.state = State.AWAY
+            return True

@@ -1,33 +1,147 @@
-"""Ray itself: a cluster of this machine alone, or one to join."""
+"""Ray itself: a cluster of this machine alone, whose head is kept alive, or one to join."""
 
 import contextlib
 import logging
 import os
+import secrets
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import ray
+from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+log = logging.getLogger(__name__)
+
+TICK = 0.25
+"""Seconds between looks at the head's process."""
+SHARED = 0.3
+"""Of the memory there is, that /dev/shm should have: what Ray's object store takes by default."""
+SHARED_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108 - Ray's choice
 
 
-def start(cpus: int) -> None:
-    """A cluster of this machine alone, on loopback, that offers at least `cpus`."""
-    with _own_sigterm():
-        ray.init(
-            address="local",
-            num_cpus=max(cpus, len(os.sched_getaffinity(0))),
-            namespace="groupconv",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _node_ip_address="127.0.0.1",
-        )
+class Head:
+    """A cluster of this machine alone, on loopback, behind a token.
+
+    Ray's head process keeps its state on disk, and is started again when it dies: shards go on without it, and lost
+    workers are replaced once it is back.
+
+    Args:
+        cpus: that it offers at least.
+    """
+
+    def __init__(self, cpus: int) -> None:
+        check_memory()
+        self._folder = Path(tempfile.mkdtemp(prefix="groupconv-ray-"))
+        self._environment = _environment(self._folder)
+        self._closing = threading.Event()
+        try:
+            with _own_sigterm():
+                ray.init(
+                    address="local",
+                    num_cpus=max(cpus, len(os.sched_getaffinity(0))),
+                    namespace="groupconv",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",
+                )
+        except BaseException:
+            self._clean()
+            raise
+        self._watcher = threading.Thread(target=self._watch, name="ray-head", daemon=True)
+        self._watcher.start()
+
+    def close(self) -> None:
+        """End Ray and remove its state and its token."""
+        self._closing.set()
+        self._watcher.join()
+        ray.shutdown()
+        self._clean()
+
+    def _watch(self) -> None:
+        node = ray._private.worker._global_node  # noqa: SLF001 - Ray has no other way to start its head again
+        while not self._closing.wait(TICK):
+            (head,) = node.all_processes[PROCESS_TYPE_GCS_SERVER]
+            if head.process.poll() is not None:
+                log.error("the head of the Ray cluster ended with status %d; it is started again", head.process.poll())
+                node.kill_gcs_server(check_alive=False)
+                node.start_gcs_server()
+
+    def _clean(self) -> None:
+        for name, value in self._environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_again()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def join(address: str) -> None:
     """Join the cluster whose head is at `address`."""
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", HEAD_MAY_BE_AWAY)
+    check_memory()
     with _own_sigterm():
         ray.init(address=address, namespace="groupconv", log_to_driver=False, logging_level=logging.WARNING)
+
+
+HEAD_MAY_BE_AWAY = str(24 * 3600)
+"""Seconds a process of Ray goes on without the head; its own 60 s would end the server."""
+
+
+def _environment(folder: Path) -> dict[str, str | None]:
+    """Set what Ray's processes read, where the operator has not; what was there before is returned."""
+    wanted = {
+        "RAY_gcs_storage": "rocksdb",
+        "RAY_gcs_storage_path": str(folder / "gcs"),
+        "RAY_gcs_rpc_server_reconnect_timeout_s": HEAD_MAY_BE_AWAY,
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
+        "RAY_AUTH_MODE": "token",
+    }
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        token = folder / "token"
+        token.touch(0o600)
+        token.write_text(secrets.token_hex(32))
+        wanted["RAY_AUTH_TOKEN_PATH"] = str(token)
+    (folder / "gcs").mkdir()
+    before = {name: os.environ.get(name) for name in wanted}
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    _read_again()
+    return before
+
+
+def _read_again() -> None:
+    """Have Ray read its variables and its token as they are now: it did when it was imported."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def check_memory() -> None:
+    """Warn where Ray's object store has too little shared memory to keep arrays in."""
+    memory = psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):  # no limit, or another version of cgroups
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    shared = shutil.disk_usage(SHARED_FILE_SYSTEM).total if SHARED_FILE_SYSTEM.is_dir() else 0
+    if shared < SHARED * memory:
+        log.warning(
+            "%s has %.1f GiB, less than %.0f %% of the %.1f GiB of memory: Ray will keep arrays on disk, several times "
+            "slower; give the container more (--shm-size %.0fg, shm_size, a memory-backed emptyDir)",
+            SHARED_FILE_SYSTEM,
+            shared / 2**30,
+            SHARED * 100,
+            memory / 2**30,
+            max(1, SHARED * memory / 2**30),
+        )
 
 
 @contextlib.contextmanager
