@@ -124,4 +124,3 @@ class _Worker:
         finally:
             self._turn.release()
         return task.reports(self.id, ran, time.perf_counter() - submitted)
-

@@ -81,7 +81,7 @@ class _Bench:
             self._update(worker, memory=_bytes(_problem(*_COPY)) / report.compute_seconds)
         for k, name in enumerate(CLASSES):
             if time.monotonic() > self.limit:
-                log.info("calibration: no time left for %s", ", ".join(CLASSES[k:]))
+                log.info("no time was left to measure %s, which keep a default", ", ".join(CLASSES[k:]))
                 break
             self._class(k, *_SIZES[name])
         self._crowding()

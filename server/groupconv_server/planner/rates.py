@@ -7,6 +7,7 @@ The time of one shard in an engine is taken to be
 with classes that engines treat alike, told apart by symbols only. `planner.calibrate` measures the numbers.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -55,6 +56,17 @@ class Rates:
     latency: float = 1e-4
     dispatch: float = 3e-5
     crowding: float = 0.0
+
+    def __str__(self) -> str:
+        """In a line, for people.
+
+        Example:
+            >>> print(Rates(link=1e9))
+            dense 20, pointwise 20, grouped 5, depthwise 2, transposed 10 G multiply-adds/s; memory 5, link 1 GB/s
+        """
+        rates = ", ".join(f"{name} {rate / 1e9:.3g}" for name, rate in zip(CLASSES, self.multiply_adds, strict=True))
+        link = "" if math.isinf(self.link) else f", link {self.link / 1e9:.3g}"
+        return f"{rates} G multiply-adds/s; memory {self.memory / 1e9:.3g}{link} GB/s"
 
     def faster(self, factor: float) -> Self:
         """A worker that computes `factor` times as fast and is as far away."""
