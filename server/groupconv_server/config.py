@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from groupconv_server.executors.placement import Placement
 from groupconv_server.limits import Limits
 from groupconv_worker.resident import CAPACITY
 
@@ -14,7 +15,7 @@ class Config:
     Attributes:
         host, port: where it listens; port 0 picks a free one.
         executor: "local" or "ray"; None is ray where a cluster's address is given or several GPUs are seen.
-        workers, threads, engine, ray_address: see `create_executor`.
+        workers, threads, engine, ray_address, placement, hedge: see `create_executor`.
         concurrency: requests worked on at a time.
         queue: that may wait; more are RESOURCE_EXHAUSTED at once.
         queue_bytes: of the messages of all requests that run or wait.
@@ -38,6 +39,8 @@ class Config:
     threads: int | None = None
     engine: str = "auto"
     ray_address: str | None = None
+    placement: Placement = field(default_factory=Placement)
+    hedge: float | None = None
     insecure: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -7,7 +7,7 @@ executor makes each result land there. Only a cut along input channels adds.
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,6 +71,15 @@ class Coordinator:
     def calibrate(self) -> None:
         """Measure the workers there are now, for about a second at most; the planner goes by what was measured."""
         self.planner.statistics.calibrated(calibrate(self.executor))
+
+    def measure(self, worker: str) -> None:
+        """Measure a worker that joins, unless it was before and only comes back."""
+        known = self.planner.statistics.known()
+        if worker in known:
+            return
+        measured = calibrate(self.executor, workers=[worker], like=list(known.values()))
+        for name, rates in measured.items():
+            self.planner.statistics.joined(name, rates)
 
     def convolve(
         self,
@@ -144,6 +153,32 @@ class Coordinator:
             for _ in range(len(workers) // max(len(c.workers) for c in chains)):
                 self.run(chains, x, steps)
                 chains = self.planner.plan(problems, workers, at_most=at_most)
+
+    def prepare(self, worker: str, steps: Sequence[Step], shape: tuple[int, ...], dtype: np.dtype) -> None:
+        """Have one worker, which takes no requests yet, prepare every part of a resident layer it may be given.
+
+        Args:
+            worker: its id.
+            steps: of one version.
+            shape: (N, C, *spatial) of an input to expect.
+            dtype: of that input.
+
+        Raises:
+            InvalidArgumentError, ResourceExhaustedError, UnavailableError: as `convolve`.
+        """
+        problems = tuple(self.problems(shape, dtype, steps))
+        workers = tuple(dict.fromkeys((*self.executor.workers(), worker)))
+        done = set()
+        for at_most in sorted({len(workers) // busy for busy in range(1, len(workers) + 1)}):
+            for chain in self.planner.plan(problems, workers, at_most=at_most):
+                first = chain.chain[0]
+                x = np.zeros(first.geometry.input_shape, first.types.input)
+                made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)])
+                for task in made.tasks:
+                    parts = tuple((stage.key, stage.problem) for stage in task.stages)
+                    if parts not in done:
+                        done.add(parts)
+                        self.executor.run([replace(task, worker=worker)], deadline=None)
 
     def inputs(self, layer: str, version: int) -> list[tuple[tuple[int, ...], np.dtype]]:
         """Shapes and dtypes of the inputs that a version of a resident layer was last given, as far as remembered."""

@@ -73,6 +73,16 @@ class Repository:
                 self.layers.forget(name, version)
                 raise
 
+    def prepare(self, worker: str) -> None:
+        """Have a worker that joins or comes back prepare every layer for the inputs that are expected."""
+        if self._coordinator is None:
+            return
+        self._coordinator.measure(worker)
+        for layer in self.layers.all():
+            for shape, dtype in self._coordinator.inputs(layer.name, layer.version):
+                with suppress(InvalidArgumentError, ResourceExhaustedError):
+                    self._coordinator.prepare(worker, layer.steps, shape, dtype)
+
     def unload(self, name: str, *, keep: bool = False) -> None:
         """Let a layer go, from disk too unless it is to be kept there.
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import TracerProvider
 
@@ -32,6 +32,7 @@ from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.cuda_memory import CudaMemory
 from groupconv_server.executors import create_executor
+from groupconv_server.health import Health
 from groupconv_server.inference.servicer import SERVICE as INFERENCE
 from groupconv_server.inference.servicer import InferenceServicer
 from groupconv_server.layers import Layers
@@ -100,12 +101,13 @@ class Server:
             engine=config.engine,
             ray_address=config.ray_address,
             capacity=config.layer_bytes,
+            placement=config.placement,
+            hedge=config.hedge,
         )
         try:
             self.metrics = Metrics()
             self._traces = Traces(tracer_provider)
             self.coordinator = Coordinator(self.executor, config.limits, metrics=self.metrics, traces=self._traces)
-            self.coordinator.calibrate()
             self.layers = Layers(
                 self.executor.forget,
                 capacity=config.layer_bytes,
@@ -114,13 +116,15 @@ class Server:
             )
             store = None if config.layer_dir is None else LayerStore(config.layer_dir, config.limits)
             self.repository = Repository(self.layers, store, self.coordinator)
+            self.executor.welcome(self.repository.prepare)
+            self.coordinator.calibrate()
             self.repository.restore()
             self.shared_memory = SharedMemory() if config.shared_memory else None
             self.cuda_memory = CudaMemory() if config.shared_memory else None
             # apart from the others, whose names may be listed and are the clients' own
             self.client_memory = SharedMemory() if config.shared_memory else None
             self.streams = StreamServicer(self.coordinator)
-            self._health = health.HealthServicer()
+            self.health = Health(self.executor, SERVICES)
             self._gate = Gate(config.concurrency, config.queue, config.queue_bytes)
             self._door = Door(self._gate, tokens)
             state = State(self.metrics, self.executor, self.layers, self.streams.budget, self._gate)
@@ -129,8 +133,7 @@ class Server:
             self.port = self._bind()
             self._page = Page.of(config.metrics_host, config.metrics_port, self.metrics.registry)
             self._grpc.start()
-            for service in ("", *SERVICES):
-                self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+            self.health.start()
         except BaseException:
             self.executor.close()
             raise
@@ -147,7 +150,7 @@ class Server:
 
     def stop(self) -> None:
         """Take no more requests, let the running ones end within the grace period, let the workers go."""
-        self._health.enter_graceful_shutdown()
+        self.health.stop()
         if not self._gate.close(self.config.grace):
             log.warning("requests still running after %.0f s are cancelled", self.config.grace)
         self._grpc.stop(LINGER).wait()
@@ -186,10 +189,12 @@ class Server:
         ConvolutionServicer(self.coordinator, self.layers, self.client_memory).add_to(server)
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryServicer(self.client_memory), server)
         layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.repository, self.config.limits), server)
-        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(self.coordinator, self.layers), server)
+        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
+            ClusterServicer(self.coordinator, self.layers, self.health), server
+        )
         self.streams.add_to(server)
         InferenceServicer(self.coordinator, self.repository, self.shared_memory, self.cuda_memory).add_to(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 

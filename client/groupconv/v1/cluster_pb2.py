@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agroupconv/v1/cluster.proto\x12\x0cgroupconv.v1\"\x13\n\x11GetClusterRequest\"\xad\x03\n\x12GetClusterResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12%\n\x07workers\x18\x03 \x03(\x0b\x32\x14.groupconv.v1.Worker\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12\x16\n\x0euptime_seconds\x18\x05 \x01(\x01\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\x03\x12\x0f\n\x07running\x18\x07 \x01(\x05\x12\x42\n\tlibraries\x18\x08 \x03(\x0b\x32/.groupconv.v1.GetClusterResponse.LibrariesEntry\x12\'\n\x06layers\x18\t \x03(\x0b\x32\x17.groupconv.v1.LayerLoad\x12\x13\n\x0blayer_bytes\x18\n \x01(\x03\x12\x16\n\x0elayer_capacity\x18\x0b \x01(\x03\x12\x16\n\x0eresident_bytes\x18\x0c \x01(\x03\x12\x13\n\x0b\x63pu_seconds\x18\r \x01(\x01\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"n\n\tLayerLoad\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x03\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\"\x8b\x01\n\x06Worker\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0f\n\x07threads\x18\x05 \x01(\x05\x12\x0e\n\x06shards\x18\x06 \x01(\x03\x12\x10\n\x08restarts\x18\x07 \x01(\x03\x12\x14\n\x0c\x62usy_seconds\x18\x08 \x01(\x01\x32\x61\n\x0e\x43lusterService\x12O\n\nGetCluster\x12\x1f.groupconv.v1.GetClusterRequest\x1a .groupconv.v1.GetClusterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agroupconv/v1/cluster.proto\x12\x0cgroupconv.v1\"\x13\n\x11GetClusterRequest\"\xcd\x03\n\x12GetClusterResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12%\n\x07workers\x18\x03 \x03(\x0b\x32\x14.groupconv.v1.Worker\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12\x16\n\x0euptime_seconds\x18\x05 \x01(\x01\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\x03\x12\x0f\n\x07running\x18\x07 \x01(\x05\x12\x42\n\tlibraries\x18\x08 \x03(\x0b\x32/.groupconv.v1.GetClusterResponse.LibrariesEntry\x12\'\n\x06layers\x18\t \x03(\x0b\x32\x17.groupconv.v1.LayerLoad\x12\x13\n\x0blayer_bytes\x18\n \x01(\x03\x12\x16\n\x0elayer_capacity\x18\x0b \x01(\x03\x12\x16\n\x0eresident_bytes\x18\x0c \x01(\x03\x12\x13\n\x0b\x63pu_seconds\x18\r \x01(\x01\x12\r\n\x05state\x18\x0e \x01(\t\x12\x0f\n\x07trouble\x18\x0f \x01(\t\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"n\n\tLayerLoad\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x03\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\"\x8b\x01\n\x06Worker\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0f\n\x07threads\x18\x05 \x01(\x05\x12\x0e\n\x06shards\x18\x06 \x01(\x03\x12\x10\n\x08restarts\x18\x07 \x01(\x03\x12\x14\n\x0c\x62usy_seconds\x18\x08 \x01(\x01\x32\x61\n\x0e\x43lusterService\x12O\n\nGetCluster\x12\x1f.groupconv.v1.GetClusterRequest\x1a .groupconv.v1.GetClusterResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCLUSTERREQUEST']._serialized_start=44
   _globals['_GETCLUSTERREQUEST']._serialized_end=63
   _globals['_GETCLUSTERRESPONSE']._serialized_start=66
-  _globals['_GETCLUSTERRESPONSE']._serialized_end=495
-  _globals['_GETCLUSTERRESPONSE_LIBRARIESENTRY']._serialized_start=447
-  _globals['_GETCLUSTERRESPONSE_LIBRARIESENTRY']._serialized_end=495
-  _globals['_LAYERLOAD']._serialized_start=497
-  _globals['_LAYERLOAD']._serialized_end=607
-  _globals['_WORKER']._serialized_start=610
-  _globals['_WORKER']._serialized_end=749
-  _globals['_CLUSTERSERVICE']._serialized_start=751
-  _globals['_CLUSTERSERVICE']._serialized_end=848
+  _globals['_GETCLUSTERRESPONSE']._serialized_end=527
+  _globals['_GETCLUSTERRESPONSE_LIBRARIESENTRY']._serialized_start=479
+  _globals['_GETCLUSTERRESPONSE_LIBRARIESENTRY']._serialized_end=527
+  _globals['_LAYERLOAD']._serialized_start=529
+  _globals['_LAYERLOAD']._serialized_end=639
+  _globals['_WORKER']._serialized_start=642
+  _globals['_WORKER']._serialized_end=781
+  _globals['_CLUSTERSERVICE']._serialized_start=783
+  _globals['_CLUSTERSERVICE']._serialized_end=880
 # @@protoc_insertion_point(module_scope)

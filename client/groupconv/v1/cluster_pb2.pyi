@@ -74,6 +74,8 @@ class GetClusterResponse(_message.Message):
     LAYER_CAPACITY_FIELD_NUMBER: _builtins.int
     RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The server's version."""
     executor: _builtins.str
@@ -94,6 +96,10 @@ class GetClusterResponse(_message.Message):
     """Bytes of memory that the server's process holds."""
     cpu_seconds: _builtins.float
     """Seconds of CPU that the server's process has used."""
+    state: _builtins.str
+    """"SERVING", "DEGRADED" (it serves, and something is wrong) or "NOT_SERVING"."""
+    trouble: _builtins.str
+    """What is wrong, in words; empty if nothing is."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
         """The workers that take shards now."""
@@ -122,10 +128,12 @@ class GetClusterResponse(_message.Message):
         layer_capacity: _builtins.int = ...,
         resident_bytes: _builtins.int = ...,
         cpu_seconds: _builtins.float = ...,
+        state: _builtins.str = ...,
+        trouble: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "executor", b"executor", "layer_bytes", b"layer_bytes", "layer_capacity", b"layer_capacity", "layers", b"layers", "libraries", b"libraries", "max_message_bytes", b"max_message_bytes", "requests", b"requests", "resident_bytes", b"resident_bytes", "running", b"running", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "executor", b"executor", "layer_bytes", b"layer_bytes", "layer_capacity", b"layer_capacity", "layers", b"layers", "libraries", b"libraries", "max_message_bytes", b"max_message_bytes", "requests", b"requests", "resident_bytes", b"resident_bytes", "running", b"running", "state", b"state", "trouble", b"trouble", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from groupconv.errors import InvalidArgumentError
 from groupconv_server.config import Config
 from groupconv_server.executors import EXECUTORS
+from groupconv_server.executors.placement import STRATEGIES, Placement
 from groupconv_server.limits import Limits
 from groupconv_worker.engines import ENGINES
 
@@ -19,6 +21,8 @@ $ groupconv serve
 $ groupconv serve --port 0 --workers 2 --threads 1
 
 $ groupconv serve --executor ray --workers 4
+
+$ groupconv serve --ray-address auto --workers auto --worker-gpus 0.5 --worker-labels zone=a
 
 $ groupconv serve --allow-shared-memory --layer-dir layers
 
@@ -42,9 +46,12 @@ def command(
         ),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(envvar="GROUPCONV_WORKERS", min=1, help="Default: one per GPU, else one per node, else one."),
-    ] = None,
+        str,
+        typer.Option(
+            envvar="GROUPCONV_WORKERS",
+            help="A number, or auto: one per GPU, and one on each node without; they follow the cluster.",
+        ),
+    ] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(envvar="GROUPCONV_THREADS", min=1, help="CPU threads of each worker. Default: its share."),
@@ -56,6 +63,34 @@ def command(
     ray_address: Annotated[
         str | None,
         typer.Option(envvar="GROUPCONV_RAY_ADDRESS", help="A running Ray cluster; `auto` finds the one of this host."),
+    ] = None,
+    placement: Annotated[
+        str,
+        typer.Option(envvar="GROUPCONV_PLACEMENT", help=f"Where a number of workers goes: {', '.join(STRATEGIES)}."),
+    ] = "spread",
+    worker_gpus: Annotated[
+        float,
+        typer.Option(
+            envvar="GROUPCONV_WORKER_GPUS",
+            min=0.01,
+            help="GPUs of each worker, where there are any; 0.5 is two on one, each with half of its memory.",
+        ),
+    ] = 1.0,
+    worker_resources: Annotated[
+        str,
+        typer.Option(envvar="GROUPCONV_WORKER_RESOURCES", help="Ray's custom resources that each takes: name=1,…"),
+    ] = "",
+    worker_labels: Annotated[
+        str, typer.Option(envvar="GROUPCONV_WORKER_LABELS", help="Labels that its Ray node must have: zone=a,…")
+    ] = "",
+    hedge: Annotated[
+        float | None,
+        typer.Option(
+            envvar="GROUPCONV_HEDGE",
+            min=0.01,
+            help="Seconds after which a late shard is sent to a second worker too; the first answer counts. "
+            "Default: never.",
+        ),
     ] = None,
     insecure: Annotated[
         bool,
@@ -173,10 +208,17 @@ def command(
         host=host,
         port=port,
         executor=executor,
-        workers=workers,
+        workers=_count(workers),
         threads=threads,
         engine=engine,
         ray_address=ray_address,
+        placement=Placement(
+            strategy=placement,
+            gpus=worker_gpus,
+            resources={name: _amount(name, value) for name, value in _pairs("worker_resources", worker_resources)},
+            labels=dict(_pairs("worker_labels", worker_labels)),
+        ),
+        hedge=hedge,
         insecure=insecure,
         tls_cert=tls_cert,
         tls_key=tls_key,
@@ -204,3 +246,29 @@ def command(
     )
     traces.configure()
     serve(config, ready)
+
+
+def _count(workers: str) -> int | None:
+    if workers == "auto":
+        return None
+    if not workers.isdigit() or int(workers) < 1:
+        raise InvalidArgumentError("workers", "auto or a number from 1", workers)
+    return int(workers)
+
+
+def _pairs(field: str, text: str) -> list[tuple[str, str]]:
+    """`a=1,b=2` as pairs."""
+    pairs = [(name, value) for name, _, value in (pair.partition("=") for pair in text.split(",") if pair)]
+    if not all(name and value for name, value in pairs):
+        raise InvalidArgumentError(field, "name=value, several with commas between", text)
+    return pairs
+
+
+def _amount(name: str, value: str) -> float:
+    try:
+        amount = float(value)
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount < float("inf"):
+        raise InvalidArgumentError("worker_resources", f"an amount above 0 of {name}", value)
+    return amount

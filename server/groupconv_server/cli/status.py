@@ -74,8 +74,10 @@ def picture(now: Status, before: Status, target: str) -> RenderableType:
     passed = max(1e-9, now.uptime_seconds - before.uptime_seconds)
     busy = (now.cpu_seconds - before.cpu_seconds) / passed
     libraries = ", ".join(f"{name} {version}" for name, version in sorted(now.libraries.items()))
+    state = now.state + (f": {now.trouble}" if now.trouble else "")
     head = Text(
         f"groupconv {now.version} at {target}, executor {now.executor}, up {now.uptime_seconds:.0f} s\n"
+        f"{state}\n"
         f"{now.requests} requests, {(now.requests - before.requests) / passed:.1f}/s, {now.running} running; "
         f"messages up to {human_bytes(now.max_message_bytes)}\n"
         f"coordinator: {human_bytes(now.resident_bytes)} of memory, {busy:.0%} of a CPU; {libraries}"
@@ -133,5 +135,5 @@ def _numbers(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
-TEXTS = frozenset({"libraries", "id", "node", "engine", "device", "name", "executor"})
+TEXTS = frozenset({"libraries", "id", "node", "engine", "device", "name", "executor", "state", "trouble"})
 """Fields that stay text whatever they look like."""

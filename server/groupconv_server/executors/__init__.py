@@ -2,11 +2,12 @@
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.executors.base import Executor, Task, WorkerInfo
+from groupconv_server.executors.placement import Placement
 from groupconv_worker.resident import CAPACITY
 
 EXECUTORS = ("local", "ray")
 
-__all__ = ["EXECUTORS", "Executor", "Task", "WorkerInfo", "create_executor"]
+__all__ = ["EXECUTORS", "Executor", "Placement", "Task", "WorkerInfo", "create_executor"]
 
 
 def create_executor(
@@ -17,6 +18,8 @@ def create_executor(
     engine: str = "auto",
     ray_address: str | None = None,
     capacity: int = CAPACITY,
+    placement: Placement | None = None,
+    hedge: float | None = None,
 ) -> Executor:
     """The executor called `name`.
 
@@ -27,6 +30,8 @@ def create_executor(
         engine: of each worker.
         ray_address: of a running Ray cluster; None starts one on this machine.
         capacity: bytes of resident layers' weights each worker keeps prepared.
+        placement: where Ray's workers go; None spreads them.
+        hedge: seconds after which a shard that has not come back from one of Ray's workers is sent to another one too.
 
     Raises:
         InvalidArgumentError: an unknown name, or an address for the local executor.
@@ -42,5 +47,13 @@ def create_executor(
         case "ray":
             from groupconv_server.executors.ray import RayExecutor
 
-            return RayExecutor(workers=workers, threads=threads, engine=engine, address=ray_address, capacity=capacity)
+            return RayExecutor(
+                workers=workers,
+                threads=threads,
+                engine=engine,
+                address=ray_address,
+                capacity=capacity,
+                placement=placement,
+                hedge=hedge,
+            )
     raise InvalidArgumentError("executor", f"one of {', '.join(EXECUTORS)}", name)

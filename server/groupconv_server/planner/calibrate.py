@@ -13,7 +13,7 @@ import numpy as np
 
 from groupconv import cost
 from groupconv.dtypes import types_of
-from groupconv.errors import GroupconvError
+from groupconv.errors import GroupconvError, UnavailableError
 from groupconv.geometry import resolve
 from groupconv.plan import ShardReport
 from groupconv.spec import ConvSpec
@@ -46,17 +46,21 @@ _COPY = ((1, 64, 112, 112), (64, 1, 1, 1), ConvSpec(groups=64))
 _NOTHING = ((1, 1, 1), (1, 1, 1), ConvSpec())
 
 
-def calibrate(executor: Executor, default: Rates | None = None) -> dict[str, Rates]:
-    """Measure every worker of an executor.
+def calibrate(
+    executor: Executor, default: Rates | None = None, workers: Sequence[str] | None = None, like: Sequence[Rates] = ()
+) -> dict[str, Rates]:
+    """Measure workers of an executor.
 
     Args:
         executor: with at least one worker, idle.
         default: what a worker is taken to be worth where the time is up before it is measured.
+        workers: those to measure; None is all.
+        like: rates of others that these may be like.
 
     Returns:
         Rates by worker. Empty if the workers do not answer: planning goes on with defaults.
     """
-    bench = _Bench(executor, default or Rates())
+    bench = _Bench(executor, default or Rates(), executor.workers() if workers is None else workers, like)
     try:
         bench.measure()
     except GroupconvError as error:
@@ -68,9 +72,8 @@ def calibrate(executor: Executor, default: Rates | None = None) -> dict[str, Rat
 
 
 class _Bench:
-    def __init__(self, executor: Executor, default: Rates) -> None:
-        self.executor = executor
-        self.workers = executor.workers()
+    def __init__(self, executor: Executor, default: Rates, workers: Sequence[str], like: Sequence[Rates]) -> None:
+        self.executor, self.workers, self.like = executor, workers, like
         self.rates = dict.fromkeys(self.workers, default)
         self.limit = time.monotonic() + BUDGET
 
@@ -89,7 +92,7 @@ class _Bench:
 
     def _level(self) -> None:
         """Workers that differ by no more than the noise of a short measurement are alike, so shares stay even."""
-        median = _median(list(self.rates.values()))
+        median = _median(list(self.like or self.rates.values()))
         for worker, rates in self.rates.items():
             ratio = rates.multiply_adds[0] / median.multiply_adds[0]
             if 1 / NOISE <= ratio <= NOISE:
@@ -168,7 +171,10 @@ class _Bench:
             Task(i, worker, (Stage(problem, w),), x, np.empty(g.output_shape, dtype=F32))
             for i, worker in enumerate(workers)
         ]
-        return [reports[0] for reports in self.executor.run(tasks, deadline=None)]
+        ran = [reports[0] for reports in self.executor.run(tasks, deadline=None)]
+        if any(report.worker not in self.rates for report in ran):
+            raise UnavailableError("a worker was lost while it was measured")
+        return ran
 
     def _update(self, worker: str, **changes: object) -> None:
         if worker in self.rates:

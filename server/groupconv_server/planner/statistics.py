@@ -79,6 +79,17 @@ class Statistics:
             self._tried.clear()
             self.version += 1
 
+    def joined(self, worker: str, rates: Rates) -> None:
+        """One more worker was measured; what was learned of the others stays."""
+        with self._lock:
+            self._rates[worker] = rates
+            self.version += 1
+
+    def known(self) -> dict[str, Rates]:
+        """The rates of the workers that were measured."""
+        with self._lock:
+            return dict(self._rates)
+
     def rates(self, worker: str) -> Rates:
         """What `worker` is worth now: as calibrated, times the speed it has shown since."""
         with self._lock:

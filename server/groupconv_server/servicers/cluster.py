@@ -12,6 +12,7 @@ from groupconv import __version__
 from groupconv.v1 import cluster_pb2, cluster_pb2_grpc
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors.base import WorkerInfo
+from groupconv_server.health import Health
 from groupconv_server.layers import Layer, Layers
 from groupconv_server.servicers.errors import answers_errors
 
@@ -22,8 +23,8 @@ LIBRARIES = ("numpy", "onnxruntime", "numba", "scipy", "cupy-cuda12x", "cupy-cud
 class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     """Version, executor, workers, layers and their load."""
 
-    def __init__(self, coordinator: Coordinator, layers: Layers) -> None:
-        self.coordinator, self.layers = coordinator, layers
+    def __init__(self, coordinator: Coordinator, layers: Layers, health: Health) -> None:
+        self.coordinator, self.layers, self.health = coordinator, layers, health
         self._process = psutil.Process()
 
     @answers_errors
@@ -35,6 +36,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         """The state of the server now."""
         c = self.coordinator
         cpu = self._process.cpu_times()
+        state, trouble = self.health.state()
         return cluster_pb2.GetClusterResponse(
             version=__version__,
             executor=c.executor.name,
@@ -49,6 +51,8 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             layer_capacity=self.layers.capacity,
             resident_bytes=self._process.memory_info().rss,
             cpu_seconds=cpu.user + cpu.system,
+            state=state,
+            trouble=trouble,
         )
 
     def _worker(self, w: WorkerInfo) -> cluster_pb2.Worker:

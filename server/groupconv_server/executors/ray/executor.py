@@ -10,10 +10,10 @@ import ray
 from groupconv.errors import DeadlineExceededError, InternalError
 from groupconv.plan import ShardReport
 from groupconv_server.executors.base import Task, WorkerInfo
+from groupconv_server.executors.placement import Placement, Places
 from groupconv_server.executors.ray import calls, start
 from groupconv_server.executors.ray.calls import Flight, WeightsMissingError, WorkerLostError, seconds_left
 from groupconv_server.executors.ray.membership import Membership
-from groupconv_server.executors.ray.placement import Placement, Places
 from groupconv_server.executors.ray.slots import Slot
 from groupconv_worker.engines import create_engine
 from groupconv_worker.resident import CAPACITY

@@ -18,7 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from groupconv.errors import GroupconvError, UnavailableError
-from groupconv_server.executors.ray.placement import Node, Places
+from groupconv_server.executors.placement import Node, Places
 from groupconv_server.executors.ray.slots import Slot, State
 from groupconv_worker.actor import Worker
 

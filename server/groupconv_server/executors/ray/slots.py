@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from groupconv_server.executors.base import WorkerInfo
-from groupconv_server.executors.ray.placement import Place
+from groupconv_server.executors.placement import Place
 
 if TYPE_CHECKING:
     from groupconv_server.executors.ray.calls import Flight
