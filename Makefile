@@ -26,7 +26,7 @@ test-ray: setup  ## only the tests that start a Ray cluster
 	$(BIN)/python -m pytest -m ray
 
 test-slow: setup  ## the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 test-gpu: setup  ## the tests for a machine with a CUDA device (install .[cuda12] or .[cuda13] first)
 	$(BIN)/python -m pytest -m gpu

@@ -1,4 +1,4 @@
-"""The commands put together, and what they share: options, errors as one line, exit codes."""
+"""The commands put together, and what they share: errors as one line, exit codes."""
 
 import functools
 import inspect
@@ -10,10 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from groupconv import __version__
-from groupconv.errors import GroupconvError, InvalidArgumentError
+from groupconv.errors import GroupconvError
 from groupconv_server.cli.connection import with_endpoint
-
-TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.001)]
 
 
 def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,22 +27,6 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(1) from None
 
     return run
-
-
-def integers(option: str, text: str) -> tuple[int, ...]:
-    """The value of an option as numbers.
-
-    Raises:
-        InvalidArgumentError: naming the option.
-
-    Example:
-        >>> integers("--input", "1,96,27,27")
-        (1, 96, 27, 27)
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InvalidArgumentError(option, "integers separated by commas", text) from None
 
 
 def _version(asked: bool) -> None:

@@ -8,8 +8,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from groupconv.errors import UnavailableError
 from groupconv.rpc import from_rpc_error
-from groupconv_server.cli.app import TimeoutOption
 from groupconv_server.cli.connection import Endpoint
+from groupconv_server.cli.options import TimeoutOption
 
 NAME = "health"
 EXAMPLES = """Examples:

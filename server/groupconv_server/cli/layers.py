@@ -13,8 +13,8 @@ from groupconv.errors import InvalidArgumentError
 from groupconv.explain import human_bytes, table
 from groupconv.layer import LayerInfo
 from groupconv.requests import Step
-from groupconv_server.cli.app import TimeoutOption, integers
 from groupconv_server.cli.connection import Endpoint
+from groupconv_server.cli.options import TimeoutOption, integers
 from groupconv_server.onnx_layers import read_onnx
 
 NAME = "layers"

@@ -15,8 +15,8 @@ from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv.plan import Plan
 from groupconv.requests import geometries
 from groupconv_server.catalogue import layer_named
-from groupconv_server.cli.app import TimeoutOption, integers
 from groupconv_server.cli.connection import Endpoint
+from groupconv_server.cli.options import TimeoutOption, integers
 
 NAME = "plan"
 EXAMPLES = """Examples:

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from groupconv.explain import human_bytes
 from groupconv.v1 import cluster_pb2
-from groupconv_server.cli.app import TimeoutOption
 from groupconv_server.cli.connection import Endpoint
+from groupconv_server.cli.options import TimeoutOption
 
 NAME = "status"
 EXAMPLES = """Examples:
