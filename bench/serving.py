@@ -1,6 +1,7 @@
 """A served layer against the bare transport and the bare engine, in one run.
 
     python bench/serving.py [--layer alexnet_conv2 ...] [--clients 1 8] [--seconds 3] [--rounds 3] [--json FILE]
+    python bench/serving.py --shared-memory --layer alexnet_conv2 small large
 
 The server has a process, each client has one. In turns, so that a busy neighbour meets all alike: a bare grpcio echo
 (synchronous and asyncio: a request of the input's bytes, an answer of the output's), the layer through the SDK, and the
@@ -10,6 +11,11 @@ an open one: arrivals are Poisson at `--load` of the closed rate, a latency coun
 Two ratios say what the service adds. `latency_per_floor`: median at one client over the median of the cheaper echo plus
 the engine's time on every core. `throughput_per_ceiling`: the rate at the most clients over
 cores / (engine CPU + server CPU + client CPU of the cheaper echo).
+
+`--shared-memory` adds the layer through the SDK's shared memory: `shared` from an array of the client's own, `in_place`
+from one that lies there already; and for each its median at one client over the engine's time on every core, and its
+rate at the most clients over that of the wire. Beside the catalogue's layers there are `small`, 1 KB in and out, and
+`large` and `large_grouped`, 64 MiB in and out (3×3, 64 groups and 16).
 """
 
 import argparse
@@ -31,6 +37,12 @@ import numpy as np
 Call = Callable[[], object]
 SPAWN = multiprocessing.get_context("spawn")
 CORES = len(os.sched_getaffinity(0))
+OWN: dict[str, Any] = {
+    "small": ({}, (1, 16, 4, 4), (16, 16, 1, 1)),
+    "large": ({"padding": 1, "groups": 64}, (1, 64, 512, 512), (64, 1, 3, 3)),
+    "large_grouped": ({"padding": 1, "groups": 16}, (1, 64, 512, 512), (64, 4, 3, 3)),
+}
+"""Spec and shapes of input and kernel."""
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -59,14 +71,15 @@ def answer(pipe: Connection) -> None:
         pipe.send(time.process_time())
 
 
-def serve(pipe: Connection, executor: str, workers: int | None, threads: int | None) -> None:
+def serve(pipe: Connection, executor: str, workers: int | None, threads: int | None, shared: bool) -> None:
     """The server under test."""
     from groupconv_server.config import Config
     from groupconv_server.pages import keep_pages
     from groupconv_server.server import Server
 
     keep_pages()
-    with Server(Config(port=0, executor=executor, workers=workers, threads=threads)) as server:
+    config = Config(port=0, executor=executor, workers=workers, threads=threads, shared_memory=shared)
+    with Server(config) as server:
         pipe.send(server.address)
         answer(pipe)
 
@@ -107,7 +120,6 @@ def echo_aio(pipe: Connection, reply: int) -> None:
 def engine(pipe: Connection, name: str) -> None:
     """The engine alone; asked for `(threads, seconds)` it says CPU and median seconds of a run."""
     from groupconv.dtypes import types_of
-    from groupconv_server.catalogue import layer_named
     from groupconv_worker.engines.base import Problem
     from groupconv_worker.engines.cpu import CpuEngine
 
@@ -127,7 +139,7 @@ def engine(pipe: Connection, name: str) -> None:
 
 def load(pipe: Connection, kind: str, target: str, name: str) -> None:
     """A client; asked for `(seconds, rate)` it says its latencies and CPU. Rate 0 is a closed loop."""
-    call = echo_call(target, name) if kind == "echo" else layer_call(target, name)
+    call = echo_call(target, name) if kind.startswith("echo") else layer_call(target, name, kind)
     for _ in range(20):
         call()
     pipe.send(None)
@@ -138,20 +150,21 @@ def load(pipe: Connection, kind: str, target: str, name: str) -> None:
 
 def echo_call(target: str, name: str) -> Call:
     """One bare call with the input's bytes."""
-    from groupconv_server.catalogue import layer_named
-
     unary: Any = grpc.insecure_channel(target, options=UNLIMITED).unary_unary("/Echo/Call")
     body = layer_named(name).arrays()[0].tobytes()
     return lambda: unary(body)
 
 
-def layer_call(target: str, name: str) -> Call:
+def layer_call(target: str, name: str, kind: str) -> Call:
     """One call of the layer through the SDK."""
     import groupconv
-    from groupconv_server.catalogue import layer_named
 
-    layer = groupconv.connect(target).get_layer(name)
+    client = groupconv.connect(target, shared_memory=kind in ("shared", "in_place"))
+    layer = client.get_layer(name)
     x = layer_named(name).arrays()[0]
+    if kind == "in_place":
+        theirs, x = x, client.empty(x.shape)
+        x[...] = theirs
     return lambda: layer(x)
 
 
@@ -203,7 +216,6 @@ def median(rows: list[dict[str, float]]) -> dict[str, float]:
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Everything about one layer."""
     import groupconv
-    from groupconv_server.catalogue import layer_named
 
     layer = layer_named(name)
     _, w, b = layer.arrays()
@@ -211,17 +223,18 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     servers = {
         "echo_sync": Process(echo_sync, reply),
         "echo_aio": Process(echo_aio, reply),
-        "service": Process(serve, options.executor, options.workers, options.threads),
+        "service": Process(serve, options.executor, options.workers, options.threads, options.shared_memory),
     }
     alone = Process(engine, name)
     targets = {kind: server.pipe.recv() for kind, server in servers.items()}
+    if options.shared_memory:
+        for kind in ("shared", "in_place"):
+            servers[kind], targets[kind] = servers["service"], targets["service"]
     alone.pipe.recv()
     with groupconv.connect(targets["service"]) as client:
         client.load_layer(name, w, b, layer.spec)
         most = max(options.clients)
-        clients = {
-            kind: [Process(load, kind[:4], target, name) for _ in range(most)] for kind, target in targets.items()
-        }
+        clients = {kind: [Process(load, kind, target, name) for _ in range(most)] for kind, target in targets.items()}
         for several in clients.values():
             for one in several:
                 one.pipe.recv()
@@ -237,7 +250,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         found: dict[str, Any] = {key: median(of) for key, of in rows.items()}
         rate = options.load * found[f"service_{most}"]["requests_per_second"]
         found["service_open"] = turn(servers["service"], clients["service"], options.seconds, rate) | {"offered": rate}
-    for one in [*(c for several in clients.values() for c in several), alone, *servers.values()]:
+    for one in [*(c for several in clients.values() for c in several), alone, *set(servers.values())]:
         one.close()
     return {"layer": name, **found, **ratios(found, options.clients)}
 
@@ -250,7 +263,13 @@ def ratios(found: dict[str, Any], counts: list[int]) -> dict[str, float]:
         found[f"echo_{k}_{most}"]["server_cpu_ms"] + found[f"echo_{k}_{most}"]["client_cpu_ms"] for k in ("sync", "aio")
     )
     ceiling = CORES / (found["engine"]["cpu_ms"] + echo) * 1e3
-    return {
+    shared = {}
+    for kind in ("shared", "in_place"):
+        if f"{kind}_{most}" in found:
+            shared[f"{kind}_per_engine"] = found[f"{kind}_{least}"]["p50_ms"] / found["engine"]["all_cores_ms"]
+            rate = found[f"{kind}_{most}"]["requests_per_second"]
+            shared[f"{kind}_per_wire"] = rate / found[f"service_{most}"]["requests_per_second"]
+    return shared | {
         "latency_floor_ms": floor,
         "latency_per_floor": found[f"service_{least}"]["p50_ms"] / floor,
         "throughput_ceiling": ceiling,
@@ -280,11 +299,30 @@ def show(found: dict[str, Any]) -> None:
         f"throughput {found['throughput_per_ceiling']:.3f} × the ceiling of {found['throughput_ceiling']:.0f}/s"
     )
 
+    for kind in ("shared", "in_place"):
+        if f"{kind}_per_wire" in found:
+            console.print(
+                f"{kind}: latency {found[f'{kind}_per_engine']:.3f} × the engine's, "
+                f"throughput {found[f'{kind}_per_wire']:.3f} × the wire's"
+            )
+
+
+def layer_named(name: str) -> Any:
+    """A layer of the catalogue, or one of this file's."""
+    from groupconv import ConvSpec, resolve
+    from groupconv_server import catalogue
+
+    if name not in OWN:
+        return catalogue.layer_named(name)
+    spec, x, w = OWN[name]
+    spec = ConvSpec(**spec)
+    return catalogue.CatalogueLayer(name, "bench/serving.py", spec, resolve(spec, x, w))
+
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layer", nargs="+", default=["alexnet_conv2"], help="of the catalogue")
+    parser.add_argument("--layer", nargs="+", default=["alexnet_conv2"], help="of the catalogue; small, large, large_grouped")
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
     parser.add_argument("--rounds", type=int, default=3)
@@ -292,6 +330,7 @@ def main() -> None:
     parser.add_argument("--executor", default="local", help="local or ray")
     parser.add_argument("--workers", type=int, help="of the server; as in `groupconv serve`")
     parser.add_argument("--threads", type=int, help="of a worker; as in `groupconv serve`")
+    parser.add_argument("--shared-memory", action="store_true", help="also through shared memory")
     parser.add_argument("--json", type=Path, help="write all of it here")
     options = parser.parse_args()
     results = []
