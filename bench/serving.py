@@ -322,7 +322,8 @@ def layer_named(name: str) -> Any:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layer", nargs="+", default=["alexnet_conv2"], help="of the catalogue; small, large, large_grouped")
+    named = "of the catalogue; small, large, large_grouped"
+    parser.add_argument("--layer", nargs="+", default=["alexnet_conv2"], help=named)
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
     parser.add_argument("--rounds", type=int, default=3)
