@@ -5,6 +5,9 @@ looks out for more, spinning without the GIL, before it sleeps. Each thread has 
 time, so that what it touched last time lies in its cache; who has finished takes parts from the others' shares, so a
 helper that does wake late costs nothing.
 
+Compiled work comes as a program (program.py), which a helper sees in its own words without the interpreter. Work in
+Python (`Team.run`: onnxruntime, BLAS, FFT) comes through a queue.
+
 Linux tends to wake a thread on the processor of the one that wakes it. Behind a caller that computes, it waited there
 for many milliseconds, so a sleeping helper is first told to keep off that processor.
 """
@@ -19,10 +22,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from groupconv_worker.kernels.spin import await_change
+from groupconv_worker.engines.base import Array
+from groupconv_worker.kernels.program import INTERPRETER, JOB, LINE, NONE, attend, await_word
 
 Work = Callable[[int, int], object]
 """work(first, last) does the tasks first … last - 1."""
@@ -31,6 +36,8 @@ PARTS = 2
 """Parts of the work for each thread."""
 LOOKOUT = 200_000
 """Turns (about a nanosecond each) that a helper looks out for work before it sleeps, and a caller for its helpers."""
+WAKE: tuple[None, int] = (None, 0)
+"""No job, but a reason to look out."""
 HANDOVER = 2_000
 """Turns to wait before asking for the GIL, which who announced work, or its end, still holds for a moment."""
 
@@ -59,33 +66,69 @@ class Team:
     def run(self, work: Work, tasks: int, *, threads: int | None = None) -> None:
         """Do the tasks 0 … tasks - 1 on up to `threads` threads (all of the team's by default).
 
-        `work` must release the GIL for parts to run at the same time. The first failure of a part is raised.
+        `work` must release the GIL for parts to run at the same time. The first failure of a part is raised. For
+        compiled work there is `program.Program`, which costs a hundredth.
         """
-        wanted = min(tasks, self.threads if threads is None else threads)
-        helpers: list[_Helper] = []
-        while len(helpers) < wanted - 1:
-            try:
-                helpers.append(self._free.pop())  # atomic, so several callers may take at once
-            except IndexError:
-                break
-        if not helpers:
+        helpers = self.hire(min(tasks, self.threads if threads is None else threads) - 1, attentive=False)
+        if not helpers.all:
             work(0, tasks)
             return
-        job = _Job(work, tasks, 1 + len(helpers))
-        for share, helper in enumerate(helpers, start=1):
+        job = _Job(work, tasks, 1 + len(helpers.all))
+        for share, helper in enumerate(helpers.all, start=1):
             helper.start((job, share))
         job.join_in(0)
         try:
             job.wait()
         finally:
             # a helper that has not even woken finds nothing left of this job; the next may be announced to it already
-            self._free.extend(helpers)
+            self.dismiss(helpers)
+
+    def hire(self, count: int, *, attentive: bool = True) -> "Helpers":
+        """Up to `count` helpers, nobody else's until they are dismissed.
+
+        Args:
+            count: how many are wanted.
+            attentive: wake those that sleep, for work that is announced in their words.
+        """
+        if count < 1 or not self._free:
+            return NOBODY
+        found: list[_Helper] = []
+        while len(found) < count:
+            try:
+                found.append(self._free.pop())  # atomic, so several callers may take at once
+            except IndexError:
+                break
+        if attentive:
+            for helper in found:
+                helper.wake()
+        return Helpers(
+            found, found[0].place if len(found) == 1 else np.array([int(h.place[0]) for h in found], np.int64)
+        )
+
+    def dismiss(self, helpers: "Helpers") -> None:
+        """Give helpers back."""
+        self._free.extend(helpers.all)
 
     def close(self) -> None:
         """End the helpers, once they have done what they were given."""
         self._dismiss()
         for helper in self._helpers:
             helper.thread.join()
+
+
+class Helpers(NamedTuple):
+    """Helpers of one job.
+
+    Attributes:
+        all: they.
+        words: the address of each one's words (kernels/program.py).
+    """
+
+    all: "list[_Helper]"
+    words: Array
+
+
+NOBODY = Helpers([], np.zeros(0, np.int64))
 
 
 class _Job:
@@ -125,18 +168,21 @@ class _Job:
 
     def wait(self) -> None:
         """Return when every part is done; raise the first failure."""
-        await_change(self._over, 0, LOOKOUT, HANDOVER)
+        await_word(self._over.ctypes.data, LOOKOUT, HANDOVER)
         self._bell.get()
         if self._errors:
             raise self._errors[0]
 
 
 class _Helper:
-    """A thread that joins in jobs."""
+    """A thread that joins in jobs: those in its queue, and the compiled ones announced in its words."""
 
     def __init__(self) -> None:
-        self._jobs = queue.SimpleQueue[tuple[_Job, int] | None]()
-        self._announced, self._asleep = np.zeros(1, np.int64), False
+        self._jobs = queue.SimpleQueue[tuple[_Job | None, int] | None]()
+        room = np.zeros(3 * LINE, np.int64)
+        first = -(room.ctypes.data // 8) % LINE
+        self._words, self._asleep = room[first : first + 2 * LINE], False
+        self.place = np.array([self._words.ctypes.data], np.int64)
         self.thread = threading.Thread(target=self._loop, name="groupconv", daemon=True)
         self.thread.start()
 
@@ -145,21 +191,38 @@ class _Helper:
         if self._asleep and share is not None:
             _keep_off_this_processor(self.thread)
         self._jobs.put(share)
-        self._announced[0] += 1
+        self._words[JOB] = INTERPRETER
+
+    def wake(self) -> None:
+        """See that it looks out for compiled work. It may be late: who announces work must not count on it."""
+        if self._asleep:
+            self._asleep = False
+            _keep_off_this_processor(self.thread)
+            self._jobs.put(WAKE)
 
     def _loop(self) -> None:
-        for seen in itertools.count():
-            if await_change(self._announced, seen, LOOKOUT, HANDOVER):
-                found = self._jobs.get()
+        place = int(self.place[0])
+        while True:
+            if attend(place, LOOKOUT, HANDOVER):
+                self._words[JOB] = NONE
             else:
                 self._asleep = True
                 found = self._jobs.get()
                 self._asleep = False
-            if found is None:
-                return
-            job, share = found
+                if not self._join_in(found):
+                    return
+            while not self._jobs.empty():
+                if not self._join_in(self._jobs.get()):
+                    return
+
+    @staticmethod
+    def _join_in(found: tuple[_Job | None, int] | None) -> bool:
+        if found is None:
+            return False
+        job, share = found
+        if job is not None:
             job.join_in(share)
-            del job, found  # what the caller gave is not kept while this thread sleeps
+        return True
 
 
 def _dismiss(helpers: list[_Helper]) -> None:

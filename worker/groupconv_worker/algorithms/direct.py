@@ -5,11 +5,12 @@ import math
 
 import numpy as np
 
-from groupconv_worker.algorithms.grouped import interleaved
+from groupconv_worker.algorithms.grouped import weaving
 from groupconv_worker.algorithms.plane import Phase, Plane, filters_of, phase_filters, phases
 from groupconv_worker.algorithms.samples import NATIVE, Buffers, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import filters, layout, simd
+from groupconv_worker.program import Place, Program, Scratch, Stage, X, Y
 from groupconv_worker.threads import Team
 
 Block = tuple[int, int, int]
@@ -45,36 +46,27 @@ class _Direct:
     algorithm = "direct"
 
     def __init__(self, direct: Direct, problem: Problem, w: Array, bias: Array) -> None:
-        g = zero_padded(problem.geometry)
-        self.team, self.buffers = direct.team, direct.buffers
+        g, dtype = zero_padded(problem.geometry), w.dtype
         self.relu = int(g.activation is not None and g.activation.kind == "relu")
-        self.output = g.output if g.rank == 2 else (1, *g.output)
-        found = phases(g)
-        self.spread = Spread([p.plane for p in found])
-        self.phases = [(p, _Packed(p, self.spread, w, bias, self.team)) for p in found]
+        output = g.output if g.rank == 2 else (1, *g.output)
+        found, scratch, stages = phases(g), Scratch(), []
+        spread = Spread([p.plane for p in found])
+        wide = X
+        if not spread.is_identity:
+            wide = scratch.room(spread.size, dtype)
+            stages.append(Stage(layout.spread(dtype), (X, wide, *spread.extents), spread.rows))
+        for phase in found:
+            packed = Packed(phase, spread, w, bias, direct)
+            if phase.step == (1, 1):
+                stages.append(packed.stage(wide, Y, self.relu))
+                continue
+            part = scratch.room(g.out_channels * math.prod(phase.plane.output), dtype)
+            stages.append(packed.stage(wide, part, self.relu))
+            stages.append(weaving(phase, part, output, g.out_channels, dtype))
+        self.program = Program(direct.team, direct.buffers, stages, scratch)
 
     def sample(self, x: Array, y: Array) -> None:
-        spread, planes = self.spread, y.reshape(-1, *self.output)
-        if spread.is_identity:
-            self._run(self.phases[0][1], x.reshape(-1), y.reshape(-1))
-            return
-        with self.buffers.take((spread.size,), x.dtype) as wide:
-            source = x.reshape(-1)
-            self.team.run(lambda a, b: layout.spread(source, wide, spread.extents, a, b), spread.rows)
-            for phase, packed in self.phases:
-                if phase.step == (1, 1):
-                    self._run(packed, wide, y.reshape(-1))
-                    continue
-                with self.buffers.take((y.shape[0], *phase.plane.output), y.dtype) as part:
-                    self._run(packed, wide, part.reshape(-1))
-                    weave = functools.partial(layout.weave, part, planes, interleaved(phase))
-                    self.team.run(weave, y.shape[0])
-
-    def _run(self, packed: "_Packed", x: Array, y: Array) -> None:
-        def work(first: int, last: int) -> None:
-            packed.run(x, packed.w, packed.bias, y, packed.taps, packed.starts, packed.sizes, self.relu, first, last)
-
-        self.team.run(work, packed.tasks)
+        self.program.run(x, y)
 
 
 class Spread:
@@ -111,16 +103,16 @@ ROWS = 4
 """Most rows of a block; the spread input has rows for the whole last block."""
 
 
-class _Packed:
+class Packed:
     """Weights, bias and tap table of one phase, and the kernel compiled for its block."""
 
-    def __init__(self, phase: Phase, spread: Spread, w: Array, bias: Array, team: Team) -> None:
+    def __init__(self, phase: Phase, spread: Spread, w: Array, bias: Array, direct: Direct) -> None:
         plane = phase.plane
         lanes = simd.lanes(w.dtype.itemsize)
         V, R, P = block(plane, lanes)
         size = V * lanes
         count = -(-plane.filters // size)
-        self.w = pack(phase_filters(w, phase), plane.groups, size, team)
+        self.w = pack(phase_filters(w, phase), plane.groups, size, direct.team, direct.buffers)
         padded = np.zeros((plane.groups, count * size), w.dtype)
         padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
         self.bias = padded.reshape(-1)
@@ -134,6 +126,11 @@ class _Packed:
         self.sizes = (plane.channels, plane.filters, count, taps, *plane.output, *distances)
         self.tasks = plane.groups * count * -(-plane.output[0] // R)
         self.run = filters.kernel(w.dtype, V, R, P)
+
+    def stage(self, x: Place, y: Place, relu: int) -> Stage:
+        """The work, from the spread input at `x` into `y`."""
+        starts = self.starts
+        return Stage(self.run, (x, self.w, self.bias, y, self.taps, starts, len(starts), *self.sizes, relu), self.tasks)
 
 
 @functools.lru_cache(maxsize=256)
@@ -208,14 +205,19 @@ def even(extent: int, most: int) -> int:
     return -(-extent // -(-extent // most))
 
 
-def pack(w: Array, groups: int, block: int, team: Team) -> Array:
+def pack(w: Array, groups: int, block: int, team: Team, buffers: Buffers) -> Array:
     """Filters (M, C/g, K, L) -> flat (g, blocks, K, L, C/g, block), filters of a group filled up with zeros."""
     M, C, *kernel = w.shape
     per_group, taps = M // groups, math.prod(kernel)
     count = -(-per_group // block)
     packed = np.empty(groups * count * taps * C * block, w.dtype)
-    places = (np.arange(taps) * C + np.arange(C)[:, None]).reshape(-1) * block
     size = (per_group, count, C * taps, block, simd.lanes(w.dtype.itemsize))
-    flat = w.reshape(-1)
-    team.run(lambda a, b: layout.interleave(flat, packed, places, size, a, b), groups * count)
+    words = (X, Y, _places(taps, C, block), *size)
+    Program(team, buffers, [Stage(layout.interleave(w.dtype), words, groups * count)]).run(w, packed)
     return packed
+
+
+@functools.lru_cache(maxsize=256)
+def _places(taps: int, channels: int, block: int) -> Array:
+    """Where the weights of a filter (C/g, K, L) go in (K, L, C/g, block)."""
+    return ((np.arange(taps) * channels + np.arange(channels)[:, None]).reshape(-1) * block).astype(np.int64)

@@ -1,5 +1,6 @@
 """Direct convolution with the lanes along a row: groups of few channels, depthwise above all (kernels/rows.py)."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from groupconv_worker.algorithms.plane import Phase, Plane, filters_of, phase_fi
 from groupconv_worker.algorithms.samples import NATIVE, Buffers, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import layout, rows, simd
+from groupconv_worker.program import Place, Program, Scratch, Stage, X, Y
 from groupconv_worker.threads import Team
 
 Block = tuple[int, int, int]
@@ -17,7 +19,7 @@ MAX_TAPS = 64
 """Kernel taps that are unrolled; more make code that no instruction cache holds."""
 MAX_STEP = 4
 """Largest stride and dilation: each is compiled apart, so they are kept few."""
-THREAD_MACS = 1_000_000
+THREAD_MACS = 200_000
 """Multiply-adds below which a second thread costs more than it does."""
 
 
@@ -52,45 +54,42 @@ class Grouped:
 
 class _Grouped:
     def __init__(self, grouped: Grouped, problem: Problem, w: Array, bias: Array) -> None:
-        g = zero_padded(problem.geometry)
-        self.algorithm, self.team, self.buffers, self.bias = grouped.name, grouped.team, grouped.buffers, bias
-        self.relu = int(g.activation is not None and g.activation.kind == "relu")
-        self.output = g.output if g.rank == 2 else (1, *g.output)
-        self.phases = [(p, Compiled(fold(p.plane), w.dtype, grouped.block)) for p in phases(g)]
-        self.weights = [phase_filters(w, p).reshape(-1) for p, _ in self.phases]
-        self.zeros = np.zeros(max(c.width for _, c in self.phases), w.dtype)
+        g, dtype = zero_padded(problem.geometry), w.dtype
+        self.algorithm = grouped.name
+        relu = int(g.activation is not None and g.activation.kind == "relu")
+        output = g.output if g.rank == 2 else (1, *g.output)
+        scratch, stages, macs = Scratch(), [], 0
+        for phase in phases(g):
+            compiled = Compiled(fold(phase.plane), dtype, grouped.block)
+            macs += compiled.macs
+            weights = phase_filters(w, phase)
+            if phase.step == (1, 1):
+                stages.append(compiled.stage(X, weights, bias, Y, relu))
+                continue
+            part = scratch.room(g.out_channels * math.prod(phase.plane.output), dtype)
+            stages.append(compiled.stage(X, weights, bias, part, relu))
+            stages.append(weaving(phase, part, output, g.out_channels, dtype))
+        self.program = Program(grouped.team, grouped.buffers, stages, scratch, threads=1 + macs // THREAD_MACS)
 
     def sample(self, x: Array, y: Array) -> None:
-        flat = x.reshape(-1)
-        planes = y.reshape(-1, *self.output)
-        for (phase, compiled), w in zip(self.phases, self.weights, strict=True):
-            if phase.step == (1, 1):
-                compiled.launch(self.team, flat, w, self.bias, y.reshape(-1), self.zeros, self.relu)
-                continue
-            with self.buffers.take((y.shape[0], *phase.plane.output), y.dtype) as part:
-                compiled.launch(self.team, flat, w, self.bias, part.reshape(-1), self.zeros, self.relu)
-                layout.weave(part, planes, interleaved(phase), 0, y.shape[0])
+        self.program.run(x, y)
 
 
 class Compiled:
-    """The kernel for one plane, and its launch."""
+    """The kernel for one plane."""
 
     def __init__(self, plane: Plane, dtype: np.dtype, block: Block | None = None) -> None:
         lanes = simd.lanes(dtype.itemsize)
         F, R, V = block or blocks(plane, lanes)[0]
         V = min(V, -(-plane.output[1] // lanes))  # a phase may be narrower than the one the block was chosen for
         self.run = rows.kernel(dtype, F, R, V, *plane.kernel, *plane.stride, *plane.dilation, _masked(plane, lanes, V))
-        self.geometry = ((plane.channels, *plane.input, *plane.output), plane.filters, plane.low)
+        self.geometry = (plane.channels, *plane.input, *plane.output, plane.filters, *plane.low)
         self.tasks = plane.groups * (plane.filters // F) * -(-plane.output[0] // R)
-        self.macs, self.width = plane.macs, plane.input[1]
+        self.macs, self.zeros = plane.macs, np.zeros(plane.input[1], dtype)
 
-    def launch(self, team: Team, x: Array, w: Array, bias: Array, y: Array, zeros: Array, relu: int) -> None:
-        """Run on flat arrays; `zeros` is at least one input row."""
-
-        def work(first: int, last: int) -> None:
-            self.run(x, w, bias, y, zeros, *self.geometry, relu, first, last)
-
-        team.run(work, self.tasks, threads=1 + self.macs // THREAD_MACS)
+    def stage(self, x: Place, w: Array, bias: Array, y: Place, relu: int) -> Stage:
+        """The work, from `x` into `y`."""
+        return Stage(self.run, (x, w, bias, y, self.zeros, *self.geometry, relu), self.tasks)
 
 
 FOLD = (64, 48, 32, 16)
@@ -111,9 +110,10 @@ def fold(plane: Plane) -> Plane:
     return replace(plane, input=(cells // columns, columns), output=(cells // columns, columns))
 
 
-def interleaved(phase: Phase) -> tuple[int, int, int, int]:
-    """Where `layout.weave` puts a phase."""
-    return phase.start[0], phase.step[0], phase.start[1], phase.step[1]
+def weaving(phase: Phase, part: Place, output: tuple[int, ...], channels: int, dtype: np.dtype) -> Stage:
+    """Put a phase, computed at `part`, into its cells of y (channels, *output)."""
+    where = (phase.start[0], phase.step[0], phase.start[1], phase.step[1])
+    return Stage(layout.weave(dtype), (part, Y, *phase.plane.output, *output, *where), channels)
 
 
 def blocks(plane: Plane, lanes: int) -> list[Block]:

@@ -1,8 +1,5 @@
 """What the CPU's algorithms share: one sample at a time, contiguous, in the accumulator's dtype; buffers kept."""
 
-import contextlib
-import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -73,9 +70,10 @@ class Buffers:
 
     Example:
         >>> buffers = Buffers()
-        >>> with buffers.take((2, 3), np.dtype("float32")) as scratch:
-        ...     scratch.shape
-        (2, 3)
+        >>> buffer, address = buffers.take(100)
+        >>> address % 64, buffer.nbytes >= 100
+        (0, True)
+        >>> buffers.give(buffer)
     """
 
     LIMIT = 32 * 2**20
@@ -84,16 +82,18 @@ class Buffers:
     def __init__(self) -> None:
         self._free: list[Array] = []
 
-    @contextlib.contextmanager
-    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[Array]:
-        """An uninitialised contiguous array, nobody else's until the block ends."""
-        size = math.prod(shape) * dtype.itemsize
+    def take(self, size: int) -> tuple[Array, int]:
+        """Memory for `size` bytes, nobody else's until it is given back, and the address of its first cache line."""
         try:
             buffer = self._free.pop()  # atomic, so several threads may take at once
         except IndexError:
             buffer = np.empty(0, np.uint8)
-        if buffer.nbytes < size:
-            buffer = np.empty(size, np.uint8)
-        yield buffer[:size].view(dtype).reshape(shape)
+        if buffer.nbytes < size + 63:
+            buffer = np.empty(size + 63, np.uint8)
+        address: int = buffer.__array_interface__["data"][0]
+        return buffer, -(-address // 64) * 64
+
+    def give(self, buffer: Array) -> None:
+        """Give back what was taken."""
         if buffer.nbytes <= self.LIMIT:
             self._free.append(buffer)

@@ -8,6 +8,7 @@ from groupconv_worker.algorithms.grouped import MAX_STEP, MAX_TAPS, Compiled
 from groupconv_worker.algorithms.plane import Plane, filters_of, phases
 from groupconv_worker.algorithms.samples import Buffers, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
+from groupconv_worker.program import Program, Scratch, X, Y
 from groupconv_worker.threads import Team
 
 FEWEST_TAPS = 25
@@ -75,21 +76,22 @@ class _Separable:
     def __init__(
         self, separable: Separable, plane: Plane, factors: tuple[Array, Array], bias: Array, relu: int
     ) -> None:
-        self.team, self.buffers, self.bias, self.relu = separable.team, separable.buffers, bias, relu
-        self.columns, self.rows = (np.ascontiguousarray(f).reshape(-1) for f in factors)
-        between = (plane.output[0], plane.input[1])
-        self.between = (plane.groups * plane.filters, *between)
+        columns, rows = (np.ascontiguousarray(f).reshape(-1) for f in factors)
+        inner = (plane.output[0], plane.input[1])
+        channels = plane.groups * plane.filters
         (K, L), (s, t), (d, e), (top, left) = plane.kernel, plane.stride, plane.dilation, plane.low
-        first = Plane(plane.groups, 1, plane.filters, plane.input, (K, 1), (s, 1), (d, 1), (top, 0), between)
-        second = Plane(self.between[0], 1, 1, between, (1, L), (1, t), (1, e), (0, left), plane.output)
-        self.first, self.second = Compiled(first, bias.dtype), Compiled(second, bias.dtype)
-        self.zeros, self.no_bias = np.zeros(plane.input[1], bias.dtype), np.zeros_like(bias)
+        first = Plane(plane.groups, 1, plane.filters, plane.input, (K, 1), (s, 1), (d, 1), (top, 0), inner)
+        second = Plane(channels, 1, 1, inner, (1, L), (1, t), (1, e), (0, left), plane.output)
+        scratch = Scratch()
+        between = scratch.room(channels * math.prod(inner), bias.dtype)
+        stages = (
+            Compiled(first, bias.dtype).stage(X, columns, np.zeros_like(bias), between, 0),
+            Compiled(second, bias.dtype).stage(between, rows, bias, Y, relu),
+        )
+        self.program = Program(separable.team, separable.buffers, stages, scratch)
 
     def sample(self, x: Array, y: Array) -> None:
-        with self.buffers.take(self.between, x.dtype) as between:
-            middle = between.reshape(-1)
-            self.first.launch(self.team, x.reshape(-1), self.columns, self.no_bias, middle, self.zeros, 0)
-            self.second.launch(self.team, middle, self.rows, self.bias, y.reshape(-1), self.zeros, self.relu)
+        self.program.run(x, y)
 
 
 def rank_one(w: Array, tolerance: float = 0.0) -> tuple[Array, Array] | None:

@@ -16,7 +16,8 @@ from groupconv_worker.algorithms.samples import Buffers, Samples, bias_of, zero_
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import simd
 from groupconv_worker.kernels import winograd as kernels
-from groupconv_worker.kernels.winograd import LANES, OUT, TILE
+from groupconv_worker.kernels.winograd_tiles import LANES, OUT, TILE
+from groupconv_worker.program import Program, Scratch, Stage, X, Y
 from groupconv_worker.threads import Team
 
 FEWEST = 16
@@ -71,59 +72,39 @@ class _Winograd:
     def __init__(
         self, winograd: Winograd, plane: Plane, w: Array, bias: Array, relu: int, direct: Callable[[], Prepared]
     ) -> None:
-        self.team, self.buffers, self.plane, self.relu, self.direct = (
-            winograd.team,
-            winograd.buffers,
-            plane,
-            relu,
-            direct,
-        )
-        self.tile_rows, self.tiles = (-(-o // OUT) for o in plane.output)
-        self.inputs, outputs = -(-plane.channels // LANES), -(-plane.filters // LANES)
-        row_bytes = 4 * TILE**2 * plane.groups * LANES * (self.inputs + outputs) * self.tiles
-        self.rows = min(self.tile_rows, max(-(-FEWEST_TILES // self.tiles), CHUNK // row_bytes))
-        vectors, tiles = block(self.rows * self.tiles)
-        self.blocks = -(-outputs // vectors)
-        self.outputs, self.multiply = self.blocks * vectors, kernels.product(vectors, tiles)
-        self.w = transformed(w, plane, self.inputs, self.blocks, vectors * LANES, self.team)
-        padded = np.zeros((plane.groups, self.outputs * LANES), bias.dtype)
+        self.direct = direct
+        tile_rows, tiles = (-(-o // OUT) for o in plane.output)
+        inputs, outputs = -(-plane.channels // LANES), -(-plane.filters // LANES)
+        row_bytes = 4 * TILE**2 * plane.groups * LANES * (inputs + outputs) * tiles
+        rows = min(tile_rows, max(-(-FEWEST_TILES // tiles), CHUNK // row_bytes))
+        vectors, size = block(rows * tiles)
+        blocks = -(-outputs // vectors)
+        outputs, multiply, dtype = blocks * vectors, kernels.product(vectors, size), bias.dtype
+        weights = transformed(w, plane, inputs, blocks, vectors * LANES, winograd)
+        padded = np.zeros((plane.groups, outputs * LANES), dtype)
         padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
-        self.bias = padded.reshape(-1)
-        self.columns = -(-(OUT * self.tiles + 2) // LANES) * LANES
+        columns = -(-(OUT * tiles + 2) // LANES) * LANES
+        G, count, scratch = plane.groups, rows * tiles, Scratch()
+        wide = scratch.room(G * inputs * (OUT * rows + 2) * columns * LANES, dtype)
+        seen, made = (scratch.room(TILE**2 * G * n * count * LANES, dtype) for n in (inputs, outputs))
+        stages = []
+        for start in range(0, tile_rows, rows):
+            # the last chunk overlaps its neighbour: every chunk has as many tiles as a block needs
+            part = (min(start, tile_rows - rows), rows, tiles)
+            into = (plane.channels, inputs, *plane.input, *plane.low, *part, columns, G * inputs * count * LANES)
+            back = (plane.filters, outputs, *plane.output, *part, G * outputs * count * LANES, relu)
+            stages += [
+                Stage(kernels.transform_input(), (X, wide, seen, *into), G * inputs),
+                Stage(multiply, (seen, weights, made, inputs, blocks, count), TILE**2 * G * blocks),
+                Stage(kernels.transform_output(), (made, padded, Y, *back), G * outputs),
+            ]
+        self.program = Program(winograd.team, winograd.buffers, stages, scratch)
 
     def sample(self, x: Array, y: Array) -> None:
-        flat = x.reshape(-1), y.reshape(-1)
-        for first in range(0, self.tile_rows, self.rows):
-            # the last chunk overlaps its neighbour: every chunk has as many tiles as a block needs
-            self._chunk(*flat, min(first, self.tile_rows - self.rows))
-        if not np.isfinite(np.dot(flat[1], flat[1])):
+        self.program.run(x, y)
+        flat = y.reshape(-1)
+        if not np.isfinite(np.dot(flat, flat)):
             self.direct().run(x[None], y[None])
-
-    def _chunk(self, x: Array, y: Array, first: int) -> None:
-        """Tile rows first … first + self.rows - 1."""
-        plane, tiles = self.plane, self.rows * self.tiles
-        G, inputs, outputs = plane.groups, self.inputs, self.outputs
-        wide_size = G * inputs * (OUT * self.rows + 2) * self.columns * LANES
-        with (
-            self.buffers.take((wide_size,), x.dtype) as wide,
-            self.buffers.take((TILE**2 * G * inputs * tiles * LANES,), x.dtype) as seen,
-            self.buffers.take((TILE**2 * G * outputs * tiles * LANES,), x.dtype) as made,
-        ):
-            rows = (first, self.rows, self.tiles)
-            into = (plane.channels, inputs, *plane.input, *plane.low, *rows, self.columns, G * inputs * tiles * LANES)
-            out = (plane.filters, outputs, *plane.output, *rows, G * outputs * tiles * LANES)
-            self.team.run(
-                lambda a, b: kernels.transform_input(x, wide, seen, into, a, b),
-                G * inputs,
-            )
-            self.team.run(
-                lambda a, b: self.multiply(seen, self.w, made, (inputs, self.blocks, tiles), a, b),
-                TILE**2 * G * self.blocks,
-            )
-            self.team.run(
-                lambda a, b: kernels.transform_output(made, self.bias, y, out, self.relu, a, b),
-                G * outputs,
-            )
 
 
 def block(tiles: int) -> tuple[int, int]:
@@ -138,11 +119,11 @@ def block(tiles: int) -> tuple[int, int]:
     return 2, even(tiles, simd.ACCUMULATORS // 2)
 
 
-def transformed(w: Array, plane: Plane, inputs: int, blocks: int, size: int, team: Team) -> Array:
+def transformed(w: Array, plane: Plane, inputs: int, blocks: int, size: int, winograd: Winograd) -> Array:
     """The filters (M, C/g, 3, 3) -> flat (36, g, blocks, channels, size)."""
     channels, count = inputs * LANES, plane.groups * blocks
-    packed, product = pack(w, plane.groups, size, team), count * channels * size
+    packed, product = pack(w, plane.groups, size, winograd.team, winograd.buffers), count * channels * size
     out = np.empty(TILE**2 * product, w.dtype)
-    extents = (plane.channels, channels, size, product)
-    team.run(lambda a, b: kernels.transform_filters(packed, out, extents, a, b), count)
+    stage = Stage(kernels.transform_filters(), (X, Y, plane.channels, channels, size, product), count)
+    Program(winograd.team, winograd.buffers, [stage]).run(packed, out)
     return out

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import from_dtype, njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.kernels import simd
+from groupconv_worker.kernels.atomic import array, job
 from groupconv_worker.kernels.simd import I64, Simd, i64, pointer
 
 
@@ -103,36 +104,38 @@ class _Block:
                 self.simd.store_masked(row, b.gep(self.y, [place]), there)
 
 
-def signature(dtype: np.dtype) -> Any:
-    """The type of a kernel of `dtype`: inputs may be read-only arrays, and nothing is compiled at a call."""
-    element, i = from_dtype(dtype), types.int64
-    read, write = types.Array(element, 1, "C", readonly=True), types.Array(element, 1, "C")
-    table = types.Array(i, 1, "C", readonly=True)
-    return types.void(read, read, read, write, table, table, types.UniTuple(i, 9), i, i, i)
-
-
 @functools.cache
 def kernel(dtype: np.dtype, V: int, R: int, P: int) -> Any:
     """The compiled loop over blocks, for one block shape; every kernel size, stride and dilation.
 
     Returns:
-        run(x, w, bias, y, taps, starts, size, relu, first, last): x is the spread input, w (g, blocks, taps, C/g,
-        V·lanes) and bias (g, blocks, V·lanes) are packed, y is (M, H', W'), all flat and of `dtype`. The block at
-        row block i and pixel block j uses the taps starts[2·k] to starts[2·k + 1], k = i·ceil(W'/P) + j, or k = 0
-        if there is one entry. size is (C/g, M/g, blocks of filters per group, taps, H', W', distances in x of a
-        channel, a group, an output row); W' is at least P. first and last bound the tasks, of which there are
-        g · blocks · ceil(H'/R). Releases the GIL.
+        A job with the words (x, w, bias, y, taps, starts, entries of starts, *size, relu): x is the spread input,
+        w (g, blocks, taps, C/g, V·lanes) and bias (g, blocks, V·lanes) are packed, y is (M, H', W'), all flat and of
+        `dtype`. The block at row block i and pixel block j uses the taps starts[2·k] to starts[2·k + 1],
+        k = i·ceil(W'/P) + j, or k = 0 if there is one pair. size is (C/g, M/g, blocks of filters per group, taps, H',
+        W', distances in x of a channel, a group, an output row); W' is at least P. There are
+        g · blocks · ceil(H'/R) tasks.
     """
     lanes = simd.lanes(dtype.itemsize)
     block = V * lanes
 
-    @njit(signature(dtype), nogil=True, cache=True)
-    def filters(x, w, bias, y, taps, starts, size, relu, first, last):
-        channels, per_group, blocks, tap_count, out_height, out_width, x_channel, x_group, x_row = size
+    @job
+    def filters(at, first, last):
+        words = array(at, np.int64)
+        x, w, bias, y = array(words[0], dtype), array(words[1], dtype), array(words[2], dtype), array(words[3], dtype)
+        taps, starts, shared = array(words[4], np.int64), array(words[5], np.int64), words[6] == 2
+        channels, per_group, blocks, tap_count, out_height, out_width = (
+            words[7],
+            words[8],
+            words[9],
+            words[10],
+            words[11],
+            words[12],
+        )
+        x_channel, x_group, x_row, relu = words[13], words[14], words[15], words[16]
         row_blocks = (out_height + R - 1) // R
         pixel_blocks = (out_width + P - 1) // P
         plane = out_height * out_width
-        shared = len(starts) == 2
         for task in range(first, last):
             # rows innermost: a block of weights stays in the cache while the map passes
             place, i = divmod(task, row_blocks)
@@ -141,7 +144,7 @@ def kernel(dtype: np.dtype, V: int, R: int, P: int) -> Any:
             for j in range(pixel_blocks):
                 k = 0 if shared else 2 * (i * pixel_blocks + j)
                 column = min(j * P, out_width - P)  # the last block overlaps its neighbour
-                at = (
+                where = (
                     group * x_group + row * x_row + column,
                     place * tap_count * channels * block,
                     place * block,
@@ -149,6 +152,6 @@ def kernel(dtype: np.dtype, V: int, R: int, P: int) -> Any:
                 )
                 there = (min(block, per_group - m * block), min(R, out_height - row))
                 extents = (channels, x_channel, x_row, plane, out_width, there[0], there[1])
-                _block(x, w, bias, y, taps, starts[k], starts[k + 1], extents, at, relu, V, R, P)
+                _block(x, w, bias, y, taps, starts[k], starts[k + 1], extents, where, relu, V, R, P)
 
-    return filters
+    return filters.address

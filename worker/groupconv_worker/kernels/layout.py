@@ -1,81 +1,77 @@
 """Copies between layouts that NumPy does not do at the speed of memory."""
 
+import functools
 from typing import Any
 
 import numpy as np
-from numba import from_dtype, njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from groupconv_worker.kernels.atomic import array, job
 from groupconv_worker.kernels.simd import Simd, i64, pointer
 
-DTYPES = tuple(from_dtype(np.dtype(name)) for name in ("float32", "float64", "int32"))
 
-
-def _flat(element: Any, *, readonly: bool = False) -> Any:
-    return types.Array(element, 1, "C", readonly=readonly)
-
-
-_SIZE = types.UniTuple(types.int64, 7)
-_SPREAD = [types.void(_flat(e, readonly=True), _flat(e), _SIZE, types.int64, types.int64) for e in DTYPES]
-
-
-@njit(_SPREAD, nogil=True, cache=True)
-def spread(x, out, size, first, last):
-    """Copy x (C, H, W) into out (rows, C, s, extent) with zeros around it and the columns sorted by phase.
+@functools.cache
+def spread(dtype: np.dtype) -> Any:
+    """Copies x (C, H, W) into out (rows, C, s, extent) with zeros around it and the columns sorted by phase.
 
     out[h, c, f, j] = x[c, h - low, j·s + f - left], or 0 outside.
 
-    Args:
-        x, out: flat arrays of one dtype.
-        size: (C, H, W, low, left, s, extent); low and left may be negative.
-        first, last: the rows of `out` to fill.
+    Returns:
+        A job with the words (x, out, C, H, W, low, left, s, extent), low and left may be negative; a task is a row.
     """
-    channels, height, width, low, left, step, extent = size
-    for h in range(first, last):
-        row = h - low
-        for c in range(channels):
-            for phase in range(step):
-                start = ((h * channels + c) * step + phase) * extent
-                begin = min(extent, max(0, (left - phase + step - 1) // step))
-                end = min(extent, max(begin, (width - 1 - phase + left) // step + 1))
-                if not 0 <= row < height:
-                    begin = end = extent
-                source = (c * height + row) * width + phase - left
-                for j in range(begin):
-                    out[start + j] = 0
-                if step == 1:  # apart, so that the compiler sees a contiguous copy
-                    for j in range(begin, end):
-                        out[start + j] = x[source + j]
-                else:
-                    for j in range(begin, end):
-                        out[start + j] = x[source + j * step]
-                for j in range(end, extent):
-                    out[start + j] = 0
+
+    @job
+    def spread(at, first, last):
+        words = array(at, np.int64)
+        x, out = array(words[0], dtype), array(words[1], dtype)
+        channels, height, width, low, left = words[2], words[3], words[4], words[5], words[6]
+        step, extent = words[7], words[8]
+        for h in range(first, last):
+            row = h - low
+            for c in range(channels):
+                for phase in range(step):
+                    start = ((h * channels + c) * step + phase) * extent
+                    begin = min(extent, max(0, (left - phase + step - 1) // step))
+                    end = min(extent, max(begin, (width - 1 - phase + left) // step + 1))
+                    if not 0 <= row < height:
+                        begin = end = extent
+                    source = (c * height + row) * width + phase - left
+                    for j in range(begin):
+                        out[start + j] = 0
+                    if step == 1:  # apart, so that the compiler sees a contiguous copy
+                        for j in range(begin, end):
+                            out[start + j] = x[source + j]
+                    else:
+                        for j in range(begin, end):
+                            out[start + j] = x[source + j * step]
+                    for j in range(end, extent):
+                        out[start + j] = 0
+
+    return spread.address
 
 
-_FOUR = types.UniTuple(types.int64, 4)
-_WEAVE = [
-    types.void(types.Array(e, 3, "C", readonly=True), types.Array(e, 3, "C"), _FOUR, types.int64, types.int64)
-    for e in DTYPES
-]
+@functools.cache
+def weave(dtype: np.dtype) -> Any:
+    """Puts one phase (M, Q, P) of an up-sampled map into out (M, H', W'): out[m, f + s·q, e + t·p] = phase[m, q, p].
 
-
-@njit(_WEAVE, nogil=True, cache=True)
-def weave(phase, out, at, first, last):
-    """Put one phase (M, Q, P) of an up-sampled map into out (M, H', W'): out[m, f + s·q, e + t·p] = phase[m, q, p].
-
-    Args:
-        phase, out: arrays of one dtype.
-        at: (f, s, e, t), first cell and step along the rows and along the columns.
-        first, last: the channels to fill.
+    Returns:
+        A job with the words (phase, out, Q, P, H', W', f, s, e, t); a task is a channel.
     """
-    row, row_step, column, column_step = at
-    _, rows, columns = phase.shape
-    for m in range(first, last):
-        for q in range(rows):
-            line = out[m, row + q * row_step]
-            for p in range(columns):
-                line[column + p * column_step] = phase[m, q, p]
+
+    @job
+    def weave(at, first, last):
+        words = array(at, np.int64)
+        phase, out = array(words[0], dtype), array(words[1], dtype)
+        rows, columns, height, width = words[2], words[3], words[4], words[5]
+        row, row_step, column, column_step = words[6], words[7], words[8], words[9]
+        for m in range(first, last):
+            for q in range(rows):
+                line = (m * height + row + q * row_step) * width + column
+                for p in range(columns):
+                    out[line + p * column_step] = phase[(m * rows + q) * columns + p]
+
+    return weave.address
 
 
 @intrinsic
@@ -97,27 +93,28 @@ def _turn(_context, w, out, places, w_at, out_at, width, column, there):
     return signature, generate
 
 
-_FIVE = types.UniTuple(types.int64, 5)
-_PLACES = types.Array(types.int64, 1, "C", readonly=True)
-_INTERLEAVE = [types.void(_flat(e, readonly=True), _flat(e), _PLACES, _FIVE, types.int64, types.int64) for e in DTYPES]
-
-
-@njit(_INTERLEAVE, nogil=True, cache=True)
-def interleave(w, out, places, size, first, last):
+@functools.cache
+def interleave(dtype: np.dtype) -> Any:
     """Filters (M, width) -> (blocks, width in another order, block): the filters of a block become neighbours.
 
-    Args:
-        w, out: flat arrays of one dtype; filters that a block lacks are filled with zeros.
-        places: where each of the `width` weights of a filter goes within a block, counted in elements.
-        size: (M/g, blocks per group, width, block, lanes); a block is a multiple of the lanes of a vector.
-        first, last: the blocks to fill, of all groups.
+    Returns:
+        A job with the words (w, out, places, M/g, blocks per group, width, block, lanes): `places` says where each of
+        the `width` weights of a filter goes within a block, counted in elements; filters that a block lacks are
+        filled with zeros; a block is a multiple of the lanes of a vector. A task is a block, of all groups.
     """
-    per_group, blocks, width, block, lanes = size
-    for place in range(first, last):
-        group, number = divmod(place, blocks)
-        filters = group * per_group + number * block
-        count = min(block, per_group - number * block)
-        for column in range(0, width, lanes):
-            for start in range(0, block, lanes):
-                w_at = (filters + start) * width if start < count else 0
-                _turn(w, out, places, w_at, place * width * block + start, width, column, count - start)
+
+    @job
+    def interleave(at, first, last):
+        words = array(at, np.int64)
+        w, out, places = array(words[0], dtype), array(words[1], dtype), array(words[2], np.int64)
+        per_group, blocks, width, block, lanes = words[3], words[4], words[5], words[6], words[7]
+        for place in range(first, last):
+            group, number = divmod(place, blocks)
+            filters = group * per_group + number * block
+            count = min(block, per_group - number * block)
+            for column in range(0, width, lanes):
+                for start in range(0, block, lanes):
+                    w_at = (filters + start) * width if start < count else 0
+                    _turn(w, out, places, w_at, place * width * block + start, width, column, count - start)
+
+    return interleave.address

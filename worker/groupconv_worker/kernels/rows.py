@@ -9,11 +9,12 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import from_dtype, njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.kernels import simd
+from groupconv_worker.kernels.atomic import array, job
 from groupconv_worker.kernels.simd import I64, Simd, i64, pointer
 
 
@@ -151,13 +152,6 @@ class _Block:
                 simd.store(value, address)
 
 
-def signature(dtype: np.dtype) -> Any:
-    """The type of a kernel of `dtype`: inputs may be read-only arrays, and nothing is compiled at a call."""
-    element, i = from_dtype(dtype), types.int64
-    read, write = types.Array(element, 1, "C", readonly=True), types.Array(element, 1, "C")
-    return types.void(read, read, read, write, read, types.UniTuple(i, 5), i, types.UniTuple(i, 2), i, i, i)
-
-
 @functools.cache
 def kernel(
     dtype: np.dtype, F: int, R: int, V: int, KH: int, KW: int, SH: int, SW: int, DH: int, DW: int, masked: int
@@ -165,15 +159,20 @@ def kernel(
     """The compiled loop over blocks, for one block shape and one kernel, stride and dilation.
 
     Returns:
-        run(x, w, bias, y, zeros, size, per_group, pad, relu, first, last): x, w, bias, y, zeros are flat arrays of
-        one dtype; size is (C/g, H, W, H', W'), per_group M/g (a multiple of F), pad the low padding (may be
-        negative); first and last bound the tasks, of which there are g · M/g/F · ceil(H'/R). Releases the GIL.
+        A job with the words (x, w, bias, y, zeros, C/g, H, W, H', W', M/g, padding above, padding on the left, relu):
+        x to zeros are flat and of one dtype, M/g is a multiple of F, a padding may be negative. There are
+        g · M/g/F · ceil(H'/R) tasks.
     """
     lanes = simd.lanes(dtype.itemsize)
 
-    @njit(signature(dtype), nogil=True, cache=True)
-    def rows(x, w, bias, y, zeros, size, per_group, pad, relu, first, last):
-        channels, height, width, out_height, out_width = size
+    @job
+    def rows(at, first, last):
+        words = array(at, np.int64)
+        x, w, bias = array(words[0], dtype), array(words[1], dtype), array(words[2], dtype)
+        y, zeros = array(words[3], dtype), array(words[4], dtype)
+        channels, height, width, out_height, out_width = words[5], words[6], words[7], words[8], words[9]
+        per_group, above, left, relu = words[10], words[11], words[12], words[13]
+        size = (channels, height, width, out_height, out_width)
         filter_blocks = per_group // F
         row_blocks = (out_height + R - 1) // R
         for task in range(first, last):
@@ -183,16 +182,16 @@ def kernel(
             m = group * per_group + block * F
             for start in range(0, out_width, V * lanes):
                 column = max(0, min(start, out_width - V * lanes))  # the last block overlaps its neighbour
-                at = (
+                where = (
                     group * channels * height * width,
                     m * channels * KH * KW,
                     m,
                     m * out_height * out_width,
                     band * R,
                     column,
-                    pad[0],
-                    pad[1],
+                    above,
+                    left,
                 )
-                _block(x, w, bias, y, zeros, size, at, relu, F, R, V, KH, KW, SH, SW, DH, DW, masked)
+                _block(x, w, bias, y, zeros, size, where, relu, F, R, V, KH, KW, SH, SW, DH, DW, masked)
 
-    return rows
+    return rows.address

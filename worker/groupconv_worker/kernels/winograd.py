@@ -1,255 +1,91 @@
-"""The three passes of Winograd F(4×4, 3×3): transform the input's tiles, multiply, transform back.
+"""The passes of Winograd F(4×4, 3×3): transform the filters once, then the input's tiles, multiply, transform back.
 
-Lanes run over channels throughout, so a transform is plain vector arithmetic: the input is transposed in registers
-on its way in and the output on its way out. Between the passes lie, for each of the 36 products,
+Between the passes lie, for each of the 36 products,
 
     (g, blocks of channels, tiles, lanes)        blocks of channels = ceil(C/g / lanes), filters likewise
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import from_dtype, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from groupconv_worker.kernels import simd
-from groupconv_worker.kernels.simd import I1, I32, I64, Simd, i64, pointer
-
-OUT, KERNEL, TILE = 4, 3, 6
-"""Extent of an output tile, of the kernel and of the input tile they need."""
-# Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016), section 4.3
-INPUT = (
-    (4, 0, -5, 0, 1, 0),
-    (0, -4, -4, 1, 1, 0),
-    (0, 4, -4, -1, 1, 0),
-    (0, -2, -1, 2, 1, 0),
-    (0, 2, -1, -2, 1, 0),
-    (0, 4, 0, -5, 0, 1),
+from groupconv_worker.kernels.atomic import array, job
+from groupconv_worker.kernels.winograd_tiles import (
+    DTYPE,
+    KERNEL,
+    LANES,
+    OUT,
+    TILE,
+    multiply,
+    tile_filter,
+    tile_in,
+    tile_out,
+    turn,
 )
-FILTER = (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
-)
-OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-
-DTYPE = np.dtype(np.float32)
-LANES = simd.lanes(DTYPE.itemsize)
 
 
-def _combine(s: Simd, matrix: Sequence[Sequence[float]], vectors: list[Any]) -> list[Any]:
-    """matrix @ vectors."""
-    sums = []
-    for row in matrix:
-        total = s.zero
-        for factor, vector in zip(row, vectors, strict=True):
-            if factor:
-                total = s.multiply_add(ir.Constant(s.type, [float(factor)] * s.lanes), vector, total)
-        sums.append(total)
-    return sums
+@functools.cache
+def transform_filters() -> Any:
+    """w (g, filter blocks, 9, C/g, size) -> out (36, g, filter blocks, channels, size).
 
-
-def _both(s: Simd, matrix: Sequence[Sequence[float]], tile: list[list[Any]]) -> list[list[Any]]:
-    """matrix @ tile @ matrixᵀ."""
-    columns = [_combine(s, matrix, list(column)) for column in zip(*tile, strict=True)]
-    return [_combine(s, matrix, list(row)) for row in zip(*columns, strict=True)]
-
-
-@intrinsic
-def _turn(_context, x, out, x_at, column, out_at, plane, width, there):
-    """Transpose: a vector's length of columns from `column` of one row, of `there` channels -> (columns, lanes)."""
-    signature = types.void(x, out, *[types.int64] * 6)
-
-    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        x, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True))
-        x_at, column, out_at, plane, width, there = arguments[2:]
-        s = Simd(b, x.type.pointee)
-        rows = s.load_rows(b.gep(x, [b.add(x_at, column)]), plane, there, s.inside(column, width))
-        for place, vector in enumerate(s.transpose(rows)):
-            s.store(vector, b.gep(out, [b.add(out_at, i64(place * s.lanes))]))
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def _tile_filter(_context, w, out, w_at, tap, out_at, product):
-    """The 9 taps, `tap` apart, of a vector of filters -> their 36 vectors, `product` apart; computed in float64."""
-    signature = types.void(w, out, *[types.int64] * 4)
-
-    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        w, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True))
-        w_at, tap, out_at, product = arguments[2:]
-        single, double = Simd(b, w.type.pointee), Simd(b, ir.DoubleType(), LANES)
-        places = [b.gep(w, [b.add(w_at, b.mul(tap, i64(n)))]) for n in range(KERNEL**2)]
-        taps = [b.fpext(single.load(place), double.type) for place in places]
-        tile = [taps[i * KERNEL : (i + 1) * KERNEL] for i in range(KERNEL)]
-        for number, vector in enumerate(v for row in _both(double, FILTER, tile) for v in row):
-            place = b.gep(out, [b.add(out_at, b.mul(product, i64(number)))])
-            single.store(b.fptrunc(vector, single.type), place)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def _tile_in(_context, x, out, x_at, x_row, out_at, product):
-    """One input tile, lanes over channels -> its 36 vectors, `product` apart."""
-    signature = types.void(x, out, *[types.int64] * 4)
-
-    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        x, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True))
-        x_at, x_row, out_at, product = arguments[2:]
-        s = Simd(b, x.type.pointee)
-        starts = [b.gep(x, [b.add(x_at, b.mul(x_row, i64(i)))]) for i in range(TILE)]
-        tile = [[s.load(b.gep(start, [i64(j * s.lanes)])) for j in range(TILE)] for start in starts]
-        for number, vector in enumerate(v for row in _both(s, INPUT, tile) for v in row):
-            s.store(vector, b.gep(out, [b.add(out_at, b.mul(product, i64(number)))]))
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic(prefer_literal=True)
-def _multiply(_context, x, w, out, x_at, w_at, out_at, channels, distance, V, P):
-    """P tiles × V vectors of filters of one product; blocks of channels, and of filters, lie `distance` apart."""
-    count, tiles = V.literal_value, P.literal_value
-    signature = types.void(x, w, out, *[types.int64] * 5, V, P)
-
-    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        x, w, out = (
-            b.gep(pointer(context, b, t, a), [at])
-            for t, a, at in zip(signature.args[:3], arguments[:3], arguments[3:6], strict=True)
-        )
-        channels, distance = arguments[6:8]
-        s = Simd(b, x.type.pointee)
-        sums = {(v, t): cgutils.alloca_once_value(b, s.zero) for v in range(count) for t in range(tiles)}
-        with cgutils.for_range(b, channels, intp=I64) as blocks:
-            block = b.gep(x, [b.mul(blocks.index, distance)])
-            with cgutils.for_range(b, i64(s.lanes), intp=I64) as loop:
-                channel = b.add(b.mul(blocks.index, i64(s.lanes)), loop.index)
-                weights = b.gep(w, [b.mul(channel, i64(count * s.lanes))])
-                vectors = [s.load(b.gep(weights, [i64(v * s.lanes)])) for v in range(count)]
-                pixels = b.gep(block, [loop.index])
-                for t in range(tiles):
-                    pixel = s.splat(b.load(b.gep(pixels, [i64(t * s.lanes)])))
-                    for v, vector in enumerate(vectors):
-                        b.store(s.multiply_add(vector, pixel, b.load(sums[v, t])), sums[v, t])
-        for v in range(count):
-            start = b.gep(out, [b.mul(distance, i64(v))])
-            for t in range(tiles):
-                s.store(b.load(sums[v, t]), b.gep(start, [i64(t * s.lanes)]))
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def _tile_out(_context, x, bias, y, x_at, product, bias_at, y_at, plane, width, rows, columns, filters, relu):
-    """36 vectors of one tile, `product` apart -> up to 4×4 outputs of `filters` planes."""
-    signature = types.void(x, bias, y, *[types.int64] * 10)
-
-    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        x, bias, y = (pointer(context, b, t, a) for t, a in zip(signature.args[:3], arguments[:3], strict=True))
-        x_at, product, bias_at, y_at, plane, width, rows, columns, filters, relu = arguments[3:]
-        s = Simd(b, x.type.pointee)
-        relu = b.icmp_signed("!=", relu, i64(0))
-        start = s.load(b.gep(bias, [bias_at]))
-        places = [b.add(x_at, b.mul(product, i64(n))) for n in range(TILE * TILE)]
-        tile = [[s.load(b.gep(x, [places[i * TILE + j]])) for j in range(TILE)] for i in range(TILE)]
-        cells = [s.relu(b.fadd(v, start), relu) for row in _both(s, OUTPUT, tile) for v in row]
-        mask = b.icmp_signed("<", ir.Constant(ir.VectorType(I64, OUT), list(range(OUT))), _splat4(b, columns))
-        for first in range(0, len(cells), s.lanes):  # a vector of fewer than 16 lanes takes several rounds
-            turned = s.transpose(cells[first : first + s.lanes])
-            for lane, vector in enumerate(turned):
-                with b.if_then(b.icmp_signed("<", i64(lane), filters)):
-                    channel = b.add(y_at, b.mul(plane, i64(lane)))
-                    for part in range(s.lanes // OUT):
-                        row = i64(first // OUT + part)
-                        with b.if_then(b.icmp_signed("<", row, rows)):
-                            _store4(b, vector, part, b.gep(y, [b.add(channel, b.mul(width, row))]), mask)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-def _splat4(b: Any, value: Any) -> Any:
-    vector = ir.Constant(ir.VectorType(value.type, OUT), ir.Undefined)
-    for lane in range(OUT):
-        vector = b.insert_element(vector, value, ir.Constant(I32, lane))
-    return vector
-
-
-def _store4(b: Any, vector: Any, part: int, address: Any, mask: Any) -> None:
-    """Store lanes 4·part … 4·part + 3 where the mask is set."""
-    pick = ir.Constant(ir.VectorType(I32, OUT), [OUT * part + lane for lane in range(OUT)])
-    cells = b.shuffle_vector(vector, vector, pick)
-    kind = ir.VectorType(vector.type.element, OUT)
-    target = b.bitcast(address, kind.as_pointer())
-    signature = ir.FunctionType(ir.VoidType(), [kind, target.type, I32, ir.VectorType(I1, OUT)])
-    store = cgutils.get_or_insert_function(b.module, signature, f"llvm.masked.store.v{OUT}f32.p0")
-    b.call(store, [cells, target, ir.Constant(I32, 4), mask])
-
-
-_E = from_dtype(DTYPE)
-_READ, _WRITE, _I = types.Array(_E, 1, "C", readonly=True), types.Array(_E, 1, "C"), types.int64
-
-
-@njit(types.void(_READ, _WRITE, types.UniTuple(_I, 4), _I, _I), nogil=True, cache=True)
-def transform_filters(w, out, size, first, last):
-    """w (g, filter blocks, 9, C/g, size) -> out (36, g, filter blocks, channels, size), blocks first … last - 1.
-
-    Args:
-        w, out: flat. Channels that only `out` has are filled with zeros.
-        size: (C/g, channels of out, filters of a block, distance of two products in out).
-        first, last: blocks of filters, of all groups.
+    Returns:
+        A job with the words (w, out, C/g, channels of out, filters of a block, distance of two products in out);
+        channels that only `out` has are filled with zeros. A task is a block of filters, of all groups.
     """
-    channels, padded, filters, product = size
-    for block in range(first, last):
-        for c in range(channels):
-            for start in range(0, filters, LANES):
-                w_at = (block * KERNEL * KERNEL * channels + c) * filters + start
-                _tile_filter(w, out, w_at, channels * filters, (block * padded + c) * filters + start, product)
-        for number in range(TILE * TILE):
-            for place in range((block * padded + channels) * filters, (block + 1) * padded * filters):
-                out[number * product + place] = 0
+
+    @job
+    def transform_filters(at, first, last):
+        words = array(at, np.int64)
+        w, out = array(words[0], DTYPE), array(words[1], DTYPE)
+        channels, padded, filters, product = words[2], words[3], words[4], words[5]
+        for block in range(first, last):
+            for c in range(channels):
+                for start in range(0, filters, LANES):
+                    w_at = (block * KERNEL * KERNEL * channels + c) * filters + start
+                    tile_filter(w, out, w_at, channels * filters, (block * padded + c) * filters + start, product)
+            for number in range(TILE * TILE):
+                for place in range((block * padded + channels) * filters, (block + 1) * padded * filters):
+                    out[number * product + place] = 0
+
+    return transform_filters.address
 
 
-@njit(types.void(_READ, _WRITE, _WRITE, types.UniTuple(_I, 11), _I, _I), nogil=True, cache=True)
-def transform_input(x, wide, out, size, first, last):
-    """x (C, H, W) -> out (36, g, channel blocks, tiles, lanes), for blocks of channels first … last - 1.
+@functools.cache
+def transform_input() -> Any:
+    """x (C, H, W) -> out (36, g, channel blocks, tiles, lanes).
 
-    Args:
-        x, wide, out: flat; `wide` is room for (blocks, rows, columns, lanes).
-        size: (C/g, channel blocks per group, H, W, low, left, first tile row, tile rows, tiles per row,
-            columns of `wide`, distance of two products in `out`).
-        first, last: blocks of channels, of all groups.
+    Returns:
+        A job with the words (x, wide, out, C/g, channel blocks per group, H, W, low, left, first tile row, tile rows,
+        tiles per row, columns of `wide`, distance of two products in `out`); `wide` is room for (blocks, rows,
+        columns, lanes). A task is a block of channels, of all groups.
     """
-    channels, blocks, height, width, low, left, tile_row, tile_rows, tiles, columns, product = size
-    rows = OUT * tile_rows + 2
-    for block in range(first, last):
-        group, part = divmod(block, blocks)
-        there = min(LANES, channels - part * LANES)
-        start = block * rows * columns * LANES
-        for i in range(rows):
-            row = tile_row * OUT + i - low
-            exist = there if 0 <= row < height else 0
-            x_at = ((group * channels + part * LANES) * height + row) * width
-            for column in range(0, columns, LANES):
-                out_at = start + (i * columns + column) * LANES
-                _turn(x, wide, x_at, column - left, out_at, height * width, width, exist)
-        for i in range(tile_rows):
-            for j in range(tiles):
-                x_at = start + (i * OUT * columns + j * OUT) * LANES
-                out_at = ((block * tile_rows + i) * tiles + j) * LANES
-                _tile_in(wide, out, x_at, columns * LANES, out_at, product)
+
+    @job
+    def transform_input(at, first, last):
+        words = array(at, np.int64)
+        x, wide, out = array(words[0], DTYPE), array(words[1], DTYPE), array(words[2], DTYPE)
+        channels, blocks, height, width, low, left = words[3], words[4], words[5], words[6], words[7], words[8]
+        tile_row, tile_rows, tiles, columns, product = words[9], words[10], words[11], words[12], words[13]
+        rows = OUT * tile_rows + 2
+        for block in range(first, last):
+            group, part = divmod(block, blocks)
+            there = min(LANES, channels - part * LANES)
+            start = block * rows * columns * LANES
+            for i in range(rows):
+                row = tile_row * OUT + i - low
+                exist = there if 0 <= row < height else 0
+                x_at = ((group * channels + part * LANES) * height + row) * width
+                for column in range(0, columns, LANES):
+                    out_at = start + (i * columns + column) * LANES
+                    turn(x, wide, x_at, column - left, out_at, height * width, width, exist)
+            for i in range(tile_rows):
+                for j in range(tiles):
+                    x_at = start + (i * OUT * columns + j * OUT) * LANES
+                    out_at = ((block * tile_rows + i) * tiles + j) * LANES
+                    tile_in(wide, out, x_at, columns * LANES, out_at, product)
+
+    return transform_input.address
 
 
 @functools.cache
@@ -257,15 +93,17 @@ def product(V: int, P: int) -> Any:
     """The compiled pass between the transforms, for blocks of V vectors of filters and P tiles.
 
     Returns:
-        multiply(x, w, out, size, first, last): x (36, g, channel blocks, tiles, lanes) times w (36, g, filter blocks,
-        channels, V·lanes) into out (36, g, filter blocks · V, tiles, lanes), all flat; the channels of w are padded
-        to whole blocks. size is (channel blocks, filter blocks per group, tiles), tiles at least P. first and last
-        bound the tasks, of which there are 36 · g · filter blocks.
+        A job with the words (x, w, out, channel blocks, filter blocks per group, tiles): x (36, g, channel blocks,
+        tiles, lanes) times w (36, g, filter blocks, channels, V·lanes) into out (36, g, filter blocks · V, tiles,
+        lanes); the channels of w are padded to whole blocks, tiles is at least P. There are 36 · g · filter blocks
+        tasks.
     """
 
-    @njit(types.void(_READ, _READ, _WRITE, types.UniTuple(_I, 3), _I, _I), nogil=True, cache=True)
-    def multiply(x, w, out, size, first, last):
-        channel_blocks, blocks, tiles = size
+    @job
+    def product(at, first, last):
+        words = array(at, np.int64)
+        x, w, out = array(words[0], DTYPE), array(words[1], DTYPE), array(words[2], DTYPE)
+        channel_blocks, blocks, tiles = words[3], words[4], words[5]
         for task in range(first, last):
             place = task // blocks  # counts products and groups
             w_at = task * channel_blocks * LANES * V * LANES
@@ -273,33 +111,37 @@ def product(V: int, P: int) -> Any:
                 tile = min(start, tiles - P)
                 x_at = (place * channel_blocks * tiles + tile) * LANES
                 out_at = (task * V * tiles + tile) * LANES
-                _multiply(x, w, out, x_at, w_at, out_at, channel_blocks, tiles * LANES, V, P)
+                multiply(x, w, out, x_at, w_at, out_at, channel_blocks, tiles * LANES, V, P)
 
-    return multiply
+    return product.address
 
 
-@njit(types.void(_READ, _READ, _WRITE, types.UniTuple(_I, 8), _I, _I, _I), nogil=True, cache=True)
-def transform_output(x, bias, y, size, relu, first, last):
-    """x (36, g, filter blocks, tiles, lanes) + bias -> the tiles' outputs in y (M, H', W').
+@functools.cache
+def transform_output() -> Any:
+    """x (36, g, filter blocks, tiles, lanes) + bias (g, filter blocks, lanes) -> the tiles' outputs in y (M, H', W').
 
-    Args:
-        x, bias, y: flat; bias is (g, filter blocks, lanes).
-        size: (M/g, filter blocks per group, H', W', first tile row, tile rows, tiles per row,
-            distance of two products in x).
-        relu: not 0 to clamp.
-        first, last: blocks of filters, of all groups.
+    Returns:
+        A job with the words (x, bias, y, M/g, filter blocks per group, H', W', first tile row, tile rows, tiles per
+        row, distance of two products in x, relu). A task is a block of filters, of all groups.
     """
-    per_group, blocks, height, width, tile_row, tile_rows, tiles, product = size
-    for block in range(first, last):
-        group, part = divmod(block, blocks)
-        filters = min(LANES, per_group - part * LANES)
-        for i in range(tile_rows):
-            row = (tile_row + i) * OUT
-            rows = min(OUT, height - row)
-            for j in range(tiles):
-                x_at = ((block * tile_rows + i) * tiles + j) * LANES
-                y_at = ((group * per_group + part * LANES) * height + row) * width + j * OUT
-                columns = min(OUT, width - j * OUT)
-                _tile_out(
-                    x, bias, y, x_at, product, block * LANES, y_at, height * width, width, rows, columns, filters, relu
-                )
+
+    @job
+    def transform_output(at, first, last):
+        words = array(at, np.int64)
+        x, bias, y = array(words[0], DTYPE), array(words[1], DTYPE), array(words[2], DTYPE)
+        per_group, blocks, height, width = words[3], words[4], words[5], words[6]
+        tile_row, tile_rows, tiles, product, relu = words[7], words[8], words[9], words[10], words[11]
+        plane = height * width
+        for block in range(first, last):
+            group, part = divmod(block, blocks)
+            filters = min(LANES, per_group - part * LANES)
+            for i in range(tile_rows):
+                row = (tile_row + i) * OUT
+                rows = min(OUT, height - row)
+                for j in range(tiles):
+                    x_at = ((block * tile_rows + i) * tiles + j) * LANES
+                    y_at = ((group * per_group + part * LANES) * height + row) * width + j * OUT
+                    columns = min(OUT, width - j * OUT)
+                    tile_out(x, bias, y, x_at, product, block * LANES, y_at, plane, width, rows, columns, filters, relu)
+
+    return transform_output.address
