@@ -68,6 +68,11 @@ class Coordinator:
         """Requests, and bands of streams, that are computed now."""
         return self._running
 
+    def count(self, requests: int) -> None:
+        """Requests that come by `perform`."""
+        with self._count:
+            self.requests += requests
+
     def calibrate(self) -> None:
         """Measure the workers there are now, for about a second at most; the planner goes by what was measured."""
         self.planner.statistics.calibrated(calibrate(self.executor))

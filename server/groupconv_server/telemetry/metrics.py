@@ -78,6 +78,12 @@ class Metrics:
         self.shards = ShardSeries(SECONDS)
         self.layers = LayerSeries(SECONDS)
 
+        self.batches = Histogram(
+            "groupconv_batch_samples",
+            "Samples in a run, where requests may be joined.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=r,
+        )
         self.bands = Counter("groupconv_stream_bands", "Bands of streams that were answered.", registry=r)
 
     def phase(self, name: str, seconds: float) -> None:
