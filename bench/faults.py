@@ -1,0 +1,165 @@
+"""What users see while workers die: a steady load, a worker killed every few seconds, every answer checked.
+
+python bench/faults.py                       # 20 requests/s for 60 s, a death every 3 s
+python bench/faults.py --memory              # 10,000 requests and 20 deaths: what memory does
+python bench/faults.py --json faults.json
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import signal
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import psutil
+
+import groupconv
+from groupconv_server.config import Config
+from groupconv_server.executors.ray import RayExecutor
+from groupconv_server.server import Server
+
+X = np.random.default_rng(0).standard_normal((2, 16, 28, 28), dtype=np.float32)
+W = np.random.default_rng(1).standard_normal((32, 4, 3, 3), dtype=np.float32)
+
+
+@dataclass
+class Steady:
+    """What came of a steady load."""
+
+    requests: int
+    failed: int
+    wrong: int
+    deaths: int
+    p50_ms: float
+    p99_ms: float
+    worst_ms: float
+    errors: list[str]
+
+
+@dataclass
+class Memory:
+    """What memory did: bytes of this process, which is server and client, after warm-up and after the requests."""
+
+    requests: int
+    deaths: int
+    before: int
+    after: int
+    growth: float
+
+
+def steady(server: Server, rate: float, seconds: float, every: float) -> Steady:
+    """Requests that begin at given times, whatever became of those before; latency counts from these times."""
+    latencies: list[float] = []
+    errors: list[str] = []
+    wrong = 0
+    with groupconv.connect(server.address, timeout=30) as client, ThreadPoolExecutor(64) as pool:
+        layer = client.load_layer("bench/faults", W, None, groupconv.ConvSpec(groups=4))
+        want = layer(X)
+        for _ in range(50):
+            layer(X)
+        begin = time.perf_counter() + 0.1
+
+        def ask(i: int) -> None:
+            nonlocal wrong
+            try:
+                wrong += not np.array_equal(layer(X), want)
+            except groupconv.errors.GroupconvError as error:
+                errors.append(f"{type(error).__name__}: {error}")
+            latencies.append(time.perf_counter() - begin - i / rate)
+
+        with Killer(server, every) as killer:
+            for i in range(int(rate * seconds)):
+                time.sleep(max(0.0, begin + i / rate - time.perf_counter()))
+                pool.submit(ask, i)
+            pool.shutdown(wait=True)
+    ms = sorted(1e3 * latency for latency in latencies)
+    p99 = ms[int(0.99 * (len(ms) - 1))]
+    return Steady(len(ms), len(errors), wrong, killer.deaths, statistics.median(ms), p99, ms[-1], errors[:5])
+
+
+def memory(server: Server, requests: int, deaths: int) -> Memory:
+    """One request after another; a worker dies now and then."""
+    process = psutil.Process()
+    with groupconv.connect(server.address, timeout=30) as client:
+        layer = client.load_layer("bench/faults", W, None, groupconv.ConvSpec(groups=4))
+        want = layer(X)
+        killed, before = 0, 0
+        warm = requests // 5
+        for i in range(-warm, requests):
+            if i == 0:
+                before = process.memory_info().rss
+            if i % (requests // deaths) == 0:
+                killed += (i >= 0) * kill(server)
+            assert np.array_equal(layer(X), want)
+    after = process.memory_info().rss
+    return Memory(requests, killed, before, after, after / before - 1)
+
+
+def kill(server: Server) -> int:
+    """End a worker that answers, with SIGKILL."""
+    assert isinstance(server.executor, RayExecutor)
+    ready = server.executor.membership.ready()
+    if ready:
+        os.kill(random.choice(ready).facts["pid"], signal.SIGKILL)
+    return len(ready[:1])
+
+
+class Killer:
+    """Kills a worker every so many seconds, while it is entered."""
+
+    def __init__(self, server: Server, every: float) -> None:
+        self._server, self._every, self.deaths = server, every, 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._kill)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _kill(self) -> None:
+        for _ in itertools.count():
+            if self._stopping.wait(self._every):
+                return
+            self.deaths += kill(self._server)
+
+
+def main() -> None:
+    """Print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, default=20.0, help="requests per second")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--every", type=float, default=3.0, help="seconds between two deaths")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--memory", action="store_true", help="10,000 requests and 20 deaths instead")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--deaths", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    options = parser.parse_args()
+    config = Config(port=0, executor="ray", workers=options.workers, threads=1, engine="cpu")
+    found: Any
+    with Server(config) as server:
+        if options.memory:
+            found = memory(server, options.requests, options.deaths)
+        else:
+            found = steady(server, options.rate, options.seconds, options.every)
+    for name, value in asdict(found).items():
+        print(f"{name:10s} {value:.4g}" if isinstance(value, float) else f"{name:10s} {value}")
+    if options.json:
+        options.json.write_text(json.dumps(asdict(found), indent=2))
+
+
+if __name__ == "__main__":
+    main()
