@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 NAME = "worker"
+DRAIN = 30
+"""Seconds that shards have to end after SIGTERM."""
+HEAD_MAY_BE_AWAY = 600
+"""Seconds it goes on without the head, and then ends, for its supervisor to have it join anew."""
 EXAMPLES = """Examples:
 
 $ groupconv worker --join coordinator:6379
@@ -22,13 +26,15 @@ def command(
         int | None, typer.Option(envvar="GROUPCONV_THREADS", min=1, help="CPUs to offer. Default: all of this machine.")
     ] = None,
 ) -> None:
-    """Join a cluster and run the shards its server sends, until stopped.
+    """Join a cluster and run the shards its server sends, until stopped. SIGTERM drains: what it runs, it ends.
 
     The server puts one worker on each GPU of this machine, or one on the machine where it has none.
     The cluster's token is read from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
     """
-    # Ray would wait for the node to be idle, which one with an actor never is; its shards run again elsewhere.
-    os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
+    # Told to stop, the node says so and waits until it is idle: the server sends its worker no more shards, and takes
+    # it away when those it has are done.
+    os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", str(DRAIN))
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(HEAD_MAY_BE_AWAY))
     cpus = threads or len(os.sched_getaffinity(0))
     ray = Path(sys.executable).with_name("ray")
     arguments = ["start", f"--address={join}", f"--num-cpus={cpus}", "--disable-usage-stats", "--block"]

@@ -108,7 +108,7 @@ class RayExecutor:
         while len(reports) < len(tasks):
             done, _ = ray.wait(list(flights), num_returns=1, timeout=self._until(flights, deadline))
             if not done:
-                if deadline is not None and time.monotonic() >= deadline:
+                if self._hedge is None or (deadline is not None and time.monotonic() >= deadline):
                     raise DeadlineExceededError("the deadline passed before every shard was done")
                 again = self._hedged(flights, deadline)
             else:
@@ -190,9 +190,8 @@ class RayExecutor:
 
     def _hedged(self, flights: dict[object, Flight], deadline: float | None) -> list[Flight]:
         """For each shard that is late and has not been sent twice, a second flight to another worker."""
-        assert self._hedge is not None
         twice = {f.task.index for f in flights.values() if f.attempt > 1}
-        limit, again = time.perf_counter() - self._hedge, []
+        limit, again = time.perf_counter() - (self._hedge or math.inf), []
         for flight in list(flights.values()):
             if flight.start > limit or flight.task.index in twice:
                 continue

@@ -141,10 +141,14 @@ class Membership:
         self.slots.clear()
 
     def _watch(self) -> None:
+        told = False
         while not self._stopping.is_set():
             try:
                 self._reconcile()
                 self._answered = time.monotonic()
+                if not self.slots and not told:
+                    told = True
+                    log.info("waiting for the first worker to join the cluster")
                 self._restart()
                 self._admit()
             except (RayError, OSError, RuntimeError) as error:  # of one node or one moment: the watch goes on

@@ -8,12 +8,12 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 import ray
-from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER
+from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,12 @@ class Head:
     def __init__(self, cpus: int) -> None:
         check_memory()
         self._folder = Path(tempfile.mkdtemp(prefix="groupconv-ray-"))
-        self._environment = _environment(self._folder)
+        (self._folder / "gcs").mkdir()
+        self._variables = _authentication(self._folder)
         self._closing = threading.Event()
         try:
-            with _own_sigterm():
+            with _own_sigterm(), _on_loopback(), _variables(self._variables | HEAD_MAY_BE_AWAY):
+                _read_again()
                 ray.init(
                     address="local",
                     num_cpus=max(cpus, len(os.sched_getaffinity(0))),
@@ -49,10 +51,10 @@ class Head:
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    _node_ip_address="127.0.0.1",
+                    _system_config={"gcs_storage": "rocksdb", "gcs_storage_path": str(self._folder / "gcs")} | HEALTH,
                 )
         except BaseException:
-            self._clean()
+            shutil.rmtree(self._folder, ignore_errors=True)
             raise
         self._watcher = threading.Thread(target=self._watch, name="ray-head", daemon=True)
         self._watcher.start()
@@ -62,62 +64,77 @@ class Head:
         self._closing.set()
         self._watcher.join()
         ray.shutdown()
-        self._clean()
+        _read_again()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _watch(self) -> None:
         node = ray._private.worker._global_node  # noqa: SLF001 - Ray has no other way to start its head again
         while not self._closing.wait(TICK):
-            (head,) = node.all_processes[PROCESS_TYPE_GCS_SERVER]
+            (head,) = node.all_processes[ray_constants.PROCESS_TYPE_GCS_SERVER]
             if head.process.poll() is not None:
                 log.error("the head of the Ray cluster ended with status %d; it is started again", head.process.poll())
-                node.kill_gcs_server(check_alive=False)
-                node.start_gcs_server()
-
-    def _clean(self) -> None:
-        for name, value in self._environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        _read_again()
-        shutil.rmtree(self._folder, ignore_errors=True)
+                with _variables(self._variables | HEAD_MAY_BE_AWAY):
+                    node.kill_gcs_server(check_alive=False)
+                    node.start_gcs_server()
 
 
 def join(address: str) -> None:
     """Join the cluster whose head is at `address`."""
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", HEAD_MAY_BE_AWAY)
     check_memory()
-    with _own_sigterm():
+    with _own_sigterm(), _variables(HEAD_MAY_BE_AWAY):
+        _read_again()
         ray.init(address=address, namespace="groupconv", log_to_driver=False, logging_level=logging.WARNING)
 
 
-HEAD_MAY_BE_AWAY = str(24 * 3600)
+HEAD_MAY_BE_AWAY = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(24 * 3600)}
 """Seconds a process of Ray goes on without the head; its own 60 s would end the server."""
+HEALTH = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+"""How soon the head gives a silent node up."""
 
 
-def _environment(folder: Path) -> dict[str, str | None]:
-    """Set what Ray's processes read, where the operator has not; what was there before is returned."""
-    wanted = {
-        "RAY_gcs_storage": "rocksdb",
-        "RAY_gcs_storage_path": str(folder / "gcs"),
-        "RAY_gcs_rpc_server_reconnect_timeout_s": HEAD_MAY_BE_AWAY,
-        "RAY_health_check_initial_delay_ms": "1000",
-        "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_timeout_ms": "1000",
-        "RAY_health_check_failure_threshold": "3",
-        "RAY_AUTH_MODE": "token",
-    }
+def _authentication(folder: Path) -> dict[str, str]:
+    """Ray's token authentication, with a token of this cluster's own that only this user can read.
+
+    What Ray makes by itself would be in the home folder, there for every cluster, and for everyone to read.
+    """
+    variables = {"RAY_AUTH_MODE": "token"}
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         token = folder / "token"
         token.touch(0o600)
         token.write_text(secrets.token_hex(32))
-        wanted["RAY_AUTH_TOKEN_PATH"] = str(token)
-    (folder / "gcs").mkdir()
-    before = {name: os.environ.get(name) for name in wanted}
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
-    _read_again()
-    return before
+        variables["RAY_AUTH_TOKEN_PATH"] = str(token)
+    return variables
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have Ray's processes listen on loopback alone.
+
+    They do where their node has that address, which Ray replaces by an outer one unless clusters of several machines
+    are switched off, as they are by default on other systems than Linux.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _variables(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that the operator has not, for as long as processes are started that read them."""
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _read_again() -> None:
