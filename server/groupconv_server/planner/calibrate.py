@@ -30,6 +30,8 @@ REPEATS = 4
 """Runs of each convolution; the fastest counts, and the first may compile."""
 NOISE = 1.5
 """Workers whose speeds are within this factor of the median are taken to be alike."""
+BUSY_NOISE = 4.0
+"""The same of one that joins while others are at work, maybe on the same cores; what requests show corrects it."""
 F32 = np.dtype("float32")
 
 # (input, kernel, spec): a small and a large one of each class
@@ -93,9 +95,10 @@ class _Bench:
     def _level(self) -> None:
         """Workers that differ by no more than the noise of a short measurement are alike, so shares stay even."""
         median = _median(list(self.like or self.rates.values()))
+        noise = BUSY_NOISE if self.like else NOISE
         for worker, rates in self.rates.items():
             ratio = rates.multiply_adds[0] / median.multiply_adds[0]
-            if 1 / NOISE <= ratio <= NOISE:
+            if 1 / noise <= ratio <= noise:
                 self.rates[worker] = median
 
     def _reach(self) -> None:
