@@ -31,6 +31,7 @@ from groupconv.progress import Progress
 from groupconv.tensors import MAX_MESSAGE_BYTES
 from groupconv_server.config import Config
 from groupconv_server.limits import Limits
+from groupconv_server.pages import keep_pages
 from groupconv_server.server import Server
 from groupconv_worker.engines import create_engine, reference
 from groupconv_worker.engines.base import Problem
@@ -54,7 +55,8 @@ def growth(pid: int, before: int = 0) -> int:
 
 
 def serve(pipe: Any) -> None:
-    """A server and a bare echo in a process of their own."""
+    """A server and a bare echo in a process of their own, which keeps freed pages as `groupconv serve` does."""
+    keep_pages()
     echo = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)])
     handler: Any = grpc.stream_stream_rpc_method_handler(lambda requests, _: requests)
     echo.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Echo", {"Chunks": handler}),))

@@ -77,15 +77,17 @@ class Bands:
         return 0
 
     def first(self, row: int) -> int:
-        """The last output row, `row` or one before it, from which the rest can stand alone."""
+        """An output row, `row` or one before it, from which the rest can stand alone and whose band holds `row`."""
         if row >= self.samples * self.out_height:
             return self.samples * self.out_height
-        sample, start = divmod(row, self.out_height)
+        sample, within = divmod(row, self.out_height)
         if self.whole:
             return sample * self.out_height
-        back = self.rows
+        start, back = within, self.rows
         while start > 0 and self._parts(Range(start, self.out_height)) is None:
             start, back = max(0, start - back), back * 2
+        while (stop := self._grown(start)[0].stop) <= within:  # the steps back may have been too long
+            start = stop
         return sample * self.out_height + start
 
     def after(self, row: int) -> Iterator[Band]:

@@ -28,8 +28,10 @@ from groupconv_worker.engines.base import Problem
 IN_FLIGHT = 4
 """Bands of a stream that exist at a time: one arrives, two are computed, one leaves."""
 COMPUTING = 2
-TARGET_BYTES = 4 * 2**20
-"""Input and output of a band for each worker: long enough to hide what a shard costs beside its arithmetic."""
+SHORTEST_BAND, LONGEST_BAND = 4 * 2**20, 16 * 2**20
+"""Bytes of a band, input and output, for each worker: long enough to hide what a shard costs beside its arithmetic."""
+BANDS = 64
+"""Bands of a stream, at least, before they grow beyond the shortest: the first result is to leave early."""
 
 
 class Budget:
@@ -118,7 +120,8 @@ def choose(problems: Sequence[Problem], rows: int, limits: Limits, workers: int)
         _check(bands.widest(), most)
         return bands
     row = max(1, total // out_rows)
-    rows = max(1, min(most, TARGET_BYTES * workers) // row)
+    target = min(max(total // BANDS, SHORTEST_BAND), LONGEST_BAND)
+    rows = max(1, min(most, target * workers) // row)
     halo = Bands(problems, rows).widest().nbytes - rows * row
     # a halo is copied and transformed once more for each band: about a third of it where memory allows
     bands = Bands(problems, max(rows, 6 * halo // row))

@@ -18,16 +18,20 @@ import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.chunks import packed
 from groupconv.compress import compressed
+from groupconv.dtypes import types_of
 from groupconv.errors import DeadlineExceededError, InvalidArgumentError, ResourceExhaustedError, UnavailableError
+from groupconv.geometry import resolve
 from groupconv.requests import geometries
 from groupconv.stream import STREAM, Transfer, transfer
 from groupconv.v1 import stream_pb2
+from groupconv_server.bands import Bands
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator, problems_of
 from groupconv_server.limits import Limits
 from groupconv_server.server import Server
 from groupconv_server.streaming import Budget, Stream, choose
 from groupconv_worker.engines import create_engine, reference
+from groupconv_worker.engines.base import Problem
 from strategies import FLOATS, Case, cases, specs
 
 PAIRS = tuple((f, f) for f in FLOATS) + (("uint8", "int8"), ("int8", "int32"), ("uint8", "float32"))
@@ -86,6 +90,12 @@ def test_chains_accumulate_their_halos(bands, case: Case, rows, data):
         case.x, [Step(case.weight, case.bias, case.spec), Step(second, None, spec)], band_rows=rows
     )
     np.testing.assert_array_equal(got, want)
+
+
+def test_a_row_between_the_inputs_of_a_transposed_step_begins_with_the_band_that_holds_it():
+    g = resolve(ConvSpec(stride=(3, 1), transposed=True), (1, 1, 8, 1), (1, 1, 1, 1))
+    made = Bands([Problem(g, types_of(np.dtype("float32"), np.dtype("float32")))], 1)
+    assert [made.first(row) for row in (17, 18, 20, 21)] == [15, 18, 18, 21]
 
 
 @settings(max_examples=120)
