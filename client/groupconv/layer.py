@@ -4,8 +4,8 @@ What travels is shared by the blocking and the awaiting client.
 """
 
 import functools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,6 +36,7 @@ class LayerInfo:
         requests, failures: answered and failed by this version.
         samples: in the requests answered.
         seconds: from a parsed request to its output, over the requests answered.
+        batches: runs by the samples in them, where the server may join requests; else empty.
     """
 
     name: str
@@ -48,6 +49,7 @@ class LayerInfo:
     failures: int
     samples: int
     seconds: float
+    batches: Mapping[int, int] = field(default_factory=dict)
 
 
 def load_messages(
@@ -104,6 +106,7 @@ def info_from_wire(message: layer_pb2.Layer) -> LayerInfo:
         message.failures,
         message.samples,
         message.seconds,
+        {b.samples: b.runs for b in message.batches},
     )
 
 

@@ -1,8 +1,8 @@
 """Dynamic batching: requests that wait for a worker at the same time run as one, joined along the batch.
 
-A request that finds a worker free runs at once. Under load those that wait are taken by priority, then in the order they
-came; who is taken leads all waiting requests like its own. Whether that is faster depends on layer, shape and workers,
-so it is measured, for each alike: batching that does not pay turns itself off.
+A request that finds a worker free runs at once. Under load those that wait are taken by priority, then in the order
+they came; who is taken leads all waiting requests like its own. Whether that is faster depends on layer, shape and
+workers, so it is measured, for each alike: batching that does not pay turns itself off.
 
 What waits is bounded by the gate: each request holds one of the server's threads and its message.
 """
@@ -115,7 +115,8 @@ class Batcher:
         coordinator: runs what is joined.
         most: requests joined at most; 1 turns batching off, and costs nothing.
         delay: seconds more that a request that had to wait may wait for others to join it.
-        at_once: runs at a time; None is one for each worker there is, with Ray two, as one travels while another computes.
+        at_once: runs at a time; None is one for each worker there is, with Ray two, as one travels while another
+            computes.
     """
 
     def __init__(
@@ -288,7 +289,7 @@ class Batcher:
         for asked in list(self._queue):
             if asked.deadline is not None and asked.deadline <= now:
                 asked.error = DeadlineExceededError("the deadline passed while the request waited for a worker")
-            elif len(self._queue) > 1 and not asked.alive():
+            elif not asked.alive():
                 asked.error = CancelledError("the caller has gone")
             else:
                 continue

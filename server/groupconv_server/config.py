@@ -28,6 +28,8 @@ class Config:
         layer_bytes: weights of resident layers, on the server and on each worker.
         evict_layers: whether the least recently used layers leave when a new one does not fit; else it is refused.
         layer_dir: where layers are kept on disk and loaded from at the start; None keeps none.
+        max_batch: requests that are joined along the batch at most, where that is measured to pay; 1 joins none.
+        max_delay_us: microseconds more that a request that had to wait may wait for others to join it.
         shared_memory: whether clients of this machine may register shared memory.
         metrics_host, metrics_port: where Prometheus finds the metrics; port 0 picks a free one, None serves none.
     """
@@ -57,6 +59,8 @@ class Config:
     metrics_port: int | None = None
     layer_dir: Path | None = None
     shared_memory: bool = False
+    max_batch: int = 1
+    max_delay_us: int = 0
 
     def executor_name(self) -> str:
         """The executor asked for, or the one that fits what is there."""

@@ -28,6 +28,7 @@ from groupconv.v1 import (
 )
 from groupconv_server.access.tls import credentials_of
 from groupconv_server.access.tokens import Tokens
+from groupconv_server.batching import Batcher
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.cuda_memory import CudaMemory
@@ -123,6 +124,7 @@ class Server:
             self.cuda_memory = CudaMemory() if config.shared_memory else None
             # apart from the others, whose names may be listed and are the clients' own
             self.client_memory = SharedMemory() if config.shared_memory else None
+            self.batcher = Batcher(self.coordinator, most=config.max_batch, delay=config.max_delay_us * 1e-6)
             self.streams = StreamServicer(self.coordinator)
             self.health = Health(self.executor, SERVICES)
             self._gate = Gate(config.concurrency, config.queue, config.queue_bytes)
@@ -186,14 +188,15 @@ class Server:
             ],
             interceptors=[Observer(self.metrics, self._traces), self._door],
         )
-        ConvolutionServicer(self.coordinator, self.layers, self.client_memory).add_to(server)
+        ConvolutionServicer(self.batcher, self.layers, self.client_memory).add_to(server)
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryServicer(self.client_memory), server)
-        layer_pb2_grpc.add_LayerServiceServicer_to_server(LayerServicer(self.repository, self.config.limits), server)
+        layers = LayerServicer(self.repository, self.config.limits, self.batcher)
+        layer_pb2_grpc.add_LayerServiceServicer_to_server(layers, server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
             ClusterServicer(self.coordinator, self.layers, self.health), server
         )
         self.streams.add_to(server)
-        InferenceServicer(self.coordinator, self.repository, self.shared_memory, self.cuda_memory).add_to(server)
+        InferenceServicer(self.batcher, self.repository, self.shared_memory, self.cuda_memory).add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server

@@ -18,6 +18,9 @@ class Context:
     def time_remaining(self):
         return None
 
+    def is_active(self):
+        return True
+
 
 @pytest.fixture
 def layer(client):
@@ -38,7 +41,7 @@ def test_the_engine_reads_the_request_and_writes_the_answer(server, layer, monke
         return run(self, tasks, deadline=deadline)
 
     monkeypatch.setattr(LocalExecutor, "run", watched)
-    answer = ConvolutionServicer(server.coordinator, server.layers).Convolve(request, Context())
+    answer = ConvolutionServicer(server.batcher, server.layers).Convolve(request, Context())
     assert seen
     for read, written in seen:
         assert np.may_share_memory(read, np.frombuffer(request, np.uint8))
@@ -52,7 +55,7 @@ def test_the_engine_reads_the_request_and_writes_the_answer(server, layer, monke
 def test_a_request_allocates_its_answer_and_nothing_else_of_its_size(server, layer):
     x = np.ones((1, 8, 256, 256), np.float32)
     request, _ = layer_request(layer.info, x, report=False, allow_reordering=False)
-    servicer = ConvolutionServicer(server.coordinator, server.layers)
+    servicer = ConvolutionServicer(server.batcher, server.layers)
     servicer.Convolve(request, Context())
     tracemalloc.start()
     try:

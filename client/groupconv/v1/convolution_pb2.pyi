@@ -33,6 +33,7 @@ class ConvolveRequest(_message.Message):
     LAYER_FIELD_NUMBER: _builtins.int
     WITHOUT_REPORT_FIELD_NUMBER: _builtins.int
     OUTPUT_PLACE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     allow_reordering: _builtins.bool
     """Whether sums over input channels may be taken in parts on several workers. It can be faster, and changes how
     they round (integers stay exact).
@@ -41,6 +42,8 @@ class ConvolveRequest(_message.Message):
     """A resident layer, in place of steps (see LayerService)."""
     without_report: _builtins.bool
     """Leave plan, steps and phases of the answer empty."""
+    priority: _builtins.int
+    """Where requests wait for workers (`--max-batch`): 1 goes before 2, and so on; 0 goes after all of them."""
     @_builtins.property
     def input(self) -> _tensor_pb2.Tensor:
         """(N, C, *spatial)."""
@@ -62,10 +65,11 @@ class ConvolveRequest(_message.Message):
         layer: _builtins.str = ...,
         without_report: _builtins.bool = ...,
         output_place: _tensor_pb2.Place | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output_place", b"output_place"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "input", b"input", "layer", b"layer", "output_place", b"output_place", "steps", b"steps", "without_report", b"without_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "input", b"input", "layer", b"layer", "output_place", b"output_place", "priority", b"priority", "steps", b"steps", "without_report", b"without_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

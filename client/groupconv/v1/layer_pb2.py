@@ -26,7 +26,7 @@ from groupconv.v1 import spec_pb2 as groupconv_dot_v1_dot_spec__pb2
 from groupconv.v1 import tensor_pb2 as groupconv_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18groupconv/v1/layer.proto\x12\x0cgroupconv.v1\x1a\x17groupconv/v1/spec.proto\x1a\x19groupconv/v1/tensor.proto\"X\n\x10LoadLayerRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.groupconv.v1.LayerHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"m\n\x0bLayerHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05steps\x18\x02 \x03(\x0b\x32\x17.groupconv.v1.LayerStep\x12(\n\x06inputs\x18\x03 \x03(\x0b\x32\x18.groupconv.v1.TensorType\"\x83\x01\n\tLayerStep\x12(\n\x06kernel\x18\x01 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12&\n\x04\x62ias\x18\x02 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12$\n\x04spec\x18\x03 \x01(\x0b\x32\x16.groupconv.v1.ConvSpec\"7\n\x11LoadLayerResponse\x12\"\n\x05layer\x18\x01 \x01(\x0b\x32\x13.groupconv.v1.Layer\"\xa3\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12&\n\x05steps\x18\x03 \x03(\x0b\x32\x17.groupconv.v1.LayerStep\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x10\n\x08requests\x18\x05 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x06 \x01(\x03\x12\x0f\n\x07samples\x18\x07 \x01(\x03\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\"\x1f\n\x0fGetLayerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetLayerResponse\x12\"\n\x05layer\x18\x01 \x01(\x0b\x32\x13.groupconv.v1.Layer\"\x13\n\x11ListLayersRequest\"9\n\x12ListLayersResponse\x12#\n\x06layers\x18\x01 \x03(\x0b\x32\x13.groupconv.v1.Layer\"\"\n\x12UnloadLayerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadLayerResponse2\xce\x02\n\x0cLayerService\x12N\n\tLoadLayer\x12\x1e.groupconv.v1.LoadLayerRequest\x1a\x1f.groupconv.v1.LoadLayerResponse(\x01\x12I\n\x08GetLayer\x12\x1d.groupconv.v1.GetLayerRequest\x1a\x1e.groupconv.v1.GetLayerResponse\x12O\n\nListLayers\x12\x1f.groupconv.v1.ListLayersRequest\x1a .groupconv.v1.ListLayersResponse\x12R\n\x0bUnloadLayer\x12 .groupconv.v1.UnloadLayerRequest\x1a!.groupconv.v1.UnloadLayerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18groupconv/v1/layer.proto\x12\x0cgroupconv.v1\x1a\x17groupconv/v1/spec.proto\x1a\x19groupconv/v1/tensor.proto\"X\n\x10LoadLayerRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.groupconv.v1.LayerHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"m\n\x0bLayerHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05steps\x18\x02 \x03(\x0b\x32\x17.groupconv.v1.LayerStep\x12(\n\x06inputs\x18\x03 \x03(\x0b\x32\x18.groupconv.v1.TensorType\"\x83\x01\n\tLayerStep\x12(\n\x06kernel\x18\x01 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12&\n\x04\x62ias\x18\x02 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12$\n\x04spec\x18\x03 \x01(\x0b\x32\x16.groupconv.v1.ConvSpec\"7\n\x11LoadLayerResponse\x12\"\n\x05layer\x18\x01 \x01(\x0b\x32\x13.groupconv.v1.Layer\"\xcd\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12&\n\x05steps\x18\x03 \x03(\x0b\x32\x17.groupconv.v1.LayerStep\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x10\n\x08requests\x18\x05 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x06 \x01(\x03\x12\x0f\n\x07samples\x18\x07 \x01(\x03\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12(\n\x07\x62\x61tches\x18\t \x03(\x0b\x32\x17.groupconv.v1.BatchRuns\"*\n\tBatchRuns\x12\x0f\n\x07samples\x18\x01 \x01(\x03\x12\x0c\n\x04runs\x18\x02 \x01(\x03\"\x1f\n\x0fGetLayerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetLayerResponse\x12\"\n\x05layer\x18\x01 \x01(\x0b\x32\x13.groupconv.v1.Layer\"\x13\n\x11ListLayersRequest\"9\n\x12ListLayersResponse\x12#\n\x06layers\x18\x01 \x03(\x0b\x32\x13.groupconv.v1.Layer\"\"\n\x12UnloadLayerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadLayerResponse2\xce\x02\n\x0cLayerService\x12N\n\tLoadLayer\x12\x1e.groupconv.v1.LoadLayerRequest\x1a\x1f.groupconv.v1.LoadLayerResponse(\x01\x12I\n\x08GetLayer\x12\x1d.groupconv.v1.GetLayerRequest\x1a\x1e.groupconv.v1.GetLayerResponse\x12O\n\nListLayers\x12\x1f.groupconv.v1.ListLayersRequest\x1a .groupconv.v1.ListLayersResponse\x12R\n\x0bUnloadLayer\x12 .groupconv.v1.UnloadLayerRequest\x1a!.groupconv.v1.UnloadLayerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,19 +42,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADLAYERRESPONSE']._serialized_start=429
   _globals['_LOADLAYERRESPONSE']._serialized_end=484
   _globals['_LAYER']._serialized_start=487
-  _globals['_LAYER']._serialized_end=650
-  _globals['_GETLAYERREQUEST']._serialized_start=652
-  _globals['_GETLAYERREQUEST']._serialized_end=683
-  _globals['_GETLAYERRESPONSE']._serialized_start=685
-  _globals['_GETLAYERRESPONSE']._serialized_end=739
-  _globals['_LISTLAYERSREQUEST']._serialized_start=741
-  _globals['_LISTLAYERSREQUEST']._serialized_end=760
-  _globals['_LISTLAYERSRESPONSE']._serialized_start=762
-  _globals['_LISTLAYERSRESPONSE']._serialized_end=819
-  _globals['_UNLOADLAYERREQUEST']._serialized_start=821
-  _globals['_UNLOADLAYERREQUEST']._serialized_end=855
-  _globals['_UNLOADLAYERRESPONSE']._serialized_start=857
-  _globals['_UNLOADLAYERRESPONSE']._serialized_end=878
-  _globals['_LAYERSERVICE']._serialized_start=881
-  _globals['_LAYERSERVICE']._serialized_end=1215
+  _globals['_LAYER']._serialized_end=692
+  _globals['_BATCHRUNS']._serialized_start=694
+  _globals['_BATCHRUNS']._serialized_end=736
+  _globals['_GETLAYERREQUEST']._serialized_start=738
+  _globals['_GETLAYERREQUEST']._serialized_end=769
+  _globals['_GETLAYERRESPONSE']._serialized_start=771
+  _globals['_GETLAYERRESPONSE']._serialized_end=825
+  _globals['_LISTLAYERSREQUEST']._serialized_start=827
+  _globals['_LISTLAYERSREQUEST']._serialized_end=846
+  _globals['_LISTLAYERSRESPONSE']._serialized_start=848
+  _globals['_LISTLAYERSRESPONSE']._serialized_end=905
+  _globals['_UNLOADLAYERREQUEST']._serialized_start=907
+  _globals['_UNLOADLAYERREQUEST']._serialized_end=941
+  _globals['_UNLOADLAYERRESPONSE']._serialized_start=943
+  _globals['_UNLOADLAYERRESPONSE']._serialized_end=964
+  _globals['_LAYERSERVICE']._serialized_start=967
+  _globals['_LAYERSERVICE']._serialized_end=1301
 # @@protoc_insertion_point(module_scope)

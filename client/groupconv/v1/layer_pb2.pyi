@@ -160,6 +160,7 @@ class Layer(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     version: _builtins.int
@@ -178,6 +179,10 @@ class Layer(_message.Message):
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerStep]:
         """Its steps."""
 
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchRuns]:
+        """Its runs by their size, where requests may be joined (`--max-batch`); else none."""
+
     def __init__(
         self,
         *,
@@ -189,14 +194,41 @@ class Layer(_message.Message):
         failures: _builtins.int = ...,
         samples: _builtins.int = ...,
         seconds: _builtins.float = ...,
+        batches: _abc.Iterable[Global___BatchRuns] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "failures", b"failures", "name", b"name", "requests", b"requests", "samples", b"samples", "seconds", b"seconds", "steps", b"steps", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "bytes", b"bytes", "failures", b"failures", "name", b"name", "requests", b"requests", "samples", b"samples", "seconds", b"seconds", "steps", b"steps", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Layer: _TypeAlias = Layer  # noqa: Y015
+
+@_typing.final
+class BatchRuns(_message.Message):
+    """Runs of one size."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    samples: _builtins.int
+    """Samples in each."""
+    runs: _builtins.int
+    """How many runs."""
+    def __init__(
+        self,
+        *,
+        samples: _builtins.int = ...,
+        runs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs", "samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRuns: _TypeAlias = BatchRuns  # noqa: Y015
 
 @_typing.final
 class GetLayerRequest(_message.Message):

@@ -219,6 +219,7 @@ def _described(info: LayerInfo) -> dict[str, object]:
         "failures": info.failures,
         "samples": info.samples,
         "seconds": info.seconds,
+        "batches": dict(info.batches),
     }
 
 

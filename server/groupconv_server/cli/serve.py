@@ -26,6 +26,8 @@ $ groupconv serve --ray-address auto --workers auto --worker-gpus 0.5 --worker-l
 
 $ groupconv serve --allow-shared-memory --layer-dir layers
 
+$ groupconv serve --executor ray --max-batch 8
+
 $ groupconv serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --ray-address auto
 
 $ groupconv serve --metrics-port 9464 --log-format json
@@ -172,6 +174,23 @@ def command(
             help="Let clients of this machine register POSIX shared memory for their tensors.",
         ),
     ] = False,
+    max_batch: Annotated[
+        int,
+        typer.Option(
+            envvar="GROUPCONV_MAX_BATCH",
+            min=1,
+            max=128,
+            help="Waiting requests that are run as one, where that is measured to pay; 1 joins none.",
+        ),
+    ] = 1,
+    max_delay_us: Annotated[
+        int,
+        typer.Option(
+            envvar="GROUPCONV_MAX_DELAY_US",
+            min=0,
+            help="Microseconds more that a request that had to wait may wait for others to join it.",
+        ),
+    ] = 0,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -234,6 +253,8 @@ def command(
         metrics_port=metrics_port,
         layer_dir=layer_dir,
         shared_memory=allow_shared_memory,
+        max_batch=max_batch,
+        max_delay_us=max_delay_us,
         limits=Limits(
             message_bytes=max_message_mib * MIB,
             tensor_bytes=max_tensor_mib * MIB,

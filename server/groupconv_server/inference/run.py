@@ -1,10 +1,10 @@
 """ModelInfer without its transport: one request to one answer."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.coordinator import Coordinator
+from groupconv_server.batching import Batcher
 from groupconv_server.inference.models import check_version
 from groupconv_server.inference.statistics import Statistics, phases_of
 from groupconv_server.inference.tensors import Destination, Memory, input_of, output_place, parameter
@@ -20,14 +20,14 @@ class Inference:
     """Runs requests of the protocol on resident layers.
 
     Args:
-        coordinator: runs convolutions.
+        batcher: runs convolutions.
         layers: the models.
         memory: where regions of shared memory are.
         statistics: where each request is counted.
     """
 
-    def __init__(self, coordinator: Coordinator, layers: Layers, memory: Memory, statistics: Statistics) -> None:
-        self.coordinator, self.layers, self.memory, self.statistics = coordinator, layers, memory, statistics
+    def __init__(self, batcher: Batcher, layers: Layers, memory: Memory, statistics: Statistics) -> None:
+        self.batcher, self.layers, self.memory, self.statistics = batcher, layers, memory, statistics
 
     def infer(
         self,
@@ -36,14 +36,17 @@ class Inference:
         deadline: float | None = None,
         *,
         final: bool = False,
+        alive: Callable[[], bool] = lambda: True,
     ) -> bytes:
         """Run one request.
 
         Args:
-            request: its `timeout` parameter, in microseconds, shortens the deadline.
+            request: its parameter `timeout`, in microseconds, shortens the deadline; `priority` is as of
+                `Batcher.convolve`.
             contents: its raw contents (see `messages.parse`).
             deadline: on the clock of time.monotonic().
             final: whether the answer is to say that none follows it.
+            alive: whether the caller is still there.
 
         Returns:
             A ModelInferResponse on the wire.
@@ -63,7 +66,8 @@ class Inference:
                 )
                 if final:
                     response.parameters[FINAL].bool_param = True
-                return self._answer(layer, request, contents, response, _shortened(request, deadline), start)
+                deadline = _shortened(request, deadline)
+                return self._answer(layer, request, contents, response, deadline, start, alive)
             except BaseException:
                 self.statistics.failed(layer, time.perf_counter() - start)
                 raise
@@ -76,27 +80,37 @@ class Inference:
         response: infer_pb2.ModelInferResponse,
         deadline: float | None,
         start: float,
+        alive: Callable[[], bool],
     ) -> bytes:
-        _check_parameters(request)
+        priority = _checked_priority(request)
         x = input_of(request, contents, self.memory)
         answer = Destination(output_place(request.outputs), self.memory, x, response)
         ready = time.perf_counter()
-        outcome = self.coordinator.convolve(
-            x, layer.steps, deadline=deadline, allocate=answer.allocate, by_message=answer.place is None
+        outcome = self.batcher.convolve(
+            x,
+            layer.steps,
+            deadline=deadline,
+            allocate=answer.allocate,
+            by_message=answer.place is None,
+            priority=priority,
+            alive=alive,
         )
         ran = time.perf_counter()
         message = answer.message()
         end = time.perf_counter()
         phases = phases_of(len(x), end - start, ready - start, end - ran, outcome.report)
-        self.statistics.answered(layer, phases)
+        self.statistics.answered(layer, phases, outcome.report.plan.steps[0].input_shape[0])
         return message
 
 
-def _check_parameters(request: infer_pb2.ModelInferRequest) -> None:
+def _checked_priority(request: infer_pb2.ModelInferRequest) -> int:
     for name in _SEQUENCE:
         if name in request.parameters:
             raise InvalidArgumentError(f"parameters.{name}", "none: a layer keeps no state between requests", "one")
-    parameter(request.parameters, "priority", int)  # requests run as they come; what is no priority is refused
+    priority: int = parameter(request.parameters, "priority", int) or 0
+    if priority < 0:
+        raise InvalidArgumentError("parameters.priority", "an integer from 0 on", priority)
+    return priority
 
 
 def _shortened(request: infer_pb2.ModelInferRequest, deadline: float | None) -> float | None:

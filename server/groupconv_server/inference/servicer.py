@@ -9,7 +9,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from groupconv import __version__
 from groupconv.errors import InvalidArgumentError, NotFoundError, UnimplementedError
-from groupconv_server.coordinator import Coordinator
+from groupconv_server.batching import Batcher
 from groupconv_server.cuda_memory import CudaMemory
 from groupconv_server.inference import models, stream
 from groupconv_server.inference.memory import RegisteredMemory
@@ -41,14 +41,14 @@ class InferenceServicer:
 
     def __init__(
         self,
-        coordinator: Coordinator,
+        batcher: Batcher,
         repository: Repository,
         shared_memory: SharedMemory | None = None,
         cuda_memory: CudaMemory | None = None,
     ) -> None:
-        self.coordinator, self.repository, self.layers = coordinator, repository, repository.layers
+        self.coordinator, self.repository, self.layers = batcher.coordinator, repository, repository.layers
         self.memory, self.statistics = RegisteredMemory(shared_memory, cuda_memory), Statistics()
-        self.inference = Inference(coordinator, self.layers, self.memory, self.statistics)
+        self.inference = Inference(batcher, self.layers, self.memory, self.statistics)
         self.extensions = [*EXTENSIONS]
         if shared_memory is not None:
             self.extensions.append("system_shared_memory")
@@ -113,12 +113,12 @@ class InferenceServicer:
     @answers_errors
     def ModelInfer(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
         """Run a layer."""
-        return self.inference.infer(*parse(raw), deadline_of(context))
+        return self.inference.infer(*parse(raw), deadline_of(context), alive=context.is_active)
 
     @streams_errors
     def ModelStreamInfer(self, request_iterator: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Run layers, one request after another."""
-        return stream.answers(self.inference, request_iterator, deadline_of(context))
+        return stream.answers(self.inference, request_iterator, deadline_of(context), context.is_active)
 
     @answers_errors
     def ModelStatistics(

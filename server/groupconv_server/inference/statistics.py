@@ -19,7 +19,7 @@ class Phases:
     """Seconds of one request in each phase of it, or their sums.
 
     Attributes:
-        count: requests.
+        count: requests; in sums by batch, runs.
         samples: in them.
         total: from a request's arrival to its answer.
         queue: waiting for a worker.
@@ -28,25 +28,29 @@ class Phases:
         write: making bytes of the output.
     """
 
-    count: int = 0
-    samples: int = 0
+    count: float = 0
+    samples: float = 0
     total: float = 0.0
     queue: float = 0.0
     read: float = 0.0
     infer: float = 0.0
     write: float = 0.0
 
-    def add(self, other: "Phases") -> None:
-        """Sums."""
+    def add(self, other: "Phases", share: float = 1.0) -> None:
+        """Sums; of the other a share."""
         for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            setattr(self, name, getattr(self, name) + share * getattr(other, name))
 
 
 @dataclass(slots=True)
 class Record:
-    """One version's sums: of the requests answered, in all and by batch; of those that failed; when the last came."""
+    """One version's sums: of the requests answered, in all and by batch; of those that failed; when the last came.
+
+    A run that answered several requests counts as one, in `runs` and by its batch.
+    """
 
     answered: Phases = field(default_factory=Phases)
+    runs: float = 0.0
     by_batch: dict[int, Phases] = field(default_factory=dict)
     failed: Phases = field(default_factory=Phases)
     last: float = 0.0
@@ -59,14 +63,16 @@ class Statistics:
         self._records: WeakKeyDictionary[Layer, Record] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def answered(self, layer: Layer, phases: Phases) -> None:
-        """Count a request that was answered."""
+    def answered(self, layer: Layer, phases: Phases, batch: int) -> None:
+        """Count a request that was answered, by a run of a batch of so many samples."""
+        share = phases.samples / batch
         with self._lock:
             record = self._records.setdefault(layer, Record())
             record.last = time.time()
             record.answered.add(phases)
-            if phases.samples in record.by_batch or len(record.by_batch) < MAX_SIZES:
-                record.by_batch.setdefault(phases.samples, Phases()).add(phases)
+            record.runs += share
+            if batch in record.by_batch or len(record.by_batch) < MAX_SIZES:
+                record.by_batch.setdefault(batch, Phases()).add(phases, share)
 
     def failed(self, layer: Layer, seconds: float) -> None:
         """Count one that failed."""
@@ -87,15 +93,16 @@ def phases_of(samples: int, total: float, read: float, write: float, report: Rep
     """The phases of a request that was answered.
 
     Args:
-        samples: in its batch.
+        samples: in it.
         total: seconds from its arrival to its answer.
         read: seconds of its input.
         write: seconds of its output.
         report: of its convolution; what a shard took beyond its computation it waited for its worker.
     """
     queue = max(0.0, *(s.seconds - s.compute_seconds for s in report.steps[0]))
+    waited = report.phases.get("queue", 0.0)
     ran = report.phases.get("execute", 0.0) + report.phases.get("merge", 0.0)
-    return Phases(1, samples, total, queue, read, max(0.0, ran - queue), write)
+    return Phases(1, samples, total, waited + queue, read, max(0.0, ran - queue), write)
 
 
 def _message(layer: Layer, record: Record) -> statistics_pb2.ModelStatistics:
@@ -106,8 +113,8 @@ def _message(layer: Layer, record: Record) -> statistics_pb2.ModelStatistics:
         name=layer.name,
         version=str(layer.version),
         last_inference=int(record.last * 1e3),
-        inference_count=done.samples,
-        execution_count=done.count,
+        inference_count=round(done.samples),
+        execution_count=round(record.runs),
         inference_stats=statistics_pb2.InferStatistics(
             success=_duration(done.count, done.total),
             fail=_duration(record.failed.count, record.failed.total),
@@ -129,5 +136,5 @@ def _message(layer: Layer, record: Record) -> statistics_pb2.ModelStatistics:
     )
 
 
-def _duration(count: int, seconds: float) -> statistics_pb2.StatisticDuration:
-    return statistics_pb2.StatisticDuration(count=count, ns=int(seconds * 1e9))
+def _duration(count: float, seconds: float) -> statistics_pb2.StatisticDuration:
+    return statistics_pb2.StatisticDuration(count=round(count), ns=int(seconds * 1e9))

@@ -1,7 +1,7 @@
 """ConvolutionService: Convolve and PlanConvolution."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from groupconv.requests import Array, Result, Step
 from groupconv.tensors import message_with, type_from_wire
 from groupconv.v1 import convolution_pb2
 from groupconv.wire import plan_to_wire, report_to_wire
-from groupconv_server.coordinator import Coordinator
+from groupconv_server.batching import Batcher
 from groupconv_server.layers import Layers
 from groupconv_server.servicers.errors import answers_errors, deadline_of
 from groupconv_server.servicers.memory import Output, Places
@@ -32,13 +32,14 @@ class ConvolutionServicer:
     or both where the client has them, in shared memory.
 
     Args:
-        coordinator: runs convolutions.
+        batcher: runs convolutions.
         layers: the resident ones.
         memory: of clients; None where the operator has not allowed it.
     """
 
-    def __init__(self, coordinator: Coordinator, layers: Layers, memory: SharedMemory | None = None) -> None:
-        self.coordinator, self.layers, self._memory = coordinator, layers, memory
+    def __init__(self, batcher: Batcher, layers: Layers, memory: SharedMemory | None = None) -> None:
+        self.batcher, self.layers, self._memory = batcher, layers, memory
+        self.coordinator = batcher.coordinator
 
     def add_to(self, server: grpc.Server) -> None:
         """Serve the RPCs."""
@@ -59,24 +60,30 @@ class ConvolutionServicer:
         places = Places(self._memory, context)
         request, x, steps = parse(raw, places)
         parsed = time.perf_counter() - start
-        deadline = deadline_of(context)
+        convolve = partial(
+            self.batcher.convolve,
+            x,
+            deadline=deadline_of(context),
+            reordering=request.allow_reordering,
+            priority=request.priority,
+            alive=context.is_active,
+        )
         if request.layer:
             if steps:
                 raise InvalidArgumentError("steps", "none where a layer is named", len(steps))
             with self.layers.using(request.layer, len(x) if x.ndim else 1) as layer:
-                return self._answer(x, layer.steps, request, places, deadline, parsed)
-        return self._answer(x, steps, request, places, deadline, parsed)
+                return self._answer(partial(convolve, layer.steps), x, layer.steps, request, places, parsed)
+        return self._answer(partial(convolve, steps), x, steps, request, places, parsed)
 
     def _answer(
         self,
+        convolve: Callable[..., Result],
         x: Array,
         steps: Sequence[Step],
         request: convolution_pb2.ConvolveRequest,
         places: Places,
-        deadline: float | None,
         parsed: float,
     ) -> bytes:
-        convolve = partial(self.coordinator.convolve, x, steps, deadline=deadline, reordering=request.allow_reordering)
         if request.HasField("output_place"):
             output = Output(request.output_place, places, (x, *(s.kernel for s in steps)), self.coordinator.limits)
             outcome = convolve(allocate=output.allocate, by_message=False)

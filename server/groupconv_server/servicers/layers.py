@@ -11,6 +11,7 @@ from groupconv.requests import Array, Step
 from groupconv.tensors import type_to_wire
 from groupconv.v1 import layer_pb2, layer_pb2_grpc
 from groupconv.wire import spec_to_wire
+from groupconv_server.batching import Batcher
 from groupconv_server.layers import Layer, check_name
 from groupconv_server.limits import Limits
 from groupconv_server.repository import Repository
@@ -21,8 +22,9 @@ from groupconv_server.steps import Shaped, inputs_of, steps_of
 class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
     """Loads, describes and unloads resident layers."""
 
-    def __init__(self, repository: Repository, limits: Limits) -> None:
+    def __init__(self, repository: Repository, limits: Limits, batcher: Batcher) -> None:
         self.repository, self.layers, self.limits = repository, repository.layers, limits
+        self._batcher = batcher
 
     @answers_errors
     def LoadLayer(  # noqa: N802 - the RPC's name
@@ -40,7 +42,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         size = sum(t.nbytes for step in steps for t in (step.kernel, step.bias) if t is not None)
         with self.layers.reserved(size) as room:
             loaded = self.repository.load(name, _filled(steps, size, request_iterator), room, inputs)
-        return layer_pb2.LoadLayerResponse(layer=described(loaded))
+        return layer_pb2.LoadLayerResponse(layer=self._described(loaded))
 
     @answers_errors
     def GetLayer(  # noqa: N802 - the RPC's name
@@ -49,7 +51,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> layer_pb2.GetLayerResponse:
         """Describe one."""
-        return layer_pb2.GetLayerResponse(layer=described(self.layers.get(request.name)))
+        return layer_pb2.GetLayerResponse(layer=self._described(self.layers.get(request.name)))
 
     @answers_errors
     def ListLayers(  # noqa: N802 - the RPC's name
@@ -58,7 +60,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> layer_pb2.ListLayersResponse:
         """Describe all."""
-        return layer_pb2.ListLayersResponse(layers=map(described, self.layers.all()))
+        return layer_pb2.ListLayersResponse(layers=map(self._described, self.layers.all()))
 
     @answers_errors
     def UnloadLayer(  # noqa: N802 - the RPC's name
@@ -70,27 +72,28 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         self.repository.unload(request.name)
         return layer_pb2.UnloadLayerResponse()
 
-
-def described(layer: Layer) -> layer_pb2.Layer:
-    """A layer as a message."""
-    usage = layer.usage
-    return layer_pb2.Layer(
-        name=layer.name,
-        version=layer.version,
-        steps=[
-            layer_pb2.LayerStep(
-                kernel=type_to_wire(s.kernel.dtype, s.kernel.shape),
-                bias=None if s.bias is None else type_to_wire(s.bias.dtype, s.bias.shape),
-                spec=spec_to_wire(s.spec),
-            )
-            for s in layer.steps
-        ],
-        bytes=layer.bytes,
-        requests=usage.requests,
-        failures=usage.failures,
-        samples=usage.samples,
-        seconds=usage.seconds,
-    )
+    def _described(self, layer: Layer) -> layer_pb2.Layer:
+        """A layer as a message."""
+        usage = layer.usage
+        sizes = self._batcher.sizes(layer.name, layer.version)
+        return layer_pb2.Layer(
+            name=layer.name,
+            version=layer.version,
+            steps=[
+                layer_pb2.LayerStep(
+                    kernel=type_to_wire(s.kernel.dtype, s.kernel.shape),
+                    bias=None if s.bias is None else type_to_wire(s.bias.dtype, s.bias.shape),
+                    spec=spec_to_wire(s.spec),
+                )
+                for s in layer.steps
+            ],
+            bytes=layer.bytes,
+            requests=usage.requests,
+            failures=usage.failures,
+            samples=usage.samples,
+            seconds=usage.seconds,
+            batches=[layer_pb2.BatchRuns(samples=samples, runs=runs) for samples, runs in sizes.items()],
+        )
 
 
 def _filled(steps: list[Step], size: int, requests: Iterator[layer_pb2.LoadLayerRequest]) -> list[Step]:
