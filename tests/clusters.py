@@ -38,6 +38,16 @@ def kill_tree(process):
     process.wait(30)
 
 
+def said(process, log, pattern):
+    """Wait until a process has written what matches."""
+    limit = time.monotonic() + 60
+    while not (found := re.search(pattern, log.read_text())):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < limit, log.read_text()
+        time.sleep(0.05)
+    return found
+
+
 class Cluster:
     """A context manager; everything it started is gone after it.
 
@@ -69,7 +79,7 @@ class Cluster:
             kill_tree(node)
         self._stack.close()
 
-    def start_head(self, port=0, host="127.0.0.1"):
+    def start_head(self, port=0):
         command = [
             sys.executable,
             "-c",
@@ -80,21 +90,17 @@ class Cluster:
             "--num-cpus=0",
             "--include-dashboard=false",
         ]
-        where = [f"--port={port}", f"--temp-dir={self.folder}", f"--node-ip-address={host}", "--disable-usage-stats"]
+        where = [f"--port={port}", f"--temp-dir={self.folder}", "--disable-usage-stats"]
         log = Path(self.folder, "head.log")
         with log.open("w") as out:
             self.head = subprocess.Popen([*self.prefix, *command, *where], env=self.env, stdout=out, stderr=out)
-        limit = time.monotonic() + 60
-        while not (found := re.search(r"--address='(.+?)'", log.read_text())):
-            assert self.head.poll() is None, log.read_text()
-            assert time.monotonic() < limit, log.read_text()
-            time.sleep(0.05)
-        self.address = found[1]
+        self.address = said(self.head, log, r"--address='(.+?)'")[1]
 
     def add(self, threads=1, prefix=None, **variables):
-        """A node with this command's worker; returns its process."""
+        """A node with a worker; returns its process. One after another: on one machine Ray mixes up their ports."""
         command = [*GROUPCONV, "worker", "--join", self.address, "--threads", str(threads)]
-        with Path(self.folder, f"node-{len(self.nodes)}.log").open("w") as out:
+        log = Path(self.folder, f"node-{len(self.nodes)}.log")
+        with log.open("w") as out:
             node = subprocess.Popen(
                 [*(self.prefix if prefix is None else prefix), *command],
                 env=self.env | variables,
@@ -102,6 +108,7 @@ class Cluster:
                 stderr=out,
             )
         self.nodes.append(node)
+        said(node, log, "Ray runtime started")
         return node
 
     @contextmanager

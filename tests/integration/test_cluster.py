@@ -15,6 +15,7 @@ import pytest
 import groupconv
 from clusters import Cluster, kill_tree
 from groupconv import ConvSpec
+from groupconv.errors import UnavailableError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 RNG = np.random.default_rng(0)
@@ -99,6 +100,7 @@ def test_nodes_join_drain_are_lost_and_return_under_load_and_no_request_sees_it(
             assert server.poll() is None
 
 
+@pytest.mark.slow
 def test_the_server_serves_on_without_the_head_and_says_so():
     with Cluster() as cluster:
         cluster.add()
@@ -112,6 +114,32 @@ def test_the_server_serves_on_without_the_head_and_says_so():
                 assert "the head of the Ray cluster has not answered" in client.status().trouble
                 load.more(50)
             assert server.poll() is None
+
+
+@pytest.mark.slow
+def test_sigterm_under_load_ends_what_runs_and_refuses_the_rest():
+    with Cluster() as cluster:
+        cluster.add()
+        with cluster.serving() as (server, address), groupconv.connect(address, timeout=60) as client:
+            layer = client.load_layer("end", W, None, ConvSpec(groups=2))
+            want, refused, answered = layer(X), [], []
+
+            def ask():
+                try:
+                    while True:
+                        np.testing.assert_array_equal(layer(X), want)
+                        answered.append(1)
+                except UnavailableError as error:
+                    refused.append(error)
+
+            with ThreadPoolExecutor(4) as pool:
+                asking = [pool.submit(ask) for _ in range(4)]
+                until(lambda: len(answered) > 20)
+                server.send_signal(signal.SIGTERM)
+                for future in asking:
+                    future.result(60)
+            assert len(refused) == 4
+            assert server.wait(60) == 0
 
 
 @pytest.mark.slow
