@@ -27,8 +27,8 @@ from groupconv_server.regions import Region, Regions, check_region, shown
 
 OFF = "shared memory is off on this server; it is started with --allow-shared-memory"
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
-RESERVED = ("groupconv-", "plasma", "sem.")
-"""Beginnings of keys no client may name: of this service's own clients, Ray's object store, POSIX semaphores."""
+RESERVED = ("groupconv-server-", "groupconv-client-", "plasma", "sem.")
+"""Beginnings of keys no client may name: this service's own objects, Ray's object store, POSIX semaphores."""
 PROOF = 32
 """Bytes at the beginning of an object that show who can read it."""
 _KEY = re.compile(r"/?[A-Za-z0-9_.-]{1,255}")

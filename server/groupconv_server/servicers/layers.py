@@ -22,7 +22,7 @@ from groupconv_server.steps import Shaped, inputs_of, steps_of
 class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
     """Loads, describes and unloads resident layers."""
 
-    def __init__(self, repository: Repository, limits: Limits, batcher: Batcher) -> None:
+    def __init__(self, repository: Repository, limits: Limits, batcher: Batcher | None = None) -> None:
         self.repository, self.layers, self.limits = repository, repository.layers, limits
         self._batcher = batcher
 
@@ -75,7 +75,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
     def _described(self, layer: Layer) -> layer_pb2.Layer:
         """A layer as a message."""
         usage = layer.usage
-        sizes = self._batcher.sizes(layer.name, layer.version)
+        sizes = {} if self._batcher is None else self._batcher.sizes(layer.name, layer.version)
         return layer_pb2.Layer(
             name=layer.name,
             version=layer.version,
