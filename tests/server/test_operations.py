@@ -45,11 +45,18 @@ def test_compose_files_publish_on_loopback_alone_and_bound_memory(name):
             assert port.startswith("127.0.0.1:"), service
 
 
-def test_the_kubernetes_manifest_holds_together():
-    objects = list(yaml.safe_load_all((ROOT / "deploy/kubernetes.yml").read_text()))
+@pytest.mark.parametrize("name", ["groupconv.yml", "kuberay.yml"])
+def test_the_kubernetes_manifests_hold_together(name):
+    objects = list(yaml.safe_load_all((ROOT / "deploy/k8s" / name).read_text()))
     pods = [o["spec"]["template"] for o in objects if o["kind"] == "Deployment"]
+    for o in objects:
+        if o["kind"] == "RayCluster":
+            groups = [o["spec"]["headGroupSpec"], *o["spec"]["workerGroupSpecs"]]
+            pods += [group["template"] for group in groups]
+            joined = groups[1]["template"]["spec"]["containers"][0]["command"][-1]
+            assert joined == f"{o['metadata']['name']}-head-svc:6379"  # the service that the operator makes
     ports = {c["name"]: {p["containerPort"] for p in c.get("ports", [])} for t in pods for c in t["spec"]["containers"]}
-    assert ports["coordinator"] == {50051, 9464}
+    assert ports["coordinator"] >= {50051, 9464}
     for o in objects:
         if o["kind"] == "Service":
             assert any(o["spec"]["selector"].items() <= t["metadata"]["labels"].items() for t in pods)
@@ -60,3 +67,5 @@ def test_the_kubernetes_manifest_holds_together():
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in template["spec"]["volumes"]}
         assert template["spec"]["terminationGracePeriodSeconds"] > 30  # --grace
+        assert {"readinessProbe", "resources", "securityContext"} <= container.keys()
+        assert "RAY_AUTH_MODE" in {variable["name"] for variable in container["env"]}
