@@ -3,7 +3,10 @@
 import logging
 import os
 import socket
+import threading
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +15,10 @@ import ray
 from groupconv.errors import DeadlineExceededError
 from groupconv_worker.engines import create_engine
 from groupconv_worker.engines.base import Array, DeviceLostError
+from groupconv_worker.lanes.endpoint import Address, Endpoint
 from groupconv_worker.resident import CAPACITY, Resident
 from groupconv_worker.shard import Ran, Stage, run_shard
+from groupconv_worker.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +27,7 @@ DEVICE_LOST = 70
 
 
 class Worker:
-    """Runs shards; the executor makes an actor of it.
+    """Runs shards, one at a time; the executor makes an actor of it.
 
     Args:
         engine: name of the engine.
@@ -36,6 +41,8 @@ class Worker:
             os.environ.setdefault("CUPY_GPU_MEMORY_LIMIT", f"{share:.0%}")  # read when CuPy's pool is made
         self.engine = create_engine(engine, threads=threads)
         self.resident = Resident(capacity)
+        self._turn = Turn()
+        self._endpoints: dict[tuple[bytes, bool], Endpoint] = {}
 
     def describe(self) -> dict[str, Any]:
         """Where and on what it runs: node, pid, engine, device, threads."""
@@ -47,6 +54,18 @@ class Worker:
             "device": self.engine.device(),
             "threads": self.engine.threads,
         }
+
+    def lane(self, key: bytes, node_id: str) -> Address:
+        """Where a coordinator on the node `node_id` that knows `key` may connect (see `groupconv_worker.lanes`)."""
+        near = node_id == ray.get_runtime_context().get_node_id()
+        if (key, near) not in self._endpoints:
+            host = None if near else ray.util.get_node_ip_address()
+            self._endpoints[key, near] = Endpoint(self.compute, key, host)
+        return self._endpoints[key, near].address
+
+    def echo(self, x: Array) -> Array:
+        """A copy: what bringing an array and its result costs without computing."""
+        return x.copy()
 
     def run(
         self, stages: tuple[Stage, ...], x: Array, expires: float | None = None
@@ -65,26 +84,69 @@ class Worker:
         Raises:
             DeadlineExceededError: the shard waited here past its deadline.
         """
-        if expires is not None and time.time() > expires:
-            raise DeadlineExceededError("the deadline passed before the shard was started")
-        if any(_missing(stage, self.resident) for stage in stages):
-            return None, None
         last = stages[-1].problem
         out = np.empty(last.geometry.output_shape, dtype=last.types.output)
+        ran = self.compute(stages, x, out, expires)
+        return (None, None) if ran is None else (out, ran)
+
+    def compute(
+        self,
+        stages: Sequence[Stage],
+        x: Array,
+        out: Array,
+        expires: float | None,
+        *,
+        dropped: Callable[[], bool] = lambda: False,
+        borrowed: bool = False,
+    ) -> tuple[Ran, ...] | None:
+        """One shard into `out`, after those that are running; from whatever thread.
+
+        Args:
+            stages: as of `run`.
+            x: likewise.
+            out: (N, M, *output), any strides.
+            expires: likewise.
+            dropped: asked when it is the shard's turn; if so it is not started.
+            borrowed: whether the arrays are the caller's again afterwards: what is kept is copied.
+
+        Returns:
+            What came of each stage; None if a weight that was not sent is not kept here.
+
+        Raises:
+            DeadlineExceededError: it waited past its deadline, or was dropped.
+        """
+        left = -1.0 if expires is None else min(max(0.0, expires - time.time()), threading.TIMEOUT_MAX)
+        if not self._turn.acquire(timeout=left):
+            raise DeadlineExceededError("the deadline passed before the shard was started")
         try:
-            ran = run_shard(self.engine, stages, x, out, self.resident)
+            if (expires is not None and time.time() > expires) or dropped():
+                raise DeadlineExceededError("the deadline passed before the shard was started")
+            if any(_missing(stage, self.resident) for stage in stages):
+                return None
+            if borrowed:
+                stages = [_own(stage) for stage in stages]
+            return run_shard(self.engine, stages, x, out, self.resident)
         except DeviceLostError:
             # A broken context cannot be mended in the process that has it. Ray starts another one and the
             # executor runs the shard again; an orderly exit would count as wanted and restart nothing.
             log.exception("the device is lost; this worker ends")
             logging.shutdown()
             os._exit(DEVICE_LOST)
-        return out, ran
+        finally:
+            self._turn.release()
 
     def forget(self, layer: str, version: int) -> None:
-        """Drop what is kept of a layer's version."""
-        self.resident.forget(layer, version)
+        """Drop what is kept of a layer's version; not while a shard runs that counts on it."""
+        with self._turn:
+            self.resident.forget(layer, version)
 
 
 def _missing(stage: Stage, resident: Resident) -> bool:
     return stage.key is not None and stage.weight.size == 0 and not resident.has(stage.key, stage.problem)
+
+
+def _own(stage: Stage) -> Stage:
+    """A resident layer's stage with weights of its own: engines may keep views of them."""
+    if stage.key is None or stage.weight.size == 0:
+        return stage
+    return replace(stage, weight=stage.weight.copy(), bias=None if stage.bias is None else stage.bias.copy())

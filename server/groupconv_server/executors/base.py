@@ -37,7 +37,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker as people see it."""
+    """A worker as people see it.
+
+    Attributes:
+        lane: how shards reach it beside Ray: "unix", "tcp", or "" where only Ray does.
+        lane_limit: bytes of arrays up to which they go so.
+    """
 
     id: str
     node: str
@@ -46,6 +51,8 @@ class WorkerInfo:
     threads: int
     shards: int = 0
     restarts: int = 0
+    lane: str = ""
+    lane_limit: int = 0
 
 
 class Executor(Protocol):

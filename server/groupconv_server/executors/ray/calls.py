@@ -11,6 +11,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
 from groupconv_server.executors.base import Task
+from groupconv_server.executors.ray.lanes import Lane
 from groupconv_server.executors.ray.slots import Slot
 from groupconv_worker.shard import Ran, Stage
 
@@ -36,7 +37,9 @@ class Flight:
         losses: workers that were lost with it as the one that ran, so perhaps by its fault.
         actor: the worker's at that moment.
         start: when it was sent, on the clock of time.perf_counter().
-        out, done: the actor's two answers to come, the output and what came of it.
+        done: what tells that it is over: the actor's answer to come, or a connection of the worker's lane.
+        out: the output to come; None where it comes over the lane.
+        lane: by which it went; None if through Ray.
     """
 
     task: Task
@@ -45,8 +48,9 @@ class Flight:
     losses: int
     actor: Any
     start: float
-    out: Any
     done: Any
+    out: Any = None
+    lane: Lane | None = None
 
 
 def launch(
@@ -58,7 +62,7 @@ def launch(
     stages = task.stages if weights else tuple(map(_without_weights, task.stages))
     actor = slot.actor
     out, done = actor.run.options(num_returns=2).remote(stages, task.x, expires)
-    return Flight(task, slot, attempt, losses, actor, time.perf_counter(), out, done)
+    return Flight(task, slot, attempt, losses, actor, time.perf_counter(), done, out)
 
 
 def land(flight: Flight, deadline: float | None) -> tuple[Ran, ...]:

@@ -11,10 +11,13 @@ from groupconv.errors import DeadlineExceededError, InternalError
 from groupconv.plan import ShardReport
 from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_server.executors.placement import Placement, Places
-from groupconv_server.executors.ray import calls, start
+from groupconv_server.executors.ray import calls, lane_calls, start
 from groupconv_server.executors.ray.calls import Flight, WeightsMissingError, WorkerLostError, seconds_left
+from groupconv_server.executors.ray.keeper import Keeper
+from groupconv_server.executors.ray.lane_calls import LaneBrokenError
 from groupconv_server.executors.ray.membership import Membership
-from groupconv_server.executors.ray.slots import Slot
+from groupconv_server.executors.ray.slots import Slot, State
+from groupconv_server.executors.ray.waiting import first_done
 from groupconv_worker.engines import create_engine
 from groupconv_worker.resident import CAPACITY
 
@@ -69,11 +72,14 @@ class RayExecutor:
             self._head = start.Head((workers or 1) * (threads or 1))
         else:
             start.join(address)
-        self.membership = Membership(Places(placement or Placement(), workers, threads, engine), capacity)
+        places = Places(placement or Placement(), workers, threads, engine)
+        self.lanes = Keeper()
+        self.membership = Membership(places, capacity, self.lanes.open)
         if wait is None:
             wait = math.inf if address else START_TIMEOUT
         try:
             self.membership.start(wait)
+            self.lanes.watch(self.membership)
         except BaseException:
             self.close()
             raise
@@ -99,21 +105,27 @@ class RayExecutor:
         return [slot.info() for slot in self.membership.ready()]
 
     def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
-        """Every task on its worker's actor; each result is copied once, from the object store into its slice."""
-        # A shard on its way is never cancelled: to Ray that is a gap in the actor's sequence of calls, for which it
-        # waits. One that comes too late the worker drops by itself.
-        first = [self._launch(task, self.membership.get(task.worker, deadline), deadline) for task in tasks]
+        """Every task on its worker, by its lane if it has one; each result is copied once, into its slice."""
+        first = [self._launch(task, self._slot(task, tasks, deadline), deadline) for task in tasks]
         flights = {flight.done: flight for flight in first}
         reports: dict[int, tuple[ShardReport, ...]] = {}
-        while len(reports) < len(tasks):
-            done, _ = ray.wait(list(flights), num_returns=1, timeout=self._until(flights, deadline))
-            if not done:
-                if self._hedge is None or (deadline is not None and time.monotonic() >= deadline):
+        try:
+            while len(reports) < len(tasks):
+                done = first_done(flights.values(), self._until(flights, deadline))
+                if done is not None:
+                    again = self._landed(flights.pop(done), flights, reports, deadline)
+                elif self._hedge is None or (deadline is not None and time.monotonic() >= deadline):
                     raise DeadlineExceededError("the deadline passed before every shard was done")
-                again = self._hedged(flights, deadline)
-            else:
-                again = self._landed(flights.pop(done[0]), flights, reports, deadline)
-            flights |= {flight.done: flight for flight in again}
+                else:
+                    again = self._hedged(flights, deadline)
+                flights |= {flight.done: flight for flight in again}
+        finally:
+            # What went through Ray is never cancelled: to Ray that is a gap in the actor's sequence of calls, for which
+            # it waits. A shard that comes too late the worker drops by itself.
+            for flight in flights.values():
+                if flight.lane is not None:
+                    lane_calls.drop(flight)
+                    flight.slot.dropped(flight)
         return [reports[task.index] for task in tasks]
 
     def forget(self, layer: str, version: int) -> None:
@@ -123,11 +135,19 @@ class RayExecutor:
 
     def close(self) -> None:
         """End the actors, and Ray where this process started it."""
+        self.lanes.close()
         self.membership.close()
         if self._head is not None:
             self._head.close()
         else:
             ray.shutdown()
+
+    def _slot(self, task: Task, tasks: Sequence[Task], deadline: float | None) -> Slot:
+        """The worker that a task was planned for, or if nothing else was planned, one with less to do."""
+        planned = self.membership.get(task.worker, deadline)
+        if len(tasks) > 1 or not planned.flights or planned.state is not State.READY:
+            return planned
+        return min((planned, *self.membership.ready()), key=lambda slot: len(slot.flights))
 
     def _launch(
         self,
@@ -138,8 +158,11 @@ class RayExecutor:
         attempt: int = 1,
         losses: int = 0,
         weights: bool = False,
+        lane: bool = True,
     ) -> Flight:
-        flight = calls.launch(task, slot, deadline, attempt=attempt, losses=losses, weights=weights)
+        ways = (lane_calls.launch, calls.launch) if lane else (calls.launch,)
+        sent = (way(task, slot, deadline, attempt=attempt, losses=losses, weights=weights) for way in ways)
+        flight = next(flight for flight in sent if flight is not None)
         slot.sent(flight)
         return flight
 
@@ -156,10 +179,14 @@ class RayExecutor:
             slot.landed(flight)
             return []
         try:
-            ran = calls.land(flight, deadline)
+            ran = calls.land(flight, deadline) if flight.lane is None else lane_calls.land(flight)
         except WeightsMissingError:
             slot.landed(flight)
             return [self._launch(task, slot, deadline, attempt=flight.attempt, losses=flight.losses, weights=True)]
+        except LaneBrokenError as broken:
+            log.warning("a connection to worker %s broke (%s)", slot.id, broken)
+            slot.dropped(flight)
+            return [self._launch(task, slot, deadline, attempt=flight.attempt + 1, losses=flight.losses, lane=False)]
         except WorkerLostError as lost:
             self.membership.lost(slot, flight.actor)
             twin = any(other.task.index == task.index for other in others.values())

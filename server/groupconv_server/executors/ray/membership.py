@@ -38,10 +38,11 @@ class Membership:
     Args:
         places: where they go.
         capacity: bytes of resident layers' weights each keeps prepared.
+        reach: is called with each worker that answers, before it takes shards, to open its lane.
     """
 
-    def __init__(self, places: Places, capacity: int) -> None:
-        self._places, self._capacity = places, capacity
+    def __init__(self, places: Places, capacity: int, reach: Callable[[Slot], None]) -> None:
+        self._places, self._capacity, self._reach = places, capacity, reach
         self.slots: list[Slot] = []
         self._changed = threading.Condition(threading.RLock())
         self._numbers = itertools.count()
@@ -226,15 +227,13 @@ class Membership:
                 self.lost(slot, slot.actor)
                 continue
             slot.state = State.PREPARING
-            if self._welcome is None:
-                self._ready(slot, slot.actor)
-            else:
-                self._preparing.submit(self._prepare, slot, slot.actor)
+            self._preparing.submit(self._prepare, slot, slot.actor)
 
     def _prepare(self, slot: Slot, actor: Any) -> None:
-        assert self._welcome is not None
         try:
-            self._welcome(slot.id)
+            self._reach(slot)
+            if self._welcome is not None:
+                self._welcome(slot.id)
         except GroupconvError as error:  # it takes shards all the same: what it lacks it asks for
             log.warning("worker %s was not prepared: %s", slot.id, error)
         except Exception:

@@ -11,6 +11,7 @@ from groupconv_server.executors.placement import Place
 
 if TYPE_CHECKING:
     from groupconv_server.executors.ray.calls import Flight
+    from groupconv_server.executors.ray.lanes import Lane
 
 BACKOFF, LONGEST_BACKOFF = 0.25, 15.0
 """Seconds before a worker that did nothing useful is started again: the first time, doubling, and at most."""
@@ -40,6 +41,7 @@ class Slot:
         place: where it runs, and with what.
         actor: Ray's handle; a new one each time it is started.
         ping: the answer to `describe` that is waited for while it starts.
+        lane: the coordinator's own connections to the process of that actor, once they are there.
         state: what it is doing.
         facts: what it said of itself.
         shards, restarts: what it did, and how often it was lost.
@@ -51,6 +53,7 @@ class Slot:
     place: Place
     actor: Any = None
     ping: Any = None
+    lane: "Lane | None" = None
     state: State = State.AWAY
     facts: dict[str, Any] = field(default_factory=dict)
     shards: int = 0
@@ -75,12 +78,32 @@ class Slot:
     def info(self) -> WorkerInfo:
         """What it said of itself, and what it did."""
         node, engine, device, threads = (self.facts[key] for key in ("node", "engine", "device", "threads"))
-        return WorkerInfo(self.id, node, engine, device, threads, self.shards, self.restarts)
+        lane = self.lane if self.lane is not None and self.lane.open else None
+        return WorkerInfo(
+            self.id,
+            node,
+            engine,
+            device,
+            threads,
+            self.shards,
+            self.restarts,
+            lane="" if lane is None else lane.kind,
+            lane_limit=0 if lane is None else lane.limit,
+        )
 
     def started(self, actor: Any) -> None:
         """It has a new actor."""
         self._ran = 0
         self.actor, self.ping, self.state = actor, actor.describe.remote(), State.STARTING
+
+    def reached(self, lane: "Lane", actor: Any) -> None:
+        """There is a lane to it, if the actor that it belongs to is still the present one."""
+        with self._lock:
+            present = self.actor is actor and self.state is not State.AWAY
+            if present:
+                self.lane = lane
+        if not present:
+            lane.close()
 
     def sent(self, flight: "Flight") -> None:
         """A shard went there."""
@@ -95,6 +118,12 @@ class Slot:
             if flight in self.flights:
                 del self.flights[: self.flights.index(flight) + 1]
 
+    def dropped(self, flight: "Flight") -> None:
+        """A shard is not waited for any more, and the worker knows."""
+        with self._lock:
+            if flight in self.flights:
+                self.flights.remove(flight)
+
     def lost(self, actor: Any) -> bool:
         """Its actor went away; True if it was the present one, so that a loss counts once for all its shards."""
         with self._lock:
@@ -107,4 +136,7 @@ class Slot:
             pause = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(self._useless - 1, 10)) if self._useless else 0.0
             self._again = time.monotonic() + pause
             self.state = State.AWAY
-            return True
+            lane = self.lane
+        if lane is not None:
+            lane.close()
+        return True

@@ -1,0 +1,211 @@
+"""The worker's side of its lanes: a listener, and a thread for each connection.
+
+A connection asks for one thing at a time. Whether shards of several run at once is for whoever runs them to say.
+"""
+
+import json
+import logging
+import math
+import secrets
+import socket
+import struct
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from groupconv.errors import GroupconvError
+from groupconv_worker.engines.base import Array
+from groupconv_worker.lanes import frames
+from groupconv_worker.lanes.frames import BrokenLaneError, Kind
+from groupconv_worker.lanes.handshake import PATIENCE, greet, same_user
+from groupconv_worker.lanes.memory import Memory, fitting
+from groupconv_worker.lanes.shards import Shard
+from groupconv_worker.shard import Ran, Stage
+
+log = logging.getLogger(__name__)
+
+RUN = struct.Struct("<Id?")  # number of the shard, when it expires by time.time(), whether all weights are there
+NUMBER = struct.Struct("<I")
+SIZE = struct.Struct("<Q")
+STRANGERS = 16
+"""Connections that have not proved yet who they are; more wait."""
+RETRY = 0.1
+"""Seconds until it listens again where the process has no descriptor left."""
+
+Address = str | tuple[str, int]
+"""The name of a Unix socket in the abstract namespace, or host and port."""
+
+
+class Run(Protocol):
+    """Runs a shard into `out`: as `groupconv_worker.actor.Worker.compute`."""
+
+    def __call__(
+        self,
+        stages: Sequence[Stage],
+        x: Array,
+        out: Array,
+        expires: float | None,
+        *,
+        dropped: Callable[[], bool],
+        borrowed: bool,
+    ) -> tuple[Ran, ...] | None:
+        """Run it."""
+
+
+class Endpoint:
+    """Where a worker takes shards from coordinators that know its key.
+
+    Args:
+        run: runs a shard.
+        key: that a caller must prove to know.
+        host: to listen on, for callers on other nodes; None listens on a Unix socket of the abstract namespace, which
+            leaves no file behind.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
+
+    def __init__(self, run: Run, key: bytes, host: str | None = None) -> None:
+        self._run, self._key, self._local = run, key, host is None
+        if host is None:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(f"\0groupconv-lane-{secrets.token_hex(16)}")
+        else:
+            self._listener = socket.create_server((host, 0), family=_family(host))
+        self._listener.listen()
+        self._closed = threading.Event()
+        self._strangers = threading.BoundedSemaphore(STRANGERS)
+        threading.Thread(target=self._accept, name="lane-listener", daemon=True).start()
+
+    @property
+    def address(self) -> Address:
+        """What a coordinator connects to."""
+        name = self._listener.getsockname()
+        if self._local:
+            return str(name.decode())
+        return str(name[0]), int(name[1])
+
+    def close(self) -> None:
+        """Take no more connections; those there are end with their callers."""
+        self._closed.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            self._strangers.acquire()
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:  # closed, or no descriptor is left for now
+                self._strangers.release()
+                if self._closed.wait(RETRY):
+                    return
+                continue
+            threading.Thread(target=self._serve, args=(sock,), name="lane", daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock:
+            try:
+                try:
+                    self._know(sock)
+                finally:
+                    self._strangers.release()
+                _Connection(sock, self._run).serve()
+            except (OSError, ValueError, KeyError, TypeError, struct.error) as error:  # bytes that mean nothing, too
+                log.debug("a lane ended: %s", error)
+
+    def _know(self, sock: socket.socket) -> None:
+        if self._local:
+            if not same_user(sock):
+                raise BrokenLaneError("a caller of another user")
+        else:
+            watch(sock)
+        sock.settimeout(PATIENCE)
+        greet(sock, self._key)
+        sock.settimeout(None)
+
+
+class _Connection:
+    """One caller: what it has defined, and the memory where its arrays lie."""
+
+    def __init__(self, sock: socket.socket, run: Run) -> None:
+        self._sock, self._run = sock, run
+        self._inline = sock.family != socket.AF_UNIX
+        self._memory = Memory(fitting(1))
+        self._shards: dict[int, Shard] = {}
+
+    def serve(self) -> None:
+        while True:
+            kind, body, handle = frames.receive_with(self._sock)
+            match kind:
+                case Kind.RUN:
+                    self._answer(*RUN.unpack(body))
+                case Kind.DEFINE:
+                    self._shards[NUMBER.unpack_from(body)[0]] = Shard.from_json(body[NUMBER.size :])
+                case Kind.MEMORY if handle is not None:
+                    self._memory = Memory(SIZE.unpack(body)[0], handle)
+                case Kind.ECHO:
+                    self._echo(*SIZE.unpack(body))
+                case _:
+                    raise BrokenLaneError(f"a caller that says {kind.name}")
+
+    def _answer(self, number: int, expires: float, full: bool) -> None:
+        shard = self._shards[number]
+        if self._inline:
+            self._make_room(shard.full if full else shard.size)
+        x, out = shard.arrays(self._memory)
+        if self._inline:
+            frames.receive_arrays(self._sock, [x, *shard.weights(self._memory, full=full)])
+        stages = shard.stages(self._memory, full=full)
+        until = None if math.isinf(expires) else expires
+        try:
+            ran = self._run(stages, x, out, until, dropped=lambda: frames.gone(self._sock), borrowed=True)
+        except GroupconvError as error:
+            self._fail({"status": error.status, "message": str(error)})
+        except Exception as error:
+            text = traceback.format_exc()
+            log.exception("a shard failed")
+            self._fail({"error": type(error).__name__, "traceback": text})
+        else:
+            if ran is None:
+                frames.send(self._sock, Kind.MISSING)
+            else:
+                frames.send(self._sock, Kind.DONE, json.dumps(ran).encode(), [out] if self._inline else ())
+
+    def _fail(self, facts: dict[str, str]) -> None:
+        frames.send(self._sock, Kind.FAILED, json.dumps(facts).encode())
+
+    def _echo(self, size: int) -> None:
+        """What bringing an array and its result costs without computing: `size` bytes are copied to behind them."""
+        if self._inline:
+            self._make_room(2 * size)
+        here, there = (self._memory.array(at, frames.BYTE, (size,)) for at in (0, size))
+        if self._inline:
+            frames.receive_arrays(self._sock, [here])
+        there[...] = here
+        frames.send(self._sock, Kind.DONE, b"[]", [there] if self._inline else ())
+
+    def _make_room(self, size: int) -> None:
+        if self._memory.size < size:
+            self._memory = Memory(fitting(size, self._memory.size))
+
+
+def watch(sock: socket.socket) -> None:
+    """Have TCP notice within about two seconds that the other host is gone, and send small frames at once.
+
+    Source: tcp(7).
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, 1),
+        (socket.TCP_KEEPINTVL, 1),
+        (socket.TCP_KEEPCNT, 2),
+        (socket.TCP_USER_TIMEOUT, 2000),  # milliseconds that what was sent may stay unacknowledged
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

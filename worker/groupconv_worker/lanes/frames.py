@@ -1,0 +1,124 @@
+"""Words on a socket: a kind, a length and as many bytes. What arrays follow, both sides know without being told."""
+
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_BODY = 16 * 2**20
+"""Bytes of a frame without arrays: no definition or answer comes near it."""
+
+BYTE = np.dtype(np.uint8)
+_HEAD = struct.Struct("<BI")
+
+
+class Kind(IntEnum):
+    """What a frame is: the first four are the coordinator's, the others the worker's answers."""
+
+    MEMORY = 1  # here is memory, of so many bytes: the file descriptor comes with it
+    DEFINE = 2  # from now on this number is this shard (see `shards`)
+    RUN = 3  # run the shard of this number, by then, on what lies or follows
+    ECHO = 4  # give back so many bytes
+    DONE = 5
+    MISSING = 6  # weights that were left out are not kept here
+    FAILED = 7
+
+
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+class BrokenLaneError(ConnectionError):
+    """The other side is gone, or says what it cannot mean."""
+
+
+def send(sock: socket.socket, kind: Kind, body: bytes = b"", arrays: Sequence[NDArray[Any]] = ()) -> None:
+    """One frame, then the elements of `arrays`, which are not copied if they are contiguous.
+
+    Raises:
+        OSError: the connection is broken.
+    """
+    sock.sendall(_HEAD.pack(kind, len(body)) + body)
+    for array in arrays:
+        sock.sendall(_bytes(np.ascontiguousarray(array)))
+
+
+def send_with(sock: socket.socket, kind: Kind, body: bytes, handle: int) -> None:
+    """One frame with a file descriptor; a Unix socket's."""
+    socket.send_fds(sock, [_HEAD.pack(kind, len(body)) + body], [handle])
+
+
+def receive(sock: socket.socket) -> tuple[Kind, bytes]:
+    """The next frame.
+
+    Raises:
+        BrokenLaneError: the connection ended, or what came is no frame.
+        OSError: likewise.
+    """
+    head = bytearray(_HEAD.size)
+    receive_into(sock, head)
+    return _frame(sock, head)
+
+
+def receive_with(sock: socket.socket) -> tuple[Kind, bytes, int | None]:
+    """The next frame with the file descriptor that came with it, if one did; the caller closes it."""
+    found, handles, _, _ = socket.recv_fds(sock, _HEAD.size, 1)
+    handle = handles[0] if handles else None
+    try:
+        head = bytearray(found).ljust(_HEAD.size)
+        receive_into(sock, memoryview(head)[len(found) :])
+        kind, body = _frame(sock, head)
+    except BaseException:
+        if handle is not None:
+            os.close(handle)
+        raise
+    return kind, body, handle
+
+
+def receive_arrays(sock: socket.socket, arrays: Sequence[NDArray[Any]]) -> None:
+    """Fill `arrays`, whatever their strides."""
+    for array in arrays:
+        if array.flags.c_contiguous:
+            receive_into(sock, _bytes(array))
+        else:
+            whole = np.empty(array.shape, array.dtype)
+            receive_into(sock, _bytes(whole))
+            array[...] = whole
+
+
+def receive_into(sock: socket.socket, buffer: bytearray | memoryview) -> None:
+    """Fill a buffer."""
+    view = memoryview(buffer)
+    while view:
+        count = sock.recv_into(view, 0, socket.MSG_WAITALL)
+        if not count:
+            raise BrokenLaneError("the other side is gone")
+        view = view[count:]
+
+
+def gone(sock: socket.socket) -> bool:
+    """Whether the other side has closed the connection, or spoke out of turn; does not wait."""
+    try:
+        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _frame(sock: socket.socket, head: bytearray) -> tuple[Kind, bytes]:
+    kind, size = _HEAD.unpack(head)
+    if size > MAX_BODY or kind not in _KINDS:
+        raise BrokenLaneError(f"a frame of kind {kind} with {size} bytes")
+    body = bytearray(size)
+    receive_into(sock, body)
+    return _KINDS[kind], bytes(body)
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data

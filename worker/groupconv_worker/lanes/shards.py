@@ -1,0 +1,202 @@
+"""What is to run, said once per connection and called by a number from then on, and where its arrays lie.
+
+A shard's definition has everything but elements: the problem of each stage, dtypes and shapes, which weights are kept.
+It travels as JSON. Its arrays lie one behind the other: input, output, the weights that are sent each time, and last
+those of resident layers, which are sent only when the worker asks for them.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from groupconv.dtypes import DTYPES, Types
+from groupconv.geometry import Geometry
+from groupconv.spec import Activation
+from groupconv_worker.engines.base import Array, Problem
+from groupconv_worker.lanes.memory import Memory
+from groupconv_worker.resident import ResidentKey
+from groupconv_worker.shard import Stage
+
+ALIGNMENT = 64
+"""Arrays begin at multiples of it: a cache line, and the widest vector."""
+NUMBERS = 256
+"""Definitions that a connection remembers."""
+NO_WEIGHTS = np.empty(0)
+"""In place of a weight that stays where it is."""
+
+
+class Kind(NamedTuple):
+    """An array without its elements."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Of its elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Part(NamedTuple):
+    """A stage without its elements."""
+
+    problem: Problem
+    weight: Kind
+    bias: Kind | None
+    key: ResidentKey | None
+
+
+class _Place(NamedTuple):
+    """Where an array of a stage lies; `kept` if it is of a resident layer."""
+
+    stage: int
+    kept: bool
+    kind: Kind
+    offset: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A definition, and where each array lies.
+
+    Attributes:
+        x, out: the input and the output.
+        parts: the stages.
+        size: bytes of the arrays that always travel.
+        full: bytes of all of them.
+    """
+
+    x: Kind
+    parts: tuple[Part, ...]
+    out: Kind = field(init=False)
+    size: int = field(init=False)
+    full: int = field(init=False)
+    _weights: tuple["_Place", ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        last = self.parts[-1].problem
+        out = Kind(last.types.output, last.geometry.output_shape)
+        at = size = _aligned(self.x.nbytes) + _aligned(out.nbytes)
+        places = []
+        for kept in (False, True):
+            for i, part in enumerate(self.parts):
+                for kind in (part.weight, part.bias) if (part.key is not None) == kept else ():
+                    if kind is not None:
+                        places.append(_Place(i, kept, kind, at))
+                        at += _aligned(kind.nbytes)
+            size = size if kept else at
+        for name, value in (("out", out), ("size", size), ("full", at), ("_weights", tuple(places))):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, x: Array, stages: Sequence[Stage]) -> Self:
+        """The definition of a shard."""
+        return cls(Kind(x.dtype, x.shape), tuple(_part(stage) for stage in stages))
+
+    def arrays(self, memory: Memory) -> tuple[Array, Array]:
+        """The input and the output in a memory."""
+        return memory.array(0, *self.x), memory.array(_aligned(self.x.nbytes), *self.out)
+
+    def weights(self, memory: Memory, *, full: bool) -> list[Array]:
+        """The weights and biases in a memory, in the order of `weights_of`."""
+        return [memory.array(place.offset, *place.kind) for place in self._weights if full or not place.kept]
+
+    def stages(self, memory: Memory, *, full: bool) -> tuple[Stage, ...]:
+        """The stages with the weights that lie in a memory; others have an empty array in their place."""
+        found: list[list[Array]] = [[] for _ in self.parts]
+        for place in self._weights:
+            if full or not place.kept:
+                found[place.stage].append(memory.array(place.offset, *place.kind))
+        return tuple(
+            Stage(part.problem, arrays[0] if arrays else NO_WEIGHTS, arrays[1] if len(arrays) > 1 else None, part.key)
+            for part, arrays in zip(self.parts, found, strict=True)
+        )
+
+    def to_json(self) -> bytes:
+        """As it travels.
+
+        Example:
+            >>> from groupconv import ConvSpec, resolve
+            >>> from groupconv.dtypes import types_of
+            >>> x, w = np.zeros((1, 2, 4)), np.zeros((2, 1, 3))
+            >>> problem = Problem(resolve(ConvSpec(groups=2), x.shape, w.shape), types_of(x.dtype, w.dtype))
+            >>> shard = Shard.of(x, [Stage(problem, w, None, ResidentKey("edge", 1, 0, ((0, 2), (0, 1), (0, 3))))])
+            >>> Shard.from_json(shard.to_json()) == shard, shard.size, shard.full
+            (True, 128, 192)
+        """
+        parts = [
+            {
+                "geometry": asdict(part.problem.geometry),
+                "types": [t.name for t in part.problem.types],
+                "weight": _kind_to(part.weight),
+                "bias": None if part.bias is None else _kind_to(part.bias),
+                "key": None if part.key is None else asdict(part.key),
+            }
+            for part in self.parts
+        ]
+        return json.dumps({"x": _kind_to(self.x), "parts": parts}).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """From what travelled.
+
+        Raises:
+            ValueError, KeyError, TypeError: something else travelled.
+        """
+        found = json.loads(text)
+        return cls(_kind_from(found["x"]), tuple(_part_from(part) for part in found["parts"]))
+
+
+def weights_of(stages: Sequence[Stage], *, full: bool) -> list[Array]:
+    """The weights and biases that travel; without `full` not those of resident layers."""
+    return [
+        array
+        for kept in ((False, True) if full else (False,))
+        for stage in stages
+        if (stage.key is not None) == kept
+        for array in (stage.weight, stage.bias)
+        if array is not None
+    ]
+
+
+def _part(stage: Stage) -> Part:
+    weight, bias = stage.weight, stage.bias
+    return Part(
+        stage.problem,
+        Kind(weight.dtype, weight.shape),
+        None if bias is None else Kind(bias.dtype, bias.shape),
+        stage.key,
+    )
+
+
+def _part_from(found: dict[str, Any]) -> Part:
+    g = {name: _tuples(value) for name, value in found["geometry"].items()}
+    if g["activation"] is not None:
+        g["activation"] = Activation(g["activation"]["kind"], _tuples(g["activation"]["slope"]))
+    key = found["key"]
+    return Part(
+        Problem(Geometry(**g), Types(*(DTYPES[name] for name in found["types"]))),
+        _kind_from(found["weight"]),
+        None if found["bias"] is None else _kind_from(found["bias"]),
+        None if key is None else ResidentKey(**{name: _tuples(value) for name, value in key.items()}),
+    )
+
+
+def _kind_to(kind: Kind) -> list[Any]:
+    return [kind.dtype.name, *kind.shape]
+
+
+def _kind_from(found: list[Any]) -> Kind:
+    return Kind(DTYPES[found[0]], tuple(found[1:]))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
