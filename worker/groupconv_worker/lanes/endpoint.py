@@ -3,6 +3,7 @@
 A connection asks for one thing at a time. Whether shards of several run at once is for whoever runs them to say.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -83,13 +84,14 @@ class Endpoint:
         """What a coordinator connects to."""
         name = self._listener.getsockname()
         if self._local:
-            return str(name.decode())
+            return str(name.decode())[1:]
         return str(name[0]), int(name[1])
 
     def close(self) -> None:
         """Take no more connections; those there are end with their callers."""
         self._closed.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # closed before
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _accept(self) -> None:

@@ -71,16 +71,20 @@ class Lane:
         with self._lock:
             if self._closed:
                 raise BrokenLaneError("the lane is closed")
-            self.busy += 1
             if self._idle:
+                self.busy += 1
                 return self._idle.pop()  # the last one used, so that few are
+        return self._another()
+
+    def _another(self) -> "Line":
         try:
-            return Line(self._address, self._key)
+            line = Line(self._address, self._key)
         except BaseException:
-            with self._lock:
-                self.busy -= 1
             self.close()
             raise
+        with self._lock:
+            self.busy += 1
+        return line
 
     def give(self, line: "Line") -> None:
         """A connection back, its answer received."""
@@ -113,7 +117,7 @@ class Lane:
     def answers(self) -> bool:
         """Whether the worker takes another connection; if not, the lane is closed."""
         try:
-            self.give(self.take())
+            self.give(self._another())
         except OSError:
             return False
         return True
@@ -151,7 +155,7 @@ class Line:
             self._sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         try:
             self._sock.settimeout(PATIENCE)
-            self._sock.connect(address)
+            self._sock.connect(f"\0{address}" if isinstance(address, str) else address)
             if not self._local:
                 watch(self._sock)
             introduce(self._sock, key)
