@@ -99,3 +99,14 @@ def test_rates_are_since_the_look_before():
     worker, layer = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("w0", "edge"))
     assert worker.split() == ["w0", "cpu", "0", "140", "20.0", "50%", "0"]
     assert layer.split() == ["edge", "3", "0", "B", "140", "20.0", "25.00", "ms", "0"]
+
+
+def test_lanes_are_shown_where_workers_can_have_one():
+    s = Status(executor="ray")
+    s.workers.add(id="ray-0", lane="unix", lane_limit=2**28)
+    s.workers.add(id="ray-1")
+    console = Console(file=io.StringIO(), width=160)
+    console.print(picture(s, Status(), "here"))
+    lines = console.file.getvalue().splitlines()
+    assert "unix, to 256 MiB" in next(line for line in lines if line.startswith("ray-0"))
+    assert "none" in next(line for line in lines if line.startswith("ray-1"))

@@ -195,6 +195,8 @@ class Worker(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
     BUSY_SECONDS_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    LANE_LIMIT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name in plans and reports."""
     node: _builtins.str
@@ -211,6 +213,10 @@ class Worker(_message.Message):
     """Times it was started again."""
     busy_seconds: _builtins.float
     """Seconds of its shards in the engine, on which the load is reckoned."""
+    lane: _builtins.str
+    """The coordinator's own connection to it: "unix", "tcp", or "" where shards go through Ray or stay in the process."""
+    lane_limit: _builtins.int
+    """Bytes of a shard's arrays up to which it goes by the lane; a larger one goes through Ray."""
     def __init__(
         self,
         *,
@@ -222,10 +228,12 @@ class Worker(_message.Message):
         shards: _builtins.int = ...,
         restarts: _builtins.int = ...,
         busy_seconds: _builtins.float = ...,
+        lane: _builtins.str = ...,
+        lane_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_seconds", b"busy_seconds", "device", b"device", "engine", b"engine", "id", b"id", "node", b"node", "restarts", b"restarts", "shards", b"shards", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_seconds", b"busy_seconds", "device", b"device", "engine", b"engine", "id", b"id", "lane", b"lane", "lane_limit", b"lane_limit", "node", b"node", "restarts", b"restarts", "shards", b"shards", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

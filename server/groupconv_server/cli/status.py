@@ -89,14 +89,20 @@ def picture(now: Status, before: Status, target: str) -> RenderableType:
 
 
 def _workers(now: Status, before: Status, passed: float) -> Table:
-    table = _table("worker", "node", "engine", "device", numbers=("threads", "shards", "shards/s", "load", "restarts"))
+    numbers = ("threads", "shards", "shards/s", "load", "restarts")
+    table = _table("worker", "node", "engine", "device", *(["lane"] if now.executor == "ray" else []), numbers=numbers)
     earlier = {w.id: w for w in before.workers}
     for w in now.workers:
         old = earlier.get(w.id, cluster_pb2.Worker())
         rate, load = (w.shards - old.shards) / passed, (w.busy_seconds - old.busy_seconds) / passed
         numbers = (str(w.threads), str(w.shards), f"{rate:.1f}", f"{max(0.0, load):.0%}", str(w.restarts))
-        table.add_row(w.id, w.node, w.engine, w.device, *numbers)
+        lane = [_lane(w)] if now.executor == "ray" else []
+        table.add_row(w.id, w.node, w.engine, w.device, *lane, *numbers)
     return table
+
+
+def _lane(w: cluster_pb2.Worker) -> str:
+    return f"{w.lane}, to {human_bytes(w.lane_limit)}" if w.lane else "none"
 
 
 def _layers(now: Status, before: Status, passed: float) -> Table:
@@ -135,5 +141,5 @@ def _numbers(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
-TEXTS = frozenset({"libraries", "id", "node", "engine", "device", "name", "executor", "state", "trouble"})
+TEXTS = frozenset({"libraries", "id", "node", "engine", "device", "name", "executor", "state", "trouble", "lane"})
 """Fields that stay text whatever they look like."""

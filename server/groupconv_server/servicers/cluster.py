@@ -65,6 +65,8 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             shards=w.shards,
             restarts=w.restarts,
             busy_seconds=self.coordinator.metrics.shards.busy(w.id),
+            lane=w.lane,
+            lane_limit=w.lane_limit,
         )
 
 
