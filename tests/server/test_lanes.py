@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from hypothesis import given, settings
 
 from groupconv import ConvSpec
@@ -353,3 +354,20 @@ def test_a_shard_past_its_deadline_is_not_started(ray_executor):
         ray_executor.run([Task(0, slot.id, task.stages, task.x, task.out)], deadline=time.monotonic() - 1)
     assert not slot.flights
     assert slot.lane.busy == 0
+
+
+@pytest.mark.ray
+def test_what_several_shards_read_goes_to_ray_s_store_once(ray_executor, monkeypatch):
+    slots = ray_executor.membership.ready()
+    x, w = np.ones((1, 2, 40_000)), np.ones((2, 1, 3))
+    tasks = [
+        Task(i, slot.id, task_of(x, w, spec=ConvSpec(groups=2)).stages, x, np.empty((1, 2, 39_998)))
+        for i, slot in enumerate(slots)
+    ]
+    puts, put = [], ray.put
+    monkeypatch.setattr(ray, "put", lambda value: puts.append(value.nbytes) or put(value))
+    for slot in slots:
+        monkeypatch.setattr(slot.lane, "limit", x.nbytes)
+    ray_executor.run(tasks, deadline=None)
+    assert puts == [x.nbytes]
+    assert all((task.out == 3).all() for task in tasks)

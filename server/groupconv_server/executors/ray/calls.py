@@ -13,9 +13,14 @@ from groupconv.errors import DeadlineExceededError, GroupconvError, InternalErro
 from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray.lanes import Lane
 from groupconv_server.executors.ray.slots import Slot
+from groupconv_worker.engines.base import Array
 from groupconv_worker.shard import Ran, Stage
 
 log = logging.getLogger(__name__)
+
+
+INLINE = 100 * 1024
+"""Bytes of an argument up to which Ray sends it with the call."""
 
 
 class WorkerLostError(Exception):
@@ -39,6 +44,7 @@ class Flight:
         start: when it was sent, on the clock of time.perf_counter().
         done: what tells that it is over: the actor's answer to come, or a connection of the worker's lane.
         out: the output to come; None where it comes over the lane.
+        inputs: of its request.
         lane: by which it went; None if through Ray.
     """
 
@@ -48,21 +54,49 @@ class Flight:
     losses: int
     actor: Any
     start: float
+    inputs: "Inputs"
     done: Any
     out: Any = None
     lane: Lane | None = None
 
 
+class Inputs:
+    """The inputs of one request as objects: what several shards read alike is put into the store once."""
+
+    def __init__(self) -> None:
+        self._put: dict[tuple[Any, ...], Any] = {}
+
+    def of(self, x: Array) -> Any:
+        """A reference to `x`; itself where Ray sends it with the call.
+
+        Args:
+            x: a view of the request's input, which stays where it is while the request runs.
+        """
+        if x.nbytes <= INLINE:
+            return x
+        what = (x.__array_interface__["data"][0], x.shape, x.strides, x.dtype)
+        if what not in self._put:
+            self._put[what] = ray.put(x)
+        return self._put[what]
+
+
 def launch(
-    task: Task, slot: Slot, deadline: float | None, *, attempt: int = 1, losses: int = 0, weights: bool = False
+    task: Task,
+    slot: Slot,
+    deadline: float | None,
+    inputs: Inputs,
+    *,
+    attempt: int = 1,
+    losses: int = 0,
+    weights: bool = False,
 ) -> Flight:
     """Send a shard; without `weights` those of resident layers stay here unless the worker asks for them."""
     left = seconds_left(deadline)
     expires = None if left is None else time.time() + left
     stages = task.stages if weights else tuple(map(_without_weights, task.stages))
     actor = slot.actor
-    out, done = actor.run.options(num_returns=2).remote(stages, task.x, expires)
-    return Flight(task, slot, attempt, losses, actor, time.perf_counter(), done, out)
+    out, done = actor.run.options(num_returns=2).remote(stages, inputs.of(task.x), expires)
+    return Flight(task, slot, attempt, losses, actor, time.perf_counter(), inputs, done, out)
 
 
 def land(flight: Flight, deadline: float | None) -> tuple[Ran, ...]:

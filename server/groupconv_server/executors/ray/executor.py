@@ -12,7 +12,7 @@ from groupconv.plan import ShardReport
 from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_server.executors.placement import Placement, Places
 from groupconv_server.executors.ray import calls, lane_calls, start
-from groupconv_server.executors.ray.calls import Flight, WeightsMissingError, WorkerLostError, seconds_left
+from groupconv_server.executors.ray.calls import Flight, Inputs, WeightsMissingError, WorkerLostError, seconds_left
 from groupconv_server.executors.ray.keeper import Keeper
 from groupconv_server.executors.ray.lane_calls import LaneBrokenError
 from groupconv_server.executors.ray.membership import Membership
@@ -106,7 +106,8 @@ class RayExecutor:
 
     def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
         """Every task on its worker, by its lane if it has one; each result is copied once, into its slice."""
-        first = [self._launch(task, self._slot(task, tasks, deadline), deadline) for task in tasks]
+        inputs = Inputs()
+        first = [self._launch(task, self._slot(task, tasks, deadline), deadline, inputs) for task in tasks]
         flights = {flight.done: flight for flight in first}
         reports: dict[int, tuple[ShardReport, ...]] = {}
         try:
@@ -154,6 +155,7 @@ class RayExecutor:
         task: Task,
         slot: Slot,
         deadline: float | None,
+        inputs: Inputs,
         *,
         attempt: int = 1,
         losses: int = 0,
@@ -161,7 +163,7 @@ class RayExecutor:
         lane: bool = True,
     ) -> Flight:
         ways = (lane_calls.launch, calls.launch) if lane else (calls.launch,)
-        sent = (way(task, slot, deadline, attempt=attempt, losses=losses, weights=weights) for way in ways)
+        sent = (way(task, slot, deadline, inputs, attempt=attempt, losses=losses, weights=weights) for way in ways)
         flight = next(flight for flight in sent if flight is not None)
         slot.sent(flight)
         return flight
@@ -182,11 +184,19 @@ class RayExecutor:
             ran = calls.land(flight, deadline) if flight.lane is None else lane_calls.land(flight)
         except WeightsMissingError:
             slot.landed(flight)
-            return [self._launch(task, slot, deadline, attempt=flight.attempt, losses=flight.losses, weights=True)]
+            return [
+                self._launch(
+                    task, slot, deadline, flight.inputs, attempt=flight.attempt, losses=flight.losses, weights=True
+                )
+            ]
         except LaneBrokenError as broken:
             log.warning("a connection to worker %s broke (%s)", slot.id, broken)
             slot.dropped(flight)
-            return [self._launch(task, slot, deadline, attempt=flight.attempt + 1, losses=flight.losses, lane=False)]
+            return [
+                self._launch(
+                    task, slot, deadline, flight.inputs, attempt=flight.attempt + 1, losses=flight.losses, lane=False
+                )
+            ]
         except WorkerLostError as lost:
             self.membership.lost(slot, flight.actor)
             twin = any(other.task.index == task.index for other in others.values())
@@ -204,7 +214,7 @@ class RayExecutor:
         if losses >= MAX_LOSSES or flight.attempt >= MAX_ATTEMPTS:
             raise InternalError(f"{what} was given up: {losses} workers were lost while they ran it") from None
         slot = self.membership.any(deadline, but=flight.slot)
-        return self._launch(flight.task, slot, deadline, attempt=flight.attempt + 1, losses=losses)
+        return self._launch(flight.task, slot, deadline, flight.inputs, attempt=flight.attempt + 1, losses=losses)
 
     def _until(self, flights: dict[object, Flight], deadline: float | None) -> float | None:
         """Seconds to wait for a shard to come back: until the deadline, or until one is late."""
@@ -225,7 +235,7 @@ class RayExecutor:
             slot = self.membership.any(deadline, but=flight.slot)
             if slot is not flight.slot:
                 log.info("%s is late on worker %s; it runs on %s too", described(flight.task), flight.slot.id, slot.id)
-                again.append(self._launch(flight.task, slot, deadline, attempt=2, losses=flight.losses))
+                again.append(self._launch(flight.task, slot, deadline, flight.inputs, attempt=2, losses=flight.losses))
         return again
 
 

@@ -5,7 +5,7 @@ import time
 
 from groupconv.errors import InternalError
 from groupconv_server.executors.base import Task
-from groupconv_server.executors.ray.calls import Flight, WeightsMissingError, WorkerLostError, seconds_left
+from groupconv_server.executors.ray.calls import Flight, Inputs, WeightsMissingError, WorkerLostError, seconds_left
 from groupconv_server.executors.ray.lanes import Line, WorkerError
 from groupconv_server.executors.ray.slots import Slot
 from groupconv_worker.shard import Ran
@@ -22,7 +22,14 @@ class LaneBrokenError(Exception):
 
 
 def launch(
-    task: Task, slot: Slot, deadline: float | None, *, attempt: int = 1, losses: int = 0, weights: bool = False
+    task: Task,
+    slot: Slot,
+    deadline: float | None,
+    inputs: Inputs,
+    *,
+    attempt: int = 1,
+    losses: int = 0,
+    weights: bool = False,
 ) -> Flight | None:
     """Send a shard by the worker's lane; None if it has none, or the shard is too large for it."""
     actor = slot.actor
@@ -45,7 +52,7 @@ def launch(
     except MemoryError as error:
         log.warning("the lane of worker %s has no memory (%s): a shard goes through Ray", slot.id, error)
         return None
-    return Flight(task, slot, attempt, losses, actor, start, done, lane=lane)
+    return Flight(task, slot, attempt, losses, actor, start, inputs, done, lane=lane)
 
 
 def land(flight: Flight) -> tuple[Ran, ...]:
