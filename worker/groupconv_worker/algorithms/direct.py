@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 
+from groupconv_worker.algorithms.filters import packed
 from groupconv_worker.algorithms.grouped import weaving
-from groupconv_worker.algorithms.plane import Phase, Plane, filters_of, phase_filters, phases
+from groupconv_worker.algorithms.plane import Plane, phases
 from groupconv_worker.algorithms.samples import NATIVE, Buffers, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import filters, layout, simd
@@ -34,20 +35,20 @@ class Direct:
         """One or two axes."""
         return problem.types.accumulate in NATIVE and bool(phases(zero_padded(problem.geometry)))
 
-    def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:  # noqa: ARG002
+    def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """Pack the filters for the lanes: a copy, cheap beside the arithmetic unless the map is tiny."""
         g = zero_padded(problem.geometry)
-        w = filters_of(weight, g, problem.types.accumulate)
         activated = g.activation is None or g.activation.kind == "relu"
-        return Samples(problem, _Direct(self, problem, w, bias_of(bias, g, w.dtype)), activated=activated)
+        kernel = _Direct(self, problem, weight, bias_of(bias, g, problem.types.accumulate), resident=resident)
+        return Samples(problem, kernel, activated=activated)
 
 
 class _Direct:
     algorithm = "direct"
 
-    def __init__(self, direct: Direct, problem: Problem, w: Array, bias: Array) -> None:
-        g, dtype = zero_padded(problem.geometry), w.dtype
-        self.relu = int(g.activation is not None and g.activation.kind == "relu")
+    def __init__(self, direct: Direct, problem: Problem, weight: Array, bias: Array, *, resident: bool) -> None:
+        g, dtype = zero_padded(problem.geometry), bias.dtype
+        relu = int(g.activation is not None and g.activation.kind == "relu")
         output = g.output if g.rank == 2 else (1, *g.output)
         found, scratch, stages = phases(g), Scratch(), []
         spread = Spread([p.plane for p in found])
@@ -55,18 +56,65 @@ class _Direct:
         if not spread.is_identity:
             wide = scratch.room(spread.size, dtype)
             stages.append(Stage(layout.spread(dtype), (X, wide, *spread.extents), spread.rows))
+        V = vectors(found[0].plane, simd.lanes(dtype.itemsize))
+        size = V * simd.lanes(dtype.itemsize)
+        self.room = packed(weight, g, size, dtype, direct.team, direct.buffers, resident=resident)
+        w = self.room.array
+        padded = np.zeros((g.groups, -(-found[0].plane.filters // size) * size), dtype)
+        padded[:, : found[0].plane.filters] = bias.reshape(g.groups, -1)
+        # a one-shot kernel has little to gain at the edges of a map unless they are most of it
+        worth_it = resident or any(max(p.plane.dilation) > 1 for p in found)
+        # an infinite weight times a zero of the padding is a NaN
+        leave_out = worth_it and bool(np.isfinite(np.dot(w, w)))
+        tap = 0
         for phase in found:
-            packed = Packed(phase, spread, w, bias, direct)
-            if phase.step == (1, 1):
-                stages.append(packed.stage(wide, Y, self.relu))
-                continue
-            part = scratch.room(g.out_channels * math.prod(phase.plane.output), dtype)
-            stages.append(packed.stage(wide, part, self.relu))
-            stages.append(weaving(phase, part, output, g.out_channels, dtype))
+            part = Y
+            if phase.step != (1, 1):
+                part = scratch.room(g.out_channels * math.prod(phase.plane.output), dtype)
+            where = (tap, math.prod(g.kernel))
+            stages.append(_stage(phase.plane, spread, (wide, w, padded, part), V, where, relu, leave_out=leave_out))
+            if phase.step != (1, 1):
+                stages.append(weaving(phase, part, output, g.out_channels, dtype))
+            tap += math.prod(phase.plane.kernel)
         self.program = Program(direct.team, direct.buffers, stages, scratch)
 
     def sample(self, x: Array, y: Array) -> None:
         self.program.run(x, y)
+
+
+def _stage(
+    plane: Plane,
+    spread: "Spread",
+    arrays: tuple[Place, Array, Array, Place],
+    V: int,
+    where: tuple[int, int],
+    relu: int,
+    *,
+    leave_out: bool,
+) -> Stage:
+    """One phase: from the spread input, packed weights and bias, into y.
+
+    Args:
+        plane: the phase.
+        spread: how its input lies.
+        arrays: spread input, packed weights, bias filled up to whole blocks, y.
+        V: vectors of filters of a block.
+        where: its first tap among the packed ones, and how many those are.
+        relu: not 0 to clamp.
+        leave_out: as in `tap_table`.
+    """
+    x, w, bias, y = arrays
+    lanes = simd.lanes(w.dtype.itemsize)
+    _, R, P = shape = block(plane, lanes)
+    size = V * lanes
+    count = -(-plane.filters // size)
+    grid = (spread.low, spread.row, spread.step, spread.columns)
+    taps, starts = tap_table(plane, grid, (size, *shape[1:]), where[0], leave_out=leave_out)
+    channel = spread.step * spread.columns
+    distances = (channel, plane.channels * channel, spread.row * plane.stride[0])
+    sizes = (plane.channels, plane.filters, count, where[1], *plane.output, *distances)
+    words = (x, w, bias, y, taps, starts, len(starts), *sizes, relu)
+    return Stage(filters.kernel(w.dtype, V, R, P), words, plane.groups * count * -(-plane.output[0] // R))
 
 
 class Spread:
@@ -103,39 +151,9 @@ ROWS = 4
 """Most rows of a block; the spread input has rows for the whole last block."""
 
 
-class Packed:
-    """Weights, bias and tap table of one phase, and the kernel compiled for its block."""
-
-    def __init__(self, phase: Phase, spread: Spread, w: Array, bias: Array, direct: Direct) -> None:
-        plane = phase.plane
-        lanes = simd.lanes(w.dtype.itemsize)
-        V, R, P = block(plane, lanes)
-        size = V * lanes
-        count = -(-plane.filters // size)
-        self.w = pack(phase_filters(w, phase), plane.groups, size, direct.team, direct.buffers)
-        padded = np.zeros((plane.groups, count * size), w.dtype)
-        padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
-        self.bias = padded.reshape(-1)
-        # an infinite weight times a zero of the padding is a NaN
-        leave_out = bool(np.isfinite(np.dot(self.w, self.w)))
-        grid = (spread.low, spread.row, spread.step, spread.columns)
-        self.taps, self.starts = tap_table(plane, grid, (size, R, P), leave_out=leave_out)
-        taps = math.prod(plane.kernel)
-        channel = spread.step * spread.columns
-        distances = (channel, plane.channels * channel, spread.row * plane.stride[0])
-        self.sizes = (plane.channels, plane.filters, count, taps, *plane.output, *distances)
-        self.tasks = plane.groups * count * -(-plane.output[0] // R)
-        self.run = filters.kernel(w.dtype, V, R, P)
-
-    def stage(self, x: Place, y: Place, relu: int) -> Stage:
-        """The work, from the spread input at `x` into `y`."""
-        starts = self.starts
-        return Stage(self.run, (x, self.w, self.bias, y, self.taps, starts, len(starts), *self.sizes, relu), self.tasks)
-
-
 @functools.lru_cache(maxsize=256)
 def tap_table(
-    plane: Plane, grid: tuple[tuple[int, int], int, int, int], block: Block, *, leave_out: bool
+    plane: Plane, grid: tuple[tuple[int, int], int, int, int], block: Block, first: int = 0, *, leave_out: bool
 ) -> tuple[Array, Array]:
     """The taps of each block of outputs, as `filters.kernel` wants them: pairs of offsets, and where a block's begin.
 
@@ -143,6 +161,7 @@ def tap_table(
         plane: the convolution.
         grid: of the spread input its low padding, elements of a row, step and columns.
         block: filters, rows and pixels.
+        first: the plane's first tap among the packed ones.
         leave_out: leave out the taps that see nothing but padding, block by block.
     """
     size, R, P = block
@@ -150,7 +169,7 @@ def tap_table(
     down = low - plane.low[0] + np.arange(plane.kernel[0]) * plane.dilation[0]
     across = left - plane.low[1] + np.arange(plane.kernel[1]) * plane.dilation[1]
     into = (down[:, None] * row + across % step * columns + across // step).reshape(-1)
-    pairs = np.stack([into, np.arange(into.size) * plane.channels * size], axis=1).astype(np.int64)
+    pairs = np.stack([into, (first + np.arange(into.size)) * plane.channels * size], axis=1).astype(np.int64)
     met = np.ones((1, len(pairs)), bool)
     if leave_out and -(-plane.output[0] // R) * -(-plane.output[1] // P) * len(pairs) <= TABLE:
         seen = met_taps(plane, R, P)
@@ -169,13 +188,18 @@ def block(plane: Plane, lanes: int) -> Block:
         >>> V * R * P <= simd.ACCUMULATORS
         True
     """
-    vectors = -(-plane.filters // lanes)
-    V = vectors if vectors in (1, 3) else 2
+    V = vectors(plane, lanes)
     most = min(simd.ACCUMULATORS // V, lanes)
     height, width = plane.output
     if width > most // 2:
         return V, 1, even(width, most)
     return V, even(height, min(ROWS, max(1, simd.ACCUMULATORS // V // width))), width
+
+
+def vectors(plane: Plane, lanes: int) -> int:
+    """Vectors of filters of a block."""
+    count = -(-plane.filters // lanes)
+    return count if count in (1, 3) else 2
 
 
 def met_taps(plane: Plane, R: int, P: int) -> Array:
@@ -203,21 +227,3 @@ def met_taps(plane: Plane, R: int, P: int) -> Array:
 def even(extent: int, most: int) -> int:
     """The part, at most `most`, that cuts `extent` into the fewest and then most even parts."""
     return -(-extent // -(-extent // most))
-
-
-def pack(w: Array, groups: int, block: int, team: Team, buffers: Buffers) -> Array:
-    """Filters (M, C/g, K, L) -> flat (g, blocks, K, L, C/g, block), filters of a group filled up with zeros."""
-    M, C, *kernel = w.shape
-    per_group, taps = M // groups, math.prod(kernel)
-    count = -(-per_group // block)
-    packed = np.empty(groups * count * taps * C * block, w.dtype)
-    size = (per_group, count, C * taps, block, simd.lanes(w.dtype.itemsize))
-    words = (X, Y, _places(taps, C, block), *size)
-    Program(team, buffers, [Stage(layout.interleave(w.dtype), words, groups * count)]).run(w, packed)
-    return packed
-
-
-@functools.lru_cache(maxsize=256)
-def _places(taps: int, channels: int, block: int) -> Array:
-    """Where the weights of a filter (C/g, K, L) go in (K, L, C/g, block)."""
-    return ((np.arange(taps) * channels + np.arange(channels)[:, None]).reshape(-1) * block).astype(np.int64)

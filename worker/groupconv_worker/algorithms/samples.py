@@ -1,5 +1,6 @@
 """What the CPU's algorithms share: one sample at a time, contiguous, in the accumulator's dtype; buffers kept."""
 
+import threading
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -79,16 +80,19 @@ class Buffers:
     LIMIT = 32 * 2**20
     """Bytes of a buffer that is kept; a larger one is let go."""
 
+    KEPT = 8
+    """Buffers that are kept."""
+
     def __init__(self) -> None:
         self._free: list[Array] = []
+        self._lock = threading.Lock()
 
     def take(self, size: int) -> tuple[Array, int]:
         """Memory for `size` bytes, nobody else's until it is given back, and the address of its first cache line."""
-        try:
-            buffer = self._free.pop()  # atomic, so several threads may take at once
-        except IndexError:
-            buffer = np.empty(0, np.uint8)
-        if buffer.nbytes < size + 63:
+        with self._lock:
+            fitting = [i for i, buffer in enumerate(self._free) if buffer.nbytes >= size + 63]
+            buffer = self._free.pop(min(fitting, key=lambda i: self._free[i].nbytes)) if fitting else None
+        if buffer is None:
             buffer = np.empty(size + 63, np.uint8)
         address: int = buffer.__array_interface__["data"][0]
         return buffer, -(-address // 64) * 64
@@ -96,4 +100,31 @@ class Buffers:
     def give(self, buffer: Array) -> None:
         """Give back what was taken."""
         if buffer.nbytes <= self.LIMIT:
-            self._free.append(buffer)
+            with self._lock:
+                self._free.append(buffer)
+                if len(self._free) > self.KEPT:
+                    self._free.pop(min(range(len(self._free)), key=lambda i: self._free[i].nbytes))
+
+
+class Room:
+    """An uninitialised array for as long as this object lives: the weights of a one-shot kernel, in packed form.
+
+    Args:
+        buffers: where the memory comes from; None for fresh memory, which a resident kernel holds for long.
+        count: elements.
+        dtype: theirs.
+    """
+
+    def __init__(self, buffers: Buffers | None, count: int, dtype: np.dtype) -> None:
+        self._buffers, self._buffer = buffers, None
+        if buffers is None:
+            self.array = np.empty(count, dtype)
+            return
+        size = count * dtype.itemsize
+        self._buffer, address = buffers.take(size)
+        start = address - self._buffer.__array_interface__["data"][0]
+        self.array = self._buffer[start : start + size].view(dtype)
+
+    def __del__(self) -> None:
+        if self._buffers is not None and self._buffer is not None:
+            self._buffers.give(self._buffer)

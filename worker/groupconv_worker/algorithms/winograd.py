@@ -10,13 +10,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from groupconv_worker.algorithms.direct import Direct, even, pack
-from groupconv_worker.algorithms.plane import Plane, filters_of, phases
-from groupconv_worker.algorithms.samples import Buffers, Samples, bias_of, zero_padded
+from groupconv.geometry import Geometry
+from groupconv_worker.algorithms.direct import Direct, even
+from groupconv_worker.algorithms.filters import packing
+from groupconv_worker.algorithms.plane import phases
+from groupconv_worker.algorithms.samples import Buffers, Room, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import simd
 from groupconv_worker.kernels import winograd as kernels
-from groupconv_worker.kernels.winograd_tiles import LANES, OUT, TILE
+from groupconv_worker.kernels.winograd_tiles import KERNEL, LANES, OUT, TILE
 from groupconv_worker.program import Program, Scratch, Stage, X, Y
 from groupconv_worker.threads import Team
 
@@ -55,13 +57,12 @@ class Winograd:
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """Transform the filters: 4 times their memory. A one-shot kernel's direct form is made if it is needed."""
         g = zero_padded(problem.geometry)
-        w = filters_of(weight, g, problem.types.accumulate)
         activated = g.activation is None or g.activation.kind == "relu"
         relu = int(g.activation is not None and activated)
         direct = functools.partial(self.direct.prepare, Problem(g, problem.types), weight, bias, resident=resident)
         kept = direct() if resident else None
         kernel = _Winograd(
-            self, phases(g)[0].plane, w, bias_of(bias, g, w.dtype), relu, lambda: kept if kept is not None else direct()
+            self, g, weight, bias, relu, lambda: kept if kept is not None else direct(), resident=resident
         )
         return Samples(problem, kernel, activated=activated)
 
@@ -70,19 +71,27 @@ class _Winograd:
     algorithm = "winograd"
 
     def __init__(
-        self, winograd: Winograd, plane: Plane, w: Array, bias: Array, relu: int, direct: Callable[[], Prepared]
+        self,
+        winograd: Winograd,
+        g: Geometry,
+        weight: Array,
+        bias: Array | None,
+        relu: int,
+        direct: Callable[[], Prepared],
+        *,
+        resident: bool,
     ) -> None:
-        self.direct = direct
+        self.direct, plane, dtype = direct, phases(g)[0].plane, np.dtype(np.float32)
         tile_rows, tiles = (-(-o // OUT) for o in plane.output)
         inputs, outputs = -(-plane.channels // LANES), -(-plane.filters // LANES)
         row_bytes = 4 * TILE**2 * plane.groups * LANES * (inputs + outputs) * tiles
         rows = min(tile_rows, max(-(-FEWEST_TILES // tiles), CHUNK // row_bytes))
         vectors, size = block(rows * tiles)
         blocks = -(-outputs // vectors)
-        outputs, multiply, dtype = blocks * vectors, kernels.product(vectors, size), bias.dtype
-        weights = transformed(w, plane, inputs, blocks, vectors * LANES, winograd)
+        outputs, multiply = blocks * vectors, kernels.product(vectors, size)
+        self.room = transformed(weight, g, vectors * LANES, winograd, resident=resident)
         padded = np.zeros((plane.groups, outputs * LANES), dtype)
-        padded[:, : plane.filters] = bias.reshape(plane.groups, -1)
+        padded[:, : plane.filters] = bias_of(bias, g, dtype).reshape(plane.groups, -1)
         columns = -(-(OUT * tiles + 2) // LANES) * LANES
         G, count, scratch = plane.groups, rows * tiles, Scratch()
         wide = scratch.room(G * inputs * (OUT * rows + 2) * columns * LANES, dtype)
@@ -95,7 +104,7 @@ class _Winograd:
             back = (plane.filters, outputs, *plane.output, *part, G * outputs * count * LANES, relu)
             stages += [
                 Stage(kernels.transform_input(), (X, wide, seen, *into), G * inputs),
-                Stage(multiply, (seen, weights, made, inputs, blocks, count), TILE**2 * G * blocks),
+                Stage(multiply, (seen, self.room.array, made, inputs, blocks, count), TILE**2 * G * blocks),
                 Stage(kernels.transform_output(), (made, padded, Y, *back), G * outputs),
             ]
         self.program = Program(winograd.team, winograd.buffers, stages, scratch)
@@ -119,11 +128,18 @@ def block(tiles: int) -> tuple[int, int]:
     return 2, even(tiles, simd.ACCUMULATORS // 2)
 
 
-def transformed(w: Array, plane: Plane, inputs: int, blocks: int, size: int, winograd: Winograd) -> Array:
-    """The filters (M, C/g, 3, 3) -> flat (36, g, blocks, channels, size)."""
-    channels, count = inputs * LANES, plane.groups * blocks
-    packed, product = pack(w, plane.groups, size, winograd.team, winograd.buffers), count * channels * size
-    out = np.empty(TILE**2 * product, w.dtype)
-    stage = Stage(kernels.transform_filters(), (X, Y, plane.channels, channels, size, product), count)
-    Program(winograd.team, winograd.buffers, [stage]).run(packed, out)
-    return out
+def transformed(weight: Array, g: Geometry, size: int, winograd: Winograd, *, resident: bool) -> Room:
+    """The filters (M, C/g, 3, 3) -> flat (36, g, blocks of `size`, channels, size)."""
+    dtype, channels = np.dtype(np.float32), g.in_channels // g.groups
+    padded, scratch = -(-channels // LANES) * LANES, Scratch()
+    count = g.groups * -(-g.out_channels // g.groups // size)
+    product = count * padded * size
+    packed = scratch.room(count * KERNEL**2 * channels * size, dtype)
+    room = Room(None if resident else winograd.buffers, TILE**2 * product, dtype)
+    stages = [
+        packing(g, size, dtype, X, packed),
+        Stage(kernels.transform_filters(), (packed, Y, channels, padded, size, product), count),
+    ]
+    w = np.ascontiguousarray(weight.astype(dtype, copy=False))
+    Program(winograd.team, winograd.buffers, stages, scratch).run(w, room.array)
+    return room

@@ -75,15 +75,15 @@ def weave(dtype: np.dtype) -> Any:
 
 
 @intrinsic
-def _turn(_context, w, out, places, w_at, out_at, width, column, there):
+def _turn(_context, w, out, places, w_at, out_at, distance, width, column, there):
     """Up to a vector's length of rows of w, from `column` on -> vectors over the rows, each at its place in out."""
-    signature = types.void(w, out, places, *[types.int64] * 5)
+    signature = types.void(w, out, places, *[types.int64] * 6)
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         w, out, places = (pointer(context, b, t, a) for t, a in zip(signature.args[:3], arguments[:3], strict=True))
-        w_at, out_at, width, column, there = arguments[3:]
+        w_at, out_at, distance, width, column, there = arguments[3:]
         s = Simd(b, w.type.pointee)
-        rows = s.load_rows(b.gep(w, [b.add(w_at, column)]), width, there, s.inside(column, width))
+        rows = s.load_rows(b.gep(w, [b.add(w_at, column)]), distance, there, s.inside(column, width))
         for number, vector in enumerate(s.transpose(rows)):
             place = b.add(column, i64(number))
             with b.if_then(b.icmp_signed("<", place, width)):
@@ -95,12 +95,15 @@ def _turn(_context, w, out, places, w_at, out_at, width, column, there):
 
 @functools.cache
 def interleave(dtype: np.dtype) -> Any:
-    """Filters (M, width) -> (blocks, width in another order, block): the filters of a block become neighbours.
+    """Filters (g, pieces, M/g, width), in any strides but the last -> (blocks, weights in another order, block).
+
+    The filters of a block become neighbours; those that it lacks are filled with zeros.
 
     Returns:
-        A job with the words (w, out, places, M/g, blocks per group, width, block, lanes): `places` says where each of
-        the `width` weights of a filter goes within a block, counted in elements; filters that a block lacks are
-        filled with zeros; a block is a multiple of the lanes of a vector. A task is a block, of all groups.
+        A job with the words (w, out, places, M/g, blocks per group, width, block, lanes, distances in w of a filter, a
+        group and a piece, pieces, distances in out of a piece and a block): `places` says where each of the `width`
+        weights of a filter's piece goes within a block, counted in elements; a block is a multiple of the lanes of a
+        vector. A task is a block, of all groups.
     """
 
     @job
@@ -108,13 +111,17 @@ def interleave(dtype: np.dtype) -> Any:
         words = array(at, np.int64)
         w, out, places = array(words[0], dtype), array(words[1], dtype), array(words[2], np.int64)
         per_group, blocks, width, block, lanes = words[3], words[4], words[5], words[6], words[7]
+        w_filter, w_group, w_piece, pieces = words[8], words[9], words[10], words[11]
+        out_piece, out_block = words[12], words[13]
         for place in range(first, last):
             group, number = divmod(place, blocks)
-            filters = group * per_group + number * block
             count = min(block, per_group - number * block)
-            for column in range(0, width, lanes):
-                for start in range(0, block, lanes):
-                    w_at = (filters + start) * width if start < count else 0
-                    _turn(w, out, places, w_at, place * width * block + start, width, column, count - start)
+            for piece in range(pieces):
+                for column in range(0, width, lanes):
+                    for start in range(0, block, lanes):
+                        filters = number * block + (start if start < count else 0)
+                        w_at = group * w_group + piece * w_piece + filters * w_filter
+                        out_at = place * out_block + piece * out_piece + start
+                        _turn(w, out, places, w_at, out_at, w_filter, width, column, count - start)
 
     return interleave.address
