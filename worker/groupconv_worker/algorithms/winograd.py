@@ -18,6 +18,7 @@ from groupconv_worker.algorithms.samples import Buffers, Room, Samples, bias_of,
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import simd
 from groupconv_worker.kernels import winograd as kernels
+from groupconv_worker.kernels.winograd import apart
 from groupconv_worker.kernels.winograd_tiles import KERNEL, LANES, OUT, TILE
 from groupconv_worker.program import Program, Scratch, Stage, X, Y
 from groupconv_worker.threads import Team
@@ -95,16 +96,21 @@ class _Winograd:
         columns = -(-(OUT * tiles + 2) // LANES) * LANES
         G, count, scratch = plane.groups, rows * tiles, Scratch()
         wide = scratch.room(G * inputs * (OUT * rows + 2) * columns * LANES, dtype)
-        seen, made = (scratch.room(TILE**2 * G * n * count * LANES, dtype) for n in (inputs, outputs))
+        x_product, w_product, y_product = map(
+            apart,
+            (G * inputs * count * LANES, G * blocks * inputs * LANES * vectors * LANES, G * outputs * count * LANES),
+        )
+        seen, made = (scratch.room(TILE**2 * product, dtype) for product in (x_product, y_product))
+        products = (G, inputs, blocks, count, x_product, w_product, y_product)
         stages = []
         for start in range(0, tile_rows, rows):
             # the last chunk overlaps its neighbour: every chunk has as many tiles as a block needs
             part = (min(start, tile_rows - rows), rows, tiles)
-            into = (plane.channels, inputs, *plane.input, *plane.low, *part, columns, G * inputs * count * LANES)
-            back = (plane.filters, outputs, *plane.output, *part, G * outputs * count * LANES, relu)
+            into = (plane.channels, inputs, *plane.input, *plane.low, *part, columns, x_product)
+            back = (plane.filters, outputs, *plane.output, *part, y_product, relu)
             stages += [
                 Stage(kernels.transform_input(), (X, wide, seen, *into), G * inputs),
-                Stage(multiply, (seen, self.room.array, made, inputs, blocks, count), TILE**2 * G * blocks),
+                Stage(multiply, (seen, self.room.array, made, *products), TILE**2 * G * blocks),
                 Stage(kernels.transform_output(), (made, padded, Y, *back), G * outputs),
             ]
         self.program = Program(winograd.team, winograd.buffers, stages, scratch)
@@ -133,7 +139,7 @@ def transformed(weight: Array, g: Geometry, size: int, winograd: Winograd, *, re
     dtype, channels = np.dtype(np.float32), g.in_channels // g.groups
     padded, scratch = -(-channels // LANES) * LANES, Scratch()
     count = g.groups * -(-g.out_channels // g.groups // size)
-    product = count * padded * size
+    product = apart(count * padded * size)
     packed = scratch.room(count * KERNEL**2 * channels * size, dtype)
     room = Room(None if resident else winograd.buffers, TILE**2 * product, dtype)
     stages = [

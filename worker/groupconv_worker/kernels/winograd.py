@@ -3,6 +3,9 @@
 Between the passes lie, for each of the 36 products,
 
     (g, blocks of channels, tiles, lanes)        blocks of channels = ceil(C/g / lanes), filters likewise
+
+and the products lie at a distance (`apart`) that is not a multiple of a page: a transform touches all 36 at once, and
+lines a multiple of 4 KiB apart share one set of the first cache.
 """
 
 import functools
@@ -23,6 +26,16 @@ from groupconv_worker.kernels.winograd_tiles import (
     tile_out,
     turn,
 )
+
+
+def apart(size: int) -> int:
+    """The distance of two products of `size` elements, an odd number of vectors.
+
+    Example:
+        >>> apart(64 * LANES) // LANES
+        65
+    """
+    return -(-size // LANES) // 2 * 2 * LANES + LANES
 
 
 @functools.cache
@@ -93,24 +106,25 @@ def product(V: int, P: int) -> Any:
     """The compiled pass between the transforms, for blocks of V vectors of filters and P tiles.
 
     Returns:
-        A job with the words (x, w, out, channel blocks, filter blocks per group, tiles): x (36, g, channel blocks,
-        tiles, lanes) times w (36, g, filter blocks, channels, V·lanes) into out (36, g, filter blocks · V, tiles,
-        lanes); the channels of w are padded to whole blocks, tiles is at least P. There are 36 · g · filter blocks
-        tasks.
+        A job with the words (x, w, out, groups, channel blocks, filter blocks per group, tiles, distances of two
+        products in x, w and out): x (36, g, channel blocks, tiles, lanes) times w (36, g, filter blocks, channels,
+        V·lanes) into out (36, g, filter blocks · V, tiles, lanes); the channels of w are padded to whole blocks,
+        tiles is at least P. There are 36 · g · filter blocks tasks.
     """
 
     @job
     def product(at, first, last):
         words = array(at, np.int64)
         x, w, out = array(words[0], DTYPE), array(words[1], DTYPE), array(words[2], DTYPE)
-        channel_blocks, blocks, tiles = words[3], words[4], words[5]
+        groups, channel_blocks, blocks, tiles = words[3], words[4], words[5], words[6]
+        x_product, w_product, out_product = words[7], words[8], words[9]
         for task in range(first, last):
-            place = task // blocks  # counts products and groups
-            w_at = task * channel_blocks * LANES * V * LANES
+            number, block = divmod(task, groups * blocks)
+            w_at = number * w_product + block * channel_blocks * LANES * V * LANES
             for start in range(0, tiles, P):
                 tile = min(start, tiles - P)
-                x_at = (place * channel_blocks * tiles + tile) * LANES
-                out_at = (task * V * tiles + tile) * LANES
+                x_at = number * x_product + (block // blocks * channel_blocks * tiles + tile) * LANES
+                out_at = number * out_product + (block * V * tiles + tile) * LANES
                 multiply(x, w, out, x_at, w_at, out_at, channel_blocks, tiles * LANES, V, P)
 
     return product.address
