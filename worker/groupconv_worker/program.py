@@ -20,13 +20,13 @@ PARTS = 4
 
 
 class Place(NamedTuple):
-    """An address that is known when a program runs: so many bytes into the scratch memory (0), x (1) or y (2)."""
+    """An address that is known when a program runs: so many bytes into scratch memory, x, y, w or bias (0 … 4)."""
 
     base: int
     offset: int = 0
 
 
-X, Y = Place(1), Place(2)
+X, Y, WEIGHT, BIAS = (Place(base) for base in range(1, 5))
 
 
 class Scratch:
@@ -107,12 +107,13 @@ class Program:
         self.template, self.places = np.array(words, np.int64), np.array(places, np.int64)
         self.bytes = size + inner
 
-    def run(self, x: Array, y: Array) -> None:
-        """Run on contiguous arrays."""
+    def run(self, x: Array, y: Array, w: Array | None = None, bias: Array | None = None) -> None:
+        """Run on contiguous arrays; w and bias where the program was not made with them."""
         buffer, place = self.buffers.take(self.bytes)
         helpers = self.team.hire(self.threads - 1)
         try:
-            launch(self.template, self.places, place, address(x), address(y), helpers.words)
+            weights = (0 if w is None else address(w), 0 if bias is None else address(bias))
+            launch(self.template, self.places, (place, address(x), address(y), *weights), helpers.words)
         finally:
             self.team.dismiss(helpers)
             self.buffers.give(buffer)

@@ -1,15 +1,17 @@
 """Direct convolution with the lanes along a row: groups of few channels, depthwise above all (kernels/rows.py)."""
 
+import functools
 import math
 from dataclasses import replace
 
 import numpy as np
 
+from groupconv.geometry import Geometry
 from groupconv_worker.algorithms.plane import Phase, Plane, filters_of, phase_filters, phases
 from groupconv_worker.algorithms.samples import NATIVE, Buffers, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import layout, rows, simd
-from groupconv_worker.program import Place, Program, Scratch, Stage, X, Y
+from groupconv_worker.program import BIAS, WEIGHT, Place, Program, Scratch, Stage, X, Y
 from groupconv_worker.threads import Team
 
 Block = tuple[int, int, int]
@@ -34,6 +36,7 @@ class Grouped:
 
     def __init__(self, team: Team, buffers: Buffers, block: Block | None = None) -> None:
         self.team, self.buffers, self.block = team, buffers, block
+        self.program = functools.lru_cache(maxsize=256)(self.make)
         self.name = "grouped" if block is None else "grouped {}x{}x{}".format(*block)
 
     def supports(self, problem: Problem) -> bool:
@@ -51,28 +54,36 @@ class Grouped:
         kernel = _Grouped(self, problem, w, bias_of(bias, g, w.dtype))
         return Samples(problem, kernel, activated=activated)
 
-
-class _Grouped:
-    def __init__(self, grouped: Grouped, problem: Problem, w: Array, bias: Array) -> None:
-        g, dtype = zero_padded(problem.geometry), w.dtype
-        self.algorithm = grouped.name
+    def make(self, g: Geometry, dtype: np.dtype, weights: tuple[Array, ...] | None = None) -> Program:
+        """The program of `g`; of one phase, it takes weights and bias when it runs."""
         relu = int(g.activation is not None and g.activation.kind == "relu")
         output = g.output if g.rank == 2 else (1, *g.output)
         scratch, stages, macs = Scratch(), [], 0
-        for phase in phases(g):
-            compiled = Compiled(fold(phase.plane), dtype, grouped.block)
+        for number, phase in enumerate(phases(g)):
+            compiled = Compiled(fold(phase.plane), dtype, self.block)
             macs += compiled.macs
-            weights = phase_filters(w, phase)
+            w = WEIGHT if weights is None else weights[number]
             if phase.step == (1, 1):
-                stages.append(compiled.stage(X, weights, bias, Y, relu))
+                stages.append(compiled.stage(X, w, BIAS, Y, relu))
                 continue
             part = scratch.room(g.out_channels * math.prod(phase.plane.output), dtype)
-            stages.append(compiled.stage(X, weights, bias, part, relu))
+            stages.append(compiled.stage(X, w, BIAS, part, relu))
             stages.append(weaving(phase, part, output, g.out_channels, dtype))
-        self.program = Program(grouped.team, grouped.buffers, stages, scratch, threads=1 + macs // THREAD_MACS)
+        return Program(self.team, self.buffers, stages, scratch, threads=1 + macs // THREAD_MACS)
+
+
+class _Grouped:
+    def __init__(self, grouped: Grouped, problem: Problem, w: Array, bias: Array) -> None:
+        g, self.algorithm, self.bias = zero_padded(problem.geometry), grouped.name, bias
+        found = phases(g)
+        self.weights = [phase_filters(w, phase) for phase in found]
+        if len(found) == 1:
+            self.program = grouped.program(g if g.batch == 1 else g.with_batch(1), w.dtype)
+        else:
+            self.program = grouped.make(g, w.dtype, tuple(self.weights))
 
     def sample(self, x: Array, y: Array) -> None:
-        self.program.run(x, y)
+        self.program.run(x, y, self.weights[0], self.bias)
 
 
 class Compiled:
@@ -87,7 +98,7 @@ class Compiled:
         self.tasks = plane.groups * (plane.filters // F) * -(-plane.output[0] // R)
         self.macs, self.zeros = plane.macs, np.zeros(plane.input[1], dtype)
 
-    def stage(self, x: Place, w: Array, bias: Array, y: Place, relu: int) -> Stage:
+    def stage(self, x: Place, w: Array | Place, bias: Array | Place, y: Place, relu: int) -> Stage:
         """The work, from `x` into `y`."""
         return Stage(self.run, (x, w, bias, y, self.zeros, *self.geometry, relu), self.tasks)
 

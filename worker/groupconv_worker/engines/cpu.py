@@ -31,8 +31,10 @@ from groupconv_worker.threads import Team
 
 THIN = 16
 """Filters per group up to which lanes along a row beat lanes over filters."""
-FEW_CELLS = 150
+FEW_CELLS = 32
 """Output cells below which packing the filters of a one-shot kernel costs more than it saves."""
+MANY_UP = 150
+"""Output cells from which onnxruntime is ahead on one-shot transposed kernels: the phases are woven one by one."""
 MANY_CELLS = 600
 """Output cells from which Winograd saves a one-shot kernel more than transforming its filters costs."""
 TUNED_MACS = 100_000
@@ -88,13 +90,21 @@ class CpuEngine:
         if plane and plane.filters <= THIN and self.grouped.supports(problem):
             return self.grouped
         pointwise = bool(plane and plane.kernel == (1, 1))
-        if self.winograd.supports(problem) and (resident or math.prod(problem.geometry.output) >= MANY_CELLS):
+        cells, up = math.prod(problem.geometry.output), problem.geometry.transposed
+        if self.winograd.supports(problem) and (resident or cells >= MANY_CELLS):
             return self.winograd
-        few = not resident and math.prod(problem.geometry.output) < FEW_CELLS
-        if self.onnx.supports(problem) and (resident or pointwise or few or not plane):
+        few = not resident and cells < FEW_CELLS
+        if plane and pointwise and not (resident or up or few) and self._reads_them_raw(problem, plane):
+            return self.grouped
+        if self.onnx.supports(problem) and (resident or pointwise or few or not plane or (up and cells >= MANY_UP)):
             return self.onnx
         blas = problem.types.accumulate.kind == "f" and (pointwise or few)
         return self.direct if plane and not blas and self.direct.supports(problem) else self.gemm
+
+    def _reads_them_raw(self, problem: Problem, plane: Plane) -> bool:
+        """Whether a one-shot pointwise kernel is best left unpacked, in blocks of several filters."""
+        several = blocks(fold(plane), simd.lanes(4))[0][0] > 2
+        return several and problem.types.accumulate == np.float32 and self.grouped.supports(problem)
 
     def candidates(self, problem: Problem) -> list[Algorithm]:
         """The algorithms worth timing, the heuristic's first."""

@@ -72,23 +72,22 @@ def _join_in(job, share):
         _await(job + 8 * (at + DONE), parts * shares)
 
 
-@njit(types.void(_WORDS, _WORDS, _I, _I, _I, _WORDS), nogil=True, cache=True, error_model="numpy")
-def launch(template, places, scratch, x, y, helpers):
+@njit(types.void(_WORDS, _WORDS, types.UniTuple(_I, 5), _WORDS), nogil=True, cache=True, error_model="numpy")
+def launch(template, places, bases, helpers):
     """Run a job with these helpers. Releases the GIL.
 
     Args:
         template: the job's words.
-        places: pairs (which word, of what): to that word is added the address of `scratch` (0), `x` (1) or `y` (2).
-        scratch: address of room for the job's words and whatever its stages write between.
-        x, y: addresses.
+        places: pairs (which word, which base): to that word is added that base.
+        bases: addresses; the first is of room for the job's words and whatever its stages write between.
         helpers: addresses of the helpers' words; no job is announced to them yet.
     """
+    scratch = bases[0]
     words = array(scratch, np.int64)
     for i in range(len(template)):
         words[i] = template[i]
     for i in range(0, len(places), 2):
-        base = places[i + 1]
-        words[places[i]] += scratch if base == 0 else x if base == 1 else y
+        words[places[i]] += bases[places[i + 1]]
     for i in range(len(helpers)):
         store(helpers[i] + 8 * SHARE, i + 1)
         store(helpers[i] + 8 * JOB, scratch)
