@@ -1,8 +1,9 @@
 """Dynamic batching: requests that wait for a worker at the same time run as one, joined along the batch.
 
-A request that finds a worker free runs at once. Under load those that wait are taken by priority, then in the order
-they came; who is taken leads all waiting requests like its own. Whether that is faster depends on layer, shape and
-workers, so it is measured, for each alike: batching that does not pay turns itself off.
+A request that finds a worker free runs at once, in its own thread. Under load those that wait are taken by priority,
+then in the order they came, each with all that are like it, by threads that go on for as long as somebody waits.
+Whether that is faster depends on layer, shape and workers, so it is measured, for each alike: batching that does not
+pay turns itself off.
 
 What waits is bounded by the gate: each request holds one of the server's threads and its message.
 """
@@ -14,13 +15,15 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from groupconv.errors import CancelledError, DeadlineExceededError, GroupconvError
+from groupconv.errors import CancelledError, DeadlineExceededError
 from groupconv.requests import Result, Step
 from groupconv_server.coordinator import Allocate, Coordinator
 from groupconv_server.layers import ResidentStep
@@ -38,6 +41,7 @@ EVERY = 64
 """Of so many runs one is of the other kind, for what was measured to stay true."""
 KEPT = 1024
 """Layers and shapes that are remembered."""
+_LATE = "the deadline passed while the request waited for a worker"
 
 
 class Gain:
@@ -67,7 +71,7 @@ class Gain:
         return most if self.pays != (self._turns % EVERY == 0) else 1
 
     def ran(self, requests: int, seconds: float) -> None:
-        """Note a run of so many requests, that took so long for each sample."""
+        """Note a run of one request, or of several, that took so long for each sample."""
         (self._alone if requests == 1 else self._joined).append(seconds)
         if min(len(self._alone), len(self._joined)) < PROBES:
             return
@@ -75,41 +79,55 @@ class Gain:
         pays = joined < MARGIN * alone
         if pays != self.pays:
             self.pays = pays
-            state = "on" if pays else "off, as it does not pay"
-            log.info("batching of %s is %s: %.3f ms a sample, alone %.3f", self._name, state, joined * 1e3, alone * 1e3)
+            log.info("%s", self)
+
+    def __str__(self) -> str:
+        if self.pays is None:
+            return (
+                f"batching of {self._name}: {len(self._alone)} runs alone and {len(self._joined)} joined were timed yet"
+            )
+        alone, joined = (statistics.median(runs) * 1e3 for runs in (self._alone, self._joined))
+        state = "on" if self.pays else "off, as it does not pay"
+        return f"batching of {self._name} is {state}: {joined:.3f} ms a sample, alone {alone:.3f}"
 
 
 @dataclass(eq=False, slots=True)
 class _Asked:
-    """A request and what becomes of it.
+    """A request that waits, and what becomes of it.
 
     Attributes:
+        alone: runs it by itself.
         key: equal for requests that may be joined.
         rank: the least goes first.
         alive: whether its caller is still there.
+        context: of its thread, for traces.
         woken: locked while it waits.
-        batch: the requests that it is to run, itself first.
-        result: its part of what another one has run; None if that failed.
-        error: why it is not run.
+        result: its answer, or its part of a joined run's; None if there is none.
+        joined: whether it is a part.
+        seconds: that a sample took in a joined run, told to one of its requests.
+        error: why it has no answer.
     """
 
     x: Array
     steps: Sequence[Step]
+    alone: Callable[[], Result]
     key: tuple[Any, ...]
     rank: tuple[float, int]
     deadline: float | None
     alive: Callable[[], bool]
+    context: Context = field(default_factory=copy_context)
     woken: threading.Lock = field(default_factory=threading.Lock)
-    batch: "list[_Asked]" = field(default_factory=list)
     result: Result | None = None
-    error: GroupconvError | None = None
+    joined: bool = False
+    seconds: float | None = None
+    error: BaseException | None = None
 
     def __post_init__(self) -> None:
         self.woken.acquire()
 
 
 class Batcher:
-    """Stands before a coordinator. Safe to call from several threads: it has them wait, and lead.
+    """Stands before a coordinator. Safe to call from several threads.
 
     Args:
         coordinator: runs what is joined.
@@ -127,6 +145,7 @@ class Batcher:
         self._arrived = threading.Condition(self._lock)
         self._queue: list[_Asked] = []
         self._running = self._count = 0
+        self._runners = ThreadPoolExecutor(128, thread_name_prefix="batch")  # as many as run at a time, no more
         self._gains: OrderedDict[tuple[Any, ...], Gain] = OrderedDict()
         self._sizes: OrderedDict[tuple[str, int], Counter[int]] = OrderedDict()
 
@@ -134,6 +153,11 @@ class Batcher:
         """Runs of a layer's version by the samples in them; empty where batching is off."""
         with self._lock:
             return dict(sorted(self._sizes.get((layer, version), {}).items()))
+
+    def gains(self) -> list[str]:
+        """What was found of each layer and shape, in words."""
+        with self._lock:
+            return [str(gain) for gain in self._gains.values()]
 
     def convolve(
         self,
@@ -176,90 +200,122 @@ class Batcher:
         problems = self.coordinator.problems(x.shape, x.dtype, steps)  # what cannot be meets no others
         if by_message:
             self.coordinator.limits.check_answer(problems[-1])
-        start = time.perf_counter()
         with self._lock:
-            self._count += 1
-            rank = (priority or math.inf, self._count)
-            asked = _Asked(x, steps, _key(x, steps, reordering), rank, deadline, alive)
-            self._queue.append(asked)
-            self._arrived.notify_all()
-            self._start()
-        waited = 0.0
-        if not asked.batch:
-            self._wait(asked)
-            waited = time.perf_counter() - start
-        if asked.batch:
-            return self._lead(asked, alone, allocate, reordering, waited)
-        if asked.error is not None:
-            raise asked.error
-        if asked.result is None:  # the run that it was a part of failed: by itself it has its own error, or none
-            return _after(alone(), waited)
-        return _after(_taken(asked.result, allocate), waited)
+            free = self._running < self._slots() and not self._queue
+            if free:
+                self._running += 1
+            else:
+                self._count += 1
+                rank = (priority or math.inf, self._count)
+                asked = _Asked(x, steps, alone, _key(x, steps, reordering), rank, deadline, alive)
+                self._queue.append(asked)
+                self._arrived.notify_all()
+        if free:
+            try:
+                return alone()
+            finally:
+                self._left(steps, len(x))
+        start = time.perf_counter()
+        self._wait(asked)
+        return self._answer(asked, allocate, time.perf_counter() - start)
+
+    def close(self) -> None:
+        """Once nobody asks any more."""
+        self._runners.shutdown()
 
     def _wait(self, asked: _Asked) -> None:
-        """Until it leads, or its part of a run is there.
+        """Until something has become of it.
 
         Raises:
             DeadlineExceededError: its deadline passed first.
         """
         left = -1.0 if asked.deadline is None else max(0.0, asked.deadline - time.monotonic())
-        if asked.woken.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
-            return
-        with self._lock:
-            if asked.batch:  # others count on it
-                return
-            if asked in self._queue:
-                self._queue.remove(asked)
-        raise DeadlineExceededError("the deadline passed while the request waited for a worker")
+        if not asked.woken.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
+            with self._lock:
+                if asked in self._queue:
+                    self._queue.remove(asked)
+            raise DeadlineExceededError(_LATE)
 
-    def _lead(
-        self, asked: _Asked, alone: Callable[[], Result], allocate: Allocate, reordering: bool, waited: float
-    ) -> Result:
-        """Run a batch, hand the worker on, and wake those whose run it was."""
-        batch, result = asked.batch, None
-        if waited and self._delay:
-            self._gather(batch)
-        samples = sum(len(a.x) for a in batch)
+    def _answer(self, asked: _Asked, allocate: Allocate, waited: float) -> Result:
+        if asked.error is not None:
+            raise asked.error
+        result = asked.result
+        if result is None:  # the run that it was a part of failed: by itself it has its own error, or none
+            result = asked.alone()
+        elif asked.joined:
+            begun = time.perf_counter()
+            y = allocate(result.output.shape, result.output.dtype)
+            y[...] = result.output
+            result = Result(y, result.report)
+            if asked.seconds is not None:
+                seconds = asked.seconds + (time.perf_counter() - begun) / len(y)
+                with self._lock:
+                    self._gain(asked).ran(2, seconds)
+        return Result(result.output, replace(result.report, phases={"queue": waited, **result.report.phases}))
+
+    def _slots(self) -> int:
+        if self._at_once is not None:
+            return self._at_once
+        executor = self.coordinator.executor
+        return max(1, len(executor.workers())) * (1 if executor.name == "local" else 2)
+
+    def _left(self, steps: Sequence[Step], samples: int) -> None:
+        """A run has ended. Who waits is run by a thread that goes on: to wake each in turn would leave workers idle."""
+        with self._lock:
+            self._note(steps, samples)
+            if self._queue:
+                self._runners.submit(self._run_those_that_wait)
+            else:
+                self._running -= 1
+
+    def _run_those_that_wait(self) -> None:
+        while True:
+            with self._lock:
+                batch = self._next() if self._running <= self._slots() else []
+                if not batch:
+                    self._running -= 1
+                    return
+            if self._delay and len(batch) < self._most:
+                self._gather(batch)
+            batch[0].context.copy().run(self._run, batch)
+
+    def _run(self, batch: Sequence[_Asked]) -> None:
+        """Run requests as one, and wake them."""
+        samples, head = sum(len(a.x) for a in batch), batch[0]
         begun = time.perf_counter()
         try:
             if len(batch) == 1:
-                result = alone()
+                head.result = head.alone()
             else:
-                self._join(batch, reordering)
-        except Exception:  # whose fault it is, each finds out by itself
+                self._join(batch)
+        except BaseException as error:
             if len(batch) == 1:
-                raise
-            log.debug("%d joined requests failed; each runs alone", len(batch), exc_info=True)
+                head.error = error
+            else:
+                log.debug("%d joined requests failed; each runs alone", len(batch), exc_info=True)
         finally:
-            seconds = time.perf_counter() - begun
+            seconds = (time.perf_counter() - begun) / samples
             with self._lock:
-                self._running -= 1
-                self._note(asked, samples)
-                self._start()
-            for other in batch[1:]:
-                other.woken.release()
-        if result is None and asked.result is None:
-            return _after(alone(), waited)
-        begun = time.perf_counter()
-        if result is None:
-            result = _taken(asked.result, allocate)
-        if waited:  # else the others' cores were free
-            taking = time.perf_counter() - begun
-            with self._lock:
-                self._gain(asked).ran(len(batch), seconds / samples + taking / len(asked.x))
-        return _after(result, waited)
+                self._note(head.steps, samples)
+                if len(batch) > 1:
+                    head.seconds = seconds
+                elif head.error is None:
+                    self._gain(head).ran(1, seconds)
+            for asked in batch:
+                asked.woken.release()
 
-    def _join(self, batch: Sequence[_Asked], reordering: bool) -> None:
+    def _join(self, batch: Sequence[_Asked]) -> None:
         """Run requests as one, and give each its part."""
         x, steps = np.concatenate([a.x for a in batch]), batch[0].steps
         deadlines = [a.deadline for a in batch]
         deadline = None if None in deadlines else max(d for d in deadlines if d is not None)
         problems = self.coordinator.problems(x.shape, x.dtype, steps)
         self.coordinator.count(len(batch))
+        reordering = batch[0].key[2]
         ran = self.coordinator.perform(problems, x, steps, deadline=deadline, reordering=reordering)
         at = 0
         for asked in batch:
-            asked.result = Result(ran.output[at : at + len(asked.x)], ran.report)
+            asked.result, asked.joined = Result(ran.output[at : at + len(asked.x)], ran.report), True
             at += len(asked.x)
 
     def _gather(self, batch: list[_Asked]) -> None:
@@ -268,27 +324,18 @@ class Batcher:
         with self._lock:
             if self._gain(head).pays is False:
                 return
-            while len(batch) < self._most and (left := until - time.monotonic()) > 0:
-                self._arrived.wait(left)
+            while (left := until - time.monotonic()) > 0:
                 if len(batch) + sum(a.key == head.key for a in self._queue) >= self._most:
                     break
-            batch[:] = self._taken_with(batch, self._most)
-
-    def _start(self) -> None:
-        """Give free workers to those who wait; with the lock."""
-        executor = self.coordinator.executor
-        slots = self._at_once or max(1, len(executor.workers())) * (1 if executor.name == "local" else 2)
-        while self._running < slots and (batch := self._next()):
-            self._running += 1
-            batch[0].batch = batch
-            batch[0].woken.release()
+                self._arrived.wait(left)
+            batch[:] = self._with_others(batch, self._most)
 
     def _next(self) -> list[_Asked]:
         """The next to be run, with those that it is joined with; those that need not be run any more are told."""
         now = time.monotonic()
         for asked in list(self._queue):
             if asked.deadline is not None and asked.deadline <= now:
-                asked.error = DeadlineExceededError("the deadline passed while the request waited for a worker")
+                asked.error = DeadlineExceededError(_LATE)
             elif not asked.alive():
                 asked.error = CancelledError("the caller has gone")
             else:
@@ -299,9 +346,9 @@ class Batcher:
             return []
         head = min(self._queue, key=lambda a: a.rank)
         self._queue.remove(head)
-        return self._taken_with([head], self._gain(head).most(self._most)) if self._queue else [head]
+        return self._with_others([head], self._gain(head).most(self._most)) if self._queue else [head]
 
-    def _taken_with(self, batch: list[_Asked], most: int) -> list[_Asked]:
+    def _with_others(self, batch: list[_Asked], most: int) -> list[_Asked]:
         """A batch and those who wait and can join it: a power of two of them, for few sizes have to be prepared."""
         head = batch[0]
         room = JOINED_BYTES // max(1, head.x.nbytes)
@@ -323,10 +370,10 @@ class Batcher:
                 self._gains.popitem(last=False)
         return gain
 
-    def _note(self, asked: _Asked, samples: int) -> None:
+    def _note(self, steps: Sequence[Step], samples: int) -> None:
         """Count a run by its size."""
         self.coordinator.metrics.batches.observe(samples)
-        first = asked.steps[0]
+        first = steps[0]
         if isinstance(first, ResidentStep):
             self._sizes.setdefault((first.layer, first.version), Counter())[samples] += 1
             while len(self._sizes) > KEPT:
@@ -351,18 +398,3 @@ def _same(steps: Sequence[Step], others: Sequence[Step]) -> bool:
 
 def _bits(array: Array) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _taken(part: Result | None, allocate: Allocate) -> Result:
-    """A part of a joined run in an array of the request's own."""
-    assert part is not None
-    y = allocate(part.output.shape, part.output.dtype)
-    y[...] = part.output
-    return Result(y, part.report)
-
-
-def _after(result: Result, waited: float) -> Result:
-    """The same, telling of the wait."""
-    if not waited:
-        return result
-    return Result(result.output, replace(result.report, phases={"queue": waited, **result.report.phases}))

@@ -161,6 +161,7 @@ class Server:
         for memory in (self.shared_memory, self.cuda_memory, self.client_memory):
             if memory is not None:
                 memory.close()
+        self.batcher.close()
         self.executor.close()
 
     def __enter__(self) -> Self:

@@ -96,10 +96,10 @@ class Calls:
                 self.outcomes[name] = error
 
         thread = threading.Thread(target=run)
-        before = self.batcher._count
+        before = self.batcher._count, self.batcher._running
         thread.start()
         self.threads.append(thread)
-        while thread.is_alive() and self.batcher._count == before:  # in order, and in the queue
+        while thread.is_alive() and (self.batcher._count, self.batcher._running) == before:  # in order, in the queue
             time.sleep(0.001)
 
     def join(self):
