@@ -12,7 +12,7 @@ import ctypes
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,10 @@ ALIGNMENT = 16
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _DTYPE, _SHAPE, _DATA, _PADDING = 0x08, 0x12, 0x1A, 0x22  # tags of the fields of Tensor
 _MAX_LENGTH = 2**31 - 1  # of a protobuf message
+_START = 4  # bytes before every payload: two tags and two lengths
+_LONGEST = 1024  # bytes beside the payload that are remembered
+
+Meaning = TypeVar("Meaning")
 
 _from_size = ctypes.pythonapi.PyBytes_FromStringAndSize
 _from_size.argtypes, _from_size.restype = (ctypes.c_void_p, ctypes.c_ssize_t), ctypes.py_object
@@ -50,6 +54,53 @@ def scan(message: bytes, path: Sequence[int]) -> tuple[bytes, memoryview | None]
     except (IndexError, ValueError):
         return message, None
     return (message, None) if found is None else (b"".join(parts), found)
+
+
+class Forms(Generic[Meaning]):
+    r"""What messages say beside their payload, remembered: requests and answers of one layer differ in that alone.
+
+    A message that has the same bytes before and after its payload as another had says the same, for the payload's length
+    is in those before. Safe to use from several threads.
+
+    Args:
+        most: messages remembered.
+
+    Example:
+        >>> forms = Forms()
+        >>> message = b"\x0a\x06\x08\x03\x1a\x02ab\x28\x01"
+        >>> forms.keep(message, scan(message, (1, 3))[1], "a float32, for layer 1")
+        >>> meaning, payload = forms.find(b"\x0a\x06\x08\x03\x1a\x02cd\x28\x01")
+        >>> meaning, bytes(payload)
+        ('a float32, for layer 1', b'cd')
+        >>> forms.find(b"\x0a\x06\x08\x03\x1a\x02cd\x28\x02") is None
+        True
+    """
+
+    def __init__(self, most: int = 1024) -> None:
+        self._most = most
+        self._places: dict[tuple[int, bytes], tuple[int, int]] = {}
+        self._meanings: dict[tuple[bytes, bytes], Meaning] = {}
+
+    def find(self, message: bytes) -> tuple[Meaning, memoryview] | None:
+        """What was kept for a message of this form, and the payload as a view of this one."""
+        place = self._places.get((len(message), message[:_START]))
+        if place is None:
+            return None
+        start, stop = place
+        meaning = self._meanings.get((message[:start], message[stop:]))
+        return None if meaning is None else (meaning, memoryview(message)[start:stop])
+
+    def keep(self, message: bytes, payload: memoryview, meaning: Meaning) -> None:
+        """Remember what a message says, of which `payload` is a part; unless what is beside it is long."""
+        if not len(payload) or len(message) - len(payload) > _LONGEST:
+            return
+        whole, part = (np.frombuffer(data, np.uint8).ctypes.data for data in (message, payload))
+        start, stop = part - whole, part - whole + len(payload)
+        if len(self._meanings) >= self._most:
+            self._places.clear()
+            self._meanings.clear()
+        self._meanings[message[:start], message[stop:]] = meaning
+        self._places[len(message), message[:_START]] = start, stop
 
 
 def writable(data: bytes | memoryview) -> NDArray[np.uint8]:

@@ -134,7 +134,9 @@ def report_to_wire(report: Report, response: convolution_pb2.ConvolveResponse) -
 
 
 def report_from_wire(response: convolution_pb2.ConvolveResponse) -> Report:
-    """The report of a response."""
+    """The report of a response; an empty one where it has none."""
+    if not response.HasField("plan"):
+        return _UNTOLD
     return Report(
         plan=plan_from_wire(response.plan),
         steps=tuple(
@@ -146,6 +148,9 @@ def report_from_wire(response: convolution_pb2.ConvolveResponse) -> Report:
         ),
         phases={phase.name: phase.seconds for phase in response.phases},
     )
+
+
+_UNTOLD = Report(Plan(()), ())
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
