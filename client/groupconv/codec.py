@@ -59,8 +59,8 @@ def scan(message: bytes, path: Sequence[int]) -> tuple[bytes, memoryview | None]
 class Forms(Generic[Meaning]):
     r"""What messages say beside their payload, remembered: requests and answers of one layer differ in that alone.
 
-    A message that has the same bytes before and after its payload as another had says the same, for the payload's length
-    is in those before. Safe to use from several threads.
+    A message that has the same bytes before and after its payload as another had says the same, for the payload's
+    length is in those before. Safe to use from several threads.
 
     Args:
         most: messages remembered.

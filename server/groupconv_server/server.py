@@ -128,7 +128,7 @@ class Server:
             self.streams = StreamServicer(self.coordinator)
             self.health = Health(self.executor, SERVICES)
             self._gate = Gate(config.concurrency, config.queue, config.queue_bytes)
-            self._door = Door(self._gate, tokens)
+            self._door = Door(self._gate, tokens, Observer(self.metrics, self._traces))
             state = State(self.metrics, self.executor, self.layers, self.streams.budget, self._gate)
             self.metrics.registry.register(state)
             self._grpc = self._build()
@@ -187,7 +187,7 @@ class Server:
                 *TRANSPORT,
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share
             ],
-            interceptors=[Observer(self.metrics, self._traces), self._door],
+            interceptors=[self._door],
         )
         ConvolutionServicer(self.batcher, self.layers, self.client_memory).add_to(server)
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryServicer(self.client_memory), server)

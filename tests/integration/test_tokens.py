@@ -1,7 +1,6 @@
 """No token, no answer, health excepted; each token within its limits; sync and aio, unary and streams."""
 
 import asyncio
-import sys
 import threading
 
 import grpc
@@ -18,6 +17,7 @@ from groupconv_server.access.rates import Rates
 from groupconv_server.access.tokens import entry_text, new_token
 from groupconv_server.config import Config
 from groupconv_server.server import Server
+from groupconv_server.servicers.call import Call
 
 X, W = np.ones((1, 1, 8), np.float32), np.ones((1, 1, 2), np.float32)
 ALICE, SLOW, HEAVY, ONE, NARROW = (new_token() for _ in range(5))
@@ -183,14 +183,13 @@ def test_a_request_over_the_rate_is_told_when_to_come_again(server):
 
 def test_bytes_are_paid_for_and_a_stream_under_way_is_slowed(server, monkeypatch):
     waits = []
-    wait = threading.Event.wait
+    wait = Call.ended_within
 
-    def noted(self, timeout=None):
-        if sys._getframe(1).f_code.co_filename.endswith("door.py"):
-            waits.append(timeout)
-        return wait(self, timeout)
+    def noted(self, seconds):
+        waits.append(seconds)
+        return wait(self, seconds)
 
-    monkeypatch.setattr(threading.Event, "wait", noted)
+    monkeypatch.setattr(Call, "ended_within", noted)
     x = np.ones((1, 1, 120_000), np.float32)
     with groupconv.connect(server.address, token=HEAVY, timeout=60) as client:
         client.stream_convolve(x, [Step(W)], band_rows=30_000)

@@ -5,29 +5,26 @@ The door takes every message as bytes and decodes it in the request's own thread
 that serves all connections, and would call what is no message an internal error.
 """
 
-import contextlib
 import functools
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from groupconv.errors import CancelledError, GroupconvError, InvalidArgumentError, ResourceExhaustedError
-from groupconv_server.access.rates import Allowance
+from groupconv.errors import GroupconvError
 from groupconv_server.access.tokens import Tokens
-from groupconv_server.servicers.errors import abort, statuses
-from groupconv_server.servicers.gate import Gate, Visit
-from groupconv_server.telemetry.request import current
+from groupconv_server.servicers.call import Method, kind_of
+from groupconv_server.servicers.errors import abort
+from groupconv_server.servicers.gate import Gate
+from groupconv_server.servicers.observer import UNKNOWN_METHOD, Observer, Watch
 
 HEALTH = "/grpc.health."
-"""Answered without a token, and to the end: it says NOT_SERVING by itself."""
+"""Answered without a token, and to the end: it says NOT_SERVING by itself. It is not noted."""
 REFLECTION = "/grpc.reflection."
 """Not waited for when the server stops: its streams may stay open for ever."""
-SETTLE = 0.2
-"""Seconds in which gRPC tells of a call that it ended; it tells first that no message will come."""
+
+Continuation = Callable[[grpc.HandlerCallDetails], Any]
 
 
 class Door(grpc.ServerInterceptor):
@@ -36,37 +33,47 @@ class Door(grpc.ServerInterceptor):
     Args:
         gate: the limits of the server.
         tokens: who may come in; None is everybody.
+        observer: notes who comes, refused or not; None notes nobody.
     """
 
-    def __init__(self, gate: Gate, tokens: Tokens | None = None) -> None:
-        self._gate, self._tokens = gate, tokens
+    def __init__(self, gate: Gate, tokens: Tokens | None = None, observer: Observer | None = None) -> None:
+        self._gate, self._tokens, self._observer = gate, tokens, observer
         self._aside = ThreadPoolExecutor(2, thread_name_prefix="aside")  # never busy with anything that takes long
+        self._methods: dict[str, Method] = {}
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Any],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
+    def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The method behind the door, or what refuses the call."""
-        method = handler_call_details.method
-        if method.startswith(HEALTH):
+        name = handler_call_details.method
+        if name.startswith(HEALTH):
             return self._beside(continuation(handler_call_details))
+        method = self._methods.get(name) or self._method(name, continuation, handler_call_details)
+        watch = None
+        if self._observer is not None:
+            watch = self._observer.arrived(name, handler_call_details.invocation_metadata)
+            watch.of(UNKNOWN_METHOD if method is None else name)
         caller = None
-        with contextlib.ExitStack() as ended:
-            try:
-                if self._tokens is not None:
-                    caller = self._tokens.caller(handler_call_details.invocation_metadata)
-                    if request := current.get():
-                        request.token = caller.name
-                    caller.enter()
-                    ended.callback(caller.leave)
-                visit = None if method.startswith(REFLECTION) else self._gate.enter()
-            except GroupconvError as error:
-                return self._refusing(error)
-            if visit is not None:
-                ended.callback(visit.leave)
-            handler = continuation(handler_call_details)
-            return None if handler is None else _Passage(method, handler, caller, visit, ended.pop_all()).handler()
+        try:
+            if self._tokens is not None:
+                found = self._tokens.caller(handler_call_details.invocation_metadata)
+                if watch is not None:
+                    watch.request.token = found.name
+                found.enter()
+                caller = found
+            visit = None if name.startswith(REFLECTION) else self._gate.enter()
+        except GroupconvError as error:
+            if caller is not None:
+                caller.leave()
+            return self._refusing(error, watch)
+        if method is None:
+            method = Method(name, grpc.stream_stream_rpc_method_handler(_unknown))
+        return method.kind(method, watch, caller, visit)
+
+    def _method(self, name: str, continuation: Continuation, details: grpc.HandlerCallDetails) -> Method | None:
+        """A method that is called for the first time; those that do not exist are not remembered."""
+        handler = continuation(details)
+        if handler is None:
+            return None
+        return self._methods.setdefault(name, Method(name, handler))
 
     def _beside(self, handler: Any) -> Any:
         """The handler, run by the threads that are always free."""
@@ -82,101 +89,21 @@ class Door(grpc.ServerInterceptor):
         run.experimental_thread_pool = self._aside  # type: ignore[attr-defined]  # grpc looks for it
         return handler._replace(**{kind: run})
 
-    def _refusing(self, error: GroupconvError) -> Any:
+    def _refusing(self, error: GroupconvError, watch: Watch | None) -> Any:
         """A handler that ends the call; as it takes a stream, no message is waited for."""
 
         def run(_: object, context: grpc.ServicerContext) -> None:
-            abort(context, error)
+            if watch is None:
+                abort(context, error)
+            watch.begin(context)
+            try:
+                abort(context, error)
+            finally:
+                watch.end(context, "UNKNOWN")
 
         run.experimental_thread_pool = self._aside  # type: ignore[attr-defined]
         return grpc.stream_unary_rpc_method_handler(run)
 
 
-class _Passage:
-    """One call on its way through the door.
-
-    Every kind of call is taken as a stream of requests: gRPC then calls the method always, so that who came in leaves,
-    even where the caller has gone while it waited for a thread.
-    """
-
-    def __init__(
-        self, method: str, handler: Any, caller: Allowance | None, visit: Visit | None, end: contextlib.ExitStack
-    ) -> None:
-        self._method, self._handler, self._caller, self._visit, self._end = method, handler, caller, visit, end
-        self._call = getattr(handler, kind_of(handler))
-        self._over = threading.Event()
-
-    def handler(self) -> Any:
-        """The method as grpc calls it."""
-        h = self._handler
-        if h.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream, None, self._encoder(h.response_serializer))
-        return grpc.stream_unary_rpc_method_handler(self._unary, None, self._encoder(h.response_serializer))
-
-    def _unary(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-        with statuses(context, self._method):
-            argument = self._begin(requests, context)
-        return self._call(argument, context)
-
-    def _stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
-        with statuses(context, self._method):
-            argument = self._begin(requests, context)
-        yield from self._call(argument, context)
-
-    def _begin(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-        if not context.add_callback(self._ended):  # it has ended already
-            self._ended()
-            raise CancelledError("the caller has gone")
-        return self._messages(requests) if self._handler.request_streaming else self._message(requests)
-
-    def _ended(self) -> None:
-        self._over.set()
-        self._end.close()
-
-    def _message(self, requests: Iterator[bytes]) -> Any:
-        try:
-            raw = next(requests, None)
-        except grpc.RpcError:
-            raw = None
-        if raw is None:
-            if self._over.wait(SETTLE):  # gRPC ended the call, and does not say here why
-                raise ResourceExhaustedError("message: over the limit of its size, or the caller has gone")
-            raise InvalidArgumentError("message", "one request message", "none")
-        if self._visit is not None:
-            self._visit.hold(len(raw))
-        self._spend(len(raw))
-        return self._decoded(raw)
-
-    def _messages(self, requests: Iterator[bytes]) -> Iterator[Any]:
-        for raw in requests:
-            if debt := self._spend(len(raw)):
-                self._over.wait(debt)  # flow control holds the sender back meanwhile
-            yield self._decoded(raw)
-
-    def _decoded(self, raw: bytes) -> Any:
-        decode = self._handler.request_deserializer
-        if decode is None:
-            return raw
-        try:
-            return decode(raw)
-        except DecodeError:
-            raise InvalidArgumentError("message", f"a message of {self._method}", f"{len(raw)} other bytes") from None
-
-    def _encoder(self, encode: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
-        def encoded(answer: Any) -> bytes:
-            raw: bytes = answer if encode is None else encode(answer)
-            self._spend(len(raw))
-            return raw
-
-        return encoded
-
-    def _spend(self, nbytes: int) -> float:
-        return 0.0 if self._caller is None else self._caller.spend(nbytes)
-
-
-def kind_of(handler: Any) -> str:
-    """The attribute of a handler that holds its method, as "stream_unary"."""
-    sides = (
-        "stream" if streaming else "unary" for streaming in (handler.request_streaming, handler.response_streaming)
-    )
-    return "_".join(sides)
+def _unknown(_: Any, context: grpc.ServicerContext) -> Any:
+    context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")

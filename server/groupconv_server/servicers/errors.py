@@ -1,10 +1,9 @@
 """Domain errors become gRPC statuses here, and only here."""
 
-import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
@@ -28,8 +27,10 @@ def answers_errors(method: Method) -> Method:
 
     @functools.wraps(method)
     def answered(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        with statuses(context, method.__name__):
+        try:
             return method(self, request, context)
+        except Exception as error:  # noqa: BLE001 - all become statuses
+            fail(context, method.__name__, error)
 
     return answered  # type: ignore[return-value]
 
@@ -39,24 +40,23 @@ def streams_errors(method: Method) -> Method:
 
     @functools.wraps(method)
     def answered(self: Any, requests: Any, context: grpc.ServicerContext) -> Any:
-        with statuses(context, method.__name__):
+        try:
             yield from method(self, requests, context)
+        except Exception as error:  # noqa: BLE001 - all become statuses
+            fail(context, method.__name__, error)
 
     return answered  # type: ignore[return-value]
 
 
-@contextlib.contextmanager
-def statuses(context: grpc.ServicerContext, name: str) -> Iterator[None]:
-    """Within, every exception ends the call with the status that stands for it."""
-    try:
-        yield
-    except GroupconvError as error:
+def fail(context: grpc.ServicerContext, name: str, error: Exception) -> NoReturn:
+    """End a call of the method `name` with the status that stands for an exception; to be called where it is caught."""
+    if isinstance(error, GroupconvError):
         abort(context, error)
-    except MemoryError:
+    if isinstance(error, MemoryError):
         abort(context, ResourceExhaustedError("the server has not enough memory for this request"))
-    except Exception:
-        log.exception("%s failed", name)
-        context.abort(grpc.StatusCode.INTERNAL, "a defect of the server; its log has the details")
+    log.error("%s failed", name, exc_info=error)
+    context.abort(grpc.StatusCode.INTERNAL, "a defect of the server; its log has the details")  # raises
+    raise AssertionError
 
 
 def deadline_of(context: grpc.ServicerContext) -> float | None:

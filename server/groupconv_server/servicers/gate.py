@@ -26,7 +26,7 @@ class Gate:
 
     def __init__(self, running: int, waiting: int, nbytes: int) -> None:
         self._running, self._waiting, self._most_bytes = running, waiting, nbytes
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.Lock())
         self._inside = self._bytes = 0
         self._closed = False
         self._seconds = SHORTEST  # that a request takes, waiting included; a running mean
@@ -67,26 +67,32 @@ class Gate:
             self._inside += 1
         return Visit(self)
 
-    def hold(self, nbytes: int) -> None:
-        """Take in the message of one who is inside.
+    def hold(self, visit: "Visit", nbytes: int) -> None:
+        """Take in the message of one who is inside; nothing, if it has left.
 
         Raises:
             ResourceExhaustedError: the messages would be larger together than they may, with the time to wait.
         """
         with self._changed:
+            if visit.left:
+                return
             if self._bytes and self._bytes + nbytes > self._most_bytes:  # one alone has the limit of a message
                 most, held = human_bytes(self._most_bytes), human_bytes(self._bytes)
                 raise self._full(
                     f"{held} of requests are held, {human_bytes(nbytes)} more than the {most} there may be"
                 )
             self._bytes += nbytes
+            visit.nbytes += nbytes
 
-    def left(self, nbytes: int, seconds: float) -> None:
-        """One has left, with its messages."""
+    def leave(self, visit: "Visit") -> None:
+        """One leaves, with its messages; once."""
         with self._changed:
+            if visit.left:
+                return
+            visit.left = True
             self._inside -= 1
-            self._bytes -= nbytes
-            self._seconds += (seconds - self._seconds) / 16
+            self._bytes -= visit.nbytes
+            self._seconds += (time.monotonic() - visit.began - self._seconds) / 16
             self._changed.notify_all()
 
     def _full(self, why: str) -> ResourceExhaustedError:
@@ -97,12 +103,12 @@ class Gate:
 class Visit:
     """One request inside; it leaves once, whatever happens."""
 
+    __slots__ = ("_gate", "began", "left", "nbytes")
+
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._nbytes = 0
-        self._began = time.monotonic()
-        self._lock = threading.Lock()
-        self._left = False
+        self.began = time.monotonic()
+        self.nbytes, self.left = 0, False
 
     def hold(self, nbytes: int) -> None:
         """Bring a message in, until the end of the request.
@@ -110,14 +116,8 @@ class Visit:
         Raises:
             ResourceExhaustedError: as `Gate.hold`.
         """
-        with self._lock:
-            if not self._left:
-                self._gate.hold(nbytes)
-                self._nbytes += nbytes
+        self._gate.hold(self, nbytes)
 
     def leave(self) -> None:
         """The end of the request."""
-        with self._lock:
-            if not self._left:
-                self._left = True
-                self._gate.left(self._nbytes, time.monotonic() - self._began)
+        self._gate.leave(self)

@@ -1,17 +1,12 @@
-"""What every request passes first: it is given an id, counted, timed, and written down if it is refused."""
+"""What is noted of every request: it is given an id, counted, timed, traced, and written down if it is refused."""
 
-import functools
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from groupconv.errors import InvalidArgumentError
-from groupconv_server.servicers.door import HEALTH, kind_of
-from groupconv_server.servicers.errors import abort
 from groupconv_server.telemetry import audit
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.request import ID_KEY, Request, current
@@ -20,46 +15,47 @@ from groupconv_server.telemetry.traces import Traces, end
 UNKNOWN_METHOD = "unknown"
 """The label of methods that do not exist: their names are the caller's."""
 UNREAD = "UNREAD"
-"""The code of a request that gRPC ended before a thread had it: too large, too many at a time, or cancelled."""
+"""The code of a request that no thread had begun when the server stopped."""
+Metadata = Sequence[tuple[str, str | bytes]]
 
 
-class Observer(grpc.ServerInterceptor):
-    """Outermost of the interceptors, so that it sees what the others refuse. Health passes unseen."""
+class Observer:
+    """Notes requests.
+
+    Args:
+        metrics: where they are counted.
+        traces: where spans of them go.
+    """
 
     def __init__(self, metrics: Metrics, traces: Traces) -> None:
         self._metrics, self._traces = metrics, traces
-        self._methods: dict[str, _Method] = {}
+        self._methods: dict[str, _Series] = {}
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Any],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Put a `_Watch` around a method."""
-        name = handler_call_details.method
-        if name.startswith(HEALTH):
-            return continuation(handler_call_details)
+    def arrived(self, name: str, metadata: Metadata) -> "Watch":
+        """A request is there; it is the present one of the context that its handler will run in, too."""
         given, retry = None, False
-        for key, value in handler_call_details.invocation_metadata:
+        for key, value in metadata:
             if key == ID_KEY:
                 given = str(value)
             elif key == "grpc-previous-rpc-attempts":
                 retry = True
         request = Request(name, given)
-        current.set(request)  # of this request's own context, in which its handler runs too
-        handler = continuation(handler_call_details)
-        if handler is None:
-            request.method = name = UNKNOWN_METHOD
-            handler = grpc.stream_stream_rpc_method_handler(_unknown)
-        method = self._methods.get(name)
-        if method is None:
-            method = self._methods[name] = _Method(name, self._metrics)
-        if retry:
-            method.retries.inc()
-        return _Watch(method, request, handler, self._traces, handler_call_details.invocation_metadata).handler()
+        current.set(request)
+        return Watch(self, request, metadata, retry)
+
+    def series(self, name: str) -> "_Series":
+        """Of a method that exists, or of `UNKNOWN_METHOD`."""
+        found = self._methods.get(name)
+        if found is None:
+            found = self._methods[name] = _Series(name, self._metrics)
+        return found
+
+    def begin(self, watch: "Watch") -> Span:
+        """The span of a request."""
+        return self._traces.begin(watch.request, watch.metadata, watch.arrived)
 
 
-class _Method:
+class _Series:
     """The series of one method, looked up once."""
 
     def __init__(self, name: str, metrics: Metrics) -> None:
@@ -84,136 +80,62 @@ class _Method:
         self._refused.labels(self.name, code).inc()
 
 
-class _Watch:
-    """One request: counts its bytes and its end."""
+class Watch:
+    """One request, from its arrival to its end."""
 
-    __slots__ = ("arrived", "behavior", "given", "inner", "metadata", "method", "request", "span", "traces")
+    __slots__ = ("_begun", "_observer", "_retry", "_span", "arrived", "metadata", "request", "series")
 
-    def __init__(self, method: _Method, request: Request, handler: Any, traces: Traces, metadata: Any) -> None:
-        self.method, self.request, self.inner = method, request, handler
-        self.traces, self.metadata = traces, metadata
-        self.span: Span = INVALID_SPAN
-        self.behavior: Any = None
-        self.given = False
+    def __init__(self, observer: Observer, request: Request, metadata: Metadata, retry: bool) -> None:
         self.arrived = time.perf_counter()
+        self.request, self.metadata = request, metadata
+        self._observer, self._retry = observer, retry
+        self._span: Span = INVALID_SPAN
+        self._begun = False
+        self.series: _Series | None = None
 
-    def handler(self) -> Any:
-        """The handler in its place."""
-        inner = self.inner
-        kind = kind_of(inner)
-        self.behavior = getattr(inner, kind)
-        watched: Any = self.stream if inner.response_streaming else self.unary
-        if pool := getattr(self.behavior, "experimental_thread_pool", None):
-            watched = functools.partial(watched)  # takes an attribute, as a bound method does not
-            watched.experimental_thread_pool = pool  # where grpc looks for it
-        return inner._replace(
-            request_deserializer=self.read,
-            response_serializer=self.wrote,
-            **{kind: watched},
-        )
-
-    def read(self, raw: bytes) -> Any:
-        """Parse a message; one that is none goes on as it is, to be refused where there is a context for it."""
-        self.method.bytes_in.inc(len(raw))
-        parse = self.inner.request_deserializer
-        if parse is None:
-            return raw
-        try:
-            return parse(raw)
-        except DecodeError:
-            return _Malformed(len(raw))
-
-    def wrote(self, message: Any) -> bytes:
-        """Serialize a message."""
-        serialize = self.inner.response_serializer
-        raw: bytes = message if serialize is None else serialize(message)
-        self.method.bytes_out.inc(len(raw))
-        return raw
-
-    def unary(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Run a method that returns its answer."""
-        self.begin(context)
-        try:
-            answer = self.behavior(_sound(request, context), context)
-        except BaseException:
-            self.ended(context, _code(context, "UNKNOWN"))
-            raise
-        self.ended(context, _code(context, "OK"))
-        return answer
-
-    def stream(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        """Run a method that yields its answers."""
-        self.begin(context)
-        try:
-            yield from self.behavior(_sound(request, context), context)
-        except BaseException:
-            self.ended(context, _code(context, "UNKNOWN"))
-            raise
-        self.ended(context, _code(context, "OK"))
+    def of(self, method: str) -> None:
+        """It is one for this method, which exists; or for none."""
+        self.series = series = self._observer.series(method)
+        if method == UNKNOWN_METHOD:
+            self.request.method = method
+        if self._retry:
+            series.retries.inc()
 
     def begin(self, context: grpc.ServicerContext) -> None:
-        """A thread starts on the request."""
-        method = self.method
-        self.given = True
-        method.receive.observe(time.perf_counter() - self.arrived)
-        method.in_flight.inc()
-        self.span = self.traces.begin(self.request, self.metadata, self.arrived)
+        """A thread starts on it."""
+        series = self.series
+        assert series is not None
+        self._begun = True
+        series.receive.observe(time.perf_counter() - self.arrived)
+        series.in_flight.inc()
+        self._span = self._observer.begin(self)
         context.set_trailing_metadata(((ID_KEY, self.request.id),))
 
-    def ended(self, context: grpc.ServicerContext, code: str) -> None:
-        """Count the end, and write down a refusal."""
-        method = self.method
-        method.in_flight.dec()
+    def end(self, context: grpc.ServicerContext, otherwise: str) -> None:
+        """It has ended, with `otherwise` if gRPC knows of no status; a refusal is written down."""
+        series = self.series
+        assert series is not None
+        code = _code(context, otherwise)
+        series.in_flight.dec()
         seconds = time.perf_counter() - self.arrived
-        method.duration.observe(seconds)
-        method.ended(code)
+        series.duration.observe(seconds)
+        series.ended(code)
         if code == "OK":
             audit.done(self.request, seconds)
-            end(self.span, code)
+            end(self._span, code)
             return
         reason = _text(context)
         if audit.refused(self.request, code, context.peer(), reason, seconds):
-            method.refused(code)
-        end(self.span, code, reason)
+            series.refused(code)
+        end(self._span, code, reason)
 
     def __del__(self) -> None:
         """Count a request that no thread was given."""
-        if not self.given:
-            self.method.ended(UNREAD)
-            self.method.refused(UNREAD)
+        if not self._begun and self.series is not None:
+            self.series.ended(UNREAD)
+            self.series.refused(UNREAD)
             why = "over the limit of messages or of requests at a time, or cancelled"
             audit.refused(self.request, UNREAD, "", why, time.perf_counter() - self.arrived)
-
-
-class _Malformed(NamedTuple):
-    """In place of a message that could not be parsed; gRPC itself would answer INTERNAL, and no handler would know."""
-
-    size: int
-
-    def error(self) -> InvalidArgumentError:
-        """What it is answered with."""
-        return InvalidArgumentError("message", "a message of this method", f"{self.size} other bytes")
-
-
-def _sound(request: Any, context: grpc.ServicerContext) -> Any:
-    """The request, or its messages one by one, unless one is malformed."""
-    if isinstance(request, bytes):  # the most of them
-        return request
-    if isinstance(request, _Malformed):
-        abort(context, request.error())
-    return _each_sound(request) if isinstance(request, Iterator) else request
-
-
-def _each_sound(requests: Iterator[Any]) -> Iterator[Any]:
-    for request in requests:
-        if isinstance(request, _Malformed):
-            raise request.error()
-        yield request
-
-
-def _unknown(_: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-    context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
-    yield b""
 
 
 def _code(context: Any, otherwise: str) -> str:

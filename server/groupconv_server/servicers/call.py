@@ -1,0 +1,173 @@
+"""One call behind the door: noted, counted in and out, its messages decoded in the request's own thread.
+
+It is the handler that gRPC is given. Every kind of call is taken as a stream of requests: gRPC then calls the method
+always, so that who came in leaves, even where the caller has gone while it waited for a thread.
+"""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from groupconv.errors import CancelledError, InvalidArgumentError, ResourceExhaustedError
+from groupconv_server.access.rates import Allowance
+from groupconv_server.servicers.errors import fail
+from groupconv_server.servicers.gate import Visit
+from groupconv_server.servicers.observer import Watch
+
+SETTLE = 0.2
+"""Seconds in which gRPC tells of a call that it ended; it tells first that no message will come."""
+
+
+class Method:
+    """What a method's calls share.
+
+    Attributes:
+        name: full, as it is called.
+        handler: of the method; `behavior` is its function.
+    """
+
+    def __init__(self, name: str, handler: Any) -> None:
+        self.name, self.handler = name, handler
+        self.behavior: Any = getattr(handler, kind_of(handler))
+        self.decode, self.encode = handler.request_deserializer, handler.response_serializer
+        self.kind: type[Call] = StreamingCall if handler.response_streaming else UnaryCall
+
+
+class Call(grpc.RpcMethodHandler):
+    """A call of a method, as gRPC's handler of it; what it does not set is a class attribute.
+
+    Args:
+        method: that is called.
+        watch: notes it; None notes nothing.
+        caller: whose call it is, if that is asked.
+        visit: its place inside, if it has one.
+    """
+
+    __slots__ = ("_caller", "_method", "_over", "_visit", "_watch")
+    request_streaming, request_deserializer = True, None
+    response_streaming = False
+    unary_unary = unary_stream = stream_unary = stream_stream = None
+
+    def __init__(self, method: Method, watch: Watch | None, caller: Allowance | None, visit: Visit | None) -> None:
+        self._method, self._watch, self._caller, self._visit = method, watch, caller, visit
+        self._over = threading.Lock()  # held until gRPC says that the call has ended; an Event costs ten times as much
+        self._over.acquire()
+
+    def response_serializer(self, answer: Any) -> bytes:
+        """An answer on the wire."""
+        encode = self._method.encode
+        raw: bytes = answer if encode is None else encode(answer)
+        if self._watch is not None and self._watch.series is not None:
+            self._watch.series.bytes_out.inc(len(raw))
+        if self._caller is not None:
+            self._caller.spend(len(raw))
+        return raw
+
+    def _begin(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+        """What the method is given."""
+        if self._watch is not None:
+            self._watch.begin(context)
+        try:
+            self._enter(context)
+            return self._messages(requests) if self._method.handler.request_streaming else self._message(requests)
+        except Exception as error:  # noqa: BLE001 - all become statuses
+            fail(context, self._method.name, error)
+
+    def _enter(self, context: grpc.ServicerContext) -> None:
+        if not context.add_callback(self._ended):  # it has ended already
+            self._ended()
+            raise CancelledError("the caller has gone")
+
+    def _ended(self) -> None:
+        if self._visit is not None:
+            self._visit.leave()
+        if self._caller is not None:
+            self._caller.leave()
+        self._over.release()
+
+    def ended_within(self, seconds: float) -> bool:
+        """Wait until gRPC says that the call has ended; False if it does not within `seconds`."""
+        if ended := self._over.acquire(timeout=seconds):
+            self._over.release()
+        return ended
+
+    def _message(self, requests: Iterator[bytes]) -> Any:
+        try:
+            raw = next(requests, None)
+        except grpc.RpcError:
+            raw = None
+        if raw is None:
+            if self.ended_within(SETTLE):  # gRPC ended the call, and does not say here why
+                raise ResourceExhaustedError("message: over the limit of its size, or the caller has gone")
+            raise InvalidArgumentError("message", "one request message", "none")
+        if self._visit is not None:
+            self._visit.hold(len(raw))
+        self._received(len(raw))
+        return self._decoded(raw)
+
+    def _messages(self, requests: Iterator[bytes]) -> Iterator[Any]:
+        for raw in requests:
+            if debt := self._received(len(raw)):
+                self.ended_within(debt)  # flow control holds the sender back meanwhile
+            yield self._decoded(raw)
+
+    def _received(self, nbytes: int) -> float:
+        """Count a message; the seconds of debt that its caller is in."""
+        if self._watch is not None and self._watch.series is not None:
+            self._watch.series.bytes_in.inc(nbytes)
+        return 0.0 if self._caller is None else self._caller.spend(nbytes)
+
+    def _decoded(self, raw: bytes) -> Any:
+        decode = self._method.decode
+        if decode is None:
+            return raw
+        try:
+            return decode(raw)
+        except DecodeError:
+            wanted = f"a message of {self._method.name}"
+            raise InvalidArgumentError("message", wanted, f"{len(raw)} other bytes") from None
+
+
+class UnaryCall(Call):
+    """Of a method that returns its answer."""
+
+    __slots__ = ()
+
+    def stream_unary(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+        """Run it."""
+        status = "UNKNOWN"
+        try:
+            answer = self._method.behavior(self._begin(requests, context), context)
+            status = "OK"
+        finally:
+            if self._watch is not None:
+                self._watch.end(context, status)
+        return answer
+
+
+class StreamingCall(Call):
+    """Of a method that yields its answers."""
+
+    __slots__ = ()
+    response_streaming = True
+
+    def stream_stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+        """Run it."""
+        status = "UNKNOWN"
+        try:
+            yield from self._method.behavior(self._begin(requests, context), context)
+            status = "OK"
+        finally:
+            if self._watch is not None:
+                self._watch.end(context, status)
+
+
+def kind_of(handler: Any) -> str:
+    """The attribute of a handler that holds its method, as "stream_unary"."""
+    sides = (
+        "stream" if streaming else "unary" for streaming in (handler.request_streaming, handler.response_streaming)
+    )
+    return "_".join(sides)
