@@ -2,7 +2,7 @@
 
     python bench/telemetry.py
 
-Each variant is a server process of its own. `off` has no interceptor that watches, no metrics, no ids, no audit.
+Each variant is a server process of its own. `off` has nobody who notes requests, no metrics, no ids, no audit.
 `on` is what `groupconv serve --metrics-port 0 --log-format json` does, scraped every 5 s; `1 %` and `100 %` trace so
 many of the requests on top and send the spans by OTLP to a collector that drops them.
 """
@@ -38,14 +38,15 @@ def serve(variant: str) -> None:
     """Be a server until standard input ends."""
     from groupconv_server.config import Config
     from groupconv_server.server import Server
-    from groupconv_server.servicers.observer import Observer
+    from groupconv_server.servicers.door import Door
     from groupconv_server.telemetry import logs, traces
     from groupconv_server.telemetry.metrics import Metrics
     from groupconv_server.telemetry.series import LayerSeries
 
     logs.configure("json", "INFO")
     if VARIANTS[variant] is None:
-        Observer.intercept_service = lambda _, continuation, details: continuation(details)  # type: ignore[method-assign]
+        unwatched = Door.__init__
+        Door.__init__ = lambda door, gate, tokens, _: unwatched(door, gate, tokens)  # type: ignore[method-assign, assignment, misc]
         Metrics.phase = Metrics.ran = LayerSeries.used = lambda *_: None  # type: ignore[method-assign, assignment]
     traces.configure()
     with Server(Config(port=0, executor="local", workers=1, threads=1, metrics_port=0)) as server:

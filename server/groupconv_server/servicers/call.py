@@ -36,7 +36,7 @@ class Method:
         self.kind: type[Call] = StreamingCall if handler.response_streaming else UnaryCall
 
 
-class Call(grpc.RpcMethodHandler):
+class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is generic, it is not
     """A call of a method, as gRPC's handler of it; what it does not set is a class attribute.
 
     Args:
@@ -49,7 +49,10 @@ class Call(grpc.RpcMethodHandler):
     __slots__ = ("_caller", "_method", "_over", "_visit", "_watch")
     request_streaming, request_deserializer = True, None
     response_streaming = False
-    unary_unary = unary_stream = stream_unary = stream_stream = None
+    unary_unary: Any = None
+    unary_stream: Any = None
+    stream_unary: Any = None
+    stream_stream: Any = None
 
     def __init__(self, method: Method, watch: Watch | None, caller: Allowance | None, visit: Visit | None) -> None:
         self._method, self._watch, self._caller, self._visit = method, watch, caller, visit

@@ -142,8 +142,8 @@ def parse(raw: bytes, places: Places) -> tuple[convolution_pb2.ConvolveRequest, 
     """
     known = _requests.find(raw)
     if known is not None:
-        (request, dtype, shape), data = known
-        x = np.frombuffer(data, dtype).reshape(shape)
+        (request, dtype, shape), elements = known
+        x = np.frombuffer(elements, dtype).reshape(shape)
         return request, x if x.flags.aligned else x.copy(), []
     small, data = scan(raw, (1, 3))
     try:
