@@ -30,6 +30,8 @@ Meaning = TypeVar("Meaning")
 
 _from_size = ctypes.pythonapi.PyBytes_FromStringAndSize
 _from_size.argtypes, _from_size.restype = (ctypes.c_void_p, ctypes.c_ssize_t), ctypes.py_object
+_address = ctypes.pythonapi.PyBytes_AsString
+_address.argtypes, _address.restype = (ctypes.py_object,), ctypes.c_void_p
 
 
 def scan(message: bytes, path: Sequence[int]) -> tuple[bytes, memoryview | None]:
@@ -138,16 +140,17 @@ def laid_out(field: int, dtype: np.dtype, code: int, shape: Sequence[int], rest:
         True
     """
     size = math.prod(shape) * dtype.itemsize
-    head = _header(field, code, tuple(shape), size)
+    shape = tuple(shape)
+    head = _header(field, code, shape, size)
     total = len(head) + size + len(rest)
     if total > _MAX_LENGTH:
         raise ValueError(total)
     message = new_bytes(total)
     room = writable(message)
-    room[: len(head)] = np.frombuffer(head, np.uint8)
+    ctypes.memmove(_address(message), head, len(head))
     if rest:
         room[len(head) + size :] = np.frombuffer(rest, np.uint8)
-    return message, room[len(head) : len(head) + size].view(dtype).reshape(tuple(shape))
+    return message, room[len(head) : len(head) + size].view(dtype).reshape(shape)
 
 
 def new_bytes(size: int) -> bytes:
@@ -180,8 +183,8 @@ class _Exposed:
 
     def __init__(self, data: bytes | memoryview) -> None:
         self._data = data
-        there = np.frombuffer(data, np.uint8).__array_interface__
-        self.__array_interface__ = there | {"data": (there["data"][0], False)}
+        at = _address(data) if isinstance(data, bytes) else np.frombuffer(data, np.uint8).ctypes.data
+        self.__array_interface__ = {"data": (at, False), "shape": (len(data),), "typestr": "|u1", "version": 3}
 
 
 def _without(

@@ -131,7 +131,7 @@ class Coordinator:
         if key is not None and (known := self._checked.get(key)) is not None:
             return known
         kernels = [s.kernel for s in steps]
-        problems = self._problems(shape, dtype, [s.spec for s in steps], kernels, [s.bias for s in steps])
+        problems = tuple(self._problems(shape, dtype, [s.spec for s in steps], kernels, [s.bias for s in steps]))
         if key is not None:
             with self._count:
                 while len(self._checked) >= CHECKED:

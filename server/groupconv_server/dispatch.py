@@ -61,14 +61,67 @@ def dispatch(chain: PlannedChain, x: Array, steps: Sequence[Step], output: Array
         steps: of the chain, with arrays.
         output: of its last step, to be filled; None allocates it.
     """
-    last = chain.chain[-1]
     if output is None:
+        last = chain.chain[-1]
         output = np.empty(last.geometry.output_shape, dtype=last.types.output)
     made = Dispatch([], output, chain, steps[-1])
+    for route in _routes(chain, steps):
+        there = x[route.read] if isinstance(route.read, tuple) else taken(x, route.read)
+        into = _term(made, route.piece) if route.piece.partial else output[route.write]
+        made.tasks.append(Task(route.index, route.worker, route.stages, there, into))
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What of a shard's task is the same for every request: all but the arrays.
+
+    Attributes:
+        index, worker, stages: as in `Task`.
+        read: of the input, as slices; as a list of ranges where one goes on at the beginning of its dimension.
+        write: of the output.
+        piece: of the last step.
+    """
+
+    index: int
+    worker: str
+    stages: tuple[Stage, ...]
+    read: tuple[slice, ...] | list[Range]
+    write: tuple[slice, ...]
+    piece: Piece
+
+
+ROUTES = 64
+"""Plans of one layer whose routes are remembered."""
+
+
+def _routes(chain: PlannedChain, steps: Sequence[Step]) -> tuple[Route, ...]:
+    """The routes of a chain's shards; remembered with the layer, as long as it is there."""
+    first = steps[0]
+    if not isinstance(first, ResidentStep):
+        return _made_routes(chain, steps)
+    known = first.routes.get(id(chain))
+    if known is not None and known[0] is chain:  # else another one has its place in memory
+        found: tuple[Route, ...] = known[1]
+        return found
+    made = _made_routes(chain, steps)
+    if len(first.routes) >= ROUTES:
+        first.routes.clear()
+    first.routes[id(chain)] = chain, made
+    return made
+
+
+def _made_routes(chain: PlannedChain, steps: Sequence[Step]) -> tuple[Route, ...]:
+    extents = chain.chain[0].geometry.input_shape
+    routes = []
     for index, (pieces, worker) in enumerate(zip(chain.shards, chain.workers, strict=True)):
         stages = tuple(_stage(piece, step) for piece, step in zip(pieces, steps, strict=True))
-        made.tasks.append(Task(index, worker, stages, taken(x, pieces[0].input), _into(made, pieces[-1])))
-    return made
+        ranges = pieces[0].input
+        inside = all(r.stop <= extent for r, extent in zip(ranges, extents, strict=True))
+        read = tuple(r.slice for r in ranges) if inside else list(ranges)
+        last = pieces[-1]
+        routes.append(Route(index, worker, stages, read, tuple(r.slice for r in last.output), last))
+    return tuple(routes)
 
 
 def taken(x: Array, ranges: Sequence[Range]) -> Array:
@@ -98,11 +151,8 @@ def _stage(piece: Piece, step: Step) -> Stage:
     return Stage(piece.problem, weight, bias, key)
 
 
-def _into(made: Dispatch, piece: Piece) -> Array:
-    """Where a piece's result goes: its slice of the output, or a term of the sum that will."""
-    if not piece.partial:
-        view: Array = made.output[tuple(r.slice for r in piece.output)]
-        return view
+def _term(made: Dispatch, piece: Piece) -> Array:
+    """Where a piece's result goes that is a term of a sum."""
     term = np.empty(piece.problem.geometry.output_shape, dtype=piece.problem.types.output)
     made.sums.setdefault(piece.output, []).append(term)
     return term

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -31,11 +33,13 @@ class ResidentStep(Step):
     Attributes:
         layer, version: of the layer.
         index: position in it.
+        routes: how the steps from this one on were dispatched; see `dispatch`.
     """
 
     layer: str = ""
     version: int = 0
     index: int = 0
+    routes: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass
@@ -201,36 +205,41 @@ class Layers:
             ended = self._retire(self._get(name))
         self._drop(ended)
 
-    @contextmanager
-    def using(self, name: str, samples: int = 1) -> Iterator[Layer]:
+    def using(self, name: str, samples: int = 1) -> "Use":
         """The present version, kept for one request of so many samples, which counts in its usage.
 
         Raises:
             NotFoundError: there is none.
         """
-        start = time.perf_counter()
+        return Use(self, name, samples)
+
+    def take(self, name: str) -> Layer:
+        """The present version, kept until it is given back.
+
+        Raises:
+            NotFoundError: there is none.
+        """
         with self._lock:
             layer = self._get(name)
             layer.running += 1
             layer.used = next(self._clock)
-        done = False
-        try:
-            yield layer
-            done = True
-        finally:
-            seconds = time.perf_counter() - start
-            with self._lock:
-                layer.running -= 1
-                usage = layer.usage
-                if done:
-                    usage.requests += 1
-                    usage.samples += samples
-                    usage.seconds += seconds
-                else:
-                    usage.failures += 1
-                ended = self._ended(layer)
+            return layer
+
+    def give_back(self, layer: Layer, samples: int, seconds: float, *, done: bool) -> None:
+        """The end of a request for so many samples that took a layer, and whether it was answered."""
+        with self._lock:
+            layer.running -= 1
+            usage = layer.usage
+            if done:
+                usage.requests += 1
+                usage.samples += samples
+                usage.seconds += seconds
+            else:
+                usage.failures += 1
+            ended = self._ended(layer)
+        if ended:
             self._drop(ended)
-            self._used(name, done, seconds)
+        self._used(layer.name, done, seconds)
 
     def _get(self, name: str) -> Layer:
         layer = self._layers.get(name)
@@ -260,6 +269,24 @@ class Layers:
         """Outside the lock: telling workers may take its time."""
         for layer in ended:
             self._forget(layer.name, layer.version)
+
+
+class Use:
+    """A layer for the length of one request; a context manager."""
+
+    __slots__ = ("_layer", "_layers", "_name", "_samples", "_start")
+
+    def __init__(self, layers: Layers, name: str, samples: int) -> None:
+        self._layers, self._name, self._samples = layers, name, samples
+
+    def __enter__(self) -> Layer:
+        self._start = time.perf_counter()
+        self._layer = self._layers.take(self._name)
+        return self._layer
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        seconds = time.perf_counter() - self._start
+        self._layers.give_back(self._layer, self._samples, seconds, done=kind is None)
 
 
 def resident_steps(name: str, version: int, steps: Sequence[Step]) -> tuple[ResidentStep, ...]:
