@@ -36,7 +36,7 @@ class Grouped:
 
     def __init__(self, team: Team, buffers: Buffers, block: Block | None = None) -> None:
         self.team, self.buffers, self.block = team, buffers, block
-        self.program = functools.lru_cache(maxsize=256)(self.make)
+        self.program = functools.lru_cache(maxsize=256)(self._program)
         self.name = "grouped" if block is None else "grouped {}x{}x{}".format(*block)
 
     def supports(self, problem: Problem) -> bool:
@@ -47,22 +47,25 @@ class Grouped:
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """The kernel reads the weights as they are; a resident one keeps a copy."""
         g = zero_padded(problem.geometry)
-        w = filters_of(weight, g, problem.types.accumulate)
-        if resident and np.shares_memory(w, weight):
+        w, order = np.ascontiguousarray(weight.astype(problem.types.accumulate, copy=False)), _order(g)
+        if order is not None:
+            w = w.reshape(-1).take(order)
+        elif resident and np.shares_memory(w, weight):
             w = w.copy()
         activated = g.activation is None or g.activation.kind == "relu"
-        kernel = _Grouped(self, problem, w, bias_of(bias, g, w.dtype))
+        kernel = _Grouped(self, g, w, bias_of(bias, g, w.dtype))
         return Samples(problem, kernel, activated=activated)
 
-    def make(self, g: Geometry, dtype: np.dtype, weights: tuple[Array, ...] | None = None) -> Program:
-        """The program of `g`; of one phase, it takes weights and bias when it runs."""
+    def _program(self, g: Geometry, dtype: np.dtype) -> Program:
+        """The program of `g`; it takes weights and bias when it runs."""
         relu = int(g.activation is not None and g.activation.kind == "relu")
         output = g.output if g.rank == 2 else (1, *g.output)
-        scratch, stages, macs = Scratch(), [], 0
-        for number, phase in enumerate(phases(g)):
+        scratch, stages, macs, weights = Scratch(), [], 0, 0
+        for phase in phases(g):
             compiled = Compiled(fold(phase.plane), dtype, self.block)
+            w = Place(WEIGHT.base, weights * dtype.itemsize)
             macs += compiled.macs
-            w = WEIGHT if weights is None else weights[number]
+            weights += g.out_channels * phase.plane.channels * math.prod(phase.plane.kernel)
             if phase.step == (1, 1):
                 stages.append(compiled.stage(X, w, BIAS, Y, relu))
                 continue
@@ -73,17 +76,21 @@ class Grouped:
 
 
 class _Grouped:
-    def __init__(self, grouped: Grouped, problem: Problem, w: Array, bias: Array) -> None:
-        g, self.algorithm, self.bias = zero_padded(problem.geometry), grouped.name, bias
-        found = phases(g)
-        self.weights = [phase_filters(w, phase) for phase in found]
-        if len(found) == 1:
-            self.program = grouped.program(g if g.batch == 1 else g.with_batch(1), w.dtype)
-        else:
-            self.program = grouped.make(g, w.dtype, tuple(self.weights))
+    def __init__(self, grouped: Grouped, g: Geometry, w: Array, bias: Array) -> None:
+        self.algorithm, self.w, self.bias = grouped.name, w, bias
+        self.program = grouped.program(g if g.batch == 1 else g.with_batch(1), w.dtype)
 
     def sample(self, x: Array, y: Array) -> None:
-        self.program.run(x, y, self.weights[0], self.bias)
+        self.program.run(x, y, self.w, self.bias)
+
+
+@functools.lru_cache(maxsize=256)
+def _order(g: Geometry) -> Array | None:
+    """Where each weight of (phases, M, C/g, the taps of a phase) lies in the kernel; None if it is the same order."""
+    there = np.arange(math.prod(g.weight_shape)).reshape(g.weight_shape)
+    filters = filters_of(there, g, there.dtype)
+    order = np.concatenate([phase_filters(filters, phase).reshape(-1) for phase in phases(g)])
+    return None if np.array_equal(order, there.reshape(-1)) else order
 
 
 class Compiled:
