@@ -33,60 +33,80 @@ log = logging.getLogger(__name__)
 
 JOINED_BYTES = 64 * 2**20
 """Bytes of inputs that are joined at most: beyond, a worker is busy for long enough with one."""
-PROBES = 9
-"""Runs of either kind whose median decides."""
+WINDOW = 128
+"""Samples after which it is reckoned how long one took."""
+TRIES = 3
+"""Windows of either kind whose median decides."""
 MARGIN = 0.97
 """Of the time alone that a sample may take joined."""
-EVERY = 64
-"""Of so many runs one is of the other kind, for what was measured to stay true."""
+EVERY = 16
+"""Of so many windows one is of the other kind, for what was measured to stay true."""
+IDLE = 0.05
+"""Seconds without a run after which a window begins anew: nothing was waited for."""
 KEPT = 1024
 """Layers and shapes that are remembered."""
 _LATE = "the deadline passed while the request waited for a worker"
 
 
 class Gain:
-    """Seconds that a sample takes alone and joined, and what follows from it.
+    """How fast samples come out of the server joined and alone, and what follows from it.
+
+    The time of a run would not do: what a batch costs, or saves, beside it counts as much.
+
+    Args:
+        name: of what is run.
 
     Example:
-        >>> gain = Gain("conv2")
-        >>> for _ in range(PROBES):
-        ...     gain.ran(1, 0.004); gain.ran(8, 0.001)
-        >>> gain.pays, gain.most(8)
-        (True, 8)
+        >>> gain, now = Gain("conv2"), 0.0
+        >>> for _ in range(1000):
+        ...     requests = gain.most(8)
+        ...     now += 0.004 if requests == 1 else 0.008
+        ...     gain.ran(requests, now)
+        >>> gain.pays
+        True
+        >>> print(gain)
+        batching of conv2 is on: 1.000 ms a sample, alone 4.000
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._alone: deque[float] = deque(maxlen=PROBES)
-        self._joined: deque[float] = deque(maxlen=PROBES)
-        self._turns = 0
         self.pays: bool | None = None
         """None until both were tried."""
+        self._joining = False
+        self._alone: deque[float] = deque(maxlen=TRIES)
+        self._joined: deque[float] = deque(maxlen=TRIES)
+        self._windows = self._samples = 0
+        self._since = self._last = -math.inf
 
     def most(self, most: int) -> int:
         """Requests to join now, at most."""
-        self._turns += 1
-        if self.pays is None:
-            return 1 if len(self._alone) < PROBES else most
-        return most if self.pays != (self._turns % EVERY == 0) else 1
+        return most if self._joining else 1
 
-    def ran(self, requests: int, seconds: float) -> None:
-        """Note a run of one request, or of several, that took so long for each sample."""
-        (self._alone if requests == 1 else self._joined).append(seconds)
-        if min(len(self._alone), len(self._joined)) < PROBES:
+    def ran(self, samples: int, now: float) -> None:
+        """Note that so many samples are done."""
+        idle, self._last = now - self._last > IDLE, now
+        if idle:
+            self._since, self._samples = now, 0
             return
-        alone, joined = statistics.median(self._alone), statistics.median(self._joined)
-        pays = joined < MARGIN * alone
+        self._samples += samples
+        if self._samples < WINDOW:
+            return
+        (self._joined if self._joining else self._alone).append((now - self._since) / self._samples)
+        self._since, self._samples = now, 0
+        self._windows += 1
+        if min(len(self._alone), len(self._joined)) < TRIES:
+            self._joining = not self._joining
+            return
+        pays = statistics.median(self._joined) < MARGIN * statistics.median(self._alone)
         if pays != self.pays:
             self.pays = pays
             log.info("%s", self)
+        self._joining = pays != (self._windows % EVERY == 0)
 
     def __str__(self) -> str:
         if self.pays is None:
-            return (
-                f"batching of {self._name}: {len(self._alone)} runs alone and {len(self._joined)} joined were timed yet"
-            )
-        alone, joined = (statistics.median(runs) * 1e3 for runs in (self._alone, self._joined))
+            return f"batching of {self._name} is not yet known to pay"
+        alone, joined = (statistics.median(costs) * 1e3 for costs in (self._alone, self._joined))
         state = "on" if self.pays else "off, as it does not pay"
         return f"batching of {self._name} is {state}: {joined:.3f} ms a sample, alone {alone:.3f}"
 
@@ -104,7 +124,6 @@ class _Asked:
         woken: locked while it waits.
         result: its answer, or its part of a joined run's; None if there is none.
         joined: whether it is a part.
-        seconds: that a sample took in a joined run, told to one of its requests.
         error: why it has no answer.
     """
 
@@ -119,7 +138,6 @@ class _Asked:
     woken: threading.Lock = field(default_factory=threading.Lock)
     result: Result | None = None
     joined: bool = False
-    seconds: float | None = None
     error: BaseException | None = None
 
     def __post_init__(self) -> None:
@@ -201,20 +219,20 @@ class Batcher:
         if by_message:
             self.coordinator.limits.check_answer(problems[-1])
         with self._lock:
+            self._count += 1
+            rank = (priority or math.inf, self._count)
+            asked = _Asked(x, steps, alone, _key(x, steps, reordering), rank, deadline, alive)
             free = self._running < self._slots() and not self._queue
             if free:
                 self._running += 1
             else:
-                self._count += 1
-                rank = (priority or math.inf, self._count)
-                asked = _Asked(x, steps, alone, _key(x, steps, reordering), rank, deadline, alive)
                 self._queue.append(asked)
                 self._arrived.notify_all()
         if free:
             try:
                 return alone()
             finally:
-                self._left(steps, len(x))
+                self._left(asked)
         start = time.perf_counter()
         self._wait(asked)
         return self._answer(asked, allocate, time.perf_counter() - start)
@@ -243,14 +261,9 @@ class Batcher:
         if result is None:  # the run that it was a part of failed: by itself it has its own error, or none
             result = asked.alone()
         elif asked.joined:
-            begun = time.perf_counter()
             y = allocate(result.output.shape, result.output.dtype)
             y[...] = result.output
             result = Result(y, result.report)
-            if asked.seconds is not None:
-                seconds = asked.seconds + (time.perf_counter() - begun) / len(y)
-                with self._lock:
-                    self._gain(asked).ran(2, seconds)
         return Result(result.output, replace(result.report, phases={"queue": waited, **result.report.phases}))
 
     def _slots(self) -> int:
@@ -259,10 +272,10 @@ class Batcher:
         executor = self.coordinator.executor
         return max(1, len(executor.workers())) * (1 if executor.name == "local" else 2)
 
-    def _left(self, steps: Sequence[Step], samples: int) -> None:
+    def _left(self, asked: _Asked) -> None:
         """A run has ended. Who waits is run by a thread that goes on: to wake each in turn would leave workers idle."""
         with self._lock:
-            self._note(steps, samples)
+            self._note(asked, len(asked.x))
             if self._queue:
                 self._runners.submit(self._run_those_that_wait)
             else:
@@ -281,8 +294,7 @@ class Batcher:
 
     def _run(self, batch: Sequence[_Asked]) -> None:
         """Run requests as one, and wake them."""
-        samples, head = sum(len(a.x) for a in batch), batch[0]
-        begun = time.perf_counter()
+        head = batch[0]
         try:
             if len(batch) == 1:
                 head.result = head.alone()
@@ -294,13 +306,8 @@ class Batcher:
             else:
                 log.debug("%d joined requests failed; each runs alone", len(batch), exc_info=True)
         finally:
-            seconds = (time.perf_counter() - begun) / samples
             with self._lock:
-                self._note(head.steps, samples)
-                if len(batch) > 1:
-                    head.seconds = seconds
-                elif head.error is None:
-                    self._gain(head).ran(1, seconds)
+                self._note(head, sum(len(a.x) for a in batch))
             for asked in batch:
                 asked.woken.release()
 
@@ -370,10 +377,11 @@ class Batcher:
                 self._gains.popitem(last=False)
         return gain
 
-    def _note(self, steps: Sequence[Step], samples: int) -> None:
+    def _note(self, asked: _Asked, samples: int) -> None:
         """Count a run by its size."""
+        self._gain(asked).ran(samples, time.monotonic())
         self.coordinator.metrics.batches.observe(samples)
-        first = steps[0]
+        first = asked.steps[0]
         if isinstance(first, ResidentStep):
             self._sizes.setdefault((first.layer, first.version), Counter())[samples] += 1
             while len(self._sizes) > KEPT:

@@ -18,7 +18,7 @@ from groupconv.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from groupconv_server.batching import EVERY, PROBES, Batcher, Gain
+from groupconv_server.batching import EVERY, IDLE, TRIES, WINDOW, Batcher, Gain
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.layers import resident_steps
@@ -73,7 +73,7 @@ class Pays(Gain):
     def most(self, most):
         return most
 
-    def ran(self, requests, seconds):
+    def ran(self, samples, now):
         """Nothing is learnt."""
 
 
@@ -303,21 +303,37 @@ def test_one_is_off(held):
 @pytest.mark.parametrize(("joined", "pays"), [(0.5, True), (0.99, False), (2.0, False)])
 def test_what_does_not_pay_turns_itself_off(joined, pays, caplog):
     caplog.set_level("INFO", logger="groupconv_server.batching")
-    gain = Gain("conv2 on [4, 6, 6] float32")
-    taken = []
-    for _ in range(4 * EVERY):
-        taken.append(gain.most(8))
-        gain.ran(taken[-1], 1e-3 if taken[-1] == 1 else joined * 1e-3)
-    assert taken[: 2 * PROBES] == [1] * PROBES + [8] * PROBES
+    gain, now = Gain("conv2 on [4, 6, 6] float32"), 0.0
+
+    def run(samples, joined):
+        nonlocal now
+        taken = {1: 0, 8: 0}
+        for _ in range(samples // 8):
+            most = gain.most(8)
+            for _ in range(8 // most):
+                now += 1e-3 * (1 if most == 1 else 8 * joined)
+                gain.ran(most, now)
+            taken[most] += 8
+        return taken
+
+    first = run(2 * TRIES * WINDOW + WINDOW, joined)
+    assert min(first.values()) >= TRIES * WINDOW - 8
     assert gain.pays is pays
-    rest = taken[2 * PROBES :]
-    assert rest.count(8 if pays else 1) >= len(rest) - 4  # but for probes, which notice if that changes
-    assert rest.count(1 if pays else 8) >= 1
+    later = run(2 * EVERY * WINDOW, joined)
+    best, other = (8, 1) if pays else (1, 8)
+    assert 0 < later[other] <= 3 * WINDOW  # probes, which notice if that changes
+    assert later[best] >= (2 * EVERY - 3) * WINDOW
     assert [("off" in r.message, "conv2" in r.message) for r in caplog.records] == [(not pays, True)]
-    for _ in range(10 * EVERY):  # the other way round
-        most = gain.most(8)
-        gain.ran(most, 1e-3 if most == 1 else (2.0 if pays else 0.5) * 1e-3)
+    run(4 * TRIES * EVERY * WINDOW, 2.0 if pays else 0.5)  # the other way round
     assert gain.pays is not pays
+
+
+def test_idle_time_is_not_counted():
+    gain = Gain("conv2")
+    for i in range(10 * WINDOW):
+        gain.ran(1, i * 2 * IDLE)
+    assert gain.most(8) == 1
+    assert "not yet known" in str(gain)
 
 
 def test_a_real_server_joins_and_tells(tmp_path):
