@@ -4,7 +4,7 @@
 
 Two servers that differ in `--max-batch` alone take turns with closed loops of `--clients` callers, which share a few
 processes. Printed: medians of the turns, what runs the server made (samples and how often), and whether it found that
-joining pays: per layer and shape it compares a sample's time joined with its time alone.
+joining pays: per layer and shape it compares how fast samples come out joined and alone.
 """
 
 import argparse
@@ -88,13 +88,13 @@ def measure(name: str, options: argparse.Namespace) -> None:
             process.pipe.recv()
     rates: dict[int, list[float]] = {most: [] for most in servers}
     medians: dict[int, list[float]] = {most: [] for most in servers}
-    for turn in range(options.rounds + 1):  # the first is not counted: sizes are prepared, and what pays is found
+    for turn in range(-2, options.rounds):  # two are not counted: sizes are prepared, and what pays is found
         for most in servers:
             begun = time.perf_counter()
             for process in clients[most]:
                 process.pipe.send(options.seconds)
             times = np.concatenate([process.pipe.recv() for process in clients[most]])
-            if turn:
+            if turn >= 0:
                 rates[most].append(len(times) / (time.perf_counter() - begun))
                 medians[most].append(float(np.median(times)) * 1e3)
     runs, gains = servers[options.max_batch].ask(name)
