@@ -35,6 +35,7 @@ def command(
     # it away when those it has are done.
     os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", str(DRAIN))
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(HEAD_MAY_BE_AWAY))
+    os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 whatever else runs there comes first
     cpus = threads or len(os.sched_getaffinity(0))
     ray = Path(sys.executable).with_name("ray")
     arguments = ["start", f"--address={join}", f"--num-cpus={cpus}", "--disable-usage-stats", "--block"]

@@ -51,7 +51,9 @@ class Head:
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    _system_config={"gcs_storage": "rocksdb", "gcs_storage_path": str(self._folder / "gcs")} | HEALTH,
+                    _system_config={"gcs_storage": "rocksdb", "gcs_storage_path": str(self._folder / "gcs")}
+                    | HEALTH
+                    | PRIORITY,
                 )
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -95,6 +97,10 @@ HEALTH = {
     "health_check_failure_threshold": 3,
 }
 """How soon the head gives a silent node up."""
+
+
+PRIORITY = {"worker_niceness": 0}
+"""Workers are what this machine is there for: at Ray's 15 whatever else runs there comes first."""
 
 
 def _authentication(folder: Path) -> dict[str, str]:
