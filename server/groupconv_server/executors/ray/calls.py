@@ -1,8 +1,9 @@
 """A shard to a worker and its result back, as a Ray call: arrays travel through Ray's object store."""
 
+import itertools
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ INLINE = 100 * 1024
 """Bytes of an argument up to which Ray sends it with the call."""
 
 
+SUSPICIOUS = 2
+"""Losses from which on a shard is taken to be the cause, unless it shows that it is not."""
+_NUMBERS = itertools.count()
+
+
 class WorkerLostError(Exception):
     """The worker went away with the shard."""
 
@@ -39,13 +45,14 @@ class Flight:
         task: what runs.
         slot: where.
         attempt: counted from 1.
-        losses: workers that were lost with it as the one that ran, so perhaps by its fault.
+        losses: workers that were lost with it, perhaps by its fault.
         actor: the worker's at that moment.
         start: when it was sent, on the clock of time.perf_counter().
         done: what tells that it is over: the actor's answer to come, or a connection of the worker's lane.
         out: the output to come; None where it comes over the lane.
         inputs: of its request.
         lane: by which it went; None if through Ray.
+        number: of all flights.
     """
 
     task: Task
@@ -58,6 +65,12 @@ class Flight:
     done: Any
     out: Any = None
     lane: Lane | None = None
+    number: int = field(default_factory=_NUMBERS.__next__)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is under suspicion, and runs while no other such shard does, to be told from those beside it."""
+        return self.losses >= SUSPICIOUS
 
 
 class Inputs:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,7 +13,14 @@ from groupconv.plan import ShardReport
 from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_server.executors.placement import Placement, Places
 from groupconv_server.executors.ray import calls, lane_calls, start
-from groupconv_server.executors.ray.calls import Flight, Inputs, WeightsMissingError, WorkerLostError, seconds_left
+from groupconv_server.executors.ray.calls import (
+    SUSPICIOUS,
+    Flight,
+    Inputs,
+    WeightsMissingError,
+    WorkerLostError,
+    seconds_left,
+)
 from groupconv_server.executors.ray.keeper import Keeper
 from groupconv_server.executors.ray.lane_calls import LaneBrokenError
 from groupconv_server.executors.ray.membership import Membership
@@ -24,9 +32,9 @@ from groupconv_worker.resident import CAPACITY
 log = logging.getLogger(__name__)
 
 MAX_LOSSES = 4
-"""Workers that may be lost while they run a shard before it is given up as the cause."""
+"""Workers that may be lost with a shard before it is given up as the cause."""
 MAX_ATTEMPTS = 16
-"""Workers it may be sent to at all: those that were lost while it only waited there count too."""
+"""Workers it may be sent to at all: those that were lost with another shard as the cause count too."""
 START_TIMEOUT = 120.0
 """Seconds the actors of this machine may take to start."""
 
@@ -67,6 +75,7 @@ class RayExecutor:
     ) -> None:
         self._head: start.Head | None = None
         self._hedge = hedge
+        self._suspicion = threading.RLock()  # held by the request whose suspicious shards run
         if address is None:
             create_engine(engine).close()  # refuse here and now what every actor would refuse
             self._head = start.Head((workers or 1) * (threads or 1))
@@ -124,6 +133,7 @@ class RayExecutor:
             # What went through Ray is never cancelled: to Ray that is a gap in the actor's sequence of calls, for which
             # it waits. A shard that comes too late the worker drops by itself.
             for flight in flights.values():
+                self._cleared(flight)
                 if flight.lane is not None:
                     lane_calls.drop(flight)
                     flight.slot.dropped(flight)
@@ -164,9 +174,21 @@ class RayExecutor:
     ) -> Flight:
         ways = (lane_calls.launch, calls.launch) if lane else (calls.launch,)
         sent = (way(task, slot, deadline, inputs, attempt=attempt, losses=losses, weights=weights) for way in ways)
-        flight = next(flight for flight in sent if flight is not None)
+        if losses >= SUSPICIOUS and not self._suspicion.acquire(timeout=_seconds(deadline)):
+            raise DeadlineExceededError("the deadline passed before the shard was started")
+        try:
+            flight = next(flight for flight in sent if flight is not None)
+        except BaseException:
+            if losses >= SUSPICIOUS:
+                self._suspicion.release()
+            raise
         slot.sent(flight)
         return flight
+
+    def _cleared(self, flight: Flight) -> None:
+        """A flight is over: another request's suspicious shard may run."""
+        if flight.alone:
+            self._suspicion.release()
 
     def _landed(
         self,
@@ -177,6 +199,7 @@ class RayExecutor:
     ) -> list[Flight]:
         """A shard came back: its report, or the flights that it takes to bring it back after all."""
         task, slot = flight.task, flight.slot
+        self._cleared(flight)
         if task.index in reports:  # its other flight was faster
             slot.landed(flight)
             return []
@@ -199,6 +222,7 @@ class RayExecutor:
             ]
         except WorkerLostError as lost:
             self.membership.lost(slot, flight.actor)
+            slot.dropped(flight)  # it may have been sent after the loss was known
             twin = any(other.task.index == task.index for other in others.values())
             return [] if twin else [self._again(flight, lost, deadline)]
         slot.landed(flight)
@@ -208,11 +232,11 @@ class RayExecutor:
 
     def _again(self, flight: Flight, lost: WorkerLostError, deadline: float | None) -> Flight:
         """The shard of a worker that was lost, on another one if there is one."""
-        losses = flight.losses + (flight is flight.slot.suspect)
+        losses = flight.losses + (flight.number in flight.slot.suspects)
         what = described(flight.task)
         log.warning("worker %s was lost (%s); %s runs again", flight.slot.id, lost, what)
         if losses >= MAX_LOSSES or flight.attempt >= MAX_ATTEMPTS:
-            raise InternalError(f"{what} was given up: {losses} workers were lost while they ran it") from None
+            raise InternalError(f"{what} was given up: {losses} workers were lost with it") from None
         slot = self.membership.any(deadline, but=flight.slot)
         return self._launch(flight.task, slot, deadline, flight.inputs, attempt=flight.attempt + 1, losses=losses)
 
@@ -237,6 +261,11 @@ class RayExecutor:
                 log.info("%s is late on worker %s; it runs on %s too", described(flight.task), flight.slot.id, slot.id)
                 again.append(self._launch(flight.task, slot, deadline, flight.inputs, attempt=2, losses=flight.losses))
         return again
+
+
+def _seconds(deadline: float | None) -> float:
+    left = seconds_left(deadline)
+    return -1 if left is None else min(left, threading.TIMEOUT_MAX)
 
 
 def described(task: Task) -> str:

@@ -3,11 +3,12 @@
 import logging
 import time
 
-from groupconv.errors import InternalError
+from groupconv.errors import DeadlineExceededError, InternalError
 from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray.calls import Flight, Inputs, WeightsMissingError, WorkerLostError, seconds_left
 from groupconv_server.executors.ray.lanes import Line, WorkerError
 from groupconv_server.executors.ray.slots import Slot
+from groupconv_worker.lanes.handshake import PATIENCE
 from groupconv_worker.shard import Ran
 
 log = logging.getLogger(__name__)
@@ -40,14 +41,16 @@ def launch(
     expires = None if left is None else time.time() + left
     done: Line | Gone
     try:
-        done = line = lane.take()
+        done = line = lane.take(PATIENCE if left is None else left)
         try:
             line.send(task, expires, full=weights)
         except OSError:  # it had broken while it was idle; a new one tells whether the worker is there
             lane.broke(line)
-            done = line = lane.take()
+            done = line = lane.take(PATIENCE if left is None else left)
             line.send(task, expires, full=weights)
     except OSError:
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineExceededError("the deadline passed before a worker took the shard") from None
         done = Gone()
     except MemoryError as error:
         log.warning("the lane of worker %s has no memory (%s): a shard goes through Ray", slot.id, error)

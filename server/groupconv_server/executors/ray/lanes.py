@@ -62,10 +62,14 @@ class Lane:
         """Whether it may be used; once closed it stays so."""
         return not self._closed
 
-    def take(self) -> "Line":
+    def take(self, patience: float = PATIENCE) -> "Line":
         """A connection for one shard.
 
+        Args:
+            patience: seconds that the worker has to take a new one.
+
         Raises:
+            TimeoutError: it did not in less than the time it may take.
             OSError: the worker takes no more; the lane is closed.
         """
         with self._lock:
@@ -74,13 +78,14 @@ class Lane:
             if self._idle:
                 self.busy += 1
                 return self._idle.pop()  # the last one used, so that few are
-        return self._another()
+        return self._another(patience)
 
-    def _another(self) -> "Line":
+    def _another(self, patience: float = PATIENCE) -> "Line":
         try:
-            line = Line(self._address, self._key)
-        except BaseException:
-            self.close()
+            line = Line(self._address, self._key, min(patience, PATIENCE))
+        except BaseException as error:
+            if not (isinstance(error, TimeoutError) and patience < PATIENCE):
+                self.close()
             raise
         with self._lock:
             self.busy += 1
@@ -147,14 +152,14 @@ class Line:
         OSError: nobody is there, or somebody who does not know the key.
     """
 
-    def __init__(self, address: Address, key: bytes) -> None:
+    def __init__(self, address: Address, key: bytes, patience: float = PATIENCE) -> None:
         self._local = isinstance(address, str)
         if isinstance(address, str):
             self._sock = socket.socket(socket.AF_UNIX)
         else:
             self._sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         try:
-            self._sock.settimeout(PATIENCE)
+            self._sock.settimeout(max(patience, 1e-3))
             self._sock.connect(f"\0{address}" if isinstance(address, str) else address)
             if not self._local:
                 watch(self._sock)

@@ -17,7 +17,7 @@ from ray._private.state import state as cluster_state
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from groupconv.errors import GroupconvError, UnavailableError
+from groupconv.errors import DeadlineExceededError, GroupconvError, UnavailableError
 from groupconv_server.executors.placement import Node, Places
 from groupconv_server.executors.ray.slots import Slot, State
 from groupconv_worker.actor import Worker
@@ -82,13 +82,15 @@ class Membership:
         """Those that take shards, as soon as there is one.
 
         Raises:
-            UnavailableError: none came in time.
+            DeadlineExceededError, UnavailableError: none came in time.
         """
         limit = time.monotonic() + PATIENCE
         limit = limit if deadline is None else min(deadline, limit)
         with self._changed:
             while not (ready := self.ready()):
                 left = limit - time.monotonic()
+                if left <= 0 and limit == deadline:
+                    raise DeadlineExceededError("the deadline passed before a worker was there")
                 if left <= 0 or self._stopping.is_set():
                     raise UnavailableError("every worker is away; try again when one has returned")
                 self._changed.wait(min(left, 1.0))
@@ -106,7 +108,7 @@ class Membership:
         """The ready worker with the fewest shards, if there are others not `but`; waits if all are away.
 
         Raises:
-            UnavailableError: none came in time.
+            DeadlineExceededError, UnavailableError: none came in time.
         """
         ready = self.wait(deadline)
         return min(ready, key=lambda s: (s is but, len(s.flights), s.shards))

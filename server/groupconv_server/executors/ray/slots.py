@@ -45,8 +45,8 @@ class Slot:
         state: what it is doing.
         facts: what it said of itself.
         shards, restarts: what it did, and how often it was lost.
-        flights: shards that are there, the oldest first; of those given up by their requests too.
-        suspect: the shard that ran when it was lost last.
+        flights: shards that are there, the oldest first; those sent through Ray and given up by their requests too.
+        suspects: numbers of the flights, of which one may be why it was lost last.
     """
 
     id: str
@@ -59,7 +59,7 @@ class Slot:
     shards: int = 0
     restarts: int = 0
     flights: "list[Flight]" = field(default_factory=list)
-    suspect: "Flight | None" = None
+    suspects: frozenset[int] = frozenset()
     _useless: int = 0  # lives in a row in which it ran nothing
     _ran: int = 0  # shards of this life
     _again: float = 0.0
@@ -111,15 +111,17 @@ class Slot:
             self.flights.append(flight)
 
     def landed(self, flight: "Flight") -> None:
-        """A shard came back; an actor runs one after another, so those sent before it are not there any more either."""
+        """A shard came back. Calls of an actor run in order: those given up before it are not there any more either."""
         with self._lock:
             self.shards += 1
             self._ran += 1
             if flight in self.flights:
-                del self.flights[: self.flights.index(flight) + 1]
+                before = self.flights[: self.flights.index(flight)] if flight.lane is None else []
+                gone = [flight, *(other for other in before if other.lane is None)]
+                self.flights = [other for other in self.flights if other not in gone]
 
     def dropped(self, flight: "Flight") -> None:
-        """A shard is not waited for any more, and the worker knows."""
+        """A shard is not there any more."""
         with self._lock:
             if flight in self.flights:
                 self.flights.remove(flight)
@@ -129,7 +131,8 @@ class Slot:
         with self._lock:
             if self.actor is not actor or self.state is State.AWAY:
                 return False
-            self.suspect = self.flights[0] if self.flights else None
+            alone = [flight for flight in self.flights if flight.alone]
+            self.suspects = frozenset(flight.number for flight in alone or self.flights)
             self.flights.clear()
             self.restarts += 1
             self._useless = 0 if self._ran else self._useless + 1

@@ -72,8 +72,8 @@ class Head:
     def _watch(self) -> None:
         node = ray._private.worker._global_node  # noqa: SLF001 - Ray has no other way to start its head again
         while not self._closing.wait(TICK):
-            (head,) = node.all_processes[ray_constants.PROCESS_TYPE_GCS_SERVER]
-            if head.process.poll() is not None:
+            head = next(iter(node.all_processes.get(ray_constants.PROCESS_TYPE_GCS_SERVER, ())), None)
+            if head is not None and head.process.poll() is not None:
                 log.error("the head of the Ray cluster ended with status %d; it is started again", head.process.poll())
                 with _variables(self._variables | HEAD_MAY_BE_AWAY):
                     node.kill_gcs_server(check_alive=False)
