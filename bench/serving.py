@@ -12,6 +12,9 @@ Two ratios say what the service adds. `latency_per_floor`: median at one client 
 the engine's time on every core. `throughput_per_ceiling`: the rate at the most clients over
 cores / (engine CPU + server CPU + client CPU of the cheaper echo).
 
+`--bare` adds the engine behind a bare synchronous method of the same bytes, without limits, names, deadlines, plan or
+telemetry: what can be had with grpcio's server in Python, which the ceiling does not know.
+
 `--shared-memory` adds the layer through the SDK's shared memory: `shared` from an array of the client's own, `in_place`
 from one that lies there already; and for each its median at one client over the engine's time on every core, and its
 rate at the most clients over that of the wire. Beside the catalogue's layers there are `small`, 1 KB in and out, and
@@ -24,6 +27,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -97,6 +101,31 @@ def echo_sync(pipe: Connection, reply: int) -> None:
     server.stop(None)
 
 
+def bare(pipe: Connection, name: str, workers: int | None) -> None:
+    """The engine behind a bare synchronous method: what can be had with grpcio's server and this engine."""
+    from groupconv.tensors import message_with
+    from groupconv_server.pages import keep_pages
+
+    keep_pages()
+    prepared, x = prepare(name, 1)
+    turn, shape = threading.Semaphore(workers or CORES), layer_named(name).geometry.output_shape
+
+    def call(raw: bytes, _context: object) -> bytes:
+        message, y = message_with(1, x.dtype, shape)
+        with turn:
+            prepared.run(np.frombuffer(raw, x.dtype).reshape(x.shape), y)
+        return message
+
+    handler = grpc.unary_unary_rpc_method_handler(call)
+    server = grpc.server(ThreadPoolExecutor(16), options=UNLIMITED)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Echo", {"Call": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    pipe.send(f"127.0.0.1:{port}")
+    answer(pipe)
+    server.stop(None)
+
+
 def echo_aio(pipe: Connection, reply: int) -> None:
     """A bare asyncio echo."""
     body = bytes(reply)
@@ -119,15 +148,8 @@ def echo_aio(pipe: Connection, reply: int) -> None:
 
 def engine(pipe: Connection, name: str) -> None:
     """The engine alone; asked for `(threads, seconds)` it says CPU and median seconds of a run."""
-    from groupconv.dtypes import types_of
-    from groupconv_worker.engines.base import Problem
-    from groupconv_worker.engines.cpu import CpuEngine
-
-    layer = layer_named(name)
-    x, w, b = layer.arrays()
-    problem = Problem(layer.geometry, types_of(x.dtype, w.dtype, b.dtype))
-    out = np.empty(layer.geometry.output_shape, np.float32)
-    runs = {n: CpuEngine(threads=n).prepare(problem, w, b, resident=True) for n in {1, CORES}}
+    runs = {n: prepare(name, n)[0] for n in {1, CORES}}
+    x, out = layer_named(name).arrays()[0], np.empty(layer_named(name).geometry.output_shape, np.float32)
     for prepared in runs.values():
         prepared.run(x, out)
     pipe.send(None)
@@ -137,9 +159,21 @@ def engine(pipe: Connection, name: str) -> None:
         pipe.send((cpu / len(times), statistics.median(times)))
 
 
+def prepare(name: str, threads: int) -> tuple[Any, np.ndarray]:
+    """A layer prepared by an engine of so many threads, and its input."""
+    from groupconv.dtypes import types_of
+    from groupconv_worker.engines.base import Problem
+    from groupconv_worker.engines.cpu import CpuEngine
+
+    layer = layer_named(name)
+    x, w, b = layer.arrays()
+    problem = Problem(layer.geometry, types_of(x.dtype, w.dtype, b.dtype))
+    return CpuEngine(threads=threads).prepare(problem, w, b, resident=True), x
+
+
 def load(pipe: Connection, kind: str, target: str, name: str) -> None:
     """A client; asked for `(seconds, rate)` it says its latencies and CPU. Rate 0 is a closed loop."""
-    call = echo_call(target, name) if kind.startswith("echo") else layer_call(target, name, kind)
+    call = echo_call(target, name) if kind.startswith(("echo", "bare")) else layer_call(target, name, kind)
     for _ in range(20):
         call()
     pipe.send(None)
@@ -225,6 +259,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "echo_aio": Process(echo_aio, reply),
         "service": Process(serve, options.executor, options.workers, options.threads, options.shared_memory),
     }
+    if options.bare:
+        servers["bare"] = Process(bare, name, options.workers)
     alone = Process(engine, name)
     targets = {kind: server.pipe.recv() for kind, server in servers.items()}
     if options.shared_memory:
@@ -269,6 +305,10 @@ def ratios(found: dict[str, Any], counts: list[int]) -> dict[str, float]:
             shared[f"{kind}_per_engine"] = found[f"{kind}_{least}"]["p50_ms"] / found["engine"]["all_cores_ms"]
             rate = found[f"{kind}_{most}"]["requests_per_second"]
             shared[f"{kind}_per_wire"] = rate / found[f"service_{most}"]["requests_per_second"]
+    if f"bare_{most}" in found:
+        rate = found[f"bare_{most}"]["requests_per_second"]
+        shared["bare_per_ceiling"] = rate / ceiling
+        shared["throughput_per_bare"] = found[f"service_{most}"]["requests_per_second"] / rate
     return shared | {
         "latency_floor_ms": floor,
         "latency_per_floor": found[f"service_{least}"]["p50_ms"] / floor,
@@ -298,7 +338,11 @@ def show(found: dict[str, Any]) -> None:
     console.print(
         f"throughput {found['throughput_per_ceiling']:.3f} × the ceiling of {found['throughput_ceiling']:.0f}/s"
     )
-
+    if "bare_per_ceiling" in found:
+        console.print(
+            f"bare service: {found['bare_per_ceiling']:.3f} × the ceiling; "
+            f"the service has {found['throughput_per_bare']:.3f} × its rate"
+        )
     for kind in ("shared", "in_place"):
         if f"{kind}_per_wire" in found:
             console.print(
@@ -331,6 +375,7 @@ def main() -> None:
     parser.add_argument("--executor", default="local", help="local or ray")
     parser.add_argument("--workers", type=int, help="of the server; as in `groupconv serve`")
     parser.add_argument("--threads", type=int, help="of a worker; as in `groupconv serve`")
+    parser.add_argument("--bare", action="store_true", help="also the engine behind a bare method")
     parser.add_argument("--shared-memory", action="store_true", help="also through shared memory")
     parser.add_argument("--json", type=Path, help="write all of it here")
     options = parser.parse_args()

@@ -44,6 +44,7 @@ class Coordinator:
         planner: decides on the cuts; None makes one that assumes default rates until `calibrate`.
         metrics: where it counts; None counts for itself.
         traces: where it tells of requests that are traced.
+        inside: how many requests there are in the server; those on their way will want the workers, too.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class Coordinator:
         planner: Planner | None = None,
         metrics: Metrics | None = None,
         traces: Traces | None = None,
+        inside: Callable[[], int] = lambda: 0,
     ) -> None:
         self.executor, self.limits = executor, limits or Limits()
         self.planner, self.metrics = planner or Planner(), metrics or Metrics()
-        self.traces = traces or Traces()
+        self.traces, self._inside = traces or Traces(), inside
         self.started = time.monotonic()
         self.requests = 0
         self._running = 0
@@ -212,7 +214,8 @@ class Coordinator:
         """
         start = time.perf_counter()
         workers = self._workers(deadline)
-        busy = self._running + 1  # requests in flight share the workers: cutting one would make the others wait
+        # requests in flight share the workers: cutting one would make the others wait
+        busy = max(self._running + 1, self._inside())
         at_most = max(1, len(workers) // busy)
         chains = self.planner.plan(tuple(problems), workers, reordering=reordering, at_most=at_most)
         if busy == 1:

@@ -108,7 +108,14 @@ class Server:
         try:
             self.metrics = Metrics()
             self._traces = Traces(tracer_provider)
-            self.coordinator = Coordinator(self.executor, config.limits, metrics=self.metrics, traces=self._traces)
+            self._gate = Gate(config.concurrency, config.queue, config.queue_bytes)
+            self.coordinator = Coordinator(
+                self.executor,
+                config.limits,
+                metrics=self.metrics,
+                traces=self._traces,
+                inside=lambda: self._gate.brief,
+            )
             self.layers = Layers(
                 self.executor.forget,
                 capacity=config.layer_bytes,
@@ -127,7 +134,6 @@ class Server:
             self.batcher = Batcher(self.coordinator, most=config.max_batch, delay=config.max_delay_us * 1e-6)
             self.streams = StreamServicer(self.coordinator)
             self.health = Health(self.executor, SERVICES)
-            self._gate = Gate(config.concurrency, config.queue, config.queue_bytes)
             self._door = Door(self._gate, tokens, Observer(self.metrics, self._traces))
             state = State(self.metrics, self.executor, self.layers, self.streams.budget, self._gate)
             self.metrics.registry.register(state)

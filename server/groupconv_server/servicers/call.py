@@ -27,12 +27,14 @@ class Method:
     Attributes:
         name: full, as it is called.
         handler: of the method; `behavior` is its function.
+        brief: whether it takes one message and gives one.
     """
 
     def __init__(self, name: str, handler: Any) -> None:
         self.name, self.handler = name, handler
         self.behavior: Any = getattr(handler, kind_of(handler))
         self.decode, self.encode = handler.request_deserializer, handler.response_serializer
+        self.brief = not (handler.request_streaming or handler.response_streaming)
         self.kind: type[Call] = StreamingCall if handler.response_streaming else UnaryCall
 
 

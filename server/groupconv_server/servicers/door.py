@@ -59,7 +59,8 @@ class Door(grpc.ServerInterceptor):
                     watch.request.token = found.name
                 found.enter()
                 caller = found
-            visit = None if name.startswith(REFLECTION) else self._gate.enter()
+            brief = method is not None and method.brief
+            visit = None if name.startswith(REFLECTION) else self._gate.enter(brief=brief)
         except GroupconvError as error:
             if caller is not None:
                 caller.leave()

@@ -27,7 +27,7 @@ class Gate:
     def __init__(self, running: int, waiting: int, nbytes: int) -> None:
         self._running, self._waiting, self._most_bytes = running, waiting, nbytes
         self._changed = threading.Condition(threading.Lock())
-        self._inside = self._bytes = 0
+        self._inside = self._brief = self._bytes = 0
         self._closed = False
         self._seconds = SHORTEST  # that a request takes, waiting included; a running mean
 
@@ -35,6 +35,11 @@ class Gate:
     def inside(self) -> int:
         """Requests that run or wait."""
         return self._inside
+
+    @property
+    def brief(self) -> int:
+        """Those of them that are no streams, which may be open and want nothing."""
+        return self._brief
 
     @property
     def waiting(self) -> int:
@@ -52,8 +57,8 @@ class Gate:
             self._closed = True
             return self._changed.wait_for(lambda: self._inside == 0, timeout)
 
-    def enter(self) -> "Visit":
-        """Let a request in.
+    def enter(self, *, brief: bool = True) -> "Visit":
+        """Let a request in, which is brief if it is no stream.
 
         Raises:
             UnavailableError: the gate is closed.
@@ -65,7 +70,8 @@ class Gate:
             if self._inside >= self._running + self._waiting:
                 raise self._full(f"{self._running} requests run and {self._waiting} wait, as many as may")
             self._inside += 1
-        return Visit(self)
+            self._brief += brief
+        return Visit(self, brief=brief)
 
     def hold(self, visit: "Visit", nbytes: int) -> None:
         """Take in the message of one who is inside; nothing, if it has left.
@@ -91,6 +97,7 @@ class Gate:
                 return
             visit.left = True
             self._inside -= 1
+            self._brief -= visit.brief
             self._bytes -= visit.nbytes
             self._seconds += (time.monotonic() - visit.began - self._seconds) / 16
             self._changed.notify_all()
@@ -103,10 +110,10 @@ class Gate:
 class Visit:
     """One request inside; it leaves once, whatever happens."""
 
-    __slots__ = ("_gate", "began", "left", "nbytes")
+    __slots__ = ("_gate", "began", "brief", "left", "nbytes")
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, gate: Gate, *, brief: bool = True) -> None:
+        self._gate, self.brief = gate, brief
         self.began = time.monotonic()
         self.nbytes, self.left = 0, False
 
