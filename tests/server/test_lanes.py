@@ -20,10 +20,13 @@ from groupconv.dtypes import types_of
 from groupconv.errors import DeadlineExceededError, InvalidArgumentError
 from groupconv.geometry import resolve
 from groupconv_server.executors import Task
+from groupconv_server.executors.ray import lane_calls
+from groupconv_server.executors.ray.calls import Flight, Inputs
 from groupconv_server.executors.ray.lanes import Lane, Line, WorkerError
 from groupconv_worker.engines import create_engine
 from groupconv_worker.engines.base import Problem
 from groupconv_worker.lanes import endpoint as endpoints
+from groupconv_worker.lanes import frames
 from groupconv_worker.lanes.endpoint import Endpoint
 from groupconv_worker.lanes.frames import BrokenLaneError
 from groupconv_worker.lanes.handshake import NONCE, new_key
@@ -327,12 +330,31 @@ def test_a_connection_that_breaks_under_a_shard_sends_it_again_to_the_same_worke
 
     def broken(line, *arguments, **keywords):
         sent(line, *arguments, **keywords)
+        frames.receive(line._sock)  # the answer is lost with the connection
         line._sock.shutdown(socket.SHUT_RDWR)
 
     monkeypatch.setattr(Line, "send", broken)
     ((report,),) = ray_executor.run([Task(0, slot.id, task.stages, task.x, task.out)], deadline=None)
     assert (report.worker, report.attempts, slot.restarts) == (slot.id, 2, restarts)
     assert task.out[0, 0].tolist() == [3, 6, 9, 12, 15, 18]
+
+
+@pytest.mark.ray
+def test_a_shard_for_which_there_is_no_shared_memory_goes_through_ray(ray_executor, monkeypatch):
+    slot = ray_executor.membership.ready()[0]
+    slot.lane.broke(slot.lane.take())  # a new connection has no memory yet
+
+    def none(size):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("groupconv_server.executors.ray.lanes.shared", none)
+    task = small()
+    ((report,),) = ray_executor.run([Task(0, slot.id, task.stages, task.x, task.out)], deadline=None)
+    assert (report.worker, report.attempts, slot.lane.busy) == (slot.id, 1, 0)
+    assert task.out[0, 0, 0] == 3
+    monkeypatch.undo()
+    ray_executor.run([Task(0, slot.id, task.stages, task.x, task.out)], deadline=None)
+    assert slot.lane.check()
 
 
 @pytest.mark.ray
@@ -350,10 +372,29 @@ def test_a_killed_worker_is_known_by_its_lane_at_once(ray_executor):
 def test_a_shard_past_its_deadline_is_not_started(ray_executor):
     task = small()
     slot = ray_executor.membership.ready()[0]
+    task = Task(0, slot.id, task.stages, task.x, task.out)
+    for _ in range(20):  # it is dropped here, or refused there, whichever is first
+        with pytest.raises(DeadlineExceededError):
+            ray_executor.run([task], deadline=time.monotonic() - 1)
+        assert not slot.flights
+        assert slot.lane.busy == 0
+    ((report,),) = ray_executor.run([task], deadline=None)
+    assert report.attempts == 1
+
+
+@pytest.mark.ray
+def test_a_worker_s_refusal_is_not_taken_for_a_broken_lane(ray_executor):
+    """Some errors of this package are of OSError's kind, as a broken connection is."""
+    slot = ray_executor.membership.ready()[0]
+    task, lane = small(), slot.lane
+    line = lane.take()
+    line.send(task, time.time() - 1, full=False)
+    flight = Flight(task, slot, 1, 0, slot.actor, time.perf_counter(), Inputs(), line, lane=lane)
     with pytest.raises(DeadlineExceededError):
-        ray_executor.run([Task(0, slot.id, task.stages, task.x, task.out)], deadline=time.monotonic() - 1)
-    assert not slot.flights
-    assert slot.lane.busy == 0
+        lane_calls.land(flight)
+    assert lane.busy == 0
+    assert lane.take() is line
+    lane.give(line)
 
 
 @pytest.mark.ray

@@ -116,10 +116,12 @@ class RayExecutor:
     def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
         """Every task on its worker, by its lane if it has one; each result is copied once, into its slice."""
         inputs = Inputs()
-        first = [self._launch(task, self._slot(task, tasks, deadline), deadline, inputs) for task in tasks]
-        flights = {flight.done: flight for flight in first}
+        flights: dict[object, Flight] = {}
         reports: dict[int, tuple[ShardReport, ...]] = {}
         try:
+            for task in tasks:
+                flight = self._launch(task, self._slot(task, tasks, deadline), deadline, inputs)
+                flights[flight.done] = flight
             while len(reports) < len(tasks):
                 done = first_done(flights.values(), self._until(flights, deadline))
                 if done is not None:
@@ -201,6 +203,7 @@ class RayExecutor:
         task, slot = flight.task, flight.slot
         self._cleared(flight)
         if task.index in reports:  # its other flight was faster
+            lane_calls.drop(flight)
             slot.landed(flight)
             return []
         try:
@@ -225,6 +228,9 @@ class RayExecutor:
             slot.dropped(flight)  # it may have been sent after the loss was known
             twin = any(other.task.index == task.index for other in others.values())
             return [] if twin else [self._again(flight, lost, deadline)]
+        except BaseException:
+            slot.dropped(flight)
+            raise
         slot.landed(flight)
         seconds = time.perf_counter() - flight.start
         reports[task.index] = task.reports(slot.id, ran, seconds, flight.attempt)

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from groupconv.errors import DeadlineExceededError, InternalError
+from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
 from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray.calls import Flight, Inputs, WeightsMissingError, WorkerLostError, seconds_left
 from groupconv_server.executors.ray.lanes import Line, WorkerError
@@ -39,22 +39,25 @@ def launch(
         return None
     start, left = time.perf_counter(), seconds_left(deadline)
     expires = None if left is None else time.time() + left
-    done: Line | Gone
-    try:
-        done = line = lane.take(PATIENCE if left is None else left)
+    done: Line | Gone = Gone()
+    for _ in range(2):  # one that was idle may have broken; a new one tells whether the worker is there
+        try:
+            line = lane.take(PATIENCE if left is None else left)
+        except OSError:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise DeadlineExceededError("the deadline passed before a worker took the shard") from None
+            break
         try:
             line.send(task, expires, full=weights)
-        except OSError:  # it had broken while it was idle; a new one tells whether the worker is there
+        except OSError:
             lane.broke(line)
-            done = line = lane.take(PATIENCE if left is None else left)
-            line.send(task, expires, full=weights)
-    except OSError:
-        if deadline is not None and time.monotonic() >= deadline:
-            raise DeadlineExceededError("the deadline passed before a worker took the shard") from None
-        done = Gone()
-    except MemoryError as error:
-        log.warning("the lane of worker %s has no memory (%s): a shard goes through Ray", slot.id, error)
-        return None
+        except MemoryError as error:
+            lane.give(line)
+            log.warning("the lane of worker %s has no memory (%s): a shard goes through Ray", slot.id, error)
+            return None
+        else:
+            done = line
+            break
     return Flight(task, slot, attempt, losses, actor, start, inputs, done, lane=lane)
 
 
@@ -71,18 +74,18 @@ def land(flight: Flight) -> tuple[Ran, ...]:
         raise WorkerLostError("it takes no more connections")
     try:
         ran: tuple[Ran, ...] | None = line.receive(flight.task.out)
+    except WorkerError as error:
+        lane.give(line)
+        log.error("worker %s failed:\n%s", flight.slot.id, error.text)  # noqa: TRY400 - the worker's traceback
+        raise InternalError(f"worker {flight.slot.id} failed: {error.name}; see the log") from None
+    except GroupconvError:  # before OSError, which some of them are: the connection is as good as before
+        lane.give(line)
+        raise
     except OSError as error:
         lane.broke(line)
         if lane.answers():
             raise LaneBrokenError(str(error)) from None
         raise WorkerLostError(f"its lane ended: {error}") from None
-    except WorkerError as error:
-        lane.give(line)
-        log.error("worker %s failed:\n%s", flight.slot.id, error.text)  # noqa: TRY400 - the worker's traceback
-        raise InternalError(f"worker {flight.slot.id} failed: {error.name}; see the log") from None
-    except BaseException:
-        lane.give(line)  # refused; the connection is as good as before
-        raise
     lane.give(line)
     if ran is None:
         raise WeightsMissingError
