@@ -107,13 +107,12 @@ class Program:
         self.template, self.places = np.array(words, np.int64), np.array(places, np.int64)
         self.bytes = size + inner
 
-    def run(self, x: Array, y: Array, w: Array | None = None, bias: Array | None = None) -> None:
-        """Run on contiguous arrays; w and bias where the program was not made with them."""
-        buffer, place = self.buffers.take(self.bytes)
+    def run(self, x: Array, y: Array, weights: tuple[int, int] = (0, 0)) -> None:
+        """Run on contiguous arrays; `weights` are the addresses of w and bias, where it was made without them."""
+        buffer = self.buffers.take(self.bytes)
         helpers = self.team.hire(self.threads - 1)
         try:
-            weights = (0 if w is None else address(w), 0 if bias is None else address(bias))
-            launch(self.template, self.places, (place, address(x), address(y), *weights), helpers.words)
+            launch(self.template, self.places, (buffer.address, address(x), address(y), *weights), helpers.words)
         finally:
             self.team.dismiss(helpers)
             self.buffers.give(buffer)

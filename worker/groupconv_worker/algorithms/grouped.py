@@ -11,7 +11,7 @@ from groupconv_worker.algorithms.plane import Phase, Plane, filters_of, phase_fi
 from groupconv_worker.algorithms.samples import NATIVE, Buffers, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import layout, rows, simd
-from groupconv_worker.program import BIAS, WEIGHT, Place, Program, Scratch, Stage, X, Y
+from groupconv_worker.program import BIAS, WEIGHT, Place, Program, Scratch, Stage, X, Y, address
 from groupconv_worker.threads import Team
 
 Block = tuple[int, int, int]
@@ -77,11 +77,11 @@ class Grouped:
 
 class _Grouped:
     def __init__(self, grouped: Grouped, g: Geometry, w: Array, bias: Array) -> None:
-        self.algorithm, self.w, self.bias = grouped.name, w, bias
+        self.algorithm, self.kept, self.weights = grouped.name, (w, bias), (address(w), address(bias))
         self.program = grouped.program(g if g.batch == 1 else g.with_batch(1), w.dtype)
 
     def sample(self, x: Array, y: Array) -> None:
-        self.program.run(x, y, self.w, self.bias)
+        self.program.run(x, y, self.weights)
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,7 +2,7 @@
 
 import threading
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import scipy.special
@@ -45,13 +45,21 @@ class Samples:
             sample = x[n]
             if g.padding_mode != "zeros":
                 sample = np.pad(sample, ((0, 0), *g.padding), mode=PAD_MODE[g.padding_mode])
-            sample = np.require(sample, dtype, ("C", "A"))
-            direct = out.dtype == dtype and out[n].flags.c_contiguous and out[n].flags.aligned
-            y = out[n] if direct else np.empty(out.shape[1:], dtype)
+            if not _is_plain(sample, dtype):
+                sample = np.require(sample, dtype, ("C", "A"))
+            place = out[n]
+            y = place if _is_plain(place, dtype) else np.empty(place.shape, dtype)
             self.kernel.sample(sample, y)
-            activate(y[None], self.activation, np, scipy.special.erf)
-            if not direct:
+            if self.activation is not None:
+                activate(y[None], self.activation, np, scipy.special.erf)
+            if y is not place:
                 out[n] = y
+
+
+def _is_plain(array: Array, dtype: np.dtype) -> bool:
+    """Whether a kernel can use the array as it lies."""
+    flags = array.flags
+    return array.dtype == dtype and flags.c_contiguous and flags.aligned
 
 
 def zero_padded(g: Geometry) -> Geometry:
@@ -66,44 +74,55 @@ def bias_of(bias: Array | None, g: Geometry, dtype: np.dtype) -> Array:
     return np.zeros(g.out_channels, dtype) if bias is None else bias.astype(dtype)
 
 
+class Buffer(NamedTuple):
+    """Scratch memory: how much, the address of its first cache line, and what holds it."""
+
+    bytes: int
+    address: int
+    memory: Array
+
+
 class Buffers:
     """Scratch memory that is kept between runs: fresh memory costs a page fault for each 4 KiB.
 
     Example:
         >>> buffers = Buffers()
-        >>> buffer, address = buffers.take(100)
-        >>> address % 64, buffer.nbytes >= 100
-        (0, True)
+        >>> buffer = buffers.take(100)
+        >>> buffer.address % 64, buffer.bytes
+        (0, 100)
         >>> buffers.give(buffer)
+        >>> buffers.take(50) is buffer
+        True
     """
 
     LIMIT = 32 * 2**20
     """Bytes of a buffer that is kept; a larger one is let go."""
-
     KEPT = 8
     """Buffers that are kept."""
 
     def __init__(self) -> None:
-        self._free: list[Array] = []
+        self._free: list[Buffer] = []
         self._lock = threading.Lock()
 
-    def take(self, size: int) -> tuple[Array, int]:
-        """Memory for `size` bytes, nobody else's until it is given back, and the address of its first cache line."""
+    def take(self, size: int) -> Buffer:
+        """Memory for `size` bytes, nobody else's until it is given back: of what is kept the smallest that fits."""
         with self._lock:
-            fitting = [i for i, buffer in enumerate(self._free) if buffer.nbytes >= size + 63]
-            buffer = self._free.pop(min(fitting, key=lambda i: self._free[i].nbytes)) if fitting else None
-        if buffer is None:
-            buffer = np.empty(size + 63, np.uint8)
-        address: int = buffer.__array_interface__["data"][0]
-        return buffer, -(-address // 64) * 64
+            best = -1
+            for i, buffer in enumerate(self._free):
+                if buffer.bytes >= size and (best < 0 or buffer.bytes < self._free[best].bytes):
+                    best = i
+            if best >= 0:
+                return self._free.pop(best)
+        memory = np.empty(size + 63, np.uint8)
+        return Buffer(size, -(-memory.ctypes.data // 64) * 64, memory)
 
-    def give(self, buffer: Array) -> None:
+    def give(self, buffer: Buffer) -> None:
         """Give back what was taken."""
-        if buffer.nbytes <= self.LIMIT:
+        if buffer.bytes <= self.LIMIT:
             with self._lock:
                 self._free.append(buffer)
                 if len(self._free) > self.KEPT:
-                    self._free.pop(min(range(len(self._free)), key=lambda i: self._free[i].nbytes))
+                    self._free.pop(min(range(len(self._free)), key=lambda i: self._free[i].bytes))
 
 
 class Room:
@@ -121,9 +140,9 @@ class Room:
             self.array = np.empty(count, dtype)
             return
         size = count * dtype.itemsize
-        self._buffer, address = buffers.take(size)
-        start = address - self._buffer.__array_interface__["data"][0]
-        self.array = self._buffer[start : start + size].view(dtype)
+        self._buffer = buffers.take(size)
+        start = self._buffer.address - self._buffer.memory.ctypes.data
+        self.array = self._buffer.memory[start : start + size].view(dtype)
 
     def __del__(self) -> None:
         if self._buffers is not None and self._buffer is not None:
