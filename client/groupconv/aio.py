@@ -388,7 +388,8 @@ class Client(Convolutions[Awaitable[Array]]):
         if self._shared is not None:
             array, unbatched = layer_input(info, x)
             talk = self._shared.run_layer(array, info, allow_reordering=allow_reordering, report=report)
-            return await self._shared_result(talk, array, timeout, unbatched=unbatched, out=out)
+            if talk is not None:
+                return await self._shared_result(talk, array, timeout, unbatched=unbatched, out=out)
 
         def message() -> tuple[bytes, bool]:
             return layer_request(info, x, report=report, allow_reordering=allow_reordering)

@@ -397,7 +397,8 @@ class Client(Convolutions[Array]):
         if self._shared is not None:
             array, unbatched = layer_input(info, x)
             talk = self._shared.run_layer(array, info, allow_reordering=allow_reordering, report=report)
-            return result_of(self._talk(talk, timeout), unbatched=unbatched, out=out)
+            if talk is not None:
+                return result_of(self._talk(talk, timeout), unbatched=unbatched, out=out)
         request, unbatched = layer_request(info, x, report=report, allow_reordering=allow_reordering)
         return result_of(self._call(self._convolve, request, timeout), unbatched=unbatched, out=out)
 

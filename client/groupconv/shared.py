@@ -114,10 +114,15 @@ class Shared:
         rest = convolution_pb2.ConvolveRequest(allow_reordering=allow_reordering, without_report=not report)
         return self.convolve(x, rest.SerializeToString(), _output_of(x, steps), steps)
 
-    def run_layer(self, x: Array, info: LayerInfo, *, allow_reordering: bool, report: bool) -> Talk[Answer]:
-        """Run a layer on what `layer_input` made ready; returns and raises as `convolve`."""
+    def run_layer(self, x: Array, info: LayerInfo, *, allow_reordering: bool, report: bool) -> Talk[Answer] | None:
+        """Run a layer on what `layer_input` made ready; returns and raises as `convolve`.
+
+        None if all of it travels in messages.
+        """
         dtypes = (info.dtype,) * len(info.specs)  # a guess for all but the first
         nbytes = output_nbytes(x.shape, x.dtype, info.specs, info.kernel_shapes, dtypes)
+        if x.nbytes < INLINE and nbytes < INLINE:
+            return None
         return self.convolve(x, layer_fields(info.name, report, allow_reordering), nbytes)
 
     def convolve(self, x: Array, rest: bytes, nbytes: int, steps: Sequence[Step] = ()) -> Talk[Answer]:
