@@ -49,8 +49,10 @@ class Separable:
         return self._factors(problem, weight) is not None
 
     def _factors(self, problem: Problem, weight: Array) -> tuple[Array, Array] | None:
-        w = filters_of(weight, zero_padded(problem.geometry), problem.types.accumulate)
-        return rank_one(w[:, 0], self.tolerance)
+        w = filters_of(weight, zero_padded(problem.geometry), problem.types.accumulate)[:, 0]
+        if len(w) > 1 and rank_one(w[:1], self.tolerance) is None:  # most kernels are not, so the first one tells
+            return None
+        return rank_one(w, self.tolerance)
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:  # noqa: ARG002
         """Factor the weights.
