@@ -1,4 +1,4 @@
-"""What the door before every method costs: the same requests with it, with tokens, and without; interleaved, medians.
+"""What the door before every method costs, with what it notes: requests with it, with tokens, and without; medians.
 
 python bench/door.py
 """
