@@ -1,12 +1,14 @@
 """The codec against the generated classes: the same messages, whoever writes and whoever reads."""
 
+import math
+
 import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groupconv.codec import ALIGNMENT, laid_out, scan, writable
+from groupconv.codec import ALIGNMENT, Forms, laid_out, scan, writable
 from groupconv.dtypes import DTYPES
 from groupconv.requests import with_input
 from groupconv.tensors import from_wire, to_wire
@@ -135,3 +137,29 @@ def test_the_memory_of_a_message_is_used_again_once_nobody_sends_it():
     third = with_input(x + 2, b"")
     assert np.frombuffer(third, np.uint8).ctypes.data == where
     np.testing.assert_array_equal(from_wire(Request.FromString(third).input), x + 2)
+
+
+PLAIN = st.builds(
+    lambda name, shape, filled, extra: (
+        convolution_pb2.ConvolveRequest(
+            layer=name, input=tensor_pb2.Tensor(dtype=5, shape=shape, data=bytes([filled]) * math.prod(shape))
+        ).SerializeToString()
+        + extra
+    ),
+    st.sampled_from(["", "a", "b", "ab"]),
+    st.lists(st.integers(1, 3), max_size=3),
+    st.integers(0, 255),
+    st.sampled_from([b"", b"\x28\x01", b"\x0a\x02\x08\x03", b"\x0a\x03\x1a\x01x"]),
+)
+
+
+@given(st.lists(PLAIN, min_size=2, max_size=8))
+def test_what_is_remembered_of_a_form_is_what_scanning_finds(messages):
+    forms = Forms(most=3)
+    for message in messages:
+        small, payload = scan(message, (1, 3))
+        known = forms.find(message)
+        if known is not None:
+            assert (known[0], bytes(known[1])) == (small, bytes(payload))
+        elif payload is not None:
+            forms.keep(message, payload, small)
