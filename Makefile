@@ -23,7 +23,7 @@ test: setup  ## every test but the slow ones and those that need a GPU, in two p
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-ray: setup  ## only the tests that start a Ray cluster
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m "ray and not slow"
 
 test-slow: setup  ## the slow tests
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile

@@ -189,9 +189,8 @@ def test_an_actor_whose_device_is_lost_ends_its_process(monkeypatch: pytest.Monk
             raise DeviceLostError("gone")
 
     problem, x, w, _ = problem_of()
-    worker = object.__new__(actor.Worker)
+    worker = actor.Worker("reference", 1)
     worker.engine = Lost()
-    worker.resident = actor.Resident()
     monkeypatch.setattr(actor.os, "_exit", end)
     with pytest.raises(Ended, match="70"):
         worker.run((Stage(problem, w),), x)
