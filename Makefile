@@ -20,13 +20,13 @@ demo: setup  ## serve, run every variant on a photograph, check it, draw a conta
 	$(BIN)/groupconv demo --output out/demo.png
 
 test: setup  ## every test but the slow ones and those that need a GPU, in two processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 test-ray: setup  ## only the tests that start a Ray cluster
 	$(BIN)/python -m pytest -m "ray and not slow"
 
 test-slow: setup  ## the slow tests
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadgroup
 
 test-gpu: setup  ## the tests for a machine with a CUDA device (install .[cuda12] or .[cuda13] first)
 	$(BIN)/python -m pytest -m gpu

@@ -13,6 +13,16 @@ settings.register_profile(
 settings.load_profile("groupconv")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """With several processes (--dist loadgroup) one has all tests of Ray, and has them first; files stay together.
+
+    Ray forks, and a process that has other threads by then may hang in its child.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 @pytest.fixture(scope="session")
 def server():
     """A server with two local workers on a free loopback port."""

@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -57,7 +58,7 @@ from groupconv_server.telemetry.traces import Traces
 log = logging.getLogger(__name__)
 
 LINGER = 0.5
-"""Seconds that health watchers have to read NOT_SERVING after the last answer."""
+"""Seconds that callers have to read the last answer, and health watchers NOT_SERVING."""
 
 PING_MS = 10_000
 """A client may ask this often whether the server is there."""
@@ -159,8 +160,11 @@ class Server:
     def stop(self) -> None:
         """Take no more requests, let the running ones end within the grace period, let the workers go."""
         self.health.stop()
+        waited = self._gate.inside > 0
         if not self._gate.close(self.config.grace):
             log.warning("requests still running after %.0f s are cancelled", self.config.grace)
+        elif waited:
+            time.sleep(LINGER)  # the last answers are handed to the transport, and not yet read
         self._grpc.stop(LINGER).wait()
         if self._page is not None:
             self._page.close()

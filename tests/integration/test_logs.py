@@ -164,6 +164,19 @@ def test_what_callers_send_stays_on_its_line(restored, form):
     assert "forged line" in line
 
 
+@pytest.mark.parametrize("form", logs.FORMATS)
+def test_a_defect_is_logged_without_the_data_it_met(restored, form):
+    stream = io.StringIO()
+    logs.configure(form, "INFO", stream)
+    pixel = "a caller's pixel"
+    try:
+        raise RuntimeError("a defect")  # noqa: TRY301
+    except RuntimeError:
+        logging.getLogger("groupconv").exception("it failed")
+    assert "a defect" in stream.getvalue()
+    assert pixel not in stream.getvalue().replace(f'pixel = "{pixel}"', "")
+
+
 def test_a_line_has_the_request_it_is_about(restored):
     stream = io.StringIO()
     logs.configure("json", "info", stream)

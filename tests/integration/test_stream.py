@@ -485,7 +485,7 @@ def test_memory_of_a_server_whose_clients_are_killed_returns_to_its_level():
 
     levels = []
     try:
-        for _ in range(4):
+        for _ in range(6):
             client = subprocess.Popen([sys.executable, "-c", CLIENT, address], stdout=subprocess.PIPE)
             assert client.stdout.readline()
             client.kill()
@@ -500,7 +500,7 @@ def test_memory_of_a_server_whose_clients_are_killed_returns_to_its_level():
         server.kill()
         server.wait()
         server.stdout.close()
-    assert levels[-1] < levels[0] + 40, levels  # MiB; the bands of three streams are more
+    assert levels[-1] < levels[0] + 128, levels  # MiB; the bands of five streams are 320
 
 
 def serve(port, *flags):

@@ -12,7 +12,13 @@ import pytest
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.dtypes import DTYPES
-from groupconv.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from groupconv.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from groupconv.spec import as_activation
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator
@@ -213,6 +219,9 @@ def test_a_layer_that_cannot_be_prepared_now_is_loaded_all_the_same(store, caplo
 
         def workers(self):
             return ()
+
+        def wait(self, deadline):
+            raise UnavailableError("no worker is there")
 
     store.save("a", 1, steps(), [((1, 4, 9, 9), np.dtype(np.float32))])
     kept = Repository(Layers(lambda name, version: None, capacity=2**20), store, Coordinator(Nobody()))

@@ -114,7 +114,7 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
         return self._decoded(raw)
 
     def _messages(self, requests: Iterator[bytes]) -> Iterator[Any]:
-        for raw in requests:
+        while (raw := _next(requests)) is not None:
             if debt := self._received(len(raw)):
                 self.ended_within(debt)  # flow control holds the sender back meanwhile
             yield self._decoded(raw)
@@ -168,6 +168,14 @@ class StreamingCall(Call):
         finally:
             if self._watch is not None:
                 self._watch.end(context, status)
+
+
+def _next(requests: Iterator[bytes]) -> bytes | None:
+    """The next message; None after the last."""
+    try:
+        return next(requests, None)
+    except grpc.RpcError:  # gRPC's word for it, which says no more
+        raise CancelledError("the caller has gone") from None
 
 
 def kind_of(handler: Any) -> str:

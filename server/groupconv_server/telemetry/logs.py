@@ -45,7 +45,9 @@ def configure(form: str, level: str | int, stream: TextIO | None = None) -> None
     ]
     draw: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     if form == "console":
-        draw = [_on_one_line, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        # structlog's own tracebacks show variables, and with them what callers sent
+        plain = structlog.dev.plain_traceback
+        draw = [_on_one_line, structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
