@@ -87,7 +87,27 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path, clock):
 def test_a_slow_problem_is_measured_less(clock):
     made, ways = candidates(clock, a=autotune.SECONDS, b=autotune.SECONDS * 2)
     assert Tuner(1).choose(PROBLEM, ways).algorithm == "a"
-    assert made["a"].runs == 2  # one to warm up
+    assert made["a"].runs == 1 + autotune.TURN  # one to warm up
+
+
+def test_what_is_clearly_slower_is_not_timed_on(clock):
+    made, ways = candidates(clock, a=1e-5, b=1.05e-5, slow=2e-5)
+    assert Tuner(1).choose(PROBLEM, ways).algorithm == "a"
+    assert made["slow"].runs == 1 + autotune.SURE * autotune.TURN
+    assert made["b"].runs == made["a"].runs == 1 + autotune.ROUNDS * autotune.TURN
+
+
+class Late(Candidate):
+    """Slow after a pause, though the fastest when it runs on and on."""
+
+    def run(self, x, out) -> None:
+        super().run(x, out)
+        self.clock.now += 1e-3 * (self.runs % autotune.TURN != 0)
+
+
+def test_one_fast_run_does_not_make_a_winner(clock):
+    _, ways = candidates(clock, steady=5e-4)
+    assert Tuner(1).choose(PROBLEM, ways | {"late": lambda: Late("late", 1e-4, clock)}).algorithm == "steady"
 
 
 @pytest.mark.parametrize(("setting", "resident", "measured"), [("on", True, 1), ("on", False, 0), ("off", True, 0)])

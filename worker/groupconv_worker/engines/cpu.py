@@ -110,7 +110,7 @@ class CpuEngine:
         """The algorithms worth timing, the heuristic's first."""
         found = phases(zero_padded(problem.geometry))
         first = self.heuristic(problem, resident=True)
-        others: list[Algorithm] = [self.winograd, self.onnx, self.fft]
+        others: list[Algorithm] = [self.heuristic(problem, resident=False), self.winograd, self.onnx, self.fft]
         if found:
             plane = fold(found[0].plane)
             others += self._grouped(plane)
@@ -118,15 +118,15 @@ class CpuEngine:
                 others.append(self.direct)
             if plane.kernel == (1, 1):
                 others.append(self.gemm)
-        supported = [a for a in others if a.supports(problem) and a.name != first.name]
-        return [first, *supported]
+        named = {a.name: a for a in [first, *others] if a.supports(problem)}
+        return list(named.values())
 
     def _grouped(self, plane: Plane) -> list[Algorithm]:
         """The row kernel in several blocks, where groups are thin or pointwise."""
         if plane.filters > 4 * THIN and plane.kernel != (1, 1):
             return []
         lanes = simd.lanes(4)
-        return [Grouped(self.team, self.grouped.buffers, block) for block in blocks(plane, lanes)]
+        return [self.grouped, *(Grouped(self.team, self.grouped.buffers, b) for b in blocks(plane, lanes)[1:])]
 
     def close(self) -> None:
         """End the team's threads."""
