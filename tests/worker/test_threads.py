@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groupconv_worker.algorithms.samples import Buffers
+from groupconv_worker.kernels.atomic import array, job, load, store
+from groupconv_worker.program import Program, Stage
 from groupconv_worker.threads import Team
 
 
@@ -52,6 +56,37 @@ def test_many_callers_share_one_team():
         caller.join()
     team.close()
     assert all((count == 200).all() for count in counts)
+
+
+@job
+def meet(at, first, last):
+    """Each of two tasks tells whether it met the other one, which only another thread can do meanwhile."""
+    words = array(at, np.int64)
+    came, met = words[0], words[1]
+    for task in range(first, last):
+        store(came + 8 * task, 1)
+        for _ in range(2_000_000_000):
+            if load(came + 8 * (1 - task)):
+                store(met + 8 * task, 1)
+                break
+
+
+def test_a_helper_that_was_about_to_sleep_does_what_is_announced():
+    team = Team(2)
+    buffers, unused = Buffers(), np.zeros(1)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(30)  # the helper, done looking out, waits for the interpreter all the while
+    try:
+        for _ in range(2):
+            came, met = np.zeros(2, np.int64), np.zeros(2, np.int64)
+            Program(team, buffers, [Stage(meet.address, (came, met), 2)]).run(unused, unused)
+            assert met.tolist() == [1, 1]
+            end = time.perf_counter() + 0.01
+            while time.perf_counter() < end:
+                pass
+    finally:
+        sys.setswitchinterval(interval)
+        team.close()
 
 
 def test_a_helper_that_is_held_up_leaves_its_other_parts_to_the_caller():

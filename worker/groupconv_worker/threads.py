@@ -35,7 +35,7 @@ Work = Callable[[int, int], object]
 PARTS = 2
 """Parts of the work for each thread."""
 LOOKOUT = 200_000
-"""Turns (about a nanosecond each) that a helper looks out for work before it sleeps, and a caller for its helpers."""
+"""Turns (a quarter of a nanosecond to one) that a helper looks out for work before it sleeps, and a caller for its helpers."""
 WAKE: tuple[None, int] = (None, 0)
 """No job, but a reason to look out."""
 HANDOVER = 2_000
@@ -205,7 +205,7 @@ class _Helper:
         while True:
             if attend(place, LOOKOUT, HANDOVER):
                 self._words[JOB] = NONE
-            else:
+            elif self._words[JOB] == NONE:  # else: announced to a helper awake, while it waited for the GIL to sleep
                 self._asleep = True
                 found = self._jobs.get()
                 self._asleep = False
