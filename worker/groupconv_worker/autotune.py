@@ -103,12 +103,12 @@ class Tuner:
             kernel.run(x, out)  # memory is touched before anything counts
         others, deadline = np.zeros(DISPLACED), time.perf_counter() + SECONDS
         for turn in range(1, ROUNDS + 1):
-            for name in times:
+            for name, found in times.items():
                 others += 1.0
                 for _ in range(TURN):
                     start = time.perf_counter()
                     prepared[name].run(x, out)
-                    times[name].append(time.perf_counter() - start)
+                    found.append(time.perf_counter() - start)
             medians = {name: statistics.median(found) for name, found in times.items()}
             if turn >= SURE:
                 limit = min(medians.values()) * SLOWER

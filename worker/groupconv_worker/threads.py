@@ -35,7 +35,7 @@ Work = Callable[[int, int], object]
 PARTS = 2
 """Parts of the work for each thread."""
 LOOKOUT = 200_000
-"""Turns (a quarter of a nanosecond to one) that a helper looks out for work before it sleeps, and a caller for its helpers."""
+"""Turns (a quarter of a nanosecond to one) for which a helper looks out for work, and a caller for its helpers."""
 WAKE: tuple[None, int] = (None, 0)
 """No job, but a reason to look out."""
 HANDOVER = 2_000
