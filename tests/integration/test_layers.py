@@ -143,7 +143,7 @@ def prepared_by(server):
 
 
 def whole(seen):
-    """How often kernels were prepared uncut, by extents: the planner may try a cut at any time, and prepare its parts."""
+    """How often kernels were prepared uncut, by extents; the planner may try a cut at any time, and prepare parts."""
     return Counter(p.geometry.input for p in seen if p.geometry.groups == 2)
 
 
