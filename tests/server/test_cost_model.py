@@ -17,7 +17,7 @@ from groupconv_server.planner.calibrate import calibrate
 from groupconv_server.planner.candidates import cut_of, grids
 from groupconv_server.planner.cuts import pieces
 from groupconv_server.planner.model import predict, screen
-from groupconv_server.planner.search import TRIALS
+from groupconv_server.planner.statistics import TRIALS
 from groupconv_worker.engines.base import Problem
 from strategies import Case, cases
 

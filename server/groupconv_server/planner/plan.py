@@ -10,8 +10,8 @@ from groupconv.plan import Alternative, Plan
 from groupconv_server.planner.cuts import Cut
 from groupconv_server.planner.describe import described
 from groupconv_server.planner.rates import Rates
-from groupconv_server.planner.search import TRIALS, PlannedChain, cut_chain, search
-from groupconv_server.planner.statistics import STALE, Chain, Statistics
+from groupconv_server.planner.search import PlannedChain, cut_chain, search
+from groupconv_server.planner.statistics import STALE, TRIALS, Chain, Statistics
 
 CACHED = 4096
 """Plans kept."""

@@ -16,7 +16,7 @@ from groupconv_server.planner.candidates import cut_of, grids, row_of
 from groupconv_server.planner.cuts import Cut, Piece, pieces
 from groupconv_server.planner.model import Prediction, predict, screen
 from groupconv_server.planner.rates import Rates
-from groupconv_server.planner.statistics import Chain, Tried
+from groupconv_server.planner.statistics import TRIALS, Chain, Tried
 
 EXACT = 6
 """Of workers that differ, so many of the best cuts are made to compare them exactly."""
@@ -26,8 +26,6 @@ WORTH = 0.9
 """A cut not tried yet replaces the best one tried if it is predicted to take at most this part of its time."""
 PROMISING = 1.5
 """A cut might be better if it is predicted to take at most so many times the chosen one's time."""
-TRIALS = 2
-"""Runs after which the time of a cut is known: the first may have compiled what later ones find ready."""
 
 
 @dataclass(frozen=True, slots=True)

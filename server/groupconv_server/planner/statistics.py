@@ -21,6 +21,8 @@ Chain = tuple[Problem, ...]
 
 SHAPES = 4096
 """Chains remembered; the one longest unused is forgotten."""
+TRIALS = 3
+"""Runs of a cut after which its time is known well: one may compile, another may meet a busy moment."""
 WEIGHT = 0.2
 """Of the newest measurement in an average."""
 STALE = 0.15
@@ -44,9 +46,9 @@ class Tried:
         return self.times % RARELY == 0 or self.times & (self.times - 1) == 0
 
     def add(self, seconds: float) -> None:
-        """One more run. The first may have compiled what later ones find ready, so the second corrects it."""
+        """One more run; of the first few the fastest counts."""
         self.times += 1
-        if self.times == 2:
+        if self.times <= TRIALS:
             self.seconds = min(self.seconds, seconds)
         else:
             self.seconds += WEIGHT * (seconds - self.seconds)
