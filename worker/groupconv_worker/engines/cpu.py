@@ -33,10 +33,11 @@ THIN = 16
 """Filters per group up to which lanes along a row beat lanes over filters."""
 FEW_CELLS = 32
 """Output cells below which packing the filters of a one-shot kernel costs more than it saves."""
-MANY_UP = 150
-"""Output cells from which onnxruntime is ahead on one-shot transposed kernels: the phases are woven one by one."""
-MANY_CELLS = 600
-"""Output cells from which Winograd saves a one-shot kernel more than transforming its filters costs."""
+MANY_UP, MANY_UP_ALONE = 150, 50
+"""Output cells from which onnxruntime is ahead on one-shot transposed kernels, whose phases are woven one by one; with
+one thread, which takes longer to pack their filters."""
+MANY_CELLS, MANY_CELLS_ALONE = 600, 150
+"""Output cells from which Winograd saves a one-shot kernel more than transforming its filters costs; with one thread."""
 TUNED_MACS = 100_000
 """Multiply-adds below which every algorithm is quick and measuring is not worth it."""
 
@@ -91,12 +92,14 @@ class CpuEngine:
             return self.grouped
         pointwise = bool(plane and plane.kernel == (1, 1))
         cells, up = math.prod(problem.geometry.output), problem.geometry.transposed
-        if self.winograd.supports(problem) and (resident or cells >= MANY_CELLS):
+        alone = self.threads == 1
+        if self.winograd.supports(problem) and (resident or cells >= (MANY_CELLS_ALONE if alone else MANY_CELLS)):
             return self.winograd
         few = not resident and cells < FEW_CELLS
         if plane and pointwise and not (resident or up or few) and self._reads_them_raw(problem, plane):
             return self.grouped
-        if self.onnx.supports(problem) and (resident or pointwise or few or not plane or (up and cells >= MANY_UP)):
+        many_up = up and cells >= (MANY_UP_ALONE if alone else MANY_UP)
+        if self.onnx.supports(problem) and (resident or pointwise or few or not plane or many_up):
             return self.onnx
         blas = problem.types.accumulate.kind == "f" and (pointwise or few)
         return self.direct if plane and not blas and self.direct.supports(problem) else self.gemm
