@@ -37,7 +37,7 @@ MANY_UP, MANY_UP_ALONE = 150, 50
 """Output cells from which onnxruntime is ahead on one-shot transposed kernels, whose phases are woven one by one; with
 one thread, which takes longer to pack their filters."""
 MANY_CELLS, MANY_CELLS_ALONE = 600, 150
-"""Output cells from which Winograd saves a one-shot kernel more than transforming its filters costs; with one thread."""
+"""Output cells from which Winograd saves one-shot kernels more than transforming filters costs; with one thread."""
 TUNED_MACS = 100_000
 """Multiply-adds below which every algorithm is quick and measuring is not worth it."""
 
