@@ -165,6 +165,18 @@ def test_the_planner_comes_to_the_cut_that_is_fastest_in_truth():
     assert p.plan(layer, EIGHT)[0].cut == Cut(space=(1, 8))
 
 
+def test_a_cut_that_was_slow_in_a_busy_hour_gets_another_chance():
+    p, layer = planner(), layers("resnet50_3x3_56")
+    best = p.plan(layer, EIGHT)[0].cut
+    for run in range(640):
+        (chain,) = p.explore(p.plan(layer, EIGHT), EIGHT)
+        modelled = Planner(p.statistics).forced(layer, EIGHT, [(1, chain.cut)])[0].prediction
+        p.learn(chain, (3 if chain.cut == best and run < 100 else 1) * modelled.seconds, modelled.compute)
+        if run == 500:
+            assert p.plan(layer, EIGHT)[0].cut != best
+    assert p.plan(layer, EIGHT)[0].cut == best
+
+
 def test_curiosity_has_an_end():
     p, layer = planner(), layers("resnet50_3x3_56")
     ran = []

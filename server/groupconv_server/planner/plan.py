@@ -19,6 +19,8 @@ LONGEST_CHAIN = 8
 """Steps that may run without meeting; longer sequences meet in between."""
 CURIOUS = 4
 """Every so many runs of a chain, a cut that might be better is tried to learn its time, each `TRIALS` times."""
+DOUBTS = frozenset(512 * 4**n for n in range(20))
+"""Runs of a chain after which what is known of its other cuts is forgotten: it may have been learned in a busy hour."""
 ALIKE = 1.1
 """Workers whose speeds differ by less take turns with requests that need only some of them."""
 
@@ -109,14 +111,20 @@ class Planner:
             self._forget(chain.chain)
 
     def _curious(self, c: PlannedChain, workers: tuple[str, ...]) -> PlannedChain:
-        if not c.promising:
-            return c
         with self._lock:
             runs = self._runs.setdefault((c.chain, c.of), {None: 0})
             self._runs.move_to_end((c.chain, c.of))
             while len(self._runs) > CACHED:
                 self._runs.popitem(last=False)
             runs[None] += 1
+            doubtful = runs[None] in DOUBTS
+            if doubtful:
+                self._runs[c.chain, c.of] = {None: runs[None]}
+        if doubtful:
+            self.statistics.doubt(c.chain, c.of, c.cut)
+            self._forget(c.chain)
+            return c
+        with self._lock:
             cut = next((cut for cut in c.promising if runs.get(cut, 0) < TRIALS), None)
             if cut is None or runs[None] % CURIOUS:
                 return c

@@ -117,6 +117,13 @@ class Statistics:
                 self._tried.popitem(last=False)
             return cuts[cut]
 
+    def doubt(self, chain: Chain, workers: int, cut: Cut) -> None:
+        """Forget what other cuts than this one took."""
+        with self._lock:
+            cuts = self._tried.get((chain, workers), {})
+            for other in [c for c in cuts if c != cut]:
+                del cuts[other]
+
     def observe_workers(self, ran: Sequence[tuple[str, float, float]]) -> None:
         """Shards of one chain ran at once: (worker, predicted, measured) seconds in the engine of each."""
         if len(ran) < 2 or any(predicted <= 0 or measured <= 0 for _, predicted, measured in ran):
