@@ -29,6 +29,7 @@ from groupconv.requests import Step
 from groupconv_server.catalogue import catalogue
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors import create_executor
+from groupconv_server.pages import keep_pages
 from groupconv_server.planner import Cut, PlannedChain, Planner
 from groupconv_worker.engines.base import Problem
 
@@ -51,6 +52,7 @@ def main() -> None:
     if arguments.exact:
         exactness(arguments.engine)
         return
+    keep_pages()  # as `groupconv serve` does
     executors = [create_executor("local", workers=n, threads=1, engine=arguments.engine) for n in (1, 2)]
     one, two = (Coordinator(executor) for executor in executors)
     try:

@@ -5,6 +5,7 @@ alone, which tells how much they crowd each other. Two sizes of each class give 
 """
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -78,6 +79,7 @@ class _Bench:
         self.executor, self.workers, self.like = executor, workers, like
         self.rates = dict.fromkeys(self.workers, default)
         self.limit = time.monotonic() + BUDGET
+        self._grown: dict[int, float] = {}  # by class: what the first worker's larger size took more, all computing
 
     def measure(self) -> None:
         self._reach()
@@ -134,6 +136,8 @@ class _Bench:
             computing = max(0.5 * slow, slow - quick - (moved_many - moved_few) / rates.memory)
             rate = (many - few) / computing
             overhead = max(0.0, one[worker].compute_seconds - few / rate)
+            if worker == self.workers[0]:
+                self._grown[k] = slow - quick
             self._update(
                 worker,
                 multiply_adds=_with(rates.multiply_adds, k, rate),
@@ -141,18 +145,28 @@ class _Bench:
             )
 
     def _crowding(self) -> None:
-        """How much slower a worker computes while all do; rates become those of a worker alone."""
+        """How much slower a worker computes while all do, over the classes; rates become those of a worker alone.
+
+        Like the rates it is told from the difference between two sizes: what a shard costs beside its arithmetic is
+        Python, and for that the workers of one process wait for each other whatever they compute.
+        """
         if len(self.workers) == 1:
             return
-        large = _SIZES["dense"][1]
-        together = self._fastest(large, self.workers)
-        alone = self._fastest(large, self.workers[:1])
-        first = self.workers[0]
-        if first not in together or first not in alone:
+        slower = []
+        for k, together in self._grown.items():
+            alone = self._growth(k, self.workers[:1])
+            if alone is not None and alone > 0 and together > 0:
+                slower.append(math.log(max(1.0, together / alone)))
+        if not slower:
             return
-        slower = max(1.0, together[first].compute_seconds / alone[first].compute_seconds)
+        factor = math.exp(sum(slower) / len(slower))
         for worker, rates in list(self.rates.items()):
-            self.rates[worker] = replace(rates.faster(slower), crowding=slower - 1)
+            self.rates[worker] = replace(rates.faster(factor), crowding=factor - 1)
+
+    def _growth(self, k: int, workers: Sequence[str]) -> float | None:
+        """Seconds by which the first of the workers takes longer for a class's larger size."""
+        quick, slow = (self._fastest(sizes, workers).get(self.workers[0]) for sizes in _SIZES[CLASSES[k]])
+        return None if quick is None or slow is None else slow.compute_seconds - quick.compute_seconds
 
     def _fastest(self, sizes: "_Sizes", workers: Sequence[str]) -> Mapping[str, ShardReport]:
         best: dict[str, ShardReport] = {}
