@@ -26,6 +26,7 @@ import numpy as np
 from groupconv.errors import CancelledError, DeadlineExceededError
 from groupconv.requests import Result, Step
 from groupconv_server.coordinator import Allocate, Coordinator
+from groupconv_server.executors.base import wanted
 from groupconv_server.layers import ResidentStep
 from groupconv_worker.engines.base import Array
 
@@ -199,12 +200,14 @@ class Batcher:
             allocate: likewise.
             by_message: likewise.
             priority: 1 goes before 2, and so on; 0 goes after all of them.
-            alive: whether the caller is still there; one that has gone while it waited is not run.
+            alive: whether the caller is still there; of one that has gone no shard is started.
 
         Returns:
             The output, and the report of the run, which may have had more samples; its phase "queue" is the wait.
         """
         alone = partial(
+            _while_wanted,
+            alive,
             self.coordinator.convolve,
             x,
             steps,
@@ -386,6 +389,15 @@ class Batcher:
             self._sizes.setdefault((first.layer, first.version), Counter())[samples] += 1
             while len(self._sizes) > KEPT:
                 self._sizes.popitem(last=False)
+
+
+def _while_wanted(alive: Callable[[], bool], run: Callable[..., Result], *args: Any, **options: Any) -> Result:
+    """A run of which no shard is started once its caller has gone."""
+    before = wanted.set(alive)
+    try:
+        return run(*args, **options)
+    finally:
+        wanted.reset(before)
 
 
 def _key(x: Array, steps: Sequence[Step], reordering: bool) -> tuple[Any, ...]:

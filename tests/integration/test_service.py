@@ -1,6 +1,7 @@
 """A real server on loopback, driven by the real client."""
 
 import threading
+import time
 
 import grpc
 import numpy as np
@@ -12,6 +13,9 @@ from hypothesis import given, settings
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.errors import DeadlineExceededError, InvalidArgumentError, UnavailableError
+from groupconv.requests import convolve_request, prepare
+from groupconv_server.config import Config
+from groupconv_server.server import Server
 from oracle import check
 from strategies import FLOATS, Case, cases
 
@@ -144,6 +148,28 @@ def test_status_tells_what_the_server_consists_of(client, server):
     assert after.requests == before.requests + 1
     assert sum(w.shards for w in after.workers) == sum(w.shards for w in before.workers) + 1
     assert after.max_message_bytes == server.config.limits.message_bytes
+
+
+def test_of_a_caller_who_goes_while_its_shard_waits_nothing_is_computed():
+    array, steps, _ = prepare(f32(1, 2, 9), [Step(f32(2, 2, 3))])
+    with Server(Config(port=0, executor="local", threads=1, engine="reference")) as server:
+        (worker,) = server.executor._workers.values()
+        shards = worker.shards
+        with grpc.insecure_channel(server.address) as channel, worker._turn:  # the worker is busy
+            call = channel.unary_unary("/groupconv.v1.ConvolutionService/Convolve")
+            going = call.future(convolve_request(array, steps, allow_reordering=False, report=False))
+            until(lambda: server.coordinator.running == 1)
+            going.cancel()
+            until(lambda: server._gate.inside == 0)
+        until(lambda: server.coordinator.running == 0)
+        assert worker.shards == shards
+
+
+def until(holds):
+    limit = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < limit
+        time.sleep(0.001)
 
 
 def test_the_caller_s_deadline_is_kept(client):

@@ -16,10 +16,11 @@ from grpc_health.v1 import health_pb2
 
 from groupconv import ConvSpec, Step
 from groupconv.dtypes import types_of
-from groupconv.errors import DeadlineExceededError, InternalError
+from groupconv.errors import CancelledError, DeadlineExceededError, InternalError
 from groupconv.geometry import resolve
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors import Task
+from groupconv_server.executors.base import wanted
 from groupconv_server.health import DEGRADED, NOT_SERVING, SERVING, Health
 from groupconv_server.layers import Layers
 from groupconv_server.repository import Repository
@@ -208,6 +209,26 @@ def test_a_late_shard_is_sent_to_a_second_worker_where_that_is_wanted(ray_execut
         process.resume()
     assert report.worker != stopped.id
     np.testing.assert_array_equal(coordinator.convolve(X, STEPS).output, want)
+
+
+@pytest.mark.ray
+def test_a_caller_who_has_gone_is_not_waited_for(ray_executor):
+    whole(ray_executor)
+    coordinator = Coordinator(ray_executor)
+    want = coordinator.convolve(X, STEPS).output
+    processes = [psutil.Process(slot.facts["pid"]) for slot in ray_executor.membership.slots]
+    for process in processes:
+        process.suspend()
+    before = wanted.set(lambda: False)
+    try:
+        with pytest.raises(CancelledError):
+            coordinator.convolve(X, STEPS)
+    finally:
+        wanted.reset(before)
+        for process in processes:
+            process.resume()
+    np.testing.assert_array_equal(coordinator.convolve(X, STEPS).output, want)
+    assert coordinator.running == 0
 
 
 def test_a_deadline_ends_the_wait_for_a_worker_that_hangs_and_nothing_is_left_over(ray_executor):

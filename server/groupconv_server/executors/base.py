@@ -1,12 +1,22 @@
 """What an executor is: it brings shards to workers and results back."""
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
 from groupconv.plan import ShardReport
 from groupconv_worker.engines.base import Array
 from groupconv_worker.shard import Ran, Stage
+
+
+def always() -> bool:
+    """Yes."""
+    return True
+
+
+wanted: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=always)
+"""Whether the caller of the request that this thread runs is still there: of one who has gone no shard is started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,7 @@ class Executor(Protocol):
 
         Raises:
             DeadlineExceededError: the deadline passed; results still on their way are dropped.
+            CancelledError: the caller has gone (`wanted`).
             UnavailableError: no worker is left, or a shard was tried too often.
         """
 

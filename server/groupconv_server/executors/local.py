@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from groupconv.errors import DeadlineExceededError
+from groupconv.errors import CancelledError, DeadlineExceededError
 from groupconv.plan import ShardReport
-from groupconv_server.executors.base import Task, WorkerInfo
+from groupconv_server.executors.base import Task, WorkerInfo, wanted
 from groupconv_worker.engines import create_engine
 from groupconv_worker.resident import CAPACITY, Resident
 from groupconv_worker.shard import run_shard
@@ -60,15 +60,15 @@ class LocalExecutor:
 
     def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
         """Every task straight into its slice of the output: the first in this thread, the others in the team's."""
-        start = time.perf_counter()
+        start, alive = time.perf_counter(), wanted.get()
         workers = [self._free(tasks), *(self._workers[task.worker] for task in tasks[1:])]
         if len(tasks) == 1:
-            return [workers[0].run(tasks[0], deadline, start)]
+            return [workers[0].run(tasks[0], deadline, start, alive)]
         reports: list[tuple[ShardReport, ...]] = [()] * len(tasks)
 
         def work(first: int, last: int) -> None:
             for i in range(first, last):
-                reports[i] = workers[i].run(tasks[i], deadline, start)
+                reports[i] = workers[i].run(tasks[i], deadline, start, alive)
 
         self._team.run(work, len(tasks))
         return reports
@@ -114,11 +114,15 @@ class _Worker:
         with self._turn:
             self.engine.close()
 
-    def run(self, task: Task, deadline: float | None, submitted: float) -> tuple[ShardReport, ...]:
+    def run(
+        self, task: Task, deadline: float | None, submitted: float, alive: Callable[[], bool]
+    ) -> tuple[ShardReport, ...]:
         left = -1.0 if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
         if (deadline is not None and left <= 0) or not self._turn.acquire(timeout=left):
             raise DeadlineExceededError("the deadline passed before the shard was started")
         try:
+            if not alive():
+                raise CancelledError("the caller has gone")
             ran = run_shard(self.engine, task.stages, task.x, task.out, self.resident)
             self.shards += 1
         finally:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import ray
 
-from groupconv.errors import DeadlineExceededError, InternalError
+from groupconv.errors import CancelledError, DeadlineExceededError, InternalError
 from groupconv.plan import ShardReport
-from groupconv_server.executors.base import Task, WorkerInfo
+from groupconv_server.executors.base import Task, WorkerInfo, wanted
 from groupconv_server.executors.placement import Placement, Places
 from groupconv_server.executors.ray import calls, lane_calls, start
 from groupconv_server.executors.ray.calls import (
@@ -37,6 +37,8 @@ MAX_ATTEMPTS = 16
 """Workers it may be sent to at all: those that were lost with another shard as the cause count too."""
 START_TIMEOUT = 120.0
 """Seconds the actors of this machine may take to start."""
+GLANCE = 0.1
+"""Seconds between looks whether the caller of a request is still there."""
 
 
 class RayExecutor:
@@ -115,7 +117,7 @@ class RayExecutor:
 
     def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
         """Every task on its worker, by its lane if it has one; each result is copied once, into its slice."""
-        inputs = Inputs()
+        inputs, alive = Inputs(), wanted.get()
         flights: dict[object, Flight] = {}
         reports: dict[int, tuple[ShardReport, ...]] = {}
         try:
@@ -123,13 +125,15 @@ class RayExecutor:
                 flight = self._launch(task, self._slot(task, tasks, deadline), deadline, inputs)
                 flights[flight.done] = flight
             while len(reports) < len(tasks):
-                done = first_done(flights.values(), self._until(flights, deadline))
+                done = first_done(flights.values(), min(GLANCE, self._until(flights, deadline)))
                 if done is not None:
                     again = self._landed(flights.pop(done), flights, reports, deadline)
-                elif self._hedge is None or (deadline is not None and time.monotonic() >= deadline):
+                elif deadline is not None and time.monotonic() >= deadline:
                     raise DeadlineExceededError("the deadline passed before every shard was done")
+                elif not alive():
+                    raise CancelledError("the caller has gone")
                 else:
-                    again = self._hedged(flights, deadline)
+                    again = [] if self._hedge is None else self._hedged(flights, deadline)
                 flights |= {flight.done: flight for flight in again}
         finally:
             # What went through Ray is never cancelled: to Ray that is a gap in the actor's sequence of calls, for which
@@ -246,14 +250,14 @@ class RayExecutor:
         slot = self.membership.any(deadline, but=flight.slot)
         return self._launch(flight.task, slot, deadline, flight.inputs, attempt=flight.attempt + 1, losses=losses)
 
-    def _until(self, flights: dict[object, Flight], deadline: float | None) -> float | None:
+    def _until(self, flights: dict[object, Flight], deadline: float | None) -> float:
         """Seconds to wait for a shard to come back: until the deadline, or until one is late."""
         left = seconds_left(deadline)
+        left = math.inf if left is None else left
         if self._hedge is None:
             return left
         late = min(flight.start for flight in flights.values()) + self._hedge - time.perf_counter()
-        late = max(0.01, late)
-        return late if left is None else min(left, late)
+        return min(left, max(0.01, late))
 
     def _hedged(self, flights: dict[object, Flight], deadline: float | None) -> list[Flight]:
         """For each shard that is late and has not been sent twice, a second flight to another worker."""
