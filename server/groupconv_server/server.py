@@ -1,8 +1,8 @@
 """The server: the services on one port, started and ended in order."""
 
 import logging
+import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -224,18 +224,24 @@ class Server:
 
 def serve(config: Config, ready: Callable[[Server], None]) -> None:
     """Run a server until SIGTERM or SIGINT; `ready` is called with it once it takes requests."""
-    asked, up = threading.Event(), threading.Event()
+    up = False
 
     def stop(*_: object) -> None:
-        asked.set()
-        if not up.is_set():  # nothing to end in order, and the first worker may be long in coming
+        if not up:  # nothing to end in order, and the first worker may be long in coming
             raise SystemExit(0)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # A byte, not an Event: a handler that runs while this thread enters the Event's lock would wait for ever, and
+    # a signal that another thread is given does not end a wait for a lock.
+    asked, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
+    ends = {signal.SIGTERM, signal.SIGINT}
+    for number in ends:
         signal.signal(number, stop)
     keep_pages()
     with Server(config) as server:
-        up.set()
+        up = True
         ready(server)
-        asked.wait()
+        while os.read(asked, 1)[0] not in ends:
+            pass
         log.info("stopping: running requests have %.0f s", config.grace)
