@@ -16,18 +16,11 @@ import groupconv
 from clusters import Cluster, kill_tree
 from groupconv import ConvSpec
 from groupconv.errors import UnavailableError
+from waiting import until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((2, 8, 20, 20), dtype=np.float32), RNG.standard_normal((8, 4, 3, 3), dtype=np.float32)
-
-
-def until(true, seconds=60, every=0.05):
-    """Wait for the state of other processes."""
-    limit = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < limit, "it did not come to be in time"
-        time.sleep(every)
 
 
 class Load:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from clusters import Cluster
+from waiting import until
 
 GROUPCONV = [sys.executable, "-m", "groupconv_server"]
 
@@ -57,13 +58,6 @@ def hosts(number):
 def on(host):
     """The prefix of a command that runs on a host."""
     return ["ip", "netns", "exec", host]
-
-
-def until(true, seconds=60):
-    limit = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < limit, "it did not come to be in time"
-        time.sleep(0.2)
 
 
 @pytest.mark.slow

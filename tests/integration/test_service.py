@@ -1,7 +1,6 @@
 """A real server on loopback, driven by the real client."""
 
 import threading
-import time
 
 import grpc
 import numpy as np
@@ -18,6 +17,7 @@ from groupconv_server.config import Config
 from groupconv_server.server import Server
 from oracle import check
 from strategies import FLOATS, Case, cases
+from waiting import until
 
 RNG = np.random.default_rng(0)
 PAIRS = tuple((f, f) for f in FLOATS) + (
@@ -163,13 +163,6 @@ def test_of_a_caller_who_goes_while_its_shard_waits_nothing_is_computed():
             until(lambda: server._gate.inside == 0)
         until(lambda: server.coordinator.running == 0)
         assert worker.shards == shards
-
-
-def until(holds):
-    limit = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.001)
 
 
 def test_the_caller_s_deadline_is_kept(client):

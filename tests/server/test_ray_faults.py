@@ -26,19 +26,12 @@ from groupconv_server.layers import Layers
 from groupconv_server.repository import Repository
 from groupconv_worker.engines.base import Problem
 from groupconv_worker.shard import Stage
+from waiting import until
 
 pytestmark = pytest.mark.ray
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((2, 8, 20, 20)), RNG.standard_normal((8, 4, 3, 3))
 STEPS = [Step(W, None, ConvSpec(groups=2))]
-
-
-def until(true, seconds=60):
-    """Wait for the state of another process, which tells nobody when it changes."""
-    limit = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < limit, "it did not come to be in time"
-        time.sleep(0.02)
 
 
 def whole(executor):
