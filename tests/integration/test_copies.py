@@ -56,11 +56,15 @@ def test_a_request_allocates_its_answer_and_nothing_else_of_its_size(server, lay
     x = np.ones((1, 8, 256, 256), np.float32)
     request, _ = layer_request(layer.info, x, report=False, allow_reordering=False)
     servicer = ConvolutionServicer(server.batcher, server.layers)
-    servicer.Convolve(request, Context())
-    tracemalloc.start()
-    try:
-        answer = servicer.Convolve(request, Context())
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert len(answer) <= peak < 1.1 * len(answer)
+    answer = servicer.Convolve(request, Context())
+
+    def peak() -> int:
+        tracemalloc.start()
+        try:
+            servicer.Convolve(request, Context())
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    # The least of several: a call whose plan is a new one also tunes it, but a copy on the way is in every call.
+    assert len(answer) <= min(peak() for _ in range(8)) < 1.1 * len(answer)
