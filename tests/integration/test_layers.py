@@ -48,7 +48,7 @@ def test_every_variant_as_a_layer_is_what_the_reference_says(client, case: Case)
     with client.load_layer("tests/case", case.weight, case.bias, case.spec) as layer:
         result = layer.run(case.x)
         check(result.output, case)
-        np.testing.assert_array_equal(layer(case.x), result.output)
+        check(layer(case.x), case)  # not the same bits: the plan may be another one
         assert result.report.plan.steps[0].output_shape == result.output.shape
         assert layer.statistics().requests == 2
 
