@@ -72,6 +72,20 @@ def test_rows_that_are_cropped_whole_are_not_asked_for_later(bands):
     assert bands.stream_convolve(x, steps, band_rows=1).tolist() == [[[21.0, 245.0, 350.0]]]
 
 
+@pytest.mark.parametrize("rows", range(1, 10))
+def test_the_whole_can_be_where_its_rows_that_are_not_cropped_cannot(bands, rows):
+    """The second step crops the first row between the two, and the second row lies in a gap of the first step."""
+    x, one = np.array([[[2.0, 3.0, 5.0, 7.0, 11.0]]]), np.ones((1, 1, 1))
+    between = ConvSpec(stride=3, padding=1, output_padding=2, transposed=True)
+    steps = [
+        Step(one, None, between),
+        Step(one, None, ConvSpec(stride=2, padding=2, output_padding=1, transposed=True)),
+    ]
+    want = bands.run(x, steps).output
+    assert sorted(want[want != 0]) == [3.0, 5.0, 7.0, 11.0]
+    np.testing.assert_array_equal(bands.stream_convolve(x, steps, band_rows=rows), want)
+
+
 @settings(max_examples=120)
 @given(case=cases(spec_activation=False, dtypes=(("float64", "float64"),)), rows=st.integers(1, 9), data=st.data())
 def test_chains_accumulate_their_halos(bands, case: Case, rows, data):
