@@ -18,7 +18,9 @@ import trustme
 from scipy import ndimage
 
 import groupconv
+from groupconv import calls
 from groupconv.errors import UnavailableError
+from groupconv.requests import read_answer
 
 GROUPCONV = [sys.executable, "-m", "groupconv_server"]
 
@@ -65,16 +67,14 @@ def test_sigterm_lets_a_running_request_end():
     w = np.ones((32, 32, 9, 9), np.float32)
     with serving("--engine", "reference") as (process, address), groupconv.connect(address) as client:
         client.status()  # connected
-        from groupconv.requests import convolve_request, prepare
-
-        array, steps, _ = prepare(x, [groupconv.Step(w)])
-        future = client._convolve.future(convolve_request(array, steps))
+        ask = next(calls.run(None, x, [groupconv.Step(w)], {}))
+        future = client._unary(ask.method).future(ask.message)
         while client.status().requests == 0 and not future.done():
             pass  # until it runs
         process.send_signal(signal.SIGTERM)
         with pytest.raises(UnavailableError):  # new requests are refused
             ask_for_ever(client)
-        assert list(future.result(timeout=60)[0].output.shape) == [1, 32, 88, 88]
+        assert list(read_answer(future.result(timeout=60))[0].output.shape) == [1, 32, 88, 88]
         assert process.wait(timeout=30) == 0
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from groupconv.requests import CONVOLVE, convolve_request
 from groupconv.tensors import type_to_wire
 from groupconv.v1 import convolution_pb2, layer_pb2, layer_pb2_grpc, spec_pb2
 from groupconv_server.config import Config
@@ -331,13 +332,11 @@ def test_an_input_that_does_not_fit_names_the_field(client):
 
 
 def test_a_layer_and_steps_at_once_are_refused(client):
-    from groupconv.requests import convolve_request
-
     with client.load_layer("tests/both", f32(1, 1, 1)):
         request = convolution_pb2.ConvolveRequest.FromString(convolve_request(f32(1, 1, 4), [Step(f32(1, 1, 1))]))
         request.layer = "tests/both"
         with pytest.raises(InvalidArgumentError, match="steps: expected none where a layer is named"):
-            client._call(client._convolution.Convolve, request, 60)
+            client._call(client._unary(CONVOLVE), request.SerializeToString(), 60)
 
 
 def test_the_awaiting_client_has_the_same_layers(server, client):
