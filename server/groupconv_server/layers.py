@@ -18,8 +18,8 @@ import numpy as np
 
 from groupconv.dtypes import DTYPES, types_of
 from groupconv.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
-from groupconv.explain import human_bytes
 from groupconv.requests import Step
+from groupconv.text import human_bytes
 
 MAX_NAME = 256
 _SEGMENT = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+"

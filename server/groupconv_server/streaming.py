@@ -18,8 +18,8 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from groupconv.errors import CancelledError, DeadlineExceededError, InvalidArgumentError, ResourceExhaustedError
-from groupconv.explain import human_bytes
 from groupconv.requests import Array, Step
+from groupconv.text import human_bytes
 from groupconv_server.bands import Band, Bands
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.limits import Limits
