@@ -24,12 +24,14 @@ from groupconv.geometry import resolve
 from groupconv.requests import geometries
 from groupconv.stream import STREAM, Transfer, transfer
 from groupconv.v1 import stream_pb2
+from groupconv_server.band_rows import choose
 from groupconv_server.bands import Bands
+from groupconv_server.budget import Budget
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator, problems_of
 from groupconv_server.limits import Limits
 from groupconv_server.server import Server
-from groupconv_server.streaming import Budget, Stream, choose
+from groupconv_server.streaming import Stream
 from groupconv_worker.engines import create_engine, reference
 from groupconv_worker.engines.base import Problem
 from strategies import FLOATS, Case, cases, specs
