@@ -73,18 +73,19 @@ def test_every_block_on_wide_rows(data, width, height, step):
 @pytest.mark.parametrize("groups", [1, 2])
 @settings(max_examples=15)
 @given(
-    extents=st.tuples(st.integers(8, 30), st.integers(8, 30)),
+    extents=st.tuples(st.integers(10, 30), st.integers(10, 30)),
     channels=st.tuples(st.integers(16, 40), st.integers(16, 40)),
     padding=st.integers(0, 2),
+    dilation=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     mode=st.sampled_from(["zeros", "reflect"]),
     activation=st.sampled_from([None, "relu", "gelu"]),
 )
-def test_winograd_within_its_bound(groups, extents, channels, padding, mode, activation):
+def test_winograd_within_its_bound(groups, extents, channels, padding, dilation, mode, activation):
     rng = np.random.default_rng(sum(extents))
     x = rng.standard_normal((2, channels[0] * groups, *extents), np.float32)
     w = rng.standard_normal((channels[1] * groups, channels[0], 3, 3), np.float32)
     bias = rng.standard_normal(len(w), np.float32)
-    spec = ConvSpec(padding=padding, groups=groups, padding_mode=mode, activation=activation)
+    spec = ConvSpec(padding=padding, dilation=dilation, groups=groups, padding_mode=mode, activation=activation)
     problem = problem_of(spec, x, w)
     algorithm = Winograd(TEAM, BUFFERS)
     assume(algorithm.supports(problem))

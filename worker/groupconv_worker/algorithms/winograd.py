@@ -6,6 +6,7 @@ result is not finite, a NaN or an infinity has spread over its tile, so the whol
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from groupconv.geometry import Geometry
 from groupconv_worker.algorithms.direct import Direct, even
 from groupconv_worker.algorithms.filters import packing
-from groupconv_worker.algorithms.plane import phases
+from groupconv_worker.algorithms.plane import Plane, phases
 from groupconv_worker.algorithms.samples import Buffers, Room, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import simd
@@ -29,12 +30,14 @@ FEWEST_TILES = 8
 """Tiles below which the transformed filters, read once per few tiles, cost more than they save."""
 FEW_TILES = 16
 """Tiles up to which one block takes all of them, so that the filters pass once."""
+MOST_OF_DIRECT = 0.75
+"""Products of the tiles, of those of the direct sum, above which the transforms do not pay."""
 CHUNK = 2**20
 """Bytes of transformed tiles that pass at a time, so that they stay in the second cache."""
 
 
 class Winograd:
-    """Takes float32, 3×3 at stride and dilation 1, wide groups, on maps of several tiles.
+    """Takes float32, 3×3 at stride 1, wide groups, on maps of several tiles.
 
     Args:
         team: the threads.
@@ -47,13 +50,15 @@ class Winograd:
         self.team, self.buffers, self.direct = team, buffers, Direct(team, buffers)
 
     def supports(self, problem: Problem) -> bool:
-        """3×3, stride 1, dilation 1."""
+        """3×3, stride 1."""
         g = zero_padded(problem.geometry)
         if problem.types.accumulate != np.float32 or g.transposed or g.kernel != (3, 3):
             return False
         wide = min(g.in_channels, g.out_channels) // g.groups >= FEWEST
-        tiles = -(-g.output[0] // OUT) * -(-g.output[1] // OUT)
-        return wide and max(*g.stride, *g.dilation) == 1 and tiles >= FEWEST_TILES and max(g.input) < 2**30
+        tiles = math.prod(tile_counts(phases(g)[0].plane))
+        # at large dilations the tiles are mostly edge
+        worth_it = tiles >= FEWEST_TILES and tiles * TILE**2 <= MOST_OF_DIRECT * math.prod(g.output) * KERNEL**2
+        return wide and max(g.stride) == 1 and worth_it and max(g.input) < 2**30
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """Transform the filters: 4 times their memory. A one-shot kernel's direct form is made if it is needed."""
@@ -83,19 +88,22 @@ class _Winograd:
         resident: bool,
     ) -> None:
         self.direct, plane, dtype = direct, phases(g)[0].plane, np.dtype(np.float32)
-        tile_rows, tiles = (-(-o // OUT) for o in plane.output)
+        tile_rows, tiles = tile_counts(plane)
         inputs, outputs = -(-plane.channels // LANES), -(-plane.filters // LANES)
         row_bytes = 4 * TILE**2 * plane.groups * LANES * (inputs + outputs) * tiles
-        rows = min(tile_rows, max(-(-FEWEST_TILES // tiles), CHUNK // row_bytes))
+        # a band is a tile row of each phase of the dilation: tiles of neighbouring rows
+        band = plane.dilation[0]
+        rows = band * min(tile_rows // band, max(-(-FEWEST_TILES // (tiles * band)), CHUNK // (row_bytes * band)))
         vectors, size = block(rows * tiles)
         blocks = -(-outputs // vectors)
         outputs, multiply = blocks * vectors, kernels.product(vectors, size)
         self.room = transformed(weight, g, vectors * LANES, winograd, resident=resident)
         padded = np.zeros((plane.groups, outputs * LANES), dtype)
         padded[:, : plane.filters] = bias_of(bias, g, dtype).reshape(plane.groups, -1)
-        columns = -(-(OUT * tiles + 2) // LANES) * LANES
+        columns = -(-(OUT * tiles + (KERNEL - 1) * plane.dilation[1]) // LANES) * LANES
         G, count, scratch = plane.groups, rows * tiles, Scratch()
-        wide = scratch.room(G * inputs * (OUT * rows + 2) * columns * LANES, dtype)
+        wide_rows = OUT * rows + (KERNEL - 1) * band
+        wide = scratch.room(G * max(inputs, outputs) * wide_rows * columns * LANES, dtype)
         x_product, w_product, y_product = map(
             apart,
             (G * inputs * count * LANES, G * blocks * inputs * LANES * vectors * LANES, G * outputs * count * LANES),
@@ -105,13 +113,13 @@ class _Winograd:
         stages = []
         for start in range(0, tile_rows, rows):
             # the last chunk overlaps its neighbour: every chunk has as many tiles as a block needs
-            part = (min(start, tile_rows - rows), rows, tiles)
+            part = (min(start, tile_rows - rows) * OUT, *plane.dilation, rows, tiles)
             into = (plane.channels, inputs, *plane.input, *plane.low, *part, columns, x_product)
-            back = (plane.filters, outputs, *plane.output, *part, y_product, relu)
+            back = (plane.filters, outputs, *plane.output, *part, columns, y_product, relu)
             stages += [
                 Stage(kernels.transform_input(), (X, wide, seen, *into), G * inputs),
                 Stage(multiply, (seen, self.room.array, made, *products), TILE**2 * G * blocks),
-                Stage(kernels.transform_output(), (made, padded, Y, *back), G * outputs),
+                Stage(kernels.transform_output(), (made, padded, wide, Y, *back), G * outputs),
             ]
         self.program = Program(winograd.team, winograd.buffers, stages, scratch)
 
@@ -120,6 +128,17 @@ class _Winograd:
         flat = y.reshape(-1)
         if not np.isfinite(np.dot(flat, flat)):
             self.direct().run(x[None], y[None])
+
+
+def tile_counts(plane: Plane) -> tuple[int, int]:
+    """Tiles per axis: those that cover each sub-image of every d-th cell, a dilation being as many images without one.
+
+    Example:
+        >>> tile_counts(Plane(1, 8, 8, (33, 14), (3, 3), (1, 1), (6, 1), (6, 1), (33, 14)))
+        (12, 4)
+    """
+    rows, columns = (d * -(-o // (OUT * d)) for o, d in zip(plane.output, plane.dilation, strict=True))
+    return rows, columns
 
 
 def block(tiles: int) -> tuple[int, int]:

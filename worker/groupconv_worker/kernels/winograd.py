@@ -12,6 +12,7 @@ import functools
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from groupconv_worker.kernels.atomic import array, job
 from groupconv_worker.kernels.winograd_tiles import (
@@ -25,6 +26,7 @@ from groupconv_worker.kernels.winograd_tiles import (
     tile_in,
     tile_out,
     turn,
+    turn_back,
 )
 
 
@@ -36,6 +38,13 @@ def apart(size: int) -> int:
         65
     """
     return -(-size // LANES) // 2 * 2 * LANES + LANES
+
+
+@njit(inline="always")
+def tile_start(number, dilation):
+    """First cell of a tile of outputs. A dilation of d makes d sub-images of every d-th cell, each with its own tiles."""
+    part, phase = divmod(number, dilation)
+    return part * OUT * dilation + phase
 
 
 @functools.cache
@@ -69,9 +78,9 @@ def transform_input() -> Any:
     """x (C, H, W) -> out (36, g, channel blocks, tiles, lanes).
 
     Returns:
-        A job with the words (x, wide, out, C/g, channel blocks per group, H, W, low, left, first tile row, tile rows,
-        tiles per row, columns of `wide`, distance of two products in `out`); `wide` is room for (blocks, rows,
-        columns, lanes). A task is a block of channels, of all groups.
+        A job with the words (x, wide, out, C/g, channel blocks per group, H, W, low, left, first row, dilation of rows
+        and of columns, tile rows, tiles per row, columns of `wide`, distance of two products in `out`); `wide` is room
+        for (blocks, rows, columns, lanes). A task is a block of channels, of all groups.
     """
 
     @job
@@ -79,14 +88,15 @@ def transform_input() -> Any:
         words = array(at, np.int64)
         x, wide, out = array(words[0], DTYPE), array(words[1], DTYPE), array(words[2], DTYPE)
         channels, blocks, height, width, low, left = words[3], words[4], words[5], words[6], words[7], words[8]
-        tile_row, tile_rows, tiles, columns, product = words[9], words[10], words[11], words[12], words[13]
-        rows = OUT * tile_rows + 2
+        first_row, down, across, tile_rows, tiles = words[9], words[10], words[11], words[12], words[13]
+        columns, product = words[14], words[15]
+        rows = OUT * tile_rows + (KERNEL - 1) * down
         for block in range(first, last):
             group, part = divmod(block, blocks)
             there = min(LANES, channels - part * LANES)
             start = block * rows * columns * LANES
             for i in range(rows):
-                row = tile_row * OUT + i - low
+                row = first_row + i - low
                 exist = there if 0 <= row < height else 0
                 x_at = ((group * channels + part * LANES) * height + row) * width
                 for column in range(0, columns, LANES):
@@ -94,9 +104,9 @@ def transform_input() -> Any:
                     turn(x, wide, x_at, column - left, out_at, height * width, width, exist)
             for i in range(tile_rows):
                 for j in range(tiles):
-                    x_at = start + (i * OUT * columns + j * OUT) * LANES
+                    x_at = start + (tile_start(i, down) * columns + tile_start(j, across)) * LANES
                     out_at = ((block * tile_rows + i) * tiles + j) * LANES
-                    tile_in(wide, out, x_at, columns * LANES, out_at, product)
+                    tile_in(wide, out, x_at, down * columns * LANES, across * LANES, out_at, product)
 
     return transform_input.address
 
@@ -135,27 +145,33 @@ def transform_output() -> Any:
     """x (36, g, filter blocks, tiles, lanes) + bias (g, filter blocks, lanes) -> the tiles' outputs in y (M, H', W').
 
     Returns:
-        A job with the words (x, bias, y, M/g, filter blocks per group, H', W', first tile row, tile rows, tiles per
-        row, distance of two products in x, relu). A task is a block of filters, of all groups.
+        A job with the words (x, bias, wide, y, M/g, filter blocks per group, H', W', first row, dilation of rows and of
+        columns, tile rows, tiles per row, columns of `wide`, distance of two products in x, relu); `wide` is
+        room for (blocks, rows, columns, lanes). A task is a block of filters, of all groups.
     """
 
     @job
     def transform_output(at, first, last):
         words = array(at, np.int64)
-        x, bias, y = array(words[0], DTYPE), array(words[1], DTYPE), array(words[2], DTYPE)
-        per_group, blocks, height, width = words[3], words[4], words[5], words[6]
-        tile_row, tile_rows, tiles, product, relu = words[7], words[8], words[9], words[10], words[11]
-        plane = height * width
+        x, bias = array(words[0], DTYPE), array(words[1], DTYPE)
+        wide, y = array(words[2], DTYPE), array(words[3], DTYPE)
+        per_group, blocks, height, width = words[4], words[5], words[6], words[7]
+        first_row, down, across, tile_rows, tiles = words[8], words[9], words[10], words[11], words[12]
+        columns, product, relu = words[13], words[14], words[15]
+        rows = tile_rows * OUT
         for block in range(first, last):
             group, part = divmod(block, blocks)
             filters = min(LANES, per_group - part * LANES)
+            start, row_size = block * rows * columns * LANES, columns * LANES
             for i in range(tile_rows):
-                row = (tile_row + i) * OUT
-                rows = min(OUT, height - row)
                 for j in range(tiles):
                     x_at = ((block * tile_rows + i) * tiles + j) * LANES
-                    y_at = ((group * per_group + part * LANES) * height + row) * width + j * OUT
-                    columns = min(OUT, width - j * OUT)
-                    tile_out(x, bias, y, x_at, product, block * LANES, y_at, plane, width, rows, columns, filters, relu)
+                    out_at = start + tile_start(i, down) * row_size + tile_start(j, across) * LANES
+                    tile_out(x, bias, wide, x_at, product, block * LANES, out_at, down * row_size, across * LANES, relu)
+            for i in range(min(rows, height - first_row)):
+                y_at = ((group * per_group + part * LANES) * height + first_row + i) * width
+                for column in range(0, width, LANES):
+                    at_wide = start + i * row_size + column * LANES
+                    turn_back(wide, y, at_wide, y_at, column, height * width, width, filters)
 
     return transform_output.address

@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.kernels import simd
-from groupconv_worker.kernels.simd import I1, I32, I64, Simd, i64, pointer
+from groupconv_worker.kernels.simd import I64, Simd, i64, pointer
 
 OUT, KERNEL, TILE = 4, 3, 6
 """Extent of an output tile, of the kernel and of the input tile they need."""
@@ -97,16 +97,16 @@ def tile_filter(_context, w, out, w_at, tap, out_at, product):
 
 
 @intrinsic
-def tile_in(_context, x, out, x_at, x_row, out_at, product):
+def tile_in(_context, x, out, x_at, x_row, x_column, out_at, product):
     """One input tile, lanes over channels -> its 36 vectors, `product` apart."""
-    signature = types.void(x, out, *[types.int64] * 4)
+    signature = types.void(x, out, *[types.int64] * 5)
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         x, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True))
-        x_at, x_row, out_at, product = arguments[2:]
+        x_at, x_row, x_column, out_at, product = arguments[2:]
         s = Simd(b, x.type.pointee)
         starts = [b.gep(x, [b.add(x_at, b.mul(x_row, i64(i)))]) for i in range(TILE)]
-        tile = [[s.load(b.gep(start, [i64(j * s.lanes)])) for j in range(TILE)] for start in starts]
+        tile = [[s.load(b.gep(start, [b.mul(x_column, i64(j))])) for j in range(TILE)] for start in starts]
         for number, vector in enumerate(v for row in _both(s, INPUT, tile) for v in row):
             s.store(vector, b.gep(out, [b.add(out_at, b.mul(product, i64(number)))]))
         return context.get_dummy_value()
@@ -149,47 +149,41 @@ def multiply(_context, x, w, out, x_at, w_at, out_at, channels, distance, V, P):
 
 
 @intrinsic
-def tile_out(_context, x, bias, y, x_at, product, bias_at, y_at, plane, width, rows, columns, filters, relu):
-    """36 vectors of one tile, `product` apart -> up to 4×4 outputs of `filters` planes."""
-    signature = types.void(x, bias, y, *[types.int64] * 10)
+def tile_out(_context, x, bias, out, x_at, product, bias_at, out_at, out_row, out_column, relu):
+    """36 vectors of one tile, `product` apart -> its 4×4 outputs, lanes over filters."""
+    signature = types.void(x, bias, out, *[types.int64] * 7)
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        x, bias, y = (pointer(context, b, t, a) for t, a in zip(signature.args[:3], arguments[:3], strict=True))
-        x_at, product, bias_at, y_at, plane, width, rows, columns, filters, relu = arguments[3:]
+        x, bias, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:3], arguments[:3], strict=True))
+        x_at, product, bias_at, out_at, out_row, out_column, relu = arguments[3:]
         s = Simd(b, x.type.pointee)
         relu = b.icmp_signed("!=", relu, i64(0))
         start = s.load(b.gep(bias, [bias_at]))
         places = [b.add(x_at, b.mul(product, i64(n))) for n in range(TILE * TILE)]
         tile = [[s.load(b.gep(x, [places[i * TILE + j]])) for j in range(TILE)] for i in range(TILE)]
-        cells = [s.relu(b.fadd(v, start), relu) for row in _both(s, OUTPUT, tile) for v in row]
-        mask = b.icmp_signed("<", ir.Constant(ir.VectorType(I64, OUT), list(range(OUT))), _splat4(b, columns))
-        for first in range(0, len(cells), s.lanes):  # a vector of fewer than 16 lanes takes several rounds
-            turned = s.transpose(cells[first : first + s.lanes])
-            for lane, vector in enumerate(turned):
-                with b.if_then(b.icmp_signed("<", i64(lane), filters)):
-                    channel = b.add(y_at, b.mul(plane, i64(lane)))
-                    for part in range(s.lanes // OUT):
-                        row = i64(first // OUT + part)
-                        with b.if_then(b.icmp_signed("<", row, rows)):
-                            _store4(b, vector, part, b.gep(y, [b.add(channel, b.mul(width, row))]), mask)
+        for i, row in enumerate(_both(s, OUTPUT, tile)):
+            for j, vector in enumerate(row):
+                place = b.add(out_at, b.add(b.mul(out_row, i64(i)), b.mul(out_column, i64(j))))
+                s.store(s.relu(b.fadd(vector, start), relu), b.gep(out, [place]))
         return context.get_dummy_value()
 
     return signature, generate
 
 
-def _splat4(b: Any, value: Any) -> Any:
-    vector = ir.Constant(ir.VectorType(value.type, OUT), ir.Undefined)
-    for lane in range(OUT):
-        vector = b.insert_element(vector, value, ir.Constant(I32, lane))
-    return vector
+@intrinsic
+def turn_back(_context, x, y, x_at, y_at, column, plane, width, there):
+    """Transpose: (columns, lanes) from `column` of one row on -> that row in the planes of `there` filters."""
+    signature = types.void(x, y, *[types.int64] * 6)
 
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        x, y = (pointer(context, b, t, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True))
+        x_at, y_at, column, plane, width, there = arguments[2:]
+        s = Simd(b, x.type.pointee)
+        inside = s.inside(column, width)
+        columns = [s.load(b.gep(x, [b.add(x_at, i64(place * s.lanes))])) for place in range(s.lanes)]
+        for lane, row in enumerate(s.transpose(columns)):
+            with b.if_then(b.icmp_signed("<", i64(lane), there)):
+                s.store_masked(row, b.gep(y, [b.add(y_at, b.add(column, b.mul(plane, i64(lane))))]), inside)
+        return context.get_dummy_value()
 
-def _store4(b: Any, vector: Any, part: int, address: Any, mask: Any) -> None:
-    """Store lanes 4·part … 4·part + 3 where the mask is set."""
-    pick = ir.Constant(ir.VectorType(I32, OUT), [OUT * part + lane for lane in range(OUT)])
-    cells = b.shuffle_vector(vector, vector, pick)
-    kind = ir.VectorType(vector.type.element, OUT)
-    target = b.bitcast(address, kind.as_pointer())
-    signature = ir.FunctionType(ir.VoidType(), [kind, target.type, I32, ir.VectorType(I1, OUT)])
-    store = cgutils.get_or_insert_function(b.module, signature, f"llvm.masked.store.v{OUT}f32.p0")
-    b.call(store, [cells, target, ir.Constant(I32, 4), mask])
+    return signature, generate

@@ -1,6 +1,7 @@
-"""Plans and reports, in words."""
+"""Plans and reports as text."""
 
-from groupconv.plan import MOST_SHARDS, Alternative, Plan, Range, Report, Shard, ShardReport, StepPlan
+from groupconv.explain import MOST_SHARDS
+from groupconv.plan import Alternative, Plan, Range, Report, Shard, ShardReport, StepPlan
 
 
 def step(shards: int = 2, *, joined: bool = False, alternatives=()) -> StepPlan:
