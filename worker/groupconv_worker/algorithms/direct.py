@@ -2,12 +2,12 @@
 
 import functools
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from groupconv_worker.algorithms.filters import packed
-from groupconv_worker.algorithms.grouped import weaving
-from groupconv_worker.algorithms.plane import Plane, phases
+from groupconv_worker.algorithms.plane import Phase, Plane, phases
 from groupconv_worker.algorithms.samples import NATIVE, Buffers, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import filters, layout, simd
@@ -50,14 +50,14 @@ class _Direct:
         g, dtype = zero_padded(problem.geometry), bias.dtype
         relu = int(g.activation is not None and g.activation.kind == "relu")
         output = g.output if g.rank == 2 else (1, *g.output)
-        found, scratch, stages = phases(g), Scratch(), []
-        spread = Spread([p.plane for p in found])
+        scratch, stages, lanes = Scratch(), [], simd.lanes(dtype.itemsize)
+        found = [replace(phase, plane=strips(phase.plane, lanes)) for phase in phases(g)]
+        spread = Spread([p.plane for p in found], lanes)
         wide = X
         if not spread.is_identity:
             wide = scratch.room(spread.size, dtype)
             stages.append(Stage(layout.spread(dtype), (X, wide, *spread.extents), spread.rows))
-        V = vectors(found[0].plane, simd.lanes(dtype.itemsize))
-        size = V * simd.lanes(dtype.itemsize)
+        size = vectors(found[0].plane, lanes) * lanes
         self.room = packed(weight, g, size, dtype, direct.team, direct.buffers, resident=resident)
         w = self.room.array
         padded = np.zeros((g.groups, -(-found[0].plane.filters // size) * size), dtype)
@@ -68,13 +68,8 @@ class _Direct:
         leave_out = worth_it and bool(np.isfinite(np.dot(w, w)))
         tap = 0
         for phase in found:
-            part = Y
-            if phase.step != (1, 1):
-                part = scratch.room(g.out_channels * math.prod(phase.plane.output), dtype)
             where = (tap, math.prod(g.kernel))
-            stages.append(_stage(phase.plane, spread, (wide, w, padded, part), V, where, relu, leave_out=leave_out))
-            if phase.step != (1, 1):
-                stages.append(weaving(phase, part, output, g.out_channels, dtype))
+            stages.append(_stage(phase, spread, (wide, w, padded), where, output, relu, leave_out=leave_out))
             tap += math.prod(phase.plane.kernel)
         self.program = Program(direct.team, direct.buffers, stages, scratch)
 
@@ -83,92 +78,102 @@ class _Direct:
 
 
 def _stage(
-    plane: Plane,
+    phase: Phase,
     spread: "Spread",
-    arrays: tuple[Place, Array, Array, Place],
-    V: int,
+    arrays: tuple[Place, Array, Array],
     where: tuple[int, int],
+    output: tuple[int, ...],
     relu: int,
     *,
     leave_out: bool,
 ) -> Stage:
-    """One phase: from the spread input, packed weights and bias, into y.
+    """One phase: from the spread input, packed weights and bias, into its cells of y.
 
     Args:
-        plane: the phase.
+        phase: the phase.
         spread: how its input lies.
-        arrays: spread input, packed weights, bias filled up to whole blocks, y.
-        V: vectors of filters of a block.
+        arrays: spread input, packed weights, bias filled up to whole blocks.
         where: its first tap among the packed ones, and how many those are.
+        output: rows and columns of y.
         relu: not 0 to clamp.
         leave_out: as in `tap_table`.
     """
-    x, w, bias, y = arrays
-    lanes = simd.lanes(w.dtype.itemsize)
-    _, R, P = shape = block(plane, lanes)
+    x, w, bias = arrays
+    plane, dtype, lanes = phase.plane, w.dtype, simd.lanes(w.dtype.itemsize)
+    V, R, P = block(plane, lanes)
     size = V * lanes
     count = -(-plane.filters // size)
-    grid = (spread.low, spread.row, spread.step, spread.columns)
-    taps, starts = tap_table(plane, grid, (size, *shape[1:]), where[0], leave_out=leave_out)
-    channel = spread.step * spread.columns
-    distances = (channel, plane.channels * channel, spread.row * plane.stride[0])
-    sizes = (plane.channels, plane.filters, count, where[1], *plane.output, *distances)
+    taps, starts = tap_table(plane, (spread.low, spread.row), (size, R, P), where[0], leave_out=leave_out)
+    within_x = (spread.channel, plane.channels * spread.channel, spread.row * plane.stride[0])
+    width = plane.output[1] if phase.step[1] == 1 else output[1]
+    within_y = (math.prod(output), phase.step[0] * width)
+    y = Place(Y.base, (phase.start[0] * width + phase.start[1]) * dtype.itemsize)
+    sizes = (plane.channels, plane.filters, count, where[1], *plane.output, *within_x, *within_y)
     words = (x, w, bias, y, taps, starts, len(starts), *sizes, relu)
-    return Stage(filters.kernel(w.dtype, V, R, P), words, plane.groups * count * -(-plane.output[0] // R))
+    rest = -(-(plane.filters - (count - 1) * size) // lanes)
+    run = filters.kernel(dtype, V, rest, R, P, plane.stride[1], phase.step[1])
+    return Stage(run, words, plane.groups * count * -(-plane.output[0] // R))
+
+
+FEW_CHANNELS = 8
+"""Channels up to which an unpadded input is read as it lies; of more, those of one row are brought together."""
 
 
 class Spread:
-    """The padded input (rows, C, phases of the stride, columns) that serves all `planes`, which differ in padding.
+    """The input that serves all `planes`, which differ in padding: x itself or a padded copy (rows, C, columns).
 
     Args:
         planes: of one input, stride and channel count.
+        lanes: elements of a vector.
     """
 
-    def __init__(self, planes: list[Plane]) -> None:
+    def __init__(self, planes: list[Plane], lanes: int) -> None:
         one = planes[0]
-        self.channels, self.step = one.groups * one.channels, one.stride[1]
+        self.channels, (height, width) = one.groups * one.channels, one.input
         self.low = (max(p.low[0] for p in planes), max(p.low[1] for p in planes))
-        self.rows = max(
-            (p.output[0] + ROWS - 1) * p.stride[0] + (p.kernel[0] - 1) * p.dilation[0] + self.low[0] - p.low[0]
-            for p in planes
-        )
-        columns = max(
-            (p.output[1] - 1) * p.stride[1] + (p.kernel[1] - 1) * p.dilation[1] + 1 + self.low[1] - p.low[1]
-            for p in planes
-        )
-        self.columns = -(-columns // self.step)
-        self.row = self.channels * self.step * self.columns
+        # the last block of rows is a whole one
+        heights = [-(-p.output[0] // R) * R for p, (_, R, _) in [(p, block(p, lanes)) for p in planes]]
+        self.rows = max(_seen(p, 0, rows) + self.low[0] - p.low[0] for p, rows in zip(planes, heights, strict=True))
+        self.columns = max(_seen(p, 1, p.output[1]) + self.low[1] - p.low[1] for p in planes)
+        fits = self.low == (0, 0) and self.rows <= height and self.columns <= width
+        pointwise = all(p.kernel == p.stride == (1, 1) for p in planes)
+        self.is_identity = fits and (pointwise or self.channels <= FEW_CHANNELS)
+        self.extents = (self.channels, *one.input, *self.low, self.columns)
+        self.row, self.channel = self.channels * self.columns, self.columns
         self.size = self.rows * self.row
-        # pointwise on one row: x is laid out as it is wanted
-        alone = len(planes) == 1 and one.kernel == one.stride == (1, 1) and self.low == (0, 0)
-        self.is_identity = alone and one.input == one.output and one.output[0] == 1
-        self.extents = (self.channels, *one.input, *self.low, self.step, self.columns)
+        if self.is_identity:
+            self.row, self.channel = width, height * width
+
+
+def _seen(plane: Plane, axis: int, outputs: int) -> int:
+    """Cells that so many outputs see along an axis."""
+    return (outputs - 1) * plane.stride[axis] + (plane.kernel[axis] - 1) * plane.dilation[axis] + 1
 
 
 TABLE = 20_000
 """Most entries of a table of taps per block: on larger maps the edges, where taps see only padding, are few."""
 ROWS = 4
-"""Most rows of a block; the spread input has rows for the whole last block."""
+"""Most rows of a block."""
 
 
 @functools.lru_cache(maxsize=256)
 def tap_table(
-    plane: Plane, grid: tuple[tuple[int, int], int, int, int], block: Block, first: int = 0, *, leave_out: bool
+    plane: Plane, grid: tuple[tuple[int, int], int], block: Block, first: int = 0, *, leave_out: bool
 ) -> tuple[Array, Array]:
     """The taps of each block of outputs, as `filters.kernel` wants them: pairs of offsets, and where a block's begin.
 
     Args:
         plane: the convolution.
-        grid: of the spread input its low padding, elements of a row, step and columns.
+        grid: of the spread input its low padding and elements from row to row.
         block: filters, rows and pixels.
         first: the plane's first tap among the packed ones.
         leave_out: leave out the taps that see nothing but padding, block by block.
     """
     size, R, P = block
-    (low, left), row, step, columns = grid
+    (low, left), row = grid
     down = low - plane.low[0] + np.arange(plane.kernel[0]) * plane.dilation[0]
     across = left - plane.low[1] + np.arange(plane.kernel[1]) * plane.dilation[1]
-    into = (down[:, None] * row + across % step * columns + across // step).reshape(-1)
+    into = (down[:, None] * row + across).reshape(-1)
     pairs = np.stack([into, (first + np.arange(into.size)) * plane.channels * size], axis=1).astype(np.int64)
     met = np.ones((1, len(pairs)), bool)
     if leave_out and -(-plane.output[0] // R) * -(-plane.output[1] // P) * len(pairs) <= TABLE:
@@ -194,6 +199,26 @@ def block(plane: Plane, lanes: int) -> Block:
     if width > most // 2:
         return V, 1, even(width, most)
     return V, even(height, min(ROWS, max(1, simd.ACCUMULATORS // V // width))), width
+
+
+STRIP = (4, 2, 1)
+"""Blocks of pixels of a strip."""
+
+
+def strips(plane: Plane, lanes: int) -> Plane:
+    """A long row that no tap shifts (pointwise) cut into rows of whole blocks, which threads can share evenly.
+
+    Example:
+        >>> strips(Plane(1, 8, 80, (1, 784), (1, 1), (1, 1), (1, 1), (0, 0), (1, 784)), 16).output
+        (14, 56)
+    """
+    cells = plane.output[1]
+    if plane.kernel != (1, 1) or plane.input != plane.output or plane.output[0] > 1:
+        return plane
+    most = min(simd.ACCUMULATORS // vectors(plane, lanes), lanes)
+    sizes = [count * P for P in range(most, most * 2 // 3, -1) for count in STRIP]
+    columns = next((size for size in sizes if cells % size == 0), cells)
+    return replace(plane, input=(cells // columns, columns), output=(cells // columns, columns))
 
 
 def vectors(plane: Plane, lanes: int) -> int:
@@ -225,5 +250,10 @@ def met_taps(plane: Plane, R: int, P: int) -> Array:
 
 
 def even(extent: int, most: int) -> int:
-    """The part, at most `most`, that cuts `extent` into the fewest and then most even parts."""
-    return -(-extent // -(-extent // most))
+    """The part, at most `most`, that cuts `extent` with little left over into few parts: each costs half a cell more.
+
+    Example:
+        >>> even(144, 14), even(55, 14), even(35, 14), even(4, 3)
+        (12, 11, 12, 2)
+    """
+    return min(range(min(extent, most), 0, -1), key=lambda size: -(-extent // size) * (2 * size + 1))

@@ -33,9 +33,6 @@ THIN = 16
 """Filters per group up to which lanes along a row beat lanes over filters."""
 FEW_CELLS = 32
 """Output cells below which packing the filters of a one-shot kernel costs more than it saves."""
-MANY_UP, MANY_UP_ALONE = 150, 50
-"""Output cells from which onnxruntime is ahead on one-shot transposed kernels, whose phases are woven one by one; with
-one thread, which takes longer to pack their filters."""
 MANY_CELLS, MANY_CELLS_ALONE = 600, 150
 """Output cells from which Winograd saves one-shot kernels more than transforming filters costs; with one thread."""
 TUNED_MACS = 100_000
@@ -90,16 +87,14 @@ class CpuEngine:
             return self.fft
         if plane and plane.filters <= THIN and self.grouped.supports(problem):
             return self.grouped
-        pointwise = bool(plane and plane.kernel == (1, 1))
-        cells, up = math.prod(problem.geometry.output), problem.geometry.transposed
-        alone = self.threads == 1
+        pointwise = bool(plane and plane.kernel == (1, 1)) and not problem.geometry.transposed
+        cells, alone = math.prod(problem.geometry.output), self.threads == 1
         if self.winograd.supports(problem) and (resident or cells >= (MANY_CELLS_ALONE if alone else MANY_CELLS)):
             return self.winograd
         few = not resident and cells < FEW_CELLS
-        if plane and pointwise and not (resident or up or few) and self._reads_them_raw(problem, plane):
+        if plane and pointwise and not (resident or few) and self._reads_them_raw(problem, plane):
             return self.grouped
-        many_up = up and cells >= (MANY_UP_ALONE if alone else MANY_UP)
-        if self.onnx.supports(problem) and (resident or pointwise or few or not plane or many_up):
+        if self.onnx.supports(problem) and (resident or pointwise or few or not plane):
             return self.onnx
         blas = problem.types.accumulate.kind == "f" and (pointwise or few)
         return self.direct if plane and not blas and self.direct.supports(problem) else self.gemm

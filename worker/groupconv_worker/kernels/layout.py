@@ -7,46 +7,50 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from groupconv_worker.kernels import simd
 from groupconv_worker.kernels.atomic import array, job
 from groupconv_worker.kernels.simd import Simd, i64, pointer
 
 
+@intrinsic
+def _padded(_context, x, out, source, start, column, width, extent):
+    """out[start + j] = x[source + j], or 0 where column + j is not in 0 … width - 1, for a vector of j < extent."""
+    signature = types.void(x, out, *[types.int64] * 5)
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        x, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True))
+        source, start, column, width, extent = arguments[2:]
+        s = Simd(b, x.type.pointee)
+        vector = s.load_masked(b.gep(x, [source]), s.inside(column, width))
+        s.store_masked(vector, b.gep(out, [start]), s.inside(i64(0), extent))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 @functools.cache
 def spread(dtype: np.dtype) -> Any:
-    """Copies x (C, H, W) into out (rows, C, s, extent) with zeros around it and the columns sorted by phase.
-
-    out[h, c, f, j] = x[c, h - low, j·s + f - left], or 0 outside.
+    """Copies x (C, H, W) into out (rows, C, extent) with zeros around it: out[h, c, j] = x[c, h - low, j - left].
 
     Returns:
-        A job with the words (x, out, C, H, W, low, left, s, extent), low and left may be negative; a task is a row.
+        A job with the words (x, out, C, H, W, low, left, extent), low and left may be negative; a task is a row.
     """
+    lanes = simd.lanes(dtype.itemsize)
 
     @job
     def spread(at, first, last):
         words = array(at, np.int64)
         x, out = array(words[0], dtype), array(words[1], dtype)
         channels, height, width, low, left = words[2], words[3], words[4], words[5], words[6]
-        step, extent = words[7], words[8]
+        extent = words[7]
         for h in range(first, last):
-            row = h - low
+            row, seen = h - low, width
+            if not 0 <= row < height:
+                row = seen = 0
             for c in range(channels):
-                for phase in range(step):
-                    start = ((h * channels + c) * step + phase) * extent
-                    begin = min(extent, max(0, (left - phase + step - 1) // step))
-                    end = min(extent, max(begin, (width - 1 - phase + left) // step + 1))
-                    if not 0 <= row < height:
-                        begin = end = extent
-                    source = (c * height + row) * width + phase - left
-                    for j in range(begin):
-                        out[start + j] = 0
-                    if step == 1:  # apart, so that the compiler sees a contiguous copy
-                        for j in range(begin, end):
-                            out[start + j] = x[source + j]
-                    else:
-                        for j in range(begin, end):
-                            out[start + j] = x[source + j * step]
-                    for j in range(end, extent):
-                        out[start + j] = 0
+                start, source = (h * channels + c) * extent, (c * height + row) * width - left
+                for j in range(0, extent, lanes):
+                    _padded(x, out, source + j, start + j, j - left, seen, extent - j)
 
     return spread.address
 

@@ -92,6 +92,19 @@ class Simd:
         align = ir.Constant(I32, self.itemsize)
         self._call(f"masked.store.{self.suffix}.p0", ir.VoidType(), vector, self._vector(address), align, mask)
 
+    def store_every(self, vector: Any, address: Any, step: int, count: int) -> None:
+        """Write the first `count` lanes `step` elements apart, touch no other byte."""
+        for start in range(0, step * (count - 1) + 1, self.lanes):
+            cells = range(start, start + self.lanes)
+            there = [cell % step == 0 and cell // step < count for cell in cells]
+            pick = [cell // step if mine else 0 for cell, mine in zip(cells, there, strict=True)]
+            part = vector if step == 1 else self.builder.shuffle_vector(vector, vector, self._constants(pick))
+            place = self.builder.gep(address, [i64(start)])
+            self.store_masked(part, place, ir.Constant(self.mask_type, there))
+
+    def _constants(self, values: list[int]) -> Any:
+        return ir.Constant(self.index_type, values)
+
     def splat(self, scalar: Any) -> Any:
         """The scalar in every lane."""
         kind = ir.VectorType(scalar.type, self.lanes)
