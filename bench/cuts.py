@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from groupconv.dtypes import types_of
-from groupconv.explain import table
 from groupconv.requests import Step
+from groupconv.text import table
 from groupconv_server.catalogue import catalogue
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors import create_executor

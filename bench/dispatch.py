@@ -34,8 +34,8 @@ import numpy as np
 
 from groupconv import ConvSpec
 from groupconv.dtypes import types_of
-from groupconv.explain import human_bytes
 from groupconv.geometry import resolve
+from groupconv.text import human_bytes
 from groupconv_server.executors import Executor, Task, create_executor
 from groupconv_worker.engines.base import Problem
 from groupconv_worker.resident import ResidentKey

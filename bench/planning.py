@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from groupconv.dtypes import types_of
-from groupconv.explain import table
+from groupconv.text import table
 from groupconv_server.catalogue import catalogue
 from groupconv_server.planner import Planner
 from groupconv_worker.engines.base import Problem

@@ -20,8 +20,8 @@ import numpy as np
 
 from groupconv import ConvSpec, resolve
 from groupconv.dtypes import types_of
-from groupconv.explain import milliseconds, table
 from groupconv.requests import Step
+from groupconv.text import milliseconds, table
 from groupconv_server.catalogue import layer_named
 from groupconv_server.dispatch import dispatch
 from groupconv_server.planner import PlannedChain, Planner, Rates, Statistics

@@ -1,38 +1,21 @@
 """The blocking client: `groupconv.connect(...)`."""
 
-import contextlib
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from typing import Any, Unpack
 
-import grpc
-
+from groupconv import calls
 from groupconv.convolutions import Convolutions
-from groupconv.errors import GroupconvError, UnavailableError
-from groupconv.layer import Layer, LayerInfo, info_from_wire, layer_input, layer_request, load_messages
-from groupconv.options import Call
+from groupconv.layer import Layer, LayerInfo
+from groupconv.options import Call, StreamConv, Streaming, split_streaming
 from groupconv.plan import Plan
-from groupconv.progress import Shown
-from groupconv.requests import (
-    CONVOLVE,
-    Array,
-    Result,
-    Step,
-    convolve_request,
-    plan_request,
-    prepare,
-    read_answer,
-    result_of,
-)
-from groupconv.rpc import Connection, Metadata, Pem, from_rpc_error
-from groupconv.shared import Ask, Mode, Shared, Talk, advance, empty, shared_memory_of
+from groupconv.requests import Array, Result, Step
+from groupconv.rpc import Connection, Pem
+from groupconv.session import Session
+from groupconv.shared import Mode, shared_memory_of
 from groupconv.spec import ConvSpec
-from groupconv.stream import STREAM, Attempts, Transfer, pays, transfer
+from groupconv.stream import Transfer, transfer
 from groupconv.tensors import MAX_MESSAGE_BYTES
-from groupconv.v1 import cluster_pb2, cluster_pb2_grpc, convolution_pb2_grpc, layer_pb2, layer_pb2_grpc
-from groupconv.wire import plan_from_wire
+from groupconv.v1 import cluster_pb2
 
 
 def connect(
@@ -91,29 +74,11 @@ def connect(
     return Client(connection.open(), target=target, timeout=timeout, metadata=connection.metadata, shared=shared)
 
 
-class Client(Convolutions[Array]):
+class Client(Session, Convolutions[Array]):
     """Calls a groupconv server. Safe to share between threads; close it, or use it as a context manager.
 
     Beside the convolution functions: `run` for several steps and how they were done, `plan`, `status`.
     """
-
-    def __init__(
-        self,
-        channel: grpc.Channel,
-        *,
-        target: str,
-        timeout: float | None,
-        metadata: Metadata = (),
-        shared: Shared | None = None,
-    ) -> None:
-        self._shared = shared
-        self.target, self.timeout = target, timeout
-        self._metadata = metadata
-        self._channel = channel
-        self._convolution = convolution_pb2_grpc.ConvolutionServiceStub(channel)
-        self._cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
-        self._convolve: Any = channel.unary_unary(CONVOLVE, response_deserializer=read_answer)  # bytes are sent
-        self._layers = layer_pb2_grpc.LayerServiceStub(channel)
 
     def run(
         self,
@@ -139,7 +104,7 @@ class Client(Convolutions[Array]):
             GroupconvError: the subclass of the status the server answered with.
         """
         call = Call(out=out, timeout=timeout, allow_reordering=allow_reordering)
-        return self._unary(*prepare(x, steps), call)
+        return self._do(calls.run(self._shared, x, steps, call), timeout)
 
     def plan(
         self,
@@ -172,8 +137,8 @@ class Client(Convolutions[Array]):
         allow_reordering: bool = False,
     ) -> Plan:
         """How the server would cut several steps, each on the output of the one before."""
-        request = plan_request(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
-        return plan_from_wire(self._call(self._convolution.PlanConvolution, request, timeout).plan)
+        talk = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
+        return self._do(talk, timeout)
 
     def load_layer(
         self,
@@ -218,8 +183,8 @@ class Client(Convolutions[Array]):
         timeout: float | None = None,
     ) -> Layer:
         """`load_layer` for several steps, each on the output of the one before."""
-        answer = self._call(self._layers.LoadLayer, load_messages(name, steps, dtype, inputs), timeout)
-        return self._layer(info_from_wire(answer.layer))
+        answer = self._upload(calls.LOAD, calls.load(name, steps, dtype, inputs), timeout)
+        return self._layer(calls.loaded(answer))
 
     def get_layer(self, name: str) -> Layer:
         """A layer that is loaded already.
@@ -227,13 +192,11 @@ class Client(Convolutions[Array]):
         Raises:
             NotFoundError: there is none of that name.
         """
-        answer = self._call(self._layers.GetLayer, layer_pb2.GetLayerRequest(name=name), None)
-        return self._layer(info_from_wire(answer.layer))
+        return self._layer(self._do(calls.get_layer(name)))
 
     def list_layers(self) -> list[LayerInfo]:
         """What the server says of every layer, by name."""
-        answer = self._call(self._layers.ListLayers, layer_pb2.ListLayersRequest(), None)
-        return [info_from_wire(layer) for layer in answer.layers]
+        return self._do(calls.list_layers())
 
     def unload_layer(self, name: str) -> None:
         """Let the server forget a layer; its running requests end first.
@@ -241,14 +204,11 @@ class Client(Convolutions[Array]):
         Raises:
             NotFoundError: there is none of that name.
         """
-        self._call(self._layers.UnloadLayer, layer_pb2.UnloadLayerRequest(name=name), None)
+        self._do(calls.unload_layer(name))
 
     def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:
         """Version, executor and workers of the server."""
-        response: cluster_pb2.GetClusterResponse = self._call(
-            self._cluster.GetCluster, cluster_pb2.GetClusterRequest(), timeout
-        )
-        return response
+        return self._do(calls.status(), timeout)
 
     def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
         """An array to be filled and given to calls, which need not copy it where the client shares memory.
@@ -265,80 +225,25 @@ class Client(Convolutions[Array]):
                 camera.read_into(x)
                 y = client.conv2d(x, w, padding=2, groups=2)
         """
-        made = empty(shape, dtype)
-        return made if self._shared is None else self._talk(self._shared.empty(made), None)
-
-    def close(self) -> None:
-        """Close the channel; calls in flight are cancelled. Arrays in shared memory stay as they are."""
-        if self._shared is not None:
-            for ask in self._shared.close():
-                with contextlib.suppress(GroupconvError, ValueError):  # the server lets it go by itself in time
-                    self._call(self._channel.unary_unary(ask.method), ask.message, 1.0)
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+        return self._do(calls.empty(self._shared, shape, dtype))
 
     def stream_conv2d(
-        self,
-        source: Any,
-        weight: Any,
-        bias: Any = None,
-        *,
-        shape: Sequence[int] | None = None,
-        dtype: Any = None,
-        out: Any = None,
-        progress: Shown | bool | None = None,
-        timeout: float | None = None,
-        wire_dtype: Any = None,
-        compression: Literal["lz4"] | None = None,
-        **options: Any,
+        self, source: Any, weight: Any, bias: Any = None, *, timeout: float | None = None, **options: Unpack[StreamConv]
     ) -> Any:
-        """`conv2d` of an image of any size, computed while it travels; arguments as in `stream_convolve`.
+        """`conv2d` of an image of any size, computed while it travels.
 
         Args:
             source: (N, C, H, W) or (C, H, W), anything with slices by rows, or an iterator of bands.
             weight: (M, C/g, K, K).
             bias: (M,).
-            shape: as in `stream_convolve`.
-            dtype: likewise.
-            out: likewise.
-            progress: likewise.
-            timeout: likewise.
-            wire_dtype: likewise.
-            compression: likewise.
-            options: of `ConvSpec`.
+            timeout: as in `stream_convolve`.
+            options: as in `stream_convolve`, and of `ConvSpec`.
         """
-        steps = [Step(weight, bias, ConvSpec(**options))]
-        return self.stream_convolve(
-            source,
-            steps,
-            shape=shape,
-            dtype=dtype,
-            out=out,
-            progress=progress,
-            timeout=timeout,
-            wire_dtype=wire_dtype,
-            compression=compression,
-        )
+        spec, streaming = split_streaming(options)
+        return self.stream_convolve(source, [Step(weight, bias, spec)], timeout=timeout, **streaming)
 
     def stream_convolve(
-        self,
-        source: Any,
-        steps: Sequence[Step],
-        *,
-        shape: Sequence[int] | None = None,
-        dtype: Any = None,
-        out: Any = None,
-        progress: Shown | bool | None = None,
-        timeout: float | None = None,
-        allow_reordering: bool = False,
-        band_rows: int = 0,
-        wire_dtype: Any = None,
-        compression: Literal["lz4"] | None = None,
+        self, source: Any, steps: Sequence[Step], *, timeout: float | None = None, **options: Unpack[Streaming]
     ) -> Any:
         """Run steps on a feature map of any size, in bands, each computed as soon as its rows are there.
 
@@ -348,12 +253,15 @@ class Client(Convolutions[Array]):
             source: (N, C, *spatial), or without N: anything with a shape, a dtype and slices by rows (numpy.memmap,
                 Zarr, HDF5), or an iterator of bands (C, rows, …) of one sample, which needs `shape` and `dtype`.
             steps: at least one; the output of each is the input of the next.
+            timeout: seconds; None waits for as long as it takes, whatever the client's timeout is.
+            options: any of those below.
+
+        Keywords:
             shape: of an iterator's bands together.
             dtype: of an iterator's bands.
             out: what is filled, by rows: an array, a memory map, a Zarr or HDF5 array of the output's shape and dtype;
                 None makes an array.
             progress: called with a `Progress` after each band; True shows a bar (tqdm, extra `progress`).
-            timeout: seconds; None waits for as long as it takes, whatever the client's timeout is.
             allow_reordering: as in `run`.
             band_rows: output rows of a band; 0 lets the server choose.
             wire_dtype: float16 or bfloat16: floats travel in half the bytes or less, and are rounded (docs/streaming.md
@@ -367,123 +275,15 @@ class Client(Convolutions[Array]):
             InvalidArgumentError: naming the field, what was expected and what came.
             GroupconvError: the subclass of the status the server answered with.
         """
-        made = transfer(
-            source,
-            steps,
-            shape=shape,
-            dtype=dtype,
-            out=out,
-            progress=progress,
-            allow_reordering=allow_reordering,
-            band_rows=band_rows,
-            wire_dtype=wire_dtype,
-            compression=compression,
-        )
-        return self._stream(made, timeout)
+        return self._stream(transfer(source, steps, **options), timeout)
+
+    def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
+        timeout = call.get("timeout")
+        output = self._do(calls.output(self._shared, x, steps, call), timeout)
+        return self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
 
     def _layer(self, info: LayerInfo) -> Layer:
         return Layer(info, self._run_layer, self.get_layer, self.unload_layer)
 
-    def _run_layer(
-        self,
-        info: LayerInfo,
-        x: Any,
-        *,
-        out: Array | None = None,
-        timeout: float | None = None,
-        allow_reordering: bool = False,
-        report: bool = False,
-    ) -> Result:
-        if self._shared is not None:
-            array, unbatched = layer_input(info, x)
-            talk = self._shared.run_layer(array, info, allow_reordering=allow_reordering, report=report)
-            if talk is not None:
-                return result_of(self._talk(talk, timeout), unbatched=unbatched, out=out)
-        request, unbatched = layer_request(info, x, report=report, allow_reordering=allow_reordering)
-        return result_of(self._call(self._convolve, request, timeout), unbatched=unbatched, out=out)
-
-    def _unary(
-        self, array: Array, ready: Sequence[Step], unbatched: bool, call: Call, *, report: bool = True
-    ) -> Result:
-        reordering = call.get("allow_reordering", False)
-        if self._shared is not None:
-            talk = self._shared.run_steps(array, ready, allow_reordering=reordering, report=report)
-            answer = self._talk(talk, call.get("timeout"))
-            return result_of(answer, unbatched=unbatched, out=call.get("out"))
-        request = convolve_request(array, ready, allow_reordering=reordering, report=report)
-        answer = self._call(self._convolve, request, call.get("timeout"))
-        return result_of(answer, unbatched=unbatched, out=call.get("out"))
-
-    def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
-        array, ready, unbatched = prepare(x, steps)
-        shared = self._shared
-        if not pays(array, ready) or (shared and self._talk(shared.fits(array, ready), call.get("timeout"))):
-            return self._unary(array, ready, unbatched, call, report=False).output
-        reordering = call.get("allow_reordering", False)
-        made = transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
-        timeout = call.get("timeout")
-        answer: Array = self._stream(made, self.timeout if timeout is None else timeout)
-        return answer
-
-    def _talk(self, talk: Talk[Any], timeout: float | None) -> Any:
-        """Make the calls that a generator asks for, and give what it returns."""
-        told = advance(talk)
-        while isinstance(told, Ask):
-            try:
-                answer = self._call(self._channel.unary_unary(told.method), told.message, timeout)
-            except BaseException as error:  # noqa: BLE001 - the generator's to judge
-                told = advance(talk, error=error)
-            else:
-                told = advance(talk, answer)
-        return told.value
-
-    def _stream(self, made: Transfer, timeout: float | None) -> Any:
-        """Attempts until it is done; only a lost connection is tried again, with growing pauses."""
-        attempts = Attempts(made, timeout)
-        with contextlib.closing(made):
-            while True:
-                try:
-                    self._attempt(made, attempts.left())
-                except UnavailableError as error:
-                    time.sleep(attempts.pause_after(error))
-                else:
-                    return made.filled()
-
-    def _opened(self) -> Any:
-        return self._channel.stream_stream(STREAM)  # no serializers: bytes in, bytes out
-
-    def _attempt(self, made: Transfer, timeout: float | None) -> None:
-        """One connection: gRPC's thread sends while this one receives."""
-        begin = threading.Event()
-        first: list[int] = []
-        failed: list[Exception] = []
-
-        def messages() -> Iterator[bytes]:
-            yield made.header()
-            begin.wait()
-            try:
-                if first:
-                    yield from made.chunks(first[0])
-            except Exception as error:  # noqa: BLE001 - the source's own, raised below
-                failed.append(error)
-                call.cancel()
-
-        call: Any = self._opened()(messages(), timeout=timeout, metadata=self._metadata)
-        try:
-            first.append(made.accepted(next(call)))
-            begin.set()
-            for message in call:
-                made.take(message)
-        except grpc.RpcError as error:
-            if failed:
-                raise failed[0] from None
-            raise from_rpc_error(error) from None
-        finally:
-            begin.set()
-            call.cancel()
-
-    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
-        try:
-            return method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+    def _run_layer(self, info: LayerInfo, x: Any, *, report: bool = False, **call: Unpack[Call]) -> Result:
+        return self._do(calls.run_layer(self._shared, info, x, call, report=report), call.get("timeout"))

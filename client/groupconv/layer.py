@@ -13,7 +13,7 @@ import numpy as np
 
 from groupconv.dtypes import is_float
 from groupconv.errors import InvalidArgumentError
-from groupconv.requests import Array, Result, Step, geometries, travelling, with_input
+from groupconv.requests import Array, Result, Step, geometries, travelling
 from groupconv.spec import ConvSpec
 from groupconv.tensors import as_array, type_from_wire, type_to_wire
 from groupconv.v1 import convolution_pb2, layer_pb2
@@ -108,16 +108,6 @@ def info_from_wire(message: layer_pb2.Layer) -> LayerInfo:
         message.seconds,
         {b.samples: b.runs for b in message.batches},
     )
-
-
-def layer_request(info: LayerInfo, x: Any, *, report: bool, allow_reordering: bool) -> tuple[bytes, bool]:
-    """The ConvolveRequest, on the wire, that runs a layer on `x`, and whether a batch axis was added.
-
-    Raises:
-        InvalidArgumentError: as `layer_input`.
-    """
-    array, unbatched = layer_input(info, x)
-    return with_input(array, layer_fields(info.name, report, allow_reordering)), unbatched
 
 
 def layer_input(info: LayerInfo, x: Any) -> tuple[Array, bool]:

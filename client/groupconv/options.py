@@ -1,8 +1,9 @@
-"""The keywords that every convolution function of the SDK takes."""
+"""The keywords of the SDK's functions, those that several take."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
+from groupconv.progress import Shown
 from groupconv.requests import Array
 from groupconv.spec import Activation, ActivationKind, ConvSpec, PaddingMode, PaddingRule
 
@@ -15,27 +16,45 @@ class Call(TypedDict, total=False):
     allow_reordering: bool
 
 
-class Conv(Call, total=False):
+class Streaming(TypedDict, total=False):
+    """What concerns a stream, see `Client.stream_convolve`."""
+
+    shape: Sequence[int] | None
+    dtype: Any
+    out: Any
+    progress: Shown | bool | None
+    allow_reordering: bool
+    band_rows: int
+    wire_dtype: Any
+    compression: Literal["lz4"] | None
+
+
+class _Spec(TypedDict, total=False):
+    stride: int | Sequence[int]
+    padding: PaddingRule | int | Sequence[int | Sequence[int]]
+    dilation: int | Sequence[int]
+    groups: int
+    activation: ActivationKind | Activation | None
+    flip_kernel: bool
+
+
+class Conv(_Spec, Call, total=False):
     """Keywords of a convolution, as in `ConvSpec`."""
 
-    stride: int | Sequence[int]
-    padding: PaddingRule | int | Sequence[int | Sequence[int]]
-    dilation: int | Sequence[int]
-    groups: int
     padding_mode: PaddingMode
-    activation: ActivationKind | Activation | None
-    flip_kernel: bool
 
 
-class ConvTranspose(Call, total=False):
+class ConvTranspose(_Spec, Call, total=False):
     """Keywords of a transposed convolution, as in `ConvSpec`."""
 
-    stride: int | Sequence[int]
-    padding: PaddingRule | int | Sequence[int | Sequence[int]]
-    dilation: int | Sequence[int]
-    groups: int
-    activation: ActivationKind | Activation | None
-    flip_kernel: bool
+    output_padding: int | Sequence[int]
+
+
+class StreamConv(_Spec, Streaming, total=False):
+    """Keywords of a convolution, transposed or not, that goes by stream."""
+
+    padding_mode: PaddingMode
+    transposed: bool
     output_padding: int | Sequence[int]
 
 
@@ -48,3 +67,10 @@ def split(options: Mapping[str, Any]) -> tuple[ConvSpec, Call]:
     )
     spec = ConvSpec(**{key: value for key, value in options.items() if key not in Call.__annotations__})
     return spec, call
+
+
+def split_streaming(options: Mapping[str, Any]) -> tuple[ConvSpec, Streaming]:
+    """Keywords of a streamed convolution as the spec and what concerns the stream."""
+    stream = {key: value for key, value in options.items() if key in Streaming.__annotations__}
+    spec = ConvSpec(**{key: value for key, value in options.items() if key not in stream})
+    return spec, cast("Streaming", stream)

@@ -1,12 +1,16 @@
-"""How a request is cut, in numbers: the plan that a server made, and what became of it. `explain` puts it in words."""
+"""How a request is cut: the plan that a server made and what became of it, in numbers and in words."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from groupconv import explain
+from groupconv.text import human_bytes, milliseconds, table
 
 Shape = tuple[int, ...]
+MOST_SHARDS = 64
+"""Rows of a table; a plan for a thousand workers shows its beginning."""
+MOST_ALTERNATIVES = 6
 
 
 class Range(NamedTuple):
@@ -117,7 +121,10 @@ class Plan:
             shard  worker  input        kernel   output  bytes in  bytes out  multiply-adds  predicted
                 0  w0      [0:1, 0:48]  [0:128]  [0:1]      2 KiB      1 KiB              9       0 ms
         """
-        return explain.plan(self)
+        text = "\n\n".join(_step(i, step, _chain_seconds(self.steps[i:])) for i, step in enumerate(self.steps))
+        if len(self.steps) < 2:
+            return text
+        return f"{text}\n\npredicted: {milliseconds(self.seconds)} for {len(self.steps)} steps"
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as numbers, strings, lists and dicts, for JSON; a range is [start, stop]."""
@@ -160,6 +167,77 @@ class Report:
 
     def explain(self) -> str:
         """Predicted against measured, shard by shard, as text."""
-        return explain.report(self)
+        blocks = []
+        for i, (step, shards) in enumerate(zip(self.plan.steps, self.steps, strict=True)):
+            rows = [("shard", "worker", "algorithm", "predicted", "in the engine", "dispatch to result", "attempts")]
+            rows += [
+                (
+                    str(ran.index),
+                    ran.worker,
+                    ran.algorithm,
+                    milliseconds(planned.seconds),
+                    milliseconds(ran.compute_seconds),
+                    milliseconds(ran.seconds),
+                    str(ran.attempts),
+                )
+                for planned, ran in list(zip(step.shards, shards, strict=True))[:MOST_SHARDS]
+            ]
+            measured = max(ran.seconds for ran in shards)
+            head = f"step {i}  cut along {step.cut}{', joined to the step before' if step.joined else ''}: "
+            head += f"predicted {milliseconds(step.seconds)}, measured {milliseconds(measured)}"
+            blocks.append("\n".join([head, table(rows, left=frozenset({1, 2})), *_more(len(shards))]))
+        phases = ", ".join(f"{name} {milliseconds(seconds)}" for name, seconds in self.phases.items())
+        return "\n\n".join([*blocks, f"phases: {phases}"] if phases else blocks)
 
     __str__ = explain
+
+
+def _chain_seconds(steps: Sequence[StepPlan]) -> float:
+    """Predicted time of the first step and of those that are joined to it."""
+    return steps[0].seconds + sum(step.seconds for step in itertools.takewhile(lambda s: s.joined, steps[1:]))
+
+
+def _step(index: int, step: StepPlan, seconds: float) -> str:
+    rows = [("shard", "worker", "input", "kernel", "output", "bytes in", "bytes out", "multiply-adds", "predicted")]
+    rows += [
+        (
+            str(s.index),
+            s.worker,
+            _ranges(s.input),
+            _ranges(s.kernel[:2]),
+            _ranges(s.output) + (" (summed)" if s.partial else ""),
+            human_bytes(s.bytes_in),
+            human_bytes(s.bytes_out),
+            f"{s.multiply_adds:,}",
+            milliseconds(s.seconds),
+        )
+        for s in step.shards[:MOST_SHARDS]
+    ]
+    shapes = f"{step.input_shape} * {step.kernel_shape} -> {step.output_shape}"
+    lines = [
+        f"step {index}  {step.variant} convolution, g={step.groups}: {shapes}",
+        f"cut along {step.cut}: {step.reason}",
+        table(rows, left=frozenset({1, 2, 3, 4})),
+        *_more(len(step.shards)),
+    ]
+    if step.alternatives:
+        what = "" if seconds == step.seconds else " with the steps joined to it"
+        lines.append(f"predicted {milliseconds(seconds)}{what}; considered as well:")
+        considered = [
+            (a.cut, f"{a.shards} shard{'s' * (a.shards > 1)}", milliseconds(a.seconds), _times(a.seconds, seconds))
+            for a in step.alternatives[:MOST_ALTERNATIVES]
+        ]
+        lines.append(table([("  cut", "", "predicted", ""), *(("  " + c, *r) for c, *r in considered)], frozenset({0})))
+    return "\n".join(lines)
+
+
+def _times(seconds: float, best: float) -> str:
+    return f"{seconds / best:.2f} ×" if best else ""
+
+
+def _more(shards: int) -> list[str]:
+    return [f"… and {shards - MOST_SHARDS} more"] if shards > MOST_SHARDS else []
+
+
+def _ranges(ranges: Sequence[Range]) -> str:
+    return f"[{', '.join(map(str, ranges))}]"

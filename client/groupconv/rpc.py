@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import grpc
 import grpc.aio
@@ -52,6 +52,19 @@ TRANSPORT: tuple[tuple[str, Any], ...] = (
 KEEPALIVE = 20.0
 """Seconds of silence during a call after which the server is asked whether it is there. It has half of that to answer:
 without it a connection that a firewall forgot would be waited for until the deadline."""
+
+
+class Opening(TypedDict, total=False):
+    """The keywords of `Connection`."""
+
+    token: str | None
+    tls: bool
+    root_certificates: Pem | None
+    client_certificate: Pem | None
+    client_key: Pem | None
+    server_name: str | None
+    allow_plaintext_token: bool
+    max_message_bytes: int
 
 
 @dataclass(frozen=True)

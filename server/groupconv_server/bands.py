@@ -13,11 +13,11 @@ of a stream must hold.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from groupconv.plan import Range
-from groupconv_server.planner.halo import Part, axis_of, trimmed
+from groupconv_server.planner.halo import Axis, Part, axis_of, part, trimmed
 from groupconv_worker.engines.base import Problem
 
 Chain = tuple[Problem, ...]
@@ -127,10 +127,17 @@ class Bands:
                 raise AssertionError(f"rows {outputs} of {self._axes} cannot be computed")
 
     def _parts(self, outputs: Range) -> tuple[Part, ...] | None:
-        """Every step's part of the banded axis, the last making `outputs`, each making what the next one needs."""
+        """Every step's part of the banded axis, the last making `outputs`, each making what the next one needs.
+
+        Without the rows that are cropped whole, where that can be: the rows between two steps that are left then may
+        begin in a gap between inputs. The whole with all its rows always can be.
+        """
+        return self._chained(trimmed, outputs) or self._chained(part, outputs)
+
+    def _chained(self, on: Callable[[Axis, Range], Part | None], outputs: Range) -> tuple[Part, ...] | None:
         found: list[Part] = []
         for axis in reversed(self._axes):
-            one = trimmed(axis, outputs)
+            one = on(axis, outputs)
             if one is None or one.input.stop > axis.input:
                 return None
             found.append(one)

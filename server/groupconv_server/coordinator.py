@@ -157,9 +157,8 @@ class Coordinator:
         # As many shards as workers, and fewer for when other requests run beside it, each on every worker in turn.
         for at_most in sorted({len(workers) // busy for busy in range(1, len(workers) + 1)}):
             chains = self.planner.plan(problems, workers, at_most=at_most)
-            for _ in range(len(workers) // max(len(c.workers) for c in chains)):
-                self.run(chains, x, steps)
-                chains = self.planner.plan(problems, workers, at_most=at_most)
+            for first in range(0, len(workers), max(len(c.workers) for c in chains)):
+                self.run([c.turned(workers, first) for c in chains], x, steps)
 
     def prepare(self, worker: str, steps: Sequence[Step], shape: tuple[int, ...], dtype: np.dtype) -> None:
         """Have one worker, which takes no requests yet, prepare every part of a resident layer it may be given.

@@ -5,25 +5,18 @@ hold the old one end with it, and its memory is given back when the last of them
 """
 
 import itertools
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
-from groupconv.dtypes import DTYPES, types_of
-from groupconv.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
-from groupconv.explain import human_bytes
+from groupconv.errors import NotFoundError, ResourceExhaustedError
 from groupconv.requests import Step
-
-MAX_NAME = 256
-_SEGMENT = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+"
-_NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+from groupconv.text import human_bytes
+from groupconv_server.names import check_name, shown
 
 
 @dataclass(frozen=True)
@@ -244,7 +237,7 @@ class Layers:
     def _get(self, name: str) -> Layer:
         layer = self._layers.get(name)
         if layer is None:
-            raise NotFoundError(f"layer: there is none called {_shown(name)}")
+            raise NotFoundError(f"layer: there is none called {shown(name)}")
         return layer
 
     def _make_room(self, size: int) -> list[Layer]:
@@ -292,81 +285,3 @@ class Use:
 def resident_steps(name: str, version: int, steps: Sequence[Step]) -> tuple[ResidentStep, ...]:
     """The steps of a version as workers know them."""
     return tuple(ResidentStep(s.kernel, s.bias, s.spec, name, version, i) for i, s in enumerate(steps))
-
-
-def check_name(name: str) -> str:
-    """`name`, if it is one a layer may have: it is shown, logged and may become a path.
-
-    Raises:
-        InvalidArgumentError: saying what a name is.
-
-    Example:
-        >>> check_name("alexnet/conv2")
-        'alexnet/conv2'
-        >>> check_name("../secret")
-        Traceback (most recent call last):
-        ...
-        groupconv.errors.InvalidArgumentError: name: expected segments of letters, digits, '.', '_' and '-' with '/' ...
-    """
-    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
-        expected = f"segments of letters, digits, '.', '_' and '-' with '/' between, at most {MAX_NAME} characters"
-        raise InvalidArgumentError("name", expected, name)
-    return name
-
-
-def check_chain(steps: Sequence[Step]) -> None:
-    """Refuse steps that no input could satisfy: the input's spatial extents are not known yet, the rest is.
-
-    Args:
-        steps: kernels and biases are arrays, or anything with a shape.
-
-    Raises:
-        InvalidArgumentError: with the path of the field.
-    """
-    channels: int | None = None
-    rank = len(steps[0].kernel.shape)
-    for i, step in enumerate(steps):
-        shape, groups = step.kernel.shape, step.spec.groups
-        path = f"steps[{i}]"
-        if len(shape) != rank or not 3 <= rank <= 5:
-            raise InvalidArgumentError(f"{path}.kernel.shape", "3 to 5 dimensions, the same for each step", list(shape))
-        if shape[0] % groups:
-            raise InvalidArgumentError(f"{path}.spec.groups", f"a divisor of {shape[0]}", groups)
-        into, outof = (shape[0], shape[1] * groups) if step.spec.transposed else (shape[1] * groups, shape[0])
-        if channels not in (None, into):
-            expected = f"{channels} input channels, the outputs of the step before"
-            raise InvalidArgumentError(f"{path}.kernel.shape", expected, into)
-        if step.bias is not None and step.bias.shape != (outof,):
-            raise InvalidArgumentError(f"{path}.bias.shape", f"[{outof}], the output channels", list(step.bias.shape))
-        channels = outof
-    input_types(steps)
-
-
-def input_types(steps: Sequence[Step]) -> dict[np.dtype, np.dtype]:
-    """The dtypes of input that steps accept, that of the first kernel first, each with the dtype of their output.
-
-    Args:
-        steps: kernels are arrays, or anything with a dtype.
-
-    Raises:
-        InvalidArgumentError: there is none.
-
-    Example:
-        >>> [str(x) for x in input_types([Step(np.ones((1, 1, 1), np.float32))])]
-        ['float32', 'int8', 'uint8', 'int32']
-    """
-    found = {}
-    kernels = [step.kernel.dtype for step in steps]
-    for x in dict.fromkeys((kernels[0], *DTYPES.values())):
-        y = x
-        with suppress(InvalidArgumentError):
-            for kernel in kernels:
-                y = types_of(y, kernel).output
-            found[x] = y
-    if not found:
-        raise InvalidArgumentError("steps", "kernels of dtypes that can follow one another", [str(k) for k in kernels])
-    return found
-
-
-def _shown(name: str) -> str:
-    return repr(name if len(name) <= MAX_NAME else f"{name[:40]}…")

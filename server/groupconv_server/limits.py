@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from groupconv import cost
 from groupconv.errors import ResourceExhaustedError
-from groupconv.explain import human_bytes
 from groupconv.tensors import MAX_MESSAGE_BYTES
+from groupconv.text import human_bytes
 from groupconv_worker.engines.base import Problem
 
 MAX_STEPS = 64

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from groupconv.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
-from groupconv.explain import human_bytes
+from groupconv.text import human_bytes
 from groupconv_server.connections import connected
 
 CAPACITY = 4 * 2**30

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
-from groupconv.explain import human_bytes
+from groupconv.text import human_bytes
 from groupconv_server.regions import Region, Regions, check_region, shown
 
 OFF = "shared memory is off on this server; it is started with --allow-shared-memory"

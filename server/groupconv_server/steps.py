@@ -1,19 +1,19 @@
-"""The steps of a layer by their shapes, before their weights are there."""
+"""The steps of a layer by their shapes and dtypes: before their weights are there, and before any input is."""
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from groupconv.dtypes import types_of
+from groupconv.dtypes import DTYPES, types_of
 from groupconv.errors import InvalidArgumentError
 from groupconv.requests import Step
 from groupconv.spec import ConvSpec
 from groupconv.tensors import type_from_wire
 from groupconv.v1 import layer_pb2, spec_pb2
 from groupconv.wire import spec_from_wire
-from groupconv_server.layers import check_chain
 from groupconv_server.limits import Limits
 
 Inputs = Sequence[tuple[tuple[int, ...], np.dtype]]
@@ -80,3 +80,57 @@ def specs_of(steps: Iterable[spec_pb2.Step | spec_pb2.StepType | layer_pb2.Layer
         except InvalidArgumentError as error:
             raise error.within(f"steps[{i}].spec") from None
     return specs
+
+
+def check_chain(steps: Sequence[Step]) -> None:
+    """Refuse steps that no input could satisfy: the input's spatial extents are not known yet, the rest is.
+
+    Args:
+        steps: kernels and biases are arrays, or anything with a shape.
+
+    Raises:
+        InvalidArgumentError: with the path of the field.
+    """
+    channels: int | None = None
+    rank = len(steps[0].kernel.shape)
+    for i, step in enumerate(steps):
+        shape, groups = step.kernel.shape, step.spec.groups
+        path = f"steps[{i}]"
+        if len(shape) != rank or not 3 <= rank <= 5:
+            raise InvalidArgumentError(f"{path}.kernel.shape", "3 to 5 dimensions, the same for each step", list(shape))
+        if shape[0] % groups:
+            raise InvalidArgumentError(f"{path}.spec.groups", f"a divisor of {shape[0]}", groups)
+        into, outof = (shape[0], shape[1] * groups) if step.spec.transposed else (shape[1] * groups, shape[0])
+        if channels not in (None, into):
+            expected = f"{channels} input channels, the outputs of the step before"
+            raise InvalidArgumentError(f"{path}.kernel.shape", expected, into)
+        if step.bias is not None and step.bias.shape != (outof,):
+            raise InvalidArgumentError(f"{path}.bias.shape", f"[{outof}], the output channels", list(step.bias.shape))
+        channels = outof
+    input_types(steps)
+
+
+def input_types(steps: Sequence[Step]) -> dict[np.dtype, np.dtype]:
+    """The dtypes of input that steps accept, that of the first kernel first, each with the dtype of their output.
+
+    Args:
+        steps: kernels are arrays, or anything with a dtype.
+
+    Raises:
+        InvalidArgumentError: there is none.
+
+    Example:
+        >>> [str(x) for x in input_types([Step(np.ones((1, 1, 1), np.float32))])]
+        ['float32', 'int8', 'uint8', 'int32']
+    """
+    found = {}
+    kernels = [step.kernel.dtype for step in steps]
+    for x in dict.fromkeys((kernels[0], *DTYPES.values())):
+        y = x
+        with suppress(InvalidArgumentError):
+            for kernel in kernels:
+                y = types_of(y, kernel).output
+            found[x] = y
+    if not found:
+        raise InvalidArgumentError("steps", "kernels of dtypes that can follow one another", [str(k) for k in kernels])
+    return found

@@ -30,8 +30,8 @@ from groupconv.requests import Array, Step
 from groupconv.tensors import type_to_wire
 from groupconv.v1 import layer_pb2
 from groupconv.wire import spec_to_wire
-from groupconv_server.layers import check_name
 from groupconv_server.limits import Limits
+from groupconv_server.names import check_name
 from groupconv_server.steps import Inputs, inputs_of, steps_of
 
 FORMAT = "groupconv-layer/1"

@@ -17,63 +17,16 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from groupconv.errors import CancelledError, DeadlineExceededError, InvalidArgumentError, ResourceExhaustedError
-from groupconv.explain import human_bytes
+from groupconv.errors import CancelledError, DeadlineExceededError, InvalidArgumentError
 from groupconv.requests import Array, Step
+from groupconv_server.band_rows import IN_FLIGHT, check
 from groupconv_server.bands import Band, Bands
+from groupconv_server.budget import Budget
 from groupconv_server.coordinator import Coordinator
-from groupconv_server.limits import Limits
 from groupconv_worker.engines.base import Problem
 
-IN_FLIGHT = 4
-"""Bands of a stream that exist at a time: one arrives, two are computed, one leaves."""
 COMPUTING = 2
-SHORTEST_BAND, LONGEST_BAND = 4 * 2**20, 16 * 2**20
-"""Bytes of a band, input and output, for each worker: long enough to hide what a shard costs beside its arithmetic."""
-BANDS = 64
-"""Bands of a stream, at least, before they grow beyond the shortest: the first result is to leave early."""
-
-
-class Budget:
-    """Bytes that all streams of a server may hold together; safe to use from several threads.
-
-    Example:
-        >>> budget = Budget(100)
-        >>> budget.reserve(60)
-        >>> budget.reserve(60)
-        Traceback (most recent call last):
-        ...
-        groupconv.errors.ResourceExhaustedError: streams hold 60 B of 100 B; this one needs 60 B: try again later
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held = limit, 0
-        self._changed = threading.Condition()
-
-    def reserve(self, nbytes: int) -> None:
-        """Take `nbytes`.
-
-        Raises:
-            ResourceExhaustedError: they are not left.
-        """
-        with self._changed:
-            if self.held + nbytes > self.limit:
-                held, limit, needs = (human_bytes(n) for n in (self.held, self.limit, nbytes))
-                raise ResourceExhaustedError(
-                    f"streams hold {held} of {limit}; this one needs {needs}: try again later", retry_after=1.0
-                )
-            self.held += nbytes
-
-    def release(self, nbytes: int) -> None:
-        """Give `nbytes` back."""
-        with self._changed:
-            self.held -= nbytes
-            self._changed.notify_all()
-
-    def wait_until_free(self, timeout: float) -> bool:
-        """Wait until no stream holds anything; False if `timeout` seconds were not enough."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self.held == 0, timeout)
+"""Bands of a stream that are computed at a time, of the `IN_FLIGHT` there are."""
 
 
 class Output(NamedTuple):
@@ -88,56 +41,6 @@ class Output(NamedTuple):
     band: Band
     buffer: Array
     next_input_row: int
-
-
-def choose(problems: Sequence[Problem], rows: int, limits: Limits, workers: int) -> Bands:
-    """The bands of a stream whose memory fits the limits.
-
-    Args:
-        problems: the steps on the whole input.
-        rows: output rows of a band as the caller wants them, 0 to choose.
-        limits: of a stream.
-        workers: that a band is cut over.
-
-    Raises:
-        InvalidArgumentError: bands of fewer than no rows.
-        ResourceExhaustedError: the whole stream, or the smallest band there can be, is over its limit.
-    """
-    if rows < 0:
-        raise InvalidArgumentError("header.band_rows", "0 or more rows", rows)
-    first, last = problems[0].geometry, problems[-1].geometry
-    out_rows = last.batch * last.output[0]
-    total = math.prod(first.input_shape) * problems[0].types.input.itemsize
-    total += sum(math.prod(p.geometry.output_shape) * p.types.output.itemsize for p in problems)
-    if total > limits.stream_total_bytes:
-        raise ResourceExhaustedError(
-            f"header.input.shape: feature maps of {human_bytes(total)} in all are more than the limit of "
-            f"{human_bytes(limits.stream_total_bytes)} for a stream"
-        )
-    most = limits.stream_bytes // IN_FLIGHT
-    if rows:
-        bands = Bands(problems, rows)
-        _check(bands.widest(), most)
-        return bands
-    row = max(1, total // out_rows)
-    target = min(max(total // BANDS, SHORTEST_BAND), LONGEST_BAND)
-    rows = max(1, min(most, target * workers) // row)
-    halo = Bands(problems, rows).widest().nbytes - rows * row
-    # a halo is copied and transformed once more for each band: about a third of it where memory allows
-    bands = Bands(problems, max(rows, 6 * halo // row))
-    while bands.widest().nbytes > most and bands.rows > 1:
-        bands = Bands(problems, bands.rows // 2)
-    _check(bands.widest(), most)
-    return bands
-
-
-def _check(band: Band, most: int) -> None:
-    if band.nbytes > most:
-        raise ResourceExhaustedError(
-            f"a band of {band.output.stop - band.output.start} output rows takes {human_bytes(band.nbytes)} with the "
-            f"{band.input.stop - band.input.start} input rows it needs at once; a stream may hold {IN_FLIGHT} bands of "
-            f"{human_bytes(most)} (padding_mode circular needs whole samples)"
-        )
 
 
 class Stream:
@@ -317,7 +220,7 @@ class Stream:
         if coming is None:
             return None
         band, after = coming
-        _check(band, self._most)
+        check(band, self._most)
         with self._changed:
             self._changed.wait_for(lambda: self._slots or self._stopped)
             if self._stopped:

@@ -1,10 +1,15 @@
 """What `import groupconv` brings, and the names users may rely on."""
 
+import dataclasses
+import inspect
 import subprocess
 import sys
 
 import groupconv
 from groupconv import errors
+from groupconv.options import StreamConv, Streaming
+from groupconv.rpc import Opening
+from groupconv.stream import transfer
 
 
 def test_importing_the_client_brings_no_engine_and_no_cluster():
@@ -26,6 +31,24 @@ def test_the_public_names_are_these():
         "Activation", "AsyncLayer", "Client", "ConvSpec", "Geometry", "GroupconvError", "Layer", "LayerInfo", "Plan",
         "Report", "Result", "Step", "aio", "connect", "receptive_field", "resolve",
     }  # fmt: skip
+
+
+def test_the_awaiting_client_has_the_methods_of_the_blocking_one_with_the_same_parameters():
+    def methods(client):
+        public = {name: m for name, m in inspect.getmembers(client, inspect.isfunction) if not name.startswith("_")}
+        return {name: list(inspect.signature(m).parameters.values()) for name, m in public.items()}
+
+    assert methods(groupconv.Client) == methods(groupconv.aio.Client)
+
+
+def test_keywords_that_are_passed_on_are_those_of_whom_they_are_passed_to():
+    def keywords(function):
+        return {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+    assert keywords(groupconv.connect) == keywords(groupconv.aio.connect) | set(Opening.__annotations__)
+    assert keywords(transfer) == set(Streaming.__annotations__)
+    spec = {field.name for field in dataclasses.fields(groupconv.ConvSpec)}
+    assert set(StreamConv.__annotations__) == spec | set(Streaming.__annotations__)
 
 
 def test_every_grpc_status_has_its_exception():

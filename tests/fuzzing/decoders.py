@@ -16,6 +16,7 @@ from groupconv.requests import read_answer, result_of
 from groupconv.stream import transfer
 from groupconv.tensors import from_wire, to_wire, type_from_wire, type_to_wire
 from groupconv.v1 import convolution_pb2, layer_pb2, stream_pb2
+from groupconv_server.band_rows import choose
 from groupconv_server.coordinator import problems_of
 from groupconv_server.inference.memory import RegisteredMemory
 from groupconv_server.inference.messages import parse as parse_infer
@@ -28,7 +29,6 @@ from groupconv_server.servicers.convolution import parse, specs_of
 from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.memory import Places
 from groupconv_server.servicers.stream import _header
-from groupconv_server.streaming import choose
 
 LIMITS = Limits(message_bytes=2**20, tensor_bytes=2**22, stream_bytes=2**20)
 Target = tuple[Callable[[list[bytes]], None], type[Message], list[list[bytes]]]

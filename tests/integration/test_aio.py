@@ -9,8 +9,8 @@ import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.errors import DeadlineExceededError, InvalidArgumentError
 
-X = np.random.default_rng(0).standard_normal((1, 4, 9, 9)).astype(np.float32)
-W = np.random.default_rng(1).standard_normal((4, 2, 3, 3)).astype(np.float32)
+X = np.random.default_rng(0).integers(-9, 10, (1, 4, 9, 9)).astype(np.float32)
+W = np.random.default_rng(1).integers(-9, 10, (4, 2, 3, 3)).astype(np.float32)
 
 
 def with_client(server, use):

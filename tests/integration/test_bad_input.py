@@ -175,7 +175,7 @@ def test_flipped_bytes_get_a_status_or_an_answer(channel, served):
 
 def test_the_client_sees_the_field_of_the_server_s_refusal(client, monkeypatch):
     """Past the client's own check, as an old client would be."""
-    monkeypatch.setattr("groupconv.client.prepare", lambda x, steps: (x, list(steps), False))
+    monkeypatch.setattr("groupconv.calls.prepare", lambda x, steps: (x, list(steps), False))
     x, w = np.ones((1, 4, 6, 6), np.float32), np.ones((2, 2, 3, 3), np.float32)
     with pytest.raises(InvalidArgumentError, match="expected a divisor of the 4 input channels") as caught:
         client.run(x, [Step(w, None, ConvSpec(groups=3))])

@@ -1,7 +1,6 @@
 """GRPCInferenceService where no stock client goes: what is refused, typed contents, whose regions are whose."""
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.shared_memory import SharedMemory as Object
@@ -21,6 +20,7 @@ from groupconv_server.inference.messages import parse, with_output
 from groupconv_server.inference.v2 import infer_pb2, model_pb2, service_pb2_grpc, shared_memory_pb2
 from groupconv_server.server import Server
 from groupconv_worker.engines.cuda import why_unavailable
+from waiting import until
 
 Request, Parameter = infer_pb2.ModelInferRequest, infer_pb2.InferParameter
 X = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
@@ -309,9 +309,7 @@ def test_unregister_all_and_keys_are_the_callers(serving, stub, theirs):
 def test_the_regions_of_a_client_that_left_are_anyones(serving, stub, theirs):
     with channel(serving) as other:
         register(service_pb2_grpc.GRPCInferenceServiceStub(other), "a", theirs, size=8)
-    limit = time.monotonic() + 30
-    while connected({serving.shared_memory.regions("a")[0].owner}):  # until the server has seen the connection end
-        assert time.monotonic() < limit
+    until(lambda: not connected({serving.shared_memory.regions("a")[0].owner}))  # the server has seen it end
     register(stub, "a", theirs)
     assert status(stub)["a"].byte_size == 4096
     unregister(stub)

@@ -108,7 +108,7 @@ def test_the_audit_names_the_field_and_never_the_data(served):
     request = convolution_pb2.PlanConvolutionRequest(input=type_to_wire(np.dtype("float32"), (1, 4, 8, 8)))
     request.steps.add(kernel=type_to_wire(np.dtype("float32"), (8, 3, 3, 3)))
     with groupconv.connect(served.address) as client, pytest.raises(InvalidArgumentError) as caught:
-        client._call(client._convolution.PlanConvolution, request, 30)
+        client._call(client._unary("/groupconv.v1.ConvolutionService/PlanConvolution"), request.SerializeToString(), 30)
     line = served.line(event="request refused", code="INVALID_ARGUMENT", request_id=caught.value.request_id)
     assert line["field"] == caught.value.field == "steps[0].kernel.shape[1]"
 

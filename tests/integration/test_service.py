@@ -40,7 +40,8 @@ def test_every_variant_arrives_as_the_reference_says(client, case: Case):
 
 
 def f32(*shape):
-    return RNG.standard_normal(shape).astype(np.float32)
+    """Whole numbers: their sums have the same bits in any order, so under any plan."""
+    return RNG.integers(-9, 10, shape).astype(np.float32)
 
 
 def general(client, x, w, bias=None, **spec):
@@ -72,7 +73,7 @@ def test_the_named_variants(client):
     np.testing.assert_array_equal(y, client.conv2d(x, depthwise, padding=1, groups=4))
     separable = client.depthwise_separable_conv2d(x, depthwise[:4], mix, padding=1, activation="silu")
     middle = client.conv2d(x, depthwise[:4], padding=1, groups=4)
-    np.testing.assert_array_equal(separable, client.pointwise_conv2d(middle, mix, activation="silu"))
+    np.testing.assert_allclose(separable, client.pointwise_conv2d(middle, mix, activation="silu"), rtol=1e-6)
     full = np.outer([3, 4, 5], [1, 2, 3]).astype(np.float32)
     y = client.spatially_separable_conv2d(x, [3, 4, 5], [1, 2, 3], padding="same")
     whole = client.depthwise_conv2d(x, np.broadcast_to(full, (4, 1, 3, 3)), padding="same")

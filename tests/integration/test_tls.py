@@ -46,7 +46,7 @@ def secured(tmp_path, authority, **options):
 
 def answers(server, **options):
     """Whether one call through a new connection is answered; raises what it raises."""
-    with groupconv.connect(server.address, timeout=5, **options) as client:
+    with groupconv.connect(server.address, timeout=60, **options) as client:
         client.conv1d(X, W)
 
 

@@ -28,9 +28,9 @@ def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokens") / "tokens.toml"
     path.write_text(
         entry_text("alice", ALICE, Rates())
-        + entry_text("slow", SLOW, Rates(requests_per_second=0.01))
+        + entry_text("slow", SLOW, Rates(requests_per_second=0.001))
         + entry_text("heavy", HEAVY, Rates(bytes_per_second=200_000))
-        + entry_text("narrow", NARROW, Rates(requests_per_second=0.01))
+        + entry_text("narrow", NARROW, Rates(requests_per_second=0.001))
         + entry_text("one", ONE, Rates(concurrent=1))
     )
     return path
@@ -167,10 +167,10 @@ def test_a_request_over_the_rate_is_told_when_to_come_again(server):
         client.status()
         for call in (client.status, lambda: client.stream_convolve(X, [Step(W)]), lambda: client.conv1d(X, W)):
             with pytest.raises(
-                ResourceExhaustedError, match=r"token slow: over its limit of 0\.01 requests"
+                ResourceExhaustedError, match=r"token slow: over its limit of 0\.001 requests"
             ) as refused:
                 call()
-            assert 90 < refused.value.retry_after <= 100
+            assert 900 < refused.value.retry_after <= 1000
 
     async def use():
         async with groupconv.aio.connect(server.address, token=SLOW, timeout=20) as client:
@@ -178,7 +178,7 @@ def test_a_request_over_the_rate_is_told_when_to_come_again(server):
 
     with pytest.raises(ResourceExhaustedError) as refused:
         asyncio.run(use())
-    assert 90 < refused.value.retry_after <= 100
+    assert 900 < refused.value.retry_after <= 1000
 
 
 def test_bytes_are_paid_for_and_a_stream_under_way_is_slowed(server, monkeypatch):
@@ -200,41 +200,34 @@ def test_bytes_are_paid_for_and_a_stream_under_way_is_slowed(server, monkeypatch
 
 
 def test_one_at_a_time_means_streams_too(server):
+    ended = threading.Event()
+
+    def never():
+        ended.wait()
+        yield b""
+
     with (
         groupconv.connect(server.address, token=ONE, timeout=20) as client,
         grpc.insecure_channel(server.address) as channel,
     ):
         client.status()
         metadata = (("authorization", f"Bearer {ONE}"),)
-        open_ = channel.stream_stream("/groupconv.v1.StreamService/ConvolveStream")(_never(), metadata=metadata)
-        with pytest.raises(ResourceExhaustedError, match="1 requests at a time"):
-            _ask_until_refused(client)
-        open_.cancel()
+        method = channel.stream_stream("/groupconv.v1.StreamService/ConvolveStream")
+        streams = [method(never(), metadata=metadata)]
+
+        def ask_for_ever():
+            while True:
+                client.status()
+                if not streams[-1].is_active():  # it arrived while a status was inside, and was refused itself
+                    streams.append(method(never(), metadata=metadata))
+
+        with pytest.raises(ResourceExhaustedError, match="1 requests at a time"):  # when the stream has arrived
+            ask_for_ever()
+        streams[-1].cancel()
+        ended.set()
         while True:  # until it has left
             try:
                 client.status()
                 break
             except ResourceExhaustedError:
                 pass
-
-
-def _ask_until_refused(client):
-    while True:  # until the stream has arrived
-        client.status()
-
-
-def _never():
-    threading.Event().wait(30)
-    yield b""
-
-
-def test_a_new_token_counts_and_an_old_one_does_not_without_a_restart(server, file):
-    before, new = file.read_text(), new_token()
-    try:
-        file.write_text(entry_text("new", new, Rates()))
-        with groupconv.connect(server.address, token=new, timeout=20) as client:
-            client.status()
-        with groupconv.connect(server.address, token=ALICE, timeout=20) as client, pytest.raises(UnauthenticatedError):
-            client.status()
-    finally:
-        file.write_text(before)

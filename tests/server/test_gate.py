@@ -11,6 +11,7 @@ from grpc_status import rpc_status
 from groupconv.errors import ResourceExhaustedError, UnavailableError
 from groupconv_server.servicers.door import Door
 from groupconv_server.servicers.gate import Gate
+from waiting import until
 
 RUNNING, WAITING, BYTES = 2, 3, 1000
 
@@ -114,15 +115,12 @@ def test_more_than_run_and_wait_are_refused_at_once_with_the_time_to_wait(gated)
     inside = [gated.call.future(b"x", timeout=30) for _ in range(RUNNING)]
     gated.started(RUNNING)
     inside += [gated.call.future(b"x", timeout=30) for _ in range(WAITING)]
-    refused = None
-    while refused is None:  # until the last of those has arrived
-        try:
-            gated.call(b"x" * 900, timeout=0.5)
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-                refused = error
-    assert refused.details().startswith("the server is busy: 2 requests run and 3 wait")
-    assert 0 < retry_of(refused) <= 30
+    until(lambda: gated.gate.inside == RUNNING + WAITING)
+    with pytest.raises(grpc.RpcError) as refused:
+        gated.call(b"x", timeout=30)
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused.value.details().startswith("the server is busy: 2 requests run and 3 wait")
+    assert 0 < retry_of(refused.value) <= 30
     # health answers all the same, whatever waits
     assert list(gated.channel.unary_stream("/grpc.health.v1.Health/Many")(b"a", timeout=30)) == [b"a"] * 3
     gated.release.set()

@@ -1,39 +1,32 @@
 """Lanes: what they bring is what Ray brings, whoever dies, lies or stalls at either end."""
 
 import contextlib
-import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from hypothesis import given, settings
 
 from groupconv import ConvSpec
-from groupconv.dtypes import types_of
-from groupconv.errors import DeadlineExceededError, InvalidArgumentError
-from groupconv.geometry import resolve
+from groupconv.errors import InvalidArgumentError
 from groupconv_server.executors import Task
-from groupconv_server.executors.ray import lane_calls
-from groupconv_server.executors.ray.calls import Flight, Inputs
 from groupconv_server.executors.ray.lanes import Lane, Line, WorkerError
 from groupconv_worker.engines import create_engine
-from groupconv_worker.engines.base import Problem
 from groupconv_worker.lanes import endpoint as endpoints
-from groupconv_worker.lanes import frames
 from groupconv_worker.lanes.endpoint import Endpoint
 from groupconv_worker.lanes.frames import BrokenLaneError
 from groupconv_worker.lanes.handshake import NONCE, new_key
 from groupconv_worker.lanes.shards import NUMBERS, Shard
 from groupconv_worker.resident import Resident, ResidentKey
-from groupconv_worker.shard import Stage, run_shard
+from groupconv_worker.shard import run_shard
 from strategies import FLOATS, Case, cases
+from tasks import small_task, task_of
+from waiting import until
 
 PAIRS = tuple((f, f) for f in FLOATS) + (("uint8", "int8"), ("int32", "int32"), ("uint8", "float32"))
 KEY = new_key()
@@ -73,17 +66,6 @@ def line(worker):
     line.close()
 
 
-def task_of(x, w, bias=None, spec=None, key=None):
-    problem = Problem(resolve(spec or ConvSpec(), x.shape, w.shape), types_of(x.dtype, w.dtype))
-    out = np.full(problem.geometry.output_shape, 99).astype(problem.types.output)
-    return Task(0, "w", (Stage(problem, w, bias, key),), x, out)
-
-
-def small(key=None, size=8):
-    x, w = np.arange(2.0 * size).reshape(1, 2, size), np.ones((2, 1, 3))
-    return task_of(x, w, spec=ConvSpec(groups=2), key=key)
-
-
 def test_every_variant_comes_back_bit_for_bit():
     both = [Worker(), Worker("127.0.0.1")]
     lines = [Line(worker.endpoint.address, KEY) for worker in both]
@@ -120,13 +102,13 @@ def test_results_land_in_slices_of_any_strides(line):
 
 
 def test_weights_are_asked_for_and_kept_apart_from_the_memory_they_came_in(line):
-    task = small(ResidentKey("edge", 1, 0, ((0, 2), (0, 1), (0, 3))))
+    task = small_task(ResidentKey("edge", 1, 0, ((0, 2), (0, 1), (0, 3))))
     line.send(task, None, full=False)
     assert line.receive(task.out) is None
     line.send(task, None, full=True)
     assert line.receive(task.out)
     first = task.out.copy()
-    other = small(size=64)  # lies where the weights lay
+    other = small_task(size=64)  # lies where the weights lay
     line.send(other, None, full=False)
     line.receive(other.out)
     task.out[...] = 0
@@ -137,7 +119,7 @@ def test_weights_are_asked_for_and_kept_apart_from_the_memory_they_came_in(line)
 
 def test_more_shards_than_a_connection_remembers(line):
     for size in [*range(3, NUMBERS + 20), 3]:
-        task = small(size=size)
+        task = small_task(size=size)
         line.send(task, None, full=False)
         line.receive(task.out)
         assert task.out[0, 1, 0] == 3 * size + 3
@@ -145,22 +127,22 @@ def test_more_shards_than_a_connection_remembers(line):
 
 def test_memory_is_made_once_and_again_when_a_larger_shard_comes():
     worker = Worker()
-    before = maps(os.getpid())
+    before = memory()
     line = Line(worker.endpoint.address, KEY)
     for size, count in ((100, 2), (50, 2), (100_000, 2), (100, 2)):  # both ends are this process
-        task = small(size=size)
+        task = small_task(size=size)
         line.send(task, None, full=False)
         line.receive(task.out)
-        assert maps(os.getpid()) - before == count
+        assert others_than(before) == count
     line.close()
-    await_(lambda: maps(os.getpid()) <= before + 1)  # this line's own mapping goes with it
+    until(lambda: others_than(before) <= 1)  # this line's own mapping goes with it
     del line
-    await_(lambda: maps(os.getpid()) == before)
+    until(lambda: not others_than(before))
     worker.endpoint.close()
 
 
 def test_the_worker_s_refusals_and_failures_leave_the_connection_good(line, worker, monkeypatch):
-    task = small()
+    task = small_task()
     bad = Task(0, "w", task.stages, task.x[:, :1], task.out)
     line.send(bad, None, full=False)
     with pytest.raises(WorkerError) as caught:
@@ -182,14 +164,14 @@ def test_the_worker_s_refusals_and_failures_leave_the_connection_good(line, work
 
 
 def test_the_deadline_travels_and_a_dropped_shard_says_so(line, worker):
-    task = small()
+    task = small_task()
     line.send(task, 1234.5, full=False)
     line.receive(task.out)
     worker.hold.clear()
     line.send(task, None, full=False)
     line.close()
     worker.hold.set()
-    await_(lambda: len(worker.asked) == 2)
+    until(lambda: len(worker.asked) == 2)
     assert worker.asked == [(False, 1234.5), (True, None)]
 
 
@@ -231,10 +213,14 @@ def test_strangers_who_say_nothing_are_let_go(worker, monkeypatch):
     kind = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     silent = [socket.socket(kind) for _ in range(2 * endpoints.STRANGERS)]
     for sock in silent:
+        sock.settimeout(60)
         sock.connect(raw(address))
-    Line(address, KEY).close()
     for sock in silent:
+        while sock.recv(NONCE):  # until it is hung up on
+            pass
         sock.close()
+    monkeypatch.undo()
+    Line(address, KEY).close()
 
 
 def test_a_lane_uses_its_connections_again_and_knows_when_nobody_is_there(worker):
@@ -268,13 +254,13 @@ time.sleep(60)
 
 def test_a_coordinator_that_is_killed_leaves_nothing_behind():
     worker = Worker()
-    before = maps(os.getpid())
+    before = memory()
     command = [sys.executable, "-c", HALF, worker.endpoint.address, KEY.hex()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "mapped\n"
-        assert maps(os.getpid()) == before + 1
+        assert others_than(before) == 1
         process.kill()
-    await_(lambda: maps(os.getpid()) == before)
+    until(lambda: not others_than(before))
     worker.endpoint.close()
 
 
@@ -283,132 +269,11 @@ def raw(address):
     return f"\0{address}" if isinstance(address, str) else address
 
 
-def maps(pid):
-    return Path(f"/proc/{pid}/maps").read_text().count(MEMFD)
+def memory():
+    """How often each piece of lanes' memory is mapped here, by its inode."""
+    return Counter(line.split()[4] for line in Path("/proc/self/maps").read_text().splitlines() if MEMFD in line)
 
 
-def await_(condition, seconds=30):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit
-        threading.Event().wait(0.01)
-
-
-@pytest.mark.ray
-def test_shards_ride_lanes_and_status_says_so(ray_executor):
-    for worker in ray_executor.describe():
-        assert worker.lane == "unix"
-        assert worker.lane_limit > 2**16
-
-
-@pytest.mark.ray
-def test_a_broken_connection_costs_nothing_and_a_closed_lane_is_opened_again(ray_executor):
-    slot = ray_executor.membership.ready()[0]
-    task = small()
-    task = Task(0, slot.id, task.stages, task.x, task.out)
-    lane = slot.lane
-    line = lane.take()
-    line._sock.shutdown(socket.SHUT_RDWR)  # as an idle connection that broke
-    lane.give(line)
-    ((report,),) = ray_executor.run([task], deadline=None)
-    assert (report.worker, report.attempts) == (slot.id, 1)
-    lane.close()
-    ((report,),) = ray_executor.run([task], deadline=None)  # through Ray
-    assert report.attempts == 1
-    await_(lambda: slot.lane is not lane and slot.lane.open)
-    assert slot.restarts == 0 or slot.ready
-    ((report,),) = ray_executor.run([task], deadline=None)
-    assert slot.lane.check()
-
-
-@pytest.mark.ray
-def test_a_connection_that_breaks_under_a_shard_sends_it_again_to_the_same_worker(ray_executor, monkeypatch):
-    slot = ray_executor.membership.ready()[0]
-    restarts = slot.restarts
-    task = small()
-    sent = Line.send
-
-    def broken(line, *arguments, **keywords):
-        sent(line, *arguments, **keywords)
-        frames.receive(line._sock)  # the answer is lost with the connection
-        line._sock.shutdown(socket.SHUT_RDWR)
-
-    monkeypatch.setattr(Line, "send", broken)
-    ((report,),) = ray_executor.run([Task(0, slot.id, task.stages, task.x, task.out)], deadline=None)
-    assert (report.worker, report.attempts, slot.restarts) == (slot.id, 2, restarts)
-    assert task.out[0, 0].tolist() == [3, 6, 9, 12, 15, 18]
-
-
-@pytest.mark.ray
-def test_a_shard_for_which_there_is_no_shared_memory_goes_through_ray(ray_executor, monkeypatch):
-    slot = ray_executor.membership.ready()[0]
-    slot.lane.broke(slot.lane.take())  # a new connection has no memory yet
-
-    def none(size):
-        raise OSError("no space left")
-
-    monkeypatch.setattr("groupconv_server.executors.ray.lanes.shared", none)
-    task = small()
-    ((report,),) = ray_executor.run([Task(0, slot.id, task.stages, task.x, task.out)], deadline=None)
-    assert (report.worker, report.attempts, slot.lane.busy) == (slot.id, 1, 0)
-    assert task.out[0, 0, 0] == 3
-    monkeypatch.undo()
-    ray_executor.run([Task(0, slot.id, task.stages, task.x, task.out)], deadline=None)
-    assert slot.lane.check()
-
-
-@pytest.mark.ray
-def test_a_killed_worker_is_known_by_its_lane_at_once(ray_executor):
-    slot = ray_executor.membership.ready()[0]
-    actor, pid = slot.actor, slot.facts["pid"]
-    assert maps(pid) >= 0
-    os.kill(pid, signal.SIGKILL)
-    await_(lambda: slot.actor is not actor or not slot.ready, seconds=2)
-    await_(lambda: slot.ready and slot.lane is not None and slot.lane.open)
-    assert slot.facts["pid"] != pid
-
-
-@pytest.mark.ray
-def test_a_shard_past_its_deadline_is_not_started(ray_executor):
-    task = small()
-    slot = ray_executor.membership.ready()[0]
-    task = Task(0, slot.id, task.stages, task.x, task.out)
-    for _ in range(20):  # it is dropped here, or refused there, whichever is first
-        with pytest.raises(DeadlineExceededError):
-            ray_executor.run([task], deadline=time.monotonic() - 1)
-        assert not slot.flights
-        assert slot.lane.busy == 0
-    ((report,),) = ray_executor.run([task], deadline=None)
-    assert report.attempts == 1
-
-
-@pytest.mark.ray
-def test_a_worker_s_refusal_is_not_taken_for_a_broken_lane(ray_executor):
-    """Some errors of this package are of OSError's kind, as a broken connection is."""
-    slot = ray_executor.membership.ready()[0]
-    task, lane = small(), slot.lane
-    line = lane.take()
-    line.send(task, time.time() - 1, full=False)
-    flight = Flight(task, slot, 1, 0, slot.actor, time.perf_counter(), Inputs(), line, lane=lane)
-    with pytest.raises(DeadlineExceededError):
-        lane_calls.land(flight)
-    assert lane.busy == 0
-    assert lane.take() is line
-    lane.give(line)
-
-
-@pytest.mark.ray
-def test_what_several_shards_read_goes_to_ray_s_store_once(ray_executor, monkeypatch):
-    slots = ray_executor.membership.ready()
-    x, w = np.ones((1, 2, 40_000)), np.ones((2, 1, 3))
-    tasks = [
-        Task(i, slot.id, task_of(x, w, spec=ConvSpec(groups=2)).stages, x, np.empty((1, 2, 39_998)))
-        for i, slot in enumerate(slots)
-    ]
-    puts, put = [], ray.put
-    monkeypatch.setattr(ray, "put", lambda value: puts.append(value.nbytes) or put(value))
-    for slot in slots:
-        monkeypatch.setattr(slot.lane, "limit", x.nbytes)
-    ray_executor.run(tasks, deadline=None)
-    assert puts == [x.nbytes]
-    assert all((task.out == 3).all() for task in tasks)
+def others_than(before):
+    """How many mappings there are of other memory, since that of another test may go at any moment."""
+    return sum(count for inode, count in memory().items() if inode not in before)

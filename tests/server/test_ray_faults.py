@@ -15,17 +15,13 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from groupconv import ConvSpec, Step
-from groupconv.dtypes import types_of
 from groupconv.errors import CancelledError, DeadlineExceededError, InternalError
-from groupconv.geometry import resolve
 from groupconv_server.coordinator import Coordinator
-from groupconv_server.executors import Task
 from groupconv_server.executors.base import wanted
 from groupconv_server.health import DEGRADED, NOT_SERVING, SERVING, Health
 from groupconv_server.layers import Layers
 from groupconv_server.repository import Repository
-from groupconv_worker.engines.base import Problem
-from groupconv_worker.shard import Stage
+from tasks import task_of
 from waiting import until
 
 pytestmark = pytest.mark.ray
@@ -43,6 +39,19 @@ def kill(slot):
     os.kill(slot.facts["pid"], signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def hanging(slots):
+    """Workers that are there, and do nothing."""
+    processes = [psutil.Process(slot.facts["pid"]) for slot in slots]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
 def head():
     (found,) = [p for p in psutil.Process().children(recursive=True) if p.name() == "gcs_server"]
     return found
@@ -50,9 +59,7 @@ def head():
 
 def heavy(worker):
     """A shard that takes its worker a while."""
-    g = resolve(ConvSpec(), (4, 16, 96, 96), (64, 16, 9, 9))
-    stage = Stage(Problem(g, types_of(X.dtype, X.dtype)), np.ones(g.weight_shape))
-    return Task(0, worker, (stage,), np.ones(g.input_shape), np.empty(g.output_shape))
+    return task_of(np.ones((4, 16, 96, 96)), np.ones((64, 16, 9, 9)), worker=worker)
 
 
 def test_what_ray_opens_is_for_this_machine_and_for_who_has_the_token(ray_executor):
@@ -117,7 +124,7 @@ def test_the_head_is_started_again_and_replaces_workers_that_were_lost_without_i
     assert ray_executor.trouble() == ""
 
 
-def test_health_follows_the_workers(ray_executor):
+def test_health_follows_the_workers(ray_executor, monkeypatch):
     whole(ray_executor)
     health = Health(ray_executor, ["a.Service"])
 
@@ -131,11 +138,13 @@ def test_health_follows_the_workers(ray_executor):
         assert (answer(), answer("")) == (status.SERVING, status.SERVING)
         assert health.state() == (SERVING, "")
         lost = ray_executor.membership.slots[0]
+        monkeypatch.setattr(ray_executor.membership, "_restart", lambda: None)  # not before we have looked
         kill(lost)
         Coordinator(ray_executor).convolve(X, STEPS)
         while (state := health.state()) == (SERVING, ""):  # until a shard met the loss
             Coordinator(ray_executor).convolve(X, STEPS)
         assert state == (DEGRADED, f"not there: {lost.id}")
+        monkeypatch.undo()
         whole(ray_executor)
         assert health.state() == (SERVING, "")
     finally:
@@ -191,35 +200,27 @@ def test_a_late_shard_is_sent_to_a_second_worker_where_that_is_wanted(ray_execut
     coordinator = Coordinator(ray_executor)
     want = coordinator.convolve(X, STEPS).output
     stopped = ray_executor.membership.slots[0]
-    process = psutil.Process(stopped.facts["pid"])
     task = heavy(stopped.id)
-    process.suspend()
     ray_executor._hedge = 0.3
     try:
-        ((report,),) = ray_executor.run([task], deadline=time.monotonic() + 60)
+        with hanging([stopped]):
+            ((report,),) = ray_executor.run([task], deadline=time.monotonic() + 60)
     finally:
         ray_executor._hedge = None
-        process.resume()
     assert report.worker != stopped.id
     np.testing.assert_array_equal(coordinator.convolve(X, STEPS).output, want)
 
 
-@pytest.mark.ray
 def test_a_caller_who_has_gone_is_not_waited_for(ray_executor):
     whole(ray_executor)
     coordinator = Coordinator(ray_executor)
     want = coordinator.convolve(X, STEPS).output
-    processes = [psutil.Process(slot.facts["pid"]) for slot in ray_executor.membership.slots]
-    for process in processes:
-        process.suspend()
     before = wanted.set(lambda: False)
     try:
-        with pytest.raises(CancelledError):
+        with hanging(ray_executor.membership.slots), pytest.raises(CancelledError):
             coordinator.convolve(X, STEPS)
     finally:
         wanted.reset(before)
-        for process in processes:
-            process.resume()
     np.testing.assert_array_equal(coordinator.convolve(X, STEPS).output, want)
     assert coordinator.running == 0
 
@@ -228,14 +229,7 @@ def test_a_deadline_ends_the_wait_for_a_worker_that_hangs_and_nothing_is_left_ov
     whole(ray_executor)
     coordinator = Coordinator(ray_executor)
     want = coordinator.convolve(X, STEPS).output
-    processes = [psutil.Process(slot.facts["pid"]) for slot in ray_executor.membership.slots]
-    for process in processes:
-        process.suspend()
-    try:
-        with pytest.raises(DeadlineExceededError):
-            coordinator.convolve(X, STEPS, deadline=time.monotonic() + 0.3)
-    finally:
-        for process in processes:
-            process.resume()
+    with hanging(ray_executor.membership.slots), pytest.raises(DeadlineExceededError):
+        coordinator.convolve(X, STEPS, deadline=time.monotonic() + 0.3)
     np.testing.assert_array_equal(coordinator.convolve(X, STEPS).output, want)
     assert coordinator.running == 0

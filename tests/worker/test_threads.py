@@ -90,11 +90,11 @@ def test_a_helper_that_was_about_to_sleep_does_what_is_announced():
 
 
 def test_a_helper_that_is_held_up_leaves_its_other_parts_to_the_caller():
-    team, held, done = Team(2), threading.Event(), []
+    team, held, done, let_go = Team(2), threading.Event(), [], []
 
     def work(first, last):
         if threading.current_thread() is not threading.main_thread():
-            held.wait(10)
+            let_go.append(held.wait(60))
         done.append((first, last))
         if len(done) == 3:  # all parts but the one that the helper holds
             held.set()
@@ -102,6 +102,7 @@ def test_a_helper_that_is_held_up_leaves_its_other_parts_to_the_caller():
     team.run(work, 4)
     team.close()
     assert sorted(done) == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert all(let_go)
 
 
 COUNT = """

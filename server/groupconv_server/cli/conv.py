@@ -9,10 +9,10 @@ import numpy as np
 import typer
 
 from groupconv.errors import InvalidArgumentError
-from groupconv.explain import human_bytes
 from groupconv.kernels import NAMES
 from groupconv.requests import ready_steps
 from groupconv.spec import PADDING_MODES
+from groupconv.text import human_bytes
 from groupconv_server import files, filters
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.coordinator import problems_of

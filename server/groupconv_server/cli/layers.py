@@ -10,9 +10,9 @@ import typer
 
 import groupconv
 from groupconv.errors import InvalidArgumentError
-from groupconv.explain import human_bytes, table
 from groupconv.layer import LayerInfo
 from groupconv.requests import Step
+from groupconv.text import human_bytes, table
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption, integers
 from groupconv_server.onnx_layers import read_onnx

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from groupconv.errors import FailedPreconditionError
-from groupconv.explain import table
+from groupconv.text import table
 from groupconv_server.cli.connection import Endpoint
 
 if TYPE_CHECKING:

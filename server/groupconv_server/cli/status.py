@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from groupconv.explain import human_bytes
+from groupconv.text import human_bytes
 from groupconv.v1 import cluster_pb2
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption

@@ -1,40 +1,19 @@
 """What the demo runs: one case for each variant, chosen so that the result can be looked at."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
 
-from groupconv.dtypes import DTYPES
 from groupconv.kernels import gaussian, kernel_named
 from groupconv.requests import Array, Step, depthwise_separable_steps, pointwise, spatially_separable_steps
 from groupconv.spec import ConvSpec
+from groupconv_server.demo.case import Case
 
 SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], dtype=np.float32)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)[None, :, None, None]
 """Rec. 601 brightness of the three colours."""
 BILINEAR = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 16
 """A transposed convolution of stride 2 with it doubles an image with linear interpolation."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One request.
-
-    Attributes:
-        name: the variant, as people say it.
-        x: the input.
-        steps: what runs on it.
-    """
-
-    name: str
-    x: Array
-    steps: list[Step]
-
-    def cast(self, dtype: str) -> "Case":
-        """The same with input and kernels of another float dtype."""
-        to = DTYPES[dtype]
-        return Case(self.name, self.x.astype(to), [replace(s, kernel=s.kernel.astype(to)) for s in self.steps])
 
 
 def photo_cases(photo: Array) -> Iterator[Case]:
@@ -108,8 +87,6 @@ def alexnet_cases(photo: Array, weights_seed: int = 0) -> Iterator[Case]:
     conv4 and conv5 go in one request: their towers need not meet in between. Each case is yielded with its input
     computed by the reference, so an error does not travel.
     """
-    from groupconv_server.demo.check import reference_output
-
     rng = np.random.default_rng(weights_seed)
     x = crop(photo, 227).astype(np.float32) / 255 - 0.5
     conv = {
@@ -127,7 +104,7 @@ def alexnet_cases(photo: Array, weights_seed: int = 0) -> Iterator[Case]:
             steps.append(Step(weight, np.zeros(shape[0], np.float32), spec))
         groups = steps[0].spec.groups
         yield (case := Case(f"AlexNet {'+'.join(names)}, g={groups}", x, steps))
-        x = reference_output(case).astype(np.float32)
+        x = case.reference().astype(np.float32)
         x = max_pool(x) if pooled else x
 
 

@@ -17,7 +17,13 @@ def rows_of_a_block(view: View, chunk: int) -> int:
     return chunk * max(1, BLOCK_BYTES // max(1, chunk * row))
 
 
-class BlockReader:
+class _Blocks:
+    def __init__(self, view: View, chunk: int) -> None:
+        self._view, self._rows = view, rows_of_a_block(view, chunk)
+        self.shape, self.dtype = view.shape, view.dtype
+
+
+class BlockReader(_Blocks):
     """`view`, of which the block read last is kept.
 
     Args:
@@ -26,8 +32,7 @@ class BlockReader:
     """
 
     def __init__(self, view: View, chunk: int) -> None:
-        self._view, self._rows = view, rows_of_a_block(view, chunk)
-        self.shape, self.dtype = view.shape, view.dtype
+        super().__init__(view, chunk)
         self._key, self._block = (-1, -1), np.empty(0, view.dtype)
 
     def __getitem__(self, key: Any) -> Array:
@@ -42,7 +47,7 @@ class BlockReader:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-class BlockWriter:
+class BlockWriter(_Blocks):
     """`view`, which is written a block at a time, in the order of the rows; rows that come again are there already.
 
     Args:
@@ -51,8 +56,7 @@ class BlockWriter:
     """
 
     def __init__(self, view: View, chunk: int) -> None:
-        self._view, self._rows = view, rows_of_a_block(view, chunk)
-        self.shape, self.dtype = view.shape, view.dtype
+        super().__init__(view, chunk)
         self._position = 0  # n·H + row of the first that is not there
         self._buffer = np.empty((view.shape[1], min(self._rows, view.shape[2]), *view.shape[3:]), view.dtype)
 

@@ -8,7 +8,8 @@ from groupconv.errors import NotFoundError
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.inference.tensors import INPUT, NAMES, OUTPUT, config_type
 from groupconv_server.inference.v2 import model_pb2
-from groupconv_server.layers import Layer, Layers, input_types
+from groupconv_server.layers import Layer, Layers
+from groupconv_server.steps import input_types
 
 PLATFORM = "groupconv"
 MAX_BATCH = 2**31 - 1

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from groupconv.explain import milliseconds
 from groupconv.plan import Plan, Range, Shard, StepPlan
+from groupconv.text import milliseconds
 
 SHEETS = 36
 """Sheets drawn of one feature map; a cut into more shows its beginning."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from groupconv import cost
-from groupconv.explain import milliseconds
 from groupconv.plan import Alternative
+from groupconv.text import milliseconds
 
 if TYPE_CHECKING:
     from groupconv_server.planner.search import PlannedChain

@@ -9,7 +9,7 @@ import threading
 import time
 
 from groupconv.errors import ResourceExhaustedError, UnavailableError
-from groupconv.explain import human_bytes
+from groupconv.text import human_bytes
 
 SHORTEST, LONGEST = 0.05, 30.0
 """Seconds that a refused caller is told to wait, at least and at most."""

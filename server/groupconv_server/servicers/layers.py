@@ -12,8 +12,9 @@ from groupconv.tensors import type_to_wire
 from groupconv.v1 import layer_pb2, layer_pb2_grpc
 from groupconv.wire import spec_to_wire
 from groupconv_server.batching import Batcher
-from groupconv_server.layers import Layer, check_name
+from groupconv_server.layers import Layer
 from groupconv_server.limits import Limits
+from groupconv_server.names import check_name
 from groupconv_server.repository import Repository
 from groupconv_server.servicers.errors import answers_errors
 from groupconv_server.steps import Shaped, inputs_of, steps_of

@@ -17,10 +17,12 @@ from groupconv.errors import InvalidArgumentError
 from groupconv.requests import Step
 from groupconv.tensors import from_wire, type_from_wire, type_to_wire
 from groupconv.v1 import stream_pb2
+from groupconv_server.band_rows import choose
+from groupconv_server.budget import Budget
 from groupconv_server.coordinator import Coordinator, problems_of
 from groupconv_server.servicers.errors import deadline_of, streams_errors
 from groupconv_server.steps import specs_of
-from groupconv_server.streaming import Budget, Output, Stream, choose
+from groupconv_server.streaming import Output, Stream
 
 SERVICE = stream_pb2.DESCRIPTOR.services_by_name["StreamService"].full_name
 NONE, LZ4 = stream_pb2.COMPRESSION_UNSPECIFIED, stream_pb2.COMPRESSION_SHUFFLE_LZ4

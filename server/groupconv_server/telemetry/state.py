@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from groupconv_server.budget import Budget
 from groupconv_server.executors.base import Executor
 from groupconv_server.layers import Layers
 from groupconv_server.servicers.gate import Gate
-from groupconv_server.streaming import Budget
 from groupconv_server.telemetry.metrics import Metrics
 
 

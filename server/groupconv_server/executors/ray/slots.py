@@ -4,14 +4,11 @@ import enum
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.executors.placement import Place
-
-if TYPE_CHECKING:
-    from groupconv_server.executors.ray.calls import Flight
-    from groupconv_server.executors.ray.lanes import Lane
+from groupconv_server.executors.ray.lanes import Lane
 
 BACKOFF, LONGEST_BACKOFF = 0.25, 15.0
 """Seconds before a worker that did nothing useful is started again: the first time, doubling, and at most."""
@@ -30,6 +27,22 @@ class State(enum.Enum):
     """It takes shards."""
     DRAINING = "draining"
     """Its node is leaving: it ends what it has and gets no more."""
+
+
+class Sent(Protocol):
+    """What a worker's slot has to know of a shard that is there (`calls.Flight`)."""
+
+    @property
+    def number(self) -> int:
+        """Of all that were ever sent."""
+
+    @property
+    def lane(self) -> Lane | None:
+        """By which it went; None if through Ray."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether it runs while no other such shard does, so that a loss is its own fault."""
 
 
 @dataclass(eq=False)
@@ -53,12 +66,12 @@ class Slot:
     place: Place
     actor: Any = None
     ping: Any = None
-    lane: "Lane | None" = None
+    lane: Lane | None = None
     state: State = State.AWAY
     facts: dict[str, Any] = field(default_factory=dict)
     shards: int = 0
     restarts: int = 0
-    flights: "list[Flight]" = field(default_factory=list)
+    flights: list[Sent] = field(default_factory=list)
     suspects: frozenset[int] = frozenset()
     _useless: int = 0  # lives in a row in which it ran nothing
     _ran: int = 0  # shards of this life
@@ -96,7 +109,7 @@ class Slot:
         self._ran = 0
         self.actor, self.ping, self.state = actor, actor.describe.remote(), State.STARTING
 
-    def reached(self, lane: "Lane", actor: Any) -> None:
+    def reached(self, lane: Lane, actor: Any) -> None:
         """There is a lane to it, if the actor that it belongs to is still the present one."""
         with self._lock:
             present = self.actor is actor and self.state is not State.AWAY
@@ -105,12 +118,12 @@ class Slot:
         if not present:
             lane.close()
 
-    def sent(self, flight: "Flight") -> None:
+    def sent(self, flight: Sent) -> None:
         """A shard went there."""
         with self._lock:
             self.flights.append(flight)
 
-    def landed(self, flight: "Flight") -> None:
+    def landed(self, flight: Sent) -> None:
         """A shard came back. Calls of an actor run in order: those given up before it are not there any more either."""
         with self._lock:
             self.shards += 1
@@ -120,7 +133,7 @@ class Slot:
                 gone = [flight, *(other for other in before if other.lane is None)]
                 self.flights = [other for other in self.flights if other not in gone]
 
-    def dropped(self, flight: "Flight") -> None:
+    def dropped(self, flight: Sent) -> None:
         """A shard is not there any more."""
         with self._lock:
             if flight in self.flights:

@@ -1,7 +1,6 @@
-"""Plans and reports as text."""
+"""Plans and reports, in words."""
 
-from groupconv.explain import MOST_SHARDS
-from groupconv.plan import Alternative, Plan, Range, Report, Shard, ShardReport, StepPlan
+from groupconv.plan import MOST_SHARDS, Alternative, Plan, Range, Report, Shard, ShardReport, StepPlan
 
 
 def step(shards: int = 2, *, joined: bool = False, alternatives=()) -> StepPlan:

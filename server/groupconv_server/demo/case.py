@@ -1,0 +1,41 @@
+"""One request of the demo, and what it should give."""
+
+from dataclasses import dataclass, replace
+
+from groupconv.dtypes import DTYPES, types_of
+from groupconv.geometry import Geometry
+from groupconv.requests import Array, Step, geometries
+from groupconv_worker.engines import reference
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request.
+
+    Attributes:
+        name: the variant, as people say it.
+        x: the input.
+        steps: what runs on it.
+    """
+
+    name: str
+    x: Array
+    steps: list[Step]
+
+    def cast(self, dtype: str) -> "Case":
+        """The same with input and kernels of another float dtype."""
+        to = DTYPES[dtype]
+        return Case(self.name, self.x.astype(to), [replace(s, kernel=s.kernel.astype(to)) for s in self.steps])
+
+    def geometries(self) -> list[Geometry]:
+        """Of each step."""
+        return geometries([s.spec for s in self.steps], self.x.shape, [s.kernel.shape for s in self.steps])
+
+    def reference(self) -> Array:
+        """The output in float64, rounded to the output's dtype between steps as the service does."""
+        x = self.x
+        for i, (step, g) in enumerate(zip(self.steps, self.geometries(), strict=True)):
+            output = types_of(x.dtype, step.kernel.dtype).output
+            y = reference.convolve(x, step.kernel, step.bias, g)
+            x = y if i == len(self.steps) - 1 else y.astype(output)
+        return x

@@ -1,0 +1,23 @@
+"""A server whose streams tests look into, for those that are about streams."""
+
+import pytest
+
+import groupconv
+from groupconv_server.config import Config
+from groupconv_server.limits import Limits
+from groupconv_server.server import Server
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """A server whose answers are the reference's, bit for bit."""
+    limits = Limits(stream_bytes=2**20, streams_bytes=3 * 2**20)
+    with Server(Config(port=0, executor="local", workers=3, threads=1, engine="reference", limits=limits)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def bands(exact):
+    """Its client."""
+    with groupconv.connect(exact.address, timeout=60) as client:
+        yield client
