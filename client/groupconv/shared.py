@@ -39,6 +39,8 @@ PAUSE = 1.0
 """Seconds for which a server that has no room for more memory is not asked again."""
 ATTEMPTS = 3
 """Times that a call is made whose memory the server does not know any more; the last one goes without."""
+BRIEF = 256
+"""Bytes of an answer that is remembered; one with a report is longer, and another each time."""
 _REGISTER, _UNREGISTER = (f"/groupconv.v1.MemoryService/{name}Memory" for name in ("Register", "Unregister"))
 _SETTLED = (
     InvalidArgumentError,
@@ -145,22 +147,24 @@ class Shared:
             last = attempt == ATTEMPTS - 1
             used: list[Segment] = []
             slots: list[Slot] = []  # of copies, until the answer is there
-            request = convolution_pb2.ConvolveRequest()
-            target = None
+            source = target = None
             if not last:
                 source = yield from self._place(x, used, slots)
-                if source is not None:
-                    request.input.CopyFrom(source)
                 target = (yield from self._room(nbytes)) if nbytes >= INLINE else None
-            for i, step in enumerate(steps):
-                request.steps.append((yield from self._step(i, step, used, slots, without=last)))
+            message = rest
+            if steps:
+                request = convolution_pb2.ConvolveRequest()
+                for i, step in enumerate(steps):
+                    request.steps.append((yield from self._step(i, step, used, slots, without=last)))
+                message += request.SerializeToString()
+            asked = None
             if target is not None:
                 used.append(target.segment)
-                request.output_place.region = str(target.segment.region)
-                request.output_place.offset, request.output_place.byte_size = target.offset, target.size
-            message = request.SerializeToString() + rest
+                asked = str(target.segment.region), target.offset, target.size
+                message += _output_at(*asked)
+            message = with_input(x, message) if source is None else _input_at(x.dtype, x.shape, *source) + message
             try:
-                raw = yield Ask(CONVOLVE, message if request.HasField("input") else with_input(x, message))
+                raw = yield Ask(CONVOLVE, message)
             except NotFoundError as error:
                 if not used or "shared_memory_region" not in str(error):
                     raise
@@ -171,7 +175,7 @@ class Shared:
                 if target is not None and not busy and not isinstance(error, _SETTLED):
                     self._arena.retire(target.segment)
                 raise
-            return _answer(raw, target, request.output_place)
+            return _answer(raw, target, asked)
         raise AssertionError(ATTEMPTS)
 
     def fits(self, x: Array, steps: Sequence[Step]) -> Talk[bool]:
@@ -198,12 +202,14 @@ class Shared:
         message = spec_pb2.Step(spec=spec_to_wire(step.spec))
         for name, array in (("kernel", step.kernel), ("bias", step.bias)):
             if array is not None:
-                tensor = None if without else (yield from self._place(array, used, slots))
-                getattr(message, name).CopyFrom(tensor or to_wire(array, f"steps[{i}].{name}"))
+                at = None if without else (yield from self._place(array, used, slots))
+                field = f"steps[{i}].{name}"
+                tensor = to_wire(array, field) if at is None else placed(array.dtype, array.shape, *at)
+                getattr(message, name).CopyFrom(tensor)
         return message
 
-    def _place(self, x: Array, used: list[Segment], slots: list[Slot]) -> Talk[tensor_pb2.Tensor | None]:
-        """Where an array lies, which may be a copy made now; None if it is to travel in the message."""
+    def _place(self, x: Array, used: list[Segment], slots: list[Slot]) -> Talk[tuple[str, int] | None]:
+        """Where an array lies, region and offset, perhaps a copy made now; None if it is to travel in the message."""
         if x.nbytes < INLINE or self._off:
             return None
         at = self._arena.lies_in(x)
@@ -216,7 +222,7 @@ class Shared:
             at = slot.segment, slot.offset
         segment, offset = at
         used.append(segment)
-        return placed(x.dtype, x.shape, str(segment.region), offset)
+        return str(segment.region), offset
 
     def _room(self, nbytes: int, *, must: bool = False) -> Talk[Slot | None]:
         """Room for so many bytes, in a new segment if need be; None if there is none, or if one is being made."""
@@ -286,15 +292,36 @@ def _output_of(x: Array, steps: Sequence[Step]) -> int:
     return output_nbytes(x.shape, x.dtype, specs, tuple(k.shape for k in kernels), tuple(k.dtype for k in kernels))
 
 
-def _answer(raw: bytes, target: Slot | None, asked: tensor_pb2.Place) -> Answer:
+@functools.lru_cache(maxsize=1024)
+def _input_at(dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int) -> bytes:
+    """The field of a request that says where its input lies."""
+    return convolution_pb2.ConvolveRequest(input=placed(dtype, shape, region, offset)).SerializeToString()
+
+
+@functools.lru_cache(maxsize=1024)
+def _output_at(region: str, offset: int, size: int) -> bytes:
+    """The field of a request that says where its output is wanted."""
+    place = tensor_pb2.Place(region=region, offset=offset, byte_size=size)
+    return convolution_pb2.ConvolveRequest(output_place=place).SerializeToString()
+
+
+def _answer(raw: bytes, target: Slot | None, asked: tuple[str, int, int] | None) -> Answer:
     """The answer with the bytes of its output, wherever they are."""
-    response, payload = read_answer(raw)
-    if not response.output.HasField("place"):
-        return response, payload
+    response = _said(raw) if len(raw) <= BRIEF else None
+    if response is None or not response.output.HasField("place"):
+        response, payload = read_answer(raw)
+        if payload is not None or not response.output.HasField("place"):
+            return response, payload
     place = response.output.place
-    if target is None or (place.region, place.offset) != (asked.region, asked.offset):
+    if target is None or asked is None or (place.region, place.offset) != asked[:2]:
         raise DataLossError("the server answered with an output in memory that it was not given")
     return response, target.bytes().data[: place.byte_size]
+
+
+@functools.lru_cache(maxsize=1024)
+def _said(raw: bytes) -> convolution_pb2.ConvolveResponse:
+    """A short answer, without the output's bytes: those of one layer are mostly the same."""
+    return read_answer(raw)[0]
 
 
 def _letting_go(region: str) -> Ask:

@@ -7,6 +7,7 @@ another machine measures again. GROUPCONV_TUNE=off takes the first candidate, th
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -33,6 +34,8 @@ SECONDS = 0.3
 """After this long a problem's tuning ends with the turns it has."""
 DISPLACED = 2**20
 """Doubles written between turns: they take the place of what lies in a core's caches, and helpers fall asleep."""
+LINE = 64
+"""Bytes of a cache line."""
 
 
 def enabled() -> bool:
@@ -143,9 +146,17 @@ def _read(path: Path | None) -> dict[str, str]:
 def _arrays(problem: Problem) -> tuple[Array, Array]:
     """One sample of the problem's shape, random, and room for its answer."""
     g, types = problem.geometry.with_batch(1), problem.types
-    rng = np.random.default_rng(0)
-    if is_float(types.input):
-        x = rng.standard_normal(g.input_shape, np.float32).astype(types.input)
-    else:
-        x = rng.integers(0, 100, g.input_shape).astype(types.input)
-    return x, np.empty(g.output_shape, types.output)
+    rng, x = np.random.default_rng(0), _on_lines(g.input_shape, types.input)
+    x[...] = rng.standard_normal(x.shape, np.float32) if is_float(x.dtype) else rng.integers(0, 100, x.shape)
+    return x, _on_lines(g.output_shape, types.output)
+
+
+def _on_lines(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """An array that begins with a cache line, as in shared memory: a kernel that writes whole lines then shows it.
+
+    NumPy's own begin 16 bytes behind one, where every vector lies on two lines and all kernels wait for them alike.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + LINE, np.uint8)
+    start = -room.ctypes.data % LINE
+    return room[start : start + size].view(dtype).reshape(shape)

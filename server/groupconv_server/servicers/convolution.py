@@ -1,8 +1,8 @@
 """ConvolutionService: Convolve and PlanConvolution."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import grpc
@@ -60,7 +60,7 @@ class ConvolutionServicer:
         places = Places(self._memory, context)
         request, x, steps = parse(raw, places)
         parsed = time.perf_counter() - start
-        convolve = partial(
+        convolve = functools.partial(
             self.batcher.convolve,
             x,
             deadline=deadline_of(context),
@@ -72,8 +72,8 @@ class ConvolutionServicer:
             if steps:
                 raise InvalidArgumentError("steps", "none where a layer is named", len(steps))
             with self.layers.using(request.layer, len(x) if x.ndim else 1) as layer:
-                return self._answer(partial(convolve, layer.steps), x, layer.steps, request, places, parsed)
-        return self._answer(partial(convolve, steps), x, steps, request, places, parsed)
+                return self._answer(functools.partial(convolve, layer.steps), x, layer.steps, request, places, parsed)
+        return self._answer(functools.partial(convolve, steps), x, steps, request, places, parsed)
 
     def _answer(
         self,
@@ -145,11 +145,7 @@ def parse(raw: bytes, places: Places) -> tuple[convolution_pb2.ConvolveRequest, 
         (request, dtype, shape), elements = known
         x = np.frombuffer(elements, dtype).reshape(shape)
         return request, x if x.flags.aligned else x.copy(), []
-    small, data = scan(raw, (1, 3))
-    try:
-        request = convolution_pb2.ConvolveRequest.FromString(small)
-    except DecodeError:
-        raise InvalidArgumentError("message", "a ConvolveRequest", f"{len(raw)} other bytes") from None
+    request, data = (_brief if len(raw) <= BRIEF else _read)(raw)
     x = places.tensor(request.input, "input", data)
     if not request.steps:
         if data is not None and not request.HasField("output_place"):
@@ -162,3 +158,17 @@ def parse(raw: bytes, places: Places) -> tuple[convolution_pb2.ConvolveRequest, 
         bias = places.tensor(message.bias, f"steps[{i}].bias") if message.HasField("bias") else None
         steps.append(Step(kernel, bias, spec))
     return request, x, steps
+
+
+def _read(raw: bytes) -> tuple[convolution_pb2.ConvolveRequest, memoryview | None]:
+    """A request without its input's elements, and those where they are in the message."""
+    small, data = scan(raw, (1, 3))
+    try:
+        return convolution_pb2.ConvolveRequest.FromString(small), data
+    except DecodeError:
+        raise InvalidArgumentError("message", "a ConvolveRequest", f"{len(raw)} other bytes") from None
+
+
+BRIEF = 512
+"""Bytes of a request that is remembered whole: one that says where its tensors lie says the same again and again."""
+_brief = functools.lru_cache(maxsize=1024)(_read)

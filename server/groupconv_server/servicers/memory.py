@@ -1,5 +1,6 @@
 """MemoryService: RegisterMemory and UnregisterMemory; and the tensors of messages that lie in such memory."""
 
+import functools
 import math
 from collections.abc import Iterable
 
@@ -55,6 +56,7 @@ class Places:
 
     def __init__(self, memory: SharedMemory | None, context: grpc.ServicerContext) -> None:
         self._memory, self._context = memory, context
+        self._peer: str | None = None
 
     def tensor(self, message: tensor_pb2.Tensor, field: str, data: memoryview | None = None) -> Array:
         """A tensor of the request: in place, or from the message; arguments and errors as of `from_wire`.
@@ -87,8 +89,10 @@ class Places:
 
     def _view(self, place: tensor_pb2.Place, field: str) -> memoryview:
         memory = _allowed(self._memory)
+        if self._peer is None:
+            self._peer = self._context.peer()
         try:
-            return memory.view(place.region, place.offset, place.byte_size, owner=self._context.peer())
+            return memory.view(place.region, place.offset, place.byte_size, owner=self._peer)
         except InvalidArgumentError as error:
             part = error.field.removeprefix("shared_memory_")
             raise InvalidArgumentError(f"{field}.{part}", error.expected, error.got) from None
@@ -106,7 +110,7 @@ class Output:
 
     def __init__(self, place: tensor_pb2.Place, places: Places, read: Iterable[Array], limits: Limits) -> None:
         self._place, self._places, self._read, self._limits = place, places, read, limits
-        self._answer = convolution_pb2.ConvolveResponse()
+        self._answer = b""
         self._inside: Array | None = None
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
@@ -123,17 +127,22 @@ class Output:
             return y
         if any(np.may_share_memory(y, x) for x in self._read):
             raise InvalidArgumentError("output_place", "memory that no input lies in", "an input's")
-        tensor = placed(dtype, shape, self._place.region, self._place.offset)
-        self._answer = convolution_pb2.ConvolveResponse(output=tensor)
+        self._answer = _output_at(dtype, shape, self._place.region, self._place.offset)
         return y
 
     def message(self, rest: bytes) -> bytes:
         """The answer on the wire; `rest` are the fields beside the output."""
         if self._inside is None:
-            return self._answer.SerializeToString() + rest
+            return self._answer + rest
         message, room = message_with(1, self._inside.dtype, self._inside.shape, rest, "output")
         room[...] = self._inside
         return message
+
+
+@functools.lru_cache(maxsize=1024)
+def _output_at(dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int) -> bytes:
+    """The field of an answer that says where its output lies."""
+    return convolution_pb2.ConvolveResponse(output=placed(dtype, shape, region, offset)).SerializeToString()
 
 
 def _allowed(memory: SharedMemory | None) -> SharedMemory:
