@@ -17,8 +17,10 @@ telemetry: what can be had with grpcio's server in Python, which the ceiling doe
 
 `--shared-memory` adds the layer through the SDK's shared memory: `shared` from an array of the client's own, `in_place`
 from one that lies there already; and for each its median at one client over the engine's time on every core, and its
-rate at the most clients over that of the wire. Beside the catalogue's layers there are `small`, 1 KB in and out, and
-`large` and `large_grouped`, 64 MiB in and out (3×3, 64 groups and 16).
+rate at the most clients over that of the wire. The engine is timed on NumPy's own arrays, as a caller in its process
+would have them, and on arrays in shared memory: what lies there begins on a cache line, which some kernels gain from,
+and on the pages that the machine gives shared memory. Beside the catalogue's layers there are `small`, 1 KB in and
+out, and `large` and `large_grouped`, 64 MiB in and out (3×3, 64 groups and 16).
 """
 
 import argparse
@@ -147,14 +149,26 @@ def echo_aio(pipe: Connection, reply: int) -> None:
 
 
 def engine(pipe: Connection, name: str) -> None:
-    """The engine alone; asked for `(threads, seconds)` it says CPU and median seconds of a run."""
+    """The engine alone; asked for `(threads, seconds, shared)` it says CPU and median seconds of a run."""
+    from groupconv.arena import Arena
+
     runs = {n: prepare(name, n)[0] for n in {1, CORES}}
-    x, out = layer_named(name).arrays()[0], np.empty(layer_named(name).geometry.output_shape, np.float32)
+    given = layer_named(name).arrays()[0]
+    own = given, np.empty(layer_named(name).geometry.output_shape, np.float32)
+    arena, there = Arena(), []
+    for array in own:
+        segment = arena.begin(array.nbytes, beside=True)
+        segment.unlink()
+        arena.end(segment, "nobody's")
+        there.append(arena.take(array.nbytes).array(array.dtype, array.shape))
+    there[0][...] = given
     for prepared in runs.values():
-        prepared.run(x, out)
+        prepared.run(*own)
+        prepared.run(*there)
     pipe.send(None)
     while (asked := pipe.recv()) is not None:
-        threads, seconds = asked
+        threads, seconds, shared = asked
+        x, out = there if shared else own
         times, cpu = closed(lambda: runs[threads].run(x, out), seconds)  # noqa: B023 - used within the turn
         pipe.send((cpu / len(times), statistics.median(times)))
 
@@ -254,6 +268,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     layer = layer_named(name)
     _, w, b = layer.arrays()
     reply = int(np.prod(layer.geometry.output_shape)) * 4
+    alone = Process(engine, name)
+    alone.pipe.recv()  # it tunes, on its own; the server then takes what it found
     servers = {
         "echo_sync": Process(echo_sync, reply),
         "echo_aio": Process(echo_aio, reply),
@@ -261,14 +277,12 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.bare:
         servers["bare"] = Process(bare, name, options.workers)
-    alone = Process(engine, name)
     targets = {kind: server.pipe.recv() for kind, server in servers.items()}
     if options.shared_memory:
         for kind in ("shared", "in_place"):
             servers[kind], targets[kind] = servers["service"], targets["service"]
-    alone.pipe.recv()
     with groupconv.connect(targets["service"]) as client:
-        client.load_layer(name, w, b, layer.spec)
+        client.load_layer(name, w, b, layer.spec, inputs=[layer.geometry.input_shape])
         most = max(options.clients)
         clients = {kind: [Process(load, kind, target, name) for _ in range(most)] for kind, target in targets.items()}
         for several in clients.values():
@@ -280,9 +294,12 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
                 for kind, server in servers.items():
                     row = turn(server, clients[kind][:count], options.seconds)
                     rows.setdefault(f"{kind}_{count}", []).append(row)
-            cpu, _ = alone.ask((1, options.seconds / 2))
-            _, wall = alone.ask((CORES, options.seconds / 2))
-            rows.setdefault("engine", []).append({"cpu_ms": cpu * 1e3, "all_cores_ms": wall * 1e3})
+            cpu, _ = alone.ask((1, options.seconds / 2, False))
+            _, wall = alone.ask((CORES, options.seconds / 2, False))
+            row = {"cpu_ms": cpu * 1e3, "all_cores_ms": wall * 1e3}
+            if options.shared_memory:
+                row["there_ms"] = alone.ask((CORES, options.seconds / 2, True))[1] * 1e3
+            rows.setdefault("engine", []).append(row)
         found: dict[str, Any] = {key: median(of) for key, of in rows.items()}
         rate = options.load * found[f"service_{most}"]["requests_per_second"]
         found["service_open"] = turn(servers["service"], clients["service"], options.seconds, rate) | {"offered": rate}
@@ -303,6 +320,7 @@ def ratios(found: dict[str, Any], counts: list[int]) -> dict[str, float]:
     for kind in ("shared", "in_place"):
         if f"{kind}_{most}" in found:
             shared[f"{kind}_per_engine"] = found[f"{kind}_{least}"]["p50_ms"] / found["engine"]["all_cores_ms"]
+            shared[f"{kind}_per_engine_there"] = found[f"{kind}_{least}"]["p50_ms"] / found["engine"]["there_ms"]
             rate = found[f"{kind}_{most}"]["requests_per_second"]
             shared[f"{kind}_per_wire"] = rate / found[f"service_{most}"]["requests_per_second"]
     if f"bare_{most}" in found:
@@ -331,8 +349,9 @@ def show(found: dict[str, Any]) -> None:
             table.add_row(key, f"{row['requests_per_second']:.0f}", *(f"{row[k]:.3f}" for k in keys))
     console = Console(width=110)
     console.print(table)
+    there = f", {found['engine']['there_ms']:.3f} in shared memory" if "there_ms" in found["engine"] else ""
     console.print(
-        f"engine: {found['engine']['cpu_ms']:.3f} ms CPU, {found['engine']['all_cores_ms']:.3f} ms on all cores"
+        f"engine: {found['engine']['cpu_ms']:.3f} ms CPU, {found['engine']['all_cores_ms']:.3f} ms on all cores{there}"
     )
     console.print(f"latency   {found['latency_per_floor']:.3f} × the floor of {found['latency_floor_ms']:.3f} ms")
     console.print(
@@ -347,6 +366,7 @@ def show(found: dict[str, Any]) -> None:
         if f"{kind}_per_wire" in found:
             console.print(
                 f"{kind}: latency {found[f'{kind}_per_engine']:.3f} × the engine's, "
+                f"{found[f'{kind}_per_engine_there']:.3f} × the engine's in shared memory, "
                 f"throughput {found[f'{kind}_per_wire']:.3f} × the wire's"
             )
 

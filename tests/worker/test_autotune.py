@@ -87,14 +87,25 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path, clock):
 def test_a_slow_problem_is_measured_less(clock):
     made, ways = candidates(clock, a=autotune.SECONDS, b=autotune.SECONDS * 2)
     assert Tuner(1).choose(PROBLEM, ways).algorithm == "a"
-    assert made["a"].runs == 1 + autotune.TURN  # one to warm up
+    assert made["a"].runs == 2 + autotune.TURN  # one to warm up, one to see what it takes
+
+
+def test_of_a_slow_problem_what_is_far_slower_takes_no_time_from_the_others(clock):
+    made, ways = candidates(clock, a=0.005, b=0.0055, far=0.1)
+    assert Tuner(1).choose(PROBLEM, ways).algorithm == "a"
+    assert made["far"].runs == 2
+    assert made["b"].runs >= 2 + autotune.SURE * autotune.TURN
+
+
+def test_it_measures_on_arrays_as_shared_memory_has_them():
+    assert all(array.ctypes.data % 64 == 0 for array in autotune._arrays(PROBLEM))
 
 
 def test_what_is_clearly_slower_is_not_timed_on(clock):
     made, ways = candidates(clock, a=1e-5, b=1.05e-5, slow=2e-5)
     assert Tuner(1).choose(PROBLEM, ways).algorithm == "a"
-    assert made["slow"].runs == 1 + autotune.SURE * autotune.TURN
-    assert made["b"].runs == made["a"].runs == 1 + autotune.ROUNDS * autotune.TURN
+    assert made["slow"].runs == 2 + autotune.SURE * autotune.TURN
+    assert made["b"].runs == made["a"].runs == 2 + autotune.ROUNDS * autotune.TURN
 
 
 class Late(Candidate):

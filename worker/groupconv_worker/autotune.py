@@ -32,6 +32,8 @@ SURE, SLOWER = 3, 1.15
 """After so many turns a candidate is out whose median is so many times the best one's."""
 SECONDS = 0.3
 """After this long a problem's tuning ends with the turns it has."""
+FAR = 3.0
+"""Of a problem too slow for those turns, candidates get none that take so many times as long as the best one."""
 DISPLACED = 2**20
 """Doubles written between turns: they take the place of what lies in a core's caches, and helpers fall asleep."""
 LINE = 64
@@ -101,17 +103,16 @@ class Tuner:
         """
         x, out = _arrays(problem)
         prepared = {name: prepare() for name, prepare in candidates.items()}
-        times: dict[str, list[float]] = {name: [] for name in prepared}
         for kernel in prepared.values():
             kernel.run(x, out)  # memory is touched before anything counts
+        once = {name: _seconds(kernel, x, out) for name, kernel in prepared.items()}
+        limit = min(once.values()) * FAR if sum(once.values()) * TURN * SURE > SECONDS else math.inf
+        times: dict[str, list[float]] = {name: [] for name in once if once[name] <= limit}
         others, deadline = np.zeros(DISPLACED), time.perf_counter() + SECONDS
         for turn in range(1, ROUNDS + 1):
             for name, found in times.items():
                 others += 1.0
-                for _ in range(TURN):
-                    start = time.perf_counter()
-                    prepared[name].run(x, out)
-                    found.append(time.perf_counter() - start)
+                found += [_seconds(prepared[name], x, out) for _ in range(TURN)]
             medians = {name: statistics.median(found) for name, found in times.items()}
             if turn >= SURE:
                 limit = min(medians.values()) * SLOWER
@@ -131,6 +132,13 @@ class Tuner:
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
                 json.dump(merged, file, indent=0, sort_keys=True)
             Path(file.name).replace(self.path)
+
+
+def _seconds(kernel: Prepared, x: Array, out: Array) -> float:
+    """Of one run."""
+    start = time.perf_counter()
+    kernel.run(x, out)
+    return time.perf_counter() - start
 
 
 def _read(path: Path | None) -> dict[str, str]:
