@@ -218,7 +218,7 @@ class Batcher:
         )
         if self._most == 1:
             return alone()
-        problems = self.coordinator.problems(x.shape, x.dtype, steps)  # what cannot be meets no others
+        problems = self.coordinator.problems.of(x.shape, x.dtype, steps)  # what cannot be meets no others
         if by_message:
             self.coordinator.limits.check_answer(problems[-1])
         with self._lock:
@@ -319,7 +319,7 @@ class Batcher:
         x, steps = np.concatenate([a.x for a in batch]), batch[0].steps
         deadlines = [a.deadline for a in batch]
         deadline = None if None in deadlines else max(d for d in deadlines if d is not None)
-        problems = self.coordinator.problems(x.shape, x.dtype, steps)
+        problems = self.coordinator.problems.of(x.shape, x.dtype, steps)
         self.coordinator.count(len(batch))
         reordering = batch[0].key[2]
         ran = self.coordinator.perform(problems, x, steps, deadline=deadline, reordering=reordering)

@@ -7,32 +7,24 @@ executor makes each result land there. Only a cut along input channels adds.
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
-from groupconv.dtypes import Types, types_of
-from groupconv.errors import InvalidArgumentError
-from groupconv.geometry import Geometry
 from groupconv.plan import Plan, Report, ShardReport
-from groupconv.requests import Result, Step, geometries
+from groupconv.requests import Result, Step
 from groupconv.spec import ConvSpec
 from groupconv_server.dispatch import dispatch
 from groupconv_server.executors.base import Executor
-from groupconv_server.layers import ResidentStep
 from groupconv_server.limits import Limits
 from groupconv_server.planner import PlannedChain, Planner, request_plan
 from groupconv_server.planner.calibrate import calibrate
+from groupconv_server.problems import Problems
+from groupconv_server.steps import Shaped
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.traces import Times, Traces, traced
 from groupconv_worker.engines.base import Array, Problem
 
 Allocate = Callable[[tuple[int, ...], np.dtype], Array]
-
-CHECKED = 1024
-"""Shapes of inputs to resident layers whose checks are remembered."""
-EXPECTED = 8
-"""Shapes that a new version is prepared for because the one before was given them."""
 
 
 class Coordinator:
@@ -45,6 +37,9 @@ class Coordinator:
         metrics: where it counts; None counts for itself.
         traces: where it tells of requests that are traced.
         inside: how many requests there are in the server; those on their way will want the workers, too.
+
+    Attributes:
+        problems: what steps are on an input, checked.
     """
 
     def __init__(
@@ -57,13 +52,13 @@ class Coordinator:
         inside: Callable[[], int] = lambda: 0,
     ) -> None:
         self.executor, self.limits = executor, limits or Limits()
+        self.problems = Problems(self.limits)
         self.planner, self.metrics = planner or Planner(), metrics or Metrics()
         self.traces, self._inside = traces or Traces(), inside
         self.started = time.monotonic()
         self.requests = 0
         self._running = 0
         self._count = threading.Lock()
-        self._checked: dict[tuple[str, int, tuple[int, ...], np.dtype], Sequence[Problem]] = {}
 
     @property
     def running(self) -> int:
@@ -115,81 +110,12 @@ class Coordinator:
         """
         with self._count:
             self.requests += 1
-        problems = self.problems(x.shape, x.dtype, steps)
+        problems = self.problems.of(x.shape, x.dtype, steps)
         if by_message:
             self.limits.check_answer(problems[-1])
         last = problems[-1]
         output = allocate(last.geometry.output_shape, last.types.output)
         return self.perform(problems, x, steps, deadline=deadline, reordering=reordering, output=output)
-
-    def problems(self, shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step]) -> Sequence[Problem]:
-        """What each step is on an input of this shape and dtype, checked; remembered for resident layers.
-
-        Raises:
-            InvalidArgumentError, ResourceExhaustedError: as `convolve`.
-        """
-        first = steps[0] if steps else None
-        key = (first.layer, first.version, shape, dtype) if isinstance(first, ResidentStep) else None
-        if key is not None and (known := self._checked.get(key)) is not None:
-            return known
-        kernels = [s.kernel for s in steps]
-        problems = tuple(self._problems(shape, dtype, [s.spec for s in steps], kernels, [s.bias for s in steps]))
-        if key is not None:
-            with self._count:
-                while len(self._checked) >= CHECKED:
-                    del self._checked[next(iter(self._checked))]
-                self._checked[key] = problems
-        return problems
-
-    def warm(self, steps: Sequence[Step], shape: tuple[int, ...], dtype: np.dtype) -> None:
-        """Run the steps of a resident layer on zeros, so that every worker that may be given a part has it prepared.
-
-        Args:
-            steps: of one version.
-            shape: (N, C, *spatial) of an input to expect.
-            dtype: of that input.
-
-        Raises:
-            InvalidArgumentError, ResourceExhaustedError, UnavailableError: as `convolve`.
-        """
-        problems, workers = tuple(self.problems(shape, dtype, steps)), self._workers()
-        x = np.zeros(shape, dtype)
-        # As many shards as workers, and fewer for when other requests run beside it, each on every worker in turn.
-        for at_most in sorted({len(workers) // busy for busy in range(1, len(workers) + 1)}):
-            chains = self.planner.plan(problems, workers, at_most=at_most)
-            for first in range(0, len(workers), max(len(c.workers) for c in chains)):
-                self.run([c.turned(workers, first) for c in chains], x, steps)
-
-    def prepare(self, worker: str, steps: Sequence[Step], shape: tuple[int, ...], dtype: np.dtype) -> None:
-        """Have one worker, which takes no requests yet, prepare every part of a resident layer it may be given.
-
-        Args:
-            worker: its id.
-            steps: of one version.
-            shape: (N, C, *spatial) of an input to expect.
-            dtype: of that input.
-
-        Raises:
-            InvalidArgumentError, ResourceExhaustedError, UnavailableError: as `convolve`.
-        """
-        problems = tuple(self.problems(shape, dtype, steps))
-        workers = tuple(dict.fromkeys((*self.executor.workers(), worker)))
-        done = set()
-        for at_most in sorted({len(workers) // busy for busy in range(1, len(workers) + 1)}):
-            for chain in self.planner.plan(problems, workers, at_most=at_most):
-                first = chain.chain[0]
-                x = np.zeros(first.geometry.input_shape, first.types.input)
-                made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)])
-                for task in made.tasks:
-                    parts = tuple((stage.key, stage.problem) for stage in task.stages)
-                    if parts not in done:
-                        done.add(parts)
-                        self.executor.run([replace(task, worker=worker)], deadline=None)
-
-    def inputs(self, layer: str, version: int) -> list[tuple[tuple[int, ...], np.dtype]]:
-        """Shapes and dtypes of the inputs that a version of a resident layer was last given, as far as remembered."""
-        with self._count:
-            return [key[2:] for key in self._checked if key[:2] == (layer, version)][-EXPECTED:]
 
     def perform(
         self,
@@ -212,7 +138,7 @@ class Coordinator:
             output: (N, M, *spatial), any strides, to be filled; None allocates it.
         """
         start = time.perf_counter()
-        workers = self._workers(deadline)
+        workers = self.workers(deadline)
         # requests in flight share the workers: cutting one would make the others wait
         busy = max(self._running + 1, self._inside())
         at_most = max(1, len(workers) // busy)
@@ -290,67 +216,11 @@ class Coordinator:
         Raises:
             InvalidArgumentError, ResourceExhaustedError: as `convolve`.
         """
-        kinds = [_Shaped(tuple(s), d) for s, d in kernels]
-        problems = self._problems(shape, dtype, specs, kinds, [None] * len(kinds))
+        kinds = [Shaped(d, tuple(s)) for s, d in kernels]
+        problems = self.problems.checked(shape, dtype, specs, kinds, [None] * len(kinds))
         self.limits.check_answer(problems[-1])
-        return request_plan(self.planner.plan(tuple(problems), self._workers(), reordering=reordering))
+        return request_plan(self.planner.plan(tuple(problems), self.workers(), reordering=reordering))
 
-    def _problems(
-        self,
-        shape: Sequence[int],
-        dtype: np.dtype,
-        specs: Sequence[ConvSpec],
-        kernels: Sequence["Array | _Shaped"],
-        biases: Sequence[Array | None],
-    ) -> list[Problem]:
-        """Every step checked, shapes, dtypes and limits, before the first is run."""
-        if not 1 <= len(specs) <= self.limits.steps:
-            raise InvalidArgumentError("steps", f"1 to {self.limits.steps} steps", len(specs))
-        problems = problems_of(shape, dtype, specs, kernels, biases)
-        for i, problem in enumerate(problems):
-            self.limits.check(problem, f"steps[{i}]")
-        return problems
-
-    def _workers(self, deadline: float | None = None) -> tuple[str, ...]:
+    def workers(self, deadline: float | None = None) -> tuple[str, ...]:
         """Those there are; where there is none, the first that returns."""
         return self.executor.workers() or self.executor.wait(deadline)
-
-
-def problems_of(
-    shape: Sequence[int],
-    dtype: np.dtype,
-    specs: Sequence[ConvSpec],
-    kernels: Sequence["Array | _Shaped"],
-    biases: Sequence[Array | None],
-) -> list[Problem]:
-    """What each step is on an input of this shape and dtype; only sizes are not checked.
-
-    Raises:
-        InvalidArgumentError: with the path of the field, as `steps[1].spec.stride`.
-    """
-    problems = []
-    for i, g in enumerate(geometries(specs, shape, [k.shape for k in kernels])):
-        types = _types(i, dtype, kernels[i].dtype, biases[i], g)
-        problems.append(Problem(g, types))
-        dtype = types.output
-    return problems
-
-
-def _types(i: int, x: np.dtype, kernel: np.dtype, bias: Array | None, g: Geometry) -> Types:
-    if bias is not None and bias.shape != (g.out_channels,):
-        expected = f"[{g.out_channels}], the output channels"
-        raise InvalidArgumentError(f"steps[{i}].bias.shape", expected, list(bias.shape))
-    try:
-        return types_of(x, kernel, None if bias is None else bias.dtype, g.activation)
-    except InvalidArgumentError as error:
-        if error.field.startswith("input"):
-            raise
-        raise error.within(f"steps[{i}].spec" if error.field == "activation" else f"steps[{i}]") from None
-
-
-@dataclass(frozen=True)
-class _Shaped:
-    """Shape and dtype without elements: what planning needs of a kernel."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype

@@ -17,6 +17,7 @@ from groupconv_server.coordinator import Coordinator
 from groupconv_server.layers import Layer, Layers, Room, resident_steps
 from groupconv_server.steps import Inputs
 from groupconv_server.store import LayerStore, Stored
+from groupconv_server.warming import prepare, warm
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +80,9 @@ class Repository:
             return
         self._coordinator.measure(worker)
         for layer in self.layers.all():
-            for shape, dtype in self._coordinator.inputs(layer.name, layer.version):
+            for shape, dtype in self._coordinator.problems.inputs(layer.name, layer.version):
                 with suppress(InvalidArgumentError, ResourceExhaustedError):
-                    self._coordinator.prepare(worker, layer.steps, shape, dtype)
+                    prepare(self._coordinator, worker, layer.steps, shape, dtype)
 
     def unload(self, name: str, *, keep: bool = False) -> None:
         """Let a layer go, from disk too unless it is to be kept there.
@@ -122,13 +123,13 @@ class Repository:
         resident = resident_steps(name, version, steps)
         for i, (shape, dtype) in enumerate(inputs):
             try:
-                self._coordinator.warm(resident, shape, dtype)
+                warm(self._coordinator, resident, shape, dtype)
             except InvalidArgumentError as error:
                 raise error.within(f"inputs[{i}]") from None
         with suppress(NotFoundError):
-            for shape, dtype in self._coordinator.inputs(name, self.layers.get(name).version):
+            for shape, dtype in self._coordinator.problems.inputs(name, self.layers.get(name).version):
                 with suppress(InvalidArgumentError, ResourceExhaustedError):  # the new version may be for other inputs
-                    self._coordinator.warm(resident, shape, dtype)
+                    warm(self._coordinator, resident, shape, dtype)
 
     def _keep(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs) -> None:
         assert self.store is not None

@@ -17,13 +17,13 @@ from groupconv.stream import transfer
 from groupconv.tensors import from_wire, to_wire, type_from_wire, type_to_wire
 from groupconv.v1 import convolution_pb2, layer_pb2, stream_pb2
 from groupconv_server.band_rows import choose
-from groupconv_server.coordinator import problems_of
 from groupconv_server.inference.memory import RegisteredMemory
 from groupconv_server.inference.messages import parse as parse_infer
 from groupconv_server.inference.tensors import input_of, output_place
 from groupconv_server.inference.v2 import infer_pb2
 from groupconv_server.layers import Layers
 from groupconv_server.limits import Limits
+from groupconv_server.problems import problems_of
 from groupconv_server.repository import Repository
 from groupconv_server.servicers.convolution import parse, specs_of
 from groupconv_server.servicers.layers import LayerServicer

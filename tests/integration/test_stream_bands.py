@@ -17,8 +17,9 @@ from groupconv.stream import transfer
 from groupconv_server.band_rows import choose
 from groupconv_server.bands import Bands
 from groupconv_server.budget import Budget
-from groupconv_server.coordinator import Coordinator, problems_of
+from groupconv_server.coordinator import Coordinator
 from groupconv_server.limits import Limits
+from groupconv_server.problems import problems_of
 from groupconv_server.streaming import Stream
 from groupconv_worker.engines import create_engine, reference
 from groupconv_worker.engines.base import Problem

@@ -15,8 +15,8 @@ from groupconv.spec import PADDING_MODES
 from groupconv.text import human_bytes
 from groupconv_server import files, filters
 from groupconv_server.cli.connection import Endpoint
-from groupconv_server.coordinator import problems_of
 from groupconv_server.files.values import fitted, travels
+from groupconv_server.problems import problems_of
 
 NAME = "conv"
 EXAMPLES = """Examples:

@@ -19,7 +19,8 @@ from groupconv.tensors import from_wire, type_from_wire, type_to_wire
 from groupconv.v1 import stream_pb2
 from groupconv_server.band_rows import choose
 from groupconv_server.budget import Budget
-from groupconv_server.coordinator import Coordinator, problems_of
+from groupconv_server.coordinator import Coordinator
+from groupconv_server.problems import problems_of
 from groupconv_server.servicers.errors import deadline_of, streams_errors
 from groupconv_server.steps import specs_of
 from groupconv_server.streaming import Output, Stream
