@@ -143,11 +143,11 @@ class _Counted:
 
 def load_stamped(pipe: Connection, target: str, name: str) -> None:
     """A client of one layer that stamps."""
-    from groupconv import client as sdk
+    from groupconv import calls, layer
 
-    noted(sdk.Client, "_run_layer", "called", "done")
-    noted(sdk, "layer_request", "", "encoded")
-    noted(sdk, "read_answer", "came")
+    noted(layer.Layer, "__call__", "called", "done")
+    noted(calls, "with_input", "", "encoded")
+    noted(calls, "read_answer", "came")
     load(_Told(pipe), "service", target, name)  # type: ignore[arg-type]
 
 
@@ -291,7 +291,9 @@ def show(name: str, options: argparse.Namespace, found: dict[str, dict[str, floa
     line("idle", lambda row, *_: row["idle"])
     line("all cores", lambda row, *_: CORES / row["rate"] * 1e6)
     line("requests/s", lambda row, *_: row["rate"])
-    line("of its ceiling", lambda row, alone, _: row["rate"] / CORES * (alone + echo["server"] + echo["client"]) / 1e6, 3)
+    line(
+        "of its ceiling", lambda row, alone, _: row["rate"] / CORES * (alone + echo["server"] + echo["client"]) / 1e6, 3
+    )
     for label in ("switches of the server", "switches of the clients", "faults of the server", "faults of the clients"):
         line(label, lambda row, *_, label=label: row[label], 1)  # type: ignore[misc]
 

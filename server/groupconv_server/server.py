@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -42,6 +41,7 @@ from groupconv_server.pages import keep_pages
 from groupconv_server.repository import Repository
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
+from groupconv_server.servicers.crew import Crew
 from groupconv_server.servicers.door import Door
 from groupconv_server.servicers.gate import Gate
 from groupconv_server.servicers.layers import LayerServicer
@@ -136,7 +136,8 @@ class Server:
             self.streams = StreamServicer(self.coordinator)
             self.health = Health(self.executor, SERVICES)
             self._door = Door(self._gate, tokens, Observer(self.metrics, self._traces))
-            state = State(self.metrics, self.executor, self.layers, self.streams.budget, self._gate)
+            self._crew = self._threads()
+            state = State(self.metrics, self.executor, self.layers, self.streams.budget, self._gate, self._crew)
             self.metrics.registry.register(state)
             self._grpc = self._build()
             self.port = self._bind()
@@ -166,6 +167,7 @@ class Server:
         elif waited:
             time.sleep(LINGER)  # the last answers are handed to the transport, and not yet read
         self._grpc.stop(LINGER).wait()
+        self._crew.shutdown()
         if self._page is not None:
             self._page.close()
         for memory in (self.shared_memory, self.cuda_memory, self.client_memory):
@@ -180,10 +182,16 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
 
+    def _threads(self) -> Crew:
+        """Few, where the thread of a request computes it, unless it may have to wait for others to join it."""
+        config = self.config
+        here = self.executor.computes_here and config.max_batch == 1
+        return Crew(len(self.executor.workers()) + 1 if here else config.concurrency, config.concurrency)
+
     def _build(self) -> grpc.Server:
         limit = self.config.limits.message_bytes
         server = grpc.server(
-            ThreadPoolExecutor(max_workers=self.config.concurrency, thread_name_prefix="rpc"),
+            self._crew,  # type: ignore[arg-type] # any Executor does
             options=[
                 ("grpc.max_send_message_length", limit),
                 ("grpc.max_receive_message_length", limit),

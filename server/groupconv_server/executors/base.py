@@ -66,9 +66,15 @@ class WorkerInfo:
 
 
 class Executor(Protocol):
-    """Runs the shards of a step, or of a chain of steps; safe to call from several threads."""
+    """Runs the shards of a step, or of a chain of steps; safe to call from several threads.
+
+    Attributes:
+        name: for people.
+        computes_here: whether the thread that brings a request computes it.
+    """
 
     name: str
+    computes_here: bool
 
     def workers(self) -> tuple[str, ...]:
         """Ids of the workers that take shards now, in a stable order."""

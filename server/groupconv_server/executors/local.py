@@ -31,6 +31,7 @@ class LocalExecutor:
     """
 
     name = "local"
+    computes_here = True
 
     def __init__(
         self, *, workers: int = 1, threads: int | None = None, engine: str = "auto", capacity: int = CAPACITY

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from groupconv.errors import CancelledError, InvalidArgumentError, ResourceExhaustedError
 from groupconv_server.access.rates import Allowance
+from groupconv_server.servicers.crew import step_aside, waiting_for_client
 from groupconv_server.servicers.errors import fail
 from groupconv_server.servicers.gate import Visit
 from groupconv_server.servicers.observer import Watch
@@ -77,6 +78,8 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
             self._watch.begin(context)
         try:
             self._enter(context)
+            if not self._method.brief:
+                step_aside()
             return self._messages(requests) if self._method.handler.request_streaming else self._message(requests)
         except Exception as error:  # noqa: BLE001 - all become statuses
             fail(context, self._method.name, error)
@@ -101,7 +104,7 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
 
     def _message(self, requests: Iterator[bytes]) -> Any:
         try:
-            raw = next(requests, None)
+            raw = waiting_for_client(next, requests, None)
         except grpc.RpcError:
             raw = None
         if raw is None:

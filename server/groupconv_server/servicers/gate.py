@@ -42,11 +42,6 @@ class Gate:
         return self._brief
 
     @property
-    def waiting(self) -> int:
-        """Those that wait for a thread."""
-        return max(0, self._inside - self._running)
-
-    @property
     def nbytes(self) -> int:
         """Bytes of their messages."""
         return self._bytes

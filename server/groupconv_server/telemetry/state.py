@@ -7,6 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from groupconv_server.budget import Budget
 from groupconv_server.executors.base import Executor
 from groupconv_server.layers import Layers
+from groupconv_server.servicers.crew import Crew
 from groupconv_server.servicers.gate import Gate
 from groupconv_server.telemetry.metrics import Metrics
 
@@ -16,12 +17,14 @@ class State:
 
     Args:
         metrics: whose series of layers and workers it prunes and yields.
-        executor, layers, streams, gate: of the server.
+        executor, layers, streams, gate, crew: of the server.
     """
 
-    def __init__(self, metrics: Metrics, executor: Executor, layers: Layers, streams: Budget, gate: Gate) -> None:
+    def __init__(
+        self, metrics: Metrics, executor: Executor, layers: Layers, streams: Budget, gate: Gate, crew: Crew
+    ) -> None:
         self._metrics, self._executor, self._layers = metrics, executor, layers
-        self._streams, self._gate = streams, gate
+        self._streams, self._gate, self._crew = streams, gate, crew
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: asked at registration, when there is nothing to tell."""
@@ -31,7 +34,7 @@ class State:
         """Everything as it is now."""
         yield from self._of_workers()
         yield from self._of_layers()
-        yield _gauge("groupconv_queue_requests", "Requests that wait for a thread.", self._gate.waiting)
+        yield _gauge("groupconv_queue_requests", "Requests that wait for a thread.", self._crew.waiting)
         yield _gauge("groupconv_queue_bytes", "Messages of requests that run or wait.", self._gate.nbytes)
         yield _gauge("groupconv_stream_held_bytes", "Memory that streams hold.", self._streams.held)
         yield _gauge("groupconv_stream_limit_bytes", "Memory that streams may hold.", self._streams.limit)

@@ -62,6 +62,7 @@ class RayExecutor:
     """
 
     name = "ray"
+    computes_here = False
 
     def __init__(
         self,
