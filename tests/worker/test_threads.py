@@ -58,7 +58,7 @@ def test_many_callers_share_one_team():
     assert all((count == 200).all() for count in counts)
 
 
-@job
+@job()
 def meet(at, first, last):
     """Each of two tasks tells whether it met the other one, which only another thread can do meanwhile."""
     words = array(at, np.int64)

@@ -1,9 +1,12 @@
 """Memory by its address: what kernels are handed as words, and the atomic operations that threads meet by."""
 
+import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_name
 from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -13,8 +16,40 @@ from groupconv_worker.kernels.simd import I32, I64, i64
 LENGTH = 2**40
 """Length of an array that is only an address: nothing asks for it."""
 
-job = cfunc(types.void(types.int64, types.int64, types.int64), cache=True, error_model="numpy")
-"""Compiles kernel(at, first, last): the address of its words, its tasks. A stage of a program (kernels/program.py)."""
+CPU = get_host_cpu_name()
+_compile = cfunc(types.void(types.int64, types.int64, types.int64), cache=True, error_model="numpy")
+_compiling = threading.Lock()
+
+
+def job(*key: object) -> Callable[[Any], Any]:
+    """Compiles kernel(at, first, last): the address of its words, its tasks. A stage of a program (program.py).
+
+    Args:
+        key: what tells this specialisation from the others. Numba keeps all that have one name in one index on disk,
+            which processes that compile at the same time write over each other: one then finds, and calls, what the
+            other compiled for something else. By the key each has an index of its own.
+    """
+
+    def compiled(function: Any) -> Any:
+        function.__qualname__ = "_".join([function.__qualname__, *map(str, key), CPU])
+        return _compile(function)
+
+    return compiled
+
+
+def once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps what `make` returns for each key; who asks while another thread makes it waits for that one."""
+    made: dict[tuple[object, ...], Any] = {}
+
+    @functools.wraps(make)
+    def get(*key: object) -> Any:
+        if key not in made:
+            with _compiling:
+                if key not in made:
+                    made[key] = make(*key)
+        return made[key]
+
+    return get
 
 
 @intrinsic

@@ -6,7 +6,6 @@ The input is x itself or a padded copy of it (`kernels.layout.spread`), so that 
 transposed in registers on its way out, where a phase of an up-sampled map leaves room for the others.
 """
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.kernels import simd
-from groupconv_worker.kernels.atomic import array, job
+from groupconv_worker.kernels.atomic import array, job, once
 from groupconv_worker.kernels.simd import I64, Simd, i64, pointer
 
 
@@ -113,7 +112,7 @@ class _Block:
                 self.simd.store_every(row, b.gep(self.y, [place]), self.T, self.P)
 
 
-@functools.cache
+@once
 def kernel(dtype: np.dtype, V: int, N: int, R: int, P: int, S: int, T: int) -> Any:
     """The compiled loop over blocks, for one block shape; every kernel size and dilation.
 
@@ -135,7 +134,7 @@ def kernel(dtype: np.dtype, V: int, N: int, R: int, P: int, S: int, T: int) -> A
     lanes = simd.lanes(dtype.itemsize)
     block = V * lanes
 
-    @job
+    @job(dtype, V, N, R, P, S, T)
     def filters(at, first, last):
         words = array(at, np.int64)
         x, w, bias, y = array(words[0], dtype), array(words[1], dtype), array(words[2], dtype), array(words[3], dtype)

@@ -1,6 +1,5 @@
 """Copies between layouts that NumPy does not do at the speed of memory."""
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from groupconv_worker.kernels import simd
-from groupconv_worker.kernels.atomic import array, job
+from groupconv_worker.kernels.atomic import array, job, once
 from groupconv_worker.kernels.simd import Simd, i64, pointer
 
 
@@ -28,7 +27,7 @@ def _padded(_context, x, out, source, start, column, width, extent):
     return signature, generate
 
 
-@functools.cache
+@once
 def spread(dtype: np.dtype) -> Any:
     """Copies x (C, H, W) into out (rows, C, extent) with zeros around it: out[h, c, j] = x[c, h - low, j - left].
 
@@ -37,7 +36,7 @@ def spread(dtype: np.dtype) -> Any:
     """
     lanes = simd.lanes(dtype.itemsize)
 
-    @job
+    @job(dtype)
     def spread(at, first, last):
         words = array(at, np.int64)
         x, out = array(words[0], dtype), array(words[1], dtype)
@@ -55,7 +54,7 @@ def spread(dtype: np.dtype) -> Any:
     return spread.address
 
 
-@functools.cache
+@once
 def weave(dtype: np.dtype) -> Any:
     """Puts one phase (M, Q, P) of an up-sampled map into out (M, H', W'): out[m, f + s·q, e + t·p] = phase[m, q, p].
 
@@ -63,7 +62,7 @@ def weave(dtype: np.dtype) -> Any:
         A job with the words (phase, out, Q, P, H', W', f, s, e, t); a task is a channel.
     """
 
-    @job
+    @job(dtype)
     def weave(at, first, last):
         words = array(at, np.int64)
         phase, out = array(words[0], dtype), array(words[1], dtype)
@@ -97,7 +96,7 @@ def _turn(_context, w, out, places, w_at, out_at, distance, width, column, there
     return signature, generate
 
 
-@functools.cache
+@once
 def interleave(dtype: np.dtype) -> Any:
     """Filters (g, pieces, M/g, width), in any strides but the last -> (blocks, weights in another order, block).
 
@@ -110,7 +109,7 @@ def interleave(dtype: np.dtype) -> Any:
         vector. A task is a block, of all groups.
     """
 
-    @job
+    @job(dtype)
     def interleave(at, first, last):
         words = array(at, np.int64)
         w, out, places = array(words[0], dtype), array(words[1], dtype), array(words[2], np.int64)

@@ -5,7 +5,6 @@ it needs pass once per input channel; each loaded vector serves every filter and
 Padding costs no copy: a row outside the input is replaced by a row of zeros, a column outside it by a masked load.
 """
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.kernels import simd
-from groupconv_worker.kernels.atomic import array, job
+from groupconv_worker.kernels.atomic import array, job, once
 from groupconv_worker.kernels.simd import I64, Simd, i64, pointer
 
 
@@ -152,7 +151,7 @@ class _Block:
                 simd.store(value, address)
 
 
-@functools.cache
+@once
 def kernel(
     dtype: np.dtype, F: int, R: int, V: int, KH: int, KW: int, SH: int, SW: int, DH: int, DW: int, masked: int
 ) -> Any:
@@ -165,7 +164,7 @@ def kernel(
     """
     lanes = simd.lanes(dtype.itemsize)
 
-    @job
+    @job(dtype, F, R, V, KH, KW, SH, SW, DH, DW, masked)
     def rows(at, first, last):
         words = array(at, np.int64)
         x, w, bias = array(words[0], dtype), array(words[1], dtype), array(words[2], dtype)

@@ -8,13 +8,12 @@ and the products lie at a distance (`apart`) that is not a multiple of a page: a
 lines a multiple of 4 KiB apart share one set of the first cache.
 """
 
-import functools
 from typing import Any
 
 import numpy as np
 from numba import njit
 
-from groupconv_worker.kernels.atomic import array, job
+from groupconv_worker.kernels.atomic import array, job, once
 from groupconv_worker.kernels.winograd_tiles import (
     DTYPE,
     KERNEL,
@@ -42,12 +41,12 @@ def apart(size: int) -> int:
 
 @njit(inline="always")
 def tile_start(number, dilation):
-    """First cell of a tile of outputs. A dilation of d makes d sub-images of every d-th cell, each with its own tiles."""
+    """First cell of a tile of outputs. A dilation of d makes d images of every d-th cell, each with its own tiles."""
     part, phase = divmod(number, dilation)
     return part * OUT * dilation + phase
 
 
-@functools.cache
+@once
 def transform_filters() -> Any:
     """w (g, filter blocks, 9, C/g, size) -> out (36, g, filter blocks, channels, size).
 
@@ -56,7 +55,7 @@ def transform_filters() -> Any:
         channels that only `out` has are filled with zeros. A task is a block of filters, of all groups.
     """
 
-    @job
+    @job()
     def transform_filters(at, first, last):
         words = array(at, np.int64)
         w, out = array(words[0], DTYPE), array(words[1], DTYPE)
@@ -73,7 +72,7 @@ def transform_filters() -> Any:
     return transform_filters.address
 
 
-@functools.cache
+@once
 def transform_input() -> Any:
     """x (C, H, W) -> out (36, g, channel blocks, tiles, lanes).
 
@@ -83,7 +82,7 @@ def transform_input() -> Any:
         for (blocks, rows, columns, lanes). A task is a block of channels, of all groups.
     """
 
-    @job
+    @job()
     def transform_input(at, first, last):
         words = array(at, np.int64)
         x, wide, out = array(words[0], DTYPE), array(words[1], DTYPE), array(words[2], DTYPE)
@@ -111,7 +110,7 @@ def transform_input() -> Any:
     return transform_input.address
 
 
-@functools.cache
+@once
 def product(V: int, P: int) -> Any:
     """The compiled pass between the transforms, for blocks of V vectors of filters and P tiles.
 
@@ -122,7 +121,7 @@ def product(V: int, P: int) -> Any:
         tiles is at least P. There are 36 · g · filter blocks tasks.
     """
 
-    @job
+    @job(V, P)
     def product(at, first, last):
         words = array(at, np.int64)
         x, w, out = array(words[0], DTYPE), array(words[1], DTYPE), array(words[2], DTYPE)
@@ -140,7 +139,7 @@ def product(V: int, P: int) -> Any:
     return product.address
 
 
-@functools.cache
+@once
 def transform_output() -> Any:
     """x (36, g, filter blocks, tiles, lanes) + bias (g, filter blocks, lanes) -> the tiles' outputs in y (M, H', W').
 
@@ -150,7 +149,7 @@ def transform_output() -> Any:
         room for (blocks, rows, columns, lanes). A task is a block of filters, of all groups.
     """
 
-    @job
+    @job()
     def transform_output(at, first, last):
         words = array(at, np.int64)
         x, bias = array(words[0], DTYPE), array(words[1], DTYPE)
