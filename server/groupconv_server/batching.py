@@ -2,22 +2,20 @@
 
 A request that finds a worker free runs at once, in its own thread. Under load those that wait are taken by priority,
 then in the order they came, each with all that are like it, by threads that go on for as long as somebody waits.
-Whether that is faster depends on layer, shape and workers, so it is measured, for each alike: batching that does not
-pay turns itself off.
+Whether that is faster depends on layer, shape and workers, so it is measured, for each alike (`gain`): batching that
+does not pay turns itself off.
 
 What waits is bounded by the gate: each request holds one of the server's threads and its message.
 """
 
 import logging
 import math
-import statistics
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import Context, copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,8 +23,10 @@ import numpy as np
 
 from groupconv.errors import CancelledError, DeadlineExceededError
 from groupconv.requests import Result, Step
+from groupconv_server.asked import Asked, key_of, same
 from groupconv_server.coordinator import Allocate, Coordinator
 from groupconv_server.executors.base import wanted
+from groupconv_server.gain import Gain
 from groupconv_server.layers import ResidentStep
 from groupconv_worker.engines.base import Array
 
@@ -34,115 +34,9 @@ log = logging.getLogger(__name__)
 
 JOINED_BYTES = 64 * 2**20
 """Bytes of inputs that are joined at most: beyond, a worker is busy for long enough with one."""
-WINDOW = 128
-"""Samples after which it is reckoned how long one took."""
-TRIES = 3
-"""Windows of either kind whose median decides."""
-MARGIN = 0.97
-"""Of the time alone that a sample may take joined."""
-EVERY = 16
-"""Of so many windows one is of the other kind, for what was measured to stay true."""
-IDLE = 0.05
-"""Seconds without a run after which a window begins anew: nothing was waited for."""
 KEPT = 1024
 """Layers and shapes that are remembered."""
 _LATE = "the deadline passed while the request waited for a worker"
-
-
-class Gain:
-    """How fast samples come out of the server joined and alone, and what follows from it.
-
-    The time of a run would not do: what a batch costs, or saves, beside it counts as much.
-
-    Args:
-        name: of what is run.
-
-    Example:
-        >>> gain, now = Gain("conv2"), 0.0
-        >>> for _ in range(1000):
-        ...     requests = gain.most(8)
-        ...     now += 0.004 if requests == 1 else 0.008
-        ...     gain.ran(requests, now)
-        >>> gain.pays
-        True
-        >>> print(gain)
-        batching of conv2 is on: 1.000 ms a sample, alone 4.000
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.pays: bool | None = None
-        """None until both were tried."""
-        self._joining = False
-        self._alone: deque[float] = deque(maxlen=TRIES)
-        self._joined: deque[float] = deque(maxlen=TRIES)
-        self._windows = self._samples = 0
-        self._since = self._last = -math.inf
-
-    def most(self, most: int) -> int:
-        """Requests to join now, at most."""
-        return most if self._joining else 1
-
-    def ran(self, samples: int, now: float) -> None:
-        """Note that so many samples are done."""
-        idle, self._last = now - self._last > IDLE, now
-        if idle:
-            self._since, self._samples = now, 0
-            return
-        self._samples += samples
-        if self._samples < WINDOW:
-            return
-        (self._joined if self._joining else self._alone).append((now - self._since) / self._samples)
-        self._since, self._samples = now, 0
-        self._windows += 1
-        if min(len(self._alone), len(self._joined)) < TRIES:
-            self._joining = not self._joining
-            return
-        pays = statistics.median(self._joined) < MARGIN * statistics.median(self._alone)
-        if pays != self.pays:
-            self.pays = pays
-            log.info("%s", self)
-        self._joining = pays != (self._windows % EVERY == 0)
-
-    def __str__(self) -> str:
-        if self.pays is None:
-            return f"batching of {self._name} is not yet known to pay"
-        alone, joined = (statistics.median(costs) * 1e3 for costs in (self._alone, self._joined))
-        state = "on" if self.pays else "off, as it does not pay"
-        return f"batching of {self._name} is {state}: {joined:.3f} ms a sample, alone {alone:.3f}"
-
-
-@dataclass(eq=False, slots=True)
-class _Asked:
-    """A request that waits, and what becomes of it.
-
-    Attributes:
-        alone: runs it by itself.
-        key: equal for requests that may be joined.
-        rank: the least goes first.
-        alive: whether its caller is still there.
-        context: of its thread, for traces.
-        woken: locked while it waits.
-        result: its answer, or its part of a joined run's; None if there is none.
-        joined: whether it is a part.
-        error: why it has no answer.
-    """
-
-    x: Array
-    steps: Sequence[Step]
-    alone: Callable[[], Result]
-    key: tuple[Any, ...]
-    rank: tuple[float, int]
-    deadline: float | None
-    alive: Callable[[], bool]
-    context: Context = field(default_factory=copy_context)
-    woken: threading.Lock = field(default_factory=threading.Lock)
-    result: Result | None = None
-    joined: bool = False
-    error: BaseException | None = None
-
-    def __post_init__(self) -> None:
-        self.woken.acquire()
 
 
 class Batcher:
@@ -162,7 +56,7 @@ class Batcher:
         self.coordinator, self._most, self._delay, self._at_once = coordinator, most, delay, at_once
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
-        self._queue: list[_Asked] = []
+        self._queue: list[Asked] = []
         self._running = self._count = 0
         self._runners = ThreadPoolExecutor(128, thread_name_prefix="batch")  # as many as run at a time, no more
         self._gains: OrderedDict[tuple[Any, ...], Gain] = OrderedDict()
@@ -224,7 +118,7 @@ class Batcher:
         with self._lock:
             self._count += 1
             rank = (priority or math.inf, self._count)
-            asked = _Asked(x, steps, alone, _key(x, steps, reordering), rank, deadline, alive)
+            asked = Asked(x, steps, alone, key_of(x, steps, reordering), rank, deadline, alive)
             free = self._running < self._slots() and not self._queue
             if free:
                 self._running += 1
@@ -244,7 +138,7 @@ class Batcher:
         """Once nobody asks any more."""
         self._runners.shutdown()
 
-    def _wait(self, asked: _Asked) -> None:
+    def _wait(self, asked: Asked) -> None:
         """Until something has become of it.
 
         Raises:
@@ -257,7 +151,7 @@ class Batcher:
                     self._queue.remove(asked)
             raise DeadlineExceededError(_LATE)
 
-    def _answer(self, asked: _Asked, allocate: Allocate, waited: float) -> Result:
+    def _answer(self, asked: Asked, allocate: Allocate, waited: float) -> Result:
         if asked.error is not None:
             raise asked.error
         result = asked.result
@@ -275,7 +169,7 @@ class Batcher:
         executor = self.coordinator.executor
         return max(1, len(executor.workers())) * (1 if executor.name == "local" else 2)
 
-    def _left(self, asked: _Asked) -> None:
+    def _left(self, asked: Asked) -> None:
         """A run has ended. Who waits is run by a thread that goes on: to wake each in turn would leave workers idle."""
         with self._lock:
             self._note(asked, len(asked.x))
@@ -295,7 +189,7 @@ class Batcher:
                 self._gather(batch)
             batch[0].context.copy().run(self._run, batch)
 
-    def _run(self, batch: Sequence[_Asked]) -> None:
+    def _run(self, batch: Sequence[Asked]) -> None:
         """Run requests as one, and wake them."""
         head = batch[0]
         try:
@@ -314,7 +208,7 @@ class Batcher:
             for asked in batch:
                 asked.woken.release()
 
-    def _join(self, batch: Sequence[_Asked]) -> None:
+    def _join(self, batch: Sequence[Asked]) -> None:
         """Run requests as one, and give each its part."""
         x, steps = np.concatenate([a.x for a in batch]), batch[0].steps
         deadlines = [a.deadline for a in batch]
@@ -328,7 +222,7 @@ class Batcher:
             asked.result, asked.joined = Result(ran.output[at : at + len(asked.x)], ran.report), True
             at += len(asked.x)
 
-    def _gather(self, batch: list[_Asked]) -> None:
+    def _gather(self, batch: list[Asked]) -> None:
         """Wait for others to join a batch that is not full."""
         head, until = batch[0], time.monotonic() + self._delay
         with self._lock:
@@ -340,7 +234,7 @@ class Batcher:
                 self._arrived.wait(left)
             batch[:] = self._with_others(batch, self._most)
 
-    def _next(self) -> list[_Asked]:
+    def _next(self) -> list[Asked]:
         """The next to be run, with those that it is joined with; those that need not be run any more are told."""
         now = time.monotonic()
         for asked in list(self._queue):
@@ -358,11 +252,11 @@ class Batcher:
         self._queue.remove(head)
         return self._with_others([head], self._gain(head).most(self._most)) if self._queue else [head]
 
-    def _with_others(self, batch: list[_Asked], most: int) -> list[_Asked]:
+    def _with_others(self, batch: list[Asked], most: int) -> list[Asked]:
         """A batch and those who wait and can join it: a power of two of them, for few sizes have to be prepared."""
         head = batch[0]
         room = JOINED_BYTES // max(1, head.x.nbytes)
-        fit = [a for a in self._queue if a.key == head.key and _same(a.steps, head.steps)]
+        fit = [a for a in self._queue if a.key == head.key and same(a.steps, head.steps)]
         fit.sort(key=lambda a: a.rank)
         found = (batch + fit)[: max(len(batch), min(most, room))]
         found = found[: max(len(batch), 1 << (len(found).bit_length() - 1))]
@@ -370,7 +264,7 @@ class Batcher:
             self._queue.remove(asked)
         return found
 
-    def _gain(self, asked: _Asked) -> Gain:
+    def _gain(self, asked: Asked) -> Gain:
         gain = self._gains.get(asked.key)
         if gain is None:
             first = asked.steps[0]
@@ -380,7 +274,7 @@ class Batcher:
                 self._gains.popitem(last=False)
         return gain
 
-    def _note(self, asked: _Asked, samples: int) -> None:
+    def _note(self, asked: Asked, samples: int) -> None:
         """Count a run by its size."""
         self._gain(asked).ran(samples, time.monotonic())
         self.coordinator.metrics.batches.observe(samples)
@@ -398,23 +292,3 @@ def _while_wanted(alive: Callable[[], bool], run: Callable[..., Result], *args: 
         return run(*args, **options)
     finally:
         wanted.reset(before)
-
-
-def _key(x: Array, steps: Sequence[Step], reordering: bool) -> tuple[Any, ...]:
-    """Equal for requests that can be joined, if their kernels are the same."""
-    first = steps[0]
-    if isinstance(first, ResidentStep):
-        return x.shape[1:], x.dtype, reordering, first.layer, first.version
-    return x.shape[1:], x.dtype, reordering, tuple((s.spec, s.kernel.shape, s.kernel.dtype) for s in steps)
-
-
-def _same(steps: Sequence[Step], others: Sequence[Step]) -> bool:
-    """Whether steps of equal keys have the same kernels and biases, to the bit."""
-    if steps is others or isinstance(steps[0], ResidentStep):
-        return True
-    pairs = [(getattr(a, n), getattr(b, n)) for a, b in zip(steps, others, strict=True) for n in ("kernel", "bias")]
-    return all(a is b or (a is not None and b is not None and _bits(a) == _bits(b)) for a, b in pairs)
-
-
-def _bits(array: Array) -> memoryview:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
