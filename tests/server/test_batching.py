@@ -308,7 +308,7 @@ def test_one_is_off(held):
 
 @pytest.mark.parametrize(("joined", "pays"), [(0.5, True), (0.99, False), (2.0, False)])
 def test_what_does_not_pay_turns_itself_off(joined, pays, caplog):
-    caplog.set_level("INFO", logger="groupconv_server.batching")
+    caplog.set_level("INFO", logger="groupconv_server.gain")
     gain, now = Gain("conv2 on [4, 6, 6] float32"), 0.0
 
     def run(samples, joined):
