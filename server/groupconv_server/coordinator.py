@@ -178,6 +178,7 @@ class Coordinator:
         try:
             for chain in chains:
                 start = time.perf_counter()
+                self.executor.expect(len(chain.workers))
                 into = output if chain is chains[-1] else None
                 made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)], into)
                 dispatched = time.perf_counter()

@@ -6,7 +6,10 @@ time, so that what it touched last time lies in its cache; who has finished take
 helper that does wake late costs nothing.
 
 Compiled work comes as a program (program.py), which a helper sees in its own words without the interpreter. Work in
-Python (`Team.run`: onnxruntime, BLAS, FFT) comes through a queue.
+Python (`Team.run`: onnxruntime, BLAS, FFT, shards) comes through a queue, and a word tells that something is there.
+Helpers look out, sleep, wake and tell that work is over without the interpreter, too: who asks for the GIL while another
+has it is put to sleep, and is awake again only 30 to 50 µs after it is free. So a helper leaves its caller some time to
+let go of the GIL before it asks, and tells that work is over when it has just let go itself.
 
 Linux tends to wake a thread on the processor of the one that wakes it. Behind a caller that computes, it waited there
 for many milliseconds, so a sleeping helper is first told to keep off that processor.
@@ -27,7 +30,18 @@ from typing import NamedTuple
 import numpy as np
 
 from groupconv_worker.engines.base import Array
-from groupconv_worker.kernels.program import INTERPRETER, JOB, LINE, NONE, attend, await_word
+from groupconv_worker.kernels.program import (
+    ASLEEP,
+    INTERPRETER,
+    JOB,
+    LINE,
+    NONE,
+    OVER,
+    announce,
+    attend,
+    await_word,
+    rouse,
+)
 
 Work = Callable[[int, int], object]
 """work(first, last) does the tasks first … last - 1."""
@@ -36,10 +50,8 @@ PARTS = 2
 """Parts of the work for each thread."""
 LOOKOUT = 200_000
 """Turns (a quarter of a nanosecond to one) for which a helper looks out for work, and a caller for its helpers."""
-WAKE: tuple[None, int] = (None, 0)
-"""No job, but a reason to look out."""
 HANDOVER = 2_000
-"""Turns to wait before asking for the GIL, which who announced work, or its end, still holds for a moment."""
+"""Turns to wait before asking for the GIL, which who announced work still holds for a moment."""
 
 
 class Team:
@@ -69,27 +81,26 @@ class Team:
         `work` must release the GIL for parts to run at the same time. The first failure of a part is raised. For
         compiled work there is `program.Program`, which costs a hundredth.
         """
-        helpers = self.hire(min(tasks, self.threads if threads is None else threads) - 1, attentive=False)
+        helpers = self.hire(min(tasks, self.threads if threads is None else threads) - 1)
         if not helpers.all:
             work(0, tasks)
             return
-        job = _Job(work, tasks, 1 + len(helpers.all))
+        job = _Job(work, tasks, 1 + len(helpers.all), helpers.all[0].prepared())
         for share, helper in enumerate(helpers.all, start=1):
             helper.start((job, share))
-        job.join_in(0)
-        try:
-            job.wait()
-        finally:
-            # a helper that has not even woken finds nothing left of this job; the next may be announced to it already
-            self.dismiss(helpers)
+        if not job.join_in(0):
+            await_word(job.over, LOOKOUT)
+        # a helper that has not even woken finds nothing left of this job; the next may be announced to it already
+        self.dismiss(helpers)
+        job.close()
 
-    def hire(self, count: int, *, attentive: bool = True) -> "Helpers":
-        """Up to `count` helpers, nobody else's until they are dismissed.
+    def expect(self, count: int) -> None:
+        """Wake helpers for work that comes in a moment: up to `count` of those that are free."""
+        for helper in self._free[: -1 - count : -1]:
+            helper.wake()
 
-        Args:
-            count: how many are wanted.
-            attentive: wake those that sleep, for work that is announced in their words.
-        """
+    def hire(self, count: int) -> "Helpers":
+        """Up to `count` helpers, nobody else's until they are dismissed; those that sleep are woken."""
         if count < 1 or not self._free:
             return NOBODY
         found: list[_Helper] = []
@@ -98,9 +109,8 @@ class Team:
                 found.append(self._free.pop())  # atomic, so several callers may take at once
             except IndexError:
                 break
-        if attentive:
-            for helper in found:
-                helper.wake()
+        for helper in found:
+            helper.wake()
         return Helpers(
             found, found[0].place if len(found) == 1 else np.array([int(h.place[0]) for h in found], np.int64)
         )
@@ -132,10 +142,13 @@ NOBODY = Helpers([], np.zeros(0, np.int64))
 
 
 class _Job:
-    """Tasks in parts, dealt as one share to each of `threads` threads."""
+    """Tasks in parts, dealt as one share to each of `threads` threads.
 
-    def __init__(self, work: Work, tasks: int, threads: int) -> None:
-        self.work = work
+    `over` is the address of a word that becomes 1 when a helper has done the last part and lets go of the GIL.
+    """
+
+    def __init__(self, work: Work, tasks: int, threads: int, over: int) -> None:
+        self.work, self.over = work, over
         parts = min(tasks, PARTS * threads)
         bounds = [tasks * part // parts for part in range(parts + 1)]
         pairs = list(itertools.pairwise(bounds))
@@ -144,19 +157,18 @@ class _Job:
             for share in range(threads)
         ]
         self._parts, self._finished = parts, itertools.count(1)  # `next` is atomic, as a deque's pops are
-        self._over, self._bell = np.zeros(1, np.int64), queue.SimpleQueue[None]()
         self._errors: list[BaseException] = []
 
-    def join_in(self, share: int) -> None:
-        """Do the parts of this share, then those nobody has begun; return when none is left."""
+    def join_in(self, share: int) -> bool:
+        """Do the parts of this share, then those nobody has begun; whether the last one to end was among them."""
+        last = False
         while (part := self._take(share)) is not None:
             try:
                 self.work(*part)
-            except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the caller's thread
+            except BaseException as error:  # noqa: BLE001 - raised by `close`, in the caller's thread
                 self._errors.append(error)
-            if next(self._finished) == self._parts:
-                self._bell.put(None)
-                self._over[0] = 1
+            last = next(self._finished) == self._parts
+        return last
 
     def _take(self, share: int) -> tuple[int, int] | None:
         with contextlib.suppress(IndexError):
@@ -166,10 +178,9 @@ class _Job:
                 return other.pop()
         return None
 
-    def wait(self) -> None:
-        """Return when every part is done; raise the first failure."""
-        await_word(self._over.ctypes.data, LOOKOUT, HANDOVER)
-        self._bell.get()
+    def close(self) -> None:
+        """Let go of the work, for a late helper still has this job in its queue; raise the first failure."""
+        del self.work
         if self._errors:
             raise self._errors[0]
 
@@ -178,67 +189,66 @@ class _Helper:
     """A thread that joins in jobs: those in its queue, and the compiled ones announced in its words."""
 
     def __init__(self) -> None:
-        self._jobs = queue.SimpleQueue[tuple[_Job | None, int] | None]()
-        room = np.zeros(3 * LINE, np.int64)
+        self._jobs = queue.SimpleQueue[tuple[_Job, int] | None]()
+        room = np.zeros(5 * LINE, np.int64)
         first = -(room.ctypes.data // 8) % LINE
-        self._words, self._asleep = room[first : first + 2 * LINE], False
-        self.place = np.array([self._words.ctypes.data], np.int64)
+        self._words, self._avoided = room[first : first + 4 * LINE], -1
+        self._address = self._words.ctypes.data
+        self.place = np.array([self._address], np.int64)
         self.thread = threading.Thread(target=self._loop, name="groupconv", daemon=True)
         self.thread.start()
 
+    def prepared(self) -> int:
+        """The address of the word that its next job is told to be over by."""
+        self._words[OVER] = 0
+        return self._address + 8 * OVER
+
     def start(self, share: tuple[_Job, int] | None) -> None:
         """Join in a job, at this share of it; end if it is None."""
-        if self._asleep and share is not None:
-            _keep_off_this_processor(self.thread)
         self._jobs.put(share)
-        self._words[JOB] = INTERPRETER
+        announce(self._address, INTERPRETER)
 
     def wake(self) -> None:
-        """See that it looks out for compiled work. It may be late: who announces work must not count on it."""
-        if self._asleep:
-            self._asleep = False
-            _keep_off_this_processor(self.thread)
-            self._jobs.put(WAKE)
+        """See that it looks out for work. It may be late: who announces work must not count on it."""
+        if self._words[ASLEEP]:
+            self._avoid_this_processor()
+            rouse(self._address)
 
     def _loop(self) -> None:
-        place = int(self.place[0])
-        while True:
-            if attend(place, LOOKOUT, HANDOVER):
-                self._words[JOB] = NONE
-            elif self._words[JOB] == NONE:  # else: announced to a helper awake, while it waited for the GIL to sleep
-                self._asleep = True
-                found = self._jobs.get()
-                self._asleep = False
-                if not self._join_in(found):
-                    return
-            while not self._jobs.empty():
-                if not self._join_in(self._jobs.get()):
-                    return
+        over: int | None = 0
+        while over is not None:
+            attend(self._address, over, LOOKOUT, HANDOVER)
+            self._words[JOB] = NONE
+            over = 0
+            while over is not None and not self._jobs.empty():
+                over = self._join_in()
 
-    @staticmethod
-    def _join_in(found: tuple[_Job | None, int] | None) -> bool:
+    def _join_in(self) -> int | None:
+        """Do the next job's work; the address of the word to tell that it is over, or 0; None at the end."""
+        found = self._jobs.get()
         if found is None:
-            return False
+            return None
         job, share = found
-        if job is not None:
-            job.join_in(share)
-        return True
+        return job.over if job.join_in(share) else 0
+
+    def _avoid_this_processor(self) -> None:
+        """Run on any processor that the caller may use but the one it is on, if there is another."""
+        if _current_processor is None or self.thread.native_id is None:
+            return
+        here = _current_processor()
+        if here == self._avoided:
+            return
+        others = os.sched_getaffinity(0) - {here}
+        if others:
+            with contextlib.suppress(OSError):  # the thread has ended, or the set has just been changed
+                os.sched_setaffinity(self.thread.native_id, others)
+                self._avoided = here
 
 
 def _dismiss(helpers: list[_Helper]) -> None:
     """End the helpers."""
     for helper in helpers:
         helper.start(None)
-
-
-def _keep_off_this_processor(thread: threading.Thread) -> None:
-    """Let a thread run on any processor that the caller may use but the one it is on, if there is another."""
-    if _current_processor is None or thread.native_id is None:
-        return
-    others = os.sched_getaffinity(0) - {_current_processor()}
-    if others:
-        with contextlib.suppress(OSError):  # the thread has ended, or the set has just been changed
-            os.sched_setaffinity(thread.native_id, others)
 
 
 # PyDLL keeps the GIL: the call takes less time than letting go of it

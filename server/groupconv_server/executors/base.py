@@ -95,6 +95,9 @@ class Executor(Protocol):
     def describe(self) -> list[WorkerInfo]:
         """Those workers, for people."""
 
+    def expect(self, shards: int) -> None:
+        """So many shards of one chain come in a moment: what sleeps may wake meanwhile."""
+
     def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
         """Run every task; when it returns, each result is in its task's `out`.
 

@@ -138,3 +138,14 @@ def give_way(_context):
         return i64(0)
 
     return types.int64(), generate
+
+
+@intrinsic
+def fence(_context):
+    """What was stored before is seen by all before anything after this is read."""
+
+    def generate(_context: Any, b: Any, _signature: Any, _arguments: Any) -> Any:
+        b.fence("seq_cst")
+        return i64(0)
+
+    return types.int64(), generate

@@ -15,15 +15,17 @@ nobody waits for a thread that has not come.
 import numpy as np
 from numba import njit, types
 
-from groupconv_worker.kernels.atomic import add, array, call, exchange, give_way, load, store
+from groupconv_worker.kernels.atomic import add, array, call, exchange, fence, give_way, load, store
+from groupconv_worker.kernels.futex import sleep, wake
 
 LINE = 8
 """Words of a cache line: what two threads write lies on two of them."""
 STAGES, SHARES = 0, 1
 FUNCTION, WORDS, TASKS, PARTS, DONE, TAKEN = 0, 1, 2, 3, LINE, 2 * LINE
 """Where things are, in words, from the start of a job and of a stage."""
-JOB, SHARE = 0, LINE
-"""Where a helper finds, in its own words, the address of a job, and which share is its."""
+JOB, SHARE, ASLEEP, OVER = 0, LINE, 2 * LINE, 3 * LINE
+"""Where a helper finds, in its own words, the address of a job, which share is its, whether it sleeps; and where who
+waits for a job in Python sees that it is over."""
 NONE, BUSY, INTERPRETER = 0, 1, 2
 """A helper's job, if it is no address: none; one it has taken; one that wants the interpreter."""
 PATIENCE = 2_000
@@ -72,6 +74,21 @@ def _join_in(job, share):
         _await(job + 8 * (at + DONE), parts * shares)
 
 
+@njit(types.void(_I), nogil=True, cache=True, error_model="numpy")
+def rouse(helper):
+    """Have a helper look out again, if it sleeps."""
+    if exchange(helper + 8 * ASLEEP, 1, 0):
+        wake(helper + 8 * ASLEEP)
+
+
+@njit(types.void(_I, _I), nogil=True, cache=True, error_model="numpy")
+def announce(helper, job):
+    """Give a helper a job, awake or asleep."""
+    store(helper + 8 * JOB, job)
+    fence()  # before the look at whether it sleeps, as it looks for a job once it said that it does
+    rouse(helper)
+
+
 @njit(types.void(_WORDS, _WORDS, types.UniTuple(_I, 5), _WORDS), nogil=True, cache=True, error_model="numpy")
 def launch(template, places, bases, helpers):
     """Run a job with these helpers. Releases the GIL.
@@ -90,7 +107,7 @@ def launch(template, places, bases, helpers):
         words[places[i]] += bases[places[i + 1]]
     for i in range(len(helpers)):
         store(helpers[i] + 8 * SHARE, i + 1)
-        store(helpers[i] + 8 * JOB, scratch)
+        announce(helpers[i], scratch)
     _join_in(scratch, 0)
     for i in range(len(helpers)):
         # one that has not come does not get it any more; one that has still reads the words
@@ -98,31 +115,43 @@ def launch(template, places, bases, helpers):
             _await(helpers[i] + 8 * JOB, NONE)
 
 
-@njit(types.boolean(_I, _I, _I), nogil=True, cache=True, error_model="numpy")
-def attend(helper, turns, after):
-    """Join in what is announced, until nothing was for `turns` turns (False) or something wants the interpreter.
+@njit(types.void(_I, _I, _I, _I), nogil=True, cache=True, error_model="numpy")
+def attend(helper, over, turns, after):
+    """Join in what is announced, until something wants the interpreter; sleep while nothing was for `turns` turns.
 
-    A turn takes about a nanosecond; `after` more pass before True is returned. Releases the GIL.
+    Releases the GIL, and says so first, at the address `over` (0 for none): who waits there will find it free. Before
+    it returns, `after` turns pass, in which who announced the work lets go of it.
     """
+    if over:
+        if not exchange(over, 0, 1):  # who waits went to sleep
+            store(over, 1)
+            wake(over)
     idle = 0
-    while idle < turns:
+    while True:
         job = load(helper + 8 * JOB)
         if job == INTERPRETER:
             _pass(helper, after)
-            return True
+            return
         if job != NONE and exchange(helper + 8 * JOB, job, BUSY):
             _join_in(job, load(helper + 8 * SHARE))
             store(helper + 8 * JOB, NONE)
             idle = 0
         idle += 1
-    return False
+        if idle >= turns:
+            store(helper + 8 * ASLEEP, 1)
+            fence()
+            while load(helper + 8 * JOB) == NONE and load(helper + 8 * ASLEEP):
+                sleep(helper + 8 * ASLEEP, 1)
+            store(helper + 8 * ASLEEP, 0)
+            idle = 0
 
 
-@njit(types.boolean(_I, _I, _I), nogil=True, cache=True, error_model="numpy")
-def await_word(address, turns, after):
-    """Spin until the word is not 0, then for `after` turns more; False if it stayed 0 for `turns`. Releases the GIL."""
+@njit(types.void(_I, _I), nogil=True, cache=True, error_model="numpy")
+def await_word(address, turns):
+    """Return when the word is 1: look out for `turns` turns, then sleep. Releases the GIL."""
     for _ in range(turns):
-        if load(address) != 0:
-            _pass(address, after)
-            return True
-    return False
+        if load(address) == 1:
+            return
+    if exchange(address, 0, 2):
+        while load(address) == 2:
+            sleep(address, 2)

@@ -116,6 +116,9 @@ class RayExecutor:
         """Those actors, for people."""
         return [slot.info() for slot in self.membership.ready()]
 
+    def expect(self, shards: int) -> None:
+        """Its workers wait for nothing."""
+
     def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
         """Every task on its worker, by its lane if it has one; each result is copied once, into its slice."""
         inputs, alive = Inputs(), wanted.get()
