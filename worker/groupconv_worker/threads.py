@@ -7,9 +7,9 @@ helper that does wake late costs nothing.
 
 Compiled work comes as a program (program.py), which a helper sees in its own words without the interpreter. Work in
 Python (`Team.run`: onnxruntime, BLAS, FFT, shards) comes through a queue, and a word tells that something is there.
-Helpers look out, sleep, wake and tell that work is over without the interpreter, too: who asks for the GIL while another
-has it is put to sleep, and is awake again only 30 to 50 µs after it is free. So a helper leaves its caller some time to
-let go of the GIL before it asks, and tells that work is over when it has just let go itself.
+Helpers look out, sleep, wake and tell that work is over without the interpreter, too: who asks for the GIL while
+another has it is put to sleep, and is awake again only 30 to 50 µs after it is free. So a helper leaves its caller some
+time to let go of the GIL before it asks, and tells that work is over when it has just let go itself.
 
 Linux tends to wake a thread on the processor of the one that wakes it. Behind a caller that computes, it waited there
 for many milliseconds, so a sleeping helper is first told to keep off that processor.

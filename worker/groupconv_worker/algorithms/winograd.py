@@ -21,7 +21,7 @@ from groupconv_worker.kernels import simd
 from groupconv_worker.kernels import winograd as kernels
 from groupconv_worker.kernels.winograd import apart
 from groupconv_worker.kernels.winograd_tiles import KERNEL, LANES, OUT, TILE
-from groupconv_worker.program import Program, Scratch, Stage, X, Y
+from groupconv_worker.program import BIAS, WEIGHT, Program, Scratch, Stage, X, Y, address
 from groupconv_worker.threads import Team
 
 FEWEST = 16
@@ -48,6 +48,7 @@ class Winograd:
 
     def __init__(self, team: Team, buffers: Buffers) -> None:
         self.team, self.buffers, self.direct = team, buffers, Direct(team, buffers)
+        self.passes = functools.lru_cache(maxsize=256)(functools.partial(_Passes, self))
 
     def supports(self, problem: Problem) -> bool:
         """3×3, stride 1."""
@@ -64,12 +65,9 @@ class Winograd:
         """Transform the filters: 4 times their memory. A one-shot kernel's direct form is made if it is needed."""
         g = zero_padded(problem.geometry)
         activated = g.activation is None or g.activation.kind == "relu"
-        relu = int(g.activation is not None and activated)
         direct = functools.partial(self.direct.prepare, Problem(g, problem.types), weight, bias, resident=resident)
         kept = direct() if resident else None
-        kernel = _Winograd(
-            self, g, weight, bias, relu, lambda: kept if kept is not None else direct(), resident=resident
-        )
+        kernel = _Winograd(self, g, weight, bias, lambda: kept if kept is not None else direct(), resident=resident)
         return Samples(problem, kernel, activated=activated)
 
 
@@ -82,12 +80,38 @@ class _Winograd:
         g: Geometry,
         weight: Array,
         bias: Array | None,
-        relu: int,
         direct: Callable[[], Prepared],
         *,
         resident: bool,
     ) -> None:
-        self.direct, plane, dtype = direct, phases(g)[0].plane, np.dtype(np.float32)
+        self.direct, dtype = direct, np.dtype(np.float32)
+        self.passes = passes = winograd.passes(g.with_batch(1))
+        self.room = Room(None if resident else winograd.buffers, passes.filters, dtype)
+        passes.transform.run(np.ascontiguousarray(weight.astype(dtype, copy=False)), self.room.array)
+        self.bias = np.zeros((g.groups, passes.biases), dtype)
+        self.bias[:, : g.out_channels // g.groups] = bias_of(bias, g, dtype).reshape(g.groups, -1)
+        self.weights = address(self.room.array), address(self.bias)
+
+    def sample(self, x: Array, y: Array) -> None:
+        self.passes.program.run(x, y, self.weights)
+        flat = y.reshape(-1)
+        if not np.isfinite(np.dot(flat, flat)):
+            self.direct().run(x[None], y[None])
+
+
+class _Passes:
+    """What kernels of one geometry share, of whatever weights: their programs.
+
+    Attributes:
+        transform: X, the filters (M, C/g, 3, 3), into Y, flat (36, g, blocks of filters, channels, size of a block).
+        filters: elements of that.
+        biases: of a group, filled up to whole blocks.
+        program: X into Y, with transformed filters and filled up biases as its weights.
+    """
+
+    def __init__(self, winograd: Winograd, g: Geometry) -> None:
+        plane, dtype = phases(g)[0].plane, np.dtype(np.float32)
+        relu = int(g.activation is not None and g.activation.kind == "relu")
         tile_rows, tiles = tile_counts(plane)
         inputs, outputs = -(-plane.channels // LANES), -(-plane.filters // LANES)
         row_bytes = 4 * TILE**2 * plane.groups * LANES * (inputs + outputs) * tiles
@@ -97,9 +121,6 @@ class _Winograd:
         vectors, size = block(rows * tiles)
         blocks = -(-outputs // vectors)
         outputs, multiply = blocks * vectors, kernels.product(vectors, size)
-        self.room = transformed(weight, g, vectors * LANES, winograd, resident=resident)
-        padded = np.zeros((plane.groups, outputs * LANES), dtype)
-        padded[:, : plane.filters] = bias_of(bias, g, dtype).reshape(plane.groups, -1)
         columns = -(-(OUT * tiles + (KERNEL - 1) * plane.dilation[1]) // LANES) * LANES
         G, count, scratch = plane.groups, rows * tiles, Scratch()
         wide_rows = OUT * rows + (KERNEL - 1) * band
@@ -118,16 +139,24 @@ class _Winograd:
             back = (plane.filters, outputs, *plane.output, *part, columns, y_product, relu)
             stages += [
                 Stage(kernels.transform_input(), (X, wide, seen, *into), G * inputs),
-                Stage(multiply, (seen, self.room.array, made, *products), TILE**2 * G * blocks),
-                Stage(kernels.transform_output(), (made, padded, wide, Y, *back), G * outputs),
+                Stage(multiply, (seen, WEIGHT, made, *products), TILE**2 * G * blocks),
+                Stage(kernels.transform_output(), (made, BIAS, wide, Y, *back), G * outputs),
             ]
         self.program = Program(winograd.team, winograd.buffers, stages, scratch)
+        self.filters, self.biases = TILE**2 * w_product, outputs * LANES
+        self.transform = _transform(winograd, g, vectors * LANES, w_product)
 
-    def sample(self, x: Array, y: Array) -> None:
-        self.program.run(x, y)
-        flat = y.reshape(-1)
-        if not np.isfinite(np.dot(flat, flat)):
-            self.direct().run(x[None], y[None])
+
+def _transform(winograd: Winograd, g: Geometry, size: int, product: int) -> Program:
+    dtype, channels = np.dtype(np.float32), g.in_channels // g.groups
+    padded, scratch = -(-channels // LANES) * LANES, Scratch()
+    count = g.groups * -(-g.out_channels // g.groups // size)
+    packed = scratch.room(count * KERNEL**2 * channels * size, dtype)
+    stages = [
+        packing(g, size, dtype, X, packed),
+        Stage(kernels.transform_filters(), (packed, Y, channels, padded, size, product), count),
+    ]
+    return Program(winograd.team, winograd.buffers, stages, scratch)
 
 
 def tile_counts(plane: Plane) -> tuple[int, int]:
@@ -151,20 +180,3 @@ def block(tiles: int) -> tuple[int, int]:
     if tiles <= min(FEW_TILES, simd.ACCUMULATORS):
         return 1, tiles
     return 2, even(tiles, simd.ACCUMULATORS // 2)
-
-
-def transformed(weight: Array, g: Geometry, size: int, winograd: Winograd, *, resident: bool) -> Room:
-    """The filters (M, C/g, 3, 3) -> flat (36, g, blocks of `size`, channels, size)."""
-    dtype, channels = np.dtype(np.float32), g.in_channels // g.groups
-    padded, scratch = -(-channels // LANES) * LANES, Scratch()
-    count = g.groups * -(-g.out_channels // g.groups // size)
-    product = apart(count * padded * size)
-    packed = scratch.room(count * KERNEL**2 * channels * size, dtype)
-    room = Room(None if resident else winograd.buffers, TILE**2 * product, dtype)
-    stages = [
-        packing(g, size, dtype, X, packed),
-        Stage(kernels.transform_filters(), (packed, Y, channels, padded, size, product), count),
-    ]
-    w = np.ascontiguousarray(weight.astype(dtype, copy=False))
-    Program(winograd.team, winograd.buffers, stages, scratch).run(w, room.array)
-    return room

@@ -122,10 +122,9 @@ def attend(helper, over, turns, after):
     Releases the GIL, and says so first, at the address `over` (0 for none): who waits there will find it free. Before
     it returns, `after` turns pass, in which who announced the work lets go of it.
     """
-    if over:
-        if not exchange(over, 0, 1):  # who waits went to sleep
-            store(over, 1)
-            wake(over)
+    if over and not exchange(over, 0, 1):  # who waits went to sleep
+        store(over, 1)
+        wake(over)
     idle = 0
     while True:
         job = load(helper + 8 * JOB)
