@@ -9,7 +9,8 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from groupconv.errors import InvalidArgumentError
 from groupconv.options import Call, Conv, ConvTranspose, split
-from groupconv.requests import Array, Step, depthwise_separable_steps, pointwise, spatially_separable_steps
+from groupconv.requests import Array, Step
+from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
 from groupconv.spec import Activation, ActivationKind, ConvSpec
 from groupconv.tensors import as_array
 

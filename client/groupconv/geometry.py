@@ -1,4 +1,4 @@
-"""The shapes of one convolution: padding rules, output extents, effective kernels, receptive field.
+"""The shapes of one convolution: output extents, receptive field.
 
 Letters: N batch, C input channels, M output channels, g groups; per axis H input, K kernel, s stride,
 p padding (low, high), d dilation, r output padding, H' output.
@@ -6,28 +6,23 @@ p padding (low, high), d dilation, r output padding, H' output.
     convolution:  H' = floor((H + p_lo + p_hi - d·(K-1) - 1) / s) + 1
     transposed:   H' = (H-1)·s - (p_lo + p_hi) + d·(K-1) + r + 1,   0 <= r < max(s, d)
 
-Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016), and the ONNX
-operators Conv and ConvTranspose for SAME_UPPER and SAME_LOWER.
+Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016).
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from groupconv.errors import InvalidArgumentError
+from groupconv.padding import Pair, Shape, check_padding_mode, effective_extent, resolve_padding
 from groupconv.spec import (
     MAX_PARAMETER,
     MAX_RANK,
     Activation,
     ConvSpec,
     PaddingMode,
-    padding_pairs,
     per_axis,
 )
-
-Pair = tuple[int, int]
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +153,7 @@ def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[i
     dilation = tuple(d if k > 1 else 1 for d, k in zip(per_axis("dilation", spec.dilation, rank), kernel, strict=True))
     reach = [effective_extent(k, d) for k, d in zip(kernel, dilation, strict=True)]
     out_pad = per_axis("output_padding", spec.output_padding, rank)
-    padding = _resolve_padding(spec, extents, reach, stride, out_pad)
+    padding = resolve_padding(spec, extents, reach, stride, out_pad)
     if spec.transposed:
         _check_output_padding(out_pad, stride, per_axis("dilation", spec.dilation, rank))
         output = tuple(
@@ -166,7 +161,7 @@ def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[i
             for h, s, (lo, hi), e, r in zip(extents, stride, padding, reach, out_pad, strict=True)
         )
     else:
-        _check_padding_mode(spec.padding_mode, extents, padding)
+        check_padding_mode(spec.padding_mode, extents, padding)
         output = tuple(
             (h + lo + hi - e) // s + 1 for h, s, (lo, hi), e in zip(extents, stride, padding, reach, strict=True)
         )
@@ -193,31 +188,6 @@ def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[i
         transposed=spec.transposed,
         flip_kernel=spec.flip_kernel,
     )
-
-
-def effective_extent(kernel: int, dilation: int) -> int:
-    """Cells from the first to the last tap: d·(K-1) + 1.
-
-    Example:
-        >>> effective_extent(3, 12)
-        25
-    """
-    return dilation * (kernel - 1) + 1
-
-
-def same_padding(extent: int, kernel: int, stride: int = 1, dilation: int = 1, *, lower: bool = False) -> Pair:
-    """Padding (low, high) after which a convolution has ceil(H / s) outputs.
-
-    Source: ONNX Conv, auto_pad: SAME_UPPER puts the odd cell at the end, SAME_LOWER at the beginning.
-
-    Example:
-        >>> same_padding(224, 7, stride=2), same_padding(224, 7, stride=2, lower=True)
-        ((2, 3), (3, 2))
-    """
-    outputs = math.ceil(extent / stride)
-    total = max(0, (outputs - 1) * stride + effective_extent(kernel, dilation) - extent)
-    less, more = total // 2, total - total // 2
-    return (more, less) if lower else (less, more)
 
 
 def receptive_field(layers: Iterable[tuple[int, int, int]]) -> int:
@@ -263,41 +233,11 @@ def _check_slopes(activation: Activation | None, out_channels: int) -> None:
         raise InvalidArgumentError("activation.slope", expected, len(activation.slope))
 
 
-def _resolve_padding(
-    spec: ConvSpec, extents: Shape, reach: Sequence[int], stride: Shape, out_pad: Shape
-) -> tuple[Pair, ...]:
-    if not isinstance(spec.padding, str):
-        return padding_pairs(spec.padding, len(extents))
-    if spec.padding == "valid":
-        return ((0, 0),) * len(extents)
-    lower = spec.padding == "same_lower"
-    if not spec.transposed:
-        return tuple(same_padding(h, e, s, lower=lower) for h, e, s in zip(extents, reach, stride, strict=True))
-    pairs = []
-    for e, s, r in zip(reach, stride, out_pad, strict=True):
-        total = e + r - s  # leaves H·s outputs
-        if total < 0:
-            expected = f"a kernel that spans the stride ({s}), or output_padding={s - e}, for padding={spec.padding!r}"
-            raise InvalidArgumentError("padding", expected, f"kernel extent {e}")
-        less, more = total // 2, total - total // 2
-        pairs.append((more, less) if lower else (less, more))
-    return tuple(pairs)
-
-
 def _check_output_padding(out_pad: Shape, stride: Shape, dilation: Shape) -> None:
     for axis, (r, s, d) in enumerate(zip(out_pad, stride, dilation, strict=True)):
         if r >= max(s, d):
             expected = f"less than max(stride {s}, dilation {d})"
             raise InvalidArgumentError(f"output_padding[{axis}]", expected, r)
-
-
-def _check_padding_mode(mode: PaddingMode, extents: Shape, padding: tuple[Pair, ...]) -> None:
-    most = {"reflect": -1, "circular": 0}.get(mode)
-    if most is None:
-        return
-    for axis, (h, pair) in enumerate(zip(extents, padding, strict=True)):
-        if max(pair) > h + most:
-            raise InvalidArgumentError(f"padding[{axis}]", f"at most {h + most} for padding_mode={mode!r}", pair)
 
 
 def _check_output(

@@ -7,7 +7,8 @@ import numpy as np
 
 from groupconv.errors import InvalidArgumentError
 from groupconv.kernels import gaussian_of, kernel_named
-from groupconv.requests import Array, Step, depthwise_separable_steps
+from groupconv.requests import Array, Step
+from groupconv.separable import depthwise_separable_steps
 from groupconv.spec import ConvSpec
 
 LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from groupconv import ConvSpec, Geometry, receptive_field, resolve
 from groupconv.errors import InvalidArgumentError
-from groupconv.geometry import padding_pairs
+from groupconv.spec import padding_pairs
 from strategies import Case, cases
 
 

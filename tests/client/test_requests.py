@@ -5,7 +5,8 @@ import pytest
 
 from groupconv import ConvSpec, Step
 from groupconv.errors import InvalidArgumentError
-from groupconv.requests import depthwise_separable_steps, pointwise, prepare, spatially_separable_steps
+from groupconv.requests import prepare
+from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
 from groupconv_worker.engines import reference
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from groupconv import ConvSpec, Step
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
-from groupconv.requests import depthwise_separable_steps
+from groupconv.separable import depthwise_separable_steps
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors import create_executor
 from groupconv_server.limits import Limits

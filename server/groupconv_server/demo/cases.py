@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from groupconv.kernels import gaussian, kernel_named
-from groupconv.requests import Array, Step, depthwise_separable_steps, pointwise, spatially_separable_steps
+from groupconv.requests import Array, Step
+from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
 from groupconv.spec import ConvSpec
 from groupconv_server.demo.case import Case
 

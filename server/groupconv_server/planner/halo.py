@@ -24,7 +24,8 @@ circular padding is data from the other end, so such a range wraps round.
 
 from typing import NamedTuple
 
-from groupconv.geometry import Geometry, Pair, effective_extent
+from groupconv.geometry import Geometry
+from groupconv.padding import Pair, effective_extent
 from groupconv.plan import Range
 from groupconv.spec import PaddingMode
 
