@@ -139,6 +139,18 @@ def test_the_engine_reads_and_writes_the_clients_memory(sharing, near, layer, se
     np.testing.assert_array_equal(layer(x), chained)
 
 
+def test_a_small_answer_to_what_lies_there_is_each_time_the_callers_own(near):
+    w = np.ones((8, 1, 64, 64), np.float32)
+    with near.load_layer("tests/small", w, None, ConvSpec(groups=8)) as layer:
+        x = near.empty((1, 8, 64, 64))
+        x[...] = image()
+        expected = image().sum((2, 3), keepdims=True)
+        first, second = layer(x), layer(x)
+        first += 1
+        np.testing.assert_array_equal(second, expected)
+        np.testing.assert_array_equal(layer(x), expected)
+
+
 def test_no_file_is_left_while_it_works(near, layer, files):
     layer(image())
     assert not files()
