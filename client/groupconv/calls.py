@@ -1,6 +1,6 @@
 """Every call without its transport: what is asked of the server, and what its answer means.
 
-Each is a generator as in `groupconv.shared`, which the blocking and the awaiting client drive alike.
+Each is a generator as in `groupconv.talk`, which the blocking and the awaiting client drive alike.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +24,11 @@ from groupconv.requests import (
     result_of,
     with_input,
 )
-from groupconv.shared import Ask, Shared, Talk
-from groupconv.shared import empty as ordinary
+from groupconv.shared import Shared
 from groupconv.spec import ConvSpec
 from groupconv.stream import Transfer, pays, transfer
+from groupconv.talk import Ask, Talk
+from groupconv.tensors import empty as ordinary
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
 from groupconv.wire import plan_from_wire
 

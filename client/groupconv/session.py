@@ -16,8 +16,9 @@ import numpy as np
 from groupconv.errors import GroupconvError, UnavailableError
 from groupconv.requests import Step
 from groupconv.rpc import Metadata, from_aio_error, from_rpc_error
-from groupconv.shared import Ask, Done, Shared, Talk, advance
+from groupconv.shared import Shared
 from groupconv.stream import STREAM, Attempts, Transfer
+from groupconv.talk import Ask, Done, Talk, advance
 
 SMALL = 2**20
 """Bytes that are copied in less time than a thread takes to be told."""

@@ -1,18 +1,17 @@
 """A call whose tensors lie in shared memory, without its transport: what is asked of the server, and what comes of it.
 
-Both clients drive the same generators: each yields an `Ask`, is sent the answer's bytes or thrown the call's error, and
-returns what the call is for. What does not fit shared memory travels in the messages.
+What does not fit shared memory travels in the messages.
 """
 
 import functools
 import time
-from collections.abc import Generator, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from groupconv.arena import Arena, Segment, Slot
-from groupconv.dtypes import DTYPES, known, types_of
+from groupconv.dtypes import types_of
 from groupconv.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -28,6 +27,7 @@ from groupconv.errors import (
 from groupconv.layer import LayerInfo, layer_fields
 from groupconv.requests import CONVOLVE, Answer, Array, Step, geometries, read_answer, with_input
 from groupconv.spec import ConvSpec
+from groupconv.talk import Ask, Talk
 from groupconv.tensors import placed, to_wire
 from groupconv.v1 import convolution_pb2, memory_pb2, spec_pb2, tensor_pb2
 from groupconv.wire import spec_to_wire
@@ -51,40 +51,6 @@ _SETTLED = (
     UnimplementedError,
 )
 """Errors of a call that has written nothing and never will."""
-
-
-class Ask(NamedTuple):
-    """A call to make.
-
-    Attributes:
-        method: its path.
-        message: its request, on the wire.
-    """
-
-    method: str
-    message: bytes
-
-
-class Done(NamedTuple):
-    """What the generator returned."""
-
-    value: Any
-
-
-T = TypeVar("T")
-Talk = Generator[Ask, bytes, T]
-
-
-def advance(talk: Talk[Any], answer: bytes | None = None, error: BaseException | None = None) -> Ask | Done:
-    """What is to be done next, after an answer or an error.
-
-    Raises:
-        BaseException: what the generator makes of the error.
-    """
-    try:
-        return talk.send(answer) if error is None else talk.throw(error)  # type: ignore[arg-type]  # None begins it
-    except StopIteration as end:
-        return Done(end.value)
 
 
 def shared_memory_of(mode: Mode) -> "Shared | None":
@@ -275,18 +241,6 @@ class Shared:
             return
 
 
-def empty(shape: int | Sequence[int], dtype: Any) -> Array:
-    """An ordinary array of a dtype that travels, to be filled.
-
-    Raises:
-        InvalidArgumentError: another dtype.
-    """
-    of = DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
-    if of is None:
-        raise InvalidArgumentError("dtype", f"one of {', '.join(DTYPES)}", dtype)
-    return np.empty(shape, known("dtype", of))
-
-
 def _output_of(x: Array, steps: Sequence[Step]) -> int:
     specs, kernels = tuple(s.spec for s in steps), [s.kernel for s in steps]
     return output_nbytes(x.shape, x.dtype, specs, tuple(k.shape for k in kernels), tuple(k.dtype for k in kernels))
@@ -305,23 +259,19 @@ def _output_at(region: str, offset: int, size: int) -> bytes:
     return convolution_pb2.ConvolveRequest(output_place=place).SerializeToString()
 
 
+_said = functools.lru_cache(maxsize=1024)(lambda raw: read_answer(raw)[0])
+"""A short answer, without the output's bytes: those of one layer are mostly the same."""
+
+
 def _answer(raw: bytes, target: Slot | None, asked: tuple[str, int, int] | None) -> Answer:
     """The answer with the bytes of its output, wherever they are."""
-    response = _said(raw) if len(raw) <= BRIEF else None
-    if response is None or not response.output.HasField("place"):
-        response, payload = read_answer(raw)
-        if payload is not None or not response.output.HasField("place"):
-            return response, payload
+    response, payload = (_said(raw), None) if len(raw) <= BRIEF else read_answer(raw)
+    if not response.output.HasField("place"):
+        return read_answer(raw) if payload is None else (response, payload)
     place = response.output.place
     if target is None or asked is None or (place.region, place.offset) != asked[:2]:
         raise DataLossError("the server answered with an output in memory that it was not given")
     return response, target.bytes().data[: place.byte_size]
-
-
-@functools.lru_cache(maxsize=1024)
-def _said(raw: bytes) -> convolution_pb2.ConvolveResponse:
-    """A short answer, without the output's bytes: those of one layer are mostly the same."""
-    return read_answer(raw)[0]
 
 
 def _letting_go(region: str) -> Ask:

@@ -37,6 +37,18 @@ def as_array(x: Any) -> NDArray[Any]:
         return np.from_dlpack(x, device="cpu")
 
 
+def empty(shape: int | Sequence[int], dtype: Any) -> NDArray[Any]:
+    """An ordinary array of a dtype that travels, to be filled.
+
+    Raises:
+        InvalidArgumentError: another dtype.
+    """
+    of = DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
+    if of is None:
+        raise InvalidArgumentError("dtype", f"one of {', '.join(DTYPES)}", dtype)
+    return np.empty(shape, known("dtype", of))
+
+
 def to_wire(array: NDArray[Any], field: str = "tensor") -> tensor_pb2.Tensor:
     r"""One tensor message; the bytes are copied once.
 
