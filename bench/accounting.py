@@ -253,8 +253,8 @@ def measure(name: str, options: argparse.Namespace) -> None:
             times, _ = clients[kind][0].ask((options.seconds / 2, 0, 0))
             rows[f"{kind}_1"].append({"p50": statistics.median(times) * 1e6})
             rows[kind].append(many(servers[kind], clients[kind], options.seconds))
-        cpu, _ = alone.ask((1, options.seconds / 2))
-        _, wall = alone.ask((CORES, options.seconds / 2))
+        cpu, _ = alone.ask((1, options.seconds / 2, False))
+        _, wall = alone.ask((CORES, options.seconds / 2, False))
         rows["engine"].append({"cpu": cpu * 1e6, "wall": wall * 1e6})
     found = {key: serving.median(of) for key, of in rows.items()}
     for one in [*(c for several in clients.values() for c in several), alone, *servers.values()]:
@@ -305,8 +305,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one turn")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2, help="of the server")
-    parser.add_argument("--threads", type=int, default=1, help="of a worker")
+    parser.add_argument("--workers", type=int, default=1, help="of the server")
+    parser.add_argument("--threads", type=int, default=CORES, help="of a worker")
     options = parser.parse_args()
     for name in options.layer:
         measure(name, options)
