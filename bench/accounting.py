@@ -278,24 +278,23 @@ def show(name: str, options: argparse.Namespace, found: dict[str, dict[str, floa
     kinds = ("echo", "bare", "service")
     print(f"{'':42}" + "".join(f"{kind:>10}" for kind in kinds))
 
-    def line(label: str, of: Callable[[dict[str, float], float, float], float], digits: int = 0) -> None:
-        values = [of(found[kind], 0.0 if kind == "echo" else engine["cpu"], 1.0) for kind in kinds]
+    def line(label: str, of: Callable[[dict[str, float], float], float], digits: int = 0) -> None:
+        values = [of(found[kind], 0.0 if kind == "echo" else engine["cpu"]) for kind in kinds]
         print(f"{label:42}" + "".join(f"{value:10.{digits}f}" for value in values))
 
-    line("engine alone", lambda _, alone, __: alone)
+    line("engine alone", lambda _, alone: alone)
     line("echo: server and client", lambda *_: echo["server"] + echo["client"])
-    line("engine, more than alone", lambda row, alone, _: row["engine"] - alone if alone else 0.0)
-    line("server, more than engine and echo", lambda row, *_: row["server"] - row["engine"] - echo["server"])
-    line("clients, more than the echo's", lambda row, *_: row["client"] - echo["client"])
-    line("kernel: interrupts, stolen", lambda row, *_: row["kernel"])
-    line("idle", lambda row, *_: row["idle"])
+    line("server, more than engine and echo", lambda row, alone: row["server"] - alone - echo["server"])
+    if options.threads == 1:  # else the CPU of helpers is not told apart
+        line("  of it in the engine", lambda row, alone: row["engine"] - alone)
+    line("clients, more than the echo's", lambda row, _: row["client"] - echo["client"])
+    line("kernel: interrupts, stolen", lambda row, _: row["kernel"])
+    line("idle", lambda row, _: row["idle"])
     line("all cores", lambda row, *_: CORES / row["rate"] * 1e6)
-    line("requests/s", lambda row, *_: row["rate"])
-    line(
-        "of its ceiling", lambda row, alone, _: row["rate"] / CORES * (alone + echo["server"] + echo["client"]) / 1e6, 3
-    )
+    line("requests/s", lambda row, _: row["rate"])
+    line("of its ceiling", lambda row, alone: row["rate"] / CORES * (alone + echo["server"] + echo["client"]) / 1e6, 3)
     for label in ("switches of the server", "switches of the clients", "faults of the server", "faults of the clients"):
-        line(label, lambda row, *_, label=label: row[label], 1)  # type: ignore[misc]
+        line(label, lambda row, _, label=label: row[label], 1)  # type: ignore[misc]
 
 
 def main() -> None:
