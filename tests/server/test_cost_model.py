@@ -17,6 +17,7 @@ from groupconv_server.planner.calibrate import calibrate
 from groupconv_server.planner.candidates import cut_of, grids
 from groupconv_server.planner.cuts import pieces
 from groupconv_server.planner.model import predict, screen
+from groupconv_server.planner.plan import DOUBTS
 from groupconv_server.planner.statistics import TRIALS
 from groupconv_worker.engines.base import Problem
 from strategies import Case, cases
@@ -168,11 +169,11 @@ def test_the_planner_comes_to_the_cut_that_is_fastest_in_truth():
 def test_a_cut_that_was_slow_in_a_busy_hour_gets_another_chance():
     p, layer = planner(), layers("resnet50_3x3_56")
     best = p.plan(layer, EIGHT)[0].cut
-    for run in range(640):
+    for run in range(240):
         (chain,) = p.explore(p.plan(layer, EIGHT), EIGHT)
         modelled = Planner(p.statistics).forced(layer, EIGHT, [(1, chain.cut)])[0].prediction
         p.learn(chain, (3 if chain.cut == best and run < 100 else 1) * modelled.seconds, modelled.compute)
-        if run == 500:
+        if run == 110:
             assert p.plan(layer, EIGHT)[0].cut != best
     assert p.plan(layer, EIGHT)[0].cut == best
 
@@ -189,7 +190,8 @@ def test_curiosity_has_an_end():
         modelled = Planner(p.statistics).forced(layer, EIGHT, [(1, chain.cut)])[0].prediction
         p.learn(chain, modelled.seconds, modelled.compute)
     assert ran
-    assert max(map(ran.count, ran)) <= TRIALS
+    doubted = sum(runs < 400 for runs in DOUBTS)
+    assert max(map(ran.count, ran)) <= TRIALS * (1 + doubted)
     assert p.explore(p.plan(layer, EIGHT), EIGHT)[0] is p.plan(layer, EIGHT)[0]
 
 

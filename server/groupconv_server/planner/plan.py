@@ -19,7 +19,7 @@ LONGEST_CHAIN = 8
 """Steps that may run without meeting; longer sequences meet in between."""
 CURIOUS = 4
 """Every so many runs of a chain, a cut that might be better is tried to learn its time, each `TRIALS` times."""
-DOUBTS = frozenset(512 * 4**n for n in range(20))
+DOUBTS = frozenset(64 * 2**n for n in range(30))
 """Runs of a chain after which what is known of its other cuts is forgotten: it may have been learned in a busy hour."""
 ALIKE = 1.1
 """Workers whose speeds differ by less take turns with requests that need only some of them."""
