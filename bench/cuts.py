@@ -5,6 +5,9 @@
 1. Throughput of two local workers of one thread each against one, at batch 8, for every cut of four layers, beside what
    two threads gain that only compute, and that only copy: what the machine had to give at that moment. "Work added" is
    the processor time of the leanest cut beyond that of one worker: what cutting costs, even on a machine that is busy.
+   This is one request at a time, a ratio of latencies. "In flight" is the ratio of requests per second while two
+   callers, each with arrays of its own, always have one under way, with one worker and with two, and the planner
+   decides: then each worker has a request of its own, nobody waits for a hand-over, and twice the memory is in use.
 2. For each layer of the catalogue at batch 1: predicted time before the shape was ever run and after a few runs, the
    measured time, and the time of the chosen cut against the best of the others.
 3. `--exact`: are results the same? Each cut in two of each layer against the uncut one, at batch 2; nothing is timed.
@@ -37,6 +40,10 @@ F32 = np.dtype("float32")
 LEARNING = 4.0
 """Seconds a layer is run for the planner to learn from, at most; and 64 times at most."""
 THROUGHPUT = ("alexnet_conv2", "resnet50_3x3_56", "mobilenet_dw_112", "unet_up2")
+SETTLE = 0.0005
+"""Seconds in which helpers go to sleep: the time of a thread that runs on another core is counted only then."""
+CALLERS, EACH = 2, 4
+"""Of the requests in flight: callers, and requests of each in a round."""
 TWO = [Cut(group=2), Cut(batch=2), Cut(filter=2), Cut(space=(2, 1)), Cut(space=(1, 2))]
 
 
@@ -81,14 +88,31 @@ def throughput(one: Coordinator, two: Coordinator, name: str, rounds: int) -> di
     numbers = dict(zip(runs, taken.min(axis=0).tolist(), strict=True))
     processor = dict(zip(runs, used.min(axis=0).tolist(), strict=True))
     best = min((c for c in numbers if c != "one worker"), key=numbers.__getitem__)
+    flying = in_flight((one, two), x, steps, rounds // 3)
     return {
         "layer": name,
         "seconds": numbers,
         "processor_seconds": processor,
         "best": best,
         "speedup": numbers["one worker"] / numbers[best],
+        "in_flight_per_second": flying,
+        "in_flight_speedup": flying[1] / flying[0],
         "repeated": min(p for c, p in processor.items() if c != "one worker") / processor["one worker"] - 1,
     }
+
+
+def in_flight(coordinators: Sequence[Coordinator], x: Any, steps: list[Step], rounds: int) -> list[float]:
+    """Requests per second of each coordinator, the fastest of the rounds, while every caller has one under way."""
+    deaf = [Coordinator(coordinator.executor) for coordinator in coordinators]
+    inputs, taken = [x, *(x.copy() for _ in range(CALLERS - 1))], np.empty((rounds + 1, len(deaf)))
+    with ThreadPoolExecutor(CALLERS) as callers:
+        for turn in taken:
+            for i, coordinator in enumerate(deaf):
+                start = time.perf_counter()
+                list(callers.map(lambda own, c=coordinator: [c.convolve(own, steps) for _ in range(EACH)], inputs))
+                turn[i] = time.perf_counter() - start
+    found: list[float] = (CALLERS * EACH / taken[1:].min(axis=0)).tolist()
+    return found
 
 
 def prediction(coordinator: Coordinator, name: str, rounds: int) -> dict[str, Any]:
@@ -173,7 +197,9 @@ def measure(
         for i, (_, planned) in enumerate(runs):
             start, processor = time.perf_counter(), time.process_time()
             deaf[i].run(planned, x, steps)
-            turn[i], busy[i] = time.perf_counter() - start, time.process_time() - processor
+            turn[i] = time.perf_counter() - start
+            time.sleep(SETTLE)
+            busy[i] = time.process_time() - processor
     return taken[2:], used[2:]  # the first two warm up
 
 
@@ -204,10 +230,11 @@ def machine(rounds: int) -> dict[str, float]:
 def report(scaling: Sequence[dict[str, Any]], gains: dict[str, float], layers: Sequence[dict[str, Any]]) -> None:
     """Print both parts as tables."""
     names = ["one worker", *(c.words(2) for c in TWO)]
-    rows = [["layer at batch 8", *names, "best cut", "throughput", "work added"]]
+    rows = [["layer at batch 8", *names, "best cut", "throughput", "in flight", "work added"]]
     for s in scaling:
         cells = [f"{s['seconds'][n] * 1e3:.2f} ms" if n in s["seconds"] else "" for n in names]
-        rows.append([s["layer"], *cells, s["best"], f"{s['speedup']:.2f} ×", f"{100 * s['repeated']:.0f} %"])
+        ratios = [f"{s['speedup']:.2f} ×", f"{s['in_flight_speedup']:.2f} ×"]
+        rows.append([s["layer"], *cells, s["best"], *ratios, f"{100 * s['repeated']:.0f} %"])
     print(table(rows, left=frozenset({0})))
     print("two bare threads: " + ", ".join(f"{gain:.2f} × {what}" for what, gain in gains.items()))
     if not layers:

@@ -25,7 +25,8 @@ ALTERNATIVES = 8
 WORTH = 0.9
 """A cut not tried yet replaces the best one tried if it is predicted to take at most this part of its time."""
 PROMISING = 1.5
-"""A cut might be better if it is predicted to take at most so many times the chosen one's time."""
+"""A cut might be better if it would take at most so many times the chosen one's time, were the model as far off for it
+as for the cut for which that was most to its advantage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,8 @@ def search(
         modelled = np.where(matrix.prod(axis=1) <= at_most, modelled, np.inf)
     rows = {cut: _row(matrix, cut, rank) for cut in tried}
     rows = {cut: row for cut, row in rows.items() if row is not None and np.isfinite(modelled[row])}
-    error = 1.0
-    if rows:
-        error = math.exp(sum(math.log(tried[c].seconds / modelled[r]) for c, r in rows.items()) / len(rows))
+    errors = [tried[cut].seconds / modelled[row] for cut, row in rows.items()] or [1.0]
+    error = math.exp(sum(map(math.log, errors)) / len(errors))
     expected = modelled * error
     ranked = expected / (WORTH if rows else 1.0)  # what is known has the advantage
     for cut, row in rows.items():
@@ -136,7 +136,9 @@ def search(
     looked = [Alternative(c.cut.words(rank), c.cut.parts, c.prediction.seconds) for c in candidates[1:]]
     alternatives = sorted([*looked, *others], key=lambda a: a.seconds)
     limit = PROMISING * chosen.prediction.seconds
-    cuts = [cut_of(matrix[row]) for row in [*ranking, 0] if expected[row] <= limit]
+    # one cut that turned out badly is no reason to think badly of those that nobody tried
+    hoped = modelled * min(errors)
+    cuts = [cut_of(matrix[row]) for row in [*ranking, 0] if min(expected[row], hoped[row]) <= limit]
     known_well = {cut for cut, t in tried.items() if t.times >= TRIALS} | {chosen.cut}
     promising = tuple(dict.fromkeys(cut for cut in cuts if cut not in known_well))[:ALTERNATIVES]
     return replace(chosen, promising=promising), _distinct(alternatives, float(expected[0]), chosen)
