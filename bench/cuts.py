@@ -84,20 +84,21 @@ def throughput(one: Coordinator, two: Coordinator, name: str, rounds: int) -> di
         planned = forced(two, problem, cut)
         if planned:
             runs[cut.words(2)] = (two, planned)
-    taken, used = measure([(coordinator, planned) for coordinator, planned in runs.values()], x, steps, rounds)
+    taken = measure(list(runs.values()), x, steps, rounds)
+    used = processor(list(runs.values()), x, steps, rounds // 3)
     numbers = dict(zip(runs, taken.min(axis=0).tolist(), strict=True))
-    processor = dict(zip(runs, used.min(axis=0).tolist(), strict=True))
+    busy = dict(zip(runs, used.min(axis=0).tolist(), strict=True))
     best = min((c for c in numbers if c != "one worker"), key=numbers.__getitem__)
     flying = in_flight((one, two), x, steps, rounds // 3)
     return {
         "layer": name,
         "seconds": numbers,
-        "processor_seconds": processor,
+        "processor_seconds": busy,
         "best": best,
         "speedup": numbers["one worker"] / numbers[best],
         "in_flight_per_second": flying,
         "in_flight_speedup": flying[1] / flying[0],
-        "repeated": min(p for c, p in processor.items() if c != "one worker") / processor["one worker"] - 1,
+        "repeated": min(p for c, p in busy.items() if c != "one worker") / busy["one worker"] - 1,
     }
 
 
@@ -131,7 +132,7 @@ def prediction(coordinator: Coordinator, name: str, rounds: int) -> dict[str, An
     chosen = learned.cut.words(2)
     plans = {words: forced(coordinator, problem, cut) for words, cut in cuts.items()}
     plans = {words: p for words, p in plans.items() if p}
-    taken, _ = measure([(coordinator, p) for p in plans.values() if p], x, steps, rounds)
+    taken = measure([(coordinator, p) for p in plans.values() if p], x, steps, rounds)
     measured = dict(zip(plans, np.median(taken, axis=0).tolist(), strict=True))
     first = cold.cut.words(2)
     return {
@@ -189,18 +190,31 @@ def forced(coordinator: Coordinator, problem: Problem, cut: Cut) -> tuple[Planne
 
 def measure(
     runs: Sequence[tuple[Coordinator, tuple[PlannedChain, ...]]], x: Any, steps: list[Step], rounds: int
-) -> tuple[Any, Any]:
-    """Seconds and processor seconds (rounds, runs), all in turn; the planner does not learn from them."""
+) -> Any:
+    """Seconds (rounds, runs), all in turn; the planner does not learn from them."""
     deaf = [Coordinator(coordinator.executor) for coordinator, _ in runs]
-    taken, used = np.empty((2, rounds + 2, len(runs)))
-    for turn, busy in zip(taken, used, strict=True):
+    taken = np.empty((rounds + 2, len(runs)))
+    for turn in taken:
         for i, (_, planned) in enumerate(runs):
-            start, processor = time.perf_counter(), time.process_time()
+            start = time.perf_counter()
             deaf[i].run(planned, x, steps)
             turn[i] = time.perf_counter() - start
+    return taken[2:]  # the first two warm up
+
+
+def processor(
+    runs: Sequence[tuple[Coordinator, tuple[PlannedChain, ...]]], x: Any, steps: list[Step], rounds: int
+) -> Any:
+    """Processor seconds (rounds, runs), of all threads."""
+    deaf = [Coordinator(coordinator.executor) for coordinator, _ in runs]
+    used = np.empty((rounds, len(runs)))
+    for turn in used:
+        for i, (_, planned) in enumerate(runs):
+            start = time.process_time()
+            deaf[i].run(planned, x, steps)
             time.sleep(SETTLE)
-            busy[i] = time.process_time() - processor
-    return taken[2:], used[2:]  # the first two warm up
+            turn[i] = time.process_time() - start
+    return used
 
 
 def machine(rounds: int) -> dict[str, float]:

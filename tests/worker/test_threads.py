@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,19 @@ def test_a_helper_that_is_held_up_leaves_its_other_parts_to_the_caller():
     team.close()
     assert sorted(done) == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert all(let_go)
+
+
+def test_a_job_that_is_over_holds_on_to_nothing():
+    class Arrays:
+        pass
+
+    team, arrays = Team(2), Arrays()
+    gone = weakref.ref(arrays)
+    for _ in range(3):
+        team.run(lambda _first, _last, _held=arrays: None, 4)
+    del arrays
+    assert gone() is None
+    team.close()
 
 
 COUNT = """
