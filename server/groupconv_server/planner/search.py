@@ -109,7 +109,7 @@ def search(
         modelled = np.where(matrix.prod(axis=1) <= at_most, modelled, np.inf)
     rows = {cut: _row(matrix, cut, rank) for cut in tried}
     rows = {cut: row for cut, row in rows.items() if row is not None and np.isfinite(modelled[row])}
-    errors = [tried[cut].seconds / modelled[row] for cut, row in rows.items()] or [1.0]
+    errors = [tried[cut].seconds / float(modelled[row]) for cut, row in rows.items()] or [1.0]
     error = math.exp(sum(map(math.log, errors)) / len(errors))
     expected = modelled * error
     ranked = expected / (WORTH if rows else 1.0)  # what is known has the advantage
