@@ -147,7 +147,7 @@ def blocks(plane: Plane, lanes: int) -> list[Block]:
         wanted = [(f, 1, min(v, vectors)) for f, v in ((8, 2), (4, 4), (5, 4), (3, 4), (1, 4))]
         wanted = [(f, r, v) for f, r, v in wanted if plane.filters % f == 0]
     elif plane.filters == 1 or plane.channels == 1:
-        widths = [v for v in (vectors, 4, 2, 1) if v <= min(vectors, 7)]
+        widths = list(dict.fromkeys(v for v in (vectors, 4, 2, 1) if v <= min(vectors, 7)))
         wanted = [(1, r, v) for v in widths[:2] for r in ((14, 7, 4) if v == 1 else (4, 8) if taps > 25 else (4, 2))]
     else:
         filters = next(f for f in (4, 3, 2, 1) if plane.filters % f == 0)

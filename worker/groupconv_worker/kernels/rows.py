@@ -51,6 +51,9 @@ class _Block:
         self.channels, self.height, self.width, self.out_height, self.out_width = sizes
         self.x_at, self.w_at, self.bias_at, self.y_at, self.row, self.column, self.pad_row, self.pad_column = places
         self.F, self.R, self.V, self.KH, self.KW, self.SH, self.SW, self.DH, self.DW, self.masked = literals
+        # depthwise: loads are as many as multiply-adds unless each vector of a row is loaded only once
+        near = self.SW == 1 and 0 < (self.KW - 1) * self.DW <= self.simd.lanes
+        self.slides = near and self.F == 1 and simd.WIDTH == 64
 
     def emit(self, relu: Any) -> None:
         b, simd = self.b, self.simd
@@ -64,7 +67,8 @@ class _Block:
             channel = b.gep(self.x, [b.add(self.x_at, b.mul(loop.index, plane))])
             weights = b.gep(self.w, [b.add(self.w_at, b.mul(loop.index, i64(taps)))])
             for offset, pairs in self._input_rows().items():
-                self._pass(self._row(channel, offset), weights, pairs, masks, sums)
+                emit = self._sliding_pass if self.slides else self._pass
+                emit(self._row(channel, offset), weights, pairs, masks, sums)
         last = simd.inside(b.add(self.column, i64((self.V - 1) * simd.lanes)), self.out_width)
         for r in range(self.R):
             row = b.add(self.row, i64(r))
@@ -85,10 +89,10 @@ class _Block:
     def _masks(self) -> dict[tuple[int, int], list[Any]]:
         """For each vector and tap column the lanes inside the row; only the outer vectors need one, as a rule."""
         masks = {}
-        for v in range(self.V):
+        for v in range(self.V + self.slides):
             if 0 < v < self.V - 1 and not self.masked:
                 continue
-            for k in range(self.KW):
+            for k in range(1 if self.slides else self.KW):
                 start = self._column(v, k)
                 masks[v, k] = [
                     self.simd.inside(self.b.add(self.left, i64(start + part * self.simd.lanes)), self.width)
@@ -121,20 +125,32 @@ class _Block:
         filter_size = b.mul(self.channels, i64(self.KH * self.KW))
         for k in range(self.KW):
             for v in range(self.V):
-                vector = self._load(b.gep(row, [i64(self._column(v, k))]), masks.get((v, k)))
+                vector = self._vector(row, v, k, masks)
                 for r, ky in pairs:
                     for f in range(self.F):
                         place = b.add(b.mul(filter_size, i64(f)), i64(ky * self.KW + k))
                         weight = simd.splat(b.load(b.gep(weights, [place])))
                         b.store(simd.multiply_add(weight, vector, b.load(sums[f, r, v])), sums[f, r, v])
 
-    def _load(self, address: Any, masks: list[Any] | None) -> Any:
-        """Every SW-th element from `address`."""
-        places = [self.b.gep(address, [i64(part * self.simd.lanes)]) for part in range(self.SW)]
-        if masks is None:
+    def _sliding_pass(self, row: Any, weights: Any, pairs: Any, masks: Any, sums: Any) -> None:
+        """The same of one filter: what a tap column sees is cut from two neighbouring vectors of the row."""
+        b, simd = self.b, self.simd
+        whole = [self._vector(row, v, 0, masks) for v in range(self.V + 1)]
+        for k in range(self.KW):
+            seen = [simd.broadcast(weights, ky * self.KW + k, r) for r, ky in pairs]
+            for v in range(self.V):
+                vector = simd.slide(whole[v], whole[v + 1], k * self.DW)
+                for (r, _), weight in zip(pairs, seen, strict=True):
+                    b.store(simd.multiply_add(weight, vector, b.load(sums[0, r, v])), sums[0, r, v])
+
+    def _vector(self, row: Any, v: int, k: int, masks: dict[tuple[int, int], list[Any]]) -> Any:
+        """What a tap column sees of the row: every SW-th element."""
+        start, inside = self._column(v, k), masks.get((v, k))
+        places = [self.b.gep(row, [i64(start + part * self.simd.lanes)]) for part in range(self.SW)]
+        if inside is None:
             parts = [self.simd.load(p) for p in places]
         else:
-            parts = [self.simd.load_masked(p, m) for p, m in zip(places, masks, strict=True)]
+            parts = [self.simd.load_masked(p, m) for p, m in zip(places, inside, strict=True)]
         return parts[0] if self.SW == 1 else self.simd.every(self.SW, parts)
 
     def _store(self, f: int, row: Any, sums: list[Any], relu: Any, last: Any) -> None:

@@ -14,6 +14,7 @@ import llvmlite.binding
 from llvmlite import ir
 from numba.core import cgutils
 
+llvmlite.binding.initialize_native_asmparser()
 FEATURES = llvmlite.binding.get_host_cpu_features()
 WIDTH = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx2") else 16
 """Bytes of one vector register."""
@@ -144,6 +145,27 @@ class Simd:
             ]
             vector = self.builder.shuffle_vector(vector, part, ir.Constant(self.index_type, pick))
         return vector
+
+    def slide(self, left: Any, right: Any, by: int) -> Any:
+        """Lanes `by` … `by` + lanes - 1 of two vectors laid end to end. AVX-512 alone.
+
+        LLVM would permute by an index, which takes a register more and a copy.
+        """
+        if by in (0, self.lanes):
+            return right if by else left
+        name = "valignd" if self.itemsize == 4 else "valignq"
+        kind = ir.FunctionType(self.type, [self.type] * 2)
+        return self.builder.asm(kind, f"{name} $${by}, $1, $2, $0", "=v,v,v", [left, right], side_effect=False)
+
+    def broadcast(self, address: Any, offset: int, number: int) -> Any:
+        """The element `offset` behind `address` in every lane, loaded anew for each `number`. AVX-512 alone.
+
+        LLVM would load all weights of a kernel at once, and keep those it has no registers for in memory, as vectors.
+        """
+        name = "vbroadcastss" if self.itemsize == 4 else "vbroadcastsd"
+        kind = ir.FunctionType(self.type, [address.type])
+        code = f"{name} {offset * self.itemsize}($1), $0 # {number}"
+        return self.builder.asm(kind, code, "=v,r", [address], side_effect=False)
 
     def load_rows(self, address: Any, distance: Any, count: Any, mask: Any) -> list[Any]:
         """A vector at each of `lanes` addresses, `distance` elements apart; from `count` on zeros, not read."""
