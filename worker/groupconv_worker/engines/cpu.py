@@ -32,7 +32,8 @@ from groupconv_worker.threads import Team
 THIN = 16
 """Filters per group up to which lanes along a row beat lanes over filters."""
 FEW_CELLS = 32
-"""Output cells below which packing the filters of a one-shot kernel costs more than it saves."""
+"""Cells that a weight meets below which packing the filters of a one-shot kernel costs more than it saves: of the output,
+or of a transposed kernel's input where one thread does the packing."""
 MANY_CELLS, MANY_CELLS_ALONE = 600, 150
 """Output cells from which Winograd saves one-shot kernels more than transforming filters costs; with one thread."""
 TUNED_MACS = 100_000
@@ -88,10 +89,11 @@ class CpuEngine:
         if plane and plane.filters <= THIN and self.grouped.supports(problem):
             return self.grouped
         pointwise = bool(plane and plane.kernel == (1, 1)) and not problem.geometry.transposed
-        cells, alone = math.prod(problem.geometry.output), self.threads == 1
+        g, alone = problem.geometry, self.threads == 1
+        cells = math.prod(g.output)
         if self.winograd.supports(problem) and (resident or cells >= (MANY_CELLS_ALONE if alone else MANY_CELLS)):
             return self.winograd
-        few = not resident and cells < FEW_CELLS
+        few = not resident and (math.prod(g.input) if g.transposed and alone else cells) < FEW_CELLS
         if plane and pointwise and not (resident or few) and self._reads_them_raw(problem, plane):
             return self.grouped
         if self.onnx.supports(problem) and (resident or pointwise or few or not plane):
