@@ -32,8 +32,8 @@ from groupconv_worker.threads import Team
 THIN = 16
 """Filters per group up to which lanes along a row beat lanes over filters."""
 FEW_CELLS = 32
-"""Cells that a weight meets below which packing the filters of a one-shot kernel costs more than it saves: of the output,
-or of a transposed kernel's input where one thread does the packing."""
+"""Cells that a weight meets below which packing a one-shot kernel's filters costs more than it saves: of the output, or
+of a transposed kernel's input where one thread does the packing."""
 MANY_CELLS, MANY_CELLS_ALONE = 600, 150
 """Output cells from which Winograd saves one-shot kernels more than transforming filters costs; with one thread."""
 TUNED_MACS = 100_000
