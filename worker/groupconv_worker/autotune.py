@@ -154,17 +154,18 @@ def _read(path: Path | None) -> dict[str, str]:
 def _arrays(problem: Problem) -> tuple[Array, Array]:
     """One sample of the problem's shape, random, and room for its answer."""
     g, types = problem.geometry.with_batch(1), problem.types
-    rng, x = np.random.default_rng(0), _on_lines(g.input_shape, types.input)
+    rng, x = np.random.default_rng(0), _array(g.input_shape, types.input, 16)
     x[...] = rng.standard_normal(x.shape, np.float32) if is_float(x.dtype) else rng.integers(0, 100, x.shape)
-    return x, _on_lines(g.output_shape, types.output)
+    return x, _array(g.output_shape, types.output, 0)
 
 
-def _on_lines(shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """An array that begins with a cache line, as in shared memory: a kernel that writes whole lines then shows it.
+def _array(shape: tuple[int, ...], dtype: np.dtype, behind: int) -> Array:
+    """An array that begins so many bytes behind the start of a cache line.
 
-    NumPy's own begin 16 bytes behind one, where every vector lies on two lines and all kernels wait for them alike.
+    Input comes as NumPy has it, 16 bytes behind one, where vectors lie on two lines: a kernel that loads them is slower
+    than one that broadcasts. Output begins with a line, as in shared memory: a kernel that writes whole lines shows it.
     """
     size = math.prod(shape) * dtype.itemsize
     room = np.empty(size + LINE, np.uint8)
-    start = -room.ctypes.data % LINE
+    start = (behind - room.ctypes.data) % LINE
     return room[start : start + size].view(dtype).reshape(shape)
