@@ -21,8 +21,9 @@ from groupconv_worker.engines.reference import convolve
 
 TURN = 3
 """Timed runs of a contender in its turn, after one that is not timed."""
-PAUSE = 0.015
-"""Seconds between turns: the thread pool of the contender before must stop spinning, or it is timed, too."""
+PAUSE = 0.05
+"""Seconds between turns: the thread pool of the contender before must stop spinning, or it is timed, too. NumPy's
+OpenBLAS spins for 2^26 ticks of the processor's clock, 26 ms at 2.6 GHz, where the next one's helper should be."""
 SLOW = 2.0
 """A contender whose run takes more seconds is timed once more and no further."""
 CHECKED_ROWS = 160
