@@ -36,14 +36,10 @@ def client(server):
 
 
 def status(server, *options, **kwargs):
-    command = [sys.executable, "-m", "groupconv_server", "status", "-t", server.address, *options]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=interruptible, **kwargs)
-
-
-def interruptible():
-    """Ctrl-C counts, also where the tests run in the background of a script, which has it ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """The command. Ctrl-C counts, also where the tests run in the background of a script, which has it ignored."""
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "groupconv_server", "status"]
+    command += ["-t", server.address, *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
 def test_the_server_tells_of_layers_libraries_and_load(client):
