@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import serving
-from serving import CORES, Process, bare, echo_sync, engine, layer_named, load, prepare, serve
+import processes
+from processes import CORES, Process, bare, echo_sync, engine, layer_named, load, prepare, serve
+from serving import median
 
 PARTS = (
     ("called", ""),
@@ -125,7 +126,7 @@ def echo_counted(pipe: Connection, reply: int) -> None:
 def bare_counted(pipe: Connection, name: str, workers: int) -> None:
     """The bare service, with the CPU of its engine."""
     prepared, x = prepare(name, 1)
-    serving.prepare = lambda *_: (_Counted(prepared.run), x)
+    processes.prepare = lambda *_: (_Counted(prepared.run), x)
     bare(_Asked(pipe), name, workers)  # type: ignore[arg-type]
 
 
@@ -256,7 +257,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
         cpu, _ = alone.ask((1, options.seconds / 2, False))
         _, wall = alone.ask((CORES, options.seconds / 2, False))
         rows["engine"].append({"cpu": cpu * 1e6, "wall": wall * 1e6})
-    found = {key: serving.median(of) for key, of in rows.items()}
+    found = {key: median(of) for key, of in rows.items()}
     for one in [*(c for several in clients.values() for c in several), alone, *servers.values()]:
         one.close()
     show(name, options, found)

@@ -15,7 +15,7 @@ import time
 from multiprocessing.connection import Connection
 
 import numpy as np
-from serving import Process, layer_named
+from processes import Process, layer_named
 
 CALLERS = 8
 """In a process."""

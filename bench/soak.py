@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
-from serving import Process, layer_call, layer_named
+from processes import Process, layer_call, layer_named
 
 POINTS = 10
 

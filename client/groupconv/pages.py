@@ -1,4 +1,7 @@
-"""Memory that was touched once stays with the process: what costs in large messages is pages touched first."""
+"""Freed memory that stays with the caller's process, within what malloc does by itself.
+
+A server's own process is told more: there `groupconv_server.pages` sets how much is kept.
+"""
 
 import functools
 
@@ -9,7 +12,7 @@ ONCE = 32 * 2**20 - 2**16
 
 
 @functools.cache
-def keep_pages() -> None:
+def expect_messages() -> None:
     """Have glibc's malloc expect large arrays from the start, as it does anyway once one of 32 MiB was freed.
 
     A message of a few hundred KiB lies in memory three or four times at once on its way through gRPC. Freed, that is

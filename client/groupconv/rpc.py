@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from groupconv.address import is_local
 from groupconv.errors import BY_STATUS, GroupconvError, InvalidArgumentError, UnavailableError
-from groupconv.pages import keep_pages
+from groupconv.pages import expect_messages
 from groupconv.tensors import MAX_MESSAGE_BYTES
 from groupconv.tracing import interceptors, traced
 
@@ -129,14 +129,14 @@ class Connection:
 
     def open(self) -> grpc.Channel:
         """A blocking channel."""
-        keep_pages()
+        expect_messages()
         if not self.encrypted:
             return traced(grpc.insecure_channel(self.target, options=self.options))
         return traced(grpc.secure_channel(self.target, self._credentials(), options=self.options))
 
     def open_aio(self) -> grpc.aio.Channel:
         """A channel of the running event loop."""
-        keep_pages()
+        expect_messages()
         if not self.encrypted:
             return grpc.aio.insecure_channel(self.target, options=self.options, interceptors=interceptors())
         credentials = self._credentials()

@@ -8,9 +8,9 @@ import pytest
 
 FAULTS = """
 import resource, sys
-from groupconv.pages import keep_pages
+from groupconv.pages import expect_messages
 if sys.argv[1] == "kept":
-    keep_pages()
+    expect_messages()
 def message():
     parts = [bytearray(400_000) for _ in range(5)]  # zeroed, so touched
 for _ in range(5):

@@ -1,4 +1,4 @@
-"""A server whose streams tests look into, for those that are about streams."""
+"""Servers that the tests of several files look into: for streams, and for shared memory."""
 
 import pytest
 
@@ -20,4 +20,18 @@ def exact():
 def bands(exact):
     """Its client."""
     with groupconv.connect(exact.address, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def sharing():
+    """A server that lets clients share memory with it."""
+    with Server(Config(port=0, executor="local", workers=2, threads=1, shared_memory=True)) as server:
+        yield server
+
+
+@pytest.fixture
+def near(sharing):
+    """A client that does."""
+    with groupconv.connect(sharing.address, timeout=60, shared_memory=True) as client:
         yield client
