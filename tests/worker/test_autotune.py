@@ -9,7 +9,7 @@ import pytest
 from groupconv.dtypes import types_of
 from groupconv.geometry import resolve
 from groupconv.spec import ConvSpec
-from groupconv_worker import autotune
+from groupconv_worker import autotune, sources
 from groupconv_worker.autotune import Tuner
 from groupconv_worker.engines.base import Problem
 from groupconv_worker.engines.cpu import CpuEngine
@@ -20,12 +20,15 @@ PROBLEM = Problem(resolve(ConvSpec(groups=2), *SHAPES), types_of(F32, F32))
 
 
 class Clock:
-    """Time that passes only when a candidate runs."""
+    """Time that passes only when a candidate runs, of which the thread has a part."""
 
-    now = 0.0
+    now, running = 0.0, 1.0
 
     def perf_counter(self) -> float:
         return self.now
+
+    def thread_time(self) -> float:
+        return self.now * self.running
 
 
 @dataclass
@@ -61,7 +64,8 @@ def test_the_fastest_is_chosen_and_remembered_on_disk(tmp_path, clock):
     assert sum(c.runs for c in made.values()) == 0
     _, ways = candidates(clock, slow=0.01, fast=0.02)
     assert Tuner(2, path).choose(PROBLEM, ways).algorithm == "slow"  # other threads, another choice
-    assert sorted(json.loads(path.read_text()).values()) == ["fast", "slow"]
+    (choices,) = json.loads(path.read_text()).values()
+    assert sorted(choices.values()) == ["fast", "slow"]
 
 
 def test_other_versions_measure_again(tmp_path, clock, monkeypatch):
@@ -71,7 +75,54 @@ def test_other_versions_measure_again(tmp_path, clock, monkeypatch):
     assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{broken", '{"a": 1}'])
+def test_versions_that_were_not_written_for_long_are_dropped(tmp_path, clock, monkeypatch):
+    path = tmp_path / "tuning.json"
+    for threads, version in enumerate("abcdae"):
+        monkeypatch.setattr(autotune, "versions", lambda version=version: version)
+        Tuner(threads, path).choose(PROBLEM, candidates(clock, x=1, y=2)[1])
+    kept = json.loads(path.read_text())
+    assert list(kept) == ["c", "d", "a", "e"]
+    assert len(kept["a"]) == 2
+
+
+def test_a_version_is_another_one_when_the_code_changes(tmp_path, monkeypatch):
+    for name in ("threads.py", "algorithms/gemm.py", "kernels/simd.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(sources, "HERE", tmp_path)
+    found = []
+    for changed in (None, "algorithms/gemm.py", "kernels/simd.py", "threads.py"):
+        if changed:
+            (tmp_path / changed).write_text("x = 1")
+        sources.digest.cache_clear()
+        found.append(autotune.versions())
+    sources.digest.cache_clear()
+    assert len(set(found)) == 4
+
+
+def test_what_was_measured_while_others_had_the_processor_is_measured_again(tmp_path, clock):
+    path = tmp_path / "tuning.json"
+
+    def chosen(running: float, **seconds: float) -> str:
+        clock.running = running
+        return Tuner(1, path).choose(PROBLEM, candidates(clock, **seconds)[1]).algorithm
+
+    assert chosen(0.5, a=1, b=2) == "a"
+    assert chosen(0.5, a=2, b=1) == "b"  # another one: still in doubt
+    assert chosen(0.99, a=1, b=2) == "a"
+    assert chosen(0.99, a=2, b=1) == "a"  # remembered
+
+
+def test_a_doubted_choice_that_is_found_again_is_kept(tmp_path, clock):
+    path, clock.running = tmp_path / "tuning.json", 0.5
+    tuner = Tuner(1, path)
+    for seconds in ({"a": 1, "b": 2}, {"a": 2, "b": 1}):
+        assert tuner.choose(PROBLEM, candidates(clock, **seconds)[1]).algorithm == "a"  # one process does not ask again
+    Tuner(1, path).choose(PROBLEM, candidates(clock, a=1, b=2)[1])
+    assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "a"
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{broken", '{"a": 1}', '{"a": {"b": 1}}'])
 def test_a_broken_cache_is_no_cache(tmp_path, clock, content):
     path = tmp_path / "tuning.json"
     path.write_text(content)
@@ -130,7 +181,8 @@ def test_the_engine_tunes_resident_kernels_alone(tmp_path, monkeypatch, setting,
     engine = CpuEngine(threads=1, tuning=path)
     out = np.empty(PROBLEM.geometry.output_shape, F32)
     engine.prepare(PROBLEM, w, resident=resident).run(x, out)
-    assert len(json.loads(path.read_text()) if path.exists() else {}) == measured
+    written = json.loads(path.read_text()) if path.exists() else {}
+    assert sum(map(len, written.values())) == measured
     from groupconv_worker.engines.reference import convolve
 
     np.testing.assert_allclose(out, convolve(x, w, None, PROBLEM.geometry), atol=1e-4)

@@ -1,8 +1,12 @@
 """Compiled kernels on disk, which processes that compile at the same time share."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+
+import groupconv_worker
 
 COMPILE = """
 import numpy as np
@@ -24,3 +28,30 @@ def test_no_two_kernels_share_an_index(tmp_path):
     assert len([index for index in indices if "weave" in index.name]) == 2
     assert len([index for index in indices if "kernel.locals.rows" in index.name]) == 2
     assert len(indices) == len(kernels)
+
+
+WEAVE = """
+import numpy as np
+from groupconv_worker.kernels import layout
+layout.weave(np.dtype(np.float32))
+"""
+
+
+def test_a_kernel_is_compiled_again_when_another_file_it_is_built_from_changed(tmp_path):
+    package = tmp_path / "groupconv_worker"
+    shutil.copytree(Path(groupconv_worker.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def compiled() -> dict[Path, int]:
+        subprocess.run([sys.executable, "-c", WEAVE], env=environment, check=True, timeout=300)
+        found = list(package.rglob("*.nbc"))
+        assert any("weave" in path.name for path in found)
+        return {path: path.stat().st_mtime_ns for path in found}
+
+    first = compiled()
+    assert compiled() == first
+    with (package / "kernels" / "simd.py").open("a") as file:
+        file.write("\n# changed\n")
+    again = compiled()
+    assert again.keys() == first.keys()
+    assert all(again[path] > first[path] for path in first)

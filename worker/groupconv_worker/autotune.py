@@ -1,7 +1,9 @@
 """Autotuning: time the candidates of a resident kernel once, keep the fastest, remember it on disk.
 
-A choice is remembered per problem, threads, processor and versions of what computes, so an upgrade or a move to
-another machine measures again. GROUPCONV_TUNE=off takes the first candidate, the heuristic's, instead.
+A choice is remembered per problem, threads, processor and versions of what computes, this package's code among them, so
+a change of it, an upgrade or a move to another machine measures again. One that was measured while others had the
+processor is doubted: the next process measures again, until one was not disturbed or found the same.
+GROUPCONV_TUNE=off takes the first candidate, the heuristic's, instead.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ import platformdirs
 
 from groupconv.dtypes import is_float
 from groupconv_worker.engines.base import Array, Prepared, Problem
+from groupconv_worker.sources import digest
 
 VARIABLE = "GROUPCONV_TUNE"
 ROUNDS = 24
@@ -38,6 +41,12 @@ DISPLACED = 2**20
 """Doubles written between turns: they take the place of what lies in a core's caches, and helpers fall asleep."""
 LINE = 64
 """Bytes of a cache line."""
+DISTURBED = 0.95
+"""Of the time that candidates took, the part the thread was running below which something else had the processor."""
+DOUBT = "?"
+"""Behind the name of a candidate that was chosen so."""
+KEPT = 4
+"""Versions whose choices are kept, those that were written last."""
 
 
 def enabled() -> bool:
@@ -51,10 +60,11 @@ def default_path() -> Path:
 
 
 def versions() -> str:
-    """What a choice depends on beside its problem: the processor and the libraries that compute."""
-    packages = ("groupconv", "numpy", "numba", "onnxruntime")
+    """What a choice depends on beside its problem: the processor, the engine's code, the libraries that compute."""
+    packages = ("numpy", "numba", "onnxruntime")
     found = [f"{name} {importlib.metadata.version(name)}" for name in packages]
-    return ", ".join([llvmlite.binding.get_host_cpu_name(), *found])
+    code = digest("*.py", "algorithms/*.py", "engines/*.py", "kernels/*.py")
+    return ", ".join([llvmlite.binding.get_host_cpu_name(), f"code {code}", *found])
 
 
 class Tuner:
@@ -68,7 +78,7 @@ class Tuner:
     def __init__(self, threads: int, path: Path | None = None) -> None:
         self.threads, self.path = threads, path
         self._lock = threading.Lock()
-        self._choices: dict[str, str] = _read(path)
+        self._choices = _read(path).get(versions(), {})
 
     def choose(self, problem: Problem, candidates: Mapping[str, Callable[[], Prepared]]) -> Prepared:
         """The fastest candidate, prepared: from memory if it was measured before, else measured now.
@@ -84,8 +94,8 @@ class Tuner:
         if len(candidates) == 1:
             return next(iter(candidates.values()))()
         with self._lock:  # two tunings at once would time each other
-            name, best = self._measure(problem, candidates)
-        self._remember(key, name)
+            name, best, disturbed = self._measure(problem, candidates)
+        self._remember(key, name, name + DOUBT if disturbed and known != name + DOUBT else name)
         return best
 
     def _key(self, problem: Problem) -> str:
@@ -94,12 +104,17 @@ class Tuner:
         activation = g.activation.kind if g.activation else ""
         shape = (g.in_channels, g.out_channels, g.groups, g.input, g.kernel, g.output, g.stride, g.padding, g.dilation)
         flags = (g.padding_mode, activation, g.transposed)
-        return f"{versions()}; {self.threads} threads; {dtypes}; {shape}; {flags}"
+        return f"{self.threads} threads; {dtypes}; {shape}; {flags}"
 
-    def _measure(self, problem: Problem, candidates: Mapping[str, Callable[[], Prepared]]) -> tuple[str, Prepared]:
+    def _measure(
+        self, problem: Problem, candidates: Mapping[str, Callable[[], Prepared]]
+    ) -> tuple[str, Prepared, bool]:
         """Time the candidates as requests use them: in turns of a few runs, after a pause that others filled.
 
         Timed back to back, what goes through the interpreter, or needs its helpers awake, looks better than it is.
+
+        Returns:
+            The fastest one's name, it, and whether something else had the processor meanwhile.
         """
         x, out = _arrays(problem)
         prepared = {name: prepare() for name, prepare in candidates.items()}
@@ -108,7 +123,8 @@ class Tuner:
         once = {name: _seconds(kernel, x, out) for name, kernel in prepared.items()}
         limit = min(once.values()) * FAR if sum(once.values()) * TURN * SURE > SECONDS else math.inf
         times: dict[str, list[float]] = {name: [] for name in once if once[name] <= limit}
-        others, deadline = np.zeros(DISPLACED), time.perf_counter() + SECONDS
+        others, begun, running = np.zeros(DISPLACED), time.perf_counter(), time.thread_time()
+        deadline = begun + SECONDS
         for turn in range(1, ROUNDS + 1):
             for name, found in times.items():
                 others += 1.0
@@ -119,18 +135,21 @@ class Tuner:
                 times = {name: found for name, found in times.items() if medians[name] <= limit}
             if len(times) == 1 or time.perf_counter() > deadline:
                 break
+        disturbed = time.thread_time() - running < DISTURBED * (time.perf_counter() - begun)
         best = min(times, key=lambda name: medians[name])
-        return best, prepared[best]
+        return best, prepared[best], disturbed
 
-    def _remember(self, key: str, name: str) -> None:
+    def _remember(self, key: str, name: str, written: str) -> None:
         self._choices[key] = name
         if self.path is None:
             return
         with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            merged = _read(self.path) | {key: name}  # other workers write here, too
+            found, version = _read(self.path), versions()
+            found[version] = found.pop(version, {}) | {key: written}  # other workers write here, too
+            merged = dict(list(found.items())[-KEPT:])
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
-                json.dump(merged, file, indent=0, sort_keys=True)
+                json.dump(merged, file, indent=0)
             Path(file.name).replace(self.path)
 
 
@@ -141,14 +160,16 @@ def _seconds(kernel: Prepared, x: Array, out: Array) -> float:
     return time.perf_counter() - start
 
 
-def _read(path: Path | None) -> dict[str, str]:
+def _read(path: Path | None) -> dict[str, dict[str, str]]:
+    """The choices of each version, of those that were written last at the end."""
     if path is None:
         return {}
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return {str(k): str(v) for k, v in content.items()} if isinstance(content, dict) else {}
+    versions = content.items() if isinstance(content, dict) else ()
+    return {v: {str(k): str(n) for k, n in choices.items()} for v, choices in versions if isinstance(choices, dict)}
 
 
 def _arrays(problem: Problem) -> tuple[Array, Array]:

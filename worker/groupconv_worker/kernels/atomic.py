@@ -11,6 +11,7 @@ from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from groupconv_worker.kernels import cache  # noqa: F401 - what is compiled from here on is kept by it
 from groupconv_worker.kernels.simd import I32, I64, i64
 
 LENGTH = 2**40
