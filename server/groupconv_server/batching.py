@@ -46,8 +46,8 @@ class Batcher:
         coordinator: runs what is joined.
         most: requests joined at most; 1 turns batching off, and costs nothing.
         delay: seconds more that a request that had to wait may wait for others to join it.
-        at_once: runs at a time; None is one for each worker there is, with Ray two, as one travels while another
-            computes.
+        at_once: runs at a time; None is as many as this process computes at a time, or with Ray two for each worker
+            there is, as one travels while another computes.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class Batcher:
         if self._at_once is not None:
             return self._at_once
         executor = self.coordinator.executor
-        return max(1, len(executor.workers())) * (1 if executor.name == "local" else 2)
+        return executor.computes_here or 2 * max(1, len(executor.workers()))
 
     def _left(self, asked: Asked) -> None:
         """A run has ended. Who waits is run by a thread that goes on: to wake each in turn would leave workers idle."""

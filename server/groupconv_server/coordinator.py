@@ -182,7 +182,8 @@ class Coordinator:
                 into = output if chain is chains[-1] else None
                 made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)], into)
                 dispatched = time.perf_counter()
-                ran = self.executor.run(made.tasks, deadline=deadline)
+                among = max(self._running, self._inside())
+                ran = self.executor.run(made.tasks, deadline=deadline, among=among)
                 executed = time.perf_counter()
                 made.merge()
                 merged = time.perf_counter()

@@ -186,7 +186,7 @@ class Server:
         """Few, where the thread of a request computes it, unless it may have to wait for others to join it."""
         config = self.config
         here = self.executor.computes_here and config.max_batch == 1
-        return Crew(len(self.executor.workers()) + 1 if here else config.concurrency, config.concurrency)
+        return Crew(self.executor.computes_here + 1 if here else config.concurrency, config.concurrency)
 
     def _build(self) -> grpc.Server:
         limit = self.config.limits.message_bytes

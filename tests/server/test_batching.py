@@ -41,13 +41,13 @@ class Held(LocalExecutor):
         self.begun = threading.Semaphore(0)
         self.fail = []
 
-    def run(self, tasks, *, deadline):
+    def run(self, tasks, *, deadline, among=1):
         self.batches.append(len(tasks[0].x))
         self.begun.release()
         assert self.go.acquire(timeout=60)
         if self.fail and len(tasks[0].x) in self.fail:
             raise UnavailableError("no worker is left")
-        return super().run(tasks, deadline=deadline)
+        return super().run(tasks, deadline=deadline, among=among)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from groupconv.geometry import resolve
 from groupconv.requests import geometries
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors import Executor, Task, create_executor
+from groupconv_server.executors.base import wanted
+from groupconv_server.layers import resident_steps
 from groupconv_server.planner import Cut
 from groupconv_worker.engines import reference
 from groupconv_worker.engines.base import Problem
@@ -84,6 +88,47 @@ def test_a_deadline_in_the_past_starts_nothing_and_the_next_request_is_served(ex
     with pytest.raises(DeadlineExceededError):
         coordinator.convolve(x, steps, deadline=time.monotonic() - 1)
     assert coordinator.convolve(x, steps).output.shape == (2, 8, 18, 18)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+def test_requests_share_the_threads_of_a_local_worker(engine):
+    executor = create_executor("local", workers=1, threads=2, engine=engine)
+    coordinator, (x, steps) = Coordinator(executor, inside=lambda: 2), grouped_request()
+    met = threading.Barrier(executor.computes_here)
+    want = Coordinator(executor).convolve(x, steps).output
+
+    def request(_):
+        wanted.set(lambda: met.wait(60) >= 0)  # asked when it is the shard's turn
+        return coordinator.convolve(x, steps).output
+
+    assert executor.computes_here == (2 if engine == "cpu" else 1)
+    with ThreadPoolExecutor(2) as callers:
+        for got in callers.map(request, range(4)):
+            np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+    assert executor.describe()[0].shards == 5
+    executor.close()
+
+
+def test_what_is_to_be_tuned_waits_for_all_threads():
+    executor = create_executor("local", workers=1, threads=2, engine="cpu")
+    coordinator, (x, steps) = Coordinator(executor, inside=lambda: 2), grouped_request()
+    resident = resident_steps("layer", 1, steps)
+    inside, go = threading.Event(), threading.Event()
+
+    def held():
+        wanted.set(lambda: inside.set() or go.wait(60))
+        coordinator.convolve(x, steps)
+
+    first = threading.Thread(target=held)
+    first.start()
+    assert inside.wait(60)
+    coordinator.convolve(x, steps)  # on the other thread
+    with pytest.raises(DeadlineExceededError):
+        coordinator.convolve(x, resident, deadline=time.monotonic() + 0.05)
+    go.set()
+    first.join(60)
+    coordinator.convolve(x, resident)
+    executor.close()
 
 
 @pytest.mark.ray

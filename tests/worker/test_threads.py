@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from groupconv_worker.algorithms.samples import Buffers
 from groupconv_worker.kernels.atomic import array, job, load, store
 from groupconv_worker.program import Program, Stage
-from groupconv_worker.threads import Team
+from groupconv_worker.threads import Team, keep_to
 
 
 @given(threads=st.integers(1, 4), tasks=st.integers(0, 20), limit=st.integers(1, 5))
@@ -57,6 +57,19 @@ def test_many_callers_share_one_team():
         caller.join()
     team.close()
     assert all((count == 200).all() for count in counts)
+
+
+def test_a_thread_that_keeps_to_itself_gets_no_helpers():
+    team, barrier = Team(2), threading.Barrier(2)
+    by: set[int] = set()
+    keep_to(1)
+    try:
+        team.run(lambda *_: by.add(threading.get_ident()), 50)
+        assert by == {threading.get_ident()}
+    finally:
+        keep_to(None)
+    team.run(lambda *_: barrier.wait(60), 2)  # which takes two
+    team.close()
 
 
 @job()

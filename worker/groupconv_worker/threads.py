@@ -13,6 +13,9 @@ time to let go of the GIL before it asks, and tells that work is over when it ha
 
 Linux tends to wake a thread on the processor of the one that wakes it. Behind a caller that computes, it waited there
 for many milliseconds, so a sleeping helper is first told to keep off that processor.
+
+Who shares a team's budget with others (turn.py) says so in its own thread (`keep_to`), as it is many calls away from
+where the team is asked for helpers.
 """
 
 import collections
@@ -52,6 +55,9 @@ LOOKOUT = 200_000
 """Turns (a quarter of a nanosecond to one) for which a helper looks out for work, and a caller for its helpers."""
 HANDOVER = 2_000
 """Turns to wait before asking for the GIL, which who announced work still holds for a moment."""
+
+
+_this = threading.local()
 
 
 class Team:
@@ -100,7 +106,13 @@ class Team:
             helper.wake()
 
     def hire(self, count: int) -> "Helpers":
-        """Up to `count` helpers, nobody else's until they are dismissed; those that sleep are woken."""
+        """Up to `count` helpers, nobody else's until they are dismissed; those that sleep are woken.
+
+        Fewer if the calling thread keeps to fewer threads.
+        """
+        kept = getattr(_this, "threads", None)
+        if kept is not None:
+            count = min(count, kept - 1)
         if count < 1 or not self._free:
             return NOBODY
         found: list[_Helper] = []
@@ -124,6 +136,11 @@ class Team:
         self._dismiss()
         for helper in self._helpers:
             helper.thread.join()
+
+
+def keep_to(threads: int | None) -> None:
+    """Of any team the calling thread has at most so many threads at work from now on, itself among them; None: all."""
+    _this.threads = threads
 
 
 class Helpers(NamedTuple):

@@ -70,11 +70,11 @@ class Executor(Protocol):
 
     Attributes:
         name: for people.
-        computes_here: whether the thread that brings a request computes it.
+        computes_here: how many shards the threads that bring requests compute at a time; 0 if others do it.
     """
 
     name: str
-    computes_here: bool
+    computes_here: int
 
     def workers(self) -> tuple[str, ...]:
         """Ids of the workers that take shards now, in a stable order."""
@@ -98,12 +98,13 @@ class Executor(Protocol):
     def expect(self, shards: int) -> None:
         """So many shards of one chain come in a moment: what sleeps may wake meanwhile."""
 
-    def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
+    def run(self, tasks: Sequence[Task], *, deadline: float | None, among: int = 1) -> list[tuple[ShardReport, ...]]:
         """Run every task; when it returns, each result is in its task's `out`.
 
         Args:
             tasks: of one step, or of a chain of steps.
             deadline: on the clock of time.monotonic(); a shard whose deadline has passed is not started.
+            among: requests that share the workers now, this one among them.
 
         Returns:
             For each task a report of each of its stages.

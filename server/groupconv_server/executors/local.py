@@ -17,11 +17,12 @@ from groupconv_server.executors.base import Task, WorkerInfo, wanted
 from groupconv_worker.engines import create_engine
 from groupconv_worker.resident import CAPACITY, Resident
 from groupconv_worker.shard import run_shard
-from groupconv_worker.threads import Team
+from groupconv_worker.threads import Team, keep_to
+from groupconv_worker.turn import Turn
 
 
 class LocalExecutor:
-    """Workers with an engine each, that run one shard at a time.
+    """Workers with an engine each, whose threads go to one shard, or are shared by as many as there are requests.
 
     Args:
         workers: how many.
@@ -31,13 +32,13 @@ class LocalExecutor:
     """
 
     name = "local"
-    computes_here = True
 
     def __init__(
         self, *, workers: int = 1, threads: int | None = None, engine: str = "auto", capacity: int = CAPACITY
     ) -> None:
         threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
         self._workers = {f"local-{i}": _Worker(f"local-{i}", engine, threads, capacity) for i in range(workers)}
+        self.computes_here = sum(worker.engine.at_once for worker in self._workers.values())
         self._team = Team(workers)
 
     def workers(self) -> tuple[str, ...]:
@@ -63,17 +64,18 @@ class LocalExecutor:
         """Waking a thread takes longer than cutting a request: it may begin before that."""
         self._team.expect(shards - 1)
 
-    def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
+    def run(self, tasks: Sequence[Task], *, deadline: float | None, among: int = 1) -> list[tuple[ShardReport, ...]]:
         """Every task straight into its slice of the output: the first in this thread, the others in the team's."""
         start, alive = time.perf_counter(), wanted.get()
+        among_each = min(among, self.computes_here) / len(self._workers)
         workers = [self._free(tasks), *(self._workers[task.worker] for task in tasks[1:])]
         if len(tasks) == 1:
-            return [workers[0].run(tasks[0], deadline, start, alive)]
+            return [workers[0].run(tasks[0], deadline, start, alive, among_each)]
         reports: list[tuple[ShardReport, ...]] = [()] * len(tasks)
 
         def work(first: int, last: int) -> None:
             for i in range(first, last):
-                reports[i] = workers[i].run(tasks[i], deadline, start, alive)
+                reports[i] = workers[i].run(tasks[i], deadline, start, alive, among_each)
 
         self._team.run(work, len(tasks))
         return reports
@@ -98,18 +100,18 @@ class LocalExecutor:
 
 
 class _Worker:
-    """An engine that runs one shard at a time, in whichever thread brings it."""
+    """An engine that runs shards, in whichever threads bring them."""
 
     def __init__(self, worker_id: str, engine: str, threads: int, capacity: int) -> None:
         self.id = worker_id
         self.engine = create_engine(engine, threads=threads)
         self.resident = Resident(capacity)
-        self.shards = 0
-        self._turn = threading.Lock()
+        self.shards, self._count = 0, threading.Lock()
+        self._turn = Turn(self.engine.threads if self.engine.at_once > 1 else 1)
 
     @property
     def busy(self) -> bool:
-        return self._turn.locked()
+        return self._turn.busy
 
     def info(self) -> WorkerInfo:
         e = self.engine
@@ -120,16 +122,23 @@ class _Worker:
             self.engine.close()
 
     def run(
-        self, task: Task, deadline: float | None, submitted: float, alive: Callable[[], bool]
+        self, task: Task, deadline: float | None, submitted: float, alive: Callable[[], bool], among: float
     ) -> tuple[ShardReport, ...]:
         left = -1.0 if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-        if (deadline is not None and left <= 0) or not self._turn.acquire(timeout=left):
+        # what is prepared and tuned is to have the threads, and the processor, for itself
+        new = not all(stage.key is None or self.resident.has(stage.key, stage.problem) for stage in task.stages)
+        late = deadline is not None and left <= 0
+        threads = 0 if late else self._turn.acquire(left, among=among, whole=new)
+        if not threads:
             raise DeadlineExceededError("the deadline passed before the shard was started")
         try:
             if not alive():
                 raise CancelledError("the caller has gone")
+            keep_to(threads)
             ran = run_shard(self.engine, task.stages, task.x, task.out, self.resident)
-            self.shards += 1
+            with self._count:
+                self.shards += 1
         finally:
-            self._turn.release()
+            keep_to(None)
+            self._turn.release(threads)
         return task.reports(self.id, ran, time.perf_counter() - submitted)

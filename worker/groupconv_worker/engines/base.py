@@ -69,10 +69,16 @@ class Algorithm(Protocol):
 
 
 class Engine(Protocol):
-    """Algorithms of one device and the choice among them."""
+    """Algorithms of one device and the choice among them.
+
+    Attributes:
+        threads: CPU threads it may use.
+        at_once: runs it does at a time, at most, where its threads are shared among them (`threads.keep_to`).
+    """
 
     name: str
     threads: int
+    at_once: int
 
     def device(self) -> str:
         """The device in words, for people ("cpu: Intel Xeon, 2 threads")."""

@@ -36,6 +36,8 @@ FEW_CELLS = 32
 of a transposed kernel's input where one thread does the packing."""
 MANY_CELLS, MANY_CELLS_ALONE = 600, 150
 """Output cells from which Winograd saves one-shot kernels more than transforming filters costs; with one thread."""
+AT_ONCE = 8
+"""Runs that share the threads, at most: more would take caches and interpreter from one another."""
 TUNED_MACS = 100_000
 """Multiply-adds below which every algorithm is quick and measuring is not worth it."""
 
@@ -51,7 +53,7 @@ class CpuEngine:
     name = "cpu"
 
     def __init__(self, *, threads: int = 1, tuning: Path | None = None) -> None:
-        self.threads = threads
+        self.threads, self.at_once = threads, min(threads, AT_ONCE)
         self.team, buffers = Team(threads), Buffers()
         self.gemm = Gemm(np, scipy.special.erf, team=self.team)
         self.onnx = OnnxRuntime(self.team)

@@ -58,7 +58,7 @@ class CudaEngine:
     def __init__(self, *, threads: int = 1, options: CudaOptions | None = None) -> None:
         import cupy
 
-        self.threads = threads
+        self.threads, self.at_once = threads, 1
         self._device = Device(cupy, options or CudaOptions.from_environ(os.environ))
         made: list[CudaAlgorithm] = [kind(self._device) for kind in (Direct, Gemm, Grouped, Fft, Separable)]
         if cudnn := _cudnn(self._device):

@@ -30,7 +30,7 @@ class ReferenceEngine:
     """Computes every convolution in float64 or int64 and rounds once, at the end."""
 
     name = "reference"
-    threads = 1
+    threads = at_once = 1
 
     def device(self) -> str:
         """Always the CPU."""

@@ -62,7 +62,7 @@ class RayExecutor:
     """
 
     name = "ray"
-    computes_here = False
+    computes_here = 0
 
     def __init__(
         self,
@@ -119,7 +119,13 @@ class RayExecutor:
     def expect(self, shards: int) -> None:
         """Its workers wait for nothing."""
 
-    def run(self, tasks: Sequence[Task], *, deadline: float | None) -> list[tuple[ShardReport, ...]]:
+    def run(
+        self,
+        tasks: Sequence[Task],
+        *,
+        deadline: float | None,
+        among: int = 1,  # noqa: ARG002 - a worker elsewhere runs one shard at a time
+    ) -> list[tuple[ShardReport, ...]]:
         """Every task on its worker, by its lane if it has one; each result is copied once, into its slice."""
         inputs, alive = Inputs(), wanted.get()
         flights: dict[object, Flight] = {}
