@@ -35,9 +35,9 @@ def test_the_engine_reads_the_request_and_writes_the_answer(server, layer, monke
     seen = []
     run = LocalExecutor.run
 
-    def watched(self, tasks, *, deadline):
+    def watched(self, tasks, **options):
         seen.extend((task.x, task.out) for task in tasks)
-        return run(self, tasks, deadline=deadline)
+        return run(self, tasks, **options)
 
     monkeypatch.setattr(LocalExecutor, "run", watched)
     answer = ConvolutionServicer(server.batcher, server.layers).Convolve(request, Context())

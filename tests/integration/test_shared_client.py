@@ -44,9 +44,9 @@ def seen(monkeypatch):
     found = []
     run = LocalExecutor.run
 
-    def watched(self, tasks, *, deadline):
+    def watched(self, tasks, **options):
         found.extend((task.x, task.out) for task in tasks)
-        return run(self, tasks, deadline=deadline)
+        return run(self, tasks, **options)
 
     monkeypatch.setattr(LocalExecutor, "run", watched)
     return found
@@ -274,7 +274,7 @@ def test_a_call_that_timed_out_leaves_its_memory_alone(sharing, near, layer, mon
     go, written = threading.Event(), threading.Event()
     run = LocalExecutor.run
 
-    def late(self, tasks, *, deadline):
+    def late(self, tasks, **options):
         go.wait(30)
         for task in tasks:
             task.out[...] = -1

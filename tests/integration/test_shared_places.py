@@ -169,9 +169,9 @@ def test_a_region_unregistered_during_a_request_ends_with_it(raw, registered, mo
     segment, region = registered
     run = LocalExecutor.run
 
-    def meanwhile(self, tasks, *, deadline):
+    def meanwhile(self, tasks, **options):
         raw.unregister(region)
-        return run(self, tasks, deadline=deadline)
+        return run(self, tasks, **options)
 
     monkeypatch.setattr(LocalExecutor, "run", meanwhile)
     slot = segment.take(64)
