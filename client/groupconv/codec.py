@@ -71,9 +71,8 @@ class Forms(Generic[Meaning]):
         >>> forms = Forms()
         >>> message = b"\x0a\x06\x08\x03\x1a\x02ab\x28\x01"
         >>> forms.keep(message, scan(message, (1, 3))[1], "a float32, for layer 1")
-        >>> meaning, payload = forms.find(b"\x0a\x06\x08\x03\x1a\x02cd\x28\x01")
-        >>> meaning, bytes(payload)
-        ('a float32, for layer 1', b'cd')
+        >>> forms.find(b"\x0a\x06\x08\x03\x1a\x02cd\x28\x01")
+        ('a float32, for layer 1', 6)
         >>> forms.find(b"\x0a\x06\x08\x03\x1a\x02cd\x28\x02") is None
         True
     """
@@ -83,21 +82,21 @@ class Forms(Generic[Meaning]):
         self._places: dict[tuple[int, bytes], tuple[int, int]] = {}
         self._meanings: dict[tuple[bytes, bytes], Meaning] = {}
 
-    def find(self, message: bytes) -> tuple[Meaning, memoryview] | None:
-        """What was kept for a message of this form, and the payload as a view of this one."""
+    def find(self, message: bytes) -> tuple[Meaning, int] | None:
+        """What was kept for a message of this form, and where its payload begins."""
         place = self._places.get((len(message), message[:_START]))
         if place is None:
             return None
         start, stop = place
         meaning = self._meanings.get((message[:start], message[stop:]))
-        return None if meaning is None else (meaning, memoryview(message)[start:stop])
+        return None if meaning is None else (meaning, start)
 
     def keep(self, message: bytes, payload: memoryview, meaning: Meaning) -> None:
         """Remember what a message says, of which `payload` is a part; unless what is beside it is long."""
         if not len(payload) or len(message) - len(payload) > _LONGEST:
             return
-        whole, part = (np.frombuffer(data, np.uint8).ctypes.data for data in (message, payload))
-        start, stop = part - whole, part - whole + len(payload)
+        start = offset(message, payload)
+        stop = start + len(payload)
         if len(self._meanings) >= self._most:
             self._places.clear()
             self._meanings.clear()
@@ -105,15 +104,28 @@ class Forms(Generic[Meaning]):
         self._places[len(message), message[:_START]] = start, stop
 
 
-def writable(data: bytes | memoryview) -> NDArray[np.uint8]:
-    """Bytes, or a part of them, that nobody else reads, to be written; the array keeps them alive.
+def offset(message: bytes, payload: memoryview) -> int:
+    """Where in a message its payload begins, which is a view of it."""
+    return int(np.frombuffer(payload, np.uint8).ctypes.data) - _address(message)
+
+
+def writable(message: bytes, start: int, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Elements in a message that nobody else reads, as an array to be written; it keeps the message alive.
+
+    Args:
+        message: on the wire.
+        start: where the elements begin.
+        dtype: of them.
+        shape: extents.
 
     Example:
-        >>> b = bytes(bytearray(b"fresh"))
-        >>> writable(b)[0] = ord("F"); b
-        b'Fresh'
+        >>> message = bytes(bytearray(b"a fresh one"))
+        >>> writable(message, 2, np.dtype("S1"), (5,))[0] = b"F"; message
+        b'a Fresh one'
     """
-    return np.asarray(_Exposed(data))
+    memory = _Memory.from_address(_address(message))
+    memory.of = message
+    return np.ndarray(shape, dtype, memory, start)
 
 
 def laid_out(field: int, dtype: np.dtype, code: int, shape: Sequence[int], rest: bytes) -> tuple[bytes, NDArray[Any]]:
@@ -139,24 +151,26 @@ def laid_out(field: int, dtype: np.dtype, code: int, shape: Sequence[int], rest:
         >>> convolution_pb2.ConvolveRequest.FromString(message).input.data == array.tobytes()
         True
     """
-    size = math.prod(shape) * dtype.itemsize
     shape = tuple(shape)
-    head = _header(field, code, shape, size)
-    total = len(head) + size + len(rest)
+    return with_room(_header(field, code, shape, dtype.itemsize), dtype, shape, rest)
+
+
+def with_room(head: bytes, dtype: np.dtype, shape: tuple[int, ...], rest: bytes = b"") -> tuple[bytes, NDArray[Any]]:
+    """`head`, room for an array's elements, `rest`; and the array, which must be filled before the message is sent.
+
+    Raises:
+        ValueError: more than a message can hold.
+    """
+    before = len(head)
+    total = before + math.prod(shape) * dtype.itemsize + len(rest)
     if total > _MAX_LENGTH:
         raise ValueError(total)
-    message = new_bytes(total)
-    room = writable(message)
-    ctypes.memmove(_address(message), head, len(head))
+    message: bytes = _from_size(None, total)
+    at = _address(message)
+    ctypes.memmove(at, head, before)
     if rest:
-        room[len(head) + size :] = np.frombuffer(rest, np.uint8)
-    return message, room[len(head) : len(head) + size].view(dtype).reshape(shape)
-
-
-def new_bytes(size: int) -> bytes:
-    """So many bytes that are still to be written (see `writable`)."""
-    made: bytes = _from_size(None, size)
-    return made
+        ctypes.memmove(at + total - len(rest), rest, len(rest))
+    return message, writable(message, before, dtype, shape)
 
 
 def varint(value: int) -> bytes:
@@ -176,15 +190,10 @@ def varint(value: int) -> bytes:
     return bytes(found)
 
 
-class _Exposed:
-    """A bytes object as NumPy's array interface, without the mark that it is read-only."""
+class _Memory(ctypes.c_char * _MAX_LENGTH):  # type: ignore[misc] # a type all the same
+    """Memory without the mark that it is read-only; how much of it there is knows the message `of` which it is."""
 
-    __slots__ = ("__array_interface__", "_data")
-
-    def __init__(self, data: bytes | memoryview) -> None:
-        self._data = data
-        at = _address(data) if isinstance(data, bytes) else np.frombuffer(data, np.uint8).ctypes.data
-        self.__array_interface__ = {"data": (at, False), "shape": (len(data),), "typestr": "|u1", "version": 3}
+    __slots__ = ("of",)
 
 
 def _without(
@@ -244,8 +253,9 @@ def _number(view: memoryview, at: int, most: int) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _header(field: int, code: int, shape: tuple[int, ...], size: int) -> bytes:
+def _header(field: int, code: int, shape: tuple[int, ...], itemsize: int) -> bytes:
     """All of a message before the tensor's elements, with padding so that they begin aligned."""
+    size = math.prod(shape) * itemsize
     extents = b"".join(map(varint, shape))
     kind = b"".join((bytes((_DTYPE,)), varint(code), bytes((_SHAPE,)), varint(len(extents)), extents))
     data = bytes((_DATA,)) + varint(size)

@@ -50,6 +50,10 @@ class LayerInfo:
     samples: int
     seconds: float
     batches: Mapping[int, int] = field(default_factory=dict)
+    _fitting: dict[tuple[np.dtype, tuple[int, ...]], bool] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Inputs as they are sent that were found to fit, by dtype and shape: whether a batch axis is to be added."""
 
 
 def load_messages(
@@ -119,24 +123,32 @@ def layer_input(info: LayerInfo, x: Any) -> tuple[Array, bool]:
         InvalidArgumentError: an input that does not fit the layer.
     """
     array = as_array(x)
-    convertible = is_float(info.dtype) and (is_float(array.dtype) or array.dtype.kind == "f")
-    array = travelling("input", array, info.dtype if convertible else None)
-    unbatched = array.ndim == len(info.kernel_shapes[0]) - 1
-    if unbatched:
-        array = array[np.newaxis]
-    spec, kernel = info.specs[0], info.kernel_shapes[0]
-    channels = kernel[0] if spec.transposed else kernel[1] * spec.groups
-    if array.ndim == len(kernel) and array.shape[1] != channels:  # the layer is given, so it is the input that is wrong
-        raise InvalidArgumentError("input.shape[1]", f"{channels} channels, as the layer has", array.shape[1])
-    _check_shape(info.specs, info.kernel_shapes, array.shape)
-    return array, unbatched
+    unbatched = info._fitting.get((array.dtype, array.shape))  # noqa: SLF001 - this room's own
+    if unbatched is None:
+        convertible = is_float(info.dtype) and (is_float(array.dtype) or array.dtype.kind == "f")
+        array = travelling("input", array, info.dtype if convertible else None)
+        unbatched = _checked(info.specs, info.kernel_shapes, array.shape)
+        if len(info._fitting) < FITTING:  # noqa: SLF001
+            info._fitting[array.dtype, array.shape] = unbatched  # noqa: SLF001
+    return array[np.newaxis] if unbatched else array, unbatched
+
+
+FITTING = 1024
+"""Inputs of a layer that are remembered as fitting."""
 
 
 @functools.lru_cache(maxsize=1024)
-def _check_shape(
-    specs: tuple[ConvSpec, ...], kernel_shapes: tuple[tuple[int, ...], ...], input_shape: tuple[int, ...]
-) -> None:
-    geometries(specs, input_shape, kernel_shapes)
+def _checked(specs: tuple[ConvSpec, ...], kernel_shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> bool:
+    """Whether an input of this shape, which fits the layer, needs a batch axis."""
+    spec, kernel = specs[0], kernel_shapes[0]
+    unbatched = len(shape) == len(kernel) - 1
+    if unbatched:
+        shape = (1, *shape)
+    channels = kernel[0] if spec.transposed else kernel[1] * spec.groups
+    if len(shape) == len(kernel) and shape[1] != channels:  # the layer is given, so it is the input that is wrong
+        raise InvalidArgumentError("input.shape[1]", f"{channels} channels, as the layer has", shape[1])
+    geometries(specs, shape, kernel_shapes)
+    return unbatched
 
 
 @functools.lru_cache(maxsize=1024)

@@ -10,7 +10,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from groupconv.codec import Forms, scan, writable
+from groupconv.codec import Forms, offset, scan, writable
 from groupconv.dtypes import DTYPES, is_float, known
 from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv.geometry import Geometry, resolve
@@ -179,47 +179,58 @@ def plan_request(
     )
 
 
-Answer = tuple[convolution_pb2.ConvolveResponse, memoryview | None]
-"""A response, and its output's bytes where they came, which are the reader's own."""
+Answer = tuple[convolution_pb2.ConvolveResponse, Array]
+"""A response, and its output in an array of the reader's own, where gRPC put it if it lies aligned."""
 
 
 def read_answer(raw: bytes) -> Answer:
-    """A ConvolveResponse from the wire.
+    """A ConvolveResponse from the wire, with its output in it.
+
+    Raises:
+        DataLossError: it is none.
+        InvalidArgumentError: of the output, as `from_wire`.
+    """
+    known = _answers.find(raw)
+    if known is not None:
+        (response, dtype, shape), start = known
+        return response, writable(raw, start, dtype, shape)  # nobody else has the message
+    response, payload = taken_apart(raw)
+    y = from_wire(response.output, "output", payload)
+    if payload is None or not np.may_share_memory(y, payload):
+        return response, y if y.flags.writeable else y.copy()
+    if not response.HasField("plan"):  # each report is another
+        _answers.keep(raw, payload, (response, y.dtype, y.shape))
+    return response, writable(raw, offset(raw, payload), y.dtype, y.shape)
+
+
+def taken_apart(raw: bytes) -> tuple[convolution_pb2.ConvolveResponse, memoryview | None]:
+    """A response without its output's bytes, and those where they came.
 
     Raises:
         DataLossError: it is none.
     """
-    known = _answers.find(raw)
-    if known is not None:
-        return known[0], writable(known[1]).data  # nobody else has the message
     small, payload = scan(raw, (1, 3))
     try:
-        response = convolution_pb2.ConvolveResponse.FromString(small)
+        return convolution_pb2.ConvolveResponse.FromString(small), payload
     except DecodeError:
         raise DataLossError(f"the server answered {len(raw)} bytes that are no ConvolveResponse") from None
-    if payload is None:
-        return response, None
-    if not response.HasField("plan"):  # each report is another
-        _answers.keep(raw, payload, response)
-    return response, writable(payload).data
 
 
-_answers: Forms[convolution_pb2.ConvolveResponse] = Forms()
+_answers: Forms[tuple[convolution_pb2.ConvolveResponse, np.dtype, tuple[int, ...]]] = Forms()
 
 
 def result_of(answer: Answer, *, unbatched: bool, out: Array | None) -> Result:
-    """The answer in an array of the caller's own, where gRPC put it if it lies aligned, or in `out`; and the report.
+    """The answer as it came, or in `out`; and the report.
 
     Raises:
         InvalidArgumentError: an `out` of another shape or dtype.
     """
-    response, payload = answer
-    y = from_wire(response.output, "output", payload)
+    response, y = answer
     if unbatched:
         y = y[0]
     report = report_from_wire(response)
     if out is None:
-        return Result(y if y.flags.writeable else y.copy(), report)
+        return Result(y, report)
     if out.shape != y.shape or out.dtype != y.dtype:
         raise InvalidArgumentError("out", f"shape {y.shape} and dtype {y.dtype}", f"{out.shape}, {out.dtype}")
     out[...] = y

@@ -53,7 +53,7 @@ class _Session(Generic[C]):
         return self.timeout if timeout is None else timeout
 
     def _options(self, timeout: float | None) -> dict[str, Any]:
-        return {"timeout": self._seconds(timeout), "metadata": self._metadata}
+        return {"timeout": self.timeout if timeout is None else timeout, "metadata": self._metadata}
 
 
 class Session(_Session[grpc.Channel]):
@@ -75,16 +75,18 @@ class Session(_Session[grpc.Channel]):
 
     def _do(self, talk: Talk[T], timeout: float | None = None) -> T:
         """Make the calls that a generator asks for, and give what it returns."""
-        told = advance(talk)
-        while isinstance(told, Ask):
-            try:
-                answer = self._call(self._unary(told.method), told.message, timeout)
-            except BaseException as error:  # noqa: BLE001 - the generator's to judge
-                told = advance(talk, error=error)
-            else:
-                told = advance(talk, answer)
-        value: T = told.value
-        return value
+        try:
+            ask = next(talk)
+            while True:
+                try:
+                    answer = self._call(self._unary(ask.method), ask.message, timeout)
+                except BaseException as error:  # noqa: BLE001 - the generator's to judge
+                    ask = talk.throw(error)
+                else:
+                    ask = talk.send(answer)
+        except StopIteration as end:
+            value: T = end.value
+            return value
 
     def _upload(self, method: str, messages: Callable[[], Iterator[bytes]], timeout: float | None) -> bytes:
         """Send a stream of messages for one answer."""

@@ -25,10 +25,10 @@ from groupconv.errors import (
     UnimplementedError,
 )
 from groupconv.layer import LayerInfo, layer_fields
-from groupconv.requests import CONVOLVE, Answer, Array, Step, geometries, read_answer, with_input
+from groupconv.requests import CONVOLVE, Answer, Array, Step, geometries, read_answer, taken_apart, with_input
 from groupconv.spec import ConvSpec
 from groupconv.talk import Ask, Talk
-from groupconv.tensors import placed, to_wire
+from groupconv.tensors import from_wire, placed, to_wire
 from groupconv.v1 import convolution_pb2, memory_pb2, spec_pb2, tensor_pb2
 from groupconv.wire import spec_to_wire
 
@@ -259,19 +259,19 @@ def _output_at(region: str, offset: int, size: int) -> bytes:
     return convolution_pb2.ConvolveRequest(output_place=place).SerializeToString()
 
 
-_said = functools.lru_cache(maxsize=1024)(lambda raw: read_answer(raw)[0])
+_said = functools.lru_cache(maxsize=1024)(lambda raw: taken_apart(raw)[0])
 """A short answer, without the output's bytes: those of one layer are mostly the same."""
 
 
 def _answer(raw: bytes, target: Slot | None, asked: tuple[str, int, int] | None) -> Answer:
     """The answer with the bytes of its output, wherever they are."""
-    response, payload = (_said(raw), None) if len(raw) <= BRIEF else read_answer(raw)
+    response = _said(raw) if len(raw) <= BRIEF else taken_apart(raw)[0]
     if not response.output.HasField("place"):
-        return read_answer(raw) if payload is None else (response, payload)
+        return read_answer(raw)
     place = response.output.place
     if target is None or asked is None or (place.region, place.offset) != asked[:2]:
         raise DataLossError("the server answered with an output in memory that it was not given")
-    return response, target.bytes().data[: place.byte_size]
+    return response, from_wire(response.output, "output", target.bytes().data[: place.byte_size])
 
 
 def _letting_go(region: str) -> Ask:

@@ -78,9 +78,9 @@ def message_with(
     Raises:
         InvalidArgumentError: a dtype that does not travel, or more than a message can hold.
     """
-    dtype = known(field + ".dtype", dtype)
+    code = _TO_WIRE.get(dtype) or _TO_WIRE[known(field + ".dtype", dtype)]
     try:
-        return laid_out(number, dtype, _TO_WIRE[dtype], shape, rest)
+        return laid_out(number, dtype, code, shape, rest)
     except ValueError as error:
         raise InvalidArgumentError(field, "less than 2 GiB", f"{error} bytes") from None
 

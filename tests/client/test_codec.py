@@ -116,7 +116,7 @@ def test_elements_of_a_message_outlive_the_name_of_the_message():
 
 def test_writing_shows_in_the_bytes():
     raw = bytes(bytearray(5000))
-    writable(raw)[4999] = 9
+    writable(raw, 4000, np.dtype(np.uint8), (1000,))[999] = 9
     assert raw[4999] == 9
 
 
@@ -160,6 +160,7 @@ def test_what_is_remembered_of_a_form_is_what_scanning_finds(messages):
         small, payload = scan(message, (1, 3))
         known = forms.find(message)
         if known is not None:
-            assert (known[0], bytes(known[1])) == (small, bytes(payload))
+            meaning, start = known
+            assert (meaning, message[start : start + len(payload)]) == (small, bytes(payload))
         elif payload is not None:
             forms.keep(message, payload, small)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from groupconv.codec import ALIGNMENT, new_bytes, scan, varint, writable
+from groupconv.codec import ALIGNMENT, scan, varint, with_room
 from groupconv.errors import InvalidArgumentError
 from groupconv.requests import Array
 from groupconv_server.inference.v2 import infer_pb2
@@ -61,13 +61,10 @@ def with_output(response: infer_pb2.ModelInferResponse, dtype: np.dtype, shape: 
     if 0 < short < 2:
         short += ALIGNMENT
     padding = bytes((_PADDING, short - 2)) + bytes(short - 2) if short else b""
-    head = rest + padding + data
-    if len(head) + size >= 2**31:
-        raise InvalidArgumentError("outputs[0]", "less than 2 GiB", f"{size} bytes")
-    message = new_bytes(len(head) + size)
-    room = writable(message)
-    room[: len(head)] = np.frombuffer(head, np.uint8)
-    return message, room[len(head) :].view(dtype).reshape(shape)
+    try:
+        return with_room(rest + padding + data, dtype, shape)
+    except ValueError:
+        raise InvalidArgumentError("outputs[0]", "less than 2 GiB", f"{size} bytes") from None
 
 
 def streamed(answer: bytes) -> bytes:

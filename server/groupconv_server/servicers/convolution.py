@@ -142,8 +142,8 @@ def parse(raw: bytes, places: Places) -> tuple[convolution_pb2.ConvolveRequest, 
     """
     known = _requests.find(raw)
     if known is not None:
-        (request, dtype, shape), elements = known
-        x = np.frombuffer(elements, dtype).reshape(shape)
+        (request, dtype, shape), start = known
+        x = np.ndarray(shape, dtype, raw, start)
         return request, x if x.flags.aligned else x.copy(), []
     request, data = (_brief if len(raw) <= BRIEF else _read)(raw)
     x = places.tensor(request.input, "input", data)
