@@ -106,7 +106,8 @@ class Forms(Generic[Meaning]):
 
 def offset(message: bytes, payload: memoryview) -> int:
     """Where in a message its payload begins, which is a view of it."""
-    return int(np.frombuffer(payload, np.uint8).ctypes.data) - _address(message)
+    begins: int = _address(message)
+    return np.frombuffer(payload, np.uint8).ctypes.data - begins
 
 
 def writable(message: bytes, start: int, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -6,7 +6,7 @@ always, so that who came in leaves, even where the caller has gone while it wait
 
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -17,6 +17,7 @@ from groupconv_server.servicers.crew import step_aside, waiting_for_client
 from groupconv_server.servicers.errors import fail
 from groupconv_server.servicers.gate import Visit
 from groupconv_server.servicers.observer import Watch
+from groupconv_server.telemetry.requests import MethodSeries
 
 SETTLE = 0.2
 """Seconds in which gRPC tells of a call that it ended; it tells first that no message will come."""
@@ -28,11 +29,13 @@ class Method:
     Attributes:
         name: full, as it is called.
         handler: of the method; `behavior` is its function.
+        series: where its calls are counted, if they are.
+        waited_for: whether a server that stops waits for its calls.
         brief: whether it takes one message and gives one.
     """
 
-    def __init__(self, name: str, handler: Any) -> None:
-        self.name, self.handler = name, handler
+    def __init__(self, name: str, handler: Any, series: MethodSeries | None, *, waited_for: bool) -> None:
+        self.name, self.handler, self.series, self.waited_for = name, handler, series, waited_for
         self.behavior: Any = getattr(handler, kind_of(handler))
         self.decode, self.encode = handler.request_deserializer, handler.response_serializer
         self.brief = not (handler.request_streaming or handler.response_streaming)
@@ -52,6 +55,7 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
     __slots__ = ("_caller", "_method", "_over", "_visit", "_watch")
     request_streaming, request_deserializer = True, None
     response_streaming = False
+    response_serializer: Any = None
     unary_unary: Any = None
     unary_stream: Any = None
     stream_unary: Any = None
@@ -62,32 +66,32 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
         self._over = threading.Lock()  # held until gRPC says that the call has ended; an Event costs ten times as much
         self._over.acquire()
 
-    def response_serializer(self, answer: Any) -> bytes:
-        """An answer on the wire."""
-        encode = self._method.encode
-        raw: bytes = answer if encode is None else encode(answer)
-        if self._watch is not None and self._watch.series is not None:
-            self._watch.series.bytes_out.inc(len(raw))
-        if self._caller is not None:
-            self._caller.spend(len(raw))
-        return raw
-
     def _begin(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
         """What the method is given."""
         if self._watch is not None:
             self._watch.begin(context)
         try:
-            self._enter(context)
+            if not context.add_callback(self._ended):  # it has ended already
+                self._gone()
             if not self._method.brief:
                 step_aside()
             return self._messages(requests) if self._method.handler.request_streaming else self._message(requests)
         except Exception as error:  # noqa: BLE001 - all become statuses
             fail(context, self._method.name, error)
 
-    def _enter(self, context: grpc.ServicerContext) -> None:
-        if not context.add_callback(self._ended):  # it has ended already
-            self._ended()
-            raise CancelledError("the caller has gone")
+    def _encoded(self, answer: Any) -> bytes:
+        """An answer on the wire."""
+        encode = self._method.encode
+        raw: bytes = answer if encode is None else encode(answer)
+        if self._watch is not None:
+            self._watch.bytes_out += len(raw)
+        if self._caller is not None:
+            self._caller.spend(len(raw))
+        return raw
+
+    def _gone(self) -> NoReturn:
+        self._ended()
+        raise CancelledError("the caller has gone")
 
     def _ended(self) -> None:
         if self._visit is not None:
@@ -124,8 +128,8 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
 
     def _received(self, nbytes: int) -> float:
         """Count a message; the seconds of debt that its caller is in."""
-        if self._watch is not None and self._watch.series is not None:
-            self._watch.series.bytes_in.inc(nbytes)
+        if self._watch is not None:
+            self._watch.bytes_in += nbytes
         return 0.0 if self._caller is None else self._caller.spend(nbytes)
 
     def _decoded(self, raw: bytes) -> Any:
@@ -146,13 +150,14 @@ class UnaryCall(Call):
 
     def stream_unary(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
         """Run it."""
-        status = "UNKNOWN"
         try:
-            answer = self._method.behavior(self._begin(requests, context), context)
-            status = "OK"
-        finally:
+            answer = self._encoded(self._method.behavior(self._begin(requests, context), context))
+        except BaseException:
             if self._watch is not None:
-                self._watch.end(context, status)
+                self._watch.end(context, "UNKNOWN", active=context.is_active())
+            raise
+        if self._watch is not None:
+            self._watch.end(context, "OK", active=self._over.locked())
         return answer
 
 
@@ -161,6 +166,7 @@ class StreamingCall(Call):
 
     __slots__ = ()
     response_streaming = True
+    response_serializer = Call._encoded  # noqa: SLF001 - as gRPC calls it
 
     def stream_stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
         """Run it."""
@@ -170,7 +176,7 @@ class StreamingCall(Call):
             status = "OK"
         finally:
             if self._watch is not None:
-                self._watch.end(context, status)
+                self._watch.end(context, status, active=context.is_active())
 
 
 def _next(requests: Iterator[bytes]) -> bytes | None:

@@ -46,35 +46,32 @@ class Door(grpc.ServerInterceptor):
         name = handler_call_details.method
         if name.startswith(HEALTH):
             return self._beside(continuation(handler_call_details))
-        method = self._methods.get(name) or self._method(name, continuation, handler_call_details)
+        method = self._methods.get(name) or self._method(name, continuation(handler_call_details))
         watch = None
-        if self._observer is not None:
-            watch = self._observer.arrived(name, handler_call_details.invocation_metadata)
-            watch.of(UNKNOWN_METHOD if method is None else name)
+        if self._observer is not None and method.series is not None:
+            watch = self._observer.arrived(method.name, method.series, handler_call_details.invocation_metadata)
         caller = None
         try:
             if self._tokens is not None:
                 found = self._tokens.caller(handler_call_details.invocation_metadata)
                 if watch is not None:
-                    watch.request.token = found.name
+                    watch.token = found.name
                 found.enter()
                 caller = found
-            brief = method is not None and method.brief
-            visit = None if name.startswith(REFLECTION) else self._gate.enter(brief=brief)
+            visit = self._gate.enter(brief=method.brief) if method.waited_for else None
         except GroupconvError as error:
             if caller is not None:
                 caller.leave()
             return self._refusing(error, watch)
-        if method is None:
-            method = Method(name, grpc.stream_stream_rpc_method_handler(_unknown))
         return method.kind(method, watch, caller, visit)
 
-    def _method(self, name: str, continuation: Continuation, details: grpc.HandlerCallDetails) -> Method | None:
-        """A method that is called for the first time; those that do not exist are not remembered."""
-        handler = continuation(details)
+    def _method(self, name: str, handler: Any) -> Method:
+        """A method that is called for the first time; those that do not exist are one."""
         if handler is None:
-            return None
-        return self._methods.setdefault(name, Method(name, handler))
+            name, handler = UNKNOWN_METHOD, grpc.stream_stream_rpc_method_handler(_unknown)
+        series = None if self._observer is None else self._observer.series(name)
+        waited_for = not name.startswith(REFLECTION)
+        return self._methods.setdefault(name, Method(name, handler, series, waited_for=waited_for))
 
     def _beside(self, handler: Any) -> Any:
         """The handler, run by the threads that are always free."""
@@ -100,7 +97,7 @@ class Door(grpc.ServerInterceptor):
             try:
                 abort(context, error)
             finally:
-                watch.end(context, "UNKNOWN")
+                watch.end(context, "UNKNOWN", active=context.is_active())
 
         run.experimental_thread_pool = self._aside  # type: ignore[attr-defined]
         return grpc.stream_unary_rpc_method_handler(run)

@@ -5,11 +5,11 @@ Thousands at once cost NumPy a hundredth of that (bench/telemetry.py).
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
 FOLD = 4096
@@ -36,6 +36,11 @@ class Series:
         fresh.append(value)
         if len(fresh) >= FOLD:
             self.folded()
+
+    def extend(self, values: Sequence[float]) -> None:
+        """Take several."""
+        self._fresh += values
+        self.folded()
 
     def folded(self) -> tuple[list[int], float]:
         """Values up to each bound, all of them last, and their sum."""
@@ -77,7 +82,6 @@ class Histogram:
         registry: CollectorRegistry | None = None,
     ) -> None:
         self._name, self._documentation, self._labels, self._buckets = name, documentation, tuple(labels), buckets
-        self._bounds = [*map(floatToGoString, buckets), "+Inf"]
         self._series: dict[tuple[str, ...], Series] = {}
         self._lock = threading.Lock()
         if not labels:
@@ -108,82 +112,15 @@ class Histogram:
             series = list(self._series.items())
         for key, one in series:
             counts, total = one.folded()
-            family.add_metric(key, list(zip(self._bounds, counts, strict=True)), total)
+            family.add_metric(key, named(self._buckets, counts), total)
         yield family
 
 
-class Tally:
-    """One series that is a sum."""
-
-    def __init__(self) -> None:
-        self._sum = 0.0
-        self._fresh: list[float] = []
-        self._lock = threading.Lock()
-
-    def inc(self, value: float = 1.0) -> None:
-        """Add a value."""
-        fresh = self._fresh
-        fresh.append(value)
-        if len(fresh) >= FOLD:
-            self.total()
-
-    def dec(self) -> None:
-        """Take one away."""
-        self.inc(-1.0)
-
-    def total(self) -> float:
-        """The sum of all values."""
-        with self._lock:
-            taken = len(self._fresh)  # others may append meanwhile
-            self._sum += sum(self._fresh[:taken])
-            del self._fresh[:taken]
-            return self._sum
-
-
-class Tallies:
-    """A family of sums by their labels.
-
-    Args:
-        family: what it is shown as.
-        name, documentation: of the metric.
-        labels: names of its labels.
-        registry: where it is shown.
+def named(buckets: Sequence[float], counts: Iterable[int]) -> list[tuple[str, int]]:
+    """Buckets as they are shown: each with its bound, the last without one.
 
     Example:
-        >>> family = Tallies(CounterMetricFamily, "asked", "Requests.", ["method"])
-        >>> family.labels("Convolve").inc()
-        >>> [(s.name, s.labels, s.value) for s in next(family.collect()).samples]
-        [('asked_total', {'method': 'Convolve'}, 1.0)]
+        >>> named((0.5,), [3, 4])
+        [('0.5', 3), ('+Inf', 4)]
     """
-
-    def __init__(
-        self,
-        family: type[CounterMetricFamily | GaugeMetricFamily],
-        name: str,
-        documentation: str,
-        labels: Sequence[str],
-        registry: CollectorRegistry | None = None,
-    ) -> None:
-        self._family, self._name, self._documentation, self._labels = family, name, documentation, tuple(labels)
-        self._series: dict[tuple[str, ...], Tally] = {}
-        self._lock = threading.Lock()
-        if registry is not None:
-            registry.register(self)
-
-    def labels(self, *values: str) -> Tally:
-        """The series of these label values; keep it, to be quick."""
-        with self._lock:
-            return self._series.setdefault(values, Tally())
-
-    def describe(self) -> Iterator[Metric]:
-        """The family, empty: its name, for the registry."""
-        yield self._family(self._name, self._documentation, labels=self._labels)
-
-    def collect(self) -> Iterator[Metric]:
-        """The family with its series."""
-        family = self._family(self._name, self._documentation, labels=self._labels)
-        with self._lock:
-            series = list(self._series.items())
-        for key, one in series:
-            family.add_metric(key, one.total())
-        yield family
+    return list(zip([*map(floatToGoString, buckets), "+Inf"], counts, strict=True))

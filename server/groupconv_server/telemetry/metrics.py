@@ -8,13 +8,13 @@ import platform
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from groupconv import __version__
 from groupconv.plan import ShardReport
-from groupconv_server.telemetry.families import Histogram, Tallies
+from groupconv_server.telemetry.families import Histogram
+from groupconv_server.telemetry.requests import Requests
 from groupconv_server.telemetry.series import LayerSeries, ShardSeries
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -40,32 +40,8 @@ class Metrics:
         build = Gauge("groupconv_build_info", "Versions, in labels.", ["version", "python"], registry=r)
         build.labels(__version__, platform.python_version()).set(1)
 
-        count, method = CounterMetricFamily, ["method"]
-        self.requests = Tallies(count, "groupconv_requests", "Requests ended, by status.", ["method", "code"], r)
-        self.in_flight = Tallies(GaugeMetricFamily, "groupconv_requests_in_flight", "Requests inside.", method, r)
-        self.duration = Histogram(
-            "groupconv_request_duration_seconds",
-            "From a request's arrival to its answer.",
-            ["method"],
-            buckets=SECONDS,
-            registry=r,
-        )
-        self.receive = Histogram(
-            "groupconv_request_receive_seconds",
-            "From a request's arrival until it is read and a thread works on it.",
-            ["method"],
-            buckets=SECONDS,
-            registry=r,
-        )
-        self.bytes_in = Tallies(count, "groupconv_request_bytes", "Bytes of messages read.", method, r)
-        self.bytes_out = Tallies(count, "groupconv_response_bytes", "Bytes of messages answered.", method, r)
-        self.refused = Counter(
-            "groupconv_requests_refused", "Requests the server would not do.", ["method", "code"], registry=r
-        )
-        self.retries = Counter(
-            "groupconv_client_retries", "Requests that are a client's further attempt.", ["method"], registry=r
-        )
-
+        self.requests = Requests(SECONDS)
+        r.register(self.requests)
         self.phases = Histogram(
             "groupconv_phase_duration_seconds",
             "Time of a convolution by phase.",

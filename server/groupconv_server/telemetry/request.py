@@ -22,15 +22,16 @@ class Request:
         method: full name of the RPC, or "unknown" for one that does not exist.
         token: id of the token it came with, never the token.
         field: of the request that an error is about.
+        traced: whether somebody wants spans of it.
     """
 
-    __slots__ = ("field", "id", "method", "token")
+    __slots__ = ("field", "id", "method", "token", "traced")
 
     def __init__(self, method: str, given: str | None = None) -> None:
         self.method = method
         self.id = given if given and _ID.fullmatch(given) else f"{_prefix}-{next(_numbers):x}"
-        self.token = ""
-        self.field = ""
+        self.token = self.field = ""
+        self.traced = False
 
 
 current: ContextVar[Request | None] = ContextVar("request", default=None)

@@ -6,12 +6,12 @@ share one. They are not registered themselves; `state.py` yields them after it p
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from operator import add
 
-from prometheus_client import Counter
-from prometheus_client.metrics_core import Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from groupconv.plan import ShardReport
-from groupconv_server.telemetry.families import Histogram, Series
+from groupconv_server.telemetry.families import Histogram, Series, named
 
 MAX_LAYERS = 100
 """Layers with series of their own."""
@@ -31,54 +31,49 @@ class LayerSeries:
         >>> for name in ("edge", "blur", "edge"):
         ...     series.used(name, True, 0.05)
         >>> [(s.labels["layer"], s.value) for s in next(series.collect()).samples if s.labels["outcome"] == "ok"]
-        [('edge', 2.0), ('(other)', 1.0)]
+        [('edge', 2), ('(other)', 1)]
     """
 
     def __init__(self, buckets: Sequence[float], most: int = MAX_LAYERS) -> None:
-        self.most = most
-        self.requests = Counter(
-            "groupconv_layer_requests", "Requests by layer and outcome.", ["layer", "outcome"], registry=None
-        )
-        self.duration = Histogram(
-            "groupconv_layer_duration_seconds", "Time of a request by layer.", ["layer"], buckets=buckets, registry=None
-        )
-        self._named: dict[str, tuple[Counter, Counter, Series]] = {}
+        self.most, self._buckets = most, buckets
+        self._series: dict[str, tuple[Series, Series]] = {}  # of requests that failed, and of those answered
         self._lock = threading.Lock()
 
     def used(self, layer: str, done: bool, seconds: float) -> None:
         """Count a request of a loaded layer."""
-        ok, failed, duration = self._named.get(layer) or self._admitted(layer)
-        (ok if done else failed).inc()
-        duration.observe(seconds)
+        (self._series.get(layer) or self._admitted(layer))[done].observe(seconds)
 
     def label(self, layer: str) -> str:
         """The label a layer has."""
-        return layer if layer in self._named or len(self._named) < self.most else OTHER
+        return layer if layer in self._series or len(self._series) - (OTHER in self._series) < self.most else OTHER
 
     def keep(self, layers: Collection[str]) -> None:
         """Drop the series of layers that are not among these."""
         with self._lock:
-            for name in [n for n in self._named if n not in layers]:
-                del self._named[name]
-                self.requests.remove_by_labels({"layer": name})
-                self.duration.remove_by_labels({"layer": name})
+            for name in [n for n in self._series if n not in layers and n != OTHER]:
+                del self._series[name]
 
     def collect(self) -> Iterator[Metric]:
         """Both families."""
-        yield from self.requests.collect()
-        yield from self.duration.collect()
-
-    def _admitted(self, layer: str) -> tuple[Counter, Counter, Series]:
+        label = ["layer"]
+        requests = CounterMetricFamily(
+            "groupconv_layer_requests", "Requests by layer and outcome.", labels=[*label, "outcome"]
+        )
+        duration = HistogramMetricFamily(
+            "groupconv_layer_duration_seconds", "Time of a request by layer.", labels=label
+        )
         with self._lock:
-            name = self.label(layer)
-            made = (
-                self.requests.labels(name, "ok"),
-                self.requests.labels(name, "error"),
-                self.duration.labels(name),
-            )
-            if name is not OTHER:
-                self._named[name] = made
-            return made
+            series = list(self._series.items())
+        for name, both in series:
+            (failed, lost), (ok, spent) = (one.folded() for one in both)
+            requests.add_metric([name, "ok"], ok[-1])
+            requests.add_metric([name, "error"], failed[-1])
+            duration.add_metric([name], named(self._buckets, map(add, ok, failed)), lost + spent)
+        yield from (requests, duration)
+
+    def _admitted(self, layer: str) -> tuple[Series, Series]:
+        with self._lock:
+            return self._series.setdefault(self.label(layer), (Series(self._buckets), Series(self._buckets)))
 
 
 class ShardSeries:

@@ -4,6 +4,7 @@ The spans below a request's are made once it is done, from the times the coordin
 sampled costs nothing but that question. Where the spans go is the business of OpenTelemetry's SDK (`configure`).
 """
 
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,15 +12,17 @@ from typing import NamedTuple
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context, attach
-from opentelemetry.trace import INVALID_SPAN, ProxyTracerProvider, Span, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind, Status, StatusCode, TracerProvider
 
 from groupconv import __version__
 from groupconv.errors import FailedPreconditionError
 from groupconv.plan import ShardReport
-from groupconv_server.telemetry.request import Request
+from groupconv_server.telemetry.request import Request, current
 
 ASKED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """Environment variables that ask for an export."""
+ASK = 1.0
+"""Seconds after which a process without a tracer provider is asked for one again."""
 SERVICE = "groupconv"
 _CARRIED = frozenset(propagate.get_global_textmap().fields)
 Facts = Mapping[str, str | int]
@@ -48,31 +51,39 @@ class Traces:
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        self._given = provider is not None
+        self._heard = provider is not None
+        self._asked = -math.inf
         self._tracer = trace.get_tracer("groupconv", __version__, tracer_provider=provider)
         self._offset = time.time() - time.perf_counter()
 
-    def begin(self, request: Request, metadata: Iterable[tuple[str, str | bytes]], arrived: float) -> Span:
-        """The span of a request, current from now on; a child of the caller's, if it sent one.
+    def begin(self, request: Request, metadata: Iterable[tuple[str, str | bytes]], arrived: float) -> Span | None:
+        """The span of a request, current from now on; a child of the caller's, if it sent one. None if nobody listens.
 
         Args:
             request: that begins.
             metadata: of it, with `traceparent`.
             arrived: on the clock of time.perf_counter().
         """
-        if not self._given and isinstance(trace.get_tracer_provider(), ProxyTracerProvider):
-            return INVALID_SPAN  # nobody listens
+        if not self._heard and (arrived < self._asked + ASK or not self._listened(arrived)):
+            return None
         sent = {key: value for key, value in metadata if key in _CARRIED and isinstance(value, str)}
         parent = propagate.extract(sent) if sent else Context()
         method = request.method.lstrip("/")
         service, _, name = method.rpartition("/")
         span = self._tracer.start_span(method, parent, kind=SpanKind.SERVER, start_time=self._at(arrived))
-        if span.is_recording():
+        request.traced = span.is_recording()
+        if request.traced:
             span.set_attributes(
                 {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name, "request.id": request.id}
             )
         attach(trace.set_span_in_context(span, parent))
         return span
+
+    def _listened(self, now: float) -> bool:
+        """Whether the process has a tracer provider by now: to ask OpenTelemetry takes longer than all else here."""
+        self._asked = now
+        self._heard = not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
+        return self._heard
 
     def chains(self, planned: float, begun: float, chains: Sequence[Times]) -> None:
         """Spans of a convolution that was done for the present request.
@@ -115,7 +126,8 @@ class Traces:
 
 def traced() -> bool:
     """Whether somebody wants spans of the present request."""
-    return trace.get_current_span().is_recording()
+    request = current.get()
+    return request is not None and request.traced
 
 
 def end(span: Span, code: str, reason: str = "") -> None:
