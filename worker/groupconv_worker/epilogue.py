@@ -8,6 +8,8 @@ import math
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from groupconv.spec import Activation
 
 
@@ -17,6 +19,7 @@ def add_bias(y: Any, bias: Any | None) -> None:
         y += bias.astype(y.dtype).reshape((1, -1) + (1,) * (y.ndim - 2))
 
 
+@np.errstate(all="ignore")  # NaN and infinity are data
 def activate(y: Any, activation: Activation | None, xp: ModuleType, erf: Any) -> None:
     """Apply `activation` to y (N, M, *output) in place.
 

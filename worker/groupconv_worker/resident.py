@@ -4,10 +4,11 @@ The store is a cache. What it has dropped, or lost with its process, is prepared
 again, so a full store costs time and never an answer.
 """
 
+import itertools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from groupconv_worker.engines.base import Prepared, Problem
 
@@ -15,8 +16,7 @@ CAPACITY = 2**30
 """Bytes of weights a worker keeps prepared unless told otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResidentKey:
+class ResidentKey(NamedTuple):
     """Which part of which layer's weights.
 
     Attributes:
@@ -32,6 +32,15 @@ class ResidentKey:
     step: int
     part: tuple[tuple[int, int], ...]
     biased: bool = True
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A prepared kernel, the bytes of its weights, and when it was last asked for."""
+
+    prepared: Prepared
+    bytes: int
+    used: int
 
 
 class Resident:
@@ -58,7 +67,8 @@ class Resident:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
         self.bytes = 0
-        self._kept: OrderedDict[tuple[ResidentKey, Problem], tuple[Prepared, int]] = OrderedDict()
+        self._kept: dict[tuple[ResidentKey, Problem], _Kept] = {}
+        self._clock = itertools.count()
         self._lock = threading.Lock()
 
     def has(self, key: ResidentKey, problem: Problem) -> bool:
@@ -76,25 +86,27 @@ class Resident:
             prepare: called with the problem of one sample if nothing is kept.
         """
         one = of_one_sample(problem)
-        with self._lock:
-            known = self._kept.get((key, one))
-            if known is not None:
-                self._kept.move_to_end((key, one))
-                return known[0]
+        known = self._kept.get((key, one))
+        if known is not None:
+            known.used = next(self._clock)
+            return known.prepared
         made = prepare(one)  # may take a second of tuning, so not under the lock
         with self._lock:
             if (key, one) not in self._kept:
-                self._kept[key, one] = made, size
+                self._kept[key, one] = _Kept(made, size, next(self._clock))
                 self.bytes += size
             while self.bytes > self.capacity and len(self._kept) > 1:
-                self.bytes -= self._kept.popitem(last=False)[1][1]
+                self._drop(min(self._kept, key=lambda one: self._kept[one].used))
         return made
 
     def forget(self, layer: str, version: int) -> None:
         """Drop every part of a layer's version."""
         with self._lock:
             for found in [k for k in self._kept if (k[0].layer, k[0].version) == (layer, version)]:
-                self.bytes -= self._kept.pop(found)[1]
+                self._drop(found)
+
+    def _drop(self, found: tuple[ResidentKey, Problem]) -> None:
+        self.bytes -= self._kept.pop(found).bytes
 
 
 def of_one_sample(problem: Problem) -> Problem:

@@ -4,25 +4,41 @@ import itertools
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from groupconv.plan import Alternative, Plan
 from groupconv_server.planner.cuts import Cut
 from groupconv_server.planner.describe import described
 from groupconv_server.planner.rates import Rates
 from groupconv_server.planner.search import PlannedChain, cut_chain, search
-from groupconv_server.planner.statistics import STALE, TRIALS, Chain, Statistics
+from groupconv_server.planner.statistics import STALE, Chain, Statistics
 
 CACHED = 4096
 """Plans kept."""
 LONGEST_CHAIN = 8
 """Steps that may run without meeting; longer sequences meet in between."""
 CURIOUS = 4
-"""Every so many runs of a chain, a cut that might be better is tried to learn its time, each `TRIALS` times."""
+"""Every so many runs of a chain, a cut that might be better is tried to learn its time."""
 DOUBTS = frozenset(64 * 2**n for n in range(30))
 """Runs of a chain after which what is known of its other cuts is forgotten: it may have been learned in a busy hour."""
 ALIKE = 1.1
 """Workers whose speeds differ by less take turns with requests that need only some of them."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """A plan that is kept.
+
+    Attributes:
+        version: of the statistics that it rests on.
+        most: workers that it takes at once.
+        turned: the plan by the position of the worker that it begins with; 0 as it was made.
+    """
+
+    version: int
+    most: int
+    turned: dict[int, tuple[PlannedChain, ...]]
 
 
 class Planner:
@@ -46,8 +62,7 @@ class Planner:
     def __init__(self, statistics: Statistics | None = None) -> None:
         self.statistics = statistics or Statistics()
         self._lock = threading.Lock()
-        self._plans: OrderedDict[object, tuple[int, tuple[PlannedChain, ...]]] = OrderedDict()
-        self._runs: OrderedDict[tuple[Chain, int], dict[Cut | None, int]] = OrderedDict()
+        self._plans: OrderedDict[object, _Known] = OrderedDict()
         self._turn = itertools.count()
 
     def plan(
@@ -63,22 +78,23 @@ class Planner:
         """
         at_most = min(at_most or len(workers), len(workers))
         key = (problems, workers, reordering, at_most)
-        with self._lock:
-            version, chains = self._plans.get(key, (-1, ()))
-        if version != self.statistics.version:
+        known = self._plans.get(key)
+        if known is None or known.version != self.statistics.version:
             version = self.statistics.version
             chains = self._make(problems, workers, at_most, reordering=reordering)
-            self._keep(key, version, chains)
-        most = max(len(c.workers) for c in chains)
-        if most == len(workers):
-            return chains
-        return self._turned(key, version, chains, workers, next(self._turn) % (len(workers) // most) * most)
+            known = _Known(version, max(len(c.workers) for c in chains), {0: chains})
+            self._keep(key, known)
+        if known.most == len(workers):
+            return known.turned[0]
+        offset = next(self._turn) % (len(workers) // known.most) * known.most
+        return known.turned.get(offset) or self._turned(known, workers, offset)
 
     def explore(self, chains: tuple[PlannedChain, ...], workers: tuple[str, ...]) -> tuple[PlannedChain, ...]:
         """The plan to run now: as given, or now and then with a cut whose time is worth knowing."""
-        done = tuple(self._curious(c, workers) for c in chains)
-        tried = frozenset(a.first for a, b in zip(done, chains, strict=True) if a is not b)
-        return described(done, {}, len(workers), tried) if tried else chains
+        tried = {c.first: other for c in chains if (other := self._curious(c, workers)) is not None}
+        if not tried:
+            return chains
+        return described([tried.get(c.first, c) for c in chains], {}, len(workers), frozenset(tried))
 
     def forced(
         self, problems: Chain, workers: tuple[str, ...], cuts: Sequence[tuple[int, Cut]]
@@ -93,44 +109,33 @@ class Planner:
         order, rates = self._by_speed(workers)
         chains, first = [], 0
         for length, cut in cuts:
-            made = cut_chain(problems[first : first + length], first, cut, order, rates)
+            chain = problems[first : first + length]
+            made = cut_chain(chain, first, cut, order, rates, self.statistics.history(chain, len(order)))
             if made is None:
                 return None
             chains.append(made)
             first += length
         return described(chains, {}, len(workers))
 
-    def learn(self, chain: PlannedChain, seconds: float, compute: Sequence[Sequence[float]]) -> None:
+    def learn(self, chain: PlannedChain, seconds: float, compute: Iterable[Iterable[float]]) -> None:
         """A chain was run, alone: its seconds from dispatch to merge, and each shard's steps' seconds in the engine."""
-        tried = self.statistics.observe(chain.chain, chain.cut, chain.of, seconds)
-        predicted = [sum(steps) for steps in chain.prediction.compute]
-        measured = [sum(steps) for steps in compute]
-        self.statistics.observe_workers(list(zip(chain.workers, predicted, measured, strict=True)))
+        tried = chain.history.observe(chain.cut, seconds)
+        if len(chain.workers) > 1:
+            predicted, measured = map(sum, chain.prediction.compute), map(sum, compute)
+            self.statistics.observe_workers(list(zip(chain.workers, predicted, measured, strict=True)))
         off = abs(math.log(tried.seconds / chain.prediction.seconds)) > STALE
         if tried.times == 1 or (off and tried.due):
             self._forget(chain.chain)
 
-    def _curious(self, c: PlannedChain, workers: tuple[str, ...]) -> PlannedChain:
-        with self._lock:
-            runs = self._runs.setdefault((c.chain, c.of), {None: 0})
-            self._runs.move_to_end((c.chain, c.of))
-            while len(self._runs) > CACHED:
-                self._runs.popitem(last=False)
-            runs[None] += 1
-            doubtful = runs[None] in DOUBTS
-            if doubtful:
-                self._runs[c.chain, c.of] = {None: runs[None]}
-        if doubtful:
-            self.statistics.doubt(c.chain, c.of, c.cut)
+    def _curious(self, c: PlannedChain, workers: tuple[str, ...]) -> PlannedChain | None:
+        """The chain under another cut whose time is worth knowing; None to run it as it is planned."""
+        runs = next(c.history.runs)
+        if runs in DOUBTS:
+            c.history.doubt(c.cut)
             self._forget(c.chain)
-            return c
-        with self._lock:
-            cut = next((cut for cut in c.promising if runs.get(cut, 0) < TRIALS), None)
-            if cut is None or runs[None] % CURIOUS:
-                return c
-            runs[cut] = runs.get(cut, 0) + 1
-        made = cut_chain(c.chain, c.first, cut, *self._by_speed(workers))
-        return c if made is None else made
+            return None
+        cut = c.history.next_trial(c.promising) if c.promising and runs % CURIOUS == 0 else None
+        return None if cut is None else cut_chain(c.chain, c.first, cut, *self._by_speed(workers), c.history)
 
     def _make(
         self, problems: Chain, workers: tuple[str, ...], at_most: int, *, reordering: bool
@@ -143,8 +148,8 @@ class Planner:
             options = []
             for start in range(max(0, stop - LONGEST_CHAIN), stop):
                 chain = problems[start:stop]
-                tried = self.statistics.tried(chain, len(order))
-                found = search(chain, start, order, rates, tried, at_most=at_most, reordering=reordering)
+                history = self.statistics.history(chain, len(order))
+                found = search(chain, start, order, rates, history, at_most=at_most, reordering=reordering)
                 if found is not None:
                     searched[start, stop] = found
                     seconds, chains = best[start]
@@ -167,31 +172,25 @@ class Planner:
         order = sorted(workers, key=lambda w: -rates[w].multiply_adds[0])
         return order, [rates[w] for w in order]
 
-    def _turned(
-        self, key: object, version: int, chains: tuple[PlannedChain, ...], workers: tuple[str, ...], offset: int
-    ) -> tuple[PlannedChain, ...]:
+    def _turned(self, known: _Known, workers: tuple[str, ...], offset: int) -> tuple[PlannedChain, ...]:
         """Small requests begin with another worker each, so that they spread over workers that are alike."""
-        with self._lock:
-            known = self._plans.get((key, offset))
-        if known is not None and known[0] == version:
-            return known[1]
         order, rates = self._by_speed(workers)
-        if rates[0].multiply_adds[0] > ALIKE * rates[-1].multiply_adds[0]:
-            return chains
-        turned = tuple(c.turned(order, offset) for c in chains)
-        self._keep((key, offset), version, turned)
+        turned = known.turned[0]
+        if rates[0].multiply_adds[0] <= ALIKE * rates[-1].multiply_adds[0]:
+            turned = tuple(c.turned(order, offset) for c in turned)
+        known.turned[offset] = turned
         return turned
 
-    def _keep(self, key: object, version: int, chains: tuple[PlannedChain, ...]) -> None:
+    def _keep(self, key: object, known: _Known) -> None:
         with self._lock:
-            self._plans[key] = (version, chains)
+            self._plans[key] = known
             while len(self._plans) > CACHED:
                 self._plans.popitem(last=False)
 
     def _forget(self, chain: Chain) -> None:
         """Every plan that holds this chain is made anew when it is next asked for."""
         with self._lock:
-            stale = [k for k, (_, chains) in self._plans.items() if any(c.chain == chain for c in chains)]
+            stale = [k for k, known in self._plans.items() if any(c.chain == chain for c in known.turned[0])]
             for key in stale:
                 del self._plans[key]
 

@@ -6,7 +6,7 @@ its time, and the others are modelled times how far the model was off for the on
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from groupconv_server.planner.candidates import cut_of, grids, row_of
 from groupconv_server.planner.cuts import Cut, Piece, pieces
 from groupconv_server.planner.model import Prediction, predict, screen
 from groupconv_server.planner.rates import Rates
-from groupconv_server.planner.statistics import TRIALS, Chain, Tried
+from groupconv_server.planner.statistics import TRIALS, Chain, History
 
 EXACT = 6
 """Of workers that differ, so many of the best cuts are made to compare them exactly."""
@@ -40,6 +40,7 @@ class PlannedChain:
         plans: of the steps, for people and for the wire.
         prediction: seconds of the chain and of its shards.
         of: workers there were.
+        history: what running it has taught.
         promising: cuts whose time is not known from running and that might be better, best first.
     """
 
@@ -51,6 +52,7 @@ class PlannedChain:
     plans: tuple[StepPlan, ...]
     prediction: Prediction
     of: int
+    history: History
     promising: tuple[Cut, ...] = ()
 
     def turned(self, workers: Sequence[str], offset: int) -> "PlannedChain":
@@ -63,7 +65,9 @@ class PlannedChain:
         return replace(self, workers=tuple(ring), plans=plans)
 
 
-def cut_chain(chain: Chain, first: int, cut: Cut, order: Sequence[str], rates: Sequence[Rates]) -> PlannedChain | None:
+def cut_chain(
+    chain: Chain, first: int, cut: Cut, order: Sequence[str], rates: Sequence[Rates], history: History
+) -> PlannedChain | None:
     """The chain under a cut, shards as large as their workers are fast; None where it cannot be cut so."""
     cut = cut._replace(space=cut.space or (1,) * chain[0].geometry.rank)
     used = rates[: cut.parts]
@@ -75,7 +79,7 @@ def cut_chain(chain: Chain, first: int, cut: Cut, order: Sequence[str], rates: S
     if made is None:
         return None
     workers = tuple(order[: len(made)])
-    return PlannedChain(first, chain, cut, made, workers, (), predict(made, used, len(order)), len(order))
+    return PlannedChain(first, chain, cut, made, workers, (), predict(made, used, len(order)), len(order), history)
 
 
 def search(
@@ -83,7 +87,7 @@ def search(
     first: int,
     order: Sequence[str],
     rates: Sequence[Rates],
-    tried: Mapping[Cut, Tried],
+    history: History,
     *,
     at_most: int,
     reordering: bool,
@@ -95,14 +99,14 @@ def search(
         first: position of the first of them in the request.
         order: the workers, fastest first.
         rates: of each.
-        tried: cuts that were run.
+        history: of the chain on as many workers: the cuts that were run.
         at_most: shards.
         reordering: whether sums may be cut.
 
     Returns:
         None where the chain has no cut, not even into one piece.
     """
-    rank = chain[0].geometry.rank
+    rank, tried = chain[0].geometry.rank, history.tried()
     matrix = grids(rank, len(order))
     modelled = screen(chain, matrix, rates, reordering=reordering)
     if at_most < len(order):
@@ -123,7 +127,7 @@ def search(
         if not np.isfinite(expected[row]):
             break
         cut = cut_of(matrix[row])
-        made = cut_chain(chain, first, cut, order, rates) if len(candidates) < exact else None
+        made = cut_chain(chain, first, cut, order, rates, history) if len(candidates) < exact else None
         if made is not None:
             known = tried[cut].seconds if cut in rows else made.prediction.seconds * error
             candidates.append(replace(made, prediction=_scaled(made.prediction, known)))

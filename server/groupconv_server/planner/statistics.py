@@ -7,9 +7,10 @@ Nothing here sees data. Two things are kept, as exponential averages:
 - for a worker, its speed relative to the others of the same request, which is what shares follow.
 """
 
+import itertools
 import math
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from groupconv_worker.engines.base import Problem
 Chain = tuple[Problem, ...]
 
 SHAPES = 4096
-"""Chains remembered; the one longest unused is forgotten."""
+"""Chains remembered; the one is forgotten whose plan was made longest ago."""
 TRIALS = 3
 """Runs of a cut after which its time is known well: one may compile, another may meet a busy moment."""
 WEIGHT = 0.2
@@ -54,6 +55,51 @@ class Tried:
             self.seconds += WEIGHT * (seconds - self.seconds)
 
 
+class History:
+    """What running one chain of steps on so many workers has taught. Plans of the chain hold it: nobody searches for it.
+
+    Safe to use from several threads.
+
+    Attributes:
+        runs: numbers the requests that ran the chain alone.
+    """
+
+    def __init__(self) -> None:
+        self.runs = itertools.count(1)  # `next` is atomic
+        self._tried: dict[Cut, Tried] = {}
+        self._trials: Counter[Cut] = Counter()
+        self._lock = threading.Lock()
+
+    def tried(self) -> dict[Cut, Tried]:
+        """The cuts that were run."""
+        with self._lock:
+            return dict(self._tried)
+
+    def observe(self, cut: Cut, seconds: float) -> Tried:
+        """The chain was run under a cut."""
+        with self._lock:
+            known = self._tried.get(cut)
+            if known is None:
+                known = self._tried[cut] = Tried(seconds)
+            else:
+                known.add(seconds)
+            return known
+
+    def next_trial(self, promising: Sequence[Cut]) -> Cut | None:
+        """The first of these cuts that was not tried often enough; it will be."""
+        with self._lock:
+            cut = next((cut for cut in promising if self._trials[cut] < TRIALS), None)
+            if cut is not None:
+                self._trials[cut] += 1
+            return cut
+
+    def doubt(self, cut: Cut) -> None:
+        """Forget what other cuts than this one took, and that they were tried."""
+        with self._lock:
+            self._tried = {c: tried for c, tried in self._tried.items() if c == cut}
+            self._trials.clear()
+
+
 @dataclass(slots=True)
 class Statistics:
     """Rates of the workers and memories of what was run; safe to use from several threads.
@@ -68,7 +114,7 @@ class Statistics:
     _rates: dict[str, Rates] = field(default_factory=dict)
     _speeds: dict[str, float] = field(default_factory=dict)
     _used: dict[str, float] = field(default_factory=dict)
-    _tried: "OrderedDict[tuple[Chain, int], dict[Cut, Tried]]" = field(default_factory=OrderedDict)
+    _histories: OrderedDict[tuple[Chain, int], History] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def calibrated(self, rates: Mapping[str, Rates]) -> None:
@@ -78,7 +124,7 @@ class Statistics:
             for worker in rates:
                 self._speeds.pop(worker, None)
                 self._used.pop(worker, None)
-            self._tried.clear()
+            self._histories.clear()
             self.version += 1
 
     def joined(self, worker: str, rates: Rates) -> None:
@@ -99,30 +145,14 @@ class Statistics:
             speed = self._used.get(worker, 1.0)
         return measured if speed == 1.0 else measured.faster(speed)
 
-    def tried(self, chain: Chain, workers: int) -> dict[Cut, Tried]:
-        """The cuts of a chain that were run on so many workers."""
+    def history(self, chain: Chain, workers: int) -> History:
+        """Of a chain on so many workers."""
         with self._lock:
-            return dict(self._tried.get((chain, workers), ()))
-
-    def observe(self, chain: Chain, cut: Cut, workers: int, seconds: float) -> Tried:
-        """A chain was run under a cut."""
-        with self._lock:
-            cuts = self._tried.setdefault((chain, workers), {})
-            self._tried.move_to_end((chain, workers))
-            if cut in cuts:
-                cuts[cut].add(seconds)
-            else:
-                cuts[cut] = Tried(seconds)
-            while len(self._tried) > SHAPES:
-                self._tried.popitem(last=False)
-            return cuts[cut]
-
-    def doubt(self, chain: Chain, workers: int, cut: Cut) -> None:
-        """Forget what other cuts than this one took."""
-        with self._lock:
-            cuts = self._tried.get((chain, workers), {})
-            for other in [c for c in cuts if c != cut]:
-                del cuts[other]
+            found = self._histories.setdefault((chain, workers), History())
+            self._histories.move_to_end((chain, workers))
+            while len(self._histories) > SHAPES:
+                self._histories.popitem(last=False)
+            return found
 
     def observe_workers(self, ran: Sequence[tuple[str, float, float]]) -> None:
         """Shards of one chain ran at once: (worker, predicted, measured) seconds in the engine of each."""

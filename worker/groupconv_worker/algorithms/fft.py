@@ -74,6 +74,7 @@ class _Fft:
         spectra = scipy.fft.rfft2(w, self.shape).conj()
         self.spectra = spectra.reshape(plane.groups, plane.filters, plane.channels, *spectra.shape[2:])
 
+    @np.errstate(all="ignore")  # NaN and infinity are data
     def sample(self, x: Array, y: Array) -> None:
         plane = self.plane
         grouped = x.reshape(plane.groups, plane.channels, *plane.input)

@@ -14,6 +14,8 @@ import math
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from groupconv.geometry import Geometry
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.epilogue import activate, add_bias
@@ -67,6 +69,7 @@ class _PreparedGemm:
         self.filters = xp.ascontiguousarray(w.reshape(g.groups, per_group, -1))
         self.bias = None if bias is None else xp.asarray(bias).astype(self.accumulate)
 
+    @np.errstate(all="ignore")  # NaN and infinity are data
     def run(self, x: Array, out: Array) -> None:
         xp, g = self.gemm.xp, self.geometry
         for n in range(x.shape[0]):

@@ -46,20 +46,39 @@ class Samples:
             if g.padding_mode != "zeros":
                 sample = np.pad(sample, ((0, 0), *g.padding), mode=PAD_MODE[g.padding_mode])
             if not _is_plain(sample, dtype):
-                sample = np.require(sample, dtype, ("C", "A"))
+                sample = _cast(sample, np.empty(sample.shape, dtype))
             place = out[n]
             y = place if _is_plain(place, dtype) else np.empty(place.shape, dtype)
             self.kernel.sample(sample, y)
             if self.activation is not None:
                 activate(y[None], self.activation, np, scipy.special.erf)
             if y is not place:
-                out[n] = y
+                _cast(y, place)
+
+
+@np.errstate(all="ignore")  # NaN and infinity are data
+def _cast(source: Array, target: Array) -> Array:
+    """`target`, filled."""
+    target[...] = source
+    return target
 
 
 def _is_plain(array: Array, dtype: np.dtype) -> bool:
     """Whether a kernel can use the array as it lies."""
     flags = array.flags
     return array.dtype == dtype and flags.c_contiguous and flags.aligned
+
+
+@np.errstate(all="ignore")
+def all_finite(array: Array) -> bool:
+    """Whether there is no NaN and no infinity in a contiguous array; of very large elements it is not sure.
+
+    Example:
+        >>> all_finite(np.ones((2, 2))), all_finite(np.array([1, np.inf])), all_finite(np.array([1e200]))
+        (True, False, False)
+    """
+    flat = array.reshape(-1)
+    return bool(np.isfinite(np.dot(flat, flat)))
 
 
 def zero_padded(g: Geometry) -> Geometry:

@@ -15,7 +15,7 @@ from groupconv.geometry import Geometry
 from groupconv_worker.algorithms.direct import Direct, even
 from groupconv_worker.algorithms.filters import packing
 from groupconv_worker.algorithms.plane import Plane, phases
-from groupconv_worker.algorithms.samples import Buffers, Room, Samples, bias_of, zero_padded
+from groupconv_worker.algorithms.samples import Buffers, Room, Samples, all_finite, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import simd
 from groupconv_worker.kernels import winograd as kernels
@@ -94,8 +94,7 @@ class _Winograd:
 
     def sample(self, x: Array, y: Array) -> None:
         self.passes.program.run(x, y, self.weights)
-        flat = y.reshape(-1)
-        if not np.isfinite(np.dot(flat, flat)):
+        if not all_finite(y):
             self.direct().run(x[None], y[None])
 
 

@@ -4,9 +4,10 @@ Plan on symbols, execute on arrays: `supports` and the choice of an algorithm se
 dtypes), never data. `prepare` sees the weights once; the `Prepared` it returns sees feature maps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from groupconv.dtypes import Types
@@ -26,10 +27,30 @@ class DeviceLostError(UnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The symbols of one convolution: its geometry and its dtypes. Hashable: it keys caches and tunings."""
+    """The symbols of one convolution: its geometry and its dtypes. Hashable: it keys caches and tunings.
+
+    Example:
+        >>> import pickle
+        >>> from groupconv import ConvSpec, resolve
+        >>> from groupconv.dtypes import types_of
+        >>> f32 = np.dtype("float32")
+        >>> problem = Problem(resolve(ConvSpec(), (1, 2, 4), (2, 2, 3)), types_of(f32, f32))
+        >>> {problem: "known"}[pickle.loads(pickle.dumps(problem))]
+        'known'
+    """
 
     geometry: Geometry
     types: Types
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.geometry, self.types)))
+
+    def __hash__(self) -> int:
+        return self._hash  # taken once: every request looks something up
+
+    def __reduce__(self) -> tuple[type["Problem"], tuple[Geometry, Types]]:
+        return Problem, (self.geometry, self.types)  # another process hashes strings otherwise
 
 
 class Prepared(Protocol):

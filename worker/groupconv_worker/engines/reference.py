@@ -54,6 +54,7 @@ class _Reference:
     def __init__(self, problem: Problem, weight: Array, bias: Array | None) -> None:
         self.problem, self.weight, self.bias = problem, weight, bias
 
+    @np.errstate(all="ignore")  # NaN and infinity are data
     def run(self, x: Array, out: Array) -> None:
         out[...] = convolve(x, self.weight, self.bias, self.problem.geometry).astype(out.dtype)
 

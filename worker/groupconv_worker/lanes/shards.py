@@ -134,7 +134,7 @@ class Shard:
                 "types": [t.name for t in part.problem.types],
                 "weight": _kind_to(part.weight),
                 "bias": None if part.bias is None else _kind_to(part.bias),
-                "key": None if part.key is None else asdict(part.key),
+                "key": part.key,
             }
             for part in self.parts
         ]
@@ -182,7 +182,7 @@ def _part_from(found: dict[str, Any]) -> Part:
         Problem(Geometry(**g), Types(*(DTYPES[name] for name in found["types"]))),
         _kind_from(found["weight"]),
         None if found["bias"] is None else _kind_from(found["bias"]),
-        None if key is None else ResidentKey(**{name: _tuples(value) for name, value in key.items()}),
+        None if key is None else ResidentKey(*map(_tuples, key)),
     )
 
 
