@@ -16,7 +16,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,17 +98,16 @@ class Batcher:
         Returns:
             The output, and the report of the run, which may have had more samples; its phase "queue" is the wait.
         """
-        alone = partial(
-            _while_wanted,
-            alive,
-            self.coordinator.convolve,
-            x,
-            steps,
-            deadline=deadline,
-            reordering=reordering,
-            allocate=allocate,
-            by_message=by_message,
-        )
+
+        def alone() -> Result:
+            before = wanted.set(alive)  # once the caller has gone, no shard is started
+            try:
+                return self.coordinator.convolve(
+                    x, steps, deadline=deadline, reordering=reordering, allocate=allocate, by_message=by_message
+                )
+            finally:
+                wanted.reset(before)
+
         if self._most == 1:
             return alone()
         problems = self.coordinator.problems.of(x.shape, x.dtype, steps)  # what cannot be meets no others
@@ -283,12 +281,3 @@ class Batcher:
             self._sizes.setdefault((first.layer, first.version), Counter())[samples] += 1
             while len(self._sizes) > KEPT:
                 self._sizes.popitem(last=False)
-
-
-def _while_wanted(alive: Callable[[], bool], run: Callable[..., Result], *args: Any, **options: Any) -> Result:
-    """A run of which no shard is started once its caller has gone."""
-    before = wanted.set(alive)
-    try:
-        return run(*args, **options)
-    finally:
-        wanted.reset(before)

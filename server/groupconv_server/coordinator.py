@@ -6,11 +6,12 @@ executor makes each result land there. Only a cut along input channels adds.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
-from groupconv.plan import Plan, Report, ShardReport
+from groupconv.plan import Plan, Report
 from groupconv.requests import Result, Step
 from groupconv.spec import ConvSpec
 from groupconv_server.dispatch import dispatch
@@ -25,6 +26,24 @@ from groupconv_server.telemetry.traces import Times, Traces, traced
 from groupconv_worker.engines.base import Array, Problem
 
 Allocate = Callable[[tuple[int, ...], np.dtype], Array]
+
+
+class Outcome(Result):
+    """A result whose report is made when somebody asks for it: most clients want none."""
+
+    _ran: tuple[Sequence[PlannedChain], Sequence[Times], Mapping[str, float]]
+
+    def __init__(
+        self, output: Array, chains: Sequence[PlannedChain], timeline: Sequence[Times], phases: Mapping[str, float]
+    ) -> None:
+        self.__dict__.update(output=output, _ran=(chains, timeline, phases))  # a result takes no assignments
+
+    @cached_property
+    def report(self) -> Report:
+        """The plan, each shard's worker and times, the times of each phase."""
+        chains, timeline, phases = self._ran
+        steps = tuple(step for times in timeline for step in zip(*times.ran, strict=True))
+        return Report(request_plan(chains), steps, phases)
 
 
 class Coordinator:
@@ -140,10 +159,10 @@ class Coordinator:
         start = time.perf_counter()
         workers = self.workers(deadline)
         # requests in flight share the workers: cutting one would make the others wait
-        busy = max(self._running + 1, self._inside())
+        busy = max(self._running + 1, self._inside()) if len(workers) > 1 else 1
         at_most = max(1, len(workers) // busy)
         chains = self.planner.plan(tuple(problems), workers, reordering=reordering, at_most=at_most)
-        if busy == 1:
+        if busy == 1 < len(workers):
             chains = self.planner.explore(chains, workers)
         planning = time.perf_counter() - start
         return self.run(chains, x, steps, deadline=deadline, planning=planning, output=output)
@@ -170,7 +189,6 @@ class Coordinator:
         """
         begun = time.perf_counter()
         timeline: list[Times] = []
-        reports: list[tuple[ShardReport, ...]] = []
         phases = {"plan": planning, "execute": 0.0, "merge": 0.0}
         with self._count:
             self._running += 1
@@ -190,10 +208,9 @@ class Coordinator:
                 phases["execute"] += executed - start
                 phases["merge"] += merged - executed
                 if alone and self._running == 1:  # else it was timed with another's shards in between
-                    self.planner.learn(chain, merged - start, [[r.compute_seconds for r in shard] for shard in ran])
+                    self.planner.learn(chain, merged - start, ((r.compute_seconds for r in shard) for shard in ran))
                 self.metrics.ran(ran)
                 timeline.append(Times(start, dispatched, executed, merged, ran))
-                reports += zip(*ran, strict=True)
                 x = made.output
         finally:
             with self._count:
@@ -202,7 +219,7 @@ class Coordinator:
             self.metrics.phase(phase, seconds)
         if traced():
             self.traces.chains(begun - planning, begun, timeline)
-        return Result(x, Report(request_plan(chains), tuple(reports), phases))
+        return Outcome(x, chains, timeline, phases)
 
     def plan(
         self,

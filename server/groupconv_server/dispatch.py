@@ -21,7 +21,7 @@ from groupconv_worker.resident import ResidentKey
 from groupconv_worker.shard import Stage
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Dispatch:
     """The tasks of a chain and where their results go.
 

@@ -123,9 +123,7 @@ class Team:
                 break
         for helper in found:
             helper.wake()
-        return Helpers(
-            found, found[0].place if len(found) == 1 else np.array([int(h.place[0]) for h in found], np.int64)
-        )
+        return found[0].alone if len(found) == 1 else _together(found)
 
     def dismiss(self, helpers: "Helpers") -> None:
         """Give helpers back."""
@@ -155,7 +153,11 @@ class Helpers(NamedTuple):
     words: Array
 
 
-NOBODY = Helpers([], np.zeros(0, np.int64))
+def _together(found: "list[_Helper]") -> Helpers:
+    return Helpers(found, np.array([helper.address for helper in found], np.int64))
+
+
+NOBODY = _together([])
 
 
 class _Job:
@@ -210,31 +212,31 @@ class _Helper:
         room = np.zeros(5 * LINE, np.int64)
         first = -(room.ctypes.data // 8) % LINE
         self._words, self._avoided = room[first : first + 4 * LINE], -1
-        self._address = self._words.ctypes.data
-        self.place = np.array([self._address], np.int64)
+        self.address = self._words.ctypes.data
+        self.alone = _together([self])
         self.thread = threading.Thread(target=self._loop, name="groupconv", daemon=True)
         self.thread.start()
 
     def prepared(self) -> int:
         """The address of the word that its next job is told to be over by."""
         self._words[OVER] = 0
-        return self._address + 8 * OVER
+        return self.address + 8 * OVER
 
     def start(self, share: tuple[_Job, int] | None) -> None:
         """Join in a job, at this share of it; end if it is None."""
         self._jobs.put(share)
-        announce(self._address, INTERPRETER)
+        announce(self.address, INTERPRETER)
 
     def wake(self) -> None:
         """See that it looks out for work. It may be late: who announces work must not count on it."""
         if self._words[ASLEEP]:
             self._avoid_this_processor()
-            rouse(self._address)
+            rouse(self.address)
 
     def _loop(self) -> None:
         over: int | None = 0
         while over is not None:
-            attend(self._address, over, LOOKOUT, HANDOVER)
+            attend(self.address, over, LOOKOUT, HANDOVER)
             self._words[JOB] = NONE
             over = 0
             while over is not None and not self._jobs.empty():

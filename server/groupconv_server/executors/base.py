@@ -19,7 +19,7 @@ wanted: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=always)
 """Whether the caller of the request that this thread runs is still there: of one who has gone no shard is started."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Task:
     """A shard with its arrays.
 
@@ -40,8 +40,10 @@ class Task:
     def reports(self, worker: str, ran: Sequence[Ran], seconds: float, attempts: int = 1) -> tuple[ShardReport, ...]:
         """What happened to it, one report for each stage; `seconds` are from dispatch to result."""
         return tuple(
-            ShardReport(self.index, worker, r.algorithm, r.seconds if i else seconds, r.seconds, attempts)
-            for i, r in enumerate(ran)
+            [
+                ShardReport(self.index, worker, r.algorithm, r.seconds if i else seconds, r.seconds, attempts)
+                for i, r in enumerate(ran)
+            ]
         )
 
 

@@ -39,11 +39,12 @@ class LocalExecutor:
         threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
         self._workers = {f"local-{i}": _Worker(f"local-{i}", engine, threads, capacity) for i in range(workers)}
         self.computes_here = sum(worker.engine.at_once for worker in self._workers.values())
+        self._ids = tuple(self._workers)
         self._team = Team(workers)
 
     def workers(self) -> tuple[str, ...]:
         """All of them: threads do not get lost."""
-        return tuple(self._workers)
+        return self._ids
 
     def wait(self, deadline: float | None) -> tuple[str, ...]:  # noqa: ARG002 - they are there
         """All of them."""
@@ -62,30 +63,30 @@ class LocalExecutor:
 
     def expect(self, shards: int) -> None:
         """Waking a thread takes longer than cutting a request: it may begin before that."""
-        self._team.expect(shards - 1)
+        if shards > 1:
+            self._team.expect(shards - 1)
 
     def run(self, tasks: Sequence[Task], *, deadline: float | None, among: int = 1) -> list[tuple[ShardReport, ...]]:
         """Every task straight into its slice of the output: the first in this thread, the others in the team's."""
         start, alive = time.perf_counter(), wanted.get()
         among_each = min(among, self.computes_here) / len(self._workers)
-        workers = [self._free(tasks), *(self._workers[task.worker] for task in tasks[1:])]
         if len(tasks) == 1:
-            return [workers[0].run(tasks[0], deadline, start, alive, among_each)]
+            return [self._idle(tasks[0].worker).run(tasks[0], deadline, start, alive, among_each)]
         reports: list[tuple[ShardReport, ...]] = [()] * len(tasks)
 
         def work(first: int, last: int) -> None:
             for i in range(first, last):
-                reports[i] = workers[i].run(tasks[i], deadline, start, alive, among_each)
+                reports[i] = self._workers[tasks[i].worker].run(tasks[i], deadline, start, alive, among_each)
 
         self._team.run(work, len(tasks))
         return reports
 
-    def _free(self, tasks: Sequence[Task]) -> "_Worker":
-        """Who runs the first task: the worker it was planned for, or if nothing else was planned, one that is idle."""
-        planned = self._workers[tasks[0].worker]
-        if len(tasks) > 1 or not planned.busy:
-            return planned
-        return next((worker for worker in self._workers.values() if not worker.busy), planned)
+    def _idle(self, planned: str) -> "_Worker":
+        """Who runs a task beside which nothing else was planned: its worker, or if that is busy, one that is idle."""
+        worker = self._workers[planned]
+        if not worker.busy:
+            return worker
+        return next((other for other in self._workers.values() if not other.busy), worker)
 
     def forget(self, layer: str, version: int) -> None:
         """Dropped at once: a running shard holds what it uses."""

@@ -56,9 +56,9 @@ class Tried:
 
 
 class History:
-    """What running one chain of steps on so many workers has taught. Plans of the chain hold it: nobody searches for it.
+    """What running one chain of steps on so many workers has taught; safe to use from several threads.
 
-    Safe to use from several threads.
+    Plans of the chain hold it, so that a request need not search for it.
 
     Attributes:
         runs: numbers the requests that ran the chain alone.

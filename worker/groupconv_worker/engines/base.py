@@ -7,7 +7,6 @@ dtypes), never data. `prepare` sees the weights once; the `Prepared` it returns 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from groupconv.dtypes import Types
@@ -31,6 +30,7 @@ class Problem:
 
     Example:
         >>> import pickle
+        >>> import numpy as np
         >>> from groupconv import ConvSpec, resolve
         >>> from groupconv.dtypes import types_of
         >>> f32 = np.dtype("float32")
