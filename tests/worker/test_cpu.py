@@ -33,6 +33,7 @@ PAIRS = (
 )
 TEAM, BUFFERS = Team(2), Buffers()
 EXACT = {a.name: a for a in (Grouped(TEAM, BUFFERS), Direct(TEAM, BUFFERS), OnnxRuntime(TEAM))}
+OF_SAMPLES = [*EXACT.values(), Separable(TEAM, BUFFERS), Winograd(TEAM, BUFFERS)]
 
 
 def problem_of(spec: ConvSpec, x: np.ndarray, w: np.ndarray) -> Problem:
@@ -52,6 +53,22 @@ def test_exact_algorithms(name, case, resident):
     algorithm = EXACT[name]
     assume(algorithm.supports(Problem(case.geometry, case.types)))
     check(run(algorithm, case, resident=resident), case)
+
+
+@pytest.mark.parametrize("algorithm", OF_SAMPLES, ids=lambda a: a.name)
+def test_samples_that_lie_apart(algorithm):
+    """As a cut by groups leaves them: each contiguous, any distance from one to the next."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, 3, 32, 20, 20), dtype=np.float32)[::-1, 1]
+    spec, w = ConvSpec(padding=1, groups=2), rng.standard_normal((32, 16, 3, 3), dtype=np.float32)
+    if isinstance(algorithm, Separable):
+        column, row = rng.standard_normal((2, 32, 5), dtype=np.float32)
+        spec, w = ConvSpec(padding=2, groups=32), (column[:, :, None] * row[:, None])[:, None]
+    problem = problem_of(spec, x, w)
+    room = np.full((5, 2, *problem.geometry.output_shape[1:]), 77, np.float32)
+    algorithm.prepare(problem, w, None, resident=True).run(x, room[:, 0])
+    np.testing.assert_allclose(room[:, 0], convolve(x, w, None, problem.geometry), atol=1e-3)
+    assert (room[:, 1] == 77).all()
 
 
 @settings(max_examples=40)

@@ -108,11 +108,18 @@ class Program:
         self.bytes = size + inner
 
     def run(self, x: Array, y: Array, weights: tuple[int, int] = (0, 0)) -> None:
-        """Run on contiguous arrays; `weights` are the addresses of w and bias, where it was made without them."""
+        """Run on each sample.
+
+        Args:
+            x: (N, …), its samples contiguous.
+            y: likewise.
+            weights: the addresses of w and bias, where it was made without them.
+        """
         buffer = self.buffers.take(self.bytes)
         helpers = self.team.hire(self.threads - 1)
         try:
-            launch(self.template, self.places, (buffer.address, address(x), address(y), *weights), helpers.words)
+            bases, steps = (buffer.address, address(x), address(y), *weights), (0, x.strides[0], y.strides[0], 0, 0)
+            launch(self.template, self.places, bases, steps, len(x), helpers.words)
         finally:
             self.team.dismiss(helpers)
             self.buffers.give(buffer)

@@ -73,7 +73,7 @@ class _Direct:
             tap += math.prod(phase.plane.kernel)
         self.program = Program(direct.team, direct.buffers, stages, scratch)
 
-    def sample(self, x: Array, y: Array) -> None:
+    def run(self, x: Array, y: Array) -> None:
         self.program.run(x, y)
 
 

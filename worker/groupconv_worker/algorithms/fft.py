@@ -74,8 +74,12 @@ class _Fft:
         spectra = scipy.fft.rfft2(w, self.shape).conj()
         self.spectra = spectra.reshape(plane.groups, plane.filters, plane.channels, *spectra.shape[2:])
 
+    def run(self, x: Array, y: Array) -> None:
+        for sample, made in zip(x, y, strict=True):
+            self._sample(sample, made)
+
     @np.errstate(all="ignore")  # NaN and infinity are data
-    def sample(self, x: Array, y: Array) -> None:
+    def _sample(self, x: Array, y: Array) -> None:
         plane = self.plane
         grouped = x.reshape(plane.groups, plane.channels, *plane.input)
         answers = y.reshape(plane.groups, plane.filters, *plane.output)

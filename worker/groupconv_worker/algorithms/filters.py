@@ -24,7 +24,7 @@ def packed(
     w = np.ascontiguousarray(weight.astype(dtype, copy=False))
     stage = packing(g, block, dtype, X, Y)
     room = Room(None if resident else buffers, stage.tasks * math.prod(w.shape) // g.out_channels * block, dtype)
-    Program(team, buffers, [stage]).run(w, room.array)
+    Program(team, buffers, [stage]).run(w[None], room.array[None])
     return room
 
 

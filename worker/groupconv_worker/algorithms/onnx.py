@@ -83,7 +83,11 @@ class _Sliced:
                 self.parts.append((start, stop, runtime.shared_session(g, (start, stop)), weights))
         self.geometry = g
 
-    def sample(self, x: Array, y: Array) -> None:
+    def run(self, x: Array, y: Array) -> None:
+        for sample, made in zip(x, y, strict=True):
+            self._sample(sample, made)
+
+    def _sample(self, x: Array, y: Array) -> None:
         def work(first: int, last: int) -> None:
             for start, stop, session, weights in self.parts[first:last]:
                 _run(session, self._seen(x, start, stop), weights, y[start:stop])

@@ -1,4 +1,4 @@
-"""What the CPU's algorithms share: one sample at a time, contiguous, in the accumulator's dtype; buffers kept."""
+"""What the CPU's algorithms share: contiguous samples in the accumulator's dtype; buffers kept."""
 
 import threading
 from dataclasses import replace
@@ -17,12 +17,12 @@ PAD_MODE: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular
 
 
 class Sampled(Protocol):
-    """A kernel for one sample."""
+    """A kernel for contiguous samples of the accumulator's dtype."""
 
     algorithm: str
 
-    def sample(self, x: Array, y: Array) -> None:
-        """Convolve x (C, *input) and add the bias into y (M, *output), both contiguous, of the accumulator's dtype."""
+    def run(self, x: Array, y: Array) -> None:
+        """Convolve each sample of x (N, C, *input) and add the bias into y (N, M, *output)."""
 
 
 class Samples:
@@ -41,18 +41,21 @@ class Samples:
     def run(self, x: Array, out: Array) -> None:
         """As `Prepared.run`."""
         g, dtype = self.problem.geometry, self.problem.types.accumulate
-        for n in range(x.shape[0]):
-            sample = x[n]
-            if g.padding_mode != "zeros":
-                sample = np.pad(sample, ((0, 0), *g.padding), mode=PAD_MODE[g.padding_mode])
+        zeros, plain = g.padding_mode == "zeros", _is_plain(out, dtype)
+        if zeros and plain and self.activation is None and _is_plain(x, dtype):
+            self.kernel.run(x, out)
+            return
+        for n in range(x.shape[0]):  # what else is done to a sample finds it in the caches
+            sample, place = x[n : n + 1], out[n : n + 1]
+            if not zeros:
+                sample = np.pad(sample, ((0, 0), (0, 0), *g.padding), mode=PAD_MODE[g.padding_mode])
             if not _is_plain(sample, dtype):
                 sample = _cast(sample, np.empty(sample.shape, dtype))
-            place = out[n]
-            y = place if _is_plain(place, dtype) else np.empty(place.shape, dtype)
-            self.kernel.sample(sample, y)
+            y = place if plain else np.empty(place.shape, dtype)
+            self.kernel.run(sample, y)
             if self.activation is not None:
-                activate(y[None], self.activation, np, scipy.special.erf)
-            if y is not place:
+                activate(y, self.activation, np, scipy.special.erf)
+            if not plain:
                 _cast(y, place)
 
 
@@ -63,10 +66,9 @@ def _cast(source: Array, target: Array) -> Array:
     return target
 
 
-def _is_plain(array: Array, dtype: np.dtype) -> bool:
-    """Whether a kernel can use the array as it lies."""
-    flags = array.flags
-    return array.dtype == dtype and flags.c_contiguous and flags.aligned
+def _is_plain(x: Array, dtype: np.dtype) -> bool:
+    """Whether a kernel can use the samples as they lie."""
+    return x.dtype == dtype and x.flags.aligned and x[:1].flags.c_contiguous
 
 
 @np.errstate(all="ignore")

@@ -92,7 +92,7 @@ class _Separable:
         )
         self.program = Program(separable.team, separable.buffers, stages, scratch)
 
-    def sample(self, x: Array, y: Array) -> None:
+    def run(self, x: Array, y: Array) -> None:
         self.program.run(x, y)
 
 

@@ -87,15 +87,17 @@ class _Winograd:
         self.direct, dtype = direct, np.dtype(np.float32)
         self.passes = passes = winograd.passes(g.with_batch(1))
         self.room = Room(None if resident else winograd.buffers, passes.filters, dtype)
-        passes.transform.run(np.ascontiguousarray(weight.astype(dtype, copy=False)), self.room.array)
+        passes.transform.run(np.ascontiguousarray(weight.astype(dtype, copy=False))[None], self.room.array[None])
         self.bias = np.zeros((g.groups, passes.biases), dtype)
         self.bias[:, : g.out_channels // g.groups] = bias_of(bias, g, dtype).reshape(g.groups, -1)
         self.weights = address(self.room.array), address(self.bias)
 
-    def sample(self, x: Array, y: Array) -> None:
-        self.passes.program.run(x, y, self.weights)
-        if not all_finite(y):
-            self.direct().run(x[None], y[None])
+    def run(self, x: Array, y: Array) -> None:
+        for n in range(len(x)):
+            sample, made = x[n : n + 1], y[n : n + 1]
+            self.passes.program.run(sample, made, self.weights)
+            if not all_finite(made):
+                self.direct().run(sample, made)
 
 
 class _Passes:

@@ -89,30 +89,36 @@ def announce(helper, job):
     rouse(helper)
 
 
-@njit(types.void(_WORDS, _WORDS, types.UniTuple(_I, 5), _WORDS), nogil=True, cache=True, error_model="numpy")
-def launch(template, places, bases, helpers):
-    """Run a job with these helpers. Releases the GIL.
+_ADDRESSES = types.UniTuple(_I, 5)
+
+
+@njit(types.void(_WORDS, _WORDS, _ADDRESSES, _ADDRESSES, _I, _WORDS), nogil=True, cache=True, error_model="numpy")
+def launch(template, places, bases, steps, samples, helpers):
+    """Run a job for each sample with these helpers. Releases the GIL.
 
     Args:
         template: the job's words.
         places: pairs (which word, which base): to that word is added that base.
         bases: addresses; the first is of room for the job's words and whatever its stages write between.
+        steps: bytes of each base from sample to sample.
+        samples: how many.
         helpers: addresses of the helpers' words; no job is announced to them yet.
     """
     scratch = bases[0]
     words = array(scratch, np.int64)
-    for i in range(len(template)):
-        words[i] = template[i]
-    for i in range(0, len(places), 2):
-        words[places[i]] += bases[places[i + 1]]
-    for i in range(len(helpers)):
-        store(helpers[i] + 8 * SHARE, i + 1)
-        announce(helpers[i], scratch)
-    _join_in(scratch, 0)
-    for i in range(len(helpers)):
-        # one that has not come does not get it any more; one that has still reads the words
-        if not exchange(helpers[i] + 8 * JOB, scratch, NONE):
-            _await(helpers[i] + 8 * JOB, NONE)
+    for sample in range(samples):
+        for i in range(len(template)):
+            words[i] = template[i]
+        for i in range(0, len(places), 2):
+            words[places[i]] += bases[places[i + 1]] + sample * steps[places[i + 1]]
+        for i in range(len(helpers)):
+            store(helpers[i] + 8 * SHARE, i + 1)
+            announce(helpers[i], scratch)
+        _join_in(scratch, 0)
+        for i in range(len(helpers)):
+            # one that has not come does not get it any more; one that has still reads the words
+            if not exchange(helpers[i] + 8 * JOB, scratch, NONE):
+                _await(helpers[i] + 8 * JOB, NONE)
 
 
 @njit(types.void(_I, _I, _I, _I), nogil=True, cache=True, error_model="numpy")
