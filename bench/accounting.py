@@ -36,8 +36,7 @@ PARTS = (
     ("computing", "the first shard is in an engine"),
     ("computed", "computed by the caller"),
     ("executed", "the other shards ended, too"),
-    ("answering", "merged, counted, noted"),
-    ("answered", "the answer given to gRPC"),
+    ("answered", "merged, counted, noted, the answer given to gRPC"),
     ("came", "wire: the client has the answer"),
     ("done", "client: the answer read"),
 )
@@ -92,13 +91,12 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
     local.run_shard = first if stamped else counted  # type: ignore[assignment]
     if stamped:
         noted(door.Door, "intercept_service", "arrived")
-        noted(call.UnaryCall, "stream_unary", "begun", "answering")
+        noted(call.UnaryCall, "stream_unary", "begun", "answered")
         noted(call.Call, "_received", "received")
         noted(convolution, "parse", "", "parsed")
         noted(coordinator.Coordinator, "perform", "performed")
         noted(Planner, "plan", "", "planned")
         noted(local.LocalExecutor, "run", "executing", "executed")
-        noted(call.Call, "response_serializer", "", "answered")
     served: Any = _Asked(pipe)
     serve(served, "local", workers, threads, False)
 

@@ -142,7 +142,7 @@ class Worker:
 
 
 def _missing(stage: Stage, resident: Resident) -> bool:
-    return stage.key is not None and stage.weight.size == 0 and not resident.has(stage.key, stage.problem)
+    return stage.key is not None and stage.weight.size == 0 and not resident.has(stage.key, stage.one)
 
 
 def _own(stage: Stage) -> Stage:

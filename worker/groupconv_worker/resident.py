@@ -4,6 +4,7 @@ The store is a cache. What it has dropped, or lost with its process, is prepared
 again, so a full store costs time and never an answer.
 """
 
+import functools
 import itertools
 import threading
 from collections.abc import Callable
@@ -73,30 +74,28 @@ class Resident:
 
     def has(self, key: ResidentKey, problem: Problem) -> bool:
         """Whether this part is here, prepared for such a problem."""
-        with self._lock:
-            return (key, of_one_sample(problem)) in self._kept
+        return (key, problem) in self._kept
 
     def get(self, key: ResidentKey, problem: Problem, size: int, prepare: Callable[[Problem], Prepared]) -> Prepared:
         """This part, prepared: the kept one, or what `prepare` makes of the problem, kept from now on.
 
         Args:
             key: which part.
-            problem: of the shard; kernels serve any batch, so they are prepared for one sample.
+            problem: of one sample (`of_one_sample`), as kernels serve any batch.
             size: bytes of the part's weights.
-            prepare: called with the problem of one sample if nothing is kept.
+            prepare: called with the problem if nothing is kept.
         """
-        one = of_one_sample(problem)
-        known = self._kept.get((key, one))
+        known = self._kept.get((key, problem))
         if known is not None:
             known.used = next(self._clock)
             return known.prepared
-        made = prepare(one)  # may take a second of tuning, so not under the lock
+        made = prepare(problem)  # may take a second of tuning, so not under the lock
         with self._lock:
-            if (key, one) not in self._kept:
-                self._kept[key, one] = _Kept(made, size, next(self._clock))
+            if (key, problem) not in self._kept:
+                self._kept[key, problem] = _Kept(made, size, next(self._clock))
                 self.bytes += size
             while self.bytes > self.capacity and len(self._kept) > 1:
-                self._drop(min(self._kept, key=lambda one: self._kept[one].used))
+                self._drop(min(self._kept, key=lambda found: self._kept[found].used))
         return made
 
     def forget(self, layer: str, version: int) -> None:
@@ -109,7 +108,8 @@ class Resident:
         self.bytes -= self._kept.pop(found).bytes
 
 
+@functools.lru_cache(maxsize=4096)
 def of_one_sample(problem: Problem) -> Problem:
-    """The same problem with a batch of 1."""
+    """The same problem with a batch of 1; for equal ones the same object, which is found without comparing."""
     g = problem.geometry
     return problem if g.batch == 1 else replace(problem, geometry=g.with_batch(1))

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from groupconv_worker.engines.base import Array, Engine, Prepared, Problem
-from groupconv_worker.resident import Resident, ResidentKey
+from groupconv_worker.resident import Resident, ResidentKey, of_one_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,17 @@ class Stage:
         weight: (M, C/g, *kernel), transposed (C, M/g, *kernel).
         bias: (M,) or None.
         key: of a resident layer, which part of its weights this is; the worker keeps it prepared.
+        one: the problem that a resident kernel is prepared for: of one sample, as it serves any batch.
     """
 
     problem: Problem
     weight: Array
     bias: Array | None = None
     key: ResidentKey | None = None
+    one: Problem = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "one", self.problem if self.key is None else of_one_sample(self.problem))
 
 
 class Ran(NamedTuple):
@@ -78,4 +83,4 @@ def _prepared(engine: Engine, stage: Stage, resident: Resident | None) -> Prepar
     def prepare(problem: Problem) -> Prepared:
         return engine.prepare(problem, stage.weight, stage.bias, resident=True)
 
-    return resident.get(stage.key, stage.problem, stage.weight.nbytes, prepare)
+    return resident.get(stage.key, stage.one, stage.weight.nbytes, prepare)

@@ -127,7 +127,7 @@ class _Worker:
     ) -> tuple[ShardReport, ...]:
         left = -1.0 if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
         # what is prepared and tuned is to have the threads, and the processor, for itself
-        new = not all(stage.key is None or self.resident.has(stage.key, stage.problem) for stage in task.stages)
+        new = not all(stage.key is None or self.resident.has(stage.key, stage.one) for stage in task.stages)
         late = deadline is not None and left <= 0
         threads = 0 if late else self._turn.acquire(left, among=among, whole=new)
         if not threads:
@@ -135,7 +135,8 @@ class _Worker:
         try:
             if not alive():
                 raise CancelledError("the caller has gone")
-            keep_to(threads)
+            if threads < self.engine.threads:
+                keep_to(threads)
             ran = run_shard(self.engine, task.stages, task.x, task.out, self.resident)
             with self._count:
                 self.shards += 1
