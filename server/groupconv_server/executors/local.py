@@ -135,8 +135,7 @@ class _Worker:
         try:
             if not alive():
                 raise CancelledError("the caller has gone")
-            if threads < self.engine.threads:
-                keep_to(threads)
+            keep_to(threads)
             ran = run_shard(self.engine, task.stages, task.x, task.out, self.resident)
             with self._count:
                 self.shards += 1
