@@ -118,7 +118,7 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
         if self._visit is not None:
             self._visit.hold(len(raw))
         self._received(len(raw))
-        return self._decoded(raw)
+        return raw if self._method.decode is None else self._decoded(raw)
 
     def _messages(self, requests: Iterator[bytes]) -> Iterator[Any]:
         while (raw := _next(requests)) is not None:

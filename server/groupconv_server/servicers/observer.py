@@ -1,5 +1,6 @@
 """What is noted of every request: it is given an id, counted, timed, traced, and written down if it is refused."""
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -74,7 +75,7 @@ class Watch(Request):
         self._span = self._traces.begin(self, self._metadata, self._arrived)
         context.set_trailing_metadata(((ID_KEY, self.id),))
 
-    def end(self, context: grpc.ServicerContext, otherwise: str, *, active: bool) -> None:
+    def end(self, context: Any, otherwise: str, *, active: bool) -> None:
         """It has ended, with `otherwise` if gRPC knows of no status; a refusal is written down.
 
         Args:
@@ -82,12 +83,14 @@ class Watch(Request):
             otherwise: its status, by name.
             active: whether gRPC had not ended it.
         """
-        code = _code(context, otherwise, active)
+        found = context.code()
+        code = otherwise if found is None and active else _code(found, context)
         seconds = time.perf_counter() - self._arrived
         self._series.ended(self, code, seconds)
         if code == "OK":
-            audit.done(self, seconds)
             reason = ""
+            if audit.log.isEnabledFor(logging.DEBUG):
+                audit.done(self, seconds)
         else:
             reason = _text(context)
             if audit.refused(self, code, context.peer(), reason, seconds):
@@ -103,13 +106,10 @@ class Watch(Request):
             audit.refused(self, UNREAD, "", why, time.perf_counter() - self._arrived)
 
 
-def _code(context: Any, otherwise: str, active: bool) -> str:
-    """The status a request ended with, by name."""
-    code = context.code()
-    if code is not None:
-        return str(code.name)
-    if active:
-        return otherwise
+def _code(found: grpc.StatusCode | None, context: Any) -> str:
+    """The status a request ended with, by name: that it was given, or why gRPC ended it."""
+    if found is not None:
+        return found.name
     return "CANCELLED" if context.time_remaining() else "DEADLINE_EXCEEDED"
 
 

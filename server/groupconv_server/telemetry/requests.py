@@ -28,6 +28,7 @@ class MethodSeries:
     def __init__(self, receive: Series, duration: Series) -> None:
         self._receive, self._duration = receive, duration
         self._inside: set[Inside] = set()
+        self._waited: list[float] = []
         self._fresh: list[tuple[str, float, int, int]] = []  # of each that ended: code, seconds, bytes in and out
         self.codes: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
@@ -42,7 +43,7 @@ class MethodSeries:
     def begun(self, request: Inside, waited: float) -> None:
         """A thread works on one, after so many seconds."""
         self._inside.add(request)
-        self._receive.observe(waited)
+        self._waited.append(waited)
 
     def ended(self, request: Inside, code: str, seconds: float) -> None:
         """One that had begun has ended, so many seconds after it arrived."""
@@ -61,6 +62,9 @@ class MethodSeries:
     def read(self) -> tuple[int, int, int]:
         """How many there are inside, and the bytes of all messages in and out; `codes` is then up to date, too."""
         with self._lock:
+            begun = len(self._waited)  # others may append meanwhile
+            self._receive.extend(self._waited[:begun])
+            del self._waited[:begun]
             if self._fresh:
                 codes, seconds, bytes_in, bytes_out = zip(*self._fresh, strict=True)
                 self._fresh.clear()
