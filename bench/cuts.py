@@ -8,8 +8,8 @@
    per second while two callers, each with arrays of its own, always have one under way, and the planner decides: then
    each worker has a request of its own, and twice the memory is in use. Beside each stands what two bare threads reach
    with the same kernels, prepared, on the same halves (or requests), against one thread on the whole: without
-   coordinator, plan, executor and fresh outputs. What two threads gain that only compute, and that only copy, comes
-   last. "Work added" is the processor time of the leanest cut beyond that of one worker.
+   coordinator, plan, executor and fresh outputs. Each is the median of three tries with arrays in other places. What
+   two threads gain that only compute, and that only copy, comes last.
 2. For each layer of the catalogue at batch 1: predicted time before the shape was ever run and after a few runs, the
    measured time, and the time of the chosen cut against the best of the others.
 3. `--exact`: are results the same? Each cut in two of each layer against the uncut one, at batch 2; nothing is timed.

@@ -46,28 +46,21 @@ def run_of(coordinator: Coordinator, planned: Plan, x: Any, steps: list[Step]) -
     return lambda: deaf.run(planned, x, steps)
 
 
-def measure(
-    runs: Mapping[str, Callable[[], object]],
-    rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
-    *,
-    twice: bool = True,
-) -> Any:
+def measure(runs: Mapping[str, Callable[[], object]], rounds: int, *, twice: bool = True) -> Any:
     """Seconds (rounds, runs), in turns.
 
     Args:
         runs: what is compared.
-        rounds: those that count; two before them warm up.
-        clock: of the seconds.
+        rounds: those that count; one before them warms up.
         twice: each runs twice in its turn and the second time counts: the first finds the caches full of what another
             one used.
     """
-    taken = np.empty((rounds + 2, len(runs)))
+    taken = np.empty((rounds + 1, len(runs)))
     for turn in taken:
         for i, run in enumerate(runs.values()):
             if twice:
                 run()
-            start = clock()
+            start = time.perf_counter()
             run()
-            turn[i] = clock() - start
-    return taken[2:]
+            turn[i] = time.perf_counter() - start
+    return taken[1:]
