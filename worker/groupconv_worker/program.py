@@ -20,13 +20,13 @@ PARTS = 4
 
 
 class Place(NamedTuple):
-    """An address that is known when a program runs: so many bytes into scratch memory, x, y, w or bias (0 … 4)."""
+    """An address known when a program runs: so many bytes into scratch memory, x, y, w, bias or notes (0 … 5)."""
 
     base: int
     offset: int = 0
 
 
-X, Y, WEIGHT, BIAS = (Place(base) for base in range(1, 5))
+X, Y, WEIGHT, BIAS, NOTE = (Place(base) for base in range(1, 6))
 
 
 class Scratch:
@@ -107,18 +107,20 @@ class Program:
         self.template, self.places = np.array(words, np.int64), np.array(places, np.int64)
         self.bytes = size + inner
 
-    def run(self, x: Array, y: Array, weights: tuple[int, int] = (0, 0)) -> None:
+    def run(self, x: Array, y: Array, weights: tuple[int, int] = (0, 0), notes: Array | None = None) -> None:
         """Run on each sample.
 
         Args:
             x: (N, …), its samples contiguous.
             y: likewise.
             weights: the addresses of w and bias, where it was made without them.
+            notes: (N,) int64, a word for each sample, where its stages note something.
         """
         buffer = self.buffers.take(self.bytes)
         helpers = self.team.hire(self.threads - 1)
         try:
-            bases, steps = (buffer.address, address(x), address(y), *weights), (0, x.strides[0], y.strides[0], 0, 0)
+            bases = buffer.address, address(x), address(y), *weights, 0 if notes is None else address(notes)
+            steps = 0, x.strides[0], y.strides[0], 0, 0, 8
             launch(self.template, self.places, bases, steps, len(x), helpers.words)
         finally:
             self.team.dismiss(helpers)

@@ -15,13 +15,13 @@ from groupconv.geometry import Geometry
 from groupconv_worker.algorithms.direct import Direct, even
 from groupconv_worker.algorithms.filters import packing
 from groupconv_worker.algorithms.plane import Plane, phases
-from groupconv_worker.algorithms.samples import Buffers, Room, Samples, all_finite, bias_of, zero_padded
+from groupconv_worker.algorithms.samples import Buffers, Room, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import simd
 from groupconv_worker.kernels import winograd as kernels
 from groupconv_worker.kernels.winograd import apart
 from groupconv_worker.kernels.winograd_tiles import KERNEL, LANES, OUT, TILE
-from groupconv_worker.program import BIAS, WEIGHT, Program, Scratch, Stage, X, Y, address
+from groupconv_worker.program import BIAS, NOTE, WEIGHT, Program, Scratch, Stage, X, Y, address
 from groupconv_worker.threads import Team
 
 FEWEST = 16
@@ -93,11 +93,11 @@ class _Winograd:
         self.weights = address(self.room.array), address(self.bias)
 
     def run(self, x: Array, y: Array) -> None:
-        for n in range(len(x)):
-            sample, made = x[n : n + 1], y[n : n + 1]
-            self.passes.program.run(sample, made, self.weights)
-            if not all_finite(made):
-                self.direct().run(sample, made)
+        odd = np.zeros(len(x), np.int64)
+        self.passes.program.run(x, y, self.weights, odd)
+        if odd.any():
+            for n in np.flatnonzero(odd):
+                self.direct().run(x[n : n + 1], y[n : n + 1])
 
 
 class _Passes:
@@ -141,7 +141,7 @@ class _Passes:
             stages += [
                 Stage(kernels.transform_input(), (X, wide, seen, *into), G * inputs),
                 Stage(multiply, (seen, WEIGHT, made, *products), TILE**2 * G * blocks),
-                Stage(kernels.transform_output(), (made, BIAS, wide, Y, *back), G * outputs),
+                Stage(kernels.transform_output(), (made, BIAS, wide, Y, *back, NOTE), G * outputs),
             ]
         self.program = Program(winograd.team, winograd.buffers, stages, scratch)
         self.filters, self.biases = TILE**2 * w_product, outputs * LANES

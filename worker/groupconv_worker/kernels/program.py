@@ -89,7 +89,7 @@ def announce(helper, job):
     rouse(helper)
 
 
-_ADDRESSES = types.UniTuple(_I, 5)
+_ADDRESSES = types.UniTuple(_I, 6)
 
 
 @njit(types.void(_WORDS, _WORDS, _ADDRESSES, _ADDRESSES, _I, _WORDS), nogil=True, cache=True, error_model="numpy")

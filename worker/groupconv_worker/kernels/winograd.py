@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from groupconv_worker.kernels.atomic import array, job, once
+from groupconv_worker.kernels.atomic import array, job, once, store
 from groupconv_worker.kernels.winograd_tiles import (
     DTYPE,
     KERNEL,
@@ -145,8 +145,9 @@ def transform_output() -> Any:
 
     Returns:
         A job with the words (x, bias, wide, y, M/g, filter blocks per group, H', W', first row, dilation of rows and of
-        columns, tile rows, tiles per row, columns of `wide`, distance of two products in x, relu); `wide` is
-        room for (blocks, rows, columns, lanes). A task is a block of filters, of all groups.
+        columns, tile rows, tiles per row, columns of `wide`, distance of two products in x, relu, odd); `wide` is
+        room for (blocks, rows, columns, lanes), `odd` a word that becomes 1 if an output may not be finite. A task is a
+        block of filters, of all groups.
     """
 
     @job()
@@ -157,7 +158,7 @@ def transform_output() -> Any:
         per_group, blocks, height, width = words[4], words[5], words[6], words[7]
         first_row, down, across, tile_rows, tiles = words[8], words[9], words[10], words[11], words[12]
         columns, product, relu = words[13], words[14], words[15]
-        rows = tile_rows * OUT
+        rows, odd = tile_rows * OUT, 0
         for block in range(first, last):
             group, part = divmod(block, blocks)
             filters = min(LANES, per_group - part * LANES)
@@ -166,11 +167,14 @@ def transform_output() -> Any:
                 for j in range(tiles):
                     x_at = ((block * tile_rows + i) * tiles + j) * LANES
                     out_at = start + tile_start(i, down) * row_size + tile_start(j, across) * LANES
-                    tile_out(x, bias, wide, x_at, product, block * LANES, out_at, down * row_size, across * LANES, relu)
+                    row_at, column_at = down * row_size, across * LANES
+                    odd |= tile_out(x, bias, wide, x_at, product, block * LANES, out_at, row_at, column_at, relu)
             for i in range(min(rows, height - first_row)):
                 y_at = ((group * per_group + part * LANES) * height + first_row + i) * width
                 for column in range(0, width, LANES):
                     at_wide = start + i * row_size + column * LANES
                     turn_back(wide, y, at_wide, y_at, column, height * width, width, filters)
+        if odd:
+            store(words[16], 1)
 
     return transform_output.address

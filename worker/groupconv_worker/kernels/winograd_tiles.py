@@ -150,8 +150,12 @@ def multiply(_context, x, w, out, x_at, w_at, out_at, channels, distance, V, P):
 
 @intrinsic
 def tile_out(_context, x, bias, out, x_at, product, bias_at, out_at, out_row, out_column, relu):
-    """36 vectors of one tile, `product` apart -> its 4×4 outputs, lanes over filters."""
-    signature = types.void(x, bias, out, *[types.int64] * 7)
+    """36 vectors of one tile, `product` apart -> its 4×4 outputs, lanes over filters.
+
+    Returns:
+        Not 0 if an output is not finite, or so large that its square is not.
+    """
+    signature = types.int64(x, bias, out, *[types.int64] * 7)
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         x, bias, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:3], arguments[:3], strict=True))
@@ -161,11 +165,15 @@ def tile_out(_context, x, bias, out, x_at, product, bias_at, out_at, out_row, ou
         start = s.load(b.gep(bias, [bias_at]))
         places = [b.add(x_at, b.mul(product, i64(n))) for n in range(TILE * TILE)]
         tile = [[s.load(b.gep(x, [places[i * TILE + j]])) for j in range(TILE)] for i in range(TILE)]
+        squares = s.zero
         for i, row in enumerate(_both(s, OUTPUT, tile)):
             for j, vector in enumerate(row):
                 place = b.add(out_at, b.add(b.mul(out_row, i64(i)), b.mul(out_column, i64(j))))
                 s.store(s.relu(b.fadd(vector, start), relu), b.gep(out, [place]))
-        return context.get_dummy_value()
+                squares = s.multiply_add(vector, vector, squares)
+        nothing = b.fmul(squares, s.zero)  # or NaN
+        odd = b.bitcast(b.fcmp_unordered("uno", nothing, nothing), ir.IntType(s.lanes))
+        return b.zext(odd, I64)
 
     return signature, generate
 
