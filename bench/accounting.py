@@ -168,7 +168,7 @@ def parts(server: Process, client: Process, seconds: float) -> dict[str, float]:
     (times, _), theirs = client.ask((seconds, 0, 0))
     at = {**theirs, **server.ask("stamps")}
     count = len(times)
-    rows = np.array([at[name][:count] for name, _ in PARTS])
+    rows = np.array([at[name][-count:] for name, _ in PARTS])
     found = {label: float(np.median(np.diff(rows, axis=0)[i])) * 1e6 for i, (_, label) in enumerate(PARTS[1:])}
     return found | {"all of it": float(np.median(rows[-1] - rows[0])) * 1e6}
 
