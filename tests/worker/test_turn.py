@@ -27,7 +27,7 @@ def test_who_comes_gets_a_share_or_at_least_half_of_it(threads, asked):
         held += [got] if got else []
         if held and give_back:
             turn.release(held.pop(0))
-        assert turn.busy == bool(held)
+        assert turn.inside == len(held)
     for got in held:
         turn.release(got)
     assert turn.acquire(whole=True) == threads

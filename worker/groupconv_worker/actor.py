@@ -13,12 +13,11 @@ import numpy as np
 import ray
 
 from groupconv.errors import DeadlineExceededError
-from groupconv_worker.engines import create_engine
 from groupconv_worker.engines.base import Array, DeviceLostError
 from groupconv_worker.lanes.endpoint import Address, Endpoint
 from groupconv_worker.resident import CAPACITY, Resident
-from groupconv_worker.shard import Ran, Stage, run_shard
-from groupconv_worker.turn import Turn
+from groupconv_worker.shard import Ran, Stage
+from groupconv_worker.station import Station
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ DEVICE_LOST = 70
 
 
 class Worker:
-    """Runs shards, one at a time; the executor makes an actor of it.
+    """Runs shards; the executor makes an actor of it.
 
     Args:
         engine: name of the engine.
@@ -39,9 +38,8 @@ class Worker:
     def __init__(self, engine: str, threads: int, capacity: int = CAPACITY, share: float | None = None) -> None:
         if share:
             os.environ.setdefault("CUPY_GPU_MEMORY_LIMIT", f"{share:.0%}")  # read when CuPy's pool is made
-        self.engine = create_engine(engine, threads=threads)
-        self.resident = Resident(capacity)
-        self._turn = Turn()
+        self._station = Station(engine, threads, capacity)
+        self.engine, self.resident = self._station.engine, self._station.resident
         self._endpoints: dict[tuple[bytes, bool], Endpoint] = {}
 
     def describe(self) -> dict[str, Any]:
@@ -99,7 +97,7 @@ class Worker:
         dropped: Callable[[], bool] = lambda: False,
         borrowed: bool = False,
     ) -> tuple[Ran, ...] | None:
-        """One shard into `out`, after those that are running; from whatever thread.
+        """One shard into `out`, when its turn has come; from whatever thread.
 
         Args:
             stages: as of `run`.
@@ -116,7 +114,8 @@ class Worker:
             DeadlineExceededError: it waited past its deadline, or was dropped.
         """
         left = -1.0 if expires is None else min(max(0.0, expires - time.time()), threading.TIMEOUT_MAX)
-        if not self._turn.acquire(timeout=left):
+        threads = self._station.enter(stages, left)
+        if not threads:
             raise DeadlineExceededError("the deadline passed before the shard was started")
         try:
             if (expires is not None and time.time() > expires) or dropped():
@@ -125,7 +124,7 @@ class Worker:
                 return None
             if borrowed:
                 stages = [_own(stage) for stage in stages]
-            return run_shard(self.engine, stages, x, out, self.resident)
+            return self._station.run(stages, x, out, threads)
         except DeviceLostError:
             # A broken context cannot be mended in the process that has it. Ray starts another one and the
             # executor runs the shard again; an orderly exit would count as wanted and restart nothing.
@@ -133,11 +132,11 @@ class Worker:
             logging.shutdown()
             os._exit(DEVICE_LOST)
         finally:
-            self._turn.release()
+            self._station.turn.release(threads)
 
     def forget(self, layer: str, version: int) -> None:
         """Drop what is kept of a layer's version; not while a shard runs that counts on it."""
-        with self._turn:
+        with self._station.turn:
             self.resident.forget(layer, version)
 
 

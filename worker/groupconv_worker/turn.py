@@ -23,13 +23,14 @@ class Turn:
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = self._free = threads
+        self._holders = 0
         self._lock = threading.Lock()
         self._waiting: deque[_Waiting] = deque()
 
     @property
-    def busy(self) -> bool:
-        """Whether some of it is taken."""
-        return self._free < self.threads
+    def inside(self) -> int:
+        """How many hold threads or wait for some."""
+        return self._holders + len(self._waiting)
 
     def acquire(self, timeout: float = -1, *, among: float = 1, whole: bool = False) -> int:
         """Wait for threads, for at most `timeout` seconds unless that is -1.
@@ -61,11 +62,13 @@ class Turn:
         """Give them back, to who has waited longest."""
         with self._lock:
             self._free += threads
+            self._holders -= 1
             self._admit()
 
     def _take(self, share: int) -> int:
         got = min(share, self._free)
         self._free -= got
+        self._holders += 1
         return got
 
     def _admit(self) -> None:

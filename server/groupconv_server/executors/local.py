@@ -14,11 +14,9 @@ from collections.abc import Callable, Sequence
 from groupconv.errors import CancelledError, DeadlineExceededError
 from groupconv.plan import ShardReport
 from groupconv_server.executors.base import Task, WorkerInfo, wanted
-from groupconv_worker.engines import create_engine
-from groupconv_worker.resident import CAPACITY, Resident
-from groupconv_worker.shard import run_shard
-from groupconv_worker.threads import Team, keep_to
-from groupconv_worker.turn import Turn
+from groupconv_worker.resident import CAPACITY
+from groupconv_worker.station import Station
+from groupconv_worker.threads import Team
 
 
 class LocalExecutor:
@@ -38,7 +36,7 @@ class LocalExecutor:
     ) -> None:
         threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
         self._workers = {f"local-{i}": _Worker(f"local-{i}", engine, threads, capacity) for i in range(workers)}
-        self.computes_here = sum(worker.engine.at_once for worker in self._workers.values())
+        self.computes_here = sum(worker.station.engine.at_once for worker in self._workers.values())
         self._ids = tuple(self._workers)
         self._team = Team(workers)
 
@@ -91,7 +89,7 @@ class LocalExecutor:
     def forget(self, layer: str, version: int) -> None:
         """Dropped at once: a running shard holds what it uses."""
         for worker in self._workers.values():
-            worker.resident.forget(layer, version)
+            worker.station.resident.forget(layer, version)
 
     def close(self) -> None:
         """Wait for running shards, end the threads."""
@@ -101,45 +99,39 @@ class LocalExecutor:
 
 
 class _Worker:
-    """An engine that runs shards, in whichever threads bring them."""
+    """A worker of this process."""
 
     def __init__(self, worker_id: str, engine: str, threads: int, capacity: int) -> None:
         self.id = worker_id
-        self.engine = create_engine(engine, threads=threads)
-        self.resident = Resident(capacity)
+        self.station = Station(engine, threads, capacity)
         self.shards, self._count = 0, threading.Lock()
-        self._turn = Turn(self.engine.threads if self.engine.at_once > 1 else 1)
 
     @property
     def busy(self) -> bool:
-        return self._turn.busy
+        return self.station.turn.inside > 0
 
     def info(self) -> WorkerInfo:
-        e = self.engine
+        e = self.station.engine
         return WorkerInfo(self.id, socket.gethostname(), e.name, e.device(), e.threads, self.shards)
 
     def close(self) -> None:
-        with self._turn:
-            self.engine.close()
+        with self.station.turn:
+            self.station.engine.close()
 
     def run(
         self, task: Task, deadline: float | None, submitted: float, alive: Callable[[], bool], among: float
     ) -> tuple[ShardReport, ...]:
         left = -1.0 if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-        # what is prepared and tuned is to have the threads, and the processor, for itself
-        new = not all(stage.key is None or self.resident.has(stage.key, stage.one) for stage in task.stages)
         late = deadline is not None and left <= 0
-        threads = 0 if late else self._turn.acquire(left, among=among, whole=new)
+        threads = 0 if late else self.station.enter(task.stages, left, among)
         if not threads:
             raise DeadlineExceededError("the deadline passed before the shard was started")
         try:
             if not alive():
                 raise CancelledError("the caller has gone")
-            keep_to(threads)
-            ran = run_shard(self.engine, task.stages, task.x, task.out, self.resident)
+            ran = self.station.run(task.stages, task.x, task.out, threads)
             with self._count:
                 self.shards += 1
         finally:
-            keep_to(None)
-            self._turn.release(threads)
+            self.station.turn.release(threads)
         return task.reports(self.id, ran, time.perf_counter() - submitted)

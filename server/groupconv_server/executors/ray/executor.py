@@ -124,7 +124,7 @@ class RayExecutor:
         tasks: Sequence[Task],
         *,
         deadline: float | None,
-        among: int = 1,  # noqa: ARG002 - a worker elsewhere runs one shard at a time
+        among: int = 1,  # noqa: ARG002 - a worker elsewhere counts those that come there
     ) -> list[tuple[ShardReport, ...]]:
         """Every task on its worker, by its lane if it has one; each result is copied once, into its slice."""
         inputs, alive = Inputs(), wanted.get()
