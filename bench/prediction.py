@@ -12,9 +12,12 @@ from groupconv_server.catalogue import catalogue
 from groupconv_server.coordinator import Coordinator
 from groupconv_server.executors import create_executor
 from groupconv_server.planner import Cut
+from groupconv_server.planner.plan import DOUBTS
 
 LEARNING = 4.0
-"""Seconds a layer is run for the planner to learn from, at most; and 64 times at most."""
+"""Seconds a layer is run for the planner to learn from, at most."""
+RUNS = min(DOUBTS) - 1
+"""Of a layer for the planner to learn from: one more, and it doubts, and tries anew, what it learned of other cuts."""
 
 
 def prediction(coordinator: Coordinator, name: str, rounds: int) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def prediction(coordinator: Coordinator, name: str, rounds: int) -> dict[str, An
     workers = coordinator.executor.workers()
     cold = coordinator.planner.plan((problem,), workers)[0]
     limit = time.monotonic() + LEARNING
-    for _ in range(64):  # what requests teach it
+    for _ in range(RUNS):  # what requests teach it
         coordinator.convolve(x, steps)
         if time.monotonic() > limit:
             break

@@ -18,8 +18,8 @@ from groupconv_worker.engines.base import Engine, Problem
 LAYERS = ("alexnet_conv2", "resnet50_3x3_56", "mobilenet_dw_112", "unet_up2")
 BATCH = 8
 ONE, BARE = "one worker", "bare "
-FLIGHT, FLIGHTS = 0.1, 3
-"""Seconds that the requests of each caller would take one worker, of those in flight; and rounds of them."""
+FLIGHT, FEWEST, FLIGHTS = 0.1, 12, 3
+"""Of requests in flight: seconds that those of each caller would take one worker, how many at least; rounds of them."""
 TRIES = 3
 """Places in memory: by how its pages fall a layer that barely fits the caches takes up to a third longer, or not."""
 RATIOS = ("speedup", "bare_speedup", "in_flight_speedup", "in_flight_bare_speedup")
@@ -112,7 +112,7 @@ def in_flight(
 
     A turn is as long as many requests: the first comes to idle workers and is cut, the last has nobody beside it.
     """
-    inputs, each = [x, x.copy()], max(4, round(FLIGHT / taken))
+    inputs, each = [x, x.copy()], max(FEWEST, round(FLIGHT / taken))
     works = [bare.whole(i, inputs[i], np.empty_like(bare.output)) for i in range(2)]
     with ThreadPoolExecutor(2) as callers:
 
