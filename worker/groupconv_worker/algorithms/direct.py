@@ -8,7 +8,7 @@ import numpy as np
 
 from groupconv_worker.algorithms.filters import packed
 from groupconv_worker.algorithms.plane import Phase, Plane, phases
-from groupconv_worker.algorithms.samples import NATIVE, Buffers, Samples, all_finite, bias_of, zero_padded
+from groupconv_worker.algorithms.samples import NATIVE, Buffers, Samples, bias_of, zero_padded
 from groupconv_worker.engines.base import Array, Prepared, Problem
 from groupconv_worker.kernels import filters, layout, simd
 from groupconv_worker.program import Place, Program, Scratch, Stage, X, Y
@@ -64,8 +64,8 @@ class _Direct:
         padded[:, : found[0].plane.filters] = bias.reshape(g.groups, -1)
         # a one-shot kernel has little to gain at the edges of a map unless they are most of it
         worth_it = resident or any(max(p.plane.dilation) > 1 for p in found)
-        # an infinite weight times a zero of the padding is a NaN
-        leave_out = worth_it and all_finite(w)
+        with np.errstate(all="ignore"):  # an infinite weight times a zero of the padding is a NaN
+            leave_out = worth_it and bool(np.isfinite(np.dot(w, w)))
         tap = 0
         for phase in found:
             where = (tap, math.prod(g.kernel))

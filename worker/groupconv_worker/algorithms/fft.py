@@ -78,7 +78,6 @@ class _Fft:
         for sample, made in zip(x, y, strict=True):
             self._sample(sample, made)
 
-    @np.errstate(all="ignore")  # NaN and infinity are data
     def _sample(self, x: Array, y: Array) -> None:
         plane = self.plane
         grouped = x.reshape(plane.groups, plane.channels, *plane.input)
@@ -86,6 +85,7 @@ class _Fft:
         height = self.shape[0] - plane.kernel[0] + 1
         bands = -(-plane.output[0] // height)
 
+        @np.errstate(all="ignore")  # NaN and infinity are data, and each thread has its own state
         def work(first: int, last: int) -> None:
             for task in range(first, last):
                 group, band = divmod(task, bands)

@@ -106,6 +106,7 @@ class _PreparedGemm:
         rows, columns = self.filters.shape[1], cols.shape[2]
         y = self.gemm.xp.empty((*self.filters.shape[:2], columns), self.accumulate)
 
+        @np.errstate(all="ignore")  # each thread has its own state
         def work(first: int, last: int) -> None:
             if columns >= rows:
                 part = slice(first * columns // PARTS, last * columns // PARTS)

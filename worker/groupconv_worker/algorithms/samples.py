@@ -71,18 +71,6 @@ def _is_plain(x: Array, dtype: np.dtype) -> bool:
     return x.dtype == dtype and x.flags.aligned and x[:1].flags.c_contiguous
 
 
-@np.errstate(all="ignore")
-def all_finite(array: Array) -> bool:
-    """Whether there is no NaN and no infinity in a contiguous array; of very large elements it is not sure.
-
-    Example:
-        >>> all_finite(np.ones((2, 2))), all_finite(np.array([1, np.inf])), all_finite(np.array([1e200]))
-        (True, False, False)
-    """
-    flat = array.reshape(-1)
-    return bool(np.isfinite(np.dot(flat, flat)))
-
-
 def zero_padded(g: Geometry) -> Geometry:
     """`g` on an input that already has its padding, if that is no zeros; else `g`."""
     if g.padding_mode == "zeros":
