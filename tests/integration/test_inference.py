@@ -166,7 +166,7 @@ def test_typed_contents(stub, datatype, field, dtype):
 def held(serving, name):
     """A layer whose first request stays in the worker until it is let go; yields what says that, and what lets it."""
     (worker,) = serving.executor._workers.values()
-    prepare, entered, go = worker.engine.prepare, threading.Event(), threading.Event()
+    prepare, entered, go = worker.station.engine.prepare, threading.Event(), threading.Event()
 
     def waiting(*arguments, **options):
         entered.set()
@@ -175,12 +175,12 @@ def held(serving, name):
 
     with groupconv.connect(serving.address, timeout=60) as client:
         client.load_layer(name, np.full((3, 1, 1), 2, np.float32), spec=ConvSpec(groups=3))
-        worker.engine.prepare = waiting
+        worker.station.engine.prepare = waiting
         try:
             yield entered, go
         finally:
             go.set()
-            worker.engine.prepare = prepare
+            worker.station.engine.prepare = prepare
             client.unload_layer(name)
 
 

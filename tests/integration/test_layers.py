@@ -68,17 +68,17 @@ def test_steps_without_batch_axis_into_out_and_other_shapes(client):
 def test_the_workers_prepare_a_kernel_once(small):
     server, client = small
     (worker,) = server.executor._workers.values()
-    prepare, prepared = worker.engine.prepare, []
-    worker.engine.prepare = lambda *a, **k: prepared.append(k) or prepare(*a, **k)
+    prepare, prepared = worker.station.engine.prepare, []
+    worker.station.engine.prepare = lambda *a, **k: prepared.append(k) or prepare(*a, **k)
     w = f32(2, 2, 3, 3)
     with client.load_layer("once", w) as layer:
         for batch in (1, 4, 2):
             layer(f32(batch, 2, 6, 6))
         assert prepared == [{"resident": True}]
-        assert worker.resident.bytes == w.nbytes
+        assert worker.station.resident.bytes == w.nbytes
         layer(f32(1, 2, 7, 7))
         assert len(prepared) == 2
-    assert worker.resident.bytes == 0
+    assert worker.station.resident.bytes == 0
 
 
 @pytest.mark.parametrize(

@@ -184,13 +184,12 @@ def test_an_actor_whose_device_is_lost_ends_its_process(monkeypatch: pytest.Monk
     def end(status: int):
         raise Ended(status)
 
-    class Lost:
-        def prepare(self, *_, **__):
-            raise DeviceLostError("gone")
+    def lost(*_, **__):
+        raise DeviceLostError("gone")
 
     problem, x, w, _ = problem_of()
     worker = actor.Worker("reference", 1)
-    worker.engine = Lost()
+    worker.engine.prepare = lost
     monkeypatch.setattr(actor.os, "_exit", end)
     with pytest.raises(Ended, match="70"):
         worker.run((Stage(problem, w),), x)
