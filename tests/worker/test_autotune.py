@@ -1,6 +1,7 @@
 """Tuning: the fastest candidate, remembered; never where it is switched off."""
 
 import json
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,6 +112,47 @@ def test_what_was_measured_while_others_had_the_processor_is_measured_again(tmp_
     assert chosen(0.5, a=2, b=1) == "b"  # another one: still in doubt
     assert chosen(0.99, a=1, b=2) == "a"
     assert chosen(0.99, a=2, b=1) == "a"  # remembered
+
+
+def test_what_was_measured_while_threads_were_put_aside_is_measured_again(tmp_path, clock, monkeypatch):
+    path = tmp_path / "tuning.json"
+    monkeypatch.setattr(autotune, "_preempted", lambda: 2 * autotune.PREEMPTED * clock.now)
+    assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=1, b=2)[1]).algorithm == "a"
+    monkeypatch.setattr(autotune, "_preempted", lambda: 0)
+    assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
+
+
+def test_a_process_takes_what_another_has_found_meanwhile(tmp_path, clock):
+    path = tmp_path / "tuning.json"
+    first, second = Tuner(1, path), Tuner(1, path)
+    assert first.choose(PROBLEM, candidates(clock, a=1, b=2)[1]).algorithm == "a"
+    made, ways = candidates(clock, a=2, b=1)
+    assert second.choose(PROBLEM, ways).algorithm == "a"
+    assert sum(c.runs for c in made.values()) == 0
+
+
+def test_processes_measure_one_after_another(tmp_path, clock):
+    path = tmp_path / "tuning.json"
+    chosen = []
+
+    def choose():
+        chosen.append(Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm)
+
+    other = threading.Thread(target=choose)  # a tuner of its own: what keeps them apart is the file
+    with autotune._alone(path):
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+        Tuner(1).choose(PROBLEM, candidates(clock, a=2, b=1)[1])  # without a file it waits for nobody
+    other.join(60)
+    assert chosen == ["b"]
+
+
+def test_a_process_that_does_not_end_is_not_waited_for(tmp_path, clock, monkeypatch):
+    path = tmp_path / "tuning.json"
+    monkeypatch.setattr(autotune, "TRIES", 3)
+    with autotune._alone(path):
+        assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
 
 
 def test_a_doubted_choice_that_is_found_again_is_kept(tmp_path, clock):

@@ -1,21 +1,24 @@
 """Autotuning: time the candidates of a resident kernel once, keep the fastest, remember it on disk.
 
 A choice is remembered per problem, threads, processor and versions of what computes, this package's code among them, so
-a change of it, an upgrade or a move to another machine measures again. One that was measured while others had the
-processor is doubted: the next process measures again, until one was not disturbed or found the same.
+a change of it, an upgrade or a move to another machine measures again. Processes that share the file measure one after
+another, and take what another has found meanwhile. What was measured while others had the processor is doubted: the
+next process measures again, until one was not disturbed or found the same.
 GROUPCONV_TUNE=off takes the first candidate, the heuristic's, instead.
 """
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import math
 import os
+import resource
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import llvmlite.binding
@@ -43,10 +46,17 @@ LINE = 64
 """Bytes of a cache line."""
 DISTURBED = 0.95
 """Of the time that candidates took, the part the thread was running below which something else had the processor."""
+PREEMPTED = 100
+"""Times a second that threads of this process were put aside, above which likewise: helpers are, too, while the thread
+looks out for them. Alone on the machine it is 0 to 5, beside one busy loop 250."""
 DOUBT = "?"
 """Behind the name of a candidate that was chosen so."""
+TRIES, PAUSE = 500, 0.01
+"""How often, and after how many seconds again, it is seen whether another process still measures."""
 KEPT = 4
 """Versions whose choices are kept, those that were written last."""
+
+_never = threading.Event()
 
 
 def enabled() -> bool:
@@ -93,9 +103,13 @@ class Tuner:
             return candidates[known]()
         if len(candidates) == 1:
             return next(iter(candidates.values()))()
-        with self._lock:  # two tunings at once would time each other
+        with self._lock, _alone(self.path):  # two tunings at once would time each other
+            found = _read(self.path).get(versions(), {}).get(key)
+            if found is not None and found != known and found.removesuffix(DOUBT) in candidates:
+                name = self._choices[key] = found.removesuffix(DOUBT)  # another process has measured meanwhile
+                return candidates[name]()
             name, best, disturbed = self._measure(problem, candidates)
-        self._remember(key, name, name + DOUBT if disturbed and known != name + DOUBT else name)
+            self._remember(key, name, name + DOUBT if disturbed and known != name + DOUBT else name)
         return best
 
     def _key(self, problem: Problem) -> str:
@@ -123,7 +137,7 @@ class Tuner:
         once = {name: _seconds(kernel, x, out) for name, kernel in prepared.items()}
         limit = min(once.values()) * FAR if sum(once.values()) * TURN * SURE > SECONDS else math.inf
         times: dict[str, list[float]] = {name: [] for name in once if once[name] <= limit}
-        others, begun, running = np.zeros(DISPLACED), time.perf_counter(), time.thread_time()
+        others, begun, running, aside = np.zeros(DISPLACED), time.perf_counter(), time.thread_time(), _preempted()
         deadline = begun + SECONDS
         for turn in range(1, ROUNDS + 1):
             for name, found in times.items():
@@ -135,7 +149,8 @@ class Tuner:
                 times = {name: found for name, found in times.items() if medians[name] <= limit}
             if len(times) == 1 or time.perf_counter() > deadline:
                 break
-        disturbed = time.thread_time() - running < DISTURBED * (time.perf_counter() - begun)
+        wall = time.perf_counter() - begun
+        disturbed = time.thread_time() - running < DISTURBED * wall or _preempted() - aside > PREEMPTED * wall
         best = min(times, key=lambda name: medians[name])
         return best, prepared[best], disturbed
 
@@ -151,6 +166,27 @@ class Tuner:
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
                 json.dump(merged, file, indent=0)
             Path(file.name).replace(self.path)
+
+
+@contextlib.contextmanager
+def _alone(path: Path | None) -> Iterator[None]:
+    """While no other process that shares this file measures; one that does not come to an end is not waited for."""
+    with contextlib.ExitStack() as stack:
+        if path is not None:
+            with contextlib.suppress(OSError):  # a folder that cannot be written is no reason to fail
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(path.with_suffix(".lock").open("w"))
+                for _ in range(TRIES):
+                    with contextlib.suppress(BlockingIOError):
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    _never.wait(PAUSE)
+        yield
+
+
+def _preempted() -> int:
+    """How often threads of this process had to give way to others so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _seconds(kernel: Prepared, x: Array, out: Array) -> float:
