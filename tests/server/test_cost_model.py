@@ -181,7 +181,7 @@ def test_a_cut_that_was_slow_in_a_busy_hour_gets_another_chance():
 def test_curiosity_has_an_end():
     p, layer = planner(), layers("resnet50_3x3_56")
     ran = []
-    for _ in range(400):
+    for _ in range(500):
         planned = p.plan(layer, EIGHT)
         (chain,) = p.explore(planned, EIGHT)
         if chain is not planned[0]:
@@ -190,7 +190,7 @@ def test_curiosity_has_an_end():
         modelled = Planner(p.statistics).forced(layer, EIGHT, [(1, chain.cut)])[0].prediction
         p.learn(chain, modelled.seconds, modelled.compute)
     assert ran
-    doubted = sum(runs < 400 for runs in DOUBTS)
+    doubted = sum(runs < 500 for runs in DOUBTS)
     assert max(map(ran.count, ran)) <= TRIALS * (1 + doubted)
     assert p.explore(p.plan(layer, EIGHT), EIGHT)[0] is p.plan(layer, EIGHT)[0]
 

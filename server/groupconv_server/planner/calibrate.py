@@ -6,6 +6,7 @@ alone, which tells how much they crowd each other. Two sizes of each class give 
 
 import logging
 import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 BUDGET = 0.9
 """Seconds after which what is not measured yet keeps its default."""
-REPEATS = 4
+REPEATS = 6
 """Runs of each convolution; the fastest counts, and the first may compile."""
 NOISE = 1.5
 """Workers whose speeds are within this factor of the median are taken to be alike."""
@@ -145,7 +146,7 @@ class _Bench:
             )
 
     def _crowding(self) -> None:
-        """How much slower a worker computes while all do, over the classes; rates become those of a worker alone.
+        """How much slower a worker computes while all do, as the median class has it; rates become those of one alone.
 
         Like the rates it is told from the difference between two sizes: what a shard costs beside its arithmetic is
         Python, and for that the workers of one process wait for each other whatever they compute.
@@ -159,7 +160,7 @@ class _Bench:
                 slower.append(math.log(max(1.0, together / alone)))
         if not slower:
             return
-        factor = math.exp(sum(slower) / len(slower))
+        factor = math.exp(statistics.median(slower))  # a class whose runs were all disturbed does not count
         for worker, rates in list(self.rates.items()):
             self.rates[worker] = replace(rates.faster(factor), crowding=factor - 1)
 

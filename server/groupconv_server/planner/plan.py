@@ -18,8 +18,8 @@ CACHED = 4096
 """Plans kept."""
 LONGEST_CHAIN = 8
 """Steps that may run without meeting; longer sequences meet in between."""
-CURIOUS = 4
-"""Every so many runs of a chain, a cut that might be better is tried to learn its time."""
+CURIOUS = 8
+"""After every so many runs of a chain, a cut that might be better is tried to learn its time."""
 DOUBTS = frozenset(64 * 2**n for n in range(30))
 """Runs of a chain after which what is known of its other cuts is forgotten: it may have been learned in a busy hour."""
 ALIKE = 1.1
@@ -134,8 +134,8 @@ class Planner:
             c.history.doubt(c.cut)
             self._forget(c.chain)
             return None
-        cut = c.history.next_trial(c.promising) if c.promising and runs % CURIOUS == 0 else None
-        return None if cut is None else cut_chain(c.chain, c.first, cut, *self._by_speed(workers), c.history)
+        cut = c.history.next_trial(c.promising if runs % CURIOUS == 0 else ())
+        return None if cut in (None, c.cut) else cut_chain(c.chain, c.first, cut, *self._by_speed(workers), c.history)
 
     def _make(
         self, problems: Chain, workers: tuple[str, ...], at_most: int, *, reordering: bool

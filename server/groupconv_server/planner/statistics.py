@@ -10,7 +10,7 @@ Nothing here sees data. Two things are kept, as exponential averages:
 import itertools
 import math
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +23,8 @@ Chain = tuple[Problem, ...]
 SHAPES = 4096
 """Chains remembered; the one is forgotten whose plan was made longest ago."""
 TRIALS = 3
-"""Runs of a cut after which its time is known well: one may compile, another may meet a busy moment."""
+"""Runs of a cut after which its time is known well, one after another: the first compiles, or at least finds the caches
+as another cut left them, where the cut that is planned finds its own; another may meet a busy moment."""
 WEIGHT = 0.2
 """Of the newest measurement in an average."""
 STALE = 0.15
@@ -67,7 +68,8 @@ class History:
     def __init__(self) -> None:
         self.runs = itertools.count(1)  # `next` is atomic
         self._tried: dict[Cut, Tried] = {}
-        self._trials: Counter[Cut] = Counter()
+        self._trials: set[Cut] = set()
+        self._trying: list[Cut] = []
         self._lock = threading.Lock()
 
     def tried(self) -> dict[Cut, Tried]:
@@ -86,18 +88,24 @@ class History:
             return known
 
     def next_trial(self, promising: Sequence[Cut]) -> Cut | None:
-        """The first of these cuts that was not tried often enough; it will be."""
+        """The cut that is being tried, or else the first of these that was not; it will be."""
+        if not promising and not self._trying:
+            return None
         with self._lock:
-            cut = next((cut for cut in promising if self._trials[cut] < TRIALS), None)
-            if cut is not None:
-                self._trials[cut] += 1
-            return cut
+            if not self._trying:
+                cut = next((cut for cut in promising if cut not in self._trials), None)
+                if cut is None:
+                    return None
+                self._trials.add(cut)
+                self._trying = [cut] * TRIALS
+            return self._trying.pop()
 
     def doubt(self, cut: Cut) -> None:
         """Forget what other cuts than this one took, and that they were tried."""
         with self._lock:
             self._tried = {c: tried for c, tried in self._tried.items() if c == cut}
             self._trials.clear()
+            self._trying.clear()
 
 
 @dataclass(slots=True)
