@@ -70,8 +70,9 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
     from groupconv_server.executors import local
     from groupconv_server.planner import Planner
     from groupconv_server.servicers import call, convolution, door
+    from groupconv_worker import station
 
-    run_shard = local.run_shard
+    run_shard = station.run_shard
 
     def counted(*arguments: Any, **keywords: Any) -> Any:
         start = time.thread_time()
@@ -88,7 +89,7 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
             stamps["computed"].append(time.perf_counter())
         return ran
 
-    local.run_shard = first if stamped else counted  # type: ignore[assignment]
+    station.run_shard = first if stamped else counted  # type: ignore[assignment]
     if stamped:
         noted(door.Door, "intercept_service", "arrived")
         noted(call.UnaryCall, "stream_unary", "begun", "answered")

@@ -1,0 +1,28 @@
+"""Benchmarks that reach into the server run, at their smallest: what they print is nobody's measurement here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--rounds", "1", "--seconds", "0.05", "--layer", "mobilenet_dw_14"]
+CUTS = ["--rounds", "1", "--throughput", "mobilenet_dw_112", "--layers", "mobilenet_dw_14"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "printed"),
+    [
+        ("accounting", [*SMALL, "--clients", "2"], "of its ceiling"),
+        ("serving", [*SMALL, "--clients", "1", "2", "--bare", "--shared-memory"], "× the ceiling"),
+        ("cuts", CUTS, "chosen against the best"),
+    ],
+)
+def test_benchmarks_run(script, options, printed):
+    done = subprocess.run(
+        [sys.executable, ROOT / f"bench/{script}.py", *options], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert printed in done.stdout
