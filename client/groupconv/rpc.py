@@ -28,13 +28,18 @@ _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
             {
-                "name": [{"service": "groupconv.v1.ConvolutionService"}, {"service": "groupconv.v1.ClusterService"}],
+                "name": [
+                    {"service": "groupconv.v1.ConvolutionService"},
+                    {"service": "groupconv.v1.ClusterService"},
+                    {"service": "groupconv.v1.LayerService", "method": "GetLayer"},
+                    {"service": "groupconv.v1.LayerService", "method": "ListLayers"},
+                ],
                 "retryPolicy": {
                     "maxAttempts": 5,
                     "initialBackoff": "0.1s",
                     "maxBackoff": "2s",
                     "backoffMultiplier": 2,
-                    # nothing was computed, so nothing is computed twice
+                    # nothing was computed, so nothing is computed twice; what changes something is not asked for twice
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }

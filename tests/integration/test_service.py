@@ -1,6 +1,8 @@
 """A real server on loopback, driven by the real client."""
 
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -176,6 +178,25 @@ def test_the_caller_s_deadline_is_kept(client):
 def test_no_server_is_unavailable_after_retries():
     with groupconv.connect("127.0.0.1:1", timeout=20) as client, pytest.raises(UnavailableError):
         client.status()
+
+
+def test_what_changes_nothing_is_asked_for_again():
+    asked = Counter()
+
+    class Away(grpc.GenericRpcHandler):
+        def service(self, details):
+            asked[details.method.rsplit("/")[-1]] += 1
+            return grpc.unary_unary_rpc_method_handler(lambda _, at: at.abort(grpc.StatusCode.UNAVAILABLE, "away"))
+
+    away = grpc.server(ThreadPoolExecutor(2), handlers=(Away(),))
+    port = away.add_insecure_port("127.0.0.1:0")
+    away.start()
+    with groupconv.connect(f"127.0.0.1:{port}") as client:
+        for ask in (lambda: client.get_layer("edge"), client.list_layers, lambda: client.unload_layer("edge")):
+            with pytest.raises(UnavailableError, match="away"):
+                ask()
+    away.stop(None)
+    assert asked == {"GetLayer": 5, "ListLayers": 5, "UnloadLayer": 1}
 
 
 def test_a_token_never_leaves_this_machine_in_the_clear_unless_allowed(monkeypatch):
