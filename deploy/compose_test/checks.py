@@ -83,9 +83,7 @@ def coordinator_crash(stack: Stack) -> None:
     """The coordinator dies in the middle of a stream: all return, the SDK goes on, and the answer is right."""
     rng = np.random.default_rng(0)
     spec = groupconv.ConvSpec(padding=1, groups=16)
-    x = rng.standard_normal(
-        (1, 16, 8000, 256), dtype=np.float32
-    )  # more than windows and sockets hold
+    x = rng.standard_normal((1, 16, 8000, 256), dtype=np.float32)  # more than windows and sockets hold
     w = rng.standard_normal((16, 1, 3, 3), dtype=np.float32)
     crashed = []
 
