@@ -70,14 +70,7 @@ def serve(pipe: Connection, executor: str, workers: int | None, threads: int | N
 def echo_sync(pipe: Connection, reply: int) -> None:
     """A bare synchronous echo."""
     body = bytes(reply)
-    handler = grpc.unary_unary_rpc_method_handler(lambda _request, _context: body)
-    server = grpc.server(ThreadPoolExecutor(16), options=UNLIMITED)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Echo", {"Call": handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    pipe.send(f"127.0.0.1:{port}")
-    answer(pipe)
-    server.stop(None)
+    serve_bare(pipe, lambda _request, _context: body)
 
 
 def bare(pipe: Connection, name: str, workers: int | None) -> None:
@@ -95,6 +88,11 @@ def bare(pipe: Connection, name: str, workers: int | None) -> None:
             prepared.run(np.frombuffer(raw, x.dtype).reshape(x.shape), y)
         return message
 
+    serve_bare(pipe, call)
+
+
+def serve_bare(pipe: Connection, call: Callable[[bytes, Any], bytes]) -> None:
+    """One synchronous method, and nothing else."""
     handler = grpc.unary_unary_rpc_method_handler(call)
     server = grpc.server(ThreadPoolExecutor(16), options=UNLIMITED)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Echo", {"Call": handler}),))

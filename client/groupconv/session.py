@@ -53,7 +53,7 @@ class _Session(Generic[C]):
         return self.timeout if timeout is None else timeout
 
     def _options(self, timeout: float | None) -> dict[str, Any]:
-        return {"timeout": self.timeout if timeout is None else timeout, "metadata": self._metadata}
+        return {"timeout": self._seconds(timeout), "metadata": self._metadata}
 
 
 class Session(_Session[grpc.Channel]):

@@ -213,7 +213,7 @@ class Layers:
             NotFoundError: there is none.
         """
         with self._lock:
-            layer = self._layers.get(name) or self._get(name)
+            layer = self._get(name)
             layer.running += 1
             layer.used = next(self._clock)
             return layer
@@ -229,7 +229,7 @@ class Layers:
                 usage.seconds += seconds
             else:
                 usage.failures += 1
-            ended = self._ended(layer) if layer.gone else []
+            ended = self._ended(layer)
         if ended:
             self._drop(ended)
         self._used(layer.name, done, seconds)

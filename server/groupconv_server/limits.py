@@ -1,6 +1,5 @@
 """What a request may ask for: every limit is finite, and checked before anything is allocated."""
 
-import math
 from dataclasses import dataclass
 
 from groupconv import cost
@@ -56,7 +55,7 @@ class Limits:
         Raises:
             ResourceExhaustedError: naming both sizes.
         """
-        self.check_message(math.prod(problem.geometry.output_shape) * problem.types.output.itemsize)
+        self.check_message(cost.bytes_out(problem.geometry, problem.types))
 
     def check_message(self, size: int) -> None:
         """The same, of an output of so many bytes."""

@@ -48,15 +48,13 @@ DISTURBED = 0.95
 """Of the time that candidates took, the part the thread was running below which something else had the processor."""
 PREEMPTED = 100
 """Times a second that threads of this process were put aside, above which likewise: helpers are, too, while the thread
-looks out for them. Alone on the machine it is 0 to 5, beside one busy loop 250."""
+looks out for them. Alone on the machine that hardly happens, beside one busy loop hundreds of times."""
 DOUBT = "?"
 """Behind the name of a candidate that was chosen so."""
 TRIES, PAUSE = 500, 0.01
 """How often, and after how many seconds again, it is seen whether another process still measures."""
 KEPT = 4
 """Versions whose choices are kept, those that were written last."""
-
-_never = threading.Event()
 
 
 def enabled() -> bool:
@@ -180,7 +178,7 @@ def _alone(path: Path | None) -> Iterator[None]:
                     with contextlib.suppress(BlockingIOError):
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         break
-                    _never.wait(PAUSE)
+                    time.sleep(PAUSE)
         yield
 
 

@@ -79,7 +79,7 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
         except Exception as error:  # noqa: BLE001 - all become statuses
             fail(context, self._method.name, error)
 
-    def _encoded(self, answer: Any) -> bytes:
+    def encoded(self, answer: Any) -> bytes:
         """An answer on the wire."""
         encode = self._method.encode
         raw: bytes = answer if encode is None else encode(answer)
@@ -118,7 +118,7 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
         if self._visit is not None:
             self._visit.hold(len(raw))
         self._received(len(raw))
-        return raw if self._method.decode is None else self._decoded(raw)
+        return self._decoded(raw)
 
     def _messages(self, requests: Iterator[bytes]) -> Iterator[Any]:
         while (raw := _next(requests)) is not None:
@@ -151,7 +151,7 @@ class UnaryCall(Call):
     def stream_unary(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
         """Run it."""
         try:
-            answer = self._encoded(self._method.behavior(self._begin(requests, context), context))
+            answer = self.encoded(self._method.behavior(self._begin(requests, context), context))
         except BaseException:
             if self._watch is not None:
                 self._watch.end(context, "UNKNOWN", active=context.is_active())
@@ -166,7 +166,7 @@ class StreamingCall(Call):
 
     __slots__ = ()
     response_streaming = True
-    response_serializer = Call._encoded  # noqa: SLF001 - as gRPC calls it
+    response_serializer = Call.encoded
 
     def stream_stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
         """Run it."""

@@ -1,6 +1,5 @@
 """What is noted of every request: it is given an id, counted, timed, traced, and written down if it is refused."""
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -89,8 +88,7 @@ class Watch(Request):
         self._series.ended(self, code, seconds)
         if code == "OK":
             reason = ""
-            if audit.log.isEnabledFor(logging.DEBUG):
-                audit.done(self, seconds)
+            audit.done(self, seconds)
         else:
             reason = _text(context)
             if audit.refused(self, code, context.peer(), reason, seconds):

@@ -30,5 +30,7 @@ def refused(request: Request, code: str, peer: str, reason: str, seconds: float)
 
 def done(request: Request, seconds: float) -> None:
     """A line for a request that was answered, for whoever asked for DEBUG."""
+    if not log.isEnabledFor(logging.DEBUG):
+        return
     fields = {"method": request.method, "seconds": round(seconds, 6), "request_id": request.id}
     log.debug("request done", extra=fields)
