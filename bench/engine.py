@@ -1,7 +1,7 @@
 """An engine against torch, onnxruntime and NumPy, layer by layer.
 
 python bench/engine.py --help              the cpu engine (the same as `groupconv bench engine`)
-python bench/engine.py --device cuda       the cuda engine beside torch's cuDNN (bench/cuda.py): needs a GPU
+python bench/engine.py --device cuda       the cuda engine beside torch's cuDNN (bench/gpu.py): needs a GPU
 """
 
 import argparse
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     chosen, sys.argv[1:] = parser.parse_known_args()
     if chosen.device == "cuda":
-        runpy.run_path(str(Path(__file__).with_name("cuda.py")), run_name="__main__")
+        runpy.run_path(str(Path(__file__).with_name("gpu.py")), run_name="__main__")
     else:
         typer.run(engine)
 

@@ -133,6 +133,7 @@ class pygraph:  # noqa: N801
     def execute(self, tensors: dict[_Tensor, int], workspace: int, *, handle: dict[str, int]) -> None:
         assert self._steps[-1] == "built"
         assert handle["stream"] == current().ptr, "the handle was not told the stream"
+        assert not any(address % 16 for address in tensors.values()), "CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER"
         (ctypes.c_uint8 * 64).from_address(workspace)[:] = b"\0" * 64
         x, w, y = (t.view(tensors[t]) for t in (self._x, self._w, self._y))
         current().enqueue(lambda: self._convolve(x, w, y))

@@ -2,6 +2,7 @@
 
 import ctypes
 from types import SimpleNamespace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -72,22 +73,23 @@ def _columns(address: int, dtype: int, rows: int, cols: int, ld: int, offset: in
 
 def rfftn(x: ndarray, s: tuple[int, ...], axes: tuple[int, ...]) -> ndarray:
     shape = (*x.shape[: -len(s)], *s[:-1], s[-1] // 2 + 1)
-    result = empty(shape, np.result_type(x.dtype, np.complex64))
-
-    def run() -> None:
-        with np.errstate(all="ignore"):
-            result.host[...] = np.fft.rfftn(x.host, s=s, axes=axes)
-
-    current().enqueue(run)
-    return result
+    return _transformed(np.fft.rfftn, x, s, axes, shape, np.result_type(x.dtype, np.complex64))
 
 
 def irfftn(x: ndarray, s: tuple[int, ...], axes: tuple[int, ...]) -> ndarray:
-    result = empty((*x.shape[: -len(s)], *s), x.dtype.char.lower())
+    return _transformed(np.fft.irfftn, x, s, axes, (*x.shape[: -len(s)], *s), x.dtype.char.lower())
+
+
+def _transformed(transform: Any, x: ndarray, s: Any, axes: Any, shape: tuple[int, ...], dtype: Any) -> ndarray:
+    """CuPy transforms axis by axis what is contiguous in both orders, and then leaves the first of them innermost."""
+    order = list(range(len(shape)))
+    if len(axes) > 1 and x.host.flags.f_contiguous:
+        order.append(order.pop(axes[0]))
+    result = empty(tuple(shape[i] for i in order), dtype).transpose(tuple(np.argsort(order)))
 
     def run() -> None:
         with np.errstate(all="ignore"):
-            result.host[...] = np.fft.irfftn(x.host, s=s, axes=axes)
+            result.host[...] = transform(x.host, s=s, axes=axes)
 
     current().enqueue(run)
     return result

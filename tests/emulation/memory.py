@@ -31,8 +31,8 @@ class MemoryPool:
                 raise OutOfMemoryError(size, self._used, self._limit)
             self._used += size
             self.peak = max(self.peak, self._used)
-        memory = (ctypes.c_uint8 * size)()
-        block = np.frombuffer(memory, dtype=np.uint8)
+        memory = (ctypes.c_uint8 * max(size, 32))()  # ctypes keeps smaller ones in the object, and aligns them less
+        block = np.frombuffer(memory, dtype=np.uint8, count=size)
         block.fill(0xFF)  # NaN: a read before the first write is seen
         weakref.finalize(block, self._release, memory, current())
         return block
@@ -117,6 +117,11 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     def transpose(self, axes: tuple[int, ...]) -> "ndarray":
         return ndarray(self.host.transpose(axes))
+
+    def copy(self) -> "ndarray":
+        result = empty(self.shape, self.dtype)
+        result[...] = self
+        return result
 
     def fill(self, value: Any) -> None:
         current().enqueue(lambda: self.host.fill(value))

@@ -145,7 +145,7 @@ def test_wide_shapes(name: str, dtype: str):
     w = (rng.integers(-1, 2, w_shape) * (rng.random(w_shape) < 0.5)).astype(DTYPES[dtype])
     problem = Problem(resolve(ConvSpec(**options), x_shape, w_shape), types_of(x.dtype, w.dtype))
     want = reference.convolve(x, w, None, problem.geometry)
-    with emulated_engine() as engine:
+    with emulated_engine(chunk=2**12) as engine:
         taken = [a for a in engine._algorithms.values() if a.name != "separable" and a.supports(problem)]
         assert len(taken) >= (1 if problem.geometry.transposed else 2)
         for algorithm in taken:

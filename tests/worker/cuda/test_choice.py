@@ -128,8 +128,8 @@ def test_pointwise_makes_no_patches_and_one_product():
 
 
 @pytest.mark.parametrize("math", ["float32", "tf32"])
-def test_cudnn_is_preferred_where_it_is_and_told_what_it_may_round(math: Any):
-    problem, w = RULES["dense"][1]
+def test_cudnn_takes_what_is_no_product_and_is_told_what_it_may_round(math: Any):
+    problem, w = RULES["transposed"][1]
     fake_cudnn.BUILT.clear()
     with emulated_engine(with_cudnn=True, math=math) as engine:
         assert engine.prepare(problem, w).algorithm == "cudnn"
@@ -140,20 +140,32 @@ def test_cudnn_is_preferred_where_it_is_and_told_what_it_may_round(math: Any):
 def test_what_cudnn_refuses_another_takes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GROUPCONV_TUNE", "on")
     monkeypatch.setitem(fake_cudnn.REFUSE, "all", True)
-    problem, w = RULES["dense"][1]
-    with emulated_engine(with_cudnn=True) as engine:
-        assert engine.prepare(problem, w).algorithm == "gemm"
-        assert engine.prepare(problem, w, resident=True).algorithm in ("gemm", "direct")
+    for rule in ("dense", "transposed"):
+        want, (problem, w) = RULES[rule]
+        with emulated_engine(with_cudnn=True) as engine:
+            assert engine.prepare(problem, w).algorithm == want
+            assert engine.prepare(problem, w, resident=True).algorithm in (want, "direct")
 
 
 def test_cudnn_graphs_are_built_once_for_a_size():
     problem, w = problem_of((2, 4, 6, 6), (4, 4, 3, 3))
+    fake_cudnn.BUILT.clear()
     with emulated_engine(with_cudnn=True, algorithm="cudnn") as engine:
-        prepared = engine.prepare(problem, w)
-        fake_cudnn.BUILT.clear()
-        for batch in (2, 2, 3, 3):
-            prepared.run(np.zeros((batch, 4, 6, 6), F32), np.empty((batch, 4, 4, 4), F32))
-        assert len(fake_cudnn.BUILT) == 1
+        for scale in (1, 2):  # other weights, the same graphs
+            prepared = engine.prepare(problem, scale * w)
+            for batch in (2, 2, 3, 3):
+                prepared.run(np.zeros((batch, 4, 6, 6), F32), np.empty((batch, 4, 4, 4), F32))
+    assert len(fake_cudnn.BUILT) == 2
+
+
+def test_what_cudnn_refused_it_is_not_asked_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(fake_cudnn.REFUSE, "all", True)
+    problem, w = RULES["transposed"][1]
+    fake_cudnn.BUILT.clear()
+    with emulated_engine(with_cudnn=True) as engine:
+        for _ in range(3):
+            assert engine.prepare(problem, w).algorithm == "direct"
+    assert len(fake_cudnn.BUILT) == 1
 
 
 def test_options_are_checked():
@@ -178,4 +190,4 @@ def test_the_benchmark_of_the_device_says_what_is_missing():
     script = Path(__file__).parents[3] / "bench/engine.py"
     done = subprocess.run([sys.executable, script, "--device", "cuda"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"bench/cuda.py: {why_unavailable()}")
+    assert done.stderr.startswith(f"bench/gpu.py: {why_unavailable()}")

@@ -2,14 +2,15 @@
 
 A convolution is a graph of one node: conv_fprop, or conv_dgrad for a transposed one, which is the gradient of a
 convolution by its input; cuDNN cannot infer that node's result and is told its extents. Groups follow from the
-shapes. Graphs are built once for each number of samples and groups and kept.
+shapes. A graph takes milliseconds to build and knows no weights, so those of recent shapes are kept for all kernels.
 
 16-bit tensors, and float32 that may be rounded, are handed over channels last, as tensor cores want them; the
 way there and back costs a pass over input and output, which the choice by measurement takes into account.
 """
 
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -22,6 +23,9 @@ from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.engines.base import Array, Problem
 
 DATA_TYPE = {"float16": "HALF", "bfloat16": "BFLOAT16", "float32": "FLOAT"}
+ALIGNMENT = 16
+"""Bytes that an address has to be a multiple of, unless a tensor says otherwise. Source: cuDNN, graph API."""
+KEPT_PLANS = 256
 
 
 class Cudnn:
@@ -38,6 +42,7 @@ class Cudnn:
         self.device, self.cudnn = device, cudnn
         self.handle = cudnn.create_handle()
         self.lock = Lock()  # a handle has one stream at a time
+        self._plans: OrderedDict[Hashable, _Plan | Exception] = OrderedDict()
 
     def supports(self, problem: Problem) -> bool:
         """By shape and dtype; what cuDNN itself refuses, it refuses in `prepare`."""
@@ -56,6 +61,22 @@ class Cudnn:
         kernel = _Cudnn(self, problem, weight, bias)
         kernel.plan(problem.geometry.batch, problem.geometry.groups)
         return kernel
+
+    def plan(self, key: Hashable, build: Callable[[], "_Plan"]) -> "_Plan":
+        """What was built for `key` before, a refusal too; else what `build` makes or raises now."""
+        with self.lock:
+            if key not in self._plans:
+                try:
+                    self._plans[key] = build()
+                except self.cudnn.cudnnGraphNotSupportedError as refusal:
+                    self._plans[key] = refusal
+                if len(self._plans) > KEPT_PLANS:
+                    self._plans.popitem(last=False)
+            self._plans.move_to_end(key)
+            found = self._plans[key]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
 @dataclass(frozen=True)
@@ -81,7 +102,7 @@ class _Cudnn:
         # the slice of a group is contiguous either way: channels last only moves the axes behind the first
         self._filters = self._device.upload(np.moveaxis(w, 1, -1) if self._rounds else w)
         self._epilogue = Epilogue(owner.device, g, bias, self._types.accumulate)
-        self._plans: dict[tuple[int, int], _Plan] = {}
+        self._window = g.input, g.output, g.kernel, g.stride, g.dilation, g.padding, g.transposed
 
     def workspace(self, batch: int, groups: int) -> int:
         g = self._geometry
@@ -90,11 +111,10 @@ class _Cudnn:
 
     def plan(self, batch: int, groups: int) -> _Plan:
         """The graph for so many samples and groups."""
-        key = (batch, groups)
-        with self._owner.lock:
-            if key not in self._plans:
-                self._plans[key] = self._build(batch, groups)
-            return self._plans[key]
+        g = self._geometry
+        channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
+        key = (batch, groups, channels, filters, self._window, self._types.input)
+        return self._owner.plan(key, lambda: self._build(batch, groups))
 
     def _build(self, batch: int, groups: int) -> _Plan:
         cudnn, g = self._owner.cudnn, self._geometry
@@ -154,13 +174,16 @@ class _Cudnn:
         groups = x.shape[1] // (g.in_channels // g.groups)
         plan = self.plan(x.shape[0], groups)
         leading = (g.in_channels if g.transposed else g.out_channels) // g.groups
-        w = self._filters[first_group * leading : (first_group + groups) * leading]
+        w = _aligned(self._filters[first_group * leading : (first_group + groups) * leading])
         workspace = cupy.empty(max(1, plan.workspace), np.uint8)
         x_in, y_out = x, y
         if self._rounds:
             last = (0, *range(2, x.ndim), 1)
             x_in = cupy.ascontiguousarray(x.transpose(last))
             y_out = cupy.empty((y.shape[0], *y.shape[2:], y.shape[1]), y.dtype)
+        elif y.data.ptr % ALIGNMENT:
+            y_out = cupy.empty(y.shape, y.dtype)
+        x_in = _aligned(x_in)
         with owner.lock:
             owner.cudnn.set_stream(handle=owner.handle, stream=cupy.cuda.get_current_stream().ptr)
             # addresses, not arrays: DLPack would order them behind the legacy default stream
@@ -168,6 +191,8 @@ class _Cudnn:
             plan.graph.execute(places, workspace.data.ptr, handle=owner.handle)
         if self._rounds:
             y[...] = y_out.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))
+        elif y_out is not y:
+            y[...] = y_out
         if not self._epilogue.is_identity:
             per_y = g.out_channels // g.groups
             flat = y.reshape(x.shape[0], groups * per_y, -1)
@@ -180,6 +205,11 @@ class _Cudnn:
                 groups * per_y,
                 math.prod(g.output),
             )
+
+
+def _aligned(array: Any) -> Any:
+    """A copy of a slice that begins where cuDNN does not accept one."""
+    return array.copy() if array.data.ptr % ALIGNMENT else array
 
 
 def _two_or_more(values: Sequence[Any], fill: Any) -> tuple[Any, ...]:

@@ -59,8 +59,7 @@ class _Fft:
         dilated = np.zeros((*w.shape[:2], *g.effective_kernel), dtype=self._types.weight)
         every_tap: Any = (..., *(slice(None, None, d) for d in g.dilation))
         dilated[every_tap] = w
-        spectra = device.cupy.fft.rfftn(device.upload(dilated), s=self._shape, axes=self._axes)
-        self._spectra = spectra  # (M, C/g, *frequencies)
+        self._spectra = self._rfftn(device.upload(dilated))  # (M, C/g, *frequencies)
         self._epilogue = Epilogue(device, g, bias, self._types.accumulate)
         self._frequencies = math.prod(self._shape[:-1]) * (self._shape[-1] // 2 + 1)
 
@@ -94,7 +93,7 @@ class _Fft:
         g, cupy = self._geometry, self._device.cupy
         channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
         groups = x.shape[1] // channels
-        spectra = cupy.fft.rfftn(x, s=self._shape, axes=self._axes)  # (n, groups·C/g, *frequencies)
+        spectra = self._rfftn(x)  # (n, groups·C/g, *frequencies)
         products = cupy.empty((*y.shape[:2], *spectra.shape[2:]), spectra.dtype)
         some = 4 if filters > 1 else 1
         tiles = -(-self._frequencies // 256)
@@ -113,7 +112,9 @@ class _Fft:
                 np.int32(filters),
             ),
         )
-        padded = cupy.fft.irfftn(products, s=self._shape, axes=self._axes)  # (n, groups·M/g, *shape)
+        padded = cupy.ascontiguousarray(
+            cupy.fft.irfftn(products, s=self._shape, axes=self._axes)
+        )  # (n, groups·M/g, *shape)
         crop = np.zeros((), dtype=CROP)
         crop["y_batch"], crop["channels"] = y_batch, y.shape[1]
         crop["from"], crop["out"] = three(self._shape, 1), three(g.output, 1)
@@ -125,6 +126,11 @@ class _Fft:
             256,
             (padded, self._epilogue.record(first_group * filters), y, crop),
         )
+
+    def _rfftn(self, x: Any) -> Any:
+        """Spectra of the last axes, contiguous: CuPy gives other strides where x is a single row."""
+        cupy = self._device.cupy
+        return cupy.ascontiguousarray(cupy.fft.rfftn(x, s=self._shape, axes=self._axes))
 
 
 def transform_shape(g: Geometry) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Which algorithm takes a convolution: by rule at once, by measurement for a kernel that stays.
 
-The rules are what is known of the hardware in general; no number in them was measured here.
+The rules follow the medians of bench/gpu.py on one H200 (docs/gpu.md), at batch 1 and 32.
 """
 
 import math
@@ -14,6 +14,9 @@ from groupconv_worker.algorithms.cuda_separable import LEAST_EXTENT
 from groupconv_worker.cuda.device import Device, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.engines.base import Problem
+
+THINNEST = 4
+"""Channels or filters of a group up to which the grouped kernel, which tiles no matrix, is the fastest."""
 
 THIN = 16
 """Channels or filters of a group up to which patches, ΠK times the input, would move more than a product saves."""
@@ -50,14 +53,13 @@ def _preferred(problem: Problem) -> Iterator[str]:
         yield "separable"  # taken only if the weights allow
     if taps >= LARGE_TAPS and max(g.stride) == 1:
         yield "fft"
-    if g.groups > 1 and min(channels, filters) <= THIN:
+    if g.groups > 1 and min(channels, filters) <= THINNEST:
         yield "grouped"
-    elif g.is_pointwise:
-        yield "gemm"  # no copy: nothing can beat it
-    else:
-        yield "cudnn"
-        if min(channels * taps, filters) >= THIN:
-            yield "gemm"
+    if g.groups > 1 and min(channels, filters) <= THIN:
+        yield "direct"
+    if min(channels * taps, filters) >= THIN:
+        yield "gemm"  # before cuDNN, which first builds a plan for milliseconds and is seldom much faster
+    yield "cudnn"
     yield "direct"
 
 

@@ -1,15 +1,18 @@
 """The CUDA kernels on paper, or on a device.
 
-python bench/cuda.py --model      occupancy and roofline from the compiler's report: needs no GPU, measures nothing
-python bench/cuda.py              every algorithm on the catalogue's layers, by CUDA events, and torch's cuDNN
-                                  beside them where torch is installed: needs a GPU
+python bench/gpu.py --model      occupancy and roofline from the compiler's report: needs no GPU, measures nothing
+python bench/gpu.py [--batch 32] [--layer alexnet_conv2 ...]
+                                  every algorithm on the catalogue's layers, by CUDA events, and a whole call on host
+                                  arrays; torch's cuDNN beside both where torch is installed: needs a GPU
 """
 
 import argparse
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from statistics import median
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,8 @@ from groupconv.dtypes import Types, types_of
 from groupconv.geometry import Geometry
 from groupconv_server.catalogue import catalogue
 from groupconv_worker.cuda import instances, model
-from groupconv_worker.cuda.choice import RUNS, by_rule, time_on_device
+from groupconv_worker.cuda.choice import by_rule
+from groupconv_worker.cuda.device import device_types
 from groupconv_worker.cuda.grouping import plan_launch
 from groupconv_worker.cuda.nvrtc import compile_kernels
 from groupconv_worker.engines.base import Problem
@@ -28,18 +32,24 @@ from groupconv_worker.engines.cuda import CudaEngine, why_unavailable
 F32 = np.dtype(np.float32)
 TYPES = Types(F32, F32, F32, F32)
 GPUS = (model.A100, model.H100)
+FILL = 256 * 2**20
+"""Bytes written before each run, several times: more than any L2, and longer than a launch takes the host."""
+REPEATS = 20
 
 
 def main() -> None:
     """Print one or the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="store_true", help="print the tables of docs/gpu.md")
-    if parser.parse_args().model:
+    parser.add_argument("--batch", type=int, default=1, help="samples of a request")
+    parser.add_argument("--layer", nargs="+", default=list(catalogue()), help="of the catalogue; all if not given")
+    options = parser.parse_args()
+    if options.model:
         print("\n".join((*occupancy_table(), "", *roofline_table())))
     elif reason := why_unavailable():
-        sys.exit(f"bench/cuda.py: {reason}; --model needs none")
+        sys.exit(f"bench/gpu.py: {reason}; --model needs none")
     else:
-        for line in measured_table():
+        for line in measured_table(options.batch, options.layer):
             print(line, flush=True)
 
 
@@ -107,44 +117,102 @@ def roofline_table() -> Iterator[str]:
         )
 
 
-def measured_table() -> Iterator[str]:
-    """Milliseconds on the device, copies not counted: the median of several runs."""
+def measured_table(batch: int, names: list[str]) -> Iterator[str]:
+    """Microseconds on the device by algorithm, then of a whole call on host arrays, beside torch."""
     engine = CudaEngine()
-    yield f"# {engine.device()}, float32, milliseconds"
-    names = list(engine._algorithms)  # noqa: SLF001 - a benchmark looks inside
-    yield f"| layer | {' | '.join(names)} | torch |"
-    yield "| --- |" + " ---: |" * (len(names) + 1)
-    for name, layer in catalogue().items():
+    algorithms = engine._algorithms  # noqa: SLF001 - a benchmark looks inside
+    yield f"# {engine.device()}, float32, batch {batch}, microseconds"
+    yield f"| layer | by rule | {' | '.join(algorithms)} | torch | best / torch | a call | torch | call / torch |"
+    yield "| --- | --- |" + " ---: |" * (len(algorithms) + 5)
+    for name in names:
+        layer = catalogue()[name].with_batch(batch)
         x, w, b = layer.arrays()
         problem = Problem(layer.geometry, types_of(x.dtype, w.dtype))
-        cells = [_time(engine, algorithm, problem, w, b) for algorithm in names]
-        yield f"| {name} | {' | '.join(cells)} | {_torch(layer.geometry, x, w, b)} |"
+        on_device = {kind: _on_device(engine, algorithm, problem, w, b) for kind, algorithm in algorithms.items()}
+        times = [t for t in on_device.values() if isinstance(t, float)]
+        ours = _a_call(engine, problem, x, w, b)
+        theirs, their_call = _torch(layer.geometry, x, w, b)
+        cells = [f"{t:.1f}" if isinstance(t, float) else t for t in on_device.values()]
+        cells += [
+            f"{theirs:.1f}",
+            f"{min(times) / theirs:.2f}",
+            f"{ours:.0f}",
+            f"{their_call:.0f}",
+            f"{ours / their_call:.2f}",
+        ]
+        yield f"| {name} | {engine.prepare(problem, w, b).algorithm} | {' | '.join(cells)} |"
     engine.close()
 
 
-def _time(engine: CudaEngine, name: str, problem: Problem, w: Any, b: Any) -> str:
-    algorithm, device = engine._algorithms[name], engine._device  # noqa: SLF001
-    if not algorithm.supports(problem) or (name == "separable" and not algorithm.accepts(problem, w)):  # type: ignore[attr-defined]
+def _on_device(engine: CudaEngine, algorithm: Any, problem: Problem, w: Any, b: Any) -> float | str:
+    """Microseconds of one run, copies not counted; why not, if it refuses."""
+    device, cupy, types = engine._device, engine._device.cupy, device_types(problem.types)  # noqa: SLF001
+    if not algorithm.supports(problem) or (algorithm.name == "separable" and not algorithm.accepts(problem, w)):
         return "–"
+    g = problem.geometry
     try:
-        with device.lane():
-            return f"{time_on_device(device, algorithm.prepare(problem, w, b), problem):.4f}"
+        with device.lane() as lane:
+            kernel = algorithm.prepare(problem, w, b)
+            x = cupy.random.standard_normal(g.input_shape, dtype=types.input)
+            y, filler = cupy.empty(g.output_shape, types.output), cupy.empty(FILL, np.uint8)
+            return _median_of_events(
+                lambda: kernel.launch(x, y, 0, device.options.workspace),
+                lambda: [filler.data.memset_async(0, FILL, lane.compute) for _ in range(4)],
+                cupy.cuda.Event,
+                cupy.cuda.get_elapsed_time,
+                lane.synchronize,
+            )
     except Exception as error:  # noqa: BLE001 - a refusal is a result
         return type(error).__name__
 
 
-def _torch(g: Geometry, x: Any, w: Any, b: Any) -> str:
-    """cuDNN through torch, in true float32."""
+def _median_of_events(run: Any, fill: Any, event: Any, elapsed: Any, wait: Any) -> float:
+    """Microseconds between events around `run`, behind so much other work that the host is never waited for.
+
+    That work also leaves nothing of the operands in L2.
+    """
+    for _ in range(3):  # compiles, tunes, fills pools
+        run()
+    times = []
+    for _ in range(REPEATS):
+        start, end = event(), event()
+        fill()
+        start.record()
+        run()
+        end.record()
+        wait()
+        times.append(elapsed(start, end) * 1e3)
+    return median(times)
+
+
+def _median_of_calls(call: Any) -> float:
+    """Microseconds of a call, by the clock on the wall."""
+    times = []
+    for _ in range(3 + REPEATS):
+        start = perf_counter()
+        call()
+        times.append((perf_counter() - start) * 1e6)
+    return median(times[3:])
+
+
+def _a_call(engine: CudaEngine, problem: Problem, x: Any, w: Any, b: Any) -> float:
+    """A resident kernel on host arrays, copies and all."""
+    prepared, out = engine.prepare(problem, w, b, resident=True), np.empty(problem.geometry.output_shape, F32)
+    return _median_of_calls(lambda: prepared.run(x, out))
+
+
+def _torch(g: Geometry, x: Any, w: Any, b: Any) -> tuple[float, float]:
+    """cuDNN through torch, in true float32: on the device, and a call on host arrays."""
     try:
         import torch
     except ImportError:
-        return "–"
+        return math.nan, math.nan
     if not torch.cuda.is_available() or any(lo != hi for lo, hi in g.padding):
-        return "–"
+        return math.nan, math.nan
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     functional = torch.nn.functional
-    tensors = [torch.from_numpy(a).cuda() for a in (x, w, b)]
+    there, weight, bias, filler = (torch.from_numpy(a).cuda() for a in (x, w, b, np.empty(FILL, np.uint8)))
     more: dict[str, Any] = {
         "stride": g.stride,
         "padding": [lo for lo, _ in g.padding],
@@ -154,17 +222,16 @@ def _torch(g: Geometry, x: Any, w: Any, b: Any) -> str:
     if g.transposed:
         more["output_padding"] = g.output_padding
     operation = getattr(functional, f"conv_transpose{g.rank}d" if g.transposed else f"conv{g.rank}d")
-    for _ in range(3):
-        operation(*tensors, **more)
-    times = []
-    for _ in range(RUNS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        operation(*tensors, **more)
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
-    return f"{median(times):.4f}"
+    with torch.inference_mode():
+        on_device = _median_of_events(
+            lambda: operation(there, weight, bias, **more),
+            lambda: [filler.zero_() for _ in range(4)],
+            lambda: torch.cuda.Event(enable_timing=True),
+            lambda start, end: start.elapsed_time(end),
+            torch.cuda.synchronize,
+        )
+        call = _median_of_calls(lambda: operation(torch.from_numpy(x).cuda(), weight, bias, **more).cpu().numpy())
+    return on_device, call
 
 
 if __name__ == "__main__":
