@@ -149,15 +149,15 @@ def engine(pipe: Connection, name: str) -> None:
 
 
 def prepare(name: str, threads: int) -> tuple[Any, np.ndarray]:
-    """A layer prepared by an engine of so many threads, and its input."""
+    """A layer prepared by the engine that a server takes here, with so many threads, and its input."""
     from groupconv.dtypes import types_of
+    from groupconv_worker.engines import create_engine
     from groupconv_worker.engines.base import Problem
-    from groupconv_worker.engines.cpu import CpuEngine
 
     layer = layer_named(name)
     x, w, b = layer.arrays()
     problem = Problem(layer.geometry, types_of(x.dtype, w.dtype, b.dtype))
-    return CpuEngine(threads=threads).prepare(problem, w, b, resident=True), x
+    return create_engine("auto", threads=threads).prepare(problem, w, b, resident=True), x
 
 
 def load(pipe: Connection, kind: str, target: str, name: str) -> None:

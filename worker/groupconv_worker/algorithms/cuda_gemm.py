@@ -72,7 +72,12 @@ class _Gemm:
             by_tap = weight.reshape(g.groups, channels, filters, -1).swapaxes(1, 2)
         else:
             by_tap = weight.reshape(g.groups, filters, channels, -1)
-        rows = by_tap[:, :, self._phases.taps["c"], self._phases.kernel_index]  # in the order of the patches
+        if g.transposed or g.flip_kernel:
+            rows = by_tap[:, :, self._phases.taps["c"], self._phases.kernel_index]  # in the order of the patches
+        else:
+            rows = by_tap.reshape(
+                g.groups, filters, -1
+            )  # are in it: to gather millions of weights takes longer than all
         self._filters = device.upload(rows.astype(self._types.weight, copy=False))
         self._epilogue = Epilogue(device, g, bias, self._types.accumulate)
         self._depth, self._cells = rows.shape[2], math.prod(g.output)
