@@ -1,5 +1,6 @@
 """Each algorithm of the cuda engine by itself, under emulation, against the float64 reference."""
 
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from emulation.shapes import WIDE
 from groupconv.dtypes import DTYPES, types_of
 from groupconv.geometry import resolve
 from groupconv.spec import ConvSpec
+from groupconv_worker.algorithms import cuda_direct
 from groupconv_worker.algorithms.cuda_fft import transform_shape
 from groupconv_worker.cuda.run import OnDevice
 from groupconv_worker.engines import reference
@@ -61,6 +63,42 @@ def run(engine: CudaEngine, case: Case) -> np.ndarray:
 @given(case=cases(dtypes=EVERY_DTYPE))
 def test_direct(direct: CudaEngine, case: Case):
     check(run(direct, case), case)
+
+
+@contextmanager
+def in_parts(engine: CudaEngine):
+    """Reductions are cut where it does not pay, as small ones never do: a device has room for all parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for cost in ("PART_COST", "LAUNCH_COST"):
+            patch.setattr(cuda_direct, cost, 0)
+        patch.setattr(engine._device, "multiprocessors", 10_000)
+        yield
+
+
+@settings(max_examples=100)
+@given(case=cases(dtypes=EVERY_DTYPE))
+def test_direct_in_parts(direct: CudaEngine, case: Case):
+    with in_parts(direct):
+        check(run(direct, case), case)
+
+
+LONG_SUMS = {
+    **{name: WIDE[name] for name in ("tile of 128 filters", "tile of 64 filters", "circular")},
+    "upsampling of many channels": ((1, 40, 5, 6), (40, 3, 4, 4), {"transposed": True, "stride": 2, "padding": 1}),
+}
+
+
+@pytest.mark.parametrize("name", LONG_SUMS)
+def test_parts_add_up(name: str):
+    x_shape, w_shape, options = LONG_SUMS[name]
+    rng = np.random.default_rng(5)
+    x, w = (rng.integers(-1, 2, shape).astype(np.float32) for shape in (x_shape, w_shape))
+    problem = Problem(resolve(ConvSpec(**options), x_shape, w_shape), types_of(x.dtype, w.dtype))
+    out = np.full(problem.geometry.output_shape, 77, dtype=np.float32)
+    with emulated_engine(algorithm="direct") as engine, in_parts(engine):
+        engine.prepare(problem, w).run(x, out)
+        assert ("finish.cu", "groupconv::combine<float, float>") in engine._device.kernels._functions
+    np.testing.assert_array_equal(out, reference.convolve(x, w, None, problem.geometry))
 
 
 @settings(max_examples=100)

@@ -102,6 +102,12 @@ def crop(dtype: np.dtype) -> str:
     return f"groupconv::crop<{ctype(dtype)}, {ctype(dtype)}>"
 
 
+def combine(types: Types) -> str:
+    """Parts of sums added up, bias and activation."""
+    wide = ctype(types.accumulate) if is_float(types.accumulate) else "unsigned int"  # integers wrap
+    return f"groupconv::combine<{wide}, {ctype(types.output)}>"
+
+
 def spectral(dtype: np.dtype, filters: int) -> str:
     """The product of spectra."""
     return f"groupconv::spectral<{ctype(dtype)}, {filters}>"
@@ -110,7 +116,8 @@ def spectral(dtype: np.dtype, filters: int) -> str:
 def every_instance() -> list[tuple[str, str]]:
     """All (file, expression) the engine can launch."""
     int32 = np.dtype(np.int32)
-    inputs: list[Any] = [Types(t, t, t, t) for t in FLOATS]
+    wide = {t: np.dtype(np.float64 if t.itemsize == 8 else np.float32) for t in FLOATS}
+    inputs: list[Any] = [Types(t, t, wide[t], t) for t in FLOATS]
     inputs += [Types(np.dtype(t), int32, int32, int32) for t in (np.int8, np.uint8, np.int32)]
     found = [
         ("direct.cu", direct(types, tile, zeros=zeros))
@@ -121,7 +128,7 @@ def every_instance() -> list[tuple[str, str]]:
     found += [("grouped.cu", grouped(t, *shape)) for t in FLOATS for shape in grouped_shapes(t)]
     found += [("patches.cu", patches(size, zeros=zeros)) for size, zeros in product(BITS, (True, False))]
     found += [("finish.cu", finish_in_place(t, vector)) for t in FLOATS for vector in (1, 4)]
-    wide = (np.dtype(np.float32), np.dtype(np.float64))
-    found += [("finish.cu", crop(t)) for t in wide]
-    found += [("spectral.cu", spectral(t, filters)) for t in wide for filters in (1, 4)]
+    found += [("finish.cu", crop(t)) for t in wide.values()]
+    found += [("finish.cu", combine(types)) for types in inputs]
+    found += [("spectral.cu", spectral(t, filters)) for t in wide.values() for filters in (1, 4)]
     return list(dict.fromkeys(found))  # with and without zeros may be one

@@ -1,16 +1,19 @@
 // Direct convolution as an implicit GEMM: the matrix of input patches is never stored, its tiles are
 // gathered into shared memory when they are needed. Takes every parameter, plain and transposed
-// (gather.cuh), needs no workspace, sums every output in one fixed order.
+// (gather.cuh), sums every output in one fixed order.
 //
 // Per group and phase:  y (m, cells) = w (m, rows) @ patches (rows, cells),  rows = (channel, tap).
 // A block computes BM filters x BN cells; a thread computes TM x TN of them in registers.
+//
+// Where that makes too few blocks to fill the device, each takes some of the rows and leaves its sums in
+// `partial`, and `combine` (finish.cu) adds them up, first to last.
 #include "epilogue.cuh"
 #include "gather.cuh"
 
 namespace groupconv {
 
 // Grid: one dimension (only x takes more than 65,535 blocks). Tiles of filters turn fastest, so that
-// the blocks at work together read the same input and find it in L2; then cells, groups, phases.
+// the blocks at work together read the same input and find it in L2; then cells, groups, phases, splits.
 template <class T, class W, class Out, int BM, int BN, int BK, int TM, int TN, bool ZerosOnly>
 __global__ void __launch_bounds__((BM / TM) * (BN / TN), sizeof(typename Sum<T>::type) == 8 ? 1 : 2) direct(
     const T* __restrict__ x,        // (batch, groups * c, *in)
@@ -19,7 +22,8 @@ __global__ void __launch_bounds__((BM / TM) * (BN / TN), sizeof(typename Sum<T>:
     const int* __restrict__ starts, // (phases + 1,): first row of each phase
     const Epilogue<typename Sum<T>::type> epilogue,
     Out* __restrict__ y,            // (batch, groups * m, *out)
-    const Gather g) {
+    typename Sum<T>::type* __restrict__ partial,  // (splits, batch, groups * m, *out) where splits > 1
+    const int splits, const Gather g) {
     typedef typename Sum<T>::type A;
     constexpr int THREADS = (BM / TM) * (BN / TN);
     constexpr int WIDE = 16 / sizeof(W);  // weights per 16-byte load
@@ -48,12 +52,17 @@ __global__ void __launch_bounds__((BM / TM) * (BN / TN), sizeof(typename Sum<T>:
     const i64 cell0 = block % cell_tiles * BN;
     block /= cell_tiles;
     const int group = static_cast<int>(block % g.groups);
-    const int phase_index = static_cast<int>(block / g.groups);
+    block /= g.groups;
+    const int phase_index = static_cast<int>(block % g.phases);
+    const int split = static_cast<int>(block / g.phases);
     const Phase phase(g, phase_index);
     if (cell0 >= phase.cells) return;
 
-    const int first = starts[phase_index];
-    const int rows = starts[phase_index + 1] - first;
+    const int begin = starts[phase_index], end = starts[phase_index + 1];
+    const int share = ((end - begin + splits - 1) / splits + BK - 1) / BK * BK;  // the last ones may have less, or none
+    const i64 skipped = static_cast<i64>(split) * share;
+    const int first = skipped < end - begin ? begin + static_cast<int>(skipped) : end;
+    const int rows = end - first < share ? end - first : share;
     const W* const weights = w + (group * g.rows + first) * g.m_pitch + m0;
     taps += first;
 
@@ -78,11 +87,15 @@ __global__ void __launch_bounds__((BM / TM) * (BN / TN), sizeof(typename Sum<T>:
             if (item < BM * BK / WIDE && row < rows && m0 + m < g.m_pitch)
                 w_next[i] = *reinterpret_cast<const Vec<W, WIDE>*>(weights + static_cast<i64>(row) * g.m_pitch + m);
         }
+        i64 places[X_LOADS];
 #pragma unroll
         for (int i = 0; i < X_LOADS; ++i) {
             const int row = row0 + x_row + i * X_ROWS;
-            x_next[i] = inside && row < rows ? fetch<ZerosOnly>(channels, g, taps[row], z, y0, x0) : T();
+            places[i] = locate<ZerosOnly>(g, taps[row < rows ? row : rows - 1], z, y0, x0);
+            if (!inside || row >= rows) places[i] = -1;
         }
+#pragma unroll
+        for (int i = 0; i < X_LOADS; ++i) x_next[i] = places[i] < 0 ? T() : channels[places[i]];
     };
     auto store = [&](int buffer) {
 #pragma unroll
@@ -138,7 +151,9 @@ __global__ void __launch_bounds__((BM / TM) * (BN / TN), sizeof(typename Sum<T>:
     A(*const lines)[LINES][BN] = reinterpret_cast<A(*)[LINES][BN]>(memory);
     static_assert(2 * LINES * BN <= 2 * BK * (BM + BN), "the lines must fit the tiles' memory");
     const i64 plane = static_cast<i64>(g.out[0]) * g.out[1] * g.out[2];
-    Out* const out = y + cell.n * g.y_batch + cell.output(g, phase);
+    const i64 place = cell.n * g.y_batch + cell.output(g, phase);
+    Out* const out = y + place;
+    A* const sums = partial + split * g.batch * g.y_batch + place;
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < TM; ++i) {
@@ -154,8 +169,12 @@ __global__ void __launch_bounds__((BM / TM) * (BN / TN), sizeof(typename Sum<T>:
 #pragma unroll 1
         for (int r = x_row; r < LINES; r += X_ROWS) {
             const int m = m1 + r * QUAD;
-            if (inside && m < g.m)
-                out[(group * g.m + m) * plane] = narrow<Out>(finish(lines[i % 2][r][x_col], epilogue, group * g.m + m));
+            if (!inside || m >= g.m) continue;
+            const i64 at = (group * g.m + m) * plane;
+            if (splits > 1)
+                sums[at] = lines[i % 2][r][x_col];
+            else
+                out[at] = narrow<Out>(finish(lines[i % 2][r][x_col], epilogue, group * g.m + m));
         }
     }
 }

@@ -1,5 +1,5 @@
-// Bias and activation after a library has made the sums: in place after cuBLAS and cuDNN, on the way out
-// of the padded result after cuFFT.
+// Bias and activation after the sums were made elsewhere: in place after cuBLAS and cuDNN, on the way out of the padded
+// result after cuFFT, on the sum of the parts after direct.cu.
 #include "epilogue.cuh"
 #include "types.cuh"
 
@@ -20,6 +20,20 @@ __global__ void __launch_bounds__(256) finish_in_place(
     for (int i = 0; i < V; ++i)
         values.v[i] = narrow<T>(finish(widen(values.v[i]), epilogue, static_cast<int>(row % channels)));
     *place = values;
+}
+
+template <class A, class T>
+__global__ void __launch_bounds__(256) combine(
+    const A* __restrict__ partial,  // (splits, size)
+    const Epilogue<A> epilogue,
+    T* __restrict__ y,              // (batch, channels, plane), of `size` elements
+    const i64 size, const i64 plane, const int channels, const int splits) {
+    const i64 at = static_cast<i64>(blockIdx.x) * 256 + threadIdx.x;
+    if (at >= size) return;
+    A sum = partial[at];
+#pragma unroll 8
+    for (int i = 1; i < splits; ++i) sum += partial[i * size + at];
+    y[at] = narrow<T>(finish(sum, epilogue, static_cast<int>(at / plane % channels)));
 }
 
 // Mirrored by CROP in cuda/records.py.

@@ -81,16 +81,16 @@ template <bool ZerosOnly> __device__ __forceinline__ int place(int i, int extent
     return i < 0 ? -i : 2 * (extent - 1) - i;
 }
 
-// The input value a tap sees from a cell; z, y, x are the cell's position times in_step.
-template <bool ZerosOnly, class T>
-__device__ __forceinline__ T fetch(const T* channels, const Gather& g, Tap tap, int z, int y, int x) {
+// Where a tap of a cell lies among the channels of its group, or -1 for a zero; z, y, x are the cell's position times
+// in_step. Without branches: the caller works out several before it loads from the first, so that the loads overlap.
+template <bool ZerosOnly>
+__device__ __forceinline__ i64 locate(const Gather& g, Tap tap, int z, int y, int x) {
     z = place<ZerosOnly>(z + tap.z, g.in[0], g.padding_mode);
     y = place<ZerosOnly>(y + tap.y, g.in[1], g.padding_mode);
     x = place<ZerosOnly>(x + tap.x, g.in[2], g.padding_mode);
-    if ((z | y | x) < 0) return T();
     // 64 bits all the way: one 46k x 46k plane, let alone a tensor, has more than 2^31 elements.
     const i64 row = (static_cast<i64>(tap.c) * g.in[0] + z) * g.in[1] + y;
-    return channels[row * g.in[2] + x];
+    return (z | y | x) < 0 ? -1 : row * g.in[2] + x;
 }
 
 }  // namespace groupconv

@@ -9,7 +9,7 @@ constexpr int PATCH_ROWS = 8;
 
 // `Bits` is an unsigned integer of the element's size: a copy needs no arithmetic, and zero is zero.
 template <class Bits, bool ZerosOnly>
-__global__ void __launch_bounds__(256) patches(
+__global__ void __launch_bounds__(256, 3) patches(
     const Bits* __restrict__ x,   // (batch, groups * c, *in)
     const Tap* __restrict__ taps, // (rows,)
     Bits* __restrict__ cols,      // (batch, groups, rows, count): neighbouring threads, neighbouring cells
@@ -29,12 +29,20 @@ __global__ void __launch_bounds__(256) patches(
     const Cell at(phase, cell0 + cell);
     const Bits* const channels = x + n * g.x_batch + static_cast<i64>(group) * g.c * g.in[0] * g.in[1] * g.in[2];
     Bits* const out = cols + (n * g.groups + group) * g.rows * count + cell;
+    const int z = at.z * g.in_step[0], y = at.y * g.in_step[1], x0 = at.x * g.in_step[2];
+    const int last = static_cast<int>(g.rows) - 1;
+    i64 places[PATCH_ROWS];
 #pragma unroll
     for (int i = 0; i < PATCH_ROWS; ++i) {
-        const int row = row0 + i;
-        if (row >= g.rows) break;
-        out[row * count] = fetch<ZerosOnly>(channels, g, taps[row], at.z * g.in_step[0], at.y * g.in_step[1], at.x * g.in_step[2]);
+        const int row = row0 + i < last ? row0 + i : last;
+        places[i] = locate<ZerosOnly>(g, taps[row], z, y, x0);
     }
+    Bits values[PATCH_ROWS];
+#pragma unroll
+    for (int i = 0; i < PATCH_ROWS; ++i) values[i] = places[i] < 0 ? Bits(0) : channels[places[i]];
+#pragma unroll
+    for (int i = 0; i < PATCH_ROWS; ++i)
+        if (row0 + i <= last) out[(row0 + i) * count] = values[i];
 }
 
 }  // namespace groupconv
