@@ -24,6 +24,9 @@ from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.run import OnDevice
 from groupconv_worker.engines.base import Array, Prepared, Problem
 
+AT_ONCE = 4
+"""Runs at a time: while one computes, the inputs of others arrive and their outputs leave."""
+
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +61,7 @@ class CudaEngine:
     def __init__(self, *, threads: int = 1, options: CudaOptions | None = None) -> None:
         import cupy
 
-        self.threads, self.at_once = threads, 1
+        self.threads, self.at_once = threads, min(threads, AT_ONCE)
         self._device = Device(cupy, options or CudaOptions.from_environ(os.environ))
         made: list[CudaAlgorithm] = [kind(self._device) for kind in (Direct, Gemm, Grouped, Fft, Separable)]
         if cudnn := _cudnn(self._device):
