@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from groupconv.cuda import DeviceArray, destination
 from groupconv.errors import DataLossError
 from groupconv.layer import LayerInfo, info_from_wire, layer_fields, layer_input, load_messages
 from groupconv.options import Call
@@ -39,15 +40,21 @@ T = TypeVar("T")
 
 def run(shared: Shared | None, x: Any, steps: Sequence[Step], call: Call) -> Talk[Result]:
     """Run steps, and tell how it was done."""
-    array, ready, unbatched = prepare(x, steps)
+    array, ready, unbatched = prepare(x if shared is None else shared.source(x), steps)
     return (yield from _run(shared, array, ready, unbatched, call, report=True))
 
 
 def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: Call) -> Talk[Array | Transfer]:
     """Run steps for their output alone; or, where that is faster, the stream that is to bring it."""
-    array, ready, unbatched = prepare(x, steps)
-    if not pays(array, ready) or (shared is not None and (yield from shared.fits(array, ready))):
+    array, ready, unbatched = prepare(x if shared is None else shared.source(x), steps)
+    if (
+        not pays(array, ready)
+        or destination(call.get("out")) is not None
+        or (shared is not None and (yield from shared.fits(array, ready)))
+    ):
         return (yield from _run(shared, array, ready, unbatched, call, report=False)).output
+    if isinstance(array, DeviceArray):
+        array = array.host()
     reordering = call.get("allow_reordering", False)
     return transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
 
@@ -56,27 +63,28 @@ def _run(
     shared: Shared | None, x: Array, ready: Sequence[Step], unbatched: bool, call: Call, *, report: bool
 ) -> Talk[Result]:
     reordering = call.get("allow_reordering", False)
+    there = destination(call.get("out"))
     if shared is None:
         request = convolve_request(x, ready, allow_reordering=reordering, report=report)
         answer = read_answer((yield Ask(CONVOLVE, request)))
     else:
-        answer = yield from shared.run_steps(x, ready, allow_reordering=reordering, report=report)
-    return result_of(answer, unbatched=unbatched, out=call.get("out"))
+        answer = yield from shared.run_steps(x, ready, out=there, allow_reordering=reordering, report=report)
+    return result_of(answer, unbatched=unbatched, out=there or call.get("out"))
 
 
 def run_layer(shared: Shared | None, info: LayerInfo, x: Any, call: Call, *, report: bool) -> Talk[Result]:
     """Run a layer."""
     reordering = call.get("allow_reordering", False)
-    array, unbatched = layer_input(info, x)
-    talk = None
+    array, unbatched = layer_input(info, x if shared is None else shared.source(x))
+    there, talk = destination(call.get("out")), None
     if shared is not None:
-        talk = shared.run_layer(array, info, allow_reordering=reordering, report=report)
+        talk = shared.run_layer(array, info, out=there, allow_reordering=reordering, report=report)
     if talk is None:
         request = with_input(array, layer_fields(info.name, report, reordering))
         answer = read_answer((yield Ask(CONVOLVE, request)))
     else:
         answer = yield from talk
-    return result_of(answer, unbatched=unbatched, out=call.get("out"))
+    return result_of(answer, unbatched=unbatched, out=there or call.get("out"))
 
 
 def plan(

@@ -64,7 +64,6 @@ class Convolutions(ABC, Generic[Answer]):
 
     def depthwise_conv2d(self, x: Any, weight: Any, bias: Any = None, **options: Unpack[Conv]) -> Answer:
         """One group per channel: (N, C, H, W) with a weight (C·multiplier, 1, K, K)."""
-        x = as_array(x)
         return self._conv(2, x, weight, bias, {"groups": _channels(x), **options})
 
     def depthwise_separable_conv2d(
@@ -102,7 +101,6 @@ class Convolutions(ABC, Generic[Answer]):
             bias: (C,).
             options: as in conv2d, without groups.
         """
-        x = as_array(x)
         spec, call = split(options)
         return self._answer(x, spatially_separable_steps(column, row, bias, spec, _channels(x)), call)
 
@@ -135,6 +133,7 @@ class Convolutions(ABC, Generic[Answer]):
         return self._answer(x, [Step(kernel, bias, spec)], call)
 
 
-def _channels(x: Array) -> int:
+def _channels(x: Any) -> int:
     """C of (N, C, H, W) or (C, H, W); what has no channels is left to `prepare` to refuse."""
-    return x.shape[-3] if x.ndim >= 3 else 1
+    shape = x.shape if hasattr(x, "shape") else as_array(x).shape
+    return int(shape[-3]) if len(shape) >= 3 else 1

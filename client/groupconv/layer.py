@@ -130,7 +130,7 @@ def layer_input(info: LayerInfo, x: Any) -> tuple[Array, bool]:
         unbatched = _checked(info.specs, info.kernel_shapes, array.shape)
         if len(info._fitting) < FITTING:  # noqa: SLF001
             info._fitting[array.dtype, array.shape] = unbatched  # noqa: SLF001
-    return array[np.newaxis] if unbatched else array, unbatched
+    return array.reshape((1, *array.shape)) if unbatched else array, unbatched
 
 
 FITTING = 1024

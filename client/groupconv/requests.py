@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from groupconv.codec import Forms, offset, scan, writable
+from groupconv.cuda import DeviceArray
 from groupconv.dtypes import DTYPES, is_float, known
 from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv.geometry import Geometry, resolve
@@ -69,7 +70,7 @@ def prepare(x: Any, steps: Sequence[Step]) -> tuple[Array, list[Step], bool]:
     array = travelling("input", as_array(x), None)
     unbatched = array.ndim == as_array(steps[0].kernel).ndim - 1
     if unbatched:
-        array = array[np.newaxis]
+        array = array.reshape((1, *array.shape))
     ready = ready_steps(steps, array.dtype)
     geometries([s.spec for s in ready], array.shape, [s.kernel.shape for s in ready])
     return array, ready, unbatched
@@ -219,22 +220,26 @@ def taken_apart(raw: bytes) -> tuple[convolution_pb2.ConvolveResponse, memoryvie
 _answers: Forms[tuple[convolution_pb2.ConvolveResponse, np.dtype, tuple[int, ...]]] = Forms()
 
 
-def result_of(answer: Answer, *, unbatched: bool, out: Array | None) -> Result:
-    """The answer as it came, or in `out`; and the report.
+def result_of(answer: Answer, *, unbatched: bool, out: Array | DeviceArray | None) -> Result:
+    """The answer as it came, or in `out`, where on a device it may be already; and the report.
 
     Raises:
         InvalidArgumentError: an `out` of another shape or dtype.
     """
     response, y = answer
     if unbatched:
-        y = y[0]
+        y = y.reshape(y.shape[1:])
     report = report_from_wire(response)
     if out is None:
         return Result(y, report)
     if out.shape != y.shape or out.dtype != y.dtype:
         raise InvalidArgumentError("out", f"shape {y.shape} and dtype {y.dtype}", f"{out.shape}, {out.dtype}")
-    out[...] = y
-    return Result(out, report)
+    if not isinstance(out, DeviceArray):
+        out[...] = y
+        return Result(out, report)
+    if not isinstance(y, DeviceArray):
+        out.fill(y)
+    return Result(out.owner, report)
 
 
 def travelling(name: str, array: Array, like: np.dtype | None) -> Array:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupconv.codec import laid_out
+from groupconv.cuda import DeviceArray
 from groupconv.dtypes import DTYPES, known
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import tensor_pb2
@@ -25,10 +26,13 @@ def as_array(x: Any) -> NDArray[Any]:
     """`x` as a NumPy array, without a copy where possible.
 
     Args:
-        x: anything with `__array__` or DLPack (torch and CuPy tensors, on a device too), or nested lists.
+        x: anything with `__array__` or DLPack (torch and CuPy tensors, on a device too), or nested lists. A
+            `DeviceArray` is left where it is.
     """
     if isinstance(x, np.ndarray):
         return x
+    if isinstance(x, DeviceArray):
+        return x  # type: ignore[return-value] # it has what is asked of an input, but its elements
     try:
         return np.asarray(x)
     except TypeError:  # a device array, which NumPy must not copy implicitly

@@ -31,7 +31,7 @@ from groupconv_server.access.tokens import Tokens
 from groupconv_server.batching import Batcher
 from groupconv_server.config import Config
 from groupconv_server.coordinator import Coordinator
-from groupconv_server.cuda_memory import CudaMemory
+from groupconv_server.cuda_memory import CLIENTS_CAPACITY, CudaMemory
 from groupconv_server.executors import create_executor
 from groupconv_server.health import Health
 from groupconv_server.inference.servicer import SERVICE as INFERENCE
@@ -47,6 +47,7 @@ from groupconv_server.servicers.gate import Gate
 from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.memory import MemoryServicer
 from groupconv_server.servicers.observer import Observer
+from groupconv_server.servicers.places import ClientMemory
 from groupconv_server.servicers.stream import StreamServicer
 from groupconv_server.shared_memory import SharedMemory
 from groupconv_server.store import LayerStore
@@ -132,6 +133,10 @@ class Server:
             self.cuda_memory = CudaMemory() if config.shared_memory else None
             # apart from the others, whose names may be listed and are the clients' own
             self.client_memory = SharedMemory() if config.shared_memory else None
+            self.client_device_memory = CudaMemory(capacity=CLIENTS_CAPACITY) if config.shared_memory else None
+            for devices in (self.cuda_memory, self.client_device_memory):
+                if devices is not None and config.max_batch == 1:  # inputs are joined on the host
+                    devices.in_place = self.executor.ordinal
             self.batcher = Batcher(self.coordinator, most=config.max_batch, delay=config.max_delay_us * 1e-6)
             self.streams = StreamServicer(self.coordinator)
             self.health = Health(self.executor, SERVICES)
@@ -170,7 +175,7 @@ class Server:
         self._crew.shutdown()
         if self._page is not None:
             self._page.close()
-        for memory in (self.shared_memory, self.cuda_memory, self.client_memory):
+        for memory in (self.shared_memory, self.cuda_memory, self.client_memory, self.client_device_memory):
             if memory is not None:
                 memory.close()
         self.batcher.close()
@@ -207,8 +212,9 @@ class Server:
             ],
             interceptors=[self._door],
         )
-        ConvolutionServicer(self.batcher, self.layers, self.client_memory).add_to(server)
-        memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryServicer(self.client_memory), server)
+        memory = ClientMemory(self.client_memory, self.client_device_memory)
+        ConvolutionServicer(self.batcher, self.layers, memory).add_to(server)
+        memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryServicer(memory), server)
         layers = LayerServicer(self.repository, self.config.limits, self.batcher)
         layer_pb2_grpc.add_LayerServiceServicer_to_server(layers, server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(

@@ -27,7 +27,7 @@ from groupconv_server.problems import problems_of
 from groupconv_server.repository import Repository
 from groupconv_server.servicers.convolution import parse, specs_of
 from groupconv_server.servicers.layers import LayerServicer
-from groupconv_server.servicers.memory import Places
+from groupconv_server.servicers.places import ClientMemory, Places
 from groupconv_server.servicers.stream import _header
 
 LIMITS = Limits(message_bytes=2**20, tensor_bytes=2**22, stream_bytes=2**20)
@@ -41,7 +41,7 @@ def convolve(raws: list[bytes]) -> None:
         known = convolution_pb2.ConvolveRequest.FromString(raw)
     except DecodeError:
         known = None
-    request, x, steps = parse(raw, Places(None, None))
+    request, x, steps = parse(raw, Places(ClientMemory(), None))
     assert known is not None, "parse took what protobuf refuses"
     assert x.tobytes() == known.input.data
     assert (request.layer, len(request.steps)) == (known.layer, len(known.steps))

@@ -69,6 +69,58 @@ class RegisterMemoryResponse(_message.Message):
 Global___RegisterMemoryResponse: _TypeAlias = RegisterMemoryResponse  # noqa: Y015
 
 @_typing.final
+class RegisterDeviceMemoryRequest(_message.Message):
+    """An allocation on a GPU."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    DEVICE_UUID_FIELD_NUMBER: _builtins.int
+    BYTE_SIZE_FIELD_NUMBER: _builtins.int
+    handle: _builtins.bytes
+    """Its cudaIpcMemHandle_t: 64 bytes. Who has them may open it."""
+    device_uuid: _builtins.bytes
+    """The device's UUID: 16 bytes. Its ordinal may be another one in the server."""
+    byte_size: _builtins.int
+    """The allocation's size."""
+    def __init__(
+        self,
+        *,
+        handle: _builtins.bytes = ...,
+        device_uuid: _builtins.bytes = ...,
+        byte_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byte_size", b"byte_size", "device_uuid", b"device_uuid", "handle", b"handle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterDeviceMemoryRequest: _TypeAlias = RegisterDeviceMemoryRequest  # noqa: Y015
+
+@_typing.final
+class RegisterDeviceMemoryResponse(_message.Message):
+    """What the server calls it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """As of RegisterMemoryResponse. Work that the client has queued on the memory must be done before a request names it."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterDeviceMemoryResponse: _TypeAlias = RegisterDeviceMemoryResponse  # noqa: Y015
+
+@_typing.final
 class UnregisterMemoryRequest(_message.Message):
     """A region."""
 
@@ -76,7 +128,7 @@ class UnregisterMemoryRequest(_message.Message):
 
     REGION_FIELD_NUMBER: _builtins.int
     region: _builtins.str
-    """As RegisterMemory named it."""
+    """As it was named when it was registered."""
     def __init__(
         self,
         *,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class MemoryServiceStub:
-    """POSIX shared memory of clients on the server's machine: tensors lie there, and messages say where (see Place).
+    """Memory of clients on the server's machine, shared memory or a GPU's: tensors lie there, and messages say where (see
+    Place).
     """
 
     def __init__(self, channel):
@@ -40,6 +41,11 @@ class MemoryServiceStub:
                 request_serializer=groupconv_dot_v1_dot_memory__pb2.RegisterMemoryRequest.SerializeToString,
                 response_deserializer=groupconv_dot_v1_dot_memory__pb2.RegisterMemoryResponse.FromString,
                 _registered_method=True)
+        self.RegisterDeviceMemory = channel.unary_unary(
+                '/groupconv.v1.MemoryService/RegisterDeviceMemory',
+                request_serializer=groupconv_dot_v1_dot_memory__pb2.RegisterDeviceMemoryRequest.SerializeToString,
+                response_deserializer=groupconv_dot_v1_dot_memory__pb2.RegisterDeviceMemoryResponse.FromString,
+                _registered_method=True)
         self.UnregisterMemory = channel.unary_unary(
                 '/groupconv.v1.MemoryService/UnregisterMemory',
                 request_serializer=groupconv_dot_v1_dot_memory__pb2.UnregisterMemoryRequest.SerializeToString,
@@ -48,13 +54,24 @@ class MemoryServiceStub:
 
 
 class MemoryServiceServicer:
-    """POSIX shared memory of clients on the server's machine: tensors lie there, and messages say where (see Place).
+    """Memory of clients on the server's machine, shared memory or a GPU's: tensors lie there, and messages say where (see
+    Place).
     """
 
     def RegisterMemory(self, request, context):
         """Maps an object that the client has made in /dev/shm; its file is removed, so that it ends with those who map it.
 
         FAILED_PRECONDITION if the server does not allow shared memory, or has no such object: it is on another machine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterDeviceMemory(self, request, context):
+        """Opens an allocation on a GPU that the client has made with cudaMalloc, through its CUDA IPC handle.
+
+        FAILED_PRECONDITION if the server does not allow shared memory, or has no such device; INVALID_ARGUMENT if CUDA does
+        not open the handle there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +92,11 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     request_deserializer=groupconv_dot_v1_dot_memory__pb2.RegisterMemoryRequest.FromString,
                     response_serializer=groupconv_dot_v1_dot_memory__pb2.RegisterMemoryResponse.SerializeToString,
             ),
+            'RegisterDeviceMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterDeviceMemory,
+                    request_deserializer=groupconv_dot_v1_dot_memory__pb2.RegisterDeviceMemoryRequest.FromString,
+                    response_serializer=groupconv_dot_v1_dot_memory__pb2.RegisterDeviceMemoryResponse.SerializeToString,
+            ),
             'UnregisterMemory': grpc.unary_unary_rpc_method_handler(
                     servicer.UnregisterMemory,
                     request_deserializer=groupconv_dot_v1_dot_memory__pb2.UnregisterMemoryRequest.FromString,
@@ -89,7 +111,8 @@ def add_MemoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MemoryService:
-    """POSIX shared memory of clients on the server's machine: tensors lie there, and messages say where (see Place).
+    """Memory of clients on the server's machine, shared memory or a GPU's: tensors lie there, and messages say where (see
+    Place).
     """
 
     @staticmethod
@@ -109,6 +132,33 @@ class MemoryService:
             '/groupconv.v1.MemoryService/RegisterMemory',
             groupconv_dot_v1_dot_memory__pb2.RegisterMemoryRequest.SerializeToString,
             groupconv_dot_v1_dot_memory__pb2.RegisterMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterDeviceMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/groupconv.v1.MemoryService/RegisterDeviceMemory',
+            groupconv_dot_v1_dot_memory__pb2.RegisterDeviceMemoryRequest.SerializeToString,
+            groupconv_dot_v1_dot_memory__pb2.RegisterDeviceMemoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MemoryServiceStub:
-    """POSIX shared memory of clients on the server's machine: tensors lie there, and messages say where (see Place)."""
+    """Memory of clients on the server's machine, shared memory or a GPU's: tensors lie there, and messages say where (see
+    Place).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,12 +40,20 @@ class MemoryServiceStub:
 
     FAILED_PRECONDITION if the server does not allow shared memory, or has no such object: it is on another machine.
     """
+    RegisterDeviceMemory: _grpc.UnaryUnaryMultiCallable[_memory_pb2.RegisterDeviceMemoryRequest, _memory_pb2.RegisterDeviceMemoryResponse]
+    """Opens an allocation on a GPU that the client has made with cudaMalloc, through its CUDA IPC handle.
+
+    FAILED_PRECONDITION if the server does not allow shared memory, or has no such device; INVALID_ARGUMENT if CUDA does
+    not open the handle there.
+    """
     UnregisterMemory: _grpc.UnaryUnaryMultiCallable[_memory_pb2.UnregisterMemoryRequest, _memory_pb2.UnregisterMemoryResponse]
     """Lets a region go; requests that use it end with it. One that is not there is gone already."""
 
 @_typing.type_check_only
 class MemoryServiceAsyncStub(MemoryServiceStub):
-    """POSIX shared memory of clients on the server's machine: tensors lie there, and messages say where (see Place)."""
+    """Memory of clients on the server's machine, shared memory or a GPU's: tensors lie there, and messages say where (see
+    Place).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterMemory: _aio.UnaryUnaryMultiCallable[_memory_pb2.RegisterMemoryRequest, _memory_pb2.RegisterMemoryResponse]  # type: ignore[assignment]
@@ -51,11 +61,19 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
 
     FAILED_PRECONDITION if the server does not allow shared memory, or has no such object: it is on another machine.
     """
+    RegisterDeviceMemory: _aio.UnaryUnaryMultiCallable[_memory_pb2.RegisterDeviceMemoryRequest, _memory_pb2.RegisterDeviceMemoryResponse]  # type: ignore[assignment]
+    """Opens an allocation on a GPU that the client has made with cudaMalloc, through its CUDA IPC handle.
+
+    FAILED_PRECONDITION if the server does not allow shared memory, or has no such device; INVALID_ARGUMENT if CUDA does
+    not open the handle there.
+    """
     UnregisterMemory: _aio.UnaryUnaryMultiCallable[_memory_pb2.UnregisterMemoryRequest, _memory_pb2.UnregisterMemoryResponse]  # type: ignore[assignment]
     """Lets a region go; requests that use it end with it. One that is not there is gone already."""
 
 class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """POSIX shared memory of clients on the server's machine: tensors lie there, and messages say where (see Place)."""
+    """Memory of clients on the server's machine, shared memory or a GPU's: tensors lie there, and messages say where (see
+    Place).
+    """
 
     @_abc_1.abstractmethod
     def RegisterMemory(
@@ -66,6 +84,18 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Maps an object that the client has made in /dev/shm; its file is removed, so that it ends with those who map it.
 
         FAILED_PRECONDITION if the server does not allow shared memory, or has no such object: it is on another machine.
+        """
+
+    @_abc_1.abstractmethod
+    def RegisterDeviceMemory(
+        self,
+        request: _memory_pb2.RegisterDeviceMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_pb2.RegisterDeviceMemoryResponse, _abc.Awaitable[_memory_pb2.RegisterDeviceMemoryResponse]]:
+        """Opens an allocation on a GPU that the client has made with cudaMalloc, through its CUDA IPC handle.
+
+        FAILED_PRECONDITION if the server does not allow shared memory, or has no such device; INVALID_ARGUMENT if CUDA does
+        not open the handle there.
         """
 
     @_abc_1.abstractmethod

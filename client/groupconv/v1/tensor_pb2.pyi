@@ -93,7 +93,7 @@ Global___TensorType: _TypeAlias = TensorType  # noqa: Y015
 
 @_typing.final
 class Place(_message.Message):
-    """A part of a client's shared memory (see MemoryService)."""
+    """A part of a client's shared or device memory (see MemoryService)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -73,10 +73,12 @@ class Executor(Protocol):
     Attributes:
         name: for people.
         computes_here: how many shards the threads that bring requests compute at a time; 0 if others do it.
+        ordinal: of the CUDA device whose arrays its tasks may have in place of host arrays; None if of none.
     """
 
     name: str
     computes_here: int
+    ordinal: int | None
 
     def workers(self) -> tuple[str, ...]:
         """Ids of the workers that take shards now, in a stable order."""

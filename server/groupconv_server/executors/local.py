@@ -37,6 +37,8 @@ class LocalExecutor:
         threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
         self._workers = {f"local-{i}": _Worker(f"local-{i}", engine, threads, capacity) for i in range(workers)}
         self.computes_here = sum(worker.station.engine.at_once for worker in self._workers.values())
+        # one worker has every task whole; several would have to share out what is on the device
+        self.ordinal: int | None = next(iter(self._workers.values())).station.engine.ordinal if workers == 1 else None
         self._ids = tuple(self._workers)
         self._team = Team(workers)
 

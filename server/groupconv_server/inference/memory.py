@@ -1,6 +1,7 @@
-"""Tensors in the regions that clients registered: host memory in place, device memory through a copy."""
+"""Tensors in the regions that clients registered: in place, or device memory through a copy."""
 
 import math
+from typing import cast
 
 import numpy as np
 
@@ -45,18 +46,17 @@ class RegisteredMemory:
         return self._cuda
 
     def array(self, place: Place, dtype: np.dtype, shape: tuple[int, ...]) -> Array:
-        """A view of the elements; a copy if they are on a device, or not aligned as vector instructions need it."""
+        """The elements in place; a copy if this process does not compute there, or they are not aligned."""
         if self._on_device(place):
-            return self.cuda.read(place.region, place.offset, dtype, shape)
+            return cast("Array", self.cuda.source(place.region, place.offset, dtype, shape))  # as far as a run asks
         x = np.frombuffer(self.system.view(place.region, place.offset, place.size), dtype=dtype).reshape(shape)
         return x if x.flags.aligned else x.copy()
 
     def room(self, place: Place, dtype: np.dtype, shape: tuple[int, ...]) -> Array | None:
-        """A view to be filled; None if the place is on a device or not aligned."""
-        size = math.prod(shape) * dtype.itemsize
+        """The place itself, to be filled; None if that is not to be: `store` copies then."""
         if self._on_device(place):
-            self.cuda.part(place.region, place.offset, size)
-            return None
+            return cast("Array | None", self.cuda.room(place.region, place.offset, dtype, shape))
+        size = math.prod(shape) * dtype.itemsize
         view = self.system.view(place.region, place.offset, size)
         y = np.frombuffer(view, dtype=dtype).reshape(shape)
         return y if y.flags.aligned else None

@@ -10,6 +10,7 @@ import numpy as np
 from groupconv.dtypes import DTYPES
 from groupconv.errors import InvalidArgumentError
 from groupconv.requests import Array
+from groupconv_server.cuda_memory import overlap
 from groupconv_server.inference.messages import with_output
 from groupconv_server.inference.v2 import infer_pb2, model_pb2
 
@@ -222,7 +223,7 @@ class Destination:
         if self.place.offset:
             tensor.parameters[_OFFSET].int64_param = self.place.offset
         room = self._memory.room(self.place, dtype, shape)
-        if room is not None and not np.may_share_memory(room, self._x):
+        if room is not None and not overlap(room, self._x):
             return room
         self._detour = np.empty(shape, dtype)
         return self._detour

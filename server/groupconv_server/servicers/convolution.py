@@ -18,8 +18,7 @@ from groupconv.wire import plan_to_wire, report_to_wire
 from groupconv_server.batching import Batcher
 from groupconv_server.layers import Layers
 from groupconv_server.servicers.errors import answers_errors, deadline_of
-from groupconv_server.servicers.memory import Output, Places
-from groupconv_server.shared_memory import SharedMemory
+from groupconv_server.servicers.places import ClientMemory, Output, Places
 from groupconv_server.steps import specs_of
 
 SERVICE = convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name
@@ -29,16 +28,16 @@ class ConvolutionServicer:
     """Convolutions of any variant, split over the coordinator's workers.
 
     Convolve takes and gives bytes: the input is used where gRPC put it, the output computed where gRPC sends it from;
-    or both where the client has them, in shared memory.
+    or both where the client has them, in shared memory or on a device.
 
     Args:
         batcher: runs convolutions.
         layers: the resident ones.
-        memory: of clients; None where the operator has not allowed it.
+        memory: of clients; None allows none.
     """
 
-    def __init__(self, batcher: Batcher, layers: Layers, memory: SharedMemory | None = None) -> None:
-        self.batcher, self.layers, self._memory = batcher, layers, memory
+    def __init__(self, batcher: Batcher, layers: Layers, memory: ClientMemory | None = None) -> None:
+        self.batcher, self.layers, self._memory = batcher, layers, memory or ClientMemory()
         self.coordinator = batcher.coordinator
 
     def add_to(self, server: grpc.Server) -> None:
@@ -146,7 +145,7 @@ def parse(raw: bytes, places: Places) -> tuple[convolution_pb2.ConvolveRequest, 
         x = np.ndarray(shape, dtype, raw, start)
         return request, x if x.flags.aligned else x.copy(), []
     request, data = (_brief if len(raw) <= BRIEF else _read)(raw)
-    x = places.tensor(request.input, "input", data)
+    x = places.tensor(request.input, "input", data, in_place=True)
     if not request.steps:
         if data is not None and not request.HasField("output_place"):
             _requests.keep(raw, data, (request, x.dtype, x.shape))

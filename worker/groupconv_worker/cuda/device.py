@@ -38,11 +38,15 @@ class Device:
     Args:
         cupy: the module.
         options: of the engine.
+
+    Attributes:
+        ordinal: which one it is in this process.
     """
 
     def __init__(self, cupy: Any, options: CudaOptions) -> None:
         self.cupy, self.options = cupy, options
         self._device = cupy.cuda.Device()
+        self.ordinal = int(self._device.id)
         self.kernels = Kernels(cupy)
         # kept: CuPy asks the driver for every attribute there is each time
         self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])

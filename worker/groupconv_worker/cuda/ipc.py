@@ -1,16 +1,17 @@
 """Device memory of another process on this machine, through CUDA's IPC handles."""
 
+import math
 import weakref
 from typing import Any
 
 import numpy as np
 
+from groupconv.cuda import HANDLE_BYTES, driver
 from groupconv.errors import InvalidArgumentError
+from groupconv_worker.cuda.device import storage
 from groupconv_worker.cuda.errors import cuda_errors, is_sticky
 from groupconv_worker.engines.base import Array
 
-HANDLE_BYTES = 64
-"""Of a cudaIpcMemHandle_t. Source: CUDA Runtime API, CUDA_IPC_HANDLE_SIZE."""
 _LAZY_PEER_ACCESS, _TO_DEVICE, _TO_HOST = 1, 1, 2  # cudaIpcMemLazyEnablePeerAccess, cudaMemcpyKind
 
 
@@ -48,6 +49,13 @@ class DeviceMemory:
                     "raw_handle", f"an allocation of another process with {size} bytes on device {device}", str(error)
                 ) from None
 
+    def tensor(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> "DeviceTensor":
+        """The elements at `offset`, which is a multiple of their size, where they lie."""
+        cupy = self._cupy
+        count = math.prod(shape) * dtype.itemsize
+        memory = cupy.cuda.UnownedMemory(self._pointer + offset, count, self, self.device)
+        return DeviceTensor(cupy.ndarray(shape, storage(dtype), cupy.cuda.MemoryPointer(memory, 0)), dtype)
+
     def read(self, offset: int, out: Array) -> None:
         """Fill a contiguous host array with the bytes at `offset`."""
         with self._cupy.cuda.Device(self.device):
@@ -58,6 +66,55 @@ class DeviceMemory:
         data = np.ascontiguousarray(y)
         with self._cupy.cuda.Device(self.device):
             self._cupy.cuda.runtime.memcpy(self._pointer + offset, data.ctypes.data, data.nbytes, _TO_DEVICE)
+            self._cupy.cuda.Stream(null=True).synchronize()  # the last bytes may still be on their way
+
+
+class DeviceTensor:
+    """An array in such memory: what plans, cuts and `OnDevice.run` ask of one, and bfloat16 by its name.
+
+    Args:
+        array: CuPy's, of the storage dtype.
+        dtype: of the elements.
+    """
+
+    def __init__(self, array: Any, dtype: np.dtype) -> None:
+        self._array, self.dtype = array, dtype
+        self.shape: tuple[int, ...] = array.shape
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> "DeviceTensor":
+        return DeviceTensor(self._array[index], self.dtype)
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**options)
+
+    def overlaps(self, other: "DeviceTensor") -> bool:
+        """Whether they have bytes in common; both without gaps."""
+        mine, theirs = self._array.data.ptr, other._array.data.ptr  # noqa: SLF001 - of its own kind
+        return bool(mine < theirs + other.nbytes and theirs < mine + self.nbytes)
+
+
+def find_device(cupy: Any, uuid: bytes) -> int | None:
+    """The ordinal of a device here, by the UUID that it has in every process."""
+    for ordinal in range(cupy.cuda.runtime.getDeviceCount()):
+        if driver().uuid(ordinal) == uuid:  # CuPy's own properties cut it at its first zero
+            return ordinal
+    return None
 
 
 def _close(cupy: Any, device: int, pointer: int) -> None:

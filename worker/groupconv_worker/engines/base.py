@@ -95,11 +95,13 @@ class Engine(Protocol):
     Attributes:
         threads: CPU threads it may use.
         at_once: runs it does at a time, at most, where its threads are shared among them (`threads.keep_to`).
+        ordinal: of the CUDA device whose arrays (DLPack) it reads and writes where they lie; None if it knows of none.
     """
 
     name: str
     threads: int
     at_once: int
+    ordinal: int | None
 
     def device(self) -> str:
         """The device in words, for people ("cpu: Intel Xeon, 2 threads")."""

@@ -18,7 +18,7 @@ from groupconv_worker.algorithms.cuda_separable import Separable
 from groupconv_worker.autotune import enabled
 from groupconv_worker.cuda.choice import by_rule, time_on_device
 from groupconv_worker.cuda.device import Device
-from groupconv_worker.cuda.ipc import DeviceMemory
+from groupconv_worker.cuda.ipc import DeviceMemory, find_device
 from groupconv_worker.cuda.kernel import CudaAlgorithm, DeviceKernel
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.run import OnDevice
@@ -48,6 +48,13 @@ def open_memory(handle: bytes, device: int, size: int) -> DeviceMemory:
     return DeviceMemory(cupy, handle, device, size)
 
 
+def device_with(uuid: bytes) -> int | None:
+    """The ordinal of a device of this process (see `find_device`)."""
+    import cupy
+
+    return find_device(cupy, uuid)
+
+
 class CudaEngine:
     """Runs every convolution on the current CUDA device.
 
@@ -63,6 +70,7 @@ class CudaEngine:
 
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
         self._device = Device(cupy, options or CudaOptions.from_environ(os.environ))
+        self.ordinal: int | None = self._device.ordinal
         made: list[CudaAlgorithm] = [kind(self._device) for kind in (Direct, Gemm, Grouped, Fft, Separable)]
         if cudnn := _cudnn(self._device):
             made.append(cudnn)

@@ -63,6 +63,7 @@ class RayExecutor:
 
     name = "ray"
     computes_here = 0
+    ordinal: int | None = None
 
     def __init__(
         self,
