@@ -121,26 +121,33 @@ def measured_table(batch: int, names: list[str]) -> Iterator[str]:
     """Microseconds on the device by algorithm, then of a whole call on host arrays, beside torch."""
     engine = CudaEngine()
     algorithms = engine._algorithms  # noqa: SLF001 - a benchmark looks inside
+    gpu = next((gpu for gpu in (*GPUS, model.H200) if gpu.name.split()[0] in engine.device()), None)
     yield f"# {engine.device()}, float32, batch {batch}, microseconds"
-    yield f"| layer | by rule | {' | '.join(algorithms)} | torch | best / torch | a call | torch | call / torch |"
-    yield "| --- | --- |" + " ---: |" * (len(algorithms) + 5)
+    heads = (*algorithms, "torch", "best / torch", "roofline", "a call", "torch", "call / torch")
+    yield f"| layer | by rule | measured | {' | '.join(heads)} |"
+    yield "| --- | --- | --- |" + " ---: |" * len(heads)
+    ratios: list[tuple[float, float]] = []
     for name in names:
         layer = catalogue()[name].with_batch(batch)
         x, w, b = layer.arrays()
         problem = Problem(layer.geometry, types_of(x.dtype, w.dtype))
         on_device = {kind: _on_device(engine, algorithm, problem, w, b) for kind, algorithm in algorithms.items()}
-        times = [t for t in on_device.values() if isinstance(t, float)]
-        ours = _a_call(engine, problem, x, w, b)
+        best = min(t for t in on_device.values() if isinstance(t, float))
         theirs, their_call = _torch(layer.geometry, x, w, b)
-        cells = [f"{t:.1f}" if isinstance(t, float) else t for t in on_device.values()]
+        chosen, call = _a_call(engine, problem, x, w, b)
+        ratios.append((best / theirs, call / their_call))
+        least = model.least_seconds(gpu, cost.flops(layer.geometry), model.least_bytes(problem))[0] if gpu else math.nan
+        cells = [t if isinstance(t, str) else f"{t:.1f}" for t in (*on_device.values(), theirs)]
         cells += [
-            f"{theirs:.1f}",
-            f"{min(times) / theirs:.2f}",
-            f"{ours:.0f}",
+            f"{best / theirs:.2f}",
+            f"{least * 1e6:.1f}",
+            f"{call:.0f}",
             f"{their_call:.0f}",
-            f"{ours / their_call:.2f}",
+            f"{call / their_call:.2f}",
         ]
-        yield f"| {name} | {engine.prepare(problem, w, b).algorithm} | {' | '.join(cells)} |"
+        yield f"| {name} | {engine.prepare(problem, w, b).algorithm} | {chosen} | {' | '.join(cells)} |"
+    means = (math.exp(np.mean(np.log(column))) for column in zip(*ratios, strict=True))
+    yield "\nGeometric means: best / torch {:.2f}, call / torch {:.2f}".format(*means)
     engine.close()
 
 
@@ -195,10 +202,10 @@ def _median_of_calls(call: Any) -> float:
     return median(times[3:])
 
 
-def _a_call(engine: CudaEngine, problem: Problem, x: Any, w: Any, b: Any) -> float:
-    """A resident kernel on host arrays, copies and all."""
+def _a_call(engine: CudaEngine, problem: Problem, x: Any, w: Any, b: Any) -> tuple[str, float]:
+    """A resident kernel on host arrays, copies and all: the algorithm it measured to be the fastest, and its time."""
     prepared, out = engine.prepare(problem, w, b, resident=True), np.empty(problem.geometry.output_shape, F32)
-    return _median_of_calls(lambda: prepared.run(x, out))
+    return prepared.algorithm, _median_of_calls(lambda: prepared.run(x, out))
 
 
 def _torch(g: Geometry, x: Any, w: Any, b: Any) -> tuple[float, float]:

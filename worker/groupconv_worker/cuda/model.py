@@ -43,6 +43,9 @@ A100 = Gpu("A100 SXM 40 GB", 80, 108, 2048, 65536, 164 * 1024, 32, 19.5e12, 1.55
 H100 = Gpu("H100 SXM", 90, 132, 2048, 65536, 228 * 1024, 32, 66.9e12, 3.35e12)
 """Source: NVIDIA H100 Tensor Core GPU Architecture, 2022, tables 2 and 3."""
 
+H200 = Gpu("H200 SXM", 90, 132, 2048, 65536, 228 * 1024, 32, 66.9e12, 4.8e12)
+"""An H100 with faster memory. Source: NVIDIA H200 Tensor Core GPU datasheet, 2024."""
+
 WARP = 32
 REGISTER_UNIT = 256
 """Registers are given to a warp in units of this many."""
