@@ -80,6 +80,34 @@ def cases(
 
 
 @st.composite
+def depthwise_cases(draw: Any, *, dtypes: tuple[tuple[str, str], ...] = (("float32", "float32"),)) -> Case:
+    """Square kernels of 3, 5 and 7 at stride 1 or 2 on one channel per group; half of the rows are whole vectors."""
+    input_dtype, weight_dtype = (DTYPES[name] for name in draw(st.sampled_from(dtypes)))
+    types = types_of(input_dtype, weight_dtype)
+    channels, multiplier = draw(st.integers(1, 5)), draw(st.sampled_from([1, 1, 1, 2]))
+    kernel, stride = draw(st.sampled_from([3, 5, 7])), draw(st.integers(1, 2))
+    width = draw(st.one_of(st.integers(1, 30), st.sampled_from([8, 16, 24, 40])))
+    pairs = st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2)
+    spec = ConvSpec(
+        stride=stride,
+        padding=draw(st.one_of(st.just(kernel // 2), pairs)),
+        groups=channels,
+        activation=draw(activations(channels * multiplier, types.output)),
+        flip_kernel=draw(st.booleans()),
+    )
+    x_shape = (draw(st.integers(1, 3)), channels, draw(st.integers(1, 20)), width)
+    shape = (channels * multiplier, 1, kernel, kernel)
+    try:
+        geometry = resolve(spec, x_shape, shape)
+    except InvalidArgumentError:
+        assume(False)
+        raise
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    bias = array(rng, shape[:1], types.output) if draw(st.booleans()) else None
+    return Case(spec, array(rng, x_shape, input_dtype), array(rng, shape, weight_dtype), bias, geometry, types)
+
+
+@st.composite
 def specs(
     draw: Any, rank: int, groups: int, out_channels: int, *, transposed: bool, output: np.dtype | None
 ) -> ConvSpec:

@@ -20,7 +20,8 @@ CASES = [
     ((2, 6, 5, 7), (6, 3, 3, 3), {"groups": 2, "padding": 1}, "float32"),
     ((1, 5, 9, 8), (7, 5, 3, 2), {"stride": 2, "padding": ((1, 2), (0, 1))}, "float16"),
     ((1, 4, 6, 6), (4, 4, 3, 3), {"padding": 2, "padding_mode": "reflect", "dilation": 2}, "float32"),
-    ((1, 3, 8, 9), (3, 1, 3, 3), {"groups": 3, "padding": 1, "stride": 2}, "float32"),
+    ((1, 3, 8, 8), (3, 1, 3, 3), {"groups": 3, "padding": 1, "stride": 2}, "float32"),
+    ((1, 3, 8, 9), (3, 1, 7, 7), {"groups": 3, "padding": 3, "stride": 2}, "float16"),
     ((1, 3, 8, 9), (6, 1, 5, 5), {"groups": 3, "padding": 2, "padding_mode": "circular"}, "bfloat16"),
     ((1, 2, 3, 5, 5), (4, 1, 2, 3, 3), {"groups": 2, "padding": 1}, "float64"),
     ((1, 4, 5, 4), (4, 3, 4, 3), {"transposed": True, "stride": (2, 3), "output_padding": 1}, "float32"),
@@ -31,7 +32,7 @@ CASES = [
 ]
 
 
-FEW = CASES[0], CASES[3], CASES[6]
+FEW = CASES[0], CASES[3], CASES[7]
 """A kernel of each file."""
 
 

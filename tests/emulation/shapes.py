@@ -11,6 +11,7 @@ WIDE: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "depthwise 3x3 stride 2": ((1, 5, 40, 71), (5, 1, 3, 3), {"groups": 5, "padding": 1, "stride": 2}),
     "depthwise 5x5": ((1, 3, 19, 20), (3, 1, 5, 5), {"groups": 3, "padding": 2}),
     "depthwise 5x5 stride 2": ((1, 3, 19, 20), (3, 1, 5, 5), {"groups": 3, "padding": 2, "stride": 2}),
+    "depthwise 5x5 stride 2 in vectors": ((2, 3, 19, 48), (3, 1, 5, 5), {"groups": 3, "padding": 2, "stride": 2}),
     "depthwise 7x7": ((1, 2, 21, 20), (2, 1, 7, 7), {"groups": 2, "padding": 3}),
     "depthwise 7x7 stride 2": ((1, 2, 21, 35), (2, 1, 7, 7), {"groups": 2, "padding": 3, "stride": 2}),
     "depthwise 7x7 on 7x7": ((2, 33, 7, 7), (33, 1, 7, 7), {"groups": 33, "padding": 3}),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 
 from emulation import emulated_engine, needs_compiler
+from emulation.kernels import LAUNCHED
 from emulation.shapes import WIDE
 from groupconv.dtypes import DTYPES, types_of
 from groupconv.geometry import resolve
@@ -19,11 +20,12 @@ from groupconv_worker.engines import reference
 from groupconv_worker.engines.base import Problem
 from groupconv_worker.engines.cuda import CudaEngine
 from oracle import UNIT, check, expected
-from strategies import FLOATS, INTEGERS, Case, cases
+from strategies import FLOATS, INTEGERS, Case, cases, depthwise_cases
 
 pytestmark = needs_compiler
 
 SAME_FLOATS = tuple((f, f) for f in FLOATS)
+NARROW_FLOATS = FLOATS[:-1]
 EVERY_DTYPE = (
     *SAME_FLOATS,
     *((a, b) for a in INTEGERS for b in INTEGERS),
@@ -44,6 +46,7 @@ def engine_of(name: str, **more: Any):
 
 
 direct, gemm, grouped = engine_of("direct"), engine_of("gemm"), engine_of("grouped")
+depthwise_engine = engine_of("depthwise")
 fft, separable, cudnn = engine_of("fft"), engine_of("separable"), engine_of("cudnn", with_cudnn=True)
 
 
@@ -118,6 +121,30 @@ def test_gemm(gemm: CudaEngine, case: Case):
 @given(case=cases(dtypes=SAME_FLOATS, transposed=False))
 def test_grouped(grouped: CudaEngine, case: Case):
     check(run(grouped, case), case)
+
+
+@settings(max_examples=300)
+@given(case=depthwise_cases(dtypes=(*((f, f) for f in NARROW_FLOATS), ("uint8", "float32"))))
+def test_depthwise(depthwise_engine: CudaEngine, case: Case):
+    check(run(depthwise_engine, case), case)
+
+
+def test_depthwise_arrays_that_begin_anywhere_give_the_same_bits(depthwise_engine: CudaEngine):
+    """Vectors need whole ones; one element further on, the kernel for any map takes over."""
+    rng = np.random.default_rng(4)
+    x, w = rng.standard_normal((2, 3, 9, 16), dtype=np.float32), rng.standard_normal((3, 1, 3, 3), dtype=np.float32)
+    problem = Problem(resolve(ConvSpec(groups=3, padding=1), x.shape, w.shape), types_of(x.dtype, w.dtype))
+    device, outs = depthwise_engine._device, []
+    LAUNCHED.clear()
+    with device.lane():
+        kernel = depthwise_engine._algorithms["depthwise"].prepare(problem, w, None)
+        for shift in (0, 1):
+            there, y = device.upload(np.pad(x.reshape(-1), (shift, 0))), device.cupy.empty(x.size + shift, x.dtype)
+            kernel.launch(there[shift:].reshape(x.shape), y[shift:].reshape(x.shape), 0, 0)
+            outs.append(y.get()[shift:].reshape(x.shape))
+    assert {"groupconv::depthwise<float, 3, 1, 4, 4>", "groupconv::depthwise<float, 3, 1, 1, 8>"} == LAUNCHED
+    np.testing.assert_array_equal(*outs)
+    np.testing.assert_allclose(outs[0], reference.convolve(x, w, None, problem.geometry), atol=1e-5)
 
 
 @settings(max_examples=100)

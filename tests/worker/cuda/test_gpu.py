@@ -20,7 +20,7 @@ from groupconv_worker.engines import reference
 from groupconv_worker.engines.base import Problem
 from groupconv_worker.engines.cuda import CudaEngine, why_unavailable
 from oracle import check
-from strategies import FLOATS, INTEGERS, Case, cases
+from strategies import FLOATS, INTEGERS, Case, cases, depthwise_cases
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,6 +65,12 @@ def test_each_algorithm(engine: CudaEngine, name: str, case: Case):
     if name not in engine._algorithms:
         pytest.skip("nvidia-cudnn-frontend is not installed")
     check(run(engine, name, case), case, factor=8)
+
+
+@settings(max_examples=500)
+@given(case=depthwise_cases(dtypes=SAME_FLOATS[:-1]))
+def test_depthwise(engine: CudaEngine, case: Case):
+    check(run(engine, "depthwise", case), case, factor=8)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

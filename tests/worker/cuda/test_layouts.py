@@ -9,7 +9,9 @@ from groupconv.geometry import resolve
 from groupconv.spec import ConvSpec
 from groupconv_worker.cuda.grouping import BANKS, SHARED_BYTES, THREADS, plan_launch
 from groupconv_worker.cuda.records import gather_of, pack_filters, phases_of
-from strategies import Case, cases
+from groupconv_worker.cuda.sliding import divisor
+from groupconv_worker.cuda.sliding import plan_launch as plan_sliding
+from strategies import Case, cases, depthwise_cases
 
 
 @settings(max_examples=100)
@@ -100,3 +102,35 @@ def test_a_launch_fits_the_device_and_covers_the_output(case: Case, groups: int,
     assert r["tiles_x"] * r["lanes"] >= g.output[-1]
     height = g.output[-2] if g.rank > 1 else 1
     assert r["tiles_y"] * r["strips"] * launch.shape[3] >= height
+
+
+@given(n=st.integers(0, 2**31 - 1), d=st.integers(1, 2**31 - 1))
+def test_divisions_by_multiplication_are_exact(n: int, d: int):
+    """At any n, and at those next to a multiple of d, where the quotient changes."""
+    _, multiplier, shift = divisor(d)
+    assert multiplier < 2**32
+    for value in (n, n - n % d, n - n % d - 1, 2**31 - 1, 2**31 - 1 - 2**31 % d):
+        assert value < 0 or value * multiplier >> shift == value // d
+
+
+@settings(max_examples=200)
+@given(case=depthwise_cases(), batch=st.integers(1, 5), aligned=st.booleans())
+def test_threads_of_the_depthwise_kernel_cover_each_output_once(case: Case, batch: int, aligned: bool):
+    g = case.geometry
+    launch = plan_sliding(g, batch, g.groups, 132, aligned=aligned)
+    kernel, stride, side_by_side, below = launch.shape
+    assert (launch.blocks - 1) * launch.threads < launch.record["threads"] <= launch.blocks * launch.threads
+    columns, strips = launch.record["columns"]["divisor"], launch.record["strips"]["divisor"]
+    assert launch.record["threads"] == batch * g.out_channels * strips * columns
+    for many, extent, each in ((strips, g.output[0], below), (columns, g.output[1], side_by_side)):
+        assert (many - 1) * each < extent <= many * each
+    if side_by_side > 1:  # nothing of a vector is outside the map or reaches into the next row
+        assert aligned
+        assert g.output[1] % side_by_side == 0
+        assert g.input[1] == g.output[1] * stride
+        assert g.padding[1][0] == kernel // 2
+
+
+def test_a_map_of_few_threads_is_spread_over_the_device():
+    g = resolve(ConvSpec(groups=512, padding=1), (32, 512, 14, 14), (512, 1, 3, 3))
+    assert [plan_sliding(g, n, 512, 132, aligned=True).threads for n in (1, 8, 32)] == [32, 128, 128]

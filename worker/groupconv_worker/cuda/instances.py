@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from groupconv.dtypes import BFLOAT16, Types, is_float
+from groupconv_worker.cuda.sliding import SQUARES, VECTOR, VECTOR_SQUARES, outputs_below
 
 CTYPES = {
     "float16": "groupconv::half",
@@ -87,6 +88,17 @@ def grouped_shapes(dtype: np.dtype) -> list[tuple[int, int, int, int]]:
     return general + [(k, s, filters, 4) for k, s in GROUPED_SQUARES for filters in (1, 4) if k * filters < 28]
 
 
+def depthwise(dtype: np.dtype, kernel: int, stride: int, side_by_side: int, below: int) -> str:
+    """The depthwise kernel: extent and stride, outputs of a thread side by side and below each other."""
+    return f"groupconv::depthwise<{ctype(dtype)}, {kernel}, {stride}, {side_by_side}, {below}>"
+
+
+def depthwise_shapes() -> list[tuple[int, int, int, int]]:
+    """The (kernel, stride, side by side, below) compiled for each dtype."""
+    found = [(k, s, 1) for k, s in SQUARES] + [(k, s, VECTOR) for k, s in VECTOR_SQUARES]
+    return [(*shape, outputs_below(*shape[1:])) for shape in found]
+
+
 def patches(itemsize: int, *, zeros: bool) -> str:
     """The patches kernel for elements of a size."""
     return f"groupconv::patches<{BITS[itemsize]}, {str(zeros).lower()}>"
@@ -126,6 +138,7 @@ def every_instance() -> list[tuple[str, str]]:
         for zeros in (True, False)
     ]
     found += [("grouped.cu", grouped(t, *shape)) for t in FLOATS for shape in grouped_shapes(t)]
+    found += [("depthwise.cu", depthwise(t, *shape)) for t in FLOATS[:-1] for shape in depthwise_shapes()]
     found += [("patches.cu", patches(size, zeros=zeros)) for size, zeros in product(BITS, (True, False))]
     found += [("finish.cu", finish_in_place(t, vector)) for t in FLOATS for vector in (1, 4)]
     found += [("finish.cu", crop(t)) for t in wide.values()]

@@ -10,6 +10,7 @@ from threading import Lock
 
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv_worker.algorithms.cuda_cudnn import Cudnn
+from groupconv_worker.algorithms.cuda_depthwise import Depthwise
 from groupconv_worker.algorithms.cuda_direct import Direct
 from groupconv_worker.algorithms.cuda_fft import Fft
 from groupconv_worker.algorithms.cuda_gemm import Gemm
@@ -71,7 +72,7 @@ class CudaEngine:
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
         self._device = Device(cupy, options or CudaOptions.from_environ(os.environ))
         self.ordinal: int | None = self._device.ordinal
-        made: list[CudaAlgorithm] = [kind(self._device) for kind in (Direct, Gemm, Grouped, Fft, Separable)]
+        made: list[CudaAlgorithm] = [kind(self._device) for kind in (Direct, Gemm, Depthwise, Grouped, Fft, Separable)]
         if cudnn := _cudnn(self._device):
             made.append(cudnn)
         self._algorithms = {algorithm.name: algorithm for algorithm in made}

@@ -38,6 +38,23 @@ __device__ __forceinline__ unsigned activate(unsigned v, int activation, unsigne
     return activation == RELU && static_cast<int>(v) < 0 ? 0 : v;
 }
 
+// Several values of one channel: here a branch for each would count, so it is taken once for all.
+template <class A, int N> __device__ __forceinline__ void activate_all(A (&values)[N], int activation, A slope) {
+    auto each = [&](int known) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) values[i] = activate(values[i], known, slope);
+    };
+    switch (activation) {
+        case RELU: return each(RELU);
+        case LEAKY_RELU: return each(LEAKY_RELU);
+        case SIGMOID: return each(SIGMOID);
+        case TANH: return each(TANH);
+        case SILU: return each(SILU);
+        case GELU: return each(GELU);
+        case GELU_TANH: return each(GELU_TANH);
+    }
+}
+
 template <class A> __device__ __forceinline__ A finish(A sum, const Epilogue<A>& e, int m) {
     if (e.bias) sum += e.bias[m];
     return activate(sum, e.activation, e.slope ? e.slope[m * e.slope_step] : A(0));

@@ -1,0 +1,67 @@
+"""Depthwise convolution on the device, a few outputs to a thread: kernels/depthwise.cu."""
+
+from typing import Any
+
+from groupconv_worker.cuda import instances
+from groupconv_worker.cuda.device import Device, Epilogue, device_types
+from groupconv_worker.cuda.kernel import DeviceKernel
+from groupconv_worker.cuda.sliding import LARGEST, pack_taps, plan_launch, square_of, thread_count
+from groupconv_worker.engines.base import Array, Problem
+
+ALIGNMENT = 16
+"""Bytes of the widest load."""
+
+
+class Depthwise:
+    """Two-dimensional convolutions of one channel per group, with the squares that networks use.
+
+    Args:
+        device: where.
+    """
+
+    name = "depthwise"
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def supports(self, problem: Problem) -> bool:
+        """Floats of up to 32 bits; kernels of 3, 5 and 7 at strides 1 and 2, undilated, padded by zeros."""
+        g, types = problem.geometry, device_types(problem.types)
+        if g.transposed or g.rank != 2 or g.in_channels != g.groups or set(g.dilation) != {1}:
+            return False
+        if types.accumulate.kind != "f" or types.accumulate.itemsize > 4:
+            return False
+        if g.padding_mode != "zeros" or square_of(g) is None:
+            return False
+        return max(*g.padded, thread_count(g, g.batch, g.groups, 1)) < LARGEST
+
+    def prepare(self, problem: Problem, weight: Array, bias: Array | None) -> DeviceKernel:
+        """Pack the filters in float32, each in whole vectors."""
+        return _Depthwise(self._device, problem, weight, bias)
+
+
+class _Depthwise:
+    algorithm = "depthwise"
+
+    def __init__(self, device: Device, problem: Problem, weight: Array, bias: Array | None) -> None:
+        self._device, self._geometry = device, problem.geometry
+        types = device_types(problem.types)
+        self._input = types.input
+        self._filters = device.upload(pack_taps(weight, problem.geometry))
+        self._epilogue = Epilogue(device, problem.geometry, bias, types.accumulate)
+
+    def workspace(self, batch: int, groups: int) -> int:  # noqa: ARG002 - none, whatever the size
+        return 0
+
+    def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:  # noqa: ARG002
+        g = self._geometry
+        aligned = not (x.data.ptr % ALIGNMENT or y.data.ptr % ALIGNMENT)
+        launch = plan_launch(g, x.shape[0], x.shape[1], self._device.multiprocessors, aligned=aligned)
+        first = first_group * (g.out_channels // g.groups)
+        self._device.kernels.launch(
+            "depthwise.cu",
+            instances.depthwise(self._input, *launch.shape),
+            launch.blocks,
+            launch.threads,
+            (x, self._filters[first:], self._epilogue.record(first), y, launch.record),
+        )

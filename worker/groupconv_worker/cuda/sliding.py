@@ -1,0 +1,157 @@
+"""How a depthwise convolution is cut into threads: the launch of kernels/depthwise.cu."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from groupconv.geometry import Geometry
+from groupconv_worker.engines.base import Array
+
+DIVISOR = np.dtype([("divisor", np.uint32), ("multiplier", np.uint32), ("shift", np.int32)], align=True)
+SLIDING = np.dtype(
+    [
+        ("columns", DIVISOR),
+        ("strips", DIVISOR),
+        ("channels", DIVISOR),
+        ("filters", DIVISOR),
+        ("threads", np.uint32),
+        ("in", np.int32, 2),
+        ("out", np.int32, 2),
+        ("padding", np.int32, 2),
+    ],
+    align=True,
+)
+"""`Divisor` and `Sliding` of kernels/depthwise.cu."""
+
+VECTOR = 4
+"""Outputs side by side of a thread that loads and stores vectors."""
+
+SQUARES = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2))
+"""(kernel, stride) there are."""
+
+VECTOR_SQUARES = SQUARES[:-1]
+"""Those with vectors, too: the 49 taps and 14 columns of 7 × 7 at stride 2 would spill registers."""
+
+BLOCKS_EACH = 4
+"""Blocks for each multiprocessor, before they have more than one warp: a small map is spread over all of them."""
+
+LARGEST = 2**31
+"""Threads are counted, and the map's coordinates kept, in 31 bits; offsets in tensors have 64."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of the depthwise kernel.
+
+    Attributes:
+        shape: its template arguments: kernel, stride, outputs of a thread side by side and below each other.
+        blocks, threads: the launch configuration.
+        record: its `SLIDING` argument.
+    """
+
+    shape: tuple[int, int, int, int]
+    blocks: int
+    threads: int
+    record: Array
+
+
+def square_of(g: Geometry) -> tuple[int, int] | None:
+    """The one of `SQUARES` that `g` is, if it is one; an axis with one output has any stride.
+
+    Example:
+        >>> from groupconv import ConvSpec, resolve
+        >>> square_of(resolve(ConvSpec(stride=2, padding=1), (1, 1, 1, 8), (1, 1, 3, 3)))
+        (3, 2)
+    """
+    kernel, stride = g.kernel[0], max(g.stride)
+    equal = all(s == stride or o == 1 for s, o in zip(g.stride, g.output, strict=True))
+    return (kernel, stride) if equal and g.kernel[1] == kernel and (kernel, stride) in SQUARES else None
+
+
+def outputs_below(stride: int, side_by_side: int) -> int:
+    """Outputs a thread has below each other: as many as spare loads of rows, where there are registers for them.
+
+    At stride 2, strips of 4 share one row of 9; at stride 1, strips of 8 share two of 10.
+    """
+    return 4 if side_by_side > 1 or stride > 1 else 8
+
+
+def thread_count(g: Geometry, batch: int, groups: int, side_by_side: int) -> int:
+    """Threads for `groups` groups of `batch` samples."""
+    below = outputs_below(max(g.stride), side_by_side)
+    filters = g.out_channels // g.groups
+    return batch * groups * filters * -(-g.output[0] // below) * -(-g.output[1] // side_by_side)
+
+
+@lru_cache(maxsize=1024)
+def plan_launch(g: Geometry, batch: int, groups: int, multiprocessors: int, *, aligned: bool) -> Launch:
+    """The launch for `groups` groups of `batch` samples.
+
+    Args:
+        g: a convolution that the kernel takes.
+        batch: samples.
+        groups: groups.
+        multiprocessors: of the device.
+        aligned: whether x and y begin at multiples of 16 bytes.
+
+    Example:
+        >>> from groupconv import ConvSpec, resolve
+        >>> g = resolve(ConvSpec(groups=32, padding=1), (1, 32, 112, 112), (32, 1, 3, 3))
+        >>> launch = plan_launch(g, 1, 32, 132, aligned=True)
+        >>> launch.shape, launch.blocks, launch.threads  # 32 planes of 28 × 28 threads
+        ((3, 1, 4, 4), 784, 32)
+    """
+    square = square_of(g)
+    assert square is not None, "supports() said it is one"
+    kernel, stride = square
+    side_by_side = VECTOR if aligned and _whole_vectors(g, kernel, stride) else 1
+    below = outputs_below(stride, side_by_side)
+    filters = g.out_channels // g.groups
+    count = thread_count(g, batch, groups, side_by_side)
+    threads = next((n for n in (128, 64) if count >= n * BLOCKS_EACH * multiprocessors), 32)
+    record = np.zeros((), dtype=SLIDING)
+    record["columns"] = divisor(-(-g.output[1] // side_by_side))
+    record["strips"] = divisor(-(-g.output[0] // below))
+    record["channels"], record["filters"] = divisor(groups * filters), divisor(filters)
+    record["threads"] = count
+    record["in"], record["out"], record["padding"] = g.input, g.output, [lo for lo, _ in g.padding]
+    return Launch((kernel, stride, side_by_side, below), -(-count // threads), threads, record)
+
+
+def _whole_vectors(g: Geometry, kernel: int, stride: int) -> bool:
+    """Whether rows are whole vectors, and `stride` columns of x belong to one of y, the middle tap to their first."""
+    return (
+        (kernel, stride) in VECTOR_SQUARES
+        and g.padding[1][0] == kernel // 2
+        and g.input[1] == stride * g.output[1]
+        and g.output[1] % VECTOR == 0
+    )
+
+
+def divisor(d: int) -> tuple[int, int, int]:
+    """d, with m and s so that n // d == n * m >> s for all n below 2^31.
+
+    m is 2^s / d rounded up, off by less than 2^-31 of its value: s is the least that makes it so.
+
+    Example:
+        >>> d, m, s = divisor(7)
+        >>> (2**31 - 1) * m >> s == (2**31 - 1) // 7
+        True
+    """
+    shift = 31 + (d - 1).bit_length()
+    return d, -(-(2**shift) // d), shift
+
+
+def pack_taps(weight: Array, g: Geometry) -> Array:
+    """The filters as (M, ΠK filled up to whole vectors of 4), in float32.
+
+    Args:
+        weight: (M, 1, K, K).
+        g: the geometry; its kernel is flipped here if it asks for that.
+    """
+    w = np.flip(weight, (2, 3)) if g.flip_kernel else weight
+    taps = w.shape[2] * w.shape[3]
+    packed = np.zeros((w.shape[0], -(-taps // VECTOR) * VECTOR), dtype=np.float32)
+    packed[:, :taps] = w.reshape(w.shape[0], taps)
+    return packed
