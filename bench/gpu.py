@@ -26,6 +26,7 @@ from groupconv_worker.cuda.choice import by_rule
 from groupconv_worker.cuda.device import device_types
 from groupconv_worker.cuda.grouping import plan_launch
 from groupconv_worker.cuda.nvrtc import compile_kernels
+from groupconv_worker.cuda.sliding import plan_launch as plan_sliding
 from groupconv_worker.engines.base import Problem
 from groupconv_worker.engines.cuda import CudaEngine, why_unavailable
 
@@ -81,11 +82,16 @@ def _hot_kernels() -> Iterator[tuple[str, str, str, int, int]]:
     """(label, file, expression, threads, dynamic shared memory)."""
     for tile in instances.DIRECT_TILES:
         yield f"direct {tile.bm} × {tile.bn}", "direct.cu", instances.direct(TYPES, tile, zeros=True), tile.threads, 0
-    for name in ("mobilenet_dw_112", "mobilenet_dw_56_s2", "convnext_dw7_56", "mobilenet_dw_14", "resnext50_3x3_56"):
-        g = catalogue()[name].geometry
-        launch = plan_launch(g, 1, g.groups, 4)
-        assert launch is not None
-        yield f"grouped, {name}", "grouped.cu", instances.grouped(F32, *launch.shape), launch.threads, launch.shared
+    for name in ("mobilenet_dw_112", "mobilenet_dw_56_s2", "convnext_dw7_56", "mobilenet_dw_14"):
+        layer = catalogue()[name].with_batch(32).geometry
+        sliding = plan_sliding(layer, layer.batch, layer.groups, model.H100.multiprocessors, aligned=True)
+        expression = instances.depthwise(F32, *sliding.shape)
+        yield f"depthwise, {name}, batch 32", "depthwise.cu", expression, sliding.threads, 0
+    thin = catalogue()["resnext50_3x3_56"].geometry
+    launch = plan_launch(thin, 1, thin.groups, 4)
+    assert launch is not None
+    expression = instances.grouped(F32, *launch.shape)
+    yield "grouped, resnext50_3x3_56", "grouped.cu", expression, launch.threads, launch.shared
     yield "patches", "patches.cu", instances.patches(4, zeros=True), 256, 0
     yield "bias and activation", "finish.cu", instances.finish_in_place(F32, 4), 256, 0
     yield "product of spectra", "spectral.cu", instances.spectral(F32, 4), 256, 0

@@ -5,7 +5,7 @@ from typing import Any
 from groupconv_worker.cuda import instances
 from groupconv_worker.cuda.device import Device, Epilogue, device_types
 from groupconv_worker.cuda.kernel import DeviceKernel
-from groupconv_worker.cuda.sliding import LARGEST, pack_taps, plan_launch, square_of, thread_count
+from groupconv_worker.cuda.sliding import pack_taps, plan_launch, takes
 from groupconv_worker.engines.base import Array, Problem
 
 ALIGNMENT = 16
@@ -26,14 +26,7 @@ class Depthwise:
 
     def supports(self, problem: Problem) -> bool:
         """Floats of up to 32 bits; kernels of 3, 5 and 7 at strides 1 and 2, undilated, padded by zeros."""
-        g, types = problem.geometry, device_types(problem.types)
-        if g.transposed or g.rank != 2 or g.in_channels != g.groups or set(g.dilation) != {1}:
-            return False
-        if types.accumulate.kind != "f" or types.accumulate.itemsize > 4:
-            return False
-        if g.padding_mode != "zeros" or square_of(g) is None:
-            return False
-        return max(*g.padded, thread_count(g, g.batch, g.groups, 1)) < LARGEST
+        return takes(problem.geometry, problem.types.accumulate)
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None) -> DeviceKernel:
         """Pack the filters in float32, each in whole vectors."""

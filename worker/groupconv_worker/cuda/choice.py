@@ -13,6 +13,7 @@ import numpy as np
 from groupconv_worker.algorithms.cuda_separable import LEAST_EXTENT
 from groupconv_worker.cuda.device import Device, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
+from groupconv_worker.cuda.sliding import takes
 from groupconv_worker.engines.base import Problem
 
 THINNEST = 4
@@ -36,8 +37,8 @@ def by_rule(problem: Problem, *, deterministic: bool = False) -> list[str]:
         >>> from groupconv.dtypes import types_of
         >>> f32 = types_of(np.dtype("float32"), np.dtype("float32"))
         >>> g = resolve(ConvSpec(groups=32, padding=1), (1, 32, 112, 112), (32, 1, 3, 3))
-        >>> by_rule(Problem(g, f32))
-        ['depthwise', 'grouped', 'direct']
+        >>> by_rule(Problem(g, f32))[:2]
+        ['depthwise', 'grouped']
         >>> g = resolve(ConvSpec(), (1, 256, 56, 56), (64, 256, 1, 1))
         >>> by_rule(Problem(g, f32))[0], by_rule(Problem(g, f32), deterministic=True)
         ('gemm', ['direct'])
@@ -49,8 +50,8 @@ def _preferred(problem: Problem) -> Iterator[str]:
     g = problem.geometry
     taps = math.prod(g.kernel)
     channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
-    if channels == 1:
-        yield "depthwise"  # reads and writes no more than it must; it says itself what it takes
+    if takes(g, problem.types.accumulate):
+        yield "depthwise"
     if channels == 1 and taps >= LEAST_EXTENT**2:
         yield "separable"  # taken only if the weights allow
     if taps >= LARGE_TAPS and max(g.stride) == 1:

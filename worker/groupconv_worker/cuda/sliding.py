@@ -56,6 +56,15 @@ class Launch:
     record: Array
 
 
+def takes(g: Geometry, accumulate: np.dtype) -> bool:
+    """Whether the kernel is for `g`, with sums of a dtype."""
+    if g.transposed or g.rank != 2 or g.in_channels != g.groups or set(g.dilation) != {1}:
+        return False
+    if accumulate.kind != "f" or accumulate.itemsize > 4 or g.padding_mode != "zeros" or square_of(g) is None:
+        return False
+    return max(*g.padded, thread_count(g, g.batch, g.groups, 1)) < LARGEST
+
+
 def square_of(g: Geometry) -> tuple[int, int] | None:
     """The one of `SQUARES` that `g` is, if it is one; an axis with one output has any stride.
 
