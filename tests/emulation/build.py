@@ -27,6 +27,11 @@ def library(source: str, expressions: tuple[str, ...], sanitizer: str = "") -> c
     for i, expression in enumerate(expressions):
         call = f"emulation::launch({expression}, grid, block, shared, descending, values, sizes, count)"
         text += f'extern "C" int launch_{i}({PARAMETERS}) {{ return {call}; }}\n'
+    return ctypes.CDLL(str(compiled(text, sanitizer)))
+
+
+def compiled(text: str, sanitizer: str = "") -> Path:
+    """The path of the shared library of some C++."""
     flags = (*FLAGS, *SANITIZERS[sanitizer])
     header = (HERE / "emulation.h").read_text()
     key = hashlib.sha256("\0".join((text, header, *flags)).encode()).hexdigest()[:24]
@@ -40,6 +45,6 @@ def library(source: str, expressions: tuple[str, ...], sanitizer: str = "") -> c
                 ["g++", *flags, f"-I{HERE}", str(code), "-o", str(built)], capture_output=True, text=True, check=False
             )
             if done.returncode:
-                raise RuntimeError(f"g++ refused {expressions}:\n{done.stderr[:4000]}")
+                raise RuntimeError(f"g++ refused {text[-1000:]}:\n{done.stderr[:4000]}")
             built.replace(target)  # atomic: another test process may build the same
-    return ctypes.CDLL(str(target))
+    return target

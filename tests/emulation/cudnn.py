@@ -134,11 +134,11 @@ class pygraph:  # noqa: N801
         assert self._steps[-1] == "built"
         assert handle["stream"] == current().ptr, "the handle was not told the stream"
         assert not any(address % 16 for address in tensors.values()), "CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER"
-        (ctypes.c_uint8 * 64).from_address(workspace)[:] = b"\0" * 64
         x, w, y = (t.view(tensors[t]) for t in (self._x, self._w, self._y))
-        current().enqueue(lambda: self._convolve(x, w, y))
+        current().enqueue(lambda: self._convolve(x, w, y, workspace), *tensors.values(), workspace)
 
-    def _convolve(self, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> None:
+    def _convolve(self, x: np.ndarray, w: np.ndarray, y: np.ndarray, workspace: int) -> None:
+        (ctypes.c_uint8 * 64).from_address(workspace)[:] = b"\0" * 64
         rank, window = x.ndim - 2, self._window
         groups = x.shape[1] // w.shape[0 if self._transposed else 1]
         if self._transposed:

@@ -39,9 +39,14 @@ class Function:
         assert 1 <= block[0] <= 1024
         assert shared_mem <= 48 * 1024, "more needs an attribute set on the function"
         values = [_value(a) for a in args]
+        arrays = [a for a in args if isinstance(a, ndarray)]
+        hosts = [a.host for a in arrays]
         LAUNCHED.add(self._name)
         # Records are copied at the launch, as a driver does; arrays are only pointed at.
-        current().enqueue(lambda: self._run((*grid, 1, 1)[:3], (*block, 1, 1)[:3], values, shared_mem, args))
+        current().enqueue(
+            lambda: self._run((*grid, 1, 1)[:3], (*block, 1, 1)[:3], values, shared_mem, hosts),
+            *(a.data.ptr for a in arrays),
+        )
 
     def _run(self, grid: Any, block: Any, values: list[Any], shared: int, keep: Any) -> None:
         pointers = (ctypes.c_void_p * len(values))(*[v.ctypes.data for v in values])

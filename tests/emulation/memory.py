@@ -4,10 +4,12 @@ import ctypes
 import threading
 import weakref
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from emulation import streams
 from emulation.streams import Stream, current
 
 
@@ -25,7 +27,7 @@ class MemoryPool:
     def set_limit(self, size: int | None = None) -> None:
         self._limit = size or 0
 
-    def malloc(self, size: int) -> np.ndarray:
+    def malloc(self, size: int) -> "MemoryPointer":
         with self._lock:
             if self._limit and self._used + size > self._limit:
                 raise OutOfMemoryError(size, self._used, self._limit)
@@ -34,14 +36,18 @@ class MemoryPool:
         memory = (ctypes.c_uint8 * max(size, 32))()  # ctypes keeps smaller ones in the object, and aligns them less
         block = np.frombuffer(memory, dtype=np.uint8, count=size)
         block.fill(0xFF)  # NaN: a read before the first write is seen
-        weakref.finalize(block, self._release, memory, current())
-        return block
+        pointer = MemoryPointer(block)
+        streams.allocate(pointer.ptr, size)
+        weakref.finalize(pointer, self._release, block, current())
+        return pointer
 
-    def _release(self, memory: Any, stream: Stream) -> None:
+    def _release(self, block: np.ndarray, stream: Stream) -> None:
         """Freed memory is the stream's until what was queued before has run, as in CuPy's pools."""
-        stream.enqueue(lambda: ctypes.sizeof(memory))
+        streams.free(block.ctypes.data, block.size)
+        if not stream.is_capturing():
+            stream.enqueue(lambda: block.size)
         with self._lock:
-            self._used -= ctypes.sizeof(memory)
+            self._used -= block.size
 
     def used_bytes(self) -> int:
         return self._used
@@ -52,7 +58,10 @@ class MemoryPool:
 
 class PinnedMemoryPool:
     def malloc(self, size: int) -> np.ndarray:
-        return np.full(size, 0xFF, dtype=np.uint8)
+        memory = np.full(size, 0xFF, dtype=np.uint8)
+        streams.allocate(memory.ctypes.data, size)
+        weakref.finalize(memory, streams.free, memory.ctypes.data, size)
+        return memory
 
     def free_all_blocks(self) -> None:
         pass
@@ -76,15 +85,17 @@ def using_allocator(malloc: Any):
 
 
 class MemoryPointer:
-    def __init__(self, ptr: int) -> None:
-        self.ptr = ptr
+    """Memory, allocated for as long as this lives."""
+
+    def __init__(self, block: np.ndarray) -> None:
+        self.block, self.ptr, self.mem = block, block.ctypes.data, SimpleNamespace(size=block.size)
 
 
 class ndarray:  # noqa: N801 - CuPy's name
-    """A device array over host memory. `host` is for the stand-in alone."""
+    """A device array over host memory. `host` is for the stand-in alone; work that is queued holds only that."""
 
-    def __init__(self, host: np.ndarray) -> None:
-        self.host = host
+    def __init__(self, host: np.ndarray, memory: MemoryPointer | None = None) -> None:
+        self.host, self._memory = host, memory
 
     shape = property(lambda self: self.host.shape)
     dtype = property(lambda self: self.host.dtype)
@@ -93,7 +104,7 @@ class ndarray:  # noqa: N801 - CuPy's name
     ndim = property(lambda self: self.host.ndim)
     strides = property(lambda self: self.host.strides)
     flags = property(lambda self: self.host.flags)
-    data = property(lambda self: MemoryPointer(self.host.ctypes.data))
+    data = property(lambda self: SimpleNamespace(ptr=self.host.ctypes.data))
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
@@ -105,18 +116,18 @@ class ndarray:  # noqa: N801 - CuPy's name
         return self.host.__dlpack__()
 
     def __getitem__(self, index: Any) -> "ndarray":
-        return ndarray(self.host[index])
+        return ndarray(self.host[index], self._memory)
 
     def reshape(self, *shape: Any) -> "ndarray":
         view = self.host.reshape(*shape)
         assert np.shares_memory(view, self.host), "this reshape copies on the device"
-        return ndarray(view)
+        return ndarray(view, self._memory)
 
     def view(self, dtype: Any) -> "ndarray":
-        return ndarray(self.host.view(dtype))
+        return ndarray(self.host.view(dtype), self._memory)
 
     def transpose(self, axes: tuple[int, ...]) -> "ndarray":
-        return ndarray(self.host.transpose(axes))
+        return ndarray(self.host.transpose(axes), self._memory)
 
     def copy(self) -> "ndarray":
         result = empty(self.shape, self.dtype)
@@ -124,13 +135,14 @@ class ndarray:  # noqa: N801 - CuPy's name
         return result
 
     def fill(self, value: Any) -> None:
-        current().enqueue(lambda: self.host.fill(value))
+        host = self.host
+        current().enqueue(lambda: host.fill(value), self.data.ptr)
 
     def astype(self, dtype: Any, copy: bool = True) -> "ndarray":
         if not copy and self.dtype == dtype:
             return self
         result = empty(self.shape, dtype)
-        current().enqueue(lambda: np.copyto(result.host, self.host, casting="unsafe"))
+        put(result, self)
         return result
 
     def set(self, host: np.ndarray, stream: Stream | None = None) -> None:
@@ -139,25 +151,45 @@ class ndarray:  # noqa: N801 - CuPy's name
         assert host.flags.c_contiguous, "only contiguous memory can be copied"
         if stream is None:
             host = host.copy()  # CuPy stages pageable memory itself
-        (stream or current()).enqueue(lambda: np.copyto(self.host, host))
+        if (stream or current()).is_capturing():
+            raise RuntimeError("the current stream is capturing, so H2D transfers are disallowed")
+        target = self.host
+        (stream or current()).enqueue(lambda: np.copyto(target, host))
 
     def get(self, stream: Stream | None = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
         target = np.empty(self.shape, self.dtype) if out is None else out
         assert target.flags.c_contiguous
-        (stream or current()).enqueue(lambda: np.copyto(target, self.host))
+        if (stream or current()).is_capturing():
+            raise RuntimeError("the current stream is capturing, so D2H transfers are disallowed")
+        source = self.host
+        (stream or current()).enqueue(lambda: np.copyto(target, source))
         if blocking:
             (stream or current()).synchronize()
         return target
 
     def __setitem__(self, index: Any, value: "ndarray") -> None:
         assert isinstance(value, ndarray)
-        current().enqueue(lambda: self.host.__setitem__(index, value.host))
+        put(self[index], value)
+
+
+def put(target: ndarray, source: ndarray) -> None:
+    """Copy on the current stream."""
+    to, of = target.host, source.host
+    current().enqueue(lambda: np.copyto(to, of, casting="unsafe"), target.data.ptr, source.data.ptr)
+
+
+def memcpy_async(to: int, of: int, size: int, kind: int, stream: int) -> None:
+    """Between the device and pinned memory, of which it needs both to be."""
+    assert stream == current().ptr
+    assert streams.allocated(to)
+    assert streams.allocated(of)
+    current().enqueue(lambda: ctypes.memmove(to, of, size), to, of)
 
 
 def empty(shape: Any, dtype: Any = np.float64) -> ndarray:
     dtype, shape = np.dtype(dtype), tuple(np.atleast_1d(shape).tolist()) if np.ndim(shape) else (int(shape),)
     memory = ALLOCATOR.malloc(max(1, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize))
-    return ndarray(np.ndarray(shape, dtype, buffer=memory))
+    return ndarray(np.ndarray(shape, dtype, buffer=memory.block), memory)
 
 
 def asarray(value: Any) -> ndarray:
@@ -172,7 +204,7 @@ def ascontiguousarray(value: ndarray) -> ndarray:
     if value.flags.c_contiguous:
         return value
     result = empty(value.shape, value.dtype)
-    current().enqueue(lambda: np.copyto(result.host, value.host))
+    put(result, value)
     return result
 
 

@@ -1,16 +1,17 @@
 """The names of CuPy that the cuda engine uses, played by NumPy and g++. Nothing more than it uses is here.
 
     cupy.empty asarray ascontiguousarray from_dlpack ndarray RawModule
-    cupy.fft.rfftn irfftn
+    cupy.fft.rfftn irfftn config.get_plan_cache
     cupy.cuda.is_available Device Stream Event MemoryPool PinnedMemoryPool using_allocator
     cupy.cuda.get_current_stream get_elapsed_time
     cupy.cuda.runtime.getDeviceProperties deviceSynchronize getDeviceCount CUDARuntimeError
+    cupy.cuda.runtime.memcpyAsync memcpyHostToDevice memcpyDeviceToHost
     cupy.cuda.runtime.ipcOpenMemHandle ipcCloseMemHandle memcpy
     cupy.cuda.runtime.CUDA_R_16F CUDA_R_16BF CUDA_R_32F CUDA_R_64F
     cupy.cuda.driver.CUDADriverError
     cupy.cuda.memory.OutOfMemoryError
     cupy.cuda.device.get_cublas_handle
-    cupy.cuda.cublas.gemmStridedBatchedEx and its constants
+    cupy.cuda.cublas.gemmStridedBatchedEx, its constants and CUBLASError
 
 Where CuPy would refuse, it refuses: a NumPy array as a kernel argument, a device array where a host array is
 meant, a copy that is not contiguous. Streams are lazy (streams.py), memory begins as NaN (memory.py).
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Self
 
-from emulation import cudnn, kernels, libraries, memory, streams
+from emulation import cublas, cudnn, cufft, kernels, memory, streams
 from emulation.ipc import Ipc
 
 
@@ -65,7 +66,7 @@ def cupy() -> ModuleType:
         ascontiguousarray=memory.ascontiguousarray,
         from_dlpack=memory.from_dlpack,
         RawModule=kernels.RawModule,
-        fft=libraries.fft,
+        fft=cufft.fft,
         cuda=SimpleNamespace(
             is_available=lambda: True,
             Device=Device,
@@ -78,14 +79,17 @@ def cupy() -> ModuleType:
             get_elapsed_time=lambda start, end: (end.time - start.time) * 1e3,
             memory=SimpleNamespace(OutOfMemoryError=memory.OutOfMemoryError),
             driver=SimpleNamespace(CUDADriverError=CUDADriverError),
-            device=SimpleNamespace(get_cublas_handle=lambda: 1),
-            cublas=libraries.cublas,
+            device=SimpleNamespace(get_cublas_handle=lambda: cublas.HANDLE),
+            cublas=cublas.cublas,
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError,
                 deviceSynchronize=lambda: None,
                 ipcOpenMemHandle=ipc.open_handle,
                 ipcCloseMemHandle=ipc.close_handle,
                 memcpy=ipc.memcpy,
+                memcpyAsync=memory.memcpy_async,
+                memcpyHostToDevice=1,
+                memcpyDeviceToHost=2,
                 getDeviceCount=lambda: 1,
                 getDeviceProperties=lambda _: {"name": b"emulation", "totalGlobalMem": 2**30},
                 CUDA_R_32F=0,

@@ -2,12 +2,18 @@
 
 A real device may run what is queued early or late; this one runs it as late as it may, in the order that the
 streams and events demand and no other. A missing event or synchronisation therefore shows as a wrong result.
+
+What is captured does not run. A graph knows the addresses its work was given and no more: before it runs, each must
+lie in memory that is still allocated, and it holds on to none.
 """
 
+import bisect
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Self
 
 RUNNING = threading.RLock()  # one device: its work is done by one thread at a time
@@ -18,11 +24,29 @@ class Stream:
         self.ptr = 0 if null else id(self)
         self._queue: deque[Callable[[], None]] = deque()
         self._put, self._done = 0, 0
+        self._graph: Graph | None = None
 
-    def enqueue(self, work: Callable[[], None]) -> None:
+    def enqueue(self, work: Callable[[], None], *addresses: int) -> None:
+        """`addresses` are of the memory that `work` reads and writes: a captured one may use no other."""
         with RUNNING:
+            if self._graph is not None:
+                assert addresses, "this cannot be captured"
+                self._graph.work.append((work, addresses))
+                return
             self._queue.append(work)
             self._put += 1
+
+    def begin_capture(self) -> None:
+        assert self.ptr, "cannot capture on the default (legacy) stream"
+        self._graph = Graph()
+
+    def end_capture(self) -> "Graph":
+        graph, self._graph = self._graph, None
+        assert graph is not None
+        return graph
+
+    def is_capturing(self) -> bool:
+        return self._graph is not None
 
     def run_until(self, count: int) -> None:
         with RUNNING:
@@ -31,6 +55,7 @@ class Stream:
                 self._queue.popleft()()
 
     def synchronize(self) -> None:
+        assert self._graph is None, "a stream that captures cannot be waited for"
         self.run_until(self._put)
 
     def record(self, event: "Event | None" = None) -> "Event":
@@ -66,6 +91,43 @@ class Event:
         self._stream.run_until(self._count)
 
     synchronize = run
+
+
+class Graph:
+    def __init__(self) -> None:
+        self.work: list[tuple[Callable[[], None], tuple[int, ...]]] = []
+
+    def upload(self, stream: Stream) -> None:
+        pass
+
+    def launch(self, stream: Stream) -> None:
+        for work, addresses in self.work:
+            stream.enqueue(partial(self._run, work, addresses), *addresses)
+
+    @staticmethod
+    def _run(work: Callable[[], None], addresses: tuple[int, ...]) -> None:
+        for address in addresses:
+            assert allocated(address), "the graph names memory that was freed"
+        work()
+
+
+ALLOCATED: list[tuple[int, int]] = []
+"""(first, last) address of everything on the device and of pinned memory, in order."""
+
+
+def allocate(address: int, size: int) -> None:
+    with RUNNING:
+        bisect.insort(ALLOCATED, (address, address + size - 1))
+
+
+def free(address: int, size: int) -> None:
+    with RUNNING:
+        ALLOCATED.remove((address, address + size - 1))
+
+
+def allocated(address: int) -> bool:
+    at = bisect.bisect(ALLOCATED, (address, sys.maxsize))
+    return at > 0 and address <= ALLOCATED[at - 1][1]
 
 
 class _Current(threading.local):

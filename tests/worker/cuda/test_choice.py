@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emulation import cublas, emulated_engine, needs_compiler, streams
 from emulation import cudnn as fake_cudnn
-from emulation import emulated_engine, libraries, needs_compiler, streams
 from groupconv.dtypes import types_of
 from groupconv.errors import InvalidArgumentError
 from groupconv.geometry import resolve
@@ -70,15 +70,33 @@ def test_resident_kernels_take_the_fastest_and_remember_it(monkeypatch: pytest.M
         assert calls == ["gemm", "direct"]
 
 
-def test_measuring_takes_the_median_of_events(monkeypatch: pytest.MonkeyPatch):
-    clock = iter(np.cumsum([0, 5, 0, 1, 0, 2, 0, 9, 0, 3, 0, 4, 0, 6], dtype=float))
-    monkeypatch.setattr(streams.time, "perf_counter", lambda: next(clock))
+@pytest.mark.parametrize(("unit", "repeats"), [(1.0, 1), (1e-5, 10)])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_measuring_takes_the_median_of_recorded_runs(
+    unit: float, repeats: int, recorded: bool, monkeypatch: pytest.MonkeyPatch
+):
     from groupconv_worker.cuda.choice import time_on_device
 
+    took = [3, 3, 5, 1, 2, 9, 3, 4, 6]  # the first two to find out how long a run takes
+    clock = iter(np.cumsum([step for t in took for step in (0, t)]) * unit)
     problem, w = RULES["dense"][1]
     with emulated_engine(algorithm="direct") as engine, engine._device.lane():
         kernel = engine._algorithms["direct"].prepare(problem, w, None)
-        assert time_on_device(engine._device, kernel, problem) == 4000.0
+        launched, launch = [], kernel.launch
+
+        def counted(*arguments: Any):
+            launched.append(engine._device.cupy.cuda.get_current_stream().is_capturing())
+            if launched[-1] and not recorded:
+                raise NotImplementedError("cannot be captured")
+            launch(*arguments)
+
+        kernel.launch = counted
+        with monkeypatch.context() as patch:
+            patch.setattr(streams.time, "perf_counter", lambda: next(clock))
+            ms = time_on_device(engine._device, kernel, problem)
+    assert ms == pytest.approx(4000 * unit / repeats)
+    assert launched[:3] == [False, False, True]  # as it is, before it is captured, while it is
+    assert len(launched) == 3 + (0 if recorded else 2 + 7 * repeats)
 
 
 def test_deterministic_uses_own_kernels_by_rule(monkeypatch: pytest.MonkeyPatch):
@@ -109,22 +127,22 @@ def test_precision_of_products(math: Any, compute: int, tolerance: float):
     problem, w = RULES["dense"][1]
     x = np.random.default_rng(2).standard_normal(problem.geometry.input_shape).astype(F32)
     out = np.empty(problem.geometry.output_shape, F32)
-    libraries.CALLS.clear()
+    cublas.CALLS.clear()
     with emulated_engine(algorithm="gemm", math=math) as engine:
         engine.prepare(problem, w).run(x, out)
-    assert {call.compute for call in libraries.CALLS} == {compute}
+    assert {call.compute for call in cublas.CALLS} == {compute}
     want = reference.convolve(x, w, None, problem.geometry)
     assert np.abs(out - want).max() < tolerance * np.abs(want).max()
 
 
 def test_pointwise_makes_no_patches_and_one_product():
     problem, w = problem_of((1, 240, 7, 7), (240, 80, 1, 1), groups=3)
-    libraries.CALLS.clear()
+    cublas.CALLS.clear()
     with emulated_engine() as engine:
         prepared = engine.prepare(problem, w)
         assert prepared._kernel.workspace(1, 3) == 0
         prepared.run(np.zeros((1, 240, 7, 7), F32), np.empty((1, 240, 7, 7), F32))
-    assert [(c.m, c.n, c.k, c.batch) for c in libraries.CALLS] == [(49, 80, 80, 3)]
+    assert [(c.m, c.n, c.k, c.batch) for c in cublas.CALLS] == [(49, 80, 80, 3)]
 
 
 @pytest.mark.parametrize("math", ["float32", "tf32"])

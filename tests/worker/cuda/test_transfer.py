@@ -79,9 +79,17 @@ def test_device_memory_is_given_back():
         out = np.empty(problem.geometry.output_shape, F32)
         prepared.run(x, out)
         before = engine._device.pool.used_bytes()
+        prepared.run(x, out)
+        recorded = engine._device.pool.used_bytes()
+        assert recorded == before + x.nbytes + out.nbytes
         for _ in range(3):
             prepared.run(x, out)
+        assert engine._device.pool.used_bytes() == recorded
+        assert engine._device.make_room()
         assert engine._device.pool.used_bytes() == before
+        prepared.run(x, out)
+        del prepared  # with its weights and recordings
+        assert engine._device.pool.used_bytes() == 0
 
 
 def test_runs_of_several_threads_do_not_meet():

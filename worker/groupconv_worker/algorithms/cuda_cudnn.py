@@ -173,6 +173,7 @@ class _Cudnn:
         g, cupy, owner = self._geometry, self._device.cupy, self._owner
         groups = x.shape[1] // (g.in_channels // g.groups)
         plan = self.plan(x.shape[0], groups)
+        self._device.graphs.keep(plan)
         leading = (g.in_channels if g.transposed else g.out_channels) // g.groups
         w = _aligned(self._filters[first_group * leading : (first_group + groups) * leading])
         workspace = cupy.empty(max(1, plan.workspace), np.uint8)

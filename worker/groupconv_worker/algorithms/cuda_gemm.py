@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.cuda import instances
+from groupconv_worker.cuda.cublas import Product, product_on
 from groupconv_worker.cuda.device import Device, Epilogue, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.cuda.records import gather_of
@@ -92,14 +93,15 @@ class _Gemm:
         n, groups, filters = x.shape[0], x.shape[1] // (g.in_channels // g.groups), g.out_channels // g.groups
         x = x.reshape(n, groups, -1)  # (N, g, C/g·ΠH)
         y = y.reshape(n, groups, filters * self._cells)
+        product = product_on(self._device.cupy)
         if g.is_pointwise:
-            self._multiply(x, y, first_group, 0, self._cells)
+            self._multiply(product, x, y, first_group, 0, self._cells)
         else:
-            self._by_patches(x, y, first_group, budget)
+            self._by_patches(product, x, y, first_group, budget)
         if not self._epilogue.is_identity:
             self._finish(y, first_group * filters, filters * groups)
 
-    def _by_patches(self, x: Any, y: Any, first_group: int, budget: int) -> None:
+    def _by_patches(self, product: Product, x: Any, y: Any, first_group: int, budget: int) -> None:
         n, groups = x.shape[:2]
         cell_bytes = self._depth * self._types.input.itemsize
         cells = min(self._cells, max(LEAST_CELLS, budget // cell_bytes))
@@ -112,7 +114,7 @@ class _Gemm:
                 for cell in range(0, self._cells, cells):
                     count = min(cells, self._cells - cell)
                     made = self._patches(x[part], cols, cell, count, x.shape[1])
-                    self._multiply(made, y[part], first_group + first, cell, count)
+                    self._multiply(product, made, y[part], first_group + first, cell, count)
 
     def _patches(self, x: Any, cols: Any, cell: int, count: int, all_groups: int) -> Any:
         """cols (n, g, D, count) of x (n, g, …), a view of an array of `all_groups`."""
@@ -131,7 +133,7 @@ class _Gemm:
         )
         return view
 
-    def _multiply(self, matrix: Any, y: Any, first_group: int, cell: int, count: int) -> None:
+    def _multiply(self, product: Product, matrix: Any, y: Any, first_group: int, cell: int, count: int) -> None:
         """y[..., cell : cell + count] = filters @ matrix (n, g, D·count).
 
         cuBLAS reads columns first, so a row-major product w @ x is its x @ w. It counts one batch dimension:
@@ -147,6 +149,7 @@ class _Gemm:
         batched, looped = (1, 0) if groups >= n else (0, 1)
         for i in range((n, groups)[looped]):
             self._gemm(
+                product,
                 (count, filters, self._depth),
                 (matrix.data.ptr + i * x_steps[looped] * size, count, x_steps[batched]),
                 (w + i * w_steps[looped] * size, self._depth, w_steps[batched]),
@@ -156,6 +159,7 @@ class _Gemm:
 
     def _gemm(
         self,
+        product: Product,
         extents: tuple[int, int, int],
         a: tuple[int, int, int],
         b: tuple[int, int, int],
@@ -170,8 +174,7 @@ class _Gemm:
         compute = getattr(cuda.cublas, "CUBLAS_COMPUTE_64F" if wide == np.float64 else name)
         one, zero = np.array(1, wide), np.array(0, wide)
         none = cuda.cublas.CUBLAS_OP_N
-        cuda.cublas.gemmStridedBatchedEx(
-            cuda.device.get_cublas_handle(),
+        product(
             none,
             none,
             *extents,

@@ -1,5 +1,6 @@
 """One CUDA device as the engine uses it: a memory pool with a limit, kernels, and streams for each run."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -10,9 +11,11 @@ import numpy as np
 from groupconv.dtypes import BFLOAT16, Types, is_float
 from groupconv.geometry import Geometry
 from groupconv_worker.cuda.errors import cuda_errors
+from groupconv_worker.cuda.graphs import Graphs
 from groupconv_worker.cuda.modules import Kernels
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.records import ACTIVATIONS, EPILOGUE, Phases, phases_of
+from groupconv_worker.cuda.shelves import Shelves
 from groupconv_worker.engines.base import Array, DeviceLostError
 
 CACHED_GEOMETRIES = 256
@@ -53,6 +56,8 @@ class Device:
         self.pool = cupy.cuda.MemoryPool()  # not CuPy's default one, whose limit belongs to the whole process
         self.pool.set_limit(size=options.memory_limit)
         self.pinned = cupy.cuda.PinnedMemoryPool()
+        self.graphs = Graphs(cupy, self.pool)
+        self.shelves = Shelves(options.recordings)
         self._lanes: list[Lane] = []
         self._phases: dict[Geometry, tuple[Phases, Any, Any]] = {}
         self._lock = Lock()
@@ -64,11 +69,8 @@ class Device:
         return f"cuda: {properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB"
 
     @contextmanager
-    def lane(self) -> Iterator[Lane]:
-        """A lane for this thread; its compute stream and the pool are current inside.
-
-        All work of the lane is done when the block is left, however it is left: no buffer goes back to a pool
-        while a copy or kernel still uses it.
+    def current(self) -> Iterator[None]:
+        """This device is the current one of this thread inside, and its errors are this package's.
 
         Raises:
             DeviceLostError: the context is broken, now or since an earlier run.
@@ -77,19 +79,39 @@ class Device:
             raise DeviceLostError(self._lost)
         try:
             with self._device, cuda_errors(self.cupy):
-                with self._lock:
-                    lane = self._lanes.pop() if self._lanes else None
-                lane = lane or Lane(self.cupy)
-                with self.cupy.cuda.using_allocator(self.pool.malloc), lane.compute:
-                    try:
-                        yield lane
-                    finally:
-                        lane.synchronize()
-                with self._lock:
-                    self._lanes.append(lane)
+                yield
         except DeviceLostError as error:
             self._lost = str(error)
             raise
+
+    @contextmanager
+    def lane(self) -> Iterator[Lane]:
+        """A lane for this thread; its compute stream and the pool are current inside.
+
+        All work of the lane is done when the block is left, however it is left: no buffer goes back to a pool
+        while a copy or kernel still uses it.
+
+        Raises:
+            DeviceLostError: as `current`.
+        """
+        with self.current():
+            with self._lock:
+                lane = self._lanes.pop() if self._lanes else None
+            lane = lane or Lane(self.cupy)
+            with self.cupy.cuda.using_allocator(self.pool.malloc), lane.compute:
+                try:
+                    yield lane
+                finally:
+                    lane.synchronize()
+            with self._lock:
+                self._lanes.append(lane)
+
+    def pinned_array(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        """Page-locked host memory: the copy engines read and write it without the CPU."""
+        count = math.prod(shape)
+        # rounded up to a power of two, so that the pool can give the same memory to like sizes again
+        memory = self.pinned.malloc(1 << max(0, count * dtype.itemsize - 1).bit_length())
+        return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
 
     def upload(self, host: Array) -> Any:
         """A host array as a device array of its storage dtype, copied on the current stream."""
@@ -109,8 +131,15 @@ class Device:
                 self._phases[g] = found
         return found
 
+    def make_room(self) -> bool:
+        """Drop what is only kept to be faster; whether there was something."""
+        dropped = self.shelves.clear()
+        self.pool.free_all_blocks()
+        return dropped
+
     def close(self) -> None:
         """Give device and pinned memory back."""
+        self.shelves.clear()
         self._phases.clear()
         self._lanes.clear()
         self.pool.free_all_blocks()

@@ -18,6 +18,7 @@ class CudaOptions:
         memory_limit: bytes of device memory the engine may hold; 0 for no limit but the device's.
         workspace: bytes an algorithm may use beside its input, output and weights.
         chunk: bytes of input and output sent at a time, so that copies overlap with computing.
+        recordings: bytes of device and pinned memory that recorded runs of resident kernels may hold; 0 for none.
         math: what the products of float32 operands may be rounded to on tensor cores (in cuBLAS and cuDNN);
             "float32" means not at all. Sums are kept in float32 always.
         deterministic: the same bits from every run on a device model: own kernels and cuFFT alone, which sum
@@ -36,13 +37,14 @@ class CudaOptions:
     memory_limit: int = 0
     workspace: int = 256 * 2**20
     chunk: int = 16 * 2**20
+    recordings: int = 2**30
     math: Math = "float32"
     deterministic: bool = False
     algorithm: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """GROUPCONV_CUDA_MEMORY_LIMIT, _WORKSPACE, _CHUNK, _MATH, _DETERMINISTIC (0 or 1), _ALGORITHM.
+        """GROUPCONV_CUDA_MEMORY_LIMIT, _WORKSPACE, _CHUNK, _RECORDINGS, _MATH, _DETERMINISTIC (0, 1), _ALGORITHM.
 
         An environment reaches every worker process, Ray's too.
 
@@ -66,7 +68,7 @@ class CudaOptions:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        for field in ("memory_limit", "workspace", "chunk"):
+        for field in ("memory_limit", "workspace", "chunk", "recordings"):
             if getattr(self, field) < 0:
                 raise InvalidArgumentError(f"cuda.{field}", "bytes, at least 0", getattr(self, field))
         if self.math not in MATHS:

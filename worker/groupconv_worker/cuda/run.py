@@ -7,6 +7,7 @@ import numpy as np
 from groupconv.errors import ResourceExhaustedError
 from groupconv_worker.cuda.device import Device, Lane, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
+from groupconv_worker.cuda.recording import Recorder
 from groupconv_worker.cuda.transfer import compute, group_bytes, stream_through
 from groupconv_worker.engines.base import Array, Problem
 
@@ -24,6 +25,7 @@ class OnDevice:
 
     def __init__(self, device: Device, kernel: DeviceKernel, problem: Problem) -> None:
         self._device, self._kernel, self._problem = device, kernel, problem
+        self._recorder = Recorder(device, kernel, problem)
         self.algorithm = kernel.algorithm
 
     def run(self, x: Any, out: Any) -> None:
@@ -35,7 +37,7 @@ class OnDevice:
         """
         if _on_device(x) or _on_device(out):
             self._run_resident(x, out)
-        else:
+        elif not self._recorder.run(x, out):
             self._run_streaming(x, out)
 
     def _run_streaming(self, x: Array, out: Array) -> None:
@@ -50,11 +52,12 @@ class OnDevice:
                     stream_through(self._device, lane, self._kernel, g, types, x, out, target, budget)
                 except memory.OutOfMemoryError as error:
                     lane.synchronize()  # what was queued still uses the memory that is freed now
+                    if self._device.make_room():
+                        continue
                     if target <= least and budget <= 1:
                         raise ResourceExhaustedError(self._needed(str(error))) from error
                 else:
                     return
-                self._device.pool.free_all_blocks()
                 # the workspace gives way first, as it saves only time; then the pieces
                 if budget > least:
                     budget //= 4
@@ -97,13 +100,14 @@ class OnDevice:
                 return compute(self._kernel, self._problem.types, x, y, 0, budget)
             except self._device.cupy.cuda.memory.OutOfMemoryError as error:
                 lane.synchronize()
+                if self._device.make_room():
+                    continue
                 if budget <= 1:
                     needed = self._kernel.workspace(x.shape[0], self._problem.geometry.groups)
                     wide = x.size * device_types(self._problem.types).input.itemsize
                     raise ResourceExhaustedError(
                         f"cuda: {needed} bytes of workspace and up to {wide} for the input in another dtype: {error}"
                     ) from error
-                self._device.pool.free_all_blocks()
                 budget //= 4
 
 

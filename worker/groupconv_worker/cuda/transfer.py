@@ -20,6 +20,7 @@ import numpy as np
 
 from groupconv.dtypes import Types
 from groupconv.geometry import Geometry
+from groupconv_worker.cuda.copying import copy
 from groupconv_worker.cuda.device import Device, Lane, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.engines.base import Array
@@ -77,7 +78,7 @@ class Slot:
         x_shape = (samples, groups * (g.in_channels // g.groups), *g.input)
         y_shape = (samples, groups * (g.out_channels // g.groups), *g.output)
         self.host_x, self.host_y = (
-            _pinned(device, shape, dtype) for shape, dtype in ((x_shape, types.input), (y_shape, types.output))
+            device.pinned_array(shape, dtype) for shape, dtype in ((x_shape, types.input), (y_shape, types.output))
         )
         empty = device.cupy.empty
         self.x, self.y = empty(x_shape, storage(types.input)), empty(y_shape, storage(types.output))
@@ -121,7 +122,7 @@ def stream_through(
         if slot.piece is not None:
             slot.fetched.synchronize()
             target_view = out[slot.piece.channels(per_y)]
-            np.copyto(target_view, _part(slot.host_y, target_view.shape))
+            copy(target_view, _part(slot.host_y, target_view.shape))
             slot.piece = None
 
     for piece, slot in zip(plan, cycle(slots), strict=False):
@@ -130,7 +131,7 @@ def stream_through(
         y_shape = out[piece.channels(per_y)].shape
         host_x, host_y = _part(slot.host_x, source.shape), _part(slot.host_y, y_shape)
         device_x, device_y = _part(slot.x, source.shape), _part(slot.y, y_shape)
-        np.copyto(host_x, source)
+        copy(host_x, source)
         device_x.set(host_x.view(storage(types.input)), stream=lane.copy_in)
         slot.loaded.record(lane.copy_in)
         lane.compute.wait_event(slot.loaded)
@@ -154,14 +155,6 @@ def group_bytes(g: Geometry, types: Types) -> int:
     x = g.in_channels // g.groups * int(np.prod(g.input, dtype=np.int64)) * types.input.itemsize
     y = g.out_channels // g.groups * int(np.prod(g.output, dtype=np.int64)) * types.output.itemsize
     return x + y
-
-
-def _pinned(device: Device, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """Page-locked host memory: the copy engines read and write it without the CPU."""
-    count = int(np.prod(shape, dtype=np.int64))
-    # rounded up to a power of two, so that the pool can give the same memory to like sizes again
-    memory = device.pinned.malloc(1 << (count * dtype.itemsize - 1).bit_length())
-    return np.frombuffer(memory, dtype=dtype, count=count)
 
 
 def _part(memory: Any, shape: tuple[int, ...]) -> Any:

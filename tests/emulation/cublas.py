@@ -1,22 +1,37 @@
-"""cuBLAS and cuFFT as far as the engine uses them, by NumPy, on the current stream."""
+"""cuBLAS by NumPy: as CuPy has it, and as a library with the C interface."""
 
 import ctypes
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from emulation.memory import empty, ndarray
+from emulation import build
 from emulation.streams import current
 
 RUNTIME_DTYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: ml_dtypes.bfloat16}
 COMPUTE = {68: np.float32, 70: np.float64, 77: np.float32, 74: np.float32, 75: np.float32}
 ROUNDING = {74: np.float16, 75: ml_dtypes.bfloat16}  # what FAST_16F and FAST_16BF make of the operands
 CALLS: list[SimpleNamespace] = []
+HANDLE = 1
+_set: dict[str, Any] = {"stream": 0, "workspace": 0}
 
 
-def gemmStridedBatchedEx(  # noqa: N802 - the library's name and arguments
+class CUBLASError(RuntimeError):
+    def __init__(self, status: int) -> None:
+        super().__init__(f"CUBLAS status {status}")
+        self.status = status
+
+
+def gemmStridedBatchedEx(handle: int, *arguments: int) -> None:  # noqa: N802 - the library's name
+    if current().is_capturing():
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+    _gemm(handle, *arguments)
+
+
+def _gemm(
     handle: int,
     transa: int,
     transb: int,
@@ -40,9 +55,10 @@ def gemmStridedBatchedEx(  # noqa: N802 - the library's name and arguments
     batchCount: int,
     computeType: int,
     algo: int,
+    *more: int,
 ) -> None:
     """C[i] = alpha · A[i] · B[i] + beta · C[i], column by column; only without transposition."""
-    assert (transa, transb) == (0, 0)
+    assert (handle, transa, transb, algo) == (HANDLE, 0, 0, -1)
     wide = COMPUTE[computeType]
     one = (ctypes.c_float if wide is np.float32 else ctypes.c_double).from_address
     assert (one(alpha).value, one(beta).value) == (1.0, 0.0)
@@ -57,7 +73,7 @@ def gemmStridedBatchedEx(  # noqa: N802 - the library's name and arguments
             with np.errstate(all="ignore"):
                 _columns(C, Ctype, m, n, ldc, i * strideC)[...] = a.astype(wide) @ b.astype(wide)
 
-    current().enqueue(run)
+    current().enqueue(run, A, B, C, *more)
 
 
 def _columns(address: int, dtype: int, rows: int, cols: int, ld: int, offset: int) -> np.ndarray:
@@ -71,32 +87,49 @@ def _columns(address: int, dtype: int, rows: int, cols: int, ld: int, offset: in
     return np.lib.stride_tricks.as_strided(flat, shape=(rows, cols), strides=strides)
 
 
-def rfftn(x: ndarray, s: tuple[int, ...], axes: tuple[int, ...]) -> ndarray:
-    shape = (*x.shape[: -len(s)], *s[:-1], s[-1] // 2 + 1)
-    return _transformed(np.fft.rfftn, x, s, axes, shape, np.result_type(x.dtype, np.complex64))
+@cache
+def _library() -> tuple[str, Any]:
+    """The path of a library whose functions call back, and what they call."""
+    path = build.compiled((build.HERE / "cublas.cpp").read_text())
+    library = ctypes.CDLL(str(path))
+    pointer, number, step = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+    matrix = (pointer, number, number, step)
+    shape = (pointer, *(number,) * 5, pointer, *matrix, *matrix, pointer, *matrix, number, number, number)
+
+    def set_stream(handle: int, stream: int) -> int:
+        _set.update(stream=stream, workspace=0)
+        return 0
+
+    def set_workspace(handle: int, workspace: int, size: int) -> int:
+        _set["workspace"] = workspace
+        return 0
+
+    def gemm(*arguments: int) -> int:
+        assert current().is_capturing()
+        assert _set["stream"] == current().ptr
+        assert _set["workspace"], "memory of cuBLAS's own would be shared among graphs"
+        _gemm(*arguments, _set["workspace"])
+        return 0
+
+    calls = {
+        "set_stream": ctypes.CFUNCTYPE(number, pointer, pointer)(set_stream),
+        "set_workspace": ctypes.CFUNCTYPE(number, pointer, pointer, ctypes.c_size_t)(set_workspace),
+        "gemm": ctypes.CFUNCTYPE(number, *shape)(gemm),
+    }
+    for name, call in calls.items():
+        ctypes.c_void_p.in_dll(library, name).value = ctypes.cast(call, ctypes.c_void_p).value
+    return str(path), (library, calls)
 
 
-def irfftn(x: ndarray, s: tuple[int, ...], axes: tuple[int, ...]) -> ndarray:
-    return _transformed(np.fft.irfftn, x, s, axes, (*x.shape[: -len(s)], *s), x.dtype.char.lower())
+class _Cublas(SimpleNamespace):
+    @property
+    def __file__(self) -> str:
+        return _library()[0]
 
 
-def _transformed(transform: Any, x: ndarray, s: Any, axes: Any, shape: tuple[int, ...], dtype: Any) -> ndarray:
-    """CuPy transforms axis by axis what is contiguous in both orders, and then leaves the first of them innermost."""
-    order = list(range(len(shape)))
-    if len(axes) > 1 and x.host.flags.f_contiguous:
-        order.append(order.pop(axes[0]))
-    result = empty(tuple(shape[i] for i in order), dtype).transpose(tuple(np.argsort(order)))
-
-    def run() -> None:
-        with np.errstate(all="ignore"):
-            result.host[...] = transform(x.host, s=s, axes=axes)
-
-    current().enqueue(run)
-    return result
-
-
-cublas = SimpleNamespace(
+cublas = _Cublas(
     gemmStridedBatchedEx=gemmStridedBatchedEx,
+    CUBLASError=CUBLASError,
     CUBLAS_OP_N=0,
     CUBLAS_GEMM_DEFAULT=-1,
     CUBLAS_COMPUTE_32F=68,
@@ -105,4 +138,3 @@ cublas = SimpleNamespace(
     CUBLAS_COMPUTE_32F_FAST_16BF=75,
     CUBLAS_COMPUTE_32F_FAST_TF32=77,
 )
-fft = SimpleNamespace(rfftn=rfftn, irfftn=irfftn)

@@ -1,0 +1,179 @@
+"""Recorded runs, under emulation: what is recorded, what is not, and that it holds its memory and no more."""
+
+import logging
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emulation import emulated_engine, needs_compiler
+from groupconv.dtypes import BFLOAT16, types_of
+from groupconv.geometry import resolve
+from groupconv.spec import ConvSpec
+from groupconv_worker.engines import reference
+from groupconv_worker.engines.base import DeviceLostError, Prepared, Problem
+from groupconv_worker.engines.cuda import CudaEngine
+
+pytestmark = needs_compiler
+F32 = np.dtype(np.float32)
+
+
+def layer(dtype: np.dtype = F32, groups: int = 4):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((4, 8, 12, 12)).astype(dtype)
+    w = rng.standard_normal((8, 8 // groups, 3, 3)).astype(dtype)
+    return Problem(resolve(ConvSpec(groups=groups, padding=1), x.shape, w.shape), types_of(dtype, dtype)), x, w
+
+
+def launches(engine: CudaEngine) -> list[str]:
+    """Names of the kernels launched from here on, those of replays not."""
+    seen: list[str] = []
+    launch = engine._device.kernels.launch
+
+    def counted(file: str, *arguments: Any, **more: Any) -> None:
+        seen.append(file)
+        launch(file, *arguments, **more)
+
+    engine._device.kernels.launch = counted
+    return seen
+
+
+def answer(prepared: Prepared, x: np.ndarray) -> np.ndarray:
+    out = np.full((len(x), 8, 12, 12), 77, x.dtype)
+    prepared.run(x, out)
+    return out
+
+
+def test_the_second_run_of_as_many_samples_is_recorded():
+    problem, x, w = layer()
+    want = reference.convolve(x, w, None, problem.geometry)
+    with emulated_engine(algorithm="direct") as engine:
+        prepared, seen = engine.prepare(problem, w), launches(engine)
+        counts = []
+        for samples in (4, 4, 4, 3, 3, 4, 3):
+            np.testing.assert_allclose(answer(prepared, x[:samples]), want[:samples], atol=1e-4)
+            counts.append(len(seen))
+        assert counts == [1, 3, 3, 4, 6, 6, 6]  # a new one is run once as it is, and once more captured
+
+
+@pytest.mark.parametrize("options", [{"recordings": 0}, {"chunk": 4096}, {"recordings": 30_000}])
+def test_what_is_not_recorded(options: dict[str, int], caplog: pytest.LogCaptureFixture):
+    problem, x, w = layer()
+    with emulated_engine(algorithm="direct", **options) as engine:
+        prepared = engine.prepare(problem, w)
+        beside = engine._device.pool.used_bytes()
+        outs = [answer(prepared, x) for _ in range(4)]
+        assert engine._device.pool.used_bytes() == beside
+    for out in outs[1:]:
+        np.testing.assert_array_equal(out, outs[0])
+
+
+def test_what_cannot_be_captured_runs_as_it_did(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    problem, x, w = layer()
+    caplog.set_level(logging.DEBUG, "groupconv_worker.cuda.recording")
+    with emulated_engine(algorithm="direct") as engine:
+        prepared = engine.prepare(problem, w)
+        want, launch = answer(prepared, x), prepared._kernel.launch
+        captures = []
+
+        def refused(*arguments: Any):
+            launch(*arguments)
+            if engine._device.cupy.cuda.get_current_stream().is_capturing():
+                captures.append(1)
+                raise NotImplementedError("no capture of this")
+
+        monkeypatch.setattr(prepared._kernel, "launch", refused)
+        for _ in range(3):
+            np.testing.assert_array_equal(answer(prepared, x), want)
+        assert len(captures) == 1
+        monkeypatch.undo()
+        other = engine.prepare(problem, w)
+        seen = launches(engine)
+        for _ in range(3):
+            np.testing.assert_array_equal(answer(other, x), want)  # the next capture is not spoilt
+        assert len(seen) == 3
+    assert [r.message for r in caplog.records] == ["direct of 4 samples is not recorded: no capture of this"]
+
+
+def test_recordings_give_way_to_newer_ones_and_to_whatever_needs_memory():
+    problem, x, w = layer()
+    size = 4 * x.nbytes  # input and output, here and there
+    with emulated_engine(algorithm="direct", recordings=int(2.5 * size)) as engine:
+        kernels = [engine.prepare(problem, w) for _ in range(3)]
+        beside = engine._device.pool.used_bytes()
+        for prepared in (*kernels, kernels[0], *kernels, kernels[0]):
+            answer(prepared, x)
+        assert engine._device.pool.used_bytes() == beside + 2 * size // 2
+        seen = launches(engine)
+        for prepared, launched in ((kernels[2], 0), (kernels[0], 0), (kernels[1], 2)):
+            answer(prepared, x)
+            assert len(seen) == launched
+        engine._device.pool.set_limit(engine._device.pool.used_bytes() + x.nbytes)
+        answer(kernels[0], x[:3])  # there is no room for this beside the recordings
+        assert engine._device.pool.used_bytes() == beside
+
+
+def test_memory_of_a_dropped_kernel_is_free():
+    problem, x, w = layer()
+    with emulated_engine() as engine:
+        for _ in range(2):
+            prepared = engine.prepare(problem, w)
+            for _ in range(3):
+                answer(prepared, x)
+            del prepared
+            assert engine._device.pool.used_bytes() == 0
+            assert engine._device.shelves.clear() is False
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "gemm", "fft", "grouped"])
+def test_threads_have_recordings_of_their_own(algorithm: str):
+    problem, x, w = layer(groups=2)
+    with emulated_engine(algorithm=algorithm) as engine:
+        prepared = engine.prepare(problem, w)
+        wants = [answer(prepared, x * (i + 1)) for i in range(6)]
+        wrong: list[int] = []
+
+        def run(i: int) -> None:
+            wrong.extend(i for _ in range(10) if not np.array_equal(answer(prepared, x * (i + 1)), wants[i]))
+
+        threads = [threading.Thread(target=run, args=(i,)) for i in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+
+
+@pytest.mark.parametrize("dtype", [F32, BFLOAT16])
+def test_arrays_of_any_strides(dtype: np.dtype):
+    problem, x, w = layer(dtype)
+    with emulated_engine() as engine:
+        prepared = engine.prepare(problem, w)
+        want = answer(prepared, x)
+        for _ in range(2):
+            wide_x, wide_out = np.zeros((4, 8, 12, 24), dtype), np.zeros((4, 16, 12, 12), dtype)
+            wide_x[..., ::2] = x
+            prepared.run(wide_x[..., ::2], wide_out[:, ::2])
+            np.testing.assert_array_equal(wide_out[:, ::2], want)
+            assert not wide_out[:, 1::2].any()
+
+
+def test_a_device_lost_in_a_recorded_run_stays_lost(monkeypatch: pytest.MonkeyPatch):
+    problem, x, w = layer()
+    with emulated_engine() as engine:
+        prepared = engine.prepare(problem, w)
+        for _ in range(2):
+            answer(prepared, x)
+        error = engine._device.cupy.cuda.runtime.CUDARuntimeError(719)
+        (recording,) = prepared._recorder._shelves[4].idle
+
+        def lost(_: Any):
+            raise error
+
+        monkeypatch.setattr(recording, "_launch", lost)
+        with pytest.raises(DeviceLostError):
+            answer(prepared, x)
+        monkeypatch.undo()
+        with pytest.raises(DeviceLostError):
+            answer(prepared, x)
