@@ -113,7 +113,7 @@ class ndarray:  # noqa: N801 - CuPy's name
         return (2, 0)  # kDLCUDA
 
     def __dlpack__(self, **_: Any) -> Any:
-        return self.host.__dlpack__()
+        return self  # and not a capsule, which only `from_dlpack` looks into
 
     def __getitem__(self, index: Any) -> "ndarray":
         return ndarray(self.host[index], self._memory)
@@ -186,6 +186,26 @@ def memcpy_async(to: int, of: int, size: int, kind: int, stream: int) -> None:
     current().enqueue(lambda: ctypes.memmove(to, of, size), to, of)
 
 
+class UnownedMemory:
+    """Memory that somebody else has allocated, for as long as the owner lives."""
+
+    def __init__(self, ptr: int, size: int, owner: Any, device_id: int) -> None:
+        assert device_id == 0
+        self.owner, self.block = owner, np.frombuffer((ctypes.c_uint8 * size).from_address(ptr), np.uint8)
+
+
+def pointer(memory: UnownedMemory, offset: int) -> MemoryPointer:
+    """As CuPy makes a MemoryPointer."""
+    made = MemoryPointer(memory.block[offset:])
+    made.mem.owner = memory.owner
+    return made
+
+
+def over(shape: Any, dtype: Any, memptr: MemoryPointer) -> ndarray:
+    """As CuPy makes an ndarray."""
+    return ndarray(np.ndarray(shape, dtype, memptr.block), memptr)
+
+
 def empty(shape: Any, dtype: Any = np.float64) -> ndarray:
     dtype, shape = np.dtype(dtype), tuple(np.atleast_1d(shape).tolist()) if np.ndim(shape) else (int(shape),)
     memory = ALLOCATOR.malloc(max(1, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize))
@@ -210,4 +230,5 @@ def ascontiguousarray(value: ndarray) -> ndarray:
 
 def from_dlpack(value: Any) -> ndarray:
     assert value.__dlpack_device__()[0] == 2, "not a device array"
-    return value if isinstance(value, ndarray) else ndarray(np.from_dlpack(value))
+    capsule = value.__dlpack__()
+    return capsule if isinstance(capsule, ndarray) else ndarray(np.from_dlpack(value))

@@ -2,7 +2,7 @@
 
     cupy.empty asarray ascontiguousarray from_dlpack ndarray RawModule
     cupy.fft.rfftn irfftn config.get_plan_cache
-    cupy.cuda.is_available Device Stream Event MemoryPool PinnedMemoryPool using_allocator
+    cupy.cuda.is_available Device Stream Event MemoryPool PinnedMemoryPool MemoryPointer UnownedMemory using_allocator
     cupy.cuda.get_current_stream get_elapsed_time
     cupy.cuda.runtime.getDeviceProperties deviceSynchronize getDeviceCount CUDARuntimeError
     cupy.cuda.runtime.memcpyAsync memcpyHostToDevice memcpyDeviceToHost
@@ -60,7 +60,7 @@ def cupy() -> ModuleType:
     ipc = Ipc(CUDARuntimeError)
     module.ipc = ipc  # type: ignore[attr-defined] - for the test that plays the other process
     module.__dict__.update(
-        ndarray=memory.ndarray,
+        ndarray=memory.over,
         empty=memory.empty,
         asarray=memory.asarray,
         ascontiguousarray=memory.ascontiguousarray,
@@ -73,6 +73,8 @@ def cupy() -> ModuleType:
             Stream=streams.Stream,
             Event=streams.Event,
             MemoryPool=memory.MemoryPool,
+            MemoryPointer=memory.pointer,
+            UnownedMemory=memory.UnownedMemory,
             PinnedMemoryPool=memory.PinnedMemoryPool,
             using_allocator=memory.using_allocator,
             get_current_stream=streams.current,

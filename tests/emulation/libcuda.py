@@ -1,0 +1,148 @@
+"""libcuda.so.1 as `groupconv.cuda` calls it, over host memory: allocations of a client, and work on its streams."""
+
+import ctypes
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emulation.ipc import Ipc
+from groupconv import cuda
+
+UUID = bytes(range(16))  # it begins with a zero, where CuPy's own properties end it
+CONTEXT = 0xC0
+INVALID_VALUE, INVALID_CONTEXT = 1, 201
+_NAMES = {1: "context", 2: "kind", 7: "id", 8: "managed", 9: "ordinal", 10: "shareable", 11: "base", 12: "size"}
+
+
+class Libcuda:
+    """One device and one context.
+
+    Args:
+        ipc: of the stand-in for CuPy in the server.
+    """
+
+    def __init__(self, ipc: Ipc) -> None:
+        self._ipc = ipc
+        self._ids = itertools.count(1)
+        self._allocations: dict[int, tuple[np.ndarray, dict[str, int]]] = {}
+        self._contexts: list[int | None] = []
+        self.queued: dict[int, deque[Callable[[], Any]]] = {}
+
+    def allocate(self, nbytes: int, **attributes: int) -> np.ndarray:
+        """Device memory, as its bytes; some attributes may be said to be others."""
+        memory = np.zeros(nbytes + 256, np.uint8)
+        memory = memory[-memory.ctypes.data % 256 :][:nbytes]
+        base = memory.ctypes.data
+        usual = {"context": CONTEXT, "kind": 2, "id": next(self._ids), "shareable": 1, "base": base, "size": nbytes}
+        self._allocations[base] = memory, {**usual, **attributes}
+        return memory
+
+    def free(self, address: int) -> None:
+        """What begins there."""
+        del self._allocations[address]
+
+    def queue(self, stream: int, work: Callable[[], Any]) -> None:
+        """Work that is done when somebody waits for it."""
+        self.queued.setdefault(stream, deque()).append(work)
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        return 0
+
+    def cuPointerGetAttributes(self, count: int, names: Any, places: Any, pointer: Any) -> int:  # noqa: N802
+        found: dict[str, int] = {}
+        for base, (memory, attributes) in self._allocations.items():
+            if base <= pointer.value < base + memory.nbytes:
+                found = attributes
+        for i in range(count):
+            ctypes.c_uint64.from_address(places[i]).value = found.get(_NAMES[names[i]], 0)
+        return 0
+
+    def cuIpcGetMemHandle(self, handle: Any, base: Any) -> int:  # noqa: N802
+        if self._contexts[-1:] != [CONTEXT]:
+            return INVALID_CONTEXT
+        if base.value not in self._allocations:
+            return INVALID_VALUE
+        handle.raw = self._ipc.share(self._allocations[base.value][0])
+        return 0
+
+    def cuDeviceGet(self, device: Any, ordinal: int) -> int:  # noqa: N802
+        device._obj.value = ordinal
+        return 0
+
+    def cuDeviceGetUuid_v2(self, uuid: Any, device: Any) -> int:  # noqa: N802
+        uuid.raw = UUID
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> int:  # noqa: N802
+        context._obj.value = CONTEXT
+        return 0
+
+    def cuCtxPushCurrent_v2(self, context: Any) -> int:  # noqa: N802
+        self._contexts.append(context.value)
+        return 0
+
+    def cuCtxPopCurrent_v2(self, context: Any) -> int:  # noqa: N802
+        self._contexts.pop()
+        return 0
+
+    def cuCtxSynchronize(self) -> int:  # noqa: N802
+        for stream in list(self.queued):
+            self._run(stream)
+        return 0 if self._contexts else INVALID_CONTEXT
+
+    def cuStreamSynchronize(self, stream: Any) -> int:  # noqa: N802
+        self._run(stream.value or 0)
+        return 0 if self._contexts else INVALID_CONTEXT
+
+    def cuMemcpyDtoH_v2(self, to: Any, of: Any, size: Any) -> int:  # noqa: N802
+        ctypes.memmove(to.value, of.value, size.value)
+        return 0 if self._contexts else INVALID_CONTEXT
+
+    def cuMemcpyHtoD_v2(self, to: Any, of: Any, size: Any) -> int:  # noqa: N802
+        data = ctypes.string_at(of.value, size.value)
+        self.queue(0, lambda: ctypes.memmove(to.value, data, len(data)))  # staged; it is there later
+        return 0 if self._contexts else INVALID_CONTEXT
+
+    def _run(self, stream: int) -> None:
+        work = self.queued.pop(stream, deque())
+        while work:
+            work.popleft()()
+
+
+class OnDevice:
+    """An array of the client's on its device, as other libraries' arrays are seen.
+
+    Args:
+        array: a view of allocated memory.
+        stream: what its interface says; none if it is left out.
+    """
+
+    def __init__(self, array: np.ndarray, **stream: Any) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        strides = None if array.flags.c_contiguous else array.strides
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (array.ctypes.data, False),
+            "strides": strides,
+            "version": 3 if stream else 2,
+            **stream,
+        }
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.array.copy()
+
+
+@contextmanager
+def as_libcuda(ipc: Ipc) -> Iterator[Libcuda]:
+    """The driver that this process finds, until the end."""
+    library = Libcuda(ipc)
+    driver = cuda.Driver(library)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "_driver", lambda: driver)
+        yield library

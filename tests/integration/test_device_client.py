@@ -1,0 +1,473 @@
+"""The SDK's arrays on a device, end to end on an emulated one: what is shared, what goes by the host, what is wrong."""
+
+import asyncio
+import functools
+import gc
+import threading
+
+import numpy as np
+import pytest
+
+import groupconv
+from emulation import needs_compiler
+from emulation.libcuda import UUID, OnDevice, as_libcuda
+from emulation.stand_in import as_cupy
+from groupconv import ConvSpec, Step, cuda, exports
+from groupconv.dtypes import BFLOAT16, types_of
+from groupconv.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
+from groupconv.geometry import resolve
+from groupconv.requests import CONVOLVE
+from groupconv.tensors import to_wire
+from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2
+from groupconv_server.config import Config
+from groupconv_server.executors.local import LocalExecutor
+from groupconv_server.server import Server
+from groupconv_worker.cuda.ipc import DeviceTensor
+from groupconv_worker.engines import reference
+
+SPEC = ConvSpec(padding=1, groups=4)
+W = np.random.default_rng(0).integers(-9, 10, (4, 1, 3, 3)).astype(np.float32)
+SHAPE = (2, 4, 16, 16)
+SIZE = int(np.prod(SHAPE)) * 4
+
+
+@pytest.fixture(scope="module")
+def cupy():
+    with as_cupy() as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def library(cupy):
+    with as_libcuda(cupy.ipc) as library:
+        yield library
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=needs_compiler)])
+def sharing(library, request):
+    with Server(Config(port=0, executor="local", threads=1, engine=request.param, shared_memory=True)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def host(library):
+    """A server that computes on the CPU, of a machine with a device."""
+    with Server(Config(port=0, executor="local", threads=1, engine="cpu", shared_memory=True)) as server:
+        yield server
+
+
+@pytest.fixture
+def near(request):
+    server = request.getfixturevalue("host" if "host" in request.fixturenames else "sharing")
+    with groupconv.connect(server.address, timeout=60, shared_memory=True) as client:
+        yield client
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The arrays that the engine was given."""
+    found = []
+    run = LocalExecutor.run
+
+    def watched(self, tasks, **options):
+        found.extend((task.x, task.out) for task in tasks)
+        return run(self, tasks, **options)
+
+    monkeypatch.setattr(LocalExecutor, "run", watched)
+    return found
+
+
+def regions(server):
+    return server.client_device_memory.regions()
+
+
+def image(seed=1, shape=SHAPE, dtype=np.float32):
+    return np.random.default_rng(seed).integers(-9, 10, shape).astype(dtype)
+
+
+def on_device(library, x, offset=0, **stream):
+    """`x` at an offset of an allocation of its own."""
+    memory = library.allocate(offset + x.nbytes + 64)
+    there = memory[offset : offset + x.nbytes].view(x.dtype).reshape(x.shape)
+    there[...] = x
+    return OnDevice(there, **(stream or {"stream": 1}))
+
+
+def expected(x, w=W, spec=SPEC):
+    """The exact answer: whole numbers."""
+    batch = x if x.ndim == w.ndim else x[np.newaxis]
+    y = reference.convolve(batch, w, None, resolve(spec, batch.shape, w.shape))
+    return y.astype(types_of(x.dtype, w.dtype).output).reshape(y.shape[w.ndim - x.ndim :])
+
+
+def test_an_input_and_an_output_stay_on_the_device(library, sharing, near, seen):
+    x, out = on_device(library, image()), on_device(library, np.zeros(SHAPE, np.float32))
+    assert near.convolve(x, W, spec=SPEC, out=out) is out
+    np.testing.assert_array_equal(out.array, expected(image()))
+    with near.load_layer("tests/device", W, None, SPEC) as layer:
+        x.array[...] = image(2)
+        out.array[...] = 0
+        result = layer.run(x, out=out)
+        assert result.output is out
+        assert result.report.plan.steps
+        np.testing.assert_array_equal(out.array, expected(image(2)))
+        y = layer(x)
+    assert type(y) is np.ndarray
+    np.testing.assert_array_equal(y, out.array)
+    assert len(regions(sharing)) == 2
+    kind = DeviceTensor if sharing.config.engine == "cuda" else np.ndarray
+    assert [type(read) for read, _ in seen[-3:]] == [kind] * 3
+    assert [type(written) for _, written in seen[-3:]] == [kind, kind, np.ndarray]
+
+
+def test_every_function_and_dtype(library, sharing, near):
+    for dtype in (np.float32, np.float16, BFLOAT16, np.int8, np.float64):
+        x, w = image(3, (1, 3, 8, 8), dtype), np.ones((5, 3, 1, 1), np.dtype(dtype))
+        there = on_device(library, x, offset=32)
+        y = near.conv2d(there, w)
+        assert y.dtype == expected(x, w, ConvSpec()).dtype
+        np.testing.assert_array_equal(y, expected(x, w, ConvSpec()))
+    x = on_device(library, image()[0])
+    w = np.ones((4, 1, 3, 3), np.float32)
+    y = near.depthwise_conv2d(x, w)
+    np.testing.assert_array_equal(y, expected(image()[0], w, ConvSpec(groups=4)))
+    out = on_device(library, np.zeros((4, 14, 14), np.float32))
+    assert near.depthwise_conv2d(x, w, out=out) is out
+    np.testing.assert_array_equal(out.array, y)
+    near.spatially_separable_conv2d(
+        x, [1.0, 2.0], [1.0, 1.0], out=on_device(library, np.zeros((4, 15, 15), np.float32))
+    )
+    steps = [Step(W, None, SPEC), Step(np.ones((2, 4, 1, 1), np.float32))]
+    out = on_device(library, np.zeros((2, 2, 16, 16), np.float32))
+    near.run(on_device(library, image()), steps, out=out)
+    np.testing.assert_array_equal(out.array, expected(expected(image()), np.ones((2, 4, 1, 1), np.float32), ConvSpec()))
+
+
+def test_parts_of_one_allocation_are_told_of_once(library, sharing, near):
+    pool = library.allocate(8 * SIZE)
+    parts = [OnDevice(pool[i * SIZE : (i + 1) * SIZE].view(np.float32).reshape(SHAPE), stream=1) for i in range(8)]
+    for i in range(0, 8, 2):
+        parts[i].array[...] = image(i)
+        near.convolve(parts[i], W, spec=SPEC, out=parts[i + 1])
+        np.testing.assert_array_equal(parts[i + 1].array, expected(image(i)))
+    (region,) = regions(sharing)
+    assert region.size == 8 * SIZE
+    near.close()
+    assert not regions(sharing)
+
+
+def test_what_is_queued_is_waited_for(library, host, near):
+    for queued, said in ((7, {"stream": 7}), (7, {}), (2, {"stream": 2})):
+        x = on_device(library, np.zeros(SHAPE, np.float32))
+        x = OnDevice(x.array, **said)
+        library.queue(queued, lambda x=x: np.copyto(x.array, image()))
+        np.testing.assert_array_equal(near.convolve(x, W, spec=SPEC), expected(image()))
+    x = OnDevice(on_device(library, image()).array, stream=None)  # that is: nothing is queued
+    library.queue(7, lambda: x.array.fill(0))
+    np.testing.assert_array_equal(near.convolve(x, W, spec=SPEC), expected(image()))
+    out = on_device(library, np.zeros(SHAPE, np.float32), stream=9)
+    library.queue(9, lambda: out.array.fill(-1))  # what was queued before comes before
+    near.convolve(image(), W, spec=SPEC, out=out)
+    np.testing.assert_array_equal(out.array, expected(image()))
+
+
+@pytest.mark.parametrize("mode", [True, "auto"])
+@pytest.mark.parametrize(
+    "attributes", [{"shareable": 0}, {"managed": 1}, {"kind": 1}, {"context": 0}, {"size": 64}], ids=str
+)
+def test_what_cuda_does_not_share_goes_by_the_host(library, host, mode, attributes):
+    with groupconv.connect(host.address, timeout=60, shared_memory=mode) as client:
+        memory = library.allocate(SIZE, **attributes)
+        x = OnDevice(memory.view(np.float32).reshape(SHAPE), stream=1)
+        x.array[...] = image()
+        np.testing.assert_array_equal(client.convolve(x, W, spec=SPEC), expected(image()))
+        out = OnDevice(library.allocate(SIZE, **attributes).view(np.float32).reshape(SHAPE), stream=1)
+        assert client.convolve(image(), W, spec=SPEC, out=out) is out
+        np.testing.assert_array_equal(out.array, expected(image()))
+    assert not regions(host)
+
+
+def test_gaps_and_other_dtypes_go_by_the_host(library, host, near):
+    wide = library.allocate(2 * SIZE).view(np.float32).reshape(2, 4, 16, 32)
+    wide[..., ::2] = image()
+    np.testing.assert_array_equal(near.convolve(OnDevice(wide[..., ::2], stream=1), W, spec=SPEC), expected(image()))
+    longs = on_device(library, image(dtype=np.int64))
+    np.testing.assert_array_equal(near.convolve(longs, W, spec=SPEC), expected(image()))
+    with near.load_layer("tests/half", W.astype(np.float16), None, SPEC) as layer:
+        y = layer(on_device(library, image()))  # float32, and the layer is float16
+    assert y.dtype == np.float16
+    with pytest.raises(InvalidArgumentError, match="out: expected without gaps"):
+        near.convolve(image(), W, spec=SPEC, out=OnDevice(wide[..., ::2], stream=1))
+    assert len(regions(host)) == 0
+
+
+def test_an_out_of_another_shape_or_dtype_is_refused(library, host, near):
+    x = on_device(library, image())
+    for out in (np.zeros((1, *SHAPE), np.float32), np.zeros((2, 4, 8, 8), np.float32), np.zeros(SHAPE, np.int32)):
+        with pytest.raises(InvalidArgumentError, match="out: expected shape"):
+            near.convolve(x, W, spec=SPEC, out=on_device(library, out))
+
+
+def test_an_output_where_the_input_is(library, sharing, near):
+    x = on_device(library, image())
+    assert near.convolve(x, W, spec=SPEC, out=x) is x
+    np.testing.assert_array_equal(x.array, expected(image()))
+
+
+def test_without_shared_memory_an_out_is_filled_by_the_host(library, host):
+    with groupconv.connect(host.address, timeout=60) as client:
+        out = on_device(library, np.zeros(SHAPE, np.float32))
+        assert client.convolve(on_device(library, image()), W, spec=SPEC, out=out) is out
+    np.testing.assert_array_equal(out.array, expected(image()))
+    assert not regions(host)
+
+
+def test_without_a_driver(sharing, near, monkeypatch):
+    monkeypatch.setattr(cuda, "_driver", lambda: None)
+    x = OnDevice(image(), stream=1)
+    np.testing.assert_array_equal(near.convolve(x, W, spec=SPEC), expected(image()))
+    with pytest.raises(groupconv.errors.InternalError, match=r"libcuda\.so\.1"):
+        near.convolve(image(), W, spec=SPEC, out=x)
+
+
+def asks(client, monkeypatch):
+    """How often the client asks for memory to be registered."""
+    found = []
+    call = client._call
+
+    def counted(method, message, timeout):
+        found.append(method)
+        return call(method, message, timeout)
+
+    monkeypatch.setattr(client, "_call", counted)
+    device = client._unary(exports._REGISTER)
+    return lambda: sum(method is device for method in found)
+
+
+def test_a_server_without_that_device_is_asked_once(library, host, near, monkeypatch):
+    class Elsewhere:
+        def uuid(self, ordinal):
+            return UUID[::-1]
+
+    monkeypatch.setattr("groupconv_worker.cuda.ipc.driver", Elsewhere)
+    count = asks(near, monkeypatch)
+    for seed in range(3):
+        x = on_device(library, image(seed))
+        np.testing.assert_array_equal(near.convolve(x, W, spec=SPEC), expected(image(seed)))
+    assert count() == 1
+    assert not regions(host)
+
+
+def test_a_server_without_a_gpu_is_asked_once(library, host, near, monkeypatch):
+    monkeypatch.setattr("groupconv_worker.engines.cuda.why_unavailable", lambda: "CuPy is not installed")
+    count = asks(near, monkeypatch)
+    for seed in range(3):
+        out = on_device(library, np.zeros(SHAPE, np.float32))
+        near.convolve(on_device(library, image(seed)), W, spec=SPEC, out=out)
+        np.testing.assert_array_equal(out.array, expected(image(seed)))
+    assert count() == 1
+
+
+def test_an_allocation_that_the_server_cannot_open_is_tried_once(library, cupy, host, near, monkeypatch):
+    monkeypatch.setattr(cupy.cuda.runtime, "ipcOpenMemHandle", lambda *_: cupy.ipc.open_handle(b"", 0))
+    count = asks(near, monkeypatch)
+    x = on_device(library, image())
+    for _ in range(3):
+        np.testing.assert_array_equal(near.convolve(x, W, spec=SPEC), expected(image()))
+    assert count() == 1
+
+
+def test_a_full_server_is_asked_again_later(library, host, near, monkeypatch):
+    host.client_device_memory.capacity = 0
+    count = asks(near, monkeypatch)
+    x = on_device(library, image())
+    np.testing.assert_array_equal(near.convolve(x, W, spec=SPEC), expected(image()))
+    near.convolve(x, W, spec=SPEC)
+    assert count() == 1
+    host.client_device_memory.capacity = 2**30
+    near._shared._exports._not_before = 0.0
+    near.convolve(x, W, spec=SPEC)
+    assert count() == 2
+    assert len(regions(host)) == 1
+
+
+def test_freed_memory_is_let_go_and_so_is_what_is_too_much(library, host, near, cupy, monkeypatch):
+    x = on_device(library, image())
+    near.convolve(x, W, spec=SPEC)
+    (first,) = regions(host)
+    library.free(x.array.ctypes.data)
+    del x
+    y = on_device(library, image())
+    near.convolve(y, W, spec=SPEC)
+    assert first not in regions(host)
+    assert len(regions(host)) == 1
+    monkeypatch.setattr(exports, "MOST", 3)
+    kept = [on_device(library, image()) for _ in range(5)]
+    for x in kept:
+        near.convolve(x, W, spec=SPEC)
+        near.convolve(y, W, spec=SPEC)
+    assert len(regions(host)) == 3
+    assert len(near._shared._exports._regions) == 3
+    del first
+    gc.collect()
+    assert len(cupy.ipc.open) == 3
+
+
+def test_a_server_that_was_started_anew(library):
+    x, out = on_device(library, image()), on_device(library, np.zeros(SHAPE, np.float32))
+    config = functools.partial(Config, executor="local", threads=1, engine="cpu", shared_memory=True)
+    with Server(config(port=0)) as server:
+        client = groupconv.connect(server.address, shared_memory=True)
+        client.convolve(x, W, spec=SPEC, out=out)
+        port = server.port
+    with client, Server(config(port=port)) as server:
+        out.array[...] = 0
+        client.convolve(x, W, spec=SPEC, out=out)
+        assert len(regions(server)) == 2
+    np.testing.assert_array_equal(out.array, expected(image()))
+
+
+def test_a_call_that_timed_out_keeps_its_array_for_a_while(library, host, near, monkeypatch):
+    x, out = on_device(library, image()), on_device(library, np.zeros(SHAPE, np.float32))
+    near.convolve(x, W, spec=SPEC, out=out)
+    go = threading.Event()
+    run = LocalExecutor.run
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalExecutor, "run", lambda self, tasks, **o: (go.wait(30), run(self, tasks, deadline=None))[1])
+        with pytest.raises(DeadlineExceededError):
+            near.convolve(x, W, spec=SPEC, out=out, timeout=0.2)
+    go.set()
+    held = near._shared._exports._held
+    assert [owner for _, owner in held] == [out]
+    held[0] = 0.0, out  # it is later
+    near.convolve(x, W, spec=SPEC, out=out)
+    assert not held
+
+
+def test_awaiting(library, host):
+    async def main():
+        async with groupconv.aio.connect(host.address, shared_memory="auto") as client:
+            outs = [on_device(library, np.zeros(SHAPE, np.float32)) for _ in range(4)]
+            x = on_device(library, image())
+            done = await asyncio.gather(*(client.convolve(x, W, spec=SPEC, out=out) for out in outs))
+            assert all(a is b for a, b in zip(done, outs, strict=True))
+            async with await client.load_layer("tests/aio", W, None, SPEC) as layer:
+                return [await layer(x), *(out.array for out in outs)], len(regions(host))
+
+    found, count = asyncio.run(main())
+    assert count == 5
+    assert not regions(host)
+    for y in found:
+        np.testing.assert_array_equal(y, expected(image()))
+
+
+class Raw:
+    """A client that says what it likes."""
+
+    def __init__(self, client):
+        self._client = client
+
+    def register(self, handle, uuid, size):
+        request = memory_pb2.RegisterDeviceMemoryRequest(handle=handle, device_uuid=uuid, byte_size=size)
+        raw = self._call("/groupconv.v1.MemoryService/RegisterDeviceMemory", request)
+        return memory_pb2.RegisterDeviceMemoryResponse.FromString(raw).region
+
+    def unregister(self, region):
+        request = memory_pb2.UnregisterMemoryRequest(region=region)
+        self._call("/groupconv.v1.MemoryService/UnregisterMemory", request)
+
+    def convolve(self, source, output=None, kernel=None):
+        request = convolution_pb2.ConvolveRequest(input=source, output_place=output, without_report=True)
+        request.steps.add(kernel=to_wire(np.ones((1, 1, 1), np.float32)) if kernel is None else kernel)
+        return convolution_pb2.ConvolveResponse.FromString(self._call(CONVOLVE, request))
+
+    def _call(self, method, request):
+        return self._client._call(self._client._unary(method), request.SerializeToString(), None)
+
+
+def at(region, offset, size):
+    return tensor_pb2.Place(region=region, offset=offset, byte_size=size)
+
+
+def floats(place, shape=(1, 1, 4)):
+    return tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=shape, place=place)
+
+
+def test_places_are_checked(library, cupy, sharing, near):
+    raw = Raw(near)
+    memory = library.allocate(256)
+    memory[:16].view(np.float32)[:] = [1, 2, 3, 4]
+    region = raw.register(cupy.ipc.share(memory), UUID, 256)
+    answer = raw.convolve(floats(at(region, 0, 16)), at(region, 32, 64))
+    assert answer.output.place.region == region
+    assert not answer.output.data
+    assert memory[32:48].view(np.float32).tolist() == [1, 2, 3, 4]
+    assert memory[48:].max() == 0
+    raw.convolve(floats(at(region, 32, 16)), at(region, 36, 16))  # not aligned, and over itself
+    assert memory[32:52].view(np.float32).tolist() == [1, 1, 2, 3, 4]
+    small = raw.convolve(floats(at(region, 0, 16)), at(region, 32, 8))
+    assert np.frombuffer(small.output.data, np.float32).tolist() == [1, 2, 3, 4]
+    kernel = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=(1, 1, 1), place=at(region, 4, 4))
+    assert np.frombuffer(raw.convolve(floats(at(region, 0, 16)), None, kernel).output.data, np.float32)[1] == 4
+    for source, output, field in (
+        (floats(at(region, 0, 12)), None, "input.place.byte_size"),
+        (floats(at(region, 248, 16)), None, "input.place.byte_size"),
+        (floats(at(region, 256, 16)), None, "input.place.offset"),
+        (floats(at(region, -4, 16)), None, "input.place.offset"),
+        (floats(at(region, 2**62, 16)), None, "input.place.offset"),
+        (floats(at(region, 0, 16)), at(region, 248, 16), "output_place.byte_size"),
+        (floats(at(region, 0, 16)), at(region, -1, 16), "output_place.offset"),
+        (floats(at(region, 0, 2**40), (1, 1, 2**38)), None, "input.place.byte_size"),
+    ):
+        with pytest.raises(InvalidArgumentError) as caught:
+            raw.convolve(source, output)
+        assert caught.value.field == field
+    with pytest.raises(NotFoundError):
+        raw.convolve(floats(at("device-" + "0" * 32, 0, 16)))
+    raw.unregister(region)
+    raw.unregister(region)
+    with pytest.raises(NotFoundError, match="shared_memory_region"):
+        raw.convolve(floats(at(region, 0, 16)))
+    gc.collect()
+    assert not cupy.ipc.open
+
+
+def test_what_cannot_be_registered(library, cupy, host, near):
+    raw = Raw(near)
+    handle = cupy.ipc.share(library.allocate(256))
+    for wrong, uuid, size, field in (
+        (handle[1:], UUID, 256, "handle"),
+        (bytes(64), UUID, 256, "handle"),
+        (handle, UUID, 257, "handle"),
+        (handle, UUID, 0, "byte_size"),
+        (handle, UUID, -1, "byte_size"),
+        (handle, UUID[1:], 256, "device_uuid"),
+    ):
+        with pytest.raises(InvalidArgumentError) as caught:
+            raw.register(wrong, uuid, size)
+        assert caught.value.field == field
+    with pytest.raises(FailedPreconditionError, match="does not see that device"):
+        raw.register(handle, UUID[::-1], 256)
+    host.client_device_memory.capacity = 255
+    with pytest.raises(ResourceExhaustedError):
+        raw.register(handle, UUID, 256)
+    assert not regions(host)
+
+
+def test_without_leave_nothing_is_opened(library, cupy):
+    config = Config(port=0, executor="local", threads=1, engine="cpu")
+    with Server(config) as server, groupconv.connect(server.address, timeout=60) as client:
+        with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
+            Raw(client).register(cupy.ipc.share(library.allocate(256)), UUID, 256)
+        with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
+            Raw(client).convolve(floats(at("device-" + "0" * 32, 0, 16)))
+        with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
+            Raw(client).unregister("device-" + "0" * 32)
+    gc.collect()
+    assert not cupy.ipc.open
