@@ -43,7 +43,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         x: Any,
         steps: Sequence[Step],
         *,
-        out: Array | None = None,
+        out: Any = None,
         timeout: float | None = None,
         allow_reordering: bool = False,
     ) -> Result:

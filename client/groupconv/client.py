@@ -46,9 +46,9 @@ def connect(
         server_name: the name in the server's certificate, where it differs from the target's.
         allow_plaintext_token: send the token over a network in the clear.
         max_message_bytes: the largest request or answer.
-        shared_memory: whether tensors go through shared memory, of a server on this machine that allows it
-            (docs/shared-memory.md). True: a server that cannot is a FailedPreconditionError at the first call; "auto":
-            the client then goes without.
+        shared_memory: whether tensors go through shared memory, of a server on this machine that allows it, and
+            arrays on a GPU stay there if the server has it (docs/shared-memory.md). True: a server that cannot share
+            memory is a FailedPreconditionError at the first call; "auto": the client then goes without.
 
     Raises:
         InvalidArgumentError: a token that would travel in the clear, or what is no certificate.
@@ -85,7 +85,7 @@ class Client(Session, Convolutions[Array]):
         x: Any,
         steps: Sequence[Step],
         *,
-        out: Array | None = None,
+        out: Any = None,
         timeout: float | None = None,
         allow_reordering: bool = False,
     ) -> Result:
@@ -94,7 +94,7 @@ class Client(Session, Convolutions[Array]):
         Args:
             x: (N, C, *spatial), or (C, *spatial) for one sample.
             steps: at least one; the output of each is the input of the next.
-            out: array of the answer's shape and dtype to fill.
+            out: array of the answer's shape and dtype to fill and to return, on the host or on a GPU.
             timeout: seconds, in place of the client's.
             allow_reordering: whether sums over input channels may be taken in parts on several workers where that is
                 faster; it changes how floats round.

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from groupconv.errors import InvalidArgumentError
 from groupconv.options import Call, Conv, ConvTranspose, split
-from groupconv.requests import Array, Step
+from groupconv.requests import Step
 from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
 from groupconv.spec import Activation, ActivationKind, ConvSpec
 from groupconv.tensors import as_array
@@ -23,7 +23,8 @@ class Convolutions(ABC, Generic[Answer]):
     Keywords of every function: stride, padding, dilation, groups, padding_mode, activation, flip_kernel as in
     `ConvSpec` (transposed: output_padding too); out (an array to fill), timeout (seconds, for this call),
     allow_reordering (see `run`).
-    Arrays are anything with `__array__` or DLPack; a missing batch axis is added and taken away again.
+    Arrays are anything with `__array__` or DLPack; a missing batch axis is added and taken away again. The answer is a
+    NumPy array, or `out` itself, which may be on a GPU: with shared memory arrays there are not copied.
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
@@ -111,7 +112,7 @@ class Convolutions(ABC, Generic[Answer]):
         bias: Any = None,
         spec: ConvSpec | None = None,
         *,
-        out: Array | None = None,
+        out: Any = None,
         timeout: float | None = None,
         allow_reordering: bool = False,
     ) -> Answer:

@@ -184,13 +184,11 @@ class Layer:
         """Its name."""
         return self.info.name
 
-    def __call__(self, x: Any, *, out: Array | None = None, timeout: float | None = None) -> Array:
-        """The output for `x` (N, C, *spatial) or (C, *spatial), in a new array or in `out`."""
+    def __call__(self, x: Any, *, out: Any = None, timeout: float | None = None) -> Array:
+        """The output for `x` (N, C, *spatial) or (C, *spatial), in a new array or in `out`; either may be on a GPU."""
         return self._run(self.info, x, out=out, timeout=timeout).output
 
-    def run(
-        self, x: Any, *, out: Array | None = None, timeout: float | None = None, allow_reordering: bool = False
-    ) -> Result:
+    def run(self, x: Any, *, out: Any = None, timeout: float | None = None, allow_reordering: bool = False) -> Result:
         """Output and report; arguments as in `Client.run`."""
         return self._run(self.info, x, out=out, timeout=timeout, allow_reordering=allow_reordering, report=True)
 
@@ -231,12 +229,12 @@ class AsyncLayer:
         """Its name."""
         return self.info.name
 
-    async def __call__(self, x: Any, *, out: Array | None = None, timeout: float | None = None) -> Array:
+    async def __call__(self, x: Any, *, out: Any = None, timeout: float | None = None) -> Array:
         """As `Layer.__call__`."""
         return (await self._run(self.info, x, out=out, timeout=timeout)).output
 
     async def run(
-        self, x: Any, *, out: Array | None = None, timeout: float | None = None, allow_reordering: bool = False
+        self, x: Any, *, out: Any = None, timeout: float | None = None, allow_reordering: bool = False
     ) -> Result:
         """As `Layer.run`."""
         return await self._run(self.info, x, out=out, timeout=timeout, allow_reordering=allow_reordering, report=True)

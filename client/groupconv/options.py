@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, cast
 
 from groupconv.progress import Shown
-from groupconv.requests import Array
 from groupconv.spec import Activation, ActivationKind, ConvSpec, PaddingMode, PaddingRule
 
 
 class Call(TypedDict, total=False):
     """What concerns the call: `out`, an array to fill; `timeout`, seconds; `allow_reordering`, see `Client.run`."""
 
-    out: Array | None
+    out: Any
     timeout: float | None
     allow_reordering: bool
 
