@@ -84,7 +84,7 @@ def _hot_kernels() -> Iterator[tuple[str, str, str, int, int]]:
         yield f"direct {tile.bm} × {tile.bn}", "direct.cu", instances.direct(TYPES, tile, zeros=True), tile.threads, 0
     for name in ("mobilenet_dw_112", "mobilenet_dw_56_s2", "convnext_dw7_56", "mobilenet_dw_14"):
         layer = catalogue()[name].with_batch(32).geometry
-        sliding = plan_sliding(layer, layer.batch, layer.groups, model.H100.multiprocessors, aligned=True)
+        sliding = plan_sliding(layer, layer.batch, layer.groups, 1, model.H100.multiprocessors, aligned=True)
         expression = instances.depthwise(F32, *sliding.shape)
         yield f"depthwise, {name}, batch 32", "depthwise.cu", expression, sliding.threads, 0
     thin = catalogue()["resnext50_3x3_56"].geometry

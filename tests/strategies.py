@@ -80,23 +80,31 @@ def cases(
 
 
 @st.composite
-def depthwise_cases(draw: Any, *, dtypes: tuple[tuple[str, str], ...] = (("float32", "float32"),)) -> Case:
-    """Square kernels of 3, 5 and 7 at stride 1 or 2 on one channel per group; half of the rows are whole vectors."""
+def square_cases(
+    draw: Any, *, depthwise: bool, dtypes: tuple[tuple[str, str], ...] = (("float32", "float32"),)
+) -> Case:
+    """Square kernels at stride 1 or 2, padded by zeros; half of the rows are whole vectors.
+
+    One channel per group and kernels of 3, 5 and 7, or any channels, more than one filter and kernels of 3.
+    """
     input_dtype, weight_dtype = (DTYPES[name] for name in draw(st.sampled_from(dtypes)))
     types = types_of(input_dtype, weight_dtype)
-    channels, multiplier = draw(st.integers(1, 5)), draw(st.sampled_from([1, 1, 1, 2]))
-    kernel, stride = draw(st.sampled_from([3, 5, 7])), draw(st.integers(1, 2))
+    groups, stride = draw(st.integers(1, 5)), draw(st.integers(1, 2))
+    if depthwise:
+        channels, filters, kernel = 1, draw(st.sampled_from([1, 1, 1, 2])), draw(st.sampled_from([3, 5, 7]))
+    else:
+        channels, filters, kernel = draw(st.integers(1, 4)), draw(st.integers(2, 9)), 3
     width = draw(st.one_of(st.integers(1, 30), st.sampled_from([8, 16, 24, 40])))
     pairs = st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2)
     spec = ConvSpec(
         stride=stride,
         padding=draw(st.one_of(st.just(kernel // 2), pairs)),
-        groups=channels,
-        activation=draw(activations(channels * multiplier, types.output)),
+        groups=groups,
+        activation=draw(activations(groups * filters, types.output)),
         flip_kernel=draw(st.booleans()),
     )
-    x_shape = (draw(st.integers(1, 3)), channels, draw(st.integers(1, 20)), width)
-    shape = (channels * multiplier, 1, kernel, kernel)
+    x_shape = (draw(st.integers(1, 3)), groups * channels, draw(st.integers(1, 20)), width)
+    shape = (groups * filters, channels, kernel, kernel)
     try:
         geometry = resolve(spec, x_shape, shape)
     except InvalidArgumentError:

@@ -20,12 +20,11 @@ from groupconv_worker.engines import reference
 from groupconv_worker.engines.base import Problem
 from groupconv_worker.engines.cuda import CudaEngine
 from oracle import UNIT, check, expected
-from strategies import FLOATS, INTEGERS, Case, cases, depthwise_cases
+from strategies import FLOATS, INTEGERS, Case, cases, square_cases
 
 pytestmark = needs_compiler
 
 SAME_FLOATS = tuple((f, f) for f in FLOATS)
-NARROW_FLOATS = FLOATS[:-1]
 EVERY_DTYPE = (
     *SAME_FLOATS,
     *((a, b) for a in INTEGERS for b in INTEGERS),
@@ -46,7 +45,8 @@ def engine_of(name: str, **more: Any):
 
 
 direct, gemm, grouped = engine_of("direct"), engine_of("gemm"), engine_of("grouped")
-depthwise_engine = engine_of("depthwise")
+depthwise_engine, stencil = engine_of("depthwise"), engine_of("stencil")
+NARROW = (*((f, f) for f in FLOATS[:-1]), ("uint8", "float32"))
 fft, separable, cudnn = engine_of("fft"), engine_of("separable"), engine_of("cudnn", with_cudnn=True)
 
 
@@ -134,9 +134,15 @@ def test_grouped(grouped: CudaEngine, case: Case):
 
 
 @settings(max_examples=300)
-@given(case=depthwise_cases(dtypes=(*((f, f) for f in NARROW_FLOATS), ("uint8", "float32"))))
+@given(case=square_cases(depthwise=True, dtypes=NARROW))
 def test_depthwise(depthwise_engine: CudaEngine, case: Case):
     check(run(depthwise_engine, case), case)
+
+
+@settings(max_examples=200)
+@given(case=square_cases(depthwise=False, dtypes=NARROW))
+def test_stencil(stencil: CudaEngine, case: Case):
+    check(run(stencil, case), case)
 
 
 def test_depthwise_arrays_that_begin_anywhere_give_the_same_bits(depthwise_engine: CudaEngine):

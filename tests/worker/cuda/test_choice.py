@@ -29,7 +29,7 @@ RULES = {
     "grouped pointwise": ("gemm", problem_of((1, 240, 7, 7), (240, 80, 1, 1), groups=3)),
     "dense": ("gemm", problem_of((1, 64, 8, 8), (64, 64, 3, 3), padding=1)),
     "depthwise": ("depthwise", problem_of((1, 32, 8, 8), (32, 1, 3, 3), groups=32)),
-    "thin": ("grouped", problem_of((1, 128, 8, 8), (128, 4, 3, 3), groups=32)),
+    "thin": ("stencil", problem_of((1, 128, 8, 8), (128, 4, 3, 3), groups=32)),
     "transposed": ("direct", problem_of((1, 16, 4, 4), (16, 8, 4, 4), transposed=True, stride=2)),
     "large kernel": ("fft", problem_of((1, 3, 40, 40), (3, 1, 31, 31), groups=3)),
     "float64": ("gemm", problem_of((1, 16, 8, 8), (16, 16, 3, 3), np.dtype(np.float64))),
@@ -104,7 +104,13 @@ def test_deterministic_uses_own_kernels_by_rule(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("groupconv_worker.engines.cuda.time_on_device", lambda *_: pytest.fail("measured"))
     with emulated_engine(deterministic=True, with_cudnn=True) as engine:
         for _, (problem, w) in RULES.values():
-            assert engine.prepare(problem, w, resident=True).algorithm in ("direct", "depthwise", "grouped", "fft")
+            assert engine.prepare(problem, w, resident=True).algorithm in (
+                "direct",
+                "depthwise",
+                "stencil",
+                "grouped",
+                "fft",
+            )
 
 
 def test_any_batching_gives_the_same_bits():

@@ -25,6 +25,7 @@ HOT = [
     ("direct.cu", instances.direct(Types(*[BFLOAT16] * 2, F32, BFLOAT16), DIRECT_TILES[0], zeros=False)),
     ("depthwise.cu", instances.depthwise(F32, 3, 1, 4, 4)),
     ("depthwise.cu", instances.depthwise(F32, 7, 1, 4, 4)),
+    ("stencil.cu", instances.stencil(F32, 3, 1, 4, 2, 4)),
     ("grouped.cu", instances.grouped(F32, 3, 1, 1, 4)),
     ("grouped.cu", instances.grouped(F32, 3, 1, 4, 4)),
     ("patches.cu", instances.patches(2, zeros=True)),
@@ -59,7 +60,7 @@ def hold_to_account(compiled: dict[str, Compiled], wanted: list[tuple[str, str]]
         for zeros in (True, False)
     }
     for expression, c in compiled.items():
-        most = 128 if "depthwise" in expression else 256  # threads of a block
+        most = 128 if {"depthwise", "stencil"} & set(re.findall(r"\w+", expression)) else 256  # threads of a block
         assert (c.spilled, c.stack) == (0, 0), f"{expression} spills {c}"
         assert c.registers * most <= REGISTERS, f"{expression} cannot be launched with {most} threads: {c}"
         assert c.shared <= 48 * 1024, expression

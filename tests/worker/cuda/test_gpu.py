@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from emulation.shapes import WIDE
 from groupconv.dtypes import DTYPES, types_of
@@ -20,7 +21,7 @@ from groupconv_worker.engines import reference
 from groupconv_worker.engines.base import Problem
 from groupconv_worker.engines.cuda import CudaEngine, why_unavailable
 from oracle import check
-from strategies import FLOATS, INTEGERS, Case, cases, depthwise_cases
+from strategies import FLOATS, INTEGERS, Case, cases, square_cases
 
 pytestmark = [
     pytest.mark.gpu,
@@ -67,10 +68,12 @@ def test_each_algorithm(engine: CudaEngine, name: str, case: Case):
     check(run(engine, name, case), case, factor=8)
 
 
+@pytest.mark.parametrize("name", ["depthwise", "stencil"])
 @settings(max_examples=500)
-@given(case=depthwise_cases(dtypes=SAME_FLOATS[:-1]))
-def test_depthwise(engine: CudaEngine, case: Case):
-    check(run(engine, "depthwise", case), case, factor=8)
+@given(data=st.data())
+def test_sliding_kernels(engine: CudaEngine, name: str, data: st.DataObject):
+    case = data.draw(square_cases(depthwise=name == "depthwise", dtypes=SAME_FLOATS[:-1]))
+    check(run(engine, name, case), case, factor=8)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

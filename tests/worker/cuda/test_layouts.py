@@ -9,9 +9,9 @@ from groupconv.geometry import resolve
 from groupconv.spec import ConvSpec
 from groupconv_worker.cuda.grouping import BANKS, SHARED_BYTES, THREADS, plan_launch
 from groupconv_worker.cuda.records import gather_of, pack_filters, phases_of
-from groupconv_worker.cuda.sliding import divisor
+from groupconv_worker.cuda.sliding import FILTERS, divisor
 from groupconv_worker.cuda.sliding import plan_launch as plan_sliding
-from strategies import Case, cases, depthwise_cases
+from strategies import Case, cases, square_cases
 
 
 @settings(max_examples=100)
@@ -114,14 +114,18 @@ def test_divisions_by_multiplication_are_exact(n: int, d: int):
 
 
 @settings(max_examples=200)
-@given(case=depthwise_cases(), batch=st.integers(1, 5), aligned=st.booleans())
-def test_threads_of_the_depthwise_kernel_cover_each_output_once(case: Case, batch: int, aligned: bool):
-    g = case.geometry
-    launch = plan_sliding(g, batch, g.groups, 132, aligned=aligned)
-    kernel, stride, side_by_side, below = launch.shape
+@given(data=st.data(), depthwise=st.booleans(), batch=st.integers(1, 5), aligned=st.booleans())
+def test_sliding_threads_cover_each_output_once(data: st.DataObject, depthwise: bool, batch: int, aligned: bool):
+    g = data.draw(square_cases(depthwise=depthwise)).geometry
+    filters = 1 if depthwise else FILTERS
+    launch = plan_sliding(g, batch, g.groups, filters, 132, aligned=aligned)
+    kernel, stride, side_by_side, below = launch.shape[:4]
+    chunks, per_group = launch.record["chunks"]["divisor"], launch.record["per_group"]["divisor"]
+    assert (per_group - 1) * filters < g.out_channels // g.groups <= per_group * filters
+    assert chunks == g.groups * per_group
     assert (launch.blocks - 1) * launch.threads < launch.record["threads"] <= launch.blocks * launch.threads
     columns, strips = launch.record["columns"]["divisor"], launch.record["strips"]["divisor"]
-    assert launch.record["threads"] == batch * g.out_channels * strips * columns
+    assert launch.record["threads"] == batch * chunks * strips * columns
     for many, extent, each in ((strips, g.output[0], below), (columns, g.output[1], side_by_side)):
         assert (many - 1) * each < extent <= many * each
     if side_by_side > 1:  # nothing of a vector is outside the map or reaches into the next row
@@ -133,4 +137,4 @@ def test_threads_of_the_depthwise_kernel_cover_each_output_once(case: Case, batc
 
 def test_a_map_of_few_threads_is_spread_over_the_device():
     g = resolve(ConvSpec(groups=512, padding=1), (32, 512, 14, 14), (512, 1, 3, 3))
-    assert [plan_sliding(g, n, 512, 132, aligned=True).threads for n in (1, 8, 32)] == [32, 128, 128]
+    assert [plan_sliding(g, n, 512, 1, 132, aligned=True).threads for n in (1, 8, 32)] == [32, 128, 128]

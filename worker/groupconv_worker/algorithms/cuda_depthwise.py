@@ -5,11 +5,8 @@ from typing import Any
 from groupconv_worker.cuda import instances
 from groupconv_worker.cuda.device import Device, Epilogue, device_types
 from groupconv_worker.cuda.kernel import DeviceKernel
-from groupconv_worker.cuda.sliding import pack_taps, plan_launch, takes
+from groupconv_worker.cuda.sliding import ALIGNMENT, depthwise_takes, pack_taps, plan_launch
 from groupconv_worker.engines.base import Array, Problem
-
-ALIGNMENT = 16
-"""Bytes of the widest load."""
 
 
 class Depthwise:
@@ -26,7 +23,7 @@ class Depthwise:
 
     def supports(self, problem: Problem) -> bool:
         """Floats of up to 32 bits; kernels of 3, 5 and 7 at strides 1 and 2, undilated, padded by zeros."""
-        return takes(problem.geometry, problem.types.accumulate)
+        return depthwise_takes(problem.geometry, problem.types.accumulate)
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None) -> DeviceKernel:
         """Pack the filters in float32, each in whole vectors."""
@@ -49,7 +46,7 @@ class _Depthwise:
     def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:  # noqa: ARG002
         g = self._geometry
         aligned = not (x.data.ptr % ALIGNMENT or y.data.ptr % ALIGNMENT)
-        launch = plan_launch(g, x.shape[0], x.shape[1], self._device.multiprocessors, aligned=aligned)
+        launch = plan_launch(g, x.shape[0], x.shape[1], 1, self._device.multiprocessors, aligned=aligned)
         first = first_group * (g.out_channels // g.groups)
         self._device.kernels.launch(
             "depthwise.cu",

@@ -14,7 +14,7 @@ from groupconv_worker.algorithms.cuda_separable import LEAST_EXTENT
 from groupconv_worker.cuda.device import Device, device_types, storage
 from groupconv_worker.cuda.graphs import Captured
 from groupconv_worker.cuda.kernel import DeviceKernel
-from groupconv_worker.cuda.sliding import takes
+from groupconv_worker.cuda.sliding import depthwise_takes, stencil_takes
 from groupconv_worker.engines.base import Problem
 
 THINNEST = 4
@@ -57,12 +57,14 @@ def _preferred(problem: Problem) -> Iterator[str]:
     g = problem.geometry
     taps = math.prod(g.kernel)
     channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
-    if takes(g, problem.types.accumulate):
+    if depthwise_takes(g, problem.types.accumulate):
         yield "depthwise"
     if channels == 1 and taps >= LEAST_EXTENT**2:
         yield "separable"  # taken only if the weights allow
     if taps >= LARGE_TAPS and max(g.stride) == 1:
         yield "fft"
+    if g.groups > 1 and min(channels, filters) <= THIN and stencil_takes(g, problem.types.accumulate):
+        yield "stencil"
     if g.groups > 1 and min(channels, filters) <= THINNEST:
         yield "grouped"
     if g.groups > 1 and min(channels, filters) <= THIN:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from groupconv.dtypes import BFLOAT16, Types, is_float
-from groupconv_worker.cuda.sliding import SQUARES, VECTOR, VECTOR_SQUARES, outputs_below
+from groupconv_worker.cuda.sliding import FILTERS, SQUARES, STENCIL_SQUARES, VECTOR, VECTOR_SQUARES, outputs_below
 
 CTYPES = {
     "float16": "groupconv::half",
@@ -99,6 +99,17 @@ def depthwise_shapes() -> list[tuple[int, int, int, int]]:
     return [(*shape, outputs_below(*shape[1:])) for shape in found]
 
 
+def stencil(dtype: np.dtype, kernel: int, stride: int, side_by_side: int, below: int, filters: int) -> str:
+    """The stencil kernel: extent and stride, outputs of a thread side by side and below each other, filters."""
+    return f"groupconv::stencil<{ctype(dtype)}, {kernel}, {stride}, {side_by_side}, {below}, {filters}>"
+
+
+def stencil_shapes() -> list[tuple[int, int, int, int, int]]:
+    """The (kernel, stride, side by side, below, filters) compiled for each dtype."""
+    found = product(STENCIL_SQUARES, (1, VECTOR))
+    return [(k, s, wide, outputs_below(s, wide, FILTERS), FILTERS) for (k, s), wide in found]
+
+
 def patches(itemsize: int, *, zeros: bool) -> str:
     """The patches kernel for elements of a size."""
     return f"groupconv::patches<{BITS[itemsize]}, {str(zeros).lower()}>"
@@ -139,6 +150,7 @@ def every_instance() -> list[tuple[str, str]]:
     ]
     found += [("grouped.cu", grouped(t, *shape)) for t in FLOATS for shape in grouped_shapes(t)]
     found += [("depthwise.cu", depthwise(t, *shape)) for t in FLOATS[:-1] for shape in depthwise_shapes()]
+    found += [("stencil.cu", stencil(t, *shape)) for t in FLOATS[:-1] for shape in stencil_shapes()]
     found += [("patches.cu", patches(size, zeros=zeros)) for size, zeros in product(BITS, (True, False))]
     found += [("finish.cu", finish_in_place(t, vector)) for t in FLOATS for vector in (1, 4)]
     found += [("finish.cu", crop(t)) for t in wide.values()]

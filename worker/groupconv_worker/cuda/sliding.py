@@ -1,4 +1,4 @@
-"""How a depthwise convolution is cut into threads: the launch of kernels/depthwise.cu."""
+"""How a convolution is cut into threads that slide down rows: the launches of kernels/depthwise.cu and stencil.cu."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,25 +13,36 @@ SLIDING = np.dtype(
     [
         ("columns", DIVISOR),
         ("strips", DIVISOR),
-        ("channels", DIVISOR),
-        ("filters", DIVISOR),
+        ("chunks", DIVISOR),
+        ("per_group", DIVISOR),
         ("threads", np.uint32),
+        ("c", np.int32),
+        ("m", np.int32),
         ("in", np.int32, 2),
         ("out", np.int32, 2),
         ("padding", np.int32, 2),
     ],
     align=True,
 )
-"""`Divisor` and `Sliding` of kernels/depthwise.cu."""
+"""`Divisor` and `Sliding` of kernels/sliding.cuh."""
 
 VECTOR = 4
-"""Outputs side by side of a thread that loads and stores vectors."""
+"""Outputs side by side of a thread that loads and stores vectors, and taps of one load."""
+
+FILTERS = 4
+"""Filters that a thread of the stencil kernel sums at once."""
+
+ALIGNMENT = 16
+"""Bytes of the widest load."""
 
 SQUARES = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2))
-"""(kernel, stride) there are."""
+"""(kernel, stride) of the depthwise kernel."""
 
 VECTOR_SQUARES = SQUARES[:-1]
 """Those with vectors, too: the 49 taps and 14 columns of 7 × 7 at stride 2 would spill registers."""
+
+STENCIL_SQUARES = SQUARES[:2]
+"""(kernel, stride) of the stencil kernel: more taps of four filters would spill registers."""
 
 BLOCKS_EACH = 4
 """Blocks for each multiprocessor, before they have more than one warp: a small map is spread over all of them."""
@@ -42,31 +53,41 @@ LARGEST = 2**31
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of the depthwise kernel.
+    """One launch of either kernel.
 
     Attributes:
-        shape: its template arguments: kernel, stride, outputs of a thread side by side and below each other.
+        shape: its template arguments: kernel, stride, outputs of a thread side by side and below each other, and
+            for the stencil kernel filters.
         blocks, threads: the launch configuration.
         record: its `SLIDING` argument.
     """
 
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     blocks: int
     threads: int
     record: Array
 
 
-def takes(g: Geometry, accumulate: np.dtype) -> bool:
-    """Whether the kernel is for `g`, with sums of a dtype."""
-    if g.transposed or g.rank != 2 or g.in_channels != g.groups or set(g.dilation) != {1}:
+def depthwise_takes(g: Geometry, accumulate: np.dtype) -> bool:
+    """Whether the depthwise kernel is for `g`, with sums of a dtype."""
+    return g.in_channels == g.groups and _takes(g, accumulate, SQUARES, 1)
+
+
+def stencil_takes(g: Geometry, accumulate: np.dtype) -> bool:
+    """Whether the stencil kernel is for `g`, with sums of a dtype."""
+    return g.out_channels > g.groups and _takes(g, accumulate, STENCIL_SQUARES, FILTERS)
+
+
+def _takes(g: Geometry, accumulate: np.dtype, squares: tuple[tuple[int, int], ...], filters: int) -> bool:
+    if g.transposed or g.rank != 2 or g.padding_mode != "zeros" or set(g.dilation) != {1}:
         return False
-    if accumulate.kind != "f" or accumulate.itemsize > 4 or g.padding_mode != "zeros" or square_of(g) is None:
+    if accumulate.kind != "f" or accumulate.itemsize > 4 or square_of(g) not in squares:
         return False
-    return max(*g.padded, thread_count(g, g.batch, g.groups, 1)) < LARGEST
+    return max(*g.padded, thread_count(g, g.batch, g.groups, 1, filters)) < LARGEST
 
 
 def square_of(g: Geometry) -> tuple[int, int] | None:
-    """The one of `SQUARES` that `g` is, if it is one; an axis with one output has any stride.
+    """Kernel and stride, where they are the same along both axes; an axis with one output has any stride.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
@@ -75,57 +96,60 @@ def square_of(g: Geometry) -> tuple[int, int] | None:
     """
     kernel, stride = g.kernel[0], max(g.stride)
     equal = all(s == stride or o == 1 for s, o in zip(g.stride, g.output, strict=True))
-    return (kernel, stride) if equal and g.kernel[1] == kernel and (kernel, stride) in SQUARES else None
+    return (kernel, stride) if equal and g.kernel[1] == kernel else None
 
 
-def outputs_below(stride: int, side_by_side: int) -> int:
+def outputs_below(stride: int, side_by_side: int, filters: int = 1) -> int:
     """Outputs a thread has below each other: as many as spare loads of rows, where there are registers for them.
 
     At stride 2, strips of 4 share one row of 9; at stride 1, strips of 8 share two of 10.
     """
-    return 4 if side_by_side > 1 or stride > 1 else 8
+    if side_by_side > 1:
+        return 4 if filters == 1 else 2
+    return 8 if stride == 1 else 4
 
 
-def thread_count(g: Geometry, batch: int, groups: int, side_by_side: int) -> int:
+def thread_count(g: Geometry, batch: int, groups: int, side_by_side: int, filters: int) -> int:
     """Threads for `groups` groups of `batch` samples."""
-    below = outputs_below(max(g.stride), side_by_side)
-    filters = g.out_channels // g.groups
-    return batch * groups * filters * -(-g.output[0] // below) * -(-g.output[1] // side_by_side)
+    below = outputs_below(max(g.stride), side_by_side, filters)
+    chunks = -(-(g.out_channels // g.groups) // filters)
+    return batch * groups * chunks * -(-g.output[0] // below) * -(-g.output[1] // side_by_side)
 
 
 @lru_cache(maxsize=1024)
-def plan_launch(g: Geometry, batch: int, groups: int, multiprocessors: int, *, aligned: bool) -> Launch:
+def plan_launch(g: Geometry, batch: int, groups: int, filters: int, multiprocessors: int, *, aligned: bool) -> Launch:
     """The launch for `groups` groups of `batch` samples.
 
     Args:
         g: a convolution that the kernel takes.
         batch: samples.
         groups: groups.
+        filters: that a thread sums at once: 1 for the depthwise kernel, `FILTERS` for the stencil kernel.
         multiprocessors: of the device.
-        aligned: whether x and y begin at multiples of 16 bytes.
+        aligned: whether x and y begin at multiples of `ALIGNMENT`.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
         >>> g = resolve(ConvSpec(groups=32, padding=1), (1, 32, 112, 112), (32, 1, 3, 3))
-        >>> launch = plan_launch(g, 1, 32, 132, aligned=True)
+        >>> launch = plan_launch(g, 1, 32, 1, 132, aligned=True)
         >>> launch.shape, launch.blocks, launch.threads  # 32 planes of 28 × 28 threads
         ((3, 1, 4, 4), 784, 32)
     """
     square = square_of(g)
     assert square is not None, "supports() said it is one"
-    kernel, stride = square
-    side_by_side = VECTOR if aligned and _whole_vectors(g, kernel, stride) else 1
-    below = outputs_below(stride, side_by_side)
-    filters = g.out_channels // g.groups
-    count = thread_count(g, batch, groups, side_by_side)
+    side_by_side = VECTOR if aligned and _whole_vectors(g, *square) else 1
+    below = outputs_below(square[1], side_by_side, filters)
+    per_group = -(-(g.out_channels // g.groups) // filters)
+    count = thread_count(g, batch, groups, side_by_side, filters)
     threads = next((n for n in (128, 64) if count >= n * BLOCKS_EACH * multiprocessors), 32)
     record = np.zeros((), dtype=SLIDING)
     record["columns"] = divisor(-(-g.output[1] // side_by_side))
     record["strips"] = divisor(-(-g.output[0] // below))
-    record["channels"], record["filters"] = divisor(groups * filters), divisor(filters)
-    record["threads"] = count
+    record["chunks"], record["per_group"] = divisor(groups * per_group), divisor(per_group)
+    record["threads"], record["c"], record["m"] = count, g.in_channels // g.groups, g.out_channels // g.groups
     record["in"], record["out"], record["padding"] = g.input, g.output, [lo for lo, _ in g.padding]
-    return Launch((kernel, stride, side_by_side, below), -(-count // threads), threads, record)
+    shape = (*square, side_by_side, below) if filters == 1 else (*square, side_by_side, below, filters)
+    return Launch(shape, -(-count // threads), threads, record)
 
 
 def _whole_vectors(g: Geometry, kernel: int, stride: int) -> bool:
@@ -153,7 +177,7 @@ def divisor(d: int) -> tuple[int, int, int]:
 
 
 def pack_taps(weight: Array, g: Geometry) -> Array:
-    """The filters as (M, ΠK filled up to whole vectors of 4), in float32.
+    """The filters of a depthwise convolution as (M, ΠK filled up to whole vectors), in float32.
 
     Args:
         weight: (M, 1, K, K).

@@ -16,6 +16,7 @@ from groupconv_worker.algorithms.cuda_fft import Fft
 from groupconv_worker.algorithms.cuda_gemm import Gemm
 from groupconv_worker.algorithms.cuda_grouped import Grouped
 from groupconv_worker.algorithms.cuda_separable import Separable
+from groupconv_worker.algorithms.cuda_stencil import Stencil
 from groupconv_worker.autotune import enabled
 from groupconv_worker.cuda.choice import by_rule, time_on_device
 from groupconv_worker.cuda.device import Device
@@ -72,7 +73,8 @@ class CudaEngine:
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
         self._device = Device(cupy, options or CudaOptions.from_environ(os.environ))
         self.ordinal: int | None = self._device.ordinal
-        made: list[CudaAlgorithm] = [kind(self._device) for kind in (Direct, Gemm, Depthwise, Grouped, Fft, Separable)]
+        kinds = (Direct, Gemm, Depthwise, Stencil, Grouped, Fft, Separable)
+        made: list[CudaAlgorithm] = [kind(self._device) for kind in kinds]
         if cudnn := _cudnn(self._device):
             made.append(cudnn)
         self._algorithms = {algorithm.name: algorithm for algorithm in made}
