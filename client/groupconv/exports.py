@@ -26,11 +26,13 @@ from groupconv.v1 import memory_pb2
 
 MOST = 256
 """Allocations that a server has open for one client; the least recently used ones are let go."""
+REFUSED = 4096
+"""Allocations that the server could not open which are remembered."""
 PAUSE = 1.0
 """Seconds for which a server that has no room for more memory is not asked again."""
-_REGISTER = "/groupconv.v1.MemoryService/RegisterDeviceMemory"
 HOLD = 60.0
 """Seconds for which an array is kept that the server may write late: its memory would else be given to another one."""
+_REGISTER = "/groupconv.v1.MemoryService/RegisterDeviceMemory"
 
 
 class Exports:
@@ -97,7 +99,7 @@ class Exports:
             return None
         handle = driver().handle(allocation)
         if handle is None:
-            self._refused.add(allocation.id)
+            self._refuse(allocation)
             return None
         request = memory_pb2.RegisterDeviceMemoryRequest(
             handle=handle, device_uuid=driver().uuid(allocation.ordinal), byte_size=allocation.size
@@ -111,7 +113,7 @@ class Exports:
             self._off.add(allocation.ordinal)
             return None
         except InvalidArgumentError:
-            self._refused.add(allocation.id)
+            self._refuse(allocation)
             return None
         region = memory_pb2.RegisterDeviceMemoryResponse.FromString(raw).region
         with self._lock:
@@ -119,6 +121,11 @@ class Exports:
         if kept != region:  # another thread was faster
             yield from let_go(region)
         return kept
+
+    def _refuse(self, allocation: Allocation) -> None:
+        if len(self._refused) >= REFUSED:
+            self._refused.clear()
+        self._refused.add(allocation.id)
 
     def _let_go(self) -> Talk[None]:
         """Make room: what has been freed, and what was not used for longest."""

@@ -8,8 +8,8 @@ from groupconv.chunks import packed
 from groupconv.compress import compressed
 from groupconv.layer import load_messages
 from groupconv.requests import plan_request, prepare, steps_to_wire
-from groupconv.tensors import to_wire, type_to_wire
-from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2, stream_pb2
+from groupconv.tensors import placed, to_wire, type_to_wire
+from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2, memory_pb2, stream_pb2, tensor_pb2
 from groupconv_server.inference.v2 import (
     infer_pb2,
     model_pb2,
@@ -19,8 +19,8 @@ from groupconv_server.inference.v2 import (
     statistics_pb2,
 )
 
-CONVOLUTION, STREAM, LAYER, CLUSTER = (
-    f"/groupconv.v1.{name}Service/" for name in ("Convolution", "Stream", "Layer", "Cluster")
+CONVOLUTION, STREAM, LAYER, MEMORY, CLUSTER = (
+    f"/groupconv.v1.{name}Service/" for name in ("Convolution", "Stream", "Layer", "Memory", "Cluster")
 )
 INFERENCE = "/inference.GRPCInferenceService/"
 LZ4 = stream_pb2.COMPRESSION_SHUFFLE_LZ4
@@ -46,7 +46,7 @@ def _steps() -> list[list[Step]]:
 
 
 def convolve() -> list[convolution_pb2.ConvolveRequest]:
-    """Several variants, a chain, other dtypes and ranks, a layer."""
+    """Several variants, a chain, other dtypes and ranks, a layer; places of no region."""
     made = [(X, steps) for steps in _steps()]
     made += [(X.astype(t), [Step(W.astype(t), None, SPECS[0])]) for t in ("float16", "float64", "int8", "uint8")]
     made.append((np.ones((1, 2, 5)), [Step(np.ones((2, 2, 3)))]))
@@ -56,6 +56,10 @@ def convolve() -> list[convolution_pb2.ConvolveRequest]:
         array, ready, _ = prepare(x, steps)
         found.append(convolution_pb2.ConvolveRequest(input=to_wire(array), steps=steps_to_wire(ready)))
     found.append(convolution_pb2.ConvolveRequest(input=to_wire(X), layer=NAME, without_report=True))
+    for region in ("0" * 32, "device-" + "0" * 32):
+        x = placed(X.dtype, X.shape, region, 64)
+        y = tensor_pb2.Place(region=region, offset=1024, byte_size=4096)
+        found.append(convolution_pb2.ConvolveRequest(input=x, layer=NAME, output_place=y))
     return found
 
 
@@ -121,6 +125,15 @@ def unary() -> dict[str, list[Message]]:
         LAYER + "GetLayer": [layer_pb2.GetLayerRequest(name=NAME)],
         LAYER + "UnloadLayer": [layer_pb2.UnloadLayerRequest(name="fuzz/0")],
         LAYER + "ListLayers": [layer_pb2.ListLayersRequest()],
+        MEMORY + "RegisterMemory": [
+            memory_pb2.RegisterMemoryRequest(name="groupconv-client-" + "0" * 32, byte_size=4096, proof=bytes(32))
+        ],
+        MEMORY + "RegisterDeviceMemory": [
+            memory_pb2.RegisterDeviceMemoryRequest(handle=bytes(64), device_uuid=bytes(16), byte_size=4096)
+        ],
+        MEMORY + "UnregisterMemory": [
+            memory_pb2.UnregisterMemoryRequest(region=prefix + "0" * 32) for prefix in ("", "device-")
+        ],
         CLUSTER + "GetCluster": [cluster_pb2.GetClusterRequest()],
         INFERENCE + "ModelInfer": [*infer()],
         INFERENCE + "ServerMetadata": [service_pb2.ServerMetadataRequest()],
