@@ -13,6 +13,7 @@ from groupconv.cuda import UUID_BYTES
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
 from groupconv.requests import Array
 from groupconv_server.regions import Region, Regions, check_region
+from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.ipc import DeviceMemory, DeviceTensor
 
 CLIENTS_CAPACITY = 2**40
@@ -41,7 +42,7 @@ class CudaMemory(Regions[DeviceRegion]):
         in_place: the device whose memory this process computes on where it lies; None if it does on none.
     """
 
-    in_place: int | None = None
+    in_place: Device | None = None
 
     def register(self, name: str, handle: bytes, device: int, size: int, *, owner: str) -> None:
         """Open `size` bytes of another process's allocation through its IPC handle.
@@ -108,9 +109,9 @@ class CudaMemory(Regions[DeviceRegion]):
             NotFoundError, InvalidArgumentError: as `part`.
         """
         region = self.part(name, offset, int(np.prod(shape, dtype=object)) * dtype.itemsize)
-        if region.device != self.in_place or offset % ALIGNMENT:
+        if self.in_place is None or region.device != self.in_place.ordinal or offset % ALIGNMENT:
             return None
-        return region.memory.tensor(offset, dtype, shape)
+        return region.memory.tensor(offset, dtype, shape, self.in_place)
 
     def read(self, name: str, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> Array:
         """A host copy of a tensor at `offset` of a region.

@@ -15,7 +15,7 @@ from groupconv.requests import Step
 from groupconv_server.executors.base import Task
 from groupconv_server.layers import ResidentStep
 from groupconv_server.planner import Piece, PlannedChain
-from groupconv_worker.engines.base import Array
+from groupconv_worker.engines.base import Array, beside
 from groupconv_worker.epilogue import activate, add_bias
 from groupconv_worker.resident import ResidentKey
 from groupconv_worker.shard import Stage
@@ -63,7 +63,7 @@ def dispatch(chain: PlannedChain, x: Array, steps: Sequence[Step], output: Array
     """
     if output is None:
         last = chain.chain[-1]
-        output = np.empty(last.geometry.output_shape, dtype=last.types.output)
+        output = beside(x, last.geometry.output_shape, last.types.output)
     made = Dispatch([], output, chain, steps[-1])
     for route in _routes(chain, steps):
         there = x[route.read] if isinstance(route.read, tuple) else taken(x, route.read)

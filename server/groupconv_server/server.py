@@ -136,7 +136,7 @@ class Server:
             self.client_device_memory = CudaMemory(capacity=CLIENTS_CAPACITY) if config.shared_memory else None
             for devices in (self.cuda_memory, self.client_device_memory):
                 if devices is not None and config.max_batch == 1:  # inputs are joined on the host
-                    devices.in_place = self.executor.ordinal
+                    devices.in_place = self.executor.gpu
             self.batcher = Batcher(self.coordinator, most=config.max_batch, delay=config.max_delay_us * 1e-6)
             self.streams = StreamServicer(self.coordinator)
             self.health = Health(self.executor, SERVICES)

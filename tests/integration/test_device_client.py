@@ -27,6 +27,7 @@ from groupconv.tensors import to_wire
 from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2
 from groupconv_server.config import Config
 from groupconv_server.executors.local import LocalExecutor
+from groupconv_server.planner.cuts import Cut
 from groupconv_server.server import Server
 from groupconv_worker.cuda.ipc import DeviceTensor
 from groupconv_worker.engines import reference
@@ -147,6 +148,19 @@ def test_every_function_and_dtype(library, sharing, near):
     out = on_device(library, np.zeros((2, 2, 16, 16), np.float32))
     near.run(on_device(library, image()), steps, out=out)
     np.testing.assert_array_equal(out.array, expected(expected(image()), np.ones((2, 4, 1, 1), np.float32), ConvSpec()))
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_what_is_between_two_steps_stays_on_the_device(library, sharing, near, seen, joined, monkeypatch):
+    made = []
+    beside = DeviceTensor.beside
+    monkeypatch.setattr(DeviceTensor, "beside", lambda *arguments: made.append(beside(*arguments)) or made[-1])
+    plan = sharing.coordinator.planner.forced
+    cuts = [(2, Cut())] if joined else [(1, Cut()), (1, Cut())]
+    monkeypatch.setattr(sharing.coordinator.planner, "plan", lambda p, workers, **_: plan(p, workers, cuts))
+    y = near.depthwise_separable_conv2d(on_device(library, image()), W, np.ones((2, 4), np.float32), padding=1)
+    np.testing.assert_array_equal(y, expected(expected(image()), np.ones((2, 4, 1, 1), np.float32), ConvSpec()))
+    assert len(made) == (sharing.config.engine == "cuda")
 
 
 def test_parts_of_one_allocation_are_told_of_once(library, sharing, near):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ LIBRARIES = [
     name if importlib.util.find_spec(name) else pytest.param(name, marks=pytest.mark.skip(f"no {name}"))
     for name in ("cupy", "torch")
 ]
+ROOT = Path(__file__).parents[2]
 PRELUDE = """
 import sys
 import numpy as np
@@ -107,6 +109,12 @@ def test_inputs_and_outputs_stay_on_the_device(server, library):
                 layer(layer(there, out=out)[:1], out=out[:1])
                 y = reference.convolve(x, w, None, resolve(SPEC, x.shape, w.shape)).astype(np.float32)
                 check(host(out[:1]), y[:1])
+            pointwise = np.ones((4, 16, 1, 1), np.float32)
+            steps = [groupconv.Step(w, None, SPEC), groupconv.Step(pointwise)]
+            for _ in range(3):
+                y = client.run(there, steps, out=zeros((2, 4, 24, 24))).output
+                want = reference.convolve(x, w, None, resolve(SPEC, x.shape, w.shape))
+                np.testing.assert_allclose(host(y), (pointwise[:, :, 0, 0] @ want.reshape(2, 16, -1)).reshape(y.shape))
             half = device(x.astype(np.float16))
             y = client.convolve(half, w, spec=SPEC)
             assert y.dtype == np.float16
@@ -277,6 +285,18 @@ def test_awaiting(server):
         asyncio.run(main())
         """,
     )
+
+
+def test_the_benchmark_runs(capsys):
+    """What it prints is nobody's measurement here, but seen."""
+    options = ["--layer", "alexnet_conv2", "resnet50_1x1_56", "--batch", "1", "--seconds", "0.1"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "bench/device_arrays.py", *options], capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("resnet50_1x1_56") == 1
+    with capsys.disabled():
+        print(done.stdout)
 
 
 def test_a_client_in_the_servers_own_process_goes_by_the_host(server):

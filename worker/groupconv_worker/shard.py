@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
-from groupconv_worker.engines.base import Array, Engine, Prepared, Problem
+from groupconv_worker.engines.base import Array, Engine, Prepared, Problem, beside
 from groupconv_worker.resident import Resident, ResidentKey, of_one_sample
 
 
@@ -53,6 +51,7 @@ def run_shard(
         resident: the worker's store of prepared kernels; None prepares every kernel for this shard alone.
 
     Example:
+        >>> import numpy as np
         >>> from groupconv import ConvSpec, resolve
         >>> from groupconv.dtypes import types_of
         >>> from groupconv_worker.engines import create_engine
@@ -68,7 +67,7 @@ def run_shard(
         start = time.perf_counter()
         problem = stage.problem
         last = i == len(stages) - 1
-        y = out if last else np.empty(problem.geometry.output_shape, dtype=problem.types.output)
+        y = out if last else beside(x, problem.geometry.output_shape, problem.types.output)
         prepared = _prepared(engine, stage, resident)
         prepared.run(x, y)
         done.append(Ran(prepared.algorithm, time.perf_counter() - start))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from groupconv.plan import ShardReport
 from groupconv_worker.engines.base import Array
@@ -73,12 +73,12 @@ class Executor(Protocol):
     Attributes:
         name: for people.
         computes_here: how many shards the threads that bring requests compute at a time; 0 if others do it.
-        ordinal: of the CUDA device whose arrays its tasks may have in place of host arrays; None if of none.
+        gpu: the `cuda.device.Device` whose arrays its tasks may have in place of host arrays; None without one.
     """
 
     name: str
     computes_here: int
-    ordinal: int | None
+    gpu: Any
 
     def workers(self) -> tuple[str, ...]:
         """Ids of the workers that take shards now, in a stable order."""

@@ -38,7 +38,7 @@ class LocalExecutor:
         self._workers = {f"local-{i}": _Worker(f"local-{i}", engine, threads, capacity) for i in range(workers)}
         self.computes_here = sum(worker.station.engine.at_once for worker in self._workers.values())
         # one worker has every task whole; several would have to share out what is on the device
-        self.ordinal: int | None = next(iter(self._workers.values())).station.engine.ordinal if workers == 1 else None
+        self.gpu = next(iter(self._workers.values())).station.engine.gpu if workers == 1 else None
         self._ids = tuple(self._workers)
         self._team = Team(workers)
 

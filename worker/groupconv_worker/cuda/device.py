@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from groupconv.dtypes import BFLOAT16, Types, is_float
+from groupconv.errors import ResourceExhaustedError
 from groupconv.geometry import Geometry
 from groupconv_worker.cuda.errors import cuda_errors
 from groupconv_worker.cuda.graphs import Graphs
@@ -112,6 +113,21 @@ class Device:
         # rounded up to a power of two, so that the pool can give the same memory to like sizes again
         memory = self.pinned.malloc(1 << max(0, count * dtype.itemsize - 1).bit_length())
         return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """A device array that outlives a run, of the engine's own memory.
+
+        Raises:
+            ResourceExhaustedError: there is no room for it.
+        """
+        memory = self.cupy.cuda.memory
+        with self.current(), self.cupy.cuda.using_allocator(self.pool.malloc):
+            while True:
+                try:
+                    return self.cupy.empty(shape, dtype)
+                except memory.OutOfMemoryError as error:
+                    if not self.make_room():
+                        raise ResourceExhaustedError(f"cuda: what is between two steps, {shape}: {error}") from error
 
     def upload(self, host: Array) -> Any:
         """A host array as a device array of its storage dtype, copied on the current stream."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from groupconv.cuda import HANDLE_BYTES, driver
 from groupconv.errors import InvalidArgumentError
-from groupconv_worker.cuda.device import storage
+from groupconv_worker.cuda.device import Device, storage
 from groupconv_worker.cuda.errors import cuda_errors, is_sticky
 from groupconv_worker.engines.base import Array
 
@@ -49,12 +49,12 @@ class DeviceMemory:
                     "raw_handle", f"an allocation of another process with {size} bytes on device {device}", str(error)
                 ) from None
 
-    def tensor(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> "DeviceTensor":
-        """The elements at `offset`, which is a multiple of their size, where they lie."""
+    def tensor(self, offset: int, dtype: np.dtype, shape: tuple[int, ...], device: Device) -> "DeviceTensor":
+        """The elements at `offset`, which is a multiple of their size, where they lie, for an engine on `device`."""
         cupy = self._cupy
         count = math.prod(shape) * dtype.itemsize
         memory = cupy.cuda.UnownedMemory(self._pointer + offset, count, self, self.device)
-        return DeviceTensor(cupy.ndarray(shape, storage(dtype), cupy.cuda.MemoryPointer(memory, 0)), dtype)
+        return DeviceTensor(cupy.ndarray(shape, storage(dtype), cupy.cuda.MemoryPointer(memory, 0)), dtype, device)
 
     def read(self, offset: int, out: Array) -> None:
         """Fill a contiguous host array with the bytes at `offset`."""
@@ -70,15 +70,16 @@ class DeviceMemory:
 
 
 class DeviceTensor:
-    """An array in such memory: what plans, cuts and `OnDevice.run` ask of one, and bfloat16 by its name.
+    """An array on a device: what plans, cuts and `OnDevice.run` ask of one, and bfloat16 by its name.
 
     Args:
         array: CuPy's, of the storage dtype.
         dtype: of the elements.
+        device: of the engine.
     """
 
-    def __init__(self, array: Any, dtype: np.dtype) -> None:
-        self._array, self.dtype = array, dtype
+    def __init__(self, array: Any, dtype: np.dtype, device: Device) -> None:
+        self._array, self.dtype, self._device = array, dtype, device
         self.shape: tuple[int, ...] = array.shape
 
     @property
@@ -95,13 +96,17 @@ class DeviceTensor:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> "DeviceTensor":
-        return DeviceTensor(self._array[index], self.dtype)
+        return DeviceTensor(self._array[index], self.dtype, self._device)
 
     def __dlpack_device__(self) -> Any:
         return self._array.__dlpack_device__()
 
     def __dlpack__(self, **options: Any) -> Any:
         return self._array.__dlpack__(**options)
+
+    def beside(self, shape: tuple[int, ...], dtype: np.dtype) -> "DeviceTensor":
+        """Another one, to be filled (see `engines.base.beside`)."""
+        return DeviceTensor(self._device.empty(shape, storage(dtype)), dtype, self._device)
 
     def overlaps(self, other: "DeviceTensor") -> bool:
         """Whether they have bytes in common; both without gaps."""

@@ -7,6 +7,7 @@ dtypes), never data. `prepare` sees the weights once; the `Prepared` it returns 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from groupconv.dtypes import Types
@@ -14,6 +15,14 @@ from groupconv.errors import UnavailableError
 from groupconv.geometry import Geometry
 
 Array = NDArray[Any]
+
+
+def beside(x: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """An array to be filled by a step on `x` and read by the next, where `x` lies: on the host or on its device."""
+    if isinstance(x, np.ndarray):
+        return np.empty(shape, dtype)
+    made: Array = x.beside(shape, dtype)  # a DeviceTensor, which is an array as far as plans and runs ask
+    return made
 
 
 class DeviceLostError(UnavailableError):
@@ -95,13 +104,13 @@ class Engine(Protocol):
     Attributes:
         threads: CPU threads it may use.
         at_once: runs it does at a time, at most, where its threads are shared among them (`threads.keep_to`).
-        ordinal: of the CUDA device whose arrays (DLPack) it reads and writes where they lie; None if it knows of none.
+        gpu: the `cuda.device.Device` whose arrays (DLPack) it reads and writes where they lie; None without one.
     """
 
     name: str
     threads: int
     at_once: int
-    ordinal: int | None
+    gpu: Any
 
     def device(self) -> str:
         """The device in words, for people ("cpu: Intel Xeon, 2 threads")."""

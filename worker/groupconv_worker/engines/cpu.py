@@ -51,7 +51,7 @@ class CpuEngine:
     """
 
     name = "cpu"
-    ordinal: int | None = None
+    gpu = None
 
     def __init__(self, *, threads: int = 1, tuning: Path | None = None) -> None:
         self.threads, self.at_once = threads, min(threads, AT_ONCE)

@@ -71,8 +71,7 @@ class CudaEngine:
         import cupy
 
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
-        self._device = Device(cupy, options or CudaOptions.from_environ(os.environ))
-        self.ordinal: int | None = self._device.ordinal
+        self.gpu = self._device = Device(cupy, options or CudaOptions.from_environ(os.environ))
         kinds = (Direct, Gemm, Depthwise, Stencil, Grouped, Fft, Separable)
         made: list[CudaAlgorithm] = [kind(self._device) for kind in kinds]
         if cudnn := _cudnn(self._device):

@@ -31,7 +31,7 @@ class ReferenceEngine:
 
     name = "reference"
     threads = at_once = 1
-    ordinal: int | None = None
+    gpu = None
 
     def device(self) -> str:
         """Always the CPU."""

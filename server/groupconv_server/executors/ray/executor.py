@@ -63,7 +63,7 @@ class RayExecutor:
 
     name = "ray"
     computes_here = 0
-    ordinal: int | None = None
+    gpu = None
 
     def __init__(
         self,
