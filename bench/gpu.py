@@ -8,14 +8,17 @@ python bench/gpu.py [--batch 32] [--layer alexnet_conv2 ...]
 
 import argparse
 import math
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from gpu_calls import calls
 
 from groupconv import cost
 from groupconv.dtypes import Types, types_of
@@ -50,7 +53,7 @@ def main() -> None:
     elif reason := why_unavailable():
         sys.exit(f"bench/gpu.py: {reason}; --model needs none")
     else:
-        for line in measured_table(options.batch, options.layer):
+        for line in chain(measured_table(options.batch, options.layer), calls(options.batch)):
             print(line, flush=True)
 
 
@@ -125,7 +128,7 @@ def roofline_table() -> Iterator[str]:
 
 def measured_table(batch: int, names: list[str]) -> Iterator[str]:
     """Microseconds on the device by algorithm, then of a whole call on host arrays, beside torch."""
-    engine = CudaEngine()
+    engine = CudaEngine(threads=os.cpu_count() or 1)
     algorithms = engine._algorithms  # noqa: SLF001 - a benchmark looks inside
     gpu = next((gpu for gpu in (*GPUS, model.H200) if gpu.name.split()[0] in engine.device()), None)
     yield f"# {engine.device()}, float32, batch {batch}, microseconds"

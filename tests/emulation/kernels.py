@@ -45,7 +45,7 @@ class Function:
         # Records are copied at the launch, as a driver does; arrays are only pointed at.
         current().enqueue(
             lambda: self._run((*grid, 1, 1)[:3], (*block, 1, 1)[:3], values, shared_mem, hosts),
-            *(a.data.ptr for a in arrays),
+            *(a.data.ptr for a in arrays if a.size),
         )
 
     def _run(self, grid: Any, block: Any, values: list[Any], shared: int, keep: Any) -> None:

@@ -50,7 +50,7 @@ def prepare(engine: CudaEngine, name: str, problem: Problem, w: np.ndarray, bias
 
 
 def recordings(prepared: Prepared) -> int:
-    return sum(len(shelf.all) for shelf in prepared._recorder._shelves.values() if shelf is not None)
+    return sum(len(shelf.all) for shelf in prepared._recorder._shelves.values())
 
 
 def answer(prepared: Prepared, problem: Problem, x: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ def test_threads_with_different_data(engine: CudaEngine, name: str):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert 1 <= recordings(prepared) <= 4
+    assert 1 <= recordings(prepared) <= 8
 
 
 def test_kernels_of_several_algorithms_at_once(engine: CudaEngine):

@@ -57,9 +57,9 @@ def test_the_second_run_of_as_many_samples_is_recorded():
         assert counts == [1, 3, 3, 4, 6, 6, 6]  # a new one is run once as it is, and once more captured
 
 
-@pytest.mark.parametrize("options", [{"recordings": 0}, {"chunk": 4096}, {"recordings": 30_000}])
+@pytest.mark.parametrize("options", [{"recordings": 0}, {"chunk": 1024}, {"recordings": 40_000}])
 def test_what_is_not_recorded(options: dict[str, int], caplog: pytest.LogCaptureFixture):
-    problem, x, w = layer()
+    problem, x, w = layer(groups=8)  # more parts of a sample than there are kinds of recordings
     with emulated_engine(algorithm="direct", **options) as engine:
         prepared = engine.prepare(problem, w)
         beside = engine._device.pool.used_bytes()
@@ -67,6 +67,32 @@ def test_what_is_not_recorded(options: dict[str, int], caplog: pytest.LogCapture
         assert engine._device.pool.used_bytes() == beside
     for out in outs[1:]:
         np.testing.assert_array_equal(out, outs[0])
+
+
+@pytest.mark.parametrize(("chunk", "kinds"), [(2 * 9216, 2), (9216, 1), (5000, 2), (2304, 4)])
+def test_runs_in_pieces_are_recorded_piece_by_piece(chunk: int, kinds: int):
+    """Of three samples: two and one; three; and of each sample two or four parts of its groups."""
+    problem, x, w = layer()
+    want = reference.convolve(x, w, None, problem.geometry)
+    with emulated_engine(algorithm="direct", chunk=chunk) as engine:
+        prepared, seen = engine.prepare(problem, w), launches(engine)
+        counts = []
+        for factor in (1, 2, -1, 3):
+            np.testing.assert_allclose(answer(prepared, factor * x[:3]), factor * want[:3], atol=1e-3)
+            counts.append(len(seen))
+        assert counts[3] == counts[2] == counts[1]
+        assert sum(shelf.idle != [] for shelf in prepared._recorder._shelves.values()) == kinds
+
+
+def test_an_error_between_pieces_leaves_all_in_order(monkeypatch: pytest.MonkeyPatch):
+    problem, x, w = layer()
+    with emulated_engine(algorithm="direct", chunk=9216) as engine:
+        prepared = engine.prepare(problem, w)
+        want = answer(prepared, x)
+        np.testing.assert_array_equal(answer(prepared, x), want)
+        with pytest.raises(ValueError, match="broadcast"):
+            prepared.run(x, np.empty((4, 8, 12, 13), F32))
+        np.testing.assert_array_equal(answer(prepared, x), want)
 
 
 def test_what_cannot_be_captured_runs_as_it_did(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
@@ -126,10 +152,11 @@ def test_memory_of_a_dropped_kernel_is_free():
             assert engine._device.shelves.clear() is False
 
 
+@pytest.mark.parametrize("chunk", [2**20, 2**14])
 @pytest.mark.parametrize("algorithm", ["direct", "gemm", "fft", "grouped"])
-def test_threads_have_recordings_of_their_own(algorithm: str):
+def test_threads_have_recordings_of_their_own(algorithm: str, chunk: int):
     problem, x, w = layer(groups=2)
-    with emulated_engine(algorithm=algorithm) as engine:
+    with emulated_engine(algorithm=algorithm, chunk=chunk) as engine:
         prepared = engine.prepare(problem, w)
         wants = [answer(prepared, x * (i + 1)) for i in range(6)]
         wrong: list[int] = []
@@ -166,7 +193,7 @@ def test_a_device_lost_in_a_recorded_run_stays_lost(monkeypatch: pytest.MonkeyPa
         for _ in range(2):
             answer(prepared, x)
         error = engine._device.cupy.cuda.runtime.CUDARuntimeError(719)
-        (recording,) = prepared._recorder._shelves[4].idle
+        (recording,) = prepared._recorder._shelves[4, 0].idle
 
         def lost(_: Any):
             raise error

@@ -11,6 +11,7 @@ import numpy as np
 from groupconv.dtypes import BFLOAT16, Types, is_float
 from groupconv.errors import ResourceExhaustedError
 from groupconv.geometry import Geometry
+from groupconv_worker.cuda.copying import Copier
 from groupconv_worker.cuda.errors import cuda_errors
 from groupconv_worker.cuda.graphs import Graphs
 from groupconv_worker.cuda.modules import Kernels
@@ -42,13 +43,15 @@ class Device:
     Args:
         cupy: the module.
         options: of the engine.
+        threads: that copy on the host.
 
     Attributes:
         ordinal: which one it is in this process.
+        copy: copies host arrays.
     """
 
-    def __init__(self, cupy: Any, options: CudaOptions) -> None:
-        self.cupy, self.options = cupy, options
+    def __init__(self, cupy: Any, options: CudaOptions, threads: int = 1) -> None:
+        self.cupy, self.options, self.copy = cupy, options, Copier(threads)
         self._device = cupy.cuda.Device()
         self.ordinal = int(self._device.id)
         self.kernels = Kernels(cupy)
@@ -160,6 +163,7 @@ class Device:
         self._lanes.clear()
         self.pool.free_all_blocks()
         self.pinned.free_all_blocks()
+        self.copy.close()
 
 
 class Epilogue:

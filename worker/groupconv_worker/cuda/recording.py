@@ -1,35 +1,41 @@
-"""Runs that repeat, recorded: copy in, kernels and copy out of so many samples begin by one call.
+"""Runs that repeat, recorded: copy in, kernels and copy out of a piece begin by one call.
 
 The first run of a kernel is never recorded, as most kernels of one-shot requests run once. From the second run of as
-many samples on, memory on both sides and a CUDA graph are kept, and a run is: copy x into pinned memory, launch, wait
-without the GIL, copy out. Recordings that are not in use are dropped, least recently used first, when they hold more
-than the engine may, and all of them when device memory runs out.
+many samples on, memory on both sides and a CUDA graph are kept for its pieces, and each piece is: copy x into pinned
+memory, launch, wait without the GIL, copy out. Pieces take turns as in transfer.py, each on a stream of its own.
+Recordings that are not in use are dropped, least recently used first, when they hold more than the engine may, and all
+of them when device memory runs out.
 """
 
 import logging
+from collections import deque
+from dataclasses import dataclass
 
-from groupconv_worker.cuda.copying import copy
 from groupconv_worker.cuda.device import Device, storage
 from groupconv_worker.cuda.errors import is_sticky
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.cuda.shelves import Shelf
-from groupconv_worker.cuda.transfer import compute, group_bytes
+from groupconv_worker.cuda.transfer import SLOTS, Piece, compute, group_bytes, piece_size, pieces
 from groupconv_worker.engines.base import Array, Problem
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 4
-"""Recordings of one kernel and number of samples: as many of its runs overlap."""
+AT_ONCE = 8
+"""Recordings of equal pieces of one kernel: as many are under way at a time, for all threads."""
+
+KINDS = 4
+"""Different pieces of a run that is recorded, at most: what is cut along groups has one for each part of them."""
 
 
 class Recording:
-    """A run of so many samples, with all its memory. One thread uses it at a time.
+    """A piece of a run, with all its memory. One thread uses it at a time: `begin`, then `end`.
 
     Args:
         device: where; current.
         kernel: what to run.
         problem: its shapes and dtypes.
-        samples: of a run.
+        samples: of the piece.
+        groups: those it computes.
 
     Attributes:
         bytes: on the host and on the device.
@@ -42,10 +48,11 @@ class Recording:
 
     used = 0
 
-    def __init__(self, device: Device, kernel: DeviceKernel, problem: Problem, samples: int) -> None:
+    def __init__(self, device: Device, kernel: DeviceKernel, problem: Problem, samples: int, groups: slice) -> None:
         g, types = problem.geometry, problem.types
-        cupy, runtime = device.cupy, device.cupy.cuda.runtime
-        x_shape, y_shape = (samples, g.in_channels, *g.input), (samples, g.out_channels, *g.output)
+        cupy, runtime, count = device.cupy, device.cupy.cuda.runtime, groups.stop - groups.start
+        x_shape = (samples, g.in_channels // g.groups * count, *g.input)
+        y_shape = (samples, g.out_channels // g.groups * count, *g.output)
         host_x = device.pinned_array(x_shape, storage(types.input))
         host_y = device.pinned_array(y_shape, storage(types.output))
 
@@ -53,25 +60,40 @@ class Recording:
             stream = cupy.cuda.get_current_stream().ptr
             x, y = cupy.empty(x_shape, host_x.dtype), cupy.empty(y_shape, host_y.dtype)
             runtime.memcpyAsync(x.data.ptr, host_x.ctypes.data, x.nbytes, runtime.memcpyHostToDevice, stream)
-            compute(kernel, types, x, y, 0, device.options.workspace)
+            compute(kernel, types, x, y, groups.start, device.options.workspace)
             runtime.memcpyAsync(host_y.ctypes.data, y.data.ptr, y.nbytes, runtime.memcpyDeviceToHost, stream)
 
         if (captured := device.graphs.capture(run, wait=False)) is None:
             raise BlockingIOError("another thread is recording")
         self._kernel = kernel  # its weights and plans are in the graph
-        self._captured, self._launch = captured, captured.launch
-        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._launch, self._copy, self._stream = captured.launch, device.copy, cupy.cuda.Stream(non_blocking=True)
+        self._captured = captured
         self._host_x, self._host_y = host_x.view(types.input), host_y.view(types.output)
         self.bytes = captured.bytes + host_x.nbytes + host_y.nbytes
 
-    def run(self, x: Array, out: Array) -> None:
-        """x (samples, C, *input) and out (samples, M, *output) of any strides."""
-        copy(self._host_x, x)
-        try:
-            self._launch(self._stream)
-        finally:
-            self._stream.synchronize()  # whatever happens: its memory may be somebody else's next
-        copy(out, self._host_y)
+    def begin(self, x: Array) -> None:
+        """Take x, of any strides, and put the piece on its stream."""
+        self._copy(self._host_x, x)
+        self._launch(self._stream)
+
+    def wait(self) -> None:
+        """Until the device does nothing more of it: from then on its memory may be somebody else's."""
+        self._stream.synchronize()
+
+    def end(self, out: Array) -> None:
+        """Wait for the result and write it."""
+        self._stream.synchronize()
+        self._copy(out, self._host_y)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A piece of a run, and where recordings of its kind stand."""
+
+    piece: Piece
+    x: tuple[slice, slice]
+    y: tuple[slice, slice]
+    shelf: Shelf[Recording]
 
 
 class Recorder:
@@ -85,9 +107,8 @@ class Recorder:
 
     def __init__(self, device: Device, kernel: DeviceKernel, problem: Problem) -> None:
         self._device, self._kernel, self._problem = device, kernel, problem
-        sample = group_bytes(problem.geometry, problem.types) * problem.geometry.groups
-        self._most = device.options.chunk // max(1, sample) if device.shelves.limit else 0
-        self._shelves: dict[int, Shelf[Recording] | None] = {}  # by samples; None: not to be recorded
+        self._shelves: dict[tuple[int, int], Shelf[Recording]] = {}  # by samples and first group of a piece
+        self._cuts: dict[int, tuple[_Cut, ...]] = {}  # by samples of a run; none: it is not to be recorded
 
     def run(self, x: Array, out: Array) -> bool:
         """Whether the run was one that is recorded, and is done; else it must go another way.
@@ -96,33 +117,89 @@ class Recorder:
             DeviceLostError: the device failed; the process must be replaced.
         """
         samples = x.shape[0]
-        if samples not in self._shelves:
-            self._shelves[samples] = Shelf() if 0 < samples <= self._most else None
+        if (cuts := self._cuts.get(samples)) is None:
+            self._cuts[samples] = self._cut(samples)
             return False
-        if (shelf := self._shelves[samples]) is None:
+        if not cuts:
             return False
         with self._device.current():
-            if (recording := shelf.take() or self._record(shelf, samples)) is None:
+            if len(cuts) > 1:
+                return self._in_turns(cuts, x, out)
+            if (recording := self._obtain(cuts[0], samples)) is None:
                 return False
-            recording.run(x, out)
-        shelf.put(recording)
+            recording.begin(x)
+            recording.end(out)
+        cuts[0].shelf.put(recording)
         return True
 
-    def _record(self, shelf: Shelf[Recording], samples: int) -> Recording | None:
+    def _cut(self, samples: int) -> tuple[_Cut, ...]:
+        g = self._problem.geometry
+        one = group_bytes(g, self._problem.types)
+        some_samples, some_groups = piece_size(samples, g.groups, one, self._device.options.chunk)
+        if 2 * some_samples * some_groups * one > self._device.shelves.limit:  # here and there
+            return ()
+        cuts = []
+        for piece in pieces(samples, g.groups, some_samples, some_groups):
+            key = (piece.samples.stop - piece.samples.start, piece.groups.start)
+            shelf = self._shelves.setdefault(key, Shelf())
+            x, y = (piece.channels(channels // g.groups) for channels in (g.in_channels, g.out_channels))
+            cuts.append(_Cut(piece, x, y, shelf))
+        return tuple(cuts) if len({cut.shelf for cut in cuts}) <= KINDS else ()
+
+    def _in_turns(self, cuts: tuple[_Cut, ...], x: Array, out: Array) -> bool:
+        """Several pieces, each begun before the one before is ended."""
+        ready: dict[Shelf[Recording], list[Recording]] = {}
+        under_way: deque[tuple[Recording, _Cut]] = deque()
+
+        def end_one() -> None:
+            recording, cut = under_way[0]
+            recording.end(out[cut.y])
+            under_way.popleft()
+            ready[cut.shelf].append(recording)
+
+        try:
+            for cut in cuts:  # without one of each kind it could not go on
+                if cut.shelf not in ready:
+                    if (recording := self._obtain(cut, len(x))) is None:
+                        return False
+                    ready[cut.shelf] = [recording]
+            for cut in cuts:
+                if not ready[cut.shelf] and len(under_way) < SLOTS and (more := self._obtain(cut, len(x))):
+                    ready[cut.shelf].append(more)
+                while not ready[cut.shelf] or len(under_way) == SLOTS:
+                    end_one()
+                recording = ready[cut.shelf].pop()
+                recording.begin(x[cut.x])
+                under_way.append((recording, cut))
+            while under_way:
+                end_one()
+        finally:
+            for recording, _ in under_way:  # after an error
+                recording.wait()
+            for shelf, idle in ready.items():
+                for recording in idle:
+                    shelf.put(recording)
+        return True
+
+    def _obtain(self, cut: _Cut, samples: int) -> Recording | None:
+        """One that is idle or a new one; None if there is none to be had, for now or for ever."""
+        return cut.shelf.take() or self._record(cut, samples)
+
+    def _record(self, cut: _Cut, samples: int) -> Recording | None:
+        shelf, of = cut.shelf, cut.piece.samples
         if len(shelf.all) >= AT_ONCE:
             return None
-        cupy = self._device.cupy
         try:
-            recording = Recording(self._device, self._kernel, self._problem, samples)
+            recording = Recording(self._device, self._kernel, self._problem, of.stop - of.start, cut.piece.groups)
         except BlockingIOError:
             return None
         except Exception as error:
-            if isinstance(error, RuntimeError) and is_sticky(cupy, error):
+            if isinstance(error, RuntimeError) and is_sticky(self._device.cupy, error):
                 raise
             log.debug("%s of %d samples is not recorded: %s", self._kernel.algorithm, samples, error)
         else:
             if self._device.shelves.admit(shelf, recording):
                 return recording
         if not len(shelf.all):
-            self._shelves[samples] = None
+            self._cuts[samples] = ()
         return None

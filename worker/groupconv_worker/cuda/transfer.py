@@ -20,7 +20,6 @@ import numpy as np
 
 from groupconv.dtypes import Types
 from groupconv.geometry import Geometry
-from groupconv_worker.cuda.copying import copy
 from groupconv_worker.cuda.device import Device, Lane, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.engines.base import Array
@@ -60,21 +59,28 @@ def piece_size(batch: int, groups: int, group_bytes: int, target: int) -> tuple[
 
 
 def pieces(batch: int, groups: int, samples: int, some_groups: int) -> Iterator[Piece]:
-    """All pieces of `samples` × `some_groups`, in order.
+    """Pieces of at most `samples` × `some_groups`, and of about the same size, in order.
 
     Example:
-        >>> [(p.samples.stop, p.groups.start) for p in pieces(3, 2, 2, 2)]
-        [(2, 0), (3, 0)]
+        >>> [(p.samples.stop, p.groups.start) for p in pieces(4, 2, 3, 2)]
+        [(2, 0), (4, 0)]
     """
-    for n in range(0, batch, samples):
-        for first in range(0, groups, some_groups):
-            yield Piece(slice(n, min(n + samples, batch)), slice(first, min(first + some_groups, groups)))
+    for some in _even(batch, samples):
+        for part in _even(groups, some_groups):
+            yield Piece(some, part)
+
+
+def _even(count: int, most: int) -> Iterator[slice]:
+    parts = -(-count // most)
+    for i in range(parts):
+        yield slice(-(-count * i // parts), -(-count * (i + 1) // parts))
 
 
 class Slot:
     """Memory for one piece, on the host and on the device, and where it stands."""
 
-    def __init__(self, device: Device, g: Geometry, types: Types, samples: int, groups: int) -> None:
+    def __init__(self, device: Device, g: Geometry, types: Types, piece: Piece) -> None:
+        samples, groups = (s.stop - s.start for s in (piece.samples, piece.groups))
         x_shape = (samples, groups * (g.in_channels // g.groups), *g.input)
         y_shape = (samples, groups * (g.out_channels // g.groups), *g.output)
         self.host_x, self.host_y = (
@@ -116,13 +122,13 @@ def stream_through(
     batch, per_x, per_y = x.shape[0], g.in_channels // g.groups, g.out_channels // g.groups
     samples, groups = piece_size(batch, g.groups, group_bytes(g, types), target)
     plan = list(pieces(batch, g.groups, samples, groups))
-    slots = [Slot(device, g, types, samples, groups) for _ in plan[:SLOTS]]
+    slots = [Slot(device, g, types, plan[0]) for _ in plan[:SLOTS]]  # the first is no smaller than any
 
     def fetch(slot: Slot) -> None:
         if slot.piece is not None:
             slot.fetched.synchronize()
             target_view = out[slot.piece.channels(per_y)]
-            copy(target_view, _part(slot.host_y, target_view.shape))
+            device.copy(target_view, _part(slot.host_y, target_view.shape))
             slot.piece = None
 
     for piece, slot in zip(plan, cycle(slots), strict=False):
@@ -131,7 +137,7 @@ def stream_through(
         y_shape = out[piece.channels(per_y)].shape
         host_x, host_y = _part(slot.host_x, source.shape), _part(slot.host_y, y_shape)
         device_x, device_y = _part(slot.x, source.shape), _part(slot.y, y_shape)
-        copy(host_x, source)
+        device.copy(host_x, source)
         device_x.set(host_x.view(storage(types.input)), stream=lane.copy_in)
         slot.loaded.record(lane.copy_in)
         lane.compute.wait_event(slot.loaded)

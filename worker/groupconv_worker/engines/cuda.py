@@ -61,7 +61,7 @@ class CudaEngine:
     """Runs every convolution on the current CUDA device.
 
     Args:
-        threads: CPU threads; copies are the only work of the CPU, and each run makes its own.
+        threads: CPU threads; copies are the only work of the CPU.
         options: memory, precision, determinism; by default those of the environment.
     """
 
@@ -71,7 +71,7 @@ class CudaEngine:
         import cupy
 
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
-        self.gpu = self._device = Device(cupy, options or CudaOptions.from_environ(os.environ))
+        self.gpu = self._device = Device(cupy, options or CudaOptions.from_environ(os.environ), threads)
         kinds = (Direct, Gemm, Depthwise, Stencil, Grouped, Fft, Separable)
         made: list[CudaAlgorithm] = [kind(self._device) for kind in kinds]
         if cudnn := _cudnn(self._device):

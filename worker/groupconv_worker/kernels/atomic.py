@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.kernels import cache  # noqa: F401 - what is compiled from here on is kept by it
-from groupconv_worker.kernels.simd import I32, I64, i64
+from groupconv_worker.kernels.simd import I8, I32, I64, i64
 
 LENGTH = 2**40
 """Length of an array that is only an address: nothing asks for it."""
@@ -127,6 +127,20 @@ def call(_context, function, words, first, last):
         return i64(0)
 
     return types.int64(*[types.int64] * 4), generate
+
+
+@intrinsic
+def copy(_context, to, of, size):
+    """Copy so many bytes from address to address, as C's memcpy does."""
+
+    def generate(_context: Any, b: Any, _signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(I8.as_pointer(), [I8.as_pointer(), I8.as_pointer(), I64])
+        function = cgutils.get_or_insert_function(b.module, kind, "memcpy")
+        to, of = (b.inttoptr(address, I8.as_pointer()) for address in arguments[:2])
+        b.call(function, [to, of, arguments[2]])
+        return i64(0)
+
+    return types.int64(*[types.int64] * 3), generate
 
 
 @intrinsic

@@ -7,7 +7,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from groupconv_worker.kernels import simd
-from groupconv_worker.kernels.atomic import array, job, once
+from groupconv_worker.kernels.atomic import array, copy, job, once
 from groupconv_worker.kernels.simd import Simd, i64, pointer
 
 
@@ -25,6 +25,26 @@ def _padded(_context, x, out, source, start, column, width, extent):
         return context.get_dummy_value()
 
     return signature, generate
+
+
+BLOCK = 64 * 2**10
+"""Bytes of a task of `copied`."""
+
+
+@once
+def copied() -> Any:
+    """Copies x into out, of as many bytes.
+
+    Returns:
+        A job with the words (x, out, bytes); a task is a `BLOCK`.
+    """
+
+    @job()
+    def copied(at, first, last):
+        words = array(at, np.int64)
+        copy(words[1] + first * BLOCK, words[0] + first * BLOCK, min(last * BLOCK, words[2]) - first * BLOCK)
+
+    return copied.address
 
 
 @once

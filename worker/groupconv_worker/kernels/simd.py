@@ -21,7 +21,7 @@ WIDTH = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx2") else 16
 ACCUMULATORS = 28 if WIDTH != 32 else 12
 """Vectors that may stay in registers beside the operands: of 32 registers (AVX-512, NEON), of 16 (AVX2)."""
 
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 
 
 def lanes(itemsize: int) -> int:

@@ -1,0 +1,113 @@
+"""Whole calls of the cuda engine on host arrays: where their time goes, and what pieces and threads do for them."""
+
+import os
+import threading
+from collections.abc import Iterator
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from groupconv.dtypes import types_of
+from groupconv_server.catalogue import catalogue
+from groupconv_worker.cuda.options import CudaOptions
+from groupconv_worker.engines.base import Problem
+from groupconv_worker.engines.cuda import CudaEngine
+
+LAYERS = ("alexnet_conv2", "resnet50_1x1_56", "mobilenet_dw_14", "dcgan_up3")
+CHUNKS = (1, 2, 4, 8, 16)
+CALLERS = (1, 2, 4, 8)
+REPEATS = 15
+CORES = os.cpu_count() or 1
+
+
+def calls(batch: int) -> Iterator[str]:
+    """Two tables of markdown."""
+    yield f"\nMicroseconds of a call, batch {batch}, by MiB of a piece and threads that copy"
+    columns = [(chunk, threads) for threads in (1, CORES) for chunk in CHUNKS]
+    yield "| layer | " + " | ".join(f"{chunk} MiB, {threads}" for chunk, threads in columns) + " | not recorded |"
+    yield "| --- |" + " ---: |" * (len(columns) + 1)
+    for name in LAYERS:
+        engine = CudaEngine()
+        algorithm = _prepared(engine, name, batch)[0].algorithm  # the one that was measured to be the fastest
+        engine.close()
+        cells = [_call(name, batch, threads, algorithm=algorithm, chunk=chunk * 2**20) for chunk, threads in columns]
+        cells.append(_call(name, batch, CORES, algorithm=algorithm, recordings=0))
+        yield f"| {name} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |"
+    if batch == 1:
+        yield "\nMicroseconds of the steps of a recorded run, and calls a second of so many threads"
+        yield "| layer | algorithm | copy in | launch | wait | copy out | " + " | ".join(map(str, CALLERS)) + " |"
+        yield "| --- | --- |" + " ---: |" * (4 + len(CALLERS))
+        for name in LAYERS:
+            yield _steps(name)
+
+
+def _prepared(engine: CudaEngine, name: str, batch: int) -> tuple[Any, Any, Any]:
+    layer = catalogue()[name].with_batch(batch)
+    x, w, b = layer.arrays()
+    problem = Problem(layer.geometry, types_of(x.dtype, w.dtype))
+    return engine.prepare(problem, w, b, resident=True), x, np.empty(problem.geometry.output_shape, x.dtype)
+
+
+def _call(name: str, batch: int, threads: int, **options: Any) -> float:
+    engine = CudaEngine(threads=threads, options=CudaOptions(**options))
+    prepared, x, out = _prepared(engine, name, batch)
+    took = _median(lambda: prepared.run(x, out))
+    engine.close()
+    return took
+
+
+def _steps(name: str) -> str:
+    engine = CudaEngine(threads=CORES)
+    prepared, x, out = _prepared(engine, name, 1)
+    for _ in range(3):
+        prepared.run(x, out)
+    shelves = prepared._recorder._shelves.values()  # noqa: SLF001 - a benchmark looks inside
+    recording = next((r for shelf in shelves for r in shelf.idle), None)
+    if recording is None:
+        return f"| {name} | {prepared.algorithm} | not recorded |"
+    steps: list[list[float]] = [[], [], [], []]
+    for _ in range(200):
+        times = [perf_counter()]
+        for step in (
+            lambda: recording._copy(recording._host_x, x),  # noqa: SLF001
+            lambda: recording._launch(recording._stream),  # noqa: SLF001
+            recording.wait,
+            lambda: recording._copy(out, recording._host_y),  # noqa: SLF001
+        ):
+            step()
+            times.append(perf_counter())
+        for seen, start, end in zip(steps, times, times[1:], strict=False):
+            seen.append((end - start) * 1e6)
+    rates = [_rate(prepared, x, out, callers) for callers in CALLERS]
+    engine.close()
+    cells = [*(f"{median(seen):.1f}" for seen in steps), *(f"{rate:.0f}" for rate in rates)]
+    return f"| {name} | {prepared.algorithm} | " + " | ".join(cells) + " |"
+
+
+def _rate(prepared: Any, x: Any, out: Any, callers: int) -> float:
+    """Calls a second of so many threads, for a fifth of a second."""
+    counts, until = [0] * callers, perf_counter() + 0.2
+
+    def run(i: int) -> None:
+        mine = np.empty_like(out)
+        while perf_counter() < until:
+            prepared.run(x, mine)
+            counts[i] += 1
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / 0.2
+
+
+def _median(call: Any) -> float:
+    times = []
+    for _ in range(4 + REPEATS):
+        start = perf_counter()
+        call()
+        times.append((perf_counter() - start) * 1e6)
+    return median(times[4:])
