@@ -1,6 +1,7 @@
-"""cuBLAS by NumPy: as CuPy has it, and as a library with the C interface."""
+"""cuBLAS by NumPy: a library with the C interface, and what CuPy has beside it."""
 
 import ctypes
+import threading
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -16,19 +17,21 @@ COMPUTE = {68: np.float32, 70: np.float64, 77: np.float32, 74: np.float32, 75: n
 ROUNDING = {74: np.float16, 75: ml_dtypes.bfloat16}  # what FAST_16F and FAST_16BF make of the operands
 CALLS: list[SimpleNamespace] = []
 HANDLE = 1
-_set: dict[str, Any] = {"stream": 0, "workspace": 0}
+
+
+class _Set(threading.local):
+    """What the handle was told: CuPy has one for each thread."""
+
+    stream = workspace = 0
+
+
+_SET = _Set()
 
 
 class CUBLASError(RuntimeError):
     def __init__(self, status: int) -> None:
         super().__init__(f"CUBLAS status {status}")
         self.status = status
-
-
-def gemmStridedBatchedEx(handle: int, *arguments: int) -> None:  # noqa: N802 - the library's name
-    if current().is_capturing():
-        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
-    _gemm(handle, *arguments)
 
 
 def _gemm(
@@ -97,18 +100,17 @@ def _library() -> tuple[str, Any]:
     shape = (pointer, *(number,) * 5, pointer, *matrix, *matrix, pointer, *matrix, number, number, number)
 
     def set_stream(handle: int, stream: int) -> int:
-        _set.update(stream=stream, workspace=0)
+        _SET.stream, _SET.workspace = stream, 0
         return 0
 
     def set_workspace(handle: int, workspace: int, size: int) -> int:
-        _set["workspace"] = workspace
+        _SET.workspace = workspace
         return 0
 
     def gemm(*arguments: int) -> int:
-        assert current().is_capturing()
-        assert _set["stream"] == current().ptr
-        assert _set["workspace"], "memory of cuBLAS's own would be shared among graphs"
-        _gemm(*arguments, _set["workspace"])
+        assert _SET.stream == current().ptr
+        assert _SET.workspace, "memory of cuBLAS's own would be shared among graphs, and streams"
+        _gemm(*arguments, _SET.workspace)
         return 0
 
     calls = {
@@ -128,7 +130,6 @@ class _Cublas(SimpleNamespace):
 
 
 cublas = _Cublas(
-    gemmStridedBatchedEx=gemmStridedBatchedEx,
     CUBLASError=CUBLASError,
     CUBLAS_OP_N=0,
     CUBLAS_GEMM_DEFAULT=-1,

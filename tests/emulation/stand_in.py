@@ -11,7 +11,7 @@
     cupy.cuda.driver.CUDADriverError
     cupy.cuda.memory.OutOfMemoryError
     cupy.cuda.device.get_cublas_handle
-    cupy.cuda.cublas.gemmStridedBatchedEx, its constants and CUBLASError
+    cupy.cuda.cublas: its file, constants and CUBLASError
 
 Where CuPy would refuse, it refuses: a NumPy array as a kernel argument, a device array where a host array is
 meant, a copy that is not contiguous. Streams are lazy (streams.py), memory begins as NaN (memory.py).

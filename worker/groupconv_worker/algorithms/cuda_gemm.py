@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.cuda import instances
-from groupconv_worker.cuda.cublas import Product, product_on
+from groupconv_worker.cuda.cublas import Product
 from groupconv_worker.cuda.device import Device, Epilogue, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.cuda.records import gather_of
@@ -76,9 +76,7 @@ class _Gemm:
         if g.transposed or g.flip_kernel:
             rows = by_tap[:, :, self._phases.taps["c"], self._phases.kernel_index]  # in the order of the patches
         else:
-            rows = by_tap.reshape(
-                g.groups, filters, -1
-            )  # are in it: to gather millions of weights takes longer than all
+            rows = by_tap.reshape(g.groups, filters, -1)  # they are: to gather millions of weights takes long
         self._filters = device.upload(rows.astype(self._types.weight, copy=False))
         self._epilogue = Epilogue(device, g, bias, self._types.accumulate)
         self._depth, self._cells = rows.shape[2], math.prod(g.output)
@@ -93,7 +91,7 @@ class _Gemm:
         n, groups, filters = x.shape[0], x.shape[1] // (g.in_channels // g.groups), g.out_channels // g.groups
         x = x.reshape(n, groups, -1)  # (N, g, C/g·ΠH)
         y = y.reshape(n, groups, filters * self._cells)
-        product = product_on(self._device.cupy)
+        product = Product(self._device.cupy, budget)
         if g.is_pointwise:
             self._multiply(product, x, y, first_group, 0, self._cells)
         else:
