@@ -250,6 +250,11 @@ class Driver:
             raise InternalError(f"CUDA: {name} failed with error {status}")
 
 
+def has_driver() -> bool:
+    """Whether there is a driver here, and a device."""
+    return _driver() is not None
+
+
 def driver() -> Driver:
     """The driver of this machine.
 

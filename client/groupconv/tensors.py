@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupconv.codec import laid_out
-from groupconv.cuda import DeviceArray
+from groupconv.cuda import DeviceArray, device_array, has_driver
 from groupconv.dtypes import DTYPES, known
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import tensor_pb2
@@ -33,6 +33,8 @@ def as_array(x: Any) -> NDArray[Any]:
         return x
     if isinstance(x, DeviceArray):
         return x  # type: ignore[return-value] # it has what is asked of an input, but its elements
+    if (there := device_array(x)) is not None and has_driver():
+        return there.host()
     try:
         return np.asarray(x)
     except TypeError:  # a device array, which NumPy must not copy implicitly

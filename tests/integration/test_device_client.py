@@ -234,6 +234,20 @@ def test_an_output_where_the_input_is(library, sharing, near):
     np.testing.assert_array_equal(x.array, expected(image()))
 
 
+def test_without_shared_memory_arrays_go_by_the_host_whatever_numpy_makes_of_them(library, host):
+    class Opaque(OnDevice):
+        def __array__(self, *_, **__):
+            raise TypeError
+
+    with groupconv.connect(host.address, timeout=60) as client:
+        for dtype in (np.float32, BFLOAT16):
+            x, w = (Opaque(on_device(library, a.astype(dtype)).array, stream=3) for a in (image(), W))
+            x.array[...] = 0
+            library.queue(3, functools.partial(np.copyto, x.array, image().astype(dtype)))
+            want = expected(image().astype(dtype), W.astype(dtype))
+            np.testing.assert_array_equal(client.convolve(x, w, spec=SPEC), want)
+
+
 def test_without_shared_memory_an_out_is_filled_by_the_host(library, host):
     with groupconv.connect(host.address, timeout=60) as client:
         out = on_device(library, np.zeros(SHAPE, np.float32))
