@@ -27,18 +27,25 @@ struct Sliding {
 };
 
 // What a thread needs of an input row, as it lies in memory: the TW * S columns above its outputs and those
-// left and right of them that the kernel reaches, in one load each.
+// left and right of them that the kernel reaches, in one load each. `inside` says which loads are inside the map,
+// a bit for each; `load` makes zeros of the others, `reload` leaves them as they are.
 template <class T, int K, int S, int TW> struct Segment {
     static constexpr int BEFORE = K / 2, AFTER = K - BEFORE - S;
     static constexpr int LEFT = BEFORE == 3 ? 4 : BEFORE, RIGHT = AFTER == 3 ? 4 : AFTER ? AFTER : 1;
     static constexpr int REGISTERS = LEFT + TW * S + RIGHT;
+    static constexpr int LOADS = 3;
     Vec<T, LEFT> left;
-    Vec<T, TW * S> middle;
     Vec<T, RIGHT> right;
+    Vec<T, TW * S> middle;
 
-    // Bits of `columns`: whether left and right are inside the map.
     static __device__ __forceinline__ unsigned inside(int x, int extent) {
-        return (x > 0 ? 1u : 0u) | (x + TW * S < extent ? 2u : 0u);
+        return (x > 0 ? 1u : 0u) | (AFTER && x + TW * S < extent ? 2u : 0u) | 4u;
+    }
+
+    __device__ __forceinline__ void reload(const T* row, unsigned columns) {
+        if (columns & 1) left = *reinterpret_cast<const Vec<T, LEFT>*>(row - LEFT);
+        if (AFTER && columns & 2) right = *reinterpret_cast<const Vec<T, RIGHT>*>(row + TW * S);
+        if (columns & 4) middle = *reinterpret_cast<const Vec<T, TW * S>*>(row);
     }
 
     __device__ __forceinline__ void load(const T* row, bool real, unsigned columns) {
@@ -55,7 +62,7 @@ template <class T, int K, int S, int TW> struct Segment {
 };
 
 template <class T, int K, int S> struct Segment<T, K, S, 1> {
-    static constexpr int REGISTERS = K;
+    static constexpr int REGISTERS = K, LOADS = K;
     T column[K];
 
     static __device__ __forceinline__ unsigned inside(int x, int extent) {
@@ -65,9 +72,17 @@ template <class T, int K, int S> struct Segment<T, K, S, 1> {
         return columns;
     }
 
-    __device__ __forceinline__ void load(const T* row, bool real, unsigned columns) {
+    __device__ __forceinline__ void reload(const T* row, unsigned columns) {
 #pragma unroll
-        for (int i = 0; i < K; ++i) column[i] = real && columns >> i & 1 ? row[i] : T();
+        for (int i = 0; i < K; ++i)
+            if (columns >> i & 1) column[i] = row[i];
+    }
+
+    __device__ __forceinline__ void load(const T* row, bool real, unsigned columns) {
+        constexpr bool MANY = K > 5;  // more than there are predicate registers: bits are tested one by one
+        if (MANY && !real) columns = 0;
+#pragma unroll
+        for (int i = 0; i < K; ++i) column[i] = (MANY || real) && columns >> i & 1 ? row[i] : T();
     }
 
     __device__ __forceinline__ T operator[](int i) const { return column[i]; }

@@ -8,7 +8,7 @@
 namespace groupconv {
 
 template <class T, int K, int S, int TW, int TH, int MB>
-__global__ void __launch_bounds__(128, S == 1 ? 4 : 3) stencil(
+__global__ void __launch_bounds__(128, S == 1 && (TW > 1 || sizeof(T) == 4) ? 4 : 3) stencil(
     const T* __restrict__ x,      // (batch, groups * c, *in)
     const float* __restrict__ w,  // (groups, chunks of a group, c, K * K, MB)
     const Epilogue<float> epilogue,
@@ -33,6 +33,11 @@ __global__ void __launch_bounds__(128, S == 1 ? 4 : 3) stencil(
     const Vec<float, MB>* filters =
         reinterpret_cast<const Vec<float, MB>*>(w) + static_cast<i64>(chunk) * s.c * (K * K);
 
+    Row rows[ROWS] = {};  // what is outside the map stays zero
+    unsigned real = 0;
+#pragma unroll
+    for (int j = 0; j < ROWS; ++j)
+        if (static_cast<unsigned>(iy + j) < static_cast<unsigned>(s.in[0])) real |= columns << j * Row::LOADS;
     float sums[MB][TH * TW];
 #pragma unroll
     for (int m = 0; m < MB; ++m) {
@@ -42,11 +47,10 @@ __global__ void __launch_bounds__(128, S == 1 ? 4 : 3) stencil(
     }
 #pragma unroll 1
     for (int c = 0; c < s.c; ++c) {
-        Row rows[ROWS];
         const T* row = channel;
 #pragma unroll
         for (int j = 0; j < ROWS; ++j, row += s.in[1])
-            rows[j].load(row, static_cast<unsigned>(iy + j) < static_cast<unsigned>(s.in[0]), columns);
+            rows[j].reload(row, real >> j * Row::LOADS);
         Vec<float, MB> taps[K * K];
 #pragma unroll
         for (int i = 0; i < K * K; ++i) taps[i] = filters[i];
