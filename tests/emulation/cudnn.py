@@ -130,8 +130,28 @@ class pygraph:  # noqa: N801
     def get_workspace_size(self) -> int:
         return 64
 
+    def get_execution_plan_count(self) -> int:
+        return 4
+
+    def build_plan_at_index(self, index: int) -> None:
+        if index == 2:
+            raise cudnnGraphNotSupportedError("no such kernel")
+        self._steps.append(f"plan {index}")
+
+    def get_workspace_size_plan_at_index(self, index: int) -> int:
+        return 64 if index else 2**40
+
+    def execute_plan_at_index(
+        self, tensors: dict[_Tensor, int], workspace: int, index: int, *, handle: dict[str, int]
+    ) -> None:
+        assert f"plan {index}" in self._steps
+        self._execute(tensors, workspace, handle)
+
     def execute(self, tensors: dict[_Tensor, int], workspace: int, *, handle: dict[str, int]) -> None:
-        assert self._steps[-1] == "built"
+        assert self._steps[-1] == "built", "another plan was selected"
+        self._execute(tensors, workspace, handle)
+
+    def _execute(self, tensors: dict[_Tensor, int], workspace: int, handle: dict[str, int]) -> None:
         assert handle["stream"] == current().ptr, "the handle was not told the stream"
         assert not any(address % 16 for address in tensors.values()), "CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER"
         x, w, y = (t.view(tensors[t]) for t in (self._x, self._w, self._y))

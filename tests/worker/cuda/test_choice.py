@@ -12,6 +12,7 @@ from groupconv.errors import InvalidArgumentError
 from groupconv.geometry import resolve
 from groupconv.spec import ConvSpec
 from groupconv_worker.cuda.options import CudaOptions
+from groupconv_worker.cuda.run import OnDevice
 from groupconv_worker.engines import reference
 from groupconv_worker.engines.base import Problem
 
@@ -180,6 +181,25 @@ def test_cudnn_graphs_are_built_once_for_a_size():
             for batch in (2, 2, 3, 3):
                 prepared.run(np.zeros((batch, 4, 6, 6), F32), np.empty((batch, 4, 4, 4), F32))
     assert len(fake_cudnn.BUILT) == 2
+
+
+def test_cudnn_plans_are_measured_once_for_a_shape():
+    problem, w = problem_of((2, 4, 6, 6), (4, 4, 3, 3))
+    want = np.empty((2, 4, 4, 4), F32)
+    with emulated_engine(with_cudnn=True, algorithm="cudnn") as engine, engine._device.lane():
+        algorithm = engine._algorithms["cudnn"]
+        for times in ([3.0, 1.0, 2.0], [4.0]):  # the first plan, plan 1 and plan 3: plan 0 is too large, 2 refuses
+            kernel, clock = algorithm.prepare(problem, w, None), iter(times)
+            assert kernel.tune(lambda clock=clock: next(clock)) in (1.0, 4.0)
+            assert kernel.plan(2, 1).index == 1
+            assert next(clock, None) is None
+    x = np.random.default_rng(1).standard_normal((2, 4, 6, 6), F32)
+    with emulated_engine(with_cudnn=True, algorithm="cudnn") as engine:
+        with engine._device.lane():
+            kernel = engine._algorithms["cudnn"].prepare(problem, w, None)
+            kernel.tune(iter([3.0, 1.0, 2.0]).__next__)
+        OnDevice(engine._device, kernel, problem).run(x, want)
+    np.testing.assert_allclose(want, reference.convolve(x, w, None, problem.geometry), rtol=1e-4, atol=1e-5)
 
 
 def test_what_cudnn_refused_it_is_not_asked_again(monkeypatch: pytest.MonkeyPatch):

@@ -8,10 +8,11 @@ shapes. A graph takes milliseconds to build and knows no weights, so those of re
 way there and back costs a pass over input and output, which the choice by measurement takes into account.
 """
 
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -22,10 +23,14 @@ from groupconv_worker.cuda.device import Device, Epilogue, device_types
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.engines.base import Array, Problem
 
+log = logging.getLogger(__name__)
+
 DATA_TYPE = {"float16": "HALF", "bfloat16": "BFLOAT16", "float32": "FLOAT"}
 ALIGNMENT = 16
 """Bytes that an address has to be a multiple of, unless a tensor says otherwise. Source: cuDNN, graph API."""
 KEPT_PLANS = 256
+TRIED = 8
+"""Plans of a shape, in cuDNN's own order, that a kernel that stays is measured with."""
 
 
 class Cudnn:
@@ -58,7 +63,7 @@ class Cudnn:
         Raises:
             cudnn.cudnnGraphNotSupportedError: no engine of cuDNN takes it.
         """
-        kernel = _Cudnn(self, problem, weight, bias)
+        kernel = CudnnKernel(self, problem, weight, bias)
         kernel.plan(problem.geometry.batch, problem.geometry.groups)
         return kernel
 
@@ -78,17 +83,34 @@ class Cudnn:
             raise found
         return found
 
+    def keep(self, key: Hashable, plan: "_Plan") -> None:
+        """Use this plan for `key` from now on."""
+        with self.lock:
+            self._plans[key] = plan
+
 
 @dataclass(frozen=True)
 class _Plan:
+    """A graph and which of its plans runs: the one that cuDNN would take, until another was measured to be faster."""
+
     graph: Any
     x: Any
     w: Any
     y: Any
     workspace: int
+    index: int | None = None
+    tuned: bool = False
+
+    def execute(self, places: dict[Any, int], workspace: int, handle: Any) -> None:
+        if self.index is None:
+            self.graph.execute(places, workspace, handle=handle)
+        else:
+            self.graph.execute_plan_at_index(places, workspace, self.index, handle=handle)
 
 
-class _Cudnn:
+class CudnnKernel:
+    """A `DeviceKernel`; its graphs are its owner's."""
+
     algorithm = "cudnn"
 
     def __init__(self, owner: Cudnn, problem: Problem, weight: Array, bias: Array | None) -> None:
@@ -105,16 +127,51 @@ class _Cudnn:
         self._window = g.input, g.output, g.kernel, g.stride, g.dilation, g.padding, g.transposed
 
     def workspace(self, batch: int, groups: int) -> int:
+        """The plan's, and copies with channels last where they are made."""
         g = self._geometry
         moved = batch * groups * (g.in_channels * math.prod(g.input) + g.out_channels * math.prod(g.output))
         return self.plan(batch, groups).workspace + (moved // g.groups * self._types.input.itemsize) * self._rounds
 
     def plan(self, batch: int, groups: int) -> _Plan:
         """The graph for so many samples and groups."""
+        return self._owner.plan(self._key(batch, groups), lambda: self._build(batch, groups))
+
+    def _key(self, batch: int, groups: int) -> Hashable:
         g = self._geometry
         channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
-        key = (batch, groups, channels, filters, self._window, self._types.input)
-        return self._owner.plan(key, lambda: self._build(batch, groups))
+        return batch, groups, channels, filters, self._window, self._types.input
+
+    def tune(self, measure: Callable[[], float]) -> float:
+        """Find the fastest of cuDNN's plans for the problem's batch, for all kernels of its shape.
+
+        Args:
+            measure: how long this kernel takes now.
+
+        Returns:
+            How long it takes with the plan found.
+        """
+        size = self._geometry.batch, self._geometry.groups
+        key, plan = self._key(*size), self.plan(*size)
+        found = [(measure(), plan)]
+        if plan.tuned:
+            return found[0][0]
+        fresh = self._build(
+            *size
+        )  # to build one of a graph's plans is to select it, and others run the first meanwhile
+        for index in range(min(TRIED, fresh.graph.get_execution_plan_count())):
+            try:
+                with self._owner.lock:
+                    fresh.graph.build_plan_at_index(index)
+                    workspace = int(fresh.graph.get_workspace_size_plan_at_index(index))
+                if workspace > self._device.options.workspace:
+                    continue
+                self._owner.keep(key, candidate := replace(fresh, index=index, workspace=workspace))
+                found.append((measure(), candidate))
+            except (self._owner.cudnn.cudnnGraphNotSupportedError, ValueError, RuntimeError, MemoryError) as refusal:
+                log.debug("cuDNN's plan %d: %s", index, refusal)
+        best, plan = min(found, key=lambda pair: pair[0])
+        self._owner.keep(key, replace(plan, tuned=True))
+        return best
 
     def _build(self, batch: int, groups: int) -> _Plan:
         cudnn, g = self._owner.cudnn, self._geometry
@@ -170,6 +227,7 @@ class _Cudnn:
         return strides
 
     def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:  # noqa: ARG002 - capped in the plan
+        """As `DeviceKernel.launch`."""
         g, cupy, owner = self._geometry, self._device.cupy, self._owner
         groups = x.shape[1] // (g.in_channels // g.groups)
         plan = self.plan(x.shape[0], groups)
@@ -189,7 +247,7 @@ class _Cudnn:
             owner.cudnn.set_stream(handle=owner.handle, stream=cupy.cuda.get_current_stream().ptr)
             # addresses, not arrays: DLPack would order them behind the legacy default stream
             places = {plan.x: x_in.data.ptr, plan.w: w.data.ptr, plan.y: y_out.data.ptr}
-            plan.graph.execute(places, workspace.data.ptr, handle=owner.handle)
+            plan.execute(places, workspace.data.ptr, owner.handle)
         if self._rounds:
             y[...] = y_out.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))
         elif y_out is not y:

@@ -5,11 +5,12 @@ CuPy is imported here, when an engine is made, and handed on: no other module na
 
 import logging
 import os
+from functools import partial
 from importlib import import_module
 from threading import Lock
 
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
-from groupconv_worker.algorithms.cuda_cudnn import Cudnn
+from groupconv_worker.algorithms.cuda_cudnn import Cudnn, CudnnKernel
 from groupconv_worker.algorithms.cuda_depthwise import Depthwise
 from groupconv_worker.algorithms.cuda_direct import Direct
 from groupconv_worker.algorithms.cuda_fft import Fft
@@ -147,8 +148,9 @@ class CudaEngine:
             for algorithm in candidates:
                 if (kernel := self._prepare(algorithm, problem, weight, bias)) is None:
                     continue
+                measure = partial(time_on_device, self._device, kernel, problem)
                 try:
-                    took = time_on_device(self._device, kernel, problem)
+                    took = kernel.tune(measure) if isinstance(kernel, CudnnKernel) else measure()
                 except self._device.cupy.cuda.memory.OutOfMemoryError:
                     continue  # it may still run in pieces, but not by being the fastest
                 if best is None or took < best[0]:
