@@ -4,6 +4,8 @@ import ctypes
 
 import numpy as np
 
+from emulation.streams import NULL
+
 INVALID_VALUE, INVALID_HANDLE = 1, 400
 
 
@@ -42,4 +44,7 @@ class Ipc:
         )
         if not inside:
             raise self._refuse(INVALID_VALUE)
-        ctypes.memmove(to, of, size)
+        data = ctypes.string_at(of, size) if kind == 1 else b""  # staged: it is on the device some time later
+        NULL.enqueue(lambda: ctypes.memmove(to, data or of, size))
+        if kind != 1:
+            NULL.synchronize()

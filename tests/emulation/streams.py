@@ -20,6 +20,8 @@ RUNNING = threading.RLock()  # one device: its work is done by one thread at a t
 
 
 class Stream:
+    null: "Stream"
+
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         self.ptr = 0 if null else id(self)
         self._queue: deque[Callable[[], None]] = deque()
@@ -135,7 +137,7 @@ class _Current(threading.local):
         self.stack = [NULL]
 
 
-NULL = Stream(null=True)
+NULL = Stream.null = Stream(null=True)
 CURRENT = _Current()
 
 

@@ -5,6 +5,7 @@ import functools
 import gc
 import threading
 
+import grpc
 import numpy as np
 import pytest
 
@@ -27,6 +28,7 @@ from groupconv.tensors import to_wire
 from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2
 from groupconv_server.config import Config
 from groupconv_server.executors.local import LocalExecutor
+from groupconv_server.inference.v2 import infer_pb2, service_pb2_grpc, shared_memory_pb2
 from groupconv_server.planner.cuts import Cut
 from groupconv_server.server import Server
 from groupconv_worker.cuda.ipc import DeviceTensor
@@ -312,6 +314,7 @@ def test_an_allocation_that_the_server_cannot_open_is_tried_once(library, cupy, 
 
 
 def test_a_full_server_is_asked_again_later(library, host, near, monkeypatch):
+    monkeypatch.setattr(exports, "PAUSE", 1e6)
     host.client_device_memory.capacity = 0
     count = asks(near, monkeypatch)
     x = on_device(library, image())
@@ -393,6 +396,31 @@ def test_awaiting(library, host):
     assert not regions(host)
     for y in found:
         np.testing.assert_array_equal(y, expected(image()))
+
+
+def test_tritons_clients_have_it_in_place_too(library, cupy, sharing, near, seen):
+    memory = library.allocate(256)
+    memory[:16].view(np.float32)[:] = [1, 2, 3, 4]
+    request = infer_pb2.ModelInferRequest(model_name="tests/double")
+    tensors = (request.inputs.add(name="x", datatype="FP32", shape=[1, 1, 4]), request.outputs.add(name="y"))
+    for offset, tensor in zip((0, 64), tensors, strict=True):
+        tensor.parameters["shared_memory_region"].string_param = "theirs"
+        tensor.parameters["shared_memory_byte_size"].int64_param = 16
+        tensor.parameters["shared_memory_offset"].int64_param = offset
+    register = shared_memory_pb2.CudaSharedMemoryRegisterRequest(
+        name="theirs", raw_handle=cupy.ipc.share(memory), device_id=0, byte_size=256
+    )
+    with (
+        near.load_layer("tests/double", np.full((1, 1, 1), 2, np.float32)),
+        grpc.insecure_channel(sharing.address) as channel,
+    ):
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub.CudaSharedMemoryRegister(register, timeout=60)
+        stub.ModelInfer(request, timeout=60)
+        stub.CudaSharedMemoryUnregister(shared_memory_pb2.CudaSharedMemoryUnregisterRequest(), timeout=60)
+    assert memory[64:80].view(np.float32).tolist() == [2, 4, 6, 8]
+    kind = DeviceTensor if sharing.config.engine == "cuda" else np.ndarray
+    assert [type(array) for array in seen[-1]] == [kind, kind]
 
 
 class Raw:

@@ -66,7 +66,7 @@ class DeviceMemory:
         data = np.ascontiguousarray(y)
         with self._cupy.cuda.Device(self.device):
             self._cupy.cuda.runtime.memcpy(self._pointer + offset, data.ctypes.data, data.nbytes, _TO_DEVICE)
-            self._cupy.cuda.Stream(null=True).synchronize()  # the last bytes may still be on their way
+            self._cupy.cuda.Stream.null.synchronize()  # the last bytes may still be on their way
 
 
 class DeviceTensor:
