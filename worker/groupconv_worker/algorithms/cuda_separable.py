@@ -5,10 +5,9 @@
 Padding falls apart the same way: zeros, reflection, repetition and wrapping all act on one axis at a time.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from groupconv_worker.algorithms.cuda_grouped import Grouped
 from groupconv_worker.cuda.device import Device, device_types
@@ -70,7 +69,7 @@ class _Separable:
 
     def workspace(self, batch: int, groups: int) -> int:
         filters = self._first.out_channels // self._first.groups
-        return batch * groups * filters * int(np.prod(self._first.output, dtype=np.int64)) * self._itemsize
+        return batch * groups * filters * math.prod(self._first.output) * self._itemsize
 
     def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:
         between = self._device.cupy.empty((*y.shape[:2], *self._first.output), x.dtype)

@@ -18,6 +18,9 @@ SHARE = 2**19
 MOST = 4
 """Threads that copy about as fast as PCIe does; to wake more takes longer than they save."""
 
+KEPT = 256
+"""Sizes whose programs are kept."""
+
 
 class Copier:
     """Copies arrays of the same shape and dtype. Safe to call from several threads.
@@ -36,13 +39,17 @@ class Copier:
 
     def __init__(self, threads: int) -> None:
         self._team, self._buffers = Team(threads), Buffers()
-        self._programs: dict[int, Program] = {}
+        self._programs: dict[int, Program] = {}  # by bytes
 
     def __call__(self, out: Array, x: Array) -> None:
         """out = x, of any strides, without the GIL."""
-        if out.nbytes >= LEAST and self._team.threads > 1 and out.flags.c_contiguous and x.flags.c_contiguous:
-            self._program(out.nbytes).run(x.reshape(1, -1), out.reshape(1, -1))
-            return
+        if out.nbytes >= LEAST and self._team.threads > 1:
+            if out.flags.c_contiguous and x.flags.c_contiguous:
+                out, x = out[np.newaxis], x[np.newaxis]
+            size = out.nbytes // len(out)
+            if size >= LEAST and out[0].flags.c_contiguous and x[0].flags.c_contiguous:
+                self._program(size).run(x, out)
+                return
         if out.dtype == BFLOAT16:  # NumPy knows what to do with its bits alone
             out, x = out.view(np.uint16), x.view(np.uint16)
         np.copyto(out, x)
@@ -51,7 +58,7 @@ class Copier:
         if (program := self._programs.get(size)) is None:
             stage = Stage(copied(), (X, Y, size), -(-size // BLOCK))
             program = Program(self._team, self._buffers, [stage], threads=min(MOST, size // SHARE))
-            if len(self._programs) >= 256:
+            if len(self._programs) >= KEPT:
                 self._programs.clear()
             self._programs[size] = program
         return program

@@ -4,6 +4,7 @@ An algorithm asks for a kernel through the functions here, so the list and the r
 """
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -58,6 +59,7 @@ GROUPED_SQUARES = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2))
 FLOATS = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16, np.dtype(np.float64))
 
 
+@cache
 def ctype(dtype: np.dtype) -> str:
     """The C++ name of a dtype."""
     return CTYPES[str(dtype)]

@@ -109,6 +109,7 @@ class Recorder:
         self._device, self._kernel, self._problem = device, kernel, problem
         self._shelves: dict[tuple[int, int], Shelf[Recording]] = {}  # by samples and first group of a piece
         self._cuts: dict[int, tuple[_Cut, ...]] = {}  # by samples of a run; none: it is not to be recorded
+        self._ran: set[int] = set()  # samples of the runs there were
 
     def run(self, x: Array, out: Array) -> bool:
         """Whether the run was one that is recorded, and is done; else it must go another way.
@@ -118,8 +119,10 @@ class Recorder:
         """
         samples = x.shape[0]
         if (cuts := self._cuts.get(samples)) is None:
-            self._cuts[samples] = self._cut(samples)
-            return False
+            if samples not in self._ran:
+                self._ran.add(samples)
+                return False
+            cuts = self._cuts[samples] = self._cut(samples)
         if not cuts:
             return False
         with self._device.current():

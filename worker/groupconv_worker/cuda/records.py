@@ -6,6 +6,7 @@ Axes are depth, height, width; a convolution of lower rank has leading extents o
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,8 +143,8 @@ def gather_of(g: Geometry, phases: Phases, batch: int, groups: int, m_pitch: int
     channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
     record = np.zeros((), dtype=GATHER)
     record["in"], record["out"] = three(g.input, 1), three(g.output, 1)
-    record["x_batch"] = groups * channels * int(np.prod(g.input, dtype=np.int64))
-    record["y_batch"] = groups * filters * int(np.prod(g.output, dtype=np.int64))
+    record["x_batch"] = groups * channels * math.prod(g.input)
+    record["y_batch"] = groups * filters * math.prod(g.output)
     record["rows"] = len(phases.taps)
     record["batch"], record["groups"], record["c"], record["m"] = batch, groups, channels, filters
     record["in_step"] = three((1,) * g.rank if g.transposed else g.stride, 1)

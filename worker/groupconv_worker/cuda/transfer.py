@@ -11,12 +11,11 @@ each has pinned host memory and device memory for one piece:
 Events order the streams; the host waits only when it needs a slot again.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
-
-import numpy as np
 
 from groupconv.dtypes import Types
 from groupconv.geometry import Geometry
@@ -158,11 +157,11 @@ def compute(kernel: DeviceKernel, types: Types, x: Any, y: Any, first_group: int
 
 def group_bytes(g: Geometry, types: Types) -> int:
     """Input and output of one group of one sample."""
-    x = g.in_channels // g.groups * int(np.prod(g.input, dtype=np.int64)) * types.input.itemsize
-    y = g.out_channels // g.groups * int(np.prod(g.output, dtype=np.int64)) * types.output.itemsize
+    x = g.in_channels // g.groups * math.prod(g.input) * types.input.itemsize
+    y = g.out_channels // g.groups * math.prod(g.output) * types.output.itemsize
     return x + y
 
 
 def _part(memory: Any, shape: tuple[int, ...]) -> Any:
     """The beginning of `memory` as a contiguous array of `shape`: the last piece may be a smaller one."""
-    return memory.reshape(-1)[: int(np.prod(shape, dtype=np.int64))].reshape(shape)
+    return memory if memory.shape == shape else memory.reshape(-1)[: math.prod(shape)].reshape(shape)
