@@ -1,5 +1,6 @@
 """Whole calls of the cuda engine on host arrays: where their time goes, and what pieces and threads do for them."""
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,9 @@ CORES = os.cpu_count() or 1
 
 
 def calls(batch: int) -> Iterator[str]:
-    """Two tables of markdown."""
+    """Two tables of markdown; what is not recorded is told on standard error."""
+    logging.basicConfig()
+    logging.getLogger("groupconv_worker.cuda").setLevel(logging.DEBUG)
     yield f"\nMicroseconds of a call, batch {batch}, by MiB of a piece and threads that copy"
     columns = [(chunk, threads) for threads in (1, CORES) for chunk in CHUNKS]
     yield "| layer | " + " | ".join(f"{chunk} MiB, {threads}" for chunk, threads in columns) + " | not recorded |"

@@ -3,6 +3,7 @@
 The rules follow the medians of bench/gpu.py on one H200 (docs/gpu.md), at batch 1 and 32.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from statistics import median
@@ -19,6 +20,8 @@ from groupconv_worker.engines.base import Problem
 
 THINNEST = 4
 """Channels or filters of a group up to which the grouped kernel, which tiles no matrix, is the fastest."""
+
+log = logging.getLogger(__name__)
 
 THIN = 16
 """Channels or filters of a group up to which patches, ΠK times the input, would move more than a product saves."""
@@ -114,5 +117,6 @@ def _recorded(device: Device, launch: Callable[[], None]) -> Captured | None:
         return device.graphs.capture(launch, wait=True)
     except device.cupy.cuda.memory.OutOfMemoryError:
         raise
-    except Exception:  # noqa: BLE001 - libraries refuse in ways of their own; a lost device is lost for the next call, too
+    except Exception as error:  # noqa: BLE001 - libraries refuse in ways of their own; a lost device stays lost
+        log.debug("not timed by its graph: %s", error)
         return None
