@@ -71,6 +71,21 @@ def test_resident_kernels_take_the_fastest_and_remember_it(monkeypatch: pytest.M
         assert calls == ["gemm", "direct"]
 
 
+def test_what_is_measured_is_what_a_piece_has(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GROUPCONV_TUNE", "on")
+    problem, w = problem_of((8, 4, 6, 6), (4, 4, 3, 3))
+    sizes: set[int] = set()
+
+    def measure(device: Any, kernel: Any, problem: Problem) -> float:
+        sizes.add(problem.geometry.batch)
+        return 1.0
+
+    monkeypatch.setattr("groupconv_worker.engines.cuda.time_on_device", measure)
+    with emulated_engine(chunk=3 * 4 * (4 * 36 + 4 * 16)) as engine:
+        engine.prepare(problem, w, resident=True)
+    assert sizes == {3}
+
+
 @pytest.mark.parametrize(("unit", "repeats"), [(1.0, 1), (1e-5, 10)])
 @pytest.mark.parametrize("recorded", [True, False])
 def test_measuring_takes_the_median_of_recorded_runs(

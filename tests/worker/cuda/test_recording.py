@@ -140,6 +140,16 @@ def test_recordings_give_way_to_newer_ones_and_to_whatever_needs_memory():
         assert engine._device.pool.used_bytes() == beside
 
 
+def test_recordings_give_way_to_weights():
+    problem, x, w = layer()
+    with emulated_engine(algorithm="direct") as engine:
+        prepared = engine.prepare(problem, w)
+        for _ in range(2):
+            answer(prepared, x)
+        engine._device.pool.set_limit(engine._device.pool.used_bytes())
+        answer(engine.prepare(problem, w), x)
+
+
 def test_memory_of_a_dropped_kernel_is_free():
     problem, x, w = layer()
     with emulated_engine() as engine:

@@ -13,7 +13,7 @@ Events order the streams; the host waits only when it needs a slot again.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
@@ -21,7 +21,7 @@ from groupconv.dtypes import Types
 from groupconv.geometry import Geometry
 from groupconv_worker.cuda.device import Device, Lane, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
-from groupconv_worker.engines.base import Array
+from groupconv_worker.engines.base import Array, Problem
 
 SLOTS = 3
 """One being filled, one computing, one being emptied."""
@@ -73,6 +73,23 @@ def _even(count: int, most: int) -> Iterator[slice]:
     parts = -(-count // most)
     for i in range(parts):
         yield slice(-(-count * i // parts), -(-count * (i + 1) // parts))
+
+
+def of_a_piece(problem: Problem, target: int) -> Problem:
+    """The problem with as many samples as its largest piece has, of about `target` bytes.
+
+    Example:
+        >>> import numpy as np
+        >>> from groupconv import ConvSpec, resolve
+        >>> f32 = np.dtype("float32")
+        >>> problem = Problem(resolve(ConvSpec(), (32, 64, 10, 10), (64, 64, 1, 1)), Types(f32, f32, f32, f32))
+        >>> of_a_piece(problem, 600_000).geometry.batch  # 51,200 bytes a sample, and three pieces
+        11
+    """
+    g, types = problem.geometry, problem.types
+    samples, groups = piece_size(g.batch, g.groups, group_bytes(g, types), target)
+    first = next(pieces(g.batch, g.groups, samples, groups)).samples  # no smaller than any
+    return problem if first.stop == g.batch else Problem(replace(g, batch=first.stop), types)
 
 
 class Slot:

@@ -25,6 +25,7 @@ from groupconv_worker.cuda.ipc import DeviceMemory, find_device
 from groupconv_worker.cuda.kernel import CudaAlgorithm, DeviceKernel
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.run import OnDevice
+from groupconv_worker.cuda.transfer import of_a_piece
 from groupconv_worker.engines.base import Array, Prepared, Problem
 
 AT_ONCE = 4
@@ -97,23 +98,29 @@ class CudaEngine:
             ResourceExhaustedError: the weights do not fit the device's memory.
             DeviceLostError: the device failed; the process must be replaced.
         """
-        memory = self._device.cupy.cuda.memory
-        try:
-            with self._device.lane():
-                candidates = self._candidates(problem, weight)
-                measuring = resident and enabled() and not self._device.options.deterministic
-                if measuring and len(candidates) > 1:
-                    kernel = self._fastest(candidates, problem, weight, bias)
-                else:
-                    kernel = self._first(candidates, problem, weight, bias)
-        except memory.OutOfMemoryError as error:
-            needed = weight.size * problem.types.accumulate.itemsize
-            raise ResourceExhaustedError(f"cuda: the weights need {needed} bytes of device memory: {error}") from error
-        return OnDevice(self._device, kernel, problem)
+        # host arrays come in pieces, so that is what the algorithm meets
+        piece = of_a_piece(problem, self._device.options.chunk)
+        while True:
+            try:
+                with self._device.lane():
+                    kernel = self._choose(piece, weight, bias, resident=resident)
+                return OnDevice(self._device, kernel, problem)
+            except self._device.cupy.cuda.memory.OutOfMemoryError as error:
+                if not self._device.make_room():
+                    needed = weight.size * problem.types.accumulate.itemsize
+                    reason = f"cuda: the weights need {needed} bytes of device memory: {error}"
+                    raise ResourceExhaustedError(reason) from error
 
     def close(self) -> None:
         """Give device and pinned memory back."""
         self._device.close()
+
+    def _choose(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> DeviceKernel:
+        candidates = self._candidates(problem, weight)
+        measuring = resident and enabled() and not self._device.options.deterministic
+        if measuring and len(candidates) > 1:
+            return self._fastest(candidates, problem, weight, bias)
+        return self._first(candidates, problem, weight, bias)
 
     def _candidates(self, problem: Problem, weight: Array) -> list[CudaAlgorithm]:
         """What can take the problem, in order of preference; "direct" is always among them."""
