@@ -73,7 +73,7 @@ def test_resident_kernels_take_the_fastest_and_remember_it(monkeypatch: pytest.M
 
 def test_what_is_measured_is_what_a_piece_has(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GROUPCONV_TUNE", "on")
-    problem, w = problem_of((8, 4, 6, 6), (4, 4, 3, 3))
+    problem, w = problem_of((8, 64, 8, 8), (64, 64, 3, 3), padding=1)
     sizes: set[int] = set()
 
     def measure(device: Any, kernel: Any, problem: Problem) -> float:
@@ -81,7 +81,7 @@ def test_what_is_measured_is_what_a_piece_has(monkeypatch: pytest.MonkeyPatch):
         return 1.0
 
     monkeypatch.setattr("groupconv_worker.engines.cuda.time_on_device", measure)
-    with emulated_engine(chunk=3 * 4 * (4 * 36 + 4 * 16)) as engine:
+    with emulated_engine(chunk=3 * 2 * 4 * 64 * 8 * 8) as engine:
         engine.prepare(problem, w, resident=True)
     assert sizes == {3}
 
