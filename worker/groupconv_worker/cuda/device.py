@@ -61,7 +61,8 @@ class Device:
         self.pool.set_limit(size=options.memory_limit)
         self.pinned = cupy.cuda.PinnedMemoryPool()
         self.graphs = Graphs(cupy, self.pool)
-        self.shelves = Shelves(options.recordings)
+        # at most half of what there is: weights and the runs that are not recorded need some, too
+        self.shelves = Shelves(min(options.recordings, options.memory_limit // 2 or options.recordings))
         self._lanes: list[Lane] = []
         self._phases: dict[Geometry, tuple[Phases, Any, Any]] = {}
         self._lock = Lock()
