@@ -84,7 +84,7 @@ def occupancy_table() -> Iterator[str]:
 def _hot_kernels() -> Iterator[tuple[str, str, str, int, int]]:
     """(label, file, expression, threads, dynamic shared memory)."""
     for tile in instances.DIRECT_TILES:
-        yield f"direct {tile.bm} × {tile.bn}", "direct.cu", instances.direct(TYPES, tile, zeros=True), tile.threads, 0
+        yield f"direct {tile.bm} × {tile.bn}", "direct.cu", instances.direct(TYPES, tile, near=True), tile.threads, 0
     for name in ("mobilenet_dw_112", "mobilenet_dw_56_s2", "convnext_dw7_56", "mobilenet_dw_14"):
         layer = catalogue()[name].with_batch(32).geometry
         sliding = plan_sliding(layer, layer.batch, layer.groups, 1, model.H100.multiprocessors, aligned=True)
@@ -95,7 +95,7 @@ def _hot_kernels() -> Iterator[tuple[str, str, str, int, int]]:
     assert launch is not None
     expression = instances.grouped(F32, *launch.shape)
     yield "grouped, resnext50_3x3_56", "grouped.cu", expression, launch.threads, launch.shared
-    yield "patches", "patches.cu", instances.patches(4, zeros=True), 256, 0
+    yield "patches", "patches.cu", instances.patches(4, near=True), 256, 0
     yield "bias and activation", "finish.cu", instances.finish_in_place(F32, 4), 256, 0
     yield "product of spectra", "spectral.cu", instances.spectral(F32, 4), 256, 0
 

@@ -21,14 +21,14 @@ REGISTERS = 65536
 
 F32 = np.dtype(np.float32)
 HOT = [
-    *[("direct.cu", instances.direct(Types(F32, F32, F32, F32), tile, zeros=True)) for tile in DIRECT_TILES],
-    ("direct.cu", instances.direct(Types(*[BFLOAT16] * 2, F32, BFLOAT16), DIRECT_TILES[0], zeros=False)),
+    *[("direct.cu", instances.direct(Types(F32, F32, F32, F32), tile, near=True)) for tile in DIRECT_TILES],
+    ("direct.cu", instances.direct(Types(*[BFLOAT16] * 2, F32, BFLOAT16), DIRECT_TILES[0], near=False)),
     ("depthwise.cu", instances.depthwise(F32, 3, 1, 4, 4)),
     ("depthwise.cu", instances.depthwise(F32, 7, 1, 4, 4)),
     ("stencil.cu", instances.stencil(F32, 3, 1, 4, 2, 4)),
     ("grouped.cu", instances.grouped(F32, 3, 1, 1, 4)),
     ("grouped.cu", instances.grouped(F32, 3, 1, 4, 4)),
-    ("patches.cu", instances.patches(2, zeros=True)),
+    ("patches.cu", instances.patches(2, near=True)),
     ("finish.cu", instances.finish_in_place(F32, 4)),
     ("spectral.cu", instances.spectral(F32, 4)),
 ]
@@ -54,10 +54,10 @@ def compile_all(wanted: list[tuple[str, str]], architectures: Sequence[int]) -> 
 def hold_to_account(compiled: dict[str, Compiled], wanted: list[tuple[str, str]]) -> None:
     assert set(compiled) == {expression for _, expression in wanted}
     threads = {
-        instances.direct(types, tile, zeros=zeros): tile.threads
+        instances.direct(types, tile, near=near): tile.threads
         for types in [Types(F32, F32, F32, F32), Types(*[BFLOAT16] * 2, F32, BFLOAT16)]
         for tile in DIRECT_TILES
-        for zeros in (True, False)
+        for near in (True, False)
     }
     for expression, c in compiled.items():
         most = 128 if {"depthwise", "stencil"} & set(re.findall(r"\w+", expression)) else 256  # threads of a block
@@ -76,7 +76,7 @@ def test_one_of_each_kind_for_every_architecture():
 
 
 def test_static_shared_memory_is_what_the_tiles_say():
-    names = {instances.direct(Types(F32, F32, F32, F32), tile, zeros=True): tile for tile in DIRECT_TILES}
+    names = {instances.direct(Types(F32, F32, F32, F32), tile, near=True): tile for tile in DIRECT_TILES}
     for name, compiled in compile_kernels("direct.cu", names, 80).items():
         assert compiled.shared == names[name].shared_bytes(4)
 

@@ -9,7 +9,7 @@ from groupconv_worker.cuda import instances
 from groupconv_worker.cuda.device import Device, Epilogue, device_types, storage
 from groupconv_worker.cuda.instances import DirectTile
 from groupconv_worker.cuda.kernel import DeviceKernel
-from groupconv_worker.cuda.records import gather_of, pack_filters
+from groupconv_worker.cuda.records import gather_of, is_near, pack_filters
 from groupconv_worker.engines.base import Array, Problem
 
 VECTOR_BYTES = 16
@@ -86,7 +86,7 @@ class _Direct:
         partial = y if splits == 1 else device.cupy.empty(splits * y.size, storage(wide))
         device.kernels.launch(
             "direct.cu",
-            instances.direct(self._types, tile, zeros=g.padding_mode == "zeros"),
+            instances.direct(self._types, tile, near=is_near(g)),
             blocks,
             tile.threads,
             (

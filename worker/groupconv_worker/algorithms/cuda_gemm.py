@@ -17,7 +17,7 @@ from groupconv_worker.cuda import instances
 from groupconv_worker.cuda.cublas import Product
 from groupconv_worker.cuda.device import Device, Epilogue, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
-from groupconv_worker.cuda.records import gather_of
+from groupconv_worker.cuda.records import gather_of, is_near
 from groupconv_worker.engines.base import Array, Problem
 
 LEAST_CELLS = 256
@@ -124,7 +124,7 @@ class _Gemm:
         blocks = -(-count // 256) * -(-self._depth // 8) * groups * n
         self._device.kernels.launch(
             "patches.cu",
-            instances.patches(self._types.input.itemsize, zeros=g.padding_mode == "zeros"),
+            instances.patches(self._types.input.itemsize, near=is_near(g)),
             blocks,
             256,
             (x, self._taps, view, gather, np.int64(cell), np.int64(count)),

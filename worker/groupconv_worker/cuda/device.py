@@ -16,7 +16,7 @@ from groupconv_worker.cuda.errors import cuda_errors
 from groupconv_worker.cuda.graphs import Graphs
 from groupconv_worker.cuda.modules import Kernels
 from groupconv_worker.cuda.options import CudaOptions
-from groupconv_worker.cuda.records import ACTIVATIONS, EPILOGUE, Phases, phases_of
+from groupconv_worker.cuda.records import ACTIVATIONS, EPILOGUE, Phases, device_taps, phases_of
 from groupconv_worker.cuda.shelves import Shelves
 from groupconv_worker.engines.base import Array, DeviceLostError
 
@@ -143,7 +143,7 @@ class Device:
             found = self._phases.get(g)
         if found is None:
             phases = phases_of(g)
-            found = phases, self.upload(phases.taps.view(np.int32)), self.upload(phases.starts)
+            found = phases, self.upload(device_taps(g, phases.taps).view(np.int32)), self.upload(phases.starts)
             self.cupy.cuda.get_current_stream().synchronize()  # other lanes will read it
             with self._lock:
                 while len(self._phases) >= CACHED_GEOMETRIES:

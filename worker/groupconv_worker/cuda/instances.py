@@ -70,10 +70,9 @@ def direct_tiles(dtype: np.dtype) -> tuple[DirectTile, ...]:
     return DIRECT_TILES if is_float(dtype) and dtype.itemsize <= 4 else (DIRECT_TILES[1], DIRECT_TILES[3])
 
 
-def direct(types: Types, tile: DirectTile, *, zeros: bool) -> str:
-    """The direct kernel; only where all tiles exist is padding by zeros worth a kernel of its own."""
-    zeros_only = zeros and len(direct_tiles(types.input)) == len(DIRECT_TILES)
-    shape = f"{tile.bm}, {tile.bn}, {tile.bk}, {tile.tm}, {tile.tn}, {str(zeros_only).lower()}"
+def direct(types: Types, tile: DirectTile, *, near: bool) -> str:
+    """The direct kernel; `near` as `records.is_near` says."""
+    shape = f"{tile.bm}, {tile.bn}, {tile.bk}, {tile.tm}, {tile.tn}, {str(near).lower()}"
     return f"groupconv::direct<{ctype(types.input)}, {ctype(types.weight)}, {ctype(types.output)}, {shape}>"
 
 
@@ -112,9 +111,9 @@ def stencil_shapes() -> list[tuple[int, int, int, int, int]]:
     return [(k, s, wide, outputs_below(s, wide, FILTERS), FILTERS) for (k, s), wide in found]
 
 
-def patches(itemsize: int, *, zeros: bool) -> str:
+def patches(itemsize: int, *, near: bool) -> str:
     """The patches kernel for elements of a size."""
-    return f"groupconv::patches<{BITS[itemsize]}, {str(zeros).lower()}>"
+    return f"groupconv::patches<{BITS[itemsize]}, {str(near).lower()}>"
 
 
 def finish_in_place(dtype: np.dtype, vector: int) -> str:
@@ -145,17 +144,17 @@ def every_instance() -> list[tuple[str, str]]:
     inputs: list[Any] = [Types(t, t, wide[t], t) for t in FLOATS]
     inputs += [Types(np.dtype(t), int32, int32, int32) for t in (np.int8, np.uint8, np.int32)]
     found = [
-        ("direct.cu", direct(types, tile, zeros=zeros))
+        ("direct.cu", direct(types, tile, near=near))
         for types in inputs
         for tile in direct_tiles(types.input)
-        for zeros in (True, False)
+        for near in (True, False)
     ]
     found += [("grouped.cu", grouped(t, *shape)) for t in FLOATS for shape in grouped_shapes(t)]
     found += [("depthwise.cu", depthwise(t, *shape)) for t in FLOATS[:-1] for shape in depthwise_shapes()]
     found += [("stencil.cu", stencil(t, *shape)) for t in FLOATS[:-1] for shape in stencil_shapes()]
-    found += [("patches.cu", patches(size, zeros=zeros)) for size, zeros in product(BITS, (True, False))]
+    found += [("patches.cu", patches(size, near=near)) for size, near in product(BITS, (True, False))]
     found += [("finish.cu", finish_in_place(t, vector)) for t in FLOATS for vector in (1, 4)]
     found += [("finish.cu", crop(t)) for t in wide.values()]
     found += [("finish.cu", combine(types)) for types in inputs]
     found += [("spectral.cu", spectral(t, filters)) for t in wide.values() for filters in (1, 4)]
-    return list(dict.fromkeys(found))  # with and without zeros may be one
+    return list(dict.fromkeys(found))

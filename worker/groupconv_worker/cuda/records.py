@@ -124,6 +124,34 @@ def phases_of(g: Geometry) -> Phases:
     return Phases(np.concatenate(taps), np.array(starts, dtype=np.int32), np.concatenate(index))
 
 
+def is_near(g: Geometry) -> bool:
+    """Whether the kernels may use `Locator<true>` of kernels/gather.cuh: zeros around, all offsets in 32 bits.
+
+    Example:
+        >>> from groupconv import ConvSpec, resolve
+        >>> is_near(resolve(ConvSpec(padding=1), (1, 3, 4000, 4000), (8, 3, 3, 3)))
+        True
+        >>> is_near(resolve(ConvSpec(), (1, 3, 40_000, 40_000), (8, 3, 3, 3)))
+        False
+    """
+    steps = zip(g.stride, g.output, strict=True)
+    positions = [-(-o // s) if g.transposed else o * s for s, o in steps]
+    reach = (
+        max(i, p) + e + abs(low)
+        for i, p, e, (low, _) in zip(g.input, positions, g.effective_kernel, g.padding, strict=True)
+    )
+    return g.padding_mode == "zeros" and (g.in_channels // g.groups + 2) * math.prod(reach) < 2**31
+
+
+def device_taps(g: Geometry, taps: Array) -> Array:
+    """The taps of `phases_of(g)` as the kernels take them: `c` is the offset of a tap from its cell where `is_near`."""
+    if not is_near(g):
+        return taps
+    near, (depth, height, width) = taps.copy(), three(g.input, 1)
+    near["c"] = ((taps["c"] * depth + taps["z"]) * height + taps["y"]) * width + taps["x"]
+    return near
+
+
 def _axis_phases(g: Geometry) -> tuple[list[list[tuple[int, int]]], ...]:
     """Per axis and phase, the kernel taps that reach the phase's outputs: (index in the kernel, offset)."""
     found = []

@@ -14,7 +14,7 @@ namespace groupconv {
 
 // Grid: one dimension (only x takes more than 65,535 blocks). Tiles of filters turn fastest, so that
 // the blocks at work together read the same input and find it in L2; then cells, groups, phases, splits.
-template <class T, class W, class Out, int BM, int BN, int BK, int TM, int TN, bool ZerosOnly>
+template <class T, class W, class Out, int BM, int BN, int BK, int TM, int TN, bool Near>
 __global__ void __launch_bounds__((BM / TM) * (BN / TN), sizeof(typename Sum<T>::type) == 8 ? 1 : 2) direct(
     const T* __restrict__ x,        // (batch, groups * c, *in)
     const W* __restrict__ w,        // (groups, rows, m_pitch): filters last, so that loads coalesce
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__((BM / TM) * (BN / TN), sizeof(typename Sum<T>:
     const Cell cell(phase, inside ? cell0 + x_col : 0);
     const T* const channels =
         x + cell.n * g.x_batch + static_cast<i64>(group) * g.c * g.in[0] * g.in[1] * g.in[2];
-    const int z = cell.z * g.in_step[0], y0 = cell.y * g.in_step[1], x0 = cell.x * g.in_step[2];
+    const Locator<Near> locate(g, cell);
 
     Vec<W, WIDE> w_next[W_LOADS];
     T x_next[X_LOADS];
@@ -87,11 +87,11 @@ __global__ void __launch_bounds__((BM / TM) * (BN / TN), sizeof(typename Sum<T>:
             if (item < BM * BK / WIDE && row < rows && m0 + m < g.m_pitch)
                 w_next[i] = *reinterpret_cast<const Vec<W, WIDE>*>(weights + static_cast<i64>(row) * g.m_pitch + m);
         }
-        i64 places[X_LOADS];
+        decltype(locate(Tap())) places[X_LOADS];
 #pragma unroll
         for (int i = 0; i < X_LOADS; ++i) {
             const int row = row0 + x_row + i * X_ROWS;
-            places[i] = locate<ZerosOnly>(g, taps[row < rows ? row : rows - 1], z, y0, x0);
+            places[i] = locate(taps[row < rows ? row : rows - 1]);
             if (!inside || row >= rows) places[i] = -1;
         }
 #pragma unroll

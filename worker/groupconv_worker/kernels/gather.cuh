@@ -15,7 +15,7 @@ namespace groupconv {
 
 enum PaddingMode { ZEROS, REFLECT, REPLICATE, CIRCULAR };
 
-// One row of the reduction: a channel of the group and where its tap lies. 16 bytes, one load.
+// One row of the reduction: a channel of the group (see Locator) and where its tap lies. 16 bytes, one load.
 struct alignas(16) Tap { int c, z, y, x; };
 
 // Mirrored by GATHER in cuda/records.py. Axes are depth, height, width;
@@ -72,25 +72,43 @@ struct Cell {
 
 // Where padding puts index i, or -1 for a zero. Reflection and wrapping turn once: a specification
 // with wider padding than that is refused before it comes here.
-template <bool ZerosOnly> __device__ __forceinline__ int place(int i, int extent, int mode) {
+__device__ __forceinline__ int place(int i, int extent, int mode) {
     // One unsigned comparison checks both ends.
     if (static_cast<unsigned>(i) < static_cast<unsigned>(extent)) return i;
-    if (ZerosOnly || mode == ZEROS) return -1;
+    if (mode == ZEROS) return -1;
     if (mode == REPLICATE) return i < 0 ? 0 : extent - 1;
     if (mode == CIRCULAR) return i < 0 ? i + extent : i - extent;
     return i < 0 ? -i : 2 * (extent - 1) - i;
 }
 
-// Where a tap of a cell lies among the channels of its group, or -1 for a zero; z, y, x are the cell's position times
-// in_step. Without branches: the caller works out several before it loads from the first, so that the loads overlap.
-template <bool ZerosOnly>
-__device__ __forceinline__ i64 locate(const Gather& g, Tap tap, int z, int y, int x) {
-    z = place<ZerosOnly>(z + tap.z, g.in[0], g.padding_mode);
-    y = place<ZerosOnly>(y + tap.y, g.in[1], g.padding_mode);
-    x = place<ZerosOnly>(x + tap.x, g.in[2], g.padding_mode);
-    // 64 bits all the way: one 46k x 46k plane, let alone a tensor, has more than 2^31 elements.
-    const i64 row = (static_cast<i64>(tap.c) * g.in[0] + z) * g.in[1] + y;
-    return (z | y | x) < 0 ? -1 : row * g.in[2] + x;
-}
+// Where the taps of a cell lie among the channels of its group, or -1 for a zero. Without branches: the caller works out
+// several before it loads from the first, so that the loads overlap.
+//
+// Near: padding by zeros, and 32 bits are enough; a tap's `c` is then how far it lies from the cell, channel and all
+// (is_near and device_taps in cuda/records.py). It is the common case, and an index costs a third of the instructions.
+template <bool Near> struct Locator {
+    const Gather& g;
+    const int z, y, x, base;
+
+    __device__ __forceinline__ Locator(const Gather& g, const Cell& cell)
+        : g(g), z(cell.z * g.in_step[0]), y(cell.y * g.in_step[1]), x(cell.x * g.in_step[2]),
+          base(Near ? (z * g.in[1] + y) * g.in[2] + x : 0) {}
+
+    __device__ __forceinline__ auto operator()(Tap tap) const {
+        if constexpr (Near) {
+            const bool inside = static_cast<unsigned>(z + tap.z) < static_cast<unsigned>(g.in[0]) &
+                                static_cast<unsigned>(y + tap.y) < static_cast<unsigned>(g.in[1]) &
+                                static_cast<unsigned>(x + tap.x) < static_cast<unsigned>(g.in[2]);
+            return inside ? base + tap.c : -1;
+        } else {
+            const int iz = place(z + tap.z, g.in[0], g.padding_mode);
+            const int iy = place(y + tap.y, g.in[1], g.padding_mode);
+            const int ix = place(x + tap.x, g.in[2], g.padding_mode);
+            // 64 bits all the way: one 46k x 46k plane, let alone a tensor, has more than 2^31 elements.
+            const i64 row = (static_cast<i64>(tap.c) * g.in[0] + iz) * g.in[1] + iy;
+            return (iz | iy | ix) < 0 ? -1 : row * g.in[2] + ix;
+        }
+    }
+};
 
 }  // namespace groupconv

@@ -64,17 +64,17 @@ __global__ void __launch_bounds__(256, MB == 1 && sizeof(typename Sum<T>::type) 
 
     auto stage = [&](int index, int buffer) {
         const int c = index / t.kernel[0], kz = index % t.kernel[0];
-        const int z = place<false>(z0 * g.in_step[0] + kz * t.dilation[0] - t.padding[0], g.in[0], g.padding_mode);
+        const int z = place(z0 * g.in_step[0] + kz * t.dilation[0] - t.padding[0], g.in[0], g.padding_mode);
         // A warp takes a row: its loads are consecutive, and a row's place is worked out once.
         for (int line = thread / 32; line < t.groups * t.rows; line += blockDim.x / 32) {
             const int slot = line / t.rows, row = line % t.rows, group = group0 + slot;
-            const int iy = place<false>(y0 * stride_y + row - t.padding[1], g.in[1], g.padding_mode);
+            const int iy = place(y0 * stride_y + row - t.padding[1], g.in[1], g.padding_mode);
             const bool real = group < g.groups && z >= 0 && iy >= 0;
             const i64 channel = static_cast<i64>(group) * g.c + c;
             const T* const source = x + n * g.x_batch + ((channel * g.in[0] + z) * g.in[1] + iy) * g.in[2];
             A* const target = tiles + (buffer * t.groups + slot) * t.plane + row * t.pitch;
             for (int col = thread % 32; col < t.cols; col += 32) {
-                const int ix = place<false>(x0 * stride_x + col - t.padding[2], g.in[2], g.padding_mode);
+                const int ix = place(x0 * stride_x + col - t.padding[2], g.in[2], g.padding_mode);
                 target[col % stride_x * t.parity + col / stride_x] = real && ix >= 0 ? widen(source[ix]) : A(0);
             }
         }

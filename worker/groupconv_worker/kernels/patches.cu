@@ -8,7 +8,7 @@ namespace groupconv {
 constexpr int PATCH_ROWS = 8;
 
 // `Bits` is an unsigned integer of the element's size: a copy needs no arithmetic, and zero is zero.
-template <class Bits, bool ZerosOnly>
+template <class Bits, bool Near>
 __global__ void __launch_bounds__(256, 3) patches(
     const Bits* __restrict__ x,   // (batch, groups * c, *in)
     const Tap* __restrict__ taps, // (rows,)
@@ -29,13 +29,13 @@ __global__ void __launch_bounds__(256, 3) patches(
     const Cell at(phase, cell0 + cell);
     const Bits* const channels = x + n * g.x_batch + static_cast<i64>(group) * g.c * g.in[0] * g.in[1] * g.in[2];
     Bits* const out = cols + (n * g.groups + group) * g.rows * count + cell;
-    const int z = at.z * g.in_step[0], y = at.y * g.in_step[1], x0 = at.x * g.in_step[2];
+    const Locator<Near> locate(g, at);
     const int last = static_cast<int>(g.rows) - 1;
-    i64 places[PATCH_ROWS];
+    decltype(locate(Tap())) places[PATCH_ROWS];
 #pragma unroll
     for (int i = 0; i < PATCH_ROWS; ++i) {
         const int row = row0 + i < last ? row0 + i : last;
-        places[i] = locate<ZerosOnly>(g, taps[row], z, y, x0);
+        places[i] = locate(taps[row]);
     }
     Bits values[PATCH_ROWS];
 #pragma unroll
