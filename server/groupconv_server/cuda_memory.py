@@ -123,14 +123,6 @@ class CudaMemory(Regions[DeviceRegion]):
         self.part(name, offset, x.nbytes).memory.read(offset, x)
         return x
 
-    def write(self, name: str, offset: int, y: Array) -> None:
-        """Put a tensor at `offset` of a region.
-
-        Raises:
-            NotFoundError, InvalidArgumentError: as `part`.
-        """
-        self.part(name, offset, y.nbytes).memory.write(offset, y)
-
 
 def is_device_region(name: str) -> bool:
     """Whether a name is one that `adopt` gave."""

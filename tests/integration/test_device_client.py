@@ -494,6 +494,28 @@ def test_places_are_checked(library, cupy, sharing, near):
     assert not cupy.ipc.open
 
 
+def test_a_region_unregistered_during_a_request_ends_with_it(library, cupy, sharing, near, monkeypatch):
+    raw = Raw(near)
+    memory = library.allocate(256)
+    memory[:16].view(np.float32)[:] = [1, 2, 3, 4]
+    region = raw.register(cupy.ipc.share(memory), UUID, 256)
+    run = LocalExecutor.run
+
+    def meanwhile(self, tasks, **options):
+        raw.unregister(region)
+        gc.collect()
+        assert cupy.ipc.open
+        return run(self, tasks, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalExecutor, "run", meanwhile)
+        answer = raw.convolve(floats(at(region, 0, 16)), at(region, 64, 16))
+    assert answer.output.HasField("place")
+    assert memory[64:80].view(np.float32).tolist() == [1, 2, 3, 4]
+    gc.collect()
+    assert not cupy.ipc.open
+
+
 def test_what_cannot_be_registered(library, cupy, host, near):
     raw = Raw(near)
     handle = cupy.ipc.share(library.allocate(256))

@@ -1,6 +1,7 @@
 """Tensors in the regions that clients registered: in place, or device memory through a copy."""
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -61,12 +62,17 @@ class RegisteredMemory:
         y = np.frombuffer(view, dtype=dtype).reshape(shape)
         return y if y.flags.aligned else None
 
-    def store(self, place: Place, y: Array) -> None:
-        """Copy the elements there."""
+    def store(self, place: Place, size: int) -> Callable[[Array], None]:
+        """What copies an answer of so many bytes there; it holds the memory."""
         if self._on_device(place):
-            self.cuda.write(place.region, place.offset, y)
-        else:
-            self.system.view(place.region, place.offset, y.nbytes)[:] = y.tobytes()
+            memory = self.cuda.part(place.region, place.offset, size).memory
+            return lambda y: memory.write(place.offset, y)
+        view = self.system.view(place.region, place.offset, size)
+
+        def copy(y: Array) -> None:
+            view[:] = y.tobytes()
+
+        return copy
 
     def _on_device(self, place: Place) -> bool:
         """Whether the region's name is one of device memory; host memory comes first."""

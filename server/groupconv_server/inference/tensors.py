@@ -1,7 +1,7 @@
 """Tensors of the Open Inference Protocol: typed or raw or in shared memory, to arrays and back."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,10 +46,10 @@ class Memory(Protocol):
         """The elements of a tensor that a client has put there."""
 
     def room(self, place: "Place", dtype: np.dtype, shape: tuple[int, ...]) -> Array | None:
-        """The place itself as an array to be filled; None if the answer has to be stored by `store`."""
+        """The place itself as an array to be filled; None if the answer has to be copied there."""
 
-    def store(self, place: "Place", y: Array) -> None:
-        """Put the elements of an answer there."""
+    def store(self, place: "Place", size: int) -> Callable[[Array], None]:
+        """What copies an answer of so many bytes there, even if the region is unregistered meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +206,7 @@ class Destination:
     def __init__(self, place: Place | None, memory: Memory, x: Array, response: infer_pb2.ModelInferResponse) -> None:
         self.place, self._memory, self._x, self._response = place, memory, x, response
         self._detour: Array | None = None
+        self._store: Callable[[Array], None] | None = None
         self._message = b""
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
@@ -225,6 +226,7 @@ class Destination:
         room = self._memory.room(self.place, dtype, shape)
         if room is not None and not overlap(room, self._x):
             return room
+        self._store = self._memory.store(self.place, size)
         self._detour = np.empty(shape, dtype)
         return self._detour
 
@@ -232,8 +234,8 @@ class Destination:
         """The answer on the wire, once the output is filled."""
         if self.place is None:
             return self._message
-        if self._detour is not None:
-            self._memory.store(self.place, self._detour)
+        if self._store is not None and self._detour is not None:
+            self._store(self._detour)
         self._response.raw_output_contents.append(b"")  # Triton's C++ client reads one for every output, and crashes
         return self._response.SerializeToString()
 

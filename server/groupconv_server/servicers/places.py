@@ -2,8 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import cast
 
 import grpc
@@ -13,7 +12,7 @@ from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv.requests import Array
 from groupconv.tensors import from_wire, message_with, placed, type_from_wire
 from groupconv.v1 import convolution_pb2, tensor_pb2
-from groupconv_server.cuda_memory import CudaMemory, is_device_region, overlap
+from groupconv_server.cuda_memory import CudaMemory, DeviceRegion, is_device_region, overlap
 from groupconv_server.limits import Limits
 from groupconv_server.shared_memory import OFF, SharedMemory
 
@@ -59,6 +58,7 @@ class Places:
     def __init__(self, memory: ClientMemory, context: grpc.ServicerContext) -> None:
         self._memory, self._context = memory, context
         self._peer: str | None = None
+        self._target: DeviceRegion | None = None  # as long as the request runs, though it be unregistered meanwhile
 
     def tensor(
         self, message: tensor_pb2.Tensor, field: str, data: memoryview | None = None, *, in_place: bool = False
@@ -88,10 +88,10 @@ class Places:
             raise InvalidArgumentError(
                 f"{field}.place.byte_size", f"{expected} bytes, as the shape has", place.byte_size
             )
-        with self._named(f"{field}.place"):
-            memory = self._devices(place)
-            read = memory.source if in_place else memory.read
-            return cast("Array", read(place.region, place.offset, dtype, shape))  # as far as a run asks
+        self._region(place, f"{field}.place")
+        memory = self._memory.device
+        read = memory.source if in_place else memory.read
+        return cast("Array", read(place.region, place.offset, dtype, shape))  # as far as a run asks
 
     def room(self, place: tensor_pb2.Place, dtype: np.dtype, shape: tuple[int, ...]) -> Array | None:
         """The place of an output as an array to be filled; None if it is too small.
@@ -104,11 +104,10 @@ class Places:
         """
         size = math.prod(shape) * dtype.itemsize
         if is_device_region(place.region):
-            with self._named("output_place"):
-                memory = self._devices(place)
-                if place.byte_size < size:
-                    return None
-                there = memory.room(place.region, place.offset, dtype, shape)
+            self._target = self._region(place, "output_place")
+            if place.byte_size < size:
+                return None
+            there = self._memory.device.room(place.region, place.offset, dtype, shape)
             return np.empty(shape, dtype) if there is None else cast("Array", there)
         view = self._view(place, "output_place")
         if len(view) < size:
@@ -119,33 +118,27 @@ class Places:
         return y
 
     def store(self, place: tensor_pb2.Place, y: Array) -> None:
-        """Copy an output to its place on a device."""
-        with self._named("output_place"):
-            self._devices(place).write(place.region, place.offset, y)
+        """Copy an output to its place on a device, as `room` found it."""
+        assert self._target is not None
+        self._target.memory.write(place.offset, y)
 
     def _view(self, place: tensor_pb2.Place, field: str) -> memoryview:
-        with self._named(field):
-            return self._memory.host.view(place.region, place.offset, place.byte_size, owner=self._owner())
-
-    def _devices(self, place: tensor_pb2.Place) -> CudaMemory:
-        """The memory of devices, of which a place is a part."""
-        memory = self._memory.device
-        memory.part(place.region, place.offset, place.byte_size).owner = self._owner()
-        return memory
-
-    def _owner(self) -> str:
+        memory = self._memory.host
         if self._peer is None:
             self._peer = self._context.peer()
-        return self._peer
-
-    @contextmanager
-    def _named(self, field: str) -> Iterator[None]:
-        """Errors of regions as errors of a place."""
         try:
-            yield
+            return memory.view(place.region, place.offset, place.byte_size, owner=self._peer)
         except InvalidArgumentError as error:
-            part = error.field.removeprefix("shared_memory_")
-            raise InvalidArgumentError(f"{field}.{part}", error.expected, error.got) from None
+            raise _within(field, error) from None
+
+    def _region(self, place: tensor_pb2.Place, field: str) -> DeviceRegion:
+        """The region of a device that a place is a part of."""
+        try:
+            region = self._memory.device.part(place.region, place.offset, place.byte_size)
+        except InvalidArgumentError as error:
+            raise _within(field, error) from None
+        region.owner = self._context.peer()
+        return region
 
 
 class Output:
@@ -200,3 +193,9 @@ class Output:
 def _output_at(dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int) -> bytes:
     """The field of an answer that says where its output lies."""
     return convolution_pb2.ConvolveResponse(output=placed(dtype, shape, region, offset)).SerializeToString()
+
+
+def _within(field: str, error: InvalidArgumentError) -> InvalidArgumentError:
+    """An error of a region as one of a place."""
+    part = error.field.removeprefix("shared_memory_")
+    return InvalidArgumentError(f"{field}.{part}", error.expected, error.got)
