@@ -6,6 +6,7 @@ from typing import Any, Unpack
 
 from groupconv import calls
 from groupconv.convolutions import Convolutions
+from groupconv.cuda import noted
 from groupconv.layer import AsyncLayer, LayerInfo
 from groupconv.options import Call, StreamConv, Streaming, split_streaming
 from groupconv.plan import Plan
@@ -48,6 +49,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         allow_reordering: bool = False,
     ) -> Result:
         """Run steps one after another on `x` in one request (see `groupconv.Client.run`)."""
+        x, out = noted(x), noted(out)
         call = Call(out=out, timeout=timeout, allow_reordering=allow_reordering)
         talk = calls.run(self._shared, x, steps, call)
         return await self._do(talk, timeout, small=small(out, x, steps))
@@ -151,7 +153,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         return await self._do(calls.empty(self._shared, shape, dtype))
 
     async def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
-        timeout = call.get("timeout")
+        timeout, x, call["out"] = call.get("timeout"), noted(x), noted(call.get("out"))
         talk = calls.output(self._shared, x, steps, call)
         output = await self._do(talk, timeout, small=small(call.get("out"), x, steps))
         return await self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
@@ -160,5 +162,6 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         return AsyncLayer(info, self._run_layer, self.get_layer, self.unload_layer)
 
     async def _run_layer(self, info: LayerInfo, x: Any, *, report: bool = False, **call: Unpack[Call]) -> Result:
+        x, call["out"] = noted(x), noted(call.get("out"))
         talk = calls.run_layer(self._shared, info, x, call, report=report)
         return await self._do(talk, call.get("timeout"), small=small(call.get("out"), x))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from groupconv.cuda import DeviceArray, destination
+from groupconv.cuda import DeviceArray, destination, unnoted
 from groupconv.errors import DataLossError
 from groupconv.layer import LayerInfo, info_from_wire, layer_fields, layer_input, load_messages
 from groupconv.options import Call
@@ -40,13 +40,13 @@ T = TypeVar("T")
 
 def run(shared: Shared | None, x: Any, steps: Sequence[Step], call: Call) -> Talk[Result]:
     """Run steps, and tell how it was done."""
-    array, ready, unbatched = prepare(x if shared is None else shared.source(x), steps)
+    array, ready, unbatched = prepare(unnoted(x) if shared is None else shared.source(x), steps)
     return (yield from _run(shared, array, ready, unbatched, call, report=True))
 
 
 def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: Call) -> Talk[Array | Transfer]:
     """Run steps for their output alone; or, where that is faster, the stream that is to bring it."""
-    array, ready, unbatched = prepare(x if shared is None else shared.source(x), steps)
+    array, ready, unbatched = prepare(unnoted(x) if shared is None else shared.source(x), steps)
     if (
         not pays(array, ready)
         or destination(call.get("out")) is not None
@@ -75,7 +75,7 @@ def _run(
 def run_layer(shared: Shared | None, info: LayerInfo, x: Any, call: Call, *, report: bool) -> Talk[Result]:
     """Run a layer."""
     reordering = call.get("allow_reordering", False)
-    array, unbatched = layer_input(info, x if shared is None else shared.source(x))
+    array, unbatched = layer_input(info, unnoted(x) if shared is None else shared.source(x))
     there, talk = destination(call.get("out")), None
     if shared is not None:
         talk = shared.run_layer(array, info, out=there, allow_reordering=reordering, report=report)

@@ -122,6 +122,8 @@ def device_array(x: Any) -> DeviceArray | None:
         >>> device_array(np.zeros(3)) is device_array([1.0, 2.0]) is None
         True
     """
+    if isinstance(x, DeviceArray):
+        return x
     interface = None if isinstance(x, np.ndarray) else _interface(x)
     if interface is None:
         return None
@@ -132,6 +134,18 @@ def device_array(x: Any) -> DeviceArray | None:
         return None
     stream = interface["stream"] if "stream" in interface else ALL  # noqa: SIM401 - None is an answer
     return DeviceArray(x, interface["data"][0], dtype, shape, stream)
+
+
+def noted(x: Any) -> Any:
+    """`x`, or what it is on a device: to be asked in the caller's thread, as the interface tells that one's stream."""
+    return device_array(x) or x
+
+
+def unnoted(x: Any) -> Any:
+    """The other way round, for what is not to be shared: a copy on the host, if the driver can make it."""
+    if not isinstance(x, DeviceArray):
+        return x
+    return x.host() if has_driver() else x.owner
 
 
 def destination(out: Any) -> DeviceArray | None:

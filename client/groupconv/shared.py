@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from groupconv.arena import Arena, Slot
-from groupconv.cuda import DeviceArray, device_array
+from groupconv.cuda import DeviceArray, device_array, unnoted
 from groupconv.errors import (
     FailedPreconditionError,
     GroupconvError,
@@ -79,7 +79,7 @@ class Shared:
     def source(self, x: Any) -> Any:
         """An input as its place on a device, if the server may be given that; else as it is."""
         found = device_array(x)
-        return x if found is None or not self._exports.can(found) else found
+        return found if found is not None and self._exports.can(found) else unnoted(x)
 
     def run_steps(
         self, x: Input, steps: Sequence[Step], *, out: DeviceArray | None, allow_reordering: bool, report: bool

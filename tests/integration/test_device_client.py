@@ -423,6 +423,32 @@ def test_tritons_clients_have_it_in_place_too(library, cupy, sharing, near, seen
     assert [type(array) for array in seen[-1]] == [kind, kind]
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_awaiting_asks_for_the_stream_of_the_callers_thread(library, host, mode):
+    """As CuPy's current stream is a thread's own."""
+    me = threading.get_ident()
+
+    class Threaded(OnDevice):
+        @property
+        def __cuda_array_interface__(self):
+            return {**self._interface, "stream": 5 if threading.get_ident() == me else 1}
+
+        @__cuda_array_interface__.setter
+        def __cuda_array_interface__(self, interface):
+            self._interface = interface
+
+    async def main():
+        async with groupconv.aio.connect(host.address, shared_memory=mode) as client:
+            layer = await client.load_layer("tests/threads", W, None, SPEC)
+            for call in (functools.partial(client.convolve, weight=W, spec=SPEC), layer):
+                x, out = (Threaded(on_device(library, np.zeros(SHAPE, np.float32)).array, stream=1) for _ in range(2))
+                library.queue(5, functools.partial(np.copyto, x.array, image()))
+                assert await call(x, out=out) is out
+                np.testing.assert_array_equal(out.array, expected(image()))
+
+    asyncio.run(main())
+
+
 class Raw:
     """A client that says what it likes."""
 

@@ -1,5 +1,6 @@
 """Clients in processes of their own that share their arrays on a real device with a server. `make test-gpu`."""
 
+import gc
 import importlib.util
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -211,31 +213,38 @@ def test_expandable_segments(server):
 
 
 def test_freed_memory_is_given_back(server):
-    run(
+    child = process(
         server,
         "cupy",
         """
-        free = lambda: cupy.cuda.runtime.memGetInfo()[0]
-        pool = cupy.get_default_memory_pool()
         with groupconv.connect(address, timeout=60, shared_memory=True) as client:
-            small = device(x)
-            client.convolve(small, w, spec=SPEC)
-            before = free()
-            large = cupy.zeros((2**28,), np.float32)  # 1 GiB
+            large = cupy.zeros((2**26,), np.float32)
             client.convolve(large[: x.size].reshape(x.shape), w, spec=SPEC)
-            assert told(client) == 2
+            assert told(client) == 1
+            print("shared", flush=True)
+            sys.stdin.readline()
             del large
-            pool.free_all_blocks()
-            another = cupy.zeros((2**20,), np.float32)
+            cupy.get_default_memory_pool().free_all_blocks()
+            another = cupy.zeros((2**24,), np.float32)
             client.convolve(another[: x.size].reshape(x.shape), w, spec=SPEC)
-            assert told(client) == 2
-            for _ in range(100):
-                if before - free() < 2**29:
-                    break
-                client.convolve(small, w, spec=SPEC)
-            assert before - free() < 2**29, (before, free())
+            assert told(client) == 1
+            print("freed", flush=True)
+            sys.stdin.readline()
         """,
     )
+    assert child.stdout.readline() == "shared\n", child.communicate()
+    (large,) = [r for r in regions(server) if r.size >= 2**28]
+    memory = weakref.ref(large.memory)
+    del large
+    child.stdin.write("\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == "freed\n", child.communicate()
+    assert not [r for r in regions(server) if r.size >= 2**28]
+    gc.collect()
+    assert memory() is None  # closed
+    assert [r for r in regions(server) if r.size >= 2**26]
+    _, errors = child.communicate("\n", timeout=60)
+    assert child.returncode == 0, errors
 
 
 def test_a_client_that_is_killed(server):
