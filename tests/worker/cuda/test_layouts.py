@@ -1,5 +1,7 @@
 """Tap tables, packed filters and launches: pure NumPy, no device and no emulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -136,5 +138,15 @@ def test_sliding_threads_cover_each_output_once(data: st.DataObject, depthwise: 
 
 
 def test_a_map_of_few_threads_is_spread_over_the_device():
-    g = resolve(ConvSpec(groups=512, padding=1), (32, 512, 14, 14), (512, 1, 3, 3))
-    assert [plan_sliding(g, n, 512, 1, 132, aligned=True).threads for n in (1, 8, 32)] == [32, 128, 128]
+    g = resolve(ConvSpec(groups=512, padding=1), (128, 512, 14, 14), (512, 1, 3, 3))
+    assert [plan_sliding(g, n, 512, 1, 132, aligned=True).threads for n in (1, 6, 32)] == [32, 64, 128]
+
+
+@pytest.mark.parametrize(
+    ("width", "stride", "side_by_side"), [(56, 1, 4), (14, 1, 2), (7, 1, 1), (56, 2, 4), (28, 2, 2)]
+)
+def test_rows_of_whole_vectors_are_loaded_as_such(width: int, stride: int, side_by_side: int):
+    g = resolve(ConvSpec(groups=8, padding=1, stride=stride), (1, 8, width, width), (8, 1, 3, 3))
+    assert plan_sliding(g, 1, 8, 1, 132, aligned=True).shape[2] == side_by_side
+    assert plan_sliding(g, 1, 8, 1, 132, aligned=False).shape[2] == 1
+    assert plan_sliding(replace(g, padding=((1, 1), (0, 2))), 1, 8, 1, 132, aligned=True).shape[2] == 1

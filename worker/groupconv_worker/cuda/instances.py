@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from groupconv.dtypes import BFLOAT16, Types, is_float
-from groupconv_worker.cuda.sliding import FILTERS, SQUARES, STENCIL_SQUARES, VECTOR, VECTOR_SQUARES, outputs_below
+from groupconv_worker.cuda.sliding import DEPTHWISE, FILTERS, STENCIL, outputs_below
 
 CTYPES = {
     "float16": "groupconv::half",
@@ -96,8 +96,7 @@ def depthwise(dtype: np.dtype, kernel: int, stride: int, side_by_side: int, belo
 
 def depthwise_shapes() -> list[tuple[int, int, int, int]]:
     """The (kernel, stride, side by side, below) compiled for each dtype."""
-    found = [(k, s, 1) for k, s in SQUARES] + [(k, s, VECTOR) for k, s in VECTOR_SQUARES]
-    return [(*shape, outputs_below(*shape[1:])) for shape in found]
+    return [(k, s, n, outputs_below(s, n)) for n, squares in DEPTHWISE.items() for k, s in squares]
 
 
 def stencil(dtype: np.dtype, kernel: int, stride: int, side_by_side: int, below: int, filters: int) -> str:
@@ -107,8 +106,7 @@ def stencil(dtype: np.dtype, kernel: int, stride: int, side_by_side: int, below:
 
 def stencil_shapes() -> list[tuple[int, int, int, int, int]]:
     """The (kernel, stride, side by side, below, filters) compiled for each dtype."""
-    found = product(STENCIL_SQUARES, (1, VECTOR))
-    return [(k, s, wide, outputs_below(s, wide, FILTERS), FILTERS) for (k, s), wide in found]
+    return [(k, s, n, outputs_below(s, n, FILTERS), FILTERS) for n, squares in STENCIL.items() for k, s in squares]
 
 
 def patches(itemsize: int, *, near: bool) -> str:

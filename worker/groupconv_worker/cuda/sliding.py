@@ -27,7 +27,7 @@ SLIDING = np.dtype(
 """`Divisor` and `Sliding` of kernels/sliding.cuh."""
 
 VECTOR = 4
-"""Outputs side by side of a thread that loads and stores vectors, and taps of one load."""
+"""Taps of one load."""
 
 FILTERS = 4
 """Filters that a thread of the stencil kernel sums at once."""
@@ -36,13 +36,12 @@ ALIGNMENT = 16
 """Bytes of the widest load."""
 
 SQUARES = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2))
-"""(kernel, stride) of the depthwise kernel."""
+DEPTHWISE = {4: SQUARES[:5], 2: SQUARES[:4], 1: SQUARES}
+STENCIL = {4: SQUARES[:2], 2: SQUARES[:1], 1: SQUARES[:2]}
+"""(kernel, stride) of each kernel by outputs side by side, of which more than one are vectors.
 
-VECTOR_SQUARES = SQUARES[:-1]
-"""Those with vectors, too: the 49 taps and 14 columns of 7 × 7 at stride 2 would spill registers."""
-
-STENCIL_SQUARES = SQUARES[:2]
-"""(kernel, stride) of the stencil kernel: more taps of four filters would spill registers."""
+What is not here would spill registers, or has a margin of three columns, which are no vector of two.
+"""
 
 BLOCKS_EACH = 4
 """Blocks for each multiprocessor, before they have more than one warp: a small map is spread over all of them."""
@@ -70,12 +69,12 @@ class Launch:
 
 def depthwise_takes(g: Geometry, accumulate: np.dtype) -> bool:
     """Whether the depthwise kernel is for `g`, with sums of a dtype."""
-    return g.in_channels == g.groups and _takes(g, accumulate, SQUARES, 1)
+    return g.in_channels == g.groups and _takes(g, accumulate, DEPTHWISE[1], 1)
 
 
 def stencil_takes(g: Geometry, accumulate: np.dtype) -> bool:
     """Whether the stencil kernel is for `g`, with sums of a dtype."""
-    return g.out_channels > g.groups and _takes(g, accumulate, STENCIL_SQUARES, FILTERS)
+    return g.out_channels > g.groups and _takes(g, accumulate, STENCIL[1], FILTERS)
 
 
 def _takes(g: Geometry, accumulate: np.dtype, squares: tuple[tuple[int, int], ...], filters: int) -> bool:
@@ -104,9 +103,7 @@ def outputs_below(stride: int, side_by_side: int, filters: int = 1) -> int:
 
     At stride 2, strips of 4 share one row of 9; at stride 1, strips of 8 share two of 10.
     """
-    if side_by_side > 1:
-        return 4 if filters == 1 else 2
-    return 8 if stride == 1 else 4
+    return min((16 if filters == 1 else 8) // side_by_side, 8 if stride == 1 else 4)
 
 
 def thread_count(g: Geometry, batch: int, groups: int, side_by_side: int, filters: int) -> int:
@@ -137,11 +134,13 @@ def plan_launch(g: Geometry, batch: int, groups: int, filters: int, multiprocess
     """
     square = square_of(g)
     assert square is not None, "supports() said it is one"
-    side_by_side = VECTOR if aligned and _whole_vectors(g, *square) else 1
+    kinds = (DEPTHWISE if filters == 1 else STENCIL).items()
+    side_by_side = next(n for n, there in kinds if n == 1 or (aligned and square in there and _whole_vectors(g, n)))
     below = outputs_below(square[1], side_by_side, filters)
     per_group = -(-(g.out_channels // g.groups) // filters)
     count = thread_count(g, batch, groups, side_by_side, filters)
-    threads = next((n for n in (128, 64) if count >= n * BLOCKS_EACH * multiprocessors), 32)
+    sizes = (128, 64) if square[0] < 7 else (64,)  # 7 x 7 takes so many registers that blocks of 128 leave some over
+    threads = next((n for n in sizes if count >= n * BLOCKS_EACH * multiprocessors), 32)
     record = np.zeros((), dtype=SLIDING)
     record["columns"] = divisor(-(-g.output[1] // side_by_side))
     record["strips"] = divisor(-(-g.output[0] // below))
@@ -152,14 +151,10 @@ def plan_launch(g: Geometry, batch: int, groups: int, filters: int, multiprocess
     return Launch(shape, -(-count // threads), threads, record)
 
 
-def _whole_vectors(g: Geometry, kernel: int, stride: int) -> bool:
+def _whole_vectors(g: Geometry, side_by_side: int) -> bool:
     """Whether rows are whole vectors, and `stride` columns of x belong to one of y, the middle tap to their first."""
-    return (
-        (kernel, stride) in VECTOR_SQUARES
-        and g.padding[1][0] == kernel // 2
-        and g.input[1] == stride * g.output[1]
-        and g.output[1] % VECTOR == 0
-    )
+    same = g.padding[1][0] == g.kernel[1] // 2 and g.input[1] == g.stride[1] * g.output[1]
+    return same and g.output[1] % side_by_side == 0
 
 
 def divisor(d: int) -> tuple[int, int, int]:

@@ -3,8 +3,8 @@
 // no barrier to wait at: a thread owns TW outputs side by side and TH below each other, slides down the input
 // rows they need, and has several rows in flight before it uses the first. What its neighbours load, too, is in L1.
 //
-// K, S: extent and stride. TW: 1 for any map; 4 with loads and stores of whole vectors, where cuda/sliding.py finds
-// that rows are made of them.
+// K, S: extent and stride. TW: 1 for any map; 2 or 4 with loads and stores of whole vectors, where cuda/sliding.py
+// finds that rows are made of them.
 #include "sliding.cuh"
 
 namespace groupconv {

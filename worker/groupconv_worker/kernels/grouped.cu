@@ -23,7 +23,9 @@ struct Grouping {
     int parity, pitch, plane;
 };
 
-//
+// Rows that a warp loads at once.
+constexpr int LINES = 4;
+
 // The launch bounds ask for as many blocks per multiprocessor as fit without spilling: what hides the latency
 // of memory here is other warps.
 template <class T, int K, int S, int MB, int R>
@@ -45,17 +47,17 @@ __global__ void __launch_bounds__(256, MB == 1 && sizeof(typename Sum<T>::type) 
     const int buffers = planes > 1 ? 2 : 1;
     A* const filters = tiles + buffers * t.groups * t.plane;  // [2][groups][taps][MB]
 
-    i64 block = blockIdx.x;
-    const int x0 = static_cast<int>(block % t.tiles_x) * t.lanes;
+    int block = blockIdx.x;  // fewer than 2^31: in 64 bits, these divisions took longer than the sums
+    const int x0 = block % t.tiles_x * t.lanes;
     block /= t.tiles_x;
-    const int y0 = static_cast<int>(block % t.tiles_y) * t.strips * R;
+    const int y0 = block % t.tiles_y * t.strips * R;
     block /= t.tiles_y;
-    const int z0 = static_cast<int>(block % g.out[0]);
+    const int z0 = block % g.out[0];
     block /= g.out[0];
-    const int chunk = static_cast<int>(block % t.filter_chunks);
+    const int chunk = block % t.filter_chunks;
     block /= t.filter_chunks;
-    const int group0 = static_cast<int>(block % t.group_blocks) * t.groups;
-    const int n = static_cast<int>(block / t.group_blocks);
+    const int group0 = block % t.group_blocks * t.groups;
+    const int n = block / t.group_blocks;
 
     const int thread = threadIdx.x;
     const int lane = thread % t.lanes;
@@ -65,17 +67,28 @@ __global__ void __launch_bounds__(256, MB == 1 && sizeof(typename Sum<T>::type) 
     auto stage = [&](int index, int buffer) {
         const int c = index / t.kernel[0], kz = index % t.kernel[0];
         const int z = place(z0 * g.in_step[0] + kz * t.dilation[0] - t.padding[0], g.in[0], g.padding_mode);
-        // A warp takes a row: its loads are consecutive, and a row's place is worked out once.
-        for (int line = thread / 32; line < t.groups * t.rows; line += blockDim.x / 32) {
-            const int slot = line / t.rows, row = line % t.rows, group = group0 + slot;
-            const int iy = place(y0 * stride_y + row - t.padding[1], g.in[1], g.padding_mode);
-            const bool real = group < g.groups && z >= 0 && iy >= 0;
-            const i64 channel = static_cast<i64>(group) * g.c + c;
-            const T* const source = x + n * g.x_batch + ((channel * g.in[0] + z) * g.in[1] + iy) * g.in[2];
-            A* const target = tiles + (buffer * t.groups + slot) * t.plane + row * t.pitch;
+        // A warp takes rows: its loads are consecutive, and several are on their way before the first is stored.
+        const int warps = blockDim.x / 32, lines = t.groups * t.rows;
+        for (int line0 = thread / 32; line0 < lines; line0 += warps * LINES) {
+            i64 source[LINES];
+            int target[LINES];
+#pragma unroll
+            for (int i = 0; i < LINES; ++i) {
+                const int line = line0 + i * warps, slot = line / t.rows, row = line - slot * t.rows, group = group0 + slot;
+                const int iy = place(y0 * stride_y + row - t.padding[1], g.in[1], g.padding_mode);
+                const bool real = line < lines && group < g.groups && z >= 0 && iy >= 0;
+                const i64 channel = static_cast<i64>(group) * g.c + c;
+                source[i] = real ? n * g.x_batch + ((channel * g.in[0] + z) * g.in[1] + iy) * g.in[2] : -1;
+                target[i] = line < lines ? (buffer * t.groups + slot) * t.plane + row * t.pitch : -1;
+            }
             for (int col = thread % 32; col < t.cols; col += 32) {
                 const int ix = place(x0 * stride_x + col - t.padding[2], g.in[2], g.padding_mode);
-                target[col % stride_x * t.parity + col / stride_x] = real && ix >= 0 ? widen(source[ix]) : A(0);
+                T values[LINES];
+#pragma unroll
+                for (int i = 0; i < LINES; ++i) values[i] = source[i] >= 0 && ix >= 0 ? x[source[i] + ix] : T();
+#pragma unroll
+                for (int i = 0; i < LINES; ++i)
+                    if (target[i] >= 0) tiles[target[i] + col % stride_x * t.parity + col / stride_x] = widen(values[i]);
             }
         }
         const int per_group = taps * MB;
