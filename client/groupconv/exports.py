@@ -4,6 +4,7 @@ An allocation is told of once, and used by every request whose arrays lie in it.
 the server has it open, so the server is told when an allocation has gone.
 """
 
+import logging
 import os
 import threading
 import time
@@ -23,6 +24,8 @@ from groupconv.errors import (
 from groupconv.places import let_go
 from groupconv.talk import Ask, Talk
 from groupconv.v1 import memory_pb2
+
+log = logging.getLogger(__name__)
 
 MOST = 256
 """Allocations that a server has open for one client; the least recently used ones are let go."""
@@ -109,10 +112,12 @@ class Exports:
         except (ResourceExhaustedError, UnavailableError):  # the call itself may be tried again, this is not
             self._not_before = time.monotonic() + PAUSE
             return None
-        except (FailedPreconditionError, UnimplementedError, PermissionDeniedError):
+        except (FailedPreconditionError, UnimplementedError, PermissionDeniedError) as error:
+            log.info("arrays on GPU %d go by the host: %s", allocation.ordinal, error)
             self._off.add(allocation.ordinal)
             return None
-        except InvalidArgumentError:
+        except InvalidArgumentError as error:
+            log.info("arrays in %d bytes of GPU %d go by the host: %s", allocation.size, allocation.ordinal, error)
             self._refuse(allocation)
             return None
         region = memory_pb2.RegisterDeviceMemoryResponse.FromString(raw).region

@@ -280,18 +280,20 @@ def asks(client, monkeypatch):
     return lambda: sum(method is device for method in found)
 
 
-def test_a_server_without_that_device_is_asked_once(library, host, near, monkeypatch):
+def test_a_server_without_that_device_is_asked_once(library, host, near, monkeypatch, caplog):
     class Elsewhere:
         def uuid(self, ordinal):
             return UUID[::-1]
 
     monkeypatch.setattr("groupconv_worker.cuda.ipc.driver", Elsewhere)
+    caplog.set_level("INFO", "groupconv.exports")
     count = asks(near, monkeypatch)
     for seed in range(3):
         x = on_device(library, image(seed))
         np.testing.assert_array_equal(near.convolve(x, W, spec=SPEC), expected(image(seed)))
     assert count() == 1
     assert not regions(host)
+    assert "does not see that device" in caplog.text
 
 
 def test_a_server_without_a_gpu_is_asked_once(library, host, near, monkeypatch):

@@ -27,9 +27,11 @@ LIBRARIES = [
 ]
 ROOT = Path(__file__).parents[2]
 PRELUDE = """
+import logging
 import sys
 import numpy as np
 import groupconv
+logging.basicConfig(level=logging.INFO)  # why something is not shared
 from groupconv import ConvSpec, resolve
 from groupconv.cuda import device_array
 from groupconv_worker.engines import reference
