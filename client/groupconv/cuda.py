@@ -152,14 +152,16 @@ def destination(out: Any) -> DeviceArray | None:
     """`device_array` of what is to be filled.
 
     Raises:
-        InvalidArgumentError: an array on a device that cannot be filled in one piece.
+        InvalidArgumentError: an array on a device that is read-only or cannot be filled in one piece.
     """
     if out is None or isinstance(out, np.ndarray):
         return None
-    found, interface = device_array(out), _interface(out)
-    if found is None and interface is not None:
-        got = f"{out.dtype}, strides {interface.get('strides')}"
-        raise InvalidArgumentError("out", f"without gaps on the device, of {', '.join(DTYPES)}", got)
+    found = device_array(out)
+    interface = _interface(out if found is None else found.owner)
+    if interface is not None and (found is None or interface["data"][1]):
+        expected = f"to be writable and without gaps on the device, of {', '.join(DTYPES)}"
+        got = f"{interface['typestr']}, strides {interface.get('strides')}, data {interface['data']}"
+        raise InvalidArgumentError("out", expected, got)
     return found
 
 
