@@ -53,7 +53,8 @@ def by_rule(problem: Problem, *, deterministic: bool = False) -> list[str]:
         >>> by_rule(Problem(g, f32))[0], by_rule(Problem(g, f32), deterministic=True)
         ('gemm', ['direct'])
     """
-    return [name for name in _preferred(problem) if not (deterministic and name in ("gemm", "cudnn"))]
+    names = dict.fromkeys(_preferred(problem))  # each once, where it comes first
+    return [name for name in names if not (deterministic and name in ("gemm", "cudnn"))]
 
 
 def _preferred(problem: Problem) -> Iterator[str]:
@@ -76,6 +77,8 @@ def _preferred(problem: Problem) -> Iterator[str]:
         yield "gemm"  # before cuDNN, which first builds a plan for milliseconds and is seldom much faster
     yield "cudnn"
     yield "direct"
+    if stencil_takes(g, problem.types.accumulate):
+        yield "stencil"  # of many channels only where it is measured to be the fastest: few threads are slow
 
 
 def time_on_device(device: Device, kernel: DeviceKernel, problem: Problem) -> float:
