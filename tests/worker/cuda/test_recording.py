@@ -84,6 +84,18 @@ def test_runs_in_pieces_are_recorded_piece_by_piece(chunk: int, kinds: int):
         assert sum(shelf.idle != [] for shelf in prepared._recorder._shelves.values()) == kinds
 
 
+def test_threads_without_transforms_are_given_no_plan_cache(monkeypatch: pytest.MonkeyPatch):
+    """When a thread ends that has one, CuPy collects all garbage: tens of milliseconds in a large process."""
+    problem, x, w = layer()
+    with emulated_engine(algorithm="direct") as engine:
+        config = engine._device.cupy.fft.config
+        monkeypatch.setattr(config, "get_plan_cache", lambda: pytest.fail("asked for"))
+        prepared, seen = engine.prepare(problem, w), launches(engine)
+        for _ in range(3):
+            answer(prepared, x)
+        assert len(seen) == 3
+
+
 def test_an_error_between_pieces_leaves_all_in_order(monkeypatch: pytest.MonkeyPatch):
     problem, x, w = layer()
     with emulated_engine(algorithm="direct", chunk=9216) as engine:

@@ -108,16 +108,16 @@ def time_on_device(device: Device, kernel: DeviceKernel, problem: Problem) -> fl
         return float(cuda.get_elapsed_time(start, end)) / repeats
 
     launch()  # compiles, fills caches, wakes the clocks
-    recorded = _recorded(device, launch)
+    recorded = _recorded(device, kernel, launch)
     again = recorded.launch if recorded else launch
     took(1)
     repeats = max(1, min(REPEATS, int(ENOUGH / max(took(1), 1e-3))))
     return median(took(repeats) for _ in range(RUNS))
 
 
-def _recorded(device: Device, launch: Callable[[], None]) -> Captured | None:
+def _recorded(device: Device, kernel: DeviceKernel, launch: Callable[[], None]) -> Captured | None:
     try:
-        return device.graphs.capture(launch, wait=True)
+        return device.graphs.capture(launch, wait=True, transforms=kernel.algorithm == "fft")
     except device.cupy.cuda.memory.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - libraries refuse in ways of their own; a lost device stays lost

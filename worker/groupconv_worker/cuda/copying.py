@@ -15,8 +15,8 @@ LEAST = 2**20
 SHARE = 2**19
 """Bytes for each thread, at least."""
 
-MOST = 4
-"""Threads that copy about as fast as PCIe does; to wake more takes longer than they save."""
+MOST = 8
+"""Threads that copy about as fast as PCIe does."""
 
 KEPT = 256
 """Sizes whose programs are kept."""

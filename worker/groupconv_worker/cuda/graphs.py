@@ -46,12 +46,13 @@ class Graphs:
         if (kept := self._kept) is not None:
             kept.append(thing)
 
-    def capture(self, work: Callable[[], None], *, wait: bool) -> Captured | None:
+    def capture(self, work: Callable[[], None], *, wait: bool, transforms: bool) -> Captured | None:
         """Run `work` once as it is, so that everything it needs is compiled and planned, then once more recorded.
 
         Args:
             work: puts something on the current stream; it copies to and from pinned memory only, and waits for nothing.
             wait: for other threads that capture.
+            transforms: whether there are any of cuFFT's among it.
 
         Returns:
             None if others do and `wait` is false.
@@ -64,14 +65,16 @@ class Graphs:
         try:
             stream, self._stream = self._stream or self._cupy.cuda.Stream(non_blocking=True), None
             with stream:
-                captured = self._capture(stream, work)
+                captured = self._capture(stream, work, transforms=transforms)
             self._stream = stream  # one on which a capture failed is not used again
             return captured
         finally:
             self._lock.release()
 
-    def _capture(self, stream: Any, work: Callable[[], None]) -> Captured:
-        cuda, plans = self._cupy.cuda, self._cupy.fft.config.get_plan_cache()  # of this thread
+    def _capture(self, stream: Any, work: Callable[[], None], *, transforms: bool) -> Captured:
+        cuda = self._cupy.cuda
+        # this thread's, made now if there is none; and when a thread ends that has one, CuPy collects all garbage
+        plans = self._cupy.fft.config.get_plan_cache() if transforms else ()
         kept: list[Any] = []
 
         def malloc(size: int) -> Any:

@@ -63,7 +63,7 @@ class Recording:
             compute(kernel, types, x, y, groups.start, device.options.workspace)
             runtime.memcpyAsync(host_y.ctypes.data, y.data.ptr, y.nbytes, runtime.memcpyDeviceToHost, stream)
 
-        if (captured := device.graphs.capture(run, wait=False)) is None:
+        if (captured := device.graphs.capture(run, wait=False, transforms=kernel.algorithm == "fft")) is None:
             raise BlockingIOError("another thread is recording")
         self._kernel = kernel  # its weights and plans are in the graph
         self._launch, self._copy, self._stream = captured.launch, device.copy, cupy.cuda.Stream(non_blocking=True)
