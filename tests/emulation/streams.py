@@ -103,8 +103,9 @@ class Graph:
         pass
 
     def launch(self, stream: Stream) -> None:
-        for work, addresses in self.work:
-            stream.enqueue(partial(self._run, work, addresses), *addresses)
+        with RUNNING:  # as one: what other threads launch on the stream comes before or after all of it
+            for work, addresses in self.work:
+                stream.enqueue(partial(self._run, work, addresses), *addresses)
 
     @staticmethod
     def _run(work: Callable[[], None], addresses: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ from emulation import emulated_engine, needs_compiler
 from groupconv.dtypes import BFLOAT16, types_of
 from groupconv.geometry import resolve
 from groupconv.spec import ConvSpec
+from groupconv_worker.cuda.device import TRACKS
 from groupconv_worker.engines import reference
 from groupconv_worker.engines.base import DeviceLostError, Prepared, Problem
 from groupconv_worker.engines.cuda import CudaEngine
@@ -150,6 +151,20 @@ def test_recordings_give_way_to_newer_ones_and_to_whatever_needs_memory():
         engine._device.pool.set_limit(engine._device.pool.used_bytes() + x.nbytes)
         answer(kernels[0], x[:3])  # there is no room for this beside the recordings
         assert engine._device.pool.used_bytes() == beside
+
+
+def test_many_kernels_share_the_memory_of_a_few_runs():
+    problem, x, w = layer()
+    with emulated_engine(algorithm="direct") as engine:
+        kernels = [engine.prepare(problem, (i + 1) * w) for i in range(3 * TRACKS)]
+        wants = [answer(kernel, x) for kernel in kernels]
+        before = engine._device.pool.used_bytes()
+        for kernel, want in (*zip(kernels, wants, strict=True), *zip(kernels[::-1], wants[::-1], strict=True)):
+            np.testing.assert_array_equal(answer(kernel, x), want)
+        assert engine._device.pool.used_bytes() == before + TRACKS * (x.nbytes + wants[0].nbytes)
+        del kernel, kernels
+        engine._device._phases.clear()  # tables of taps are kept for the next kernel of the shape
+        assert engine._device.pool.used_bytes() == 0
 
 
 def test_recordings_give_way_to_weights():

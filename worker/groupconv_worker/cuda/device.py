@@ -1,5 +1,6 @@
 """One CUDA device as the engine uses it: a memory pool with a limit, kernels, and streams for each run."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,15 @@ from groupconv.errors import ResourceExhaustedError
 from groupconv.geometry import Geometry
 from groupconv_worker.cuda.copying import Copier
 from groupconv_worker.cuda.errors import cuda_errors
-from groupconv_worker.cuda.graphs import Graphs
+from groupconv_worker.cuda.graphs import Graphs, Track
 from groupconv_worker.cuda.modules import Kernels
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.records import ACTIVATIONS, EPILOGUE, Phases, device_taps, phases_of
 from groupconv_worker.cuda.shelves import Shelves
 from groupconv_worker.engines.base import Array, DeviceLostError
+
+TRACKS = 4
+"""Recorded runs that overlap; see `Track`."""
 
 CACHED_GEOMETRIES = 256
 """Tap tables kept on the device: a one-shot request of a shape seen before builds none."""
@@ -63,6 +67,7 @@ class Device:
         self.graphs = Graphs(cupy, self.pool)
         # at most half of what there is: weights and the runs that are not recorded need some, too
         self.shelves = Shelves(min(options.recordings, options.memory_limit // 2 or options.recordings))
+        self._tracks = itertools.cycle([Track(cupy) for _ in range(TRACKS)])
         self._lanes: list[Lane] = []
         self._phases: dict[Geometry, tuple[Phases, Any, Any]] = {}
         self._lock = Lock()
@@ -110,6 +115,11 @@ class Device:
                     lane.synchronize()
             with self._lock:
                 self._lanes.append(lane)
+
+    def next_track(self) -> Track:
+        """Tracks in turn, for whatever is recorded next."""
+        with self._lock:
+            return next(self._tracks)
 
     def pinned_array(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         """Page-locked host memory: the copy engines read and write it without the CPU."""
@@ -159,10 +169,9 @@ class Device:
 
     def close(self) -> None:
         """Give device and pinned memory back."""
-        self.shelves.clear()
         self._phases.clear()
         self._lanes.clear()
-        self.pool.free_all_blocks()
+        self.make_room()
         self.pinned.free_all_blocks()
         self.copy.close()
 

@@ -1,10 +1,11 @@
 """Work recorded as CUDA graphs: whatever was put on a stream, repeated by one call.
 
 A graph names addresses, so all memory that was allocated while it was captured, and every plan of cuFFT it runs, stays
-with it and serves nothing else. Graphs are captured one at a time, on a stream of their own: what a dropped graph
-leaves in the memory pool is there for the next.
+with it. Graphs that run one after another on the same track share that memory; else it serves nothing else. Graphs are
+captured one at a time, on a stream of their own: what a dropped graph leaves in the memory pool is there for the next.
 """
 
+import weakref
 from collections.abc import Callable
 from threading import Lock
 from typing import Any
@@ -15,16 +16,60 @@ class Captured:
 
     Args:
         graph: of CuPy.
-        kept: memory and plans.
+        memory: of the device, in the order of allocation: bytes, and what CuPy allocated.
+        plans: and whatever else must live.
+        made: bytes of the device that no other graph had before.
 
     Attributes:
-        bytes: of device memory it keeps.
+        bytes: `made`.
     """
 
-    def __init__(self, graph: Any, kept: list[Any]) -> None:
+    def __init__(self, graph: Any, memory: "list[tuple[int, Any]]", plans: list[Any], made: int) -> None:
         self.launch: Callable[[Any], None] = graph.launch  # on a stream
-        self._kept = kept
-        self.bytes = sum(_size(thing) for thing in kept)
+        self.memory, self._plans = memory, plans
+        self.bytes = made
+
+
+class Track:
+    """A stream on which graphs run one after another, so that they may share device memory.
+
+    What a graph allocates first, second and so on is what another has in its place, if that is large enough; it lives
+    as long as one of them.
+
+    Args:
+        cupy: the module.
+    """
+
+    def __init__(self, cupy: Any) -> None:
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.graphs: weakref.WeakSet[Captured] = weakref.WeakSet()
+
+    def memory(self, place: int) -> tuple[int, Any]:
+        """The largest there is in one place."""
+        there = (graph.memory[place] for graph in tuple(self.graphs) if place < len(graph.memory))
+        return max(there, key=lambda memory: memory[0], default=(0, None))
+
+
+class _Memory:
+    """What one graph allocates.
+
+    Args:
+        malloc: makes new memory.
+        track: that the graph will run on.
+    """
+
+    def __init__(self, malloc: Callable[[int], Any], track: Track | None) -> None:
+        self.taken: list[tuple[int, Any]] = []
+        self.made = 0
+        self._malloc, self._track = malloc, track
+
+    def malloc(self, size: int) -> Any:
+        found = self._track.memory(len(self.taken)) if self._track else (0, None)
+        if found[0] < size:
+            found = size, self._malloc(size)
+            self.made += size
+        self.taken.append(found)
+        return found[1]
 
 
 class Graphs:
@@ -46,13 +91,16 @@ class Graphs:
         if (kept := self._kept) is not None:
             kept.append(thing)
 
-    def capture(self, work: Callable[[], None], *, wait: bool, transforms: bool) -> Captured | None:
+    def capture(
+        self, work: Callable[[], None], *, wait: bool, transforms: bool, track: Track | None = None
+    ) -> Captured | None:
         """Run `work` once as it is, so that everything it needs is compiled and planned, then once more recorded.
 
         Args:
             work: puts something on the current stream; it copies to and from pinned memory only, and waits for nothing.
             wait: for other threads that capture.
             transforms: whether there are any of cuFFT's among it.
+            track: on which the graph will run, and on no other; None gives it memory of its own.
 
         Returns:
             None if others do and `wait` is false.
@@ -65,29 +113,24 @@ class Graphs:
         try:
             stream, self._stream = self._stream or self._cupy.cuda.Stream(non_blocking=True), None
             with stream:
-                captured = self._capture(stream, work, transforms=transforms)
+                captured = self._capture(stream, work, transforms=transforms, track=track)
             self._stream = stream  # one on which a capture failed is not used again
             return captured
         finally:
             self._lock.release()
 
-    def _capture(self, stream: Any, work: Callable[[], None], *, transforms: bool) -> Captured:
+    def _capture(self, stream: Any, work: Callable[[], None], *, transforms: bool, track: Track | None) -> Captured:
         cuda = self._cupy.cuda
         # this thread's, made now if there is none; and when a thread ends that has one, CuPy collects all garbage
         plans = self._cupy.fft.config.get_plan_cache() if transforms else ()
-        kept: list[Any] = []
-
-        def malloc(size: int) -> Any:
-            kept.append(self._pool.malloc(size))
-            return kept[-1]
-
+        memory, kept = _Memory(self._pool.malloc, track), list[Any]()
         _empty(plans)  # plans made before serve this thread's other runs, with one work area
         with cuda.using_allocator(self._pool.malloc):
             try:
                 work()
             finally:
                 stream.synchronize()
-        with cuda.using_allocator(malloc):
+        with cuda.using_allocator(memory.malloc):
             stream.begin_capture()
             self._kept = kept
             try:
@@ -98,7 +141,10 @@ class Graphs:
         kept += _empty(plans)
         graph.upload(stream)
         stream.synchronize()
-        return Captured(graph, kept)
+        captured = Captured(graph, memory.taken, kept, memory.made + sum(_work_area(thing) for thing in kept))
+        if track:
+            track.graphs.add(captured)
+        return captured
 
 
 def _empty(plans: Any) -> list[Any]:
@@ -109,7 +155,7 @@ def _empty(plans: Any) -> list[Any]:
     return [plan for _, plan in found]
 
 
-def _size(thing: Any) -> int:
-    """Bytes of a memory pointer, or of the work area of cuFFT's plan."""
-    memory = getattr(getattr(thing, "work_area", thing), "mem", None)
+def _work_area(thing: Any) -> int:
+    """Bytes of the work area, if it is a plan of cuFFT's."""
+    memory = getattr(getattr(thing, "work_area", None), "mem", None)
     return 0 if memory is None else int(memory.size)

@@ -2,7 +2,8 @@
 
 The first run of a kernel is never recorded, as most kernels of one-shot requests run once. From the second run of as
 many samples on, memory on both sides and a CUDA graph are kept for its pieces, and each piece is: copy x into pinned
-memory, launch, wait without the GIL, copy out. Pieces take turns as in transfer.py, each on a stream of its own.
+memory, launch, wait without the GIL, copy out. Pieces take turns as in transfer.py, on a few tracks: what runs on the
+same one shares its device memory, so that the layers of a network need little more of it than the largest of them.
 Recordings that are not in use are dropped, least recently used first, when they hold more than the engine may, and all
 of them when device memory runs out.
 """
@@ -38,7 +39,7 @@ class Recording:
         groups: those it computes.
 
     Attributes:
-        bytes: on the host and on the device.
+        bytes: on the host, and on the device beside what was there on its track.
         used: see `Kept`.
 
     Raises:
@@ -63,10 +64,11 @@ class Recording:
             compute(kernel, types, x, y, groups.start, device.options.workspace)
             runtime.memcpyAsync(host_y.ctypes.data, y.data.ptr, y.nbytes, runtime.memcpyDeviceToHost, stream)
 
-        if (captured := device.graphs.capture(run, wait=False, transforms=kernel.algorithm == "fft")) is None:
+        track, transforms = device.next_track(), kernel.algorithm == "fft"
+        if (captured := device.graphs.capture(run, wait=False, transforms=transforms, track=track)) is None:
             raise BlockingIOError("another thread is recording")
         self._kernel = kernel  # its weights and plans are in the graph
-        self._launch, self._copy, self._stream = captured.launch, device.copy, cupy.cuda.Stream(non_blocking=True)
+        self._launch, self._copy, self._stream = captured.launch, device.copy, track.stream
         self._captured = captured
         self._host_x, self._host_y = host_x.view(types.input), host_y.view(types.output)
         self.bytes = captured.bytes + host_x.nbytes + host_y.nbytes
