@@ -18,6 +18,7 @@ SLIDING = np.dtype(
         ("threads", np.uint32),
         ("c", np.int32),
         ("m", np.int32),
+        ("splits", np.int32),
         ("in", np.int32, 2),
         ("out", np.int32, 2),
         ("padding", np.int32, 2),
@@ -36,15 +37,21 @@ ALIGNMENT = 16
 """Bytes of the widest load."""
 
 SQUARES = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2))
-DEPTHWISE = {4: SQUARES[:5], 2: SQUARES[:4], 1: SQUARES}
+DEPTHWISE = {4: SQUARES[:5], 1: SQUARES}
 STENCIL = {4: SQUARES[:2], 2: SQUARES[:1], 1: SQUARES[:2]}
 """(kernel, stride) of each kernel by outputs side by side, of which more than one are vectors.
 
-What is not here would spill registers, or has a margin of three columns, which are no vector of two.
+What is not here would spill registers, or was not faster: a depthwise 14 × 14 in vectors of two.
 """
 
 BLOCKS_EACH = 4
 """Blocks for each multiprocessor, before they have more than one warp: a small map is spread over all of them."""
+
+THREADS, RESIDENT = 128, 512
+"""Threads of a block at most, and of a multiprocessor that has as many as the stencil kernel's registers allow."""
+
+SPLITS = 16
+"""Threads that share the channels of an output, at most."""
 
 LARGEST = 2**31
 """Threads are counted, and the map's coordinates kept, in 31 bits; offsets in tensors have 64."""
@@ -57,13 +64,14 @@ class Launch:
     Attributes:
         shape: its template arguments: kernel, stride, outputs of a thread side by side and below each other, and
             for the stencil kernel filters.
-        blocks, threads: the launch configuration.
+        blocks, threads, shared: the launch configuration.
         record: its `SLIDING` argument.
     """
 
     shape: tuple[int, ...]
     blocks: int
     threads: int
+    shared: int
     record: Array
 
 
@@ -114,7 +122,9 @@ def thread_count(g: Geometry, batch: int, groups: int, side_by_side: int, filter
 
 
 @lru_cache(maxsize=1024)
-def plan_launch(g: Geometry, batch: int, groups: int, filters: int, multiprocessors: int, *, aligned: bool) -> Launch:
+def plan_launch(
+    g: Geometry, batch: int, groups: int, filters: int, multiprocessors: int, *, aligned: bool, split: bool = False
+) -> Launch:
     """The launch for `groups` groups of `batch` samples.
 
     Args:
@@ -124,6 +134,8 @@ def plan_launch(g: Geometry, batch: int, groups: int, filters: int, multiprocess
         filters: that a thread sums at once: 1 for the depthwise kernel, `FILTERS` for the stencil kernel.
         multiprocessors: of the device.
         aligned: whether x and y begin at multiples of `ALIGNMENT`.
+        split: whether threads may share the channels of an output, where there are too few for the device. The
+            order of the sums then depends on the size of a piece.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
@@ -139,16 +151,33 @@ def plan_launch(g: Geometry, batch: int, groups: int, filters: int, multiprocess
     below = outputs_below(square[1], side_by_side, filters)
     per_group = -(-(g.out_channels // g.groups) // filters)
     count = thread_count(g, batch, groups, side_by_side, filters)
-    sizes = (128, 64) if square[0] < 7 else (64,)  # 7 x 7 takes so many registers that blocks of 128 leave some over
-    threads = next((n for n in sizes if count >= n * BLOCKS_EACH * multiprocessors), 32)
+    channels = g.in_channels // g.groups
+    splits = split_count(count, channels, multiprocessors) if split else 1
+    enough = (n for n in (THREADS, 64) if splits > 1 or count >= n * BLOCKS_EACH * multiprocessors)
+    threads = next(enough, 32)
+    shared = threads * side_by_side * below * filters * 4 if splits > 1 else 0  # sums of four bytes
     record = np.zeros((), dtype=SLIDING)
     record["columns"] = divisor(-(-g.output[1] // side_by_side))
     record["strips"] = divisor(-(-g.output[0] // below))
     record["chunks"], record["per_group"] = divisor(groups * per_group), divisor(per_group)
-    record["threads"], record["c"], record["m"] = count, g.in_channels // g.groups, g.out_channels // g.groups
+    record["splits"], record["threads"] = splits, count
+    record["c"], record["m"] = channels, g.out_channels // g.groups
     record["in"], record["out"], record["padding"] = g.input, g.output, [lo for lo, _ in g.padding]
     shape = (*square, side_by_side, below) if filters == 1 else (*square, side_by_side, below, filters)
-    return Launch(shape, -(-count // threads), threads, record)
+    return Launch(shape, -(-count // (threads // splits)), threads, shared, record)
+
+
+def split_count(count: int, channels: int, multiprocessors: int) -> int:
+    """How many threads share the channels of an output: as many as the device holds at once, a power of two.
+
+    Example:
+        >>> split_count(3584, 16, 132), split_count(100_000, 16, 132), split_count(3584, 3, 132)
+        (16, 1, 2)
+    """
+    splits = 1
+    while splits < SPLITS and 2 * splits <= channels and 2 * splits * count <= RESIDENT * multiprocessors:
+        splits *= 2
+    return splits
 
 
 def _whole_vectors(g: Geometry, side_by_side: int) -> bool:

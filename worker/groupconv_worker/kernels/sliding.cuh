@@ -23,6 +23,7 @@ struct Sliding {
     Divisor chunks, per_group;  // parts of the filters, each summed at once: all there are, and those of a group
     unsigned threads;
     int c, m;                       // channels and filters of a group
+    int splits;                     // threads that share the channels of an output, in one block
     int in[2], out[2], padding[2];  // padding before the first row and column
 };
 
