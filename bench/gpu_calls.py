@@ -12,12 +12,15 @@ import numpy as np
 
 from groupconv.dtypes import types_of
 from groupconv_server.catalogue import catalogue
+from groupconv_worker.cuda import copying
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.engines.base import Problem
 from groupconv_worker.engines.cuda import CudaEngine
 
 LAYERS = ("alexnet_conv2", "resnet50_1x1_56", "mobilenet_dw_14", "dcgan_up3")
-CHUNKS = (1, 2, 4, 8, 16)
+CHUNKS = (4, 8, 16)
+COPIERS = ((1, 1024), (4, 1024), (4, 256), (8, 1024), (8, 256))
+"""Threads that copy, and KiB from which on they do."""
 CALLERS = (1, 2, 4, 8)
 REPEATS = 15
 CORES = os.cpu_count() or 1
@@ -27,15 +30,20 @@ def calls(batch: int) -> Iterator[str]:
     """Two tables of markdown; what is not recorded is told on standard error."""
     logging.basicConfig()
     logging.getLogger("groupconv_worker.cuda").setLevel(logging.DEBUG)
-    yield f"\nMicroseconds of a call, batch {batch}, by MiB of a piece and threads that copy"
-    columns = [(chunk, threads) for threads in (1, CORES) for chunk in CHUNKS]
-    yield "| layer | " + " | ".join(f"{chunk} MiB, {threads}" for chunk, threads in columns) + " | not recorded |"
+    yield f"\nMicroseconds of a call, batch {batch}, by MiB of a piece, threads that copy and KiB from which on they do"
+    columns = [(chunk, *copiers) for copiers in COPIERS for chunk in CHUNKS]
+    yield "| layer | " + " | ".join("{}, {}, {}".format(*column) for column in columns) + " | not recorded |"
     yield "| --- |" + " ---: |" * (len(columns) + 1)
+    before = copying.MOST, copying.LEAST, copying.SHARE
     for name in LAYERS:
         engine = CudaEngine()
         algorithm = _prepared(engine, name, batch)[0].algorithm  # the one that was measured to be the fastest
         engine.close()
-        cells = [_call(name, batch, threads, algorithm=algorithm, chunk=chunk * 2**20) for chunk, threads in columns]
+        cells = []
+        for chunk, threads, least in columns:
+            copying.MOST, copying.LEAST, copying.SHARE = threads, least * 2**10, least * 2**9
+            cells.append(_call(name, batch, threads, algorithm=algorithm, chunk=chunk * 2**20))
+        copying.MOST, copying.LEAST, copying.SHARE = before
         cells.append(_call(name, batch, CORES, algorithm=algorithm, recordings=0))
         yield f"| {name} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |"
     if batch == 1:

@@ -36,7 +36,7 @@ class CudaOptions:
 
     memory_limit: int = 0
     workspace: int = 256 * 2**20
-    chunk: int = 4 * 2**20
+    chunk: int = 8 * 2**20
     recordings: int = 2**30
     math: Math = "float32"
     deterministic: bool = False
