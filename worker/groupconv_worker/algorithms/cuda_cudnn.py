@@ -29,7 +29,7 @@ DATA_TYPE = {"float16": "HALF", "bfloat16": "BFLOAT16", "float32": "FLOAT"}
 ALIGNMENT = 16
 """Bytes that an address has to be a multiple of, unless a tensor says otherwise. Source: cuDNN, graph API."""
 KEPT_PLANS = 256
-TRIED = 8
+TRIED = 16
 """Plans of a shape, in cuDNN's own order, that a kernel that stays is measured with."""
 
 
