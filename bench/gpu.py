@@ -1,6 +1,6 @@
 """The CUDA kernels on paper, or on a device.
 
-python bench/gpu.py --model      occupancy and roofline from the compiler's report: needs no GPU, measures nothing
+python bench/gpu.py --model      occupancy from the compiler's report: needs no GPU, measures nothing
 python bench/gpu.py [--batch 32] [--layer alexnet_conv2 ...]
                                   every algorithm on the catalogue's layers, by CUDA events, and a whole call on host
                                   arrays; torch's cuDNN beside both where torch is installed: needs a GPU
@@ -25,7 +25,6 @@ from groupconv.dtypes import Types, types_of
 from groupconv.geometry import Geometry
 from groupconv_server.catalogue import catalogue
 from groupconv_worker.cuda import instances, model
-from groupconv_worker.cuda.choice import by_rule
 from groupconv_worker.cuda.device import device_types
 from groupconv_worker.cuda.grouping import plan_launch
 from groupconv_worker.cuda.nvrtc import compile_kernels
@@ -44,12 +43,12 @@ REPEATS = 20
 def main() -> None:
     """Print one or the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="store_true", help="print the tables of docs/gpu.md")
+    parser.add_argument("--model", action="store_true", help="print the table of occupancy of docs/gpu.md")
     parser.add_argument("--batch", type=int, default=1, help="samples of a request")
     parser.add_argument("--layer", nargs="+", default=list(catalogue()), help="of the catalogue; all if not given")
     options = parser.parse_args()
     if options.model:
-        print("\n".join((*occupancy_table(), "", *roofline_table())))
+        print("\n".join(occupancy_table()))
     elif reason := why_unavailable():
         sys.exit(f"bench/gpu.py: {reason}; --model needs none")
     else:
@@ -98,32 +97,6 @@ def _hot_kernels() -> Iterator[tuple[str, str, str, int, int]]:
     yield "patches", "patches.cu", instances.patches(4, near=True), 256, 0
     yield "bias and activation", "finish.cu", instances.finish_in_place(F32, 4), 256, 0
     yield "product of spectra", "spectral.cu", instances.spectral(F32, 4), 256, 0
-
-
-def roofline_table() -> Iterator[str]:
-    """The least time that data sheets allow, layer by layer."""
-    yield (
-        "| layer | by rule | MFLOP | least traffic | patches | "
-        + " | ".join(f"{g.name}: least time" for g in GPUS)
-        + " |"
-    )
-    yield "| --- | --- | ---: | ---: | ---: |" + " ---: |" * len(GPUS)
-    for name, layer in catalogue().items():
-        problem = Problem(layer.geometry, TYPES)
-        # as the engine chooses without cuDNN: products take a transposed convolution of stride 1 only
-        strided = layer.geometry.transposed and max(layer.geometry.stride) > 1
-        skipped = ("cudnn", "separable", *(("gemm", "grouped") if strided else ()))
-        algorithm = next(a for a in by_rule(problem) if a not in skipped)
-        moved, patches = model.least_bytes(problem), model.patch_bytes(problem) if algorithm == "gemm" else 0
-        flops = cost.flops(layer.geometry)
-        times = (model.least_seconds(gpu, flops, moved + patches) for gpu in GPUS)
-        cells = " | ".join(f"{seconds * 1e6:.1f} µs ({bound})" for seconds, bound in times)
-        if algorithm == "fft":  # does less arithmetic than it says, and how much cuFFT moves is its own affair
-            cells = " | ".join("not modelled" for _ in GPUS)
-        yield (
-            f"| {name} | {algorithm} | {flops / 1e6:.0f} | {moved / 2**20:.1f} MiB | "
-            f"{f'{patches / 2**20:.1f} MiB' if patches else '–'} | {cells} |"
-        )
 
 
 def measured_table(batch: int, names: list[str]) -> Iterator[str]:

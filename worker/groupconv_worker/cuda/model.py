@@ -82,15 +82,6 @@ def least_bytes(problem: Problem) -> int:
     return cost.bytes_in(g, types) + cost.bytes_out(g, types)
 
 
-def patch_bytes(problem: Problem) -> int:
-    """The matrix of patches, written and read, where a product needs one."""
-    g = problem.geometry
-    if g.is_pointwise:
-        return 0
-    rows = g.in_channels * math.prod(g.kernel)
-    return 2 * g.batch * rows * math.prod(g.output) * problem.types.input.itemsize
-
-
 def least_seconds(gpu: Gpu, flops: float, moved: float) -> tuple[float, str]:
     """The roofline: the larger of both times, and which it is."""
     computing, moving = flops / gpu.flops, moved / gpu.bandwidth
