@@ -28,6 +28,7 @@ from groupconv_worker.cuda import instances, model
 from groupconv_worker.cuda.device import device_types
 from groupconv_worker.cuda.grouping import plan_launch
 from groupconv_worker.cuda.nvrtc import compile_kernels
+from groupconv_worker.cuda.sliding import FILTERS
 from groupconv_worker.cuda.sliding import plan_launch as plan_sliding
 from groupconv_worker.engines.base import Problem
 from groupconv_worker.engines.cuda import CudaEngine, why_unavailable
@@ -90,6 +91,10 @@ def _hot_kernels() -> Iterator[tuple[str, str, str, int, int]]:
         expression = instances.depthwise(F32, *sliding.shape)
         yield f"depthwise, {name}, batch 32", "depthwise.cu", expression, sliding.threads, 0
     thin = catalogue()["resnext50_3x3_56"].geometry
+    for batch, label in ((1, "channels shared"), (32, "batch 32")):
+        sliding = plan_sliding(thin, batch, thin.groups, FILTERS, model.H100.multiprocessors, aligned=True, split=True)
+        expression = instances.stencil(F32, *sliding.shape)
+        yield f"stencil, resnext50_3x3_56, {label}", "stencil.cu", expression, sliding.threads, sliding.shared
     launch = plan_launch(thin, 1, thin.groups, 4)
     assert launch is not None
     expression = instances.grouped(F32, *launch.shape)
