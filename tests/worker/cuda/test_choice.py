@@ -141,6 +141,17 @@ def test_any_batching_gives_the_same_bits():
     np.testing.assert_array_equal(*outs)
 
 
+def test_deterministic_sums_are_made_in_one_part():
+    problem, w = problem_of((1, 64, 9, 9), (16, 64, 5, 5))
+    x, out = np.zeros((1, 64, 9, 9), F32), np.empty((1, 16, 5, 5), F32)
+    for deterministic in (False, True):  # in how many parts depends on the batch, and rounding on the parts
+        with emulated_engine(deterministic=deterministic, algorithm="direct") as engine:
+            engine._device.multiprocessors = 100
+            engine.prepare(problem, w).run(x, out)
+            parts = [name for _, name in engine._device.kernels._functions if "combine" in name]
+        assert bool(parts) is not deterministic
+
+
 @pytest.mark.parametrize(
     ("math", "compute", "tolerance"),
     [("float32", 68, 1e-5), ("tf32", 77, 1e-5), ("float16", 74, 5e-2), ("bfloat16", 75, 0.3)],
