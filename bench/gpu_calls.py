@@ -103,8 +103,12 @@ def _rate(prepared: Any, x: Any, out: Any, callers: int) -> float:
 
     def run(i: int) -> None:
         mine = np.empty_like(out)
-        for _ in range(20):
-            prepared.run(x, mine)
+        try:
+            for _ in range(20):
+                prepared.run(x, mine)
+        except BaseException:
+            together.abort()
+            raise
         together.wait()
         until = perf_counter() + seconds
         while perf_counter() < until:

@@ -41,11 +41,11 @@ REFUSE = {"all": False}
 BUILT: list["pygraph"] = []
 
 
-def create_handle() -> dict[str, int]:
-    return {"stream": -1}
+def create_handle() -> dict[str, Any]:
+    return {"stream": -1, "captured": None}
 
 
-def set_stream(*, handle: dict[str, int], stream: int) -> None:
+def set_stream(*, handle: dict[str, Any], stream: int) -> None:
     handle["stream"] = stream
 
 
@@ -142,17 +142,21 @@ class pygraph:  # noqa: N801
         return 64 if index else 2**40
 
     def execute_plan_at_index(
-        self, tensors: dict[_Tensor, int], workspace: int, index: int, *, handle: dict[str, int]
+        self, tensors: dict[_Tensor, int], workspace: int, index: int, *, handle: dict[str, Any]
     ) -> None:
         assert f"plan {index}" in self._steps
         self._execute(tensors, workspace, handle)
 
-    def execute(self, tensors: dict[_Tensor, int], workspace: int, *, handle: dict[str, int]) -> None:
+    def execute(self, tensors: dict[_Tensor, int], workspace: int, *, handle: dict[str, Any]) -> None:
         assert self._steps[-1] == "built", "another plan was selected"
         self._execute(tensors, workspace, handle)
 
-    def _execute(self, tensors: dict[_Tensor, int], workspace: int, handle: dict[str, int]) -> None:
+    def _execute(self, tensors: dict[_Tensor, int], workspace: int, handle: dict[str, Any]) -> None:
         assert handle["stream"] == current().ptr, "the handle was not told the stream"
+        captured = handle["captured"]  # a plan may run on streams of the handle's own
+        if captured is not None and captured is not current() and captured.is_capturing():
+            raise RuntimeError("ForkInternalStreams: CUDNN_STATUS_EXECUTION_FAILED")
+        handle["captured"] = current() if current().is_capturing() else None
         assert not any(address % 16 for address in tensors.values()), "CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER"
         x, w, y = (t.view(tensors[t]) for t in (self._x, self._w, self._y))
         current().enqueue(lambda: self._convolve(x, w, y, workspace), *tensors.values(), workspace)

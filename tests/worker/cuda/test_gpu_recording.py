@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a device"),
 ]
 F32 = np.dtype(np.float32)
-NAMES = ["direct", "gemm", "grouped", "fft", "separable", "cudnn"]
+NAMES = ["direct", "gemm", "depthwise", "grouped", "fft", "separable", "cudnn"]
 DTYPES = (*((f, f) for f in FLOATS), *((i, f) for i in INTEGERS for f in FLOATS))
 
 
@@ -105,6 +105,25 @@ def test_threads_with_different_data(engine: CudaEngine, name: str):
         thread.join()
     assert not wrong
     assert 1 <= recordings(prepared) <= 8
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_cudnn_is_recorded_while_others_run_it(engine: CudaEngine, groups: int):
+    """For some shapes its plan runs on streams of the handle's own."""
+    problem, x, w = layer(groups=groups)
+    want, wrong = answer(prepare(engine, "direct", problem, w), problem, x), []
+
+    def run() -> None:
+        prepared = prepare(engine, "cudnn", problem, w)
+        for _ in range(10):
+            wrong.extend([1] * (not np.allclose(answer(prepared, problem, x), want, rtol=1e-3, atol=1e-3)))
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 def test_kernels_of_several_algorithms_at_once(engine: CudaEngine):

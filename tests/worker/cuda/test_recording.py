@@ -167,6 +167,24 @@ def test_many_kernels_share_the_memory_of_a_few_runs():
         assert engine._device.pool.used_bytes() == 0
 
 
+def test_cudnn_runs_while_it_is_recorded():
+    problem, x, w = layer(groups=2)
+    with emulated_engine(algorithm="cudnn", with_cudnn=True) as engine:
+        prepared = engine.prepare(problem, w)
+        want, outs = answer(prepared, x), []
+        with engine._device.lane():
+            there, y = engine._device.upload(x), engine._device.upload(want)
+
+        def work() -> None:
+            prepared._kernel.launch(there, y, 0, 2**20)
+            thread = threading.Thread(target=lambda: outs.append(answer(engine.prepare(problem, w), x)))
+            thread.start()
+            thread.join()
+
+        assert engine._device.graphs.capture(work, wait=True, transforms=False)
+    np.testing.assert_array_equal(outs, [want, want])
+
+
 def test_recordings_give_way_to_weights():
     problem, x, w = layer()
     with emulated_engine(algorithm="direct") as engine:
@@ -190,10 +208,10 @@ def test_memory_of_a_dropped_kernel_is_free():
 
 
 @pytest.mark.parametrize("chunk", [2**20, 2**14])
-@pytest.mark.parametrize("algorithm", ["direct", "gemm", "fft", "grouped"])
+@pytest.mark.parametrize("algorithm", ["direct", "gemm", "fft", "grouped", "cudnn"])
 def test_threads_have_recordings_of_their_own(algorithm: str, chunk: int):
     problem, x, w = layer(groups=2)
-    with emulated_engine(algorithm=algorithm, chunk=chunk) as engine:
+    with emulated_engine(algorithm=algorithm, chunk=chunk, with_cudnn=algorithm == "cudnn") as engine:
         prepared = engine.prepare(problem, w)
         wants = [answer(prepared, x * (i + 1)) for i in range(6)]
         wrong: list[int] = []

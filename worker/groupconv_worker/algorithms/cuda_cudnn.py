@@ -33,6 +33,12 @@ TRIED = 16
 """Plans of a shape, in cuDNN's own order, that a kernel that stays is measured with."""
 
 
+class CudnnError(RuntimeError):
+    """cuDNN could not run a plan; with a status, as CuPy's errors have one (see `cuda_errors`)."""
+
+    status = 0
+
+
 class Cudnn:
     """Convolutions padded with zeros, of float32 and the 16-bit floats.
 
@@ -45,7 +51,8 @@ class Cudnn:
 
     def __init__(self, device: Device, cudnn: Any) -> None:
         self.device, self.cudnn = device, cudnn
-        self.handle = cudnn.create_handle()
+        # two: some plans run on streams of the handle's own, and while those are captured nobody else may use them
+        self.handle, self.capturing_handle = cudnn.create_handle(), cudnn.create_handle()
         self.lock = Lock()  # a handle has one stream at a time
         self._plans: OrderedDict[Hashable, _Plan | Exception] = OrderedDict()
 
@@ -243,11 +250,16 @@ class CudnnKernel:
         elif y.data.ptr % ALIGNMENT:
             y_out = cupy.empty(y.shape, y.dtype)
         x_in = _aligned(x_in)
+        stream = cupy.cuda.get_current_stream()
+        handle = owner.capturing_handle if stream.is_capturing() else owner.handle
         with owner.lock:
-            owner.cudnn.set_stream(handle=owner.handle, stream=cupy.cuda.get_current_stream().ptr)
+            owner.cudnn.set_stream(handle=handle, stream=stream.ptr)
             # addresses, not arrays: DLPack would order them behind the legacy default stream
             places = {plan.x: x_in.data.ptr, plan.w: w.data.ptr, plan.y: y_out.data.ptr}
-            plan.execute(places, workspace.data.ptr, owner.handle)
+            try:
+                plan.execute(places, workspace.data.ptr, handle)
+            except RuntimeError as error:
+                raise CudnnError(str(error)) from error
         if self._rounds:
             y[...] = y_out.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))
         elif y_out is not y:
