@@ -14,11 +14,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
-from gpu_calls import calls
+from gpu_calls import calls, median_of_calls
 
 from groupconv import cost
 from groupconv.dtypes import Types, types_of
@@ -179,20 +178,10 @@ def _median_of_events(run: Any, fill: Any, event: Any, elapsed: Any, wait: Any) 
     return median(times)
 
 
-def _median_of_calls(call: Any) -> float:
-    """Microseconds of a call, by the clock on the wall."""
-    times = []
-    for _ in range(3 + REPEATS):
-        start = perf_counter()
-        call()
-        times.append((perf_counter() - start) * 1e6)
-    return median(times[3:])
-
-
 def _a_call(engine: CudaEngine, problem: Problem, x: Any, w: Any, b: Any) -> tuple[str, float]:
     """A resident kernel on host arrays, copies and all: the algorithm it measured to be the fastest, and its time."""
     prepared, out = engine.prepare(problem, w, b, resident=True), np.empty(problem.geometry.output_shape, F32)
-    return prepared.algorithm, _median_of_calls(lambda: prepared.run(x, out))
+    return prepared.algorithm, median_of_calls(lambda: prepared.run(x, out))
 
 
 def _torch(g: Geometry, x: Any, w: Any, b: Any) -> tuple[float, float]:
@@ -224,7 +213,7 @@ def _torch(g: Geometry, x: Any, w: Any, b: Any) -> tuple[float, float]:
             lambda start, end: start.elapsed_time(end),
             torch.cuda.synchronize,
         )
-        call = _median_of_calls(lambda: operation(torch.from_numpy(x).cuda(), weight, bias, **more).cpu().numpy())
+        call = median_of_calls(lambda: operation(torch.from_numpy(x).cuda(), weight, bias, **more).cpu().numpy())
     return on_device, call
 
 

@@ -64,7 +64,7 @@ def _prepared(engine: CudaEngine, name: str, batch: int) -> tuple[Any, Any, Any]
 def _call(name: str, batch: int, threads: int, **options: Any) -> float:
     engine = CudaEngine(threads=threads, options=CudaOptions(**options))
     prepared, x, out = _prepared(engine, name, batch)
-    took = _median(lambda: prepared.run(x, out))
+    took = median_of_calls(lambda: prepared.run(x, out))
     engine.close()
     return took
 
@@ -123,7 +123,8 @@ def _rate(prepared: Any, x: Any, out: Any, callers: int) -> float:
     return sum(counts) / seconds
 
 
-def _median(call: Any) -> float:
+def median_of_calls(call: Any) -> float:
+    """Microseconds of a call, by the clock on the wall."""
     times = []
     for _ in range(4 + REPEATS):
         start = perf_counter()

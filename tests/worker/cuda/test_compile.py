@@ -88,12 +88,6 @@ def test_every_instantiation(architecture: int):
     hold_to_account(compile_all(every_instance(), [architecture])[0], every_instance())
 
 
-def test_every_float_half_and_integer_instantiation_for_one_architecture():
-    """The oldest: what it cannot do shows here. The rest is compiled by the slow test."""
-    wanted = [pair for pair in every_instance() if not {"bfloat16", "double"} & set(re.findall(r"\w+", pair[1]))]
-    hold_to_account(compile_all(wanted, [75])[0], wanted)
-
-
 def test_a_kernel_that_does_not_compile_is_refused_with_the_log():
     with pytest.raises(RuntimeError, match=r"direct\.cu for sm_90"):
         compile_kernels("direct.cu", ["groupconv::direct<no_such_type>"], 90)
