@@ -10,39 +10,13 @@ from groupconv.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from groupconv.requests import CONVOLVE
 from groupconv.tensors import to_wire
-from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2
+from groupconv.v1 import tensor_pb2
 from groupconv_server.executors.local import LocalExecutor
+from raw_client import Raw, at, x_at
 
 SPEC = ConvSpec(padding=1, groups=8)
 F32 = np.dtype(np.float32)
-
-
-class Raw:
-    """A client that says what it likes."""
-
-    def __init__(self, near):
-        self._near = near
-
-    def register(self, name, size, proof):
-        request = memory_pb2.RegisterMemoryRequest(name=name, byte_size=size, proof=proof)
-        raw = self._call("/groupconv.v1.MemoryService/RegisterMemory", request)
-        return memory_pb2.RegisterMemoryResponse.FromString(raw).region
-
-    def unregister(self, region):
-        request = memory_pb2.UnregisterMemoryRequest(region=region)
-        self._call("/groupconv.v1.MemoryService/UnregisterMemory", request)
-
-    def convolve(self, source, output=None, kernel=None):
-        request = convolution_pb2.ConvolveRequest(input=source, output_place=output, without_report=True)
-        kernel = np.ones((1, 1, 1), np.float32) if kernel is None else kernel
-        request.steps.add(kernel=to_wire(kernel))
-        return convolution_pb2.ConvolveResponse.FromString(self._call(CONVOLVE, request))
-
-    def _call(self, method, request):
-        channel = self._near._channel
-        return self._near._call(channel.unary_unary(method), request.SerializeToString(), None)
 
 
 @pytest.fixture
@@ -55,11 +29,6 @@ def registered(raw):
     segment = Segment(4096)
     yield segment, raw.register(segment.name, segment.size, segment.proof)
     segment.unlink()
-
-
-def x_at(region, offset, size, shape=(1, 1, 4)):
-    place = tensor_pb2.Place(region=region, offset=offset, byte_size=size)
-    return tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=shape, place=place)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +54,7 @@ def test_places_that_cannot_be(raw, registered, offset, size, field):
 
 @pytest.mark.parametrize(("offset", "size"), [(4096, 16), (2**63 - 1, 16), (0, 4097), (16, 2**63 - 1), (-1, 16)])
 def test_places_of_outputs_that_cannot_be(raw, registered, offset, size):
-    place = tensor_pb2.Place(region=registered[1], offset=offset, byte_size=size)
+    place = at(registered[1], offset, size)
     with pytest.raises(InvalidArgumentError, match="output_place"):
         raw.convolve(to_wire(np.ones((1, 1, 4), np.float32)), place)
 
@@ -99,7 +68,7 @@ def test_an_output_where_its_input_is_or_not_aligned_is_refused(raw, registered)
 
 
 def test_an_output_that_is_larger_than_its_place_comes_in_the_message(raw, registered):
-    answer = raw.convolve(x_at(registered[1], 0, 16), tensor_pb2.Place(region=registered[1], offset=64, byte_size=15))
+    answer = raw.convolve(x_at(registered[1], 0, 16), at(registered[1], 64, 15))
     assert len(answer.output.data) == 16
     assert not answer.output.HasField("place")
 
@@ -177,9 +146,7 @@ def test_a_region_unregistered_during_a_request_ends_with_it(raw, registered, mo
     slot = segment.take(64)
     slot.array(F32, (4,))[...] = [1, 2, 3, 4]
     other = segment.take(64)
-    answer = raw.convolve(
-        x_at(region, slot.offset, 16), tensor_pb2.Place(region=region, offset=other.offset, byte_size=64)
-    )
+    answer = raw.convolve(x_at(region, slot.offset, 16), at(region, other.offset, 64))
     assert answer.output.HasField("place")
     assert other.array(F32, (4,)).tolist() == [1, 2, 3, 4]
 
@@ -189,7 +156,7 @@ def test_without_leave_nothing_is_read(client):
     with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
         raw.convolve(x_at("a", 0, 16))
     with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
-        raw.convolve(to_wire(np.ones((1, 1, 4), np.float32)), tensor_pb2.Place(region="a", offset=0, byte_size=16))
+        raw.convolve(to_wire(np.ones((1, 1, 4), np.float32)), at("a", 0, 16))
     with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
         raw.unregister("a")
 

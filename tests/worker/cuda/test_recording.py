@@ -12,6 +12,7 @@ from groupconv.dtypes import BFLOAT16, types_of
 from groupconv.geometry import resolve
 from groupconv.spec import ConvSpec
 from groupconv_worker.cuda.device import TRACKS
+from groupconv_worker.cuda.shelves import Shelf, Shelves
 from groupconv_worker.engines import reference
 from groupconv_worker.engines.base import DeviceLostError, Prepared, Problem
 from groupconv_worker.engines.cuda import CudaEngine
@@ -165,6 +166,21 @@ def test_many_kernels_share_the_memory_of_a_few_runs():
         del kernel, kernels
         engine._device._phases.clear()  # tables of taps are kept for the next kernel of the shape
         assert engine._device.pool.used_bytes() == 0
+
+
+def test_what_recordings_share_counts_once_and_for_as_long_as_one_has_it():
+    class Thing:
+        used = 0
+
+        def __init__(self, *parts: int) -> None:
+            self.parts = dict.fromkeys(parts, 40)
+
+    shelves, shelf = Shelves(100), Shelf[Thing]()
+    first, second = Thing(1), Thing(1, 2)
+    assert shelves.admit(shelf, first)
+    assert shelves.admit(shelf, second)
+    del first
+    assert not shelves.admit(shelf, Thing(3))
 
 
 def test_cudnn_runs_while_it_is_recorded():

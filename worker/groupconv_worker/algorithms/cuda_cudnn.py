@@ -162,9 +162,8 @@ class CudnnKernel:
         found = [(measure(), plan)]
         if plan.tuned:
             return found[0][0]
-        fresh = self._build(
-            *size
-        )  # to build one of a graph's plans is to select it, and others run the first meanwhile
+        # another graph: to build one of its plans is to select it, and others run the first one's meanwhile
+        fresh = self._build(*size)
         for index in range(min(TRIED, fresh.graph.get_execution_plan_count())):
             try:
                 with self._owner.lock:

@@ -112,9 +112,8 @@ class _Fft:
                 np.int32(filters),
             ),
         )
-        padded = cupy.ascontiguousarray(
-            cupy.fft.irfftn(products, s=self._shape, axes=self._axes)
-        )  # (n, groups·M/g, *shape)
+        # (n, groups·M/g, *shape), contiguous as in _rfftn
+        padded = cupy.ascontiguousarray(cupy.fft.irfftn(products, s=self._shape, axes=self._axes))
         crop = np.zeros((), dtype=CROP)
         crop["y_batch"], crop["channels"] = y_batch, y.shape[1]
         crop["from"], crop["out"] = three(self._shape, 1), three(g.output, 1)

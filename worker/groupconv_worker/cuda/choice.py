@@ -18,10 +18,10 @@ from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.cuda.sliding import depthwise_takes, stencil_takes
 from groupconv_worker.engines.base import Problem
 
-THINNEST = 4
-"""Channels or filters of a group up to which the grouped kernel, which tiles no matrix, is the fastest."""
-
 log = logging.getLogger(__name__)
+
+THINNEST = 4
+"""Channels or filters of a group up to which the grouped kernel takes what no sliding one does: it tiles no matrix."""
 
 THIN = 16
 """Channels or filters of a group up to which patches, ΠK times the input, would move more than a product saves."""
@@ -78,7 +78,7 @@ def _preferred(problem: Problem) -> Iterator[str]:
     yield "cudnn"
     yield "direct"
     if stencil_takes(g, problem.types.accumulate):
-        yield "stencil"  # of many channels only where it is measured to be the fastest: few threads are slow
+        yield "stencil"  # of many channels where it is measured: for one run, packing them costs more
 
 
 def time_on_device(device: Device, kernel: DeviceKernel, problem: Problem) -> float:

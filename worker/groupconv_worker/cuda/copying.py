@@ -16,7 +16,7 @@ SHARE = 2**19
 """Bytes for each thread, at least."""
 
 MOST = 4
-"""Threads; on an H200's machine these copied 3 MiB at 53 GB/s, which is what PCIe does."""
+"""Threads; on an H200's machine eight were faster for some layers and slower for others (bench/gpu.py)."""
 
 KEPT = 256
 """Sizes whose programs are kept."""

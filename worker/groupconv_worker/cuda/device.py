@@ -12,7 +12,6 @@ import numpy as np
 from groupconv.dtypes import BFLOAT16, Types, is_float
 from groupconv.errors import ResourceExhaustedError
 from groupconv.geometry import Geometry
-from groupconv_worker.cuda.copying import Copier
 from groupconv_worker.cuda.errors import cuda_errors
 from groupconv_worker.cuda.graphs import Graphs, Track
 from groupconv_worker.cuda.modules import Kernels
@@ -55,6 +54,8 @@ class Device:
     """
 
     def __init__(self, cupy: Any, options: CudaOptions, threads: int = 1) -> None:
+        from groupconv_worker.cuda.copying import Copier  # compiled: a server without a GPU need not load the compiler
+
         self.cupy, self.options, self.copy = cupy, options, Copier(threads)
         self._device = cupy.cuda.Device()
         self.ordinal = int(self._device.id)

@@ -18,16 +18,15 @@ class Captured:
         graph: of CuPy.
         memory: of the device, in the order of allocation: bytes, and what CuPy allocated.
         plans: and whatever else must live.
-        made: bytes of the device that no other graph had before.
 
     Attributes:
-        bytes: `made`.
+        parts: bytes of the device by the identity of what holds them: graphs of a track have some in common.
     """
 
-    def __init__(self, graph: Any, memory: "list[tuple[int, Any]]", plans: list[Any], made: int) -> None:
+    def __init__(self, graph: Any, memory: "list[tuple[int, Any]]", plans: list[Any]) -> None:
         self.launch: Callable[[Any], None] = graph.launch  # on a stream
         self.memory, self._plans = memory, plans
-        self.bytes = made
+        self.parts = {id(block): size for size, block in memory} | {id(plan): _work_area(plan) for plan in plans}
 
 
 class Track:
@@ -48,28 +47,6 @@ class Track:
         """The largest there is in one place."""
         there = (graph.memory[place] for graph in tuple(self.graphs) if place < len(graph.memory))
         return max(there, key=lambda memory: memory[0], default=(0, None))
-
-
-class _Memory:
-    """What one graph allocates.
-
-    Args:
-        malloc: makes new memory.
-        track: that the graph will run on.
-    """
-
-    def __init__(self, malloc: Callable[[int], Any], track: Track | None) -> None:
-        self.taken: list[tuple[int, Any]] = []
-        self.made = 0
-        self._malloc, self._track = malloc, track
-
-    def malloc(self, size: int) -> Any:
-        found = self._track.memory(len(self.taken)) if self._track else (0, None)
-        if found[0] < size:
-            found = size, self._malloc(size)
-            self.made += size
-        self.taken.append(found)
-        return found[1]
 
 
 class Graphs:
@@ -123,14 +100,20 @@ class Graphs:
         cuda = self._cupy.cuda
         # this thread's, made now if there is none; and when a thread ends that has one, CuPy collects all garbage
         plans = self._cupy.fft.config.get_plan_cache() if transforms else ()
-        memory, kept = _Memory(self._pool.malloc, track), list[Any]()
+        memory, kept = list[tuple[int, Any]](), list[Any]()
+
+        def malloc(size: int) -> Any:
+            found = track.memory(len(memory)) if track else (0, None)
+            memory.append(found if found[0] >= size > 0 else (size, self._pool.malloc(size)))
+            return memory[-1][1]
+
         _empty(plans)  # plans made before serve this thread's other runs, with one work area
         with cuda.using_allocator(self._pool.malloc):
             try:
                 work()
             finally:
                 stream.synchronize()
-        with cuda.using_allocator(memory.malloc):
+        with cuda.using_allocator(malloc):
             stream.begin_capture()
             self._kept = kept
             try:
@@ -141,7 +124,7 @@ class Graphs:
         kept += _empty(plans)
         graph.upload(stream)
         stream.synchronize()
-        captured = Captured(graph, memory.taken, kept, memory.made + sum(_work_area(thing) for thing in kept))
+        captured = Captured(graph, memory, kept)
         if track:
             track.graphs.add(captured)
         return captured

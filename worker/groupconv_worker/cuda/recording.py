@@ -39,7 +39,7 @@ class Recording:
         groups: those it computes.
 
     Attributes:
-        bytes: on the host, and on the device beside what was there on its track.
+        parts: on the host and on the device; see `Kept`.
         used: see `Kept`.
 
     Raises:
@@ -71,7 +71,7 @@ class Recording:
         self._launch, self._copy, self._stream = captured.launch, device.copy, track.stream
         self._captured = captured
         self._host_x, self._host_y = host_x.view(types.input), host_y.view(types.output)
-        self.bytes = captured.bytes + host_x.nbytes + host_y.nbytes
+        self.parts = captured.parts | {id(self._host_x): host_x.nbytes, id(self._host_y): host_y.nbytes}
 
     def begin(self, x: Array) -> None:
         """Take x, of any strides, and put the piece on its stream."""

@@ -13,11 +13,11 @@ class Kept(Protocol):
     """What can stand on a shelf.
 
     Attributes:
-        bytes: that it holds.
+        parts: bytes of what it holds, by identity: what several hold counts once.
         used: when it was used last, on a clock of uses.
     """
 
-    bytes: int
+    parts: dict[int, int]
     used: int
 
 
@@ -52,7 +52,9 @@ class Shelves:
 
     Example:
         >>> class Book:
-        ...     bytes, used = 40, 0
+        ...     used = 0
+        ...     def __init__(self):
+        ...         self.parts = {id(self): 40}
         >>> shelves, shelf = Shelves(100), Shelf()
         >>> first, second, third, fourth = (Book() for _ in range(4))
         >>> shelves.admit(shelf, first), shelves.admit(shelf, second)
@@ -74,7 +76,7 @@ class Shelves:
         """Whether there is room for a new thing; what is idle gives way, least recently used first."""
         with self._lock:
             self._shelves.add(shelf)
-            while self._held() + thing.bytes > self.limit:
+            while self._with(thing) > self.limit:
                 if not self._drop_one():
                     return False
             shelf.all.add(thing)
@@ -88,8 +90,13 @@ class Shelves:
                 dropped = True
             return dropped
 
-    def _held(self) -> int:
-        return sum(thing.bytes for shelf in self._shelves for thing in shelf.all)
+    def _with(self, thing: Kept) -> int:
+        """Bytes of all things, and of one more."""
+        parts = dict(thing.parts)
+        for shelf in self._shelves:
+            for there in shelf.all:
+                parts |= there.parts
+        return sum(parts.values())
 
     def _drop_one(self) -> bool:
         idle = [(thing.used, shelf, thing) for shelf in self._shelves for thing in tuple(shelf.idle)]

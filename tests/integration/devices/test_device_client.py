@@ -10,22 +10,14 @@ import numpy as np
 import pytest
 
 import groupconv
-from emulation import needs_compiler
-from emulation.libcuda import UUID, OnDevice, as_libcuda
-from emulation.stand_in import as_cupy
+from emulation.libcuda import UUID, OnDevice
 from groupconv import ConvSpec, Step, cuda, exports
 from groupconv.dtypes import BFLOAT16, types_of
 from groupconv.errors import (
     DeadlineExceededError,
-    FailedPreconditionError,
     InvalidArgumentError,
-    NotFoundError,
-    ResourceExhaustedError,
 )
 from groupconv.geometry import resolve
-from groupconv.requests import CONVOLVE
-from groupconv.tensors import to_wire
-from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2
 from groupconv_server.config import Config
 from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.inference.v2 import infer_pb2, service_pb2_grpc, shared_memory_pb2
@@ -38,52 +30,6 @@ SPEC = ConvSpec(padding=1, groups=4)
 W = np.random.default_rng(0).integers(-9, 10, (4, 1, 3, 3)).astype(np.float32)
 SHAPE = (2, 4, 16, 16)
 SIZE = int(np.prod(SHAPE)) * 4
-
-
-@pytest.fixture(scope="module")
-def cupy():
-    with as_cupy() as module:
-        yield module
-
-
-@pytest.fixture(scope="module")
-def library(cupy):
-    with as_libcuda(cupy.ipc) as library:
-        yield library
-
-
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=needs_compiler)])
-def sharing(library, request):
-    with Server(Config(port=0, executor="local", threads=1, engine=request.param, shared_memory=True)) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def host(library):
-    """A server that computes on the CPU, of a machine with a device."""
-    with Server(Config(port=0, executor="local", threads=1, engine="cpu", shared_memory=True)) as server:
-        yield server
-
-
-@pytest.fixture
-def near(request):
-    server = request.getfixturevalue("host" if "host" in request.fixturenames else "sharing")
-    with groupconv.connect(server.address, timeout=60, shared_memory=True) as client:
-        yield client
-
-
-@pytest.fixture
-def seen(monkeypatch):
-    """The arrays that the engine was given."""
-    found = []
-    run = LocalExecutor.run
-
-    def watched(self, tasks, **options):
-        found.extend((task.x, task.out) for task in tasks)
-        return run(self, tasks, **options)
-
-    monkeypatch.setattr(LocalExecutor, "run", watched)
-    return found
 
 
 def regions(server):
@@ -452,131 +398,3 @@ def test_awaiting_asks_for_the_stream_of_the_callers_thread(library, host, mode)
                 np.testing.assert_array_equal(out.array, expected(image()))
 
     asyncio.run(main())
-
-
-class Raw:
-    """A client that says what it likes."""
-
-    def __init__(self, client):
-        self._client = client
-
-    def register(self, handle, uuid, size):
-        request = memory_pb2.RegisterDeviceMemoryRequest(handle=handle, device_uuid=uuid, byte_size=size)
-        raw = self._call("/groupconv.v1.MemoryService/RegisterDeviceMemory", request)
-        return memory_pb2.RegisterDeviceMemoryResponse.FromString(raw).region
-
-    def unregister(self, region):
-        request = memory_pb2.UnregisterMemoryRequest(region=region)
-        self._call("/groupconv.v1.MemoryService/UnregisterMemory", request)
-
-    def convolve(self, source, output=None, kernel=None):
-        request = convolution_pb2.ConvolveRequest(input=source, output_place=output, without_report=True)
-        request.steps.add(kernel=to_wire(np.ones((1, 1, 1), np.float32)) if kernel is None else kernel)
-        return convolution_pb2.ConvolveResponse.FromString(self._call(CONVOLVE, request))
-
-    def _call(self, method, request):
-        return self._client._call(self._client._unary(method), request.SerializeToString(), None)
-
-
-def at(region, offset, size):
-    return tensor_pb2.Place(region=region, offset=offset, byte_size=size)
-
-
-def floats(place, shape=(1, 1, 4)):
-    return tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=shape, place=place)
-
-
-def test_places_are_checked(library, cupy, sharing, near):
-    raw = Raw(near)
-    memory = library.allocate(256)
-    memory[:16].view(np.float32)[:] = [1, 2, 3, 4]
-    region = raw.register(cupy.ipc.share(memory), UUID, 256)
-    answer = raw.convolve(floats(at(region, 0, 16)), at(region, 32, 64))
-    assert answer.output.place.region == region
-    assert not answer.output.data
-    assert memory[32:48].view(np.float32).tolist() == [1, 2, 3, 4]
-    assert memory[48:].max() == 0
-    raw.convolve(floats(at(region, 32, 16)), at(region, 36, 16))  # not aligned, and over itself
-    assert memory[32:52].view(np.float32).tolist() == [1, 1, 2, 3, 4]
-    small = raw.convolve(floats(at(region, 0, 16)), at(region, 32, 8))
-    assert np.frombuffer(small.output.data, np.float32).tolist() == [1, 2, 3, 4]
-    kernel = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=(1, 1, 1), place=at(region, 4, 4))
-    assert np.frombuffer(raw.convolve(floats(at(region, 0, 16)), None, kernel).output.data, np.float32)[1] == 4
-    for source, output, field in (
-        (floats(at(region, 0, 12)), None, "input.place.byte_size"),
-        (floats(at(region, 248, 16)), None, "input.place.byte_size"),
-        (floats(at(region, 256, 16)), None, "input.place.offset"),
-        (floats(at(region, -4, 16)), None, "input.place.offset"),
-        (floats(at(region, 2**62, 16)), None, "input.place.offset"),
-        (floats(at(region, 0, 16)), at(region, 248, 16), "output_place.byte_size"),
-        (floats(at(region, 0, 16)), at(region, -1, 16), "output_place.offset"),
-        (floats(at(region, 0, 2**40), (1, 1, 2**38)), None, "input.place.byte_size"),
-    ):
-        with pytest.raises(InvalidArgumentError) as caught:
-            raw.convolve(source, output)
-        assert caught.value.field == field
-    with pytest.raises(NotFoundError):
-        raw.convolve(floats(at("device-" + "0" * 32, 0, 16)))
-    raw.unregister(region)
-    raw.unregister(region)
-    with pytest.raises(NotFoundError, match="shared_memory_region"):
-        raw.convolve(floats(at(region, 0, 16)))
-    gc.collect()
-    assert not cupy.ipc.open
-
-
-def test_a_region_unregistered_during_a_request_ends_with_it(library, cupy, sharing, near, monkeypatch):
-    raw = Raw(near)
-    memory = library.allocate(256)
-    memory[:16].view(np.float32)[:] = [1, 2, 3, 4]
-    region = raw.register(cupy.ipc.share(memory), UUID, 256)
-    run = LocalExecutor.run
-
-    def meanwhile(self, tasks, **options):
-        raw.unregister(region)
-        gc.collect()
-        assert cupy.ipc.open
-        return run(self, tasks, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LocalExecutor, "run", meanwhile)
-        answer = raw.convolve(floats(at(region, 0, 16)), at(region, 64, 16))
-    assert answer.output.HasField("place")
-    assert memory[64:80].view(np.float32).tolist() == [1, 2, 3, 4]
-    gc.collect()
-    assert not cupy.ipc.open
-
-
-def test_what_cannot_be_registered(library, cupy, host, near):
-    raw = Raw(near)
-    handle = cupy.ipc.share(library.allocate(256))
-    for wrong, uuid, size, field in (
-        (handle[1:], UUID, 256, "handle"),
-        (bytes(64), UUID, 256, "handle"),
-        (handle, UUID, 257, "handle"),
-        (handle, UUID, 0, "byte_size"),
-        (handle, UUID, -1, "byte_size"),
-        (handle, UUID[1:], 256, "device_uuid"),
-    ):
-        with pytest.raises(InvalidArgumentError) as caught:
-            raw.register(wrong, uuid, size)
-        assert caught.value.field == field
-    with pytest.raises(FailedPreconditionError, match="does not see that device"):
-        raw.register(handle, UUID[::-1], 256)
-    host.client_device_memory.capacity = 255
-    with pytest.raises(ResourceExhaustedError):
-        raw.register(handle, UUID, 256)
-    assert not regions(host)
-
-
-def test_without_leave_nothing_is_opened(library, cupy):
-    config = Config(port=0, executor="local", threads=1, engine="cpu")
-    with Server(config) as server, groupconv.connect(server.address, timeout=60) as client:
-        with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
-            Raw(client).register(cupy.ipc.share(library.allocate(256)), UUID, 256)
-        with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
-            Raw(client).convolve(floats(at("device-" + "0" * 32, 0, 16)))
-        with pytest.raises(FailedPreconditionError, match="--allow-shared-memory"):
-            Raw(client).unregister("device-" + "0" * 32)
-    gc.collect()
-    assert not cupy.ipc.open
