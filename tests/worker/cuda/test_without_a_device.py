@@ -31,3 +31,9 @@ def test_serve_ends_with_one_line():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     assert done.stderr.strip().splitlines() == [f"groupconv: engine cuda: {why_unavailable()}"]
+
+
+def test_a_server_loads_no_compiler_before_it_has_an_engine():
+    program = "import sys, groupconv_server.server; print([m for m in ('numba', 'cupy', 'ray') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
