@@ -46,7 +46,7 @@ class Repository:
                     raise found[1]
                 self._place(found)
             except GroupconvError as error:
-                name = found.name if isinstance(found, Stored) else found[0].name
+                name = found.name if isinstance(found, Stored) else found[0]
                 self.damaged[name] = str(error)
                 log.error("layer %s was not loaded: %s", name, error)  # noqa: TRY400 - its message says it all
 
@@ -89,11 +89,16 @@ class Repository:
 
         Raises:
             NotFoundError: there is none.
+            FailedPreconditionError: its files cannot be removed; the layer stays.
         """
         with self._order:
-            self.layers.unload(name)
+            self.layers.get(name)
             if self.store is not None and not keep:
-                self.store.remove(name)
+                try:
+                    self.store.remove(name)
+                except OSError as error:
+                    raise FailedPreconditionError(f"the layer cannot be removed from disk: {error.strerror}") from error
+            self.layers.unload(name)
 
     def reload(self, name: str) -> None:
         """Load a layer from disk if it is not loaded.

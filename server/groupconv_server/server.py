@@ -5,6 +5,8 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import TracerProvider
 
 from groupconv.address import joined
-from groupconv.errors import UnavailableError
+from groupconv.errors import FailedPreconditionError, UnavailableError
 from groupconv.rpc import TRANSPORT
 from groupconv.v1 import (
     cluster_pb2,
@@ -97,17 +99,21 @@ class Server:
         self.config = config
         self._credentials = credentials_of(config)
         tokens = None if config.tokens is None else Tokens(config.tokens)
-        self.executor = create_executor(
-            config.executor_name(),
-            workers=config.workers,
-            threads=config.threads,
-            engine=config.engine,
-            ray_address=config.ray_address,
-            capacity=config.layer_bytes,
-            placement=config.placement,
-            hedge=config.hedge,
-        )
-        try:
+        with ExitStack() as undo:
+            self._store = None if config.layer_dir is None else self._layer_store(config.layer_dir)
+            if self._store is not None:
+                undo.callback(self._store.close)
+            self.executor = create_executor(
+                config.executor_name(),
+                workers=config.workers,
+                threads=config.threads,
+                engine=config.engine,
+                ray_address=config.ray_address,
+                capacity=config.layer_bytes,
+                placement=config.placement,
+                hedge=config.hedge,
+            )
+            undo.callback(self.executor.close)
             self.metrics = Metrics()
             self._traces = Traces(tracer_provider)
             self._gate = Gate(config.concurrency, config.queue, config.queue_bytes)
@@ -124,8 +130,7 @@ class Server:
                 evict=config.evict_layers,
                 used=self.metrics.layers.used,
             )
-            store = None if config.layer_dir is None else LayerStore(config.layer_dir, config.limits)
-            self.repository = Repository(self.layers, store, self.coordinator)
+            self.repository = Repository(self.layers, self._store, self.coordinator)
             self.executor.welcome(self.repository.prepare)
             self.coordinator.calibrate()
             self.repository.restore()
@@ -147,11 +152,11 @@ class Server:
             self._grpc = self._build()
             self.port = self._bind()
             self._page = Page.of(config.metrics_host, config.metrics_port, self.metrics.registry)
+            if self._store is not None:
+                self._store.held.tell(self.address)
             self._grpc.start()
             self.health.start()
-        except BaseException:
-            self.executor.close()
-            raise
+            undo.pop_all()
 
     @property
     def address(self) -> str:
@@ -180,12 +185,20 @@ class Server:
                 memory.close()
         self.batcher.close()
         self.executor.close()
+        if self._store is not None:
+            self._store.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
+
+    def _layer_store(self, folder: Path) -> LayerStore:
+        try:
+            return LayerStore(folder, self.config.limits, joined(self.config.host, self.config.port))
+        except OSError as error:
+            raise FailedPreconditionError(f"--layer-dir {folder}: {error}") from error
 
     def _threads(self) -> Crew:
         """Few, where the thread of a request computes it, unless it may have to wait for others to join it."""

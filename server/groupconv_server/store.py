@@ -9,12 +9,11 @@ was damaged is told from one that was not, by its checksum, and left alone.
 
 import hashlib
 import json
-import os
+import logging
 import re
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,26 @@ from google.protobuf import json_format
 from safetensors.numpy import save
 
 from groupconv.dtypes import DTYPES
-from groupconv.errors import DataLossError, InvalidArgumentError, NotFoundError
+from groupconv.errors import DataLossError, FailedPreconditionError, GroupconvError, InvalidArgumentError, NotFoundError
 from groupconv.requests import Array, Step
 from groupconv.tensors import type_to_wire
 from groupconv.v1 import layer_pb2
 from groupconv.wire import spec_to_wire
+from groupconv_server.disk_files import printable, read_regular, write_atomically
+from groupconv_server.folder_lock import FolderLock
 from groupconv_server.limits import Limits
 from groupconv_server.names import check_name
 from groupconv_server.steps import Inputs, inputs_of, steps_of
 
+log = logging.getLogger(__name__)
+
 FORMAT = "groupconv-layer/1"
+DESCRIPTION = 2**20
+"""Bytes that a layer's JSON may have, and the header of its safetensors file."""
+LAST_VERSION = 2**53
+"""Versions on disk are below this; the versions that follow still fit 64 bits."""
+LONGEST = 500
+"""Characters of what is said about a damaged layer."""
 _STORED: dict[str, np.dtype] = {
     "F16": DTYPES["float16"],
     "BF16": DTYPES["bfloat16"],
@@ -63,38 +72,48 @@ class Stored:
 
 
 class LayerStore:
-    """A folder of layers. Safe to use from several threads; one server at a time.
+    """A folder of layers, held by one server at a time. Safe to use from several threads.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it is not there. One that cannot be written is read, and nothing is kept.
         limits: what a layer may be.
+        holder: what a second server on the folder is told about this one, as its address.
 
     Raises:
-        OSError: a folder that cannot be made or written.
+        FailedPreconditionError: another server holds the folder.
+        OSError: a folder that cannot be made or listed.
 
     Example:
+        >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
         >>> store = LayerStore(Path(folder.name))
         >>> store.save("edge", 3, [Step(np.ones((1, 1, 3), np.float32))])
         >>> store.read("edge").steps[0].kernel.tolist()
         [[[1.0, 1.0, 1.0]]]
-        >>> store.remove("edge"); store.names(), folder.cleanup()
-        ([], None)
+        >>> store.remove("edge"); store.names(), store.close(), folder.cleanup()
+        ([], None, None)
     """
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None, holder: str = "unknown") -> None:
         self.folder, self._limits = folder, limits or Limits()
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob("*.part"):  # of a write that a crash cut short
-            left.unlink()
+        self.held = FolderLock(folder, holder)
+        if self.held.writable:
+            self._remove_parts()
+
+    def close(self) -> None:
+        """Let another server have the folder."""
+        self.held.release()
 
     def save(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs = ()) -> None:
         """Keep a layer, in place of the one of that name.
 
         Raises:
+            FailedPreconditionError: the folder cannot be written.
             OSError: the disk is full or gone; what was there stays.
         """
+        self._check_writable()
         header = layer_pb2.LayerHeader(name=name, inputs=[type_to_wire(dtype, shape) for shape, dtype in inputs])
         arrays: dict[str, Array] = {}
         for i, step in enumerate(steps):
@@ -116,15 +135,23 @@ class LayerStore:
             "sha256": digest,
         }
         with self._lock:
-            _write(weights, data)
-            _write(self._json(name), json.dumps(about, indent=1).encode())
+            write_atomically(weights, data)
+            write_atomically(self._json(name), json.dumps(about, indent=1).encode())
             for old in self.folder.glob(f"{_slug(name)}.*.safetensors"):
                 if old != weights:
                     old.unlink()
 
     def remove(self, name: str) -> None:
-        """Keep a layer no longer; nothing to do if it is not there."""
+        """Keep a layer no longer; nothing to do if it is not there.
+
+        Raises:
+            FailedPreconditionError: the folder cannot be written.
+            OSError: the disk is gone.
+        """
         with self._lock:
+            if not self._json(name).exists():
+                return
+            self._check_writable()
             self._json(name).unlink(missing_ok=True)
             for weights in self.folder.glob(f"{_slug(name)}.*.safetensors"):
                 weights.unlink()
@@ -146,47 +173,84 @@ class LayerStore:
     def names(self) -> list[str]:
         """Of the layers that are kept and not damaged as far as their JSON tells."""
         found = []
-        for path in sorted(self.folder.glob("*.json")):
-            with suppress(ValueError, KeyError, TypeError, OSError):
-                found.append(str(json.loads(path.read_bytes())["layer"]["name"]))
+        for path in self._paths():
+            with suppress(GroupconvError):
+                found.append(self._described(path)[0].name)
         return found
 
-    def all(self) -> Iterator[Stored | tuple[Path, DataLossError]]:
-        """Every layer, and in place of one that is damaged where it is and why it cannot be had."""
-        for path in sorted(self.folder.glob("*.json")):
+    def all(self) -> Iterator[Stored | tuple[str, DataLossError]]:
+        """Every layer, and in place of one that is damaged its file's name and why it cannot be had."""
+        for path in self._paths():
             try:
                 with self._lock:
                     yield self._read(path)
             except DataLossError as error:
-                yield path, error
+                yield printable(path), error
+
+    def _paths(self) -> list[Path]:
+        return sorted(path for path in self.folder.iterdir() if path.suffix == ".json")
+
+    def _remove_parts(self) -> None:
+        """Remove what is left of writes that a crash cut short; what cannot be removed is logged."""
+        for left in self.folder.iterdir():
+            if left.suffix == ".part":
+                try:
+                    left.unlink()
+                except OSError as error:
+                    log.warning("%s in %s is left alone: %s", printable(left), self.folder, error.strerror)
+
+    def _check_writable(self) -> None:
+        if not self.held.writable:
+            raise FailedPreconditionError(f"the layer folder {self.folder} cannot be written by this server")
 
     def _json(self, name: str) -> Path:
         return self.folder / f"{_slug(name)}.json"
 
-    def _read(self, path: Path) -> Stored:
-        try:
-            about = json.loads(path.read_bytes())
+    def _described(self, path: Path) -> tuple[layer_pb2.LayerHeader, dict[str, Any]]:
+        """What a JSON file says, checked as far as it goes without the weights.
+
+        Raises:
+            DataLossError: it is damaged.
+        """
+        with _reading(path):
+            about = json.loads(read_regular(path, DESCRIPTION))
             if about["format"] != FORMAT:
-                raise DataLossError(f"{path.name}: expected format {FORMAT}, got {about['format']!r}")
+                raise ValueError(f"expected format {FORMAT}, got {about['format']!r}")
             header = json_format.ParseDict(about["layer"], layer_pb2.LayerHeader())
             if path != self._json(check_name(header.name)):
-                raise DataLossError(f"{path.name}: another file's name for layer {header.name!r}")
+                raise ValueError(f"another file's name for layer {header.name!r}")
+            if type(about["version"]) is not int or not 0 < about["version"] < LAST_VERSION:
+                raise ValueError(f"expected a version of 1 to {LAST_VERSION - 1}")
+            return header, about
+
+    def _read(self, path: Path) -> Stored:
+        header, about = self._described(path)
+        with _reading(path):
+            shaped, inputs = steps_of(header, self._limits), inputs_of(header)
+            size = sum(t.nbytes for step in shaped for t in (step.kernel, step.bias) if t is not None)
             weights = self.folder / Path(about["weights"]).name  # a name in this folder, whatever it says
-            data = weights.read_bytes()
+            data = read_regular(weights, size + DESCRIPTION)
             digest = hashlib.sha256(data).hexdigest()
             if digest != about["sha256"]:
-                raise DataLossError(f"{weights.name}: expected SHA-256 {about['sha256']}, got {digest}")
+                raise ValueError(f"{printable(weights)}: expected SHA-256 {about['sha256']}, got {digest}")
             arrays = {key: _array(value) for key, value in safetensors.deserialize(data)}  # type: ignore[no-untyped-call]
-            steps = _filled(header, arrays, self._limits)
-            return Stored(header.name, int(about["version"]), steps, inputs_of(header))
-        except (OSError, ValueError, KeyError, TypeError, json_format.ParseError, safetensors.SafetensorError) as error:
-            raise DataLossError(f"{path.name}: {type(error).__name__}: {error}") from None
+            return Stored(header.name, about["version"], _filled(shaped, arrays), inputs)
 
 
-def _filled(header: layer_pb2.LayerHeader, arrays: dict[str, Array], limits: Limits) -> list[Step]:
-    """The steps of a header, which is checked, with these arrays."""
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a file is its damage: json and protobuf raise RecursionError and SystemError, too."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        text = f"{type(error).__name__}: {error}"[:LONGEST].encode("utf-8", "backslashreplace").decode()
+        raise DataLossError(f"{printable(path)}: {text}") from None
+
+
+def _filled(shapes: list[Step], arrays: dict[str, Array]) -> list[Step]:
+    """The steps with these arrays, which must be of their shapes and dtypes."""
     steps = []
-    for i, shaped in enumerate(steps_of(header, limits)):
+    for i, shaped in enumerate(shapes):
         for part, wanted in (("kernel", shaped.kernel), ("bias", shaped.bias)):
             array = arrays.get(f"{i}.{part}")
             got = None if array is None else (array.dtype, array.shape)
@@ -205,22 +269,3 @@ def _array(stored: dict[str, Any]) -> Array:
 def _slug(name: str) -> str:
     """A file's name for a layer: readable, of bounded length, and no two layers' the same."""
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace a file's content: after a crash it has the old one or the new one, wholly."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        part = Path(file.name)
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

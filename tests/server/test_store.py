@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import closing
 from dataclasses import replace
 
 import ml_dtypes
@@ -33,7 +34,14 @@ SPEC = ConvSpec(stride=(2, 1), padding=((0, 1), (2, 0)), dilation=(1, 3), groups
 
 @pytest.fixture
 def store(tmp_path):
-    return LayerStore(tmp_path / "layers")
+    with closing(LayerStore(tmp_path / "layers")) as store:
+        yield store
+
+
+def reopened(store):
+    """The folder as the next server finds it."""
+    store.close()
+    return closing(LayerStore(store.folder))
 
 
 def steps(dtype=np.float32, spec=SPEC):
@@ -97,7 +105,7 @@ def test_saving_again_replaces_and_leaves_nothing_behind(store):
     for version in (1, 2):
         store.save("a", version, steps())
     assert store.read("a").version == 2
-    assert len(list(store.folder.iterdir())) == 2
+    assert sorted(path.suffix for path in store.folder.iterdir() if path.name != ".lock") == [".json", ".safetensors"]
 
 
 def test_a_crash_between_the_files_leaves_the_version_before(store, monkeypatch):
@@ -117,7 +125,8 @@ def test_a_crash_between_the_files_leaves_the_version_before(store, monkeypatch)
     with pytest.raises(OSError, match="No space"):
         store.save("a", 2, steps())
     monkeypatch.undo()
-    read = LayerStore(store.folder).read("a")
+    with reopened(store) as again:
+        read = again.read("a")
     assert read.version == 1
     np.testing.assert_array_equal(read.steps[0].kernel, first[0].kernel)
     assert not list(store.folder.glob("*.part"))
@@ -193,10 +202,11 @@ def test_layers_that_do_not_fit_stay_on_disk(store):
 def test_versions_go_on_where_they_were(store):
     before = repository(store)
     last = [load(before, "a", steps()).version for _ in range(3)][-1]
-    after = repository(LayerStore(store.folder))
-    after.restore()
-    assert after.layers.get("a").version == last
-    assert load(after, "b", steps()).version > last
+    with reopened(store) as again:
+        after = repository(again)
+        after.restore()
+        assert after.layers.get("a").version == last
+        assert load(after, "b", steps()).version > last
 
 
 def test_a_disk_that_fails_refuses_the_load_and_keeps_the_version_before(store, monkeypatch):
@@ -206,7 +216,7 @@ def test_a_disk_that_fails_refuses_the_load_and_keeps_the_version_before(store, 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("groupconv_server.store._write", full)
+    monkeypatch.setattr("groupconv_server.store.write_atomically", full)
     with pytest.raises(FailedPreconditionError, match="No space left"):
         load(kept, "a", steps())
     assert kept.layers.get("a").version == version

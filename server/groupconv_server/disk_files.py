@@ -1,0 +1,64 @@
+"""Files of a folder that others may have written to: read within a bound, replaced atomically."""
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a regular file. Never blocks on what is none, and never reads more than expected.
+
+    Args:
+        path: links are followed: a mounted volume may consist of them.
+        most: bytes it may have.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file (a folder, a pipe, a device), or it is larger.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would wait for its writer
+    with os.fdopen(handle, "rb") as file:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError("expected a regular file, got a folder, pipe, socket or device")
+        if facts.st_size > most:
+            raise ValueError(f"expected at most {most} bytes, got {facts.st_size}")
+        data = file.read(most + 1)  # one more shows a file that grows meanwhile
+    if len(data) > most:
+        raise ValueError(f"expected at most {most} bytes, got more")
+    return data
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file's content: after a crash it has the old one or the new one, wholly.
+
+    Raises:
+        OSError: the disk is full or gone; the old content stays.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        part = Path(file.name)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def printable(path: Path) -> str:
+    r"""The name of a file as one line that every log and message can carry: names on disk need not be UTF-8.
+
+    Example:
+        >>> print(printable(Path(os.fsdecode(bytes([0x61, 0xFF, 0x0A])))))
+        a\xff\n
+    """
+    text = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
