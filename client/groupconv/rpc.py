@@ -94,6 +94,8 @@ class Connection:
     def __post_init__(self) -> None:
         if self.token is None:
             object.__setattr__(self, "token", os.environ.get(TOKEN_VARIABLE))
+            if self.token is not None and not self.token.strip():  # a template whose value is missing
+                raise InvalidArgumentError(TOKEN_VARIABLE, "a token, or the variable not set", "an empty value")
         if self.token and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
             raise InvalidArgumentError("token", "ASCII without white space", f"{len(self.token)} characters")
         if self.token and not (self.encrypted or self.allow_plaintext_token or is_local(self.target)):

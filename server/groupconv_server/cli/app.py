@@ -11,6 +11,7 @@ import typer
 
 from groupconv import __version__
 from groupconv.errors import GroupconvError
+from groupconv_server.cli.access import fails_closed
 from groupconv_server.cli.connection import with_endpoint
 
 
@@ -63,11 +64,11 @@ def _register() -> None:
         command = module.command
         if "endpoint" in inspect.signature(command).parameters:
             command = with_endpoint(command)
-        app.command(name=module.NAME, epilog=module.EXAMPLES)(one_line_errors(command))
+        app.command(name=module.NAME, epilog=module.EXAMPLES)(one_line_errors(fails_closed(command)))
     bench.app.registered_commands[0].callback = one_line_errors(bench.engine)
     app.add_typer(bench.app)
     for name, command, examples in layers.COMMANDS:
-        layers.app.command(name=name, epilog=examples)(one_line_errors(with_endpoint(command)))
+        layers.app.command(name=name, epilog=examples)(one_line_errors(fails_closed(with_endpoint(command))))
     app.add_typer(layers.app)
     token.app.command(name="new", epilog=token.NEW)(one_line_errors(token.new))
     token.app.command(name="hash", epilog=token.HASH)(one_line_errors(token.hash_))

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 import groupconv
+from groupconv.errors import InvalidArgumentError
 from groupconv.rpc import Connection
+from groupconv_server.cli import access
 
 DEFAULT_TARGET = "localhost:50051"
 
@@ -47,29 +49,29 @@ def _flags(
         typer.Option("--target", "-t", envvar="GROUPCONV_TARGET", help="The server: host:port or unix:path."),
     ] = DEFAULT_TARGET,
     token: Annotated[
-        str | None, typer.Option(envvar="GROUPCONV_TOKEN", help="Bearer token; better in the variable than here.")
+        str | None, access.option(envvar="GROUPCONV_TOKEN", help="Bearer token; better in the variable than here.")
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(envvar="GROUPCONV_TOKEN_PATH", help="File that holds the token.", exists=True, dir_okay=False),
+        access.option(envvar="GROUPCONV_TOKEN_PATH", help="File that holds the token.", exists=True, dir_okay=False),
     ] = None,
-    tls: Annotated[bool, typer.Option(envvar="GROUPCONV_TLS", help="Encrypt, trusting the system's authorities.")] = (
+    tls: Annotated[bool, access.option(envvar="GROUPCONV_TLS", help="Encrypt, trusting the system's authorities.")] = (
         False
     ),
     ca: Annotated[
-        Path | None, typer.Option(envvar="GROUPCONV_CA", help="PEM of authorities to trust instead; implies --tls.")
+        Path | None, access.option(envvar="GROUPCONV_CA", help="PEM of authorities to trust instead; implies --tls.")
     ] = None,
     cert: Annotated[
-        Path | None, typer.Option(envvar="GROUPCONV_CERT", help="PEM of this client's certificate (mutual TLS).")
+        Path | None, access.option(envvar="GROUPCONV_CERT", help="PEM of this client's certificate (mutual TLS).")
     ] = None,
-    key: Annotated[Path | None, typer.Option(envvar="GROUPCONV_KEY", help="PEM of its key.")] = None,
+    key: Annotated[Path | None, access.option(envvar="GROUPCONV_KEY", help="PEM of its key.")] = None,
     server_name: Annotated[
         str | None,
-        typer.Option(envvar="GROUPCONV_SERVER_NAME", help="Name in the server's certificate, if not the target's."),
+        access.option(envvar="GROUPCONV_SERVER_NAME", help="Name in the server's certificate, if not the target's."),
     ] = None,
     plaintext_token: Annotated[
         bool,
-        typer.Option(
+        access.option(
             "--plaintext-token", envvar="GROUPCONV_PLAINTEXT_TOKEN", help="Send the token over a network in the clear."
         ),
     ] = False,
@@ -78,6 +80,8 @@ def _flags(
         return None
     if token_file is not None:
         token = token_file.read_text().strip()
+        if not token:
+            raise InvalidArgumentError("--token-file", "a file that holds a token", f"{token_file}, which is empty")
     options = {
         "token": token,
         "tls": tls,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from groupconv.errors import InvalidArgumentError
+from groupconv_server.cli import access
 from groupconv_server.config import Config
 from groupconv_server.executors import EXECUTORS
 from groupconv_server.executors.placement import STRATEGIES, Placement
@@ -96,24 +97,24 @@ def command(
     ] = None,
     insecure: Annotated[
         bool,
-        typer.Option("--insecure", envvar="GROUPCONV_INSECURE", help="Listen without TLS where others reach it."),
+        access.option("--insecure", envvar="GROUPCONV_INSECURE", help="Listen without TLS where others reach it."),
     ] = False,
     tls_cert: Annotated[
         Path | None,
-        typer.Option(envvar="GROUPCONV_TLS_CERT", help="PEM of the server's certificate; read again when it changes."),
+        access.option(envvar="GROUPCONV_TLS_CERT", help="PEM of the server's certificate; read again when it changes."),
     ] = None,
     tls_key: Annotated[
-        Path | None, typer.Option(envvar="GROUPCONV_TLS_KEY", help="PEM of its key, without a passphrase.")
+        Path | None, access.option(envvar="GROUPCONV_TLS_KEY", help="PEM of its key, without a passphrase.")
     ] = None,
     tls_client_ca: Annotated[
         Path | None,
-        typer.Option(
+        access.option(
             envvar="GROUPCONV_TLS_CLIENT_CA", help="PEM of authorities: only their clients get in (mutual TLS)."
         ),
     ] = None,
     tokens: Annotated[
         Path | None,
-        typer.Option(envvar="GROUPCONV_TOKENS", help="TOML of who may ask (groupconv token); read again on change."),
+        access.option(envvar="GROUPCONV_TOKENS", help="TOML of who may ask (groupconv token); read again on change."),
     ] = None,
     concurrency: Annotated[
         int, typer.Option(envvar="GROUPCONV_CONCURRENCY", min=1, help="Requests worked on at a time.")

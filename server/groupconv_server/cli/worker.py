@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from groupconv_server.access.variables import check_ray_token
+
 NAME = "worker"
 DRAIN = 30
 """Seconds that shards have to end after SIGTERM."""
@@ -31,6 +33,7 @@ def command(
     The server puts one worker on each GPU of this machine, or one on the machine where it has none.
     The cluster's token is read from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
     """
+    check_ray_token()
     # Told to stop, the node says so and waits until it is idle: the server sends its worker no more shards, and takes
     # it away when those it has are done.
     os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", str(DRAIN))

@@ -10,6 +10,7 @@ import ray
 
 from groupconv.errors import CancelledError, DeadlineExceededError, InternalError
 from groupconv.plan import ShardReport
+from groupconv_server.access.variables import check_ray_token
 from groupconv_server.executors.base import Task, WorkerInfo, wanted
 from groupconv_server.executors.placement import Placement, Places
 from groupconv_server.executors.ray import calls, lane_calls, start
@@ -57,6 +58,7 @@ class RayExecutor:
         hedge: seconds after which a shard that has not come back is sent to another worker too; None never does.
 
     Raises:
+        InvalidArgumentError, FailedPreconditionError: a token of Ray's that is set but empty.
         FailedPreconditionError: an engine that cannot run on this machine, where the cluster is this machine.
         UnavailableError: no worker within the time.
     """
@@ -77,6 +79,7 @@ class RayExecutor:
         placement: Placement | None = None,
         hedge: float | None = None,
     ) -> None:
+        check_ray_token()
         self._head: start.Head | None = None
         self._hedge = hedge
         self._suspicion = threading.RLock()  # held by the request whose suspicious shards run

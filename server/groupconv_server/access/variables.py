@@ -1,0 +1,48 @@
+"""Variables of the environment that decide who is let in: one that is set but empty is an error.
+
+An empty variable is what a template leaves behind whose value is missing. To take it for "not set" would serve without
+tokens where the operator wanted them.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError
+
+RAY = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+"""Ray's own, which its processes read."""
+
+
+def check_variables(names: Iterable[str], environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse variables that are set but empty, or hold only white space.
+
+    Raises:
+        InvalidArgumentError: naming the variable.
+
+    Example:
+        >>> check_variables(["TOKENS"], {"TOKENS": ""})
+        Traceback (most recent call last):
+        ...
+        groupconv.errors.InvalidArgumentError: TOKENS: expected a value, or the variable not set, got an empty value
+    """
+    for name in names:
+        if not environ.get(name, "set").strip():
+            raise InvalidArgumentError(f"{name}: expected a value, or the variable not set, got an empty value")
+
+
+def check_ray_token(environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse a token of Ray's cluster that is set but empty: Ray would take the one in the home folder instead.
+
+    Raises:
+        InvalidArgumentError: a variable that is empty.
+        FailedPreconditionError: a token's file that is empty or cannot be read.
+    """
+    check_variables(RAY, environ)
+    if path := environ.get("RAY_AUTH_TOKEN_PATH"):
+        try:
+            token = Path(path).read_text().strip()
+        except (OSError, ValueError) as error:
+            raise FailedPreconditionError(f"RAY_AUTH_TOKEN_PATH: {error}") from None
+        if not token:
+            raise FailedPreconditionError(f"RAY_AUTH_TOKEN_PATH: {path} is empty: it must hold the cluster's token")
