@@ -28,7 +28,7 @@ from groupconv.v1 import (
     memory_pb2_grpc,
     stream_pb2,
 )
-from groupconv_server.access.tls import credentials_of
+from groupconv_server.access.tls import certificates_of
 from groupconv_server.access.tokens import Tokens
 from groupconv_server.batching import Batcher
 from groupconv_server.config import Config
@@ -97,8 +97,8 @@ class Server:
 
     def __init__(self, config: Config, tracer_provider: TracerProvider | None = None) -> None:
         self.config = config
-        self._credentials = credentials_of(config)
-        tokens = None if config.tokens is None else Tokens(config.tokens)
+        self._certificates = certificates_of(config)
+        self._tokens = None if config.tokens is None else Tokens(config.tokens)
         with ExitStack() as undo:
             self._store = None if config.layer_dir is None else self._layer_store(config.layer_dir)
             if self._store is not None:
@@ -145,7 +145,7 @@ class Server:
             self.batcher = Batcher(self.coordinator, most=config.max_batch, delay=config.max_delay_us * 1e-6)
             self.streams = StreamServicer(self.coordinator)
             self.health = Health(self.executor, SERVICES)
-            self._door = Door(self._gate, tokens, Observer(self.metrics, self._traces))
+            self._door = Door(self._gate, self._tokens, Observer(self.metrics, self._traces))
             self._crew = self._threads()
             state = State(self.metrics, self.executor, self.layers, self.streams.budget, self._gate, self._crew)
             self.metrics.registry.register(state)
@@ -167,6 +167,14 @@ class Server:
     def metrics_url(self) -> str | None:
         """Where its metrics are, if they are served."""
         return None if self._page is None else self._page.url
+
+    def reload(self) -> None:
+        """Read certificates and tokens again. Those that cannot be read stay as they are, and the log says why."""
+        files = [kept for kept in (self._certificates, self._tokens) if kept is not None]
+        for kept in files:
+            kept.reload()
+        if not files:
+            log.info("reload: this server has neither certificates nor tokens to read again")
 
     def stop(self) -> None:
         """Take no more requests, let the running ones end within the grace period, let the workers go."""
@@ -242,15 +250,18 @@ class Server:
     def _bind(self) -> int:
         address = joined(self.config.host, self.config.port)
         try:
-            if self._credentials is None:
+            if self._certificates is None:
                 return self._grpc.add_insecure_port(address)
-            return self._grpc.add_secure_port(address, self._credentials)
+            return self._grpc.add_secure_port(address, self._certificates.credentials())
         except RuntimeError:
             raise UnavailableError(f"cannot listen on {address}: is another server there?") from None
 
 
 def serve(config: Config, ready: Callable[[Server], None]) -> None:
-    """Run a server until SIGTERM or SIGINT; `ready` is called with it once it takes requests."""
+    """Run a server until SIGTERM or SIGINT; `ready` is called with it once it takes requests.
+
+    SIGHUP has it read its certificates and its tokens again.
+    """
     up = False
 
     def stop(*_: object) -> None:
@@ -265,10 +276,12 @@ def serve(config: Config, ready: Callable[[Server], None]) -> None:
     ends = {signal.SIGTERM, signal.SIGINT}
     for number in ends:
         signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, lambda *_: None)  # its byte is what counts; by default it would end the process
     keep_pages()
     with Server(config) as server:
         up = True
         ready(server)
-        while os.read(asked, 1)[0] not in ends:
-            pass
+        while (came := os.read(asked, 1)[0]) not in ends:
+            if came == signal.SIGHUP:
+                server.reload()
         log.info("stopping: running requests have %.0f s", config.grace)

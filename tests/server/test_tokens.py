@@ -1,5 +1,6 @@
 """Tokens and their rates, without a server."""
 
+import os
 import threading
 
 import pytest
@@ -89,6 +90,22 @@ def test_a_change_of_the_file_counts_at_once_and_junk_changes_nothing(file, capl
     assert tokens.caller(bearer(carol)).rates.concurrent == 3
 
 
+def test_reload_reads_a_file_that_seems_unchanged(file, caplog):
+    tokens, carol, before = Tokens(file), new_token(), file.stat()
+    file.write_text(file.read_text().replace(digest_of(BOB), digest_of(carol)))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(UnauthenticatedError):
+        tokens.caller(bearer(carol))
+    with caplog.at_level("INFO"):
+        tokens.reload()
+    assert "2 tokens" in caplog.text
+    assert tokens.caller(bearer(carol)).name == "bob"
+    file.write_text("[bob")
+    tokens.reload()
+    assert "those read before stay" in caplog.text
+    assert tokens.caller(bearer(carol)).name == "bob"
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
@@ -102,6 +119,7 @@ def test_a_change_of_the_file_counts_at_once_and_junk_changes_nothing(file, capl
         ('[alice]\nsha256 = "' + "0" * 64 + '"\nconcurrent = true', "alice.concurrent"),
         ('[alice]\nsha256 = "' + "0" * 64 + '"\nbytes_per_second = nan', "alice.bytes_per_second"),
         ("[alice", ""),
+        ("alice = " + "[" * 100_000, "nested too deeply"),
     ],
 )
 def test_a_bad_file_is_refused_and_says_where(tmp_path, text, names):

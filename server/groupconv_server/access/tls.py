@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 Signature = tuple[tuple[int, int, int], ...]
 
 
-def credentials_of(config: Config) -> grpc.ServerCredentials | None:
+def certificates_of(config: Config) -> "Certificates | None":
     """What a server listens with; None is plaintext.
 
     Raises:
         FailedPreconditionError: plaintext where others reach it, or files that are no certificate and its key.
     """
     if config.tls_cert is not None and config.tls_key is not None:
-        return Certificates(config.tls_cert, config.tls_key, config.tls_client_ca).credentials()
+        return Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)
     if config.tls_cert or config.tls_key or config.tls_client_ca:
         raise FailedPreconditionError("TLS needs both --tls-cert and --tls-key")
     if not (config.insecure or is_loopback(config.host)):
@@ -54,7 +54,8 @@ class Certificates:
         self._files = (certificate, key) if client_ca is None else (certificate, key, client_ca)
         self._lock = threading.Lock()
         self._signature: Signature = ()
-        self._refused: Signature = ()
+        self._refused: Signature | None = None
+        self._new: grpc.ServerCertificateConfiguration | None = None
         try:
             self._signature, self._first = self._read()
         except (OSError, ValueError) as error:
@@ -68,21 +69,36 @@ class Certificates:
             require_client_authentication=len(self._files) > 2,
         )
 
-    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What the files hold now, or None where that is what they held, or nothing that fits."""
+    def reload(self) -> None:
+        """Read the files now, whether they seem to have changed or not; the log says how it went."""
         with self._lock:
-            signature: Signature = ()
-            try:
-                signature = self._stat()
-                if signature in (self._signature, self._refused):
-                    return None
-                self._signature, configuration = self._read()
-            except (OSError, ValueError) as error:
-                self._refused = signature  # said once, not at each handshake
-                log.error("TLS: %s; serving on with the certificate read before", error)  # noqa: TRY400 - expected
-                return None
+            self._take()
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """What a handshake goes on with from now on, or None where that is what the one before had."""
+        with self._lock:
+            if self._stat_or_none() not in (self._signature, self._refused):
+                self._take()
+            new, self._new = self._new, None
+            return new
+
+    def _take(self) -> None:
+        """Have the next handshake use what the files hold, if they fit together."""
+        before = self._stat_or_none()
+        try:
+            self._signature, self._new = self._read()
+        except (OSError, ValueError) as error:
+            self._refused = before  # said once, not at each handshake
+            log.error("TLS: %s; serving on with the certificate read before", error)  # noqa: TRY400 - expected
+        else:
             log.info("TLS: certificates read again")
-            return configuration
+
+    def _stat_or_none(self) -> Signature:
+        """The files' signature, empty if one of them is not there."""
+        try:
+            return self._stat()
+        except OSError:
+            return ()
 
     def _stat(self) -> Signature:
         return tuple((s.st_mtime_ns, s.st_size, s.st_ino) for s in (path.stat() for path in self._files))

@@ -81,18 +81,25 @@ class Tokens:
             raise UnauthenticatedError("this token is not known here")
         return found
 
+    def reload(self) -> None:
+        """Read the file now, whether it seems to have changed or not; the log says how it went."""
+        with self._lock:
+            self._read_again()
+
     def _present(self) -> dict[str, tuple[Entry, Allowance]]:
-        seen = self._stat()
-        if seen != self._seen:
+        if self._stat() != self._seen:
             with self._lock:
-                if seen != self._seen:
-                    self._seen = seen  # a bad file is named once, not at each call
-                    try:
-                        self._take(self._path.read_text())
-                        log.info("tokens: %s read again: %d tokens", self._path, len(self._known))
-                    except (OSError, ValueError) as error:
-                        log.error("tokens: %s: %s; those read before stay", self._path, error)  # noqa: TRY400
+                if self._stat() != self._seen:
+                    self._read_again()
         return self._known
+
+    def _read_again(self) -> None:
+        self._seen = self._stat()  # a bad file is named once, not at each call
+        try:
+            self._take(self._path.read_text())
+            log.info("tokens: %s read again: %d tokens", self._path, len(self._known))
+        except (OSError, ValueError) as error:
+            log.error("tokens: %s: %s; those read before stay", self._path, error)  # noqa: TRY400
 
     def _stat(self) -> tuple[int, int, int] | None:
         try:
@@ -122,7 +129,11 @@ def parsed(text: str) -> dict[str, Entry]:
     """
     entries = {}
     limits = {f.name for f in fields(Rates)}
-    for name, table in tomllib.loads(text).items():
+    try:
+        tables = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    for name, table in tables.items():
         if not _NAME.fullmatch(name) or not isinstance(table, dict):
             raise ValueError(f"{name!r} is no table of a token: [name] of letters, digits, '_' and '-'")
         digest = table.pop("sha256", None)
