@@ -66,11 +66,11 @@ def noted(owner: Any, name: str, before: str = "", after: str = "") -> None:
 
 def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -> None:
     """The server, with stamps or with the CPU of its engines."""
-    from groupconv_server import coordinator
+    from groupconv_server.coordinator import coordinator
     from groupconv_server.executors import local
     from groupconv_server.planner import Planner
     from groupconv_server.servicers import call, convolution, door
-    from groupconv_worker import station
+    from groupconv_worker import runtime as station
 
     run_shard = station.run_shard
 

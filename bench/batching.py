@@ -24,7 +24,7 @@ CALLERS = 8
 def serve(pipe: Connection, options: argparse.Namespace, most: int) -> None:
     """A server; asked for "runs" it says its runs by size, for "found" what it found."""
     from groupconv_server.config import Config
-    from groupconv_server.pages import keep_pages
+    from groupconv_server.memory.malloc import keep_pages
     from groupconv_server.server import Server
 
     keep_pages()

@@ -5,16 +5,16 @@ import time
 import numpy as np
 from skimage import data
 
-from groupconv.compress import compressed, expanded
-from groupconv_server.filters import steps_of
+from groupconv.wire.compress import compressed, expanded
+from groupconv_server.files.filters import steps_of
+from groupconv_worker.contract import Problem
 from groupconv_worker.engines import create_engine
-from groupconv_worker.engines.base import Problem
 
 
 def blurred(x: np.ndarray) -> np.ndarray:
     """One channel through a Gaussian."""
     import groupconv
-    from groupconv.dtypes import types_of
+    from groupconv.convolution.dtypes import types_of
 
     (step,) = steps_of("gaussian:2", None, 1, 2, alpha=False)
     g = groupconv.resolve(step.spec, x.shape, step.kernel.shape)

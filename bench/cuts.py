@@ -27,10 +27,10 @@ import prediction
 import throughput
 from two_threads import machine
 
-from groupconv_server.catalogue import catalogue
-from groupconv_server.coordinator import Coordinator
+from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors import create_executor
-from groupconv_server.pages import keep_pages
+from groupconv_server.layers.catalogue import catalogue
+from groupconv_server.memory.malloc import keep_pages
 
 
 def main() -> None:

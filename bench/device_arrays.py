@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from processes import Call, Process, closed, layer_named, serve
 
-from groupconv_worker.engines.cuda import CudaEngine, why_unavailable
+from groupconv_worker.cuda.engine import CudaEngine, why_unavailable
 
 KINDS = ("engine", "shared", "copied", "wire")
 
@@ -27,8 +27,8 @@ def client(pipe: Connection, target: str, name: str, batch: int) -> None:
 
     import groupconv
     from groupconv import resolve
-    from groupconv.dtypes import types_of
-    from groupconv_worker.engines.base import Problem
+    from groupconv.convolution.dtypes import types_of
+    from groupconv_worker.contract import Problem
 
     layer = layer_named(name)
     x, w, b = layer.arrays()

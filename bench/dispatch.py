@@ -33,11 +33,11 @@ import grpc
 import numpy as np
 
 from groupconv import ConvSpec
-from groupconv.dtypes import types_of
-from groupconv.geometry import resolve
+from groupconv.convolution.dtypes import types_of
+from groupconv.convolution.geometry import resolve
 from groupconv.text import human_bytes
 from groupconv_server.executors import Executor, Task, create_executor
-from groupconv_worker.engines.base import Problem
+from groupconv_worker.contract import Problem
 from groupconv_worker.resident import ResidentKey
 from groupconv_worker.shard import Stage
 

@@ -19,18 +19,19 @@ from typing import Any
 import numpy as np
 from gpu_calls import calls, median_of_calls
 
-from groupconv import cost
-from groupconv.dtypes import Types, types_of
-from groupconv.geometry import Geometry
-from groupconv_server.catalogue import catalogue
-from groupconv_worker.cuda import instances, model
+from groupconv.convolution import cost
+from groupconv.convolution.dtypes import Types, types_of
+from groupconv.convolution.geometry import Geometry
+from groupconv_server.layers.catalogue import catalogue
+from groupconv_worker.contract import Problem
+from groupconv_worker.cuda import model
+from groupconv_worker.cuda.algorithms import instances
+from groupconv_worker.cuda.algorithms.grouping import plan_launch
+from groupconv_worker.cuda.algorithms.sliding import FILTERS
+from groupconv_worker.cuda.algorithms.sliding import plan_launch as plan_sliding
 from groupconv_worker.cuda.device import device_types
-from groupconv_worker.cuda.grouping import plan_launch
+from groupconv_worker.cuda.engine import CudaEngine, why_unavailable
 from groupconv_worker.cuda.nvrtc import compile_kernels
-from groupconv_worker.cuda.sliding import FILTERS
-from groupconv_worker.cuda.sliding import plan_launch as plan_sliding
-from groupconv_worker.engines.base import Problem
-from groupconv_worker.engines.cuda import CudaEngine, why_unavailable
 
 F32 = np.dtype(np.float32)
 TYPES = Types(F32, F32, F32, F32)

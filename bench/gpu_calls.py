@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.dtypes import types_of
-from groupconv_server.catalogue import catalogue
+from groupconv.convolution.dtypes import types_of
+from groupconv_server.layers.catalogue import catalogue
+from groupconv_worker.contract import Problem
 from groupconv_worker.cuda import copying
+from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.options import CudaOptions
-from groupconv_worker.engines.base import Problem
-from groupconv_worker.engines.cuda import CudaEngine
 
 LAYERS = ("alexnet_conv2", "resnet50_1x1_56", "mobilenet_dw_14", "dcgan_up3")
 CHUNKS = (4, 8, 16)

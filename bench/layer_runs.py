@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.dtypes import types_of
-from groupconv.requests import Step
-from groupconv_server.catalogue import catalogue
-from groupconv_server.coordinator import Coordinator
-from groupconv_server.layers import ResidentStep
+from groupconv.convolution.dtypes import types_of
+from groupconv.wire.requests import Step
+from groupconv_server.coordinator.coordinator import Coordinator
+from groupconv_server.coordinator.resident import ResidentStep
+from groupconv_server.layers.catalogue import catalogue
 from groupconv_server.planner import Cut, PlannedChain, Planner
-from groupconv_worker.engines.base import Problem
+from groupconv_worker.contract import Problem
 
 F32 = np.dtype("float32")
 TWO = [Cut(group=2), Cut(batch=2), Cut(filter=2), Cut(space=(2, 1)), Cut(space=(1, 2))]

@@ -21,7 +21,7 @@ DRIVERS = ("threads", "load", "gevent")
 def threads(target: str, users: int, seconds: float) -> list[float]:
     """Latencies as the SDK has them on plain threads."""
     import groupconv
-    from groupconv_server.catalogue import layer_named
+    from groupconv_server.layers.catalogue import layer_named
 
     layer = layer_named(LAYER)
     x, w, b = layer.arrays()

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import groupconv
-from groupconv_server.catalogue import CatalogueLayer, layer_named
+from groupconv_server.layers.catalogue import CatalogueLayer, layer_named
 
 FOLDER = Path(__file__).parents[1] / "build/out/perf_analyzer"
 VERSION, GLIBC = "2.60.0", (2, 38)

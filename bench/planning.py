@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from groupconv.dtypes import types_of
+from groupconv.convolution.dtypes import types_of
 from groupconv.text import table
-from groupconv_server.catalogue import catalogue
+from groupconv_server.layers.catalogue import catalogue
 from groupconv_server.planner import Planner
-from groupconv_worker.engines.base import Problem
+from groupconv_worker.contract import Problem
 
 F32 = np.dtype("float32")
 

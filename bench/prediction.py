@@ -8,9 +8,9 @@ import numpy as np
 from layer_runs import TWO, forced, measure, plans, request, run_of
 
 from groupconv.text import table
-from groupconv_server.catalogue import catalogue
-from groupconv_server.coordinator import Coordinator
+from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors import create_executor
+from groupconv_server.layers.catalogue import catalogue
 from groupconv_server.planner import Cut
 from groupconv_server.planner.plan import DOUBTS
 

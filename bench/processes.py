@@ -57,7 +57,7 @@ def answer(pipe: Connection) -> None:
 def serve(pipe: Connection, executor: str, workers: int | None, threads: int | None, shared: bool) -> None:
     """The server under test."""
     from groupconv_server.config import Config
-    from groupconv_server.pages import keep_pages
+    from groupconv_server.memory.malloc import keep_pages
     from groupconv_server.server import Server
 
     keep_pages()
@@ -75,8 +75,8 @@ def echo_sync(pipe: Connection, reply: int) -> None:
 
 def bare(pipe: Connection, name: str, workers: int | None) -> None:
     """The engine behind a bare synchronous method: what can be had with grpcio's server and this engine."""
-    from groupconv.tensors import message_with
-    from groupconv_server.pages import keep_pages
+    from groupconv.wire.tensors import message_with
+    from groupconv_server.memory.malloc import keep_pages
 
     keep_pages()
     prepared, x = prepare(name, 1)
@@ -125,7 +125,7 @@ def echo_aio(pipe: Connection, reply: int) -> None:
 
 def engine(pipe: Connection, name: str) -> None:
     """The engine alone; asked for `(threads, seconds, shared)` it says CPU and median seconds of a run."""
-    from groupconv.arena import Arena
+    from groupconv.memory.arena import Arena
 
     runs = {n: prepare(name, n)[0] for n in {1, CORES}}
     given = layer_named(name).arrays()[0]
@@ -150,9 +150,9 @@ def engine(pipe: Connection, name: str) -> None:
 
 def prepare(name: str, threads: int) -> tuple[Any, np.ndarray]:
     """A layer prepared by the engine that a server takes here, with so many threads, and its input."""
-    from groupconv.dtypes import types_of
+    from groupconv.convolution.dtypes import types_of
+    from groupconv_worker.contract import Problem
     from groupconv_worker.engines import create_engine
-    from groupconv_worker.engines.base import Problem
 
     layer = layer_named(name)
     x, w, b = layer.arrays()
@@ -219,7 +219,7 @@ def opened(call: Call, seconds: float, rate: float, seed: int) -> tuple[list[flo
 def layer_named(name: str) -> Any:
     """A layer of the catalogue, or one of this file's."""
     from groupconv import ConvSpec, resolve
-    from groupconv_server import catalogue
+    from groupconv_server.layers import catalogue
 
     if name not in OWN:
         return catalogue.layer_named(name)

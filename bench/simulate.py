@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from groupconv import ConvSpec, resolve
-from groupconv.dtypes import types_of
-from groupconv.requests import Step
+from groupconv.convolution.dtypes import types_of
 from groupconv.text import milliseconds, table
-from groupconv_server.catalogue import layer_named
-from groupconv_server.dispatch import dispatch
+from groupconv.wire.requests import Step
+from groupconv_server.coordinator.dispatch import dispatch
+from groupconv_server.layers.catalogue import layer_named
 from groupconv_server.planner import PlannedChain, Planner, Rates, Statistics
-from groupconv_worker.engines.base import Problem
+from groupconv_worker.contract import Problem
 
 F32 = np.dtype("float32")
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 5000, 10_000)

@@ -21,7 +21,7 @@ POINTS = 10
 def serve(pipe: Connection, shared: bool, most: int) -> None:
     """The server; asked anything it says its resident bytes."""
     from groupconv_server.config import Config
-    from groupconv_server.pages import keep_pages
+    from groupconv_server.memory.malloc import keep_pages
     from groupconv_server.server import Server
 
     keep_pages()

@@ -26,15 +26,16 @@ import numpy as np
 
 import groupconv
 from groupconv import ConvSpec, Step
-from groupconv.dtypes import types_of
-from groupconv.progress import Progress
-from groupconv.tensors import MAX_MESSAGE_BYTES
+from groupconv.convolution.dtypes import types_of
+from groupconv.streaming.progress import Progress
+from groupconv.wire.tensors import MAX_MESSAGE_BYTES
 from groupconv_server.config import Config
-from groupconv_server.limits import Limits
-from groupconv_server.pages import keep_pages
+from groupconv_server.coordinator.limits import Limits
+from groupconv_server.memory.malloc import keep_pages
 from groupconv_server.server import Server
-from groupconv_worker.engines import create_engine, reference
-from groupconv_worker.engines.base import Problem
+from groupconv_worker import reference
+from groupconv_worker.contract import Problem
+from groupconv_worker.engines import create_engine
 
 WIDTH, CHUNK, MIB = 8192, 2**20, 2**20
 WEIGHT = np.random.default_rng(0).integers(-9, 10, (1, 1, 5, 5)).astype(np.float32)

@@ -8,12 +8,12 @@ import numpy as np
 from layer_runs import Plan, forced, measure, plans, request, run_of
 from two_threads import TwoThreads
 
-from groupconv.requests import Step
 from groupconv.text import table
-from groupconv_server.coordinator import Coordinator
+from groupconv.wire.requests import Step
+from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.planner import Cut
+from groupconv_worker.contract import Engine, Problem
 from groupconv_worker.engines import create_engine
-from groupconv_worker.engines.base import Engine, Problem
 
 LAYERS = ("alexnet_conv2", "resnet50_3x3_56", "mobilenet_dw_112", "unet_up2")
 BATCH = 8

@@ -12,10 +12,10 @@ from typing import Any, Self
 import numpy as np
 from numba import njit, types
 
-from groupconv_worker.kernels.atomic import exchange, store
-from groupconv_worker.kernels.futex import wake
-from groupconv_worker.kernels.program import LINE, await_word
-from groupconv_worker.threads import LOOKOUT
+from groupconv_worker.cpu.kernels.atomic import exchange, store
+from groupconv_worker.cpu.kernels.futex import wake
+from groupconv_worker.cpu.kernels.program import LINE, await_word
+from groupconv_worker.cpu.threads import LOOKOUT
 
 Work = Callable[[], object]
 

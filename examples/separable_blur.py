@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 import groupconv
-from groupconv.kernels import gaussian
+from groupconv.convolution.kernels import gaussian
 from groupconv_server.server import Config, Server
 
 

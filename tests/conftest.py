@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
 def server():
     """A server with two local workers on a free loopback port."""
     from groupconv_server.config import Config
-    from groupconv_server.limits import Limits
+    from groupconv_server.coordinator.limits import Limits
     from groupconv_server.server import Server
 
     limits = Limits(message_bytes=8 * 2**20, tensor_bytes=16 * 2**20)

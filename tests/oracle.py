@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from groupconv.dtypes import is_float
-from groupconv_worker.engines import reference
-from groupconv_worker.engines.base import Engine, Problem
+from groupconv.convolution.dtypes import is_float
+from groupconv_worker import reference
+from groupconv_worker.contract import Engine, Problem
 from strategies import Case
 
 UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}

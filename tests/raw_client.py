@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from groupconv.requests import CONVOLVE
-from groupconv.tensors import to_wire
 from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2
+from groupconv.wire.requests import CONVOLVE
+from groupconv.wire.tensors import to_wire
 
 SERVICE = "/groupconv.v1.MemoryService"
 

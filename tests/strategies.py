@@ -7,10 +7,10 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from groupconv.dtypes import DTYPES, Types, is_float, types_of
+from groupconv.convolution.dtypes import DTYPES, Types, is_float, types_of
+from groupconv.convolution.geometry import Geometry, resolve
+from groupconv.convolution.spec import ACTIVATIONS, DEFAULT_SLOPE, PADDING_MODES, Activation, ConvSpec
 from groupconv.errors import InvalidArgumentError
-from groupconv.geometry import Geometry, resolve
-from groupconv.spec import ACTIVATIONS, DEFAULT_SLOPE, PADDING_MODES, Activation, ConvSpec
 
 MAX_EXTENT = {1: 24, 2: 9, 3: 6}
 INTEGERS = ("int8", "uint8", "int32")

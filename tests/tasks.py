@@ -3,10 +3,10 @@
 import numpy as np
 
 from groupconv import ConvSpec
-from groupconv.dtypes import types_of
-from groupconv.geometry import resolve
+from groupconv.convolution.dtypes import types_of
+from groupconv.convolution.geometry import resolve
 from groupconv_server.executors import Task
-from groupconv_worker.engines.base import Problem
+from groupconv_worker.contract import Problem
 from groupconv_worker.shard import Stage
 
 

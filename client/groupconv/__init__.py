@@ -6,14 +6,16 @@ Example:
     (1, 64, 112, 112)
 """
 
-from groupconv import aio
+from groupconv import aio, moved
 from groupconv.client import Client, connect
+from groupconv.convolution.geometry import Geometry, receptive_field, resolve
+from groupconv.convolution.plan import Plan, Report
+from groupconv.convolution.spec import Activation, ConvSpec
 from groupconv.errors import GroupconvError
-from groupconv.geometry import Geometry, receptive_field, resolve
 from groupconv.layer import AsyncLayer, Layer, LayerInfo
-from groupconv.plan import Plan, Report
-from groupconv.requests import Result, Step
-from groupconv.spec import Activation, ConvSpec
+from groupconv.wire.requests import Result, Step
+
+moved.redirect(__name__, moved.MODULES)
 
 __version__ = "0.1.0"
 __all__ = [

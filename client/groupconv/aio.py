@@ -5,18 +5,18 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Unpack
 
 from groupconv import calls
+from groupconv.convolution.plan import Plan
+from groupconv.convolution.spec import ConvSpec
 from groupconv.convolutions import Convolutions
-from groupconv.cuda import noted
+from groupconv.device import noted
 from groupconv.layer import AsyncLayer, LayerInfo
+from groupconv.memory.shared import Mode, shared_memory_of
 from groupconv.options import Call, StreamConv, Streaming, split_streaming
-from groupconv.plan import Plan
-from groupconv.requests import Array, Result, Step
-from groupconv.rpc import Connection, Opening
 from groupconv.session import AsyncSession, small
-from groupconv.shared import Mode, shared_memory_of
-from groupconv.spec import ConvSpec
-from groupconv.stream import Transfer, transfer
+from groupconv.streaming.stream import Transfer, transfer
+from groupconv.transport.channel import Connection, Opening
 from groupconv.v1 import cluster_pb2
+from groupconv.wire.requests import Array, Result, Step
 
 
 def connect(

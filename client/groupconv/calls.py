@@ -1,6 +1,6 @@
 """Every call without its transport: what is asked of the server, and what its answer means.
 
-Each is a generator as in `groupconv.talk`, which the blocking and the awaiting client drive alike.
+Each is a generator as in `groupconv.transport.exchange`, which the blocking and the awaiting client drive alike.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -8,12 +8,17 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from groupconv.cuda import DeviceArray, destination, unnoted
+from groupconv.convolution.plan import Plan
+from groupconv.convolution.spec import ConvSpec
+from groupconv.device import DeviceArray, destination, unnoted
 from groupconv.errors import DataLossError
 from groupconv.layer import LayerInfo, info_from_wire, layer_fields, layer_input, load_messages
+from groupconv.memory.shared import Shared
 from groupconv.options import Call
-from groupconv.plan import Plan
-from groupconv.requests import (
+from groupconv.streaming.stream import Transfer, pays, transfer
+from groupconv.transport.exchange import Ask, Talk
+from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
+from groupconv.wire.requests import (
     CONVOLVE,
     Array,
     Result,
@@ -25,13 +30,8 @@ from groupconv.requests import (
     result_of,
     with_input,
 )
-from groupconv.shared import Shared
-from groupconv.spec import ConvSpec
-from groupconv.stream import Transfer, pays, transfer
-from groupconv.talk import Ask, Talk
-from groupconv.tensors import empty as ordinary
-from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
-from groupconv.wire import plan_from_wire
+from groupconv.wire.specs import plan_from_wire
+from groupconv.wire.tensors import empty as ordinary
 
 LOAD = "/groupconv.v1.LayerService/LoadLayer"
 """The call that `load` is the messages of."""

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from groupconv import calls
+from groupconv.convolution.plan import Plan
+from groupconv.convolution.spec import ConvSpec
 from groupconv.convolutions import Convolutions
 from groupconv.layer import Layer, LayerInfo
+from groupconv.memory.shared import Mode, shared_memory_of
 from groupconv.options import Call, StreamConv, Streaming, split_streaming
-from groupconv.plan import Plan
-from groupconv.requests import Array, Result, Step
-from groupconv.rpc import Connection, Pem
 from groupconv.session import Session
-from groupconv.shared import Mode, shared_memory_of
-from groupconv.spec import ConvSpec
-from groupconv.stream import Transfer, transfer
-from groupconv.tensors import MAX_MESSAGE_BYTES
+from groupconv.streaming.stream import Transfer, transfer
+from groupconv.transport.channel import Connection, Pem
 from groupconv.v1 import cluster_pb2
+from groupconv.wire.requests import Array, Result, Step
+from groupconv.wire.tensors import MAX_MESSAGE_BYTES
 
 
 def connect(

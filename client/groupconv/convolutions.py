@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
+from groupconv.convolution.spec import Activation, ActivationKind, ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv.options import Call, Conv, ConvTranspose, split
-from groupconv.requests import Step
 from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
-from groupconv.spec import Activation, ActivationKind, ConvSpec
-from groupconv.tensors import as_array
+from groupconv.wire.requests import Step
+from groupconv.wire.tensors import as_array
 
 Answer = TypeVar("Answer")
 

@@ -11,13 +11,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from groupconv.dtypes import is_float
+from groupconv.convolution.dtypes import is_float
+from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import InvalidArgumentError
-from groupconv.requests import Array, Result, Step, geometries, travelling
-from groupconv.spec import ConvSpec
-from groupconv.tensors import as_array, type_from_wire, type_to_wire
 from groupconv.v1 import convolution_pb2, layer_pb2
-from groupconv.wire import spec_from_wire, spec_to_wire
+from groupconv.wire.requests import Array, Result, Step, geometries, travelling
+from groupconv.wire.specs import spec_from_wire, spec_to_wire
+from groupconv.wire.tensors import as_array, type_from_wire, type_to_wire
 
 CHUNK_BYTES = 2**20
 """Bytes of weights in one message."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, cast
 
-from groupconv.progress import Shown
-from groupconv.spec import Activation, ActivationKind, ConvSpec, PaddingMode, PaddingRule
+from groupconv.convolution.spec import Activation, ActivationKind, ConvSpec, PaddingMode, PaddingRule
+from groupconv.streaming.progress import Shown
 
 
 class Call(TypedDict, total=False):

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from groupconv.convolution.spec import Activation, ActivationKind, ConvSpec, as_activation, padding_pairs, per_axis
 from groupconv.errors import InvalidArgumentError
-from groupconv.requests import Array, Step
-from groupconv.spec import Activation, ActivationKind, ConvSpec, as_activation, padding_pairs, per_axis
-from groupconv.tensors import as_array
+from groupconv.wire.requests import Array, Step
+from groupconv.wire.tensors import as_array
 
 
 def depthwise_separable_steps(

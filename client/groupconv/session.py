@@ -14,11 +14,11 @@ import grpc.aio
 import numpy as np
 
 from groupconv.errors import GroupconvError, UnavailableError
-from groupconv.requests import Step
-from groupconv.rpc import Metadata, from_aio_error, from_rpc_error
-from groupconv.shared import Shared
-from groupconv.stream import STREAM, Attempts, Transfer
-from groupconv.talk import Ask, Done, Talk, advance
+from groupconv.memory.shared import Shared
+from groupconv.streaming.stream import STREAM, Attempts, Transfer
+from groupconv.transport.channel import Metadata, from_aio_error, from_rpc_error
+from groupconv.transport.exchange import Ask, Done, Talk, advance
+from groupconv.wire.requests import Step
 
 SMALL = 2**20
 """Bytes that are copied in less time than a thread takes to be told."""

@@ -8,9 +8,9 @@ from report import Failed, expect, run, wait_until
 from stack import Stack, expect_all_right, open_ports
 
 import groupconv
-from groupconv.geometry import resolve
-from groupconv.stream import Progress
-from groupconv_worker.engines import reference
+from groupconv.convolution.geometry import resolve
+from groupconv.streaming.stream import Progress
+from groupconv_worker import reference
 
 RAY_PORTS = (6379, 8265, 10001)
 """Of the cluster's head, its dashboard and its clients."""

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from groupconv_server.coordinator.limits import Limits
 from groupconv_server.executors.placement import Placement
-from groupconv_server.limits import Limits
 from groupconv_worker.resident import CAPACITY
 
 

@@ -15,9 +15,9 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import TracerProvider
 
-from groupconv.address import joined
 from groupconv.errors import FailedPreconditionError, UnavailableError
-from groupconv.rpc import TRANSPORT
+from groupconv.transport.address import joined
+from groupconv.transport.channel import TRANSPORT
 from groupconv.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
@@ -28,19 +28,22 @@ from groupconv.v1 import (
     memory_pb2_grpc,
     stream_pb2,
 )
-from groupconv_server.access.tls import certificates_of
+from groupconv_server.access.tls import certificates_for
 from groupconv_server.access.tokens import Tokens
-from groupconv_server.batching import Batcher
 from groupconv_server.config import Config
-from groupconv_server.coordinator import Coordinator
-from groupconv_server.cuda_memory import CLIENTS_CAPACITY, CudaMemory
+from groupconv_server.coordinator.batching import Batcher
+from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors import create_executor
+from groupconv_server.gauges import State
 from groupconv_server.health import Health
 from groupconv_server.inference.servicer import SERVICE as INFERENCE
 from groupconv_server.inference.servicer import InferenceServicer
-from groupconv_server.layers import Layers
-from groupconv_server.pages import keep_pages
-from groupconv_server.repository import Repository
+from groupconv_server.layers.registry import Layers
+from groupconv_server.layers.repository import Repository
+from groupconv_server.layers.store import LayerStore
+from groupconv_server.memory.cuda_memory import CLIENTS_CAPACITY, CudaMemory
+from groupconv_server.memory.malloc import keep_pages
+from groupconv_server.memory.shared_memory import SharedMemory
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
 from groupconv_server.servicers.crew import Crew
@@ -49,13 +52,10 @@ from groupconv_server.servicers.gate import Gate
 from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.memory import MemoryServicer
 from groupconv_server.servicers.observer import Observer
-from groupconv_server.servicers.places import ClientMemory
+from groupconv_server.servicers.regions import ClientMemory
 from groupconv_server.servicers.stream import StreamServicer
-from groupconv_server.shared_memory import SharedMemory
-from groupconv_server.store import LayerStore
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.page import Page
-from groupconv_server.telemetry.state import State
 from groupconv_server.telemetry.traces import Traces
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,9 @@ class Server:
 
     def __init__(self, config: Config, tracer_provider: TracerProvider | None = None) -> None:
         self.config = config
-        self._certificates = certificates_of(config)
+        self._certificates = certificates_for(
+            config.host, config.tls_cert, config.tls_key, config.tls_client_ca, insecure=config.insecure
+        )
         self._tokens = None if config.tokens is None else Tokens(config.tokens)
         with ExitStack() as undo:
             self._store = None if config.layer_dir is None else self._layer_store(config.layer_dir)

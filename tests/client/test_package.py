@@ -8,8 +8,8 @@ import sys
 import groupconv
 from groupconv import errors
 from groupconv.options import StreamConv, Streaming
-from groupconv.rpc import Opening
-from groupconv.stream import transfer
+from groupconv.streaming.stream import transfer
+from groupconv.transport.channel import Opening
 
 
 def test_importing_the_client_brings_no_engine_and_no_cluster():

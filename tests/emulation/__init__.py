@@ -9,8 +9,8 @@ import pytest
 
 from emulation.kernels import SETTINGS
 from emulation.stand_in import as_cupy
+from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.options import CudaOptions
-from groupconv_worker.engines.cuda import CudaEngine
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulation compiles kernels with g++")
 

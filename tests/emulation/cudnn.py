@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 
 from emulation.streams import current
-from groupconv.geometry import Geometry
-from groupconv_worker.engines import reference
+from groupconv.convolution.geometry import Geometry
+from groupconv_worker import reference
 
 
 class cudnnGraphNotSupportedError(Exception):  # noqa: N801 - the library's name

@@ -8,7 +8,7 @@ import numpy as np
 from emulation import build
 from emulation.memory import ndarray
 from emulation.streams import current
-from groupconv_worker.cuda.instances import every_instance
+from groupconv_worker.cuda.algorithms.instances import every_instance
 from groupconv_worker.cuda.modules import STANDARD, source
 
 SETTINGS = {"descending": False, "sanitizer": ""}

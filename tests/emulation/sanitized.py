@@ -9,12 +9,12 @@ import sys
 import numpy as np
 
 from emulation import emulated_engine, kernels
-from groupconv.dtypes import DTYPES, types_of
-from groupconv.geometry import resolve
-from groupconv.spec import ConvSpec
+from groupconv.convolution.dtypes import DTYPES, types_of
+from groupconv.convolution.geometry import resolve
+from groupconv.convolution.spec import ConvSpec
+from groupconv_worker import reference
+from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.run import OnDevice
-from groupconv_worker.engines import reference
-from groupconv_worker.engines.base import Problem
 
 CASES = [
     ((2, 6, 5, 7), (6, 3, 3, 3), {"groups": 2, "padding": 1}, "float32"),

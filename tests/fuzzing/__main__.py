@@ -13,7 +13,7 @@ from rich.table import Table
 
 from fuzzing import decoders, live
 from groupconv_server.config import Config
-from groupconv_server.limits import Limits
+from groupconv_server.coordinator.limits import Limits
 from groupconv_server.server import Server
 
 

@@ -9,26 +9,26 @@ from google.protobuf.message import DecodeError, Message
 
 from fuzzing import corpus, mutations
 from groupconv import Step
-from groupconv.chunks import CHUNK_BYTES, unpacked
-from groupconv.compress import expanded
 from groupconv.errors import FailedPreconditionError, GroupconvError
-from groupconv.requests import read_answer, result_of
-from groupconv.stream import transfer
-from groupconv.tensors import from_wire, to_wire, type_from_wire, type_to_wire
+from groupconv.streaming.stream import transfer
 from groupconv.v1 import convolution_pb2, layer_pb2, stream_pb2
-from groupconv_server.band_rows import choose
+from groupconv.wire.chunks import CHUNK_BYTES, unpacked
+from groupconv.wire.compress import expanded
+from groupconv.wire.requests import read_answer, result_of
+from groupconv.wire.tensors import from_wire, to_wire, type_from_wire, type_to_wire
+from groupconv_server.coordinator.limits import Limits
+from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.inference.memory import RegisteredMemory
 from groupconv_server.inference.messages import parse as parse_infer
 from groupconv_server.inference.tensors import input_of, output_place
 from groupconv_server.inference.v2 import infer_pb2
-from groupconv_server.layers import Layers
-from groupconv_server.limits import Limits
-from groupconv_server.problems import problems_of
-from groupconv_server.repository import Repository
+from groupconv_server.layers.registry import Layers
+from groupconv_server.layers.repository import Repository
 from groupconv_server.servicers.convolution import parse, specs_of
 from groupconv_server.servicers.layers import LayerServicer
-from groupconv_server.servicers.places import ClientMemory, Places
+from groupconv_server.servicers.regions import ClientMemory, Places
 from groupconv_server.servicers.stream import _header
+from groupconv_server.streaming.band_size import choose
 
 LIMITS = Limits(message_bytes=2**20, tensor_bytes=2**22, stream_bytes=2**20)
 Target = tuple[Callable[[list[bytes]], None], type[Message], list[list[bytes]]]

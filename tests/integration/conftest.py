@@ -4,7 +4,7 @@ import pytest
 
 import groupconv
 from groupconv_server.config import Config
-from groupconv_server.limits import Limits
+from groupconv_server.coordinator.limits import Limits
 from groupconv_server.server import Server
 
 

@@ -20,7 +20,7 @@ from scipy import ndimage
 import groupconv
 from groupconv import calls
 from groupconv.errors import UnavailableError
-from groupconv.requests import read_answer
+from groupconv.wire.requests import read_answer
 
 GROUPCONV = [sys.executable, "-m", "groupconv_server"]
 
@@ -170,7 +170,7 @@ def test_a_port_in_use_is_one_line(target):
 
 
 def test_serve_with_cuda_on_a_machine_without_says_what_is_missing():
-    from groupconv_worker.engines.cuda import why_unavailable
+    from groupconv_worker.cuda.engine import why_unavailable
 
     if not why_unavailable():
         pytest.skip("this machine has a CUDA device")

@@ -13,7 +13,7 @@ import tifffile
 from scipy import ndimage
 from typer.testing import CliRunner
 
-from groupconv.kernels import gaussian, kernel_named
+from groupconv.convolution.kernels import gaussian, kernel_named
 from groupconv_server import files
 from groupconv_server.cli.app import app
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from groupconv import ConvSpec, calls
-from groupconv.requests import read_answer, result_of
+from groupconv.wire.requests import read_answer, result_of
 from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.servicers.convolution import ConvolutionServicer
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from groupconv_server.cli.connection import Endpoint
+import groupconv
 from groupconv_server.demo.cases import max_pool, photo_cases
 from groupconv_server.demo.check import judge
 from groupconv_server.demo.run import run_demo
@@ -35,7 +35,7 @@ def test_the_demo_runs_against_a_server_that_is_there(server, tmp_path):
     iio.imwrite(tmp_path / "photo.png", photo)
     assert run_demo(
         output=tmp_path / "sheet.png",
-        endpoint=Endpoint(server.address, {}),
+        connect=lambda: groupconv.connect(server.address),
         executor="local",
         photo=tmp_path / "photo.png",
     )

@@ -6,7 +6,7 @@ import pytest
 
 from fuzzing import decoders, live
 from groupconv_server.config import Config
-from groupconv_server.limits import Limits
+from groupconv_server.coordinator.limits import Limits
 from groupconv_server.server import Server
 
 

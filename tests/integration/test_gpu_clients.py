@@ -15,7 +15,7 @@ import pytest
 
 from groupconv_server.config import Config
 from groupconv_server.server import Server
-from groupconv_worker.engines.cuda import why_unavailable
+from groupconv_worker.cuda.engine import why_unavailable
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,8 +33,8 @@ import numpy as np
 import groupconv
 logging.basicConfig(level=logging.INFO)  # why something is not shared
 from groupconv import ConvSpec, resolve
-from groupconv.cuda import device_array
-from groupconv_worker.engines import reference
+from groupconv.device import device_array
+from groupconv_worker import reference
 
 address, library = sys.argv[1:]
 if library == "cupy":

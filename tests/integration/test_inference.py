@@ -15,11 +15,11 @@ import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.config import Config
-from groupconv_server.connections import connected
 from groupconv_server.inference.messages import parse, with_output
 from groupconv_server.inference.v2 import infer_pb2, model_pb2, service_pb2_grpc, shared_memory_pb2
+from groupconv_server.memory.connections import connected
 from groupconv_server.server import Server
-from groupconv_worker.engines.cuda import why_unavailable
+from groupconv_worker.cuda.engine import why_unavailable
 from waiting import until
 
 Request, Parameter = infer_pb2.ModelInferRequest, infer_pb2.InferParameter

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import groupconv
-import groupconv.rpc
+import groupconv.transport.channel
 from groupconv.errors import UnavailableError
 from groupconv_server.config import Config
 from groupconv_server.server import Server
@@ -54,8 +54,8 @@ class Relay:
 
 @pytest.mark.parametrize("kind", ["unary", "stream"])
 def test_a_silent_cut_is_noticed_long_before_the_deadline(server, monkeypatch, kind):
-    monkeypatch.setattr(groupconv.rpc, "KEEPALIVE", 1.0)
-    monkeypatch.setattr(groupconv.stream, "PATIENCE", 1.0)
+    monkeypatch.setattr(groupconv.transport.channel, "KEEPALIVE", 1.0)
+    monkeypatch.setattr(groupconv.streaming.stream, "PATIENCE", 1.0)
     x, w = np.ones((1, 1, 64, 64), np.float32), np.ones((1, 1, 3, 3), np.float32)
     with (
         contextlib.closing(Relay(server.address)) as relay,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groupconv.tensors import type_to_wire
 from groupconv.v1 import layer_pb2, layer_pb2_grpc, spec_pb2
+from groupconv.wire.tensors import type_to_wire
 
 RNG = np.random.default_rng(6)
 F32 = np.dtype(np.float32)

@@ -167,8 +167,8 @@ def test_actors_ask_for_weights_once_and_again_after_a_restart(ray_executor):
     """The weights of a layer travel when an actor lacks them, and only then."""
     import ray
 
-    from groupconv_server.coordinator import Coordinator
-    from groupconv_server.layers import Layers
+    from groupconv_server.coordinator.coordinator import Coordinator
+    from groupconv_server.layers.registry import Layers
 
     layers = Layers(ray_executor.forget, capacity=2**20)
     coordinator = Coordinator(ray_executor)
@@ -201,9 +201,9 @@ def test_actors_ask_for_weights_once_and_again_after_a_restart(ray_executor):
 @pytest.mark.ray
 def test_replaced_under_traffic_while_a_worker_is_killed(ray_executor):
     """Answers stay wholly of one version, and none is lost; the actor that is killed comes back without weights."""
-    from groupconv_server.coordinator import Coordinator
-    from groupconv_server.layers import Layers
-    from groupconv_server.repository import Repository
+    from groupconv_server.coordinator.coordinator import Coordinator
+    from groupconv_server.layers.registry import Layers
+    from groupconv_server.layers.repository import Repository
 
     layers, coordinator = Layers(ray_executor.forget, capacity=2**20), Coordinator(ray_executor)
     repository = Repository(layers, coordinator=coordinator)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
-from groupconv.requests import CONVOLVE, convolve_request
 from groupconv.v1 import convolution_pb2
+from groupconv.wire.requests import CONVOLVE, convolve_request
 from groupconv_server.config import Config
 from groupconv_server.server import Server
 from oracle import check

@@ -19,8 +19,8 @@ from grpc_status import rpc_status
 
 import groupconv
 from groupconv.errors import InvalidArgumentError
-from groupconv.tensors import type_to_wire
 from groupconv.v1 import convolution_pb2
+from groupconv.wire.tensors import type_to_wire
 from groupconv_server.telemetry import logs
 from groupconv_server.telemetry.request import Request, current
 

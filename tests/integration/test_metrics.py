@@ -14,7 +14,7 @@ import groupconv
 from groupconv import ConvSpec
 from groupconv.errors import NotFoundError, UnavailableError
 from groupconv_server.config import Config
-from groupconv_server.limits import Limits
+from groupconv_server.coordinator.limits import Limits
 from groupconv_server.server import Server
 from groupconv_server.telemetry.series import MAX_LAYERS, OTHER
 

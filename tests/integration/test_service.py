@@ -14,7 +14,7 @@ from hypothesis import given, settings
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.errors import DeadlineExceededError, InvalidArgumentError, UnavailableError
-from groupconv.requests import convolve_request, prepare
+from groupconv.wire.requests import convolve_request, prepare
 from groupconv_server.config import Config
 from groupconv_server.server import Server
 from oracle import check

@@ -15,14 +15,14 @@ import pytest
 
 import groupconv
 from groupconv import ConvSpec, Step
-from groupconv.arena import FIRST, FOLDER, Arena
 from groupconv.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
 )
-from groupconv.tensors import placed
+from groupconv.memory.arena import FIRST, FOLDER, Arena
 from groupconv.v1 import convolution_pb2
+from groupconv.wire.tensors import placed
 from groupconv_server.config import Config
 from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.server import Server
@@ -242,7 +242,7 @@ def test_a_server_that_does_not_allow_it(server, mode, files):
 @pytest.mark.parametrize("mode", [True, "auto"])
 def test_a_server_that_sees_another_dev_shm(sharing, mode, monkeypatch, files):
     """As one on another machine or in another container does: there is no object of that name."""
-    monkeypatch.setattr("groupconv_server.shared_memory.FOLDER", Path("/dev/shm/no-such-folder"))
+    monkeypatch.setattr("groupconv_server.memory.shared_memory.FOLDER", Path("/dev/shm/no-such-folder"))
     w = np.ones((8, 8, 1, 1), np.float32)
     with groupconv.connect(sharing.address, shared_memory=mode) as client:
         if mode == "auto":

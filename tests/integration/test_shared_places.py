@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from groupconv import ConvSpec
-from groupconv.arena import FOLDER, Segment
 from groupconv.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
 )
-from groupconv.tensors import to_wire
+from groupconv.memory.arena import FOLDER, Segment
 from groupconv.v1 import tensor_pb2
+from groupconv.wire.tensors import to_wire
 from groupconv_server.executors.local import LocalExecutor
 from raw_client import Raw, at, x_at
 

@@ -15,7 +15,7 @@ from groupconv import ConvSpec
 from groupconv_server.cli.status import Status, picture
 from groupconv_server.config import Config
 from groupconv_server.server import Server
-from groupconv_worker.processor import processor
+from groupconv_worker.cpu.processor import processor
 
 X, W = np.ones((1, 8, 16, 16), np.float32), np.ones((8, 1, 3, 3), np.float32)
 

@@ -11,10 +11,10 @@ import pytest
 
 import groupconv
 from groupconv import ConvSpec, Step
-from groupconv.chunks import packed
 from groupconv.errors import InvalidArgumentError
-from groupconv.stream import STREAM, Transfer, transfer
-from groupconv_worker.engines import reference
+from groupconv.streaming.stream import STREAM, Transfer, transfer
+from groupconv.wire.chunks import packed
+from groupconv_worker import reference
 
 RNG = np.random.default_rng(0)
 

@@ -9,20 +9,21 @@ from hypothesis import strategies as st
 
 import groupconv
 from groupconv import ConvSpec, Step
-from groupconv.dtypes import types_of
+from groupconv.convolution.dtypes import types_of
+from groupconv.convolution.geometry import resolve
 from groupconv.errors import InvalidArgumentError
-from groupconv.geometry import resolve
-from groupconv.requests import geometries
-from groupconv.stream import transfer
-from groupconv_server.band_rows import choose
-from groupconv_server.bands import Bands
-from groupconv_server.budget import Budget
-from groupconv_server.coordinator import Coordinator
-from groupconv_server.limits import Limits
-from groupconv_server.problems import problems_of
-from groupconv_server.streaming import Stream
-from groupconv_worker.engines import create_engine, reference
-from groupconv_worker.engines.base import Problem
+from groupconv.streaming.stream import transfer
+from groupconv.wire.requests import geometries
+from groupconv_server.coordinator.coordinator import Coordinator
+from groupconv_server.coordinator.limits import Limits
+from groupconv_server.coordinator.problems import problems_of
+from groupconv_server.streaming.band_size import choose
+from groupconv_server.streaming.bands import Bands
+from groupconv_server.streaming.budget import Budget
+from groupconv_server.streaming.streams import Stream
+from groupconv_worker import reference
+from groupconv_worker.contract import Problem
+from groupconv_worker.engines import create_engine
 from strategies import FLOATS, Case, cases, specs
 
 PAIRS = tuple((f, f) for f in FLOATS) + (("uint8", "int8"), ("int8", "int32"), ("uint8", "float32"))

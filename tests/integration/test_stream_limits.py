@@ -8,13 +8,13 @@ import pytest
 
 import groupconv
 from groupconv import ConvSpec, Step
-from groupconv.chunks import packed
-from groupconv.compress import compressed
 from groupconv.errors import DeadlineExceededError, ResourceExhaustedError
-from groupconv.stream import STREAM, transfer
+from groupconv.streaming.stream import STREAM, transfer
 from groupconv.v1 import stream_pb2
+from groupconv.wire.chunks import packed
+from groupconv.wire.compress import compressed
 from groupconv_server.config import Config
-from groupconv_server.limits import Limits
+from groupconv_server.coordinator.limits import Limits
 from groupconv_server.server import Server
 
 RNG = np.random.default_rng(0)

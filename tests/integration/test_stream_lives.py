@@ -13,8 +13,8 @@ import pytest
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.errors import DeadlineExceededError, UnavailableError
-from groupconv.stream import transfer
-from groupconv_worker.engines import reference
+from groupconv.streaming.stream import transfer
+from groupconv_worker import reference
 
 RNG = np.random.default_rng(0)
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from groupconv_server.cli import app, serve
 from groupconv_server.config import Config
-from groupconv_server.limits import Limits
+from groupconv_server.coordinator.limits import Limits
 
 SERVE = typer.main.get_command(app).commands["serve"]
 TYPES = get_type_hints(serve.command)

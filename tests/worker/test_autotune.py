@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from groupconv.dtypes import types_of
-from groupconv.geometry import resolve
-from groupconv.spec import ConvSpec
-from groupconv_worker import autotune, sources
+from groupconv.convolution.dtypes import types_of
+from groupconv.convolution.geometry import resolve
+from groupconv.convolution.spec import ConvSpec
+from groupconv_worker import autotune, code_version
 from groupconv_worker.autotune import Tuner
-from groupconv_worker.engines.base import Problem
-from groupconv_worker.engines.cpu import CpuEngine
+from groupconv_worker.contract import Problem
+from groupconv_worker.cpu.engine import CpuEngine
 
 SHAPES = (1, 4, 40, 40), (4, 2, 5, 5)
 F32 = np.dtype("float32")
@@ -88,17 +88,17 @@ def test_versions_that_were_not_written_for_long_are_dropped(tmp_path, clock, mo
 
 
 def test_a_version_is_another_one_when_the_code_changes(tmp_path, monkeypatch):
-    for name in ("threads.py", "algorithms/gemm.py", "kernels/simd.py"):
+    for name in ("cpu/threads.py", "cpu/algorithms/gemm.py", "cpu/kernels/simd.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    monkeypatch.setattr(sources, "HERE", tmp_path)
+    monkeypatch.setattr(code_version, "HERE", tmp_path)
     found = []
-    for changed in (None, "algorithms/gemm.py", "kernels/simd.py", "threads.py"):
+    for changed in (None, "cpu/algorithms/gemm.py", "cpu/kernels/simd.py", "cpu/threads.py"):
         if changed:
             (tmp_path / changed).write_text("x = 1")
-        sources.digest.cache_clear()
+        code_version.digest.cache_clear()
         found.append(autotune.versions())
-    sources.digest.cache_clear()
+    code_version.digest.cache_clear()
     assert len(set(found)) == 4
 
 
@@ -226,6 +226,6 @@ def test_the_engine_tunes_resident_kernels_alone(tmp_path, monkeypatch, setting,
     engine.prepare(PROBLEM, w, resident=resident).run(x, out)
     written = json.loads(path.read_text()) if path.exists() else {}
     assert sum(map(len, written.values())) == measured
-    from groupconv_worker.engines.reference import convolve
+    from groupconv_worker.reference import convolve
 
     np.testing.assert_allclose(out, convolve(x, w, None, PROBLEM.geometry), atol=1e-4)

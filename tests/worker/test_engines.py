@@ -7,9 +7,9 @@ from hypothesis import given, settings
 
 from emulation import emulated_engine, needs_compiler
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
-from groupconv_worker.algorithms.gemm import Gemm
+from groupconv_worker.cpu.algorithms.gemm import Gemm
+from groupconv_worker.cuda.engine import why_unavailable
 from groupconv_worker.engines import Engine, create_engine
-from groupconv_worker.engines.cuda import why_unavailable
 from oracle import check, run
 from strategies import FLOATS, INTEGERS, Case, cases
 
@@ -44,7 +44,7 @@ def test_every_dtype(engine: Engine, case: Case):
 @settings(max_examples=80)
 @given(case=cases(dtypes=SAME_FLOATS + INTEGER_PAIRS))
 def test_resident_kernels_keep_their_weights(engine: Engine, case: Case):
-    from groupconv_worker.engines.base import Problem
+    from groupconv_worker.contract import Problem
 
     weight = case.weight.copy()
     prepared = engine.prepare(Problem(case.geometry, case.types), weight, case.bias, resident=True)
@@ -66,7 +66,7 @@ def test_input_and_output_may_be_views(engine: Engine, case: Case):
     wide_x[:, 1:-1] = case.x
     g = case.geometry
     wide_out = np.full((g.batch, g.out_channels + 2, *g.output), 77, dtype=case.types.output)
-    from groupconv_worker.engines.base import Problem
+    from groupconv_worker.contract import Problem
 
     engine.prepare(Problem(g, case.types), case.weight, case.bias).run(wide_x[:, 1:-1], wide_out[:, 1:-1])
     check(wide_out[:, 1:-1], case)

@@ -10,7 +10,7 @@ from scipy import signal
 
 from groupconv import ConvSpec, resolve
 from groupconv_worker.engines import create_engine
-from groupconv_worker.engines.reference import convolve
+from groupconv_worker.reference import convolve
 from oracle import run
 from strategies import Case, cases
 

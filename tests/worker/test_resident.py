@@ -3,9 +3,9 @@
 import numpy as np
 
 from groupconv import ConvSpec, resolve
-from groupconv.dtypes import types_of
+from groupconv.convolution.dtypes import types_of
+from groupconv_worker.contract import Problem
 from groupconv_worker.engines import create_engine
-from groupconv_worker.engines.base import Problem
 from groupconv_worker.resident import Resident, ResidentKey
 from groupconv_worker.shard import Stage, run_shard
 

@@ -13,11 +13,11 @@ import numpy as np
 import ray
 
 from groupconv.errors import DeadlineExceededError
-from groupconv_worker.engines.base import Array, DeviceLostError
+from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.lanes.endpoint import Address, Endpoint
 from groupconv_worker.resident import CAPACITY, Resident
+from groupconv_worker.runtime import Station
 from groupconv_worker.shard import Ran, Stage
-from groupconv_worker.station import Station
 
 log = logging.getLogger(__name__)
 

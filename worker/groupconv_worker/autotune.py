@@ -25,9 +25,9 @@ import llvmlite.binding
 import numpy as np
 import platformdirs
 
-from groupconv.dtypes import is_float
-from groupconv_worker.engines.base import Array, Prepared, Problem
-from groupconv_worker.sources import digest
+from groupconv.convolution.dtypes import is_float
+from groupconv_worker.code_version import digest
+from groupconv_worker.contract import Array, Prepared, Problem
 
 VARIABLE = "GROUPCONV_TUNE"
 ROUNDS = 24
@@ -71,7 +71,7 @@ def versions() -> str:
     """What a choice depends on beside its problem: the processor, the engine's code, the libraries that compute."""
     packages = ("numpy", "numba", "onnxruntime")
     found = [f"{name} {importlib.metadata.version(name)}" for name in packages]
-    code = digest("*.py", "algorithms/*.py", "engines/*.py", "kernels/*.py")
+    code = digest("*.py", "cpu/**/*.py", "cuda/algorithms/*.py", "cuda/engine.py")
     return ", ".join([llvmlite.binding.get_host_cpu_name(), f"code {code}", *found])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.spec import Activation
+from groupconv.convolution.spec import Activation
 
 
 def add_bias(y: Any, bias: Any | None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from groupconv_worker.engines.base import Prepared, Problem
+from groupconv_worker.contract import Prepared, Problem
 
 CAPACITY = 2**30
 """Bytes of weights a worker keeps prepared unless told otherwise."""
@@ -52,7 +52,7 @@ class Resident:
 
     Example:
         >>> from groupconv import ConvSpec, resolve
-        >>> from groupconv.dtypes import types_of
+        >>> from groupconv.convolution.dtypes import types_of
         >>> from groupconv_worker.engines import create_engine
         >>> import numpy as np
         >>> x, w = np.ones((1, 1, 4)), np.ones((1, 1, 3))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from groupconv_worker.engines.base import Array, Engine, Prepared, Problem, beside
+from groupconv_worker.contract import Array, Engine, Prepared, Problem, beside
 from groupconv_worker.resident import Resident, ResidentKey, of_one_sample
 
 
@@ -53,7 +53,7 @@ def run_shard(
     Example:
         >>> import numpy as np
         >>> from groupconv import ConvSpec, resolve
-        >>> from groupconv.dtypes import types_of
+        >>> from groupconv.convolution.dtypes import types_of
         >>> from groupconv_worker.engines import create_engine
         >>> x, w = np.ones((1, 2, 4)), np.ones((2, 1, 3))
         >>> out = np.empty((1, 2, 2))

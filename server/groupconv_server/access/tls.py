@@ -11,28 +11,29 @@ from pathlib import Path
 
 import grpc
 
-from groupconv.address import is_loopback
 from groupconv.errors import FailedPreconditionError
-from groupconv_server.config import Config
+from groupconv.transport.address import is_loopback
 
 log = logging.getLogger(__name__)
 
 Signature = tuple[tuple[int, int, int], ...]
 
 
-def certificates_of(config: Config) -> "Certificates | None":
-    """What a server listens with; None is plaintext.
+def certificates_for(
+    host: str, certificate: Path | None, key: Path | None, client_ca: Path | None = None, *, insecure: bool = False
+) -> "Certificates | None":
+    """The certificates that a server on `host` listens with; None is plaintext.
 
     Raises:
         FailedPreconditionError: plaintext where others reach it, or files that are no certificate and its key.
     """
-    if config.tls_cert is not None and config.tls_key is not None:
-        return Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)
-    if config.tls_cert or config.tls_key or config.tls_client_ca:
+    if certificate is not None and key is not None:
+        return Certificates(certificate, key, client_ca)
+    if certificate or key or client_ca:
         raise FailedPreconditionError("TLS needs both --tls-cert and --tls-key")
-    if not (config.insecure or is_loopback(config.host)):
+    if not (insecure or is_loopback(host)):
         raise FailedPreconditionError(
-            f"{config.host} is reachable by others, without TLS: give --tls-cert and --tls-key, listen on 127.0.0.1, "
+            f"{host} is reachable by others, without TLS: give --tls-cert and --tls-key, listen on 127.0.0.1, "
             "or say --insecure on a network that you trust"
         )
     return None

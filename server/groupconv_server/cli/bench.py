@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.catalogue import CatalogueLayer, catalogue, read_layers
+from groupconv_server.layers.catalogue import CatalogueLayer, catalogue, read_layers
 
 NAME = "bench"
 app = typer.Typer(name=NAME, help="Measure this machine.", no_args_is_help=True)

@@ -11,7 +11,7 @@ import typer
 
 import groupconv
 from groupconv.errors import InvalidArgumentError
-from groupconv.rpc import Connection
+from groupconv.transport.channel import Connection
 from groupconv_server.cli import access
 
 DEFAULT_TARGET = "localhost:50051"

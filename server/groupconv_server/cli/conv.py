@@ -8,15 +8,16 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from groupconv.convolution.kernels import NAMES
+from groupconv.convolution.spec import PADDING_MODES
 from groupconv.errors import InvalidArgumentError
-from groupconv.kernels import NAMES
-from groupconv.requests import ready_steps
-from groupconv.spec import PADDING_MODES
 from groupconv.text import human_bytes
-from groupconv_server import files, filters
+from groupconv.wire.requests import ready_steps
+from groupconv_server import files
 from groupconv_server.cli.connection import Endpoint
+from groupconv_server.coordinator.problems import problems_of
+from groupconv_server.files import filters
 from groupconv_server.files.values import fitted, travels
-from groupconv_server.problems import problems_of
 
 NAME = "conv"
 EXAMPLES = """Examples:

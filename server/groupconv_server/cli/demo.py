@@ -30,5 +30,6 @@ def command(
     """
     from groupconv_server.demo.run import run_demo
 
-    if not run_demo(output=output, endpoint=endpoint, executor=executor, photo=photo):
+    connect = None if endpoint is None else endpoint.connect
+    if not run_demo(output=output, connect=connect, executor=executor, photo=photo):
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from groupconv.errors import UnavailableError
-from groupconv.rpc import from_rpc_error
+from groupconv.transport.channel import from_rpc_error
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption
 

@@ -11,11 +11,11 @@ import typer
 import groupconv
 from groupconv.errors import InvalidArgumentError
 from groupconv.layer import LayerInfo
-from groupconv.requests import Step
 from groupconv.text import human_bytes, table
+from groupconv.wire.requests import Step
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption, integers
-from groupconv_server.onnx_layers import read_onnx
+from groupconv_server.layers.onnx_import import read_onnx
 
 NAME = "layers"
 app = typer.Typer(name=NAME, help="Load, show and unload the resident layers of a server.", no_args_is_help=True)

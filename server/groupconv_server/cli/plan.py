@@ -10,13 +10,13 @@ import numpy as np
 import typer
 
 import groupconv
-from groupconv.dtypes import DTYPES, types_of
+from groupconv.convolution.dtypes import DTYPES, types_of
+from groupconv.convolution.plan import Plan
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
-from groupconv.plan import Plan
-from groupconv.requests import geometries
-from groupconv_server.catalogue import layer_named
+from groupconv.wire.requests import geometries
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption, integers
+from groupconv_server.layers.catalogue import layer_named
 
 NAME = "plan"
 EXAMPLES = """Examples:
@@ -100,7 +100,7 @@ def _imagined(
 ) -> Plan:
     """The plan for workers of default rates times `speeds`."""
     from groupconv_server.planner import Planner, Rates, Statistics, request_plan
-    from groupconv_worker.engines.base import Problem
+    from groupconv_worker.contract import Problem
 
     if dtype not in DTYPES:
         raise InvalidArgumentError("--dtype", f"one of {', '.join(DTYPES)}", dtype)

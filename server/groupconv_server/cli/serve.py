@@ -9,9 +9,9 @@ import typer
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.cli import access
 from groupconv_server.config import Config
+from groupconv_server.coordinator.limits import Limits
 from groupconv_server.executors import EXECUTORS
 from groupconv_server.executors.placement import STRATEGIES, Placement
-from groupconv_server.limits import Limits
 from groupconv_worker.engines import ENGINES
 
 NAME = "serve"

@@ -25,9 +25,9 @@ def command(
 
     Both are remembered on disk: compiled code beside the package or in NUMBA_CACHE_DIR, tunings in the user's cache.
     """
-    from groupconv.dtypes import types_of
+    from groupconv.convolution.dtypes import types_of
+    from groupconv_worker.cpu.engine import CpuEngine
     from groupconv_worker.engines import Problem
-    from groupconv_worker.engines.cpu import CpuEngine
 
     engine = CpuEngine(threads=threads)
     for layer in select(layers, rows):

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from groupconv.dtypes import DTYPES, types_of
-from groupconv.geometry import Geometry
-from groupconv.requests import Array, Step, geometries
-from groupconv_worker.engines import reference
+from groupconv.convolution.dtypes import DTYPES, types_of
+from groupconv.convolution.geometry import Geometry
+from groupconv.wire.requests import Array, Step, geometries
+from groupconv_worker import reference
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from groupconv.kernels import gaussian, kernel_named
-from groupconv.requests import Array, Step
+from groupconv.convolution.kernels import gaussian, kernel_named
+from groupconv.convolution.spec import ConvSpec
 from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
-from groupconv.spec import ConvSpec
+from groupconv.wire.requests import Array, Step
 from groupconv_server.demo.case import Case
 
 SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], dtype=np.float32)

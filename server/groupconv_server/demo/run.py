@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +13,22 @@ from rich.table import Table
 
 import groupconv
 from groupconv.errors import FailedPreconditionError
-from groupconv.requests import Array
+from groupconv.wire.requests import Array
 from groupconv_server import files
-from groupconv_server.cli.connection import Endpoint
 from groupconv_server.config import Config
 from groupconv_server.demo.cases import alexnet_cases, photo_cases
 from groupconv_server.demo.check import Verdict, judge
 from groupconv_server.demo.sheet import draw
 
 
-def run_demo(*, output: Path, endpoint: Endpoint | None, executor: str, photo: Path | None) -> bool:
+def run_demo(
+    *, output: Path, connect: Callable[[], groupconv.Client] | None, executor: str, photo: Path | None
+) -> bool:
     """Run every case; True if each passed its check.
 
     Args:
         output: where the contact sheet goes.
-        endpoint: a running server; None starts one with two workers.
+        connect: returns a client of a running server; None starts a server with two workers.
         executor: of the server started here.
         photo: an image; None is scikit-image's astronaut.
     """
@@ -35,16 +36,14 @@ def run_demo(*, output: Path, endpoint: Endpoint | None, executor: str, photo: P
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True)
     )
     with progress:
-        task = progress.add_task(
-            "starting a server with two workers" if endpoint is None else f"asking {endpoint.target}"
-        )
+        task = progress.add_task("starting a server with two workers" if connect is None else "asking the server")
 
         def say(text: str) -> None:
             progress.update(task, description=text)
 
         picture = _photograph(photo)
         verdicts: list[Verdict] = []
-        with _client(endpoint, executor) as client:
+        with _client(connect, executor) as client:
             for case in itertools.chain(photo_cases(picture), alexnet_cases(picture)):
                 say(f"{len(verdicts) + 1}: {case.name}")
                 start = time.perf_counter()
@@ -75,9 +74,9 @@ def _photograph(path: Path | None) -> Array:
 
 
 @contextlib.contextmanager
-def _client(endpoint: Endpoint | None, executor: str) -> Iterator[groupconv.Client]:
-    if endpoint is not None:
-        with endpoint.connect() as client:
+def _client(connect: Callable[[], groupconv.Client] | None, executor: str) -> Iterator[groupconv.Client]:
+    if connect is not None:
+        with connect() as client:
             yield client
         return
     from groupconv_server.server import Server

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groupconv.requests import Array
+from groupconv.wire.requests import Array
 from groupconv_server.demo.check import Verdict
 
 

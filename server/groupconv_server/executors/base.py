@@ -5,8 +5,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from groupconv.plan import ShardReport
-from groupconv_worker.engines.base import Array
+from groupconv.convolution.plan import ShardReport
+from groupconv_worker.contract import Array
 from groupconv_worker.shard import Ran, Stage
 
 

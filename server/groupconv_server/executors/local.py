@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from groupconv.convolution.plan import ShardReport
 from groupconv.errors import CancelledError, DeadlineExceededError
-from groupconv.plan import ShardReport
 from groupconv_server.executors.base import Task, WorkerInfo, wanted
+from groupconv_worker.cpu.threads import Team
 from groupconv_worker.resident import CAPACITY
-from groupconv_worker.station import Station
-from groupconv_worker.threads import Team
+from groupconv_worker.runtime import Station
 
 
 class LocalExecutor:

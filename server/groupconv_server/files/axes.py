@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
-from groupconv.requests import Array
+from groupconv.wire.requests import Array
 
 NAMES = {"N": "N", "T": "N", "I": "N", "C": "C", "S": "C", "Z": "Z", "D": "Z", "Y": "Y", "H": "Y", "X": "X", "W": "X"}
 """Letters of axes that are understood; those of NumPy's users and those of microscopes."""

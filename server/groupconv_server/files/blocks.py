@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.requests import Array
+from groupconv.wire.requests import Array
 from groupconv_server.files.axes import View
 
 BLOCK_BYTES = 4 * 2**20

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from groupconv.errors import CancelledError, InvalidArgumentError
-from groupconv.requests import Array
+from groupconv.wire.requests import Array
 from groupconv_server.files.axes import Opened, View, Writable
 from groupconv_server.files.blocks import BlockReader, BlockWriter
 from groupconv_server.files.extras import needed

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.dtypes import DTYPES
-from groupconv.requests import Array
+from groupconv.convolution.dtypes import DTYPES
+from groupconv.wire.requests import Array
 from groupconv_server.files.axes import Readable, Writable
 
 

@@ -7,10 +7,10 @@ from typing import cast
 import numpy as np
 
 from groupconv.errors import FailedPreconditionError, NotFoundError
-from groupconv.requests import Array
-from groupconv_server.cuda_memory import CudaMemory
+from groupconv.wire.requests import Array
 from groupconv_server.inference.tensors import Place
-from groupconv_server.shared_memory import OFF, SharedMemory
+from groupconv_server.memory.cuda_memory import CudaMemory
+from groupconv_server.memory.shared_memory import OFF, SharedMemory
 
 
 class RegisteredMemory:

@@ -1,13 +1,13 @@
-"""ModelInfer's messages without protobuf's copies of what is large in them (see `groupconv.codec`)."""
+"""ModelInfer's messages without protobuf's copies of what is large in them (see `groupconv.wire.codec`)."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from groupconv.codec import ALIGNMENT, scan, varint, with_room
 from groupconv.errors import InvalidArgumentError
-from groupconv.requests import Array
+from groupconv.wire.codec import ALIGNMENT, scan, varint, with_room
+from groupconv.wire.requests import Array
 from groupconv_server.inference.v2 import infer_pb2
 
 _RAW_INPUT, _RAW_OUTPUT = 7, 6  # fields of ModelInferRequest and ModelInferResponse

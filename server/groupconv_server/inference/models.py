@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from groupconv.errors import NotFoundError
+from groupconv_server.coordinator.steps import input_types
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.inference.tensors import INPUT, NAMES, OUTPUT, config_type
 from groupconv_server.inference.v2 import model_pb2
-from groupconv_server.layers import Layer, Layers
-from groupconv_server.steps import input_types
+from groupconv_server.layers.registry import Layer, Layers
 
 PLATFORM = "groupconv"
 MAX_BATCH = 2**31 - 1

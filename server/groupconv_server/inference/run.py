@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.batching import Batcher
+from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.inference.models import check_version
 from groupconv_server.inference.statistics import Statistics, phases_of
 from groupconv_server.inference.tensors import Destination, Memory, input_of, output_place, parameter
 from groupconv_server.inference.v2 import infer_pb2
-from groupconv_server.layers import Layer, Layers
+from groupconv_server.layers.registry import Layer, Layers
 
 FINAL = "triton_final_response"
 """Said of an answer after which no other comes for its request: of every one."""

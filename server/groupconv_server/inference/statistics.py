@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from groupconv.plan import Report
+from groupconv.convolution.plan import Report
 from groupconv_server.inference.v2 import statistics_pb2
-from groupconv_server.layers import Layer
+from groupconv_server.layers.registry import Layer
 
 MAX_SIZES = 64
 """Sizes of batches told apart: clients choose them."""

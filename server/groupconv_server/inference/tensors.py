@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from groupconv.dtypes import DTYPES
+from groupconv.convolution.dtypes import DTYPES
 from groupconv.errors import InvalidArgumentError
-from groupconv.requests import Array
-from groupconv_server.cuda_memory import overlap
+from groupconv.wire.requests import Array
 from groupconv_server.inference.messages import with_output
 from groupconv_server.inference.v2 import infer_pb2, model_pb2
+from groupconv_server.memory.cuda_memory import overlap
 
 INPUT, OUTPUT = "x", "y"
 

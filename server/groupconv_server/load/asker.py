@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from groupconv.client import Client
 from groupconv.errors import GroupconvError, NotFoundError
 from groupconv.layer import Layer
-from groupconv.requests import Array
+from groupconv.wire.requests import Array
 from groupconv_server.load.case import Case
 
 

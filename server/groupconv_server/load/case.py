@@ -6,10 +6,10 @@ from groupconv import Step
 from groupconv.client import Client
 from groupconv.errors import NotFoundError
 from groupconv.layer import Layer
-from groupconv.requests import Array
-from groupconv_server.catalogue import layer_named
+from groupconv.wire.requests import Array
+from groupconv_server.layers.catalogue import layer_named
 from groupconv_server.load.profile import Entry
-from groupconv_worker.engines import reference
+from groupconv_worker import reference
 
 TOLERANCE = 1e-4
 """Largest error of an answer, relative to the largest output, that counts as right in float32."""

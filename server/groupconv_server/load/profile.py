@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from groupconv.errors import InvalidArgumentError, NotFoundError
-from groupconv_server.catalogue import layer_named
+from groupconv_server.layers.catalogue import layer_named
 
 
 class Entry(BaseModel):

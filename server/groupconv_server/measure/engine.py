@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from groupconv.dtypes import types_of
-from groupconv.requests import Array
-from groupconv_server.catalogue import CatalogueLayer
+from groupconv.convolution.dtypes import types_of
+from groupconv.wire.requests import Array
+from groupconv_server.layers.catalogue import CatalogueLayer
 from groupconv_server.measure.peers import Call, numpy_peer, onnxruntime_peer, torch_peer
+from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.engines import Problem
-from groupconv_worker.engines.cpu import CpuEngine
-from groupconv_worker.engines.reference import convolve
+from groupconv_worker.reference import convolve
 
 TURN = 3
 """Timed runs of a contender in its turn, after one that is not timed."""
@@ -185,7 +185,7 @@ def _errors(layer: CatalogueLayer, x: Array, w: Array, b: Array, *answers: Array
     """Largest error of each answer, relative to the largest output of the float64 reference."""
     g, rows = layer.geometry, slice(None)
     if g.output[0] > CHECKED_ROWS:
-        from groupconv.geometry import resolve
+        from groupconv.convolution.geometry import resolve
 
         rows = slice(0, CHECKED_ROWS)
         x = x[:, :, : CHECKED_ROWS * g.stride[0] + g.effective_kernel[0]]

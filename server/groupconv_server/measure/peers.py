@@ -6,12 +6,12 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from groupconv.dtypes import types_of
-from groupconv.geometry import Geometry
-from groupconv.requests import Array
-from groupconv_worker.algorithms.gemm import Gemm
+from groupconv.convolution.dtypes import types_of
+from groupconv.convolution.geometry import Geometry
+from groupconv.wire.requests import Array
+from groupconv_worker.cpu.algorithms.gemm import Gemm
+from groupconv_worker.cpu.threads import Team
 from groupconv_worker.engines import Problem
-from groupconv_worker.threads import Team
 
 Call = Callable[[], object]
 

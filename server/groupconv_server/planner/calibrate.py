@@ -13,15 +13,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from groupconv import cost
-from groupconv.dtypes import types_of
+from groupconv.convolution import cost
+from groupconv.convolution.dtypes import types_of
+from groupconv.convolution.geometry import resolve
+from groupconv.convolution.plan import ShardReport
+from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import GroupconvError, UnavailableError
-from groupconv.geometry import resolve
-from groupconv.plan import ShardReport
-from groupconv.spec import ConvSpec
 from groupconv_server.executors.base import Executor, Task
 from groupconv_server.planner.rates import CLASSES, Rates
-from groupconv_worker.engines.base import Problem
+from groupconv_worker.contract import Problem
 from groupconv_worker.shard import Stage
 
 log = logging.getLogger(__name__)

@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from groupconv import cost
-from groupconv.dtypes import Types
-from groupconv.geometry import Geometry
-from groupconv.plan import Range
+from groupconv.convolution import cost
+from groupconv.convolution.dtypes import Types
+from groupconv.convolution.geometry import Geometry
+from groupconv.convolution.plan import Range
 from groupconv_server.planner.halo import Axis, Part, axis_of, part
-from groupconv_worker.engines.base import Problem
+from groupconv_worker.contract import Problem
 
 AXES = {1: ("width",), 2: ("rows", "columns"), 3: ("slices", "rows", "columns")}
 """What people call the spatial axes."""
@@ -140,7 +140,7 @@ def pieces(chain: Sequence[Problem], cut: Cut, shares: Sequence[float] | None = 
     Example:
         >>> import numpy as np
         >>> from groupconv import ConvSpec, resolve
-        >>> from groupconv.dtypes import types_of
+        >>> from groupconv.convolution.dtypes import types_of
         >>> g = resolve(ConvSpec(groups=2, padding=2), (1, 96, 27, 27), (256, 48, 5, 5))
         >>> problem = Problem(g, types_of(np.dtype("float32"), np.dtype("float32")))
         >>> [[str(r) for r in p.input] for p, in pieces([problem], Cut(group=2, space=(2, 1)))][1]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from groupconv import cost
-from groupconv.plan import Alternative, Shard, StepPlan
+from groupconv.convolution import cost
+from groupconv.convolution.plan import Alternative, Shard, StepPlan
 from groupconv_server.planner import reasons
 from groupconv_server.planner.cuts import Piece
 from groupconv_server.planner.search import PlannedChain

@@ -15,8 +15,8 @@ meets [a, b) if i·s <= b-1 + p_lo and i·s + d·(K-1) >= a + p_lo:
     first = ceil((a + p_lo - d·(K-1)) / s)          stop = floor((b-1 + p_lo) / s) + 1                          (2)
 
 A shard that holds `first` as its cell 0 begins its uncropped output at first·s, so it crops a + p_lo - first·s cells
-there; what the extent formula of `groupconv.geometry` then leaves too long or too short is cropped at the end or is
-output padding.                                                                                                 (3)
+there; what the extent formula (`groupconv.convolution.geometry`) then leaves too long or too short is cropped at the
+end or becomes output padding. (3)
 
 Cells before 0 or past H are padding. Zeros, reflections and replicas are made by the worker from the cells it holds;
 circular padding is data from the other end, so such a range wraps round.
@@ -24,10 +24,10 @@ circular padding is data from the other end, so such a range wraps round.
 
 from typing import NamedTuple
 
-from groupconv.geometry import Geometry
-from groupconv.padding import Pair, effective_extent
-from groupconv.plan import Range
-from groupconv.spec import PaddingMode
+from groupconv.convolution.geometry import Geometry
+from groupconv.convolution.padding import Pair, effective_extent
+from groupconv.convolution.plan import Range
+from groupconv.convolution.spec import PaddingMode
 
 
 class Axis(NamedTuple):

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from groupconv import cost
-from groupconv.geometry import Geometry
+from groupconv.convolution import cost
+from groupconv.convolution.geometry import Geometry
 from groupconv_server.planner.cuts import Piece, common_groups
 from groupconv_server.planner.rates import Rates, class_of
-from groupconv_worker.engines.base import Problem
+from groupconv_worker.contract import Problem
 
 Floats = NDArray[np.float64]
 

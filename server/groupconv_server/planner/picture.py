@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from groupconv.plan import Plan, Range, Shard, StepPlan
+from groupconv.convolution.plan import Plan, Range, Shard, StepPlan
 from groupconv.text import milliseconds
 
 SHEETS = 36

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from groupconv.plan import Alternative, Plan
+from groupconv.convolution.plan import Alternative, Plan
 from groupconv_server.planner.cuts import Cut
 from groupconv_server.planner.describe import described
 from groupconv_server.planner.rates import Rates
@@ -50,8 +50,8 @@ class Planner:
     Example:
         >>> import numpy as np
         >>> from groupconv import ConvSpec, resolve
-        >>> from groupconv.dtypes import types_of
-        >>> from groupconv_worker.engines.base import Problem
+        >>> from groupconv.convolution.dtypes import types_of
+        >>> from groupconv_worker.contract import Problem
         >>> g = resolve(ConvSpec(groups=2, padding=2), (1, 96, 27, 27), (256, 48, 5, 5))
         >>> f32 = np.dtype("float32")
         >>> (chain,) = Planner(Statistics()).plan((Problem(g, types_of(f32, f32)),), ("w0", "w1"))

@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Self
 
-from groupconv import cost
-from groupconv.geometry import Geometry
-from groupconv_worker.engines.base import Problem
+from groupconv.convolution import cost
+from groupconv.convolution.geometry import Geometry
+from groupconv_worker.contract import Problem
 
 CLASSES = ("dense", "pointwise", "grouped", "depthwise", "transposed")
 
@@ -83,7 +83,7 @@ class Rates:
         Example:
             >>> import numpy as np
             >>> from groupconv import ConvSpec, resolve
-            >>> from groupconv.dtypes import types_of
+            >>> from groupconv.convolution.dtypes import types_of
             >>> f32 = np.dtype("float32")
             >>> g = resolve(ConvSpec(padding=1), (1, 64, 56, 56), (64, 64, 3, 3))
             >>> f"{Rates().compute_seconds(Problem(g, types_of(f32, f32))) * 1e3:.2f} ms"

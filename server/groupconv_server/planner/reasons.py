@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from groupconv import cost
-from groupconv.plan import Alternative
+from groupconv.convolution import cost
+from groupconv.convolution.plan import Alternative
 from groupconv.text import milliseconds
 
 if TYPE_CHECKING:

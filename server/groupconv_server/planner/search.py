@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from groupconv.plan import Alternative, StepPlan
+from groupconv.convolution.plan import Alternative, StepPlan
 from groupconv_server.planner.candidates import cut_of, grids, row_of
 from groupconv_server.planner.cuts import Cut, Piece, pieces
 from groupconv_server.planner.model import Prediction, predict, screen

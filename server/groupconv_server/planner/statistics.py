@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from groupconv_server.planner.cuts import Cut
 from groupconv_server.planner.rates import Rates
-from groupconv_worker.engines.base import Problem
+from groupconv_worker.contract import Problem
 
 Chain = tuple[Problem, ...]
 

@@ -7,17 +7,17 @@ import grpc
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
-from groupconv.requests import Array, Step
-from groupconv.tensors import type_to_wire
 from groupconv.v1 import layer_pb2, layer_pb2_grpc
-from groupconv.wire import spec_to_wire
-from groupconv_server.batching import Batcher
-from groupconv_server.layers import Layer
-from groupconv_server.limits import Limits
-from groupconv_server.names import check_name
-from groupconv_server.repository import Repository
+from groupconv.wire.requests import Array, Step
+from groupconv.wire.specs import spec_to_wire
+from groupconv.wire.tensors import type_to_wire
+from groupconv_server.coordinator.batching import Batcher
+from groupconv_server.coordinator.limits import Limits
+from groupconv_server.coordinator.steps import Shaped, inputs_of, steps_of
+from groupconv_server.layers.names import check_name
+from groupconv_server.layers.registry import Layer
+from groupconv_server.layers.repository import Repository
 from groupconv_server.servicers.errors import answers_errors
-from groupconv_server.steps import Shaped, inputs_of, steps_of
 
 
 class LayerServicer(layer_pb2_grpc.LayerServiceServicer):

@@ -1,6 +1,6 @@
 """StreamService: ConvolveStream.
 
-Messages are taken and given as bytes, so that a chunk is not copied by protobuf on its way (see `groupconv.chunks`).
+Messages are taken and given as bytes, so that protobuf does not copy a chunk on its way (see `groupconv.wire.chunks`).
 """
 
 import threading
@@ -11,19 +11,19 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from groupconv.chunks import CHUNK_BYTES, packed, unpacked
-from groupconv.compress import compressed, expanded, library
 from groupconv.errors import InvalidArgumentError
-from groupconv.requests import Step
-from groupconv.tensors import from_wire, type_from_wire, type_to_wire
 from groupconv.v1 import stream_pb2
-from groupconv_server.band_rows import choose
-from groupconv_server.budget import Budget
-from groupconv_server.coordinator import Coordinator
-from groupconv_server.problems import problems_of
+from groupconv.wire.chunks import CHUNK_BYTES, packed, unpacked
+from groupconv.wire.compress import compressed, expanded, library
+from groupconv.wire.requests import Step
+from groupconv.wire.tensors import from_wire, type_from_wire, type_to_wire
+from groupconv_server.coordinator.coordinator import Coordinator
+from groupconv_server.coordinator.problems import problems_of
+from groupconv_server.coordinator.steps import specs_of
 from groupconv_server.servicers.errors import deadline_of, streams_errors
-from groupconv_server.steps import specs_of
-from groupconv_server.streaming import Output, Stream
+from groupconv_server.streaming.band_size import choose
+from groupconv_server.streaming.budget import Budget
+from groupconv_server.streaming.streams import Output, Stream
 
 SERVICE = stream_pb2.DESCRIPTOR.services_by_name["StreamService"].full_name
 NONE, LZ4 = stream_pb2.COMPRESSION_UNSPECIFIED, stream_pb2.COMPRESSION_SHUFFLE_LZ4

@@ -15,8 +15,8 @@ from opentelemetry.context import Context, attach
 from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind, Status, StatusCode, TracerProvider
 
 from groupconv import __version__
+from groupconv.convolution.plan import ShardReport
 from groupconv.errors import FailedPreconditionError
-from groupconv.plan import ShardReport
 from groupconv_server.telemetry.request import Request, current
 
 ASKED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")

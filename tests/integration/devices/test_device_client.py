@@ -11,20 +11,22 @@ import pytest
 
 import groupconv
 from emulation.libcuda import UUID, OnDevice
-from groupconv import ConvSpec, Step, cuda, exports
-from groupconv.dtypes import BFLOAT16, types_of
+from groupconv import ConvSpec, Step
+from groupconv import device as cuda
+from groupconv.convolution.dtypes import BFLOAT16, types_of
+from groupconv.convolution.geometry import resolve
 from groupconv.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
 )
-from groupconv.geometry import resolve
+from groupconv.memory import exports
 from groupconv_server.config import Config
 from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.inference.v2 import infer_pb2, service_pb2_grpc, shared_memory_pb2
 from groupconv_server.planner.cuts import Cut
 from groupconv_server.server import Server
+from groupconv_worker import reference
 from groupconv_worker.cuda.ipc import DeviceTensor
-from groupconv_worker.engines import reference
 
 SPEC = ConvSpec(padding=1, groups=4)
 W = np.random.default_rng(0).integers(-9, 10, (4, 1, 3, 3)).astype(np.float32)
@@ -235,7 +237,7 @@ def test_a_server_without_that_device_is_asked_once(library, host, near, monkeyp
             return UUID[::-1]
 
     monkeypatch.setattr("groupconv_worker.cuda.ipc.driver", Elsewhere)
-    caplog.set_level("INFO", "groupconv.exports")
+    caplog.set_level("INFO", "groupconv.memory.exports")
     count = asks(near, monkeypatch)
     for seed in range(3):
         x = on_device(library, image(seed))
@@ -246,7 +248,7 @@ def test_a_server_without_that_device_is_asked_once(library, host, near, monkeyp
 
 
 def test_a_server_without_a_gpu_is_asked_once(library, host, near, monkeypatch):
-    monkeypatch.setattr("groupconv_worker.engines.cuda.why_unavailable", lambda: "CuPy is not installed")
+    monkeypatch.setattr("groupconv_worker.cuda.engine.why_unavailable", lambda: "CuPy is not installed")
     count = asks(near, monkeypatch)
     for seed in range(3):
         out = on_device(library, np.zeros(SHAPE, np.float32))

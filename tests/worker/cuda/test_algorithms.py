@@ -10,15 +10,15 @@ from hypothesis import assume, given, settings
 from emulation import emulated_engine, needs_compiler
 from emulation.kernels import LAUNCHED
 from emulation.shapes import WIDE
-from groupconv.dtypes import DTYPES, types_of
-from groupconv.geometry import resolve
-from groupconv.spec import ConvSpec
-from groupconv_worker.algorithms import cuda_direct
-from groupconv_worker.algorithms.cuda_fft import transform_shape
+from groupconv.convolution.dtypes import DTYPES, types_of
+from groupconv.convolution.geometry import resolve
+from groupconv.convolution.spec import ConvSpec
+from groupconv_worker import reference
+from groupconv_worker.contract import Problem
+from groupconv_worker.cuda.algorithms import direct as cuda_direct
+from groupconv_worker.cuda.algorithms.fft import transform_shape
+from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.run import OnDevice
-from groupconv_worker.engines import reference
-from groupconv_worker.engines.base import Problem
-from groupconv_worker.engines.cuda import CudaEngine
 from oracle import UNIT, check, expected
 from strategies import FLOATS, INTEGERS, Case, cases, square_cases
 

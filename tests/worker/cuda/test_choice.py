@@ -7,14 +7,14 @@ import pytest
 
 from emulation import cublas, emulated_engine, needs_compiler, streams
 from emulation import cudnn as fake_cudnn
-from groupconv.dtypes import types_of
+from groupconv.convolution.dtypes import types_of
+from groupconv.convolution.geometry import resolve
+from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import InvalidArgumentError
-from groupconv.geometry import resolve
-from groupconv.spec import ConvSpec
+from groupconv_worker import reference
+from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.run import OnDevice
-from groupconv_worker.engines import reference
-from groupconv_worker.engines.base import Problem
 
 pytestmark = needs_compiler
 F32 = np.dtype(np.float32)
@@ -65,7 +65,7 @@ def test_resident_kernels_take_the_fastest_and_remember_it(monkeypatch: pytest.M
             calls.append(kernel.algorithm)
             return next(times)
 
-        monkeypatch.setattr("groupconv_worker.engines.cuda.time_on_device", measure)
+        monkeypatch.setattr("groupconv_worker.cuda.engine.time_on_device", measure)
         assert engine.prepare(problem, w, resident=True).algorithm == "direct"
         assert engine.prepare(problem, w, resident=True).algorithm == "direct"
         assert calls == ["gemm", "direct", "stencil"]
@@ -80,7 +80,7 @@ def test_what_is_measured_is_what_a_piece_has(monkeypatch: pytest.MonkeyPatch):
         sizes.add(problem.geometry.batch)
         return 1.0
 
-    monkeypatch.setattr("groupconv_worker.engines.cuda.time_on_device", measure)
+    monkeypatch.setattr("groupconv_worker.cuda.engine.time_on_device", measure)
     with emulated_engine(chunk=3 * 2 * 4 * 64 * 8 * 8) as engine:
         engine.prepare(problem, w, resident=True)
     assert sizes == {3}
@@ -117,7 +117,7 @@ def test_measuring_takes_the_median_of_recorded_runs(
 
 def test_deterministic_uses_own_kernels_by_rule(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GROUPCONV_TUNE", "on")
-    monkeypatch.setattr("groupconv_worker.engines.cuda.time_on_device", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("groupconv_worker.cuda.engine.time_on_device", lambda *_: pytest.fail("measured"))
     with emulated_engine(deterministic=True, with_cudnn=True) as engine:
         for _, (problem, w) in RULES.values():
             assert engine.prepare(problem, w, resident=True).algorithm in (
@@ -253,7 +253,7 @@ def test_the_benchmark_of_the_device_says_what_is_missing():
     import sys
     from pathlib import Path
 
-    from groupconv_worker.engines.cuda import why_unavailable
+    from groupconv_worker.cuda.engine import why_unavailable
 
     if not why_unavailable():
         pytest.skip("this machine has a CUDA device")

@@ -9,9 +9,9 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from groupconv.dtypes import BFLOAT16, Types
-from groupconv_worker.cuda import instances
-from groupconv_worker.cuda.instances import DIRECT_TILES, every_instance
+from groupconv.convolution.dtypes import BFLOAT16, Types
+from groupconv_worker.cuda.algorithms import instances
+from groupconv_worker.cuda.algorithms.instances import DIRECT_TILES, every_instance
 from groupconv_worker.cuda.nvrtc import ARCHITECTURES, Compiled, compile_kernels
 
 pytest.importorskip("nvidia.cu13", reason="NVRTC comes with the nvidia-cuda-nvrtc wheel")

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from groupconv.dtypes import BFLOAT16
+from groupconv.convolution.dtypes import BFLOAT16
 from groupconv_worker.cuda.copying import LEAST, Copier
 
 

@@ -11,15 +11,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from emulation.shapes import WIDE
-from groupconv.dtypes import DTYPES, types_of
+from groupconv.convolution.dtypes import DTYPES, types_of
+from groupconv.convolution.geometry import resolve
+from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import ResourceExhaustedError
-from groupconv.geometry import resolve
-from groupconv.spec import ConvSpec
+from groupconv_worker import reference
+from groupconv_worker.contract import Problem
+from groupconv_worker.cuda.engine import CudaEngine, why_unavailable
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.run import OnDevice
-from groupconv_worker.engines import reference
-from groupconv_worker.engines.base import Problem
-from groupconv_worker.engines.cuda import CudaEngine, why_unavailable
 from oracle import check
 from strategies import FLOATS, INTEGERS, Case, cases, square_cases
 
@@ -202,9 +202,9 @@ def test_more_than_2_31_elements():
 LOSE_THE_DEVICE = """
 import cupy, numpy as np
 from groupconv import ConvSpec, resolve
-from groupconv.dtypes import types_of
-from groupconv_worker.engines.base import DeviceLostError, Problem
-from groupconv_worker.engines.cuda import CudaEngine
+from groupconv.convolution.dtypes import types_of
+from groupconv_worker.contract import DeviceLostError, Problem
+from groupconv_worker.cuda.engine import CudaEngine
 x, w = np.ones((1, 1, 4), np.float32), np.ones((1, 1, 1), np.float32)
 problem = Problem(resolve(ConvSpec(), x.shape, w.shape), types_of(x.dtype, w.dtype))
 prepared = CudaEngine().prepare(problem, w)

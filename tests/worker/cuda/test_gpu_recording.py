@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
-from groupconv.dtypes import types_of
-from groupconv.geometry import resolve
-from groupconv.spec import ConvSpec
+from groupconv.convolution.dtypes import types_of
+from groupconv.convolution.geometry import resolve
+from groupconv.convolution.spec import ConvSpec
+from groupconv_worker.contract import Prepared, Problem
+from groupconv_worker.cuda.engine import CudaEngine, why_unavailable
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.run import OnDevice
-from groupconv_worker.engines.base import Prepared, Problem
-from groupconv_worker.engines.cuda import CudaEngine, why_unavailable
 from oracle import check
 from strategies import FLOATS, INTEGERS, Case, cases
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from groupconv.geometry import resolve
-from groupconv.spec import ConvSpec
-from groupconv_worker.cuda.grouping import BANKS, SHARED_BYTES, THREADS, plan_launch
-from groupconv_worker.cuda.records import gather_of, pack_filters, phases_of
-from groupconv_worker.cuda.sliding import FILTERS, divisor
-from groupconv_worker.cuda.sliding import plan_launch as plan_sliding
+from groupconv.convolution.geometry import resolve
+from groupconv.convolution.spec import ConvSpec
+from groupconv_worker.cuda.algorithms.grouping import BANKS, SHARED_BYTES, THREADS, plan_launch
+from groupconv_worker.cuda.algorithms.sliding import FILTERS, divisor
+from groupconv_worker.cuda.algorithms.sliding import plan_launch as plan_sliding
+from groupconv_worker.cuda.arguments import gather_of, pack_filters, phases_of
 from strategies import Case, cases, square_cases
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from emulation import emulated_engine, needs_compiler
-from groupconv.dtypes import BFLOAT16, types_of
-from groupconv.geometry import resolve
-from groupconv.spec import ConvSpec
+from groupconv.convolution.dtypes import BFLOAT16, types_of
+from groupconv.convolution.geometry import resolve
+from groupconv.convolution.spec import ConvSpec
+from groupconv_worker import reference
+from groupconv_worker.contract import DeviceLostError, Prepared, Problem
 from groupconv_worker.cuda.device import TRACKS
+from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.shelves import Shelf, Shelves
-from groupconv_worker.engines import reference
-from groupconv_worker.engines.base import DeviceLostError, Prepared, Problem
-from groupconv_worker.engines.cuda import CudaEngine
 
 pytestmark = needs_compiler
 F32 = np.dtype(np.float32)

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulation import emulated_engine, memory, needs_compiler
-from groupconv.dtypes import types_of
+from groupconv.convolution.dtypes import types_of
+from groupconv.convolution.geometry import resolve
+from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import InternalError, ResourceExhaustedError
-from groupconv.geometry import resolve
-from groupconv.spec import ConvSpec
+from groupconv_worker import reference
+from groupconv_worker.contract import DeviceLostError, Problem
+from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.transfer import piece_size, pieces
-from groupconv_worker.engines import reference
-from groupconv_worker.engines.base import DeviceLostError, Problem
-from groupconv_worker.engines.cuda import CudaEngine
 from groupconv_worker.shard import Stage
 
 pytestmark = needs_compiler
@@ -108,7 +108,7 @@ def test_runs_of_several_threads_do_not_meet():
 
 @pytest.mark.parametrize("dtype", [np.dtype(np.float32), np.dtype("float16"), types_of], ids=["f32", "f16", "bf16"])
 def test_device_arrays_are_used_where_they_lie(dtype, monkeypatch: pytest.MonkeyPatch):
-    from groupconv.dtypes import BFLOAT16
+    from groupconv.convolution.dtypes import BFLOAT16
 
     dtype = BFLOAT16 if dtype is types_of else dtype
     problem, x, w, want = problem_of(dtype=dtype)

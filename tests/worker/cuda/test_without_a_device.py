@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from groupconv.errors import FailedPreconditionError
+from groupconv_worker.cuda.engine import why_unavailable
 from groupconv_worker.engines import create_engine
-from groupconv_worker.engines.cuda import why_unavailable
 
 
 def test_without_cupy(monkeypatch: pytest.MonkeyPatch):

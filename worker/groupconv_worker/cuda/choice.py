@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from groupconv_worker.algorithms.cuda_separable import LEAST_EXTENT
+from groupconv_worker.contract import Problem
+from groupconv_worker.cuda.algorithms.separable import LEAST_EXTENT
+from groupconv_worker.cuda.algorithms.sliding import depthwise_takes, stencil_takes
 from groupconv_worker.cuda.device import Device, device_types, storage
 from groupconv_worker.cuda.graphs import Captured
 from groupconv_worker.cuda.kernel import DeviceKernel
-from groupconv_worker.cuda.sliding import depthwise_takes, stencil_takes
-from groupconv_worker.engines.base import Problem
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def by_rule(problem: Problem, *, deterministic: bool = False) -> list[str]:
 
     Example:
         >>> from groupconv import ConvSpec, resolve
-        >>> from groupconv.dtypes import types_of
+        >>> from groupconv.convolution.dtypes import types_of
         >>> f32 = types_of(np.dtype("float32"), np.dtype("float32"))
         >>> g = resolve(ConvSpec(groups=32, padding=1), (1, 32, 112, 112), (32, 1, 3, 3))
         >>> by_rule(Problem(g, f32))[:2]

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from groupconv.dtypes import BFLOAT16
-from groupconv_worker.algorithms.samples import Buffers
-from groupconv_worker.engines.base import Array
-from groupconv_worker.kernels.layout import BLOCK, copied
-from groupconv_worker.program import Program, Stage, X, Y
-from groupconv_worker.threads import Team
+from groupconv.convolution.dtypes import BFLOAT16
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.kernels.layout import BLOCK, copied
+from groupconv_worker.cpu.program import Program, Stage, X, Y
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.cpu.workspace import Buffers
 
 LEAST = 2**20
 """Bytes from which on a second thread helps: less is copied before it has woken."""

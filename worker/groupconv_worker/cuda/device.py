@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.dtypes import BFLOAT16, Types, is_float
+from groupconv.convolution.dtypes import BFLOAT16, Types, is_float
+from groupconv.convolution.geometry import Geometry
 from groupconv.errors import ResourceExhaustedError
-from groupconv.geometry import Geometry
+from groupconv_worker.contract import Array, DeviceLostError
+from groupconv_worker.cuda.arguments import ACTIVATIONS, EPILOGUE, Phases, device_taps, phases_of
 from groupconv_worker.cuda.errors import cuda_errors
 from groupconv_worker.cuda.graphs import Graphs, Track
 from groupconv_worker.cuda.modules import Kernels
 from groupconv_worker.cuda.options import CudaOptions
-from groupconv_worker.cuda.records import ACTIVATIONS, EPILOGUE, Phases, device_taps, phases_of
 from groupconv_worker.cuda.shelves import Shelves
-from groupconv_worker.engines.base import Array, DeviceLostError
 
 TRACKS = 4
 """Recorded runs that overlap; see `Track`."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from groupconv.errors import InternalError
-from groupconv_worker.engines.base import DeviceLostError
+from groupconv_worker.contract import DeviceLostError
 
 STICKY = frozenset(
     {

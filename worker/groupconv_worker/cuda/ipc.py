@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.cuda import HANDLE_BYTES, driver
+from groupconv.device import HANDLE_BYTES, driver
 from groupconv.errors import InvalidArgumentError
+from groupconv_worker.contract import Array
 from groupconv_worker.cuda.device import Device, storage
 from groupconv_worker.cuda.errors import cuda_errors, is_sticky
-from groupconv_worker.engines.base import Array
 
 _LAZY_PEER_ACCESS, _TO_DEVICE, _TO_HOST = 1, 1, 2  # cudaIpcMemLazyEnablePeerAccess, cudaMemcpyKind
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from groupconv_worker.engines.base import Array, Problem
+from groupconv_worker.contract import Array, Problem
 
 
 class DeviceKernel(Protocol):

@@ -8,9 +8,9 @@ model", 2009).
 import math
 from dataclasses import dataclass
 
-from groupconv import cost
+from groupconv.convolution import cost
+from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.nvrtc import Compiled
-from groupconv_worker.engines.base import Problem
 
 
 @dataclass(frozen=True, slots=True)

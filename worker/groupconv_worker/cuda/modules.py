@@ -12,7 +12,7 @@ from typing import Any
 
 from groupconv.errors import ResourceExhaustedError
 
-FOLDER = Path(__file__).parent.parent / "kernels"
+FOLDER = Path(__file__).parent / "kernels"
 STANDARD = "--std=c++17"
 MAX_BLOCKS = 2**31 - 1
 """Blocks in the first dimension of a grid. Source: CUDA C++ Programming Guide, technical specifications."""

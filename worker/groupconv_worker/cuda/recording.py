@@ -12,12 +12,12 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
+from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.device import Device, storage
 from groupconv_worker.cuda.errors import is_sticky
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.cuda.shelves import Shelf
 from groupconv_worker.cuda.transfer import SLOTS, Piece, compute, group_bytes, piece_size, pieces
-from groupconv_worker.engines.base import Array, Problem
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from groupconv.errors import ResourceExhaustedError
+from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.device import Device, Lane, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.cuda.recording import Recorder
 from groupconv_worker.cuda.transfer import compute, group_bytes, stream_through
-from groupconv_worker.engines.base import Array, Problem
 
 CUDA_DEVICE = 2
 """kDLCUDA. Source: DLPack, dlpack.h."""

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
-from groupconv.dtypes import Types
-from groupconv.geometry import Geometry
+from groupconv.convolution.dtypes import Types
+from groupconv.convolution.geometry import Geometry
+from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.device import Device, Lane, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
-from groupconv_worker.engines.base import Array, Problem
 
 SLOTS = 3
 """One being filled, one computing, one being emptied."""

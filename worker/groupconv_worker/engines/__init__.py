@@ -1,7 +1,7 @@
 """Engines by name. Each is imported only when asked for, so none costs anything unless used."""
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
-from groupconv_worker.engines.base import Engine, Prepared, Problem
+from groupconv_worker.contract import Engine, Prepared, Problem
 
 ENGINES = ("reference", "cpu", "cuda")
 
@@ -27,17 +27,17 @@ def create_engine(name: str = "auto", *, threads: int = 1) -> Engine:
         case "auto":
             return create_engine("cpu" if _why_no_cuda() else "cuda", threads=threads)
         case "reference":
-            from groupconv_worker.engines.reference import ReferenceEngine
+            from groupconv_worker.reference import ReferenceEngine
 
             return ReferenceEngine()
         case "cpu":
-            from groupconv_worker.engines.cpu import CpuEngine
+            from groupconv_worker.cpu.engine import CpuEngine
 
             return CpuEngine(threads=threads)
         case "cuda":
             if reason := _why_no_cuda():
                 raise FailedPreconditionError(f"engine cuda: {reason}")
-            from groupconv_worker.engines.cuda import CudaEngine
+            from groupconv_worker.cuda.engine import CudaEngine
 
             return CudaEngine(threads=threads)
     raise InvalidArgumentError("engine", f"one of auto, {', '.join(ENGINES)}", name)
@@ -45,6 +45,6 @@ def create_engine(name: str = "auto", *, threads: int = 1) -> Engine:
 
 def _why_no_cuda() -> str:
     """Why the cuda engine cannot run here, in one line; empty if it can."""
-    from groupconv_worker.engines.cuda import why_unavailable
+    from groupconv_worker.cuda.engine import why_unavailable
 
     return why_unavailable()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from groupconv.errors import GroupconvError
-from groupconv_worker.engines.base import Array
+from groupconv_worker.contract import Array
 from groupconv_worker.lanes import frames
 from groupconv_worker.lanes.frames import BrokenLaneError, Kind
 from groupconv_worker.lanes.handshake import PATIENCE, greet, same_user

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from groupconv.dtypes import DTYPES, Types
-from groupconv.geometry import Geometry
-from groupconv.spec import Activation
-from groupconv_worker.engines.base import Array, Problem
+from groupconv.convolution.dtypes import DTYPES, Types
+from groupconv.convolution.geometry import Geometry
+from groupconv.convolution.spec import Activation
+from groupconv_worker.contract import Array, Problem
 from groupconv_worker.lanes.memory import Memory
 from groupconv_worker.resident import ResidentKey
 from groupconv_worker.shard import Stage
@@ -121,7 +121,7 @@ class Shard:
 
         Example:
             >>> from groupconv import ConvSpec, resolve
-            >>> from groupconv.dtypes import types_of
+            >>> from groupconv.convolution.dtypes import types_of
             >>> x, w = np.zeros((1, 2, 4)), np.zeros((2, 1, 3))
             >>> problem = Problem(resolve(ConvSpec(groups=2), x.shape, w.shape), types_of(x.dtype, w.dtype))
             >>> shard = Shard.of(x, [Stage(problem, w, None, ResidentKey("edge", 1, 0, ((0, 2), (0, 1), (0, 3))))])

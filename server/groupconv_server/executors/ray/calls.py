@@ -14,7 +14,7 @@ from groupconv.errors import DeadlineExceededError, GroupconvError, InternalErro
 from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray.lanes import Lane
 from groupconv_server.executors.ray.slots import Slot
-from groupconv_worker.engines.base import Array
+from groupconv_worker.contract import Array
 from groupconv_worker.shard import Ran, Stage
 
 log = logging.getLogger(__name__)

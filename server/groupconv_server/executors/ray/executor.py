@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import ray
 
+from groupconv.convolution.plan import ShardReport
 from groupconv.errors import CancelledError, DeadlineExceededError, InternalError
-from groupconv.plan import ShardReport
 from groupconv_server.access.variables import check_ray_token
 from groupconv_server.executors.base import Task, WorkerInfo, wanted
 from groupconv_server.executors.placement import Placement, Places

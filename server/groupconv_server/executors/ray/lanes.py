@@ -15,7 +15,7 @@ from typing import Any
 
 from groupconv.errors import BY_STATUS, GroupconvError, InternalError
 from groupconv_server.executors.base import Task
-from groupconv_worker.engines.base import Array
+from groupconv_worker.contract import Array
 from groupconv_worker.lanes import frames
 from groupconv_worker.lanes.endpoint import NUMBER, RUN, SIZE, Address, watch
 from groupconv_worker.lanes.frames import BrokenLaneError, Kind

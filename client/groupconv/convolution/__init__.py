@@ -1,0 +1,1 @@
+"""What a convolution is, without I/O."""

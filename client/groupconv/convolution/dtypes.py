@@ -1,0 +1,93 @@
+"""Which dtypes travel, and what accumulates in what.
+
+| input               | kernel                       | accumulates in | output  |
+| ------------------- | ---------------------------- | -------------- | ------- |
+| float16, bfloat16   | the same                     | float32        | as input |
+| float32, float64    | the same                     | the same       | as input |
+| int8, uint8, int32  | int8, uint8, int32           | int32          | int32   |
+| int8, uint8         | float16, bfloat16, float32   | float32        | float32 |
+| int8, uint8         | float64                      | float64        | float64 |
+| int32               | any float                    | float64        | float64 |
+
+int32 sums wrap modulo 2³², as in every integer library. A bias may have any dtype of the same kind
+(integer for integer outputs); it is added in the accumulator. Integer outputs take no activation but relu.
+"""
+
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from groupconv.convolution.spec import Activation
+from groupconv.errors import InvalidArgumentError
+
+BFLOAT16: np.dtype = np.dtype(ml_dtypes.bfloat16)
+DTYPES: dict[str, np.dtype] = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": BFLOAT16,
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "int32": np.dtype(np.int32),
+}
+_F32, _F64, _I32 = DTYPES["float32"], DTYPES["float64"], DTYPES["int32"]
+
+
+class Types(NamedTuple):
+    """The dtypes of one convolution: of its input, kernel, accumulator and output."""
+
+    input: np.dtype
+    weight: np.dtype
+    accumulate: np.dtype
+    output: np.dtype
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """True for the four float dtypes (NumPy's own test does not know bfloat16)."""
+    return dtype.kind == "f" or dtype == BFLOAT16
+
+
+def known(field: str, dtype: np.dtype) -> np.dtype:
+    """`dtype`, if it is one that travels.
+
+    Raises:
+        InvalidArgumentError: naming `field` and the dtypes there are.
+    """
+    if dtype not in DTYPES.values() or not dtype.isnative:
+        raise InvalidArgumentError(field, f"one of {', '.join(DTYPES)}", str(dtype))
+    return dtype
+
+
+def types_of(
+    x: np.dtype, weight: np.dtype, bias: np.dtype | None = None, activation: Activation | None = None
+) -> Types:
+    """The dtypes a convolution computes in, by the table above.
+
+    Raises:
+        InvalidArgumentError: for a combination the table does not have.
+
+    Example:
+        >>> types_of(np.dtype("uint8"), np.dtype("float32")).output
+        dtype('float32')
+    """
+    known("input.dtype", x)
+    known("kernel.dtype", weight)
+    types = _types(x, weight)
+    if bias is not None and is_float(known("bias.dtype", bias)) != is_float(types.output):
+        kind = "a float" if is_float(types.output) else "an integer"
+        raise InvalidArgumentError("bias.dtype", f"{kind} dtype, as the output ({types.output})", str(bias))
+    if activation is not None and activation.kind != "relu" and not is_float(types.output):
+        raise InvalidArgumentError("activation", f"relu or none for an output of {types.output}", activation.kind)
+    return types
+
+
+def _types(x: np.dtype, weight: np.dtype) -> Types:
+    if is_float(x):
+        if weight != x:
+            raise InvalidArgumentError("kernel.dtype", f"{x}, as the input", str(weight))
+        return Types(x, weight, x if x in (_F32, _F64) else _F32, x)
+    if not is_float(weight):
+        return Types(x, weight, _I32, _I32)
+    accumulate = _F64 if x == _I32 or weight == _F64 else _F32
+    return Types(x, weight, accumulate, accumulate)

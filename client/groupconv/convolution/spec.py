@@ -1,0 +1,208 @@
+"""ConvSpec: what one convolution is, apart from any array. It validates itself.
+
+An int stands for every axis, a tuple gives one value per axis; the rank follows from the kernel
+(`groupconv.convolution.geometry.resolve`). Names and defaults are those of torch.nn.functional wherever it has one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+from groupconv.errors import InvalidArgumentError
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+PaddingRule = Literal["same", "same_lower", "valid"]
+ActivationKind = Literal["relu", "leaky_relu", "prelu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"]
+
+PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
+PADDING_RULES: tuple[str, ...] = get_args(PaddingRule)
+ACTIVATIONS: tuple[str, ...] = get_args(ActivationKind)
+DEFAULT_SLOPE = {"leaky_relu": (0.01,), "prelu": (0.25,)}  # torch's defaults
+
+MAX_RANK = 3
+MAX_PARAMETER = 2**31 - 1
+"""No axis of a tensor is longer, so no legal stride, dilation or padding is larger."""
+
+PerAxis = int | tuple[int, ...]
+Padding = PaddingRule | int | tuple[int | tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A pointwise function fused after the bias.
+
+    Attributes:
+        kind: one of `ACTIVATIONS`; `gelu` is the exact one (erf), `gelu_tanh` its approximation.
+        slope: of the negative side: one value for leaky_relu; for prelu one, or one per output channel.
+
+    Raises:
+        InvalidArgumentError: an unknown kind, or slopes where the kind has none.
+
+    Example:
+        >>> Activation("leaky_relu")
+        Activation(kind='leaky_relu', slope=(0.01,))
+    """
+
+    kind: ActivationKind
+    slope: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in ACTIVATIONS:
+            raise InvalidArgumentError("activation", f"one of {', '.join(ACTIVATIONS)}", self.kind)
+        slope = tuple(float(s) for s in self.slope) or DEFAULT_SLOPE.get(self.kind, ())
+        if slope and self.kind not in DEFAULT_SLOPE:
+            raise InvalidArgumentError("activation.slope", f"none for {self.kind}", slope)
+        if self.kind == "leaky_relu" and len(slope) != 1:
+            raise InvalidArgumentError("activation.slope", "one value for leaky_relu", slope)
+        object.__setattr__(self, "slope", slope)
+
+    def channels(self, start: int, stop: int) -> Self:
+        """The activation of output channels `start` to `stop`: per-channel slopes are cut with them."""
+        return self if len(self.slope) <= 1 else type(self)(self.kind, self.slope[start:stop])
+
+
+@dataclass(frozen=True, slots=True)
+class ConvSpec:
+    """One convolution: immutable, hashable, refused at once where no shape could make it legal.
+
+    Attributes:
+        stride: step of the window per axis (transposed: of the output), >= 1.
+        padding: an int, one int or `(low, high)` pair per axis, or "same" (ONNX SAME_UPPER), "same_lower", "valid".
+        dilation: distance between kernel taps, >= 1.
+        groups: divides input and output channels.
+        padding_mode: what the padding holds; only "zeros" for transposed convolutions.
+        activation: a name of `ACTIVATIONS` or an `Activation`, applied after the bias.
+        transposed: the gradient of a convolution as a layer (learned upsampling).
+        output_padding: extra rows at the end of a transposed output, < max(stride, dilation).
+        flip_kernel: true convolution; the default is cross-correlation, as everywhere in deep learning.
+
+    Raises:
+        InvalidArgumentError: naming the field, what was expected and what came.
+
+    Example:
+        >>> ConvSpec(stride=2, padding=(1, (0, 1)), groups=2, activation="relu").padding
+        (1, (0, 1))
+        >>> ConvSpec(stride=0)
+        Traceback (most recent call last):
+        ...
+        groupconv.errors.InvalidArgumentError: stride: expected an integer from 1 to 2147483647, got 0
+    """
+
+    stride: PerAxis = 1
+    padding: Padding = 0
+    dilation: PerAxis = 1
+    groups: int = 1
+    padding_mode: PaddingMode = "zeros"
+    activation: Activation | None = None
+    transposed: bool = False
+    output_padding: PerAxis = 0
+    flip_kernel: bool = False
+
+    def __init__(
+        self,
+        *,
+        stride: int | Sequence[int] = 1,
+        padding: PaddingRule | int | Sequence[int | Sequence[int]] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        padding_mode: PaddingMode = "zeros",
+        activation: ActivationKind | Activation | None = None,
+        transposed: bool = False,
+        output_padding: int | Sequence[int] = 0,
+        flip_kernel: bool = False,
+    ) -> None:
+        put = object.__setattr__  # frozen, yet lists become tuples on the way in
+        put(self, "stride", _per_axis("stride", stride, 1))
+        put(self, "padding", _padding(padding))
+        put(self, "dilation", _per_axis("dilation", dilation, 1))
+        put(self, "groups", _integer("groups", groups, 1))
+        put(self, "padding_mode", padding_mode)
+        put(self, "activation", as_activation(activation))
+        put(self, "transposed", bool(transposed))
+        put(self, "output_padding", _per_axis("output_padding", output_padding, 0))
+        put(self, "flip_kernel", bool(flip_kernel))
+        if padding_mode not in PADDING_MODES:
+            raise InvalidArgumentError("padding_mode", f"one of {', '.join(PADDING_MODES)}", padding_mode)
+        if self.activation is not None and not isinstance(self.activation, Activation):
+            raise InvalidArgumentError("activation", f"one of {', '.join(ACTIVATIONS)}", activation)
+        if transposed and padding_mode != "zeros":
+            raise InvalidArgumentError("padding_mode", "zeros for a transposed convolution", padding_mode)
+        if not transposed and self.output_padding not in (0, (0,) * len(_as_tuple(self.output_padding))):
+            raise InvalidArgumentError("output_padding", "0 for a convolution that is not transposed", output_padding)
+
+
+def as_activation(value: ActivationKind | Activation | None) -> Activation | None:
+    """An activation's name as the activation with its default slope; anything else as it is."""
+    return Activation(value) if isinstance(value, str) else value
+
+
+def per_axis(field: str, value: PerAxis, rank: int) -> tuple[int, ...]:
+    """`value` for each of `rank` axes.
+
+    Raises:
+        InvalidArgumentError: a tuple of another length than 1 or `rank`.
+
+    Example:
+        >>> per_axis("stride", 2, 3), per_axis("stride", (1, 2), 2)
+        ((2, 2, 2), (1, 2))
+    """
+    values = _as_tuple(value)
+    if len(values) not in (1, rank):
+        raise InvalidArgumentError(field, f"one value or one per axis ({rank})", value)
+    return values * rank if len(values) == 1 else values
+
+
+def padding_pairs(value: int | tuple[int | tuple[int, int], ...], rank: int) -> tuple[tuple[int, int], ...]:
+    """Explicit padding as one `(low, high)` pair for each of `rank` axes.
+
+    Example:
+        >>> padding_pairs((1, (0, 2)), 2)
+        ((1, 1), (0, 2))
+    """
+    values = value if isinstance(value, tuple) else (value,)
+    if len(values) not in (1, rank):
+        raise InvalidArgumentError("padding", f"one value or one per axis ({rank})", value)
+    pairs = tuple(v if isinstance(v, tuple) else (v, v) for v in values)
+    return pairs * rank if len(pairs) == 1 else pairs
+
+
+def _as_tuple(value: PerAxis) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _integer(field: str, value: object, least: int) -> int:
+    try:
+        number = value.__index__()  # type: ignore[attr-defined]  # NumPy integers are welcome, floats are not
+    except AttributeError:
+        number = least - 1
+    if isinstance(value, bool) or not least <= number <= MAX_PARAMETER:
+        raise InvalidArgumentError(field, f"an integer from {least} to {MAX_PARAMETER}", value)
+    return int(number)
+
+
+def _per_axis(field: str, value: object, least: int) -> PerAxis:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if not 1 <= len(value) <= MAX_RANK:
+            raise InvalidArgumentError(field, f"1 to {MAX_RANK} values, one per axis", value)
+        return tuple(_integer(f"{field}[{i}]", v, least) for i, v in enumerate(value))
+    return _integer(field, value, least)
+
+
+def _padding(value: object) -> Padding:
+    if isinstance(value, str):
+        if value not in PADDING_RULES:
+            raise InvalidArgumentError("padding", f"integers or one of {', '.join(PADDING_RULES)}", value)
+        return value  # type: ignore[return-value]  # narrowed by PADDING_RULES
+    if not isinstance(value, Sequence):
+        return _integer("padding", value, 0)
+    if not 1 <= len(value) <= MAX_RANK:
+        raise InvalidArgumentError("padding", f"1 to {MAX_RANK} values, one per axis", value)
+    return tuple(_side_or_pair(f"padding[{i}]", v) for i, v in enumerate(value))
+
+
+def _side_or_pair(field: str, value: object) -> int | tuple[int, int]:
+    if not isinstance(value, Sequence):
+        return _integer(field, value, 0)
+    if len(value) != 2:
+        raise InvalidArgumentError(field, "a (low, high) pair", value)
+    return (_integer(f"{field}.low", value[0], 0), _integer(f"{field}.high", value[1], 0))

@@ -1,0 +1,1 @@
+"""Feature maps larger than a message."""

@@ -1,0 +1,169 @@
+"""Where a stream's rows come from and where they go: arrays of any kind that can be sliced by rows.
+
+Row n·H + h of a feature map (N, C, H, …) is row h of sample n; it travels with all its channels, so a run of rows
+travels as an array (rows, C, …).
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from groupconv.convolution.dtypes import DTYPES, is_float
+from groupconv.errors import InvalidArgumentError
+from groupconv.wire.requests import Array, travelling
+
+
+class Source(Protocol):
+    """Rows to send: `shape` is (N, C, H, …)."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Rows `start` to `stop` of one sample as (rows, C, …)."""
+
+    def forget(self, row: int) -> None:
+        """Rows before `row` will not be asked for again."""
+
+
+class Sliced:
+    """Anything with a shape, a dtype and slices by rows: NumPy arrays and memory maps, Zarr, HDF5.
+
+    Args:
+        array: (N, C, H, …), or (C, H, …) for one sample.
+        rank: spatial axes.
+
+    Raises:
+        InvalidArgumentError: another number of dimensions.
+    """
+
+    def __init__(self, array: Any, rank: int) -> None:
+        shape = tuple(array.shape)
+        if len(shape) not in (rank + 1, rank + 2):
+            raise InvalidArgumentError("input.shape", f"{rank + 2} dimensions, or {rank + 1} for one sample", shape)
+        self._array, self._unbatched = array, len(shape) == rank + 1
+        self.shape = (1, *shape) if self._unbatched else shape
+        self.dtype = travelling("input", np.empty(0, array.dtype), None).dtype
+
+    def rows(self, start: int, stop: int) -> Array:
+        """As in `Source`."""
+        n, height = start // self.shape[2], self.shape[2]
+        within = slice(start - n * height, stop - n * height)
+        key = (slice(None), within) if self._unbatched else (n, slice(None), within)
+        return travelling("input", np.asarray(self._array[key]), None).swapaxes(0, 1)
+
+    def forget(self, row: int) -> None:
+        """Nothing is kept."""
+
+
+class Iterated:
+    """An iterator of bands (1, C, rows, …) or (C, rows, …) of one sample; rows that may be asked for again are kept.
+
+    Args:
+        bands: the iterator.
+        shape: (1, C, H, …) of all of them together.
+        dtype: of each.
+    """
+
+    def __init__(self, bands: Iterable[Any], shape: tuple[int, ...], dtype: Any) -> None:
+        if shape[0] != 1:
+            raise InvalidArgumentError("input.shape", "one sample, for an iterator of bands", shape)
+        self.shape, self.dtype = shape, travelling("input", np.empty(0, dtype), None).dtype
+        self._bands: Iterator[Any] = iter(bands)
+        self._kept: deque[tuple[int, Array]] = deque()
+        self._end = 0
+
+    def rows(self, start: int, stop: int) -> Array:
+        """As in `Source`."""
+        while self._end < stop:
+            self._take()
+        found = [b[max(0, start - at) : stop - at] for at, b in self._kept if at < stop and at + len(b) > start]
+        if sum(map(len, found)) != stop - start:
+            raise InvalidArgumentError("input", f"row {start} again, to resume", "an iterator that is past it")
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def forget(self, row: int) -> None:
+        """As in `Source`."""
+        while self._kept and self._kept[0][0] + len(self._kept[0][1]) <= row:
+            self._kept.popleft()
+
+    def _take(self) -> None:
+        band = next(self._bands, None)
+        if band is None:
+            raise InvalidArgumentError("input", f"bands of {self.shape[2]} rows in all", f"{self._end} rows")
+        array = travelling("input", np.asarray(band), None)
+        array = array[0] if array.ndim == len(self.shape) and array.shape[0] == 1 else array
+        wanted = (self.shape[1], *self.shape[3:])
+        if array.ndim != len(self.shape) - 1 or (array.shape[0], *array.shape[2:]) != wanted:
+            raise InvalidArgumentError("input", f"bands ({wanted[0]}, rows, …) of shape {self.shape}", array.shape)
+        if array.dtype != self.dtype:
+            raise InvalidArgumentError("input.dtype", str(self.dtype), str(array.dtype))
+        self._kept.append((self._end, array.swapaxes(0, 1)))
+        self._end += array.shape[1]
+
+
+class Narrowed:
+    """A source whose floats travel in a smaller dtype.
+
+    Args:
+        source: of floats.
+        dtype: float16 or bfloat16.
+
+    Raises:
+        InvalidArgumentError: another dtype, or no floats.
+    """
+
+    def __init__(self, source: Source, dtype: Any) -> None:
+        narrow = DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
+        if narrow is None or narrow.itemsize != 2:
+            raise InvalidArgumentError("wire_dtype", "float16 or bfloat16", dtype)
+        if not is_float(source.dtype):
+            raise InvalidArgumentError("wire_dtype", "an input of floats", str(source.dtype))
+        self._source, self.shape, self.dtype = source, source.shape, narrow
+
+    def rows(self, start: int, stop: int) -> Array:
+        """As in `Source`."""
+        return self._source.rows(start, stop).astype(self.dtype)
+
+    def forget(self, row: int) -> None:
+        """As in `Source`."""
+        self._source.forget(row)
+
+
+class Sink:
+    """Fills anything that takes slices by rows: NumPy arrays and memory maps, Zarr, HDF5.
+
+    Args:
+        out: (N, M, H', …), or (M, H', …) for one sample; None makes an array.
+        shape: (N, M, H', …) of the output.
+        dtype: of the output.
+        unbatched: whether the sample axis is missing.
+        wide: what the output is stored as, where it travels in a smaller dtype.
+
+    Raises:
+        InvalidArgumentError: an `out` of another shape or dtype.
+    """
+
+    def __init__(
+        self, out: Any, shape: tuple[int, ...], dtype: np.dtype, *, unbatched: bool, wide: np.dtype | None = None
+    ) -> None:
+        dtype = wide or dtype
+        self._height, self._unbatched = shape[2], unbatched
+        wanted = shape[1:] if unbatched else shape
+        if out is None:
+            out = np.empty(wanted, dtype)
+        elif tuple(out.shape) != wanted or out.dtype != dtype:
+            raise InvalidArgumentError("out", f"shape {wanted} and dtype {dtype}", f"{tuple(out.shape)}, {out.dtype}")
+        self.out = out
+
+    def write(self, start: int, rows: Array) -> None:
+        """Put (rows, M, …) at row `start`; they may belong to several samples."""
+        while len(rows):
+            n, h = divmod(start, self._height)
+            some = rows[: self._height - h]
+            within = slice(h, h + len(some))
+            key = (slice(None), within) if self._unbatched else (n, slice(None), within)
+            self.out[key] = some.swapaxes(0, 1)
+            start, rows = start + len(some), rows[len(some) :]

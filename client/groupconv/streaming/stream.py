@@ -1,0 +1,300 @@
+"""A stream as the client sees it, without a transport: what to send, what to do with what comes, where to go on.
+
+`Transfer` survives connections: whatever an attempt left undone the next one begins with.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from groupconv.errors import DataLossError, InvalidArgumentError, ResourceExhaustedError
+from groupconv.streaming.bands import Iterated, Narrowed, Sink, Sliced, Source
+from groupconv.streaming.progress import Progress, Shown, shown
+from groupconv.v1 import stream_pb2
+from groupconv.wire.chunks import CHUNK_BYTES, packed, unpacked
+from groupconv.wire.compress import compressed, expanded, library
+from groupconv.wire.requests import Array, Step, geometries, ready_steps, steps_to_wire
+from groupconv.wire.tensors import type_from_wire, type_to_wire
+
+STREAM = "/groupconv.v1.StreamService/ConvolveStream"
+NONE, LZ4 = stream_pb2.COMPRESSION_UNSPECIFIED, stream_pb2.COMPRESSION_SHUFFLE_LZ4
+STREAM_ABOVE = 4 * 2**20
+"""Bytes of input or output above which the functions go by stream: one message would be slower."""
+PATIENCE = 60.0
+"""Seconds without a new band after which a stream that lost its connection is given up …"""
+FIRST_PATIENCE = 5.0
+"""… and where no server ever accepted it."""
+
+
+@dataclass
+class Transfer:
+    """One streaming convolution.
+
+    Args:
+        source: rows to send.
+        steps: with arrays, from `ready_steps`.
+        out: to be filled, or None.
+        unbatched: whether `out` lacks the sample axis.
+        progress: called after each band.
+        allow_reordering: as in `Client.run`.
+        band_rows: output rows of a band; 0 lets the server choose.
+        wide: dtype of `out` where rows travel in a smaller one.
+        compression: whether chunks may be compressed.
+    """
+
+    source: Source
+    steps: Sequence[Step]
+    out: Any = None
+    unbatched: bool = False
+    progress: Shown | None = None
+    allow_reordering: bool = False
+    band_rows: int = 0
+    wide: np.dtype | None = None
+    compression: bool = False
+    done: int = 0
+    sink: Sink | None = None
+    resumed: int = 0
+    _band: stream_pb2.StreamBand | None = None
+    _buffer: Array = field(default_factory=lambda: np.empty(0, np.uint8))
+    _filled: int = 0
+    _row: tuple[tuple[int, ...], np.dtype] = ((), np.dtype(np.uint8))
+    _total: int = 0
+    _compressed: bool = False
+    _began: float = field(default_factory=time.monotonic)
+
+    def header(self) -> bytes:
+        """The first message of an attempt, which goes on where the last one ended."""
+        self._band, self._filled = None, 0
+        header = stream_pb2.StreamHeader(
+            input=type_to_wire(self.source.dtype, self.source.shape),
+            steps=steps_to_wire(self.steps),
+            allow_reordering=self.allow_reordering,
+            first_output_row=self.done,
+            band_rows=self.band_rows,
+            compression=LZ4 if self.compression else NONE,
+        )
+        return stream_pb2.ConvolveStreamRequest(header=header).SerializeToString()
+
+    def accepted(self, message: bytes) -> int:
+        """Take the server's first answer.
+
+        Returns:
+            The first input row to send.
+
+        Raises:
+            DataLossError: a server that does not keep to the protocol.
+        """
+        accepted = _response(message).accepted
+        dtype, shape = type_from_wire(accepted.output, "output")
+        made = geometries([s.spec for s in self.steps], self.source.shape, [s.kernel.shape for s in self.steps])
+        rows = self.source.shape[0] * self.source.shape[2]
+        if shape != made[-1].output_shape or not 0 <= accepted.first_input_row <= rows:
+            raise DataLossError(f"the server accepted another stream than this: an output of {list(shape)}")
+        if self.sink is None:
+            self.sink = Sink(self.out, shape, dtype, unbatched=self.unbatched, wide=self.wide)
+        self._row, self._total = ((shape[1], *shape[3:]), dtype), shape[0] * shape[2]
+        self._compressed = accepted.compression == LZ4
+        self.band_rows = accepted.band_rows  # the same bands when it resumes, so nothing else need be kept
+        return accepted.first_input_row
+
+    def chunks(self, row: int) -> Iterator[bytes]:
+        """The messages from input row `row` to the last."""
+        n, channels, height, *rest = self.source.shape
+        row_bytes = channels * math.prod(rest) * self.source.dtype.itemsize
+        at_once = max(1, CHUNK_BYTES // row_bytes)
+        while row < n * height:
+            stop = min(row + at_once, (row // height + 1) * height)
+            rows = np.ascontiguousarray(self.source.rows(row, stop))
+            data = rows.reshape(-1).view(np.uint8).data
+            for at in range(0, len(data), CHUNK_BYTES):
+                yield self._message(data[at : at + CHUNK_BYTES])
+            row = stop
+
+    def take(self, message: bytes) -> None:
+        """Take any later answer.
+
+        Raises:
+            DataLossError: a server that does not keep to the protocol.
+        """
+        data = unpacked(message)
+        if data is None:
+            response = _response(message)
+            if response.HasField("compressed") and self._compressed:
+                data = self._expanded(response.compressed)
+        if data is None:
+            if not response.HasField("band") or self._band is not None:
+                raise DataLossError("the server sent what is no band")
+            if not 0 <= response.band.start <= self.done < response.band.stop <= self._total:
+                raise DataLossError("the server sent a band that is not the next one")
+            self._band, self._filled = response.band, 0
+            return
+        if self._band is None or self.sink is None:
+            raise DataLossError("the server sent data that belongs to no band")
+        shape, dtype = self._row
+        size = (self._band.stop - self._band.start) * math.prod(shape) * dtype.itemsize
+        if self._filled + len(data) > size:
+            raise DataLossError("the server sent more data than the band has")
+        self._put(data, size)
+        if self._filled == size:
+            self._finish(self._band)
+
+    def filled(self) -> Any:
+        """After the last answer: what was filled.
+
+        Raises:
+            DataLossError: bands are missing.
+        """
+        if self.sink is None or self.done != self._total:
+            raise DataLossError(f"the server sent {self.done} of {self._total} rows")
+        return self.sink.out
+
+    def close(self) -> None:
+        """After the last attempt, however it ended: a bar is closed."""
+        close = getattr(self.progress, "close", None)
+        if close is not None:
+            close()
+
+    def _expanded(self, chunk: stream_pb2.CompressedChunk) -> memoryview:
+        try:
+            return expanded(chunk, self._row[1].itemsize)
+        except (InvalidArgumentError, ResourceExhaustedError) as error:
+            raise DataLossError(f"the server sent a chunk that cannot be read: {error}") from None
+
+    def _message(self, chunk: memoryview) -> bytes:
+        small = compressed(chunk, self.source.dtype.itemsize) if self._compressed else None
+        if small is None:
+            return packed(chunk)
+        return stream_pb2.ConvolveStreamRequest(compressed=small).SerializeToString()
+
+    def _put(self, data: memoryview, size: int) -> None:
+        """Whole rows of a NumPy array go straight to their place; the rest waits until its band is complete."""
+        shape, dtype = self._row
+        row_bytes = math.prod(shape) * dtype.itemsize
+        assert self._band is not None
+        assert self.sink is not None
+        bytes_ = np.frombuffer(data, np.uint8)
+        if isinstance(self.sink.out, np.ndarray) and not (self._filled % row_bytes or len(data) % row_bytes):
+            rows = bytes_.view(dtype).reshape(-1, *shape)
+            self.sink.write(self._band.start + self._filled // row_bytes, rows)
+            self._filled += len(data)
+            return
+        if len(self._buffer) < size:
+            self._buffer = np.empty(size, np.uint8)
+        self._buffer[self._filled : self._filled + len(data)] = bytes_
+        self._filled += len(data)
+        if self._filled == size:
+            self.sink.write(self._band.start, self._buffer[:size].view(dtype).reshape(-1, *shape))
+
+    def _finish(self, band: stream_pb2.StreamBand) -> None:
+        self._band, self.done = None, band.stop
+        self.source.forget(band.next_input_row)
+        if self.progress is not None:
+            shape, dtype = self._row
+            received = self.done * math.prod(shape) * dtype.itemsize
+            self.progress(Progress(self.done, self._total, received, time.monotonic() - self._began))
+
+
+def _response(message: bytes) -> stream_pb2.ConvolveStreamResponse:
+    try:
+        return stream_pb2.ConvolveStreamResponse.FromString(message)
+    except DecodeError:
+        raise DataLossError(f"the server sent {len(message)} bytes that are no ConvolveStreamResponse") from None
+
+
+class Attempts:
+    """When a stream that lost its connection is tried again: as long as bands come, with pauses that grow.
+
+    Args:
+        made: the stream.
+        timeout: seconds for all attempts together, or None.
+    """
+
+    def __init__(self, made: Transfer, timeout: float | None) -> None:
+        self._made = made
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._done, self._since, self._pause = made.done, time.monotonic(), 0.1
+
+    def left(self) -> float | None:
+        """Seconds for the next attempt; None where there is no end."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def pause_after(self, error: Exception) -> float:
+        """Seconds to wait before the next attempt.
+
+        Raises:
+            Exception: `error`, where another attempt would be in vain or too late.
+        """
+        now = time.monotonic()
+        if self._made.done > self._done:
+            self._done, self._since, self._pause = self._made.done, now, 0.1
+        pause, self._pause = self._pause, min(2.0, 2 * self._pause)
+        patience = FIRST_PATIENCE if self._made.sink is None else PATIENCE
+        if now + pause > self._since + patience or (self._deadline is not None and now + pause > self._deadline):
+            raise error
+        self._made.resumed += 1
+        return pause
+
+
+def transfer(
+    source: Any,
+    steps: Sequence[Step],
+    *,
+    shape: Sequence[int] | None = None,
+    dtype: Any = None,
+    out: Any = None,
+    progress: Shown | bool | None = None,
+    allow_reordering: bool = False,
+    band_rows: int = 0,
+    wire_dtype: Any = None,
+    compression: Literal["lz4"] | None = None,
+) -> Transfer:
+    """A transfer that is checked here, before anything travels.
+
+    Args:
+        source: anything with a shape, a dtype and slices by rows, or an iterator of bands of one sample.
+        steps: at least one.
+        shape: of an iterator's bands together, (1, C, H, …) or (C, H, …).
+        dtype: of an iterator's bands.
+        out: as in `Transfer`.
+        progress: likewise, or True for a bar.
+        allow_reordering: likewise.
+        band_rows: likewise.
+        wire_dtype: float16 or bfloat16, in which the floats of input, kernels and output travel; None leaves them.
+        compression: "lz4" compresses chunks where the server can; None leaves them.
+
+    Raises:
+        InvalidArgumentError: naming the field, what was expected and what came.
+    """
+    if not steps:
+        raise InvalidArgumentError("steps", "at least one step", 0)
+    if compression is not None and (compression != "lz4" or library() is None):
+        raise InvalidArgumentError("compression", "None, or lz4 (pip install 'groupconv[lz4]')", compression)
+    rank = np.ndim(steps[0].kernel) - 2
+    rows: Source
+    if hasattr(source, "shape") and hasattr(source, "__getitem__"):
+        rows, given = Sliced(source, rank), len(source.shape)
+    else:
+        if shape is None or dtype is None:
+            raise InvalidArgumentError("shape", "shape and dtype, for an iterator of bands", shape)
+        given = len(shape)
+        rows = Iterated(source, (1, *shape) if given == rank + 1 else tuple(shape), dtype)
+    wide = None if wire_dtype is None else rows.dtype
+    rows = rows if wire_dtype is None else Narrowed(rows, wire_dtype)
+    ready = ready_steps(steps, rows.dtype)
+    geometries([s.spec for s in ready], rows.shape, [s.kernel.shape for s in ready])
+    return Transfer(
+        rows, ready, out, given == rank + 1, shown(progress), allow_reordering, band_rows, wide, compression is not None
+    )
+
+
+def pays(x: Array, steps: Sequence[Step]) -> bool:
+    """Whether arrays that `prepare` made ready go by stream: they are large, and no sample is needed whole."""
+    found = geometries([s.spec for s in steps], x.shape, [s.kernel.shape for s in steps])
+    if any(g.padding_mode == "circular" and g.padding[0] != (0, 0) for g in found):
+        return False
+    return max(x.nbytes, math.prod(found[-1].output_shape) * x.dtype.itemsize) > STREAM_ABOVE

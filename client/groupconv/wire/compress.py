@@ -1,0 +1,69 @@
+"""Chunks of a stream without their redundancy: the bytes of the elements shuffled, then LZ4. Lossless.
+
+Shuffled, the first bytes of all elements come first, then the second ones: signs and exponents are alike, and LZ4 finds
+repetitions. A chunk that does not shrink travels as it is.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
+from groupconv.v1 import stream_pb2
+from groupconv.wire.chunks import CHUNK_BYTES
+
+
+def library() -> Any:
+    """The module `lz4.block`, or None where it is not installed."""
+    try:
+        import lz4.block
+    except ImportError:
+        return None
+    return lz4.block
+
+
+def compressed(data: memoryview, itemsize: int) -> stream_pb2.CompressedChunk | None:
+    """A chunk made smaller, or None where it cannot be.
+
+    Args:
+        data: at most CHUNK_BYTES, whole elements.
+        itemsize: bytes of an element.
+
+    Example:
+        >>> chunk = compressed(memoryview(np.arange(999.0)).cast("B"), 8)
+        >>> len(chunk.data) < 7992 == chunk.size
+        True
+    """
+    if len(data) > CHUNK_BYTES or len(data) % itemsize:
+        return None
+    shuffled = np.frombuffer(data, np.uint8).reshape(-1, itemsize).T.copy()
+    small = library().compress(shuffled.data, store_size=False)
+    return stream_pb2.CompressedChunk(data=small, size=len(data)) if len(small) < len(data) else None
+
+
+def expanded(chunk: stream_pb2.CompressedChunk, itemsize: int) -> memoryview:
+    """The bytes that were compressed; no more memory is taken than a chunk may have.
+
+    Raises:
+        ResourceExhaustedError: a chunk that says it is larger than a chunk may be.
+        InvalidArgumentError: bytes that are not of that size.
+
+    Example:
+        >>> expanded(compressed(memoryview(b"abc" * 100), 4), 4).tobytes() == b"abc" * 100
+        True
+    """
+    if chunk.size > CHUNK_BYTES:
+        raise ResourceExhaustedError(f"compressed.size: {chunk.size} bytes, more than the {CHUNK_BYTES} of a chunk")
+    block = library()
+    if chunk.size < 1 or chunk.size % itemsize or block is None:
+        raise InvalidArgumentError("compressed.size", f"whole elements of {itemsize} bytes", chunk.size)
+    try:
+        shuffled = block.decompress(chunk.data, uncompressed_size=chunk.size)
+    except (block.LZ4BlockError, ValueError):
+        shuffled = b""
+    if len(shuffled) != chunk.size:
+        raise InvalidArgumentError(
+            "compressed.data", f"an LZ4 block of {chunk.size} bytes", f"{len(chunk.data)} others"
+        )
+    plain = np.frombuffer(shuffled, np.uint8).reshape(itemsize, -1).T.copy()
+    return plain.reshape(-1).data

@@ -1,0 +1,218 @@
+"""Specs, plans and reports to messages and back. Tensors are in `tensors`, errors in `rpc`."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from groupconv.convolution.plan import Alternative, Plan, Range, Report, Shard, ShardReport, StepPlan
+from groupconv.convolution.spec import ACTIVATIONS, PADDING_MODES, Activation, ConvSpec
+from groupconv.errors import InvalidArgumentError
+from groupconv.v1 import convolution_pb2, plan_pb2, spec_pb2
+
+_MODES: dict[str, Any] = {m: spec_pb2.PaddingMode.Value(f"PADDING_MODE_{m.upper()}") for m in PADDING_MODES}
+_KINDS: dict[str, Any] = {k: spec_pb2.Activation.Kind.Value(f"KIND_{k.upper()}") for k in ACTIVATIONS}
+_RULES: dict[str, spec_pb2.PaddingRule.ValueType] = {
+    "same": spec_pb2.PADDING_RULE_SAME_UPPER,
+    "same_lower": spec_pb2.PADDING_RULE_SAME_LOWER,
+    "valid": spec_pb2.PADDING_RULE_VALID,
+}
+_MODES_BACK = {v: k for k, v in _MODES.items()} | {spec_pb2.PADDING_MODE_UNSPECIFIED: "zeros"}
+_KINDS_BACK = {v: k for k, v in _KINDS.items()}
+_RULES_BACK = {v: k for k, v in _RULES.items()}
+_EXPLICIT = (spec_pb2.PADDING_RULE_UNSPECIFIED, spec_pb2.PADDING_RULE_EXPLICIT)
+
+
+def spec_to_wire(spec: ConvSpec) -> spec_pb2.ConvSpec:
+    """A spec as a message.
+
+    Example:
+        >>> spec_from_wire(spec_to_wire(ConvSpec(padding=((0, 1), 2)))).padding
+        ((0, 1), (2, 2))
+    """
+    message = spec_pb2.ConvSpec(
+        stride=_listed(spec.stride),
+        dilation=_listed(spec.dilation),
+        groups=spec.groups,
+        padding_mode=_MODES[spec.padding_mode],
+        transposed=spec.transposed,
+        output_padding=_listed(spec.output_padding),
+        flip_kernel=spec.flip_kernel,
+    )
+    if isinstance(spec.padding, str):
+        message.padding_rule = _RULES[spec.padding]
+    else:
+        pairs = [p if isinstance(p, tuple) else (p, p) for p in _listed(spec.padding)]
+        message.padding_low.extend(low for low, _ in pairs)
+        message.padding_high.extend(high for _, high in pairs)
+    if spec.activation is not None:
+        message.activation.kind = _KINDS[spec.activation.kind]
+        message.activation.slope.extend(spec.activation.slope)
+    return message
+
+
+def spec_from_wire(message: spec_pb2.ConvSpec) -> ConvSpec:
+    """A message as a spec.
+
+    Raises:
+        InvalidArgumentError: naming the field of the message, what was expected and what came.
+    """
+    return ConvSpec(
+        stride=_axes(message.stride, 1),
+        padding=_padding(message),
+        dilation=_axes(message.dilation, 1),
+        groups=message.groups if message.HasField("groups") else 1,
+        padding_mode=_known("padding_mode", message.padding_mode, _MODES_BACK),
+        activation=_activation(message) if message.HasField("activation") else None,
+        transposed=message.transposed,
+        output_padding=_axes(message.output_padding, 0),
+        flip_kernel=message.flip_kernel,
+    )
+
+
+def plan_to_wire(plan: Plan) -> plan_pb2.Plan:
+    """A plan as a message."""
+    return plan_pb2.Plan(
+        steps=[
+            plan_pb2.StepPlan(
+                variant=s.variant,
+                input_shape=s.input_shape,
+                kernel_shape=s.kernel_shape,
+                output_shape=s.output_shape,
+                groups=s.groups,
+                cut=s.cut,
+                reason=s.reason,
+                shards=map(_shard_to_wire, s.shards),
+                predicted_seconds=s.seconds,
+                alternatives=[
+                    plan_pb2.Alternative(cut=a.cut, shards=a.shards, predicted_seconds=a.seconds)
+                    for a in s.alternatives
+                ],
+                joined=s.joined,
+            )
+            for s in plan.steps
+        ]
+    )
+
+
+def plan_from_wire(message: plan_pb2.Plan) -> Plan:
+    """A message as a plan."""
+    return Plan(
+        tuple(
+            StepPlan(
+                variant=s.variant,
+                input_shape=tuple(s.input_shape),
+                kernel_shape=tuple(s.kernel_shape),
+                output_shape=tuple(s.output_shape),
+                groups=s.groups,
+                cut=s.cut,
+                reason=s.reason,
+                shards=tuple(map(_shard_from_wire, s.shards)),
+                seconds=s.predicted_seconds,
+                alternatives=tuple(Alternative(a.cut, a.shards, a.predicted_seconds) for a in s.alternatives),
+                joined=s.joined,
+            )
+            for s in message.steps
+        )
+    )
+
+
+def report_to_wire(report: Report, response: convolution_pb2.ConvolveResponse) -> None:
+    """Write a report into a response."""
+    response.plan.CopyFrom(plan_to_wire(report.plan))
+    for shards in report.steps:
+        step = response.steps.add()
+        for s in shards:
+            step.shards.add(
+                index=s.index,
+                worker=s.worker,
+                algorithm=s.algorithm,
+                seconds=s.seconds,
+                compute_seconds=s.compute_seconds,
+                attempts=s.attempts,
+            )
+    for name, seconds in report.phases.items():
+        response.phases.add(name=name, seconds=seconds)
+
+
+def report_from_wire(response: convolution_pb2.ConvolveResponse) -> Report:
+    """The report of a response; an empty one where it has none."""
+    if not response.HasField("plan"):
+        return _UNTOLD
+    return Report(
+        plan=plan_from_wire(response.plan),
+        steps=tuple(
+            tuple(
+                ShardReport(s.index, s.worker, s.algorithm, s.seconds, s.compute_seconds, s.attempts)
+                for s in step.shards
+            )
+            for step in response.steps
+        ),
+        phases={phase.name: phase.seconds for phase in response.phases},
+    )
+
+
+_UNTOLD = Report(Plan(()), ())
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _axes(values: Iterable[int], default: int) -> int | tuple[int, ...]:
+    return tuple(values) or default
+
+
+def _known(field: str, value: int, names: dict[Any, str]) -> Any:
+    if value not in names:
+        raise InvalidArgumentError(field, f"one of {', '.join(dict.fromkeys(names.values()))}", value)
+    return names[value]
+
+
+def _padding(message: spec_pb2.ConvSpec) -> Any:
+    low, high = tuple(message.padding_low), tuple(message.padding_high)
+    if message.padding_rule not in _EXPLICIT:
+        rule = _known("padding_rule", message.padding_rule, _RULES_BACK)
+        if low or high:
+            raise InvalidArgumentError("padding_low", "nothing beside a padding_rule", low or high)
+        return rule
+    if not high:
+        return low or 0
+    if len(low) != len(high):
+        raise InvalidArgumentError("padding_high", f"{len(low)} values, as padding_low has", len(high))
+    return tuple(zip(low, high, strict=True))
+
+
+def _activation(message: spec_pb2.ConvSpec) -> Activation | None:
+    if message.activation.kind == spec_pb2.Activation.KIND_UNSPECIFIED and not message.activation.slope:
+        return None
+    kind = _known("activation.kind", message.activation.kind, _KINDS_BACK)
+    return Activation(kind, tuple(message.activation.slope))
+
+
+def _shard_to_wire(s: Shard) -> plan_pb2.ShardPlan:
+    return plan_pb2.ShardPlan(
+        index=s.index,
+        worker=s.worker,
+        input=[plan_pb2.Range(start=r.start, stop=r.stop) for r in s.input],
+        kernel=[plan_pb2.Range(start=r.start, stop=r.stop) for r in s.kernel],
+        output=[plan_pb2.Range(start=r.start, stop=r.stop) for r in s.output],
+        bytes_in=s.bytes_in,
+        bytes_out=s.bytes_out,
+        multiply_adds=s.multiply_adds,
+        predicted_seconds=s.seconds,
+        partial=s.partial,
+    )
+
+
+def _shard_from_wire(s: plan_pb2.ShardPlan) -> Shard:
+    return Shard(
+        index=s.index,
+        worker=s.worker,
+        input=tuple(Range(r.start, r.stop) for r in s.input),
+        kernel=tuple(Range(r.start, r.stop) for r in s.kernel),
+        output=tuple(Range(r.start, r.stop) for r in s.output),
+        bytes_in=s.bytes_in,
+        bytes_out=s.bytes_out,
+        multiply_adds=s.multiply_adds,
+        seconds=s.predicted_seconds,
+        partial=s.partial,
+    )

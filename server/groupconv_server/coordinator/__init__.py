@@ -1,0 +1,1 @@
+"""Plan, dispatch, merge: what happens to a request once it is admitted."""

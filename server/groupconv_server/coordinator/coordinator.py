@@ -1,0 +1,245 @@
+"""The coordinator: plan, dispatch, merge. It knows neither gRPC nor Ray.
+
+Merging costs nothing as a rule: one output is allocated for a chain of steps, every shard gets its slice of it, and the
+executor makes each result land there. Only a cut along input channels adds.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from groupconv.convolution.plan import Plan, Report
+from groupconv.convolution.spec import ConvSpec
+from groupconv.wire.requests import Result, Step
+from groupconv_server.coordinator.dispatch import dispatch
+from groupconv_server.coordinator.limits import Limits
+from groupconv_server.coordinator.problems import Problems
+from groupconv_server.coordinator.steps import Shaped
+from groupconv_server.executors.base import Executor
+from groupconv_server.planner import PlannedChain, Planner, request_plan
+from groupconv_server.planner.calibrate import calibrate
+from groupconv_server.telemetry.metrics import Metrics
+from groupconv_server.telemetry.traces import Times, Traces, traced
+from groupconv_worker.contract import Array, Problem
+
+Allocate = Callable[[tuple[int, ...], np.dtype], Array]
+
+
+class Outcome(Result):
+    """A result whose report is made when somebody asks for it: most clients want none."""
+
+    _ran: tuple[Sequence[PlannedChain], Sequence[Times], Mapping[str, float]]
+
+    def __init__(
+        self, output: Array, chains: Sequence[PlannedChain], timeline: Sequence[Times], phases: Mapping[str, float]
+    ) -> None:
+        self.__dict__.update(output=output, _ran=(chains, timeline, phases))  # a result takes no assignments
+
+    @cached_property
+    def report(self) -> Report:
+        """The plan, each shard's worker and times, the times of each phase."""
+        chains, timeline, phases = self._ran
+        steps = tuple(step for times in timeline for step in zip(*times.ran, strict=True))
+        return Report(request_plan(chains), steps, phases)
+
+
+class Coordinator:
+    """Cuts convolutions into shards, has them run, and puts the results together.
+
+    Args:
+        executor: brings shards to workers.
+        limits: of a request.
+        planner: decides on the cuts; None makes one that assumes default rates until `calibrate`.
+        metrics: where it counts; None counts for itself.
+        traces: where it tells of requests that are traced.
+        inside: how many requests there are in the server; those on their way will want the workers, too.
+
+    Attributes:
+        problems: what steps are on an input, checked.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        limits: Limits | None = None,
+        planner: Planner | None = None,
+        metrics: Metrics | None = None,
+        traces: Traces | None = None,
+        inside: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.executor, self.limits = executor, limits or Limits()
+        self.problems = Problems(self.limits)
+        self.planner, self.metrics = planner or Planner(), metrics or Metrics()
+        self.traces, self._inside = traces or Traces(), inside
+        self.started = time.monotonic()
+        self.requests = 0
+        self._running = 0
+        self._count = threading.Lock()
+
+    @property
+    def running(self) -> int:
+        """Requests, and bands of streams, that are computed now."""
+        return self._running
+
+    def count(self, requests: int) -> None:
+        """Requests that come by `perform`."""
+        with self._count:
+            self.requests += requests
+
+    def calibrate(self) -> None:
+        """Measure the workers there are now, for about a second at most; the planner goes by what was measured."""
+        self.planner.statistics.calibrated(calibrate(self.executor))
+
+    def measure(self, worker: str) -> None:
+        """Measure a worker that joins, unless it was before and only comes back."""
+        known = self.planner.statistics.known()
+        if worker in known:
+            return
+        measured = calibrate(self.executor, workers=[worker], like=list(known.values()))
+        for name, rates in measured.items():
+            self.planner.statistics.joined(name, rates)
+
+    def convolve(
+        self,
+        x: Array,
+        steps: Sequence[Step],
+        *,
+        deadline: float | None = None,
+        reordering: bool = False,
+        allocate: Allocate = np.empty,
+        by_message: bool = True,
+    ) -> Result:
+        """Run `steps` one after another on `x`.
+
+        Args:
+            x: (N, C, *spatial).
+            steps: at least one, with arrays.
+            deadline: on the clock of time.monotonic().
+            reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
+            allocate: makes the output, of a shape and a dtype, once the request is checked.
+            by_message: whether the answer must fit a message.
+
+        Raises:
+            InvalidArgumentError: naming the field at fault.
+            ResourceExhaustedError: a step over a limit.
+            DeadlineExceededError, UnavailableError: from the executor.
+        """
+        with self._count:
+            self.requests += 1
+        problems = self.problems.of(x.shape, x.dtype, steps)
+        if by_message:
+            self.limits.check_answer(problems[-1])
+        last = problems[-1]
+        output = allocate(last.geometry.output_shape, last.types.output)
+        return self.perform(problems, x, steps, deadline=deadline, reordering=reordering, output=output)
+
+    def perform(
+        self,
+        problems: Sequence[Problem],
+        x: Array,
+        steps: Sequence[Step],
+        *,
+        deadline: float | None = None,
+        reordering: bool = False,
+        output: Array | None = None,
+    ) -> Result:
+        """Plan `problems`, which are checked, and run them on `x`.
+
+        Args:
+            problems: what the steps are on this input; their geometry counts, the steps' specs do not.
+            x: as in `convolve`.
+            steps: likewise.
+            deadline: likewise.
+            reordering: likewise.
+            output: (N, M, *spatial), any strides, to be filled; None allocates it.
+        """
+        start = time.perf_counter()
+        workers = self.workers(deadline)
+        # requests in flight share the workers: cutting one would make the others wait
+        busy = max(self._running + 1, self._inside()) if len(workers) > 1 else 1
+        at_most = max(1, len(workers) // busy)
+        chains = self.planner.plan(tuple(problems), workers, reordering=reordering, at_most=at_most)
+        if busy == 1 < len(workers):
+            chains = self.planner.explore(chains, workers)
+        planning = time.perf_counter() - start
+        return self.run(chains, x, steps, deadline=deadline, planning=planning, output=output)
+
+    def run(
+        self,
+        chains: Sequence[PlannedChain],
+        x: Array,
+        steps: Sequence[Step],
+        *,
+        deadline: float | None = None,
+        planning: float = 0.0,
+        output: Array | None = None,
+    ) -> Result:
+        """Run `steps` on `x` as planned.
+
+        Args:
+            chains: the plan, for these shapes and for workers there are.
+            x: as in `convolve`.
+            steps: likewise.
+            deadline: likewise.
+            planning: seconds it took, for the report.
+            output: as in `perform`.
+        """
+        begun = time.perf_counter()
+        timeline: list[Times] = []
+        phases = {"plan": planning, "execute": 0.0, "merge": 0.0}
+        with self._count:
+            self._running += 1
+            alone = self._running == 1
+        try:
+            for chain in chains:
+                start = time.perf_counter()
+                self.executor.expect(len(chain.workers))
+                into = output if chain is chains[-1] else None
+                made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)], into)
+                dispatched = time.perf_counter()
+                among = max(self._running, self._inside())
+                ran = self.executor.run(made.tasks, deadline=deadline, among=among)
+                executed = time.perf_counter()
+                made.merge()
+                merged = time.perf_counter()
+                phases["execute"] += executed - start
+                phases["merge"] += merged - executed
+                if alone and self._running == 1:  # else it was timed with another's shards in between
+                    self.planner.learn(chain, merged - start, ((r.compute_seconds for r in shard) for shard in ran))
+                self.metrics.ran(ran)
+                timeline.append(Times(start, dispatched, executed, merged, ran))
+                x = made.output
+        finally:
+            with self._count:
+                self._running -= 1
+        for phase, seconds in phases.items():
+            self.metrics.phase(phase, seconds)
+        if traced():
+            self.traces.chains(begun - planning, begun, timeline)
+        return Outcome(x, chains, timeline, phases)
+
+    def plan(
+        self,
+        shape: Sequence[int],
+        dtype: np.dtype,
+        specs: Sequence[ConvSpec],
+        kernels: Sequence[tuple[Sequence[int], np.dtype]],
+        *,
+        reordering: bool = False,
+    ) -> Plan:
+        """The plan `convolve` would follow for an input (N, C, *spatial) and kernels of these shapes and dtypes.
+
+        Raises:
+            InvalidArgumentError, ResourceExhaustedError: as `convolve`.
+        """
+        kinds = [Shaped(d, tuple(s)) for s, d in kernels]
+        problems = self.problems.checked(shape, dtype, specs, kinds, [None] * len(kinds))
+        self.limits.check_answer(problems[-1])
+        return request_plan(self.planner.plan(tuple(problems), self.workers(), reordering=reordering))
+
+    def workers(self, deadline: float | None = None) -> tuple[str, ...]:
+        """Those there are; where there is none, the first that returns."""
+        return self.executor.workers() or self.executor.wait(deadline)

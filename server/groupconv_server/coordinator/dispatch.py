@@ -1,0 +1,158 @@
+"""From pieces of a plan and a request's arrays to tasks, and from their results to one output.
+
+Slices are views and results land in theirs, so neither costs a copy. Two cuts need more: circular padding reads from
+both ends of an axis, which is one concatenation, and a cut along input channels returns terms of a sum.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.special
+
+from groupconv.convolution.plan import Range
+from groupconv.wire.requests import Step
+from groupconv_server.coordinator.resident import ResidentStep
+from groupconv_server.executors.base import Task
+from groupconv_server.planner import Piece, PlannedChain
+from groupconv_worker.contract import Array, beside
+from groupconv_worker.epilogue import activate, add_bias
+from groupconv_worker.resident import ResidentKey
+from groupconv_worker.shard import Stage
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """The tasks of a chain and where their results go.
+
+    Attributes:
+        tasks: one for each shard.
+        output: of the chain's last step; complete when `merge` returns.
+        sums: for each output range the terms that are its sum; empty unless input channels are cut.
+    """
+
+    tasks: list[Task]
+    output: Array
+    chain: PlannedChain
+    step: Step
+    sums: dict[tuple[Range, ...], list[Array]] = field(default_factory=dict)
+
+    def merge(self) -> None:
+        """Add the terms of every sum, then bias and activation, once."""
+        whole = self.chain.chain[-1]
+        for ranges, terms in self.sums.items():
+            total = terms[0]
+            channels = ranges[1]
+            with np.errstate(all="ignore"):
+                for term in terms[1:]:
+                    total += term  # in the accumulator's dtype; int32 wraps as it does in the engines
+                add_bias(total, None if self.step.bias is None else self.step.bias[channels.slice])
+                activation = whole.geometry.activation
+                activate(total, activation and activation.channels(*channels), np, scipy.special.erf)
+                self.output[tuple(r.slice for r in ranges)] = total
+
+
+def dispatch(chain: PlannedChain, x: Array, steps: Sequence[Step], output: Array | None = None) -> Dispatch:
+    """The tasks of a chain.
+
+    Args:
+        chain: as planned.
+        x: (N, C, *spatial) of its first step.
+        steps: of the chain, with arrays.
+        output: of its last step, to be filled; None allocates it.
+    """
+    if output is None:
+        last = chain.chain[-1]
+        output = beside(x, last.geometry.output_shape, last.types.output)
+    made = Dispatch([], output, chain, steps[-1])
+    for route in _routes(chain, steps):
+        there = x[route.read] if isinstance(route.read, tuple) else taken(x, route.read)
+        into = _term(made, route.piece) if route.piece.partial else output[route.write]
+        made.tasks.append(Task(route.index, route.worker, route.stages, there, into))
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What of a shard's task is the same for every request: all but the arrays.
+
+    Attributes:
+        index, worker, stages: as in `Task`.
+        read: of the input, as slices; as a list of ranges where one goes on at the beginning of its dimension.
+        write: of the output.
+        piece: of the last step.
+    """
+
+    index: int
+    worker: str
+    stages: tuple[Stage, ...]
+    read: tuple[slice, ...] | list[Range]
+    write: tuple[slice, ...]
+    piece: Piece
+
+
+ROUTES = 64
+"""Plans of one layer whose routes are remembered."""
+
+
+def _routes(chain: PlannedChain, steps: Sequence[Step]) -> tuple[Route, ...]:
+    """The routes of a chain's shards; remembered with the layer, as long as it is there."""
+    first = steps[0]
+    if not isinstance(first, ResidentStep):
+        return _made_routes(chain, steps)
+    known = first.routes.get(id(chain))
+    if known is not None and known[0] is chain:  # else another one has its place in memory
+        found: tuple[Route, ...] = known[1]
+        return found
+    made = _made_routes(chain, steps)
+    if len(first.routes) >= ROUTES:
+        first.routes.clear()
+    first.routes[id(chain)] = chain, made
+    return made
+
+
+def _made_routes(chain: PlannedChain, steps: Sequence[Step]) -> tuple[Route, ...]:
+    extents = chain.chain[0].geometry.input_shape
+    routes = []
+    for index, (pieces, worker) in enumerate(zip(chain.shards, chain.workers, strict=True)):
+        stages = tuple(_stage(piece, step) for piece, step in zip(pieces, steps, strict=True))
+        ranges = pieces[0].input
+        inside = all(r.stop <= extent for r, extent in zip(ranges, extents, strict=True))
+        read = tuple(r.slice for r in ranges) if inside else list(ranges)
+        last = pieces[-1]
+        routes.append(Route(index, worker, stages, read, tuple(r.slice for r in last.output), last))
+    return tuple(routes)
+
+
+def taken(x: Array, ranges: Sequence[Range]) -> Array:
+    """The cells of `x` in `ranges`: a view, unless a range goes on at the beginning of its dimension.
+
+    Example:
+        >>> taken(np.arange(5), [Range(1, 3)]).tolist(), taken(np.arange(5), [Range(3, 7)]).tolist()
+        ([1, 2], [3, 4, 0, 1])
+    """
+    for axis, r in enumerate(ranges):
+        along = (slice(None),) * axis
+        if r.stop <= x.shape[axis]:
+            x = x[(*along, r.slice)]
+        else:
+            x = np.concatenate([x[(*along, slice(r.start, None))], x[(*along, slice(r.stop - x.shape[axis]))]], axis)
+    return x
+
+
+def _stage(piece: Piece, step: Step) -> Stage:
+    """A piece with its filters; a term of a sum gets no bias, the sum does."""
+    weight = step.kernel[tuple(r.slice for r in piece.kernel)]
+    bias = None if step.bias is None or piece.partial else step.bias[piece.output[1].slice]
+    if not isinstance(step, ResidentStep):
+        return Stage(piece.problem, weight, bias)
+    part = tuple((r.start, r.stop) for r in piece.kernel)
+    key = ResidentKey(step.layer, step.version, step.index, part, biased=not piece.partial)
+    return Stage(piece.problem, weight, bias, key)
+
+
+def _term(made: Dispatch, piece: Piece) -> Array:
+    """Where a piece's result goes that is a term of a sum."""
+    term = np.empty(piece.problem.geometry.output_shape, dtype=piece.problem.types.output)
+    made.sums.setdefault(piece.output, []).append(term)
+    return term

@@ -1,0 +1,66 @@
+"""A request that waits for a worker, and which others it may be joined with."""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from groupconv.wire.requests import Result, Step
+from groupconv_server.coordinator.resident import ResidentStep
+from groupconv_worker.contract import Array
+
+
+@dataclass(eq=False, slots=True)
+class Asked:
+    """A request that waits, and what becomes of it.
+
+    Attributes:
+        alone: runs it by itself.
+        key: equal for requests that may be joined.
+        rank: the least goes first.
+        alive: whether its caller is still there.
+        context: of its thread, for traces.
+        woken: locked while it waits.
+        result: its answer, or its part of a joined run's; None if there is none.
+        joined: whether it is a part.
+        error: why it has no answer.
+    """
+
+    x: Array
+    steps: Sequence[Step]
+    alone: Callable[[], Result]
+    key: tuple[Any, ...]
+    rank: tuple[float, int]
+    deadline: float | None
+    alive: Callable[[], bool]
+    context: Context = field(default_factory=copy_context)
+    woken: threading.Lock = field(default_factory=threading.Lock)
+    result: Result | None = None
+    joined: bool = False
+    error: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self.woken.acquire()
+
+
+def key_of(x: Array, steps: Sequence[Step], reordering: bool) -> tuple[Any, ...]:
+    """Equal for requests that can be joined, if their kernels are the same."""
+    first = steps[0]
+    if isinstance(first, ResidentStep):
+        return x.shape[1:], x.dtype, reordering, first.layer, first.version
+    return x.shape[1:], x.dtype, reordering, tuple((s.spec, s.kernel.shape, s.kernel.dtype) for s in steps)
+
+
+def same(steps: Sequence[Step], others: Sequence[Step]) -> bool:
+    """Whether steps of equal keys have the same kernels and biases, to the bit."""
+    if steps is others or isinstance(steps[0], ResidentStep):
+        return True
+    pairs = [(getattr(a, n), getattr(b, n)) for a, b in zip(steps, others, strict=True) for n in ("kernel", "bias")]
+    return all(a is b or (a is not None and b is not None and _bits(a) == _bits(b)) for a, b in pairs)
+
+
+def _bits(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -1,0 +1,1 @@
+"""Resident layers: their registry, versions, files."""

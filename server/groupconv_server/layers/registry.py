@@ -1,0 +1,266 @@
+"""Resident layers: named steps whose weights stay, versioned, counted against a quota.
+
+A version is immutable. Loading under a name that exists switches the name to the new version at once; requests that
+hold the old one end with it, and its memory is given back when the last of them has.
+"""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from groupconv.errors import NotFoundError, ResourceExhaustedError
+from groupconv.text import human_bytes
+from groupconv.wire.requests import Step
+from groupconv_server.coordinator.resident import ResidentStep, resident_steps
+from groupconv_server.layers.names import check_name, shown
+
+
+@dataclass
+class Usage:
+    """What one version of a layer did: requests answered and failed, samples, seconds in the coordinator."""
+
+    requests: int = 0
+    failures: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class Layer:
+    """One version of a layer.
+
+    Attributes:
+        name, version: every load has a higher version.
+        steps: with their weights.
+        bytes: of the weights.
+        usage: what it did.
+    """
+
+    name: str
+    version: int
+    steps: tuple[ResidentStep, ...]
+    bytes: int
+    usage: Usage = field(default_factory=Usage)
+    running: int = 0
+    used: int = 0
+    gone: bool = False
+
+
+@dataclass
+class Room:
+    """Bytes reserved for a layer on its way."""
+
+    bytes: int
+
+
+class Layers:
+    """The layers of a server. Safe to use from several threads.
+
+    Args:
+        forget: tells the workers to drop a version.
+        capacity: bytes of weights of all layers.
+        evict: whether the least recently used layers leave when a new one does not fit.
+        used: called after each request with the layer's name, whether it was answered, and its seconds.
+
+    Example:
+        >>> import numpy as np
+        >>> layers = Layers(lambda name, version: None, capacity=100)
+        >>> with layers.reserved(12) as room:
+        ...     layers.load("edge", [Step(np.ones((1, 1, 3), np.float32))], room).version
+        1
+        >>> with layers.using("edge") as layer:
+        ...     layer.steps[0].kernel.shape
+        (1, 1, 3)
+        >>> layers.unload("edge"); layers.bytes
+        0
+    """
+
+    def __init__(
+        self,
+        forget: Callable[[str, int], None],
+        *,
+        capacity: int,
+        evict: bool = False,
+        used: Callable[[str, bool, float], None] = lambda *_: None,
+    ) -> None:
+        self._forget, self.capacity, self._evict, self._used = forget, capacity, evict, used
+        self.bytes = 0
+        self._layers: dict[str, Layer] = {}
+        self._version, self._clock = 0, itertools.count(1)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def reserved(self, size: int) -> Iterator[Room]:
+        """Room for a layer of `size` bytes, before anything is allocated; given back unless `load` takes it.
+
+        Raises:
+            ResourceExhaustedError: naming the size, what is loaded and the limit.
+        """
+        with self._lock:
+            ended = self._make_room(size)
+            fits = self.bytes + size <= self.capacity
+            if fits:
+                self.bytes += size
+            loaded = self.bytes
+        self._drop(ended)
+        if not fits:
+            raise ResourceExhaustedError(
+                f"layer: {human_bytes(size)} of weights do not fit beside the {human_bytes(loaded)} loaded, "
+                f"the limit is {human_bytes(self.capacity)}; unload a layer"
+            )
+        room = Room(size)
+        try:
+            yield room
+        finally:
+            with self._lock:
+                self.bytes -= room.bytes
+
+    def next_version(self, name: str) -> int:
+        """A version for a layer that is about to be loaded.
+
+        Raises:
+            InvalidArgumentError: a name that cannot be.
+        """
+        check_name(name)
+        with self._lock:
+            self._version += 1
+            return self._version
+
+    def load(self, name: str, steps: Sequence[Step], room: Room, version: int | None = None) -> Layer:
+        """Make `steps` the new version of a layer, in the room that was reserved for their weights.
+
+        Args:
+            name: of the layer.
+            steps: with read-only arrays.
+            room: which is the layer's from now on.
+            version: as of `next_version`, or of a layer that was on disk; None takes the next one.
+
+        Raises:
+            InvalidArgumentError: a name that cannot be.
+        """
+        check_name(name)
+        with self._lock:
+            size, room.bytes = room.bytes, 0  # now the layer's
+            self._version = max(self._version + (version is None), version or 0)
+            version = version or self._version
+            layer = Layer(name, version, resident_steps(name, version, steps), size, used=next(self._clock))
+            old = self._layers.get(name)
+            ended = self._retire(old) if old else []
+            self._layers[name] = layer
+        self._drop(ended)
+        return layer
+
+    def forget(self, name: str, version: int) -> None:
+        """Have the workers drop a version that was prepared and not loaded."""
+        self._forget(name, version)
+
+    def get(self, name: str) -> Layer:
+        """The present version.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._lock:
+            return self._get(name)
+
+    def all(self) -> list[Layer]:
+        """The present version of every layer, by name."""
+        with self._lock:
+            return [self._layers[name] for name in sorted(self._layers)]
+
+    def unload(self, name: str) -> None:
+        """Let a layer go; its running requests end with it.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._lock:
+            ended = self._retire(self._get(name))
+        self._drop(ended)
+
+    def using(self, name: str, samples: int = 1) -> "Use":
+        """The present version, kept for one request of so many samples, which counts in its usage.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return Use(self, name, samples)
+
+    def take(self, name: str) -> Layer:
+        """The present version, kept until it is given back.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._lock:
+            layer = self._get(name)
+            layer.running += 1
+            layer.used = next(self._clock)
+            return layer
+
+    def give_back(self, layer: Layer, samples: int, seconds: float, *, done: bool) -> None:
+        """The end of a request for so many samples that took a layer, and whether it was answered."""
+        with self._lock:
+            layer.running -= 1
+            usage = layer.usage
+            if done:
+                usage.requests += 1
+                usage.samples += samples
+                usage.seconds += seconds
+            else:
+                usage.failures += 1
+            ended = self._ended(layer)
+        if ended:
+            self._drop(ended)
+        self._used(layer.name, done, seconds)
+
+    def _get(self, name: str) -> Layer:
+        layer = self._layers.get(name)
+        if layer is None:
+            raise NotFoundError(f"layer: there is none called {shown(name)}")
+        return layer
+
+    def _make_room(self, size: int) -> list[Layer]:
+        ended: list[Layer] = []
+        while self._evict and self.bytes + size > self.capacity >= size and self._layers:
+            ended += self._retire(min(self._layers.values(), key=lambda layer: layer.used))
+        return ended
+
+    def _retire(self, layer: Layer) -> list[Layer]:
+        layer.gone = True
+        del self._layers[layer.name]
+        return self._ended(layer)
+
+    def _ended(self, layer: Layer) -> list[Layer]:
+        """The layer, if nothing uses it any more; its bytes are then free."""
+        if not layer.gone or layer.running:
+            return []
+        self.bytes -= layer.bytes
+        return [layer]
+
+    def _drop(self, ended: Sequence[Layer]) -> None:
+        """Outside the lock: telling workers may take its time."""
+        for layer in ended:
+            self._forget(layer.name, layer.version)
+
+
+class Use:
+    """A layer for the length of one request; a context manager."""
+
+    __slots__ = ("_layer", "_layers", "_name", "_samples", "_start")
+
+    def __init__(self, layers: Layers, name: str, samples: int) -> None:
+        self._layers, self._name, self._samples = layers, name, samples
+
+    def __enter__(self) -> Layer:
+        self._start = time.perf_counter()
+        self._layer = self._layers.take(self._name)
+        return self._layer
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        seconds = time.perf_counter() - self._start
+        self._layers.give_back(self._layer, self._samples, seconds, done=kind is None)

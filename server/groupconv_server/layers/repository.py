@@ -1,0 +1,155 @@
+"""Layers in memory and, where the operator gave a folder, on disk: what is loaded is kept, what is unloaded is not."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+from groupconv.errors import (
+    FailedPreconditionError,
+    GroupconvError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
+from groupconv.wire.requests import Step
+from groupconv_server.coordinator.coordinator import Coordinator
+from groupconv_server.coordinator.resident import resident_steps
+from groupconv_server.coordinator.steps import Inputs
+from groupconv_server.layers.registry import Layer, Layers, Room
+from groupconv_server.layers.store import LayerStore, Stored
+from groupconv_server.layers.warming import prepare, warm
+
+log = logging.getLogger(__name__)
+
+
+class Repository:
+    """The layers of a server and their copies on disk.
+
+    Args:
+        layers: in memory.
+        store: on disk; None keeps nothing.
+        coordinator: prepares new versions before they take requests; None leaves that to the first request.
+    """
+
+    def __init__(self, layers: Layers, store: LayerStore | None = None, coordinator: Coordinator | None = None) -> None:
+        self.layers, self.store, self._coordinator = layers, store, coordinator
+        self.damaged: dict[str, str] = {}
+        self._order = threading.Lock()  # two loads of one name end on disk as they do in memory
+
+    def restore(self) -> None:
+        """Load every layer that is on disk; those that cannot be loaded are reported and left alone."""
+        if self.store is None:
+            return
+        for found in self.store.all():
+            try:
+                if not isinstance(found, Stored):
+                    raise found[1]
+                self._place(found)
+            except GroupconvError as error:
+                name = found.name if isinstance(found, Stored) else found[0]
+                self.damaged[name] = str(error)
+                log.error("layer %s was not loaded: %s", name, error)  # noqa: TRY400 - its message says it all
+
+    def load(self, name: str, steps: Sequence[Step], room: Room, inputs: Inputs = ()) -> Layer:
+        """Make `steps` the new version of a layer: prepared on the workers, kept on disk, then there for requests.
+
+        Args:
+            name: of the layer.
+            steps: with read-only arrays.
+            room: reserved for them.
+            inputs: to expect; those that the version before was given are expected too.
+
+        Raises:
+            InvalidArgumentError: a name that cannot be, or an input that does not fit the steps.
+            FailedPreconditionError: it cannot be kept; the version before stays.
+        """
+        with self._order:
+            version = self.layers.next_version(name)
+            try:
+                self._warm(name, version, steps, inputs)
+                if self.store is not None:
+                    self._keep(name, version, steps, inputs)
+                return self.layers.load(name, steps, room, version)
+            except BaseException:
+                self.layers.forget(name, version)
+                raise
+
+    def prepare(self, worker: str) -> None:
+        """Have a worker that joins or comes back prepare every layer for the inputs that are expected."""
+        if self._coordinator is None:
+            return
+        self._coordinator.measure(worker)
+        for layer in self.layers.all():
+            for shape, dtype in self._coordinator.problems.inputs(layer.name, layer.version):
+                with suppress(InvalidArgumentError, ResourceExhaustedError):
+                    prepare(self._coordinator, worker, layer.steps, shape, dtype)
+
+    def unload(self, name: str, *, keep: bool = False) -> None:
+        """Let a layer go, from disk too unless it is to be kept there.
+
+        Raises:
+            NotFoundError: there is none.
+            FailedPreconditionError: its files cannot be removed; the layer stays.
+        """
+        with self._order:
+            self.layers.get(name)
+            if self.store is not None and not keep:
+                try:
+                    self.store.remove(name)
+                except OSError as error:
+                    raise FailedPreconditionError(f"the layer cannot be removed from disk: {error.strerror}") from error
+            self.layers.unload(name)
+
+    def reload(self, name: str) -> None:
+        """Load a layer from disk if it is not loaded.
+
+        Raises:
+            NotFoundError: it is neither loaded nor on disk.
+            DataLossError: it is damaged.
+        """
+        with self._order:
+            if self.store is None or any(layer.name == name for layer in self.layers.all()):
+                self.layers.get(name)
+                return
+            self._place(self.store.read(name))
+            self.damaged.pop(name, None)
+
+    def unloaded(self) -> dict[str, str]:
+        """Names of layers that are on disk alone, and why where there is a reason."""
+        if self.store is None:
+            return {}
+        here = {layer.name for layer in self.layers.all()}
+        names = {*self.store.names(), *self.damaged} - here
+        return {name: self.damaged.get(name, "unloaded") for name in sorted(names)}
+
+    def _warm(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs) -> None:
+        if self._coordinator is None:
+            return
+        resident = resident_steps(name, version, steps)
+        for i, (shape, dtype) in enumerate(inputs):
+            try:
+                warm(self._coordinator, resident, shape, dtype)
+            except InvalidArgumentError as error:
+                raise error.within(f"inputs[{i}]") from None
+        with suppress(NotFoundError):
+            for shape, dtype in self._coordinator.problems.inputs(name, self.layers.get(name).version):
+                with suppress(InvalidArgumentError, ResourceExhaustedError):  # the new version may be for other inputs
+                    warm(self._coordinator, resident, shape, dtype)
+
+    def _keep(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs) -> None:
+        assert self.store is not None
+        try:
+            self.store.save(name, version, steps, inputs)
+        except OSError as error:
+            raise FailedPreconditionError(f"the layer cannot be kept on disk: {error.strerror}") from error
+        self.damaged.pop(name, None)
+
+    def _place(self, stored: Stored) -> None:
+        try:
+            self._warm(stored.name, stored.version, stored.steps, stored.inputs)
+        except GroupconvError as error:  # no worker yet, or limits that were others: the first request prepares it
+            log.warning("layer %s is loaded without being prepared: %s", stored.name, error)
+        size = sum(t.nbytes for step in stored.steps for t in (step.kernel, step.bias) if t is not None)
+        with self.layers.reserved(size) as room:
+            self.layers.load(stored.name, stored.steps, room, stored.version)

@@ -1,0 +1,271 @@
+"""Layers on disk: weights as safetensors, the rest as JSON, so that a server that starts again has them.
+
+    <folder>/<slug>-<hash of the name>.json            what the layer is, and the checksum of its weights
+    <folder>/<slug>-<hash of the name>.<checksum>.safetensors
+
+The JSON is written last and replaced atomically: at any moment it names weights that are wholly there. A layer that
+was damaged is told from one that was not, by its checksum, and left alone.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from google.protobuf import json_format
+from safetensors.numpy import save
+
+from groupconv.convolution.dtypes import DTYPES
+from groupconv.errors import DataLossError, FailedPreconditionError, GroupconvError, InvalidArgumentError, NotFoundError
+from groupconv.v1 import layer_pb2
+from groupconv.wire.requests import Array, Step
+from groupconv.wire.specs import spec_to_wire
+from groupconv.wire.tensors import type_to_wire
+from groupconv_server.coordinator.limits import Limits
+from groupconv_server.coordinator.steps import Inputs, inputs_of, steps_of
+from groupconv_server.layers.disk_files import printable, read_regular, write_atomically
+from groupconv_server.layers.folder_lock import FolderLock
+from groupconv_server.layers.names import check_name
+
+log = logging.getLogger(__name__)
+
+FORMAT = "groupconv-layer/1"
+DESCRIPTION = 2**20
+"""Bytes that a layer's JSON may have, and the header of its safetensors file."""
+LAST_VERSION = 2**53
+"""Versions on disk are below this; the versions that follow still fit 64 bits."""
+LONGEST = 500
+"""Characters of what is said about a damaged layer."""
+_STORED: dict[str, np.dtype] = {
+    "F16": DTYPES["float16"],
+    "BF16": DTYPES["bfloat16"],
+    "F32": DTYPES["float32"],
+    "F64": DTYPES["float64"],
+    "I8": DTYPES["int8"],
+    "U8": DTYPES["uint8"],
+    "I32": DTYPES["int32"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A layer as it was on disk.
+
+    Attributes:
+        name, version: of the layer.
+        steps: with read-only weights.
+        inputs: to expect.
+    """
+
+    name: str
+    version: int
+    steps: list[Step]
+    inputs: Inputs = ()
+
+
+class LayerStore:
+    """A folder of layers, held by one server at a time. Safe to use from several threads.
+
+    Args:
+        folder: made if it is not there. One that cannot be written is read, and nothing is kept.
+        limits: what a layer may be.
+        holder: what a second server on the folder is told about this one, as its address.
+
+    Raises:
+        FailedPreconditionError: another server holds the folder.
+        OSError: a folder that cannot be made or listed.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> store = LayerStore(Path(folder.name))
+        >>> store.save("edge", 3, [Step(np.ones((1, 1, 3), np.float32))])
+        >>> store.read("edge").steps[0].kernel.tolist()
+        [[[1.0, 1.0, 1.0]]]
+        >>> store.remove("edge"); store.names(), store.close(), folder.cleanup()
+        ([], None, None)
+    """
+
+    def __init__(self, folder: Path, limits: Limits | None = None, holder: str = "unknown") -> None:
+        self.folder, self._limits = folder, limits or Limits()
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.held = FolderLock(folder, holder)
+        if self.held.writable:
+            self._remove_parts()
+
+    def close(self) -> None:
+        """Let another server have the folder."""
+        self.held.release()
+
+    def save(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs = ()) -> None:
+        """Keep a layer, in place of the one of that name.
+
+        Raises:
+            FailedPreconditionError: the folder cannot be written.
+            OSError: the disk is full or gone; what was there stays.
+        """
+        self._check_writable()
+        header = layer_pb2.LayerHeader(name=name, inputs=[type_to_wire(dtype, shape) for shape, dtype in inputs])
+        arrays: dict[str, Array] = {}
+        for i, step in enumerate(steps):
+            message = header.steps.add(
+                kernel=type_to_wire(step.kernel.dtype, step.kernel.shape), spec=spec_to_wire(step.spec)
+            )
+            arrays[f"{i}.kernel"] = np.ascontiguousarray(step.kernel)
+            if step.bias is not None:
+                message.bias.CopyFrom(type_to_wire(step.bias.dtype, step.bias.shape))
+                arrays[f"{i}.bias"] = np.ascontiguousarray(step.bias)
+        data = save(arrays)
+        digest = hashlib.sha256(data).hexdigest()
+        weights = self.folder / f"{_slug(name)}.{digest[:16]}.safetensors"
+        about = {
+            "format": FORMAT,
+            "version": version,
+            "layer": json_format.MessageToDict(header),
+            "weights": weights.name,
+            "sha256": digest,
+        }
+        with self._lock:
+            write_atomically(weights, data)
+            write_atomically(self._json(name), json.dumps(about, indent=1).encode())
+            for old in self.folder.glob(f"{_slug(name)}.*.safetensors"):
+                if old != weights:
+                    old.unlink()
+
+    def remove(self, name: str) -> None:
+        """Keep a layer no longer; nothing to do if it is not there.
+
+        Raises:
+            FailedPreconditionError: the folder cannot be written.
+            OSError: the disk is gone.
+        """
+        with self._lock:
+            if not self._json(name).exists():
+                return
+            self._check_writable()
+            self._json(name).unlink(missing_ok=True)
+            for weights in self.folder.glob(f"{_slug(name)}.*.safetensors"):
+                weights.unlink()
+
+    def read(self, name: str) -> Stored:
+        """A layer.
+
+        Raises:
+            NotFoundError: none of that name is kept.
+            DataLossError: it is damaged, saying how.
+        """
+        check_name(name)
+        with self._lock:
+            path = self._json(name)
+            if not path.exists():
+                raise NotFoundError(f"layer: none called {name!r} is kept on disk")
+            return self._read(path)
+
+    def names(self) -> list[str]:
+        """Of the layers that are kept and not damaged as far as their JSON tells."""
+        found = []
+        for path in self._paths():
+            with suppress(GroupconvError):
+                found.append(self._described(path)[0].name)
+        return found
+
+    def all(self) -> Iterator[Stored | tuple[str, DataLossError]]:
+        """Every layer, and in place of one that is damaged its file's name and why it cannot be had."""
+        for path in self._paths():
+            try:
+                with self._lock:
+                    yield self._read(path)
+            except DataLossError as error:
+                yield printable(path), error
+
+    def _paths(self) -> list[Path]:
+        return sorted(path for path in self.folder.iterdir() if path.suffix == ".json")
+
+    def _remove_parts(self) -> None:
+        """Remove what is left of writes that a crash cut short; what cannot be removed is logged."""
+        for left in self.folder.iterdir():
+            if left.suffix == ".part":
+                try:
+                    left.unlink()
+                except OSError as error:
+                    log.warning("%s in %s is left alone: %s", printable(left), self.folder, error.strerror)
+
+    def _check_writable(self) -> None:
+        if not self.held.writable:
+            raise FailedPreconditionError(f"the layer folder {self.folder} cannot be written by this server")
+
+    def _json(self, name: str) -> Path:
+        return self.folder / f"{_slug(name)}.json"
+
+    def _described(self, path: Path) -> tuple[layer_pb2.LayerHeader, dict[str, Any]]:
+        """What a JSON file says, checked as far as it goes without the weights.
+
+        Raises:
+            DataLossError: it is damaged.
+        """
+        with _reading(path):
+            about = json.loads(read_regular(path, DESCRIPTION))
+            if about["format"] != FORMAT:
+                raise ValueError(f"expected format {FORMAT}, got {about['format']!r}")
+            header = json_format.ParseDict(about["layer"], layer_pb2.LayerHeader())
+            if path != self._json(check_name(header.name)):
+                raise ValueError(f"another file's name for layer {header.name!r}")
+            if type(about["version"]) is not int or not 0 < about["version"] < LAST_VERSION:
+                raise ValueError(f"expected a version of 1 to {LAST_VERSION - 1}")
+            return header, about
+
+    def _read(self, path: Path) -> Stored:
+        header, about = self._described(path)
+        with _reading(path):
+            shaped, inputs = steps_of(header, self._limits), inputs_of(header)
+            size = sum(t.nbytes for step in shaped for t in (step.kernel, step.bias) if t is not None)
+            weights = self.folder / Path(about["weights"]).name  # a name in this folder, whatever it says
+            data = read_regular(weights, size + DESCRIPTION)
+            digest = hashlib.sha256(data).hexdigest()
+            if digest != about["sha256"]:
+                raise ValueError(f"{printable(weights)}: expected SHA-256 {about['sha256']}, got {digest}")
+            arrays = {key: _array(value) for key, value in safetensors.deserialize(data)}  # type: ignore[no-untyped-call]
+            return Stored(header.name, about["version"], _filled(shaped, arrays), inputs)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a file is its damage: json and protobuf raise RecursionError and SystemError, too."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        text = f"{type(error).__name__}: {error}"[:LONGEST].encode("utf-8", "backslashreplace").decode()
+        raise DataLossError(f"{printable(path)}: {text}") from None
+
+
+def _filled(shapes: list[Step], arrays: dict[str, Array]) -> list[Step]:
+    """The steps with these arrays, which must be of their shapes and dtypes."""
+    steps = []
+    for i, shaped in enumerate(shapes):
+        for part, wanted in (("kernel", shaped.kernel), ("bias", shaped.bias)):
+            array = arrays.get(f"{i}.{part}")
+            got = None if array is None else (array.dtype, array.shape)
+            if got != (None if wanted is None else (wanted.dtype, wanted.shape)):
+                raise InvalidArgumentError(f"{i}.{part}", str(wanted), got)
+        steps.append(Step(arrays[f"{i}.kernel"], arrays.get(f"{i}.bias"), shaped.spec))
+    return steps
+
+
+def _array(stored: dict[str, Any]) -> Array:
+    """A tensor of a safetensors file, read-only; safetensors' own NumPy reader has no bfloat16."""
+    data, dtype, shape = stored["data"], _STORED[str(stored["dtype"])], stored["shape"]
+    return np.frombuffer(bytes(data), dtype=dtype).reshape(shape)
+
+
+def _slug(name: str) -> str:
+    """A file's name for a layer: readable, of bounded length, and no two layers' the same."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

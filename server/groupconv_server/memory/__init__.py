@@ -1,0 +1,1 @@
+"""Clients' shared memory and device memory, and the process's own."""

@@ -1,0 +1,1 @@
+"""Feature maps in bands of rows."""

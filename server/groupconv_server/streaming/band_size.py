@@ -1,0 +1,72 @@
+"""How many rows a band has: as many as hide its cost, as memory allows."""
+
+import math
+from collections.abc import Sequence
+
+from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
+from groupconv.text import human_bytes
+from groupconv_server.coordinator.limits import Limits
+from groupconv_server.streaming.bands import Band, Bands
+from groupconv_worker.contract import Problem
+
+IN_FLIGHT = 4
+"""Bands of a stream that exist at a time: one arrives, two are computed, one leaves."""
+SHORTEST_BAND, LONGEST_BAND = 4 * 2**20, 16 * 2**20
+"""Bytes of a band, input and output, for each worker: long enough to hide what a shard costs beside its arithmetic."""
+BANDS = 64
+"""Bands of a stream, at least, before they grow beyond the shortest: the first result is to leave early."""
+
+
+def choose(problems: Sequence[Problem], rows: int, limits: Limits, workers: int) -> Bands:
+    """The bands of a stream whose memory fits the limits.
+
+    Args:
+        problems: the steps on the whole input.
+        rows: output rows of a band as the caller wants them, 0 to choose.
+        limits: of a stream.
+        workers: that a band is cut over.
+
+    Raises:
+        InvalidArgumentError: bands of fewer than no rows.
+        ResourceExhaustedError: the whole stream, or the smallest band there can be, is over its limit.
+    """
+    if rows < 0:
+        raise InvalidArgumentError("header.band_rows", "0 or more rows", rows)
+    first, last = problems[0].geometry, problems[-1].geometry
+    out_rows = last.batch * last.output[0]
+    total = math.prod(first.input_shape) * problems[0].types.input.itemsize
+    total += sum(math.prod(p.geometry.output_shape) * p.types.output.itemsize for p in problems)
+    if total > limits.stream_total_bytes:
+        raise ResourceExhaustedError(
+            f"header.input.shape: feature maps of {human_bytes(total)} in all are more than the limit of "
+            f"{human_bytes(limits.stream_total_bytes)} for a stream"
+        )
+    most = limits.stream_bytes // IN_FLIGHT
+    if rows:
+        bands = Bands(problems, rows)
+        check(bands.widest(), most)
+        return bands
+    row = max(1, total // out_rows)
+    target = min(max(total // BANDS, SHORTEST_BAND), LONGEST_BAND)
+    rows = max(1, min(most, target * workers) // row)
+    halo = Bands(problems, rows).widest().nbytes - rows * row
+    # a halo is copied and transformed once more for each band: about a third of it where memory allows
+    bands = Bands(problems, max(rows, 6 * halo // row))
+    while bands.widest().nbytes > most and bands.rows > 1:
+        bands = Bands(problems, bands.rows // 2)
+    check(bands.widest(), most)
+    return bands
+
+
+def check(band: Band, most: int) -> None:
+    """Refuse a band of more than `most` bytes.
+
+    Raises:
+        ResourceExhaustedError: saying how large it is and why.
+    """
+    if band.nbytes > most:
+        raise ResourceExhaustedError(
+            f"a band of {band.output.stop - band.output.start} output rows takes {human_bytes(band.nbytes)} with the "
+            f"{band.input.stop - band.input.start} input rows it needs at once; a stream may hold {IN_FLIGHT} bands of "
+            f"{human_bytes(most)} (padding_mode circular needs whole samples)"
+        )

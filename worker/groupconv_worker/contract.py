@@ -1,0 +1,124 @@
+"""What an engine is: something that runs convolutions on one kind of device, by one of several algorithms.
+
+Plan on symbols, execute on arrays: `supports` and the choice of an algorithm see a `Problem` (shapes and
+dtypes), never data. `prepare` sees the weights once; the `Prepared` it returns sees feature maps.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groupconv.convolution.dtypes import Types
+from groupconv.convolution.geometry import Geometry
+from groupconv.errors import UnavailableError
+
+Array = NDArray[Any]
+
+
+def beside(x: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """An array to be filled by a step on `x` and read by the next, where `x` lies: on the host or on its device."""
+    if isinstance(x, np.ndarray):
+        return np.empty(shape, dtype)
+    made: Array = x.beside(shape, dtype)  # a DeviceTensor, which is an array as far as plans and runs ask
+    return made
+
+
+class DeviceLostError(UnavailableError):
+    """The device or its context failed for good: no later call in this process can succeed.
+
+    Whoever runs the engine must replace the process (a Ray actor exits and is restarted); the work may then
+    be tried again.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The symbols of one convolution: its geometry and its dtypes. Hashable: it keys caches and tunings.
+
+    Example:
+        >>> import pickle
+        >>> import numpy as np
+        >>> from groupconv import ConvSpec, resolve
+        >>> from groupconv.convolution.dtypes import types_of
+        >>> f32 = np.dtype("float32")
+        >>> problem = Problem(resolve(ConvSpec(), (1, 2, 4), (2, 2, 3)), types_of(f32, f32))
+        >>> {problem: "known"}[pickle.loads(pickle.dumps(problem))]
+        'known'
+    """
+
+    geometry: Geometry
+    types: Types
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.geometry, self.types)))
+
+    def __hash__(self) -> int:
+        return self._hash  # taken once: every request looks something up
+
+    def __reduce__(self) -> tuple[type["Problem"], tuple[Geometry, Types]]:
+        return Problem, (self.geometry, self.types)  # another process hashes strings otherwise
+
+
+class Prepared(Protocol):
+    """A convolution with its weights in the form its algorithm wants them."""
+
+    algorithm: str
+
+    def run(self, x: Array, out: Array) -> None:
+        """Convolve `x`, add the bias, apply the activation, write into `out`.
+
+        Safe to call from several threads at once.
+
+        Args:
+            x: (N, C, *input) of `problem.types.input`, any strides. N may differ from the problem's.
+            out: (N, M, *output) of `problem.types.output`, any strides; every element is written.
+        """
+
+
+class Algorithm(Protocol):
+    """One way to compute a convolution."""
+
+    name: str
+
+    def supports(self, problem: Problem) -> bool:
+        """Whether `prepare` accepts this problem."""
+
+    def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
+        """Take the weights.
+
+        Args:
+            problem: shapes and dtypes; the geometry's activation is part of the work.
+            weight: of `problem.geometry.weight_shape` and `problem.types.weight`. Not to be changed; may be a
+                view of a message, so keep a copy if it is needed after the first run of a resident kernel.
+            bias: (M,) of any dtype of the output's kind, or None.
+            resident: the kernel will run many times, so repacking pays; else it runs once and must not wait.
+        """
+
+
+class Engine(Protocol):
+    """Algorithms of one device and the choice among them.
+
+    Attributes:
+        threads: CPU threads it may use.
+        at_once: runs it does at a time, at most, where its threads are shared among them (`threads.keep_to`).
+        gpu: the `cuda.device.Device` whose arrays (DLPack) it reads and writes where they lie; None without one.
+    """
+
+    name: str
+    threads: int
+    at_once: int
+    gpu: Any
+
+    def device(self) -> str:
+        """The device in words, for people ("cpu: Intel Xeon, 2 threads")."""
+
+    def prepare(
+        self, problem: Problem, weight: Array, bias: Array | None = None, *, resident: bool = False
+    ) -> Prepared:
+        """Pick an algorithm for `problem` and give it the weights (arguments as in `Algorithm.prepare`)."""
+
+    def close(self) -> None:
+        """Give back what the engine holds: threads, sessions, device memory."""

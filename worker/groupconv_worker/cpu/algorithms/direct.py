@@ -1,0 +1,260 @@
+"""Direct convolution with the lanes over output channels: dense convolutions and wide groups (kernels/filters.py)."""
+
+import functools
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from groupconv_worker.contract import Array, Prepared, Problem
+from groupconv_worker.cpu.algorithms.filters import packed
+from groupconv_worker.cpu.algorithms.plane import Phase, Plane, phases
+from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples, bias_of, zero_padded
+from groupconv_worker.cpu.kernels import filters, layout, simd
+from groupconv_worker.cpu.program import Place, Program, Scratch, Stage, X, Y
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.cpu.workspace import Buffers
+
+Block = tuple[int, int, int]
+"""Vectors of filters, rows and pixels of a block."""
+
+
+class Direct:
+    """Takes float32, float64 and int32 accumulators, one or two axes, every kernel, stride and dilation.
+
+    Args:
+        team: the threads.
+        buffers: scratch memory.
+    """
+
+    name = "direct"
+
+    def __init__(self, team: Team, buffers: Buffers) -> None:
+        self.team, self.buffers = team, buffers
+
+    def supports(self, problem: Problem) -> bool:
+        """One or two axes."""
+        return problem.types.accumulate in NATIVE and bool(phases(zero_padded(problem.geometry)))
+
+    def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
+        """Pack the filters for the lanes: a copy, cheap beside the arithmetic unless the map is tiny."""
+        g = zero_padded(problem.geometry)
+        activated = g.activation is None or g.activation.kind == "relu"
+        kernel = _Direct(self, problem, weight, bias_of(bias, g, problem.types.accumulate), resident=resident)
+        return Samples(problem, kernel, activated=activated)
+
+
+class _Direct:
+    algorithm = "direct"
+
+    def __init__(self, direct: Direct, problem: Problem, weight: Array, bias: Array, *, resident: bool) -> None:
+        g, dtype = zero_padded(problem.geometry), bias.dtype
+        relu = int(g.activation is not None and g.activation.kind == "relu")
+        output = g.output if g.rank == 2 else (1, *g.output)
+        scratch, stages, lanes = Scratch(), [], simd.lanes(dtype.itemsize)
+        found = [replace(phase, plane=strips(phase.plane, lanes)) for phase in phases(g)]
+        spread = Spread([p.plane for p in found], lanes)
+        wide = X
+        if not spread.is_identity:
+            wide = scratch.room(spread.size, dtype)
+            stages.append(Stage(layout.spread(dtype), (X, wide, *spread.extents), spread.rows))
+        size = vectors(found[0].plane, lanes) * lanes
+        self.room = packed(weight, g, size, dtype, direct.team, direct.buffers, resident=resident)
+        w = self.room.array
+        padded = np.zeros((g.groups, -(-found[0].plane.filters // size) * size), dtype)
+        padded[:, : found[0].plane.filters] = bias.reshape(g.groups, -1)
+        # a one-shot kernel has little to gain at the edges of a map unless they are most of it
+        worth_it = resident or any(max(p.plane.dilation) > 1 for p in found)
+        with np.errstate(all="ignore"):  # an infinite weight times a zero of the padding is a NaN
+            leave_out = worth_it and bool(np.isfinite(np.dot(w, w)))
+        tap = 0
+        for phase in found:
+            where = (tap, math.prod(g.kernel))
+            stages.append(_stage(phase, spread, (wide, w, padded), where, output, relu, leave_out=leave_out))
+            tap += math.prod(phase.plane.kernel)
+        self.program = Program(direct.team, direct.buffers, stages, scratch)
+
+    def run(self, x: Array, y: Array) -> None:
+        self.program.run(x, y)
+
+
+def _stage(
+    phase: Phase,
+    spread: "Spread",
+    arrays: tuple[Place, Array, Array],
+    where: tuple[int, int],
+    output: tuple[int, ...],
+    relu: int,
+    *,
+    leave_out: bool,
+) -> Stage:
+    """One phase: from the spread input, packed weights and bias, into its cells of y.
+
+    Args:
+        phase: the phase.
+        spread: how its input lies.
+        arrays: spread input, packed weights, bias filled up to whole blocks.
+        where: its first tap among the packed ones, and how many those are.
+        output: rows and columns of y.
+        relu: not 0 to clamp.
+        leave_out: as in `tap_table`.
+    """
+    x, w, bias = arrays
+    plane, dtype, lanes = phase.plane, w.dtype, simd.lanes(w.dtype.itemsize)
+    V, R, P = block(plane, lanes)
+    size = V * lanes
+    count = -(-plane.filters // size)
+    taps, starts = tap_table(plane, (spread.low, spread.row), (size, R, P), where[0], leave_out=leave_out)
+    within_x = (spread.channel, plane.channels * spread.channel, spread.row * plane.stride[0])
+    width = plane.output[1] if phase.step[1] == 1 else output[1]
+    within_y = (math.prod(output), phase.step[0] * width)
+    y = Place(Y.base, (phase.start[0] * width + phase.start[1]) * dtype.itemsize)
+    sizes = (plane.channels, plane.filters, count, where[1], *plane.output, *within_x, *within_y)
+    words = (x, w, bias, y, taps, starts, len(starts), *sizes, relu)
+    rest = -(-(plane.filters - (count - 1) * size) // lanes)
+    run = filters.kernel(dtype, V, rest, R, P, plane.stride[1], phase.step[1])
+    return Stage(run, words, plane.groups * count * -(-plane.output[0] // R))
+
+
+FEW_CHANNELS = 8
+"""Channels up to which an unpadded input is read as it lies; of more, those of one row are brought together."""
+
+
+class Spread:
+    """The input that serves all `planes`, which differ in padding: x itself or a padded copy (rows, C, columns).
+
+    Args:
+        planes: of one input, stride and channel count.
+        lanes: elements of a vector.
+    """
+
+    def __init__(self, planes: list[Plane], lanes: int) -> None:
+        one = planes[0]
+        self.channels, (height, width) = one.groups * one.channels, one.input
+        self.low = (max(p.low[0] for p in planes), max(p.low[1] for p in planes))
+        # the last block of rows is a whole one
+        heights = [-(-p.output[0] // R) * R for p, (_, R, _) in [(p, block(p, lanes)) for p in planes]]
+        self.rows = max(_seen(p, 0, rows) + self.low[0] - p.low[0] for p, rows in zip(planes, heights, strict=True))
+        self.columns = max(_seen(p, 1, p.output[1]) + self.low[1] - p.low[1] for p in planes)
+        fits = self.low == (0, 0) and self.rows <= height and self.columns <= width
+        pointwise = all(p.kernel == p.stride == (1, 1) for p in planes)
+        self.is_identity = fits and (pointwise or self.channels <= FEW_CHANNELS)
+        self.extents = (self.channels, *one.input, *self.low, self.columns)
+        self.row, self.channel = self.channels * self.columns, self.columns
+        self.size = self.rows * self.row
+        if self.is_identity:
+            self.row, self.channel = width, height * width
+
+
+def _seen(plane: Plane, axis: int, outputs: int) -> int:
+    """Cells that so many outputs see along an axis."""
+    return (outputs - 1) * plane.stride[axis] + (plane.kernel[axis] - 1) * plane.dilation[axis] + 1
+
+
+TABLE = 20_000
+"""Most entries of a table of taps per block: on larger maps the edges, where taps see only padding, are few."""
+ROWS = 4
+"""Most rows of a block."""
+
+
+@functools.lru_cache(maxsize=256)
+def tap_table(
+    plane: Plane, grid: tuple[tuple[int, int], int], block: Block, first: int = 0, *, leave_out: bool
+) -> tuple[Array, Array]:
+    """The taps of each block of outputs, as `filters.kernel` wants them: pairs of offsets, and where a block's begin.
+
+    Args:
+        plane: the convolution.
+        grid: of the spread input its low padding and elements from row to row.
+        block: filters, rows and pixels.
+        first: the plane's first tap among the packed ones.
+        leave_out: leave out the taps that see nothing but padding, block by block.
+    """
+    size, R, P = block
+    (low, left), row = grid
+    down = low - plane.low[0] + np.arange(plane.kernel[0]) * plane.dilation[0]
+    across = left - plane.low[1] + np.arange(plane.kernel[1]) * plane.dilation[1]
+    into = (down[:, None] * row + across).reshape(-1)
+    pairs = np.stack([into, (first + np.arange(into.size)) * plane.channels * size], axis=1).astype(np.int64)
+    met = np.ones((1, len(pairs)), bool)
+    if leave_out and -(-plane.output[0] // R) * -(-plane.output[1] // P) * len(pairs) <= TABLE:
+        seen = met_taps(plane, R, P)
+        met = met if seen.all() else seen
+    taps = np.concatenate([pairs[taps] for taps in met]).reshape(-1)
+    ends = np.cumsum(met.sum(axis=1))
+    starts = np.stack([ends - met.sum(axis=1), ends], axis=1).reshape(-1)
+    return taps, starts
+
+
+def block(plane: Plane, lanes: int) -> Block:
+    """Vectors of filters, rows and pixels that fill the registers and waste little of the map's edges.
+
+    Example:
+        >>> V, R, P = block(Plane(1, 64, 64, (56, 56), (3, 3), (1, 1), (1, 1), (1, 1), (56, 56)), 16)
+        >>> V * R * P <= simd.ACCUMULATORS
+        True
+    """
+    V = vectors(plane, lanes)
+    most = min(simd.ACCUMULATORS // V, lanes)
+    height, width = plane.output
+    if width > most // 2:
+        return V, 1, even(width, most)
+    return V, even(height, min(ROWS, max(1, simd.ACCUMULATORS // V // width))), width
+
+
+STRIP = (4, 2, 1)
+"""Blocks of pixels of a strip."""
+
+
+def strips(plane: Plane, lanes: int) -> Plane:
+    """A long row that no tap shifts (pointwise) cut into rows of whole blocks, which threads can share evenly.
+
+    Example:
+        >>> strips(Plane(1, 8, 80, (1, 784), (1, 1), (1, 1), (1, 1), (0, 0), (1, 784)), 16).output
+        (14, 56)
+    """
+    cells = plane.output[1]
+    if plane.kernel != (1, 1) or plane.input != plane.output or plane.output[0] > 1:
+        return plane
+    most = min(simd.ACCUMULATORS // vectors(plane, lanes), lanes)
+    sizes = [count * P for P in range(most, most * 2 // 3, -1) for count in STRIP]
+    columns = next((size for size in sizes if cells % size == 0), cells)
+    return replace(plane, input=(cells // columns, columns), output=(cells // columns, columns))
+
+
+def vectors(plane: Plane, lanes: int) -> int:
+    """Vectors of filters of a block."""
+    count = -(-plane.filters // lanes)
+    return count if count in (1, 3) else 2
+
+
+def met_taps(plane: Plane, R: int, P: int) -> Array:
+    """Which taps meet the input at all, (blocks, K·L): at large dilations many see nothing but padding.
+
+    Example:
+        >>> met_taps(Plane(1, 8, 8, (1, 4), (1, 3), (1, 1), (1, 4), (0, 4), (1, 4)), 1, 4).tolist()
+        [[False, True, False]]
+    """
+    axes = []
+    for axis, (part, overlapping) in enumerate(((R, False), (P, True))):
+        outputs, taps = plane.output[axis], np.arange(plane.kernel[axis]) * plane.dilation[axis]
+        first = np.arange(0, outputs, part)
+        if overlapping:
+            first = np.minimum(first, outputs - part)
+        last = np.minimum(first + part, outputs) - 1
+        low, stride = plane.low[axis], plane.stride[axis]
+        seen = (last[:, None] * stride + taps - low >= 0) & (first[:, None] * stride + taps - low < plane.input[axis])
+        axes.append(seen)
+    rows, columns = axes
+    met = rows[:, None, :, None] & columns[None, :, None, :]  # (row blocks, pixel blocks, K, L)
+    return met.reshape(len(rows) * len(columns), -1)
+
+
+def even(extent: int, most: int) -> int:
+    """The part, at most `most`, that cuts `extent` with little left over into few parts: each costs half a cell more.
+
+    Example:
+        >>> even(144, 14), even(55, 14), even(35, 14), even(4, 3)
+        (12, 11, 12, 2)
+    """
+    return min(range(min(extent, most), 0, -1), key=lambda size: -(-extent // size) * (2 * size + 1))

@@ -1,0 +1,67 @@
+"""Filters packed for the lanes of `kernels.filters`, whatever order the weights come in."""
+
+import functools
+import math
+
+import numpy as np
+
+from groupconv.convolution.geometry import Geometry
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.algorithms.plane import phases
+from groupconv_worker.cpu.kernels import layout, simd
+from groupconv_worker.cpu.program import Place, Program, Stage, X, Y
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.cpu.workspace import Buffers, Room
+
+
+def packed(
+    weight: Array, g: Geometry, block: int, dtype: np.dtype, team: Team, buffers: Buffers, *, resident: bool
+) -> Room:
+    """The weights (of `g.weight_shape`) as flat (g, blocks, K·L in `tap_order`, C/g, block) of `dtype`.
+
+    A group's filters are filled up with zeros to whole blocks. A resident kernel gets fresh memory.
+    """
+    w = np.ascontiguousarray(weight.astype(dtype, copy=False))
+    stage = packing(g, block, dtype, X, Y)
+    room = Room(None if resident else buffers, stage.tasks * math.prod(w.shape) // g.out_channels * block, dtype)
+    Program(team, buffers, [stage]).run(w[None], room.array[None])
+    return room
+
+
+def packing(g: Geometry, block: int, dtype: np.dtype, source: Place, target: Place) -> Stage:
+    """The work of `packed`."""
+    channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
+    taps = math.prod(g.kernel)
+    count = -(-filters // block)
+    whole = channels * taps
+    if g.transposed:  # (C, M/g, *K): a piece is what a filter has of one channel
+        width, distances, pieces = taps, (taps, filters * whole, filters * taps), channels
+    else:
+        width, distances, pieces = whole, (whole, filters * whole, 0), 1
+    sizes = (filters, count, width, block, simd.lanes(dtype.itemsize), *distances, pieces, block, whole * block)
+    places = _places(tap_order(g), channels, block, pieces)
+    return Stage(layout.interleave(dtype), (source, target, places, *sizes), g.groups * count)
+
+
+@functools.lru_cache(maxsize=256)
+def _places(order: tuple[int, ...], channels: int, block: int, pieces: int) -> Array:
+    """Where the weights of a filter's piece go in (K·L, C/g, block)."""
+    taps = np.argsort(order) * channels * block
+    if pieces > 1:
+        return taps.astype(np.int64)
+    return (taps + np.arange(channels)[:, None] * block).reshape(-1).astype(np.int64)
+
+
+@functools.lru_cache(maxsize=1024)
+def tap_order(g: Geometry) -> tuple[int, ...]:
+    """The kernel's taps, flat, as they follow each other when packed: phase by phase, those of no phase last.
+
+    Example:
+        >>> from groupconv import ConvSpec, resolve
+        >>> tap_order(resolve(ConvSpec(flip_kernel=True), (1, 1, 8), (1, 1, 3)))
+        (2, 1, 0)
+    """
+    columns, last = g.kernel[-1], math.prod(g.kernel) - 1
+    order = [row * columns + column for phase in phases(g) for row in phase.taps[0] for column in phase.taps[1]]
+    order += sorted(set(range(last + 1)) - set(order))
+    return tuple(last - tap for tap in order) if g.flip_kernel else tuple(order)

@@ -1,0 +1,172 @@
+"""Direct convolution with the lanes along a row: groups of few channels, depthwise above all (kernels/rows.py)."""
+
+import functools
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from groupconv.convolution.geometry import Geometry
+from groupconv_worker.contract import Array, Prepared, Problem
+from groupconv_worker.cpu.algorithms.plane import Phase, Plane, filters_of, phase_filters, phases
+from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples, bias_of, zero_padded
+from groupconv_worker.cpu.kernels import layout, rows, simd
+from groupconv_worker.cpu.program import BIAS, WEIGHT, Place, Program, Scratch, Stage, X, Y, address
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.cpu.workspace import Buffers
+
+Block = tuple[int, int, int]
+"""Filters, rows and vectors of a block."""
+
+MAX_TAPS = 64
+"""Kernel taps that are unrolled; more make code that no instruction cache holds."""
+MAX_STEP = 4
+"""Largest stride and dilation: each is compiled apart, so they are kept few."""
+THREAD_MACS = 200_000
+"""Multiply-adds below which a second thread costs more than it does."""
+
+
+class Grouped:
+    """Takes float32, float64 and int32 accumulators, one or two axes, small kernels.
+
+    Args:
+        team: the threads.
+        buffers: scratch memory.
+        block: the block's extents; by default `blocks` chooses.
+    """
+
+    def __init__(self, team: Team, buffers: Buffers, block: Block | None = None) -> None:
+        self.team, self.buffers, self.block = team, buffers, block
+        self.program = functools.lru_cache(maxsize=256)(self._program)
+        self.name = "grouped" if block is None else "grouped {}x{}x{}".format(*block)
+
+    def supports(self, problem: Problem) -> bool:
+        """Few taps, a small stride and dilation, one or two axes."""
+        found = phases(zero_padded(problem.geometry))
+        return bool(found) and problem.types.accumulate in NATIVE and all(_supported(p.plane) for p in found)
+
+    def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
+        """The kernel reads the weights as they are; a resident one keeps a copy."""
+        g = zero_padded(problem.geometry)
+        w, order = np.ascontiguousarray(weight.astype(problem.types.accumulate, copy=False)), _order(g)
+        if order is not None:
+            w = w.reshape(-1).take(order)
+        elif resident and np.shares_memory(w, weight):
+            w = w.copy()
+        activated = g.activation is None or g.activation.kind == "relu"
+        kernel = _Grouped(self, g, w, bias_of(bias, g, w.dtype))
+        return Samples(problem, kernel, activated=activated)
+
+    def _program(self, g: Geometry, dtype: np.dtype) -> Program:
+        """The program of `g`; it takes weights and bias when it runs."""
+        relu = int(g.activation is not None and g.activation.kind == "relu")
+        output = g.output if g.rank == 2 else (1, *g.output)
+        scratch, stages, macs, weights = Scratch(), [], 0, 0
+        for phase in phases(g):
+            compiled = Compiled(fold(phase.plane), dtype, self.block)
+            w = Place(WEIGHT.base, weights * dtype.itemsize)
+            macs += compiled.macs
+            weights += g.out_channels * phase.plane.channels * math.prod(phase.plane.kernel)
+            if phase.step == (1, 1):
+                stages.append(compiled.stage(X, w, BIAS, Y, relu))
+                continue
+            part = scratch.room(g.out_channels * math.prod(phase.plane.output), dtype)
+            stages.append(compiled.stage(X, w, BIAS, part, relu))
+            stages.append(weaving(phase, part, output, g.out_channels, dtype))
+        return Program(self.team, self.buffers, stages, scratch, threads=1 + macs // THREAD_MACS)
+
+
+class _Grouped:
+    def __init__(self, grouped: Grouped, g: Geometry, w: Array, bias: Array) -> None:
+        self.algorithm, self.kept, self.weights = grouped.name, (w, bias), (address(w), address(bias))
+        self.program = grouped.program(g if g.batch == 1 else g.with_batch(1), w.dtype)
+
+    def run(self, x: Array, y: Array) -> None:
+        self.program.run(x, y, self.weights)
+
+
+@functools.lru_cache(maxsize=256)
+def _order(g: Geometry) -> Array | None:
+    """Where each weight of (phases, M, C/g, the taps of a phase) lies in the kernel; None if it is the same order."""
+    there = np.arange(math.prod(g.weight_shape)).reshape(g.weight_shape)
+    filters = filters_of(there, g, there.dtype)
+    order = np.concatenate([phase_filters(filters, phase).reshape(-1) for phase in phases(g)])
+    return None if np.array_equal(order, there.reshape(-1)) else order
+
+
+class Compiled:
+    """The kernel for one plane."""
+
+    def __init__(self, plane: Plane, dtype: np.dtype, block: Block | None = None) -> None:
+        lanes = simd.lanes(dtype.itemsize)
+        F, R, V = block or blocks(plane, lanes)[0]
+        V = min(V, -(-plane.output[1] // lanes))  # a phase may be narrower than the one the block was chosen for
+        self.run = rows.kernel(dtype, F, R, V, *plane.kernel, *plane.stride, *plane.dilation, _masked(plane, lanes, V))
+        self.geometry = (plane.channels, *plane.input, *plane.output, plane.filters, *plane.low)
+        self.tasks = plane.groups * (plane.filters // F) * -(-plane.output[0] // R)
+        self.macs, self.zeros = plane.macs, np.zeros(plane.input[1], dtype)
+
+    def stage(self, x: Place, w: Array | Place, bias: Array | Place, y: Place, relu: int) -> Stage:
+        """The work, from `x` into `y`."""
+        return Stage(self.run, (x, w, bias, y, self.zeros, *self.geometry, relu), self.tasks)
+
+
+FOLD = (64, 48, 32, 16)
+"""Columns of a folded row, whole vectors all."""
+
+
+def fold(plane: Plane) -> Plane:
+    """A long row that no tap shifts (pointwise) folded into short ones, so that all filters of a row find it cached.
+
+    Example:
+        >>> fold(Plane(1, 8, 8, (1, 3136), (1, 1), (1, 1), (1, 1), (0, 0), (1, 3136))).output
+        (49, 64)
+    """
+    cells = plane.output[1]
+    if plane.kernel != (1, 1) or plane.input != plane.output or plane.output[0] > 1:
+        return plane
+    columns = next((c for c in FOLD if cells % c == 0), cells)
+    return replace(plane, input=(cells // columns, columns), output=(cells // columns, columns))
+
+
+def weaving(phase: Phase, part: Place, output: tuple[int, ...], channels: int, dtype: np.dtype) -> Stage:
+    """Put a phase, computed at `part`, into its cells of y (channels, *output)."""
+    where = (phase.start[0], phase.step[0], phase.start[1], phase.step[1])
+    return Stage(layout.weave(dtype), (part, Y, *phase.plane.output, *output, *where), channels)
+
+
+def blocks(plane: Plane, lanes: int) -> list[Block]:
+    """Block shapes worth trying, the best guess first (fitted to measurements: docs/performance.md).
+
+    Example:
+        >>> blocks(Plane(8, 4, 4, (56, 56), (3, 3), (1, 1), (1, 1), (1, 1), (56, 56)), 16)[0][0]
+        4
+    """
+    vectors, room = -(-plane.output[1] // lanes), simd.ACCUMULATORS
+    height, taps = plane.output[0], plane.kernel[0] * plane.kernel[1]
+    if plane.kernel == (1, 1):
+        wanted = [(f, 1, min(v, vectors)) for f, v in ((8, 2), (4, 4), (5, 4), (3, 4), (1, 4))]
+        wanted = [(f, r, v) for f, r, v in wanted if plane.filters % f == 0]
+    elif plane.filters == 1 or plane.channels == 1:
+        widths = list(dict.fromkeys(v for v in (vectors, 4, 2, 1) if v <= min(vectors, 7)))
+        wanted = [(1, r, v) for v in widths[:2] for r in ((14, 7, 4) if v == 1 else (4, 8) if taps > 25 else (4, 2))]
+    else:
+        filters = next(f for f in (4, 3, 2, 1) if plane.filters % f == 0)
+        wanted = [(filters, 2, min(vectors, 2)), (filters, 1, min(vectors, 4)), (filters, 4, 1), (filters, 2, 1)]
+        if plane.filters % 8 == 0:
+            wanted += [(8, 1, min(vectors, 2)), (8, 2, 1)]
+    fitting = [(f, min(r, height), v) for f, r, v in wanted if f * min(r, height) * v <= room and v <= vectors]
+    return list(dict.fromkeys(fitting)) or [(1, 1, 1)]
+
+
+def _supported(plane: Plane) -> bool:
+    small = max(*plane.stride, *plane.dilation) <= MAX_STEP
+    return small and plane.kernel[0] * plane.kernel[1] <= MAX_TAPS and plane.input[1] < 2**30
+
+
+def _masked(plane: Plane, lanes: int, V: int) -> int:
+    """1 if an inner vector of some block may reach outside the input row."""
+    stride, width, outputs = plane.stride[1], plane.input[1], plane.output[1]
+    reach = (plane.kernel[1] - 1) * plane.dilation[1] - plane.low[1]
+    last = max(outputs - V * lanes, 0) + (V - 1) * lanes  # end of the inner vectors of the last block
+    return int(lanes * stride < plane.low[1] or last * stride + reach > width)

@@ -1,0 +1,174 @@
+"""onnxruntime: its Conv and ConvTranspose, the best dense convolutions on CPUs that a wheel ships.
+
+A resident kernel's weights are initializers, which the library packs once. A one-shot kernel's are inputs of a
+session that is kept per geometry, because making a session costs as much as many convolutions. Every session has
+one thread; the team splits the output channels instead, so that sessions have no threads of their own.
+"""
+
+import functools
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+
+from groupconv.convolution.geometry import Geometry
+from groupconv_worker.contract import Array, Prepared, Problem
+from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
+from groupconv_worker.cpu.threads import Team
+
+SESSIONS = 64
+"""Sessions kept for one-shot kernels."""
+
+
+class OnnxRuntime:
+    """Takes float32 accumulators, nearly every geometry.
+
+    Args:
+        team: the threads.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, team: Team) -> None:
+        self.team = team
+        self._sessions: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def supports(self, problem: Problem) -> bool:
+        """float32; an output padding of a whole stride is refused by the operator, though PyTorch has it."""
+        g = problem.geometry
+        return problem.types.accumulate == np.float32 and all(
+            r == 0 or r < s for r, s in zip(g.output_padding, g.stride, strict=True)
+        )
+
+    def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
+        """Resident: a session that owns the weights. One-shot: a kept session that takes them as inputs."""
+        g = zero_padded(problem.geometry)
+        w = weight.astype(np.float32, copy=False)
+        if g.flip_kernel:
+            w = np.flip(w, tuple(range(2, w.ndim)))
+        kernel = _Sliced(self, g, np.ascontiguousarray(w), bias_of(bias, g, w.dtype), resident=resident)
+        return Samples(problem, kernel, activated=False)
+
+    def shared_session(self, g: Geometry, channels: tuple[int, int]) -> Any:
+        """The one-shot session of output channels of `g`, made if it is not kept."""
+        key = (g.with_batch(1), channels)
+        with self._lock:
+            session = self._sessions.pop(key, None) or _session(g, channels, None, None)
+            self._sessions[key] = session
+            if len(self._sessions) > SESSIONS:
+                self._sessions.popitem(last=False)
+        return session
+
+
+class _Sliced:
+    """One session per part of the output channels."""
+
+    algorithm = "onnxruntime"
+
+    def __init__(self, runtime: OnnxRuntime, g: Geometry, w: Array, bias: Array, *, resident: bool) -> None:
+        self.team = runtime.team
+        self.parts: list[tuple[int, int, Any, tuple[Array, Array] | None]] = []
+        for start, stop in parts(g, runtime.team.threads):
+            weights = (part_of(w, g, start, stop), bias[start:stop])
+            if resident:
+                self.parts.append((start, stop, _session(g, (start, stop), *weights), None))
+            else:
+                self.parts.append((start, stop, runtime.shared_session(g, (start, stop)), weights))
+        self.geometry = g
+
+    def run(self, x: Array, y: Array) -> None:
+        for sample, made in zip(x, y, strict=True):
+            self._sample(sample, made)
+
+    def _sample(self, x: Array, y: Array) -> None:
+        def work(first: int, last: int) -> None:
+            for start, stop, session, weights in self.parts[first:last]:
+                _run(session, self._seen(x, start, stop), weights, y[start:stop])
+
+        self.team.run(work, len(self.parts))
+
+    def _seen(self, x: Array, start: int, stop: int) -> Array:
+        """The input channels that these output channels see."""
+        if self.geometry.groups == 1:
+            return x
+        scale = self.geometry.in_channels, self.geometry.out_channels
+        return x[start * scale[0] // scale[1] : stop * scale[0] // scale[1]]
+
+
+def parts(g: Geometry, count: int) -> list[tuple[int, int]]:
+    """Output channels cut into at most `count` even parts, between groups if there are any.
+
+    Example:
+        >>> from groupconv import ConvSpec, resolve
+        >>> parts(resolve(ConvSpec(groups=3), (1, 6, 8), (12, 2, 3)), 2)
+        [(0, 4), (4, 12)]
+    """
+    units = g.groups if g.groups > 1 else g.out_channels
+    size = g.out_channels // units
+    count = min(count, units)
+    bounds = [units * i // count * size for i in range(count + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+def part_of(w: Array, g: Geometry, start: int, stop: int) -> Array:
+    """The weights of output channels start … stop - 1."""
+    if not g.transposed:
+        return w[start:stop]
+    if g.groups == 1:
+        return np.ascontiguousarray(w[:, start:stop])
+    return w[start * g.in_channels // g.out_channels : stop * g.in_channels // g.out_channels]
+
+
+def _run(session: Any, x: Array, weights: tuple[Array, Array] | None, y: Array) -> None:
+    """Run on arrays in place: the session reads x and writes y where they lie."""
+    binding = session.io_binding()
+    inputs = {"x": x[None]} if weights is None else {"x": x[None], "w": weights[0], "b": weights[1]}
+    for name, array in inputs.items():
+        binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+    binding.bind_output("y", "cpu", 0, np.float32, (1, *y.shape), y.ctypes.data)
+    session.run_with_iobinding(binding)
+
+
+@functools.cache
+def _options() -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+def _session(g: Geometry, channels: tuple[int, int], w: Array | None, bias: Array | None) -> Any:
+    """A session for some output channels of `g`: of x alone, or of x, w and b where no weights are given."""
+    count = channels[1] - channels[0]
+    groups = max(1, g.groups * count // g.out_channels)
+    inputs = g.in_channels * groups // g.groups
+    attributes: dict[str, Any] = {
+        "kernel_shape": g.kernel,
+        "strides": g.stride,
+        "dilations": g.dilation,
+        "group": groups,
+        "pads": [low for low, _ in g.padding] + [high for _, high in g.padding],
+    }
+    if g.transposed:
+        attributes["output_padding"] = g.output_padding
+        shape = (inputs, count // groups, *g.kernel)
+    else:
+        shape = (count, inputs // groups, *g.kernel)
+    node = helper.make_node("ConvTranspose" if g.transposed else "Conv", ["x", "w", "b"], ["y"], **attributes)
+    tensors = {"x": (1, inputs, *g.input), "w": shape, "b": (count,)}
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in tensors.items()]
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, count, *g.output))
+    constants = []
+    if w is not None and bias is not None:
+        values = values[:1]
+        constants = [onnx.numpy_helper.from_array(w, "w"), onnx.numpy_helper.from_array(bias, "b")]
+    graph = helper.make_graph([node], "convolution", values, [result], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnxruntime.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])

@@ -1,0 +1,82 @@
+"""What the CPU's algorithms share: contiguous samples in the accumulator's dtype; buffers kept."""
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.special
+
+from groupconv.convolution.geometry import Geometry
+from groupconv_worker.contract import Array, Problem
+from groupconv_worker.epilogue import activate
+
+NATIVE = tuple(np.dtype(name) for name in ("float32", "float64", "int32"))
+"""The dtypes that accumulate."""
+PAD_MODE: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+class Sampled(Protocol):
+    """A kernel for contiguous samples of the accumulator's dtype."""
+
+    algorithm: str
+
+    def run(self, x: Array, y: Array) -> None:
+        """Convolve each sample of x (N, C, *input) and add the bias into y (N, M, *output)."""
+
+
+class Samples:
+    """Makes a `Prepared` of a `Sampled`: casts, makes contiguous, pads where the padding is no zeros, activates.
+
+    Args:
+        problem: as it was asked for.
+        kernel: computes `zero_padded(problem.geometry)`.
+        activated: the kernel applies the activation itself.
+    """
+
+    def __init__(self, problem: Problem, kernel: Sampled, *, activated: bool) -> None:
+        self.problem, self.kernel, self.algorithm = problem, kernel, kernel.algorithm
+        self.activation = None if activated else problem.geometry.activation
+
+    def run(self, x: Array, out: Array) -> None:
+        """As `Prepared.run`."""
+        g, dtype = self.problem.geometry, self.problem.types.accumulate
+        zeros, plain = g.padding_mode == "zeros", _is_plain(out, dtype)
+        if zeros and plain and self.activation is None and _is_plain(x, dtype):
+            self.kernel.run(x, out)
+            return
+        for n in range(x.shape[0]):  # what else is done to a sample finds it in the caches
+            sample, place = x[n : n + 1], out[n : n + 1]
+            if not zeros:
+                sample = np.pad(sample, ((0, 0), (0, 0), *g.padding), mode=PAD_MODE[g.padding_mode])
+            if not _is_plain(sample, dtype):
+                sample = _cast(sample, np.empty(sample.shape, dtype))
+            y = place if plain else np.empty(place.shape, dtype)
+            self.kernel.run(sample, y)
+            if self.activation is not None:
+                activate(y, self.activation, np, scipy.special.erf)
+            if not plain:
+                _cast(y, place)
+
+
+@np.errstate(all="ignore")  # NaN and infinity are data
+def _cast(source: Array, target: Array) -> Array:
+    """`target`, filled."""
+    target[...] = source
+    return target
+
+
+def _is_plain(x: Array, dtype: np.dtype) -> bool:
+    """Whether a kernel can use the samples as they lie."""
+    return x.dtype == dtype and x.flags.aligned and x[:1].flags.c_contiguous
+
+
+def zero_padded(g: Geometry) -> Geometry:
+    """`g` on an input that already has its padding, if that is no zeros; else `g`."""
+    if g.padding_mode == "zeros":
+        return g
+    return replace(g, input=g.padded, padding=((0, 0),) * g.rank, padding_mode="zeros")
+
+
+def bias_of(bias: Array | None, g: Geometry, dtype: np.dtype) -> Array:
+    """The bias (M,) of `dtype`, zeros if there is none; a copy."""
+    return np.zeros(g.out_channels, dtype) if bias is None else bias.astype(dtype)

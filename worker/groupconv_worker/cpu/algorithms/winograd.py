@@ -1,0 +1,184 @@
+"""Winograd F(4×4, 3×3): 36 multiply-adds where the direct sum has 144 (kernels/winograd.py).
+
+The transforms add numbers of different size, so the error is larger than that of the direct sum: at an output it
+is about 20·ε·‖w‖₂·‖x of the tile‖₂ (docs/performance.md measures it). Where a
+result is not finite, a NaN or an infinity has spread over its tile, so the whole is computed again directly.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from groupconv.convolution.geometry import Geometry
+from groupconv_worker.contract import Array, Prepared, Problem
+from groupconv_worker.cpu.algorithms.direct import Direct, even
+from groupconv_worker.cpu.algorithms.filters import packing
+from groupconv_worker.cpu.algorithms.plane import Plane, phases
+from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
+from groupconv_worker.cpu.kernels import simd
+from groupconv_worker.cpu.kernels import winograd as kernels
+from groupconv_worker.cpu.kernels.winograd import apart
+from groupconv_worker.cpu.kernels.winograd_tiles import KERNEL, LANES, OUT, TILE
+from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, Program, Scratch, Stage, X, Y, address
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.cpu.workspace import Buffers, Room
+
+FEWEST = 16
+"""Channels and filters per group below which the transforms cost more than the products save."""
+FEWEST_TILES = 8
+"""Tiles below which the transformed filters, read once per few tiles, cost more than they save."""
+FEW_TILES = 16
+"""Tiles up to which one block takes all of them, so that the filters pass once."""
+MOST_OF_DIRECT = 0.75
+"""Products of the tiles, of those of the direct sum, above which the transforms do not pay."""
+CHUNK = 2**20
+"""Bytes of transformed tiles that pass at a time, so that they stay in the second cache."""
+
+
+class Winograd:
+    """Takes float32, 3×3 at stride 1, wide groups, on maps of several tiles.
+
+    Args:
+        team: the threads.
+        buffers: scratch memory.
+    """
+
+    name = "winograd"
+
+    def __init__(self, team: Team, buffers: Buffers) -> None:
+        self.team, self.buffers, self.direct = team, buffers, Direct(team, buffers)
+        self.passes = functools.lru_cache(maxsize=256)(functools.partial(_Passes, self))
+
+    def supports(self, problem: Problem) -> bool:
+        """3×3, stride 1."""
+        g = zero_padded(problem.geometry)
+        if problem.types.accumulate != np.float32 or g.transposed or g.kernel != (3, 3):
+            return False
+        wide = min(g.in_channels, g.out_channels) // g.groups >= FEWEST
+        tiles = math.prod(tile_counts(phases(g)[0].plane))
+        # at large dilations the tiles are mostly edge
+        worth_it = tiles >= FEWEST_TILES and tiles * TILE**2 <= MOST_OF_DIRECT * math.prod(g.output) * KERNEL**2
+        return wide and max(g.stride) == 1 and worth_it and max(g.input) < 2**30
+
+    def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
+        """Transform the filters: 4 times their memory. A one-shot kernel's direct form is made if it is needed."""
+        g = zero_padded(problem.geometry)
+        activated = g.activation is None or g.activation.kind == "relu"
+        direct = functools.partial(self.direct.prepare, Problem(g, problem.types), weight, bias, resident=resident)
+        kept = direct() if resident else None
+        kernel = _Winograd(self, g, weight, bias, lambda: kept if kept is not None else direct(), resident=resident)
+        return Samples(problem, kernel, activated=activated)
+
+
+class _Winograd:
+    algorithm = "winograd"
+
+    def __init__(
+        self,
+        winograd: Winograd,
+        g: Geometry,
+        weight: Array,
+        bias: Array | None,
+        direct: Callable[[], Prepared],
+        *,
+        resident: bool,
+    ) -> None:
+        self.direct, dtype = direct, np.dtype(np.float32)
+        self.passes = passes = winograd.passes(g.with_batch(1))
+        self.room = Room(None if resident else winograd.buffers, passes.filters, dtype)
+        passes.transform.run(np.ascontiguousarray(weight.astype(dtype, copy=False))[None], self.room.array[None])
+        self.bias = np.zeros((g.groups, passes.biases), dtype)
+        self.bias[:, : g.out_channels // g.groups] = bias_of(bias, g, dtype).reshape(g.groups, -1)
+        self.weights = address(self.room.array), address(self.bias)
+
+    def run(self, x: Array, y: Array) -> None:
+        odd = np.zeros(len(x), np.int64)
+        self.passes.program.run(x, y, self.weights, odd)
+        if odd.any():
+            for n in np.flatnonzero(odd):
+                self.direct().run(x[n : n + 1], y[n : n + 1])
+
+
+class _Passes:
+    """What kernels of one geometry share, of whatever weights: their programs.
+
+    Attributes:
+        transform: X, the filters (M, C/g, 3, 3), into Y, flat (36, g, blocks of filters, channels, size of a block).
+        filters: elements of that.
+        biases: of a group, filled up to whole blocks.
+        program: X into Y, with transformed filters and filled up biases as its weights.
+    """
+
+    def __init__(self, winograd: Winograd, g: Geometry) -> None:
+        plane, dtype = phases(g)[0].plane, np.dtype(np.float32)
+        relu = int(g.activation is not None and g.activation.kind == "relu")
+        tile_rows, tiles = tile_counts(plane)
+        inputs, outputs = -(-plane.channels // LANES), -(-plane.filters // LANES)
+        row_bytes = 4 * TILE**2 * plane.groups * LANES * (inputs + outputs) * tiles
+        # a band is a tile row of each phase of the dilation: tiles of neighbouring rows
+        band = plane.dilation[0]
+        rows = band * min(tile_rows // band, max(-(-FEWEST_TILES // (tiles * band)), CHUNK // (row_bytes * band)))
+        vectors, size = block(rows * tiles)
+        blocks = -(-outputs // vectors)
+        outputs, multiply = blocks * vectors, kernels.product(vectors, size)
+        columns = -(-(OUT * tiles + (KERNEL - 1) * plane.dilation[1]) // LANES) * LANES
+        G, count, scratch = plane.groups, rows * tiles, Scratch()
+        wide_rows = OUT * rows + (KERNEL - 1) * band
+        wide = scratch.room(G * max(inputs, outputs) * wide_rows * columns * LANES, dtype)
+        x_product, w_product, y_product = map(
+            apart,
+            (G * inputs * count * LANES, G * blocks * inputs * LANES * vectors * LANES, G * outputs * count * LANES),
+        )
+        seen, made = (scratch.room(TILE**2 * product, dtype) for product in (x_product, y_product))
+        products = (G, inputs, blocks, count, x_product, w_product, y_product)
+        stages = []
+        for start in range(0, tile_rows, rows):
+            # the last chunk overlaps its neighbour: every chunk has as many tiles as a block needs
+            part = (min(start, tile_rows - rows) * OUT, *plane.dilation, rows, tiles)
+            into = (plane.channels, inputs, *plane.input, *plane.low, *part, columns, x_product)
+            back = (plane.filters, outputs, *plane.output, *part, columns, y_product, relu)
+            stages += [
+                Stage(kernels.transform_input(), (X, wide, seen, *into), G * inputs),
+                Stage(multiply, (seen, WEIGHT, made, *products), TILE**2 * G * blocks),
+                Stage(kernels.transform_output(), (made, BIAS, wide, Y, *back, NOTE), G * outputs),
+            ]
+        self.program = Program(winograd.team, winograd.buffers, stages, scratch)
+        self.filters, self.biases = TILE**2 * w_product, outputs * LANES
+        self.transform = _transform(winograd, g, vectors * LANES, w_product)
+
+
+def _transform(winograd: Winograd, g: Geometry, size: int, product: int) -> Program:
+    dtype, channels = np.dtype(np.float32), g.in_channels // g.groups
+    padded, scratch = -(-channels // LANES) * LANES, Scratch()
+    count = g.groups * -(-g.out_channels // g.groups // size)
+    packed = scratch.room(count * KERNEL**2 * channels * size, dtype)
+    stages = [
+        packing(g, size, dtype, X, packed),
+        Stage(kernels.transform_filters(), (packed, Y, channels, padded, size, product), count),
+    ]
+    return Program(winograd.team, winograd.buffers, stages, scratch)
+
+
+def tile_counts(plane: Plane) -> tuple[int, int]:
+    """Tiles per axis: those that cover each sub-image of every d-th cell, a dilation being as many images without one.
+
+    Example:
+        >>> tile_counts(Plane(1, 8, 8, (33, 14), (3, 3), (1, 1), (6, 1), (6, 1), (33, 14)))
+        (12, 4)
+    """
+    rows, columns = (d * -(-o // (OUT * d)) for o, d in zip(plane.output, plane.dilation, strict=True))
+    return rows, columns
+
+
+def block(tiles: int) -> tuple[int, int]:
+    """Vectors of filters and tiles of a block of the product.
+
+    Example:
+        >>> block(16) if simd.ACCUMULATORS == 28 else (1, 16)
+        (1, 16)
+    """
+    if tiles <= min(FEW_TILES, simd.ACCUMULATORS):
+        return 1, tiles
+    return 2, even(tiles, simd.ACCUMULATORS // 2)

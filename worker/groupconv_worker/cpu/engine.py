@@ -1,0 +1,144 @@
+"""The cpu engine: a portfolio of algorithms over NumPy arrays.
+
+A one-shot kernel gets the algorithm a heuristic names, at once. A resident one gets the fastest of the candidates,
+measured on its own shape. The heuristic's rules were fitted to the measurements in docs/performance.md.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import scipy.special
+from threadpoolctl import threadpool_limits
+
+from groupconv_worker import autotune
+from groupconv_worker.contract import Algorithm, Array, Prepared, Problem
+from groupconv_worker.cpu.algorithms.direct import Direct
+from groupconv_worker.cpu.algorithms.fft import Fft
+from groupconv_worker.cpu.algorithms.gemm import Gemm
+from groupconv_worker.cpu.algorithms.grouped import Grouped, blocks, fold
+from groupconv_worker.cpu.algorithms.onnx import OnnxRuntime
+from groupconv_worker.cpu.algorithms.plane import Plane, phases
+from groupconv_worker.cpu.algorithms.samples import zero_padded
+from groupconv_worker.cpu.algorithms.separable import Separable
+from groupconv_worker.cpu.algorithms.winograd import Winograd
+from groupconv_worker.cpu.kernels import simd
+from groupconv_worker.cpu.processor import processor
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.cpu.workspace import Buffers
+
+THIN = 16
+"""Filters per group up to which lanes along a row beat lanes over filters."""
+FEW_CELLS = 32
+"""Cells that a weight meets below which packing a one-shot kernel's filters costs more than it saves: of the output, or
+of a transposed kernel's input where one thread does the packing."""
+MANY_CELLS, MANY_CELLS_ALONE = 600, 150
+"""Output cells from which Winograd saves one-shot kernels more than transforming filters costs; with one thread."""
+AT_ONCE = 8
+"""Runs that share the threads, at most: more would take caches and interpreter from one another."""
+TUNED_MACS = 100_000
+"""Multiply-adds below which every algorithm is quick and measuring is not worth it."""
+
+
+class CpuEngine:
+    """Runs every convolution on the CPU within a budget of threads.
+
+    Args:
+        threads: how many threads all libraries below may use together.
+        tuning: the file of remembered choices; by default in the user's cache directory.
+    """
+
+    name = "cpu"
+    gpu = None
+
+    def __init__(self, *, threads: int = 1, tuning: Path | None = None) -> None:
+        self.threads, self.at_once = threads, min(threads, AT_ONCE)
+        self.team, buffers = Team(threads), Buffers()
+        self.gemm = Gemm(np, scipy.special.erf, team=self.team)
+        self.onnx = OnnxRuntime(self.team)
+        self.grouped, self.direct = Grouped(self.team, buffers), Direct(self.team, buffers)
+        self.separable, self.fft = Separable(self.team, buffers), Fft(self.team, buffers)
+        self.winograd = Winograd(self.team, buffers)
+        self.tuner = autotune.Tuner(threads, tuning or autotune.default_path())
+        # NumPy's BLAS would take every core for itself, in each worker, and spin on it for 25 ms after each product
+        self._blas: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+
+    def device(self) -> str:
+        """The processor and the budget."""
+        return f"cpu: {processor()}, {self.threads} thread{'s' * (self.threads != 1)}"
+
+    def prepare(
+        self, problem: Problem, weight: Array, bias: Array | None = None, *, resident: bool = False
+    ) -> Prepared:
+        """Large rank-1 kernels by their factors; else the heuristic's choice, or for resident kernels the fastest."""
+        if self.separable.supports(problem) and self.separable.accepts(problem, weight):
+            return self.separable.prepare(problem, weight, bias, resident=resident)
+        tuned = resident and autotune.enabled() and _macs(problem) >= TUNED_MACS
+        if not tuned:
+            return self.heuristic(problem, resident=resident).prepare(problem, weight, bias, resident=resident)
+        candidates: dict[str, Callable[[], Prepared]] = {
+            a.name: functools.partial(a.prepare, problem, weight, bias, resident=True) for a in self.candidates(problem)
+        }
+        return self.tuner.choose(problem, candidates)
+
+    def heuristic(self, problem: Problem, *, resident: bool) -> Algorithm:
+        """The algorithm for a kernel that nothing was measured for."""
+        found = phases(zero_padded(problem.geometry))
+        plane = found[0].plane if found else None
+        if self.fft.supports(problem):
+            return self.fft
+        if plane and plane.filters <= THIN and self.grouped.supports(problem):
+            return self.grouped
+        pointwise = bool(plane and plane.kernel == (1, 1)) and not problem.geometry.transposed
+        g, alone = problem.geometry, self.threads == 1
+        cells = math.prod(g.output)
+        if self.winograd.supports(problem) and (resident or cells >= (MANY_CELLS_ALONE if alone else MANY_CELLS)):
+            return self.winograd
+        few = not resident and (math.prod(g.input) if g.transposed and alone else cells) < FEW_CELLS
+        if plane and pointwise and not (resident or few) and self._reads_them_raw(problem, plane):
+            return self.grouped
+        if self.onnx.supports(problem) and (resident or pointwise or few or not plane):
+            return self.onnx
+        blas = problem.types.accumulate.kind == "f" and (pointwise or few)
+        return self.direct if plane and not blas and self.direct.supports(problem) else self.gemm
+
+    def _reads_them_raw(self, problem: Problem, plane: Plane) -> bool:
+        """Whether a one-shot pointwise kernel is best left unpacked, in blocks of several filters."""
+        several = blocks(fold(plane), simd.lanes(4))[0][0] > 2
+        return several and problem.types.accumulate == np.float32 and self.grouped.supports(problem)
+
+    def candidates(self, problem: Problem) -> list[Algorithm]:
+        """The algorithms worth timing, the heuristic's first."""
+        found = phases(zero_padded(problem.geometry))
+        first = self.heuristic(problem, resident=True)
+        others: list[Algorithm] = [self.heuristic(problem, resident=False), self.winograd, self.onnx, self.fft]
+        if found:
+            plane = fold(found[0].plane)
+            others += self._grouped(plane)
+            if plane.channels > 1:
+                others.append(self.direct)
+            if plane.kernel == (1, 1):
+                others.append(self.gemm)
+        named = {a.name: a for a in [first, *others] if a.supports(problem)}
+        return list(named.values())
+
+    def _grouped(self, plane: Plane) -> list[Algorithm]:
+        """The row kernel in several blocks, where groups are thin or pointwise."""
+        if plane.filters > 4 * THIN and plane.kernel != (1, 1):
+            return []
+        lanes = simd.lanes(4)
+        return [self.grouped, *(Grouped(self.team, self.grouped.buffers, b) for b in blocks(plane, lanes)[1:])]
+
+    def close(self) -> None:
+        """End the team's threads."""
+        self.team.close()
+
+
+def _macs(problem: Problem) -> int:
+    """Multiply-adds of one sample."""
+    g = problem.geometry
+    per_output = math.prod(g.weight_shape[1:]) if not g.transposed else g.in_channels // g.groups
+    return g.out_channels * math.prod(g.output) * per_output

@@ -1,0 +1,133 @@
+"""Programs: the stages of one kernel's run, compiled, on all threads of a team, begun by a single call.
+
+The interpreter is not seen between the stages, nor by the helpers: a hand-over costs a tenth of a microsecond, where
+taking the GIL from one another cost tens (kernels/program.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.kernels.program import LINE, launch
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.cpu.workspace import Buffers
+
+PARTS = 4
+"""Parts of a stage for each thread."""
+
+
+class Place(NamedTuple):
+    """An address known when a program runs: so many bytes into scratch memory, x, y, w, bias or notes (0 … 5)."""
+
+    base: int
+    offset: int = 0
+
+
+X, Y, WEIGHT, BIAS, NOTE = (Place(base) for base in range(1, 6))
+
+
+class Scratch:
+    """Lays out what lies in scratch memory.
+
+    Example:
+        >>> scratch = Scratch()
+        >>> scratch.room(3, np.dtype("float32")), scratch.room(1, np.dtype("float32")), scratch.bytes
+        (Place(base=0, offset=0), Place(base=0, offset=64), 128)
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def room(self, count: int, dtype: np.dtype) -> Place:
+        """The place of `count` elements, on cache lines of their own."""
+        place = Place(0, self.bytes)
+        self.bytes += -(-count * dtype.itemsize // 64) * 64
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Compiled work.
+
+    Attributes:
+        function: address of a job (`kernels.atomic.job`).
+        words: what it is given; an array stands for its address and is kept.
+        tasks: how many there are.
+    """
+
+    function: int
+    words: Sequence[int | Place | Array]
+    tasks: int
+
+
+class Program:
+    """Stages, one after another.
+
+    Args:
+        team: the threads.
+        buffers: scratch memory.
+        stages: each begins when the one before is done.
+        scratch: what they need between them.
+        threads: how many of the team's threads are worth it; None for all.
+    """
+
+    def __init__(
+        self,
+        team: Team,
+        buffers: Buffers,
+        stages: Sequence[Stage],
+        scratch: Scratch | None = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        self.team, self.buffers = team, buffers
+        self.threads = shares = team.threads if threads is None else min(team.threads, threads)
+        self.kept = [word for stage in stages for word in stage.words if isinstance(word, np.ndarray)]
+        lines = 1 + len(stages) * (2 + shares) + sum(-(-len(stage.words) // LINE) for stage in stages)
+        inner, size = 0 if scratch is None else scratch.bytes, lines * LINE * 8
+        words, places = [0] * (lines * LINE), []
+        words[:2] = len(stages), shares
+        given = (1 + len(stages) * (2 + shares)) * LINE
+        for number, stage in enumerate(stages):
+            at = (1 + number * (2 + shares)) * LINE
+            parts = min(PARTS, -(-stage.tasks // shares))
+            words[at : at + 4] = stage.function, given * 8, stage.tasks, parts
+            places += [at + 1, 0]
+            for i, word in enumerate(stage.words, start=given):
+                if isinstance(word, Place):
+                    # what lies in scratch memory lies behind the words
+                    words[i] = word.offset + (0 if word.base else size)
+                    places += [i, word.base]
+                else:
+                    words[i] = address(word) if isinstance(word, np.ndarray) else word
+            given += -(-len(stage.words) // LINE) * LINE
+        self.template, self.places = np.array(words, np.int64), np.array(places, np.int64)
+        self.bytes = size + inner
+
+    def run(self, x: Array, y: Array, weights: tuple[int, int] = (0, 0), notes: Array | None = None) -> None:
+        """Run on each sample.
+
+        Args:
+            x: (N, …), its samples contiguous.
+            y: likewise.
+            weights: the addresses of w and bias, where it was made without them.
+            notes: (N,) int64, a word for each sample, where its stages note something.
+        """
+        buffer = self.buffers.take(self.bytes)
+        helpers = self.team.hire(self.threads - 1)
+        try:
+            bases = buffer.address, address(x), address(y), *weights, 0 if notes is None else address(notes)
+            steps = 0, x.strides[0], y.strides[0], 0, 0, 8
+            launch(self.template, self.places, bases, steps, len(x), helpers.words)
+        finally:
+            self.team.dismiss(helpers)
+            self.buffers.give(buffer)
+
+
+def address(array: Array) -> int:
+    """Where an array's elements begin."""
+    found: int = array.__array_interface__["data"][0]
+    return found

@@ -1,0 +1,274 @@
+"""A team of threads: one budget that every kernel of a worker shares.
+
+A convolution of 0.2 ms cannot wait for a thread to be woken (60 to 100 µs here), so a helper that has just worked
+looks out for more, spinning without the GIL, before it sleeps. Each thread has its share of the work, the same every
+time, so that what it touched last time lies in its cache; who has finished takes parts from the others' shares, so a
+helper that does wake late costs nothing.
+
+Compiled work comes as a program (program.py), which a helper sees in its own words without the interpreter. Work in
+Python (`Team.run`: onnxruntime, BLAS, FFT, shards) comes through a queue, and a word tells that something is there.
+Helpers look out, sleep, wake and tell that work is over without the interpreter, too: who asks for the GIL while
+another has it is put to sleep, and is awake again only 30 to 50 µs after it is free. So a helper leaves its caller some
+time to let go of the GIL before it asks, and tells that work is over when it has just let go itself.
+
+Linux tends to wake a thread on the processor of the one that wakes it. Behind a caller that computes, it waited there
+for many milliseconds, so a sleeping helper is first told to keep off that processor.
+
+Who shares a team's budget with others (turn.py) says so in its own thread (`keep_to`), as it is many calls away from
+where the team is asked for helpers.
+"""
+
+import collections
+import contextlib
+import ctypes
+import itertools
+import os
+import queue
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.kernels.program import (
+    ASLEEP,
+    INTERPRETER,
+    JOB,
+    LINE,
+    NONE,
+    OVER,
+    announce,
+    attend,
+    await_word,
+    rouse,
+)
+
+Work = Callable[[int, int], object]
+"""work(first, last) does the tasks first … last - 1."""
+
+PARTS = 2
+"""Parts of the work for each thread."""
+LOOKOUT = 200_000
+"""Turns (a quarter of a nanosecond to one) for which a helper looks out for work, and a caller for its helpers."""
+HANDOVER = 2_000
+"""Turns to wait before asking for the GIL, which who announced work still holds for a moment."""
+
+
+_this = threading.local()
+
+
+class Team:
+    """Splits tasks over at most `threads` threads, the caller's among them.
+
+    Several callers may run at once: each takes the helpers that are free, so there are never more than
+    `threads - 1` threads beside theirs.
+
+    Example:
+        >>> team = Team(2)
+        >>> done = []
+        >>> team.run(lambda first, last: done.extend(range(first, last)), 5)
+        >>> sorted(done)
+        [0, 1, 2, 3, 4]
+        >>> team.close()
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = max(1, threads)
+        self._helpers = [_Helper() for _ in range(self.threads - 1)]
+        self._free = list(self._helpers)
+        self._dismiss = weakref.finalize(self, _dismiss, self._helpers)
+
+    def run(self, work: Work, tasks: int, *, threads: int | None = None) -> None:
+        """Do the tasks 0 … tasks - 1 on up to `threads` threads (all of the team's by default).
+
+        `work` must release the GIL for parts to run at the same time. The first failure of a part is raised. For
+        compiled work there is `program.Program`, which costs a hundredth.
+        """
+        helpers = self.hire(min(tasks, self.threads if threads is None else threads) - 1)
+        if not helpers.all:
+            work(0, tasks)
+            return
+        job = _Job(work, tasks, 1 + len(helpers.all), helpers.all[0].prepared())
+        for share, helper in enumerate(helpers.all, start=1):
+            helper.start((job, share))
+        if not job.join_in(0):
+            await_word(job.over, LOOKOUT)
+        # a helper that has not even woken finds nothing left of this job; the next may be announced to it already
+        self.dismiss(helpers)
+        job.close()
+
+    def expect(self, count: int) -> None:
+        """Wake helpers for work that comes in a moment: up to `count` of those that are free."""
+        for helper in self._free[: -1 - count : -1]:
+            helper.wake()
+
+    def hire(self, count: int) -> "Helpers":
+        """Up to `count` helpers, nobody else's until they are dismissed; those that sleep are woken.
+
+        Fewer if the calling thread keeps to fewer threads.
+        """
+        kept = getattr(_this, "threads", None)
+        if kept is not None:
+            count = min(count, kept - 1)
+        if count < 1 or not self._free:
+            return NOBODY
+        found: list[_Helper] = []
+        while len(found) < count:
+            try:
+                found.append(self._free.pop())  # atomic, so several callers may take at once
+            except IndexError:
+                break
+        for helper in found:
+            helper.wake()
+        return found[0].alone if len(found) == 1 else _together(found)
+
+    def dismiss(self, helpers: "Helpers") -> None:
+        """Give helpers back."""
+        self._free.extend(helpers.all)
+
+    def close(self) -> None:
+        """End the helpers, once they have done what they were given."""
+        self._dismiss()
+        for helper in self._helpers:
+            helper.thread.join()
+
+
+def keep_to(threads: int | None) -> None:
+    """Of any team the calling thread has at most so many threads at work from now on, itself among them; None: all."""
+    _this.threads = threads
+
+
+class Helpers(NamedTuple):
+    """Helpers of one job.
+
+    Attributes:
+        all: they.
+        words: the address of each one's words (kernels/program.py).
+    """
+
+    all: "list[_Helper]"
+    words: Array
+
+
+def _together(found: "list[_Helper]") -> Helpers:
+    return Helpers(found, np.array([helper.address for helper in found], np.int64))
+
+
+NOBODY = _together([])
+
+
+class _Job:
+    """Tasks in parts, dealt as one share to each of `threads` threads.
+
+    `over` is the address of a word that becomes 1 when a helper has done the last part and lets go of the GIL.
+    """
+
+    def __init__(self, work: Work, tasks: int, threads: int, over: int) -> None:
+        self.work, self.over = work, over
+        parts = min(tasks, PARTS * threads)
+        bounds = [tasks * part // parts for part in range(parts + 1)]
+        pairs = list(itertools.pairwise(bounds))
+        self._shares = [
+            collections.deque(pairs[parts * share // threads : parts * (share + 1) // threads])
+            for share in range(threads)
+        ]
+        self._parts, self._finished = parts, itertools.count(1)  # `next` is atomic, as a deque's pops are
+        self._errors: list[BaseException] = []
+
+    def join_in(self, share: int) -> bool:
+        """Do the parts of this share, then those nobody has begun; whether the last one to end was among them."""
+        last = False
+        while (part := self._take(share)) is not None:
+            try:
+                self.work(*part)
+            except BaseException as error:  # noqa: BLE001 - raised by `close`, in the caller's thread
+                self._errors.append(error)
+            last = next(self._finished) == self._parts
+        return last
+
+    def _take(self, share: int) -> tuple[int, int] | None:
+        with contextlib.suppress(IndexError):
+            return self._shares[share].popleft()
+        for other in self._shares:
+            with contextlib.suppress(IndexError):
+                return other.pop()
+        return None
+
+    def close(self) -> None:
+        """Let go of the work, for a late helper still has this job in its queue; raise the first failure."""
+        del self.work
+        if self._errors:
+            raise self._errors[0]
+
+
+class _Helper:
+    """A thread that joins in jobs: those in its queue, and the compiled ones announced in its words."""
+
+    def __init__(self) -> None:
+        self._jobs = queue.SimpleQueue[tuple[_Job, int] | None]()
+        room = np.zeros(5 * LINE, np.int64)
+        first = -(room.ctypes.data // 8) % LINE
+        self._words, self._avoided = room[first : first + 4 * LINE], -1
+        self.address = self._words.ctypes.data
+        self.alone = _together([self])
+        self.thread = threading.Thread(target=self._loop, name="groupconv", daemon=True)
+        self.thread.start()
+
+    def prepared(self) -> int:
+        """The address of the word that its next job is told to be over by."""
+        self._words[OVER] = 0
+        return self.address + 8 * OVER
+
+    def start(self, share: tuple[_Job, int] | None) -> None:
+        """Join in a job, at this share of it; end if it is None."""
+        self._jobs.put(share)
+        announce(self.address, INTERPRETER)
+
+    def wake(self) -> None:
+        """See that it looks out for work. It may be late: who announces work must not count on it."""
+        if self._words[ASLEEP]:
+            self._avoid_this_processor()
+            rouse(self.address)
+
+    def _loop(self) -> None:
+        over: int | None = 0
+        while over is not None:
+            attend(self.address, over, LOOKOUT, HANDOVER)
+            self._words[JOB] = NONE
+            over = 0
+            while over is not None and not self._jobs.empty():
+                over = self._join_in()
+
+    def _join_in(self) -> int | None:
+        """Do the next job's work; the address of the word to tell that it is over, or 0; None at the end."""
+        found = self._jobs.get()
+        if found is None:
+            return None
+        job, share = found
+        return job.over if job.join_in(share) else 0
+
+    def _avoid_this_processor(self) -> None:
+        """Run on any processor that the caller may use but the one it is on, if there is another."""
+        if _current_processor is None or self.thread.native_id is None:
+            return
+        here = _current_processor()
+        if here == self._avoided:
+            return
+        others = os.sched_getaffinity(0) - {here}
+        if others:
+            with contextlib.suppress(OSError):  # the thread has ended, or the set has just been changed
+                os.sched_setaffinity(self.thread.native_id, others)
+                self._avoided = here
+
+
+def _dismiss(helpers: list[_Helper]) -> None:
+    """End the helpers."""
+    for helper in helpers:
+        helper.start(None)
+
+
+# PyDLL keeps the GIL: the call takes less time than letting go of it
+_current_processor = getattr(ctypes.PyDLL(None), "sched_getcpu", None) if sys.platform == "linux" else None

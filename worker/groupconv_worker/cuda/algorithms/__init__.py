@@ -1,0 +1,1 @@
+"""How the cuda engine computes a convolution, one file each."""

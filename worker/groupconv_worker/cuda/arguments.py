@@ -1,0 +1,205 @@
+"""The structures the kernels take by value, as NumPy records of the same layout, and their contents.
+
+Pure NumPy: everything here is decided from a geometry, on the host, and can be tested without a device.
+
+Axes are depth, height, width; a convolution of lower rank has leading extents of 1.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from groupconv.convolution.geometry import Geometry
+from groupconv_worker.contract import Array
+
+GATHER = np.dtype(
+    [
+        ("x_batch", np.int64),
+        ("y_batch", np.int64),
+        ("rows", np.int64),
+        ("batch", np.int32),
+        ("groups", np.int32),
+        ("c", np.int32),
+        ("m", np.int32),
+        ("in", np.int32, 3),
+        ("out", np.int32, 3),
+        ("in_step", np.int32, 3),
+        ("out_step", np.int32, 3),
+        ("padding_mode", np.int32),
+        ("phases", np.int32),
+        ("m_pitch", np.int32),
+    ],
+    align=True,
+)
+"""`Gather` of kernels/gather.cuh."""
+
+EPILOGUE = np.dtype(
+    [("bias", np.uint64), ("slope", np.uint64), ("slope_step", np.int32), ("activation", np.int32)], align=True
+)
+"""`Epilogue` of kernels/epilogue.cuh: device addresses, 0 for none."""
+
+TAP = np.dtype([("c", np.int32), ("z", np.int32), ("y", np.int32), ("x", np.int32)])
+"""`Tap` of kernels/gather.cuh."""
+
+CROP = np.dtype(
+    [
+        ("y_batch", np.int64),
+        ("channels", np.int32),
+        ("from", np.int32, 3),
+        ("out", np.int32, 3),
+        ("step", np.int32, 3),
+        ("shift", np.int32, 3),
+    ],
+    align=True,
+)
+"""`Crop` of kernels/finish.cu."""
+
+PADDING_MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
+ACTIVATIONS = {
+    None: 0,
+    "relu": 1,
+    "leaky_relu": 2,
+    "prelu": 2,  # a leaky ReLU whose slope is learned
+    "sigmoid": 3,
+    "tanh": 4,
+    "silu": 5,
+    "gelu": 6,
+    "gelu_tanh": 7,
+}
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The reduction of every output, in the order the kernels run through it.
+
+    A plain convolution has one phase; a transposed one has one for each remainder of an output's index by
+    the stride (kernels/gather.cuh says why).
+
+    Attributes:
+        taps: (rows,) records of `TAP`; row = (phase, channel of the group, kernel tap).
+        starts: (phases + 1,) int32, the first row of each phase.
+        kernel_index: (rows,) which of the ΠK taps of the flattened (and unflipped) kernel each row is.
+    """
+
+    taps: Array
+    starts: Array
+    kernel_index: Array
+
+
+def three(values: tuple[Any, ...], fill: Any) -> tuple[Any, Any, Any]:
+    """`values` for depth, height and width.
+
+    Example:
+        >>> three((5, 7), 1)
+        (1, 5, 7)
+    """
+    a, b, c = (fill,) * (3 - len(values)) + tuple(values)
+    return a, b, c
+
+
+def phases_of(g: Geometry) -> Phases:
+    """The taps of `g` by phase.
+
+    Example:
+        >>> from groupconv import ConvSpec, resolve
+        >>> g = resolve(ConvSpec(stride=2, transposed=True), (1, 1, 4), (1, 1, 3))
+        >>> phases_of(g).starts  # even outputs meet taps 0 and 2, odd ones tap 1
+        array([0, 2, 3], dtype=int32)
+    """
+    channels = g.in_channels // g.groups
+    axes = [three(values, fill) for values, fill in ((_axis_phases(g), [[(0, 0)]]), (g.kernel, 1))]
+    taps, index, starts = [], [], [0]
+    for phase in itertools.product(*axes[0]):
+        z, y, x = (np.array(pairs, dtype=np.int64).reshape(-1, 2) for pairs in phase)  # (taps met, (k, offset))
+        flat = (z[:, None, None, 0] * axes[1][1] + y[:, None, 0]) * axes[1][2] + x[:, 0]
+        met = np.empty((channels, *flat.shape), dtype=TAP)
+        met["c"] = np.arange(channels).reshape(-1, 1, 1, 1)
+        met["z"], met["y"], met["x"] = z[:, None, None, 1], y[:, None, 1], x[:, 1]
+        taps.append(met.reshape(-1))
+        index.append(np.tile(flat.reshape(-1), channels))
+        starts.append(starts[-1] + met.size)
+    return Phases(np.concatenate(taps), np.array(starts, dtype=np.int32), np.concatenate(index))
+
+
+def is_near(g: Geometry) -> bool:
+    """Whether the kernels may use `Locator<true>` of kernels/gather.cuh: zeros around, all offsets in 32 bits.
+
+    Example:
+        >>> from groupconv import ConvSpec, resolve
+        >>> is_near(resolve(ConvSpec(padding=1), (1, 3, 4000, 4000), (8, 3, 3, 3)))
+        True
+        >>> is_near(resolve(ConvSpec(), (1, 3, 40_000, 40_000), (8, 3, 3, 3)))
+        False
+    """
+    steps = zip(g.stride, g.output, strict=True)
+    positions = [-(-o // s) if g.transposed else o * s for s, o in steps]
+    reach = (
+        max(i, p) + e + abs(low)
+        for i, p, e, (low, _) in zip(g.input, positions, g.effective_kernel, g.padding, strict=True)
+    )
+    return g.padding_mode == "zeros" and (g.in_channels // g.groups + 2) * math.prod(reach) < 2**31
+
+
+def device_taps(g: Geometry, taps: Array) -> Array:
+    """The taps of `phases_of(g)` as the kernels take them: `c` is the offset of a tap from its cell where `is_near`."""
+    if not is_near(g):
+        return taps
+    near, (depth, height, width) = taps.copy(), three(g.input, 1)
+    near["c"] = ((taps["c"] * depth + taps["z"]) * height + taps["y"]) * width + taps["x"]
+    return near
+
+
+def _axis_phases(g: Geometry) -> tuple[list[list[tuple[int, int]]], ...]:
+    """Per axis and phase, the kernel taps that reach the phase's outputs: (index in the kernel, offset)."""
+    found = []
+    for kernel, s, d, (low, _), out in zip(g.kernel, g.stride, g.dilation, g.padding, g.output, strict=True):
+        places = [(kernel - 1 - k if g.flip_kernel else k, k * d) for k in range(kernel)]
+        if g.transposed:
+            # a phase beyond the last output has none: a stride wider than the output costs nothing
+            steps = range(min(s, out))
+            found.append([[(k, (r + low - at) // s) for k, at in places if (r + low - at) % s == 0] for r in steps])
+        else:
+            found.append([[(k, at - low) for k, at in places]])
+    return tuple(found)
+
+
+def gather_of(g: Geometry, phases: Phases, batch: int, groups: int, m_pitch: int) -> Array:
+    """The `GATHER` record for `groups` groups of `batch` samples, in arrays that hold these and no more."""
+    channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
+    record = np.zeros((), dtype=GATHER)
+    record["in"], record["out"] = three(g.input, 1), three(g.output, 1)
+    record["x_batch"] = groups * channels * math.prod(g.input)
+    record["y_batch"] = groups * filters * math.prod(g.output)
+    record["rows"] = len(phases.taps)
+    record["batch"], record["groups"], record["c"], record["m"] = batch, groups, channels, filters
+    record["in_step"] = three((1,) * g.rank if g.transposed else g.stride, 1)
+    record["out_step"] = three(g.stride if g.transposed else (1,) * g.rank, 1)
+    record["padding_mode"] = PADDING_MODES[g.padding_mode]
+    record["phases"] = len(phases.starts) - 1
+    record["m_pitch"] = m_pitch
+    return record
+
+
+def pack_filters(weight: Array, g: Geometry, phases: Phases, vector: int) -> Array:
+    """The filters as (g, rows, m_pitch), filters last: neighbouring threads load neighbouring filters.
+
+    Args:
+        weight: (M, C/g, *kernel), transposed (C, M/g, *kernel).
+        g: the geometry.
+        phases: `phases_of(g)`.
+        vector: filters per 16-byte load; m_pitch is M/g rounded up to it.
+
+    Returns:
+        a contiguous array of the weight's dtype, zero beyond M/g.
+    """
+    channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
+    if g.transposed:
+        by_tap = weight.reshape(g.groups, channels, filters, -1).transpose(0, 1, 3, 2)
+    else:
+        by_tap = weight.reshape(g.groups, filters, channels, -1).transpose(0, 2, 3, 1)
+    packed = np.zeros((g.groups, len(phases.taps), -(-filters // vector) * vector), dtype=weight.dtype)
+    packed[:, :, :filters] = by_tap[:, phases.taps["c"], phases.kernel_index]  # (g, rows, M/g)
+    return packed

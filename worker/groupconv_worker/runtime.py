@@ -1,0 +1,54 @@
+"""What a worker is wherever it runs: an engine, the kernels that stay prepared there, and turns at its threads."""
+
+from collections.abc import Sequence
+
+from groupconv_worker.budget import Turn
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.threads import keep_to
+from groupconv_worker.engines import create_engine
+from groupconv_worker.resident import Resident
+from groupconv_worker.shard import Ran, Stage, run_shard
+
+
+class Station:
+    """Runs shards, in whichever threads bring them.
+
+    Args:
+        engine: its name.
+        threads: of the engine.
+        capacity: bytes of resident layers' weights that stay prepared.
+
+    Attributes:
+        engine: its threads go to one shard, or are shared by those that come at the same time, if it can do several.
+        resident: kernels that stay prepared.
+        turn: at the threads.
+    """
+
+    def __init__(self, engine: str, threads: int, capacity: int) -> None:
+        self.engine = create_engine(engine, threads=threads)
+        self.resident = Resident(capacity)
+        self.turn = Turn(self.engine.threads if self.engine.at_once > 1 else 1)
+
+    def enter(self, stages: Sequence[Stage], timeout: float, among: float | None = None) -> int:
+        """Wait for threads to run a shard on.
+
+        Args:
+            stages: of the shard. What is to be prepared, and tuned, has the threads and the processor for itself.
+            timeout: seconds, or -1.
+            among: how many shards share the threads now; None counts those that came here.
+
+        Returns:
+            How many it got, for `run` and for `turn.release`; 0 if it took too long.
+        """
+        new = not all(stage.key is None or self.resident.has(stage.key, stage.one) for stage in stages)
+        if among is None:
+            among = min(self.turn.inside + 1, self.engine.at_once)
+        return self.turn.acquire(timeout, among=among, whole=new)
+
+    def run(self, stages: Sequence[Stage], x: Array, out: Array, threads: int) -> tuple[Ran, ...]:
+        """Run a shard (see `run_shard`) on so many threads."""
+        keep_to(threads)
+        try:
+            return run_shard(self.engine, stages, x, out, self.resident)
+        finally:
+            keep_to(None)
