@@ -112,3 +112,21 @@ def test_failures_are_one_line(run, arguments, said):
 @pytest.mark.parametrize("command", ["list", "load", "unload", "show", "statistics"])
 def test_help_has_examples(run, command):
     assert f"$ groupconv layers {command}" in run(command, "--help").stdout
+
+
+def test_any_file_and_node_name_is_made_one_of_a_layer(run, tmp_path, model):
+    file = model.rename(tmp_path / "my model (1).onnx")
+    done = run("load", file, code=1)
+    assert "my_model__1_/stem/Conv" in done.stdout
+    assert "my_model__1_/computed/Conv was not loaded: kernel: expected a constant" in done.stderr
+    run("unload", "my_model__1_/*")
+
+
+def test_a_layer_that_the_server_refuses_does_not_end_the_others(tmp_path, model):
+    config = Config(port=0, executor="local", threads=1, engine="reference", layer_bytes=600)  # less than the stem's
+    with Server(config) as small:
+        done = CliRunner().invoke(app, ["layers", "load", str(model), "--target", small.address])
+    assert done.exit_code == 1
+    assert "net/stem/Conv was not loaded: " in done.stderr
+    assert "net/up/ConvTranspose" in done.stdout
+    assert "net/head/Conv" in done.stdout

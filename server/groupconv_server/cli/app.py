@@ -52,6 +52,8 @@ def _root(
     log_level: Annotated[str, typer.Option(envvar="GROUPCONV_LOG_LEVEL", help="DEBUG, INFO, WARNING…")] = "INFO",
 ) -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    for library in ("onnx_ir", "onnxscript"):
+        logging.getLogger(library).setLevel(logging.ERROR)  # they warn of what `layers load` says itself
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -9,12 +9,13 @@ import numpy as np
 import typer
 
 import groupconv
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 from groupconv.layer import LayerInfo
 from groupconv.text import human_bytes, table
-from groupconv.wire.requests import Step
+from groupconv.wire.requests import Array, Step
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption, integers
+from groupconv_server.layers.names import check_name, legal_name
 from groupconv_server.layers.onnx_import import read_onnx
 
 NAME = "layers"
@@ -30,6 +31,8 @@ LOAD = """Examples:
 $ groupconv layers load resnet50.onnx
 
 $ groupconv layers load resnet50.onnx --prefix net --only '*conv2*' --dry-run
+
+$ groupconv layers load resnet50.onnx --fold-batch-norm
 
 $ groupconv layers load kernel.npy --name edge --padding same --groups 3
 """
@@ -49,6 +52,9 @@ $ groupconv layers statistics
 
 $ groupconv layers statistics alexnet/conv2 --json
 """
+
+REFUSALS = (InvalidArgumentError, FailedPreconditionError, ResourceExhaustedError)
+"""What a server may have against one layer of a file; the others are loaded."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -72,7 +78,7 @@ def load(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A .onnx file: every Conv and ConvTranspose becomes a layer. Or a .npy file: a kernel.",
+            help="A .onnx file (extra onnx): every Conv and ConvTranspose becomes a layer. Or a .npy file: a kernel.",
             exists=True,
             dir_okay=False,
         ),
@@ -81,6 +87,10 @@ def load(
         str | None, typer.Option(help="Before each name of an ONNX file. Default: the file's name.")
     ] = None,
     only: Annotated[str, typer.Option(help="Only nodes of an ONNX file whose name fits this pattern.")] = "*",
+    fold_batch_norm: Annotated[
+        bool,
+        typer.Option("--fold-batch-norm", help="A BatchNormalization after a convolution becomes part of its weights."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be loaded; ask no server.")] = False,
     name: Annotated[str | None, typer.Option(help="Of the layer of a .npy file.")] = None,
     bias: Annotated[Path | None, typer.Option(help="A .npy file: (M,).", exists=True, dir_okay=False)] = None,
@@ -98,8 +108,13 @@ def load(
 
     Exit code 1 if a convolution of the file could not be loaded; the others are.
     """
+    found: list[tuple[str, Step]] = []
     skipped: list[tuple[str, str]] = []
     expected = [integers("--input", shape) for shape in inputs or ()]
+    if inputs and file.suffix != ".npy":
+        raise InvalidArgumentError(
+            "--input", "a .npy file: the layers of an ONNX file take inputs of many shapes", file
+        )
     if file.suffix == ".npy":
         if name is None:
             raise InvalidArgumentError("--name", "a name for the layer", None)
@@ -110,33 +125,50 @@ def load(
             groups=groups,
             transposed=transposed,
         )
-        kernel = np.load(file, allow_pickle=False)
-        found = [(name, Step(kernel, None if bias is None else np.load(bias, allow_pickle=False), spec))]
+        found.append((name, Step(_array(file), None if bias is None else _array(bias), spec)))
     else:
-        before = file.stem if prefix is None else prefix
-        found = []
-        for one in read_onnx(file):
-            if fnmatch(one.name, only):
-                full = f"{before}/{one.name}" if before else one.name
+        before = legal_name(file.stem) if prefix is None else prefix and check_name(prefix)
+        for one in read_onnx(file, before, fold_batch_norm=fold_batch_norm):
+            if fnmatch(one.name.removeprefix(f"{before}/"), only):
                 if one.step is None:
-                    skipped.append((full, one.reason))
+                    skipped.append((one.name, one.reason))
                 else:
-                    found.append((full, one.step))
+                    found.append((one.name, one.step))
     if dry_run:
         loaded = [(full, "-", step) for full, step in found]
     else:
-        loaded = []
         with endpoint.connect(timeout) as client:
-            for full, step in found:
-                layer = client.load_layer_steps(full, [step], inputs=[] if file.suffix != ".npy" else expected)
-                loaded.append((full, str(layer.info.version), step))
+            loaded, refused = _loaded(client, found, expected)
+            skipped += refused
     rows = [("layer", "version", "kernel", "spec")]
     rows += [(full, version, _shape(step.kernel.shape), _spec(step.spec)) for full, version, step in loaded]
-    typer.echo(table(rows, left=frozenset({0, 2, 3})) if loaded else f"{file} has no convolution to load")
+    if loaded or not skipped:
+        typer.echo(table(rows, left=frozenset({0, 2, 3})) if loaded else f"{file} has no convolution to load")
     for full, reason in skipped:
         typer.echo(f"groupconv: {full} was not loaded: {reason}", err=True)
     if skipped or not loaded:
         raise typer.Exit(1)
+
+
+def _array(file: Path) -> Array:
+    """The array of a .npy file."""
+    try:
+        return np.asarray(np.load(file, allow_pickle=False))
+    except ValueError as error:
+        raise InvalidArgumentError("file", "an array saved by numpy.save", f"{file} ({error})") from None
+
+
+def _loaded(
+    client: groupconv.Client, found: list[tuple[str, Step]], inputs: list[tuple[int, ...]]
+) -> tuple[list[tuple[str, str, Step]], list[tuple[str, str]]]:
+    """Load layers: their names, versions and steps; and the names of those that the server refused, with the reason."""
+    loaded, refused = [], []
+    for name, step in found:
+        try:
+            loaded.append((name, str(client.load_layer_steps(name, [step], inputs=inputs).info.version), step))
+        except REFUSALS as error:
+            refused.append((name, str(error)))
+    return loaded, refused
 
 
 def unload(

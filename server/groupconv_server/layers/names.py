@@ -29,6 +29,44 @@ def check_name(name: str) -> str:
     return name
 
 
+def legal_name(text: str) -> str:
+    """A name that a layer may have, made of any text.
+
+    Example:
+        >>> legal_name("my model (1)//features/0.conv:Conv"), legal_name("..")
+        ('my_model__1_/features/0.conv_Conv', '_')
+    """
+    parts = [re.sub(r"[^A-Za-z0-9._-]", "_", part) for part in text.split("/")]
+    name = "/".join("_" if part in (".", "..") else part for part in parts if part) or "_"
+    return _cut(name, LONGEST)
+
+
+def numbered(name: str, taken: set[str]) -> str:
+    """`name`, or `name-2`, `name-3`, … if it is taken; from now on it is.
+
+    Example:
+        >>> taken = set()
+        >>> numbered("conv", taken), numbered("conv", taken)
+        ('conv', 'conv-2')
+    """
+    found, count = name, 1
+    while found in taken:
+        count += 1
+        end = f"-{count}"
+        found = _cut(name, LONGEST - len(end)) + end
+    taken.add(found)
+    return found
+
+
+def _cut(name: str, length: int) -> str:
+    """At most the first `length` characters of a legal name, which stay one."""
+    if len(name) <= length:
+        return name
+    cut = name[:length].rstrip("/")
+    head, slash, last = cut.rpartition("/")
+    return head + slash + "_" * len(last) if last in (".", "..") else cut
+
+
 def shown(name: str) -> str:
     """A name that somebody asks for, which may be anything, for a message."""
     return repr(name if len(name) <= LONGEST else f"{name[:40]}…")

@@ -13,10 +13,34 @@ import numpy as np
 
 from groupconv.convolution.dtypes import DTYPES
 from groupconv.convolution.spec import ConvSpec
-from groupconv.errors import FailedPreconditionError, InvalidArgumentError
+from groupconv.errors import InvalidArgumentError
 from groupconv.wire.requests import Array, Step
+from groupconv_server.layers.names import legal_name, numbered
+from groupconv_server.layers.onnx_constants import fold, read_model
 
 OPERATORS = ("Conv", "ConvTranspose")
+CONVOLUTION = re.compile(r"Conv(?!er)")
+"""In the names of operators that convolve; Convert is none."""
+REASONS = {
+    "QLinearConv": "it rounds its results to integers of a scale; load the model before it was quantized",
+    "ConvInteger": "it multiplies integers and subtracts zero points; load the model before it was quantized",
+    "FusedConv": "it is onnxruntime's own; load the model that onnxruntime optimized",
+    "NhwcFusedConv": "it is onnxruntime's own; load the model that onnxruntime optimized",
+    "DeformConv": "its taps move with the input",
+}
+"""Why other operators that convolve are no layers."""
+KINDS = {
+    "auto_pad": "STRING",
+    "group": "INT",
+    "dilations": "INTS",
+    "kernel_shape": "INTS",
+    "output_padding": "INTS",
+    "output_shape": "INTS",
+    "pads": "INTS",
+    "strides": "INTS",
+}
+"""The attributes of Conv and ConvTranspose and what ONNX has them be."""
+RULES = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower", "VALID": "valid"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +48,8 @@ class Found:
     """A convolution of a file.
 
     Attributes:
-        name: a layer may have, made of the node's.
-        operator: Conv or ConvTranspose.
+        name: a layer may have, made of the prefix and the node's name.
+        operator: Conv, ConvTranspose, or another one that convolves.
         step: None if it cannot be a layer.
         reason: why it cannot.
     """
@@ -36,69 +60,99 @@ class Found:
     reason: str = ""
 
 
-def read_onnx(path: Path) -> list[Found]:
-    """The convolutions of an ONNX file, in its order, those in branches and loops too.
+def read_onnx(path: Path, prefix: str = "", *, fold_batch_norm: bool = False) -> list[Found]:
+    """The convolutions of an ONNX file, in its order, those in functions, branches and loops too.
 
     Args:
         path: weights beside it (external data) are read.
+        prefix: before each name, with a `/` between.
+        fold_batch_norm: whether a BatchNormalization after a convolution becomes part of its weights.
 
     Raises:
-        FailedPreconditionError: the `onnx` package is not installed.
+        FailedPreconditionError: the extra `onnx` is not installed.
         InvalidArgumentError: not an ONNX file, or its weights are not there.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise FailedPreconditionError("reading ONNX files needs the onnx package: pip install onnx") from None
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # noqa: BLE001 - protobuf's, onnx's own and the file system's
-        raise InvalidArgumentError("file", "an ONNX model with its weights", str(error).splitlines()[0]) from None
-    taken: dict[str, int] = {}
+    model = read_model(path)
+    nodes = list(_convolutions(model))
+    names = [node.name or node.outputs[0].name for node, _ in nodes]  # folding gives names to those without
+    failed = fold(model, [node for node, _ in nodes])
+    if fold_batch_norm:
+        nodes = _with_batch_norm(model, nodes)
+    taken: set[str] = set()
     found = []
-    for node, constants in _nodes(model.graph, {}):
-        name = _unique(_layer_name(node.name or node.output[0]), taken)
+    for (node, left_out), name in zip(nodes, names, strict=True):
+        layer = numbered(legal_name(f"{prefix}/{name}"), taken)
+        if left_out:
+            found.append(Found(layer, node.op_type, None, left_out))
+            continue
         try:
-            found.append(Found(name, node.op_type, _step(node, constants)))
+            found.append(Found(layer, node.op_type, _step(node, failed)))
         except InvalidArgumentError as error:
-            found.append(Found(name, node.op_type, None, str(error)))
+            found.append(Found(layer, node.op_type, None, str(error)))
     return found
 
 
-def _nodes(graph: Any, outer: Mapping[str, Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    """The convolutions of a graph and of those within its nodes, each with the constants it sees."""
-    constants = {**outer, **{tensor.name: tensor for tensor in graph.initializer}}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
-        if node.op_type == "Identity" and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
+def _convolutions(model: Any) -> Iterator[tuple[Any, str]]:
+    """Each node that convolves, and why it cannot be a layer whatever its weights are, if so."""
+    from onnx_ir.traversal import RecursiveGraphIterator
+
+    for node in RecursiveGraphIterator(model.graph):
+        if node.op_identifier() in model.functions or not CONVOLUTION.search(node.op_type):
+            continue
         if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
-            yield node, constants
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner, constants)
+            yield node, ""
+        else:
+            operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            why = REASONS.get(node.op_type, "it is not an operator of ONNX itself")
+            yield node, f"operator: expected Conv or ConvTranspose, got {operator}: {why}"
+    for function in model.functions.values():
+        for node in RecursiveGraphIterator(function):
+            if CONVOLUTION.search(node.op_type) and node.op_identifier() not in model.functions:
+                where = f"{function.domain}.{function.name}"
+                yield node, f"function: {where} is not called, or cannot be inlined"
 
 
-def _step(node: Any, constants: Mapping[str, Any]) -> Step:
+def _with_batch_norm(model: Any, nodes: list[tuple[Any, str]]) -> list[tuple[Any, str]]:
+    """The same nodes; those that a BatchNormalization followed are replaced by ones that do both."""
+    from onnx_ir.passes import common
+    from onnx_ir.traversal import RecursiveGraphIterator
+    from onnxscript.rewriter import RewritePass
+    from onnxscript.rewriter.rules import common as rules
+
+    def after(node: Any) -> Any:
+        users = [user for output in node.outputs for user, _ in output.uses()]
+        return users[0].outputs[0].name if len(users) == 1 and users[0].op_type == "BatchNormalization" else None
+
+    followed = [after(node) for node, _ in nodes]
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    RewritePass([rules.fuse_batchnorm_into_conv_rule, rules.fuse_batchnorm_into_conv_transpose_rule])(model)
+    made = {node.outputs[0].name: node for node in RecursiveGraphIterator(model.graph) if node.op_type in OPERATORS}
+    return [(made.get(name, node), why) for (node, why), name in zip(nodes, followed, strict=True)]
+
+
+def _step(node: Any, failed: Mapping[str, str]) -> Step:
     """A node as a step.
 
     Raises:
         InvalidArgumentError: what it says cannot be a layer.
     """
-    import onnx
-
-    kernel = _weights(node, 1, constants)
-    bias = _weights(node, 2, constants) if len(node.input) > 2 and node.input[2] else None
-    said = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    kernel = _weights(node, 1, failed)
     rank = kernel.ndim - 2
+    if not 1 <= rank <= 3:
+        raise InvalidArgumentError("kernel", "3 to 5 axes", list(kernel.shape))
+    bias = _weights(node, 2, failed) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    said = _attributes(node, rank)
+    groups = said.get("group", 1)
+    if groups < 1 or len(kernel) % groups:
+        raise InvalidArgumentError("group", f"a divisor of the kernel's first extent, {len(kernel)}", groups)
     if "kernel_shape" in said and tuple(said["kernel_shape"]) != kernel.shape[2:]:
         raise InvalidArgumentError("kernel_shape", str(list(kernel.shape[2:])), list(said["kernel_shape"]))
     if said.get("output_shape"):
         raise InvalidArgumentError("output_shape", "pads: an output shape fits one input only", said["output_shape"])
-    stride = tuple(said.get("strides", (1,) * rank))
-    dilation = tuple(said.get("dilations", (1,) * rank))
-    beyond = tuple(said.get("output_padding", (0,) * rank))
+    stride, dilation, beyond = (
+        tuple(said.get(name, (default,) * rank))
+        for name, default in (("strides", 1), ("dilations", 1), ("output_padding", 0))
+    )
     padding = _padding(said, rank)
     transposed = node.op_type == "ConvTranspose"
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel.shape[2:], strict=True)]
@@ -110,50 +164,74 @@ def _step(node: Any, constants: Mapping[str, Any]) -> Step:
         stride=stride,
         dilation=dilation,
         padding=padding,
-        groups=said.get("group", 1),
+        groups=groups,
         transposed=transposed,
         output_padding=beyond,
     )
     return Step(kernel, bias, spec)
 
 
+def _attributes(node: Any, rank: int) -> dict[str, Any]:
+    """The attributes of a node.
+
+    Raises:
+        InvalidArgumentError: one that is unknown, of another type, or not as long as the kernel has axes.
+    """
+    said: dict[str, Any] = {}
+    for name, attribute in node.attributes.items():
+        kind = KINDS.get(name)
+        if kind is None:
+            raise InvalidArgumentError(name, f"no attributes but {', '.join(KINDS)}", attribute.type.name)
+        if attribute.is_ref() or attribute.type.name != kind:
+            raise InvalidArgumentError(name, f"an attribute of type {kind}", attribute.type.name)
+        value = attribute.value
+        length = 2 * rank if name == "pads" else rank
+        if kind == "INTS" and len(value) not in ((0, length) if name == "output_shape" else (length,)):
+            raise InvalidArgumentError(name, f"{length} integers for a kernel of {rank} axes", list(value))
+        said[name] = list(value) if kind == "INTS" else value
+    return said
+
+
 def _padding(said: Mapping[str, Any], rank: int) -> Any:
     """`auto_pad` as a rule, `pads` as (low, high) per axis."""
-    auto = said.get("auto_pad", b"NOTSET").decode()
+    auto = said.get("auto_pad", "NOTSET")
     if auto in ("", "NOTSET"):
         pads = said.get("pads", [0] * 2 * rank)
         return tuple(zip(pads[:rank], pads[rank:], strict=True))
-    rules = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower", "VALID": "valid"}
-    if auto not in rules:
-        raise InvalidArgumentError("auto_pad", f"NOTSET, {', '.join(rules)}", auto)
-    return rules[auto]
+    if auto not in RULES:
+        raise InvalidArgumentError("auto_pad", f"NOTSET, {', '.join(RULES)}", auto)
+    return RULES[auto]
 
 
-def _weights(node: Any, index: int, constants: Mapping[str, Any]) -> Array:
+def _weights(node: Any, index: int, failed: Mapping[str, str]) -> Array:
     """An input that is a constant of the file."""
-    from onnx import numpy_helper
-
-    tensor = constants.get(node.input[index]) if len(node.input) > index else None
-    if tensor is None:
-        what = ("input", "kernel", "bias")[index]
-        raise InvalidArgumentError(what, "a constant of the file", "a computed one")
-    array = np.asarray(numpy_helper.to_array(tensor))
+    what = ("input", "kernel", "bias")[index]
+    value = node.inputs[index] if len(node.inputs) > index else None
+    if value is None:
+        raise InvalidArgumentError(what, "a constant of the file", "none")
+    if value.const_value is None:
+        producer = value.producer()
+        came = f"a computed one, {value.name}" + (f" by {producer.op_type}" if producer else ", an input")
+        raise InvalidArgumentError(what, "a constant of the file", came + _why(value, failed))
+    try:
+        array = np.asarray(value.const_value.numpy())
+    except Exception as error:  # noqa: BLE001 - bytes that are not as many as the shape needs, an unknown dtype
+        raise InvalidArgumentError(what, f"a tensor whose bytes fit its shape, {value.name}", str(error)) from None
     if array.dtype not in DTYPES.values():
-        raise InvalidArgumentError("dtype", f"one of {', '.join(DTYPES)}", str(array.dtype))
+        raise InvalidArgumentError(f"{what}.dtype", f"one of {', '.join(DTYPES)}", str(array.dtype))
     return array
 
 
-def _layer_name(name: str) -> str:
-    """A node's name with nothing in it that a layer's may not have.
-
-    Example:
-        >>> _layer_name("/features/0.conv:Conv"), _layer_name("..")
-        ('features/0.conv_Conv', '_')
-    """
-    parts = [re.sub(r"[^A-Za-z0-9._-]", "_", part) for part in name.split("/")]
-    return "/".join("_" if part in (".", "..") else part for part in parts if part)[:200] or "_"
-
-
-def _unique(name: str, taken: dict[str, int]) -> str:
-    taken[name] = taken.get(name, 0) + 1
-    return name if taken[name] == 1 else _unique(f"{name}-{taken[name]}", taken)
+def _why(value: Any, failed: Mapping[str, str]) -> str:
+    """Why one of the nodes that lead to a value could not be computed, if it could not."""
+    waiting, seen = [value], set()
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if one.name in failed:
+            return f" ({one.producer().op_type}: {failed[one.name]})"
+        if one.producer() is not None:
+            waiting += one.producer().inputs
+    return ""

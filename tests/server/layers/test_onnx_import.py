@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors import create_executor
+from groupconv_server.layers.names import check_name
 from groupconv_server.layers.onnx_import import read_onnx
 
 RNG = np.random.default_rng(11)
@@ -27,19 +28,20 @@ def f32(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def model(nodes, weights=(), inputs=("x",), outputs=("y",)):
+def model(nodes, weights=(), inputs=("x",), outputs=("y",), functions=(), opset=17):
     def value(name):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
 
     tensors = [numpy_helper.from_array(array, name) for name, array in dict(weights).items()]
     graph = helper.make_graph(list(nodes), "test", list(map(value, inputs)), list(map(value, outputs)), tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in ("mine", "com.microsoft"))]
+    return helper.make_model(graph, opset_imports=imports, ir_version=9, functions=list(functions))
 
 
-def read(tmp_path, made):
+def read(tmp_path, made, **options):
     path = tmp_path / "model.onnx"
     onnx.save(made, path)
-    return read_onnx(path)
+    return read_onnx(path, **options)
 
 
 def by_onnxruntime(made, x):
@@ -109,7 +111,8 @@ def test_names_constants_and_what_cannot_be_a_layer(tmp_path):
         helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(f32(2, 2, 1))),
         helper.make_node("Identity", ["k"], ["l"]),
         helper.make_node("Conv", ["c", "l", ""], ["d"], name="twice"),
-        helper.make_node("Relu", ["w2"], ["computed"]),
+        helper.make_node("ReduceSum", ["d"], ["sum"]),
+        helper.make_node("Mul", ["w2", "sum"], ["computed"]),
         helper.make_node("Conv", ["d", "computed"], ["e"], name="computed"),
         helper.make_node("ConvTranspose", ["e", "w2"], ["f"], name="sized", output_shape=[9]),
         helper.make_node("Conv", ["f", "w2"], ["g"], name="lies", kernel_shape=[5]),
@@ -118,7 +121,7 @@ def test_names_constants_and_what_cannot_be_a_layer(tmp_path):
     found = {f.name: f for f in read(tmp_path, model(nodes, {"w": w, "w2": f32(2, 2, 3)}))}
     assert list(found) == ["features/0.conv_Conv", "b", "twice", "twice-2", "computed", "sized", "lies", "cropped"]
     assert [name for name, f in found.items() if f.step is None] == ["computed", "sized", "lies", "cropped"]
-    assert "a constant of the file" in found["computed"].reason
+    assert "a constant of the file, got 'a computed one, computed by Mul'" in found["computed"].reason
     assert "output_shape" in found["sized"].reason
     assert "kernel_shape: expected [3], got [5]" in found["lies"].reason
     assert "padding" in found["cropped"].reason
@@ -152,3 +155,180 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     path.write_bytes(b"\xff not a model")
     with pytest.raises(InvalidArgumentError, match="an ONNX model"):
         read_onnx(path)
+
+
+def conv(weights="w", name="c", y="y", **attributes):
+    return helper.make_node("Conv", ["x", *weights.split()], [y], name=name, **attributes)
+
+
+W = f32(4, 2, 3, 3)
+Q = np.clip(np.rint(W / 0.02), -128, 127).astype(np.int8)
+QUANTIZED = {"q": Q, "s": np.float32(0.02), "z": np.int8(3)}
+
+
+@pytest.mark.parametrize("opset", [13, 17, 21])
+@pytest.mark.parametrize(
+    ("nodes", "constants"),
+    [
+        ([helper.make_node("Cast", ["h"], ["w"], to=TensorProto.FLOAT)], {"h": W.astype(np.float16)}),
+        ([helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"])], QUANTIZED),
+        (
+            [
+                helper.make_node("DequantizeLinear", ["q", "s", "z"], ["t"]),
+                helper.make_node("Transpose", ["t"], ["w"], perm=[0, 1, 3, 2]),
+            ],
+            QUANTIZED,
+        ),
+        ([helper.make_node("Unsqueeze", ["f", "axes"], ["w"])], {"f": W[:, 0], "axes": np.array([1])}),
+        (
+            [
+                helper.make_node("Constant", [], ["b"], value_floats=[1.0, 2.0, 3.0, 4.0]),
+                helper.make_node("Identity", ["h"], ["w"]),
+            ],
+            {"h": W},
+        ),
+        ([helper.make_node("Mul", ["h", "g"], ["w"])], {"h": W, "g": f32(4, 1, 1, 1)}),  # a weight norm
+    ],
+    ids=["cast", "dequantize", "dequantize and transpose", "unsqueeze", "value_floats", "scaled"],
+)
+def test_what_is_computed_from_constants_is_constant(tmp_path, coordinator, nodes, constants, opset):
+    bias = " b" if any("b" in node.output for node in nodes) else ""
+    made = model([*nodes, conv("w" + bias)], constants, opset=opset)
+    (found,) = read(tmp_path, made)
+    assert found.step is not None, found.reason
+    x = f32(1, found.step.kernel.shape[1], 8, 9)
+    want = by_onnxruntime(made, x)
+    np.testing.assert_allclose(coordinator.convolve(x, [found.step]).output, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("coordinates", [False, True])
+@pytest.mark.parametrize("by_node", [False, True])
+def test_sparse_weights_are_made_dense(tmp_path, coordinates, by_node):
+    values = np.where(np.abs(W) > 1, W, 0)
+    at = np.argwhere(values) if coordinates else np.flatnonzero(values)
+    tensors = [numpy_helper.from_array(values[values != 0], "w"), numpy_helper.from_array(at, "i")]
+    sparse = helper.make_sparse_tensor(*tensors, W.shape)
+    nodes = [helper.make_node("Constant", [], ["w"], sparse_value=sparse)] if by_node else []
+    made = model([*nodes, conv()])
+    if not by_node:
+        made.graph.sparse_initializer.append(sparse)
+    (found,) = read(tmp_path, made)
+    np.testing.assert_array_equal(found.step.kernel, values)
+
+
+def test_a_sparse_tensor_that_would_fill_the_memory_is_refused(tmp_path):
+    tensors = [numpy_helper.from_array(f32(1), "w"), numpy_helper.from_array(np.array([0]), "i")]
+    made = model([conv()])
+    made.graph.sparse_initializer.append(helper.make_sparse_tensor(*tensors, [2**20, 2**20, 3, 3]))
+    with pytest.raises(InvalidArgumentError, match=r"sparse tensor w: expected at most 2 GiB"):
+        read(tmp_path, made)
+
+
+def block(name, domain="mine", opset=17, weight=W, inner=None):
+    nodes = [helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(weight))]
+    nodes += [helper.make_node("Conv", ["a", "k"], ["b"], name="inner")]
+    if inner:
+        nodes[1].output[0] = "t"
+        nodes += [helper.make_node(inner, ["t"], ["b"], domain=domain)]
+    return helper.make_function(domain, name, ["a"], ["b"], nodes, [helper.make_opsetid("", opset), helper.make_opsetid(domain, 1)])  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_functions_are_inlined(tmp_path, opset):
+    """Also nested ones, those that are called twice, and those of another opset than the model's."""
+    square = f32(4, 4, 1, 1)
+    functions = [block("Outer", opset=opset, inner="Inner"), block("Inner", opset=opset, weight=square)]
+    calls = [helper.make_node("Outer", ["x"], ["t"], domain="mine"), helper.make_node("Inner", ["t"], ["y"], domain="mine")]  # fmt: skip  # noqa: E501
+    found = read(tmp_path, model(calls, functions=functions))
+    assert len({f.name for f in found}) == 3
+    assert all("inner" in f.name for f in found)
+    for f, want in zip(found, (W, square, square), strict=True):
+        np.testing.assert_array_equal(f.step.kernel, want)
+
+
+def test_functions_that_nobody_calls_or_that_call_themselves_are_named(tmp_path):
+    functions = [block("Unused"), block("Endless", inner="Endless")]
+    nodes = [helper.make_node("Endless", ["x"], ["t"], domain="mine"), conv()]
+    found = read(tmp_path, model(nodes, {"w": W}, functions=functions))
+    assert [f.step is not None for f in found] == [True, False, False]
+    for f, name in zip(found[1:], ("Unused", "Endless"), strict=True):
+        assert f.reason == f"function: mine.{name} is not called, or cannot be inlined"
+
+
+@pytest.mark.parametrize(
+    ("operator", "domain", "count"),
+    [
+        ("QLinearConv", "", 8),
+        ("ConvInteger", "", 2),
+        ("DeformConv", "", 3),
+        ("FusedConv", "com.microsoft", 2),
+        ("NhwcConv", "com.microsoft", 2),
+        ("MyConv2d", "mine", 2),
+    ],
+)
+def test_every_operator_that_convolves_is_named(tmp_path, operator, domain, count):
+    node = helper.make_node(operator, ["x", *["w"] * (count - 1)], ["t"], name="other", domain=domain)
+    cast = helper.make_node("Cast", ["t"], ["x2"], to=TensorProto.FLOAT)
+    found = read(tmp_path, model([node, cast, conv()], {"w": W}))
+    assert [(f.name, f.step is None) for f in found] == [("other", True), ("c", False)]
+    assert f"operator: expected Conv or ConvTranspose, got {domain}{'.' * bool(domain)}{operator}" in found[0].reason
+
+
+MALFORMED = {
+    "strides": [[1], [0, 1], [1.0, 2.0], 2, "1", [1, 1, 1]],
+    "dilations": [[], [2, -1], "1"],
+    "pads": [[1, 1], [1, 1, 1], [-1, 0, 0, 0], [0.5] * 4],
+    "group": [0, 3, "two", [1], 1.0],
+    "auto_pad": ["SAME", 3, b"\xff"],
+    "kernel_shape": [[5, 5], [3], "3"],
+    "colour": ["red"],
+}
+
+
+@pytest.mark.parametrize(("attribute", "value"), [(k, v) for k, values in MALFORMED.items() for v in values])
+def test_a_malformed_attribute_is_named_with_its_node_and_the_others_are_loaded(tmp_path, attribute, value):
+    nodes = [conv(name="wrong"), conv(name="right", y="z")]
+    if value == []:
+        nodes[0].attribute.append(onnx.AttributeProto(name=attribute, type=onnx.AttributeProto.INTS))
+    else:
+        nodes[0].attribute.append(helper.make_attribute(attribute, value))
+    wrong, right = read(tmp_path, model(nodes, {"w": W}))
+    assert (wrong.name, wrong.step, right.step is None) == ("wrong", None, False)
+    named = {"strides": "stride", "dilations": "dilation", "pads": "pad", "group": "group"}.get(attribute, attribute)
+    assert named in wrong.reason
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=300) | st.sampled_from(["a//..", "a/", "a" * 260])
+
+
+@settings(max_examples=60)
+@given(names=st.lists(NAMES, max_size=5), prefix=st.sampled_from(["", "net", "n" * 250]))
+def test_names_are_legal_and_differ(tmp_path_factory, names, prefix):
+    nodes = [helper.make_node("Conv", ["x", "w"], [f"y{i}"], name=name) for i, name in enumerate(names)]
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    onnx.save(model(nodes, {"w": W}), path)
+    found = read_onnx(path, prefix)
+    assert len({f.name for f in found}) == len(names)
+    for f in found:
+        assert check_name(f.name).startswith(prefix[:250])
+        assert f.step is not None
+
+
+def test_a_batch_normalization_becomes_part_of_the_weights(tmp_path, coordinator):
+    weights = {"w": W, "b": f32(4)} | {k: f32(4) for k in ("scale", "offset", "mean")} | {"variance": f32(4) ** 2}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["t"], name="c", pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["t", "scale", "offset", "mean", "variance"], ["y"], epsilon=1e-3),
+    ]
+    made = model(nodes, weights)
+    (plain,), (folded,) = read(tmp_path, made), read(tmp_path, made, fold_batch_norm=True)
+    np.testing.assert_array_equal(plain.step.kernel, W)
+    assert (folded.name, folded.step is None) == ("c", False)
+    x = f32(2, 2, 6, 7)
+    got = coordinator.convolve(x, [folded.step]).output
+    np.testing.assert_allclose(got, by_onnxruntime(made, x), rtol=1e-3, atol=1e-3)
+
+
+def test_weights_that_are_inputs_with_a_default_are_constants(tmp_path):
+    (found,) = read(tmp_path, model([conv()], {"w": W}, inputs=("x", "w")))
+    np.testing.assert_array_equal(found.step.kernel, W)

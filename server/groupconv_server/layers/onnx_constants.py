@@ -1,0 +1,186 @@
+"""An ONNX file as one graph: functions are inlined, and what convolutions compute from constants is constant.
+
+onnx-ir reads and inlines, onnxscript's optimizer folds. What neither knows is done here: sparse tensors become dense.
+"""
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError
+from groupconv.text import human_bytes
+
+DENSE_BYTES = 2**31
+"""Bytes that a sparse tensor may have when it is dense: as many as a tensor in a protobuf."""
+
+
+def read_model(path: Path) -> Any:
+    """The model of a file as an `onnx_ir.Model`, in which functions are inlined where the libraries can.
+
+    Args:
+        path: weights beside it (external data) are read.
+
+    Raises:
+        FailedPreconditionError: the extra `onnx` is not installed.
+        InvalidArgumentError: not an ONNX file, or its weights are not there.
+    """
+    try:
+        import onnx
+        import onnx_ir
+        import onnxscript.optimizer  # noqa: F401 - used by `fold`
+        from onnx_ir.passes import common
+    except ImportError as error:
+        raise FailedPreconditionError(
+            f"to read ONNX files, install the extra `onnx`: pip install 'groupconv[onnx]' ({error})"
+        ) from None
+    try:
+        proto = onnx.load(path)
+        _make_dense(proto)
+        for node in (node for function in proto.functions for node in function.node):
+            node.name = node.name or next(iter(node.output), "")  # inlining would call it "node"
+        model = onnx_ir.from_proto(proto)
+        for function in model.functions.values():
+            _take_opsets(function, model.opset_imports)
+        try:
+            common.InlinePass(lambda function: _agree(function.opset_imports, model.opset_imports))(model)
+        except Exception:  # noqa: BLE001 - a function that calls itself or takes a graph: all stay, and are named
+            model = onnx_ir.from_proto(proto)
+        common.RemoveInitializersFromInputsPass()(model)
+    except InvalidArgumentError:
+        raise
+    except Exception as error:  # noqa: BLE001 - protobuf's, the libraries' own and the file system's
+        raise InvalidArgumentError("file", "an ONNX model with its weights", _first_line(error)) from None
+    return model
+
+
+def _take_opsets(function: Any, opsets: Mapping[str, int]) -> None:
+    """Give a function the opsets of its model, if its operators are the same in both."""
+    from onnx.defs import get_schema
+    from onnx_ir.traversal import RecursiveGraphIterator
+
+    own = function.opset_imports
+    used = {
+        (n.op_type, n.domain) for n in RecursiveGraphIterator(function) if own.get(n.domain) != opsets.get(n.domain)
+    }
+    with contextlib.suppress(Exception):  # an operator that onnx does not know
+        if all(
+            get_schema(name, own[domain], domain).since_version
+            == get_schema(name, opsets.get(domain, own[domain]), domain).since_version
+            for name, domain in used
+        ):
+            own.update({domain: version for domain, version in opsets.items() if domain in own})
+
+
+def _agree(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+    """Whether two sets of opsets have no domain in two versions."""
+    return all(other.get(domain, version) == version for domain, version in one.items())
+
+
+def fold(model: Any, convolutions: Sequence[Any]) -> dict[str, str]:
+    """Compute the weights of convolutions that depend on constants alone, and nothing else.
+
+    onnxscript's optimizer computes what onnx's reference implementation knows; onnxruntime computes the rest, such as
+    a DequantizeLinear of an older opset.
+
+    Args:
+        model: from `read_model`; it is changed.
+        convolutions: nodes of it; weights are their inputs after the first.
+
+    Returns:
+        Why a value could not be computed from constants, by its name.
+    """
+    from onnxscript import optimizer
+
+    wanted = {id(node) for node in _before(convolutions)}
+    if not wanted:
+        return {}
+    with contextlib.suppress(Exception):  # what it could not compute is tried again below, node by node
+        optimizer.fold_constants_ir(model, onnx_shape_inference=False, should_fold=lambda node: id(node) in wanted)
+    failed = {}
+    for node in _before(convolutions):
+        constant = node.outputs and all(v is None or v.const_value is not None for v in node.inputs)
+        if constant and node.outputs[0].const_value is None:
+            try:
+                node.outputs[0].const_value = _by_onnxruntime(node, model.opset_imports)
+            except Exception as error:  # noqa: BLE001 - of any operator
+                failed[node.outputs[0].name] = _first_line(error)
+    return failed
+
+
+def _before(convolutions: Sequence[Any]) -> list[Any]:
+    """The nodes that make the weights, each after those that make its inputs."""
+    found: dict[int, Any] = {}
+    waiting = [(v.producer(), False) for node in convolutions for v in node.inputs[1:] if v is not None]
+    while waiting:
+        node, after_its_inputs = waiting.pop()
+        if node is None or id(node) in found:
+            continue
+        if after_its_inputs:
+            found[id(node)] = node
+        else:
+            waiting.append((node, True))
+            waiting += [(v.producer(), False) for v in node.inputs if v is not None]
+    return list(found.values())
+
+
+def _by_onnxruntime(node: Any, opsets: Mapping[str, int]) -> Any:
+    """The first output of a node whose inputs are constants, as a tensor of the graph."""
+    import onnx_ir
+    import onnxruntime
+    from onnx import ValueInfoProto, helper
+
+    proto = onnx_ir.to_proto(node)
+    weights = {v.name: onnx_ir.to_proto(v.const_value) for v in node.inputs if v is not None}
+    for name, tensor in weights.items():
+        tensor.name = name
+    graph = helper.make_graph([proto], "constant", [], [ValueInfoProto(name=proto.output[0])], list(weights.values()))
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    made = helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+    session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    return onnx_ir.tensor(session.run([proto.output[0]], {})[0])
+
+
+def _make_dense(model: Any) -> None:
+    """Put dense tensors where a model has sparse ones, in its graphs and functions."""
+    from onnx import helper
+
+    graphs, bodies = [model.graph], [model.graph.node, *(function.node for function in model.functions)]
+    while bodies:
+        for node in bodies.pop():
+            for attribute in node.attribute:
+                inner = [attribute.g, *attribute.graphs] if attribute.HasField("g") else list(attribute.graphs)
+                graphs += inner
+                bodies += [graph.node for graph in inner]
+                if attribute.name == "sparse_value" and node.op_type == "Constant":
+                    attribute.CopyFrom(helper.make_attribute("value", _dense(attribute.sparse_tensor, "value")))
+    for graph in graphs:
+        graph.initializer.extend(_dense(sparse, sparse.values.name) for sparse in graph.sparse_initializer)
+        del graph.sparse_initializer[:]
+
+
+def _dense(sparse: Any, name: str) -> Any:
+    """A SparseTensorProto as a TensorProto; its indices are linear, or one row of coordinates for each value."""
+    from onnx import numpy_helper
+
+    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    shape = tuple(sparse.dims)
+    nbytes = math.prod(shape) * values.dtype.itemsize
+    if not 0 <= nbytes <= DENSE_BYTES:
+        expected = f"at most {human_bytes(DENSE_BYTES)} when it is dense"
+        raise InvalidArgumentError(f"sparse tensor {name}", expected, human_bytes(nbytes))
+    dense = np.zeros(shape, values.dtype)
+    at = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
+    dense.reshape(-1)[at] = values
+    return numpy_helper.from_array(dense, name)
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of what an error says, or of what caused it."""
+    cause = error.__cause__ or error
+    return (str(cause).splitlines() or [type(cause).__name__])[0]
