@@ -1,8 +1,10 @@
 """Servers that the tests of several files look into: for streams, and for shared memory."""
 
 import pytest
+from typer.testing import CliRunner
 
 import groupconv
+from groupconv_server.cli.app import app
 from groupconv_server.config import Config
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.server import Server
@@ -35,3 +37,15 @@ def near(sharing):
     """A client that does."""
     with groupconv.connect(sharing.address, timeout=60, shared_memory=True) as client:
         yield client
+
+
+@pytest.fixture
+def conv(server):
+    """Runs `groupconv conv` on that server, and checks its exit code."""
+
+    def run(*arguments, code=0):
+        done = CliRunner().invoke(app, ["conv", *map(str, arguments), "--target", server.address])
+        assert done.exit_code == code, (done.output, done.exception)
+        return done
+
+    return run

@@ -10,13 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from groupconv import __version__
-from groupconv.errors import GroupconvError
+from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv_server.cli.access import fails_closed
 from groupconv_server.cli.connection import with_endpoint
 
 
-def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose expected failures are one line on stderr and exit code 1."""
+def one_line_errors(command: Callable[..., Any], wrong_usage: int = 1) -> Callable[..., Any]:
+    """A command whose expected failures are one line on stderr and an exit code.
+
+    The code is `wrong_usage` for an invalid argument and 1 for everything else.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -25,7 +28,7 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         except (GroupconvError, OSError) as error:
             request = getattr(error, "request_id", "")
             typer.echo(f"groupconv: {error}" + f" (request {request})" * bool(request), err=True)
-            raise typer.Exit(1) from None
+            raise typer.Exit(wrong_usage if isinstance(error, InvalidArgumentError) else 1) from None
 
     return run
 
@@ -66,7 +69,8 @@ def _register() -> None:
         command = module.command
         if "endpoint" in inspect.signature(command).parameters:
             command = with_endpoint(command)
-        app.command(name=module.NAME, epilog=module.EXAMPLES)(one_line_errors(fails_closed(command)))
+        wrong_usage = 2 if module is conv else 1
+        app.command(name=module.NAME, epilog=module.EXAMPLES)(one_line_errors(fails_closed(command), wrong_usage))
     bench.app.registered_commands[0].callback = one_line_errors(bench.engine)
     app.add_typer(bench.app)
     for name, command, examples in layers.COMMANDS:

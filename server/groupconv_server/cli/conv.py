@@ -15,6 +15,7 @@ from groupconv.text import human_bytes
 from groupconv.wire.requests import ready_steps
 from groupconv_server import files
 from groupconv_server.cli.connection import Endpoint
+from groupconv_server.cli.signals import ended_by_signals
 from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.files import filters
 from groupconv_server.files.values import fitted, travels
@@ -105,7 +106,11 @@ def command(
         shape, computed = last.geometry.output_shape, last.types.output
         held = _held(dtype, output, opened.array.dtype, computed)
         magnitude = filters.finds_edges(steps) if absolute is None else absolute
-        with files.create_output(output, shape, held, alpha=opened.alpha) as out, endpoint.connect(timeout) as client:
+        with (
+            ended_by_signals(),
+            files.create_output(output, shape, held, alpha=opened.alpha) as out,
+            endpoint.connect(timeout) as client,
+        ):
             client.stream_convolve(
                 x,
                 ready,

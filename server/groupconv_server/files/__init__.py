@@ -51,16 +51,19 @@ def open_input(path: Path, axes: str | None = None) -> AbstractContextManager[Op
 def create_output(
     path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha: bool
 ) -> AbstractContextManager[Writable]:
-    """A file to be filled, in the order of its rows; it is whole once the context ends without an error.
+    """A file to be filled, in the order of its rows.
+
+    It is written beside its path and replaces what is there once the context ends without an error.
 
     Args:
-        path: of any format; a file that is there is replaced.
+        path: of any format.
         shape: (N, M, *spatial).
         dtype: of what is written.
         alpha: whether the last channel is one.
 
     Raises:
-        InvalidArgumentError: a format that cannot hold it.
+        InvalidArgumentError: a format that cannot hold it, or a path that cannot be written.
+        OSError: a disk that is full, or may not be written.
     """
     if shape[0] < 1 or len(shape) not in (4, 5):
         raise InvalidArgumentError("output", "an image or a volume", shape)

@@ -8,6 +8,7 @@ import numpy as np
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.files.axes import Opened, View, Writable, guessed
+from groupconv_server.files.output import allocate, replaced
 
 SUFFIXES = (".npy",)
 
@@ -26,6 +27,8 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
 @contextmanager
 def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:  # noqa: ARG001
     """See `files.create_output`."""
-    out = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    yield out
-    out.flush()
+    with replaced(path) as new:
+        out = np.lib.format.open_memmap(new, "w+", dtype, shape)
+        allocate(new)
+        yield out
+        out.flush()

@@ -9,6 +9,7 @@ import numpy as np
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.files.axes import Opened, View, Writable
+from groupconv_server.files.output import replaced
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
@@ -38,13 +39,16 @@ def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha:
         raise InvalidArgumentError("output", "a format that is known (.tif, .zarr, .h5, .npy, .png, .jpg)", path)
     if len(shape) != 4 or shape[0] != 1 or shape[1] > 4:
         raise InvalidArgumentError("output", "one image of 1 to 4 channels (else .tif, .zarr, .h5, .npy)", shape)
-    pixels = np.zeros((*shape[2:], shape[1]), dtype)
-    yield View(pixels, "YXC")
-    try:
-        iio.imwrite(path, pixels[:, :, 0] if shape[1] == 1 else pixels, plugin="pillow")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        expected = "a format that holds this image (.png, .jpg, .tif, .npy)"
-        raise InvalidArgumentError("output", expected, f"{dtype} {shape} for {path.name} ({error})") from None
+    with replaced(path) as new:
+        pixels = np.zeros((*shape[2:], shape[1]), dtype)
+        yield View(pixels, "YXC")
+        try:
+            iio.imwrite(new, pixels[:, :, 0] if shape[1] == 1 else pixels, plugin="pillow")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if getattr(error, "errno", None):
+                raise
+            expected = "a format that holds this image (.png, .jpg, .tif, .npy)"
+            raise InvalidArgumentError("output", expected, f"{dtype} {shape} for {path.name} ({error})") from None
 
 
 def iio_suffixes() -> set[str]:

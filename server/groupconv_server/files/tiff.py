@@ -15,6 +15,7 @@ from groupconv.wire.requests import Array
 from groupconv_server.files.axes import Opened, View, Writable
 from groupconv_server.files.blocks import BlockReader, BlockWriter
 from groupconv_server.files.extras import needed
+from groupconv_server.files.output import replaced
 from groupconv_server.files.zarr import chunk_rows
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn", ".lsm")
@@ -61,9 +62,9 @@ def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha:
         options["extrasamples"] = ["unassalpha"] if alpha and extra == 1 else ["unspecified"] * extra
     sizes = dict(zip("TSZYX", (shape[0], samples, *shape[2:]) if volume else (*shape[:2], 1, *shape[2:]), strict=True))
 
-    def write() -> None:
+    def write(new: Path) -> None:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        with tifffile.TiffWriter(path, bigtiff=size > BIG, ome=".ome." in path.name.lower()) as file:
+        with tifffile.TiffWriter(new, bigtiff=size > BIG, ome=".ome." in path.name.lower()) as file:
             file.write(
                 iter(tiles),
                 shape=tuple(sizes[a] for a in axes),
@@ -73,7 +74,7 @@ def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha:
                 **options,
             )
 
-    with tiles.written_by(write):
+    with replaced(path) as new, tiles.written_by(lambda: write(new)):
         yield BlockWriter(View(tiles, "NZYXC" if volume else "NYXC"), 1 if volume else TILE)
 
 

@@ -1,5 +1,6 @@
 """Zarr arrays, versions 2 and 3, and OME-Zarr images; written as version 3 with the names of the axes."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from groupconv.errors import InvalidArgumentError
 from groupconv_server.files.axes import Opened, View, Writable, guessed
 from groupconv_server.files.blocks import BlockReader, BlockWriter
 from groupconv_server.files.extras import needed
+from groupconv_server.files.output import replaced
 
 SUFFIXES = (".zarr",)
 CHUNK = 256
@@ -40,10 +42,23 @@ def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha:
     names = ["n", "c", "z", "y", "x"] if len(shape) == 5 else ["n", "c", "y", "x"]
     deep = (16,) if len(shape) == 5 else ()
     chunks = tuple(map(min, (1, 4, *deep, CHUNK, CHUNK), shape))
-    array = zarr.create_array(
-        store=str(path), shape=shape, dtype=dtype, chunks=chunks, dimension_names=names, overwrite=True
-    )
-    yield BlockWriter(View(array, "NCZYX" if len(shape) == 5 else "NCYX"), chunks[2])
+    with replaced(path) as new:
+        try:
+            array = zarr.create_array(store=str(new), shape=shape, dtype=dtype, chunks=chunks, dimension_names=names)
+            yield BlockWriter(View(array, "NCZYX" if len(shape) == 5 else "NCYX"), chunks[2])
+        except BaseException:
+            _settle()
+            raise
+
+
+def _settle() -> None:
+    """Wait for the chunks that Zarr still writes after an error: the folder cannot be removed before."""
+    from zarr.core.sync import sync
+
+    async def others() -> None:
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+
+    sync(others())
 
 
 def chunk_rows(array: Any, view: View) -> int:
