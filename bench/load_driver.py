@@ -3,7 +3,7 @@
     python bench/load_driver.py
 
 Serves on a free port, and asks it with 1 and 8 users for 4 s each, interleaved, three rounds; prints medians.
-docs/adr/0010-locust-without-gevent-grpc.md says what follows.
+docs/adr/0005-locust-without-gevent-grpc.md says what follows.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Locust runs the users.
 
 Locust's users are greenlets, and gRPC's calls block a thread. So each call runs on a thread of its own, gRPC is left as
-it is (LOCUST_SKIP_MONKEY_PATCH), and its time is taken on that thread: docs/adr/0010-locust-without-gevent-grpc.md.
+it is (LOCUST_SKIP_MONKEY_PATCH), and its time is taken on that thread: docs/adr/0005-locust-without-gevent-grpc.md.
 """
 
 import logging

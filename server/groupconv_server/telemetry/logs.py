@@ -1,7 +1,7 @@
 """Logs: one event a line, as JSON or for people, each with the id of the request it belongs to.
 
 Everything logs through the standard library; what a module gives as `extra=` becomes fields. Only this file knows
-structlog, which draws the lines (docs/adr/0020-structlog.md).
+structlog, which draws the lines (docs/adr/0006-structlog.md).
 """
 
 import logging
