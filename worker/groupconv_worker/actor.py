@@ -15,7 +15,7 @@ import ray
 from groupconv.errors import DeadlineExceededError
 from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.lanes.endpoint import Address, Endpoint
-from groupconv_worker.resident import CAPACITY, Resident
+from groupconv_worker.resident import CAPACITY, WeightsMissingError
 from groupconv_worker.runtime import Station
 from groupconv_worker.shard import Ran, Stage
 
@@ -120,11 +120,11 @@ class Worker:
         try:
             if (expires is not None and time.time() > expires) or dropped():
                 raise DeadlineExceededError("the deadline passed before the shard was started")
-            if any(_missing(stage, self.resident) for stage in stages):
-                return None
             if borrowed:
                 stages = [_own(stage) for stage in stages]
             return self._station.run(stages, x, out, threads)
+        except WeightsMissingError:
+            return None
         except DeviceLostError:
             # A broken context cannot be mended in the process that has it. Ray starts another one and the
             # executor runs the shard again; an orderly exit would count as wanted and restart nothing.
@@ -138,10 +138,6 @@ class Worker:
         """Drop what is kept of a layer's version; not while a shard runs that counts on it."""
         with self._station.turn:
             self.resident.forget(layer, version)
-
-
-def _missing(stage: Stage, resident: Resident) -> bool:
-    return stage.key is not None and stage.weight.size == 0 and not resident.has(stage.key, stage.one)
 
 
 def _own(stage: Stage) -> Stage:

@@ -67,6 +67,10 @@ class Prepared(Protocol):
 
     algorithm: str
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes it keeps: its weights in every form, tables, sessions. What it shares with others counts in each."""
+
     def run(self, x: Array, out: Array) -> None:
         """Convolve `x`, add the bias, apply the activation, write into `out`.
 

@@ -55,6 +55,10 @@ class _Reference:
     def __init__(self, problem: Problem, weight: Array, bias: Array | None) -> None:
         self.problem, self.weight, self.bias = problem, weight, bias
 
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
     @np.errstate(all="ignore")  # NaN and infinity are data
     def run(self, x: Array, out: Array) -> None:
         out[...] = convolve(x, self.weight, self.bias, self.problem.geometry).astype(out.dtype)

@@ -5,16 +5,19 @@ again, so a full store costs time and never an answer.
 """
 
 import functools
-import itertools
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
+
+from cachetools import LRUCache
 
 from groupconv_worker.contract import Prepared, Problem
 
 CAPACITY = 2**30
-"""Bytes of weights a worker keeps prepared unless told otherwise."""
+"""Bytes of prepared kernels that a worker keeps unless told otherwise."""
+OVERHEAD = 8192
+"""Bytes of a kept kernel beside its arrays: the objects around them, as measured."""
 
 
 class ResidentKey(NamedTuple):
@@ -35,20 +38,18 @@ class ResidentKey(NamedTuple):
     biased: bool = True
 
 
-@dataclass(slots=True)
-class _Kept:
-    """A prepared kernel, the bytes of its weights, and when it was last asked for."""
-
-    prepared: Prepared
-    bytes: int
-    used: int
+class WeightsMissingError(LookupError):
+    """A stage came without its weights, and they are not prepared here: they have to be sent."""
 
 
 class Resident:
     """Prepared kernels by layer and problem; the least recently used ones leave when it is full.
 
+    One that alone is larger than the capacity is not kept: it is prepared for each shard. Safe to use from several
+    threads.
+
     Args:
-        capacity: bytes of weights, as they were sent.
+        capacity: bytes that all prepared kernels may hold together (`Prepared.nbytes`, and `OVERHEAD` for each).
 
     Example:
         >>> from groupconv import ConvSpec, resolve
@@ -59,53 +60,59 @@ class Resident:
         >>> problem = Problem(resolve(ConvSpec(), x.shape, w.shape), types_of(x.dtype, w.dtype))
         >>> store, key = Resident(), ResidentKey("edge", 1, 0, ((0, 1), (0, 1), (0, 3)))
         >>> prepare = lambda one: create_engine("reference").prepare(one, w, resident=True)
-        >>> store.get(key, problem, w.nbytes, prepare) is store.get(key, problem, w.nbytes, prepare)
+        >>> store.get(key, problem, prepare) is store.get(key, problem, prepare)
         True
-        >>> store.has(key, problem), store.bytes
-        (True, 24)
+        >>> store.has(key, problem), store.bytes == w.nbytes + OVERHEAD
+        (True, True)
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        self.capacity = capacity
-        self.bytes = 0
-        self._kept: dict[tuple[ResidentKey, Problem], _Kept] = {}
-        self._clock = itertools.count()
+        self._kept: LRUCache[tuple[ResidentKey, Problem], Prepared] = LRUCache(capacity, getsizeof=size_of)
         self._lock = threading.Lock()
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that it may hold."""
+        return int(self._kept.maxsize)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it holds."""
+        return int(self._kept.currsize)
 
     def has(self, key: ResidentKey, problem: Problem) -> bool:
         """Whether this part is here, prepared for such a problem."""
         return (key, problem) in self._kept
 
-    def get(self, key: ResidentKey, problem: Problem, size: int, prepare: Callable[[Problem], Prepared]) -> Prepared:
+    def get(self, key: ResidentKey, problem: Problem, prepare: Callable[[Problem], Prepared]) -> Prepared:
         """This part, prepared: the kept one, or what `prepare` makes of the problem, kept from now on.
 
         Args:
             key: which part.
             problem: of one sample (`of_one_sample`), as kernels serve any batch.
-            size: bytes of the part's weights.
             prepare: called with the problem if nothing is kept.
         """
-        known = self._kept.get((key, problem))
+        with self._lock:
+            known = self._kept.get((key, problem))
         if known is not None:
-            known.used = next(self._clock)
-            return known.prepared
+            return known
         made = prepare(problem)  # may take a second of tuning, so not under the lock
         with self._lock:
-            if (key, problem) not in self._kept:
-                self._kept[key, problem] = _Kept(made, size, next(self._clock))
-                self.bytes += size
-            while self.bytes > self.capacity and len(self._kept) > 1:
-                self._drop(min(self._kept, key=lambda found: self._kept[found].used))
-        return made
+            known = self._kept.get((key, problem))  # another thread may have made it meanwhile
+            if known is None and size_of(made) <= self._kept.maxsize:
+                self._kept[key, problem] = made
+        return known or made
 
     def forget(self, layer: str, version: int) -> None:
         """Drop every part of a layer's version."""
         with self._lock:
             for found in [k for k in self._kept if (k[0].layer, k[0].version) == (layer, version)]:
-                self._drop(found)
+                del self._kept[found]
 
-    def _drop(self, found: tuple[ResidentKey, Problem]) -> None:
-        self.bytes -= self._kept.pop(found).bytes
+
+def size_of(prepared: Prepared) -> int:
+    """Bytes that a kept kernel counts as."""
+    return prepared.nbytes + OVERHEAD
 
 
 @functools.lru_cache(maxsize=4096)

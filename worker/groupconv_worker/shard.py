@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from groupconv_worker.contract import Array, Engine, Prepared, Problem, beside
-from groupconv_worker.resident import Resident, ResidentKey, of_one_sample
+from groupconv_worker.resident import Resident, ResidentKey, WeightsMissingError, of_one_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,9 @@ def run_shard(
         out: (N, M, *output) of the last, any strides; every element is written.
         resident: the worker's store of prepared kernels; None prepares every kernel for this shard alone.
 
+    Raises:
+        WeightsMissingError: a stage of a resident layer has no weights, and they are not prepared here.
+
     Example:
         >>> import numpy as np
         >>> from groupconv import ConvSpec, resolve
@@ -80,6 +83,8 @@ def _prepared(engine: Engine, stage: Stage, resident: Resident | None) -> Prepar
         return engine.prepare(stage.problem, stage.weight, stage.bias)
 
     def prepare(problem: Problem) -> Prepared:
+        if stage.weight.size == 0:
+            raise WeightsMissingError
         return engine.prepare(problem, stage.weight, stage.bias, resident=True)
 
-    return resident.get(stage.key, stage.one, stage.weight.nbytes, prepare)
+    return resident.get(stage.key, stage.one, prepare)

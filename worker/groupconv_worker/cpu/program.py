@@ -107,6 +107,12 @@ class Program:
         self.template, self.places = np.array(words, np.int64), np.array(places, np.int64)
         self.bytes = size + inner
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its words and of the arrays that its stages read."""
+        arrays = {id(array): array.nbytes for array in (self.template, self.places, *self.kept)}
+        return sum(arrays.values())
+
     def run(self, x: Array, y: Array, weights: tuple[int, int] = (0, 0), notes: Array | None = None) -> None:
         """Run on each sample.
 

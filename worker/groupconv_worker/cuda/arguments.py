@@ -88,6 +88,11 @@ class Phases:
     starts: Array
     kernel_index: Array
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the three."""
+        return self.taps.nbytes + self.starts.nbytes + self.kernel_index.nbytes
+
 
 def three(values: tuple[Any, ...], fill: Any) -> tuple[Any, Any, Any]:
     """`values` for depth, height and width.

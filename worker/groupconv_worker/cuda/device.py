@@ -196,6 +196,11 @@ class Epilogue:
         self._activation = ACTIVATIONS[g.activation.kind if g.activation else None]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of device memory."""
+        return sum(int(array.nbytes) for array in (self._bias, self._slope) if array is not None)
+
+    @property
     def is_identity(self) -> bool:
         """Nothing to do."""
         return self._bias is None and self._activation == 0

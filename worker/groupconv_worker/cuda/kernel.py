@@ -10,6 +10,10 @@ class DeviceKernel(Protocol):
 
     algorithm: str
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory that it keeps: weights, bias and slopes."""
+
     def workspace(self, batch: int, groups: int) -> int:
         """The least bytes `launch` allocates for so many samples and groups."""
 

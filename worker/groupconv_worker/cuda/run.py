@@ -28,6 +28,11 @@ class OnDevice:
         self._recorder = Recorder(device, kernel, problem)
         self.algorithm = kernel.algorithm
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory; recorded runs are counted, and bounded, by the device's `shelves`."""
+        return self._kernel.nbytes
+
     def run(self, x: Any, out: Any) -> None:
         """As `Prepared.run`; x and out may also be device arrays, both or one of them.
 

@@ -74,6 +74,10 @@ class _Direct:
             tap += math.prod(phase.plane.kernel)
         self.program = Program(direct.team, direct.buffers, stages, scratch)
 
+    @property
+    def nbytes(self) -> int:
+        return self.program.nbytes  # the packed weights are among its arrays
+
     def run(self, x: Array, y: Array) -> None:
         self.program.run(x, y)
 

@@ -75,6 +75,10 @@ class _Fft:
         spectra = scipy.fft.rfft2(w, self.shape).conj()
         self.spectra = spectra.reshape(plane.groups, plane.filters, plane.channels, *spectra.shape[2:])
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.spectra.nbytes) + self.bias.nbytes + self.direct.nbytes
+
     def run(self, x: Array, y: Array) -> None:
         for sample, made in zip(x, y, strict=True):
             self._sample(sample, made)

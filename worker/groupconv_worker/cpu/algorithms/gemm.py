@@ -69,6 +69,10 @@ class _PreparedGemm:
         self.filters = xp.ascontiguousarray(w.reshape(g.groups, per_group, -1))
         self.bias = None if bias is None else xp.asarray(bias).astype(self.accumulate)
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.filters.nbytes) + (0 if self.bias is None else int(self.bias.nbytes))
+
     @np.errstate(all="ignore")  # NaN and infinity are data
     def run(self, x: Array, out: Array) -> None:
         xp, g = self.gemm.xp, self.geometry

@@ -81,6 +81,10 @@ class _Grouped:
         self.algorithm, self.kept, self.weights = grouped.name, (w, bias), (address(w), address(bias))
         self.program = grouped.program(g if g.batch == 1 else g.with_batch(1), w.dtype)
 
+    @property
+    def nbytes(self) -> int:
+        return self.program.nbytes + sum(array.nbytes for array in self.kept)
+
     def run(self, x: Array, y: Array) -> None:
         self.program.run(x, y, self.weights)
 

@@ -24,6 +24,8 @@ from groupconv_worker.cpu.threads import Team
 
 SESSIONS = 64
 """Sessions kept for one-shot kernels."""
+SESSION = 128 * 1024
+"""Bytes of a session beside its weights, as measured."""
 
 
 class OnnxRuntime:
@@ -82,6 +84,9 @@ class _Sliced:
             else:
                 self.parts.append((start, stop, runtime.shared_session(g, (start, stop)), weights))
         self.geometry = g
+        weights_bytes = w.nbytes + bias.nbytes
+        # a session has its weights as they came and once more, packed for its kernels
+        self.nbytes = len(self.parts) * SESSION + (2 * weights_bytes if resident else weights_bytes)
 
     def run(self, x: Array, y: Array) -> None:
         for sample, made in zip(x, y, strict=True):
@@ -141,6 +146,8 @@ def _options() -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # an arena keeps, in each session, what its largest run wrote between; malloc gives that to the next run of any
+    options.enable_cpu_mem_arena = False
     return options
 
 

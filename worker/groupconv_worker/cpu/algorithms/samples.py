@@ -20,6 +20,10 @@ class Sampled(Protocol):
 
     algorithm: str
 
+    @property
+    def nbytes(self) -> int:
+        """As of `Prepared`."""
+
     def run(self, x: Array, y: Array) -> None:
         """Convolve each sample of x (N, C, *input) and add the bias into y (N, M, *output)."""
 
@@ -36,6 +40,11 @@ class Samples:
     def __init__(self, problem: Problem, kernel: Sampled, *, activated: bool) -> None:
         self.problem, self.kernel, self.algorithm = problem, kernel, kernel.algorithm
         self.activation = None if activated else problem.geometry.activation
+
+    @property
+    def nbytes(self) -> int:
+        """As of `Prepared`."""
+        return self.kernel.nbytes
 
     def run(self, x: Array, out: Array) -> None:
         """As `Prepared.run`."""

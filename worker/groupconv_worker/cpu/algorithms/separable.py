@@ -93,6 +93,10 @@ class _Separable:
         )
         self.program = Program(separable.team, separable.buffers, stages, scratch)
 
+    @property
+    def nbytes(self) -> int:
+        return self.program.nbytes  # the factors are among its arrays
+
     def run(self, x: Array, y: Array) -> None:
         self.program.run(x, y)
 

@@ -67,8 +67,7 @@ class Winograd:
         g = zero_padded(problem.geometry)
         activated = g.activation is None or g.activation.kind == "relu"
         direct = functools.partial(self.direct.prepare, Problem(g, problem.types), weight, bias, resident=resident)
-        kept = direct() if resident else None
-        kernel = _Winograd(self, g, weight, bias, lambda: kept if kept is not None else direct(), resident=resident)
+        kernel = _Winograd(self, g, weight, bias, direct, resident=resident)
         return Samples(problem, kernel, activated=activated)
 
 
@@ -85,7 +84,10 @@ class _Winograd:
         *,
         resident: bool,
     ) -> None:
-        self.direct, dtype = direct, np.dtype(np.float32)
+        dtype = np.dtype(np.float32)
+        made = direct() if resident else None
+        self.direct = direct if made is None else lambda: made  # `direct` holds the weights as they came
+        self.direct_bytes = 0 if made is None else made.nbytes
         self.passes = passes = winograd.passes(g.with_batch(1))
         self.room = Room(None if resident else winograd.buffers, passes.filters, dtype)
         passes.transform.run(np.ascontiguousarray(weight.astype(dtype, copy=False))[None], self.room.array[None])
@@ -93,12 +95,18 @@ class _Winograd:
         self.bias[:, : g.out_channels // g.groups] = bias_of(bias, g, dtype).reshape(g.groups, -1)
         self.weights = address(self.room.array), address(self.bias)
 
+    @property
+    def nbytes(self) -> int:
+        programs = self.passes.program.nbytes + self.passes.transform.nbytes
+        return self.room.array.nbytes + self.bias.nbytes + programs + self.direct_bytes
+
     def run(self, x: Array, y: Array) -> None:
         odd = np.zeros(len(x), np.int64)
         self.passes.program.run(x, y, self.weights, odd)
         if odd.any():
+            direct = self.direct()
             for n in np.flatnonzero(odd):
-                self.direct().run(x[n : n + 1], y[n : n + 1])
+                direct.run(x[n : n + 1], y[n : n + 1])
 
 
 class _Passes:

@@ -133,6 +133,11 @@ class CudnnKernel:
         self._epilogue = Epilogue(owner.device, g, bias, self._types.accumulate)
         self._window = g.input, g.output, g.kernel, g.stride, g.dilation, g.padding, g.transposed
 
+    @property
+    def nbytes(self) -> int:
+        """As of `DeviceKernel`."""
+        return int(self._filters.nbytes) + self._epilogue.nbytes
+
     def workspace(self, batch: int, groups: int) -> int:
         """The plan's, and copies with channels last where they are made."""
         g = self._geometry

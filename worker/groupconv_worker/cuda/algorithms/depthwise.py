@@ -40,6 +40,11 @@ class _Depthwise:
         self._filters = device.upload(pack_taps(weight, problem.geometry))
         self._epilogue = Epilogue(device, problem.geometry, bias, types.accumulate)
 
+    @property
+    def nbytes(self) -> int:
+        """As of `DeviceKernel`."""
+        return int(self._filters.nbytes) + self._epilogue.nbytes
+
     def workspace(self, batch: int, groups: int) -> int:  # noqa: ARG002 - none, whatever the size
         return 0
 

@@ -60,6 +60,11 @@ class _Direct:
         self._filters = device.upload(packed)  # (g, rows, m_pitch)
         self._epilogue = Epilogue(device, g, bias, self._types.accumulate)
 
+    @property
+    def nbytes(self) -> int:
+        """As of `DeviceKernel`."""
+        return int(self._filters.nbytes + self._taps.nbytes) + self._phases.nbytes + self._epilogue.nbytes
+
     def workspace(self, batch: int, groups: int) -> int:  # noqa: ARG002 - a reduction in one part needs none
         return 0
 

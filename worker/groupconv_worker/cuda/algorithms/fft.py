@@ -63,6 +63,11 @@ class _Fft:
         self._epilogue = Epilogue(device, g, bias, self._types.accumulate)
         self._frequencies = math.prod(self._shape[:-1]) * (self._shape[-1] // 2 + 1)
 
+    @property
+    def nbytes(self) -> int:
+        """As of `DeviceKernel`."""
+        return int(self._spectra.nbytes) + self._epilogue.nbytes
+
     def workspace(self, batch: int, groups: int) -> int:  # noqa: ARG002 - one sample and group at a time will do
         return self._group_bytes()
 

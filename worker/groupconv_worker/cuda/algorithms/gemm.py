@@ -81,6 +81,11 @@ class _Gemm:
         self._epilogue = Epilogue(device, g, bias, self._types.accumulate)
         self._depth, self._cells = rows.shape[2], math.prod(g.output)
 
+    @property
+    def nbytes(self) -> int:
+        """As of `DeviceKernel`."""
+        return int(self._filters.nbytes + self._taps.nbytes) + self._phases.nbytes + self._epilogue.nbytes
+
     def workspace(self, batch: int, groups: int) -> int:  # noqa: ARG002 - one sample and group at a time will do
         if self._geometry.is_pointwise:
             return 0

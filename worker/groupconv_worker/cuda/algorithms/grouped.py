@@ -46,6 +46,11 @@ class _Grouped:
         self._filters = device.upload(pack_grouped(weight, g, filters).astype(self._types.weight, copy=False))
         self._epilogue = Epilogue(device, g, bias, self._types.accumulate)
 
+    @property
+    def nbytes(self) -> int:
+        """As of `DeviceKernel`."""
+        return int(self._filters.nbytes) + self._phases.nbytes + self._epilogue.nbytes
+
     def workspace(self, batch: int, groups: int) -> int:  # noqa: ARG002 - none, whatever the size
         return 0
 

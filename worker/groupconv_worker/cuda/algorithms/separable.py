@@ -67,6 +67,11 @@ class _Separable:
         self._device, self._first, self._column, self._row = device, first.geometry, column, row
         self._itemsize = first.types.output.itemsize
 
+    @property
+    def nbytes(self) -> int:
+        """As of `DeviceKernel`."""
+        return self._column.nbytes + self._row.nbytes
+
     def workspace(self, batch: int, groups: int) -> int:
         filters = self._first.out_channels // self._first.groups
         return batch * groups * filters * math.prod(self._first.output) * self._itemsize

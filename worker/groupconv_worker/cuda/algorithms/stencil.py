@@ -44,6 +44,11 @@ class _Stencil:
         self._filters = device.upload(pack_grouped(weight, g, FILTERS).astype(np.float32, copy=False))
         self._epilogue = Epilogue(device, g, bias, types.accumulate)
 
+    @property
+    def nbytes(self) -> int:
+        """As of `DeviceKernel`."""
+        return int(self._filters.nbytes) + self._epilogue.nbytes
+
     def workspace(self, batch: int, groups: int) -> int:  # noqa: ARG002 - none, whatever the size
         return 0
 
