@@ -1,6 +1,9 @@
 """Memory that clients register under a name: whose it is, how much it may be, and when it is let go.
 
 A region whose owner's connection is gone is let go, unless a request has used it within the grace period.
+
+Requests look regions up under a lock. Nothing that takes its time is done under it: memory is mapped before a region is
+known, and unmapped once it no longer is.
 """
 
 import threading
@@ -61,6 +64,7 @@ class Regions(Generic[R]):
         self.capacity, self._grace, self._interval = capacity, grace, interval
         self._gone = gone or _not_connected
         self._regions: dict[str, R] = {}
+        self._coming: dict[str, int] = {}  # bytes of regions that are being made
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="shared-memory", daemon=True)
@@ -69,12 +73,12 @@ class Regions(Generic[R]):
     def unregister(self, name: str) -> None:
         """Let a region go; requests that use it end with it. One that is not there is gone already."""
         with self._lock:
-            self._regions.pop(name, None)
+            region = self._regions.pop(name, None)
+        del region  # unmapped here, unless a request uses it
 
     def unregister_all(self, owner: str) -> None:
         """Let every region go that `owner` registered, and no other."""
-        with self._lock:
-            self._let_go([r for r in self._regions.values() if r.owner == owner])
+        self._let_go(lambda region: region.owner == owner)
 
     def regions(self, name: str = "") -> Sequence[R]:
         """Every region by name, or the one of that name.
@@ -110,28 +114,38 @@ class Regions(Generic[R]):
         """Let every region go."""
         self._stopping.set()
         self._watcher.join()
-        with self._lock:
-            self._regions.clear()
+        self._let_go(lambda _: True)
 
     def _add(self, name: str, size: int, make: Callable[[], R]) -> None:
-        """A new region, made once it is known that it may be.
+        """A new region, made once it is known that it may be. Others use theirs meanwhile.
 
         Raises:
             AlreadyExistsError: the name is taken by a client that is still there.
             ResourceExhaustedError: more regions or bytes than allowed.
         """
         with self._lock:
-            if name in self._regions or self._too_much(size):  # those who are gone may make room
-                gone = self._gone({r.owner for r in self._regions.values()})
-                self._let_go([r for r in self._regions.values() if r.owner in gone])
-            if name in self._regions:
+            full = self._taken(name) or self._too_much(size)
+            owners = {r.owner for r in self._regions.values()}
+        if full:  # those who are gone may make room
+            gone = self._gone(owners)
+            self._let_go(lambda region: region.owner in gone)
+        with self._lock:
+            if self._taken(name):
                 raise AlreadyExistsError(f"name: a region {shown(name)} is registered; unregister it first")
             if self._too_much(size):
                 raise ResourceExhaustedError(
                     f"byte_size: {human_bytes(size)} more than the {MAX_REGIONS} regions and "
                     f"{human_bytes(self.capacity)} of shared memory that this server allows"
                 )
-            self._regions[name] = make()
+            self._coming[name] = size
+        try:
+            region = make()
+            with self._lock:
+                if not self._stopping.is_set():
+                    self._regions[name] = region
+        finally:
+            with self._lock:
+                del self._coming[name]
 
     def _get(self, name: str) -> R:
         region = self._regions.get(name)
@@ -139,13 +153,19 @@ class Regions(Generic[R]):
             raise NotFoundError(f"shared_memory_region: none is registered as {shown(name)}")
         return region
 
-    def _let_go(self, regions: Sequence[R]) -> None:
-        for region in regions:
-            del self._regions[region.name]
+    def _let_go(self, which: Callable[[R], bool]) -> None:
+        with self._lock:
+            ended = [region for region in self._regions.values() if which(region)]
+            for region in ended:
+                del self._regions[region.name]
+        del ended  # unmapped here, where no lock is held, unless requests use them
+
+    def _taken(self, name: str) -> bool:
+        return name in self._regions or name in self._coming
 
     def _too_much(self, size: int) -> bool:
-        bound = sum(r.size for r in self._regions.values())
-        return len(self._regions) >= MAX_REGIONS or bound + size > self.capacity
+        bound = sum(r.size for r in self._regions.values()) + sum(self._coming.values())
+        return len(self._regions) + len(self._coming) >= MAX_REGIONS or bound + size > self.capacity
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._interval):
@@ -153,14 +173,14 @@ class Regions(Generic[R]):
                 owners = {r.owner for r in self._regions.values()}
             if not owners:
                 continue
-            gone = self._gone(owners)
-            idle = time.monotonic() - self._grace
-            with self._lock:
-                self._let_go([r for r in self._regions.values() if r.owner in gone and r.used < idle])
+            self._let_go_of_idle(self._gone(owners), time.monotonic() - self._grace)
+
+    def _let_go_of_idle(self, gone: set[str], since: float) -> None:
+        self._let_go(lambda region: region.owner in gone and region.used < since)
 
 
 def check_region(name: str, offset: int, size: int) -> None:
-    """Refuse what no region can be called or be.
+    """Validate a region's name, offset and size.
 
     Raises:
         InvalidArgumentError: naming the field.

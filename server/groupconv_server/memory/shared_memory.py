@@ -6,6 +6,8 @@ where it would send bytes. What it says is not trusted: every number is checked 
 Clients of the Open Inference Protocol choose the names of their regions, and anyone may ask for them. A client of
 this service's own API is told a name that nobody can guess, once it has shown that it can read the object.
 
+An object is mapped only for the user it belongs to, whatever this process itself may read: as root, that is everything.
+
 A view that a running request holds stays valid however its region ends: the memory is unmapped when the last view is
 dropped.
 """
@@ -23,6 +25,7 @@ from pathlib import Path
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from groupconv.text import human_bytes
+from groupconv_server.memory.connections import user_of
 from groupconv_server.memory.regions import Region, Regions, check_region, shown
 
 OFF = "shared memory is off on this server; it is started with --allow-shared-memory"
@@ -34,6 +37,8 @@ PROOF = 32
 _KEY = re.compile(r"/?[A-Za-z0-9_.-]{1,255}")
 _OWN = re.compile(r"groupconv-client-[0-9a-f]{32}")
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
+_AT_ONCE = 4 * 2**20
+"""Bytes populated in one call, about a millisecond."""
 
 
 @dataclass(eq=False)
@@ -68,14 +73,19 @@ class SharedMemory(Regions[HostRegion]):
 
         Raises:
             InvalidArgumentError: a name, key, offset or size that cannot be; messages name the region, never a key.
-            NotFoundError: no object of that key, or none this process may read and write.
+            NotFoundError: no object of that key, none this process may read and write, or another user's: the object's
+                owner is the user at the other end of the connection, and this process's where that is not known.
             AlreadyExistsError: the name is taken by a client that is still there.
             ResourceExhaustedError: more regions or bytes than allowed, or the memory of the object cannot be had.
         """
         check_region(name, offset, size)
         handle = _opened(name, _path(name, key))
         try:
-            _check(name, os.fstat(handle), offset, size)
+            facts = os.fstat(handle)
+            user = user_of(owner)
+            if facts.st_uid != (os.geteuid() if user is None else user):
+                raise _no_memory(name)
+            _check(name, facts, offset, size)
             self._add(name, size, lambda: HostRegion(name, size, owner, key, offset, _mapped(handle, offset, size)))
         finally:
             os.close(handle)
@@ -110,18 +120,13 @@ class SharedMemory(Regions[HostRegion]):
             raise _elsewhere() from None
         try:
             facts = os.fstat(handle)
+            if user_of(owner) not in (None, facts.st_uid):
+                raise _elsewhere()
             if not stat.S_ISREG(facts.st_mode) or not hmac.compare_digest(os.pread(handle, PROOF, 0), proof):
                 raise _elsewhere()
             path.unlink(missing_ok=True)
             _check(region, facts, 0, size)
-            self._add(region, size, lambda: HostRegion(region, size, owner, name, 0, mmap.mmap(handle, size)))
-            try:
-                _reserve(handle, 0, size)  # takes its time, and nobody knows the region yet
-            except ResourceExhaustedError:
-                self.unregister(region)
-                raise
-            with contextlib.suppress(OSError):  # an older Linux maps pages as they are touched
-                self.part(region, 0, size).memory.madvise(_POPULATE_WRITE)
+            self._add(region, size, lambda: HostRegion(region, size, owner, name, 0, _populated(handle, size)))
         finally:
             os.close(handle)
         return region
@@ -193,6 +198,15 @@ def _mapped(handle: int, offset: int, size: int) -> mmap.mmap:
     """The object from its beginning to the region's end, every page of the region there."""
     _reserve(handle, offset, size)
     return mmap.mmap(handle, offset + size)
+
+
+def _populated(handle: int, size: int) -> mmap.mmap:
+    """The whole object, with every page in this process's page table, so that requests need not fault them in."""
+    memory = _mapped(handle, 0, size)
+    with contextlib.suppress(OSError):  # an older Linux maps pages as they are touched
+        for start in range(0, size, _AT_ONCE):  # mmap.madvise holds the interpreter while it runs
+            memory.madvise(_POPULATE_WRITE, start, min(_AT_ONCE, size - start))
+    return memory
 
 
 def _reserve(handle: int, offset: int, size: int) -> None:
