@@ -21,6 +21,7 @@ from groupconv.convolution.dtypes import is_float
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.epilogue import activate, add_bias
+from groupconv_worker.taps import by_tap, each, seen, stretched
 
 PAD_MODE = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 """numpy.pad's names for PyTorch's."""
@@ -97,7 +98,8 @@ def convolve(x: Array, weight: Array, bias: Array | None, g: Geometry) -> Array:
 
 def _gather(x: Array, w: Array, g: Geometry) -> Any:
     n = x.shape[0]
-    padded = np.pad(x, ((0, 0), (0, 0), *g.padding), mode=PAD_MODE[g.padding_mode])  # type: ignore[call-overload]
+    apart = stretched(g)  # then the padding is far larger than what is read of it
+    padded = x if apart else np.pad(x, ((0, 0), (0, 0), *g.padding), mode=PAD_MODE[g.padding_mode])  # type: ignore[call-overload]
     grouped: Any = padded.reshape(n, g.groups, g.in_channels // g.groups, *padded.shape[2:])
     filters: Any = w.reshape(g.groups, g.out_channels // g.groups, g.in_channels // g.groups, *g.kernel)
     y: Any = np.zeros((n, g.groups, g.out_channels // g.groups, *g.output), dtype=x.dtype)
@@ -106,9 +108,9 @@ def _gather(x: Array, w: Array, g: Geometry) -> Any:
             slice(k * d, k * d + (o - 1) * s + 1, s)
             for k, d, o, s in zip(tap, g.dilation, g.output, g.stride, strict=True)
         )
-        seen = grouped[..., *window]  # (N, g, C/g, *output)
-        for c in range(seen.shape[2]):
-            y += _scaled(filters[:, :, c, *tap], seen[:, :, c])
+        met = seen(grouped, g, tap, np) if apart else grouped[..., *window]  # (N, g, C/g, *output)
+        for c in range(met.shape[2]):
+            y += _scaled(filters[:, :, c, *tap], met[:, :, c])
     return y.reshape(n, g.out_channels, *g.output)
 
 
@@ -116,18 +118,12 @@ def _scatter(x: Array, w: Array, g: Geometry) -> Any:
     n = x.shape[0]
     grouped: Any = x.reshape(n, g.groups, g.in_channels // g.groups, *g.input)
     filters: Any = w.reshape(g.groups, g.in_channels // g.groups, g.out_channels // g.groups, *g.kernel)
-    # the output before its padding is cropped away
-    full = tuple(o + lo + hi for o, (lo, hi) in zip(g.output, g.padding, strict=True))
-    y: Any = np.zeros((n, g.groups, g.out_channels // g.groups, *full), dtype=x.dtype)
-    for tap in itertools.product(*map(range, g.kernel)):
-        reached = tuple(
-            slice(k * d, k * d + (h - 1) * s + 1, s)
-            for k, d, h, s in zip(tap, g.dilation, g.input, g.stride, strict=True)
-        )
+    y: Any = np.zeros((n, g.groups, g.out_channels // g.groups, *g.output), dtype=x.dtype)
+    for met in each(g, by_tap):
+        tap, cells, outputs = zip(*met, strict=True)
         for c in range(grouped.shape[2]):
-            y[..., *reached] += _scaled(filters[:, c, :, *tap], grouped[:, :, c])
-    crop = tuple(slice(lo, lo + o) for o, (lo, _) in zip(g.output, g.padding, strict=True))
-    return y[..., *crop].reshape(n, g.out_channels, *g.output)
+            y[..., *outputs] += _scaled(filters[:, c, :, *tap], grouped[:, :, c, *cells])
+    return y.reshape(n, g.out_channels, *g.output)
 
 
 def _scaled(w: Any, x: Any) -> Any:

@@ -29,6 +29,7 @@ from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.processor import processor
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.taps import stretched
 
 THIN = 16
 """Filters per group up to which lanes along a row beat lanes over filters."""
@@ -86,7 +87,7 @@ class CpuEngine:
 
     def heuristic(self, problem: Problem, *, resident: bool) -> Algorithm:
         """The algorithm for a kernel that nothing was measured for."""
-        found = phases(zero_padded(problem.geometry))
+        found = () if stretched(problem.geometry) else phases(zero_padded(problem.geometry))
         plane = found[0].plane if found else None
         if self.fft.supports(problem):
             return self.fft
@@ -112,7 +113,7 @@ class CpuEngine:
 
     def candidates(self, problem: Problem) -> list[Algorithm]:
         """The algorithms worth timing, the heuristic's first."""
-        found = phases(zero_padded(problem.geometry))
+        found = () if stretched(problem.geometry) else phases(zero_padded(problem.geometry))
         first = self.heuristic(problem, resident=True)
         others: list[Algorithm] = [self.heuristic(problem, resident=False), self.winograd, self.onnx, self.fft]
         if found:

@@ -5,10 +5,10 @@ Pure NumPy: everything here is decided from a geometry, on the host, and can be 
 Axes are depth, height, width; a convolution of lower rank has leading extents of 1.
 """
 
-import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -115,18 +115,28 @@ def phases_of(g: Geometry) -> Phases:
         array([0, 2, 3], dtype=int32)
     """
     channels = g.in_channels // g.groups
-    axes = [three(values, fill) for values, fill in ((_axis_phases(g), [[(0, 0)]]), (g.kernel, 1))]
-    taps, index, starts = [], [], [0]
-    for phase in itertools.product(*axes[0]):
-        z, y, x = (np.array(pairs, dtype=np.int64).reshape(-1, 2) for pairs in phase)  # (taps met, (k, offset))
-        flat = (z[:, None, None, 0] * axes[1][1] + y[:, None, 0]) * axes[1][2] + x[:, 0]
-        met = np.empty((channels, *flat.shape), dtype=TAP)
-        met["c"] = np.arange(channels).reshape(-1, 1, 1, 1)
-        met["z"], met["y"], met["x"] = z[:, None, None, 1], y[:, None, 1], x[:, 1]
-        taps.append(met.reshape(-1))
-        index.append(np.tile(flat.reshape(-1), channels))
-        starts.append(starts[-1] + met.size)
-    return Phases(np.concatenate(taps), np.array(starts, dtype=np.int32), np.concatenate(index))
+    index: Array = np.zeros((), np.int64)
+    phase: Array = np.zeros((), np.int64)
+    offsets: list[Array] = []
+    count = 1
+    for k, axis in enumerate(_axis_taps(g)):
+        index = index[..., None] * g.kernel[k] + axis.taps
+        phase = np.where((phase[..., None] < 0) | (axis.phase < 0), -1, phase[..., None] * axis.phases + axis.phase)
+        count *= axis.phases
+        offsets = [o[..., None] for o in offsets] + [axis.offset]
+    phase = phase.reshape(-1)
+    met = np.argsort(phase, kind="stable")[np.count_nonzero(phase < 0) :]  # by phase, in the order of the kernel
+    phase, sizes = phase[met], np.bincount(phase[phase >= 0], minlength=count)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    # each phase has its taps once for every channel
+    rows = channels * starts[phase] + (np.arange(len(met)) - starts[phase])
+    rows = rows + np.arange(channels)[:, None] * sizes[phase]
+    taps, kernel_index = np.empty(rows.size, TAP), np.empty(rows.size, np.int64)
+    taps["c"][rows] = np.arange(channels)[:, None]
+    for name, offset in zip("zyx", three(tuple(offsets), np.zeros(1, np.int64)), strict=True):
+        taps[name][rows] = np.broadcast_to(offset, g.kernel).reshape(-1)[met]
+    kernel_index[rows] = index.reshape(-1)[met]
+    return Phases(taps, (channels * starts).astype(np.int32), kernel_index)
 
 
 def is_near(g: Geometry) -> bool:
@@ -157,18 +167,25 @@ def device_taps(g: Geometry, taps: Array) -> Array:
     return near
 
 
-def _axis_phases(g: Geometry) -> tuple[list[list[tuple[int, int]]], ...]:
-    """Per axis and phase, the kernel taps that reach the phase's outputs: (index in the kernel, offset)."""
-    found = []
+class _AxisTaps(NamedTuple):
+    """The taps of one axis: their index in the kernel, their phase (-1 if they reach no output), their offset."""
+
+    taps: Array
+    phase: Array
+    offset: Array
+    phases: int
+
+
+def _axis_taps(g: Geometry) -> Iterator[_AxisTaps]:
     for kernel, s, d, (low, _), out in zip(g.kernel, g.stride, g.dilation, g.padding, g.output, strict=True):
-        places = [(kernel - 1 - k if g.flip_kernel else k, k * d) for k in range(kernel)]
-        if g.transposed:
-            # a phase beyond the last output has none: a stride wider than the output costs nothing
-            steps = range(min(s, out))
-            found.append([[(k, (r + low - at) // s) for k, at in places if (r + low - at) % s == 0] for r in steps])
-        else:
-            found.append([[(k, at - low) for k, at in places]])
-    return tuple(found)
+        taps = np.arange(kernel)
+        index, at = (taps[::-1] if g.flip_kernel else taps), taps * d
+        if not g.transposed:
+            yield _AxisTaps(index, np.zeros_like(at), at - low, 1)
+            continue
+        # a phase beyond the last output has none: a stride wider than the output costs nothing
+        phase, phases = (at - low) % s, min(s, out)
+        yield _AxisTaps(index, np.where(phase < phases, phase, -1), (phase + low - at) // s, phases)
 
 
 def gather_of(g: Geometry, phases: Phases, batch: int, groups: int, m_pitch: int) -> Array:

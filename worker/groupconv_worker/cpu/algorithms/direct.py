@@ -14,6 +14,7 @@ from groupconv_worker.cpu.kernels import filters, layout, simd
 from groupconv_worker.cpu.program import Place, Program, Scratch, Stage, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.taps import stretched
 
 Block = tuple[int, int, int]
 """Vectors of filters, rows and pixels of a block."""
@@ -33,8 +34,9 @@ class Direct:
         self.team, self.buffers = team, buffers
 
     def supports(self, problem: Problem) -> bool:
-        """One or two axes."""
-        return problem.types.accumulate in NATIVE and bool(phases(zero_padded(problem.geometry)))
+        """One or two axes; a padded input that is not much larger than what came and what goes."""
+        g = problem.geometry
+        return problem.types.accumulate in NATIVE and bool(phases(zero_padded(g))) and not stretched(g)
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """Pack the filters for the lanes: a copy, cheap beside the arithmetic unless the map is tiny."""

@@ -20,6 +20,7 @@ from groupconv_worker.cpu.algorithms.plane import Plane, filters_of, phases
 from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.taps import stretched
 
 FEWEST_TAPS = 121
 """Below, direct convolution costs less."""
@@ -51,6 +52,7 @@ class Fft:
             and math.prod(g.kernel) >= FEWEST_TAPS
             and math.prod(g.output) >= math.prod(g.kernel)
             and g.in_channels * g.out_channels // g.groups**2 <= 4
+            and not stretched(problem.geometry)
         )
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:

@@ -39,29 +39,33 @@ def packing(g: Geometry, block: int, dtype: np.dtype, source: Place, target: Pla
     else:
         width, distances, pieces = whole, (whole, filters * whole, 0), 1
     sizes = (filters, count, width, block, simd.lanes(dtype.itemsize), *distances, pieces, block, whole * block)
-    places = _places(tap_order(g), channels, block, pieces)
+    places = _places(g.with_batch(1), block, pieces)
     return Stage(layout.interleave(dtype), (source, target, places, *sizes), g.groups * count)
 
 
 @functools.lru_cache(maxsize=256)
-def _places(order: tuple[int, ...], channels: int, block: int, pieces: int) -> Array:
+def _places(g: Geometry, block: int, pieces: int) -> Array:
     """Where the weights of a filter's piece go in (K·L, C/g, block)."""
-    taps = np.argsort(order) * channels * block
+    channels, order = g.in_channels // g.groups, tap_order(g)
+    taps = np.empty_like(order)
+    taps[order] = np.arange(len(order)) * channels * block
     if pieces > 1:
-        return taps.astype(np.int64)
-    return (taps + np.arange(channels)[:, None] * block).reshape(-1).astype(np.int64)
+        return taps
+    return (taps + np.arange(channels)[:, None] * block).reshape(-1)
 
 
-@functools.lru_cache(maxsize=1024)
-def tap_order(g: Geometry) -> tuple[int, ...]:
+def tap_order(g: Geometry) -> Array:
     """The kernel's taps, flat, as they follow each other when packed: phase by phase, those of no phase last.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
         >>> tap_order(resolve(ConvSpec(flip_kernel=True), (1, 1, 8), (1, 1, 3)))
-        (2, 1, 0)
+        array([2, 1, 0])
     """
-    columns, last = g.kernel[-1], math.prod(g.kernel) - 1
-    order = [row * columns + column for phase in phases(g) for row in phase.taps[0] for column in phase.taps[1]]
-    order += sorted(set(range(last + 1)) - set(order))
-    return tuple(last - tap for tap in order) if g.flip_kernel else tuple(order)
+    columns, count = g.kernel[-1], math.prod(g.kernel)
+    met = [np.add.outer(np.array(p.taps[0]) * columns, p.taps[1]).reshape(-1) for p in phases(g)]
+    order = np.concatenate([*met, np.empty(0, np.int64)]).astype(np.int64)
+    left = np.ones(count, bool)
+    left[order] = False
+    order = np.concatenate([order, np.flatnonzero(left)])
+    return count - 1 - order if g.flip_kernel else order

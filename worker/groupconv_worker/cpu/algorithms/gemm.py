@@ -6,10 +6,14 @@ Written once over the array namespace, run by NumPy on the CPU and by CuPy on a 
     y = filters @ cols         # (g, M/g, C/g·ΠK) @ (N, g, C/g·ΠK, P) -> (N, g, M/g, P)
 
 The patches of the whole map are ΠK times the input, so they are made for blocks of output rows, as many as
-fit the workspace. A pointwise convolution needs no patches: the input is the matrix. A transposed convolution
-is the convolution of its zero-interleaved input with the flipped kernel at stride 1.
+fit the workspace. A pointwise convolution needs no patches: the input is the matrix.
+
+Where the padded input would be far larger than what came and what goes (`stretched`), one product for each tap takes
+the inputs that the tap meets, so no padding is made. A transposed convolution is a product for each tap, or for each
+input cell if those are fewer, added to the outputs that it reaches: no zero between inputs is made either.
 """
 
+import itertools
 import math
 from types import ModuleType
 from typing import Any
@@ -20,13 +24,14 @@ from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.epilogue import activate, add_bias
+from groupconv_worker.taps import by_cell, by_tap, each, seen, stretched
 
 WORKSPACE = 32 * 2**20
 """Bytes of patches made at a time."""
-
-
 PARTS = 16
 """Parts of a product that threads share."""
+THREAD_MACS = 200_000
+"""Multiply-adds of a product below which a second thread costs more than it does."""
 
 
 class Gemm:
@@ -61,12 +66,13 @@ class _PreparedGemm:
         self.gemm, self.geometry, self.accumulate = gemm, g, problem.types.accumulate
         w = xp.asarray(weight).astype(self.accumulate)
         axes = tuple(range(2, w.ndim))
-        if g.flip_kernel != g.transposed:  # the transposed form convolves with the flipped kernel
+        if g.flip_kernel:
             w = xp.flip(w, axes)
         per_group = g.out_channels // g.groups
         if g.transposed:  # (C, M/g, *K) -> (g, M/g, C/g, *K)
             w = xp.moveaxis(w.reshape(g.groups, -1, per_group, *g.kernel), 1, 2)
         self.filters = xp.ascontiguousarray(w.reshape(g.groups, per_group, -1))
+        self.stretched = stretched(g)
         self.bias = None if bias is None else xp.asarray(bias).astype(self.accumulate)
 
     @property
@@ -88,74 +94,96 @@ class _PreparedGemm:
         """x (g, C/g, *input) -> (g, M/g, *output), in the accumulator's dtype."""
         xp, g = self.gemm.xp, self.geometry
         if g.is_pointwise:
-            return self._product(x.reshape(*x.shape[:2], -1))
-        view = windows(widened(x, g, xp), g, xp)  # (g, C/g, *K, *output), no copy
+            return self._product(self.filters, x.reshape(*x.shape[:2], -1))
+        if g.transposed:
+            return self._scattered(x)
         depth = x.shape[1] * math.prod(g.kernel)
-        y = xp.empty((g.groups, g.out_channels // g.groups, *g.output), dtype=self.accumulate)
         row_bytes = g.groups * depth * math.prod(g.output[1:]) * self.accumulate.itemsize
+        if self.stretched or (g.rank > 1 and row_bytes > self.gemm.workspace):
+            return self._by_taps(x)
+        view = windows(widened(x, g, xp), g, xp)  # (g, C/g, *K, *output), no copy
+        y = xp.empty((g.groups, g.out_channels // g.groups, *g.output), dtype=self.accumulate)
         rows = max(1, self.gemm.workspace // row_bytes)
         first = 2 + g.rank  # the axis of output rows in the view
         for start in range(0, g.output[0], rows):
             band = slice(start, min(start + rows, g.output[0]))
             block = view[(slice(None),) * first + (band,)]
             cols = block.reshape(g.groups, depth, -1)  # the copy that makes the patches
-            y[:, :, band] = self._product(cols).reshape(*y.shape[:2], -1, *g.output[1:])
+            y[:, :, band] = self._product(self.filters, cols).reshape(*y.shape[:2], -1, *g.output[1:])
         return y
 
-    def _product(self, cols: Any) -> Any:
+    def _by_taps(self, x: Any) -> Any:
+        """The same tap by tap: what a tap sees of x, times its weights."""
+        g, w, y = self.geometry, self._by_axes(), self._zeros()
+        for tap in itertools.product(*map(range, g.kernel)):
+            y += self._times(w[..., *tap], seen(x, g, tap, self.gemm.xp))
+        return y
+
+    def _scattered(self, x: Any) -> Any:
+        """A transposed convolution, by taps or by input cells, whichever are fewer."""
+        g, w, y = self.geometry, self._by_axes(), self._zeros()
+        if math.prod(g.kernel) <= math.prod(g.input):
+            for met in each(g, by_tap):
+                tap, cells, outputs = zip(*met, strict=True)
+                y[..., *outputs] += self._times(w[..., *tap], x[..., *cells])
+            return y
+        w = w.swapaxes(1, 2)  # (g, C/g, M/g, *K): a cell is multiplied by the weights of all taps
+        for met in each(g, by_cell):
+            cell, taps, outputs = zip(*met, strict=True)
+            y[..., *outputs] += self._times(x[..., *cell][:, None], w[..., *taps])[:, 0]
+        return y
+
+    def _by_axes(self) -> Any:
+        """The filters as (g, M/g, C/g, *K)."""
+        g = self.geometry
+        return self.filters.reshape(g.groups, g.out_channels // g.groups, -1, *g.kernel)
+
+    def _zeros(self) -> Any:
+        g = self.geometry
+        return self.gemm.xp.zeros((g.groups, g.out_channels // g.groups, *g.output), dtype=self.accumulate)
+
+    def _times(self, w: Any, x: Any) -> Any:
+        """(g, M/g, C/g) times (g, C/g, *cells) -> (g, M/g, *cells)."""
+        return self._product(w, x.reshape(*x.shape[:2], -1)).reshape(*w.shape[:2], *x.shape[2:])
+
+    def _product(self, filters: Any, cols: Any) -> Any:
         """(g, M/g, D) @ (g, D, P) -> (g, M/g, P); integers too, in int32, which wraps."""
         matmul, team = self.gemm.xp.matmul, self.gemm.team
-        if team is None or team.threads == 1:
-            return matmul(self.filters, cols)
-        rows, columns = self.filters.shape[1], cols.shape[2]
-        y = self.gemm.xp.empty((*self.filters.shape[:2], columns), self.accumulate)
+        rows, columns = filters.shape[1], cols.shape[2]
+        if team is None or team.threads == 1 or filters.size * columns < THREAD_MACS:
+            return matmul(filters, cols)
+        y = self.gemm.xp.empty((*filters.shape[:2], columns), self.accumulate)
 
         @np.errstate(all="ignore")  # each thread has its own state
         def work(first: int, last: int) -> None:
             if columns >= rows:
                 part = slice(first * columns // PARTS, last * columns // PARTS)
-                matmul(self.filters, cols[:, :, part], out=y[:, :, part])
+                matmul(filters, cols[:, :, part], out=y[:, :, part])
             else:
                 part = slice(first * rows // PARTS, last * rows // PARTS)
-                matmul(self.filters[:, part], cols, out=y[:, part])
+                matmul(filters[:, part], cols, out=y[:, part])
 
         team.run(work, PARTS)
         return y
 
 
 def widened(x: Any, g: Geometry, xp: ModuleType) -> Any:
-    """x (g, C/g, *input) with its padding around it (transposed: its zeros between as well)."""
-    if not g.transposed:
-        if not any(map(any, g.padding)):
-            return x
-        mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-        return xp.pad(x, ((0, 0), (0, 0), *g.padding), mode=mode[g.padding_mode])
-    # output cell 0 is reached by taps at offset d·(K-1) - p before input cell 0; a negative offset crops
-    reach = [e - 1 for e in g.effective_kernel]
-    extents = tuple(o + r for o, r in zip(g.output, reach, strict=True))
-    wide = xp.zeros((*x.shape[:2], *extents), dtype=x.dtype)
-    into, taken = [], []
-    for h, s, r, (lo, _), extent in zip(g.input, g.stride, reach, g.padding, extents, strict=True):
-        offset = r - lo
-        skipped = max(0, math.ceil(-offset / s))
-        first = offset + skipped * s
-        count = max(0, min(h - skipped, math.ceil((extent - first) / s)))
-        into.append(slice(first, first + (count - 1) * s + 1 if count else first, s))
-        taken.append(slice(skipped, skipped + count))
-    wide[(..., *into)] = x[(..., *taken)]
-    return wide
+    """x (g, C/g, *input) with its padding around it."""
+    if not any(map(any, g.padding)):
+        return x
+    mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    return xp.pad(x, ((0, 0), (0, 0), *g.padding), mode=mode[g.padding_mode])
 
 
 def windows(x: Any, g: Geometry, xp: ModuleType) -> Any:
     """Every patch as a view: x (g, C/g, *padded) -> (g, C/g, *K, *output)."""
     strides = x.strides[2:]
-    step = (1,) * g.rank if g.transposed else g.stride
     return xp.lib.stride_tricks.as_strided(
         x,
         shape=(*x.shape[:2], *g.kernel, *g.output),
         strides=(
             *x.strides[:2],
             *(b * d for b, d in zip(strides, g.dilation, strict=True)),
-            *(b * s for b, s in zip(strides, step, strict=True)),
+            *(b * s for b, s in zip(strides, g.stride, strict=True)),
         ),
     )

@@ -14,6 +14,7 @@ from groupconv_worker.cpu.kernels import layout, rows, simd
 from groupconv_worker.cpu.program import BIAS, WEIGHT, Place, Program, Scratch, Stage, X, Y, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.taps import stretched
 
 Block = tuple[int, int, int]
 """Filters, rows and vectors of a block."""
@@ -43,7 +44,12 @@ class Grouped:
     def supports(self, problem: Problem) -> bool:
         """Few taps, a small stride and dilation, one or two axes."""
         found = phases(zero_padded(problem.geometry))
-        return bool(found) and problem.types.accumulate in NATIVE and all(_supported(p.plane) for p in found)
+        return (
+            bool(found)
+            and not stretched(problem.geometry)
+            and problem.types.accumulate in NATIVE
+            and all(_supported(p.plane) for p in found)
+        )
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """The kernel reads the weights as they are; a resident one keeps a copy."""

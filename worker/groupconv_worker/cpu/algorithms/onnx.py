@@ -7,6 +7,7 @@ one thread; the team splits the output channels instead, so that sessions have n
 
 import functools
 import itertools
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -21,9 +22,12 @@ from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
 from groupconv_worker.cpu.threads import Team
+from groupconv_worker.taps import stretched
 
 SESSIONS = 64
 """Sessions kept for one-shot kernels."""
+PRODUCTS = 2**24
+"""Most products of a group and a sample that a transposed convolution may have in memory."""
 SESSION = 128 * 1024
 """Bytes of a session beside its weights, as measured."""
 
@@ -45,9 +49,14 @@ class OnnxRuntime:
     def supports(self, problem: Problem) -> bool:
         """float32; an output padding of a whole stride is refused by the operator, though PyTorch has it."""
         g = problem.geometry
-        return problem.types.accumulate == np.float32 and all(
-            r == 0 or r < s for r, s in zip(g.output_padding, g.stride, strict=True)
-        )
+        if g.transposed:  # the operator multiplies all at once, and adds the products up then
+            products = math.prod(g.weight_shape[1:]) * math.prod(g.input)
+            fits = products <= PRODUCTS and all(
+                r == 0 or r < s for r, s in zip(g.output_padding, g.stride, strict=True)
+            )
+        else:
+            fits = g.padding_mode == "zeros" or not stretched(g)
+        return problem.types.accumulate == np.float32 and fits
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """Resident: a session that owns the weights. One-shot: a kept session that takes them as inputs."""

@@ -61,32 +61,45 @@ class Phase:
     """
 
     plane: Plane
-    taps: tuple[tuple[int, ...], tuple[int, ...]]
+    taps: tuple[range, range]
     start: Two
     step: Two
 
 
+MOST_PHASES = 256
+"""Phases of a convolution that is run phase by phase. Each is a stage of its own, so with more of them the stages cost
+more than the arithmetic."""
+
+
 @functools.lru_cache(4096)
 def phases(g: Geometry) -> tuple[Phase, ...]:
-    """The correlations that make up `g`; none for three axes (unless pointwise) or output cells that no tap reaches.
+    """The correlations that make up `g`.
+
+    The cost is that of the phases there are, whatever the stride, the dilation and the kernel.
+
+    Returns:
+        At most `MOST_PHASES`. None for three axes (unless pointwise), where no tap reaches some output cells, or where
+        there are more.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
         >>> up = resolve(ConvSpec(transposed=True, stride=2, padding=1), (1, 8, 4, 4), (8, 8, 4, 4))
-        >>> [(p.taps[1], p.plane.low, p.start) for p in phases(up)][:2]
-        [((3, 1), (1, 1), (0, 0)), ((2, 0), (1, 0), (0, 1))]
+        >>> [(list(p.taps[1]), p.plane.low, p.start) for p in phases(up)][:2]
+        [([3, 1], (1, 1), (0, 0)), ([2, 0], (1, 0), (0, 1))]
     """
     if g.is_pointwise and not g.transposed:  # space is left alone, so it is one row, whatever its rank
         cells = (1, math.prod(g.input))
         one = (1, 1)
         channels = g.in_channels // g.groups, g.out_channels // g.groups
-        return (Phase(Plane(g.groups, *channels, cells, one, one, one, (0, 0), cells), ((0,), (0,)), (0, 0), one),)
+        return (
+            Phase(Plane(g.groups, *channels, cells, one, one, one, (0, 0), cells), (range(1), range(1)), (0, 0), one),
+        )
     if g.rank > 2:
+        return ()
+    if g.transposed and math.prod(map(min, g.stride, g.output)) > MOST_PHASES:
         return ()
     axes = [_axis(g, axis) for axis in range(g.rank)]
     rows, columns = axes if g.rank == 2 else ([_SINGLE], axes[0])
-    if not all(axis.taps for axis in rows + columns):
-        return ()
     extents = g.input if g.rank == 2 else (1, *g.input)
     found = []
     for row, column in itertools.product(rows, columns):
@@ -108,7 +121,7 @@ def phases(g: Geometry) -> tuple[Phase, ...]:
 class _Axis(NamedTuple):
     """One axis of one phase; names as in Plane and Phase."""
 
-    taps: tuple[int, ...] = (0,)
+    taps: range = range(1)
     stride: int = 1
     low: int = 0
     dilation: int = 1
@@ -122,16 +135,22 @@ _SINGLE = _Axis()
 
 
 def _axis(g: Geometry, axis: int) -> list[_Axis]:
-    """The phases of one axis."""
+    """The phases of one axis; none if no tap reaches one of them."""
     kernel, s, d, low, outputs = g.kernel[axis], g.stride[axis], g.dilation[axis], g.padding[axis][0], g.output[axis]
     if not g.transposed:
-        return [_Axis(tuple(range(kernel)), s, low, d, outputs)]
-    found = []
+        return [_Axis(range(kernel), s, low, d, outputs)]
+    # f + low - k·d is divisible by s for one k of every `period`, if at all
+    common = math.gcd(s, d)
+    period, found = s // common, []
+    inverse = pow(d // common, -1, period)
     for f in range(min(s, outputs)):
-        taps = tuple(k for k in reversed(range(kernel)) if (f + low - k * d) % s == 0)
-        offsets = [(f + low - k * d) // s for k in taps]
-        dilation = offsets[1] - offsets[0] if len(offsets) > 1 else 1
-        found.append(_Axis(taps, 1, -offsets[0] if taps else 0, dilation, -(-(outputs - f) // s), f, s))
+        first = (f + low) // common * inverse % period
+        if (f + low) % common or first >= kernel:
+            return []
+        taps = range(first, kernel, period)[::-1]
+        offset = (f + low - taps[0] * d) // s
+        dilation = d // common if len(taps) > 1 else 1
+        found.append(_Axis(taps, 1, -offset, dilation, -(-(outputs - f) // s), f, s))
     return found
 
 
@@ -149,7 +168,7 @@ def filters_of(weight: Array, g: Geometry, dtype: np.dtype) -> Array:
 
 def phase_filters(filters: Array, phase: Phase) -> Array:
     """The filters (M, C/g, K, L) cut to the taps of a phase, contiguous."""
-    if phase.taps == tuple(tuple(range(k)) for k in filters.shape[2:]):
+    if phase.taps == tuple(map(range, filters.shape[2:])):
         return np.ascontiguousarray(filters)
     rows, columns = np.ix_(*phase.taps)
     return np.ascontiguousarray(filters[:, :, rows, columns])

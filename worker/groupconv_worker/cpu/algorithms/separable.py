@@ -11,6 +11,7 @@ from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padde
 from groupconv_worker.cpu.program import Program, Scratch, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.taps import stretched
 
 FEWEST_TAPS = 25
 """Below, one pass over the map costs less than two."""
@@ -43,6 +44,7 @@ class Separable:
             and max(g.kernel) <= MAX_TAPS
             and max(*g.stride, *g.dilation) <= MAX_STEP
             and max(g.input) < 2**30
+            and not stretched(problem.geometry)
         )
 
     def accepts(self, problem: Problem, weight: Array) -> bool:

@@ -24,6 +24,7 @@ from groupconv_worker.cpu.kernels.winograd_tiles import KERNEL, LANES, OUT, TILE
 from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, Program, Scratch, Stage, X, Y, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import Buffers, Room
+from groupconv_worker.taps import stretched
 
 FEWEST = 16
 """Channels and filters per group below which the transforms cost more than the products save."""
@@ -54,7 +55,7 @@ class Winograd:
     def supports(self, problem: Problem) -> bool:
         """3×3, stride 1."""
         g = zero_padded(problem.geometry)
-        if problem.types.accumulate != np.float32 or g.transposed or g.kernel != (3, 3):
+        if problem.types.accumulate != np.float32 or g.transposed or g.kernel != (3, 3) or stretched(problem.geometry):
             return False
         wide = min(g.in_channels, g.out_channels) // g.groups >= FEWEST
         tiles = math.prod(tile_counts(phases(g)[0].plane))
