@@ -23,6 +23,7 @@ from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import Buffers
 from groupconv_worker.reference import convolve
+from guards import check_in_bounds
 from oracle import check, run
 from strategies import cases
 
@@ -241,3 +242,40 @@ def test_taps_that_see_only_padding_are_skipped_unless_a_weight_is_not_finite():
         np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
         finite = np.isfinite(want)
         np.testing.assert_allclose(got[finite], want[finite], atol=1e-4)
+
+
+SINGLE_TAP_PHASES = [
+    ((1, 32, 96), (2,), {"stride": 2}),
+    ((1, 32, 30), (2,), {"stride": 2}),
+    ((1, 32, 96), (3,), {"stride": 2, "padding": 1, "output_padding": 1}),
+    ((1, 32, 96), (3,), {"stride": 2}),
+    ((1, 32, 1, 96), (2, 1), {"stride": (2, 1)}),
+    ((1, 32, 1, 96), (3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+    ((1, 32, 96), (1,), {"dilation": 3, "padding": 1, "output_padding": 2}),
+]
+
+
+@pytest.mark.parametrize(("shape", "kernel", "options"), SINGLE_TAP_PHASES)
+def test_a_phase_of_one_tap_on_one_row_stays_in_its_output(shape, kernel, options):
+    """Its row must not be cut as a whole output's may: its cells lie apart."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(shape, np.float32), rng.standard_normal((32, 32, *kernel), np.float32)
+    problem = problem_of(ConvSpec(transposed=True, **options), x, w)
+    check_in_bounds(Direct(TEAM, BUFFERS), problem, x, w)
+
+
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu", "sigmoid", "tanh", "gelu", "silu"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("algorithm", [Winograd(TEAM, BUFFERS), Fft(TEAM, BUFFERS)], ids=lambda a: a.name)
+def test_an_activation_is_applied_once_where_a_value_is_not_finite(algorithm, value, kind):
+    rng = np.random.default_rng(0)
+    k, channels, groups = (3, 16, 1) if algorithm.name == "winograd" else (13, 2, 2)
+    x = rng.standard_normal((1, channels, 40, 40), np.float32)
+    w = rng.standard_normal((channels, channels // groups, k, k), np.float32)
+    x[0, 0, 7, 9] = value
+    problem = problem_of(ConvSpec(padding=k // 2, groups=groups, activation=kind), x, w)
+    got = answer(algorithm, problem, x, w)
+    with np.errstate(all="ignore"):
+        want = convolve(x, w, None, problem.geometry)
+    finite = np.isfinite(want)
+    np.testing.assert_allclose(got[finite], want[finite], atol=1e-3)

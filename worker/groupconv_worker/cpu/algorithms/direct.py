@@ -54,7 +54,7 @@ class _Direct:
         relu = int(g.activation is not None and g.activation.kind == "relu")
         output = g.output if g.rank == 2 else (1, *g.output)
         scratch, stages, lanes = Scratch(), [], simd.lanes(dtype.itemsize)
-        found = [replace(phase, plane=strips(phase.plane, lanes)) for phase in phases(g)]
+        found = [replace(phase, plane=strips(phase, lanes)) for phase in phases(g)]
         spread = Spread([p.plane for p in found], lanes)
         wide = X
         if not spread.is_identity:
@@ -212,15 +212,22 @@ STRIP = (4, 2, 1)
 """Blocks of pixels of a strip."""
 
 
-def strips(plane: Plane, lanes: int) -> Plane:
-    """A long row that no tap shifts (pointwise) cut into rows of whole blocks, which threads can share evenly.
+def strips(phase: Phase, lanes: int) -> Plane:
+    """A long row that no tap shifts (pointwise), cut into rows of whole blocks, which threads can share evenly.
+
+    Only a phase that is the whole output can be cut so: the cells of another one lie apart in the output, where the
+    rows of its plane and the pieces of a row are not the same distance from each other.
 
     Example:
-        >>> strips(Plane(1, 8, 80, (1, 784), (1, 1), (1, 1), (1, 1), (0, 0), (1, 784)), 16).output
+        >>> row = Plane(1, 8, 80, (1, 784), (1, 1), (1, 1), (1, 1), (0, 0), (1, 784))
+        >>> strips(Phase(row, ((0,), (0,)), (0, 0), (1, 1)), 16).output
         (14, 56)
+        >>> strips(Phase(row, ((0,), (0,)), (0, 1), (1, 2)), 16) == row
+        True
     """
-    cells = plane.output[1]
-    if plane.kernel != (1, 1) or plane.input != plane.output or plane.output[0] > 1:
+    plane, cells = phase.plane, phase.plane.output[1]
+    whole = phase.start == plane.low == (0, 0) and phase.step == (1, 1)
+    if not whole or plane.kernel != (1, 1) or plane.input != plane.output or plane.output[0] > 1:
         return plane
     most = min(simd.ACCUMULATORS // vectors(plane, lanes), lanes)
     sizes = [count * P for P in range(most, most * 2 // 3, -1) for count in STRIP]

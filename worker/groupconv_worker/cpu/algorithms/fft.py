@@ -10,6 +10,7 @@ Source: Oppenheim and Schafer, Discrete-Time Signal Processing, 3rd ed., section
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import scipy.fft
@@ -59,7 +60,7 @@ class Fft:
         """Transform the filters."""
         g = zero_padded(problem.geometry)
         w = filters_of(weight, g, problem.types.accumulate)
-        plain = Problem(g, problem.types)
+        plain = Problem(replace(g, activation=None), problem.types)  # Samples applies the activation, once
         direct = self.direct.prepare(plain, weight, bias, resident=resident)
         kernel = _Fft(self.team, phases(g)[0].plane, w, bias_of(bias, g, w.dtype), direct)
         return Samples(problem, kernel, activated=False)

@@ -8,6 +8,7 @@ result is not finite, a NaN or an infinity has spread over its tile, so the whol
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -67,7 +68,9 @@ class Winograd:
         """Transform the filters: 4 times their memory. A one-shot kernel's direct form is made if it is needed."""
         g = zero_padded(problem.geometry)
         activated = g.activation is None or g.activation.kind == "relu"
-        direct = functools.partial(self.direct.prepare, Problem(g, problem.types), weight, bias, resident=resident)
+        # it stands in for the kernel, which leaves any other activation than relu to Samples
+        plain = Problem(g if activated else replace(g, activation=None), problem.types)
+        direct = functools.partial(self.direct.prepare, plain, weight, bias, resident=resident)
         kernel = _Winograd(self, g, weight, bias, direct, resident=resident)
         return Samples(problem, kernel, activated=activated)
 

@@ -10,6 +10,7 @@ from typing import Any
 from numba.core.caching import CacheImpl
 
 from groupconv_worker.code_version import digest
+from groupconv_worker.cpu.kernels.simd import WIDTH
 
 HERE = Path(__file__).parent
 
@@ -25,7 +26,7 @@ class Locator:
         places = (one.from_function(function, file) for one in _numbas)
         found = next((place for place in places if place is not None), None)
         if found is not None:
-            found.get_source_stamp = lambda: digest("cpu/kernels/*.py")
+            found.get_source_stamp = lambda: f"{digest('cpu/kernels/*.py')} {WIDTH}"
         return found
 
 

@@ -5,9 +5,11 @@ accumulators that stays in registers over all taps. So the innermost block of ea
 whose Python code *emits* vector instructions; Python loops over filters, rows and taps unroll it. The loops
 around the block are ordinary Numba.
 
-One vector is as wide as the machine's registers: `WIDTH` bytes.
+One vector is as wide as the machine's registers: `WIDTH` bytes. The environment variable GROUPCONV_VECTOR_BYTES asks for
+narrower ones, so that one machine can test what others run.
 """
 
+import os
 from typing import Any
 
 import llvmlite.binding
@@ -16,8 +18,12 @@ from numba.core import cgutils
 
 llvmlite.binding.initialize_native_asmparser()
 FEATURES = llvmlite.binding.get_host_cpu_features()
-WIDTH = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx2") else 16
-"""Bytes of one vector register."""
+WIDEST = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx2") else 16
+"""Bytes of one vector register of this machine."""
+WIDTH = min(WIDEST, int(os.environ.get("GROUPCONV_VECTOR_BYTES") or WIDEST))
+"""Bytes of one vector in the kernels: 16, 32 or 64."""
+if WIDTH not in (16, 32, 64):
+    raise ValueError(f"GROUPCONV_VECTOR_BYTES: expected 16, 32 or 64, got {WIDTH}")
 ACCUMULATORS = 28 if WIDTH != 32 else 12
 """Vectors that may stay in registers beside the operands: of 32 registers (AVX-512, NEON), of 16 (AVX2)."""
 
