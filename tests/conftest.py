@@ -12,6 +12,9 @@ settings.register_profile(
 )
 settings.load_profile("groupconv")
 
+# properties are drawn over more forms of kernels than a server may compile
+os.environ.setdefault("GROUPCONV_KERNEL_FORMS", "100000")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
     """With several processes (--dist loadgroup) one has all tests of Ray, and has them first; files stay together.

@@ -1,9 +1,11 @@
 """What a worker is wherever it runs: an engine, the kernels that stay prepared there, and turns at its threads."""
 
+import contextlib
 from collections.abc import Sequence
 
 from groupconv_worker.budget import Turn
 from groupconv_worker.contract import Array
+from groupconv_worker.cpu.kernels.forms import deferred
 from groupconv_worker.cpu.threads import keep_to
 from groupconv_worker.engines import create_engine
 from groupconv_worker.resident import Resident
@@ -46,9 +48,14 @@ class Station:
         return self.turn.acquire(timeout, among=among, whole=new)
 
     def run(self, stages: Sequence[Stage], x: Array, out: Array, threads: int) -> tuple[Ran, ...]:
-        """Run a shard (see `run_shard`) on so many threads."""
+        """Run a shard (see `run_shard`) on so many threads.
+
+        Others wait meanwhile, so no form is compiled for kernels that came with their request (cpu/kernels/forms.py).
+        """
         keep_to(threads)
+        one_shot = all(stage.key is None for stage in stages)
         try:
-            return run_shard(self.engine, stages, x, out, self.resident)
+            with deferred() if one_shot else contextlib.nullcontext():
+                return run_shard(self.engine, stages, x, out, self.resident)
         finally:
             keep_to(None)

@@ -26,6 +26,7 @@ from groupconv_worker.cpu.algorithms.samples import zero_padded
 from groupconv_worker.cpu.algorithms.separable import Separable
 from groupconv_worker.cpu.algorithms.winograd import Winograd
 from groupconv_worker.cpu.kernels import simd
+from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.processor import processor
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import Buffers
@@ -74,7 +75,17 @@ class CpuEngine:
     def prepare(
         self, problem: Problem, weight: Array, bias: Array | None = None, *, resident: bool = False
     ) -> Prepared:
-        """Large rank-1 kernels by their factors; else the heuristic's choice, or for resident kernels the fastest."""
+        """Large rank-1 kernels by their factors; else the heuristic's choice, or for resident kernels the fastest.
+
+        What wants compiled code that is not to be had (cpu/kernels/forms.py) gets onnxruntime or BLAS.
+        """
+        try:
+            return self._chosen(problem, weight, bias, resident=resident)
+        except NotCompiledError:
+            general = self.onnx if self.onnx.supports(problem) else self.gemm
+            return general.prepare(problem, weight, bias, resident=resident)
+
+    def _chosen(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         if self.separable.supports(problem) and self.separable.accepts(problem, weight):
             return self.separable.prepare(problem, weight, bias, resident=resident)
         tuned = resident and autotune.enabled() and _macs(problem) >= TUNED_MACS

@@ -5,12 +5,15 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import scipy.special
 
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.filters import packed
+from groupconv_worker.cpu.algorithms.gemm import Gemm
 from groupconv_worker.cpu.algorithms.plane import Phase, Plane, phases
 from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples, bias_of, zero_padded
 from groupconv_worker.cpu.kernels import filters, layout, simd
+from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.program import Place, Program, Scratch, Stage, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import Buffers
@@ -18,6 +21,10 @@ from groupconv_worker.taps import stretched
 
 Block = tuple[int, int, int]
 """Vectors of filters, rows and pixels of a block."""
+
+
+MAX_STEP = 16
+"""Largest stride along a row, and distance of a phase's outputs."""
 
 
 class Direct:
@@ -32,17 +39,29 @@ class Direct:
 
     def __init__(self, team: Team, buffers: Buffers) -> None:
         self.team, self.buffers = team, buffers
+        self.gemm = Gemm(np, scipy.special.erf, team=team)
 
     def supports(self, problem: Problem) -> bool:
-        """One or two axes; a padded input that is not much larger than what came and what goes."""
+        """One or two axes; a padded input that is not much larger than what came and what goes; short steps.
+
+        The compiled code has an instruction for each cell of a step along a row.
+        """
         g = problem.geometry
-        return problem.types.accumulate in NATIVE and bool(phases(zero_padded(g))) and not stretched(g)
+        found = phases(zero_padded(g))
+        short = all(max(phase.plane.stride[1], phase.step[1]) <= MAX_STEP for phase in found)
+        return problem.types.accumulate in NATIVE and bool(found) and short and not stretched(g)
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
-        """Pack the filters for the lanes: a copy, cheap beside the arithmetic unless the map is tiny."""
+        """Pack the filters for the lanes: a copy, cheap beside the arithmetic unless the map is tiny.
+
+        Where the kernel is not compiled, and is not to be now, BLAS takes its place.
+        """
         g = zero_padded(problem.geometry)
         activated = g.activation is None or g.activation.kind == "relu"
-        kernel = _Direct(self, problem, weight, bias_of(bias, g, problem.types.accumulate), resident=resident)
+        try:
+            kernel = _Direct(self, problem, weight, bias_of(bias, g, problem.types.accumulate), resident=resident)
+        except NotCompiledError:
+            return self.gemm.prepare(problem, weight, bias, resident=resident)
         return Samples(problem, kernel, activated=activated)
 
 

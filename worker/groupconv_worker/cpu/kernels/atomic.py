@@ -1,7 +1,6 @@
 """Memory by its address: what kernels are handed as words, and the atomic operations that threads meet by."""
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,8 @@ from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from groupconv_worker.cpu.kernels import cache  # noqa: F401 - what is compiled from here on is kept by it
+from groupconv_worker.cpu.kernels import cache  # what is compiled from here on is kept by it
+from groupconv_worker.cpu.kernels.forms import check_load, compiling
 from groupconv_worker.cpu.kernels.simd import I8, I32, I64, i64
 
 LENGTH = 2**40
@@ -19,7 +19,6 @@ LENGTH = 2**40
 
 CPU = get_host_cpu_name()
 _compile = cfunc(types.void(types.int64, types.int64, types.int64), cache=True, error_model="numpy")
-_compiling = threading.Lock()
 
 
 def job(*key: object) -> Callable[[Any], Any]:
@@ -33,19 +32,23 @@ def job(*key: object) -> Callable[[Any], Any]:
 
     def compiled(function: Any) -> Any:
         function.__qualname__ = "_".join([function.__qualname__, *map(str, key), CPU])
+        check_load(lambda: cache.has(function))
         return _compile(function)
 
     return compiled
 
 
 def once(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps what `make` returns for each key; who asks while another thread makes it waits for that one."""
+    """Keeps what `make` returns for each key, of which there are few; who asks while another makes it waits for that.
+
+    For kernels whose keys a request chooses there is `forms.form`.
+    """
     made: dict[tuple[object, ...], Any] = {}
 
     @functools.wraps(make)
     def get(*key: object) -> Any:
         if key not in made:
-            with _compiling:
+            with compiling:
                 if key not in made:
                     made[key] = make(*key)
         return made[key]

@@ -4,10 +4,11 @@ Numba looks at the file that has the kernel, but what its intrinsics emit stands
 those changed, the kernel on disk is another one than the code says.
 """
 
+import pickle
 from pathlib import Path
 from typing import Any
 
-from numba.core.caching import CacheImpl
+from numba.core.caching import CacheImpl, FunctionCache
 
 from groupconv_worker.code_version import digest
 from groupconv_worker.cpu.kernels.simd import WIDTH
@@ -32,3 +33,11 @@ class Locator:
 
 _numbas = list(CacheImpl._locator_classes)  # noqa: SLF001 - its variable for others replaces them in every package
 CacheImpl._locator_classes.insert(0, Locator)  # noqa: SLF001
+
+
+def has(function: Any) -> bool:
+    """Whether a function's compiled form is on disk."""
+    try:
+        return bool(FunctionCache(function)._cache_file._load_index())  # noqa: SLF001 - it has no other way to look
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError):  # no place for it, or a damaged one
+        return False

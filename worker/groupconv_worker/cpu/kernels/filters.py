@@ -14,7 +14,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.cpu.kernels import simd
-from groupconv_worker.cpu.kernels.atomic import array, job, once
+from groupconv_worker.cpu.kernels.atomic import array, job
+from groupconv_worker.cpu.kernels.forms import form
 from groupconv_worker.cpu.kernels.simd import I64, Simd, i64, pointer
 
 
@@ -112,7 +113,7 @@ class _Block:
                 self.simd.store_every(row, b.gep(self.y, [place]), self.T, self.P)
 
 
-@once
+@form
 def kernel(dtype: np.dtype, V: int, N: int, R: int, P: int, S: int, T: int) -> Any:
     """The compiled loop over blocks, for one block shape; every kernel size and dilation.
 

@@ -13,7 +13,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.cpu.kernels import simd
-from groupconv_worker.cpu.kernels.atomic import array, job, once
+from groupconv_worker.cpu.kernels.atomic import array, job
+from groupconv_worker.cpu.kernels.forms import form
 from groupconv_worker.cpu.kernels.simd import I64, Simd, i64, pointer
 
 
@@ -167,7 +168,7 @@ class _Block:
                 simd.store(value, address)
 
 
-@once
+@form
 def kernel(
     dtype: np.dtype, F: int, R: int, V: int, KH: int, KW: int, SH: int, SW: int, DH: int, DW: int, masked: int
 ) -> Any:

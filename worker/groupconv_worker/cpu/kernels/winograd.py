@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from groupconv_worker.cpu.kernels.atomic import array, job, once, store
+from groupconv_worker.cpu.kernels.forms import form
 from groupconv_worker.cpu.kernels.winograd_tiles import (
     DTYPE,
     KERNEL,
@@ -110,7 +111,7 @@ def transform_input() -> Any:
     return transform_input.address
 
 
-@once
+@form
 def product(V: int, P: int) -> Any:
     """The compiled pass between the transforms, for blocks of V vectors of filters and P tiles.
 
