@@ -44,7 +44,8 @@ def command(
         Path,
         typer.Argument(
             metavar="INPUT",
-            help="PNG, JPEG; TIFF (tiles, BigTIFF, OME), Zarr, HDF5 (file.h5:/array), .npy: extra images.",
+            help="PNG, JPEG; extra images: TIFF (another image than the first: file.tif:IMAGE/LEVEL), Zarr, "
+            "HDF5, netCDF 4, MATLAB 7.3 (file.h5:/array), .npy.",
         ),
     ],
     kernel: Annotated[
@@ -78,7 +79,10 @@ def command(
         ),
     ] = None,
     axes: Annotated[
-        str | None, typer.Option(help="Of the array in the file: letters of N C Z Y X. Default: what the file says.")
+        str | None,
+        typer.Option(
+            help="Of the array in the file: letters (zyx), or words (time,lat,lon). Default: what the file says."
+        ),
     ] = None,
     progress: Annotated[
         bool | None, typer.Option("--progress/--no-progress", help="A bar. Default: where stderr is a terminal.")
@@ -88,7 +92,13 @@ def command(
     """Convolve each channel of an image or a volume with a kernel, keeping its size, in bounded memory."""
     begin = time.monotonic()
     with files.open_input(source, axes) as opened:
-        x = travels(opened.array)
+        for note in opened.notes:
+            typer.echo(f"groupconv: {note}", err=True)
+        fold = filters.untouched(kernel, depthwise_separable)
+        if opened.alpha or files.is_picture(output):  # a picture has its channels together
+            fold = fold.replace("C", "")
+        arranged = opened.array.arranged(fold)
+        x = travels(arranged)
         steps = filters.steps_of(
             kernel,
             depthwise_separable,
@@ -108,7 +118,7 @@ def command(
         magnitude = filters.finds_edges(steps) if absolute is None else absolute
         with (
             ended_by_signals(),
-            files.create_output(output, shape, held, alpha=opened.alpha) as out,
+            files.create_output(output, arranged.layout.after(shape), held, alpha=opened.alpha) as out,
             endpoint.connect(timeout) as client,
         ):
             client.stream_convolve(
@@ -120,8 +130,8 @@ def command(
             )
     seconds = time.monotonic() - begin
     through = human_bytes(int(np.prod(x.shape, dtype=np.int64) * x.dtype.itemsize / seconds))
-    sizes = " -> ".join("×".join(map(str, (s[2:]))) for s in (x.shape, shape))
-    typer.echo(f"{output}: {sizes}, {shape[1]} channel{'s' * (shape[1] > 1)} of {held}, {seconds:.1f} s, {through}/s")
+    sizes = " -> ".join(layout.described() for layout in (arranged.layout, arranged.layout.after(shape)))
+    typer.echo(f"{output}: {sizes} of {held}, {seconds:.1f} s, {through}/s")
 
 
 def _held(asked: str | None, output: Path, source: np.dtype, computed: np.dtype) -> np.dtype:

@@ -12,22 +12,33 @@ import numpy as np
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.files import hdf5, npy, photo, tiff, zarr
-from groupconv_server.files.axes import Opened, Writable
+from groupconv_server.files.axes import Layout, Opened, Writable, axes_of
+from groupconv_server.files.paths import split
 
 FAMILIES: tuple[ModuleType, ...] = (npy, tiff, zarr, hdf5, photo)
 """Each has SUFFIXES, `open_input` and `create_output`; the last takes every other suffix."""
 
 
 def family(path: Path) -> ModuleType:
-    """The module for a path, by its suffix; HDF5 files may name an array inside: `scan.h5:/raw`.
+    """The module for a path, by the suffix of its file; see `paths.split`.
 
     Example:
         >>> family(Path("a/slide.ome.tif")).__name__.split(".")[-1]
         'tiff'
     """
-    name = str(path).partition(":/")[0].lower()
+    name = str(split(path)[0]).lower()
     inside = ".zarr/" in name  # an array of a group
     return next((f for f in FAMILIES if name.endswith(f.SUFFIXES) or (inside and f is zarr)), photo)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path is that of a picture, whose channels lie together, and not of an array.
+
+    Example:
+        >>> is_picture(Path("edges.png")), is_picture(Path("stack.tif"))
+        (True, False)
+    """
+    return family(path) is photo
 
 
 def open_input(path: Path, axes: str | None = None) -> AbstractContextManager[Opened]:
@@ -35,21 +46,22 @@ def open_input(path: Path, axes: str | None = None) -> AbstractContextManager[Op
 
     Args:
         path: of any format.
-        axes: of the array in the file, one letter each: N or T samples, C or S channels, Z, Y, X; None believes the
+        axes: of the array in the file, letters or words with commas between (see `axes.WORDS`); None believes the
             file, or guesses.
 
     Raises:
         InvalidArgumentError: no such array in it, or axes that do not fit.
         OSError: it cannot be read.
     """
-    if not Path(str(path).partition(":/")[0]).exists():
+    path = Path(path)
+    if not split(path)[0].exists():
         raise FileNotFoundError(2, "no such file", str(path))
     opened: AbstractContextManager[Opened] = family(path).open_input(path, axes)
     return opened
 
 
 def create_output(
-    path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha: bool
+    path: Path, layout: Layout | tuple[int, ...], dtype: np.dtype, *, alpha: bool
 ) -> AbstractContextManager[Writable]:
     """A file to be filled, in the order of its rows.
 
@@ -57,7 +69,7 @@ def create_output(
 
     Args:
         path: of any format.
-        shape: (N, M, *spatial).
+        layout: of the array in the file; or a shape (N, M, *spatial), which is its layout too.
         dtype: of what is written.
         alpha: whether the last channel is one.
 
@@ -65,7 +77,11 @@ def create_output(
         InvalidArgumentError: a format that cannot hold it, or a path that cannot be written.
         OSError: a disk that is full, or may not be written.
     """
-    if shape[0] < 1 or len(shape) not in (4, 5):
-        raise InvalidArgumentError("output", "an image or a volume", shape)
-    created: AbstractContextManager[Writable] = family(path).create_output(path, shape, dtype, alpha=alpha)
+    if not isinstance(layout, Layout):
+        if len(layout) not in (4, 5):
+            raise InvalidArgumentError("output", "an image or a volume", layout)
+        layout = Layout(axes_of(layout, asked="ncyx" if len(layout) == 4 else "nczyx"))
+    if layout.shape[0] < 1:
+        raise InvalidArgumentError("output", "at least one sample", layout.shape)
+    created: AbstractContextManager[Writable] = family(path).create_output(path, layout, dtype, alpha=alpha)
     return created

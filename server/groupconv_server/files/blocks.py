@@ -1,12 +1,13 @@
 """Rows in blocks: files store tiles and chunks, and taking one row would decode, or encode, all that it lies in."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from groupconv.wire.requests import Array
-from groupconv_server.files.axes import View
+from groupconv_server.files.axes import Layout, View
 
 BLOCK_BYTES = 4 * 2**20
 
@@ -18,9 +19,10 @@ def rows_of_a_block(view: View, chunk: int) -> int:
 
 
 class _Blocks:
-    def __init__(self, view: View, chunk: int) -> None:
-        self._view, self._rows = view, rows_of_a_block(view, chunk)
-        self.shape, self.dtype = view.shape, view.dtype
+    def __init__(self, view: View, chunks: Sequence[int] | None) -> None:
+        self.chunks = tuple(chunks) if chunks else (1,) * len(view.layout.axes)
+        self._view, self._rows = view, rows_of_a_block(view, self.chunks[view.axis_in_file])
+        self.shape, self.dtype, self.layout = view.shape, view.dtype, view.layout
 
 
 class BlockReader(_Blocks):
@@ -28,12 +30,16 @@ class BlockReader(_Blocks):
 
     Args:
         view: over a file.
-        chunk: rows that the file stores together.
+        chunks: extents of what the file stores together, along each of its axes; None is single rows.
     """
 
-    def __init__(self, view: View, chunk: int) -> None:
-        super().__init__(view, chunk)
+    def __init__(self, view: View, chunks: Sequence[int] | None) -> None:
+        super().__init__(view, chunks)
         self._key, self._block = (-1, -1), np.empty(0, view.dtype)
+
+    def arranged(self, fold: str, first: str = "") -> "BlockReader":
+        """The same array in another layout; see `Layout`."""
+        return BlockReader(self._view.arranged(fold, first), self.chunks)
 
     def __getitem__(self, key: Any) -> Array:
         n, _, rows = key
@@ -52,11 +58,11 @@ class BlockWriter(_Blocks):
 
     Args:
         view: over a file.
-        chunk: rows that the file stores together.
+        chunks: extents of what the file stores together, along each of its axes; None is single rows.
     """
 
-    def __init__(self, view: View, chunk: int) -> None:
-        super().__init__(view, chunk)
+    def __init__(self, view: View, chunks: Sequence[int] | None) -> None:
+        super().__init__(view, chunks)
         self._position = 0  # n·H + row of the first that is not there
         self._buffer = np.empty((view.shape[1], min(self._rows, view.shape[2]), *view.shape[3:]), view.dtype)
 
@@ -71,3 +77,16 @@ class BlockWriter(_Blocks):
             if stop == end:
                 self._view[n, slice(None), slice(first, end)] = self._buffer[:, : end - first]
             at, self._position = stop, n * height + stop
+
+
+def chunks_for(layout: Layout, side: int = 256, depth: int = 16) -> tuple[int, ...]:
+    """Chunks in which an output is stored: squares of a plane, some planes of a volume, one of every sample.
+
+    Example:
+        >>> from groupconv_server.files.axes import Axis
+        >>> chunks_for(Layout((Axis("t", "N", 5), Axis("z", "Z", 40), Axis("y", "Y", 900), Axis("x", "X", 1200))))
+        (1, 16, 256, 256)
+    """
+    sizes = {"Z": depth if "Z" in layout.spatial else 1, "Y": side, "X": side}
+    limits = (4 if i == layout.channel else sizes.get(kind, 1) for i, kind in enumerate(layout.kinds))
+    return tuple(max(1, min(limit, size)) for limit, size in zip(limits, layout.array_shape, strict=True))

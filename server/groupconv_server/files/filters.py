@@ -52,6 +52,25 @@ def steps_of(kernel: str, mix: str | None, channels: int, rank: int, *, alpha: b
     return depthwise_separable_steps(weight, matrix, None, spec)
 
 
+def untouched(kernel: str, mix: str | None) -> str:
+    """The kinds of axes, of C and Z, that a kernel does not touch: each channel, or each plane, is a sample.
+
+    Args:
+        kernel: as in `steps_of`.
+        mix: as in `steps_of`.
+
+    Example:
+        >>> untouched("sobel-x", None), untouched("gaussian:2", None), untouched("sobel-x,sharpen", None)
+        ('CZ', 'C', 'Z')
+    """
+    if kernel.endswith(".npy"):
+        planar = deep = np.load(kernel, mmap_mode="r", allow_pickle=False).ndim == 2
+    else:
+        names = kernel.split(",")
+        planar, deep = len(names) == 1, all(gaussian_of(name) is None for name in names)
+    return "C" * bool(planar and mix is None) + "Z" * bool(deep)
+
+
 def finds_edges(steps: list[Step]) -> bool:
     """Whether the first kernel answers flat areas with 0, so that results are of either sign."""
     kernel = steps[0].kernel

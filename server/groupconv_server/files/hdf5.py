@@ -1,5 +1,6 @@
-"""HDF5: `scan.h5`, or `scan.h5:/group/array` where it holds several."""
+"""HDF5, netCDF 4, MATLAB 7.3 and Imaris: `scan.h5`, or `scan.h5:/group/array` where it holds several arrays."""
 
+import errno
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,12 +10,21 @@ from typing import Any
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.files.axes import Opened, View, Writable, guessed
-from groupconv_server.files.blocks import BlockReader, BlockWriter
+from groupconv_server.files.axes import Layout, Opened, View, Writable, axes_of, guessed
+from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
 from groupconv_server.files.extras import needed
 from groupconv_server.files.output import allocate, replaced
+from groupconv_server.files.paths import split
 
-SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
+SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc", ".nc4", ".mat", ".ims", ".h5ad", ".nxs")
+LISTED = 12
+"""Arrays that a message lists."""
+OLDER = {
+    b"CDF": "netCDF 3; make it netCDF 4: nccopy -k nc4 OLD NEW",
+    b"MATLAB 5.0": "of an older MATLAB; save it with -v7.3",
+    b"\x0e\x03\x13\x01": "HDF 4; make it HDF5: h4toh5",
+}
+"""How files begin that have the suffixes and are no HDF5."""
 NAME = "/data"
 """Of the array that is written, unless the path says another."""
 
@@ -23,28 +33,34 @@ NAME = "/data"
 def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
     """See `files.open_input`."""
     h5py = needed("h5py", "to read HDF5")
-    name, inside = _parts(path)
-    with h5py.File(name, "r") as file:
+    name, inside = split(path)
+    try:
+        file = h5py.File(name, "r")
+    except OSError as error:
+        if error.errno and error.errno != errno.ENOENT:
+            raise
+        raise InvalidArgumentError("input", "HDF5 (netCDF 4, MATLAB 7.3)", f"{name.name}, {_kind(name)}") from None
+    with file:
         array = _only(h5py, file, path) if inside is None else file.get(inside)
         if not isinstance(array, h5py.Dataset):
-            raise InvalidArgumentError("input", "an array in the file", path)
-        view = View(array, axes or _labelled(array) or guessed(array.shape))
-        yield Opened(BlockReader(view, array.chunks[view.axis_in_file] if array.chunks else 1))
+            there = _listed(name, _arrays(h5py, file))
+            raise InvalidArgumentError("input", f"the path of an array (HDF5 {there})", path.name)
+        layout = Layout(axes_of(array.shape, _named(array) or _usual(name, array), axes))
+        yield Opened(BlockReader(View(array, layout), array.chunks))
 
 
 @contextmanager
-def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:  # noqa: ARG001
+def create_output(path: Path, layout: Layout, dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:  # noqa: ARG001
     """See `files.create_output`; an array in a file that is there is written to a copy of the file.
 
     Raises:
         InvalidArgumentError: a file that is no HDF5, or a path in it that is not free and not an array's.
     """
     h5py = needed("h5py", "to write HDF5")
-    name, inside = _parts(path)
-    axes = "NCZYX" if len(shape) == 5 else "NCYX"
-    chunks = tuple(map(min, (1, 1, *((8,) if len(shape) == 5 else ()), 256, 256), shape))
-    _check_free(h5py, Path(name), inside or NAME)
-    with replaced(Path(name), copy=True) as new:
+    name, inside = split(path)
+    shape, chunks = layout.array_shape, chunks_for(layout)
+    _check_free(h5py, name, inside or NAME)
+    with replaced(name, copy=True) as new:
         _check_space(new, shape, chunks, dtype)
         early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -53,11 +69,11 @@ def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha:
             with suppress(KeyError):
                 del file[inside or NAME]  # before the new one is made, which can then take its space
             array = file.create_dataset(inside or NAME, shape, dtype, chunks=chunks, dcpl=early)
-            for dimension, letter in zip(array.dims, axes.lower(), strict=True):
-                dimension.label = letter
+            for dimension, axis in zip(array.dims, layout.axes, strict=True):
+                dimension.label = axis.name
             file.flush()
             allocate(new)
-            yield BlockWriter(View(array, axes), chunks[2])
+            yield BlockWriter(View(array, layout), chunks)
 
 
 def _check_space(new: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype) -> None:
@@ -82,20 +98,50 @@ def _check_free(h5py: Any, name: Path, inside: str) -> None:
         raise InvalidArgumentError("output", "a path in the file that is free, or an array's", f"{name}:{inside}")
 
 
-def _parts(path: Path) -> tuple[str, str | None]:
-    name, colon, inside = str(path).partition(":/")
-    return name, "/" + inside if colon else None
-
-
 def _only(h5py: Any, file: Any, path: Path) -> Any:
-    found: list[str] = []
-    file.visititems(lambda name, node: found.append(name) if isinstance(node, h5py.Dataset) else None)
+    """The only array of a file that has two axes or more and is no scale of another one's axis."""
+    found = _arrays(h5py, file)
     if len(found) != 1:
-        inside = ", ".join(f"{path.name}:/{name}" for name in found) or "no array"
-        raise InvalidArgumentError("input", f"the path of one array; the file has {inside}", path.name)
+        raise InvalidArgumentError("input", f"the path of one array (HDF5 {_listed(path, found)})", path.name)
     return file[found[0]]
 
 
-def _labelled(array: Any) -> str | None:
-    labels = [dimension.label for dimension in array.dims]
-    return "".join(label[0] for label in labels) if all(labels) else None
+def _arrays(h5py: Any, file: Any) -> list[str]:
+    """The paths of the arrays that may be images; of all where none may."""
+    images: list[str] = []
+    others: list[str] = []
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset) and not name.startswith("#"):  # MATLAB's own begin with #
+            image = len(node.shape or ()) > 1 and node.dtype.kind in "biuf" and not node.is_scale
+            (images if image else others).append(name)
+
+    file.visititems(visit)
+    return images or others
+
+
+def _listed(path: Path, found: list[str]) -> str:
+    if not found:
+        return "without arrays"
+    more = f" and {len(found) - LISTED} more" * (len(found) > LISTED)
+    return "with " + ", ".join(f"{path.name}:/{name}" for name in found[:LISTED]) + more
+
+
+def _named(array: Any) -> list[str] | None:
+    """The names of the axes: their labels, or those of their scales, as in netCDF."""
+    names = [d.label or (d[0].name.rpartition("/")[2] if len(d) else "") for d in array.dims]
+    return list(map(str, names)) if all(names) else None
+
+
+def _usual(name: Path, array: Any) -> list[str] | None:
+    """The axes of formats that do not name them. MATLAB has the first axis last in the file."""
+    if "MATLAB_class" in array.attrs:
+        return list(reversed(guessed(array.shape[::-1]).lower()))
+    return list("zyx") if name.suffix.lower() == ".ims" and len(array.shape) == 3 else None
+
+
+def _kind(name: Path) -> str:
+    """What a file is that is no HDF5."""
+    with name.open("rb") as file:
+        begin = file.read(16)
+    return next((kind for magic, kind in OLDER.items() if begin.startswith(magic)), "which is none")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.files.axes import Opened, View, Writable, guessed
+from groupconv_server.files.axes import Layout, Opened, View, Writable, axes_of
 from groupconv_server.files.output import allocate, replaced
 
 SUFFIXES = (".npy",)
@@ -20,15 +20,16 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise InvalidArgumentError("input", "an array saved by numpy.save", f"{path.name} ({error})") from None
-    given = axes or guessed(array.shape)
-    yield Opened(View(array, given), alpha=axes is None and given == "YXC" and array.shape[2] in (2, 4))
+    layout = Layout(axes_of(array.shape, asked=axes))
+    alpha = axes is None and layout.kinds == "YXC" and array.shape[2] in (2, 4)
+    yield Opened(View(array, layout), alpha)
 
 
 @contextmanager
-def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:  # noqa: ARG001
+def create_output(path: Path, layout: Layout, dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:  # noqa: ARG001
     """See `files.create_output`."""
     with replaced(path) as new:
-        out = np.lib.format.open_memmap(new, "w+", dtype, shape)
+        out = np.lib.format.open_memmap(new, "w+", dtype, layout.array_shape)
         allocate(new)
-        yield out
+        yield View(out, layout)
         out.flush()

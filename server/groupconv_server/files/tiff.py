@@ -1,6 +1,7 @@
 """TIFF: tiles, strips, BigTIFF, OME and ImageJ; written in tiles as they come, as OME-TIFF where the name says so."""
 
 import contextlib
+import math
 import queue
 import threading
 from collections.abc import Iterator
@@ -12,14 +13,17 @@ import numpy as np
 
 from groupconv.errors import CancelledError, InvalidArgumentError
 from groupconv.wire.requests import Array
-from groupconv_server.files.axes import Opened, View, Writable
+from groupconv_server.files.axes import Axis, Layout, Opened, View, Writable, axes_of
 from groupconv_server.files.blocks import BlockReader, BlockWriter
 from groupconv_server.files.extras import needed
 from groupconv_server.files.output import replaced
-from groupconv_server.files.zarr import chunk_rows
+from groupconv_server.files.paths import split
+from groupconv_server.files.zarr import stored
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn", ".lsm")
 TILE = 256
+KNOWN = "TCSZYX"
+"""Letters of tifffile's axes that `axes.WORDS` has with their meaning; others are samples."""
 BIG = 2**31
 """Bytes of pixels above which a file is a BigTIFF: the format's offsets have 32 bits."""
 
@@ -28,46 +32,76 @@ BIG = 2**31
 def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
     """See `files.open_input`."""
     tifffile = needed("tifffile", "to read TIFF")
+    name, image = split(path)
     try:
-        file = tifffile.TiffFile(path)
+        file = tifffile.TiffFile(name)
     except tifffile.TiffFileError as error:
         raise InvalidArgumentError("input", "a TIFF", f"{path.name} ({error})") from None
     with file:
-        series = file.series[0]
+        series, notes = _chosen(file, path, image)
         alpha = axes is None and series.axes.endswith("S") and series.keyframe.extrasamples[-1:] in ((1,), (2,))
+        layout = Layout(axes_of(series.shape, _names(series.axes), axes))
         if series.dataoffset is not None:  # one run of plain pixels, perhaps a single strip
-            array = np.memmap(path, series.dtype.newbyteorder(file.byteorder), "r", series.dataoffset, series.shape)
-            yield Opened(View(array, axes or series.axes), alpha)
+            array = np.memmap(name, series.dtype.newbyteorder(file.byteorder), "r", series.dataoffset, series.shape)
+            yield Opened(View(array, layout), alpha, notes)
             return
         zarr = needed("zarr", "to read TIFF in tiles")
         array = zarr.open_array(series.aszarr(level=0), mode="r")
-        view = View(array, axes or series.axes)
-        yield Opened(BlockReader(view, chunk_rows(array, view)), alpha)
+        yield Opened(BlockReader(View(array, layout), stored(array)), alpha, notes)
+
+
+def _names(axes: str) -> list[str]:
+    """The axes of tifffile as names: samples of a pixel are channels, and what is not known is a sample.
+
+    Example:
+        >>> _names("QTYXS")
+        ['n1', 't', 'y', 'x', 'c']
+    """
+    named = [a.lower() if a in KNOWN else f"n{i}" for i, a in enumerate(axes, 1)]
+    return ["c" if name == "s" and "c" not in named else name for name in named]
+
+
+def _chosen(file: Any, path: Path, image: str | None) -> tuple[Any, tuple[str, ...]]:
+    """The series of a file that a path means, at the level that it means, and a note if there are others."""
+    number, _, level = (image or "0").partition("/")
+    series, at = int(number), int(level or 0)
+    if series >= len(file.series) or at >= len(file.series[series].levels):
+        there = ", ".join(f"{i} of {len(s.levels)} levels" for i, s in enumerate(file.series))
+        raise InvalidArgumentError("input", f"one of the images {there} (file.tif:IMAGE/LEVEL)", path.name)
+    base, levels = split(path)[0].name, len(file.series[series].levels)
+    notes = []
+    if image is None and len(file.series) > 1:
+        notes.append(f"{base}: took image 0 of {len(file.series)}; for another one, {base}:1")
+    if not level and levels > 1:
+        notes.append(f"{base}: took level 0 of {levels}; for another one, {base}:{series}/1")
+    return file.series[series].levels[at], tuple(notes)
 
 
 @contextmanager
-def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:
+def create_output(path: Path, layout: Layout, dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:
     """See `files.create_output`; channels are the samples of a pixel, so that rows can be written as they come."""
     tifffile = needed("tifffile", "to write TIFF")
     if dtype.name not in ("uint8", "uint16", "int8", "int16", "int32", "uint32", "float16", "float32", "float64"):
         raise InvalidArgumentError("output", "a dtype that TIFF holds", f"{dtype} for {path.name}")
+    shape, ome = layout.shape, ".ome." in path.name.lower()
     tiles = _Tiles(shape, dtype)
     volume, samples = len(shape) == 5, shape[1]
-    axes = "T" * (shape[0] > 1) + "Z" * volume + "YX" + "S" * (samples > 1)
+    pages, page_shape = _pages(layout, ome=ome)
+    axes = pages + "Z" * volume + "YX" + "S" * (samples > 1)
     colours = samples - alpha
     options: dict[str, Any] = {"photometric": "rgb" if colours == 3 else "minisblack"}
     if samples > 1:
         options["planarconfig"] = "contig"
     if extra := samples - (3 if colours == 3 else 1):
         options["extrasamples"] = ["unassalpha"] if alpha and extra == 1 else ["unspecified"] * extra
-    sizes = dict(zip("TSZYX", (shape[0], samples, *shape[2:]) if volume else (*shape[:2], 1, *shape[2:]), strict=True))
+    written = (*page_shape, *shape[2:], *((samples,) if samples > 1 else ()))
 
     def write(new: Path) -> None:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        with tifffile.TiffWriter(new, bigtiff=size > BIG, ome=".ome." in path.name.lower()) as file:
+        with tifffile.TiffWriter(new, bigtiff=size > BIG, ome=ome) as file:
             file.write(
                 iter(tiles),
-                shape=tuple(sizes[a] for a in axes),
+                shape=written,
                 dtype=dtype,
                 tile=(TILE, TILE),
                 metadata={"axes": axes},
@@ -75,7 +109,23 @@ def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha:
             )
 
     with replaced(path) as new, tiles.written_by(lambda: write(new)):
-        yield BlockWriter(View(tiles, "NZYXC" if volume else "NYXC"), 1 if volume else TILE)
+        axes_of_tiles = [
+            Axis(kind, kind, size) for kind, size in zip("NZYXC" if volume else "NYXC", tiles.shape, strict=True)
+        ]
+        chunks = (1, *((1,) if volume else ()), TILE, TILE, samples)
+        yield BlockWriter(View(tiles, Layout(tuple(axes_of_tiles))), chunks)
+
+
+def _pages(layout: Layout, *, ome: bool) -> tuple[str, tuple[int, ...]]:
+    """The letters and sizes of the axes that are samples. OME knows T, C and Z; what else there is becomes one T."""
+    axes = [layout.axes[i] for i in layout.samples if layout.axes[i].size > 1]
+    letters: list[str] = []
+    for axis in axes:
+        letter = "T" if axis.kind == "N" else axis.kind
+        letters.append("Q" if letter in letters else letter)
+    if ome and "Q" in letters:
+        return "T", (math.prod(axis.size for axis in axes),)
+    return "".join(letters), tuple(axis.size for axis in axes)
 
 
 class _Tiles:

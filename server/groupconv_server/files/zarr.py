@@ -1,8 +1,7 @@
 """Zarr arrays, versions 2 and 3, and OME-Zarr images; written as version 3 with the names of the axes."""
 
 import asyncio
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.files.axes import Opened, View, Writable, guessed
-from groupconv_server.files.blocks import BlockReader, BlockWriter
+from groupconv_server.files import ome_zarr
+from groupconv_server.files.axes import Layout, Opened, View, Writable, axes_of
+from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
 from groupconv_server.files.extras import needed
 from groupconv_server.files.output import replaced
 
 SUFFIXES = (".zarr",)
-CHUNK = 256
-"""Rows and columns of a chunk that is written."""
 
 
 @contextmanager
@@ -28,24 +26,34 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         node = zarr.open(store=str(path), mode="r")
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise InvalidArgumentError("input", "a Zarr array or group", f"{path.name} ({error})") from None
-    array, named = (node, None) if hasattr(node, "chunks") else _member(path, node)
-    view = View(array, axes or named or _named(array) or guessed(array.shape))
-    yield Opened(BlockReader(view, chunk_rows(array, view)))
+    if isinstance(node, zarr.Group):
+        array, names, note = ome_zarr.image_in(path, node)
+        notes = (note,) if note else ()
+    else:
+        array, names, notes = node, ome_zarr.names_above(zarr, path), ()
+    view = View(array, Layout(axes_of(array.shape, names or _named(array), axes)))
+    yield Opened(BlockReader(view, stored(array)), notes=notes)
 
 
 @contextmanager
-def create_output(path: Path, shape: tuple[int, ...], dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:  # noqa: ARG001
-    """See `files.create_output`."""
+def create_output(path: Path, layout: Layout, dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:  # noqa: ARG001
+    """See `files.create_output`; a name that ends in `.ome.zarr` gets an OME-Zarr image."""
     zarr = needed("zarr", "to write Zarr")
-    if path.exists() and not _is_array(path):
-        raise InvalidArgumentError("output", "a new path or a Zarr array, which is replaced", path)
-    names = ["n", "c", "z", "y", "x"] if len(shape) == 5 else ["n", "c", "y", "x"]
-    deep = (16,) if len(shape) == 5 else ()
-    chunks = tuple(map(min, (1, 4, *deep, CHUNK, CHUNK), shape))
+    if path.exists() and not ome_zarr.is_replaceable(path):
+        raise InvalidArgumentError("output", "a new path, or a Zarr array or image, which is replaced", path)
+    chunks = chunks_for(layout)
     with replaced(path) as new:
         try:
-            array = zarr.create_array(store=str(new), shape=shape, dtype=dtype, chunks=chunks, dimension_names=names)
-            yield BlockWriter(View(array, "NCZYX" if len(shape) == 5 else "NCYX"), chunks[2])
+            made = {"shape": layout.array_shape, "dtype": dtype, "chunks": chunks}
+            made["dimension_names"] = [axis.name for axis in layout.axes]
+            if ome_zarr.is_image(path):
+                group = zarr.create_group(store=str(new))
+                array = group.create_array("0", **made)
+            else:
+                array = zarr.create_array(store=str(new), **made)
+            yield BlockWriter(View(array, layout), chunks)
+            if ome_zarr.is_image(path):
+                ome_zarr.describe(group, layout)
         except BaseException:
             _settle()
             raise
@@ -61,34 +69,12 @@ def _settle() -> None:
     sync(others())
 
 
-def chunk_rows(array: Any, view: View) -> int:
-    """Rows along the banded axis that are stored together."""
-    stored = getattr(array, "shards", None) or array.chunks
-    return int(stored[view.axis_in_file])
+def stored(array: Any) -> Sequence[int]:
+    """Extents of what an array stores together."""
+    return tuple(getattr(array, "shards", None) or array.chunks)
 
 
-def _is_array(path: Path) -> bool:
-    described = path / "zarr.json"
-    if described.is_file():
-        return bool(json.loads(described.read_text()).get("node_type") == "array")
-    return (path / ".zarray").is_file()
-
-
-def _member(path: Path, group: Any) -> tuple[Any, str | None]:
-    """The image of an OME-Zarr group at full resolution with its axes, or the only array of any other group."""
-    attributes = dict(group.attrs)
-    scales = dict(attributes.get("ome", attributes)).get("multiscales")
-    if scales:
-        names = [axis["name"] if isinstance(axis, dict) else axis for axis in scales[0].get("axes", [])]
-        return group[scales[0]["datasets"][0]["path"]], "".join(name[0] for name in names) or None
-    arrays = sorted(name for name, _ in group.arrays())
-    if len(arrays) != 1:
-        inside = ", ".join(f"{path.name}/{name}" for name in arrays) or "no array"
-        raise InvalidArgumentError("input", f"the path of one array; the group has {inside}", path.name)
-    return group[arrays[0]], None
-
-
-def _named(array: Any) -> str | None:
-    """Axes by the first letters of the names that the array gives its dimensions, if it does."""
+def _named(array: Any) -> list[str] | None:
+    """The names that an array gives its dimensions, if it names all."""
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
-    return "".join(name[0] for name in names) if names and all(names) else None
+    return list(map(str, names)) if names and all(names) else None

@@ -1,5 +1,6 @@
 """Arrays in files: what is written is read, by rows, in any order of axes."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv_server import files
 from groupconv_server.files import extras
-from groupconv_server.files.axes import View
+from groupconv_server.files.axes import Layout, View, axes_of
 from groupconv_server.files.blocks import BlockReader, BlockWriter
 from groupconv_server.files.values import fitted, saturate, travels
 
@@ -116,37 +117,123 @@ def test_zarr_and_hdf5_of_others_are_read(tmp_path):
             assert opened.array.shape == shape
             want = x[:, ::2, ::2] if name.endswith("/1") else x
             np.testing.assert_array_equal(whole(opened.array).reshape(want.shape), want)
-    with pytest.raises(InvalidArgumentError, match=r"the file has x\.h5:/a/other, x\.h5:/a/raw"):
+    with pytest.raises(InvalidArgumentError, match=r"HDF5 with x\.h5:/a/other, x\.h5:/a/raw"):
         files.open_input(tmp_path / "x.h5").__enter__()
-    with pytest.raises(InvalidArgumentError, match="a new path or a Zarr array"):
+    with pytest.raises(InvalidArgumentError, match="a new path, or a Zarr array"):
         files.create_output(tmp_path / "image.zarr" / "", (1, 1, 4, 4), np.dtype("f4"), alpha=False).__enter__()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def copied(reader, writer, rows, again=0):
+    assert reader.shape == writer.shape
+    for n in range(reader.shape[0]):
+        for at in range(0, reader.shape[2], rows):
+            stop = min(reader.shape[2], at + rows)
+            start = max(0, at - again)  # as after a resume
+            writer[n, :, start:stop] = reader[n, :, start:stop]
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    axes=st.permutations("NCZYX"), drop=st.sets(st.sampled_from("NCZ")), rows=st.integers(1, 9), chunk=st.integers(1, 5)
+    names=st.permutations(["n", "time", "channel", "z", "row", "col"]),
+    drop=st.sets(st.sampled_from(["n", "time", "channel", "z"])),
+    fold=st.sampled_from(["", "C", "Z", "CZ"]),
+    first=st.sampled_from(["", "Z", "Y", "X"]),
+    rows=st.integers(1, 9),
+    chunk=st.integers(1, 5),
 )
-def test_blocks_and_views_of_any_axes(monkeypatch, axes, drop, rows, chunk):
+def test_blocks_and_views_of_any_axes(monkeypatch, names, drop, fold, first, rows, chunk):
+    """Every sample of a view is what NumPy has there, and what is written through one is where it was read."""
     monkeypatch.setattr("groupconv_server.files.blocks.BLOCK_BYTES", 1)
-    sizes = {"N": 2, "C": 3, "Z": 7, "Y": 8, "X": 4}
-    axes = "".join(a for a in axes if a not in drop)
-    x = RNG.standard_normal([sizes[a] for a in axes])
-    view, out = View(x, axes), np.zeros_like(x)
-    reader, writer = BlockReader(view, chunk), BlockWriter(View(out, axes), chunk)
-    assert view.shape == tuple(1 if a in drop else sizes[a] for a in ("NCYX" if "Z" in drop else "NCZYX"))
-    for n in range(view.shape[0]):
-        for at in range(0, view.shape[2], rows):
-            stop = min(view.shape[2], at + rows)
-            again = max(0, at - 2)  # as after a resume
-            writer[n, :, again:stop] = reader[n, :, again:stop]
+    sizes = {"n": 2, "time": 3, "channel": 3, "z": 5, "row": 8, "col": 4}
+    names = [name for name in names if name not in drop]
+    x = RNG.standard_normal([sizes[name] for name in names])
+    layout = Layout(axes_of(x.shape, names), fold, first)
+    view, out = View(x, layout), np.zeros_like(x)
+    chunks = (chunk,) * x.ndim
+    copied(BlockReader(View(x, layout), chunks), BlockWriter(View(out, layout), chunks), rows, again=2)
     np.testing.assert_array_equal(out, x)
+    planar = "channel" in names and "C" in fold and names.index("channel") < names.index("row")
+    samples = [n for n in names if n in ("n", "time") or (n == "z" and "Z" in fold) or (n == "channel" and planar)]
+    spatial = [n for n in ("z", "row", "col") if n in names and n not in samples]
+    spatial.sort(key=lambda name: {"Z": "z", "Y": "row", "X": "col"}.get(first) != name)
+    channel = ["channel"] if "channel" in names and not planar else []
+    want = x.transpose([names.index(n) for n in (*samples, *channel, *spatial)])
+    want = want.reshape(-1, *(sizes[n] for n in channel or [0]) if channel else (1,), *(sizes[n] for n in spatial))
+    assert view.shape == want.shape
+    np.testing.assert_array_equal(whole(view), want)
 
 
-@pytest.mark.parametrize("axes", ["YX", "YXQ", "YXY", "CZX"])
-def test_axes_that_do_not_fit_are_refused(tmp_path, axes):
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ("YX", "expected 3 axes, one for each of (3, 4, 5), got 'y, x'"),
+        ("YXO", "names that are known; if they fit, --axes yxn, got 'y, x, o'"),
+        ("foo,bar,x", "names that are known; if they fit, --axes nyx, got 'foo, bar, x'"),
+        ("YXY", "expected one Y, one X, at most one Z; if they fit, --axes nxy, got 'y, x, y'"),
+        ("CZX", "expected one Y, one X, at most one Z; if they fit, --axes czx"),
+    ],
+)
+def test_axes_that_do_not_fit_are_refused(tmp_path, axes, message):
     np.save(tmp_path / "x.npy", np.zeros((3, 4, 5)))
-    with pytest.raises(InvalidArgumentError, match="axes: expected 3 different axes of N C Z Y X"):
+    with pytest.raises(InvalidArgumentError, match="axes: .*" + re.escape(message)):
         files.open_input(tmp_path / "x.npy", axes).__enter__()
+
+
+NAMES = {
+    "N": ["time", "date", "Time_2", "valid-time", "ensemble"],
+    "C": ["band", "channel", "Bands", "wavelength"],
+    "Z": ["depth", "level", "slice", "plev"],
+    "Y": ["row", "lat", "Latitude", "y_1", "south_north"],
+    "X": ["column", "lon", "longitude", "x 1", "west_east"],
+}
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), container=st.sampled_from(["zarr2", "zarr3", "ome", "labels", "scales"]))
+def test_axes_are_known_by_their_words_in_every_container(tmp_path_factory, data, container):
+    import h5py
+    import zarr
+
+    kinds = data.draw(st.permutations(["N", "C", "Z", "Y", "X"]))
+    kinds = [k for k in kinds if k in "YX" or data.draw(st.booleans())]
+    names = [data.draw(st.sampled_from(NAMES[kind])) for kind in kinds]
+    x = RNG.standard_normal([{"N": 2, "C": 3, "Z": 4, "Y": 5, "X": 6}[k] for k in kinds])
+    path = tmp_path_factory.mktemp("x") / ("x.h5" if container in ("labels", "scales") else "x.zarr")
+    if path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["data"] = x
+            for i, name in enumerate(names):
+                if container == "labels":
+                    file["data"].dims[i].label = name
+                else:
+                    file[name] = np.arange(x.shape[i])
+                    file[name].make_scale(name)
+                    file["data"].dims[i].attach_scale(file[name])
+    elif container == "ome":
+        group = zarr.create_group(path, zarr_format=2)
+        group.create_array("0", data=x)
+        axes = [{"name": name} for name in names]
+        group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [{"path": "0"}]}]
+    elif container == "zarr3":
+        zarr.create_array(path, data=x, dimension_names=names)
+    else:
+        zarr.create_array(path, data=x, zarr_format=2).attrs["_ARRAY_DIMENSIONS"] = names
+    with files.open_input(path) as opened:
+        assert [axis.kind for axis in opened.array.layout.axes] == kinds
+        assert [axis.name for axis in opened.array.layout.axes] == names
+        order = [kinds.index(k) for k in ("N", "C", "Z", "Y", "X") if k in kinds]
+        np.testing.assert_array_equal(whole(opened.array).ravel(), x.transpose(order).ravel())
+
+
+def test_words_that_are_not_known_are_refused_with_axes_that_would_do(tmp_path):
+    import zarr
+
+    zarr.create_array(tmp_path / "x.zarr", data=np.zeros((2, 3, 4)), dimension_names=["dim_0", "lat", "lon"])
+    with pytest.raises(InvalidArgumentError, match="--axes nyx, got 'dim_0, lat, lon'"):
+        files.open_input(tmp_path / "x.zarr").__enter__()
+    with files.open_input(tmp_path / "x.zarr", "nyx") as opened:
+        assert opened.array.shape == (2, 1, 3, 4)
+        assert [axis.name for axis in opened.array.layout.axes] == ["dim_0", "lat", "lon"]
 
 
 def test_a_tiff_that_ends_early_ends_its_thread(tmp_path):

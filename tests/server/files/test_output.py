@@ -127,7 +127,7 @@ def test_what_cannot_be_replaced_is_refused_before_anything_is_written(tmp_path)
     with pytest.raises(IsADirectoryError, match=r"y\.npy"):
         write(tmp_path / "y.npy", x)
     (tmp_path / "y.zarr").touch()
-    with pytest.raises(InvalidArgumentError, match="a new path or a Zarr array"):
+    with pytest.raises(InvalidArgumentError, match="a new path, or a Zarr array"):
         write(tmp_path / "y.zarr", x)
 
 

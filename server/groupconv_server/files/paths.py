@@ -1,0 +1,25 @@
+"""Paths that name an image within a file: `scan.h5:/raw`, `slides.tif:2`, `slide.svs:0/1`."""
+
+import re
+from pathlib import Path
+
+TIFF_IMAGE = re.compile(r"(?P<file>.+\.[A-Za-z]+):(?P<series>\d+)(?:/(?P<level>\d+))?")
+
+
+def split(path: Path | str) -> tuple[Path, str | None]:
+    """The file of a path, and what the path names in it: a path of HDF5, or the series and level of a TIFF.
+
+    Example:
+        >>> split(Path("a/scan.h5:/raw")), split(Path("slide.svs:0/1")), split(Path("photo.png"))
+        ((PosixPath('a/scan.h5'), '/raw'), (PosixPath('slide.svs'), '0/1'), (PosixPath('photo.png'), None))
+    """
+    path, text = Path(path), str(path)
+    if path.exists():
+        return path, None
+    name, colon, inside = text.partition(":/")
+    if colon:
+        return Path(name), "/" + inside
+    if found := TIFF_IMAGE.fullmatch(text):
+        level = found["level"]
+        return Path(found["file"]), found["series"] + (f"/{level}" if level else "")
+    return path, None
