@@ -3,8 +3,12 @@
 The thread that brings a request runs its first shard itself: a hand-over to another thread and back costs more than a
 small shard does. Only the others of a split request go to a team of threads, which look out for more before they sleep;
 a shard whose thread wakes late is run by the one that waits for it.
+
+A CUDA context that is lost is lost to the process. Then there are no workers any more: the server is NOT_SERVING, says
+why, and whoever watches it starts another process.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -12,11 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from groupconv.convolution.plan import ShardReport
-from groupconv.errors import CancelledError, DeadlineExceededError
+from groupconv.errors import CancelledError, DeadlineExceededError, UnavailableError
 from groupconv_server.executors.base import Task, WorkerInfo, wanted
+from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.resident import CAPACITY
 from groupconv_worker.runtime import Station
+
+log = logging.getLogger(__name__)
 
 
 class LocalExecutor:
@@ -41,25 +48,32 @@ class LocalExecutor:
         self.gpu = next(iter(self._workers.values())).station.engine.gpu if workers == 1 else None
         self._ids = tuple(self._workers)
         self._team = Team(workers)
+        self._lost = ""
 
     def workers(self) -> tuple[str, ...]:
-        """All of them: threads do not get lost."""
-        return self._ids
+        """All of them; none once their device is lost, which this process cannot get back."""
+        return () if self._lost else self._ids
 
-    def wait(self, deadline: float | None) -> tuple[str, ...]:  # noqa: ARG002 - they are there
-        """All of them."""
-        return self.workers()
+    def wait(self, deadline: float | None) -> tuple[str, ...]:  # noqa: ARG002 - they are there, or never again
+        """All of them.
+
+        Raises:
+            UnavailableError: their device is lost.
+        """
+        if self._lost:
+            raise UnavailableError(self._lost)
+        return self._ids
 
     def welcome(self, prepare: Callable[[str], None]) -> None:
         """Nobody joins."""
 
     def trouble(self) -> str:
-        """None."""
-        return ""
+        """That the device is lost."""
+        return self._lost
 
     def describe(self) -> list[WorkerInfo]:
         """All of them, for people."""
-        return [worker.info() for worker in self._workers.values()]
+        return [] if self._lost else [worker.info() for worker in self._workers.values()]
 
     def expect(self, shards: int) -> None:
         """Waking a thread takes longer than cutting a request: it may begin before that."""
@@ -68,6 +82,15 @@ class LocalExecutor:
 
     def run(self, tasks: Sequence[Task], *, deadline: float | None, among: int = 1) -> list[tuple[ShardReport, ...]]:
         """Every task straight into its slice of the output: the first in this thread, the others in the team's."""
+        try:
+            return self._run(tasks, deadline=deadline, among=among)
+        except DeviceLostError as error:
+            if not self._lost:
+                self._lost = f"{error}; the server serves nothing until it is started again"
+                log.exception("%s", self._lost)
+            raise
+
+    def _run(self, tasks: Sequence[Task], *, deadline: float | None, among: int) -> list[tuple[ShardReport, ...]]:
         start, alive = time.perf_counter(), wanted.get()
         among_each = min(among, self.computes_here) / len(self._workers)
         if len(tasks) == 1:

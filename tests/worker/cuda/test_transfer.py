@@ -136,7 +136,7 @@ def failing_engine(engine: CudaEngine, error: Exception) -> None:
     engine._device.kernels.launch = launch
 
 
-@pytest.mark.parametrize("status", [700, 719, 214])
+@pytest.mark.parametrize("status", [700, 719, 214, 721, 810, 911])
 def test_a_lost_context_is_told_from_a_refused_call_and_stays_lost(status: int):
     problem, x, w, _ = problem_of()
     out = np.empty(problem.geometry.output_shape, F32)

@@ -22,7 +22,9 @@ STICKY = frozenset(
         717,  # cudaErrorInvalidAddressSpace
         718,  # cudaErrorInvalidPc
         719,  # cudaErrorLaunchFailure
-        721,  # cudaErrorExternalDevice
+        721,  # cudaErrorTensorMemoryLeak
+        810,  # cudaErrorMpsClientTerminated
+        911,  # cudaErrorExternalDevice
         999,  # cudaErrorUnknown
     }
 )
