@@ -1,4 +1,4 @@
-"""Arrays between guard bytes: what compiled code writes beside its output, leaves out of it, or changes of its input."""
+"""Arrays between guard bytes: they show what compiled code writes outside its output, or leaves out of it."""
 
 from typing import Any
 

@@ -5,8 +5,8 @@ accumulators that stays in registers over all taps. So the innermost block of ea
 whose Python code *emits* vector instructions; Python loops over filters, rows and taps unroll it. The loops
 around the block are ordinary Numba.
 
-One vector is as wide as the machine's registers: `WIDTH` bytes. The environment variable GROUPCONV_VECTOR_BYTES asks for
-narrower ones, so that one machine can test what others run.
+One vector is as wide as the machine's registers: `WIDTH` bytes. The environment variable GROUPCONV_VECTOR_BYTES asks
+for narrower ones, so that one machine can test what others run.
 """
 
 import os

@@ -1,0 +1,149 @@
+"""Compiled code writes its output, all of it and nothing else, for every width of vectors that this machine can run."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.special
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from groupconv.convolution.dtypes import DTYPES, types_of
+from groupconv.convolution.geometry import resolve
+from groupconv.convolution.spec import ACTIVATIONS, ConvSpec
+from groupconv.errors import InvalidArgumentError
+from groupconv_worker.contract import Problem
+from groupconv_worker.cpu.algorithms.direct import Direct
+from groupconv_worker.cpu.algorithms.fft import Fft
+from groupconv_worker.cpu.algorithms.gemm import Gemm
+from groupconv_worker.cpu.algorithms.grouped import Grouped
+from groupconv_worker.cpu.algorithms.onnx import OnnxRuntime
+from groupconv_worker.cpu.algorithms.separable import Separable
+from groupconv_worker.cpu.algorithms.winograd import Winograd
+from groupconv_worker.cpu.kernels.simd import WIDEST, WIDTH
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.reference import convolve
+from guards import check_in_bounds
+from strategies import array
+
+TEAM, BUFFERS = Team(2), Buffers()
+ALGORITHMS = {
+    algorithm.name: algorithm
+    for algorithm in (
+        Direct(TEAM, BUFFERS),
+        Grouped(TEAM, BUFFERS),
+        Separable(TEAM, BUFFERS),
+        Winograd(TEAM, BUFFERS),
+        Fft(TEAM, BUFFERS),
+        Gemm(np, scipy.special.erf, team=TEAM),
+        OnnxRuntime(TEAM),
+    )
+}
+COMPILED = ("direct", "grouped", "separable", "winograd")
+"""Those whose code this project compiles; what the others compute lies in NumPy's arrays."""
+MACS = 3_000_000
+"""Multiply-adds of a drawn problem, for the reference takes its time."""
+EXAMPLES = int(os.environ.get("GROUPCONV_BOUNDS_EXAMPLES", "6"))
+
+widths = st.integers(1, 400) | st.sampled_from([8, 15, 16, 17, 31, 32, 33, 64, 96, 127, 256])
+heights = st.integers(1, 80) | st.sampled_from([1, 4, 7, 8])
+
+
+@st.composite
+def problems(draw, name: str) -> tuple[Problem, np.ndarray, np.ndarray, np.ndarray | None]:
+    """A problem that algorithm `name` supports, with arrays: rows to 400 in one dimension, maps to 80 × 80 in two."""
+    rank = 2 if name in ("winograd", "fft", "separable") else draw(st.integers(1, 2))
+    dtype = DTYPES[draw(st.sampled_from(["float32"] * 3 + (["float64", "int32"] if name in COMPILED[:2] else [])))]
+    rows = (draw(widths),) if rank == 1 else (draw(heights), draw(heights))
+    groups, channels, filters = 1, draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    spec = {"transposed": draw(st.booleans())}
+    kernel = tuple(draw(st.integers(1, 4)) for _ in range(rank))
+    match name:
+        case "winograd":
+            kernel, spec = (3, 3), {"dilation": draw(st.integers(1, 3)), "padding": draw(st.integers(0, 3))}
+            rows, channels, filters = tuple(max(r, 12) for r in rows), draw(st.integers(16, 40)), max(filters, 16)
+        case "fft":
+            kernel, spec = (draw(st.integers(11, 15)), 11), {"padding": draw(st.integers(0, 6))}
+            rows, groups, channels, filters = tuple(max(r, 20) for r in rows), 3, 1, 1
+        case "separable":
+            kernel, spec = (5, draw(st.integers(5, 9))), {"padding": draw(st.integers(0, 4))}
+            groups, channels, filters = draw(st.integers(1, 9)), 1, draw(st.integers(1, 2))
+            spec["stride"] = draw(st.integers(1, 2))
+        case _:
+            if draw(st.booleans()):
+                groups, channels, filters = draw(st.integers(1, 6)), draw(st.integers(1, 5)), draw(st.integers(1, 9))
+            spec |= {
+                "stride": tuple(draw(st.integers(1, 4)) for _ in range(rank)),
+                "dilation": tuple(draw(st.integers(1, 3)) for _ in range(rank)),
+                "padding": tuple(draw(st.integers(0, 3)) for _ in range(rank)),
+            }
+            if spec["transposed"]:
+                most = [max(s, d) - 1 for s, d in zip(spec["stride"], spec["dilation"], strict=True)]
+                spec["output_padding"] = tuple(draw(st.integers(0, m)) for m in most)
+    activations = ACTIVATIONS if dtype.kind == "f" else ("relu",)
+    spec |= {"groups": groups, "activation": draw(st.sampled_from([None, *activations]))}
+    x_shape = (draw(st.integers(1, 2)), groups * channels, *rows)
+    w_shape = (groups * channels, filters) if spec.get("transposed") else (groups * filters, channels)
+    try:
+        geometry = resolve(ConvSpec(**spec), x_shape, (*w_shape, *kernel))
+    except InvalidArgumentError:
+        assume(False)
+        raise
+    work = np.prod(geometry.output) * np.prod(kernel) * channels * groups * filters
+    assume(work * x_shape[0] <= MACS and np.prod(geometry.padded) * groups * channels <= MACS)
+    problem = Problem(geometry, types_of(dtype, dtype))
+    assume(ALGORITHMS[name].supports(problem))
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    weight = array(rng, (*w_shape, *kernel), dtype)
+    if name == "separable":
+        u, v = rng.standard_normal((2, groups * filters, max(kernel))).astype(np.float32)
+        weight = (u[:, : kernel[0], None] * v[:, None, : kernel[1]])[:, None]
+    bias = array(rng, (groups * filters,), dtype) if draw(st.booleans()) else None
+    x = array(rng, x_shape, dtype)
+    if dtype.kind == "f" and draw(st.integers(0, 3)) == 0:
+        x.flat[draw(st.integers(0, x.size - 1))] = draw(st.sampled_from([np.inf, -np.inf, np.nan]))
+    return problem, x, weight, bias
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@settings(max_examples=EXAMPLES)
+@given(data=st.data(), resident=st.booleans())
+def test_it_writes_its_output_and_nothing_else(name, data, resident):
+    problem, x, weight, bias = data.draw(problems(name))
+    got = check_in_bounds(ALGORITHMS[name], problem, x, weight, bias, resident=resident)
+    with np.errstate(all="ignore"):
+        want = convolve(x, weight, bias, problem.geometry)
+    if got.dtype.kind == "i":
+        np.testing.assert_array_equal(got, want.astype(np.int32))
+        return
+    finite = np.isfinite(want)
+    scale = np.abs(want[finite]).max(initial=1.0)
+    np.testing.assert_allclose(got[finite], want[finite], atol=2e-4 * scale)
+    np.testing.assert_array_equal(np.isfinite(got), finite)
+
+
+@pytest.mark.parametrize("width", [w for w in (16, 32, 64) if w != WIDTH])
+@pytest.mark.skipif("GROUPCONV_VECTOR_BYTES" in os.environ, reason="it runs for a width already")
+def test_narrower_vectors(width):
+    """As processors without this one's instructions run it, in a process of their own: a crash there is a failure."""
+    run_with(width, "5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_at_length(width):
+    run_with(width, "300")
+
+
+def run_with(width: int, examples: str) -> None:
+    if width > WIDEST:
+        pytest.skip(f"this machine's vectors have {WIDEST} bytes")
+    environment = os.environ | {"GROUPCONV_VECTOR_BYTES": str(width), "GROUPCONV_BOUNDS_EXAMPLES": examples}
+    tests = [f"{__file__}::test_it_writes_its_output_and_nothing_else[{name}]" for name in COMPILED]
+    more = [__file__.replace("test_bounds", "test_engine") + "::test_a_phase_of_one_tap_on_one_row_stays_in_its_output"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=1500", *tests, *more]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
