@@ -19,14 +19,18 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## serve, run every variant on a photograph, check it, draw a contact sheet
 	$(BIN)/groupconv demo --output out/demo.png
 
+# Two processes. One that dies fails the run and ends it: pytest-xdist would start another one and then wait for the
+# group of the dead one for ever. The run as a whole has an end, too.
+PYTEST2 := timeout --kill-after=60 3000 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --max-worker-restart 0
+
 test: setup  ## every test but the slow ones and those that need a GPU, in two processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(PYTEST2)
 
 test-ray: setup  ## only the tests that start a Ray cluster
 	$(BIN)/python -m pytest -m "ray and not slow"
 
 test-slow: setup  ## the slow tests
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadgroup
+	$(PYTEST2) -m slow
 
 test-gpu: setup  ## the tests for a machine with a CUDA device (install .[cuda12] or .[cuda13] first)
 	$(BIN)/python -m pytest -m gpu

@@ -1,6 +1,7 @@
 """Scratch memory of a run, kept between runs."""
 
 import threading
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -36,11 +37,16 @@ class Buffers:
 
     def __init__(self) -> None:
         self._free: list[Buffer] = []
+        self._returned: deque[Buffer] = deque()
         self._lock = threading.Lock()
 
     def take(self, size: int) -> Buffer:
         """Memory for `size` bytes, nobody else's until it is given back: of what is kept the smallest that fits."""
         with self._lock:
+            while self._returned:
+                self._free.append(self._returned.popleft())
+            while len(self._free) > self.KEPT:
+                self._free.pop(min(range(len(self._free)), key=lambda i: self._free[i].bytes))
             best = -1
             for i, buffer in enumerate(self._free):
                 if buffer.bytes >= size and (best < 0 or buffer.bytes < self._free[best].bytes):
@@ -51,12 +57,11 @@ class Buffers:
         return Buffer(size, -(-memory.ctypes.data // 64) * 64, memory)
 
     def give(self, buffer: Buffer) -> None:
-        """Give back what was taken."""
+        """Give back what was taken. Takes no lock: a destructor may call it, in a thread that holds the lock."""
         if buffer.bytes <= self.LIMIT:
-            with self._lock:
-                self._free.append(buffer)
-                if len(self._free) > self.KEPT:
-                    self._free.pop(min(range(len(self._free)), key=lambda i: self._free[i].bytes))
+            self._returned.append(buffer)
+            while len(self._returned) > self.KEPT:  # appending and popping at an end are atomic
+                self._returned.popleft()
 
 
 class Room:
