@@ -35,6 +35,11 @@ class numerical_note(Enum):  # noqa: N801
     TENSOR_CORE = auto()
     DOWN_CONVERT_INPUTS = auto()
     NONDETERMINISTIC = auto()
+    FFT = auto()
+    WINOGRAD = auto()
+    WINOGRAD_TILE_4x4 = auto()  # noqa: N815
+    WINOGRAD_TILE_6x6 = auto()  # noqa: N815
+    WINOGRAD_TILE_13x13 = auto()  # noqa: N815
 
 
 REFUSE = {"all": False}

@@ -1,7 +1,5 @@
 """What the SDK asks for: arrays and specs as steps, steps as messages. Shared by the blocking and the aio client."""
 
-import sys
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,22 +120,9 @@ def convolve_request(x: Array, steps: Iterable[Step], *, allow_reordering: bool 
 
 def with_input(x: Array, rest: bytes) -> bytes:
     """A ConvolveRequest on the wire: the input, and the other fields."""
-    form = (x.dtype, x.shape, rest)
-    kept: tuple[Any, bytes, Array] | None = getattr(_last, "message", None)
-    if kept is not None and kept[0] == form and sys.getrefcount(kept[1]) == _UNUSED:
-        _, message, room = kept
-    else:
-        message, room = message_with(1, x.dtype, x.shape, rest, "input")
-        _last.message = (form, message, room) if len(message) <= KEPT_BYTES else None
+    message, room = message_with(1, x.dtype, x.shape, rest, "input")
     room[...] = x
     return message
-
-
-KEPT_BYTES = 64 * 2**20
-"""The largest message whose memory is kept for the next one of the same form: what costs is pages touched first."""
-_last = threading.local()
-_UNUSED = 3
-"""References to a kept message that nothing is sending: of the tuple, of its array, and of who counts."""
 
 
 def steps_to_wire(steps: Iterable[Step]) -> list[spec_pb2.Step]:

@@ -62,7 +62,7 @@ class CpuEngine:
         self.gemm = Gemm(np, scipy.special.erf, team=self.team)
         self.onnx = OnnxRuntime(self.team)
         self.grouped, self.direct = Grouped(self.team, buffers), Direct(self.team, buffers)
-        self.separable, self.fft = Separable(self.team, buffers), Fft(self.team, buffers)
+        self.separable, self.fft = Separable(self.team, buffers), Fft(self.team)
         self.winograd = Winograd(self.team, buffers)
         self.tuner = autotune.Tuner(threads, tuning or autotune.default_path())
         # NumPy's BLAS would take every core for itself, in each worker, and spin on it for 25 ms after each product

@@ -1,32 +1,44 @@
-"""FFT: large kernels on large maps, by overlap-save over bands of rows.
+"""FFT: large kernels on large maps, by overlap-save over tiles, each held to the error bound of a direct sum.
 
 A correlation is a product of spectra: y = F⁻¹(conj(F w) · F x). Of a circular one of length n the first n - K + 1
-outputs per axis wrapped nothing, so bands of that many rows are cut from the input, overlapping by K - 1.
+outputs per axis wrapped nothing, so tiles of that many outputs are cut from the map; their inputs overlap by K - 1.
 
-The error is normwise: about ε·log₂(n)·‖w‖₂·‖x of the band‖₂ at every output, where a direct sum has its own scale.
-One NaN or infinity would spread over its whole band, so a result that is not finite is computed again, directly.
+The error of a transform is normwise: at every output of a tile it is at most about u·log₂(n)·‖w‖₂·‖x of the tile‖₂
+(Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 24.2). A direct sum promises
+terms·ε·(|x| ∗ |w|) at each output instead. So spectra have a wider dtype (float64 for float32), and a tile is
+transformed only if its error is below that promise at each of its outputs; else it is summed, tap by tap. A lower bound
+of |x| ∗ |w| comes from sums of |x| over blocks that lie within a window wherever it begins. NaN and infinity never
+pass, so they stay in the windows that see them.
 
 Source: Oppenheim and Schafer, Discrete-Time Signal Processing, 3rd ed., section 8.7.3.
 """
 
+import itertools
 import math
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import scipy.fft
 
 from groupconv_worker.contract import Array, Prepared, Problem
-from groupconv_worker.cpu.algorithms.direct import Direct
 from groupconv_worker.cpu.algorithms.plane import Plane, filters_of, phases
 from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers
 from groupconv_worker.taps import stretched
 
-FEWEST_TAPS = 121
+WIDER: dict[np.dtype[Any], np.dtype[Any]] = {
+    np.dtype(np.float32): np.dtype(np.float64),
+    np.dtype(np.float64): np.dtype(np.longdouble),
+}
+"""The dtype of the spectra."""
+FEWEST_TAPS = {np.dtype(np.float32): 121, np.dtype(np.float64): 625}
 """Below, direct convolution costs less."""
-BAND_CELLS = 1 << 20
-"""Cells of a band, about: its spectra are 8 MiB per channel in float32."""
+TILE = 256
+"""Cells of a tile's input per axis, unless the kernel is large: its spectra fit the second cache."""
+KERNELS = 4
+"""Of a large kernel's extent, the tile's: the overlap is a quarter of it."""
+BLOCKS = 4
+"""Blocks of |x| across a kernel, about."""
 
 
 class Fft:
@@ -34,95 +46,166 @@ class Fft:
 
     Args:
         team: the threads.
-        buffers: scratch memory of the direct algorithm that stands in for results that are not finite.
     """
 
     name = "fft"
 
-    def __init__(self, team: Team, buffers: Buffers) -> None:
-        self.team, self.direct = team, Direct(team, buffers)
+    def __init__(self, team: Team) -> None:
+        self.team = team
 
     def supports(self, problem: Problem) -> bool:
         """Many taps, and groups so thin that the transforms of a channel serve few filters anyway."""
-        g = zero_padded(problem.geometry)
+        g, dtype = zero_padded(problem.geometry), problem.types.accumulate
         return (
-            problem.types.accumulate.kind == "f"
+            dtype in WIDER
+            and unit_of(WIDER[dtype]) < unit_of(dtype)  # not every processor has a wider one
             and g.rank == 2
             and not g.transposed
             and max(*g.stride, *g.dilation) == 1
-            and math.prod(g.kernel) >= FEWEST_TAPS
+            and math.prod(g.kernel) >= FEWEST_TAPS[dtype]
             and math.prod(g.output) >= math.prod(g.kernel)
             and g.in_channels * g.out_channels // g.groups**2 <= 4
             and not stretched(problem.geometry)
         )
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
-        """Transform the filters."""
+        """Transform the filters; a resident kernel keeps a copy of them as well."""
         g = zero_padded(problem.geometry)
         w = filters_of(weight, g, problem.types.accumulate)
-        plain = Problem(replace(g, activation=None), problem.types)  # Samples applies the activation, once
-        direct = self.direct.prepare(plain, weight, bias, resident=resident)
-        kernel = _Fft(self.team, phases(g)[0].plane, w, bias_of(bias, g, w.dtype), direct)
-        return Samples(problem, kernel, activated=False)
+        if resident and np.may_share_memory(w, weight):
+            w = w.copy()
+        return Samples(problem, _Fft(self.team, phases(g)[0].plane, w, bias_of(bias, g, w.dtype)), activated=False)
 
 
 class _Fft:
     algorithm = "fft"
 
-    def __init__(self, team: Team, plane: Plane, w: Array, bias: Array, direct: Prepared) -> None:
-        self.team, self.plane, self.direct = team, plane, direct
+    def __init__(self, team: Team, plane: Plane, w: Array, bias: Array) -> None:
+        self.team, self.plane = team, plane
         self.bias = bias.reshape(plane.groups, plane.filters, 1, 1)
-        columns = scipy.fft.next_fast_len(plane.output[1] + plane.kernel[1] - 1, real=True)
-        rows = min(plane.output[0], max(plane.kernel[0], BAND_CELLS // columns)) + plane.kernel[0] - 1
-        self.shape = (scipy.fft.next_fast_len(rows, real=True), columns)
-        spectra = scipy.fft.rfft2(w, self.shape).conj()
-        self.spectra = spectra.reshape(plane.groups, plane.filters, plane.channels, *spectra.shape[2:])
+        self.w = w.reshape(plane.groups, plane.filters, plane.channels, *plane.kernel)
+        lengths = [
+            scipy.fft.next_fast_len(min(o + k - 1, max(TILE, KERNELS * k)), real=True)
+            for o, k in zip(plane.output, plane.kernel, strict=True)
+        ]
+        self.shape = (lengths[0], lengths[1])
+        self.step = (lengths[0] - plane.kernel[0] + 1, lengths[1] - plane.kernel[1] + 1)
+        with np.errstate(all="ignore"):
+            self.spectra = scipy.fft.rfft2(self.w.astype(WIDER[w.dtype]), self.shape).conj()
+            self.promise = Promise(self.w, self.shape)
 
     @property
     def nbytes(self) -> int:
-        return int(self.spectra.nbytes) + self.bias.nbytes + self.direct.nbytes
+        return int(self.spectra.nbytes) + self.bias.nbytes + self.w.nbytes
 
     def run(self, x: Array, y: Array) -> None:
-        for sample, made in zip(x, y, strict=True):
-            self._sample(sample, made)
-
-    def _sample(self, x: Array, y: Array) -> None:
-        plane = self.plane
-        grouped = x.reshape(plane.groups, plane.channels, *plane.input)
-        answers = y.reshape(plane.groups, plane.filters, *plane.output)
-        height = self.shape[0] - plane.kernel[0] + 1
-        bands = -(-plane.output[0] // height)
+        plane, step = self.plane, self.step
+        starts = list(itertools.product(range(0, plane.output[0], step[0]), range(0, plane.output[1], step[1])))
+        grouped = x.reshape(len(x) * plane.groups, plane.channels, *plane.input)
+        answers = y.reshape(len(y) * plane.groups, plane.filters, *plane.output)
 
         @np.errstate(all="ignore")  # NaN and infinity are data, and each thread has its own state
         def work(first: int, last: int) -> None:
             for task in range(first, last):
-                group, band = divmod(task, bands)
-                self._band(grouped[group], answers[group], self.spectra[group], band * height, height)
-                answers[group, :, band * height : (band + 1) * height] += self.bias[group]
+                number, tile = divmod(task, len(starts))
+                self._tile(number % plane.groups, grouped[number], answers[number], starts[tile])
 
-        self.team.run(work, plane.groups * bands)
-        if not np.isfinite(y).all():
-            self.direct.run(x[None], y[None])
+        self.team.run(work, len(grouped) * len(starts))
 
-    def _band(self, x: Array, y: Array, spectra: Array, start: int, height: int) -> None:
-        """Output rows start … start + height - 1 of one group: x (C/g, H, W) -> y (M/g, H', W')."""
+    def _tile(self, group: int, x: Array, y: Array, start: tuple[int, int]) -> None:
+        """The outputs from `start` on of one group: x (C/g, H, W) -> y (M/g, H', W')."""
         plane = self.plane
-        band = np.zeros((x.shape[0], *self.shape), x.dtype)
-        into, taken = zip(
-            *(
-                overlap(first, extent, have)
-                for first, extent, have in zip(
-                    (start - plane.low[0], -plane.low[1]), self.shape, plane.input, strict=True
-                )
-            ),
-            strict=True,
-        )
-        band[:, *into] = x[:, *taken]
-        seen = scipy.fft.rfft2(band)  # (C/g, rows, columns/2 + 1)
-        rows = min(height, plane.output[0] - start)
-        for m, spectrum in enumerate(spectra):
-            product = (spectrum * seen).sum(axis=0)
-            y[m, start : start + rows] = scipy.fft.irfft2(product, self.shape)[:rows, : plane.output[1]]
+        tile = np.zeros((plane.channels, *self.promise.room), x.dtype)
+        axes = zip(start, plane.low, self.shape, plane.input, strict=True)
+        into, taken = zip(*(overlap(first - low, extent, have) for first, low, extent, have in axes), strict=True)
+        tile[:, *into] = x[:, *taken]
+        rows, columns = (slice(s, s + n) for s, n in zip(start, self.step, strict=True))
+        made = y[:, rows, columns]
+        if self.promise.holds(group, tile, made.shape[1:]):
+            seen = scipy.fft.rfft2(
+                tile[:, : self.shape[0], : self.shape[1]].astype(WIDER[x.dtype])
+            )  # (C/g, rows, columns/2 + 1)
+            for m, spectrum in enumerate(self.spectra[group]):
+                answer = scipy.fft.irfft2((spectrum * seen).sum(axis=0), self.shape)
+                made[m] = answer[: made.shape[1], : made.shape[2]] + self.bias[group, m]
+        else:
+            for m, filters in enumerate(self.w[group]):
+                made[m] = summed(tile, filters, made.shape[1:]) + self.bias[group, m]
+
+
+class Promise:
+    """Whether the transforms of a tile keep the error bound of a direct sum at each output.
+
+    Args:
+        w: filters (g, M/g, C/g, K, L).
+        shape: of the transforms.
+
+    Attributes:
+        room: extents of a tile, at least `shape`: whole blocks.
+    """
+
+    def __init__(self, w: Array, shape: tuple[int, int]) -> None:
+        kernel, size = w.shape[-2:], np.abs(w.astype(np.float64))
+        self.block = (max(1, kernel[0] // BLOCKS), max(1, kernel[1] // BLOCKS))
+        self.room = tuple(-(-n // b) * b for n, b in zip(shape, self.block, strict=True))
+        self.least = math.prod(self.room) * float(np.finfo(w.dtype).smallest_normal)
+        self.cells, self.sums = math.prod(shape), size.sum(axis=(-2, -1))  # (g, M/g, C/g)
+        allowed = (math.prod(w.shape[2:]) + 2) * unit_of(w.dtype)
+        # ‖w‖₂² ≤ ‖w‖₁·‖w‖∞, which neither overflows nor underflows
+        norms = np.sqrt(self.sums) * np.sqrt(size.max(axis=(-2, -1)))
+        self.noise = unit_of(WIDER[w.dtype]) * math.log2(self.cells) / allowed * norms
+        # a block q behind that of a window's first cell lies on these taps, wherever in its block the window begins
+        spans = [
+            [(q, slice(q * b - b + 1, q * b + b)) for q in range(b > 1, k // b)]
+            for k, b in zip(kernel, self.block, strict=True)
+        ]
+        taps = [((p, q), size[..., i, j].min(axis=(-2, -1))) for (p, i), (q, j) in itertools.product(*spans)]
+        self.taps = [(where, least) for where, least in taps if least.any()]
+        self.all_taps = sum((least for _, least in self.taps), np.zeros(self.sums.shape))
+
+    def holds(self, group: int, tile: Array, outputs: tuple[int, ...]) -> bool:
+        """For so many outputs of the tile (C/g, *room), the first ones of each axis."""
+        (a, b), (rows, columns) = self.block, self.room
+        # one row of a block is enough for a lower bound; all of them would cost a tenth of the transforms
+        lines = np.abs(tile[:, a // 2 :: a])
+        blocks = np.zeros((len(tile), rows // a, columns // b))
+        for column in range(b):
+            blocks += lines[:, :, column::b]
+        # ‖x‖₂², where squares that underflow count as the least number that does not
+        squares = np.array([np.dot(c, c) for c in tile.reshape(len(tile), -1)], np.float64) + self.least
+        noise = (self.noise[group] * np.sqrt(squares)).sum(axis=1)  # (M/g)
+        reach = (self.sums[group] * np.sqrt(squares)).sum(axis=1) * float(self.cells) ** 2
+        if not np.isfinite(noise + reach).all():
+            return False  # or the transforms may overflow
+        if ((self.all_taps[group] * blocks.min(axis=(1, 2))).sum(axis=1) >= noise).all():
+            return True  # as most tiles that see no padding
+        rows, columns = (-(-n // b) for n, b in zip(outputs, self.block, strict=True))
+        least = np.zeros((len(noise), rows, columns))
+        for (p, q), weights in self.taps:
+            seen = blocks[:, p : p + rows, q : q + columns]
+            for m, c in np.ndindex(*weights[group].shape):
+                least[m] += weights[group, m, c] * seen[c]
+        return bool((least.min(axis=(1, 2)) >= noise).all()) or not tile.any()
+
+
+def summed(tile: Array, filters: Array, outputs: tuple[int, ...]) -> Array:
+    """The sums themselves: tile (C, rows, columns) and filters (C, K, L) -> outputs (rows, columns)."""
+    rows, columns = outputs
+    total, term = np.zeros((2, rows, columns), tile.dtype)
+    for c, k, l in np.ndindex(*filters.shape):
+        np.multiply(tile[c, k : k + rows, l : l + columns], filters[c, k, l], out=term)
+        total += term
+    return total
+
+
+def unit_of(dtype: np.dtype[Any]) -> float:
+    """The unit roundoff of a dtype.
+
+    Example:
+        >>> unit_of(np.dtype(np.float32)) == 2.0**-24
+        True
+    """
+    return float(np.finfo(dtype).eps) / 2
 
 
 def overlap(first: int, extent: int, have: int) -> tuple[slice, slice]:

@@ -1,8 +1,10 @@
 """Winograd F(4×4, 3×3): 36 multiply-adds where the direct sum has 144 (kernels/winograd.py).
 
-The transforms add numbers of different size, so the error is larger than that of the direct sum: at an output it
-is about 20·ε·‖w‖₂·‖x of the tile‖₂ (docs/performance.md measures it). Where a
-result is not finite, a NaN or an infinity has spread over its tile, so the whole is computed again directly.
+The transforms add numbers of different size, so the error is normwise: at an output it is at most about
+20·ε·‖w‖₂·‖x of the tile‖₂. A direct sum promises terms·ε·(|x| ∗ |w|) instead. Where the pixels of a tile, over all
+channels, are of similar size and the filters are dense, 9·C/g terms leave room for the difference
+(docs/convolution.md). So a sample with a window that is much darker than its tile (`steady`) is summed directly. Where
+a result is not finite, a NaN or an infinity has spread over its tile, so the sample is computed again directly.
 """
 
 import functools
@@ -62,7 +64,9 @@ class Winograd:
         tiles = math.prod(tile_counts(phases(g)[0].plane))
         # at large dilations the tiles are mostly edge
         worth_it = tiles >= FEWEST_TILES and tiles * TILE**2 <= MOST_OF_DIRECT * math.prod(g.output) * KERNEL**2
-        return wide and max(g.stride) == 1 and worth_it and max(g.input) < 2**30
+        # a window of padding alone has the sum 0, exactly
+        seen = all(max(pair) < KERNEL * d - d + 1 for pair, d in zip(g.padding, g.dilation, strict=True))
+        return wide and max(g.stride) == 1 and worth_it and seen and max(g.input) < 2**30
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """Transform the filters: 4 times their memory. A one-shot kernel's direct form is made if it is needed."""
@@ -92,6 +96,7 @@ class _Winograd:
         made = direct() if resident else None
         self.direct = direct if made is None else lambda: made  # `direct` holds the weights as they came
         self.direct_bytes = 0 if made is None else made.nbytes
+        self.plane = phases(g)[0].plane
         self.passes = passes = winograd.passes(g.with_batch(1))
         self.room = Room(None if resident else winograd.buffers, passes.filters, dtype)
         passes.transform.run(np.ascontiguousarray(weight.astype(dtype, copy=False))[None], self.room.array[None])
@@ -105,12 +110,49 @@ class _Winograd:
         return self.room.array.nbytes + self.bias.nbytes + programs + self.direct_bytes
 
     def run(self, x: Array, y: Array) -> None:
-        odd = np.zeros(len(x), np.int64)
-        self.passes.program.run(x, y, self.weights, odd)
+        odd = np.array([not steady(sample, self.plane) for sample in x], np.int64)
+        if not odd.all():
+            self.passes.program.run(x, y, self.weights, odd)
         if odd.any():
             direct = self.direct()
             for n in np.flatnonzero(odd):
                 direct.run(x[n : n + 1], y[n : n + 1])
+
+
+@np.errstate(all="ignore")
+def steady(x: Array, plane: Plane) -> bool:
+    """Whether no window of a sample (C, H, W) is so dark beside its tile that Winograd's error would show in it.
+
+    The size of a pixel is its root mean square over the channels of a group. The largest one of a tile may be as many
+    times that of a window as channels take part: up to there the error was below half the bound of a direct sum
+    (docs/convolution.md). Channels take part by their energy E, as many as (ΣE)² / ΣE²: C/g if all have the same.
+    """
+    grouped = x.reshape(plane.groups, plane.channels, *plane.input)
+    squares = np.einsum("gchw,gchw->ghw", grouped, grouped)
+    some = grouped[:, :, ::2]
+    energy = np.einsum("gchw,gchw->gc", some, some).astype(np.float64)
+    most = np.min(energy.sum(axis=1) ** 2 / (energy**2).sum(axis=1)) ** 2  # NaN for a group without any
+    largest, smallest = squares.max(), squares.min()
+    if not np.isfinite(largest * most * KERNEL**2):
+        return not x.any()
+    if smallest * most >= largest * KERNEL**2:  # a window at a corner may have one pixel and eight of padding
+        return True
+    (down, across), (rows, columns) = plane.dilation, plane.output
+    tiles = -(-rows // (OUT * down)), -(-columns // (OUT * across))
+    # whole tiles, and the reach of the last windows behind them
+    padded = np.zeros((plane.groups, (tiles[0] + 1) * OUT * down, (tiles[1] + 1) * OUT * across), np.float32)
+    top, left = plane.low
+    height, width = min(plane.input[0], padded.shape[1] - top), min(plane.input[1], padded.shape[2] - left)
+    padded[:, top : top + height, left : left + width] = squares[:, :height, :width]
+    strips = np.add.reduce([padded[:, i * down : i * down + rows] for i in range(KERNEL)])
+    windows = np.add.reduce([strips[:, :, j * across : j * across + columns] for j in range(KERNEL)])
+    darkest = np.full((plane.groups, tiles[0] * OUT * down, tiles[1] * OUT * across), np.inf, np.float32)
+    darkest[:, :rows, :columns] = windows
+    darkest = darkest.reshape(plane.groups, tiles[0], OUT * down, tiles[1], OUT * across).min(axis=(2, 4))
+    brightest = padded.reshape(plane.groups, tiles[0] + 1, OUT * down, tiles[1] + 1, OUT * across).max(axis=(2, 4))
+    brightest = np.maximum(brightest[:, 1:], brightest[:, :-1])
+    brightest = np.maximum(brightest[:, :, 1:], brightest[:, :, :-1])
+    return bool((darkest * (most / KERNEL**2) >= brightest).all())
 
 
 class _Passes:

@@ -29,6 +29,8 @@ DATA_TYPE = {"float16": "HALF", "bfloat16": "BFLOAT16", "float32": "FLOAT"}
 ALIGNMENT = 16
 """Bytes that an address has to be a multiple of, unless a tensor says otherwise. Source: cuDNN, graph API."""
 KEPT_PLANS = 256
+TRANSFORMS = ("FFT", "WINOGRAD", "WINOGRAD_TILE_4x4", "WINOGRAD_TILE_6x6", "WINOGRAD_TILE_13x13")
+"""cuDNN's notes of engines that transform, which are not taken."""
 TRIED = 16
 """Plans of a shape, in cuDNN's own order, that a kernel that stays is measured with."""
 
@@ -217,13 +219,13 @@ class CudnnKernel:
         graph.validate()
         graph.build_operation_graph()
         graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
-        unwanted = []
+        # their error is relative to the largest pixels nearby, not to the terms of an output (docs/convolution.md)
+        unwanted = [note for name in TRANSFORMS if (note := getattr(cudnn.numerical_note, name, None)) is not None]
         if not self._rounds:
             unwanted += [cudnn.numerical_note.TENSOR_CORE, cudnn.numerical_note.DOWN_CONVERT_INPUTS]
         if self._device.options.deterministic:
             unwanted.append(cudnn.numerical_note.NONDETERMINISTIC)
-        if unwanted:
-            graph.deselect_numeric_notes(unwanted)
+        graph.deselect_numeric_notes(unwanted)
         graph.deselect_workspace_greater_than(self._device.options.workspace)
         graph.check_support()
         graph.build_plans()
