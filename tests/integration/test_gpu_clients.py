@@ -33,6 +33,7 @@ import numpy as np
 import groupconv
 logging.basicConfig(level=logging.INFO)  # why something is not shared
 from groupconv import ConvSpec, resolve
+from groupconv.convolution.dtypes import BFLOAT16
 from groupconv.device import device_array
 from groupconv_worker import reference
 
@@ -126,7 +127,7 @@ def test_inputs_and_outputs_stay_on_the_device(server, library):
             np.testing.assert_allclose(y, client.convolve(x.astype(np.float16), w, spec=SPEC), rtol=1e-2, atol=1)
             if library == "torch":
                 y = client.convolve(there.bfloat16(), w, spec=SPEC)
-                assert y.dtype == groupconv.dtypes.BFLOAT16
+                assert y.dtype == BFLOAT16
                 target = torch.zeros(x.shape, dtype=torch.bfloat16, device="cuda")
                 client.convolve(there.bfloat16(), w, spec=SPEC, out=target)
                 np.testing.assert_array_equal(target.float().cpu().numpy(), y.astype(np.float32))

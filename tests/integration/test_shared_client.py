@@ -15,6 +15,7 @@ import pytest
 
 import groupconv
 from groupconv import ConvSpec, Step
+from groupconv.convolution.dtypes import BFLOAT16
 from groupconv.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -95,8 +96,8 @@ def test_answers_are_those_of_the_wire(near, client):
     np.testing.assert_array_equal(
         near.conv2d(integers, w.astype(np.int8), padding=1), client.conv2d(integers, w.astype(np.int8), padding=1)
     )
-    half = near.conv2d(x.astype(groupconv.dtypes.BFLOAT16), w)
-    assert half.dtype == groupconv.dtypes.BFLOAT16
+    half = near.conv2d(x.astype(BFLOAT16), w)
+    assert half.dtype == BFLOAT16
     steps = [Step(w, b, ConvSpec(padding=1)), Step(np.ones((4, 16, 1, 1), np.float32))]
     result = near.run(x, steps)
     np.testing.assert_array_equal(result.output, client.run(x, steps).output)

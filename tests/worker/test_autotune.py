@@ -165,10 +165,10 @@ def test_a_doubted_choice_that_is_found_again_is_kept(tmp_path, clock):
     assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "a"
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{broken", '{"a": 1}', '{"a": {"b": 1}}'])
+@pytest.mark.parametrize("content", ["", "[1]", "{broken", '{"a": 1}', '{"a": {"b": 1}}', "[" * 100_000, "\udcff"])
 def test_a_broken_cache_is_no_cache(tmp_path, clock, content):
     path = tmp_path / "tuning.json"
-    path.write_text(content)
+    path.write_text(content, errors="surrogateescape")
     assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
 
 

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import llvmlite.binding
 import numpy as np
-import platformdirs
 
 from groupconv.convolution.dtypes import is_float
+from groupconv_worker.cache_folder import cache_folder
 from groupconv_worker.code_version import digest
 from groupconv_worker.contract import Array, Prepared, Problem
 
@@ -62,9 +62,9 @@ def enabled() -> bool:
     return os.environ.get(VARIABLE, "on").lower() not in ("off", "0", "no", "false")
 
 
-def default_path() -> Path:
+def default_path() -> Path | None:
     """Where choices are remembered: one file in the user's cache directory."""
-    return Path(platformdirs.user_cache_dir("groupconv")) / "tuning.json"
+    return cache_folder("tuning.json")
 
 
 def versions() -> str:
@@ -200,7 +200,7 @@ def _read(path: Path | None) -> dict[str, dict[str, str]]:
         return {}
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # damaged: measured again, and written anew
         return {}
     versions = content.items() if isinstance(content, dict) else ()
     return {v: {str(k): str(n) for k, n in choices.items()} for v, choices in versions if isinstance(choices, dict)}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from groupconv_worker.cpu.kernels.forms import Forms, NotCompiledError, check_load, deferred
+from groupconv_worker.cpu.kernels.forms import Forms, NotCompiledError, check_compile, deferred
 
 
 class Kernel:
@@ -20,7 +20,8 @@ class Kernel:
         self._disk, self._forms = disk or set(), forms
 
     def _make(self, key: int) -> int:
-        check_load(lambda: key in self._disk)
+        if key not in self._disk:
+            check_compile()
         self.compiled.append((key, threading.current_thread().name))
         return 1000 + key
 
@@ -68,7 +69,7 @@ def test_of_two_that_are_wanted_at_once_one_is_compiled_and_nobody_waits():
     make = kernel._make
 
     def slow(key: int) -> int:
-        check_load(lambda: False)
+        check_compile()
         begin.set()
         go_on.wait()
         return make(key)

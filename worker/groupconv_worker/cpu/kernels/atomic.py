@@ -5,35 +5,30 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_name
-from numba import cfunc, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from groupconv_worker.cpu.kernels import cache  # what is compiled from here on is kept by it
-from groupconv_worker.cpu.kernels.forms import check_load, compiling
+from groupconv_worker.cpu.kernels.cache import callback
+from groupconv_worker.cpu.kernels.forms import compiling
 from groupconv_worker.cpu.kernels.simd import I8, I32, I64, i64
 
 LENGTH = 2**40
 """Length of an array that is only an address: nothing asks for it."""
 
-CPU = get_host_cpu_name()
-_compile = cfunc(types.void(types.int64, types.int64, types.int64), cache=True, error_model="numpy")
+_JOB = types.void(types.int64, types.int64, types.int64)
 
 
 def job(*key: object) -> Callable[[Any], Any]:
     """Compiles kernel(at, first, last): the address of its words, its tasks. A stage of a program (program.py).
 
     Args:
-        key: what tells this specialisation from the others. Numba keeps all that have one name in one index on disk,
-            which processes that compile at the same time write over each other: one then finds, and calls, what the
-            other compiled for something else. By the key each has an index of its own.
+        key: what tells this specialisation from the others, for whoever looks at its name in a profile or on disk.
     """
 
     def compiled(function: Any) -> Any:
-        function.__qualname__ = "_".join([function.__qualname__, *map(str, key), CPU])
-        check_load(lambda: cache.has(function))
-        return _compile(function)
+        function.__qualname__ = "_".join([function.__qualname__, *map(str, key)])
+        return callback(_JOB, function)
 
     return compiled
 

@@ -1,43 +1,167 @@
-"""Compiled kernels on disk, used again while every file that a kernel may be built from is the same.
+"""Compiled kernels on disk: used again while what they are built from is the same, and made again if damaged.
 
-Numba looks at the file that has the kernel, but what its intrinsics emit stands in others (simd.py, atomic.py): with
-those changed, the kernel on disk is another one than the code says.
+Numba's own cache is not used: it ends the process where no folder can be written or a file was cut short, it does not
+notice damaged machine code, and processes that compile at the same time write over each other's index. Here a kernel
+is one file, replaced atomically. Its name is a digest of all it depends on, its first bytes are a checksum.
 """
 
+import contextlib
+import hashlib
+import logging
+import os
 import pickle
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from numba.core.caching import CacheImpl, FunctionCache
+import numba
+from numba import njit
+from numba.core.caching import Cache
+from numba.core.ccallback import CFunc
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+from numba.core.sigutils import normalize_signature
 
+from groupconv_worker.cache_folder import cache_folder, check_private, make_private
 from groupconv_worker.code_version import digest
+from groupconv_worker.cpu.kernels.forms import check_compile
 from groupconv_worker.cpu.kernels.simd import WIDTH
 
-HERE = Path(__file__).parent
+log = logging.getLogger(__name__)
+
+VARIABLE = "NUMBA_CACHE_DIR"
+"""Numba's own variable: a folder to use instead of the user's cache directory."""
+SUFFIX = ".kernel"
+CAPACITY = 512 * 2**20
+"""Bytes of the folder: beyond them the kernels leave that were written first."""
 
 
-class Locator:
-    """Finds the place that Numba would, for functions of this folder, with a stamp of all that they are built from."""
+class KernelCache(Cache):  # type: ignore[misc]
+    """What Numba asks for a kernel before it compiles it, and gives it to afterwards.
 
-    @classmethod
-    def from_function(cls, function: Any, file: str) -> Any:
-        """A place for the function's compiled form; None leaves it to Numba."""
-        if Path(file).parent != HERE:
-            return None
-        places = (one.from_function(function, file) for one in _numbas)
-        found = next((place for place in places if place is not None), None)
-        if found is not None:
-            found.get_source_stamp = lambda: f"{digest('cpu/kernels/*.py')} {WIDTH}"
+    Args:
+        function: the kernel, uncompiled. Its closure's values are part of what it is.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self._py_func = function  # _index_key's
+        self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__.rpartition('.')[2]}"
+
+    @property
+    def cache_path(self) -> str:
+        """The folder, for Numba's statistics."""
+        return str(_folder())
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """A compiled kernel; None has Numba compile it.
+
+        Raises:
+            NotCompiledError: it is not there, and this thread must not compile it.
+        """
+        target_context.refresh()
+        found = self._read(self._file(sig, target_context.codegen()), target_context)
+        if found is None:
+            check_compile()
         return found
 
+    def _read(self, name: str, target_context: Any) -> Any:
+        folder = _folder()
+        if folder is None:
+            return None
+        path = folder / name
+        try:
+            check_private(folder)
+            content = path.read_bytes()
+        except OSError:
+            return None
+        try:
+            checksum, payload = content[:32], content[32:]
+            if hashlib.sha256(payload).digest() != checksum:
+                raise ValueError("another checksum than it says")  # noqa: TRY301
+            return CompileResult._rebuild(target_context, *pickle.loads(payload))  # noqa: SLF001, S301 - private
+        except Exception as error:  # noqa: BLE001 - of another build of Numba, it may fail in any way
+            log.warning("%s is damaged (%s) and is compiled again", path, error)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
 
-_numbas = list(CacheImpl._locator_classes)  # noqa: SLF001 - its variable for others replaces them in every package
-CacheImpl._locator_classes.insert(0, Locator)  # noqa: SLF001
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep a compiled kernel. One that cannot be kept is no reason to fail."""
+        folder = _folder()
+        if folder is None or data.library.has_dynamic_globals:
+            return
+        payload = dumps(data._reduce())  # noqa: SLF001
+        try:
+            make_private(folder)
+            _write(folder / self._file(sig, data.codegen), hashlib.sha256(payload).digest() + payload)
+            _make_room(folder)
+        except OSError as error:
+            _say_once(f"compiled kernels are kept in memory alone: {error}")
+
+    def _file(self, sig: Any, codegen: Any) -> str:
+        built_from = (numba.__version__, digest("cpu/kernels/*.py"), WIDTH, self._index_key(sig, codegen))
+        return f"{self._name[:80]}-{hashlib.sha256(dumps(built_from)).hexdigest()[:32]}{SUFFIX}"
 
 
-def has(function: Any) -> bool:
-    """Whether a function's compiled form is on disk."""
-    try:
-        return bool(FunctionCache(function)._cache_file._load_index())  # noqa: SLF001 - it has no other way to look
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError):  # no place for it, or a damaged one
-        return False
+def compiled(signature: Any) -> Callable[[Any], Any]:
+    """`numba.njit` for one signature: compiled at once, without the interpreter's lock while it runs, kept on disk."""
+
+    def compile_(function: Any) -> Any:
+        kernel = njit(nogil=True, error_model="numpy")(function)
+        kernel._cache = KernelCache(function)  # noqa: SLF001 - as its `cache=True` sets Numba's
+        kernel.compile(signature)
+        kernel.disable_compile()
+        return kernel
+
+    return compile_
+
+
+def callback(signature: Any, function: Any) -> Any:
+    """`numba.cfunc`: a kernel that compiled code calls by its address, kept on disk."""
+    kernel: Any = CFunc(function, normalize_signature(signature), locals={}, options={"error_model": "numpy"})
+    kernel._cache = KernelCache(function)  # noqa: SLF001
+    kernel.compile()
+    return kernel
+
+
+def _folder() -> Path | None:
+    asked = os.environ.get(VARIABLE)
+    return Path(asked).absolute() / "groupconv-kernels" if asked else cache_folder("kernels")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        part = Path(file.name)
+        try:
+            file.write(content)
+            file.close()
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _make_room(folder: Path) -> None:
+    """Remove what was written first until the folder holds no more than it may; other processes may do so, too."""
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            facts = path.stat()
+            found.append((facts.st_mtime_ns, facts.st_size, path))
+    size = sum(of for _, of, _ in found)
+    for _, of, path in sorted(found):
+        if size <= CAPACITY:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+        size -= of
+
+
+_said: set[str] = set()
+
+
+def _say_once(message: str) -> None:
+    if not _said:
+        _said.add(message)
+        log.warning(message)

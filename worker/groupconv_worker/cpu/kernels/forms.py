@@ -45,13 +45,13 @@ def deferred() -> Iterator[None]:
         _this.deferred = False
 
 
-def check_load(cached: Callable[[], bool]) -> None:
-    """Called before anything is compiled or loaded; `cached` says whether it is on disk.
+def check_compile() -> None:
+    """Called before anything is compiled that is not on disk.
 
     Raises:
-        NotCompiledError: it is not, and this thread wants a form that must not be compiled now.
+        NotCompiledError: this thread wants a form that must not be compiled now.
     """
-    if getattr(_this, "loading", False) and not cached():
+    if getattr(_this, "loading", False):
         raise NotCompiledError
 
 

@@ -13,9 +13,10 @@ nobody waits for a thread that has not come.
 """
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from groupconv_worker.cpu.kernels.atomic import add, array, call, exchange, fence, give_way, load, store
+from groupconv_worker.cpu.kernels.cache import compiled
 from groupconv_worker.cpu.kernels.futex import sleep, wake
 
 LINE = 8
@@ -34,7 +35,7 @@ PATIENCE = 2_000
 _I, _WORDS = types.int64, types.Array(types.int64, 1, "C", readonly=True)
 
 
-@njit(types.void(_I, _I), nogil=True, cache=True, error_model="numpy")
+@compiled(types.void(_I, _I))
 def _await(address, value):
     """Return when the word has this value."""
     turns = 0
@@ -44,14 +45,14 @@ def _await(address, value):
             give_way()
 
 
-@njit(types.void(_I, _I), nogil=True, cache=True, error_model="numpy")
+@compiled(types.void(_I, _I))
 def _pass(address, turns):
     """Let some turns pass."""
     for _ in range(turns):
         load(address)
 
 
-@njit(types.void(_I, _I), nogil=True, cache=True, error_model="numpy")
+@compiled(types.void(_I, _I))
 def _join_in(job, share):
     """Do the parts of this share of each stage, and those of others that nobody has begun."""
     words = array(job, np.int64)
@@ -74,14 +75,14 @@ def _join_in(job, share):
         _await(job + 8 * (at + DONE), parts * shares)
 
 
-@njit(types.void(_I), nogil=True, cache=True, error_model="numpy")
+@compiled(types.void(_I))
 def rouse(helper):
     """Have a helper look out again, if it sleeps."""
     if exchange(helper + 8 * ASLEEP, 1, 0):
         wake(helper + 8 * ASLEEP)
 
 
-@njit(types.void(_I, _I), nogil=True, cache=True, error_model="numpy")
+@compiled(types.void(_I, _I))
 def announce(helper, job):
     """Give a helper a job, awake or asleep."""
     store(helper + 8 * JOB, job)
@@ -92,7 +93,7 @@ def announce(helper, job):
 _ADDRESSES = types.UniTuple(_I, 6)
 
 
-@njit(types.void(_WORDS, _WORDS, _ADDRESSES, _ADDRESSES, _I, _WORDS), nogil=True, cache=True, error_model="numpy")
+@compiled(types.void(_WORDS, _WORDS, _ADDRESSES, _ADDRESSES, _I, _WORDS))
 def launch(template, places, bases, steps, samples, helpers):
     """Run a job for each sample with these helpers. Releases the GIL.
 
@@ -121,7 +122,7 @@ def launch(template, places, bases, steps, samples, helpers):
                 _await(helpers[i] + 8 * JOB, NONE)
 
 
-@njit(types.void(_I, _I, _I, _I), nogil=True, cache=True, error_model="numpy")
+@compiled(types.void(_I, _I, _I, _I))
 def attend(helper, over, turns, after):
     """Join in what is announced, until something wants the interpreter; sleep while nothing was for `turns` turns.
 
@@ -151,7 +152,7 @@ def attend(helper, over, turns, after):
             idle = 0
 
 
-@njit(types.void(_I, _I), nogil=True, cache=True, error_model="numpy")
+@compiled(types.void(_I, _I))
 def await_word(address, turns):
     """Return when the word is 1: look out for `turns` turns, then sleep. Releases the GIL."""
     for _ in range(turns):
