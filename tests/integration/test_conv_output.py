@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -26,8 +27,8 @@ def command(source, output, address, *flags):
 
 
 def put(path, value, shape=(1, 1, 1200, 1100)):
-    with files.create_output(path, shape, np.dtype("u1"), alpha=False) as out:
-        out[0, :, 0 : shape[2]] = np.full(shape[1:], value, np.uint8)
+    with files.create_output(path, shape, np.dtype("u1")) as out:
+        out.array[0, :, 0 : shape[2]] = np.full(shape[1:], value, np.uint8)
 
 
 def values(path):
@@ -106,8 +107,8 @@ def test_fifty_killed_commands_leave_no_damaged_output(server, tmp_path, name):
 def test_an_output_may_be_its_input(conv, tmp_path, monkeypatch, name, way):
     file, colon, inside = name.partition(":")
     x = RNG.integers(0, 255, (1, 1, 300, 260), dtype=np.uint8)
-    with files.create_output(tmp_path / name, x.shape, x.dtype, alpha=False) as out:
-        out[0, :, 0:300] = x[0]
+    with files.create_output(tmp_path / name, x.shape, x.dtype) as out:
+        out.array[0, :, 0:300] = x[0]
     monkeypatch.chdir(tmp_path)
     other = tmp_path / f"other{(tmp_path / file).suffix}"
     if way == "symbolic":
@@ -118,7 +119,7 @@ def test_an_output_may_be_its_input(conv, tmp_path, monkeypatch, name, way):
         other.hardlink_to(tmp_path / file)
     output = {"same": tmp_path / name, "relative": f"../{tmp_path.name}/./{name}"}.get(way, f"{other}{colon}{inside}")
     conv(tmp_path / name, "-k", "gaussian:0.1", "-o", output, "--dtype", "same")
-    with files.open_input(output) as opened:
+    with files.open_input(Path(output)) as opened:
         np.testing.assert_array_equal(opened.array[0, :, 0:300], x[0])
 
 

@@ -18,7 +18,7 @@ from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.signals import ended_by_signals
 from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.files import filters
-from groupconv_server.files.values import fitted, travels
+from groupconv_server.files.values import conversion, fitted, travels
 
 NAME = "conv"
 EXAMPLES = """Examples:
@@ -89,7 +89,10 @@ def command(
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait. Default: for ever.", min=0.001)] = None,
 ) -> None:
-    """Convolve each channel of an image or a volume with a kernel, keeping its size, in bounded memory."""
+    """Convolve each channel of an image or a volume with a kernel, keeping its size, in bounded memory.
+
+    Exit codes: 0 done; 1 nothing written, or something left out, which a line names; 2 wrong usage.
+    """
     begin = time.monotonic()
     with files.open_input(source, axes) as opened:
         for note in opened.notes:
@@ -115,23 +118,29 @@ def command(
         ]
         shape, computed = last.geometry.output_shape, last.types.output
         held = _held(dtype, output, opened.array.dtype, computed)
+        layout = arranged.layout.after(shape)
+        metadata = opened.metadata.filtered(x.shape[1], shape[1], stride)
         magnitude = filters.finds_edges(steps) if absolute is None else absolute
         with (
             ended_by_signals(),
-            files.create_output(output, arranged.layout.after(shape), held, alpha=opened.alpha) as out,
+            files.create_output(output, layout, held, metadata) as created,
             endpoint.connect(timeout) as client,
         ):
             client.stream_convolve(
                 x,
                 ready,
-                out=fitted(out, computed, absolute=magnitude),
+                out=fitted(created.array, computed, absolute=magnitude),
                 progress=sys.stderr.isatty() if progress is None else progress,
                 timeout=timeout,
             )
+    for line in (*conversion(opened.array.dtype), *created.notes, *created.left_out):
+        typer.echo(f"groupconv: {line}", err=True)
     seconds = time.monotonic() - begin
     through = human_bytes(int(np.prod(x.shape, dtype=np.int64) * x.dtype.itemsize / seconds))
-    sizes = " -> ".join(layout.described() for layout in (arranged.layout, arranged.layout.after(shape)))
-    typer.echo(f"{output}: {sizes} of {held}, {seconds:.1f} s, {through}/s")
+    size = human_bytes(files.size_of(output))
+    typer.echo(f"wrote {output}: {layout.described()} of {held}, {size}; {seconds:.1f} s, {through}/s")
+    if created.left_out:
+        raise typer.Exit(1)
 
 
 def _held(asked: str | None, output: Path, source: np.dtype, computed: np.dtype) -> np.dtype:

@@ -12,7 +12,8 @@ import numpy as np
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.files import hdf5, npy, photo, tiff, zarr
-from groupconv_server.files.axes import Layout, Opened, Writable, axes_of
+from groupconv_server.files.axes import Created, Layout, Opened, axes_of
+from groupconv_server.files.metadata import UNKNOWN, Metadata
 from groupconv_server.files.paths import split
 
 FAMILIES: tuple[ModuleType, ...] = (npy, tiff, zarr, hdf5, photo)
@@ -60,9 +61,15 @@ def open_input(path: Path, axes: str | None = None) -> AbstractContextManager[Op
     return opened
 
 
+def size_of(path: Path) -> int:
+    """Bytes of the file, or of all files in the folder, that holds an array."""
+    name = split(path)[0]
+    return sum(p.stat().st_size for p in name.rglob("*") if p.is_file()) if name.is_dir() else name.stat().st_size
+
+
 def create_output(
-    path: Path, layout: Layout | tuple[int, ...], dtype: np.dtype, *, alpha: bool
-) -> AbstractContextManager[Writable]:
+    path: Path, layout: Layout | tuple[int, ...], dtype: np.dtype, metadata: Metadata = UNKNOWN
+) -> AbstractContextManager[Created]:
     """A file to be filled, in the order of its rows.
 
     It is written beside its path and replaces what is there once the context ends without an error.
@@ -71,7 +78,7 @@ def create_output(
         path: of any format.
         layout: of the array in the file; or a shape (N, M, *spatial), which is its layout too.
         dtype: of what is written.
-        alpha: whether the last channel is one.
+        metadata: what the file should say about it.
 
     Raises:
         InvalidArgumentError: a format that cannot hold it, or a path that cannot be written.
@@ -83,5 +90,5 @@ def create_output(
         layout = Layout(axes_of(layout, asked="ncyx" if len(layout) == 4 else "nczyx"))
     if layout.shape[0] < 1:
         raise InvalidArgumentError("output", "at least one sample", layout.shape)
-    created: AbstractContextManager[Writable] = family(path).create_output(path, layout, dtype, alpha=alpha)
+    created: AbstractContextManager[Created] = family(path).create_output(path, layout, dtype, metadata)
     return created

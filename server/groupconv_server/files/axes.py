@@ -8,8 +8,9 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv.wire.requests import Array
+from groupconv_server.files.metadata import UNKNOWN, Metadata
 
 WORDS = {
     "N": """n t time times date datetime day month year hour minute second season frame frames step sample
@@ -248,7 +249,13 @@ class View:
 
     def __getitem__(self, key: Any) -> Array:
         n, _, rows = key
-        part: Array = np.asarray(self._array[self.layout.in_file(n, rows)]).transpose(self._order)
+        try:
+            stored = np.asarray(self._array[self.layout.in_file(n, rows)])
+        except (GroupconvError, OSError, MemoryError):
+            raise
+        except Exception as error:  # codecs raise errors of many kinds
+            raise InvalidArgumentError("input", "values that can be decoded", str(error)) from error
+        part: Array = stored.transpose(self._order)
         return part[None] if self.layout.channel is None else part
 
     def __setitem__(self, key: Any, value: Array) -> None:
@@ -263,13 +270,33 @@ class Opened:
 
     Attributes:
         array: (N, C, *spatial), with its `layout`; `arranged` gives another one.
-        alpha: whether the last channel says how opaque a pixel is.
-        notes: what a reader should know, a line each: which of several images was taken.
+        metadata: what the file says about the array.
+        notes: what a reader should know, a line each: which of several images was taken, what reading changed.
     """
 
     array: Any
-    alpha: bool = False
+    metadata: Metadata = UNKNOWN
     notes: tuple[str, ...] = ()
+
+    @property
+    def alpha(self) -> bool:
+        """Whether the last channel says how opaque a pixel is."""
+        return bool(self.metadata.alpha)
+
+
+@dataclass(frozen=True)
+class Created:
+    """An output that waits for its rows.
+
+    Attributes:
+        array: (N, C, *spatial).
+        notes: lines about what the format cannot hold of the metadata.
+        left_out: lines about values that it cannot hold.
+    """
+
+    array: Writable
+    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def _words(asked: str) -> list[str]:

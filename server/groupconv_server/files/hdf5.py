@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.files.axes import Layout, Opened, View, Writable, axes_of, guessed
+from groupconv_server.files.axes import Created, Layout, Opened, View, axes_of, guessed
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
 from groupconv_server.files.extras import needed
+from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import allocate, replaced
 from groupconv_server.files.paths import split
 
@@ -50,7 +51,7 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
 
 
 @contextmanager
-def create_output(path: Path, layout: Layout, dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:  # noqa: ARG001
+def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadata) -> Iterator[Created]:
     """See `files.create_output`; an array in a file that is there is written to a copy of the file.
 
     Raises:
@@ -73,7 +74,7 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, *, alpha: bool) -
                 dimension.label = axis.name
             file.flush()
             allocate(new)
-            yield BlockWriter(View(array, layout), chunks)
+            yield Created(BlockWriter(View(array, layout), chunks), missing("HDF5", metadata.left_out()))
 
 
 def _check_space(new: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype) -> None:

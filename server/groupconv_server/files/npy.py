@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.files.axes import Layout, Opened, View, Writable, axes_of
+from groupconv_server.files.axes import Created, Layout, Opened, View, axes_of
+from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import allocate, replaced
 
 SUFFIXES = (".npy",)
@@ -22,14 +23,14 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         raise InvalidArgumentError("input", "an array saved by numpy.save", f"{path.name} ({error})") from None
     layout = Layout(axes_of(array.shape, asked=axes))
     alpha = axes is None and layout.kinds == "YXC" and array.shape[2] in (2, 4)
-    yield Opened(View(array, layout), alpha)
+    yield Opened(View(array, layout), Metadata(alpha="unassociated" if alpha else ""))
 
 
 @contextmanager
-def create_output(path: Path, layout: Layout, dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:  # noqa: ARG001
+def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadata) -> Iterator[Created]:
     """See `files.create_output`."""
     with replaced(path) as new:
         out = np.lib.format.open_memmap(new, "w+", dtype, layout.array_shape)
         allocate(new)
-        yield View(out, layout)
+        yield Created(View(out, layout), missing(".npy", metadata.left_out()))
         out.flush()

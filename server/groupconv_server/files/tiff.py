@@ -1,9 +1,6 @@
 """TIFF: tiles, strips, BigTIFF, OME and ImageJ; written in tiles as they come, as OME-TIFF where the name says so."""
 
-import contextlib
 import math
-import queue
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,21 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.errors import CancelledError, InvalidArgumentError
-from groupconv.wire.requests import Array
-from groupconv_server.files.axes import Axis, Layout, Opened, View, Writable, axes_of
+from groupconv.errors import InvalidArgumentError
+from groupconv_server.files.axes import Axis, Created, Layout, Opened, View, axes_of
 from groupconv_server.files.blocks import BlockReader, BlockWriter
+from groupconv_server.files.derived import upright
 from groupconv_server.files.extras import needed
-from groupconv_server.files.output import replaced
+from groupconv_server.files.metadata import Metadata, missing
+from groupconv_server.files.output import allocate, replaced
 from groupconv_server.files.paths import split
+from groupconv_server.files.tiff_colors import seen
+from groupconv_server.files.tiff_metadata import metadata_of, options_of
+from groupconv_server.files.tiles import TILE, Tiles
 from groupconv_server.files.zarr import stored
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn", ".lsm")
-TILE = 256
 KNOWN = "TCSZYX"
 """Letters of tifffile's axes that `axes.WORDS` has with their meaning; others are samples."""
 BIG = 2**31
 """Bytes of pixels above which a file is a BigTIFF: the format's offsets have 32 bits."""
+DTYPES = ("uint8", "uint16", "int8", "int16", "int32", "uint32", "float16", "float32", "float64")
+"""Of TIFF's samples, as far as they are computed."""
 
 
 @contextmanager
@@ -39,15 +41,29 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         raise InvalidArgumentError("input", "a TIFF", f"{path.name} ({error})") from None
     with file:
         series, notes = _chosen(file, path, image)
-        alpha = axes is None and series.axes.endswith("S") and series.keyframe.extrasamples[-1:] in ((1,), (2,))
-        layout = Layout(axes_of(series.shape, _names(series.axes), axes))
-        if series.dataoffset is not None:  # one run of plain pixels, perhaps a single strip
-            array = np.memmap(name, series.dtype.newbyteorder(file.byteorder), "r", series.dataoffset, series.shape)
-            yield Opened(View(array, layout), alpha, notes)
-            return
-        zarr = needed("zarr", "to read TIFF in tiles")
-        array = zarr.open_array(series.aszarr(level=0), mode="r")
-        yield Opened(BlockReader(View(array, layout), stored(array)), alpha, notes)
+        orientation = int(getattr(series.keyframe.tags.get("Orientation"), "value", 1))
+        array, letters, metadata = (
+            _stored(name, file, series),
+            series.axes,
+            metadata_of(file, series, axes, orientation),
+        )
+        if axes is None:
+            array, letters, metadata = seen(series.keyframe, array, letters, metadata)
+            array = upright(array, letters, orientation)
+        view = View(array, Layout(axes_of(array.shape, _names(letters), axes)))
+        in_blocks = getattr(array, "chunks", None) is not None
+        yield Opened(BlockReader(view, stored(array)) if in_blocks else view, metadata, (*notes, *metadata.notes))
+
+
+def _stored(path: Path, file: Any, series: Any) -> Any:
+    """The series as it is stored: a memory map where its pixels are in one run, else tiles or strips."""
+    if series.dataoffset is not None:
+        dtype = series.dtype.newbyteorder(file.byteorder)
+        try:
+            return np.memmap(path, dtype, "r", series.dataoffset, series.shape)
+        except ValueError as error:
+            raise InvalidArgumentError("input", "a complete TIFF", f"{path.name} ({error})") from None
+    return needed("zarr", "to read TIFF in tiles").open_array(series.aszarr(level=0), mode="r")
 
 
 def _names(axes: str) -> list[str]:
@@ -78,42 +94,68 @@ def _chosen(file: Any, path: Path, image: str | None) -> tuple[Any, tuple[str, .
 
 
 @contextmanager
-def create_output(path: Path, layout: Layout, dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:
-    """See `files.create_output`; channels are the samples of a pixel, so that rows can be written as they come."""
+def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadata) -> Iterator[Created]:
+    """See `files.create_output`.
+
+    Channels are the samples of a pixel, in tiles. Where the input stores one channel after another (planar samples, or
+    pages), so does the output; it is then one run of pixels, which can be filled in any order.
+    """
     tifffile = needed("tifffile", "to write TIFF")
-    if dtype.name not in ("uint8", "uint16", "int8", "int16", "int32", "uint32", "float16", "float32", "float64"):
-        raise InvalidArgumentError("output", "a dtype that TIFF holds", f"{dtype} for {path.name}")
-    shape, ome = layout.shape, ".ome." in path.name.lower()
-    tiles = _Tiles(shape, dtype)
+    if dtype.name not in DTYPES:
+        expected = f"a dtype that TIFF holds ({', '.join(DTYPES)})"
+        raise InvalidArgumentError("output", expected, f"{dtype} for {path.name}")
+    ome = ".ome." in path.name.lower()
+    size = math.prod(layout.shape) * dtype.itemsize
+    file_options = {"bigtiff": size > BIG, "ome": ome}
+    planes = _planes(layout, metadata, ome=ome)
+    channels = math.prod(axis.size for axis in layout.axes if axis.kind == "C")
+    options, held = options_of(layout.shape[1] if "S" not in planes else channels, channels, metadata, ome=ome)
+    notes = missing("OME-TIFF" if ome else "TIFF", metadata.left_out(*held))
+    if planes:
+        if "S" in planes:
+            options["planarconfig"] = "separate"
+        else:
+            options = {k: v for k, v in options.items() if k not in ("planarconfig", "extrasamples")}
+            options["photometric"] = "minisblack"
+        options["metadata"]["axes"] = planes
+        with replaced(path) as new:
+            out = tifffile.memmap(new, shape=layout.array_shape, dtype=dtype, **file_options, **options)
+            allocate(new)
+            yield Created(View(out.reshape(layout.array_shape), layout), notes)
+            out.flush()
+        return
+    shape = layout.shape
+    tiles = Tiles(shape, dtype)
     volume, samples = len(shape) == 5, shape[1]
     pages, page_shape = _pages(layout, ome=ome)
-    axes = pages + "Z" * volume + "YX" + "S" * (samples > 1)
-    colours = samples - alpha
-    options: dict[str, Any] = {"photometric": "rgb" if colours == 3 else "minisblack"}
-    if samples > 1:
-        options["planarconfig"] = "contig"
-    if extra := samples - (3 if colours == 3 else 1):
-        options["extrasamples"] = ["unassalpha"] if alpha and extra == 1 else ["unspecified"] * extra
+    options["metadata"]["axes"] = pages + "Z" * volume + "YX" + "S" * (samples > 1)
     written = (*page_shape, *shape[2:], *((samples,) if samples > 1 else ()))
 
     def write(new: Path) -> None:
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        with tifffile.TiffWriter(new, bigtiff=size > BIG, ome=ome) as file:
-            file.write(
-                iter(tiles),
-                shape=written,
-                dtype=dtype,
-                tile=(TILE, TILE),
-                metadata={"axes": axes},
-                **options,
-            )
+        with tifffile.TiffWriter(new, **file_options) as file:
+            file.write(iter(tiles), shape=written, dtype=dtype, tile=(TILE, TILE), **options)
 
     with replaced(path) as new, tiles.written_by(lambda: write(new)):
         axes_of_tiles = [
             Axis(kind, kind, size) for kind, size in zip("NZYXC" if volume else "NYXC", tiles.shape, strict=True)
         ]
         chunks = (1, *((1,) if volume else ()), TILE, TILE, samples)
-        yield BlockWriter(View(tiles, Layout(tuple(axes_of_tiles))), chunks)
+        yield Created(BlockWriter(View(tiles, Layout(tuple(axes_of_tiles))), chunks), notes)
+
+
+def _planes(layout: Layout, metadata: Metadata, *, ome: bool) -> str:
+    """The letters of the axes of an output that stores one channel after another; "" where it need not, or cannot.
+
+    The channels are S, samples of a pixel, where they are so in the input, else C, of pages.
+    """
+    letters: list[str] = []
+    for axis in layout.axes:
+        letter = "S" if axis.kind == "C" and metadata.planar else "T" if axis.kind == "N" else axis.kind
+        letters.append("Q" if letter in letters else letter)
+    found = "".join(letters)
+    if not (metadata.planar or "C" in metadata.axes) or not found.endswith("YX") or (ome and "Q" in found):
+        return ""
+    return found if found.endswith("SYX") or ("C" in found and "S" not in found) else ""
 
 
 def _pages(layout: Layout, *, ome: bool) -> tuple[str, tuple[int, ...]]:
@@ -126,67 +168,3 @@ def _pages(layout: Layout, *, ome: bool) -> tuple[str, tuple[int, ...]]:
     if ome and "Q" in letters:
         return "T", (math.prod(axis.size for axis in axes),)
     return "".join(letters), tuple(axis.size for axis in axes)
-
-
-class _Tiles:
-    """Takes rows in order and gives tiles, in a thread of its own: the library wants to pull.
-
-    Args:
-        shape: (N, C, *spatial).
-        dtype: of the pixels.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        n, channels, *spatial = shape
-        self.shape, self.dtype = (n, *spatial, channels), dtype
-        self._rows: queue.Queue[Array | None] = queue.Queue(2)
-        self._taken = 0
-        self._failed: BaseException | None = None
-        self._ended = threading.Event()
-
-    def __setitem__(self, _: Any, value: Array) -> None:
-        self._taken += len(value)
-        self._put(value.copy())  # the buffer that it lies in is filled again
-
-    def __iter__(self) -> Iterator[Array]:
-        """Tiles of (rows, columns[, samples]), plane by plane, from the top left."""
-        while (value := self._rows.get()) is not None:
-            for plane in value if len(self.shape) == 5 else [value]:
-                for top in range(0, plane.shape[0], TILE):
-                    for left in range(0, plane.shape[1], TILE):
-                        tile = plane[top : top + TILE, left : left + TILE]
-                        yield np.ascontiguousarray(tile if tile.shape[-1] > 1 else tile[..., 0])
-        if self._taken < self.shape[0] * self.shape[1]:
-            raise CancelledError("the image is not complete")
-
-    @contextmanager
-    def written_by(self, write: Any) -> Iterator[None]:
-        """Run `write`, which iterates, in a thread; its error is raised here."""
-
-        def run() -> None:
-            try:
-                write()
-            except BaseException as error:  # noqa: BLE001 - raised by the other thread
-                self._failed = error
-            finally:
-                self._ended.set()
-
-        thread = threading.Thread(target=run, name="tiff", daemon=True)
-        thread.start()
-        complete = False
-        try:
-            yield
-            complete = True
-        finally:
-            self._put(None)
-            thread.join()
-            if complete and self._failed:
-                raise self._failed
-
-    def _put(self, value: Array | None) -> None:
-        while not self._ended.is_set():
-            with contextlib.suppress(queue.Full):
-                self._rows.put(value, timeout=0.2)
-                return
-        if value is not None and self._failed:
-            raise self._failed

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.convolution.dtypes import DTYPES
+from groupconv.convolution.dtypes import BFLOAT16, DTYPES
+from groupconv.errors import InvalidArgumentError
 from groupconv.wire.requests import Array
 from groupconv_server.files.axes import Readable, Writable
 
@@ -31,14 +32,42 @@ class Converted:
 
 
 def travels(array: Readable) -> Readable:
-    """`array` in a dtype that travels: other integers as float32 (exact up to 24 bits), large ones as float64."""
+    """`array` in a dtype that travels, in the byte order of this machine.
+
+    bool becomes 0 and 255 of uint8, as in a picture. int16, uint16 become float32, which holds them exactly; longer
+    integers and floats become float64. `conversion` says so in words.
+
+    Raises:
+        InvalidArgumentError: no numbers, or complex ones.
+    """
     dtype = np.dtype(array.dtype)
     if dtype == np.bool_:
-        return Converted(array, np.dtype(np.uint8), lambda part: part.astype(np.uint8) * 255)
-    if dtype.newbyteorder("=") in DTYPES.values() and dtype != np.int32:
-        return array
-    wide = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
-    return Converted(array, wide, lambda part: part.astype(wide))
+        return Converted(array, np.dtype(np.uint8), lambda part: part.astype(np.uint8) * np.uint8(255))
+    if dtype.kind not in "iuf" and dtype != BFLOAT16:
+        taken = "bool, integers or floats" + (", such as the real part or the magnitude" if dtype.kind == "c" else "")
+        raise InvalidArgumentError("input.dtype", taken, _described(dtype))
+    native = dtype.newbyteorder("=")
+    if native not in DTYPES.values() or native == np.int32:
+        native = np.dtype(np.float32 if native.itemsize <= 2 else np.float64)
+    return array if native == dtype else Converted(array, native, lambda part: _cast(part, native))
+
+
+def conversion(dtype: np.dtype) -> tuple[str, ...]:
+    """A line, or none, about what travelling changes in values of `dtype`.
+
+    Example:
+        >>> conversion(np.dtype("bool")), conversion(np.dtype("uint16"))
+        (('bool: read as 0 and 255 of uint8',), ())
+    """
+    if dtype == np.bool_:
+        return ("bool: read as 0 and 255 of uint8",)
+    if dtype.kind in "iu" and dtype.itemsize == 8:
+        return (f"{dtype.newbyteorder('=')}: computed as float64, exact up to 2**53",)
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        return (f"{dtype.newbyteorder('=')}: computed as float64",)
+    if dtype.kind == "f" and dtype.itemsize == 2:
+        return ("float16: summed in float32, the result is rounded to float16",)
+    return ()
 
 
 def fitted(out: Writable, dtype: np.dtype, *, absolute: bool) -> Writable:
@@ -55,9 +84,32 @@ def saturate(y: Array, dtype: np.dtype) -> Array:
     Example:
         >>> saturate(np.array([-3.0, 1.6, 300.0]), np.dtype("uint8")).tolist()
         [0, 2, 255]
+        >>> saturate(np.array([2.0**70, -(2.0**70)]), np.dtype("int64")).tolist()
+        [9223372036854775807, -9223372036854775808]
     """
     if not np.issubdtype(dtype, np.integer):
-        return y.astype(dtype)
+        return _cast(y, dtype)
     info = np.iinfo(dtype)
-    clipped: Array = np.clip(np.rint(np.nan_to_num(y.astype(np.float64))), info.min, info.max).astype(dtype)
-    return clipped
+    rounded = np.rint(np.nan_to_num(y.astype(np.float64)))
+    if dtype.itemsize < 8:
+        small: Array = np.clip(rounded, info.min, info.max).astype(dtype)
+        return small
+    # float64 rounds the largest value up to 2**63 or 2**64, which no integer of the dtype is.
+    high, low = rounded >= float(info.max), rounded <= float(info.min)
+    large: Array = np.where(high | low, 0, rounded).astype(dtype)
+    large[high], large[low] = info.max, info.min
+    return large
+
+
+def _cast(y: Array, dtype: np.dtype) -> Array:
+    """`y` as floats; what is too large becomes infinite without a warning."""
+    with np.errstate(over="ignore"):
+        return y.astype(dtype)
+
+
+def _described(dtype: np.dtype) -> str:
+    if dtype.names:
+        return f"records with the fields {', '.join(dtype.names)}"
+    return {"U": "strings", "S": "strings", "T": "strings", "O": "objects", "V": "raw bytes"}.get(
+        dtype.kind, str(dtype)
+    )

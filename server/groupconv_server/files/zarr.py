@@ -10,9 +10,10 @@ import numpy as np
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.files import ome_zarr
-from groupconv_server.files.axes import Layout, Opened, View, Writable, axes_of
+from groupconv_server.files.axes import Created, Layout, Opened, View, axes_of
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
 from groupconv_server.files.extras import needed
+from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import replaced
 
 SUFFIXES = (".zarr",)
@@ -36,7 +37,7 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
 
 
 @contextmanager
-def create_output(path: Path, layout: Layout, dtype: np.dtype, *, alpha: bool) -> Iterator[Writable]:  # noqa: ARG001
+def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadata) -> Iterator[Created]:
     """See `files.create_output`; a name that ends in `.ome.zarr` gets an OME-Zarr image."""
     zarr = needed("zarr", "to write Zarr")
     if path.exists() and not ome_zarr.is_replaceable(path):
@@ -51,7 +52,7 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, *, alpha: bool) -
                 array = group.create_array("0", **made)
             else:
                 array = zarr.create_array(store=str(new), **made)
-            yield BlockWriter(View(array, layout), chunks)
+            yield Created(BlockWriter(View(array, layout), chunks), missing("Zarr", metadata.left_out()))
             if ome_zarr.is_image(path):
                 ome_zarr.describe(group, layout)
         except BaseException:

@@ -17,10 +17,10 @@ FORMATS = ["y.npy", "y.tif", "y.ome.tif", "y.zarr", "y.h5", "y.png"]
 
 
 def write(path, x, rows=64):
-    with files.create_output(path, x.shape, x.dtype, alpha=False) as out:
+    with files.create_output(path, x.shape, x.dtype) as out:
         for at in range(0, x.shape[2], rows):
             stop = min(x.shape[2], at + rows)
-            out[0, :, at:stop] = x[0, :, at:stop]
+            out.array[0, :, at:stop] = x[0, :, at:stop]
 
 
 def read(path):
@@ -34,8 +34,8 @@ def test_an_error_leaves_the_old_output_and_nothing_else(tmp_path, name):
     write(tmp_path / name, old)
 
     def begun():
-        with files.create_output(tmp_path / name, old.shape, old.dtype, alpha=False) as out:
-            out[0, :, 0:256] = old[0, :, 0:256] + 1
+        with files.create_output(tmp_path / name, old.shape, old.dtype) as out:
+            out.array[0, :, 0:256] = old[0, :, 0:256] + 1
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -53,10 +53,10 @@ def test_an_output_replaces_its_own_input(tmp_path, name):
     link.symlink_to(f"../{name}")
     with (
         files.open_input(tmp_path / name) as opened,
-        files.create_output(link, x.shape, x.dtype, alpha=False) as out,
+        files.create_output(link, x.shape, x.dtype) as out,
     ):
         for at in range(0, 300, 50):
-            out[0, :, at : at + 50] = opened.array[0, :, at : at + 50] + 1
+            out.array[0, :, at : at + 50] = opened.array[0, :, at : at + 50] + 1
     np.testing.assert_array_equal(read(tmp_path / name), x[0] + 1)
     assert link.is_symlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", name]
@@ -74,9 +74,9 @@ from groupconv_server import files
 noise = np.random.default_rng(0).integers(0, 255, (1, 1, 1200, 1000), dtype=np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000) if {name!r} == "y.zarr" else (300_000, 300_000))
 try:
-    with files.create_output(Path({str(tmp_path / name)!r}), noise.shape, noise.dtype, alpha=False) as out:
+    with files.create_output(Path({str(tmp_path / name)!r}), noise.shape, noise.dtype) as out:
         for at in range(0, 1200, 100):
-            out[0, :, at:at + 100] = noise[0, :, at:at + 100]
+            out.array[0, :, at:at + 100] = noise[0, :, at:at + 100]
 except OSError as error:
     sys.exit(f"refused: {{error}}")
 """

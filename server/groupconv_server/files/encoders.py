@@ -1,0 +1,235 @@
+"""How Pillow, or imagecodecs for 16-bit PNG, writes a picture.
+
+What a format holds is found out by writing a tiny picture and reading it.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from groupconv.errors import InvalidArgumentError
+from groupconv.wire.requests import Array
+from groupconv_server.files.extras import needed
+from groupconv_server.files.metadata import UNKNOWN, Metadata, missing
+from groupconv_server.files.values import saturate
+
+FAITHFUL: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True, "exact": True},
+    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+    "GIF": {"disposal": 2},
+}
+"""Options that change pixels less than the defaults of the formats do."""
+SIGNATURE_AND_HEADER = 33
+"""Bytes of a PNG before its other chunks."""
+
+
+@dataclass
+class Encoder:
+    """Writes pixels to a file.
+
+    Attributes:
+        format: Pillow's name of it.
+        mode: Pillow's mode of what is written; None is 16-bit PNG, by imagecodecs.
+        metadata: of the pixels.
+        options: keywords of Pillow's `save`.
+        notes: lines about metadata that the format does not hold.
+        left_out: lines about channels that it does not hold.
+    """
+
+    format: str
+    mode: str | None
+    metadata: Metadata
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def write(self, path: Path, pixels: Array) -> None:
+        """Write frames.
+
+        Args:
+            path: of the new file.
+            pixels: (N, Y, X, C).
+        """
+        if self.metadata.alpha == "associated":
+            pixels = unassociated(pixels)
+        if self.metadata.photometric == "separated" and self.mode != "CMYK":
+            pixels = rgb_of_inks(pixels)
+        if self.mode is None:
+            path.write_bytes(_deep_png(pixels[0], self.options))
+            return
+        frames = [self._image(frame) for frame in pixels]
+        with path.open("wb") as file:
+            frames[0].save(file, self.format, **self.options, **_frame_options(self.metadata, frames[1:]))
+
+    def _image(self, frame: Array) -> Image.Image:
+        assert self.mode is not None
+        channels = len(Image.new(self.mode, (1, 1)).getbands())
+        if frame.shape[-1] == 2 and channels == 4:  # grey and alpha, in a format that has it only with colors
+            frame = frame[..., [0, 0, 0, 1]]
+        return Image.frombytes(self.mode, frame.shape[1::-1], frame[..., :channels].tobytes())
+
+
+def encoder_of(suffix: str, shape: tuple[int, ...], dtype: np.dtype, metadata: Metadata) -> Encoder:
+    """How pictures are written to a format.
+
+    Args:
+        suffix: of the file's name.
+        shape: (N, C, Y, X).
+        dtype: of the pixels.
+        metadata: of the pixels.
+
+    Raises:
+        InvalidArgumentError: a format that is not known, or does not hold such pictures.
+    """
+    name = Image.registered_extensions().get(suffix)
+    if name not in Image.SAVE:
+        raise InvalidArgumentError("output", "a format that is known (.tif, .zarr, .h5, .npy, .png, .jpg)", suffix)
+    if len(shape) != 4 or (shape[0] > 1 and not metadata.durations):
+        raise InvalidArgumentError("output", f"one image for {suffix} (else .tif, .zarr, .h5, .npy)", shape)
+    colors = shape[1] - bool(metadata.alpha)
+    inks = metadata.photometric == "separated" and colors == 4
+    if (
+        dtype == np.uint16
+        and name == "PNG"
+        and shape[0] == 1
+        and (colors == 3 or inks or (metadata.alpha and colors == 1))
+    ):
+        return _described(Encoder(name, None, metadata), inks=inks)
+    bases = [m for m in ("CMYK", "RGB") if inks] or [
+        m for m in ("L", "RGB", "I;16", "F", "I") if _fits(m, dtype, colors)
+    ]
+    alphas = {"L": ["LA", "RGBA"], "RGB": ["RGBA"]} if metadata.alpha else {}
+    modes = [mode for base in bases for mode in (*alphas.get(base, ()), base) if dtype == np.uint8 or not inks]
+    mode = next((m for m in modes if _holds(name, m, shape)), None)
+    if mode is None:
+        kinds = f"1 or 3 channels, perhaps with alpha, of a dtype that {suffix} holds (else .tif, .npy, .zarr, .h5)"
+        raise InvalidArgumentError("output", kinds, f"{dtype} {shape} for {name} ({suffix})")
+    encoder = Encoder(name, mode, metadata, dict(FAITHFUL.get(name, {})))
+    if metadata.alpha and not mode.endswith("A"):
+        encoder.left_out = (f"{name} holds no alpha: left out",)
+    elif metadata.alpha and _alpha_kept(name, mode) == "clear":
+        encoder.notes = (f"{name} holds only opaque and clear pixels: alpha is rounded",)
+    if name == "GIF" and mode != "L":
+        encoder.notes += ("GIF holds 256 colors: others are replaced by the nearest",)
+    return _described(encoder, inks=inks)
+
+
+def unassociated(pixels: Array) -> Array:
+    """Colors divided by alpha, which is the last channel: (…, C)."""
+    largest = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
+    colors, alpha = pixels[..., :-1].astype(np.float64), pixels[..., -1:]
+    divided = np.divide(colors * largest, alpha, out=np.zeros_like(colors), where=alpha != 0)
+    return np.concatenate([saturate(divided, pixels.dtype), alpha], axis=-1)
+
+
+def rgb_of_inks(pixels: Array) -> Array:
+    """Red, green and blue of cyan, magenta, yellow, black and perhaps alpha: (…, 4 or 5) of unsigned integers.
+
+    As Pillow does, without the profile of a printer: each ink and the black take away their part of the light.
+    """
+    largest = np.iinfo(pixels.dtype).max
+    light = largest - pixels[..., :4].astype(np.float64)
+    rgb = saturate(light[..., :3] * light[..., 3:] / largest, pixels.dtype)
+    return np.concatenate([rgb, pixels[..., 4:]], axis=-1)
+
+
+def _fits(mode: str, dtype: np.dtype, colors: int) -> bool:
+    kinds = {"L": ("uint8", 1), "RGB": ("uint8", 3), "I;16": ("uint16", 1), "F": ("float32", 1), "I": ("int32", 1)}
+    return kinds[mode] == (dtype.name, colors)
+
+
+def _described(encoder: Encoder, *, inks: bool) -> Encoder:
+    """The encoder with the metadata that its format holds as options, and the rest in notes."""
+    metadata = encoder.metadata
+    asked: dict[str, Any] = {}
+    if dpi := metadata.pixels_per_inch():
+        asked["dpi"] = dpi
+    if inks and encoder.mode != "CMYK":
+        encoder.notes += ("inks are written as RGB",) + ("the ICC profile is one of inks: left out",) * bool(
+            metadata.icc_profile
+        )
+    elif metadata.icc_profile:
+        asked["icc_profile"] = metadata.icc_profile
+    if metadata.exif:
+        asked["exif"] = metadata.exif
+    held = {key: value for key, value in asked.items() if _kept(encoder, key, value)}
+    encoder.options.update(held)
+    known = {*held, "durations"} | (
+        {"pixel_sizes"} if "dpi" in held and set(metadata.pixel_sizes) <= set("XY") else set()
+    )
+    known |= {"icc_profile"} if "icc_profile" not in asked else set()
+    encoder.notes += missing(encoder.format, metadata.left_out(*known))
+    return encoder
+
+
+def _kept(encoder: Encoder, key: str, value: Any) -> bool:
+    """Whether a tiny picture with this option has it when it is read."""
+    tiny = _reopened(encoder.format, [Image.new(encoder.mode or "RGB", (2, 2))], **{key: value})
+    found = tiny and tiny.info.get(key)
+    if key == "dpi":
+        return bool(found) and bool(np.allclose(np.array(found, float), value, rtol=0.01, atol=0.6))
+    return bool(found) if key == "exif" else found == value
+
+
+def _holds(name: str, mode: str, shape: tuple[int, ...]) -> bool:
+    """Whether pictures of this mode and size, and so many, are written and read as what they are."""
+    tiny = _reopened(name, [Image.new(mode, (2, 2), i) for i in range(min(shape[0], 2))])
+    if tiny is None or (shape[0] > 1 and getattr(tiny, "n_frames", 1) < 2):
+        return False
+    if mode in ("CMYK", "I;16", "F", "I") and tiny.mode != mode:
+        return False
+    if mode.endswith("A") and not _alpha_kept(name, mode):
+        return False
+    height, width = shape[2:]
+    return all(_reopened(name, [Image.new(mode, size)]) is not None for size in ((width, 1), (1, height)))
+
+
+def _alpha_kept(name: str, mode: str) -> str:
+    """What a format keeps of alpha: "all" of it, only "clear" and opaque pixels, or nothing: ""."""
+    alpha = np.array([[255, 0], [0, 255], [150, 30]], np.uint8)
+    image = Image.new(mode, alpha.shape[::-1], 90)
+    image.putalpha(Image.fromarray(alpha))
+    tiny = _reopened(name, [image])
+    found = np.asarray(tiny.convert("RGBA"))[..., 3] if tiny and tiny.has_transparency_data else np.full((3, 2), 255)
+    if np.abs(found.astype(int) - alpha).max() <= 2:
+        return "all"
+    return "clear" if np.array_equal(found[:2], alpha[:2]) else ""
+
+
+def _reopened(name: str, frames: Sequence[Image.Image], **options: Any) -> Any:
+    """Pictures that were saved and opened again; None if the format refuses them."""
+    file = io.BytesIO()
+    try:
+        frames[0].save(file, name, **FAITHFUL.get(name, {}), **options, **_frame_options(UNKNOWN, frames[1:]))
+        file.seek(0)
+        image = Image.open(file)
+        image.load()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SyntaxError):
+        return None
+    return image
+
+
+def _frame_options(metadata: Metadata, others: Sequence[Image.Image]) -> dict[str, Any]:
+    if not others:
+        return {}
+    loop = {} if metadata.loop is None else {"loop": metadata.loop}
+    durations = {"duration": list(metadata.durations)} if metadata.durations else {}
+    return {"save_all": True, "append_images": list(others), **durations, **loop}
+
+
+def _deep_png(pixels: Array, options: dict[str, Any]) -> bytes:
+    """A PNG of 16 bits: (Y, X, C). The chunks of its metadata are those that Pillow writes for a tiny picture."""
+    tiny = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(tiny, "PNG", **options)
+    chunks = tiny.getvalue()[SIGNATURE_AND_HEADER:]
+    end = 0
+    while chunks[end + 4 : end + 8] != b"IDAT":
+        end += 12 + int.from_bytes(chunks[end : end + 4], "big")  # length, type, data, checksum
+    encoded: bytes = needed("imagecodecs", "to write 16-bit PNG").png_encode(np.ascontiguousarray(pixels))
+    return encoded[:SIGNATURE_AND_HEADER] + chunks[:end] + encoded[SIGNATURE_AND_HEADER:]

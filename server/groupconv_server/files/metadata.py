@@ -1,0 +1,127 @@
+"""What a file says about its values, so that another file can say the same."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+INCH = {"m": 0.0254, "cm": 2.54, "mm": 25.4, "µm": 25400.0, "nm": 2.54e7, "inch": 1.0}
+"""Units of length in an inch."""
+UNITS = {
+    "micron": "µm",
+    "microns": "µm",
+    "um": "µm",
+    "μm": "µm",
+    "micrometer": "µm",
+    "micrometre": "µm",
+    "nanometer": "nm",
+    "millimeter": "mm",
+    "centimeter": "cm",
+    "meter": "m",
+    "in": "inch",
+    "inches": "inch",
+}
+"""Names of units in files and those used here. µ exists twice in Unicode."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file says about its values. Every field may be unknown, and then is empty.
+
+    Attributes:
+        axes: of the array in the file, one letter each: T, C, Z, Y, X, S for samples of a pixel.
+        photometric: what the channels before extra samples are: "grey", "rgb" or "separated" (inks; 0 is no ink).
+        alpha: what the last channel is: "" no alpha, "unassociated", or "associated" (colors are multiplied by it).
+        extrasamples: what each channel after the colors is, in TIFF's words: unspecified, assocalpha, unassalpha.
+        planar: whether the file stores one channel after another.
+        dpi: pixels per inch along (x, y).
+        pixel_sizes: extent of a pixel and its unit, by axis: {"Z": (2.0, "µm")}.
+        channel_names: one for each channel.
+        icc_profile: of the colors.
+        exif: without the orientation, which is applied.
+        durations: milliseconds of each frame of an animation.
+        loop: how often it is shown; 0 is for ever, None once.
+        notes: lines about what reading the file changed.
+    """
+
+    axes: str = ""
+    photometric: str = ""
+    alpha: str = ""
+    extrasamples: tuple[str, ...] = ()
+    planar: bool = False
+    dpi: tuple[float, float] | None = None
+    pixel_sizes: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+    icc_profile: bytes = b""
+    exif: bytes = b""
+    durations: tuple[int, ...] = ()
+    loop: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def filtered(self, before: int, after: int, stride: int) -> "Metadata":
+        """The same of an output.
+
+        Args:
+            before: channels of the input.
+            after: channels of the output. Other numbers than before have no profile, names or kinds of channels.
+            stride: input pixels from one output pixel to the next.
+
+        Example:
+            >>> Metadata(dpi=(300.0, 300.0), icc_profile=b"rgb").filtered(3, 1, 2)
+            Metadata(... dpi=(150.0, 150.0), ... icc_profile=b'', ...)
+        """
+        dpi = self.dpi and (self.dpi[0] / stride, self.dpi[1] / stride)
+        sizes = {a: (size * stride if a in "ZYX" else size, unit) for a, (size, unit) in self.pixel_sizes.items()}
+        made = replace(self, dpi=dpi, pixel_sizes=sizes)
+        if before == after:
+            return made
+        return replace(made, photometric="", extrasamples=(), channel_names=(), icc_profile=b"")
+
+    def pixels_per_inch(self) -> tuple[float, float] | None:
+        """The resolution along (x, y) as the file says it, or from the sizes of pixels in a unit of length."""
+        found = [self.pixel_sizes.get(axis) for axis in "XY"]
+        lengths = [INCH[f[1]] / f[0] for f in found if f and f[1] in INCH and f[0] > 0]
+        return self.dpi or ((lengths[0], lengths[1]) if len(lengths) == len(found) else None)
+
+    def left_out(self, *held: str) -> tuple[str, ...]:
+        """Names of what is known but not among the fields `held`.
+
+        Example:
+            >>> Metadata(dpi=(72.0, 72.0), icc_profile=b"rgb", planar=True).left_out("dpi")
+            ('ICC profile',)
+        """
+        return tuple(words for name, words in NAMES.items() if name not in held and getattr(self, name))
+
+
+UNKNOWN = Metadata()
+"""Of an array about which nothing is said."""
+
+
+def missing(format_name: str, words: tuple[str, ...]) -> tuple[str, ...]:
+    """A line, or none, about metadata that a format cannot hold.
+
+    Example:
+        >>> missing(".npy", ("resolution", "EXIF"))
+        ('.npy holds no resolution, EXIF: left out',)
+    """
+    return (f"{format_name} holds no {', '.join(words)}: left out",) if words else ()
+
+
+NAMES = {
+    "dpi": "resolution",
+    "pixel_sizes": "pixel sizes",
+    "channel_names": "channel names",
+    "icc_profile": "ICC profile",
+    "exif": "EXIF",
+    "durations": "durations of frames",
+}
+"""Of fields that are said when a format cannot hold them."""
+
+
+def unit_named(text: str) -> str:
+    """A unit as `INCH` calls it; other words stay.
+
+    Example:
+        >>> unit_named("micron"), unit_named("s")
+        ('µm', 's')
+    """
+    text = text.strip().replace(r"\u00B5", "µ")  # as ImageJ writes it
+    return UNITS.get(text, text)

@@ -1,0 +1,140 @@
+"""Metadata of TIFF, OME and ImageJ: read from tifffile's objects, and given to its writer."""
+
+from typing import Any
+
+from groupconv_server.files.derived import SWAPPED
+from groupconv_server.files.metadata import Metadata, unit_named
+
+INCH, CENTIMETER = 2, 3
+"""Units of resolution in TIFF."""
+EXTRA = {0: "unspecified", 1: "assocalpha", 2: "unassalpha"}
+ALPHA = {"assocalpha": "associated", "unassalpha": "unassociated"}
+OME_UNITS = ("m", "cm", "mm", "µm", "nm")
+
+
+def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> Metadata:
+    """What a TIFF says about a series.
+
+    Args:
+        file: of tifffile.
+        series: of it.
+        axes: that the caller says; samples that are no samples then have no alpha.
+        orientation: 1 to 8, which will be applied.
+    """
+    page = series.keyframe
+    letters = axes or series.axes
+    extra = (
+        tuple(EXTRA.get(int(e), "unspecified") for e in page.extrasamples) if "S" in letters and axes is None else ()
+    )
+    turned = orientation in SWAPPED and axes is None
+    dpi = None if file.is_imagej else _dpi(page)
+    notes = (
+        ("the alpha channel is not the last one: convolved like the others",) if set(ALPHA) & set(extra[:-1]) else ()
+    )
+    return Metadata(
+        axes=letters,
+        alpha=ALPHA.get(extra[-1], "") if extra else "",
+        extrasamples=extra,
+        planar="S" in letters and int(page.planarconfig) == 2,
+        dpi=dpi and (dpi[::-1] if turned else dpi),
+        pixel_sizes=_pixel_sizes(file, page),
+        channel_names=_channel_names(file),
+        icc_profile=bytes(page.iccprofile or b""),
+        notes=notes,
+    )
+
+
+def options_of(samples: int, channels: int, metadata: Metadata, *, ome: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Keywords for tifffile's `write`, and the fields of the metadata that they hold.
+
+    Args:
+        samples: of a pixel.
+        channels: of the output; each may be a page.
+        metadata: of the output.
+        ome: whether it is an OME-TIFF.
+    """
+    alpha = bool(metadata.alpha)
+    colors = samples - (len(metadata.extrasamples) or alpha)
+    if metadata.photometric == "separated" and colors >= 4:
+        options: dict[str, Any] = {"photometric": "separated"}
+    elif metadata.photometric != "grey" and colors >= 3 and (colors == 3 or metadata.photometric == "rgb"):
+        options, colors = {"photometric": "rgb"}, 3
+    else:
+        options, colors = {"photometric": "minisblack"}, 1
+    if samples > 1:
+        options["planarconfig"] = "contig"
+    if extra := samples - colors:
+        last = "assocalpha" if metadata.alpha == "associated" else "unassalpha"
+        made = ["unspecified"] * (extra - alpha) + [last] * alpha
+        options["extrasamples"] = list(metadata.extrasamples) if len(metadata.extrasamples) == extra else made
+    held = ["planar"]
+    if metadata.icc_profile:
+        options["iccprofile"] = metadata.icc_profile
+        held.append("icc_profile")
+    if dpi := metadata.pixels_per_inch():
+        options |= {"resolution": dpi, "resolutionunit": "INCH"}
+        held.append("dpi")
+        if set(metadata.pixel_sizes) <= set("XY"):
+            held.append("pixel_sizes")
+    options["metadata"] = _ome(metadata, channels) if ome else {}
+    if ome:
+        held += ["pixel_sizes", "channel_names"]
+    return options, tuple(held)
+
+
+def _dpi(page: Any) -> tuple[float, float] | None:
+    unit = int(getattr(page.tags.get("ResolutionUnit"), "value", INCH))
+    found = [page.tags.get(name) for name in ("XResolution", "YResolution")]
+    if unit not in (INCH, CENTIMETER) or not all(found):
+        return None
+    scale = 2.54 if unit == CENTIMETER else 1.0
+    values = [tag.value[0] / tag.value[1] * scale if tag.value[1] else 0.0 for tag in found]
+    return (values[0], values[1]) if min(values) > 0 and values != [1.0, 1.0] else None
+
+
+def _pixel_sizes(file: Any, page: Any) -> dict[str, tuple[float, str]]:
+    if file.is_ome:
+        pixels = _ome_pixels(file)
+        return {
+            axis: (float(pixels[f"PhysicalSize{axis}"]), unit_named(pixels.get(f"PhysicalSize{axis}Unit", "µm")))
+            for axis in "ZYX"
+            if pixels.get(f"PhysicalSize{axis}")
+        }
+    if not file.is_imagej:
+        return {}
+    about, sizes = file.imagej_metadata or {}, {}
+    unit = unit_named(str(about.get("unit", "")))
+    for axis in "YX":
+        tag = page.tags.get(f"{axis}Resolution")
+        if unit and tag and tag.value[0]:
+            sizes[axis] = (tag.value[1] / tag.value[0], unit)
+    if unit and about.get("spacing"):
+        sizes["Z"] = (float(about["spacing"]), unit)
+    return sizes
+
+
+def _channel_names(file: Any) -> tuple[str, ...]:
+    if not file.is_ome:
+        return ()
+    channels = _ome_pixels(file).get("Channel", [])
+    names = [c.get("Name", "") for c in (channels if isinstance(channels, list) else [channels])]
+    return tuple(names) if all(names) else ()
+
+
+def _ome_pixels(file: Any) -> dict[str, Any]:
+    """The attributes of the first image."""
+    from tifffile import xml2dict
+
+    image = xml2dict(file.ome_metadata).get("OME", {}).get("Image", {})
+    pixels: dict[str, Any] = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+    return pixels
+
+
+def _ome(metadata: Metadata, channels: int) -> dict[str, Any]:
+    about: dict[str, Any] = {}
+    for axis, (size, unit) in metadata.pixel_sizes.items():
+        if unit in OME_UNITS:
+            about |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
+    if metadata.channel_names and len(metadata.channel_names) == channels:
+        about["Channel"] = {"Name": list(metadata.channel_names)}
+    return about
