@@ -15,6 +15,7 @@ from groupconv import ConvSpec, Step
 from groupconv.errors import DeadlineExceededError, UnavailableError
 from groupconv.streaming.stream import transfer
 from groupconv_worker import reference
+from waiting import until
 
 RNG = np.random.default_rng(0)
 
@@ -118,7 +119,7 @@ def test_memory_of_a_server_whose_clients_are_killed_returns_to_its_level():
 
 
 @pytest.mark.parametrize("kind", ["array", "iterator", "awaiting"])
-def test_a_client_outlives_its_server(kind):
+def test_a_client_outlives_its_server(kind, caplog):
     iterated = kind == "iterator"
     first, address = serve(0)
     servers = [first]
@@ -147,6 +148,7 @@ def test_a_client_outlives_its_server(kind):
             with groupconv.connect(address) as client:
                 got = client._stream(made, 120)
         assert made.resumed >= 1
+        assert "server away, retrying for " in caplog.text
     finally:
         for server in servers:
             server.kill()
@@ -154,3 +156,27 @@ def test_a_client_outlives_its_server(kind):
             server.stdout.close()
     g = groupconv.resolve(ConvSpec(padding=2), x.shape, w.shape)
     np.testing.assert_array_equal(got.reshape(x.shape), reference.convolve(x, w, None, g).astype(np.float32))
+
+
+def test_memory_returns_after_a_stream():
+    """What the bands took goes back to the kernel once no stream has come for a second."""
+    server, address = serve(0, "--engine", "cpu", "--workers", "1")
+
+    def held():
+        return int(Path(f"/proc/{server.pid}/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
+
+    x, w = np.ones((1, 4, 3000, 1000), np.float32), np.ones((4, 1, 9, 9), np.float32)
+    peak = [0.0]
+
+    def look(_):
+        peak[0] = max(peak[0], held())
+
+    try:
+        with groupconv.connect(address) as client:
+            client.stream_conv2d(x[:, :, :400], w, groups=4)  # compiled, started
+            client.stream_conv2d(x, w, groups=4, band_rows=400, progress=look)
+            until(lambda: held() < peak[0] - 20, 30)  # four bands of 12 MiB and what the engine used
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()

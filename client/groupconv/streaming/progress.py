@@ -30,11 +30,15 @@ Shown = Callable[[Progress], None]
 class Bar:
     """A bar of tqdm on stderr: part done, bytes, time left, throughput.
 
+    Args:
+        size: bytes of the whole output as its reader counts them; 0 is those that travel.
+
     Raises:
         InvalidArgumentError: tqdm is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 0) -> None:
+        self._size, self._said = size, ""
         try:
             from tqdm import tqdm
         except ImportError:
@@ -45,8 +49,16 @@ class Bar:
 
     def __call__(self, progress: Progress) -> None:
         """Move on."""
-        self._bar.total = progress.received * progress.of // progress.rows
-        self._bar.update(progress.received - self._bar.n)
+        if self._said:
+            self.say("")
+        total = self._size or progress.received * progress.of // progress.rows
+        self._bar.total = total
+        self._bar.update(total * progress.rows // progress.of - self._bar.n)
+
+    def say(self, text: str) -> None:
+        """Show a text behind the bar, until the next band."""
+        self._said = text
+        self._bar.set_postfix_str(text)
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -3,6 +3,7 @@
 `Transfer` survives connections: whatever an attempt left undone the next one begins with.
 """
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from groupconv.wire.compress import compressed, expanded, library
 from groupconv.wire.requests import Array, Step, geometries, ready_steps, steps_to_wire
 from groupconv.wire.tensors import type_from_wire, type_to_wire
 
+log = logging.getLogger(__name__)
 STREAM = "/groupconv.v1.StreamService/ConvolveStream"
 NONE, LZ4 = stream_pb2.COMPRESSION_UNSPECIFIED, stream_pb2.COMPRESSION_SHUFFLE_LZ4
 STREAM_ABOVE = 4 * 2**20
@@ -153,6 +155,14 @@ class Transfer:
             raise DataLossError(f"the server sent {self.done} of {self._total} rows")
         return self.sink.out
 
+    def say(self, text: str) -> None:
+        """Say what the stream waits for: the bar does if there is one, else the log."""
+        say = getattr(self.progress, "say", None)
+        if say is None:
+            log.warning(text)
+        else:
+            say(text)
+
     def close(self) -> None:
         """After the last attempt, however it ended: a bar is closed."""
         close = getattr(self.progress, "close", None)
@@ -234,9 +244,11 @@ class Attempts:
             self._done, self._since, self._pause = self._made.done, now, 0.1
         pause, self._pause = self._pause, min(2.0, 2 * self._pause)
         patience = FIRST_PATIENCE if self._made.sink is None else PATIENCE
-        if now + pause > self._since + patience or (self._deadline is not None and now + pause > self._deadline):
+        end = min(self._since + patience, math.inf if self._deadline is None else self._deadline)
+        if now + pause > end:
             raise error
         self._made.resumed += 1
+        self._made.say(f"server away, retrying for {end - now:.0f} s")
         return pause
 
 

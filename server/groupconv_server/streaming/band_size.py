@@ -39,7 +39,7 @@ def choose(problems: Sequence[Problem], rows: int, limits: Limits, workers: int)
     if total > limits.stream_total_bytes:
         raise ResourceExhaustedError(
             f"header.input.shape: feature maps of {human_bytes(total)} in all are more than the limit of "
-            f"{human_bytes(limits.stream_total_bytes)} for a stream"
+            f"{human_bytes(limits.stream_total_bytes)} for a stream (groupconv serve --stream-total-gib)"
         )
     most = limits.stream_bytes // IN_FLIGHT
     if rows:
@@ -65,8 +65,11 @@ def check(band: Band, most: int) -> None:
         ResourceExhaustedError: saying how large it is and why.
     """
     if band.nbytes > most:
+        circular = any(p.geometry.padding_mode == "circular" and any(p.geometry.padding[0]) for p in band.problems)
         raise ResourceExhaustedError(
             f"a band of {band.output.stop - band.output.start} output rows takes {human_bytes(band.nbytes)} with the "
             f"{band.input.stop - band.input.start} input rows it needs at once; a stream may hold {IN_FLIGHT} bands of "
-            f"{human_bytes(most)} (padding_mode circular needs whole samples)"
+            f"{human_bytes(most)} (groupconv serve --stream-mib {-(-IN_FLIGHT * band.nbytes // 2**20)} would do)"
+            + "; padding_mode circular needs whole samples"
+            * circular
         )

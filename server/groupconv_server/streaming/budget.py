@@ -4,6 +4,10 @@ import threading
 
 from groupconv.errors import ResourceExhaustedError
 from groupconv.text import human_bytes
+from groupconv_server.memory.malloc import give_back
+
+IDLE = 1.0
+"""Seconds without a stream after which the memory of the last ones goes back to the kernel: the next may reuse it."""
 
 
 class Budget:
@@ -15,12 +19,13 @@ class Budget:
         >>> budget.reserve(60)
         Traceback (most recent call last):
         ...
-        groupconv.errors.ResourceExhaustedError: streams hold 60 B of 100 B; this one needs 60 B: try again later
+        groupconv.errors.ResourceExhaustedError: streams hold 60 B of 100 B (--streams-mib); this one needs 60 B: ...
     """
 
     def __init__(self, limit: int) -> None:
         self.limit, self.held = limit, 0
         self._changed = threading.Condition()
+        self._returning: threading.Timer | None = None
 
     def reserve(self, nbytes: int) -> None:
         """Take `nbytes`.
@@ -32,14 +37,22 @@ class Budget:
             if self.held + nbytes > self.limit:
                 held, limit, needs = (human_bytes(n) for n in (self.held, self.limit, nbytes))
                 raise ResourceExhaustedError(
-                    f"streams hold {held} of {limit}; this one needs {needs}: try again later", retry_after=1.0
+                    f"streams hold {held} of {limit} (--streams-mib); this one needs {needs}: try again later",
+                    retry_after=1.0,
                 )
             self.held += nbytes
+            if self._returning is not None:
+                self._returning.cancel()
+                self._returning = None
 
     def release(self, nbytes: int) -> None:
         """Give `nbytes` back."""
         with self._changed:
             self.held -= nbytes
+            if self.held == 0 and nbytes:
+                self._returning = threading.Timer(IDLE, give_back)
+                self._returning.daemon = True
+                self._returning.start()
             self._changed.notify_all()
 
     def wait_until_free(self, timeout: float) -> bool:
