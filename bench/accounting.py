@@ -66,10 +66,11 @@ def noted(owner: Any, name: str, before: str = "", after: str = "") -> None:
 
 def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -> None:
     """The server, with stamps or with the CPU of its engines."""
+    from groupconv_server.admission import call, interceptor
     from groupconv_server.coordinator import coordinator
     from groupconv_server.executors import local
     from groupconv_server.planner import Planner
-    from groupconv_server.servicers import call, convolution, door
+    from groupconv_server.servicers import convolution
     from groupconv_worker import runtime as station
 
     run_shard = station.run_shard
@@ -91,7 +92,7 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
 
     station.run_shard = first if stamped else counted  # type: ignore[assignment]
     if stamped:
-        noted(door.Door, "intercept_service", "arrived")
+        noted(interceptor.Interceptor, "intercept_service", "arrived")
         noted(call.UnaryCall, "stream_unary", "begun", "answered")
         noted(call.Call, "_received", "received")
         noted(convolution, "parse", "", "parsed")

@@ -15,15 +15,15 @@ import numpy as np
 import groupconv
 from groupconv_server.access.rates import Rates
 from groupconv_server.access.tokens import entry_text, new_token
+from groupconv_server.admission.interceptor import Interceptor
 from groupconv_server.config import Config
 from groupconv_server.server import Server
-from groupconv_server.servicers.door import Door
 
 ROUNDS, REQUESTS = 15, 60
 KINDS = ("without", "door", "tokens")
 
 
-def passed(_: Door, continuation: Callable[[Any], Any], details: Any) -> Any:
+def passed(_: Interceptor, continuation: Callable[[Any], Any], details: Any) -> Any:
     """No door."""
     return continuation(details)
 
@@ -40,7 +40,7 @@ def seconds(client: groupconv.Client, x: np.ndarray, w: np.ndarray) -> float:
 
 def main() -> None:
     """Print milliseconds of a request by size and kind, and what each kind takes beside none."""
-    through, token = Door.intercept_service, new_token()
+    through, token = Interceptor.intercept_service, new_token()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokens.toml"
         file.write_text(entry_text("bench", token, Rates(1e6, 1e12, 99)))
@@ -52,7 +52,7 @@ def main() -> None:
             found: dict[str, list[float]] = {k: [] for k in KINDS}
             for i in range(ROUNDS):
                 for k in KINDS[i % 3 :] + KINDS[: i % 3]:
-                    Door.intercept_service = passed if k == "without" else through  # type: ignore[method-assign]
+                    Interceptor.intercept_service = passed if k == "without" else through  # type: ignore[method-assign]
                     found[k].append(seconds(clients[k], x, w))
             plain = found["without"]
             for k in KINDS:

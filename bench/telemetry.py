@@ -36,17 +36,17 @@ LAYERS = {
 
 def serve(variant: str) -> None:
     """Be a server until standard input ends."""
+    from groupconv_server.admission.interceptor import Interceptor
     from groupconv_server.config import Config
     from groupconv_server.server import Server
-    from groupconv_server.servicers.door import Door
     from groupconv_server.telemetry import logs, traces
     from groupconv_server.telemetry.metrics import Metrics
     from groupconv_server.telemetry.series import LayerSeries
 
     logs.configure("json", "INFO")
     if VARIANTS[variant] is None:
-        unwatched = Door.__init__
-        Door.__init__ = lambda door, gate, tokens, _: unwatched(door, gate, tokens)  # type: ignore[method-assign, assignment, misc]
+        unwatched = Interceptor.__init__
+        Interceptor.__init__ = lambda door, gate, tokens, _: unwatched(door, gate, tokens)  # type: ignore[method-assign, assignment, misc]
         Metrics.phase = Metrics.ran = LayerSeries.used = lambda *_: None  # type: ignore[method-assign, assignment]
     traces.configure()
     with Server(Config(port=0, executor="local", workers=1, threads=1, metrics_port=0)) as server:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from groupconv_server.admission.gate import Gate
+from groupconv_server.admission.pool import RequestPool
 from groupconv_server.executors.base import Executor
 from groupconv_server.layers.registry import Layers
-from groupconv_server.servicers.crew import Crew
-from groupconv_server.servicers.gate import Gate
 from groupconv_server.streaming.budget import Budget
 from groupconv_server.telemetry.metrics import Metrics
 
@@ -17,14 +17,14 @@ class State:
 
     Args:
         metrics: whose series of layers and workers it prunes and yields.
-        executor, layers, streams, gate, crew: of the server.
+        executor, layers, streams, gate, pool: of the server.
     """
 
     def __init__(
-        self, metrics: Metrics, executor: Executor, layers: Layers, streams: Budget, gate: Gate, crew: Crew
+        self, metrics: Metrics, executor: Executor, layers: Layers, streams: Budget, gate: Gate, pool: RequestPool
     ) -> None:
         self._metrics, self._executor, self._layers = metrics, executor, layers
-        self._streams, self._gate, self._crew = streams, gate, crew
+        self._streams, self._gate, self._pool = streams, gate, pool
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: asked at registration, when there is nothing to tell."""
@@ -34,7 +34,7 @@ class State:
         """Everything as it is now."""
         yield from self._of_workers()
         yield from self._of_layers()
-        yield _gauge("groupconv_queue_requests", "Requests that wait for a thread.", self._crew.waiting)
+        yield _gauge("groupconv_queue_requests", "Requests that wait for a thread.", self._pool.waiting)
         yield _gauge("groupconv_queue_bytes", "Messages of requests that run or wait.", self._gate.nbytes)
         yield _gauge("groupconv_stream_held_bytes", "Memory that streams hold.", self._streams.held)
         yield _gauge("groupconv_stream_limit_bytes", "Memory that streams may hold.", self._streams.limit)

@@ -30,6 +30,10 @@ from groupconv.v1 import (
 )
 from groupconv_server.access.tls import certificates_for
 from groupconv_server.access.tokens import Tokens
+from groupconv_server.admission.gate import Gate
+from groupconv_server.admission.interceptor import Interceptor
+from groupconv_server.admission.observer import Observer
+from groupconv_server.admission.pool import RequestPool
 from groupconv_server.config import Config
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.coordinator import Coordinator
@@ -46,12 +50,8 @@ from groupconv_server.memory.malloc import keep_pages
 from groupconv_server.memory.shared_memory import SharedMemory
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
-from groupconv_server.servicers.crew import Crew
-from groupconv_server.servicers.door import Door
-from groupconv_server.servicers.gate import Gate
 from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.memory import MemoryServicer
-from groupconv_server.servicers.observer import Observer
 from groupconv_server.servicers.regions import ClientMemory
 from groupconv_server.servicers.stream import StreamServicer
 from groupconv_server.telemetry.metrics import Metrics
@@ -147,9 +147,9 @@ class Server:
             self.batcher = Batcher(self.coordinator, most=config.max_batch, delay=config.max_delay_us * 1e-6)
             self.streams = StreamServicer(self.coordinator)
             self.health = Health(self.executor, SERVICES)
-            self._door = Door(self._gate, self._tokens, Observer(self.metrics, self._traces))
-            self._crew = self._threads()
-            state = State(self.metrics, self.executor, self.layers, self.streams.budget, self._gate, self._crew)
+            self._interceptor = Interceptor(self._gate, self._tokens, Observer(self.metrics, self._traces))
+            self._pool = self._threads()
+            state = State(self.metrics, self.executor, self.layers, self.streams.budget, self._gate, self._pool)
             self.metrics.registry.register(state)
             self._grpc = self._build()
             self.port = self._bind()
@@ -187,7 +187,7 @@ class Server:
         elif waited:
             time.sleep(LINGER)  # the last answers are handed to the transport, and not yet read
         self._grpc.stop(LINGER).wait()
-        self._crew.shutdown()
+        self._pool.shutdown()
         if self._page is not None:
             self._page.close()
         for memory in (self.shared_memory, self.cuda_memory, self.client_memory, self.client_device_memory):
@@ -210,16 +210,16 @@ class Server:
         except OSError as error:
             raise FailedPreconditionError(f"--layer-dir {folder}: {error}") from error
 
-    def _threads(self) -> Crew:
+    def _threads(self) -> RequestPool:
         """Few, where the thread of a request computes it, unless it may have to wait for others to join it."""
         config = self.config
         here = self.executor.computes_here and config.max_batch == 1
-        return Crew(self.executor.computes_here + 1 if here else config.concurrency, config.concurrency)
+        return RequestPool(self.executor.computes_here + 1 if here else config.concurrency, config.concurrency)
 
     def _build(self) -> grpc.Server:
         limit = self.config.limits.message_bytes
         server = grpc.server(
-            self._crew,  # type: ignore[arg-type] # any Executor does
+            self._pool,  # type: ignore[arg-type] # any Executor does
             options=[
                 ("grpc.max_send_message_length", limit),
                 ("grpc.max_receive_message_length", limit),
@@ -233,7 +233,7 @@ class Server:
                 *TRANSPORT,
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share
             ],
-            interceptors=[self._door],
+            interceptors=[self._interceptor],
         )
         memory = ClientMemory(self.client_memory, self.client_device_memory)
         ConvolutionServicer(self.batcher, self.layers, memory).add_to(server)

@@ -15,9 +15,9 @@ from groupconv import ConvSpec, Step
 from groupconv.errors import ResourceExhaustedError, UnauthenticatedError
 from groupconv_server.access.rates import Rates
 from groupconv_server.access.tokens import entry_text, new_token
+from groupconv_server.admission.call import Call
 from groupconv_server.config import Config
 from groupconv_server.server import Server
-from groupconv_server.servicers.call import Call
 
 X, W = np.ones((1, 1, 8), np.float32), np.ones((1, 1, 2), np.float32)
 ALICE, SLOW, HEAVY, ONE, NARROW = (new_token() for _ in range(5))

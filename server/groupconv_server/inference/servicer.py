@@ -9,6 +9,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from groupconv import __version__
 from groupconv.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from groupconv_server.admission.errors import answers_errors, deadline_of, streams_errors
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.inference import models, stream
 from groupconv_server.inference.memory import RegisteredMemory
@@ -25,7 +26,6 @@ from groupconv_server.inference.v2 import (
 from groupconv_server.layers.repository import Repository
 from groupconv_server.memory.cuda_memory import CudaMemory
 from groupconv_server.memory.shared_memory import SharedMemory
-from groupconv_server.servicers.errors import answers_errors, deadline_of, streams_errors
 from groupconv_worker.cuda.engine import why_unavailable
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]

@@ -10,11 +10,11 @@ import psutil
 
 from groupconv import __version__
 from groupconv.v1 import cluster_pb2, cluster_pb2_grpc
+from groupconv_server.admission.errors import answers_errors
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.health import Health
 from groupconv_server.layers.registry import Layer, Layers
-from groupconv_server.servicers.errors import answers_errors
 
 LIBRARIES = ("numpy", "onnxruntime", "numba", "scipy", "cupy-cuda12x", "cupy-cuda13x", "ray", "grpcio", "protobuf")
 """What computes and carries; versions of those that are installed are told."""

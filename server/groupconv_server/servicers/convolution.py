@@ -15,10 +15,10 @@ from groupconv.wire.codec import Forms, scan
 from groupconv.wire.requests import Array, Result, Step
 from groupconv.wire.specs import plan_to_wire, report_to_wire
 from groupconv.wire.tensors import message_with, type_from_wire
+from groupconv_server.admission.errors import answers_errors, deadline_of
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.steps import specs_of
 from groupconv_server.layers.registry import Layers
-from groupconv_server.servicers.errors import answers_errors, deadline_of
 from groupconv_server.servicers.regions import ClientMemory, Output, Places
 
 SERVICE = convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name

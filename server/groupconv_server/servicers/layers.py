@@ -11,13 +11,13 @@ from groupconv.v1 import layer_pb2, layer_pb2_grpc
 from groupconv.wire.requests import Array, Step
 from groupconv.wire.specs import spec_to_wire
 from groupconv.wire.tensors import type_to_wire
+from groupconv_server.admission.errors import answers_errors
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.steps import Shaped, inputs_of, steps_of
 from groupconv_server.layers.names import check_name
 from groupconv_server.layers.registry import Layer
 from groupconv_server.layers.repository import Repository
-from groupconv_server.servicers.errors import answers_errors
 
 
 class LayerServicer(layer_pb2_grpc.LayerServiceServicer):

@@ -3,8 +3,8 @@
 import grpc
 
 from groupconv.v1 import memory_pb2, memory_pb2_grpc
+from groupconv_server.admission.errors import answers_errors
 from groupconv_server.memory.cuda_memory import is_device_region
-from groupconv_server.servicers.errors import answers_errors
 from groupconv_server.servicers.regions import ClientMemory
 
 

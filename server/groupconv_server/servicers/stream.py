@@ -17,10 +17,10 @@ from groupconv.wire.chunks import CHUNK_BYTES, packed, unpacked
 from groupconv.wire.compress import compressed, expanded, library
 from groupconv.wire.requests import Step
 from groupconv.wire.tensors import from_wire, type_from_wire, type_to_wire
+from groupconv_server.admission.errors import deadline_of, streams_errors
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.coordinator.steps import specs_of
-from groupconv_server.servicers.errors import deadline_of, streams_errors
 from groupconv_server.streaming.band_size import choose
 from groupconv_server.streaming.budget import Budget
 from groupconv_server.streaming.streams import Output, Stream

@@ -46,7 +46,7 @@ class Gate:
             self.closed = True
             return self.left.wait_for(lambda: self.inside == 0, timeout)
 
-    def enter(self, *, brief: bool = True) -> "Visit":
+    def enter(self, *, brief: bool = True) -> "Ticket":
         """Let a request in, which is brief if it is no stream.
 
         Raises:
@@ -60,7 +60,7 @@ class Gate:
                 raise self.full(f"{self._running} requests run and {self._waiting} wait, as many as may")
             self.inside += 1
             self.brief += brief
-        return Visit(self, brief=brief)
+        return Ticket(self, brief=brief)
 
     def full(self, why: str) -> ResourceExhaustedError:
         """What a caller is told that there is no room for."""
@@ -68,7 +68,7 @@ class Gate:
         return ResourceExhaustedError(f"the server is busy: {why}; try again in {wait:.2g} s", retry_after=wait)
 
 
-class Visit:
+class Ticket:
     """One request inside; it leaves once, whatever happens."""
 
     __slots__ = ("_began", "_brief", "_gate", "_left", "_nbytes")

@@ -13,10 +13,10 @@ from google.protobuf.message import DecodeError
 
 from groupconv.errors import CancelledError, InvalidArgumentError, ResourceExhaustedError
 from groupconv_server.access.rates import Allowance
-from groupconv_server.servicers.crew import step_aside, waiting_for_client
-from groupconv_server.servicers.errors import fail
-from groupconv_server.servicers.gate import Visit
-from groupconv_server.servicers.observer import Watch
+from groupconv_server.admission.errors import fail
+from groupconv_server.admission.gate import Ticket
+from groupconv_server.admission.observer import Watch
+from groupconv_server.admission.pool import step_aside, waiting_for_client
 from groupconv_server.telemetry.requests import MethodSeries
 
 SETTLE = 0.2
@@ -61,7 +61,7 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
     stream_unary: Any = None
     stream_stream: Any = None
 
-    def __init__(self, method: Method, watch: Watch | None, caller: Allowance | None, visit: Visit | None) -> None:
+    def __init__(self, method: Method, watch: Watch | None, caller: Allowance | None, visit: Ticket | None) -> None:
         self._method, self._watch, self._caller, self._visit = method, watch, caller, visit
         self._over = threading.Lock()  # held until gRPC says that the call has ended; an Event costs ten times as much
         self._over.acquire()

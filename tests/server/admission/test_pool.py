@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import groupconv
+from groupconv_server.admission.pool import RequestPool, step_aside, waiting_for_client
 from groupconv_server.config import Config
 from groupconv_server.server import Server
-from groupconv_server.servicers.crew import Crew, step_aside, waiting_for_client
 from waiting import until
 
 NEVER, SOON = 1000.0, 0.01
@@ -40,7 +40,7 @@ def crew():
     made = []
 
     def make(*args):
-        made.append(Crew(*args))
+        made.append(RequestPool(*args))
         return made[-1]
 
     yield make

@@ -14,10 +14,10 @@ import grpc
 
 from groupconv.errors import GroupconvError
 from groupconv_server.access.tokens import Tokens
-from groupconv_server.servicers.call import Method, kind_of
-from groupconv_server.servicers.errors import abort
-from groupconv_server.servicers.gate import Gate
-from groupconv_server.servicers.observer import UNKNOWN_METHOD, Observer, Watch
+from groupconv_server.admission.call import Method, kind_of
+from groupconv_server.admission.errors import abort
+from groupconv_server.admission.gate import Gate
+from groupconv_server.admission.observer import UNKNOWN_METHOD, Observer, Watch
 
 HEALTH = "/grpc.health."
 """Answered without a token, and to the end: it says NOT_SERVING by itself. It is not noted."""
@@ -27,7 +27,7 @@ REFLECTION = "/grpc.reflection."
 Continuation = Callable[[grpc.HandlerCallDetails], Any]
 
 
-class Door(grpc.ServerInterceptor):
+class Interceptor(grpc.ServerInterceptor):
     """Lets in who has a token, within the limits of the token and of the server.
 
     Args:

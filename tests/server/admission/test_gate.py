@@ -9,8 +9,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from groupconv.errors import ResourceExhaustedError, UnavailableError
-from groupconv_server.servicers.door import Door
-from groupconv_server.servicers.gate import Gate
+from groupconv_server.admission.gate import Gate
+from groupconv_server.admission.interceptor import Interceptor
 from waiting import until
 
 RUNNING, WAITING, BYTES = 2, 3, 1000
@@ -44,7 +44,7 @@ class Gated:
 @pytest.fixture
 def gated():
     it = Gated()
-    server = grpc.server(ThreadPoolExecutor(RUNNING), interceptors=[Door(it.gate)])
+    server = grpc.server(ThreadPoolExecutor(RUNNING), interceptors=[Interceptor(it.gate)])
     methods = {
         "Wait": grpc.unary_unary_rpc_method_handler(it.wait),
         "Drain": grpc.stream_unary_rpc_method_handler(it.drain),

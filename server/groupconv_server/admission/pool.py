@@ -20,7 +20,7 @@ Task = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 _this = threading.local()
 
 
-class Crew(Executor):
+class RequestPool(Executor):
     """Runs tasks in the order they come.
 
     Args:
@@ -29,7 +29,7 @@ class Crew(Executor):
         patience: see `PATIENCE`.
 
     Example:
-        >>> crew = Crew(1, 2)
+        >>> crew = RequestPool(1, 2)
         >>> crew.submit(pow, 2, 10).result()
         1024
         >>> crew.shutdown()
@@ -160,7 +160,7 @@ class _Hand:
 
     __slots__ = ("_bell", "_crew", "_task", "aside", "since")
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: RequestPool) -> None:
         self._crew = crew
         self._bell = threading.Lock()
         self._bell.acquire()
