@@ -6,7 +6,7 @@ import numpy as np
 from skimage import data
 
 from groupconv.wire.compress import compressed, expanded
-from groupconv_server.files.filters import steps_of
+from groupconv_server.files.filters import filtering
 from groupconv_worker.contract import Problem
 from groupconv_worker.engines import create_engine
 
@@ -16,7 +16,7 @@ def blurred(x: np.ndarray) -> np.ndarray:
     import groupconv
     from groupconv.convolution.dtypes import types_of
 
-    (step,) = steps_of("gaussian:2", None, 1, 2, alpha=False)
+    (step,) = filtering("gaussian:2", None, 1, "YX", alpha=False).steps
     g = groupconv.resolve(step.spec, x.shape, step.kernel.shape)
     y = np.empty(g.output_shape, np.float32)
     engine = create_engine("cpu", threads=1)

@@ -1,10 +1,8 @@
 """Image filters by name, as 2-D kernels for cross-correlation.
 
 Sources: Sobel and Feldman (1968) for the gradients; the 4-neighbour Laplacian; the Gaussian sampled at integers and
-normalised, cut at three standard deviations.
+normalised, cut at four standard deviations as in SciPy and scikit-image.
 """
-
-import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +18,8 @@ _FIXED = {
     "sharpen": [[0, -1, 0], [-1, 5, -1], [0, -1, 0]],
     "emboss": [[-2, -1, 0], [-1, 1, 1], [0, 1, 2]],
 }
+TRUNCATE = 4.0
+"""Standard deviations at which a Gaussian is cut."""
 NAMES = (*_FIXED, "gaussian:SIGMA")
 
 
@@ -34,7 +34,7 @@ def kernel_named(name: str) -> Kernel:
 
     Example:
         >>> kernel_named("sobel-x")[1].tolist(), kernel_named("gaussian:1").shape
-        ([-2.0, 0.0, 2.0], (7, 7))
+        ([-2.0, 0.0, 2.0], (9, 9))
     """
     if name in _FIXED:
         return np.array(_FIXED[name], dtype=np.float32)
@@ -50,17 +50,32 @@ def gaussian_of(name: str) -> Kernel | None:
     return gaussian(_sigma(parameter)) if kind == "gaussian" else None
 
 
-def gaussian(sigma: float) -> Kernel:
-    """One factor of the separable Gaussian, (2·ceil(3σ)+1,) float32, summing to 1.
+def gaussian(sigma: float, *, truncate: float = TRUNCATE, order: int = 0) -> Kernel:
+    """One factor of the separable Gaussian, summing to 1, or of a derivative: (2·int(truncate·σ + 0.5) + 1,) float32.
+
+    Source: `scipy.ndimage.gaussian_filter1d`, whose kernels these are, for cross-correlation.
+
+    Args:
+        sigma: standard deviation in pixels; 0 is the identity.
+        truncate: where it is cut, in standard deviations.
+        order: 0 is the Gaussian, 1 and 2 are its derivatives.
 
     Example:
         >>> [round(float(tap), 3) for tap in gaussian(0.5)]
         [0.0, 0.106, 0.787, 0.106, 0.0]
+        >>> [round(float(tap), 3) for tap in gaussian(0.5, truncate=2, order=1)]
+        [-0.426, 0.0, 0.426]
     """
-    radius = max(1, math.ceil(3 * sigma))
-    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    normalised: Kernel = (taps / taps.sum()).astype(np.float32)
-    return normalised
+    radius = int(truncate * sigma + 0.5)
+    x = np.arange(-radius, radius + 1, dtype=np.float64)
+    taps = np.exp(-0.5 * (x / sigma) ** 2) if radius else np.ones(1)
+    taps /= taps.sum()
+    if order == 1:
+        taps *= x / sigma**2
+    if order == 2:
+        taps *= (x**2 / sigma**2 - 1) / sigma**2
+    rounded: Kernel = taps.astype(np.float32)
+    return rounded
 
 
 def _sigma(text: str) -> float:

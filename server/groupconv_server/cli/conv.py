@@ -1,16 +1,18 @@
 """`groupconv conv`: convolve images and volumes of any size on a server."""
 
+import math
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from groupconv.convolution.kernels import NAMES
+from groupconv.convolution.kernels import TRUNCATE
 from groupconv.convolution.spec import PADDING_MODES
 from groupconv.errors import InvalidArgumentError
+from groupconv.streaming.progress import Bar
 from groupconv.text import human_bytes
 from groupconv.wire.requests import ready_steps
 from groupconv_server import files
@@ -18,7 +20,10 @@ from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.signals import ended_by_signals
 from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.files import filters
-from groupconv_server.files.values import conversion, fitted, travels
+from groupconv_server.files.axes import Opened
+from groupconv_server.files.blocks import best_first
+from groupconv_server.files.named_filters import NAMES
+from groupconv_server.files.values import Fitted, conversion, travels
 
 NAME = "conv"
 EXAMPLES = """Examples:
@@ -30,6 +35,10 @@ $ groupconv conv huge.tif --kernel gaussian:8 -o out.zarr
 $ groupconv conv photo.jpg --kernel gaussian:1,gaussian:4,gaussian:8 -o halo.jpg
 
 $ groupconv conv photo.png --kernel gaussian:2 --depthwise-separable luma -o grey.png
+
+$ groupconv conv cells.ome.zarr --kernel gaussian:0.5,2,2 -o soft.ome.zarr
+
+$ groupconv conv cells.ome.zarr --kernel dog:1,3 -o spots.ome.zarr
 
 $ groupconv conv brain.h5:/raw --axes zyx --kernel gaussian:2 -o soft.ome.tif --dtype same
 
@@ -53,8 +62,8 @@ def command(
         typer.Option(
             "--kernel",
             "-k",
-            help=f"{', '.join(NAMES)}; one for each channel with commas between; or a .npy file: (K, K), (C, K, K) or "
-            "(M, C/g, K, K).",
+            help=f"{', '.join(NAMES)}; several sigmas are those of y,x or z,y,x. One for each channel with commas "
+            "between. Or a .npy file: (K, K), (C, K, K) or (M, C/g, K, K).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The format is that of its name.")],
@@ -65,10 +74,15 @@ def command(
     stride: Annotated[int, typer.Option(min=1, help="Step of the window.")] = 1,
     dilation: Annotated[int, typer.Option(min=1, help="Distance between kernel taps.")] = 1,
     padding_mode: Annotated[str, typer.Option(help=f"{', '.join(PADDING_MODES)}.")] = "replicate",
+    truncate: Annotated[
+        float, typer.Option(min=0.1, help="Standard deviations at which Gaussians are cut.")
+    ] = TRUNCATE,
     absolute: Annotated[
         bool | None,
         typer.Option(
-            "--absolute/--signed", help="Magnitude or value. Default: magnitude for kernels that sum to 0 (edges)."
+            "--absolute/--signed",
+            help="Magnitude or value. Default: magnitude for kernels that sum to 0 (edges); dog and log keep their "
+            "sign where the output has one.",
         ),
     ] = None,
     dtype: Annotated[
@@ -97,50 +111,63 @@ def command(
     with files.open_input(source, axes) as opened:
         for note in opened.notes:
             typer.echo(f"groupconv: {note}", err=True)
-        fold = filters.untouched(kernel, depthwise_separable)
-        if opened.alpha or files.is_picture(output):  # a picture has its channels together
-            fold = fold.replace("C", "")
-        arranged = opened.array.arranged(fold)
+        options = {"truncate": truncate, "stride": stride, "dilation": dilation, "padding_mode": padding_mode}
+        arranged, filtering = _arranged(opened, output, kernel, depthwise_separable, options)
         x = travels(arranged)
-        steps = filters.steps_of(
-            kernel,
-            depthwise_separable,
-            x.shape[1],
-            len(x.shape) - 2,
-            alpha=opened.alpha,
-            stride=stride,
-            dilation=dilation,
-            padding_mode=padding_mode,
+        ready = ready_steps(filtering.steps, x.dtype)
+        *_, last = problems_of(
+            x.shape, x.dtype, [s.spec for s in ready], [s.kernel for s in ready], [None] * len(ready)
         )
-        ready = ready_steps(steps, x.dtype)
-        last = problems_of(x.shape, x.dtype, [s.spec for s in ready], [s.kernel for s in ready], [None] * len(ready))[
-            -1
-        ]
-        shape, computed = last.geometry.output_shape, last.types.output
+        (n, outputs, *extents), computed = last.geometry.output_shape, last.types.output
+        shape = (n, outputs // filtering.parts, *extents)
         held = _held(dtype, output, opened.array.dtype, computed)
         layout = arranged.layout.after(shape)
         metadata = opened.metadata.filtered(x.shape[1], shape[1], stride)
-        magnitude = filters.finds_edges(steps) if absolute is None else absolute
+        magnitude = _magnitude(filtering, held) if absolute is None else absolute
+        size = math.prod(layout.array_shape) * held.itemsize
+        shows = sys.stderr.isatty() if progress is None else progress
         with (
             ended_by_signals(),
             files.create_output(output, layout, held, metadata) as created,
             endpoint.connect(timeout) as client,
         ):
-            client.stream_convolve(
-                x,
-                ready,
-                out=fitted(created.array, computed, absolute=magnitude),
-                progress=sys.stderr.isatty() if progress is None else progress,
-                timeout=timeout,
-            )
-    for line in (*conversion(opened.array.dtype), *created.notes, *created.left_out):
+            out = Fitted(created.array, computed, absolute=magnitude, parts=filtering.parts)
+            client.stream_convolve(x, ready, out=out, progress=Bar(size) if shows else None, timeout=timeout)
+    for line in (*conversion(opened.array.dtype), *out.note(), *created.notes, *created.left_out):
         typer.echo(f"groupconv: {line}", err=True)
     seconds = time.monotonic() - begin
-    through = human_bytes(int(np.prod(x.shape, dtype=np.int64) * x.dtype.itemsize / seconds))
-    size = human_bytes(files.size_of(output))
-    typer.echo(f"wrote {output}: {layout.described()} of {held}, {size}; {seconds:.1f} s, {through}/s")
+    through = human_bytes(int(math.prod(x.shape) * opened.array.dtype.itemsize / seconds))
+    written = human_bytes(files.size_of(output))
+    typer.echo(f"wrote {output}: {layout.described()} of {held}, {written}; {seconds:.1f} s, {through}/s")
     if created.left_out:
         raise typer.Exit(1)
+
+
+def _arranged(
+    opened: Opened, output: Path, kernel: str, mix: str | None, options: dict[str, Any]
+) -> tuple[Any, filters.Filtering]:
+    """The input with what the kernel does not touch as samples and with small bands; and the filter for it."""
+    fold = filters.untouched(kernel, mix)
+    if opened.alpha or files.is_picture(output):  # a picture has its channels together
+        fold = fold.replace("C", "")
+    array = opened.array.arranged(fold)
+
+    def filtering() -> filters.Filtering:
+        channels, spatial = array.shape[1], array.layout.spatial
+        return filters.filtering(kernel, mix, channels, spatial, alpha=opened.alpha, **options)
+
+    made = filtering()
+    if files.any_order(output):
+        first = best_first(array, dict(zip(array.layout.spatial, filters.reach(made.steps), strict=True)))
+        if first != array.layout.spatial[0]:
+            array = opened.array.arranged(fold, first)
+            made = filtering()
+    return array, made
+
+
+def _magnitude(filtering: filters.Filtering, held: np.dtype) -> bool:
+    """Whether magnitudes are written unless the caller says: those of edges, and of a band-pass without a sign."""
+    return filtering.edges and not (filtering.signed and held.kind in "if")
 
 
 def _held(asked: str | None, output: Path, source: np.dtype, computed: np.dtype) -> np.dtype:

@@ -25,10 +25,10 @@ def photo_cases(photo: Array) -> Iterator[Case]:
     yield Case("pointwise 1×1, sepia", x, [Step(pointwise(SEPIA, 2))])
     yield Case("grouped g=2, two exposures", np.concatenate([x, x**2], axis=1), [_luma(groups=2)])
     yield Case("depthwise ×2, Sobel", x, [_depthwise(sobel, padding=1, padding_mode="replicate")])
-    blur = np.broadcast_to(np.outer(gaussian(2), gaussian(2)), (3, 1, 13, 13))
+    blur = np.broadcast_to(np.outer(gaussian(2, truncate=3), gaussian(2, truncate=3)), (3, 1, 13, 13))
     separable = depthwise_separable_steps(blur, SEPIA, None, ConvSpec(padding=6, padding_mode="reflect"))
     yield Case("depthwise separable", x, separable)
-    taps = gaussian(6)
+    taps = gaussian(6, truncate=3)
     spatial = ConvSpec(padding=len(taps) // 2, padding_mode="reflect")
     yield Case("spatially separable, Gauss σ=6", x, spatially_separable_steps(taps, taps, None, spatial, 3))
     yield Case("dilated d=6, Laplace", x, [_depthwise(kernel_named("laplacian"), padding=6, dilation=6)])
@@ -149,6 +149,6 @@ def _depthwise(kernel: Array, **spec: object) -> Step:
 
 
 def _luma(groups: int) -> Step:
-    blur = np.outer(gaussian(1), gaussian(1))
+    blur = np.outer(gaussian(1, truncate=3), gaussian(1, truncate=3))
     weight = LUMA * blur
     return Step(np.tile(weight, (groups, 1, 1, 1)), spec=ConvSpec(padding="same", groups=groups))

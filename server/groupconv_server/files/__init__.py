@@ -42,6 +42,11 @@ def is_picture(path: Path) -> bool:
     return family(path) is photo
 
 
+def any_order(path: Path) -> bool:
+    """Whether an output can be filled along any axis; tiles of TIFF are written from the top left."""
+    return family(path) in (npy, zarr, hdf5)
+
+
 def open_input(path: Path, axes: str | None = None) -> AbstractContextManager[Opened]:
     """The array in a file.
 

@@ -1,7 +1,7 @@
 """Rows in blocks: files store tiles and chunks, and taking one row would decode, or encode, all that it lies in."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from groupconv.wire.requests import Array
 from groupconv_server.files.axes import Layout, View
 
 BLOCK_BYTES = 4 * 2**20
+BUFFER_BYTES = 32 * 2**20
+"""Of rows that are written together, and of bands above which another axis is looked at."""
 
 
 def rows_of_a_block(view: View, chunk: int) -> int:
@@ -79,14 +81,40 @@ class BlockWriter(_Blocks):
             at, self._position = stop, n * height + stop
 
 
-def chunks_for(layout: Layout, side: int = 256, depth: int = 16) -> tuple[int, ...]:
+def chunks_for(layout: Layout, dtype: np.dtype, side: int = 256, depth: int = 16) -> tuple[int, ...]:
     """Chunks in which an output is stored: squares of a plane, some planes of a volume, one of every sample.
 
     Example:
-        >>> from groupconv_server.files.axes import Axis
-        >>> chunks_for(Layout((Axis("t", "N", 5), Axis("z", "Z", 40), Axis("y", "Y", 900), Axis("x", "X", 1200))))
+        >>> from groupconv_server.files.axes import axes_of
+        >>> chunks_for(Layout(axes_of((5, 40, 900, 1200), asked="tzyx")), np.dtype("uint8"))
         (1, 16, 256, 256)
     """
     sizes = {"Z": depth if "Z" in layout.spatial else 1, "Y": side, "X": side}
+    row = layout.shape[1] * math.prod(layout.shape[3:]) * dtype.itemsize
+    sizes[layout.spatial[0]] = max(1, min(sizes[layout.spatial[0]], BUFFER_BYTES // row))
     limits = (4 if i == layout.channel else sizes.get(kind, 1) for i, kind in enumerate(layout.kinds))
     return tuple(max(1, min(limit, size)) for limit, size in zip(limits, layout.array_shape, strict=True))
+
+
+def best_first(view: View | BlockReader, reach: Mapping[str, int]) -> str:
+    """The axis of space along which bands are small: the first one, unless that takes too much memory.
+
+    Args:
+        view: the input.
+        reach: input rows that an output needs along each axis of space.
+
+    Example:
+        >>> volume = View(np.broadcast_to(np.float32(0), (9, 9000, 12000)), "zyx")
+        >>> best_first(volume, {"Z": 17, "Y": 17, "X": 17})
+        'Y'
+    """
+    kinds, shape = view.layout.kinds, view.shape
+    chunks = getattr(view, "chunks", (1,) * len(kinds))
+    extent = dict(zip(view.layout.spatial, shape[2:], strict=True))
+
+    def nbytes(axis: str) -> int:
+        rows = min(extent[axis], max(chunks[kinds.index(axis)], reach[axis]))
+        return rows * shape[1] * math.prod(extent.values()) // extent[axis] * 4
+
+    small = (axis for axis in view.layout.spatial if nbytes(axis) <= BUFFER_BYTES)
+    return next(small, min(view.layout.spatial, key=nbytes))

@@ -1,21 +1,51 @@
 """What `--kernel` and `--depthwise-separable` of the command line say, as steps."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from groupconv.convolution.kernels import gaussian_of, kernel_named
-from groupconv.convolution.spec import ConvSpec
+from groupconv.convolution.kernels import TRUNCATE
+from groupconv.convolution.spec import ConvSpec, per_axis
 from groupconv.errors import InvalidArgumentError
-from groupconv.separable import depthwise_separable_steps
+from groupconv.separable import pointwise
 from groupconv.wire.requests import Array, Step
+from groupconv_server.files.named_filters import ONE, Sum, centred, dense, named, split_names
 
 LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)
 """Brightness of red, green and blue. Source: ITU-R BT.601."""
 
 
-def steps_of(kernel: str, mix: str | None, channels: int, rank: int, *, alpha: bool, **options: Any) -> list[Step]:
+@dataclass(frozen=True)
+class Filtering:
+    """A filter of an image or a volume.
+
+    Attributes:
+        steps: that keep its size.
+        parts: outputs for each channel, of which the magnitude is meant; 1 is the output itself.
+        edges: whether the kernel answers flat areas with 0, so that results are of either sign.
+        signed: whether both signs are meant.
+    """
+
+    steps: list[Step]
+    parts: int = 1
+    edges: bool = False
+    signed: bool = False
+
+
+def filtering(
+    kernel: str,
+    mix: str | None,
+    channels: int,
+    spatial: str,
+    *,
+    alpha: bool,
+    truncate: float = TRUNCATE,
+    stride: int = 1,
+    **options: Any,
+) -> Filtering:
     """Steps that keep the size of an image or volume.
 
     Args:
@@ -23,95 +53,147 @@ def steps_of(kernel: str, mix: str | None, channels: int, rank: int, *, alpha: b
             (M, C/g, K, K).
         mix: of a depthwise separable convolution: a .npy file of (M, C), or "luma"; None is no second step.
         channels: of the input, alpha included.
-        rank: 2 or 3.
+        spatial: the axes of space of the feature map, in its order.
         alpha: whether the last channel is one; it is carried along, not convolved.
+        truncate: standard deviations at which Gaussians are cut.
+        stride: along each axis.
         options: of `ConvSpec`.
 
     Raises:
         InvalidArgumentError: a kernel that does not fit.
 
     Example:
-        >>> [s.kernel.shape for s in steps_of("sobel-x", "luma", 3, 2, alpha=False)]
+        >>> [s.kernel.shape for s in filtering("sobel-x", "luma", 3, "YX", alpha=False).steps]
         [(3, 1, 3, 3), (1, 3, 1, 1)]
+        >>> [s.kernel.shape for s in filtering("gaussian:1", None, 1, "ZYX", alpha=False).steps]
+        [(1, 1, 9, 1, 1), (1, 1, 1, 9, 1), (1, 1, 1, 1, 9)]
     """
-    colours = channels - alpha
-    weight, groups = _weight(kernel, colours, rank)
-    if alpha:
-        weight, groups = _with_alpha(weight, groups, colours)
-    spec = ConvSpec(padding="same", groups=groups, **options)
-    if mix is None:
-        return [Step(weight, spec=spec)]
-    if groups != channels:
-        raise InvalidArgumentError("kernel", "one kernel for each channel, to be depthwise separable", weight.shape)
-    matrix = LUMA if mix == "luma" else np.load(Path(mix), allow_pickle=False).astype(np.float32)
-    if matrix.ndim != 2 or matrix.shape[1] * colours != colours * len(weight[: len(weight) - alpha]):
-        raise InvalidArgumentError("depthwise-separable", f"shape (M, {len(weight) - alpha})", matrix.shape)
-    if alpha:
-        matrix = np.pad(matrix, ((0, 1), (0, 1)))
-        matrix[-1, -1] = 1
-    return depthwise_separable_steps(weight, matrix, None, spec)
+    rank, colours = len(spatial), channels - alpha
+    if kernel.endswith(".npy"):
+        weight, groups = _weight(_array(kernel), colours, rank)
+        if alpha:
+            weight, groups = _with_alpha(weight, groups, colours)
+        spec = ConvSpec(padding="same", groups=groups, stride=stride, **options)
+        made = Filtering([Step(weight, spec=spec)], edges=bool(abs(weight[0].sum()) < 1e-6))
+    else:
+        made = _by_name(kernel, colours, rank, alpha=alpha, truncate=truncate, stride=stride, options=options)
+    steps = made.steps
+    if mix is not None:
+        if made.parts != 1 or steps[0].spec.groups != channels or len(steps[-1].kernel) != channels:
+            expected = "one kernel for each channel, to be depthwise separable"
+            raise InvalidArgumentError("kernel", expected, kernel)
+        steps = [*steps, _mixing(mix, colours, rank, alpha=alpha)]
+    order = ["ZYX"[-rank:].index(axis) for axis in spatial]
+    return replace(made, steps=[_permuted(step, order) for step in steps])
 
 
 def untouched(kernel: str, mix: str | None) -> str:
     """The kinds of axes, of C and Z, that a kernel does not touch: each channel, or each plane, is a sample.
 
     Args:
-        kernel: as in `steps_of`.
-        mix: as in `steps_of`.
+        kernel: as in `filtering`.
+        mix: as in `filtering`.
 
     Example:
         >>> untouched("sobel-x", None), untouched("gaussian:2", None), untouched("sobel-x,sharpen", None)
         ('CZ', 'C', 'Z')
     """
     if kernel.endswith(".npy"):
-        planar = deep = np.load(kernel, mmap_mode="r", allow_pickle=False).ndim == 2
+        same = flat = _array(kernel).ndim == 2
     else:
-        names = kernel.split(",")
-        planar, deep = len(names) == 1, all(gaussian_of(name) is None for name in names)
-    return "C" * bool(planar and mix is None) + "Z" * bool(deep)
+        names = split_names(kernel)
+        same, flat = len(names) == 1, not any(named(name).deep for name in names)
+    return "C" * (same and mix is None) + "Z" * flat
 
 
-def finds_edges(steps: list[Step]) -> bool:
-    """Whether the first kernel answers flat areas with 0, so that results are of either sign."""
-    kernel = steps[0].kernel
-    sums = np.abs(kernel.reshape(len(kernel), -1).sum(axis=1))
-    return bool(sums[0] < 1e-6)
+def reach(steps: Sequence[Step]) -> tuple[int, ...]:
+    """Input rows that an output of several steps needs along each axis of space, strides aside.
+
+    Example:
+        >>> reach(filtering("gaussian:1", None, 1, "ZYX", alpha=False).steps)
+        (9, 9, 9)
+    """
+    kernels = [np.asarray(step.kernel).shape[2:] for step in steps]
+    dilations = [per_axis("dilation", step.spec.dilation, len(kernels[0])) for step in steps]
+    spans = [[(k - 1) * d for k, d in zip(ks, ds, strict=True)] for ks, ds in zip(kernels, dilations, strict=True)]
+    return tuple(1 + sum(span[axis] for span in spans) for axis in range(len(kernels[0])))
 
 
-def _weight(text: str, channels: int, rank: int) -> tuple[Array, int]:
-    """The weight and its groups."""
-    if text.endswith(".npy"):
-        array = np.load(text, allow_pickle=False).astype(np.float32)
-        if array.ndim == rank + 2 and channels % array.shape[1] == 0:
-            return array, channels // array.shape[1]
-        array = array[None] if (array.ndim, rank) == (2, 3) else array  # plane by plane
-        if array.ndim == rank + 1 and len(array) == channels:
-            return array[:, None], channels
-        if array.ndim != rank:
-            kinds = f"(K, K), (C, K, K) or (M, C/g, K, K) for {channels} channels" + " and 3 axes" * (rank == 3)
-            raise InvalidArgumentError("kernel", f"shape {kinds}", array.shape)
-        named = [array]
-    else:
-        named = [_named(name, rank) for name in text.split(",")]
-    if len(named) not in (1, channels):
-        raise InvalidArgumentError("kernel", f"one name, or one for each of {channels} channels", text)
-    size = tuple(max(kernel.shape[axis] for kernel in named) for axis in range(rank))
-    weight = np.stack([_centred(kernel, size) for kernel in named])[:, None]
-    return np.broadcast_to(weight, (channels, *weight.shape[1:])), channels
-
-
-def _named(name: str, rank: int) -> Array:
-    """In a volume a Gaussian has three axes; every other filter works plane by plane."""
-    kernel = kernel_named(name)
+def _by_name(
+    text: str, colours: int, rank: int, *, alpha: bool, truncate: float, stride: int, options: dict[str, Any]
+) -> Filtering:
+    """Named filters, one for each channel or one for all, as one step, or one pass along each axis of a volume."""
+    filters = [named(name, truncate) for name in split_names(text)]
+    if len(filters) not in (1, colours):
+        raise InvalidArgumentError("kernel", f"one name, or one for each of {colours} channels", text)
+    found = [f.parts(rank) for f in filters] * (colours if len(filters) == 1 else 1)
+    parts = len(found[0])
+    if any(len(sums) != parts for sums in found):
+        raise InvalidArgumentError("kernel", "no gradient beside other kernels", text)
+    if alpha:
+        found.append([[(ONE,) * rank], *[[(ONE * 0, *(ONE,) * (rank - 1))]] * (parts - 1)])
+    sums = [total for channel in found for total in channel]
+    answers = [float(np.prod([taps.sum(dtype=np.float64) for taps in term])) for term in sums[0]]
+    edges = abs(sum(answers)) < 1e-3  # on flat areas; that of truncated derivatives is not quite 0
+    signed = all(f.signed for f in filters)
     if rank == 2:
-        return kernel
-    taps = gaussian_of(name)
-    return kernel[None] if taps is None else np.einsum("i,j,k->ijk", taps, taps, taps)
+        kernels = [dense(total) for total in sums]
+        size = [max(kernel.shape[axis] for kernel in kernels) for axis in range(rank)]
+        weight = np.stack([centred(kernel, size) for kernel in kernels])[:, None]
+        spec = ConvSpec(padding="same", groups=len(found), stride=stride, **options)
+        return Filtering([Step(weight, spec=spec)], parts, edges, signed)
+    return Filtering(_passes(sums, len(found), rank, stride, options), parts, edges, signed)
 
 
-def _centred(kernel: Array, size: tuple[int, ...]) -> Array:
-    """`kernel`, with zeros around it."""
-    return np.pad(kernel, [((n - k) // 2, n - k - (n - k) // 2) for n, k in zip(size, kernel.shape, strict=True)])
+def _passes(sums: list[Sum], channels: int, rank: int, stride: int, options: dict[str, Any]) -> list[Step]:
+    """A pass along each axis; the first gives each channel its terms, the last adds them up."""
+    count = max(len(total) for total in sums)
+    nothing = (ONE * 0, *(ONE,) * (rank - 1))
+    terms = [term for total in sums for term in (*total, *[nothing] * (count - len(total)))]
+    steps = []
+    for axis in range(rank):
+        extent = max(len(term[axis]) for term in terms)
+        weight = np.stack([centred(term[axis], (extent,)) for term in terms])
+        if axis == rank - 1:
+            weight, groups = weight.reshape(len(sums), count, extent), len(sums)
+        else:
+            weight, groups = weight[:, None], channels if axis == 0 else len(terms)
+        shape = (*weight.shape[:2], *(extent if i == axis else 1 for i in range(rank)))
+        along = tuple(stride if i == axis else 1 for i in range(rank))
+        steps.append(Step(weight.reshape(shape), spec=ConvSpec(padding="same", groups=groups, stride=along, **options)))
+    return steps
+
+
+def _array(path: str) -> Array:
+    """The array of a .npy file."""
+    try:
+        return np.asarray(np.load(path, allow_pickle=False)).astype(np.float32)
+    except ValueError as error:
+        raise InvalidArgumentError("kernel", "numbers saved by numpy.save", f"{path} ({error})") from None
+
+
+def _weight(array: Array, channels: int, rank: int) -> tuple[Array, int]:
+    """The weight and its groups."""
+    if array.ndim == rank + 2 and channels % array.shape[1] == 0:
+        return array, channels // array.shape[1]
+    array = array[None] if (array.ndim, rank) == (2, 3) else array  # plane by plane
+    if array.ndim == rank + 1 and len(array) == channels:
+        return array[:, None], channels
+    if array.ndim != rank:
+        kinds = f"(K, K), (C, K, K) or (M, C/g, K, K) for {channels} channels" + " and 3 axes" * (rank == 3)
+        raise InvalidArgumentError("kernel", f"shape {kinds}", array.shape)
+    return np.broadcast_to(array, (channels, 1, *array.shape)), channels
+
+
+def _mixing(mix: str, colours: int, rank: int, *, alpha: bool) -> Step:
+    """The pointwise step of a depthwise separable convolution."""
+    matrix = LUMA if mix == "luma" else _array(str(Path(mix)))
+    if matrix.ndim != 2 or matrix.shape[1] != colours:
+        raise InvalidArgumentError("depthwise-separable", f"shape (M, {colours})", matrix.shape)
+    if alpha:
+        matrix = np.pad(matrix, ((0, 1), (0, 1)))
+        matrix[-1, -1] = 1
+    return Step(pointwise(matrix, rank), spec=ConvSpec())
 
 
 def _with_alpha(weight: Array, groups: int, colours: int) -> tuple[Array, int]:
@@ -127,3 +209,11 @@ def _with_alpha(weight: Array, groups: int, colours: int) -> tuple[Array, int]:
         wide[-1, -1, *centre] = 1
         return wide, 1
     raise InvalidArgumentError("kernel", "one output for each channel, in an image with alpha", weight.shape)
+
+
+def _permuted(step: Step, order: Sequence[int]) -> Step:
+    """A step whose axes of space are in another order."""
+    stride = step.spec.stride
+    along = stride if isinstance(stride, int) else tuple(stride[i] for i in order)
+    kernel = np.ascontiguousarray(np.asarray(step.kernel).transpose(0, 1, *(2 + i for i in order)))
+    return replace(step, kernel=kernel, spec=replace(step.spec, stride=along))

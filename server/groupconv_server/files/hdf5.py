@@ -59,7 +59,7 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
     """
     h5py = needed("h5py", "to write HDF5")
     name, inside = split(path)
-    shape, chunks = layout.array_shape, chunks_for(layout)
+    shape, chunks = layout.array_shape, chunks_for(layout, dtype)
     _check_free(h5py, name, inside or NAME)
     with replaced(name, copy=True) as new:
         _check_space(new, shape, chunks, dtype)

@@ -1,5 +1,6 @@
 """Values between files and streams: what travels, what a file holds."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -70,12 +71,41 @@ def conversion(dtype: np.dtype) -> tuple[str, ...]:
     return ()
 
 
-def fitted(out: Writable, dtype: np.dtype, *, absolute: bool) -> Writable:
-    """`out` for results of `dtype`, which are saturated to what it holds, their magnitudes if `absolute`."""
-    held = np.dtype(out.dtype)
-    if held == dtype and not absolute:
-        return out
-    return Converted(out, dtype, lambda part: saturate(np.abs(part) if absolute else part, held))
+class Fitted:
+    """An output for computed results: rounded and saturated to what it holds.
+
+    Attributes:
+        saturated: values so far that were beyond the range of the output.
+
+    Args:
+        out: what is filled.
+        dtype: of the results.
+        absolute: whether their magnitudes are meant.
+        parts: results for each channel, of which the Euclidean norm is meant.
+    """
+
+    def __init__(self, out: Writable, dtype: np.dtype, *, absolute: bool, parts: int = 1) -> None:
+        self._out, self._absolute, self._parts, self._held = out, absolute, parts, np.dtype(out.dtype)
+        n, channels, *spatial = out.shape
+        self.shape, self.dtype = (n, channels * parts, *spatial), dtype
+        self.saturated = 0
+
+    def __setitem__(self, key: Any, value: Array) -> None:
+        if self._parts > 1:
+            value = np.sqrt((value.reshape(-1, self._parts, *value.shape[1:]).astype(np.float64) ** 2).sum(axis=1))
+        elif self._absolute:
+            value = np.abs(value)
+        if self._held.kind in "iu" and value.dtype != self._held:
+            info = np.iinfo(self._held)
+            self.saturated += int(np.count_nonzero((value >= info.max + 0.5) | (value < info.min - 0.5)))
+        self._out[key] = value if value.dtype == self._held else saturate(value, self._held)
+
+    def note(self) -> tuple[str, ...]:
+        """A line, or none, about values that were saturated."""
+        if not self.saturated:
+            return ()
+        share = self.saturated / math.prod(self._out.shape)
+        return (f"{self.saturated} values ({share:.2g} of all) are beyond {self._held} and were saturated (--dtype)",)
 
 
 def saturate(y: Array, dtype: np.dtype) -> Array:

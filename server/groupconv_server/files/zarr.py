@@ -42,7 +42,7 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
     zarr = needed("zarr", "to write Zarr")
     if path.exists() and not ome_zarr.is_replaceable(path):
         raise InvalidArgumentError("output", "a new path, or a Zarr array or image, which is replaced", path)
-    chunks = chunks_for(layout)
+    chunks = chunks_for(layout, dtype)
     with replaced(path) as new:
         try:
             made = {"shape": layout.array_shape, "dtype": dtype, "chunks": chunks}

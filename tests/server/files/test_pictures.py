@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server import files
-from groupconv_server.files.values import fitted, travels
+from groupconv_server.files.values import Fitted, travels
 
 RNG = np.random.default_rng(0)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -29,7 +29,7 @@ def copied(source, target):
         x = travels(opened.array)
         held = np.dtype("u1") if opened.array.dtype == bool else opened.array.dtype.newbyteorder("=")
         with files.create_output(target, x.shape, held, opened.metadata.filtered(x.shape[1], x.shape[1], 1)) as created:
-            out = fitted(created.array, x.dtype, absolute=False)
+            out = Fitted(created.array, x.dtype, absolute=False)
             for n, at in itertools.product(range(x.shape[0]), range(0, x.shape[2], 7)):
                 rows = slice(at, min(x.shape[2], at + 7))
                 out[n, :, rows] = x[n, :, rows]
