@@ -213,8 +213,7 @@ def test_replaced_under_traffic_while_a_worker_is_killed(ray_executor):
 
     def load(n):
         steps = [Step(np.full((2, 1, 1, 1), n, np.float32), None, ConvSpec(groups=2))] * 2
-        with layers.reserved(16) as room:
-            repository.load("killed", steps, room, [(x.shape, x.dtype)])
+        repository.load("killed", steps, [(x.shape, x.dtype)])
 
     def ask():
         seen = []

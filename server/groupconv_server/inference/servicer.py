@@ -149,7 +149,7 @@ class InferenceServicer:
         """Load a layer from disk; nothing to do for one that is loaded. New weights come through LayerService."""
         if request.parameters:
             raise InvalidArgumentError("parameters", "none", sorted(request.parameters))
-        self.repository.reload(request.model_name)
+        self.repository.reload(request.model_name, deadline=deadline_of(context))
         return repository_pb2.RepositoryModelLoadResponse()
 
     @answers_errors

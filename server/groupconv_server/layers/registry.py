@@ -50,11 +50,35 @@ class Layer:
     gone: bool = False
 
 
+RETRY = 1.0
+"""Seconds after which loading may be tried again, where other loads have taken the memory."""
+
+
 @dataclass
 class Room:
-    """Bytes reserved for a layer on its way."""
+    """Bytes reserved for a layer that is about to be loaded."""
 
     bytes: int
+
+
+class Arriving:
+    """The weights of one load, counted as they come.
+
+    Attributes:
+        bytes: that have come.
+    """
+
+    def __init__(self, layers: "Layers") -> None:
+        self.bytes, self._layers = 0, layers
+
+    def add(self, size: int) -> None:
+        """So many more have come.
+
+        Raises:
+            ResourceExhaustedError: those of all loads are more than the layers may have.
+        """
+        self._layers.arrived(size)
+        self.bytes += size
 
 
 class Layers:
@@ -88,30 +112,59 @@ class Layers:
         used: Callable[[str, bool, float], None] = lambda *_: None,
     ) -> None:
         self._forget, self.capacity, self._evict, self._used = forget, capacity, evict, used
-        self.bytes = 0
+        self.bytes = self._arriving = 0
         self._layers: dict[str, Layer] = {}
         self._version, self._clock = 0, itertools.count(1)
         self._lock = threading.Lock()
 
+    def check_fits(self, size: int) -> None:
+        """Refuse a layer of `size` bytes that could not be loaded now. Nothing is reserved, and none leaves for it.
+
+        Raises:
+            ResourceExhaustedError: naming the size, what is loaded and the limit.
+        """
+        if not self._fits(size) and not (self._evict and size <= self.capacity):
+            raise self._full(size)
+
+    @contextmanager
+    def arriving(self) -> Iterator["Arriving"]:
+        """Count the weights of a load while they come; no longer once the block ends.
+
+        A header costs nothing, so it reserves nothing: only bytes that came are counted.
+        """
+        arriving = Arriving(self)
+        try:
+            yield arriving
+        finally:
+            with self._lock:
+                self._arriving -= arriving.bytes
+
+    def arrived(self, size: int) -> None:
+        """So many bytes of weights have come; see `Arriving`."""
+        with self._lock:
+            if self._arriving + size > self.capacity:
+                raise ResourceExhaustedError(
+                    f"chunk: the weights of all layers that are being loaded may have {human_bytes(self.capacity)} "
+                    "together; try again when other loads have ended",
+                    retry_after=RETRY,
+                )
+            self._arriving += size
+
     @contextmanager
     def reserved(self, size: int) -> Iterator[Room]:
-        """Room for a layer of `size` bytes, before anything is allocated; given back unless `load` takes it.
+        """Room for a layer of `size` bytes that is about to be loaded; given back unless `load` takes it.
 
         Raises:
             ResourceExhaustedError: naming the size, what is loaded and the limit.
         """
         with self._lock:
             ended = self._make_room(size)
-            fits = self.bytes + size <= self.capacity
+            fits = self._fits(size)
             if fits:
                 self.bytes += size
-            loaded = self.bytes
         self._drop(ended)
         if not fits:
-            raise ResourceExhaustedError(
-                f"layer: {human_bytes(size)} of weights do not fit beside the {human_bytes(loaded)} loaded, "
-                f"the limit is {human_bytes(self.capacity)}; unload a layer"
-            )
+            raise self._full(size)
         room = Room(size)
         try:
             yield room
@@ -153,6 +206,12 @@ class Layers:
             self._layers[name] = layer
         self._drop(ended)
         return layer
+
+    def superseded(self, name: str, version: int) -> bool:
+        """Whether a load of this name that began after that of `version` has ended already."""
+        with self._lock:
+            layer = self._layers.get(name)
+            return layer is not None and layer.version > version
 
     def forget(self, name: str, version: int) -> None:
         """Have the workers drop a version that was prepared and not loaded."""
@@ -217,6 +276,15 @@ class Layers:
         if ended:
             self._drop(ended)
         self._used(layer.name, done, seconds)
+
+    def _fits(self, size: int) -> bool:
+        return self.bytes + size <= self.capacity
+
+    def _full(self, size: int) -> ResourceExhaustedError:
+        return ResourceExhaustedError(
+            f"layer: {human_bytes(size)} of weights do not fit beside the {human_bytes(self.bytes)} loaded, "
+            f"the limit is {human_bytes(self.capacity)}; unload a layer"
+        )
 
     def _get(self, name: str) -> Layer:
         layer = self._layers.get(name)

@@ -1,7 +1,6 @@
 """Layers in memory and, where the operator gave a folder, on disk: what is loaded is kept, what is unloaded is not."""
 
 import logging
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -16,7 +15,8 @@ from groupconv.wire.requests import Step
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.coordinator.steps import Inputs
-from groupconv_server.layers.registry import Layer, Layers, Room
+from groupconv_server.layers.named_locks import NamedLocks
+from groupconv_server.layers.registry import Layer, Layers
 from groupconv_server.layers.store import LayerStore, Stored
 from groupconv_server.layers.warming import prepare, warm
 
@@ -35,7 +35,7 @@ class Repository:
     def __init__(self, layers: Layers, store: LayerStore | None = None, coordinator: Coordinator | None = None) -> None:
         self.layers, self.store, self._coordinator = layers, store, coordinator
         self.damaged: dict[str, str] = {}
-        self._order = threading.Lock()  # two loads of one name end on disk as they do in memory
+        self._locks = NamedLocks()  # changes of one layer end on disk as they do in memory
 
     def restore(self) -> None:
         """Load every layer that is on disk; those that cannot be loaded are reported and left alone."""
@@ -51,29 +51,40 @@ class Repository:
                 self.damaged[name] = str(error)
                 log.error("layer %s was not loaded: %s", name, error)  # noqa: TRY400 - its message says it all
 
-    def load(self, name: str, steps: Sequence[Step], room: Room, inputs: Inputs = ()) -> Layer:
+    def load(self, name: str, steps: Sequence[Step], inputs: Inputs = (), *, deadline: float | None = None) -> Layer:
         """Make `steps` the new version of a layer: prepared on the workers, kept on disk, then there for requests.
+
+        While it is prepared, other layers are loaded and requests are answered. Only then do other layers leave for it.
 
         Args:
             name: of the layer.
             steps: with read-only arrays.
-            room: reserved for them.
             inputs: to expect; those that the version before was given are expected too.
+            deadline: on the clock of time.monotonic(), for preparing it.
+
+        Returns:
+            The layer. Of two loads of one name the one that began last stays, whichever ends first.
 
         Raises:
             InvalidArgumentError: a name that cannot be, or an input that does not fit the steps.
+            ResourceExhaustedError: it does not fit beside the layers that are loaded.
+            DeadlineExceededError, CancelledError: it was not prepared in time, or the caller has gone.
             FailedPreconditionError: it cannot be kept; the version before stays.
         """
-        with self._order:
-            version = self.layers.next_version(name)
-            try:
-                self._warm(name, version, steps, inputs)
-                if self.store is not None:
-                    self._keep(name, version, steps, inputs)
-                return self.layers.load(name, steps, room, version)
-            except BaseException:
-                self.layers.forget(name, version)
-                raise
+        version = self.layers.next_version(name)
+        try:
+            self._warm(name, version, steps, inputs, deadline)
+            with self._locks.of(name):
+                if self.layers.superseded(name, version):
+                    self.layers.forget(name, version)
+                    return Layer(name, version, resident_steps(name, version, steps), _size(steps), gone=True)
+                with self.layers.reserved(_size(steps)) as room:
+                    if self.store is not None:
+                        self._keep(name, version, steps, inputs)
+                    return self.layers.load(name, steps, room, version)
+        except BaseException:
+            self.layers.forget(name, version)
+            raise
 
     def prepare(self, worker: str) -> None:
         """Have a worker that joins or comes back prepare every layer for the inputs that are expected."""
@@ -92,7 +103,7 @@ class Repository:
             NotFoundError: there is none.
             FailedPreconditionError: its files cannot be removed; the layer stays.
         """
-        with self._order:
+        with self._locks.of(name):
             self.layers.get(name)
             if self.store is not None and not keep:
                 try:
@@ -101,19 +112,25 @@ class Repository:
                     raise FailedPreconditionError(f"the layer cannot be removed from disk: {error.strerror}") from error
             self.layers.unload(name)
 
-    def reload(self, name: str) -> None:
+    def reload(self, name: str, *, deadline: float | None = None) -> None:
         """Load a layer from disk if it is not loaded.
+
+        Args:
+            name: of the layer.
+            deadline: on the clock of time.monotonic(), for preparing it; after it, the first request prepares it.
 
         Raises:
             NotFoundError: it is neither loaded nor on disk.
             DataLossError: it is damaged.
+            ResourceExhaustedError: it does not fit beside the layers that are loaded.
         """
-        with self._order:
-            if self.store is None or any(layer.name == name for layer in self.layers.all()):
-                self.layers.get(name)
-                return
-            self._place(self.store.read(name))
-            self.damaged.pop(name, None)
+        if self.store is None or self._loaded(name):
+            self.layers.get(name)
+            return
+        with self._locks.of(name):
+            stored = self.store.read(name)
+        self._place(stored, deadline)
+        self.damaged.pop(name, None)
 
     def unloaded(self) -> dict[str, str]:
         """Names of layers that are on disk alone, and why where there is a reason."""
@@ -123,19 +140,24 @@ class Repository:
         names = {*self.store.names(), *self.damaged} - here
         return {name: self.damaged.get(name, "unloaded") for name in sorted(names)}
 
-    def _warm(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs) -> None:
+    def _loaded(self, name: str) -> bool:
+        return any(layer.name == name for layer in self.layers.all())
+
+    def _warm(
+        self, name: str, version: int, steps: Sequence[Step], inputs: Inputs, deadline: float | None = None
+    ) -> None:
         if self._coordinator is None:
             return
         resident = resident_steps(name, version, steps)
         for i, (shape, dtype) in enumerate(inputs):
             try:
-                warm(self._coordinator, resident, shape, dtype)
+                warm(self._coordinator, resident, shape, dtype, deadline)
             except InvalidArgumentError as error:
                 raise error.within(f"inputs[{i}]") from None
         with suppress(NotFoundError):
             for shape, dtype in self._coordinator.problems.inputs(name, self.layers.get(name).version):
                 with suppress(InvalidArgumentError, ResourceExhaustedError):  # the new version may be for other inputs
-                    warm(self._coordinator, resident, shape, dtype)
+                    warm(self._coordinator, resident, shape, dtype, deadline)
 
     def _keep(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs) -> None:
         assert self.store is not None
@@ -145,11 +167,18 @@ class Repository:
             raise FailedPreconditionError(f"the layer cannot be kept on disk: {error.strerror}") from error
         self.damaged.pop(name, None)
 
-    def _place(self, stored: Stored) -> None:
+    def _place(self, stored: Stored, deadline: float | None = None) -> None:
+        name, version = stored.name, stored.version
         try:
-            self._warm(stored.name, stored.version, stored.steps, stored.inputs)
+            self._warm(name, version, stored.steps, stored.inputs, deadline)
         except GroupconvError as error:  # no worker yet, or limits that were others: the first request prepares it
-            log.warning("layer %s is loaded without being prepared: %s", stored.name, error)
-        size = sum(t.nbytes for step in stored.steps for t in (step.kernel, step.bias) if t is not None)
-        with self.layers.reserved(size) as room:
-            self.layers.load(stored.name, stored.steps, room, stored.version)
+            log.warning("layer %s is loaded without being prepared: %s", name, error)
+        with self._locks.of(name):
+            if not self._loaded(name):
+                with self.layers.reserved(_size(stored.steps)) as room:
+                    self.layers.load(name, stored.steps, room, version)
+
+
+def _size(steps: Sequence[Step]) -> int:
+    """Bytes of the weights."""
+    return sum(array.nbytes for step in steps for array in (step.kernel, step.bias) if array is not None)

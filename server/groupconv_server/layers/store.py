@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ class Stored:
 
 
 class LayerStore:
-    """A folder of layers, held by one server at a time. Safe to use from several threads.
+    """A folder of layers, held by one server at a time. Several threads may use it, if not for the same layer.
 
     Args:
         folder: made if it is not there. One that cannot be written is read, and nothing is kept.
@@ -96,7 +95,6 @@ class LayerStore:
 
     def __init__(self, folder: Path, limits: Limits | None = None, holder: str = "unknown") -> None:
         self.folder, self._limits = folder, limits or Limits()
-        self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self.held = FolderLock(folder, holder)
         if self.held.writable:
@@ -134,12 +132,11 @@ class LayerStore:
             "weights": weights.name,
             "sha256": digest,
         }
-        with self._lock:
-            write_atomically(weights, data)
-            write_atomically(self._json(name), json.dumps(about, indent=1).encode())
-            for old in self.folder.glob(f"{_slug(name)}.*.safetensors"):
-                if old != weights:
-                    old.unlink()
+        write_atomically(weights, data)
+        write_atomically(self._json(name), json.dumps(about, indent=1).encode())
+        for old in self.folder.glob(f"{_slug(name)}.*.safetensors"):
+            if old != weights:
+                old.unlink()
 
     def remove(self, name: str) -> None:
         """Keep a layer no longer; nothing to do if it is not there.
@@ -148,13 +145,12 @@ class LayerStore:
             FailedPreconditionError: the folder cannot be written.
             OSError: the disk is gone.
         """
-        with self._lock:
-            if not self._json(name).exists():
-                return
-            self._check_writable()
-            self._json(name).unlink(missing_ok=True)
-            for weights in self.folder.glob(f"{_slug(name)}.*.safetensors"):
-                weights.unlink()
+        if not self._json(name).exists():
+            return
+        self._check_writable()
+        self._json(name).unlink(missing_ok=True)
+        for weights in self.folder.glob(f"{_slug(name)}.*.safetensors"):
+            weights.unlink()
 
     def read(self, name: str) -> Stored:
         """A layer.
@@ -164,11 +160,10 @@ class LayerStore:
             DataLossError: it is damaged, saying how.
         """
         check_name(name)
-        with self._lock:
-            path = self._json(name)
-            if not path.exists():
-                raise NotFoundError(f"layer: none called {name!r} is kept on disk")
-            return self._read(path)
+        path = self._json(name)
+        if not path.exists():
+            raise NotFoundError(f"layer: none called {name!r} is kept on disk")
+        return self._read(path)
 
     def names(self) -> list[str]:
         """Of the layers that are kept and not damaged as far as their JSON tells."""
@@ -182,8 +177,7 @@ class LayerStore:
         """Every layer, and in place of one that is damaged its file's name and why it cannot be had."""
         for path in self._paths():
             try:
-                with self._lock:
-                    yield self._read(path)
+                yield self._read(path)
             except DataLossError as error:
                 yield printable(path), error
 

@@ -10,7 +10,13 @@ from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.dispatch import dispatch
 
 
-def warm(coordinator: Coordinator, steps: Sequence[Step], shape: tuple[int, ...], dtype: np.dtype) -> None:
+def warm(
+    coordinator: Coordinator,
+    steps: Sequence[Step],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    deadline: float | None = None,
+) -> None:
     """Run the steps of a resident layer on zeros, so that every worker that may be given a part has it prepared.
 
     Args:
@@ -18,16 +24,18 @@ def warm(coordinator: Coordinator, steps: Sequence[Step], shape: tuple[int, ...]
         steps: of one version.
         shape: (N, C, *spatial) of an input to expect.
         dtype: of that input.
+        deadline: on the clock of time.monotonic().
 
     Raises:
-        InvalidArgumentError, ResourceExhaustedError, UnavailableError: as `Coordinator.convolve`.
+        InvalidArgumentError, ResourceExhaustedError, DeadlineExceededError, CancelledError, UnavailableError: as
+            `Coordinator.convolve`.
     """
-    problems, workers = tuple(coordinator.problems.of(shape, dtype, steps)), coordinator.workers()
+    problems, workers = tuple(coordinator.problems.of(shape, dtype, steps)), coordinator.workers(deadline)
     x = np.zeros(shape, dtype)
     for at_most in _shards(workers):
         chains = coordinator.planner.plan(problems, workers, at_most=at_most)
         for first in range(0, len(workers), max(len(c.workers) for c in chains)):
-            coordinator.run([c.turned(workers, first) for c in chains], x, steps)
+            coordinator.run([c.turned(workers, first) for c in chains], x, steps, deadline=deadline)
 
 
 def prepare(

@@ -11,12 +11,12 @@ from groupconv.v1 import layer_pb2, layer_pb2_grpc
 from groupconv.wire.requests import Array, Step
 from groupconv.wire.specs import spec_to_wire
 from groupconv.wire.tensors import type_to_wire
-from groupconv_server.admission.errors import answers_errors
+from groupconv_server.admission.errors import answers_errors, deadline_of
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.steps import Shaped, inputs_of, steps_of
 from groupconv_server.layers.names import check_name
-from groupconv_server.layers.registry import Layer
+from groupconv_server.layers.registry import Arriving, Layer
 from groupconv_server.layers.repository import Repository
 
 
@@ -31,9 +31,9 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
     def LoadLayer(  # noqa: N802 - the RPC's name
         self,
         request_iterator: Iterator[layer_pb2.LoadLayerRequest],
-        context: grpc.ServicerContext,  # noqa: ARG002
+        context: grpc.ServicerContext,
     ) -> layer_pb2.LoadLayerResponse:
-        """Take the header, make room, fill it with the chunks, switch."""
+        """Take the header, then the weights, which are counted as they come; prepare the layer, make room, switch."""
         first = next(request_iterator, None)
         if first is None or first.WhichOneof("part") != "header":
             came = "an empty stream" if first is None else first.WhichOneof("part")
@@ -41,8 +41,10 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         name = check_name(first.header.name)
         steps, inputs = steps_of(first.header, self.limits), inputs_of(first.header)
         size = sum(t.nbytes for step in steps for t in (step.kernel, step.bias) if t is not None)
-        with self.layers.reserved(size) as room:
-            loaded = self.repository.load(name, _filled(steps, size, request_iterator), room, inputs)
+        self.layers.check_fits(size)
+        with self.layers.arriving() as arriving:
+            filled = _filled(steps, size, request_iterator, arriving)
+            loaded = self.repository.load(name, filled, inputs, deadline=deadline_of(context))
         return layer_pb2.LoadLayerResponse(layer=self._described(loaded))
 
     @answers_errors
@@ -97,37 +99,58 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         )
 
 
-def _filled(steps: list[Step], size: int, requests: Iterator[layer_pb2.LoadLayerRequest]) -> list[Step]:
+def _filled(
+    steps: list[Step], size: int, requests: Iterator[layer_pb2.LoadLayerRequest], arriving: Arriving
+) -> list[Step]:
     """The steps with arrays, filled by the chunks, exactly; read-only from then on."""
-    made = [replace(s, kernel=_empty(s.kernel), bias=None if s.bias is None else _empty(s.bias)) for s in steps]
-    arrays = [array for s in made for array in (s.kernel, s.bias) if array is not None]
-    chunks = _chunks(requests)
-    left = memoryview(b"")
-    came = 0
-    for array in arrays:
-        rest = array.reshape(-1).view(np.uint8)
+    weights = _Weights(size, _chunks(requests, arriving))
+    filled = [
+        replace(s, kernel=weights.array(s.kernel), bias=None if s.bias is None else weights.array(s.bias))
+        for s in steps
+    ]
+    weights.end()
+    return filled
+
+
+class _Weights:
+    """Arrays cut from a stream of chunks. None is allocated before its first byte is there."""
+
+    def __init__(self, size: int, chunks: Iterator[bytes]) -> None:
+        self._size, self._chunks = size, chunks
+        self._left = memoryview(b"")
+        self._came = 0
+
+    def array(self, of: Shaped) -> Array:
+        """The next array."""
+        if of.nbytes:
+            self._have_some()
+        made = np.empty(of.shape, dtype=of.dtype)
+        rest = made.reshape(-1).view(np.uint8)
         while rest.size:
-            if not left:
-                chunk = next(chunks, None)
-                if chunk is None:
-                    raise InvalidArgumentError("chunk", f"{size} bytes of weights", f"{came} bytes")
-                left = memoryview(chunk)
-                came += len(chunk)
-            n = min(len(left), rest.size)
-            rest[:n] = np.frombuffer(left[:n], dtype=np.uint8)
-            rest, left = rest[n:], left[n:]
-        array.setflags(write=False)
-    if left or any(chunks):
-        raise InvalidArgumentError("chunk", f"{size} bytes of weights", "more")
-    return made
+            self._have_some()
+            n = min(len(self._left), rest.size)
+            rest[:n] = np.frombuffer(self._left[:n], dtype=np.uint8)
+            rest, self._left = rest[n:], self._left[n:]
+        made.setflags(write=False)
+        return made
+
+    def end(self) -> None:
+        """See that nothing is left."""
+        if self._left or any(self._chunks):
+            raise InvalidArgumentError("chunk", f"{self._size} bytes of weights", "more")
+
+    def _have_some(self) -> None:
+        while not self._left:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                raise InvalidArgumentError("chunk", f"{self._size} bytes of weights", f"{self._came} bytes")
+            self._left = memoryview(chunk)
+            self._came += len(chunk)
 
 
-def _chunks(requests: Iterator[layer_pb2.LoadLayerRequest]) -> Iterator[bytes]:
+def _chunks(requests: Iterator[layer_pb2.LoadLayerRequest], arriving: Arriving) -> Iterator[bytes]:
     for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidArgumentError("chunk", "chunks after the header", request.WhichOneof("part"))
+        arriving.add(len(request.chunk))
         yield request.chunk
-
-
-def _empty(t: Shaped) -> Array:
-    return np.empty(t.shape, dtype=t.dtype)

@@ -56,8 +56,7 @@ def repository(store, capacity=2**20):
 
 
 def load(kept, name, made):
-    with kept.layers.reserved(sum(s.kernel.nbytes + (0 if s.bias is None else s.bias.nbytes) for s in made)) as room:
-        return kept.load(name, made, room)
+    return kept.load(name, made)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)

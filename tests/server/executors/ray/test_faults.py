@@ -172,8 +172,7 @@ def test_a_worker_has_its_layers_before_it_takes_shards_again(ray_executor):
     layers = Layers(ray_executor.forget, capacity=2**20)
     coordinator = Coordinator(ray_executor)
     repository = Repository(layers, coordinator=coordinator)
-    with layers.reserved(W.nbytes) as room:
-        repository.load("back", STEPS, room, [(X.shape, X.dtype)])
+    repository.load("back", STEPS, [(X.shape, X.dtype)])
     sent = []
     launch = ray_executor._launch
     ray_executor.welcome(repository.prepare)
