@@ -102,7 +102,7 @@ def test_what_is_saturated_is_counted_and_said(filtered, server, tmp_path):
         ("gaussian:0", "gaussian:SIGMA[,SIGMA…] with 0 < SIGMA <= 1000"),
         ("dog:1", "dog:SIGMA,SIGMA"),
         ("dog:1,2,3", "dog:SIGMA,SIGMA"),
-        ("gaussian:1,2,3", "at most 2 sigmas for 2 axes of space"),
+        ("gaussian:1,2,3,4", "gaussian:SIGMA[,SIGMA…]"),
         ("log:nan", "log:SIGMA"),
         ("unsharp:1,inf", "unsharp:SIGMA[,AMOUNT]"),
         ("blur:3", "one of sobel-x"),

@@ -228,6 +228,7 @@ class Attempts:
         self._made = made
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._done, self._since, self._pause = made.done, time.monotonic(), 0.1
+        self._told: float | None = None
 
     def left(self) -> float | None:
         """Seconds for the next attempt; None where there is no end."""
@@ -248,7 +249,9 @@ class Attempts:
         if now + pause > end:
             raise error
         self._made.resumed += 1
-        self._made.say(f"server away, retrying for {end - now:.0f} s")
+        if self._since != self._told:  # once until bands come again
+            self._told = self._since
+            self._made.say(f"server away, retrying for {end - now:.0f} s")
         return pause
 
 

@@ -98,6 +98,9 @@ def command(
             help="Of the array in the file: letters (zyx), or words (time,lat,lon). Default: what the file says."
         ),
     ] = None,
+    pyramid: Annotated[
+        bool, typer.Option("--pyramid", help="With smaller copies, in an output named *.ome.zarr.")
+    ] = False,
     progress: Annotated[
         bool | None, typer.Option("--progress/--no-progress", help="A bar. Default: where stderr is a terminal.")
     ] = None,
@@ -122,13 +125,13 @@ def command(
         shape = (n, outputs // filtering.parts, *extents)
         held = _held(dtype, output, opened.array.dtype, computed)
         layout = arranged.layout.after(shape)
-        metadata = opened.metadata.filtered(x.shape[1], shape[1], stride)
+        metadata = opened.metadata.filtered(x.shape[1], shape[1], stride, layout.spatial)
         magnitude = _magnitude(filtering, held) if absolute is None else absolute
         size = math.prod(layout.array_shape) * held.itemsize
         shows = sys.stderr.isatty() if progress is None else progress
         with (
             ended_by_signals(),
-            files.create_output(output, layout, held, metadata) as created,
+            files.create_output(output, layout, held, metadata, pyramid=pyramid) as created,
             endpoint.connect(timeout) as client,
         ):
             out = Fitted(created.array, computed, absolute=magnitude, parts=filtering.parts)

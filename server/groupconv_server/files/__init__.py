@@ -73,7 +73,12 @@ def size_of(path: Path) -> int:
 
 
 def create_output(
-    path: Path, layout: Layout | tuple[int, ...], dtype: np.dtype, metadata: Metadata = UNKNOWN
+    path: Path,
+    layout: Layout | tuple[int, ...],
+    dtype: np.dtype,
+    metadata: Metadata = UNKNOWN,
+    *,
+    pyramid: bool = False,
 ) -> AbstractContextManager[Created]:
     """A file to be filled, in the order of its rows.
 
@@ -84,6 +89,7 @@ def create_output(
         layout: of the array in the file; or a shape (N, M, *spatial), which is its layout too.
         dtype: of what is written.
         metadata: what the file should say about it.
+        pyramid: whether smaller copies are written too, in OME-Zarr.
 
     Raises:
         InvalidArgumentError: a format that cannot hold it, or a path that cannot be written.
@@ -95,5 +101,10 @@ def create_output(
         layout = Layout(axes_of(layout, asked="ncyx" if len(layout) == 4 else "nczyx"))
     if layout.shape[0] < 1:
         raise InvalidArgumentError("output", "at least one sample", layout.shape)
-    created: AbstractContextManager[Created] = family(path).create_output(path, layout, dtype, metadata)
+    options = {}
+    if pyramid:
+        if not path.name.lower().endswith(zarr.IMAGE):
+            raise InvalidArgumentError("pyramid", f"an output whose name ends in {zarr.IMAGE}", path.name)
+        options["pyramid"] = True
+    created: AbstractContextManager[Created] = family(path).create_output(path, layout, dtype, metadata, **options)
     return created

@@ -56,20 +56,21 @@ class Metadata:
     loop: int | None = None
     notes: tuple[str, ...] = ()
 
-    def filtered(self, before: int, after: int, stride: int) -> "Metadata":
+    def filtered(self, before: int, after: int, stride: int, spatial: str = "ZYX") -> "Metadata":
         """The same of an output.
 
         Args:
             before: channels of the input.
             after: channels of the output. Other numbers than before have no profile, names or kinds of channels.
             stride: input pixels from one output pixel to the next.
+            spatial: the axes that have the stride.
 
         Example:
             >>> Metadata(dpi=(300.0, 300.0), icc_profile=b"rgb").filtered(3, 1, 2)
             Metadata(... dpi=(150.0, 150.0), ... icc_profile=b'', ...)
         """
         dpi = self.dpi and (self.dpi[0] / stride, self.dpi[1] / stride)
-        sizes = {a: (size * stride if a in "ZYX" else size, unit) for a, (size, unit) in self.pixel_sizes.items()}
+        sizes = {a: (size * stride if a in spatial else size, unit) for a, (size, unit) in self.pixel_sizes.items()}
         made = replace(self, dpi=dpi, pixel_sizes=sizes)
         if before == after:
             return made

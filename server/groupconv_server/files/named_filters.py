@@ -58,11 +58,7 @@ class Named:
         return self.kind in ("dog", "log")
 
     def parts(self, rank: int) -> list[Sum]:
-        """The kernels whose magnitude is meant, or the only one; each tap array is along one of `rank` axes.
-
-        Raises:
-            InvalidArgumentError: more sigmas than there are axes.
-        """
+        """The kernels whose magnitude is meant, or the only one; each tap array is along one of `rank` axes."""
         if self.kind not in PARAMETERS:
             plane = kernel_named(self.kind)
             lines = np.eye(len(plane), dtype=np.float32)
@@ -76,13 +72,9 @@ class Named:
         return (taps[0] * np.float32(scale), *taps[1:])
 
     def sigmas(self, rank: int) -> list[float]:
-        """One for each axis: of one for all, of two for y and x, of three for z, y and x."""
+        """One for each axis: of one for all, of two for y and x, of three for z, y and x. A plane has the last two."""
         values = list(self.values) * rank if len(self.values) == 1 else list(self.values)
-        if len(values) == rank + 1 and values[0] == 0:  # not along Z
-            values = values[1:]
-        if len(values) > rank:
-            raise InvalidArgumentError("kernel", f"at most {rank} sigmas for {rank} axes of space", self.values)
-        return [0.0] * (rank - len(values)) + values
+        return ([0.0] * rank + values)[-rank:]
 
 
 def named(text: str, truncate: float = TRUNCATE) -> Named:

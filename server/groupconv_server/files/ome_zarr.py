@@ -4,21 +4,43 @@ Source: the specification of OME-NGFF 0.4 and 0.5, and the layout of bioformats2
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.files.axes import Layout
+from groupconv_server.files.axes import Layout, kind_of
+from groupconv_server.files.metadata import unit_named
 
 LISTED = 12
 """Arrays that a message lists."""
 TYPES = {"N": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 """Of axes in OME-Zarr."""
+WORDS = {"µm": "micrometer", "nm": "nanometer", "mm": "millimeter", "cm": "centimeter", "m": "meter", "s": "second"}
+"""Units as OME-Zarr calls them."""
 
 
-def image_in(path: Path, group: Any) -> tuple[Any, list[str] | None, str]:
-    """The image of a group at full resolution, the names of its axes, and a note about other ones.
+@dataclass(frozen=True)
+class Image:
+    """An array of a group, or one by itself.
+
+    Attributes:
+        array: of Zarr.
+        names: of its axes, if they have any.
+        pixel_sizes: extent of a pixel and its unit, by T, Z, Y and X, as far as they are known.
+        note: a line about other arrays there are, or nothing.
+    """
+
+    array: Any
+    names: list[str] | None = None
+    pixel_sizes: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    note: str = ""
+
+
+def image_in(path: Path, group: Any) -> Image:
+    """The image of a group at full resolution.
 
     Raises:
         InvalidArgumentError: there is no array, or several: it lists their paths.
@@ -27,7 +49,7 @@ def image_in(path: Path, group: Any) -> tuple[Any, list[str] | None, str]:
     if scales := said.get("multiscales"):
         levels = [level["path"] for level in scales[0]["datasets"]]
         other = f"{path.name}: took level {levels[0]} of {len(levels)}; for another one, {path.name}/{levels[-1]}"
-        return group[levels[0]], _axis_names(scales[0]), other if len(levels) > 1 else ""
+        return _level(group[levels[0]], scales[0], 0, other if len(levels) > 1 else "")
     if images := _images(group, said):
         if len(images) == 1:
             return image_in(path / images[0], group[images[0]])
@@ -38,55 +60,75 @@ def image_in(path: Path, group: Any) -> tuple[Any, list[str] | None, str]:
     if len(found) != 1:
         what = f"of {_listed(path, found)}" if found else "as the group has none"
         raise InvalidArgumentError("input", f"the path of one array, {what}", path.name)
-    return arrays[found[0]], None, ""
+    return Image(arrays[found[0]])
 
 
-def names_above(zarr: Any, path: Path) -> list[str] | None:
-    """The names of the axes of an array that is a level of the image of the group that it lies in."""
+def level_of(zarr: Any, path: Path, array: Any) -> Image:
+    """An array by itself; the group that it lies in may say that it is a level of its image."""
     try:
         said = _described(zarr.open_group(store=str(path.parent), mode="r"))
     except (ValueError, KeyError, OSError):
-        return None
+        return Image(array)
     for scale in said.get("multiscales", []):
-        if path.name in [level["path"] for level in scale["datasets"]]:
-            return _axis_names(scale)
-    return None
+        paths = [level["path"] for level in scale["datasets"]]
+        if path.name in paths:
+            return _level(array, scale, paths.index(path.name))
+    return Image(array)
 
 
-def is_image(path: Path) -> bool:
-    """Whether a name is that of an OME-Zarr image."""
-    return path.name.lower().endswith(".ome.zarr")
-
-
-def is_replaceable(path: Path) -> bool:
+def is_replaceable(path: Path, *, image: bool) -> bool:
     """Whether a folder is a Zarr array, or an image where one is to be written."""
     described = path / "zarr.json"
     if not described.is_file():
         return (path / ".zarray").is_file()
     said = json.loads(described.read_text())
-    image = "multiscales" in said.get("attributes", {}).get("ome", {})
-    return bool(said.get("node_type") == "array" or (image and is_image(path)))
+    return bool(said.get("node_type") == "array" or (image and "multiscales" in said["attributes"].get("ome", {})))
 
 
-def describe(group: Any, layout: Layout, scales: Iterable[Mapping[str, float]] = ({},)) -> None:
+def describe(group: Any, layout: Layout, pixel_sizes: Mapping[str, tuple[float, str]], levels: Sequence[float]) -> None:
     """Say in the attributes of a group what its arrays `0`, `1`, … are.
 
     Args:
         group: of the image.
         layout: of the axes.
-        scales: the extent of a pixel by kind of axis, for each array; 1 where it is not known.
+        pixel_sizes: as in `Image`.
+        levels: how many pixels of the first array one of each array is, along Y and X.
     """
-    axes = [{"name": axis.name, "type": TYPES[axis.kind]} for axis in layout.axes]
-    datasets = [
-        {
-            "path": str(i),
-            "coordinateTransformations": [
-                {"type": "scale", "scale": [float(scale.get(axis.kind, 1)) for axis in layout.axes]}
-            ],
-        }
-        for i, scale in enumerate(scales)
-    ]
+    axes = []
+    for axis in layout.axes:
+        unit = pixel_sizes.get(_letter(axis.kind), (1, ""))[1]
+        axes.append({"name": axis.name, "type": TYPES[axis.kind]} | ({"unit": WORDS.get(unit, unit)} if unit else {}))
+    datasets = []
+    for i, level in enumerate(levels):
+        sizes = [pixel_sizes.get(_letter(a.kind), (1.0, ""))[0] * (level if a.kind in "YX" else 1) for a in layout.axes]
+        datasets.append({"path": str(i), "coordinateTransformations": [{"type": "scale", "scale": sizes}]})
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+
+
+def _level(array: Any, scale: Mapping[str, Any], index: int, note: str = "") -> Image:
+    """An array that is a level of a multiscale image, with the extents of its pixels."""
+    names = _axis_names(scale)
+    sizes: dict[str, tuple[float, str]] = {}
+    axes = scale.get("axes", [])
+    for i, axis in enumerate(axes):
+        transforms = [
+            *scale["datasets"][index].get("coordinateTransformations", []),
+            *scale.get("coordinateTransformations", []),
+        ]
+        scales = [
+            t["scale"][i] for t in transforms if t.get("type") == "scale" and len(t.get("scale", [])) == len(axes)
+        ]
+        unit = axis.get("unit", "") if isinstance(axis, dict) else ""
+        kind = kind_of(names[i]) if names else None
+        if scales and kind in ("N", "Z", "Y", "X"):
+            sizes[_letter(kind)] = (math.prod(scales), unit_named(unit))
+    known = {a: size for a, size in sizes.items() if size != (1.0, "")}
+    return Image(array, names, known, note)
+
+
+def _letter(kind: str) -> str:
+    """The key of an axis in `pixel_sizes`."""
+    return "T" if kind == "N" else kind
 
 
 def _described(group: Any) -> dict[str, Any]:

@@ -15,8 +15,11 @@ from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
 from groupconv_server.files.extras import needed
 from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import replaced
+from groupconv_server.files.pyramid import add_levels
 
 SUFFIXES = (".zarr",)
+IMAGE = ".ome.zarr"
+"""How the name of an OME-Zarr image ends."""
 
 
 @contextmanager
@@ -27,34 +30,37 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         node = zarr.open(store=str(path), mode="r")
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise InvalidArgumentError("input", "a Zarr array or group", f"{path.name} ({error})") from None
-    if isinstance(node, zarr.Group):
-        array, names, note = ome_zarr.image_in(path, node)
-        notes = (note,) if note else ()
-    else:
-        array, names, notes = node, ome_zarr.names_above(zarr, path), ()
-    view = View(array, Layout(axes_of(array.shape, names or _named(array), axes)))
-    yield Opened(BlockReader(view, stored(array)), notes=notes)
+    group = isinstance(node, zarr.Group)
+    image = ome_zarr.image_in(path, node) if group else ome_zarr.level_of(zarr, path, node)
+    view = View(image.array, Layout(axes_of(image.array.shape, image.names or _named(image.array), axes)))
+    metadata = Metadata(pixel_sizes=image.pixel_sizes)
+    yield Opened(BlockReader(view, stored(image.array)), metadata, (image.note,) if image.note else ())
 
 
 @contextmanager
-def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadata) -> Iterator[Created]:
+def create_output(
+    path: Path, layout: Layout, dtype: np.dtype, metadata: Metadata, *, pyramid: bool = False
+) -> Iterator[Created]:
     """See `files.create_output`; a name that ends in `.ome.zarr` gets an OME-Zarr image."""
+    image = path.name.lower().endswith(IMAGE)
     zarr = needed("zarr", "to write Zarr")
-    if path.exists() and not ome_zarr.is_replaceable(path):
+    if path.exists() and not ome_zarr.is_replaceable(path, image=image):
         raise InvalidArgumentError("output", "a new path, or a Zarr array or image, which is replaced", path)
     chunks = chunks_for(layout, dtype)
     with replaced(path) as new:
         try:
             made = {"shape": layout.array_shape, "dtype": dtype, "chunks": chunks}
             made["dimension_names"] = [axis.name for axis in layout.axes]
-            if ome_zarr.is_image(path):
+            if image:
                 group = zarr.create_group(store=str(new))
                 array = group.create_array("0", **made)
             else:
                 array = zarr.create_array(store=str(new), **made)
-            yield Created(BlockWriter(View(array, layout), chunks), missing("Zarr", metadata.left_out()))
-            if ome_zarr.is_image(path):
-                ome_zarr.describe(group, layout)
+            held = ("pixel_sizes",) if image else ()
+            yield Created(BlockWriter(View(array, layout), chunks), missing("Zarr", metadata.left_out(*held)))
+            if image:
+                levels = add_levels(group, layout, dtype) if pyramid else 1
+                ome_zarr.describe(group, layout, metadata.pixel_sizes, [2**i for i in range(levels)])
         except BaseException:
             _settle()
             raise

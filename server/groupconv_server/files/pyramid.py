@@ -1,0 +1,56 @@
+"""Smaller copies of an image in its group, each half as wide and high as the one before."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from groupconv.wire.requests import Array
+from groupconv_server.files.axes import Layout, View
+from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
+from groupconv_server.files.values import saturate
+
+SMALLEST = 256
+"""Pixels of the longer side below which there is no other level."""
+ROWS = 128
+"""Of a smaller copy that are made at a time."""
+
+
+def add_levels(group: Any, layout: Layout, dtype: np.dtype) -> int:
+    """Write the arrays `1`, `2`, … of a Zarr group from its array `0`, of means of four pixels.
+
+    Returns:
+        How many arrays there are then.
+    """
+    large = replace(layout, fold="CZ", first="")
+    level = 0
+    while max(large.shape[-2:]) > SMALLEST:
+        n, channels, height, width = large.shape
+        small = large.after((n, channels, -(-height // 2), -(-width // 2)))
+        chunks = chunks_for(small, dtype)
+        names = [axis.name for axis in layout.axes]
+        array = group.create_array(
+            str(level + 1), shape=small.array_shape, dtype=dtype, chunks=chunks, dimension_names=names
+        )
+        source = group[str(level)]
+        reader, writer = BlockReader(View(source, large), source.chunks), BlockWriter(View(array, small), chunks)
+        for sample in range(n):
+            for row in range(0, small.shape[2], ROWS):
+                stop = min(small.shape[2], row + ROWS)
+                part = reader[sample, :, 2 * row : min(height, 2 * stop)]
+                writer[sample, :, row:stop] = saturate(halved(part), dtype)
+        large, level = small, level + 1
+    return level + 1
+
+
+def halved(x: Array) -> Array:
+    """Means of 2 by 2 pixels of (C, H, W); the last row and column of an odd extent stand for two.
+
+    Example:
+        >>> halved(np.array([[[0, 2, 4], [4, 6, 4]]], np.uint8)).tolist()
+        [[[3.0, 4.0]]]
+    """
+    even = np.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2)], mode="edge").astype(np.float64)
+    pairs = even.reshape(x.shape[0], even.shape[1] // 2, 2, even.shape[2] // 2, 2)
+    mean: Array = pairs.mean(axis=(2, 4))
+    return mean
