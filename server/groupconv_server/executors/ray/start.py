@@ -16,6 +16,8 @@ import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from groupconv_server.executors.ray.reaper import VARIABLE, Reaper
+
 log = logging.getLogger(__name__)
 
 TICK = 0.25
@@ -26,7 +28,7 @@ SHARED_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108 - Ray's choice
 
 
 class Head:
-    """A cluster of this machine alone, on loopback, behind a token.
+    """A cluster of this machine alone, on loopback, behind a token. It ends with this process, however that ends.
 
     Ray's head process keeps its state on disk, and is started again when it dies: shards go on without it, and lost
     workers are replaced once it is back.
@@ -39,10 +41,11 @@ class Head:
         check_memory()
         self._folder = Path(tempfile.mkdtemp(prefix="groupconv-ray-"))
         (self._folder / "gcs").mkdir()
-        self._variables = _authentication(self._folder)
+        self._variables = _authentication(self._folder) | HEAD_MAY_BE_AWAY | {VARIABLE: str(self._folder)}
         self._closing = threading.Event()
+        self._reaper = Reaper(self._folder)
         try:
-            with _own_sigterm(), _on_loopback(), _variables(self._variables | HEAD_MAY_BE_AWAY):
+            with _own_sigterm(), _on_loopback(), _variables(self._variables):
                 _read_again()
                 ray.init(
                     address="local",
@@ -56,7 +59,7 @@ class Head:
                     | PRIORITY,
                 )
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._end()
             raise
         self._watcher = threading.Thread(target=self._watch, name="ray-head", daemon=True)
         self._watcher.start()
@@ -65,8 +68,12 @@ class Head:
         """End Ray and remove its state and its token."""
         self._closing.set()
         self._watcher.join()
+        self._end()
+
+    def _end(self) -> None:
         ray.shutdown()
         _read_again()
+        self._reaper.dismiss()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _watch(self) -> None:
@@ -75,7 +82,7 @@ class Head:
             head = next(iter(node.all_processes.get(ray_constants.PROCESS_TYPE_GCS_SERVER, ())), None)
             if head is not None and head.process.poll() is not None:
                 log.error("the head of the Ray cluster ended with status %d; it is started again", head.process.poll())
-                with _variables(self._variables | HEAD_MAY_BE_AWAY):
+                with _variables(self._variables):
                     node.kill_gcs_server(check_alive=False)
                     node.start_gcs_server()
 
