@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+MIB = 2**20
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 RULES = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"][0]["rules"]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/groupconv.json").read_text())
 QUERIES = [rule["expr"] for rule in RULES] + [t["expr"] for panel in DASHBOARD["panels"] for t in panel["targets"]]
@@ -69,3 +71,42 @@ def test_the_kubernetes_manifests_hold_together(name):
         assert template["spec"]["terminationGracePeriodSeconds"] > 30  # --grace
         assert {"readinessProbe", "resources", "securityContext"} <= container.keys()
         assert "RAY_AUTH_MODE" in {variable["name"] for variable in container["env"]}
+
+
+def test_the_table_of_caches_says_what_the_code_does():
+    from groupconv.wire import codec
+    from groupconv_server.coordinator import batching, dispatch, problems
+    from groupconv_server.planner import plan, statistics
+    from groupconv_server.telemetry import series
+    from groupconv_worker import autotune
+    from groupconv_worker.cpu.algorithms import onnx, plane
+    from groupconv_worker.cpu.workspace import Buffers
+    from groupconv_worker.cuda import device, recording
+    from groupconv_worker.cuda import engine as cuda
+    from groupconv_worker.cuda.algorithms import cudnn
+    from groupconv_worker.lanes import shards
+
+    rows = re.search(r"### Caches\n.*?\n\n(\| cache .*?)\n\n", OPERATIONS, re.DOTALL)
+    assert rows is not None
+    table = {cells[1].strip(): cells[3] for cells in (line.split("|") for line in rows[1].splitlines())}
+    said = {
+        "tuning choices": [autotune.CHOICES, autotune.KEPT],
+        "scratch memory": [Buffers.KEPT, Buffers.LIMIT // MIB],
+        "phases": [plane.phases.cache_parameters()["maxsize"], plane.MOST_PHASES],
+        "onnxruntime's sessions of one-shot kernels": [onnx.SESSIONS, onnx.SESSION // 1024],
+        "recorded runs": [recording.BATCHES],
+        "cuDNN's plans": [cudnn.KEPT_PLANS],
+        "tap tables on the device": [device.TABLES // MIB],
+        "copy programs, launch shapes, choices": [cuda.TUNED],
+        "plans": [plan.CACHED],
+        "what plans took": [statistics.SHAPES, plan.LONGEST_CHAIN],
+        "checks of layers' inputs": [problems.CHECKED],
+        "routes of layers": [dispatch.ROUTES],
+        "batches": [batching.KEPT],
+        "messages of layers' requests": [codec._LONGEST // 1024],
+        "series of layers": [series.MAX_LAYERS],
+        "Ray lanes": [shards.NUMBERS],
+    }
+    for cache, numbers in said.items():
+        for number in numbers:
+            assert re.search(rf"\b{number:,}\b", table[cache]), (cache, number, table[cache])

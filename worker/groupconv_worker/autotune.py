@@ -55,6 +55,8 @@ TRIES, PAUSE = 500, 0.01
 """How often, and after how many seconds again, it is seen whether another process still measures."""
 KEPT = 4
 """Versions whose choices are kept, those that were written last."""
+CHOICES = 4096
+"""Choices of a version that are kept, those that were made last: some 250 bytes each, in memory and on disk."""
 
 
 def enabled() -> bool:
@@ -153,13 +155,13 @@ class Tuner:
         return best, prepared[best], disturbed
 
     def _remember(self, key: str, name: str, written: str) -> None:
-        self._choices[key] = name
+        self._choices = _newest(self._choices | {key: name})
         if self.path is None:
             return
         with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
             self.path.parent.mkdir(parents=True, exist_ok=True)
             found, version = _read(self.path), versions()
-            found[version] = found.pop(version, {}) | {key: written}  # other workers write here, too
+            found[version] = _newest(found.pop(version, {}) | {key: written})  # other workers write here, too
             merged = dict(list(found.items())[-KEPT:])
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
                 json.dump(merged, file, indent=0)
@@ -192,6 +194,11 @@ def _seconds(kernel: Prepared, x: Array, out: Array) -> float:
     start = time.perf_counter()
     kernel.run(x, out)
     return time.perf_counter() - start
+
+
+def _newest(choices: dict[str, str]) -> dict[str, str]:
+    """The choices that were made last, as many as are kept."""
+    return dict(list(choices.items())[-CHOICES:])
 
 
 def _read(path: Path | None) -> dict[str, dict[str, str]]:

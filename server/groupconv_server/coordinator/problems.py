@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
+from cachetools import FIFOCache
 
 from groupconv.convolution.dtypes import Types, types_of
 from groupconv.convolution.geometry import Geometry
@@ -15,10 +16,13 @@ from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_server.coordinator.steps import Shaped
 from groupconv_worker.contract import Array, Problem
 
-CHECKED = 1024
-"""Shapes of inputs to resident layers whose checks are remembered."""
+CHECKED = 2048
+"""Steps of resident layers, on inputs of some shape, whose checks are remembered."""
 EXPECTED = 8
 """Shapes that a new version is prepared for because the one before was given them."""
+
+_Input = tuple[str, int, tuple[int, ...], np.dtype]
+"""A layer, its version, the shape and the dtype of an input."""
 
 
 class Problems:
@@ -30,7 +34,7 @@ class Problems:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._known: dict[tuple[str, int, tuple[int, ...], np.dtype], Sequence[Problem]] = {}
+        self._known: FIFOCache[_Input, Sequence[Problem]] = FIFOCache(CHECKED, getsizeof=len)
         self._lock = threading.Lock()
 
     def of(self, shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step]) -> Sequence[Problem]:
@@ -41,14 +45,15 @@ class Problems:
         """
         first = steps[0] if steps else None
         key = (first.layer, first.version, shape, dtype) if isinstance(first, ResidentStep) else None
-        if key is not None and (known := self._known.get(key)) is not None:
-            return known
+        if key is not None:
+            with self._lock:
+                known = self._known.get(key)
+            if known is not None:
+                return known
         kernels = [s.kernel for s in steps]
         problems = tuple(self.checked(shape, dtype, [s.spec for s in steps], kernels, [s.bias for s in steps]))
         if key is not None:
             with self._lock:
-                while len(self._known) >= CHECKED:
-                    del self._known[next(iter(self._known))]
                 self._known[key] = problems
         return problems
 

@@ -3,9 +3,10 @@
 import itertools
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from cachetools import FIFOCache
 
 from groupconv.convolution.plan import Alternative, Plan
 from groupconv_server.planner.cuts import Cut
@@ -15,7 +16,7 @@ from groupconv_server.planner.search import PlannedChain, cut_chain, search
 from groupconv_server.planner.statistics import STALE, Chain, Statistics
 
 CACHED = 4096
-"""Plans kept."""
+"""Steps whose plans are kept; those go that were made longest ago."""
 LONGEST_CHAIN = 8
 """Steps that may run without meeting; longer sequences meet in between."""
 CURIOUS = 8
@@ -40,6 +41,11 @@ class _Known:
     most: int
     turned: dict[int, tuple[PlannedChain, ...]]
 
+    @property
+    def steps(self) -> int:
+        """Of the request."""
+        return sum(len(chain.chain) for chain in self.turned[0])
+
 
 class Planner:
     """Plans requests, and remembers plans until something that they rest on changes.
@@ -62,7 +68,7 @@ class Planner:
     def __init__(self, statistics: Statistics | None = None) -> None:
         self.statistics = statistics or Statistics()
         self._lock = threading.Lock()
-        self._plans: OrderedDict[object, _Known] = OrderedDict()
+        self._plans: FIFOCache[object, _Known] = FIFOCache(CACHED, getsizeof=lambda known: known.steps)
         self._turn = itertools.count()
 
     def plan(
@@ -78,7 +84,8 @@ class Planner:
         """
         at_most = min(at_most or len(workers), len(workers))
         key = (problems, workers, reordering, at_most)
-        known = self._plans.get(key)
+        with self._lock:
+            known = self._plans.get(key)
         if known is None or known.version != self.statistics.version:
             version = self.statistics.version
             chains = self._make(problems, workers, at_most, reordering=reordering)
@@ -184,8 +191,6 @@ class Planner:
     def _keep(self, key: object, known: _Known) -> None:
         with self._lock:
             self._plans[key] = known
-            while len(self._plans) > CACHED:
-                self._plans.popitem(last=False)
 
     def _forget(self, chain: Chain) -> None:
         """Every plan that holds this chain is made anew when it is next asked for."""

@@ -8,10 +8,12 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 
 from groupconv.convolution.dtypes import BFLOAT16, Types, is_float
 from groupconv.convolution.geometry import Geometry
 from groupconv.errors import ResourceExhaustedError
+from groupconv_worker.caches import ENTRY, MIB
 from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.cuda.arguments import ACTIVATIONS, EPILOGUE, Phases, device_taps, phases_of
 from groupconv_worker.cuda.errors import cuda_errors
@@ -23,8 +25,8 @@ from groupconv_worker.cuda.shelves import Shelves
 TRACKS = 4
 """Recorded runs that overlap; see `Track`."""
 
-CACHED_GEOMETRIES = 256
-"""Tap tables kept on the device: a one-shot request of a shape seen before builds none."""
+TABLES = 64 * MIB
+"""Bytes of tap tables kept on the device, and about as many beside it: a shape seen before needs no new one."""
 
 
 class Lane:
@@ -70,7 +72,7 @@ class Device:
         self.shelves = Shelves(min(options.recordings, options.memory_limit // 2 or options.recordings))
         self._tracks = itertools.cycle([Track(cupy) for _ in range(TRACKS)])
         self._lanes: list[Lane] = []
-        self._phases: dict[Geometry, tuple[Phases, Any, Any]] = {}
+        self._phases: LRUCache[Geometry, tuple[Phases, Any, Any]] = LRUCache(TABLES, getsizeof=_table_bytes)
         self._lock = Lock()
         self._lost = ""
 
@@ -157,9 +159,8 @@ class Device:
             found = phases, self.upload(device_taps(g, phases.taps).view(np.int32)), self.upload(phases.starts)
             self.cupy.cuda.get_current_stream().synchronize()  # other lanes will read it
             with self._lock:
-                while len(self._phases) >= CACHED_GEOMETRIES:
-                    self._phases.pop(next(iter(self._phases)))
-                self._phases[g] = found
+                if _table_bytes(found) <= TABLES:
+                    self._phases[g] = found
         return found
 
     def make_room(self) -> bool:
@@ -175,6 +176,12 @@ class Device:
         self.make_room()
         self.pinned.free_all_blocks()
         self.copy.close()
+
+
+def _table_bytes(table: tuple[Phases, Any, Any]) -> int:
+    """Bytes of a geometry's tap table on the device."""
+    _, taps, starts = table
+    return ENTRY + int(taps.nbytes + starts.nbytes)
 
 
 class Epilogue:

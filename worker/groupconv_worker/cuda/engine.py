@@ -9,6 +9,8 @@ from functools import partial
 from importlib import import_module
 from threading import Lock
 
+from cachetools import LRUCache
+
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv_worker.autotune import enabled
 from groupconv_worker.contract import Array, Prepared, Problem
@@ -30,6 +32,9 @@ from groupconv_worker.cuda.transfer import of_a_piece
 
 AT_ONCE = 4
 """Runs at a time: while one computes, the inputs of others arrive and their outputs leave."""
+
+TUNED = 4096
+"""Problems whose fastest algorithm is remembered."""
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +84,7 @@ class CudaEngine:
         if cudnn := _cudnn(self._device):
             made.append(cudnn)
         self._algorithms = {algorithm.name: algorithm for algorithm in made}
-        self._tuned: dict[Problem, str] = {}
+        self._tuned: LRUCache[Problem, str] = LRUCache(TUNED)  # under `_tuning`
         self._tuning = Lock()  # one at a time: two would measure each other
         only = self._device.options.algorithm
         if only and only not in self._algorithms:

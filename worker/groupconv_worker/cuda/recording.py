@@ -11,6 +11,7 @@ of them when device memory runs out.
 import logging
 from collections import deque
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.device import Device, storage
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Recordings of equal pieces of one kernel: as many are under way at a time, for all threads."""
+
+BATCHES = 64
+"""Numbers of samples of which a kernel's recordings are kept; with more of them it begins anew."""
 
 KINDS = 4
 """Different pieces of a run that is recorded, at most: what is cut along groups has one for each part of them."""
@@ -109,7 +113,8 @@ class Recorder:
 
     def __init__(self, device: Device, kernel: DeviceKernel, problem: Problem) -> None:
         self._device, self._kernel, self._problem = device, kernel, problem
-        self._shelves: dict[tuple[int, int], Shelf[Recording]] = {}  # by samples and first group of a piece
+        # by samples and first group of a piece; the cuts hold them
+        self._shelves: WeakValueDictionary[tuple[int, int], Shelf[Recording]] = WeakValueDictionary()
         self._cuts: dict[int, tuple[_Cut, ...]] = {}  # by samples of a run; none: it is not to be recorded
         self._ran: set[int] = set()  # samples of the runs there were
 
@@ -122,8 +127,12 @@ class Recorder:
         samples = x.shape[0]
         if (cuts := self._cuts.get(samples)) is None:
             if samples not in self._ran:
+                if len(self._ran) >= BATCHES:
+                    self._ran.clear()
                 self._ran.add(samples)
                 return False
+            if len(self._cuts) >= BATCHES:
+                self._cuts.clear()
             cuts = self._cuts[samples] = self._cut(samples)
         if not cuts:
             return False

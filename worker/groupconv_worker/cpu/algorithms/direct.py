@@ -1,12 +1,12 @@
 """Direct convolution with the lanes over output channels: dense convolutions and wide groups (kernels/filters.py)."""
 
-import functools
 import math
 from dataclasses import replace
 
 import numpy as np
 import scipy.special
 
+from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.filters import packed
 from groupconv_worker.cpu.algorithms.gemm import Gemm
@@ -182,7 +182,7 @@ ROWS = 4
 """Most rows of a block."""
 
 
-@functools.lru_cache(maxsize=256)
+@bounded(32 * MIB, arrays_bytes)
 def tap_table(
     plane: Plane, grid: tuple[tuple[int, int], int], block: Block, first: int = 0, *, leave_out: bool
 ) -> tuple[Array, Array]:

@@ -1,11 +1,11 @@
 """Filters packed for the lanes of `kernels.filters`, whatever order the weights come in."""
 
-import functools
 import math
 
 import numpy as np
 
 from groupconv.convolution.geometry import Geometry
+from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.algorithms.plane import phases
 from groupconv_worker.cpu.kernels import layout, simd
@@ -43,7 +43,7 @@ def packing(g: Geometry, block: int, dtype: np.dtype, source: Place, target: Pla
     return Stage(layout.interleave(dtype), (source, target, places, *sizes), g.groups * count)
 
 
-@functools.lru_cache(maxsize=256)
+@bounded(16 * MIB, arrays_bytes)
 def _places(g: Geometry, block: int, pieces: int) -> Array:
     """Where the weights of a filter's piece go in (K·L, C/g, block)."""
     channels, order = g.in_channels // g.groups, tap_order(g)

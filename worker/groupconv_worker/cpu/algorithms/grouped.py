@@ -1,12 +1,12 @@
 """Direct convolution with the lanes along a row: groups of few channels, depthwise above all (kernels/rows.py)."""
 
-import functools
 import math
 from dataclasses import replace
 
 import numpy as np
 
 from groupconv.convolution.geometry import Geometry
+from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.plane import Phase, Plane, filters_of, phase_filters, phases
 from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples, bias_of, zero_padded
@@ -38,7 +38,7 @@ class Grouped:
 
     def __init__(self, team: Team, buffers: Buffers, block: Block | None = None) -> None:
         self.team, self.buffers, self.block = team, buffers, block
-        self.program = functools.lru_cache(maxsize=256)(self._program)
+        self.program = bounded(32 * MIB, arrays_bytes)(self._program)
         self.name = "grouped" if block is None else "grouped {}x{}x{}".format(*block)
 
     def supports(self, problem: Problem) -> bool:
@@ -95,7 +95,7 @@ class _Grouped:
         self.program.run(x, y, self.weights)
 
 
-@functools.lru_cache(maxsize=256)
+@bounded(16 * MIB, arrays_bytes)
 def _order(g: Geometry) -> Array | None:
     """Where each weight of (phases, M, C/g, the taps of a phase) lies in the kernel; None if it is the same order."""
     there = np.arange(math.prod(g.weight_shape)).reshape(g.weight_shape)

@@ -71,7 +71,7 @@ MOST_PHASES = 256
 more than the arithmetic."""
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(512)
 def phases(g: Geometry) -> tuple[Phase, ...]:
     """The correlations that make up `g`.
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from groupconv.convolution.geometry import Geometry
+from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.direct import Direct, even
 from groupconv_worker.cpu.algorithms.filters import packing
@@ -53,7 +54,7 @@ class Winograd:
 
     def __init__(self, team: Team, buffers: Buffers) -> None:
         self.team, self.buffers, self.direct = team, buffers, Direct(team, buffers)
-        self.passes = functools.lru_cache(maxsize=256)(functools.partial(_Passes, self))
+        self.passes = bounded(16 * MIB, arrays_bytes)(functools.partial(_Passes, self))
 
     def supports(self, problem: Problem) -> bool:
         """3×3, stride 1."""
@@ -106,8 +107,7 @@ class _Winograd:
 
     @property
     def nbytes(self) -> int:
-        programs = self.passes.program.nbytes + self.passes.transform.nbytes
-        return self.room.array.nbytes + self.bias.nbytes + programs + self.direct_bytes
+        return self.room.array.nbytes + self.bias.nbytes + self.passes.nbytes + self.direct_bytes
 
     def run(self, x: Array, y: Array) -> None:
         odd = np.array([not steady(sample, self.plane) for sample in x], np.int64)
@@ -201,6 +201,11 @@ class _Passes:
         self.program = Program(winograd.team, winograd.buffers, stages, scratch)
         self.filters, self.biases = TILE**2 * w_product, outputs * LANES
         self.transform = _transform(winograd, g, vectors * LANES, w_product)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both programs."""
+        return self.program.nbytes + self.transform.nbytes
 
 
 def _transform(winograd: Winograd, g: Geometry, size: int, product: int) -> Program:
