@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,3 +139,16 @@ def test_an_ome_zarr_keeps_its_pixel_sizes_and_has_a_pyramid(conv, tmp_path):
     assert said["datasets"][0]["coordinateTransformations"][0]["scale"] == [1, 1, 2, 1, 0.5]
     done = conv(*command, "-o", tmp_path / "y.npy", "--pyramid", code=2)
     assert "pyramid: expected an output whose name ends in .ome.zarr" in done.stderr
+
+
+@pytest.mark.parametrize("output", ["y.tif", "y.ome.tif"])
+@pytest.mark.parametrize("kernel", ["gaussian:0.1", "gaussian:0.1,0.1"])
+@pytest.mark.parametrize("axes", ["tzcyx", "tczyx", "cyx", "zcyx", "zyxc"])
+def test_a_tiff_has_the_axes_of_an_array_in_their_order(conv, tmp_path, axes, kernel, output):
+    sizes = {"t": 2, "c": 3, "z": 4, "y": 20, "x": 30}
+    x = RNG.integers(0, 999, [sizes[a] for a in axes], dtype="u2")
+    write(tmp_path / "x.zarr", x, list(axes))
+    conv(tmp_path / "x.zarr", "-k", kernel, "-o", tmp_path / output, "--dtype", "same")
+    with tifffile.TiffFile(tmp_path / output) as file:
+        assert file.series[0].axes == axes.upper().replace("YXC", "YXS")
+        np.testing.assert_array_equal(file.series[0].asarray(), x)

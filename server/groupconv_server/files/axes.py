@@ -249,14 +249,26 @@ class View:
 
     def __getitem__(self, key: Any) -> Array:
         n, _, rows = key
+        part: Array = self._read(self.layout.in_file(n, rows)).transpose(self._order)
+        return part[None] if self.layout.channel is None else part
+
+    def samples(self, n: int, count: int) -> Array:
+        """`count` whole samples from `n`, (count, C, *spatial), which differ along the last axis of samples alone."""
+        axes, last = range(len(self.layout.axes)), self.layout.samples[-1]
+        index = list(self.layout.in_file(n, slice(None)))
+        index[last] = slice(index[last], index[last] + count)
+        left = [i for i in axes if i not in self.layout.samples or i == last]
+        part = np.moveaxis(self._read(tuple(index)), left.index(last), 0)
+        part = part.transpose(0, *(1 + i for i in self._order))
+        return part[:, None] if self.layout.channel is None else part
+
+    def _read(self, index: tuple[Any, ...]) -> Array:
         try:
-            stored = np.asarray(self._array[self.layout.in_file(n, rows)])
+            return np.asarray(self._array[index])
         except (GroupconvError, OSError, MemoryError):
             raise
         except Exception as error:  # codecs raise errors of many kinds
             raise InvalidArgumentError("input", "values that can be decoded", str(error)) from error
-        part: Array = stored.transpose(self._order)
-        return part[None] if self.layout.channel is None else part
 
     def __setitem__(self, key: Any, value: Array) -> None:
         n, _, rows = key

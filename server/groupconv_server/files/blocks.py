@@ -30,6 +30,9 @@ class _Blocks:
 class BlockReader(_Blocks):
     """`view`, of which the block read last is kept.
 
+    Where the file stores several samples together, such as planes of a volume, and they are small, the block is all of
+    them, whole: else each plane would decode them all.
+
     Args:
         view: over a file.
         chunks: extents of what the file stores together, along each of its axes; None is single rows.
@@ -38,6 +41,15 @@ class BlockReader(_Blocks):
     def __init__(self, view: View, chunks: Sequence[int] | None) -> None:
         super().__init__(view, chunks)
         self._key, self._block = (-1, -1), np.empty(0, view.dtype)
+        self._together = self._samples_together()
+
+    def _samples_together(self) -> int:
+        """Samples that the file stores together along their last axis, if they fit BUFFER_BYTES; else 1."""
+        if not self.layout.samples:
+            return 1
+        last = self.layout.samples[-1]
+        count = min(self.chunks[last], self.layout.array_shape[last])
+        return count if count * math.prod(self.shape[1:]) * self.dtype.itemsize <= BUFFER_BYTES else 1
 
     def arranged(self, fold: str, first: str = "") -> "BlockReader":
         """The same array in another layout; see `Layout`."""
@@ -45,6 +57,8 @@ class BlockReader(_Blocks):
 
     def __getitem__(self, key: Any) -> Array:
         n, _, rows = key
+        if self._together > 1:
+            return self._of_several(n)[:, rows]
         parts = []
         for block in range(rows.start // self._rows, -(-rows.stop // self._rows)):
             first = block * self._rows
@@ -53,6 +67,17 @@ class BlockReader(_Blocks):
                 self._block, self._key = self._view[n, slice(None), slice(first, stop)], (n, block)
             parts.append(self._block[:, max(0, rows.start - first) : rows.stop - first])
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _of_several(self, n: int) -> Array:
+        """Sample `n`, of the block of whole samples that it is stored with."""
+        extent = self.layout.array_shape[self.layout.samples[-1]]
+        before, at = divmod(n, extent)
+        first = at // self._together * self._together
+        if self._key != (before, first):
+            count = min(self._together, extent - first)
+            self._block, self._key = self._view.samples(before * extent + first, count), (before, first)
+        whole: Array = self._block[at - first]
+        return whole
 
 
 class BlockWriter(_Blocks):

@@ -153,7 +153,9 @@ def _planes(layout: Layout, metadata: Metadata, *, ome: bool) -> str:
         letter = "S" if axis.kind == "C" and metadata.planar else "T" if axis.kind == "N" else axis.kind
         letters.append("Q" if letter in letters else letter)
     found = "".join(letters)
-    if not (metadata.planar or "C" in metadata.axes) or not found.endswith("YX") or (ome and "Q" in found):
+    # Tiles are written sample by sample: where other axes come between, only a run of pixels keeps the order.
+    mixed = layout.samples != tuple(range(len(layout.samples)))
+    if not (metadata.planar or "C" in metadata.axes or mixed) or not found.endswith("YX") or (ome and "Q" in found):
         return ""
     return found if found.endswith("SYX") or ("C" in found and "S" not in found) else ""
 

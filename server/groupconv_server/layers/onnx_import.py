@@ -74,7 +74,9 @@ def read_onnx(path: Path, prefix: str = "", *, fold_batch_norm: bool = False) ->
     """
     model = read_model(path)
     nodes = list(_convolutions(model))
-    names = [node.name or node.outputs[0].name for node, _ in nodes]  # folding gives names to those without
+    names = [
+        node.name or next((v.name or "" for v in node.outputs), "") for node, _ in nodes
+    ]  # folding gives names to those without
     failed = fold(model, [node for node, _ in nodes])
     if fold_batch_norm:
         nodes = _with_batch_norm(model, nodes)

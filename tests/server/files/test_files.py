@@ -141,10 +141,12 @@ def copied(reader, writer, rows, again=0):
     first=st.sampled_from(["", "Z", "Y", "X"]),
     rows=st.integers(1, 9),
     chunk=st.integers(1, 5),
+    buffer=st.sampled_from([1, 2**20]),
 )
-def test_blocks_and_views_of_any_axes(monkeypatch, names, drop, fold, first, rows, chunk):
+def test_blocks_and_views_of_any_axes(monkeypatch, names, drop, fold, first, rows, chunk, buffer):
     """Every sample of a view is what NumPy has there, and what is written through one is where it was read."""
     monkeypatch.setattr("groupconv_server.files.blocks.BLOCK_BYTES", 1)
+    monkeypatch.setattr("groupconv_server.files.blocks.BUFFER_BYTES", buffer)
     sizes = {"n": 2, "time": 3, "channel": 3, "z": 5, "row": 8, "col": 4}
     names = [name for name in names if name not in drop]
     x = RNG.standard_normal([sizes[name] for name in names])
@@ -162,6 +164,22 @@ def test_blocks_and_views_of_any_axes(monkeypatch, names, drop, fold, first, row
     want = want.reshape(-1, *(sizes[n] for n in channel or [0]) if channel else (1,), *(sizes[n] for n in spatial))
     assert view.shape == want.shape
     np.testing.assert_array_equal(whole(view), want)
+
+
+def test_planes_that_are_stored_together_are_decoded_once():
+    class Counted:
+        def __init__(self, array):
+            self.array, self.shape, self.dtype, self.read = array, array.shape, array.dtype, 0
+
+        def __getitem__(self, index):
+            part = self.array[index]
+            self.read += part.size
+            return part
+
+    x = Counted(RNG.standard_normal((2, 10, 30, 20)))
+    reader = BlockReader(View(x, Layout(axes_of(x.shape, ["t", "z", "y", "x"]), "CZ")), (1, 4, 8, 8))
+    np.testing.assert_array_equal(whole(reader), x.array.reshape(20, 1, 30, 20))
+    assert x.read == x.array.size
 
 
 @pytest.mark.parametrize(
