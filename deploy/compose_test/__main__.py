@@ -30,6 +30,8 @@ def run_checks(report: Report, stack: Stack, folder: Path) -> None:
         checks.ports(stack, open_before)
     with report.check("nothing runs as root"):
         checks.not_root(stack)
+    with report.check("no root file system can be written"):
+        checks.read_only(stack)
     with report.check("Ray refuses who has no token"):
         checks.token(stack)
     with report.check("the demo's checks pass through it"):

@@ -52,6 +52,21 @@ def not_root(stack: Stack) -> None:
         expect(said == "10001", f"{service} runs as {said}")
 
 
+def read_only(stack: Stack) -> None:
+    """No root file system can be written, and kernels are kept in memory that is private to the user."""
+    for service in ("coordinator", "worker", "prometheus"):
+        container = stack.containers(service)[0]
+        said = run("docker", "inspect", "--format", "{{.HostConfig.ReadonlyRootfs}}", container, timeout=30).strip()
+        expect(said == "true", f"{service}'s root can be written: {said}")
+        said = run("docker", "exec", container, "sh", "-c", "touch /x 2>&1 || echo refused", timeout=30)
+        expect("refused" in said, f"{service} writes to its root: {said}")
+    worker = stack.containers("worker")[0]
+    kept = run("docker", "exec", worker, "ls", "/home/groupconv/.cache/groupconv/kernels", timeout=30).split()
+    expect(kept, "no compiled kernel is kept")
+    logs = stack.compose("logs", "worker", timeout=30)
+    expect("kept in memory alone" not in logs, "a worker cannot write its cache")
+
+
 def worker_crash(stack: Stack) -> None:
     """A worker dies under load: every answer is right, none fails, and the worker returns by itself."""
     before = stack.workers()

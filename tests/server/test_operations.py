@@ -71,6 +71,16 @@ def test_the_kubernetes_manifests_hold_together(name):
         assert template["spec"]["terminationGracePeriodSeconds"] > 30  # --grace
         assert {"readinessProbe", "resources", "securityContext"} <= container.keys()
         assert "RAY_AUTH_MODE" in {variable["name"] for variable in container["env"]}
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert {"/tmp", "/home/groupconv", "/dev/shm"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_the_containers_of_the_compose_file_cannot_write_their_root():
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert {name for name, service in services.items() if not service.get("read_only")} == {"grafana"}
+    for name in ("coordinator", "worker", "load"):
+        folders = [mount.partition(":")[0] for mount in services[name]["tmpfs"]]
+        assert folders == ["/tmp", "/home/groupconv"]
 
 
 def test_the_table_of_caches_says_what_the_code_does():
