@@ -18,7 +18,7 @@ from groupconv_server.cli.connection import with_endpoint
 def one_line_errors(command: Callable[..., Any], wrong_usage: int = 1) -> Callable[..., Any]:
     """A command whose expected failures are one line on stderr and an exit code.
 
-    The code is `wrong_usage` for an invalid argument and 1 for everything else.
+    The code is `wrong_usage` for an invalid argument or a file that is not there, and 1 for everything else.
     """
 
     @functools.wraps(command)
@@ -28,7 +28,8 @@ def one_line_errors(command: Callable[..., Any], wrong_usage: int = 1) -> Callab
         except (GroupconvError, OSError) as error:
             request = getattr(error, "request_id", "")
             typer.echo(f"groupconv: {error}" + f" (request {request})" * bool(request), err=True)
-            raise typer.Exit(wrong_usage if isinstance(error, InvalidArgumentError) else 1) from None
+            wrong = isinstance(error, InvalidArgumentError | FileNotFoundError)
+            raise typer.Exit(wrong_usage if wrong else 1) from None
 
     return run
 

@@ -20,7 +20,7 @@ from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.signals import ended_by_signals
 from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.files import filters
-from groupconv_server.files.axes import Opened
+from groupconv_server.files.axes import Opened, described
 from groupconv_server.files.blocks import best_first
 from groupconv_server.files.named_filters import NAMES
 from groupconv_server.files.values import Fitted, conversion, travels
@@ -141,7 +141,7 @@ def command(
     seconds = time.monotonic() - begin
     through = human_bytes(int(math.prod(x.shape) * opened.array.dtype.itemsize / seconds))
     written = human_bytes(files.size_of(output))
-    typer.echo(f"wrote {output}: {layout.described()} of {held}, {written}; {seconds:.1f} s, {through}/s")
+    typer.echo(f"wrote {output}: {described(created.axes)} of {held}, {written}; {seconds:.1f} s, {through}/s")
     if created.left_out:
         raise typer.Exit(1)
 

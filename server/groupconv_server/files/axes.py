@@ -193,7 +193,7 @@ class Layout:
             >>> Layout(axes_of((1, 3, 480, 640))).described()
             '1×3×480×640 (n, c, y, x)'
         """
-        return f"{'×'.join(str(axis.size) for axis in self.axes)} ({', '.join(axis.name for axis in self.axes)})"
+        return described(self.axes)
 
     def after(self, shape: tuple[int, ...]) -> Self:
         """The same layout of an output (N, M, *spatial); several channels get an axis if there is none."""
@@ -302,13 +302,25 @@ class Created:
 
     Attributes:
         array: (N, C, *spatial).
+        axes: of the array in the file.
         notes: lines about what the format cannot hold of the metadata.
         left_out: lines about values that it cannot hold.
     """
 
     array: Writable
+    axes: tuple[Axis, ...]
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+
+def described(axes: Sequence[Axis]) -> str:
+    """The extents and names of axes.
+
+    Example:
+        >>> described([Axis("lat", "Y", 480), Axis("lon", "X", 640)])
+        '480×640 (lat, lon)'
+    """
+    return f"{'×'.join(str(axis.size) for axis in axes)} ({', '.join(axis.name for axis in axes)})"
 
 
 def _words(asked: str) -> list[str]:

@@ -36,6 +36,7 @@ class Encoder:
     Attributes:
         format: Pillow's name of it.
         mode: Pillow's mode of what is written; None is 16-bit PNG, by imagecodecs.
+        colors: channels but alpha of what is given.
         metadata: of the pixels.
         options: keywords of Pillow's `save`.
         notes: lines about metadata that the format does not hold.
@@ -44,10 +45,18 @@ class Encoder:
 
     format: str
     mode: str | None
+    colors: int
     metadata: Metadata
     options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Of what is written."""
+        if self.mode is None:
+            return (3 if self.metadata.photometric == "separated" else self.colors) + bool(self.metadata.alpha)
+        return len(Image.new(self.mode, (1, 1)).getbands())
 
     def write(self, path: Path, pixels: Array) -> None:
         """Write frames.
@@ -69,7 +78,7 @@ class Encoder:
 
     def _image(self, frame: Array) -> Image.Image:
         assert self.mode is not None
-        channels = len(Image.new(self.mode, (1, 1)).getbands())
+        channels = self.channels
         if frame.shape[-1] == 2 and channels == 4:  # grey and alpha, in a format that has it only with colors
             frame = frame[..., [0, 0, 0, 1]]
         return Image.frombytes(self.mode, frame.shape[1::-1], frame[..., :channels].tobytes())
@@ -100,7 +109,7 @@ def encoder_of(suffix: str, shape: tuple[int, ...], dtype: np.dtype, metadata: M
         and shape[0] == 1
         and (colors == 3 or inks or (metadata.alpha and colors == 1))
     ):
-        return _described(Encoder(name, None, metadata), inks=inks)
+        return _described(Encoder(name, None, colors, metadata), inks=inks)
     bases = [m for m in ("CMYK", "RGB") if inks] or [
         m for m in ("L", "RGB", "I;16", "F", "I") if _fits(m, dtype, colors)
     ]
@@ -110,7 +119,7 @@ def encoder_of(suffix: str, shape: tuple[int, ...], dtype: np.dtype, metadata: M
     if mode is None:
         kinds = f"1 or 3 channels, perhaps with alpha, of a dtype that {suffix} holds (else .tif, .npy, .zarr, .h5)"
         raise InvalidArgumentError("output", kinds, f"{dtype} {shape} for {name} ({suffix})")
-    encoder = Encoder(name, mode, metadata, dict(FAITHFUL.get(name, {})))
+    encoder = Encoder(name, mode, colors, metadata, dict(FAITHFUL.get(name, {})))
     if metadata.alpha and not mode.endswith("A"):
         encoder.left_out = (f"{name} holds no alpha: left out",)
     elif metadata.alpha and _alpha_kept(name, mode) == "clear":

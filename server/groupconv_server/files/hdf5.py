@@ -74,7 +74,7 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
                 dimension.label = axis.name
             file.flush()
             allocate(new)
-            yield Created(BlockWriter(View(array, layout), chunks), missing("HDF5", metadata.left_out()))
+            yield Created(BlockWriter(View(array, layout), chunks), layout.axes, missing("HDF5", metadata.left_out()))
 
 
 def _check_space(new: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype) -> None:

@@ -18,6 +18,8 @@ UNITS = {
     "meter": "m",
     "in": "inch",
     "inches": "inch",
+    "micrometers": "µm",
+    "nanometers": "nm",
 }
 """Names of units in files and those used here. µ exists twice in Unicode."""
 

@@ -10,6 +10,7 @@ from groupconv.errors import InvalidArgumentError
 from groupconv_server.files.axes import Created, Layout, Opened, View, axes_of
 from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import allocate, replaced
+from groupconv_server.files.values import TAKEN
 
 SUFFIXES = (".npy",)
 
@@ -20,6 +21,8 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
+        if "objects" in str(error):
+            raise InvalidArgumentError("input.dtype", TAKEN, "objects") from None
         raise InvalidArgumentError("input", "an array saved by numpy.save", f"{path.name} ({error})") from None
     layout = Layout(axes_of(array.shape, asked=axes))
     alpha = axes is None and layout.kinds == "YXC" and array.shape[2] in (2, 4)
@@ -32,5 +35,5 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
     with replaced(path) as new:
         out = np.lib.format.open_memmap(new, "w+", dtype, layout.array_shape)
         allocate(new)
-        yield Created(View(out, layout), missing(".npy", metadata.left_out()))
+        yield Created(View(out, layout), layout.axes, missing(".npy", metadata.left_out()))
         out.flush()

@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 
 from groupconv.errors import InvalidArgumentError
 from groupconv.wire.requests import Array
-from groupconv_server.files.axes import Created, Layout, Opened, View
+from groupconv_server.files.axes import Axis, Created, Layout, Opened, View, axes_of
 from groupconv_server.files.derived import SWAPPED, upright
 from groupconv_server.files.encoders import encoder_of
 from groupconv_server.files.extras import needed
@@ -55,7 +55,10 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
     encoder = encoder_of(path.suffix.lower(), shape, dtype, metadata)
     with replaced(path) as new:
         pixels = np.zeros((shape[0], *shape[2:], shape[1]), dtype)
-        yield Created(View(pixels, "nyxc"), encoder.notes, encoder.left_out)
+        axes = axes_of((*shape[2:], encoder.channels), asked="yxc")
+        if shape[0] > 1:
+            axes = (Axis("n", "N", shape[0]), *axes)
+        yield Created(View(pixels, "nyxc"), axes, encoder.notes, encoder.left_out)
         try:
             encoder.write(new, pixels)
         except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import allocate, replaced
 from groupconv_server.files.paths import split
 from groupconv_server.files.tiff_colors import seen
-from groupconv_server.files.tiff_metadata import metadata_of, options_of
+from groupconv_server.files.tiff_metadata import imagej_axes, metadata_of, options_of
 from groupconv_server.files.tiles import TILE, Tiles
 from groupconv_server.files.zarr import stored
 
@@ -106,22 +106,26 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
         raise InvalidArgumentError("output", expected, f"{dtype} for {path.name}")
     ome = ".ome." in path.name.lower()
     size = math.prod(layout.shape) * dtype.itemsize
-    file_options = {"bigtiff": size > BIG, "ome": ome}
-    planes = _planes(layout, metadata, ome=ome)
+    file_options: dict[str, Any] = {"bigtiff": size > BIG, "ome": ome}
     channels = math.prod(axis.size for axis in layout.axes if axis.kind == "C")
-    options, held = options_of(layout.shape[1] if "S" not in planes else channels, channels, metadata, ome=ome)
+    planes = _planes(layout, metadata, ome=ome)
+    imagej = "" if ome or size > BIG else imagej_axes(layout, dtype, metadata)
+    samples = 1 if imagej else channels if "S" in planes else layout.shape[1]
+    options, held = options_of(samples, channels, metadata, kind="ome" if ome else "imagej" if imagej else "")
     notes = missing("OME-TIFF" if ome else "TIFF", metadata.left_out(*held))
-    if planes:
-        if "S" in planes:
+    if imagej or planes:
+        if imagej:
+            file_options = {"imagej": True, "byteorder": "<"}
+        elif "S" in planes:
             options["planarconfig"] = "separate"
         else:
             options = {k: v for k, v in options.items() if k not in ("planarconfig", "extrasamples")}
             options["photometric"] = "minisblack"
-        options["metadata"]["axes"] = planes
+        options["metadata"]["axes"] = imagej or planes
         with replaced(path) as new:
             out = tifffile.memmap(new, shape=layout.array_shape, dtype=dtype, **file_options, **options)
             allocate(new)
-            yield Created(View(out.reshape(layout.array_shape), layout), notes)
+            yield Created(View(out.reshape(layout.array_shape), layout), layout.axes, notes)
             out.flush()
         return
     shape = layout.shape
@@ -135,12 +139,13 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
         with tifffile.TiffWriter(new, **file_options) as file:
             file.write(iter(tiles), shape=written, dtype=dtype, tile=(TILE, TILE), **options)
 
+    named = axes_of(written, _names(options["metadata"]["axes"]))
     with replaced(path) as new, tiles.written_by(lambda: write(new)):
         axes_of_tiles = [
             Axis(kind, kind, size) for kind, size in zip("NZYXC" if volume else "NYXC", tiles.shape, strict=True)
         ]
         chunks = (1, *((1,) if volume else ()), TILE, TILE, samples)
-        yield Created(BlockWriter(View(tiles, Layout(tuple(axes_of_tiles))), chunks), notes)
+        yield Created(BlockWriter(View(tiles, Layout(tuple(axes_of_tiles))), chunks), named, notes)
 
 
 def _planes(layout: Layout, metadata: Metadata, *, ome: bool) -> str:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+
+from groupconv_server.files.axes import Layout
 from groupconv_server.files.derived import SWAPPED
 from groupconv_server.files.metadata import Metadata, unit_named
 
@@ -9,7 +12,9 @@ INCH, CENTIMETER = 2, 3
 """Units of resolution in TIFF."""
 EXTRA = {0: "unspecified", 1: "assocalpha", 2: "unassalpha"}
 ALPHA = {"assocalpha": "associated", "unassalpha": "unassociated"}
-OME_UNITS = ("m", "cm", "mm", "µm", "nm")
+OME_UNITS = ("m", "cm", "mm", "µm", "nm", "s", "ms")
+OME_SIZES = {axis: (f"PhysicalSize{axis}", "µm") for axis in "ZYX"} | {"T": ("TimeIncrement", "s")}
+"""Attributes of OME's pixels, and their units where none is said."""
 
 
 def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> Metadata:
@@ -44,14 +49,14 @@ def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> M
     )
 
 
-def options_of(samples: int, channels: int, metadata: Metadata, *, ome: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+def options_of(samples: int, channels: int, metadata: Metadata, *, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Keywords for tifffile's `write`, and the fields of the metadata that they hold.
 
     Args:
         samples: of a pixel.
         channels: of the output; each may be a page.
         metadata: of the output.
-        ome: whether it is an OME-TIFF.
+        kind: "ome", "imagej", or "" for a plain TIFF.
     """
     alpha = bool(metadata.alpha)
     colors = samples - (len(metadata.extrasamples) or alpha)
@@ -71,15 +76,34 @@ def options_of(samples: int, channels: int, metadata: Metadata, *, ome: bool) ->
     if metadata.icc_profile:
         options["iccprofile"] = metadata.icc_profile
         held.append("icc_profile")
+    if kind == "imagej":
+        (unit,) = _units(metadata)
+        x, y, z = (metadata.pixel_sizes.get(axis, (0.0, ""))[0] for axis in "XYZ")
+        options["resolution"] = (1 / x if x else 1, 1 / y if y else 1)
+        options["metadata"] = {"unit": "um" if unit == "µm" else unit} | ({"spacing": z} if z else {})  # ASCII only
+        return options, (*held, "pixel_sizes")
     if dpi := metadata.pixels_per_inch():
         options |= {"resolution": dpi, "resolutionunit": "INCH"}
         held.append("dpi")
         if set(metadata.pixel_sizes) <= set("XY"):
             held.append("pixel_sizes")
-    options["metadata"] = _ome(metadata, channels) if ome else {}
-    if ome:
+    options["metadata"] = _ome(metadata, channels) if kind == "ome" else {}
+    if kind == "ome":
         held += ["pixel_sizes", "channel_names"]
     return options, tuple(held)
+
+
+def imagej_axes(layout: Layout, dtype: np.dtype, metadata: Metadata) -> str:
+    """The letters of the axes of an output that ImageJ's kind of TIFF describes, with the sizes of pixels; else ""."""
+    kinds = layout.kinds.replace("N", "T")
+    in_order = kinds == "".join(a for a in "TZCYX" if a in kinds)
+    one_unit = len(_units(metadata)) == 1
+    plain = metadata.photometric in ("", "grey") and not metadata.planar and not metadata.alpha
+    return kinds if in_order and one_unit and plain and dtype.name in ("uint8", "uint16", "float32") else ""
+
+
+def _units(metadata: Metadata) -> set[str]:
+    return {unit for axis, (_, unit) in metadata.pixel_sizes.items() if axis in "ZYX"}
 
 
 def _dpi(page: Any) -> tuple[float, float] | None:
@@ -96,9 +120,9 @@ def _pixel_sizes(file: Any, page: Any) -> dict[str, tuple[float, str]]:
     if file.is_ome:
         pixels = _ome_pixels(file)
         return {
-            axis: (float(pixels[f"PhysicalSize{axis}"]), unit_named(pixels.get(f"PhysicalSize{axis}Unit", "µm")))
-            for axis in "ZYX"
-            if pixels.get(f"PhysicalSize{axis}")
+            axis: (float(pixels[name]), unit_named(pixels.get(f"{name}Unit", default)))
+            for axis, (name, default) in OME_SIZES.items()
+            if pixels.get(name)
         }
     if not file.is_imagej:
         return {}
@@ -134,7 +158,8 @@ def _ome(metadata: Metadata, channels: int) -> dict[str, Any]:
     about: dict[str, Any] = {}
     for axis, (size, unit) in metadata.pixel_sizes.items():
         if unit in OME_UNITS:
-            about |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
+            name, _ = OME_SIZES[axis]
+            about |= {name: size, f"{name}Unit": unit}
     if metadata.channel_names and len(metadata.channel_names) == channels:
         about["Channel"] = {"Name": list(metadata.channel_names)}
     return about

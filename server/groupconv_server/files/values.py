@@ -11,6 +11,9 @@ from groupconv.errors import InvalidArgumentError
 from groupconv.wire.requests import Array
 from groupconv_server.files.axes import Readable, Writable
 
+TAKEN = "bool, integers or floats"
+"""Dtypes of files that are read, of either byte order."""
+
 
 class Converted:
     """An array of another dtype, converted as it is read or written.
@@ -45,7 +48,7 @@ def travels(array: Readable) -> Readable:
     if dtype == np.bool_:
         return Converted(array, np.dtype(np.uint8), lambda part: part.astype(np.uint8) * np.uint8(255))
     if dtype.kind not in "iuf" and dtype != BFLOAT16:
-        taken = "bool, integers or floats" + (", such as the real part or the magnitude" if dtype.kind == "c" else "")
+        taken = TAKEN + (", such as the real part or the magnitude" if dtype.kind == "c" else "")
         raise InvalidArgumentError("input.dtype", taken, _described(dtype))
     native = dtype.newbyteorder("=")
     if native not in DTYPES.values() or native == np.int32:

@@ -57,7 +57,9 @@ def create_output(
             else:
                 array = zarr.create_array(store=str(new), **made)
             held = ("pixel_sizes",) if image else ()
-            yield Created(BlockWriter(View(array, layout), chunks), missing("Zarr", metadata.left_out(*held)))
+            yield Created(
+                BlockWriter(View(array, layout), chunks), layout.axes, missing("Zarr", metadata.left_out(*held))
+            )
             if image:
                 levels = add_levels(group, layout, dtype) if pyramid else 1
                 ome_zarr.describe(group, layout, metadata.pixel_sizes, [2**i for i in range(levels)])
