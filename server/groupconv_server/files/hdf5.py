@@ -20,6 +20,8 @@ from groupconv_server.files.paths import split
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc", ".nc4", ".mat", ".ims", ".h5ad", ".nxs")
 LISTED = 12
 """Arrays that a message lists."""
+READ_ONLY = (".nc", ".nc4", ".mat", ".ims", ".h5ad", ".nxs")
+"""Formats within HDF5 that say more than an array, and so are not written."""
 OLDER = {
     b"CDF": "netCDF 3; make it netCDF 4: nccopy -k nc4 OLD NEW",
     b"MATLAB 5.0": "of an older MATLAB; save it with -v7.3",
@@ -59,6 +61,8 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
     """
     h5py = needed("h5py", "to write HDF5")
     name, inside = split(path)
+    if name.suffix.lower() in READ_ONLY:
+        raise InvalidArgumentError("output", f"HDF5 by its own name, {name.stem}.h5", name.name)
     shape, chunks = layout.array_shape, chunks_for(layout, dtype)
     _check_free(h5py, name, inside or NAME)
     with replaced(name, copy=True) as new:

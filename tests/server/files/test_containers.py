@@ -122,6 +122,13 @@ def test_hdf5_has_many_names(tmp_path, suffix):
     refused(f"{tmp_path}/x.{suffix}:/group", f"HDF5 with x.{suffix}:/group/one")
 
 
+@pytest.mark.parametrize("suffix", ["nc", "mat", "ims"])
+def test_formats_that_say_more_than_an_array_are_not_written(tmp_path, suffix):
+    with pytest.raises(InvalidArgumentError, match=r"HDF5 by its own name, x\.h5"):
+        files.create_output(tmp_path / f"x.{suffix}", (1, 1, 4, 5), np.dtype("f4")).__enter__()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("name", "begin", "words"),
     [
