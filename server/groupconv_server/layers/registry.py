@@ -18,6 +18,9 @@ from groupconv.wire.requests import Step
 from groupconv_server.coordinator.resident import ResidentStep, resident_steps
 from groupconv_server.layers.names import check_name, shown
 
+MOST = 10_000
+"""Layers at a time: one costs some 10 KB beside its weights, which may be 4 bytes."""
+
 
 @dataclass
 class Usage:
@@ -87,6 +90,7 @@ class Layers:
     Args:
         forget: tells the workers to drop a version.
         capacity: bytes of weights of all layers.
+        most: layers at a time, however small.
         evict: whether the least recently used layers leave when a new one does not fit.
         used: called after each request with the layer's name, whether it was answered, and its seconds.
 
@@ -108,10 +112,11 @@ class Layers:
         forget: Callable[[str, int], None],
         *,
         capacity: int,
+        most: int = MOST,
         evict: bool = False,
         used: Callable[[str, bool, float], None] = lambda *_: None,
     ) -> None:
-        self._forget, self.capacity, self._evict, self._used = forget, capacity, evict, used
+        self._forget, self.capacity, self.most, self._evict, self._used = forget, capacity, most, evict, used
         self.bytes = self._arriving = 0
         self._layers: dict[str, Layer] = {}
         self._version, self._clock = 0, itertools.count(1)
@@ -278,9 +283,11 @@ class Layers:
         self._used(layer.name, done, seconds)
 
     def _fits(self, size: int) -> bool:
-        return self.bytes + size <= self.capacity
+        return self.bytes + size <= self.capacity and len(self._layers) < self.most
 
     def _full(self, size: int) -> ResourceExhaustedError:
+        if len(self._layers) >= self.most:
+            return ResourceExhaustedError(f"layer: {self.most} are loaded, which is the limit; unload a layer")
         return ResourceExhaustedError(
             f"layer: {human_bytes(size)} of weights do not fit beside the {human_bytes(self.bytes)} loaded, "
             f"the limit is {human_bytes(self.capacity)}; unload a layer"
@@ -294,7 +301,7 @@ class Layers:
 
     def _make_room(self, size: int) -> list[Layer]:
         ended: list[Layer] = []
-        while self._evict and self.bytes + size > self.capacity >= size and self._layers:
+        while self._evict and not self._fits(size) and size <= self.capacity and self._layers:
             ended += self._retire(min(self._layers.values(), key=lambda layer: layer.used))
         return ended
 

@@ -15,6 +15,7 @@ from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray.lanes import Lane
 from groupconv_server.executors.ray.slots import Slot
 from groupconv_worker.contract import Array
+from groupconv_worker.resident import WeightsMissingError
 from groupconv_worker.shard import Ran, Stage
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,6 @@ _NUMBERS = itertools.count()
 
 class WorkerLostError(Exception):
     """The worker went away with the shard."""
-
-
-class WeightsMissingError(Exception):
-    """The worker does not have the resident weights that the shard left out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,6 @@ from groupconv_server.executors.ray.calls import (
     SUSPICIOUS,
     Flight,
     Inputs,
-    WeightsMissingError,
     WorkerLostError,
     seconds_left,
 )
@@ -28,7 +27,7 @@ from groupconv_server.executors.ray.membership import Membership
 from groupconv_server.executors.ray.slots import Slot, State
 from groupconv_server.executors.ray.waiting import first_done
 from groupconv_worker.engines import create_engine
-from groupconv_worker.resident import CAPACITY
+from groupconv_worker.resident import CAPACITY, WeightsMissingError
 
 log = logging.getLogger(__name__)
 

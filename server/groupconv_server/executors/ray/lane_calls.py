@@ -5,10 +5,11 @@ import time
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
 from groupconv_server.executors.base import Task
-from groupconv_server.executors.ray.calls import Flight, Inputs, WeightsMissingError, WorkerLostError, seconds_left
+from groupconv_server.executors.ray.calls import Flight, Inputs, WorkerLostError, seconds_left
 from groupconv_server.executors.ray.lanes import Line, WorkerError
 from groupconv_server.executors.ray.slots import Slot
 from groupconv_worker.lanes.handshake import PATIENCE
+from groupconv_worker.resident import WeightsMissingError
 from groupconv_worker.shard import Ran
 
 log = logging.getLogger(__name__)
