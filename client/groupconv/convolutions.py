@@ -20,7 +20,7 @@ Answer = TypeVar("Answer")
 class Convolutions(ABC, Generic[Answer]):
     """Every variant by its name, with the names and defaults of torch.nn.functional.
 
-    Keywords of every function: stride, padding, dilation, groups, padding_mode, activation, flip_kernel as in
+    Keywords of every function: stride, padding, dilation, groups, padding_mode, activation, flip_kernel, exact as in
     `ConvSpec` (transposed: output_padding too); out (an array to fill), timeout (seconds, for this call),
     allow_reordering (see `run`).
     Arrays are anything with `__array__` or DLPack; a missing batch axis is added and taken away again. The answer is a

@@ -35,6 +35,7 @@ class _Spec(TypedDict, total=False):
     groups: int
     activation: ActivationKind | Activation | None
     flip_kernel: bool
+    exact: bool
 
 
 class Conv(_Spec, Call, total=False):

@@ -26,7 +26,7 @@ def depthwise_separable_steps(
     rank = depthwise.ndim - 2
     return [
         Step(depthwise, depthwise_bias, first),
-        Step(pointwise(pointwise_kernel, rank), bias, ConvSpec(activation=spec.activation)),
+        Step(pointwise(pointwise_kernel, rank), bias, ConvSpec(activation=spec.activation, exact=spec.exact)),
     ]
 
 

@@ -12,7 +12,6 @@ from typing import Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import TracerProvider
 
 from groupconv.errors import FailedPreconditionError, UnavailableError
@@ -52,6 +51,8 @@ from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
 from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.memory import MemoryServicer
+from groupconv_server.servicers.reflection import SERVICE as REFLECTION
+from groupconv_server.servicers.reflection import ReflectionServicer
 from groupconv_server.servicers.regions import ClientMemory
 from groupconv_server.servicers.stream import StreamServicer
 from groupconv_server.telemetry.metrics import Metrics
@@ -246,7 +247,7 @@ class Server:
         self.streams.add_to(server)
         InferenceServicer(self.batcher, self.repository, self.shared_memory, self.cuda_memory).add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        ReflectionServicer((*SERVICES, health.SERVICE_NAME, REFLECTION)).add_to(server)
         return server
 
     def _bind(self) -> int:

@@ -37,9 +37,9 @@ class numerical_note(Enum):  # noqa: N801
     NONDETERMINISTIC = auto()
     FFT = auto()
     WINOGRAD = auto()
-    WINOGRAD_TILE_4x4 = auto()  # noqa: N815
-    WINOGRAD_TILE_6x6 = auto()  # noqa: N815
-    WINOGRAD_TILE_13x13 = auto()  # noqa: N815
+    WINOGRAD_TILE_4x4 = auto()
+    WINOGRAD_TILE_6x6 = auto()
+    WINOGRAD_TILE_13x13 = auto()
 
 
 REFUSE = {"all": False}

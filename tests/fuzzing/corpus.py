@@ -2,6 +2,7 @@
 
 import numpy as np
 from google.protobuf.message import Message
+from grpc_reflection.v1alpha import reflection_pb2
 
 from groupconv import ConvSpec, Step
 from groupconv.layer import load_messages
@@ -22,6 +23,7 @@ from groupconv_server.inference.v2 import (
 CONVOLUTION, STREAM, LAYER, MEMORY, CLUSTER = (
     f"/groupconv.v1.{name}Service/" for name in ("Convolution", "Stream", "Layer", "Memory", "Cluster")
 )
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/"
 INFERENCE = "/inference.GRPCInferenceService/"
 LZ4 = stream_pb2.COMPRESSION_SHUFFLE_LZ4
 NAME = "edge"
@@ -113,6 +115,21 @@ def infer() -> list[infer_pb2.ModelInferRequest]:
     region["shared_memory_byte_size"].int64_param = X.nbytes
     region["shared_memory_offset"].int64_param = 0
     return [raw, typed, shared]
+
+
+def reflections() -> list[list[Message]]:
+    """Every question that reflection answers."""
+    R = reflection_pb2.ServerReflectionRequest
+    extension = reflection_pb2.ExtensionRequest(containing_type="google.protobuf.FieldOptions", extension_number=50_000)
+    return [
+        [
+            R(list_services=""),
+            R(file_containing_symbol="groupconv.v1.ConvolutionService"),
+            R(file_by_filename="groupconv/v1/spec.proto"),
+            R(file_containing_extension=extension),
+            R(all_extension_numbers_of_type="groupconv.v1.ConvSpec"),
+        ]
+    ]
 
 
 def unary() -> dict[str, list[Message]]:

@@ -20,7 +20,7 @@ from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.inference.memory import RegisteredMemory
 from groupconv_server.inference.messages import parse as parse_infer
-from groupconv_server.inference.tensors import input_of, output_place
+from groupconv_server.inference.tensors import Kind, input_of, output_place
 from groupconv_server.inference.v2 import infer_pb2
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository
@@ -32,6 +32,13 @@ from groupconv_server.streaming.band_size import choose
 
 LIMITS = Limits(message_bytes=2**20, tensor_bytes=2**22, stream_bytes=2**20)
 Target = tuple[Callable[[list[bytes]], None], type[Message], list[list[bytes]]]
+
+
+class NoDeadline:
+    """The context of a call outside of a server, as far as a decoder asks."""
+
+    def time_remaining(self) -> None:
+        """There is no end."""
 
 
 def convolve(raws: list[bytes]) -> None:
@@ -87,7 +94,7 @@ def load(raws: list[bytes]) -> None:
     servicer = LayerServicer(Repository(layers), LIMITS)
     try:
         messages = (layer_pb2.LoadLayerRequest.FromString(raw) for raw in raws)
-        LayerServicer.LoadLayer.__wrapped__(servicer, messages, None)  # its errors as they are
+        LayerServicer.LoadLayer.__wrapped__(servicer, messages, NoDeadline())  # its errors as they are
     except DecodeError:  # the door's
         pass
     finally:
@@ -97,7 +104,7 @@ def load(raws: list[bytes]) -> None:
 def infer(raws: list[bytes]) -> None:
     """A ModelInferRequest's tensors."""
     request, contents = parse_infer(raws[0])
-    input_of(request, contents, RegisteredMemory(None, None))
+    input_of(request, contents, RegisteredMemory(None, None), Kind(corpus.X.dtype, (-1, 4, -1, -1)))
     output_place(request.outputs)
 
 

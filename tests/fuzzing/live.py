@@ -25,6 +25,7 @@ FINE = {
 }
 """Any other status is a defect: INTERNAL, UNKNOWN, UNAVAILABLE, DEADLINE_EXCEEDED."""
 STREAMS = (corpus.STREAM + "ConvolveStream", corpus.LAYER + "LoadLayer", corpus.INFERENCE + "ModelStreamInfer")
+REFLECTION = corpus.REFLECTION + "ServerReflectionInfo"
 
 
 def run(address: str, cases: int, seed: int = 0) -> dict[str, dict[str, int]]:
@@ -35,7 +36,13 @@ def run(address: str, cases: int, seed: int = 0) -> dict[str, dict[str, int]]:
     """
     tally: dict[str, dict[str, int]] = {}
     unary = corpus.unary()
-    paths = [*unary, *STREAMS, *(p for p in STREAMS for _ in range(2)), *(corpus.CONVOLUTION + "Convolve",) * 6]
+    paths = [
+        *unary,
+        *STREAMS,
+        REFLECTION,
+        *(p for p in STREAMS for _ in range(2)),
+        *(corpus.CONVOLUTION + "Convolve",) * 6,
+    ]
     streamed = _streamed()
     with (
         groupconv.connect(address, timeout=TIMEOUT) as client,
@@ -66,6 +73,7 @@ def _streamed() -> dict[str, list[list[Message]]]:
         convolve: [[request(raw) for raw in raws] for raws in corpus.streams()],
         load: [list[Message](messages) for messages in corpus.loads()],
         infer: [corpus.infer()[:2]],
+        REFLECTION: corpus.reflections(),
     }
 
 
@@ -76,7 +84,7 @@ def _broken(rng: random.Random, valid: list[Message]) -> list[bytes]:
     how = rng.random()
     if how < 0.7:
         mutations.fields_changed(rng, messages[at])
-    raws = [m.SerializeToString() for m in messages]
+    raws = [mutations.invalid_text(m.SerializeToString()) for m in messages]
     if how >= 0.95:
         raws[at] = mutations.noise(rng)
     elif how >= 0.7:
@@ -96,7 +104,7 @@ def _broken(rng: random.Random, valid: list[Message]) -> list[bytes]:
 
 def _status(channel: grpc.Channel, path: str, raws: list[bytes]) -> str:
     try:
-        if path in STREAMS:
+        if path in STREAMS or path == REFLECTION:
             for _ in channel.stream_stream(path)(_each(raws), timeout=TIMEOUT):
                 pass
         else:

@@ -8,6 +8,8 @@ from google.protobuf.message import Message
 
 INTEGERS = (0, 1, -1, 2, 3, 7, 64, 2**16, 2**31 - 1, 2**31, -(2**31), 2**32, 2**32 - 1, 2**62, 2**63 - 1, -(2**63))
 STRINGS = ("", "/", "..", "../x", "a/../b", "/etc/passwd", "a//b", "a\x00b", "\x1b[2J", "x" * 10_240, "ü", "edge", "1")
+SURROGATE = "half a surrogate pair"
+"""Stands for text that is not UTF-8, which no message takes from Python; `invalid_text` puts it in."""
 FLOATS = (0.0, -1.0, float("nan"), float("inf"), -float("inf"), 5e-324, 1.7e308)
 VARINTS = (b"\x00", b"\x7f", b"\xff\x01", b"\xff\xff\xff\xff\x07", b"\xff" * 9 + b"\x01", b"\xff" * 11, b"\x80" * 5)
 
@@ -43,6 +45,11 @@ def bytes_changed(rng: random.Random, raw: bytes, others: list[bytes]) -> bytes:
 def noise(rng: random.Random) -> bytes:
     """No message at all, as a rule."""
     return rng.randbytes(rng.choice((0, 1, 2, 5, 20, 100, 1000)))
+
+
+def invalid_text(raw: bytes) -> bytes:
+    """The message with half of a surrogate pair wherever `SURROGATE` stands: bytes that are not UTF-8."""
+    return raw.replace(SURROGATE.encode(), b"\xed\xa0\x80" * (len(SURROGATE) // 3))
 
 
 def fields_changed(rng: random.Random, message: Message) -> None:
@@ -99,7 +106,7 @@ def _set(rng: random.Random, message: Message, field: Any) -> None:
     elif repeated and rng.random() < 0.3:
         del repeated[rng.randrange(len(repeated)) :]
     else:
-        repeated.extend(_extreme(rng, field, None) for _ in range(rng.choice((1, 1, 2, 9))))
+        repeated.extend(_extreme(rng, field, None) for _ in range(rng.choice((1, 1, 2, 9, 64, 100))))
 
 
 def _extreme(rng: random.Random, field: Any, present: Any) -> Any:
@@ -108,7 +115,7 @@ def _extreme(rng: random.Random, field: Any, present: Any) -> Any:
         return rng.random() < 0.5
     if kind == Field.CPPTYPE_STRING:
         if field.type == Field.TYPE_STRING:
-            return rng.choice(STRINGS)
+            return rng.choice((*STRINGS, SURROGATE))
         now = bytes(present or b"")
         return rng.choice((b"", now[:-1], now + b"\0", now * 2, rng.randbytes(rng.randrange(64))))
     if kind in (Field.CPPTYPE_DOUBLE, Field.CPPTYPE_FLOAT):
@@ -120,5 +127,7 @@ def _extreme(rng: random.Random, field: Any, present: Any) -> Any:
         Field.CPPTYPE_UINT64: (0, 2**64 - 1),
         Field.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
     }[kind]
+    if field.enum_type is not None and rng.random() < 0.5:
+        return rng.choice([value.number for value in field.enum_type.values])
     value = rng.choice(INTEGERS) if rng.random() < 0.7 else rng.randrange(-4, 40)
     return min(highest, max(lowest, value))

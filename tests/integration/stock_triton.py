@@ -134,7 +134,7 @@ def check_errors(client):
     refused("NOT_FOUND", "version", LAYER, [sent(x)], model_version="999999")
     refused("INVALID_ARGUMENT", "channels", LAYER, [sent(x[:, :2])])
     refused("INVALID_ARGUMENT", "FP64", LAYER, [sent(x.astype(np.int64), datatype="INT64")])
-    refused("INVALID_ARGUMENT", "kernel.dtype", LAYER, [sent(x.astype(np.float64))])
+    refused("INVALID_ARGUMENT", "expected FP32, the model's, got 'FP64'", LAYER, [sent(x.astype(np.float64))])
     refused("INVALID_ARGUMENT", "'z'", LAYER, [sent(x)], outputs=[triton.InferRequestedOutput("z")])
     refused("INVALID_ARGUMENT", "classification", LAYER, [sent(x)], outputs=[triton.InferRequestedOutput("y", 3)])
     refused("INVALID_ARGUMENT", "sequence_id", LAYER, [sent(x)], sequence_id=7)

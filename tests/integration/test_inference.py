@@ -32,6 +32,8 @@ def serving():
     config = Config(port=0, executor="local", threads=1, engine="reference", shared_memory=True)
     with Server(config) as server, groupconv.connect(server.address, timeout=60) as client:
         client.load_layer("double", np.full((3, 1, 1), 2, np.float32), spec=ConvSpec(groups=3))
+        for name, dtype in (("FP16", np.float16), ("INT8", np.int8), ("UINT8", np.uint8)):
+            client.load_layer(f"double/{name}", np.full((3, 1, 1), 2, dtype), spec=ConvSpec(groups=3))
         yield server
 
 
@@ -73,6 +75,13 @@ def changed(**changes):
     return made
 
 
+def narrow(datatype, field, values):
+    """A request with typed contents for the layer of another dtype."""
+    made = changed(raw=[], datatype=datatype, contents=(field, values))
+    made.model_name = f"double/{datatype}"
+    return made
+
+
 def twice():
     made = request()
     made.inputs.append(made.inputs[0])
@@ -95,20 +104,31 @@ S, I, B = (
         (changed(name="z"), "['z']"),
         (changed(datatype="BYTES"), "inputs[0].datatype: expected one of FP16"),
         (changed(datatype=""), "inputs[0].datatype"),
+        (changed(datatype="INT32"), "inputs[0].datatype: expected FP32, the model's, got 'INT32'"),
+        (changed(datatype="UINT8"), "inputs[0].datatype: expected FP32, the model's, got 'UINT8'"),
+        (changed(datatype="FP64"), "inputs[0].datatype: expected FP32, the model's, got 'FP64'"),
         (changed(shape=[2, 3, 0]), "inputs[0].shape[2]: expected an extent of at least 1"),
+        (
+            changed(shape=[2] * 100),
+            "inputs[0].shape: expected shape [-1,3,-1], the model's (batch, channels, space; -1",
+        ),
         (changed(shape=[2, 3, -1]), "inputs[0].shape[2]"),
-        (changed(shape=[2**40, 2**40, 4]), "raw_input_contents[0]: expected 19342813113834066795298816 bytes"),
-        (changed(shape=[2, 3]), "raw_input_contents[0]: expected 24 bytes"),
-        (changed(shape=[24]), "input.shape"),
-        (changed(shape=[2, 4, 3]), "channels"),
+        (changed(shape=[2**40, 3, 2**40]), "raw_input_contents[0]: expected 14507109835375550096474112 bytes"),
+        (changed(shape=[0, 3, 2**62], raw=[b""]), "inputs[0].shape: expected samples of less than"),
+        (changed(shape=[-1, 3, 4]), "inputs[0].shape[0]: expected an extent of at least 0"),
+        (changed(shape=[2, 3]), "inputs[0].shape: expected shape [-1,3,-1]"),
+        (changed(shape=[2, 3, 5]), "raw_input_contents[0]: expected 120 bytes"),
+        (changed(shape=[24]), "inputs[0].shape"),
+        (changed(shape=[2, 4, 3]), "got 'shape [2,4,3]'"),
         (changed(raw=[b""]), "expected 96 bytes for input 'x' of shape [2,3,4] FP32, got 0"),
         (changed(raw=[]), "raw_input_contents"),
         (changed(raw=[X.tobytes(), b""]), "raw_input_contents"),
         (changed(contents=("fp32_contents", X.ravel())), "raw_input_contents"),
         (changed(raw=[], contents=("fp32_contents", [1])), "24 elements in fp32_contents"),
         (changed(raw=[], contents=("fp64_contents", X.ravel())), "fp64_contents"),
-        (changed(raw=[], datatype="FP16", contents=("fp32_contents", X.ravel())), "raw contents for FP16"),
-        (changed(raw=[], datatype="INT8", contents=("int_contents", [200] * 24)), "fit INT8, got 200"),
+        (narrow("FP16", "fp32_contents", X.ravel()), "raw contents for FP16"),
+        (narrow("INT8", "int_contents", [200] * 24), "fit INT8, got 200"),
+        (request(parameters={"exact": I(1)}), "parameters.exact: expected true or false"),
         (changed(parameters={"shared_memory_region": S("a")}), "shared_memory_byte_size"),
         (changed(parameters={"shared_memory_byte_size": I(96)}), "shared_memory_region"),
         (changed(parameters={"shared_memory_region": I(1)}), "a string"),
@@ -152,14 +172,27 @@ def test_answers_are_laid_out_as_protobuf_reads_them_and_aligned(length, name):
 
 
 @pytest.mark.parametrize(
-    ("datatype", "field", "dtype"),
-    [("FP32", "fp32_contents", np.float32), ("INT8", "int_contents", np.int8), ("UINT8", "uint_contents", np.uint8)],
+    ("asked", "datatype", "dtype"),
+    [
+        (changed(raw=[], contents=("fp32_contents", X.ravel())), "FP32", np.float32),
+        (narrow("INT8", "int_contents", X.ravel().astype(int)), "INT32", np.int32),
+        (narrow("UINT8", "uint_contents", X.ravel().astype(int)), "INT32", np.int32),
+    ],
 )
-def test_typed_contents(stub, datatype, field, dtype):
-    x = X.astype(dtype)
-    answer = stub.ModelInfer(changed(raw=[], datatype=datatype, contents=(field, x.ravel().tolist())), timeout=60)
-    assert answer.outputs[0].datatype == "FP32"
-    np.testing.assert_array_equal(np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(X.shape), 2 * X)
+def test_typed_contents(stub, asked, datatype, dtype):
+    answer = stub.ModelInfer(asked, timeout=60)
+    model = stub.ModelMetadata(model_pb2.ModelMetadataRequest(name=asked.model_name), timeout=60)
+    assert answer.outputs[0].datatype == model.outputs[0].datatype == datatype
+    np.testing.assert_array_equal(np.frombuffer(answer.raw_output_contents[0], dtype).reshape(X.shape), 2 * X)
+
+
+def test_an_empty_batch_is_answered_by_an_empty_one(stub):
+    raw, typed = changed(shape=[0, 3, 4], raw=[b""]), changed(shape=[0, 3, 4], raw=[])
+    typed.inputs[0].contents.SetInParent()
+    for asked in (raw, typed):
+        answer = stub.ModelInfer(asked, timeout=60)
+        assert list(answer.outputs[0].shape) == [0, 3, 4]
+        assert list(answer.raw_output_contents) == [b""]
 
 
 @contextmanager

@@ -119,7 +119,7 @@ class Tuner:
         dtypes = " ".join(map(str, problem.types))
         activation = g.activation.kind if g.activation else ""
         shape = (g.in_channels, g.out_channels, g.groups, g.input, g.kernel, g.output, g.stride, g.padding, g.dilation)
-        flags = (g.padding_mode, activation, g.transposed)
+        flags = (g.padding_mode, activation, g.transposed, g.exact)
         return f"{self.threads} threads; {dtypes}; {shape}; {flags}"
 
     def _measure(

@@ -46,7 +46,7 @@ def run_shard(
     Args:
         engine: of this worker.
         stages: at least one.
-        x: (N, C, *input) of the first, any strides, not changed.
+        x: (N, C, *input) of the first, any strides, not changed. Of no samples nothing is prepared or run.
         out: (N, M, *output) of the last, any strides; every element is written.
         resident: the worker's store of prepared kernels; None prepares every kernel for this shard alone.
 
@@ -65,6 +65,8 @@ def run_shard(
         >>> ran.algorithm, out.tolist()
         ('reference', [[[3.0, 3.0], [3.0, 3.0]]])
     """
+    if not x.shape[0]:
+        return (Ran("none", 0.0),) * len(stages)
     done = []
     for i, stage in enumerate(stages):
         start = time.perf_counter()

@@ -27,7 +27,7 @@ class Geometry:
         input, kernel, output: spatial extents H, K, H', one per axis (1 to 3 axes).
         stride, dilation, output_padding: one per axis.
         padding: (low, high) per axis, never a rule.
-        padding_mode, activation, transposed, flip_kernel: as in ConvSpec.
+        padding_mode, activation, transposed, flip_kernel, exact: as in ConvSpec.
 
     Example:
         >>> g = resolve(ConvSpec(padding=2, groups=2), (1, 96, 27, 27), (256, 48, 5, 5))
@@ -50,6 +50,7 @@ class Geometry:
     activation: Activation | None = None
     transposed: bool = False
     flip_kernel: bool = False
+    exact: bool = False
 
     @property
     def rank(self) -> int:
@@ -122,6 +123,8 @@ def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[i
     leaves one output, the dilation of one tap), so no later index arithmetic meets a number larger than the
     padded input; the formulas above hold for what comes out.
 
+    A batch of 0 gives an output of no samples; every other extent is at least 1.
+
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
 
@@ -129,7 +132,7 @@ def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[i
         >>> resolve(ConvSpec(transposed=True, stride=2), (1, 8, 5), (8, 4, 3)).output
         (11,)
     """
-    x, w = _shape("input.shape", input_shape), _shape("kernel.shape", weight_shape)
+    x, w = _shape("input.shape", input_shape, batch=True), _shape("kernel.shape", weight_shape)
     rank = len(w) - 2
     if not 1 <= rank <= MAX_RANK:
         raise InvalidArgumentError("kernel.shape", f"3 to {MAX_RANK + 2} dimensions (channels and 1-D to 3-D)", w)
@@ -180,6 +183,7 @@ def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[i
         activation=spec.activation,
         transposed=spec.transposed,
         flip_kernel=spec.flip_kernel,
+        exact=spec.exact,
     )
 
 
@@ -199,10 +203,12 @@ def receptive_field(layers: Iterable[tuple[int, int, int]]) -> int:
     return field
 
 
-def _shape(field: str, shape: Sequence[int]) -> Shape:
+def _shape(field: str, shape: Sequence[int], *, batch: bool = False) -> Shape:
+    """A shape as integers. With `batch` its first axis is one, which may be empty."""
     for i, extent in enumerate(shape):
-        if not 1 <= extent <= MAX_PARAMETER:
-            raise InvalidArgumentError(f"{field}[{i}]", f"an extent from 1 to {MAX_PARAMETER}", extent)
+        least = 0 if batch and i == 0 else 1
+        if not least <= extent <= MAX_PARAMETER:
+            raise InvalidArgumentError(f"{field}[{i}]", f"an extent from {least} to {MAX_PARAMETER}", extent)
     return tuple(int(extent) for extent in shape)
 
 

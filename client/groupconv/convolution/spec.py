@@ -5,7 +5,7 @@ An int stands for every axis, a tuple gives one value per axis; the rank follows
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
 
 from groupconv.errors import InvalidArgumentError
@@ -75,6 +75,8 @@ class ConvSpec:
         transposed: the gradient of a convolution as a layer (learned upsampling).
         output_padding: extra rows at the end of a transposed output, < max(stride, dilation).
         flip_kernel: true convolution; the default is cross-correlation, as everywhere in deep learning.
+        exact: each output is the sum of its own products: no Winograd, no Fourier transform, no kernel split into two
+            (docs/convolution.md).
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
@@ -97,6 +99,7 @@ class ConvSpec:
     transposed: bool = False
     output_padding: PerAxis = 0
     flip_kernel: bool = False
+    exact: bool = False
 
     def __init__(
         self,
@@ -110,6 +113,7 @@ class ConvSpec:
         transposed: bool = False,
         output_padding: int | Sequence[int] = 0,
         flip_kernel: bool = False,
+        exact: bool = False,
     ) -> None:
         put = object.__setattr__  # frozen, yet lists become tuples on the way in
         put(self, "stride", _per_axis("stride", stride, 1))
@@ -121,6 +125,7 @@ class ConvSpec:
         put(self, "transposed", bool(transposed))
         put(self, "output_padding", _per_axis("output_padding", output_padding, 0))
         put(self, "flip_kernel", bool(flip_kernel))
+        put(self, "exact", bool(exact))
         if padding_mode not in PADDING_MODES:
             raise InvalidArgumentError("padding_mode", f"one of {', '.join(PADDING_MODES)}", padding_mode)
         if self.activation is not None and not isinstance(self.activation, Activation):
@@ -129,6 +134,15 @@ class ConvSpec:
             raise InvalidArgumentError("padding_mode", "zeros for a transposed convolution", padding_mode)
         if not transposed and self.output_padding not in (0, (0,) * len(_as_tuple(self.output_padding))):
             raise InvalidArgumentError("output_padding", "0 for a convolution that is not transposed", output_padding)
+
+    def with_exact(self) -> Self:
+        """The same convolution by sums of its products alone.
+
+        Example:
+            >>> ConvSpec(stride=2).with_exact().exact
+            True
+        """
+        return replace(self, exact=True)
 
 
 def as_activation(value: ActivationKind | Activation | None) -> Activation | None:

@@ -92,7 +92,7 @@ class Transfer:
             DataLossError: a server that does not keep to the protocol.
         """
         accepted = _response(message).accepted
-        dtype, shape = type_from_wire(accepted.output, "output")
+        dtype, shape = type_from_wire(accepted.output, "output", batch=True)
         made = geometries([s.spec for s in self.steps], self.source.shape, [s.kernel.shape for s in self.steps])
         rows = self.source.shape[0] * self.source.shape[2]
         if shape != made[-1].output_shape or not 0 <= accepted.first_input_row <= rows:

@@ -180,6 +180,7 @@ class ConvSpec(_message.Message):
     TRANSPOSED_FIELD_NUMBER: _builtins.int
     OUTPUT_PADDING_FIELD_NUMBER: _builtins.int
     FLIP_KERNEL_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
     padding_rule: Global___PaddingRule.ValueType
     """Whether the padding is given or follows from a rule."""
     groups: _builtins.int
@@ -190,6 +191,8 @@ class ConvSpec(_message.Message):
     """The gradient of a convolution as a layer."""
     flip_kernel: _builtins.bool
     """True convolution (the kernel flipped) in place of cross-correlation."""
+    exact: _builtins.bool
+    """Each output is the sum of its own products: no algorithm that transforms, whose error depends on other outputs."""
     @_builtins.property
     def stride(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Step of the window (transposed: of the output) per axis; empty means 1."""
@@ -228,10 +231,11 @@ class ConvSpec(_message.Message):
         transposed: _builtins.bool = ...,
         output_padding: _abc.Iterable[_builtins.int] | None = ...,
         flip_kernel: _builtins.bool = ...,
+        exact: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_groups", b"_groups", "activation", b"activation", "groups", b"groups"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_groups", b"_groups", "activation", b"activation", "dilation", b"dilation", "flip_kernel", b"flip_kernel", "groups", b"groups", "output_padding", b"output_padding", "padding_high", b"padding_high", "padding_low", b"padding_low", "padding_mode", b"padding_mode", "padding_rule", b"padding_rule", "stride", b"stride", "transposed", b"transposed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_groups", b"_groups", "activation", b"activation", "dilation", b"dilation", "exact", b"exact", "flip_kernel", b"flip_kernel", "groups", b"groups", "output_padding", b"output_padding", "padding_high", b"padding_high", "padding_low", b"padding_low", "padding_mode", b"padding_mode", "padding_rule", b"padding_rule", "stride", b"stride", "transposed", b"transposed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__groups: _TypeAlias = _typing.Literal["groups"]  # noqa: Y015
     _WhichOneofArgType__groups: _TypeAlias = _typing.Literal["_groups", b"_groups"]  # noqa: Y015

@@ -181,7 +181,7 @@ def read_answer(raw: bytes) -> Answer:
         (response, dtype, shape), start = known
         return response, writable(raw, start, dtype, shape)  # nobody else has the message
     response, payload = taken_apart(raw)
-    y = from_wire(response.output, "output", payload)
+    y = from_wire(response.output, "output", payload, batch=True)
     if payload is None or not np.may_share_memory(y, payload):
         return response, y if y.flags.writeable else y.copy()
     if not response.HasField("plan"):  # each report is another

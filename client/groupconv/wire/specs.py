@@ -36,6 +36,7 @@ def spec_to_wire(spec: ConvSpec) -> spec_pb2.ConvSpec:
         transposed=spec.transposed,
         output_padding=_listed(spec.output_padding),
         flip_kernel=spec.flip_kernel,
+        exact=spec.exact,
     )
     if isinstance(spec.padding, str):
         message.padding_rule = _RULES[spec.padding]
@@ -65,6 +66,7 @@ def spec_from_wire(message: spec_pb2.ConvSpec) -> ConvSpec:
         transposed=message.transposed,
         output_padding=_axes(message.output_padding, 0),
         flip_kernel=message.flip_kernel,
+        exact=message.exact,
     )
 
 

@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupconv.convolution.dtypes import DTYPES, known
+from groupconv.convolution.spec import MAX_RANK
 from groupconv.device import DeviceArray, device_array, has_driver
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import tensor_pb2
 from groupconv.wire.codec import laid_out
 
+MAX_DIMENSIONS = MAX_RANK + 2
+"""Of a tensor: batch, channels, space. NumPy itself takes 64."""
+MAX_SAMPLE = 2**48
+"""Elements of a sample where a batch has none: NumPy counts them all the same, and refuses what overflows."""
 MAX_MESSAGE_BYTES = 512 * 2**20
 """Largest message sent or taken unless told otherwise, by client and server alike."""
 
@@ -97,23 +102,31 @@ def placed(dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int) ->
     return tensor_pb2.Tensor(dtype=_TO_WIRE[dtype], shape=shape, place=place)
 
 
-def from_wire(tensor: tensor_pb2.Tensor, field: str = "tensor", data: bytes | memoryview | None = None) -> NDArray[Any]:
+def from_wire(
+    tensor: tensor_pb2.Tensor,
+    field: str = "tensor",
+    data: bytes | memoryview | None = None,
+    *,
+    batch: bool = False,
+) -> NDArray[Any]:
     """The array of a message, read-only, over one copy of its bytes.
 
     Args:
         tensor: the message.
         field: what errors call it.
         data: its bytes where `codec.scan` took them out; if they lie aligned, they are not copied.
+        batch: whether the first axis is a batch, which may be empty.
 
     Raises:
-        InvalidArgumentError: an unknown dtype, an extent below 1, or bytes that do not fit the shape.
+        InvalidArgumentError: an unknown dtype, too many dimensions, an extent that cannot be, or bytes that do not fit
+            the shape.
 
     Example:
         >>> from_wire(to_wire(np.eye(2, dtype=np.float32)))
         array([[1., 0.],
                [0., 1.]], dtype=float32)
     """
-    dtype, shape = type_from_wire(tensor, field)
+    dtype, shape = type_from_wire(tensor, field, batch=batch)
     if data is None:
         data = tensor.data  # protobuf copies at each read: once
     expected = math.prod(shape) * dtype.itemsize  # Python's integers do not overflow
@@ -130,18 +143,32 @@ def type_to_wire(dtype: np.dtype, shape: tuple[int, ...], field: str = "tensor")
 
 
 def type_from_wire(
-    tensor: tensor_pb2.Tensor | tensor_pb2.TensorType, field: str = "tensor"
+    tensor: tensor_pb2.Tensor | tensor_pb2.TensorType, field: str = "tensor", *, batch: bool = False
 ) -> tuple[np.dtype, tuple[int, ...]]:
     """Dtype and shape of a message.
 
+    Args:
+        tensor: the message.
+        field: what errors call it.
+        batch: whether the first axis is a batch, which may be empty.
+
     Raises:
-        InvalidArgumentError: an unknown dtype or an extent below 1.
+        InvalidArgumentError: an unknown dtype, more dimensions than a convolution has, an extent that cannot be.
     """
     dtype = _FROM_WIRE.get(tensor.dtype)
     if dtype is None:
         raise InvalidArgumentError(f"{field}.dtype", f"one of {', '.join(DTYPES)}", tensor.dtype)
-    shape = tuple(tensor.shape)
+    return dtype, checked_shape(tensor.shape, f"{field}.shape", batch=batch)
+
+
+def checked_shape(shape: Sequence[int], field: str, *, batch: bool = False) -> tuple[int, ...]:
+    """A shape that NumPy can have, if there is memory for it; arguments and errors as of `type_from_wire`."""
+    if len(shape) > MAX_DIMENSIONS:
+        raise InvalidArgumentError(field, f"at most {MAX_DIMENSIONS} dimensions", f"{len(shape)} of them")
     for i, extent in enumerate(shape):
-        if extent < 1:
-            raise InvalidArgumentError(f"{field}.shape[{i}]", "an extent of at least 1", extent)
-    return dtype, shape
+        least = 0 if batch and i == 0 else 1
+        if extent < least:
+            raise InvalidArgumentError(f"{field}[{i}]", f"an extent of at least {least}", extent)
+    if shape and not shape[0] and math.prod(shape[1:]) > MAX_SAMPLE:  # no count of bytes tells of it
+        raise InvalidArgumentError(field, f"samples of less than {MAX_SAMPLE} elements", list(shape))
+    return tuple(shape)

@@ -77,6 +77,7 @@ def command(
     truncate: Annotated[
         float, typer.Option(min=0.1, help="Standard deviations at which Gaussians are cut.")
     ] = TRUNCATE,
+    exact: Annotated[bool, typer.Option("--exact", help="Only sums of the products, no transforms.")] = False,
     absolute: Annotated[
         bool | None,
         typer.Option(
@@ -114,7 +115,8 @@ def command(
     with files.open_input(source, axes) as opened:
         for note in opened.notes:
             typer.echo(f"groupconv: {note}", err=True)
-        options = {"truncate": truncate, "stride": stride, "dilation": dilation, "padding_mode": padding_mode}
+        options: dict[str, Any] = {"truncate": truncate, "stride": stride, "dilation": dilation}
+        options |= {"padding_mode": padding_mode, "exact": exact}
         arranged, filtering = _arranged(opened, output, kernel, depthwise_separable, options)
         x = travels(arranged)
         ready = ready_steps(filtering.steps, x.dtype)

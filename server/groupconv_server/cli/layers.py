@@ -1,6 +1,7 @@
 """`groupconv layers`: the resident layers of a server."""
 
 import json
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
@@ -99,6 +100,9 @@ def load(
     dilation: Annotated[int, typer.Option(min=1, help="Distance between kernel taps.")] = 1,
     groups: Annotated[int, typer.Option(min=1, help="Channel groups.")] = 1,
     transposed: Annotated[bool, typer.Option("--transposed", help="A transposed convolution.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Only sums of the products, no transforms; of every layer.")
+    ] = False,
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="N,C,H,W to expect: prepared and tuned for now.")
     ] = None,
@@ -134,6 +138,8 @@ def load(
                     skipped.append((one.name, one.reason))
                 else:
                     found.append((one.name, one.step))
+    if exact:
+        found = [(full, replace(step, spec=step.spec.with_exact())) for full, step in found]
     if dry_run:
         loaded = [(full, "-", step) for full, step in found]
     else:
@@ -271,7 +277,7 @@ def _spec(spec: groupconv.ConvSpec) -> str:
         for field in ("stride", "padding", "dilation", "groups", "output_padding", "padding_mode")
         if _plain(getattr(spec, field)) != _plain(getattr(default, field))
     ]
-    words += [field for field in ("transposed", "flip_kernel") if getattr(spec, field)]
+    words += [field for field in ("transposed", "flip_kernel", "exact") if getattr(spec, field)]
     if spec.activation is not None:
         words.append(getattr(spec.activation, "kind", str(spec.activation)))
     return " ".join(words) or "default"

@@ -46,6 +46,7 @@ def command(
     dilation: Annotated[str, typer.Option(help="One number, or one per axis.")] = "1",
     groups: Annotated[int, typer.Option(help="Channel groups.")] = 1,
     transposed: Annotated[bool, typer.Option("--transposed", help="A transposed convolution.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Only sums of the products, no transforms.")] = False,
     dtype: Annotated[str, typer.Option(help="Of input and kernel.")] = "float32",
     allow_reordering: Annotated[bool, typer.Option(help="Sums over input channels may be cut.")] = False,
     workers: Annotated[
@@ -77,6 +78,8 @@ def command(
         )
         specs = [spec]
         x = x if batch is None else (batch, *x[1:])
+    if exact:
+        specs = [spec.with_exact() for spec in specs]
     if workers is None and speeds is None:
         with endpoint.connect(timeout) as client:
             plan = client.plan_steps(x, kernels, specs, dtype=dtype, allow_reordering=allow_reordering)

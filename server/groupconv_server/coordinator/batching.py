@@ -108,7 +108,7 @@ class Batcher:
             finally:
                 wanted.reset(before)
 
-        if self._most == 1:
+        if self._most == 1 or not x.shape[:1] or not x.shape[0]:
             return alone()
         problems = self.coordinator.problems.of(x.shape, x.dtype, steps)  # what cannot be meets no others
         if by_message:

@@ -19,7 +19,7 @@ from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.problems import Problems
 from groupconv_server.coordinator.steps import Shaped
 from groupconv_server.executors.base import Executor
-from groupconv_server.planner import PlannedChain, Planner, request_plan
+from groupconv_server.planner import PlannedChain, Planner, empty_plan, request_plan
 from groupconv_server.planner.calibrate import calibrate
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.traces import Times, Traces, traced
@@ -134,6 +134,8 @@ class Coordinator:
             self.limits.check_answer(problems[-1])
         last = problems[-1]
         output = allocate(last.geometry.output_shape, last.types.output)
+        if not last.geometry.batch:
+            return Result(output, Report(empty_plan(problems), ()))
         return self.perform(problems, x, steps, deadline=deadline, reordering=reordering, output=output)
 
     def perform(
@@ -238,6 +240,8 @@ class Coordinator:
         kinds = [Shaped(d, tuple(s)) for s, d in kernels]
         problems = self.problems.checked(shape, dtype, specs, kinds, [None] * len(kinds))
         self.limits.check_answer(problems[-1])
+        if not problems[-1].geometry.batch:
+            return empty_plan(problems)
         return request_plan(self.planner.plan(tuple(problems), self.workers(), reordering=reordering))
 
     def workers(self, deadline: float | None = None) -> tuple[str, ...]:

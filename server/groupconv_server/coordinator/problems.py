@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from cachetools import FIFOCache
@@ -75,7 +76,9 @@ class Problems:
             raise InvalidArgumentError("steps", f"1 to {self._limits.steps} steps", len(specs))
         problems = problems_of(shape, dtype, specs, kernels, biases)
         for i, problem in enumerate(problems):
-            self._limits.check(problem, f"steps[{i}]")
+            # an empty batch is held to what one sample would take: NumPy counts it, too
+            one = problem if problem.geometry.batch else replace(problem, geometry=problem.geometry.with_batch(1))
+            self._limits.check(one, f"steps[{i}]")
         return problems
 
     def inputs(self, layer: str, version: int) -> list[tuple[tuple[int, ...], np.dtype]]:

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from groupconv.errors import NotFoundError
-from groupconv_server.coordinator.steps import input_types
 from groupconv_server.executors.base import WorkerInfo
-from groupconv_server.inference.tensors import INPUT, NAMES, OUTPUT, config_type
+from groupconv_server.inference.tensors import INPUT, NAMES, OUTPUT, Kind, config_type
 from groupconv_server.inference.v2 import model_pb2
 from groupconv_server.layers.registry import Layer, Layers
 
@@ -39,22 +38,20 @@ def check_version(layer: Layer, version: str) -> None:
 
 def metadata(layer: Layer) -> model_pb2.ModelMetadataResponse:
     """Shapes with -1 for any extent: the batch and space."""
-    (given, channels), (answered, filters) = _ends(layer)
-    space = [-1] * (layer.steps[0].kernel.ndim - 2)
+    given, answered = input_kind(layer), output_kind(layer)
     tensor = model_pb2.ModelMetadataResponse.TensorMetadata
     return model_pb2.ModelMetadataResponse(
         name=layer.name,
         versions=[str(layer.version)],
         platform=PLATFORM,
-        inputs=[tensor(name=INPUT, datatype=NAMES[given], shape=[-1, channels, *space])],
-        outputs=[tensor(name=OUTPUT, datatype=NAMES[answered], shape=[-1, filters, *space])],
+        inputs=[tensor(name=INPUT, datatype=NAMES[given.dtype], shape=given.shape)],
+        outputs=[tensor(name=OUTPUT, datatype=NAMES[answered.dtype], shape=answered.shape)],
     )
 
 
 def config(layer: Layer, workers: Sequence[WorkerInfo]) -> model_pb2.ModelConfig:
     """The same without the batch, and who runs it."""
-    (given, channels), (answered, filters) = _ends(layer)
-    space = [-1] * (layer.steps[0].kernel.ndim - 2)
+    given, answered = input_kind(layer), output_kind(layer)
     group = model_pb2.ModelInstanceGroup
     gpus = any(w.engine == "cuda" for w in workers)
     return model_pb2.ModelConfig(
@@ -62,8 +59,8 @@ def config(layer: Layer, workers: Sequence[WorkerInfo]) -> model_pb2.ModelConfig
         platform=PLATFORM,
         backend=PLATFORM,
         max_batch_size=MAX_BATCH,
-        input=[model_pb2.ModelInput(name=INPUT, data_type=config_type(given), dims=[channels, *space])],
-        output=[model_pb2.ModelOutput(name=OUTPUT, data_type=config_type(answered), dims=[filters, *space])],
+        input=[model_pb2.ModelInput(name=INPUT, data_type=config_type(given.dtype), dims=given.shape[1:])],
+        output=[model_pb2.ModelOutput(name=OUTPUT, data_type=config_type(answered.dtype), dims=answered.shape[1:])],
         instance_group=[
             group(name="workers", count=len(workers), kind=group.KIND_GPU if gpus else group.KIND_CPU),
         ],
@@ -71,10 +68,19 @@ def config(layer: Layer, workers: Sequence[WorkerInfo]) -> model_pb2.ModelConfig
     )
 
 
-def _ends(layer: Layer) -> tuple[tuple[np.dtype, int], tuple[np.dtype, int]]:
-    """Dtype and channels of what goes in and of what comes out; other dtypes of input may be accepted too."""
-    first, last = layer.steps[0], layer.steps[-1]
-    given, answered = next(iter(input_types(layer.steps).items()))
+def input_kind(layer: Layer) -> Kind:
+    """What goes in. Other dtypes that the steps accept are taken by ConvolutionService alone."""
+    first = layer.steps[0]
     channels = first.kernel.shape[0] if first.spec.transposed else first.kernel.shape[1] * first.spec.groups
+    return _kind(layer, layer.dtypes[0], channels)
+
+
+def output_kind(layer: Layer) -> Kind:
+    """What comes out."""
+    last = layer.steps[-1]
     filters = last.kernel.shape[1] * last.spec.groups if last.spec.transposed else last.kernel.shape[0]
-    return (given, channels), (answered, filters)
+    return _kind(layer, layer.dtypes[1], filters)
+
+
+def _kind(layer: Layer, dtype: np.dtype, channels: int) -> Kind:
+    return Kind(dtype, (-1, channels, *[-1] * (layer.steps[0].kernel.ndim - 2)))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.coordinator.batching import Batcher
-from groupconv_server.inference.models import check_version
+from groupconv_server.inference import models
 from groupconv_server.inference.statistics import Statistics, phases_of
 from groupconv_server.inference.tensors import Destination, Memory, input_of, output_place, parameter
 from groupconv_server.inference.v2 import infer_pb2
@@ -42,7 +42,7 @@ class Inference:
 
         Args:
             request: its parameter `timeout`, in microseconds, shortens the deadline; `priority` is as of
-                `Batcher.convolve`.
+                `Batcher.convolve`; `exact`, true or false, is as of `ConvSpec`.
             contents: its raw contents (see `messages.parse`).
             deadline: on the clock of time.monotonic().
             final: whether the answer is to say that none follows it.
@@ -60,7 +60,7 @@ class Inference:
         samples = request.inputs[0].shape[0] if request.inputs and request.inputs[0].shape else 1
         with self.layers.using(request.model_name, max(1, samples)) as layer:
             try:
-                check_version(layer, request.model_version)
+                models.check_version(layer, request.model_version)
                 response = infer_pb2.ModelInferResponse(
                     model_name=layer.name, model_version=str(layer.version), id=request.id
                 )
@@ -83,12 +83,13 @@ class Inference:
         alive: Callable[[], bool],
     ) -> bytes:
         priority = _checked_priority(request)
-        x = input_of(request, contents, self.memory)
+        exact: bool = parameter(request.parameters, "exact", bool) or False
+        x = input_of(request, contents, self.memory, models.input_kind(layer))
         answer = Destination(output_place(request.outputs), self.memory, x, response)
         ready = time.perf_counter()
         outcome = self.batcher.convolve(
             x,
-            layer.steps,
+            layer.exact_steps if exact else layer.steps,
             deadline=deadline,
             allocate=answer.allocate,
             by_message=answer.place is None,

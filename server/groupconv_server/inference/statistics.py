@@ -65,7 +65,7 @@ class Statistics:
 
     def answered(self, layer: Layer, phases: Phases, batch: int) -> None:
         """Count a request that was answered, by a run of a batch of so many samples."""
-        share = phases.samples / batch
+        share = phases.samples / max(1, batch)  # of an empty batch nothing runs
         with self._lock:
             record = self._records.setdefault(layer, Record())
             record.last = time.time()
@@ -99,7 +99,8 @@ def phases_of(samples: int, total: float, read: float, write: float, report: Rep
         write: seconds of its output.
         report: of its convolution; what a shard took beyond its computation it waited for its worker.
     """
-    queue = max(0.0, *(s.seconds - s.compute_seconds for s in report.steps[0]))
+    first = report.steps[0] if report.steps else ()  # of an empty batch nothing runs
+    queue = max([0.0, *(s.seconds - s.compute_seconds for s in first)])
     waited = report.phases.get("queue", 0.0)
     ran = report.phases.get("execute", 0.0) + report.phases.get("merge", 0.0)
     return Phases(1, samples, total, waited + queue, read, max(0.0, ran - queue), write)

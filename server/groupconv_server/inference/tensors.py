@@ -10,6 +10,7 @@ import numpy as np
 from groupconv.convolution.dtypes import DTYPES
 from groupconv.errors import InvalidArgumentError
 from groupconv.wire.requests import Array
+from groupconv.wire.tensors import checked_shape
 from groupconv_server.inference.messages import with_output
 from groupconv_server.inference.v2 import infer_pb2, model_pb2
 from groupconv_server.memory.cuda_memory import overlap
@@ -66,6 +67,19 @@ class Place:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a model's metadata says of a tensor.
+
+    Attributes:
+        dtype: of its elements.
+        shape: with -1 for any extent.
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
 def datatype_of(name: str, path: str) -> np.dtype:
     """The dtype of a datatype's name.
 
@@ -83,33 +97,39 @@ def config_type(dtype: np.dtype) -> model_pb2.DataType.ValueType:
     return model_pb2.DataType.Value(f"TYPE_{NAMES[dtype]}")
 
 
-def input_of(request: infer_pb2.ModelInferRequest, contents: Sequence[memoryview | bytes], memory: Memory) -> Array:
+def input_of(
+    request: infer_pb2.ModelInferRequest, contents: Sequence[memoryview | bytes], memory: Memory, given: Kind
+) -> Array:
     """The one input of a request, read-only unless it is in shared memory, where it is read in place.
 
     Args:
         request: without its raw contents.
         contents: those; one that lies aligned is not copied.
         memory: where regions are.
+        given: what the model takes, by its metadata.
 
     Raises:
-        InvalidArgumentError: another name or number of inputs, a datatype, shape or count of bytes that does not fit,
-            raw and typed contents mixed.
+        InvalidArgumentError: another name or number of inputs, another datatype, a shape or count of bytes that does
+            not fit, raw and typed contents mixed.
     """
     if [t.name for t in request.inputs] != [INPUT]:
         raise InvalidArgumentError("inputs", f"one, called {INPUT!r}", [t.name for t in request.inputs])
     tensor = request.inputs[0]
     dtype, shape = datatype_of(tensor.datatype, "inputs[0]"), tuple(tensor.shape)
-    for i, extent in enumerate(shape):
-        if extent < 1:
-            raise InvalidArgumentError(f"inputs[0].shape[{i}]", "an extent of at least 1", extent)
+    if dtype != given.dtype and not (dtype.kind in "iu" and given.dtype.kind in "iu"):
+        raise InvalidArgumentError("inputs[0].datatype", f"{NAMES[given.dtype]}, the model's", tensor.datatype)
+    if len(shape) != len(given.shape) or shape[1] != given.shape[1]:
+        expected = f"{_shown(given.shape)}, the model's (batch, channels, space; -1 is any extent)"
+        raise InvalidArgumentError("inputs[0].shape", expected, _shown(shape, most=8))
+    checked_shape(shape, "inputs[0].shape", batch=True)
     size = math.prod(shape) * dtype.itemsize  # Python's integers do not overflow
     wanted = f"{size} bytes for input {INPUT!r} of {_shown(shape)} {tensor.datatype}"
     place = place_of(tensor.parameters, "inputs[0]")
     raw = len(contents)
     if raw != (place is None and not tensor.HasField("contents")):
-        given = "in shared memory" if place else "typed" if tensor.HasField("contents") else "neither typed nor shared"
+        came = "in shared memory" if place else "typed" if tensor.HasField("contents") else "neither typed nor shared"
         expected = "one entry for each input that is neither typed nor in shared memory"
-        raise InvalidArgumentError("raw_input_contents", expected, f"{raw}, the input is {given}")
+        raise InvalidArgumentError("raw_input_contents", expected, f"{raw}, the input is {came}")
     if place is not None:
         if tensor.HasField("contents"):
             raise InvalidArgumentError("inputs[0].contents", "none beside shared memory", "typed contents")
@@ -240,5 +260,5 @@ class Destination:
         return self._response.SerializeToString()
 
 
-def _shown(shape: Iterable[int]) -> str:
-    return f"shape [{','.join(map(str, shape))}]"
+def _shown(shape: Sequence[int], most: int = 64) -> str:
+    return f"shape [{','.join(map(str, shape[:most]))}{',…' * (len(shape) > most)}]"

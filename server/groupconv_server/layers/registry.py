@@ -4,18 +4,22 @@ A version is immutable. Loading under a name that exists switches the name to th
 hold the old one end with it, and its memory is given back when the last of them has.
 """
 
+import functools
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
+
+import numpy as np
 
 from groupconv.errors import NotFoundError, ResourceExhaustedError
 from groupconv.text import human_bytes
 from groupconv.wire.requests import Step
 from groupconv_server.coordinator.resident import ResidentStep, resident_steps
+from groupconv_server.coordinator.steps import input_types
 from groupconv_server.layers.names import check_name, shown
 
 MOST = 10_000
@@ -51,6 +55,18 @@ class Layer:
     running: int = 0
     used: int = 0
     gone: bool = False
+
+    @functools.cached_property
+    def dtypes(self) -> tuple[np.dtype, np.dtype]:
+        """Of the input that its metadata names, and of the output then."""
+        return next(iter(input_types(self.steps).items()))
+
+    @functools.cached_property
+    def exact_steps(self) -> tuple[ResidentStep, ...]:
+        """The steps as sums of their products alone; the workers prepare them apart."""
+        if all(step.spec.exact for step in self.steps):
+            return self.steps
+        return resident_steps(self.name, self.version, [replace(s, spec=s.spec.with_exact()) for s in self.steps])
 
 
 RETRY = 1.0

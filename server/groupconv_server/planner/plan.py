@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from cachetools import FIFOCache
 
-from groupconv.convolution.plan import Alternative, Plan
+from groupconv.convolution.plan import Alternative, Plan, StepPlan
 from groupconv_server.planner.cuts import Cut
 from groupconv_server.planner.describe import described
 from groupconv_server.planner.rates import Rates
 from groupconv_server.planner.search import PlannedChain, cut_chain, search
 from groupconv_server.planner.statistics import STALE, Chain, Statistics
+from groupconv_worker.contract import Problem
 
 CACHED = 4096
 """Steps whose plans are kept; those go that were made longest ago."""
@@ -203,3 +204,22 @@ class Planner:
 def request_plan(chains: Sequence[PlannedChain]) -> Plan:
     """The plan of all steps, as people and the wire see it."""
     return Plan(tuple(p for c in chains for p in c.plans))
+
+
+def empty_plan(problems: Sequence[Problem]) -> Plan:
+    """The plan for a batch of no samples: no shard of any step."""
+    return Plan(
+        tuple(
+            StepPlan(
+                variant=p.geometry.variant(),
+                input_shape=p.geometry.input_shape,
+                kernel_shape=p.geometry.weight_shape,
+                output_shape=p.geometry.output_shape,
+                groups=p.geometry.groups,
+                cut="none",
+                reason="the batch is empty",
+                shards=(),
+            )
+            for p in problems
+        )
+    )

@@ -119,7 +119,7 @@ class ConvolutionServicer:
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> convolution_pb2.PlanConvolutionResponse:
         """Say how a request of these shapes would be cut."""
-        dtype, shape = type_from_wire(request.input, "input")
+        dtype, shape = type_from_wire(request.input, "input", batch=True)
         kernels = [type_from_wire(s.kernel, f"steps[{i}].kernel") for i, s in enumerate(request.steps)]
         plan = self.coordinator.plan(
             shape, dtype, specs_of(request.steps), [(s, d) for d, s in kernels], reordering=request.allow_reordering
@@ -145,7 +145,7 @@ def parse(raw: bytes, places: Places) -> tuple[convolution_pb2.ConvolveRequest, 
         x = np.ndarray(shape, dtype, raw, start)
         return request, x if x.flags.aligned else x.copy(), []
     request, data = (_brief if len(raw) <= BRIEF else _read)(raw)
-    x = places.tensor(request.input, "input", data, in_place=True)
+    x = places.tensor(request.input, "input", data, in_place=True, batch=True)
     if not request.steps:
         if data is not None and not request.HasField("output_place"):
             _requests.keep(raw, data, (request, x.dtype, x.shape))

@@ -61,7 +61,13 @@ class Places:
         self._target: DeviceRegion | None = None  # as long as the request runs, though it be unregistered meanwhile
 
     def tensor(
-        self, message: tensor_pb2.Tensor, field: str, data: memoryview | None = None, *, in_place: bool = False
+        self,
+        message: tensor_pb2.Tensor,
+        field: str,
+        data: memoryview | None = None,
+        *,
+        in_place: bool = False,
+        batch: bool = False,
     ) -> Array:
         """A tensor of the request: in place, or from the message; arguments and errors as of `from_wire`.
 
@@ -69,6 +75,7 @@ class Places:
             message: as there.
             field: likewise.
             data: likewise.
+            batch: likewise.
             in_place: whether a tensor on a device may stay there, if this process computes there.
 
         Raises:
@@ -76,13 +83,13 @@ class Places:
             FailedPreconditionError: shared memory is not allowed.
         """
         if not message.HasField("place"):
-            return from_wire(message, field, data)
+            return from_wire(message, field, data, batch=batch)
         if data is not None or message.data:
             raise InvalidArgumentError(f"{field}.place", "none beside data", "both")
         place = message.place
         if not is_device_region(place.region):
-            return from_wire(message, field, self._view(place, f"{field}.place"))
-        dtype, shape = type_from_wire(message, field)
+            return from_wire(message, field, self._view(place, f"{field}.place"), batch=batch)
+        dtype, shape = type_from_wire(message, field, batch=batch)
         expected = math.prod(shape) * dtype.itemsize
         if place.byte_size != expected:
             raise InvalidArgumentError(

@@ -69,7 +69,7 @@ class StreamServicer:
 
     def _open(self, header: stream_pb2.StreamHeader, context: grpc.ServicerContext) -> Stream:
         c = self.coordinator
-        dtype, shape = type_from_wire(header.input, "header.input")
+        dtype, shape = type_from_wire(header.input, "header.input", batch=True)
         steps = []
         for i, (message, spec) in enumerate(zip(header.steps, specs_of(header.steps), strict=True)):
             kernel = from_wire(message.kernel, f"steps[{i}].kernel")

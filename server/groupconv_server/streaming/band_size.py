@@ -42,6 +42,8 @@ def choose(problems: Sequence[Problem], rows: int, limits: Limits, workers: int)
             f"{human_bytes(limits.stream_total_bytes)} for a stream (groupconv serve --stream-total-gib)"
         )
     most = limits.stream_bytes // IN_FLIGHT
+    if not out_rows:
+        return Bands(problems, max(rows, 1))
     if rows:
         bands = Bands(problems, rows)
         check(bands.widest(), most)

@@ -68,7 +68,7 @@ def test_transposed_same_has_stride_times_the_input():
         ("kernel.shape", {}, (1, 3, 8, 8), (4, 3)),
         ("kernel.shape", {}, (1,) * 6, (1,) * 6),
         ("input.shape", {}, (1, 3, 8), (4, 3, 3, 3)),
-        ("input.shape[0]", {}, (0, 3, 8, 8), (4, 3, 3, 3)),
+        ("input.shape[0]", {}, (-1, 3, 8, 8), (4, 3, 3, 3)),
         ("input.shape[2]", {}, (1, 3, -8, 8), (4, 3, 3, 3)),
         ("kernel.shape[3]", {}, (1, 3, 8, 8), (4, 3, 3, 0)),
         ("groups", {"groups": 2}, (1, 3, 8, 8), (4, 1, 3, 3)),

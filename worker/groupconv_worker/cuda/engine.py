@@ -35,6 +35,8 @@ AT_ONCE = 4
 
 TUNED = 4096
 """Problems whose fastest algorithm is remembered."""
+TRANSFORMS = {"fft", "separable"}
+"""Algorithms that do not sum an output's own products: not for a convolution that is to be exact."""
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +133,9 @@ class CudaEngine:
         """What can take the problem, in order of preference; "direct" is always among them."""
         options = self._device.options
         names = [options.algorithm] if options.algorithm else by_rule(problem, deterministic=options.deterministic)
+        if problem.geometry.exact:
+            rounded = {"gemm", "cudnn"} if options.math != "float32" else set()
+            names = [name for name in names if name not in TRANSFORMS | rounded]
         found = [self._algorithms[name] for name in names if name in self._algorithms]
         found = [
             a for a in found if a.supports(problem) and (not isinstance(a, Separable) or a.accepts(problem, weight))

@@ -40,6 +40,8 @@ class OnDevice:
             ResourceExhaustedError: not even one group of one sample fits the device's memory; names the bytes.
             DeviceLostError: the device failed; the process must be replaced.
         """
+        if not x.shape[0]:
+            return
         if _on_device(x) or _on_device(out):
             self._run_resident(x, out)
         elif not self._recorder.run(x, out):

@@ -66,6 +66,7 @@ class Fft:
             and math.prod(g.output) >= math.prod(g.kernel)
             and g.in_channels * g.out_channels // g.groups**2 <= 4
             and not stretched(problem.geometry)
+            and not g.exact
         )
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:

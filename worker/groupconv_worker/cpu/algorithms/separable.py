@@ -36,6 +36,7 @@ class Separable:
         g = zero_padded(problem.geometry)
         return (
             problem.types.accumulate.kind == "f"
+            and not g.exact
             and g.rank == 2
             and not g.transposed
             and g.in_channels == g.groups

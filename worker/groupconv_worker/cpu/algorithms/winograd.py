@@ -67,7 +67,7 @@ class Winograd:
         worth_it = tiles >= FEWEST_TILES and tiles * TILE**2 <= MOST_OF_DIRECT * math.prod(g.output) * KERNEL**2
         # a window of padding alone has the sum 0, exactly
         seen = all(max(pair) < KERNEL * d - d + 1 for pair, d in zip(g.padding, g.dilation, strict=True))
-        return wide and max(g.stride) == 1 and worth_it and seen and max(g.input) < 2**30
+        return not g.exact and wide and max(g.stride) == 1 and worth_it and seen and max(g.input) < 2**30
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """Transform the filters: 4 times their memory. A one-shot kernel's direct form is made if it is needed."""
