@@ -14,7 +14,7 @@ from groupconv_server.files.axes import Created, Layout, Opened, View, axes_of, 
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
 from groupconv_server.files.extras import needed
 from groupconv_server.files.metadata import Metadata, missing
-from groupconv_server.files.output import allocate, replaced
+from groupconv_server.files.output import allocate, check_space, replaced
 from groupconv_server.files.paths import split
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc", ".nc4", ".mat", ".ims", ".h5ad", ".nxs")
@@ -66,7 +66,8 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
     shape, chunks = layout.array_shape, chunks_for(layout, dtype)
     _check_free(h5py, name, inside or NAME)
     with replaced(name, copy=True) as new:
-        _check_space(new, shape, chunks, dtype)
+        whole = math.prod(-(-size // chunk) * chunk for size, chunk in zip(shape, chunks, strict=True)) * dtype.itemsize
+        check_space(new, whole)
         early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -79,15 +80,6 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
             file.flush()
             allocate(new)
             yield Created(BlockWriter(View(array, layout), chunks), layout.axes, missing("HDF5", metadata.left_out()))
-
-
-def _check_space(new: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype) -> None:
-    """Fail if the disk is too full for the array. HDF5 crashes where it meets a full disk itself."""
-    whole = math.prod(-(-size // chunk) * chunk for size, chunk in zip(shape, chunks, strict=True)) * dtype.itemsize
-    before = new.stat().st_size if new.exists() else 0
-    space = new.with_name("space")
-    allocate(space, before + whole)
-    space.unlink()
 
 
 def _check_free(h5py: Any, name: Path, inside: str) -> None:

@@ -77,12 +77,16 @@ def level_of(zarr: Any, path: Path, array: Any) -> Image:
 
 
 def is_replaceable(path: Path, *, image: bool) -> bool:
-    """Whether a folder is a Zarr array, or an image where one is to be written."""
+    """Whether a folder is a Zarr array, or an image where one is to be written. An image with labels is kept."""
     described = path / "zarr.json"
     if not described.is_file():
         return (path / ".zarray").is_file()
     said = json.loads(described.read_text())
-    return bool(said.get("node_type") == "array" or (image and "multiscales" in said["attributes"].get("ome", {})))
+    if said.get("node_type") == "array":
+        return True
+    scales = said.get("attributes", {}).get("ome", {}).get("multiscales", [])
+    levels = {level["path"].partition("/")[0] for scale in scales for level in scale["datasets"]}
+    return image and bool(levels) and {node.name for node in path.iterdir()} <= {"zarr.json", *levels}
 
 
 def describe(group: Any, layout: Layout, pixel_sizes: Mapping[str, tuple[float, str]], levels: Sequence[float]) -> None:

@@ -146,3 +146,18 @@ def _move_folder(new: Path, target: Path) -> None:
     except OSError:
         old.rename(target)
         raise
+
+
+def check_space(new: Path, size: int) -> None:
+    """Fail now if the disk is too full for what a file will hold. HDF5 crashes where it meets a full disk itself.
+
+    Args:
+        new: the file, which may be there already.
+        size: bytes that will be added.
+
+    Raises:
+        OSError: the disk is too full.
+    """
+    space = new.with_name("space")
+    allocate(space, size + (new.stat().st_size if new.exists() else 0))
+    space.unlink()

@@ -14,7 +14,7 @@ from groupconv_server.files.blocks import BlockReader, BlockWriter
 from groupconv_server.files.derived import upright
 from groupconv_server.files.extras import needed
 from groupconv_server.files.metadata import Metadata, missing
-from groupconv_server.files.output import allocate, replaced
+from groupconv_server.files.output import allocate, check_space, replaced
 from groupconv_server.files.paths import split
 from groupconv_server.files.tiff_colors import seen
 from groupconv_server.files.tiff_metadata import imagej_axes, metadata_of, options_of
@@ -140,12 +140,14 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
             file.write(iter(tiles), shape=written, dtype=dtype, tile=(TILE, TILE), **options)
 
     named = axes_of(written, _names(options["metadata"]["axes"]))
-    with replaced(path) as new, tiles.written_by(lambda: write(new)):
-        axes_of_tiles = [
-            Axis(kind, kind, size) for kind, size in zip("NZYXC" if volume else "NYXC", tiles.shape, strict=True)
-        ]
-        chunks = (1, *((1,) if volume else ()), TILE, TILE, samples)
-        yield Created(BlockWriter(View(tiles, Layout(tuple(axes_of_tiles))), chunks), named, notes)
+    in_tiles = [
+        Axis(kind, kind, extent) for kind, extent in zip("NZYXC" if volume else "NYXC", tiles.shape, strict=True)
+    ]
+    chunks = (1, *((1,) if volume else ()), TILE, TILE, samples)
+    with replaced(path) as new:
+        check_space(new, size)
+        with tiles.written_by(lambda: write(new)):
+            yield Created(BlockWriter(View(tiles, Layout(tuple(in_tiles))), chunks), named, notes)
 
 
 def _planes(layout: Layout, metadata: Metadata, *, ome: bool) -> str:

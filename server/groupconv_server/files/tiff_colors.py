@@ -81,9 +81,10 @@ def _colored(page: Any, array: Any, axes: str, metadata: Metadata) -> tuple[Any,
         InvalidArgumentError: indices with extra samples.
     """
     kind = next((k for k in SCIENTIFIC if getattr(page.parent, f"is_{k}", False)), None)
-    if "S" in axes:
-        raise InvalidArgumentError("input", "one sample of each pixel for photometric interpretation PALETTE", "more")
-    if kind is not None or page.colormap is None:
+    if "S" in axes or page.colormap is None:
+        expected = "a palette and one sample of each pixel for photometric interpretation PALETTE"
+        raise InvalidArgumentError("input", expected, f"{page.samplesperpixel} samples")
+    if kind is not None:
         note = f"the palette only colors the screen ({kind}): intensities are read, the palette is left out"
         return array, axes, replace(metadata, photometric="grey", notes=(*metadata.notes, note))
     colors = np.asarray(page.colormap)  # (3, 2**bits) of uint16

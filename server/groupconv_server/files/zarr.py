@@ -45,7 +45,10 @@ def create_output(
     image = path.name.lower().endswith(IMAGE)
     zarr = needed("zarr", "to write Zarr")
     if path.exists() and not ome_zarr.is_replaceable(path, image=image):
-        raise InvalidArgumentError("output", "a new path, or a Zarr array or image, which is replaced", path)
+        expected = "a new path, or a Zarr array or image, which is replaced"
+        raise InvalidArgumentError("output", expected, str(path))
+    if ome_zarr.is_replaceable(path.parent, image=False):
+        raise InvalidArgumentError("output", "a path in a folder or a Zarr group", f"{path}, in an array")
     chunks = chunks_for(layout, dtype)
     with replaced(path) as new:
         try:

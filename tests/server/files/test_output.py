@@ -131,6 +131,19 @@ def test_what_cannot_be_replaced_is_refused_before_anything_is_written(tmp_path)
         write(tmp_path / "y.zarr", x)
 
 
+def test_what_lies_in_or_around_a_zarr_array_is_kept(tmp_path):
+    x = np.zeros((1, 1, 4, 4), np.uint8)
+    write(tmp_path / "array.zarr", x)
+    with pytest.raises(InvalidArgumentError, match="output: expected a path in a folder or a Zarr group"):
+        write(tmp_path / "array.zarr" / "inside", x)
+    write(tmp_path / "image.ome.zarr", x)
+    write(tmp_path / "image.ome.zarr", x + 1)
+    zarr.open_group(tmp_path / "image.ome.zarr").create_group("labels")
+    with pytest.raises(InvalidArgumentError, match="output: expected a new path"):
+        write(tmp_path / "image.ome.zarr", x)
+    assert read(tmp_path / "image.ome.zarr").max() == 1
+
+
 def test_the_leftovers_of_a_killed_process_go_and_those_in_use_stay(tmp_path):
     program = f"""
 import os, signal
