@@ -1,5 +1,6 @@
 """`groupconv warmup`: compile and tune ahead of the first request."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,8 +28,10 @@ def command(
     """
     from groupconv.convolution.dtypes import types_of
     from groupconv_worker.cpu.engine import CpuEngine
+    from groupconv_worker.cpu.kernels.forms import FORMS
     from groupconv_worker.engines import Problem
 
+    FORMS.limit = sys.maxsize  # a server has a limit, and loads from disk what is compiled here
     engine = CpuEngine(threads=threads)
     for layer in select(layers, rows):
         x, w, b = layer.arrays()

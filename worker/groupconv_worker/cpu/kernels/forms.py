@@ -136,4 +136,5 @@ class Forms:
 
 
 FORMS = Forms()
+"""Those of this process. A command that compiles ahead of requests, or measures, lifts its limit."""
 form = FORMS.kernel
