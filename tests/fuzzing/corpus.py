@@ -24,6 +24,7 @@ CONVOLUTION, STREAM, LAYER, MEMORY, CLUSTER = (
     f"/groupconv.v1.{name}Service/" for name in ("Convolution", "Stream", "Layer", "Memory", "Cluster")
 )
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/"
+HEALTH = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")
 INFERENCE = "/inference.GRPCInferenceService/"
 LZ4 = stream_pb2.COMPRESSION_SHUFFLE_LZ4
 NAME = "edge"

@@ -108,6 +108,12 @@ def test_a_message_that_is_none_is_refused_by_every_stream_and_call(channel, raw
     assert live._status(channel, live.REFLECTION, [raw]) == "INVALID_ARGUMENT"
 
 
+@pytest.mark.parametrize("path", corpus.HEALTH)
+@pytest.mark.parametrize("raw", [b"\xff\xff", b"\x0a\x05ab", b"\x0a\x03\xed\xa0\x80"])
+def test_health_refuses_a_message_that_is_none(channel, path, raw):
+    assert live._status(channel, path, [raw]) == "INVALID_ARGUMENT"
+
+
 def test_reflection_still_answers(channel):
     ask = channel.stream_stream(
         live.REFLECTION,

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from groupconv.errors import GroupconvError
+from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv_server.access.tokens import Tokens
 from groupconv_server.admission.call import Method, kind_of
 from groupconv_server.admission.errors import abort
@@ -45,7 +46,7 @@ class Interceptor(grpc.ServerInterceptor):
         """The method behind the door, or what refuses the call."""
         name = handler_call_details.method
         if name.startswith(HEALTH):
-            return self._beside(continuation(handler_call_details))
+            return self._beside(name, continuation(handler_call_details))
         method = self._methods.get(name) or self._method(name, continuation(handler_call_details))
         watch = None
         if self._observer is not None and method.series is not None:
@@ -73,19 +74,23 @@ class Interceptor(grpc.ServerInterceptor):
         waited_for = not name.startswith(REFLECTION)
         return self._methods.setdefault(name, Method(name, handler, series, waited_for=waited_for))
 
-    def _beside(self, handler: Any) -> Any:
-        """The handler, run by the threads that are always free."""
+    def _beside(self, name: str, handler: Any) -> Any:
+        """The handler, run by the threads that are always free, its message decoded there."""
         if handler is None:
             return None
         kind = kind_of(handler)
-        method = getattr(handler, kind)
+        method, decode = getattr(handler, kind), handler.request_deserializer
 
         @functools.wraps(method)
-        def run(*arguments: Any, **keywords: Any) -> Any:
-            return method(*arguments, **keywords)
+        def run(raw: bytes, context: grpc.ServicerContext, *more: Any) -> Any:
+            try:
+                request = raw if decode is None else decode(raw)
+            except DecodeError:  # gRPC itself would call it an internal error
+                abort(context, InvalidArgumentError("message", f"a message of {name}", f"{len(raw)} other bytes"))
+            return method(request, context, *more)
 
         run.experimental_thread_pool = self._aside  # type: ignore[attr-defined]  # grpc looks for it
-        return handler._replace(**{kind: run})
+        return handler._replace(request_deserializer=None, **{kind: run})
 
     def _refusing(self, error: GroupconvError, watch: Watch | None) -> Any:
         """A handler that ends the call; as it takes a stream, no message is waited for."""
