@@ -55,7 +55,8 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
     encoder = encoder_of(path.suffix.lower(), shape, dtype, metadata)
     with replaced(path) as new:
         pixels = np.zeros((shape[0], *shape[2:], shape[1]), dtype)
-        axes = axes_of((*shape[2:], encoder.channels), asked="yxc")
+        channels = [encoder.channels] if encoder.channels > 1 else []
+        axes = axes_of((*shape[2:], *channels), asked="yxc"[: 2 + len(channels)])
         if shape[0] > 1:
             axes = (Axis("n", "N", shape[0]), *axes)
         yield Created(View(pixels, "nyxc"), axes, encoder.notes, encoder.left_out)
