@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -63,6 +64,12 @@ log = logging.getLogger(__name__)
 
 LINGER = 0.5
 """Seconds that callers have to read the last answer, and health watchers NOT_SERVING."""
+
+OVERTIME = 2.5
+"""Seconds after the grace period in which the server lets go of what it has. Then the process ends without."""
+
+NOT_IN_ORDER = 75
+"""Exit status of a server that had to be ended so (EX_TEMPFAIL of sysexits.h)."""
 
 PING_MS = 10_000
 """A client may ask this often whether the server is there."""
@@ -185,6 +192,7 @@ class Server:
         waited = self._gate.inside > 0
         if not self._gate.close(self.config.grace):
             log.warning("requests still running after %.0f s are cancelled", self.config.grace)
+            self.executor.interrupt()
         elif waited:
             time.sleep(LINGER)  # the last answers are handed to the transport, and not yet read
         self._grpc.stop(LINGER).wait()
@@ -288,3 +296,17 @@ def serve(config: Config, ready: Callable[[Server], None]) -> None:
             if came == signal.SIGHUP:
                 server.reload()
         log.info("stopping: running requests have %.0f s", config.grace)
+        _end_at_the_latest(config.grace + OVERTIME)
+
+
+def _end_at_the_latest(seconds: float) -> None:
+    """End the process after so many seconds, whatever hangs: a worker, a library, a thread that nobody can stop."""
+
+    def end() -> None:
+        log.error("the server has not ended in order within %.0f s: it ends now", seconds)
+        logging.shutdown()
+        os._exit(NOT_IN_ORDER)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()

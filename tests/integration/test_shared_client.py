@@ -280,7 +280,7 @@ def test_a_call_that_timed_out_leaves_its_memory_alone(sharing, near, layer, mon
         for task in tasks:
             task.out[...] = -1
         written.set()
-        return run(self, tasks, deadline=None)
+        return run(self, tasks)
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalExecutor, "run", late)

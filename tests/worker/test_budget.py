@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groupconv_worker.budget import Turn
+from groupconv_worker.budget import LENT, Turn
 from waiting import until
 
 
@@ -46,7 +46,7 @@ def test_turns_come_in_the_order_they_were_asked_for(threads):
     turn, order = Turn(threads), []
 
     def ask(number):
-        got = turn.acquire(whole=True)
+        got = turn.acquire(alone=True)
         order.append(number)
         turn.release(got)
 
@@ -72,3 +72,55 @@ def test_who_gives_up_does_not_stand_in_the_way():
     assert turn.acquire(timeout=60, among=4) == 1
     first.join(60)
     assert got == [0]
+
+
+def test_nobody_waits_for_somebody_who_takes_long():
+    turn = Turn(4)
+    assert turn.acquire(whole=True) == 4
+    assert turn.acquire(timeout=60) == 1  # beyond the budget
+    assert turn.acquire(timeout=60, among=2) == 1
+    assert turn.inside == 3
+    turn.release(1)
+    turn.release(1)
+    assert turn.acquire(timeout=0) == 0  # taken back
+    turn.release(4)
+    assert turn.acquire(timeout=0, whole=True) == 4
+
+
+def test_what_is_lent_goes_to_the_next_who_waits():
+    turn, got = Turn(1), []
+    assert turn.acquire() == 1
+    assert turn.acquire(timeout=60) == 1
+    turn.STUBBORN = 10**6
+    waiting = threading.Thread(target=lambda: got.append(turn.acquire(whole=True)))
+    waiting.start()
+    until(lambda: len(turn._waiting) == 1)
+    turn.release(1)
+    waiting.join(60)
+    assert got == [1]
+
+
+def test_who_is_to_be_alone_waits_for_those_with_a_lent_thread_too():
+    turn = Turn(1)
+    assert turn.acquire() == 1
+    assert turn.acquire(timeout=60) == 1
+    turn.release(1)
+    assert turn.acquire(timeout=0.1, alone=True) == 0
+    turn.release(1)
+    assert turn.acquire(timeout=0, alone=True) == 1
+
+
+def test_who_need_not_wait_any_more_is_sent_away():
+    turn, over = Turn(1), threading.Event()
+    turn.acquire()
+    over.set()
+    assert turn.acquire(over=over.is_set, whole=True) == 0
+    assert turn.inside == 1
+
+
+def test_so_many_threads_are_lent_and_no_more(monkeypatch):
+    monkeypatch.setattr("groupconv_worker.budget.PATIENCE", 1e-4)
+    turn = Turn(2)
+    turn.acquire(whole=True)
+    assert [turn.acquire(timeout=60) for _ in range(LENT)] == [1] * LENT
+    assert turn.acquire(timeout=0.05) == 0

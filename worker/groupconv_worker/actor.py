@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from groupconv.errors import DeadlineExceededError
 from groupconv_worker.contract import Array, DeviceLostError
+from groupconv_worker.job import Job
 from groupconv_worker.lanes.endpoint import Address, Endpoint
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
 from groupconv_worker.runtime import Station
@@ -21,6 +20,10 @@ from groupconv_worker.shard import Ran, Stage
 
 log = logging.getLogger(__name__)
 
+DROPPED = 4096
+"""Numbers of dropped shards that are remembered: some of them were done already."""
+CONTROL = "control"
+"""The concurrency group of calls that must not wait for shards."""
 DEVICE_LOST = 70
 """Exit status of an actor whose device failed (EX_SOFTWARE of sysexits.h)."""
 
@@ -40,6 +43,7 @@ class Worker:
             os.environ.setdefault("CUPY_GPU_MEMORY_LIMIT", f"{share:.0%}")  # read when CuPy's pool is made
         self._station = Station(engine, threads, capacity)
         self.engine, self.resident = self._station.engine, self._station.resident
+        self._dropped: set[int] = set()
         self._endpoints: dict[tuple[bytes, bool], Endpoint] = {}
 
     def describe(self) -> dict[str, Any]:
@@ -66,14 +70,15 @@ class Worker:
         return x.copy()
 
     def run(
-        self, stages: tuple[Stage, ...], x: Array, expires: float | None = None
+        self, stages: tuple[Stage, ...], x: Array, expires: float | None = None, number: int = -1
     ) -> tuple[Array | None, tuple[Ran, ...] | None]:
         """One shard (see `run_shard`); the arrays arrive as read-only views of the object store.
 
         Args:
             stages: of the shard; one of a resident layer may come without its weight, an empty array in its place.
             x: (N, C, *input).
-            expires: on the clock of time.time(), the one that hosts share; a shard past it is not started.
+            expires: on the clock of time.time(), the one that hosts share; a shard past it is not begun, or ends early.
+            number: what `drop` calls it.
 
         Returns:
             The output (N, M, *output) and what came of each stage; (None, None) if a weight that was not sent is not
@@ -84,8 +89,15 @@ class Worker:
         """
         last = stages[-1].problem
         out = np.empty(last.geometry.output_shape, dtype=last.types.output)
-        ran = self.compute(stages, x, out, expires)
+        ran = self.compute(stages, x, out, expires, dropped=lambda: number in self._dropped)
+        self._dropped.discard(number)
         return (None, None) if ran is None else (out, ran)
+
+    def drop(self, number: int) -> None:
+        """Nobody waits any more for the shard that `run` was given with this number. In a thread of its own."""
+        while len(self._dropped) >= DROPPED:
+            self._dropped.pop()
+        self._dropped.add(number)
 
     def compute(
         self,
@@ -104,25 +116,22 @@ class Worker:
             x: likewise.
             out: (N, M, *output), any strides.
             expires: likewise.
-            dropped: asked when it is the shard's turn; if so it is not started.
+            dropped: asked while the shard waits and runs; if so it is not started, or ends early.
             borrowed: whether the arrays are the caller's again afterwards: what is kept is copied.
 
         Returns:
             What came of each stage; None if a weight that was not sent is not kept here.
 
         Raises:
-            DeadlineExceededError: it waited past its deadline, or was dropped.
+            DeadlineExceededError: its deadline passed before it was done.
+            CancelledError: it was dropped.
         """
-        left = -1.0 if expires is None else min(max(0.0, expires - time.time()), threading.TIMEOUT_MAX)
-        threads = self._station.enter(stages, left)
-        if not threads:
-            raise DeadlineExceededError("the deadline passed before the shard was started")
+        job = Job(None if expires is None else time.monotonic() + expires - time.time(), lambda: not dropped())
+        threads = self._station.enter(stages, job)
         try:
-            if (expires is not None and time.time() > expires) or dropped():
-                raise DeadlineExceededError("the deadline passed before the shard was started")
             if borrowed:
                 stages = [_own(stage) for stage in stages]
-            return self._station.run(stages, x, out, threads)
+            return self._station.run(stages, x, out, threads, job)
         except WeightsMissingError:
             return None
         except DeviceLostError:
@@ -135,9 +144,8 @@ class Worker:
             self._station.turn.release(threads)
 
     def forget(self, layer: str, version: int) -> None:
-        """Drop what is kept of a layer's version; not while a shard runs that counts on it."""
-        with self._station.turn:
-            self.resident.forget(layer, version)
+        """Drop what is kept of a layer's version; a shard that counts on it is sent again, with its weights."""
+        self.resident.forget(layer, version)
 
 
 def _own(stage: Stage) -> Stage:

@@ -29,6 +29,8 @@ from groupconv.convolution.dtypes import is_float
 from groupconv_worker.cache_folder import cache_folder
 from groupconv_worker.code_version import digest
 from groupconv_worker.contract import Array, Prepared, Problem
+from groupconv_worker.job import PERIOD, current
+from groupconv_worker.pieces import blocks
 
 VARIABLE = "GROUPCONV_TUNE"
 ROUNDS = 24
@@ -104,7 +106,7 @@ class Tuner:
             return candidates[known]()
         if len(candidates) == 1:
             return next(iter(candidates.values()))()
-        with self._lock, _alone(self.path):  # two tunings at once would time each other
+        with _one_at_a_time(self._lock), _alone(self.path):  # two tunings at once would time each other
             found = _read(self.path).get(versions(), {}).get(key)
             if found is not None and found != known and found.removesuffix(DOUBT) in candidates:
                 name = self._choices[key] = found.removesuffix(DOUBT)  # another process has measured meanwhile
@@ -178,6 +180,17 @@ def return_freed_memory() -> None:
 
 
 @contextlib.contextmanager
+def _one_at_a_time(lock: threading.Lock) -> Iterator[None]:
+    """With the lock; who waits for it looks at its job."""
+    while not lock.acquire(timeout=PERIOD):
+        current().check()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def _alone(path: Path | None) -> Iterator[None]:
     """While no other process that shares this file measures; one that does not come to an end is not waited for."""
     with contextlib.ExitStack() as stack:
@@ -189,6 +202,7 @@ def _alone(path: Path | None) -> Iterator[None]:
                     with contextlib.suppress(BlockingIOError):
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         break
+                    current().check()
                     time.sleep(PAUSE)
         yield
 
@@ -226,7 +240,9 @@ def _arrays(problem: Problem) -> tuple[Array, Array]:
     """One sample of the problem's shape, random, and room for its answer."""
     g, types = problem.geometry.with_batch(1), problem.types
     rng, x = np.random.default_rng(0), _array(g.input_shape, types.input, 16)
-    x[...] = rng.standard_normal(x.shape, np.float32) if is_float(x.dtype) else rng.integers(0, 100, x.shape)
+    for at in blocks(x.shape):
+        shape = x[at].shape
+        x[at] = rng.standard_normal(shape, np.float32) if is_float(x.dtype) else rng.integers(0, 100, shape)
     return x, _array(g.output_shape, types.output, 0)
 
 

@@ -1,7 +1,15 @@
 """Turns at a budget of threads, first come, first served."""
 
+import math
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
+
+PATIENCE = 0.02
+"""Seconds without any change after which who waits gets a thread beyond the budget."""
+LENT = 32
+"""Threads beyond the budget, at most."""
 
 
 class Turn:
@@ -10,6 +18,10 @@ class Turn:
     Who comes alone may have all of the budget. Who is one of several takes a share, as splitting small work over many
     threads loses more than doing several at a time. Who could have less than half of the share waits.
 
+    Nobody waits for long behind somebody who takes long: where nothing has changed for `PATIENCE`, one who waits gets
+    a thread beyond the budget, and the processors' time is shared from then on. That thread is taken back as soon as
+    nobody waits. Who must have all of the budget waits `STUBBORN` times longer, or for ever if it is to be alone.
+
     Args:
         threads: the budget; 1 makes it a plain lock, which, other than `threading.Lock`, promises an order.
 
@@ -17,13 +29,18 @@ class Turn:
         >>> turn = Turn(4)
         >>> turn.acquire(among=2), turn.acquire(among=2), turn.acquire(timeout=0.01)
         (2, 2, 0)
-        >>> turn.release(2); turn.release(2); turn.acquire()
+        >>> turn.acquire(timeout=1)  # lent
+        1
+        >>> turn.release(1); turn.release(2); turn.release(2); turn.acquire()
         4
     """
 
+    STUBBORN = 50
+
     def __init__(self, threads: int = 1) -> None:
         self.threads = self._free = threads
-        self._holders = 0
+        self._holders = self._lent = 0
+        self._changed = time.monotonic()
         self._lock = threading.Lock()
         self._waiting: deque[_Waiting] = deque()
 
@@ -32,64 +49,98 @@ class Turn:
         """How many hold threads or wait for some."""
         return self._holders + len(self._waiting)
 
-    def acquire(self, timeout: float = -1, *, among: float = 1, whole: bool = False) -> int:
+    def acquire(
+        self,
+        timeout: float = -1,
+        *,
+        among: float = 1,
+        whole: bool = False,
+        alone: bool = False,
+        over: Callable[[], bool] = lambda: False,
+    ) -> int:
         """Wait for threads, for at most `timeout` seconds unless that is -1.
 
         Args:
             timeout: seconds.
             among: how many share the budget now, the caller among them.
-            whole: whether nothing less than all of it will do.
+            whole: whether nothing less than all of it will do, for a while.
+            alone: whether nobody else may hold any, however long that takes.
+            over: asked now and then whether to go on waiting is of no use.
 
         Returns:
             The threads got, to be given back; 0 if it took too long.
         """
+        whole = whole or alone
         share = self.threads if whole else max(1, int(self.threads / max(1.0, among)))
         least = share if whole else (share + 1) // 2
         with self._lock:
-            if self._free >= least and not self._waiting:
+            if self._free >= least and not self._waiting and not (alone and self._holders):
                 return self._take(share)
-            mine = _Waiting(share, least)
+            mine = _Waiting(share, least, alone)
             self._waiting.append(mine)
-        if mine.bell.acquire(timeout=timeout):
-            return mine.got
-        with self._lock:
-            if not mine.got:
-                self._waiting.remove(mine)
-                self._admit()  # who stood behind may want less
-            return mine.got
+        until = math.inf if timeout < 0 else time.monotonic() + timeout
+        patience = math.inf if alone else PATIENCE * (self.STUBBORN if whole else 1)
+        since, pause = time.monotonic(), PATIENCE
+        while True:
+            left = until - time.monotonic()
+            if mine.bell.acquire(timeout=max(0.0, min(pause, left))):
+                return mine.got
+            pause = min(0.1, 1.5 * pause)
+            ended = (left <= pause and time.monotonic() >= until) or over()
+            with self._lock:
+                if mine.got:
+                    return mine.got
+                now = time.monotonic()
+                if ended:
+                    self._waiting.remove(mine)
+                    self._admit()  # who stood behind may want less
+                    return 0
+                if now - max(self._changed, since) >= patience and self._lent < LENT:
+                    self._waiting.remove(mine)
+                    self._lent += 1
+                    self._free += 1
+                    return self._take(1)
 
     def release(self, threads: int = 1) -> None:
         """Give them back, to who has waited longest."""
         with self._lock:
             self._free += threads
             self._holders -= 1
+            self._changed = time.monotonic()
             self._admit()
 
     def _take(self, share: int) -> int:
         got = min(share, self._free)
         self._free -= got
         self._holders += 1
+        self._changed = time.monotonic()
         return got
 
     def _admit(self) -> None:
         while self._waiting and self._free >= self._waiting[0].least:
+            if self._waiting[0].alone and self._holders:
+                return
             first = self._waiting.popleft()
             first.got = self._take(first.share)
             first.bell.release()
+        if not self._waiting:
+            back = min(self._lent, self._free)
+            self._lent -= back
+            self._free -= back
 
     def __enter__(self) -> None:
-        self.acquire(whole=True)
+        self.acquire(alone=True)
 
     def __exit__(self, *_: object) -> None:
         self.release(self.threads)
 
 
 class _Waiting:
-    """Who waits: for which share, and at least so much; what it got."""
+    """Who waits: for which share, and at least so much; whether for nobody else to be there; what it got."""
 
-    __slots__ = ("bell", "got", "least", "share")
+    __slots__ = ("alone", "bell", "got", "least", "share")
 
-    def __init__(self, share: int, least: int) -> None:
-        self.share, self.least, self.got = share, least, 0
+    def __init__(self, share: int, least: int, alone: bool) -> None:
+        self.share, self.least, self.alone, self.got = share, least, alone, 0
         self.bell = threading.Lock()
         self.bell.acquire()

@@ -21,6 +21,7 @@ from groupconv.convolution.dtypes import is_float
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.epilogue import activate, add_bias
+from groupconv_worker.job import current
 from groupconv_worker.taps import by_tap, each, seen, stretched
 
 PAD_MODE = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -110,6 +111,7 @@ def _gather(x: Array, w: Array, g: Geometry) -> Any:
         )
         met = seen(grouped, g, tap, np) if apart else grouped[..., *window]  # (N, g, C/g, *output)
         for c in range(met.shape[2]):
+            current().check()
             y += _scaled(filters[:, :, c, *tap], met[:, :, c])
     return y.reshape(n, g.out_channels, *g.output)
 
@@ -122,6 +124,7 @@ def _scatter(x: Array, w: Array, g: Geometry) -> Any:
     for met in each(g, by_tap):
         tap, cells, outputs = zip(*met, strict=True)
         for c in range(grouped.shape[2]):
+            current().check()
             y[..., *outputs] += _scaled(filters[:, c, :, *tap], grouped[:, :, c, *cells])
     return y.reshape(n, g.out_channels, *g.output)
 

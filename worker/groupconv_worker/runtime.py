@@ -1,13 +1,16 @@
 """What a worker is wherever it runs: an engine, the kernels that stay prepared there, and turns at its threads."""
 
 import contextlib
+import threading
 from collections.abc import Sequence
 
+from groupconv.errors import DeadlineExceededError
 from groupconv_worker.budget import Turn
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.forms import deferred
 from groupconv_worker.cpu.threads import keep_to
 from groupconv_worker.engines import create_engine
+from groupconv_worker.job import Job
 from groupconv_worker.resident import Resident
 from groupconv_worker.shard import Ran, Stage, run_shard
 
@@ -31,31 +34,47 @@ class Station:
         self.resident = Resident(capacity)
         self.turn = Turn(self.engine.threads if self.engine.at_once > 1 else 1)
 
-    def enter(self, stages: Sequence[Stage], timeout: float, among: float | None = None) -> int:
+    def enter(self, stages: Sequence[Stage], job: Job, among: float | None = None) -> int:
         """Wait for threads to run a shard on.
 
         Args:
             stages: of the shard. What is to be prepared, and tuned, has the threads and the processor for itself.
-            timeout: seconds, or -1.
+            job: that the shard is a part of.
             among: how many shards share the threads now; None counts those that came here.
 
         Returns:
-            How many it got, for `run` and for `turn.release`; 0 if it took too long.
+            How many it got, for `run` and for `turn.release`.
+
+        Raises:
+            DeadlineExceededError, CancelledError: the job was over before it got any.
         """
+        left = job.left
+        timeout = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
         new = not all(stage.key is None or self.resident.has(stage.key, stage.one) for stage in stages)
         if among is None:
             among = min(self.turn.inside + 1, self.engine.at_once)
-        return self.turn.acquire(timeout, among=among, whole=new)
+        got = 0 if job.look() else self.turn.acquire(timeout, among=among, whole=new, over=job.look)
+        if got and job.look():
+            self.turn.release(got)
+            got = 0
+        if not got:
+            job.look()
+            job.check()
+            raise DeadlineExceededError("the deadline passed before the shard was started")
+        return got
 
-    def run(self, stages: Sequence[Stage], x: Array, out: Array, threads: int) -> tuple[Ran, ...]:
+    def run(self, stages: Sequence[Stage], x: Array, out: Array, threads: int, job: Job) -> tuple[Ran, ...]:
         """Run a shard (see `run_shard`) on so many threads.
 
         Others wait meanwhile, so no form is compiled for kernels that came with their request (cpu/kernels/forms.py).
+
+        Raises:
+            DeadlineExceededError, CancelledError: the job was over before the shard was; `out` is not complete.
         """
         keep_to(threads)
         one_shot = all(stage.key is None for stage in stages)
         try:
-            with deferred() if one_shot else contextlib.nullcontext():
+            with job, deferred() if one_shot else contextlib.nullcontext():
                 return run_shard(self.engine, stages, x, out, self.resident)
         finally:
             keep_to(None)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from groupconv_worker.contract import Array, Engine, Prepared, Problem, beside
+from groupconv_worker.job import current
 from groupconv_worker.resident import Resident, ResidentKey, WeightsMissingError, of_one_sample
 
 
@@ -69,6 +70,7 @@ def run_shard(
         return (Ran("none", 0.0),) * len(stages)
     done = []
     for i, stage in enumerate(stages):
+        current().check()
         start = time.perf_counter()
         problem = stage.problem
         last = i == len(stages) - 1

@@ -26,8 +26,8 @@ from groupconv_server.coordinator.batching_gain import Gain
 from groupconv_server.coordinator.coordinator import Allocate, Coordinator
 from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_server.coordinator.waiting import Asked, key_of, same
-from groupconv_server.executors.base import wanted
 from groupconv_worker.contract import Array
+from groupconv_worker.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -88,25 +88,22 @@ class Batcher:
         Args:
             x: as there.
             steps: likewise.
-            deadline: likewise; it ends waiting too.
+            deadline: on the clock of time.monotonic(); it ends waiting too.
             reordering: likewise.
             allocate: likewise.
             by_message: likewise.
             priority: 1 goes before 2, and so on; 0 goes after all of them.
-            alive: whether the caller is still there; of one that has gone no shard is started.
+            alive: whether the caller is still there; what runs for one that has gone ends.
 
         Returns:
             The output, and the report of the run, which may have had more samples; its phase "queue" is the wait.
         """
+        job = Job(deadline, alive)
 
         def alone() -> Result:
-            before = wanted.set(alive)  # once the caller has gone, no shard is started
-            try:
-                return self.coordinator.convolve(
-                    x, steps, deadline=deadline, reordering=reordering, allocate=allocate, by_message=by_message
-                )
-            finally:
-                wanted.reset(before)
+            return self.coordinator.convolve(
+                x, steps, job=job, reordering=reordering, allocate=allocate, by_message=by_message
+            )
 
         if self._most == 1 or not x.shape[:1] or not x.shape[0]:
             return alone()
@@ -116,7 +113,7 @@ class Batcher:
         with self._lock:
             self._count += 1
             rank = (priority or math.inf, self._count)
-            asked = Asked(x, steps, alone, key_of(x, steps, reordering), rank, deadline, alive)
+            asked = Asked(x, steps, alone, key_of(x, steps, reordering), rank, job)
             free = self._running < self._slots() and not self._queue
             if free:
                 self._running += 1
@@ -142,8 +139,8 @@ class Batcher:
         Raises:
             DeadlineExceededError: its deadline passed first.
         """
-        left = -1.0 if asked.deadline is None else max(0.0, asked.deadline - time.monotonic())
-        if not asked.woken.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
+        left = asked.job.left
+        if not asked.woken.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
             with self._lock:
                 if asked in self._queue:
                     self._queue.remove(asked)
@@ -209,12 +206,13 @@ class Batcher:
     def _join(self, batch: Sequence[Asked]) -> None:
         """Run requests as one, and give each its part."""
         x, steps = np.concatenate([a.x for a in batch]), batch[0].steps
-        deadlines = [a.deadline for a in batch]
+        deadlines = [a.job.deadline for a in batch]
         deadline = None if None in deadlines else max(d for d in deadlines if d is not None)
+        job = Job(deadline, lambda: not all(a.job.look() for a in batch))
         problems = self.coordinator.problems.of(x.shape, x.dtype, steps)
         self.coordinator.count(len(batch))
         reordering = batch[0].key[2]
-        ran = self.coordinator.perform(problems, x, steps, deadline=deadline, reordering=reordering)
+        ran = self.coordinator.perform(problems, x, steps, job=job, reordering=reordering)
         at = 0
         for asked in batch:
             asked.result, asked.joined = Result(ran.output[at : at + len(asked.x)], ran.report), True
@@ -236,9 +234,9 @@ class Batcher:
         """The next to be run, with those that it is joined with; those that need not be run any more are told."""
         now = time.monotonic()
         for asked in list(self._queue):
-            if asked.deadline is not None and asked.deadline <= now:
+            if asked.job.deadline is not None and asked.job.deadline <= now:
                 asked.error = DeadlineExceededError(_LATE)
-            elif not asked.alive():
+            elif asked.job.look():
                 asked.error = CancelledError("the caller has gone")
             else:
                 continue

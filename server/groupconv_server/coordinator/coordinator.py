@@ -24,6 +24,7 @@ from groupconv_server.planner.calibrate import calibrate
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.traces import Times, Traces, traced
 from groupconv_worker.contract import Array, Problem
+from groupconv_worker.job import Job
 
 Allocate = Callable[[tuple[int, ...], np.dtype], Array]
 
@@ -107,7 +108,7 @@ class Coordinator:
         x: Array,
         steps: Sequence[Step],
         *,
-        deadline: float | None = None,
+        job: Job | None = None,
         reordering: bool = False,
         allocate: Allocate = np.empty,
         by_message: bool = True,
@@ -117,7 +118,7 @@ class Coordinator:
         Args:
             x: (N, C, *spatial).
             steps: at least one, with arrays.
-            deadline: on the clock of time.monotonic().
+            job: that it is; None has no end.
             reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
             allocate: makes the output, of a shape and a dtype, once the request is checked.
             by_message: whether the answer must fit a message.
@@ -125,7 +126,7 @@ class Coordinator:
         Raises:
             InvalidArgumentError: naming the field at fault.
             ResourceExhaustedError: a step over a limit.
-            DeadlineExceededError, UnavailableError: from the executor.
+            DeadlineExceededError, CancelledError, UnavailableError: from the executor.
         """
         with self._count:
             self.requests += 1
@@ -136,7 +137,7 @@ class Coordinator:
         output = allocate(last.geometry.output_shape, last.types.output)
         if not last.geometry.batch:
             return Result(output, Report(empty_plan(problems), ()))
-        return self.perform(problems, x, steps, deadline=deadline, reordering=reordering, output=output)
+        return self.perform(problems, x, steps, job=job, reordering=reordering, output=output)
 
     def perform(
         self,
@@ -144,7 +145,7 @@ class Coordinator:
         x: Array,
         steps: Sequence[Step],
         *,
-        deadline: float | None = None,
+        job: Job | None = None,
         reordering: bool = False,
         output: Array | None = None,
     ) -> Result:
@@ -154,12 +155,12 @@ class Coordinator:
             problems: what the steps are on this input; their geometry counts, the steps' specs do not.
             x: as in `convolve`.
             steps: likewise.
-            deadline: likewise.
+            job: likewise.
             reordering: likewise.
             output: (N, M, *spatial), any strides, to be filled; None allocates it.
         """
         start = time.perf_counter()
-        workers = self.workers(deadline)
+        workers = self.workers(None if job is None else job.deadline)
         # requests in flight share the workers: cutting one would make the others wait
         busy = max(self._running + 1, self._inside()) if len(workers) > 1 else 1
         at_most = max(1, len(workers) // busy)
@@ -167,7 +168,7 @@ class Coordinator:
         if busy == 1 < len(workers):
             chains = self.planner.explore(chains, workers)
         planning = time.perf_counter() - start
-        return self.run(chains, x, steps, deadline=deadline, planning=planning, output=output)
+        return self.run(chains, x, steps, job=job, planning=planning, output=output)
 
     def run(
         self,
@@ -175,7 +176,7 @@ class Coordinator:
         x: Array,
         steps: Sequence[Step],
         *,
-        deadline: float | None = None,
+        job: Job | None = None,
         planning: float = 0.0,
         output: Array | None = None,
     ) -> Result:
@@ -185,7 +186,7 @@ class Coordinator:
             chains: the plan, for these shapes and for workers there are.
             x: as in `convolve`.
             steps: likewise.
-            deadline: likewise.
+            job: likewise.
             planning: seconds it took, for the report.
             output: as in `perform`.
         """
@@ -203,7 +204,7 @@ class Coordinator:
                 made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)], into)
                 dispatched = time.perf_counter()
                 among = max(self._running, self._inside())
-                ran = self.executor.run(made.tasks, deadline=deadline, among=among)
+                ran = self.executor.run(made.tasks, job=job, among=among)
                 executed = time.perf_counter()
                 made.merge()
                 merged = time.perf_counter()

@@ -11,6 +11,7 @@ import numpy as np
 from groupconv.wire.requests import Result, Step
 from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_worker.contract import Array
+from groupconv_worker.job import Job
 
 
 @dataclass(eq=False, slots=True)
@@ -21,7 +22,7 @@ class Asked:
         alone: runs it by itself.
         key: equal for requests that may be joined.
         rank: the least goes first.
-        alive: whether its caller is still there.
+        job: that it is.
         context: of its thread, for traces.
         woken: locked while it waits.
         result: its answer, or its part of a joined run's; None if there is none.
@@ -34,8 +35,7 @@ class Asked:
     alone: Callable[[], Result]
     key: tuple[Any, ...]
     rank: tuple[float, int]
-    deadline: float | None
-    alive: Callable[[], bool]
+    job: Job
     context: Context = field(default_factory=copy_context)
     woken: threading.Lock = field(default_factory=threading.Lock)
     result: Result | None = None

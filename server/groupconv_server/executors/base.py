@@ -1,22 +1,13 @@
 """What an executor is: it brings shards to workers and results back."""
 
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from groupconv.convolution.plan import ShardReport
 from groupconv_worker.contract import Array
+from groupconv_worker.job import Job
 from groupconv_worker.shard import Ran, Stage
-
-
-def always() -> bool:
-    """Yes."""
-    return True
-
-
-wanted: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=always)
-"""Whether the caller of the request that this thread runs is still there: of one who has gone no shard is started."""
 
 
 @dataclass(slots=True)
@@ -102,25 +93,28 @@ class Executor(Protocol):
     def expect(self, shards: int) -> None:
         """So many shards of one chain come in a moment: what sleeps may wake meanwhile."""
 
-    def run(self, tasks: Sequence[Task], *, deadline: float | None, among: int = 1) -> list[tuple[ShardReport, ...]]:
+    def run(self, tasks: Sequence[Task], *, job: Job | None = None, among: int = 1) -> list[tuple[ShardReport, ...]]:
         """Run every task; when it returns, each result is in its task's `out`.
 
         Args:
             tasks: of one step, or of a chain of steps.
-            deadline: on the clock of time.monotonic(); a shard whose deadline has passed is not started.
+            job: that they are a part of; None has no end but the executor's.
             among: requests that share the workers now, this one among them.
 
         Returns:
             For each task a report of each of its stages.
 
         Raises:
-            DeadlineExceededError: the deadline passed; results still on their way are dropped.
-            CancelledError: the caller has gone (`wanted`).
-            UnavailableError: no worker is left, or a shard was tried too often.
+            DeadlineExceededError: the deadline passed; what was still running is stopped within `job.PROMPT`.
+            CancelledError: the caller has gone; likewise.
+            UnavailableError: no worker is left, a shard was tried too often, or the executor ends.
         """
 
     def forget(self, layer: str, version: int) -> None:
         """Have every worker drop what it keeps of a layer's version; does not wait for them."""
+
+    def interrupt(self) -> None:
+        """Stop what runs, and refuse what comes: the server ends."""
 
     def close(self) -> None:
         """Let the workers go."""

@@ -16,14 +16,19 @@ import time
 from collections.abc import Callable, Sequence
 
 from groupconv.convolution.plan import ShardReport
-from groupconv.errors import CancelledError, DeadlineExceededError, UnavailableError
-from groupconv_server.executors.base import Task, WorkerInfo, wanted
+from groupconv.errors import UnavailableError
+from groupconv_server.executors.base import Task, WorkerInfo
+from groupconv_server.executors.jobs import Jobs
 from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
+from groupconv_worker.job import Job
 from groupconv_worker.resident import CAPACITY
 from groupconv_worker.runtime import Station
 
 log = logging.getLogger(__name__)
+
+HANGING = 2.0
+"""Seconds that a worker has at the end to let go of its threads."""
 
 
 class LocalExecutor:
@@ -47,7 +52,7 @@ class LocalExecutor:
         # one worker has every task whole; several would have to share out what is on the device
         self.gpu = next(iter(self._workers.values())).station.engine.gpu if workers == 1 else None
         self._ids = tuple(self._workers)
-        self._team = Team(workers)
+        self._team, self._jobs = Team(workers), Jobs()
         self._lost = ""
 
     def workers(self) -> tuple[str, ...]:
@@ -80,26 +85,27 @@ class LocalExecutor:
         if shards > 1:
             self._team.expect(shards - 1)
 
-    def run(self, tasks: Sequence[Task], *, deadline: float | None, among: int = 1) -> list[tuple[ShardReport, ...]]:
+    def run(self, tasks: Sequence[Task], *, job: Job | None = None, among: int = 1) -> list[tuple[ShardReport, ...]]:
         """Every task straight into its slice of the output: the first in this thread, the others in the team's."""
+        start, job = time.perf_counter(), job or Job()
+        among_each = min(among, self.computes_here) / len(self._workers)
         try:
-            return self._run(tasks, deadline=deadline, among=among)
+            with self._jobs.of(job):
+                return self._run(tasks, job, start, among_each)
         except DeviceLostError as error:
             if not self._lost:
                 self._lost = f"{error}; the server serves nothing until it is started again"
                 log.exception("%s", self._lost)
             raise
 
-    def _run(self, tasks: Sequence[Task], *, deadline: float | None, among: int) -> list[tuple[ShardReport, ...]]:
-        start, alive = time.perf_counter(), wanted.get()
-        among_each = min(among, self.computes_here) / len(self._workers)
+    def _run(self, tasks: Sequence[Task], job: Job, start: float, among: float) -> list[tuple[ShardReport, ...]]:
         if len(tasks) == 1:
-            return [self._idle(tasks[0].worker).run(tasks[0], deadline, start, alive, among_each)]
+            return [self._idle(tasks[0].worker).run(tasks[0], job, start, among)]
         reports: list[tuple[ShardReport, ...]] = [()] * len(tasks)
 
         def work(first: int, last: int) -> None:
             for i in range(first, last):
-                reports[i] = self._workers[tasks[i].worker].run(tasks[i], deadline, start, alive, among_each)
+                reports[i] = self._workers[tasks[i].worker].run(tasks[i], job, start, among)
 
         self._team.run(work, len(tasks))
         return reports
@@ -116,8 +122,13 @@ class LocalExecutor:
         for worker in self._workers.values():
             worker.station.resident.forget(layer, version)
 
+    def interrupt(self) -> None:
+        """Running shards end within `job.PROMPT`."""
+        self._jobs.end()
+
     def close(self) -> None:
-        """Wait for running shards, end the threads."""
+        """End running shards and the threads."""
+        self.interrupt()
         self._team.close()
         for worker in self._workers.values():
             worker.close()
@@ -140,21 +151,15 @@ class _Worker:
         return WorkerInfo(self.id, socket.gethostname(), e.name, e.device(), e.threads, self.shards)
 
     def close(self) -> None:
-        with self.station.turn:
-            self.station.engine.close()
+        if not self.station.turn.acquire(HANGING, alone=True):
+            log.warning("worker %s still computes; its threads are left behind", self.id)
+            return
+        self.station.engine.close()
 
-    def run(
-        self, task: Task, deadline: float | None, submitted: float, alive: Callable[[], bool], among: float
-    ) -> tuple[ShardReport, ...]:
-        left = -1.0 if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-        late = deadline is not None and left <= 0
-        threads = 0 if late else self.station.enter(task.stages, left, among)
-        if not threads:
-            raise DeadlineExceededError("the deadline passed before the shard was started")
+    def run(self, task: Task, job: Job, submitted: float, among: float) -> tuple[ShardReport, ...]:
+        threads = self.station.enter(task.stages, job, among)
         try:
-            if not alive():
-                raise CancelledError("the caller has gone")
-            ran = self.station.run(task.stages, task.x, task.out, threads)
+            ran = self.station.run(task.stages, task.x, task.out, threads, job)
             with self._count:
                 self.shards += 1
         finally:

@@ -65,7 +65,7 @@ def prepare(
                 parts = tuple((stage.key, stage.problem) for stage in task.stages)
                 if parts not in done:
                     done.add(parts)
-                    executor.run([replace(task, worker=worker)], deadline=None)
+                    executor.run([replace(task, worker=worker)])
 
 
 def _shards(workers: Sequence[str]) -> list[int]:

@@ -189,7 +189,7 @@ class _Bench:
             Task(i, worker, (Stage(problem, w),), x, np.empty(g.output_shape, dtype=F32))
             for i, worker in enumerate(workers)
         ]
-        ran = [reports[0] for reports in self.executor.run(tasks, deadline=None)]
+        ran = [reports[0] for reports in self.executor.run(tasks)]
         if any(report.worker not in self.rates for report in ran):
             raise UnavailableError("a worker was lost while it was measured")
         return ran

@@ -24,6 +24,7 @@ from groupconv_server.streaming.band_size import IN_FLIGHT, check
 from groupconv_server.streaming.bands import Band, Bands
 from groupconv_server.streaming.budget import Budget
 from groupconv_worker.contract import Problem
+from groupconv_worker.job import Job
 
 COMPUTING = 2
 """Bands of a stream that are computed at a time, of the `IN_FLIGHT` there are."""
@@ -53,7 +54,8 @@ class Stream:
         steps: likewise, with arrays.
         bands: from `choose`.
         first_row: the first output row wanted.
-        reordering, deadline: as in `Coordinator.convolve`.
+        reordering: as in `Coordinator.convolve`.
+        deadline: on the clock of time.monotonic().
 
     Raises:
         InvalidArgumentError: a first row that is none.
@@ -77,7 +79,7 @@ class Stream:
         if not 0 <= first_row <= rows:
             raise InvalidArgumentError("header.first_output_row", f"0 to {rows}, the rows there are", first_row)
         self.bands, self.steps = bands, steps
-        self.coordinator, self.reordering, self.deadline = coordinator, reordering, deadline
+        self.coordinator, self.reordering, self._job = coordinator, reordering, Job(deadline)
         self._types = problems[0].types, problems[-1].types
         self._row_bytes = g.in_channels * math.prod(g.input[1:]) * problems[0].types.input.itemsize
         self._rows = bands.samples * bands.height
@@ -143,9 +145,10 @@ class Stream:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        self._job.stop(CancelledError("the stream was cancelled"))
 
     def close(self) -> None:
-        """Drop bands that wait, let the running ones end (they hold memory until then), and give everything back."""
+        """Drop bands that wait, stop the running ones (they hold memory until then), and give everything back."""
         self.cancel()
         self._pool.shutdown(wait=True, cancel_futures=True)
         with self._changed:
@@ -241,9 +244,7 @@ class Stream:
         with self._changed:
             out = _fitting(self._outputs, size)
         y = _feature_map(out, last.geometry.output_shape, last.types.output)
-        self.coordinator.perform(
-            band.problems, x, self.steps, deadline=self.deadline, reordering=self.reordering, output=y
-        )
+        self.coordinator.perform(band.problems, x, self.steps, job=self._job, reordering=self.reordering, output=y)
         with self._changed:
             self._inputs.append(buffer)
         return Output(band, out, after)

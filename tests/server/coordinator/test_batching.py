@@ -41,13 +41,13 @@ class Held(LocalExecutor):
         self.begun = threading.Semaphore(0)
         self.fail = []
 
-    def run(self, tasks, *, deadline, among=1):
+    def run(self, tasks, *, job=None, among=1):
         self.batches.append(len(tasks[0].x))
         self.begun.release()
         assert self.go.acquire(timeout=60)
         if self.fail and len(tasks[0].x) in self.fail:
             raise UnavailableError("no worker is left")
-        return super().run(tasks, deadline=deadline, among=among)
+        return super().run(tasks, job=job, among=among)
 
 
 @pytest.fixture

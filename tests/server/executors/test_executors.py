@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from groupconv import ConvSpec, Step
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.errors import (
+    CancelledError,
     DeadlineExceededError,
     FailedPreconditionError,
+    GroupconvError,
     InternalError,
     InvalidArgumentError,
     UnavailableError,
@@ -24,13 +27,15 @@ from groupconv.wire.requests import geometries
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.executors import Executor, Task, create_executor
-from groupconv_server.executors.base import wanted
+from groupconv_server.executors.jobs import Jobs
 from groupconv_server.planner import Cut
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.engine import why_unavailable
+from groupconv_worker.job import Job
 from groupconv_worker.shard import Stage
 from strategies import FLOATS, Case, cases
+from waiting import until
 
 PAIRS = tuple((f, f) for f in FLOATS) + (("uint8", "int8"), ("int32", "int32"), ("uint8", "float32"))
 
@@ -86,7 +91,7 @@ def test_a_deadline_in_the_past_starts_nothing_and_the_next_request_is_served(ex
     x, steps = grouped_request()
     coordinator = Coordinator(executor)
     with pytest.raises(DeadlineExceededError):
-        coordinator.convolve(x, steps, deadline=time.monotonic() - 1)
+        coordinator.convolve(x, steps, job=Job(time.monotonic() - 1))
     assert coordinator.convolve(x, steps).output.shape == (2, 8, 18, 18)
 
 
@@ -96,9 +101,10 @@ def test_requests_share_the_threads_of_a_local_worker(engine):
     coordinator, (x, steps) = Coordinator(executor, inside=lambda: 2), grouped_request()
     met = threading.Barrier(executor.computes_here)
     want = Coordinator(executor).convolve(x, steps).output
+    (worker,) = executor._workers.values()
+    run, worker.station.run = worker.station.run, lambda *args: (met.wait(60), run(*args))[1]
 
     def request(_):
-        wanted.set(lambda: met.wait(60) >= 0)  # asked when it is the shard's turn
         return coordinator.convolve(x, steps).output
 
     assert executor.computes_here == (2 if engine == "cpu" else 1)
@@ -114,9 +120,17 @@ def test_what_is_to_be_tuned_waits_for_all_threads():
     coordinator, (x, steps) = Coordinator(executor, inside=lambda: 2), grouped_request()
     resident = resident_steps("layer", 1, steps)
     inside, go = threading.Event(), threading.Event()
+    (worker,) = executor._workers.values()
+    run = worker.station.run
+
+    def waiting(*args):
+        worker.station.run = run
+        inside.set()
+        go.wait(60)
+        return run(*args)
 
     def held():
-        wanted.set(lambda: inside.set() or go.wait(60))
+        worker.station.run = waiting
         coordinator.convolve(x, steps)
 
     first = threading.Thread(target=held)
@@ -124,11 +138,90 @@ def test_what_is_to_be_tuned_waits_for_all_threads():
     assert inside.wait(60)
     coordinator.convolve(x, steps)  # on the other thread
     with pytest.raises(DeadlineExceededError):
-        coordinator.convolve(x, resident, deadline=time.monotonic() + 0.05)
+        coordinator.convolve(x, resident, job=Job(time.monotonic() + 0.05))
     go.set()
     first.join(60)
     coordinator.convolve(x, resident)
     executor.close()
+
+
+LARGE = np.ones((1, 64, 192, 192), np.int32)
+HEAVY = [Step(np.ones((64, 64, 61, 61), np.int32), None, ConvSpec(padding=30))]
+"""Half a minute of work."""
+
+
+def processor_seconds(executor: Executor) -> float:
+    """Of this process and of those that compute for it."""
+    own = sum(os.times()[:2])
+    pids = [slot.facts["pid"] for slot in executor.membership.slots] if executor.name == "ray" else []
+    stats = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in pids]
+    return own + sum(int(s[11]) + int(s[12]) for s in stats) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def computing(request):
+    ray = request.param == "ray"
+    executor = request.getfixturevalue("ray_executor") if ray else create_executor("local", threads=1, engine="cpu")
+    small = [Step(np.ones((1, 1, 3), np.int32))]
+    Coordinator(executor).convolve(np.ones((1, 1, 9), np.int32), small)  # whatever is compiled or opened first
+    few = [Step(HEAVY[0].kernel[:, :, :3, :3].copy(), None, ConvSpec(padding=1))]
+    Coordinator(executor).convolve(LARGE[:, :, :16, :16], few)
+    yield executor
+    if ray:
+        executor._jobs = Jobs()  # others use it, too
+    else:
+        executor.close()
+
+
+@pytest.mark.parametrize("how", ["deadline", "gone", "interrupted"])
+def test_what_nobody_waits_for_is_not_computed(computing, how):
+    coordinator, gone = Coordinator(computing), threading.Event()
+    job = Job(time.monotonic() + 0.5 if how == "deadline" else None, lambda: not gone.is_set())
+    start, errors = processor_seconds(computing), []
+
+    def run():
+        try:
+            coordinator.convolve(LARGE, HEAVY, job=job)
+        except GroupconvError as error:
+            errors.append(type(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: processor_seconds(computing) > start + 0.2)
+    {"deadline": lambda: None, "gone": gone.set, "interrupted": computing.interrupt}[how]()
+    thread.join(60)
+    wanted = {"deadline": DeadlineExceededError, "gone": CancelledError, "interrupted": UnavailableError}
+    assert errors == [wanted[how]]
+    # the worker is free: another's work is done, and no more than that is computed
+    stopped = processor_seconds(computing)
+    if how == "interrupted":
+        with pytest.raises(UnavailableError):
+            coordinator.convolve(np.ones((1, 1, 9), np.int32), [Step(np.ones((1, 1, 3), np.int32))])
+    else:
+        for _ in range(5):
+            coordinator.convolve(np.ones((1, 1, 9), np.int32), [Step(np.ones((1, 1, 3), np.int32))])
+    assert processor_seconds(computing) - stopped < 2
+
+
+def test_short_requests_are_served_beside_a_long_one(computing):
+    coordinator, gone, ended = Coordinator(computing), threading.Event(), threading.Event()
+    start = processor_seconds(computing)
+
+    def run():
+        with pytest.raises(CancelledError):
+            coordinator.convolve(LARGE, HEAVY, job=Job(alive=lambda: not gone.is_set()))
+        ended.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: processor_seconds(computing) > start + 0.2)
+    for _ in range(10):
+        coordinator.convolve(np.ones((1, 1, 9), np.int32), [Step(np.ones((1, 1, 3), np.int32))])
+    # all ten in a small part of its time: each would else have waited for its end
+    assert processor_seconds(computing) - start < 6
+    assert not ended.is_set()
+    gone.set()
+    thread.join(60)
 
 
 @pytest.mark.ray
@@ -156,7 +249,7 @@ def test_the_worker_s_own_errors_come_through(ray_executor):
     out = np.empty(problem.geometry.output_shape)
     broken = Task(0, ray_executor.workers()[0], (stage,), x[:, :3], out)
     with pytest.raises(InternalError, match="ValueError"):
-        ray_executor.run([broken], deadline=None)
+        ray_executor.run([broken])
 
 
 def test_no_worker_is_unavailable_not_a_crash():

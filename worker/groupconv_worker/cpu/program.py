@@ -14,19 +14,23 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.program import LINE, launch
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.job import current
 
 PARTS = 4
 """Parts of a stage for each thread."""
 
 
 class Place(NamedTuple):
-    """An address known when a program runs: so many bytes into scratch memory, x, y, w, bias or notes (0 … 5)."""
+    """An address known when a program runs: so many bytes into one of the bases.
+
+    The bases are scratch memory, x, y, w, bias, notes, and the word of the job (0 … 6).
+    """
 
     base: int
     offset: int = 0
 
 
-X, Y, WEIGHT, BIAS, NOTE = (Place(base) for base in range(1, 6))
+X, Y, WEIGHT, BIAS, NOTE, OVER = (Place(base) for base in range(1, 7))
 
 
 class Scratch:
@@ -85,25 +89,26 @@ class Program:
     ) -> None:
         self.team, self.buffers = team, buffers
         self.threads = shares = team.threads if threads is None else min(team.threads, threads)
+        given_words = [(OVER, *stage.words) for stage in stages]
         self.kept = [word for stage in stages for word in stage.words if isinstance(word, np.ndarray)]
-        lines = 1 + len(stages) * (2 + shares) + sum(-(-len(stage.words) // LINE) for stage in stages)
+        lines = 1 + len(stages) * (2 + shares) + sum(-(-len(some) // LINE) for some in given_words)
         inner, size = 0 if scratch is None else scratch.bytes, lines * LINE * 8
         words, places = [0] * (lines * LINE), []
         words[:2] = len(stages), shares
         given = (1 + len(stages) * (2 + shares)) * LINE
-        for number, stage in enumerate(stages):
+        for number, (stage, some) in enumerate(zip(stages, given_words, strict=True)):
             at = (1 + number * (2 + shares)) * LINE
             parts = min(PARTS, -(-stage.tasks // shares))
-            words[at : at + 4] = stage.function, given * 8, stage.tasks, parts
+            words[at : at + 4] = stage.function, given * 8 + 8, stage.tasks, parts
             places += [at + 1, 0]
-            for i, word in enumerate(stage.words, start=given):
+            for i, word in enumerate(some, start=given):
                 if isinstance(word, Place):
                     # what lies in scratch memory lies behind the words
                     words[i] = word.offset + (0 if word.base else size)
                     places += [i, word.base]
                 else:
                     words[i] = address(word) if isinstance(word, np.ndarray) else word
-            given += -(-len(stage.words) // LINE) * LINE
+            given += -(-len(some) // LINE) * LINE
         self.template, self.places = np.array(words, np.int64), np.array(places, np.int64)
         self.bytes = size + inner
 
@@ -121,16 +126,22 @@ class Program:
             y: likewise.
             weights: the addresses of w and bias, where it was made without them.
             notes: (N,) int64, a word for each sample, where its stages note something.
+
+        Raises:
+            DeadlineExceededError, CancelledError: the job of this thread is over; y is not complete.
         """
+        job = current()
         buffer = self.buffers.take(self.bytes)
         helpers = self.team.hire(self.threads - 1)
         try:
-            bases = buffer.address, address(x), address(y), *weights, 0 if notes is None else address(notes)
-            steps = 0, x.strides[0], y.strides[0], 0, 0, 8
+            note = 0 if notes is None else address(notes)
+            bases = buffer.address, address(x), address(y), *weights, note, job.address
+            steps = 0, x.strides[0], y.strides[0], 0, 0, 8, 0
             launch(self.template, self.places, bases, steps, len(x), helpers.words)
         finally:
             self.team.dismiss(helpers)
             self.buffers.give(buffer)
+        job.check()
 
 
 def address(array: Array) -> int:

@@ -45,6 +45,7 @@ from groupconv_worker.cpu.kernels.program import (
     await_word,
     rouse,
 )
+from groupconv_worker.job import current
 
 Work = Callable[[int, int], object]
 """work(first, last) does the tasks first … last - 1."""
@@ -85,10 +86,12 @@ class Team:
         """Do the tasks 0 … tasks - 1 on up to `threads` threads (all of the team's by default).
 
         `work` must release the GIL for parts to run at the same time. The first failure of a part is raised. For
-        compiled work there is `program.Program`, which costs a hundredth.
+        compiled work there is `program.Program`, which costs a hundredth. No part begins once the job of this thread
+        is over; what takes long must look at it (job.py) by itself.
         """
         helpers = self.hire(min(tasks, self.threads if threads is None else threads) - 1)
         if not helpers.all:
+            current().check()
             work(0, tasks)
             return
         job = _Job(work, tasks, 1 + len(helpers.all), helpers.all[0].prepared())
@@ -167,7 +170,7 @@ class _Job:
     """
 
     def __init__(self, work: Work, tasks: int, threads: int, over: int) -> None:
-        self.work, self.over = work, over
+        self.work, self.over, self.caller = work, over, current()
         parts = min(tasks, PARTS * threads)
         bounds = [tasks * part // parts for part in range(parts + 1)]
         pairs = list(itertools.pairwise(bounds))
@@ -181,12 +184,14 @@ class _Job:
     def join_in(self, share: int) -> bool:
         """Do the parts of this share, then those nobody has begun; whether the last one to end was among them."""
         last = False
-        while (part := self._take(share)) is not None:
-            try:
-                self.work(*part)
-            except BaseException as error:  # noqa: BLE001 - raised by `close`, in the caller's thread
-                self._errors.append(error)
-            last = next(self._finished) == self._parts
+        with self.caller:
+            while (part := self._take(share)) is not None:
+                try:
+                    self.caller.check()
+                    self.work(*part)
+                except BaseException as error:  # noqa: BLE001 - raised by `close`, in the caller's thread
+                    self._errors.append(error)
+                last = next(self._finished) == self._parts
         return last
 
     def _take(self, share: int) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from groupconv.errors import DeadlineExceededError, GroupconvError, InternalErro
 from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray.lanes import Lane
 from groupconv_server.executors.ray.slots import Slot
+from groupconv_worker.actor import CONTROL
 from groupconv_worker.contract import Array
 from groupconv_worker.resident import WeightsMissingError
 from groupconv_worker.shard import Ran, Stage
@@ -105,8 +106,17 @@ def launch(
     expires = None if left is None else time.time() + left
     stages = task.stages if weights else tuple(map(_without_weights, task.stages))
     actor = slot.actor
-    out, done = actor.run.options(num_returns=2).remote(stages, inputs.of(task.x), expires)
-    return Flight(task, slot, attempt, losses, actor, time.perf_counter(), inputs, done, out)
+    number = next(_NUMBERS)
+    out, done = actor.run.options(num_returns=2).remote(stages, inputs.of(task.x), expires, number)
+    return Flight(task, slot, attempt, losses, actor, time.perf_counter(), inputs, done, out, number=number)
+
+
+def drop(flight: Flight) -> None:
+    """Wait for it no longer; what the worker is doing for it ends.
+
+    Never by Ray's own cancelling: to Ray that is a gap in the actor's sequence of calls, for which it waits.
+    """
+    flight.actor.drop.options(concurrency_group=CONTROL).remote(flight.number)
 
 
 def land(flight: Flight, deadline: float | None) -> tuple[Ran, ...]:

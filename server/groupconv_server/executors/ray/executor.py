@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 import ray
 
 from groupconv.convolution.plan import ShardReport
-from groupconv.errors import CancelledError, DeadlineExceededError, InternalError
+from groupconv.errors import DeadlineExceededError, InternalError
 from groupconv_server.access.variables import check_ray_token
-from groupconv_server.executors.base import Task, WorkerInfo, wanted
+from groupconv_server.executors.base import Task, WorkerInfo
+from groupconv_server.executors.jobs import Jobs
 from groupconv_server.executors.placement import Placement, Places
 from groupconv_server.executors.ray import calls, lane_calls, start
 from groupconv_server.executors.ray.calls import (
@@ -26,7 +27,9 @@ from groupconv_server.executors.ray.lane_calls import LaneBrokenError
 from groupconv_server.executors.ray.membership import Membership
 from groupconv_server.executors.ray.slots import Slot, State
 from groupconv_server.executors.ray.waiting import first_done
+from groupconv_worker.actor import CONTROL
 from groupconv_worker.engines import create_engine
+from groupconv_worker.job import Job
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
 
 log = logging.getLogger(__name__)
@@ -37,8 +40,8 @@ MAX_ATTEMPTS = 16
 """Workers it may be sent to at all: those that were lost with another shard as the cause count too."""
 START_TIMEOUT = 120.0
 """Seconds the actors of this machine may take to start."""
-GLANCE = 0.1
-"""Seconds between looks whether the caller of a request is still there."""
+GLANCE = 0.05
+"""Seconds between two looks whether a job is over."""
 
 
 class RayExecutor:
@@ -80,6 +83,7 @@ class RayExecutor:
     ) -> None:
         check_ray_token()
         self._head: start.Head | None = None
+        self._jobs = Jobs()
         self._hedge = hedge
         self._suspicion = threading.RLock()  # held by the request whose suspicious shards run
         if address is None:
@@ -126,11 +130,16 @@ class RayExecutor:
         self,
         tasks: Sequence[Task],
         *,
-        deadline: float | None,
+        job: Job | None = None,
         among: int = 1,  # noqa: ARG002 - a worker elsewhere counts those that come there
     ) -> list[tuple[ShardReport, ...]]:
         """Every task on its worker, by its lane if it has one; each result is copied once, into its slice."""
-        inputs, alive = Inputs(), wanted.get()
+        job = job or Job()
+        with self._jobs.of(job):
+            return self._run(tasks, job)
+
+    def _run(self, tasks: Sequence[Task], job: Job) -> list[tuple[ShardReport, ...]]:
+        inputs, deadline = Inputs(), job.deadline
         flights: dict[object, Flight] = {}
         reports: dict[int, tuple[ShardReport, ...]] = {}
         try:
@@ -141,30 +150,33 @@ class RayExecutor:
                 done = first_done(flights.values(), min(GLANCE, self._until(flights, deadline)))
                 if done is not None:
                     again = self._landed(flights.pop(done), flights, reports, deadline)
-                elif deadline is not None and time.monotonic() >= deadline:
-                    raise DeadlineExceededError("the deadline passed before every shard was done")
-                elif not alive():
-                    raise CancelledError("the caller has gone")
+                elif job.look():
+                    job.check()
                 else:
                     again = [] if self._hedge is None else self._hedged(flights, deadline)
                 flights |= {flight.done: flight for flight in again}
         finally:
-            # What went through Ray is never cancelled: to Ray that is a gap in the actor's sequence of calls, for which
-            # it waits. A shard that comes too late the worker drops by itself.
             for flight in flights.values():
                 self._cleared(flight)
                 if flight.lane is not None:
                     lane_calls.drop(flight)
                     flight.slot.dropped(flight)
+                else:
+                    calls.drop(flight)
         return [reports[task.index] for task in tasks]
 
     def forget(self, layer: str, version: int) -> None:
         """Told to every actor that answers; one that restarts has nothing to forget."""
         for slot in self.membership.ready():
-            slot.actor.forget.remote(layer, version)
+            slot.actor.forget.options(concurrency_group=CONTROL).remote(layer, version)
+
+    def interrupt(self) -> None:
+        """Requests end at their next `GLANCE`, and what workers do for them soon after."""
+        self._jobs.end()
 
     def close(self) -> None:
         """End the actors, and Ray where this process started it."""
+        self.interrupt()
         self.lanes.close()
         self.membership.close()
         if self._head is not None:

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from groupconv.errors import DeadlineExceededError, GroupconvError, UnavailableError
 from groupconv_server.executors.placement import Node, Places
 from groupconv_server.executors.ray.slots import Slot, State
-from groupconv_worker.actor import Worker
+from groupconv_worker.actor import CONTROL, Worker
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +207,7 @@ class Membership:
                 num_gpus=place.gpus,
                 resources=dict(placement.resources),
                 max_restarts=0,  # a new actor is started here, after a pause if the last one was of no use
+                concurrency_groups={CONTROL: 1},
                 max_task_retries=0,  # the executor runs a lost shard again itself, elsewhere
                 scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
             )

@@ -17,10 +17,10 @@ from grpc_health.v1 import health_pb2
 from groupconv import ConvSpec, Step
 from groupconv.errors import CancelledError, DeadlineExceededError, InternalError
 from groupconv_server.coordinator.coordinator import Coordinator
-from groupconv_server.executors.base import wanted
 from groupconv_server.health import DEGRADED, NOT_SERVING, SERVING, Health
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository
+from groupconv_worker.job import Job
 from tasks import task_of
 from waiting import until
 
@@ -101,7 +101,7 @@ def test_a_shard_that_kills_workers_is_given_up_and_named_and_others_go_on(ray_e
         asking, killing = [pool.submit(ask) for _ in range(3)], pool.submit(die)
         try:
             with pytest.raises(InternalError, match=r"shard 0 \(input \[4, 16, 96, 96\].* given up: \d+ workers"):
-                ray_executor.run([poison], deadline=None)
+                ray_executor.run([poison])
         finally:
             done.set()
         killing.result()
@@ -203,7 +203,7 @@ def test_a_late_shard_is_sent_to_a_second_worker_where_that_is_wanted(ray_execut
     ray_executor._hedge = 0.3
     try:
         with hanging([stopped]):
-            ((report,),) = ray_executor.run([task], deadline=time.monotonic() + 60)
+            ((report,),) = ray_executor.run([task], job=Job(time.monotonic() + 60))
     finally:
         ray_executor._hedge = None
     assert report.worker != stopped.id
@@ -214,12 +214,8 @@ def test_a_caller_who_has_gone_is_not_waited_for(ray_executor):
     whole(ray_executor)
     coordinator = Coordinator(ray_executor)
     want = coordinator.convolve(X, STEPS).output
-    before = wanted.set(lambda: False)
-    try:
-        with hanging(ray_executor.membership.slots), pytest.raises(CancelledError):
-            coordinator.convolve(X, STEPS)
-    finally:
-        wanted.reset(before)
+    with hanging(ray_executor.membership.slots), pytest.raises(CancelledError):
+        coordinator.convolve(X, STEPS, job=Job(alive=lambda: False))
     np.testing.assert_array_equal(coordinator.convolve(X, STEPS).output, want)
     assert coordinator.running == 0
 
@@ -229,6 +225,6 @@ def test_a_deadline_ends_the_wait_for_a_worker_that_hangs_and_nothing_is_left_ov
     coordinator = Coordinator(ray_executor)
     want = coordinator.convolve(X, STEPS).output
     with hanging(ray_executor.membership.slots), pytest.raises(DeadlineExceededError):
-        coordinator.convolve(X, STEPS, deadline=time.monotonic() + 0.3)
+        coordinator.convolve(X, STEPS, job=Job(time.monotonic() + 0.3))
     np.testing.assert_array_equal(coordinator.convolve(X, STEPS).output, want)
     assert coordinator.running == 0

@@ -15,6 +15,7 @@ from groupconv_server.executors import Task
 from groupconv_server.executors.ray import lane_calls
 from groupconv_server.executors.ray.calls import Flight, Inputs
 from groupconv_server.executors.ray.lanes import Line
+from groupconv_worker.job import Job
 from groupconv_worker.lanes import frames
 from tasks import small_task, task_of
 from waiting import until
@@ -35,14 +36,14 @@ def test_a_broken_connection_costs_nothing_and_a_closed_lane_is_opened_again(ray
     line = lane.take()
     line._sock.shutdown(socket.SHUT_RDWR)  # as an idle connection that broke
     lane.give(line)
-    ((report,),) = ray_executor.run([task], deadline=None)
+    ((report,),) = ray_executor.run([task])
     assert (report.worker, report.attempts) == (slot.id, 1)
     lane.close()
-    ((report,),) = ray_executor.run([task], deadline=None)  # through Ray
+    ((report,),) = ray_executor.run([task])  # through Ray
     assert report.attempts == 1
     until(lambda: slot.lane is not lane and slot.lane.open)
     assert slot.restarts == 0 or slot.ready
-    ((report,),) = ray_executor.run([task], deadline=None)
+    ((report,),) = ray_executor.run([task])
     assert slot.lane.check()
 
 
@@ -58,7 +59,7 @@ def test_a_connection_that_breaks_under_a_shard_sends_it_again_to_the_same_worke
         line._sock.shutdown(socket.SHUT_RDWR)
 
     monkeypatch.setattr(Line, "send", broken)
-    ((report,),) = ray_executor.run([task], deadline=None)
+    ((report,),) = ray_executor.run([task])
     assert (report.worker, report.attempts, slot.restarts) == (slot.id, 2, restarts)
     assert task.out[0, 0].tolist() == [3, 6, 9, 12, 15, 18]
 
@@ -72,11 +73,11 @@ def test_a_shard_for_which_there_is_no_shared_memory_goes_through_ray(ray_execut
 
     monkeypatch.setattr("groupconv_server.executors.ray.lanes.shared", none)
     task = small_task(worker=slot.id)
-    ((report,),) = ray_executor.run([task], deadline=None)
+    ((report,),) = ray_executor.run([task])
     assert (report.worker, report.attempts, slot.lane.busy) == (slot.id, 1, 0)
     assert task.out[0, 0, 0] == 3
     monkeypatch.undo()
-    ray_executor.run([task], deadline=None)
+    ray_executor.run([task])
     assert slot.lane.check()
 
 
@@ -94,10 +95,10 @@ def test_a_shard_past_its_deadline_is_not_started(ray_executor):
     task = small_task(worker=slot.id)
     for _ in range(20):  # it is dropped here, or refused there, whichever is first
         with pytest.raises(DeadlineExceededError):
-            ray_executor.run([task], deadline=time.monotonic() - 1)
+            ray_executor.run([task], job=Job(time.monotonic() - 1))
         assert not slot.flights
         assert slot.lane.busy == 0
-    ((report,),) = ray_executor.run([task], deadline=None)
+    ((report,),) = ray_executor.run([task])
     assert report.attempts == 1
 
 
@@ -126,6 +127,6 @@ def test_what_several_shards_read_goes_to_ray_s_store_once(ray_executor, monkeyp
     monkeypatch.setattr(ray, "put", lambda value: puts.append(value.nbytes) or put(value))
     for slot in slots:
         monkeypatch.setattr(slot.lane, "limit", x.nbytes)
-    ray_executor.run(tasks, deadline=None)
+    ray_executor.run(tasks)
     assert puts == [x.nbytes]
     assert all((task.out == 3).all() for task in tasks)

@@ -24,6 +24,7 @@ from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.plane import Plane, filters_of, phases
 from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
 from groupconv_worker.cpu.threads import Team
+from groupconv_worker.job import current
 from groupconv_worker.taps import stretched
 
 WIDER: dict[np.dtype[Any], np.dtype[Any]] = {
@@ -108,6 +109,7 @@ class _Fft:
         @np.errstate(all="ignore")  # NaN and infinity are data, and each thread has its own state
         def work(first: int, last: int) -> None:
             for task in range(first, last):
+                current().check()
                 number, tile = divmod(task, len(starts))
                 self._tile(number % plane.groups, grouped[number], answers[number], starts[tile])
 
@@ -127,6 +129,7 @@ class _Fft:
                 tile[:, : self.shape[0], : self.shape[1]].astype(WIDER[x.dtype])
             )  # (C/g, rows, columns/2 + 1)
             for m, spectrum in enumerate(self.spectra[group]):
+                current().check()
                 answer = scipy.fft.irfft2((spectrum * seen).sum(axis=0), self.shape)
                 made[m] = answer[: made.shape[1], : made.shape[2]] + self.bias[group, m]
         else:
@@ -194,6 +197,7 @@ def summed(tile: Array, filters: Array, outputs: tuple[int, ...]) -> Array:
     rows, columns = outputs
     total, term = np.zeros((2, rows, columns), tile.dtype)
     for c, k, l in np.ndindex(*filters.shape):
+        current().check()
         np.multiply(tile[c, k : k + rows, l : l + columns], filters[c, k, l], out=term)
         total += term
     return total

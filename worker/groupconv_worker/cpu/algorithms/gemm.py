@@ -23,7 +23,9 @@ import numpy as np
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.epilogue import activate, add_bias
+from groupconv_worker.epilogue import add_bias
+from groupconv_worker.job import current
+from groupconv_worker.pieces import apply, copy
 from groupconv_worker.taps import by_cell, by_tap, each, seen, stretched
 
 WORKSPACE = 32 * 2**20
@@ -32,6 +34,10 @@ PARTS = 16
 """Parts of a product that threads share."""
 THREAD_MACS = 200_000
 """Multiply-adds of a product below which a second thread costs more than it does."""
+PIECE_MACS, SLOWER = 2**28, 32
+"""Multiply-adds of a piece of a product: some 10 ms; so many times fewer of integers, which have no BLAS."""
+SMALL_MACS = 500
+"""Multiply-adds that the smallest product takes the time of."""
 
 
 class Gemm:
@@ -83,12 +89,12 @@ class _PreparedGemm:
     def run(self, x: Array, out: Array) -> None:
         xp, g = self.gemm.xp, self.geometry
         for n in range(x.shape[0]):
-            sample = xp.asarray(x[n]).astype(self.accumulate, copy=False)
+            sample = x[n] if x.dtype == self.accumulate else copy(x[n], xp.empty(x.shape[1:], self.accumulate))
             y = self._sample(sample.reshape(g.groups, g.in_channels // g.groups, *g.input))
             y = y.reshape(1, g.out_channels, *g.output)
             add_bias(y, self.bias)
-            activate(y, g.activation, xp, self.gemm.erf)
-            out[n] = y[0].astype(out.dtype, copy=False)
+            apply(y, g.activation)
+            copy(y[0], out[n])
 
     def _sample(self, x: Any) -> Any:
         """x (g, C/g, *input) -> (g, M/g, *output), in the accumulator's dtype."""
@@ -147,23 +153,40 @@ class _PreparedGemm:
         return self._product(w, x.reshape(*x.shape[:2], -1)).reshape(*w.shape[:2], *x.shape[2:])
 
     def _product(self, filters: Any, cols: Any) -> Any:
-        """(g, M/g, D) @ (g, D, P) -> (g, M/g, P); integers too, in int32, which wraps."""
+        """(g, M/g, D) @ (g, D, P) -> (g, M/g, P); integers too, in int32, which wraps.
+
+        In pieces, along the groups if there are enough, for the threads and for a job that is over.
+        """
         matmul, team = self.gemm.xp.matmul, self.gemm.team
-        rows, columns = filters.shape[1], cols.shape[2]
-        if team is None or team.threads == 1 or filters.size * columns < THREAD_MACS:
+        (groups, rows, depth), columns = filters.shape, cols.shape[2]
+        macs = groups * max(SMALL_MACS, rows * columns * depth)
+        pieces = -(-macs // (PIECE_MACS if self.accumulate.kind == "f" else PIECE_MACS // SLOWER))
+        current().check()
+        if macs >= THREAD_MACS and team is not None and team.threads > 1:
+            pieces = max(PARTS, pieces)
+        if pieces == 1:
             return matmul(filters, cols)
-        y = self.gemm.xp.empty((*filters.shape[:2], columns), self.accumulate)
+        y = self.gemm.xp.empty((groups, rows, columns), self.accumulate)
 
         @np.errstate(all="ignore")  # each thread has its own state
         def work(first: int, last: int) -> None:
-            if columns >= rows:
-                part = slice(first * columns // PARTS, last * columns // PARTS)
-                matmul(filters, cols[:, :, part], out=y[:, :, part])
-            else:
-                part = slice(first * rows // PARTS, last * rows // PARTS)
-                matmul(filters[:, part], cols, out=y[:, part])
+            for piece in range(first, last):
+                current().check()
+                extent = groups if groups >= pieces else max(rows, columns)
+                part = slice(piece * extent // pieces, (piece + 1) * extent // pieces)
+                if part.start == part.stop:
+                    continue
+                if groups >= pieces:
+                    matmul(filters[part], cols[part], out=y[part])
+                elif columns >= rows:
+                    matmul(filters, cols[:, :, part], out=y[:, :, part])
+                else:
+                    matmul(filters[:, part], cols, out=y[:, part])
 
-        team.run(work, PARTS)
+        if team is None:
+            work(0, pieces)
+        else:
+            team.run(work, pieces)
         return y
 
 

@@ -18,16 +18,20 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
+from groupconv.convolution import cost
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
 from groupconv_worker.cpu.threads import Team
+from groupconv_worker.job import current
 from groupconv_worker.taps import stretched
 
 SESSIONS = 64
 """Sessions kept for one-shot kernels."""
 PRODUCTS = 2**24
 """Most products of a group and a sample that a transposed convolution may have in memory."""
+SESSION_MACS, MOST_PARTS = 2**30, 16
+"""Most multiply-adds of a session, some 50 ms, as nothing can stop it; most sessions of a convolution."""
 SESSION = 128 * 1024
 """Bytes of a session beside its weights, as measured."""
 
@@ -56,7 +60,7 @@ class OnnxRuntime:
             )
         else:
             fits = g.padding_mode == "zeros" or not stretched(g)
-        return problem.types.accumulate == np.float32 and fits
+        return problem.types.accumulate == np.float32 and fits and _macs(g) <= SESSION_MACS * min(units(g), MOST_PARTS)
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """Resident: a session that owns the weights. One-shot: a kept session that takes them as inputs."""
@@ -86,7 +90,7 @@ class _Sliced:
     def __init__(self, runtime: OnnxRuntime, g: Geometry, w: Array, bias: Array, *, resident: bool) -> None:
         self.team = runtime.team
         self.parts: list[tuple[int, int, Any, tuple[Array, Array] | None]] = []
-        for start, stop in parts(g, runtime.team.threads):
+        for start, stop in parts(g, max(runtime.team.threads, -(-_macs(g) // SESSION_MACS))):
             weights = (part_of(w, g, start, stop), bias[start:stop])
             if resident:
                 self.parts.append((start, stop, _session(g, (start, stop), *weights), None))
@@ -104,6 +108,7 @@ class _Sliced:
     def _sample(self, x: Array, y: Array) -> None:
         def work(first: int, last: int) -> None:
             for start, stop, session, weights in self.parts[first:last]:
+                current().check()
                 _run(session, self._seen(x, start, stop), weights, y[start:stop])
 
         self.team.run(work, len(self.parts))
@@ -124,11 +129,20 @@ def parts(g: Geometry, count: int) -> list[tuple[int, int]]:
         >>> parts(resolve(ConvSpec(groups=3), (1, 6, 8), (12, 2, 3)), 2)
         [(0, 4), (4, 12)]
     """
-    units = g.groups if g.groups > 1 else g.out_channels
-    size = g.out_channels // units
-    count = min(count, units)
-    bounds = [units * i // count * size for i in range(count + 1)]
+    size = g.out_channels // units(g)
+    count = min(count, units(g))
+    bounds = [units(g) * i // count * size for i in range(count + 1)]
     return list(itertools.pairwise(bounds))
+
+
+def units(g: Geometry) -> int:
+    """Parts that the output channels may be cut into at most."""
+    return g.groups if g.groups > 1 else g.out_channels
+
+
+def _macs(g: Geometry) -> int:
+    """Multiply-adds of a sample."""
+    return cost.multiply_adds(g.with_batch(1))
 
 
 def part_of(w: Array, g: Geometry, start: int, stop: int) -> Array:

@@ -4,14 +4,15 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
-import scipy.special
 
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Problem
-from groupconv_worker.epilogue import activate
+from groupconv_worker.pieces import apply, copy, pad
 
 NATIVE = tuple(np.dtype(name) for name in ("float32", "float64", "int32"))
 """The dtypes that accumulate."""
+FEW = 256 * 2**10
+"""Bytes of samples that are cast, padded and activated at a time."""
 PAD_MODE: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -53,25 +54,18 @@ class Samples:
         if zeros and plain and self.activation is None and _is_plain(x, dtype):
             self.kernel.run(x, out)
             return
-        for n in range(x.shape[0]):  # what else is done to a sample finds it in the caches
-            sample, place = x[n : n + 1], out[n : n + 1]
+        few = max(1, FEW // (x[:1].nbytes + out[:1].nbytes))
+        for n in range(0, x.shape[0], few):  # what else is done to samples finds them in the caches
+            sample, place = x[n : n + few], out[n : n + few]
             if not zeros:
-                sample = np.pad(sample, ((0, 0), (0, 0), *g.padding), mode=PAD_MODE[g.padding_mode])
+                sample = pad(sample, g.padding, PAD_MODE[g.padding_mode])
             if not _is_plain(sample, dtype):
-                sample = _cast(sample, np.empty(sample.shape, dtype))
+                sample = copy(sample, np.empty(sample.shape, dtype))
             y = place if plain else np.empty(place.shape, dtype)
             self.kernel.run(sample, y)
-            if self.activation is not None:
-                activate(y, self.activation, np, scipy.special.erf)
+            apply(y, self.activation)
             if not plain:
-                _cast(y, place)
-
-
-@np.errstate(all="ignore")  # NaN and infinity are data
-def _cast(source: Array, target: Array) -> Array:
-    """`target`, filled."""
-    target[...] = source
-    return target
+                copy(y, place)
 
 
 def _is_plain(x: Array, dtype: np.dtype) -> bool:

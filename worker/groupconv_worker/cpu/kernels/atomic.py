@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -16,6 +16,8 @@ from groupconv_worker.cpu.kernels.simd import I8, I32, I64, i64
 LENGTH = 2**40
 """Length of an array that is only an address: nothing asks for it."""
 
+LOOK = 20_000
+"""Steps of a block (a tap of a channel) after which a kernel looks whether its job is over: some 100 µs."""
 _JOB = types.void(types.int64, types.int64, types.int64)
 
 
@@ -113,6 +115,15 @@ exchange = _operation(
     types.boolean,
 )
 """exchange(address, expected, value): whether the word was as expected, and so was replaced."""
+
+
+@njit(types.boolean(types.int64), inline="always")
+def stopped(at):
+    """Whether the job is over (job.py) that a kernel with its words at this address works for: a look at two words.
+
+    Kernels ask between blocks, and leave the rest undone.
+    """
+    return load(load(at - 8)) != 0
 
 
 @intrinsic

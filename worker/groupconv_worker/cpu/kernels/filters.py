@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.cpu.kernels import simd
-from groupconv_worker.cpu.kernels.atomic import array, job
+from groupconv_worker.cpu.kernels.atomic import LOOK, array, job, stopped
 from groupconv_worker.cpu.kernels.forms import form
 from groupconv_worker.cpu.kernels.simd import I64, Simd, i64, pointer
 
@@ -152,12 +152,18 @@ def kernel(dtype: np.dtype, V: int, N: int, R: int, P: int, S: int, T: int) -> A
         y_channel, y_row, relu = words[16], words[17], words[18]
         row_blocks = (out_height + R - 1) // R
         pixel_blocks = (out_width + P - 1) // P
+        unseen = every = 1 + LOOK // (channels * tap_count)
         for task in range(first, last):
             # rows innermost: a block of weights stays in the cache while the map passes
             place, i = divmod(task, row_blocks)
             group, m = divmod(place, blocks)
             row = i * R
             for j in range(pixel_blocks):
+                unseen -= 1
+                if unseen <= 0:
+                    if stopped(at):
+                        return
+                    unseen = every
                 k = 0 if shared else 2 * (i * pixel_blocks + j)
                 column = min(j * P, out_width - P)  # the last block overlaps its neighbour
                 where = (

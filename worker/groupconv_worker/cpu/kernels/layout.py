@@ -7,7 +7,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from groupconv_worker.cpu.kernels import simd
-from groupconv_worker.cpu.kernels.atomic import array, copy, job, once
+from groupconv_worker.cpu.kernels.atomic import array, copy, job, once, stopped
 from groupconv_worker.cpu.kernels.simd import Simd, i64, pointer
 
 
@@ -29,6 +29,8 @@ def _padded(_context, x, out, source, start, column, width, extent):
 
 BLOCK = 64 * 2**10
 """Bytes of a task of `copied`."""
+STEP = 16 * BLOCK
+"""Bytes, or elements, after which a copy looks whether its job is over."""
 
 
 @once
@@ -42,7 +44,11 @@ def copied() -> Any:
     @job()
     def copied(at, first, last):
         words = array(at, np.int64)
-        copy(words[1] + first * BLOCK, words[0] + first * BLOCK, min(last * BLOCK, words[2]) - first * BLOCK)
+        end = min(last * BLOCK, words[2])
+        for start in range(first * BLOCK, end, STEP):
+            if stopped(at):
+                return
+            copy(words[1] + start, words[0] + start, min(STEP, end - start))
 
     return copied.address
 
@@ -68,6 +74,8 @@ def spread(dtype: np.dtype) -> Any:
                 row = seen = 0
             for c in range(channels):
                 start, source = (h * channels + c) * extent, (c * height + row) * width - left
+                if stopped(at):
+                    return
                 for j in range(0, extent, lanes):
                     _padded(x, out, source + j, start + j, j - left, seen, extent - j)
 
@@ -90,6 +98,8 @@ def weave(dtype: np.dtype) -> Any:
         row, row_step, column, column_step = words[6], words[7], words[8], words[9]
         for m in range(first, last):
             for q in range(rows):
+                if stopped(at):
+                    return
                 line = (m * height + row + q * row_step) * width + column
                 for p in range(columns):
                     out[line + p * column_step] = phase[(m * rows + q) * columns + p]
@@ -141,6 +151,8 @@ def interleave(dtype: np.dtype) -> Any:
             count = min(block, per_group - number * block)
             for piece in range(pieces):
                 for column in range(0, width, lanes):
+                    if column % STEP == 0 and stopped(at):
+                        return
                     for start in range(0, block, lanes):
                         filters = number * block + (start if start < count else 0)
                         w_at = group * w_group + piece * w_piece + filters * w_filter

@@ -6,7 +6,7 @@ A job is one block of 64-bit words:
     per stage: function, its words, tasks, parts per share  a line
                parts that are done                          a line
                per share: parts that are taken              a line each
-    the words of each function
+    the words of each function, behind the address of the word of the caller's job (job.py)
 
 A stage begins when every part of the one before is done. Who has finished its share takes parts from the others', so
 nobody waits for a thread that has not come.
@@ -15,7 +15,7 @@ nobody waits for a thread that has not come.
 import numpy as np
 from numba import types
 
-from groupconv_worker.cpu.kernels.atomic import add, array, call, exchange, fence, give_way, load, store
+from groupconv_worker.cpu.kernels.atomic import add, array, call, exchange, fence, give_way, load, stopped, store
 from groupconv_worker.cpu.kernels.cache import compiled
 from groupconv_worker.cpu.kernels.futex import sleep, wake
 
@@ -69,7 +69,7 @@ def _join_in(job, share):
                     break
                 part += whose * parts
                 first, last = tasks * part // (parts * shares), tasks * (part + 1) // (parts * shares)
-                if first < last:
+                if first < last and not stopped(given):
                     call(function, given, first, last)
                 add(job + 8 * (at + DONE), 1)
         _await(job + 8 * (at + DONE), parts * shares)
@@ -90,7 +90,7 @@ def announce(helper, job):
     rouse(helper)
 
 
-_ADDRESSES = types.UniTuple(_I, 6)
+_ADDRESSES = types.UniTuple(_I, 7)
 
 
 @compiled(types.void(_WORDS, _WORDS, _ADDRESSES, _ADDRESSES, _I, _WORDS))
@@ -100,7 +100,8 @@ def launch(template, places, bases, steps, samples, helpers):
     Args:
         template: the job's words.
         places: pairs (which word, which base): to that word is added that base.
-        bases: addresses; the first is of room for the job's words and whatever its stages write between.
+        bases: addresses; the first is of room for the job's words and whatever its stages write between, the last of
+            the word that is not 0 once nobody wants the result any more: what is left is not computed.
         steps: bytes of each base from sample to sample.
         samples: how many.
         helpers: addresses of the helpers' words; no job is announced to them yet.
@@ -108,6 +109,8 @@ def launch(template, places, bases, steps, samples, helpers):
     scratch = bases[0]
     words = array(scratch, np.int64)
     for sample in range(samples):
+        if load(bases[6]):
+            return
         for i in range(len(template)):
             words[i] = template[i]
         for i in range(0, len(places), 2):

@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.cpu.kernels import simd
-from groupconv_worker.cpu.kernels.atomic import array, job
+from groupconv_worker.cpu.kernels.atomic import LOOK, array, job, stopped
 from groupconv_worker.cpu.kernels.forms import form
 from groupconv_worker.cpu.kernels.simd import I64, Simd, i64, pointer
 
@@ -191,12 +191,18 @@ def kernel(
         size = (channels, height, width, out_height, out_width)
         filter_blocks = per_group // F
         row_blocks = (out_height + R - 1) // R
+        unseen = every = 1 + LOOK // (channels * KH * KW)
         for task in range(first, last):
             # filters innermost: the rows they share stay in the cache
             band, block = divmod(task, filter_blocks)
             group, band = divmod(band, row_blocks)
             m = group * per_group + block * F
             for start in range(0, out_width, V * lanes):
+                unseen -= 1
+                if unseen <= 0:
+                    if stopped(at):
+                        return
+                    unseen = every
                 column = max(0, min(start, out_width - V * lanes))  # the last block overlaps its neighbour
                 where = (
                     group * channels * height * width,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from groupconv_worker.cpu.kernels.atomic import array, job, once, store
+from groupconv_worker.cpu.kernels.atomic import array, job, once, stopped, store
 from groupconv_worker.cpu.kernels.forms import form
 from groupconv_worker.cpu.kernels.winograd_tiles import (
     DTYPE,
@@ -62,6 +62,8 @@ def transform_filters() -> Any:
         w, out = array(words[0], DTYPE), array(words[1], DTYPE)
         channels, padded, filters, product = words[2], words[3], words[4], words[5]
         for block in range(first, last):
+            if stopped(at):
+                return
             for c in range(channels):
                 for start in range(0, filters, LANES):
                     w_at = (block * KERNEL * KERNEL * channels + c) * filters + start
@@ -92,6 +94,8 @@ def transform_input() -> Any:
         columns, product = words[14], words[15]
         rows = OUT * tile_rows + (KERNEL - 1) * down
         for block in range(first, last):
+            if stopped(at):
+                return
             group, part = divmod(block, blocks)
             there = min(LANES, channels - part * LANES)
             start = block * rows * columns * LANES
@@ -129,6 +133,8 @@ def product(V: int, P: int) -> Any:
         groups, channel_blocks, blocks, tiles = words[3], words[4], words[5], words[6]
         x_product, w_product, out_product = words[7], words[8], words[9]
         for task in range(first, last):
+            if stopped(at):
+                return
             number, block = divmod(task, groups * blocks)
             w_at = number * w_product + block * channel_blocks * LANES * V * LANES
             for start in range(0, tiles, P):
@@ -161,6 +167,8 @@ def transform_output() -> Any:
         columns, product, relu = words[13], words[14], words[15]
         rows, odd = tile_rows * OUT, 0
         for block in range(first, last):
+            if stopped(at):
+                return
             group, part = divmod(block, blocks)
             filters = min(LANES, per_group - part * LANES)
             start, row_size = block * rows * columns * LANES, columns * LANES
