@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -21,6 +22,7 @@ import groupconv
 from groupconv import calls
 from groupconv.errors import UnavailableError
 from groupconv.wire.requests import read_answer
+from waiting import until
 
 GROUPCONV = [sys.executable, "-m", "groupconv_server"]
 
@@ -76,6 +78,30 @@ def test_sigterm_lets_a_running_request_end():
             ask_for_ever(client)
         assert list(read_answer(future.result(timeout=60))[0].output.shape) == [1, 32, 88, 88]
         assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_sigterm_stops_what_runs_after_the_grace_period(executor):
+    """What is asked for takes minutes; nothing of the sort is waited for."""
+    x, w = np.ones((1, 64, 192, 192), np.int32), np.ones((64, 64, 61, 61), np.int32)
+    errors = []
+
+    def ask():
+        with groupconv.connect(address) as client:
+            try:
+                client.conv2d(x, w, padding=30, timeout=600)
+            except groupconv.errors.GroupconvError as error:
+                errors.append(type(error))
+
+    with serving("--threads", "1", "--workers", "1", "--grace", "1", "--executor", executor) as (process, address):
+        asking = threading.Thread(target=ask)
+        asking.start()
+        with groupconv.connect(address) as client:
+            until(lambda: client.status().requests)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        asking.join(60)
+    assert errors == [UnavailableError]
 
 
 def test_a_token_is_made_once_and_opens_the_server(tmp_path):

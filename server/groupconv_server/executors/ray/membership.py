@@ -201,13 +201,12 @@ class Membership:
     def _actor(self, slot: Slot) -> Any:
         place, placement = slot.place, self._places.placement
         return (
-            ray.remote(Worker)
+            ray.remote(concurrency_groups={CONTROL: 1})(Worker)
             .options(
                 num_cpus=place.threads,
                 num_gpus=place.gpus,
                 resources=dict(placement.resources),
                 max_restarts=0,  # a new actor is started here, after a pause if the last one was of no use
-                concurrency_groups={CONTROL: 1},
                 max_task_retries=0,  # the executor runs a lost shard again itself, elsewhere
                 scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
             )
