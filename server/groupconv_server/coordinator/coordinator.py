@@ -190,31 +190,32 @@ class Coordinator:
             planning: seconds it took, for the report.
             output: as in `perform`.
         """
-        begun = time.perf_counter()
+        begun, job = time.perf_counter(), job or Job()
         timeline: list[Times] = []
         phases = {"plan": planning, "execute": 0.0, "merge": 0.0}
         with self._count:
             self._running += 1
             alone = self._running == 1
         try:
-            for chain in chains:
-                start = time.perf_counter()
-                self.executor.expect(len(chain.workers))
-                into = output if chain is chains[-1] else None
-                made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)], into)
-                dispatched = time.perf_counter()
-                among = max(self._running, self._inside())
-                ran = self.executor.run(made.tasks, job=job, among=among)
-                executed = time.perf_counter()
-                made.merge()
-                merged = time.perf_counter()
-                phases["execute"] += executed - start
-                phases["merge"] += merged - executed
-                if alone and self._running == 1:  # else it was timed with another's shards in between
-                    self.planner.learn(chain, merged - start, ((r.compute_seconds for r in shard) for shard in ran))
-                self.metrics.ran(ran)
-                timeline.append(Times(start, dispatched, executed, merged, ran))
-                x = made.output
+            with job:
+                for chain in chains:
+                    start = time.perf_counter()
+                    self.executor.expect(len(chain.workers))
+                    into = output if chain is chains[-1] else None
+                    made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)], into)
+                    dispatched = time.perf_counter()
+                    among = max(self._running, self._inside())
+                    ran = self.executor.run(made.tasks, job=job, among=among)
+                    executed = time.perf_counter()
+                    made.merge()
+                    merged = time.perf_counter()
+                    phases["execute"] += executed - start
+                    phases["merge"] += merged - executed
+                    if alone and self._running == 1:  # else it was timed with another's shards in between
+                        self.planner.learn(chain, merged - start, ((r.compute_seconds for r in shard) for shard in ran))
+                    self.metrics.ran(ran)
+                    timeline.append(Times(start, dispatched, executed, merged, ran))
+                    x = made.output
         finally:
             with self._count:
                 self._running -= 1

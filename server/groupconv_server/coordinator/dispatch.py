@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.special
 
 from groupconv.convolution.plan import Range
 from groupconv.wire.requests import Step
@@ -16,7 +15,8 @@ from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_server.executors.base import Task
 from groupconv_server.planner import Piece, PlannedChain
 from groupconv_worker.contract import Array, beside
-from groupconv_worker.epilogue import activate, add_bias
+from groupconv_worker.epilogue import add_bias
+from groupconv_worker.pieces import apply, blocks, copy
 from groupconv_worker.resident import ResidentKey
 from groupconv_worker.shard import Stage
 
@@ -45,11 +45,12 @@ class Dispatch:
             channels = ranges[1]
             with np.errstate(all="ignore"):
                 for term in terms[1:]:
-                    total += term  # in the accumulator's dtype; int32 wraps as it does in the engines
+                    for at in blocks(total.shape):
+                        total[at] += term[at]  # in the accumulator's dtype; int32 wraps as it does in the engines
                 add_bias(total, None if self.step.bias is None else self.step.bias[channels.slice])
                 activation = whole.geometry.activation
-                activate(total, activation and activation.channels(*channels), np, scipy.special.erf)
-                self.output[tuple(r.slice for r in ranges)] = total
+                apply(total, activation and activation.channels(*channels))
+                copy(total, self.output[tuple(r.slice for r in ranges)])
 
 
 def dispatch(chain: PlannedChain, x: Array, steps: Sequence[Step], output: Array | None = None) -> Dispatch:

@@ -11,11 +11,12 @@ from emulation import emulated_engine, memory, needs_compiler
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
-from groupconv.errors import InternalError, ResourceExhaustedError
+from groupconv.errors import CancelledError, InternalError, ResourceExhaustedError
 from groupconv_worker import reference
 from groupconv_worker.contract import DeviceLostError, Problem
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.transfer import piece_size, pieces
+from groupconv_worker.job import Job
 from groupconv_worker.shard import Stage
 
 pytestmark = needs_compiler
@@ -52,6 +53,34 @@ def test_out_of_memory_is_answered_by_smaller_pieces(algorithm: str):
         assert engine._device.pool.peak <= beside + 60_000
     np.testing.assert_allclose(out, want, atol=1e-4)
     assert x.nbytes + out.nbytes > 60_000, "the whole would have fitted"
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3])  # launched, recorded, from the recording
+def test_a_run_ends_between_two_pieces_when_its_job_is_over(runs: int):
+    problem, x, w, want = problem_of(batch=16)
+    out = np.empty(problem.geometry.output_shape, F32)
+    with emulated_engine(algorithm="direct", chunk=20_000) as engine:
+        prepared = engine.prepare(problem, w)
+        for _ in range(runs - 1):
+            prepared.run(x, out)
+        job, begun = Job(), []
+        copy = engine._device.copy
+
+        def counted(target, source):
+            begun.append(1)
+            if len(begun) == 2:
+                job.stop(CancelledError("gone"))
+            return copy(target, source)
+
+        engine._device.copy = counted
+        for recording in [r for shelf in prepared._recorder._shelves.values() for r in shelf.all]:
+            recording._copy = counted
+        with job, pytest.raises(CancelledError):
+            prepared.run(x, out)
+        assert 2 <= len(begun) < 8  # there are 16 pieces
+        engine._device.copy = copy
+        prepared.run(x, out)
+    np.testing.assert_allclose(out, want, atol=1e-4)
 
 
 def test_too_large_for_the_device_names_what_was_needed():

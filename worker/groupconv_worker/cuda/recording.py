@@ -18,7 +18,8 @@ from groupconv_worker.cuda.device import Device, storage
 from groupconv_worker.cuda.errors import is_sticky
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.cuda.shelves import Shelf
-from groupconv_worker.cuda.transfer import SLOTS, Piece, compute, group_bytes, piece_size, pieces
+from groupconv_worker.cuda.transfer import SLOTS, Piece, bytes_of_a_piece, compute, group_bytes, piece_size, pieces
+from groupconv_worker.job import current
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,8 @@ class Recorder:
     def _cut(self, samples: int) -> tuple[_Cut, ...]:
         g = self._problem.geometry
         one = group_bytes(g, self._problem.types)
-        some_samples, some_groups = piece_size(samples, g.groups, one, self._device.options.chunk)
+        most = bytes_of_a_piece(g, self._problem.types, self._device.options.chunk)
+        some_samples, some_groups = piece_size(samples, g.groups, one, most)
         if 2 * some_samples * some_groups * one > self._device.shelves.limit:  # here and there
             return ()
         cuts = []
@@ -178,6 +180,7 @@ class Recorder:
                         return False
                     ready[cut.shelf] = [recording]
             for cut in cuts:
+                current().check()
                 if not ready[cut.shelf] and len(under_way) < SLOTS and (more := self._obtain(cut, len(x))):
                     ready[cut.shelf].append(more)
                 while not ready[cut.shelf] or len(under_way) == SLOTS:

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.errors import ResourceExhaustedError
+from groupconv.errors import GroupconvError, ResourceExhaustedError
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.device import Device, Lane, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.cuda.recording import Recorder
-from groupconv_worker.cuda.transfer import compute, group_bytes, stream_through
+from groupconv_worker.cuda.transfer import bytes_of_a_piece, compute, group_bytes, stream_through
 
 CUDA_DEVICE = 2
 """kDLCUDA. Source: DLPack, dlpack.h."""
@@ -51,14 +51,17 @@ class OnDevice:
         """Smaller and smaller pieces, until they fit."""
         g, types = self._problem.geometry, self._problem.types
         least = group_bytes(g, types)
-        target, budget = max(least, self._device.options.chunk), self._device.options.workspace
+        target, budget = bytes_of_a_piece(g, types, self._device.options.chunk), self._device.options.workspace
         memory = self._device.cupy.cuda.memory
         with self._device.lane() as lane:
             while True:
                 try:
                     stream_through(self._device, lane, self._kernel, g, types, x, out, target, budget)
-                except memory.OutOfMemoryError as error:
+                except GroupconvError:
                     lane.synchronize()  # what was queued still uses the memory that is freed now
+                    raise
+                except memory.OutOfMemoryError as error:
+                    lane.synchronize()
                     if self._device.make_room():
                         continue
                     if target <= least and budget <= 1:

@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
+from groupconv.convolution import cost
 from groupconv.convolution.dtypes import Types
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.device import Device, Lane, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
+from groupconv_worker.job import current
 
 SLOTS = 3
 """One being filled, one computing, one being emptied."""
@@ -75,6 +77,29 @@ def _even(count: int, most: int) -> Iterator[slice]:
         yield slice(-(-count * i // parts), -(-count * (i + 1) // parts))
 
 
+PIECE_MACS = 2**36
+"""Multiply-adds of a piece: 2 to 40 ms. Nothing stops a kernel that runs, so pieces are where a run ends early."""
+
+
+def bytes_of_a_piece(g: Geometry, types: Types, most: int) -> int:
+    """Bytes of a piece: at most `most`, and fewer where the work on them would exceed `PIECE_MACS`; one group at least.
+
+    Example:
+        >>> import numpy as np
+        >>> from groupconv import ConvSpec, resolve
+        >>> f32 = np.dtype("float32")
+        >>> types = Types(f32, f32, f32, f32)
+        >>> bytes_of_a_piece(resolve(ConvSpec(), (32, 64, 10, 10), (64, 64, 1, 1)), types, 600_000)
+        600000
+        >>> g = resolve(ConvSpec(padding=30), (32, 64, 256, 256), (64, 64, 61, 61))  # 10^12 for each sample
+        >>> bytes_of_a_piece(g, types, 2**30) == group_bytes(g, types)
+        True
+    """
+    least = group_bytes(g, types)
+    macs = max(1, cost.multiply_adds(g.with_batch(1)) // g.groups)
+    return max(least, min(most, PIECE_MACS * least // macs))
+
+
 def of_a_piece(problem: Problem, target: int) -> Problem:
     """The problem with as many samples as its largest piece has, of about `target` bytes.
 
@@ -87,7 +112,7 @@ def of_a_piece(problem: Problem, target: int) -> Problem:
         11
     """
     g, types = problem.geometry, problem.types
-    samples, groups = piece_size(g.batch, g.groups, group_bytes(g, types), target)
+    samples, groups = piece_size(g.batch, g.groups, group_bytes(g, types), bytes_of_a_piece(g, types, target))
     first = next(pieces(g.batch, g.groups, samples, groups)).samples  # no smaller than any
     return problem if first.stop == g.batch else Problem(replace(g, batch=first.stop), types)
 
@@ -134,6 +159,7 @@ def stream_through(
 
     Raises:
         cupy.cuda.memory.OutOfMemoryError: smaller pieces may fit.
+        DeadlineExceededError, CancelledError: the job of this thread is over. What was queued may still run.
     """
     batch, per_x, per_y = x.shape[0], g.in_channels // g.groups, g.out_channels // g.groups
     samples, groups = piece_size(batch, g.groups, group_bytes(g, types), target)
@@ -148,6 +174,7 @@ def stream_through(
             slot.piece = None
 
     for piece, slot in zip(plan, cycle(slots), strict=False):
+        current().check()
         fetch(slot)  # its piece of three turns ago; from here on all its memory is free
         source = x[piece.channels(per_x)]
         y_shape = out[piece.channels(per_y)].shape

@@ -93,7 +93,12 @@ class _Fft:
         self.shape = (lengths[0], lengths[1])
         self.step = (lengths[0] - plane.kernel[0] + 1, lengths[1] - plane.kernel[1] + 1)
         with np.errstate(all="ignore"):
-            self.spectra = scipy.fft.rfft2(self.w.astype(WIDER[w.dtype]), self.shape).conj()
+            for group, filters in enumerate(self.w):
+                current().check()
+                found = scipy.fft.rfft2(filters.astype(WIDER[w.dtype]), self.shape).conj()
+                if group == 0:
+                    self.spectra = np.empty((len(self.w), *found.shape), found.dtype)
+                self.spectra[group] = found
             self.promise = Promise(self.w, self.shape)
 
     @property
