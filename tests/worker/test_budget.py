@@ -108,6 +108,7 @@ def test_who_is_to_be_alone_waits_for_those_with_a_lent_thread_too():
     assert turn.acquire(timeout=0.1, alone=True) == 0
     turn.release(1)
     assert turn.acquire(timeout=0, alone=True) == 1
+    assert turn.acquire(timeout=0.1) == 0  # nor does anybody come in then
 
 
 def test_who_need_not_wait_any_more_is_sent_away():

@@ -40,6 +40,7 @@ class Turn:
     def __init__(self, threads: int = 1) -> None:
         self.threads = self._free = threads
         self._holders = self._lent = 0
+        self._alone = False
         self._changed = time.monotonic()
         self._lock = threading.Lock()
         self._waiting: deque[_Waiting] = deque()
@@ -75,7 +76,7 @@ class Turn:
         least = share if whole else (share + 1) // 2
         with self._lock:
             if self._free >= least and not self._waiting and not (alone and self._holders):
-                return self._take(share)
+                return self._take(share, alone=alone)
             mine = _Waiting(share, least, alone)
             self._waiting.append(mine)
         until = math.inf if timeout < 0 else time.monotonic() + timeout
@@ -95,7 +96,7 @@ class Turn:
                     self._waiting.remove(mine)
                     self._admit()  # who stood behind may want less
                     return 0
-                if now - max(self._changed, since) >= patience and self._lent < LENT:
+                if now - max(self._changed, since) >= patience and self._lent < LENT and not self._alone:
                     self._waiting.remove(mine)
                     self._lent += 1
                     self._free += 1
@@ -106,11 +107,12 @@ class Turn:
         with self._lock:
             self._free += threads
             self._holders -= 1
+            self._alone = False
             self._changed = time.monotonic()
             self._admit()
 
-    def _take(self, share: int) -> int:
-        got = min(share, self._free)
+    def _take(self, share: int, *, alone: bool = False) -> int:
+        got, self._alone = min(share, self._free), alone
         self._free -= got
         self._holders += 1
         self._changed = time.monotonic()
@@ -121,7 +123,7 @@ class Turn:
             if self._waiting[0].alone and self._holders:
                 return
             first = self._waiting.popleft()
-            first.got = self._take(first.share)
+            first.got = self._take(first.share, alone=first.alone)
             first.bell.release()
         if not self._waiting:
             back = min(self._lent, self._free)

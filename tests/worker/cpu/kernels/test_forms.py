@@ -103,6 +103,7 @@ from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv_worker.contract import Problem
 from groupconv_worker.cpu.kernels.forms import FORMS
+from groupconv_worker.job import Job
 from groupconv_worker.reference import convolve
 from groupconv_worker.runtime import Station
 from groupconv_worker.shard import Stage
@@ -114,8 +115,8 @@ for kernel, dtype in ((2, "float32"), *[(3, "float32")] * 3, *[(4, "float64")] *
     problem = Problem(resolve(ConvSpec(groups=4), x.shape, w.shape), types_of(x.dtype, w.dtype))
     out = np.empty(problem.geometry.output_shape, dtype)
     stages = [Stage(problem, w)]
-    threads = station.enter(stages, -1.0)
-    (ran,) = station.run(stages, x, out, threads)
+    threads = station.enter(stages, Job())
+    (ran,) = station.run(stages, x, out, threads, Job())
     station.turn.release(threads)
     if FORMS._thread:
         FORMS._thread.join()
