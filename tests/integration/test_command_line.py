@@ -89,7 +89,7 @@ def test_sigterm_stops_what_runs_after_the_grace_period(executor):
     def ask():
         with groupconv.connect(address) as client:
             try:
-                client.conv2d(x, w, padding=30, timeout=600)
+                client.run(x, [groupconv.Step(w, None, groupconv.ConvSpec(padding=30))], timeout=600)
             except groupconv.errors.GroupconvError as error:
                 errors.append(type(error))
 

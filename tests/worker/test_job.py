@@ -80,8 +80,8 @@ def test_every_algorithm_stops_when_its_job_is_over(name, threads):
     job.stop(CancelledError("enough"))
     assert ended.wait(100)
     engine.close()
-    # twice what it promises, for threads that see it at different times; computing on takes seconds
-    assert time.process_time() - stopped < 2 * threads * PROMPT + 0.2
+    # with much room, for threads and for what else this process does; computing on takes many seconds
+    assert time.process_time() - stopped < 10 * threads * PROMPT
 
 
 def test_a_deadline_and_a_caller_who_has_gone_end_a_job_by_themselves():

@@ -8,6 +8,7 @@ import numpy as np
 from groupconv.wire.requests import Step
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.dispatch import dispatch
+from groupconv_worker.job import Job
 
 
 def warm(
@@ -35,7 +36,7 @@ def warm(
     for at_most in _shards(workers):
         chains = coordinator.planner.plan(problems, workers, at_most=at_most)
         for first in range(0, len(workers), max(len(c.workers) for c in chains)):
-            coordinator.run([c.turned(workers, first) for c in chains], x, steps, deadline=deadline)
+            coordinator.run([c.turned(workers, first) for c in chains], x, steps, job=Job(deadline))
 
 
 def prepare(
