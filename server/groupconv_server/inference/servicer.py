@@ -27,6 +27,7 @@ from groupconv_server.layers.repository import Repository
 from groupconv_server.memory.cuda_memory import CudaMemory
 from groupconv_server.memory.shared_memory import SharedMemory
 from groupconv_worker.cuda.engine import why_unavailable
+from groupconv_worker.job import Job
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE = _SERVICE.full_name
@@ -149,7 +150,7 @@ class InferenceServicer:
         """Load a layer from disk; nothing to do for one that is loaded. New weights come through LayerService."""
         if request.parameters:
             raise InvalidArgumentError("parameters", "none", sorted(request.parameters))
-        self.repository.reload(request.model_name, deadline=deadline_of(context))
+        self.repository.reload(request.model_name, job=Job(deadline_of(context), context.is_active))
         return repository_pb2.RepositoryModelLoadResponse()
 
     @answers_errors

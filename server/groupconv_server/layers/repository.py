@@ -19,6 +19,7 @@ from groupconv_server.layers.named_locks import NamedLocks
 from groupconv_server.layers.registry import Layer, Layers
 from groupconv_server.layers.store import LayerStore, Stored
 from groupconv_server.layers.warming import prepare, warm
+from groupconv_worker.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Repository:
                 self.damaged[name] = str(error)
                 log.error("layer %s was not loaded: %s", name, error)  # noqa: TRY400 - its message says it all
 
-    def load(self, name: str, steps: Sequence[Step], inputs: Inputs = (), *, deadline: float | None = None) -> Layer:
+    def load(self, name: str, steps: Sequence[Step], inputs: Inputs = (), *, job: Job | None = None) -> Layer:
         """Make `steps` the new version of a layer: prepared on the workers, kept on disk, then there for requests.
 
         While it is prepared, other layers are loaded and requests are answered. Only then do other layers leave for it.
@@ -60,7 +61,7 @@ class Repository:
             name: of the layer.
             steps: with read-only arrays.
             inputs: to expect; those that the version before was given are expected too.
-            deadline: on the clock of time.monotonic(), for preparing it.
+            job: that preparing it is; once that is over, preparing ends.
 
         Returns:
             The layer. Of two loads of one name the one that began last stays, whichever ends first.
@@ -73,7 +74,7 @@ class Repository:
         """
         version = self.layers.next_version(name)
         try:
-            self._warm(name, version, steps, inputs, deadline)
+            self._warm(name, version, steps, inputs, job)
             with self._locks.of(name):
                 if self.layers.superseded(name, version):
                     self.layers.forget(name, version)
@@ -112,12 +113,12 @@ class Repository:
                     raise FailedPreconditionError(f"the layer cannot be removed from disk: {error.strerror}") from error
             self.layers.unload(name)
 
-    def reload(self, name: str, *, deadline: float | None = None) -> None:
+    def reload(self, name: str, *, job: Job | None = None) -> None:
         """Load a layer from disk if it is not loaded.
 
         Args:
             name: of the layer.
-            deadline: on the clock of time.monotonic(), for preparing it; after it, the first request prepares it.
+            job: that preparing it is; once that is over, the first request prepares it.
 
         Raises:
             NotFoundError: it is neither loaded nor on disk.
@@ -129,7 +130,7 @@ class Repository:
             return
         with self._locks.of(name):
             stored = self.store.read(name)
-        self._place(stored, deadline)
+        self._place(stored, job)
         self.damaged.pop(name, None)
 
     def unloaded(self) -> dict[str, str]:
@@ -143,21 +144,19 @@ class Repository:
     def _loaded(self, name: str) -> bool:
         return any(layer.name == name for layer in self.layers.all())
 
-    def _warm(
-        self, name: str, version: int, steps: Sequence[Step], inputs: Inputs, deadline: float | None = None
-    ) -> None:
+    def _warm(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs, job: Job | None = None) -> None:
         if self._coordinator is None:
             return
         resident = resident_steps(name, version, steps)
         for i, (shape, dtype) in enumerate(inputs):
             try:
-                warm(self._coordinator, resident, shape, dtype, deadline)
+                warm(self._coordinator, resident, shape, dtype, job)
             except InvalidArgumentError as error:
                 raise error.within(f"inputs[{i}]") from None
         with suppress(NotFoundError):
             for shape, dtype in self._coordinator.problems.inputs(name, self.layers.get(name).version):
                 with suppress(InvalidArgumentError, ResourceExhaustedError):  # the new version may be for other inputs
-                    warm(self._coordinator, resident, shape, dtype, deadline)
+                    warm(self._coordinator, resident, shape, dtype, job)
 
     def _keep(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs) -> None:
         assert self.store is not None
@@ -167,10 +166,10 @@ class Repository:
             raise FailedPreconditionError(f"the layer cannot be kept on disk: {error.strerror}") from error
         self.damaged.pop(name, None)
 
-    def _place(self, stored: Stored, deadline: float | None = None) -> None:
+    def _place(self, stored: Stored, job: Job | None = None) -> None:
         name, version = stored.name, stored.version
         try:
-            self._warm(name, version, stored.steps, stored.inputs, deadline)
+            self._warm(name, version, stored.steps, stored.inputs, job)
         except GroupconvError as error:  # no worker yet, or limits that were others: the first request prepares it
             log.warning("layer %s is loaded without being prepared: %s", name, error)
         with self._locks.of(name):

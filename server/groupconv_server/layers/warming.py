@@ -16,7 +16,7 @@ def warm(
     steps: Sequence[Step],
     shape: tuple[int, ...],
     dtype: np.dtype,
-    deadline: float | None = None,
+    job: Job | None = None,
 ) -> None:
     """Run the steps of a resident layer on zeros, so that every worker that may be given a part has it prepared.
 
@@ -25,18 +25,19 @@ def warm(
         steps: of one version.
         shape: (N, C, *spatial) of an input to expect.
         dtype: of that input.
-        deadline: on the clock of time.monotonic().
+        job: that it is a part of; once that is over, preparing ends.
 
     Raises:
         InvalidArgumentError, ResourceExhaustedError, DeadlineExceededError, CancelledError, UnavailableError: as
             `Coordinator.convolve`.
     """
-    problems, workers = tuple(coordinator.problems.of(shape, dtype, steps)), coordinator.workers(deadline)
+    job = job or Job()
+    problems, workers = tuple(coordinator.problems.of(shape, dtype, steps)), coordinator.workers(job.deadline)
     x = np.zeros(shape, dtype)
     for at_most in _shards(workers):
         chains = coordinator.planner.plan(problems, workers, at_most=at_most)
         for first in range(0, len(workers), max(len(c.workers) for c in chains)):
-            coordinator.run([c.turned(workers, first) for c in chains], x, steps, job=Job(deadline))
+            coordinator.run([c.turned(workers, first) for c in chains], x, steps, job=job)
 
 
 def prepare(

@@ -18,6 +18,7 @@ from groupconv_server.coordinator.steps import Shaped, inputs_of, steps_of
 from groupconv_server.layers.names import check_name
 from groupconv_server.layers.registry import Arriving, Layer
 from groupconv_server.layers.repository import Repository
+from groupconv_worker.job import Job
 
 
 class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
@@ -44,7 +45,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         self.layers.check_fits(size)
         with self.layers.arriving() as arriving:
             filled = _filled(steps, size, request_iterator, arriving)
-            loaded = self.repository.load(name, filled, inputs, deadline=deadline_of(context))
+            loaded = self.repository.load(name, filled, inputs, job=Job(deadline_of(context), context.is_active))
         return layer_pb2.LoadLayerResponse(layer=self._described(loaded))
 
     @answers_errors

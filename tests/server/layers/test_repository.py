@@ -14,6 +14,7 @@ from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository
 from groupconv_server.layers.store import LayerStore
+from groupconv_worker.job import Job
 
 W = np.ones((4, 2, 3, 3), np.float32)
 STEPS = [Step(W, None, ConvSpec(groups=2))]
@@ -106,7 +107,7 @@ def test_a_load_whose_deadline_has_passed_prepares_nothing_and_changes_nothing(r
     repository.load("a", STEPS)
     version = repository.layers.get("a").version
     with pytest.raises(DeadlineExceededError):
-        repository.load("a", STEPS, [INPUT], deadline=time.monotonic() - 1)
+        repository.load("a", STEPS, [INPUT], job=Job(time.monotonic() - 1))
     assert repository.layers.get("a").version == version
     assert repository.layers.bytes == W.nbytes
 
