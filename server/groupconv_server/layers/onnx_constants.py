@@ -53,7 +53,7 @@ def read_model(path: Path) -> Any:
     except InvalidArgumentError:
         raise
     except Exception as error:  # noqa: BLE001 - protobuf's, the libraries' own and the file system's
-        raise InvalidArgumentError("file", "an ONNX model with its weights", _first_line(error)) from None
+        raise InvalidArgumentError("file", "an ONNX model with its weights", first_line(error)) from None
     return model
 
 
@@ -107,24 +107,24 @@ def fold(model: Any, convolutions: Sequence[Any]) -> dict[str, str]:
             try:
                 node.outputs[0].const_value = _by_onnxruntime(node, model.opset_imports)
             except Exception as error:  # noqa: BLE001 - of any operator
-                failed[node.outputs[0].name] = _first_line(error)
+                failed[node.outputs[0].name] = first_line(error)
     return failed
 
 
 def _before(convolutions: Sequence[Any]) -> list[Any]:
     """The nodes that make the weights, each after those that make its inputs."""
-    found: dict[int, Any] = {}
+    found: list[Any] = []
+    seen: set[int] = set()  # a broken file may have circles
     waiting = [(v.producer(), False) for node in convolutions for v in node.inputs[1:] if v is not None]
     while waiting:
         node, after_its_inputs = waiting.pop()
-        if node is None or id(node) in found:
-            continue
         if after_its_inputs:
-            found[id(node)] = node
-        else:
+            found.append(node)
+        elif node is not None and id(node) not in seen:
+            seen.add(id(node))
             waiting.append((node, True))
             waiting += [(v.producer(), False) for v in node.inputs if v is not None]
-    return list(found.values())
+    return found
 
 
 def _by_onnxruntime(node: Any, opsets: Mapping[str, int]) -> Any:
@@ -180,7 +180,7 @@ def _dense(sparse: Any, name: str) -> Any:
     return numpy_helper.from_array(dense, name)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what an error says, or of what caused it."""
     cause = error.__cause__ or error
     return (str(cause).splitlines() or [type(cause).__name__])[0]

@@ -16,7 +16,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv.wire.requests import Array, Step
 from groupconv_server.layers.names import legal_name, numbered
-from groupconv_server.layers.onnx_constants import fold, read_model
+from groupconv_server.layers.onnx_constants import first_line, fold, read_model
 
 OPERATORS = ("Conv", "ConvTranspose")
 CONVOLUTION = re.compile(r"Conv(?!er)")
@@ -99,7 +99,7 @@ def _convolutions(model: Any) -> Iterator[tuple[Any, str]]:
     from onnx_ir.traversal import RecursiveGraphIterator
 
     for node in RecursiveGraphIterator(model.graph):
-        if node.op_identifier() in model.functions or not CONVOLUTION.search(node.op_type):
+        if node.op_identifier() in model.functions or not CONVOLUTION.search(str(node.op_type)):
             continue
         if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
             yield node, ""
@@ -109,7 +109,7 @@ def _convolutions(model: Any) -> Iterator[tuple[Any, str]]:
             yield node, f"operator: expected Conv or ConvTranspose, got {operator}: {why}"
     for function in model.functions.values():
         for node in RecursiveGraphIterator(function):
-            if CONVOLUTION.search(node.op_type) and node.op_identifier() not in model.functions:
+            if CONVOLUTION.search(str(node.op_type)) and node.op_identifier() not in model.functions:
                 where = f"{function.domain}.{function.name}"
                 yield node, f"function: {where} is not called, or cannot be inlined"
 
@@ -126,8 +126,11 @@ def _with_batch_norm(model: Any, nodes: list[tuple[Any, str]]) -> list[tuple[Any
         return users[0].outputs[0].name if len(users) == 1 and users[0].op_type == "BatchNormalization" else None
 
     followed = [after(node) for node, _ in nodes]
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    RewritePass([rules.fuse_batchnorm_into_conv_rule, rules.fuse_batchnorm_into_conv_transpose_rule])(model)
+    try:
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        RewritePass([rules.fuse_batchnorm_into_conv_rule, rules.fuse_batchnorm_into_conv_transpose_rule])(model)
+    except Exception as error:  # noqa: BLE001 - of a node that is malformed
+        raise InvalidArgumentError("fold-batch-norm", "a model that can be rewritten", first_line(error)) from None
     made = {node.outputs[0].name: node for node in RecursiveGraphIterator(model.graph) if node.op_type in OPERATORS}
     return [(made.get(name, node), why) for (node, why), name in zip(nodes, followed, strict=True)]
 

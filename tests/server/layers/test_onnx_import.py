@@ -332,3 +332,33 @@ def test_a_batch_normalization_becomes_part_of_the_weights(tmp_path, coordinator
 def test_weights_that_are_inputs_with_a_default_are_constants(tmp_path):
     (found,) = read(tmp_path, model([conv()], {"w": W}, inputs=("x", "w")))
     np.testing.assert_array_equal(found.step.kernel, W)
+
+
+def test_weights_that_depend_on_themselves_are_named(tmp_path):
+    circle = [helper.make_node("Identity", ["w"], ["v"]), helper.make_node("Identity", ["v"], ["w"])]
+    (found,) = read(tmp_path, model([*circle, conv()]))
+    assert found.step is None
+    assert "a constant of the file" in found.reason
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_a_broken_file_is_refused_or_read_but_never_a_defect(tmp_path_factory, data):
+    weights = {"q": Q, "s": np.float32(0.02), "z": np.int8(0), "w2": f32(4, 3, 2, 2)}
+    nodes = [
+        helper.make_node("Block", ["x"], ["a"], domain="mine", name="blk"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["b"], name="c", pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["b", "w2"], ["y"], name="d", auto_pad="SAME_UPPER"),
+    ]
+    raw = bytearray(model(nodes, weights, functions=[block("Block")]).SerializeToString())
+    structure = [i for i in range(len(raw)) if i < 700 or i > len(raw) - 200]  # most of the rest are weights
+    for at in data.draw(st.lists(st.sampled_from(structure), min_size=1, max_size=3)):
+        raw[at] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    path.write_bytes(raw)
+    try:
+        found = read_onnx(path, fold_batch_norm=data.draw(st.booleans()))
+    except InvalidArgumentError:
+        return
+    assert all(f.step is not None or f.reason for f in found)
