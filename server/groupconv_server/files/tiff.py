@@ -123,7 +123,8 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
             options["photometric"] = "minisblack"
         options["metadata"]["axes"] = imagej or planes
         with replaced(path) as new:
-            out = tifffile.memmap(new, shape=layout.array_shape, dtype=dtype, **file_options, **options)
+            lengths = [a.size for a in layout.axes if not imagej or a.size > 1 or a.kind in "YX"]
+            out = tifffile.memmap(new, shape=lengths, dtype=dtype, **file_options, **options)
             allocate(new)
             yield Created(View(out.reshape(layout.array_shape), layout), layout.axes, notes)
             out.flush()

@@ -94,8 +94,11 @@ def options_of(samples: int, channels: int, metadata: Metadata, *, kind: str) ->
 
 
 def imagej_axes(layout: Layout, dtype: np.dtype, metadata: Metadata) -> str:
-    """The letters of the axes of an output that ImageJ's kind of TIFF describes, with the sizes of pixels; else ""."""
-    kinds = layout.kinds.replace("N", "T")
+    """The letters of the axes of an output that ImageJ's kind of TIFF describes, with the sizes of pixels; else "".
+
+    Axes of extent 1, but for Y and X, are not among them: the array may be stored without.
+    """
+    kinds = "".join(a.kind for a in layout.axes if a.size > 1 or a.kind in "YX").replace("N", "T")
     in_order = kinds == "".join(a for a in "TZCYX" if a in kinds)
     one_unit = len(_units(metadata)) == 1
     plain = metadata.photometric in ("", "grey") and not metadata.planar and not metadata.alpha

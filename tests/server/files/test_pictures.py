@@ -347,3 +347,30 @@ def test_a_broken_picture_is_one_line(tmp_path):
         path.write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
         with pytest.raises(InvalidArgumentError, match="input: expected an image file"):
             files.open_input(path).__enter__()
+
+
+@pytest.mark.parametrize("target", ["y.tif", "y.ome.tif", "y.ome.zarr"])
+def test_the_distance_of_planes_goes_along(tmp_path, target):
+    x = drawn((20, 30, 1), np.uint16)[..., 0]
+    about = {"axes": "ZYX", "unit": "um", "spacing": 2.5}
+    tifffile.imwrite(tmp_path / "x.tif", np.stack([x] * 4), imagej=True, resolution=(4, 8), metadata=about)
+    _, created = copied(tmp_path / "x.tif", tmp_path / target)
+    assert created.notes == ()
+    with files.open_input(tmp_path / target) as again:
+        sizes = again.metadata.pixel_sizes
+        assert {a: sizes[a][1] for a in "ZYX"} == dict.fromkeys("ZYX", "µm")
+        np.testing.assert_allclose([sizes[a][0] for a in "ZYX"], [2.5, 0.125, 0.25], rtol=1e-6)
+    if target == "y.tif":
+        with tifffile.TiffFile(tmp_path / target) as file:
+            assert file.imagej_metadata["spacing"] == 2.5
+            np.testing.assert_array_equal(file.asarray(), [x] * 4)
+
+
+def test_colors_that_are_multiplied_by_alpha_look_the_same(tmp_path):
+    x = drawn((20, 30, 4))
+    x[..., :3] = x[..., :3].astype(int) * x[..., 3:] // 255
+    tifffile.imwrite(tmp_path / "x.tif", x, photometric="rgb", extrasamples=["assocalpha"])
+    copied(tmp_path / "x.tif", tmp_path / "y.png")
+    want, got = look(tmp_path / "x.tif"), look(tmp_path / "y.png")
+    np.testing.assert_array_equal(got[..., 3], want[..., 3])
+    np.testing.assert_allclose(got[want[..., 3] > 0], want[want[..., 3] > 0], atol=1)
