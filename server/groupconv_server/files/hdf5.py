@@ -48,6 +48,8 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         if not isinstance(array, h5py.Dataset):
             there = _listed(name, _arrays(h5py, file))
             raise InvalidArgumentError("input", f"the path of an array (HDF5 {there})", path.name)
+        if array.shape is None:
+            raise InvalidArgumentError("input", "an array with values", f"{array.name}, which is empty")
         layout = Layout(axes_of(array.shape, _named(array) or _usual(name, array), axes))
         yield Opened(BlockReader(View(array, layout), array.chunks))
 

@@ -125,7 +125,7 @@ def _level(array: Any, scale: Mapping[str, Any], index: int, note: str = "") -> 
         unit = axis.get("unit", "") if isinstance(axis, dict) else ""
         kind = kind_of(names[i]) if names else None
         if scales and kind in ("N", "Z", "Y", "X"):
-            sizes[_letter(kind)] = (math.prod(scales), unit_named(unit))
+            sizes[_letter(kind)] = (math.prod(map(float, scales)), unit_named(str(unit)))
     known = {a: size for a, size in sizes.items() if size != (1.0, "")}
     return Image(array, names, known, note)
 
@@ -138,7 +138,8 @@ def _letter(kind: str) -> str:
 def _described(group: Any) -> dict[str, Any]:
     """The attributes of OME-Zarr: in version 0.5 they have a key of their own."""
     attributes = dict(group.attrs)
-    return dict(attributes.get("ome", attributes))
+    said = attributes.get("ome", attributes)
+    return dict(said) if isinstance(said, dict) else {}
 
 
 def _axis_names(scale: Mapping[str, Any]) -> list[str] | None:

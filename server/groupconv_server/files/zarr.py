@@ -31,7 +31,12 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise InvalidArgumentError("input", "a Zarr array or group", f"{path.name} ({error})") from None
     group = isinstance(node, zarr.Group)
-    image = ome_zarr.image_in(path, node) if group else ome_zarr.level_of(zarr, path, node)
+    try:
+        image = ome_zarr.image_in(path, node) if group else ome_zarr.level_of(zarr, path, node)
+    except InvalidArgumentError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidArgumentError("input", "OME-Zarr whose metadata is complete", f"{path.name} ({error!r})") from None
     view = View(image.array, Layout(axes_of(image.array.shape, image.names or _named(image.array), axes)))
     metadata = Metadata(pixel_sizes=image.pixel_sizes)
     yield Opened(BlockReader(view, stored(image.array)), metadata, (image.note,) if image.note else ())

@@ -178,3 +178,37 @@ def test_axes_of_a_tiff_that_are_not_known_are_samples(tmp_path, axes):
     got, kinds, _ = read(tmp_path / "x.tif")
     assert got.size == x.size
     assert kinds == {"QQYX": "NNYX", "TCYXS": "NCYXC", "IYX": "NYX", "ZCYX": "ZCYX"}[axes]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"multiscales": [{"datasets": [{"path": "9"}]}]},
+        {"multiscales": [{"datasets": []}]},
+        {"multiscales": [{"axes": [{"type": "space"}] * 4, "datasets": [{"path": "0"}]}]},
+        {"multiscales": [{"axes": ["y", "x"], "datasets": [{"path": "0"}]}]},
+        {
+            "multiscales": [
+                {
+                    "axes": list("czyx"),
+                    "datasets": [
+                        {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 1, 1, "wide"]}]}
+                    ],
+                }
+            ]
+        },  # noqa: E501
+        {"well": {"images": [{}]}},
+        {"plate": {"wells": [{}]}},
+    ],
+)
+def test_broken_metadata_is_refused_with_the_name_of_the_file(tmp_path, said):
+    group = zarr.create_group(tmp_path / "x.zarr")
+    group.create_array("0", shape=(2, 3, 4, 5), dtype="u2")
+    group.attrs["ome"] = said
+    refused(tmp_path / "x.zarr", "expected")
+
+
+def test_an_array_without_values_is_refused(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["empty"] = h5py.Empty("f")
+    refused(f"{tmp_path}/x.h5:/empty", "which is empty")
