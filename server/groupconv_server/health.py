@@ -1,16 +1,82 @@
 """Whether the server can serve, for the health service and for people."""
 
 import threading
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from grpc_health.v1 import health, health_pb2
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from groupconv_server.executors.base import Executor
 
 TICK = 0.25
 """Seconds between looks at the workers."""
 
+WATCHERS, WATCHERS_OF_ONE = 64, 8
+"""Calls of Watch that may be open: in all, and of one connection."""
+
 SERVING, DEGRADED, NOT_SERVING = "SERVING", "DEGRADED", "NOT_SERVING"
+Response = health_pb2.HealthCheckResponse
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):
+    """The health service: one status for all services of a server. It keeps nothing of a caller that has gone.
+
+    Args:
+        services: full names that exist, "" for the server among them.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self._services = frozenset(services)
+        self._changed = threading.Condition()
+        self._status = Response.NOT_SERVING
+        self._watchers: Counter[str] = Counter()
+
+    def set(self, status: Any) -> None:
+        """Tell whoever watches that the status is another one."""
+        with self._changed:
+            self._status = status
+            self._changed.notify_all()
+
+    def Check(  # noqa: N802 - the RPC's name
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
+    ) -> Response:
+        """The status now."""
+        if request.service not in self._services:
+            context.abort(grpc.StatusCode.NOT_FOUND, "service: expected one that reflection lists, or none")
+        return Response(status=self._status)
+
+    def Watch(  # noqa: N802 - the RPC's name
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
+    ) -> Iterator[Response]:
+        """The status now and whenever it changes; of a service that does not exist that it is unknown, and no more."""
+        if request.service not in self._services:
+            yield Response(status=Response.SERVICE_UNKNOWN)
+            return
+        peer = context.peer()
+        with self._changed:
+            if self._watchers.total() >= WATCHERS or self._watchers[peer] >= WATCHERS_OF_ONE:
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "as many calls of Watch are open as may be")
+            self._watchers[peer] += 1
+        try:
+            if not context.add_callback(self._wake):
+                return
+            told: Any = None
+            while context.is_active():
+                with self._changed:
+                    while self._status == told and context.is_active():
+                        self._changed.wait()
+                    told = self._status
+                yield Response(status=told)
+        finally:
+            with self._changed:
+                self._watchers[peer] -= 1
+                self._watchers += Counter()  # keeps what is above 0
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
 
 class Health:
@@ -25,13 +91,11 @@ class Health:
     """
 
     def __init__(self, executor: Executor, services: Sequence[str]) -> None:
-        self.servicer = health.HealthServicer()
-        self._executor, self._services = executor, ("", *services)
+        self.servicer = HealthServicer(("", *services))
+        self._executor = executor
         self._stopping = threading.Event()
         self._told: bool | None = None
         self._thread = threading.Thread(target=self._follow, name="health", daemon=True)
-        for service in self._services:
-            self.servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     def state(self) -> tuple[str, str]:
         """SERVING, DEGRADED (it serves, and something is wrong) or NOT_SERVING, and what is wrong."""
@@ -51,7 +115,7 @@ class Health:
         """NOT_SERVING for good."""
         self._stopping.set()
         self._thread.join()
-        self.servicer.enter_graceful_shutdown()
+        self.servicer.set(Response.NOT_SERVING)
 
     def _follow(self) -> None:
         while not self._stopping.wait(TICK):
@@ -61,6 +125,4 @@ class Health:
         serving = bool(self._executor.workers())
         if serving is not self._told:
             self._told = serving
-            status = health_pb2.HealthCheckResponse
-            for service in self._services:
-                self.servicer.set(service, status.SERVING if serving else status.NOT_SERVING)
+            self.servicer.set(Response.SERVING if serving else Response.NOT_SERVING)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import TracerProvider
 
 from groupconv.errors import FailedPreconditionError, UnavailableError
@@ -74,6 +74,7 @@ NOT_IN_ORDER = 75
 PING_MS = 10_000
 """A client may ask this often whether the server is there."""
 
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 SERVICES = (
     convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name,
     cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
@@ -157,6 +158,7 @@ class Server:
             self.health = Health(self.executor, SERVICES)
             self._interceptor = Interceptor(self._gate, self._tokens, Observer(self.metrics, self._traces))
             self._pool = self._threads()
+            self._gate.make_room = self._pool.end_oldest_wait
             state = State(self.metrics, self.executor, self.layers, self.streams.budget, self._gate, self._pool)
             self.metrics.registry.register(state)
             self._grpc = self._build()
@@ -223,7 +225,8 @@ class Server:
         """Few, where the thread of a request computes it, unless it may have to wait for others to join it."""
         config = self.config
         here = self.executor.computes_here and config.max_batch == 1
-        return RequestPool(self.executor.computes_here + 1 if here else config.concurrency, config.concurrency)
+        few = self.executor.computes_here + 1 if here else config.concurrency
+        return RequestPool(few, config.concurrency, idle=config.limits.stream_idle_seconds)
 
     def _build(self) -> grpc.Server:
         limit = self.config.limits.message_bytes
@@ -255,7 +258,7 @@ class Server:
         self.streams.add_to(server)
         InferenceServicer(self.batcher, self.repository, self.shared_memory, self.cuda_memory).add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
-        ReflectionServicer((*SERVICES, health.SERVICE_NAME, REFLECTION)).add_to(server)
+        ReflectionServicer((*SERVICES, HEALTH, REFLECTION)).add_to(server)
         return server
 
     def _bind(self) -> int:

@@ -11,8 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import groupconv
-from groupconv import ConvSpec
+from groupconv import ConvSpec, Step
 from groupconv.errors import NotFoundError, UnavailableError
+from groupconv.wire.requests import convolve_request
 from groupconv_server.config import Config
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.server import Server
@@ -87,21 +88,25 @@ def test_a_stream_is_counted_by_bands_and_bytes(server, client):
 
 
 def test_who_waits_is_counted_and_weighed():
-    config = Config(port=0, engine="reference", threads=1, concurrency=1, metrics_port=0)
-    load, ask = "/groupconv.v1.LayerService/LoadLayer", "/groupconv.v1.ClusterService/GetCluster"
+    config = Config(port=0, engine="reference", threads=1, workers=1, concurrency=1, metrics_port=0)
+    ask = "/groupconv.v1.ClusterService/GetCluster"
     go = threading.Event()
-
-    def nothing():
-        go.wait()
-        yield from ()
 
     def waiting() -> float:
         return scraped(server)["groupconv_queue_requests", frozenset()]
 
     with Server(config) as server, grpc.insecure_channel(server.address) as channel:
-        running = channel.stream_unary(load).future(nothing())
-        while not scraped(server).get(("groupconv_requests_in_flight", frozenset({("method", load[1:])}))):
-            pass  # until the only thread is taken
+        run = server.executor.run
+
+        def held(*args, **keywords):
+            assert go.wait(60)
+            return run(*args, **keywords)
+
+        server.executor.run = held  # the only thread is at work until `go`
+        convolve = convolve_request(np.ones((1, 1, 4), np.float32), [Step(np.ones((1, 1, 2), np.float32))])
+        running = channel.unary_unary(f"/{CONVOLVE}").future(convolve)
+        while not scraped(server).get(("groupconv_requests_in_flight", frozenset({("method", CONVOLVE)}))):
+            pass
         assert waiting() == 0
         queued = channel.unary_unary(ask).future(b"")
         while waiting() == 0:
@@ -109,7 +114,7 @@ def test_who_waits_is_counted_and_weighed():
         assert waiting() == 1
         go.set()
         assert queued.result(timeout=30) is not None
-        assert running.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert running.result(timeout=30) is not None
         grown = scraped(server)
     assert grown["groupconv_queue_requests", frozenset()] == 0
     assert grown["groupconv_request_receive_seconds_sum", frozenset({("method", ask[1:])})] > 0

@@ -6,17 +6,23 @@ always, so that who came in leaves, even where the caller has gone while it wait
 
 import threading
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from groupconv.errors import CancelledError, InvalidArgumentError, ResourceExhaustedError
+from groupconv.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    GroupconvError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+)
 from groupconv_server.access.rates import Allowance
 from groupconv_server.admission.errors import fail
-from groupconv_server.admission.gate import Ticket
+from groupconv_server.admission.gate import Ticket, present
 from groupconv_server.admission.observer import Watch
-from groupconv_server.admission.pool import step_aside, waiting_for_client
+from groupconv_server.admission.pool import step_aside, wait_for_client
 from groupconv_server.telemetry.requests import MethodSeries
 
 SETTLE = 0.2
@@ -30,12 +36,12 @@ class Method:
         name: full, as it is called.
         handler: of the method; `behavior` is its function.
         series: where its calls are counted, if they are.
-        waited_for: whether a server that stops waits for its calls.
+        awaited: whether a server that stops waits for its calls.
         brief: whether it takes one message and gives one.
     """
 
-    def __init__(self, name: str, handler: Any, series: MethodSeries | None, *, waited_for: bool) -> None:
-        self.name, self.handler, self.series, self.waited_for = name, handler, series, waited_for
+    def __init__(self, name: str, handler: Any, series: MethodSeries | None, *, awaited: bool) -> None:
+        self.name, self.handler, self.series, self.awaited = name, handler, series, awaited
         self.behavior: Any = getattr(handler, kind_of(handler))
         self.decode, self.encode = handler.request_deserializer, handler.response_serializer
         self.brief = not (handler.request_streaming or handler.response_streaming)
@@ -49,10 +55,10 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
         method: that is called.
         watch: notes it; None notes nothing.
         caller: whose call it is, if that is asked.
-        visit: its place inside, if it has one.
+        ticket: its place inside, if it has one.
     """
 
-    __slots__ = ("_caller", "_method", "_over", "_visit", "_watch")
+    __slots__ = ("_caller", "_method", "_over", "_ticket", "_watch")
     request_streaming, request_deserializer = True, None
     response_streaming = False
     response_serializer: Any = None
@@ -61,8 +67,8 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
     stream_unary: Any = None
     stream_stream: Any = None
 
-    def __init__(self, method: Method, watch: Watch | None, caller: Allowance | None, visit: Ticket | None) -> None:
-        self._method, self._watch, self._caller, self._visit = method, watch, caller, visit
+    def __init__(self, method: Method, watch: Watch | None, caller: Allowance | None, ticket: Ticket | None) -> None:
+        self._method, self._watch, self._caller, self._ticket = method, watch, caller, ticket
         self._over = threading.Lock()  # held until gRPC says that the call has ended; an Event costs ten times as much
         self._over.acquire()
 
@@ -72,10 +78,14 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
             self._watch.begin(context)
         try:
             if not context.add_callback(self._ended):  # it has ended already
-                self._gone()
+                self._ended()
+                fail(context, self._method.name, _ended_early(context, CancelledError("the caller has gone")))
+            present.set(self._ticket)
             if not self._method.brief:
                 step_aside()
-            return self._messages(requests) if self._method.handler.request_streaming else self._message(requests)
+            if self._method.handler.request_streaming:
+                return self._messages(requests, context)
+            return self._message(requests, context)
         except Exception as error:  # noqa: BLE001 - all become statuses
             fail(context, self._method.name, error)
 
@@ -89,13 +99,9 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
             self._caller.spend(len(raw))
         return raw
 
-    def _gone(self) -> NoReturn:
-        self._ended()
-        raise CancelledError("the caller has gone")
-
     def _ended(self) -> None:
-        if self._visit is not None:
-            self._visit.leave()
+        if self._ticket is not None:
+            self._ticket.leave()
         if self._caller is not None:
             self._caller.leave()
         self._over.release()
@@ -106,22 +112,27 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
             self._over.release()
         return ended
 
-    def _message(self, requests: Iterator[bytes]) -> Any:
+    def _message(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
         try:
-            raw = waiting_for_client(next, requests, None)
+            raw = wait_for_client(next, requests, None, context=context)
         except grpc.RpcError:
             raw = None
         if raw is None:
             if self.ended_within(SETTLE):  # gRPC ended the call, and does not say here why
-                raise ResourceExhaustedError("message: over the limit of its size, or the caller has gone")
+                why = "message: over the limit of its size, or the caller has gone"
+                raise _ended_early(context, ResourceExhaustedError(why))
             raise InvalidArgumentError("message", "one request message", "none")
-        if self._visit is not None:
-            self._visit.hold(len(raw))
+        if self._ticket is not None:
+            self._ticket.hold(len(raw))
         self._received(len(raw))
         return self._decoded(raw)
 
-    def _messages(self, requests: Iterator[bytes]) -> Iterator[Any]:
-        while (raw := _next(requests)) is not None:
+    def _messages(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+        first = True
+        while (raw := _next(requests, context, first=first)) is not None:
+            first = False
+            if self._ticket is not None:
+                self._ticket.renew(len(raw))
             if debt := self._received(len(raw)):
                 self.ended_within(debt)  # flow control holds the sender back meanwhile
             yield self._decoded(raw)
@@ -179,12 +190,20 @@ class StreamingCall(Call):
                 self._watch.end(context, status, active=context.is_active())
 
 
-def _next(requests: Iterator[bytes]) -> bytes | None:
+def _next(requests: Iterator[bytes], context: grpc.ServicerContext, *, first: bool) -> bytes | None:
     """The next message; None after the last."""
     try:
-        return next(requests, None)
+        found: bytes | None = wait_for_client(next, requests, None, context=context, first=first)
     except grpc.RpcError:  # gRPC's word for it, which says no more
-        raise CancelledError("the caller has gone") from None
+        raise _ended_early(context, CancelledError("the caller has gone")) from None
+    return found
+
+
+def _ended_early(context: grpc.ServicerContext, otherwise: GroupconvError) -> GroupconvError:
+    """Why gRPC has ended a call: its deadline passed, or something else."""
+    if context.time_remaining() == 0:
+        return DeadlineExceededError("the deadline passed before the request was read")
+    return otherwise
 
 
 def kind_of(handler: Any) -> str:

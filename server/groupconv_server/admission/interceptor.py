@@ -1,29 +1,27 @@
-"""What stands before every method: whose call it is, whether there is room for it, and its messages off the wire.
+"""The interceptor before every method: whose call it is, whether there is room for it, and its messages off the wire.
 
 Refusals cost next to nothing: they are made before a message of the call is read, by threads that do no other work.
-The door takes every message as bytes and decodes it in the request's own thread: gRPC would do it in the one thread
-that serves all connections, and would call what is no message an internal error.
+Every message is taken as bytes and decoded in the request's own thread: gRPC would do it in the one thread that serves
+all connections, and would call what is no message an internal error.
 """
 
-import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from groupconv.errors import GroupconvError, InvalidArgumentError
+from groupconv.errors import GroupconvError
 from groupconv_server.access.tokens import Tokens
-from groupconv_server.admission.call import Method, kind_of
+from groupconv_server.admission.call import Method
 from groupconv_server.admission.errors import abort
 from groupconv_server.admission.gate import Gate
+from groupconv_server.admission.health import HealthCalls
 from groupconv_server.admission.observer import UNKNOWN_METHOD, Observer, Watch
 
 HEALTH = "/grpc.health."
 """Answered without a token, and to the end: it says NOT_SERVING by itself. It is not noted."""
 REFLECTION = "/grpc.reflection."
-"""Not waited for when the server stops: its streams may stay open for ever."""
+"""A server that stops does not wait for its streams, which may be open and want nothing."""
 
 Continuation = Callable[[grpc.HandlerCallDetails], Any]
 
@@ -39,14 +37,14 @@ class Interceptor(grpc.ServerInterceptor):
 
     def __init__(self, gate: Gate, tokens: Tokens | None = None, observer: Observer | None = None) -> None:
         self._gate, self._tokens, self._observer = gate, tokens, observer
-        self._aside = ThreadPoolExecutor(2, thread_name_prefix="aside")  # never busy with anything that takes long
+        self._health = HealthCalls()
         self._methods: dict[str, Method] = {}
 
     def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """The method behind the door, or what refuses the call."""
+        """The method, or what refuses the call."""
         name = handler_call_details.method
         if name.startswith(HEALTH):
-            return self._beside(name, continuation(handler_call_details))
+            return self._health.handler(continuation(handler_call_details), trusted=self._trusted(handler_call_details))
         method = self._methods.get(name) or self._method(name, continuation(handler_call_details))
         watch = None
         if self._observer is not None and method.series is not None:
@@ -59,38 +57,27 @@ class Interceptor(grpc.ServerInterceptor):
                     watch.token = found.name
                 found.enter()
                 caller = found
-            visit = self._gate.enter(brief=method.brief) if method.waited_for else None
+            ticket = self._gate.enter(brief=method.brief, awaited=method.awaited)
         except GroupconvError as error:
             if caller is not None:
                 caller.leave()
             return self._refusing(error, watch)
-        return method.kind(method, watch, caller, visit)
+        return method.kind(method, watch, caller, ticket)
+
+    def _trusted(self, details: grpc.HandlerCallDetails) -> bool:
+        """Whether a call of the health service comes with a token, where one is asked for."""
+        try:
+            return self._tokens is None or self._tokens.caller(details.invocation_metadata) is not None
+        except GroupconvError:
+            return False
 
     def _method(self, name: str, handler: Any) -> Method:
         """A method that is called for the first time; those that do not exist are one."""
         if handler is None:
             name, handler = UNKNOWN_METHOD, grpc.stream_stream_rpc_method_handler(_unknown)
         series = None if self._observer is None else self._observer.series(name)
-        waited_for = not name.startswith(REFLECTION)
-        return self._methods.setdefault(name, Method(name, handler, series, waited_for=waited_for))
-
-    def _beside(self, name: str, handler: Any) -> Any:
-        """The handler, run by the threads that are always free, its message decoded there."""
-        if handler is None:
-            return None
-        kind = kind_of(handler)
-        method, decode = getattr(handler, kind), handler.request_deserializer
-
-        @functools.wraps(method)
-        def run(raw: bytes, context: grpc.ServicerContext, *more: Any) -> Any:
-            try:
-                request = raw if decode is None else decode(raw)
-            except DecodeError:  # gRPC itself would call it an internal error
-                abort(context, InvalidArgumentError("message", f"a message of {name}", f"{len(raw)} other bytes"))
-            return method(request, context, *more)
-
-        run.experimental_thread_pool = self._aside  # type: ignore[attr-defined]  # grpc looks for it
-        return handler._replace(request_deserializer=None, **{kind: run})
+        awaited = not name.startswith(REFLECTION)
+        return self._methods.setdefault(name, Method(name, handler, series, awaited=awaited))
 
     def _refusing(self, error: GroupconvError, watch: Watch | None) -> Any:
         """A handler that ends the call; as it takes a stream, no message is waited for."""
@@ -104,7 +91,7 @@ class Interceptor(grpc.ServerInterceptor):
             finally:
                 watch.end(context, "UNKNOWN", active=context.is_active())
 
-        run.experimental_thread_pool = self._aside  # type: ignore[attr-defined]
+        run.experimental_thread_pool = self._health.threads  # type: ignore[attr-defined]
         return grpc.stream_unary_rpc_method_handler(run)
 
 

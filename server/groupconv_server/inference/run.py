@@ -4,7 +4,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from groupconv.errors import InvalidArgumentError
+from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.batching import Batcher
+from groupconv_server.coordinator.footprint import IN_MESSAGE, IN_PLACE, footprint
 from groupconv_server.inference import models
 from groupconv_server.inference.statistics import Statistics, phases_of
 from groupconv_server.inference.tensors import Destination, Memory, input_of, output_place, parameter
@@ -86,6 +88,8 @@ class Inference:
         exact: bool = parameter(request.parameters, "exact", bool) or False
         x = input_of(request, contents, self.memory, models.input_kind(layer))
         answer = Destination(output_place(request.outputs), self.memory, x, response)
+        problems = tuple(self.batcher.coordinator.problems.of(x.shape, x.dtype, layer.steps))
+        reserve(footprint(problems, IN_MESSAGE if answer.place is None else IN_PLACE))
         ready = time.perf_counter()
         outcome = self.batcher.convolve(
             x,

@@ -16,7 +16,9 @@ from groupconv.wire.requests import Array, Result, Step
 from groupconv.wire.specs import plan_to_wire, report_to_wire
 from groupconv.wire.tensors import message_with, type_from_wire
 from groupconv_server.admission.errors import answers_errors, deadline_of
+from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.batching import Batcher
+from groupconv_server.coordinator.footprint import IN_MESSAGE, IN_PLACE, footprint
 from groupconv_server.coordinator.steps import specs_of
 from groupconv_server.layers.registry import Layers
 from groupconv_server.servicers.regions import ClientMemory, Output, Places
@@ -84,9 +86,12 @@ class ConvolutionServicer:
         parsed: float,
     ) -> bytes:
         if request.HasField("output_place"):
+            reserve(footprint(tuple(self.coordinator.problems.of(x.shape, x.dtype, steps)), IN_PLACE))
             output = Output(request.output_place, places, (x, *(s.kernel for s in steps)), self.coordinator.limits)
             outcome = convolve(allocate=output.allocate, by_message=False)
             return output.message(self._told(outcome, request, parsed))
+        problems = tuple(self.coordinator.problems.of(x.shape, x.dtype, steps))
+        reserve(footprint(problems, IN_MESSAGE if request.without_report else IN_MESSAGE + 1))
         message = b""
         if request.without_report:
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import groupconv
-from groupconv_server.admission.pool import RequestPool, step_aside, waiting_for_client
+from groupconv_server.admission.pool import RequestPool, step_aside, wait_for_client
 from groupconv_server.config import Config
 from groupconv_server.server import Server
 from waiting import until
@@ -62,7 +62,7 @@ def test_few_are_at_work_and_the_others_follow_in_order(crew, work):
 
 def test_who_waits_for_a_client_is_replaced(crew, work):
     one = crew(1, 64, SOON)
-    slow = [one.submit(work.task, i, waiting_for_client) for i in range(3)]
+    slow = [one.submit(work.task, i, wait_for_client) for i in range(3)]
     assert one.submit(pow, 2, 5).result(60) == 32
     assert not any(f.done() for f in slow)
     work.go.set()
@@ -112,7 +112,7 @@ def test_what_waits_is_done_before_it_goes_home(crew, work):
 
 def test_outside_of_a_crew_both_do_nothing():
     step_aside()
-    assert waiting_for_client(divmod, 7, 2) == (3, 1)
+    assert wait_for_client(divmod, 7, 2) == (3, 1)
 
 
 def test_clients_that_do_not_send_hold_nobody_up():
