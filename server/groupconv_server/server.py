@@ -56,6 +56,7 @@ from groupconv_server.servicers.reflection import SERVICE as REFLECTION
 from groupconv_server.servicers.reflection import ReflectionServicer
 from groupconv_server.servicers.regions import ClientMemory
 from groupconv_server.servicers.stream import StreamServicer
+from groupconv_server.telemetry import audit
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.page import Page
 from groupconv_server.telemetry.traces import Traces
@@ -199,6 +200,7 @@ class Server:
             time.sleep(LINGER)  # the last answers are handed to the transport, and not yet read
         self._grpc.stop(LINGER).wait()
         self._pool.shutdown()
+        audit.flush()
         if self._page is not None:
             self._page.close()
         for memory in (self.shared_memory, self.cuda_memory, self.client_memory, self.client_device_memory):

@@ -77,17 +77,20 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
         if self._watch is not None:
             self._watch.begin(context)
         try:
-            if not context.add_callback(self._ended):  # it has ended already
-                self._ended()
-                fail(context, self._method.name, _ended_early(context, CancelledError("the caller has gone")))
-            present.set(self._ticket)
-            if not self._method.brief:
-                step_aside()
-            if self._method.handler.request_streaming:
-                return self._messages(requests, context)
-            return self._message(requests, context)
+            return self._request(requests, context)
         except Exception as error:  # noqa: BLE001 - all become statuses
             fail(context, self._method.name, error)
+
+    def _request(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+        if not context.add_callback(self._ended):  # it has ended already
+            self._ended()
+            raise _ended_early(context, CancelledError("the caller has gone"))
+        present.set(self._ticket)
+        if not self._method.brief:
+            step_aside()
+        if self._method.handler.request_streaming:
+            return self._messages(requests, context)
+        return self._message(requests, context)
 
     def encoded(self, answer: Any) -> bytes:
         """An answer on the wire."""

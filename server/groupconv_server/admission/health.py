@@ -20,13 +20,13 @@ from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv_server.admission.call import kind_of
 from groupconv_server.admission.errors import abort
 
-READ_SECONDS = 0.25
-"""Seconds in which a message must be there. It travels right behind the call; a large one is cut off on its way."""
+READ_SECONDS = 2.0
+"""Seconds in which a message must be there. It travels right behind the call."""
 READ_BYTES = 4096
 """Bytes that a message may have: it holds the name of a service."""
-READING = 64
+READING = 128
 """Calls whose message is awaited at a time; of more, the oldest is ended."""
-THREADS = 192
+THREADS = 256
 """Threads at most: for calls that are read, for watchers, and as many for refusals. They start when they are needed."""
 
 

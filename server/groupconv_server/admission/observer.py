@@ -97,11 +97,11 @@ class Watch(Request):
             end(self._span, code, reason)
 
     def __del__(self) -> None:
-        """Count a request that no thread was given."""
+        """Count a request that no thread was given; a destructor may run anywhere, so it takes no lock."""
         if not self._begun:
-            self._series.refused(UNREAD, unread=True)
+            self._series.unread.append(UNREAD)
             why = "over the limit of messages or of requests at a time, or cancelled"
-            audit.refused(self, UNREAD, "", why, time.perf_counter() - self._arrived)
+            audit.unread(self, UNREAD, why, time.perf_counter() - self._arrived)
 
 
 def _code(found: grpc.StatusCode | None, context: Any) -> str:

@@ -18,6 +18,7 @@ from groupconv.wire.compress import compressed, expanded, library
 from groupconv.wire.requests import Step
 from groupconv.wire.tensors import from_wire, type_from_wire, type_to_wire
 from groupconv_server.admission.errors import deadline_of, streams_errors
+from groupconv_server.admission.pool import wait_for_client
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.coordinator.steps import specs_of
@@ -53,7 +54,7 @@ class StreamServicer:
         """Answer the header, then each band as it is done."""
         inbox = _Inbox(requests, context)
         try:
-            header = inbox.header(self.coordinator.limits.stream_idle_seconds)
+            header = wait_for_client(inbox.header, self.coordinator.limits.stream_idle_seconds, context=context)
             with self._open(header, context) as stream:
                 if not context.add_callback(stream.cancel):
                     return  # it has ended already

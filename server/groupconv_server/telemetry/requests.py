@@ -1,7 +1,7 @@
 """What is counted of requests, by method: a record of each, kept as it is and taken apart when somebody reads."""
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -30,6 +30,7 @@ class MethodSeries:
         self._inside: set[Inside] = set()
         self._waited: list[float] = []
         self._fresh: list[tuple[str, float, int, int]] = []  # of each that ended: code, seconds, bytes in and out
+        self.unread: deque[str] = deque()  # codes of those that ended before a thread worked on them
         self.codes: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.retries = self._bytes_in = self._bytes_out = 0
@@ -53,15 +54,18 @@ class MethodSeries:
         if len(self._fresh) >= FOLD:
             self.read()
 
-    def refused(self, code: str, *, unread: bool = False) -> None:
-        """One was not done; `unread`, if it ended before a thread worked on it."""
+    def refused(self, code: str) -> None:
+        """One was not done."""
         with self._lock:
             self.refusals[code] += 1
-            self.codes[code] += unread
 
     def read(self) -> tuple[int, int, int]:
         """How many there are inside, and the bytes of all messages in and out; `codes` is then up to date, too."""
         with self._lock:
+            while self.unread:
+                code = self.unread.popleft()
+                self.refusals[code] += 1
+                self.codes[code] += 1
             begun = len(self._waited)  # others may append meanwhile
             self._receive.extend(self._waited[:begun])
             del self._waited[:begun]
@@ -85,7 +89,7 @@ class Requests:
 
     Example:
         >>> requests = Requests((0.1, 1.0))
-        >>> requests.of("Convolve").refused("UNREAD", unread=True)
+        >>> requests.of("Convolve").unread.append("UNREAD")
         >>> [(s.name, s.labels, s.value) for s in next(requests.collect()).samples]
         [('groupconv_requests_total', {'method': 'Convolve', 'code': 'UNREAD'}, 1)]
     """

@@ -1,0 +1,283 @@
+"""Callers that are silent, many, large or gone: they cost others nothing, and the server no more than it says."""
+
+import hashlib
+import os
+import statistics
+import threading
+import time
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+import groupconv
+from groupconv import ConvSpec, Step
+from groupconv.wire.requests import convolve_request
+from groupconv_server.admission import gate
+from groupconv_server.config import Config
+from groupconv_server.coordinator.limits import Limits
+from groupconv_server.server import Server
+from waiting import until
+
+CONVOLVE = "/groupconv.v1.ConvolutionService/Convolve"
+STREAMS = (
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/inference.GRPCInferenceService/ModelStreamInfer",
+    "/groupconv.v1.LayerService/LoadLayer",
+    "/groupconv.v1.StreamService/ConvolveStream",
+    CONVOLVE,
+)
+X, W = np.ones((1, 1, 9), np.float32), np.ones((1, 1, 3), np.float32)
+
+
+@pytest.fixture
+def silence():
+    """Requests that never come."""
+    over = threading.Event()
+
+    def nothing():
+        over.wait(120)
+        yield from ()
+
+    yield nothing
+    over.set()
+
+
+def answered(client: groupconv.Client) -> bool:
+    try:
+        return client.conv1d(X, W).tolist() == [[[3.0] * 7]]
+    except groupconv.errors.ResourceExhaustedError:
+        return False
+
+
+def config(**fields) -> Config:
+    return Config(port=0, executor="local", workers=1, threads=1, **fields)
+
+
+@pytest.mark.parametrize("method", STREAMS)
+def test_silent_calls_of_every_kind_are_ended_and_hold_nobody_up(method, silence):
+    limits = Limits(stream_idle_seconds=5.0)
+    with (
+        Server(config(concurrency=4, queue=12, limits=limits)) as server,
+        grpc.insecure_channel(server.address) as channel,
+        groupconv.connect(server.address, timeout=60) as client,
+    ):
+        calls = [channel.stream_stream(method)(silence()) for _ in range(16)]  # as many as may be inside
+        until(lambda: server._gate.inside >= 16)
+        until(lambda: answered(client))  # once one of them was silent for a moment, it makes room
+        assert not all(call.done() for call in calls)
+        until(lambda: all(call.done() for call in calls))
+        until(lambda: server._gate.inside == 0)
+
+
+def test_health_answers_while_callers_are_silent(silence):
+    with Server(config()) as server, grpc.insecure_channel(server.address) as channel:
+        check = "/grpc.health.v1.Health/Check"
+        silent = [channel.stream_unary(check).future(silence()) for _ in range(300)]
+        stub = health_pb2_grpc.HealthStub(channel)
+        assert stub.Check(health_pb2.HealthCheckRequest(), timeout=30).status == 1
+        until(lambda: all(call.done() for call in silent), seconds=60)
+
+
+def test_health_knows_the_names_that_exist_and_reads_nothing_large():
+    with Server(config()) as server, grpc.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.RpcError) as unknown:
+            stub.Check(health_pb2.HealthCheckRequest(service="no.such.Service"))
+        assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
+        (only,) = stub.Watch(health_pb2.HealthCheckRequest(service="no.such.Service"))
+        assert only.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        with pytest.raises(grpc.RpcError) as large:
+            stub.Check(health_pb2.HealthCheckRequest(service="x" * 5000))
+        assert large.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "4096" in large.value.details()
+
+
+def test_watchers_are_bounded_and_forgotten():
+    with Server(config()) as server:
+        channels = [grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) for _ in range(9)]
+        watches = [
+            health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            for channel in channels
+            for _ in range(8)
+        ]
+        codes = []
+        for watch in watches:
+            try:
+                assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            except grpc.RpcError as error:
+                codes.append(error.code())
+        assert codes == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 8
+        for channel in channels:
+            channel.close()
+        until(lambda: not server.health.servicer._watchers)
+
+
+def test_a_large_message_to_health_without_a_token_is_not_read(tmp_path):
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(f'[alice]\nsha256 = "{hashlib.sha256(b"a" * 40).hexdigest()}"\n')
+    with Server(config(tokens=tokens)) as server:
+        options = [("grpc.max_send_message_length", -1)]
+        with grpc.insecure_channel(server.address, options=options) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            large = health_pb2.HealthCheckRequest(service="B" * (64 << 20))
+            before = server_bytes()
+            assert stub.Check(large, timeout=60).status == health_pb2.HealthCheckResponse.SERVING
+            # the client is in this process, too: it has its message, and gRPC's copy of it
+            assert server_bytes() - before < 3 * (64 << 20)
+
+
+def server_bytes() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def test_a_caller_with_many_requests_does_not_delay_another(tmp_path):
+    """A turn each: the second caller waits for about one request of the first one, not for all that are queued."""
+    names, secrets = ("many", "few"), ("m" * 40, "f" * 40)
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(
+        "".join(
+            f'[{name}]\nsha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"\n'
+            for name, secret in zip(names, secrets, strict=True)
+        )
+    )
+    x, w = np.ones((1, 8, 64, 64), np.float32), np.ones((8, 8, 5, 5), np.float32)
+    with Server(config(tokens=tokens, concurrency=2, queue=256)) as server:
+
+        def client(secret: str) -> groupconv.Client:
+            return groupconv.connect(server.address, token=secret, timeout=120)
+
+        def times(one: groupconv.Client, count: int) -> list[float]:
+            found = []
+            for _ in range(count):
+                start = time.perf_counter()
+                one.conv2d(x, w)
+                found.append(time.perf_counter() - start)
+            return found
+
+        with client(secrets[1]) as few, client(secrets[0]) as many:
+            times(few, 5)
+            alone = statistics.median(times(few, 20))
+            over = threading.Event()
+
+            def flood() -> None:
+                while not over.is_set():
+                    many.conv2d(x, w)
+
+            threads = [threading.Thread(target=flood) for _ in range(60)]
+            for thread in threads:
+                thread.start()
+            until(lambda: server._pool.waiting > 20, seconds=60)
+            beside = statistics.median(times(few, 20))
+            over.set()
+            for thread in threads:
+                thread.join()
+    assert beside < 20 * alone  # 60 requests before each of its own would be more than 50 times
+
+
+def test_an_answer_is_counted_before_it_is_made_and_until_it_is_read():
+    """Requests of 50 bytes with answers of 8 MiB that nobody reads: the budget of 40 MiB holds one or two, no more."""
+    budget, pad = 40 << 20, (8 << 20) // 4
+    with Server(config(queue_bytes=budget)) as server:
+        spec = ConvSpec(padding=((pad, 0),))
+        step = Step(np.ones((1, 1, 1), np.float32), None, spec)
+        request = convolve_request(np.ones((1, 1, 2), np.float32), [step], report=False)
+        channels = [grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) for _ in range(8)]
+        before = server_bytes()
+        calls = [channel.unary_stream(CONVOLVE)(request, timeout=60) for channel in channels]
+        until(lambda: sum(call.done() for call in calls) >= 6)
+        assert server._gate.nbytes <= budget
+        assert server_bytes() - before < budget + (64 << 20)
+        refused = [call for call in calls if call.done()]
+        assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        for channel in channels:
+            channel.close()
+        until(lambda: server._gate.nbytes == 0)
+
+
+def test_a_request_that_no_budget_could_hold_says_so():
+    with Server(config(queue_bytes=16 << 20)) as server, groupconv.connect(server.address, timeout=60) as client:
+        with pytest.raises(groupconv.errors.ResourceExhaustedError, match="--queue-mib"):
+            client.run(np.ones((1, 1, 2), np.float32), [Step(W[:, :, :1], None, ConvSpec(padding=((8 << 20, 0),)))])
+        assert client.conv1d(X, W).tolist() == [[[3.0] * 7]]
+
+
+def test_what_a_chain_holds_between_its_steps_is_counted():
+    wide = Step(np.ones((64, 1, 1), np.float32), None, ConvSpec())
+    back = Step(np.ones((1, 64, 1), np.float32), None, ConvSpec())
+    x = np.ones((1, 1, 2**17), np.float32)  # 0.5 MiB in and out, 32 MiB between
+    with (
+        Server(config(queue_bytes=16 << 20)) as server,
+        groupconv.connect(server.address, timeout=60) as client,
+        pytest.raises(groupconv.errors.ResourceExhaustedError, match="--queue-mib"),
+    ):
+        client.run(x, [wide, back])
+
+
+def test_statuses_are_counted_as_callers_see_them(tmp_path):
+    """Requests whose deadline passes while they wait for a thread end as DEADLINE_EXCEEDED, on both sides."""
+    with Server(config(concurrency=1, queue=64)) as server:
+        run, go = server.executor.run, threading.Event()
+
+        def held(*args, **keywords):
+            assert go.wait(60)
+            return run(*args, **keywords)
+
+        server.executor.run = held
+        with grpc.insecure_channel(server.address) as channel:
+            message = convolve_request(X, [Step(W)])
+            first = channel.unary_unary(CONVOLVE).future(message)
+            until(lambda: server.metrics.requests.of(CONVOLVE[1:]).read()[0] == 1)
+            late = [channel.unary_unary(CONVOLVE).future(message, timeout=0.3) for _ in range(10)]
+            assert {call.code() for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+            go.set()
+            assert first.result(60)
+            series = server.metrics.requests.of(CONVOLVE[1:])
+            until(lambda: (series.read(), sum(series.codes.values()) == 11)[1], seconds=30)
+            assert dict(series.codes) == {"OK": 1, "DEADLINE_EXCEEDED": 10}
+
+
+def test_refusals_are_summed_up_in_the_audit(caplog):
+    caplog.set_level("INFO", "groupconv.audit")
+    with Server(config()) as server, grpc.insecure_channel(server.address) as channel:
+        calls = [channel.unary_unary(CONVOLVE).future(b"\xff") for _ in range(300)]
+        assert {call.code() for call in calls} == {grpc.StatusCode.INVALID_ARGUMENT}
+    lines = [r for r in caplog.records if r.name == "groupconv.audit" and r.code == "INVALID_ARGUMENT"]
+    written = [r for r in lines if hasattr(r, "request_id")]
+    counted = sum(r.count for r in lines if hasattr(r, "count"))
+    assert len(written) + counted == 300
+    assert counted > 0
+
+
+def test_a_destructor_takes_no_lock(monkeypatch):
+    """A garbage collection may end a request that nobody worked on in a thread that holds any lock."""
+    from groupconv_server.admission.observer import Observer
+    from groupconv_server.telemetry.metrics import Metrics
+    from groupconv_server.telemetry.traces import Traces
+
+    metrics = Metrics()
+    observer = Observer(metrics, Traces())
+    series = observer.series("/a/B")
+    watches = [observer.arrived("/a/B", series, ())]
+    from groupconv_server.telemetry import audit
+    from groupconv_server.telemetry.request import current
+
+    current.set(None)
+
+    def collected() -> None:
+        with series._lock, audit._tally._lock:
+            watches.clear()
+
+    thread = threading.Thread(target=collected, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    series.read()
+    assert series.codes["UNREAD"] == 1
+
+
+def test_a_request_outside_of_a_server_reserves_nothing():
+    gate.reserve(2**60)
+    assert os.getpid()
