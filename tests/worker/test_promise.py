@@ -189,13 +189,6 @@ def test_winograd_keeps_the_bound_for_dense_filters(case, resident):
     keeps("winograd", case, resident)
 
 
-@pytest.mark.slow
-@settings(max_examples=600)
-@given(case=wide_groups(), resident=st.booleans())
-def test_winograd_at_length(case, resident):
-    keeps("winograd", case, resident)
-
-
 @pytest.mark.parametrize("name", [n for n in ALGORITHMS if n not in ("fft", "winograd")])
 @settings(max_examples=12)
 @given(data=st.data(), kind=st.sampled_from(FIELDS), resident=st.booleans())

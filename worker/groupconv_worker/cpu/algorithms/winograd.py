@@ -125,14 +125,17 @@ def steady(x: Array, plane: Plane) -> bool:
 
     The size of a pixel is its root mean square over the channels of a group. The largest one of a tile may be as many
     times that of a window as channels take part: up to there the error was below half the bound of a direct sum
-    (docs/convolution.md). Channels take part by their energy E, as many as (ΣE)² / ΣE²: C/g if all have the same.
+    (docs/convolution.md). Values take part by their energy e = x², of n values as many as 3·(Σe)² / Σe², at most n:
+    all if they are Gaussian, few if few of them, or one channel, are much larger than the rest.
     """
     grouped = x.reshape(plane.groups, plane.channels, *plane.input)
     squares = np.einsum("gchw,gchw->ghw", grouped, grouped)
-    some = grouped[:, :, ::2]
-    energy = np.einsum("gchw,gchw->gc", some, some).astype(np.float64)
-    most = np.min(energy.sum(axis=1) ** 2 / (energy**2).sum(axis=1)) ** 2  # NaN for a group without any
     largest, smallest = squares.max(), squares.min()
+    energy = np.square(grouped[:, :, ::2]).reshape(plane.groups, -1)
+    energy *= 1 / largest  # its square neither overflows nor vanishes
+    # Gaussian values have 3 for this quotient, whatever their number
+    spread = [3.0 * float(e.sum()) ** 2 / float(np.dot(e, e)) / e.size for e in energy] if largest > 0 else [0.0]
+    most = (plane.channels * min(1.0, *spread)) ** 2
     if not np.isfinite(largest * most * KERNEL**2):
         return not x.any()
     if smallest * most >= largest * KERNEL**2:  # a window at a corner may have one pixel and eight of padding
