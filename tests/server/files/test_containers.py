@@ -196,7 +196,7 @@ def test_axes_of_a_tiff_that_are_not_known_are_samples(tmp_path, axes):
                     ],
                 }
             ]
-        },  # noqa: E501
+        },
         {"well": {"images": [{}]}},
         {"plate": {"wells": [{}]}},
     ],
