@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import groupconv
-from groupconv_server.access.rates import Rates
+from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tokens import entry_text, new_token
 from groupconv_server.admission.interceptor import Interceptor
 from groupconv_server.config import Config
@@ -43,7 +43,7 @@ def main() -> None:
     through, token = Interceptor.intercept_service, new_token()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokens.toml"
-        file.write_text(entry_text("bench", token, Rates(1e6, 1e12, 99)))
+        file.write_text(entry_text("bench", token, CallerLimits(1e6, 1e12, 99)))
         files = {"without": None, "door": None, "tokens": file}
         servers = {k: Server(Config(port=0, executor="local", workers=1, threads=1, tokens=files[k])) for k in KINDS}
         clients = {k: groupconv.connect(s.address, token=token, timeout=60) for k, s in servers.items()}

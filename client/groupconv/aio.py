@@ -11,7 +11,7 @@ from groupconv.convolutions import Convolutions
 from groupconv.device import noted
 from groupconv.layer import AsyncLayer, LayerInfo
 from groupconv.memory.shared import Mode, shared_memory_of
-from groupconv.options import Call, StreamConv, Streaming, split_streaming
+from groupconv.options import CallOptions, StreamConv, Streaming, split_streaming
 from groupconv.session import AsyncSession, small
 from groupconv.streaming.stream import Transfer, transfer
 from groupconv.transport.channel import Connection, Opening
@@ -50,7 +50,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
     ) -> Result:
         """Run steps one after another on `x` in one request (see `groupconv.Client.run`)."""
         x, out = noted(x), noted(out)
-        call = Call(out=out, timeout=timeout, allow_reordering=allow_reordering)
+        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering)
         talk = calls.run(self._shared, x, steps, call)
         return await self._do(talk, timeout, small=small(out, x, steps))
 
@@ -152,7 +152,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         """An array to be filled and given to calls, which need not copy it (see `groupconv.Client.empty`)."""
         return await self._do(calls.empty(self._shared, shape, dtype))
 
-    async def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
+    async def _answer(self, x: Any, steps: Sequence[Step], call: CallOptions) -> Array:
         timeout, x, call["out"] = call.get("timeout"), noted(x), noted(call.get("out"))
         talk = calls.output(self._shared, x, steps, call)
         output = await self._do(talk, timeout, small=small(call.get("out"), x, steps))
@@ -161,7 +161,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
     def _layer(self, info: LayerInfo) -> AsyncLayer:
         return AsyncLayer(info, self._run_layer, self.get_layer, self.unload_layer)
 
-    async def _run_layer(self, info: LayerInfo, x: Any, *, report: bool = False, **call: Unpack[Call]) -> Result:
+    async def _run_layer(self, info: LayerInfo, x: Any, *, report: bool = False, **call: Unpack[CallOptions]) -> Result:
         x, call["out"] = noted(x), noted(call.get("out"))
         talk = calls.run_layer(self._shared, info, x, call, report=report)
         return await self._do(talk, call.get("timeout"), small=small(call.get("out"), x))

@@ -14,9 +14,9 @@ from groupconv.device import DeviceArray, destination, unnoted
 from groupconv.errors import DataLossError
 from groupconv.layer import LayerInfo, info_from_wire, layer_fields, layer_input, load_messages
 from groupconv.memory.shared import Shared
-from groupconv.options import Call
+from groupconv.options import CallOptions
 from groupconv.streaming.stream import Transfer, pays, transfer
-from groupconv.transport.exchange import Ask, Talk
+from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
 from groupconv.wire.requests import (
     CONVOLVE,
@@ -38,13 +38,13 @@ LOAD = "/groupconv.v1.LayerService/LoadLayer"
 T = TypeVar("T")
 
 
-def run(shared: Shared | None, x: Any, steps: Sequence[Step], call: Call) -> Talk[Result]:
+def run(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions) -> Exchange[Result]:
     """Run steps, and tell how it was done."""
     array, ready, unbatched = prepare(unnoted(x) if shared is None else shared.source(x), steps)
     return (yield from _run(shared, array, ready, unbatched, call, report=True))
 
 
-def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: Call) -> Talk[Array | Transfer]:
+def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions) -> Exchange[Array | Transfer]:
     """Run steps for their output alone; or, where that is faster, the stream that is to bring it."""
     array, ready, unbatched = prepare(unnoted(x) if shared is None else shared.source(x), steps)
     if (
@@ -60,19 +60,19 @@ def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: Call) -> 
 
 
 def _run(
-    shared: Shared | None, x: Array, ready: Sequence[Step], unbatched: bool, call: Call, *, report: bool
-) -> Talk[Result]:
+    shared: Shared | None, x: Array, ready: Sequence[Step], unbatched: bool, call: CallOptions, *, report: bool
+) -> Exchange[Result]:
     reordering = call.get("allow_reordering", False)
     there = destination(call.get("out"))
     if shared is None:
         request = convolve_request(x, ready, allow_reordering=reordering, report=report)
-        answer = read_answer((yield Ask(CONVOLVE, request)))
+        answer = read_answer((yield Request(CONVOLVE, request)))
     else:
         answer = yield from shared.run_steps(x, ready, out=there, allow_reordering=reordering, report=report)
     return result_of(answer, unbatched=unbatched, out=there or call.get("out"))
 
 
-def run_layer(shared: Shared | None, info: LayerInfo, x: Any, call: Call, *, report: bool) -> Talk[Result]:
+def run_layer(shared: Shared | None, info: LayerInfo, x: Any, call: CallOptions, *, report: bool) -> Exchange[Result]:
     """Run a layer."""
     reordering = call.get("allow_reordering", False)
     array, unbatched = layer_input(info, unnoted(x) if shared is None else shared.source(x))
@@ -81,7 +81,7 @@ def run_layer(shared: Shared | None, info: LayerInfo, x: Any, call: Call, *, rep
         talk = shared.run_layer(array, info, out=there, allow_reordering=reordering, report=report)
     if talk is None:
         request = with_input(array, layer_fields(info.name, report, reordering))
-        answer = read_answer((yield Ask(CONVOLVE, request)))
+        answer = read_answer((yield Request(CONVOLVE, request)))
     else:
         answer = yield from talk
     return result_of(answer, unbatched=unbatched, out=there or call.get("out"))
@@ -94,7 +94,7 @@ def plan(
     dtype: Any,
     *,
     allow_reordering: bool,
-) -> Talk[Plan]:
+) -> Exchange[Plan]:
     """How the server would cut steps."""
     request = plan_request(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
     answer = yield from _asked("ConvolutionService/PlanConvolution", request, convolution_pb2.PlanConvolutionResponse)
@@ -113,32 +113,32 @@ def loaded(answer: bytes) -> LayerInfo:
     return info_from_wire(_read(answer, layer_pb2.LoadLayerResponse).layer)
 
 
-def get_layer(name: str) -> Talk[LayerInfo]:
+def get_layer(name: str) -> Exchange[LayerInfo]:
     """What the server says of a layer."""
     request = layer_pb2.GetLayerRequest(name=name)
     answer = yield from _asked("LayerService/GetLayer", request, layer_pb2.GetLayerResponse)
     return info_from_wire(answer.layer)
 
 
-def list_layers() -> Talk[list[LayerInfo]]:
+def list_layers() -> Exchange[list[LayerInfo]]:
     """What the server says of every layer."""
     request = layer_pb2.ListLayersRequest()
     answer = yield from _asked("LayerService/ListLayers", request, layer_pb2.ListLayersResponse)
     return [info_from_wire(layer) for layer in answer.layers]
 
 
-def unload_layer(name: str) -> Talk[None]:
+def unload_layer(name: str) -> Exchange[None]:
     """Let the server forget a layer."""
     request = layer_pb2.UnloadLayerRequest(name=name)
     yield from _asked("LayerService/UnloadLayer", request, layer_pb2.UnloadLayerResponse)
 
 
-def status() -> Talk[cluster_pb2.GetClusterResponse]:
+def status() -> Exchange[cluster_pb2.GetClusterResponse]:
     """What the server says of itself."""
     return _asked("ClusterService/GetCluster", cluster_pb2.GetClusterRequest(), cluster_pb2.GetClusterResponse)
 
 
-def empty(shared: Shared | None, shape: int | Sequence[int], dtype: Any) -> Talk[Array]:
+def empty(shared: Shared | None, shape: int | Sequence[int], dtype: Any) -> Exchange[Array]:
     """An array to be filled, in shared memory where there is room."""
     made = ordinary(shape, dtype)
     return made if shared is None else (yield from shared.empty(made))
@@ -147,8 +147,8 @@ def empty(shared: Shared | None, shape: int | Sequence[int], dtype: Any) -> Talk
 M = TypeVar("M", bound=Message)
 
 
-def _asked(method: str, request: Message, kind: type[M]) -> Talk[M]:
-    return _read((yield Ask(f"/groupconv.v1.{method}", request.SerializeToString())), kind)
+def _asked(method: str, request: Message, kind: type[M]) -> Exchange[M]:
+    return _read((yield Request(f"/groupconv.v1.{method}", request.SerializeToString())), kind)
 
 
 def _read(answer: bytes, kind: type[M]) -> M:

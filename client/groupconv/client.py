@@ -9,7 +9,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.convolutions import Convolutions
 from groupconv.layer import Layer, LayerInfo
 from groupconv.memory.shared import Mode, shared_memory_of
-from groupconv.options import Call, StreamConv, Streaming, split_streaming
+from groupconv.options import CallOptions, StreamConv, Streaming, split_streaming
 from groupconv.session import Session
 from groupconv.streaming.stream import Transfer, transfer
 from groupconv.transport.channel import Connection, Pem
@@ -103,7 +103,7 @@ class Client(Session, Convolutions[Array]):
             InvalidArgumentError: naming the field, what was expected and what came.
             GroupconvError: the subclass of the status the server answered with.
         """
-        call = Call(out=out, timeout=timeout, allow_reordering=allow_reordering)
+        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering)
         return self._do(calls.run(self._shared, x, steps, call), timeout)
 
     def plan(
@@ -277,7 +277,7 @@ class Client(Session, Convolutions[Array]):
         """
         return self._stream(transfer(source, steps, **options), timeout)
 
-    def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Array:
+    def _answer(self, x: Any, steps: Sequence[Step], call: CallOptions) -> Array:
         timeout = call.get("timeout")
         output = self._do(calls.output(self._shared, x, steps, call), timeout)
         return self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
@@ -285,5 +285,5 @@ class Client(Session, Convolutions[Array]):
     def _layer(self, info: LayerInfo) -> Layer:
         return Layer(info, self._run_layer, self.get_layer, self.unload_layer)
 
-    def _run_layer(self, info: LayerInfo, x: Any, *, report: bool = False, **call: Unpack[Call]) -> Result:
+    def _run_layer(self, info: LayerInfo, x: Any, *, report: bool = False, **call: Unpack[CallOptions]) -> Result:
         return self._do(calls.run_layer(self._shared, info, x, call, report=report), call.get("timeout"))

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from groupconv.convolution.spec import Activation, ActivationKind, ConvSpec
 from groupconv.errors import InvalidArgumentError
-from groupconv.options import Call, Conv, ConvTranspose, split
+from groupconv.options import CallOptions, Conv, ConvTranspose, split
 from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
 from groupconv.wire.requests import Step
 from groupconv.wire.tensors import as_array
@@ -117,11 +117,11 @@ class Convolutions(ABC, Generic[Answer]):
         allow_reordering: bool = False,
     ) -> Answer:
         """The general form: the rank is the weight's, everything else is in `spec`."""
-        call = Call(out=out, timeout=timeout, allow_reordering=allow_reordering)
+        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering)
         return self._answer(x, [Step(weight, bias, spec or ConvSpec())], call)
 
     @abstractmethod
-    def _answer(self, x: Any, steps: Sequence[Step], call: Call) -> Answer:
+    def _answer(self, x: Any, steps: Sequence[Step], call: CallOptions) -> Answer:
         """Run the steps and give the output."""
 
     def _conv(

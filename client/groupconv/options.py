@@ -7,7 +7,7 @@ from groupconv.convolution.spec import Activation, ActivationKind, ConvSpec, Pad
 from groupconv.streaming.progress import Shown
 
 
-class Call(TypedDict, total=False):
+class CallOptions(TypedDict, total=False):
     """What concerns the call: `out`, an array to fill; `timeout`, seconds; `allow_reordering`, see `Client.run`."""
 
     out: Any
@@ -38,13 +38,13 @@ class _Spec(TypedDict, total=False):
     exact: bool
 
 
-class Conv(_Spec, Call, total=False):
+class Conv(_Spec, CallOptions, total=False):
     """Keywords of a convolution, as in `ConvSpec`."""
 
     padding_mode: PaddingMode
 
 
-class ConvTranspose(_Spec, Call, total=False):
+class ConvTranspose(_Spec, CallOptions, total=False):
     """Keywords of a transposed convolution, as in `ConvSpec`."""
 
     output_padding: int | Sequence[int]
@@ -58,14 +58,14 @@ class StreamConv(_Spec, Streaming, total=False):
     output_padding: int | Sequence[int]
 
 
-def split(options: Mapping[str, Any]) -> tuple[ConvSpec, Call]:
+def split(options: Mapping[str, Any]) -> tuple[ConvSpec, CallOptions]:
     """Keywords of a convolution function as the spec and what concerns the call."""
-    call = Call(
+    call = CallOptions(
         out=options.get("out"),
         timeout=options.get("timeout"),
         allow_reordering=options.get("allow_reordering", False),
     )
-    spec = ConvSpec(**{key: value for key, value in options.items() if key not in Call.__annotations__})
+    spec = ConvSpec(**{key: value for key, value in options.items() if key not in CallOptions.__annotations__})
     return spec, call
 
 

@@ -17,7 +17,7 @@ from groupconv.errors import GroupconvError, UnavailableError
 from groupconv.memory.shared import Shared
 from groupconv.streaming.stream import STREAM, Attempts, Transfer
 from groupconv.transport.channel import Metadata, from_aio_error, from_rpc_error
-from groupconv.transport.exchange import Ask, Done, Talk, advance
+from groupconv.transport.exchange import Done, Exchange, Request, advance
 from groupconv.wire.requests import Step
 
 SMALL = 2**20
@@ -73,7 +73,7 @@ class Session(_Session[grpc.Channel]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _do(self, talk: Talk[T], timeout: float | None = None) -> T:
+    def _do(self, talk: Exchange[T], timeout: float | None = None) -> T:
         """Make the calls that a generator asks for, and give what it returns."""
         try:
             ask = next(talk)
@@ -162,14 +162,14 @@ class AsyncSession(_Session[grpc.aio.Channel]):
     ) -> None:
         await self.close()
 
-    async def _do(self, talk: Talk[T], timeout: float | None = None, *, small: bool = True) -> T:
+    async def _do(self, talk: Exchange[T], timeout: float | None = None, *, small: bool = True) -> T:
         """Make the calls that a generator asks for, and give what it returns; in threads, unless it is small."""
 
-        async def told(answer: bytes | None = None) -> Ask | Done:
+        async def told(answer: bytes | None = None) -> Request | Done:
             return advance(talk, answer) if small else await asyncio.to_thread(advance, talk, answer)
 
         next_ = await told()
-        while isinstance(next_, Ask):
+        while isinstance(next_, Request):
             try:
                 answer = await self._call(next_, timeout)
             except BaseException as error:  # noqa: BLE001 - the generator's to judge
@@ -179,7 +179,7 @@ class AsyncSession(_Session[grpc.aio.Channel]):
         value: T = next_.value
         return value
 
-    async def _call(self, ask: Ask, timeout: float | None) -> bytes:
+    async def _call(self, ask: Request, timeout: float | None) -> bytes:
         try:
             answer: bytes = await self._unary(ask.method)(ask.message, **self._options(timeout))
         except grpc.RpcError as error:

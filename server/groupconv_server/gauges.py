@@ -12,7 +12,7 @@ from groupconv_server.streaming.budget import Budget
 from groupconv_server.telemetry.metrics import Metrics
 
 
-class State:
+class Gauges:
     """A collector of the registry.
 
     Args:

@@ -38,7 +38,7 @@ from groupconv_server.config import Config
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors import create_executor
-from groupconv_server.gauges import State
+from groupconv_server.gauges import Gauges
 from groupconv_server.health import Health
 from groupconv_server.inference.servicer import SERVICE as INFERENCE
 from groupconv_server.inference.servicer import InferenceServicer
@@ -160,7 +160,7 @@ class Server:
             self._interceptor = Interceptor(self._gate, self._tokens, Observer(self.metrics, self._traces))
             self._pool = self._threads()
             self._gate.make_room = self._pool.end_oldest_wait
-            state = State(self.metrics, self.executor, self.layers, self.streams.budget, self._gate, self._pool)
+            state = Gauges(self.metrics, self.executor, self.layers, self.streams.budget, self._gate, self._pool)
             self.metrics.registry.register(state)
             self._grpc = self._build()
             self.port = self._bind()

@@ -26,7 +26,7 @@ from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository
 from groupconv_server.servicers.convolution import parse, specs_of
 from groupconv_server.servicers.layers import LayerServicer
-from groupconv_server.servicers.regions import ClientMemory, Places
+from groupconv_server.servicers.regions import ClientMemory, RequestTensors
 from groupconv_server.servicers.stream import _header
 from groupconv_server.streaming.band_size import choose
 
@@ -48,7 +48,7 @@ def convolve(raws: list[bytes]) -> None:
         known = convolution_pb2.ConvolveRequest.FromString(raw)
     except DecodeError:
         known = None
-    request, x, steps = parse(raw, Places(ClientMemory(), None))
+    request, x, steps = parse(raw, RequestTensors(ClientMemory(), None))
     assert known is not None, "parse took what protobuf refuses"
     assert x.tobytes() == known.input.data
     assert (request.layer, len(request.steps)) == (known.layer, len(known.steps))

@@ -11,7 +11,7 @@ import trustme
 
 import groupconv
 from groupconv.errors import UnauthenticatedError, UnavailableError
-from groupconv_server.access.rates import Rates
+from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tokens import entry_text, new_token
 
 X, W = [[[1.0, 2.0, 3.0]]], [[[1.0, 1.0]]]
@@ -71,7 +71,7 @@ def test_certificates_and_tokens_are_read_again_and_bad_files_change_nothing(tmp
     first, second = trustme.CA(), trustme.CA()
     alice, bob = new_token(), new_token()
     tokens = tmp_path / "tokens.toml"
-    tokens.write_text(entry_text("alice", alice, Rates()))
+    tokens.write_text(entry_text("alice", alice, CallerLimits()))
     written(tmp_path, first)
     files = ("--tls-cert", tmp_path / "server.pem", "--tls-key", tmp_path / "server.key", "--tokens", tokens)
 
@@ -85,7 +85,7 @@ def test_certificates_and_tokens_are_read_again_and_bad_files_change_nothing(tmp
         with groupconv.connect(address, root_certificates=first.cert_pem.bytes(), token=alice, timeout=20) as stands:
             stands.status()
             written(tmp_path, second)
-            tokens.write_text(entry_text("alice", alice, Rates()) + entry_text("bob", bob, Rates()))
+            tokens.write_text(entry_text("alice", alice, CallerLimits()) + entry_text("bob", bob, CallerLimits()))
             process.send_signal(signal.SIGHUP)
             log.await_line("TLS: certificates read again")
             log.await_line("2 tokens")

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.errors import ResourceExhaustedError, UnauthenticatedError
-from groupconv_server.access.rates import Rates
+from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tokens import entry_text, new_token
 from groupconv_server.admission.call import Call
 from groupconv_server.config import Config
@@ -27,11 +27,11 @@ ALICE, SLOW, HEAVY, ONE, NARROW = (new_token() for _ in range(5))
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokens") / "tokens.toml"
     path.write_text(
-        entry_text("alice", ALICE, Rates())
-        + entry_text("slow", SLOW, Rates(requests_per_second=0.001))
-        + entry_text("heavy", HEAVY, Rates(bytes_per_second=200_000))
-        + entry_text("narrow", NARROW, Rates(requests_per_second=0.001))
-        + entry_text("one", ONE, Rates(concurrent=1))
+        entry_text("alice", ALICE, CallerLimits())
+        + entry_text("slow", SLOW, CallerLimits(requests_per_second=0.001))
+        + entry_text("heavy", HEAVY, CallerLimits(bytes_per_second=200_000))
+        + entry_text("narrow", NARROW, CallerLimits(requests_per_second=0.001))
+        + entry_text("one", ONE, CallerLimits(concurrent=1))
     )
     return path
 

@@ -90,7 +90,7 @@ def test_the_table_of_caches_says_what_the_code_does():
     from groupconv_server.telemetry import series
     from groupconv_worker import autotune
     from groupconv_worker.cpu.algorithms import onnx, plane
-    from groupconv_worker.cpu.workspace import Buffers
+    from groupconv_worker.cpu.workspace import BufferPool
     from groupconv_worker.cuda import device, recording
     from groupconv_worker.cuda import engine as cuda
     from groupconv_worker.cuda.algorithms import cudnn
@@ -101,7 +101,7 @@ def test_the_table_of_caches_says_what_the_code_does():
     table = {cells[1].strip(): cells[3] for cells in (line.split("|") for line in rows[1].splitlines())}
     said = {
         "tuning choices": [autotune.CHOICES, autotune.KEPT],
-        "scratch memory": [Buffers.KEPT, Buffers.LIMIT // MIB],
+        "scratch memory": [BufferPool.KEPT, BufferPool.LIMIT // MIB],
         "phases": [plane.phases.cache_parameters()["maxsize"], plane.MOST_PHASES],
         "onnxruntime's sessions of one-shot kernels": [onnx.SESSIONS, onnx.SESSION // 1024],
         "recorded runs": [recording.BATCHES],

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groupconv_worker.budget import LENT, Turn
+from groupconv_worker.budget import LENT, ThreadBudget
 from waiting import until
 
 
@@ -15,7 +15,7 @@ from waiting import until
     asked=st.lists(st.tuples(st.floats(0.1, 30), st.booleans(), st.booleans()), max_size=30),
 )
 def test_who_comes_gets_a_share_or_at_least_half_of_it(threads, asked):
-    turn, held = Turn(threads), []
+    turn, held = ThreadBudget(threads), []
     for among, whole, give_back in asked:
         free = threads - sum(held)
         share = max(1, int(threads / max(1, among)))
@@ -34,7 +34,7 @@ def test_who_comes_gets_a_share_or_at_least_half_of_it(threads, asked):
 
 
 def test_all_of_it_is_got_though_a_share_would_be_less():
-    turn = Turn(4)
+    turn = ThreadBudget(4)
     assert turn.acquire(among=4) == 1
     assert turn.acquire(timeout=0, among=4, whole=True) == 0
     turn.release(1)
@@ -43,7 +43,7 @@ def test_all_of_it_is_got_though_a_share_would_be_less():
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_turns_come_in_the_order_they_were_asked_for(threads):
-    turn, order = Turn(threads), []
+    turn, order = ThreadBudget(threads), []
 
     def ask(number):
         got = turn.acquire(alone=True)
@@ -64,7 +64,7 @@ def test_turns_come_in_the_order_they_were_asked_for(threads):
 
 
 def test_who_gives_up_does_not_stand_in_the_way():
-    turn, got = Turn(4), []
+    turn, got = ThreadBudget(4), []
     assert turn.acquire(among=1.3) == 3
     first = threading.Thread(target=lambda: got.append(turn.acquire(timeout=0.2, whole=True)))
     first.start()
@@ -75,7 +75,7 @@ def test_who_gives_up_does_not_stand_in_the_way():
 
 
 def test_nobody_waits_for_somebody_who_takes_long():
-    turn = Turn(4)
+    turn = ThreadBudget(4)
     assert turn.acquire(whole=True) == 4
     assert turn.acquire(timeout=60) == 1  # beyond the budget
     assert turn.acquire(timeout=60, among=2) == 1
@@ -88,7 +88,7 @@ def test_nobody_waits_for_somebody_who_takes_long():
 
 
 def test_what_is_lent_goes_to_the_next_who_waits():
-    turn, got = Turn(1), []
+    turn, got = ThreadBudget(1), []
     assert turn.acquire() == 1
     assert turn.acquire(timeout=60) == 1
     turn.STUBBORN = 10**6
@@ -101,7 +101,7 @@ def test_what_is_lent_goes_to_the_next_who_waits():
 
 
 def test_who_is_to_be_alone_waits_for_those_with_a_lent_thread_too():
-    turn = Turn(1)
+    turn = ThreadBudget(1)
     assert turn.acquire() == 1
     assert turn.acquire(timeout=60) == 1
     turn.release(1)
@@ -112,7 +112,7 @@ def test_who_is_to_be_alone_waits_for_those_with_a_lent_thread_too():
 
 
 def test_who_need_not_wait_any_more_is_sent_away():
-    turn, over = Turn(1), threading.Event()
+    turn, over = ThreadBudget(1), threading.Event()
     turn.acquire()
     over.set()
     assert turn.acquire(over=over.is_set, whole=True) == 0
@@ -121,7 +121,7 @@ def test_who_need_not_wait_any_more_is_sent_away():
 
 def test_so_many_threads_are_lent_and_no_more(monkeypatch):
     monkeypatch.setattr("groupconv_worker.budget.PATIENCE", 1e-4)
-    turn = Turn(2)
+    turn = ThreadBudget(2)
     turn.acquire(whole=True)
     assert [turn.acquire(timeout=60) for _ in range(LENT)] == [1] * LENT
     assert turn.acquire(timeout=0.05) == 0

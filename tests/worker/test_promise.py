@@ -26,11 +26,11 @@ from groupconv_worker.cpu.algorithms.separable import Separable
 from groupconv_worker.cpu.algorithms.winograd import Winograd
 from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.reference import convolve
 from oracle import UNIT
 
-TEAM, BUFFERS = Team(2), Buffers()
+TEAM, BUFFERS = Team(2), BufferPool()
 ALGORITHMS = {
     a.name: a
     for a in (

@@ -12,7 +12,7 @@ from groupconv.convolution.dtypes import types_of
 from groupconv_worker.contract import Prepared, Problem
 from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.engines import create_engine
 from groupconv_worker.reference import convolve
 from groupconv_worker.resident import OVERHEAD, Resident, ResidentKey, WeightsMissingError
@@ -109,7 +109,7 @@ def arrays_of(prepared: Prepared) -> int:
     seen, waiting, found = set[int](), [prepared], dict[int, int]()
     while waiting:
         thing: Any = waiting.pop()
-        shared = isinstance(thing, (type, Team, Buffers)) or type(thing).__name__ in ("module", "function")
+        shared = isinstance(thing, (type, Team, BufferPool)) or type(thing).__name__ in ("module", "function")
         if id(thing) in seen or shared:
             continue
         seen.add(id(thing))

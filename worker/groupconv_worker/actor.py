@@ -13,9 +13,9 @@ import ray
 
 from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.job import Job
-from groupconv_worker.lanes.endpoint import Address, Endpoint
+from groupconv_worker.lanes.endpoint import Address, LaneEndpoint
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
-from groupconv_worker.runtime import Station
+from groupconv_worker.runtime import WorkerRuntime
 from groupconv_worker.shard import Ran, Stage
 
 log = logging.getLogger(__name__)
@@ -41,10 +41,10 @@ class Worker:
     def __init__(self, engine: str, threads: int, capacity: int = CAPACITY, share: float | None = None) -> None:
         if share:
             os.environ.setdefault("CUPY_GPU_MEMORY_LIMIT", f"{share:.0%}")  # read when CuPy's pool is made
-        self._station = Station(engine, threads, capacity)
+        self._station = WorkerRuntime(engine, threads, capacity)
         self.engine, self.resident = self._station.engine, self._station.resident
         self._dropped: set[int] = set()
-        self._endpoints: dict[tuple[bytes, bool], Endpoint] = {}
+        self._endpoints: dict[tuple[bytes, bool], LaneEndpoint] = {}
 
     def describe(self) -> dict[str, Any]:
         """Where and on what it runs: node, pid, engine, device, threads."""
@@ -62,7 +62,7 @@ class Worker:
         near = node_id == ray.get_runtime_context().get_node_id()
         if (key, near) not in self._endpoints:
             host = None if near else ray.util.get_node_ip_address()
-            self._endpoints[key, near] = Endpoint(self.compute, key, host)
+            self._endpoints[key, near] = LaneEndpoint(self.compute, key, host)
         return self._endpoints[key, near].address
 
     def echo(self, x: Array) -> Array:

@@ -12,7 +12,7 @@ LENT = 32
 """Threads beyond the budget, at most."""
 
 
-class Turn:
+class ThreadBudget:
     """A lock whose holders share a budget of threads; they get it in the order in which they asked.
 
     Who comes alone may have all of the budget. Who is one of several takes a share, as splitting small work over many
@@ -26,7 +26,7 @@ class Turn:
         threads: the budget; 1 makes it a plain lock, which, other than `threading.Lock`, promises an order.
 
     Example:
-        >>> turn = Turn(4)
+        >>> turn = ThreadBudget(4)
         >>> turn.acquire(among=2), turn.acquire(among=2), turn.acquire(timeout=0.01)
         (2, 2, 0)
         >>> turn.acquire(timeout=1)  # lent

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 
 from groupconv.errors import DeadlineExceededError
-from groupconv_worker.budget import Turn
+from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.forms import deferred
 from groupconv_worker.cpu.threads import keep_to
@@ -15,7 +15,7 @@ from groupconv_worker.resident import Resident
 from groupconv_worker.shard import Ran, Stage, run_shard
 
 
-class Station:
+class WorkerRuntime:
     """Runs shards, in whichever threads bring them.
 
     Args:
@@ -32,7 +32,7 @@ class Station:
     def __init__(self, engine: str, threads: int, capacity: int) -> None:
         self.engine = create_engine(engine, threads=threads)
         self.resident = Resident(capacity)
-        self.turn = Turn(self.engine.threads if self.engine.at_once > 1 else 1)
+        self.turn = ThreadBudget(self.engine.threads if self.engine.at_once > 1 else 1)
 
     def enter(self, stages: Sequence[Stage], job: Job, among: float | None = None) -> int:
         """Wait for threads to run a shard on.

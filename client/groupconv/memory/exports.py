@@ -22,7 +22,7 @@ from groupconv.errors import (
     UnimplementedError,
 )
 from groupconv.memory.regions import let_go
-from groupconv.transport.exchange import Ask, Talk
+from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import memory_pb2
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Exports:
         found = array.allocation
         return found is not None and found.ordinal not in self._off and found.id not in self._refused
 
-    def place(self, array: DeviceArray) -> Talk[tuple[str, int] | None]:
+    def place(self, array: DeviceArray) -> Exchange[tuple[str, int] | None]:
         """Region and offset of an array, whose owner's queued work is done; None if it must go through the host."""
         self._release()
         allocation = array.allocation
@@ -95,7 +95,7 @@ class Exports:
             while self._held and self._held[0][0] < time.monotonic():
                 self._held.popleft()
 
-    def _told(self, allocation: Allocation) -> Talk[str | None]:
+    def _told(self, allocation: Allocation) -> Exchange[str | None]:
         """The region that the server makes of an allocation; None if it cannot."""
         yield from self._let_go()
         if time.monotonic() < self._not_before:
@@ -108,7 +108,7 @@ class Exports:
             handle=handle, device_uuid=driver().uuid(allocation.ordinal), byte_size=allocation.size
         )
         try:
-            raw = yield Ask(_REGISTER, request.SerializeToString())
+            raw = yield Request(_REGISTER, request.SerializeToString())
         except (ResourceExhaustedError, UnavailableError):  # the call itself may be tried again, this is not
             self._not_before = time.monotonic() + PAUSE
             return None
@@ -132,7 +132,7 @@ class Exports:
             self._refused.clear()
         self._refused.add(allocation.id)
 
-    def _let_go(self) -> Talk[None]:
+    def _let_go(self) -> Exchange[None]:
         """Make room: what has been freed, and what was not used for longest."""
         with self._lock:
             gone = [id_ for id_, (_, a) in self._regions.items() if driver().allocation(a.base) != a]

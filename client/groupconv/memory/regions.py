@@ -12,7 +12,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.device import DeviceArray
 from groupconv.errors import DataLossError, GroupconvError
 from groupconv.memory.arena import Segment, Slot
-from groupconv.transport.exchange import Ask, Talk
+from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2
 from groupconv.wire.requests import Answer, Step, geometries, read_answer, taken_apart
 from groupconv.wire.tensors import from_wire, placed, type_from_wire
@@ -89,12 +89,12 @@ def answer_of(raw: bytes, target: Target | None) -> Answer:
     return response, replace(target.memory, dtype=dtype, shape=shape)  # type: ignore[return-value] # for `result_of`
 
 
-def letting_go(region: str) -> Ask:
+def letting_go(region: str) -> Request:
     """What tells the server that a region can go."""
-    return Ask(_UNREGISTER, memory_pb2.UnregisterMemoryRequest(region=region).SerializeToString())
+    return Request(_UNREGISTER, memory_pb2.UnregisterMemoryRequest(region=region).SerializeToString())
 
 
-def let_go(region: str) -> Talk[None]:
+def let_go(region: str) -> Exchange[None]:
     """Tell the server so; if it does not hear, it lets it go by itself in time."""
     try:
         yield letting_go(region)

@@ -25,7 +25,7 @@ from groupconv.layer import LayerInfo, layer_fields
 from groupconv.memory.arena import Arena, Slot
 from groupconv.memory.exports import Exports
 from groupconv.memory.regions import Target, Used, answer_of, input_at, let_go, letting_go, output_of, output_type
-from groupconv.transport.exchange import Ask, Talk
+from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import convolution_pb2, memory_pb2, spec_pb2
 from groupconv.wire.requests import CONVOLVE, Answer, Array, Step, with_input
 from groupconv.wire.specs import spec_to_wire
@@ -83,14 +83,14 @@ class Shared:
 
     def run_steps(
         self, x: Input, steps: Sequence[Step], *, out: DeviceArray | None, allow_reordering: bool, report: bool
-    ) -> Talk[Answer]:
+    ) -> Exchange[Answer]:
         """Run steps that `prepare` made ready; `out`, result and errors are as of `convolve`."""
         rest = convolution_pb2.ConvolveRequest(allow_reordering=allow_reordering, without_report=not report)
         return self.convolve(x, rest.SerializeToString(), output_of(x.shape, x.dtype, steps), steps, out=out)
 
     def run_layer(
         self, x: Input, info: LayerInfo, *, out: DeviceArray | None, allow_reordering: bool, report: bool
-    ) -> Talk[Answer] | None:
+    ) -> Exchange[Answer] | None:
         """Run a layer on what `layer_input` made ready; `out`, result and errors are as of `convolve`.
 
         None if all of it travels in messages.
@@ -109,7 +109,7 @@ class Shared:
         steps: Sequence[Step] = (),
         *,
         out: DeviceArray | None = None,
-    ) -> Talk[Answer]:
+    ) -> Exchange[Answer]:
         """Run a request.
 
         Args:
@@ -147,7 +147,7 @@ class Shared:
                 message += target.field()
             message = input_at(x.dtype, x.shape, *source) + message if source else with_input(cast("Array", x), message)
             try:
-                raw = yield Ask(CONVOLVE, message)
+                raw = yield Request(CONVOLVE, message)
             except NotFoundError as error:
                 if not (used.segments or used.exports) or "shared_memory_region" not in str(error):
                     raise
@@ -163,7 +163,7 @@ class Shared:
             return answer_of(raw, target)
         raise AssertionError(ATTEMPTS)
 
-    def fits(self, x: Input, steps: Sequence[Step]) -> Talk[bool]:
+    def fits(self, x: Input, steps: Sequence[Step]) -> Exchange[bool]:
         """Whether there is room for the input and the output of `run_steps`."""
         there = isinstance(x, DeviceArray) or self._arena.lies_in(x) is not None
         slots = []
@@ -171,17 +171,17 @@ class Shared:
             slots.append((yield from self._room(nbytes, must=True)))  # noqa: PERF401 - no comprehension may yield
         return None not in slots
 
-    def empty(self, made: Array) -> Talk[Array]:
+    def empty(self, made: Array) -> Exchange[Array]:
         """An array like `made` that `convolve` need not copy; `made` itself if there is no room."""
         slot = yield from self._room(max(made.nbytes, 1), must=True)
         return made if slot is None else slot.array(made.dtype, made.shape)
 
-    def close(self) -> list[Ask]:
+    def close(self) -> list[Request]:
         """What tells the server that its memory can go."""
         self._arena.close()
         return [letting_go(region) for region in (*self._arena.retired, *self._exports.close())]
 
-    def _step(self, i: int, step: Step, used: Used, *, without: bool) -> Talk[spec_pb2.Step]:
+    def _step(self, i: int, step: Step, used: Used, *, without: bool) -> Exchange[spec_pb2.Step]:
         message = spec_pb2.Step(spec=spec_to_wire(step.spec))
         for name, array in (("kernel", step.kernel), ("bias", step.bias)):
             if array is not None:
@@ -191,7 +191,7 @@ class Shared:
                 getattr(message, name).CopyFrom(tensor)
         return message
 
-    def _place(self, x: Input, used: Used) -> Talk[tuple[str, int] | None]:
+    def _place(self, x: Input, used: Used) -> Exchange[tuple[str, int] | None]:
         """Where an array lies, region and offset, perhaps a copy made now; None if it is to travel in the message."""
         if isinstance(x, DeviceArray):
             found = yield from self._exports.place(x)
@@ -211,7 +211,7 @@ class Shared:
         used.segments.append(segment)
         return str(segment.region), offset
 
-    def _target(self, output: tuple[np.dtype, int], out: DeviceArray | None, used: Used) -> Talk[Target | None]:
+    def _target(self, output: tuple[np.dtype, int], out: DeviceArray | None, used: Used) -> Exchange[Target | None]:
         """Where an output is to be put; None if it is to travel in the message."""
         if out is not None and (out.dtype, out.nbytes) == output:
             at = yield from self._place(out, used)
@@ -230,7 +230,7 @@ class Shared:
         else:
             self._exports.hold(target.memory.owner)
 
-    def _room(self, nbytes: int, *, must: bool = False) -> Talk[Slot | None]:
+    def _room(self, nbytes: int, *, must: bool = False) -> Exchange[Slot | None]:
         """Room for so many bytes, in a new segment if need be; None if there is none, or if one is being made."""
         while not self._off:
             while self._arena.retired:
@@ -242,7 +242,7 @@ class Shared:
                 return None
         return None
 
-    def _grow(self, nbytes: int, *, must: bool) -> Talk[bool]:
+    def _grow(self, nbytes: int, *, must: bool) -> Exchange[bool]:
         try:
             segment = self._arena.begin(nbytes, beside=must)
         except OSError as error:
@@ -253,7 +253,7 @@ class Shared:
         region = None
         try:
             request = memory_pb2.RegisterMemoryRequest(name=segment.name, byte_size=segment.size, proof=segment.proof)
-            raw = yield Ask(_REGISTER, request.SerializeToString())
+            raw = yield Request(_REGISTER, request.SerializeToString())
             segment.populate()
             region = memory_pb2.RegisterMemoryResponse.FromString(raw).region
         except (ResourceExhaustedError, UnavailableError):  # the call itself may be tried again, this is not
@@ -270,7 +270,7 @@ class Shared:
             raise FailedPreconditionError(f"shared_memory=True: {error}") from None
         self._off = True
 
-    def _unregister(self) -> Talk[None]:
+    def _unregister(self) -> Exchange[None]:
         try:
             region = self._arena.retired.popleft()
         except IndexError:  # another thread was faster

@@ -1,13 +1,13 @@
 """What a call says and hears, without its transport: a generator that both clients drive alike.
 
-It yields each `Ask`, is sent the answer's bytes or thrown the call's error, and returns what the call is for.
+It yields each `Request`, is sent the answer's bytes or thrown the call's error, and returns what the call is for.
 """
 
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar
 
 
-class Ask(NamedTuple):
+class Request(NamedTuple):
     """A call to make.
 
     Attributes:
@@ -26,10 +26,10 @@ class Done(NamedTuple):
 
 
 T = TypeVar("T")
-Talk = Generator[Ask, bytes, T]
+Exchange = Generator[Request, bytes, T]
 
 
-def advance(talk: Talk[Any], answer: bytes | None = None, error: BaseException | None = None) -> Ask | Done:
+def advance(talk: Exchange[Any], answer: bytes | None = None, error: BaseException | None = None) -> Request | Done:
     """What is to be done next, after an answer or an error.
 
     Raises:

@@ -12,7 +12,7 @@ BURST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Rates:
+class CallerLimits:
     """The limits of one caller; None is no limit of its own.
 
     Attributes:
@@ -71,7 +71,7 @@ class Allowance:
         rates: its limits.
     """
 
-    def __init__(self, name: str, rates: Rates) -> None:
+    def __init__(self, name: str, rates: CallerLimits) -> None:
         self.name, self.rates = name, rates
         requests, nbytes = rates.requests_per_second, rates.bytes_per_second
         self._requests = None if requests is None else Bucket(requests, max(1.0, requests * BURST_SECONDS))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, UnauthenticatedError
-from groupconv_server.access.rates import Allowance, Rates
+from groupconv_server.access.rates import Allowance, CallerLimits
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +30,18 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Entry:
+class TokenEntry:
     """One token of the file: its digest and its limits."""
 
     sha256: str
-    rates: Rates
+    rates: CallerLimits
 
 
 class Tokens:
     """The tokens of a file. Safe to use from several threads.
 
     Args:
-        path: TOML, one table for each token: `[alice]` with `sha256` and, if it is limited, the fields of `Rates`.
+        path: TOML, one table for each token: `[alice]` with `sha256` and, for a limited one, fields of `CallerLimits`.
 
     Raises:
         FailedPreconditionError: a file that cannot be read, or says what it cannot mean.
@@ -50,7 +50,7 @@ class Tokens:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[Entry, Allowance]] = {}
+        self._known: dict[str, tuple[TokenEntry, Allowance]] = {}
         self._seen = self._stat()
         try:
             self._take(path.read_text())
@@ -86,7 +86,7 @@ class Tokens:
         with self._lock:
             self._read_again()
 
-    def _present(self) -> dict[str, tuple[Entry, Allowance]]:
+    def _present(self) -> dict[str, tuple[TokenEntry, Allowance]]:
         if self._stat() != self._seen:
             with self._lock:
                 if self._stat() != self._seen:
@@ -117,7 +117,7 @@ class Tokens:
         self._known = known
 
 
-def parsed(text: str) -> dict[str, Entry]:
+def parsed(text: str) -> dict[str, TokenEntry]:
     r"""The entries of a file of tokens, by name.
 
     Raises:
@@ -128,7 +128,7 @@ def parsed(text: str) -> dict[str, Entry]:
         8
     """
     entries = {}
-    limits = {f.name for f in fields(Rates)}
+    limits = {f.name for f in fields(CallerLimits)}
     try:
         tables = tomllib.loads(text)
     except RecursionError:
@@ -144,7 +144,7 @@ def parsed(text: str) -> dict[str, Entry]:
                 raise ValueError(f"{name}.{key}: expected one of sha256, {', '.join(sorted(limits))}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise ValueError(f"{name}.{key}: expected a number above 0, got {value!r}")
-        entries[name] = Entry(digest, Rates(**table))
+        entries[name] = TokenEntry(digest, CallerLimits(**table))
     return entries
 
 
@@ -158,7 +158,7 @@ def digest_of(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def entry_text(name: str, token: str, rates: Rates) -> str:
+def entry_text(name: str, token: str, rates: CallerLimits) -> str:
     """A token's table, as the file has it.
 
     Raises:
@@ -169,6 +169,6 @@ def entry_text(name: str, token: str, rates: Rates) -> str:
     if len(token) < MIN_LENGTH:
         expected = f"at least {MIN_LENGTH} random characters (groupconv token new makes one)"
         raise InvalidArgumentError("token", expected, f"{len(token)} characters")
-    limits: dict[str, Any] = {f.name: getattr(rates, f.name) for f in fields(Rates)}
+    limits: dict[str, Any] = {f.name: getattr(rates, f.name) for f in fields(CallerLimits)}
     lines = [f"[{name}]", f'sha256 = "{digest_of(token)}"']
     return "\n".join(lines + [f"{k} = {v}" for k, v in limits.items() if v is not None]) + "\n"

@@ -21,7 +21,7 @@ from groupconv.errors import (
 from groupconv_server.access.rates import Allowance
 from groupconv_server.admission.errors import fail
 from groupconv_server.admission.gate import Ticket, present
-from groupconv_server.admission.observer import Watch
+from groupconv_server.admission.observer import ObservedRequest
 from groupconv_server.admission.pool import step_aside, wait_for_client
 from groupconv_server.telemetry.requests import MethodSeries
 
@@ -67,7 +67,9 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
     stream_unary: Any = None
     stream_stream: Any = None
 
-    def __init__(self, method: Method, watch: Watch | None, caller: Allowance | None, ticket: Ticket | None) -> None:
+    def __init__(
+        self, method: Method, watch: ObservedRequest | None, caller: Allowance | None, ticket: Ticket | None
+    ) -> None:
         self._method, self._watch, self._caller, self._ticket = method, watch, caller, ticket
         self._over = threading.Lock()  # held until gRPC says that the call has ended; an Event costs ten times as much
         self._over.acquire()

@@ -16,7 +16,7 @@ from groupconv_server.admission.call import Method
 from groupconv_server.admission.errors import abort
 from groupconv_server.admission.gate import Gate
 from groupconv_server.admission.health import HealthCalls
-from groupconv_server.admission.observer import UNKNOWN_METHOD, Observer, Watch
+from groupconv_server.admission.observer import UNKNOWN_METHOD, ObservedRequest, Observer
 
 HEALTH = "/grpc.health."
 """Answered without a token, and to the end: it says NOT_SERVING by itself. It is not noted."""
@@ -79,7 +79,7 @@ class Interceptor(grpc.ServerInterceptor):
         awaited = not name.startswith(REFLECTION)
         return self._methods.setdefault(name, Method(name, handler, series, awaited=awaited))
 
-    def _refusing(self, error: GroupconvError, watch: Watch | None) -> Any:
+    def _refusing(self, error: GroupconvError, watch: ObservedRequest | None) -> Any:
         """A handler that ends the call; as it takes a stream, no message is waited for."""
 
         def run(_: object, context: grpc.ServicerContext) -> None:

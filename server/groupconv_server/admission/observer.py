@@ -35,7 +35,7 @@ class Observer:
         """Of a method that exists, or of `UNKNOWN_METHOD`."""
         return self._metrics.requests.of(method.lstrip("/"))
 
-    def arrived(self, method: str, series: MethodSeries, metadata: Metadata) -> "Watch":
+    def arrived(self, method: str, series: MethodSeries, metadata: Metadata) -> "ObservedRequest":
         """A request is there; it is the present one of the context that its handler will run in, too."""
         given = None
         for key, value in metadata:
@@ -43,12 +43,12 @@ class Observer:
                 given = str(value)
             elif key == "grpc-previous-rpc-attempts":
                 series.retried()
-        watch = Watch(method, given, metadata, series, self._traces)
+        watch = ObservedRequest(method, given, metadata, series, self._traces)
         current.set(watch)
         return watch
 
 
-class Watch(Request):
+class ObservedRequest(Request):
     """One request, from its arrival to its end.
 
     Attributes:

@@ -13,7 +13,7 @@ from groupconv_server.cli.connection import Endpoint
 
 if TYPE_CHECKING:
     from groupconv_server.load.drive import Load
-    from groupconv_server.load.outcome import Outcome
+    from groupconv_server.load.outcome import LoadOutcome
 
 NAME = "load"
 EXAMPLES = """Examples:
@@ -64,7 +64,7 @@ def command(
         from groupconv_server.load.drive import Load
     except ModuleNotFoundError as missing:
         raise FailedPreconditionError(f"no {missing.name}: expected pip install 'groupconv[load]'") from None
-    from groupconv_server.load.memory import Memory, growth
+    from groupconv_server.load.memory import MemoryProbe, growth
     from groupconv_server.load.plot import plot as draw
     from groupconv_server.load.profile import Profile, read_profile
 
@@ -75,7 +75,7 @@ def command(
         wanted,
         lambda: endpoint.connect(wanted.timeout),
         target=endpoint.target,
-        memory=Memory(metrics) if metrics else None,
+        memory=MemoryProbe(metrics) if metrics else None,
     )
     if web:
         host, _, port = web.rpartition(":")
@@ -100,7 +100,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _with_a_bar(load: "Load", title: str) -> "Outcome":
+def _with_a_bar(load: "Load", title: str) -> "LoadOutcome":
     bar = Progress(
         TextColumn(title),
         BarColumn(),

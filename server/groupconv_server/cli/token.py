@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from groupconv.errors import AlreadyExistsError, InvalidArgumentError
-from groupconv_server.access.rates import Rates
+from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tokens import digest_of, entry_text, new_token, parsed
 
 app = typer.Typer(name="token", help="Make bearer tokens, and entries for the file of `serve --tokens`.")
@@ -43,7 +43,7 @@ def new(
     if name in known:
         raise AlreadyExistsError(f"{file} has a token of {name}: remove its table first")
     token = new_token()
-    entry = entry_text(name, token, Rates(requests_per_second, bytes_per_second, concurrent))
+    entry = entry_text(name, token, CallerLimits(requests_per_second, bytes_per_second, concurrent))
     file.write_text(f"{text.rstrip()}\n\n{entry}".lstrip())
     typer.echo(token)
 
@@ -55,5 +55,5 @@ def hash_(
 ) -> None:
     """Print the digest of a token that was made elsewhere, for an entry's `sha256`."""
     token = (file or sys.stdin).read().strip()
-    entry_text("checked", token, Rates())
+    entry_text("checked", token, CallerLimits())
     typer.echo(digest_of(token))

@@ -22,10 +22,10 @@ import numpy as np
 
 from groupconv.errors import CancelledError, DeadlineExceededError
 from groupconv.wire.requests import Result, Step
-from groupconv_server.coordinator.batching_gain import Gain
+from groupconv_server.coordinator.batching_gain import BatchingGain
 from groupconv_server.coordinator.coordinator import Allocate, Coordinator
 from groupconv_server.coordinator.resident import ResidentStep
-from groupconv_server.coordinator.waiting import Asked, key_of, same
+from groupconv_server.coordinator.waiting import QueueEntry, key_of, same
 from groupconv_worker.contract import Array
 from groupconv_worker.job import Job
 
@@ -55,10 +55,10 @@ class Batcher:
         self.coordinator, self._most, self._delay, self._at_once = coordinator, most, delay, at_once
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
-        self._queue: list[Asked] = []
+        self._queue: list[QueueEntry] = []
         self._running = self._count = 0
         self._runners = ThreadPoolExecutor(128, thread_name_prefix="batch")  # as many as run at a time, no more
-        self._gains: OrderedDict[tuple[Any, ...], Gain] = OrderedDict()
+        self._gains: OrderedDict[tuple[Any, ...], BatchingGain] = OrderedDict()
         self._sizes: OrderedDict[tuple[str, int], Counter[int]] = OrderedDict()
 
     def sizes(self, layer: str, version: int) -> dict[int, int]:
@@ -113,7 +113,7 @@ class Batcher:
         with self._lock:
             self._count += 1
             rank = (priority or math.inf, self._count)
-            asked = Asked(x, steps, alone, key_of(x, steps, reordering), rank, job)
+            asked = QueueEntry(x, steps, alone, key_of(x, steps, reordering), rank, job)
             free = self._running < self._slots() and not self._queue
             if free:
                 self._running += 1
@@ -133,7 +133,7 @@ class Batcher:
         """Once nobody asks any more."""
         self._runners.shutdown()
 
-    def _wait(self, asked: Asked) -> None:
+    def _wait(self, asked: QueueEntry) -> None:
         """Until something has become of it.
 
         Raises:
@@ -146,7 +146,7 @@ class Batcher:
                     self._queue.remove(asked)
             raise DeadlineExceededError(_LATE)
 
-    def _answer(self, asked: Asked, allocate: Allocate, waited: float) -> Result:
+    def _answer(self, asked: QueueEntry, allocate: Allocate, waited: float) -> Result:
         if asked.error is not None:
             raise asked.error
         result = asked.result
@@ -164,7 +164,7 @@ class Batcher:
         executor = self.coordinator.executor
         return executor.computes_here or 2 * max(1, len(executor.workers()))
 
-    def _left(self, asked: Asked) -> None:
+    def _left(self, asked: QueueEntry) -> None:
         """A run has ended. Who waits is run by a thread that goes on: to wake each in turn would leave workers idle."""
         with self._lock:
             self._note(asked, len(asked.x))
@@ -184,7 +184,7 @@ class Batcher:
                 self._gather(batch)
             batch[0].context.copy().run(self._run, batch)
 
-    def _run(self, batch: Sequence[Asked]) -> None:
+    def _run(self, batch: Sequence[QueueEntry]) -> None:
         """Run requests as one, and wake them."""
         head = batch[0]
         try:
@@ -203,7 +203,7 @@ class Batcher:
             for asked in batch:
                 asked.woken.release()
 
-    def _join(self, batch: Sequence[Asked]) -> None:
+    def _join(self, batch: Sequence[QueueEntry]) -> None:
         """Run requests as one, and give each its part."""
         x, steps = np.concatenate([a.x for a in batch]), batch[0].steps
         deadlines = [a.job.deadline for a in batch]
@@ -218,7 +218,7 @@ class Batcher:
             asked.result, asked.joined = Result(ran.output[at : at + len(asked.x)], ran.report), True
             at += len(asked.x)
 
-    def _gather(self, batch: list[Asked]) -> None:
+    def _gather(self, batch: list[QueueEntry]) -> None:
         """Wait for others to join a batch that is not full."""
         head, until = batch[0], time.monotonic() + self._delay
         with self._lock:
@@ -230,7 +230,7 @@ class Batcher:
                 self._arrived.wait(left)
             batch[:] = self._with_others(batch, self._most)
 
-    def _next(self) -> list[Asked]:
+    def _next(self) -> list[QueueEntry]:
         """The next to be run, with those that it is joined with; those that need not be run any more are told."""
         now = time.monotonic()
         for asked in list(self._queue):
@@ -248,7 +248,7 @@ class Batcher:
         self._queue.remove(head)
         return self._with_others([head], self._gain(head).most(self._most)) if self._queue else [head]
 
-    def _with_others(self, batch: list[Asked], most: int) -> list[Asked]:
+    def _with_others(self, batch: list[QueueEntry], most: int) -> list[QueueEntry]:
         """A batch and those who wait and can join it: a power of two of them, for few sizes have to be prepared."""
         head = batch[0]
         room = JOINED_BYTES // max(1, head.x.nbytes)
@@ -260,17 +260,17 @@ class Batcher:
             self._queue.remove(asked)
         return found
 
-    def _gain(self, asked: Asked) -> Gain:
+    def _gain(self, asked: QueueEntry) -> BatchingGain:
         gain = self._gains.get(asked.key)
         if gain is None:
             first = asked.steps[0]
             name = first.layer if isinstance(first, ResidentStep) else "requests without a layer"
-            gain = self._gains[asked.key] = Gain(f"{name} on {list(asked.x.shape[1:])} {asked.x.dtype}")
+            gain = self._gains[asked.key] = BatchingGain(f"{name} on {list(asked.x.shape[1:])} {asked.x.dtype}")
             while len(self._gains) > KEPT:
                 self._gains.popitem(last=False)
         return gain
 
-    def _note(self, asked: Asked, samples: int) -> None:
+    def _note(self, asked: QueueEntry, samples: int) -> None:
         """Count a run by its size."""
         self._gain(asked).ran(samples, time.monotonic())
         self.coordinator.metrics.batches.observe(samples)

@@ -19,7 +19,7 @@ IDLE = 0.05
 """Seconds without a run after which a window begins anew: nothing was waited for."""
 
 
-class Gain:
+class BatchingGain:
     """How fast samples come out of the server joined and alone, and what follows from it.
 
     The time of a run would not do: what a batch costs, or saves, beside it counts as much.
@@ -28,7 +28,7 @@ class Gain:
         name: of what is run.
 
     Example:
-        >>> gain, now = Gain("conv2"), 0.0
+        >>> gain, now = BatchingGain("conv2"), 0.0
         >>> for _ in range(1000):
         ...     requests = gain.most(8)
         ...     now += 0.004 if requests == 1 else 0.008

@@ -29,7 +29,7 @@ from groupconv_worker.job import Job
 Allocate = Callable[[tuple[int, ...], np.dtype], Array]
 
 
-class Outcome(Result):
+class LazyResult(Result):
     """A result whose report is made when somebody asks for it: most clients want none."""
 
     _ran: tuple[Sequence[PlannedChain], Sequence[Times], Mapping[str, float]]
@@ -223,7 +223,7 @@ class Coordinator:
             self.metrics.phase(phase, seconds)
         if traced():
             self.traces.chains(begun - planning, begun, timeline)
-        return Outcome(x, chains, timeline, phases)
+        return LazyResult(x, chains, timeline, phases)
 
     def plan(
         self,

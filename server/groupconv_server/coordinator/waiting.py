@@ -15,7 +15,7 @@ from groupconv_worker.job import Job
 
 
 @dataclass(eq=False, slots=True)
-class Asked:
+class QueueEntry:
     """A request that waits, and what becomes of it.
 
     Attributes:

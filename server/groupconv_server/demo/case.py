@@ -9,7 +9,7 @@ from groupconv_worker import reference
 
 
 @dataclass(frozen=True)
-class Case:
+class DemoCase:
     """One request.
 
     Attributes:
@@ -22,10 +22,10 @@ class Case:
     x: Array
     steps: list[Step]
 
-    def cast(self, dtype: str) -> "Case":
+    def cast(self, dtype: str) -> "DemoCase":
         """The same with input and kernels of another float dtype."""
         to = DTYPES[dtype]
-        return Case(self.name, self.x.astype(to), [replace(s, kernel=s.kernel.astype(to)) for s in self.steps])
+        return DemoCase(self.name, self.x.astype(to), [replace(s, kernel=s.kernel.astype(to)) for s in self.steps])
 
     def geometries(self) -> list[Geometry]:
         """Of each step."""

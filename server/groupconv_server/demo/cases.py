@@ -8,7 +8,7 @@ from groupconv.convolution.kernels import gaussian, kernel_named
 from groupconv.convolution.spec import ConvSpec
 from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
 from groupconv.wire.requests import Array, Step
-from groupconv_server.demo.case import Case
+from groupconv_server.demo.case import DemoCase
 
 SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], dtype=np.float32)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)[None, :, None, None]
@@ -17,22 +17,22 @@ BILINEAR = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 16
 """A transposed convolution of stride 2 with it doubles an image with linear interpolation."""
 
 
-def photo_cases(photo: Array) -> Iterator[Case]:
+def photo_cases(photo: Array) -> Iterator[DemoCase]:
     """Every variant on a photograph (1, 3, H, W), uint8."""
     x = photo.astype(np.float32) / 255
     sobel = np.stack([kernel_named("sobel-x"), kernel_named("sobel-y")])
-    yield Case("standard 9×9, Gabor", x, [Step(gabor(6), spec=ConvSpec(padding="same", activation="relu"))])
-    yield Case("pointwise 1×1, sepia", x, [Step(pointwise(SEPIA, 2))])
-    yield Case("grouped g=2, two exposures", np.concatenate([x, x**2], axis=1), [_luma(groups=2)])
-    yield Case("depthwise ×2, Sobel", x, [_depthwise(sobel, padding=1, padding_mode="replicate")])
+    yield DemoCase("standard 9×9, Gabor", x, [Step(gabor(6), spec=ConvSpec(padding="same", activation="relu"))])
+    yield DemoCase("pointwise 1×1, sepia", x, [Step(pointwise(SEPIA, 2))])
+    yield DemoCase("grouped g=2, two exposures", np.concatenate([x, x**2], axis=1), [_luma(groups=2)])
+    yield DemoCase("depthwise ×2, Sobel", x, [_depthwise(sobel, padding=1, padding_mode="replicate")])
     blur = np.broadcast_to(np.outer(gaussian(2, truncate=3), gaussian(2, truncate=3)), (3, 1, 13, 13))
     separable = depthwise_separable_steps(blur, SEPIA, None, ConvSpec(padding=6, padding_mode="reflect"))
-    yield Case("depthwise separable", x, separable)
+    yield DemoCase("depthwise separable", x, separable)
     taps = gaussian(6, truncate=3)
     spatial = ConvSpec(padding=len(taps) // 2, padding_mode="reflect")
-    yield Case("spatially separable, Gauss σ=6", x, spatially_separable_steps(taps, taps, None, spatial, 3))
-    yield Case("dilated d=6, Laplace", x, [_depthwise(kernel_named("laplacian"), padding=6, dilation=6)])
-    yield Case(
+    yield DemoCase("spatially separable, Gauss σ=6", x, spatially_separable_steps(taps, taps, None, spatial, 3))
+    yield DemoCase("dilated d=6, Laplace", x, [_depthwise(kernel_named("laplacian"), padding=6, dilation=6)])
+    yield DemoCase(
         "strided s=(2, 3), uneven padding",
         x,
         [
@@ -42,25 +42,27 @@ def photo_cases(photo: Array) -> Iterator[Case]:
         ],
     )
     small = np.ascontiguousarray(x[:, :, ::2, ::2])
-    yield Case("transposed s=2, bilinear ×2", small, [_depthwise(BILINEAR, stride=2, padding=1, transposed=True)])
-    yield Case(
+    yield DemoCase("transposed s=2, bilinear ×2", small, [_depthwise(BILINEAR, stride=2, padding=1, transposed=True)])
+    yield DemoCase(
         "transposed, output padding",
         small,
         [_depthwise(np.full((3, 3), 0.25, np.float32), stride=2, padding=1, output_padding=1, transposed=True)],
     )
-    yield Case(
+    yield DemoCase(
         "grouped dilated transposed",
         small,
         [_depthwise(BILINEAR, stride=2, padding=2, dilation=(3, 2), transposed=True, activation="silu")],
     )
     emboss = _depthwise(kernel_named("emboss"), padding="same", flip_kernel=True, activation="sigmoid")
-    yield Case("true convolution, emboss", x, [emboss])
-    yield Case("uint8 × int8 → int32, sharpen", photo, [_depthwise(kernel_named("sharpen").astype(np.int8), padding=1)])
+    yield DemoCase("true convolution, emboss", x, [emboss])
+    yield DemoCase(
+        "uint8 × int8 → int32, sharpen", photo, [_depthwise(kernel_named("sharpen").astype(np.int8), padding=1)]
+    )
     for dtype in ("float16", "bfloat16", "float64"):
         weight = kernel_named("gaussian:1").astype(x.dtype)
-        yield Case(f"{dtype}, Gauss σ=1", x, [_depthwise(weight, padding="same_lower")]).cast(dtype)
+        yield DemoCase(f"{dtype}, Gauss σ=1", x, [_depthwise(weight, padding="same_lower")]).cast(dtype)
     line = np.ascontiguousarray(x[:, :, x.shape[2] // 2])
-    yield Case(
+    yield DemoCase(
         "1-D, depthwise separable",
         line,
         depthwise_separable_steps(
@@ -71,17 +73,17 @@ def photo_cases(photo: Array) -> Iterator[Case]:
         ),
     )
     frames = np.stack([np.roll(small[:, :, :96, :96], 3 * t, axis=3) for t in range(8)], axis=2)
-    yield Case(
+    yield DemoCase(
         "3-D, motion blur g=3",
         frames,
         [Step(np.full((3, 1, 5, 3, 3), 1 / 45, np.float32), spec=ConvSpec(padding=(2, 1, 1), groups=3))],
     )
     batch = np.concatenate([small, small[:, :, ::-1], small[:, :, :, ::-1]])
     bias = np.array([-0.1, 0, 0.1], dtype=np.float32)
-    yield Case("batch of 3, bias and PReLU", batch, [Step(gabor(3), bias, ConvSpec(padding=4, activation="prelu"))])
+    yield DemoCase("batch of 3, bias and PReLU", batch, [Step(gabor(3), bias, ConvSpec(padding=4, activation="prelu"))])
 
 
-def alexnet_cases(photo: Array, weights_seed: int = 0) -> Iterator[Case]:
+def alexnet_cases(photo: Array, weights_seed: int = 0) -> Iterator[DemoCase]:
     """AlexNet's convolutions with ReLU on the photograph, groups of conv2, conv4 and conv5 being the two towers.
 
     The weights are random (Kaiming), the shapes are the published ones; 3/2 max pooling runs here, between requests.
@@ -104,7 +106,7 @@ def alexnet_cases(photo: Array, weights_seed: int = 0) -> Iterator[Case]:
             weight = rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / np.prod(shape[1:])))
             steps.append(Step(weight, np.zeros(shape[0], np.float32), spec))
         groups = steps[0].spec.groups
-        yield (case := Case(f"AlexNet {'+'.join(names)}, g={groups}", x, steps))
+        yield (case := DemoCase(f"AlexNet {'+'.join(names)}, g={groups}", x, steps))
         x = case.reference().astype(np.float32)
         x = max_pool(x) if pooled else x
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from groupconv.convolution import cost
 from groupconv.wire.requests import Result
-from groupconv_server.demo.case import Case
+from groupconv_server.demo.case import DemoCase
 
 TOLERANCE = {"float16": 5e-3, "bfloat16": 4e-2, "float32": 1e-5, "float64": 1e-13, "int32": 0.0}
 """Largest error, relative to the largest output: a few units roundoff; integers are exact."""
@@ -21,7 +21,7 @@ class Verdict:
         seconds: the client waited. weights, multiply_adds: of all steps.
     """
 
-    case: Case
+    case: DemoCase
     result: Result
     error: float
     seconds: float
@@ -34,7 +34,7 @@ class Verdict:
         return self.error <= TOLERANCE[str(self.result.output.dtype)]
 
 
-def judge(case: Case, result: Result, seconds: float) -> Verdict:
+def judge(case: DemoCase, result: Result, seconds: float) -> Verdict:
     """Compare an answer with the reference."""
     want, got = case.reference(), result.output
     error = float("inf")

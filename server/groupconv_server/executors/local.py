@@ -23,7 +23,7 @@ from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.job import Job
 from groupconv_worker.resident import CAPACITY
-from groupconv_worker.runtime import Station
+from groupconv_worker.runtime import WorkerRuntime
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class _Worker:
 
     def __init__(self, worker_id: str, engine: str, threads: int, capacity: int) -> None:
         self.id = worker_id
-        self.station = Station(engine, threads, capacity)
+        self.station = WorkerRuntime(engine, threads, capacity)
         self.shards, self._count = 0, threading.Lock()
 
     @property

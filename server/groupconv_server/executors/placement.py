@@ -60,7 +60,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerPlace:
     """One worker's place: its node, its threads, its GPUs (0 for a worker on CPUs), its engine."""
 
     node_id: str
@@ -70,7 +70,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class WorkerPlaces:
     """Says which places are missing.
 
     Attributes:
@@ -81,9 +81,9 @@ class Places:
 
     Example:
         >>> nodes = [Node("a", {"CPU": 4}, {}), Node("b", {"CPU": 8, "GPU": 2}, {})]
-        >>> [(p.node_id, p.threads, p.gpus) for p in Places(Placement(), None, None, "auto").missing(nodes, [])]
+        >>> [(p.node_id, p.threads, p.gpus) for p in WorkerPlaces(Placement(), None, None, "auto").missing(nodes, [])]
         [('a', 4, 0), ('b', 4, 1.0), ('b', 4, 1.0)]
-        >>> [p.node_id for p in Places(Placement("strict-spread"), 3, 1, "cpu").missing(nodes, [])]
+        >>> [p.node_id for p in WorkerPlaces(Placement("strict-spread"), 3, 1, "cpu").missing(nodes, [])]
         ['a', 'b']
     """
 
@@ -92,7 +92,7 @@ class Places:
     threads: int | None
     engine: str
 
-    def missing(self, nodes: Sequence[Node], taken: Iterable[Place]) -> list[Place]:
+    def missing(self, nodes: Sequence[Node], taken: Iterable[WorkerPlace]) -> list[WorkerPlace]:
         """Places to fill.
 
         Args:
@@ -125,7 +125,7 @@ class Places:
             and all(node.resources.get(name, 0) >= amount for name, amount in p.resources.items())
         )
 
-    def _of(self, node: Node) -> list[Place]:
+    def _of(self, node: Node) -> list[WorkerPlace]:
         """Its places where their number is not given."""
         gpus = self._shares(node)
         if self.engine == "cuda" and not gpus:
@@ -136,7 +136,7 @@ class Places:
         threads = min(node.cpus, self.threads or max(1, node.cpus // max(1, number)))
         return [self._place(node, threads, gpu=gpus > 0)] * number
 
-    def _next(self, nodes: Sequence[Node], there: Sequence[Place], threads: int) -> Place | None:
+    def _next(self, nodes: Sequence[Node], there: Sequence[WorkerPlace], threads: int) -> WorkerPlace | None:
         """The next place of a given number; GPUs first, CPUs when they are all taken."""
         here = Counter(place.node_id for place in there)
         strict = self.placement.strategy == "strict-spread"
@@ -150,7 +150,7 @@ class Places:
                 return self._place(node, min(threads, node.cpus), gpu=gpu)
         return None
 
-    def _has_room(self, node: Node, there: Sequence[Place], threads: int, *, gpu: bool) -> bool:
+    def _has_room(self, node: Node, there: Sequence[WorkerPlace], threads: int, *, gpu: bool) -> bool:
         mine = [place for place in there if place.node_id == node.id]
         if gpu and sum(place.gpus > 0 for place in mine) >= self._shares(node):
             return False
@@ -166,6 +166,6 @@ class Places:
         gpus, each = node.resources.get("GPU", 0), self.placement.gpus
         return int(gpus) * int(1 / each + 1e-9) if each < 1 else int(gpus // each)
 
-    def _place(self, node: Node, threads: int, *, gpu: bool) -> Place:
+    def _place(self, node: Node, threads: int, *, gpu: bool) -> WorkerPlace:
         engine = "cpu" if self.engine == "auto" and not gpu and node.resources.get("GPU", 0) else self.engine
-        return Place(node.id, threads, self.placement.gpus if gpu else 0, engine)
+        return WorkerPlace(node.id, threads, self.placement.gpus if gpu else 0, engine)

@@ -8,7 +8,7 @@ import numpy as np
 
 from groupconv.errors import FailedPreconditionError, NotFoundError
 from groupconv.wire.requests import Array
-from groupconv_server.inference.tensors import Place
+from groupconv_server.inference.tensors import RegionReference
 from groupconv_server.memory.cuda_memory import CudaMemory
 from groupconv_server.memory.shared_memory import OFF, SharedMemory
 
@@ -46,14 +46,14 @@ class RegisteredMemory:
             raise FailedPreconditionError(OFF)
         return self._cuda
 
-    def array(self, place: Place, dtype: np.dtype, shape: tuple[int, ...]) -> Array:
+    def array(self, place: RegionReference, dtype: np.dtype, shape: tuple[int, ...]) -> Array:
         """The elements in place; a copy if this process does not compute there, or they are not aligned."""
         if self._on_device(place):
             return cast("Array", self.cuda.source(place.region, place.offset, dtype, shape))  # as far as a run asks
         x = np.frombuffer(self.system.view(place.region, place.offset, place.size), dtype=dtype).reshape(shape)
         return x if x.flags.aligned else x.copy()
 
-    def room(self, place: Place, dtype: np.dtype, shape: tuple[int, ...]) -> Array | None:
+    def room(self, place: RegionReference, dtype: np.dtype, shape: tuple[int, ...]) -> Array | None:
         """The place itself, to be filled; None if that is not to be: `store` copies then."""
         if self._on_device(place):
             return cast("Array | None", self.cuda.room(place.region, place.offset, dtype, shape))
@@ -62,7 +62,7 @@ class RegisteredMemory:
         y = np.frombuffer(view, dtype=dtype).reshape(shape)
         return y if y.flags.aligned else None
 
-    def store(self, place: Place, size: int) -> Callable[[Array], None]:
+    def store(self, place: RegionReference, size: int) -> Callable[[Array], None]:
         """What copies an answer of so many bytes there; it holds the memory."""
         if self._on_device(place):
             memory = self.cuda.part(place.region, place.offset, size).memory
@@ -74,7 +74,7 @@ class RegisteredMemory:
 
         return copy
 
-    def _on_device(self, place: Place) -> bool:
+    def _on_device(self, place: RegionReference) -> bool:
         """Whether the region's name is one of device memory; host memory comes first."""
         try:
             self.system.regions(place.region)

@@ -8,14 +8,14 @@ from groupconv.errors import NotFoundError
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.inference.tensors import INPUT, NAMES, OUTPUT, Kind, config_type
 from groupconv_server.inference.v2 import model_pb2
-from groupconv_server.layers.registry import Layer, Layers
+from groupconv_server.layers.registry import Layers, LayerVersion
 
 PLATFORM = "groupconv"
 MAX_BATCH = 2**31 - 1
 """What is said of a layer: no batch is too large by its number, only by its bytes."""
 
 
-def model(layers: Layers, name: str, version: str) -> Layer:
+def model(layers: Layers, name: str, version: str) -> LayerVersion:
     """The layer a request means; an empty version is the present one.
 
     Raises:
@@ -26,7 +26,7 @@ def model(layers: Layers, name: str, version: str) -> Layer:
     return layer
 
 
-def check_version(layer: Layer, version: str) -> None:
+def check_version(layer: LayerVersion, version: str) -> None:
     """Refuse another version than the present one.
 
     Raises:
@@ -36,7 +36,7 @@ def check_version(layer: Layer, version: str) -> None:
         raise NotFoundError(f"model_version: layer {layer.name!r} has version {layer.version}, not {version[:40]!r}")
 
 
-def metadata(layer: Layer) -> model_pb2.ModelMetadataResponse:
+def metadata(layer: LayerVersion) -> model_pb2.ModelMetadataResponse:
     """Shapes with -1 for any extent: the batch and space."""
     given, answered = input_kind(layer), output_kind(layer)
     tensor = model_pb2.ModelMetadataResponse.TensorMetadata
@@ -49,7 +49,7 @@ def metadata(layer: Layer) -> model_pb2.ModelMetadataResponse:
     )
 
 
-def config(layer: Layer, workers: Sequence[WorkerInfo]) -> model_pb2.ModelConfig:
+def config(layer: LayerVersion, workers: Sequence[WorkerInfo]) -> model_pb2.ModelConfig:
     """The same without the batch, and who runs it."""
     given, answered = input_kind(layer), output_kind(layer)
     group = model_pb2.ModelInstanceGroup
@@ -68,19 +68,19 @@ def config(layer: Layer, workers: Sequence[WorkerInfo]) -> model_pb2.ModelConfig
     )
 
 
-def input_kind(layer: Layer) -> Kind:
+def input_kind(layer: LayerVersion) -> Kind:
     """What goes in. Other dtypes that the steps accept are taken by ConvolutionService alone."""
     first = layer.steps[0]
     channels = first.kernel.shape[0] if first.spec.transposed else first.kernel.shape[1] * first.spec.groups
     return _kind(layer, layer.dtypes[0], channels)
 
 
-def output_kind(layer: Layer) -> Kind:
+def output_kind(layer: LayerVersion) -> Kind:
     """What comes out."""
     last = layer.steps[-1]
     filters = last.kernel.shape[1] * last.spec.groups if last.spec.transposed else last.kernel.shape[0]
     return _kind(layer, layer.dtypes[1], filters)
 
 
-def _kind(layer: Layer, dtype: np.dtype, channels: int) -> Kind:
+def _kind(layer: LayerVersion, dtype: np.dtype, channels: int) -> Kind:
     return Kind(dtype, (-1, channels, *[-1] * (layer.steps[0].kernel.ndim - 2)))

@@ -8,10 +8,10 @@ from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.footprint import IN_MESSAGE, IN_PLACE, footprint
 from groupconv_server.inference import models
-from groupconv_server.inference.statistics import Statistics, phases_of
-from groupconv_server.inference.tensors import Destination, Memory, input_of, output_place, parameter
+from groupconv_server.inference.statistics import ModelStatistics, phases_of
+from groupconv_server.inference.tensors import Destination, Regions, input_of, output_place, parameter
 from groupconv_server.inference.v2 import infer_pb2
-from groupconv_server.layers.registry import Layer, Layers
+from groupconv_server.layers.registry import Layers, LayerVersion
 
 FINAL = "triton_final_response"
 """Said of an answer after which no other comes for its request: of every one."""
@@ -28,7 +28,7 @@ class Inference:
         statistics: where each request is counted.
     """
 
-    def __init__(self, batcher: Batcher, layers: Layers, memory: Memory, statistics: Statistics) -> None:
+    def __init__(self, batcher: Batcher, layers: Layers, memory: Regions, statistics: ModelStatistics) -> None:
         self.batcher, self.layers, self.memory, self.statistics = batcher, layers, memory, statistics
 
     def infer(
@@ -76,7 +76,7 @@ class Inference:
 
     def _answer(
         self,
-        layer: Layer,
+        layer: LayerVersion,
         request: infer_pb2.ModelInferRequest,
         contents: Sequence[memoryview | bytes],
         response: infer_pb2.ModelInferResponse,

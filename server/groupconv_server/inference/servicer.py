@@ -15,7 +15,7 @@ from groupconv_server.inference import models, stream
 from groupconv_server.inference.memory import RegisteredMemory
 from groupconv_server.inference.messages import parse
 from groupconv_server.inference.run import Inference
-from groupconv_server.inference.statistics import Statistics
+from groupconv_server.inference.statistics import ModelStatistics
 from groupconv_server.inference.v2 import (
     model_pb2,
     repository_pb2,
@@ -48,7 +48,7 @@ class InferenceServicer:
         cuda_memory: CudaMemory | None = None,
     ) -> None:
         self.coordinator, self.repository, self.layers = batcher.coordinator, repository, repository.layers
-        self.memory, self.statistics = RegisteredMemory(shared_memory, cuda_memory), Statistics()
+        self.memory, self.statistics = RegisteredMemory(shared_memory, cuda_memory), ModelStatistics()
         self.inference = Inference(batcher, self.layers, self.memory, self.statistics)
         self.extensions = [*EXTENSIONS]
         if shared_memory is not None:

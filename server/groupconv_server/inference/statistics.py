@@ -8,14 +8,14 @@ from weakref import WeakKeyDictionary
 
 from groupconv.convolution.plan import Report
 from groupconv_server.inference.v2 import statistics_pb2
-from groupconv_server.layers.registry import Layer
+from groupconv_server.layers.registry import LayerVersion
 
 MAX_SIZES = 64
 """Sizes of batches told apart: clients choose them."""
 
 
 @dataclass(slots=True)
-class Phases:
+class PhaseTimes:
     """Seconds of one request in each phase of it, or their sums.
 
     Attributes:
@@ -36,7 +36,7 @@ class Phases:
     infer: float = 0.0
     write: float = 0.0
 
-    def add(self, other: "Phases", share: float = 1.0) -> None:
+    def add(self, other: "PhaseTimes", share: float = 1.0) -> None:
         """Sums; of the other a share."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + share * getattr(other, name))
@@ -49,21 +49,21 @@ class Record:
     A run that answered several requests counts as one, in `runs` and by its batch.
     """
 
-    answered: Phases = field(default_factory=Phases)
+    answered: PhaseTimes = field(default_factory=PhaseTimes)
     runs: float = 0.0
-    by_batch: dict[int, Phases] = field(default_factory=dict)
-    failed: Phases = field(default_factory=Phases)
+    by_batch: dict[int, PhaseTimes] = field(default_factory=dict)
+    failed: PhaseTimes = field(default_factory=PhaseTimes)
     last: float = 0.0
 
 
-class Statistics:
+class ModelStatistics:
     """Records of layers, as long as their versions live. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._records: WeakKeyDictionary[Layer, Record] = WeakKeyDictionary()
+        self._records: WeakKeyDictionary[LayerVersion, Record] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def answered(self, layer: Layer, phases: Phases, batch: int) -> None:
+    def answered(self, layer: LayerVersion, phases: PhaseTimes, batch: int) -> None:
         """Count a request that was answered, by a run of a batch of so many samples."""
         share = phases.samples / max(1, batch)  # of an empty batch nothing runs
         with self._lock:
@@ -72,16 +72,16 @@ class Statistics:
             record.answered.add(phases)
             record.runs += share
             if batch in record.by_batch or len(record.by_batch) < MAX_SIZES:
-                record.by_batch.setdefault(batch, Phases()).add(phases, share)
+                record.by_batch.setdefault(batch, PhaseTimes()).add(phases, share)
 
-    def failed(self, layer: Layer, seconds: float) -> None:
+    def failed(self, layer: LayerVersion, seconds: float) -> None:
         """Count one that failed."""
         with self._lock:
             record = self._records.setdefault(layer, Record())
             record.last = time.time()
-            record.failed.add(Phases(count=1, total=seconds))
+            record.failed.add(PhaseTimes(count=1, total=seconds))
 
-    def message(self, layers: Iterable[Layer]) -> statistics_pb2.ModelStatisticsResponse:
+    def message(self, layers: Iterable[LayerVersion]) -> statistics_pb2.ModelStatisticsResponse:
         """The records of some layers as the protocol has them."""
         with self._lock:
             return statistics_pb2.ModelStatisticsResponse(
@@ -89,7 +89,7 @@ class Statistics:
             )
 
 
-def phases_of(samples: int, total: float, read: float, write: float, report: Report) -> Phases:
+def phases_of(samples: int, total: float, read: float, write: float, report: Report) -> PhaseTimes:
     """The phases of a request that was answered.
 
     Args:
@@ -103,10 +103,10 @@ def phases_of(samples: int, total: float, read: float, write: float, report: Rep
     queue = max([0.0, *(s.seconds - s.compute_seconds for s in first)])
     waited = report.phases.get("queue", 0.0)
     ran = report.phases.get("execute", 0.0) + report.phases.get("merge", 0.0)
-    return Phases(1, samples, total, waited + queue, read, max(0.0, ran - queue), write)
+    return PhaseTimes(1, samples, total, waited + queue, read, max(0.0, ran - queue), write)
 
 
-def _message(layer: Layer, record: Record) -> statistics_pb2.ModelStatistics:
+def _message(layer: LayerVersion, record: Record) -> statistics_pb2.ModelStatistics:
     done = record.answered
     timed = ("queue", "read", "infer", "write")
     queue, read, infer, write = (_duration(done.count, getattr(done, name)) for name in timed)

@@ -40,21 +40,21 @@ _REGION, _OFFSET, _SIZE = "shared_memory_region", "shared_memory_offset", "share
 Parameters = Mapping[str, infer_pb2.InferParameter]
 
 
-class Memory(Protocol):
+class Regions(Protocol):
     """Where regions are: bytes by the region's name."""
 
-    def array(self, place: "Place", dtype: np.dtype, shape: tuple[int, ...]) -> Array:
+    def array(self, place: "RegionReference", dtype: np.dtype, shape: tuple[int, ...]) -> Array:
         """The elements of a tensor that a client has put there."""
 
-    def room(self, place: "Place", dtype: np.dtype, shape: tuple[int, ...]) -> Array | None:
+    def room(self, place: "RegionReference", dtype: np.dtype, shape: tuple[int, ...]) -> Array | None:
         """The place itself as an array to be filled; None if the answer has to be copied there."""
 
-    def store(self, place: "Place", size: int) -> Callable[[Array], None]:
+    def store(self, place: "RegionReference", size: int) -> Callable[[Array], None]:
         """What copies an answer of so many bytes there, even if the region is unregistered meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RegionReference:
     """Where in shared memory a tensor is.
 
     Attributes:
@@ -98,7 +98,7 @@ def config_type(dtype: np.dtype) -> model_pb2.DataType.ValueType:
 
 
 def input_of(
-    request: infer_pb2.ModelInferRequest, contents: Sequence[memoryview | bytes], memory: Memory, given: Kind
+    request: infer_pb2.ModelInferRequest, contents: Sequence[memoryview | bytes], memory: Regions, given: Kind
 ) -> Array:
     """The one input of a request, read-only unless it is in shared memory, where it is read in place.
 
@@ -162,7 +162,7 @@ def _typed(tensor: infer_pb2.ModelInferRequest.InferInputTensor, dtype: np.dtype
     return x.reshape(shape)
 
 
-def place_of(parameters: Parameters, path: str) -> Place | None:
+def place_of(parameters: Parameters, path: str) -> RegionReference | None:
     """Where in shared memory a tensor is said to be, if it is; None means in the message.
 
     Raises:
@@ -175,7 +175,7 @@ def place_of(parameters: Parameters, path: str) -> Place | None:
     if region is None or size is None:
         missing = _REGION if region is None else _SIZE
         raise InvalidArgumentError(f"{path}.parameters.{missing}", "one, as the others are given", None)
-    return Place(region, parameter(parameters, _OFFSET, int, path) or 0, size)
+    return RegionReference(region, parameter(parameters, _OFFSET, int, path) or 0, size)
 
 
 def parameter(parameters: Parameters, name: str, kind: type, path: str = "") -> Any:
@@ -194,7 +194,7 @@ def parameter(parameters: Parameters, name: str, kind: type, path: str = "") -> 
     return value
 
 
-def output_place(requested: Iterable[infer_pb2.ModelInferRequest.InferRequestedOutputTensor]) -> Place | None:
+def output_place(requested: Iterable[infer_pb2.ModelInferRequest.InferRequestedOutputTensor]) -> RegionReference | None:
     """Where the one output is wanted; None means in the message.
 
     Raises:
@@ -223,7 +223,9 @@ class Destination:
         NotFoundError, InvalidArgumentError: from `allocate`, a region that is not there or has too few bytes.
     """
 
-    def __init__(self, place: Place | None, memory: Memory, x: Array, response: infer_pb2.ModelInferResponse) -> None:
+    def __init__(
+        self, place: RegionReference | None, memory: Regions, x: Array, response: infer_pb2.ModelInferResponse
+    ) -> None:
         self.place, self._memory, self._x, self._response = place, memory, x, response
         self._detour: Array | None = None
         self._store: Callable[[Array], None] | None = None

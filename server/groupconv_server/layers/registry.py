@@ -37,7 +37,7 @@ class Usage:
 
 
 @dataclass(eq=False)
-class Layer:
+class LayerVersion:
     """One version of a layer.
 
     Attributes:
@@ -74,7 +74,7 @@ RETRY = 1.0
 
 
 @dataclass
-class Room:
+class Reservation:
     """Bytes reserved for a layer that is about to be loaded."""
 
     bytes: int
@@ -134,7 +134,7 @@ class Layers:
     ) -> None:
         self._forget, self.capacity, self.most, self._evict, self._used = forget, capacity, most, evict, used
         self.bytes = self._arriving = 0
-        self._layers: dict[str, Layer] = {}
+        self._layers: dict[str, LayerVersion] = {}
         self._version, self._clock = 0, itertools.count(1)
         self._lock = threading.Lock()
 
@@ -172,7 +172,7 @@ class Layers:
             self._arriving += size
 
     @contextmanager
-    def reserved(self, size: int) -> Iterator[Room]:
+    def reserved(self, size: int) -> Iterator[Reservation]:
         """Room for a layer of `size` bytes that is about to be loaded; given back unless `load` takes it.
 
         Raises:
@@ -186,7 +186,7 @@ class Layers:
         self._drop(ended)
         if not fits:
             raise self._full(size)
-        room = Room(size)
+        room = Reservation(size)
         try:
             yield room
         finally:
@@ -204,7 +204,7 @@ class Layers:
             self._version += 1
             return self._version
 
-    def load(self, name: str, steps: Sequence[Step], room: Room, version: int | None = None) -> Layer:
+    def load(self, name: str, steps: Sequence[Step], room: Reservation, version: int | None = None) -> LayerVersion:
         """Make `steps` the new version of a layer, in the room that was reserved for their weights.
 
         Args:
@@ -221,7 +221,7 @@ class Layers:
             size, room.bytes = room.bytes, 0  # now the layer's
             self._version = max(self._version + (version is None), version or 0)
             version = version or self._version
-            layer = Layer(name, version, resident_steps(name, version, steps), size, used=next(self._clock))
+            layer = LayerVersion(name, version, resident_steps(name, version, steps), size, used=next(self._clock))
             old = self._layers.get(name)
             ended = self._retire(old) if old else []
             self._layers[name] = layer
@@ -238,7 +238,7 @@ class Layers:
         """Have the workers drop a version that was prepared and not loaded."""
         self._forget(name, version)
 
-    def get(self, name: str) -> Layer:
+    def get(self, name: str) -> LayerVersion:
         """The present version.
 
         Raises:
@@ -247,7 +247,7 @@ class Layers:
         with self._lock:
             return self._get(name)
 
-    def all(self) -> list[Layer]:
+    def all(self) -> list[LayerVersion]:
         """The present version of every layer, by name."""
         with self._lock:
             return [self._layers[name] for name in sorted(self._layers)]
@@ -270,7 +270,7 @@ class Layers:
         """
         return Use(self, name, samples)
 
-    def take(self, name: str) -> Layer:
+    def take(self, name: str) -> LayerVersion:
         """The present version, kept until it is given back.
 
         Raises:
@@ -282,7 +282,7 @@ class Layers:
             layer.used = next(self._clock)
             return layer
 
-    def give_back(self, layer: Layer, samples: int, seconds: float, *, done: bool) -> None:
+    def give_back(self, layer: LayerVersion, samples: int, seconds: float, *, done: bool) -> None:
         """The end of a request for so many samples that took a layer, and whether it was answered."""
         with self._lock:
             layer.running -= 1
@@ -309,31 +309,31 @@ class Layers:
             f"the limit is {human_bytes(self.capacity)}; unload a layer"
         )
 
-    def _get(self, name: str) -> Layer:
+    def _get(self, name: str) -> LayerVersion:
         layer = self._layers.get(name)
         if layer is None:
             raise NotFoundError(f"layer: there is none called {shown(name)}")
         return layer
 
-    def _make_room(self, size: int) -> list[Layer]:
-        ended: list[Layer] = []
+    def _make_room(self, size: int) -> list[LayerVersion]:
+        ended: list[LayerVersion] = []
         while self._evict and not self._fits(size) and size <= self.capacity and self._layers:
             ended += self._retire(min(self._layers.values(), key=lambda layer: layer.used))
         return ended
 
-    def _retire(self, layer: Layer) -> list[Layer]:
+    def _retire(self, layer: LayerVersion) -> list[LayerVersion]:
         layer.gone = True
         del self._layers[layer.name]
         return self._ended(layer)
 
-    def _ended(self, layer: Layer) -> list[Layer]:
+    def _ended(self, layer: LayerVersion) -> list[LayerVersion]:
         """The layer, if nothing uses it any more; its bytes are then free."""
         if not layer.gone or layer.running:
             return []
         self.bytes -= layer.bytes
         return [layer]
 
-    def _drop(self, ended: Sequence[Layer]) -> None:
+    def _drop(self, ended: Sequence[LayerVersion]) -> None:
         """Outside the lock: telling workers may take its time."""
         for layer in ended:
             self._forget(layer.name, layer.version)
@@ -347,7 +347,7 @@ class Use:
     def __init__(self, layers: Layers, name: str, samples: int) -> None:
         self._layers, self._name, self._samples = layers, name, samples
 
-    def __enter__(self) -> Layer:
+    def __enter__(self) -> LayerVersion:
         self._start = time.perf_counter()
         self._layer = self._layers.take(self._name)
         return self._layer

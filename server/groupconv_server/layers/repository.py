@@ -16,7 +16,7 @@ from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.coordinator.steps import Inputs
 from groupconv_server.layers.named_locks import NamedLocks
-from groupconv_server.layers.registry import Layer, Layers
+from groupconv_server.layers.registry import Layers, LayerVersion
 from groupconv_server.layers.store import LayerStore, Stored
 from groupconv_server.layers.warming import prepare, warm
 from groupconv_worker.job import Job
@@ -52,7 +52,7 @@ class Repository:
                 self.damaged[name] = str(error)
                 log.error("layer %s was not loaded: %s", name, error)  # noqa: TRY400 - its message says it all
 
-    def load(self, name: str, steps: Sequence[Step], inputs: Inputs = (), *, job: Job | None = None) -> Layer:
+    def load(self, name: str, steps: Sequence[Step], inputs: Inputs = (), *, job: Job | None = None) -> LayerVersion:
         """Make `steps` the new version of a layer: prepared on the workers, kept on disk, then there for requests.
 
         While it is prepared, other layers are loaded and requests are answered. Only then do other layers leave for it.
@@ -78,7 +78,7 @@ class Repository:
             with self._locks.of(name):
                 if self.layers.superseded(name, version):
                     self.layers.forget(name, version)
-                    return Layer(name, version, resident_steps(name, version, steps), _size(steps), gone=True)
+                    return LayerVersion(name, version, resident_steps(name, version, steps), _size(steps), gone=True)
                 with self.layers.reserved(_size(steps)) as room:
                     if self.store is not None:
                         self._keep(name, version, steps, inputs)

@@ -8,7 +8,7 @@ from groupconv.client import Client
 from groupconv.errors import GroupconvError, NotFoundError
 from groupconv.layer import Layer
 from groupconv.wire.requests import Array
-from groupconv_server.load.case import Case
+from groupconv_server.load.case import LoadCase
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Sample:
 class Asker:
     """A client and its handles of the resident layers. Used by one thread at a time."""
 
-    def __init__(self, connect: Callable[[], Client], cases: list[Case]) -> None:
+    def __init__(self, connect: Callable[[], Client], cases: list[LoadCase]) -> None:
         self._client, self._cases = connect(), cases
         self._layers: dict[int, Layer | None] = {}
 

@@ -8,17 +8,17 @@ from groupconv.errors import NotFoundError
 from groupconv.layer import Layer
 from groupconv.wire.requests import Array
 from groupconv_server.layers.catalogue import layer_named
-from groupconv_server.load.profile import Entry
+from groupconv_server.load.profile import RequestKind
 from groupconv_worker import reference
 
 TOLERANCE = 1e-4
 """Largest error of an answer, relative to the largest output, that counts as right in float32."""
 
 
-class Case:
+class LoadCase:
     """An entry of a profile with its arrays and its answer, which the float64 reference computes here, once."""
 
-    def __init__(self, entry: Entry, seed: int) -> None:
+    def __init__(self, entry: RequestKind, seed: int) -> None:
         one = layer_named(entry.layer)
         layer = one.with_batch(entry.batch)
         self.name, self.transport, self.resident = entry.name, entry.transport, entry.resident

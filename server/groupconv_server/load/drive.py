@@ -23,9 +23,9 @@ from locust.exception import StopUser
 
 from groupconv.client import Client
 from groupconv_server.load.asker import Asker, Sample
-from groupconv_server.load.case import Case
-from groupconv_server.load.memory import Memory
-from groupconv_server.load.outcome import Outcome
+from groupconv_server.load.case import LoadCase
+from groupconv_server.load.memory import MemoryProbe
+from groupconv_server.load.outcome import LoadOutcome
 from groupconv_server.load.profile import Profile
 from groupconv_server.load.schedule import Schedule
 
@@ -46,11 +46,11 @@ class Load:
     """
 
     def __init__(
-        self, profile: Profile, connect: Callable[[], Client], *, target: str, memory: Memory | None = None
+        self, profile: Profile, connect: Callable[[], Client], *, target: str, memory: MemoryProbe | None = None
     ) -> None:
         self.profile, self.connect, self.memory = profile, connect, memory
-        self.cases = [Case(entry, profile.seed) for entry in profile.mix]
-        self.outcome = Outcome([f"{case.name}{' stream' * (case.transport == 'stream')}" for case in self.cases])
+        self.cases = [LoadCase(entry, profile.seed) for entry in profile.mix]
+        self.outcome = LoadOutcome([f"{case.name}{' stream' * (case.transport == 'stream')}" for case in self.cases])
         self._first_answers()
         self.schedule, self.limit = Schedule(profile), math.inf
         self.threads = ThreadPool(profile.users + 1)
@@ -73,7 +73,7 @@ class Load:
         if self.memory:
             self.memory.begin()
 
-    def run(self, progress: Callable[[float, Outcome], None] = lambda *_: None) -> Outcome:
+    def run(self, progress: Callable[[float, LoadOutcome], None] = lambda *_: None) -> LoadOutcome:
         """Run for the profile's seconds; requests that are under way then still end.
 
         Args:

@@ -9,7 +9,7 @@ import numpy as np
 RESIDENT = re.compile(r"^process_resident_memory_bytes(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
-class Memory:
+class MemoryProbe:
     """Reads `process_resident_memory_bytes` of a server's metrics every so many seconds.
 
     Args:

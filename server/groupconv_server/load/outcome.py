@@ -12,7 +12,7 @@ from groupconv_server.load.asker import Sample
 
 
 @dataclass
-class Outcome:
+class LoadOutcome:
     """Every request of a load.
 
     Attributes:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from groupconv_server.load.outcome import Outcome
+from groupconv_server.load.outcome import LoadOutcome
 
 
-def plot(outcome: Outcome, path: Path, *, title: str) -> None:
+def plot(outcome: LoadOutcome, path: Path, *, title: str) -> None:
     """Write a picture in the format of the path's suffix."""
     from matplotlib.figure import Figure
 

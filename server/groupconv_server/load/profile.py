@@ -11,7 +11,7 @@ from groupconv.errors import InvalidArgumentError, NotFoundError
 from groupconv_server.layers.catalogue import layer_named
 
 
-class Entry(BaseModel):
+class RequestKind(BaseModel):
     """One kind of request.
 
     Attributes:
@@ -22,7 +22,7 @@ class Entry(BaseModel):
         batch: samples in a request.
 
     Example:
-        >>> Entry(layer="alexnet_conv2", resident=True, batch=4).name
+        >>> RequestKind(layer="alexnet_conv2", resident=True, batch=4).name
         'alexnet_conv2 batch 4 resident'
     """
 
@@ -73,7 +73,7 @@ class Profile(BaseModel):
     verify: Annotated[float, Field(ge=0, le=1)] = 0.1
     timeout: Annotated[float, Field(gt=0)] = 60.0
     seed: int = 0
-    mix: Annotated[tuple[Entry, ...], Field(min_length=1)]
+    mix: Annotated[tuple[RequestKind, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _told_apart(self) -> Self:

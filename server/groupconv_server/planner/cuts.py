@@ -26,7 +26,7 @@ from groupconv.convolution import cost
 from groupconv.convolution.dtypes import Types
 from groupconv.convolution.geometry import Geometry
 from groupconv.convolution.plan import Range
-from groupconv_server.planner.halo import Axis, Part, axis_of, part
+from groupconv_server.planner.halo import Axis, AxisPart, axis_of, part
 from groupconv_worker.contract import Problem
 
 AXES = {1: ("width",), 2: ("rows", "columns"), 3: ("slices", "rows", "columns")}
@@ -167,7 +167,7 @@ class _Cutter:
         self.space = cut.space or (1,) * self.rank
         self.axes = [[axis_of(g, k) for g, _ in self.chain] for k in range(self.rank)]
         self.problems: dict[object, tuple[Problem, ...]] = {}
-        self.parts: dict[object, tuple[Part, ...]] = {}
+        self.parts: dict[object, tuple[AxisPart, ...]] = {}
         within = cut.filter > 1 or cut.channel > 1
         if within and (cut.group != self.groups or len(chain) > 1):
             raise _CannotError  # the slices would not be ranges, or the steps would have to meet
@@ -205,11 +205,11 @@ class _Cutter:
             )
         return tuple(made)
 
-    def _along(self, k: int, outputs: Range) -> tuple[Part, ...]:
+    def _along(self, k: int, outputs: Range) -> tuple[AxisPart, ...]:
         """Every step's part of axis k, the last making `outputs`, each making what the next one needs."""
         if (k, outputs) in self.parts:
             return self.parts[k, outputs]
-        found: list[Part] = []
+        found: list[AxisPart] = []
         wanted = outputs
         for axis in reversed(self.axes[k]):
             one = part(axis, wanted)
@@ -235,7 +235,7 @@ class _Cutter:
         return inputs, outputs, (first, second, *(Range(0, k) for k in g.kernel))
 
     def _problems(
-        self, group: Range, batch: Range, filters: Range, parts: Sequence[tuple[Part, ...]], channels: Range
+        self, group: Range, batch: Range, filters: Range, parts: Sequence[tuple[AxisPart, ...]], channels: Range
     ) -> tuple[Problem, ...]:
         slopes = any(g.activation and len(g.activation.slope) > 1 for g, _ in self.chain)
         key = (
@@ -260,7 +260,7 @@ class _Cutter:
         group: Range,
         batch: Range,
         filters: Range,
-        parts: Sequence[Part],
+        parts: Sequence[AxisPart],
         channels: Range,
     ) -> Problem:
         inputs, outputs, _ = self._channels(g, group, filters, channels)

@@ -44,7 +44,7 @@ class Axis(NamedTuple):
     transposed: bool
 
 
-class Part(NamedTuple):
+class AxisPart(NamedTuple):
     """What one shard has of an axis.
 
     Attributes:
@@ -89,7 +89,7 @@ def needed(axis: Axis, outputs: Range) -> Range:
     return Range(outputs.start * axis.stride - low, (outputs.stop - 1) * axis.stride + reach + 1 - low)
 
 
-def part(axis: Axis, outputs: Range) -> Part | None:
+def part(axis: Axis, outputs: Range) -> AxisPart | None:
     """The part of an axis that makes `outputs`: exactly the cells needed, none twice.
 
     Returns:
@@ -102,23 +102,23 @@ def part(axis: Axis, outputs: Range) -> Part | None:
         Part(input=Range(start=3, stop=8), output=Range(start=4, stop=8), stride=1, padding=(0, 1), output_padding=0)
     """
     if outputs == (0, axis.output):
-        return Part(Range(0, axis.input), outputs, axis.stride, axis.padding, axis.output_padding)
+        return AxisPart(Range(0, axis.input), outputs, axis.stride, axis.padding, axis.output_padding)
     cells = needed(axis, outputs)
     if axis.transposed:
         return _transposed(axis, outputs, cells)
     stride = axis.stride if outputs.stop - outputs.start > 1 else 1  # one output has no next one
     if axis.mode == "circular":
-        return Part(*_wrapped(axis.input, cells, outputs, stride))
+        return AxisPart(*_wrapped(axis.input, cells, outputs, stride))
     held = Range(max(0, cells.start), min(axis.input, cells.stop))
     low, high = max(0, -cells.start), max(0, cells.stop - axis.input)
     if held.start >= held.stop:
         return None
     if axis.mode == "reflect" and ((low and held.stop <= low) or (high and held.start >= axis.input - high)):
         return None
-    return Part(held, outputs, stride, (low, high), 0)
+    return AxisPart(held, outputs, stride, (low, high), 0)
 
 
-def trimmed(axis: Axis, outputs: Range) -> Part | None:
+def trimmed(axis: Axis, outputs: Range) -> AxisPart | None:
     """`part` without the cells that a transposed convolution crops whole: later outputs never need earlier cells.
 
     Example:
@@ -139,11 +139,11 @@ def _wrapped(extent: int, cells: Range, outputs: Range, stride: int) -> tuple[Ra
     return held, outputs, stride, (low, excess - low), 0
 
 
-def _transposed(axis: Axis, outputs: Range, cells: Range) -> Part | None:
+def _transposed(axis: Axis, outputs: Range, cells: Range) -> AxisPart | None:
     held = Range(max(0, cells.start), min(axis.input, cells.stop))
     low = outputs.start + axis.padding[0] - held.start * axis.stride
     if held.start >= held.stop or low < 0:
         return None
     uncropped = (held.stop - held.start - 1) * axis.stride + effective_extent(axis.kernel, axis.dilation)
     high = uncropped - low - (outputs.stop - outputs.start)  # (3)
-    return Part(held, outputs, axis.stride, (low, max(0, high)), max(0, -high))
+    return AxisPart(held, outputs, axis.stride, (low, max(0, high)), max(0, -high))

@@ -14,7 +14,7 @@ from groupconv_server.admission.errors import answers_errors
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.health import Health
-from groupconv_server.layers.registry import Layer, Layers
+from groupconv_server.layers.registry import Layers, LayerVersion
 
 LIBRARIES = ("numpy", "onnxruntime", "numba", "scipy", "cupy-cuda12x", "cupy-cuda13x", "ray", "grpcio", "protobuf")
 """What computes and carries; versions of those that are installed are told."""
@@ -70,7 +70,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         )
 
 
-def _layer(layer: Layer) -> cluster_pb2.LayerLoad:
+def _layer(layer: LayerVersion) -> cluster_pb2.LayerLoad:
     used = layer.usage
     return cluster_pb2.LayerLoad(
         name=layer.name,

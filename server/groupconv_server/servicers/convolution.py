@@ -21,7 +21,7 @@ from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.footprint import IN_MESSAGE, IN_PLACE, footprint
 from groupconv_server.coordinator.steps import specs_of
 from groupconv_server.layers.registry import Layers
-from groupconv_server.servicers.regions import ClientMemory, Output, Places
+from groupconv_server.servicers.regions import ClientMemory, RequestOutput, RequestTensors
 
 SERVICE = convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name
 
@@ -58,7 +58,7 @@ class ConvolutionServicer:
     ) -> bytes:
         """Run the steps and return the last output."""
         start = time.perf_counter()
-        places = Places(self._memory, context)
+        places = RequestTensors(self._memory, context)
         request, x, steps = parse(raw, places)
         parsed = time.perf_counter() - start
         convolve = functools.partial(
@@ -82,12 +82,14 @@ class ConvolutionServicer:
         x: Array,
         steps: Sequence[Step],
         request: convolution_pb2.ConvolveRequest,
-        places: Places,
+        places: RequestTensors,
         parsed: float,
     ) -> bytes:
         if request.HasField("output_place"):
             reserve(footprint(tuple(self.coordinator.problems.of(x.shape, x.dtype, steps)), IN_PLACE))
-            output = Output(request.output_place, places, (x, *(s.kernel for s in steps)), self.coordinator.limits)
+            output = RequestOutput(
+                request.output_place, places, (x, *(s.kernel for s in steps)), self.coordinator.limits
+            )
             outcome = convolve(allocate=output.allocate, by_message=False)
             return output.message(self._told(outcome, request, parsed))
         problems = tuple(self.coordinator.problems.of(x.shape, x.dtype, steps))
@@ -135,14 +137,14 @@ class ConvolutionServicer:
 _requests: Forms[tuple[convolution_pb2.ConvolveRequest, np.dtype, tuple[int, ...]]] = Forms()
 
 
-def parse(raw: bytes, places: Places) -> tuple[convolution_pb2.ConvolveRequest, Array, list[Step]]:
+def parse(raw: bytes, places: RequestTensors) -> tuple[convolution_pb2.ConvolveRequest, Array, list[Step]]:
     """A request without its input's elements, its arrays and specs.
 
     Arrays of the message are read-only; the input is a view of `raw` where it lies aligned there.
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
-        NotFoundError, FailedPreconditionError: as `Places.tensor`.
+        NotFoundError, FailedPreconditionError: as `RequestTensors.tensor`.
     """
     known = _requests.find(raw)
     if known is not None:

@@ -16,7 +16,7 @@ from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.steps import Shaped, inputs_of, steps_of
 from groupconv_server.layers.names import check_name
-from groupconv_server.layers.registry import Arriving, Layer
+from groupconv_server.layers.registry import Arriving, LayerVersion
 from groupconv_server.layers.repository import Repository
 from groupconv_worker.job import Job
 
@@ -76,7 +76,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         self.repository.unload(request.name)
         return layer_pb2.UnloadLayerResponse()
 
-    def _described(self, layer: Layer) -> layer_pb2.Layer:
+    def _described(self, layer: LayerVersion) -> layer_pb2.Layer:
         """A layer as a message."""
         usage = layer.usage
         sizes = {} if self._batcher is None else self._batcher.sizes(layer.name, layer.version)

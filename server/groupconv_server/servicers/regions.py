@@ -47,7 +47,7 @@ class ClientMemory:
         return self._device
 
 
-class Places:
+class RequestTensors:
     """Where the tensors of one request are.
 
     Args:
@@ -148,7 +148,7 @@ class Places:
         return region
 
 
-class Output:
+class RequestOutput:
     """The output of a request that says where it is wanted: `allocate` makes the array, `message` is then the answer.
 
     Args:
@@ -158,7 +158,7 @@ class Output:
         limits: for an output that the place is too small for, which goes into the message.
     """
 
-    def __init__(self, place: tensor_pb2.Place, places: Places, read: Iterable[Array], limits: Limits) -> None:
+    def __init__(self, place: tensor_pb2.Place, places: RequestTensors, read: Iterable[Array], limits: Limits) -> None:
         self._place, self._places, self._read, self._limits = place, places, read, limits
         self._answer = b""
         self._inside: Array | None = None
@@ -168,7 +168,7 @@ class Output:
         """The place, or an array that is copied there or into the message.
 
         Raises:
-            InvalidArgumentError: a place that an input lies in, too; otherwise as `Places.room`.
+            InvalidArgumentError: a place that an input lies in, too; otherwise as `RequestTensors.room`.
             ResourceExhaustedError: too small a place, and too large an output for a message.
         """
         y = self._places.room(self._place, dtype, shape)

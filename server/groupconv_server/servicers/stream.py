@@ -24,7 +24,7 @@ from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.coordinator.steps import specs_of
 from groupconv_server.streaming.band_size import choose
 from groupconv_server.streaming.budget import Budget
-from groupconv_server.streaming.streams import Output, Stream
+from groupconv_server.streaming.streams import BandOutput, Stream
 
 SERVICE = stream_pb2.DESCRIPTOR.services_by_name["StreamService"].full_name
 NONE, LZ4 = stream_pb2.COMPRESSION_UNSPECIFIED, stream_pb2.COMPRESSION_SHUFFLE_LZ4
@@ -175,7 +175,7 @@ def _accepted(stream: Stream, compression: stream_pb2.Compression.ValueType) -> 
     return Response(accepted=accepted).SerializeToString()
 
 
-def _messages(output: Output, itemsize: int) -> Iterator[bytes]:
+def _messages(output: BandOutput, itemsize: int) -> Iterator[bytes]:
     """A band and its chunks; smaller ones of elements of `itemsize` bytes, unless it is 0."""
     rows, data = output.band.output, output.buffer.data
     band = stream_pb2.StreamBand(start=rows.start, stop=rows.stop, next_input_row=output.next_input_row)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from groupconv.convolution.plan import Range
-from groupconv_server.planner.halo import Axis, Part, axis_of, part, trimmed
+from groupconv_server.planner.halo import Axis, AxisPart, axis_of, part, trimmed
 from groupconv_worker.contract import Problem
 
 Chain = tuple[Problem, ...]
@@ -114,7 +114,7 @@ class Bands:
         middle = self.first(self.out_height // 2)
         return max((self._rows(0, *self._grown(row)) for row in (0, middle)), key=lambda b: b.nbytes)
 
-    def _grown(self, start: int) -> tuple[Range, tuple[Part, ...]]:
+    def _grown(self, start: int) -> tuple[Range, tuple[AxisPart, ...]]:
         step, stop = self.rows, start
         while True:
             stop, step = min(self.out_height, stop + step), step * 2
@@ -126,7 +126,7 @@ class Bands:
             if stop == self.out_height:  # cannot be: the rest after a band stands alone, and the whole does
                 raise AssertionError(f"rows {outputs} of {self._axes} cannot be computed")
 
-    def _parts(self, outputs: Range) -> tuple[Part, ...] | None:
+    def _parts(self, outputs: Range) -> tuple[AxisPart, ...] | None:
         """Every step's part of the banded axis, the last making `outputs`, each making what the next one needs.
 
         Without the rows that are cropped whole, where that can be: the rows between two steps that are left then may
@@ -134,8 +134,8 @@ class Bands:
         """
         return self._chained(trimmed, outputs) or self._chained(part, outputs)
 
-    def _chained(self, on: Callable[[Axis, Range], Part | None], outputs: Range) -> tuple[Part, ...] | None:
-        found: list[Part] = []
+    def _chained(self, on: Callable[[Axis, Range], AxisPart | None], outputs: Range) -> tuple[AxisPart, ...] | None:
+        found: list[AxisPart] = []
         for axis in reversed(self._axes):
             one = on(axis, outputs)
             if one is None or one.input.stop > axis.input:
@@ -144,7 +144,7 @@ class Bands:
             outputs = one.input
         return tuple(reversed(found))
 
-    def _rows(self, sample: int, outputs: Range, parts: tuple[Part, ...]) -> Band:
+    def _rows(self, sample: int, outputs: Range, parts: tuple[AxisPart, ...]) -> Band:
         key = tuple((_len(p.input), _len(p.output), p.stride, p.padding, p.output_padding) for p in parts)
         if key not in self._made:
             self._made[key] = tuple(_on(p, one) for p, one in zip(self.problems, parts, strict=True))
@@ -163,7 +163,7 @@ class Bands:
         return Band(_times(samples, self.height), _times(samples, self.out_height), self._made[batch])
 
 
-def _on(problem: Problem, part: Part) -> Problem:
+def _on(problem: Problem, part: AxisPart) -> Problem:
     """A step of one sample as it is on `part` of its first axis."""
     g = problem.geometry
     geometry = replace(

@@ -30,7 +30,7 @@ COMPUTING = 2
 """Bands of a stream that are computed at a time, of the `IN_FLIGHT` there are."""
 
 
-class Output(NamedTuple):
+class BandOutput(NamedTuple):
     """A band that is done.
 
     Attributes:
@@ -89,7 +89,7 @@ class Stream:
         self._coming = _with_next(bands.after(self.first_output_row), self._rows)
         self._changed = threading.Condition()
         self._slots = IN_FLIGHT
-        self._pending: deque[Future[Output]] = deque()
+        self._pending: deque[Future[BandOutput]] = deque()
         self._inputs: list[Array] = []
         self._outputs: list[Array] = []
         self._filling: tuple[Band, int, Array] | None = None
@@ -121,7 +121,7 @@ class Stream:
                 self._error = self._error or error
                 self._changed.notify_all()
 
-    def results(self) -> Iterator[Output]:
+    def results(self) -> Iterator[BandOutput]:
         """Every band in order, as soon as it is done; each one's bytes are valid until the next is asked for.
 
         Raises:
@@ -159,7 +159,7 @@ class Stream:
             reserved, self._reserved = self._reserved, 0
         self._budget.release(reserved)
 
-    def _oldest(self) -> "Future[Output] | None":
+    def _oldest(self) -> "Future[BandOutput] | None":
         """The first band not yet given out, done or failed; None after the last."""
         idle = self.coordinator.limits.stream_idle_seconds
         with self._changed:
@@ -201,7 +201,7 @@ class Stream:
     def _compute_what_is_there(self) -> None:
         while self._filling and self._filling[0].input.stop * self._row_bytes <= self._position:
             full = self._filling
-            run: Callable[..., Output] = self._context.copy().run  # one thread at a time may be in a context
+            run: Callable[..., BandOutput] = self._context.copy().run  # one thread at a time may be in a context
             future = self._pool.submit(run, self._compute, *full)
             with self._changed:
                 self._pending.append(future)
@@ -237,7 +237,7 @@ class Stream:
             buffer[: min(size, len(shared))] = shared[:size]
         return band, after, buffer
 
-    def _compute(self, band: Band, after: int, buffer: Array) -> Output:
+    def _compute(self, band: Band, after: int, buffer: Array) -> BandOutput:
         first, last = band.problems[0], band.problems[-1]
         x = _feature_map(buffer, first.geometry.input_shape, first.types.input)
         size = math.prod(last.geometry.output_shape) * last.types.output.itemsize
@@ -247,7 +247,7 @@ class Stream:
         self.coordinator.perform(band.problems, x, self.steps, job=self._job, reordering=self.reordering, output=y)
         with self._changed:
             self._inputs.append(buffer)
-        return Output(band, out, after)
+        return BandOutput(band, out, after)
 
     def __enter__(self) -> Self:
         return self

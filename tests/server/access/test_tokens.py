@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError, UnauthenticatedError
 from groupconv_server.access import tokens as module
-from groupconv_server.access.rates import Allowance, Bucket, Rates
+from groupconv_server.access.rates import Allowance, Bucket, CallerLimits
 from groupconv_server.access.tokens import Tokens, digest_of, entry_text, new_token, parsed
 
 ALICE, BOB = new_token(), new_token()
@@ -22,7 +22,7 @@ def bearer(token):
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "tokens.toml"
-    path.write_text(entry_text("alice", ALICE, Rates()) + entry_text("bob", BOB, Rates(concurrent=1)))
+    path.write_text(entry_text("alice", ALICE, CallerLimits()) + entry_text("bob", BOB, CallerLimits(concurrent=1)))
     return path
 
 
@@ -74,7 +74,7 @@ def test_the_file_holds_no_token(file):
 def test_a_change_of_the_file_counts_at_once_and_junk_changes_nothing(file, caplog):
     tokens, carol = Tokens(file), new_token()
     kept = tokens.caller(bearer(ALICE))
-    file.write_text(entry_text("alice", ALICE, Rates()) + entry_text("carol", carol, Rates()))
+    file.write_text(entry_text("alice", ALICE, CallerLimits()) + entry_text("carol", carol, CallerLimits()))
     assert tokens.caller(bearer(carol)).name == "carol"
     with pytest.raises(UnauthenticatedError):
         tokens.caller(bearer(BOB))
@@ -85,7 +85,7 @@ def test_a_change_of_the_file_counts_at_once_and_junk_changes_nothing(file, capl
     file.unlink()
     assert tokens.caller(bearer(carol)).name == "carol"
     replaced = file.with_name("new")
-    replaced.write_text(entry_text("carol", carol, Rates(concurrent=3)))
+    replaced.write_text(entry_text("carol", carol, CallerLimits(concurrent=3)))
     replaced.replace(file)
     assert tokens.caller(bearer(carol)).rates.concurrent == 3
 
@@ -134,14 +134,14 @@ def test_a_bad_file_is_refused_and_says_where(tmp_path, text, names):
 
 def test_a_token_that_could_be_guessed_gets_no_entry():
     with pytest.raises(InvalidArgumentError, match="token: expected at least 32"):
-        entry_text("alice", "hunter2", Rates())
+        entry_text("alice", "hunter2", CallerLimits())
     with pytest.raises(InvalidArgumentError, match="name"):
-        entry_text("a b", ALICE, Rates())
+        entry_text("a b", ALICE, CallerLimits())
 
 
 @given(
     rates=st.builds(
-        Rates,
+        CallerLimits,
         st.none() | st.floats(1e-3, 1e9),
         st.none() | st.floats(1, 1e15),
         st.none() | st.integers(1, 10**6),
@@ -174,7 +174,7 @@ def test_after_the_wait_it_says_there_is_enough(rate, debt):
 
 
 def test_each_limit_refuses_with_the_time_to_wait():
-    at_a_time = Allowance("alice", Rates(concurrent=1))
+    at_a_time = Allowance("alice", CallerLimits(concurrent=1))
     at_a_time.enter()
     with pytest.raises(ResourceExhaustedError, match="token alice: over its limit of 1 requests at a time") as refused:
         at_a_time.enter()
@@ -182,13 +182,13 @@ def test_each_limit_refuses_with_the_time_to_wait():
     at_a_time.leave()
     at_a_time.enter()
 
-    often = Allowance("alice", Rates(requests_per_second=0.5))
+    often = Allowance("alice", CallerLimits(requests_per_second=0.5))
     often.enter()
     with pytest.raises(ResourceExhaustedError, match=r"0\.5 requests per second") as refused:
         often.enter()
     assert 0 < refused.value.retry_after <= 2
 
-    heavy = Allowance("alice", Rates(bytes_per_second=1000))
+    heavy = Allowance("alice", CallerLimits(bytes_per_second=1000))
     heavy.enter()
     assert heavy.spend(500) == 0
     assert 3 < heavy.spend(4500) <= 4
@@ -198,7 +198,7 @@ def test_each_limit_refuses_with_the_time_to_wait():
 
 
 def test_callers_in_parallel_never_exceed_their_count():
-    allowance, inside, most = Allowance("alice", Rates(concurrent=3)), [0], [0]
+    allowance, inside, most = Allowance("alice", CallerLimits(concurrent=3)), [0], [0]
     lock = threading.Lock()
 
     def work():

@@ -19,7 +19,7 @@ from groupconv.errors import (
     UnavailableError,
 )
 from groupconv_server.coordinator.batching import Batcher
-from groupconv_server.coordinator.batching_gain import EVERY, IDLE, TRIES, WINDOW, Gain
+from groupconv_server.coordinator.batching_gain import EVERY, IDLE, TRIES, WINDOW, BatchingGain
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.resident import resident_steps
@@ -64,7 +64,7 @@ def joining(executor, most=8, delay=0.0):
     return batcher
 
 
-class Pays(Gain):
+class Pays(BatchingGain):
     """Always."""
 
     def __init__(self):
@@ -309,7 +309,7 @@ def test_one_is_off(held):
 @pytest.mark.parametrize(("joined", "pays"), [(0.5, True), (0.99, False), (2.0, False)])
 def test_what_does_not_pay_turns_itself_off(joined, pays, caplog):
     caplog.set_level("INFO", logger="groupconv_server.coordinator.batching_gain")
-    gain, now = Gain("conv2 on [4, 6, 6] float32"), 0.0
+    gain, now = BatchingGain("conv2 on [4, 6, 6] float32"), 0.0
 
     def run(samples, joined):
         nonlocal now
@@ -335,7 +335,7 @@ def test_what_does_not_pay_turns_itself_off(joined, pays, caplog):
 
 
 def test_idle_time_is_not_counted():
-    gain = Gain("conv2")
+    gain = BatchingGain("conv2")
     for i in range(10 * WINDOW):
         gain.ran(1, i * 2 * IDLE)
     assert gain.most(8) == 1

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.executors.placement import STRATEGIES, Node, Place, Placement, Places
+from groupconv_server.executors.placement import STRATEGIES, Node, Placement, WorkerPlace, WorkerPlaces
 
 CPUS = [Node(name, {"CPU": 4}, {"zone": zone}) for name, zone in (("a", "x"), ("b", "x"), ("c", "y"))]
 HEAD = Node("head", {}, {})
@@ -15,7 +15,7 @@ GPUS = Node("g", {"CPU": 8, "GPU": 2, "disk": 1}, {})
 
 
 def placed(nodes, *, workers=None, threads=1, engine="auto", **asked):
-    places = Places(Placement(**asked), workers, threads, engine).missing(nodes, [])
+    places = WorkerPlaces(Placement(**asked), workers, threads, engine).missing(nodes, [])
     return Counter(place.node_id for place in places), places
 
 
@@ -66,7 +66,7 @@ def test_labels_and_resources_are_met():
 
 
 def test_places_that_are_gone_are_filled_elsewhere():
-    places = Places(Placement(), 3, 1, "cpu")
+    places = WorkerPlaces(Placement(), 3, 1, "cpu")
     left = [place for place in places.missing(CPUS, []) if place.node_id != "b"]
     assert [p.node_id for p in places.missing([CPUS[0], CPUS[2]], left)] == ["a"]
     assert places.missing(CPUS, places.missing(CPUS, [])) == []
@@ -80,7 +80,7 @@ def test_places_that_are_gone_are_filled_elsewhere():
 )
 def test_no_node_gets_more_than_it_has(cpus, workers, threads, strategy):
     nodes = [Node(str(i), {"CPU": n}, {}) for i, n in enumerate(cpus)]
-    found: list[Place] = Places(Placement(strategy), workers, threads, "cpu").missing(nodes, [])
+    found: list[WorkerPlace] = WorkerPlaces(Placement(strategy), workers, threads, "cpu").missing(nodes, [])
     for node in nodes:
         assert sum(p.threads for p in found if p.node_id == node.id) <= node.cpus
     if workers is not None:

@@ -16,7 +16,7 @@ import groupconv
 from groupconv.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from groupconv_server.config import Config
 from groupconv_server.load.drive import Load
-from groupconv_server.load.memory import Memory, growth
+from groupconv_server.load.memory import MemoryProbe, growth
 from groupconv_server.load.plot import plot
 from groupconv_server.load.profile import Profile, read_profile, shipped_profiles
 from groupconv_server.load.schedule import Schedule
@@ -117,7 +117,7 @@ def test_latency_counts_from_when_a_request_was_due(server):
 
 def test_the_memory_of_a_server_is_watched():
     with Server(Config(port=0, metrics_port=0, executor="local", workers=1, threads=1)) as server:
-        memory = Memory(server.metrics_url, every=0.1)
+        memory = MemoryProbe(server.metrics_url, every=0.1)
         loaded = Load(profile(), lambda: groupconv.connect(server.address), target=server.address, memory=memory)
         start = time.perf_counter()
         outcome = loaded.run()
@@ -134,7 +134,7 @@ def test_no_server_is_said_at_once():
 
 def test_memory_needs_a_url_and_grows_as_its_line_does():
     with pytest.raises(ValueError, match="expected a URL"):
-        Memory("localhost:9464")
+        MemoryProbe("localhost:9464")
     assert growth([(float(t), 1000.0 + 7 * t) for t in range(20)]) == pytest.approx(7)
     assert np.isnan(growth([]))
 

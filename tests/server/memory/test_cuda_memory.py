@@ -15,7 +15,7 @@ from groupconv import ConvSpec
 from groupconv.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from groupconv_server.config import Config
 from groupconv_server.inference.memory import RegisteredMemory
-from groupconv_server.inference.tensors import Place
+from groupconv_server.inference.tensors import RegionReference
 from groupconv_server.inference.v2 import infer_pb2, service_pb2_grpc, shared_memory_pb2
 from groupconv_server.memory.cuda_memory import CudaMemory
 from groupconv_server.memory.shared_memory import SharedMemory
@@ -99,7 +99,7 @@ def test_a_name_finds_its_kind_of_memory(cupy, here):
     memory = RegisteredMemory(system, here)
     theirs = np.zeros(64, np.uint8)
     here.register("device", cupy.ipc.share(theirs), 0, 64, owner=ME)
-    place = Place("device", 16, 12)
+    place = RegionReference("device", 16, 12)
     assert memory.room(place, F32, (3,)) is None
     store = memory.store(place, 12)
     here.unregister_all(ME)  # a request that runs is not concerned
@@ -107,7 +107,7 @@ def test_a_name_finds_its_kind_of_memory(cupy, here):
     here.register("device", cupy.ipc.share(theirs), 0, 64, owner=ME)
     np.testing.assert_array_equal(memory.array(place, F32, (3,)), [1, 2, 3])
     with pytest.raises(NotFoundError, match="'none'"):
-        memory.array(Place("none", 0, 12), F32, (3,))
+        memory.array(RegionReference("none", 0, 12), F32, (3,))
     system.close()
 
 

@@ -24,12 +24,12 @@ from groupconv_worker.cpu.algorithms.separable import Separable
 from groupconv_worker.cpu.algorithms.winograd import Winograd
 from groupconv_worker.cpu.kernels.simd import WIDEST, WIDTH
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.reference import convolve
 from guards import check_in_bounds
 from strategies import array
 
-TEAM, BUFFERS = Team(2), Buffers()
+TEAM, BUFFERS = Team(2), BufferPool()
 ALGORITHMS = {
     algorithm.name: algorithm
     for algorithm in (
@@ -37,7 +37,7 @@ ALGORITHMS = {
         Grouped(TEAM, BUFFERS),
         Separable(TEAM, BUFFERS),
         Winograd(TEAM, BUFFERS),
-        Fft(TEAM, BUFFERS),
+        Fft(TEAM),
         Gemm(np, scipy.special.erf, team=TEAM),
         OnnxRuntime(TEAM),
     )

@@ -21,7 +21,7 @@ from groupconv_worker.cpu.algorithms.separable import Separable, rank_one
 from groupconv_worker.cpu.algorithms.winograd import Winograd
 from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.reference import convolve
 from guards import check_in_bounds
 from oracle import check, run
@@ -35,7 +35,7 @@ PAIRS = (
     ("int8", "uint8"),
     ("uint8", "float32"),
 )
-TEAM, BUFFERS = Team(2), Buffers()
+TEAM, BUFFERS = Team(2), BufferPool()
 EXACT = {a.name: a for a in (Grouped(TEAM, BUFFERS), Direct(TEAM, BUFFERS), OnnxRuntime(TEAM))}
 OF_SAMPLES = [*EXACT.values(), Separable(TEAM, BUFFERS), Winograd(TEAM, BUFFERS)]
 

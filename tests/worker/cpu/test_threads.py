@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groupconv_worker.cpu.kernels.atomic import array, job, load, store
-from groupconv_worker.cpu.program import Program, Stage
+from groupconv_worker.cpu.program import KernelStage, Program
 from groupconv_worker.cpu.threads import Team, keep_to
-from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.cpu.workspace import BufferPool
 
 
 @given(threads=st.integers(1, 4), tasks=st.integers(0, 20), limit=st.integers(1, 5))
@@ -87,13 +87,13 @@ def meet(at, first, last):
 
 def test_a_helper_that_was_about_to_sleep_does_what_is_announced():
     team = Team(2)
-    buffers, unused = Buffers(), np.zeros(1)
+    buffers, unused = BufferPool(), np.zeros(1)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(30)  # the helper, done looking out, waits for the interpreter all the while
     try:
         for _ in range(2):
             came, met = np.zeros(2, np.int64), np.zeros(2, np.int64)
-            Program(team, buffers, [Stage(meet.address, (came, met), 2)]).run(unused, unused)
+            Program(team, buffers, [KernelStage(meet.address, (came, met), 2)]).run(unused, unused)
             assert met.tolist() == [1, 1]
             end = time.perf_counter() + 0.01
             while time.perf_counter() < end:

@@ -4,13 +4,13 @@ import threading
 
 import numpy as np
 
-from groupconv_worker.cpu.workspace import Buffers, Room
+from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
 
 
 def test_a_destructor_takes_no_lock():
-    """A garbage collection may end a `Room` in the thread that is inside `take`."""
-    buffers = Buffers()
-    room = [Room(buffers, 100, np.dtype(np.float32))]
+    """A garbage collection may end a `ScratchArray` in the thread that is inside `take`."""
+    buffers = BufferPool()
+    room = [ScratchArray(buffers, 100, np.dtype(np.float32))]
 
     def collected_within_take() -> None:
         with buffers._lock:
@@ -24,9 +24,9 @@ def test_a_destructor_takes_no_lock():
 
 
 def test_few_buffers_are_kept():
-    buffers = Buffers()
-    taken = [buffers.take(64 * (i + 1)) for i in range(3 * Buffers.KEPT)]
+    buffers = BufferPool()
+    taken = [buffers.take(64 * (i + 1)) for i in range(3 * BufferPool.KEPT)]
     for buffer in taken:
         buffers.give(buffer)
     buffers.give(buffers.take(1))
-    assert len(buffers._free) + len(buffers._returned) <= Buffers.KEPT + 1
+    assert len(buffers._free) + len(buffers._returned) <= BufferPool.KEPT + 1

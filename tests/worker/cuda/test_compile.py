@@ -12,7 +12,7 @@ import pytest
 from groupconv.convolution.dtypes import BFLOAT16, Types
 from groupconv_worker.cuda.algorithms import instances
 from groupconv_worker.cuda.algorithms.instances import DIRECT_TILES, every_instance
-from groupconv_worker.cuda.nvrtc import ARCHITECTURES, Compiled, compile_kernels
+from groupconv_worker.cuda.nvrtc import ARCHITECTURES, CompiledKernel, compile_kernels
 
 pytest.importorskip("nvidia.cu13", reason="NVRTC comes with the nvidia-cuda-nvrtc wheel")
 
@@ -35,7 +35,7 @@ HOT = [
 """One of each kind."""
 
 
-def compile_all(wanted: list[tuple[str, str]], architectures: Sequence[int]) -> list[dict[str, Compiled]]:
+def compile_all(wanted: list[tuple[str, str]], architectures: Sequence[int]) -> list[dict[str, CompiledKernel]]:
     """What ptxas says of each expression, for each architecture; in processes, as NVRTC compiles one at a time."""
     by_file = defaultdict(list)
     for file, expression in wanted:
@@ -45,13 +45,13 @@ def compile_all(wanted: list[tuple[str, str]], architectures: Sequence[int]) -> 
     jobs = [(file, half, architecture) for architecture in architectures for file, half in parts]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         done = list(pool.map(compile_kernels, *zip(*jobs, strict=True)))
-    found: dict[int, dict[str, Compiled]] = defaultdict(dict)
+    found: dict[int, dict[str, CompiledKernel]] = defaultdict(dict)
     for (_, _, architecture), compiled in zip(jobs, done, strict=True):
         found[architecture] |= compiled
     return list(found.values())
 
 
-def hold_to_account(compiled: dict[str, Compiled], wanted: list[tuple[str, str]]) -> None:
+def hold_to_account(compiled: dict[str, CompiledKernel], wanted: list[tuple[str, str]]) -> None:
     assert set(compiled) == {expression for _, expression in wanted}
     threads = {
         instances.direct(types, tile, near=near): tile.threads

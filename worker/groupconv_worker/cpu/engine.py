@@ -29,7 +29,7 @@ from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.processor import processor
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.taps import stretched
 
 THIN = 16
@@ -58,7 +58,7 @@ class CpuEngine:
 
     def __init__(self, *, threads: int = 1, tuning: Path | None = None) -> None:
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
-        self.team, buffers = Team(threads), Buffers()
+        self.team, buffers = Team(threads), BufferPool()
         self.gemm = Gemm(np, scipy.special.erf, team=self.team)
         self.onnx = OnnxRuntime(self.team)
         self.grouped, self.direct = Grouped(self.team, buffers), Direct(self.team, buffers)

@@ -13,14 +13,14 @@ import numpy as np
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.program import LINE, launch
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.job import current
 
 PARTS = 4
 """Parts of a stage for each thread."""
 
 
-class Place(NamedTuple):
+class Address(NamedTuple):
     """An address known when a program runs: so many bytes into one of the bases.
 
     The bases are scratch memory, x, y, w, bias, notes, and the word of the job (0 … 6).
@@ -30,7 +30,7 @@ class Place(NamedTuple):
     offset: int = 0
 
 
-X, Y, WEIGHT, BIAS, NOTE, OVER = (Place(base) for base in range(1, 7))
+X, Y, WEIGHT, BIAS, NOTE, OVER = (Address(base) for base in range(1, 7))
 
 
 class Scratch:
@@ -45,15 +45,15 @@ class Scratch:
     def __init__(self) -> None:
         self.bytes = 0
 
-    def room(self, count: int, dtype: np.dtype) -> Place:
+    def room(self, count: int, dtype: np.dtype) -> Address:
         """The place of `count` elements, on cache lines of their own."""
-        place = Place(0, self.bytes)
+        place = Address(0, self.bytes)
         self.bytes += -(-count * dtype.itemsize // 64) * 64
         return place
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class KernelStage:
     """Compiled work.
 
     Attributes:
@@ -63,7 +63,7 @@ class Stage:
     """
 
     function: int
-    words: Sequence[int | Place | Array]
+    words: Sequence[int | Address | Array]
     tasks: int
 
 
@@ -81,8 +81,8 @@ class Program:
     def __init__(
         self,
         team: Team,
-        buffers: Buffers,
-        stages: Sequence[Stage],
+        buffers: BufferPool,
+        stages: Sequence[KernelStage],
         scratch: Scratch | None = None,
         *,
         threads: int | None = None,
@@ -102,7 +102,7 @@ class Program:
             words[at : at + 4] = stage.function, given * 8 + 8, stage.tasks, parts
             places += [at + 1, 0]
             for i, word in enumerate(some, start=given):
-                if isinstance(word, Place):
+                if isinstance(word, Address):
                     # what lies in scratch memory lies behind the words
                     words[i] = word.offset + (0 if word.base else size)
                     places += [i, word.base]

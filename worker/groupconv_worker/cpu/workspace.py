@@ -17,11 +17,11 @@ class Buffer(NamedTuple):
     memory: Array
 
 
-class Buffers:
+class BufferPool:
     """Scratch memory that is kept between runs: fresh memory costs a page fault for each 4 KiB.
 
     Example:
-        >>> buffers = Buffers()
+        >>> buffers = BufferPool()
         >>> buffer = buffers.take(100)
         >>> buffer.address % 64, buffer.bytes
         (0, 100)
@@ -64,7 +64,7 @@ class Buffers:
                 self._returned.popleft()
 
 
-class Room:
+class ScratchArray:
     """An uninitialised array for as long as this object lives: the weights of a one-shot kernel, in packed form.
 
     Args:
@@ -73,7 +73,7 @@ class Room:
         dtype: theirs.
     """
 
-    def __init__(self, buffers: Buffers | None, count: int, dtype: np.dtype) -> None:
+    def __init__(self, buffers: BufferPool | None, count: int, dtype: np.dtype) -> None:
         self._buffers, self._buffer = buffers, None
         if buffers is None:
             self.array = np.empty(count, dtype)

@@ -72,7 +72,7 @@ ACTIVATIONS = {
 
 
 @dataclass(frozen=True)
-class Phases:
+class ReductionOrder:
     """The reduction of every output, in the order the kernels run through it.
 
     A plain convolution has one phase; a transposed one has one for each remainder of an output's index by
@@ -105,7 +105,7 @@ def three(values: tuple[Any, ...], fill: Any) -> tuple[Any, Any, Any]:
     return a, b, c
 
 
-def phases_of(g: Geometry) -> Phases:
+def phases_of(g: Geometry) -> ReductionOrder:
     """The taps of `g` by phase.
 
     Example:
@@ -136,7 +136,7 @@ def phases_of(g: Geometry) -> Phases:
     for name, offset in zip("zyx", three(tuple(offsets), np.zeros(1, np.int64)), strict=True):
         taps[name][rows] = np.broadcast_to(offset, g.kernel).reshape(-1)[met]
     kernel_index[rows] = index.reshape(-1)[met]
-    return Phases(taps, (channels * starts).astype(np.int32), kernel_index)
+    return ReductionOrder(taps, (channels * starts).astype(np.int32), kernel_index)
 
 
 def is_near(g: Geometry) -> bool:
@@ -188,7 +188,7 @@ def _axis_taps(g: Geometry) -> Iterator[_AxisTaps]:
         yield _AxisTaps(index, np.where(phase < phases, phase, -1), (phase + low - at) // s, phases)
 
 
-def gather_of(g: Geometry, phases: Phases, batch: int, groups: int, m_pitch: int) -> Array:
+def gather_of(g: Geometry, phases: ReductionOrder, batch: int, groups: int, m_pitch: int) -> Array:
     """The `GATHER` record for `groups` groups of `batch` samples, in arrays that hold these and no more."""
     channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
     record = np.zeros((), dtype=GATHER)
@@ -205,7 +205,7 @@ def gather_of(g: Geometry, phases: Phases, batch: int, groups: int, m_pitch: int
     return record
 
 
-def pack_filters(weight: Array, g: Geometry, phases: Phases, vector: int) -> Array:
+def pack_filters(weight: Array, g: Geometry, phases: ReductionOrder, vector: int) -> Array:
     """The filters as (g, rows, m_pitch), filters last: neighbouring threads load neighbouring filters.
 
     Args:

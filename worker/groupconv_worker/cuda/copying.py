@@ -5,9 +5,9 @@ import numpy as np
 from groupconv.convolution.dtypes import BFLOAT16
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.layout import BLOCK, copied
-from groupconv_worker.cpu.program import Program, Stage, X, Y
+from groupconv_worker.cpu.program import KernelStage, Program, X, Y
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.cpu.workspace import BufferPool
 
 LEAST = 2**20
 """Bytes from which on a second thread helps: less is copied before it has woken."""
@@ -38,7 +38,7 @@ class Copier:
     """
 
     def __init__(self, threads: int) -> None:
-        self._team, self._buffers = Team(threads), Buffers()
+        self._team, self._buffers = Team(threads), BufferPool()
         self._programs: dict[int, Program] = {}  # by bytes
 
     def __call__(self, out: Array, x: Array) -> None:
@@ -56,7 +56,7 @@ class Copier:
 
     def _program(self, size: int) -> Program:
         if (program := self._programs.get(size)) is None:
-            stage = Stage(copied(), (X, Y, size), -(-size // BLOCK))
+            stage = KernelStage(copied(), (X, Y, size), -(-size // BLOCK))
             program = Program(self._team, self._buffers, [stage], threads=min(MOST, size // SHARE))
             if len(self._programs) >= KEPT:
                 self._programs.clear()

@@ -15,7 +15,7 @@ from groupconv.convolution.geometry import Geometry
 from groupconv.errors import ResourceExhaustedError
 from groupconv_worker.caches import ENTRY, MIB
 from groupconv_worker.contract import Array, DeviceLostError
-from groupconv_worker.cuda.arguments import ACTIVATIONS, EPILOGUE, Phases, device_taps, phases_of
+from groupconv_worker.cuda.arguments import ACTIVATIONS, EPILOGUE, ReductionOrder, device_taps, phases_of
 from groupconv_worker.cuda.errors import cuda_errors
 from groupconv_worker.cuda.graphs import Graphs, Track
 from groupconv_worker.cuda.modules import Kernels
@@ -29,7 +29,7 @@ TABLES = 64 * MIB
 """Bytes of tap tables kept on the device, and about as many beside it: a shape seen before needs no new one."""
 
 
-class Lane:
+class RunStreams:
     """The streams of one run: copies in, kernels, copies out. One thread uses a lane at a time."""
 
     def __init__(self, cupy: Any) -> None:
@@ -71,8 +71,8 @@ class Device:
         # at most half of what there is: weights and the runs that are not recorded need some, too
         self.shelves = Shelves(min(options.recordings, options.memory_limit // 2 or options.recordings))
         self._tracks = itertools.cycle([Track(cupy) for _ in range(TRACKS)])
-        self._lanes: list[Lane] = []
-        self._phases: LRUCache[Geometry, tuple[Phases, Any, Any]] = LRUCache(TABLES, getsizeof=_table_bytes)
+        self._lanes: list[RunStreams] = []
+        self._phases: LRUCache[Geometry, tuple[ReductionOrder, Any, Any]] = LRUCache(TABLES, getsizeof=_table_bytes)
         self._lock = Lock()
         self._lost = ""
 
@@ -98,7 +98,7 @@ class Device:
             raise
 
     @contextmanager
-    def lane(self) -> Iterator[Lane]:
+    def lane(self) -> Iterator[RunStreams]:
         """A lane for this thread; its compute stream and the pool are current inside.
 
         All work of the lane is done when the block is left, however it is left: no buffer goes back to a pool
@@ -110,7 +110,7 @@ class Device:
         with self.current():
             with self._lock:
                 lane = self._lanes.pop() if self._lanes else None
-            lane = lane or Lane(self.cupy)
+            lane = lane or RunStreams(self.cupy)
             with self.cupy.cuda.using_allocator(self.pool.malloc), lane.compute:
                 try:
                     yield lane
@@ -150,7 +150,7 @@ class Device:
         """A host array as a device array of its storage dtype, copied on the current stream."""
         return self.cupy.asarray(np.ascontiguousarray(host).view(storage(host.dtype)))
 
-    def phases(self, g: Geometry) -> tuple[Phases, Any, Any]:
+    def phases(self, g: Geometry) -> tuple[ReductionOrder, Any, Any]:
         """`phases_of(g)` with its taps and starts on the device."""
         with self._lock:
             found = self._phases.get(g)
@@ -178,7 +178,7 @@ class Device:
         self.copy.close()
 
 
-def _table_bytes(table: tuple[Phases, Any, Any]) -> int:
+def _table_bytes(table: tuple[ReductionOrder, Any, Any]) -> int:
     """Bytes of a geometry's tap table on the device."""
     _, taps, starts = table
     return ENTRY + int(taps.nbytes + starts.nbytes)

@@ -16,11 +16,11 @@ from groupconv_worker.autotune import enabled
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cuda.algorithms.cudnn import Cudnn, CudnnKernel
 from groupconv_worker.cuda.algorithms.depthwise import Depthwise
-from groupconv_worker.cuda.algorithms.direct import Direct
-from groupconv_worker.cuda.algorithms.fft import Fft
-from groupconv_worker.cuda.algorithms.gemm import Gemm
-from groupconv_worker.cuda.algorithms.grouped import Grouped
-from groupconv_worker.cuda.algorithms.separable import Separable
+from groupconv_worker.cuda.algorithms.direct import CudaDirect
+from groupconv_worker.cuda.algorithms.fft import CudaFft
+from groupconv_worker.cuda.algorithms.gemm import CudaGemm
+from groupconv_worker.cuda.algorithms.grouped import CudaGrouped
+from groupconv_worker.cuda.algorithms.separable import CudaSeparable
 from groupconv_worker.cuda.algorithms.stencil import Stencil
 from groupconv_worker.cuda.choice import by_rule, time_on_device
 from groupconv_worker.cuda.device import Device
@@ -81,7 +81,7 @@ class CudaEngine:
 
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
         self.gpu = self._device = Device(cupy, options or CudaOptions.from_environ(os.environ), threads)
-        kinds = (Direct, Gemm, Depthwise, Stencil, Grouped, Fft, Separable)
+        kinds = (CudaDirect, CudaGemm, Depthwise, Stencil, CudaGrouped, CudaFft, CudaSeparable)
         made: list[CudaAlgorithm] = [kind(self._device) for kind in kinds]
         if cudnn := _cudnn(self._device):
             made.append(cudnn)
@@ -138,7 +138,7 @@ class CudaEngine:
             names = [name for name in names if name not in TRANSFORMS | rounded]
         found = [self._algorithms[name] for name in names if name in self._algorithms]
         found = [
-            a for a in found if a.supports(problem) and (not isinstance(a, Separable) or a.accepts(problem, weight))
+            a for a in found if a.supports(problem) and (not isinstance(a, CudaSeparable) or a.accepts(problem, weight))
         ]
         if not found and not (found := [a for a in (self._algorithms["direct"],) if a.supports(problem)]):
             raise InvalidArgumentError("input.shape", "padded extents below 2^31", problem.geometry.input)

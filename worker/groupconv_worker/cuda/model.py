@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from groupconv.convolution import cost
 from groupconv_worker.contract import Problem
-from groupconv_worker.cuda.nvrtc import Compiled
+from groupconv_worker.cuda.nvrtc import CompiledKernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ RESERVED_SHARED = 1024
 """Bytes of shared memory that CUDA keeps of each block. Source: CUDA C++ Programming Guide, section on sm_80."""
 
 
-def blocks_per_multiprocessor(gpu: Gpu, compiled: Compiled, threads: int, dynamic_shared: int = 0) -> int:
+def blocks_per_multiprocessor(gpu: Gpu, compiled: CompiledKernel, threads: int, dynamic_shared: int = 0) -> int:
     """Blocks a multiprocessor holds at once.
 
     Example:
-        >>> blocks_per_multiprocessor(A100, Compiled(registers=128, shared=16384, spilled=0, stack=0), 256)
+        >>> blocks_per_multiprocessor(A100, CompiledKernel(registers=128, shared=16384, spilled=0, stack=0), 256)
         2
     """
     warps = math.ceil(threads / WARP)
@@ -70,7 +70,7 @@ def blocks_per_multiprocessor(gpu: Gpu, compiled: Compiled, threads: int, dynami
     )
 
 
-def occupancy(gpu: Gpu, compiled: Compiled, threads: int, dynamic_shared: int = 0) -> float:
+def occupancy(gpu: Gpu, compiled: CompiledKernel, threads: int, dynamic_shared: int = 0) -> float:
     """Share of a multiprocessor's warps that the blocks fill."""
     blocks = blocks_per_multiprocessor(gpu, compiled, threads, dynamic_shared)
     return blocks * math.ceil(threads / WARP) * WARP / gpu.threads

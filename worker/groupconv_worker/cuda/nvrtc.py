@@ -20,7 +20,7 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 
 @dataclass(frozen=True, slots=True)
-class Compiled:
+class CompiledKernel:
     """What ptxas says of one kernel.
 
     Attributes:
@@ -36,7 +36,7 @@ class Compiled:
     stack: int
 
 
-def compile_kernels(file: str, expressions: Iterable[str], architecture: int) -> dict[str, Compiled]:
+def compile_kernels(file: str, expressions: Iterable[str], architecture: int) -> dict[str, CompiledKernel]:
     """Compile `expressions` of a kernel file to a cubin for one architecture.
 
     Args:
@@ -81,7 +81,7 @@ def library() -> ctypes.CDLL:
     raise ImportError("libnvrtc is not installed (pip install nvidia-cuda-nvrtc)")
 
 
-def _reports(log: str) -> list[tuple[str, Compiled]]:
+def _reports(log: str) -> list[tuple[str, CompiledKernel]]:
     """Each entry function of a ptxas -v log."""
     found = []
     for part in log.split("Compiling entry function '")[1:]:
@@ -95,7 +95,7 @@ def _reports(log: str) -> list[tuple[str, Compiled]]:
                 r"(\d+) bytes stack",
             )
         ]
-        found.append((symbol, Compiled(*numbers)))
+        found.append((symbol, CompiledKernel(*numbers)))
     return found
 
 

@@ -18,7 +18,7 @@ from groupconv_worker.cuda.device import Device, storage
 from groupconv_worker.cuda.errors import is_sticky
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.cuda.shelves import Shelf
-from groupconv_worker.cuda.transfer import SLOTS, Piece, bytes_of_a_piece, compute, group_bytes, piece_size, pieces
+from groupconv_worker.cuda.transfer import SLOTS, Chunk, bytes_of_a_piece, compute, group_bytes, piece_size, pieces
 from groupconv_worker.job import current
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Recording:
 class _Cut:
     """A piece of a run, and where recordings of its kind stand."""
 
-    piece: Piece
+    piece: Chunk
     x: tuple[slice, slice]
     y: tuple[slice, slice]
     shelf: Shelf[Recording]

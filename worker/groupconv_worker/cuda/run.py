@@ -6,7 +6,7 @@ import numpy as np
 
 from groupconv.errors import GroupconvError, ResourceExhaustedError
 from groupconv_worker.contract import Array, Problem
-from groupconv_worker.cuda.device import Device, Lane, device_types, storage
+from groupconv_worker.cuda.device import Device, RunStreams, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.cuda.recording import Recorder
 from groupconv_worker.cuda.transfer import bytes_of_a_piece, compute, group_bytes, stream_through
@@ -102,7 +102,7 @@ class OnDevice:
             elif not direct:
                 device_out[...] = y
 
-    def _launch(self, lane: Lane, x: Any, y: Any) -> None:
+    def _launch(self, lane: RunStreams, x: Any, y: Any) -> None:
         """The whole at once; what cannot be made smaller can only be refused."""
         budget = self._device.options.workspace
         while True:

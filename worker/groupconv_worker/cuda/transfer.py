@@ -21,7 +21,7 @@ from groupconv.convolution import cost
 from groupconv.convolution.dtypes import Types
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Problem
-from groupconv_worker.cuda.device import Device, Lane, device_types, storage
+from groupconv_worker.cuda.device import Device, RunStreams, device_types, storage
 from groupconv_worker.cuda.kernel import DeviceKernel
 from groupconv_worker.job import current
 
@@ -30,7 +30,7 @@ SLOTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Chunk:
     """Some samples of some groups: x[samples, groups · C/g], y[samples, groups · M/g]."""
 
     samples: slice
@@ -59,7 +59,7 @@ def piece_size(batch: int, groups: int, group_bytes: int, target: int) -> tuple[
     return 1, max(1, min(groups, target // group_bytes))
 
 
-def pieces(batch: int, groups: int, samples: int, some_groups: int) -> Iterator[Piece]:
+def pieces(batch: int, groups: int, samples: int, some_groups: int) -> Iterator[Chunk]:
     """Pieces of at most `samples` × `some_groups`, and of about the same size, in order.
 
     Example:
@@ -68,7 +68,7 @@ def pieces(batch: int, groups: int, samples: int, some_groups: int) -> Iterator[
     """
     for some in _even(batch, samples):
         for part in _even(groups, some_groups):
-            yield Piece(some, part)
+            yield Chunk(some, part)
 
 
 def _even(count: int, most: int) -> Iterator[slice]:
@@ -117,10 +117,10 @@ def of_a_piece(problem: Problem, target: int) -> Problem:
     return problem if first.stop == g.batch else Problem(replace(g, batch=first.stop), types)
 
 
-class Slot:
+class StagingBuffer:
     """Memory for one piece, on the host and on the device, and where it stands."""
 
-    def __init__(self, device: Device, g: Geometry, types: Types, piece: Piece) -> None:
+    def __init__(self, device: Device, g: Geometry, types: Types, piece: Chunk) -> None:
         samples, groups = (s.stop - s.start for s in (piece.samples, piece.groups))
         x_shape = (samples, groups * (g.in_channels // g.groups), *g.input)
         y_shape = (samples, groups * (g.out_channels // g.groups), *g.output)
@@ -130,12 +130,12 @@ class Slot:
         empty = device.cupy.empty
         self.x, self.y = empty(x_shape, storage(types.input)), empty(y_shape, storage(types.output))
         self.loaded, self.computed, self.fetched = (device.cupy.cuda.Event(disable_timing=True) for _ in range(3))
-        self.piece: Piece | None = None
+        self.piece: Chunk | None = None
 
 
 def stream_through(
     device: Device,
-    lane: Lane,
+    lane: RunStreams,
     kernel: DeviceKernel,
     g: Geometry,
     types: Types,
@@ -164,9 +164,9 @@ def stream_through(
     batch, per_x, per_y = x.shape[0], g.in_channels // g.groups, g.out_channels // g.groups
     samples, groups = piece_size(batch, g.groups, group_bytes(g, types), target)
     plan = list(pieces(batch, g.groups, samples, groups))
-    slots = [Slot(device, g, types, plan[0]) for _ in plan[:SLOTS]]  # the first is no smaller than any
+    slots = [StagingBuffer(device, g, types, plan[0]) for _ in plan[:SLOTS]]  # the first is no smaller than any
 
-    def fetch(slot: Slot) -> None:
+    def fetch(slot: StagingBuffer) -> None:
         if slot.piece is not None:
             slot.fetched.synchronize()
             target_view = out[slot.piece.channels(per_y)]

@@ -18,10 +18,10 @@ from typing import Protocol
 from groupconv.errors import GroupconvError
 from groupconv_worker.contract import Array
 from groupconv_worker.lanes import frames
-from groupconv_worker.lanes.frames import BrokenLaneError, Kind
+from groupconv_worker.lanes.frames import BrokenLaneError, FrameKind
 from groupconv_worker.lanes.handshake import PATIENCE, greet, same_user
-from groupconv_worker.lanes.memory import Memory, fitting
-from groupconv_worker.lanes.shards import Shard
+from groupconv_worker.lanes.memory import MappedMemory, fitting
+from groupconv_worker.lanes.shards import ShardHeader
 from groupconv_worker.shard import Ran, Stage
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Run(Protocol):
         """Run it."""
 
 
-class Endpoint:
+class LaneEndpoint:
     """Where a worker takes shards from coordinators that know its key.
 
     Args:
@@ -134,20 +134,20 @@ class _Connection:
     def __init__(self, sock: socket.socket, run: Run) -> None:
         self._sock, self._run = sock, run
         self._inline = sock.family != socket.AF_UNIX
-        self._memory = Memory(fitting(1))
-        self._shards: dict[int, Shard] = {}
+        self._memory = MappedMemory(fitting(1))
+        self._shards: dict[int, ShardHeader] = {}
 
     def serve(self) -> None:
         while True:
             kind, body, handle = frames.receive_with(self._sock)
             match kind:
-                case Kind.RUN:
+                case FrameKind.RUN:
                     self._answer(*RUN.unpack(body))
-                case Kind.DEFINE:
-                    self._shards[NUMBER.unpack_from(body)[0]] = Shard.from_json(body[NUMBER.size :])
-                case Kind.MEMORY if handle is not None:
-                    self._memory = Memory(SIZE.unpack(body)[0], handle)
-                case Kind.ECHO:
+                case FrameKind.DEFINE:
+                    self._shards[NUMBER.unpack_from(body)[0]] = ShardHeader.from_json(body[NUMBER.size :])
+                case FrameKind.MEMORY if handle is not None:
+                    self._memory = MappedMemory(SIZE.unpack(body)[0], handle)
+                case FrameKind.ECHO:
                     self._echo(*SIZE.unpack(body))
                 case _:
                     raise BrokenLaneError(f"a caller that says {kind.name}")
@@ -171,12 +171,12 @@ class _Connection:
             self._fail({"error": type(error).__name__, "traceback": text})
         else:
             if ran is None:
-                frames.send(self._sock, Kind.MISSING)
+                frames.send(self._sock, FrameKind.MISSING)
             else:
-                frames.send(self._sock, Kind.DONE, json.dumps(ran).encode(), [out] if self._inline else ())
+                frames.send(self._sock, FrameKind.DONE, json.dumps(ran).encode(), [out] if self._inline else ())
 
     def _fail(self, facts: dict[str, str]) -> None:
-        frames.send(self._sock, Kind.FAILED, json.dumps(facts).encode())
+        frames.send(self._sock, FrameKind.FAILED, json.dumps(facts).encode())
 
     def _echo(self, size: int) -> None:
         """What bringing an array and its result costs without computing: `size` bytes are copied to behind them."""
@@ -186,11 +186,11 @@ class _Connection:
         if self._inline:
             frames.receive_arrays(self._sock, [here])
         there[...] = here
-        frames.send(self._sock, Kind.DONE, b"[]", [there] if self._inline else ())
+        frames.send(self._sock, FrameKind.DONE, b"[]", [there] if self._inline else ())
 
     def _make_room(self, size: int) -> None:
         if self._memory.size < size:
-            self._memory = Memory(fitting(size, self._memory.size))
+            self._memory = MappedMemory(fitting(size, self._memory.size))
 
 
 def watch(sock: socket.socket) -> None:

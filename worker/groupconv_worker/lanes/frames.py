@@ -17,7 +17,7 @@ BYTE = np.dtype(np.uint8)
 _HEAD = struct.Struct("<BI")
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame is: the first four are the coordinator's, the others the worker's answers."""
 
     MEMORY = 1  # here is memory, of so many bytes: the file descriptor comes with it
@@ -29,14 +29,14 @@ class Kind(IntEnum):
     FAILED = 7
 
 
-_KINDS = {int(kind): kind for kind in Kind}
+_KINDS = {int(kind): kind for kind in FrameKind}
 
 
 class BrokenLaneError(ConnectionError):
     """The other side is gone, or says what it cannot mean."""
 
 
-def send(sock: socket.socket, kind: Kind, body: bytes = b"", arrays: Sequence[NDArray[Any]] = ()) -> None:
+def send(sock: socket.socket, kind: FrameKind, body: bytes = b"", arrays: Sequence[NDArray[Any]] = ()) -> None:
     """One frame, then the elements of `arrays`, which are not copied if they are contiguous.
 
     Raises:
@@ -47,12 +47,12 @@ def send(sock: socket.socket, kind: Kind, body: bytes = b"", arrays: Sequence[ND
         sock.sendall(_bytes(np.ascontiguousarray(array)))
 
 
-def send_with(sock: socket.socket, kind: Kind, body: bytes, handle: int) -> None:
+def send_with(sock: socket.socket, kind: FrameKind, body: bytes, handle: int) -> None:
     """One frame with a file descriptor; a Unix socket's."""
     socket.send_fds(sock, [_HEAD.pack(kind, len(body)) + body], [handle])
 
 
-def receive(sock: socket.socket) -> tuple[Kind, bytes]:
+def receive(sock: socket.socket) -> tuple[FrameKind, bytes]:
     """The next frame.
 
     Raises:
@@ -64,7 +64,7 @@ def receive(sock: socket.socket) -> tuple[Kind, bytes]:
     return _frame(sock, head)
 
 
-def receive_with(sock: socket.socket) -> tuple[Kind, bytes, int | None]:
+def receive_with(sock: socket.socket) -> tuple[FrameKind, bytes, int | None]:
     """The next frame with the file descriptor that came with it, if one did; the caller closes it."""
     found, handles, _, _ = socket.recv_fds(sock, _HEAD.size, 1)
     handle = handles[0] if handles else None
@@ -111,7 +111,7 @@ def gone(sock: socket.socket) -> bool:
     return True
 
 
-def _frame(sock: socket.socket, head: bytearray) -> tuple[Kind, bytes]:
+def _frame(sock: socket.socket, head: bytearray) -> tuple[FrameKind, bytes]:
     kind, size = _HEAD.unpack(head)
     if size > MAX_BODY or kind not in _KINDS:
         raise BrokenLaneError(f"a frame of kind {kind} with {size} bytes")

@@ -21,7 +21,7 @@ GROWTH = 1.25
 """A larger one is at least so much larger."""
 
 
-class Memory:
+class MappedMemory:
     """So many bytes, mapped.
 
     Args:
@@ -56,7 +56,7 @@ def shared(size: int) -> int:
 
     Example:
         >>> handle = shared(UNIT)
-        >>> ours, theirs = Memory(UNIT, os.dup(handle)), Memory(UNIT, handle)
+        >>> ours, theirs = MappedMemory(UNIT, os.dup(handle)), MappedMemory(UNIT, handle)
         >>> ours.array(64, np.dtype("i4"), (2,))[...] = 7
         >>> theirs.array(64, np.dtype("i4"), (2,)).tolist()
         [7, 7]

@@ -17,7 +17,7 @@ from groupconv.convolution.dtypes import DTYPES, Types
 from groupconv.convolution.geometry import Geometry
 from groupconv.convolution.spec import Activation
 from groupconv_worker.contract import Array, Problem
-from groupconv_worker.lanes.memory import Memory
+from groupconv_worker.lanes.memory import MappedMemory
 from groupconv_worker.resident import ResidentKey
 from groupconv_worker.shard import Stage
 
@@ -29,7 +29,7 @@ NO_WEIGHTS = np.empty(0)
 """In place of a weight that stays where it is."""
 
 
-class Kind(NamedTuple):
+class ArrayHeader(NamedTuple):
     """An array without its elements."""
 
     dtype: np.dtype
@@ -41,12 +41,12 @@ class Kind(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class Part(NamedTuple):
+class StageHeader(NamedTuple):
     """A stage without its elements."""
 
     problem: Problem
-    weight: Kind
-    bias: Kind | None
+    weight: ArrayHeader
+    bias: ArrayHeader | None
     key: ResidentKey | None
 
 
@@ -55,12 +55,12 @@ class _Place(NamedTuple):
 
     stage: int
     kept: bool
-    kind: Kind
+    kind: ArrayHeader
     offset: int
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardHeader:
     """A definition, and where each array lies.
 
     Attributes:
@@ -70,16 +70,16 @@ class Shard:
         full: bytes of all of them.
     """
 
-    x: Kind
-    parts: tuple[Part, ...]
-    out: Kind = field(init=False)
+    x: ArrayHeader
+    parts: tuple[StageHeader, ...]
+    out: ArrayHeader = field(init=False)
     size: int = field(init=False)
     full: int = field(init=False)
     _weights: tuple["_Place", ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         last = self.parts[-1].problem
-        out = Kind(last.types.output, last.geometry.output_shape)
+        out = ArrayHeader(last.types.output, last.geometry.output_shape)
         at = size = _aligned(self.x.nbytes) + _aligned(out.nbytes)
         places = []
         for kept in (False, True):
@@ -95,17 +95,17 @@ class Shard:
     @classmethod
     def of(cls, x: Array, stages: Sequence[Stage]) -> Self:
         """The definition of a shard."""
-        return cls(Kind(x.dtype, x.shape), tuple(_part(stage) for stage in stages))
+        return cls(ArrayHeader(x.dtype, x.shape), tuple(_part(stage) for stage in stages))
 
-    def arrays(self, memory: Memory) -> tuple[Array, Array]:
+    def arrays(self, memory: MappedMemory) -> tuple[Array, Array]:
         """The input and the output in a memory."""
         return memory.array(0, *self.x), memory.array(_aligned(self.x.nbytes), *self.out)
 
-    def weights(self, memory: Memory, *, full: bool) -> list[Array]:
+    def weights(self, memory: MappedMemory, *, full: bool) -> list[Array]:
         """The weights and biases in a memory, in the order of `weights_of`."""
         return [memory.array(place.offset, *place.kind) for place in self._weights if full or not place.kept]
 
-    def stages(self, memory: Memory, *, full: bool) -> tuple[Stage, ...]:
+    def stages(self, memory: MappedMemory, *, full: bool) -> tuple[Stage, ...]:
         """The stages with the weights that lie in a memory; others have an empty array in their place."""
         found: list[list[Array]] = [[] for _ in self.parts]
         for place in self._weights:
@@ -124,8 +124,9 @@ class Shard:
             >>> from groupconv.convolution.dtypes import types_of
             >>> x, w = np.zeros((1, 2, 4)), np.zeros((2, 1, 3))
             >>> problem = Problem(resolve(ConvSpec(groups=2), x.shape, w.shape), types_of(x.dtype, w.dtype))
-            >>> shard = Shard.of(x, [Stage(problem, w, None, ResidentKey("edge", 1, 0, ((0, 2), (0, 1), (0, 3))))])
-            >>> Shard.from_json(shard.to_json()) == shard, shard.size, shard.full
+            >>> key = ResidentKey("edge", 1, 0, ((0, 2), (0, 1), (0, 3)))
+            >>> shard = ShardHeader.of(x, [Stage(problem, w, None, key)])
+            >>> ShardHeader.from_json(shard.to_json()) == shard, shard.size, shard.full
             (True, 128, 192)
         """
         parts = [
@@ -163,22 +164,22 @@ def weights_of(stages: Sequence[Stage], *, full: bool) -> list[Array]:
     ]
 
 
-def _part(stage: Stage) -> Part:
+def _part(stage: Stage) -> StageHeader:
     weight, bias = stage.weight, stage.bias
-    return Part(
+    return StageHeader(
         stage.problem,
-        Kind(weight.dtype, weight.shape),
-        None if bias is None else Kind(bias.dtype, bias.shape),
+        ArrayHeader(weight.dtype, weight.shape),
+        None if bias is None else ArrayHeader(bias.dtype, bias.shape),
         stage.key,
     )
 
 
-def _part_from(found: dict[str, Any]) -> Part:
+def _part_from(found: dict[str, Any]) -> StageHeader:
     g = {name: _tuples(value) for name, value in found["geometry"].items()}
     if g["activation"] is not None:
         g["activation"] = Activation(g["activation"]["kind"], _tuples(g["activation"]["slope"]))
     key = found["key"]
-    return Part(
+    return StageHeader(
         Problem(Geometry(**g), Types(*(DTYPES[name] for name in found["types"]))),
         _kind_from(found["weight"]),
         None if found["bias"] is None else _kind_from(found["bias"]),
@@ -186,12 +187,12 @@ def _part_from(found: dict[str, Any]) -> Part:
     )
 
 
-def _kind_to(kind: Kind) -> list[Any]:
+def _kind_to(kind: ArrayHeader) -> list[Any]:
     return [kind.dtype.name, *kind.shape]
 
 
-def _kind_from(found: list[Any]) -> Kind:
-    return Kind(DTYPES[found[0]], tuple(found[1:]))
+def _kind_from(found: list[Any]) -> ArrayHeader:
+    return ArrayHeader(DTYPES[found[0]], tuple(found[1:]))
 
 
 def _tuples(value: Any) -> Any:

@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
 from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray.lanes import Lane
-from groupconv_server.executors.ray.slots import Slot
+from groupconv_server.executors.ray.slots import WorkerSlot
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.contract import Array
 from groupconv_worker.resident import WeightsMissingError
@@ -54,7 +54,7 @@ class Flight:
     """
 
     task: Task
-    slot: Slot
+    slot: WorkerSlot
     attempt: int
     losses: int
     actor: Any
@@ -93,7 +93,7 @@ class Inputs:
 
 def launch(
     task: Task,
-    slot: Slot,
+    slot: WorkerSlot,
     deadline: float | None,
     inputs: Inputs,
     *,

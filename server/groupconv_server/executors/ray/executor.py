@@ -13,7 +13,7 @@ from groupconv.errors import DeadlineExceededError, InternalError
 from groupconv_server.access.variables import check_ray_token
 from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_server.executors.jobs import Jobs
-from groupconv_server.executors.placement import Placement, Places
+from groupconv_server.executors.placement import Placement, WorkerPlaces
 from groupconv_server.executors.ray import calls, lane_calls, start
 from groupconv_server.executors.ray.calls import (
     SUSPICIOUS,
@@ -25,7 +25,7 @@ from groupconv_server.executors.ray.calls import (
 from groupconv_server.executors.ray.keeper import Keeper
 from groupconv_server.executors.ray.lane_calls import LaneBrokenError
 from groupconv_server.executors.ray.membership import Membership
-from groupconv_server.executors.ray.slots import Slot, State
+from groupconv_server.executors.ray.slots import WorkerSlot, WorkerState
 from groupconv_server.executors.ray.waiting import first_done
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.engines import create_engine
@@ -91,7 +91,7 @@ class RayExecutor:
             self._head = start.Head((workers or 1) * (threads or 1))
         else:
             start.join(address)
-        places = Places(placement or Placement(), workers, threads, engine)
+        places = WorkerPlaces(placement or Placement(), workers, threads, engine)
         self.lanes = Keeper()
         self.membership = Membership(places, capacity, self.lanes.open)
         if wait is None:
@@ -184,17 +184,17 @@ class RayExecutor:
         else:
             ray.shutdown()
 
-    def _slot(self, task: Task, tasks: Sequence[Task], deadline: float | None) -> Slot:
+    def _slot(self, task: Task, tasks: Sequence[Task], deadline: float | None) -> WorkerSlot:
         """The worker that a task was planned for, or if nothing else was planned, one with less to do."""
         planned = self.membership.get(task.worker, deadline)
-        if len(tasks) > 1 or not planned.flights or planned.state is not State.READY:
+        if len(tasks) > 1 or not planned.flights or planned.state is not WorkerState.READY:
             return planned
         return min((planned, *self.membership.ready()), key=lambda slot: len(slot.flights))
 
     def _launch(
         self,
         task: Task,
-        slot: Slot,
+        slot: WorkerSlot,
         deadline: float | None,
         inputs: Inputs,
         *,

@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 
 from groupconv_server.executors.ray import probe
 from groupconv_server.executors.ray.lanes import Lane
-from groupconv_server.executors.ray.slots import Slot
+from groupconv_server.executors.ray.slots import WorkerSlot
 from groupconv_worker.lanes.handshake import new_key
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ class Keeper:
         self._key = new_key()
         self._node = ray.get_runtime_context().get_node_id()
         self._members: Membership | None = None
-        self._next: dict[Slot, tuple[float, float]] = {}  # when to try again, and the pause after that
+        self._next: dict[WorkerSlot, tuple[float, float]] = {}  # when to try again, and the pause after that
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lanes", daemon=True)
 
-    def open(self, slot: Slot) -> None:
+    def open(self, slot: WorkerSlot) -> None:
         """Open the lane of a worker that has none, and measure what it is good for; without one Ray brings shards."""
         actor = slot.actor
         try:

@@ -7,7 +7,7 @@ from groupconv.errors import DeadlineExceededError, GroupconvError, InternalErro
 from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray.calls import Flight, Inputs, WorkerLostError, seconds_left
 from groupconv_server.executors.ray.lanes import Line, WorkerError
-from groupconv_server.executors.ray.slots import Slot
+from groupconv_server.executors.ray.slots import WorkerSlot
 from groupconv_worker.lanes.handshake import PATIENCE
 from groupconv_worker.resident import WeightsMissingError
 from groupconv_worker.shard import Ran
@@ -25,7 +25,7 @@ class LaneBrokenError(Exception):
 
 def launch(
     task: Task,
-    slot: Slot,
+    slot: WorkerSlot,
     deadline: float | None,
     inputs: Inputs,
     *,

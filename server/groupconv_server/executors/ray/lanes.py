@@ -18,10 +18,10 @@ from groupconv_server.executors.base import Task
 from groupconv_worker.contract import Array
 from groupconv_worker.lanes import frames
 from groupconv_worker.lanes.endpoint import NUMBER, RUN, SIZE, Address, watch
-from groupconv_worker.lanes.frames import BrokenLaneError, Kind
+from groupconv_worker.lanes.frames import BrokenLaneError, FrameKind
 from groupconv_worker.lanes.handshake import PATIENCE, introduce
-from groupconv_worker.lanes.memory import Memory, fitting, shared
-from groupconv_worker.lanes.shards import NUMBERS, Shard, weights_of
+from groupconv_worker.lanes.memory import MappedMemory, fitting, shared
+from groupconv_worker.lanes.shards import NUMBERS, ShardHeader, weights_of
 from groupconv_worker.shard import Ran
 
 log = logging.getLogger(__name__)
@@ -168,9 +168,9 @@ class Line:
         except BaseException:
             self._sock.close()
             raise
-        self._memory: Memory | None = None
-        self._numbers: dict[Shard, int] = {}
-        self._shard: Shard | None = None
+        self._memory: MappedMemory | None = None
+        self._numbers: dict[ShardHeader, int] = {}
+        self._shard: ShardHeader | None = None
 
     @property
     def held(self) -> int:
@@ -197,7 +197,7 @@ class Line:
             MemoryError: there is no shared memory for it; nothing was sent.
             OSError: the connection is broken.
         """
-        shard = Shard.of(task.x, task.stages)
+        shard = ShardHeader.of(task.x, task.stages)
         size = shard.full if full else shard.size
         weights = weights_of(task.stages, full=full)
         if self._local:
@@ -207,7 +207,7 @@ class Line:
             for there, here in zip(shard.weights(memory, full=full), weights, strict=True):
                 there[...] = here
         head = RUN.pack(self._number(shard), math.inf if expires is None else expires, full)
-        frames.send(self._sock, Kind.RUN, head, () if self._local else (task.x, *weights))
+        frames.send(self._sock, FrameKind.RUN, head, () if self._local else (task.x, *weights))
         self._shard = shard
 
     def receive(self, out: Array) -> tuple[Ran, ...] | None:
@@ -225,11 +225,11 @@ class Line:
         """
         assert self._shard is not None
         kind, body = frames.receive(self._sock)
-        if kind is Kind.MISSING:
+        if kind is FrameKind.MISSING:
             return None
-        if kind is Kind.FAILED:
+        if kind is FrameKind.FAILED:
             raise _failure(json.loads(body))
-        if kind is not Kind.DONE:
+        if kind is not FrameKind.DONE:
             raise BrokenLaneError(f"a worker that says {kind.name}")
         if self._memory is None:
             frames.receive_arrays(self._sock, [out])
@@ -243,7 +243,7 @@ class Line:
         if self._local:
             memory = self._room(2 * size)
             memory.array(0, x.dtype, x.shape)[...] = x
-        frames.send(self._sock, Kind.ECHO, SIZE.pack(size), () if self._local else (x,))
+        frames.send(self._sock, FrameKind.ECHO, SIZE.pack(size), () if self._local else (x,))
         frames.receive(self._sock)
         if self._local:
             out[...] = memory.array(size, x.dtype, x.shape)
@@ -256,28 +256,28 @@ class Line:
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
-    def _number(self, shard: Shard) -> int:
+    def _number(self, shard: ShardHeader) -> int:
         """What the worker calls a shard; a new one is defined, in place of the oldest where there are many."""
         number = self._numbers.get(shard)
         if number is None:
             number = len(self._numbers)
             if number == NUMBERS:
                 number = self._numbers.pop(next(iter(self._numbers)))
-            frames.send(self._sock, Kind.DEFINE, NUMBER.pack(number) + shard.to_json())
+            frames.send(self._sock, FrameKind.DEFINE, NUMBER.pack(number) + shard.to_json())
             self._numbers[shard] = number
         return number
 
-    def _room(self, size: int) -> Memory:
+    def _room(self, size: int) -> MappedMemory:
         """Shared memory of so many bytes, the same as last time if it is large enough."""
         if self._memory is None or self._memory.size < size:
             enough = fitting(size, self.held)
             try:
                 handle = shared(enough)
-                memory = Memory(enough, os.dup(handle))
+                memory = MappedMemory(enough, os.dup(handle))
             except OSError as error:
                 raise MemoryError(str(error)) from None
             try:
-                frames.send_with(self._sock, Kind.MEMORY, SIZE.pack(enough), handle)
+                frames.send_with(self._sock, FrameKind.MEMORY, SIZE.pack(enough), handle)
             finally:
                 os.close(handle)
             self._memory = memory

@@ -18,8 +18,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, UnavailableError
-from groupconv_server.executors.placement import Node, Places
-from groupconv_server.executors.ray.slots import Slot, State
+from groupconv_server.executors.placement import Node, WorkerPlaces
+from groupconv_server.executors.ray.slots import WorkerSlot, WorkerState
 from groupconv_worker.actor import CONTROL, Worker
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ class Membership:
         reach: is called with each worker that answers, before it takes shards, to open its lane.
     """
 
-    def __init__(self, places: Places, capacity: int, reach: Callable[[Slot], None]) -> None:
+    def __init__(self, places: WorkerPlaces, capacity: int, reach: Callable[[WorkerSlot], None]) -> None:
         self._places, self._capacity, self._reach = places, capacity, reach
-        self.slots: list[Slot] = []
+        self.slots: list[WorkerSlot] = []
         self._changed = threading.Condition(threading.RLock())
         self._numbers = itertools.count()
         self._stopping = threading.Event()
@@ -73,12 +73,12 @@ class Membership:
         """Have `prepare` called with each worker that comes, or comes back, before it takes shards."""
         self._welcome = prepare
 
-    def ready(self) -> list[Slot]:
+    def ready(self) -> list[WorkerSlot]:
         """Those that take shards, in a stable order."""
         with self._changed:
             return [slot for slot in self.slots if slot.ready]
 
-    def wait(self, deadline: float | None) -> list[Slot]:
+    def wait(self, deadline: float | None) -> list[WorkerSlot]:
         """Those that take shards, as soon as there is one.
 
         Raises:
@@ -96,15 +96,15 @@ class Membership:
                 self._changed.wait(min(left, 1.0))
             return ready
 
-    def get(self, worker: str, deadline: float | None) -> Slot:
+    def get(self, worker: str, deadline: float | None) -> WorkerSlot:
         """The worker called so, one that is being prepared too; any one if it is away."""
         with self._changed:
             for slot in self.slots:
-                if slot.id == worker and slot.state in (State.READY, State.PREPARING):
+                if slot.id == worker and slot.state in (WorkerState.READY, WorkerState.PREPARING):
                     return slot
         return self.any(deadline)
 
-    def any(self, deadline: float | None, but: Slot | None = None) -> Slot:
+    def any(self, deadline: float | None, but: WorkerSlot | None = None) -> WorkerSlot:
         """The ready worker with the fewest shards, if there are others not `but`; waits if all are away.
 
         Raises:
@@ -113,7 +113,7 @@ class Membership:
         ready = self.wait(deadline)
         return min(ready, key=lambda s: (s is but, len(s.flights), s.shards))
 
-    def lost(self, slot: Slot, actor: Any) -> None:
+    def lost(self, slot: WorkerSlot, actor: Any) -> None:
         """An actor went away with its shards: the worker gets no more until it was started again."""
         if slot.lost(actor):
             with self._changed:
@@ -125,7 +125,7 @@ class Membership:
         if silent > SILENCE:
             return f"the head of the Ray cluster has not answered for {silent:.0f} s; lost workers cannot be replaced"
         with self._changed:
-            away = [slot.id for slot in self.slots if slot.state not in (State.READY, State.DRAINING)]
+            away = [slot.id for slot in self.slots if slot.state not in (WorkerState.READY, WorkerState.DRAINING)]
         missing = (self._places.workers or 0) - len(self.slots)
         if away:
             return f"not there: {', '.join(away)}"
@@ -170,23 +170,25 @@ class Membership:
             elif slot.place.node_id in leaving:
                 self._drain(slot)
         staying = [node for node in alive.values() if node.id not in leaving]
-        for place in self._places.missing(staying, [s.place for s in self.slots if s.state is not State.DRAINING]):
-            slot = Slot(f"ray-{next(self._numbers)}", place)
+        for place in self._places.missing(
+            staying, [s.place for s in self.slots if s.state is not WorkerState.DRAINING]
+        ):
+            slot = WorkerSlot(f"ray-{next(self._numbers)}", place)
             slot.started(self._actor(slot))
             with self._changed:
                 self.slots.append(slot)
 
-    def _drain(self, slot: Slot) -> None:
+    def _drain(self, slot: WorkerSlot) -> None:
         """No more shards; once those it has are done its actor goes, and with it the last that holds its node."""
         with self._changed:
-            if slot.state is not State.DRAINING:
+            if slot.state is not WorkerState.DRAINING:
                 log.info("worker %s is leaving with its node", slot.id)
-                slot.state = State.DRAINING
+                slot.state = WorkerState.DRAINING
         if not slot.flights:
             ray.kill(slot.actor)
             self._remove(slot)
 
-    def _remove(self, slot: Slot) -> None:
+    def _remove(self, slot: WorkerSlot) -> None:
         with self._changed:
             self.slots.remove(slot)
             self._changed.notify_all()
@@ -198,7 +200,7 @@ class Membership:
                 ray.kill(slot.actor)  # one that is only out of reach must not keep its place
                 slot.started(self._actor(slot))
 
-    def _actor(self, slot: Slot) -> Any:
+    def _actor(self, slot: WorkerSlot) -> Any:
         place, placement = slot.place, self._places.placement
         return (
             ray.remote(concurrency_groups={CONTROL: 1})(Worker)
@@ -215,7 +217,7 @@ class Membership:
 
     def _admit(self) -> None:
         """Take every worker that answers; waits a tick for one that starts."""
-        waiting = {s.ping: s for s in self.slots if s.state is State.STARTING}
+        waiting = {s.ping: s for s in self.slots if s.state is WorkerState.STARTING}
         if not waiting:
             self._stopping.wait(TICK)
             return
@@ -228,10 +230,10 @@ class Membership:
                 log.warning("worker %s did not start: %s", slot.id, self._why)
                 self.lost(slot, slot.actor)
                 continue
-            slot.state = State.PREPARING
+            slot.state = WorkerState.PREPARING
             self._preparing.submit(self._prepare, slot, slot.actor)
 
-    def _prepare(self, slot: Slot, actor: Any) -> None:
+    def _prepare(self, slot: WorkerSlot, actor: Any) -> None:
         try:
             self._reach(slot)
             if self._welcome is not None:
@@ -242,9 +244,9 @@ class Membership:
             log.exception("worker %s was not prepared", slot.id)
         self._ready(slot, actor)
 
-    def _ready(self, slot: Slot, actor: Any) -> None:
+    def _ready(self, slot: WorkerSlot, actor: Any) -> None:
         with self._changed:
-            if slot.actor is actor and slot.state is State.PREPARING:
-                slot.state = State.READY
+            if slot.actor is actor and slot.state is WorkerState.PREPARING:
+                slot.state = WorkerState.READY
                 self._changed.notify_all()
                 log.info("worker %s is ready on %s: %s", slot.id, slot.facts["node"], slot.facts["device"])

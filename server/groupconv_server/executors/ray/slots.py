@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from groupconv_server.executors.base import WorkerInfo
-from groupconv_server.executors.placement import Place
+from groupconv_server.executors.placement import WorkerPlace
 from groupconv_server.executors.ray.lanes import Lane
 
 BACKOFF, LONGEST_BACKOFF = 0.25, 15.0
 """Seconds before a worker that did nothing useful is started again: the first time, doubling, and at most."""
 
 
-class State(enum.Enum):
+class WorkerState(enum.Enum):
     """What a worker is doing, and so whether it gets shards."""
 
     AWAY = "away"
@@ -46,7 +46,7 @@ class Sent(Protocol):
 
 
 @dataclass(eq=False)
-class Slot:
+class WorkerSlot:
     """A worker: its place, its actor of the moment, and what it is doing.
 
     Attributes:
@@ -63,11 +63,11 @@ class Slot:
     """
 
     id: str
-    place: Place
+    place: WorkerPlace
     actor: Any = None
     ping: Any = None
     lane: Lane | None = None
-    state: State = State.AWAY
+    state: WorkerState = WorkerState.AWAY
     facts: dict[str, Any] = field(default_factory=dict)
     shards: int = 0
     restarts: int = 0
@@ -81,12 +81,12 @@ class Slot:
     @property
     def ready(self) -> bool:
         """Whether it takes shards."""
-        return self.state is State.READY
+        return self.state is WorkerState.READY
 
     @property
     def due(self) -> bool:
         """Whether it is away, and has been for as long as it should before it is started again."""
-        return self.state is State.AWAY and time.monotonic() >= self._again
+        return self.state is WorkerState.AWAY and time.monotonic() >= self._again
 
     def info(self) -> WorkerInfo:
         """What it said of itself, and what it did."""
@@ -107,12 +107,12 @@ class Slot:
     def started(self, actor: Any) -> None:
         """It has a new actor."""
         self._ran = 0
-        self.actor, self.ping, self.state = actor, actor.describe.remote(), State.STARTING
+        self.actor, self.ping, self.state = actor, actor.describe.remote(), WorkerState.STARTING
 
     def reached(self, lane: Lane, actor: Any) -> None:
         """There is a lane to it, if the actor that it belongs to is still the present one."""
         with self._lock:
-            present = self.actor is actor and self.state is not State.AWAY
+            present = self.actor is actor and self.state is not WorkerState.AWAY
             if present:
                 self.lane = lane
         if not present:
@@ -142,7 +142,7 @@ class Slot:
     def lost(self, actor: Any) -> bool:
         """Its actor went away; True if it was the present one, so that a loss counts once for all its shards."""
         with self._lock:
-            if self.actor is not actor or self.state is State.AWAY:
+            if self.actor is not actor or self.state is WorkerState.AWAY:
                 return False
             alone = [flight for flight in self.flights if flight.alone]
             self.suspects = frozenset(flight.number for flight in alone or self.flights)
@@ -151,7 +151,7 @@ class Slot:
             self._useless = 0 if self._ran else self._useless + 1
             pause = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(self._useless - 1, 10)) if self._useless else 0.0
             self._again = time.monotonic() + pause
-            self.state = State.AWAY
+            self.state = WorkerState.AWAY
             lane = self.lane
         if lane is not None:
             lane.close()

@@ -18,10 +18,10 @@ from groupconv_server.executors import Task
 from groupconv_server.executors.ray.lanes import Lane, Line, WorkerError
 from groupconv_worker.engines import create_engine
 from groupconv_worker.lanes import endpoint as endpoints
-from groupconv_worker.lanes.endpoint import Endpoint
+from groupconv_worker.lanes.endpoint import LaneEndpoint
 from groupconv_worker.lanes.frames import BrokenLaneError
 from groupconv_worker.lanes.handshake import NONCE, new_key
-from groupconv_worker.lanes.shards import NUMBERS, Shard
+from groupconv_worker.lanes.shards import NUMBERS, ShardHeader
 from groupconv_worker.resident import Resident, ResidentKey, WeightsMissingError
 from groupconv_worker.shard import run_shard
 from strategies import FLOATS, Case, cases
@@ -40,7 +40,7 @@ class Worker:
         self.engine, self.resident, self.asked = create_engine("reference"), Resident(), []
         self.hold = threading.Event()
         self.hold.set()
-        self.endpoint = Endpoint(self.run, KEY, host)
+        self.endpoint = LaneEndpoint(self.run, KEY, host)
 
     def run(self, stages, x, out, expires, *, dropped, borrowed):
         assert borrowed
@@ -76,7 +76,9 @@ def test_every_variant_comes_back_bit_for_bit():
     def compare(case: Case):
         here = task_of(case.x, case.weight, case.bias, case.spec)
         run_shard(both[0].engine, here.stages, here.x, here.out)
-        assert Shard.from_json(Shard.of(here.x, here.stages).to_json()) == Shard.of(here.x, here.stages)
+        assert ShardHeader.from_json(ShardHeader.of(here.x, here.stages).to_json()) == ShardHeader.of(
+            here.x, here.stages
+        )
         for line in lines:
             there = task_of(case.x, case.weight, case.bias, case.spec)
             whole = np.zeros((2, *there.out.shape), there.out.dtype)

@@ -14,9 +14,9 @@ from groupconv_worker.cpu.algorithms.plane import Phase, Plane, phases
 from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples, bias_of, zero_padded
 from groupconv_worker.cpu.kernels import filters, layout, simd
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
-from groupconv_worker.cpu.program import Place, Program, Scratch, Stage, X, Y
+from groupconv_worker.cpu.program import Address, KernelStage, Program, Scratch, X, Y
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.taps import stretched
 
 Block = tuple[int, int, int]
@@ -37,7 +37,7 @@ class Direct:
 
     name = "direct"
 
-    def __init__(self, team: Team, buffers: Buffers) -> None:
+    def __init__(self, team: Team, buffers: BufferPool) -> None:
         self.team, self.buffers = team, buffers
         self.gemm = Gemm(np, scipy.special.erf, team=team)
 
@@ -78,7 +78,7 @@ class _Direct:
         wide = X
         if not spread.is_identity:
             wide = scratch.room(spread.size, dtype)
-            stages.append(Stage(layout.spread(dtype), (X, wide, *spread.extents), spread.rows))
+            stages.append(KernelStage(layout.spread(dtype), (X, wide, *spread.extents), spread.rows))
         size = vectors(found[0].plane, lanes) * lanes
         self.room = packed(weight, g, size, dtype, direct.team, direct.buffers, resident=resident)
         w = self.room.array
@@ -106,13 +106,13 @@ class _Direct:
 def _stage(
     phase: Phase,
     spread: "Spread",
-    arrays: tuple[Place, Array, Array],
+    arrays: tuple[Address, Array, Array],
     where: tuple[int, int],
     output: tuple[int, ...],
     relu: int,
     *,
     leave_out: bool,
-) -> Stage:
+) -> KernelStage:
     """One phase: from the spread input, packed weights and bias, into its cells of y.
 
     Args:
@@ -133,12 +133,12 @@ def _stage(
     within_x = (spread.channel, plane.channels * spread.channel, spread.row * plane.stride[0])
     width = plane.output[1] if phase.step[1] == 1 else output[1]
     within_y = (math.prod(output), phase.step[0] * width)
-    y = Place(Y.base, (phase.start[0] * width + phase.start[1]) * dtype.itemsize)
+    y = Address(Y.base, (phase.start[0] * width + phase.start[1]) * dtype.itemsize)
     sizes = (plane.channels, plane.filters, count, where[1], *plane.output, *within_x, *within_y)
     words = (x, w, bias, y, taps, starts, len(starts), *sizes, relu)
     rest = -(-(plane.filters - (count - 1) * size) // lanes)
     run = filters.kernel(dtype, V, rest, R, P, plane.stride[1], phase.step[1])
-    return Stage(run, words, plane.groups * count * -(-plane.output[0] // R))
+    return KernelStage(run, words, plane.groups * count * -(-plane.output[0] // R))
 
 
 FEW_CHANNELS = 8

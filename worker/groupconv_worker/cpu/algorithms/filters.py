@@ -9,26 +9,28 @@ from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.algorithms.plane import phases
 from groupconv_worker.cpu.kernels import layout, simd
-from groupconv_worker.cpu.program import Place, Program, Stage, X, Y
+from groupconv_worker.cpu.program import Address, KernelStage, Program, X, Y
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers, Room
+from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
 
 
 def packed(
-    weight: Array, g: Geometry, block: int, dtype: np.dtype, team: Team, buffers: Buffers, *, resident: bool
-) -> Room:
+    weight: Array, g: Geometry, block: int, dtype: np.dtype, team: Team, buffers: BufferPool, *, resident: bool
+) -> ScratchArray:
     """The weights (of `g.weight_shape`) as flat (g, blocks, K·L in `tap_order`, C/g, block) of `dtype`.
 
     A group's filters are filled up with zeros to whole blocks. A resident kernel gets fresh memory.
     """
     w = np.ascontiguousarray(weight.astype(dtype, copy=False))
     stage = packing(g, block, dtype, X, Y)
-    room = Room(None if resident else buffers, stage.tasks * math.prod(w.shape) // g.out_channels * block, dtype)
+    room = ScratchArray(
+        None if resident else buffers, stage.tasks * math.prod(w.shape) // g.out_channels * block, dtype
+    )
     Program(team, buffers, [stage]).run(w[None], room.array[None])
     return room
 
 
-def packing(g: Geometry, block: int, dtype: np.dtype, source: Place, target: Place) -> Stage:
+def packing(g: Geometry, block: int, dtype: np.dtype, source: Address, target: Address) -> KernelStage:
     """The work of `packed`."""
     channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
     taps = math.prod(g.kernel)
@@ -40,7 +42,7 @@ def packing(g: Geometry, block: int, dtype: np.dtype, source: Place, target: Pla
         width, distances, pieces = whole, (whole, filters * whole, 0), 1
     sizes = (filters, count, width, block, simd.lanes(dtype.itemsize), *distances, pieces, block, whole * block)
     places = _places(g.with_batch(1), block, pieces)
-    return Stage(layout.interleave(dtype), (source, target, places, *sizes), g.groups * count)
+    return KernelStage(layout.interleave(dtype), (source, target, places, *sizes), g.groups * count)
 
 
 @bounded(16 * MIB, arrays_bytes)

@@ -11,9 +11,9 @@ from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.plane import Phase, Plane, filters_of, phase_filters, phases
 from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples, bias_of, zero_padded
 from groupconv_worker.cpu.kernels import layout, rows, simd
-from groupconv_worker.cpu.program import BIAS, WEIGHT, Place, Program, Scratch, Stage, X, Y, address
+from groupconv_worker.cpu.program import BIAS, WEIGHT, Address, KernelStage, Program, Scratch, X, Y, address
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.taps import stretched
 
 Block = tuple[int, int, int]
@@ -36,7 +36,7 @@ class Grouped:
         block: the block's extents; by default `blocks` chooses.
     """
 
-    def __init__(self, team: Team, buffers: Buffers, block: Block | None = None) -> None:
+    def __init__(self, team: Team, buffers: BufferPool, block: Block | None = None) -> None:
         self.team, self.buffers, self.block = team, buffers, block
         self.program = bounded(32 * MIB, arrays_bytes)(self._program)
         self.name = "grouped" if block is None else "grouped {}x{}x{}".format(*block)
@@ -69,8 +69,8 @@ class Grouped:
         output = g.output if g.rank == 2 else (1, *g.output)
         scratch, stages, macs, weights = Scratch(), [], 0, 0
         for phase in phases(g):
-            compiled = Compiled(fold(phase.plane), dtype, self.block)
-            w = Place(WEIGHT.base, weights * dtype.itemsize)
+            compiled = PlaneKernel(fold(phase.plane), dtype, self.block)
+            w = Address(WEIGHT.base, weights * dtype.itemsize)
             macs += compiled.macs
             weights += g.out_channels * phase.plane.channels * math.prod(phase.plane.kernel)
             if phase.step == (1, 1):
@@ -104,7 +104,7 @@ def _order(g: Geometry) -> Array | None:
     return None if np.array_equal(order, there.reshape(-1)) else order
 
 
-class Compiled:
+class PlaneKernel:
     """The kernel for one plane."""
 
     def __init__(self, plane: Plane, dtype: np.dtype, block: Block | None = None) -> None:
@@ -116,9 +116,9 @@ class Compiled:
         self.tasks = plane.groups * (plane.filters // F) * -(-plane.output[0] // R)
         self.macs, self.zeros = plane.macs, np.zeros(plane.input[1], dtype)
 
-    def stage(self, x: Place, w: Array | Place, bias: Array | Place, y: Place, relu: int) -> Stage:
+    def stage(self, x: Address, w: Array | Address, bias: Array | Address, y: Address, relu: int) -> KernelStage:
         """The work, from `x` into `y`."""
-        return Stage(self.run, (x, w, bias, y, self.zeros, *self.geometry, relu), self.tasks)
+        return KernelStage(self.run, (x, w, bias, y, self.zeros, *self.geometry, relu), self.tasks)
 
 
 FOLD = (64, 48, 32, 16)
@@ -139,10 +139,10 @@ def fold(plane: Plane) -> Plane:
     return replace(plane, input=(cells // columns, columns), output=(cells // columns, columns))
 
 
-def weaving(phase: Phase, part: Place, output: tuple[int, ...], channels: int, dtype: np.dtype) -> Stage:
+def weaving(phase: Phase, part: Address, output: tuple[int, ...], channels: int, dtype: np.dtype) -> KernelStage:
     """Put a phase, computed at `part`, into its cells of y (channels, *output)."""
     where = (phase.start[0], phase.step[0], phase.start[1], phase.step[1])
-    return Stage(layout.weave(dtype), (part, Y, *phase.plane.output, *output, *where), channels)
+    return KernelStage(layout.weave(dtype), (part, Y, *phase.plane.output, *output, *where), channels)
 
 
 def blocks(plane: Plane, lanes: int) -> list[Block]:

@@ -5,12 +5,12 @@ import math
 import numpy as np
 
 from groupconv_worker.contract import Array, Prepared, Problem
-from groupconv_worker.cpu.algorithms.grouped import MAX_STEP, MAX_TAPS, Compiled
+from groupconv_worker.cpu.algorithms.grouped import MAX_STEP, MAX_TAPS, PlaneKernel
 from groupconv_worker.cpu.algorithms.plane import Plane, filters_of, phases
 from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
 from groupconv_worker.cpu.program import Program, Scratch, X, Y
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers
+from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.taps import stretched
 
 FEWEST_TAPS = 25
@@ -28,7 +28,7 @@ class Separable:
 
     name = "separable"
 
-    def __init__(self, team: Team, buffers: Buffers, tolerance: float = 0.0) -> None:
+    def __init__(self, team: Team, buffers: BufferPool, tolerance: float = 0.0) -> None:
         self.team, self.buffers, self.tolerance = team, buffers, tolerance
 
     def supports(self, problem: Problem) -> bool:
@@ -91,8 +91,8 @@ class _Separable:
         scratch = Scratch()
         between = scratch.room(channels * math.prod(inner), bias.dtype)
         stages = (
-            Compiled(first, bias.dtype).stage(X, columns, np.zeros_like(bias), between, 0),
-            Compiled(second, bias.dtype).stage(between, rows, bias, Y, relu),
+            PlaneKernel(first, bias.dtype).stage(X, columns, np.zeros_like(bias), between, 0),
+            PlaneKernel(second, bias.dtype).stage(between, rows, bias, Y, relu),
         )
         self.program = Program(separable.team, separable.buffers, stages, scratch)
 

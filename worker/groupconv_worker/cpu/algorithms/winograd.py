@@ -25,9 +25,9 @@ from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels import winograd as kernels
 from groupconv_worker.cpu.kernels.winograd import apart
 from groupconv_worker.cpu.kernels.winograd_tiles import KERNEL, LANES, OUT, TILE
-from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, Program, Scratch, Stage, X, Y, address
+from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, KernelStage, Program, Scratch, X, Y, address
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import Buffers, Room
+from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
 from groupconv_worker.taps import stretched
 
 FEWEST = 16
@@ -52,7 +52,7 @@ class Winograd:
 
     name = "winograd"
 
-    def __init__(self, team: Team, buffers: Buffers) -> None:
+    def __init__(self, team: Team, buffers: BufferPool) -> None:
         self.team, self.buffers, self.direct = team, buffers, Direct(team, buffers)
         self.passes = bounded(16 * MIB, arrays_bytes)(functools.partial(_Passes, self))
 
@@ -99,7 +99,7 @@ class _Winograd:
         self.direct_bytes = 0 if made is None else made.nbytes
         self.plane = phases(g)[0].plane
         self.passes = passes = winograd.passes(g.with_batch(1))
-        self.room = Room(None if resident else winograd.buffers, passes.filters, dtype)
+        self.room = ScratchArray(None if resident else winograd.buffers, passes.filters, dtype)
         passes.transform.run(np.ascontiguousarray(weight.astype(dtype, copy=False))[None], self.room.array[None])
         self.bias = np.zeros((g.groups, passes.biases), dtype)
         self.bias[:, : g.out_channels // g.groups] = bias_of(bias, g, dtype).reshape(g.groups, -1)
@@ -197,9 +197,9 @@ class _Passes:
             into = (plane.channels, inputs, *plane.input, *plane.low, *part, columns, x_product)
             back = (plane.filters, outputs, *plane.output, *part, columns, y_product, relu)
             stages += [
-                Stage(kernels.transform_input(), (X, wide, seen, *into), G * inputs),
-                Stage(multiply, (seen, WEIGHT, made, *products), TILE**2 * G * blocks),
-                Stage(kernels.transform_output(), (made, BIAS, wide, Y, *back, NOTE), G * outputs),
+                KernelStage(kernels.transform_input(), (X, wide, seen, *into), G * inputs),
+                KernelStage(multiply, (seen, WEIGHT, made, *products), TILE**2 * G * blocks),
+                KernelStage(kernels.transform_output(), (made, BIAS, wide, Y, *back, NOTE), G * outputs),
             ]
         self.program = Program(winograd.team, winograd.buffers, stages, scratch)
         self.filters, self.biases = TILE**2 * w_product, outputs * LANES
@@ -218,7 +218,7 @@ def _transform(winograd: Winograd, g: Geometry, size: int, product: int) -> Prog
     packed = scratch.room(count * KERNEL**2 * channels * size, dtype)
     stages = [
         packing(g, size, dtype, X, packed),
-        Stage(kernels.transform_filters(), (packed, Y, channels, padded, size, product), count),
+        KernelStage(kernels.transform_filters(), (packed, Y, channels, padded, size, product), count),
     ]
     return Program(winograd.team, winograd.buffers, stages, scratch)
 

@@ -25,7 +25,7 @@ LARGEST = 2**31
 """Coordinates of a padded input and of an output are int32; offsets in tensors are 64 bits wide."""
 
 
-class Direct:
+class CudaDirect:
     """Plain and transposed convolutions as an implicit GEMM.
 
     Args:

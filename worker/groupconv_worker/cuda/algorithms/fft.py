@@ -22,7 +22,7 @@ from groupconv_worker.cuda.device import Device, Epilogue, device_types
 from groupconv_worker.cuda.kernel import DeviceKernel
 
 
-class Fft:
+class CudaFft:
     """Convolutions of float32 and float64, not transposed, padded with zeros.
 
     Args:

@@ -34,7 +34,7 @@ COMPUTE = {
 RUNTIME_TYPE = {"float16": "CUDA_R_16F", "bfloat16": "CUDA_R_16BF", "float32": "CUDA_R_32F", "float64": "CUDA_R_64F"}
 
 
-class Gemm:
+class CudaGemm:
     """Dense and fat-group convolutions of floats.
 
     Args:

@@ -10,7 +10,7 @@ from groupconv_worker.cuda.device import Device, Epilogue, device_types
 from groupconv_worker.cuda.kernel import DeviceKernel
 
 
-class Grouped:
+class CudaGrouped:
     """Convolutions whose groups are too thin for a matrix product.
 
     Args:

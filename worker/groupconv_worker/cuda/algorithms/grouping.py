@@ -39,7 +39,7 @@ SHARED_BYTES = 48 * 1024
 
 
 @dataclass(frozen=True)
-class Launch:
+class GroupedLaunch:
     """One launch of the grouped kernel.
 
     Attributes:
@@ -73,7 +73,7 @@ def template_of(g: Geometry, itemsize: int) -> tuple[int, int, int, int]:
 
 
 @lru_cache(maxsize=1024)
-def plan_launch(g: Geometry, batch: int, groups: int, itemsize: int) -> Launch | None:
+def plan_launch(g: Geometry, batch: int, groups: int, itemsize: int) -> GroupedLaunch | None:
     """The launch for `groups` groups of `batch` samples, or None where a tile fits no shared memory.
 
     Args:
@@ -121,7 +121,7 @@ def plan_launch(g: Geometry, batch: int, groups: int, itemsize: int) -> Launch |
         record[name] = value
     blocks = tiles_x * tiles_y * out[0] * chunks * group_blocks * batch
     threads = math.ceil(lanes * strips * some_groups / 32) * 32
-    return Launch(shape, blocks, threads, shared, record)
+    return GroupedLaunch(shape, blocks, threads, shared, record)
 
 
 def pack_grouped(weight: Array, g: Geometry, filters: int) -> Array:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from groupconv_worker.contract import Array, Problem
-from groupconv_worker.cuda.algorithms.grouped import Grouped
+from groupconv_worker.cuda.algorithms.grouped import CudaGrouped
 from groupconv_worker.cuda.device import Device, device_types
 from groupconv_worker.cuda.kernel import DeviceKernel
 
@@ -18,7 +18,7 @@ LEAST_EXTENT = 5
 """Below, one pass over 9 taps costs less than storing and reading the map once more."""
 
 
-class Separable:
+class CudaSeparable:
     """Two-dimensional depthwise convolutions of float32 or float64 whose kernels are all of rank 1.
 
     Args:
@@ -28,7 +28,7 @@ class Separable:
     name = "separable"
 
     def __init__(self, device: Device) -> None:
-        self._grouped = Grouped(device)
+        self._grouped = CudaGrouped(device)
         self._device = device
 
     def supports(self, problem: Problem) -> bool:

@@ -58,7 +58,7 @@ LARGEST = 2**31
 
 
 @dataclass(frozen=True)
-class Launch:
+class SlidingLaunch:
     """One launch of either kernel.
 
     Attributes:
@@ -124,7 +124,7 @@ def thread_count(g: Geometry, batch: int, groups: int, side_by_side: int, filter
 @lru_cache(maxsize=1024)
 def plan_launch(
     g: Geometry, batch: int, groups: int, filters: int, multiprocessors: int, *, aligned: bool, split: bool = False
-) -> Launch:
+) -> SlidingLaunch:
     """The launch for `groups` groups of `batch` samples.
 
     Args:
@@ -164,7 +164,7 @@ def plan_launch(
     record["c"], record["m"] = channels, g.out_channels // g.groups
     record["in"], record["out"], record["padding"] = g.input, g.output, [lo for lo, _ in g.padding]
     shape = (*square, side_by_side, below) if filters == 1 else (*square, side_by_side, below, filters)
-    return Launch(shape, -(-count // (threads // splits)), threads, shared, record)
+    return SlidingLaunch(shape, -(-count // (threads // splits)), threads, shared, record)
 
 
 def split_count(count: int, channels: int, multiprocessors: int) -> int:
