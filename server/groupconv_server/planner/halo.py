@@ -99,7 +99,8 @@ def part(axis: Axis, outputs: Range) -> AxisPart | None:
     Example:
         >>> three = Axis(8, 3, 8, 1, (1, 1), 1, 0, "zeros", False)
         >>> part(three, Range(4, 8))
-        Part(input=Range(start=3, stop=8), output=Range(start=4, stop=8), stride=1, padding=(0, 1), output_padding=0)
+        AxisPart(input=Range(start=3, stop=8), output=Range(start=4, stop=8), stride=1, padding=(0, 1),
+                 output_padding=0)
     """
     if outputs == (0, axis.output):
         return AxisPart(Range(0, axis.input), outputs, axis.stride, axis.padding, axis.output_padding)

@@ -39,7 +39,7 @@ class Scratch:
     Example:
         >>> scratch = Scratch()
         >>> scratch.room(3, np.dtype("float32")), scratch.room(1, np.dtype("float32")), scratch.bytes
-        (Place(base=0, offset=0), Place(base=0, offset=64), 128)
+        (Address(base=0, offset=0), Address(base=0, offset=64), 128)
     """
 
     def __init__(self) -> None:
