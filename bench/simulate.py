@@ -22,7 +22,7 @@ from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv.text import milliseconds, table
 from groupconv.wire.requests import Step
-from groupconv_server.coordinator.dispatch import dispatch
+from groupconv_server.coordinator.dispatch import dispatch, routes_of
 from groupconv_server.layers.catalogue import layer_named
 from groupconv_server.planner import PlannedChain, Planner, Rates, Statistics
 from groupconv_worker.contract import Problem
@@ -194,7 +194,7 @@ def coordinator_seconds(chain: PlannedChain) -> float:
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()
-        dispatch(chain, x, steps, y)
+        dispatch(chain, routes_of(chain, steps), steps[-1], x, y)
         best = min(best, time.perf_counter() - start)
     return best / len(chain.shards)
 

@@ -40,6 +40,10 @@ class NoDeadline:
     def time_remaining(self) -> None:
         """There is no end."""
 
+    def is_active(self) -> bool:
+        """The caller stays."""
+        return True
+
 
 def convolve(raws: list[bytes]) -> None:
     """A ConvolveRequest, up to what a worker would be given; and the codec agrees with protobuf."""

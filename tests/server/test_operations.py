@@ -85,7 +85,7 @@ def test_the_containers_of_the_compose_file_cannot_write_their_root():
 
 def test_the_table_of_caches_says_what_the_code_does():
     from groupconv.wire import codec
-    from groupconv_server.coordinator import batching, dispatch, problems
+    from groupconv_server.coordinator import batching, compiled, resident
     from groupconv_server.planner import plan, statistics
     from groupconv_server.telemetry import series
     from groupconv_worker import autotune
@@ -110,8 +110,7 @@ def test_the_table_of_caches_says_what_the_code_does():
         "copy programs, launch shapes, choices": [cuda.TUNED],
         "plans": [plan.CACHED],
         "what plans took": [statistics.SHAPES, plan.LONGEST_CHAIN],
-        "checks of layers' inputs": [problems.CHECKED],
-        "routes of layers": [dispatch.ROUTES],
+        "compiled calls of layers": [resident.CALLS, compiled.ROUTES],
         "batches": [batching.KEPT],
         "messages of layers' requests": [codec._LONGEST // 1024],
         "series of layers": [series.MAX_LAYERS],

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from groupconv.errors import CancelledError, DeadlineExceededError
-from groupconv.wire.requests import Result, Step
+from groupconv.wire.requests import Result
 from groupconv_server.coordinator.batching_gain import BatchingGain
-from groupconv_server.coordinator.coordinator import Allocate, Coordinator
+from groupconv_server.coordinator.compiled import CompiledCall
+from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_server.coordinator.waiting import QueueEntry, key_of, same
 from groupconv_worker.contract import Array
@@ -71,89 +72,72 @@ class Batcher:
         with self._lock:
             return [str(gain) for gain in self._gains.values()]
 
-    def convolve(
-        self,
-        x: Array,
-        steps: Sequence[Step],
-        *,
-        deadline: float | None = None,
-        reordering: bool = False,
-        allocate: Allocate = np.empty,
-        by_message: bool = True,
-        priority: int = 0,
-        alive: Callable[[], bool] = lambda: True,
+    def execute(
+        self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None, *, priority: int = 0
     ) -> Result:
-        """Run a request, alone or with others; arguments and errors as of `Coordinator.convolve`.
+        """Run a request, alone or with others; arguments and errors as of `Coordinator.execute`.
 
         Args:
-            x: as there.
-            steps: likewise.
-            deadline: on the clock of time.monotonic(); it ends waiting too.
-            reordering: likewise.
-            allocate: likewise.
-            by_message: likewise.
+            call: compiled for inputs like `x`.
+            x: (N, C, *spatial).
+            job: that it is; its end ends waiting, too.
+            output: (N, M, *spatial), to be filled; None allocates it.
             priority: 1 goes before 2, and so on; 0 goes after all of them.
-            alive: whether the caller is still there; what runs for one that has gone ends.
 
         Returns:
             The output, and the report of the run, which may have had more samples; its phase "queue" is the wait.
         """
-        job = Job(deadline, alive)
+        if self._most == 1 or not len(x):
+            return self.coordinator.execute(call, x, job, output)
+        job = job or Job()
 
         def alone() -> Result:
-            return self.coordinator.convolve(
-                x, steps, job=job, reordering=reordering, allocate=allocate, by_message=by_message
-            )
+            return self.coordinator.execute(call, x, job, output)
 
-        if self._most == 1 or not x.shape[:1] or not x.shape[0]:
-            return alone()
-        problems = self.coordinator.problems.of(x.shape, x.dtype, steps)  # what cannot be meets no others
-        if by_message:
-            self.coordinator.limits.check_answer(problems[-1])
         with self._lock:
             self._count += 1
             rank = (priority or math.inf, self._count)
-            asked = QueueEntry(x, steps, alone, key_of(x, steps, reordering), rank, job)
+            entry = QueueEntry(x, call.steps, alone, key_of(x, call.steps, call.reordering), rank, job)
             free = self._running < self._slots() and not self._queue
             if free:
                 self._running += 1
             else:
-                self._queue.append(asked)
+                self._queue.append(entry)
                 self._arrived.notify_all()
         if free:
             try:
                 return alone()
             finally:
-                self._left(asked)
+                self._left(entry)
         start = time.perf_counter()
-        self._wait(asked)
-        return self._answer(asked, allocate, time.perf_counter() - start)
+        self._wait(entry)
+        return self._answer(entry, output, time.perf_counter() - start)
 
     def close(self) -> None:
         """Once nobody asks any more."""
         self._runners.shutdown()
 
-    def _wait(self, asked: QueueEntry) -> None:
+    def _wait(self, entry: QueueEntry) -> None:
         """Until something has become of it.
 
         Raises:
             DeadlineExceededError: its deadline passed first.
         """
-        left = asked.job.left
-        if not asked.woken.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
+        left = entry.job.left
+        if not entry.woken.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
             with self._lock:
-                if asked in self._queue:
-                    self._queue.remove(asked)
+                if entry in self._queue:
+                    self._queue.remove(entry)
             raise DeadlineExceededError(_LATE)
 
-    def _answer(self, asked: QueueEntry, allocate: Allocate, waited: float) -> Result:
-        if asked.error is not None:
-            raise asked.error
-        result = asked.result
+    def _answer(self, entry: QueueEntry, output: Array | None, waited: float) -> Result:
+        if entry.error is not None:
+            raise entry.error
+        result = entry.result
         if result is None:  # the run that it was a part of failed: by itself it has its own error, or none
-            result = asked.alone()
-        elif asked.joined:
-            y = allocate(result.output.shape, result.output.dtype)
+            result = entry.alone()
+        elif entry.joined:  # an array of its own: a part of the joined one would keep all of it
+            y = np.empty_like(result.output) if output is None else output
             y[...] = result.output
             result = Result(y, result.report)
         return Result(result.output, replace(result.report, phases={"queue": waited, **result.report.phases}))
@@ -164,10 +148,10 @@ class Batcher:
         executor = self.coordinator.executor
         return executor.computes_here or 2 * max(1, len(executor.workers()))
 
-    def _left(self, asked: QueueEntry) -> None:
+    def _left(self, entry: QueueEntry) -> None:
         """A run has ended. Who waits is run by a thread that goes on: to wake each in turn would leave workers idle."""
         with self._lock:
-            self._note(asked, len(asked.x))
+            self._note(entry, len(entry.x))
             if self._queue:
                 self._runners.submit(self._run_those_that_wait)
             else:
@@ -200,8 +184,8 @@ class Batcher:
         finally:
             with self._lock:
                 self._note(head, sum(len(a.x) for a in batch))
-            for asked in batch:
-                asked.woken.release()
+            for entry in batch:
+                entry.woken.release()
 
     def _join(self, batch: Sequence[QueueEntry]) -> None:
         """Run requests as one, and give each its part."""
@@ -209,14 +193,13 @@ class Batcher:
         deadlines = [a.job.deadline for a in batch]
         deadline = None if None in deadlines else max(d for d in deadlines if d is not None)
         job = Job(deadline, lambda: not all(a.job.look() for a in batch))
-        problems = self.coordinator.problems.of(x.shape, x.dtype, steps)
+        call = self.coordinator.compile(x.shape, x.dtype, steps, reordering=batch[0].key[2])
         self.coordinator.count(len(batch))
-        reordering = batch[0].key[2]
-        ran = self.coordinator.perform(problems, x, steps, job=job, reordering=reordering)
+        ran = self.coordinator.perform(call, x, job=job)
         at = 0
-        for asked in batch:
-            asked.result, asked.joined = Result(ran.output[at : at + len(asked.x)], ran.report), True
-            at += len(asked.x)
+        for entry in batch:
+            entry.result, entry.joined = Result(ran.output[at : at + len(entry.x)], ran.report), True
+            at += len(entry.x)
 
     def _gather(self, batch: list[QueueEntry]) -> None:
         """Wait for others to join a batch that is not full."""
@@ -233,15 +216,15 @@ class Batcher:
     def _next(self) -> list[QueueEntry]:
         """The next to be run, with those that it is joined with; those that need not be run any more are told."""
         now = time.monotonic()
-        for asked in list(self._queue):
-            if asked.job.deadline is not None and asked.job.deadline <= now:
-                asked.error = DeadlineExceededError(_LATE)
-            elif asked.job.look():
-                asked.error = CancelledError("the caller has gone")
+        for entry in list(self._queue):
+            if entry.job.deadline is not None and entry.job.deadline <= now:
+                entry.error = DeadlineExceededError(_LATE)
+            elif entry.job.look():
+                entry.error = CancelledError("the caller has gone")
             else:
                 continue
-            self._queue.remove(asked)
-            asked.woken.release()
+            self._queue.remove(entry)
+            entry.woken.release()
         if not self._queue:
             return []
         head = min(self._queue, key=lambda a: a.rank)
@@ -256,25 +239,25 @@ class Batcher:
         fit.sort(key=lambda a: a.rank)
         found = (batch + fit)[: max(len(batch), min(most, room))]
         found = found[: max(len(batch), 1 << (len(found).bit_length() - 1))]
-        for asked in found[len(batch) :]:
-            self._queue.remove(asked)
+        for entry in found[len(batch) :]:
+            self._queue.remove(entry)
         return found
 
-    def _gain(self, asked: QueueEntry) -> BatchingGain:
-        gain = self._gains.get(asked.key)
+    def _gain(self, entry: QueueEntry) -> BatchingGain:
+        gain = self._gains.get(entry.key)
         if gain is None:
-            first = asked.steps[0]
+            first = entry.steps[0]
             name = first.layer if isinstance(first, ResidentStep) else "requests without a layer"
-            gain = self._gains[asked.key] = BatchingGain(f"{name} on {list(asked.x.shape[1:])} {asked.x.dtype}")
+            gain = self._gains[entry.key] = BatchingGain(f"{name} on {list(entry.x.shape[1:])} {entry.x.dtype}")
             while len(self._gains) > KEPT:
                 self._gains.popitem(last=False)
         return gain
 
-    def _note(self, asked: QueueEntry, samples: int) -> None:
+    def _note(self, entry: QueueEntry, samples: int) -> None:
         """Count a run by its size."""
-        self._gain(asked).ran(samples, time.monotonic())
+        self._gain(entry).ran(samples, time.monotonic())
         self.coordinator.metrics.batches.observe(samples)
-        first = asked.steps[0]
+        first = entry.steps[0]
         if isinstance(first, ResidentStep):
             self._sizes.setdefault((first.layer, first.version), Counter())[samples] += 1
             while len(self._sizes) > KEPT:

@@ -14,19 +14,19 @@ import numpy as np
 from groupconv.convolution.plan import Plan, Report
 from groupconv.convolution.spec import ConvSpec
 from groupconv.wire.requests import Result, Step
+from groupconv_server.coordinator.compiled import CompiledCall
 from groupconv_server.coordinator.dispatch import dispatch
 from groupconv_server.coordinator.limits import Limits
-from groupconv_server.coordinator.problems import Problems
+from groupconv_server.coordinator.problems import checked_problems
+from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_server.coordinator.steps import Shaped
 from groupconv_server.executors.base import Executor
 from groupconv_server.planner import PlannedChain, Planner, empty_plan, request_plan
 from groupconv_server.planner.calibrate import calibrate
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.traces import Times, Traces, traced
-from groupconv_worker.contract import Array, Problem
+from groupconv_worker.contract import Array
 from groupconv_worker.job import Job
-
-Allocate = Callable[[tuple[int, ...], np.dtype], Array]
 
 
 class LazyResult(Result):
@@ -57,9 +57,6 @@ class Coordinator:
         metrics: where it counts; None counts for itself.
         traces: where it tells of requests that are traced.
         inside: how many requests there are in the server; those on their way will want the workers, too.
-
-    Attributes:
-        problems: what steps are on an input, checked.
     """
 
     def __init__(
@@ -72,7 +69,6 @@ class Coordinator:
         inside: Callable[[], int] = lambda: 0,
     ) -> None:
         self.executor, self.limits = executor, limits or Limits()
-        self.problems = Problems(self.limits)
         self.planner, self.metrics = planner or Planner(), metrics or Metrics()
         self.traces, self._inside = traces or Traces(), inside
         self.started = time.monotonic()
@@ -103,93 +99,98 @@ class Coordinator:
         for name, rates in measured.items():
             self.planner.statistics.joined(name, rates)
 
-    def convolve(
-        self,
-        x: Array,
-        steps: Sequence[Step],
-        *,
-        job: Job | None = None,
-        reordering: bool = False,
-        allocate: Allocate = np.empty,
-        by_message: bool = True,
-    ) -> Result:
-        """Run `steps` one after another on `x`.
+    def compile(
+        self, shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step], *, reordering: bool = False
+    ) -> CompiledCall:
+        """What `steps` need for inputs of this shape and dtype; kept with a layer's version.
 
         Args:
-            x: (N, C, *spatial).
+            shape: (N, C, *spatial).
+            dtype: of the input.
             steps: at least one, with arrays.
-            job: that it is; None has no end.
             reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
-            allocate: makes the output, of a shape and a dtype, once the request is checked.
-            by_message: whether the answer must fit a message.
 
         Raises:
             InvalidArgumentError: naming the field at fault.
             ResourceExhaustedError: a step over a limit.
+        """
+        first = steps[0] if steps else None
+        if not isinstance(first, ResidentStep):
+            return self._compiled(shape, dtype, steps, reordering=reordering)
+        key = shape, dtype, reordering
+        call: CompiledCall | None = first.calls.get(key)
+        if call is None:
+            call = self._compiled(shape, dtype, steps, reordering=reordering)
+            first.calls.add(key, call)
+        return call
+
+    def _compiled(
+        self, shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step], *, reordering: bool
+    ) -> CompiledCall:
+        specs, kernels, biases = zip(*((s.spec, s.kernel, s.bias) for s in steps), strict=True) if steps else ((),) * 3
+        problems = checked_problems(self.limits, shape, dtype, specs, kernels, biases)
+        return CompiledCall(problems, steps, reordering=reordering)
+
+    def convolve(self, x: Array, steps: Sequence[Step], *, job: Job | None = None, reordering: bool = False) -> Result:
+        """Compile `steps` for `x` and run them; arguments and errors as of `compile` and `execute`."""
+        return self.execute(self.compile(x.shape, x.dtype, steps, reordering=reordering), x, job)
+
+    def execute(self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None) -> Result:
+        """Run a call.
+
+        Args:
+            call: compiled for inputs like `x`.
+            x: (N, C, *spatial).
+            job: that it is; None has no end.
+            output: (N, M, *spatial), any strides, to be filled; None allocates it.
+
+        Raises:
             DeadlineExceededError, CancelledError, UnavailableError: from the executor.
         """
         with self._count:
             self.requests += 1
-        problems = self.problems.of(x.shape, x.dtype, steps)
-        if by_message:
-            self.limits.check_answer(problems[-1])
-        last = problems[-1]
-        output = allocate(last.geometry.output_shape, last.types.output)
-        if not last.geometry.batch:
-            return Result(output, Report(empty_plan(problems), ()))
-        return self.perform(problems, x, steps, job=job, reordering=reordering, output=output)
+        if not len(x):
+            empty = np.empty(call.output_shape, call.output_dtype) if output is None else output
+            return Result(empty, Report(empty_plan(call.problems), ()))
+        return self._run(call, x, job, output)
 
-    def perform(
-        self,
-        problems: Sequence[Problem],
-        x: Array,
-        steps: Sequence[Step],
-        *,
-        job: Job | None = None,
-        reordering: bool = False,
-        output: Array | None = None,
-    ) -> Result:
-        """Plan `problems`, which are checked, and run them on `x`.
+    def perform(self, call: CompiledCall, x: Array, *, job: Job | None = None, output: Array | None = None) -> Result:
+        """As `execute`, of a call that is a part of a request, or stands for several: it is not counted."""
+        return self._run(call, x, job, output)
 
-        Args:
-            problems: what the steps are on this input; their geometry counts, the steps' specs do not.
-            x: as in `convolve`.
-            steps: likewise.
-            job: likewise.
-            reordering: likewise.
-            output: (N, M, *spatial), any strides, to be filled; None allocates it.
-        """
+    def _run(self, call: CompiledCall, x: Array, job: Job | None, output: Array | None) -> Result:
         start = time.perf_counter()
         workers = self.workers(None if job is None else job.deadline)
         # requests in flight share the workers: cutting one would make the others wait
         busy = max(self._running + 1, self._inside()) if len(workers) > 1 else 1
         at_most = max(1, len(workers) // busy)
-        chains = self.planner.plan(tuple(problems), workers, reordering=reordering, at_most=at_most)
+        chains = self.planner.plan(call.problems, workers, reordering=call.reordering, at_most=at_most)
         if busy == 1 < len(workers):
             chains = self.planner.explore(chains, workers)
-        planning = time.perf_counter() - start
-        return self.run(chains, x, steps, job=job, planning=planning, output=output)
+        return self.run(chains, x, call, job=job, planning=time.perf_counter() - start, output=output)
 
     def run(
         self,
         chains: Sequence[PlannedChain],
         x: Array,
-        steps: Sequence[Step],
+        call: CompiledCall | Sequence[Step],
         *,
         job: Job | None = None,
         planning: float = 0.0,
         output: Array | None = None,
     ) -> Result:
-        """Run `steps` on `x` as planned.
+        """Run a call as planned.
 
         Args:
-            chains: the plan, for these shapes and for workers there are.
-            x: as in `convolve`.
-            steps: likewise.
-            job: likewise.
+            chains: the plan, for workers there are.
+            x: (N, C, *spatial).
+            call: compiled for inputs like `x`; steps are compiled for the plan's problems.
+            job: that it is; None has no end.
             planning: seconds it took, for the report.
-            output: as in `perform`.
+            output: (N, M, *spatial), any strides, to be filled; None allocates it.
         """
+        if not isinstance(call, CompiledCall):
+            call = CompiledCall([problem for chain in chains for problem in chain.chain], call)
         begun, job = time.perf_counter(), job or Job()
         timeline: list[Times] = []
         phases = {"plan": planning, "execute": 0.0, "merge": 0.0}
@@ -202,7 +203,8 @@ class Coordinator:
                     start = time.perf_counter()
                     self.executor.expect(len(chain.workers))
                     into = output if chain is chains[-1] else None
-                    made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)], into)
+                    last = call.steps[chain.first + len(chain.chain) - 1]
+                    made = dispatch(chain, call.routes(chain), last, x, into)
                     dispatched = time.perf_counter()
                     among = max(self._running, self._inside())
                     ran = self.executor.run(made.tasks, job=job, among=among)
@@ -240,7 +242,7 @@ class Coordinator:
             InvalidArgumentError, ResourceExhaustedError: as `convolve`.
         """
         kinds = [Shaped(d, tuple(s)) for s, d in kernels]
-        problems = self.problems.checked(shape, dtype, specs, kinds, [None] * len(kinds))
+        problems = checked_problems(self.limits, shape, dtype, specs, kinds, [None] * len(kinds))
         self.limits.check_answer(problems[-1])
         if not problems[-1].geometry.batch:
             return empty_plan(problems)

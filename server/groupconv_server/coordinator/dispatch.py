@@ -21,6 +21,25 @@ from groupconv_worker.resident import ResidentKey
 from groupconv_worker.shard import Stage
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What of a shard's task is the same for every request: all but the arrays.
+
+    Attributes:
+        index, worker, stages: as in `Task`.
+        read: of the input, as slices; as a list of ranges where one goes on at the beginning of its dimension.
+        write: of the output.
+        piece: of the last step.
+    """
+
+    index: int
+    worker: str
+    stages: tuple[Stage, ...]
+    read: tuple[slice, ...] | list[Range]
+    write: tuple[slice, ...]
+    piece: Piece
+
+
 @dataclass(slots=True)
 class Dispatch:
     """The tasks of a chain and where their results go.
@@ -53,66 +72,36 @@ class Dispatch:
                 copy(total, self.output[tuple(r.slice for r in ranges)])
 
 
-def dispatch(chain: PlannedChain, x: Array, steps: Sequence[Step], output: Array | None = None) -> Dispatch:
+def dispatch(
+    chain: PlannedChain, routes: Sequence[Route], step: Step, x: Array, output: Array | None = None
+) -> Dispatch:
     """The tasks of a chain.
 
     Args:
         chain: as planned.
+        routes: of its shards.
+        step: its last one, whose bias a sum of terms is given.
         x: (N, C, *spatial) of its first step.
-        steps: of the chain, with arrays.
         output: of its last step, to be filled; None allocates it.
     """
     if output is None:
         last = chain.chain[-1]
         output = beside(x, last.geometry.output_shape, last.types.output)
-    made = Dispatch([], output, chain, steps[-1])
-    for route in _routes(chain, steps):
+    made = Dispatch([], output, chain, step)
+    for route in routes:
         there = x[route.read] if isinstance(route.read, tuple) else taken(x, route.read)
         into = _term(made, route.piece) if route.piece.partial else output[route.write]
         made.tasks.append(Task(route.index, route.worker, route.stages, there, into))
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What of a shard's task is the same for every request: all but the arrays.
+def routes_of(chain: PlannedChain, steps: Sequence[Step]) -> tuple[Route, ...]:
+    """The routes of a chain's shards.
 
-    Attributes:
-        index, worker, stages: as in `Task`.
-        read: of the input, as slices; as a list of ranges where one goes on at the beginning of its dimension.
-        write: of the output.
-        piece: of the last step.
+    Args:
+        chain: as planned.
+        steps: of the chain, with arrays.
     """
-
-    index: int
-    worker: str
-    stages: tuple[Stage, ...]
-    read: tuple[slice, ...] | list[Range]
-    write: tuple[slice, ...]
-    piece: Piece
-
-
-ROUTES = 64
-"""Plans of one layer whose routes are remembered."""
-
-
-def _routes(chain: PlannedChain, steps: Sequence[Step]) -> tuple[Route, ...]:
-    """The routes of a chain's shards; remembered with the layer, as long as it is there."""
-    first = steps[0]
-    if not isinstance(first, ResidentStep):
-        return _made_routes(chain, steps)
-    known = first.routes.get(id(chain))
-    if known is not None and known[0] is chain:  # else another one has its place in memory
-        found: tuple[Route, ...] = known[1]
-        return found
-    made = _made_routes(chain, steps)
-    if len(first.routes) >= ROUTES:
-        first.routes.clear()
-    first.routes[id(chain)] = chain, made
-    return made
-
-
-def _made_routes(chain: PlannedChain, steps: Sequence[Step]) -> tuple[Route, ...]:
     extents = chain.chain[0].geometry.input_shape
     routes = []
     for index, (pieces, worker) in enumerate(zip(chain.shards, chain.workers, strict=True)):

@@ -1,7 +1,5 @@
 """How much memory a request takes beside the message that it came in."""
 
-import functools
-
 from groupconv.convolution.cost import bytes_out, nbytes
 from groupconv_worker.contract import Problem
 
@@ -9,7 +7,6 @@ IN_MESSAGE, IN_PLACE = 2, 0
 """Copies of an answer: the message, and gRPC's own until the client has taken it; none in the client's own memory."""
 
 
-@functools.lru_cache(maxsize=4096)
 def footprint(problems: tuple[Problem, ...], copies: int = IN_MESSAGE) -> int:
     """Bytes that steps hold at a time: the costliest step, and the answer.
 

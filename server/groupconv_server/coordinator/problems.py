@@ -1,90 +1,42 @@
-"""What steps are on an input: every one checked before the first is run, and remembered for resident layers."""
+"""What steps are on an input: every one is checked before the first is run."""
 
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from cachetools import FIFOCache
 
 from groupconv.convolution.dtypes import Types, types_of
 from groupconv.convolution.geometry import Geometry
 from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.requests import Step, geometries
+from groupconv.wire.requests import geometries
 from groupconv_server.coordinator.limits import Limits
-from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_server.coordinator.steps import Shaped
 from groupconv_worker.contract import Array, Problem
 
-CHECKED = 2048
-"""Steps of resident layers, on inputs of some shape, whose checks are remembered."""
-EXPECTED = 8
-"""Shapes that a new version is prepared for because the one before was given them."""
 
-_Input = tuple[str, int, tuple[int, ...], np.dtype]
-"""A layer, its version, the shape and the dtype of an input."""
+def checked_problems(
+    limits: Limits,
+    shape: Sequence[int],
+    dtype: np.dtype,
+    specs: Sequence[ConvSpec],
+    kernels: Sequence[Array | Shaped],
+    biases: Sequence[Array | None],
+) -> list[Problem]:
+    """What each step is on an input of this shape and dtype: its shapes, dtypes and sizes checked.
 
-
-class Problems:
-    """The checks of a server. Safe to use from several threads.
-
-    Args:
-        limits: of a request.
+    Raises:
+        InvalidArgumentError: naming the field at fault.
+        ResourceExhaustedError: a step over a limit.
     """
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._known: FIFOCache[_Input, Sequence[Problem]] = FIFOCache(CHECKED, getsizeof=len)
-        self._lock = threading.Lock()
-
-    def of(self, shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step]) -> Sequence[Problem]:
-        """What each step is on an input of this shape and dtype, checked; remembered for resident layers.
-
-        Raises:
-            InvalidArgumentError, ResourceExhaustedError: as `checked`.
-        """
-        first = steps[0] if steps else None
-        key = (first.layer, first.version, shape, dtype) if isinstance(first, ResidentStep) else None
-        if key is not None:
-            with self._lock:
-                known = self._known.get(key)
-            if known is not None:
-                return known
-        kernels = [s.kernel for s in steps]
-        problems = tuple(self.checked(shape, dtype, [s.spec for s in steps], kernels, [s.bias for s in steps]))
-        if key is not None:
-            with self._lock:
-                self._known[key] = problems
-        return problems
-
-    def checked(
-        self,
-        shape: Sequence[int],
-        dtype: np.dtype,
-        specs: Sequence[ConvSpec],
-        kernels: Sequence[Array | Shaped],
-        biases: Sequence[Array | None],
-    ) -> list[Problem]:
-        """What each step is: its shapes, dtypes and size checked.
-
-        Raises:
-            InvalidArgumentError: naming the field at fault.
-            ResourceExhaustedError: a step over a limit.
-        """
-        if not 1 <= len(specs) <= self._limits.steps:
-            raise InvalidArgumentError("steps", f"1 to {self._limits.steps} steps", len(specs))
-        problems = problems_of(shape, dtype, specs, kernels, biases)
-        for i, problem in enumerate(problems):
-            # an empty batch is held to what one sample would take: NumPy counts it, too
-            one = problem if problem.geometry.batch else replace(problem, geometry=problem.geometry.with_batch(1))
-            self._limits.check(one, f"steps[{i}]")
-        return problems
-
-    def inputs(self, layer: str, version: int) -> list[tuple[tuple[int, ...], np.dtype]]:
-        """Shapes and dtypes of the inputs that a version of a resident layer was last given, as far as remembered."""
-        with self._lock:
-            return [key[2:] for key in self._known if key[:2] == (layer, version)][-EXPECTED:]
+    if not 1 <= len(specs) <= limits.steps:
+        raise InvalidArgumentError("steps", f"1 to {limits.steps} steps", len(specs))
+    problems = problems_of(shape, dtype, specs, kernels, biases)
+    for i, problem in enumerate(problems):
+        # an empty batch is held to what one sample would take: NumPy counts it, too
+        one = problem if problem.geometry.batch else replace(problem, geometry=problem.geometry.with_batch(1))
+        limits.check(one, f"steps[{i}]")
+    return problems
 
 
 def problems_of(

@@ -2,9 +2,43 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from groupconv.wire.requests import Step
+
+CALLS = 64
+"""Shapes and dtypes of input for which a layer's version keeps a compiled call."""
+Key = tuple[tuple[int, ...], np.dtype, bool]
+"""Shape and dtype of an input, and whether sums may be reordered."""
+
+
+class CompiledCalls:
+    """The compiled calls of a layer's version. Safe to use from several threads.
+
+    Args:
+        most: calls that are kept; of more, those that were made first leave.
+    """
+
+    def __init__(self, most: int = CALLS) -> None:
+        self._most = most
+        self._calls: dict[Key, Any] = {}
+
+    def get(self, key: Key) -> Any:
+        """The `CompiledCall` for such inputs, or None."""
+        return self._calls.get(key)
+
+    def add(self, key: Key, call: Any) -> None:
+        """Keep a call."""
+        calls = {**self._calls, key: call}
+        while len(calls) > self._most:
+            del calls[next(iter(calls))]
+        self._calls = calls  # replaced as a whole, so that readers need no lock
+
+    def inputs(self) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """Shapes and dtypes of the inputs that came, the latest at the end."""
+        return list(dict.fromkeys(key[:2] for key in self._calls))
 
 
 @dataclass(frozen=True)
@@ -14,15 +48,18 @@ class ResidentStep(Step):
     Attributes:
         layer, version: of the layer.
         index: position in it.
-        routes: how the steps from this one on were dispatched; see `dispatch`.
+        calls: of the layer's version: what its steps need for the inputs that came.
     """
 
     layer: str = ""
     version: int = 0
     index: int = 0
-    routes: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+    calls: CompiledCalls = field(default_factory=CompiledCalls, compare=False, repr=False)
 
 
 def resident_steps(name: str, version: int, steps: Sequence[Step]) -> tuple[ResidentStep, ...]:
-    """The steps of a version as workers know them."""
-    return tuple(ResidentStep(s.kernel, s.bias, s.spec, name, version, i) for i, s in enumerate(steps))
+    """The steps of a version as workers know them, with one set of compiled calls; those that are so stay."""
+    if all(isinstance(s, ResidentStep) and (s.layer, s.version) == (name, version) for s in steps):
+        return tuple(cast("Sequence[ResidentStep]", steps))
+    calls = CompiledCalls()
+    return tuple(ResidentStep(s.kernel, s.bias, s.spec, name, version, i, calls) for i, s in enumerate(steps))

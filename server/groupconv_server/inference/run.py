@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.batching import Batcher
-from groupconv_server.coordinator.footprint import IN_MESSAGE, IN_PLACE, footprint
+from groupconv_server.coordinator.footprint import IN_MESSAGE, IN_PLACE
 from groupconv_server.inference import models
 from groupconv_server.inference.statistics import ModelStatistics, phases_of
 from groupconv_server.inference.tensors import Destination, Regions, input_of, output_place, parameter
 from groupconv_server.inference.v2 import infer_pb2
 from groupconv_server.layers.registry import Layers, LayerVersion
+from groupconv_worker.job import Job
 
 FINAL = "triton_final_response"
 """Said of an answer after which no other comes for its request: of every one."""
@@ -88,18 +89,14 @@ class Inference:
         exact: bool = parameter(request.parameters, "exact", bool) or False
         x = input_of(request, contents, self.memory, models.input_kind(layer))
         answer = Destination(output_place(request.outputs), self.memory, x, response)
-        problems = tuple(self.batcher.coordinator.problems.of(x.shape, x.dtype, layer.steps))
-        reserve(footprint(problems, IN_MESSAGE if answer.place is None else IN_PLACE))
+        coordinator = self.batcher.coordinator
+        call = coordinator.compile(x.shape, x.dtype, layer.exact_steps if exact else layer.steps)
+        if answer.place is None:
+            coordinator.limits.check_message(call.output_bytes)
+        reserve(call.working_bytes + call.output_bytes * (IN_MESSAGE if answer.place is None else IN_PLACE))
+        y = answer.allocate(call.output_shape, call.output_dtype)
         ready = time.perf_counter()
-        outcome = self.batcher.convolve(
-            x,
-            layer.exact_steps if exact else layer.steps,
-            deadline=deadline,
-            allocate=answer.allocate,
-            by_message=answer.place is None,
-            priority=priority,
-            alive=alive,
-        )
+        outcome = self.batcher.execute(call, x, Job(deadline, alive), y, priority=priority)
         ran = time.perf_counter()
         message = answer.message()
         end = time.perf_counter()

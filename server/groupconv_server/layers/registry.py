@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
@@ -66,7 +66,8 @@ class LayerVersion:
         """The steps as sums of their products alone; the workers prepare them apart."""
         if all(step.spec.exact for step in self.steps):
             return self.steps
-        return resident_steps(self.name, self.version, [replace(s, spec=s.spec.with_exact()) for s in self.steps])
+        plain = [Step(s.kernel, s.bias, s.spec.with_exact()) for s in self.steps]
+        return resident_steps(self.name, self.version, plain)
 
 
 RETRY = 1.0

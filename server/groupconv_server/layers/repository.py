@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
+import numpy as np
+
 from groupconv.errors import (
     FailedPreconditionError,
     GroupconvError,
@@ -13,7 +15,7 @@ from groupconv.errors import (
 )
 from groupconv.wire.requests import Step
 from groupconv_server.coordinator.coordinator import Coordinator
-from groupconv_server.coordinator.resident import resident_steps
+from groupconv_server.coordinator.resident import ResidentStep, resident_steps
 from groupconv_server.coordinator.steps import Inputs
 from groupconv_server.layers.named_locks import NamedLocks
 from groupconv_server.layers.registry import Layers, LayerVersion
@@ -22,6 +24,14 @@ from groupconv_server.layers.warming import prepare, warm
 from groupconv_worker.job import Job
 
 log = logging.getLogger(__name__)
+
+EXPECTED = 8
+"""Shapes that a new version, or a worker that joins, is prepared for because they came before."""
+
+
+def expected(layer: LayerVersion) -> list[tuple[tuple[int, ...], np.dtype]]:
+    """Shapes and dtypes of the inputs that a layer's version was last given."""
+    return layer.steps[0].calls.inputs()[-EXPECTED:]
 
 
 class Repository:
@@ -74,7 +84,7 @@ class Repository:
         """
         version = self.layers.next_version(name)
         try:
-            self._warm(name, version, steps, inputs, job)
+            steps = self._warm(name, version, steps, inputs, job)
             with self._locks.of(name):
                 if self.layers.superseded(name, version):
                     self.layers.forget(name, version)
@@ -93,7 +103,7 @@ class Repository:
             return
         self._coordinator.measure(worker)
         for layer in self.layers.all():
-            for shape, dtype in self._coordinator.problems.inputs(layer.name, layer.version):
+            for shape, dtype in expected(layer):
                 with suppress(InvalidArgumentError, ResourceExhaustedError):
                     prepare(self._coordinator, worker, layer.steps, shape, dtype)
 
@@ -144,19 +154,23 @@ class Repository:
     def _loaded(self, name: str) -> bool:
         return any(layer.name == name for layer in self.layers.all())
 
-    def _warm(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs, job: Job | None = None) -> None:
-        if self._coordinator is None:
-            return
+    def _warm(
+        self, name: str, version: int, steps: Sequence[Step], inputs: Inputs, job: Job | None = None
+    ) -> tuple[ResidentStep, ...]:
+        """The steps of a version, prepared on the workers for the inputs that are expected."""
         resident = resident_steps(name, version, steps)
+        if self._coordinator is None:
+            return resident
         for i, (shape, dtype) in enumerate(inputs):
             try:
                 warm(self._coordinator, resident, shape, dtype, job)
             except InvalidArgumentError as error:
                 raise error.within(f"inputs[{i}]") from None
         with suppress(NotFoundError):
-            for shape, dtype in self._coordinator.problems.inputs(name, self.layers.get(name).version):
+            for shape, dtype in expected(self.layers.get(name)):
                 with suppress(InvalidArgumentError, ResourceExhaustedError):  # the new version may be for other inputs
                     warm(self._coordinator, resident, shape, dtype, job)
+        return resident
 
     def _keep(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs) -> None:
         assert self.store is not None
@@ -168,14 +182,15 @@ class Repository:
 
     def _place(self, stored: Stored, job: Job | None = None) -> None:
         name, version = stored.name, stored.version
+        steps = resident_steps(name, version, stored.steps)
         try:
-            self._warm(name, version, stored.steps, stored.inputs, job)
+            self._warm(name, version, steps, stored.inputs, job)
         except GroupconvError as error:  # no worker yet, or limits that were others: the first request prepares it
             log.warning("layer %s is loaded without being prepared: %s", name, error)
         with self._locks.of(name):
             if not self._loaded(name):
                 with self.layers.reserved(_size(stored.steps)) as room:
-                    self.layers.load(name, stored.steps, room, version)
+                    self.layers.load(name, steps, room, version)
 
 
 def _size(steps: Sequence[Step]) -> int:

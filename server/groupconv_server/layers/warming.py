@@ -32,12 +32,12 @@ def warm(
             `Coordinator.convolve`.
     """
     job = job or Job()
-    problems, workers = tuple(coordinator.problems.of(shape, dtype, steps)), coordinator.workers(job.deadline)
+    call, workers = coordinator.compile(shape, dtype, steps), coordinator.workers(job.deadline)
     x = np.zeros(shape, dtype)
     for at_most in _shards(workers):
-        chains = coordinator.planner.plan(problems, workers, at_most=at_most)
+        chains = coordinator.planner.plan(call.problems, workers, at_most=at_most)
         for first in range(0, len(workers), max(len(c.workers) for c in chains)):
-            coordinator.run([c.turned(workers, first) for c in chains], x, steps, job=job)
+            coordinator.run([c.turned(workers, first) for c in chains], x, call, job=job)
 
 
 def prepare(
@@ -55,14 +55,14 @@ def prepare(
     Raises:
         InvalidArgumentError, ResourceExhaustedError, UnavailableError: as `Coordinator.convolve`.
     """
-    problems, executor = tuple(coordinator.problems.of(shape, dtype, steps)), coordinator.executor
+    call, executor = coordinator.compile(shape, dtype, steps), coordinator.executor
     workers = tuple(dict.fromkeys((*executor.workers(), worker)))
     done = set()
     for at_most in _shards(workers):
-        for chain in coordinator.planner.plan(problems, workers, at_most=at_most):
+        for chain in coordinator.planner.plan(call.problems, workers, at_most=at_most):
             first = chain.chain[0]
             x = np.zeros(first.geometry.input_shape, first.types.input)
-            made = dispatch(chain, x, steps[chain.first : chain.first + len(chain.chain)])
+            made = dispatch(chain, call.routes(chain), steps[chain.first + len(chain.chain) - 1], x)
             for task in made.tasks:
                 parts = tuple((stage.key, stage.problem) for stage in task.stages)
                 if parts not in done:

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -18,10 +18,11 @@ from groupconv.wire.tensors import message_with, type_from_wire
 from groupconv_server.admission.errors import answers_errors, deadline_of
 from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.batching import Batcher
-from groupconv_server.coordinator.footprint import IN_MESSAGE, IN_PLACE, footprint
+from groupconv_server.coordinator.footprint import IN_MESSAGE
 from groupconv_server.coordinator.steps import specs_of
 from groupconv_server.layers.registry import Layers
 from groupconv_server.servicers.regions import ClientMemory, RequestOutput, RequestTensors
+from groupconv_worker.job import Job
 
 SERVICE = convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name
 
@@ -58,56 +59,47 @@ class ConvolutionServicer:
     ) -> bytes:
         """Run the steps and return the last output."""
         start = time.perf_counter()
-        places = RequestTensors(self._memory, context)
-        request, x, steps = parse(raw, places)
-        parsed = time.perf_counter() - start
-        convolve = functools.partial(
-            self.batcher.convolve,
-            x,
-            deadline=deadline_of(context),
-            reordering=request.allow_reordering,
-            priority=request.priority,
-            alive=context.is_active,
-        )
-        if request.layer:
-            if steps:
-                raise InvalidArgumentError("steps", "none where a layer is named", len(steps))
-            with self.layers.using(request.layer, len(x) if x.ndim else 1) as layer:
-                return self._answer(functools.partial(convolve, layer.steps), x, layer.steps, request, places, parsed)
-        return self._answer(functools.partial(convolve, steps), x, steps, request, places, parsed)
+        tensors = RequestTensors(self._memory, context)
+        request, x, steps = parse(raw, tensors)
+        job = Job(deadline_of(context), context.is_active)
+        if not request.layer:
+            return self._answer(request, x, steps, tensors, job, start)
+        if steps:
+            raise InvalidArgumentError("steps", "none where a layer is named", len(steps))
+        with self.layers.using(request.layer, len(x) if x.ndim else 1) as layer:
+            return self._answer(request, x, layer.steps, tensors, job, start)
 
     def _answer(
         self,
-        convolve: Callable[..., Result],
+        request: convolution_pb2.ConvolveRequest,
         x: Array,
         steps: Sequence[Step],
-        request: convolution_pb2.ConvolveRequest,
-        places: RequestTensors,
-        parsed: float,
+        tensors: RequestTensors,
+        job: Job,
+        start: float,
     ) -> bytes:
+        """Compile or find the call, run it, encode."""
+        parsed = time.perf_counter() - start
+        call = self.coordinator.compile(x.shape, x.dtype, steps, reordering=request.allow_reordering)
         if request.HasField("output_place"):
-            reserve(footprint(tuple(self.coordinator.problems.of(x.shape, x.dtype, steps)), IN_PLACE))
-            output = RequestOutput(
-                request.output_place, places, (x, *(s.kernel for s in steps)), self.coordinator.limits
-            )
-            outcome = convolve(allocate=output.allocate, by_message=False)
-            return output.message(self._told(outcome, request, parsed))
-        problems = tuple(self.coordinator.problems.of(x.shape, x.dtype, steps))
-        reserve(footprint(problems, IN_MESSAGE if request.without_report else IN_MESSAGE + 1))
-        message = b""
+            reserve(call.working_bytes)
+            read = (x, *(s.kernel for s in steps))
+            output = RequestOutput(request.output_place, tensors, read, self.coordinator.limits)
+            y = output.allocate(call.output_shape, call.output_dtype)
+            result = self.batcher.execute(call, x, job, y, priority=request.priority)
+            return output.message(self._told(result, request, parsed))
+        self.coordinator.limits.check_message(call.output_bytes)
         if request.without_report:
-
-            def allocate(shape: tuple[int, ...], dtype: np.dtype) -> Array:
-                nonlocal message
-                message, y = message_with(1, dtype, shape, field="output")
-                return y
-
-            convolve(allocate=allocate)
+            reserve(call.working_bytes + IN_MESSAGE * call.output_bytes)
+            message, y = message_with(1, call.output_dtype, call.output_shape, field="output")
+            self.batcher.execute(call, x, job, y, priority=request.priority)
             return message
-        outcome = convolve()  # what it tells comes after the output, so that is copied
-        y = outcome.output
-        message, room = message_with(1, y.dtype, y.shape, self._told(outcome, request, parsed), "output")
-        room[...] = y
+        # what the report tells comes after the output, so that is copied
+        reserve(call.working_bytes + (IN_MESSAGE + 1) * call.output_bytes)
+        result = self.batcher.execute(call, x, job, priority=request.priority)
+        rest = self._told(result, request, parsed)
+        message, y = message_with(1, call.output_dtype, call.output_shape, rest, "output")
+        y[...] = result.output
         return message
 
     def _told(self, outcome: Result, request: convolution_pb2.ConvolveRequest, parsed: float) -> bytes:

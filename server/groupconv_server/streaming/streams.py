@@ -19,6 +19,7 @@ import numpy as np
 
 from groupconv.errors import CancelledError, DeadlineExceededError, InvalidArgumentError
 from groupconv.wire.requests import Array, Step
+from groupconv_server.coordinator.compiled import CompiledCall
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.streaming.band_size import IN_FLIGHT, check
 from groupconv_server.streaming.bands import Band, Bands
@@ -244,7 +245,8 @@ class Stream:
         with self._changed:
             out = _fitting(self._outputs, size)
         y = _feature_map(out, last.geometry.output_shape, last.types.output)
-        self.coordinator.perform(band.problems, x, self.steps, job=self._job, reordering=self.reordering, output=y)
+        call = CompiledCall(band.problems, self.steps, reordering=self.reordering)
+        self.coordinator.perform(call, x, job=self._job, output=y)
         with self._changed:
             self._inputs.append(buffer)
         return BandOutput(band, out, after)

@@ -15,7 +15,6 @@ from groupconv.errors import (
     CancelledError,
     DeadlineExceededError,
     InvalidArgumentError,
-    ResourceExhaustedError,
     UnavailableError,
 )
 from groupconv_server.coordinator.batching import Batcher
@@ -24,6 +23,7 @@ from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.executors.local import LocalExecutor
+from groupconv_worker.job import Job
 
 SPEC = ConvSpec(padding=1, groups=2)
 RNG = np.random.default_rng(0)
@@ -81,6 +81,12 @@ class Pays(BatchingGain):
 PAYS = Pays()
 
 
+def convolve(batcher, x, steps, *, priority=0, deadline=None, alive=lambda: True):
+    coordinator = batcher.coordinator
+    call = coordinator.compile(x.shape, x.dtype, steps)
+    return batcher.execute(call, x, Job(deadline, alive), priority=priority)
+
+
 class Calls:
     """Requests in threads of their own."""
 
@@ -92,7 +98,7 @@ class Calls:
     def ask(self, name, x, steps=STEPS, **options):
         def run():
             try:
-                self.outcomes[name] = self.batcher.convolve(x, steps, **options)
+                self.outcomes[name] = convolve(self.batcher, x, steps, **options)
             except Exception as error:  # noqa: BLE001 - told below
                 self.outcomes[name] = error
 
@@ -197,9 +203,14 @@ def test_priority_then_the_order_they_came(held):
     order = []
     steps = {name: resident_steps(name, 1, [Step(KERNEL, None, SPEC)]) for name in "abcd"}
     for name, priority in (("a", 0), ("b", 2), ("c", 1), ("d", 2)):
-        calls.ask(
-            name, image(), steps[name], priority=priority, allocate=lambda *of, n=name: order.append(n) or np.empty(*of)
-        )
+        calls.ask(name, image(), steps[name], priority=priority)
+    run = calls.batcher.coordinator.execute
+
+    def recorded(call, *arguments):
+        order.append(call.steps[0].layer)
+        return run(call, *arguments)
+
+    calls.batcher.coordinator.execute = recorded
     held.go.release(9)
     calls.join()
     assert order == ["c", "b", "d", "a"]
@@ -212,9 +223,7 @@ def test_what_cannot_be_meets_no_others_and_joined_size_is_bounded(held):
     for i in range(6):
         calls.ask(i, image())
     with pytest.raises(InvalidArgumentError, match="channels"):
-        calls.batcher.convolve(image(channels=6), STEPS)
-    with pytest.raises(ResourceExhaustedError):
-        calls.batcher.convolve(image(size=128), STEPS)
+        convolve(calls.batcher, image(channels=6), STEPS)
     held.go.release(9)
     outcomes = calls.join()
     assert all(not isinstance(o, Exception) for o in outcomes.values())
@@ -301,7 +310,7 @@ def test_one_is_off(held):
     held.go.release(9)
     batcher = Batcher(Coordinator(held))
     x = image()
-    np.testing.assert_array_equal(batcher.convolve(x, STEPS).output, alone(x))
+    np.testing.assert_array_equal(convolve(batcher, x, STEPS).output, alone(x))
     assert batcher.sizes("layer", 1) == {}
     assert batcher._count == 0
 

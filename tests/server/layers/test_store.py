@@ -258,7 +258,7 @@ def test_a_server_that_starts_again_has_its_layers(tmp_path):
         client.load_layer("left", np.ones((1, 1, 1), np.float32)).unload()
         want = layer(x)
     with Server(config) as server, groupconv.connect(server.address, timeout=60) as client:
-        prepared_for = server.coordinator.problems.inputs("net/kept", layer.info.version)
+        prepared_for = server.layers.get("net/kept").steps[0].calls.inputs()
         assert prepared_for == [(x.shape, x.dtype)]
         assert [(i.name, i.version) for i in client.list_layers()] == [("net/kept", layer.info.version)]
         np.testing.assert_array_equal(client.get_layer("net/kept")(x), want)

@@ -263,7 +263,7 @@ def test_workers_that_cannot_be_measured_get_default_rates():
         def workers(self):
             return ("w0",)
 
-        def run(self, tasks, *, deadline, among=1):
+        def run(self, tasks, *, job=None, among=1):
             raise UnavailableError("away")
 
     assert calibrate(Broken()) == {}

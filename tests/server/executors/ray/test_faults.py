@@ -183,9 +183,9 @@ def test_a_worker_has_its_layers_before_it_takes_shards_again(ray_executor):
             whole(ray_executor)
         ray_executor._launch = lambda *a, weights=False, **k: sent.append(weights) or launch(*a, weights=weights, **k)
         with layers.using("back") as layer:
-            problems = tuple(coordinator.problems.of(X.shape, X.dtype, layer.steps))
+            call = coordinator.compile(X.shape, X.dtype, layer.steps)
             for _ in range(4):  # as planned; a request on its own may try another cut, which nobody has prepared
-                coordinator.run(coordinator.planner.plan(problems, ray_executor.workers()), X, layer.steps)
+                coordinator.run(coordinator.planner.plan(call.problems, ray_executor.workers()), X, call)
         assert sent
         assert not any(sent)
     finally:

@@ -54,7 +54,7 @@ class Samples:
         if zeros and plain and self.activation is None and _is_plain(x, dtype):
             self.kernel.run(x, out)
             return
-        few = max(1, FEW // (x[:1].nbytes + out[:1].nbytes))
+        few = max(1, FEW // max(1, x[:1].nbytes + out[:1].nbytes))
         for n in range(0, x.shape[0], few):  # what else is done to samples finds them in the caches
             sample, place = x[n : n + few], out[n : n + few]
             if not zeros:

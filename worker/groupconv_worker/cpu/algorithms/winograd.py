@@ -131,10 +131,12 @@ def steady(x: Array, plane: Plane) -> bool:
     grouped = x.reshape(plane.groups, plane.channels, *plane.input)
     squares = np.einsum("gchw,gchw->ghw", grouped, grouped)
     largest, smallest = squares.max(), squares.min()
+    if not np.isfinite(largest):
+        return False
     energy = np.square(grouped[:, :, ::2]).reshape(plane.groups, -1)
     energy *= 1 / largest  # its square neither overflows nor vanishes
     # Gaussian values have 3 for this quotient, whatever their number
-    spread = [3.0 * float(e.sum()) ** 2 / float(np.dot(e, e)) / e.size for e in energy] if largest > 0 else [0.0]
+    spread = [3.0 * float(e.sum()) ** 2 / (float(np.dot(e, e)) or np.inf) / e.size for e in energy]
     most = (plane.channels * min(1.0, *spread)) ** 2
     if not np.isfinite(largest * most * KERNEL**2):
         return not x.any()

@@ -1,0 +1,65 @@
+"""Compiled calls: what steps need for inputs of one shape and dtype, made once, run as often as requests come.
+
+A layer keeps the calls it has met with its version, and they go with it. A request that brings its own weights makes
+one and throws it away. opt_einsum's `contract_expression` and XLA's executables are the models.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from groupconv.convolution.cost import bytes_out
+from groupconv.wire.requests import Step
+from groupconv_server.coordinator.dispatch import Route, routes_of
+from groupconv_server.coordinator.footprint import IN_PLACE, footprint
+from groupconv_server.planner import PlannedChain
+from groupconv_worker.contract import Problem
+
+ROUTES = 16
+"""Plans of one call whose routes are kept: they differ in the workers that take part."""
+
+
+class CompiledCall:
+    """Steps on inputs of one shape and dtype, checked. Safe to use from several threads.
+
+    Args:
+        problems: what each step is, checked.
+        steps: with arrays.
+        reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
+
+    Attributes:
+        problems, steps, reordering: as given.
+        output_shape, output_dtype: of the last output, (N, M, *spatial).
+        output_bytes: of it.
+        working_bytes: what the costliest step holds beside input and answer (`footprint`).
+    """
+
+    __slots__ = (
+        "_routes",
+        "output_bytes",
+        "output_dtype",
+        "output_shape",
+        "problems",
+        "reordering",
+        "steps",
+        "working_bytes",
+    )
+
+    def __init__(self, problems: Sequence[Problem], steps: Sequence[Step], *, reordering: bool = False) -> None:
+        self.problems, self.steps, self.reordering = tuple(problems), steps, reordering
+        last = self.problems[-1]
+        self.output_shape: tuple[int, ...] = last.geometry.output_shape
+        self.output_dtype: np.dtype = last.types.output
+        self.output_bytes = bytes_out(last.geometry, last.types)
+        self.working_bytes = footprint(self.problems, IN_PLACE)
+        self._routes: deque[tuple[PlannedChain, tuple[Route, ...]]] = deque(maxlen=ROUTES)
+
+    def routes(self, chain: PlannedChain) -> tuple[Route, ...]:
+        """The shards of a chain of the plan, all but their arrays."""
+        for known, routes in self._routes:
+            if known is chain:
+                return routes
+        made = routes_of(chain, self.steps[chain.first : chain.first + len(chain.chain)])
+        self._routes.append((chain, made))
+        return made
