@@ -22,7 +22,8 @@ from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv.text import milliseconds, table
 from groupconv.wire.requests import Step
-from groupconv_server.coordinator.dispatch import dispatch, routes_of
+from groupconv_server.coordinator.dispatch import dispatch
+from groupconv_server.coordinator.routes import routes_of
 from groupconv_server.layers.catalogue import layer_named
 from groupconv_server.planner import PlannedChain, Planner, Rates, Statistics
 from groupconv_worker.contract import Problem

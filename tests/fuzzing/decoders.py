@@ -52,7 +52,7 @@ def convolve(raws: list[bytes]) -> None:
         known = convolution_pb2.ConvolveRequest.FromString(raw)
     except DecodeError:
         known = None
-    request, x, steps = parse(raw, RequestTensors(ClientMemory(), None))
+    request, x, steps = parse(raw, lambda: RequestTensors(ClientMemory(), None))
     assert known is not None, "parse took what protobuf refuses"
     assert x.tobytes() == known.input.data
     assert (request.layer, len(request.steps)) == (known.layer, len(known.steps))

@@ -54,6 +54,8 @@ class Batcher:
         self, coordinator: Coordinator, *, most: int = 1, delay: float = 0.0, at_once: int | None = None
     ) -> None:
         self.coordinator, self._most, self._delay, self._at_once = coordinator, most, delay, at_once
+        if most == 1:
+            self.execute = coordinator.execute  # type: ignore[method-assign] # nothing lies between
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._queue: list[QueueEntry] = []
@@ -73,7 +75,7 @@ class Batcher:
             return [str(gain) for gain in self._gains.values()]
 
     def execute(
-        self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None, *, priority: int = 0
+        self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None, priority: int = 0
     ) -> Result:
         """Run a request, alone or with others; arguments and errors as of `Coordinator.execute`.
 
@@ -87,7 +89,7 @@ class Batcher:
         Returns:
             The output, and the report of the run, which may have had more samples; its phase "queue" is the wait.
         """
-        if self._most == 1 or not len(x):
+        if not len(x):
             return self.coordinator.execute(call, x, job, output)
         job = job or Job()
 

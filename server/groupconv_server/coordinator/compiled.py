@@ -11,10 +11,11 @@ import numpy as np
 
 from groupconv.convolution.cost import bytes_out
 from groupconv.wire.requests import Step
-from groupconv_server.coordinator.dispatch import Route, routes_of
+from groupconv_server.coordinator.dispatch import Dispatch, dispatch
 from groupconv_server.coordinator.footprint import IN_PLACE, footprint
+from groupconv_server.coordinator.routes import Route, routes_of
 from groupconv_server.planner import PlannedChain
-from groupconv_worker.contract import Problem
+from groupconv_worker.contract import Array, Problem
 
 ROUTES = 16
 """Plans of one call whose routes are kept: they differ in the workers that take part."""
@@ -63,3 +64,7 @@ class CompiledCall:
         made = routes_of(chain, self.steps[chain.first : chain.first + len(chain.chain)])
         self._routes.append((chain, made))
         return made
+
+    def dispatch(self, chain: PlannedChain, x: Array, output: Array | None = None) -> Dispatch:
+        """The tasks of a chain on its input, the last output to be written into `output`."""
+        return dispatch(chain, self.routes(chain), self.steps[chain.first + len(chain.chain) - 1], x, output)

@@ -15,7 +15,6 @@ from groupconv.convolution.plan import Plan, Report
 from groupconv.convolution.spec import ConvSpec
 from groupconv.wire.requests import Result, Step
 from groupconv_server.coordinator.compiled import CompiledCall
-from groupconv_server.coordinator.dispatch import dispatch
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.problems import checked_problems
 from groupconv_server.coordinator.resident import ResidentStep
@@ -135,7 +134,14 @@ class Coordinator:
         """Compile `steps` for `x` and run them; arguments and errors as of `compile` and `execute`."""
         return self.execute(self.compile(x.shape, x.dtype, steps, reordering=reordering), x, job)
 
-    def execute(self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None) -> Result:
+    def execute(
+        self,
+        call: CompiledCall,
+        x: Array,
+        job: Job | None = None,
+        output: Array | None = None,
+        priority: int = 0,  # noqa: ARG002
+    ) -> Result:
         """Run a call.
 
         Args:
@@ -143,6 +149,7 @@ class Coordinator:
             x: (N, C, *spatial).
             job: that it is; None has no end.
             output: (N, M, *spatial), any strides, to be filled; None allocates it.
+            priority: counts where requests wait to be joined (`Batcher.execute`); here none waits.
 
         Raises:
             DeadlineExceededError, CancelledError, UnavailableError: from the executor.
@@ -203,8 +210,7 @@ class Coordinator:
                     start = time.perf_counter()
                     self.executor.expect(len(chain.workers))
                     into = output if chain is chains[-1] else None
-                    last = call.steps[chain.first + len(chain.chain) - 1]
-                    made = dispatch(chain, call.routes(chain), last, x, into)
+                    made = call.dispatch(chain, x, into)
                     dispatched = time.perf_counter()
                     among = max(self._running, self._inside())
                     ran = self.executor.run(made.tasks, job=job, among=among)

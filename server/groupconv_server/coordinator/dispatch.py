@@ -1,4 +1,4 @@
-"""From pieces of a plan and a request's arrays to tasks, and from their results to one output.
+"""From the routes of a plan and a request's arrays to tasks, and from their results to one output.
 
 Slices are views and results land in theirs, so neither costs a copy. Two cuts need more: circular padding reads from
 both ends of an axis, which is one concatenation, and a cut along input channels returns terms of a sum.
@@ -11,33 +11,12 @@ import numpy as np
 
 from groupconv.convolution.plan import Range
 from groupconv.wire.requests import Step
-from groupconv_server.coordinator.resident import ResidentStep
+from groupconv_server.coordinator.routes import Route
 from groupconv_server.executors.base import Task
 from groupconv_server.planner import Piece, PlannedChain
 from groupconv_worker.contract import Array, beside
 from groupconv_worker.epilogue import add_bias
 from groupconv_worker.pieces import apply, blocks, copy
-from groupconv_worker.resident import ResidentKey
-from groupconv_worker.shard import Stage
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What of a shard's task is the same for every request: all but the arrays.
-
-    Attributes:
-        index, worker, stages: as in `Task`.
-        read: of the input, as slices; as a list of ranges where one goes on at the beginning of its dimension.
-        write: of the output.
-        piece: of the last step.
-    """
-
-    index: int
-    worker: str
-    stages: tuple[Stage, ...]
-    read: tuple[slice, ...] | list[Range]
-    write: tuple[slice, ...]
-    piece: Piece
 
 
 @dataclass(slots=True)
@@ -95,25 +74,6 @@ def dispatch(
     return made
 
 
-def routes_of(chain: PlannedChain, steps: Sequence[Step]) -> tuple[Route, ...]:
-    """The routes of a chain's shards.
-
-    Args:
-        chain: as planned.
-        steps: of the chain, with arrays.
-    """
-    extents = chain.chain[0].geometry.input_shape
-    routes = []
-    for index, (pieces, worker) in enumerate(zip(chain.shards, chain.workers, strict=True)):
-        stages = tuple(_stage(piece, step) for piece, step in zip(pieces, steps, strict=True))
-        ranges = pieces[0].input
-        inside = all(r.stop <= extent for r, extent in zip(ranges, extents, strict=True))
-        read = tuple(r.slice for r in ranges) if inside else list(ranges)
-        last = pieces[-1]
-        routes.append(Route(index, worker, stages, read, tuple(r.slice for r in last.output), last))
-    return tuple(routes)
-
-
 def taken(x: Array, ranges: Sequence[Range]) -> Array:
     """The cells of `x` in `ranges`: a view, unless a range goes on at the beginning of its dimension.
 
@@ -128,17 +88,6 @@ def taken(x: Array, ranges: Sequence[Range]) -> Array:
         else:
             x = np.concatenate([x[(*along, slice(r.start, None))], x[(*along, slice(r.stop - x.shape[axis]))]], axis)
     return x
-
-
-def _stage(piece: Piece, step: Step) -> Stage:
-    """A piece with its filters; a term of a sum gets no bias, the sum does."""
-    weight = step.kernel[tuple(r.slice for r in piece.kernel)]
-    bias = None if step.bias is None or piece.partial else step.bias[piece.output[1].slice]
-    if not isinstance(step, ResidentStep):
-        return Stage(piece.problem, weight, bias)
-    part = tuple((r.start, r.stop) for r in piece.kernel)
-    key = ResidentKey(step.layer, step.version, step.index, part, biased=not piece.partial)
-    return Stage(piece.problem, weight, bias, key)
 
 
 def _term(made: Dispatch, piece: Piece) -> Array:

@@ -57,9 +57,13 @@ class Limits:
         """
         self.check_message(cost.bytes_out(problem.geometry, problem.types))
 
+    def most_output(self) -> int:
+        """Bytes of the largest output that fits an answer, beside what else it says."""
+        return self.message_bytes - 2**16
+
     def check_message(self, size: int) -> None:
         """The same, of an output of so many bytes."""
-        if size + 2**16 > self.message_bytes:
+        if size > self.most_output():
             raise ResourceExhaustedError(
                 f"output: {human_bytes(size)} do not fit an answer of at most {human_bytes(self.message_bytes)}"
             )

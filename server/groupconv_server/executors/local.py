@@ -17,8 +17,7 @@ from collections.abc import Callable, Sequence
 
 from groupconv.convolution.plan import ShardReport
 from groupconv.errors import UnavailableError
-from groupconv_server.executors.base import Task, WorkerInfo
-from groupconv_server.executors.jobs import Jobs
+from groupconv_server.executors.base import Jobs, Task, WorkerInfo
 from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.job import Job

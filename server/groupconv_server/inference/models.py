@@ -8,7 +8,8 @@ from groupconv.errors import NotFoundError
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.inference.tensors import INPUT, NAMES, OUTPUT, Kind, config_type
 from groupconv_server.inference.v2 import model_pb2
-from groupconv_server.layers.registry import Layers, LayerVersion
+from groupconv_server.layers.registry import Layers
+from groupconv_server.layers.version import LayerVersion
 
 PLATFORM = "groupconv"
 MAX_BATCH = 2**31 - 1

@@ -11,7 +11,8 @@ from groupconv_server.inference import models
 from groupconv_server.inference.statistics import ModelStatistics, phases_of
 from groupconv_server.inference.tensors import Destination, Regions, input_of, output_place, parameter
 from groupconv_server.inference.v2 import infer_pb2
-from groupconv_server.layers.registry import Layers, LayerVersion
+from groupconv_server.layers.registry import Layers
+from groupconv_server.layers.version import LayerVersion
 from groupconv_worker.job import Job
 
 FINAL = "triton_final_response"

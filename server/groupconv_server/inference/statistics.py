@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from groupconv.convolution.plan import Report
 from groupconv_server.inference.v2 import statistics_pb2
-from groupconv_server.layers.registry import LayerVersion
+from groupconv_server.layers.version import LayerVersion
 
 MAX_SIZES = 64
 """Sizes of batches told apart: clients choose them."""

@@ -4,101 +4,26 @@ A version is immutable. Loading under a name that exists switches the name to th
 hold the old one end with it, and its memory is given back when the last of them has.
 """
 
-import functools
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import TracebackType
-
-import numpy as np
 
 from groupconv.errors import NotFoundError, ResourceExhaustedError
 from groupconv.text import human_bytes
 from groupconv.wire.requests import Step
-from groupconv_server.coordinator.resident import ResidentStep, resident_steps
-from groupconv_server.coordinator.steps import input_types
+from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.layers.names import check_name, shown
+from groupconv_server.layers.version import Arriving, LayerVersion, Reservation
 
 MOST = 10_000
 """Layers at a time: one costs some 10 KB beside its weights, which may be 4 bytes."""
 
 
-@dataclass
-class Usage:
-    """What one version of a layer did: requests answered and failed, samples, seconds in the coordinator."""
-
-    requests: int = 0
-    failures: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(eq=False)
-class LayerVersion:
-    """One version of a layer.
-
-    Attributes:
-        name, version: every load has a higher version.
-        steps: with their weights.
-        bytes: of the weights.
-        usage: what it did.
-    """
-
-    name: str
-    version: int
-    steps: tuple[ResidentStep, ...]
-    bytes: int
-    usage: Usage = field(default_factory=Usage)
-    running: int = 0
-    used: int = 0
-    gone: bool = False
-
-    @functools.cached_property
-    def dtypes(self) -> tuple[np.dtype, np.dtype]:
-        """Of the input that its metadata names, and of the output then."""
-        return next(iter(input_types(self.steps).items()))
-
-    @functools.cached_property
-    def exact_steps(self) -> tuple[ResidentStep, ...]:
-        """The steps as sums of their products alone; the workers prepare them apart."""
-        if all(step.spec.exact for step in self.steps):
-            return self.steps
-        plain = [Step(s.kernel, s.bias, s.spec.with_exact()) for s in self.steps]
-        return resident_steps(self.name, self.version, plain)
-
-
 RETRY = 1.0
 """Seconds after which loading may be tried again, where other loads have taken the memory."""
-
-
-@dataclass
-class Reservation:
-    """Bytes reserved for a layer that is about to be loaded."""
-
-    bytes: int
-
-
-class Arriving:
-    """The weights of one load, counted as they come.
-
-    Attributes:
-        bytes: that have come.
-    """
-
-    def __init__(self, layers: "Layers") -> None:
-        self.bytes, self._layers = 0, layers
-
-    def add(self, size: int) -> None:
-        """So many more have come.
-
-        Raises:
-            ResourceExhaustedError: those of all loads are more than the layers may have.
-        """
-        self._layers.arrived(size)
-        self.bytes += size
 
 
 class Layers:
@@ -154,7 +79,7 @@ class Layers:
 
         A header costs nothing, so it reserves nothing: only bytes that came are counted.
         """
-        arriving = Arriving(self)
+        arriving = Arriving(self.arrived)
         try:
             yield arriving
         finally:

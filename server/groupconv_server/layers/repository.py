@@ -18,8 +18,9 @@ from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import ResidentStep, resident_steps
 from groupconv_server.coordinator.steps import Inputs
 from groupconv_server.layers.named_locks import NamedLocks
-from groupconv_server.layers.registry import Layers, LayerVersion
+from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.store import LayerStore, Stored
+from groupconv_server.layers.version import LayerVersion
 from groupconv_server.layers.warming import prepare, warm
 from groupconv_worker.job import Job
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from groupconv.wire.requests import Step
 from groupconv_server.coordinator.coordinator import Coordinator
-from groupconv_server.coordinator.dispatch import dispatch
 from groupconv_worker.job import Job
 
 
@@ -62,7 +61,7 @@ def prepare(
         for chain in coordinator.planner.plan(call.problems, workers, at_most=at_most):
             first = chain.chain[0]
             x = np.zeros(first.geometry.input_shape, first.types.input)
-            made = dispatch(chain, call.routes(chain), steps[chain.first + len(chain.chain) - 1], x)
+            made = call.dispatch(chain, x)
             for task in made.tasks:
                 parts = tuple((stage.key, stage.problem) for stage in task.stages)
                 if parts not in done:

@@ -14,7 +14,8 @@ from groupconv_server.admission.errors import answers_errors
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.health import Health
-from groupconv_server.layers.registry import Layers, LayerVersion
+from groupconv_server.layers.registry import Layers
+from groupconv_server.layers.version import LayerVersion
 
 LIBRARIES = ("numpy", "onnxruntime", "numba", "scipy", "cupy-cuda12x", "cupy-cuda13x", "ray", "grpcio", "protobuf")
 """What computes and carries; versions of those that are installed are told."""

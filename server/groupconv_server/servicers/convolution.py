@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -42,6 +42,7 @@ class ConvolutionServicer:
     def __init__(self, batcher: Batcher, layers: Layers, memory: ClientMemory | None = None) -> None:
         self.batcher, self.layers, self._memory = batcher, layers, memory or ClientMemory()
         self.coordinator = batcher.coordinator
+        self._most = self.coordinator.limits.most_output()
 
     def add_to(self, server: grpc.Server) -> None:
         """Serve the RPCs."""
@@ -59,7 +60,7 @@ class ConvolutionServicer:
     ) -> bytes:
         """Run the steps and return the last output."""
         start = time.perf_counter()
-        tensors = RequestTensors(self._memory, context)
+        tensors = functools.partial(RequestTensors, self._memory, context)
         request, x, steps = parse(raw, tensors)
         job = Job(deadline_of(context), context.is_active)
         if not request.layer:
@@ -74,7 +75,7 @@ class ConvolutionServicer:
         request: convolution_pb2.ConvolveRequest,
         x: Array,
         steps: Sequence[Step],
-        tensors: RequestTensors,
+        tensors: Callable[[], RequestTensors],
         job: Job,
         start: float,
     ) -> bytes:
@@ -84,11 +85,12 @@ class ConvolutionServicer:
         if request.HasField("output_place"):
             reserve(call.working_bytes)
             read = (x, *(s.kernel for s in steps))
-            output = RequestOutput(request.output_place, tensors, read, self.coordinator.limits)
+            output = RequestOutput(request.output_place, tensors(), read, self.coordinator.limits)
             y = output.allocate(call.output_shape, call.output_dtype)
             result = self.batcher.execute(call, x, job, y, priority=request.priority)
-            return output.message(self._told(result, request, parsed))
-        self.coordinator.limits.check_message(call.output_bytes)
+            return output.message(self._report(result, request, parsed))
+        if call.output_bytes > self._most:
+            self.coordinator.limits.check_message(call.output_bytes)
         if request.without_report:
             reserve(call.working_bytes + IN_MESSAGE * call.output_bytes)
             message, y = message_with(1, call.output_dtype, call.output_shape, field="output")
@@ -97,12 +99,12 @@ class ConvolutionServicer:
         # what the report tells comes after the output, so that is copied
         reserve(call.working_bytes + (IN_MESSAGE + 1) * call.output_bytes)
         result = self.batcher.execute(call, x, job, priority=request.priority)
-        rest = self._told(result, request, parsed)
+        rest = self._report(result, request, parsed)
         message, y = message_with(1, call.output_dtype, call.output_shape, rest, "output")
         y[...] = result.output
         return message
 
-    def _told(self, outcome: Result, request: convolution_pb2.ConvolveRequest, parsed: float) -> bytes:
+    def _report(self, outcome: Result, request: convolution_pb2.ConvolveRequest, parsed: float) -> bytes:
         """The answer without its output, on the wire."""
         if request.without_report:
             return b""
@@ -129,10 +131,16 @@ class ConvolutionServicer:
 _requests: Forms[tuple[convolution_pb2.ConvolveRequest, np.dtype, tuple[int, ...]]] = Forms()
 
 
-def parse(raw: bytes, places: RequestTensors) -> tuple[convolution_pb2.ConvolveRequest, Array, list[Step]]:
+def parse(
+    raw: bytes, tensors: Callable[[], RequestTensors]
+) -> tuple[convolution_pb2.ConvolveRequest, Array, list[Step]]:
     """A request without its input's elements, its arrays and specs.
 
     Arrays of the message are read-only; the input is a view of `raw` where it lies aligned there.
+
+    Args:
+        raw: the message.
+        tensors: finds the tensors of the request, where it is not one of a known form.
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
@@ -143,8 +151,9 @@ def parse(raw: bytes, places: RequestTensors) -> tuple[convolution_pb2.ConvolveR
         (request, dtype, shape), start = known
         x = np.ndarray(shape, dtype, raw, start)
         return request, x if x.flags.aligned else x.copy(), []
+    found = tensors()
     request, data = (_brief if len(raw) <= BRIEF else _read)(raw)
-    x = places.tensor(request.input, "input", data, in_place=True, batch=True)
+    x = found.tensor(request.input, "input", data, in_place=True, batch=True)
     if not request.steps:
         if data is not None and not request.HasField("output_place"):
             _requests.keep(raw, data, (request, x.dtype, x.shape))
@@ -152,8 +161,8 @@ def parse(raw: bytes, places: RequestTensors) -> tuple[convolution_pb2.ConvolveR
     specs = specs_of(request.steps)
     steps = []
     for i, (message, spec) in enumerate(zip(request.steps, specs, strict=True)):
-        kernel = places.tensor(message.kernel, f"steps[{i}].kernel")
-        bias = places.tensor(message.bias, f"steps[{i}].bias") if message.HasField("bias") else None
+        kernel = found.tensor(message.kernel, f"steps[{i}].kernel")
+        bias = found.tensor(message.bias, f"steps[{i}].bias") if message.HasField("bias") else None
         steps.append(Step(kernel, bias, spec))
     return request, x, steps
 

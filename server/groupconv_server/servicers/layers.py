@@ -16,8 +16,8 @@ from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.steps import Shaped, inputs_of, steps_of
 from groupconv_server.layers.names import check_name
-from groupconv_server.layers.registry import Arriving, LayerVersion
 from groupconv_server.layers.repository import Repository
+from groupconv_server.layers.version import Arriving, LayerVersion
 from groupconv_worker.job import Job
 
 

@@ -27,7 +27,7 @@ from groupconv.wire.requests import geometries
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.executors import Executor, Task, create_executor
-from groupconv_server.executors.jobs import Jobs
+from groupconv_server.executors.base import Jobs
 from groupconv_server.planner import Cut
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem

@@ -11,8 +11,7 @@ import ray
 from groupconv.convolution.plan import ShardReport
 from groupconv.errors import DeadlineExceededError, InternalError
 from groupconv_server.access.variables import check_ray_token
-from groupconv_server.executors.base import Task, WorkerInfo
-from groupconv_server.executors.jobs import Jobs
+from groupconv_server.executors.base import Jobs, Task, WorkerInfo
 from groupconv_server.executors.placement import Placement, WorkerPlaces
 from groupconv_server.executors.ray import calls, lane_calls, start
 from groupconv_server.executors.ray.calls import (
