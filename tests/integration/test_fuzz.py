@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fuzzing import decoders, live
+from fuzzing import decoders, extremes, live
 from groupconv_server.config import Config
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.server import Server
@@ -42,3 +42,14 @@ def test_a_live_server_refuses_them_and_goes_on(served):
 def test_more_broken_messages(served, seed):
     decoders.run(400_000, seed)
     live.run(served.address, 5_000, seed)
+
+
+def test_requests_of_extreme_parameters_cost_what_they_say():
+    found = extremes.run(150)
+    assert found.ended["OK"] > 50
+
+
+@pytest.mark.slow
+def test_more_requests_of_extreme_parameters():
+    found = extremes.run(5_000, 1)
+    assert found.ended["OK"] > 2_000
