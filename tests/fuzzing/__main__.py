@@ -52,8 +52,9 @@ def main(
     total = sum(sum(ended.values()) for name, ended in found.items() if name.startswith("decoder"))
     if cost is not None:
         ended = ", ".join(f"{n:,} {how}" for how, n in sorted(cost.ended.items(), key=lambda item: -item[1]))
+        seconds = time.monotonic() - start - broken
         typer.echo(
-            f"{extreme:,} requests of extreme parameters in {time.monotonic() - start - broken:.0f} s: {ended}; at most "
+            f"{extreme:,} requests of extreme parameters in {seconds:.0f} s: {ended}; at most "
             f"{cost.cpu[0]:.2f} s of CPU for one, {cost.grown:.0f} MiB more; a second caller's median "
             f"{1e3 * cost.beside:.1f} ms ({1e3 * cost.alone:.1f} alone)"
         )

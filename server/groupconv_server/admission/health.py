@@ -19,9 +19,12 @@ from google.protobuf.message import DecodeError
 from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv_server.admission.call import kind_of
 from groupconv_server.admission.errors import abort
+from groupconv_server.memory.malloc import give_back
 
 READ_SECONDS = 2.0
 """Seconds in which a message must be there. It travels right behind the call."""
+QUIET = 1.0
+"""Seconds after which memory of messages that nobody read is given back to the system."""
 READ_BYTES = 4096
 """Bytes that a message may have: it holds the name of a service."""
 READING = 128
@@ -40,6 +43,7 @@ class HealthCalls:
     def __init__(self) -> None:
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="health")
         self._reading: deque[grpc.ServicerContext] = deque()
+        self._giving_back = threading.Lock()
 
     def handler(self, handler: Any, *, trusted: bool) -> Any:
         """`handler` as one that takes bytes; None for a method that does not exist.
@@ -53,17 +57,35 @@ class HealthCalls:
         behavior = getattr(handler, kind_of(handler))
         decode, encode = handler.request_deserializer, handler.response_serializer
 
+        def request(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+            if trusted:
+                return self._read(requests, context, decode)
+            context.add_callback(self._give_back_soon)
+            return decode(b"")
+
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-            return behavior(self._read(requests, context, decode) if trusted else decode(b""), context)
+            return behavior(request(requests, context), context)
 
         def answers(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
-            yield from behavior(self._read(requests, context, decode) if trusted else decode(b""), context)
+            yield from behavior(request(requests, context), context)
 
         run: Any = answers if handler.response_streaming else answer
         run.experimental_thread_pool = self.threads  # grpc looks for it
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(run, None, encode)
         return grpc.stream_unary_rpc_method_handler(run, None, encode)
+
+    def _give_back_soon(self) -> None:
+        """Give back what gRPC held of messages that nobody read, at most once in `QUIET` seconds."""
+        if self._giving_back.acquire(blocking=False):
+
+            def run() -> None:
+                self._giving_back.release()
+                give_back()
+
+            timer = threading.Timer(QUIET, run)
+            timer.daemon = True
+            timer.start()
 
     def _read(self, requests: Iterator[bytes], context: grpc.ServicerContext, decode: Any) -> Any:
         """The call's message; ends the call if there is none."""
