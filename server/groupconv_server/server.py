@@ -1,5 +1,6 @@
 """The server: the services on one port, started and ended in order."""
 
+import functools
 import logging
 import os
 import signal
@@ -134,13 +135,13 @@ class Server:
                 config.limits,
                 metrics=self.metrics,
                 traces=self._traces,
-                inside=lambda: self._gate.brief,
+                inside=functools.partial(getattr, self._gate, "brief"),
             )
             self.layers = Layers(
                 self.executor.forget,
                 capacity=config.layer_bytes,
                 evict=config.evict_layers,
-                used=self.metrics.layers.used,
+                used=self.metrics.used,
             )
             self.repository = Repository(self.layers, self._store, self.coordinator)
             self.executor.welcome(self.repository.prepare)

@@ -1,5 +1,6 @@
 """What is noted of every request: it is given an id, counted, timed, traced, and written down if it is refused."""
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -71,7 +72,8 @@ class ObservedRequest(Request):
         """A thread starts on it."""
         self._begun = True
         self._series.begun(self, time.perf_counter() - self._arrived)
-        self._span = self._traces.begin(self, self._metadata, self._arrived)
+        if self._arrived >= self._traces.next_look:
+            self._span = self._traces.begin(self, self._metadata, self._arrived)
         context.set_trailing_metadata(((ID_KEY, self.id),))
 
     def end(self, context: Any, otherwise: str, *, active: bool) -> None:
@@ -88,7 +90,8 @@ class ObservedRequest(Request):
         self._series.ended(self, code, seconds)
         if code == "OK":
             reason = ""
-            audit.done(self, seconds)
+            if audit.log.isEnabledFor(logging.DEBUG):
+                audit.done(self, seconds)
         else:
             reason = _text(context)
             if audit.refused(self, code, context.peer(), reason, seconds):

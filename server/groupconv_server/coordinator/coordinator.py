@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from groupconv.convolution.plan import Plan, Report
+from groupconv.convolution.plan import Plan, Report, ShardReport
 from groupconv.convolution.spec import ConvSpec
 from groupconv.wire.requests import Result, Step
 from groupconv_server.coordinator.compiled import CompiledCall
@@ -23,7 +23,8 @@ from groupconv_server.executors.base import Executor
 from groupconv_server.planner import PlannedChain, Planner, empty_plan, request_plan
 from groupconv_server.planner.calibrate import calibrate
 from groupconv_server.telemetry.metrics import Metrics
-from groupconv_server.telemetry.traces import Times, Traces, traced
+from groupconv_server.telemetry.request import current
+from groupconv_server.telemetry.traces import Times, Traces
 from groupconv_worker.contract import Array
 from groupconv_worker.job import Job
 
@@ -117,7 +118,7 @@ class Coordinator:
         if not isinstance(first, ResidentStep):
             return self._compiled(shape, dtype, steps, reordering=reordering)
         key = shape, dtype, reordering
-        call: CompiledCall | None = first.calls.get(key)
+        call: CompiledCall | None = first.calls.known.get(key)
         if call is None:
             call = self._compiled(shape, dtype, steps, reordering=reordering)
             first.calls.add(key, call)
@@ -200,6 +201,7 @@ class Coordinator:
             call = CompiledCall([problem for chain in chains for problem in chain.chain], call)
         begun, job = time.perf_counter(), job or Job()
         timeline: list[Times] = []
+        shards: list[Sequence[ShardReport]] = []
         phases = {"plan": planning, "execute": 0.0, "merge": 0.0}
         with self._count:
             self._running += 1
@@ -221,15 +223,15 @@ class Coordinator:
                     phases["merge"] += merged - executed
                     if alone and self._running == 1:  # else it was timed with another's shards in between
                         self.planner.learn(chain, merged - start, ((r.compute_seconds for r in shard) for shard in ran))
-                    self.metrics.ran(ran)
+                    shards += ran
                     timeline.append(Times(start, dispatched, executed, merged, ran))
                     x = made.output
         finally:
             with self._count:
                 self._running -= 1
-        for phase, seconds in phases.items():
-            self.metrics.phase(phase, seconds)
-        if traced():
+        self.metrics.ran(shards, phases)
+        request = current.get()
+        if request is not None and request.traced:
             self.traces.chains(begun - planning, begun, timeline)
         return LazyResult(x, chains, timeline, phases)
 

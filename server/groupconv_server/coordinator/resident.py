@@ -19,26 +19,25 @@ class CompiledCalls:
 
     Args:
         most: calls that are kept; of more, those that were made first leave.
+
+    Attributes:
+        known: the `CompiledCall` for each key. It is replaced as a whole, so that readers need no lock.
     """
 
     def __init__(self, most: int = CALLS) -> None:
         self._most = most
-        self._calls: dict[Key, Any] = {}
-
-    def get(self, key: Key) -> Any:
-        """The `CompiledCall` for such inputs, or None."""
-        return self._calls.get(key)
+        self.known: dict[Key, Any] = {}
 
     def add(self, key: Key, call: Any) -> None:
         """Keep a call."""
-        calls = {**self._calls, key: call}
+        calls = {**self.known, key: call}
         while len(calls) > self._most:
             del calls[next(iter(calls))]
-        self._calls = calls  # replaced as a whole, so that readers need no lock
+        self.known = calls
 
     def inputs(self) -> list[tuple[tuple[int, ...], np.dtype]]:
         """Shapes and dtypes of the inputs that came, the latest at the end."""
-        return list(dict.fromkeys(key[:2] for key in self._calls))
+        return list(dict.fromkeys(key[:2] for key in self.known))
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,18 @@ that come and go are in `series.py`.
 """
 
 import platform
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client.core import Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from groupconv import __version__
 from groupconv.convolution.plan import ShardReport
-from groupconv_server.telemetry.families import Histogram
+from groupconv_server.telemetry.families import FOLD, Histogram
 from groupconv_server.telemetry.requests import Requests
 from groupconv_server.telemetry.series import LayerSeries, ShardSeries
 
@@ -28,13 +31,17 @@ class Metrics:
 
     Example:
         >>> metrics = Metrics()
-        >>> metrics.phase("merge", 0.002)
+        >>> metrics.ran([], {"merge": 0.002})
         >>> metrics.registry.get_sample_value("groupconv_phase_duration_seconds_count", {"phase": "merge"})
         1
     """
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
+        r.register(_Fold(self))
+        self._ran: deque[tuple[Sequence[Sequence[ShardReport]], Mapping[str, float]]] = deque()
+        self._used: deque[tuple[str, bool, float]] = deque(maxlen=2**16)
+        self._lock = threading.Lock()
         ProcessCollector(registry=r)
         GCCollector(registry=r)
         build = Gauge("groupconv_build_info", "Versions, in labels.", ["version", "python"], registry=r)
@@ -62,13 +69,50 @@ class Metrics:
         )
         self.bands = Counter("groupconv_stream_bands", "Bands of streams that were answered.", registry=r)
 
-    def phase(self, name: str, seconds: float) -> None:
-        """Note the time of one of `PHASES`."""
-        self._phases[name].observe(seconds)
+    def ran(self, reports: Sequence[Sequence[ShardReport]], phases: Mapping[str, float]) -> None:
+        """Take the shards of a convolution, for each the reports of its stages, and the seconds of its `PHASES`.
 
-    def ran(self, reports: Sequence[Sequence[ShardReport]]) -> None:
-        """Note what became of shards: for each the reports of its stages."""
-        for stages in reports:
-            self.shards.ran(stages)
-            if stages[0].attempts > 1:
-                self.shard_retries.inc(stages[0].attempts - 1)
+        They are kept as they come, and counted when somebody reads.
+        """
+        self._ran.append((reports, phases))
+        if len(self._ran) >= FOLD:
+            self.fold()
+
+    def used(self, layer: str, done: bool, seconds: float) -> None:
+        """Take a request of a loaded layer: whether it was answered, and its seconds."""
+        self._used.append((layer, done, seconds))
+
+    def fold(self) -> None:
+        """Count what came."""
+        with self._lock:
+            while self._ran:
+                reports, phases = self._ran.popleft()
+                for name, seconds in phases.items():
+                    self._phases[name].observe(seconds)
+                for stages in reports:
+                    self.shards.ran(stages)
+                    if stages[0].attempts > 1:
+                        self.shard_retries.inc(stages[0].attempts - 1)
+            while self._used:
+                self.layers.used(*self._used.popleft())
+
+    def busy(self, worker: str) -> float:
+        """Seconds that a worker's shards were in the engine."""
+        self.fold()
+        return self.shards.busy(worker)
+
+
+class _Fold:
+    """The first collector of the registry: what came is counted before the others are read."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing of its own."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Nothing of its own."""
+        self._metrics.fold()
+        return iter(())

@@ -17,7 +17,7 @@ from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind, Status, Sta
 from groupconv import __version__
 from groupconv.convolution.plan import ShardReport
 from groupconv.errors import FailedPreconditionError
-from groupconv_server.telemetry.request import Request, current
+from groupconv_server.telemetry.request import Request
 
 ASKED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """Environment variables that ask for an export."""
@@ -48,11 +48,14 @@ class Traces:
 
     Args:
         provider: takes them; None is the process's own, as `configure` or the program that embeds the server set it.
+
+    Attributes:
+        next_look: requests that arrive earlier have no span: nobody takes them. On the clock of time.perf_counter().
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._heard = provider is not None
-        self._asked = -math.inf
+        self.next_look = -math.inf
         self._tracer = trace.get_tracer("groupconv", __version__, tracer_provider=provider)
         self._offset = time.time() - time.perf_counter()
 
@@ -64,7 +67,7 @@ class Traces:
             metadata: of it, with `traceparent`.
             arrived: on the clock of time.perf_counter().
         """
-        if not self._heard and (arrived < self._asked + ASK or not self._listened(arrived)):
+        if not self._heard and (arrived < self.next_look or not self._listened(arrived)):
             return None
         sent = {key: value for key, value in metadata if key in _CARRIED and isinstance(value, str)}
         parent = propagate.extract(sent) if sent else Context()
@@ -81,8 +84,8 @@ class Traces:
 
     def _listened(self, now: float) -> bool:
         """Whether the process has a tracer provider by now: to ask OpenTelemetry takes longer than all else here."""
-        self._asked = now
         self._heard = not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
+        self.next_look = -math.inf if self._heard else now + ASK
         return self._heard
 
     def chains(self, planned: float, begun: float, chains: Sequence[Times]) -> None:
@@ -122,12 +125,6 @@ class Traces:
 
     def _at(self, seconds: float) -> int:
         return int((seconds + self._offset) * 1e9)
-
-
-def traced() -> bool:
-    """Whether somebody wants spans of the present request."""
-    request = current.get()
-    return request is not None and request.traced
 
 
 def end(span: Span, code: str, reason: str = "") -> None:
