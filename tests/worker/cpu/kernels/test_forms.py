@@ -105,10 +105,10 @@ from groupconv_worker.contract import Problem
 from groupconv_worker.cpu.kernels.forms import FORMS
 from groupconv_worker.job import Job
 from groupconv_worker.reference import convolve
-from groupconv_worker.runtime import Station
+from groupconv_worker.runtime import WorkerRuntime
 from groupconv_worker.shard import Stage
 
-station, rng, seen = Station("cpu", 1, 2**20), np.random.default_rng(0), []
+station, rng, seen = WorkerRuntime("cpu", 1, 2**20), np.random.default_rng(0), []
 for kernel, dtype in ((2, "float32"), *[(3, "float32")] * 3, *[(4, "float64")] * 3):
     x = rng.standard_normal((1, 4, 20, 30)).astype(dtype)
     w = rng.standard_normal((4, 1, kernel, kernel)).astype(dtype)

@@ -108,17 +108,19 @@ class _Fft:
     def run(self, x: Array, y: Array) -> None:
         plane, step = self.plane, self.step
         starts = list(itertools.product(range(0, plane.output[0], step[0]), range(0, plane.output[1], step[1])))
-        grouped = x.reshape(len(x) * plane.groups, plane.channels, *plane.input)
-        answers = y.reshape(len(y) * plane.groups, plane.filters, *plane.output)
+        # each sample is contiguous; from one to the next there may be a gap, so all together have no such view
+        grouped = [sample.reshape(plane.groups, plane.channels, *plane.input) for sample in x]
+        answers = [sample.reshape(plane.groups, plane.filters, *plane.output) for sample in y]
 
         @np.errstate(all="ignore")  # NaN and infinity are data, and each thread has its own state
         def work(first: int, last: int) -> None:
             for task in range(first, last):
                 current().check()
                 number, tile = divmod(task, len(starts))
-                self._tile(number % plane.groups, grouped[number], answers[number], starts[tile])
+                sample, group = divmod(number, plane.groups)
+                self._tile(group, grouped[sample][group], answers[sample][group], starts[tile])
 
-        self.team.run(work, len(grouped) * len(starts))
+        self.team.run(work, len(x) * plane.groups * len(starts))
 
     def _tile(self, group: int, x: Array, y: Array, start: tuple[int, int]) -> None:
         """The outputs from `start` on of one group: x (C/g, H, W) -> y (M/g, H', W')."""
