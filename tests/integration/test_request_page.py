@@ -1,0 +1,70 @@
+"""docs/request.md names the files that a warm request of a layer runs through, and no others; how many there are."""
+
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MOST_FILES, MOST_LINES, MOST_CHANGES = 44, 7600, 170
+"""What is held. The aim is 30 files of 5,000 lines in 70 changes of file."""
+ALGORITHMS = re.compile(
+    r"cpu/(algorithms/(?!samples)|kernels/|program|workspace)|epilogue\.py|pieces\.py|convolution/spec\.py"
+)
+"""Which of these are used depends on the processor: the fastest one was measured, or a rule chose it."""
+PROGRAM = """
+import os, sys, threading
+os.environ["GROUPCONV_TUNE"] = "off"
+on, seen = False, []
+def note(frame, event, arg):
+    name = frame.f_code.co_filename
+    ours = "groupconv" in name and "site-packages" not in name and not name.endswith("health.py")
+    if on and event == "call" and ours:
+        seen.append(name)
+threading.setprofile(note)
+sys.setprofile(note)
+import numpy as np
+import groupconv
+from groupconv_server.server import Config, Server
+x, w = np.ones((1, 96, 27, 27), "f4"), np.ones((256, 48, 5, 5), "f4")
+spec = groupconv.ConvSpec(padding=2, groups=2, activation="relu")
+with Server(Config(port=0, workers=1, threads=2)) as server, groupconv.connect(server.address) as client:
+    layer = client.load_layer("l", w, None, spec, inputs=[x.shape])
+    for _ in range(80):
+        layer(x)
+    on = True
+    layer(x)
+    on = False
+print(*seen, sep="\\n")
+"""
+
+
+def test_the_page_names_the_files_of_a_request():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300, check=True)
+    order = [Path(line).relative_to(ROOT).as_posix() for line in done.stdout.split()]
+    files = set(order)
+    lines = sum(len((ROOT / name).read_text().splitlines()) for name in files)
+    changes = sum(a != b for a, b in itertools.pairwise(order))
+    print(f"one request: {len(files)} files of {lines} lines, {len(order)} calls, {changes} changes of file")
+    named = set(named_files((ROOT / "docs/request.md").read_text()))
+    assert {f for f in files if not ALGORITHMS.search(f)} <= named
+    assert {f for f in named if not ALGORITHMS.search(f)} <= files
+    assert len(files) <= MOST_FILES
+    assert lines <= MOST_LINES
+    assert changes <= MOST_CHANGES
+
+
+def named_files(page: str) -> list[str]:
+    """The paths in the page's backticks: a short one stands beside a whole one, in its folder or its package."""
+    found: list[str] = []
+    for paragraph in re.split(r"\n\d+\. |\n## ", page):
+        base = ""
+        for name in re.findall(r"`([\w/]+\.py)`", paragraph):
+            if name.startswith(("client/", "server/", "worker/")):
+                base = name
+            if name.startswith("tests/"):
+                continue
+            places = [Path(name), Path(base).parent / name, *(p / name for p in list(Path(base).parents)[:-2])]
+            found.append(next(p.as_posix() for p in places if (ROOT / p).is_file()))
+    return found
