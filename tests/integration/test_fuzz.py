@@ -50,6 +50,7 @@ def test_requests_of_extreme_parameters_cost_what_they_say():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_more_requests_of_extreme_parameters():
     found = extremes.run(5_000, 1)
     assert found.ended["OK"] > 2_000
