@@ -71,9 +71,9 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
     from groupconv_server.executors import local
     from groupconv_server.planner import Planner
     from groupconv_server.servicers import convolution
-    from groupconv_worker import runtime as station
+    from groupconv_worker import runtime
 
-    run_shard = station.run_shard
+    run_shard = runtime.run_shard
 
     def counted(*arguments: Any, **keywords: Any) -> Any:
         start = time.thread_time()
@@ -90,7 +90,7 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
             stamps["computed"].append(time.perf_counter())
         return ran
 
-    station.run_shard = first if stamped else counted  # type: ignore[assignment]
+    runtime.run_shard = first if stamped else counted  # type: ignore[assignment]
     if stamped:
         noted(interceptor.Interceptor, "intercept_service", "arrived")
         noted(call.UnaryCall, "stream_unary", "begun", "answered")

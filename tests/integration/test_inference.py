@@ -199,7 +199,7 @@ def test_an_empty_batch_is_answered_by_an_empty_one(stub):
 def held(serving, name):
     """A layer whose first request stays in the worker until it is let go; yields what says that, and what lets it."""
     (worker,) = serving.executor._workers.values()
-    prepare, entered, go = worker.station.engine.prepare, threading.Event(), threading.Event()
+    prepare, entered, go = worker.runtime.engine.prepare, threading.Event(), threading.Event()
 
     def waiting(*arguments, **options):
         entered.set()
@@ -208,12 +208,12 @@ def held(serving, name):
 
     with groupconv.connect(serving.address, timeout=60) as client:
         client.load_layer(name, np.full((3, 1, 1), 2, np.float32), spec=ConvSpec(groups=3))
-        worker.station.engine.prepare = waiting
+        worker.runtime.engine.prepare = waiting
         try:
             yield entered, go
         finally:
             go.set()
-            worker.station.engine.prepare = prepare
+            worker.runtime.engine.prepare = prepare
             client.unload_layer(name)
 
 

@@ -57,7 +57,7 @@ def test_a_new_version_takes_over_and_every_answer_is_of_one_version(client):
 @contextmanager
 def prepared_by(server):
     """The kernels that the workers prepare, as they are prepared: the problem of each."""
-    engines = [worker.station.engine for worker in server.executor._workers.values()]
+    engines = [worker.runtime.engine for worker in server.executor._workers.values()]
     before, seen = [engine.prepare for engine in engines], []
 
     def watching(prepare):
@@ -113,7 +113,7 @@ def test_an_input_to_expect_that_does_not_fit_refuses_the_load(server, client):
     with pytest.raises(NotFoundError):
         client.get_layer("tests/unfit")
     assert not any(
-        key.layer == "tests/unfit" for w in server.executor._workers.values() for key, _ in w.station.resident._kept
+        key.layer == "tests/unfit" for w in server.executor._workers.values() for key, _ in w.runtime.resident._kept
     )
 
 

@@ -73,17 +73,17 @@ def test_the_workers_prepare_a_kernel_once():
 
 def _prepared_once(server, client):
     (worker,) = server.executor._workers.values()
-    prepare, prepared = worker.station.engine.prepare, []
-    worker.station.engine.prepare = lambda *a, **k: prepared.append(k) or prepare(*a, **k)
+    prepare, prepared = worker.runtime.engine.prepare, []
+    worker.runtime.engine.prepare = lambda *a, **k: prepared.append(k) or prepare(*a, **k)
     w = f32(2, 2, 3, 3)
     with client.load_layer("once", w) as layer:
         for batch in (1, 4, 2):
             layer(f32(batch, 2, 6, 6))
         assert prepared == [{"resident": True}]
-        assert w.nbytes < worker.station.resident.bytes < w.nbytes + 2 * OVERHEAD
+        assert w.nbytes < worker.runtime.resident.bytes < w.nbytes + 2 * OVERHEAD
         layer(f32(1, 2, 7, 7))
         assert len(prepared) == 2
-    assert worker.station.resident.bytes == 0
+    assert worker.runtime.resident.bytes == 0
 
 
 @pytest.mark.parametrize(

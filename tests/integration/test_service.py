@@ -158,7 +158,7 @@ def test_of_a_caller_who_goes_while_its_shard_waits_nothing_is_computed():
     with Server(Config(port=0, executor="local", threads=1, engine="reference")) as server:
         (worker,) = server.executor._workers.values()
         shards = worker.shards
-        with grpc.insecure_channel(server.address) as channel, worker.station.turn:  # the worker is busy
+        with grpc.insecure_channel(server.address) as channel, worker.runtime.budget:  # the worker is busy
             call = channel.unary_unary("/groupconv.v1.ConvolutionService/Convolve")
             going = call.future(convolve_request(array, steps, allow_reordering=False, report=False))
             until(lambda: server.coordinator.running == 1)

@@ -41,8 +41,8 @@ class Worker:
     def __init__(self, engine: str, threads: int, capacity: int = CAPACITY, share: float | None = None) -> None:
         if share:
             os.environ.setdefault("CUPY_GPU_MEMORY_LIMIT", f"{share:.0%}")  # read when CuPy's pool is made
-        self._station = WorkerRuntime(engine, threads, capacity)
-        self.engine, self.resident = self._station.engine, self._station.resident
+        self._runtime = WorkerRuntime(engine, threads, capacity)
+        self.engine, self.resident = self._runtime.engine, self._runtime.resident
         self._dropped: set[int] = set()
         self._endpoints: dict[tuple[bytes, bool], LaneEndpoint] = {}
 
@@ -127,11 +127,11 @@ class Worker:
             CancelledError: it was dropped.
         """
         job = Job(None if expires is None else time.monotonic() + expires - time.time(), lambda: not dropped())
-        threads = self._station.enter(stages, job)
+        threads = self._runtime.enter(stages, job)
         try:
             if borrowed:
                 stages = [_own(stage) for stage in stages]
-            return self._station.run(stages, x, out, threads, job)
+            return self._runtime.run(stages, x, out, threads, job)
         except WeightsMissingError:
             return None
         except DeviceLostError:
@@ -141,7 +141,7 @@ class Worker:
             logging.shutdown()
             os._exit(DEVICE_LOST)
         finally:
-            self._station.turn.release(threads)
+            self._runtime.budget.release(threads)
 
     def forget(self, layer: str, version: int) -> None:
         """Drop what is kept of a layer's version; a shard that counts on it is sent again, with its weights."""

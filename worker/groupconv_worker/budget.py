@@ -26,12 +26,12 @@ class ThreadBudget:
         threads: the budget; 1 makes it a plain lock, which, other than `threading.Lock`, promises an order.
 
     Example:
-        >>> turn = ThreadBudget(4)
-        >>> turn.acquire(among=2), turn.acquire(among=2), turn.acquire(timeout=0.01)
+        >>> budget = ThreadBudget(4)
+        >>> budget.acquire(among=2), budget.acquire(among=2), budget.acquire(timeout=0.01)
         (2, 2, 0)
-        >>> turn.acquire(timeout=1)  # lent
+        >>> budget.acquire(timeout=1)  # lent
         1
-        >>> turn.release(1); turn.release(2); turn.release(2); turn.acquire()
+        >>> budget.release(1); budget.release(2); budget.release(2); budget.acquire()
         4
     """
 

@@ -26,13 +26,13 @@ class WorkerRuntime:
     Attributes:
         engine: its threads go to one shard, or are shared by those that come at the same time, if it can do several.
         resident: kernels that stay prepared.
-        turn: at the threads.
+        budget: of the threads, shared by those that run.
     """
 
     def __init__(self, engine: str, threads: int, capacity: int) -> None:
         self.engine = create_engine(engine, threads=threads)
         self.resident = Resident(capacity)
-        self.turn = ThreadBudget(self.engine.threads if self.engine.at_once > 1 else 1)
+        self.budget = ThreadBudget(self.engine.threads if self.engine.at_once > 1 else 1)
 
     def enter(self, stages: Sequence[Stage], job: Job, among: float | None = None) -> int:
         """Wait for threads to run a shard on.
@@ -43,7 +43,7 @@ class WorkerRuntime:
             among: how many shards share the threads now; None counts those that came here.
 
         Returns:
-            How many it got, for `run` and for `turn.release`.
+            How many it got, for `run` and for `budget.release`.
 
         Raises:
             DeadlineExceededError, CancelledError: the job was over before it got any.
@@ -52,10 +52,10 @@ class WorkerRuntime:
         timeout = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
         new = not all(stage.key is None or self.resident.has(stage.key, stage.one) for stage in stages)
         if among is None:
-            among = min(self.turn.inside + 1, self.engine.at_once)
-        got = 0 if job.look() else self.turn.acquire(timeout, among=among, whole=new, over=job.look)
+            among = min(self.budget.inside + 1, self.engine.at_once)
+        got = 0 if job.look() else self.budget.acquire(timeout, among=among, whole=new, over=job.look)
         if got and job.look():
-            self.turn.release(got)
+            self.budget.release(got)
             got = 0
         if not got:
             job.look()

@@ -47,9 +47,9 @@ class LocalExecutor:
     ) -> None:
         threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
         self._workers = {f"local-{i}": _Worker(f"local-{i}", engine, threads, capacity) for i in range(workers)}
-        self.computes_here = sum(worker.station.engine.at_once for worker in self._workers.values())
+        self.computes_here = sum(worker.runtime.engine.at_once for worker in self._workers.values())
         # one worker has every task whole; several would have to share out what is on the device
-        self.gpu = next(iter(self._workers.values())).station.engine.gpu if workers == 1 else None
+        self.gpu = next(iter(self._workers.values())).runtime.engine.gpu if workers == 1 else None
         self._ids = tuple(self._workers)
         self._team, self._jobs = Team(workers), Jobs()
         self._lost = ""
@@ -119,7 +119,7 @@ class LocalExecutor:
     def forget(self, layer: str, version: int) -> None:
         """Dropped at once: a running shard holds what it uses."""
         for worker in self._workers.values():
-            worker.station.resident.forget(layer, version)
+            worker.runtime.resident.forget(layer, version)
 
     def interrupt(self) -> None:
         """Running shards end within `job.PROMPT`."""
@@ -138,29 +138,29 @@ class _Worker:
 
     def __init__(self, worker_id: str, engine: str, threads: int, capacity: int) -> None:
         self.id = worker_id
-        self.station = WorkerRuntime(engine, threads, capacity)
+        self.runtime = WorkerRuntime(engine, threads, capacity)
         self.shards, self._count = 0, threading.Lock()
 
     @property
     def busy(self) -> bool:
-        return self.station.turn.inside > 0
+        return self.runtime.budget.inside > 0
 
     def info(self) -> WorkerInfo:
-        e = self.station.engine
+        e = self.runtime.engine
         return WorkerInfo(self.id, socket.gethostname(), e.name, e.device(), e.threads, self.shards)
 
     def close(self) -> None:
-        if not self.station.turn.acquire(HANGING, alone=True):
+        if not self.runtime.budget.acquire(HANGING, alone=True):
             log.warning("worker %s still computes; its threads are left behind", self.id)
             return
-        self.station.engine.close()
+        self.runtime.engine.close()
 
     def run(self, task: Task, job: Job, submitted: float, among: float) -> tuple[ShardReport, ...]:
-        threads = self.station.enter(task.stages, job, among)
+        threads = self.runtime.enter(task.stages, job, among)
         try:
-            ran = self.station.run(task.stages, task.x, task.out, threads, job)
+            ran = self.runtime.run(task.stages, task.x, task.out, threads, job)
             with self._count:
                 self.shards += 1
         finally:
-            self.station.turn.release(threads)
+            self.runtime.budget.release(threads)
         return task.reports(self.id, ran, time.perf_counter() - submitted)

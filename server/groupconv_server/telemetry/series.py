@@ -1,7 +1,7 @@
 """Series whose labels come and go: those of layers, which users name, and of workers.
 
 They are pruned as they are scraped, so a layer or worker that is gone has no series, and capped: layers beyond the cap
-share one. They are not registered themselves; `state.py` yields them after it pruned them.
+share one. They are not registered themselves; `gauges.py` yields them after it pruned them.
 """
 
 import threading

@@ -27,10 +27,10 @@ def test_a_server_whose_device_is_lost_leaves_serving(cupy, caplog: pytest.LogCa
         def launch(*_, **__):
             raise cupy.cuda.runtime.CUDARuntimeError(700)
 
-        worker.station.engine._device.kernels.launch = launch
+        worker.runtime.engine._device.kernels.launch = launch
         with caplog.at_level(logging.ERROR), pytest.raises(UnavailableError, match="cudaError700"):
             client.conv2d(x, w)
-        del worker.station.engine._device.kernels.launch  # it would work again, with nobody knows what in its memory
+        del worker.runtime.engine._device.kernels.launch  # it would work again, with nobody knows what in its memory
         with pytest.raises(UnavailableError, match="started again"):
             client.conv2d(x, w)
         status = client.status()

@@ -102,7 +102,7 @@ def test_requests_share_the_threads_of_a_local_worker(engine):
     met = threading.Barrier(executor.computes_here)
     want = Coordinator(executor).convolve(x, steps).output
     (worker,) = executor._workers.values()
-    run, worker.station.run = worker.station.run, lambda *args: (met.wait(60), run(*args))[1]
+    run, worker.runtime.run = worker.runtime.run, lambda *args: (met.wait(60), run(*args))[1]
 
     def request(_):
         return coordinator.convolve(x, steps).output
@@ -121,16 +121,16 @@ def test_what_is_to_be_tuned_waits_for_all_threads():
     resident = resident_steps("layer", 1, steps)
     inside, go = threading.Event(), threading.Event()
     (worker,) = executor._workers.values()
-    run = worker.station.run
+    run = worker.runtime.run
 
     def waiting(*args):
-        worker.station.run = run
+        worker.runtime.run = run
         inside.set()
         go.wait(60)
         return run(*args)
 
     def held():
-        worker.station.run = waiting
+        worker.runtime.run = waiting
         coordinator.convolve(x, steps)
 
     first = threading.Thread(target=held)

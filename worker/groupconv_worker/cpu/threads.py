@@ -14,7 +14,7 @@ time to let go of the GIL before it asks, and tells that work is over when it ha
 Linux tends to wake a thread on the processor of the one that wakes it. Behind a caller that computes, it waited there
 for many milliseconds, so a sleeping helper is first told to keep off that processor.
 
-Who shares a team's budget with others (turn.py) says so in its own thread (`keep_to`), as it is many calls away from
+Who shares a team's budget with others (budget.py) says so in its own thread (`keep_to`), as it is many calls away from
 where the team is asked for helpers.
 """
 

@@ -108,16 +108,16 @@ from groupconv_worker.reference import convolve
 from groupconv_worker.runtime import WorkerRuntime
 from groupconv_worker.shard import Stage
 
-station, rng, seen = WorkerRuntime("cpu", 1, 2**20), np.random.default_rng(0), []
+runtime, rng, seen = WorkerRuntime("cpu", 1, 2**20), np.random.default_rng(0), []
 for kernel, dtype in ((2, "float32"), *[(3, "float32")] * 3, *[(4, "float64")] * 3):
     x = rng.standard_normal((1, 4, 20, 30)).astype(dtype)
     w = rng.standard_normal((4, 1, kernel, kernel)).astype(dtype)
     problem = Problem(resolve(ConvSpec(groups=4), x.shape, w.shape), types_of(x.dtype, w.dtype))
     out = np.empty(problem.geometry.output_shape, dtype)
     stages = [Stage(problem, w)]
-    threads = station.enter(stages, Job())
-    (ran,) = station.run(stages, x, out, threads, Job())
-    station.turn.release(threads)
+    threads = runtime.enter(stages, Job())
+    (ran,) = runtime.run(stages, x, out, threads, Job())
+    runtime.budget.release(threads)
     if FORMS._thread:
         FORMS._thread.join()
     np.testing.assert_allclose(out, convolve(x, w, None, problem.geometry), rtol=1e-4, atol=1e-4)
