@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 
 import groupconv
-from groupconv.convolution.dtypes import DTYPES
+from groupconv.convolution.dtypes import DTYPES, is_float
 from groupconv.convolution.spec import ACTIVATIONS, PADDING_MODES
 from groupconv.v1 import convolution_pb2
 from groupconv.wire.requests import geometries
@@ -35,11 +35,12 @@ MOST_CPU = 4.0
 """Seconds of CPU that a request may cost the server."""
 QUEUE_MIB, MESSAGE_MIB, TENSOR_MIB = 64, 16, 64
 """The server's limits."""
-BASE_MIB = 700
+BASE_MIB = 450
 """What Python, the libraries, compiled kernels and kept scratch memory may take beside the formula of operations.md."""
 LONGEST = 2**12
 """Bytes of a request."""
-FINE = {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+FINE = {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+"""All that a valid request may end with."""
 X, W = np.ones((1, 1, 9), np.float32), np.ones((1, 1, 3), np.float32)
 
 
@@ -88,11 +89,16 @@ def _run(address: str, server: psutil.Process, cases: int, seed: int) -> Found:
         found.alone = statistics.median(_call(client) for _ in range(50))
         before, over, times = server.memory_info().rss, threading.Event(), []
 
+        failed: list[BaseException] = []
+
         def watch() -> None:
-            while not over.is_set():
-                times.append(_call(client))
-                found.grown = max(found.grown, (server.memory_info().rss - before) / 2**20)
-                over.wait(0.01)
+            try:
+                while not over.is_set():
+                    times.append(_call(client))
+                    found.grown = max(found.grown, (server.memory_info().rss - before) / 2**20)
+                    over.wait(0.01)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failed.append(error)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -108,8 +114,10 @@ def _run(address: str, server: psutil.Process, cases: int, seed: int) -> Found:
         finally:
             over.set()
             watcher.join()
+    if failed:
+        raise failed[0]
     found.beside = statistics.median(times)
-    assert found.beside < max(0.05, 50 * found.alone), f"a second caller waited {found.beside:.3f} s at the median"
+    assert found.beside < max(0.05, 15 * found.alone), f"a second caller waited {found.beside:.3f} s at the median"
     # its message, what lies between and its answer are in the queue's budget; a worker's kernels and scratch are not
     assert found.grown < QUEUE_MIB + 2 * TENSOR_MIB + BASE_MIB, f"memory grew by {found.grown:.0f} MiB"
     return found
@@ -177,7 +185,7 @@ def _step(
 ) -> int:
     """Add a step on so many channels; how many its output has."""
     kernel = [rng.choice([1, 1, 2, 3]) for _ in range(rank)]
-    spec = _spec(rng, rank, groups)
+    spec = _spec(rng, rank, groups, is_float(dtype))
     filters = rng.choice([1, 1, 2])
     shape = (width, filters) if spec.transposed else (groups * filters, width // groups)
     step = request.steps.add(spec=spec_to_wire(spec))
@@ -185,7 +193,7 @@ def _step(
     return groups * filters
 
 
-def _spec(rng: random.Random, rank: int, groups: int) -> groupconv.ConvSpec:
+def _spec(rng: random.Random, rank: int, groups: int, floats: bool) -> groupconv.ConvSpec:
     huge = [1, 1, 2, 3, 10**3, 10**5, 10**6, 2**24, 2**31 - 1]
 
     def each() -> tuple[int, ...]:
@@ -199,7 +207,7 @@ def _spec(rng: random.Random, rank: int, groups: int) -> groupconv.ConvSpec:
         padding=pads if rng.random() < 0.5 else 0,
         groups=groups,
         padding_mode="zeros" if transposed else rng.choice(PADDING_MODES),
-        activation=rng.choice([None, None, *(a for a in ACTIVATIONS if a != "prelu")]),
+        activation=rng.choice([None, None, *((a for a in ACTIVATIONS if a != "prelu") if floats else ["relu"])]),
         transposed=transposed,
         flip_kernel=rng.random() < 0.2,
         exact=rng.random() < 0.2,
@@ -215,7 +223,7 @@ def _plan(rng: random.Random) -> tuple[str, convolution_pb2.PlanConvolutionReque
     request.input.CopyFrom(type_to_wire(dtype, (rng.choice([1, 8, 1000]), channels, *extents)))
     for _ in range(rng.choice([1, 1, 3, 20])):
         groups = rng.choice([1, channels])
-        spec = _spec(rng, rank, groups)
+        spec = _spec(rng, rank, groups, True)
         shape = (channels, 1) if spec.transposed else (channels, channels // groups)
         kernel = type_to_wire(dtype, (*shape, *(rng.choice([1, 3, 31, 1000]) for _ in range(rank))))
         request.steps.add(kernel=kernel, spec=spec_to_wire(spec))

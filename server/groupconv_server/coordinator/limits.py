@@ -41,11 +41,14 @@ class Limits:
         """
         g, types = problem.geometry, problem.types
         padded = (g.batch, g.in_channels, *(g.output if g.transposed else g.padded))
-        for what, shape, dtype in (("output", g.output_shape, types.output), ("padded input", padded, types.input)):
+        for what, shape, dtype in (
+            ("an output", g.output_shape, types.output),
+            ("a padded input", padded, types.input),
+        ):
             size = cost.nbytes(shape, dtype)
             if size > self.tensor_bytes:
                 raise ResourceExhaustedError(
-                    f"{path}: an {what} of {list(shape)} {dtype} takes {human_bytes(size)}, "
+                    f"{path}: {what} of {list(shape)} {dtype} takes {human_bytes(size)}, "
                     f"more than the limit of {human_bytes(self.tensor_bytes)} for a tensor"
                 )
 
