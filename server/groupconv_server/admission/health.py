@@ -29,6 +29,8 @@ READ_BYTES = 4096
 """Bytes that a message may have: it holds the name of a service."""
 READING = 128
 """Calls whose message is awaited at a time; of more, the oldest is ended."""
+UNREAD = 8
+"""Open calls of Watch whose message is not read; of more, the oldest is ended. gRPC holds up to 16 MiB for each."""
 THREADS = 256
 """Threads at most: for calls that are read, for watchers, and as many for refusals. They start when they are needed."""
 
@@ -43,6 +45,7 @@ class HealthCalls:
     def __init__(self) -> None:
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="health")
         self._reading: deque[grpc.ServicerContext] = deque()
+        self._unread: deque[grpc.ServicerContext] = deque()
         self._giving_back = threading.Lock()
 
     def handler(self, handler: Any, *, trusted: bool) -> Any:
@@ -67,7 +70,13 @@ class HealthCalls:
             return behavior(request(requests, context), context)
 
         def answers(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
-            yield from behavior(request(requests, context), context)
+            if not trusted:
+                _add(self._unread, context, UNREAD)
+            try:
+                yield from behavior(request(requests, context), context)
+            finally:
+                with suppress(ValueError):  # it is read, or had to make room
+                    self._unread.remove(context)
 
         run: Any = answers if handler.response_streaming else answer
         run.experimental_thread_pool = self.threads  # grpc looks for it
@@ -89,9 +98,7 @@ class HealthCalls:
 
     def _read(self, requests: Iterator[bytes], context: grpc.ServicerContext, decode: Any) -> Any:
         """The call's message; ends the call if there is none."""
-        self._reading.append(context)
-        while len(self._reading) > READING:
-            self._reading.popleft().cancel()
+        _add(self._reading, context, READING)
         timer = threading.Timer(READ_SECONDS, context.cancel)
         timer.start()
         try:
@@ -106,6 +113,14 @@ class HealthCalls:
             return _decoded(raw, decode)
         except GroupconvError as error:
             abort(context, error)
+
+
+def _add(calls: deque[grpc.ServicerContext], context: grpc.ServicerContext, most: int) -> None:
+    """Add a call, and end the oldest if there are more than `most`."""
+    calls.append(context)
+    while len(calls) > most:
+        with suppress(IndexError):  # another thread was faster
+            calls.popleft().cancel()
 
 
 def _decoded(raw: bytes | None, decode: Any) -> Any:

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.wire.requests import convolve_request
-from groupconv_server.admission import gate
+from groupconv_server.admission import gate, health
 from groupconv_server.config import Config
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.server import Server
@@ -123,6 +123,30 @@ def test_a_message_to_health_without_a_token_is_not_read(tmp_path, silence):
         check = channel.stream_unary("/grpc.health.v1.Health/Check").future(silence(), timeout=60)
         answer = health_pb2.HealthCheckResponse.FromString(check.result())
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_few_watches_without_a_token_stay_open(tmp_path):
+    """gRPC holds what it has received of a message that is not read, for as long as the call is open."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(f'[alice]\nsha256 = "{hashlib.sha256(b"a" * 40).hexdigest()}"\n')
+    with Server(config(tokens=tokens)) as server:
+        channels = [grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) for _ in range(3)]
+        watches = []
+        for i in range(health.UNREAD + 4):
+            watch = health_pb2_grpc.HealthStub(channels[i % 3]).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            watches.append(watch)
+        assert [_code_at_end(watch) for watch in watches[:4]] == [grpc.StatusCode.CANCELLED] * 4
+        assert all(watch.is_active() for watch in watches[4:])
+        for channel in channels:
+            channel.close()
+        until(lambda: not server._interceptor._health._unread)
+
+
+def _code_at_end(watch) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError) as ended:
+        next(watch)
+    return ended.value.code()
 
 
 def server_bytes() -> int:
