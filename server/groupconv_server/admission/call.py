@@ -174,6 +174,8 @@ class UnaryCall(Call):
             raise
         if self._watch is not None:
             self._watch.end(context, "OK", active=self._over.locked())
+        if self._ticket is not None:
+            self._ticket.offer(context)
         return answer
 
 
@@ -188,8 +190,15 @@ class StreamingCall(Call):
         """Run it."""
         status = "UNKNOWN"
         try:
-            yield from self._method.behavior(self._begin(requests, context), context)
+            for answer in self._method.behavior(self._begin(requests, context), context):
+                if self._ticket is not None:
+                    self._ticket.offer(context)
+                yield answer
+                if self._ticket is not None:
+                    self._ticket.taken()
             status = "OK"
+            if self._ticket is not None:
+                self._ticket.offer(context)  # the status, behind answers that the client may not have read
         finally:
             if self._watch is not None:
                 self._watch.end(context, status, active=context.is_active())

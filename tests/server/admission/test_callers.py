@@ -18,13 +18,15 @@ from groupconv.wire.requests import convolve_request
 from groupconv_server.admission import gate, health
 from groupconv_server.config import Config
 from groupconv_server.coordinator.limits import Limits
+from groupconv_server.inference.v2 import infer_pb2
 from groupconv_server.server import Server
 from waiting import until
 
 CONVOLVE = "/groupconv.v1.ConvolutionService/Convolve"
+INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 STREAMS = (
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-    "/inference.GRPCInferenceService/ModelStreamInfer",
+    INFER,
     "/groupconv.v1.LayerService/LoadLayer",
     "/groupconv.v1.StreamService/ConvolveStream",
     CONVOLVE,
@@ -215,6 +217,47 @@ def test_an_answer_is_counted_before_it_is_made_and_until_it_is_read():
         for channel in channels:
             channel.close()
         until(lambda: server._gate.nbytes == 0)
+
+
+@pytest.mark.parametrize("method", [CONVOLVE, INFER], ids=["unary", "stream"])
+def test_answers_that_nobody_reads_make_room_for_others(method, monkeypatch):
+    """A request of 50 bytes, without a deadline, whose answer fills the budget."""
+    monkeypatch.setattr(gate, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(gate, "READ_RATE", 2**30)
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.http2.lookahead_bytes", 65535),
+        ("grpc.http2.bdp_probe", 0),
+    ]
+    spec = ConvSpec(padding=(((8 << 20) // 4, 0),))
+    kernel, tiny = np.ones((1, 1, 1), np.float32), np.ones((1, 1, 2), np.float32)
+    with (
+        Server(config(queue_bytes=28 << 20)) as server,
+        grpc.insecure_channel(server.address, options) as channel,
+        groupconv.connect(server.address, timeout=60) as client,
+    ):
+        client.load_layer("wide", kernel, spec=spec)
+        if method == CONVOLVE:
+            call = channel.unary_stream(method)(convolve_request(tiny, [Step(kernel, None, spec)], report=False))
+        else:
+            request = infer_pb2.ModelInferRequest(model_name="wide", raw_input_contents=[tiny.tobytes()])
+            request.inputs.add(name="x", datatype="FP32", shape=tiny.shape)
+            call = channel.unary_stream(method)(request.SerializeToString())
+        x = np.ones((1, 1, 2**20), np.float32)
+        until(lambda: server._gate.unread)
+
+        def served() -> bool:
+            try:
+                return client.conv1d(x, W).shape == (1, 1, 2**20 - 2)
+            except groupconv.errors.ResourceExhaustedError:
+                return False
+
+        assert not served()
+        until(served)
+        with pytest.raises(grpc.RpcError) as ended:
+            list(call)
+        assert ended.value.code() == grpc.StatusCode.CANCELLED
 
 
 def test_a_request_that_no_budget_could_hold_says_so():
