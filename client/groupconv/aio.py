@@ -52,7 +52,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         x, out = noted(x), noted(out)
         call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering)
         talk = calls.run(self._shared, x, steps, call)
-        return await self._do(talk, timeout, small=small(out, x, steps))
+        return await self._run_exchange(talk, timeout, small=small(out, x, steps))
 
     async def stream_conv2d(
         self, source: Any, weight: Any, bias: Any = None, *, timeout: float | None = None, **options: Unpack[StreamConv]
@@ -102,7 +102,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
     ) -> Plan:
         """How the server would cut several steps, each on the output of the one before."""
         talk = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
-        return await self._do(talk, timeout)
+        return await self._run_exchange(talk, timeout)
 
     async def load_layer(
         self,
@@ -134,34 +134,29 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
 
     async def get_layer(self, name: str) -> AsyncLayer:
         """A layer that is loaded already; NotFoundError if there is none of that name."""
-        return self._layer(await self._do(calls.get_layer(name)))
+        return self._layer(await self._run_exchange(calls.get_layer(name)))
 
     async def list_layers(self) -> list[LayerInfo]:
         """What the server says of every layer, by name."""
-        return await self._do(calls.list_layers())
+        return await self._run_exchange(calls.list_layers())
 
     async def unload_layer(self, name: str) -> None:
         """Let the server forget a layer; NotFoundError if there is none of that name."""
-        await self._do(calls.unload_layer(name))
+        await self._run_exchange(calls.unload_layer(name))
 
     async def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:
         """Version, executor and workers of the server."""
-        return await self._do(calls.status(), timeout)
+        return await self._run_exchange(calls.status(), timeout)
 
     async def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
         """An array to be filled and given to calls, which need not copy it (see `groupconv.Client.empty`)."""
-        return await self._do(calls.empty(self._shared, shape, dtype))
+        return await self._run_exchange(calls.empty(self._shared, shape, dtype))
 
     async def _answer(self, x: Any, steps: Sequence[Step], call: CallOptions) -> Array:
         timeout, x, call["out"] = call.get("timeout"), noted(x), noted(call.get("out"))
         talk = calls.output(self._shared, x, steps, call)
-        output = await self._do(talk, timeout, small=small(call.get("out"), x, steps))
+        output = await self._run_exchange(talk, timeout, small=small(call.get("out"), x, steps))
         return await self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
 
     def _layer(self, info: LayerInfo) -> AsyncLayer:
-        return AsyncLayer(info, self._run_layer, self.get_layer, self.unload_layer)
-
-    async def _run_layer(self, info: LayerInfo, x: Any, *, report: bool = False, **call: Unpack[CallOptions]) -> Result:
-        x, call["out"] = noted(x), noted(call.get("out"))
-        talk = calls.run_layer(self._shared, info, x, call, report=report)
-        return await self._do(talk, call.get("timeout"), small=small(call.get("out"), x))
+        return AsyncLayer(info, self._shared, self._run_exchange, self.get_layer, self.unload_layer)

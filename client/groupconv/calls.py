@@ -12,12 +12,12 @@ from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.device import DeviceArray, destination, unnoted
 from groupconv.errors import DataLossError
-from groupconv.layer import LayerInfo, info_from_wire, layer_fields, layer_input, load_messages
 from groupconv.memory.shared import Shared
 from groupconv.options import CallOptions
 from groupconv.streaming.stream import Transfer, pays, transfer
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
+from groupconv.wire.layers import LayerInfo, info_from_wire, load_messages
 from groupconv.wire.requests import (
     CONVOLVE,
     Array,
@@ -28,7 +28,6 @@ from groupconv.wire.requests import (
     prepare,
     read_answer,
     result_of,
-    with_input,
 )
 from groupconv.wire.specs import plan_from_wire
 from groupconv.wire.tensors import empty as ordinary
@@ -69,21 +68,6 @@ def _run(
         answer = read_answer((yield Request(CONVOLVE, request)))
     else:
         answer = yield from shared.run_steps(x, ready, out=there, allow_reordering=reordering, report=report)
-    return result_of(answer, unbatched=unbatched, out=there or call.get("out"))
-
-
-def run_layer(shared: Shared | None, info: LayerInfo, x: Any, call: CallOptions, *, report: bool) -> Exchange[Result]:
-    """Run a layer."""
-    reordering = call.get("allow_reordering", False)
-    array, unbatched = layer_input(info, unnoted(x) if shared is None else shared.source(x))
-    there, talk = destination(call.get("out")), None
-    if shared is not None:
-        talk = shared.run_layer(array, info, out=there, allow_reordering=reordering, report=report)
-    if talk is None:
-        request = with_input(array, layer_fields(info.name, report, reordering))
-        answer = read_answer((yield Request(CONVOLVE, request)))
-    else:
-        answer = yield from talk
     return result_of(answer, unbatched=unbatched, out=there or call.get("out"))
 
 

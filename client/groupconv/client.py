@@ -104,7 +104,7 @@ class Client(Session, Convolutions[Array]):
             GroupconvError: the subclass of the status the server answered with.
         """
         call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering)
-        return self._do(calls.run(self._shared, x, steps, call), timeout)
+        return self._run_exchange(calls.run(self._shared, x, steps, call), timeout)
 
     def plan(
         self,
@@ -138,7 +138,7 @@ class Client(Session, Convolutions[Array]):
     ) -> Plan:
         """How the server would cut several steps, each on the output of the one before."""
         talk = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
-        return self._do(talk, timeout)
+        return self._run_exchange(talk, timeout)
 
     def load_layer(
         self,
@@ -192,11 +192,11 @@ class Client(Session, Convolutions[Array]):
         Raises:
             NotFoundError: there is none of that name.
         """
-        return self._layer(self._do(calls.get_layer(name)))
+        return self._layer(self._run_exchange(calls.get_layer(name)))
 
     def list_layers(self) -> list[LayerInfo]:
         """What the server says of every layer, by name."""
-        return self._do(calls.list_layers())
+        return self._run_exchange(calls.list_layers())
 
     def unload_layer(self, name: str) -> None:
         """Let the server forget a layer; its running requests end first.
@@ -204,11 +204,11 @@ class Client(Session, Convolutions[Array]):
         Raises:
             NotFoundError: there is none of that name.
         """
-        self._do(calls.unload_layer(name))
+        self._run_exchange(calls.unload_layer(name))
 
     def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:
         """Version, executor and workers of the server."""
-        return self._do(calls.status(), timeout)
+        return self._run_exchange(calls.status(), timeout)
 
     def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
         """An array to be filled and given to calls, which need not copy it where the client shares memory.
@@ -225,7 +225,7 @@ class Client(Session, Convolutions[Array]):
                 camera.read_into(x)
                 y = client.conv2d(x, w, padding=2, groups=2)
         """
-        return self._do(calls.empty(self._shared, shape, dtype))
+        return self._run_exchange(calls.empty(self._shared, shape, dtype))
 
     def stream_conv2d(
         self, source: Any, weight: Any, bias: Any = None, *, timeout: float | None = None, **options: Unpack[StreamConv]
@@ -279,11 +279,8 @@ class Client(Session, Convolutions[Array]):
 
     def _answer(self, x: Any, steps: Sequence[Step], call: CallOptions) -> Array:
         timeout = call.get("timeout")
-        output = self._do(calls.output(self._shared, x, steps, call), timeout)
+        output = self._run_exchange(calls.output(self._shared, x, steps, call), timeout)
         return self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
 
     def _layer(self, info: LayerInfo) -> Layer:
-        return Layer(info, self._run_layer, self.get_layer, self.unload_layer)
-
-    def _run_layer(self, info: LayerInfo, x: Any, *, report: bool = False, **call: Unpack[CallOptions]) -> Result:
-        return self._do(calls.run_layer(self._shared, info, x, call, report=report), call.get("timeout"))
+        return Layer(info, self._shared, self._run_exchange, self.get_layer, self.unload_layer)

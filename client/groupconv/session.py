@@ -73,7 +73,7 @@ class Session(_Session[grpc.Channel]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _do(self, talk: Exchange[T], timeout: float | None = None) -> T:
+    def _run_exchange(self, talk: Exchange[T], timeout: float | None = None) -> T:
         """Make the calls that a generator asks for, and give what it returns."""
         try:
             ask = next(talk)
@@ -94,7 +94,8 @@ class Session(_Session[grpc.Channel]):
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> bytes:
         try:
-            answer: bytes = method(request, **self._options(timeout))
+            seconds = self.timeout if timeout is None else timeout
+            answer: bytes = method(request, timeout=seconds, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
         return answer
@@ -162,7 +163,7 @@ class AsyncSession(_Session[grpc.aio.Channel]):
     ) -> None:
         await self.close()
 
-    async def _do(self, talk: Exchange[T], timeout: float | None = None, *, small: bool = True) -> T:
+    async def _run_exchange(self, talk: Exchange[T], timeout: float | None = None, *, small: bool = True) -> T:
         """Make the calls that a generator asks for, and give what it returns; in threads, unless it is small."""
 
         async def told(answer: bytes | None = None) -> Request | Done:

@@ -5,10 +5,10 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2
 
 from groupconv import ConvSpec, Step
-from groupconv.layer import load_messages
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2, memory_pb2, stream_pb2, tensor_pb2
 from groupconv.wire.chunks import packed
 from groupconv.wire.compress import compressed
+from groupconv.wire.layers import load_messages
 from groupconv.wire.requests import plan_request, prepare, steps_to_wire
 from groupconv.wire.tensors import placed, to_wire, type_to_wire
 from groupconv_server.inference.v2 import (

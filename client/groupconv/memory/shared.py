@@ -21,13 +21,13 @@ from groupconv.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from groupconv.layer import LayerInfo, layer_fields
 from groupconv.memory.arena import Arena, Slot
 from groupconv.memory.exports import Exports
 from groupconv.memory.regions import Target, Used, answer_of, input_at, let_go, letting_go, output_of, output_type
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import convolution_pb2, memory_pb2, spec_pb2
-from groupconv.wire.requests import CONVOLVE, Answer, Array, Step, with_input
+from groupconv.wire.layers import LayerInfo
+from groupconv.wire.requests import CONVOLVE, Answer, Array, Step, layer_fields, with_input
 from groupconv.wire.specs import spec_to_wire
 from groupconv.wire.tensors import placed, to_wire
 

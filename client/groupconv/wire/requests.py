@@ -16,7 +16,7 @@ from groupconv.device import DeviceArray
 from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv.v1 import convolution_pb2, spec_pb2
 from groupconv.wire.codec import Forms, offset, scan, writable
-from groupconv.wire.specs import report_from_wire, spec_to_wire
+from groupconv.wire.specs import NO_REPORT, report_from_wire, spec_to_wire
 from groupconv.wire.tensors import as_array, from_wire, message_with, to_wire, type_to_wire
 
 Array = NDArray[Any]
@@ -125,6 +125,13 @@ def with_input(x: Array, rest: bytes) -> bytes:
     return message
 
 
+def layer_fields(name: str, report: bool, allow_reordering: bool) -> bytes:
+    """The fields beside the input of a ConvolveRequest for a resident layer, on the wire."""
+    return convolution_pb2.ConvolveRequest(
+        layer=name, allow_reordering=allow_reordering, without_report=not report
+    ).SerializeToString()
+
+
 def steps_to_wire(steps: Iterable[Step]) -> list[spec_pb2.Step]:
     """The messages of steps with arrays."""
     return [
@@ -214,7 +221,7 @@ def result_of(answer: Answer, *, unbatched: bool, out: Array | DeviceArray | Non
     response, y = answer
     if unbatched:
         y = y.reshape(y.shape[1:])
-    report = report_from_wire(response)
+    report = report_from_wire(response) if response.HasField("plan") else NO_REPORT
     if out is None:
         return Result(y, report)
     if out.shape != y.shape or out.dtype != y.dtype:

@@ -138,7 +138,7 @@ def report_to_wire(report: Report, response: convolution_pb2.ConvolveResponse) -
 def report_from_wire(response: convolution_pb2.ConvolveResponse) -> Report:
     """The report of a response; an empty one where it has none."""
     if not response.HasField("plan"):
-        return _UNTOLD
+        return NO_REPORT
     return Report(
         plan=plan_from_wire(response.plan),
         steps=tuple(
@@ -152,7 +152,8 @@ def report_from_wire(response: convolution_pb2.ConvolveResponse) -> Report:
     )
 
 
-_UNTOLD = Report(Plan(()), ())
+NO_REPORT = Report(Plan(()), ())
+"""The report of a response that has none."""
 
 
 def _listed(value: Any) -> tuple[Any, ...]:

@@ -1,0 +1,107 @@
+"""Messages of resident layers: the stream that loads one, and the server's description of one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from groupconv.convolution.dtypes import is_float
+from groupconv.convolution.spec import ConvSpec
+from groupconv.errors import InvalidArgumentError
+from groupconv.v1 import layer_pb2
+from groupconv.wire.requests import Array, Step, travelling
+from groupconv.wire.specs import spec_from_wire, spec_to_wire
+from groupconv.wire.tensors import as_array, type_from_wire, type_to_wire
+
+CHUNK_BYTES = 2**20
+"""Bytes of weights in one message."""
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A loaded layer as the server describes it.
+
+    Attributes:
+        name: its name.
+        version: its version; each load under a name gets a higher one.
+        specs: the convolution of each step.
+        kernel_shapes: the kernel's shape of each step.
+        dtype: dtype of the first kernel.
+        bytes: size of all weights.
+        requests: requests that this version answered.
+        failures: requests that failed.
+        samples: samples in the answered requests.
+        seconds: total time from a parsed request to its output, over the answered requests.
+        batches: number of runs by batch size, if the server may join requests; else empty.
+    """
+
+    name: str
+    version: int
+    specs: tuple[ConvSpec, ...]
+    kernel_shapes: tuple[tuple[int, ...], ...]
+    dtype: np.dtype
+    bytes: int
+    requests: int
+    failures: int
+    samples: int
+    seconds: float
+    batches: Mapping[int, int] = field(default_factory=dict)
+
+
+def load_messages(
+    name: str, steps: Sequence[Step], dtype: Any = None, inputs: Sequence[Sequence[int]] = ()
+) -> Iterator[layer_pb2.LoadLayerRequest]:
+    """Yield the messages of the stream that loads a layer: a header, then the weights in chunks.
+
+    Args:
+        name: segments of letters, digits, '.', '_' and '-' with '/' between them.
+        steps: at least one.
+        dtype: the dtype to convert kernels and biases to; None leaves each as it is.
+        inputs: input shapes that the server should prepare for.
+
+    Raises:
+        InvalidArgumentError: there are no steps, or a dtype that the wire does not have.
+    """
+    if not steps:
+        raise InvalidArgumentError("steps", "at least one step", 0)
+    header = layer_pb2.LayerHeader(name=name)
+    arrays: list[Array] = []
+    wanted_dtype = None if dtype is None else np.dtype(dtype)
+    for i, step in enumerate(steps):
+        kernel = travelling(f"steps[{i}].kernel", as_array(step.kernel), wanted_dtype)
+        message = header.steps.add(kernel=type_to_wire(kernel.dtype, kernel.shape), spec=spec_to_wire(step.spec))
+        arrays.append(kernel)
+        if step.bias is not None:
+            wanted = kernel.dtype if is_float(kernel.dtype) else None
+            bias = travelling(f"steps[{i}].bias", as_array(step.bias), wanted)
+            message.bias.CopyFrom(type_to_wire(bias.dtype, bias.shape))
+            arrays.append(bias)
+    header.inputs.extend(type_to_wire(arrays[0].dtype, tuple(shape), "inputs") for shape in inputs)
+    return _messages(header, arrays)
+
+
+def _messages(header: layer_pb2.LayerHeader, arrays: Sequence[Array]) -> Iterator[layer_pb2.LoadLayerRequest]:
+    yield layer_pb2.LoadLayerRequest(header=header)
+    for array in arrays:
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        for start in range(0, data.size, CHUNK_BYTES):
+            yield layer_pb2.LoadLayerRequest(chunk=data[start : start + CHUNK_BYTES].tobytes())
+
+
+def info_from_wire(message: layer_pb2.Layer) -> LayerInfo:
+    """Read the description of a layer from its message."""
+    kernels = [type_from_wire(s.kernel, f"steps[{i}].kernel") for i, s in enumerate(message.steps)]
+    return LayerInfo(
+        message.name,
+        message.version,
+        tuple(spec_from_wire(s.spec) for s in message.steps),
+        tuple(shape for _, shape in kernels),
+        kernels[0][0],
+        message.bytes,
+        message.requests,
+        message.failures,
+        message.samples,
+        message.seconds,
+        {b.samples: b.runs for b in message.batches},
+    )
