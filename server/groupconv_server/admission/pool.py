@@ -165,6 +165,10 @@ class RequestPool(Executor):
         with self._lock:
             if not thread.aside:
                 return
+            if self._idle:  # it takes the place of one that rests, which ends
+                other = self._idle.pop()
+                self._threads.remove(other)
+                other.give(None)
             if self._at_work < self._few and not self._tasks:
                 thread.aside = False
                 self._aside -= 1

@@ -54,8 +54,6 @@ class Batcher:
         self, coordinator: Coordinator, *, most: int = 1, delay: float = 0.0, at_once: int | None = None
     ) -> None:
         self.coordinator, self._most, self._delay, self._at_once = coordinator, most, delay, at_once
-        if most == 1:
-            self.execute = coordinator.execute  # type: ignore[method-assign] # nothing lies between
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._queue: list[QueueEntry] = []
@@ -89,7 +87,7 @@ class Batcher:
         Returns:
             The output, and the report of the run, which may have had more samples; its phase "queue" is the wait.
         """
-        if not len(x):
+        if self._most == 1 or not len(x):
             return self.coordinator.execute(call, x, job, output)
         job = job or Job()
 

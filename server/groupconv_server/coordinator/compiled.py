@@ -4,7 +4,6 @@ A layer keeps the calls it has met with its version, and they go with it. A requ
 one and throws it away. opt_einsum's `contract_expression` and XLA's executables are the models.
 """
 
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +16,7 @@ from groupconv_server.coordinator.routes import Route, routes_of
 from groupconv_server.planner import PlannedChain
 from groupconv_worker.contract import Array, Problem
 
-ROUTES = 16
+ROUTES = 64
 """Plans of one call whose routes are kept: they differ in the workers that take part."""
 
 
@@ -54,7 +53,7 @@ class CompiledCall:
         self.output_dtype: np.dtype = last.types.output
         self.output_bytes = bytes_out(last.geometry, last.types)
         self.working_bytes = footprint(self.problems, IN_PLACE)
-        self._routes: deque[tuple[PlannedChain, tuple[Route, ...]]] = deque(maxlen=ROUTES)
+        self._routes: tuple[tuple[PlannedChain, tuple[Route, ...]], ...] = ()
 
     def routes(self, chain: PlannedChain) -> tuple[Route, ...]:
         """The shards of a chain of the plan, all but their arrays."""
@@ -62,7 +61,8 @@ class CompiledCall:
             if known is chain:
                 return routes
         made = routes_of(chain, self.steps[chain.first : chain.first + len(chain.chain)])
-        self._routes.append((chain, made))
+        # replaced as a whole, as other threads may look through it; what one of them adds meanwhile is made again
+        self._routes = ((chain, made), *self._routes[: ROUTES - 1])
         return made
 
     def dispatch(self, chain: PlannedChain, x: Array, output: Array | None = None) -> Dispatch:

@@ -141,7 +141,6 @@ class Coordinator:
         x: Array,
         job: Job | None = None,
         output: Array | None = None,
-        priority: int = 0,  # noqa: ARG002
     ) -> Result:
         """Run a call.
 
@@ -150,7 +149,6 @@ class Coordinator:
             x: (N, C, *spatial).
             job: that it is; None has no end.
             output: (N, M, *spatial), any strides, to be filled; None allocates it.
-            priority: counts where requests wait to be joined (`Batcher.execute`); here none waits.
 
         Raises:
             DeadlineExceededError, CancelledError, UnavailableError: from the executor.
@@ -160,13 +158,10 @@ class Coordinator:
         if not len(x):
             empty = np.empty(call.output_shape, call.output_dtype) if output is None else output
             return Result(empty, Report(empty_plan(call.problems), ()))
-        return self._run(call, x, job, output)
+        return self.perform(call, x, job, output)
 
-    def perform(self, call: CompiledCall, x: Array, *, job: Job | None = None, output: Array | None = None) -> Result:
-        """As `execute`, of a call that is a part of a request, or stands for several: it is not counted."""
-        return self._run(call, x, job, output)
-
-    def _run(self, call: CompiledCall, x: Array, job: Job | None, output: Array | None) -> Result:
+    def perform(self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None) -> Result:
+        """Run a call that is a part of a request or stands for several, and so is not counted. Arguments: `execute`."""
         start = time.perf_counter()
         workers = self.workers(None if job is None else job.deadline)
         # requests in flight share the workers: cutting one would make the others wait

@@ -1,4 +1,4 @@
-"""The metrics of a server, by name. docs/observability.md is their table; `tests/server/test_metrics.py` compares both.
+"""The metrics of a server, by name. docs/observability.md has their table; tests/integration/test_metrics.py compares.
 
 Label values are few: methods that exist, status codes, algorithms, workers and layers that are there now. The two
 that come and go are in `series.py`.
@@ -40,7 +40,7 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         r.register(_Fold(self))
         self._ran: deque[tuple[Sequence[Sequence[ShardReport]], Mapping[str, float]]] = deque()
-        self._used: deque[tuple[str, bool, float]] = deque(maxlen=2**16)
+        self._used: deque[tuple[str, bool, float]] = deque()
         self._lock = threading.Lock()
         ProcessCollector(registry=r)
         GCCollector(registry=r)
@@ -81,6 +81,8 @@ class Metrics:
     def used(self, layer: str, done: bool, seconds: float) -> None:
         """Take a request of a loaded layer: whether it was answered, and its seconds."""
         self._used.append((layer, done, seconds))
+        if len(self._used) >= FOLD:
+            self.fold()
 
     def fold(self) -> None:
         """Count what came."""

@@ -70,6 +70,17 @@ def test_who_waits_for_a_client_is_replaced(crew, work):
     until(lambda: one.threads == 1)
 
 
+def test_who_was_replaced_goes_on_at_once_where_another_rests(crew, work):
+    one = crew(1, 64, SOON)
+    slow = one.submit(work.task, 0, wait_for_client)
+    assert one.submit(pow, 2, 5).result(60) == 32
+    until(lambda: one._idle)
+    one._patience = NEVER  # nobody is relieved any more
+    work.go.set()
+    assert slow.result(60) == 0
+    until(lambda: one.threads == 1)
+
+
 def test_a_stream_is_replaced_at_once(crew, work):
     def stream(wait):
         step_aside()
