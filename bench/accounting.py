@@ -144,11 +144,11 @@ class _Counted:
 
 def load_stamped(pipe: Connection, target: str, name: str) -> None:
     """A client of one layer that stamps."""
-    from groupconv import calls, layer
+    from groupconv import layer
 
     noted(layer.Layer, "__call__", "called", "done")
-    noted(calls, "with_input", "", "encoded")
-    noted(calls, "read_answer", "came")
+    noted(layer, "with_input", "", "encoded")
+    noted(layer, "read_answer", "came")
     load(_Told(pipe), "service", target, name)  # type: ignore[arg-type]
 
 
