@@ -46,6 +46,7 @@ from groupconv_server.inference.servicer import InferenceServicer
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository
 from groupconv_server.layers.store import LayerStore
+from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_server.memory.cuda_memory import CLIENTS_CAPACITY, CudaMemory
 from groupconv_server.memory.malloc import keep_pages
 from groupconv_server.memory.shared_memory import SharedMemory
@@ -55,7 +56,6 @@ from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.memory import MemoryServicer
 from groupconv_server.servicers.reflection import SERVICE as REFLECTION
 from groupconv_server.servicers.reflection import ReflectionServicer
-from groupconv_server.servicers.regions import ClientMemory
 from groupconv_server.servicers.stream import StreamServicer
 from groupconv_server.telemetry import audit
 from groupconv_server.telemetry.metrics import Metrics

@@ -18,15 +18,15 @@ from groupconv.wire.requests import read_answer, result_of
 from groupconv.wire.tensors import from_wire, to_wire, type_from_wire, type_to_wire
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.problems import problems_of
-from groupconv_server.inference.memory import RegisteredMemory
 from groupconv_server.inference.messages import parse as parse_infer
-from groupconv_server.inference.tensors import Kind, input_of, output_place
+from groupconv_server.inference.tensors import Kind, input_of, output_reference
 from groupconv_server.inference.v2 import infer_pb2
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository
+from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_server.servicers.convolution import parse, specs_of
 from groupconv_server.servicers.layers import LayerServicer
-from groupconv_server.servicers.regions import ClientMemory, RequestTensors
+from groupconv_server.servicers.regions import RequestTensors
 from groupconv_server.servicers.stream import _header
 from groupconv_server.streaming.band_size import choose
 
@@ -34,15 +34,19 @@ LIMITS = Limits(message_bytes=2**20, tensor_bytes=2**22, stream_bytes=2**20)
 Target = tuple[Callable[[list[bytes]], None], type[Message], list[list[bytes]]]
 
 
-class NoDeadline:
-    """The context of a call outside of a server, as far as a decoder asks."""
+class OutsideCall:
+    """The context of a call without a server, as far as decoders need it."""
 
     def time_remaining(self) -> None:
-        """There is no end."""
+        """There is no deadline."""
 
     def is_active(self) -> bool:
-        """The caller stays."""
+        """The client waits."""
         return True
+
+    def peer(self) -> str:
+        """A connection's name."""
+        return "unix:"
 
 
 def convolve(raws: list[bytes]) -> None:
@@ -52,7 +56,7 @@ def convolve(raws: list[bytes]) -> None:
         known = convolution_pb2.ConvolveRequest.FromString(raw)
     except DecodeError:
         known = None
-    request, x, steps = parse(raw, lambda: RequestTensors(ClientMemory(), None))
+    request, x, steps = parse(raw, lambda: RequestTensors(ClientMemory(), OutsideCall()))
     assert known is not None, "parse took what protobuf refuses"
     assert x.tobytes() == known.input.data
     assert (request.layer, len(request.steps)) == (known.layer, len(known.steps))
@@ -98,8 +102,8 @@ def load(raws: list[bytes]) -> None:
     servicer = LayerServicer(Repository(layers), LIMITS)
     try:
         messages = (layer_pb2.LoadLayerRequest.FromString(raw) for raw in raws)
-        LayerServicer.LoadLayer.__wrapped__(servicer, messages, NoDeadline())  # its errors as they are
-    except DecodeError:  # the door's
+        LayerServicer.LoadLayer.__wrapped__(servicer, messages, OutsideCall())  # its errors as they are
+    except DecodeError:  # the interceptor answers it
         pass
     finally:
         assert layers.bytes == sum(layer.bytes for layer in layers.all())
@@ -108,8 +112,8 @@ def load(raws: list[bytes]) -> None:
 def infer(raws: list[bytes]) -> None:
     """A ModelInferRequest's tensors."""
     request, contents = parse_infer(raws[0])
-    input_of(request, contents, RegisteredMemory(None, None), Kind(corpus.X.dtype, (-1, 4, -1, -1)))
-    output_place(request.outputs)
+    input_of(request, contents, ClientMemory(), Kind(corpus.X.dtype, (-1, 4, -1, -1)))
+    output_reference(request.outputs)
 
 
 def answer(raws: list[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""ModelInfer's messages without protobuf's copies of what is large in them (see `groupconv.wire.codec`)."""
+"""Messages of ModelInfer, parsed and laid out so that protobuf does not copy tensors (see `groupconv.wire.codec`)."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ from groupconv_server.inference.v2 import infer_pb2
 
 _RAW_INPUT, _RAW_OUTPUT = 7, 6  # fields of ModelInferRequest and ModelInferResponse
 _STREAMED = 2 << 3 | 2  # tag of ModelStreamInferResponse.infer_response
-_PADDING = 15 << 3 | 2  # tag of a field that the protocol does not have, which every reader skips
+_PADDING = 15 << 3 | 2  # tag of an unknown field, which readers skip
 
 
 def parse(raw: bytes) -> tuple[infer_pb2.ModelInferRequest, Sequence[memoryview | bytes]]:
-    r"""A request without its raw contents, and those; a single one is a view of the message.
+    r"""A request without its raw contents, and the raw contents: a view of the message if there is only one.
 
     Raises:
-        InvalidArgumentError: the bytes are no such message.
+        InvalidArgumentError: the bytes are not a ModelInferRequest.
 
     Example:
         >>> request = infer_pb2.ModelInferRequest(model_name="edge", raw_input_contents=[b"abcd"])
@@ -37,15 +37,15 @@ def parse(raw: bytes) -> tuple[infer_pb2.ModelInferRequest, Sequence[memoryview 
 
 
 def with_output(response: infer_pb2.ModelInferResponse, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[bytes, Array]:
-    """An answer on the wire, and the array in it that is to be filled before it is sent.
+    """A serialized answer, and the array inside it that the caller fills before it is sent.
 
     Args:
-        response: the rest of it; its output's elements come last.
+        response: the answer without its output.
         dtype: of the output.
-        shape: likewise.
+        shape: of the output.
 
     Raises:
-        InvalidArgumentError: more than a message can hold.
+        InvalidArgumentError: the output is larger than a message can be.
 
     Example:
         >>> message, y = with_output(infer_pb2.ModelInferResponse(id="7"), np.dtype(np.float32), (2,))
@@ -68,5 +68,5 @@ def with_output(response: infer_pb2.ModelInferResponse, dtype: np.dtype, shape: 
 
 
 def streamed(answer: bytes) -> bytes:
-    """An answer as one of a stream."""
+    """A serialized answer as a serialized ModelStreamInferResponse."""
     return bytes((_STREAMED,)) + varint(len(answer)) + answer

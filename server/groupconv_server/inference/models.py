@@ -1,4 +1,4 @@
-"""A resident layer as a model of the protocol: its metadata and its configuration."""
+"""Metadata and configuration of resident layers, as models of the protocol."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ from groupconv_server.layers.version import LayerVersion
 
 PLATFORM = "groupconv"
 MAX_BATCH = 2**31 - 1
-"""What is said of a layer: no batch is too large by its number, only by its bytes."""
+"""The largest batch that a model's configuration names: only the bytes of a batch are limited."""
 
 
 def model(layers: Layers, name: str, version: str) -> LayerVersion:
-    """The layer a request means; an empty version is the present one.
+    """The layer called `name`; an empty version means the current one.
 
     Raises:
-        NotFoundError: no such layer, or another version of it.
+        NotFoundError: there is no such layer, or it has another version.
     """
     layer = layers.get(name)
     check_version(layer, version)
@@ -28,17 +28,17 @@ def model(layers: Layers, name: str, version: str) -> LayerVersion:
 
 
 def check_version(layer: LayerVersion, version: str) -> None:
-    """Refuse another version than the present one.
+    """Check that a request means the current version.
 
     Raises:
-        NotFoundError: saying which there is.
+        NotFoundError: it means another one.
     """
     if version not in ("", str(layer.version)):
         raise NotFoundError(f"model_version: layer {layer.name!r} has version {layer.version}, not {version[:40]!r}")
 
 
 def metadata(layer: LayerVersion) -> model_pb2.ModelMetadataResponse:
-    """Shapes with -1 for any extent: the batch and space."""
+    """A layer's input and output; -1 stands for any extent, of the batch and of space."""
     given, answered = input_kind(layer), output_kind(layer)
     tensor = model_pb2.ModelMetadataResponse.TensorMetadata
     return model_pb2.ModelMetadataResponse(
@@ -51,7 +51,7 @@ def metadata(layer: LayerVersion) -> model_pb2.ModelMetadataResponse:
 
 
 def config(layer: LayerVersion, workers: Sequence[WorkerInfo]) -> model_pb2.ModelConfig:
-    """The same without the batch, and who runs it."""
+    """A layer's input and output without their batch axes, and the workers that run it."""
     given, answered = input_kind(layer), output_kind(layer)
     group = model_pb2.ModelInstanceGroup
     gpus = any(w.engine == "cuda" for w in workers)
@@ -70,14 +70,14 @@ def config(layer: LayerVersion, workers: Sequence[WorkerInfo]) -> model_pb2.Mode
 
 
 def input_kind(layer: LayerVersion) -> Kind:
-    """What goes in. Other dtypes that the steps accept are taken by ConvolutionService alone."""
+    """The dtype and shape of a layer's input. ConvolutionService also takes the other dtypes that its steps accept."""
     first = layer.steps[0]
     channels = first.kernel.shape[0] if first.spec.transposed else first.kernel.shape[1] * first.spec.groups
     return _kind(layer, layer.dtypes[0], channels)
 
 
 def output_kind(layer: LayerVersion) -> Kind:
-    """What comes out."""
+    """The dtype and shape of a layer's output."""
     last = layer.steps[-1]
     filters = last.kernel.shape[1] * last.spec.groups if last.spec.transposed else last.kernel.shape[0]
     return _kind(layer, layer.dtypes[1], filters)

@@ -1,4 +1,4 @@
-"""ModelInfer without its transport: one request to one answer."""
+"""ModelInfer without gRPC: runs one request on a resident layer."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,14 +9,15 @@ from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.footprint import IN_MESSAGE, IN_PLACE
 from groupconv_server.inference import models
 from groupconv_server.inference.statistics import ModelStatistics, phases_of
-from groupconv_server.inference.tensors import Destination, Regions, input_of, output_place, parameter
+from groupconv_server.inference.tensors import Destination, input_of, output_reference, parameter
 from groupconv_server.inference.v2 import infer_pb2
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.version import LayerVersion
+from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_worker.job import Job
 
 FINAL = "triton_final_response"
-"""Said of an answer after which no other comes for its request: of every one."""
+"""The parameter that marks the last answer to a request. Here each request has one answer."""
 _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 
 
@@ -26,11 +27,11 @@ class Inference:
     Args:
         batcher: runs convolutions.
         layers: the models.
-        memory: where regions of shared memory are.
-        statistics: where each request is counted.
+        memory: of the server's clients.
+        statistics: counts each request.
     """
 
-    def __init__(self, batcher: Batcher, layers: Layers, memory: Regions, statistics: ModelStatistics) -> None:
+    def __init__(self, batcher: Batcher, layers: Layers, memory: ClientMemory, statistics: ModelStatistics) -> None:
         self.batcher, self.layers, self.memory, self.statistics = batcher, layers, memory, statistics
 
     def infer(
@@ -45,19 +46,19 @@ class Inference:
         """Run one request.
 
         Args:
-            request: its parameter `timeout`, in microseconds, shortens the deadline; `priority` is as of
-                `Batcher.convolve`; `exact`, true or false, is as of `ConvSpec`.
-            contents: its raw contents (see `messages.parse`).
-            deadline: on the clock of time.monotonic().
-            final: whether the answer is to say that none follows it.
-            alive: whether the caller is still there.
+            request: its parameter `timeout` (microseconds) shortens the deadline; `priority` (an integer) is that of
+                `Batcher.execute`; `exact` (true or false) is that of `ConvSpec`.
+            contents: the raw contents of the request, from `messages.parse`.
+            deadline: by time.monotonic().
+            final: whether the answer carries the parameter `triton_final_response`.
+            alive: whether the client still waits for the answer.
 
         Returns:
-            A ModelInferResponse on the wire.
+            A serialized ModelInferResponse.
 
         Raises:
-            NotFoundError: no such layer, version or region.
-            InvalidArgumentError: naming the field, what was expected and what came.
+            NotFoundError: there is no such layer, version or region.
+            InvalidArgumentError: a field of the request is invalid.
             DeadlineExceededError, ResourceExhaustedError, UnavailableError: as `Coordinator.convolve`.
         """
         start = time.perf_counter()
@@ -89,12 +90,12 @@ class Inference:
         priority = _checked_priority(request)
         exact: bool = parameter(request.parameters, "exact", bool) or False
         x = input_of(request, contents, self.memory, models.input_kind(layer))
-        answer = Destination(output_place(request.outputs), self.memory, x, response)
+        answer = Destination(output_reference(request.outputs), self.memory, x, response)
         coordinator = self.batcher.coordinator
         call = coordinator.compile(x.shape, x.dtype, layer.exact_steps if exact else layer.steps)
-        if answer.place is None:
+        if answer.at is None:
             coordinator.limits.check_message(call.output_bytes)
-        reserve(call.working_bytes + call.output_bytes * (IN_MESSAGE if answer.place is None else IN_PLACE))
+        reserve(call.working_bytes + call.output_bytes * (IN_MESSAGE if answer.at is None else IN_PLACE))
         y = answer.allocate(call.output_shape, call.output_dtype)
         ready = time.perf_counter()
         outcome = self.batcher.execute(call, x, Job(deadline, alive), y, priority=priority)
@@ -109,7 +110,9 @@ class Inference:
 def _checked_priority(request: infer_pb2.ModelInferRequest) -> int:
     for name in _SEQUENCE:
         if name in request.parameters:
-            raise InvalidArgumentError(f"parameters.{name}", "none: a layer keeps no state between requests", "one")
+            raise InvalidArgumentError(
+                f"parameters.{name}", "no sequences: a layer keeps no state between requests", "one"
+            )
     priority: int = parameter(request.parameters, "priority", int) or 0
     if priority < 0:
         raise InvalidArgumentError("parameters.priority", "an integer from 0 on", priority)

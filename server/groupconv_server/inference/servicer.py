@@ -1,4 +1,4 @@
-"""GRPCInferenceService: convert, call, convert."""
+"""GRPCInferenceService: the methods of the Open Inference Protocol v2, over resident layers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,6 @@ from groupconv.errors import InvalidArgumentError, NotFoundError, UnimplementedE
 from groupconv_server.admission.errors import answers_errors, deadline_of, streams_errors
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.inference import models, stream
-from groupconv_server.inference.memory import RegisteredMemory
 from groupconv_server.inference.messages import parse
 from groupconv_server.inference.run import Inference
 from groupconv_server.inference.statistics import ModelStatistics
@@ -24,6 +23,7 @@ from groupconv_server.inference.v2 import (
     statistics_pb2,
 )
 from groupconv_server.layers.repository import Repository
+from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_server.memory.cuda_memory import CudaMemory
 from groupconv_server.memory.shared_memory import SharedMemory
 from groupconv_worker.cuda.engine import why_unavailable
@@ -35,9 +35,9 @@ EXTENSIONS = ("model_configuration", "model_repository", "statistics", "schedule
 
 
 class InferenceServicer:
-    """Resident layers as models. ModelInfer and ModelStreamInfer take and give bytes, as Convolve does."""
+    """Serves resident layers as models. ModelInfer and ModelStreamInfer take and return serialized messages."""
 
-    # The RPCs' names, of a protocol that is not ours.
+    # The protocol names the methods and their arguments.
     # ruff: noqa: N802, ARG002
 
     def __init__(
@@ -48,7 +48,7 @@ class InferenceServicer:
         cuda_memory: CudaMemory | None = None,
     ) -> None:
         self.coordinator, self.repository, self.layers = batcher.coordinator, repository, repository.layers
-        self.memory, self.statistics = RegisteredMemory(shared_memory, cuda_memory), ModelStatistics()
+        self.memory, self.statistics = ClientMemory(shared_memory, cuda_memory), ModelStatistics()
         self.inference = Inference(batcher, self.layers, self.memory, self.statistics)
         self.extensions = [*EXTENSIONS]
         if shared_memory is not None:
@@ -67,17 +67,17 @@ class InferenceServicer:
             return grpc.stream_stream_rpc_method_handler(behaviour)
         if method.name == "ModelInfer":
             return grpc.unary_unary_rpc_method_handler(behaviour)
-        asked, answered = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-        return grpc.unary_unary_rpc_method_handler(behaviour, asked.FromString, answered.SerializeToString)
+        request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        return grpc.unary_unary_rpc_method_handler(behaviour, request.FromString, response.SerializeToString)
 
     @answers_errors
     def ServerLive(self, request: Any, context: grpc.ServicerContext) -> service_pb2.ServerLiveResponse:
-        """It answers."""
+        """Always true: a server that answers is live."""
         return service_pb2.ServerLiveResponse(live=True)
 
     @answers_errors
     def ServerReady(self, request: Any, context: grpc.ServicerContext) -> service_pb2.ServerReadyResponse:
-        """Whether a worker is there."""
+        """Whether there is a worker."""
         return service_pb2.ServerReadyResponse(ready=bool(self.coordinator.executor.workers()))
 
     @answers_errors
@@ -93,21 +93,21 @@ class InferenceServicer:
 
     @answers_errors
     def ServerMetadata(self, request: Any, context: grpc.ServicerContext) -> service_pb2.ServerMetadataResponse:
-        """Who answers and what it can."""
+        """The server's name, version and extensions."""
         return service_pb2.ServerMetadataResponse(name=models.PLATFORM, version=__version__, extensions=self.extensions)
 
     @answers_errors
     def ModelMetadata(
         self, request: model_pb2.ModelMetadataRequest, context: grpc.ServicerContext
     ) -> model_pb2.ModelMetadataResponse:
-        """What a layer takes and gives."""
+        """The input and output of a layer."""
         return models.metadata(models.model(self.layers, request.name, request.version))
 
     @answers_errors
     def ModelConfig(
         self, request: model_pb2.ModelConfigRequest, context: grpc.ServicerContext
     ) -> model_pb2.ModelConfigResponse:
-        """The same, and who runs it."""
+        """The input and output of a layer, and the workers that run it."""
         layer = models.model(self.layers, request.name, request.version)
         return model_pb2.ModelConfigResponse(config=models.config(layer, self.coordinator.executor.describe()))
 
@@ -118,14 +118,14 @@ class InferenceServicer:
 
     @streams_errors
     def ModelStreamInfer(self, request_iterator: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        """Run layers, one request after another."""
+        """Run the requests of a stream, one after another."""
         return stream.answers(self.inference, request_iterator, deadline_of(context), context.is_active)
 
     @answers_errors
     def ModelStatistics(
         self, request: statistics_pb2.ModelStatisticsRequest, context: grpc.ServicerContext
     ) -> statistics_pb2.ModelStatisticsResponse:
-        """What one layer did, or all."""
+        """Counts and times of one layer, or of all."""
         if not request.name:
             return self.statistics.message(self.layers.all())
         return self.statistics.message([models.model(self.layers, request.name, request.version)])
@@ -134,7 +134,7 @@ class InferenceServicer:
     def RepositoryIndex(
         self, request: repository_pb2.RepositoryIndexRequest, context: grpc.ServicerContext
     ) -> repository_pb2.RepositoryIndexResponse:
-        """The layers there are, and those that are on disk alone."""
+        """The loaded layers and, unless only ready ones are wanted, those on disk alone."""
         response = repository_pb2.RepositoryIndexResponse()
         for layer in self.layers.all():
             response.models.add(name=layer.name, version=str(layer.version), state="READY")
@@ -147,7 +147,7 @@ class InferenceServicer:
     def RepositoryModelLoad(
         self, request: repository_pb2.RepositoryModelLoadRequest, context: grpc.ServicerContext
     ) -> repository_pb2.RepositoryModelLoadResponse:
-        """Load a layer from disk; nothing to do for one that is loaded. New weights come through LayerService."""
+        """Load a layer from disk, unless it is loaded. New weights come through LayerService."""
         if request.parameters:
             raise InvalidArgumentError("parameters", "none", sorted(request.parameters))
         self.repository.reload(request.model_name, job=Job(deadline_of(context), context.is_active))
@@ -157,7 +157,7 @@ class InferenceServicer:
     def RepositoryModelUnload(
         self, request: repository_pb2.RepositoryModelUnloadRequest, context: grpc.ServicerContext
     ) -> repository_pb2.RepositoryModelUnloadResponse:
-        """Let a layer go from memory; it depends on none and none on it."""
+        """Unload a layer and keep its file on disk."""
         self.repository.unload(request.model_name, keep=True)
         return repository_pb2.RepositoryModelUnloadResponse()
 
@@ -165,9 +165,9 @@ class InferenceServicer:
     def SystemSharedMemoryStatus(
         self, request: shared_memory_pb2.SystemSharedMemoryStatusRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.SystemSharedMemoryStatusResponse:
-        """The regions there are; keys only to whom they belong."""
+        """The regions on the host. Only the owner of a region sees its key."""
         response = shared_memory_pb2.SystemSharedMemoryStatusResponse()
-        for region in self.memory.system.regions(request.name):
+        for region in self.memory.host.regions(request.name):
             shown = response.regions[region.name]
             shown.name, shown.offset, shown.byte_size = region.name, region.offset, region.size
             shown.key = region.key if region.owner == context.peer() else ""
@@ -177,28 +177,28 @@ class InferenceServicer:
     def SystemSharedMemoryRegister(
         self, request: shared_memory_pb2.SystemSharedMemoryRegisterRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.SystemSharedMemoryRegisterResponse:
-        """Map a region."""
-        self.memory.system.register(request.name, request.key, request.offset, request.byte_size, owner=context.peer())
+        """Map a region of the host."""
+        self.memory.host.register(request.name, request.key, request.offset, request.byte_size, owner=context.peer())
         return shared_memory_pb2.SystemSharedMemoryRegisterResponse()
 
     @answers_errors
     def SystemSharedMemoryUnregister(
         self, request: shared_memory_pb2.SystemSharedMemoryUnregisterRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.SystemSharedMemoryUnregisterResponse:
-        """Let one go, or all of the caller's."""
+        """Drop one region, or all regions of the caller."""
         if request.name:
-            self.memory.system.unregister(request.name)
+            self.memory.host.unregister(request.name)
         else:
-            self.memory.system.unregister_all(context.peer())
+            self.memory.host.unregister_all(context.peer())
         return shared_memory_pb2.SystemSharedMemoryUnregisterResponse()
 
     @answers_errors
     def CudaSharedMemoryStatus(
         self, request: shared_memory_pb2.CudaSharedMemoryStatusRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.CudaSharedMemoryStatusResponse:
-        """The regions there are."""
+        """The regions on devices."""
         response = shared_memory_pb2.CudaSharedMemoryStatusResponse()
-        for region in self.memory.cuda.regions(request.name):
+        for region in self.memory.device.regions(request.name):
             shown = response.regions[region.name]
             shown.name, shown.device_id, shown.byte_size = region.name, region.device, region.size
         return response
@@ -207,8 +207,8 @@ class InferenceServicer:
     def CudaSharedMemoryRegister(
         self, request: shared_memory_pb2.CudaSharedMemoryRegisterRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.CudaSharedMemoryRegisterResponse:
-        """Open an allocation."""
-        self.memory.cuda.register(
+        """Open an allocation on a device."""
+        self.memory.device.register(
             request.name, request.raw_handle, request.device_id, request.byte_size, owner=context.peer()
         )
         return shared_memory_pb2.CudaSharedMemoryRegisterResponse()
@@ -217,19 +217,19 @@ class InferenceServicer:
     def CudaSharedMemoryUnregister(
         self, request: shared_memory_pb2.CudaSharedMemoryUnregisterRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.CudaSharedMemoryUnregisterResponse:
-        """Let one go, or all of the caller's; where no GPU is there are none to begin with."""
+        """Drop one region, or all regions of the caller."""
         if request.name:
-            self.memory.cuda.unregister(request.name)
+            self.memory.device.unregister(request.name)
         else:
-            self.memory.cuda.unregister_all(context.peer())
+            self.memory.device.unregister_all(context.peer())
         return shared_memory_pb2.CudaSharedMemoryUnregisterResponse()
 
     @answers_errors
     def TraceSetting(self, request: Any, context: grpc.ServicerContext) -> service_pb2.TraceSettingResponse:
-        """No client says what a server writes down, or where."""
+        """Refused: only the operator decides what is traced, and where to."""
         raise UnimplementedError("TraceSetting: the operator decides what is traced, at the start of the server")
 
     @answers_errors
     def LogSettings(self, request: Any, context: grpc.ServicerContext) -> service_pb2.LogSettingsResponse:
-        """Likewise."""
+        """Refused: only the operator decides what is logged, and where to."""
         raise UnimplementedError("LogSettings: the operator decides what is logged, at the start of the server")

@@ -1,4 +1,4 @@
-"""What layers did for requests of this protocol, as perf_analyzer and monitoring read it."""
+"""Counts and times of this protocol's requests for each layer, as perf_analyzer and monitoring read them."""
 
 import threading
 import time
@@ -11,21 +11,21 @@ from groupconv_server.inference.v2 import statistics_pb2
 from groupconv_server.layers.version import LayerVersion
 
 MAX_SIZES = 64
-"""Sizes of batches told apart: clients choose them."""
+"""Batch sizes counted one by one for each layer. Clients choose them, so their number is bounded."""
 
 
 @dataclass(slots=True)
 class PhaseTimes:
-    """Seconds of one request in each phase of it, or their sums.
+    """Seconds that a request spent in each phase, or sums over requests.
 
     Attributes:
-        count: requests; in sums by batch, runs.
-        samples: in them.
+        count: of requests; in sums by batch size, of runs.
+        samples: of the requests.
         total: from a request's arrival to its answer.
         queue: waiting for a worker.
-        read: making an array of the input.
+        read: decoding the input.
         infer: computing.
-        write: making bytes of the output.
+        write: encoding the output.
     """
 
     count: float = 0
@@ -37,16 +37,21 @@ class PhaseTimes:
     write: float = 0.0
 
     def add(self, other: "PhaseTimes", share: float = 1.0) -> None:
-        """Sums; of the other a share."""
+        """Add a share of another record's times."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + share * getattr(other, name))
 
 
 @dataclass(slots=True)
 class Record:
-    """One version's sums: of the requests answered, in all and by batch; of those that failed; when the last came.
+    """The counts and times of one layer version.
 
-    A run that answered several requests counts as one, in `runs` and by its batch.
+    Attributes:
+        answered: sums over the answered requests.
+        runs: a run that answered several requests counts once.
+        by_batch: sums over runs, by batch size.
+        failed: sums over the failed requests.
+        last: when the last request ended, by time.time().
     """
 
     answered: PhaseTimes = field(default_factory=PhaseTimes)
@@ -57,15 +62,15 @@ class Record:
 
 
 class ModelStatistics:
-    """Records of layers, as long as their versions live. Safe to use from several threads."""
+    """The records of all layer versions that exist. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._records: WeakKeyDictionary[LayerVersion, Record] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def answered(self, layer: LayerVersion, phases: PhaseTimes, batch: int) -> None:
-        """Count a request that was answered, by a run of a batch of so many samples."""
-        share = phases.samples / max(1, batch)  # of an empty batch nothing runs
+        """Count an answered request; `batch` is the number of samples in its run."""
+        share = phases.samples / max(1, batch)  # an empty batch has no run
         with self._lock:
             record = self._records.setdefault(layer, Record())
             record.last = time.time()
@@ -75,14 +80,14 @@ class ModelStatistics:
                 record.by_batch.setdefault(batch, PhaseTimes()).add(phases, share)
 
     def failed(self, layer: LayerVersion, seconds: float) -> None:
-        """Count one that failed."""
+        """Count a failed request."""
         with self._lock:
             record = self._records.setdefault(layer, Record())
             record.last = time.time()
             record.failed.add(PhaseTimes(count=1, total=seconds))
 
     def message(self, layers: Iterable[LayerVersion]) -> statistics_pb2.ModelStatisticsResponse:
-        """The records of some layers as the protocol has them."""
+        """The records of `layers` as a message."""
         with self._lock:
             return statistics_pb2.ModelStatisticsResponse(
                 model_stats=[_message(layer, self._records.get(layer, Record())) for layer in layers]
@@ -90,16 +95,16 @@ class ModelStatistics:
 
 
 def phases_of(samples: int, total: float, read: float, write: float, report: Report) -> PhaseTimes:
-    """The phases of a request that was answered.
+    """The phases of an answered request.
 
     Args:
-        samples: in it.
+        samples: of the request.
         total: seconds from its arrival to its answer.
-        read: seconds of its input.
-        write: seconds of its output.
-        report: of its convolution; what a shard took beyond its computation it waited for its worker.
+        read: seconds to decode the input.
+        write: seconds to encode the output.
+        report: of its convolution. A shard's seconds beyond its computation count as waiting for the worker.
     """
-    first = report.steps[0] if report.steps else ()  # of an empty batch nothing runs
+    first = report.steps[0] if report.steps else ()  # an empty batch has no run
     queue = max([0.0, *(s.seconds - s.compute_seconds for s in first)])
     waited = report.phases.get("queue", 0.0)
     ran = report.phases.get("execute", 0.0) + report.phases.get("merge", 0.0)

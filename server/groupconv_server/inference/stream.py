@@ -1,4 +1,4 @@
-"""ModelStreamInfer: requests on one stream, answered in their order; one that fails does not end it."""
+"""ModelStreamInfer: answers the requests of a stream in order. A request that fails does not end the stream."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,8 +8,8 @@ from groupconv_server.inference.run import Inference
 from groupconv_server.inference.tensors import parameter
 from groupconv_server.inference.v2 import infer_pb2
 
-WANTED = "triton_enable_empty_final_response"
-"""The parameter of requests whose sender looks for the last answer."""
+WANTS_FINAL = "triton_enable_empty_final_response"
+"""The parameter by which a request asks for the mark of the last answer."""
 
 
 def answers(
@@ -18,11 +18,11 @@ def answers(
     deadline: float | None = None,
     alive: Callable[[], bool] = lambda: True,
 ) -> Iterator[bytes]:
-    """An answer to each request, or why there is none, on the wire."""
+    """The serialized answer or error of each request; arguments as of `Inference.infer`."""
     for raw in requests:
         request, contents = parse(raw)
         try:
-            final = bool(parameter(request.parameters, WANTED, bool))
+            final = bool(parameter(request.parameters, WANTS_FINAL, bool))
             yield streamed(inference.infer(request, contents, deadline, final=final, alive=alive))
         except GroupconvError as error:
             failed = infer_pb2.ModelInferResponse(id=request.id)

@@ -1,9 +1,9 @@
-"""Tensors of the Open Inference Protocol: typed or raw or in shared memory, to arrays and back."""
+"""Tensors of the Open Inference Protocol (typed, raw or in a region of shared memory) to arrays and back."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from groupconv.wire.requests import Array
 from groupconv.wire.tensors import checked_shape
 from groupconv_server.inference.messages import with_output
 from groupconv_server.inference.v2 import infer_pb2, model_pb2
-from groupconv_server.memory.cuda_memory import overlap
+from groupconv_server.memory.client_memory import ClientMemory, RegionOutput, RegionReference
 
 INPUT, OUTPUT = "x", "y"
 
@@ -26,7 +26,7 @@ DATATYPES: dict[str, np.dtype] = {
     "UINT8": DTYPES["uint8"],
     "INT32": DTYPES["int32"],
 }
-"""The protocol's names of the dtypes that travel."""
+"""The protocol's datatypes and their dtypes."""
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _CONTENTS = {
     "FP32": "fp32_contents",
@@ -40,40 +40,13 @@ _REGION, _OFFSET, _SIZE = "shared_memory_region", "shared_memory_offset", "share
 Parameters = Mapping[str, infer_pb2.InferParameter]
 
 
-class Regions(Protocol):
-    """Where regions are: bytes by the region's name."""
-
-    def array(self, place: "RegionReference", dtype: np.dtype, shape: tuple[int, ...]) -> Array:
-        """The elements of a tensor that a client has put there."""
-
-    def room(self, place: "RegionReference", dtype: np.dtype, shape: tuple[int, ...]) -> Array | None:
-        """The place itself as an array to be filled; None if the answer has to be copied there."""
-
-    def store(self, place: "RegionReference", size: int) -> Callable[[Array], None]:
-        """What copies an answer of so many bytes there, even if the region is unregistered meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegionReference:
-    """Where in shared memory a tensor is.
-
-    Attributes:
-        region: its name.
-        offset, size: in bytes.
-    """
-
-    region: str
-    offset: int
-    size: int
-
-
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a model's metadata says of a tensor.
+    """The dtype and shape of a model's tensor, as its metadata has them.
 
     Attributes:
-        dtype: of its elements.
-        shape: with -1 for any extent.
+        dtype: of the elements.
+        shape: -1 stands for any extent.
     """
 
     dtype: np.dtype
@@ -81,10 +54,10 @@ class Kind:
 
 
 def datatype_of(name: str, path: str) -> np.dtype:
-    """The dtype of a datatype's name.
+    """The dtype that the protocol calls `name`; `path` is the tensor's field.
 
     Raises:
-        InvalidArgumentError: one that does not travel.
+        InvalidArgumentError: there is no such dtype here.
     """
     dtype = DATATYPES.get(name)
     if dtype is None:
@@ -93,24 +66,25 @@ def datatype_of(name: str, path: str) -> np.dtype:
 
 
 def config_type(dtype: np.dtype) -> model_pb2.DataType.ValueType:
-    """The dtype as a model's configuration names it."""
+    """The value of a dtype in a model's configuration."""
     return model_pb2.DataType.Value(f"TYPE_{NAMES[dtype]}")
 
 
 def input_of(
-    request: infer_pb2.ModelInferRequest, contents: Sequence[memoryview | bytes], memory: Regions, given: Kind
+    request: infer_pb2.ModelInferRequest, contents: Sequence[memoryview | bytes], memory: ClientMemory, given: Kind
 ) -> Array:
-    """The one input of a request, read-only unless it is in shared memory, where it is read in place.
+    """The input of a request. Raw contents and shared memory are not copied if they are aligned.
 
     Args:
         request: without its raw contents.
-        contents: those; one that lies aligned is not copied.
-        memory: where regions are.
-        given: what the model takes, by its metadata.
+        contents: the raw contents.
+        memory: of the server's clients.
+        given: the model's input.
 
     Raises:
-        InvalidArgumentError: another name or number of inputs, another datatype, a shape or count of bytes that does
-            not fit, raw and typed contents mixed.
+        InvalidArgumentError: the inputs' names, the datatype, the shape or the number of bytes do not fit the model,
+            or there are both raw and typed contents.
+        NotFoundError: there is no such region.
     """
     if [t.name for t in request.inputs] != [INPUT]:
         raise InvalidArgumentError("inputs", f"one, called {INPUT!r}", [t.name for t in request.inputs])
@@ -122,20 +96,20 @@ def input_of(
         expected = f"{_shown(given.shape)}, the model's (batch, channels, space; -1 is any extent)"
         raise InvalidArgumentError("inputs[0].shape", expected, _shown(shape, most=8))
     checked_shape(shape, "inputs[0].shape", batch=True)
-    size = math.prod(shape) * dtype.itemsize  # Python's integers do not overflow
+    size = math.prod(shape) * dtype.itemsize
     wanted = f"{size} bytes for input {INPUT!r} of {_shown(shape)} {tensor.datatype}"
-    place = place_of(tensor.parameters, "inputs[0]")
+    at = reference_of(tensor.parameters, "inputs[0]")
     raw = len(contents)
-    if raw != (place is None and not tensor.HasField("contents")):
-        came = "in shared memory" if place else "typed" if tensor.HasField("contents") else "neither typed nor shared"
+    if raw != (at is None and not tensor.HasField("contents")):
+        came = "in shared memory" if at else "typed" if tensor.HasField("contents") else "neither typed nor shared"
         expected = "one entry for each input that is neither typed nor in shared memory"
         raise InvalidArgumentError("raw_input_contents", expected, f"{raw}, the input is {came}")
-    if place is not None:
+    if at is not None:
         if tensor.HasField("contents"):
             raise InvalidArgumentError("inputs[0].contents", "none beside shared memory", "typed contents")
-        if place.size != size:
-            raise InvalidArgumentError(f"inputs[0].parameters.{_SIZE}", wanted, place.size)
-        return memory.array(place, dtype, shape)
+        if at.size != size:
+            raise InvalidArgumentError(f"inputs[0].parameters.{_SIZE}", wanted, at.size)
+        return memory.array(at, dtype, shape)
     if not raw:
         return _typed(tensor, dtype, shape)
     if len(contents[0]) != size:
@@ -162,11 +136,11 @@ def _typed(tensor: infer_pb2.ModelInferRequest.InferInputTensor, dtype: np.dtype
     return x.reshape(shape)
 
 
-def place_of(parameters: Parameters, path: str) -> RegionReference | None:
-    """Where in shared memory a tensor is said to be, if it is; None means in the message.
+def reference_of(parameters: Parameters, path: str) -> RegionReference | None:
+    """The region reference in a tensor's parameters; None if the tensor is in the message.
 
     Raises:
-        InvalidArgumentError: a part of it missing or of another kind.
+        InvalidArgumentError: the region or the size is missing, or a value is of another type.
     """
     if not any(key in parameters for key in (_REGION, _OFFSET, _SIZE)):
         return None
@@ -174,15 +148,17 @@ def place_of(parameters: Parameters, path: str) -> RegionReference | None:
     size = parameter(parameters, _SIZE, int, path)
     if region is None or size is None:
         missing = _REGION if region is None else _SIZE
-        raise InvalidArgumentError(f"{path}.parameters.{missing}", "one, as the others are given", None)
+        raise InvalidArgumentError(
+            f"{path}.parameters.{missing}", "a value beside the other shared memory parameters", None
+        )
     return RegionReference(region, parameter(parameters, _OFFSET, int, path) or 0, size)
 
 
 def parameter(parameters: Parameters, name: str, kind: type, path: str = "") -> Any:
-    """The value of a parameter, None if it is not there.
+    """The value of a parameter; None if it is absent.
 
     Raises:
-        InvalidArgumentError: a value of another kind.
+        InvalidArgumentError: the value is not of type `kind`.
     """
     if name not in parameters:
         return None
@@ -194,11 +170,13 @@ def parameter(parameters: Parameters, name: str, kind: type, path: str = "") -> 
     return value
 
 
-def output_place(requested: Iterable[infer_pb2.ModelInferRequest.InferRequestedOutputTensor]) -> RegionReference | None:
-    """Where the one output is wanted; None means in the message.
+def output_reference(
+    requested: Iterable[infer_pb2.ModelInferRequest.InferRequestedOutputTensor],
+) -> RegionReference | None:
+    """Where the client wants the output in its memory; None means in the message.
 
     Raises:
-        InvalidArgumentError: an output the model does not have, or something done to it that is not offered.
+        InvalidArgumentError: the model has no such output, or the request asks for classification.
     """
     wanted = list(requested)
     if [o.name for o in wanted] not in ([], [OUTPUT]):
@@ -207,58 +185,55 @@ def output_place(requested: Iterable[infer_pb2.ModelInferRequest.InferRequestedO
         return None
     if "classification" in wanted[0].parameters:
         raise InvalidArgumentError("outputs[0].parameters.classification", "none: outputs are tensors", "one")
-    return place_of(wanted[0].parameters, "outputs[0]")
+    return reference_of(wanted[0].parameters, "outputs[0]")
 
 
 class Destination:
-    """Where the one output of a request goes: `allocate` makes the array to be filled, `message` is then the answer.
+    """Where the output of a request goes: `allocate` makes the array to be filled, then `message` makes the answer.
 
     Args:
-        place: in shared memory; None means in the message.
-        memory: where regions are.
-        x: the input; an output that is wanted where the input is takes a detour.
+        at: where the client wants the output in its memory; None means in the message.
+        memory: of the server's clients.
+        x: the input, which the output may overlap.
         response: the answer without its output.
-
-    Raises:
-        NotFoundError, InvalidArgumentError: from `allocate`, a region that is not there or has too few bytes.
     """
 
     def __init__(
-        self, place: RegionReference | None, memory: Regions, x: Array, response: infer_pb2.ModelInferResponse
+        self, at: RegionReference | None, memory: ClientMemory, x: Array, response: infer_pb2.ModelInferResponse
     ) -> None:
-        self.place, self._memory, self._x, self._response = place, memory, x, response
-        self._detour: Array | None = None
-        self._store: Callable[[Array], None] | None = None
+        self.at, self._memory, self._x, self._response = at, memory, x, response
+        self._output: RegionOutput | None = None
         self._message = b""
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-        """The place itself, in the message or in shared memory, if it can be filled there."""
+        """The array to be filled: in the message, in the client's memory, or one that is copied there.
+
+        Raises:
+            NotFoundError: there is no such region.
+            InvalidArgumentError: too few bytes for the output, or bytes outside the region.
+        """
         tensor = self._response.outputs.add(name=OUTPUT, datatype=NAMES[dtype], shape=shape)
-        if self.place is None:
+        if self.at is None:
             self._message, y = with_output(self._response, dtype, shape)
             return y
         size = math.prod(shape) * dtype.itemsize
-        if self.place.size < size:
+        self._output = self._memory.output(self.at, dtype, shape, [self._x])
+        if self._output is None:
             wanted = f"at least {size} bytes for output {OUTPUT!r} of {_shown(shape)} {NAMES[dtype]}"
-            raise InvalidArgumentError(f"outputs[0].parameters.{_SIZE}", wanted, self.place.size)
-        tensor.parameters[_REGION].string_param = self.place.region
+            raise InvalidArgumentError(f"outputs[0].parameters.{_SIZE}", wanted, self.at.size)
+        tensor.parameters[_REGION].string_param = self.at.region
         tensor.parameters[_SIZE].int64_param = size
-        if self.place.offset:
-            tensor.parameters[_OFFSET].int64_param = self.place.offset
-        room = self._memory.room(self.place, dtype, shape)
-        if room is not None and not overlap(room, self._x):
-            return room
-        self._store = self._memory.store(self.place, size)
-        self._detour = np.empty(shape, dtype)
-        return self._detour
+        if self.at.offset:
+            tensor.parameters[_OFFSET].int64_param = self.at.offset
+        return self._output.array
 
     def message(self) -> bytes:
         """The answer on the wire, once the output is filled."""
-        if self.place is None:
+        if self._output is None:
             return self._message
-        if self._store is not None and self._detour is not None:
-            self._store(self._detour)
-        self._response.raw_output_contents.append(b"")  # Triton's C++ client reads one for every output, and crashes
+        self._output.store()
+        # Triton's C++ client reads one raw content for each output, and crashes where there is none
+        self._response.raw_output_contents.append(b"")
         return self._response.SerializeToString()
 
 

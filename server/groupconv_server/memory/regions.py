@@ -1,9 +1,9 @@
-"""Memory that clients register under a name: whose it is, how much it may be, and when it is let go.
+"""Regions: memory that clients register under a name, within a limit, until their connection ends.
 
-A region whose owner's connection is gone is let go, unless a request has used it within the grace period.
+A region is dropped once its owner's connection has ended and no request has used it for the grace period.
 
-Requests look regions up under a lock. Nothing that takes its time is done under it: memory is mapped before a region is
-known, and unmapped once it no longer is.
+Requests look regions up under a lock. Slow work happens outside it: memory is mapped before its region is in the table,
+and unmapped after the region has left it.
 """
 
 import threading
@@ -17,7 +17,7 @@ from groupconv.text import human_bytes
 from groupconv_server.memory.connections import connected
 
 CAPACITY = 4 * 2**30
-"""Bytes of all regions unless told otherwise."""
+"""Default limit of the bytes of all regions."""
 MAX_REGIONS = 1024
 MAX_NAME = 256
 INT64_MAX = 2**63 - 1
@@ -25,13 +25,13 @@ INT64_MAX = 2**63 - 1
 
 @dataclass(eq=False)
 class Region:
-    """Some memory of a client's.
+    """Memory that a client has registered.
 
     Attributes:
-        name: what requests call it.
+        name: by which requests refer to it.
         size: in bytes.
-        owner: the connection that registered it, as gRPC calls a peer.
-        used: when a request last used it, on the clock of time.monotonic().
+        owner: the connection that registered it, as gRPC names a peer.
+        used: when a request last used it, by time.monotonic().
     """
 
     name: str
@@ -44,13 +44,13 @@ R = TypeVar("R", bound=Region)
 
 
 class Regions(Generic[R]):
-    """Regions by name. Safe to use from several threads.
+    """A table of regions by name. Safe to use from several threads.
 
     Args:
-        capacity: bytes of all regions together.
-        grace: seconds a region stays after its owner's connection has gone and nothing has used it.
-        interval: seconds between looks at who is still there.
-        gone: of some owners those that are not connected any more.
+        capacity: limit of the bytes of all regions.
+        grace: seconds that a region stays after its last use, once its owner's connection has ended.
+        interval: seconds between checks of the owners' connections.
+        gone: returns those of a set of owners whose connections have ended.
     """
 
     def __init__(
@@ -64,43 +64,54 @@ class Regions(Generic[R]):
         self.capacity, self._grace, self._interval = capacity, grace, interval
         self._gone = gone or _not_connected
         self._regions: dict[str, R] = {}
-        self._coming: dict[str, int] = {}  # bytes of regions that are being made
+        self._pending: dict[str, int] = {}  # bytes of regions that are being mapped
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="shared-memory", daemon=True)
         self._watcher.start()
 
     def unregister(self, name: str) -> None:
-        """Let a region go; requests that use it end with it. One that is not there is gone already."""
+        """Drop a region, if there is one of that name. Running requests keep its memory until they end."""
         with self._lock:
             region = self._regions.pop(name, None)
         del region  # unmapped here, unless a request uses it
 
     def unregister_all(self, owner: str) -> None:
-        """Let every region go that `owner` registered, and no other."""
-        self._let_go(lambda region: region.owner == owner)
+        """Drop every region of one owner."""
+        self._drop(lambda region: region.owner == owner)
 
     def regions(self, name: str = "") -> Sequence[R]:
-        """Every region by name, or the one of that name.
+        """All regions in the order of their names, or only the one called `name`.
 
         Raises:
-            NotFoundError: there is none of that name.
+            NotFoundError: there is no region of that name.
         """
         with self._lock:
             if name:
                 return [self._get(name)]
             return [self._regions[n] for n in sorted(self._regions)]
 
-    def part(self, name: str, offset: int, size: int) -> R:
-        """The region that has `size` bytes at `offset`, for a request that uses it now.
+    def __contains__(self, name: str) -> bool:
+        return name in self._regions
+
+    def part(self, name: str, offset: int, size: int, *, owner: str | None = None) -> R:
+        """The region `name`, for a request that uses `size` of its bytes from `offset` on.
+
+        Args:
+            name: of the region.
+            offset: in bytes.
+            size: in bytes.
+            owner: the connection that owns the region from now on; None leaves the owner as it is.
 
         Raises:
-            NotFoundError: no region of that name.
-            InvalidArgumentError: bytes outside the region.
+            NotFoundError: there is no region of that name.
+            InvalidArgumentError: the bytes are outside the region.
         """
         with self._lock:
             region = self._get(name)
             region.used = time.monotonic()
+        if owner is not None:
+            region.owner = owner
         if not 0 <= offset < region.size:
             raise InvalidArgumentError(
                 "shared_memory_offset", f"0 to {region.size - 1} in region {shown(name)}", offset
@@ -111,13 +122,13 @@ class Regions(Generic[R]):
         return region
 
     def close(self) -> None:
-        """Let every region go."""
+        """Drop every region."""
         self._stopping.set()
         self._watcher.join()
-        self._let_go(lambda _: True)
+        self._drop(lambda _: True)
 
     def _add(self, name: str, size: int, make: Callable[[], R]) -> None:
-        """A new region, made once it is known that it may be. Others use theirs meanwhile.
+        """Put a new region in the table. `make` maps it, after the limits are checked and outside the lock.
 
         Raises:
             AlreadyExistsError: the name is taken by a client that is still there.
@@ -126,18 +137,18 @@ class Regions(Generic[R]):
         with self._lock:
             full = self._taken(name) or self._too_much(size)
             owners = {r.owner for r in self._regions.values()}
-        if full:  # those who are gone may make room
+        if full:  # regions of clients that have gone may free the name or the bytes
             gone = self._gone(owners)
-            self._let_go(lambda region: region.owner in gone)
+            self._drop(lambda region: region.owner in gone)
         with self._lock:
             if self._taken(name):
-                raise AlreadyExistsError(f"name: a region {shown(name)} is registered; unregister it first")
+                raise AlreadyExistsError(f"name: region {shown(name)} exists already; unregister it first")
             if self._too_much(size):
                 raise ResourceExhaustedError(
-                    f"byte_size: {human_bytes(size)} more than the {MAX_REGIONS} regions and "
-                    f"{human_bytes(self.capacity)} of shared memory that this server allows"
+                    f"byte_size: this server allows {MAX_REGIONS} regions and {human_bytes(self.capacity)} of shared "
+                    f"memory in all; {human_bytes(size)} more would exceed that"
                 )
-            self._coming[name] = size
+            self._pending[name] = size
         try:
             region = make()
             with self._lock:
@@ -145,27 +156,27 @@ class Regions(Generic[R]):
                     self._regions[name] = region
         finally:
             with self._lock:
-                del self._coming[name]
+                del self._pending[name]
 
     def _get(self, name: str) -> R:
         region = self._regions.get(name)
         if region is None:
-            raise NotFoundError(f"shared_memory_region: none is registered as {shown(name)}")
+            raise NotFoundError(f"shared_memory_region: no region is registered as {shown(name)}")
         return region
 
-    def _let_go(self, which: Callable[[R], bool]) -> None:
+    def _drop(self, which: Callable[[R], bool]) -> None:
         with self._lock:
-            ended = [region for region in self._regions.values() if which(region)]
-            for region in ended:
+            dropped = [region for region in self._regions.values() if which(region)]
+            for region in dropped:
                 del self._regions[region.name]
-        del ended  # unmapped here, where no lock is held, unless requests use them
+        del dropped  # unmapped here, outside the lock, unless requests use them
 
     def _taken(self, name: str) -> bool:
-        return name in self._regions or name in self._coming
+        return name in self._regions or name in self._pending
 
     def _too_much(self, size: int) -> bool:
-        bound = sum(r.size for r in self._regions.values()) + sum(self._coming.values())
-        return len(self._regions) + len(self._coming) >= MAX_REGIONS or bound + size > self.capacity
+        bound = sum(r.size for r in self._regions.values()) + sum(self._pending.values())
+        return len(self._regions) + len(self._pending) >= MAX_REGIONS or bound + size > self.capacity
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._interval):
@@ -173,10 +184,10 @@ class Regions(Generic[R]):
                 owners = {r.owner for r in self._regions.values()}
             if not owners:
                 continue
-            self._let_go_of_idle(self._gone(owners), time.monotonic() - self._grace)
+            self._drop_idle(self._gone(owners), time.monotonic() - self._grace)
 
-    def _let_go_of_idle(self, gone: set[str], since: float) -> None:
-        self._let_go(lambda region: region.owner in gone and region.used < since)
+    def _drop_idle(self, gone: set[str], since: float) -> None:
+        self._drop(lambda region: region.owner in gone and region.used < since)
 
 
 def check_region(name: str, offset: int, size: int) -> None:
@@ -193,7 +204,7 @@ def check_region(name: str, offset: int, size: int) -> None:
 
 
 def shown(name: str) -> str:
-    """A name for a message: never 10 KB of what came."""
+    """A name as messages show it: quoted, and cut if it is too long to be a name."""
     return repr(name if len(name) <= MAX_NAME else f"{name[:40]}…")
 
 

@@ -1,15 +1,14 @@
-"""POSIX shared memory that clients of this machine register: tensors are read and written there in place.
+"""POSIX shared memory that clients on this machine register. Tensors are read and written there in place.
 
-A client makes an object in /dev/shm, registers a part of it under a name, and from then on says name, offset and size
-where it would send bytes. What it says is not trusted: every number is checked against the object as it is now.
+A client creates an object in /dev/shm and registers a part of it under a name. Its requests then carry that name, an
+offset and a size in place of bytes. Each number is checked against the object as it is now.
 
-Clients of the Open Inference Protocol choose the names of their regions, and anyone may ask for them. A client of
-this service's own API is told a name that nobody can guess, once it has shown that it can read the object.
+Clients of the Open Inference Protocol choose the names of their regions, and any client may list them. An SDK client
+first proves that it can read the object, and then receives a secret random name.
 
-An object is mapped only for the user it belongs to, whatever this process itself may read: as root, that is everything.
+An object is mapped only for its owner, even if this process could read other users' objects, as root can.
 
-A view that a running request holds stays valid however its region ends: the memory is unmapped when the last view is
-dropped.
+A view stays valid until it is dropped, even if its region is unregistered: the memory is unmapped with the last view.
 """
 
 import contextlib
@@ -28,25 +27,24 @@ from groupconv.text import human_bytes
 from groupconv_server.memory.connections import user_of
 from groupconv_server.memory.regions import Region, Regions, check_region, shown
 
-OFF = "shared memory is off on this server; it is started with --allow-shared-memory"
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 RESERVED = ("groupconv-server-", "groupconv-client-", "plasma", "sem.")
-"""Beginnings of keys no client may name: this service's own objects, Ray's object store, POSIX semaphores."""
+"""Prefixes of keys that clients may not use: this service's objects, Ray's object store, POSIX semaphores."""
 PROOF = 32
-"""Bytes at the beginning of an object that show who can read it."""
+"""First bytes of an object. A client sends them to prove that it can read the object."""
 _KEY = re.compile(r"/?[A-Za-z0-9_.-]{1,255}")
-_OWN = re.compile(r"groupconv-client-[0-9a-f]{32}")
+_SDK_NAME = re.compile(r"groupconv-client-[0-9a-f]{32}")
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
-_AT_ONCE = 4 * 2**20
-"""Bytes populated in one call, about a millisecond."""
+_POPULATE_BYTES = 4 * 2**20
+"""Populated in one call, which takes about a millisecond."""
 
 
 @dataclass(eq=False)
 class HostRegion(Region):
-    """A part of a shared memory object, mapped.
+    """A mapped part of a shared memory object.
 
     Attributes:
-        key: of the object, as the client gave it.
+        key: the object's name, as the client sent it.
         offset: of the region in the object, in bytes.
     """
 
@@ -56,7 +54,7 @@ class HostRegion(Region):
 
 
 class SharedMemory(Regions[HostRegion]):
-    """The shared memory registered with a server. Safe to use from several threads; arguments as of `Regions`.
+    """The shared memory registered with a server. The arguments are those of `Regions`.
 
     Example:
         >>> from multiprocessing.shared_memory import SharedMemory as Object
@@ -72,11 +70,11 @@ class SharedMemory(Regions[HostRegion]):
         """Map `size` bytes at `offset` of the object `key`.
 
         Raises:
-            InvalidArgumentError: a name, key, offset or size that cannot be; messages name the region, never a key.
-            NotFoundError: no object of that key, none this process may read and write, or another user's: the object's
-                owner is the user at the other end of the connection, and this process's where that is not known.
-            AlreadyExistsError: the name is taken by a client that is still there.
-            ResourceExhaustedError: more regions or bytes than allowed, or the memory of the object cannot be had.
+            InvalidArgumentError: the name, key, offset or size is invalid. The message never shows the key.
+            NotFoundError: there is no such object, this process may not write it, or its owner is not the client's
+                user (this process's user where the client's is unknown).
+            AlreadyExistsError: a connected client has a region of that name.
+            ResourceExhaustedError: there are too many regions or bytes, or /dev/shm is full.
         """
         check_region(name, offset, size)
         handle = _opened(name, _path(name, key))
@@ -91,24 +89,26 @@ class SharedMemory(Regions[HostRegion]):
             os.close(handle)
 
     def adopt(self, name: str, size: int, proof: bytes, *, owner: str) -> str:
-        """Map a whole object of a client that can read it, and remove its file.
+        """Map a whole object of an SDK client under a random name, and remove its file.
 
         Args:
-            name: of the object, "groupconv-client-" and 32 hexadecimal digits.
+            name: of the object: "groupconv-client-" and 32 hexadecimal digits.
             size: of the object, in bytes.
-            proof: its first bytes. Anyone here can list /dev/shm and name what is there, but not read it.
-            owner: the connection.
+            proof: the object's first bytes. Every user can list /dev/shm, but only the owner can read the object.
+            owner: the client's connection.
 
         Returns:
-            The name of its region, at random: to know it is the right to use it.
+            The region's name. It is a secret: whoever knows it may use the region.
 
         Raises:
-            InvalidArgumentError: a name, size or proof that cannot be.
-            FailedPreconditionError: no such object, or none this process may read and write, or another proof.
-            ResourceExhaustedError: more regions or bytes than allowed, or the memory of the object cannot be had.
+            InvalidArgumentError: the name, size or proof is invalid.
+            FailedPreconditionError: there is no such object, this process may not write it, or the proof is wrong.
+            ResourceExhaustedError: there are too many regions or bytes, or /dev/shm is full.
         """
-        if not _OWN.fullmatch(name):
-            raise InvalidArgumentError("name", "'groupconv-client-' and 32 hexadecimal digits", f"{len(name)} others")
+        if not _SDK_NAME.fullmatch(name):
+            raise InvalidArgumentError(
+                "name", "'groupconv-client-' and 32 hexadecimal digits", f"{len(name)} other characters"
+            )
         if len(proof) != PROOF:
             raise InvalidArgumentError("proof", f"{PROOF} bytes", len(proof))
         region = secrets.token_hex(16)
@@ -137,17 +137,15 @@ class SharedMemory(Regions[HostRegion]):
         Args:
             name: of the region.
             offset: in bytes.
-            size: likewise.
-            owner: the connection the region belongs to from now on; None leaves it as it is.
+            size: in bytes.
+            owner: the connection that owns the region from now on; None leaves the owner as it is.
 
         Raises:
-            NotFoundError: no region of that name.
-            InvalidArgumentError: bytes outside the region, or the client has made the object smaller.
+            NotFoundError: there is no region of that name.
+            InvalidArgumentError: the bytes are outside the region, or the client has made the object smaller.
         """
-        region = self.part(name, offset, size)
-        if owner is not None:
-            region.owner = owner
-        if region.memory.size() < region.offset + region.size:  # to touch a page that is gone would end the process
+        region = self.part(name, offset, size, owner=owner)
+        if region.memory.size() < region.offset + region.size:  # touching a removed page would kill the process
             raise InvalidArgumentError(
                 "shared_memory_region", f"an object that still holds region {shown(name)}", "a smaller one"
             )
@@ -156,16 +154,16 @@ class SharedMemory(Regions[HostRegion]):
 
 
 def _path(name: str, key: str) -> Path:
-    """The file of an object: a name in one folder, never a path."""
+    """The file of an object. A key is a name in one folder, never a path."""
     bare = key.removeprefix("/")
     if not _KEY.fullmatch(key) or bare in (".", "..") or bare.startswith(RESERVED):
         expected = f"for region {shown(name)} one '/', then letters, digits, '.', '_', '-', and no reserved name"
-        raise InvalidArgumentError("key", expected, f"{len(key)} characters that are not that")
+        raise InvalidArgumentError("key", expected, f"{len(key)} other characters")
     return FOLDER / bare
 
 
 def _opened(name: str, path: Path) -> int:
-    """A descriptor of an object."""
+    """Open an object for reading and writing."""
     try:
         return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -173,7 +171,7 @@ def _opened(name: str, path: Path) -> int:
 
 
 def _check(name: str, facts: os.stat_result, offset: int, size: int) -> None:
-    """Refuse what is no plain object, and one that does not have `size` bytes at `offset`."""
+    """Check that an object is a regular file with `size` bytes at `offset`."""
     if not stat.S_ISREG(facts.st_mode):
         raise _no_memory(name)
     if offset >= facts.st_size:
@@ -184,7 +182,7 @@ def _check(name: str, facts: os.stat_result, offset: int, size: int) -> None:
 
 
 def _no_memory(name: str) -> NotFoundError:
-    return NotFoundError(f"key: no shared memory to read and write for region {shown(name)}")
+    return NotFoundError(f"key: there is no shared memory that this server may read and write for region {shown(name)}")
 
 
 def _elsewhere() -> FailedPreconditionError:
@@ -195,25 +193,27 @@ def _elsewhere() -> FailedPreconditionError:
 
 
 def _mapped(handle: int, offset: int, size: int) -> mmap.mmap:
-    """The object from its beginning to the region's end, every page of the region there."""
+    """Map an object from its beginning to the region's end, with all pages of the region allocated."""
     _reserve(handle, offset, size)
     return mmap.mmap(handle, offset + size)
 
 
 def _populated(handle: int, size: int) -> mmap.mmap:
-    """The whole object, with every page in this process's page table, so that requests need not fault them in."""
+    """Map a whole object and fill the page table, so that requests have no page faults."""
     memory = _mapped(handle, 0, size)
     with contextlib.suppress(OSError):  # an older Linux maps pages as they are touched
-        for start in range(0, size, _AT_ONCE):  # mmap.madvise holds the interpreter while it runs
-            memory.madvise(_POPULATE_WRITE, start, min(_AT_ONCE, size - start))
+        for start in range(0, size, _POPULATE_BYTES):  # mmap.madvise holds the GIL while it runs
+            memory.madvise(_POPULATE_WRITE, start, min(_POPULATE_BYTES, size - start))
     return memory
 
 
 def _reserve(handle: int, offset: int, size: int) -> None:
-    """Have every page there: one the machine cannot give would end the process when it is written."""
+    """Allocate all pages now. Writing a page that the machine cannot provide would kill the process."""
     try:
         os.posix_fallocate(handle, offset, size)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
             raise
-        raise ResourceExhaustedError(f"byte_size: no {human_bytes(size)} of shared memory are left") from None
+        raise ResourceExhaustedError(
+            f"byte_size: {human_bytes(size)} of shared memory are not left on this machine"
+        ) from None

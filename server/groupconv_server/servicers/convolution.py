@@ -21,7 +21,8 @@ from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.footprint import IN_MESSAGE
 from groupconv_server.coordinator.steps import specs_of
 from groupconv_server.layers.registry import Layers
-from groupconv_server.servicers.regions import ClientMemory, RequestOutput, RequestTensors
+from groupconv_server.memory.client_memory import ClientMemory
+from groupconv_server.servicers.regions import RequestOutput, RequestTensors
 from groupconv_worker.job import Job
 
 SERVICE = convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name

@@ -1,18 +1,17 @@
-"""MemoryService: memory of clients is registered, and let go."""
+"""MemoryService: registers and unregisters the memory of clients."""
 
 import grpc
 
 from groupconv.v1 import memory_pb2, memory_pb2_grpc
 from groupconv_server.admission.errors import answers_errors
-from groupconv_server.memory.cuda_memory import is_device_region
-from groupconv_server.servicers.regions import ClientMemory
+from groupconv_server.memory.client_memory import ClientMemory
 
 
 class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
-    """Takes and lets go the memory of clients.
+    """Registers and unregisters the memory of SDK clients.
 
     Args:
-        memory: where it is kept.
+        memory: of the server's SDK clients.
     """
 
     def __init__(self, memory: ClientMemory) -> None:
@@ -22,7 +21,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
     def RegisterMemory(  # noqa: N802 - the RPC's name
         self, request: memory_pb2.RegisterMemoryRequest, context: grpc.ServicerContext
     ) -> memory_pb2.RegisterMemoryResponse:
-        """Map an object."""
+        """Map a shared memory object."""
         region = self._memory.host.adopt(request.name, request.byte_size, request.proof, owner=context.peer())
         return memory_pb2.RegisterMemoryResponse(region=region)
 
@@ -30,7 +29,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
     def RegisterDeviceMemory(  # noqa: N802 - the RPC's name
         self, request: memory_pb2.RegisterDeviceMemoryRequest, context: grpc.ServicerContext
     ) -> memory_pb2.RegisterDeviceMemoryResponse:
-        """Open an allocation on a device."""
+        """Open an allocation on a GPU."""
         memory = self._memory.device
         region = memory.adopt(request.handle, request.device_uuid, request.byte_size, owner=context.peer())
         return memory_pb2.RegisterDeviceMemoryResponse(region=region)
@@ -41,7 +40,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         request: memory_pb2.UnregisterMemoryRequest,
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> memory_pb2.UnregisterMemoryResponse:
-        """Let a region go."""
-        memory = self._memory.device if is_device_region(request.region) else self._memory.host
+        """Drop a region."""
+        memory = self._memory.device if self._memory.on_device(request.region) else self._memory.host
         memory.unregister(request.region)
         return memory_pb2.UnregisterMemoryResponse()

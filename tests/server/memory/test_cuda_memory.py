@@ -14,16 +14,12 @@ from emulation.stand_in import as_cupy
 from groupconv import ConvSpec
 from groupconv.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from groupconv_server.config import Config
-from groupconv_server.inference.memory import RegisteredMemory
-from groupconv_server.inference.tensors import RegionReference
 from groupconv_server.inference.v2 import infer_pb2, service_pb2_grpc, shared_memory_pb2
 from groupconv_server.memory.cuda_memory import CudaMemory
-from groupconv_server.memory.shared_memory import SharedMemory
 from groupconv_server.server import Server
 from groupconv_worker.cuda.engine import why_unavailable
 
 ME = "ipv4:127.0.0.1:1"
-F32 = np.dtype(np.float32)
 
 
 @pytest.fixture
@@ -43,7 +39,8 @@ def test_tensors_are_copied_from_and_to_the_device(cupy, here):
     theirs = np.zeros(64, np.uint8)
     here.register("a", cupy.ipc.share(theirs), 0, 64, owner=ME)
     theirs[8:32] = np.arange(6, dtype=np.float32).view(np.uint8)
-    x = here.read("a", 8, F32, (2, 3))
+    x = np.empty((2, 3), np.float32)
+    here.part("a", 8, 24).memory.read(8, x)
     np.testing.assert_array_equal(x, [[0, 1, 2], [3, 4, 5]])
     here.part("a", 40, 24).memory.write(40, x.T)
     np.testing.assert_array_equal(theirs[40:].view(np.float32), [0, 3, 1, 4, 2, 5])
@@ -75,11 +72,11 @@ def test_what_cannot_be_opened_is_refused_and_nothing_stays_open(cupy, here, han
 def test_parts_outside_the_region_are_refused_though_the_allocation_goes_on(cupy, here):
     here.register("a", cupy.ipc.share(np.zeros(64, np.uint8)), 0, 32, owner=ME)
     with pytest.raises(InvalidArgumentError, match="shared_memory_byte_size"):
-        here.read("a", 8, F32, (7,))
+        here.part("a", 8, 28)
     with pytest.raises(InvalidArgumentError, match="shared_memory_offset"):
         here.part("a", 32, 1)
     with pytest.raises(NotFoundError):
-        here.read("b", 0, F32, (1,))
+        here.part("b", 0, 4)
 
 
 def test_an_allocation_is_closed_when_its_last_request_has_ended(cupy, here):
@@ -92,23 +89,6 @@ def test_an_allocation_is_closed_when_its_last_request_has_ended(cupy, here):
     del running
     gc.collect()
     assert not cupy.ipc.open
-
-
-def test_a_name_finds_its_kind_of_memory(cupy, here):
-    system = SharedMemory(gone=lambda owners: set())
-    memory = RegisteredMemory(system, here)
-    theirs = np.zeros(64, np.uint8)
-    here.register("device", cupy.ipc.share(theirs), 0, 64, owner=ME)
-    place = RegionReference("device", 16, 12)
-    assert memory.room(place, F32, (3,)) is None
-    store = memory.store(place, 12)
-    here.unregister_all(ME)  # a request that runs is not concerned
-    store(np.array([1, 2, 3], np.float32))
-    here.register("device", cupy.ipc.share(theirs), 0, 64, owner=ME)
-    np.testing.assert_array_equal(memory.array(place, F32, (3,)), [1, 2, 3])
-    with pytest.raises(NotFoundError, match="'none'"):
-        memory.array(RegionReference("none", 0, 12), F32, (3,))
-    system.close()
 
 
 def test_without_a_gpu_it_says_so(here):

@@ -42,7 +42,7 @@ def registered(raw):
         (0, 4097, "input.place.byte_size"),
         (16, 2**63 - 1, "input.place.byte_size"),
         (0, -1, "input.place.byte_size"),
-        (0, 12, "input.data"),
+        (0, 12, "input.place.byte_size"),
     ],
 )
 def test_places_that_cannot_be(raw, registered, offset, size, field):
