@@ -90,7 +90,7 @@ def test_what_is_saturated_is_counted_and_said(filtered, server, tmp_path):
     count = np.count_nonzero((want < 0) | (want > 255))
     assert count > 0
     assert f"groupconv: {count} values " in done.stderr
-    assert "beyond uint8 and were saturated" in done.stderr
+    assert "outside the range of uint8 and were saturated" in done.stderr
     done = CliRunner().invoke(app, [*command, "--dtype", "int32"])
     assert "saturated" not in done.stderr
 

@@ -20,10 +20,11 @@ from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.signals import ended_by_signals
 from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.files import filters
-from groupconv_server.files.axes import Opened, described
-from groupconv_server.files.blocks import best_first
+from groupconv_server.files.arrays import Opened
+from groupconv_server.files.axes import described
+from groupconv_server.files.blocks import band_axis
 from groupconv_server.files.named_filters import NAMES
-from groupconv_server.files.values import Fitted, conversion, travels
+from groupconv_server.files.values import Fitted, as_request_dtype, conversion_notes
 
 NAME = "conv"
 EXAMPLES = """Examples:
@@ -118,7 +119,7 @@ def command(
         options: dict[str, Any] = {"truncate": truncate, "stride": stride, "dilation": dilation}
         options |= {"padding_mode": padding_mode, "exact": exact}
         arranged, filtering = _arranged(opened, output, kernel, depthwise_separable, options)
-        x = travels(arranged)
+        x = as_request_dtype(arranged)
         ready = ready_steps(filtering.steps, x.dtype)
         *_, last = problems_of(
             x.shape, x.dtype, [s.spec for s in ready], [s.kernel for s in ready], [None] * len(ready)
@@ -126,7 +127,7 @@ def command(
         (n, outputs, *extents), computed = last.geometry.output_shape, last.types.output
         shape = (n, outputs // filtering.parts, *extents)
         held = _held(dtype, output, opened.array.dtype, computed)
-        layout = arranged.layout.after(shape)
+        layout = arranged.layout.of_output(shape)
         metadata = opened.metadata.filtered(x.shape[1], shape[1], stride, layout.spatial)
         magnitude = _magnitude(filtering, held) if absolute is None else absolute
         size = math.prod(layout.array_shape) * held.itemsize
@@ -138,7 +139,7 @@ def command(
         ):
             out = Fitted(created.array, computed, absolute=magnitude, parts=filtering.parts)
             client.stream_convolve(x, ready, out=out, progress=Bar(size) if shows else None, timeout=timeout)
-    for line in (*conversion(opened.array.dtype), *out.note(), *created.notes, *created.left_out):
+    for line in (*conversion_notes(opened.array.dtype), *out.notes(), *created.notes, *created.left_out):
         typer.echo(f"groupconv: {line}", err=True)
     seconds = time.monotonic() - begin
     through = human_bytes(int(math.prod(x.shape) * opened.array.dtype.itemsize / seconds))
@@ -152,7 +153,7 @@ def _arranged(
     opened: Opened, output: Path, kernel: str, mix: str | None, options: dict[str, Any]
 ) -> tuple[Any, filters.Filtering]:
     """The input with what the kernel does not touch as samples and with small bands; and the filter for it."""
-    fold = filters.untouched(kernel, mix)
+    fold = filters.foldable(kernel, mix)
     if opened.alpha or files.is_picture(output):  # a picture has its channels together
         fold = fold.replace("C", "")
     array = opened.array.arranged(fold)
@@ -163,7 +164,7 @@ def _arranged(
 
     made = filtering()
     if files.any_order(output):
-        first = best_first(array, dict(zip(array.layout.spatial, filters.reach(made.steps), strict=True)))
+        first = band_axis(array, dict(zip(array.layout.spatial, filters.input_extents(made.steps), strict=True)))
         if first != array.layout.spatial[0]:
             array = opened.array.arranged(fold, first)
             made = filtering()

@@ -1,7 +1,7 @@
-"""Arrays in files, read and written by rows: one small module for each family of formats.
+"""Arrays in files, read and written by rows: one module for each family of formats.
 
-`open_input` gives a feature map (N, C, *spatial) that is read as it is sliced; `create_output` one that is written as
-it is filled. Neither holds the whole, but for PNG and JPEG, whose decoders know no parts.
+`open_input` returns a feature map (N, C, *spatial) that is read as it is sliced, `create_output` one that is written as
+it is filled. Only pictures (PNG, JPEG, …) are held in memory as a whole, because their codecs have no parts.
 """
 
 from contextlib import AbstractContextManager
@@ -12,28 +12,30 @@ import numpy as np
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.files import hdf5, npy, photo, tiff, zarr
-from groupconv_server.files.axes import Created, Layout, Opened, axes_of
+from groupconv_server.files.arrays import Created, Opened
+from groupconv_server.files.axes import axes_of
+from groupconv_server.files.layout import Layout
 from groupconv_server.files.metadata import UNKNOWN, Metadata
 from groupconv_server.files.paths import split
 
 FAMILIES: tuple[ModuleType, ...] = (npy, tiff, zarr, hdf5, photo)
-"""Each has SUFFIXES, `open_input` and `create_output`; the last takes every other suffix."""
+"""Each module has SUFFIXES, `open_input` and `create_output`. The last one also takes all other suffixes."""
 
 
 def family(path: Path) -> ModuleType:
-    """The module for a path, by the suffix of its file; see `paths.split`.
+    """The module for a path, by the suffix of its file.
 
     Example:
         >>> family(Path("a/slide.ome.tif")).__name__.split(".")[-1]
         'tiff'
     """
     name = str(split(path)[0]).lower()
-    inside = ".zarr/" in name  # an array of a group
+    inside = ".zarr/" in name  # an array in a group
     return next((f for f in FAMILIES if name.endswith(f.SUFFIXES) or (inside and f is zarr)), photo)
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a path is that of a picture, whose channels lie together, and not of an array.
+    """Whether a path is that of a picture, which stores the channels of a pixel together.
 
     Example:
         >>> is_picture(Path("edges.png")), is_picture(Path("stack.tif"))
@@ -43,7 +45,7 @@ def is_picture(path: Path) -> bool:
 
 
 def any_order(path: Path) -> bool:
-    """Whether an output can be filled along any axis; tiles of TIFF are written from the top left."""
+    """Whether an output can be filled along any axis. TIFF's tiles are written from the top left."""
     return family(path) in (npy, zarr, hdf5)
 
 
@@ -52,12 +54,12 @@ def open_input(path: Path, axes: str | None = None) -> AbstractContextManager[Op
 
     Args:
         path: of any format.
-        axes: of the array in the file, letters or words with commas between (see `axes.WORDS`); None believes the
-            file, or guesses.
+        axes: of the array in the file, as letters or as words separated by commas (see `axes.WORDS`). None means the
+            names in the file or, if it has none, a guess.
 
     Raises:
-        InvalidArgumentError: no such array in it, or axes that do not fit.
-        OSError: it cannot be read.
+        InvalidArgumentError: the file has no such array, or the axes do not fit it.
+        OSError: the file cannot be read.
     """
     path = Path(path)
     if not split(path)[0].exists():
@@ -67,7 +69,7 @@ def open_input(path: Path, axes: str | None = None) -> AbstractContextManager[Op
 
 
 def size_of(path: Path) -> int:
-    """Bytes of the file, or of all files in the folder, that holds an array."""
+    """Size in bytes of the file or folder that holds an array."""
     name = split(path)[0]
     return sum(p.stat().st_size for p in name.rglob("*") if p.is_file()) if name.is_dir() else name.stat().st_size
 
@@ -80,25 +82,25 @@ def create_output(
     *,
     pyramid: bool = False,
 ) -> AbstractContextManager[Created]:
-    """A file to be filled, in the order of its rows.
+    """Create a file that is filled in the order of its rows.
 
-    It is written beside its path and replaces what is there once the context ends without an error.
+    The file is written beside its path, and replaces an older one when the context ends without an error.
 
     Args:
         path: of any format.
-        layout: of the array in the file; or a shape (N, M, *spatial), which is its layout too.
-        dtype: of what is written.
-        metadata: what the file should say about it.
-        pyramid: whether smaller copies are written too, in OME-Zarr.
+        layout: of the array in the file, or its shape (N, M, *spatial).
+        dtype: of the values in the file.
+        metadata: of the array; the file keeps what its format can hold.
+        pyramid: whether OME-Zarr gets smaller copies too.
 
     Raises:
-        InvalidArgumentError: a format that cannot hold it, or a path that cannot be written.
-        OSError: a disk that is full, or may not be written.
+        InvalidArgumentError: the format cannot hold the array, or the path cannot be replaced.
+        OSError: the disk is full or read-only.
     """
     if not isinstance(layout, Layout):
         if len(layout) not in (4, 5):
             raise InvalidArgumentError("output", "an image or a volume", layout)
-        layout = Layout(axes_of(layout, asked="ncyx" if len(layout) == 4 else "nczyx"))
+        layout = Layout(axes_of(layout, requested="ncyx" if len(layout) == 4 else "nczyx"))
     if layout.shape[0] < 1:
         raise InvalidArgumentError("output", "at least one sample", layout.shape)
     options = {}

@@ -1,6 +1,6 @@
-"""Arrays in files whose values or axes are changed as they are read.
+"""Arrays whose values or axes change as they are read.
 
-Each takes an array of a file, in the order of its axes, and is one: `axes.View` lies over it.
+Each class wraps an array of a file and can be indexed like it; a `layout.View` can be laid over it.
 """
 
 from abc import ABC, abstractmethod
@@ -12,16 +12,16 @@ import numpy as np
 from groupconv.wire.requests import Array
 
 MIRRORED_Y, MIRRORED_X, SWAPPED = (3, 4, 7, 8), (2, 3, 6, 7), (5, 6, 7, 8)
-"""Orientations of TIFF and EXIF. Rows and columns change places first, then rows or columns are mirrored."""
+"""Orientations of TIFF and EXIF in which an axis is mirrored, or the axes are swapped. Swapping comes first."""
 
 
 class Derived(ABC):
-    """An array that is computed from another one, part by part.
+    """An array computed from another array, part by part.
 
     Args:
-        array: with `shape` and `dtype`, indexed by an integer or a slice for each axis; `chunks` if it has them.
-        shape: of this one; it may have more axes at the end.
-        dtype: of this one.
+        array: has `shape` and `dtype`, takes an integer or a slice for each axis, and may have `chunks`.
+        shape: of the derived array, which may have more axes at the end.
+        dtype: of the derived array.
     """
 
     def __init__(self, array: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -30,30 +30,29 @@ class Derived(ABC):
         self.chunks = chunks and (*chunks, *shape[len(chunks) :])
 
     def __getitem__(self, key: Any) -> Array:
-        """Integers become slices of one, so that `part` has every axis in its place."""
+        """Integers become slices of length 1, so that `_part` sees all axes."""
         slices = tuple(k if isinstance(k, slice) else slice(k, k + 1) for k in key)
         ranges = tuple(slice(*s.indices(size)[:2]) for s, size in zip(slices, self.shape, strict=True))
-        return self.part(ranges)[tuple(slice(None) if isinstance(k, slice) else 0 for k in key)]
+        return self._part(ranges)[tuple(slice(None) if isinstance(k, slice) else 0 for k in key)]
 
     @abstractmethod
-    def part(self, ranges: tuple[slice, ...]) -> Array:
-        """The values in a range of each axis."""
+    def _part(self, ranges: tuple[slice, ...]) -> Array:
+        """The values in one range for each axis."""
 
 
 class Mapped(Derived):
-    """Each value by itself, changed by `convert` to `dtype`."""
+    """Each value converted by `convert` to `dtype`."""
 
     def __init__(self, array: Any, dtype: np.dtype, convert: Callable[[Array], Array]) -> None:
         super().__init__(array, array.shape, dtype)
         self._convert = convert
 
-    def part(self, ranges: tuple[slice, ...]) -> Array:
-        """See `Derived`."""
+    def _part(self, ranges: tuple[slice, ...]) -> Array:
         return self._convert(np.asarray(self.array[ranges]))
 
 
 class Mirrored(Derived):
-    """The order of some axes turned round.
+    """Some axes reversed.
 
     Example:
         >>> Mirrored(np.arange(6).reshape(2, 3), [1])[0, slice(0, 2)].tolist()
@@ -64,8 +63,7 @@ class Mirrored(Derived):
         super().__init__(array, array.shape, array.dtype)
         self._axes = set(axes)
 
-    def part(self, ranges: tuple[slice, ...]) -> Array:
-        """See `Derived`."""
+    def _part(self, ranges: tuple[slice, ...]) -> Array:
         there = tuple(
             slice(size - r.stop, size - r.start) if axis in self._axes else r
             for axis, (r, size) in enumerate(zip(ranges, self.shape, strict=True))
@@ -73,11 +71,11 @@ class Mirrored(Derived):
         return np.flip(np.asarray(self.array[there]), tuple(sorted(self._axes)))
 
 
-class Looked(Derived):
-    """Indices as the colors of a table (colors, indices): a last axis has the colors.
+class PaletteColors(Derived):
+    """Indices replaced by their colors in `table` (colors, indices). The colors are a new last axis.
 
     Example:
-        >>> Looked(np.array([[0, 1]]), np.array([[10, 11], [20, 21]]))[0, :, :].tolist()
+        >>> PaletteColors(np.array([[0, 1]]), np.array([[10, 11], [20, 21]]))[0, :, :].tolist()
         [[10, 20], [11, 21]]
     """
 
@@ -85,27 +83,25 @@ class Looked(Derived):
         super().__init__(array, (*array.shape, len(table)), table.dtype)
         self._table = table
 
-    def part(self, ranges: tuple[slice, ...]) -> Array:
-        """See `Derived`."""
+    def _part(self, ranges: tuple[slice, ...]) -> Array:
         colors: Array = self._table.T[np.asarray(self.array[ranges[:-1]])]
         return colors[..., ranges[-1]]
 
 
 class Recolored(Derived):
-    """Three channels changed together: those that come first along `axis`.
+    """The first three channels converted together, for example from YCbCr to RGB.
 
     Args:
         array: of uint8.
         axis: of the channels.
-        convert: (…, 3) to (…, 3).
+        convert: maps (…, 3) to (…, 3).
     """
 
     def __init__(self, array: Any, axis: int, convert: Callable[[Array], Array]) -> None:
         super().__init__(array, array.shape, array.dtype)
         self._axis, self._convert = axis, convert
 
-    def part(self, ranges: tuple[slice, ...]) -> Array:
-        """See `Derived`."""
+    def _part(self, ranges: tuple[slice, ...]) -> Array:
         every = tuple(slice(0, self.shape[i]) if i == self._axis else r for i, r in enumerate(ranges))
         stored = np.moveaxis(np.asarray(self.array[every]), self._axis, -1)
         made = np.concatenate([self._convert(stored[..., :3]), stored[..., 3:]], axis=-1)
@@ -113,7 +109,7 @@ class Recolored(Derived):
 
 
 class Swapped(Derived):
-    """Two axes in each other's place.
+    """Two axes exchanged.
 
     Example:
         >>> Swapped(np.arange(6).reshape(2, 3), 0, 1)[0:3, 0].tolist()
@@ -127,19 +123,18 @@ class Swapped(Derived):
         if self.chunks:
             self.chunks = tuple(self.chunks[i] for i in self._order)
 
-    def part(self, ranges: tuple[slice, ...]) -> Array:
-        """See `Derived`."""
+    def _part(self, ranges: tuple[slice, ...]) -> Array:
         there = tuple(ranges[i] for i in self._order)
         return np.asarray(self.array[there]).transpose(self._order)
 
 
 def upright(array: Any, axes: str, orientation: int) -> Any:
-    """A picture that is stored turned or mirrored, as it is meant to be seen.
+    """A picture turned and mirrored into its upright orientation.
 
     Args:
-        array: in the order of `axes`.
-        axes: with Y and X.
-        orientation: as in TIFF and EXIF: 1 to 8; others are taken for 1, upright.
+        array: with the axes `axes`.
+        axes: letters, with Y and X.
+        orientation: of the stored picture, as in TIFF and EXIF: 1 to 8. Other values count as 1, upright.
 
     Example:
         >>> upright(np.arange(6).reshape(2, 3), "YX", 6)[:, :].tolist()

@@ -1,6 +1,6 @@
-"""How Pillow, or imagecodecs for 16-bit PNG, writes a picture.
+"""Writing pictures with Pillow, or with imagecodecs for 16-bit PNG.
 
-What a format holds is found out by writing a tiny picture and reading it.
+A tiny picture that is written and read again shows what a format can hold.
 """
 
 import io
@@ -24,7 +24,7 @@ FAITHFUL: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
     "GIF": {"disposal": 2},
 }
-"""Options that change pixels less than the defaults of the formats do."""
+"""Options with which formats lose less than with their defaults."""
 SIGNATURE_AND_HEADER = 33
 """Bytes of a PNG before its other chunks."""
 
@@ -34,13 +34,13 @@ class Encoder:
     """Writes pixels to a file.
 
     Attributes:
-        format: Pillow's name of it.
-        mode: Pillow's mode of what is written; None is 16-bit PNG, by imagecodecs.
-        colors: channels but alpha of what is given.
+        format: Pillow's name of the format.
+        mode: Pillow's mode of the written pixels; None for 16-bit PNG, which imagecodecs writes.
+        colors: channels of the given pixels, without alpha.
         metadata: of the pixels.
         options: keywords of Pillow's `save`.
-        notes: lines about metadata that the format does not hold.
-        left_out: lines about channels that it does not hold.
+        notes: lines for the user about metadata that the format cannot hold.
+        left_out: lines for the user about channels that the format cannot hold.
     """
 
     format: str
@@ -53,7 +53,7 @@ class Encoder:
 
     @property
     def channels(self) -> int:
-        """Of what is written."""
+        """Channels of the written pixels."""
         if self.mode is None:
             return (3 if self.metadata.photometric == "separated" else self.colors) + bool(self.metadata.alpha)
         return len(Image.new(self.mode, (1, 1)).getbands())
@@ -79,13 +79,13 @@ class Encoder:
     def _image(self, frame: Array) -> Image.Image:
         assert self.mode is not None
         channels = self.channels
-        if frame.shape[-1] == 2 and channels == 4:  # grey and alpha, in a format that has it only with colors
+        if frame.shape[-1] == 2 and channels == 4:  # the format has alpha only beside colors
             frame = frame[..., [0, 0, 0, 1]]
         return Image.frombytes(self.mode, frame.shape[1::-1], frame[..., :channels].tobytes())
 
 
 def encoder_of(suffix: str, shape: tuple[int, ...], dtype: np.dtype, metadata: Metadata) -> Encoder:
-    """How pictures are written to a format.
+    """The encoder for pictures of a shape and dtype.
 
     Args:
         suffix: of the file's name.
@@ -94,11 +94,11 @@ def encoder_of(suffix: str, shape: tuple[int, ...], dtype: np.dtype, metadata: M
         metadata: of the pixels.
 
     Raises:
-        InvalidArgumentError: a format that is not known, or does not hold such pictures.
+        InvalidArgumentError: the format is unknown, or cannot hold such pictures.
     """
     name = Image.registered_extensions().get(suffix)
     if name not in Image.SAVE:
-        raise InvalidArgumentError("output", "a format that is known (.tif, .zarr, .h5, .npy, .png, .jpg)", suffix)
+        raise InvalidArgumentError("output", "a known format (.tif, .zarr, .h5, .npy, .png, .jpg)", suffix)
     if len(shape) != 4 or (shape[0] > 1 and not metadata.durations):
         raise InvalidArgumentError("output", f"one image for {suffix} (else .tif, .zarr, .h5, .npy)", shape)
     colors = shape[1] - bool(metadata.alpha)
@@ -109,15 +109,15 @@ def encoder_of(suffix: str, shape: tuple[int, ...], dtype: np.dtype, metadata: M
         and shape[0] == 1
         and (colors == 3 or inks or (metadata.alpha and colors == 1))
     ):
-        return _described(Encoder(name, None, colors, metadata), inks=inks)
+        return _with_metadata(Encoder(name, None, colors, metadata), inks=inks)
     bases = [m for m in ("CMYK", "RGB") if inks] or [
         m for m in ("L", "RGB", "I;16", "F", "I") if _fits(m, dtype, colors)
     ]
     alphas = {"L": ["LA", "RGBA"], "RGB": ["RGBA"]} if metadata.alpha else {}
     modes = [mode for base in bases for mode in (*alphas.get(base, ()), base) if dtype == np.uint8 or not inks]
-    mode = next((m for m in modes if _holds(name, m, shape)), None)
+    mode = next((m for m in modes if _supports(name, m, shape)), None)
     if mode is None:
-        kinds = f"1 or 3 channels, perhaps with alpha, of a dtype that {suffix} holds (else .tif, .npy, .zarr, .h5)"
+        kinds = f"1 or 3 channels, with or without alpha, of a dtype that {suffix} holds (else .tif, .npy, .zarr, .h5)"
         raise InvalidArgumentError("output", kinds, f"{dtype} {shape} for {name} ({suffix})")
     encoder = Encoder(name, mode, colors, metadata, dict(FAITHFUL.get(name, {})))
     if metadata.alpha and not mode.endswith("A"):
@@ -126,11 +126,11 @@ def encoder_of(suffix: str, shape: tuple[int, ...], dtype: np.dtype, metadata: M
         encoder.notes = (f"{name} holds only opaque and clear pixels: alpha is rounded",)
     if name == "GIF" and mode != "L":
         encoder.notes += ("GIF holds 256 colors: others are replaced by the nearest",)
-    return _described(encoder, inks=inks)
+    return _with_metadata(encoder, inks=inks)
 
 
 def unassociated(pixels: Array) -> Array:
-    """Colors divided by alpha, which is the last channel: (…, C)."""
+    """Pixels (…, C) with their colors divided by alpha, the last channel."""
     largest = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
     colors, alpha = pixels[..., :-1].astype(np.float64), pixels[..., -1:]
     divided = np.divide(colors * largest, alpha, out=np.zeros_like(colors), where=alpha != 0)
@@ -138,9 +138,9 @@ def unassociated(pixels: Array) -> Array:
 
 
 def rgb_of_inks(pixels: Array) -> Array:
-    """Red, green and blue of cyan, magenta, yellow, black and perhaps alpha: (…, 4 or 5) of unsigned integers.
+    """RGB pixels from CMYK pixels (…, 4), or (…, 5) with alpha, of unsigned integers.
 
-    As Pillow does, without the profile of a printer: each ink and the black take away their part of the light.
+    As in Pillow, without a printer's profile: each ink and the black absorb their share of the light.
     """
     largest = np.iinfo(pixels.dtype).max
     light = largest - pixels[..., :4].astype(np.float64)
@@ -153,32 +153,32 @@ def _fits(mode: str, dtype: np.dtype, colors: int) -> bool:
     return kinds[mode] == (dtype.name, colors)
 
 
-def _described(encoder: Encoder, *, inks: bool) -> Encoder:
-    """The encoder with the metadata that its format holds as options, and the rest in notes."""
+def _with_metadata(encoder: Encoder, *, inks: bool) -> Encoder:
+    """Put the metadata that the format can hold into the options, and name the rest in the notes."""
     metadata = encoder.metadata
-    asked: dict[str, Any] = {}
+    wanted: dict[str, Any] = {}
     if dpi := metadata.pixels_per_inch():
-        asked["dpi"] = dpi
+        wanted["dpi"] = dpi
     if inks and encoder.mode != "CMYK":
-        encoder.notes += ("inks are written as RGB",) + ("the ICC profile is one of inks: left out",) * bool(
+        encoder.notes += ("inks are written as RGB",) + ("the ICC profile is for inks: left out",) * bool(
             metadata.icc_profile
         )
     elif metadata.icc_profile:
-        asked["icc_profile"] = metadata.icc_profile
+        wanted["icc_profile"] = metadata.icc_profile
     if metadata.exif:
-        asked["exif"] = metadata.exif
-    held = {key: value for key, value in asked.items() if _kept(encoder, key, value)}
+        wanted["exif"] = metadata.exif
+    held = {key: value for key, value in wanted.items() if _keeps_option(encoder, key, value)}
     encoder.options.update(held)
     known = {*held, "durations"} | (
         {"pixel_sizes"} if "dpi" in held and set(metadata.pixel_sizes) <= set("XY") else set()
     )
-    known |= {"icc_profile"} if "icc_profile" not in asked else set()
+    known |= {"icc_profile"} if "icc_profile" not in wanted else set()
     encoder.notes += missing(encoder.format, metadata.left_out(*known))
     return encoder
 
 
-def _kept(encoder: Encoder, key: str, value: Any) -> bool:
-    """Whether a tiny picture with this option has it when it is read."""
+def _keeps_option(encoder: Encoder, key: str, value: Any) -> bool:
+    """Whether a tiny picture written with an option has it when it is read again."""
     tiny = _reopened(encoder.format, [Image.new(encoder.mode or "RGB", (2, 2))], **{key: value})
     found = tiny and tiny.info.get(key)
     if key == "dpi":
@@ -186,8 +186,8 @@ def _kept(encoder: Encoder, key: str, value: Any) -> bool:
     return bool(found) if key == "exif" else found == value
 
 
-def _holds(name: str, mode: str, shape: tuple[int, ...]) -> bool:
-    """Whether pictures of this mode and size, and so many, are written and read as what they are."""
+def _supports(name: str, mode: str, shape: tuple[int, ...]) -> bool:
+    """Whether a format keeps the mode, the size and the number of these pictures."""
     tiny = _reopened(name, [Image.new(mode, (2, 2), i) for i in range(min(shape[0], 2))])
     if tiny is None or (shape[0] > 1 and getattr(tiny, "n_frames", 1) < 2):
         return False
@@ -200,7 +200,7 @@ def _holds(name: str, mode: str, shape: tuple[int, ...]) -> bool:
 
 
 def _alpha_kept(name: str, mode: str) -> str:
-    """What a format keeps of alpha: "all" of it, only "clear" and opaque pixels, or nothing: ""."""
+    """What a format keeps of alpha: "all", "clear" (only opaque and clear pixels) or "" (nothing)."""
     alpha = np.array([[255, 0], [0, 255], [150, 30]], np.uint8)
     image = Image.new(mode, alpha.shape[::-1], 90)
     image.putalpha(Image.fromarray(alpha))
@@ -212,7 +212,7 @@ def _alpha_kept(name: str, mode: str) -> str:
 
 
 def _reopened(name: str, frames: Sequence[Image.Image], **options: Any) -> Any:
-    """Pictures that were saved and opened again; None if the format refuses them."""
+    """Pictures saved and opened again; None if the format refuses them."""
     file = io.BytesIO()
     try:
         frames[0].save(file, name, **FAITHFUL.get(name, {}), **options, **_frame_options(UNKNOWN, frames[1:]))
@@ -233,7 +233,7 @@ def _frame_options(metadata: Metadata, others: Sequence[Image.Image]) -> dict[st
 
 
 def _deep_png(pixels: Array, options: dict[str, Any]) -> bytes:
-    """A PNG of 16 bits: (Y, X, C). The chunks of its metadata are those that Pillow writes for a tiny picture."""
+    """A 16-bit PNG of pixels (Y, X, C), with the metadata chunks that Pillow writes for a tiny picture."""
     tiny = io.BytesIO()
     Image.new("RGB", (1, 1)).save(tiny, "PNG", **options)
     chunks = tiny.getvalue()[SIGNATURE_AND_HEADER:]

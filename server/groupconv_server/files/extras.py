@@ -1,4 +1,4 @@
-"""Libraries that only some formats need."""
+"""Import of libraries that only some formats need."""
 
 import importlib
 from typing import Any
@@ -7,10 +7,10 @@ from groupconv.errors import FailedPreconditionError
 
 
 def needed(module: str, why: str) -> Any:
-    """The module, imported now.
+    """Import a module of the extra `images`; `why` says what for.
 
     Raises:
-        FailedPreconditionError: saying which extra to install.
+        FailedPreconditionError: the extra is not installed.
 
     Example:
         >>> needed("no_such_module", "to read .xyz")

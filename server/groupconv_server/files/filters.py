@@ -1,4 +1,4 @@
-"""What `--kernel` and `--depthwise-separable` of the command line say, as steps."""
+"""The steps of a filter, from the command line's `--kernel` and `--depthwise-separable`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +12,10 @@ from groupconv.convolution.spec import ConvSpec, per_axis
 from groupconv.errors import InvalidArgumentError
 from groupconv.separable import pointwise
 from groupconv.wire.requests import Array, Step
-from groupconv_server.files.named_filters import ONE, Sum, centred, dense, named, split_names
+from groupconv_server.files.named_filters import ONE, Sum, centered, dense, named, split_names
 
 LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)
-"""Brightness of red, green and blue. Source: ITU-R BT.601."""
+"""Weights of red, green and blue in the luma of ITU-R BT.601."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Filtering:
     """A filter of an image or a volume.
 
     Attributes:
-        steps: that keep its size.
-        parts: outputs for each channel, of which the magnitude is meant; 1 is the output itself.
-        edges: whether the kernel answers flat areas with 0, so that results are of either sign.
-        signed: whether both signs are meant.
+        steps: convolutions that keep the size of the image.
+        parts: outputs for each channel. If there are several, the result is their magnitude.
+        edges: whether flat areas become 0, so that results have either sign.
+        signed: whether the sign of the results is kept.
     """
 
     steps: list[Step]
@@ -46,21 +46,21 @@ def filtering(
     stride: int = 1,
     **options: Any,
 ) -> Filtering:
-    """Steps that keep the size of an image or volume.
+    """The filter of an image or volume.
 
     Args:
-        kernel: a name for every channel, names for each with commas between, or a .npy file of (K, K), (C, K, K) or
-            (M, C/g, K, K).
-        mix: of a depthwise separable convolution: a .npy file of (M, C), or "luma"; None is no second step.
-        channels: of the input, alpha included.
-        spatial: the axes of space of the feature map, in its order.
-        alpha: whether the last channel is one; it is carried along, not convolved.
-        truncate: standard deviations at which Gaussians are cut.
+        kernel: one name for all channels, one name for each (separated by commas), or a .npy file of shape (K, K),
+            (C, K, K) or (M, C/g, K, K).
+        mix: the pointwise step of a depthwise separable convolution: a .npy file (M, C), or "luma"; None for no step.
+        channels: of the input, with alpha.
+        spatial: the axes of space, in the order of the feature map.
+        alpha: whether the last channel is alpha, which is copied and not convolved.
+        truncate: standard deviations at which Gaussians are cut off.
         stride: along each axis.
         options: of `ConvSpec`.
 
     Raises:
-        InvalidArgumentError: a kernel that does not fit.
+        InvalidArgumentError: the kernel does not fit the channels or the axes.
 
     Example:
         >>> [s.kernel.shape for s in filtering("sobel-x", "luma", 3, "YX", alpha=False).steps]
@@ -87,15 +87,15 @@ def filtering(
     return replace(made, steps=[_permuted(step, order) for step in steps])
 
 
-def untouched(kernel: str, mix: str | None) -> str:
-    """The kinds of axes, of C and Z, that a kernel does not touch: each channel, or each plane, is a sample.
+def foldable(kernel: str, mix: str | None) -> str:
+    """Which of the axes C and Z can become samples, because the kernel treats all channels or all planes alike.
 
     Args:
         kernel: as in `filtering`.
         mix: as in `filtering`.
 
     Example:
-        >>> untouched("sobel-x", None), untouched("gaussian:2", None), untouched("sobel-x,sharpen", None)
+        >>> foldable("sobel-x", None), foldable("gaussian:2", None), foldable("sobel-x,sharpen", None)
         ('CZ', 'C', 'Z')
     """
     if kernel.endswith(".npy"):
@@ -106,11 +106,11 @@ def untouched(kernel: str, mix: str | None) -> str:
     return "C" * (same and mix is None) + "Z" * flat
 
 
-def reach(steps: Sequence[Step]) -> tuple[int, ...]:
-    """Input rows that an output of several steps needs along each axis of space, strides aside.
+def input_extents(steps: Sequence[Step]) -> tuple[int, ...]:
+    """Input cells that one output of a chain of steps needs along each axis of space. Strides are ignored.
 
     Example:
-        >>> reach(filtering("gaussian:1", None, 1, "ZYX", alpha=False).steps)
+        >>> input_extents(filtering("gaussian:1", None, 1, "ZYX", alpha=False).steps)
         (9, 9, 9)
     """
     kernels = [np.asarray(step.kernel).shape[2:] for step in steps]
@@ -122,38 +122,38 @@ def reach(steps: Sequence[Step]) -> tuple[int, ...]:
 def _by_name(
     text: str, colours: int, rank: int, *, alpha: bool, truncate: float, stride: int, options: dict[str, Any]
 ) -> Filtering:
-    """Named filters, one for each channel or one for all, as one step, or one pass along each axis of a volume."""
+    """Named filters as steps: one step for an image, one pass along each axis for a volume."""
     filters = [named(name, truncate) for name in split_names(text)]
     if len(filters) not in (1, colours):
         raise InvalidArgumentError("kernel", f"one name, or one for each of {colours} channels", text)
     found = [f.parts(rank) for f in filters] * (colours if len(filters) == 1 else 1)
     parts = len(found[0])
     if any(len(sums) != parts for sums in found):
-        raise InvalidArgumentError("kernel", "no gradient beside other kernels", text)
+        raise InvalidArgumentError("kernel", "gradients alone, or no gradient", text)
     if alpha:
         found.append([[(ONE,) * rank], *[[(ONE * 0, *(ONE,) * (rank - 1))]] * (parts - 1)])
     sums = [total for channel in found for total in channel]
-    answers = [float(np.prod([taps.sum(dtype=np.float64) for taps in term])) for term in sums[0]]
-    edges = abs(sum(answers)) < 1e-3  # on flat areas; that of truncated derivatives is not quite 0
+    gains = [float(np.prod([taps.sum(dtype=np.float64) for taps in term])) for term in sums[0]]
+    edges = abs(sum(gains)) < 1e-3  # the sum of truncated derivatives is not exactly 0
     signed = all(f.signed for f in filters)
     if rank == 2:
         kernels = [dense(total) for total in sums]
         size = [max(kernel.shape[axis] for kernel in kernels) for axis in range(rank)]
-        weight = np.stack([centred(kernel, size) for kernel in kernels])[:, None]
+        weight = np.stack([centered(kernel, size) for kernel in kernels])[:, None]
         spec = ConvSpec(padding="same", groups=len(found), stride=stride, **options)
         return Filtering([Step(weight, spec=spec)], parts, edges, signed)
     return Filtering(_passes(sums, len(found), rank, stride, options), parts, edges, signed)
 
 
 def _passes(sums: list[Sum], channels: int, rank: int, stride: int, options: dict[str, Any]) -> list[Step]:
-    """A pass along each axis; the first gives each channel its terms, the last adds them up."""
+    """One pass along each axis. The first makes the terms of each channel, the last adds them up."""
     count = max(len(total) for total in sums)
     nothing = (ONE * 0, *(ONE,) * (rank - 1))
     terms = [term for total in sums for term in (*total, *[nothing] * (count - len(total)))]
     steps = []
     for axis in range(rank):
         extent = max(len(term[axis]) for term in terms)
-        weight = np.stack([centred(term[axis], (extent,)) for term in terms])
+        weight = np.stack([centered(term[axis], (extent,)) for term in terms])
         if axis == rank - 1:
             weight, groups = weight.reshape(len(sums), count, extent), len(sums)
         else:
@@ -173,7 +173,7 @@ def _array(path: str) -> Array:
 
 
 def _weight(array: Array, channels: int, rank: int) -> tuple[Array, int]:
-    """The weight and its groups."""
+    """A .npy file's kernel as a weight, and the number of groups."""
     if array.ndim == rank + 2 and channels % array.shape[1] == 0:
         return array, channels // array.shape[1]
     array = array[None] if (array.ndim, rank) == (2, 3) else array  # plane by plane
@@ -197,7 +197,7 @@ def _mixing(mix: str, colours: int, rank: int, *, alpha: bool) -> Step:
 
 
 def _with_alpha(weight: Array, groups: int, colours: int) -> tuple[Array, int]:
-    """The weight with one more channel that is carried along: 1 at the centre of its kernel."""
+    """The weight with one more channel that is copied: its kernel is 1 at the center."""
     centre = tuple((k - 1) // 2 for k in weight.shape[2:])
     if groups == colours == len(weight):  # depthwise
         last = np.zeros((1, 1, *weight.shape[2:]), weight.dtype)
@@ -208,11 +208,11 @@ def _with_alpha(weight: Array, groups: int, colours: int) -> tuple[Array, int]:
         wide[:-1, :-1] = weight
         wide[-1, -1, *centre] = 1
         return wide, 1
-    raise InvalidArgumentError("kernel", "one output for each channel, in an image with alpha", weight.shape)
+    raise InvalidArgumentError("kernel", "one output for each channel of an image with alpha", weight.shape)
 
 
 def _permuted(step: Step, order: Sequence[int]) -> Step:
-    """A step whose axes of space are in another order."""
+    """A step with its axes of space in another order."""
     stride = step.spec.stride
     along = stride if isinstance(stride, int) else tuple(stride[i] for i in order)
     kernel = np.ascontiguousarray(np.asarray(step.kernel).transpose(0, 1, *(2 + i for i in order)))

@@ -10,26 +10,28 @@ from typing import Any
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.files.axes import Created, Layout, Opened, View, axes_of, guessed
+from groupconv_server.files.arrays import Created, Opened
+from groupconv_server.files.axes import axes_of, guess_axes
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
 from groupconv_server.files.extras import needed
+from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import allocate, check_space, replaced
 from groupconv_server.files.paths import split
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc", ".nc4", ".mat", ".ims", ".h5ad", ".nxs")
 LISTED = 12
-"""Arrays that a message lists."""
+"""Largest number of arrays listed in a message."""
 READ_ONLY = (".nc", ".nc4", ".mat", ".ims", ".h5ad", ".nxs")
-"""Formats within HDF5 that say more than an array, and so are not written."""
+"""Formats on top of HDF5. They are read but not written: they hold more than an array."""
 OLDER = {
     b"CDF": "netCDF 3; make it netCDF 4: nccopy -k nc4 OLD NEW",
     b"MATLAB 5.0": "of an older MATLAB; save it with -v7.3",
     b"\x0e\x03\x13\x01": "HDF 4; make it HDF5: h4toh5",
 }
-"""How files begin that have the suffixes and are no HDF5."""
+"""First bytes of files with these suffixes that are not HDF5, and what they are."""
 NAME = "/data"
-"""Of the array that is written, unless the path says another."""
+"""Path in the file of the array that is written, unless the output names another."""
 
 
 @contextmanager
@@ -56,10 +58,10 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
 
 @contextmanager
 def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadata) -> Iterator[Created]:
-    """See `files.create_output`; an array in a file that is there is written to a copy of the file.
+    """See `files.create_output`. To add an array to a file, a copy of the file is written and replaces it.
 
     Raises:
-        InvalidArgumentError: a file that is no HDF5, or a path in it that is not free and not an array's.
+        InvalidArgumentError: the file is not HDF5, or its path is that of a group or lies in an array.
     """
     h5py = needed("h5py", "to write HDF5")
     name, inside = split(path)
@@ -85,7 +87,7 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
 
 
 def _check_free(h5py: Any, name: Path, inside: str) -> None:
-    """Refuse an output that would replace a group, or whose parent is an array."""
+    """Check that an output replaces no group and lies in no array."""
     if not name.exists():
         return
     try:
@@ -94,11 +96,11 @@ def _check_free(h5py: Any, name: Path, inside: str) -> None:
     except OSError as error:
         raise InvalidArgumentError("output", "an HDF5 file, where there is one", f"{name} ({error})") from None
     if isinstance(nodes[0], h5py.Group) or any(isinstance(node, h5py.Dataset) for node in nodes[1:]):
-        raise InvalidArgumentError("output", "a path in the file that is free, or an array's", f"{name}:{inside}")
+        raise InvalidArgumentError("output", "a new path in the file, or that of an array", f"{name}:{inside}")
 
 
 def _only(h5py: Any, file: Any, path: Path) -> Any:
-    """The only array of a file that has two axes or more and is no scale of another one's axis."""
+    """The array of a file that has only one; arrays of one axis and scales of other arrays do not count."""
     found = _arrays(h5py, file)
     if len(found) != 1:
         raise InvalidArgumentError("input", f"the path of one array (HDF5 {_listed(path, found)})", path.name)
@@ -106,12 +108,12 @@ def _only(h5py: Any, file: Any, path: Path) -> Any:
 
 
 def _arrays(h5py: Any, file: Any) -> list[str]:
-    """The paths of the arrays that may be images; of all where none may."""
+    """The paths of arrays that may be images; of all arrays if there are none."""
     images: list[str] = []
     others: list[str] = []
 
     def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset) and not name.startswith("#"):  # MATLAB's own begin with #
+        if isinstance(node, h5py.Dataset) and not name.startswith("#"):  # names with # are internal to MATLAB
             image = len(node.shape or ()) > 1 and node.dtype.kind in "biuf" and not node.is_scale
             (images if image else others).append(name)
 
@@ -127,20 +129,20 @@ def _listed(path: Path, found: list[str]) -> str:
 
 
 def _named(array: Any) -> list[str] | None:
-    """The names of the axes: their labels, or those of their scales, as in netCDF."""
+    """The names of the axes: their labels or, as in netCDF, the names of their scales."""
     names = [d.label or (d[0].name.rpartition("/")[2] if len(d) else "") for d in array.dims]
     return list(map(str, names)) if all(names) else None
 
 
 def _usual(name: Path, array: Any) -> list[str] | None:
-    """The axes of formats that do not name them. MATLAB has the first axis last in the file."""
+    """The axes of formats that do not name them. MATLAB stores the first axis last."""
     if "MATLAB_class" in array.attrs:
-        return list(reversed(guessed(array.shape[::-1]).lower()))
+        return list(reversed(guess_axes(array.shape[::-1]).lower()))
     return list("zyx") if name.suffix.lower() == ".ims" and len(array.shape) == 3 else None
 
 
 def _kind(name: Path) -> str:
-    """What a file is that is no HDF5."""
+    """The format of a file that is not HDF5."""
     with name.open("rb") as file:
         begin = file.read(16)
-    return next((kind for magic, kind in OLDER.items() if begin.startswith(magic)), "which is none")
+    return next((kind for magic, kind in OLDER.items() if begin.startswith(magic)), "another format")

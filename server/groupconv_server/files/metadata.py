@@ -1,4 +1,4 @@
-"""What a file says about its values, so that another file can say the same."""
+"""The metadata of an array in a file, which an output keeps as far as its format can."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,27 +21,27 @@ UNITS = {
     "micrometers": "µm",
     "nanometers": "nm",
 }
-"""Names of units in files and those used here. µ exists twice in Unicode."""
+"""Units as files name them, and the names used here. µ exists twice in Unicode."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says about its values. Every field may be unknown, and then is empty.
+    """The metadata of an array. An unknown field is empty.
 
     Attributes:
         axes: of the array in the file, one letter each: T, C, Z, Y, X, S for samples of a pixel.
-        photometric: what the channels before extra samples are: "grey", "rgb" or "separated" (inks; 0 is no ink).
-        alpha: what the last channel is: "" no alpha, "unassociated", or "associated" (colors are multiplied by it).
-        extrasamples: what each channel after the colors is, in TIFF's words: unspecified, assocalpha, unassalpha.
+        photometric: meaning of the color channels: "grey", "rgb" or "separated" (inks; 0 is no ink).
+        alpha: meaning of the last channel: "" (no alpha), "unassociated" or "associated" (colors are multiplied by it).
+        extrasamples: meaning of each channel after the colors, in TIFF's terms: unspecified, assocalpha, unassalpha.
         planar: whether the file stores one channel after another.
         dpi: pixels per inch along (x, y).
         pixel_sizes: extent of a pixel and its unit, by axis: {"Z": (2.0, "µm")}.
         channel_names: one for each channel.
         icc_profile: of the colors.
-        exif: without the orientation, which is applied.
+        exif: without the orientation, which reading applies.
         durations: milliseconds of each frame of an animation.
-        loop: how often it is shown; 0 is for ever, None once.
-        notes: lines about what reading the file changed.
+        loop: how often an animation is shown; 0 means forever, None once.
+        notes: lines for the user about what reading changed.
     """
 
     axes: str = ""
@@ -59,11 +59,11 @@ class Metadata:
     notes: tuple[str, ...] = ()
 
     def filtered(self, before: int, after: int, stride: int, spatial: str = "ZYX") -> "Metadata":
-        """The same of an output.
+        """The metadata of an output.
 
         Args:
             before: channels of the input.
-            after: channels of the output. Other numbers than before have no profile, names or kinds of channels.
+            after: channels of the output. If their number changes, profile, names and meaning are dropped.
             stride: input pixels from one output pixel to the next.
             spatial: the axes that have the stride.
 
@@ -79,13 +79,13 @@ class Metadata:
         return replace(made, photometric="", extrasamples=(), channel_names=(), icc_profile=b"")
 
     def pixels_per_inch(self) -> tuple[float, float] | None:
-        """The resolution along (x, y) as the file says it, or from the sizes of pixels in a unit of length."""
+        """The resolution along (x, y), from `dpi` or from the pixel sizes."""
         found = [self.pixel_sizes.get(axis) for axis in "XY"]
         lengths = [INCH[f[1]] / f[0] for f in found if f and f[1] in INCH and f[0] > 0]
         return self.dpi or ((lengths[0], lengths[1]) if len(lengths) == len(found) else None)
 
     def left_out(self, *held: str) -> tuple[str, ...]:
-        """Names of what is known but not among the fields `held`.
+        """Names of the known fields that are not among `held`, for messages.
 
         Example:
             >>> Metadata(dpi=(72.0, 72.0), icc_profile=b"rgb", planar=True).left_out("dpi")
@@ -95,11 +95,11 @@ class Metadata:
 
 
 UNKNOWN = Metadata()
-"""Of an array about which nothing is said."""
+"""The metadata of an array without any."""
 
 
 def missing(format_name: str, words: tuple[str, ...]) -> tuple[str, ...]:
-    """A line, or none, about metadata that a format cannot hold.
+    """A line for the user about metadata that a format cannot hold, or no line.
 
     Example:
         >>> missing(".npy", ("resolution", "EXIF"))
@@ -116,11 +116,11 @@ NAMES = {
     "exif": "EXIF",
     "durations": "durations of frames",
 }
-"""Of fields that are said when a format cannot hold them."""
+"""Names of fields in messages."""
 
 
 def unit_named(text: str) -> str:
-    """A unit as `INCH` calls it; other words stay.
+    """A unit under the name that `INCH` has for it; unknown units stay as they are.
 
     Example:
         >>> unit_named("micron"), unit_named("s")

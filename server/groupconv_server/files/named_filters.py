@@ -1,6 +1,6 @@
-"""The filters that `--kernel` names, as sums of products of taps along each axis.
+"""The named filters of `--kernel`: each is a sum of outer products of taps along the axes.
 
-Such a sum is one kernel, or in a volume one pass along each axis: 3·K multiplications in place of K³.
+In an image the sum is one kernel. In a volume it is one pass along each axis: 3·K multiplications in place of K³.
 Sources: scipy.ndimage for the Gaussian and its derivatives; skimage.filters for unsharp masking.
 """
 
@@ -15,7 +15,7 @@ from groupconv.convolution.kernels import TRUNCATE, Kernel, gaussian, kernel_nam
 from groupconv.errors import InvalidArgumentError
 
 Term = tuple[Kernel, ...]
-"""Taps along each axis of space, of which the outer product is meant."""
+"""Taps along each axis of space. The term is their outer product."""
 Sum = list[Term]
 PARAMETERS = {
     "gaussian": "gaussian:SIGMA[,SIGMA…]",
@@ -24,10 +24,9 @@ PARAMETERS = {
     "gradient": "gradient:SIGMA[,SIGMA…]",
     "unsharp": "unsharp:SIGMA[,AMOUNT]",
 }
-"""Filters with parameters. Several sigmas are those of the axes: y,x or z,y,x."""
+"""Filters with parameters. Several values of SIGMA are for the axes y,x or z,y,x."""
 NAMES = (*(name for name in FIXED if ":" not in name), *PARAMETERS.values())
-MOST = 1000.0
-"""The largest sigma."""
+LARGEST_SIGMA = 1000.0
 ONE = np.ones(1, np.float32)
 
 
@@ -38,7 +37,7 @@ class Named:
     Attributes:
         kind: the name without its parameters.
         values: the parameters.
-        truncate: standard deviations at which Gaussians are cut.
+        truncate: standard deviations at which Gaussians are cut off.
     """
 
     kind: str
@@ -47,18 +46,18 @@ class Named:
 
     @property
     def deep(self) -> bool:
-        """Whether it has an axis Z in a volume; the others work plane by plane."""
+        """Whether it filters a volume along Z, too; other filters work plane by plane."""
         if self.kind in ("dog", "unsharp"):
             return True
         return self.kind in PARAMETERS and len(self.values) != 2 and (len(self.values) == 1 or self.values[0] > 0)
 
     @property
     def signed(self) -> bool:
-        """Whether its values are of either sign and both are meant: those of a band-pass."""
+        """Whether the sign of its results is kept, as for a band-pass."""
         return self.kind in ("dog", "log")
 
     def parts(self, rank: int) -> list[Sum]:
-        """The kernels whose magnitude is meant, or the only one; each tap array is along one of `rank` axes."""
+        """The filter's kernels over `rank` axes. If there are several, the result is their magnitude."""
         if self.kind not in PARAMETERS:
             plane = kernel_named(self.kind)
             lines = np.eye(len(plane), dtype=np.float32)
@@ -66,22 +65,22 @@ class Named:
         return SUMS[self.kind](self, rank)
 
     def blur(self, sigmas: Sequence[float], orders: Sequence[int] | None = None, scale: float = 1.0) -> Term:
-        """A Gaussian of a sigma for each axis, differentiated as often as `orders` says."""
+        """A Gaussian with one sigma for each axis, differentiated `orders` times along each."""
         orders = orders or [0] * len(sigmas)
         taps = [gaussian(s, truncate=self.truncate, order=o) for s, o in zip(sigmas, orders, strict=True)]
         return (taps[0] * np.float32(scale), *taps[1:])
 
     def sigmas(self, rank: int) -> list[float]:
-        """One for each axis: of one for all, of two for y and x, of three for z, y and x. A plane has the last two."""
+        """One sigma for each axis, from one value for all axes, two for y and x, or three for z, y and x."""
         values = list(self.values) * rank if len(self.values) == 1 else list(self.values)
         return ([0.0] * rank + values)[-rank:]
 
 
 def named(text: str, truncate: float = TRUNCATE) -> Named:
-    """A filter by its name.
+    """The filter that a name means.
 
     Raises:
-        InvalidArgumentError: listing the names there are.
+        InvalidArgumentError: there is no such filter, or a parameter is out of range.
 
     Example:
         >>> named("gaussian:0.5,2,2").sigmas(3), named("sobel-x").deep
@@ -98,14 +97,14 @@ def named(text: str, truncate: float = TRUNCATE) -> Named:
         values = ()
     least, most = {"dog": (2, 2), "unsharp": (1, 2)}.get(kind, (1, 3))
     sigmas = values[:1] if kind == "unsharp" else values
-    allowed = all(0 <= sigma <= MOST for sigma in sigmas) and any(sigmas) and all(np.isfinite(values))
+    allowed = all(0 <= sigma <= LARGEST_SIGMA for sigma in sigmas) and any(sigmas) and all(np.isfinite(values))
     if not least <= len(values) <= most or not allowed or (len(values) == 1 and not values[0]):
-        raise InvalidArgumentError("kernel", f"{PARAMETERS[kind]} with 0 < SIGMA <= {MOST:g}", text)
+        raise InvalidArgumentError("kernel", f"{PARAMETERS[kind]} with 0 < SIGMA <= {LARGEST_SIGMA:g}", text)
     return Named(kind, values, truncate)
 
 
 def split_names(text: str) -> list[str]:
-    """The names of a list with commas between; a comma before a number is one between parameters.
+    """Names separated by commas. A comma before a number separates parameters instead.
 
     Example:
         >>> split_names("gaussian:1,gaussian:0.5,2,sobel-x")
@@ -115,19 +114,19 @@ def split_names(text: str) -> list[str]:
 
 
 def dense(total: Sum) -> Kernel:
-    """A sum of products as one kernel."""
+    """A sum of outer products as one kernel."""
     size = [max(len(term[axis]) for term in total) for axis in range(len(total[0]))]
     kernel = np.zeros(size)
     for term in total:
         product = np.ones(())
         for taps, extent in zip(term, size, strict=True):
-            product = np.multiply.outer(product, centred(taps.astype(np.float64), (extent,)))
+            product = np.multiply.outer(product, centered(taps.astype(np.float64), (extent,)))
         kernel += product
     return kernel.astype(np.float32)
 
 
-def centred(kernel: Kernel, size: Sequence[int]) -> Kernel:
-    """`kernel`, with zeros around it."""
+def centered(kernel: Kernel, size: Sequence[int]) -> Kernel:
+    """`kernel` in the center of zeros of shape `size`."""
     return np.pad(kernel, [((n - k) // 2, n - k - (n - k) // 2) for n, k in zip(size, kernel.shape, strict=True)])
 
 
@@ -136,25 +135,25 @@ def _gaussian(f: Named, rank: int) -> list[Sum]:
 
 
 def _difference(f: Named, rank: int) -> list[Sum]:
-    """Of two Gaussians: the first minus the second."""
+    """A Gaussian minus a wider one."""
     narrow, wide = f.values
     return [[f.blur([narrow] * rank), f.blur([wide] * rank, scale=-1)]]
 
 
 def _laplacian(f: Named, rank: int) -> list[Sum]:
-    """Of a Gaussian: the sum of its second derivatives."""
+    """The sum of a Gaussian's second derivatives."""
     sigmas = f.sigmas(rank)
     return [[f.blur(sigmas, [2 * (i == axis) for i in range(rank)]) for axis in range(rank) if sigmas[axis]]]
 
 
 def _gradient(f: Named, rank: int) -> list[Sum]:
-    """The derivatives of a Gaussian along each axis, of which the magnitude is meant."""
+    """The derivatives of a Gaussian along each axis."""
     sigmas = f.sigmas(rank)
     return [[f.blur(sigmas, [int(i == axis) for i in range(rank)])] for axis in range(rank) if sigmas[axis]]
 
 
 def _unsharp(f: Named, rank: int) -> list[Sum]:
-    """The image and `amount` times what a Gaussian takes from it."""
+    """The image plus `amount` times its difference from a Gaussian blur."""
     sigma, amount = (*f.values, 1.0)[:2]
     return [[(ONE * np.float32(1 + amount), *(ONE,) * (rank - 1)), f.blur([sigma] * rank, scale=-amount)]]
 

@@ -1,4 +1,4 @@
-"""NumPy's .npy, as a memory map in both directions."""
+"""NumPy's .npy, read and written through memory maps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.files.axes import Created, Layout, Opened, View, axes_of
+from groupconv_server.files.arrays import Created, Opened
+from groupconv_server.files.axes import axes_of
+from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import allocate, replaced
-from groupconv_server.files.values import TAKEN
+from groupconv_server.files.values import READABLE
 
 SUFFIXES = (".npy",)
 
@@ -22,9 +24,9 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         if "objects" in str(error):
-            raise InvalidArgumentError("input.dtype", TAKEN, "objects") from None
+            raise InvalidArgumentError("input.dtype", READABLE, "objects") from None
         raise InvalidArgumentError("input", "an array saved by numpy.save", f"{path.name} ({error})") from None
-    layout = Layout(axes_of(array.shape, asked=axes))
+    layout = Layout(axes_of(array.shape, requested=axes))
     alpha = axes is None and layout.kinds == "YXC" and array.shape[2] in (2, 4)
     yield Opened(View(array, layout), Metadata(alpha="unassociated" if alpha else ""))
 

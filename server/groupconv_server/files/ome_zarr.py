@@ -1,4 +1,4 @@
-"""OME-Zarr: which array of a group is the image, and what describes one that is written.
+"""OME-Zarr: finding the image in a group, and describing an image that is written.
 
 Source: the specification of OME-NGFF 0.4 and 0.5, and the layout of bioformats2raw.
 """
@@ -11,26 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.files.axes import Layout, kind_of
+from groupconv_server.files.axes import kind_of
+from groupconv_server.files.layout import Layout
 from groupconv_server.files.metadata import unit_named
 
 LISTED = 12
-"""Arrays that a message lists."""
+"""Largest number of arrays listed in a message."""
 TYPES = {"N": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
-"""Of axes in OME-Zarr."""
+"""Types of axes in OME-Zarr."""
 WORDS = {"µm": "micrometer", "nm": "nanometer", "mm": "millimeter", "cm": "centimeter", "m": "meter", "s": "second"}
-"""Units as OME-Zarr calls them."""
+"""OME-Zarr's names of units."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """An array of a group, or one by itself.
+    """A Zarr array that is an image.
 
     Attributes:
         array: of Zarr.
-        names: of its axes, if they have any.
-        pixel_sizes: extent of a pixel and its unit, by T, Z, Y and X, as far as they are known.
-        note: a line about other arrays there are, or nothing.
+        names: of its axes; None if it has none.
+        pixel_sizes: extent of a pixel and its unit, by T, Z, Y and X, where they are known.
+        note: a line for the user about other arrays in the group, or "".
     """
 
     array: Any
@@ -43,19 +44,19 @@ def image_in(path: Path, group: Any) -> Image:
     """The image of a group at full resolution.
 
     Raises:
-        InvalidArgumentError: there is no array, or several: it lists their paths.
+        InvalidArgumentError: there is no array, or there are several; the message lists them.
     """
-    said = _described(group)
-    if scales := said.get("multiscales"):
+    attributes = _attributes(group)
+    if scales := attributes.get("multiscales"):
         levels = [level["path"] for level in scales[0]["datasets"]]
         other = f"{path.name}: took level {levels[0]} of {len(levels)}; for another one, {path.name}/{levels[-1]}"
         return _level(group[levels[0]], scales[0], 0, other if len(levels) > 1 else "")
-    if images := _images(group, said):
+    if images := _images(group, attributes):
         if len(images) == 1:
             return image_in(path / images[0], group[images[0]])
         raise InvalidArgumentError("input", f"the path of one image, of {_listed(path, images)}", path.name)
     arrays = {name: node for name, node in group.members(max_depth=None) if hasattr(node, "chunks")}
-    coordinates = {name for name in arrays if len(arrays[name].shape) < 2}  # as of xarray
+    coordinates = {name for name in arrays if len(arrays[name].shape) < 2}  # xarray stores them as arrays
     found = sorted(set(arrays) - coordinates) or sorted(arrays)
     if len(found) != 1:
         what = f"of {_listed(path, found)}" if found else "as the group has none"
@@ -64,12 +65,12 @@ def image_in(path: Path, group: Any) -> Image:
 
 
 def level_of(zarr: Any, path: Path, array: Any) -> Image:
-    """An array by itself; the group that it lies in may say that it is a level of its image."""
+    """An array that a path names directly. Its group may describe it as a level of an image."""
     try:
-        said = _described(zarr.open_group(store=str(path.parent), mode="r"))
+        attributes = _attributes(zarr.open_group(store=str(path.parent), mode="r"))
     except (ValueError, KeyError, OSError):
         return Image(array)
-    for scale in said.get("multiscales", []):
+    for scale in attributes.get("multiscales", []):
         paths = [level["path"] for level in scale["datasets"]]
         if path.name in paths:
             return _level(array, scale, paths.index(path.name))
@@ -77,26 +78,26 @@ def level_of(zarr: Any, path: Path, array: Any) -> Image:
 
 
 def is_replaceable(path: Path, *, image: bool) -> bool:
-    """Whether a folder is a Zarr array, or an image where one is to be written. An image with labels is kept."""
+    """Whether an output may replace a folder: it is an array or, if `image`, an image without other contents."""
     described = path / "zarr.json"
     if not described.is_file():
         return (path / ".zarray").is_file()
-    said = json.loads(described.read_text())
-    if said.get("node_type") == "array":
+    content = json.loads(described.read_text())
+    if content.get("node_type") == "array":
         return True
-    scales = said.get("attributes", {}).get("ome", {}).get("multiscales", [])
+    scales = content.get("attributes", {}).get("ome", {}).get("multiscales", [])
     levels = {level["path"].partition("/")[0] for scale in scales for level in scale["datasets"]}
     return image and bool(levels) and {node.name for node in path.iterdir()} <= {"zarr.json", *levels}
 
 
 def describe(group: Any, layout: Layout, pixel_sizes: Mapping[str, tuple[float, str]], levels: Sequence[float]) -> None:
-    """Say in the attributes of a group what its arrays `0`, `1`, … are.
+    """Write the attributes of an image whose levels are the arrays `0`, `1`, … of a group.
 
     Args:
         group: of the image.
-        layout: of the axes.
+        layout: of the first level.
         pixel_sizes: as in `Image`.
-        levels: how many pixels of the first array one of each array is, along Y and X.
+        levels: the size of a pixel of each level along Y and X, in pixels of the first level.
     """
     axes = []
     for axis in layout.axes:
@@ -110,7 +111,7 @@ def describe(group: Any, layout: Layout, pixel_sizes: Mapping[str, tuple[float, 
 
 
 def _level(array: Any, scale: Mapping[str, Any], index: int, note: str = "") -> Image:
-    """An array that is a level of a multiscale image, with the extents of its pixels."""
+    """A level of a multiscale image, with its pixel sizes."""
     names = _axis_names(scale)
     sizes: dict[str, tuple[float, str]] = {}
     axes = scale.get("axes", [])
@@ -131,15 +132,15 @@ def _level(array: Any, scale: Mapping[str, Any], index: int, note: str = "") -> 
 
 
 def _letter(kind: str) -> str:
-    """The key of an axis in `pixel_sizes`."""
+    """The key in `pixel_sizes` of a kind of axis."""
     return "T" if kind == "N" else kind
 
 
-def _described(group: Any) -> dict[str, Any]:
-    """The attributes of OME-Zarr: in version 0.5 they have a key of their own."""
+def _attributes(group: Any) -> dict[str, Any]:
+    """OME-Zarr's attributes of a group. Since version 0.5 they are under the key `ome`."""
     attributes = dict(group.attrs)
-    said = attributes.get("ome", attributes)
-    return dict(said) if isinstance(said, dict) else {}
+    own = attributes.get("ome", attributes)
+    return dict(own) if isinstance(own, dict) else {}
 
 
 def _axis_names(scale: Mapping[str, Any]) -> list[str] | None:
@@ -147,16 +148,16 @@ def _axis_names(scale: Mapping[str, Any]) -> list[str] | None:
     return names or (list("tczyx") if scale.get("version") in ("0.1", "0.2") else None)
 
 
-def _images(group: Any, said: Mapping[str, Any]) -> list[str]:
-    """The paths of images in a group of bioformats2raw, in a plate or in a well."""
-    if "plate" in said:
-        wells = [well["path"] for well in said["plate"].get("wells", [])]
-        return [f"{well}/{image}" for well in wells if well in group for image in _images(group[well], _described(group[well]))]  # fmt: skip  # noqa: E501
-    if "well" in said:
-        return [image["path"] for image in said["well"].get("images", [])]
-    if "bioformats2raw.layout" in said:
-        series = _described(group["OME"]).get("series") if "OME" in group else None
-        return list(series or sorted(name for name, node in group.groups() if "multiscales" in _described(node)))
+def _images(group: Any, attributes: Mapping[str, Any]) -> list[str]:
+    """The paths of the images in a group of bioformats2raw, in a plate or in a well."""
+    if "plate" in attributes:
+        wells = [well["path"] for well in attributes["plate"].get("wells", []) if well["path"] in group]
+        return [f"{well}/{image}" for well in wells for image in _images(group[well], _attributes(group[well]))]
+    if "well" in attributes:
+        return [image["path"] for image in attributes["well"].get("images", [])]
+    if "bioformats2raw.layout" in attributes:
+        series = _attributes(group["OME"]).get("series") if "OME" in group else None
+        return list(series or sorted(name for name, node in group.groups() if "multiscales" in _attributes(node)))
     return []
 
 

@@ -1,7 +1,7 @@
 """Outputs that are complete or absent: each is written beside its target and moved there at the end.
 
-The move is one system call, so a process that is killed at any moment leaves the old output or the new one. It may also
-leave its hidden folder `.NAME.….part` behind; the next output of that name removes it.
+The move is one system call, so a process that is killed leaves either the old output or the new one. It may also leave
+a hidden folder `.NAME.….part`, which the next output of that name removes.
 """
 
 import ctypes
@@ -19,23 +19,23 @@ AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 """Constants of renameat2(2), which Python does not wrap."""
 NAME_BYTES = 120
-"""Of the target's name that the hidden folder repeats: file systems allow 255 bytes in all."""
+"""Bytes of the target's name in that of the hidden folder: file systems allow 255 bytes in all."""
 
 
 @contextmanager
 def replaced(target: Path, *, copy: bool = False) -> Iterator[Path]:
-    """A path to write a file or a folder to, which replaces `target` once the context ends without an error.
+    """A new path for a file or folder that replaces `target` when the context ends without an error.
 
-    An error, Ctrl-C included, leaves the target as it was and removes what was written. A symbolic link stays one: the
-    file that it points to is replaced. Other hard links to the target keep the old file.
+    After an error, Ctrl-C included, the target is unchanged and the new file is removed. If the target is a symbolic
+    link, the file that it points to is replaced. Other hard links to the target keep the old file.
 
     Args:
-        target: a file or a folder, or nothing yet.
-        copy: whether the new file begins as a copy of the target, where there is one.
+        target: a file or a folder; it need not exist.
+        copy: whether the new file begins as a copy of the target, if there is one.
 
     Raises:
-        InvalidArgumentError: a target whose folder does not exist.
-        OSError: a target that cannot be replaced, or a full disk.
+        InvalidArgumentError: the target's folder does not exist.
+        OSError: the target cannot be replaced, or the disk is full.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -63,11 +63,11 @@ def replaced(target: Path, *, copy: bool = False) -> Iterator[Path]:
 
 
 def _folder_beside(target: Path) -> tuple[Path, int]:
-    """A new hidden folder in the target's folder and the descriptor that locks it; those of killed processes go."""
+    """A new hidden folder beside the target, and the descriptor that locks it. Removes those of killed processes."""
     name = target.name.encode()[:NAME_BYTES].decode(errors="ignore")
     for leftover in target.parent.iterdir():
         if leftover.name.startswith(f".{name}.") and leftover.name.endswith(".part"):
-            with suppress(OSError):  # in use, or gone
+            with suppress(OSError):  # in use, or already removed
                 lock = _locked(leftover)
                 shutil.rmtree(leftover, ignore_errors=True)
                 os.close(lock)
@@ -79,8 +79,8 @@ def _folder_beside(target: Path) -> tuple[Path, int]:
         try:
             return folder, _locked(folder)
         except (BlockingIOError, FileNotFoundError):
-            continue  # another process took it for a leftover before it was locked
-        except OSError:  # no locks here: leftovers stay, too
+            continue  # another process removed it as a leftover before it was locked
+        except OSError:  # a file system without locks, where leftovers stay
             return folder, os.open(folder, os.O_RDONLY)
 
 
@@ -88,7 +88,7 @@ def _locked(folder: Path) -> int:
     """A descriptor that locks a folder until it is closed.
 
     Raises:
-        OSError: it is locked, it is gone, or the file system has no locks.
+        OSError: it is locked or removed, or the file system has no locks.
     """
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -103,11 +103,11 @@ def _locked(folder: Path) -> int:
 def allocate(path: Path, size: int | None = None) -> None:
     """Reserve the disk space of a file before it is filled.
 
-    A full disk is an error here. Later it would end the process: by a signal from a memory map, or within HDF5.
+    A full disk is an error here. Later it would kill the process, by a signal from a memory map or inside HDF5.
 
     Args:
-        path: of a file; it is made where there is none.
-        size: in bytes; None is the size of the file, which may be sparse.
+        path: of a file, which is created if there is none.
+        size: in bytes; None means the size of the file, which may be sparse.
 
     Raises:
         OSError: the disk is too full.
@@ -131,14 +131,14 @@ def _move(new: Path, target: Path) -> None:
 
 
 def _move_folder(new: Path, target: Path) -> None:
-    """Exchange the two folders: a rename cannot replace a folder that is not empty."""
+    """Exchange two folders, since a rename cannot replace a folder that is not empty."""
     if not target.exists():
         new.rename(target)
         return
     rename = ctypes.CDLL(None, use_errno=True).renameat2
     if rename(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(target), RENAME_EXCHANGE) == 0:
         return
-    # A file system without the exchange, such as NFS: for a moment there is neither folder.
+    # On a file system without exchange, such as NFS, there is neither folder for a moment.
     old = new.parent / "old"
     target.rename(old)
     try:
@@ -149,10 +149,10 @@ def _move_folder(new: Path, target: Path) -> None:
 
 
 def check_space(new: Path, size: int) -> None:
-    """Fail now if the disk is too full for what a file will hold. HDF5 crashes where it meets a full disk itself.
+    """Check that the disk has room for a file. HDF5 would crash on a full disk.
 
     Args:
-        new: the file, which may be there already.
+        new: the file, which may exist already.
         size: bytes that will be added.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Paths that name an image within a file: `scan.h5:/raw`, `slides.tif:2`, `slide.svs:0/1`."""
+"""Paths of images inside files: `scan.h5:/raw`, `slides.tif:2`, `slide.svs:0/1`."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ TIFF_IMAGE = re.compile(r"(?P<file>.+\.[A-Za-z]+):(?P<series>\d+)(?:/(?P<level>\
 
 
 def split(path: Path | str) -> tuple[Path, str | None]:
-    """The file of a path, and what the path names in it: a path of HDF5, or the series and level of a TIFF.
+    """The file of a path, and what is named inside it: an HDF5 path, a TIFF's series and level, or None.
 
     Example:
         >>> split(Path("a/scan.h5:/raw")), split(Path("slide.svs:0/1")), split(Path("photo.png"))

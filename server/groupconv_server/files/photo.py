@@ -1,6 +1,6 @@
-"""PNG, JPEG, WebP, GIF and whatever else Pillow reads and writes.
+"""PNG, JPEG, WebP, GIF and the other formats that Pillow reads and writes.
 
-Frames are decoded whole, one at a time: their decoders know no parts. An output is encoded whole.
+Frames are decoded as a whole, one at a time. An output is encoded as a whole.
 """
 
 import math
@@ -16,20 +16,22 @@ from PIL import Image, ImageFile
 
 from groupconv.errors import InvalidArgumentError
 from groupconv.wire.requests import Array
-from groupconv_server.files.axes import Axis, Created, Layout, Opened, View, axes_of
+from groupconv_server.files.arrays import Created, Opened
+from groupconv_server.files.axes import Axis, axes_of
 from groupconv_server.files.derived import SWAPPED, upright
 from groupconv_server.files.encoders import encoder_of
 from groupconv_server.files.extras import needed
+from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata
 from groupconv_server.files.output import replaced
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
-"""Formats whose frames follow each other in time. Others have pages or previews of other sizes."""
+"""Formats whose frames are animations. Other formats have pages, or previews of other sizes."""
 ORIENTATION, EXIF_IFD, WIDTH, HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
-"""EXIF tags that the output must not repeat: it is upright and may have another size."""
+"""EXIF tags that an output drops: it is upright and may have another size."""
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises for files that it cannot read."""
+"""Errors of Pillow for files that it cannot read."""
 
 
 @contextmanager
@@ -49,14 +51,14 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
     """See `files.create_output`.
 
     Raises:
-        InvalidArgumentError: a volume, several samples that are no animation, or a format that does not hold it.
+        InvalidArgumentError: a volume, several samples without durations, or a format that cannot hold the array.
     """
     shape = layout.shape
     encoder = encoder_of(path.suffix.lower(), shape, dtype, metadata)
     with replaced(path) as new:
         pixels = np.zeros((shape[0], *shape[2:], shape[1]), dtype)
         channels = [encoder.channels] if encoder.channels > 1 else []
-        axes = axes_of((*shape[2:], *channels), asked="yxc"[: 2 + len(channels)])
+        axes = axes_of((*shape[2:], *channels), requested="yxc"[: 2 + len(channels)])
         if shape[0] > 1:
             axes = (Axis("n", "N", shape[0]), *axes)
         yield Created(View(pixels, "nyxc"), axes, encoder.notes, encoder.left_out)
@@ -65,14 +67,14 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None):
                 raise
-            raise InvalidArgumentError("output", "a format that holds it", f"{path.name} ({error})") from None
+            raise InvalidArgumentError("output", "a format that can hold it", f"{path.name} ({error})") from None
 
 
 class _Frames:
-    """The frames of a picture (N, Y, X, C), or (N, Y, X) of one channel; the last one decoded is kept.
+    """The frames of a picture: (N, Y, X, C), or (N, Y, X) with one channel. The last decoded frame is kept.
 
     Raises:
-        InvalidArgumentError: no picture, or a broken one.
+        InvalidArgumentError: the file is not a picture, or it is broken.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,7 +116,7 @@ class _Frames:
     def _duration(self, n: int) -> int:
         image = self._seek(n)
         if image.format == "WEBP":
-            image.load()  # it knows the duration only then
+            image.load()  # Pillow has the duration only then
         return int(image.info.get("duration", 0))
 
     def _decoded(self, n: int) -> Array:
@@ -139,15 +141,15 @@ class _Frames:
 
 
 def _has_deep_colors(image: ImageFile.ImageFile) -> bool:
-    """Whether it is a PNG with 16 bits that Pillow would read with 8: all but opaque grey."""
+    """Whether it is a 16-bit PNG that Pillow would read with 8 bits: any but opaque grey."""
     deep = image.format == "PNG" and any("16B" in str(tile.args) for tile in image.tile)
     return deep and (not image.mode.startswith("I") or image.has_transparency_data)
 
 
 def _mode(image: Any, *, animated: bool) -> str:
-    """The mode of Pillow in which a picture has all of its colors and its alpha as channels."""
+    """Pillow's mode that has all colors and alpha of a picture as channels."""
     if animated:
-        return "RGBA"  # later frames may have what the first has not
+        return "RGBA"  # later frames may have alpha or colors that the first has not
     if image.mode.startswith("I;16"):
         return "I;16"
     if image.mode in ("I", "F", "CMYK"):

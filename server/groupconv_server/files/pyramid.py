@@ -1,4 +1,4 @@
-"""Smaller copies of an image in its group, each half as wide and high as the one before."""
+"""Smaller copies of an image: each level is half as wide and high as the one before."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 import numpy as np
 
 from groupconv.wire.requests import Array
-from groupconv_server.files.axes import Layout, View
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
+from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.values import saturate
 
 SMALLEST = 256
-"""Pixels of the longer side below which there is no other level."""
+"""A level whose longer side has at most so many pixels is the last."""
 ROWS = 128
-"""Of a smaller copy that are made at a time."""
+"""Rows of a level that are computed at a time."""
 
 
 def add_levels(group: Any, layout: Layout, dtype: np.dtype) -> int:
-    """Write the arrays `1`, `2`, … of a Zarr group from its array `0`, of means of four pixels.
+    """Write the arrays `1`, `2`, … of a Zarr group from its array `0`. A pixel is the mean of four.
 
     Returns:
-        How many arrays there are then.
+        The number of arrays in the group.
     """
     large = replace(layout, fold="CZ", first="")
     level = 0
     while max(large.shape[-2:]) > SMALLEST:
         n, channels, height, width = large.shape
-        small = large.after((n, channels, -(-height // 2), -(-width // 2)))
+        small = large.of_output((n, channels, -(-height // 2), -(-width // 2)))
         chunks = chunks_for(small, dtype)
         names = [axis.name for axis in layout.axes]
         array = group.create_array(
@@ -44,7 +44,7 @@ def add_levels(group: Any, layout: Layout, dtype: np.dtype) -> int:
 
 
 def halved(x: Array) -> Array:
-    """Means of 2 by 2 pixels of (C, H, W); the last row and column of an odd extent stand for two.
+    """Means of 2 × 2 pixels of (C, H, W). The last row or column of an odd extent counts twice.
 
     Example:
         >>> halved(np.array([[[0, 2, 4], [4, 6, 4]]], np.uint8)).tolist()

@@ -1,4 +1,4 @@
-"""TIFF: tiles, strips, BigTIFF, OME and ImageJ; written in tiles as they come, as OME-TIFF where the name says so."""
+"""TIFF: tiles, strips, BigTIFF, OME and ImageJ. A name with `.ome.` makes an OME-TIFF."""
 
 import math
 from collections.abc import Iterator
@@ -9,25 +9,27 @@ from typing import Any
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.files.axes import Axis, Created, Layout, Opened, View, axes_of
+from groupconv_server.files.arrays import Created, Opened
+from groupconv_server.files.axes import Axis, axes_of
 from groupconv_server.files.blocks import BlockReader, BlockWriter
 from groupconv_server.files.derived import upright
 from groupconv_server.files.extras import needed
+from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import allocate, check_space, replaced
 from groupconv_server.files.paths import split
-from groupconv_server.files.tiff_colors import seen
+from groupconv_server.files.tiff_colors import decoded
 from groupconv_server.files.tiff_metadata import imagej_axes, metadata_of, options_of
 from groupconv_server.files.tiles import TILE, Tiles
 from groupconv_server.files.zarr import stored
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn", ".lsm")
 KNOWN = "TCSZYX"
-"""Letters of tifffile's axes that `axes.WORDS` has with their meaning; others are samples."""
+"""Axes of tifffile that `axes.WORDS` knows; other axes are samples."""
 BIG = 2**31
-"""Bytes of pixels above which a file is a BigTIFF: the format's offsets have 32 bits."""
+"""Files with more bytes of pixels are BigTIFFs: a TIFF's offsets have 32 bits."""
 DTYPES = ("uint8", "uint16", "int8", "int16", "int32", "uint32", "float16", "float32", "float64")
-"""Of TIFF's samples, as far as they are computed."""
+"""Dtypes of TIFF that can be written."""
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
     except tifffile.TiffFileError as error:
         raise InvalidArgumentError("input", "a TIFF", f"{path.name} ({error})") from None
     with file:
-        series, notes = _chosen(file, path, image)
+        series, notes = _select(file, path, image)
         orientation = int(getattr(series.keyframe.tags.get("Orientation"), "value", 1))
         array, letters, metadata = (
             _stored(name, file, series),
@@ -48,7 +50,7 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
             metadata_of(file, series, axes, orientation),
         )
         if axes is None:
-            array, letters, metadata = seen(series.keyframe, array, letters, metadata)
+            array, letters, metadata = decoded(series.keyframe, array, letters, metadata)
             array = upright(array, letters, orientation)
         view = View(array, Layout(axes_of(array.shape, _names(letters), axes)))
         in_blocks = getattr(array, "chunks", None) is not None
@@ -56,7 +58,7 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
 
 
 def _stored(path: Path, file: Any, series: Any) -> Any:
-    """The series as it is stored: a memory map where its pixels are in one run, else tiles or strips."""
+    """The series as it is stored: a memory map if its pixels are contiguous, else tiles or strips."""
     if series.dataoffset is not None:
         dtype = series.dtype.newbyteorder(file.byteorder)
         try:
@@ -67,7 +69,7 @@ def _stored(path: Path, file: Any, series: Any) -> Any:
 
 
 def _names(axes: str) -> list[str]:
-    """The axes of tifffile as names: samples of a pixel are channels, and what is not known is a sample.
+    """Names for the axes of tifffile. Samples of a pixel are channels; unknown axes are samples.
 
     Example:
         >>> _names("QTYXS")
@@ -77,8 +79,8 @@ def _names(axes: str) -> list[str]:
     return ["c" if name == "s" and "c" not in named else name for name in named]
 
 
-def _chosen(file: Any, path: Path, image: str | None) -> tuple[Any, tuple[str, ...]]:
-    """The series of a file that a path means, at the level that it means, and a note if there are others."""
+def _select(file: Any, path: Path, image: str | None) -> tuple[Any, tuple[str, ...]]:
+    """The series and level that a path means, and notes about others in the file."""
     number, _, level = (image or "0").partition("/")
     series, at = int(number), int(level or 0)
     if series >= len(file.series) or at >= len(file.series[series].levels):
@@ -97,8 +99,8 @@ def _chosen(file: Any, path: Path, image: str | None) -> tuple[Any, tuple[str, .
 def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadata) -> Iterator[Created]:
     """See `files.create_output`.
 
-    Channels are the samples of a pixel, in tiles. Where the input stores one channel after another (planar samples, or
-    pages), so does the output; it is then one run of pixels, which can be filled in any order.
+    The output has tiles with the channels of a pixel together. If the input stores one channel after another, so does
+    the output; its pixels are then contiguous and can be filled in any order.
     """
     tifffile = needed("tifffile", "to write TIFF")
     if dtype.name not in DTYPES:
@@ -152,16 +154,16 @@ def create_output(path: Path, layout: Layout, dtype: np.dtype, metadata: Metadat
 
 
 def _planes(layout: Layout, metadata: Metadata, *, ome: bool) -> str:
-    """The letters of the axes of an output that stores one channel after another; "" where it need not, or cannot.
+    """The axes, as letters, of an output that stores one channel after another; "" if channels are stored together.
 
-    The channels are S, samples of a pixel, where they are so in the input, else C, of pages.
+    The channels are S (planar samples of a pixel) if they are so in the input, else C (pages).
     """
     letters: list[str] = []
     for axis in layout.axes:
         letter = "S" if axis.kind == "C" and metadata.planar else "T" if axis.kind == "N" else axis.kind
         letters.append("Q" if letter in letters else letter)
     found = "".join(letters)
-    # Tiles are written sample by sample: where other axes come between, only a run of pixels keeps the order.
+    # Tiles are written sample by sample. If other axes come between, only contiguous pixels keep the order.
     mixed = layout.samples != tuple(range(len(layout.samples)))
     if not (metadata.planar or "C" in metadata.axes or mixed) or not found.endswith("YX") or (ome and "Q" in found):
         return ""
@@ -169,7 +171,7 @@ def _planes(layout: Layout, metadata: Metadata, *, ome: bool) -> str:
 
 
 def _pages(layout: Layout, *, ome: bool) -> tuple[str, tuple[int, ...]]:
-    """The letters and sizes of the axes that are samples. OME knows T, C and Z; what else there is becomes one T."""
+    """Letters and sizes of the axes that are samples. OME knows T, C and Z only; other axes are joined to one T."""
     axes = [layout.axes[i] for i in layout.samples if layout.axes[i].size > 1]
     letters: list[str] = []
     for axis in axes:

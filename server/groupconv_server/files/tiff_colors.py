@@ -1,4 +1,4 @@
-"""What TIFF's photometric interpretation says about values: they become grey, RGB or inks, or are refused by name."""
+"""TIFF's photometric interpretations: values become grey, RGB or inks. Others are refused by name."""
 
 import functools
 from collections.abc import Callable
@@ -10,26 +10,26 @@ from PIL import Image
 
 from groupconv.errors import InvalidArgumentError
 from groupconv.wire.requests import Array
-from groupconv_server.files.derived import Looked, Mapped, Recolored
+from groupconv_server.files.derived import Mapped, PaletteColors, Recolored
 from groupconv_server.files.metadata import Metadata
 
 JPEG = (6, 7, 33007, 34892)
-"""Compressions whose decoder gives RGB for YCbCr."""
+"""Compressions whose decoder converts YCbCr to RGB."""
 SCIENTIFIC = ("ome", "imagej", "lsm", "stk", "fluoview", "micromanager")
-"""Kinds of files whose palette only colors intensities on the screen."""
+"""Types of files whose palette only colors intensities on the screen."""
 
 
-def seen(page: Any, array: Any, axes: str, metadata: Metadata) -> tuple[Any, str, Metadata]:
-    """An array of TIFF as grey, RGB or inks, with its axes and what they mean.
+def decoded(page: Any, array: Any, axes: str, metadata: Metadata) -> tuple[Any, str, Metadata]:
+    """An array of a TIFF as grey, RGB or inks, with its axes and metadata.
 
     Args:
         page: of tifffile, the first of the series.
-        array: as stored, in the order of `axes`.
+        array: as stored, with the axes `axes`.
         axes: letters; a palette adds S.
         metadata: of the file.
 
     Raises:
-        InvalidArgumentError: a photometric interpretation that is not read, by its name.
+        InvalidArgumentError: the photometric interpretation is not supported.
     """
     name = getattr(page.photometric, "name", str(page.photometric))
     bits, dtype = int(page.bitspersample), np.dtype(array.dtype)
@@ -67,7 +67,7 @@ def _inverted(array: Any, bits: int) -> Any:
 
 
 def _scaled(array: Any, bits: int) -> Any:
-    """2 to 7 bits as 8, as every viewer shows them. More bits are kept: their numbers are measurements."""
+    """Values of 2 to 7 bits scaled to 8, as viewers show them. Values of more bits are measurements and stay."""
     if np.dtype(array.dtype) != np.uint8 or bits >= 8:
         return array
     levels = np.rint(np.arange(256) * 255 / (2**bits - 1)).clip(0, 255).astype(np.uint8)
@@ -75,10 +75,10 @@ def _scaled(array: Any, bits: int) -> Any:
 
 
 def _colored(page: Any, array: Any, axes: str, metadata: Metadata) -> tuple[Any, str, Metadata]:
-    """Indices as the colors of the palette: 8 bits where the palette has no more.
+    """Indices replaced by the colors of the palette, in 8 bits if the palette has no more.
 
     Raises:
-        InvalidArgumentError: indices with extra samples.
+        InvalidArgumentError: the indices have extra samples.
     """
     kind = next((k for k in SCIENTIFIC if getattr(page.parent, f"is_{k}", False)), None)
     if "S" in axes or page.colormap is None:
@@ -92,11 +92,11 @@ def _colored(page: Any, array: Any, axes: str, metadata: Metadata) -> tuple[Any,
     if np.array_equal(colors, high * 257) or np.array_equal(colors, high << 8):
         colors = high.astype(np.uint8)
     notes = (*metadata.notes, "palette: read as RGB")
-    return Looked(array, colors), axes + "S", replace(metadata, photometric="rgb", notes=notes)
+    return PaletteColors(array, colors), axes + "S", replace(metadata, photometric="rgb", notes=notes)
 
 
 def _by_pillow(convert: Callable[[bytes, tuple[int, int]], Image.Image], part: Array) -> Array:
-    """(…, rows, columns, 3) as RGB, by a conversion of Pillow."""
+    """Pixels (…, rows, columns, 3) converted to RGB by Pillow."""
     rows = np.ascontiguousarray(part).reshape(-1, *part.shape[-2:])
     image = convert(rows.tobytes(), (rows.shape[1], rows.shape[0]))
     return np.asarray(image.convert("RGB")).reshape(part.shape)
@@ -111,7 +111,7 @@ def _from_cielab(data: bytes, size: tuple[int, int]) -> Image.Image:
 
 
 def _from_icclab(data: bytes, size: tuple[int, int]) -> Image.Image:
-    """a and b are offset by 128 there, and signed in CIELAB."""
+    """ICCLAB stores a and b with an offset of 128, CIELAB as signed numbers."""
     signed = np.frombuffer(data, np.uint8).reshape(-1, 3) ^ np.array([0, 128, 128], np.uint8)
     return _from_cielab(signed.tobytes(), size)
 

@@ -1,11 +1,11 @@
-"""Metadata of TIFF, OME and ImageJ: read from tifffile's objects, and given to its writer."""
+"""Metadata of TIFF, OME-TIFF and ImageJ: read from tifffile's objects, and as options of its writer."""
 
 from typing import Any
 
 import numpy as np
 
-from groupconv_server.files.axes import Layout
 from groupconv_server.files.derived import SWAPPED
+from groupconv_server.files.layout import Layout
 from groupconv_server.files.metadata import Metadata, unit_named
 
 INCH, CENTIMETER = 2, 3
@@ -14,17 +14,17 @@ EXTRA = {0: "unspecified", 1: "assocalpha", 2: "unassalpha"}
 ALPHA = {"assocalpha": "associated", "unassalpha": "unassociated"}
 OME_UNITS = ("m", "cm", "mm", "µm", "nm", "s", "ms")
 OME_SIZES = {axis: (f"PhysicalSize{axis}", "µm") for axis in "ZYX"} | {"T": ("TimeIncrement", "s")}
-"""Attributes of OME's pixels, and their units where none is said."""
+"""Attributes of OME's pixels, and their default units."""
 
 
 def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> Metadata:
-    """What a TIFF says about a series.
+    """The metadata of a series.
 
     Args:
         file: of tifffile.
-        series: of it.
-        axes: that the caller says; samples that are no samples then have no alpha.
-        orientation: 1 to 8, which will be applied.
+        series: of the file.
+        axes: that the caller requested; the file's extra samples then have no meaning.
+        orientation: 1 to 8; the array will be turned upright.
     """
     page = series.keyframe
     letters = axes or series.axes
@@ -34,7 +34,9 @@ def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> M
     turned = orientation in SWAPPED and axes is None
     dpi = None if file.is_imagej else _dpi(page)
     notes = (
-        ("the alpha channel is not the last one: convolved like the others",) if set(ALPHA) & set(extra[:-1]) else ()
+        ("the alpha channel is not the last one: it is convolved like the others",)
+        if set(ALPHA) & set(extra[:-1])
+        else ()
     )
     return Metadata(
         axes=letters,
@@ -50,11 +52,11 @@ def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> M
 
 
 def options_of(samples: int, channels: int, metadata: Metadata, *, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Keywords for tifffile's `write`, and the fields of the metadata that they hold.
+    """Keywords for tifffile's `write`, and the names of the metadata fields that they hold.
 
     Args:
         samples: of a pixel.
-        channels: of the output; each may be a page.
+        channels: of the output, as samples or as pages.
         metadata: of the output.
         kind: "ome", "imagej", or "" for a plain TIFF.
     """
@@ -94,9 +96,9 @@ def options_of(samples: int, channels: int, metadata: Metadata, *, kind: str) ->
 
 
 def imagej_axes(layout: Layout, dtype: np.dtype, metadata: Metadata) -> str:
-    """The letters of the axes of an output that ImageJ's kind of TIFF describes, with the sizes of pixels; else "".
+    """The axes, as letters, of an output that ImageJ's TIFF can describe; "" if it cannot.
 
-    Axes of extent 1, but for Y and X, are not among them: the array may be stored without.
+    Axes of extent 1, other than Y and X, are left out.
     """
     kinds = "".join(a.kind for a in layout.axes if a.size > 1 or a.kind in "YX").replace("N", "T")
     in_order = kinds == "".join(a for a in "TZCYX" if a in kinds)

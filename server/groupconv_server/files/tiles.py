@@ -1,4 +1,4 @@
-"""Rows to tiles: files are written by rows as they come, and TIFF's library pulls tiles."""
+"""Tiles of a TIFF from rows: results come as rows, and tifffile pulls tiles."""
 
 import contextlib
 import queue
@@ -13,11 +13,11 @@ from groupconv.errors import CancelledError
 from groupconv.wire.requests import Array
 
 TILE = 256
-"""Rows and columns."""
+"""Rows and columns of a tile."""
 
 
 class Tiles:
-    """Takes rows in order and gives tiles, in a thread of its own: the library wants to pull.
+    """Takes rows in order, and gives tiles to a writer that runs in another thread.
 
     Args:
         shape: (N, C, *spatial).
@@ -34,10 +34,10 @@ class Tiles:
 
     def __setitem__(self, _: Any, value: Array) -> None:
         self._taken += len(value)
-        self._put(value.copy())  # the buffer that it lies in is filled again
+        self._put(value.copy())  # the caller reuses the buffer
 
     def __iter__(self) -> Iterator[Array]:
-        """Tiles of (rows, columns[, samples]), plane by plane, from the top left."""
+        """Tiles (rows, columns[, samples]) from the top left, plane by plane."""
         while (value := self._rows.get()) is not None:
             for plane in value if len(self.shape) == 5 else [value]:
                 for top in range(0, plane.shape[0], TILE):
@@ -49,7 +49,7 @@ class Tiles:
 
     @contextmanager
     def written_by(self, write: Any) -> Iterator[None]:
-        """Run `write`, which iterates, in a thread; its error is raised here."""
+        """Run `write`, which iterates over the tiles, in a thread. Its error is raised here."""
 
         def run() -> None:
             try:

@@ -1,4 +1,4 @@
-"""Values between files and streams: what travels, what a file holds."""
+"""Conversion of values from the dtypes of files to those of requests, and back."""
 
 import math
 from collections.abc import Callable
@@ -9,19 +9,19 @@ import numpy as np
 from groupconv.convolution.dtypes import BFLOAT16, DTYPES
 from groupconv.errors import InvalidArgumentError
 from groupconv.wire.requests import Array
-from groupconv_server.files.axes import Readable, Writable
+from groupconv_server.files.arrays import Readable, Writable
 
-TAKEN = "bool, integers or floats"
-"""Dtypes of files that are read, of either byte order."""
+READABLE = "bool, integers or floats"
+"""Dtypes of files that can be read, in either byte order."""
 
 
 class Converted:
-    """An array of another dtype, converted as it is read or written.
+    """An array whose values are converted as they are read or written.
 
     Args:
-        array: what is read or filled.
-        dtype: what it is seen as.
-        convert: values read to `dtype`, or values of `dtype` to what is written.
+        array: that is read or written.
+        dtype: of the converted array.
+        convert: converts values of `array` that are read, or values that are written to it.
     """
 
     def __init__(self, array: Any, dtype: np.dtype, convert: Callable[[Array], Array]) -> None:
@@ -35,32 +35,32 @@ class Converted:
         self._array[key] = self._convert(value)
 
 
-def travels(array: Readable) -> Readable:
-    """`array` in a dtype that travels, in the byte order of this machine.
+def as_request_dtype(array: Readable) -> Readable:
+    """`array` in a dtype that requests can have, in this machine's byte order.
 
-    bool becomes 0 and 255 of uint8, as in a picture. int16, uint16 become float32, which holds them exactly; longer
-    integers and floats become float64. `conversion` says so in words.
+    bool becomes 0 and 255 of uint8, as in a picture. int16 and uint16 become float32, which holds them exactly. Longer
+    integers and floats become float64.
 
     Raises:
-        InvalidArgumentError: no numbers, or complex ones.
+        InvalidArgumentError: the values are not numbers, or complex.
     """
     dtype = np.dtype(array.dtype)
     if dtype == np.bool_:
         return Converted(array, np.dtype(np.uint8), lambda part: part.astype(np.uint8) * np.uint8(255))
     if dtype.kind not in "iuf" and dtype != BFLOAT16:
-        taken = TAKEN + (", such as the real part or the magnitude" if dtype.kind == "c" else "")
-        raise InvalidArgumentError("input.dtype", taken, _described(dtype))
+        readable = READABLE + (", such as the real part or the magnitude" if dtype.kind == "c" else "")
+        raise InvalidArgumentError("input.dtype", readable, _described(dtype))
     native = dtype.newbyteorder("=")
     if native not in DTYPES.values() or native == np.int32:
         native = np.dtype(np.float32 if native.itemsize <= 2 else np.float64)
     return array if native == dtype else Converted(array, native, lambda part: _cast(part, native))
 
 
-def conversion(dtype: np.dtype) -> tuple[str, ...]:
-    """A line, or none, about what travelling changes in values of `dtype`.
+def conversion_notes(dtype: np.dtype) -> tuple[str, ...]:
+    """A line for the user about what `as_request_dtype` changes in values of `dtype`, or no line.
 
     Example:
-        >>> conversion(np.dtype("bool")), conversion(np.dtype("uint16"))
+        >>> conversion_notes(np.dtype("bool")), conversion_notes(np.dtype("uint16"))
         (('bool: read as 0 and 255 of uint8',), ())
     """
     if dtype == np.bool_:
@@ -75,16 +75,16 @@ def conversion(dtype: np.dtype) -> tuple[str, ...]:
 
 
 class Fitted:
-    """An output for computed results: rounded and saturated to what it holds.
-
-    Attributes:
-        saturated: values so far that were beyond the range of the output.
+    """An output that rounds and saturates results to its dtype.
 
     Args:
-        out: what is filled.
+        out: the output in the file.
         dtype: of the results.
-        absolute: whether their magnitudes are meant.
-        parts: results for each channel, of which the Euclidean norm is meant.
+        absolute: whether the output gets absolute values.
+        parts: results for each channel. If there are several, the output gets their Euclidean norm.
+
+    Attributes:
+        saturated: values so far that were outside the range of the output's dtype.
     """
 
     def __init__(self, out: Writable, dtype: np.dtype, *, absolute: bool, parts: int = 1) -> None:
@@ -103,16 +103,17 @@ class Fitted:
             self.saturated += int(np.count_nonzero((value >= info.max + 0.5) | (value < info.min - 0.5)))
         self._out[key] = value if value.dtype == self._held else saturate(value, self._held)
 
-    def note(self) -> tuple[str, ...]:
-        """A line, or none, about values that were saturated."""
+    def notes(self) -> tuple[str, ...]:
+        """A line for the user about saturated values, or no line."""
         if not self.saturated:
             return ()
         share = self.saturated / math.prod(self._out.shape)
-        return (f"{self.saturated} values ({share:.2g} of all) are beyond {self._held} and were saturated (--dtype)",)
+        count = f"{self.saturated} values ({share:.2g} of all)"
+        return (f"{count} are outside the range of {self._held} and were saturated (--dtype)",)
 
 
 def saturate(y: Array, dtype: np.dtype) -> Array:
-    """Round to integers and clip to the range of `dtype`; NaN becomes 0.
+    """Round to integers and clip to the range of `dtype`. NaN becomes 0.
 
     Example:
         >>> saturate(np.array([-3.0, 1.6, 300.0]), np.dtype("uint8")).tolist()
@@ -127,7 +128,7 @@ def saturate(y: Array, dtype: np.dtype) -> Array:
     if dtype.itemsize < 8:
         small: Array = np.clip(rounded, info.min, info.max).astype(dtype)
         return small
-    # float64 rounds the largest value up to 2**63 or 2**64, which no integer of the dtype is.
+    # float64 rounds the largest value up to 2**63 or 2**64, which the dtype does not hold.
     high, low = rounded >= float(info.max), rounded <= float(info.min)
     large: Array = np.where(high | low, 0, rounded).astype(dtype)
     large[high], large[low] = info.max, info.min
@@ -135,7 +136,7 @@ def saturate(y: Array, dtype: np.dtype) -> Array:
 
 
 def _cast(y: Array, dtype: np.dtype) -> Array:
-    """`y` as floats; what is too large becomes infinite without a warning."""
+    """`y` as floats. Values that are too large become infinite, without a warning."""
     with np.errstate(over="ignore"):
         return y.astype(dtype)
 

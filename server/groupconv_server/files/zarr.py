@@ -1,4 +1,4 @@
-"""Zarr arrays, versions 2 and 3, and OME-Zarr images; written as version 3 with the names of the axes."""
+"""Zarr arrays and OME-Zarr images. Versions 2 and 3 are read, version 3 is written."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -10,16 +10,18 @@ import numpy as np
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.files import ome_zarr
-from groupconv_server.files.axes import Created, Layout, Opened, View, axes_of
+from groupconv_server.files.arrays import Created, Opened
+from groupconv_server.files.axes import axes_of
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
 from groupconv_server.files.extras import needed
+from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import replaced
 from groupconv_server.files.pyramid import add_levels
 
 SUFFIXES = (".zarr",)
 IMAGE = ".ome.zarr"
-"""How the name of an OME-Zarr image ends."""
+"""Suffix of an OME-Zarr image."""
 
 
 @contextmanager
@@ -46,7 +48,7 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
 def create_output(
     path: Path, layout: Layout, dtype: np.dtype, metadata: Metadata, *, pyramid: bool = False
 ) -> Iterator[Created]:
-    """See `files.create_output`; a name that ends in `.ome.zarr` gets an OME-Zarr image."""
+    """See `files.create_output`. A name that ends in `.ome.zarr` makes an OME-Zarr image."""
     image = path.name.lower().endswith(IMAGE)
     zarr = needed("zarr", "to write Zarr")
     if path.exists() and not ome_zarr.is_replaceable(path, image=image):
@@ -77,7 +79,7 @@ def create_output(
 
 
 def _settle() -> None:
-    """Wait for the chunks that Zarr still writes after an error: the folder cannot be removed before."""
+    """Wait for chunks that Zarr still writes after an error. The folder cannot be removed before."""
     from zarr.core.sync import sync
 
     async def others() -> None:
@@ -87,11 +89,11 @@ def _settle() -> None:
 
 
 def stored(array: Any) -> Sequence[int]:
-    """Extents of what an array stores together."""
+    """The extents of the shards, or else the chunks, of an array."""
     return tuple(getattr(array, "shards", None) or array.chunks)
 
 
 def _named(array: Any) -> list[str] | None:
-    """The names that an array gives its dimensions, if it names all."""
+    """The names of an array's dimensions; None if some have no name."""
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     return list(map(str, names)) if names and all(names) else None

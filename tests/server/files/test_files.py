@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv_server import files
 from groupconv_server.files import extras
-from groupconv_server.files.axes import Layout, View, axes_of
+from groupconv_server.files.axes import axes_of
 from groupconv_server.files.blocks import BlockReader, BlockWriter
+from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata
-from groupconv_server.files.values import Fitted, saturate, travels
+from groupconv_server.files.values import Fitted, as_request_dtype, saturate
 
 RNG = np.random.default_rng(0)
 
@@ -186,10 +187,10 @@ def test_planes_that_are_stored_together_are_decoded_once():
     ("axes", "message"),
     [
         ("YX", "expected 3 axes, one for each of (3, 4, 5), got 'y, x'"),
-        ("YXO", "names that are known; if they fit, --axes yxn, got 'y, x, o'"),
-        ("foo,bar,x", "names that are known; if they fit, --axes nyx, got 'foo, bar, x'"),
-        ("YXY", "expected one Y, one X, at most one Z; if they fit, --axes nxy, got 'y, x, y'"),
-        ("CZX", "expected one Y, one X, at most one Z; if they fit, --axes czx"),
+        ("YXO", "known names; perhaps --axes yxn, got 'y, x, o'"),
+        ("foo,bar,x", "known names; perhaps --axes nyx, got 'foo, bar, x'"),
+        ("YXY", "expected one Y, one X, at most one Z; perhaps --axes nxy, got 'y, x, y'"),
+        ("CZX", "expected one Y, one X, at most one Z; perhaps --axes czx"),
     ],
 )
 def test_axes_that_do_not_fit_are_refused(tmp_path, axes, message):
@@ -277,7 +278,7 @@ def test_results_are_saturated_to_what_is_held():
     Fitted(out, np.dtype("float32"), absolute=True)[0, :, 0:2] = np.array([[[-3.6, 2], [-400, 7]]], np.float32)
     assert out.tolist() == [[[[4, 2], [255, 7]]]]
     for dtype, wide in [("uint16", "float32"), ("int64", "float64"), ("bool", "uint8"), ("float16", "float16")]:
-        assert travels(np.zeros((1, 1, 2, 2), dtype)).dtype == wide
+        assert as_request_dtype(np.zeros((1, 1, 2, 2), dtype)).dtype == wide
 
 
 def test_what_is_no_image_is_refused_with_its_name(tmp_path):
@@ -287,7 +288,7 @@ def test_what_is_no_image_is_refused_with_its_name(tmp_path):
             files.open_input(tmp_path / name).__enter__()
     with pytest.raises(FileNotFoundError, match="no such file"):
         files.open_input(tmp_path / "none.zarr")
-    with pytest.raises(InvalidArgumentError, match="output: expected a format"):
+    with pytest.raises(InvalidArgumentError, match="output: expected a known format"):
         write(tmp_path / "y.nothing", np.zeros((1, 1, 2, 2)))
     with pytest.raises(InvalidArgumentError, match=r"output: .*float64.*PNG"):
         write(tmp_path / "y.png", np.zeros((1, 1, 2, 2)))

@@ -101,7 +101,7 @@ def test_an_array_in_an_hdf5_file_leaves_the_others(tmp_path):
     write(f"{tmp_path}/x.h5:/soft", x)
     assert (tmp_path / "x.h5").stat().st_size <= size + 4096  # the space of the old array is used again
     for inside in ("group", "raw/below"):
-        with pytest.raises(InvalidArgumentError, match="output: expected a path in the file that is free"):
+        with pytest.raises(InvalidArgumentError, match="output: expected a new path in the file"):
             write(f"{tmp_path}/x.h5:/{inside}", x)
     (tmp_path / "text.h5").write_text("no HDF5")
     with pytest.raises(InvalidArgumentError, match="output: expected an HDF5 file"):

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server import files
-from groupconv_server.files.values import Fitted, travels
+from groupconv_server.files.values import Fitted, as_request_dtype
 
 RNG = np.random.default_rng(0)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -26,7 +26,7 @@ DRAWN = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 def copied(source, target):
     """What was read and what was created."""
     with files.open_input(source) as opened:
-        x = travels(opened.array)
+        x = as_request_dtype(opened.array)
         held = np.dtype("u1") if opened.array.dtype == bool else opened.array.dtype.newbyteorder("=")
         with files.create_output(target, x.shape, held, opened.metadata.filtered(x.shape[1], x.shape[1], 1)) as created:
             out = Fitted(created.array, x.dtype, absolute=False)
