@@ -29,6 +29,7 @@ from groupconv.convolution.dtypes import is_float
 from groupconv_worker.cache_folder import cache_folder
 from groupconv_worker.code_version import digest
 from groupconv_worker.contract import Array, Prepared, Problem
+from groupconv_worker.cpu.kernels.target import target
 from groupconv_worker.job import PERIOD, current
 from groupconv_worker.pieces import blocks
 
@@ -77,7 +78,7 @@ def versions() -> str:
     packages = ("numpy", "numba", "onnxruntime")
     found = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     code = digest("*.py", "cpu/**/*.py", "cuda/algorithms/*.py", "cuda/engine.py")
-    return ", ".join([llvmlite.binding.get_host_cpu_name(), f"code {code}", *found])
+    return ", ".join([llvmlite.binding.get_host_cpu_name(), target().name, f"code {code}", *found])
 
 
 class Tuner:

@@ -15,6 +15,8 @@ EXAMPLES = """Examples:
 
 $ groupconv bench engine --rows resnext --threads 1
 
+$ groupconv bench engine --simd avx2
+
 $ groupconv bench engine --json out/engine.json --plot out/roofline.png
 """
 
@@ -30,17 +32,23 @@ def engine(
     rows: Annotated[str, typer.Option(help="Only layers whose name has one of these parts, by commas.")] = "",
     threads: Annotated[str, typer.Option(help="Numbers of threads, by commas.")] = "1,2",
     runs: Annotated[int, typer.Option(help="Timed runs of each contender.", min=3)] = 30,
+    simd: Annotated[str, typer.Option(help="Hold the engine and its peers to these instructions: avx2.")] = "",
     json: Annotated[Path | None, typer.Option(help="Write the rows here as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the roofline here as PNG.")] = None,
 ) -> None:
     """Compare the cpu engine, resident and one-shot, with torch, onnxruntime and NumPy patches."""
     from groupconv_server.measure import engine as measure
-    from groupconv_server.measure import report
+    from groupconv_server.measure import peers, report
+    from groupconv_worker.cpu.kernels.target import is_restricted, target
 
     chosen = select(layers, rows)
     counts = [int(count) for count in threads.split(",") if count.strip().isdecimal() and int(count)]
     if not counts:
         raise InvalidArgumentError("--threads", "numbers of threads by commas", threads)
+    if simd:
+        peers.restart_with(simd.lower())
+    if is_restricted():
+        typer.echo(f"kernels are held to {target().name}; {peers.UNHELD}")
     peaks = [measure.peaks(count) for count in counts]
     for peak in peaks:
         typer.echo(

@@ -1,6 +1,8 @@
 """The other ways to compute a layer on this machine, each as a function without arguments."""
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnxruntime
@@ -10,10 +12,44 @@ from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import Geometry
 from groupconv.wire.requests import Array
 from groupconv_worker.cpu.algorithms.gemm import Gemm
+from groupconv_worker.cpu.kernels.target import VARIABLE, select_here
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.engines import Problem
 
 Call = Callable[[], object]
+SWITCHES = {
+    "avx2": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "DNNL_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "OPENBLAS_CORETYPE": "Haswell",
+    }
+}
+"""Instruction set -> the environment variables that hold torch and NumPy to it."""
+UNHELD = "onnxruntime has no switch for its instructions: it uses all this processor has, so it is no peer here"
+"""What the output says where the peers are held to fewer instructions than the processor has."""
+
+
+def environment_for(simd: str) -> dict[str, str]:
+    """The variables that hold the engine, torch and NumPy to an instruction set, before they are loaded.
+
+    Raises:
+        InvalidArgumentError: it is none, or this machine does not have it.
+    """
+    select_here(simd)
+    return {VARIABLE: simd, **SWITCHES.get(simd, {})}
+
+
+def restart_with(simd: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Start this process anew, held to an instruction set, unless it is; libraries read their switches once.
+
+    Raises:
+        InvalidArgumentError: it is none, or this machine does not have it.
+    """
+    wanted = environment_for(simd)
+    if any(environment.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**environment, **wanted})  # noqa: S606
 
 
 def torch_peer(g: Geometry, x: Array, w: Array, b: Array, threads: int) -> Call | None:

@@ -1,13 +1,25 @@
 """The benchmark of the engine and the warm-up: what they print and write. No time is judged."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from groupconv.errors import InvalidArgumentError
 from groupconv_server.cli import app
 from groupconv_server.measure import engine as measure
 from groupconv_server.measure import report
+from groupconv_worker.cpu.kernels.target import select_here
+
+
+def has(simd: str) -> bool:
+    try:
+        return bool(select_here(simd))
+    except InvalidArgumentError:
+        return False
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +45,34 @@ def test_bench_engine_writes_a_table_json_and_a_roofline(tmp_path):
     assert row["error"] < 1e-5
     assert all(row[key] > 0 for key in ("ours_resident_ms", "ours_oneshot_ms", "onnxruntime_ms", "numpy_ms"))
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not has("avx512"), reason="this machine has nothing beyond AVX2")
+def test_bench_engine_holds_everybody_to_avx2(tmp_path):
+    """In a process of its own, which it starts anew: libraries read their switches once."""
+    bench, rows = Path(__file__).parents[3] / "bench" / "engine.py", tmp_path / "rows.json"
+    options = ["--simd", "avx2", "--rows", "mobilenet_dw_14", "--threads", "1", "--runs", "3", "--json", str(rows)]
+    done = subprocess.run(
+        [sys.executable, str(bench), *options], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert "kernels are held to avx2; onnxruntime has no switch" in done.stdout
+    (row,) = json.loads(rows.read_text())
+    assert row["algorithm"] != "onnxruntime"
+    assert not row["onnxruntime_is_peer"]
+
+
+def test_a_set_of_instructions_that_is_none_is_one_line():
+    done = invoke("bench", "engine", "--simd", "sse9")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("groupconv: GROUPCONV_SIMD: expected one of")
+
+
+def test_the_peer_is_torch_alone_where_onnxruntime_is_not_held():
+    common = {"threads": 1, "numpy_ms": 9.0, "algorithm": "a", "oneshot_algorithm": "b", "error": 1e-6}
+    common |= {"gflops": 1.0, "gbytes_per_s": 1.0, "intensity": 1.0, "extra_mib": 65.0, "allowed_mib": 64.0}
+    common |= {"name": "x", "ours_resident_ms": 1.0, "ours_oneshot_ms": 2.0, "torch_ms": 4.0, "onnxruntime_ms": 2.0}
+    assert measure.Row(**common).peer == 2.0
+    assert measure.Row(**common, onnxruntime_is_peer=False).peer == 4.0
 
 
 def test_layers_may_come_from_a_file(tmp_path):

@@ -22,7 +22,7 @@ from groupconv_worker.cpu.algorithms.grouped import Grouped
 from groupconv_worker.cpu.algorithms.onnx import OnnxRuntime
 from groupconv_worker.cpu.algorithms.separable import Separable
 from groupconv_worker.cpu.algorithms.winograd import Winograd
-from groupconv_worker.cpu.kernels.simd import WIDEST, WIDTH
+from groupconv_worker.cpu.kernels.target import VARIABLE, select_here, target
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.reference import convolve
@@ -125,24 +125,30 @@ def test_it_writes_its_output_and_nothing_else(name, data, resident):
     np.testing.assert_array_equal(np.isfinite(got), finite)
 
 
-@pytest.mark.parametrize("width", [w for w in (16, 32, 64) if w != WIDTH])
-@pytest.mark.skipif("GROUPCONV_VECTOR_BYTES" in os.environ, reason="it runs for a width already")
-def test_narrower_vectors(width):
+SETS = ("neon", "avx2", "avx512")
+"""Instruction sets: vectors of 16, 32 and 64 bytes."""
+
+
+@pytest.mark.parametrize("simd", [name for name in SETS if name != target().name])
+@pytest.mark.skipif(VARIABLE in os.environ, reason="it runs for an instruction set already")
+def test_narrower_vectors(simd):
     """As processors without this one's instructions run it, in a process of their own: a crash there is a failure."""
-    run_with(width, "5")
+    run_with(simd, "5")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("width", [16, 32, 64])
-def test_at_length(width):
-    run_with(width, "40")
+@pytest.mark.parametrize("simd", SETS)
+def test_at_length(simd):
+    run_with(simd, "40")
 
 
-def run_with(width: int, examples: str) -> None:
-    if width > WIDEST:
-        pytest.skip(f"this machine's vectors have {WIDEST} bytes")
-    environment = os.environ | {"GROUPCONV_VECTOR_BYTES": str(width), "GROUPCONV_BOUNDS_EXAMPLES": examples}
+def run_with(simd: str, examples: str) -> None:
+    try:
+        select_here(simd)
+    except InvalidArgumentError as error:
+        pytest.skip(str(error))
+    environment = os.environ | {VARIABLE: simd, "GROUPCONV_BOUNDS_EXAMPLES": examples}
     tests = [f"{__file__}::test_it_writes_its_output_and_nothing_else[{name}]" for name in COMPILED]
     more = [__file__.replace("test_bounds", "test_engine") + "::test_a_phase_of_one_tap_on_one_row_stays_in_its_output"]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=800", *tests, *more]

@@ -27,6 +27,7 @@ from groupconv_worker.cpu.algorithms.separable import Separable
 from groupconv_worker.cpu.algorithms.winograd import Winograd
 from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
+from groupconv_worker.cpu.kernels.target import is_restricted
 from groupconv_worker.cpu.processor import processor
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
@@ -135,6 +136,8 @@ class CpuEngine:
             if plane.kernel == (1, 1):
                 others.append(self.gemm)
         named = {a.name: a for a in [first, *others] if a.supports(problem)}
+        if is_restricted() and len(named) > 1:  # its kernels use all instructions of the machine
+            named.pop(self.onnx.name, None)
         return list(named.values())
 
     def _grouped(self, plane: Plane) -> list[Algorithm]:

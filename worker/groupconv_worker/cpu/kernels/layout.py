@@ -21,7 +21,7 @@ def _padded(_context, x, out, source, start, column, width, extent):
         source, start, column, width, extent = arguments[2:]
         s = Simd(b, x.type.pointee)
         vector = s.load_masked(b.gep(x, [source]), s.inside(column, width))
-        s.store_masked(vector, b.gep(out, [start]), s.inside(i64(0), extent))
+        s.store_first(vector, b.gep(out, [start]), extent)
         return context.get_dummy_value()
 
     return signature, generate

@@ -70,7 +70,7 @@ class _Block:
             for offset, pairs in self._input_rows().items():
                 emit = self._sliding_pass if self.slides else self._pass
                 emit(self._row(channel, offset), weights, pairs, masks, sums)
-        last = simd.inside(b.add(self.column, i64((self.V - 1) * simd.lanes)), self.out_width)
+        last = b.sub(self.out_width, b.add(self.column, i64((self.V - 1) * simd.lanes)))  # lanes of the last vector
         for r in range(self.R):
             row = b.add(self.row, i64(r))
             with b.if_then(b.icmp_signed("<", row, self.out_height)):
@@ -163,7 +163,7 @@ class _Block:
             value = simd.relu(b.load(total), relu)
             address = b.gep(start, [i64(v * simd.lanes)])
             if v == self.V - 1:
-                simd.store_masked(value, address, last)
+                simd.store_first(value, address, last)
             else:
                 simd.store(value, address)
 

@@ -5,27 +5,26 @@ accumulators that stays in registers over all taps. So the innermost block of ea
 whose Python code *emits* vector instructions; Python loops over filters, rows and taps unroll it. The loops
 around the block are ordinary Numba.
 
-One vector is as wide as the machine's registers: `WIDTH` bytes. The environment variable GROUPCONV_VECTOR_BYTES asks
-for narrower ones, so that one machine can test what others run.
+One vector is as wide as the registers of the target (target.py): `WIDTH` bytes.
 """
 
-import os
 from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba.core import cgutils
+from numba.core import cgutils, config
+
+from groupconv_worker.cpu.kernels.target import target
 
 llvmlite.binding.initialize_native_asmparser()
-FEATURES = llvmlite.binding.get_host_cpu_features()
-WIDEST = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx2") else 16
-"""Bytes of one vector register of this machine."""
-WIDTH = min(WIDEST, int(os.environ.get("GROUPCONV_VECTOR_BYTES") or WIDEST))
+WIDTH = target().vector_bytes
 """Bytes of one vector in the kernels: 16, 32 or 64."""
-if WIDTH not in (16, 32, 64):
-    raise ValueError(f"GROUPCONV_VECTOR_BYTES: expected 16, 32 or 64, got {WIDTH}")
-ACCUMULATORS = 28 if WIDTH != 32 else 12
+ACCUMULATORS = target().accumulators
 """Vectors that may stay in registers beside the operands: of 32 registers (AVX-512, NEON), of 16 (AVX2)."""
+MASKS = WIDTH == 64
+"""Whether a store of some lanes is as fast as one of all. AVX2's takes a dozen cycles on AMD, NEON has none."""
+if target().cpu is not None:  # Numba reads these when it first compiles, and makes them part of its cache's key
+    config.CPU_NAME, config.CPU_FEATURES = target().cpu, target().features
 
 I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 
@@ -94,20 +93,76 @@ class Simd:
         """Write a whole vector."""
         self.builder.store(vector, self._vector(address), align=self.itemsize)
 
-    def store_masked(self, vector: Any, address: Any, mask: Any) -> None:
-        """Write the lanes in the mask, touch no other byte."""
-        align = ir.Constant(I32, self.itemsize)
-        self._call(f"masked.store.{self.suffix}.p0", ir.VoidType(), vector, self._vector(address), align, mask)
+    def store_first(self, vector: Any, address: Any, count: Any) -> None:
+        """Write the first `count` lanes (i64: all of them if it is larger), touch no other byte."""
+        b = self.builder
+        if MASKS:
+            self._store_masked(vector, address, self.inside(i64(0), count))
+            return
+        with b.if_else(b.icmp_signed(">=", count, i64(self.lanes))) as (all_of_them, otherwise):
+            with all_of_them:
+                self.store(vector, address)
+            with otherwise:
+                self._store_parts(vector, address, count, self.lanes // 2)
+
+    def _store_parts(self, vector: Any, address: Any, count: Any, half: int) -> None:
+        """Write the first `count` of 2·half lanes: of each size half, half/2, … 1 one part or none."""
+        b = self.builder
+        rest, start = cgutils.alloca_once_value(b, vector), cgutils.alloca_once_value(b, address)
+        while half:
+            with b.if_then(
+                b.and_(b.icmp_signed(">", count, i64(0)), b.icmp_signed("!=", b.and_(count, i64(half)), i64(0)))
+            ):
+                self._store_part(b.load(rest), b.load(start), half)
+                b.store(self._shift(b.load(rest), half), rest)
+                b.store(b.gep(b.load(start), [i64(half)]), start)
+            half //= 2
+
+    def _shift(self, vector: Any, by: int) -> Any:
+        """Lanes from `by` on, moved to the front."""
+        order = [min(lane + by, self.lanes - 1) for lane in range(self.lanes)]
+        return self.builder.shuffle_vector(vector, self.undefined, self._constants(order))
+
+    def _store_part(self, vector: Any, address: Any, count: int) -> None:
+        """Write the first `count` lanes, a power of two."""
+        b, kind = self.builder, ir.VectorType(self.element, count)
+        part = b.shuffle_vector(vector, self.undefined, ir.Constant(ir.VectorType(I32, count), list(range(count))))
+        b.store(part, b.bitcast(address, kind.as_pointer()), align=self.itemsize)
 
     def store_every(self, vector: Any, address: Any, step: int, count: int) -> None:
         """Write the first `count` lanes `step` elements apart, touch no other byte."""
+        b = self.builder
+        if step == 1:
+            self._store_few(vector, address, count)
+        elif not MASKS:
+            for lane in range(count):
+                b.store(b.extract_element(vector, ir.Constant(I32, lane)), b.gep(address, [i64(lane * step)]))
+        else:
+            self._scatter(vector, address, step, count)
+
+    def _store_few(self, vector: Any, address: Any, count: int) -> None:
+        """Write the first `count` lanes."""
+        if count == self.lanes:
+            self.store(vector, address)
+        elif MASKS:
+            self.store_first(vector, address, i64(count))
+        else:
+            for size in (n for n in (8, 4, 2, 1) if n < self.lanes and n & count):
+                self._store_part(vector, address, size)
+                vector, address = self._shift(vector, size), self.builder.gep(address, [i64(size)])
+
+    def _scatter(self, vector: Any, address: Any, step: int, count: int) -> None:
+        """Write the first `count` lanes `step` elements apart by masked stores."""
         for start in range(0, step * (count - 1) + 1, self.lanes):
             cells = range(start, start + self.lanes)
             there = [cell % step == 0 and cell // step < count for cell in cells]
             pick = [cell // step if mine else 0 for cell, mine in zip(cells, there, strict=True)]
-            part = vector if step == 1 else self.builder.shuffle_vector(vector, vector, self._constants(pick))
-            place = self.builder.gep(address, [i64(start)])
-            self.store_masked(part, place, ir.Constant(self.mask_type, there))
+            part = self.builder.shuffle_vector(vector, vector, self._constants(pick))
+            self._store_masked(part, self.builder.gep(address, [i64(start)]), ir.Constant(self.mask_type, there))
+
+    def _store_masked(self, vector: Any, address: Any, mask: Any) -> None:
+        align = ir.Constant(I32, self.itemsize)
+        self._call(f"masked.store.{self.suffix}.p0", ir.VoidType(), vector, self._vector(address), align, mask)
 
     def _constants(self, values: list[int]) -> Any:
         return ir.Constant(self.index_type, values)

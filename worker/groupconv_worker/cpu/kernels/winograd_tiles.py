@@ -187,11 +187,11 @@ def turn_back(_context, x, y, x_at, y_at, column, plane, width, there):
         x, y = (pointer(context, b, t, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True))
         x_at, y_at, column, plane, width, there = arguments[2:]
         s = Simd(b, x.type.pointee)
-        inside = s.inside(column, width)
         columns = [s.load(b.gep(x, [b.add(x_at, i64(place * s.lanes))])) for place in range(s.lanes)]
         for lane, row in enumerate(s.transpose(columns)):
             with b.if_then(b.icmp_signed("<", i64(lane), there)):
-                s.store_masked(row, b.gep(y, [b.add(y_at, b.add(column, b.mul(plane, i64(lane))))]), inside)
+                place = b.add(y_at, b.add(column, b.mul(plane, i64(lane))))
+                s.store_first(row, b.gep(y, [place]), b.sub(width, column))
         return context.get_dummy_value()
 
     return signature, generate
