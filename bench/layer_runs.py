@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from groupconv.convolution.dtypes import types_of
-from groupconv.wire.requests import Step
+from groupconv.convolution.steps import Step
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_server.layers.catalogue import catalogue

@@ -75,7 +75,7 @@ def echo_sync(pipe: Connection, reply: int) -> None:
 
 def bare(pipe: Connection, name: str, workers: int | None) -> None:
     """The engine behind a bare synchronous method: what can be had with grpcio's server and this engine."""
-    from groupconv.wire.tensors import message_with
+    from groupconv.wire.codec import message_with
     from groupconv_server.memory.malloc import keep_pages
 
     keep_pages()

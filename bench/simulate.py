@@ -20,8 +20,8 @@ import numpy as np
 
 from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
+from groupconv.convolution.steps import Step
 from groupconv.text import milliseconds, table
-from groupconv.wire.requests import Step
 from groupconv_server.coordinator.dispatch import dispatch
 from groupconv_server.coordinator.routes import routes_of
 from groupconv_server.layers.catalogue import layer_named

@@ -8,8 +8,8 @@ import numpy as np
 from layer_runs import Plan, forced, measure, plans, request, run_of
 from two_threads import TwoThreads
 
+from groupconv.convolution.steps import Step
 from groupconv.text import table
-from groupconv.wire.requests import Step
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.planner import Cut
 from groupconv_worker.contract import Engine, Problem

@@ -11,9 +11,9 @@ from groupconv.client import Client, connect
 from groupconv.convolution.geometry import Geometry, receptive_field, resolve
 from groupconv.convolution.plan import Plan, Report
 from groupconv.convolution.spec import Activation, ConvSpec
+from groupconv.convolution.steps import Result, Step
 from groupconv.errors import GroupconvError
 from groupconv.layer import AsyncLayer, Layer, LayerInfo
-from groupconv.wire.requests import Result, Step
 
 moved.redirect(__name__, moved.MODULES)
 

@@ -7,8 +7,9 @@ from typing import Any, Unpack
 from groupconv import calls
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
+from groupconv.convolution.steps import Array, Result, Step
 from groupconv.convolutions import Convolutions
-from groupconv.device import noted
+from groupconv.device import described
 from groupconv.layer import AsyncLayer, LayerInfo
 from groupconv.memory.shared import Mode, shared_memory_of
 from groupconv.options import CallOptions, StreamConv, Streaming, split_streaming
@@ -16,7 +17,6 @@ from groupconv.session import AsyncSession, small
 from groupconv.streaming.stream import Transfer, transfer
 from groupconv.transport.channel import Connection, Opening
 from groupconv.v1 import cluster_pb2
-from groupconv.wire.requests import Array, Result, Step
 
 
 def connect(
@@ -49,10 +49,10 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         allow_reordering: bool = False,
     ) -> Result:
         """Run steps one after another on `x` in one request (see `groupconv.Client.run`)."""
-        x, out = noted(x), noted(out)
+        x, out = described(x), described(out)
         call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering)
-        talk = calls.run(self._shared, x, steps, call)
-        return await self._run_exchange(talk, timeout, small=small(out, x, steps))
+        exchange = calls.run(self._shared, x, steps, call)
+        return await self._run_exchange(exchange, timeout, small=small(out, x, steps))
 
     async def stream_conv2d(
         self, source: Any, weight: Any, bias: Any = None, *, timeout: float | None = None, **options: Unpack[StreamConv]
@@ -101,8 +101,8 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         allow_reordering: bool = False,
     ) -> Plan:
         """How the server would cut several steps, each on the output of the one before."""
-        talk = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
-        return await self._run_exchange(talk, timeout)
+        exchange = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
+        return await self._run_exchange(exchange, timeout)
 
     async def load_layer(
         self,
@@ -153,9 +153,9 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         return await self._run_exchange(calls.empty(self._shared, shape, dtype))
 
     async def _answer(self, x: Any, steps: Sequence[Step], call: CallOptions) -> Array:
-        timeout, x, call["out"] = call.get("timeout"), noted(x), noted(call.get("out"))
-        talk = calls.output(self._shared, x, steps, call)
-        output = await self._run_exchange(talk, timeout, small=small(call.get("out"), x, steps))
+        timeout, x, call["out"] = call.get("timeout"), described(x), described(call.get("out"))
+        exchange = calls.output(self._shared, x, steps, call)
+        output = await self._run_exchange(exchange, timeout, small=small(call.get("out"), x, steps))
         return await self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
 
     def _layer(self, info: LayerInfo) -> AsyncLayer:

@@ -1,74 +1,67 @@
-"""Every call without its transport: what is asked of the server, and what its answer means.
+"""Every call of the SDK without its transport: the requests to send, and what their answers mean.
 
-Each is a generator as in `groupconv.transport.exchange`, which the blocking and the awaiting client drive alike.
+Each call is an exchange (`groupconv.transport.exchange`), which the blocking and the awaiting client run alike.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 from google.protobuf.message import DecodeError, Message
 
+from groupconv.arguments import empty as empty_on_host
+from groupconv.arguments import prepare
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
-from groupconv.device import DeviceArray, destination, unnoted
+from groupconv.convolution.steps import Array, Result, Step
+from groupconv.device import DeviceArray, Tensor, device_output, on_host
 from groupconv.errors import DataLossError
 from groupconv.memory.shared import Shared
 from groupconv.options import CallOptions
-from groupconv.streaming.stream import Transfer, pays, transfer
+from groupconv.streaming.stream import Transfer, better_streamed, transfer
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
 from groupconv.wire.layers import LayerInfo, info_from_wire, load_messages
-from groupconv.wire.requests import (
-    CONVOLVE,
-    Array,
-    Result,
-    Step,
-    convolve_request,
-    plan_request,
-    prepare,
-    read_answer,
-    result_of,
-)
+from groupconv.wire.requests import CONVOLVE, convolve_request, plan_request, read_answer, result_of
 from groupconv.wire.specs import plan_from_wire
-from groupconv.wire.tensors import empty as ordinary
 
 LOAD = "/groupconv.v1.LayerService/LoadLayer"
-"""The call that `load` is the messages of."""
-T = TypeVar("T")
+"""The streaming method that takes the messages of `load`."""
+M = TypeVar("M", bound=Message)
 
 
 def run(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions) -> Exchange[Result]:
-    """Run steps, and tell how it was done."""
-    array, ready, unbatched = prepare(unnoted(x) if shared is None else shared.source(x), steps)
-    return (yield from _run(shared, array, ready, unbatched, call, report=True))
+    """Run steps; the result has a report."""
+    tensor, ready, unbatched = prepare(on_host(x) if shared is None else shared.source(x), steps)
+    return (yield from _run(shared, tensor, ready, unbatched, call, report=True))
 
 
 def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions) -> Exchange[Array | Transfer]:
-    """Run steps for their output alone; or, where that is faster, the stream that is to bring it."""
-    array, ready, unbatched = prepare(unnoted(x) if shared is None else shared.source(x), steps)
+    """Run steps and return the output; or, for large arrays, return the stream that will run them faster."""
+    tensor, ready, unbatched = prepare(on_host(x) if shared is None else shared.source(x), steps)
     if (
-        not pays(array, ready)
-        or destination(call.get("out")) is not None
-        or (shared is not None and (yield from shared.fits(array, ready)))
+        not better_streamed(tensor, ready)
+        or device_output(call.get("out")) is not None
+        or (shared is not None and (yield from shared.fits(tensor, ready)))
     ):
-        return (yield from _run(shared, array, ready, unbatched, call, report=False)).output
-    if isinstance(array, DeviceArray):
-        array = array.host()
+        return (yield from _run(shared, tensor, ready, unbatched, call, report=False)).output
+    array = on_host(tensor)
     reordering = call.get("allow_reordering", False)
     return transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
 
 
 def _run(
-    shared: Shared | None, x: Array, ready: Sequence[Step], unbatched: bool, call: CallOptions, *, report: bool
+    shared: Shared | None, x: Tensor, ready: Sequence[Step], unbatched: bool, call: CallOptions, *, report: bool
 ) -> Exchange[Result]:
     reordering = call.get("allow_reordering", False)
-    there = destination(call.get("out"))
+    out_on_device: DeviceArray | None = device_output(call.get("out"))
     if shared is None:
+        assert isinstance(x, np.ndarray)  # a `DeviceArray` needs `shared`
         request = convolve_request(x, ready, allow_reordering=reordering, report=report)
         answer = read_answer((yield Request(CONVOLVE, request)))
     else:
-        answer = yield from shared.run_steps(x, ready, out=there, allow_reordering=reordering, report=report)
-    return result_of(answer, unbatched=unbatched, out=there or call.get("out"))
+        answer = yield from shared.run_steps(x, ready, out=out_on_device, allow_reordering=reordering, report=report)
+    return result_of(answer, unbatched=unbatched, out=out_on_device or call.get("out"))
 
 
 def plan(
@@ -79,64 +72,61 @@ def plan(
     *,
     allow_reordering: bool,
 ) -> Exchange[Plan]:
-    """How the server would cut steps."""
+    """Ask how the server would cut steps."""
     request = plan_request(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
-    answer = yield from _asked("ConvolutionService/PlanConvolution", request, convolution_pb2.PlanConvolutionResponse)
+    answer = yield from _call("ConvolutionService/PlanConvolution", request, convolution_pb2.PlanConvolutionResponse)
     return plan_from_wire(answer.plan)
 
 
 def load(
     name: str, steps: Sequence[Step], dtype: Any = None, inputs: Sequence[Sequence[int]] = ()
 ) -> Callable[[], Iterator[bytes]]:
-    """What makes the messages of `LOAD`, from the first one at each call; it raises as `load_messages`."""
+    """Make a function for the messages of `LOAD`: each call starts them again. It raises as `load_messages`."""
     return lambda: (message.SerializeToString() for message in load_messages(name, steps, dtype, inputs))
 
 
 def loaded(answer: bytes) -> LayerInfo:
-    """The layer that was loaded."""
-    return info_from_wire(_read(answer, layer_pb2.LoadLayerResponse).layer)
+    """The layer that the server loaded, from its answer to `LOAD`."""
+    return info_from_wire(_decode(answer, layer_pb2.LoadLayerResponse).layer)
 
 
 def get_layer(name: str) -> Exchange[LayerInfo]:
-    """What the server says of a layer."""
+    """Get the server's description of a layer."""
     request = layer_pb2.GetLayerRequest(name=name)
-    answer = yield from _asked("LayerService/GetLayer", request, layer_pb2.GetLayerResponse)
+    answer = yield from _call("LayerService/GetLayer", request, layer_pb2.GetLayerResponse)
     return info_from_wire(answer.layer)
 
 
 def list_layers() -> Exchange[list[LayerInfo]]:
-    """What the server says of every layer."""
+    """Get the server's descriptions of all layers."""
     request = layer_pb2.ListLayersRequest()
-    answer = yield from _asked("LayerService/ListLayers", request, layer_pb2.ListLayersResponse)
+    answer = yield from _call("LayerService/ListLayers", request, layer_pb2.ListLayersResponse)
     return [info_from_wire(layer) for layer in answer.layers]
 
 
 def unload_layer(name: str) -> Exchange[None]:
-    """Let the server forget a layer."""
+    """Remove a layer from the server."""
     request = layer_pb2.UnloadLayerRequest(name=name)
-    yield from _asked("LayerService/UnloadLayer", request, layer_pb2.UnloadLayerResponse)
+    yield from _call("LayerService/UnloadLayer", request, layer_pb2.UnloadLayerResponse)
 
 
 def status() -> Exchange[cluster_pb2.GetClusterResponse]:
-    """What the server says of itself."""
-    return _asked("ClusterService/GetCluster", cluster_pb2.GetClusterRequest(), cluster_pb2.GetClusterResponse)
+    """Get the server's version, executor and workers."""
+    return _call("ClusterService/GetCluster", cluster_pb2.GetClusterRequest(), cluster_pb2.GetClusterResponse)
 
 
 def empty(shared: Shared | None, shape: int | Sequence[int], dtype: Any) -> Exchange[Array]:
-    """An array to be filled, in shared memory where there is room."""
-    made = ordinary(shape, dtype)
-    return made if shared is None else (yield from shared.empty(made))
+    """Make an array for the caller to fill, in shared memory if there is space."""
+    array = empty_on_host(shape, dtype)
+    return array if shared is None else (yield from shared.empty(array))
 
 
-M = TypeVar("M", bound=Message)
+def _call(method: str, request: Message, kind: type[M]) -> Exchange[M]:
+    return _decode((yield Request(f"/groupconv.v1.{method}", request.SerializeToString())), kind)
 
 
-def _asked(method: str, request: Message, kind: type[M]) -> Exchange[M]:
-    return _read((yield Request(f"/groupconv.v1.{method}", request.SerializeToString())), kind)
-
-
-def _read(answer: bytes, kind: type[M]) -> M:
+def _decode(answer: bytes, kind: type[M]) -> M:
     try:
         return kind.FromString(answer)
     except DecodeError:
-        raise DataLossError(f"the server answered {len(answer)} bytes that are no {kind.DESCRIPTOR.name}") from None
+        raise DataLossError(f"the server's answer of {len(answer)} bytes is not a {kind.DESCRIPTOR.name}") from None

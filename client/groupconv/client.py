@@ -6,6 +6,7 @@ from typing import Any, Unpack
 from groupconv import calls
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
+from groupconv.convolution.steps import Array, Result, Step
 from groupconv.convolutions import Convolutions
 from groupconv.layer import Layer, LayerInfo
 from groupconv.memory.shared import Mode, shared_memory_of
@@ -14,7 +15,6 @@ from groupconv.session import Session
 from groupconv.streaming.stream import Transfer, transfer
 from groupconv.transport.channel import Connection, Pem
 from groupconv.v1 import cluster_pb2
-from groupconv.wire.requests import Array, Result, Step
 from groupconv.wire.tensors import MAX_MESSAGE_BYTES
 
 
@@ -137,8 +137,8 @@ class Client(Session, Convolutions[Array]):
         allow_reordering: bool = False,
     ) -> Plan:
         """How the server would cut several steps, each on the output of the one before."""
-        talk = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
-        return self._run_exchange(talk, timeout)
+        exchange = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
+        return self._run_exchange(exchange, timeout)
 
     def load_layer(
         self,

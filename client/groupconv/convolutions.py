@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
+from groupconv.arguments import as_array
 from groupconv.convolution.spec import Activation, ActivationKind, ConvSpec
+from groupconv.convolution.steps import Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.options import CallOptions, Conv, ConvTranspose, split
 from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
-from groupconv.wire.requests import Step
-from groupconv.wire.tensors import as_array
 
 Answer = TypeVar("Answer")
 

@@ -3,10 +3,11 @@
 import importlib
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 MODULES = {
     "address": "transport.address",
@@ -74,3 +75,32 @@ def redirect(package: str, names: Mapping[str, str]) -> None:
     """
     # Ahead of the finder of files, which would load a module of a moved package a second time.
     sys.meta_path.insert(0, _Moved({f"{package}.{old}": f"{package}.{new}" for old, new in names.items()}))
+
+
+def moved_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A module's `__getattr__`, which finds names that moved to other modules and warns.
+
+    Args:
+        module: the module that had the names.
+        names: name to the module that has it now.
+
+    Example:
+        >>> import warnings
+        >>> find = moved_names("groupconv.old", {"GroupconvError": "groupconv.errors"})
+        >>> with warnings.catch_warnings(record=True) as seen:
+        ...     warnings.simplefilter("always")
+        ...     find("GroupconvError")
+        <class 'groupconv.errors.GroupconvError'>
+        >>> str(seen[0].message)
+        'groupconv.old.GroupconvError is now in groupconv.errors; the old name goes with version 0.3'
+    """
+
+    def find(name: str) -> Any:
+        new = names.get(name)
+        if new is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        message = f"{module}.{name} is now in {new}; the old name goes with version 0.3"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(new), name)
+
+    return find

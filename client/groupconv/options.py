@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, cast
 
 from groupconv.convolution.spec import Activation, ActivationKind, ConvSpec, PaddingMode, PaddingRule
-from groupconv.streaming.progress import Shown
+from groupconv.streaming.progress import ProgressCallback
 
 
 class CallOptions(TypedDict, total=False):
@@ -21,7 +21,7 @@ class Streaming(TypedDict, total=False):
     shape: Sequence[int] | None
     dtype: Any
     out: Any
-    progress: Shown | bool | None
+    progress: ProgressCallback | bool | None
     allow_reordering: bool
     band_rows: int
     wire_dtype: Any

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from groupconv.arguments import as_array
 from groupconv.convolution.spec import Activation, ActivationKind, ConvSpec, as_activation, padding_pairs, per_axis
+from groupconv.convolution.steps import Array, Step
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.requests import Array, Step
-from groupconv.wire.tensors import as_array
 
 
 def depthwise_separable_steps(

@@ -1,4 +1,4 @@
-"""One client's channel: what carries the calls of `groupconv.calls` and the streams, blocking and awaiting."""
+"""Sessions: a channel to the server that runs exchanges, uploads and streams, blocking and awaiting."""
 
 import asyncio
 import contextlib
@@ -13,25 +13,26 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from groupconv.convolution.steps import Step
 from groupconv.errors import GroupconvError, UnavailableError
 from groupconv.memory.shared import Shared
-from groupconv.streaming.stream import STREAM, Attempts, Transfer
+from groupconv.streaming.attempts import Attempts
+from groupconv.streaming.stream import STREAM, Transfer
 from groupconv.transport.channel import Metadata, from_aio_error, from_rpc_error
 from groupconv.transport.exchange import Done, Exchange, Request, advance
-from groupconv.wire.requests import Step
 
 SMALL = 2**20
-"""Bytes that are copied in less time than a thread takes to be told."""
+"""Bytes that take less time to copy than to hand to another thread."""
 T = TypeVar("T")
 C = TypeVar("C", grpc.Channel, grpc.aio.Channel)
 
 
 class _Session(Generic[C]):
-    """What both have.
+    """What `Session` and `AsyncSession` share.
 
     Attributes:
-        target: where the server is.
-        timeout: seconds a call may take, unless the call says otherwise; None waits for ever.
+        target: address of the server.
+        timeout: seconds that a call may take, unless the call sets its own; None waits forever.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class _Session(Generic[C]):
 
 
 class Session(_Session[grpc.Channel]):
-    """A blocking channel, safe to share between threads; close it, or use it as a context manager."""
+    """A blocking session, safe to share between threads. Close it, or use it as a context manager."""
 
     def close(self) -> None:
-        """Close the channel; calls in flight are cancelled. Arrays in shared memory stay as they are."""
+        """Close the channel and cancel calls in flight. Arrays in shared memory stay valid."""
         if self._shared is not None:
-            for ask in self._shared.close():
-                with contextlib.suppress(GroupconvError, ValueError):  # the server lets it go by itself in time
-                    self._call(self._unary(ask.method), ask.message, 1.0)
+            for request in self._shared.close():
+                with contextlib.suppress(GroupconvError, ValueError):  # the server releases the memory later by itself
+                    self._call(self._unary(request.method), request.message, 1.0)
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -73,23 +74,23 @@ class Session(_Session[grpc.Channel]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _run_exchange(self, talk: Exchange[T], timeout: float | None = None) -> T:
-        """Make the calls that a generator asks for, and give what it returns."""
+    def _run_exchange(self, exchange: Exchange[T], timeout: float | None = None) -> T:
+        """Send the requests of an exchange and return its value."""
         try:
-            ask = next(talk)
+            request = next(exchange)
             while True:
                 try:
-                    answer = self._call(self._unary(ask.method), ask.message, timeout)
-                except BaseException as error:  # noqa: BLE001 - the generator's to judge
-                    ask = talk.throw(error)
+                    answer = self._call(self._unary(request.method), request.message, timeout)
+                except BaseException as error:  # noqa: BLE001 - the exchange handles it
+                    request = exchange.throw(error)
                 else:
-                    ask = talk.send(answer)
+                    request = exchange.send(answer)
         except StopIteration as end:
             value: T = end.value
             return value
 
     def _upload(self, method: str, messages: Callable[[], Iterator[bytes]], timeout: float | None) -> bytes:
-        """Send a stream of messages for one answer."""
+        """Send a stream of messages and return the one answer."""
         return self._call(self._channel.stream_unary(method), messages(), timeout)
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> bytes:
@@ -100,41 +101,41 @@ class Session(_Session[grpc.Channel]):
             raise from_rpc_error(error) from None
         return answer
 
-    def _stream(self, made: Transfer, timeout: float | None) -> Any:
-        """Attempts until it is done; only a lost connection is tried again, with growing pauses."""
-        attempts = Attempts(made, timeout)
-        with contextlib.closing(made):
+    def _stream(self, transfer: Transfer, timeout: float | None) -> Any:
+        """Run a stream to its end. After a lost connection it resumes, with growing pauses."""
+        attempts = Attempts(transfer, timeout)
+        with contextlib.closing(transfer):
             while True:
                 try:
-                    self._attempt(made, attempts.left())
+                    self._attempt(transfer, attempts.left())
                 except UnavailableError as error:
                     time.sleep(attempts.pause_after(error))
                 else:
-                    return made.filled()
+                    return transfer.filled()
 
-    def _attempt(self, made: Transfer, timeout: float | None) -> None:
-        """One connection: gRPC's thread sends while this one receives."""
+    def _attempt(self, transfer: Transfer, timeout: float | None) -> None:
+        """Run a stream over one connection: a thread of gRPC sends while this one receives."""
         begin = threading.Event()
         first: list[int] = []
         failed: list[Exception] = []
 
         def messages() -> Iterator[bytes]:
-            yield made.header()
+            yield transfer.header()
             begin.wait()
             try:
                 if first:
-                    yield from made.chunks(first[0])
-            except Exception as error:  # noqa: BLE001 - the source's own, raised below
+                    yield from transfer.chunks(first[0])
+            except Exception as error:  # noqa: BLE001 - an error of the source, raised below
                 failed.append(error)
                 call.cancel()
 
         opened: Any = self._channel.stream_stream(STREAM)
         call = opened(messages(), timeout=timeout, metadata=self._metadata)
         try:
-            first.append(made.accepted(next(call)))
+            first.append(transfer.accepted(next(call)))
             begin.set()
             for message in call:
-                made.take(message)
+                transfer.take(message)
         except grpc.RpcError as error:
             if failed:
                 raise failed[0] from None
@@ -145,14 +146,14 @@ class Session(_Session[grpc.Channel]):
 
 
 class AsyncSession(_Session[grpc.aio.Channel]):
-    """`Session` with `await`. What is large is copied in threads, so that it does not stall the event loop."""
+    """`Session` with `await`. Large arrays are copied in other threads, so the event loop does not stall."""
 
     async def close(self) -> None:
-        """Close the channel; calls in flight are cancelled. Arrays in shared memory stay as they are."""
+        """Close the channel and cancel calls in flight. Arrays in shared memory stay valid."""
         if self._shared is not None:
-            for ask in self._shared.close():
-                with contextlib.suppress(GroupconvError):  # the server lets it go by itself in time
-                    await self._call(ask, 1.0)
+            for request in self._shared.close():
+                with contextlib.suppress(GroupconvError):  # the server releases the memory later by itself
+                    await self._call(request, 1.0)
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -163,32 +164,32 @@ class AsyncSession(_Session[grpc.aio.Channel]):
     ) -> None:
         await self.close()
 
-    async def _run_exchange(self, talk: Exchange[T], timeout: float | None = None, *, small: bool = True) -> T:
-        """Make the calls that a generator asks for, and give what it returns; in threads, unless it is small."""
+    async def _run_exchange(self, exchange: Exchange[T], timeout: float | None = None, *, small: bool = True) -> T:
+        """Send the requests of an exchange and return its value. Unless `small`, it runs in other threads."""
 
-        async def told(answer: bytes | None = None) -> Request | Done:
-            return advance(talk, answer) if small else await asyncio.to_thread(advance, talk, answer)
+        async def advanced(answer: bytes | None = None) -> Request | Done:
+            return advance(exchange, answer) if small else await asyncio.to_thread(advance, exchange, answer)
 
-        next_ = await told()
-        while isinstance(next_, Request):
+        step = await advanced()
+        while isinstance(step, Request):
             try:
-                answer = await self._call(next_, timeout)
-            except BaseException as error:  # noqa: BLE001 - the generator's to judge
-                next_ = advance(talk, error=error)
+                answer = await self._call(step, timeout)
+            except BaseException as error:  # noqa: BLE001 - the exchange handles it
+                step = advance(exchange, error=error)
             else:
-                next_ = await told(answer)
-        value: T = next_.value
+                step = await advanced(answer)
+        value: T = step.value
         return value
 
-    async def _call(self, ask: Request, timeout: float | None) -> bytes:
+    async def _call(self, request: Request, timeout: float | None) -> bytes:
         try:
-            answer: bytes = await self._unary(ask.method)(ask.message, **self._options(timeout))
+            answer: bytes = await self._unary(request.method)(request.message, **self._options(timeout))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
         return answer
 
     async def _upload(self, method: str, messages: Callable[[], Iterator[bytes]], timeout: float | None) -> bytes:
-        """Send a stream of messages for one answer, again where grpc.aio lost why the server ended it."""
+        """Send a stream of messages and return the one answer. Tries again if grpc.aio lost the server's status."""
         failed: UnavailableError
         for pause in (0.0, 0.1, 0.2, 0.4, 0.8):
             await asyncio.sleep(pause)
@@ -205,28 +206,28 @@ class AsyncSession(_Session[grpc.aio.Channel]):
                 return answer
         raise failed
 
-    async def _stream(self, made: Transfer, timeout: float | None) -> Any:
-        attempts = Attempts(made, timeout)
-        with contextlib.closing(made):
+    async def _stream(self, transfer: Transfer, timeout: float | None) -> Any:
+        attempts = Attempts(transfer, timeout)
+        with contextlib.closing(transfer):
             while True:
                 try:
-                    await self._attempt(made, attempts.left())
+                    await self._attempt(transfer, attempts.left())
                 except UnavailableError as error:
                     await asyncio.sleep(attempts.pause_after(error))
                 else:
-                    return made.filled()
+                    return transfer.filled()
 
-    async def _attempt(self, made: Transfer, timeout: float | None) -> None:
-        """One connection: one task sends while another receives."""
+    async def _attempt(self, transfer: Transfer, timeout: float | None) -> None:
+        """Run a stream over one connection: one task sends while another receives."""
         begin: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         failed: list[Exception] = []
 
         async def messages() -> AsyncIterator[bytes]:
-            yield await asyncio.to_thread(made.header)
+            yield await asyncio.to_thread(transfer.header)
             try:
-                async for chunk in _in_threads(made.chunks(await begin)):
+                async for chunk in _in_threads(transfer.chunks(await begin)):
                     yield chunk
-            except Exception as error:  # noqa: BLE001 - the source's own, raised below
+            except Exception as error:  # noqa: BLE001 - an error of the source, raised below
                 failed.append(error)
                 call.cancel()
 
@@ -234,9 +235,9 @@ class AsyncSession(_Session[grpc.aio.Channel]):
         call = opened(messages(), timeout=timeout, metadata=self._metadata)
         try:
             answers = aiter(call)
-            begin.set_result(await asyncio.to_thread(made.accepted, await anext(answers)))
+            begin.set_result(await asyncio.to_thread(transfer.accepted, await anext(answers)))
             async for message in answers:
-                await asyncio.to_thread(made.take, message)
+                await asyncio.to_thread(transfer.take, message)
         except (grpc.RpcError, asyncio.CancelledError) as error:
             if failed:
                 raise failed[0] from None
@@ -254,6 +255,6 @@ async def _in_threads(messages: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def small(out: Any, x: Any, steps: Sequence[Step] = ()) -> bool:
-    """Whether so little is copied that telling a thread would cost more; what is no array may be anything."""
+    """Whether all arguments are NumPy arrays of less than `SMALL` bytes together, which need no other thread."""
     arrays = [a for a in (out, x, *(a for step in steps for a in (step.kernel, step.bias))) if a is not None]
     return all(isinstance(a, np.ndarray) for a in arrays) and sum(a.nbytes for a in arrays) < SMALL

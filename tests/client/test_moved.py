@@ -30,3 +30,13 @@ def test_a_module_of_a_moved_package_is_not_loaded_twice():
     from groupconv_worker.cpu.algorithms import plane
 
     assert phases is plane.phases
+
+
+def test_functions_of_a_moved_module_have_their_old_names():
+    import groupconv.arguments
+    import groupconv.wire.requests as requests
+
+    with pytest.warns(DeprecationWarning, match=r"groupconv\.wire\.requests\.prepare is now in groupconv\.arguments"):
+        assert requests.prepare is groupconv.arguments.prepare
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = requests.no_such_name

@@ -5,12 +5,13 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2
 
 from groupconv import ConvSpec, Step
+from groupconv.arguments import prepare
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2, memory_pb2, stream_pb2, tensor_pb2
 from groupconv.wire.chunks import packed
 from groupconv.wire.compress import compressed
 from groupconv.wire.layers import load_messages
-from groupconv.wire.requests import plan_request, prepare, steps_to_wire
-from groupconv.wire.tensors import placed, to_wire, type_to_wire
+from groupconv.wire.requests import plan_request, steps_to_wire
+from groupconv.wire.tensors import tensor_in_region, to_wire, type_to_wire
 from groupconv_server.inference.v2 import (
     infer_pb2,
     model_pb2,
@@ -60,7 +61,7 @@ def convolve() -> list[convolution_pb2.ConvolveRequest]:
         found.append(convolution_pb2.ConvolveRequest(input=to_wire(array), steps=steps_to_wire(ready)))
     found.append(convolution_pb2.ConvolveRequest(input=to_wire(X), layer=NAME, without_report=True))
     for region in ("0" * 32, "device-" + "0" * 32):
-        x = placed(X.dtype, X.shape, region, 64)
+        x = tensor_in_region(X.dtype, X.shape, region, 64)
         y = tensor_pb2.Place(region=region, offset=1024, byte_size=4096)
         found.append(convolution_pb2.ConvolveRequest(input=x, layer=NAME, output_place=y))
     return found

@@ -22,8 +22,8 @@ import psutil
 import groupconv
 from groupconv.convolution.dtypes import DTYPES, is_float
 from groupconv.convolution.spec import ACTIVATIONS, PADDING_MODES
+from groupconv.convolution.steps import geometries
 from groupconv.v1 import convolution_pb2
-from groupconv.wire.requests import geometries
 from groupconv.wire.specs import spec_from_wire, spec_to_wire
 from groupconv.wire.tensors import to_wire, type_to_wire
 

@@ -9,9 +9,10 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from groupconv import ConvSpec, Step
+from groupconv.arguments import prepare
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import convolution_pb2, convolution_pb2_grpc, spec_pb2, tensor_pb2
-from groupconv.wire.requests import convolve_request, prepare
+from groupconv.wire.requests import convolve_request
 
 METHOD = "/groupconv.v1.ConvolutionService/Convolve"
 INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from groupconv import ConvSpec
-from groupconv.layer import run_layer
 from groupconv.wire.requests import read_answer, result_of
 from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.servicers.convolution import ConvolutionServicer
@@ -32,7 +31,7 @@ def layer(client):
 
 def test_the_engine_reads_the_request_and_writes_the_answer(server, layer, monkeypatch):
     x = np.random.default_rng(1).integers(-9, 10, (1, 8, 128, 128)).astype(np.float32)
-    request = next(run_layer(None, layer.info, x, None, allow_reordering=False, report=False)).message
+    request = next(layer._exchange(x, None, allow_reordering=False, report=False)).message
     seen = []
     run = LocalExecutor.run
 
@@ -54,7 +53,7 @@ def test_the_engine_reads_the_request_and_writes_the_answer(server, layer, monke
 
 def test_a_request_allocates_its_answer_and_nothing_else_of_its_size(server, layer):
     x = np.ones((1, 8, 256, 256), np.float32)
-    request = next(run_layer(None, layer.info, x, None, allow_reordering=False, report=False)).message
+    request = next(layer._exchange(x, None, allow_reordering=False, report=False)).message
     servicer = ConvolutionServicer(server.batcher, server.layers)
     answer = servicer.Convolve(request, Context())
 

@@ -55,7 +55,7 @@ class Relay:
 @pytest.mark.parametrize("kind", ["unary", "stream"])
 def test_a_silent_cut_is_noticed_long_before_the_deadline(server, monkeypatch, kind):
     monkeypatch.setattr(groupconv.transport.channel, "KEEPALIVE", 1.0)
-    monkeypatch.setattr(groupconv.streaming.stream, "PATIENCE", 1.0)
+    monkeypatch.setattr(groupconv.streaming.attempts, "PATIENCE", 1.0)
     x, w = np.ones((1, 1, 64, 64), np.float32), np.ones((1, 1, 3, 3), np.float32)
     with (
         contextlib.closing(Relay(server.address)) as relay,

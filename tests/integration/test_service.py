@@ -13,8 +13,9 @@ from hypothesis import given, settings
 
 import groupconv
 from groupconv import ConvSpec, Step
+from groupconv.arguments import prepare
 from groupconv.errors import DeadlineExceededError, InvalidArgumentError, UnavailableError
-from groupconv.wire.requests import convolve_request, prepare
+from groupconv.wire.requests import convolve_request
 from groupconv_server.config import Config
 from groupconv_server.server import Server
 from oracle import check

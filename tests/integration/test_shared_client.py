@@ -23,7 +23,7 @@ from groupconv.errors import (
 )
 from groupconv.memory.arena import FIRST, FOLDER, Arena
 from groupconv.v1 import convolution_pb2
-from groupconv.wire.tensors import placed
+from groupconv.wire.tensors import tensor_in_region
 from groupconv_server.config import Config
 from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.server import Server
@@ -57,7 +57,7 @@ def seen(monkeypatch):
 def files(monkeypatch):
     """Says which of the files that this test's clients made are there; other tests have their own."""
     names = []
-    begin = Arena.begin
+    begin = Arena.begin_segment
 
     def watched(self, nbytes, **options):
         segment = begin(self, nbytes, **options)
@@ -65,7 +65,7 @@ def files(monkeypatch):
             names.append(segment.name)
         return segment
 
-    monkeypatch.setattr(Arena, "begin", watched)
+    monkeypatch.setattr(Arena, "begin_segment", watched)
 
     def there():
         assert names
@@ -110,16 +110,16 @@ def test_answers_are_those_of_the_wire(near, client):
 def test_the_engine_reads_and_writes_the_clients_memory(sharing, near, layer, seen):
     x = near.empty((1, 8, 64, 64))
     x[...] = image()
-    before = near._shared._arena.lies_in(x)
+    before = near._shared._arena.locate(x)
     y = layer(x)
     assert seen
     for read, written in seen:
         assert lies_in_mapping(read, sharing)
         assert lies_in_mapping(written, sharing)
-    assert near._shared._arena.lies_in(x) == before
-    assert near._shared._arena.lies_in(y) is not None
+    assert near._shared._arena.locate(x) == before
+    assert near._shared._arena.locate(y) is not None
     assert y.flags.writeable
-    sent = len(convolution_pb2.ConvolveRequest(input=placed(F32, x.shape, "r" * 32, 0)).SerializeToString())
+    sent = len(convolution_pb2.ConvolveRequest(input=tensor_in_region(F32, x.shape, "r" * 32, 0)).SerializeToString())
     assert sent < 100
     chained = layer(layer(x))  # an answer as an input is not copied either
     x[...] = layer(x)
@@ -217,7 +217,7 @@ def test_awaiting(sharing, layer):
             x[...] = image()
             results = await asyncio.gather(*(there(x) for _ in range(20)))
             w = np.ones((8, 8, 1, 1), np.float32)
-            return results, await client.conv2d(x, w), client._shared._arena.lies_in(await there(x))
+            return results, await client.conv2d(x, w), client._shared._arena.locate(await there(x))
 
     results, pointwise, at = asyncio.run(main())
     for y in results:
@@ -336,5 +336,5 @@ def test_with_ray(ray_executor):
             source = client.empty(x.shape)
             source[...] = x
             y = client.convolve(source, w, spec=SPEC)
-            assert client._shared._arena.lies_in(y) is not None
+            assert client._shared._arena.locate(y) is not None
             np.testing.assert_array_equal(y, plain.convolve(x, w, spec=SPEC))

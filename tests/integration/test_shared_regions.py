@@ -143,9 +143,9 @@ def test_a_region_unregistered_during_a_request_ends_with_it(raw, registered, mo
         return run(self, tasks, **options)
 
     monkeypatch.setattr(LocalExecutor, "run", meanwhile)
-    slot = segment.take(64)
+    slot = segment.allocate(64)
     slot.array(F32, (4,))[...] = [1, 2, 3, 4]
-    other = segment.take(64)
+    other = segment.allocate(64)
     answer = raw.convolve(x_at(region, slot.offset, 16), at(region, other.offset, 64))
     assert answer.output.HasField("place")
     assert other.array(F32, (4,)).tolist() == [1, 2, 3, 4]

@@ -11,9 +11,9 @@ import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
+from groupconv.convolution.steps import geometries
 from groupconv.errors import InvalidArgumentError
 from groupconv.streaming.stream import transfer
-from groupconv.wire.requests import geometries
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.problems import problems_of

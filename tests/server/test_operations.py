@@ -112,7 +112,7 @@ def test_the_table_of_caches_says_what_the_code_does():
         "what plans took": [statistics.SHAPES, plan.LONGEST_CHAIN],
         "compiled calls of layers": [resident.CALLS, compiled.ROUTES],
         "batches": [batching.KEPT],
-        "messages of layers' requests": [codec._LONGEST // 1024],
+        "messages of layers' requests": [codec.MAX_CACHED // 1024],
         "series of layers": [series.MAX_LAYERS],
         "Ray lanes": [shards.NUMBERS],
     }

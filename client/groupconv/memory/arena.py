@@ -1,7 +1,7 @@
-"""Shared memory of a client in which arrays lie: segments of /dev/shm, and the parts of them that are taken.
+"""Shared memory of a client for its arrays: segments of /dev/shm, and blocks in them.
 
-A part is given back when the last array over it is collected, whichever thread that happens in, and taken again by the
-next array: no page is touched for the first time twice.
+A block becomes free when the last array over it is garbage-collected, in any thread. The next array reuses it, so the
+kernel need not map its pages again.
 """
 
 import bisect
@@ -24,26 +24,26 @@ from numpy.typing import NDArray
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 ALIGNMENT = 64
 FIRST = 4 * 2**20
-"""Bytes of the first segment, if no more are wanted at once."""
+"""Bytes of the first segment, unless the first array is larger."""
 CAPACITY = 2 * 2**30
-"""Bytes of all segments together; beyond, tensors travel in messages."""
+"""Bytes of all segments together. Beyond this, tensors travel in messages."""
 PROOF = 32
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 
 
 class Segment:
-    """An object in shared memory that only this user can open, and that has a file only until a server has mapped it.
+    """A shared-memory object that only this user can open. Its file is removed as soon as the server has mapped it.
 
     Args:
         size: in bytes.
 
     Attributes:
-        name: of the file in /dev/shm, at random.
-        proof: its first bytes, at random, which show a server that this client made it.
-        region: what the server calls it; None until it is registered, and once nothing more is taken from it.
+        name: random name of the file in /dev/shm.
+        proof: random first bytes, which prove to the server that this client made the segment.
+        region: the server's name for it; None before registration and after retirement.
 
     Raises:
-        OSError: there is no shared memory here, or not so much.
+        OSError: this machine has no shared memory, or not enough.
     """
 
     def __init__(self, size: int) -> None:
@@ -62,25 +62,25 @@ class Segment:
             os.close(handle)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self.returned: deque[tuple[int, int]] = deque()
-        self._free = [(0, size)]  # by offset, none next to another
+        self._free = [(0, size)]  # offset and size, sorted; adjacent blocks are joined
 
     def unlink(self) -> None:
-        """Remove the file; the memory stays for those who have mapped it."""
+        """Remove the file. Processes that have mapped the memory keep it."""
         (FOLDER / self.name).unlink(missing_ok=True)
 
     def populate(self) -> None:
-        """Map every page now: one call is faster than a fault for each."""
-        with contextlib.suppress(OSError):  # an older Linux maps them as they are touched
+        """Map every page now, in one call, which is faster than a page fault each."""
+        with contextlib.suppress(OSError):  # an older Linux maps pages at first use
             self._memory.madvise(_POPULATE_WRITE)
 
-    def take(self, size: int) -> "Slot | None":
-        """The first free part of so many bytes; the lowest ones stay in use, and in the caches."""
+    def allocate(self, size: int) -> "Block | None":
+        """The first free block of `size` bytes: low addresses are reused while they are in the CPU's caches."""
         while self.returned:
             self._join(*self.returned.popleft())
         for i, (offset, free) in enumerate(self._free):
             if free >= size:
                 self._free[i : i + 1] = [(offset + size, free - size)] if free > size else []
-                return Slot(self, offset, size)
+                return Block(self, offset, size)
         return None
 
     def _join(self, offset: int, size: int) -> None:
@@ -93,8 +93,8 @@ class Segment:
         self._free.insert(i, (offset, size))
 
 
-class Slot:
-    """A part of a segment, as NumPy's array interface: an array over it holds it, and so do all views of that array."""
+class Block:
+    """A part of a segment with NumPy's array interface: arrays over it, and their views, keep it alive."""
 
     __slots__ = ("__array_interface__", "offset", "segment", "size")
 
@@ -108,14 +108,16 @@ class Slot:
         }
 
     def __del__(self) -> None:
-        self.segment.returned.append((self.offset, self.size))  # atomic: this may happen anywhere, within `take` too
+        self.segment.returned.append(
+            (self.offset, self.size)
+        )  # atomic: this may run at any point, also within `allocate`
 
     def bytes(self) -> NDArray[np.uint8]:
-        """All of it."""
+        """The whole block, (size,) uint8."""
         return np.asarray(self)
 
     def array(self, dtype: np.dtype, shape: Sequence[int]) -> NDArray[Any]:
-        """An array at its beginning."""
+        """An array at the start of the block."""
         size = math.prod(shape) * dtype.itemsize
         return self.bytes()[:size].view(dtype).reshape(tuple(shape))
 
@@ -125,13 +127,13 @@ class Arena:
 
     Example:
         >>> arena = Arena()
-        >>> segment = arena.begin(1000)
-        >>> arena.end(segment, "as the server calls it"); segment.unlink()
-        >>> x = arena.take(1000).array(np.dtype(np.float32), (10, 25))
-        >>> arena.lies_in(x[5:])
+        >>> segment = arena.begin_segment(1000)
+        >>> arena.end_segment(segment, "the server's name"); segment.unlink()
+        >>> x = arena.allocate(1000).array(np.dtype(np.float32), (10, 25))
+        >>> arena.locate(x[5:])
         (<groupconv.memory.arena.Segment object at ...>, 500)
-        >>> at = arena.lies_in(x)[1]; del x
-        >>> arena.take(400).offset == at
+        >>> offset = arena.locate(x)[1]; del x
+        >>> arena.allocate(400).offset == offset
         True
     """
 
@@ -139,67 +141,70 @@ class Arena:
         self._capacity = capacity
         self._segments: list[Segment] = []
         self._lock = threading.Lock()
-        self._growing = 0  # bytes of segments that are being registered
-        self.retired: deque[str] = deque()  # regions that the server may let go
+        self._pending = 0  # bytes of segments that are being registered
+        self.retired: deque[str] = deque()  # regions that the server should release
         _arenas.add(self)
 
-    def take(self, nbytes: int) -> Slot | None:
-        """Room for so many bytes; None if there is none now."""
+    def allocate(self, nbytes: int) -> Block | None:
+        """A block of at least `nbytes`; None if no segment has one free."""
         size = -(-nbytes // ALIGNMENT) * ALIGNMENT
         with self._lock:
             for segment in self._segments:
-                if (slot := segment.take(size)) is not None:
-                    return slot
+                if (block := segment.allocate(size)) is not None:
+                    return block
         return None
 
-    def lies_in(self, x: NDArray[Any]) -> tuple[Segment, int] | None:
-        """The segment that an array lies in, with its offset there; None if it lies elsewhere, or with gaps."""
+    def locate(self, x: NDArray[Any]) -> tuple[Segment, int] | None:
+        """The segment that contains an array, and its offset there; None if it is elsewhere, or has gaps."""
         owner: Any = x.base
         while isinstance(owner, np.ndarray | memoryview):
             owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
-        if type(owner) is not Slot or owner.segment.region is None or not x.flags.c_contiguous:
+        if type(owner) is not Block or owner.segment.region is None or not x.flags.c_contiguous:
             return None
         with self._lock:
             mine = owner.segment in self._segments
         return (owner.segment, x.__array_interface__["data"][0] - owner.segment.address) if mine else None
 
-    def begin(self, nbytes: int, *, beside: bool = False) -> Segment | None:
-        """A segment with room for so many bytes, to be registered; None if that would be too much.
+    def begin_segment(self, nbytes: int, *, concurrent: bool = False) -> Segment | None:
+        """A new segment of at least `nbytes`, to be registered; call `end_segment` afterwards.
 
         Args:
-            nbytes: of the array that there was no room for.
-            beside: also while another one is being registered.
+            nbytes: size of the array that found no free block.
+            concurrent: whether another segment may be waiting for its registration.
+
+        Returns:
+            None if the arena would exceed its capacity, or another segment is waiting and `concurrent` is false.
 
         Raises:
-            OSError: there is no shared memory here.
+            OSError: this machine has no shared memory, or not enough.
         """
         with self._lock:
-            there = sum(s.size for s in self._segments) + self._growing
-            size = -(-max(nbytes, FIRST, there) // mmap.PAGESIZE) * mmap.PAGESIZE
-            if there + size > self._capacity:
+            used = sum(s.size for s in self._segments) + self._pending
+            size = -(-max(nbytes, FIRST, used) // mmap.PAGESIZE) * mmap.PAGESIZE
+            if used + size > self._capacity:
                 size = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-            if there + size > self._capacity or (self._growing and not beside):
+            if used + size > self._capacity or (self._pending and not concurrent):
                 return None
-            self._growing += size
+            self._pending += size
         try:
             return Segment(size)
         except BaseException:
             with self._lock:
-                self._growing -= size
+                self._pending -= size
             raise
 
-    def end(self, segment: Segment, region: str | None) -> None:
-        """The server has named the segment, or not taken it."""
+    def end_segment(self, segment: Segment, region: str | None) -> None:
+        """Use a segment under the server's name for it, or drop it if the server refused (None)."""
         with self._lock:
-            self._growing -= segment.size
+            self._pending -= segment.size
             if region is not None:
                 segment.region = region
                 self._segments.append(segment)
 
     def retire(self, *segments: Segment) -> None:
-        """Take nothing more from segments: the server does not know them, or may write in them still.
+        """Allocate no more blocks in segments that the server does not have, or may still write to.
 
-        Arrays in them stay as they are.
+        Arrays in them stay valid.
         """
         with self._lock:
             for segment in segments:
@@ -214,8 +219,8 @@ class Arena:
         self.retire(*self._segments)
 
     def forked(self) -> None:
-        """In the child of a fork: a thread that is not here may hold the lock, and the parent tells the server."""
-        self._lock = threading.Lock()
+        """Reset the arena in the child of a fork, without telling the server: the parent does that."""
+        self._lock = threading.Lock()  # a thread of the parent may hold the old one
         self.close()
         self.retired.clear()
 
@@ -223,15 +228,15 @@ class Arena:
 _arenas: "weakref.WeakSet[Arena]" = weakref.WeakSet()
 
 
-def _part() -> None:
-    """After a fork two processes have the same arrays: what lies in them must not be written again by either."""
+def _reset_in_parent() -> None:
+    """After a fork two processes share the arrays' memory, so neither may reuse it."""
     for arena in list(_arenas):
         arena.close()
 
 
-def _part_child() -> None:
+def _reset_in_child() -> None:
     for arena in list(_arenas):
         arena.forked()
 
 
-os.register_at_fork(after_in_parent=_part, after_in_child=_part_child)
+os.register_at_fork(after_in_parent=_reset_in_parent, after_in_child=_reset_in_child)

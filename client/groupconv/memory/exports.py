@@ -1,7 +1,7 @@
-"""Device memory of a client that its server has opened, without the transport: what is asked, what is remembered.
+"""Device memory of a client that its server may use: which allocations are registered, and their regions.
 
-An allocation is told of once, and used by every request whose arrays lie in it. CUDA keeps freed memory for as long as
-the server has it open, so the server is told when an allocation has gone.
+An allocation is registered once and serves every request whose arrays are in it. CUDA cannot reuse freed memory while
+the server has it open, so freed allocations are unregistered.
 """
 
 import logging
@@ -12,7 +12,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Any
 
-from groupconv.device import Allocation, DeviceArray, driver
+from groupconv.cuda_driver import Allocation, driver
+from groupconv.device import DeviceArray
 from groupconv.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -21,62 +22,62 @@ from groupconv.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from groupconv.memory.regions import let_go
+from groupconv.memory.regions import unregister
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import memory_pb2
 
 log = logging.getLogger(__name__)
 
-MOST = 256
-"""Allocations that a server has open for one client; the least recently used ones are let go."""
-REFUSED = 4096
-"""Allocations that the server could not open which are remembered."""
+MAX_ALLOCATIONS = 256
+"""Allocations that a server has open for one client. Beyond this the least recently used one is unregistered."""
+MAX_REFUSED = 4096
+"""Number of refused allocations to remember; then the list starts over."""
 PAUSE = 1.0
-"""Seconds for which a server that has no room for more memory is not asked again."""
+"""Seconds without another attempt after the server had no capacity for more memory."""
 HOLD = 60.0
-"""Seconds for which an array is kept that the server may write late: its memory would else be given to another one."""
+"""Seconds to keep an array that the server may still write to, so that its memory is not reused meanwhile."""
 _REGISTER = "/groupconv.v1.MemoryService/RegisterDeviceMemory"
 
 
 class Exports:
-    """The allocations of one client that its server knows. Safe to use from several threads."""
+    """The allocations of one client that are registered with its server. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._regions: OrderedDict[int, tuple[str, Allocation]] = OrderedDict()  # by the allocation's id
         self._refused: set[int] = set()
-        self._off: set[int] = set()  # devices that the server does not have, by their ordinals here
+        self._off: set[int] = set()  # ordinals of devices that the server cannot use
         self._not_before = 0.0
         self._held: deque[tuple[float, Any]] = deque()
         self._process = os.getpid()
         self._lock = threading.Lock()
 
-    def can(self, array: DeviceArray) -> bool:
-        """Whether the server may be given the memory of an array, as far as is known."""
+    def can_register(self, array: DeviceArray) -> bool:
+        """False if the server is known to be unable to use the array's memory."""
         found = array.allocation
         return found is not None and found.ordinal not in self._off and found.id not in self._refused
 
-    def place(self, array: DeviceArray) -> Exchange[tuple[str, int] | None]:
-        """Region and offset of an array, whose owner's queued work is done; None if it must go through the host."""
+    def reference(self, array: DeviceArray) -> Exchange[tuple[str, int] | None]:
+        """Region and offset of an array, after the owner's queued work is done; None if it must go through the host."""
         self._release()
         allocation = array.allocation
-        if allocation is None or not self.can(array):
+        if allocation is None or not self.can_register(array):
             return None
         with self._lock:
             known = self._regions.get(allocation.id)
             if known is not None:
                 self._regions.move_to_end(allocation.id)
-        region = (yield from self._told(allocation)) if known is None else known[0]
+        region = (yield from self._register(allocation)) if known is None else known[0]
         if region is None:
             return None
         array.wait(allocation)
         return region, array.pointer - allocation.base
 
     def hold(self, owner: Any) -> None:
-        """Keep an array for a while."""
+        """Keep an array that the server may still write to."""
         self._held.append((time.monotonic() + HOLD, owner))
 
     def forget(self, regions: Iterable[str]) -> None:
-        """The server does not know them any more: it was started anew, or let them go."""
+        """Drop regions that the server no longer has, for example after a restart."""
         with self._lock:
             gone = set(regions)
             for id_, (region, _) in list(self._regions.items()):
@@ -84,7 +85,7 @@ class Exports:
                     del self._regions[id_]
 
     def close(self) -> list[str]:
-        """The regions, which the server can close now."""
+        """Drop all regions, and return those that the server should release."""
         with self._lock:
             regions = [region for region, _ in self._regions.values()]
             self._regions.clear()
@@ -95,9 +96,9 @@ class Exports:
             while self._held and self._held[0][0] < time.monotonic():
                 self._held.popleft()
 
-    def _told(self, allocation: Allocation) -> Exchange[str | None]:
-        """The region that the server makes of an allocation; None if it cannot."""
-        yield from self._let_go()
+    def _register(self, allocation: Allocation) -> Exchange[str | None]:
+        """Register an allocation: its region, or None if the server cannot use it."""
+        yield from self._make_space()
         if time.monotonic() < self._not_before:
             return None
         handle = driver().handle(allocation)
@@ -109,36 +110,41 @@ class Exports:
         )
         try:
             raw = yield Request(_REGISTER, request.SerializeToString())
-        except (ResourceExhaustedError, UnavailableError):  # the call itself may be tried again, this is not
+        except (ResourceExhaustedError, UnavailableError):  # the caller's request goes on through the host
             self._not_before = time.monotonic() + PAUSE
             return None
         except (FailedPreconditionError, UnimplementedError, PermissionDeniedError) as error:
-            log.info("arrays on GPU %d go by the host: %s", allocation.ordinal, error)
+            log.info("arrays on GPU %d go through the host: %s", allocation.ordinal, error)
             self._off.add(allocation.ordinal)
             return None
         except InvalidArgumentError as error:
-            log.info("arrays in %d bytes of GPU %d go by the host: %s", allocation.size, allocation.ordinal, error)
+            log.info(
+                "arrays in an allocation of %d bytes on GPU %d go through the host: %s",
+                allocation.size,
+                allocation.ordinal,
+                error,
+            )
             self._refuse(allocation)
             return None
         region = memory_pb2.RegisterDeviceMemoryResponse.FromString(raw).region
         with self._lock:
             kept = self._regions.setdefault(allocation.id, (region, allocation))[0]
-        if kept != region:  # another thread was faster
-            yield from let_go(region)
+        if kept != region:  # another thread registered it first
+            yield from unregister(region)
         return kept
 
     def _refuse(self, allocation: Allocation) -> None:
-        if len(self._refused) >= REFUSED:
+        if len(self._refused) >= MAX_REFUSED:
             self._refused.clear()
         self._refused.add(allocation.id)
 
-    def _let_go(self) -> Exchange[None]:
-        """Make room: what has been freed, and what was not used for longest."""
+    def _make_space(self) -> Exchange[None]:
+        """Unregister freed allocations, and the least recently used ones beyond `MAX_ALLOCATIONS`."""
         with self._lock:
             gone = [id_ for id_, (_, a) in self._regions.items() if driver().allocation(a.base) != a]
             gone += [id_ for id_ in self._regions if id_ not in gone][
-                : max(0, len(self._regions) - len(gone) - MOST + 1)
+                : max(0, len(self._regions) - len(gone) - MAX_ALLOCATIONS + 1)
             ]
             regions = [self._regions.pop(id_)[0] for id_ in gone]
         for region in regions:
-            yield from let_go(region)
+            yield from unregister(region)

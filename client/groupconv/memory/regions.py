@@ -1,6 +1,5 @@
-"""Where the tensors of a request lie in the client's memory, as requests and answers say it."""
+"""Regions of a client's memory in requests and answers: the server reads inputs there and writes outputs there."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -8,124 +7,112 @@ from typing import NamedTuple
 import numpy as np
 
 from groupconv.convolution.dtypes import types_of
-from groupconv.convolution.spec import ConvSpec
+from groupconv.convolution.steps import Step, geometries
 from groupconv.device import DeviceArray
 from groupconv.errors import DataLossError, GroupconvError
-from groupconv.memory.arena import Segment, Slot
+from groupconv.memory.arena import Block, Segment
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2
-from groupconv.wire.requests import Answer, Step, geometries, read_answer, taken_apart
-from groupconv.wire.tensors import from_wire, placed, type_from_wire
+from groupconv.wire.requests import Answer, read_answer, split_answer
+from groupconv.wire.tensors import from_wire, tensor_in_region, type_from_wire
 
-BRIEF = 256
-"""Bytes of an answer that is remembered; one with a report is longer, and another each time."""
 _UNREGISTER = "/groupconv.v1.MemoryService/UnregisterMemory"
 
 
 @dataclass(slots=True)
-class Used:
-    """What one request uses.
+class RequestMemory:
+    """The memory that one request uses.
 
     Attributes:
-        segments: of shared memory.
-        slots: in them, of copies: until the answer is there.
-        exports: regions of device memory.
+        segments: shared-memory segments that the request refers to.
+        blocks: blocks with copies of inputs; they must live until the answer arrives.
+        exports: regions of device memory that the request refers to.
     """
 
     segments: list[Segment] = field(default_factory=list)
-    slots: list[Slot] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     exports: list[str] = field(default_factory=list)
 
 
-class Target(NamedTuple):
-    """Where an output is wanted.
+class OutputMemory(NamedTuple):
+    """Memory that the server writes an output to.
 
     Attributes:
-        memory: itself.
-        region, offset, size: as the server knows it.
+        memory: in this process.
+        region, offset, size: the server's reference to it; the numbers are bytes.
     """
 
-    memory: Slot | DeviceArray
+    memory: Block | DeviceArray
     region: str
     offset: int
     size: int
 
     def field(self) -> bytes:
-        """The field of a request that says so."""
-        return _output_at(self.region, self.offset, self.size)
+        """The field of a ConvolveRequest that refers to this memory."""
+        place = tensor_pb2.Place(region=self.region, offset=self.offset, byte_size=self.size)
+        return convolution_pb2.ConvolveRequest(output_place=place).SerializeToString()
 
 
-@functools.lru_cache(maxsize=1024)
-def input_at(dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int) -> bytes:
-    """The field of a request that says where its input lies."""
-    return convolution_pb2.ConvolveRequest(input=placed(dtype, shape, region, offset)).SerializeToString()
+def input_field(dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int) -> bytes:
+    """The field of a ConvolveRequest that refers to its input."""
+    return convolution_pb2.ConvolveRequest(input=tensor_in_region(dtype, shape, region, offset)).SerializeToString()
 
 
-@functools.lru_cache(maxsize=1024)
-def _output_at(region: str, offset: int, size: int) -> bytes:
-    place = tensor_pb2.Place(region=region, offset=offset, byte_size=size)
-    return convolution_pb2.ConvolveRequest(output_place=place).SerializeToString()
+def answer_in(raw: bytes, target: OutputMemory | None) -> Answer:
+    """Decode an answer whose output is in the message or in memory of this process.
 
+    Args:
+        raw: the answer on the wire.
+        target: the memory that the request offered for the output.
 
-_said = functools.lru_cache(maxsize=1024)(lambda raw: taken_apart(raw)[0])
-"""A short answer, without the output's bytes: those of one layer are mostly the same."""
-
-
-def answer_of(raw: bytes, target: Target | None) -> Answer:
-    """The answer with the bytes of its output, wherever they are; on a device they are told by a `DeviceArray`.
+    Returns:
+        The response and its output; the output is a `DeviceArray` if the server wrote to a device.
 
     Raises:
-        DataLossError: no answer to what was asked.
+        DataLossError: the bytes are not an answer, or the output is in memory that the request did not offer.
     """
-    response = _said(raw) if len(raw) <= BRIEF else taken_apart(raw)[0]
+    response = split_answer(raw)[0]
     if not response.output.HasField("place"):
         return read_answer(raw)
     place = response.output.place
     if target is None or (place.region, place.offset) != (target.region, target.offset):
-        raise DataLossError("the server answered with an output in memory that it was not given")
-    if isinstance(target.memory, Slot):
+        raise DataLossError("the server wrote the output to memory that this client did not offer")
+    if isinstance(target.memory, Block):
         return response, from_wire(response.output, "output", target.memory.bytes().data[: place.byte_size])
     dtype, shape = type_from_wire(response.output, "output")
-    return response, replace(target.memory, dtype=dtype, shape=shape)  # type: ignore[return-value] # for `result_of`
+    return response, replace(target.memory, dtype=dtype, shape=shape)
 
 
-def letting_go(region: str) -> Request:
-    """What tells the server that a region can go."""
+def unregister_request(region: str) -> Request:
+    """The request that tells the server to release a region."""
     return Request(_UNREGISTER, memory_pb2.UnregisterMemoryRequest(region=region).SerializeToString())
 
 
-def let_go(region: str) -> Exchange[None]:
-    """Tell the server so; if it does not hear, it lets it go by itself in time."""
+def unregister(region: str) -> Exchange[None]:
+    """Tell the server to release a region. Errors are ignored: the server releases unused regions later by itself."""
     try:
-        yield letting_go(region)
+        yield unregister_request(region)
     except GroupconvError:
         return
 
 
-@functools.lru_cache(maxsize=1024)
-def output_type(
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    specs: tuple[ConvSpec, ...],
-    kernel_shapes: tuple[tuple[int, ...], ...],
-    kernel_dtypes: tuple[np.dtype, ...],
-) -> tuple[np.dtype, int]:
-    """Dtype and bytes of the last output of steps on an input.
+def output_of(shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step]) -> tuple[np.dtype, int]:
+    """Dtype and bytes of the last output of steps.
+
+    Args:
+        shape: (N, C, *spatial), of the input.
+        dtype: of the input.
+        steps: with arrays.
 
     Raises:
-        InvalidArgumentError: steps that cannot be.
+        InvalidArgumentError: shapes or dtypes do not fit.
 
     Example:
-        >>> output_type((1, 1, 9), np.dtype("int8"), (ConvSpec(),), ((2, 1, 3),), (np.dtype("int8"),))
+        >>> from groupconv.convolution.spec import ConvSpec
+        >>> output_of((1, 1, 9), np.dtype("int8"), [Step(np.ones((2, 1, 3), "int8"), None, ConvSpec())])
         (dtype('int32'), 56)
     """
-    last = geometries(specs, shape, kernel_shapes)[-1]
-    for kernel in kernel_dtypes:
-        dtype = types_of(dtype, kernel).output
+    last = geometries([s.spec for s in steps], shape, [s.kernel.shape for s in steps])[-1]
+    for step in steps:
+        dtype = types_of(dtype, step.kernel.dtype).output
     return dtype, int(np.prod(last.output_shape, dtype=object)) * dtype.itemsize
-
-
-def output_of(shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step]) -> tuple[np.dtype, int]:
-    """The same of steps with arrays."""
-    specs, kernels = tuple(s.spec for s in steps), [s.kernel for s in steps]
-    return output_type(shape, dtype, specs, tuple(k.shape for k in kernels), tuple(k.dtype for k in kernels))

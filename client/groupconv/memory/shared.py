@@ -1,15 +1,16 @@
-"""A call whose tensors lie in shared memory, without its transport: what is asked of the server, and what comes of it.
+"""Calls whose tensors are in shared memory, without the transport.
 
-Arrays on a GPU stay there, and the server opens their memory. What does not fit shared memory travels in the messages.
+Arrays on a GPU stay there, and the server opens their memory. What does not fit in shared memory travels in messages.
 """
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
-from groupconv.device import DeviceArray, device_array, unnoted
+from groupconv.convolution.steps import Array, Step
+from groupconv.device import DeviceArray, Tensor, device_array, on_host
 from groupconv.errors import (
     FailedPreconditionError,
     GroupconvError,
@@ -21,26 +22,32 @@ from groupconv.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from groupconv.memory.arena import Arena, Slot
+from groupconv.memory.arena import Arena, Block
 from groupconv.memory.exports import Exports
-from groupconv.memory.regions import Target, Used, answer_of, input_at, let_go, letting_go, output_of, output_type
+from groupconv.memory.regions import (
+    OutputMemory,
+    RequestMemory,
+    answer_in,
+    input_field,
+    output_of,
+    unregister,
+    unregister_request,
+)
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import convolution_pb2, memory_pb2, spec_pb2
-from groupconv.wire.layers import LayerInfo
-from groupconv.wire.requests import CONVOLVE, Answer, Array, Step, layer_fields, with_input
+from groupconv.wire.requests import CONVOLVE, Answer, layer_fields, with_input
 from groupconv.wire.specs import spec_to_wire
-from groupconv.wire.tensors import placed, to_wire
+from groupconv.wire.tensors import tensor_in_region, to_wire
 
-Input = Array | DeviceArray
 Mode = bool | Literal["auto"]
 INLINE = 16 * 2**10
-"""Bytes of a tensor below which it travels in the message: that costs less than to say where it lies."""
+"""Bytes below which a tensor travels in the message, which is then cheaper than a reference to memory."""
 PAUSE = 1.0
-"""Seconds for which a server that has no room for more memory is not asked again."""
+"""Seconds without another attempt after the server had no capacity for more memory."""
 ATTEMPTS = 3
-"""Times that a call is made whose memory the server does not know any more; the last one goes without."""
+"""Attempts of a request whose regions the server no longer has. The last attempt uses no regions."""
 _REGISTER = "/groupconv.v1.MemoryService/RegisterMemory"
-_SETTLED = (
+_NOTHING_WRITTEN = (
     InvalidArgumentError,
     NotFoundError,
     FailedPreconditionError,
@@ -48,14 +55,14 @@ _SETTLED = (
     PermissionDeniedError,
     UnimplementedError,
 )
-"""Errors of a call that has written nothing and never will."""
+"""Errors after which the server has written nothing and never will."""
 
 
 def shared_memory_of(mode: Mode) -> "Shared | None":
-    """What `connect(shared_memory=…)` asks for; None is nothing.
+    """The shared memory for `connect(shared_memory=mode)`; None if the client uses none.
 
     Raises:
-        InvalidArgumentError: something else.
+        InvalidArgumentError: an unknown mode.
     """
     if mode not in (False, True, "auto"):
         raise InvalidArgumentError("shared_memory", "True, False or 'auto'", mode)
@@ -63,10 +70,10 @@ def shared_memory_of(mode: Mode) -> "Shared | None":
 
 
 class Shared:
-    """The shared memory of one client.
+    """The shared memory of one client. Safe to use from several threads.
 
     Args:
-        required: whether a server that cannot share memory is an error; else the client goes without.
+        required: whether a server that cannot share memory is an error; otherwise tensors travel in messages.
     """
 
     def __init__(self, *, required: bool) -> None:
@@ -77,176 +84,208 @@ class Shared:
         self._not_before = 0.0
 
     def source(self, x: Any) -> Any:
-        """An input as its place on a device, if the server may be given that; else as it is."""
+        """An input on a device as a `DeviceArray` if the server may use its memory; else on the host."""
         found = device_array(x)
-        return found if found is not None and self._exports.can(found) else unnoted(x)
+        return found if found is not None and self._exports.can_register(found) else on_host(x)
 
     def run_steps(
-        self, x: Input, steps: Sequence[Step], *, out: DeviceArray | None, allow_reordering: bool, report: bool
+        self, x: Tensor, steps: Sequence[Step], *, out: DeviceArray | None, allow_reordering: bool, report: bool
     ) -> Exchange[Answer]:
-        """Run steps that `prepare` made ready; `out`, result and errors are as of `convolve`."""
+        """Run steps.
+
+        Args:
+            x: (N, C, *spatial), from `prepare`.
+            steps: from `prepare`.
+            out: array on a device for the output, or None.
+            allow_reordering: whether sums over input channels may be split between workers.
+            report: whether the server reports how it ran the request.
+
+        Raises:
+            FailedPreconditionError: shared memory is required and the server does not share it with this client.
+            GroupconvError: the server's answer.
+        """
         rest = convolution_pb2.ConvolveRequest(allow_reordering=allow_reordering, without_report=not report)
-        return self.convolve(x, rest.SerializeToString(), output_of(x.shape, x.dtype, steps), steps, out=out)
+        return self._convolve(x, rest.SerializeToString(), output_of(x.shape, x.dtype, steps), steps, out=out)
 
     def run_layer(
-        self, x: Input, info: LayerInfo, *, out: DeviceArray | None, allow_reordering: bool, report: bool
+        self,
+        x: Tensor,
+        name: str,
+        output: tuple[np.dtype, int],
+        *,
+        out: DeviceArray | None,
+        allow_reordering: bool,
+        report: bool,
     ) -> Exchange[Answer] | None:
-        """Run a layer on what `layer_input` made ready; `out`, result and errors are as of `convolve`.
+        """Run a layer; None if all tensors are small enough to travel in messages.
 
-        None if all of it travels in messages.
+        Args:
+            x: (N, C, *spatial), in the layer's dtype.
+            name: of the layer.
+            output: the output's dtype and bytes. If it is larger than that, it travels in the message.
+            out: array on a device for the output, or None.
+            allow_reordering: whether sums over input channels may be split between workers.
+            report: whether the server reports how it ran the request.
+
+        Raises:
+            FailedPreconditionError: shared memory is required and the server does not share it with this client.
+            GroupconvError: the server's answer.
         """
-        dtypes = (info.dtype,) * len(info.specs)  # a guess for all but the first
-        output = output_type(x.shape, x.dtype, info.specs, info.kernel_shapes, dtypes)
         if x.nbytes < INLINE and output[1] < INLINE and out is None and not isinstance(x, DeviceArray):
             return None
-        return self.convolve(x, layer_fields(info.name, report, allow_reordering), output, out=out)
+        return self._convolve(x, layer_fields(name, report, allow_reordering), output, out=out)
 
-    def convolve(
+    def fits(self, x: Tensor, steps: Sequence[Step]) -> Exchange[bool]:
+        """Whether the arena has free blocks for the input and the output of `run_steps`."""
+        in_place = isinstance(x, DeviceArray) or self._arena.locate(x) is not None
+        blocks = []
+        for nbytes in (*(() if in_place else (x.nbytes,)), output_of(x.shape, x.dtype, steps)[1]):
+            blocks.append((yield from self._allocate(nbytes, wait=True)))  # noqa: PERF401 - no comprehension may yield
+        return None not in blocks
+
+    def empty(self, like: Array) -> Exchange[Array]:
+        """A new array in shared memory, of the shape and dtype of `like`; `like` itself if there is no free block."""
+        block = yield from self._allocate(max(like.nbytes, 1), wait=True)
+        return like if block is None else block.array(like.dtype, like.shape)
+
+    def close(self) -> list[Request]:
+        """Stop sharing. Returns the requests that tell the server to release its regions."""
+        self._arena.close()
+        return [unregister_request(region) for region in (*self._arena.retired, *self._exports.close())]
+
+    def _convolve(
         self,
-        x: Input,
+        x: Tensor,
         rest: bytes,
         output: tuple[np.dtype, int],
         steps: Sequence[Step] = (),
         *,
         out: DeviceArray | None = None,
     ) -> Exchange[Answer]:
-        """Run a request.
+        """Send a request; again with new regions if the server no longer has the old ones.
 
         Args:
-            x: the input, on the host or as `source` gave it.
-            rest: the fields of the request that are no tensors.
-            output: its dtype and bytes, as far as they are known here: more bytes come in the message.
-            steps: with arrays, of a request that names no layer.
-            out: where the output is wanted, on a device.
+            x: the input.
+            rest: the request's fields that are not tensors, on the wire.
+            output: the output's dtype and bytes.
+            steps: with arrays; none if the request names a layer.
+            out: array on a device for the output, or None.
 
         Returns:
-            The answer; its output's bytes are in shared memory, and stay there for as long as an array is over them.
-            Or they are in `out`, and its output says so by being a `DeviceArray`, too.
-
-        Raises:
-            FailedPreconditionError: the server does not share memory with this client, where that is required.
-            GroupconvError: of the call.
+            The answer. Its output is in the message, in a block of shared memory that it keeps alive, or in `out`.
         """
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1
-            used = Used()
+            used = RequestMemory()
             source = target = None
             if not last:
-                source = yield from self._place(x, used)
-                target = yield from self._target(output, out, used)
+                source = yield from self._reference(x, used)
+                target = yield from self._output_memory(output, out, used)
             if source is None and isinstance(x, DeviceArray):
                 x = x.host()
-                source = None if last else (yield from self._place(x, used))
+                source = None if last else (yield from self._reference(x, used))
             message = rest
             if steps:
                 request = convolution_pb2.ConvolveRequest()
                 for i, step in enumerate(steps):
-                    request.steps.append((yield from self._step(i, step, used, without=last)))
+                    request.steps.append((yield from self._step(i, step, used, in_message=last)))
                 message += request.SerializeToString()
             if target is not None:
                 message += target.field()
-            message = input_at(x.dtype, x.shape, *source) + message if source else with_input(cast("Array", x), message)
+            if source is not None:
+                message = input_field(x.dtype, x.shape, *source) + message
+            else:
+                assert not isinstance(x, DeviceArray)
+                message = with_input(x, message)
             try:
                 raw = yield Request(CONVOLVE, message)
             except NotFoundError as error:
                 if not (used.segments or used.exports) or "shared_memory_region" not in str(error):
                     raise
-                # the server was started anew, or let them go: with new ones it goes on
+                # the server has restarted or released the regions: register new ones
                 self._arena.retire(*used.segments)
                 self._exports.forget(used.exports)
                 continue
             except BaseException as error:
-                busy = isinstance(error, GroupconvError) and error.retry_after is not None
-                if target is not None and not busy and not isinstance(error, _SETTLED):
-                    self._lose(target)
+                rejected = isinstance(error, GroupconvError) and error.retry_after is not None
+                if target is not None and not rejected and not isinstance(error, _NOTHING_WRITTEN):
+                    self._abandon(target)
                 raise
-            return answer_of(raw, target)
+            return answer_in(raw, target)
         raise AssertionError(ATTEMPTS)
 
-    def fits(self, x: Input, steps: Sequence[Step]) -> Exchange[bool]:
-        """Whether there is room for the input and the output of `run_steps`."""
-        there = isinstance(x, DeviceArray) or self._arena.lies_in(x) is not None
-        slots = []
-        for nbytes in (*(() if there else (x.nbytes,)), output_of(x.shape, x.dtype, steps)[1]):
-            slots.append((yield from self._room(nbytes, must=True)))  # noqa: PERF401 - no comprehension may yield
-        return None not in slots
-
-    def empty(self, made: Array) -> Exchange[Array]:
-        """An array like `made` that `convolve` need not copy; `made` itself if there is no room."""
-        slot = yield from self._room(max(made.nbytes, 1), must=True)
-        return made if slot is None else slot.array(made.dtype, made.shape)
-
-    def close(self) -> list[Request]:
-        """What tells the server that its memory can go."""
-        self._arena.close()
-        return [letting_go(region) for region in (*self._arena.retired, *self._exports.close())]
-
-    def _step(self, i: int, step: Step, used: Used, *, without: bool) -> Exchange[spec_pb2.Step]:
+    def _step(self, i: int, step: Step, used: RequestMemory, *, in_message: bool) -> Exchange[spec_pb2.Step]:
         message = spec_pb2.Step(spec=spec_to_wire(step.spec))
         for name, array in (("kernel", step.kernel), ("bias", step.bias)):
             if array is not None:
-                at = None if without else (yield from self._place(array, used))
+                found = None if in_message else (yield from self._reference(array, used))
                 field = f"steps[{i}].{name}"
-                tensor = to_wire(array, field) if at is None else placed(array.dtype, array.shape, *at)
+                tensor = to_wire(array, field) if found is None else tensor_in_region(array.dtype, array.shape, *found)
                 getattr(message, name).CopyFrom(tensor)
         return message
 
-    def _place(self, x: Input, used: Used) -> Exchange[tuple[str, int] | None]:
-        """Where an array lies, region and offset, perhaps a copy made now; None if it is to travel in the message."""
+    def _reference(self, x: Tensor, used: RequestMemory) -> Exchange[tuple[str, int] | None]:
+        """Region and offset of an array, copied to shared memory if need be; None if it must travel in the message."""
         if isinstance(x, DeviceArray):
-            found = yield from self._exports.place(x)
+            found = yield from self._exports.reference(x)
             used.exports += found[:1] if found else ()
             return found
         if x.nbytes < INLINE or self._off:
             return None
-        at = self._arena.lies_in(x)
-        if at is None:
-            slot = yield from self._room(x.nbytes)
-            if slot is None:
+        located = self._arena.locate(x)
+        if located is None:
+            block = yield from self._allocate(x.nbytes)
+            if block is None:
                 return None
-            slot.array(x.dtype, x.shape)[...] = x
-            used.slots.append(slot)
-            at = slot.segment, slot.offset
-        segment, offset = at
+            block.array(x.dtype, x.shape)[...] = x
+            used.blocks.append(block)
+            located = block.segment, block.offset
+        segment, offset = located
         used.segments.append(segment)
         return str(segment.region), offset
 
-    def _target(self, output: tuple[np.dtype, int], out: DeviceArray | None, used: Used) -> Exchange[Target | None]:
-        """Where an output is to be put; None if it is to travel in the message."""
+    def _output_memory(
+        self, output: tuple[np.dtype, int], out: DeviceArray | None, used: RequestMemory
+    ) -> Exchange[OutputMemory | None]:
+        """Memory for an output; None if the output must travel in the message."""
         if out is not None and (out.dtype, out.nbytes) == output:
-            at = yield from self._place(out, used)
-            if at is not None:
-                return Target(out, *at, out.nbytes)
-        slot = (yield from self._room(output[1])) if output[1] >= INLINE else None
-        if slot is None:
+            found = yield from self._reference(out, used)
+            if found is not None:
+                return OutputMemory(out, *found, out.nbytes)
+        block = (yield from self._allocate(output[1])) if output[1] >= INLINE else None
+        if block is None:
             return None
-        used.segments.append(slot.segment)
-        return Target(slot, str(slot.segment.region), slot.offset, slot.size)
+        used.segments.append(block.segment)
+        return OutputMemory(block, str(block.segment.region), block.offset, block.size)
 
-    def _lose(self, target: Target) -> None:
-        """The server may write there still: it is not used again, or on a device not soon."""
-        if isinstance(target.memory, Slot):
+    def _abandon(self, target: OutputMemory) -> None:
+        """Do not reuse memory that the server may still write to."""
+        if isinstance(target.memory, Block):
             self._arena.retire(target.memory.segment)
         else:
             self._exports.hold(target.memory.owner)
 
-    def _room(self, nbytes: int, *, must: bool = False) -> Exchange[Slot | None]:
-        """Room for so many bytes, in a new segment if need be; None if there is none, or if one is being made."""
+    def _allocate(self, nbytes: int, *, wait: bool = False) -> Exchange[Block | None]:
+        """A block of `nbytes`, in a new segment if need be; None if there is none.
+
+        Unless `wait`, it is also None while another thread is registering a segment.
+        """
         while not self._off:
             while self._arena.retired:
                 yield from self._unregister()
-            slot = self._arena.take(nbytes)
-            if slot is not None:
-                return slot
-            if time.monotonic() < self._not_before or not (yield from self._grow(nbytes, must=must)):
+            block = self._arena.allocate(nbytes)
+            if block is not None:
+                return block
+            if time.monotonic() < self._not_before or not (yield from self._grow(nbytes, wait=wait)):
                 return None
         return None
 
-    def _grow(self, nbytes: int, *, must: bool) -> Exchange[bool]:
+    def _grow(self, nbytes: int, *, wait: bool) -> Exchange[bool]:
+        """Register a new segment; whether there is one now."""
         try:
-            segment = self._arena.begin(nbytes, beside=must)
+            segment = self._arena.begin_segment(nbytes, concurrent=wait)
         except OSError as error:
-            self._refused(FailedPreconditionError(f"no shared memory here: {error}"))
+            self._refuse(FailedPreconditionError(f"this machine has no shared memory: {error}"))
             return False
         if segment is None:
             return False
@@ -256,16 +295,17 @@ class Shared:
             raw = yield Request(_REGISTER, request.SerializeToString())
             segment.populate()
             region = memory_pb2.RegisterMemoryResponse.FromString(raw).region
-        except (ResourceExhaustedError, UnavailableError):  # the call itself may be tried again, this is not
+        except (ResourceExhaustedError, UnavailableError):  # the request goes on without shared memory
             self._not_before = time.monotonic() + PAUSE
         except (FailedPreconditionError, UnimplementedError, PermissionDeniedError) as error:
-            self._refused(error)
+            self._refuse(error)
         finally:
             segment.unlink()
-            self._arena.end(segment, region)
+            self._arena.end_segment(segment, region)
         return region is not None
 
-    def _refused(self, error: GroupconvError) -> None:
+    def _refuse(self, error: GroupconvError) -> None:
+        """Go on without shared memory, or raise if it is required."""
         if self._required:
             raise FailedPreconditionError(f"shared_memory=True: {error}") from None
         self._off = True
@@ -273,6 +313,6 @@ class Shared:
     def _unregister(self) -> Exchange[None]:
         try:
             region = self._arena.retired.popleft()
-        except IndexError:  # another thread was faster
+        except IndexError:  # another thread took it
             return
-        yield from let_go(region)
+        yield from unregister(region)

@@ -1,7 +1,7 @@
-"""Where a stream's rows come from and where they go: arrays of any kind that can be sliced by rows.
+"""Sources and sinks of a stream: arrays of any kind that can be sliced by rows.
 
-Row n·H + h of a feature map (N, C, H, …) is row h of sample n; it travels with all its channels, so a run of rows
-travels as an array (rows, C, …).
+Row n·H + h of a feature map (N, C, H, …) is row h of sample n. A row travels with all its channels, so consecutive
+rows travel as an array (rows, C, …).
 """
 
 from collections import deque
@@ -10,13 +10,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from groupconv.arguments import supported
 from groupconv.convolution.dtypes import DTYPES, is_float
+from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.requests import Array, travelling
 
 
 class Source(Protocol):
-    """Rows to send: `shape` is (N, C, H, …)."""
+    """Rows to send.
+
+    Attributes:
+        shape: (N, C, H, …).
+        dtype: a supported one.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -25,7 +31,7 @@ class Source(Protocol):
         """Rows `start` to `stop` of one sample as (rows, C, …)."""
 
     def forget(self, row: int) -> None:
-        """Rows before `row` will not be asked for again."""
+        """Rows before `row` will not be read again, so the source may drop them."""
 
 
 class Sliced:
@@ -36,7 +42,7 @@ class Sliced:
         rank: spatial axes.
 
     Raises:
-        InvalidArgumentError: another number of dimensions.
+        InvalidArgumentError: the number of dimensions does not fit.
     """
 
     def __init__(self, array: Any, rank: int) -> None:
@@ -45,21 +51,22 @@ class Sliced:
             raise InvalidArgumentError("input.shape", f"{rank + 2} dimensions, or {rank + 1} for one sample", shape)
         self._array, self._unbatched = array, len(shape) == rank + 1
         self.shape = (1, *shape) if self._unbatched else shape
-        self.dtype = travelling("input", np.empty(0, array.dtype), None).dtype
+        self.dtype = supported("input", np.empty(0, array.dtype)).dtype
 
     def rows(self, start: int, stop: int) -> Array:
         """As in `Source`."""
         n, height = start // self.shape[2], self.shape[2]
         within = slice(start - n * height, stop - n * height)
         key = (slice(None), within) if self._unbatched else (n, slice(None), within)
-        return travelling("input", np.asarray(self._array[key]), None).swapaxes(0, 1)
+        rows: Array = np.asarray(self._array[key])
+        return supported("input", rows).swapaxes(0, 1)
 
     def forget(self, row: int) -> None:
-        """Nothing is kept."""
+        """Do nothing: the array has every row."""
 
 
 class Iterated:
-    """An iterator of bands (1, C, rows, …) or (C, rows, …) of one sample; rows that may be asked for again are kept.
+    """An iterator of bands (1, C, rows, …) or (C, rows, …) of one sample. Rows that may be read again are kept.
 
     Args:
         bands: the iterator.
@@ -70,7 +77,7 @@ class Iterated:
     def __init__(self, bands: Iterable[Any], shape: tuple[int, ...], dtype: Any) -> None:
         if shape[0] != 1:
             raise InvalidArgumentError("input.shape", "one sample, for an iterator of bands", shape)
-        self.shape, self.dtype = shape, travelling("input", np.empty(0, dtype), None).dtype
+        self.shape, self.dtype = shape, supported("input", np.empty(0, dtype)).dtype
         self._bands: Iterator[Any] = iter(bands)
         self._kept: deque[tuple[int, Array]] = deque()
         self._end = 0
@@ -93,7 +100,7 @@ class Iterated:
         band = next(self._bands, None)
         if band is None:
             raise InvalidArgumentError("input", f"bands of {self.shape[2]} rows in all", f"{self._end} rows")
-        array = travelling("input", np.asarray(band), None)
+        array = supported("input", np.asarray(band))
         array = array[0] if array.ndim == len(self.shape) and array.shape[0] == 1 else array
         wanted = (self.shape[1], *self.shape[3:])
         if array.ndim != len(self.shape) - 1 or (array.shape[0], *array.shape[2:]) != wanted:
@@ -105,14 +112,14 @@ class Iterated:
 
 
 class Narrowed:
-    """A source whose floats travel in a smaller dtype.
+    """A source whose floats are converted to a smaller dtype.
 
     Args:
         source: of floats.
         dtype: float16 or bfloat16.
 
     Raises:
-        InvalidArgumentError: another dtype, or no floats.
+        InvalidArgumentError: another dtype, or a source of integers.
     """
 
     def __init__(self, source: Source, dtype: Any) -> None:
@@ -133,17 +140,17 @@ class Narrowed:
 
 
 class Sink:
-    """Fills anything that takes slices by rows: NumPy arrays and memory maps, Zarr, HDF5.
+    """Writes rows to anything that accepts slices by rows: NumPy arrays and memory maps, Zarr, HDF5.
 
     Args:
         out: (N, M, H', …), or (M, H', …) for one sample; None makes an array.
         shape: (N, M, H', …) of the output.
-        dtype: of the output.
-        unbatched: whether the sample axis is missing.
-        wide: what the output is stored as, where it travels in a smaller dtype.
+        dtype: of the rows that arrive.
+        unbatched: whether `out` lacks the sample axis.
+        wide: dtype of `out` if rows travel in a smaller one.
 
     Raises:
-        InvalidArgumentError: an `out` of another shape or dtype.
+        InvalidArgumentError: `out` has another shape or dtype.
     """
 
     def __init__(
@@ -159,7 +166,7 @@ class Sink:
         self.out = out
 
     def write(self, start: int, rows: Array) -> None:
-        """Put (rows, M, …) at row `start`; they may belong to several samples."""
+        """Write rows (rows, M, …) from row `start` on; they may belong to several samples."""
         while len(rows):
             n, h = divmod(start, self._height)
             some = rows[: self._height - h]

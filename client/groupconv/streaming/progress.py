@@ -1,4 +1,4 @@
-"""How far a stream is, and a bar that shows it."""
+"""Progress of a stream, and a bar that shows it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ from groupconv.errors import InvalidArgumentError
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stream is.
+    """Progress of a stream.
 
     Attributes:
-        rows, of: output rows that are there, and all.
-        received: bytes of output.
-        seconds: since it began.
+        rows: output rows that have arrived.
+        of: all output rows.
+        received: bytes of output that have arrived.
+        seconds: since the stream began.
     """
 
     rows: int
@@ -23,22 +24,22 @@ class Progress:
     seconds: float
 
 
-Shown = Callable[[Progress], None]
-"""What is called after each band."""
+ProgressCallback = Callable[[Progress], None]
+"""A function that is called after each band."""
 
 
 class Bar:
-    """A bar of tqdm on stderr: part done, bytes, time left, throughput.
+    """A tqdm bar on stderr: percentage, bytes, time left, throughput.
 
     Args:
-        size: bytes of the whole output as its reader counts them; 0 is those that travel.
+        size: bytes of the whole output, to scale the bar; 0 takes the bytes that travel.
 
     Raises:
         InvalidArgumentError: tqdm is not installed.
     """
 
     def __init__(self, size: int = 0) -> None:
-        self._size, self._said = size, ""
+        self._size, self._text = size, ""
         try:
             from tqdm import tqdm
         except ImportError:
@@ -48,25 +49,25 @@ class Bar:
         self._bar: Any = tqdm(unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True)
 
     def __call__(self, progress: Progress) -> None:
-        """Move on."""
-        if self._said:
-            self.say("")
+        """Update the bar."""
+        if self._text:
+            self.show("")
         total = self._size or progress.received * progress.of // progress.rows
         self._bar.total = total
         self._bar.update(total * progress.rows // progress.of - self._bar.n)
 
-    def say(self, text: str) -> None:
-        """Show a text behind the bar, until the next band."""
-        self._said = text
+    def show(self, text: str) -> None:
+        """Show a text after the bar until the next band arrives."""
+        self._text = text
         self._bar.set_postfix_str(text)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop updating the bar and leave it on screen."""
         self._bar.close()
 
 
-def shown(progress: Shown | bool | None) -> Shown | None:
-    """What `progress=` of a function means: True is a `Bar`, False and None are nothing."""
+def callback(progress: ProgressCallback | bool | None) -> ProgressCallback | None:
+    """The callback for a function's `progress=` argument: True is a `Bar`, False and None are no callback."""
     if progress is True:
         return Bar()
     return progress or None

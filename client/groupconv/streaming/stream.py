@@ -1,9 +1,8 @@
-"""A stream as the client sees it, without a transport: what to send, what to do with what comes, where to go on.
+"""A streaming convolution on the client, without the transport: messages to send, and what answers mean.
 
-`Transfer` survives connections: whatever an attempt left undone the next one begins with.
+A `Transfer` outlives its connections: each attempt continues after the last complete band.
 """
 
-import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -13,24 +12,22 @@ from typing import Any, Literal
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from groupconv.arguments import ready_steps
+from groupconv.convolution.steps import Array, Step, geometries
+from groupconv.device import Tensor
 from groupconv.errors import DataLossError, InvalidArgumentError, ResourceExhaustedError
 from groupconv.streaming.bands import Iterated, Narrowed, Sink, Sliced, Source
-from groupconv.streaming.progress import Progress, Shown, shown
+from groupconv.streaming.progress import Progress, ProgressCallback, callback
 from groupconv.v1 import stream_pb2
 from groupconv.wire.chunks import CHUNK_BYTES, packed, unpacked
 from groupconv.wire.compress import compressed, expanded, library
-from groupconv.wire.requests import Array, Step, geometries, ready_steps, steps_to_wire
+from groupconv.wire.requests import steps_to_wire
 from groupconv.wire.tensors import type_from_wire, type_to_wire
 
-log = logging.getLogger(__name__)
 STREAM = "/groupconv.v1.StreamService/ConvolveStream"
 NONE, LZ4 = stream_pb2.COMPRESSION_UNSPECIFIED, stream_pb2.COMPRESSION_SHUFFLE_LZ4
 STREAM_ABOVE = 4 * 2**20
-"""Bytes of input or output above which the functions go by stream: one message would be slower."""
-PATIENCE = 60.0
-"""Seconds without a new band after which a stream that lost its connection is given up …"""
-FIRST_PATIENCE = 5.0
-"""… and where no server ever accepted it."""
+"""Bytes of input or output above which the convolution functions use a stream, which is then faster than a message."""
 
 
 @dataclass
@@ -40,20 +37,25 @@ class Transfer:
     Args:
         source: rows to send.
         steps: with arrays, from `ready_steps`.
-        out: to be filled, or None.
+        out: array to fill, or None.
         unbatched: whether `out` lacks the sample axis.
         progress: called after each band.
-        allow_reordering: as in `Client.run`.
+        allow_reordering: whether sums over input channels may be split between workers.
         band_rows: output rows of a band; 0 lets the server choose.
-        wide: dtype of `out` where rows travel in a smaller one.
+        wide: dtype of `out` if rows travel in a smaller one.
         compression: whether chunks may be compressed.
+
+    Attributes:
+        done: output rows that have arrived.
+        sink: writes them to `out`; None until a server has accepted the stream.
+        resumed: number of connections after the first.
     """
 
     source: Source
     steps: Sequence[Step]
     out: Any = None
     unbatched: bool = False
-    progress: Shown | None = None
+    progress: ProgressCallback | None = None
     allow_reordering: bool = False
     band_rows: int = 0
     wide: np.dtype | None = None
@@ -70,7 +72,7 @@ class Transfer:
     _began: float = field(default_factory=time.monotonic)
 
     def header(self) -> bytes:
-        """The first message of an attempt, which goes on where the last one ended."""
+        """The first message of an attempt, which continues where the last one ended."""
         self._band, self._filled = None, 0
         header = stream_pb2.StreamHeader(
             input=type_to_wire(self.source.dtype, self.source.shape),
@@ -83,25 +85,25 @@ class Transfer:
         return stream_pb2.ConvolveStreamRequest(header=header).SerializeToString()
 
     def accepted(self, message: bytes) -> int:
-        """Take the server's first answer.
+        """Process the server's first answer.
 
         Returns:
             The first input row to send.
 
         Raises:
-            DataLossError: a server that does not keep to the protocol.
+            DataLossError: the server violates the protocol.
         """
         accepted = _response(message).accepted
         dtype, shape = type_from_wire(accepted.output, "output", batch=True)
         made = geometries([s.spec for s in self.steps], self.source.shape, [s.kernel.shape for s in self.steps])
         rows = self.source.shape[0] * self.source.shape[2]
         if shape != made[-1].output_shape or not 0 <= accepted.first_input_row <= rows:
-            raise DataLossError(f"the server accepted another stream than this: an output of {list(shape)}")
+            raise DataLossError(f"the server accepted another stream than this: its output has shape {list(shape)}")
         if self.sink is None:
             self.sink = Sink(self.out, shape, dtype, unbatched=self.unbatched, wide=self.wide)
         self._row, self._total = ((shape[1], *shape[3:]), dtype), shape[0] * shape[2]
         self._compressed = accepted.compression == LZ4
-        self.band_rows = accepted.band_rows  # the same bands when it resumes, so nothing else need be kept
+        self.band_rows = accepted.band_rows  # a resumed stream uses the same bands, so no partial band is kept
         return accepted.first_input_row
 
     def chunks(self, row: int) -> Iterator[bytes]:
@@ -118,10 +120,10 @@ class Transfer:
             row = stop
 
     def take(self, message: bytes) -> None:
-        """Take any later answer.
+        """Process a later answer: the start of a band, or a part of its data.
 
         Raises:
-            DataLossError: a server that does not keep to the protocol.
+            DataLossError: the server violates the protocol.
         """
         data = unpacked(message)
         if data is None:
@@ -130,41 +132,35 @@ class Transfer:
                 data = self._expanded(response.compressed)
         if data is None:
             if not response.HasField("band") or self._band is not None:
-                raise DataLossError("the server sent what is no band")
+                raise DataLossError("the server sent a message that is neither a new band nor data")
             if not 0 <= response.band.start <= self.done < response.band.stop <= self._total:
-                raise DataLossError("the server sent a band that is not the next one")
+                raise DataLossError(
+                    f"the server sent rows {response.band.start} to {response.band.stop} after row {self.done}"
+                )
             self._band, self._filled = response.band, 0
             return
         if self._band is None or self.sink is None:
-            raise DataLossError("the server sent data that belongs to no band")
+            raise DataLossError("the server sent data outside a band")
         shape, dtype = self._row
         size = (self._band.stop - self._band.start) * math.prod(shape) * dtype.itemsize
         if self._filled + len(data) > size:
-            raise DataLossError("the server sent more data than the band has")
+            raise DataLossError(f"the server sent more than the {size} bytes of the band")
         self._put(data, size)
         if self._filled == size:
             self._finish(self._band)
 
     def filled(self) -> Any:
-        """After the last answer: what was filled.
+        """The filled output, after the last answer.
 
         Raises:
-            DataLossError: bands are missing.
+            DataLossError: rows are missing.
         """
         if self.sink is None or self.done != self._total:
             raise DataLossError(f"the server sent {self.done} of {self._total} rows")
         return self.sink.out
 
-    def say(self, text: str) -> None:
-        """Say what the stream waits for: the bar does if there is one, else the log."""
-        say = getattr(self.progress, "say", None)
-        if say is None:
-            log.warning(text)
-        else:
-            say(text)
-
     def close(self) -> None:
-        """After the last attempt, however it ended: a bar is closed."""
+        """Close the progress bar, if there is one."""
         close = getattr(self.progress, "close", None)
         if close is not None:
             close()
@@ -173,7 +169,7 @@ class Transfer:
         try:
             return expanded(chunk, self._row[1].itemsize)
         except (InvalidArgumentError, ResourceExhaustedError) as error:
-            raise DataLossError(f"the server sent a chunk that cannot be read: {error}") from None
+            raise DataLossError(f"the server sent a chunk that does not decompress: {error}") from None
 
     def _message(self, chunk: memoryview) -> bytes:
         small = compressed(chunk, self.source.dtype.itemsize) if self._compressed else None
@@ -182,20 +178,20 @@ class Transfer:
         return stream_pb2.ConvolveStreamRequest(compressed=small).SerializeToString()
 
     def _put(self, data: memoryview, size: int) -> None:
-        """Whole rows of a NumPy array go straight to their place; the rest waits until its band is complete."""
+        """Write whole rows to a NumPy array at once; other data is collected until its band is complete."""
         shape, dtype = self._row
         row_bytes = math.prod(shape) * dtype.itemsize
         assert self._band is not None
         assert self.sink is not None
-        bytes_ = np.frombuffer(data, np.uint8)
+        received = np.frombuffer(data, np.uint8)
         if isinstance(self.sink.out, np.ndarray) and not (self._filled % row_bytes or len(data) % row_bytes):
-            rows = bytes_.view(dtype).reshape(-1, *shape)
+            rows = received.view(dtype).reshape(-1, *shape)
             self.sink.write(self._band.start + self._filled // row_bytes, rows)
             self._filled += len(data)
             return
         if len(self._buffer) < size:
             self._buffer = np.empty(size, np.uint8)
-        self._buffer[self._filled : self._filled + len(data)] = bytes_
+        self._buffer[self._filled : self._filled + len(data)] = received
         self._filled += len(data)
         if self._filled == size:
             self.sink.write(self._band.start, self._buffer[:size].view(dtype).reshape(-1, *shape))
@@ -213,46 +209,7 @@ def _response(message: bytes) -> stream_pb2.ConvolveStreamResponse:
     try:
         return stream_pb2.ConvolveStreamResponse.FromString(message)
     except DecodeError:
-        raise DataLossError(f"the server sent {len(message)} bytes that are no ConvolveStreamResponse") from None
-
-
-class Attempts:
-    """When a stream that lost its connection is tried again: as long as bands come, with pauses that grow.
-
-    Args:
-        made: the stream.
-        timeout: seconds for all attempts together, or None.
-    """
-
-    def __init__(self, made: Transfer, timeout: float | None) -> None:
-        self._made = made
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._done, self._since, self._pause = made.done, time.monotonic(), 0.1
-        self._told: float | None = None
-
-    def left(self) -> float | None:
-        """Seconds for the next attempt; None where there is no end."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-
-    def pause_after(self, error: Exception) -> float:
-        """Seconds to wait before the next attempt.
-
-        Raises:
-            Exception: `error`, where another attempt would be in vain or too late.
-        """
-        now = time.monotonic()
-        if self._made.done > self._done:
-            self._done, self._since, self._pause = self._made.done, now, 0.1
-        pause, self._pause = self._pause, min(2.0, 2 * self._pause)
-        patience = FIRST_PATIENCE if self._made.sink is None else PATIENCE
-        end = min(self._since + patience, math.inf if self._deadline is None else self._deadline)
-        if now + pause > end:
-            raise error
-        self._made.resumed += 1
-        if self._since != self._told:  # once until bands come again
-            self._told = self._since
-            self._made.say(f"server away, retrying for {end - now:.0f} s")
-        return pause
+        raise DataLossError(f"the server's message of {len(message)} bytes is not a ConvolveStreamResponse") from None
 
 
 def transfer(
@@ -262,25 +219,25 @@ def transfer(
     shape: Sequence[int] | None = None,
     dtype: Any = None,
     out: Any = None,
-    progress: Shown | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
     allow_reordering: bool = False,
     band_rows: int = 0,
     wire_dtype: Any = None,
     compression: Literal["lz4"] | None = None,
 ) -> Transfer:
-    """A transfer that is checked here, before anything travels.
+    """Check the arguments of a stream before anything is sent.
 
     Args:
         source: anything with a shape, a dtype and slices by rows, or an iterator of bands of one sample.
         steps: at least one.
         shape: of an iterator's bands together, (1, C, H, …) or (C, H, …).
         dtype: of an iterator's bands.
-        out: as in `Transfer`.
-        progress: likewise, or True for a bar.
-        allow_reordering: likewise.
-        band_rows: likewise.
-        wire_dtype: float16 or bfloat16, in which the floats of input, kernels and output travel; None leaves them.
-        compression: "lz4" compresses chunks where the server can; None leaves them.
+        out: array to fill, or None.
+        progress: called after each band; True shows a bar.
+        allow_reordering: whether sums over input channels may be split between workers.
+        band_rows: output rows of a band; 0 lets the server choose.
+        wire_dtype: float16 or bfloat16, in which floats travel; None sends them as they are.
+        compression: "lz4" compresses chunks if the server can; None sends them as they are.
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
@@ -303,12 +260,25 @@ def transfer(
     ready = ready_steps(steps, rows.dtype)
     geometries([s.spec for s in ready], rows.shape, [s.kernel.shape for s in ready])
     return Transfer(
-        rows, ready, out, given == rank + 1, shown(progress), allow_reordering, band_rows, wide, compression is not None
+        rows,
+        ready,
+        out,
+        given == rank + 1,
+        callback(progress),
+        allow_reordering,
+        band_rows,
+        wide,
+        compression is not None,
     )
 
 
-def pays(x: Array, steps: Sequence[Step]) -> bool:
-    """Whether arrays that `prepare` made ready go by stream: they are large, and no sample is needed whole."""
+def better_streamed(x: Tensor, steps: Sequence[Step]) -> bool:
+    """Whether a stream is faster than a message: arrays are large, and no sample is needed as a whole.
+
+    Args:
+        x: (N, C, *spatial), from `prepare`.
+        steps: from `prepare`.
+    """
     found = geometries([s.spec for s in steps], x.shape, [s.kernel.shape for s in steps])
     if any(g.padding_mode == "circular" and g.padding[0] != (0, 0) for g in found):
         return False

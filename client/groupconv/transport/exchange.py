@@ -1,6 +1,7 @@
-"""What a call says and hears, without its transport: a generator that both clients drive alike.
+"""An exchange: the requests of a call and the answers to them, without the transport.
 
-It yields each `Request`, is sent the answer's bytes or thrown the call's error, and returns what the call is for.
+An exchange is a generator. It yields each `Request` to send, receives the answer's bytes (or the call's error, thrown
+in), and returns the value of the call. The blocking and the awaiting client run the same exchanges.
 """
 
 from collections.abc import Generator
@@ -8,11 +9,11 @@ from typing import Any, NamedTuple, TypeVar
 
 
 class Request(NamedTuple):
-    """A call to make.
+    """A request to send.
 
     Attributes:
-        method: its path.
-        message: its request, on the wire.
+        method: path of the gRPC method.
+        message: the request on the wire.
     """
 
     method: str
@@ -20,7 +21,7 @@ class Request(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What the generator returned."""
+    """The value that an exchange returned."""
 
     value: Any
 
@@ -29,13 +30,16 @@ T = TypeVar("T")
 Exchange = Generator[Request, bytes, T]
 
 
-def advance(talk: Exchange[Any], answer: bytes | None = None, error: BaseException | None = None) -> Request | Done:
-    """What is to be done next, after an answer or an error.
+def advance(exchange: Exchange[Any], answer: bytes | None = None, error: BaseException | None = None) -> Request | Done:
+    """Continue an exchange with an answer or an error, or start it with neither.
+
+    Returns:
+        The next request, or the value of the call.
 
     Raises:
-        BaseException: what the generator makes of the error.
+        BaseException: whatever the exchange raises.
     """
     try:
-        return talk.send(answer) if error is None else talk.throw(error)  # type: ignore[arg-type]  # None begins it
+        return exchange.send(answer) if error is None else exchange.throw(error)  # type: ignore[arg-type]  # None starts it
     except StopIteration as end:
         return Done(end.value)

@@ -1,15 +1,13 @@
-r"""Messages with one large tensor in them, read and written without protobuf's copies.
+r"""Messages with one large tensor, read and written without protobuf's copies.
 
-protobuf copies a `bytes` field when it is set, when it is serialized and at each read. Here a message is taken apart by
-its wire format: the large field is handed over where it lies, what is left is small and goes through protobuf. And a
-message is laid out with room for the elements, so that whoever computes them writes them where they travel. Any
-protobuf reads what is written here, and what any protobuf writes is read.
+protobuf copies a `bytes` field when it is set, when it is serialized and at each read. To read, `scan` separates the
+tensor's bytes from the rest of the message, which is small and goes through protobuf. To write, `message_with` makes a
+message with space for the elements, and the caller computes them there. Messages are ordinary protobuf on the wire.
 
-Source: the protobuf encoding guide. Anything unusual (groups, overlong numbers, broken bytes) is left to protobuf.
+Source: the protobuf encoding guide. Unusual encodings (groups, overlong numbers, broken bytes) are left to protobuf.
 """
 
 import ctypes
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
@@ -17,16 +15,24 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from groupconv.convolution.dtypes import DTYPES, known
+from groupconv.errors import InvalidArgumentError
+from groupconv.v1 import tensor_pb2
+
 ALIGNMENT = 16
-"""Elements begin at a multiple of this in a message written here, and so in the memory of whoever receives it."""
+"""Elements start at a multiple of this in a message written here, and so in the receiver's memory."""
+DATA_TYPES: dict[np.dtype, tensor_pb2.DataType.ValueType] = {
+    dtype: tensor_pb2.DataType.Value(f"DATA_TYPE_{name.upper()}") for name, dtype in DTYPES.items()
+}
+MAX_CACHED = 1024
+"""Bytes beside the payload of a message that a `DecodeCache` keeps."""
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _DTYPE, _SHAPE, _DATA, _PADDING = 0x08, 0x12, 0x1A, 0x22  # tags of the fields of Tensor
 _MAX_LENGTH = 2**31 - 1  # of a protobuf message
 _START = 4  # bytes before every payload: two tags and two lengths
-_LONGEST = 1024  # bytes beside the payload that are remembered
 
-Meaning = TypeVar("Meaning")
+Decoded = TypeVar("Decoded")
 
 _from_size = ctypes.pythonapi.PyBytes_FromStringAndSize
 _from_size.argtypes, _from_size.restype = (ctypes.c_void_p, ctypes.c_ssize_t), ctypes.py_object
@@ -35,15 +41,15 @@ _address.argtypes, _address.restype = (ctypes.py_object,), ctypes.c_void_p
 
 
 def scan(message: bytes, path: Sequence[int]) -> tuple[bytes, memoryview | None]:
-    r"""Take the payload out of a message.
+    r"""Separate the payload from the rest of a message.
 
     Args:
         message: on the wire.
         path: field numbers that lead to the payload, a `bytes` field: (1, 3) is field 3 of the message in field 1.
 
     Returns:
-        The message without the payload, and the payload as a view of `message`. Where there is none, or `message` is
-        not plainly encoded, all of `message` and None: protobuf then reads it, or says what is wrong with it.
+        The message without the payload, and the payload as a view of `message`. If there is no payload, or the message
+        has an unusual encoding: the whole message and None; protobuf then reads it or reports what is wrong.
 
     Example:
         >>> small, payload = scan(b"\x0a\x06\x08\x03\x1a\x02ab\x28\x01", (1, 3))
@@ -58,65 +64,71 @@ def scan(message: bytes, path: Sequence[int]) -> tuple[bytes, memoryview | None]
     return (message, None) if found is None else (b"".join(parts), found)
 
 
-class Forms(Generic[Meaning]):
-    r"""What messages say beside their payload, remembered: requests and answers of one layer differ in that alone.
+class DecodeCache(Generic[Decoded]):
+    r"""Decoded messages by their bytes beside the payload. Messages of one layer differ in the payload alone.
 
-    A message that has the same bytes before and after its payload as another had says the same, for the payload's
-    length is in those before. Safe to use from several threads.
+    Two messages with the same bytes before and after the payload decode to the same value: the bytes before it include
+    its length. Safe to use from several threads.
 
     Args:
-        most: messages remembered.
+        size: number of messages to keep.
 
     Example:
-        >>> forms = Forms()
+        >>> cache = DecodeCache()
         >>> message = b"\x0a\x06\x08\x03\x1a\x02ab\x28\x01"
-        >>> forms.keep(message, scan(message, (1, 3))[1], "a float32, for layer 1")
-        >>> forms.find(b"\x0a\x06\x08\x03\x1a\x02cd\x28\x01")
+        >>> cache.put(message, scan(message, (1, 3))[1], "a float32, for layer 1")
+        >>> cache.get(b"\x0a\x06\x08\x03\x1a\x02cd\x28\x01")
         ('a float32, for layer 1', 6)
-        >>> forms.find(b"\x0a\x06\x08\x03\x1a\x02cd\x28\x02") is None
+        >>> cache.get(b"\x0a\x06\x08\x03\x1a\x02cd\x28\x02") is None
         True
     """
 
-    def __init__(self, most: int = 1024) -> None:
-        self._most = most
-        self._places: dict[tuple[int, bytes], tuple[int, int]] = {}
-        self._meanings: dict[tuple[bytes, bytes], Meaning] = {}
+    def __init__(self, size: int = 1024) -> None:
+        self._size = size
+        self._payloads: dict[tuple[int, bytes], tuple[int, int]] = {}  # start and stop, by length and first bytes
+        self._decoded: dict[tuple[bytes, bytes], Decoded] = {}
 
-    def find(self, message: bytes) -> tuple[Meaning, int] | None:
-        """What was kept for a message of this form, and where its payload begins."""
-        place = self._places.get((len(message), message[:_START]))
-        if place is None:
+    def get(self, message: bytes) -> tuple[Decoded, int] | None:
+        """The decoded message and the offset of its payload; None if the cache does not have it."""
+        payload = self._payloads.get((len(message), message[:_START]))
+        if payload is None:
             return None
-        start, stop = place
-        meaning = self._meanings.get((message[:start], message[stop:]))
-        return None if meaning is None else (meaning, start)
+        start, stop = payload
+        decoded = self._decoded.get((message[:start], message[stop:]))
+        return None if decoded is None else (decoded, start)
 
-    def keep(self, message: bytes, payload: memoryview, meaning: Meaning) -> None:
-        """Remember what a message says, of which `payload` is a part; unless what is beside it is long."""
-        if not len(payload) or len(message) - len(payload) > _LONGEST:
+    def put(self, message: bytes, payload: memoryview, decoded: Decoded) -> None:
+        """Keep a decoded message, unless the bytes beside its payload are more than `MAX_CACHED`.
+
+        Args:
+            message: on the wire.
+            payload: a view of `message`.
+            decoded: what `get` returns for messages that differ in the payload alone.
+        """
+        if not len(payload) or len(message) - len(payload) > MAX_CACHED:
             return
         start = offset(message, payload)
         stop = start + len(payload)
-        if len(self._meanings) >= self._most:
-            self._places.clear()
-            self._meanings.clear()
-        self._meanings[message[:start], message[stop:]] = meaning
-        self._places[len(message), message[:_START]] = start, stop
+        if len(self._decoded) >= self._size:
+            self._payloads.clear()
+            self._decoded.clear()
+        self._decoded[message[:start], message[stop:]] = decoded
+        self._payloads[len(message), message[:_START]] = start, stop
 
 
 def offset(message: bytes, payload: memoryview) -> int:
-    """Where in a message its payload begins, which is a view of it."""
-    begins: int = _address(message)
-    return np.frombuffer(payload, np.uint8).ctypes.data - begins
+    """The offset in `message` of `payload`, a view of it."""
+    start: int = _address(message)
+    return np.frombuffer(payload, np.uint8).ctypes.data - start
 
 
 def writable(message: bytes, start: int, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Elements in a message that nobody else reads, as an array to be written; it keeps the message alive.
+    """Elements of a message as a writable array, which keeps the message alive. Nothing else may refer to the message.
 
     Args:
         message: on the wire.
-        start: where the elements begin.
-        dtype: of them.
+        start: offset of the elements.
+        dtype: of the elements.
         shape: extents.
 
     Example:
@@ -125,57 +137,75 @@ def writable(message: bytes, start: int, dtype: np.dtype, shape: tuple[int, ...]
         b'a Fresh one'
     """
     memory = _Memory.from_address(_address(message))
-    memory.of = message
+    memory.message = message
     return np.ndarray(shape, dtype, memory, start)
 
 
-def laid_out(field: int, dtype: np.dtype, code: int, shape: Sequence[int], rest: bytes) -> tuple[bytes, NDArray[Any]]:
-    """A message with a tensor whose elements are still to be written.
+def message_with(
+    number: int, dtype: np.dtype, shape: Sequence[int], rest: bytes = b"", field: str = "tensor"
+) -> tuple[bytes, NDArray[Any]]:
+    """A message whose field `number` is a tensor. Fill the array before the message is sent.
 
     Args:
-        field: number of the message's field that is the tensor.
-        dtype: of the elements, the machine's own byte order.
-        code: the same as a DataType.
-        shape: extents.
+        number: of the tensor's field.
+        dtype: of the tensor.
+        shape: of the tensor.
         rest: the message's other fields, on the wire.
+        field: what errors call the tensor.
 
     Returns:
-        The message, and the array in it that must be filled before the message is sent.
+        The message, and the tensor's elements in it as an uninitialized array.
 
     Raises:
-        ValueError: more than a message can hold.
+        InvalidArgumentError: the dtype is not supported, or the message would have 2 GiB or more.
 
     Example:
-        >>> message, array = laid_out(1, np.dtype(np.float32), 3, (2,), b"")
-        >>> array[...] = [1, 2]
+        >>> message, elements = message_with(1, np.dtype(np.float32), (2,))
+        >>> elements[...] = [1, 2]
         >>> from groupconv.v1 import convolution_pb2
-        >>> convolution_pb2.ConvolveRequest.FromString(message).input.data == array.tobytes()
+        >>> convolution_pb2.ConvolveRequest.FromString(message).input.data == elements.tobytes()
         True
     """
+    code = DATA_TYPES.get(dtype) or DATA_TYPES[known(f"{field}.dtype", dtype)]
     shape = tuple(shape)
-    return with_room(_header(field, code, shape, dtype.itemsize), dtype, shape, rest)
+    size = math.prod(shape) * dtype.itemsize
+    extents = b"".join(map(varint, shape))
+    kind = b"".join((bytes((_DTYPE, code, _SHAPE)), varint(len(extents)), extents))
+    tag, data = varint(number << 3 | _LENGTH), bytes((_DATA,)) + varint(size)
+    padding = 0  # bytes of the padding field
+    while True:
+        length = varint(len(kind) + padding + len(data) + size)
+        missing = -(len(tag) + len(length) + len(kind) + padding + len(data)) % ALIGNMENT
+        if not missing:
+            break
+        padding += missing if padding + missing > 1 else missing + ALIGNMENT  # its tag and length are 2 bytes
+    filler = bytes((_PADDING, padding - 2)) + bytes(padding - 2) if padding else b""
+    try:
+        return allocate(b"".join((tag, length, kind, filler, data)), dtype, shape, rest)
+    except ValueError as error:
+        raise InvalidArgumentError(field, "less than 2 GiB", f"{error} bytes") from None
 
 
-def with_room(head: bytes, dtype: np.dtype, shape: tuple[int, ...], rest: bytes = b"") -> tuple[bytes, NDArray[Any]]:
-    """`head`, room for an array's elements, `rest`; and the array, which must be filled before the message is sent.
+def allocate(head: bytes, dtype: np.dtype, shape: tuple[int, ...], rest: bytes = b"") -> tuple[bytes, NDArray[Any]]:
+    """Bytes that are `head`, the elements of an array, and `rest`; and the uninitialized array.
 
     Raises:
-        ValueError: more than a message can hold.
+        ValueError: a message cannot have so many bytes.
     """
-    before = len(head)
-    total = before + math.prod(shape) * dtype.itemsize + len(rest)
+    start = len(head)
+    total = start + math.prod(shape) * dtype.itemsize + len(rest)
     if total > _MAX_LENGTH:
         raise ValueError(total)
     message: bytes = _from_size(None, total)
-    at = _address(message)
-    ctypes.memmove(at, head, before)
+    address = _address(message)
+    ctypes.memmove(address, head, start)
     if rest:
-        ctypes.memmove(at + total - len(rest), rest, len(rest))
-    return message, writable(message, before, dtype, shape)
+        ctypes.memmove(address + total - len(rest), rest, len(rest))
+    return message, writable(message, start, dtype, shape)
 
 
 def varint(value: int) -> bytes:
-    r"""A number that is not negative, as protobuf writes it.
+    r"""A non-negative number as protobuf writes it.
 
     Example:
         >>> varint(300)
@@ -183,28 +213,28 @@ def varint(value: int) -> bytes:
     """
     if value < 0x80:
         return bytes((value,))
-    found = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        found.append(0x80 | value & 0x7F)
+        encoded.append(0x80 | value & 0x7F)
         value >>= 7
-    found.append(value)
-    return bytes(found)
+    encoded.append(value)
+    return bytes(encoded)
 
 
-class _Memory(ctypes.c_char * _MAX_LENGTH):  # type: ignore[misc] # a type all the same
-    """Memory without the mark that it is read-only; how much of it there is knows the message `of` which it is."""
+class _Memory(ctypes.c_char * _MAX_LENGTH):  # type: ignore[misc] # mypy does not know it as a class
+    """The memory of `message`, writable. Its length is nominal: arrays over it must stay within the message."""
 
-    __slots__ = ("of",)
+    __slots__ = ("message",)
 
 
 def _without(
     view: memoryview, at: int, end: int, path: Sequence[int]
 ) -> tuple[list[bytes | memoryview], memoryview | None]:
-    """The parts of a message that are not the payload, and the payload: of several the last, as protobuf has it."""
+    """The parts of a message outside the payload, and the payload. Of several, protobuf takes the last."""
     parts: list[bytes | memoryview] = []
     found: memoryview | None = None
     wanted = path[0] << 3 | _LENGTH
-    kept = at  # from here on nothing is in `parts` yet
+    kept = at  # start of the bytes that are not yet in `parts`
     while at < end:
         start = at
         tag, at = _number(view, at, 5)
@@ -239,7 +269,7 @@ def _without(
 
 
 def _number(view: memoryview, at: int, most: int) -> tuple[int, int]:
-    """A varint of at most so many bytes, and where it ends."""
+    """Read a varint of at most `most` bytes: its value, and the offset after it."""
     byte = view[at]
     if byte < 0x80:
         return byte, at + 1
@@ -251,19 +281,3 @@ def _number(view: memoryview, at: int, most: int) -> tuple[int, int]:
             return value, i + 1
         shift += 7
     raise ValueError(at)
-
-
-@functools.lru_cache(maxsize=1024)
-def _header(field: int, code: int, shape: tuple[int, ...], itemsize: int) -> bytes:
-    """All of a message before the tensor's elements, with padding so that they begin aligned."""
-    size = math.prod(shape) * itemsize
-    extents = b"".join(map(varint, shape))
-    kind = b"".join((bytes((_DTYPE,)), varint(code), bytes((_SHAPE,)), varint(len(extents)), extents))
-    data = bytes((_DATA,)) + varint(size)
-    for length in range(2 * ALIGNMENT):
-        padding = b"" if length < 2 else bytes((_PADDING, length - 2)) + bytes(length - 2)
-        inner = kind + padding + data
-        head = varint(field << 3 | _LENGTH) + varint(len(inner) + size) + inner
-        if len(head) % ALIGNMENT == 0:
-            return head
-    raise AssertionError(field)  # one length in ALIGNMENT fits

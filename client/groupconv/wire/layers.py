@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from groupconv.arguments import as_array, supported
 from groupconv.convolution.dtypes import is_float
 from groupconv.convolution.spec import ConvSpec
+from groupconv.convolution.steps import Array, Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import layer_pb2
-from groupconv.wire.requests import Array, Step, travelling
 from groupconv.wire.specs import spec_from_wire, spec_to_wire
-from groupconv.wire.tensors import as_array, type_from_wire, type_to_wire
+from groupconv.wire.tensors import type_from_wire, type_to_wire
 
 CHUNK_BYTES = 2**20
 """Bytes of weights in one message."""
@@ -69,12 +70,12 @@ def load_messages(
     arrays: list[Array] = []
     wanted_dtype = None if dtype is None else np.dtype(dtype)
     for i, step in enumerate(steps):
-        kernel = travelling(f"steps[{i}].kernel", as_array(step.kernel), wanted_dtype)
+        kernel = supported(f"steps[{i}].kernel", as_array(step.kernel), wanted_dtype)
         message = header.steps.add(kernel=type_to_wire(kernel.dtype, kernel.shape), spec=spec_to_wire(step.spec))
         arrays.append(kernel)
         if step.bias is not None:
             wanted = kernel.dtype if is_float(kernel.dtype) else None
-            bias = travelling(f"steps[{i}].bias", as_array(step.bias), wanted)
+            bias = supported(f"steps[{i}].bias", as_array(step.bias), wanted)
             message.bias.CopyFrom(type_to_wire(bias.dtype, bias.shape))
             arrays.append(bias)
     header.inputs.extend(type_to_wire(arrays[0].dtype, tuple(shape), "inputs") for shape in inputs)

@@ -1,117 +1,34 @@
-"""What the SDK asks for: arrays and specs as steps, steps as messages. Shared by the blocking and the aio client."""
+"""Messages of ConvolutionService: requests to bytes, answers to arrays."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
-from groupconv.convolution.dtypes import DTYPES, is_float, known
-from groupconv.convolution.geometry import Geometry, resolve
-from groupconv.convolution.plan import Report
+from groupconv.convolution.dtypes import DTYPES, known
 from groupconv.convolution.spec import ConvSpec
-from groupconv.device import DeviceArray
+from groupconv.convolution.steps import Array, Result, Step, geometries
+from groupconv.device import DeviceArray, Tensor
 from groupconv.errors import DataLossError, InvalidArgumentError
+from groupconv.moved import moved_names
 from groupconv.v1 import convolution_pb2, spec_pb2
-from groupconv.wire.codec import Forms, offset, scan, writable
+from groupconv.wire.codec import DecodeCache, message_with, offset, scan, writable
 from groupconv.wire.specs import NO_REPORT, report_from_wire, spec_to_wire
-from groupconv.wire.tensors import as_array, from_wire, message_with, to_wire, type_to_wire
+from groupconv.wire.tensors import from_wire, to_wire, type_to_wire
 
-Array = NDArray[Any]
 CONVOLVE = "/groupconv.v1.ConvolutionService/Convolve"
 
 
-@dataclass(frozen=True)
-class Step:
-    """One convolution with its kernel. A request runs one or more of them in order.
-
-    Attributes:
-        kernel: (M, C/g, *kernel), transposed (C, M/g, *kernel).
-        bias: (M,) or None.
-        spec: the convolution.
-    """
-
-    kernel: Any
-    bias: Any = None
-    spec: ConvSpec = field(default_factory=ConvSpec)
-
-
-@dataclass(frozen=True)
-class Result:
-    """An answer and how it was made.
-
-    Attributes:
-        output: (N, M, *spatial).
-        report: the plan, each shard's worker and times, the times of each phase.
-    """
-
-    output: Array
-    report: Report
-
-
-def prepare(x: Any, steps: Sequence[Step]) -> tuple[Array, list[Step], bool]:
-    """Arrays ready to send, checked against their shapes here, before anything travels.
-
-    Kernels and biases take the input's dtype where that is a float, so lists and float64 arrays can be given;
-    Python integers become int32. An input without batch axis gets one.
-
-    Returns:
-        The input (N, C, *spatial), the steps with arrays, and whether the batch axis was added.
-
-    Raises:
-        InvalidArgumentError: naming the field, what was expected and what came.
-    """
-    if not steps:
-        raise InvalidArgumentError("steps", "at least one step", 0)
-    array = travelling("input", as_array(x), None)
-    unbatched = array.ndim == as_array(steps[0].kernel).ndim - 1
-    if unbatched:
-        array = array.reshape((1, *array.shape))
-    ready = ready_steps(steps, array.dtype)
-    geometries([s.spec for s in ready], array.shape, [s.kernel.shape for s in ready])
-    return array, ready, unbatched
-
-
-def ready_steps(steps: Sequence[Step], dtype: np.dtype) -> list[Step]:
-    """Steps with arrays that travel, for an input of `dtype`.
-
-    Raises:
-        InvalidArgumentError: a kernel or bias of a dtype that does not travel.
-    """
-    ready = []
-    for i, step in enumerate(steps):
-        kernel = travelling(f"steps[{i}].kernel", as_array(step.kernel), dtype)
-        bias = None if step.bias is None else as_array(step.bias)
-        if bias is not None:
-            wanted = dtype if is_float(dtype) else kernel.dtype
-            bias = travelling(f"steps[{i}].bias", bias, wanted if is_float(wanted) else None)
-        ready.append(Step(kernel, bias, step.spec))
-    return ready
-
-
-def geometries(
-    specs: Sequence[ConvSpec], input_shape: Sequence[int], kernel_shapes: Sequence[Sequence[int]]
-) -> list[Geometry]:
-    """The geometry of each step, the output of one being the input of the next.
-
-    Raises:
-        InvalidArgumentError: with the path of the field, as `steps[1].spec.stride`.
-    """
-    found: list[Geometry] = []
-    shape = tuple(input_shape)
-    for i, (spec, kernel_shape) in enumerate(zip(specs, kernel_shapes, strict=True)):
-        try:
-            found.append(resolve(spec, shape, kernel_shape))
-        except InvalidArgumentError as error:
-            raise _located(error, i) from None
-        shape = found[-1].output_shape
-    return found
-
-
 def convolve_request(x: Array, steps: Iterable[Step], *, allow_reordering: bool = False, report: bool = True) -> bytes:
-    """A ConvolveRequest on the wire, of what `prepare` made ready; the input is copied once."""
+    """A ConvolveRequest on the wire; the input is copied once.
+
+    Args:
+        x: (N, C, *spatial), from `prepare`.
+        steps: from `prepare`.
+        allow_reordering: whether sums over input channels may be split between workers.
+        report: whether the server reports how it ran the request.
+    """
     rest = convolution_pb2.ConvolveRequest(
         allow_reordering=allow_reordering, steps=steps_to_wire(steps), without_report=not report
     )
@@ -119,9 +36,9 @@ def convolve_request(x: Array, steps: Iterable[Step], *, allow_reordering: bool 
 
 
 def with_input(x: Array, rest: bytes) -> bytes:
-    """A ConvolveRequest on the wire: the input, and the other fields."""
-    message, room = message_with(1, x.dtype, x.shape, rest, "input")
-    room[...] = x
+    """A ConvolveRequest on the wire: the input, copied once, and the other fields `rest`."""
+    message, elements = message_with(1, x.dtype, x.shape, rest, "input")
+    elements[...] = x
     return message
 
 
@@ -133,7 +50,7 @@ def layer_fields(name: str, report: bool, allow_reordering: bool) -> bytes:
 
 
 def steps_to_wire(steps: Iterable[Step]) -> list[spec_pb2.Step]:
-    """The messages of steps with arrays."""
+    """Steps with arrays as messages."""
     return [
         spec_pb2.Step(
             kernel=to_wire(s.kernel, f"steps[{i}].kernel"),
@@ -155,7 +72,7 @@ def plan_request(
     """The message that asks for a plan.
 
     Raises:
-        InvalidArgumentError: shapes or a dtype that cannot be.
+        InvalidArgumentError: the shapes do not fit, or the dtype is not supported.
     """
     geometries(specs, input_shape, kernel_shapes)
     of = DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
@@ -172,57 +89,64 @@ def plan_request(
     )
 
 
-Answer = tuple[convolution_pb2.ConvolveResponse, Array]
-"""A response, and its output in an array of the reader's own, where gRPC put it if it lies aligned."""
+Answer = tuple[convolution_pb2.ConvolveResponse, Tensor]
+"""A response, and its output. The output is a view of the message if it is aligned there."""
 
 
 def read_answer(raw: bytes) -> Answer:
-    """A ConvolveResponse from the wire, with its output in it.
+    """Decode a ConvolveResponse whose output is in the message. The output is writable.
 
     Raises:
-        DataLossError: it is none.
-        InvalidArgumentError: of the output, as `from_wire`.
+        DataLossError: the bytes are not a ConvolveResponse.
+        InvalidArgumentError: the output is malformed, see `from_wire`.
     """
-    known = _answers.find(raw)
-    if known is not None:
-        (response, dtype, shape), start = known
-        return response, writable(raw, start, dtype, shape)  # nobody else has the message
-    response, payload = taken_apart(raw)
+    cached = _answers.get(raw)
+    if cached is not None:
+        (response, dtype, shape), start = cached
+        return response, writable(raw, start, dtype, shape)  # nothing else refers to the message
+    response, payload = split_answer(raw)
     y = from_wire(response.output, "output", payload, batch=True)
     if payload is None or not np.may_share_memory(y, payload):
         return response, y if y.flags.writeable else y.copy()
-    if not response.HasField("plan"):  # each report is another
-        _answers.keep(raw, payload, (response, y.dtype, y.shape))
+    if not response.HasField("plan"):  # reports differ from answer to answer
+        _answers.put(raw, payload, (response, y.dtype, y.shape))
     return response, writable(raw, offset(raw, payload), y.dtype, y.shape)
 
 
-def taken_apart(raw: bytes) -> tuple[convolution_pb2.ConvolveResponse, memoryview | None]:
-    """A response without its output's bytes, and those where they came.
+def split_answer(raw: bytes) -> tuple[convolution_pb2.ConvolveResponse, memoryview | None]:
+    """A ConvolveResponse without its output's bytes, and those bytes as a view of `raw`.
 
     Raises:
-        DataLossError: it is none.
+        DataLossError: the bytes are not a ConvolveResponse.
     """
     small, payload = scan(raw, (1, 3))
     try:
         return convolution_pb2.ConvolveResponse.FromString(small), payload
     except DecodeError:
-        raise DataLossError(f"the server answered {len(raw)} bytes that are no ConvolveResponse") from None
+        raise DataLossError(f"the server's answer of {len(raw)} bytes is not a ConvolveResponse") from None
 
 
-_answers: Forms[tuple[convolution_pb2.ConvolveResponse, np.dtype, tuple[int, ...]]] = Forms()
+_answers: DecodeCache[tuple[convolution_pb2.ConvolveResponse, np.dtype, tuple[int, ...]]] = DecodeCache()
+"""Saves 21 µs of a small request's 485."""
 
 
-def result_of(answer: Answer, *, unbatched: bool, out: Array | DeviceArray | None) -> Result:
-    """The answer as it came, or in `out`, where on a device it may be already; and the report.
+def result_of(answer: Answer, *, unbatched: bool, out: Tensor | None) -> Result:
+    """Output and report of an answer.
+
+    Args:
+        answer: from `read_answer`.
+        unbatched: whether to remove the batch axis.
+        out: the array to fill; None returns the answer's own array. On a device the server may have filled it already.
 
     Raises:
-        InvalidArgumentError: an `out` of another shape or dtype.
+        InvalidArgumentError: `out` has another shape or dtype.
     """
     response, y = answer
     if unbatched:
         y = y.reshape(y.shape[1:])
     report = report_from_wire(response) if response.HasField("plan") else NO_REPORT
     if out is None:
+        assert not isinstance(y, DeviceArray)  # the server writes to a device only if `out` is there
         return Result(y, report)
     if out.shape != y.shape or out.dtype != y.dtype:
         raise InvalidArgumentError("out", f"shape {y.shape} and dtype {y.dtype}", f"{out.shape}, {out.dtype}")
@@ -234,22 +158,4 @@ def result_of(answer: Answer, *, unbatched: bool, out: Array | DeviceArray | Non
     return Result(out.owner, report)
 
 
-def travelling(name: str, array: Array, like: np.dtype | None) -> Array:
-    """`array` in a dtype that travels: the input's where it is a float; Python's integers as int32."""
-    if like is not None and is_float(like) and array.dtype != like:
-        return array.astype(like)
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("="))
-    if array.dtype in DTYPES.values() or array.dtype.kind not in "iub":
-        known(f"{name}.dtype", array.dtype)
-        return array
-    if array.size and (array.min() < -(2**31) or array.max() >= 2**31):
-        raise InvalidArgumentError(name, "integers that fit int32", str(array.dtype))
-    return array.astype(np.int32)
-
-
-def _located(error: InvalidArgumentError, step: int) -> InvalidArgumentError:
-    if error.field.startswith("input"):
-        return error if step == 0 else error.within(f"steps[{step}]")
-    path = f"steps[{step}]" if error.field.startswith(("kernel", "bias")) else f"steps[{step}].spec"
-    return error.within(path)
+__getattr__ = moved_names(__name__, dict.fromkeys(("prepare", "ready_steps"), "groupconv.arguments"))

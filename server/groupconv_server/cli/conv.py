@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from groupconv.arguments import ready_steps
 from groupconv.convolution.kernels import TRUNCATE
 from groupconv.convolution.spec import PADDING_MODES
 from groupconv.errors import InvalidArgumentError
 from groupconv.streaming.progress import Bar
 from groupconv.text import human_bytes
-from groupconv.wire.requests import ready_steps
 from groupconv_server import files
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.signals import ended_by_signals

@@ -10,10 +10,10 @@ import numpy as np
 import typer
 
 import groupconv
+from groupconv.convolution.steps import Array, Step
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 from groupconv.layer import LayerInfo
 from groupconv.text import human_bytes, table
-from groupconv.wire.requests import Array, Step
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption, integers
 from groupconv_server.layers.names import check_name, legal_name

@@ -12,8 +12,8 @@ import typer
 import groupconv
 from groupconv.convolution.dtypes import DTYPES, types_of
 from groupconv.convolution.plan import Plan
+from groupconv.convolution.steps import geometries
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
-from groupconv.wire.requests import geometries
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption, integers
 from groupconv_server.layers.catalogue import layer_named

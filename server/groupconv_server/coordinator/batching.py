@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from groupconv.convolution.steps import Result
 from groupconv.errors import CancelledError, DeadlineExceededError
-from groupconv.wire.requests import Result
 from groupconv_server.coordinator.batching_gain import BatchingGain
 from groupconv_server.coordinator.compiled import CompiledCall
 from groupconv_server.coordinator.coordinator import Coordinator

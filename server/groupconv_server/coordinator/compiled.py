@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from groupconv.convolution.cost import bytes_out
-from groupconv.wire.requests import Step
+from groupconv.convolution.steps import Step
 from groupconv_server.coordinator.dispatch import Dispatch, dispatch
 from groupconv_server.coordinator.footprint import IN_PLACE, footprint
 from groupconv_server.coordinator.routes import Route, routes_of

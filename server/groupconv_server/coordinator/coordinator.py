@@ -13,7 +13,7 @@ import numpy as np
 
 from groupconv.convolution.plan import Plan, Report, ShardReport
 from groupconv.convolution.spec import ConvSpec
-from groupconv.wire.requests import Result, Step
+from groupconv.convolution.steps import Result, Step
 from groupconv_server.coordinator.compiled import CompiledCall
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.problems import checked_problems

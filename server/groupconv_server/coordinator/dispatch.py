@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from groupconv.convolution.plan import Range
-from groupconv.wire.requests import Step
+from groupconv.convolution.steps import Step
 from groupconv_server.coordinator.routes import Route
 from groupconv_server.executors.base import Task
 from groupconv_server.planner import Piece, PlannedChain

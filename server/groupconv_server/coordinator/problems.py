@@ -8,8 +8,8 @@ import numpy as np
 from groupconv.convolution.dtypes import Types, types_of
 from groupconv.convolution.geometry import Geometry
 from groupconv.convolution.spec import ConvSpec
+from groupconv.convolution.steps import geometries
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.requests import geometries
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.steps import Shaped
 from groupconv_worker.contract import Array, Problem

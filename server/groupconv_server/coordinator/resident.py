@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from groupconv.wire.requests import Step
+from groupconv.convolution.steps import Step
 
 CALLS = 64
 """Shapes and dtypes of input for which a layer's version keeps a compiled call."""

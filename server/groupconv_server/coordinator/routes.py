@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from groupconv.convolution.plan import Range
-from groupconv.wire.requests import Step
+from groupconv.convolution.steps import Step
 from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_server.planner import Piece, PlannedChain
 from groupconv_worker.resident import ResidentKey

@@ -9,9 +9,9 @@ import numpy as np
 
 from groupconv.convolution.dtypes import DTYPES, types_of
 from groupconv.convolution.spec import ConvSpec
+from groupconv.convolution.steps import Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import layer_pb2, spec_pb2
-from groupconv.wire.requests import Step
 from groupconv.wire.specs import spec_from_wire
 from groupconv.wire.tensors import type_from_wire
 from groupconv_server.coordinator.limits import Limits

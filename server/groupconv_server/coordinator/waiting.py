@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.wire.requests import Result, Step
+from groupconv.convolution.steps import Result, Step
 from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_worker.contract import Array
 from groupconv_worker.job import Job

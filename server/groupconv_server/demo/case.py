@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from groupconv.convolution.dtypes import DTYPES, types_of
 from groupconv.convolution.geometry import Geometry
-from groupconv.wire.requests import Array, Step, geometries
+from groupconv.convolution.steps import Array, Step, geometries
 from groupconv_worker import reference
 
 

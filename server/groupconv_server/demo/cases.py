@@ -6,8 +6,8 @@ import numpy as np
 
 from groupconv.convolution.kernels import gaussian, kernel_named
 from groupconv.convolution.spec import ConvSpec
+from groupconv.convolution.steps import Array, Step
 from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
-from groupconv.wire.requests import Array, Step
 from groupconv_server.demo.case import DemoCase
 
 SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], dtype=np.float32)

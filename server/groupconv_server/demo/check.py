@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from groupconv.convolution import cost
-from groupconv.wire.requests import Result
+from groupconv.convolution.steps import Result
 from groupconv_server.demo.case import DemoCase
 
 TOLERANCE = {"float16": 5e-3, "bfloat16": 4e-2, "float32": 1e-5, "float64": 1e-13, "int32": 0.0}

@@ -12,8 +12,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import groupconv
+from groupconv.convolution.steps import Array
 from groupconv.errors import FailedPreconditionError
-from groupconv.wire.requests import Array
 from groupconv_server import files
 from groupconv_server.config import Config
 from groupconv_server.demo.cases import alexnet_cases, photo_cases

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groupconv.wire.requests import Array
+from groupconv.convolution.steps import Array
 from groupconv_server.demo.check import Verdict
 
 

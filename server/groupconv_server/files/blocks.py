@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.wire.requests import Array
+from groupconv.convolution.steps import Array
 from groupconv_server.files.layout import Layout, View
 
 BLOCK_BYTES = 4 * 2**20

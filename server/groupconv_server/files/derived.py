@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.wire.requests import Array
+from groupconv.convolution.steps import Array
 
 MIRRORED_Y, MIRRORED_X, SWAPPED = (3, 4, 7, 8), (2, 3, 6, 7), (5, 6, 7, 8)
 """Orientations of TIFF and EXIF in which an axis is mirrored, or the axes are swapped. Swapping comes first."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.requests import Array
 from groupconv_server.files.extras import needed
 from groupconv_server.files.metadata import UNKNOWN, Metadata, missing
 from groupconv_server.files.values import saturate

@@ -9,9 +9,9 @@ import numpy as np
 
 from groupconv.convolution.kernels import TRUNCATE
 from groupconv.convolution.spec import ConvSpec, per_axis
+from groupconv.convolution.steps import Array, Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.separable import pointwise
-from groupconv.wire.requests import Array, Step
 from groupconv_server.files.named_filters import ONE, Sum, centered, dense, named, split_names
 
 LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)

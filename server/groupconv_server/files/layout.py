@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from groupconv.convolution.steps import Array
 from groupconv.errors import GroupconvError, InvalidArgumentError
-from groupconv.wire.requests import Array
 from groupconv_server.files.axes import Axis, axes_of, described
 
 

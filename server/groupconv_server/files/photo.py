@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
+from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.requests import Array
 from groupconv_server.files.arrays import Created, Opened
 from groupconv_server.files.axes import Axis, axes_of
 from groupconv_server.files.derived import SWAPPED, upright

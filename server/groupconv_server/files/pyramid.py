@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.wire.requests import Array
+from groupconv.convolution.steps import Array
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
 from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.values import saturate

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.requests import Array
 from groupconv_server.files.derived import Mapped, PaletteColors, Recolored
 from groupconv_server.files.metadata import Metadata
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from groupconv.convolution.steps import Array
 from groupconv.errors import CancelledError
-from groupconv.wire.requests import Array
 
 TILE = 256
 """Rows and columns of a tile."""

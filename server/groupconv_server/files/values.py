@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from groupconv.convolution.dtypes import BFLOAT16, DTYPES
+from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.requests import Array
 from groupconv_server.files.arrays import Readable, Writable
 
 READABLE = "bool, integers or floats"

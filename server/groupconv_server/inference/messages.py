@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.codec import ALIGNMENT, scan, varint, with_room
-from groupconv.wire.requests import Array
+from groupconv.wire.codec import ALIGNMENT, allocate, scan, varint
 from groupconv_server.inference.v2 import infer_pb2
 
 _RAW_INPUT, _RAW_OUTPUT = 7, 6  # fields of ModelInferRequest and ModelInferResponse
@@ -62,7 +62,7 @@ def with_output(response: infer_pb2.ModelInferResponse, dtype: np.dtype, shape: 
         short += ALIGNMENT
     padding = bytes((_PADDING, short - 2)) + bytes(short - 2) if short else b""
     try:
-        return with_room(rest + padding + data, dtype, shape)
+        return allocate(rest + padding + data, dtype, shape)
     except ValueError:
         raise InvalidArgumentError("outputs[0]", "less than 2 GiB", f"{size} bytes") from None
 

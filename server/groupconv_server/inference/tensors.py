@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from groupconv.convolution.dtypes import DTYPES
+from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.requests import Array
 from groupconv.wire.tensors import checked_shape
 from groupconv_server.inference.messages import with_output
 from groupconv_server.inference.v2 import infer_pb2, model_pb2

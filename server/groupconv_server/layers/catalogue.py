@@ -9,8 +9,8 @@ import numpy as np
 
 from groupconv.convolution.geometry import Geometry, resolve
 from groupconv.convolution.spec import ConvSpec
+from groupconv.convolution.steps import Array
 from groupconv.errors import NotFoundError
-from groupconv.wire.requests import Array
 
 
 @dataclass(frozen=True, slots=True)

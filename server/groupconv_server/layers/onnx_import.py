@@ -13,8 +13,8 @@ import numpy as np
 
 from groupconv.convolution.dtypes import DTYPES
 from groupconv.convolution.spec import ConvSpec
+from groupconv.convolution.steps import Array, Step
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.requests import Array, Step
 from groupconv_server.layers.names import legal_name, numbered
 from groupconv_server.layers.onnx_constants import first_line, fold, read_model
 

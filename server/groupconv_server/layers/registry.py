@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
+from groupconv.convolution.steps import Step
 from groupconv.errors import NotFoundError, ResourceExhaustedError
 from groupconv.text import human_bytes
-from groupconv.wire.requests import Step
 from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.layers.names import check_name, shown
 from groupconv_server.layers.version import Arriving, LayerVersion, Reservation

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from groupconv.convolution.steps import Step
 from groupconv.errors import (
     FailedPreconditionError,
     GroupconvError,
@@ -13,7 +14,6 @@ from groupconv.errors import (
     NotFoundError,
     ResourceExhaustedError,
 )
-from groupconv.wire.requests import Step
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import ResidentStep, resident_steps
 from groupconv_server.coordinator.steps import Inputs

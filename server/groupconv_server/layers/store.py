@@ -23,9 +23,9 @@ from google.protobuf import json_format
 from safetensors.numpy import save
 
 from groupconv.convolution.dtypes import DTYPES
+from groupconv.convolution.steps import Array, Step
 from groupconv.errors import DataLossError, FailedPreconditionError, GroupconvError, InvalidArgumentError, NotFoundError
 from groupconv.v1 import layer_pb2
-from groupconv.wire.requests import Array, Step
 from groupconv.wire.specs import spec_to_wire
 from groupconv.wire.tensors import type_to_wire
 from groupconv_server.coordinator.limits import Limits

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from groupconv.wire.requests import Step
+from groupconv.convolution.steps import Step
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_worker.job import Job
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from groupconv.client import Client
+from groupconv.convolution.steps import Array
 from groupconv.errors import GroupconvError, NotFoundError
 from groupconv.layer import Layer
-from groupconv.wire.requests import Array
 from groupconv_server.load.case import LoadCase
 
 

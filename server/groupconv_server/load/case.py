@@ -4,9 +4,9 @@ import numpy as np
 
 from groupconv import Step
 from groupconv.client import Client
+from groupconv.convolution.steps import Array
 from groupconv.errors import NotFoundError
 from groupconv.layer import Layer
-from groupconv.wire.requests import Array
 from groupconv_server.layers.catalogue import layer_named
 from groupconv_server.load.profile import RequestKind
 from groupconv_worker import reference

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from groupconv.wire.requests import Array
+from groupconv.convolution.steps import Array
 from groupconv_server.load.asker import Sample
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from groupconv.convolution.dtypes import types_of
-from groupconv.wire.requests import Array
+from groupconv.convolution.steps import Array
 from groupconv_server.layers.catalogue import CatalogueLayer
 from groupconv_server.measure.peers import Call, numpy_peer, onnxruntime_peer, torch_peer
 from groupconv_worker.cpu.engine import CpuEngine

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import Geometry
-from groupconv.wire.requests import Array
+from groupconv.convolution.steps import Array
 from groupconv_worker.cpu.algorithms.gemm import Gemm
 from groupconv_worker.cpu.kernels.target import VARIABLE, select_here
 from groupconv_worker.cpu.threads import Team

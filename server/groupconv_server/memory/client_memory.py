@@ -11,8 +11,8 @@ from typing import cast
 
 import numpy as np
 
+from groupconv.convolution.steps import Array
 from groupconv.errors import FailedPreconditionError
-from groupconv.wire.requests import Array
 from groupconv_server.memory.cuda_memory import CudaMemory
 from groupconv_server.memory.shared_memory import SharedMemory
 from groupconv_worker.cuda.ipc import DeviceTensor

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from groupconv.device import UUID_BYTES
+from groupconv.cuda_driver import UUID_BYTES
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
 from groupconv_server.memory.regions import Region, Regions, check_region
 from groupconv_worker.cuda.device import Device

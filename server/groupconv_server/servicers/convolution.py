@@ -9,12 +9,12 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from groupconv.convolution.steps import Array, Result, Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import convolution_pb2
-from groupconv.wire.codec import Forms, scan
-from groupconv.wire.requests import Array, Result, Step
+from groupconv.wire.codec import DecodeCache, message_with, scan
 from groupconv.wire.specs import plan_to_wire, report_to_wire
-from groupconv.wire.tensors import message_with, type_from_wire
+from groupconv.wire.tensors import type_from_wire
 from groupconv_server.admission.errors import answers_errors, deadline_of
 from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.batching import Batcher
@@ -129,7 +129,7 @@ class ConvolutionServicer:
         return convolution_pb2.PlanConvolutionResponse(plan=plan_to_wire(plan))
 
 
-_requests: Forms[tuple[convolution_pb2.ConvolveRequest, np.dtype, tuple[int, ...]]] = Forms()
+_requests: DecodeCache[tuple[convolution_pb2.ConvolveRequest, np.dtype, tuple[int, ...]]] = DecodeCache()
 
 
 def parse(
@@ -147,7 +147,7 @@ def parse(
         InvalidArgumentError: naming the field, what was expected and what came.
         NotFoundError, FailedPreconditionError: as `RequestTensors.tensor`.
     """
-    known = _requests.find(raw)
+    known = _requests.get(raw)
     if known is not None:
         (request, dtype, shape), start = known
         x = np.ndarray(shape, dtype, raw, start)
@@ -157,7 +157,7 @@ def parse(
     x = found.tensor(request.input, "input", data, in_place=True, batch=True)
     if not request.steps:
         if data is not None and not request.HasField("output_place"):
-            _requests.keep(raw, data, (request, x.dtype, x.shape))
+            _requests.put(raw, data, (request, x.dtype, x.shape))
         return request, x, []
     specs = specs_of(request.steps)
     steps = []

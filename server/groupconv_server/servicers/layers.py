@@ -6,9 +6,9 @@ from dataclasses import replace
 import grpc
 import numpy as np
 
+from groupconv.convolution.steps import Array, Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import layer_pb2, layer_pb2_grpc
-from groupconv.wire.requests import Array, Step
 from groupconv.wire.specs import spec_to_wire
 from groupconv.wire.tensors import type_to_wire
 from groupconv_server.admission.errors import answers_errors, deadline_of

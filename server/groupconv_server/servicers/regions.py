@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import grpc
 import numpy as np
 
+from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import convolution_pb2, tensor_pb2
-from groupconv.wire.requests import Array
-from groupconv.wire.tensors import from_wire, message_with, placed, type_from_wire
+from groupconv.wire.codec import message_with
+from groupconv.wire.tensors import from_wire, tensor_in_region, type_from_wire
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.memory.client_memory import ClientMemory, RegionOutput, RegionReference
 
@@ -129,7 +130,7 @@ class RequestOutput:
 @functools.lru_cache(maxsize=1024)
 def _output_at(dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int) -> bytes:
     """The field of an answer that refers to its output in a region."""
-    return convolution_pb2.ConvolveResponse(output=placed(dtype, shape, region, offset)).SerializeToString()
+    return convolution_pb2.ConvolveResponse(output=tensor_in_region(dtype, shape, region, offset)).SerializeToString()
 
 
 def _reference(place: tensor_pb2.Place) -> RegionReference:

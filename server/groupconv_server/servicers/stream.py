@@ -11,11 +11,11 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from groupconv.convolution.steps import Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import stream_pb2
 from groupconv.wire.chunks import CHUNK_BYTES, packed, unpacked
 from groupconv.wire.compress import compressed, expanded, library
-from groupconv.wire.requests import Step
 from groupconv.wire.tensors import from_wire, type_from_wire, type_to_wire
 from groupconv_server.admission.errors import deadline_of, streams_errors
 from groupconv_server.admission.pool import wait_for_client

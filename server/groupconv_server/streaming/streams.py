@@ -17,8 +17,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from groupconv.convolution.steps import Array, Step
 from groupconv.errors import CancelledError, DeadlineExceededError, InvalidArgumentError
-from groupconv.wire.requests import Array, Step
 from groupconv_server.coordinator.compiled import CompiledCall
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.streaming.band_size import IN_FLIGHT, check

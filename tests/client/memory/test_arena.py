@@ -17,9 +17,9 @@ F32 = np.dtype(np.float32)
 
 
 def grown(arena, nbytes=FIRST, region="r"):
-    segment = arena.begin(nbytes)
+    segment = arena.begin_segment(nbytes)
     segment.unlink()
-    arena.end(segment, region)
+    arena.end_segment(segment, region)
     return segment
 
 
@@ -54,9 +54,9 @@ def test_parts_never_overlap_and_come_back(steps):
     held = []
     for take, size, which in steps:
         if take or not held:
-            slot = arena.take(size)
-            if slot is not None:
-                array = slot.array(np.dtype(np.uint8), (size,))
+            block = arena.allocate(size)
+            if block is not None:
+                array = block.array(np.dtype(np.uint8), (size,))
                 array[...] = len(held) % 251
                 held.append((array, len(held) % 251))
         else:
@@ -66,65 +66,65 @@ def test_parts_never_overlap_and_come_back(steps):
             assert array.ctypes.data % ALIGNMENT == 0
     del held
     array = None
-    slot = None
-    assert arena.take(2**20) is not None  # in one piece again
+    block = None
+    assert arena.allocate(2**20) is not None  # in one piece again
 
 
 def test_a_part_stays_for_as_long_as_any_view_of_it():
     arena = Arena()
     grown(arena)
-    slot = arena.take(4000)
-    at = slot.offset
-    view = memoryview(slot.array(F32, (10, 100))[3:, 5])
-    del slot
+    block = arena.allocate(4000)
+    at = block.offset
+    view = memoryview(block.array(F32, (10, 100))[3:, 5])
+    del block
     gc.collect()
-    assert arena.take(8).offset != at
+    assert arena.allocate(8).offset != at
     kept = np.asarray(view)
     del view
-    assert arena.take(8).offset != at
+    assert arena.allocate(8).offset != at
     del kept
-    assert arena.take(8).offset == at
+    assert arena.allocate(8).offset == at
 
 
-def test_what_lies_in_it():
+def test_what_locate_it():
     arena, other = Arena(), Arena()
     segment = grown(arena)
-    x = arena.take(4000).array(F32, (10, 100))
-    assert arena.lies_in(x) == (segment, 0)
-    assert arena.lies_in(x[2]) == (segment, 800)
-    assert arena.lies_in(np.frombuffer(memoryview(x)[1:2].cast("B"), F32)) == (segment, 400)
-    assert arena.lies_in(x[:, 1:]) is None  # with gaps
-    assert arena.lies_in(x.copy()) is None
-    assert other.lies_in(x) is None
+    x = arena.allocate(4000).array(F32, (10, 100))
+    assert arena.locate(x) == (segment, 0)
+    assert arena.locate(x[2]) == (segment, 800)
+    assert arena.locate(np.frombuffer(memoryview(x)[1:2].cast("B"), F32)) == (segment, 400)
+    assert arena.locate(x[:, 1:]) is None  # with gaps
+    assert arena.locate(x.copy()) is None
+    assert other.locate(x) is None
     arena.retire(segment)
-    assert arena.lies_in(x) is None
+    assert arena.locate(x) is None
 
 
 def test_nothing_is_taken_from_a_retired_segment():
     arena = Arena()
     segment = grown(arena)
-    x = arena.take(400).array(F32, (100,))
+    x = arena.allocate(400).array(F32, (100,))
     x[...] = 7
     arena.retire(segment)
-    assert arena.take(8) is None
+    assert arena.allocate(8) is None
     assert list(arena.retired) == ["r"]
     assert (x == 7).all()
 
 
 def test_it_grows_up_to_its_capacity_one_segment_at_a_time():
     arena = Arena(capacity=3 * FIRST)
-    first = arena.begin(8)
-    assert arena.begin(8) is None  # while another thread is at it
-    beside = arena.begin(8, beside=True)
+    first = arena.begin_segment(8)
+    assert arena.begin_segment(8) is None  # while another thread is at it
+    beside = arena.begin_segment(8, concurrent=True)
     assert beside is not None
     for segment in (first, beside):
         segment.unlink()
-        arena.end(segment, "r")
-    assert arena.begin(2 * FIRST) is None
-    third = arena.begin(FIRST)
+        arena.end_segment(segment, "r")
+    assert arena.begin_segment(2 * FIRST) is None
+    third = arena.begin_segment(FIRST)
     third.unlink()
-    arena.end(third, None)  # the server did not take it
-    assert arena.begin(FIRST + 1) is None
+    arena.end_segment(third, None)  # the server did not take it
+    assert arena.begin_segment(FIRST + 1) is None
 
 
 def test_many_threads_take_and_give_back():
@@ -134,9 +134,9 @@ def test_many_threads_take_and_give_back():
 
     def work(value):
         for _ in range(300):
-            slot = arena.take(50_000)
-            if slot is not None:
-                array = slot.array(np.dtype(np.uint8), (50_000,))
+            block = arena.allocate(50_000)
+            if block is not None:
+                array = block.array(np.dtype(np.uint8), (50_000,))
                 array[...] = value
                 if not (array == value).all():
                     wrong.append(value)
@@ -147,17 +147,17 @@ def test_many_threads_take_and_give_back():
     for thread in threads:
         thread.join()
     assert not wrong
-    assert arena.take(FIRST) is not None
+    assert arena.allocate(FIRST) is not None
 
 
 def test_after_a_fork_nothing_is_written_again():
     """What the parent gave back would be written again by its next call, under the eyes of the child."""
     arena = Arena()
     grown(arena)
-    x = arena.take(400).array(F32, (100,))
+    x = arena.allocate(400).array(F32, (100,))
     child = os.fork()
     if not child:
-        os._exit(arena.take(8) is not None or bool(arena.retired))
+        os._exit(arena.allocate(8) is not None or bool(arena.retired))
     assert os.waitpid(child, 0)[1] == 0
-    assert arena.take(8) is None
-    assert arena.lies_in(x) is None
+    assert arena.allocate(8) is None
+    assert arena.locate(x) is None

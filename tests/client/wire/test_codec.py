@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groupconv.convolution.dtypes import DTYPES
+from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import convolution_pb2, tensor_pb2
-from groupconv.wire.codec import ALIGNMENT, Forms, laid_out, scan, writable
+from groupconv.wire.codec import ALIGNMENT, DecodeCache, message_with, scan, writable
 from groupconv.wire.requests import with_input
 from groupconv.wire.tensors import from_wire, to_wire
 from strategies import array
@@ -91,11 +92,11 @@ def test_broken_bytes_are_what_they_are_to_protobuf(raw):
 
 
 @given(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(1, 9), max_size=5), requests)
-def test_what_is_laid_out_protobuf_reads(dtype, shape, others):
+def test_protobuf_reads_what_message_with_writes(dtype, shape, others):
     x = array(np.random.default_rng(0), tuple(shape), DTYPES[dtype])
     others.ClearField("input")
     expected = to_wire(x)
-    message, room = laid_out(1, x.dtype, expected.dtype, x.shape, others.SerializeToString())
+    message, room = message_with(1, x.dtype, x.shape, others.SerializeToString())
     room[...] = x
     read = Request.FromString(message)
     np.testing.assert_array_equal(from_wire(read.input), x)
@@ -108,7 +109,7 @@ def test_what_is_laid_out_protobuf_reads(dtype, shape, others):
 
 
 def test_elements_of_a_message_outlive_the_name_of_the_message():
-    message, room = laid_out(1, np.dtype(np.float32), 3, (1000, 1000), b"")
+    message, room = message_with(1, np.dtype(np.float32), (1000, 1000))
     room[...] = 7
     del message
     assert (room == 7).all()
@@ -121,8 +122,8 @@ def test_writing_shows_in_the_bytes():
 
 
 def test_a_message_too_large_for_protobuf_is_refused_before_it_is_made():
-    with pytest.raises(ValueError, match="2147483"):
-        laid_out(1, np.dtype(np.float64), 4, (2**28,), b"")
+    with pytest.raises(InvalidArgumentError, match=r"input: expected less than 2 GiB, got '2147483"):
+        message_with(1, np.dtype(np.float64), (2**28,), field="input")
 
 
 def test_a_message_that_was_made_is_never_written_again():
@@ -152,12 +153,12 @@ PLAIN = st.builds(
 
 @given(st.lists(PLAIN, min_size=2, max_size=8))
 def test_what_is_remembered_of_a_form_is_what_scanning_finds(messages):
-    forms = Forms(most=3)
+    cache = DecodeCache(size=3)
     for message in messages:
         small, payload = scan(message, (1, 3))
-        known = forms.find(message)
+        known = cache.get(message)
         if known is not None:
             meaning, start = known
             assert (meaning, message[start : start + len(payload)]) == (small, bytes(payload))
         elif payload is not None:
-            forms.keep(message, payload, small)
+            cache.put(message, payload, small)

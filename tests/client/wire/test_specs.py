@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groupconv.arguments import as_array
 from groupconv.convolution.dtypes import DTYPES
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.plan import Alternative, Plan, Range, Report, Shard, ShardReport, StepPlan
@@ -19,7 +20,7 @@ from groupconv.wire.specs import (
     spec_from_wire,
     spec_to_wire,
 )
-from groupconv.wire.tensors import as_array, from_wire, to_wire
+from groupconv.wire.tensors import from_wire, to_wire
 from strategies import Case, array, cases
 
 

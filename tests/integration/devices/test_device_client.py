@@ -12,7 +12,7 @@ import pytest
 import groupconv
 from emulation.libcuda import UUID, OnDevice
 from groupconv import ConvSpec, Step
-from groupconv import device as cuda
+from groupconv import cuda_driver as cuda
 from groupconv.convolution.dtypes import BFLOAT16, types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.errors import (
@@ -291,7 +291,7 @@ def test_freed_memory_is_let_go_and_so_is_what_is_too_much(library, host, near, 
     near.convolve(y, W, spec=SPEC)
     assert first not in regions(host)
     assert len(regions(host)) == 1
-    monkeypatch.setattr(exports, "MOST", 3)
+    monkeypatch.setattr(exports, "MAX_ALLOCATIONS", 3)
     kept = [on_device(library, image()) for _ in range(5)]
     for x in kept:
         near.convolve(x, W, spec=SPEC)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from groupconv import ConvSpec, Step
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
+from groupconv.convolution.steps import geometries
 from groupconv.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -23,7 +24,6 @@ from groupconv.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
-from groupconv.wire.requests import geometries
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.executors import Executor, Task, create_executor

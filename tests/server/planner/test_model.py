@@ -32,7 +32,7 @@ def problem(*, x, w, **spec) -> Problem:
 
 
 def layers(*names, batch=1) -> tuple[Problem, ...]:
-    from groupconv.wire.requests import geometries
+    from groupconv.convolution.steps import geometries
 
     found = [catalogue()[name] for name in names]
     shape = found[0].geometry.with_batch(batch).input_shape
@@ -232,7 +232,7 @@ def test_the_seconds_of_the_steps_add_up_to_the_plan(case: Case, sequence):
     assume(same is not None and case.spec.padding_mode == "zeros")
     m = case.geometry.out_channels
     pointwise = ConvSpec()
-    from groupconv.wire.requests import geometries
+    from groupconv.convolution.steps import geometries
 
     kernels = [case.weight.shape] + [(m, m, 1, 1)] * (sequence - 1)
     shapes = geometries([same] + [pointwise] * (sequence - 1), case.x.shape, kernels)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from groupconv import ConvSpec, Step, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.plan import Range
-from groupconv.wire.requests import geometries
+from groupconv.convolution.steps import geometries
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors import create_executor
 from groupconv_server.planner import Cut, Planner, Rates, Statistics

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.device import HANDLE_BYTES, driver
+from groupconv.cuda_driver import HANDLE_BYTES, driver
 from groupconv.errors import InvalidArgumentError
 from groupconv_worker.contract import Array
 from groupconv_worker.cuda.device import Device, storage

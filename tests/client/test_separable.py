@@ -1,61 +1,18 @@
-"""What the SDK makes of the caller's arrays before anything travels."""
+"""Separable convolutions against the convolutions that they are made of."""
 
 import numpy as np
 import pytest
 
-from groupconv import ConvSpec, Step
+from groupconv import ConvSpec, Step, resolve
+from groupconv.arguments import prepare
 from groupconv.errors import InvalidArgumentError
 from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
-from groupconv.wire.requests import prepare
 from groupconv_worker import reference
-
-
-def test_kernels_take_the_input_s_float_dtype_and_lists_are_welcome():
-    x, steps, unbatched = prepare(np.ones((1, 1, 4), np.float16), [Step([[[1.0, 2.0]]], bias=[1])])
-    assert steps[0].kernel.dtype == steps[0].bias.dtype == x.dtype == np.float16
-    assert not unbatched
-
-
-def test_python_integers_become_int32_and_wide_ones_are_refused():
-    x, steps, _ = prepare(np.ones((1, 1, 4), np.uint8), [Step([[[1, 2]]])])
-    assert (x.dtype, steps[0].kernel.dtype) == (np.uint8, np.int32)
-    with pytest.raises(InvalidArgumentError, match=r"steps\[0\]\.kernel: expected integers that fit int32"):
-        prepare(np.ones((1, 1, 4), np.uint8), [Step([[[1, 2**40]]])])
-
-
-def test_big_endian_arrays_are_turned():
-    x, _, _ = prepare(np.arange(4, dtype=">f4").reshape(1, 1, 4), [Step([[[1.0]]])])
-    assert x.tolist() == [[[0, 1, 2, 3]]]
-    assert x.dtype.isnative
-
-
-def test_one_sample_needs_no_batch_axis():
-    x, _, unbatched = prepare(np.ones((3, 5, 5), np.float32), [Step(np.ones((2, 3, 3, 3)))])
-    assert x.shape == (1, 3, 5, 5)
-    assert unbatched
-
-
-@pytest.mark.parametrize(
-    ("field", "x", "steps"),
-    [
-        ("steps", np.ones((1, 1, 4)), []),
-        ("input.dtype", np.ones((1, 1, 4), complex), [Step([[[1.0]]])]),
-        ("input.shape", np.ones((4,)), [Step([[[1.0]]])]),
-        ("steps[0].spec.groups", np.ones((1, 3, 4)), [Step(np.ones((2, 1, 1)), spec=ConvSpec(groups=2))]),
-        ("steps[1].kernel.shape[1]", np.ones((1, 3, 4)), [Step(np.ones((2, 3, 1))), Step(np.ones((1, 3, 1)))]),
-    ],
-)
-def test_refusals_carry_the_path(field, x, steps):
-    with pytest.raises(InvalidArgumentError) as caught:
-        prepare(x, steps)
-    assert caught.value.field == field
 
 
 def run(x, steps):
     x, steps, _ = prepare(x, steps)
     for step in steps:
-        from groupconv import resolve
-
         x = reference.convolve(x, step.kernel, step.bias, resolve(step.spec, x.shape, step.kernel.shape))
     return x
 

@@ -1,0 +1,77 @@
+"""Step and Result: what a request runs, and what it returns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from groupconv.convolution.geometry import Geometry, resolve
+from groupconv.convolution.plan import Report
+from groupconv.convolution.spec import ConvSpec
+from groupconv.errors import InvalidArgumentError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One convolution with its kernel. A request runs one or more steps in order.
+
+    Attributes:
+        kernel: (M, C/g, *kernel); transposed: (C, M/g, *kernel).
+        bias: (M,) or None.
+        spec: stride, padding and the other parameters.
+    """
+
+    kernel: Any
+    bias: Any = None
+    spec: ConvSpec = field(default_factory=ConvSpec)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The output of a request, and a report of how the server computed it.
+
+    Attributes:
+        output: (N, M, *spatial), or (M, *spatial) if the input had no batch axis.
+        report: the plan, each shard's worker and times, and the time of each phase.
+    """
+
+    output: Array
+    report: Report
+
+
+def geometries(
+    specs: Sequence[ConvSpec], input_shape: Sequence[int], kernel_shapes: Sequence[Sequence[int]]
+) -> list[Geometry]:
+    """The geometry of each step. The output of one step is the input of the next.
+
+    Args:
+        specs: one for each step.
+        input_shape: (N, C, *spatial), of the first step.
+        kernel_shapes: one for each step.
+
+    Raises:
+        InvalidArgumentError: the shapes do not fit; the field is a path such as `steps[1].spec.stride`.
+
+    Example:
+        >>> [g.output_shape for g in geometries([ConvSpec(), ConvSpec()], (1, 1, 9), [(2, 1, 3), (4, 2, 3)])]
+        [(1, 2, 7), (1, 4, 5)]
+    """
+    found: list[Geometry] = []
+    shape = tuple(input_shape)
+    for i, (spec, kernel_shape) in enumerate(zip(specs, kernel_shapes, strict=True)):
+        try:
+            found.append(resolve(spec, shape, kernel_shape))
+        except InvalidArgumentError as error:
+            raise _with_path(error, i) from None
+        shape = found[-1].output_shape
+    return found
+
+
+def _with_path(error: InvalidArgumentError, step: int) -> InvalidArgumentError:
+    if error.field.startswith("input"):
+        return error if step == 0 else error.within(f"steps[{step}]")
+    path = f"steps[{step}]" if error.field.startswith(("kernel", "bias")) else f"steps[{step}].spec"
+    return error.within(path)
