@@ -44,7 +44,7 @@ REPEATS = 20
 def main() -> None:
     """Print one or the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="store_true", help="print the table of occupancy of docs/gpu.md")
+    parser.add_argument("--model", action="store_true", help="print the table of occupancy of docs/cuda-engine.md")
     parser.add_argument("--batch", type=int, default=1, help="samples of a request")
     parser.add_argument("--layer", nargs="+", default=list(catalogue()), help="of the catalogue; all if not given")
     options = parser.parse_args()
@@ -141,20 +141,20 @@ def measured_table(batch: int, names: list[str]) -> Iterator[str]:
 def _on_device(engine: CudaEngine, algorithm: Any, problem: Problem, w: Any, b: Any) -> float | str:
     """Microseconds of one run, copies not counted; why not, if it refuses."""
     device, cupy, types = engine._device, engine._device.cupy, device_types(problem.types)  # noqa: SLF001
-    if not algorithm.supports(problem) or (algorithm.name == "separable" and not algorithm.accepts(problem, w)):
+    if not algorithm.supports(problem):
         return "–"
     g = problem.geometry
     try:
-        with device.lane() as lane:
-            kernel = algorithm.prepare(problem, w, b)
+        with device.streams() as streams:
+            kernel = algorithm(device, problem, w, b)
             x = cupy.random.standard_normal(g.input_shape, dtype=types.input)
             y, filler = cupy.empty(g.output_shape, types.output), cupy.empty(FILL, np.uint8)
             return _median_of_events(
                 lambda: kernel.launch(x, y, 0, device.options.workspace),
-                lambda: [filler.data.memset_async(0, FILL, lane.compute) for _ in range(4)],
+                lambda: [filler.data.memset_async(0, FILL, streams.compute) for _ in range(4)],
                 cupy.cuda.Event,
                 cupy.cuda.get_elapsed_time,
-                lane.synchronize,
+                streams.synchronize,
             )
     except Exception as error:  # noqa: BLE001 - a refusal is a result
         return type(error).__name__

@@ -1,4 +1,4 @@
-"""Whole calls of the cuda engine on host arrays: where their time goes, and what pieces and threads do for them."""
+"""Whole calls of the cuda engine on host arrays: where their time goes, and what chunks and threads do for them."""
 
 import logging
 import os
@@ -27,12 +27,12 @@ CORES = os.cpu_count() or 1
 
 
 def calls(batch: int) -> Iterator[str]:
-    """Two tables of markdown; what is not recorded is told on standard error."""
+    """Two tables of markdown; what is not captured is reported on standard error."""
     logging.basicConfig()
     logging.getLogger("groupconv_worker.cuda").setLevel(logging.DEBUG)
-    yield f"\nMicroseconds of a call, batch {batch}, by MiB of a piece, threads that copy and KiB from which on they do"
+    yield f"\nMicroseconds of a call, batch {batch}, by MiB of a chunk, threads that copy and KiB from which on they do"
     columns = [(chunk, *copiers) for copiers in COPIERS for chunk in CHUNKS]
-    yield "| layer | " + " | ".join("{}, {}, {}".format(*column) for column in columns) + " | not recorded |"
+    yield "| layer | " + " | ".join("{}, {}, {}".format(*column) for column in columns) + " | not captured |"
     yield "| --- |" + " ---: |" * (len(columns) + 1)
     before = copying.MOST, copying.LEAST, copying.SHARE
     for name in LAYERS:
@@ -44,10 +44,10 @@ def calls(batch: int) -> Iterator[str]:
             copying.MOST, copying.LEAST, copying.SHARE = threads, least * 2**10, least * 2**9
             cells.append(_call(name, batch, threads, algorithm=algorithm, chunk=chunk * 2**20))
         copying.MOST, copying.LEAST, copying.SHARE = before
-        cells.append(_call(name, batch, CORES, algorithm=algorithm, recordings=0))
+        cells.append(_call(name, batch, CORES, algorithm=algorithm, graph_memory=0))
         yield f"| {name} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |"
     if batch == 1:
-        yield "\nMicroseconds of the steps of a recorded run, and calls a second of so many threads"
+        yield "\nMicroseconds of the steps of a captured run, and calls a second of so many threads"
         yield "| layer | algorithm | copy in | launch | wait | copy out | " + " | ".join(map(str, CALLERS)) + " |"
         yield "| --- | --- |" + " ---: |" * (4 + len(CALLERS))
         for name in LAYERS:
@@ -74,18 +74,18 @@ def _steps(name: str) -> str:
     prepared, x, out = _prepared(engine, name, 1)
     for _ in range(3):
         prepared.run(x, out)
-    shelves = prepared._recorder._shelves.values()  # noqa: SLF001 - a benchmark looks inside
-    recording = next((r for shelf in shelves for r in shelf.idle), None)
-    if recording is None:
-        return f"| {name} | {prepared.algorithm} | not recorded |"
+    pools = prepared._captured._pools.values()  # noqa: SLF001 - a benchmark looks inside
+    captured = next((r for pool in pools for r in pool.idle), None)
+    if captured is None:
+        return f"| {name} | {prepared.algorithm} | not captured |"
     steps: list[list[float]] = [[], [], [], []]
     for _ in range(200):
         times = [perf_counter()]
         for step in (
-            lambda: recording._copy(recording._host_x, x),  # noqa: SLF001
-            lambda: recording._launch(recording._stream),  # noqa: SLF001
-            recording.wait,
-            lambda: recording._copy(out, recording._host_y),  # noqa: SLF001
+            lambda: captured._copy(captured._host_x, x),  # noqa: SLF001
+            lambda: captured._launch(captured._stream),  # noqa: SLF001
+            captured.wait,
+            lambda: captured._copy(out, captured._host_y),  # noqa: SLF001
         ):
             step()
             times.append(perf_counter())

@@ -14,7 +14,7 @@ from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
-from groupconv_worker.cuda.run import OnDevice
+from groupconv_worker.cuda.prepared import CudaPrepared
 
 CASES = [
     ((2, 6, 5, 7), (6, 3, 3, 3), {"groups": 2, "padding": 1}, "float32"),
@@ -46,12 +46,12 @@ def main(sanitizer: str, few: str = "") -> None:
             bias = np.ones(problem.geometry.out_channels, problem.types.output)
             want = reference.convolve(x, w, bias, problem.geometry)
             for algorithm in engine._algorithms.values():
-                if algorithm.name == "separable" or not algorithm.supports(problem):
+                if algorithm.algorithm == "separable" or not algorithm.supports(problem):
                     continue
-                with engine._device.lane():
-                    kernel = algorithm.prepare(problem, w, bias)
+                with engine._device.streams():
+                    kernel = algorithm(engine._device, problem, w, bias)
                 out = np.empty(problem.geometry.output_shape, problem.types.output)
-                OnDevice(engine._device, kernel, problem).run(x, out)
+                CudaPrepared(engine._device, kernel, problem).run(x, out)
                 np.testing.assert_allclose(out.astype(float), want, atol=1e-3)
     print(f"{len(kernels.LAUNCHED)} kernels are clean")
 

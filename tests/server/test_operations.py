@@ -91,9 +91,8 @@ def test_the_table_of_caches_says_what_the_code_does():
     from groupconv_worker import autotune
     from groupconv_worker.cpu.algorithms import onnx, plane
     from groupconv_worker.cpu.workspace import BufferPool
-    from groupconv_worker.cuda import device, recording
+    from groupconv_worker.cuda import captured_runs, cudnn, device
     from groupconv_worker.cuda import engine as cuda
-    from groupconv_worker.cuda.algorithms import cudnn
     from groupconv_worker.lanes import shards
 
     rows = re.search(r"### Caches\n.*?\n\n(\| cache .*?)\n\n", OPERATIONS, re.DOTALL)
@@ -104,7 +103,7 @@ def test_the_table_of_caches_says_what_the_code_does():
         "scratch memory": [BufferPool.KEPT, BufferPool.LIMIT // MIB],
         "phases": [plane.phases.cache_parameters()["maxsize"], plane.MOST_PHASES],
         "onnxruntime's sessions of one-shot kernels": [onnx.SESSIONS, onnx.SESSION // 1024],
-        "recorded runs": [recording.BATCHES],
+        "captured graphs": [captured_runs.BATCHES],
         "cuDNN's plans": [cudnn.KEPT_PLANS],
         "tap tables on the device": [device.TABLES // MIB],
         "copy programs, launch shapes, choices": [cuda.TUNED],

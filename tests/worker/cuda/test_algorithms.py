@@ -18,7 +18,7 @@ from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.algorithms import direct as cuda_direct
 from groupconv_worker.cuda.algorithms.fft import transform_shape
 from groupconv_worker.cuda.engine import CudaEngine
-from groupconv_worker.cuda.run import OnDevice
+from groupconv_worker.cuda.prepared import CudaPrepared
 from oracle import UNIT, check, expected
 from strategies import FLOATS, INTEGERS, Case, cases, square_cases
 
@@ -32,7 +32,7 @@ EVERY_DTYPE = (
 )
 # Threads of a block from first to last, and from last to first with hardly any memory: pieces of one group,
 # workspaces of the least size. A result that depends on either is wrong.
-SETTINGS = {"plain": {}, "reversed": {"descending": True, "chunk": 0, "workspace": 0, "recordings": 0}}
+SETTINGS = {"plain": {}, "reversed": {"descending": True, "chunk": 0, "workspace": 0, "graph_memory": 0}}
 
 
 def engine_of(name: str, **more: Any):
@@ -50,25 +50,25 @@ NARROW = (*((f, f) for f in FLOATS[:-1]), ("uint8", "float32"))
 fft, separable, cudnn = engine_of("fft"), engine_of("separable"), engine_of("cudnn", with_cudnn=True)
 
 
-def recordings(prepared: Any) -> int:
-    return sum(len(shelf.all) for shelf in prepared._recorder._shelves.values())
+def captured_chunks(prepared: Any) -> int:
+    return sum(len(pool.all) for pool in prepared._captured._pools.values())
 
 
 def run(engine: CudaEngine, case: Case) -> np.ndarray:
-    """As oracle.run, where the algorithm asked for takes the case; run again it is recorded."""
+    """As oracle.run, where the algorithm asked for takes the case; run again it is a captured graph."""
     problem = Problem(case.geometry, case.types)
     algorithm = engine._algorithms[engine._device.options.algorithm]
     assume(algorithm.supports(problem))
     out = np.full(case.geometry.output_shape, 77, dtype=case.types.output)
     prepared = engine.prepare(problem, case.weight, case.bias)
-    assert prepared.algorithm == algorithm.name
+    assert prepared.algorithm == algorithm.algorithm
     prepared.run(case.x, out)
-    if engine._device.options.recordings:
+    if engine._device.options.graph_memory:
         again = np.full_like(out, 77)
         prepared.run(np.zeros_like(case.x), again)  # a graph that names anything of this run would show
         prepared.run(case.x, again)
         np.testing.assert_array_equal(again.astype(np.float64), out.astype(np.float64))
-        assert recordings(prepared) == 1
+        assert captured_chunks(prepared) == 1
     return out
 
 
@@ -152,8 +152,8 @@ def test_depthwise_arrays_that_begin_anywhere_give_the_same_bits(depthwise_engin
     problem = Problem(resolve(ConvSpec(groups=3, padding=1), x.shape, w.shape), types_of(x.dtype, w.dtype))
     device, outs = depthwise_engine._device, []
     LAUNCHED.clear()
-    with device.lane():
-        kernel = depthwise_engine._algorithms["depthwise"].prepare(problem, w, None)
+    with device.streams():
+        kernel = depthwise_engine._algorithms["depthwise"](device, problem, w, None)
         for shift in (0, 1):
             there, y = device.upload(np.pad(x.reshape(-1), (shift, 0))), device.cupy.empty(x.size + shift, x.dtype)
             kernel.launch(there[shift:].reshape(x.shape), y[shift:].reshape(x.shape), 0, 0)
@@ -227,13 +227,16 @@ def test_wide_shapes(name: str, dtype: str):
     problem = Problem(resolve(ConvSpec(**options), x_shape, w_shape), types_of(x.dtype, w.dtype))
     want = reference.convolve(x, w, None, problem.geometry)
     with emulated_engine(chunk=2**12) as engine:
-        taken = [a for a in engine._algorithms.values() if a.name != "separable" and a.supports(problem)]
+        taken = [a for a in engine._algorithms.values() if a.algorithm != "separable" and a.supports(problem)]
         assert len(taken) >= (1 if problem.geometry.transposed else 2)
         for algorithm in taken:
             out = np.full(problem.geometry.output_shape, 77, dtype=x.dtype)
-            with engine._device.lane():
-                kernel = algorithm.prepare(problem, w, None)
-            OnDevice(engine._device, kernel, problem).run(x, out)
+            with engine._device.streams():
+                kernel = algorithm(engine._device, problem, w, None)
+            CudaPrepared(engine._device, kernel, problem).run(x, out)
             np.testing.assert_allclose(
-                out.astype(np.float64), want, atol=1e-3 if algorithm.name == "fft" else 0, err_msg=algorithm.name
+                out.astype(np.float64),
+                want,
+                atol=1e-3 if algorithm.algorithm == "fft" else 0,
+                err_msg=algorithm.algorithm,
             )

@@ -14,7 +14,7 @@ from groupconv.errors import InvalidArgumentError
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.options import CudaOptions
-from groupconv_worker.cuda.run import OnDevice
+from groupconv_worker.cuda.prepared import CudaPrepared
 
 pytestmark = needs_compiler
 F32 = np.dtype(np.float32)
@@ -71,7 +71,7 @@ def test_resident_kernels_take_the_fastest_and_remember_it(monkeypatch: pytest.M
         assert calls == ["gemm", "direct", "stencil"]
 
 
-def test_what_is_measured_is_what_a_piece_has(monkeypatch: pytest.MonkeyPatch):
+def test_a_chunk_is_what_is_measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GROUPCONV_TUNE", "on")
     problem, w = problem_of((8, 64, 8, 8), (64, 64, 3, 3), padding=1)
     sizes: set[int] = set()
@@ -87,22 +87,22 @@ def test_what_is_measured_is_what_a_piece_has(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(("unit", "repeats"), [(1.0, 1), (1e-5, 10)])
-@pytest.mark.parametrize("recorded", [True, False])
-def test_measuring_takes_the_median_of_recorded_runs(
-    unit: float, repeats: int, recorded: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("captured", [True, False])
+def test_measuring_takes_the_median_of_captured_runs(
+    unit: float, repeats: int, captured: bool, monkeypatch: pytest.MonkeyPatch
 ):
     from groupconv_worker.cuda.choice import time_on_device
 
     took = [3, 3, 5, 1, 2, 9, 3, 4, 6]  # the first two to find out how long a run takes
     clock = iter(np.cumsum([step for t in took for step in (0, t)]) * unit)
     problem, w = RULES["dense"][1]
-    with emulated_engine(algorithm="direct") as engine, engine._device.lane():
-        kernel = engine._algorithms["direct"].prepare(problem, w, None)
+    with emulated_engine(algorithm="direct") as engine, engine._device.streams():
+        kernel = engine._algorithms["direct"](engine._device, problem, w, None)
         launched, launch = [], kernel.launch
 
         def counted(*arguments: Any):
             launched.append(engine._device.cupy.cuda.get_current_stream().is_capturing())
-            if launched[-1] and not recorded:
+            if launched[-1] and not captured:
                 raise NotImplementedError("cannot be captured")
             launch(*arguments)
 
@@ -112,7 +112,7 @@ def test_measuring_takes_the_median_of_recorded_runs(
             ms = time_on_device(engine._device, kernel, problem)
     assert ms == pytest.approx(4000 * unit / repeats)
     assert launched[:3] == [False, False, True]  # as it is, before it is captured, while it is
-    assert len(launched) == 3 + (0 if recorded else 2 + 7 * repeats)
+    assert len(launched) == 3 + (0 if captured else 2 + 7 * repeats)
 
 
 def test_deterministic_uses_own_kernels_by_rule(monkeypatch: pytest.MonkeyPatch):
@@ -213,19 +213,19 @@ def test_cudnn_graphs_are_built_once_for_a_size():
 def test_cudnn_plans_are_measured_once_for_a_shape():
     problem, w = problem_of((2, 4, 6, 6), (4, 4, 3, 3))
     want = np.empty((2, 4, 4, 4), F32)
-    with emulated_engine(with_cudnn=True, algorithm="cudnn") as engine, engine._device.lane():
+    with emulated_engine(with_cudnn=True, algorithm="cudnn") as engine, engine._device.streams():
         algorithm = engine._algorithms["cudnn"]
         for times in ([3.0, 1.0, 2.0], [4.0]):  # the first plan, plan 1 and plan 3: plan 0 is too large, 2 refuses
-            kernel, clock = algorithm.prepare(problem, w, None), iter(times)
+            kernel, clock = algorithm(engine._device, problem, w, None), iter(times)
             assert kernel.tune(lambda clock=clock: next(clock)) in (1.0, 4.0)
             assert kernel.plan(2, 1).index == 1
             assert next(clock, None) is None
     x = np.random.default_rng(1).standard_normal((2, 4, 6, 6), F32)
     with emulated_engine(with_cudnn=True, algorithm="cudnn") as engine:
-        with engine._device.lane():
-            kernel = engine._algorithms["cudnn"].prepare(problem, w, None)
+        with engine._device.streams():
+            kernel = engine._algorithms["cudnn"](engine._device, problem, w, None)
             kernel.tune(iter([3.0, 1.0, 2.0]).__next__)
-        OnDevice(engine._device, kernel, problem).run(x, want)
+        CudaPrepared(engine._device, kernel, problem).run(x, want)
     np.testing.assert_allclose(want, reference.convolve(x, w, None, problem.geometry), rtol=1e-4, atol=1e-5)
 
 
@@ -262,3 +262,8 @@ def test_the_benchmark_of_the_device_says_what_is_missing():
     done = subprocess.run([sys.executable, script, "--device", "cuda"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"bench/gpu.py: {why_unavailable()}")
+
+
+def test_the_old_name_of_a_setting_works_and_warns():
+    with pytest.warns(FutureWarning, match="GROUPCONV_CUDA_RECORDINGS is now called GROUPCONV_CUDA_GRAPH_MEMORY"):
+        assert CudaOptions.from_environ({"GROUPCONV_CUDA_RECORDINGS": "7"}).graph_memory == 7

@@ -19,7 +19,7 @@ from groupconv_worker import reference
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.engine import CudaEngine, why_unavailable
 from groupconv_worker.cuda.options import CudaOptions
-from groupconv_worker.cuda.run import OnDevice
+from groupconv_worker.cuda.prepared import CudaPrepared
 from oracle import check
 from strategies import FLOATS, INTEGERS, Case, cases, square_cases
 
@@ -44,10 +44,10 @@ def run(engine: CudaEngine, name: str, case: Case) -> np.ndarray:
     problem = Problem(case.geometry, case.types)
     algorithm = engine._algorithms[name]
     assume(algorithm.supports(problem))
-    with engine._device.lane():
-        kernel = algorithm.prepare(problem, case.weight, case.bias)
+    with engine._device.streams():
+        kernel = algorithm(engine._device, problem, case.weight, case.bias)
     out = np.full(case.geometry.output_shape, 77, dtype=case.types.output)
-    OnDevice(engine._device, kernel, problem).run(case.x, out)
+    CudaPrepared(engine._device, kernel, problem).run(case.x, out)
     return out
 
 
@@ -86,14 +86,14 @@ def test_wide_shapes(engine: CudaEngine, name: str, dtype: str):
     problem = Problem(resolve(ConvSpec(**options), x_shape, w_shape), types_of(x.dtype, w.dtype))
     want = reference.convolve(x, w, None, problem.geometry)
     for algorithm in engine._algorithms.values():
-        if algorithm.name in ("separable", "cudnn") or not algorithm.supports(problem):
+        if algorithm.algorithm in ("separable", "cudnn") or not algorithm.supports(problem):
             continue
-        with engine._device.lane():
-            kernel = algorithm.prepare(problem, w, None)
+        with engine._device.streams():
+            kernel = algorithm(engine._device, problem, w, None)
         out = np.full(problem.geometry.output_shape, 77, dtype=x.dtype)
-        OnDevice(engine._device, kernel, problem).run(x, out)
+        CudaPrepared(engine._device, kernel, problem).run(x, out)
         np.testing.assert_allclose(
-            out.astype(np.float64), want, atol=1e-3 if algorithm.name == "fft" else 0, err_msg=algorithm.name
+            out.astype(np.float64), want, atol=1e-3 if algorithm.algorithm == "fft" else 0, err_msg=algorithm.algorithm
         )
 
 

@@ -79,7 +79,7 @@ def test_lanes_of_a_warp_read_different_banks(name: str):
     g = resolve(spec, (1, 64, extent, extent), (64, 1, kernel, kernel))
     launch = plan_launch(g, 1, 64, 4)
     assert launch is not None
-    r, outputs = launch.record, launch.shape[3]
+    r, outputs = launch.argument, launch.shape[3]
     t = np.arange(launch.threads)
     lane, strip, local = t % r["lanes"], t // r["lanes"] % r["strips"], t // (r["lanes"] * r["strips"])
     for kx in range(kernel):
@@ -95,7 +95,7 @@ def test_a_launch_fits_the_device_and_covers_the_output(case: Case, groups: int,
     g = case.geometry
     launch = plan_launch(g, batch, groups, 4)
     assume(launch is not None)
-    r = launch.record
+    r = launch.argument
     assert launch.threads <= THREADS
     assert launch.threads % 32 == 0
     assert launch.shared <= SHARED_BYTES
@@ -122,14 +122,16 @@ def test_sliding_threads_cover_each_output_once(data: st.DataObject, depthwise: 
     filters = 1 if depthwise else FILTERS
     launch = plan_sliding(g, batch, g.groups, filters, 132, aligned=aligned, split=not depthwise)
     kernel, stride, side_by_side, below = launch.shape[:4]
-    chunks, per_group = launch.record["chunks"]["divisor"], launch.record["per_group"]["divisor"]
+    chunks, per_group = launch.argument["chunks"]["divisor"], launch.argument["per_group"]["divisor"]
     assert (per_group - 1) * filters < g.out_channels // g.groups <= per_group * filters
     assert chunks == g.groups * per_group
-    places = launch.threads // launch.record["splits"]
-    assert (launch.blocks - 1) * places < launch.record["threads"] <= launch.blocks * places
-    assert launch.shared == (0 if launch.record["splits"] == 1 else launch.threads * side_by_side * below * filters * 4)
-    columns, strips = launch.record["columns"]["divisor"], launch.record["strips"]["divisor"]
-    assert launch.record["threads"] == batch * chunks * strips * columns
+    places = launch.threads // launch.argument["splits"]
+    assert (launch.blocks - 1) * places < launch.argument["threads"] <= launch.blocks * places
+    assert launch.shared == (
+        0 if launch.argument["splits"] == 1 else launch.threads * side_by_side * below * filters * 4
+    )
+    columns, strips = launch.argument["columns"]["divisor"], launch.argument["strips"]["divisor"]
+    assert launch.argument["threads"] == batch * chunks * strips * columns
     for many, extent, each in ((strips, g.output[0], below), (columns, g.output[1], side_by_side)):
         assert (many - 1) * each < extent <= many * each
     if side_by_side > 1:  # nothing of a vector is outside the map or reaches into the next row

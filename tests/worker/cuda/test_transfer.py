@@ -1,11 +1,9 @@
-"""Pieces, memory and streams around the kernels, under emulation."""
+"""Chunks, memory and streams around the kernels, under emulation."""
 
 import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from emulation import emulated_engine, memory, needs_compiler
 from groupconv.convolution.dtypes import types_of
@@ -15,7 +13,6 @@ from groupconv.errors import CancelledError, InternalError, ResourceExhaustedErr
 from groupconv_worker import reference
 from groupconv_worker.contract import DeviceLostError, Problem
 from groupconv_worker.cuda.engine import CudaEngine
-from groupconv_worker.cuda.transfer import piece_size, pieces
 from groupconv_worker.job import Job
 from groupconv_worker.shard import Stage
 
@@ -31,18 +28,8 @@ def problem_of(batch: int = 4, groups: int = 4, extent: int = 12, filters: int =
     return problem, x, w, reference.convolve(x, w, None, problem.geometry)
 
 
-@given(batch=st.integers(1, 20), groups=st.integers(1, 20), size=st.integers(1, 1000), target=st.integers(0, 10_000))
-def test_pieces_cover_everything_once(batch: int, groups: int, size: int, target: int):
-    seen = np.zeros((batch, groups), dtype=int)
-    samples, some_groups = piece_size(batch, groups, size, target)
-    for piece in pieces(batch, groups, samples, some_groups):
-        seen[piece.samples, piece.groups] += 1
-    assert (seen == 1).all()
-    assert samples * some_groups * size <= max(target, size)
-
-
 @pytest.mark.parametrize("algorithm", ["direct", "gemm", "grouped", "fft"])
-def test_out_of_memory_is_answered_by_smaller_pieces(algorithm: str):
+def test_out_of_memory_is_answered_by_smaller_chunks(algorithm: str):
     problem, x, w, want = problem_of(batch=16)
     with emulated_engine(algorithm=algorithm) as engine:
         prepared = engine.prepare(problem, w)
@@ -55,8 +42,8 @@ def test_out_of_memory_is_answered_by_smaller_pieces(algorithm: str):
     assert x.nbytes + out.nbytes > 60_000, "the whole would have fitted"
 
 
-@pytest.mark.parametrize("runs", [1, 2, 3])  # launched, recorded, from the recording
-def test_a_run_ends_between_two_pieces_when_its_job_is_over(runs: int):
+@pytest.mark.parametrize("runs", [1, 2, 3])  # launched, captured, by the graph
+def test_a_run_ends_between_two_chunks_when_its_job_is_over(runs: int):
     problem, x, w, want = problem_of(batch=16)
     out = np.empty(problem.geometry.output_shape, F32)
     with emulated_engine(algorithm="direct", chunk=20_000) as engine:
@@ -73,11 +60,11 @@ def test_a_run_ends_between_two_pieces_when_its_job_is_over(runs: int):
             return copy(target, source)
 
         engine._device.copy = counted
-        for recording in [r for shelf in prepared._recorder._shelves.values() for r in shelf.all]:
-            recording._copy = counted
+        for captured in [r for pool in prepared._captured._pools.values() for r in pool.all]:
+            captured._copy = counted
         with job, pytest.raises(CancelledError):
             prepared.run(x, out)
-        assert 2 <= len(begun) < 8  # there are 16 pieces
+        assert 2 <= len(begun) < 8  # there are 16 chunks
         engine._device.copy = copy
         prepared.run(x, out)
     np.testing.assert_allclose(out, want, atol=1e-4)
@@ -109,15 +96,15 @@ def test_device_memory_is_given_back():
         prepared.run(x, out)
         before = engine._device.pool.used_bytes()
         prepared.run(x, out)
-        recorded = engine._device.pool.used_bytes()
-        assert recorded == before + x.nbytes + out.nbytes
+        captured = engine._device.pool.used_bytes()
+        assert captured == before + x.nbytes + out.nbytes
         for _ in range(3):
             prepared.run(x, out)
-        assert engine._device.pool.used_bytes() == recorded
+        assert engine._device.pool.used_bytes() == captured
         assert engine._device.make_room()
         assert engine._device.pool.used_bytes() == before
         prepared.run(x, out)
-        del prepared  # with its weights and recordings
+        del prepared  # with its weights and graphs
         assert engine._device.pool.used_bytes() == 0
 
 

@@ -1,6 +1,6 @@
-"""The structures the kernels take by value, as NumPy records of the same layout, and their contents.
+"""Kernel argument structs: what kernels take by value, as NumPy structs of the same layout.
 
-Pure NumPy: everything here is decided from a geometry, on the host, and can be tested without a device.
+Everything here follows from a geometry, is computed on the host with NumPy alone, and is tested without a device.
 
 Axes are depth, height, width; a convolution of lower rank has leading extents of 1.
 """
@@ -72,6 +72,23 @@ ACTIVATIONS = {
 
 
 @dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel.
+
+    Attributes:
+        shape: template arguments of the kernel.
+        blocks, threads, shared: of the grid, of a block, and bytes of a block's dynamic shared memory.
+        argument: the struct that describes the launch to the kernel.
+    """
+
+    shape: tuple[int, ...]
+    blocks: int
+    threads: int
+    shared: int
+    argument: Array
+
+
+@dataclass(frozen=True)
 class ReductionOrder:
     """The reduction of every output, in the order the kernels run through it.
 
@@ -79,7 +96,7 @@ class ReductionOrder:
     the stride (kernels/gather.cuh says why).
 
     Attributes:
-        taps: (rows,) records of `TAP`; row = (phase, channel of the group, kernel tap).
+        taps: (rows,) structs of `TAP`; row = (phase, channel of the group, kernel tap).
         starts: (phases + 1,) int32, the first row of each phase.
         kernel_index: (rows,) which of the ΠK taps of the flattened (and unflipped) kernel each row is.
     """
@@ -89,8 +106,13 @@ class ReductionOrder:
     kernel_index: Array
 
     @property
+    def phases(self) -> int:
+        """Number of phases."""
+        return len(self.starts) - 1
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of the three."""
+        """Bytes of the three arrays, on the host."""
         return self.taps.nbytes + self.starts.nbytes + self.kernel_index.nbytes
 
 
@@ -188,30 +210,30 @@ def _axis_taps(g: Geometry) -> Iterator[_AxisTaps]:
         yield _AxisTaps(index, np.where(phase < phases, phase, -1), (phase + low - at) // s, phases)
 
 
-def gather_of(g: Geometry, phases: ReductionOrder, batch: int, groups: int, m_pitch: int) -> Array:
-    """The `GATHER` record for `groups` groups of `batch` samples, in arrays that hold these and no more."""
+def gather_of(g: Geometry, order: ReductionOrder, batch: int, groups: int, m_pitch: int) -> Array:
+    """The `GATHER` struct for `groups` groups of `batch` samples, in arrays that hold nothing else."""
     channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
-    record = np.zeros((), dtype=GATHER)
-    record["in"], record["out"] = three(g.input, 1), three(g.output, 1)
-    record["x_batch"] = groups * channels * math.prod(g.input)
-    record["y_batch"] = groups * filters * math.prod(g.output)
-    record["rows"] = len(phases.taps)
-    record["batch"], record["groups"], record["c"], record["m"] = batch, groups, channels, filters
-    record["in_step"] = three((1,) * g.rank if g.transposed else g.stride, 1)
-    record["out_step"] = three(g.stride if g.transposed else (1,) * g.rank, 1)
-    record["padding_mode"] = PADDING_MODES[g.padding_mode]
-    record["phases"] = len(phases.starts) - 1
-    record["m_pitch"] = m_pitch
-    return record
+    struct = np.zeros((), dtype=GATHER)
+    struct["in"], struct["out"] = three(g.input, 1), three(g.output, 1)
+    struct["x_batch"] = groups * channels * math.prod(g.input)
+    struct["y_batch"] = groups * filters * math.prod(g.output)
+    struct["rows"] = len(order.taps)
+    struct["batch"], struct["groups"], struct["c"], struct["m"] = batch, groups, channels, filters
+    struct["in_step"] = three((1,) * g.rank if g.transposed else g.stride, 1)
+    struct["out_step"] = three(g.stride if g.transposed else (1,) * g.rank, 1)
+    struct["padding_mode"] = PADDING_MODES[g.padding_mode]
+    struct["phases"] = order.phases
+    struct["m_pitch"] = m_pitch
+    return struct
 
 
-def pack_filters(weight: Array, g: Geometry, phases: ReductionOrder, vector: int) -> Array:
+def pack_filters(weight: Array, g: Geometry, order: ReductionOrder, vector: int) -> Array:
     """The filters as (g, rows, m_pitch), filters last: neighbouring threads load neighbouring filters.
 
     Args:
         weight: (M, C/g, *kernel), transposed (C, M/g, *kernel).
         g: the geometry.
-        phases: `phases_of(g)`.
+        order: `phases_of(g)`.
         vector: filters per 16-byte load; m_pitch is M/g rounded up to it.
 
     Returns:
@@ -222,6 +244,6 @@ def pack_filters(weight: Array, g: Geometry, phases: ReductionOrder, vector: int
         by_tap = weight.reshape(g.groups, channels, filters, -1).transpose(0, 1, 3, 2)
     else:
         by_tap = weight.reshape(g.groups, filters, channels, -1).transpose(0, 2, 3, 1)
-    packed = np.zeros((g.groups, len(phases.taps), -(-filters // vector) * vector), dtype=weight.dtype)
-    packed[:, :, :filters] = by_tap[:, phases.taps["c"], phases.kernel_index]  # (g, rows, M/g)
+    packed = np.zeros((g.groups, len(order.taps), -(-filters // vector) * vector), dtype=weight.dtype)
+    packed[:, :, :filters] = by_tap[:, order.taps["c"], order.kernel_index]  # (g, rows, M/g)
     return packed

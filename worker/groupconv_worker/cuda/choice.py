@@ -1,8 +1,8 @@
-"""Which algorithm takes a convolution: by rule at once, by measurement for a kernel that stays.
+"""Which algorithm takes a convolution: by rule for a one-shot, by measurement for a resident kernel.
 
-The rules follow the medians of bench/gpu.py on one H200 (docs/gpu.md), at batch 1 and 32. "fft" is not among them: its
-error is relative to the largest pixel of a map, so it does not keep the bound of docs/convolution.md for each output.
-GROUPCONV_CUDA_ALGORITHM=fft asks for it all the same.
+The rules follow the medians of bench/gpu.py on one H200 (docs/cuda-engine.md), at batch 1 and 32. No rule chooses
+"fft": its error is relative to the largest pixel of a map, so it does not keep the bound of docs/convolution.md.
+GROUPCONV_CUDA_ALGORITHM=fft selects it nevertheless.
 """
 
 import logging
@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.contract import Problem
+from groupconv_worker.cuda.algorithms.base import DeviceKernel
 from groupconv_worker.cuda.algorithms.separable import LEAST_EXTENT
 from groupconv_worker.cuda.algorithms.sliding import depthwise_takes, stencil_takes
 from groupconv_worker.cuda.device import Device, device_types, storage
-from groupconv_worker.cuda.graphs import Captured
-from groupconv_worker.cuda.kernel import DeviceKernel
+from groupconv_worker.cuda.graph_capture import CapturedGraph
 
 log = logging.getLogger(__name__)
 
 THINNEST = 4
-"""Channels or filters of a group up to which the grouped kernel takes what no sliding one does: it tiles no matrix."""
+"""Channels or filters of a group up to which the grouped kernel is better than a tiled matrix."""
 
 THIN = 16
-"""Channels or filters of a group up to which patches, ΠK times the input, would move more than a product saves."""
+"""Channels or filters of a group up to which moving patches, ΠK times the input, costs more than a product saves."""
 
 RUNS = 7
 """Timings of a candidate; the median is taken."""
@@ -35,11 +35,11 @@ REPEATS = 10
 """Runs of one timing, at most."""
 
 ENOUGH = 1.0
-"""Milliseconds that a timing need not exceed."""
+"""Milliseconds of a timing, beyond which a run is not repeated in it."""
 
 
-def by_rule(problem: Problem, *, deterministic: bool = False) -> list[str]:
-    """Algorithms in order of preference; the first that is there and takes the problem is used.
+def by_rule(problem: Problem) -> list[str]:
+    """Names of algorithms in order of preference; the first that is installed and supports the problem is used.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
@@ -49,11 +49,10 @@ def by_rule(problem: Problem, *, deterministic: bool = False) -> list[str]:
         >>> by_rule(Problem(g, f32))[:2]
         ['depthwise', 'grouped']
         >>> g = resolve(ConvSpec(), (1, 256, 56, 56), (64, 256, 1, 1))
-        >>> by_rule(Problem(g, f32))[0], by_rule(Problem(g, f32), deterministic=True)
-        ('gemm', ['direct'])
+        >>> by_rule(Problem(g, f32))
+        ['gemm', 'cudnn', 'direct']
     """
-    names = dict.fromkeys(_preferred(problem))  # each once, where it comes first
-    return [name for name in names if not (deterministic and name in ("gemm", "cudnn"))]
+    return list(dict.fromkeys(_preferred(problem)))  # each once, at its first position
 
 
 def _preferred(problem: Problem) -> Iterator[str]:
@@ -63,7 +62,7 @@ def _preferred(problem: Problem) -> Iterator[str]:
     if depthwise_takes(g, problem.types.accumulate):
         yield "depthwise"
     if channels == 1 and taps >= LEAST_EXTENT**2:
-        yield "separable"  # taken only if the weights allow
+        yield "separable"  # it refuses weights that are not of rank 1
     if g.groups > 1 and min(channels, filters) <= THIN and stencil_takes(g, problem.types.accumulate):
         yield "stencil"
     if g.groups > 1 and min(channels, filters) <= THINNEST:
@@ -71,26 +70,26 @@ def _preferred(problem: Problem) -> Iterator[str]:
     if g.groups > 1 and min(channels, filters) <= THIN:
         yield "direct"
     if min(channels * taps, filters) >= THIN:
-        yield "gemm"  # before cuDNN, which first builds a plan for milliseconds and is seldom much faster
+        yield "gemm"  # before cuDNN, which builds a plan for milliseconds and is seldom much faster
     yield "cudnn"
     yield "direct"
     if stencil_takes(g, problem.types.accumulate):
-        yield "stencil"  # of many channels where it is measured: for one run, packing them costs more
+        yield "stencil"  # last: for one run, packing many channels costs more than it saves
 
 
 def time_on_device(device: Device, kernel: DeviceKernel, problem: Problem) -> float:
     """Milliseconds of one run on the device, by CUDA events on the current stream: the median of `RUNS`.
 
-    Python takes longer to launch a small convolution than the device to compute it, so the run is recorded and repeated
-    several times between two events; what cannot be recorded is launched each time. The input is zeros: no algorithm
-    here looks at its values.
+    Python takes longer to launch a small convolution than the device to compute it. So the run is captured as a graph
+    and repeated between two events; a run that cannot be captured is launched each time. The input is zeros: the time
+    of no algorithm depends on its values.
     """
     g, types, cuda = problem.geometry, device_types(problem.types), device.cupy.cuda
     x = device.cupy.empty((g.batch, g.in_channels, *g.input), storage(types.input))
     y = device.cupy.empty((g.batch, g.out_channels, *g.output), storage(types.output))
     x.view(np.uint8).fill(0)
     stream = cuda.get_current_stream()
-    stream.synchronize()  # the stream that records is another
+    stream.synchronize()  # another stream captures
 
     def launch(_: Any = None) -> None:
         kernel.launch(x, y, 0, device.options.workspace)
@@ -105,18 +104,18 @@ def time_on_device(device: Device, kernel: DeviceKernel, problem: Problem) -> fl
         return float(cuda.get_elapsed_time(start, end)) / repeats
 
     launch()  # compiles, fills caches, wakes the clocks
-    recorded = _recorded(device, kernel, launch)
-    again = recorded.launch if recorded else launch
+    captured = _captured(device, kernel, launch)
+    again = captured.launch if captured else launch
     took(1)
     repeats = max(1, min(REPEATS, int(ENOUGH / max(took(1), 1e-3))))
     return median(took(repeats) for _ in range(RUNS))
 
 
-def _recorded(device: Device, kernel: DeviceKernel, launch: Callable[[], None]) -> Captured | None:
+def _captured(device: Device, kernel: DeviceKernel, launch: Callable[[], None]) -> CapturedGraph | None:
     try:
-        return device.graphs.capture(launch, wait=True, transforms=kernel.algorithm == "fft")
+        return device.graphs.capture(launch, wait=True, transforms=kernel.transforms)
     except device.cupy.cuda.memory.OutOfMemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - libraries refuse in ways of their own; a lost device stays lost
-        log.debug("not timed by its graph: %s", error)
+    except Exception as error:  # noqa: BLE001 - each library raises its own; a lost device stays lost
+        log.debug("%s is timed launch by launch, as it cannot be captured: %s", kernel.algorithm, error)
         return None

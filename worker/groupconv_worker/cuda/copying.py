@@ -10,13 +10,13 @@ from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 
 LEAST = 2**20
-"""Bytes from which on a second thread helps: less is copied before it has woken."""
+"""Bytes of a copy that a second thread helps with. Less is copied before the thread wakes."""
 
 SHARE = 2**19
 """Bytes for each thread, at least."""
 
 MOST = 4
-"""Threads; on an H200's machine eight were faster for some layers and slower for others (bench/gpu.py)."""
+"""Threads of a copy. On an H200's machine eight were faster for some layers and slower for others (bench/gpu.py)."""
 
 KEPT = 256
 """Sizes whose programs are kept."""
@@ -42,7 +42,7 @@ class Copier:
         self._programs: dict[int, Program] = {}  # by bytes
 
     def __call__(self, out: Array, x: Array) -> None:
-        """out = x, of any strides, without the GIL."""
+        """Copy x to out; any strides, without the GIL."""
         if out.nbytes >= LEAST and self._team.threads > 1:
             if out.flags.c_contiguous and x.flags.c_contiguous:
                 out, x = out[np.newaxis], x[np.newaxis]
@@ -50,7 +50,7 @@ class Copier:
             if size >= LEAST and out[0].flags.c_contiguous and x[0].flags.c_contiguous:
                 self._program(size).run(x, out)
                 return
-        if out.dtype == BFLOAT16:  # NumPy knows what to do with its bits alone
+        if out.dtype == BFLOAT16:  # NumPy can only copy its bits
             out, x = out.view(np.uint16), x.view(np.uint16)
         np.copyto(out, x)
 

@@ -1,9 +1,9 @@
 """cuBLAS's batched product, with a workspace of its own.
 
-Without one, a handle that several streams have used has none for most of them, and makes a long sum of few results in
-one part: 152 µs where 30 would do. CuPy cannot give it one, and refuses every call of cuBLAS while a stream captures,
-though cuBLAS itself may be captured (cuBLAS documentation, "CUDA Graphs support"). So the library that CuPy has loaded
-is called by its C interface, on CuPy's handle.
+A handle that several streams have used has no workspace for most of them, and computes a long sum of few results in one
+part: in 152 µs instead of 30. CuPy cannot set a workspace. It also refuses every call of cuBLAS while a stream
+captures, though cuBLAS itself can be captured (cuBLAS documentation, "CUDA Graphs support"). So the library that CuPy
+has loaded is called through its C interface, with CuPy's handle.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ _ARGUMENTS = {
 
 
 class Product:
-    """Products on the current stream; those that follow one another share this.
+    """Products on the current stream. Products that follow one another share this object and its workspace.
 
     Args:
         cupy: the module.
@@ -56,8 +56,8 @@ class Product:
 
 @cache
 def load(extension: str) -> Any:
-    """The cuBLAS that an extension module is linked with."""
-    library = ctypes.CDLL(extension)  # looks names up in what it needs, too
+    """The cuBLAS library that an extension module is linked with."""
+    library = ctypes.CDLL(extension)  # finds names in the libraries that it needs, too
     for name, types in _ARGUMENTS.items():
         function = getattr(library, name)
         function.argtypes, function.restype = types, _INT

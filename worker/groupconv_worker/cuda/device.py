@@ -1,11 +1,11 @@
-"""One CUDA device as the engine uses it: a memory pool with a limit, kernels, and streams for each run."""
+"""One CUDA device as the engine uses it: a memory pool with a limit, libraries, kernels, and streams for each run."""
 
 import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from cachetools import LRUCache
@@ -15,29 +15,53 @@ from groupconv.convolution.geometry import Geometry
 from groupconv.errors import ResourceExhaustedError
 from groupconv_worker.caches import ENTRY, MIB
 from groupconv_worker.contract import Array, DeviceLostError
-from groupconv_worker.cuda.arguments import ACTIVATIONS, EPILOGUE, ReductionOrder, device_taps, phases_of
+from groupconv_worker.cuda.arguments import ReductionOrder, device_taps, phases_of
+from groupconv_worker.cuda.cudnn import CudnnLibrary
 from groupconv_worker.cuda.errors import cuda_errors
-from groupconv_worker.cuda.graphs import Graphs, Track
+from groupconv_worker.cuda.graph_cache import GraphCache
+from groupconv_worker.cuda.graph_capture import GraphCapture, GraphStream
 from groupconv_worker.cuda.modules import Kernels
 from groupconv_worker.cuda.options import CudaOptions
-from groupconv_worker.cuda.shelves import Shelves
 
-TRACKS = 4
-"""Recorded runs that overlap; see `Track`."""
+GRAPH_STREAMS = 4
+"""Captured graphs that overlap; see `GraphStream`."""
 
 TABLES = 64 * MIB
-"""Bytes of tap tables kept on the device, and about as many beside it: a shape seen before needs no new one."""
+"""Bytes of tap tables kept on the device, and about as many on the host, for the next kernel of the same shape."""
+
+
+class TapTable(NamedTuple):
+    """The taps of a geometry, on the host and on the device.
+
+    Attributes:
+        order: `phases_of` the geometry.
+        taps, starts: on the device.
+    """
+
+    order: ReductionOrder
+    taps: Any
+    starts: Any
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both."""
+        return self.order.nbytes + self.device_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes on the device, and of the cache's entry."""
+        return ENTRY + int(self.taps.nbytes + self.starts.nbytes)
 
 
 class RunStreams:
-    """The streams of one run: copies in, kernels, copies out. One thread uses a lane at a time."""
+    """The streams of one run: copies in, kernels, copies out. One thread uses them at a time."""
 
     def __init__(self, cupy: Any) -> None:
-        # non-blocking: the legacy default stream would serialise all of them
+        # non-blocking: the legacy default stream would serialize all of them
         self.copy_in, self.compute, self.copy_out = (cupy.cuda.Stream(non_blocking=True) for _ in range(3))
 
     def synchronize(self) -> None:
-        """Wait for everything under way."""
+        """Wait for all of their work."""
         for stream in (self.copy_in, self.compute, self.copy_out):
             stream.synchronize()
 
@@ -51,28 +75,30 @@ class Device:
         threads: that copy on the host.
 
     Attributes:
-        ordinal: which one it is in this process.
+        ordinal: its number in this process.
         copy: copies host arrays.
+        cudnn: the library; None if it is not installed.
     """
 
     def __init__(self, cupy: Any, options: CudaOptions, threads: int = 1) -> None:
-        from groupconv_worker.cuda.copying import Copier  # compiled: a server without a GPU need not load the compiler
+        from groupconv_worker.cuda.copying import Copier  # loads a compiler, which a server without a GPU need not
 
         self.cupy, self.options, self.copy = cupy, options, Copier(threads)
         self._device = cupy.cuda.Device()
         self.ordinal = int(self._device.id)
         self.kernels = Kernels(cupy)
-        # kept: CuPy asks the driver for every attribute there is each time
+        # kept: each time, CuPy asks the driver for every attribute
         self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
-        self.pool = cupy.cuda.MemoryPool()  # not CuPy's default one, whose limit belongs to the whole process
+        self.pool = cupy.cuda.MemoryPool()  # not CuPy's default one, which the whole process shares
         self.pool.set_limit(size=options.memory_limit)
         self.pinned = cupy.cuda.PinnedMemoryPool()
-        self.graphs = Graphs(cupy, self.pool)
-        # at most half of what there is: weights and the runs that are not recorded need some, too
-        self.shelves = Shelves(min(options.recordings, options.memory_limit // 2 or options.recordings))
-        self._tracks = itertools.cycle([Track(cupy) for _ in range(TRACKS)])
-        self._lanes: list[RunStreams] = []
-        self._phases: LRUCache[Geometry, tuple[ReductionOrder, Any, Any]] = LRUCache(TABLES, getsizeof=_table_bytes)
+        self.graphs = GraphCapture(cupy, self.pool)
+        # at most half of the limit: weights, and runs that are not captured, need memory, too
+        self.graph_cache = GraphCache(min(options.graph_memory, options.memory_limit // 2 or options.graph_memory))
+        self.cudnn = CudnnLibrary.load(options)
+        self._graph_streams = itertools.cycle([GraphStream(cupy) for _ in range(GRAPH_STREAMS)])
+        self._streams: list[RunStreams] = []
+        self._tables: LRUCache[Geometry, TapTable] = LRUCache(TABLES, getsizeof=lambda table: table.device_bytes)
         self._lock = Lock()
         self._lost = ""
 
@@ -83,7 +109,7 @@ class Device:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """This device is the current one of this thread inside, and its errors are this package's.
+        """Inside, this device is the current one of this thread, and its errors are this package's.
 
         Raises:
             DeviceLostError: the context is broken, now or since an earlier run.
@@ -98,36 +124,36 @@ class Device:
             raise
 
     @contextmanager
-    def lane(self) -> Iterator[RunStreams]:
-        """A lane for this thread; its compute stream and the pool are current inside.
+    def streams(self) -> Iterator[RunStreams]:
+        """Streams for this thread; inside, their compute stream and the memory pool are the current ones.
 
-        All work of the lane is done when the block is left, however it is left: no buffer goes back to a pool
-        while a copy or kernel still uses it.
+        All work on the streams is done when the block is left, however it is left: no buffer returns to a pool while
+        a copy or kernel still uses it.
 
         Raises:
-            DeviceLostError: as `current`.
+            DeviceLostError: the context is broken.
         """
         with self.current():
             with self._lock:
-                lane = self._lanes.pop() if self._lanes else None
-            lane = lane or RunStreams(self.cupy)
-            with self.cupy.cuda.using_allocator(self.pool.malloc), lane.compute:
+                streams = self._streams.pop() if self._streams else None
+            streams = streams or RunStreams(self.cupy)
+            with self.cupy.cuda.using_allocator(self.pool.malloc), streams.compute:
                 try:
-                    yield lane
+                    yield streams
                 finally:
-                    lane.synchronize()
+                    streams.synchronize()
             with self._lock:
-                self._lanes.append(lane)
+                self._streams.append(streams)
 
-    def next_track(self) -> Track:
-        """Tracks in turn, for whatever is recorded next."""
+    def next_graph_stream(self) -> GraphStream:
+        """A stream for the next graph; all are used in turn."""
         with self._lock:
-            return next(self._tracks)
+            return next(self._graph_streams)
 
     def pinned_array(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         """Page-locked host memory: the copy engines read and write it without the CPU."""
         count = math.prod(shape)
-        # rounded up to a power of two, so that the pool can give the same memory to like sizes again
+        # rounded up to a power of two, so that the pool can use the memory again for similar sizes
         memory = self.pinned.malloc(1 << max(0, count * dtype.itemsize - 1).bit_length())
         return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
 
@@ -144,92 +170,49 @@ class Device:
                     return self.cupy.empty(shape, dtype)
                 except memory.OutOfMemoryError as error:
                     if not self.make_room():
-                        raise ResourceExhaustedError(f"cuda: what is between two steps, {shape}: {error}") from error
+                        reason = f"cuda: no device memory for an array of shape {shape} between two steps: {error}"
+                        raise ResourceExhaustedError(reason) from error
 
     def upload(self, host: Array) -> Any:
         """A host array as a device array of its storage dtype, copied on the current stream."""
         return self.cupy.asarray(np.ascontiguousarray(host).view(storage(host.dtype)))
 
-    def phases(self, g: Geometry) -> tuple[ReductionOrder, Any, Any]:
-        """`phases_of(g)` with its taps and starts on the device."""
+    def tap_table(self, g: Geometry) -> TapTable:
+        """The taps of `g`; kept for the next kernel of the same shape."""
         with self._lock:
-            found = self._phases.get(g)
-        if found is None:
-            phases = phases_of(g)
-            found = phases, self.upload(device_taps(g, phases.taps).view(np.int32)), self.upload(phases.starts)
-            self.cupy.cuda.get_current_stream().synchronize()  # other lanes will read it
+            table = self._tables.get(g)
+        if table is None:
+            order = phases_of(g)
+            taps = self.upload(device_taps(g, order.taps).view(np.int32))
+            table = TapTable(order, taps, self.upload(order.starts))
+            self.cupy.cuda.get_current_stream().synchronize()  # other streams will read it
             with self._lock:
-                if _table_bytes(found) <= TABLES:
-                    self._phases[g] = found
-        return found
+                if table.device_bytes <= TABLES:
+                    self._tables[g] = table
+        return table
 
     def make_room(self) -> bool:
-        """Drop what is only kept to be faster; whether there was something."""
-        dropped = self.shelves.clear()
+        """Free device memory that only makes runs faster; whether there was any."""
+        dropped = self.graph_cache.clear()
         self.pool.free_all_blocks()
         return dropped
 
     def close(self) -> None:
-        """Give device and pinned memory back."""
-        self._phases.clear()
-        self._lanes.clear()
+        """Free device and pinned memory, and end the threads that copy."""
+        self._tables.clear()
+        self._streams.clear()
         self.make_room()
         self.pinned.free_all_blocks()
         self.copy.close()
 
 
-def _table_bytes(table: tuple[ReductionOrder, Any, Any]) -> int:
-    """Bytes of a geometry's tap table on the device."""
-    _, taps, starts = table
-    return ENTRY + int(taps.nbytes + starts.nbytes)
-
-
-class Epilogue:
-    """Bias and activation of a convolution, on the device.
-
-    Args:
-        device: where.
-        g: for the activation.
-        bias: (M,) or None.
-        accumulate: the dtype sums are kept in.
-    """
-
-    def __init__(self, device: Device, g: Geometry, bias: Array | None, accumulate: np.dtype) -> None:
-        self._itemsize = accumulate.itemsize
-        self._bias = None if bias is None else device.upload(bias.astype(accumulate))
-        slope = g.activation.slope if g.activation else ()
-        self._slope = device.upload(np.array(slope, dtype=accumulate)) if slope else None
-        self._slope_step = int(len(slope) > 1)
-        self._activation = ACTIVATIONS[g.activation.kind if g.activation else None]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of device memory."""
-        return sum(int(array.nbytes) for array in (self._bias, self._slope) if array is not None)
-
-    @property
-    def is_identity(self) -> bool:
-        """Nothing to do."""
-        return self._bias is None and self._activation == 0
-
-    def record(self, first_channel: int) -> Array:
-        """The kernel argument for output channels from `first_channel` on."""
-        record = np.zeros((), dtype=EPILOGUE)
-        if self._bias is not None:
-            record["bias"] = self._bias.data.ptr + first_channel * self._itemsize
-        if self._slope is not None:
-            record["slope"] = self._slope.data.ptr + first_channel * self._itemsize * self._slope_step
-        record["slope_step"], record["activation"] = self._slope_step, self._activation
-        return record
-
-
 def storage(dtype: np.dtype) -> np.dtype:
-    """The dtype a device array has in CuPy: bfloat16 travels as its bits, of which CuPy need know nothing."""
+    """The dtype of a device array in CuPy, which has no bfloat16: its bits, as unsigned integers."""
     return np.dtype(np.uint16) if dtype == BFLOAT16 else dtype
 
 
 def device_types(types: Types) -> Types:
-    """What the kernels compute in: an integer input meets a float kernel as float; integer kernels are int32."""
+    """The dtypes of kernels: an integer input becomes float for a kernel of floats; integer weights are int32."""
     wide = types.accumulate
     if is_float(types.input):
         return types

@@ -1,4 +1,4 @@
-"""CUDA's errors as this package's: what may be tried again, and what needs a new process."""
+"""CUDA's errors as errors of this package: some calls may be tried again, others need a new process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ STICKY = frozenset(
 
 @contextmanager
 def cuda_errors(cupy: Any) -> Iterator[None]:
-    """Raise what CuPy raises as this package's errors; out-of-memory passes through, for the caller to shrink.
+    """Translate errors of CuPy. Out-of-memory passes through, as the caller can try with less.
 
     Raises:
         DeviceLostError: the context is broken; the process must be replaced.
@@ -42,7 +42,7 @@ def cuda_errors(cupy: Any) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        status = getattr(error, "status", None)  # CuPy's error classes have it and nothing else in common
+        status = getattr(error, "status", None)  # the only thing that CuPy's error classes have in common
         if status is None:
             raise
         if is_sticky(cupy, error):
@@ -51,12 +51,12 @@ def cuda_errors(cupy: Any) -> Iterator[None]:
 
 
 def is_sticky(cupy: Any, error: RuntimeError) -> bool:
-    """Whether the context survived: a library reports a dead context in words of its own, so ask the runtime."""
+    """Whether the context is broken. A library reports that with a status of its own, so the runtime is asked."""
     runtime = cupy.cuda.runtime
     if isinstance(error, (runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)):
         return getattr(error, "status", 0) in STICKY
     try:
         runtime.deviceSynchronize()
-    except runtime.CUDARuntimeError as probe:
-        return getattr(probe, "status", 0) in STICKY
+    except runtime.CUDARuntimeError as sticky:
+        return getattr(sticky, "status", 0) in STICKY
     return False

@@ -16,7 +16,7 @@ _LAZY_PEER_ACCESS, _TO_DEVICE, _TO_HOST = 1, 1, 2  # cudaIpcMemLazyEnablePeerAcc
 
 
 class DeviceMemory:
-    """An allocation that another process shares; it is closed when the last reference is dropped.
+    """An allocation that another process shares. It is closed when the last reference is dropped.
 
     Args:
         cupy: the module.
@@ -41,7 +41,7 @@ class DeviceMemory:
             try:
                 self._pointer: int = runtime.ipcOpenMemHandle(handle, _LAZY_PEER_ACCESS)
                 weakref.finalize(self, _close, cupy, device, self._pointer)
-                self.read(size - 1, np.empty(1, np.uint8))  # CUDA knows where the allocation ends
+                self.read(size - 1, np.empty(1, np.uint8))  # fails beyond the end of the allocation
             except runtime.CUDARuntimeError as error:
                 if is_sticky(cupy, error):
                     raise
@@ -50,7 +50,7 @@ class DeviceMemory:
                 ) from None
 
     def tensor(self, offset: int, dtype: np.dtype, shape: tuple[int, ...], device: Device) -> "DeviceTensor":
-        """The elements at `offset`, which is a multiple of their size, where they lie, for an engine on `device`."""
+        """A tensor in place at `offset`, a multiple of the element size, for an engine on `device`."""
         cupy = self._cupy
         count = math.prod(shape) * dtype.itemsize
         memory = cupy.cuda.UnownedMemory(self._pointer + offset, count, self, self.device)
@@ -62,15 +62,15 @@ class DeviceMemory:
             self._cupy.cuda.runtime.memcpy(out.ctypes.data, self._pointer + offset, out.nbytes, _TO_HOST)
 
     def write(self, offset: int, y: Array) -> None:
-        """Put the elements of a host array at `offset`, row-major."""
+        """Write the elements of a host array at `offset`, row-major."""
         data = np.ascontiguousarray(y)
         with self._cupy.cuda.Device(self.device):
             self._cupy.cuda.runtime.memcpy(self._pointer + offset, data.ctypes.data, data.nbytes, _TO_DEVICE)
-            self._cupy.cuda.Stream.null.synchronize()  # the last bytes may still be on their way
+            self._cupy.cuda.Stream.null.synchronize()  # the copy may not have ended yet
 
 
 class DeviceTensor:
-    """An array on a device: what plans, cuts and `OnDevice.run` ask of one, and bfloat16 by its name.
+    """An array on a device, with its dtype by name (CuPy has no bfloat16).
 
     Args:
         array: CuPy's, of the storage dtype.
@@ -105,19 +105,19 @@ class DeviceTensor:
         return self._array.__dlpack__(**options)
 
     def beside(self, shape: tuple[int, ...], dtype: np.dtype) -> "DeviceTensor":
-        """Another one, to be filled (see `engines.base.beside`)."""
+        """A new tensor on the same device (see `contract.beside`)."""
         return DeviceTensor(self._device.empty(shape, storage(dtype)), dtype, self._device)
 
     def overlaps(self, other: "DeviceTensor") -> bool:
-        """Whether they have bytes in common; both without gaps."""
+        """Whether two contiguous tensors have bytes in common."""
         mine, theirs = self._array.data.ptr, other._array.data.ptr  # noqa: SLF001 - of its own kind
         return bool(mine < theirs + other.nbytes and theirs < mine + self.nbytes)
 
 
 def find_device(cupy: Any, uuid: bytes) -> int | None:
-    """The ordinal of a device here, by the UUID that it has in every process."""
+    """The ordinal of a device in this process, by its UUID, which is the same in every process."""
     for ordinal in range(cupy.cuda.runtime.getDeviceCount()):
-        if driver().uuid(ordinal) == uuid:  # CuPy's own properties cut it at its first zero
+        if driver().uuid(ordinal) == uuid:  # CuPy's properties cut the UUID at its first zero byte
             return ordinal
     return None
 

@@ -1,6 +1,6 @@
 """What a GPU could do with the kernels, computed from the compiler's report: a model, not a measurement.
 
-Occupancy is how many warps a multiprocessor holds at once, of those it could; the roofline is the least time that
+Occupancy is the share of a multiprocessor's warps that are in use at once. The roofline is the least time that
 arithmetic and memory traffic allow (Williams, Waterman and Patterson, "Roofline: an insightful visual performance
 model", 2009).
 """
@@ -18,7 +18,7 @@ class Gpu:
     """A device by its data sheet.
 
     Attributes:
-        name: as people say it.
+        name: the usual one.
         architecture: 80 for sm_80.
         multiprocessors: of the device.
         threads, registers, shared, blocks: of a multiprocessor; shared in bytes.
@@ -50,7 +50,7 @@ WARP = 32
 REGISTER_UNIT = 256
 """Registers are given to a warp in units of this many."""
 RESERVED_SHARED = 1024
-"""Bytes of shared memory that CUDA keeps of each block. Source: CUDA C++ Programming Guide, section on sm_80."""
+"""Bytes of shared memory of each block that CUDA reserves. Source: CUDA C++ Programming Guide, section on sm_80."""
 
 
 def blocks_per_multiprocessor(gpu: Gpu, compiled: CompiledKernel, threads: int, dynamic_shared: int = 0) -> int:
@@ -77,12 +77,12 @@ def occupancy(gpu: Gpu, compiled: CompiledKernel, threads: int, dynamic_shared: 
 
 
 def least_bytes(problem: Problem) -> int:
-    """Input, filters and output once each: what no kernel can avoid."""
+    """Bytes that every kernel has to move: input, filters and output once each."""
     g, types = problem.geometry, problem.types
     return cost.bytes_in(g, types) + cost.bytes_out(g, types)
 
 
 def least_seconds(gpu: Gpu, flops: float, moved: float) -> tuple[float, str]:
-    """The roofline: the larger of both times, and which it is."""
+    """The roofline: the larger of both times, and its name."""
     computing, moving = flops / gpu.flops, moved / gpu.bandwidth
     return max(computing, moving), "arithmetic" if computing > moving else "memory"

@@ -1,7 +1,7 @@
 """Kernels by file and template arguments, compiled once per process.
 
-Sources are handed to NVRTC as one text with their headers inlined. CuPy keys its cache on disk by that text,
-so a changed header never meets an old binary, and no include path has to exist on the machine.
+NVRTC gets each source as one text with its headers inlined. That text is the key of CuPy's cache on disk, so a changed
+header never meets an old binary, and no include path has to exist on the machine.
 """
 
 import re

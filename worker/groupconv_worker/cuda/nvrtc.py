@@ -1,4 +1,4 @@
-"""Compiles kernels to machine code without a device, and reads what the compiler says of them.
+"""Compiles kernels to machine code without a device, and reads the report of the compiler.
 
 CuPy compiles for the device at hand; this compiles for any, through NVRTC alone (the nvidia-cuda-nvrtc wheel), so
 that every kernel can be checked for every architecture on a machine without a GPU.
@@ -21,12 +21,12 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 @dataclass(frozen=True, slots=True)
 class CompiledKernel:
-    """What ptxas says of one kernel.
+    """The report of ptxas on one kernel.
 
     Attributes:
         registers: of a thread.
         shared: static bytes of a block.
-        spilled: bytes a thread stores in local memory for want of registers.
+        spilled: bytes that a thread stores in local memory because registers are full.
         stack: bytes of local memory, spills included.
     """
 
@@ -45,10 +45,10 @@ def compile_kernels(file: str, expressions: Iterable[str], architecture: int) ->
         architecture: 90 for sm_90.
 
     Returns:
-        what ptxas says, by expression.
+        The reports, by expression.
 
     Raises:
-        RuntimeError: the compiler's log.
+        RuntimeError: the sources do not compile; the message is the compiler's log.
     """
     nvrtc, names = library(), list(expressions)
     program = ctypes.c_void_p()

@@ -1,5 +1,6 @@
-"""What an operator may ask of the cuda engine."""
+"""Settings of the cuda engine, which an operator gives as environment variables."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
@@ -8,6 +9,7 @@ from groupconv.errors import InvalidArgumentError
 
 Math = Literal["float32", "tf32", "float16", "bfloat16"]
 MATHS: tuple[str, ...] = get_args(Math)
+GRAPH_MEMORY, OLD_GRAPH_MEMORY = "GROUPCONV_CUDA_GRAPH_MEMORY", "GROUPCONV_CUDA_RECORDINGS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class CudaOptions:
         memory_limit: bytes of device memory the engine may hold; 0 for no limit but the device's.
         workspace: bytes an algorithm may use beside its input, output and weights.
         chunk: bytes of input and output sent at a time, so that copies overlap with computing.
-        recordings: bytes of device and pinned memory that recorded runs of resident kernels may hold; 0 for none.
+        graph_memory: bytes of device and pinned memory that captured graphs of repeated runs may hold; 0 captures none.
         math: what the products of float32 operands may be rounded to on tensor cores (in cuBLAS and cuDNN);
             "float32" means not at all. Sums are kept in float32 always.
         deterministic: the same bits from every run on a device model: own kernels and cuFFT alone, which sum
@@ -37,16 +39,16 @@ class CudaOptions:
     memory_limit: int = 0
     workspace: int = 256 * 2**20
     chunk: int = 8 * 2**20
-    recordings: int = 2**30
+    graph_memory: int = 2**30
     math: Math = "float32"
     deterministic: bool = False
     algorithm: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """GROUPCONV_CUDA_MEMORY_LIMIT, _WORKSPACE, _CHUNK, _RECORDINGS, _MATH, _DETERMINISTIC (0, 1), _ALGORITHM.
+        """GROUPCONV_CUDA_MEMORY_LIMIT, _WORKSPACE, _CHUNK, _GRAPH_MEMORY, _MATH, _DETERMINISTIC (0, 1), _ALGORITHM.
 
-        An environment reaches every worker process, Ray's too.
+        Every worker process, also of Ray, inherits the environment.
 
         Raises:
             InvalidArgumentError: naming the variable.
@@ -56,6 +58,9 @@ class CudaOptions:
             'tf32'
         """
         given: dict[str, Any] = {}
+        if (old := environ.get(OLD_GRAPH_MEMORY)) is not None:
+            warnings.warn(f"{OLD_GRAPH_MEMORY} is now called {GRAPH_MEMORY}", FutureWarning, stacklevel=2)
+            environ = {GRAPH_MEMORY: old, **environ}
         for field in cls.__slots__:
             name = f"GROUPCONV_CUDA_{field.upper()}"
             if (text := environ.get(name)) is None:
@@ -68,7 +73,7 @@ class CudaOptions:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        for field in ("memory_limit", "workspace", "chunk", "recordings"):
+        for field in ("memory_limit", "workspace", "chunk", "graph_memory"):
             if getattr(self, field) < 0:
                 raise InvalidArgumentError(f"cuda.{field}", "bytes, at least 0", getattr(self, field))
         if self.math not in MATHS:

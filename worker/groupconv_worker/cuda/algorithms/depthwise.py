@@ -4,59 +4,33 @@ from typing import Any
 
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.algorithms import instances
-from groupconv_worker.cuda.algorithms.sliding import ALIGNMENT, depthwise_takes, pack_taps, plan_launch
-from groupconv_worker.cuda.device import Device, Epilogue, device_types
-from groupconv_worker.cuda.kernel import DeviceKernel
+from groupconv_worker.cuda.algorithms.base import DeviceKernel
+from groupconv_worker.cuda.algorithms.sliding import depthwise_takes, is_aligned, pack_taps, plan_launch
+from groupconv_worker.cuda.device import Device
 
 
-class Depthwise:
-    """Two-dimensional convolutions of one channel per group, with the squares that networks use.
+class Depthwise(DeviceKernel):
+    """Two-dimensional convolutions of one channel per group, with the square kernels that networks use."""
 
-    Args:
-        device: where.
-    """
-
-    name = "depthwise"
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-
-    def supports(self, problem: Problem) -> bool:
-        """Floats of up to 32 bits; kernels of 3, 5 and 7 at strides 1 and 2, undilated, padded by zeros."""
-        return depthwise_takes(problem.geometry, problem.types.accumulate)
-
-    def prepare(self, problem: Problem, weight: Array, bias: Array | None) -> DeviceKernel:
-        """Pack the filters in float32, each in whole vectors."""
-        return _Depthwise(self._device, problem, weight, bias)
-
-
-class _Depthwise:
     algorithm = "depthwise"
 
     def __init__(self, device: Device, problem: Problem, weight: Array, bias: Array | None) -> None:
-        self._device, self._geometry = device, problem.geometry
-        types = device_types(problem.types)
-        self._input = types.input
-        self._filters = device.upload(pack_taps(weight, problem.geometry))
-        self._epilogue = Epilogue(device, problem.geometry, bias, types.accumulate)
+        super().__init__(device, problem, weight, bias)
+        self.filters = device.upload(pack_taps(weight, self.geometry))
 
-    @property
-    def nbytes(self) -> int:
-        """As of `DeviceKernel`."""
-        return int(self._filters.nbytes) + self._epilogue.nbytes
+    @classmethod
+    def supports(cls, problem: Problem) -> bool:
+        """Floats of up to 32 bits; kernels of 3, 5 and 7 at strides 1 and 2, undilated, padded with zeros."""
+        return depthwise_takes(problem.geometry, problem.types.accumulate)
 
-    def workspace(self, batch: int, groups: int) -> int:  # noqa: ARG002 - none, whatever the size
-        return 0
-
-    def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:  # noqa: ARG002
-        g = self._geometry
-        aligned = not (x.data.ptr % ALIGNMENT or y.data.ptr % ALIGNMENT)
-        launch = plan_launch(g, x.shape[0], x.shape[1], 1, self._device.multiprocessors, aligned=aligned)
-        first = first_group * (g.out_channels // g.groups)
-        self._device.kernels.launch(
+    def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:  # it needs no workspace
+        batch, groups = x.shape[:2]
+        aligned = is_aligned(x, y)
+        launch = plan_launch(self.geometry, batch, groups, 1, self.device.multiprocessors, aligned=aligned)
+        self.device.kernels.launch(
             "depthwise.cu",
-            instances.depthwise(self._input, *launch.shape),
+            instances.depthwise(self.types.input, *launch.shape),
             launch.blocks,
             launch.threads,
-            (x, self._filters[first:], self._epilogue.record(first), y, launch.record),
+            (x, self.filters[first_group * self.outputs :], self.epilogue_of(first_group), y, launch.argument),
         )

@@ -1,14 +1,13 @@
 """How a depthwise or thin grouped convolution is cut into blocks: the launch of kernels/grouped.cu."""
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array
-from groupconv_worker.cuda.arguments import three
+from groupconv_worker.cuda.arguments import Launch, three
 
 GROUPING = np.dtype(
     [
@@ -38,23 +37,6 @@ SHARED_BYTES = 48 * 1024
 """What a block has without asking for more. Source: CUDA C++ Programming Guide, technical specifications."""
 
 
-@dataclass(frozen=True)
-class GroupedLaunch:
-    """One launch of the grouped kernel.
-
-    Attributes:
-        shape: its template arguments: kernel, stride (0 for any), filters and outputs of a thread.
-        blocks, threads, shared: the launch configuration.
-        record: its `GROUPING` argument.
-    """
-
-    shape: tuple[int, int, int, int]
-    blocks: int
-    threads: int
-    shared: int
-    record: Array
-
-
 def template_of(g: Geometry, itemsize: int) -> tuple[int, int, int, int]:
     """Which instantiation suits `g`: (kernel, stride, filters, outputs).
 
@@ -73,8 +55,10 @@ def template_of(g: Geometry, itemsize: int) -> tuple[int, int, int, int]:
 
 
 @lru_cache(maxsize=1024)
-def plan_launch(g: Geometry, batch: int, groups: int, itemsize: int) -> GroupedLaunch | None:
-    """The launch for `groups` groups of `batch` samples, or None where a tile fits no shared memory.
+def plan_launch(g: Geometry, batch: int, groups: int, itemsize: int) -> Launch | None:
+    """The launch for `groups` groups of `batch` samples, or None where no tile fits in shared memory.
+
+    Its shape is kernel, stride (0 for any), filters and outputs of a thread; its argument a `GROUPING`.
 
     Args:
         g: a convolution that is not transposed.
@@ -86,8 +70,7 @@ def plan_launch(g: Geometry, batch: int, groups: int, itemsize: int) -> GroupedL
     filters, outputs = shape[2:]
     out, kernel, dilation = three(g.output, 1), three(g.kernel, 1), three(g.dilation, 1)
     stride = three(g.stride, 1)
-    # Lanes no wider than the map needs, so that small maps leave none idle; the rest is filled with strips
-    # of rows, then with groups.
+    # Lanes are no wider than the map, so that small maps leave none idle. Strips of rows, then groups, fill the block.
     lanes = next((n for n in (8, 16) if out[2] <= n), BANKS)
     strips = min(THREADS // lanes, -(-out[1] // outputs))
     some_groups = max(1, min(groups, THREADS // (lanes * strips)))
@@ -112,16 +95,16 @@ def plan_launch(g: Geometry, batch: int, groups: int, itemsize: int) -> GroupedL
             return None
     tiles_x, tiles_y = -(-out[2] // lanes), -(-out[1] // (strips * outputs))
     chunks, group_blocks = -(-(g.out_channels // g.groups) // filters), -(-groups // some_groups)
-    record = np.zeros((), dtype=GROUPING)
-    record["kernel"], record["dilation"] = kernel, dilation
-    record["padding"] = [lo for lo, _ in three(g.padding, (0, 0))]
+    argument = np.zeros((), dtype=GROUPING)
+    argument["kernel"], argument["dilation"] = kernel, dilation
+    argument["padding"] = [lo for lo, _ in three(g.padding, (0, 0))]
     values = (lanes, strips, some_groups, tiles_x, tiles_y, chunks, group_blocks, rows, cols, parity, pitch, plane)
     names = [name for name in GROUPING.names or () if name not in ("kernel", "dilation", "padding")]
     for name, value in zip(names, values, strict=True):
-        record[name] = value
+        argument[name] = value
     blocks = tiles_x * tiles_y * out[0] * chunks * group_blocks * batch
     threads = math.ceil(lanes * strips * some_groups / 32) * 32
-    return GroupedLaunch(shape, blocks, threads, shared, record)
+    return Launch(shape, blocks, threads, shared, argument)
 
 
 def pack_grouped(weight: Array, g: Geometry, filters: int) -> Array:
@@ -130,7 +113,7 @@ def pack_grouped(weight: Array, g: Geometry, filters: int) -> Array:
     Args:
         weight: (M, C/g, *kernel).
         g: the geometry; its kernel is flipped here if it asks for that.
-        filters: of a chunk; the last one is filled up with zeros.
+        filters: of a chunk; zeros fill the last one up.
     """
     per_group = g.out_channels // g.groups
     w = np.flip(weight, tuple(range(2, weight.ndim))) if g.flip_kernel else weight

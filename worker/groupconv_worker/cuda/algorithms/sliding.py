@@ -1,12 +1,13 @@
 """How a convolution is cut into threads that slide down rows: the launches of kernels/depthwise.cu and stencil.cu."""
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array
+from groupconv_worker.cuda.arguments import Launch
 
 DIVISOR = np.dtype([("divisor", np.uint32), ("multiplier", np.uint32), ("shift", np.int32)], align=True)
 SLIDING = np.dtype(
@@ -39,13 +40,13 @@ ALIGNMENT = 16
 SQUARES = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2))
 DEPTHWISE = {4: SQUARES[:5], 1: SQUARES}
 STENCIL = {4: SQUARES[:2], 2: SQUARES[:1], 1: SQUARES[:2]}
-"""(kernel, stride) of each kernel by outputs side by side, of which more than one are vectors.
+"""(kernel, stride) that each kernel is compiled for, by outputs side by side. More than one are stored as a vector.
 
-What is not here would spill registers, or was not faster: a depthwise 14 × 14 in vectors of two.
+Other combinations spill registers or were not faster (a depthwise 14 × 14 in vectors of two).
 """
 
 BLOCKS_EACH = 4
-"""Blocks for each multiprocessor, before they have more than one warp: a small map is spread over all of them."""
+"""Blocks of one warp for each multiprocessor, before blocks grow: so a small map is spread over all of them."""
 
 THREADS, RESIDENT = 128, 512
 """Threads of a block at most, and of a multiprocessor that has as many as the stencil kernel's registers allow."""
@@ -57,31 +58,18 @@ LARGEST = 2**31
 """Threads are counted, and the map's coordinates kept, in 31 bits; offsets in tensors have 64."""
 
 
-@dataclass(frozen=True)
-class SlidingLaunch:
-    """One launch of either kernel.
-
-    Attributes:
-        shape: its template arguments: kernel, stride, outputs of a thread side by side and below each other, and
-            for the stencil kernel filters.
-        blocks, threads, shared: the launch configuration.
-        record: its `SLIDING` argument.
-    """
-
-    shape: tuple[int, ...]
-    blocks: int
-    threads: int
-    shared: int
-    record: Array
+def is_aligned(x: Any, y: Any) -> bool:
+    """Whether two device arrays begin at multiples of `ALIGNMENT`, so that vectors may be loaded and stored."""
+    return not (x.data.ptr % ALIGNMENT or y.data.ptr % ALIGNMENT)
 
 
 def depthwise_takes(g: Geometry, accumulate: np.dtype) -> bool:
-    """Whether the depthwise kernel is for `g`, with sums of a dtype."""
+    """Whether the depthwise kernel takes `g`, with sums of this dtype."""
     return g.in_channels == g.groups and _takes(g, accumulate, DEPTHWISE[1], 1)
 
 
 def stencil_takes(g: Geometry, accumulate: np.dtype) -> bool:
-    """Whether the stencil kernel is for `g`, with sums of a dtype."""
+    """Whether the stencil kernel takes `g`, with sums of this dtype."""
     return g.out_channels > g.groups and _takes(g, accumulate, STENCIL[1], FILTERS)
 
 
@@ -124,8 +112,11 @@ def thread_count(g: Geometry, batch: int, groups: int, side_by_side: int, filter
 @lru_cache(maxsize=1024)
 def plan_launch(
     g: Geometry, batch: int, groups: int, filters: int, multiprocessors: int, *, aligned: bool, split: bool = False
-) -> SlidingLaunch:
+) -> Launch:
     """The launch for `groups` groups of `batch` samples.
+
+    Its shape is kernel, stride, outputs of a thread side by side and below each other, and for the stencil kernel
+    filters; its argument a `SLIDING`.
 
     Args:
         g: a convolution that the kernel takes.
@@ -145,7 +136,7 @@ def plan_launch(
         ((3, 1, 4, 4), 784, 32)
     """
     square = square_of(g)
-    assert square is not None, "supports() said it is one"
+    assert square is not None, "supports() checks that it is one"
     kinds = (DEPTHWISE if filters == 1 else STENCIL).items()
     side_by_side = next(n for n, there in kinds if n == 1 or (aligned and square in there and _whole_vectors(g, n)))
     below = outputs_below(square[1], side_by_side, filters)
@@ -156,15 +147,15 @@ def plan_launch(
     enough = (n for n in (THREADS, 64) if splits > 1 or count >= n * BLOCKS_EACH * multiprocessors)
     threads = next(enough, 32)
     shared = threads * side_by_side * below * filters * 4 if splits > 1 else 0  # sums of four bytes
-    record = np.zeros((), dtype=SLIDING)
-    record["columns"] = divisor(-(-g.output[1] // side_by_side))
-    record["strips"] = divisor(-(-g.output[0] // below))
-    record["chunks"], record["per_group"] = divisor(groups * per_group), divisor(per_group)
-    record["splits"], record["threads"] = splits, count
-    record["c"], record["m"] = channels, g.out_channels // g.groups
-    record["in"], record["out"], record["padding"] = g.input, g.output, [lo for lo, _ in g.padding]
+    argument = np.zeros((), dtype=SLIDING)
+    argument["columns"] = divisor(-(-g.output[1] // side_by_side))
+    argument["strips"] = divisor(-(-g.output[0] // below))
+    argument["chunks"], argument["per_group"] = divisor(groups * per_group), divisor(per_group)
+    argument["splits"], argument["threads"] = splits, count
+    argument["c"], argument["m"] = channels, g.out_channels // g.groups
+    argument["in"], argument["out"], argument["padding"] = g.input, g.output, [lo for lo, _ in g.padding]
     shape = (*square, side_by_side, below) if filters == 1 else (*square, side_by_side, below, filters)
-    return SlidingLaunch(shape, -(-count // (threads // splits)), threads, shared, record)
+    return Launch(shape, -(-count // (threads // splits)), threads, shared, argument)
 
 
 def split_count(count: int, channels: int, multiprocessors: int) -> int:

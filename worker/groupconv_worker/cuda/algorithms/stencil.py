@@ -6,69 +6,41 @@ import numpy as np
 
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.algorithms import instances
+from groupconv_worker.cuda.algorithms.base import DeviceKernel
 from groupconv_worker.cuda.algorithms.grouping import pack_grouped
-from groupconv_worker.cuda.algorithms.sliding import ALIGNMENT, FILTERS, plan_launch, stencil_takes
-from groupconv_worker.cuda.device import Device, Epilogue, device_types
-from groupconv_worker.cuda.kernel import DeviceKernel
+from groupconv_worker.cuda.algorithms.sliding import FILTERS, is_aligned, plan_launch, stencil_takes
+from groupconv_worker.cuda.device import Device
 
 
-class Stencil:
-    """Two-dimensional 3 × 3 convolutions of any groups; those with few channels are what it is for.
+class Stencil(DeviceKernel):
+    """Two-dimensional 3 × 3 convolutions of any groups; it is made for those with few channels."""
 
-    Args:
-        device: where.
-    """
-
-    name = "stencil"
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-
-    def supports(self, problem: Problem) -> bool:
-        """Floats of up to 32 bits; strides 1 and 2, undilated, padded by zeros, more than one filter to a group."""
-        return stencil_takes(problem.geometry, problem.types.accumulate)
-
-    def prepare(self, problem: Problem, weight: Array, bias: Array | None) -> DeviceKernel:
-        """Pack the filters of a group side by side, in float32."""
-        return _Stencil(self._device, problem, weight, bias)
-
-
-class _Stencil:
     algorithm = "stencil"
 
     def __init__(self, device: Device, problem: Problem, weight: Array, bias: Array | None) -> None:
-        g = problem.geometry
-        self._device, self._geometry = device, g
-        types = device_types(problem.types)
-        self._input = types.input
-        self._filters = device.upload(pack_grouped(weight, g, FILTERS).astype(np.float32, copy=False))
-        self._epilogue = Epilogue(device, g, bias, types.accumulate)
+        super().__init__(device, problem, weight, bias)
+        self.filters = device.upload(pack_grouped(weight, self.geometry, FILTERS).astype(np.float32, copy=False))
 
-    @property
-    def nbytes(self) -> int:
-        """As of `DeviceKernel`."""
-        return int(self._filters.nbytes) + self._epilogue.nbytes
+    @classmethod
+    def supports(cls, problem: Problem) -> bool:
+        """Floats of up to 32 bits; strides 1 and 2, undilated, padded with zeros, more than one filter to a group."""
+        return stencil_takes(problem.geometry, problem.types.accumulate)
 
-    def workspace(self, batch: int, groups: int) -> int:  # noqa: ARG002 - none, whatever the size
-        return 0
-
-    def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:  # noqa: ARG002
-        g = self._geometry
-        groups = x.shape[1] // (g.in_channels // g.groups)
-        aligned = not (x.data.ptr % ALIGNMENT or y.data.ptr % ALIGNMENT)
-        split = not self._device.options.deterministic
-        launch = plan_launch(g, x.shape[0], groups, FILTERS, self._device.multiprocessors, aligned=aligned, split=split)
-        self._device.kernels.launch(
+    def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:  # it needs no workspace
+        launch = plan_launch(
+            self.geometry,
+            x.shape[0],
+            self.groups_in(x),
+            FILTERS,
+            self.device.multiprocessors,
+            aligned=is_aligned(x, y),
+            split=not self.device.options.deterministic,
+        )
+        self.device.kernels.launch(
             "stencil.cu",
-            instances.stencil(self._input, *launch.shape),
+            instances.stencil(self.types.input, *launch.shape),
             launch.blocks,
             launch.threads,
-            (
-                x,
-                self._filters[first_group:],
-                self._epilogue.record(first_group * (g.out_channels // g.groups)),
-                y,
-                launch.record,
-            ),
+            (x, self.filters[first_group:], self.epilogue_of(first_group), y, launch.argument),
             launch.shared,
         )

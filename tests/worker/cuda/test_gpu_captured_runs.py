@@ -1,4 +1,4 @@
-"""Recorded runs on a real device. `make test-gpu`."""
+"""Captured runs on a real device. `make test-gpu`."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv_worker.contract import Prepared, Problem
 from groupconv_worker.cuda.engine import CudaEngine, why_unavailable
 from groupconv_worker.cuda.options import CudaOptions
-from groupconv_worker.cuda.run import OnDevice
+from groupconv_worker.cuda.prepared import CudaPrepared
 from oracle import check
 from strategies import FLOATS, INTEGERS, Case, cases
 
@@ -46,12 +46,12 @@ def prepare(engine: CudaEngine, name: str, problem: Problem, w: np.ndarray, bias
     if name not in engine._algorithms:
         pytest.skip("nvidia-cudnn-frontend is not installed")
     algorithm = engine._algorithms[name]
-    with engine._device.lane():
-        return OnDevice(engine._device, algorithm.prepare(problem, w, bias), problem)
+    with engine._device.streams():
+        return CudaPrepared(engine._device, algorithm(engine._device, problem, w, bias), problem)
 
 
-def recordings(prepared: Prepared) -> int:
-    return sum(len(shelf.all) for shelf in prepared._recorder._shelves.values())
+def captured_chunks(prepared: Prepared) -> int:
+    return sum(len(pool.all) for pool in prepared._captured._pools.values())
 
 
 def answer(prepared: Prepared, problem: Problem, x: np.ndarray) -> np.ndarray:
@@ -61,28 +61,28 @@ def answer(prepared: Prepared, problem: Problem, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_algorithm_is_recorded_and_its_runs_are_equal(engine: CudaEngine, name: str):
+def test_every_algorithm_is_captured_and_its_runs_are_equal(engine: CudaEngine, name: str):
     problem, x, w = layer(groups=64)
     prepared = prepare(engine, name, problem, w)
     first = answer(prepared, problem, x)
     other = answer(prepared, problem, -x)
-    assert recordings(prepared) == 1
+    assert captured_chunks(prepared) == 1
     for _ in range(20):
         np.testing.assert_allclose(answer(prepared, problem, x), first, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(answer(prepared, problem, -x), other, rtol=1e-5, atol=1e-5)
-    assert recordings(prepared) == 1
+    assert captured_chunks(prepared) == 1
 
 
 @pytest.mark.parametrize("name", ["direct", "gemm", "grouped", "cudnn"])
 @settings(max_examples=60, deadline=None)
 @given(case=cases(dtypes=DTYPES))
-def test_recorded_runs_of_anything(engine: CudaEngine, name: str, case: Case):
+def test_captured_runs_of_anything(engine: CudaEngine, name: str, case: Case):
     problem = Problem(case.geometry, case.types)
     assume(name not in engine._algorithms or engine._algorithms[name].supports(problem))
     prepared = prepare(engine, name, problem, case.weight, case.bias)
     for x in (case.x, np.zeros_like(case.x), case.x):
         out = answer(prepared, problem, x)
-    assert recordings(prepared) == 1
+    assert captured_chunks(prepared) == 1
     check(out, case, factor=8)
 
 
@@ -104,11 +104,11 @@ def test_threads_with_different_data(engine: CudaEngine, name: str):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert 1 <= recordings(prepared) <= 8
+    assert 1 <= captured_chunks(prepared) <= 8
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_cudnn_is_recorded_while_others_run_it(engine: CudaEngine, groups: int):
+def test_cudnn_is_captured_while_others_run_it(engine: CudaEngine, groups: int):
     """For some shapes its plan runs on streams of the handle's own."""
     problem, x, w = layer(groups=groups)
     want, wrong = answer(prepare(engine, "direct", problem, w), problem, x), []
@@ -127,7 +127,7 @@ def test_cudnn_is_recorded_while_others_run_it(engine: CudaEngine, groups: int):
 
 
 def test_kernels_of_several_algorithms_at_once(engine: CudaEngine):
-    """Recordings are made while others run, and other kernels run on the old way."""
+    """Graphs are captured while other kernels run, captured and not."""
     problem, x, w = layer(groups=64)
     names = [name for name in NAMES if name in engine._algorithms]
     wrong = []
@@ -152,7 +152,7 @@ def test_memory_does_not_grow_and_gives_way():
     import cupy
 
     problem, x, w = layer(groups=1)
-    engine = CudaEngine(options=CudaOptions(recordings=64 * 2**20))
+    engine = CudaEngine(options=CudaOptions(graph_memory=64 * 2**20))
     want = answer(prepare(engine, "gemm", problem, w), problem, x)
 
     def used() -> int:
@@ -172,6 +172,6 @@ def test_memory_does_not_grow_and_gives_way():
     assert used() <= seen[20] + 4 * 2**20
     assert seen[-1] <= seen[20] + 4 * 2**20
     engine._device.pool.set_limit(engine._device.pool.used_bytes() + 2**16)
-    other = prepare(engine, "direct", problem, w)  # which needs what the recordings hold
+    other = prepare(engine, "direct", problem, w)  # which needs what the captured graphs hold
     np.testing.assert_allclose(answer(other, problem, x), want, rtol=1e-3, atol=1e-3)
     engine.close()

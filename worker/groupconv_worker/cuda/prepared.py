@@ -1,4 +1,4 @@
-"""A prepared convolution that takes its feature maps from wherever they are."""
+"""A prepared convolution, whose feature maps may lie on the host or on the device."""
 
 from typing import Any
 
@@ -6,35 +6,41 @@ import numpy as np
 
 from groupconv.errors import GroupconvError, ResourceExhaustedError
 from groupconv_worker.contract import Array, Problem
-from groupconv_worker.cuda.device import Device, RunStreams, device_types, storage
-from groupconv_worker.cuda.kernel import DeviceKernel
-from groupconv_worker.cuda.recording import Recorder
-from groupconv_worker.cuda.transfer import bytes_of_a_piece, compute, group_bytes, stream_through
+from groupconv_worker.cuda.algorithms.base import DeviceKernel
+from groupconv_worker.cuda.captured_runs import CapturedRuns
+from groupconv_worker.cuda.chunks import chunk_bytes, group_bytes
+from groupconv_worker.cuda.device import Device, RunStreams, storage
+from groupconv_worker.cuda.transfer import stream_through
 
 CUDA_DEVICE = 2
 """kDLCUDA. Source: DLPack, dlpack.h."""
 
 
-class OnDevice:
+class CudaPrepared:
     """Runs a `DeviceKernel`; safe to call from several threads, each of which gets streams of its own.
 
-    Host arrays are copied in pieces while others are computed. Device arrays (anything that speaks DLPack)
-    are used where they lie and nothing passes through the host; the work begins after what the caller queued on
-    its current stream, and is done when the call returns.
+    Host arrays are copied in chunks while others are computed. Device arrays (anything that supports DLPack) are used
+    in place, and nothing passes through the host: the work begins after what the caller queued on its current stream,
+    and is done when the call returns.
+
+    Args:
+        device: where.
+        kernel: what to run.
+        problem: its shapes and dtypes.
     """
 
     def __init__(self, device: Device, kernel: DeviceKernel, problem: Problem) -> None:
         self._device, self._kernel, self._problem = device, kernel, problem
-        self._recorder = Recorder(device, kernel, problem)
+        self._captured = CapturedRuns(device, kernel, problem)
         self.algorithm = kernel.algorithm
 
     @property
     def nbytes(self) -> int:
-        """Bytes of device memory; recorded runs are counted, and bounded, by the device's `shelves`."""
+        """Bytes of device memory. The device's `graph_cache` counts, and bounds, captured graphs."""
         return self._kernel.nbytes
 
     def run(self, x: Any, out: Any) -> None:
-        """As `Prepared.run`; x and out may also be device arrays, both or one of them.
+        """Convolve as `Prepared.run` does; x and out may be device arrays, both or one of them.
 
         Raises:
             ResourceExhaustedError: not even one group of one sample fits the device's memory; names the bytes.
@@ -44,31 +50,31 @@ class OnDevice:
             return
         if _on_device(x) or _on_device(out):
             self._run_resident(x, out)
-        elif not self._recorder.run(x, out):
+        elif not self._captured.run(x, out):
             self._run_streaming(x, out)
 
     def _run_streaming(self, x: Array, out: Array) -> None:
-        """Smaller and smaller pieces, until they fit."""
+        """In chunks, which become smaller until they fit."""
         g, types = self._problem.geometry, self._problem.types
         least = group_bytes(g, types)
-        target, budget = bytes_of_a_piece(g, types, self._device.options.chunk), self._device.options.workspace
+        target, budget = chunk_bytes(g, types, self._device.options.chunk), self._device.options.workspace
         memory = self._device.cupy.cuda.memory
-        with self._device.lane() as lane:
+        with self._device.streams() as streams:
             while True:
                 try:
-                    stream_through(self._device, lane, self._kernel, g, types, x, out, target, budget)
+                    stream_through(self._device, streams, self._kernel, self._problem, x, out, target, budget)
                 except GroupconvError:
-                    lane.synchronize()  # what was queued still uses the memory that is freed now
+                    streams.synchronize()  # the queued work still uses the memory that is freed now
                     raise
                 except memory.OutOfMemoryError as error:
-                    lane.synchronize()
+                    streams.synchronize()
                     if self._device.make_room():
                         continue
                     if target <= least and budget <= 1:
                         raise ResourceExhaustedError(self._needed(str(error))) from error
                 else:
                     return
-                # the workspace gives way first, as it saves only time; then the pieces
+                # first less workspace, which only saves time; then smaller chunks
                 if budget > least:
                     budget //= 4
                 else:
@@ -76,53 +82,54 @@ class OnDevice:
 
     def _needed(self, reason: str) -> str:
         g, types = self._problem.geometry, self._problem.types
-        pieces, workspace = group_bytes(g, types), self._kernel.workspace(1, 1)
+        arrays, workspace = group_bytes(g, types), self._kernel.workspace(1, 1)
         limit = self._device.options.memory_limit
         return (
-            f"cuda: one group of one sample needs {pieces + workspace} bytes of device memory "
-            f"({pieces} for input and output, {workspace} of workspace) beside the weights"
+            f"cuda: one group of one sample needs {arrays + workspace} bytes of device memory "
+            f"({arrays} for input and output, {workspace} of workspace) beside the weights"
             f"{f', and the limit is {limit}' if limit else ''}: {reason}"
         )
 
     def _run_resident(self, x: Any, out: Any) -> None:
-        """x or out, or both, on the device already."""
+        """x or out, or both, are on the device."""
         cupy, types = self._device.cupy, self._problem.types
         caller = cupy.cuda.get_current_stream()
-        with self._device.lane() as lane:
-            # what the caller queued on its stream comes first
-            lane.compute.wait_event(caller.record())
+        with self._device.streams() as streams:
+            # after the work that the caller queued
+            streams.compute.wait_event(caller.record())
             device_x = cupy.from_dlpack(x) if _on_device(x) else self._device.upload(x)
             device_x = cupy.ascontiguousarray(device_x.view(storage(types.input)))
             device_out = cupy.from_dlpack(out).view(storage(types.output)) if _on_device(out) else None
             direct = device_out is not None and device_out.flags.c_contiguous
             y: Any = device_out if direct else cupy.empty(out.shape, storage(types.output))
-            self._launch(lane, device_x, y)
+            self._launch(streams, device_x, y)
             if device_out is None:
                 np.copyto(out, y.get().view(types.output))
             elif not direct:
                 device_out[...] = y
 
-    def _launch(self, lane: RunStreams, x: Any, y: Any) -> None:
-        """The whole at once; what cannot be made smaller can only be refused."""
+    def _launch(self, streams: RunStreams, x: Any, y: Any) -> None:
+        """All at once: device arrays are not cut into chunks."""
         budget = self._device.options.workspace
         while True:
             try:
-                return compute(self._kernel, self._problem.types, x, y, 0, budget)
+                return self._kernel.run(x, y, 0, budget)
             except self._device.cupy.cuda.memory.OutOfMemoryError as error:
-                lane.synchronize()
+                streams.synchronize()
                 if self._device.make_room():
                     continue
                 if budget <= 1:
                     needed = self._kernel.workspace(x.shape[0], self._problem.geometry.groups)
-                    wide = x.size * device_types(self._problem.types).input.itemsize
+                    converted = x.size * self._kernel.types.input.itemsize
                     raise ResourceExhaustedError(
-                        f"cuda: {needed} bytes of workspace and up to {wide} for the input in another dtype: {error}"
+                        f"cuda: the device has no room for {needed} bytes of workspace, "
+                        f"and up to {converted} of the input in another dtype: {error}"
                     ) from error
                 budget //= 4
 
 
 def _on_device(array: Any) -> bool:
-    """Whether an array lives on a CUDA device; host arrays say otherwise or nothing."""
+    """Whether an array lies on a CUDA device."""
     if isinstance(array, np.ndarray):
         return False
     where = getattr(array, "__dlpack_device__", None)

@@ -1,4 +1,4 @@
-"""Recorded runs, under emulation: what is recorded, what is not, and that it holds its memory and no more."""
+"""Captured runs, under emulation: what is captured, what is not, and that it holds its memory and no more."""
 
 import logging
 import threading
@@ -13,9 +13,9 @@ from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
 from groupconv_worker import reference
 from groupconv_worker.contract import DeviceLostError, Prepared, Problem
-from groupconv_worker.cuda.device import TRACKS
+from groupconv_worker.cuda.device import GRAPH_STREAMS
 from groupconv_worker.cuda.engine import CudaEngine
-from groupconv_worker.cuda.shelves import Shelf, Shelves
+from groupconv_worker.cuda.graph_cache import GraphCache, GraphPool
 
 pytestmark = needs_compiler
 F32 = np.dtype(np.float32)
@@ -47,7 +47,7 @@ def answer(prepared: Prepared, x: np.ndarray) -> np.ndarray:
     return out
 
 
-def test_the_second_run_of_as_many_samples_is_recorded():
+def test_the_second_run_of_as_many_samples_is_captured():
     problem, x, w = layer()
     want = reference.convolve(x, w, None, problem.geometry)
     with emulated_engine(algorithm="direct") as engine:
@@ -59,9 +59,9 @@ def test_the_second_run_of_as_many_samples_is_recorded():
         assert counts == [1, 3, 3, 4, 6, 6, 6]  # a new one is run once as it is, and once more captured
 
 
-@pytest.mark.parametrize("options", [{"recordings": 0}, {"chunk": 1024}, {"recordings": 40_000}])
-def test_what_is_not_recorded(options: dict[str, int], caplog: pytest.LogCaptureFixture):
-    problem, x, w = layer(groups=8)  # more parts of a sample than there are kinds of recordings
+@pytest.mark.parametrize("options", [{"graph_memory": 0}, {"chunk": 1024}, {"graph_memory": 40_000}])
+def test_what_is_not_captured(options: dict[str, int], caplog: pytest.LogCaptureFixture):
+    problem, x, w = layer(groups=8)  # more parts of a sample than there are kinds of chunks
     with emulated_engine(algorithm="direct", **options) as engine:
         prepared = engine.prepare(problem, w)
         beside = engine._device.pool.used_bytes()
@@ -72,7 +72,7 @@ def test_what_is_not_recorded(options: dict[str, int], caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize(("chunk", "kinds"), [(2 * 9216, 2), (9216, 1), (5000, 2), (2304, 4)])
-def test_runs_in_pieces_are_recorded_piece_by_piece(chunk: int, kinds: int):
+def test_runs_in_chunks_are_captured_chunk_by_chunk(chunk: int, kinds: int):
     """Of three samples: two and one; three; and of each sample two or four parts of its groups."""
     problem, x, w = layer()
     want = reference.convolve(x, w, None, problem.geometry)
@@ -83,7 +83,7 @@ def test_runs_in_pieces_are_recorded_piece_by_piece(chunk: int, kinds: int):
             np.testing.assert_allclose(answer(prepared, factor * x[:3]), factor * want[:3], atol=1e-3)
             counts.append(len(seen))
         assert counts[3] == counts[2] == counts[1]
-        assert sum(shelf.idle != [] for shelf in prepared._recorder._shelves.values()) == kinds
+        assert sum(pool.idle != [] for pool in prepared._captured._pools.values()) == kinds
 
 
 def test_threads_without_transforms_are_given_no_plan_cache(monkeypatch: pytest.MonkeyPatch):
@@ -98,7 +98,7 @@ def test_threads_without_transforms_are_given_no_plan_cache(monkeypatch: pytest.
         assert len(seen) == 3
 
 
-def test_an_error_between_pieces_leaves_all_in_order(monkeypatch: pytest.MonkeyPatch):
+def test_an_error_between_chunks_leaves_all_in_order(monkeypatch: pytest.MonkeyPatch):
     problem, x, w = layer()
     with emulated_engine(algorithm="direct", chunk=9216) as engine:
         prepared = engine.prepare(problem, w)
@@ -111,7 +111,7 @@ def test_an_error_between_pieces_leaves_all_in_order(monkeypatch: pytest.MonkeyP
 
 def test_what_cannot_be_captured_runs_as_it_did(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     problem, x, w = layer()
-    caplog.set_level(logging.DEBUG, "groupconv_worker.cuda.recording")
+    caplog.set_level(logging.DEBUG, "groupconv_worker.cuda.captured_runs")
     with emulated_engine(algorithm="direct") as engine:
         prepared = engine.prepare(problem, w)
         want, launch = answer(prepared, x), prepared._kernel.launch
@@ -133,13 +133,13 @@ def test_what_cannot_be_captured_runs_as_it_did(monkeypatch: pytest.MonkeyPatch,
         for _ in range(3):
             np.testing.assert_array_equal(answer(other, x), want)  # the next capture is not spoilt
         assert len(seen) == 3
-    assert [r.message for r in caplog.records] == ["direct of 4 samples is not recorded: no capture of this"]
+    assert [r.message for r in caplog.records] == ["direct of 4 samples is not captured: no capture of this"]
 
 
-def test_recordings_give_way_to_newer_ones_and_to_whatever_needs_memory():
+def test_graphs_give_way_to_newer_ones_and_to_whatever_needs_memory():
     problem, x, w = layer()
     size = 4 * x.nbytes  # input and output, here and there
-    with emulated_engine(algorithm="direct", recordings=int(2.5 * size)) as engine:
+    with emulated_engine(algorithm="direct", graph_memory=int(2.5 * size)) as engine:
         kernels = [engine.prepare(problem, w) for _ in range(3)]
         beside = engine._device.pool.used_bytes()
         for prepared in (*kernels, kernels[0], *kernels, kernels[0]):
@@ -150,45 +150,45 @@ def test_recordings_give_way_to_newer_ones_and_to_whatever_needs_memory():
             answer(prepared, x)
             assert len(seen) == launched
         engine._device.pool.set_limit(engine._device.pool.used_bytes() + x.nbytes)
-        answer(kernels[0], x[:3])  # there is no room for this beside the recordings
+        answer(kernels[0], x[:3])  # there is no room for this beside the graphs
         assert engine._device.pool.used_bytes() == beside
 
 
 def test_many_kernels_share_the_memory_of_a_few_runs():
     problem, x, w = layer()
     with emulated_engine(algorithm="direct") as engine:
-        kernels = [engine.prepare(problem, (i + 1) * w) for i in range(3 * TRACKS)]
+        kernels = [engine.prepare(problem, (i + 1) * w) for i in range(3 * GRAPH_STREAMS)]
         wants = [answer(kernel, x) for kernel in kernels]
         before = engine._device.pool.used_bytes()
         for kernel, want in (*zip(kernels, wants, strict=True), *zip(kernels[::-1], wants[::-1], strict=True)):
             np.testing.assert_array_equal(answer(kernel, x), want)
-        assert engine._device.pool.used_bytes() == before + TRACKS * (x.nbytes + wants[0].nbytes)
+        assert engine._device.pool.used_bytes() == before + GRAPH_STREAMS * (x.nbytes + wants[0].nbytes)
         del kernel, kernels
-        engine._device._phases.clear()  # tables of taps are kept for the next kernel of the shape
+        engine._device._tables.clear()  # tables of taps are kept for the next kernel of the shape
         assert engine._device.pool.used_bytes() == 0
 
 
-def test_what_recordings_share_counts_once_and_for_as_long_as_one_has_it():
+def test_what_graphs_share_counts_once_and_for_as_long_as_one_has_it():
     class Thing:
         used = 0
 
         def __init__(self, *parts: int) -> None:
             self.parts = dict.fromkeys(parts, 40)
 
-    shelves, shelf = Shelves(100), Shelf[Thing]()
+    cache, pool = GraphCache(100), GraphPool[Thing]()
     first, second = Thing(1), Thing(1, 2)
-    assert shelves.admit(shelf, first)
-    assert shelves.admit(shelf, second)
+    assert cache.admit(pool, first)
+    assert cache.admit(pool, second)
     del first
-    assert not shelves.admit(shelf, Thing(3))
+    assert not cache.admit(pool, Thing(3))
 
 
-def test_cudnn_runs_while_it_is_recorded():
+def test_cudnn_runs_while_it_is_captured():
     problem, x, w = layer(groups=2)
     with emulated_engine(algorithm="cudnn", with_cudnn=True) as engine:
         prepared = engine.prepare(problem, w)
         want, outs = answer(prepared, x), []
-        with engine._device.lane():
+        with engine._device.streams():
             there, y = engine._device.upload(x), engine._device.upload(want)
 
         def work() -> None:
@@ -201,7 +201,7 @@ def test_cudnn_runs_while_it_is_recorded():
     np.testing.assert_array_equal(outs, [want, want])
 
 
-def test_recordings_give_way_to_weights():
+def test_graphs_give_way_to_weights():
     problem, x, w = layer()
     with emulated_engine(algorithm="direct") as engine:
         prepared = engine.prepare(problem, w)
@@ -220,12 +220,12 @@ def test_memory_of_a_dropped_kernel_is_free():
                 answer(prepared, x)
             del prepared
             assert engine._device.pool.used_bytes() == 0
-            assert engine._device.shelves.clear() is False
+            assert engine._device.graph_cache.clear() is False
 
 
 @pytest.mark.parametrize("chunk", [2**20, 2**14])
 @pytest.mark.parametrize("algorithm", ["direct", "gemm", "fft", "grouped", "cudnn"])
-def test_threads_have_recordings_of_their_own(algorithm: str, chunk: int):
+def test_threads_have_graphs_of_their_own(algorithm: str, chunk: int):
     problem, x, w = layer(groups=2)
     with emulated_engine(algorithm=algorithm, chunk=chunk, with_cudnn=algorithm == "cudnn") as engine:
         prepared = engine.prepare(problem, w)
@@ -257,19 +257,19 @@ def test_arrays_of_any_strides(dtype: np.dtype):
             assert not wide_out[:, 1::2].any()
 
 
-def test_a_device_lost_in_a_recorded_run_stays_lost(monkeypatch: pytest.MonkeyPatch):
+def test_a_device_lost_in_a_captured_run_stays_lost(monkeypatch: pytest.MonkeyPatch):
     problem, x, w = layer()
     with emulated_engine() as engine:
         prepared = engine.prepare(problem, w)
         for _ in range(2):
             answer(prepared, x)
         error = engine._device.cupy.cuda.runtime.CUDARuntimeError(719)
-        (recording,) = prepared._recorder._shelves[4, 0].idle
+        (captured,) = prepared._captured._pools[4, 0].idle
 
         def lost(_: Any):
             raise error
 
-        monkeypatch.setattr(recording, "_launch", lost)
+        monkeypatch.setattr(captured, "_launch", lost)
         with pytest.raises(DeviceLostError):
             answer(prepared, x)
         monkeypatch.undo()

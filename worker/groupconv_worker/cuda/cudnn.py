@@ -1,0 +1,195 @@
+"""cuDNN through nvidia-cudnn-frontend (extra `cudnn`): handles, and graphs of one convolution that are built once.
+
+A convolution is a graph of one node: conv_fprop, or for a transposed one conv_dgrad, the gradient of a convolution by
+its input. cuDNN cannot infer the extents of that node's result, so it is told. Groups follow from the shapes. A graph
+takes milliseconds to build and contains no weights, so the graphs of recent problems are kept for all kernels.
+"""
+
+import logging
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from threading import Lock
+from typing import Any, Self
+
+from cachetools import LRUCache
+
+from groupconv_worker.contract import Problem
+from groupconv_worker.cuda.options import CudaOptions
+
+log = logging.getLogger(__name__)
+
+DATA_TYPE = {"float16": "HALF", "bfloat16": "BFLOAT16", "float32": "FLOAT"}
+KEPT_PLANS = 256
+TRANSFORMS = ("FFT", "WINOGRAD", "WINOGRAD_TILE_4x4", "WINOGRAD_TILE_6x6", "WINOGRAD_TILE_13x13")
+"""Numerical notes of engines that transform. Their error is relative to the largest pixels nearby, not to the terms of
+an output (docs/convolution.md), so they are not used."""
+
+
+class CudnnError(RuntimeError):
+    """cuDNN could not run a plan. It has a status, as CuPy's errors have (see `cuda_errors`)."""
+
+    status = 0
+
+
+@dataclass(frozen=True)
+class CudnnPlan:
+    """A graph and the execution plan of it that runs.
+
+    Attributes:
+        graph: of one convolution.
+        x, w, y: its tensors.
+        workspace: bytes that the plan needs.
+        index: of the plan in cuDNN's order; None for the one that cuDNN prefers.
+        tuned: whether the plan was measured against the others.
+    """
+
+    graph: Any
+    x: Any
+    w: Any
+    y: Any
+    workspace: int
+    index: int | None = None
+    tuned: bool = False
+
+    def execute(self, addresses: dict[Any, int], workspace: int, handle: Any) -> None:
+        """Put the convolution on the handle's stream; addresses by tensor."""
+        if self.index is None:
+            self.graph.execute(addresses, workspace, handle=handle)
+        else:
+            self.graph.execute_plan_at_index(addresses, workspace, self.index, handle=handle)
+
+
+class CudnnLibrary:
+    """The library, on the current device.
+
+    Args:
+        module: of the frontend.
+        options: of the engine.
+    """
+
+    def __init__(self, module: Any, options: CudaOptions) -> None:
+        self.module, self._options = module, options
+        self.unsupported: type[Exception] = module.cudnnGraphNotSupportedError
+        # Some plans run on streams of the handle's own. Nobody else may use those while they are captured.
+        self._handle, self._capturing_handle = module.create_handle(), module.create_handle()
+        self.lock = Lock()  # a handle has one stream at a time
+        self._plans: LRUCache[Hashable, CudnnPlan | Exception] = LRUCache(KEPT_PLANS)
+
+    @classmethod
+    def load(cls, options: CudaOptions) -> Self | None:
+        """The library, if the frontend is installed and finds it."""
+        try:
+            return cls(import_module("cudnn"), options)
+        except ImportError:
+            return None
+        except (OSError, RuntimeError) as error:
+            log.warning("nvidia-cudnn-frontend is installed but cannot be used: %s", error)
+            return None
+
+    def rounds(self, problem: Problem) -> bool:
+        """Whether products may be rounded: then tensor cores compute, which want channels last."""
+        return problem.types.input.itemsize == 2 or self._options.math != "float32"
+
+    def plan(self, problem: Problem) -> CudnnPlan:
+        """The plan for a problem; built on first use.
+
+        Raises:
+            cudnnGraphNotSupportedError: no engine of cuDNN takes the problem. A refusal is remembered, too.
+        """
+        with self.lock:
+            if (found := self._plans.get(problem)) is None:
+                try:
+                    found = self.build(problem)
+                except self.unsupported as refusal:
+                    found = refusal
+                self._plans[problem] = found
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def keep(self, problem: Problem, plan: CudnnPlan) -> None:
+        """Use this plan for the problem from now on."""
+        with self.lock:
+            self._plans[problem] = plan
+
+    def execute(self, plan: CudnnPlan, addresses: dict[Any, int], workspace: int, stream: Any) -> None:
+        """Put a plan on a stream.
+
+        Args:
+            plan: what to run.
+            addresses: on the device, by tensor. DLPack would order arrays behind the legacy default stream.
+            workspace: the address of `plan.workspace` bytes.
+            stream: of CuPy; it may be capturing.
+
+        Raises:
+            CudnnError: cuDNN refuses.
+        """
+        handle = self._capturing_handle if stream.is_capturing() else self._handle
+        with self.lock:
+            self.module.set_stream(handle=handle, stream=stream.ptr)
+            try:
+                plan.execute(addresses, workspace, handle)
+            except RuntimeError as error:
+                raise CudnnError(str(error)) from error
+
+    def build(self, problem: Problem) -> CudnnPlan:
+        """A new graph for a problem, with the plan that cuDNN prefers.
+
+        Raises:
+            cudnnGraphNotSupportedError: no engine of cuDNN takes the problem.
+        """
+        cudnn, g, rounds = self.module, problem.geometry, self.rounds(problem)
+        kind = getattr(cudnn.data_type, DATA_TYPE[str(problem.types.input)])
+        graph = cudnn.pygraph(
+            handle=self._handle,
+            io_data_type=kind,
+            intermediate_data_type=cudnn.data_type.FLOAT,
+            compute_data_type=cudnn.data_type.FLOAT,
+        )
+
+        def tensor(name: str, shape: Sequence[int]) -> Any:
+            dim = (*shape[:2], *two_or_more(shape[2:], 1))
+            return graph.tensor(name=name, dim=list(dim), stride=_strides(dim, channels_last=rounds), data_type=kind)
+
+        x, w = tensor("x", g.input_shape), tensor("w", g.weight_shape)
+        window = {
+            "pre_padding": [lo for lo, _ in two_or_more(g.padding, (0, 0))],
+            "post_padding": [hi for _, hi in two_or_more(g.padding, (0, 0))],
+            "stride": list(two_or_more(g.stride, 1)),
+            "dilation": list(two_or_more(g.dilation, 1)),
+        }
+        if g.transposed:
+            y = graph.conv_dgrad(loss=x, filter=w, **window)
+        else:
+            y = graph.conv_fprop(image=x, weight=w, **window)
+        dim = (g.batch, g.out_channels, *two_or_more(g.output, 1))
+        y.set_dim(list(dim)).set_stride(_strides(dim, channels_last=rounds)).set_output(True).set_data_type(kind)
+
+        graph.validate()
+        graph.build_operation_graph()
+        graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+        unwanted = [note for name in TRANSFORMS if (note := getattr(cudnn.numerical_note, name, None)) is not None]
+        if not rounds:
+            unwanted += [cudnn.numerical_note.TENSOR_CORE, cudnn.numerical_note.DOWN_CONVERT_INPUTS]
+        if self._options.deterministic:
+            unwanted.append(cudnn.numerical_note.NONDETERMINISTIC)
+        graph.deselect_numeric_notes(unwanted)
+        graph.deselect_workspace_greater_than(self._options.workspace)
+        graph.check_support()
+        graph.build_plans()
+        return CudnnPlan(graph, x, w, y, int(graph.get_workspace_size()))
+
+
+def two_or_more(values: Sequence[Any], fill: Any) -> tuple[Any, ...]:
+    """Values by axis for cuDNN, which has no convolution of one axis: that axis is the width of a map one row high."""
+    return (fill, *values) if len(values) == 1 else tuple(values)
+
+
+def _strides(shape: Sequence[int], *, channels_last: bool) -> list[int]:
+    """Strides of a contiguous tensor (N, C, *spatial)."""
+    order = (0, *range(2, len(shape)), 1) if channels_last else range(len(shape))
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(tuple(order)):
+        strides[axis], step = step, step * shape[axis]
+    return strides
