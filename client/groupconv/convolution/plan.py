@@ -27,6 +27,11 @@ class Range(NamedTuple):
         """For indexing an array."""
         return slice(self.start, self.stop)
 
+    @property
+    def length(self) -> int:
+        """The number of indices."""
+        return self.stop - self.start
+
     def __str__(self) -> str:
         return f"{self.start}:{self.stop}"
 

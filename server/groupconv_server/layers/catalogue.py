@@ -1,4 +1,4 @@
-"""The layers that benchmarks, the load test and the demo use, by name: `data/layers.csv`."""
+"""The catalogue of named layers for benchmarks, the load test and the demo: `data/layers.csv`."""
 
 import csv
 from dataclasses import dataclass, replace
@@ -18,8 +18,10 @@ class CatalogueLayer:
     """A layer of a published network, or an image filter.
 
     Attributes:
-        name: as in the catalogue. origin: the network.
-        geometry: its shapes. spec: the same as a spec.
+        name: in the catalogue.
+        origin: the network.
+        spec: of the convolution.
+        geometry: shapes and parameters.
     """
 
     name: str
@@ -28,7 +30,7 @@ class CatalogueLayer:
     geometry: Geometry
 
     def with_batch(self, samples: int) -> "CatalogueLayer":
-        """The same layer for that many samples in one request.
+        """The layer with `samples` samples in a request.
 
         Example:
             >>> catalogue()["alexnet_conv2"].with_batch(4).geometry.input_shape
@@ -38,7 +40,7 @@ class CatalogueLayer:
         return replace(self, geometry=resolve(self.spec, (samples, *g.input_shape[1:]), g.weight_shape))
 
     def arrays(self, seed: int = 0, dtype: str = "float32") -> tuple[Array, Array, Array]:
-        """Random input, kernel and bias for it: the same for the same seed."""
+        """Random input, kernel and bias. The same seed gives the same arrays."""
         rng = np.random.default_rng(seed)
         g = self.geometry
         scale = 1 / np.sqrt(np.prod(g.weight_shape[1:]))
@@ -50,7 +52,7 @@ class CatalogueLayer:
 
 @cache
 def catalogue() -> dict[str, CatalogueLayer]:
-    """Every layer by name.
+    """All layers by name.
 
     Example:
         >>> catalogue()["alexnet_conv2"].geometry.groups
@@ -64,7 +66,7 @@ def read_layers(text: str) -> dict[str, CatalogueLayer]:
     """The layers of a CSV with the catalogue's columns, by name.
 
     Raises:
-        KeyError, ValueError: a column is missing or is no number.
+        KeyError, ValueError: a column is missing or not a number.
     """
     return {row["name"]: _layer(row) for row in csv.DictReader(text.splitlines())}
 
@@ -73,7 +75,7 @@ def layer_named(name: str) -> CatalogueLayer:
     """The layer called `name`.
 
     Raises:
-        NotFoundError: listing the names there are.
+        NotFoundError: there is none; the message lists the names.
     """
     try:
         return catalogue()[name]

@@ -1,4 +1,4 @@
-"""Files of a folder that others may have written to: read within a bound, replaced atomically."""
+"""Bounded reads and atomic writes of files, in folders that other processes may write to."""
 
 import os
 import stat
@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """The content of a regular file. Never blocks on what is none, and never reads more than expected.
+    """The content of a regular file of at most `most` bytes. Does not block on a pipe.
 
     Args:
-        path: links are followed: a mounted volume may consist of them.
-        most: bytes it may have.
+        path: links are followed, since mounted volumes have them.
+        most: bytes.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no regular file (a folder, a pipe, a device), or it is larger.
+        OSError: the file cannot be read.
+        ValueError: it is not a regular file, or it is larger.
     """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would wait for its writer
     with os.fdopen(handle, "rb") as file:
@@ -24,17 +24,17 @@ def read_regular(path: Path, most: int) -> bytes:
             raise ValueError("expected a regular file, got a folder, pipe, socket or device")
         if facts.st_size > most:
             raise ValueError(f"expected at most {most} bytes, got {facts.st_size}")
-        data = file.read(most + 1)  # one more shows a file that grows meanwhile
+        data = file.read(most + 1)  # the extra byte shows a file that grows meanwhile
     if len(data) > most:
         raise ValueError(f"expected at most {most} bytes, got more")
     return data
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file's content: after a crash it has the old one or the new one, wholly.
+    """Replace a file. After a crash it has all of the old content or all of the new.
 
     Raises:
-        OSError: the disk is full or gone; the old content stays.
+        OSError: the disk is full or unavailable; the old content stays.
     """
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         part = Path(file.name)
@@ -54,7 +54,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def printable(path: Path) -> str:
-    r"""The name of a file as one line that every log and message can carry: names on disk need not be UTF-8.
+    r"""The name of a file as one printable line. Names on disk need not be UTF-8.
 
     Example:
         >>> print(printable(Path(os.fsdecode(bytes([0x61, 0xFF, 0x0A])))))

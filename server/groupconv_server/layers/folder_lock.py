@@ -1,4 +1,4 @@
-"""One server to a folder: an advisory lock that names its holder."""
+"""A lock that keeps a layer folder to one server, and names that server."""
 
 import errno
 import fcntl
@@ -12,26 +12,26 @@ from groupconv.errors import FailedPreconditionError
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
-"""The lock's file in the folder."""
+"""The lock file in the folder."""
 LONGEST = 4096
-"""Bytes read of who holds it."""
+"""Bytes read of the holder's description."""
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class FolderLock:
-    """Holds a folder for this process until `release`, or until the process ends, however it ends.
+    """Locks a folder until `release`, or until the process ends.
 
     Args:
         folder: an existing folder.
-        holder: what another server is told, for example the address.
+        holder: this server's address, for the errors of other servers.
 
     Attributes:
-        writable: False if this process may not write in the folder. It then holds no lock and must change nothing.
+        writable: False if this process may not write to the folder. It then holds no lock and must change nothing.
 
     Raises:
         FailedPreconditionError: another server holds the folder; the message has its pid, host and address.
-        OSError: the lock's file cannot be opened.
+        OSError: the lock file cannot be opened.
 
     Example:
         >>> import tempfile
@@ -50,7 +50,9 @@ class FolderLock:
             if error.errno not in _READ_ONLY:
                 raise
             self.writable = False
-            log.warning("%s cannot be written (%s): its layers are loaded, none is kept there", folder, error.strerror)
+            log.warning(
+                "%s cannot be written (%s): its layers are loaded, but no changes are kept", folder, error.strerror
+            )
             return
         try:
             self._lock(folder)
@@ -60,14 +62,14 @@ class FolderLock:
             raise
 
     def tell(self, holder: str) -> None:
-        """Replace what another server is told about the holder."""
+        """Replace the holder's address."""
         if self._file >= 0:
             text = f"pid {os.getpid()} on host {socket.gethostname()}, address {holder}\n"
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, text.encode(), 0)
 
     def release(self) -> None:
-        """Let another server have the folder. The file stays: removing it would race with one that waits for it."""
+        """Release the folder. The lock file stays: removing it would race with a server that is about to lock it."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -78,10 +80,10 @@ class FolderLock:
         except BlockingIOError:
             holder = os.pread(self._file, LONGEST, 0).decode("utf-8", "backslashreplace").strip()
             raise FailedPreconditionError(
-                f"{folder} is in use by another server ({holder or 'which has not said who it is'}): "
+                f"{folder} is in use by another server ({holder or 'unknown'}): "
                 "give each server a --layer-dir of its own"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            log.warning("%s cannot be locked (%s): see that no other server uses it", folder, error.strerror)
+            log.warning("%s cannot be locked (%s): make sure that no other server uses it", folder, error.strerror)

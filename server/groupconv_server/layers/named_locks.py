@@ -1,4 +1,4 @@
-"""A lock for each name in use: work on one layer waits for no other layer."""
+"""One lock for each name, so that changes of one layer do not wait for those of another."""
 
 import threading
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class NamedLocks:
-    """Locks that exist while somebody holds them or waits for them.
+    """Locks by name. A lock exists while a thread holds it or waits for it.
 
     Example:
         >>> locks = NamedLocks()
@@ -26,7 +26,7 @@ class NamedLocks:
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
-        """With the lock of this name. Not reentrant."""
+        """Hold the lock of a name. It is not reentrant."""
         with self._lock:
             lock, users = self._used.get(name, (threading.Lock(), 0))
             self._used[name] = lock, users + 1

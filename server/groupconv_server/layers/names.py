@@ -1,4 +1,4 @@
-"""What a layer may be called."""
+"""Names of layers: validation, and legal names from any text."""
 
 import re
 
@@ -10,10 +10,10 @@ _NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 
 
 def check_name(name: str) -> str:
-    """`name`, if it is one a layer may have: it is shown, logged and may become a path.
+    """Validate and return a layer's name. Names are shown, logged and used as paths.
 
     Raises:
-        InvalidArgumentError: saying what a name is.
+        InvalidArgumentError: the name is invalid.
 
     Example:
         >>> check_name("alexnet/conv2")
@@ -30,7 +30,7 @@ def check_name(name: str) -> str:
 
 
 def legal_name(text: str) -> str:
-    """A name that a layer may have, made of any text.
+    """A legal name made from any text.
 
     Example:
         >>> legal_name("my model (1)//features/0.conv:Conv"), legal_name("..")
@@ -42,7 +42,7 @@ def legal_name(text: str) -> str:
 
 
 def numbered(name: str, taken: set[str]) -> str:
-    """`name`, or `name-2`, `name-3`, … if it is taken; from now on it is.
+    """A name that is not in `taken`: `name` itself, or `name-2`, `name-3`, …. It is added to `taken`.
 
     Example:
         >>> taken = set()
@@ -59,7 +59,7 @@ def numbered(name: str, taken: set[str]) -> str:
 
 
 def _cut(name: str, length: int) -> str:
-    """At most the first `length` characters of a legal name, which stay one."""
+    """A legal name cut to at most `length` characters, so that it stays legal."""
     if len(name) <= length:
         return name
     cut = name[:length].rstrip("/")
@@ -68,5 +68,5 @@ def _cut(name: str, length: int) -> str:
 
 
 def shown(name: str) -> str:
-    """A name that somebody asks for, which may be anything, for a message."""
+    """A requested name as messages show it: quoted, and cut if it is too long."""
     return repr(name if len(name) <= LONGEST else f"{name[:40]}…")

@@ -1,6 +1,6 @@
-"""An ONNX file as one graph: functions are inlined, and what convolutions compute from constants is constant.
+"""Reading of ONNX files: functions are inlined, and weights that depend on constants alone are computed.
 
-onnx-ir reads and inlines, onnxscript's optimizer folds. What neither knows is done here: sparse tensors become dense.
+onnx-ir reads and inlines, and onnxscript's optimizer folds constants. This file also makes sparse tensors dense.
 """
 
 import contextlib
@@ -15,18 +15,18 @@ from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv.text import human_bytes
 
 DENSE_BYTES = 2**31
-"""Bytes that a sparse tensor may have when it is dense: as many as a tensor in a protobuf."""
+"""Limit of a sparse tensor's bytes when it is dense: that of a tensor in a protobuf."""
 
 
 def read_model(path: Path) -> Any:
-    """The model of a file as an `onnx_ir.Model`, in which functions are inlined where the libraries can.
+    """The model in a file as an `onnx_ir.Model`. Functions are inlined if the libraries can.
 
     Args:
-        path: weights beside it (external data) are read.
+        path: of the file; weights in files beside it (external data) are read, too.
 
     Raises:
         FailedPreconditionError: the extra `onnx` is not installed.
-        InvalidArgumentError: not an ONNX file, or its weights are not there.
+        InvalidArgumentError: it is not an ONNX file, or its weights are missing.
     """
     try:
         import onnx
@@ -41,24 +41,24 @@ def read_model(path: Path) -> Any:
         proto = onnx.load(path)
         _make_dense(proto)
         for node in (node for function in proto.functions for node in function.node):
-            node.name = node.name or next(iter(node.output), "")  # inlining would call it "node"
+            node.name = node.name or next(iter(node.output), "")  # inlining would name it "node"
         model = onnx_ir.from_proto(proto)
         for function in model.functions.values():
             _take_opsets(function, model.opset_imports)
         try:
             common.InlinePass(lambda function: _agree(function.opset_imports, model.opset_imports))(model)
-        except Exception:  # noqa: BLE001 - a function that calls itself or takes a graph: all stay, and are named
+        except Exception:  # noqa: BLE001 - a function calls itself or takes a graph: all functions stay, and are reported
             model = onnx_ir.from_proto(proto)
         common.RemoveInitializersFromInputsPass()(model)
     except InvalidArgumentError:
         raise
-    except Exception as error:  # noqa: BLE001 - protobuf's, the libraries' own and the file system's
+    except Exception as error:  # noqa: BLE001 - of protobuf, the libraries or the file system
         raise InvalidArgumentError("file", "an ONNX model with its weights", first_line(error)) from None
     return model
 
 
 def _take_opsets(function: Any, opsets: Mapping[str, int]) -> None:
-    """Give a function the opsets of its model, if its operators are the same in both."""
+    """Give a function the opsets of its model, if its operators are equal in both."""
     from onnx.defs import get_schema
     from onnx_ir.traversal import RecursiveGraphIterator
 
@@ -76,29 +76,29 @@ def _take_opsets(function: Any, opsets: Mapping[str, int]) -> None:
 
 
 def _agree(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
-    """Whether two sets of opsets have no domain in two versions."""
+    """Whether two sets of opsets have the same version of each common domain."""
     return all(other.get(domain, version) == version for domain, version in one.items())
 
 
 def fold(model: Any, convolutions: Sequence[Any]) -> dict[str, str]:
-    """Compute the weights of convolutions that depend on constants alone, and nothing else.
+    """Compute those weights of convolutions that depend on constants alone.
 
-    onnxscript's optimizer computes what onnx's reference implementation knows; onnxruntime computes the rest, such as
-    a DequantizeLinear of an older opset.
+    onnxscript's optimizer computes operators that onnx's reference implementation has. onnxruntime computes others,
+    such as DequantizeLinear of an older opset.
 
     Args:
         model: from `read_model`; it is changed.
-        convolutions: nodes of it; weights are their inputs after the first.
+        convolutions: nodes of the model. Weights are their inputs after the first.
 
     Returns:
-        Why a value could not be computed from constants, by its name.
+        Errors of values that could not be computed, by the value's name.
     """
     from onnxscript import optimizer
 
     wanted = {id(node) for node in _before(convolutions)}
     if not wanted:
         return {}
-    with contextlib.suppress(Exception):  # what it could not compute is tried again below, node by node
+    with contextlib.suppress(Exception):  # the rest is tried below, node by node
         optimizer.fold_constants_ir(model, onnx_shape_inference=False, should_fold=lambda node: id(node) in wanted)
     failed = {}
     for node in _before(convolutions):
@@ -112,9 +112,9 @@ def fold(model: Any, convolutions: Sequence[Any]) -> dict[str, str]:
 
 
 def _before(convolutions: Sequence[Any]) -> list[Any]:
-    """The nodes that make the weights, each after those that make its inputs."""
+    """The nodes that compute the weights, in topological order."""
     found: list[Any] = []
-    seen: set[int] = set()  # a broken file may have circles
+    seen: set[int] = set()  # a broken file may have cycles
     waiting = [(v.producer(), False) for node in convolutions for v in node.inputs[1:] if v is not None]
     while waiting:
         node, after_its_inputs = waiting.pop()
@@ -128,7 +128,7 @@ def _before(convolutions: Sequence[Any]) -> list[Any]:
 
 
 def _by_onnxruntime(node: Any, opsets: Mapping[str, int]) -> Any:
-    """The first output of a node whose inputs are constants, as a tensor of the graph."""
+    """The first output of a node with constant inputs, computed by onnxruntime."""
     import onnx_ir
     import onnxruntime
     from onnx import ValueInfoProto, helper
@@ -147,7 +147,7 @@ def _by_onnxruntime(node: Any, opsets: Mapping[str, int]) -> Any:
 
 
 def _make_dense(model: Any) -> None:
-    """Put dense tensors where a model has sparse ones, in its graphs and functions."""
+    """Replace the sparse tensors of a model, in its graphs and functions, by dense ones."""
     from onnx import helper
 
     graphs, bodies = [model.graph], [model.graph.node, *(function.node for function in model.functions)]
@@ -165,7 +165,7 @@ def _make_dense(model: Any) -> None:
 
 
 def _dense(sparse: Any, name: str) -> Any:
-    """A SparseTensorProto as a TensorProto; its indices are linear, or one row of coordinates for each value."""
+    """A SparseTensorProto as a TensorProto. Its indices are linear, or rows of coordinates."""
     from onnx import numpy_helper
 
     values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
@@ -181,6 +181,6 @@ def _dense(sparse: Any, name: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or of what caused it."""
+    """The first line of an error's message, or of its cause's."""
     cause = error.__cause__ or error
     return (str(cause).splitlines() or [type(cause).__name__])[0]

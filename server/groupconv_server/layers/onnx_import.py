@@ -1,6 +1,6 @@
-"""Every Conv and ConvTranspose of an ONNX file as the step of a layer.
+"""Import of the Conv and ConvTranspose nodes of an ONNX file as layers.
 
-Source of the attributes' meaning: the ONNX operators Conv and ConvTranspose.
+Source: the ONNX operators Conv and ConvTranspose.
 """
 
 import re
@@ -20,15 +20,15 @@ from groupconv_server.layers.onnx_constants import first_line, fold, read_model
 
 OPERATORS = ("Conv", "ConvTranspose")
 CONVOLUTION = re.compile(r"Conv(?!er)")
-"""In the names of operators that convolve; Convert is none."""
+"""In the names of operators that convolve, but not in Convert."""
 REASONS = {
-    "QLinearConv": "it rounds its results to integers of a scale; load the model before it was quantized",
-    "ConvInteger": "it multiplies integers and subtracts zero points; load the model before it was quantized",
-    "FusedConv": "it is onnxruntime's own; load the model that onnxruntime optimized",
-    "NhwcFusedConv": "it is onnxruntime's own; load the model that onnxruntime optimized",
+    "QLinearConv": "it rounds results to scaled integers; load the model from before it was quantized",
+    "ConvInteger": "it subtracts zero points; load the model from before it was quantized",
+    "FusedConv": "only onnxruntime has it; load the model from before onnxruntime optimized it",
+    "NhwcFusedConv": "only onnxruntime has it; load the model from before onnxruntime optimized it",
     "DeformConv": "its taps move with the input",
 }
-"""Why other operators that convolve are no layers."""
+"""Why other operators that convolve cannot be layers."""
 KINDS = {
     "auto_pad": "STRING",
     "group": "INT",
@@ -39,17 +39,17 @@ KINDS = {
     "pads": "INTS",
     "strides": "INTS",
 }
-"""The attributes of Conv and ConvTranspose and what ONNX has them be."""
+"""The attributes of Conv and ConvTranspose, and their types in ONNX."""
 RULES = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower", "VALID": "valid"}
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A convolution of a file.
+    """A convolution in a file.
 
     Attributes:
-        name: a layer may have, made of the prefix and the node's name.
-        operator: Conv, ConvTranspose, or another one that convolves.
+        name: for the layer, from the prefix and the node's name.
+        operator: Conv, ConvTranspose, or another operator that convolves.
         step: None if it cannot be a layer.
         reason: why it cannot.
     """
@@ -61,22 +61,21 @@ class Found:
 
 
 def read_onnx(path: Path, prefix: str = "", *, fold_batch_norm: bool = False) -> list[Found]:
-    """The convolutions of an ONNX file, in its order, those in functions, branches and loops too.
+    """The convolutions of an ONNX file, also those in functions, branches and loops, in the order of the file.
 
     Args:
-        path: weights beside it (external data) are read.
-        prefix: before each name, with a `/` between.
-        fold_batch_norm: whether a BatchNormalization after a convolution becomes part of its weights.
+        path: of the file; weights in files beside it (external data) are read, too.
+        prefix: of each name, before a `/`.
+        fold_batch_norm: whether a BatchNormalization after a convolution is folded into its weights.
 
     Raises:
         FailedPreconditionError: the extra `onnx` is not installed.
-        InvalidArgumentError: not an ONNX file, or its weights are not there.
+        InvalidArgumentError: it is not an ONNX file, or its weights are missing.
     """
     model = read_model(path)
     nodes = list(_convolutions(model))
-    names = [
-        node.name or next((v.name or "" for v in node.outputs), "") for node, _ in nodes
-    ]  # folding gives names to those without
+    # before folding, which gives names to nodes without one
+    names = [node.name or next((v.name or "" for v in node.outputs), "") for node, _ in nodes]
     failed = fold(model, [node for node, _ in nodes])
     if fold_batch_norm:
         nodes = _with_batch_norm(model, nodes)
@@ -95,7 +94,7 @@ def read_onnx(path: Path, prefix: str = "", *, fold_batch_norm: bool = False) ->
 
 
 def _convolutions(model: Any) -> Iterator[tuple[Any, str]]:
-    """Each node that convolves, and why it cannot be a layer whatever its weights are, if so."""
+    """Each node that convolves, and why its operator cannot be a layer, or ""."""
     from onnx_ir.traversal import RecursiveGraphIterator
 
     for node in RecursiveGraphIterator(model.graph):
@@ -115,7 +114,7 @@ def _convolutions(model: Any) -> Iterator[tuple[Any, str]]:
 
 
 def _with_batch_norm(model: Any, nodes: list[tuple[Any, str]]) -> list[tuple[Any, str]]:
-    """The same nodes; those that a BatchNormalization followed are replaced by ones that do both."""
+    """The nodes, with each BatchNormalization folded into the convolution before it."""
     from onnx_ir.passes import common
     from onnx_ir.traversal import RecursiveGraphIterator
     from onnxscript.rewriter import RewritePass
@@ -129,7 +128,7 @@ def _with_batch_norm(model: Any, nodes: list[tuple[Any, str]]) -> list[tuple[Any
     try:
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         RewritePass([rules.fuse_batchnorm_into_conv_rule, rules.fuse_batchnorm_into_conv_transpose_rule])(model)
-    except Exception as error:  # noqa: BLE001 - of a node that is malformed
+    except Exception as error:  # noqa: BLE001 - of a malformed node
         raise InvalidArgumentError("fold-batch-norm", "a model that can be rewritten", first_line(error)) from None
     made = {node.outputs[0].name: node for node in RecursiveGraphIterator(model.graph) if node.op_type in OPERATORS}
     return [(made.get(name, node), why) for (node, why), name in zip(nodes, followed, strict=True)]
@@ -139,31 +138,31 @@ def _step(node: Any, failed: Mapping[str, str]) -> Step:
     """A node as a step.
 
     Raises:
-        InvalidArgumentError: what it says cannot be a layer.
+        InvalidArgumentError: the node cannot be a layer.
     """
     kernel = _weights(node, 1, failed)
     rank = kernel.ndim - 2
     if not 1 <= rank <= 3:
         raise InvalidArgumentError("kernel", "3 to 5 axes", list(kernel.shape))
     bias = _weights(node, 2, failed) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-    said = _attributes(node, rank)
-    groups = said.get("group", 1)
+    attributes = _attributes(node, rank)
+    groups = attributes.get("group", 1)
     if groups < 1 or len(kernel) % groups:
         raise InvalidArgumentError("group", f"a divisor of the kernel's first extent, {len(kernel)}", groups)
-    if "kernel_shape" in said and tuple(said["kernel_shape"]) != kernel.shape[2:]:
-        raise InvalidArgumentError("kernel_shape", str(list(kernel.shape[2:])), list(said["kernel_shape"]))
-    if said.get("output_shape"):
-        raise InvalidArgumentError("output_shape", "pads: an output shape fits one input only", said["output_shape"])
-    stride, dilation, beyond = (
-        tuple(said.get(name, (default,) * rank))
+    if "kernel_shape" in attributes and tuple(attributes["kernel_shape"]) != kernel.shape[2:]:
+        raise InvalidArgumentError("kernel_shape", str(list(kernel.shape[2:])), list(attributes["kernel_shape"]))
+    if shape := attributes.get("output_shape"):
+        raise InvalidArgumentError("output_shape", "pads: an output shape fits one input only", shape)
+    stride, dilation, output_padding = (
+        tuple(attributes.get(name, (default,) * rank))
         for name, default in (("strides", 1), ("dilations", 1), ("output_padding", 0))
     )
-    padding = _padding(said, rank)
+    padding = _padding(attributes, rank)
     transposed = node.op_type == "ConvTranspose"
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel.shape[2:], strict=True)]
+    extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel.shape[2:], strict=True)]
     same = padding in ("same", "same_lower")
-    if transposed and same and any(e + r < s for e, r, s in zip(reach, beyond, stride, strict=True)):
-        # the standard says H·s outputs, onnxruntime gives fewer
+    if transposed and same and any(e + o < s for e, o, s in zip(extents, output_padding, stride, strict=True)):
+        # the standard has H·s outputs, onnxruntime fewer
         raise InvalidArgumentError("auto_pad", "pads, where the kernel is shorter than the stride", padding)
     spec = ConvSpec(
         stride=stride,
@@ -171,7 +170,7 @@ def _step(node: Any, failed: Mapping[str, str]) -> Step:
         padding=padding,
         groups=groups,
         transposed=transposed,
-        output_padding=beyond,
+        output_padding=output_padding,
     )
     return Step(kernel, bias, spec)
 
@@ -180,9 +179,9 @@ def _attributes(node: Any, rank: int) -> dict[str, Any]:
     """The attributes of a node.
 
     Raises:
-        InvalidArgumentError: one that is unknown, of another type, or not as long as the kernel has axes.
+        InvalidArgumentError: an attribute is unknown, of another type, or of another length than the kernel has axes.
     """
-    said: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, attribute in node.attributes.items():
         kind = KINDS.get(name)
         if kind is None:
@@ -193,15 +192,15 @@ def _attributes(node: Any, rank: int) -> dict[str, Any]:
         length = 2 * rank if name == "pads" else rank
         if kind == "INTS" and len(value) not in ((0, length) if name == "output_shape" else (length,)):
             raise InvalidArgumentError(name, f"{length} integers for a kernel of {rank} axes", list(value))
-        said[name] = list(value) if kind == "INTS" else value
-    return said
+        found[name] = list(value) if kind == "INTS" else value
+    return found
 
 
-def _padding(said: Mapping[str, Any], rank: int) -> Any:
-    """`auto_pad` as a rule, `pads` as (low, high) per axis."""
-    auto = said.get("auto_pad", "NOTSET")
+def _padding(attributes: Mapping[str, Any], rank: int) -> Any:
+    """`ConvSpec.padding` from `auto_pad` or `pads`."""
+    auto = attributes.get("auto_pad", "NOTSET")
     if auto in ("", "NOTSET"):
-        pads = said.get("pads", [0] * 2 * rank)
+        pads = attributes.get("pads", [0] * 2 * rank)
         return tuple(zip(pads[:rank], pads[rank:], strict=True))
     if auto not in RULES:
         raise InvalidArgumentError("auto_pad", f"NOTSET, {', '.join(RULES)}", auto)
@@ -209,18 +208,18 @@ def _padding(said: Mapping[str, Any], rank: int) -> Any:
 
 
 def _weights(node: Any, index: int, failed: Mapping[str, str]) -> Array:
-    """An input that is a constant of the file."""
+    """An input of a node, which must be a constant of the file."""
     what = ("input", "kernel", "bias")[index]
     value = node.inputs[index] if len(node.inputs) > index else None
     if value is None:
         raise InvalidArgumentError(what, "a constant of the file", "none")
     if value.const_value is None:
         producer = value.producer()
-        came = f"a computed one, {value.name}" + (f" by {producer.op_type}" if producer else ", an input")
-        raise InvalidArgumentError(what, "a constant of the file", came + _why(value, failed))
+        got = f"{value.name}, computed by {producer.op_type}" if producer else f"{value.name}, an input"
+        raise InvalidArgumentError(what, "a constant of the file", got + _why(value, failed))
     try:
         array = np.asarray(value.const_value.numpy())
-    except Exception as error:  # noqa: BLE001 - bytes that are not as many as the shape needs, an unknown dtype
+    except Exception as error:  # noqa: BLE001 - too few bytes for the shape, or an unknown dtype
         raise InvalidArgumentError(what, f"a tensor whose bytes fit its shape, {value.name}", str(error)) from None
     if array.dtype not in DTYPES.values():
         raise InvalidArgumentError(f"{what}.dtype", f"one of {', '.join(DTYPES)}", str(array.dtype))
@@ -228,15 +227,15 @@ def _weights(node: Any, index: int, failed: Mapping[str, str]) -> Array:
 
 
 def _why(value: Any, failed: Mapping[str, str]) -> str:
-    """Why one of the nodes that lead to a value could not be computed, if it could not."""
+    """The error of a node that a value depends on, or ""."""
     waiting, seen = [value], set()
     while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
             continue
-        seen.add(id(one))
-        if one.name in failed:
-            return f" ({one.producer().op_type}: {failed[one.name]})"
-        if one.producer() is not None:
-            waiting += one.producer().inputs
+        seen.add(id(current))
+        if current.name in failed:
+            return f" ({current.producer().op_type}: {failed[current.name]})"
+        if current.producer() is not None:
+            waiting += current.producer().inputs
     return ""

@@ -1,4 +1,4 @@
-"""Layers in memory and, where the operator gave a folder, on disk: what is loaded is kept, what is unloaded is not."""
+"""The layers of a server, in memory and on disk. Loading a layer keeps it on disk, unloading removes it."""
 
 import logging
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ from groupconv_worker.job import Job
 log = logging.getLogger(__name__)
 
 EXPECTED = 8
-"""Shapes that a new version, or a worker that joins, is prepared for because they came before."""
+"""A new version or worker is prepared for at most so many of the last input shapes."""
 
 
 def expected(layer: LayerVersion) -> list[tuple[tuple[int, ...], np.dtype]]:
-    """Shapes and dtypes of the inputs that a layer's version was last given."""
+    """Shapes and dtypes of the last inputs of a layer."""
     return layer.steps[0].calls.inputs()[-EXPECTED:]
 
 
@@ -40,48 +40,48 @@ class Repository:
 
     Args:
         layers: in memory.
-        store: on disk; None keeps nothing.
+        store: on disk; None if there is no folder.
         coordinator: prepares new versions before they take requests; None leaves that to the first request.
     """
 
     def __init__(self, layers: Layers, store: LayerStore | None = None, coordinator: Coordinator | None = None) -> None:
         self.layers, self.store, self._coordinator = layers, store, coordinator
         self.damaged: dict[str, str] = {}
-        self._locks = NamedLocks()  # changes of one layer end on disk as they do in memory
+        self._locks = NamedLocks()  # so that memory and disk have the same version
 
     def restore(self) -> None:
-        """Load every layer that is on disk; those that cannot be loaded are reported and left alone."""
+        """Load all layers on disk. Layers that cannot be loaded are logged and skipped."""
         if self.store is None:
             return
         for found in self.store.all():
             try:
                 if not isinstance(found, Stored):
                     raise found[1]
-                self._place(found)
+                self._load_stored(found)
             except GroupconvError as error:
                 name = found.name if isinstance(found, Stored) else found[0]
                 self.damaged[name] = str(error)
-                log.error("layer %s was not loaded: %s", name, error)  # noqa: TRY400 - its message says it all
+                log.error("layer %s was not loaded: %s", name, error)  # noqa: TRY400 - the message is enough
 
     def load(self, name: str, steps: Sequence[Step], inputs: Inputs = (), *, job: Job | None = None) -> LayerVersion:
-        """Make `steps` the new version of a layer: prepared on the workers, kept on disk, then there for requests.
+        """Make `steps` the new version of a layer: prepare it on the workers, keep it on disk, and let requests use it.
 
-        While it is prepared, other layers are loaded and requests are answered. Only then do other layers leave for it.
+        Meanwhile other layers can be loaded, and requests go on. Layers are evicted only once this one is prepared.
 
         Args:
             name: of the layer.
             steps: with read-only arrays.
-            inputs: to expect; those that the version before was given are expected too.
-            job: that preparing it is; once that is over, preparing ends.
+            inputs: shapes and dtypes to prepare for, beside those of the version before.
+            job: of the caller. Preparing ends when the job is over.
 
         Returns:
             The layer. Of two loads of one name the one that began last stays, whichever ends first.
 
         Raises:
-            InvalidArgumentError: a name that cannot be, or an input that does not fit the steps.
-            ResourceExhaustedError: it does not fit beside the layers that are loaded.
-            DeadlineExceededError, CancelledError: it was not prepared in time, or the caller has gone.
-            FailedPreconditionError: it cannot be kept; the version before stays.
+            InvalidArgumentError: the name is invalid, or an input does not fit the steps.
+            ResourceExhaustedError: the layer does not fit beside the loaded ones.
+            DeadlineExceededError, CancelledError: the job ended before the layer was prepared.
+            FailedPreconditionError: the layer cannot be kept on disk; the version before stays.
         """
         version = self.layers.next_version(name)
         try:
@@ -99,7 +99,7 @@ class Repository:
             raise
 
     def prepare(self, worker: str) -> None:
-        """Have a worker that joins or comes back prepare every layer for the inputs that are expected."""
+        """Prepare all layers on a new or restarted worker, for the last inputs of each."""
         if self._coordinator is None:
             return
         self._coordinator.measure(worker)
@@ -109,10 +109,10 @@ class Repository:
                     prepare(self._coordinator, worker, layer.steps, shape, dtype)
 
     def unload(self, name: str, *, keep: bool = False) -> None:
-        """Let a layer go, from disk too unless it is to be kept there.
+        """Unload a layer, and remove it from disk unless `keep` is true.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is no such layer.
             FailedPreconditionError: its files cannot be removed; the layer stays.
         """
         with self._locks.of(name):
@@ -129,27 +129,27 @@ class Repository:
 
         Args:
             name: of the layer.
-            job: that preparing it is; once that is over, the first request prepares it.
+            job: of the caller. When the job is over, preparing is left to the first request.
 
         Raises:
-            NotFoundError: it is neither loaded nor on disk.
-            DataLossError: it is damaged.
-            ResourceExhaustedError: it does not fit beside the layers that are loaded.
+            NotFoundError: the layer is neither loaded nor on disk.
+            DataLossError: its files are damaged.
+            ResourceExhaustedError: it does not fit beside the loaded layers.
         """
         if self.store is None or self._loaded(name):
             self.layers.get(name)
             return
         with self._locks.of(name):
             stored = self.store.read(name)
-        self._place(stored, job)
+        self._load_stored(stored, job)
         self.damaged.pop(name, None)
 
     def unloaded(self) -> dict[str, str]:
-        """Names of layers that are on disk alone, and why where there is a reason."""
+        """Layers that are only on disk, and the reason for each."""
         if self.store is None:
             return {}
-        here = {layer.name for layer in self.layers.all()}
-        names = {*self.store.names(), *self.damaged} - here
+        loaded = {layer.name for layer in self.layers.all()}
+        names = {*self.store.names(), *self.damaged} - loaded
         return {name: self.damaged.get(name, "unloaded") for name in sorted(names)}
 
     def _loaded(self, name: str) -> bool:
@@ -158,7 +158,7 @@ class Repository:
     def _warm(
         self, name: str, version: int, steps: Sequence[Step], inputs: Inputs, job: Job | None = None
     ) -> tuple[ResidentStep, ...]:
-        """The steps of a version, prepared on the workers for the inputs that are expected."""
+        """The steps of a version, prepared on the workers for `inputs` and for the last inputs of the layer."""
         resident = resident_steps(name, version, steps)
         if self._coordinator is None:
             return resident
@@ -181,13 +181,13 @@ class Repository:
             raise FailedPreconditionError(f"the layer cannot be kept on disk: {error.strerror}") from error
         self.damaged.pop(name, None)
 
-    def _place(self, stored: Stored, job: Job | None = None) -> None:
+    def _load_stored(self, stored: Stored, job: Job | None = None) -> None:
         name, version = stored.name, stored.version
         steps = resident_steps(name, version, stored.steps)
         try:
             self._warm(name, version, steps, stored.inputs, job)
-        except GroupconvError as error:  # no worker yet, or limits that were others: the first request prepares it
-            log.warning("layer %s is loaded without being prepared: %s", name, error)
+        except GroupconvError as error:  # there is no worker yet, or limits have changed
+            log.warning("layer %s is loaded, but the first request has to prepare it: %s", name, error)
         with self._locks.of(name):
             if not self._loaded(name):
                 with self.layers.reserved(_size(stored.steps)) as room:

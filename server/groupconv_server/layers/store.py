@@ -1,10 +1,10 @@
-"""Layers on disk: weights as safetensors, the rest as JSON, so that a server that starts again has them.
+"""Layers on disk, for the next start of the server: weights as safetensors, the rest as JSON.
 
-    <folder>/<slug>-<hash of the name>.json            what the layer is, and the checksum of its weights
+    <folder>/<slug>-<hash of the name>.json            the layer's description, and the checksum of its weights
     <folder>/<slug>-<hash of the name>.<checksum>.safetensors
 
-The JSON is written last and replaced atomically: at any moment it names weights that are wholly there. A layer that
-was damaged is told from one that was not, by its checksum, and left alone.
+The JSON is written last and replaced atomically, so it always names complete weights. A layer whose checksum is wrong
+is damaged; it is not loaded, and its files stay.
 """
 
 import hashlib
@@ -38,11 +38,11 @@ log = logging.getLogger(__name__)
 
 FORMAT = "groupconv-layer/1"
 DESCRIPTION = 2**20
-"""Bytes that a layer's JSON may have, and the header of its safetensors file."""
+"""Limit of the bytes of a layer's JSON, and of the header of its safetensors file."""
 LAST_VERSION = 2**53
-"""Versions on disk are below this; the versions that follow still fit 64 bits."""
+"""Versions on disk are below this, so that later versions fit 64 bits."""
 LONGEST = 500
-"""Characters of what is said about a damaged layer."""
+"""Limit of the characters of an error about a damaged layer."""
 _STORED: dict[str, np.dtype] = {
     "F16": DTYPES["float16"],
     "BF16": DTYPES["bfloat16"],
@@ -56,12 +56,12 @@ _STORED: dict[str, np.dtype] = {
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A layer as it was on disk.
+    """A layer read from disk.
 
     Attributes:
         name, version: of the layer.
         steps: with read-only weights.
-        inputs: to expect.
+        inputs: shapes and dtypes to prepare for.
     """
 
     name: str
@@ -71,16 +71,16 @@ class Stored:
 
 
 class LayerStore:
-    """A folder of layers, held by one server at a time. Several threads may use it, if not for the same layer.
+    """A folder of layers, for one server at a time. Safe to use from several threads, but not for one layer at a time.
 
     Args:
-        folder: made if it is not there. One that cannot be written is read, and nothing is kept.
-        limits: what a layer may be.
-        holder: what a second server on the folder is told about this one, as its address.
+        folder: created if there is none. A read-only folder is read, and no changes are kept.
+        limits: of layers.
+        holder: this server's address, for the errors of other servers.
 
     Raises:
         FailedPreconditionError: another server holds the folder.
-        OSError: a folder that cannot be made or listed.
+        OSError: the folder cannot be created or listed.
 
     Example:
         >>> import tempfile
@@ -101,15 +101,15 @@ class LayerStore:
             self._remove_parts()
 
     def close(self) -> None:
-        """Let another server have the folder."""
+        """Release the folder."""
         self.held.release()
 
     def save(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs = ()) -> None:
-        """Keep a layer, in place of the one of that name.
+        """Write a layer, in place of an older version.
 
         Raises:
-            FailedPreconditionError: the folder cannot be written.
-            OSError: the disk is full or gone; what was there stays.
+            FailedPreconditionError: the folder is read-only.
+            OSError: the disk is full or unavailable; the older version stays.
         """
         self._check_writable()
         header = layer_pb2.LayerHeader(name=name, inputs=[type_to_wire(dtype, shape) for shape, dtype in inputs])
@@ -139,11 +139,11 @@ class LayerStore:
                 old.unlink()
 
     def remove(self, name: str) -> None:
-        """Keep a layer no longer; nothing to do if it is not there.
+        """Remove a layer, if there is one of that name.
 
         Raises:
-            FailedPreconditionError: the folder cannot be written.
-            OSError: the disk is gone.
+            FailedPreconditionError: the folder is read-only.
+            OSError: the disk is unavailable.
         """
         if not self._json(name).exists():
             return
@@ -153,20 +153,20 @@ class LayerStore:
             weights.unlink()
 
     def read(self, name: str) -> Stored:
-        """A layer.
+        """Read a layer.
 
         Raises:
-            NotFoundError: none of that name is kept.
-            DataLossError: it is damaged, saying how.
+            NotFoundError: there is none of that name.
+            DataLossError: it is damaged.
         """
         check_name(name)
         path = self._json(name)
         if not path.exists():
-            raise NotFoundError(f"layer: none called {name!r} is kept on disk")
+            raise NotFoundError(f"layer: there is none called {name!r} on disk")
         return self._read(path)
 
     def names(self) -> list[str]:
-        """Of the layers that are kept and not damaged as far as their JSON tells."""
+        """Names of the layers whose JSON is valid."""
         found = []
         for path in self._paths():
             with suppress(GroupconvError):
@@ -174,7 +174,7 @@ class LayerStore:
         return found
 
     def all(self) -> Iterator[Stored | tuple[str, DataLossError]]:
-        """Every layer, and in place of one that is damaged its file's name and why it cannot be had."""
+        """Read all layers. A damaged one yields its file's name and the error."""
         for path in self._paths():
             try:
                 yield self._read(path)
@@ -185,26 +185,26 @@ class LayerStore:
         return sorted(path for path in self.folder.iterdir() if path.suffix == ".json")
 
     def _remove_parts(self) -> None:
-        """Remove what is left of writes that a crash cut short; what cannot be removed is logged."""
+        """Remove partial files of a process that crashed. Files that cannot be removed are logged."""
         for left in self.folder.iterdir():
             if left.suffix == ".part":
                 try:
                     left.unlink()
                 except OSError as error:
-                    log.warning("%s in %s is left alone: %s", printable(left), self.folder, error.strerror)
+                    log.warning("%s in %s cannot be removed: %s", printable(left), self.folder, error.strerror)
 
     def _check_writable(self) -> None:
         if not self.held.writable:
-            raise FailedPreconditionError(f"the layer folder {self.folder} cannot be written by this server")
+            raise FailedPreconditionError(f"this server cannot write to the layer folder {self.folder}")
 
     def _json(self, name: str) -> Path:
         return self.folder / f"{_slug(name)}.json"
 
     def _described(self, path: Path) -> tuple[layer_pb2.LayerHeader, dict[str, Any]]:
-        """What a JSON file says, checked as far as it goes without the weights.
+        """The content of a layer's JSON, checked without the weights.
 
         Raises:
-            DataLossError: it is damaged.
+            DataLossError: the file is damaged.
         """
         with _reading(path):
             about = json.loads(read_regular(path, DESCRIPTION))
@@ -222,7 +222,7 @@ class LayerStore:
         with _reading(path):
             shaped, inputs = steps_of(header, self._limits), inputs_of(header)
             size = sum(t.nbytes for step in shaped for t in (step.kernel, step.bias) if t is not None)
-            weights = self.folder / Path(about["weights"]).name  # a name in this folder, whatever it says
+            weights = self.folder / Path(about["weights"]).name  # only the name counts: the file must be in this folder
             data = read_regular(weights, size + DESCRIPTION)
             digest = hashlib.sha256(data).hexdigest()
             if digest != about["sha256"]:
@@ -233,7 +233,7 @@ class LayerStore:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with a file is its damage: json and protobuf raise RecursionError and SystemError, too."""
+    """Turn all errors into DataLossError. json and protobuf also raise RecursionError and SystemError."""
     try:
         yield
     except Exception as error:  # noqa: BLE001
@@ -242,7 +242,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _filled(shapes: list[Step], arrays: dict[str, Array]) -> list[Step]:
-    """The steps with these arrays, which must be of their shapes and dtypes."""
+    """The steps with `arrays`, which must have the right shapes and dtypes."""
     steps = []
     for i, shaped in enumerate(shapes):
         for part, wanted in (("kernel", shaped.kernel), ("bias", shaped.bias)):
@@ -255,11 +255,11 @@ def _filled(shapes: list[Step], arrays: dict[str, Array]) -> list[Step]:
 
 
 def _array(stored: dict[str, Any]) -> Array:
-    """A tensor of a safetensors file, read-only; safetensors' own NumPy reader has no bfloat16."""
+    """A read-only tensor of a safetensors file. The library's NumPy reader has no bfloat16."""
     data, dtype, shape = stored["data"], _STORED[str(stored["dtype"])], stored["shape"]
     return np.frombuffer(bytes(data), dtype=dtype).reshape(shape)
 
 
 def _slug(name: str) -> str:
-    """A file's name for a layer: readable, of bounded length, and no two layers' the same."""
+    """A readable and unique file name for a layer, of bounded length."""
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -1,1 +1,1 @@
-"""Clients' shared memory and device memory, and the process's own."""
+"""Memory that clients share with the server, and settings of the process's own memory."""

@@ -1,4 +1,4 @@
-"""What the kernel knows of this process's peers: gRPC for Python says neither that one has gone nor whose it is."""
+"""State and user of clients' TCP connections, from the kernel: gRPC for Python has neither."""
 
 import ipaddress
 import struct
@@ -9,14 +9,14 @@ from urllib.parse import unquote
 import psutil
 
 _ESTABLISHED = "01"
-"""The state of a connection in /proc/net/tcp."""
+"""State of an established connection in /proc/net/tcp."""
 
 
 def connected(peers: Iterable[str]) -> set[str]:
-    """Of some peers, those with a TCP connection to this process; one that is not a TCP address counts as there.
+    """The peers that have a TCP connection to this process. Peers without a TCP address count as connected.
 
     Args:
-        peers: as gRPC writes them, `ipv4:127.0.0.1:40000` or `ipv6:%5B::1%5D:40000`.
+        peers: as gRPC names them, `ipv4:127.0.0.1:40000` or `ipv6:%5B::1%5D:40000`.
 
     Example:
         >>> connected({"ipv4:192.0.2.1:9", "unix:"})
@@ -31,14 +31,14 @@ def connected(peers: Iterable[str]) -> set[str]:
 
 
 def user_of(peer: str) -> int | None:
-    """The user whose process is at the other end of a TCP connection within this machine; None if that is not known.
+    """The user of the process at the other end of a TCP connection on this machine.
 
     Args:
-        peer: as gRPC writes it.
+        peer: as gRPC names it.
 
     Returns:
-        The user's id as this process sees it. None for a peer of another machine or network namespace, and where
-        sockets of several users have that address, as ones that are connected to different ports may.
+        The user's id. None for a peer on another machine or in another network namespace, and if sockets of several
+        users have the peer's address.
     """
     address = _address(peer)
     if address is None:
@@ -48,17 +48,17 @@ def user_of(peer: str) -> int | None:
 
 
 def _sockets() -> Iterator[tuple[tuple[str, int], int]]:
-    """The local address and the user of every TCP connection of this network namespace."""
+    """The local address and the user of each TCP connection in this network namespace."""
     for table in ("tcp", "tcp6"):
         try:
             lines = Path("/proc/net", table).read_text().splitlines()[1:]
-        except OSError:  # no IPv6 here, or no such system
+        except OSError:  # there is no IPv6, or no /proc
             continue
         for line in lines:
             columns = line.split()
             if columns[3] == _ESTABLISHED:
                 host, port = columns[1].split(":")
-                words = bytes.fromhex(host)  # each word of 4 bytes in the machine's order
+                words = bytes.fromhex(host)  # words of 4 bytes in the machine's byte order
                 packed = struct.pack(f"!{len(words) // 4}I", *struct.unpack(f"={len(words) // 4}I", words))
                 yield (_ip(str(ipaddress.ip_address(packed))), int(port, 16)), int(columns[7])
 
@@ -72,7 +72,7 @@ def _address(peer: str) -> tuple[str, int] | None:
 
 
 def _ip(text: str) -> str:
-    """One spelling for each address: an IPv4 address within IPv6 is the IPv4 address."""
+    """The canonical text of an address. An IPv4 address mapped into IPv6 becomes the IPv4 address."""
     address = ipaddress.ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)

@@ -1,29 +1,29 @@
-"""Memory that was touched once stays with the process: what costs in large messages is pages touched first."""
+"""Settings of glibc's malloc: freed memory stays with the process, since new pages make large messages slow."""
 
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-KEPT = 2**30
+KEPT_BYTES = 2**30
 
 
 def keep_pages() -> bool:
-    """Have glibc keep up to 1 GiB of freed memory for the next message, and serve large messages from it.
+    """Have glibc keep up to 1 GiB of freed memory for the next messages.
 
-    By default it gives memory back after each message of more than a few hundred KiB, and the kernel must clear as many
-    pages again. It is the setting of MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ and concerns the whole process.
+    By default it returns memory after each message of more than a few hundred KiB, and the kernel must clear new pages
+    for the next one. The setting is that of MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_, for the whole process.
 
     Returns:
-        Whether the C library is one that has the setting.
+        Whether the C library has the setting.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, KEPT)) and bool(mallopt(_TRIM_THRESHOLD, KEPT))
+    return bool(mallopt(_MMAP_THRESHOLD, KEPT_BYTES)) and bool(mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
 
 
 def give_back() -> bool:
-    """Give freed memory back to the kernel, where the C library can."""
+    """Return freed memory to the kernel. False if the C library cannot."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError):

@@ -1,8 +1,8 @@
-"""The planner: every way to cut a convolution, the cheapest of them, and why.
+"""The planner: the possible cuts of a convolution, the cheapest of them, and why it was chosen.
 
-halo: cells that a range of outputs needs. cuts: pieces. candidates: the cuts considered. rates, model: what they cost.
-statistics: what running taught. search: the cheapest cut of a chain. plan: of a request.
-describe, reasons: in words. calibrate: measuring the workers.
+halo: cells that outputs need. cuts, pieces: what a cut is, and its pieces. candidates: the cuts considered.
+rates, model: their predicted times. statistics: measured times. search: the cheapest cut of a chain.
+plan: the plan of a request. describe, reasons, picture: the plan for people. calibrate: measures the workers.
 """
 
 from groupconv_server.planner.cuts import Cut, Piece

@@ -1,4 +1,4 @@
-"""The cuts worth considering: products of parts along up to three dimensions, as rows of one matrix."""
+"""The cuts that the planner considers, as rows of one matrix: parts along up to three dimensions."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from groupconv_server.planner.cuts import Cut
 
 EVERY = 16
-"""Up to so many shards, every number is considered; beyond, only such as leave few workers idle, and halves of them."""
+"""All numbers of shards up to this one are considered. Above it, only those that leave few workers idle, and halves."""
 
 
 @lru_cache(maxsize=64)

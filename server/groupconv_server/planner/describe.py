@@ -1,4 +1,4 @@
-"""Planned chains as plans of their steps: numbers and words for people and for the wire."""
+"""Plans of steps, for people and for answers, from planned chains."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +16,14 @@ def described(
     workers: int,
     tried: frozenset[int] = frozenset(),
 ) -> tuple[PlannedChain, ...]:
-    """Each chain with the plans of its steps in words; `tried` are those cut so only to learn what it takes."""
+    """The chains with the plans of their steps.
+
+    Args:
+        chains: of a request.
+        considered: other cuts of each chain, by its first step.
+        workers: how many there are.
+        tried: first steps of the chains that are cut like this only to measure the cut.
+    """
     done = []
     before: PlannedChain | None = None
     for c in chains:
@@ -31,7 +38,7 @@ def described(
             g = problem.geometry
             reason = reasons.joined(c, i) if i else reasons.first(c, before, alternatives, workers)
             if c.first in tried:
-                reason = f"tried once to know its time; {reason}"
+                reason = f"tried once to measure its time; {reason}"
             plans.append(
                 StepPlan(
                     variant=g.variant(),
@@ -53,7 +60,7 @@ def described(
 
 
 def _shards(c: PlannedChain, i: int) -> tuple[Shard, ...]:
-    """The shards of step i of a chain; only what travels counts as bytes."""
+    """The shards of step i of a chain. Bytes that stay on a worker do not count."""
     last = len(c.chain) - 1
     numbers: dict[int, tuple[int, int, int]] = {}
     made = []
@@ -77,7 +84,7 @@ def _shards(c: PlannedChain, i: int) -> tuple[Shard, ...]:
 
 
 def _numbers(piece: Piece, *, first: bool, last: bool) -> tuple[int, int, int]:
-    """Bytes in, bytes out and multiply-adds of a piece of one step of a chain."""
+    """Bytes in, bytes out and multiply-adds of a piece."""
     g, types = piece.problem.geometry, piece.problem.types
     bytes_in = piece.kernel_bytes + (piece.input_bytes if first else 0)
     return bytes_in, cost.bytes_out(g, types) if last else 0, cost.multiply_adds(g)

@@ -7,7 +7,7 @@ first cell that outputs a … b-1 read and one past the last are therefore
 
     first = a·s - p_lo                 stop = (b-1)·s + d·(K-1) + 1 - p_lo                                      (1)
 
-so two neighbours share d·(K-1) + 1 - s cells: the halo.
+so two neighbors share d·(K-1) + 1 - s cells: the halo.
 
 Transposed. Input i adds to the cells i·s + k·d of the uncropped output, and output o is its cell o + p_lo. Input i
 meets [a, b) if i·s <= b-1 + p_lo and i·s + d·(K-1) >= a + p_lo:
@@ -18,10 +18,11 @@ A shard that holds `first` as its cell 0 begins its uncropped output at first·s
 there; what the extent formula (`groupconv.convolution.geometry`) then leaves too long or too short is cropped at the
 end or becomes output padding. (3)
 
-Cells before 0 or past H are padding. Zeros, reflections and replicas are made by the worker from the cells it holds;
-circular padding is data from the other end, so such a range wraps round.
+Cells before 0 or past H are padding. The worker makes zeros, reflections and replicas from the cells that it holds.
+Circular padding is data from the other end, so such a range wraps around.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from groupconv.convolution.geometry import Geometry
@@ -45,12 +46,12 @@ class Axis(NamedTuple):
 
 
 class AxisPart(NamedTuple):
-    """What one shard has of an axis.
+    """A shard's part of an axis.
 
     Attributes:
-        input: cells it holds; a stop beyond the axis wraps round (circular padding).
-        output: cells it makes.
-        stride: of the shard. padding, output_padding: what remains for it to do.
+        input: cells that it reads. A stop beyond the axis wraps around (circular padding).
+        output: cells that it computes.
+        stride, padding, output_padding: of the shard's own convolution.
     """
 
     input: Range
@@ -76,7 +77,7 @@ def axis_of(g: Geometry, axis: int) -> Axis:
 
 
 def needed(axis: Axis, outputs: Range) -> Range:
-    """Input cells from the first to the last that `outputs` read, by (1) or (2); those outside the axis are padding.
+    """Input cells that `outputs` read, by (1) or (2). Cells outside the axis are padding.
 
     Example:
         >>> three = Axis(8, 3, 8, 1, (1, 1), 1, 0, "zeros", False)
@@ -90,11 +91,11 @@ def needed(axis: Axis, outputs: Range) -> Range:
 
 
 def part(axis: Axis, outputs: Range) -> AxisPart | None:
-    """The part of an axis that makes `outputs`: exactly the cells needed, none twice.
+    """The part of an axis that computes `outputs` from the cells that they need.
 
     Returns:
-        None where these outputs cannot be a convolution of their own: they see nothing but padding, or mirror cells
-        that lie beyond the part, or begin in a gap between the inputs of a transposed convolution.
+        None if these outputs are no convolution by themselves: they read only padding, they reflect cells outside the
+        part, or they begin in a gap between the inputs of a transposed convolution.
 
     Example:
         >>> three = Axis(8, 3, 8, 1, (1, 1), 1, 0, "zeros", False)
@@ -107,7 +108,7 @@ def part(axis: Axis, outputs: Range) -> AxisPart | None:
     cells = needed(axis, outputs)
     if axis.transposed:
         return _transposed(axis, outputs, cells)
-    stride = axis.stride if outputs.stop - outputs.start > 1 else 1  # one output has no next one
+    stride = axis.stride if outputs.stop - outputs.start > 1 else 1  # the stride of one output does not matter
     if axis.mode == "circular":
         return AxisPart(*_wrapped(axis.input, cells, outputs, stride))
     held = Range(max(0, cells.start), min(axis.input, cells.stop))
@@ -120,7 +121,7 @@ def part(axis: Axis, outputs: Range) -> AxisPart | None:
 
 
 def trimmed(axis: Axis, outputs: Range) -> AxisPart | None:
-    """`part` without the cells that a transposed convolution crops whole: later outputs never need earlier cells.
+    """As `part`, but without input cells of a transposed convolution that reach no output.
 
     Example:
         >>> cropped = Axis(3, 1, 2, 1, (1, 0), 1, 0, "zeros", True)  # cell 0 reaches no output
@@ -131,10 +132,28 @@ def trimmed(axis: Axis, outputs: Range) -> AxisPart | None:
     return exact or part(axis, outputs)
 
 
+def chain_parts(
+    axes: Sequence[Axis], outputs: Range, part_of: Callable[[Axis, Range], AxisPart | None] = part
+) -> tuple[AxisPart, ...] | None:
+    """The part of an axis in each step of a chain: the last computes `outputs`, the others what the next one needs.
+
+    Returns:
+        None if a step cannot be cut like this, or a step after the first would wrap around.
+    """
+    found: list[AxisPart] = []
+    for axis in reversed(axes):
+        made = part_of(axis, outputs)
+        if made is None or (found and outputs.stop > axis.output):
+            return None
+        found.append(made)
+        outputs = made.input
+    return tuple(reversed(found))
+
+
 def _wrapped(extent: int, cells: Range, outputs: Range, stride: int) -> tuple[Range, Range, int, Pair, int]:
-    """At most the whole axis, turned so that what is needed lies in a row; beyond that the worker wraps it again."""
+    """A contiguous range of at most the whole axis, rotated. The worker wraps around for cells beyond that."""
     excess = max(0, cells.stop - cells.start - extent)
-    low = excess // 2  # <= H on either side, as p_lo and p_hi are
+    low = excess // 2  # <= H on either side, like p_lo and p_hi
     start = (cells.start + low) % extent
     held = Range(start, start + cells.stop - cells.start - excess)
     return held, outputs, stride, (low, excess - low), 0

@@ -2,12 +2,12 @@
 
     time = Σ (dispatch + bytes / link)  +  max (latency + compute)  +  merge
 
-The sum is over all shards, for the coordinator has one side of every link and serves them in turn; the maximum is over
-the workers, which compute at once (`Rates.compute_seconds`, longer while they crowd each other). Merging costs only
-where partial sums are added: every term is read once and the sum written.
+The sum is over all shards: the coordinator is one end of each link and serves them one after another. The maximum is
+over the workers, which compute at the same time (`Rates.compute_seconds`, longer while several are busy). Merging costs
+time only where partial sums are added: each term is read once, and the sum is written.
 
-`screen` evaluates it for every candidate at once on the largest shard of each, from symbols alone; `predict` for the
-pieces of one cut, exactly.
+`screen` evaluates the model for all candidates at once, on the largest shard of each. `predict` evaluates it for the
+pieces of one cut.
 """
 
 import math
@@ -27,19 +27,19 @@ Floats = NDArray[np.float64]
 
 
 class Prediction(NamedTuple):
-    """Predicted seconds: of the whole, and of each shard's steps in the engine."""
+    """Predicted seconds: of the chain, and of each shard's steps in the engine."""
 
     seconds: float
     compute: list[tuple[float, ...]]
 
 
 def predict(shards: Sequence[tuple[Piece, ...]], rates: Sequence[Rates], workers: int) -> Prediction:
-    """The predicted time of pieces on workers with these rates, shard i on worker i.
+    """The predicted time of shards, of which shard i runs on worker i.
 
     Args:
         shards: of one chain.
-        rates: one for each shard.
-        workers: how many there are in all.
+        rates: of the worker of each shard.
+        workers: the number of all workers.
     """
     known: dict[tuple[int, int], float] = {}
     compute, serial, slowest, merge = [], 0.0, 0.0, 0.0
@@ -47,7 +47,7 @@ def predict(shards: Sequence[tuple[Piece, ...]], rates: Sequence[Rates], workers
         crowd = r.crowded(len(shards), workers)
         steps = []
         for piece in shard:
-            key = (id(piece.problem), id(r))  # equal shards share one problem
+            key = (id(piece.problem), id(r))  # shards of equal shape share one problem
             if key not in known:
                 known[key] = r.compute_seconds(piece.problem) * crowd
             steps.append(known[key])
@@ -60,13 +60,13 @@ def predict(shards: Sequence[tuple[Piece, ...]], rates: Sequence[Rates], workers
 
 
 def screen(chain: Sequence[Problem], grids: NDArray[np.int64], rates: Sequence[Rates], *, reordering: bool) -> Floats:
-    """Predicted seconds of every candidate, infinite where the chain cannot be cut so.
+    """Predicted seconds of each candidate; infinite if it is impossible.
 
     Args:
         chain: the steps.
-        grids: rows of parts (see `planner.candidates`).
+        grids: the candidates, from `candidates.grids`.
         rates: of the workers, fastest first; n shards go to the first n.
-        reordering: whether sums may be cut.
+        reordering: whether the order of sums may change, so that channels may be cut.
     """
     groups = common_groups([p.geometry for p in chain])
     first, last = chain[0], chain[-1]
@@ -105,7 +105,7 @@ def screen(chain: Sequence[Problem], grids: NDArray[np.int64], rates: Sequence[R
 
 
 class _Means:
-    """Rates of the mean worker among the first n, per candidate: shares are proportional to rates."""
+    """For each candidate of n shards, the mean rates of the first n workers."""
 
     def __init__(self, rates: Sequence[Rates], shards: Floats, legal: NDArray[np.bool_]) -> None:
         count = np.where(legal, shards, 1).astype(np.int64) - 1
@@ -144,7 +144,7 @@ def _legal(chain: Sequence[Problem], groups: int, parts: Floats, *, reordering: 
 
 
 def _blocks(g: Geometry, k: int) -> int:
-    """How many parts axis k can be cut into: outputs, or inputs of a transposed convolution."""
+    """The most parts along axis k: its outputs or, in a transposed convolution, its inputs."""
     if not g.transposed or g.stride[k] == 1:
         return g.output[k]
     return -(-(g.output[k] + g.padding[k][0] % g.stride[k]) // g.stride[k])
@@ -157,7 +157,7 @@ def _longest_part(g: Geometry, k: int, parts: Floats) -> Floats:
 
 
 def _longest_input(g: Geometry, k: int, outputs: Floats, parts: Floats) -> Floats:
-    """Input cells of `outputs` cells in a row: formulas (1) and (2) of `planner.halo` without their padding."""
+    """Input cells of `outputs` neighboring cells, by formulas (1) and (2) of `planner.halo` without padding."""
     e, s = g.effective_kernel[k], g.stride[k]
     cells = (outputs + e - 2) // s + 1 if g.transposed else (outputs - 1) * s + e
     return np.where(parts > 1, np.minimum(g.input[k], cells), g.input[k])

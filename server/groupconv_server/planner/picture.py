@@ -1,4 +1,4 @@
-"""A plan as a picture: each step's feature maps cut into coloured pieces, the halos hatched."""
+"""Drawing of a plan: the feature maps of each step, cut into colored pieces with hatched halos."""
 
 import itertools
 import math
@@ -10,21 +10,21 @@ from groupconv.convolution.plan import Plan, Range, Shard, StepPlan
 from groupconv.text import milliseconds
 
 SHEETS = 36
-"""Sheets drawn of one feature map; a cut into more shows its beginning."""
+"""The most sheets drawn of a feature map."""
 
 
 def draw(plan: Plan, path: Path) -> None:
     """Save a picture of a plan: a row for each step, its input on the left and its output on the right.
 
-    Space is drawn as it is (of three axes the last two); where samples or channels are cut, each part is a sheet of its
-    own. A piece has its worker's colour; cells that several shards read, the halos, are hatched.
+    A sheet shows the last two axes of space. Each part of the samples or channels has its own sheet. The color of a
+    piece is that of its worker. Halos, the cells that several shards read, are hatched.
 
     Args:
         plan: of one step or more.
         path: .png or .svg.
 
     Raises:
-        ModuleNotFoundError: without matplotlib (`pip install 'groupconv[demo]'`).
+        ModuleNotFoundError: matplotlib is not installed (`pip install 'groupconv[demo]'`).
     """
     import matplotlib as mpl
 
@@ -32,28 +32,28 @@ def draw(plan: Plan, path: Path) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.patches import Patch
 
-    colours = dict(zip(plan.workers, _palette(len(plan.workers)), strict=True))
+    colors = dict(zip(plan.workers, _palette(len(plan.workers)), strict=True))
     size = (11, 0.8 + 4.6 * len(plan.steps))
     figure, axes = plt.subplots(len(plan.steps), 2, figsize=size, squeeze=False, layout="constrained")
     for i, (step, (left, right)) in enumerate(zip(plan.steps, axes, strict=True)):
-        went = " (stays where it is)" if step.joined else ""
-        _map(left, step, step.input_shape, [s.input for s in step.shards], colours)
-        _map(right, step, step.output_shape, [s.output for s in step.shards], colours)
-        left.set_title(f"step {i}: {step.variant}\ninput {_times(step.input_shape)}{went}", fontsize=9, loc="left")
+        kept = " (stays on its worker)" if step.joined else ""
+        _map(left, step, step.input_shape, [s.input for s in step.shards], colors)
+        _map(right, step, step.output_shape, [s.output for s in step.shards], colors)
+        left.set_title(f"step {i}: {step.variant}\ninput {_times(step.input_shape)}{kept}", fontsize=9, loc="left")
         right.set_title(
             f"cut along {step.cut}, predicted {milliseconds(step.seconds)}\noutput {_times(step.output_shape)}",
             fontsize=9,
             loc="left",
         )
-    handles = [Patch(color=colour, label=worker) for worker, colour in list(colours.items())[:16]]
-    handles.append(Patch(fill=False, hatch="////", label="read by several"))
+    handles = [Patch(color=color, label=worker) for worker, color in list(colors.items())[:16]]
+    handles.append(Patch(fill=False, hatch="////", label="read by several shards"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _map(axes: Any, step: StepPlan, shape: Sequence[int], pieces: Sequence[tuple[Range, ...]], colours: Any) -> None:
-    """One feature map: a sheet for every part of samples and channels, each cut in space."""
+def _map(axes: Any, step: StepPlan, shape: Sequence[int], pieces: Sequence[tuple[Range, ...]], colors: Any) -> None:
+    """Draw a feature map: one sheet for each part of samples and channels."""
     from matplotlib.patches import Rectangle
 
     height, width = _plane(shape)
@@ -66,7 +66,7 @@ def _map(axes: Any, step: StepPlan, shape: Sequence[int], pieces: Sequence[tuple
         for shard, piece in on_sheet:
             for y, x in _boxes(piece, shape):
                 place = ((x.start + dx, y.start + dy), x.stop - x.start, y.stop - y.start)
-                axes.add_patch(Rectangle(*place, facecolor=colours[shard.worker], edgecolor="black", lw=0.8, alpha=0.6))
+                axes.add_patch(Rectangle(*place, facecolor=colors[shard.worker], edgecolor="black", lw=0.8, alpha=0.6))
         for y, x in _shared(on_sheet, shape):
             place = ((x.start + dx, y.start + dy), x.stop - x.start, y.stop - y.start)
             axes.add_patch(Rectangle(*place, fill=False, hatch="////", linewidth=0))
@@ -84,12 +84,12 @@ def _map(axes: Any, step: StepPlan, shape: Sequence[int], pieces: Sequence[tuple
 
 
 def _plane(shape: Sequence[int]) -> tuple[int, int]:
-    """Height and width of what is drawn: the last two spatial axes; one axis is drawn as a band."""
+    """Height and width of a sheet: the last two axes of space. A single axis is drawn as a band."""
     return (max(1, shape[2] // 8), shape[2]) if len(shape) == 3 else (shape[-2], shape[-1])
 
 
 def _boxes(piece: Sequence[Range], shape: Sequence[int]) -> Iterator[tuple[Range, Range]]:
-    """Rectangles of a piece: two or four where it goes on at the beginning of an axis."""
+    """The rectangles of a piece: more than one if it wraps around."""
     rows = [Range(0, _plane(shape)[0])] if len(shape) == 3 else _unrolled(piece[-2], shape[-2])
     for y in rows:
         for x in _unrolled(piece[-1], shape[-1]):
@@ -101,7 +101,7 @@ def _unrolled(r: Range, extent: int) -> list[Range]:
 
 
 def _shared(pieces: Sequence[tuple[Shard, tuple[Range, ...]]], shape: Sequence[int]) -> Iterator[tuple[Range, Range]]:
-    """Rectangles that two pieces have in common; whole maps, which every filter reads, are no halos."""
+    """The rectangles that two pieces share. Equal pieces are no halos: all filters read the whole input."""
     boxes = [list(_boxes(p, shape)) for _, p in pieces]
     for mine, others in itertools.combinations(boxes[:256], 2):
         if mine == others:
@@ -118,7 +118,7 @@ def _times(shape: Sequence[int]) -> str:
 
 
 def _palette(count: int) -> list[Any]:
-    """A colour for each worker, told apart as well as so many can be."""
+    """A color for each worker."""
     from matplotlib import colormaps
 
     if count <= 10:

@@ -1,10 +1,10 @@
-"""What a worker is worth: how fast it computes each class of convolution, and what it costs to reach it.
+"""A worker's speed for each class of convolution, and the cost of reaching it.
 
-The time of one shard in an engine is taken to be
+The model of the time of a shard in an engine is
 
     overhead(class) + multiply-adds / rate(class) + bytes / memory
 
-with classes that engines treat alike, told apart by symbols only. `planner.calibrate` measures the numbers.
+The classes are convolutions that engines treat alike. `planner.calibrate` measures the numbers.
 """
 
 import math
@@ -37,16 +37,16 @@ def class_of(g: Geometry) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """One worker, measured.
+    """The measured rates of a worker.
 
     Attributes:
-        multiply_adds: per second, for each of `CLASSES`, in the engine alone.
-        overhead: seconds of a shard that has next to nothing to compute, for each of `CLASSES`.
-        memory: bytes per second that an engine reads and writes without computing.
-        link: bytes per second between coordinator and worker; infinite where the worker sees the coordinator's arrays.
-        latency: seconds from dispatch to result beyond the engine's, while the coordinator is free.
-        dispatch: seconds the coordinator itself is busy with one shard.
-        crowding: by how much a shard is slower while every other worker computes too (they share memory, or more).
+        multiply_adds: per second in the engine, for each of `CLASSES`.
+        overhead: seconds of a shard with almost nothing to compute, for each of `CLASSES`.
+        memory: bytes per second that the engine reads and writes.
+        link: bytes per second between coordinator and worker; infinite if they share memory.
+        latency: seconds from dispatch to result, without those in the engine.
+        dispatch: seconds that the coordinator is busy with one shard.
+        crowding: relative slowdown of a shard while all other workers compute, since they share memory.
     """
 
     multiply_adds: tuple[float, ...] = (2e10, 2e10, 5e9, 2e9, 1e10)
@@ -58,7 +58,7 @@ class Rates:
     crowding: float = 0.0
 
     def __str__(self) -> str:
-        """In a line, for people.
+        """The rates in one line, for people.
 
         Example:
             >>> print(Rates(link=1e9))
@@ -69,7 +69,7 @@ class Rates:
         return f"{rates} G multiply-adds/s; memory {self.memory / 1e9:.3g}{link} GB/s"
 
     def faster(self, factor: float) -> Self:
-        """A worker that computes `factor` times as fast and is as far away."""
+        """A worker that computes `factor` times as fast, with the same link."""
         return replace(
             self,
             multiply_adds=tuple(r * factor for r in self.multiply_adds),
@@ -78,7 +78,7 @@ class Rates:
         )
 
     def compute_seconds(self, problem: Problem) -> float:
-        """Predicted time of a shard in the engine.
+        """Predicted seconds of a shard in the engine.
 
         Example:
             >>> import numpy as np
@@ -95,5 +95,5 @@ class Rates:
         return self.overhead[k] + cost.multiply_adds(g) / self.multiply_adds[k] + moved / self.memory
 
     def crowded(self, busy: int, workers: int) -> float:
-        """How much longer a shard takes while `busy` of `workers` compute."""
+        """The factor by which a shard takes longer while `busy` of `workers` compute."""
         return 1 + self.crowding * (busy - 1) / (workers - 1) if workers > 1 else 1.0

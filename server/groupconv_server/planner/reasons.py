@@ -1,4 +1,4 @@
-"""Why a plan is as it is, in a sentence."""
+"""Sentences that explain a plan."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ if TYPE_CHECKING:
 
 
 def first(c: PlannedChain, before: PlannedChain | None, considered: Sequence[Alternative], workers: int) -> str:
-    """Why the first step of a chain is cut as it is, and if it is not the request's first, why steps meet before it."""
-    text = _met(c, before) if before is not None else ""
+    """Why the first step of a chain has its cut and, after another chain, why results are merged before it."""
+    text = _merged(c, before) if before is not None else ""
     if c.cut.parts == 1:
         return text + _whole(c, considered, workers)
     return text + _split(c, considered)
 
 
 def joined(c: PlannedChain, i: int) -> str:
-    """Why a step of a chain does not meet the one before."""
-    text = f"each shard goes on from its own part of step {c.first + i - 1}, nothing meets in between"
+    """Why no results are merged before a later step of a chain."""
+    text = f"each shard continues with its own part of step {c.first + i - 1}, nothing is merged in between"
     if c.cut.group > 1:
         text += f" ({c.cut.group} towers of the {c.chain[i].geometry.groups} groups)"
     whole = cost.multiply_adds(c.chain[i - 1].geometry)
-    twice = sum(cost.multiply_adds(s[i - 1].problem.geometry) for s in c.shards) - whole
-    if twice > 0:
-        text += f"; the halos between them repeat {100 * twice / whole:.1f} % of that step"
+    repeated = sum(cost.multiply_adds(s[i - 1].problem.geometry) for s in c.shards) - whole
+    if repeated > 0:
+        text += f"; the halos between them repeat {100 * repeated / whole:.1f} % of that step"
     return text
 
 
-def _met(c: PlannedChain, before: PlannedChain) -> str:
-    """What keeps a chain from going on where the one before ended."""
+def _merged(c: PlannedChain, before: PlannedChain) -> str:
+    """Why results are merged between two chains."""
     g, last = c.chain[0].geometry, before.chain[-1].geometry
     step = c.first - 1
     if before.cut.group > 1 and g.groups != last.groups:
         return (
-            f"regrouped: step {step} has g={last.groups}, this one g={g.groups}, so its results meet and are cut anew; "
+            f"regrouped: step {step} has g={last.groups}, this one g={g.groups}, so results are merged and cut again; "
         )
     if before.cut == c.cut and c.cut.parts == 1:
         return ""
-    return f"results of step {step} meet and are cut anew: cheaper than halos or cuts that both steps share; "
+    return f"results of step {step} are merged and cut again: cheaper than halos or a cut that both steps share; "
 
 
 def _whole(c: PlannedChain, considered: Sequence[Alternative], workers: int) -> str:
@@ -60,12 +60,12 @@ def _whole(c: PlannedChain, considered: Sequence[Alternative], workers: int) -> 
 
 def _split(c: PlannedChain, considered: Sequence[Alternative]) -> str:
     g = c.chain[0].geometry
-    whats = {
-        "group": f"{g.groups} groups need nothing of each other",
-        "batch": f"{g.batch} samples need nothing of each other",
+    explained = {
+        "group": f"{g.groups} independent groups",
+        "batch": f"{g.batch} independent samples",
         "filter": f"{c.chain[-1].geometry.out_channels} filters over the same input",
         "space": "tiles with their halos",
-        "channel": "partial sums over input channels, added at the end (the caller lets sums be reordered)",
+        "channel": "partial sums over input channels, added at the end (the caller allows reordering)",
     }
     used = [
         name
@@ -78,7 +78,7 @@ def _split(c: PlannedChain, considered: Sequence[Alternative]) -> str:
         )
         if n > 1
     ]
-    text = f"{c.cut.parts} shards: {'; '.join(whats[u] for u in used)}"
+    text = f"{c.cut.parts} shards: {'; '.join(explained[u] for u in used)}"
     whole = next((a for a in considered if a.shards == 1), None)
     if whole is not None and c.prediction.seconds > 0:
         this, one = c.prediction.seconds, whole.seconds

@@ -1,8 +1,8 @@
 """The cheapest cut of one chain of steps.
 
-The model is evaluated for every candidate at once; the best is made piece by piece, or the best few where workers
-differ and shares are uneven. What was measured counts for more than what is modelled: a cut that was run is known by
-its time, and the others are modelled times how far the model was off for the ones that were.
+The model is evaluated for all candidates at once. Then the best one is cut into pieces, or the best few if workers
+differ. Measurements count for more than the model: a cut that has run has its measured time, and the times of other
+cuts are the model's times the mean error of the model for the cuts that have run.
 """
 
 import math
@@ -13,35 +13,38 @@ import numpy as np
 
 from groupconv.convolution.plan import Alternative, StepPlan
 from groupconv_server.planner.candidates import cut_of, grids, row_of
-from groupconv_server.planner.cuts import Cut, Piece, pieces
+from groupconv_server.planner.cuts import Cut, Piece
 from groupconv_server.planner.model import Prediction, predict, screen
+from groupconv_server.planner.pieces import pieces
 from groupconv_server.planner.rates import Rates
 from groupconv_server.planner.statistics import TRIALS, Chain, History
 
 EXACT = 6
-"""Of workers that differ, so many of the best cuts are made to compare them exactly."""
+"""With unequal workers, so many of the best cuts are made and compared exactly."""
 ALTERNATIVES = 8
-"""Other cuts told of in a plan."""
+"""The most alternatives in a plan."""
 WORTH = 0.9
-"""A cut not tried yet replaces the best one tried if it is predicted to take at most this part of its time."""
+"""An untried cut replaces the best tried one if its predicted time is at most this share of the other's time."""
 PROMISING = 1.5
-"""A cut might be better if it would take at most so many times the chosen one's time, were the model as far off for it
-as for the cut for which that was most to its advantage."""
+"""An untried cut is worth a try if its time would be at most so many times the chosen one's, with the smallest error
+that the model had for any cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedChain:
-    """Consecutive steps that run without meeting, cut and given to workers.
+    """Consecutive steps with one cut, whose shards exchange nothing between the steps.
 
     Attributes:
         first: position of the first step in the request.
-        chain: the whole steps. cut: of all of them.
-        shards: for each shard a piece of every step. workers: the worker of each.
-        plans: of the steps, for people and for the wire.
+        chain: the steps.
+        cut: of all steps.
+        shards: for each shard a piece of each step.
+        workers: of each shard.
+        plans: of the steps, for people and for answers.
         prediction: seconds of the chain and of its shards.
-        of: workers there were.
-        history: what running it has taught.
-        promising: cuts whose time is not known from running and that might be better, best first.
+        of: number of workers that there were.
+        history: measured times of the chain's cuts.
+        promising: untried cuts that may be better, best first.
     """
 
     first: int
@@ -56,7 +59,7 @@ class PlannedChain:
     promising: tuple[Cut, ...] = ()
 
     def turned(self, workers: Sequence[str], offset: int) -> "PlannedChain":
-        """The same plan on the workers from `offset` on, in a ring."""
+        """The plan on the workers from `offset` on, rotated."""
         ring = [workers[(offset + i) % len(workers)] for i in range(len(self.workers))]
         plans = tuple(
             replace(p, shards=tuple(replace(s, worker=w) for s, w in zip(p.shards, ring, strict=True)))
@@ -68,7 +71,7 @@ class PlannedChain:
 def cut_chain(
     chain: Chain, first: int, cut: Cut, order: Sequence[str], rates: Sequence[Rates], history: History
 ) -> PlannedChain | None:
-    """The chain under a cut, shards as large as their workers are fast; None where it cannot be cut so."""
+    """A chain under a cut, with shards in proportion to their workers' speeds; None if the cut is impossible."""
     cut = cut._replace(space=cut.space or (1,) * chain[0].geometry.rank)
     used = rates[: cut.parts]
     alike = all(r == used[0] for r in used)
@@ -92,38 +95,38 @@ def search(
     at_most: int,
     reordering: bool,
 ) -> tuple[PlannedChain, list[Alternative]] | None:
-    """The cheapest cut of one chain, and the next ones.
+    """The cheapest cut of a chain, and the alternatives to it.
 
     Args:
         chain: the steps.
         first: position of the first of them in the request.
         order: the workers, fastest first.
         rates: of each.
-        history: of the chain on as many workers: the cuts that were run.
-        at_most: shards.
-        reordering: whether sums may be cut.
+        history: measured times of the chain's cuts on as many workers.
+        at_most: the largest number of shards.
+        reordering: whether the order of sums may change, so that channels may be cut.
 
     Returns:
-        None where the chain has no cut, not even into one piece.
+        None if the chain has no cut, not even into one piece.
     """
     rank, tried = chain[0].geometry.rank, history.tried()
     matrix = grids(rank, len(order))
-    modelled = screen(chain, matrix, rates, reordering=reordering)
+    modeled = screen(chain, matrix, rates, reordering=reordering)
     if at_most < len(order):
-        modelled = np.where(matrix.prod(axis=1) <= at_most, modelled, np.inf)
+        modeled = np.where(matrix.prod(axis=1) <= at_most, modeled, np.inf)
     rows = {cut: _row(matrix, cut, rank) for cut in tried}
-    rows = {cut: row for cut, row in rows.items() if row is not None and np.isfinite(modelled[row])}
-    errors = [tried[cut].seconds / float(modelled[row]) for cut, row in rows.items()] or [1.0]
+    rows = {cut: row for cut, row in rows.items() if row is not None and np.isfinite(modeled[row])}
+    errors = [tried[cut].seconds / float(modeled[row]) for cut, row in rows.items()] or [1.0]
     error = math.exp(sum(map(math.log, errors)) / len(errors))
-    expected = modelled * error
-    ranked = expected / (WORTH if rows else 1.0)  # what is known has the advantage
+    expected = modeled * error
+    ranked = expected / (WORTH if rows else 1.0)  # measured cuts have the advantage
     for cut, row in rows.items():
         expected[row] = ranked[row] = tried[cut].seconds
     ranking = np.argsort(ranked, kind="stable")[: 4 * ALTERNATIVES]
-    exact = 1 if all(r == rates[0] for r in rates) else EXACT  # parts are whole cells: unequal shares need a look
+    exact = 1 if all(r == rates[0] for r in rates) else EXACT  # with unequal shares, parts are rounded to whole cells
     candidates: list[PlannedChain] = []
     others: list[Alternative] = []
-    for row in dict.fromkeys([*ranking, 0]):  # the whole can be made where none of the best can
+    for row in dict.fromkeys([*ranking, 0]):  # one piece is possible even if none of the best cuts is
         if not np.isfinite(expected[row]):
             break
         cut = cut_of(matrix[row])
@@ -137,11 +140,11 @@ def search(
         return None
     candidates.sort(key=lambda c: c.prediction.seconds * (1 if c.cut in rows or not rows else 1 / WORTH))
     chosen = candidates[0]
-    looked = [Alternative(c.cut.words(rank), c.cut.parts, c.prediction.seconds) for c in candidates[1:]]
-    alternatives = sorted([*looked, *others], key=lambda a: a.seconds)
+    compared = [Alternative(c.cut.words(rank), c.cut.parts, c.prediction.seconds) for c in candidates[1:]]
+    alternatives = sorted([*compared, *others], key=lambda a: a.seconds)
     limit = PROMISING * chosen.prediction.seconds
-    # one cut that turned out badly is no reason to think badly of those that nobody tried
-    hoped = modelled * min(errors)
+    # one cut that turned out slow says little about untried ones
+    hoped = modeled * min(errors)
     cuts = [cut_of(matrix[row]) for row in [*ranking, 0] if min(expected[row], hoped[row]) <= limit]
     known_well = {cut for cut, t in tried.items() if t.times >= TRIALS} | {chosen.cut}
     promising = tuple(dict.fromkeys(cut for cut in cuts if cut not in known_well))[:ALTERNATIVES]
@@ -149,7 +152,7 @@ def search(
 
 
 def _scaled(prediction: Prediction, seconds: float) -> Prediction:
-    """The prediction with another total, its parts in proportion."""
+    """A prediction scaled to another total."""
     factor = seconds / prediction.seconds
     return Prediction(seconds, [tuple(s * factor for s in steps) for steps in prediction.compute])
 
@@ -164,7 +167,7 @@ def _row(matrix: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]", cut: Cut, ra
 
 
 def _distinct(alternatives: Sequence[Alternative], whole: float, chosen: PlannedChain) -> list[Alternative]:
-    """The best few, one for each way to cut, and always "do not split"."""
+    """The best alternatives, one for each kind of cut, and always the one without a cut."""
     seen = {(chosen.cut.words(chosen.chain[0].geometry.rank), chosen.cut.parts)}
     kept: list[Alternative] = []
     for a in alternatives:

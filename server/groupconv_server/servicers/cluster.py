@@ -1,4 +1,4 @@
-"""ClusterService: what the server consists of."""
+"""ClusterService: the state of the server and its workers."""
 
 import functools
 import importlib.metadata
@@ -18,11 +18,11 @@ from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.version import LayerVersion
 
 LIBRARIES = ("numpy", "onnxruntime", "numba", "scipy", "cupy-cuda12x", "cupy-cuda13x", "ray", "grpcio", "protobuf")
-"""What computes and carries; versions of those that are installed are told."""
+"""Libraries whose versions are reported, if they are installed."""
 
 
 class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
-    """Version, executor, workers, layers and their load."""
+    """Reports version, executor, workers, layers and load."""
 
     def __init__(self, coordinator: Coordinator, layers: Layers, health: Health) -> None:
         self.coordinator, self.layers, self.health = coordinator, layers, health
@@ -34,7 +34,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         request: cluster_pb2.GetClusterRequest,  # noqa: ARG002
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> cluster_pb2.GetClusterResponse:
-        """The state of the server now."""
+        """Report the current state."""
         c = self.coordinator
         cpu = self._process.cpu_times()
         state, trouble = self.health.state()

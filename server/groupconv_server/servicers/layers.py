@@ -34,11 +34,11 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         request_iterator: Iterator[layer_pb2.LoadLayerRequest],
         context: grpc.ServicerContext,
     ) -> layer_pb2.LoadLayerResponse:
-        """Take the header, then the weights, which are counted as they come; prepare the layer, make room, switch."""
+        """Receive the header and the weights, prepare the layer, and make it the current version."""
         first = next(request_iterator, None)
         if first is None or first.WhichOneof("part") != "header":
-            came = "an empty stream" if first is None else first.WhichOneof("part")
-            raise InvalidArgumentError("header", "a header as the first message", came)
+            got = "an empty stream" if first is None else first.WhichOneof("part")
+            raise InvalidArgumentError("header", "a header as the first message", got)
         name = check_name(first.header.name)
         steps, inputs = steps_of(first.header, self.limits), inputs_of(first.header)
         size = sum(t.nbytes for step in steps for t in (step.kernel, step.bias) if t is not None)
@@ -54,7 +54,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         request: layer_pb2.GetLayerRequest,
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> layer_pb2.GetLayerResponse:
-        """Describe one."""
+        """Describe one layer."""
         return layer_pb2.GetLayerResponse(layer=self._described(self.layers.get(request.name)))
 
     @answers_errors
@@ -63,7 +63,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         request: layer_pb2.ListLayersRequest,  # noqa: ARG002
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> layer_pb2.ListLayersResponse:
-        """Describe all."""
+        """Describe all layers."""
         return layer_pb2.ListLayersResponse(layers=map(self._described, self.layers.all()))
 
     @answers_errors
@@ -72,7 +72,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         request: layer_pb2.UnloadLayerRequest,
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> layer_pb2.UnloadLayerResponse:
-        """Let one go."""
+        """Unload a layer."""
         self.repository.unload(request.name)
         return layer_pb2.UnloadLayerResponse()
 
@@ -103,7 +103,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
 def _filled(
     steps: list[Step], size: int, requests: Iterator[layer_pb2.LoadLayerRequest], arriving: Arriving
 ) -> list[Step]:
-    """The steps with arrays, filled by the chunks, exactly; read-only from then on."""
+    """The steps with read-only arrays, which the chunks must fill exactly."""
     weights = _Weights(size, _chunks(requests, arriving))
     filled = [
         replace(s, kernel=weights.array(s.kernel), bias=None if s.bias is None else weights.array(s.bias))
@@ -114,39 +114,39 @@ def _filled(
 
 
 class _Weights:
-    """Arrays cut from a stream of chunks. None is allocated before its first byte is there."""
+    """Cuts arrays from a stream of chunks. An array is allocated when its first byte has arrived."""
 
     def __init__(self, size: int, chunks: Iterator[bytes]) -> None:
         self._size, self._chunks = size, chunks
         self._left = memoryview(b"")
-        self._came = 0
+        self._received = 0
 
     def array(self, of: Shaped) -> Array:
         """The next array."""
         if of.nbytes:
-            self._have_some()
-        made = np.empty(of.shape, dtype=of.dtype)
-        rest = made.reshape(-1).view(np.uint8)
+            self._fill()
+        array = np.empty(of.shape, dtype=of.dtype)
+        rest = array.reshape(-1).view(np.uint8)
         while rest.size:
-            self._have_some()
+            self._fill()
             n = min(len(self._left), rest.size)
             rest[:n] = np.frombuffer(self._left[:n], dtype=np.uint8)
             rest, self._left = rest[n:], self._left[n:]
-        made.setflags(write=False)
-        return made
+        array.setflags(write=False)
+        return array
 
     def end(self) -> None:
-        """See that nothing is left."""
+        """Check that no bytes are left."""
         if self._left or any(self._chunks):
             raise InvalidArgumentError("chunk", f"{self._size} bytes of weights", "more")
 
-    def _have_some(self) -> None:
+    def _fill(self) -> None:
         while not self._left:
             chunk = next(self._chunks, None)
             if chunk is None:
-                raise InvalidArgumentError("chunk", f"{self._size} bytes of weights", f"{self._came} bytes")
+                raise InvalidArgumentError("chunk", f"{self._size} bytes of weights", f"{self._received} bytes")
             self._left = memoryview(chunk)
-            self._came += len(chunk)
+            self._received += len(chunk)
 
 
 def _chunks(requests: Iterator[layer_pb2.LoadLayerRequest], arriving: Arriving) -> Iterator[bytes]:

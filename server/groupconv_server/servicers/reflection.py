@@ -1,4 +1,4 @@
-"""Server reflection whose failures become statuses like those of every other service."""
+"""Server reflection, with the errors of the other services."""
 
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -9,10 +9,10 @@ SERVICE = reflection.SERVICE_NAME
 
 
 class ReflectionServicer(reflection.ReflectionServicer):
-    """gRPC's own. Without this, a message that cannot be decoded would end a call in UNKNOWN."""
+    """gRPC's reflection, but a message that cannot be decoded does not end a call with UNKNOWN."""
 
     def add_to(self, server: grpc.Server) -> None:
-        """Serve the RPC."""
+        """Serve the method."""
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(self, server)  # type: ignore[no-untyped-call]
 
     ServerReflectionInfo = streams_errors(reflection.ReflectionServicer.ServerReflectionInfo)

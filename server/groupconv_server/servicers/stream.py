@@ -1,6 +1,6 @@
 """StreamService: ConvolveStream.
 
-Messages are taken and given as bytes, so that protobuf does not copy a chunk on its way (see `groupconv.wire.chunks`).
+The method takes and returns serialized messages, so that protobuf does not copy chunks (see `groupconv.wire.chunks`).
 """
 
 import threading
@@ -32,7 +32,7 @@ Request, Response = stream_pb2.ConvolveStreamRequest, stream_pb2.ConvolveStreamR
 
 
 class StreamServicer:
-    """Convolutions that are computed while they arrive.
+    """Computes convolutions while their input arrives.
 
     Attributes:
         budget: the memory of all streams.
@@ -43,7 +43,7 @@ class StreamServicer:
         self.budget = Budget(coordinator.limits.streams_bytes)
 
     def add_to(self, server: grpc.Server) -> None:
-        """Serve the RPC, with bytes for messages."""
+        """Serve the method."""
         handler: Any = grpc.stream_stream_rpc_method_handler(self.ConvolveStream)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"ConvolveStream": handler}),))
 
@@ -51,17 +51,17 @@ class StreamServicer:
     def ConvolveStream(  # noqa: N802 - the RPC's name
         self, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        """Answer the header, then each band as it is done."""
+        """Answer the header, then send each band as soon as it is computed."""
         inbox = _Inbox(requests, context)
         try:
             header = wait_for_client(inbox.header, self.coordinator.limits.stream_idle_seconds, context=context)
             with self._open(header, context) as stream:
                 if not context.add_callback(stream.cancel):
-                    return  # it has ended already
-                smaller = header.compression == LZ4 and library() is not None
-                yield _accepted(stream, LZ4 if smaller else NONE)
-                inbox.goes_to(stream)
-                itemsize = stream.bands.problems[-1].types.output.itemsize if smaller else 0
+                    return  # the call has ended already
+                compress = header.compression == LZ4 and library() is not None
+                yield _accepted(stream, LZ4 if compress else NONE)
+                inbox.start(stream)
+                itemsize = stream.bands.problems[-1].types.output.itemsize if compress else 0
                 for output in stream.results():
                     yield from _messages(output, itemsize)
                     self.coordinator.metrics.bands.inc()
@@ -95,7 +95,7 @@ class StreamServicer:
 
 
 class _Inbox:
-    """A thread that reads the requests: the header first, the chunks once there is a stream for them."""
+    """A thread that reads the messages of a call: first the header, then the chunks for the stream."""
 
     def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> None:
         self._requests, self._context = requests, context
@@ -104,24 +104,24 @@ class _Inbox:
         threading.Thread(target=self._read, name="stream", daemon=True).start()
 
     def header(self, timeout: float) -> stream_pb2.StreamHeader:
-        """The header, once it is there."""
+        """Wait for the header."""
         try:
             return self._header.result(timeout)
         except TimeoutError:
             raise InvalidArgumentError("header", f"a header within {timeout:g} s", "nothing") from None
 
-    def goes_to(self, stream: Stream) -> None:
-        """Where the chunks go."""
+    def start(self, stream: Stream) -> None:
+        """Have the chunks go to `stream`."""
         self._stream.set_result(stream)
 
     def close(self) -> None:
-        """Nothing is read any more; gRPC ends the iterator of requests by itself."""
+        """Read no chunks if no stream was started. gRPC ends the iterator of requests."""
         self._stream.cancel()
 
     def _read(self) -> None:
         try:
             self._header.set_result(_header(next(self._requests, None)))
-        except BaseException as error:  # noqa: BLE001 - raised where the header is waited for
+        except BaseException as error:  # noqa: BLE001 - `header` raises it
             self._header.set_exception(error)
             return
         try:
@@ -176,13 +176,13 @@ def _accepted(stream: Stream, compression: stream_pb2.Compression.ValueType) -> 
 
 
 def _messages(output: BandOutput, itemsize: int) -> Iterator[bytes]:
-    """A band and its chunks; smaller ones of elements of `itemsize` bytes, unless it is 0."""
+    """The messages of a band. Chunks are compressed as elements of `itemsize` bytes, unless it is 0."""
     rows, data = output.band.output, output.buffer.data
     band = stream_pb2.StreamBand(start=rows.start, stop=rows.stop, next_input_row=output.next_input_row)
     yield Response(band=band).SerializeToString()
     row = len(data) // (rows.stop - rows.start)
-    size = max(1, CHUNK_BYTES // row) * row if row <= CHUNK_BYTES else CHUNK_BYTES  # whole rows where that is possible
+    size = max(1, CHUNK_BYTES // row) * row if row <= CHUNK_BYTES else CHUNK_BYTES  # whole rows if they fit
     for at in range(0, len(data), size):
         chunk = data[at : at + size]
-        small = compressed(chunk, itemsize) if itemsize else None
-        yield packed(chunk) if small is None else Response(compressed=small).SerializeToString()
+        packed_small = compressed(chunk, itemsize) if itemsize else None
+        yield packed(chunk) if packed_small is None else Response(compressed=packed_small).SerializeToString()

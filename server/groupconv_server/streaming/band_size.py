@@ -1,4 +1,4 @@
-"""How many rows a band has: as many as hide its cost, as memory allows."""
+"""The number of rows in a band: enough to hide its overhead, within the limits of memory."""
 
 import math
 from collections.abc import Sequence
@@ -10,25 +10,25 @@ from groupconv_server.streaming.bands import Band, Bands
 from groupconv_worker.contract import Problem
 
 IN_FLIGHT = 4
-"""Bands of a stream that exist at a time: one arrives, two are computed, one leaves."""
+"""Bands of a stream in memory: one arrives, two are computed, one is sent."""
 SHORTEST_BAND, LONGEST_BAND = 4 * 2**20, 16 * 2**20
-"""Bytes of a band, input and output, for each worker: long enough to hide what a shard costs beside its arithmetic."""
+"""Bytes of a band's input and output for each worker: enough to hide the overhead of a shard."""
 BANDS = 64
-"""Bands of a stream, at least, before they grow beyond the shortest: the first result is to leave early."""
+"""A stream has at least so many bands before they grow above the shortest, so that the first result comes early."""
 
 
 def choose(problems: Sequence[Problem], rows: int, limits: Limits, workers: int) -> Bands:
-    """The bands of a stream whose memory fits the limits.
+    """The bands of a stream, within the limits.
 
     Args:
         problems: the steps on the whole input.
-        rows: output rows of a band as the caller wants them, 0 to choose.
+        rows: output rows of a band that the caller wants; 0 to choose.
         limits: of a stream.
-        workers: that a band is cut over.
+        workers: that compute a band.
 
     Raises:
-        InvalidArgumentError: bands of fewer than no rows.
-        ResourceExhaustedError: the whole stream, or the smallest band there can be, is over its limit.
+        InvalidArgumentError: `rows` is negative.
+        ResourceExhaustedError: the stream or its smallest possible band is above its limit.
     """
     if rows < 0:
         raise InvalidArgumentError("header.band_rows", "0 or more rows", rows)
@@ -52,7 +52,7 @@ def choose(problems: Sequence[Problem], rows: int, limits: Limits, workers: int)
     target = min(max(total // BANDS, SHORTEST_BAND), LONGEST_BAND)
     rows = max(1, min(most, target * workers) // row)
     halo = Bands(problems, rows).widest().nbytes - rows * row
-    # a halo is copied and transformed once more for each band: about a third of it where memory allows
+    # each band computes its halo again: make the halo at most about a sixth of a band, where memory allows
     bands = Bands(problems, max(rows, 6 * halo // row))
     while bands.widest().nbytes > most and bands.rows > 1:
         bands = Bands(problems, bands.rows // 2)
@@ -61,10 +61,10 @@ def choose(problems: Sequence[Problem], rows: int, limits: Limits, workers: int)
 
 
 def check(band: Band, most: int) -> None:
-    """Refuse a band of more than `most` bytes.
+    """Check that a band has at most `most` bytes.
 
     Raises:
-        ResourceExhaustedError: saying how large it is and why.
+        ResourceExhaustedError: it has more.
     """
     if band.nbytes > most:
         circular = any(p.geometry.padding_mode == "circular" and any(p.geometry.padding[0]) for p in band.problems)

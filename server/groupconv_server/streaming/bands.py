@@ -1,23 +1,22 @@
 """The bands of a stream: which output rows are computed together, and which input rows they need.
 
-A feature map is streamed sample by sample, within a sample along its first spatial axis; row n·H + h is row h of sample
-n. A band is a range of rows of one sample, or, where samples are small, a run of whole ones. What a range of outputs
-needs, through every step of a chain, is `planner.halo`'s; here it is only decided where bands end.
+A feature map is streamed sample by sample, and in a sample along its first axis of space. Row n·H + h of the stream is
+row h of sample n. A band is a range of rows of one sample or, where samples are small, several whole samples. This file
+decides where bands end; `planner.halo` has the rows that a range of outputs needs, through all steps of a chain.
 
-Some ranges cannot be a convolution of their own: they see nothing but padding, mirror rows beyond them, or begin
-between the inputs of a transposed step. Such a band is made longer until it can be. The rest after a band must always
-be able to stand alone too, or the band takes it along; so a stream may begin at the end of any band: that is resuming.
+Some ranges are no convolution by themselves: they read only padding, reflect rows outside the range, or begin between
+the inputs of a transposed step. Such a band grows until it is one. The rows after a band must be a convolution by
+themselves too, or the band takes them all; so a stream can resume at the end of any band.
 
-Circular padding of the banded axis needs both ends of a sample at once: each sample is then one band, which the memory
-of a stream must hold.
+Circular padding along the streamed axis needs both ends of a sample at once. Each sample is then one band.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from groupconv.convolution.plan import Range
-from groupconv_server.planner.halo import Axis, AxisPart, axis_of, part, trimmed
+from groupconv_server.planner.halo import AxisPart, axis_of, chain_parts, trimmed
 from groupconv_worker.contract import Problem
 
 Chain = tuple[Problem, ...]
@@ -25,11 +24,11 @@ Chain = tuple[Problem, ...]
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A band of the output and what it takes.
+    """A range of output rows, and what computing it takes.
 
     Attributes:
         input, output: rows of the stream.
-        problems: the steps as they are on this band.
+        problems: the steps on this band.
     """
 
     input: Range
@@ -38,14 +37,14 @@ class Band:
 
     @property
     def nbytes(self) -> int:
-        """Of its input, its output and what lies between the steps."""
+        """Bytes of its input, its output and the arrays between the steps."""
         first = self.problems[0]
         size = math.prod(first.geometry.input_shape) * first.types.input.itemsize
         return size + sum(math.prod(p.geometry.output_shape) * p.types.output.itemsize for p in self.problems)
 
 
 class Bands:
-    """How the chain `problems` of a whole stream is cut into bands.
+    """The bands of a stream.
 
     Args:
         problems: the steps on the whole input.
@@ -67,17 +66,17 @@ class Bands:
         self.samples, self.height, self.out_height = first.batch, first.input[0], last.output[0]
         self._axes = [axis_of(p.geometry, 0) for p in self.problems]
         self._wraps = any(a.mode == "circular" and a.padding != (0, 0) for a in self._axes)
-        self._made: dict[object, Chain] = {}
+        self._chains: dict[object, Chain] = {}
 
     @property
     def whole(self) -> int:
-        """Samples in a band; 0 where a band is part of one."""
+        """Samples in a band; 0 if a band is a part of a sample."""
         if self.rows >= self.out_height or self._wraps:
             return max(1, min(self.samples, self.rows // self.out_height))
         return 0
 
     def first(self, row: int) -> int:
-        """An output row, `row` or one before it, from which the rest can stand alone and whose band holds `row`."""
+        """The first output row of a band that has `row`."""
         if row >= self.samples * self.out_height:
             return self.samples * self.out_height
         sample, within = divmod(row, self.out_height)
@@ -86,12 +85,12 @@ class Bands:
         start, back = within, self.rows
         while start > 0 and self._parts(Range(start, self.out_height)) is None:
             start, back = max(0, start - back), back * 2
-        while (stop := self._grown(start)[0].stop) <= within:  # the steps back may have been too long
+        while (stop := self._grown(start)[0].stop) <= within:  # it may have gone back too far
             start = stop
         return sample * self.out_height + start
 
     def after(self, row: int) -> Iterator[Band]:
-        """The bands from output row `row`, which `first` gave, to the last."""
+        """The bands from output row `row` on, which is the first row of a band."""
         sample, start = divmod(row, self.out_height)
         if self.whole:
             for n in range(sample, self.samples, self.whole):
@@ -105,9 +104,9 @@ class Bands:
             start = 0
 
     def widest(self) -> Band:
-        """The band that stands for all when memory is counted: the first, or one from the middle with both its halos.
+        """A band to estimate memory with: the first, or one in the middle with both halos.
 
-        A band that had to grow may be larger; `Stream` checks each as it comes.
+        A band that had to grow may be larger, so `Stream` checks each one.
         """
         if self.whole:
             return self._samples(Range(0, self.whole))
@@ -123,63 +122,49 @@ class Bands:
             rest = stop == self.out_height or self._parts(Range(stop, self.out_height)) is not None
             if parts is not None and rest:
                 return outputs, parts
-            if stop == self.out_height:  # cannot be: the rest after a band stands alone, and the whole does
+            if stop == self.out_height:  # impossible: the rows after a band are a convolution, and so are all rows
                 raise AssertionError(f"rows {outputs} of {self._axes} cannot be computed")
 
     def _parts(self, outputs: Range) -> tuple[AxisPart, ...] | None:
-        """Every step's part of the banded axis, the last making `outputs`, each making what the next one needs.
+        """Each step's part of the streamed axis, if the last step computes `outputs`; None if that is impossible.
 
-        Without the rows that are cropped whole, where that can be: the rows between two steps that are left then may
-        begin in a gap between inputs. The whole with all its rows always can be.
+        Rows that reach no output are left out if the steps before can then still be cut.
         """
-        return self._chained(trimmed, outputs) or self._chained(part, outputs)
-
-    def _chained(self, on: Callable[[Axis, Range], AxisPart | None], outputs: Range) -> tuple[AxisPart, ...] | None:
-        found: list[AxisPart] = []
-        for axis in reversed(self._axes):
-            one = on(axis, outputs)
-            if one is None or one.input.stop > axis.input:
-                return None
-            found.append(one)
-            outputs = one.input
-        return tuple(reversed(found))
+        parts = chain_parts(self._axes, outputs, trimmed) or chain_parts(self._axes, outputs)
+        return None if parts is None or parts[0].input.stop > self.height else parts
 
     def _rows(self, sample: int, outputs: Range, parts: tuple[AxisPart, ...]) -> Band:
-        key = tuple((_len(p.input), _len(p.output), p.stride, p.padding, p.output_padding) for p in parts)
-        if key not in self._made:
-            self._made[key] = tuple(_on(p, one) for p, one in zip(self.problems, parts, strict=True))
+        key = tuple((p.input.length, p.output.length, p.stride, p.padding, p.output_padding) for p in parts)
+        if key not in self._chains:
+            self._chains[key] = tuple(_on(p, its) for p, its in zip(self.problems, parts, strict=True))
         above, below = sample * self.height, sample * self.out_height
         rows = parts[0].input
         return Band(
             Range(above + rows.start, above + rows.stop),
             Range(below + outputs.start, below + outputs.stop),
-            self._made[key],
+            self._chains[key],
         )
 
     def _samples(self, samples: Range) -> Band:
-        batch = _len(samples)
-        if batch not in self._made:
-            self._made[batch] = tuple(replace(p, geometry=p.geometry.with_batch(batch)) for p in self.problems)
-        return Band(_times(samples, self.height), _times(samples, self.out_height), self._made[batch])
+        batch = samples.length
+        if batch not in self._chains:
+            self._chains[batch] = tuple(replace(p, geometry=p.geometry.with_batch(batch)) for p in self.problems)
+        return Band(_times(samples, self.height), _times(samples, self.out_height), self._chains[batch])
 
 
 def _on(problem: Problem, part: AxisPart) -> Problem:
-    """A step of one sample as it is on `part` of its first axis."""
+    """A step on one sample and on `part` of its first axis."""
     g = problem.geometry
     geometry = replace(
         g,
         batch=1,
-        input=(_len(part.input), *g.input[1:]),
-        output=(_len(part.output), *g.output[1:]),
+        input=(part.input.length, *g.input[1:]),
+        output=(part.output.length, *g.output[1:]),
         stride=(part.stride, *g.stride[1:]),
         padding=(part.padding, *g.padding[1:]),
         output_padding=(part.output_padding, *g.output_padding[1:]),
     )
     return replace(problem, geometry=geometry)
-
-
-def _len(r: Range) -> int:
-    return r.stop - r.start
 
 
 def _times(r: Range, rows: int) -> Range:

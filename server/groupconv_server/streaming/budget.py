@@ -1,4 +1,4 @@
-"""What all streams of a server may hold together."""
+"""The limit of the memory of all streams together."""
 
 import threading
 
@@ -7,11 +7,11 @@ from groupconv.text import human_bytes
 from groupconv_server.memory.malloc import give_back
 
 IDLE = 1.0
-"""Seconds without a stream after which the memory of the last ones goes back to the kernel: the next may reuse it."""
+"""Seconds without a stream after which freed memory is returned to the kernel. Until then a stream may reuse it."""
 
 
 class Budget:
-    """Bytes that all streams of a server may hold together; safe to use from several threads.
+    """Counts the bytes of all streams of a server. Safe to use from several threads.
 
     Example:
         >>> budget = Budget(100)
@@ -28,10 +28,10 @@ class Budget:
         self._returning: threading.Timer | None = None
 
     def reserve(self, nbytes: int) -> None:
-        """Take `nbytes`.
+        """Take `nbytes` from the budget.
 
         Raises:
-            ResourceExhaustedError: they are not left.
+            ResourceExhaustedError: fewer are left.
         """
         with self._changed:
             if self.held + nbytes > self.limit:
@@ -46,7 +46,7 @@ class Budget:
                 self._returning = None
 
     def release(self, nbytes: int) -> None:
-        """Give `nbytes` back."""
+        """Return `nbytes` to the budget."""
         with self._changed:
             self.held -= nbytes
             if self.held == 0 and nbytes:
@@ -56,6 +56,6 @@ class Budget:
             self._changed.notify_all()
 
     def wait_until_free(self, timeout: float) -> bool:
-        """Wait until no stream holds anything; False if `timeout` seconds were not enough."""
+        """Wait until no stream holds memory; False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self.held == 0, timeout)

@@ -1,9 +1,9 @@
-"""A stream in the server: bytes arrive, bands are computed as soon as their rows are there, results leave in order.
+"""A stream in the server: bands are computed as soon as their input rows have arrived, and are sent in order.
 
-Three things happen at once: one thread fills the input of the next band (`receive`), a few compute (through the
-coordinator, so a band is cut over the workers), one takes results in order (`results`). At most `IN_FLIGHT` bands exist
-between the first byte of their input and the last of their output; while that many do, `receive` does not take the next
-chunk, and HTTP/2's flow control holds the sender back. Buffers are used again: fresh pages are what costs.
+Three kinds of threads run at once. One fills the input of the next band (`receive`). A few compute bands through the
+coordinator, which cuts a band over the workers. One takes the results in order (`results`). At most `IN_FLIGHT` bands
+are in memory. While there are so many, `receive` takes no chunk, and HTTP/2's flow control stops the sender. Buffers
+are reused, because new pages are expensive.
 """
 
 import contextvars
@@ -28,16 +28,16 @@ from groupconv_worker.contract import Problem
 from groupconv_worker.job import Job
 
 COMPUTING = 2
-"""Bands of a stream that are computed at a time, of the `IN_FLIGHT` there are."""
+"""Bands of a stream that are computed at the same time."""
 
 
 class BandOutput(NamedTuple):
-    """A band that is done.
+    """A computed band.
 
     Attributes:
-        band: which.
-        buffer: its bytes in the order of the stream.
-        next_input_row: the first input row that any later band needs.
+        band: the rows and steps.
+        buffer: the output's bytes, in the order of the stream.
+        next_input_row: the first input row that later bands need.
     """
 
     band: Band
@@ -46,21 +46,21 @@ class BandOutput(NamedTuple):
 
 
 class Stream:
-    """One stream; a context manager that gives back all it holds.
+    """A stream. As a context manager, it returns its memory to the budget at the end.
 
     Args:
         coordinator: runs the bands.
         budget: of all streams.
-        problems: the steps on the whole input, checked.
-        steps: likewise, with arrays.
-        bands: from `choose`.
-        first_row: the first output row wanted.
+        problems: the checked steps on the whole input.
+        steps: the steps with their arrays.
+        bands: from `band_size.choose`.
+        first_row: the first output row that the client wants.
         reordering: as in `Coordinator.convolve`.
-        deadline: on the clock of time.monotonic().
+        deadline: by time.monotonic().
 
     Raises:
-        InvalidArgumentError: a first row that is none.
-        ResourceExhaustedError: the budget does not allow another stream.
+        InvalidArgumentError: there is no such first row.
+        ResourceExhaustedError: the budget has too few bytes left.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Stream:
         g = problems[0].geometry
         rows = bands.samples * bands.out_height
         if not 0 <= first_row <= rows:
-            raise InvalidArgumentError("header.first_output_row", f"0 to {rows}, the rows there are", first_row)
+            raise InvalidArgumentError("header.first_output_row", f"0 to {rows}, the number of output rows", first_row)
         self.bands, self.steps = bands, steps
         self.coordinator, self.reordering, self._job = coordinator, reordering, Job(deadline)
         self._types = problems[0].types, problems[-1].types
@@ -87,7 +87,7 @@ class Stream:
         self.first_output_row = bands.first(first_row)
         self._most = coordinator.limits.stream_bytes // IN_FLIGHT
         self._budget, self._reserved = budget, IN_FLIGHT * bands.widest().nbytes
-        self._coming = _with_next(bands.after(self.first_output_row), self._rows)
+        self._next_bands = _with_next(bands.after(self.first_output_row), self._rows)
         self._changed = threading.Condition()
         self._slots = IN_FLIGHT
         self._pending: deque[Future[BandOutput]] = deque()
@@ -96,17 +96,17 @@ class Stream:
         self._filling: tuple[Band, int, Array] | None = None
         self._ended = self._stopped = False
         self._error: BaseException | None = None
-        self._heard = time.monotonic()
+        self._last_chunk = time.monotonic()
         first = next(bands.after(self.first_output_row), None)
         self.first_input_row = self._rows if first is None else first.input.start
         self._position = self.first_input_row * self._row_bytes  # in the whole input
         self._end = self._rows * self._row_bytes
-        self._context = contextvars.copy_context()  # of the request, for those who log or trace its bands
+        self._context = contextvars.copy_context()  # of the request, so that logs and traces of bands belong to it
         budget.reserve(self._reserved)
         self._pool = ThreadPoolExecutor(max_workers=COMPUTING, thread_name_prefix="band")
 
     def receive(self, chunks: Iterable[memoryview]) -> None:
-        """Take the input, in a thread of its own. Errors, the iterable's too, are raised by `results`."""
+        """Take the input, in its own thread. `results` raises the errors, also those of the iterable."""
         try:
             self._filling = self._next(None)
             for chunk in chunks:
@@ -117,18 +117,18 @@ class Stream:
                 self._changed.notify_all()
         except CancelledError:
             pass
-        except BaseException as error:  # noqa: BLE001 - it is raised by the other thread
+        except BaseException as error:  # noqa: BLE001 - `results` raises it
             with self._changed:
                 self._error = self._error or error
                 self._changed.notify_all()
 
     def results(self) -> Iterator[BandOutput]:
-        """Every band in order, as soon as it is done; each one's bytes are valid until the next is asked for.
+        """The bands in order, as soon as they are computed. A band's bytes are valid until the next band is requested.
 
         Raises:
-            InvalidArgumentError: the input ended early, or did not end where it should.
-            DeadlineExceededError: the deadline passed, or no chunk came for too long.
-            GroupconvError: what computing raised.
+            InvalidArgumentError: the input has too few or too many bytes.
+            DeadlineExceededError: the deadline has passed, or no chunk came for too long.
+            GroupconvError: an error of a computation.
         """
         while True:
             future = self._oldest()
@@ -142,14 +142,14 @@ class Stream:
                 self._changed.notify_all()
 
     def cancel(self) -> None:
-        """End `receive` and `results` wherever they wait."""
+        """End `receive` and `results`, also while they wait."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         self._job.stop(CancelledError("the stream was cancelled"))
 
     def close(self) -> None:
-        """Drop bands that wait, stop the running ones (they hold memory until then), and give everything back."""
+        """Drop waiting bands, stop running ones, and return the memory to the budget."""
         self.cancel()
         self._pool.shutdown(wait=True, cancel_futures=True)
         with self._changed:
@@ -161,14 +161,14 @@ class Stream:
         self._budget.release(reserved)
 
     def _oldest(self) -> "Future[BandOutput] | None":
-        """The first band not yet given out, done or failed; None after the last."""
+        """Wait for the next band in order to be computed or to fail. None after the last band."""
         idle = self.coordinator.limits.stream_idle_seconds
         with self._changed:
             while not (self._error or self._stopped or (self._pending and self._pending[0].done())):
                 if self._ended and not self._pending:
                     return None
-                heard = self._heard
-                if not self._changed.wait(idle) and not self._pending and heard == self._heard:
+                before = self._last_chunk
+                if not self._changed.wait(idle) and not self._pending and before == self._last_chunk:
                     raise DeadlineExceededError(f"no chunk came for {idle:g} s")
             if self._error:
                 raise self._error
@@ -177,8 +177,8 @@ class Stream:
             return self._pending.popleft()
 
     def _take(self, chunk: memoryview) -> None:
-        """Put a chunk where it belongs; every band that is complete by it is computed."""
-        self._heard = time.monotonic()
+        """Copy a chunk into the inputs of bands, and start bands whose input is complete."""
+        self._last_chunk = time.monotonic()
         if self._position + len(chunk) > self._end:
             expected = f"the end of the stream at byte {self._end}"
             raise InvalidArgumentError("data", expected, f"{self._position + len(chunk)} bytes")
@@ -197,12 +197,12 @@ class Stream:
                 buffer[at : at + n] = bytes_[:n]  # NumPy's copy lets other threads run
             self._position += n
             bytes_ = bytes_[n:]
-            self._compute_what_is_there()
+            self._start_complete()
 
-    def _compute_what_is_there(self) -> None:
+    def _start_complete(self) -> None:
         while self._filling and self._filling[0].input.stop * self._row_bytes <= self._position:
             full = self._filling
-            run: Callable[..., BandOutput] = self._context.copy().run  # one thread at a time may be in a context
+            run: Callable[..., BandOutput] = self._context.copy().run  # only one thread may be in a context
             future = self._pool.submit(run, self._compute, *full)
             with self._changed:
                 self._pending.append(future)
@@ -219,11 +219,11 @@ class Stream:
             self._changed.notify_all()
 
     def _next(self, before: tuple[Band, int, Array] | None) -> tuple[Band, int, Array] | None:
-        """The next band with its buffer, holding the rows it shares with the one before; waits until one may begin."""
-        coming = next(self._coming, None)
-        if coming is None:
+        """The next band and its buffer, with the rows shared with the band before. Waits until a band may begin."""
+        following = next(self._next_bands, None)
+        if following is None:
             return None
-        band, after = coming
+        band, after = following
         check(band, self._most)
         with self._changed:
             self._changed.wait_for(lambda: self._slots or self._stopped)
@@ -231,9 +231,9 @@ class Stream:
                 raise CancelledError("the stream was cancelled")
             self._slots -= 1
             size = (band.input.stop - band.input.start) * self._row_bytes
-            buffer = _fitting(self._inputs, size)
+            buffer = _reused(self._inputs, size)
         if before is not None and before[0].input.stop > band.input.start:
-            # only this thread writes inputs, so the rows are intact even if that band is long done
+            # only this thread writes inputs, so the rows are intact even if the band before is already computed
             shared = before[2][(band.input.start - before[0].input.start) * self._row_bytes :]
             buffer[: min(size, len(shared))] = shared[:size]
         return band, after, buffer
@@ -243,7 +243,7 @@ class Stream:
         x = _feature_map(buffer, first.geometry.input_shape, first.types.input)
         size = math.prod(last.geometry.output_shape) * last.types.output.itemsize
         with self._changed:
-            out = _fitting(self._outputs, size)
+            out = _reused(self._outputs, size)
         y = _feature_map(out, last.geometry.output_shape, last.types.output)
         call = CompiledCall(band.problems, self.steps, reordering=self.reordering)
         self.coordinator.perform(call, x, job=self._job, output=y)
@@ -259,7 +259,7 @@ class Stream:
 
 
 def _with_next(bands: Iterator[Band], rows: int) -> Iterator[tuple[Band, int]]:
-    """Each band with the first input row of the one after it."""
+    """Each band with the first input row of the next one."""
     before = next(bands, None)
     for band in bands:
         if before is not None:
@@ -269,18 +269,18 @@ def _with_next(bands: Iterator[Band], rows: int) -> Iterator[tuple[Band, int]]:
         yield before, rows
 
 
-def _fitting(free: list[Array], size: int) -> Array:
-    """A buffer of `size` bytes, a used one if there is one that long."""
+def _reused(free: list[Array], size: int) -> Array:
+    """A buffer of `size` bytes: one of the `free` ones if it is long enough, else a new one."""
     for i, buffer in enumerate(free):
-        whole = buffer.base  # each is a view, perhaps of a longer one
+        whole = buffer.base  # buffers are views of arrays that may be longer
         if isinstance(whole, np.ndarray) and len(whole) >= size:
             del free[i]
             return whole[:size]
-    free.clear()  # all too short, and memory is counted by bands in flight
+    free.clear()  # they are too short, and would not be counted
     return np.empty(size, np.uint8)[:]
 
 
 def _feature_map(data: Array, shape: Sequence[int], dtype: np.dtype) -> Array:
-    """The bytes of rows (N, H, C, …) as a feature map (N, C, H, …): a view."""
+    """A view of rows (N, H, C, …) as a feature map (N, C, H, …)."""
     n, c, h, *rest = shape
     return np.moveaxis(data.view(dtype).reshape(n, h, c, *rest), 1, 2)

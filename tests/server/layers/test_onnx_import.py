@@ -121,7 +121,7 @@ def test_names_constants_and_what_cannot_be_a_layer(tmp_path):
     found = {f.name: f for f in read(tmp_path, model(nodes, {"w": w, "w2": f32(2, 2, 3)}))}
     assert list(found) == ["features/0.conv_Conv", "b", "twice", "twice-2", "computed", "sized", "lies", "cropped"]
     assert [name for name, f in found.items() if f.step is None] == ["computed", "sized", "lies", "cropped"]
-    assert "a constant of the file, got 'a computed one, computed by Mul'" in found["computed"].reason
+    assert "a constant of the file, got 'computed, computed by Mul'" in found["computed"].reason
     assert "output_shape" in found["sized"].reason
     assert "kernel_shape: expected [3], got [5]" in found["lies"].reason
     assert "padding" in found["cropped"].reason

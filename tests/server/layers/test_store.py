@@ -236,7 +236,7 @@ def test_a_layer_that_cannot_be_prepared_now_is_loaded_all_the_same(store, caplo
     kept = Repository(Layers(lambda name, version: None, capacity=2**20), store, Coordinator(Nobody()))
     kept.restore()
     assert [layer.name for layer in kept.layers.all()] == ["a"]
-    assert "without being prepared" in caplog.text
+    assert "first request has to prepare it" in caplog.text
 
 
 def test_damaged_on_reload(store):

@@ -15,8 +15,8 @@ from groupconv_server.layers.catalogue import catalogue
 from groupconv_server.planner import Cut, Planner, Rates, Statistics, request_plan
 from groupconv_server.planner.calibrate import calibrate
 from groupconv_server.planner.candidates import cut_of, grids
-from groupconv_server.planner.cuts import pieces
 from groupconv_server.planner.model import predict, screen
+from groupconv_server.planner.pieces import pieces
 from groupconv_server.planner.plan import DOUBTS
 from groupconv_server.planner.statistics import TRIALS
 from groupconv_worker.contract import Problem
@@ -114,7 +114,7 @@ def test_layers_of_one_grouping_run_as_towers_and_a_regrouping_is_said():
     plan = request_plan(towers)
     assert [s.joined for s in plan.steps] == [False, True]
     assert [s.bytes_out for s in plan.steps[0].shards] == [0, 0]
-    assert "nothing meets in between (2 towers of the 2 groups)" in plan.steps[1].reason
+    assert "nothing is merged in between (2 towers of the 2 groups)" in plan.steps[1].reason
     # one tower cannot run the 384 filters of conv3 over all channels without the other's half
     first = problem(x=(1, 64, 4, 4), w=(64, 32, 3, 3), padding=1, groups=2)
     second = problem(x=(1, 64, 4, 4), w=(64, 64, 5, 5), padding=2)
@@ -186,7 +186,7 @@ def test_curiosity_has_an_end():
         (chain,) = p.explore(planned, EIGHT)
         if chain is not planned[0]:
             ran.append(chain.cut)
-            assert chain.plans[0].reason.startswith("tried once to know its time")
+            assert chain.plans[0].reason.startswith("tried once to measure its time")
         modelled = Planner(p.statistics).forced(layer, EIGHT, [(1, chain.cut)])[0].prediction
         p.learn(chain, modelled.seconds, modelled.compute)
     assert ran
