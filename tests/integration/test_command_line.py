@@ -259,7 +259,7 @@ def test_plan_and_status_show_the_workers(target):
 def test_plan_needs_no_server_for_imagined_workers(tmp_path):
     done = run("plan", "--layer", "alexnet_conv4", "--layer", "alexnet_conv5", "--workers", "2", "-t", "127.0.0.1:1")
     assert done.returncode == 0, done.stderr
-    assert "nothing meets in between (2 towers of the 2 groups)" in done.stdout
+    assert "nothing is merged in between (2 towers of the 2 groups)" in done.stdout
     assert "considered as well:" in done.stdout
     picture = tmp_path / "plan.svg"
     done = run("plan", "--layer", "resnet50_3x3_56", "--speeds", "1,3", "--link", "1e9", "--json", "--picture", picture)
