@@ -27,7 +27,7 @@ PARTS = (
     ("called", ""),
     ("encoded", "client: the request laid out"),
     ("arrived", "wire: gRPC's thread of the server has the call"),
-    ("begun", "door, and a thread of the pool has it"),
+    ("begun", "admitted, and a thread of the pool has it"),
     ("received", "wire: that thread has the message"),
     ("parsed", "decoded"),
     ("performed", "layer and deadline found, room for the answer"),
@@ -66,7 +66,7 @@ def noted(owner: Any, name: str, before: str = "", after: str = "") -> None:
 
 def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -> None:
     """The server, with stamps or with the CPU of its engines."""
-    from groupconv_server.admission import call, interceptor
+    from groupconv_server.admission import call, gate, interceptor
     from groupconv_server.coordinator import coordinator
     from groupconv_server.executors import local
     from groupconv_server.planner import Planner
@@ -94,7 +94,7 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
     if stamped:
         noted(interceptor.Interceptor, "intercept_service", "arrived")
         noted(call.UnaryCall, "stream_unary", "begun", "answered")
-        noted(call.Call, "_received", "received")
+        noted(gate.Ticket, "hold", "received")
         noted(convolution, "parse", "", "parsed")
         noted(coordinator.Coordinator, "perform", "performed")
         noted(Planner, "plan", "", "planned")

@@ -2,7 +2,7 @@
 
     python bench/telemetry.py
 
-Each variant is a server process of its own. `off` has nobody who notes requests, no metrics, no ids, no audit.
+Each variant is a server process of its own. `off` has no metrics, no returned ids, no audit.
 `on` is what `groupconv serve --metrics-port 0 --log-format json` does, scraped every 5 s; `1 %` and `100 %` trace so
 many of the requests on top and send the spans by OTLP to a collector that drops them.
 """
@@ -36,18 +36,16 @@ LAYERS = {
 
 def serve(variant: str) -> None:
     """Be a server until standard input ends."""
-    from groupconv_server.admission.interceptor import Interceptor
     from groupconv_server.config import Config
     from groupconv_server.server import Server
     from groupconv_server.telemetry import logs, traces
     from groupconv_server.telemetry.metrics import Metrics
-    from groupconv_server.telemetry.series import LayerSeries
+    from groupconv_server.telemetry.request import Request
 
     logs.configure("json", "INFO")
     if VARIANTS[variant] is None:
-        unwatched = Interceptor.__init__
-        Interceptor.__init__ = lambda door, gate, tokens, _: unwatched(door, gate, tokens)  # type: ignore[method-assign, assignment, misc]
-        Metrics.phase = Metrics.ran = LayerSeries.used = lambda *_: None  # type: ignore[method-assign, assignment]
+        Request.begin = Request.end = Request.__del__ = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+        Metrics.ran = Metrics.used = lambda *_: None  # type: ignore[method-assign, assignment]
     traces.configure()
     with Server(Config(port=0, executor="local", workers=1, threads=1, metrics_port=0)) as server:
         print(json.dumps([server.address, server.metrics_url]), flush=True)

@@ -33,7 +33,6 @@ from groupconv_server.access.tls import certificates_for
 from groupconv_server.access.tokens import Tokens
 from groupconv_server.admission.gate import Gate
 from groupconv_server.admission.interceptor import Interceptor
-from groupconv_server.admission.observer import Observer
 from groupconv_server.admission.pool import RequestPool
 from groupconv_server.config import Config
 from groupconv_server.coordinator.batching import Batcher
@@ -158,7 +157,7 @@ class Server:
             self.batcher = Batcher(self.coordinator, most=config.max_batch, delay=config.max_delay_us * 1e-6)
             self.streams = StreamServicer(self.coordinator)
             self.health = Health(self.executor, SERVICES)
-            self._interceptor = Interceptor(self._gate, self._tokens, Observer(self.metrics, self._traces))
+            self._interceptor = Interceptor(self._gate, self.metrics.requests, self._traces, self._tokens)
             self._pool = self._threads()
             self._gate.make_room = self._pool.end_oldest_wait
             state = Gauges(self.metrics, self.executor, self.layers, self.streams.budget, self._gate, self._pool)

@@ -23,6 +23,8 @@ from groupconv.v1 import convolution_pb2
 from groupconv.wire.tensors import type_to_wire
 from groupconv_server.telemetry import logs
 from groupconv_server.telemetry.request import Request, current
+from groupconv_server.telemetry.requests import Requests
+from groupconv_server.telemetry.traces import Traces
 
 CONVOLVE = "/groupconv.v1.ConvolutionService/Convolve"
 GET_LAYER = "/groupconv.v1.LayerService/GetLayer"
@@ -180,7 +182,7 @@ def test_a_defect_is_logged_without_the_data_it_met(restored, form):
 def test_a_line_has_the_request_it_is_about(restored):
     stream = io.StringIO()
     logs.configure("json", "info", stream)
-    token = current.set(Request("/x/Y", "mine"))
+    token = current.set(Request("/x/Y", [("x-request-id", "mine")], Requests((1.0,)).of("x/Y"), Traces()))
     try:
         try:
             raise ValueError("a defect")  # noqa: TRY301

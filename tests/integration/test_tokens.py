@@ -15,7 +15,7 @@ from groupconv import ConvSpec, Step
 from groupconv.errors import ResourceExhaustedError, UnauthenticatedError
 from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tokens import entry_text, new_token
-from groupconv_server.admission.call import Call
+from groupconv_server.admission.gate import Ticket
 from groupconv_server.config import Config
 from groupconv_server.server import Server
 
@@ -183,13 +183,13 @@ def test_a_request_over_the_rate_is_told_when_to_come_again(server):
 
 def test_bytes_are_paid_for_and_a_stream_under_way_is_slowed(server, monkeypatch):
     waits = []
-    wait = Call.ended_within
+    wait = Ticket.ended_within
 
     def noted(self, seconds):
         waits.append(seconds)
         return wait(self, seconds)
 
-    monkeypatch.setattr(Call, "ended_within", noted)
+    monkeypatch.setattr(Ticket, "ended_within", noted)
     x = np.ones((1, 1, 120_000), np.float32)
     with groupconv.connect(server.address, token=HEAVY, timeout=60) as client:
         client.stream_convolve(x, [Step(W)], band_rows=30_000)

@@ -1,10 +1,11 @@
-"""One call behind the door: noted, counted in and out, its messages decoded in the request's own thread.
+"""One admitted call: reads and decodes its messages, runs its method, encodes its answers.
 
-It is the handler that gRPC is given. Every kind of call is taken as a stream of requests: gRPC then calls the method
-always, so that who came in leaves, even where the caller has gone while it waited for a thread.
+gRPC is given every kind of method as one that takes a stream of messages. Then it calls the handler even if the caller
+has gone while the call waited for a thread, so every call that was admitted also leaves. Messages are decoded in the
+request's own thread: gRPC would do it in the one thread that serves all connections.
 """
 
-import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,47 +19,51 @@ from groupconv.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
-from groupconv_server.access.rates import Allowance
 from groupconv_server.admission.errors import fail
 from groupconv_server.admission.gate import Ticket, present
-from groupconv_server.admission.observer import ObservedRequest
 from groupconv_server.admission.pool import step_aside, wait_for_client
-from groupconv_server.telemetry.requests import MethodSeries
+from groupconv_server.telemetry.request import MethodSeries, Request
 
 SETTLE = 0.2
-"""Seconds in which gRPC tells of a call that it ended; it tells first that no message will come."""
+"""Seconds in which gRPC reports that a call ended, after it reported that no message will come."""
 
 
 class Method:
-    """What a method's calls share.
+    """What the calls of one method share.
+
+    Args:
+        name: full name of the method.
+        handler: of the method, as gRPC made it.
+        series: counts its calls.
+        awaited: False if a stopping server does not wait for its calls.
 
     Attributes:
-        name: full, as it is called.
-        handler: of the method; `behavior` is its function.
-        series: where its calls are counted, if they are.
-        awaited: whether a server that stops waits for its calls.
-        brief: whether it takes one message and gives one.
+        behavior: the method's function.
+        decode, encode: of its messages; None for a method that takes or returns bytes.
+        streams_in: True if it takes a stream of messages.
+        brief: True if it takes one message and returns one.
+        kind: the class of its calls.
     """
 
-    def __init__(self, name: str, handler: Any, series: MethodSeries | None, *, awaited: bool) -> None:
-        self.name, self.handler, self.series, self.awaited = name, handler, series, awaited
+    def __init__(self, name: str, handler: Any, series: MethodSeries, *, awaited: bool) -> None:
+        self.name, self.series, self.awaited = name, series, awaited
         self.behavior: Any = getattr(handler, kind_of(handler))
         self.decode, self.encode = handler.request_deserializer, handler.response_serializer
+        self.streams_in = handler.request_streaming
         self.brief = not (handler.request_streaming or handler.response_streaming)
         self.kind: type[Call] = StreamingCall if handler.response_streaming else UnaryCall
 
 
 class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is generic, it is not
-    """A call of a method, as gRPC's handler of it; what it does not set is a class attribute.
+    """One call, as gRPC's handler of it. The class attributes are those of a handler.
 
     Args:
         method: that is called.
-        watch: notes it; None notes nothing.
-        caller: whose call it is, if that is asked.
-        ticket: its place inside, if it has one.
+        request: its record.
+        ticket: its admission.
     """
 
-    __slots__ = ("_caller", "_method", "_over", "_ticket", "_watch")
+    __slots__ = ("_method", "_request", "_ticket")
     request_streaming, request_deserializer = True, None
     response_streaming = False
     response_serializer: Any = None
@@ -67,157 +72,117 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
     stream_unary: Any = None
     stream_stream: Any = None
 
-    def __init__(
-        self, method: Method, watch: ObservedRequest | None, caller: Allowance | None, ticket: Ticket | None
-    ) -> None:
-        self._method, self._watch, self._caller, self._ticket = method, watch, caller, ticket
-        self._over = threading.Lock()  # held until gRPC says that the call has ended; an Event costs ten times as much
-        self._over.acquire()
+    def __init__(self, method: Method, request: Request, ticket: Ticket) -> None:
+        self._method, self._request, self._ticket = method, request, ticket
 
-    def _begin(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-        """What the method is given."""
-        if self._watch is not None:
-            self._watch.begin(context)
-        try:
-            return self._request(requests, context)
-        except Exception as error:  # noqa: BLE001 - all become statuses
-            fail(context, self._method.name, error)
-
-    def _request(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-        if not context.add_callback(self._ended):  # it has ended already
-            self._ended()
+    def _read(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+        """The argument of the method: its message, or an iterator over its messages."""
+        method, ticket = self._method, self._ticket
+        self._request.begin(context)
+        if not context.add_callback(ticket.leave):  # the call has ended already
+            ticket.leave()
             raise _ended_early(context, CancelledError("the caller has gone"))
-        present.set(self._ticket)
-        if not self._method.brief:
+        present.set(ticket)
+        if not method.brief:
             step_aside()
-        if self._method.handler.request_streaming:
-            return self._messages(requests, context)
-        return self._message(requests, context)
-
-    def encoded(self, answer: Any) -> bytes:
-        """An answer on the wire."""
-        encode = self._method.encode
-        raw: bytes = answer if encode is None else encode(answer)
-        if self._watch is not None:
-            self._watch.bytes_out += len(raw)
-        if self._caller is not None:
-            self._caller.spend(len(raw))
-        return raw
-
-    def _ended(self) -> None:
-        if self._ticket is not None:
-            self._ticket.leave()
-        if self._caller is not None:
-            self._caller.leave()
-        self._over.release()
-
-    def ended_within(self, seconds: float) -> bool:
-        """Wait until gRPC says that the call has ended; False if it does not within `seconds`."""
-        if ended := self._over.acquire(timeout=seconds):
-            self._over.release()
-        return ended
-
-    def _message(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+        if method.streams_in:
+            return self._messages(messages, context)
         try:
-            raw = wait_for_client(next, requests, None, context=context)
+            raw = wait_for_client(next, messages, None, context=context)
         except grpc.RpcError:
             raw = None
         if raw is None:
-            if self.ended_within(SETTLE):  # gRPC ended the call, and does not say here why
+            if ticket.ended_within(SETTLE):  # gRPC ended the call, and does not say here why
                 why = "message: over the limit of its size, or the caller has gone"
                 raise _ended_early(context, ResourceExhaustedError(why))
             raise InvalidArgumentError("message", "one request message", "none")
-        if self._ticket is not None:
-            self._ticket.hold(len(raw))
-        self._received(len(raw))
-        return self._decoded(raw)
+        ticket.hold(len(raw))
+        self._request.bytes_in += len(raw)
+        if ticket.caller is not None:
+            ticket.caller.spend(len(raw))
+        return raw if method.decode is None else self._decoded(raw)
 
-    def _messages(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
-        first = True
-        while (raw := _next(requests, context, first=first)) is not None:
+    def _messages(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+        ticket, first = self._ticket, True
+        while (raw := _next(messages, context, first=first)) is not None:
             first = False
-            if self._ticket is not None:
-                self._ticket.renew(len(raw))
-            if debt := self._received(len(raw)):
-                self.ended_within(debt)  # flow control holds the sender back meanwhile
-            yield self._decoded(raw)
-
-    def _received(self, nbytes: int) -> float:
-        """Count a message; the seconds of debt that its caller is in."""
-        if self._watch is not None:
-            self._watch.bytes_in += nbytes
-        return 0.0 if self._caller is None else self._caller.spend(nbytes)
+            ticket.renew(len(raw))
+            self._request.bytes_in += len(raw)
+            if ticket.caller is not None and (debt := ticket.caller.spend(len(raw))):
+                ticket.ended_within(debt)  # meanwhile flow control holds the sender back
+            yield raw if self._method.decode is None else self._decoded(raw)
 
     def _decoded(self, raw: bytes) -> Any:
-        decode = self._method.decode
-        if decode is None:
-            return raw
         try:
-            return decode(raw)
+            return self._method.decode(raw)
         except DecodeError:
             wanted = f"a message of {self._method.name}"
             raise InvalidArgumentError("message", wanted, f"{len(raw)} other bytes") from None
 
+    def encoded(self, answer: Any) -> bytes:
+        """An answer as bytes, counted."""
+        encode = self._method.encode
+        raw: bytes = answer if encode is None else encode(answer)
+        self._request.bytes_out += len(raw)
+        if self._ticket.caller is not None:
+            self._ticket.caller.spend(len(raw))
+        return raw
+
 
 class UnaryCall(Call):
-    """Of a method that returns its answer."""
+    """A call of a method that returns its answer."""
 
     __slots__ = ()
 
-    def stream_unary(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+    def stream_unary(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:
         """Run it."""
+        method, request, ticket = self._method, self._request, self._ticket
         try:
-            answer = self.encoded(self._method.behavior(self._begin(requests, context), context))
+            try:
+                answer = self.encoded(method.behavior(self._read(messages, context), context))
+            except Exception as error:  # noqa: BLE001 - every exception becomes a status
+                fail(context, method.name, error)
         except BaseException:
-            if self._watch is not None:
-                self._watch.end(context, "UNKNOWN", active=context.is_active())
+            request.end(context, "UNKNOWN", active=context.is_active())
             raise
-        if self._watch is not None:
-            self._watch.end(context, "OK", active=self._over.locked())
-        if self._ticket is not None:
-            self._ticket.offer(context)
+        request.end(context, "OK", active=not ticket.ended)
+        ticket.offer(context)
         return answer
 
 
 class StreamingCall(Call):
-    """Of a method that yields its answers."""
+    """A call of a method that yields its answers."""
 
     __slots__ = ()
     response_streaming = True
     response_serializer = Call.encoded
 
-    def stream_stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+    def stream_stream(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
         """Run it."""
-        status = "UNKNOWN"
+        status, ticket = "UNKNOWN", self._ticket
         try:
-            for answer in self._method.behavior(self._begin(requests, context), context):
-                if self._ticket is not None:
-                    self._ticket.offer(context)
-                yield answer
-                if self._ticket is not None:
-                    self._ticket.taken()
+            yield from self._answers(messages, context)
             status = "OK"
-            if self._ticket is not None:
-                self._ticket.offer(context)  # the status, behind answers that the client may not have read
+            ticket.offer(context)  # the status, behind answers that the client may not have read
         finally:
-            if self._watch is not None:
-                self._watch.end(context, status, active=context.is_active())
+            self._request.end(context, status, active=context.is_active())
+
+    def _answers(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+        method, ticket = self._method, self._ticket
+        try:
+            for answer in method.behavior(self._read(messages, context), context):
+                ticket.offer(context)
+                yield answer
+                ticket.taken()
+        except Exception as error:  # noqa: BLE001 - every exception becomes a status
+            fail(context, method.name, error)
 
 
-def _next(requests: Iterator[bytes], context: grpc.ServicerContext, *, first: bool) -> bytes | None:
-    """The next message; None after the last."""
-    try:
-        found: bytes | None = wait_for_client(next, requests, None, context=context, first=first)
-    except grpc.RpcError:  # gRPC's word for it, which says no more
-        raise _ended_early(context, CancelledError("the caller has gone")) from None
-    return found
-
-
-def _ended_early(context: grpc.ServicerContext, otherwise: GroupconvError) -> GroupconvError:
-    """Why gRPC has ended a call: its deadline passed, or something else."""
-    if context.time_remaining() == 0:
-        return DeadlineExceededError("the deadline passed before the request was read")
-    return otherwise
+def deadline_of(context: grpc.ServicerContext) -> float | None:
+    """The caller's deadline on the clock of time.monotonic(), or None."""
+    left = context.time_remaining()
+    # a client without a deadline reads as one centuries away
+    return None if left is None or left > 10**8 else time.monotonic() + left
 
 
 def kind_of(handler: Any) -> str:
@@ -226,3 +191,19 @@ def kind_of(handler: Any) -> str:
         "stream" if streaming else "unary" for streaming in (handler.request_streaming, handler.response_streaming)
     )
     return "_".join(sides)
+
+
+def _next(messages: Iterator[bytes], context: grpc.ServicerContext, *, first: bool) -> bytes | None:
+    """The next message; None after the last."""
+    try:
+        found: bytes | None = wait_for_client(next, messages, None, context=context, first=first)
+    except grpc.RpcError:  # all that gRPC reports is that the call has ended
+        raise _ended_early(context, CancelledError("the caller has gone")) from None
+    return found
+
+
+def _ended_early(context: grpc.ServicerContext, otherwise: GroupconvError) -> GroupconvError:
+    """The reason why gRPC ended a call: its deadline passed, or `otherwise`."""
+    if context.time_remaining() == 0:
+        return DeadlineExceededError("the deadline passed before the request was read")
+    return otherwise

@@ -1,8 +1,8 @@
-"""The gate every request passes: it bounds those inside, in count and in bytes, and closes when the server stops.
+"""The gate bounds the requests inside, in count and in bytes, and closes when the server stops.
 
-grpc's own `stop` closes connections as soon as the last answer is handed to the transport; a client that is slow to
-read may then see a reset in place of its answer. So the gate is closed first, connections staying open: new requests
-are UNAVAILABLE, and `stop` is called once those inside have ended.
+gRPC's own `stop` closes connections as soon as it has sent the last answer. A client that reads slowly may then see a
+reset instead of its answer. So a stopping server closes the gate first: connections stay open, new requests are
+UNAVAILABLE, and `stop` is called once the requests inside have ended.
 """
 
 import threading
@@ -12,33 +12,36 @@ from contextvars import ContextVar
 
 import grpc
 
-from groupconv.errors import ResourceExhaustedError, UnavailableError
+from groupconv.errors import GroupconvError, ResourceExhaustedError, UnavailableError
 from groupconv.text import human_bytes
+from groupconv_server.access.rates import Allowance
 
 READ_SECONDS, READ_RATE = 10.0, 2**20
-"""A client has so many seconds to take an answer, and one more for each so many bytes, where others need the room."""
+"""Seconds a client has to read an answer when others need the room, and bytes a second on top."""
 SHORTEST, LONGEST = 0.05, 30.0
-"""Seconds that a refused caller is told to wait, at least and at most."""
+"""Bounds of the seconds that a refused caller should wait."""
 
 
 class Gate:
     """Counts the requests inside. Safe to use from several threads.
 
     Args:
-        running: requests worked on at a time.
-        waiting: that may wait for their turn.
-        nbytes: of the memory of all of them.
-        make_room: ends a call that has sent nothing yet, if there is one, and tells whether there was.
+        running: requests that may run at a time.
+        waiting: requests that may wait.
+        nbytes: memory that all of them may hold.
+        make_room: ends a call that has sent nothing yet; False if there is none.
 
     Attributes:
-        inside: requests that run or wait.
-        brief: those of them that are no streams, which may be open and want nothing.
-        unawaited: those of them that a server that stops does not wait for.
-        nbytes: of the memory they hold.
-        unread: requests whose answer waits for its client: since when, and their gRPC context. Needs no lock.
-        lock: for whoever changes the counts, or `seconds`.
-        seconds: that a request takes, waiting included; a running mean.
-        most_bytes, closed, left: for those inside: the limit, whether they are waited for, and who does.
+        inside: number of requests that run or wait.
+        brief: those of them that are no streams. A stream may be open and want nothing.
+        unawaited: those of them that a stopping server does not wait for.
+        nbytes: memory that they hold.
+        unread: when each answer began to wait for its client, and its gRPC context. Needs no lock.
+        lock: guards the counts and `seconds`.
+        seconds: running mean of a request's time, waiting included.
+        most_bytes: limit of `nbytes`.
+        closed: True once the server stops.
+        left: notified when a request leaves a closed gate.
     """
 
     def __init__(self, running: int, waiting: int, nbytes: int, make_room: Callable[[], bool] = lambda: False) -> None:
@@ -57,32 +60,40 @@ class Gate:
             self.closed = True
             return self.left.wait_for(lambda: self.inside == self.unawaited, timeout)
 
-    def enter(self, *, brief: bool = True, awaited: bool = True) -> "Ticket":
+    def enter(self, caller: Allowance | None = None, *, brief: bool = True, awaited: bool = True) -> "Ticket":
         """Let a request in.
 
         Args:
-            brief: it is no stream.
-            awaited: a server that stops waits for it.
+            caller: the limits of its token; None has none.
+            brief: False for a stream.
+            awaited: False if a stopping server does not wait for it.
 
         Raises:
             UnavailableError: the gate is closed.
-            ResourceExhaustedError: as many are inside as may be, with the time to wait.
+            ResourceExhaustedError: the caller or the server is at a limit; with the time to wait.
         """
+        if caller is not None:
+            caller.enter()
         most = self._running + self._waiting
         if self.inside >= most and not self.closed and (self.make_room() or self.end_slow_readers()):
             most += 1  # the place of a call that ends
-        with self.lock:
-            if self.closed and awaited:
-                raise UnavailableError("the server is stopping; another one may answer")
-            if self.inside >= most:
-                raise self.full(f"{self._running} requests run and {self._waiting} wait, as many as may")
-            self.inside += 1
-            self.brief += brief
-            self.unawaited += not awaited
-        return Ticket(self, brief=brief, awaited=awaited)
+        try:
+            with self.lock:
+                if self.closed and awaited:
+                    raise UnavailableError("the server is stopping; another one may answer")
+                if self.inside >= most:
+                    raise self.full(f"{self._running} requests run and {self._waiting} wait, as many as may")
+                self.inside += 1
+                self.brief += brief
+                self.unawaited += not awaited
+        except GroupconvError:
+            if caller is not None:
+                caller.leave()
+            raise
+        return Ticket(self, caller, brief=brief, awaited=awaited)
 
     def end_slow_readers(self) -> bool:
-        """End the calls whose clients take too long to read an answer; False if there is none. Needs no lock."""
+        """Cancel the calls whose clients take too long to read an answer; False if there is none. Needs no lock."""
         now = time.monotonic()
         late = [t for t, (since, _) in self.unread.copy().items() if now > since + READ_SECONDS + t.nbytes / READ_RATE]
         for ticket in late:
@@ -92,46 +103,50 @@ class Gate:
         return bool(late)
 
     def full(self, why: str) -> ResourceExhaustedError:
-        """The error for a caller that there is no room for."""
+        """The error for a caller when there is no room."""
         wait = min(LONGEST, max(SHORTEST, self.seconds))  # by then about all who are inside have left
         return ResourceExhaustedError(f"the server is busy: {why}; try again in {wait:.2g} s", retry_after=wait)
 
 
 class Ticket:
-    """One request inside; it leaves once, whatever happens.
+    """The admission of one call, until gRPC reports that it has ended.
 
     Attributes:
-        nbytes: of the memory it holds.
+        caller: the limits of its token, or None.
+        nbytes: the memory it holds.
+        ended: True once the call has ended.
     """
 
-    __slots__ = ("_awaited", "_began", "_brief", "_gate", "_left", "nbytes")
+    __slots__ = ("_awaited", "_began", "_brief", "_gate", "_open", "caller", "ended", "nbytes")
 
-    def __init__(self, gate: Gate, *, brief: bool, awaited: bool = True) -> None:
-        self._gate, self._brief, self._awaited = gate, brief, awaited
+    def __init__(self, gate: Gate, caller: Allowance | None = None, *, brief: bool, awaited: bool = True) -> None:
+        self._gate, self.caller, self._brief, self._awaited = gate, caller, brief, awaited
         self._began = time.monotonic()
-        self.nbytes, self._left = 0, False
+        self.nbytes, self.ended = 0, False
+        self._open = threading.Lock()  # held until the call ends; an Event costs ten times as much
+        self._open.acquire()
 
     def renew(self, nbytes: int) -> None:
-        """Bring a stream's next message in; the one before, and what was reserved for it, is done with.
+        """Count a stream's next message, and release the memory of the one before.
 
         Raises:
-            ResourceExhaustedError: as `hold`.
+            ResourceExhaustedError: all requests together would hold more than they may; with the time to wait.
         """
         with self._gate.lock:
-            if not self._left:
+            if not self.ended:
                 self._gate.nbytes -= self.nbytes
                 self.nbytes = 0
         self.hold(nbytes)
 
     def hold(self, nbytes: int) -> None:
-        """Bring a message in, until the end of the request; nothing, if it has left.
+        """Count the memory of a message until the end of the call.
 
         Raises:
-            ResourceExhaustedError: all requests would hold more than they may, with the time to wait.
+            ResourceExhaustedError: all requests together would hold more than they may; with the time to wait.
         """
         gate = self._gate
         with gate.lock:
-            if self._left:
+            if self.ended:
                 return
             if gate.nbytes and gate.nbytes + nbytes > gate.most_bytes:  # one alone has the limit of a message
                 raise self._no_room(nbytes)
@@ -139,15 +154,14 @@ class Ticket:
             self.nbytes += nbytes
 
     def reserve(self, nbytes: int) -> None:
-        """Count memory that is about to be allocated for the request, until its end.
+        """Count memory that is about to be allocated for the call, until its end.
 
         Raises:
-            ResourceExhaustedError: all requests would hold more than they may, with the time to wait; or this one
-                would by itself.
+            ResourceExhaustedError: this call alone, or all requests together, would hold more than they may.
         """
         gate = self._gate
         with gate.lock:
-            if self._left:
+            if self.ended:
                 return
             if self.nbytes + nbytes > gate.most_bytes:
                 needs, most = human_bytes(self.nbytes + nbytes), human_bytes(gate.most_bytes)
@@ -162,22 +176,22 @@ class Ticket:
             self.nbytes += nbytes
 
     def offer(self, context: grpc.ServicerContext) -> None:
-        """From now on an answer waits for its client."""
+        """Note that an answer waits for its client from now on."""
         self._gate.unread[self] = time.monotonic(), context
-        if self._left:
+        if self.ended:
             self.taken()
 
     def taken(self) -> None:
-        """The client has taken the answer."""
+        """Note that the client has read the answer."""
         self._gate.unread.pop(self, None)
 
     def leave(self) -> None:
-        """The end of the request, and of the memory it held."""
+        """End the call and release its memory; the first time only."""
         gate = self._gate
         with gate.lock:
-            if self._left:
+            if self.ended:
                 return
-            self._left = True
+            self.ended = True
             self.taken()
             gate.inside -= 1
             gate.brief -= self._brief
@@ -186,6 +200,15 @@ class Ticket:
             gate.seconds += (time.monotonic() - self._began - gate.seconds) / 16
             if gate.closed:
                 gate.left.notify_all()
+        if self.caller is not None:
+            self.caller.leave()
+        self._open.release()
+
+    def ended_within(self, seconds: float) -> bool:
+        """Wait until the call ends; False if it does not within `seconds`."""
+        if ended := self._open.acquire(timeout=seconds):
+            self._open.release()
+        return ended
 
     def _no_room(self, nbytes: int) -> ResourceExhaustedError:
         gate = self._gate
@@ -195,11 +218,11 @@ class Ticket:
 
 
 present: ContextVar[Ticket | None] = ContextVar("ticket", default=None)
-"""The ticket of the request that this thread works on."""
+"""The ticket of the call that this thread works on."""
 
 
 def reserve(nbytes: int) -> None:
-    """Count memory that the present request is about to allocate (see `Ticket.reserve`); outside of one, nothing."""
+    """Count memory that the current call is about to allocate (see `Ticket.reserve`). Outside of a call, do nothing."""
     ticket = present.get()
     if ticket is not None:
         ticket.reserve(nbytes)

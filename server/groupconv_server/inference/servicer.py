@@ -9,7 +9,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from groupconv import __version__
 from groupconv.errors import InvalidArgumentError, NotFoundError, UnimplementedError
-from groupconv_server.admission.errors import answers_errors, deadline_of, streams_errors
+from groupconv_server.admission.call import deadline_of
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.inference import models, stream
 from groupconv_server.inference.messages import parse
@@ -70,17 +70,14 @@ class InferenceServicer:
         request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
         return grpc.unary_unary_rpc_method_handler(behaviour, request.FromString, response.SerializeToString)
 
-    @answers_errors
     def ServerLive(self, request: Any, context: grpc.ServicerContext) -> service_pb2.ServerLiveResponse:
         """Always true: a server that answers is live."""
         return service_pb2.ServerLiveResponse(live=True)
 
-    @answers_errors
     def ServerReady(self, request: Any, context: grpc.ServicerContext) -> service_pb2.ServerReadyResponse:
         """Whether there is a worker."""
         return service_pb2.ServerReadyResponse(ready=bool(self.coordinator.executor.workers()))
 
-    @answers_errors
     def ModelReady(
         self, request: model_pb2.ModelReadyRequest, context: grpc.ServicerContext
     ) -> model_pb2.ModelReadyResponse:
@@ -91,19 +88,16 @@ class InferenceServicer:
             return model_pb2.ModelReadyResponse(ready=False)
         return model_pb2.ModelReadyResponse(ready=True)
 
-    @answers_errors
     def ServerMetadata(self, request: Any, context: grpc.ServicerContext) -> service_pb2.ServerMetadataResponse:
         """The server's name, version and extensions."""
         return service_pb2.ServerMetadataResponse(name=models.PLATFORM, version=__version__, extensions=self.extensions)
 
-    @answers_errors
     def ModelMetadata(
         self, request: model_pb2.ModelMetadataRequest, context: grpc.ServicerContext
     ) -> model_pb2.ModelMetadataResponse:
         """The input and output of a layer."""
         return models.metadata(models.model(self.layers, request.name, request.version))
 
-    @answers_errors
     def ModelConfig(
         self, request: model_pb2.ModelConfigRequest, context: grpc.ServicerContext
     ) -> model_pb2.ModelConfigResponse:
@@ -111,17 +105,14 @@ class InferenceServicer:
         layer = models.model(self.layers, request.name, request.version)
         return model_pb2.ModelConfigResponse(config=models.config(layer, self.coordinator.executor.describe()))
 
-    @answers_errors
     def ModelInfer(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
         """Run a layer."""
         return self.inference.infer(*parse(raw), deadline_of(context), alive=context.is_active)
 
-    @streams_errors
     def ModelStreamInfer(self, request_iterator: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Run the requests of a stream, one after another."""
         return stream.answers(self.inference, request_iterator, deadline_of(context), context.is_active)
 
-    @answers_errors
     def ModelStatistics(
         self, request: statistics_pb2.ModelStatisticsRequest, context: grpc.ServicerContext
     ) -> statistics_pb2.ModelStatisticsResponse:
@@ -130,7 +121,6 @@ class InferenceServicer:
             return self.statistics.message(self.layers.all())
         return self.statistics.message([models.model(self.layers, request.name, request.version)])
 
-    @answers_errors
     def RepositoryIndex(
         self, request: repository_pb2.RepositoryIndexRequest, context: grpc.ServicerContext
     ) -> repository_pb2.RepositoryIndexResponse:
@@ -143,7 +133,6 @@ class InferenceServicer:
                 response.models.add(name=name, state="UNAVAILABLE", reason=reason)
         return response
 
-    @answers_errors
     def RepositoryModelLoad(
         self, request: repository_pb2.RepositoryModelLoadRequest, context: grpc.ServicerContext
     ) -> repository_pb2.RepositoryModelLoadResponse:
@@ -153,7 +142,6 @@ class InferenceServicer:
         self.repository.reload(request.model_name, job=Job(deadline_of(context), context.is_active))
         return repository_pb2.RepositoryModelLoadResponse()
 
-    @answers_errors
     def RepositoryModelUnload(
         self, request: repository_pb2.RepositoryModelUnloadRequest, context: grpc.ServicerContext
     ) -> repository_pb2.RepositoryModelUnloadResponse:
@@ -161,7 +149,6 @@ class InferenceServicer:
         self.repository.unload(request.model_name, keep=True)
         return repository_pb2.RepositoryModelUnloadResponse()
 
-    @answers_errors
     def SystemSharedMemoryStatus(
         self, request: shared_memory_pb2.SystemSharedMemoryStatusRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.SystemSharedMemoryStatusResponse:
@@ -173,7 +160,6 @@ class InferenceServicer:
             shown.key = region.key if region.owner == context.peer() else ""
         return response
 
-    @answers_errors
     def SystemSharedMemoryRegister(
         self, request: shared_memory_pb2.SystemSharedMemoryRegisterRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.SystemSharedMemoryRegisterResponse:
@@ -181,7 +167,6 @@ class InferenceServicer:
         self.memory.host.register(request.name, request.key, request.offset, request.byte_size, owner=context.peer())
         return shared_memory_pb2.SystemSharedMemoryRegisterResponse()
 
-    @answers_errors
     def SystemSharedMemoryUnregister(
         self, request: shared_memory_pb2.SystemSharedMemoryUnregisterRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.SystemSharedMemoryUnregisterResponse:
@@ -192,7 +177,6 @@ class InferenceServicer:
             self.memory.host.unregister_all(context.peer())
         return shared_memory_pb2.SystemSharedMemoryUnregisterResponse()
 
-    @answers_errors
     def CudaSharedMemoryStatus(
         self, request: shared_memory_pb2.CudaSharedMemoryStatusRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.CudaSharedMemoryStatusResponse:
@@ -203,7 +187,6 @@ class InferenceServicer:
             shown.name, shown.device_id, shown.byte_size = region.name, region.device, region.size
         return response
 
-    @answers_errors
     def CudaSharedMemoryRegister(
         self, request: shared_memory_pb2.CudaSharedMemoryRegisterRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.CudaSharedMemoryRegisterResponse:
@@ -213,7 +196,6 @@ class InferenceServicer:
         )
         return shared_memory_pb2.CudaSharedMemoryRegisterResponse()
 
-    @answers_errors
     def CudaSharedMemoryUnregister(
         self, request: shared_memory_pb2.CudaSharedMemoryUnregisterRequest, context: grpc.ServicerContext
     ) -> shared_memory_pb2.CudaSharedMemoryUnregisterResponse:
@@ -224,12 +206,10 @@ class InferenceServicer:
             self.memory.device.unregister_all(context.peer())
         return shared_memory_pb2.CudaSharedMemoryUnregisterResponse()
 
-    @answers_errors
     def TraceSetting(self, request: Any, context: grpc.ServicerContext) -> service_pb2.TraceSettingResponse:
         """Refused: only the operator decides what is traced, and where to."""
         raise UnimplementedError("TraceSetting: the operator decides what is traced, at the start of the server")
 
-    @answers_errors
     def LogSettings(self, request: Any, context: grpc.ServicerContext) -> service_pb2.LogSettingsResponse:
         """Refused: only the operator decides what is logged, and where to."""
         raise UnimplementedError("LogSettings: the operator decides what is logged, at the start of the server")

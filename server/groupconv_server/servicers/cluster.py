@@ -10,7 +10,6 @@ import psutil
 
 from groupconv import __version__
 from groupconv.v1 import cluster_pb2, cluster_pb2_grpc
-from groupconv_server.admission.errors import answers_errors
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.health import Health
@@ -28,7 +27,6 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         self.coordinator, self.layers, self.health = coordinator, layers, health
         self._process = psutil.Process()
 
-    @answers_errors
     def GetCluster(  # noqa: N802 - the RPC's name
         self,
         request: cluster_pb2.GetClusterRequest,  # noqa: ARG002

@@ -15,7 +15,7 @@ from groupconv.v1 import convolution_pb2
 from groupconv.wire.codec import DecodeCache, message_with, scan
 from groupconv.wire.specs import plan_to_wire, report_to_wire
 from groupconv.wire.tensors import type_from_wire
-from groupconv_server.admission.errors import answers_errors, deadline_of
+from groupconv_server.admission.call import deadline_of
 from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.footprint import IN_MESSAGE
@@ -55,7 +55,6 @@ class ConvolutionServicer:
         handlers = {"Convolve": grpc.unary_unary_rpc_method_handler(self.Convolve), "PlanConvolution": plan}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
-    @answers_errors
     def Convolve(  # noqa: N802 - the RPC's name
         self, raw: bytes, context: grpc.ServicerContext
     ) -> bytes:
@@ -114,7 +113,6 @@ class ConvolutionServicer:
         report_to_wire(outcome.report, response)
         return response.SerializeToString()
 
-    @answers_errors
     def PlanConvolution(  # noqa: N802 - the RPC's name
         self,
         request: convolution_pb2.PlanConvolutionRequest,

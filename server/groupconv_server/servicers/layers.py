@@ -11,7 +11,7 @@ from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import layer_pb2, layer_pb2_grpc
 from groupconv.wire.specs import spec_to_wire
 from groupconv.wire.tensors import type_to_wire
-from groupconv_server.admission.errors import answers_errors, deadline_of
+from groupconv_server.admission.call import deadline_of
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.steps import Shaped, inputs_of, steps_of
@@ -28,7 +28,6 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         self.repository, self.layers, self.limits = repository, repository.layers, limits
         self._batcher = batcher
 
-    @answers_errors
     def LoadLayer(  # noqa: N802 - the RPC's name
         self,
         request_iterator: Iterator[layer_pb2.LoadLayerRequest],
@@ -48,7 +47,6 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
             loaded = self.repository.load(name, filled, inputs, job=Job(deadline_of(context), context.is_active))
         return layer_pb2.LoadLayerResponse(layer=self._described(loaded))
 
-    @answers_errors
     def GetLayer(  # noqa: N802 - the RPC's name
         self,
         request: layer_pb2.GetLayerRequest,
@@ -57,7 +55,6 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         """Describe one layer."""
         return layer_pb2.GetLayerResponse(layer=self._described(self.layers.get(request.name)))
 
-    @answers_errors
     def ListLayers(  # noqa: N802 - the RPC's name
         self,
         request: layer_pb2.ListLayersRequest,  # noqa: ARG002
@@ -66,7 +63,6 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         """Describe all layers."""
         return layer_pb2.ListLayersResponse(layers=map(self._described, self.layers.all()))
 
-    @answers_errors
     def UnloadLayer(  # noqa: N802 - the RPC's name
         self,
         request: layer_pb2.UnloadLayerRequest,

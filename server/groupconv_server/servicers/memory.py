@@ -3,7 +3,6 @@
 import grpc
 
 from groupconv.v1 import memory_pb2, memory_pb2_grpc
-from groupconv_server.admission.errors import answers_errors
 from groupconv_server.memory.client_memory import ClientMemory
 
 
@@ -17,7 +16,6 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
     def __init__(self, memory: ClientMemory) -> None:
         self._memory = memory
 
-    @answers_errors
     def RegisterMemory(  # noqa: N802 - the RPC's name
         self, request: memory_pb2.RegisterMemoryRequest, context: grpc.ServicerContext
     ) -> memory_pb2.RegisterMemoryResponse:
@@ -25,7 +23,6 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         region = self._memory.host.adopt(request.name, request.byte_size, request.proof, owner=context.peer())
         return memory_pb2.RegisterMemoryResponse(region=region)
 
-    @answers_errors
     def RegisterDeviceMemory(  # noqa: N802 - the RPC's name
         self, request: memory_pb2.RegisterDeviceMemoryRequest, context: grpc.ServicerContext
     ) -> memory_pb2.RegisterDeviceMemoryResponse:
@@ -34,7 +31,6 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         region = memory.adopt(request.handle, request.device_uuid, request.byte_size, owner=context.peer())
         return memory_pb2.RegisterDeviceMemoryResponse(region=region)
 
-    @answers_errors
     def UnregisterMemory(  # noqa: N802 - the RPC's name
         self,
         request: memory_pb2.UnregisterMemoryRequest,

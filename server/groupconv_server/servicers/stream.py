@@ -17,7 +17,7 @@ from groupconv.v1 import stream_pb2
 from groupconv.wire.chunks import CHUNK_BYTES, packed, unpacked
 from groupconv.wire.compress import compressed, expanded, library
 from groupconv.wire.tensors import from_wire, type_from_wire, type_to_wire
-from groupconv_server.admission.errors import deadline_of, streams_errors
+from groupconv_server.admission.call import deadline_of
 from groupconv_server.admission.pool import wait_for_client
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.problems import problems_of
@@ -47,7 +47,6 @@ class StreamServicer:
         handler: Any = grpc.stream_stream_rpc_method_handler(self.ConvolveStream)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"ConvolveStream": handler}),))
 
-    @streams_errors
     def ConvolveStream(  # noqa: N802 - the RPC's name
         self, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:

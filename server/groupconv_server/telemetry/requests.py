@@ -1,84 +1,12 @@
-"""What is counted of requests, by method: a record of each, kept as it is and taken apart when somebody reads."""
+"""Metrics of requests, by method."""
 
 import threading
-from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from groupconv_server.telemetry.families import FOLD, Histogram, Series
-
-
-class Inside(Protocol):
-    """A request that a thread works on, with the bytes of its messages so far."""
-
-    bytes_in: int
-    bytes_out: int
-
-
-class MethodSeries:
-    """The requests of one method. Safe to use from several threads.
-
-    Args:
-        receive: times until a thread works on one.
-        duration: times until one is answered.
-    """
-
-    def __init__(self, receive: Series, duration: Series) -> None:
-        self._receive, self._duration = receive, duration
-        self._inside: set[Inside] = set()
-        self._waited: list[float] = []
-        self._fresh: list[tuple[str, float, int, int]] = []  # of each that ended: code, seconds, bytes in and out
-        self.unread: deque[str] = deque()  # codes of those that ended before a thread worked on them
-        self.codes: Counter[str] = Counter()
-        self.refusals: Counter[str] = Counter()
-        self.retries = self._bytes_in = self._bytes_out = 0
-        self._lock = threading.Lock()
-
-    def retried(self) -> None:
-        """One is a client's further attempt."""
-        with self._lock:
-            self.retries += 1
-
-    def begun(self, request: Inside, waited: float) -> None:
-        """A thread works on one, after so many seconds."""
-        self._inside.add(request)
-        self._waited.append(waited)
-
-    def ended(self, request: Inside, code: str, seconds: float) -> None:
-        """One that had begun has ended, so many seconds after it arrived."""
-        with self._lock:  # else a reader in between would miss it
-            self._inside.discard(request)
-            self._fresh.append((code, seconds, request.bytes_in, request.bytes_out))
-        if len(self._fresh) >= FOLD:
-            self.read()
-
-    def refused(self, code: str) -> None:
-        """One was not done."""
-        with self._lock:
-            self.refusals[code] += 1
-
-    def read(self) -> tuple[int, int, int]:
-        """How many there are inside, and the bytes of all messages in and out; `codes` is then up to date, too."""
-        with self._lock:
-            while self.unread:
-                code = self.unread.popleft()
-                self.refusals[code] += 1
-                self.codes[code] += 1
-            begun = len(self._waited)  # others may append meanwhile
-            self._receive.extend(self._waited[:begun])
-            del self._waited[:begun]
-            if self._fresh:
-                codes, seconds, bytes_in, bytes_out = zip(*self._fresh, strict=True)
-                self._fresh.clear()
-                self.codes.update(codes)
-                self._duration.extend(seconds)
-                self._bytes_in += sum(bytes_in)
-                self._bytes_out += sum(bytes_out)
-            inside = list(self._inside)
-            more_in, more_out = sum(r.bytes_in for r in inside), sum(r.bytes_out for r in inside)
-            return len(inside), self._bytes_in + more_in, self._bytes_out + more_out
+from groupconv_server.telemetry.families import Histogram
+from groupconv_server.telemetry.request import MethodSeries
 
 
 class Requests:
@@ -111,7 +39,7 @@ class Requests:
         self._lock = threading.Lock()
 
     def of(self, method: str) -> MethodSeries:
-        """The series of a method; keep it, to be quick."""
+        """The series of a method. Keep it: a look-up takes a lock."""
         with self._lock:
             found = self._methods.get(method)
             if found is None:
@@ -120,7 +48,7 @@ class Requests:
             return found
 
     def describe(self) -> Iterator[Metric]:
-        """The families, empty as they are at registration: their names."""
+        """The families; empty at registration, when the registry wants their names."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:

@@ -1,7 +1,7 @@
-"""Traces: a span for each request, with its plan, split, shards and merge, continued from the caller's.
+"""Traces: a span for each request, a child of its caller's span, with spans for plan, split, shards and merge.
 
-The spans below a request's are made once it is done, from the times the coordinator takes anyway: a request that is not
-sampled costs nothing but that question. Where the spans go is the business of OpenTelemetry's SDK (`configure`).
+The inner spans are made once the request is done, from times that the coordinator takes anyway. So a request that is
+not sampled costs next to nothing. OpenTelemetry's SDK exports the spans (`configure`).
 """
 
 import math
@@ -17,22 +17,24 @@ from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind, Status, Sta
 from groupconv import __version__
 from groupconv.convolution.plan import ShardReport
 from groupconv.errors import FailedPreconditionError
-from groupconv_server.telemetry.request import Request
 
-ASKED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-"""Environment variables that ask for an export."""
-ASK = 1.0
-"""Seconds after which a process without a tracer provider is asked for one again."""
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""Environment variables that turn the export of spans on."""
+LOOK = 1.0
+"""Seconds between looks for a tracer provider, in a process that has none."""
 SERVICE = "groupconv"
 _CARRIED = frozenset(propagate.get_global_textmap().fields)
 Facts = Mapping[str, str | int]
 
 
 class Times(NamedTuple):
-    """When what happened to a chain of steps, on the clock of time.perf_counter().
+    """The times of one chain of steps, on the clock of time.perf_counter().
 
     Attributes:
-        start, dispatched, executed, merged: the ends of split, of execution and of merging.
+        start: the chain begins.
+        dispatched: its input is split.
+        executed: its shards have run.
+        merged: their outputs are merged.
         ran: for each shard the reports of its stages.
     """
 
@@ -47,49 +49,50 @@ class Traces:
     """Makes the spans of a server.
 
     Args:
-        provider: takes them; None is the process's own, as `configure` or the program that embeds the server set it.
+        provider: receives them; None is the process's own, set by `configure` or by a program that embeds the server.
 
     Attributes:
-        next_look: requests that arrive earlier have no span: nobody takes them. On the clock of time.perf_counter().
+        next_look: requests that arrive earlier have no span, on the clock of time.perf_counter(). Nobody collects them.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        self._heard = provider is not None
+        self._has_provider = provider is not None
         self.next_look = -math.inf
         self._tracer = trace.get_tracer("groupconv", __version__, tracer_provider=provider)
         self._offset = time.time() - time.perf_counter()
 
-    def begin(self, request: Request, metadata: Iterable[tuple[str, str | bytes]], arrived: float) -> Span | None:
-        """The span of a request, current from now on; a child of the caller's, if it sent one. None if nobody listens.
+    def begin(
+        self, method: str, request_id: str, metadata: Iterable[tuple[str, str | bytes]], arrived: float
+    ) -> Span | None:
+        """Start the span of a request and make it the current one; None if the process has no tracer provider.
 
         Args:
-            request: that begins.
-            metadata: of it, with `traceparent`.
+            method: full name of the RPC.
+            request_id: of the request.
+            metadata: of the request; `traceparent` in it names the span's parent.
             arrived: on the clock of time.perf_counter().
         """
-        if not self._heard and (arrived < self.next_look or not self._listened(arrived)):
+        if not self._has_provider and (arrived < self.next_look or not self._find_provider(arrived)):
             return None
         sent = {key: value for key, value in metadata if key in _CARRIED and isinstance(value, str)}
         parent = propagate.extract(sent) if sent else Context()
-        method = request.method.lstrip("/")
+        method = method.lstrip("/")
         service, _, name = method.rpartition("/")
         span = self._tracer.start_span(method, parent, kind=SpanKind.SERVER, start_time=self._at(arrived))
-        request.traced = span.is_recording()
-        if request.traced:
-            span.set_attributes(
-                {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name, "request.id": request.id}
-            )
+        if span.is_recording():
+            facts = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name, "request.id": request_id}
+            span.set_attributes(facts)
         attach(trace.set_span_in_context(span, parent))
         return span
 
-    def _listened(self, now: float) -> bool:
-        """Whether the process has a tracer provider by now: to ask OpenTelemetry takes longer than all else here."""
-        self._heard = not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
-        self.next_look = -math.inf if self._heard else now + ASK
-        return self._heard
+    def _find_provider(self, now: float) -> bool:
+        """True if the process has a tracer provider by now. This look-up is slow, so it happens once in `LOOK`."""
+        self._has_provider = not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
+        self.next_look = -math.inf if self._has_provider else now + LOOK
+        return self._has_provider
 
     def chains(self, planned: float, begun: float, chains: Sequence[Times]) -> None:
-        """Spans of a convolution that was done for the present request.
+        """Make the spans of a convolution that was done for the current request.
 
         Args:
             planned: when planning began.
@@ -107,7 +110,7 @@ class Traces:
         whole.end(self._at(chains[-1].merged))
 
     def _shard(self, start: float, stages: Sequence[ShardReport], parent: Context) -> None:
-        """A shard, its wait and each of its stages: these end with it, the wait is what is left."""
+        """Make the spans of a shard: its stages end when it does, and the time before them is its wait."""
         first, computing = stages[0], sum(stage.compute_seconds for stage in stages)
         end = start + first.seconds
         facts: Facts = {"worker": first.worker, "shard": first.index, "attempts": first.attempts}
@@ -137,12 +140,12 @@ def end(span: Span, code: str, reason: str = "") -> None:
 
 
 def configure() -> bool:
-    """Have this process send its spans by OTLP, as the OTEL_ variables of the environment say; False if none asks.
+    """Export this process's spans by OTLP, as the OTEL_ environment variables say; False if they do not.
 
     Raises:
         FailedPreconditionError: OpenTelemetry's SDK is not installed.
     """
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(map(os.environ.get, ASKED)):
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(map(os.environ.get, ENDPOINTS)):
         return False
     try:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -150,7 +153,7 @@ def configure() -> bool:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        wanted = next(filter(os.environ.get, ASKED))
+        wanted = next(filter(os.environ.get, ENDPOINTS))
         raise FailedPreconditionError(
             f"{wanted} asks for traces, and {error.name} is not installed: pip install 'groupconv[otel]'"
         ) from None

@@ -19,6 +19,10 @@ from groupconv_server.config import Config
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.inference.v2 import infer_pb2
 from groupconv_server.server import Server
+from groupconv_server.telemetry import audit
+from groupconv_server.telemetry.request import Request
+from groupconv_server.telemetry.requests import Requests
+from groupconv_server.telemetry.traces import Traces
 from waiting import until
 
 CONVOLVE = "/groupconv.v1.ConvolutionService/Convolve"
@@ -313,24 +317,14 @@ def test_refusals_are_summed_up_in_the_audit(caplog):
     assert counted > 0
 
 
-def test_a_destructor_takes_no_lock(monkeypatch):
+def test_a_destructor_takes_no_lock():
     """A garbage collection may end a request that nobody worked on in a thread that holds any lock."""
-    from groupconv_server.admission.observer import Observer
-    from groupconv_server.telemetry.metrics import Metrics
-    from groupconv_server.telemetry.traces import Traces
-
-    metrics = Metrics()
-    observer = Observer(metrics, Traces())
-    series = observer.series("/a/B")
-    watches = [observer.arrived("/a/B", series, ())]
-    from groupconv_server.telemetry import audit
-    from groupconv_server.telemetry.request import current
-
-    current.set(None)
+    series = Requests((1.0,)).of("a/B")
+    requests = [Request("/a/B", (), series, Traces())]
 
     def collected() -> None:
         with series._lock, audit._tally._lock:
-            watches.clear()
+            requests.clear()
 
     thread = threading.Thread(target=collected, daemon=True)
     thread.start()

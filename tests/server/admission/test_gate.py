@@ -1,4 +1,4 @@
-"""The gate and the door in front of a method: who is let in, who waits, who is refused, and that all leave."""
+"""The gate and the interceptor: which calls are admitted, wait or are refused, and that all leave."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +11,15 @@ from grpc_status import rpc_status
 from groupconv.errors import ResourceExhaustedError, UnavailableError
 from groupconv_server.admission.gate import Gate
 from groupconv_server.admission.interceptor import Interceptor
+from groupconv_server.telemetry.requests import Requests
+from groupconv_server.telemetry.traces import Traces
 from waiting import until
 
 RUNNING, WAITING, BYTES = 2, 3, 1000
 
 
 class Gated:
-    """A server with a method of each kind that waits for `release`, behind a door."""
+    """A server with a method of each kind that waits for `release`, behind the interceptor."""
 
     def __init__(self):
         self.gate = Gate(RUNNING, WAITING, BYTES)
@@ -44,7 +46,7 @@ class Gated:
 @pytest.fixture
 def gated():
     it = Gated()
-    server = grpc.server(ThreadPoolExecutor(RUNNING), interceptors=[Interceptor(it.gate)])
+    server = grpc.server(ThreadPoolExecutor(RUNNING), interceptors=[Interceptor(it.gate, Requests((1.0,)), Traces())])
     methods = {
         "Wait": grpc.unary_unary_rpc_method_handler(it.wait),
         "Drain": grpc.stream_unary_rpc_method_handler(it.drain),
@@ -65,8 +67,7 @@ def gated():
 def retry_of(error: grpc.RpcError) -> float:
     """Seconds of the google.rpc.RetryInfo."""
     retry = error_details_pb2.RetryInfo()
-    (detail,) = rpc_status.from_call(error).details
-    assert detail.Unpack(retry)
+    assert any(detail.Unpack(retry) for detail in rpc_status.from_call(error).details)
     return retry.retry_delay.ToTimedelta().total_seconds()
 
 
@@ -157,15 +158,15 @@ def test_messages_are_bounded_together_but_one_alone_never_is(gated):
 
 def test_a_gate_by_itself_counts_whatever_happens():
     gate = Gate(1, 0, 100)
-    visit = gate.enter()
-    visit.hold(60)
+    ticket = gate.enter()
+    ticket.hold(60)
     with pytest.raises(ResourceExhaustedError):
-        visit.hold(60)
+        ticket.hold(60)
     with pytest.raises(ResourceExhaustedError):
         gate.enter()
-    visit.leave()
-    visit.leave()
-    visit.hold(60)  # too late to count
+    ticket.leave()
+    ticket.leave()
+    ticket.hold(60)  # too late to count
     assert (gate.inside, gate.nbytes) == (0, 0)
     assert gate.close(0)
     with pytest.raises(UnavailableError):

@@ -11,7 +11,7 @@ def test_callers_take_turns_and_each_keeps_its_order(tasks):
     queue = FairQueue()
     for number, caller in enumerate(tasks):
         queue.push(caller, (caller, number))
-    assert len(queue) == len(tasks)
+    assert queue.count == len(tasks)
     taken = [queue.pop() for _ in tasks]
     for caller in "abc":
         assert [n for c, n in taken if c == caller] == [n for n, c in enumerate(tasks) if c == caller]

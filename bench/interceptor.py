@@ -1,6 +1,6 @@
-"""What the door before every method costs, with what it notes: requests with it, with tokens, and without; medians.
+"""What the interceptor costs: requests with it, with tokens, and without; medians.
 
-python bench/door.py
+python bench/interceptor.py
 """
 
 import statistics
@@ -20,11 +20,11 @@ from groupconv_server.config import Config
 from groupconv_server.server import Server
 
 ROUNDS, REQUESTS = 15, 60
-KINDS = ("without", "door", "tokens")
+KINDS = ("without", "interceptor", "tokens")
 
 
 def passed(_: Interceptor, continuation: Callable[[Any], Any], details: Any) -> Any:
-    """No door."""
+    """No interceptor."""
     return continuation(details)
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokens.toml"
         file.write_text(entry_text("bench", token, CallerLimits(1e6, 1e12, 99)))
-        files = {"without": None, "door": None, "tokens": file}
+        files = {"without": None, "interceptor": None, "tokens": file}
         servers = {k: Server(Config(port=0, executor="local", workers=1, threads=1, tokens=files[k])) for k in KINDS}
         clients = {k: groupconv.connect(s.address, token=token, timeout=60) for k, s in servers.items()}
         for size in (8, 256):
@@ -57,7 +57,7 @@ def main() -> None:
             plain = found["without"]
             for k in KINDS:
                 ratio = statistics.median(a / b for a, b in zip(found[k], plain, strict=True))
-                print(f"{size:4d}² {k:8s} {statistics.median(found[k]) * 1e3:6.3f} ms  {ratio - 1:+.1%}")
+                print(f"{size:4d}² {k:11s} {statistics.median(found[k]) * 1e3:6.3f} ms  {ratio - 1:+.1%}")
         for client in clients.values():
             client.close()
         for server in servers.values():
