@@ -15,7 +15,8 @@ from groupconv_server.config import Config
 from groupconv_server.server import Server
 from groupconv_worker.contract import Problem
 from groupconv_worker.engines import create_engine
-from groupconv_worker.shard import Stage, run_shard
+from groupconv_worker.runtime import run_shard
+from groupconv_worker.shard import Stage
 
 VARIANTS = {
     "grouped": ((0, 4, 9, 8), (6, 2, 3, 3), {"groups": 2, "padding": 1}),

@@ -16,7 +16,8 @@ from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.engines import create_engine
 from groupconv_worker.reference import convolve
 from groupconv_worker.resident import OVERHEAD, Resident, ResidentKey, WeightsMissingError
-from groupconv_worker.shard import Stage, run_shard
+from groupconv_worker.runtime import run_shard
+from groupconv_worker.shard import Stage
 
 ENGINE = create_engine("reference")
 WEIGHT = np.ones((1, 1, 3))
@@ -34,7 +35,7 @@ def use(store: Resident, layer: str, batch: int = 1) -> None:
 
 
 def kept(store: Resident, *layers: str) -> list[bool]:
-    return [store.has(stage(layer).key, stage(layer).one) for layer in layers]
+    return [(stage(layer).key, stage(layer).one) in store._kept for layer in layers]
 
 
 def test_the_kernel_unused_for_longest_leaves_a_full_store():

@@ -5,7 +5,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,14 +108,14 @@ class Worker:
         dropped: Callable[[], bool] = lambda: False,
         borrowed: bool = False,
     ) -> tuple[Ran, ...] | None:
-        """One shard into `out`, when its turn has come; from whatever thread.
+        """Run one shard into `out`, once there are threads for it. Called from any thread.
 
         Args:
             stages: as of `run`.
-            x: likewise.
+            x: (N, C, *input).
+            expires: as of `run`.
             out: (N, M, *output), any strides.
-            expires: likewise.
-            dropped: asked while the shard waits and runs; if so it is not started, or ends early.
+            dropped: called while the shard waits and runs; once it is True the shard is not started, or ends early.
             borrowed: whether the arrays are the caller's again afterwards: what is kept is copied.
 
         Returns:
@@ -127,11 +126,10 @@ class Worker:
             CancelledError: it was dropped.
         """
         job = Job(None if expires is None else time.monotonic() + expires - time.time(), lambda: not dropped())
-        threads = self._runtime.enter(stages, job)
+        job.look()
         try:
-            if borrowed:
-                stages = [_own(stage) for stage in stages]
-            return self._runtime.run(stages, x, out, threads, job)
+            with job:
+                return self._runtime.run(stages, x, out, job, borrowed=borrowed)
         except WeightsMissingError:
             return None
         except DeviceLostError:
@@ -140,16 +138,7 @@ class Worker:
             log.exception("the device is lost; this worker ends")
             logging.shutdown()
             os._exit(DEVICE_LOST)
-        finally:
-            self._runtime.budget.release(threads)
 
     def forget(self, layer: str, version: int) -> None:
         """Drop what is kept of a layer's version; a shard that counts on it is sent again, with its weights."""
         self.resident.forget(layer, version)
-
-
-def _own(stage: Stage) -> Stage:
-    """A resident layer's stage with weights of its own: engines may keep views of them."""
-    if stage.key is None or stage.weight.size == 0:
-        return stage
-    return replace(stage, weight=stage.weight.copy(), bias=None if stage.bias is None else stage.bias.copy())

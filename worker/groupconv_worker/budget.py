@@ -1,15 +1,19 @@
-"""Turns at a budget of threads, first come, first served."""
+"""A budget of threads that runs share, first come, first served."""
 
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 
 PATIENCE = 0.02
 """Seconds without any change after which who waits gets a thread beyond the budget."""
 LENT = 32
 """Threads beyond the budget, at most."""
+
+granted: ContextVar[int | None] = ContextVar("threads", default=None)
+"""Threads of any team that the calling thread may have at work, itself among them; None for all of them."""
 
 
 class ThreadBudget:
@@ -109,7 +113,8 @@ class ThreadBudget:
             self._holders -= 1
             self._alone = False
             self._changed = time.monotonic()
-            self._admit()
+            if self._waiting or self._lent:
+                self._admit()
 
     def _take(self, share: int, *, alone: bool = False) -> int:
         got, self._alone = min(share, self._free), alone

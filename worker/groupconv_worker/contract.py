@@ -107,7 +107,7 @@ class Engine(Protocol):
 
     Attributes:
         threads: CPU threads it may use.
-        at_once: runs it does at a time, at most, where its threads are shared among them (`threads.keep_to`).
+        at_once: runs it does at a time, at most, where its threads are shared among them (`budget.granted`).
         gpu: the `cuda.device.Device` whose arrays (DLPack) it reads and writes where they lie; None without one.
     """
 

@@ -1,10 +1,10 @@
 """A job: work for one caller, and what ends it early: its deadline, a caller who has gone, the end of the process.
 
-Whoever runs a job enters it (`with job:`). From then on one thread of the process, the watch, looks at its deadline and
-its caller every `PERIOD`, and sets the job's word when one of them is over. Compiled programs read that word between
-blocks, and loops in Python between pieces of at most some tens of milliseconds: so work ends within `PROMPT`.
+Whoever runs a job enters it (`with job:`). Meanwhile one thread of the process, the watch, looks at the deadline and
+the caller every `PERIOD` seconds, and sets the job's word when the job is over. Compiled programs read that word
+between blocks, and loops in Python between pieces of at most some tens of milliseconds, so work ends within `PROMPT`.
 
-What runs deep inside an engine asks for the job of its thread (`current`), as threads.keep_to does for its threads.
+Code deep inside an engine finds the job of its thread with `current()`.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +29,7 @@ DROWSY = 50
 
 
 def always() -> bool:
-    """Yes."""
+    """Return True: the caller is always there."""
     return True
 
 
@@ -37,11 +38,13 @@ class Job:
 
     Args:
         deadline: on the clock of time.monotonic(); None for none.
-        alive: whether the caller is still there. It is asked again and again, and must not wait.
+        alive: whether the caller is still there. It is called again and again, and must not block.
+        priority: 1 goes before 2, and so on; 0 goes after all of them.
 
     Attributes:
-        deadline: as given.
-        address: of the word that is not 0 once the job is over.
+        deadline, priority: as given.
+        word: its value is not 0 once the job is over.
+        address: of the word, for compiled code.
 
     Example:
         >>> job = Job(deadline=time.monotonic() - 1)
@@ -53,24 +56,19 @@ class Job:
         groupconv.errors.DeadlineExceededError: the deadline passed
     """
 
-    __slots__ = ("_alive", "_before", "_error", "_word", "address", "deadline")
+    __slots__ = ("_alive", "_error", "_tokens", "address", "deadline", "priority", "word")
 
-    def __init__(self, deadline: float | None = None, alive: Callable[[], bool] = always) -> None:
-        self.deadline, self._alive = deadline, alive
-        self._word = ctypes.c_int64()
-        self.address = ctypes.addressof(self._word)
+    def __init__(self, deadline: float | None = None, alive: Callable[[], bool] = always, priority: int = 0) -> None:
+        self.deadline, self._alive, self.priority = deadline, alive, priority
+        self.word = ctypes.c_int64()
+        self.address = ctypes.addressof(self.word)
         self._error: GroupconvError | None = None
-        self._before: dict[int, list[Job | None]] = {}
+        self._tokens: dict[int, list[Token[Job]]] = {}
 
     @property
     def over(self) -> bool:
-        """Whether it was stopped, as far as is known: costs a look at a word."""
-        return self._word.value != 0
-
-    @property
-    def watched(self) -> bool:
-        """Whether it may end by itself."""
-        return self.deadline is not None or self._alive is not always
+        """Whether the job is known to be over. Costs a look at a word."""
+        return self.word.value != 0
 
     @property
     def left(self) -> float | None:
@@ -78,72 +76,105 @@ class Job:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def stop(self, error: GroupconvError) -> None:
-        """End it: who works on it stops, and raises `error`. Of several the first counts."""
+        """End the job: its threads stop and raise `error`. The first call counts."""
         self._error = self._error or error
-        self._word.value = 1
+        self.word.value = 1
 
     def look(self) -> bool:
-        """Look at the clock and the caller; whether the job is over."""
-        if not self._word.value:
+        """Look at the clock and the caller. Return whether the job is over."""
+        if not self.word.value:
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self.stop(DeadlineExceededError("the deadline passed"))
             elif not self._alive():
                 self.stop(CancelledError("the caller has gone"))
-        return self._word.value != 0
+        return self.word.value != 0
 
     def check(self) -> None:
-        """Go on, if the job is not over. Cheap enough between pieces of a microsecond.
+        """Return if the job is not over. Cheap enough between pieces of a microsecond.
 
         Raises:
             DeadlineExceededError: its deadline passed.
             CancelledError: its caller has gone.
-            GroupconvError: what it was stopped with.
+            GroupconvError: the error that it was stopped with.
         """
-        if self._word.value and self._error is not None:
+        if self.word.value and self._error is not None:
             raise self._error
 
     def __enter__(self) -> Self:
-        thread = threading.get_ident()
-        self._before.setdefault(thread, []).append(_running.get(thread))
-        _running[thread] = self
-        if _watch.asleep and self.watched:
-            _watch.wake()
+        self._tokens.setdefault(threading.get_ident(), []).append(running.set(self))
+        if self.deadline is not None or self._alive is not always:
+            _watch.jobs.append(self)
+            if _watch.asleep:
+                _watch.wake()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        thread = threading.get_ident()
-        entered = self._before[thread]  # several times, where one function calls another
-        before = entered.pop()
-        if not entered:
-            del self._before[thread]
-        if before is None:
-            del _running[thread]
-        else:
-            _running[thread] = before
+        running.reset(self._tokens[threading.get_ident()].pop())
+        if self.deadline is not None or self._alive is not always:
+            _watch.jobs.remove(self)
 
 
 ENDLESS = Job()
-"""Nobody's: it has no end."""
+"""The job of a thread that is in none."""
+running: ContextVar[Job] = ContextVar("job", default=ENDLESS)
+"""The job that a thread is in. A team's thread sets it for its share of a caller's work, which is watched already."""
+current = running.get
+"""The job that the calling thread is in; `ENDLESS` without one."""
 
-_running: dict[int, Job] = {}
-"""The job of each thread that is in one."""
 
+class Jobs:
+    """The jobs that run on one executor. It may end all of them.
 
-def current() -> Job:
-    """The job that the calling thread is in; `ENDLESS` if it is in none."""
-    return _running.get(threading.get_ident(), ENDLESS)
+    Example:
+        >>> jobs, job = Jobs(), Job()
+        >>> jobs.enter(job)
+        >>> jobs.end(GroupconvError("closed"))
+        >>> job.over
+        True
+        >>> jobs.leave(job)
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[int, Job] = {}
+        self._ended: GroupconvError | None = None
+
+    def enter(self, job: Job) -> None:
+        """Enter a job unless it is over. The same thread calls `leave` when the work is done.
+
+        Raises:
+            GroupconvError: why the job is over, or what `end` was given.
+        """
+        self._running[id(job)] = job
+        if self._ended is not None:  # looked at after the job was added, so `end` cannot miss it
+            job.stop(self._ended)
+        if job.look():
+            del self._running[id(job)]
+            job.check()
+        job.__enter__()
+
+    def leave(self, job: Job) -> None:
+        """Leave a job that was entered."""
+        self._running.pop(id(job), None)
+        job.__exit__(None, None, None)
+
+    def end(self, error: GroupconvError) -> None:
+        """Stop the jobs that run, and each that comes, with this error."""
+        self._ended = error
+        for job in list(self._running.values()):
+            job.stop(error)
 
 
 class _Watch:
-    """The thread that looks at the running jobs; it sleeps while there are none."""
+    """The thread that looks at the running jobs. It sleeps while there are none."""
 
     def __init__(self) -> None:
         self.asleep = True
+        self.jobs: list[Job] = []  # a job is in it once for each time it was entered; changes are atomic
         self._awake, self._started = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
-        """A job was entered while it slept."""
+        """Look again: a job was entered while the watch slept."""
         with self._started:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._look, name="job-watch", daemon=True)
@@ -157,15 +188,15 @@ class _Watch:
             self.asleep, idle = False, 0
             while idle < DROWSY:
                 time.sleep(PERIOD)
-                jobs = {job for job in list(_running.values()) if job.watched}
+                jobs = set(self.jobs)
                 idle = 0 if jobs else idle + 1
                 for job in jobs:
                     try:
                         job.look()
                     except Exception:
-                        log.exception("a caller could not be asked whether it is there")
+                        log.exception("a job's caller could not be looked at")
             self.asleep = True
-            if any(job.watched for job in list(_running.values())):  # entered before it could see that nobody looks
+            if self.jobs:  # entered before it could see that the watch sleeps
                 self._awake.set()
 
 

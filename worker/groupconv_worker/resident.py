@@ -5,12 +5,10 @@ again, so a full store costs time and never an answer.
 """
 
 import functools
+import itertools
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
-
-from cachetools import LRUCache
 
 from groupconv_worker.contract import Prepared, Problem
 
@@ -39,17 +37,41 @@ class ResidentKey(NamedTuple):
 
 
 class WeightsMissingError(LookupError):
-    """A stage came without its weights, and they are not prepared here: they have to be sent."""
+    """A stage came without its weights, and they are not prepared here: send them."""
+
+
+class Kept:
+    """A prepared kernel in a store.
+
+    Attributes:
+        store: that it is in.
+        prepared: the kernel; None once it has left the store.
+        size: bytes that it counts as.
+        used: when it was used last, on the store's `clock`.
+    """
+
+    __slots__ = ("prepared", "size", "store", "used")
+
+    def __init__(self, store: "Resident", prepared: Prepared) -> None:
+        self.store = store
+        self.prepared: Prepared | None = prepared
+        self.size = prepared.nbytes + OVERHEAD
+        self.used = next(store.clock)
 
 
 class Resident:
-    """Prepared kernels by layer and problem; the least recently used ones leave when it is full.
+    """Prepared kernels by layer and problem. The least recently used ones leave when it is full.
 
-    One that alone is larger than the capacity is not kept: it is prepared for each shard. Safe to use from several
+    A kernel that alone is larger than the capacity is not kept: it is prepared for each shard. Safe to use from several
     threads.
 
     Args:
         capacity: bytes that all prepared kernels may hold together (`Prepared.nbytes`, and `OVERHEAD` for each).
+
+    Attributes:
+        capacity: as given.
+        bytes: that it holds.
+        clock: counts uses; a kernel that is used without `find` is given its next number.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
@@ -59,60 +81,56 @@ class Resident:
         >>> x, w = np.ones((1, 1, 4)), np.ones((1, 1, 3))
         >>> problem = Problem(resolve(ConvSpec(), x.shape, w.shape), types_of(x.dtype, w.dtype))
         >>> store, key = Resident(), ResidentKey("edge", 1, 0, ((0, 1), (0, 1), (0, 3)))
-        >>> prepare = lambda one: create_engine("reference").prepare(one, w, resident=True)
-        >>> store.get(key, problem, prepare) is store.get(key, problem, prepare)
+        >>> store.find(key, problem) is None
         True
-        >>> store.has(key, problem), store.bytes == w.nbytes + OVERHEAD
+        >>> kept = store.add(key, problem, create_engine("reference").prepare(problem, w, resident=True))
+        >>> store.find(key, problem) is kept, store.bytes == w.nbytes + OVERHEAD
         (True, True)
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        self._kept: LRUCache[tuple[ResidentKey, Problem], Prepared] = LRUCache(capacity, getsizeof=size_of)
+        self.capacity, self.bytes, self.clock = capacity, 0, itertools.count()
+        self._kept: dict[tuple[ResidentKey, Problem], Kept] = {}
         self._lock = threading.Lock()
 
-    @property
-    def capacity(self) -> int:
-        """Bytes that it may hold."""
-        return int(self._kept.maxsize)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes that it holds."""
-        return int(self._kept.currsize)
-
-    def has(self, key: ResidentKey, problem: Problem) -> bool:
-        """Whether this part is here, prepared for such a problem."""
-        return (key, problem) in self._kept
-
-    def get(self, key: ResidentKey, problem: Problem, prepare: Callable[[Problem], Prepared]) -> Prepared:
-        """This part, prepared: the kept one, or what `prepare` makes of the problem, kept from now on.
+    def find(self, key: ResidentKey, problem: Problem) -> Kept | None:
+        """The kernel of this part, prepared for such a problem; None if it is not here.
 
         Args:
             key: which part.
             problem: of one sample (`of_one_sample`), as kernels serve any batch.
-            prepare: called with the problem if nothing is kept.
         """
+        kept = self._kept.get((key, problem))
+        if kept is not None:
+            kept.used = next(self.clock)
+        return kept
+
+    def add(self, key: ResidentKey, problem: Problem, prepared: Prepared) -> Kept | None:
+        """Keep a kernel, and let others go for it. Return the one of another thread that was faster, if there is one.
+
+        Returns:
+            The kernel in the store; None if it is too large for it.
+        """
+        made = Kept(self, prepared)
         with self._lock:
-            known = self._kept.get((key, problem))
-        if known is not None:
-            return known
-        made = prepare(problem)  # may take a second of tuning, so not under the lock
-        with self._lock:
-            known = self._kept.get((key, problem))  # another thread may have made it meanwhile
-            if known is None and size_of(made) <= self._kept.maxsize:
-                self._kept[key, problem] = made
-        return known or made
+            kept = self._kept.get((key, problem))
+            if kept is None and made.size <= self.capacity:
+                while self.bytes + made.size > self.capacity:
+                    self._drop(min(self._kept, key=lambda k: self._kept[k].used))
+                kept = self._kept[key, problem] = made
+                self.bytes += made.size
+        return kept
 
     def forget(self, layer: str, version: int) -> None:
         """Drop every part of a layer's version."""
         with self._lock:
             for found in [k for k in self._kept if (k[0].layer, k[0].version) == (layer, version)]:
-                del self._kept[found]
+                self._drop(found)
 
-
-def size_of(prepared: Prepared) -> int:
-    """Bytes that a kept kernel counts as."""
-    return prepared.nbytes + OVERHEAD
+    def _drop(self, key: tuple[ResidentKey, Problem]) -> None:
+        kept = self._kept.pop(key)
+        self.bytes -= kept.size
+        kept.prepared = None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,18 +1,18 @@
-"""What a worker is wherever it runs: an engine, the kernels that stay prepared there, and turns at its threads."""
+"""What a worker is wherever it runs: an engine, the kernels that stay prepared there, and a budget of threads."""
 
 import contextlib
 import threading
+import time
 from collections.abc import Sequence
 
 from groupconv.errors import DeadlineExceededError
-from groupconv_worker.budget import ThreadBudget
-from groupconv_worker.contract import Array
+from groupconv_worker.budget import ThreadBudget, granted
+from groupconv_worker.contract import Array, Engine, Prepared, beside
 from groupconv_worker.cpu.kernels.forms import deferred
-from groupconv_worker.cpu.threads import keep_to
 from groupconv_worker.engines import create_engine
-from groupconv_worker.job import Job
-from groupconv_worker.resident import Resident
-from groupconv_worker.shard import Ran, Stage, run_shard
+from groupconv_worker.job import Job, current
+from groupconv_worker.resident import Resident, WeightsMissingError
+from groupconv_worker.shard import Ran, Stage
 
 
 class WorkerRuntime:
@@ -34,47 +34,130 @@ class WorkerRuntime:
         self.resident = Resident(capacity)
         self.budget = ThreadBudget(self.engine.threads if self.engine.at_once > 1 else 1)
 
-    def enter(self, stages: Sequence[Stage], job: Job, among: float | None = None) -> int:
-        """Wait for threads to run a shard on.
+    def run(
+        self,
+        stages: Sequence[Stage],
+        x: Array,
+        out: Array,
+        job: Job,
+        *,
+        among: float | None = None,
+        borrowed: bool = False,
+    ) -> tuple[Ran, ...]:
+        """Wait for threads and run a shard on them (see `run_shard`). The calling thread is in the job.
 
         Args:
-            stages: of the shard. What is to be prepared, and tuned, has the threads and the processor for itself.
+            stages: of the shard. One that is to be prepared, and tuned, has the threads and the processor for itself.
+            x: (N, C, *input) of the first stage.
+            out: (N, M, *output) of the last, to be filled.
             job: that the shard is a part of.
             among: how many shards share the threads now; None counts those that came here.
-
-        Returns:
-            How many it got, for `run` and for `budget.release`.
-
-        Raises:
-            DeadlineExceededError, CancelledError: the job was over before it got any.
-        """
-        left = job.left
-        timeout = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
-        new = not all(stage.key is None or self.resident.has(stage.key, stage.one) for stage in stages)
-        if among is None:
-            among = min(self.budget.inside + 1, self.engine.at_once)
-        got = 0 if job.look() else self.budget.acquire(timeout, among=among, whole=new, over=job.look)
-        if got and job.look():
-            self.budget.release(got)
-            got = 0
-        if not got:
-            job.look()
-            job.check()
-            raise DeadlineExceededError("the deadline passed before the shard was started")
-        return got
-
-    def run(self, stages: Sequence[Stage], x: Array, out: Array, threads: int, job: Job) -> tuple[Ran, ...]:
-        """Run a shard (see `run_shard`) on so many threads.
-
-        Others wait meanwhile, so no form is compiled for kernels that came with their request (cpu/kernels/forms.py).
+            borrowed: the caller reuses the arrays afterwards, so weights that are kept are copied.
 
         Raises:
             DeadlineExceededError, CancelledError: the job was over before the shard was; `out` is not complete.
+            WeightsMissingError: as of `run_shard`.
         """
-        keep_to(threads)
-        one_shot = all(stage.key is None for stage in stages)
+        new, one_shot = False, True
+        for stage in stages:
+            if stage.key is not None:
+                one_shot = False
+                if stage.kept is None or stage.kept.store is not self.resident or stage.kept.prepared is None:
+                    stage.keep(self.resident.find(stage.key, stage.one))
+                    new = new or stage.kept is None
+        if among is None:
+            among = min(self.budget.inside + 1, self.engine.at_once)
+        threads = self._acquire(job, among, whole=new)
+        token = granted.set(threads)
         try:
-            with job, deferred() if one_shot else contextlib.nullcontext():
-                return run_shard(self.engine, stages, x, out, self.resident)
+            # others wait meanwhile, so no form is compiled for kernels that came with their request (cpu/kernels/forms)
+            with deferred() if one_shot else contextlib.nullcontext():
+                return run_shard(self.engine, stages, x, out, self.resident, borrowed=borrowed)
         finally:
-            keep_to(None)
+            granted.reset(token)
+            self.budget.release(threads)
+
+    def _acquire(self, job: Job, among: float, *, whole: bool) -> int:
+        timeout = -1.0
+        if job.deadline is not None:
+            timeout = min(max(0.0, job.deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        threads = self.budget.acquire(timeout, among=among, whole=whole, over=job.look)
+        if job.word.value or not threads:
+            if threads:
+                self.budget.release(threads)
+            job.look()
+            job.check()
+            raise DeadlineExceededError("the deadline passed before the shard was started")
+        return threads
+
+
+def run_shard(
+    engine: Engine,
+    stages: Sequence[Stage],
+    x: Array,
+    out: Array,
+    resident: Resident | None = None,
+    *,
+    borrowed: bool = False,
+) -> tuple[Ran, ...]:
+    """Run the stages of one shard on `x`, the output of each being the input of the next, the last into `out`.
+
+    Args:
+        engine: of this worker.
+        stages: at least one.
+        x: (N, C, *input) of the first, any strides, not changed. Of no samples nothing is prepared or run.
+        out: (N, M, *output) of the last, any strides; every element is written.
+        resident: the worker's store of prepared kernels; None prepares every kernel for this shard alone.
+        borrowed: the caller reuses the weights' memory afterwards, so those that are kept are copied.
+
+    Raises:
+        WeightsMissingError: a stage of a resident layer has no weights, and they are not prepared here.
+
+    Example:
+        >>> import numpy as np
+        >>> from groupconv import ConvSpec, resolve
+        >>> from groupconv.convolution.dtypes import types_of
+        >>> from groupconv_worker.contract import Problem
+        >>> x, w = np.ones((1, 2, 4)), np.ones((2, 1, 3))
+        >>> out = np.empty((1, 2, 2))
+        >>> problem = Problem(resolve(ConvSpec(groups=2), x.shape, w.shape), types_of(x.dtype, w.dtype))
+        >>> (ran,) = run_shard(create_engine("reference"), [Stage(problem, w)], x, out)
+        >>> ran.algorithm, out.tolist()
+        ('reference', [[[3.0, 3.0], [3.0, 3.0]]])
+    """
+    if not x.shape[0]:
+        return (Ran("none", 0.0),) * len(stages)
+    job, last, ran = current(), len(stages) - 1, []
+    for i, stage in enumerate(stages):
+        if job.word.value:
+            job.check()
+        start = time.perf_counter()
+        kept, prepared = stage.kept, None
+        if kept is not None and kept.store is resident:
+            prepared, kept.used = kept.prepared, next(kept.store.clock)
+        if prepared is None:
+            prepared = _prepared(engine, stage, resident, borrowed=borrowed)
+        problem = stage.problem
+        y = out if i == last else beside(x, problem.geometry.output_shape, problem.types.output)
+        prepared.run(x, y)
+        ran.append(Ran(prepared.algorithm, time.perf_counter() - start))
+        x = y
+    return tuple(ran)
+
+
+def _prepared(engine: Engine, stage: Stage, resident: Resident | None, *, borrowed: bool) -> Prepared:
+    """The kernel of a stage that remembers none: from the store, or prepared now and kept there."""
+    if stage.key is None or resident is None:
+        return engine.prepare(stage.problem, stage.weight, stage.bias)
+    kept = resident.find(stage.key, stage.one)
+    prepared = None if kept is None else kept.prepared
+    if prepared is None:
+        if stage.weight.size == 0:
+            raise WeightsMissingError
+        weight, bias = stage.weight, stage.bias
+        if borrowed:  # engines may keep views of them
+            weight, bias = weight.copy(), None if bias is None else bias.copy()
+        prepared = engine.prepare(stage.one, weight, bias, resident=True)
+        kept = resident.add(stage.key, stage.one, prepared)
+    stage.keep(kept)
+    return prepared

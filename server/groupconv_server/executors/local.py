@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 
 from groupconv.convolution.plan import ShardReport
 from groupconv.errors import UnavailableError
-from groupconv_server.executors.base import Jobs, Task, WorkerInfo
+from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.job import Job
+from groupconv_worker.job import Job, Jobs
 from groupconv_worker.resident import CAPACITY
 from groupconv_worker.runtime import WorkerRuntime
 
@@ -89,8 +89,11 @@ class LocalExecutor:
         start, job = time.perf_counter(), job or Job()
         among_each = min(among, self.computes_here) / len(self._workers)
         try:
-            with self._jobs.of(job):
+            self._jobs.enter(job)
+            try:
                 return self._run(tasks, job, start, among_each)
+            finally:
+                self._jobs.leave(job)
         except DeviceLostError as error:
             if not self._lost:
                 self._lost = f"{error}; the server serves nothing until it is started again"
@@ -123,7 +126,7 @@ class LocalExecutor:
 
     def interrupt(self) -> None:
         """Running shards end within `job.PROMPT`."""
-        self._jobs.end()
+        self._jobs.end(UnavailableError("the server is stopping"))
 
     def close(self) -> None:
         """End running shards and the threads."""
@@ -156,11 +159,7 @@ class _Worker:
         self.runtime.engine.close()
 
     def run(self, task: Task, job: Job, submitted: float, among: float) -> tuple[ShardReport, ...]:
-        threads = self.runtime.enter(task.stages, job, among)
-        try:
-            ran = self.runtime.run(task.stages, task.x, task.out, threads, job)
-            with self._count:
-                self.shards += 1
-        finally:
-            self.runtime.budget.release(threads)
+        ran = self.runtime.run(task.stages, task.x, task.out, job, among=among)
+        with self._count:
+            self.shards += 1
         return task.reports(self.id, ran, time.perf_counter() - submitted)

@@ -27,12 +27,11 @@ from groupconv.errors import (
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.executors import Executor, Task, create_executor
-from groupconv_server.executors.base import Jobs
 from groupconv_server.planner import Cut
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.engine import why_unavailable
-from groupconv_worker.job import Job
+from groupconv_worker.job import Job, Jobs
 from groupconv_worker.shard import Stage
 from strategies import FLOATS, Case, cases
 from waiting import until
@@ -102,7 +101,8 @@ def test_requests_share_the_threads_of_a_local_worker(engine):
     met = threading.Barrier(executor.computes_here)
     want = Coordinator(executor).convolve(x, steps).output
     (worker,) = executor._workers.values()
-    run, worker.runtime.run = worker.runtime.run, lambda *args: (met.wait(60), run(*args))[1]
+    prepare = worker.runtime.engine.prepare  # called once a run has its threads
+    worker.runtime.engine.prepare = lambda *args, **options: (met.wait(60), prepare(*args, **options))[1]
 
     def request(_):
         return coordinator.convolve(x, steps).output
@@ -121,16 +121,16 @@ def test_what_is_to_be_tuned_waits_for_all_threads():
     resident = resident_steps("layer", 1, steps)
     inside, go = threading.Event(), threading.Event()
     (worker,) = executor._workers.values()
-    run = worker.runtime.run
+    prepare = worker.runtime.engine.prepare
 
-    def waiting(*args):
-        worker.runtime.run = run
+    def waiting(*args, **options):
+        worker.runtime.engine.prepare = prepare
         inside.set()
         go.wait(60)
-        return run(*args)
+        return prepare(*args, **options)
 
     def held():
-        worker.runtime.run = waiting
+        worker.runtime.engine.prepare = waiting
         coordinator.convolve(x, steps)
 
     first = threading.Thread(target=held)

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groupconv_worker.budget import granted
 from groupconv_worker.cpu.kernels.atomic import array, job, load, store
 from groupconv_worker.cpu.program import KernelStage, Program
-from groupconv_worker.cpu.threads import Team, keep_to
+from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 
 
@@ -59,15 +60,15 @@ def test_many_callers_share_one_team():
     assert all((count == 200).all() for count in counts)
 
 
-def test_a_thread_that_keeps_to_itself_gets_no_helpers():
+def test_a_thread_that_is_granted_itself_alone_gets_no_helpers():
     team, barrier = Team(2), threading.Barrier(2)
     by: set[int] = set()
-    keep_to(1)
+    token = granted.set(1)
     try:
         team.run(lambda *_: by.add(threading.get_ident()), 50)
         assert by == {threading.get_ident()}
     finally:
-        keep_to(None)
+        granted.reset(token)
     team.run(lambda *_: barrier.wait(60), 2)  # which takes two
     team.close()
 

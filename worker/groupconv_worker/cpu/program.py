@@ -141,7 +141,8 @@ class Program:
         finally:
             self.team.dismiss(helpers)
             self.buffers.give(buffer)
-        job.check()
+        if job.word.value:
+            job.check()
 
 
 def address(array: Array) -> int:

@@ -14,8 +14,7 @@ time to let go of the GIL before it asks, and tells that work is over when it ha
 Linux tends to wake a thread on the processor of the one that wakes it. Behind a caller that computes, it waited there
 for many milliseconds, so a sleeping helper is first told to keep off that processor.
 
-Who shares a team's budget with others (budget.py) says so in its own thread (`keep_to`), as it is many calls away from
-where the team is asked for helpers.
+A run that shares the threads with others has a part of them granted (`budget.granted`).
 """
 
 import collections
@@ -32,6 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from groupconv_worker.budget import granted
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.program import (
     ASLEEP,
@@ -45,7 +45,7 @@ from groupconv_worker.cpu.kernels.program import (
     await_word,
     rouse,
 )
-from groupconv_worker.job import current
+from groupconv_worker.job import Job, current, running
 
 Work = Callable[[int, int], object]
 """work(first, last) does the tasks first … last - 1."""
@@ -56,9 +56,6 @@ LOOKOUT = 200_000
 """Turns (a quarter of a nanosecond to one) for which a helper looks out for work, and a caller for its helpers."""
 HANDOVER = 2_000
 """Turns to wait before asking for the GIL, which who announced work still holds for a moment."""
-
-
-_this = threading.local()
 
 
 class Team:
@@ -90,32 +87,37 @@ class Team:
         is over; what takes long must look at it (job.py) by itself.
         """
         helpers = self.hire(min(tasks, self.threads if threads is None else threads) - 1)
+        job = current()
         if not helpers.all:
-            current().check()
+            if job.word.value:
+                job.check()
             work(0, tasks)
             return
-        job = _Job(work, tasks, 1 + len(helpers.all), helpers.all[0].prepared())
+        shared = _SharedWork(work, tasks, 1 + len(helpers.all), job, helpers.all[0].prepared())
         for share, helper in enumerate(helpers.all, start=1):
-            helper.start((job, share))
-        if not job.join_in(0):
-            await_word(job.over, LOOKOUT)
-        # a helper that has not even woken finds nothing left of this job; the next may be announced to it already
-        self.dismiss(helpers)
-        job.close()
+            helper.start((shared, share))
+        if not shared.join_in(0):
+            await_word(shared.over, LOOKOUT)
+        # a helper that has not even woken finds nothing left of this work; the next may be announced to it already
+        self._free.extend(helpers.all)
+        del shared.work  # a late helper still has this object in its queue
+        if shared.errors:
+            raise shared.errors[0]
 
     def expect(self, count: int) -> None:
         """Wake helpers for work that comes in a moment: up to `count` of those that are free."""
         for helper in self._free[: -1 - count : -1]:
-            helper.wake()
+            if helper.words[ASLEEP]:
+                helper.wake()
 
     def hire(self, count: int) -> "Helpers":
         """Up to `count` helpers, nobody else's until they are dismissed; those that sleep are woken.
 
         Fewer if the calling thread keeps to fewer threads.
         """
-        kept = getattr(_this, "threads", None)
-        if kept is not None:
-            count = min(count, kept - 1)
+        most = granted.get()
+        if most is not None and count >= most:
+            count = most - 1
         if count < 1 or not self._free:
             return NOBODY
         found: list[_Helper] = []
@@ -125,7 +127,8 @@ class Team:
             except IndexError:
                 break
         for helper in found:
-            helper.wake()
+            if helper.words[ASLEEP]:
+                helper.wake()
         return found[0].alone if len(found) == 1 else _together(found)
 
     def dismiss(self, helpers: "Helpers") -> None:
@@ -137,11 +140,6 @@ class Team:
         self._dismiss()
         for helper in self._helpers:
             helper.thread.join()
-
-
-def keep_to(threads: int | None) -> None:
-    """Of any team the calling thread has at most so many threads at work from now on, itself among them; None: all."""
-    _this.threads = threads
 
 
 class Helpers(NamedTuple):
@@ -163,86 +161,80 @@ def _together(found: "list[_Helper]") -> Helpers:
 NOBODY = _together([])
 
 
-class _Job:
-    """Tasks in parts, dealt as one share to each of `threads` threads.
+class _SharedWork:
+    """Tasks in parts, one share of them for each thread.
 
-    `over` is the address of a word that becomes 1 when a helper has done the last part and lets go of the GIL.
+    Attributes:
+        over: the address of a word that becomes 1 when a helper has done the last part and lets go of the GIL.
+        errors: of parts that failed.
     """
 
-    def __init__(self, work: Work, tasks: int, threads: int, over: int) -> None:
-        self.work, self.over, self.caller = work, over, current()
-        parts = min(tasks, PARTS * threads)
-        bounds = [tasks * part // parts for part in range(parts + 1)]
-        pairs = list(itertools.pairwise(bounds))
+    def __init__(self, work: Work, tasks: int, threads: int, job: Job, over: int) -> None:
+        self.work, self.over, self._job = work, over, job
+        self._count = count = min(tasks, PARTS * threads)
+        parts = [(tasks * part // count, tasks * (part + 1) // count) for part in range(count)]
         self._shares = [
-            collections.deque(pairs[parts * share // threads : parts * (share + 1) // threads])
+            collections.deque(parts[count * share // threads : count * (share + 1) // threads])
             for share in range(threads)
         ]
-        self._parts, self._finished = parts, itertools.count(1)  # `next` is atomic, as a deque's pops are
-        self._errors: list[BaseException] = []
+        self._finished = itertools.count(1)  # `next` is atomic, as a deque's pops are
+        self.errors: list[BaseException] = []
 
     def join_in(self, share: int) -> bool:
-        """Do the parts of this share, then those nobody has begun; whether the last one to end was among them."""
-        last = False
-        with self.caller:
-            while (part := self._take(share)) is not None:
+        """Do the parts of this share, then those that no thread has begun. Return whether the last to end was one."""
+        job, own, last = self._job, self._shares[share], False
+        token = running.set(job)
+        for parts in (own, *self._shares):
+            take = parts.popleft if parts is own else parts.pop
+            while parts:
                 try:
-                    self.caller.check()
-                    self.work(*part)
-                except BaseException as error:  # noqa: BLE001 - raised by `close`, in the caller's thread
-                    self._errors.append(error)
-                last = next(self._finished) == self._parts
+                    first, stop = take()
+                except IndexError:  # another thread took the last one meanwhile
+                    break
+                try:
+                    if job.word.value:
+                        job.check()
+                    self.work(first, stop)
+                except BaseException as error:  # noqa: BLE001 - raised by `Team.run`, in the caller's thread
+                    self.errors.append(error)
+                last = next(self._finished) == self._count
+        running.reset(token)
         return last
-
-    def _take(self, share: int) -> tuple[int, int] | None:
-        with contextlib.suppress(IndexError):
-            return self._shares[share].popleft()
-        for other in self._shares:
-            with contextlib.suppress(IndexError):
-                return other.pop()
-        return None
-
-    def close(self) -> None:
-        """Let go of the work, for a late helper still has this job in its queue; raise the first failure."""
-        del self.work
-        if self._errors:
-            raise self._errors[0]
 
 
 class _Helper:
     """A thread that joins in jobs: those in its queue, and the compiled ones announced in its words."""
 
     def __init__(self) -> None:
-        self._jobs = queue.SimpleQueue[tuple[_Job, int] | None]()
+        self._jobs = queue.SimpleQueue[tuple[_SharedWork, int] | None]()
         room = np.zeros(5 * LINE, np.int64)
         first = -(room.ctypes.data // 8) % LINE
-        self._words, self._avoided = room[first : first + 4 * LINE], -1
-        self.address = self._words.ctypes.data
+        self.words, self._avoided = room[first : first + 4 * LINE], -1
+        self.address = self.words.ctypes.data
         self.alone = _together([self])
         self.thread = threading.Thread(target=self._loop, name="groupconv", daemon=True)
         self.thread.start()
 
     def prepared(self) -> int:
         """The address of the word that its next job is told to be over by."""
-        self._words[OVER] = 0
+        self.words[OVER] = 0
         return self.address + 8 * OVER
 
-    def start(self, share: tuple[_Job, int] | None) -> None:
+    def start(self, share: tuple[_SharedWork, int] | None) -> None:
         """Join in a job, at this share of it; end if it is None."""
         self._jobs.put(share)
         announce(self.address, INTERPRETER)
 
     def wake(self) -> None:
-        """See that it looks out for work. It may be late: who announces work must not count on it."""
-        if self._words[ASLEEP]:
-            self._avoid_this_processor()
-            rouse(self.address)
+        """Wake a thread that sleeps. It may be late, so whoever announces work must not depend on it."""
+        self._avoid_this_processor()
+        rouse(self.address)
 
     def _loop(self) -> None:
         over: int | None = 0
         while over is not None:
             attend(self.address, over, LOOKOUT, HANDOVER)
-            self._words[JOB] = NONE
+            self.words[JOB] = NONE
             over = 0
             while over is not None and not self._jobs.empty():
                 over = self._join_in()
@@ -252,8 +244,8 @@ class _Helper:
         found = self._jobs.get()
         if found is None:
             return None
-        job, share = found
-        return job.over if job.join_in(share) else 0
+        work, share = found
+        return work.over if work.join_in(share) else 0
 
     def _avoid_this_processor(self) -> None:
         """Run on any processor that the caller may use but the one it is on, if there is another."""

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import ray
 
 from groupconv.convolution.plan import ShardReport
-from groupconv.errors import DeadlineExceededError, InternalError
+from groupconv.errors import DeadlineExceededError, InternalError, UnavailableError
 from groupconv_server.access.variables import check_ray_token
-from groupconv_server.executors.base import Jobs, Task, WorkerInfo
+from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_server.executors.placement import Placement, WorkerPlaces
 from groupconv_server.executors.ray import calls, lane_calls, start
 from groupconv_server.executors.ray.calls import (
@@ -28,7 +28,7 @@ from groupconv_server.executors.ray.slots import WorkerSlot, WorkerState
 from groupconv_server.executors.ray.waiting import first_done
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.engines import create_engine
-from groupconv_worker.job import Job
+from groupconv_worker.job import Job, Jobs
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
 
 log = logging.getLogger(__name__)
@@ -134,8 +134,11 @@ class RayExecutor:
     ) -> list[tuple[ShardReport, ...]]:
         """Every task on its worker, by its lane if it has one; each result is copied once, into its slice."""
         job = job or Job()
-        with self._jobs.of(job):
+        self._jobs.enter(job)
+        try:
             return self._run(tasks, job)
+        finally:
+            self._jobs.leave(job)
 
     def _run(self, tasks: Sequence[Task], job: Job) -> list[tuple[ShardReport, ...]]:
         inputs, deadline = Inputs(), job.deadline
@@ -171,7 +174,7 @@ class RayExecutor:
 
     def interrupt(self) -> None:
         """Requests end at their next `GLANCE`, and what workers do for them soon after."""
-        self._jobs.end()
+        self._jobs.end(UnavailableError("the server is stopping"))
 
     def close(self) -> None:
         """End the actors, and Ray where this process started it."""

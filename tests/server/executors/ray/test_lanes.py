@@ -23,7 +23,7 @@ from groupconv_worker.lanes.frames import BrokenLaneError
 from groupconv_worker.lanes.handshake import NONCE, new_key
 from groupconv_worker.lanes.shards import NUMBERS, ShardHeader
 from groupconv_worker.resident import Resident, ResidentKey, WeightsMissingError
-from groupconv_worker.shard import run_shard
+from groupconv_worker.runtime import run_shard
 from strategies import FLOATS, Case, cases
 from tasks import small_task, task_of
 from waiting import until

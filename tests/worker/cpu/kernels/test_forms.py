@@ -115,9 +115,7 @@ for kernel, dtype in ((2, "float32"), *[(3, "float32")] * 3, *[(4, "float64")] *
     problem = Problem(resolve(ConvSpec(groups=4), x.shape, w.shape), types_of(x.dtype, w.dtype))
     out = np.empty(problem.geometry.output_shape, dtype)
     stages = [Stage(problem, w)]
-    threads = runtime.enter(stages, Job())
-    (ran,) = runtime.run(stages, x, out, threads, Job())
-    runtime.budget.release(threads)
+    (ran,) = runtime.run(stages, x, out, Job())
     if FORMS._thread:
         FORMS._thread.join()
     np.testing.assert_allclose(out, convolve(x, w, None, problem.geometry), rtol=1e-4, atol=1e-4)

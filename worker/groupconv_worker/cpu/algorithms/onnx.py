@@ -69,7 +69,7 @@ class OnnxRuntime:
         if g.flip_kernel:
             w = np.flip(w, tuple(range(2, w.ndim)))
         kernel = _Sliced(self, g, np.ascontiguousarray(w), bias_of(bias, g, w.dtype), resident=resident)
-        return Samples(problem, kernel, activated=False)
+        return Samples(problem, kernel, activated=kernel.relu)
 
     def shared_session(self, g: Geometry, channels: tuple[int, int]) -> Any:
         """The one-shot session of output channels of `g`, made if it is not kept."""
@@ -83,12 +83,17 @@ class OnnxRuntime:
 
 
 class _Sliced:
-    """One session per part of the output channels."""
+    """One session per part of the output channels.
+
+    Attributes:
+        relu: whether it applies the activation, which is a ReLU; any other is applied to its result.
+    """
 
     algorithm = "onnxruntime"
 
     def __init__(self, runtime: OnnxRuntime, g: Geometry, w: Array, bias: Array, *, resident: bool) -> None:
         self.team = runtime.team
+        self.relu = g.activation is not None and g.activation.kind == "relu"
         self.parts: list[tuple[int, int, Any, tuple[Array, Array] | None]] = []
         for start, stop in parts(g, max(runtime.team.threads, -(-_macs(g) // SESSION_MACS))):
             weights = (part_of(w, g, start, stop), bias[start:stop])
@@ -106,10 +111,16 @@ class _Sliced:
             self._sample(sample, made)
 
     def _sample(self, x: Array, y: Array) -> None:
+        job = current()
+
         def work(first: int, last: int) -> None:
             for start, stop, session, weights in self.parts[first:last]:
-                current().check()
-                _run(session, self._seen(x, start, stop), weights, y[start:stop])
+                if job.word.value:
+                    job.check()
+                part = y[start:stop]
+                _run(session, self._seen(x, start, stop), weights, part)
+                if self.relu:  # here the part is in the cache of this thread
+                    np.maximum(part, 0, out=part)
 
         self.team.run(work, len(self.parts))
 
