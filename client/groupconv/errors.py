@@ -1,19 +1,18 @@
-"""One exception per gRPC status, raised alike by the SDK, the engines and the server.
+"""One exception per gRPC status, for the SDK, the engines and the server.
 
-The names after the status make `except` readable on both sides of the wire: what the server raises as
-`InvalidArgumentError` arrives at the client as `InvalidArgumentError`, with the field it is about.
+An exception that the server raises arrives at the client as the same class: an `InvalidArgumentError` with its field.
 """
 
 from typing import ClassVar, Self
 
 
 class GroupconvError(Exception):
-    """Base of every error of this package.
+    """Base of every exception of this package.
 
     Attributes:
-        status: the name of its gRPC status code.
-        request_id: what the server called the request, if it came from one: its log has the same id.
-        retry_after: seconds after which the server says trying again may help; None where it says nothing.
+        status: name of the gRPC status code.
+        request_id: the server's id of the request, which is also in its log; empty if there was no request.
+        retry_after: seconds after which the server suggests another attempt, or None.
     """
 
     status: ClassVar[str] = "UNKNOWN"
@@ -25,7 +24,12 @@ class GroupconvError(Exception):
 
 
 class InvalidArgumentError(GroupconvError, ValueError):
-    """An argument cannot be meant: names the field, what was expected and what came.
+    """An argument is invalid.
+
+    Attributes:
+        field: the argument, as a path such as `steps[1].spec.stride`.
+        expected: what would be valid.
+        got: what came.
 
     Example:
         >>> raise InvalidArgumentError("groups", "a divisor of 96 input channels", 5)
@@ -41,12 +45,12 @@ class InvalidArgumentError(GroupconvError, ValueError):
         super().__init__(f"{field}: expected {expected}, got {_shown(got)}" if expected else field)
 
     def within(self, path: str) -> Self:
-        """The same refusal seen from outside: `stride` within `steps[1].spec` is `steps[1].spec.stride`."""
+        """The same error with a longer path: `stride` within `steps[1].spec` is `steps[1].spec.stride`."""
         return type(self)(f"{path}.{self.field}", self.expected, self.got)
 
 
 class ResourceExhaustedError(GroupconvError):
-    """More memory, queue or message than the configured limit allows."""
+    """A limit of the server on memory, queue length, rate or message size is reached."""
 
     status: ClassVar[str] = "RESOURCE_EXHAUSTED"
 
@@ -59,55 +63,55 @@ class NotFoundError(GroupconvError, KeyError):
 
 
 class AlreadyExistsError(GroupconvError):
-    """Something by that name exists already."""
+    """Something with this name exists already."""
 
     status: ClassVar[str] = "ALREADY_EXISTS"
 
 
 class FailedPreconditionError(GroupconvError):
-    """The request is fine, the state of the system is not (no GPU, no worker of that kind)."""
+    """The system is not in the state that the request needs, for example it has no GPU."""
 
     status: ClassVar[str] = "FAILED_PRECONDITION"
 
 
 class UnavailableError(GroupconvError, ConnectionError):
-    """The server or every worker is away; trying again later may succeed."""
+    """The server or all its workers are away. Another attempt later may succeed."""
 
     status: ClassVar[str] = "UNAVAILABLE"
 
 
 class DeadlineExceededError(GroupconvError, TimeoutError):
-    """The answer did not come within the caller's timeout."""
+    """The answer did not arrive within the caller's timeout."""
 
     status: ClassVar[str] = "DEADLINE_EXCEEDED"
 
 
 class CancelledError(GroupconvError):
-    """The caller cancelled."""
+    """The caller cancelled the call."""
 
     status: ClassVar[str] = "CANCELLED"
 
 
 class AbortedError(GroupconvError):
-    """A concurrent operation got in the way."""
+    """A concurrent operation interfered."""
 
     status: ClassVar[str] = "ABORTED"
 
 
 class OutOfRangeError(GroupconvError):
-    """Past the end of what exists."""
+    """An index is past the end."""
 
     status: ClassVar[str] = "OUT_OF_RANGE"
 
 
 class DataLossError(GroupconvError):
-    """Stored data does not match its checksum."""
+    """Data is corrupt: a checksum does not match, or an answer cannot be decoded."""
 
     status: ClassVar[str] = "DATA_LOSS"
 
 
 class UnauthenticatedError(GroupconvError):
-    """No valid credentials came with the call."""
+    """The call has no valid credentials."""
 
     status: ClassVar[str] = "UNAUTHENTICATED"
 
@@ -119,13 +123,13 @@ class PermissionDeniedError(GroupconvError, PermissionError):
 
 
 class UnimplementedError(GroupconvError, NotImplementedError):
-    """The server does not offer this."""
+    """The server does not have this method."""
 
     status: ClassVar[str] = "UNIMPLEMENTED"
 
 
 class InternalError(GroupconvError):
-    """A defect of the server; its log has the details."""
+    """A defect of the server or a driver. The server's log has the details."""
 
     status: ClassVar[str] = "INTERNAL"
 
@@ -136,6 +140,6 @@ BY_STATUS: dict[str, type[GroupconvError]] = {
 
 
 def _shown(value: object) -> str:
-    """`repr`, cut short: a message never repeats 10 KB of what came."""
+    """`repr`, shortened to at most 120 characters."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:80]}… ({len(text)} characters)"

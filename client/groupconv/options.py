@@ -1,4 +1,4 @@
-"""The keywords of the SDK's functions, those that several take."""
+"""Keyword arguments that several functions of the SDK share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, cast
@@ -8,7 +8,13 @@ from groupconv.streaming.progress import ProgressCallback
 
 
 class CallOptions(TypedDict, total=False):
-    """What concerns the call: `out`, an array to fill; `timeout`, seconds; `allow_reordering`, see `Client.run`."""
+    """Options of a call.
+
+    Attributes:
+        out: array to fill with the output.
+        timeout: seconds; None takes the client's.
+        allow_reordering: whether sums over input channels may be split between workers, see `Client.run`.
+    """
 
     out: Any
     timeout: float | None
@@ -16,7 +22,7 @@ class CallOptions(TypedDict, total=False):
 
 
 class Streaming(TypedDict, total=False):
-    """What concerns a stream, see `Client.stream_convolve`."""
+    """Options of a stream, see `Client.stream_convolve`."""
 
     shape: Sequence[int] | None
     dtype: Any
@@ -39,19 +45,19 @@ class _Spec(TypedDict, total=False):
 
 
 class Conv(_Spec, CallOptions, total=False):
-    """Keywords of a convolution, as in `ConvSpec`."""
+    """Options of a convolution, see `ConvSpec`."""
 
     padding_mode: PaddingMode
 
 
 class ConvTranspose(_Spec, CallOptions, total=False):
-    """Keywords of a transposed convolution, as in `ConvSpec`."""
+    """Options of a transposed convolution, see `ConvSpec`."""
 
     output_padding: int | Sequence[int]
 
 
 class StreamConv(_Spec, Streaming, total=False):
-    """Keywords of a convolution, transposed or not, that goes by stream."""
+    """Options of a streamed convolution, which may be transposed."""
 
     padding_mode: PaddingMode
     transposed: bool
@@ -59,7 +65,7 @@ class StreamConv(_Spec, Streaming, total=False):
 
 
 def split(options: Mapping[str, Any]) -> tuple[ConvSpec, CallOptions]:
-    """Keywords of a convolution function as the spec and what concerns the call."""
+    """Separate the options of a convolution function into its spec and the options of the call."""
     call = CallOptions(
         out=options.get("out"),
         timeout=options.get("timeout"),
@@ -70,7 +76,7 @@ def split(options: Mapping[str, Any]) -> tuple[ConvSpec, CallOptions]:
 
 
 def split_streaming(options: Mapping[str, Any]) -> tuple[ConvSpec, Streaming]:
-    """Keywords of a streamed convolution as the spec and what concerns the stream."""
+    """Separate the options of a streamed convolution into its spec and the options of the stream."""
     stream = {key: value for key, value in options.items() if key in Streaming.__annotations__}
     spec = ConvSpec(**{key: value for key, value in options.items() if key not in stream})
     return spec, cast("Streaming", stream)

@@ -20,7 +20,16 @@ def depthwise_separable_steps(
     depthwise_bias: Any = None,
     depthwise_activation: ActivationKind | Activation | None = None,
 ) -> list[Step]:
-    """Depthwise K×K with the spec's stride, padding and dilation, then pointwise with its activation."""
+    """The two steps of a depthwise-separable convolution.
+
+    Args:
+        depthwise_kernel: (C·multiplier, 1, *kernel), applied with the spec's stride, padding and dilation.
+        pointwise_kernel: (M, C·multiplier) or (M, C·multiplier, 1, …), applied with the spec's activation.
+        bias: (M,) of the pointwise step, or None.
+        spec: of both steps together; its groups are replaced.
+        depthwise_bias: (C·multiplier,) of the depthwise step, or None.
+        depthwise_activation: of the depthwise step.
+    """
     depthwise = as_array(depthwise_kernel)
     first = replace(spec, groups=depthwise.shape[0], activation=as_activation(depthwise_activation))
     rank = depthwise.ndim - 2
@@ -37,14 +46,17 @@ def pointwise(kernel: Any, rank: int) -> Array:
 
 
 def spatially_separable_steps(column: Any, row: Any, bias: Any, spec: ConvSpec, channels: int) -> list[Step]:
-    """K×1 then 1×K on every channel: the rank-1 kernel column·rowᵀ in 2K multiplications for K².
+    """The two steps of a spatially separable convolution: K×1 and 1×K, with 2K multiplications in place of K².
 
     Args:
-        column: (K,) for every channel, or (C, K) one for each.
-        row: likewise.
-        bias: (C,), added after the second pass.
-        spec: 2-D; each pass takes its axis of stride, padding and dilation.
+        column: (K,) for all channels, or (C, K) for each.
+        row: (K,) for all channels, or (C, K) for each.
+        bias: (C,), added after the second step, or None.
+        spec: 2-D. Each step takes its own axis of stride, padding and dilation; groups are replaced.
         channels: C.
+
+    Raises:
+        InvalidArgumentError: `column` or `row` has another shape.
     """
     stride, dilation = per_axis("stride", spec.stride, 2), per_axis("dilation", spec.dilation, 2)
     steps = []

@@ -1,10 +1,10 @@
-"""Numbers and tables for people."""
+"""Numbers and tables as readable text."""
 
 from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]], left: frozenset[int] = frozenset()) -> str:
-    """Rows of cells as aligned text, the first row being the heading; columns in `left` are left-aligned."""
+    """Rows of cells as aligned text. The first row is the heading. Columns in `left` are left-aligned, others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(
@@ -17,7 +17,7 @@ def table(rows: Sequence[Sequence[str]], left: frozenset[int] = frozenset()) -> 
 
 
 def human_bytes(count: int) -> str:
-    """Bytes for people.
+    """A number of bytes with a binary unit.
 
     Example:
         >>> human_bytes(1536), human_bytes(3 * 2**20)
@@ -31,7 +31,7 @@ def human_bytes(count: int) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Seconds for people, three digits of milliseconds.
+    """Seconds as milliseconds with three significant digits.
 
     Example:
         >>> milliseconds(0.0012345), milliseconds(2.5)

@@ -1,4 +1,4 @@
-"""What a convolution costs, counted from its geometry: weights, multiply-adds, FLOPs, bytes."""
+"""The cost of a convolution, from its geometry: weights, multiply-adds, FLOPs, bytes."""
 
 import math
 
@@ -9,7 +9,7 @@ from groupconv.convolution.geometry import Geometry
 
 
 def weights(g: Geometry) -> int:
-    """Number of kernel weights, bias not counted: M·(C/g)·ΠK.
+    """Number of kernel weights without the bias: M·(C/g)·ΠK.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
@@ -20,10 +20,9 @@ def weights(g: Geometry) -> int:
 
 
 def multiply_adds(g: Geometry) -> int:
-    """Multiply-adds of the whole batch, taps that fall into padding included.
+    """Multiply-adds of the whole batch, including taps on padding.
 
-    N·M·(C/g)·ΠK·ΠH' for a convolution, N·C·(M/g)·ΠK·ΠH for a transposed one (the extent that slides is
-    the input's).
+    N·M·(C/g)·ΠK·ΠH' for a convolution, N·C·(M/g)·ΠK·ΠH for a transposed one.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
@@ -34,20 +33,20 @@ def multiply_adds(g: Geometry) -> int:
 
 
 def flops(g: Geometry, *, bias: bool = False) -> int:
-    """Two per multiply-add, and one per output for a bias."""
+    """Floating-point operations: two per multiply-add, and one per output for a bias."""
     return 2 * multiply_adds(g) + (math.prod(g.output_shape) if bias else 0)
 
 
 def nbytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
-    """Size of an array in bytes, in Python's unbounded integers: safe on any shape that came over a wire."""
+    """Size of an array in bytes. Python's integers do not overflow, so any shape from a message is safe."""
     return math.prod(shape) * dtype.itemsize
 
 
 def bytes_in(g: Geometry, types: Types) -> int:
-    """Input and kernel, in bytes."""
+    """Size of input and kernel in bytes."""
     return nbytes(g.input_shape, types.input) + nbytes(g.weight_shape, types.weight)
 
 
 def bytes_out(g: Geometry, types: Types) -> int:
-    """Output, in bytes."""
+    """Size of the output in bytes."""
     return nbytes(g.output_shape, types.output)

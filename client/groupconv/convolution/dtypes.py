@@ -1,4 +1,4 @@
-"""Which dtypes travel, and what accumulates in what.
+"""Supported dtypes, and the dtypes in which convolutions accumulate.
 
 | input               | kernel                       | accumulates in | output  |
 | ------------------- | ---------------------------- | -------------- | ------- |
@@ -44,15 +44,19 @@ class Types(NamedTuple):
 
 
 def is_float(dtype: np.dtype) -> bool:
-    """True for the four float dtypes (NumPy's own test does not know bfloat16)."""
+    """True for the four float dtypes (NumPy itself does not regard bfloat16 as a float)."""
     return dtype.kind == "f" or dtype == BFLOAT16
 
 
 def known(field: str, dtype: np.dtype) -> np.dtype:
-    """`dtype`, if it is one that travels.
+    """`dtype`, checked to be a supported one in the machine's byte order.
+
+    Args:
+        field: what errors call it.
+        dtype: to check.
 
     Raises:
-        InvalidArgumentError: naming `field` and the dtypes there are.
+        InvalidArgumentError: it is not; the error lists the supported dtypes.
     """
     if dtype not in DTYPES.values() or not dtype.isnative:
         raise InvalidArgumentError(field, f"one of {', '.join(DTYPES)}", str(dtype))
@@ -62,10 +66,10 @@ def known(field: str, dtype: np.dtype) -> np.dtype:
 def types_of(
     x: np.dtype, weight: np.dtype, bias: np.dtype | None = None, activation: Activation | None = None
 ) -> Types:
-    """The dtypes a convolution computes in, by the table above.
+    """The dtypes of a convolution, by the table above.
 
     Raises:
-        InvalidArgumentError: for a combination the table does not have.
+        InvalidArgumentError: the table does not have this combination.
 
     Example:
         >>> types_of(np.dtype("uint8"), np.dtype("float32")).output

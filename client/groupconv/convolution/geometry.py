@@ -20,13 +20,13 @@ from groupconv.errors import InvalidArgumentError
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A `ConvSpec` met its shapes: every parameter explicit, one per axis; hashable, so it keys caches.
+    """A `ConvSpec` applied to shapes, with one value per axis for each parameter. Hashable.
 
     Attributes:
         batch, in_channels, out_channels, groups: N, C, M, g.
         input, kernel, output: spatial extents H, K, H', one per axis (1 to 3 axes).
         stride, dilation, output_padding: one per axis.
-        padding: (low, high) per axis, never a rule.
+        padding: (low, high) per axis.
         padding_mode, activation, transposed, flip_kernel, exact: as in ConvSpec.
 
     Example:
@@ -86,18 +86,18 @@ class Geometry:
 
     @property
     def is_pointwise(self) -> bool:
-        """A 1×1 kernel that reads exactly its input: channels are mixed, space is left alone."""
+        """Whether it is a 1×1 convolution without stride and padding: a matrix product over channels."""
         return self.input == self.output and all(
             k == 1 and s == 1 and p == (0, 0) for k, s, p in zip(self.kernel, self.stride, self.padding, strict=True)
         )
 
     @property
     def is_depthwise(self) -> bool:
-        """One input channel per group."""
+        """Whether each group has one input channel."""
         return self.groups == self.in_channels and self.groups > 1
 
     def variant(self) -> str:
-        """The field's name for this convolution, as people say it.
+        """The usual name of this kind of convolution.
 
         Example:
             >>> resolve(ConvSpec(padding=1, groups=8), (1, 8, 9, 9), (8, 1, 3, 3)).variant()
@@ -119,14 +119,13 @@ class Geometry:
 def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[int]) -> Geometry:
     """The geometry of `spec` on an input (N, C, *spatial) and a weight (M, C/g, *kernel).
 
-    A transposed weight is (C, M/g, *kernel). Parameters that cannot matter are normalised (a stride that
-    leaves one output, the dilation of one tap), so no later index arithmetic meets a number larger than the
-    padded input; the formulas above hold for what comes out.
+    A transposed weight is (C, M/g, *kernel). Parameters without effect are normalized (the stride of an axis with one
+    output, the dilation of one tap), so that index arithmetic never exceeds the padded input.
 
-    A batch of 0 gives an output of no samples; every other extent is at least 1.
+    The batch may be 0; every other extent is at least 1.
 
     Raises:
-        InvalidArgumentError: naming the field, what was expected and what came.
+        InvalidArgumentError: the shapes do not fit the spec; it names the field, what was expected and what came.
 
     Example:
         >>> resolve(ConvSpec(transposed=True, stride=2), (1, 8, 5), (8, 4, 3)).output
@@ -161,7 +160,7 @@ def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[i
         output = tuple(
             (h + lo + hi - e) // s + 1 for h, s, (lo, hi), e in zip(extents, stride, padding, reach, strict=True)
         )
-        # one output has no next one: the smallest stride that still gives one is the same convolution
+        # with one output, the smallest stride that still gives one output is the same convolution
         stride = tuple(
             min(s, max(1, h + lo + hi - e + 1))
             for s, h, (lo, hi), e in zip(stride, extents, padding, reach, strict=True)
@@ -188,9 +187,12 @@ def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[i
 
 
 def receptive_field(layers: Iterable[tuple[int, int, int]]) -> int:
-    """Input cells that one output of a stack sees, for layers of (kernel, stride, dilation).
+    """Input elements per axis that one output of a stack of layers depends on.
 
-    1 + Σ dᵢ·(Kᵢ-1)·Π_{j<i} sⱼ; with strides of 1 that is 1 + Σ dᵢ·(Kᵢ-1).
+    It is 1 + Σ dᵢ·(Kᵢ-1)·Π_{j<i} sⱼ.
+
+    Args:
+        layers: (kernel extent, stride, dilation) of each layer, in order.
 
     Example:
         >>> receptive_field([(3, 1, 1), (3, 1, 2), (3, 1, 4)])
@@ -204,7 +206,7 @@ def receptive_field(layers: Iterable[tuple[int, int, int]]) -> int:
 
 
 def _shape(field: str, shape: Sequence[int], *, batch: bool = False) -> Shape:
-    """A shape as integers. With `batch` its first axis is one, which may be empty."""
+    """A shape as a tuple of integers. If `batch`, its first extent may be 0."""
     for i, extent in enumerate(shape):
         least = 0 if batch and i == 0 else 1
         if not least <= extent <= MAX_PARAMETER:

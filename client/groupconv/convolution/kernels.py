@@ -1,7 +1,7 @@
 """Image filters by name, as 2-D kernels for cross-correlation.
 
 Sources: Sobel and Feldman (1968) for the gradients; the 4-neighbour Laplacian; the Gaussian sampled at integers and
-normalised, cut at four standard deviations as in SciPy and scikit-image.
+normalized, truncated at four standard deviations as in SciPy and scikit-image.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ _FIXED = {
     "emboss": [[-2, -1, 0], [-1, 1, 1], [0, 1, 2]],
 }
 TRUNCATE = 4.0
-"""Standard deviations at which a Gaussian is cut."""
+"""Standard deviations at which a Gaussian is truncated."""
 NAMES = (*_FIXED, "gaussian:SIGMA")
 
 
@@ -30,7 +30,7 @@ def kernel_named(name: str) -> Kernel:
         name: one of `NAMES`; `gaussian:2.5` has a standard deviation of 2.5 pixels.
 
     Raises:
-        InvalidArgumentError: listing the names there are.
+        InvalidArgumentError: the name is unknown; the error lists all names.
 
     Example:
         >>> kernel_named("sobel-x")[1].tolist(), kernel_named("gaussian:1").shape
@@ -45,7 +45,7 @@ def kernel_named(name: str) -> Kernel:
 
 
 def gaussian_of(name: str) -> Kernel | None:
-    """The factor of the kernel `gaussian:SIGMA`, which has as many axes as one likes; None for any other name."""
+    """The 1-D factor of the separable kernel `gaussian:SIGMA`; None for any other name."""
     kind, _, parameter = name.partition(":")
     return gaussian(_sigma(parameter)) if kind == "gaussian" else None
 
@@ -57,7 +57,7 @@ def gaussian(sigma: float, *, truncate: float = TRUNCATE, order: int = 0) -> Ker
 
     Args:
         sigma: standard deviation in pixels; 0 is the identity.
-        truncate: where it is cut, in standard deviations.
+        truncate: radius in standard deviations.
         order: 0 is the Gaussian, 1 and 2 are its derivatives.
 
     Example:

@@ -1,4 +1,4 @@
-"""What the rules of padding come to on each axis.
+"""Padding rules resolved to a (low, high) pair per axis.
 
 Source: the ONNX operators Conv and ConvTranspose for SAME_UPPER and SAME_LOWER.
 """
@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 
 def effective_extent(kernel: int, dilation: int) -> int:
-    """Cells from the first to the last tap: d·(K-1) + 1.
+    """Elements from the first to the last tap of a dilated kernel: d·(K-1) + 1.
 
     Example:
         >>> effective_extent(3, 12)
@@ -26,7 +26,7 @@ def effective_extent(kernel: int, dilation: int) -> int:
 def same_padding(extent: int, kernel: int, stride: int = 1, dilation: int = 1, *, lower: bool = False) -> Pair:
     """Padding (low, high) after which a convolution has ceil(H / s) outputs.
 
-    Source: ONNX Conv, auto_pad: SAME_UPPER puts the odd cell at the end, SAME_LOWER at the beginning.
+    Source: ONNX Conv, auto_pad: SAME_UPPER puts the odd element at the end, SAME_LOWER at the beginning.
 
     Example:
         >>> same_padding(224, 7, stride=2), same_padding(224, 7, stride=2, lower=True)
@@ -44,14 +44,14 @@ def resolve_padding(
     """Padding (low, high) of each axis.
 
     Args:
-        spec: whose padding may be a rule.
-        extents: of the input.
-        reach: effective extents of the kernel.
-        stride: of each axis.
-        out_pad: likewise.
+        spec: its padding may be a rule.
+        extents: of the input, per axis.
+        reach: effective extent of the kernel, per axis.
+        stride: per axis.
+        out_pad: output padding, per axis.
 
     Raises:
-        InvalidArgumentError: a rule that a transposed convolution cannot keep.
+        InvalidArgumentError: a transposed convolution cannot satisfy the rule.
     """
     if not isinstance(spec.padding, str):
         return padding_pairs(spec.padding, len(extents))
@@ -72,10 +72,10 @@ def resolve_padding(
 
 
 def check_padding_mode(mode: PaddingMode, extents: Shape, padding: tuple[Pair, ...]) -> None:
-    """Refuse more padding than a mode can fill from the input.
+    """Check that a padding mode can fill the padding from the input.
 
     Raises:
-        InvalidArgumentError: naming the axis.
+        InvalidArgumentError: an axis has too much padding.
     """
     most = {"reflect": -1, "circular": 0}.get(mode)
     if most is None:

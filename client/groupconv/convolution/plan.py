@@ -1,4 +1,4 @@
-"""How a request is cut: the plan that a server made and what became of it, in numbers and in words."""
+"""Plans and reports: how a server cuts a request into shards, and how it ran them."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,15 @@ from groupconv.text import human_bytes, milliseconds, table
 
 Shape = tuple[int, ...]
 MOST_SHARDS = 64
-"""Rows of a table; a plan for a thousand workers shows its beginning."""
+"""Most rows in a table."""
 MOST_ALTERNATIVES = 6
+"""Most alternatives listed below a table."""
 
 
 class Range(NamedTuple):
-    """Indices from `start` up to, not including, `stop` along one dimension.
+    """Indices from `start` to `stop` (exclusive) along one dimension.
 
-    A stop beyond the dimension goes on at its beginning: circular padding makes a shard read from both ends.
+    A stop beyond the dimension wraps around: with circular padding a shard reads from both ends.
     """
 
     start: int
@@ -24,7 +25,7 @@ class Range(NamedTuple):
 
     @property
     def slice(self) -> slice:
-        """For indexing an array."""
+        """The range as a slice."""
         return slice(self.start, self.stop)
 
     @property
@@ -42,12 +43,12 @@ class Shard:
 
     Attributes:
         index: position in its step.
-        worker: id of the worker it goes to.
+        worker: id of the worker that runs it.
         input, kernel, output: a range per dimension of the step's input (N, C, …), kernel and output (N, M, …).
-        bytes_in: of input and kernel sent. bytes_out: of output returned.
-        multiply_adds: FLOPs are twice that.
-        seconds: predicted, in the engine.
-        partial: the output is one term of a sum over the shards with the same output range.
+        bytes_in: input and kernel sent to the worker. bytes_out: output returned.
+        multiply_adds: of this shard.
+        seconds: predicted time in the engine.
+        partial: whether the output is one term of a sum over the shards with the same output range.
     """
 
     index: int
@@ -64,7 +65,13 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """Another way to cut that was considered: along what, into how many shards, and its predicted seconds."""
+    """Another cut that the planner considered.
+
+    Attributes:
+        cut: the dimension to cut along.
+        shards: number of shards.
+        seconds: predicted time.
+    """
 
     cut: str
     shards: int
@@ -73,16 +80,16 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """How one step is cut: along what, why, and into which shards.
+    """How one step is cut into shards, and why.
 
     Attributes:
-        variant: in the field's words.
+        variant: the kind of convolution, such as "grouped" or "depthwise".
         input_shape, kernel_shape, output_shape, groups: of the step.
-        cut: along what. reason: why so.
+        cut: the dimension that is cut. reason: why the planner chose it.
         shards: in order.
-        seconds: predicted, from dispatch to merged output; of a joined step, what it adds.
-        alternatives: what else was considered, cheapest first.
-        joined: each shard goes on from its own part of the step before, on the same worker: nothing meets between.
+        seconds: predicted time from dispatch to merged output; for a joined step, the time that it adds.
+        alternatives: other cuts that were considered, cheapest first.
+        joined: whether each shard continues on its own part of the previous step's output, on the same worker.
     """
 
     variant: str
@@ -106,16 +113,16 @@ class Plan:
 
     @property
     def workers(self) -> tuple[str, ...]:
-        """Every worker with a shard in it, in order of appearance."""
+        """All workers that run a shard, in order of appearance."""
         return tuple(dict.fromkeys(shard.worker for step in self.steps for shard in step.shards))
 
     @property
     def seconds(self) -> float:
-        """Predicted time of all steps."""
+        """Predicted time of all steps together."""
         return sum(step.seconds for step in self.steps)
 
     def explain(self) -> str:
-        """The shards of every step, the alternatives considered and the reason for each cut, as text.
+        """Text with the shards of every step, the reason for each cut, and the alternatives.
 
         Example:
             >>> part = Shard(0, "w0", (Range(0, 1), Range(0, 48)), (Range(0, 128),), (Range(0, 1),), 2048, 1024, 9)
@@ -140,15 +147,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What happened to one shard.
+    """How one shard ran.
 
     Attributes:
         index: position in its step.
         worker: id of the worker that ran it.
-        algorithm: what the worker's engine chose.
-        seconds: from dispatch to result, transfer and waiting included; of a joined step, in the engine alone.
-        compute_seconds: in the engine alone.
-        attempts: how often it was started; more than 1 if a worker was lost.
+        algorithm: the algorithm that the engine chose.
+        seconds: from dispatch to result, with transfer and waiting; for a joined step, time in the engine.
+        compute_seconds: time in the engine.
+        attempts: number of starts; more than 1 if a worker was lost.
     """
 
     index: int
@@ -161,9 +168,9 @@ class ShardReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How an answer was made: the plan, what became of each step's shards, and seconds by phase.
+    """How a request ran: its plan, each step's shards, and the seconds of each phase.
 
-    `print(report)` holds what was measured against what the plan predicted.
+    `print(report)` compares measured with predicted times.
     """
 
     plan: Plan
@@ -171,7 +178,7 @@ class Report:
     phases: Mapping[str, float] = field(default_factory=dict)
 
     def explain(self) -> str:
-        """Predicted against measured, shard by shard, as text."""
+        """Text with the predicted and measured times of each shard."""
         blocks = []
         for i, (step, shards) in enumerate(zip(self.plan.steps, self.steps, strict=True)):
             rows = [("shard", "worker", "algorithm", "predicted", "in the engine", "dispatch to result", "attempts")]
@@ -198,7 +205,7 @@ class Report:
 
 
 def _chain_seconds(steps: Sequence[StepPlan]) -> float:
-    """Predicted time of the first step and of those that are joined to it."""
+    """Predicted time of the first step and the steps joined to it."""
     return steps[0].seconds + sum(step.seconds for step in itertools.takewhile(lambda s: s.joined, steps[1:]))
 
 

@@ -1,7 +1,7 @@
-"""ConvSpec: what one convolution is, apart from any array. It validates itself.
+"""ConvSpec: the parameters of a convolution, without its arrays. It validates itself.
 
-An int stands for every axis, a tuple gives one value per axis; the rank follows from the kernel
-(`groupconv.convolution.geometry.resolve`). Names and defaults are those of torch.nn.functional wherever it has one.
+An int applies to every axis, a tuple has one value per axis. The rank comes from the kernel
+(`groupconv.convolution.geometry.resolve`). Names and defaults follow torch.nn.functional.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ DEFAULT_SLOPE = {"leaky_relu": (0.01,), "prelu": (0.25,)}  # torch's defaults
 
 MAX_RANK = 3
 MAX_PARAMETER = 2**31 - 1
-"""No axis of a tensor is longer, so no legal stride, dilation or padding is larger."""
+"""Limit of strides, dilations and paddings: no axis of a tensor is longer."""
 
 PerAxis = int | tuple[int, ...]
 Padding = PaddingRule | int | tuple[int | tuple[int, int], ...]
@@ -29,14 +29,14 @@ Padding = PaddingRule | int | tuple[int | tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A pointwise function fused after the bias.
+    """A function of each element, applied after the bias.
 
     Attributes:
-        kind: one of `ACTIVATIONS`; `gelu` is the exact one (erf), `gelu_tanh` its approximation.
-        slope: of the negative side: one value for leaky_relu; for prelu one, or one per output channel.
+        kind: one of `ACTIVATIONS`; `gelu` is exact (erf), `gelu_tanh` is its tanh approximation.
+        slope: factor of negative elements: one value for leaky_relu; one, or one per output channel, for prelu.
 
     Raises:
-        InvalidArgumentError: an unknown kind, or slopes where the kind has none.
+        InvalidArgumentError: the kind is unknown, or takes no such slopes.
 
     Example:
         >>> Activation("leaky_relu")
@@ -57,29 +57,30 @@ class Activation:
         object.__setattr__(self, "slope", slope)
 
     def channels(self, start: int, stop: int) -> Self:
-        """The activation of output channels `start` to `stop`: per-channel slopes are cut with them."""
+        """The activation of output channels `start` to `stop`, with their slopes."""
         return self if len(self.slope) <= 1 else type(self)(self.kind, self.slope[start:stop])
 
 
 @dataclass(frozen=True, slots=True)
 class ConvSpec:
-    """One convolution: immutable, hashable, refused at once where no shape could make it legal.
+    """The parameters of one convolution: immutable and hashable.
 
     Attributes:
-        stride: step of the window per axis (transposed: of the output), >= 1.
-        padding: an int, one int or `(low, high)` pair per axis, or "same" (ONNX SAME_UPPER), "same_lower", "valid".
-        dilation: distance between kernel taps, >= 1.
-        groups: divides input and output channels.
-        padding_mode: what the padding holds; only "zeros" for transposed convolutions.
+        stride: step of the kernel over the input, in elements per axis (transposed: over the output), >= 1.
+        padding: elements added around the input: an int; one int or `(low, high)` pair per axis; or "same" (ONNX
+            SAME_UPPER), "same_lower", "valid".
+        dilation: distance between kernel taps, in elements per axis, >= 1.
+        groups: number of channel groups; divides input and output channels.
+        padding_mode: how the padding is filled; transposed convolutions take only "zeros".
         activation: a name of `ACTIVATIONS` or an `Activation`, applied after the bias.
-        transposed: the gradient of a convolution as a layer (learned upsampling).
-        output_padding: extra rows at the end of a transposed output, < max(stride, dilation).
-        flip_kernel: true convolution; the default is cross-correlation, as everywhere in deep learning.
-        exact: each output is the sum of its own products: no Winograd, no Fourier transform, no kernel split into two
-            (docs/convolution.md).
+        transposed: whether it is a transposed convolution (learned upsampling).
+        output_padding: elements added at the end of a transposed output, < max(stride, dilation).
+        flip_kernel: whether to flip the kernel (convolution); the default is cross-correlation, as in deep learning.
+        exact: whether each output must be the direct sum of its products, without Winograd, Fourier transforms or
+            kernel factorization (docs/convolution.md).
 
     Raises:
-        InvalidArgumentError: naming the field, what was expected and what came.
+        InvalidArgumentError: a value is invalid for every shape; it names the field, what was expected and what came.
 
     Example:
         >>> ConvSpec(stride=2, padding=(1, (0, 1)), groups=2, activation="relu").padding
@@ -115,7 +116,7 @@ class ConvSpec:
         flip_kernel: bool = False,
         exact: bool = False,
     ) -> None:
-        put = object.__setattr__  # frozen, yet lists become tuples on the way in
+        put = object.__setattr__  # the dataclass is frozen; lists become tuples here
         put(self, "stride", _per_axis("stride", stride, 1))
         put(self, "padding", _padding(padding))
         put(self, "dilation", _per_axis("dilation", dilation, 1))
@@ -136,7 +137,7 @@ class ConvSpec:
             raise InvalidArgumentError("output_padding", "0 for a convolution that is not transposed", output_padding)
 
     def with_exact(self) -> Self:
-        """The same convolution by sums of its products alone.
+        """The same convolution with `exact=True`.
 
         Example:
             >>> ConvSpec(stride=2).with_exact().exact
@@ -146,15 +147,15 @@ class ConvSpec:
 
 
 def as_activation(value: ActivationKind | Activation | None) -> Activation | None:
-    """An activation's name as the activation with its default slope; anything else as it is."""
+    """The `Activation` of a name, with its default slope; anything else unchanged."""
     return Activation(value) if isinstance(value, str) else value
 
 
 def per_axis(field: str, value: PerAxis, rank: int) -> tuple[int, ...]:
-    """`value` for each of `rank` axes.
+    """One value for each of `rank` axes.
 
     Raises:
-        InvalidArgumentError: a tuple of another length than 1 or `rank`.
+        InvalidArgumentError: the tuple's length is neither 1 nor `rank`.
 
     Example:
         >>> per_axis("stride", 2, 3), per_axis("stride", (1, 2), 2)
@@ -167,7 +168,10 @@ def per_axis(field: str, value: PerAxis, rank: int) -> tuple[int, ...]:
 
 
 def padding_pairs(value: int | tuple[int | tuple[int, int], ...], rank: int) -> tuple[tuple[int, int], ...]:
-    """Explicit padding as one `(low, high)` pair for each of `rank` axes.
+    """One `(low, high)` pair of explicit padding for each of `rank` axes.
+
+    Raises:
+        InvalidArgumentError: the tuple's length is neither 1 nor `rank`.
 
     Example:
         >>> padding_pairs((1, (0, 2)), 2)
@@ -186,7 +190,7 @@ def _as_tuple(value: PerAxis) -> tuple[int, ...]:
 
 def _integer(field: str, value: object, least: int) -> int:
     try:
-        number = value.__index__()  # type: ignore[attr-defined]  # NumPy integers are welcome, floats are not
+        number = value.__index__()  # type: ignore[attr-defined]  # accepts NumPy integers, not floats
     except AttributeError:
         number = least - 1
     if isinstance(value, bool) or not least <= number <= MAX_PARAMETER:

@@ -1,4 +1,4 @@
-"""Which addresses stay on this machine, told by their text alone: a name may resolve to anything, so none is asked."""
+"""Addresses: which ones are local. Only the text counts; no name is resolved, because it could resolve to anything."""
 
 import ipaddress
 from urllib.parse import unquote

@@ -1,4 +1,4 @@
-"""The channel to a server, and what its errors become."""
+"""The channel to a server, and its errors as exceptions of this package."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ _SERVICE_CONFIG = json.dumps(
                     "initialBackoff": "0.1s",
                     "maxBackoff": "2s",
                     "backoffMultiplier": 2,
-                    # nothing was computed, so nothing is computed twice; what changes something is not asked for twice
+                    # an unavailable server has computed nothing; methods that change state are not listed
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }
@@ -52,12 +52,11 @@ TRANSPORT: tuple[tuple[str, Any], ...] = (
     ("grpc.http2.lookahead_bytes", 16 * 2**20),
     ("grpc.http2.bdp_probe", 0),
 )
-"""For large messages, on both sides: fewer frames, a window that holds a message, no probing for its size."""
-
+"""Options for large messages, on both sides: large frames, a window that holds a message, no bandwidth probing."""
 
 KEEPALIVE = 20.0
-"""Seconds of silence during a call after which the server is asked whether it is there. It has half of that to answer:
-without it a connection that a firewall forgot would be waited for until the deadline."""
+"""Seconds without data during a call before a ping; the server has half of that to answer. Without pings a connection
+that a firewall dropped would only end at the call's deadline."""
 
 
 class Opening(TypedDict, total=False):
@@ -75,10 +74,10 @@ class Opening(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Connection:
-    """What a channel is opened with (see `groupconv.connect`).
+    """How to open a channel; see `groupconv.connect` for the fields.
 
     Raises:
-        InvalidArgumentError: a token that would travel in the clear, half of a client's pair, or PEM that is none.
+        InvalidArgumentError: a token would travel unencrypted, or a certificate comes without its key or is not PEM.
     """
 
     target: str
@@ -94,55 +93,55 @@ class Connection:
     def __post_init__(self) -> None:
         if self.token is None:
             object.__setattr__(self, "token", os.environ.get(TOKEN_VARIABLE))
-            if self.token is not None and not self.token.strip():  # a template whose value is missing
+            if self.token is not None and not self.token.strip():  # probably a template without a value
                 raise InvalidArgumentError(TOKEN_VARIABLE, "a token, or the variable not set", "an empty value")
         if self.token and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
             raise InvalidArgumentError("token", "ASCII without white space", f"{len(self.token)} characters")
         if self.token and not (self.encrypted or self.allow_plaintext_token or is_local(self.target)):
-            expected = "TLS (tls=True or root_certificates=…), or allow_plaintext_token=True on a network you trust"
-            raise InvalidArgumentError("token", expected, f"{self.target} in the clear")
+            expected = "TLS (tls=True or root_certificates=…), or allow_plaintext_token=True on a trusted network"
+            raise InvalidArgumentError("token", expected, f"{self.target} without TLS")
         if (self.client_certificate is None) != (self.client_key is None):
             raise InvalidArgumentError(
-                "client_certificate", "client_certificate and client_key together", "one of them"
+                "client_certificate", "client_certificate and client_key together", "only one of them"
             )
 
     @property
     def encrypted(self) -> bool:
-        """Whether TLS is used: asked for, or implied by certificates."""
+        """Whether TLS is used: requested by `tls`, or implied by certificates."""
         return self.tls or self.root_certificates is not None or self.client_certificate is not None
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with every call: the token."""
+        """Metadata of every call: the token."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     @property
     def options(self) -> list[tuple[str, Any]]:
-        """Message limits in both directions, and retries on UNAVAILABLE alone."""
+        """Channel options: message limits, retries on UNAVAILABLE, keepalive."""
         named = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
         return [
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             *TRANSPORT,
             ("grpc.enable_retries", 1),
-            ("grpc.max_reconnect_backoff_ms", 2000),  # a stream that resumes should not wait two minutes
+            ("grpc.max_reconnect_backoff_ms", 2000),  # the default of two minutes is too long for a stream that resumes
             ("grpc.keepalive_time_ms", int(KEEPALIVE * 1000)),
             ("grpc.keepalive_timeout_ms", int(KEEPALIVE * 500)),
-            ("grpc.http2.max_pings_without_data", 0),  # a call may wait for long and say nothing
+            ("grpc.http2.max_pings_without_data", 0),  # no limit: a call may wait for minutes without data
             ("grpc.http2.ping_timeout_ms", int(KEEPALIVE * 500)),
             ("grpc.service_config", _SERVICE_CONFIG),
             *named,
         ]
 
     def open(self) -> grpc.Channel:
-        """A blocking channel."""
+        """Open a blocking channel. Connects at the first call."""
         expect_messages()
         if not self.encrypted:
             return traced(grpc.insecure_channel(self.target, options=self.options))
         return traced(grpc.secure_channel(self.target, self._credentials(), options=self.options))
 
     def open_aio(self) -> grpc.aio.Channel:
-        """A channel of the running event loop."""
+        """Open a channel on the running event loop. Connects at the first call."""
         expect_messages()
         if not self.encrypted:
             return grpc.aio.insecure_channel(self.target, options=self.options, interceptors=interceptors())
@@ -162,16 +161,18 @@ def _pem(field: str, given: Pem | None) -> bytes | None:
         return None
     pem = given if isinstance(given, bytes) else Path(given).read_bytes()
     if b"-----BEGIN " not in pem:
-        raise InvalidArgumentError(field, "PEM (-----BEGIN …), or the path of a file of it", f"{len(pem)} other bytes")
+        raise InvalidArgumentError(
+            field, "PEM (-----BEGIN …), or the path of a PEM file", f"{len(pem)} bytes of something else"
+        )
     return pem
 
 
 async def from_aio_error(call: Any, error: grpc.RpcError) -> GroupconvError:
     """`from_rpc_error` for a call of grpc.aio that sends a stream.
 
-    Where the server ends such a call while a message is on its way, grpc.aio reports that the message could not be
-    sent, as INTERNAL, before it has read the status that says why, or over it. So that status is waited for; if it is
-    lost, this is an UnavailableError: another attempt meets the status again.
+    If the server ends such a call while a message is being sent, grpc.aio reports INTERNAL for the failed send, before
+    or instead of the server's status. So this waits for the server's status. If it is lost, the result is an
+    UnavailableError: another attempt receives the status again.
     """
     for _ in range(20):
         if error.code() != grpc.StatusCode.INTERNAL or error.details() != "Internal error from Core":
@@ -180,14 +181,14 @@ async def from_aio_error(call: Any, error: grpc.RpcError) -> GroupconvError:
         error = grpc.aio.AioRpcError(
             await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
         )
-    return UnavailableError("the server ended the call while a message was sent; grpc.aio lost why")
+    return UnavailableError("the server ended the call while a message was being sent, and grpc.aio lost its status")
 
 
 def from_rpc_error(error: grpc.RpcError) -> GroupconvError:
-    """The exception of this package that stands for a failed call: one class per status.
+    """The exception of this package for a failed call: one class per gRPC status.
 
-    The field at fault, if the server named one, is `error.field`; when to try again, if it said, `error.retry_after`;
-    `error.request_id` finds the request in its log.
+    If the server sent them, `field` is the argument at fault, `retry_after` the seconds before another attempt, and
+    `request_id` finds the request in the server's log.
     """
     code: grpc.StatusCode = error.code()
     message: str = error.details() or code.name

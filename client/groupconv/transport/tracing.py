@@ -1,7 +1,8 @@
-"""Spans of calls, for programs that trace: those that have set OpenTelemetry's tracer provider.
+"""Spans of calls, for programs that have set OpenTelemetry's tracer provider.
 
-The SDK needs no OpenTelemetry. Where opentelemetry-instrumentation-grpc is installed (`pip install 'groupconv[otel]'`)
-its interceptors make a span of every call and send the W3C `traceparent`, from which the server goes on.
+The SDK does not depend on OpenTelemetry. If opentelemetry-instrumentation-grpc is installed
+(`pip install 'groupconv[otel]'`), its interceptors make a span for every call and send the W3C `traceparent`, so that
+the server's spans join the trace.
 """
 
 import sys
@@ -12,7 +13,7 @@ import grpc.aio
 
 
 def traced(channel: grpc.Channel) -> grpc.Channel:
-    """The channel, with spans for its calls if this program traces; ask after its tracer provider is set."""
+    """The channel, with spans for its calls if this program traces. Call it after the tracer provider is set."""
     if not _wanted("GrpcInstrumentorClient"):
         return channel
     from opentelemetry.instrumentation.grpc import client_interceptor, grpcext
@@ -22,7 +23,7 @@ def traced(channel: grpc.Channel) -> grpc.Channel:
 
 
 def interceptors() -> Sequence[grpc.aio.ClientInterceptor]:
-    """The same for a channel of asyncio: what to open it with."""
+    """Interceptors that make spans for the calls of an asyncio channel; none if this program does not trace."""
     if not _wanted("GrpcAioInstrumentorClient"):
         return ()
     from opentelemetry.instrumentation.grpc import aio_client_interceptors
@@ -32,8 +33,8 @@ def interceptors() -> Sequence[grpc.aio.ClientInterceptor]:
 
 
 def _wanted(instrumentor: str) -> bool:
-    """Whether this program has a tracer provider, and has not had `instrumentor` trace gRPC's calls already."""
-    if "opentelemetry.trace" not in sys.modules:  # so it has none, and need not wait for an import
+    """Whether this program has a tracer provider, and `instrumentor` is not tracing gRPC's calls already."""
+    if "opentelemetry.trace" not in sys.modules:  # then there is no provider, and no import to wait for
         return False
     from opentelemetry import trace
 

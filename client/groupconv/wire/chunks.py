@@ -1,20 +1,20 @@
-r"""Messages of a stream that carry bytes alone, written and read without protobuf's copies.
+r"""Messages of a stream that are one `bytes` field, written and read without protobuf's copies.
 
-protobuf copies a `bytes` field when it is set, when it is serialized and at each read. A message that holds nothing but
-the field is its tag, its length and the bytes, so it is written with one copy and read with none. Field 2 of
-`ConvolveStreamRequest` and of `ConvolveStreamResponse` is such a field; any protobuf reads what is written here.
+protobuf copies a `bytes` field when it is set, when it is serialized and at each read. A message with only that field
+is a tag, a length and the bytes, so it can be written with one copy and read with none. Field 2 of
+`ConvolveStreamRequest` and `ConvolveStreamResponse` is such a field. Messages are ordinary protobuf on the wire.
 
 Source: the protobuf encoding guide, "Length-Delimited Records".
 """
 
 CHUNK_BYTES = 2**20
-"""What a chunk holds at most, unless one row is all that it holds: the size at which gRPC is fastest."""
+"""Most bytes in a chunk: the size at which gRPC is fastest."""
 
 _TAG = 0x12  # field 2, length-delimited
 
 
 def packed(data: memoryview) -> bytes:
-    r"""A message whose field 2 is `data`.
+    r"""A message whose only field, number 2, is `data`.
 
     Example:
         >>> packed(memoryview(b"ab"))
@@ -24,7 +24,7 @@ def packed(data: memoryview) -> bytes:
 
 
 def unpacked(message: bytes) -> memoryview | None:
-    """The bytes of a message that is nothing but field 2, not copied; None for any other message.
+    """The bytes of field 2 as a view, if the message has no other field; else None.
 
     Example:
         >>> bytes(unpacked(packed(memoryview(b"x" * 300)))) == b"x" * 300, unpacked(b"")

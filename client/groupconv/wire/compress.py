@@ -1,7 +1,7 @@
-"""Chunks of a stream without their redundancy: the bytes of the elements shuffled, then LZ4. Lossless.
+"""Lossless compression of a stream's chunks: byte shuffle, then LZ4.
 
-Shuffled, the first bytes of all elements come first, then the second ones: signs and exponents are alike, and LZ4 finds
-repetitions. A chunk that does not shrink travels as it is.
+The shuffle puts the first bytes of all elements first, then the second bytes, and so on. Signs and exponents then lie
+side by side, and LZ4 finds repetitions. A chunk that does not shrink is sent as it is.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from groupconv.wire.chunks import CHUNK_BYTES
 
 
 def library() -> Any:
-    """The module `lz4.block`, or None where it is not installed."""
+    """The module `lz4.block`, or None if it is not installed."""
     try:
         import lz4.block
     except ImportError:
@@ -23,10 +23,10 @@ def library() -> Any:
 
 
 def compressed(data: memoryview, itemsize: int) -> stream_pb2.CompressedChunk | None:
-    """A chunk made smaller, or None where it cannot be.
+    """Compress a chunk; None if it does not shrink.
 
     Args:
-        data: at most CHUNK_BYTES, whole elements.
+        data: whole elements, at most CHUNK_BYTES.
         itemsize: bytes of an element.
 
     Example:
@@ -42,11 +42,15 @@ def compressed(data: memoryview, itemsize: int) -> stream_pb2.CompressedChunk | 
 
 
 def expanded(chunk: stream_pb2.CompressedChunk, itemsize: int) -> memoryview:
-    """The bytes that were compressed; no more memory is taken than a chunk may have.
+    """Decompress a chunk, into at most CHUNK_BYTES.
+
+    Args:
+        chunk: from `compressed`.
+        itemsize: bytes of an element.
 
     Raises:
-        ResourceExhaustedError: a chunk that says it is larger than a chunk may be.
-        InvalidArgumentError: bytes that are not of that size.
+        ResourceExhaustedError: the chunk's declared size is more than CHUNK_BYTES.
+        InvalidArgumentError: the data does not decompress to the declared size.
 
     Example:
         >>> expanded(compressed(memoryview(b"abc" * 100), 4), 4).tobytes() == b"abc" * 100
@@ -63,7 +67,9 @@ def expanded(chunk: stream_pb2.CompressedChunk, itemsize: int) -> memoryview:
         shuffled = b""
     if len(shuffled) != chunk.size:
         raise InvalidArgumentError(
-            "compressed.data", f"an LZ4 block of {chunk.size} bytes", f"{len(chunk.data)} others"
+            "compressed.data",
+            f"an LZ4 block of {chunk.size} bytes",
+            f"{len(chunk.data)} bytes that do not decompress to it",
         )
     plain = np.frombuffer(shuffled, np.uint8).reshape(itemsize, -1).T.copy()
     return plain.reshape(-1).data

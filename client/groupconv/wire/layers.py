@@ -62,7 +62,7 @@ def load_messages(
         inputs: input shapes that the server should prepare for.
 
     Raises:
-        InvalidArgumentError: there are no steps, or a dtype that the wire does not have.
+        InvalidArgumentError: there are no steps, or a dtype is not supported.
     """
     if not steps:
         raise InvalidArgumentError("steps", "at least one step", 0)

@@ -1,4 +1,4 @@
-"""Specs, plans and reports to messages and back. Tensors are in `tensors`, errors in `rpc`."""
+"""Specs, plans and reports to messages and back."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -54,7 +54,7 @@ def spec_from_wire(message: spec_pb2.ConvSpec) -> ConvSpec:
     """A message as a spec.
 
     Raises:
-        InvalidArgumentError: naming the field of the message, what was expected and what came.
+        InvalidArgumentError: a field of the message is invalid.
     """
     return ConvSpec(
         stride=_axes(message.stride, 1),
@@ -136,7 +136,7 @@ def report_to_wire(report: Report, response: convolution_pb2.ConvolveResponse) -
 
 
 def report_from_wire(response: convolution_pb2.ConvolveResponse) -> Report:
-    """The report of a response; an empty one where it has none."""
+    """The report of a response, or `NO_REPORT`."""
     if not response.HasField("plan"):
         return NO_REPORT
     return Report(
@@ -153,7 +153,7 @@ def report_from_wire(response: convolution_pb2.ConvolveResponse) -> Report:
 
 
 NO_REPORT = Report(Plan(()), ())
-"""The report of a response that has none."""
+"""Stands for the report of a response without one."""
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
@@ -175,7 +175,7 @@ def _padding(message: spec_pb2.ConvSpec) -> Any:
     if message.padding_rule not in _EXPLICIT:
         rule = _known("padding_rule", message.padding_rule, _RULES_BACK)
         if low or high:
-            raise InvalidArgumentError("padding_low", "nothing beside a padding_rule", low or high)
+            raise InvalidArgumentError("padding_low", "no explicit padding together with a padding_rule", low or high)
         return rule
     if not high:
         return low or 0
