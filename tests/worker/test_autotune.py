@@ -73,14 +73,14 @@ def test_the_fastest_is_chosen_and_remembered_on_disk(tmp_path, clock):
 def test_other_versions_measure_again(tmp_path, clock, monkeypatch):
     path = tmp_path / "tuning.json"
     Tuner(1, path).choose(PROBLEM, candidates(clock, a=1, b=2)[1])
-    monkeypatch.setattr(autotune, "versions", lambda: "newer")
+    monkeypatch.setattr(autotune, "versions", lambda _: "newer")
     assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
 
 
 def test_versions_that_were_not_written_for_long_are_dropped(tmp_path, clock, monkeypatch):
     path = tmp_path / "tuning.json"
     for threads, version in enumerate("abcdae"):
-        monkeypatch.setattr(autotune, "versions", lambda version=version: version)
+        monkeypatch.setattr(autotune, "versions", lambda _, version=version: version)
         Tuner(threads, path).choose(PROBLEM, candidates(clock, x=1, y=2)[1])
     kept = json.loads(path.read_text())
     assert list(kept) == ["c", "d", "a", "e"]
@@ -97,9 +97,19 @@ def test_a_version_is_another_one_when_the_code_changes(tmp_path, monkeypatch):
         if changed:
             (tmp_path / changed).write_text("x = 1")
         code_version.digest.cache_clear()
-        found.append(autotune.versions())
+        found.append(autotune.versions("here"))
     code_version.digest.cache_clear()
     assert len(set(found)) == 4
+
+
+def test_machines_that_share_a_file_keep_their_choices_apart(tmp_path, clock):
+    def chosen(machine: str, **seconds: float) -> str:
+        tuner = Tuner(1, tmp_path / "tuning.json", machine)
+        return tuner.choose(PROBLEM, candidates(clock, **seconds)[1]).algorithm
+
+    assert chosen("small", a=1, b=2) == "a"
+    assert chosen("large", a=2, b=1) == "b"
+    assert chosen("small", a=2, b=1) == "a"  # remembered, not measured
 
 
 def test_what_was_measured_while_others_had_the_processor_is_measured_again(tmp_path, clock):

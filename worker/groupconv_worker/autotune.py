@@ -22,14 +22,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import llvmlite.binding
 import numpy as np
 
 from groupconv.convolution.dtypes import is_float
 from groupconv_worker.cache_folder import cache_folder
 from groupconv_worker.code_version import digest
 from groupconv_worker.contract import Array, Prepared, Problem
-from groupconv_worker.cpu.kernels.target import target
 from groupconv_worker.job import PERIOD, current
 from groupconv_worker.pieces import blocks
 
@@ -73,12 +71,12 @@ def default_path() -> Path | None:
     return cache_folder("tuning.json")
 
 
-def versions() -> str:
-    """What a choice depends on beside its problem: the processor, the engine's code, the libraries that compute."""
+def versions(machine: str) -> str:
+    """What a choice depends on beside its problem: the machine, the engine's code, the libraries that compute."""
     packages = ("numpy", "numba", "onnxruntime")
     found = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     code = digest("*.py", "cpu/**/*.py", "cuda/algorithms/*.py", "cuda/engine.py")
-    return ", ".join([llvmlite.binding.get_host_cpu_name(), target().name, f"code {code}", *found])
+    return ", ".join([machine, f"code {code}", *found])
 
 
 class Tuner:
@@ -87,12 +85,13 @@ class Tuner:
     Args:
         threads: the budget that the candidates run in.
         path: the file of choices; None remembers for the life of the tuner only.
+        machine: what is measured: choices of another machine in the same file are not used.
     """
 
-    def __init__(self, threads: int, path: Path | None = None) -> None:
-        self.threads, self.path = threads, path
+    def __init__(self, threads: int, path: Path | None = None, machine: str = "") -> None:
+        self.threads, self.path, self.version = threads, path, versions(machine)
         self._lock = threading.Lock()
-        self._choices = _read(path).get(versions(), {})
+        self._choices = _read(path).get(self.version, {})
 
     def choose(self, problem: Problem, candidates: Mapping[str, Callable[[], Prepared]]) -> Prepared:
         """The fastest candidate, prepared: from memory if it was measured before, else measured now.
@@ -108,7 +107,7 @@ class Tuner:
         if len(candidates) == 1:
             return next(iter(candidates.values()))()
         with _one_at_a_time(self._lock), _alone(self.path):  # two tunings at once would time each other
-            found = _read(self.path).get(versions(), {}).get(key)
+            found = _read(self.path).get(self.version, {}).get(key)
             if found is not None and found != known and found.removesuffix(DOUBT) in candidates:
                 name = self._choices[key] = found.removesuffix(DOUBT)  # another process has measured meanwhile
                 return candidates[name]()
@@ -165,7 +164,7 @@ class Tuner:
             return
         with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            found, version = _read(self.path), versions()
+            found, version = _read(self.path), self.version
             found[version] = _newest(found.pop(version, {}) | {key: written})  # other workers write here, too
             merged = dict(list(found.items())[-KEPT:])
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:

@@ -28,7 +28,7 @@ from groupconv_worker.cpu.algorithms.winograd import Winograd
 from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.kernels.target import is_restricted
-from groupconv_worker.cpu.processor import processor
+from groupconv_worker.cpu.processor import machine, processor
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.taps import stretched
@@ -65,7 +65,7 @@ class CpuEngine:
         self.grouped, self.direct = Grouped(self.team, buffers), Direct(self.team, buffers)
         self.separable, self.fft = Separable(self.team, buffers), Fft(self.team)
         self.winograd = Winograd(self.team, buffers)
-        self.tuner = autotune.Tuner(threads, tuning or autotune.default_path())
+        self.tuner = autotune.Tuner(threads, tuning or autotune.default_path(), machine())
         # NumPy's BLAS would take every core for itself, in each worker, and spin on it for 25 ms after each product
         self._blas: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
 
