@@ -21,7 +21,8 @@ demo: setup  ## serve, run every variant on a photograph, check it, draw a conta
 
 # Two processes. One that dies fails the run and ends it: pytest-xdist would start another one and then wait for the
 # group of the dead one for ever. The run as a whole has an end, too.
-PYTEST2 := timeout --kill-after=60 3000 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --max-worker-restart 0
+PYTEST2 := timeout --kill-after=60 3000 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder \
+	--max-worker-restart 0
 
 test: setup  ## every test but the slow ones and those that need a GPU, in two processes
 	$(PYTEST2)

@@ -1,5 +1,6 @@
 """Settings for every test."""
 
+import logging
 import os
 
 import pytest
@@ -19,11 +20,22 @@ os.environ.setdefault("GROUPCONV_KERNEL_FORMS", "100000")
 def pytest_collection_modifyitems(items: list[pytest.Item]):
     """With several processes (--dist loadgroup) one has all tests of Ray, and has them first; files stay together.
 
-    Ray forks, and a process that has other threads by then may hang in its child.
+    Ray forks, and a process that has other threads by then may hang in its child. The longest files, those of the
+    workers, come next, so that the processes end at about the same time.
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, "/worker/" not in str(item.path)))
+
+
+@pytest.fixture(autouse=True)
+def log_handlers():
+    """A command that runs inside a test writes its log to a stream that ends with the test."""
+    before = list(logging.root.handlers)
+    yield
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -68,9 +68,10 @@ def hold_to_account(compiled: dict[str, CompiledKernel], wanted: list[tuple[str,
             assert c.registers * threads.get(expression, most) * 2 <= REGISTERS, f"{expression}: {c}"
 
 
-def test_one_of_each_kind_for_every_architecture():
-    found = compile_all(HOT, ARCHITECTURES)
-    assert len(found) == len(ARCHITECTURES)
+def test_one_of_each_kind_for_the_oldest_and_the_newest_architecture():
+    """The ones between are compiled by `test_every_instantiation`."""
+    found = compile_all(HOT, [min(ARCHITECTURES), max(ARCHITECTURES)])
+    assert len(found) == 2
     for compiled in found:
         hold_to_account(compiled, HOT)
 
