@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels.atomic import LOOK, array, job, stopped
 from groupconv_worker.cpu.kernels.forms import form
-from groupconv_worker.cpu.kernels.simd import I64, Simd, i64, pointer
+from groupconv_worker.cpu.kernels.simd import I64, MASKED_LOADS, Simd, i64, pointer
 
 
 @intrinsic(prefer_literal=True)
@@ -61,7 +61,24 @@ class _Block:
         sums = self._start()
         self.left = b.sub(b.mul(self.column, i64(self.SW)), self.pad_column)  # input column of lane 0, tap 0
         self.top = b.sub(b.mul(self.row, i64(self.SH)), self.pad_row)
-        masks = self._masks()
+        if MASKED_LOADS:
+            self._channels(self._masks(), sums)
+        else:
+            with b.if_else(self._inside(), likely=True) as (inside, edge):
+                with inside:
+                    self._channels({}, sums)
+                with edge:
+                    self._channels(self._masks(), sums)
+        last = b.sub(self.out_width, b.add(self.column, i64((self.V - 1) * simd.lanes)))  # lanes of the last vector
+        for r in range(self.R):
+            row = b.add(self.row, i64(r))
+            with b.if_then(b.icmp_signed("<", row, self.out_height)):
+                for f in range(self.F):
+                    self._store(f, row, [sums[f, r, v] for v in range(self.V)], relu, last)
+
+    def _channels(self, masks: dict[tuple[int, int], list[Any]], sums: Any) -> None:
+        """The rows of every input channel."""
+        b = self.b
         plane = b.mul(self.height, self.width)
         taps = self.KH * self.KW
         with cgutils.for_range(b, self.channels, intp=I64) as loop:
@@ -70,12 +87,12 @@ class _Block:
             for offset, pairs in self._input_rows().items():
                 emit = self._sliding_pass if self.slides else self._pass
                 emit(self._row(channel, offset), weights, pairs, masks, sums)
-        last = b.sub(self.out_width, b.add(self.column, i64((self.V - 1) * simd.lanes)))  # lanes of the last vector
-        for r in range(self.R):
-            row = b.add(self.row, i64(r))
-            with b.if_then(b.icmp_signed("<", row, self.out_height)):
-                for f in range(self.F):
-                    self._store(f, row, [sums[f, r, v] for v in range(self.V)], relu, last)
+
+    def _inside(self) -> Any:
+        """Whether every vector that the block loads lies inside its row (i1)."""
+        b, behind = self.b, self._column(self.V - 1, self.KW - 1) + self.SW * self.simd.lanes
+        end = b.icmp_signed("<=", b.add(self.left, i64(behind)), self.width)
+        return b.and_(b.icmp_signed(">=", self.left, i64(0)), end)
 
     def _start(self) -> dict[tuple[int, int, int], Any]:
         """Accumulators that begin with the bias."""

@@ -23,6 +23,9 @@ ACCUMULATORS = target().accumulators
 """Vectors that may stay in registers beside the operands: of 32 registers (AVX-512, NEON), of 16 (AVX2)."""
 MASKS = WIDTH == 64
 """Whether a store of some lanes is as fast as one of all. AVX2's takes a dozen cycles on AMD, NEON has none."""
+MASKED_LOADS = WIDTH > 16
+"""Whether one instruction loads some lanes. NEON has none: LLVM tests and loads lane by lane, some 20 instructions for
+a vector, so kernels branch once to code that knows its vectors are whole."""
 if target().cpu is not None:  # Numba reads these when it first compiles, and makes them part of its cache's key
     config.CPU_NAME, config.CPU_FEATURES = target().cpu, target().features
 
@@ -230,11 +233,29 @@ class Simd:
 
     def load_rows(self, address: Any, distance: Any, count: Any, mask: Any) -> list[Any]:
         """A vector at each of `lanes` addresses, `distance` elements apart; from `count` on zeros, not read."""
-        b, rows = self.builder, []
-        for lane in range(self.lanes):
-            there = self.splat(b.icmp_signed("<", i64(lane), count))
-            rows.append(self.load_masked(b.gep(address, [b.mul(distance, i64(lane))]), b.and_(mask, there)))
-        return rows
+        b = self.builder
+        places = [b.gep(address, [b.mul(distance, i64(lane))]) for lane in range(self.lanes)]
+
+        def load_each() -> list[Any]:
+            there = [self.splat(b.icmp_signed("<", i64(lane), count)) for lane in range(self.lanes)]
+            return [self.load_masked(p, b.and_(mask, t)) for p, t in zip(places, there, strict=True)]
+
+        if MASKED_LOADS:
+            return load_each()
+        found = [cgutils.alloca_once(b, self.type) for _ in places]
+        with b.if_else(b.and_(self._full(mask), b.icmp_signed(">=", count, i64(self.lanes)))) as (whole, part):
+            with whole:
+                for place, row in zip(places, found, strict=True):
+                    b.store(self.load(place), row)
+            with part:
+                for vector, row in zip(load_each(), found, strict=True):
+                    b.store(vector, row)
+        return [b.load(row) for row in found]
+
+    def _full(self, mask: Any) -> Any:
+        """Whether every lane is in the mask (i1)."""
+        bits = ir.IntType(self.lanes)
+        return self.builder.icmp_unsigned("==", self.builder.bitcast(mask, bits), ir.Constant(bits, 2**self.lanes - 1))
 
     def transpose(self, vectors: list[Any]) -> list[Any]:
         """Up to `lanes` vectors as rows of a square matrix -> its columns (rows not given are undefined).
