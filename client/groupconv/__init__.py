@@ -14,6 +14,11 @@ from groupconv.convolution.spec import Activation, ConvSpec
 from groupconv.convolution.steps import Result, Step
 from groupconv.errors import GroupconvError
 from groupconv.layer import AsyncLayer, Layer, LayerInfo
+from groupconv.network import AsyncNetwork, Network
+from groupconv.network_calls import NetworkResult
+from groupconv.networks.info import NetworkInfo
+from groupconv.networks.plan import NetworkPlan
+from groupconv.networks.tensors import TensorInfo
 
 moved.redirect(__name__, moved.MODULES)
 
@@ -21,16 +26,22 @@ __version__ = "0.1.0"
 __all__ = [
     "Activation",
     "AsyncLayer",
+    "AsyncNetwork",
     "Client",
     "ConvSpec",
     "Geometry",
     "GroupconvError",
     "Layer",
     "LayerInfo",
+    "Network",
+    "NetworkInfo",
+    "NetworkPlan",
+    "NetworkResult",
     "Plan",
     "Report",
     "Result",
     "Step",
+    "TensorInfo",
     "aio",
     "connect",
     "receptive_field",

@@ -1,10 +1,10 @@
 """The awaiting client: `groupconv.aio.connect(...)`, the same API with `await`."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Unpack
 
-from groupconv import calls
+from groupconv import calls, network_calls
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
@@ -12,6 +12,8 @@ from groupconv.convolutions import Convolutions
 from groupconv.device import described
 from groupconv.layer import AsyncLayer, LayerInfo
 from groupconv.memory.shared import Mode, shared_memory_of
+from groupconv.network import AsyncNetwork
+from groupconv.networks.info import NetworkInfo
 from groupconv.options import CallOptions, StreamConv, Streaming, split_streaming
 from groupconv.session import AsyncSession, small
 from groupconv.streaming.stream import Transfer, transfer
@@ -144,6 +146,31 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         """Let the server forget a layer; NotFoundError if there is none of that name."""
         await self._run_exchange(calls.unload_layer(name))
 
+    async def load_network(
+        self,
+        name: str,
+        model: Any,
+        *,
+        inputs: Sequence[Mapping[str, Sequence[int]]] = (),
+        timeout: float | None = None,
+    ) -> AsyncNetwork:
+        """Leave a whole network on the server (see `groupconv.Client.load_network`)."""
+        data = await asyncio.to_thread(network_calls.model_bytes, model)
+        messages = network_calls.load(name, data, inputs)
+        return self._network(network_calls.loaded(await self._upload(network_calls.LOAD, messages, timeout)))
+
+    async def get_network(self, name: str) -> AsyncNetwork:
+        """A network that is loaded already; NotFoundError if there is none of that name."""
+        return self._network(await self._run_exchange(network_calls.get_network(name)))
+
+    async def list_networks(self) -> list[NetworkInfo]:
+        """What the server says of every network, by name."""
+        return await self._run_exchange(network_calls.list_networks())
+
+    async def unload_network(self, name: str) -> None:
+        """Remove a network from the server; NotFoundError if there is none of that name."""
+        await self._run_exchange(network_calls.unload_network(name))
+
     async def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:
         """Version, executor and workers of the server."""
         return await self._run_exchange(calls.status(), timeout)
@@ -157,6 +184,9 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         exchange = calls.output(self._shared, x, steps, call)
         output = await self._run_exchange(exchange, timeout, small=small(call.get("out"), x, steps))
         return await self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
+
+    def _network(self, info: NetworkInfo) -> AsyncNetwork:
+        return AsyncNetwork(info, self._run_exchange, self.get_network, self.unload_network)
 
     def _layer(self, info: LayerInfo) -> AsyncLayer:
         return AsyncLayer(info, self._shared, self._run_exchange, self.get_layer, self.unload_layer)

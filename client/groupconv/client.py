@@ -1,15 +1,17 @@
 """The blocking client: `groupconv.connect(...)`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from groupconv import calls
+from groupconv import calls, network_calls
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.convolutions import Convolutions
 from groupconv.layer import Layer, LayerInfo
 from groupconv.memory.shared import Mode, shared_memory_of
+from groupconv.network import Network
+from groupconv.networks.info import NetworkInfo
 from groupconv.options import CallOptions, StreamConv, Streaming, split_streaming
 from groupconv.session import Session
 from groupconv.streaming.stream import Transfer, transfer
@@ -206,6 +208,52 @@ class Client(Session, Convolutions[Array]):
         """
         self._run_exchange(calls.unload_layer(name))
 
+    def load_network(
+        self,
+        name: str,
+        model: Any,
+        *,
+        inputs: Sequence[Mapping[str, Sequence[int]]] = (),
+        timeout: float | None = None,
+    ) -> Network:
+        """Leave a whole network on the server; it is then called with its inputs.
+
+        Under a name that exists this is a new version, which later requests get.
+
+        Args:
+            name: segments of letters, digits, '.', '_' and '-' with '/' between, as "ocr/det".
+            model: an ONNX file: its path, its bytes, or anything with `SerializeToString()`. Weights in other files
+                have to be put into it first.
+            inputs: sets of input shapes to prepare for, as `[{"x": (1, 3, 640, 640)}]`.
+            timeout: seconds, in place of the client's.
+
+        Raises:
+            InvalidArgumentError: naming the node at fault, what was expected and what came.
+            ResourceExhaustedError: the server's layers and networks would take more memory than it allows.
+        """
+        messages = network_calls.load(name, network_calls.model_bytes(model), inputs)
+        return self._network(network_calls.loaded(self._upload(network_calls.LOAD, messages, timeout)))
+
+    def get_network(self, name: str) -> Network:
+        """A network that is loaded already.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        return self._network(self._run_exchange(network_calls.get_network(name)))
+
+    def list_networks(self) -> list[NetworkInfo]:
+        """What the server says of every network, by name."""
+        return self._run_exchange(network_calls.list_networks())
+
+    def unload_network(self, name: str) -> None:
+        """Remove a network from the server; its running requests end first.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        self._run_exchange(network_calls.unload_network(name))
+
     def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:
         """Version, executor and workers of the server."""
         return self._run_exchange(calls.status(), timeout)
@@ -281,6 +329,9 @@ class Client(Session, Convolutions[Array]):
         timeout = call.get("timeout")
         output = self._run_exchange(calls.output(self._shared, x, steps, call), timeout)
         return self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
+
+    def _network(self, info: NetworkInfo) -> Network:
+        return Network(info, self._run_exchange, self.get_network, self.unload_network)
 
     def _layer(self, info: LayerInfo) -> Layer:
         return Layer(info, self._shared, self._run_exchange, self.get_layer, self.unload_layer)

@@ -58,16 +58,17 @@ class Gauges:
         yield from self._metrics.shards.collect()
 
     def _of_layers(self) -> Iterator[Metric]:
-        loaded, series = self._layers.all(), self._metrics.layers
+        series = self._metrics.layers
+        loaded = (*self._layers.all(), *self._layers.all_networks())
         series.keep({layer.name for layer in loaded})
         by_label: dict[str, int] = {}
         for layer in loaded:
             label = series.label(layer.name)
             by_label[label] = by_label.get(label, 0) + layer.bytes
-        each = GaugeMetricFamily("groupconv_layer_bytes", "Weights of a layer.", labels=["layer"])
+        each = GaugeMetricFamily("groupconv_layer_bytes", "Weights of a layer or network.", labels=["layer"])
         for label, size in by_label.items():
             each.add_metric([label], size)
-        yield _gauge("groupconv_layers", "Layers that are loaded.", len(loaded))
+        yield _gauge("groupconv_layers", "Layers and networks that are loaded.", len(loaded))
         yield _gauge("groupconv_layers_bytes", "Weights of all layers, those on their way too.", self._layers.bytes)
         yield _gauge("groupconv_layers_limit_bytes", "Weights that layers may hold.", self._layers.capacity)
         yield each

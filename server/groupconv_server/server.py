@@ -27,6 +27,8 @@ from groupconv.v1 import (
     layer_pb2_grpc,
     memory_pb2,
     memory_pb2_grpc,
+    network_pb2,
+    network_pb2_grpc,
     stream_pb2,
 )
 from groupconv_server.access.tls import certificates_for
@@ -49,10 +51,13 @@ from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_server.memory.cuda_memory import CLIENTS_CAPACITY, CudaMemory
 from groupconv_server.memory.malloc import keep_pages
 from groupconv_server.memory.shared_memory import SharedMemory
+from groupconv_server.networks.networks import Networks
+from groupconv_server.networks.store import NetworkStore
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.servicers.convolution import ConvolutionServicer
 from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.memory import MemoryServicer
+from groupconv_server.servicers.networks import NetworkServicer
 from groupconv_server.servicers.reflection import SERVICE as REFLECTION
 from groupconv_server.servicers.reflection import ReflectionServicer
 from groupconv_server.servicers.stream import StreamServicer
@@ -82,6 +87,7 @@ SERVICES = (
     layer_pb2.DESCRIPTOR.services_by_name["LayerService"].full_name,
     stream_pb2.DESCRIPTOR.services_by_name["StreamService"].full_name,
     memory_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
+    network_pb2.DESCRIPTOR.services_by_name["NetworkService"].full_name,
     INFERENCE,
 )
 
@@ -143,9 +149,12 @@ class Server:
                 used=self.metrics.used,
             )
             self.repository = Repository(self.layers, self._store, self.coordinator)
+            store = None if self._store is None else NetworkStore(self._store)
+            self.networks = Networks(self.layers, self.executor, config.limits, store)
             self.executor.welcome(self.repository.prepare)
             self.coordinator.calibrate()
             self.repository.restore()
+            self.networks.restore()
             self.shared_memory = SharedMemory() if config.shared_memory else None
             self.cuda_memory = CudaMemory() if config.shared_memory else None
             # apart from the others, whose names may be listed and are the clients' own
@@ -257,8 +266,11 @@ class Server:
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
             ClusterServicer(self.coordinator, self.layers, self.health), server
         )
+        network_pb2_grpc.add_NetworkServiceServicer_to_server(NetworkServicer(self.networks), server)
         self.streams.add_to(server)
-        InferenceServicer(self.batcher, self.repository, self.shared_memory, self.cuda_memory).add_to(server)
+        InferenceServicer(
+            self.batcher, self.repository, self.shared_memory, self.cuda_memory, networks=self.networks
+        ).add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         ReflectionServicer((*SERVICES, HEALTH, REFLECTION)).add_to(server)
         return server

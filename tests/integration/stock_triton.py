@@ -56,6 +56,48 @@ def check_config(client):
     assert not config.model_transaction_policy.decoupled
 
 
+def check_a_network_under_its_own_names(client):
+    model = client.get_model_metadata("stock/network")
+    assert [(t.name, t.datatype, list(t.shape)) for t in model.inputs] == [(n, "FP32", [-1, -1]) for n in "ab"]
+    assert [t.name for t in model.outputs] == ["sum", "difference"]
+    config = client.get_model_config("stock/network").config
+    assert [list(i.dims) for i in config.input] == [[-1, -1], [-1, -1]]
+    assert "stock/network" in [m.name for m in client.get_model_repository_index().models]
+    a, b = (RNG.standard_normal((2, 3)).astype(np.float32) for _ in range(2))
+    inputs = [triton.InferInput(name, [2, 3], "FP32") for name in "ba"]
+    for tensor, array in zip(inputs, (b, a), strict=True):
+        tensor.set_data_from_numpy(array)
+    found = client.infer("stock/network", inputs)
+    np.testing.assert_array_equal(found.as_numpy("sum"), a + b)
+    np.testing.assert_array_equal(found.as_numpy("difference"), a - b)
+    one = client.infer("stock/network", inputs, outputs=[triton.InferRequestedOutput("difference")])
+    assert one.as_numpy("sum") is None
+    np.testing.assert_array_equal(one.as_numpy("difference"), a - b)
+    with pytest.raises(InferenceServerException, match="none called a"):
+        client.infer("stock/network", inputs[:1])
+    counts = client.get_inference_statistics("stock/network").model_stats[0].inference_stats
+    assert (counts.success.count, counts.fail.count) == (2, 1)
+
+
+def check_a_network_in_shared_memory(client):
+    a = RNG.standard_normal((4, 8)).astype(np.float32)
+    region = shared_memory.create_shared_memory_region("net", "/stock_net", 2 * a.nbytes)
+    try:
+        shared_memory.set_shared_memory_region(region, [a])
+        client.register_system_shared_memory("net", "/stock_net", 2 * a.nbytes)
+        inputs = [triton.InferInput(name, list(a.shape), "FP32") for name in "ab"]
+        for tensor in inputs:
+            tensor.set_shared_memory("net", a.nbytes)
+        wanted = triton.InferRequestedOutput("sum")
+        wanted.set_shared_memory("net", a.nbytes, a.nbytes)
+        client.infer("stock/network", inputs, outputs=[wanted])
+        y = shared_memory.get_contents_as_numpy(region, np.float32, list(a.shape), offset=a.nbytes)
+        np.testing.assert_array_equal(y, a + a)
+        client.unregister_system_shared_memory("net")
+    finally:
+        shared_memory.destroy_shared_memory_region(region)
+
+
 def check_infer(client):
     x = frame(2)
     result = client.infer(LAYER, [sent(x)], outputs=[triton.InferRequestedOutput("y")], request_id="seven")
@@ -133,7 +175,7 @@ def check_errors(client):
     refused("NOT_FOUND", "stock/none", "stock/none", [sent(x)])
     refused("NOT_FOUND", "version", LAYER, [sent(x)], model_version="999999")
     refused("INVALID_ARGUMENT", "channels", LAYER, [sent(x[:, :2])])
-    refused("INVALID_ARGUMENT", "FP64", LAYER, [sent(x.astype(np.int64), datatype="INT64")])
+    refused("INVALID_ARGUMENT", "FP32", LAYER, [sent(x.astype(np.int64), datatype="INT64")])
     refused("INVALID_ARGUMENT", "expected FP32, the model's, got 'FP64'", LAYER, [sent(x.astype(np.float64))])
     refused("INVALID_ARGUMENT", "'z'", LAYER, [sent(x)], outputs=[triton.InferRequestedOutput("z")])
     refused("INVALID_ARGUMENT", "classification", LAYER, [sent(x)], outputs=[triton.InferRequestedOutput("y", 3)])

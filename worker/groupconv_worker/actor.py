@@ -11,6 +11,8 @@ import numpy as np
 import ray
 
 from groupconv_worker.contract import Array, DeviceLostError
+from groupconv_worker.graph.model import Model, read_model
+from groupconv_worker.graph.runner import ModelMissingError, NetworkCall, NetworkRan, NetworkRunner
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.endpoint import Address, LaneEndpoint
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
@@ -42,6 +44,7 @@ class Worker:
             os.environ.setdefault("CUPY_GPU_MEMORY_LIMIT", f"{share:.0%}")  # read when CuPy's pool is made
         self._runtime = WorkerRuntime(engine, threads, capacity)
         self.engine, self.resident = self._runtime.engine, self._runtime.resident
+        self._networks = NetworkRunner(self._runtime.budget, self.engine.threads)
         self._dropped: set[int] = set()
         self._endpoints: dict[tuple[bytes, bool], LaneEndpoint] = {}
 
@@ -139,6 +142,58 @@ class Worker:
             logging.shutdown()
             os._exit(DEVICE_LOST)
 
+    def prepare_network(self, network: str, version: int, data: bytes) -> None:
+        """Prepare a network's version.
+
+        Raises:
+            InvalidArgumentError: the runtime refuses the model.
+        """
+        self._networks.prepare(network, version, lambda: read_model(data))
+
+    def run_network(
+        self,
+        network: str,
+        version: int,
+        names: Sequence[str],
+        outputs: tuple[str, ...],
+        data: bytes | None,
+        expires: float | None,
+        number: int,
+        *arrays: Array,
+    ) -> NetworkRan | None:
+        """One call of a network.
+
+        Args:
+            network: what is called.
+            version: of it.
+            names: of the inputs.
+            outputs: names of those wanted.
+            data: the model; None if this worker should have it.
+            expires: as of `run`.
+            number: as of `run`.
+            arrays: the inputs.
+
+        Returns:
+            The outputs; None if the model was not sent and is not here.
+        """
+
+        def model() -> Model:
+            if data is None:
+                raise ModelMissingError
+            return read_model(data)
+
+        job = self._job(expires, number)
+        call = NetworkCall(network, version, dict(zip(names, arrays, strict=True)), outputs)
+        try:
+            return self._networks.run(call, model, job)
+        except ModelMissingError:
+            return None
+
     def forget(self, layer: str, version: int) -> None:
-        """Drop what is kept of a layer's version; a shard that counts on it is sent again, with its weights."""
+        """Drop what is kept of a layer's or network's version; what counts on it is sent again, with its weights."""
         self.resident.forget(layer, version)
+        self._networks.forget(layer, version)
+
+    def _job(self, expires: float | None, number: int) -> Job:
+        deadline = None if expires is None else time.monotonic() + expires - time.time()
+        return Job(deadline, lambda: number not in self._dropped)

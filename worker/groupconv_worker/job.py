@@ -11,7 +11,8 @@ import ctypes
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Self
@@ -56,7 +57,7 @@ class Job:
         groupconv.errors.DeadlineExceededError: the deadline passed
     """
 
-    __slots__ = ("_alive", "_error", "_tokens", "address", "deadline", "priority", "word")
+    __slots__ = ("_alive", "_ends", "_error", "_tokens", "address", "deadline", "priority", "word")
 
     def __init__(self, deadline: float | None = None, alive: Callable[[], bool] = always, priority: int = 0) -> None:
         self.deadline, self._alive, self.priority = deadline, alive, priority
@@ -64,6 +65,7 @@ class Job:
         self.address = ctypes.addressof(self.word)
         self._error: GroupconvError | None = None
         self._tokens: dict[int, list[Token[Job]]] = {}
+        self._ends: list[Callable[[], None]] = []
 
     @property
     def over(self) -> bool:
@@ -79,6 +81,18 @@ class Job:
         """End the job: its threads stop and raise `error`. The first call counts."""
         self._error = self._error or error
         self.word.value = 1
+        for end in list(self._ends):
+            end()
+
+    @contextmanager
+    def ending(self, end: Callable[[], None]) -> Iterator[None]:
+        """Call `end` if the job is stopped inside the block: for a library that is stopped in its own way."""
+        self._ends.append(end)
+        try:
+            with self:
+                yield
+        finally:
+            self._ends.remove(end)
 
     def look(self) -> bool:
         """Look at the clock and the caller. Return whether the job is over."""

@@ -41,6 +41,18 @@ class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.Val
     """Unsigned, 8 bits."""
     DATA_TYPE_INT32: _DataType.ValueType  # 7
     """Two's complement, 32 bits."""
+    DATA_TYPE_INT64: _DataType.ValueType  # 8
+    """Two's complement, 64 bits. Networks only, as all that follow."""
+    DATA_TYPE_BOOL: _DataType.ValueType  # 9
+    """One byte, 0 or 1."""
+    DATA_TYPE_INT16: _DataType.ValueType  # 10
+    """Two's complement, 16 bits."""
+    DATA_TYPE_UINT16: _DataType.ValueType  # 11
+    """Unsigned, 16 bits."""
+    DATA_TYPE_UINT32: _DataType.ValueType  # 12
+    """Unsigned, 32 bits."""
+    DATA_TYPE_UINT64: _DataType.ValueType  # 13
+    """Unsigned, 64 bits."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """The element type of a tensor. Integers and floats are little-endian."""
@@ -61,6 +73,18 @@ DATA_TYPE_UINT8: DataType.ValueType  # 6
 """Unsigned, 8 bits."""
 DATA_TYPE_INT32: DataType.ValueType  # 7
 """Two's complement, 32 bits."""
+DATA_TYPE_INT64: DataType.ValueType  # 8
+"""Two's complement, 64 bits. Networks only, as all that follow."""
+DATA_TYPE_BOOL: DataType.ValueType  # 9
+"""One byte, 0 or 1."""
+DATA_TYPE_INT16: DataType.ValueType  # 10
+"""Two's complement, 16 bits."""
+DATA_TYPE_UINT16: DataType.ValueType  # 11
+"""Unsigned, 16 bits."""
+DATA_TYPE_UINT32: DataType.ValueType  # 12
+"""Unsigned, 32 bits."""
+DATA_TYPE_UINT64: DataType.ValueType  # 13
+"""Unsigned, 64 bits."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 @_typing.final

@@ -64,9 +64,24 @@ def _root(
 
 
 def _register() -> None:
-    from groupconv_server.cli import bench, conv, demo, health, layers, load, plan, serve, status, token, warmup, worker
+    from groupconv_server.cli import (
+        bench,
+        conv,
+        demo,
+        health,
+        layers,
+        load,
+        networks,
+        plan,
+        run,
+        serve,
+        status,
+        token,
+        warmup,
+        worker,
+    )
 
-    for module in (serve, worker, demo, conv, plan, status, health, load, warmup):
+    for module in (serve, worker, demo, conv, run, plan, status, health, load, warmup):
         command = module.command
         if "endpoint" in inspect.signature(command).parameters:
             command = with_endpoint(command)
@@ -74,9 +89,10 @@ def _register() -> None:
         app.command(name=module.NAME, epilog=module.EXAMPLES)(one_line_errors(fails_closed(command), wrong_usage))
     bench.app.registered_commands[0].callback = one_line_errors(bench.engine)
     app.add_typer(bench.app)
-    for name, command, examples in layers.COMMANDS:
-        layers.app.command(name=name, epilog=examples)(one_line_errors(fails_closed(with_endpoint(command))))
-    app.add_typer(layers.app)
+    for room in (layers, networks):
+        for name, command, examples in room.COMMANDS:
+            room.app.command(name=name, epilog=examples)(one_line_errors(fails_closed(with_endpoint(command))))
+        app.add_typer(room.app)
     token.app.command(name="new", epilog=token.NEW)(one_line_errors(token.new))
     token.app.command(name="hash", epilog=token.HASH)(one_line_errors(token.hash_))
     app.add_typer(token.app)

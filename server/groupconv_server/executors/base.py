@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from groupconv.convolution.plan import ShardReport
 from groupconv_worker.contract import Array
+from groupconv_worker.graph.model import Model
+from groupconv_worker.graph.runner import NetworkCall, NetworkRan
 from groupconv_worker.job import Job
 from groupconv_worker.shard import Ran, Stage
 
@@ -110,8 +112,26 @@ class Executor(Protocol):
             UnavailableError: no worker is left, a shard was tried too often, or the executor ends.
         """
 
+    def prepare_network(self, network: str, version: int, model: Model) -> None:
+        """Have a worker prepare a network's version: a model that no runtime takes is refused when it is loaded.
+
+        Raises:
+            InvalidArgumentError: the runtime refuses the model.
+        """
+
+    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+        """Run a call of a network on one worker, the one with least to do.
+
+        Returns:
+            The worker's id, and the outputs.
+
+        Raises:
+            DeadlineExceededError, CancelledError, UnavailableError: as of `run`.
+            InvalidArgumentError, ResourceExhaustedError: the inputs do not fit the network, or the machine.
+        """
+
     def forget(self, layer: str, version: int) -> None:
-        """Have every worker drop what it keeps of a layer's version; does not wait for them."""
+        """Have every worker drop what it keeps of a layer's or network's version; does not wait for them."""
 
     def interrupt(self) -> None:
         """Stop what runs, and refuse what comes: the server ends."""

@@ -20,6 +20,8 @@ from groupconv.errors import UnavailableError
 from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
+from groupconv_worker.graph.model import Model
+from groupconv_worker.graph.runner import NetworkCall, NetworkRan, NetworkRunner
 from groupconv_worker.job import Job, Jobs
 from groupconv_worker.resident import CAPACITY
 from groupconv_worker.runtime import WorkerRuntime
@@ -119,10 +121,24 @@ class LocalExecutor:
             return worker
         return next((other for other in self._workers.values() if not other.busy), worker)
 
+    def prepare_network(self, network: str, version: int, model: Model) -> None:
+        """On the first worker; the others prepare it when they are given a call."""
+        next(iter(self._workers.values())).networks.prepare(network, version, lambda: model)
+
+    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+        """In the thread that brings the call."""
+        worker = min(self._workers.values(), key=lambda worker: worker.runtime.budget.inside)
+        self._jobs.enter(job)
+        try:
+            return worker.id, worker.networks.run(call, lambda: model, job)
+        finally:
+            self._jobs.leave(job)
+
     def forget(self, layer: str, version: int) -> None:
         """Dropped at once: a running shard holds what it uses."""
         for worker in self._workers.values():
             worker.runtime.resident.forget(layer, version)
+            worker.networks.forget(layer, version)
 
     def interrupt(self) -> None:
         """Running shards end within `job.PROMPT`."""
@@ -142,6 +158,7 @@ class _Worker:
     def __init__(self, worker_id: str, engine: str, threads: int, capacity: int) -> None:
         self.id = worker_id
         self.runtime = WorkerRuntime(engine, threads, capacity)
+        self.networks = NetworkRunner(self.runtime.budget, threads)
         self.shards, self._count = 0, threading.Lock()
 
     @property

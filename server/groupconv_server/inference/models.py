@@ -6,28 +6,29 @@ import numpy as np
 
 from groupconv.errors import NotFoundError
 from groupconv_server.executors.base import WorkerInfo
+from groupconv_server.inference import networks
 from groupconv_server.inference.tensors import INPUT, NAMES, OUTPUT, Kind, config_type
 from groupconv_server.inference.v2 import model_pb2
 from groupconv_server.layers.registry import Layers
-from groupconv_server.layers.version import LayerVersion
+from groupconv_server.layers.version import LayerVersion, NetworkVersion, Version
 
-PLATFORM = "groupconv"
+PLATFORM = networks.PLATFORM
 MAX_BATCH = 2**31 - 1
 """The largest batch that a model's configuration names: only the bytes of a batch are limited."""
 
 
-def model(layers: Layers, name: str, version: str) -> LayerVersion:
+def model(layers: Layers, name: str, version: str) -> LayerVersion | NetworkVersion:
     """The layer called `name`; an empty version means the current one.
 
     Raises:
         NotFoundError: there is no such layer, or it has another version.
     """
-    layer = layers.get(name)
+    layer = layers.get_any(name)
     check_version(layer, version)
     return layer
 
 
-def check_version(layer: LayerVersion, version: str) -> None:
+def check_version(layer: Version, version: str) -> None:
     """Check that a request means the current version.
 
     Raises:
@@ -37,8 +38,10 @@ def check_version(layer: LayerVersion, version: str) -> None:
         raise NotFoundError(f"model_version: layer {layer.name!r} has version {layer.version}, not {version[:40]!r}")
 
 
-def metadata(layer: LayerVersion) -> model_pb2.ModelMetadataResponse:
+def metadata(layer: LayerVersion | NetworkVersion) -> model_pb2.ModelMetadataResponse:
     """A layer's input and output; -1 stands for any extent, of the batch and of space."""
+    if isinstance(layer, NetworkVersion):
+        return networks.metadata(layer)
     given, answered = input_kind(layer), output_kind(layer)
     tensor = model_pb2.ModelMetadataResponse.TensorMetadata
     return model_pb2.ModelMetadataResponse(
@@ -50,8 +53,10 @@ def metadata(layer: LayerVersion) -> model_pb2.ModelMetadataResponse:
     )
 
 
-def config(layer: LayerVersion, workers: Sequence[WorkerInfo]) -> model_pb2.ModelConfig:
+def config(layer: LayerVersion | NetworkVersion, workers: Sequence[WorkerInfo]) -> model_pb2.ModelConfig:
     """A layer's input and output without their batch axes, and the workers that run it."""
+    if isinstance(layer, NetworkVersion):
+        return networks.config(layer, workers)
     given, answered = input_kind(layer), output_kind(layer)
     group = model_pb2.ModelInstanceGroup
     gpus = any(w.engine == "cuda" for w in workers)

@@ -8,11 +8,12 @@ from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.footprint import IN_MESSAGE, IN_PLACE
 from groupconv_server.inference import models
+from groupconv_server.inference.networks import NetworkInference
 from groupconv_server.inference.statistics import ModelStatistics, phases_of
 from groupconv_server.inference.tensors import Destination, input_of, output_reference, parameter
 from groupconv_server.inference.v2 import infer_pb2
 from groupconv_server.layers.registry import Layers
-from groupconv_server.layers.version import LayerVersion
+from groupconv_server.layers.version import LayerVersion, NetworkVersion
 from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_worker.job import Job
 
@@ -22,17 +23,26 @@ _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 
 
 class Inference:
-    """Runs requests of the protocol on resident layers.
+    """Runs requests of the protocol on resident layers and networks.
 
     Args:
         batcher: runs convolutions.
         layers: the models.
         memory: of the server's clients.
         statistics: counts each request.
+        networks: runs networks.
     """
 
-    def __init__(self, batcher: Batcher, layers: Layers, memory: ClientMemory, statistics: ModelStatistics) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        layers: Layers,
+        memory: ClientMemory,
+        statistics: ModelStatistics,
+        networks: NetworkInference,
+    ) -> None:
         self.batcher, self.layers, self.memory, self.statistics = batcher, layers, memory, statistics
+        self._networks = networks
 
     def infer(
         self,
@@ -63,7 +73,7 @@ class Inference:
         """
         start = time.perf_counter()
         samples = request.inputs[0].shape[0] if request.inputs and request.inputs[0].shape else 1
-        with self.layers.using(request.model_name, max(1, samples)) as layer:
+        with self.layers.using_any(request.model_name, max(1, samples)) as layer:
             try:
                 models.check_version(layer, request.model_version)
                 response = infer_pb2.ModelInferResponse(
@@ -72,6 +82,10 @@ class Inference:
                 if final:
                     response.parameters[FINAL].bool_param = True
                 deadline = _shortened(request, deadline)
+                if isinstance(layer, NetworkVersion):
+                    _check_no_sequence(request)
+                    return self._networks.infer(layer, request, contents, response, Job(deadline, alive), start)
+                assert isinstance(layer, LayerVersion)
                 return self._answer(layer, request, contents, response, deadline, start, alive)
             except BaseException:
                 self.statistics.failed(layer, time.perf_counter() - start)
@@ -107,12 +121,16 @@ class Inference:
         return message
 
 
-def _checked_priority(request: infer_pb2.ModelInferRequest) -> int:
+def _check_no_sequence(request: infer_pb2.ModelInferRequest) -> None:
     for name in _SEQUENCE:
         if name in request.parameters:
             raise InvalidArgumentError(
-                f"parameters.{name}", "no sequences: a layer keeps no state between requests", "one"
+                f"parameters.{name}", "no sequences: a model keeps no state between requests", "one"
             )
+
+
+def _checked_priority(request: infer_pb2.ModelInferRequest) -> int:
+    _check_no_sequence(request)
     priority: int = parameter(request.parameters, "priority", int) or 0
     if priority < 0:
         raise InvalidArgumentError("parameters.priority", "an integer from 0 on", priority)

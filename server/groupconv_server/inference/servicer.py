@@ -13,6 +13,7 @@ from groupconv_server.admission.call import deadline_of
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.inference import models, stream
 from groupconv_server.inference.messages import parse
+from groupconv_server.inference.networks import NetworkInference
 from groupconv_server.inference.run import Inference
 from groupconv_server.inference.statistics import ModelStatistics
 from groupconv_server.inference.v2 import (
@@ -26,6 +27,7 @@ from groupconv_server.layers.repository import Repository
 from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_server.memory.cuda_memory import CudaMemory
 from groupconv_server.memory.shared_memory import SharedMemory
+from groupconv_server.networks.networks import Networks
 from groupconv_worker.cuda.engine import why_unavailable
 from groupconv_worker.job import Job
 
@@ -46,10 +48,13 @@ class InferenceServicer:
         repository: Repository,
         shared_memory: SharedMemory | None = None,
         cuda_memory: CudaMemory | None = None,
+        *,
+        networks: Networks,
     ) -> None:
         self.coordinator, self.repository, self.layers = batcher.coordinator, repository, repository.layers
         self.memory, self.statistics = ClientMemory(shared_memory, cuda_memory), ModelStatistics()
-        self.inference = Inference(batcher, self.layers, self.memory, self.statistics)
+        network_inference = NetworkInference(networks, self.memory, self.statistics)
+        self.inference = Inference(batcher, self.layers, self.memory, self.statistics, network_inference)
         self.extensions = [*EXTENSIONS]
         if shared_memory is not None:
             self.extensions.append("system_shared_memory")
@@ -118,7 +123,7 @@ class InferenceServicer:
     ) -> statistics_pb2.ModelStatisticsResponse:
         """Counts and times of one layer, or of all."""
         if not request.name:
-            return self.statistics.message(self.layers.all())
+            return self.statistics.message([*self.layers.all(), *self.layers.all_networks()])
         return self.statistics.message([models.model(self.layers, request.name, request.version)])
 
     def RepositoryIndex(
@@ -126,7 +131,7 @@ class InferenceServicer:
     ) -> repository_pb2.RepositoryIndexResponse:
         """The loaded layers and, unless only ready ones are wanted, those on disk alone."""
         response = repository_pb2.RepositoryIndexResponse()
-        for layer in self.layers.all():
+        for layer in (*self.layers.all(), *self.layers.all_networks()):
             response.models.add(name=layer.name, version=str(layer.version), state="READY")
         if not request.ready:
             for name, reason in self.repository.unloaded().items():

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from groupconv.convolution.plan import Report
 from groupconv_server.inference.v2 import statistics_pb2
-from groupconv_server.layers.version import LayerVersion
+from groupconv_server.layers.version import Version
 
 MAX_SIZES = 64
 """Batch sizes counted one by one for each layer. Clients choose them, so their number is bounded."""
@@ -65,10 +65,10 @@ class ModelStatistics:
     """The records of all layer versions that exist. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._records: WeakKeyDictionary[LayerVersion, Record] = WeakKeyDictionary()
+        self._records: WeakKeyDictionary[Version, Record] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def answered(self, layer: LayerVersion, phases: PhaseTimes, batch: int) -> None:
+    def answered(self, layer: Version, phases: PhaseTimes, batch: int) -> None:
         """Count an answered request; `batch` is the number of samples in its run."""
         share = phases.samples / max(1, batch)  # an empty batch has no run
         with self._lock:
@@ -79,14 +79,14 @@ class ModelStatistics:
             if batch in record.by_batch or len(record.by_batch) < MAX_SIZES:
                 record.by_batch.setdefault(batch, PhaseTimes()).add(phases, share)
 
-    def failed(self, layer: LayerVersion, seconds: float) -> None:
+    def failed(self, layer: Version, seconds: float) -> None:
         """Count a failed request."""
         with self._lock:
             record = self._records.setdefault(layer, Record())
             record.last = time.time()
             record.failed.add(PhaseTimes(count=1, total=seconds))
 
-    def message(self, layers: Iterable[LayerVersion]) -> statistics_pb2.ModelStatisticsResponse:
+    def message(self, layers: Iterable[Version]) -> statistics_pb2.ModelStatisticsResponse:
         """The records of `layers` as a message."""
         with self._lock:
             return statistics_pb2.ModelStatisticsResponse(
@@ -111,7 +111,7 @@ def phases_of(samples: int, total: float, read: float, write: float, report: Rep
     return PhaseTimes(1, samples, total, waited + queue, read, max(0.0, ran - queue), write)
 
 
-def _message(layer: LayerVersion, record: Record) -> statistics_pb2.ModelStatistics:
+def _message(layer: Version, record: Record) -> statistics_pb2.ModelStatistics:
     done = record.answered
     timed = ("queue", "read", "infer", "write")
     queue, read, infer, write = (_duration(done.count, getattr(done, name)) for name in timed)

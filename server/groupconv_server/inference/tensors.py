@@ -10,6 +10,7 @@ import numpy as np
 from groupconv.convolution.dtypes import DTYPES
 from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
+from groupconv.networks.tensors import NETWORK_DTYPES
 from groupconv.wire.tensors import checked_shape
 from groupconv_server.inference.messages import with_output
 from groupconv_server.inference.v2 import infer_pb2, model_pb2
@@ -25,6 +26,12 @@ DATATYPES: dict[str, np.dtype] = {
     "INT8": DTYPES["int8"],
     "UINT8": DTYPES["uint8"],
     "INT32": DTYPES["int32"],
+    "INT64": NETWORK_DTYPES["int64"],
+    "BOOL": NETWORK_DTYPES["bool"],
+    "INT16": NETWORK_DTYPES["int16"],
+    "UINT16": NETWORK_DTYPES["uint16"],
+    "UINT32": NETWORK_DTYPES["uint32"],
+    "UINT64": NETWORK_DTYPES["uint64"],
 }
 """The protocol's datatypes and their dtypes."""
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
@@ -34,6 +41,12 @@ _CONTENTS = {
     "INT8": "int_contents",
     "UINT8": "uint_contents",
     "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "BOOL": "bool_contents",
+    "INT16": "int_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
 }
 _REGION, _OFFSET, _SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
 
@@ -96,43 +109,81 @@ def input_of(
         expected = f"{_shown(given.shape)}, the model's (batch, channels, space; -1 is any extent)"
         raise InvalidArgumentError("inputs[0].shape", expected, _shown(shape, most=8))
     checked_shape(shape, "inputs[0].shape", batch=True)
-    size = math.prod(shape) * dtype.itemsize
-    wanted = f"{size} bytes for input {INPUT!r} of {_shown(shape)} {tensor.datatype}"
     at = reference_of(tensor.parameters, "inputs[0]")
     raw = len(contents)
     if raw != (at is None and not tensor.HasField("contents")):
         came = "in shared memory" if at else "typed" if tensor.HasField("contents") else "neither typed nor shared"
         expected = "one entry for each input that is neither typed nor in shared memory"
         raise InvalidArgumentError("raw_input_contents", expected, f"{raw}, the input is {came}")
+    return array_of(tensor, "inputs[0]", dtype, shape, contents[0] if raw else None, memory)
+
+
+def array_of(
+    tensor: infer_pb2.ModelInferRequest.InferInputTensor,
+    path: str,
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    raw: memoryview | bytes | None,
+    memory: ClientMemory,
+) -> Array:
+    """The array of an input: in shared memory, raw or typed.
+
+    Args:
+        tensor: the input.
+        path: what errors call it.
+        dtype: of its elements.
+        shape: extents.
+        raw: its raw contents; None if it has none.
+        memory: of the server's clients.
+
+    Raises:
+        InvalidArgumentError: an extent below 0, or another number of bytes or elements than the shape has.
+        NotFoundError: there is no such region.
+    """
+    if any(extent < 0 for extent in shape):
+        raise InvalidArgumentError(f"{path}.shape", "extents of at least 0", _shown(shape, most=8))
+    size = math.prod(shape) * dtype.itemsize
+    wanted = f"{size} bytes for input {tensor.name!r} of {_shown(shape)} {tensor.datatype}"
+    at = reference_of(tensor.parameters, path)
     if at is not None:
         if tensor.HasField("contents"):
-            raise InvalidArgumentError("inputs[0].contents", "none beside shared memory", "typed contents")
+            raise InvalidArgumentError(f"{path}.contents", "none beside shared memory", "typed contents")
         if at.size != size:
-            raise InvalidArgumentError(f"inputs[0].parameters.{_SIZE}", wanted, at.size)
+            raise InvalidArgumentError(f"{path}.parameters.{_SIZE}", wanted, at.size)
         return memory.array(at, dtype, shape)
-    if not raw:
-        return _typed(tensor, dtype, shape)
-    if len(contents[0]) != size:
-        raise InvalidArgumentError("raw_input_contents[0]", wanted, len(contents[0]))
-    x = np.frombuffer(contents[0], dtype=dtype).reshape(shape)
+    if raw is None:
+        return _typed(tensor, path, dtype, shape)
+    if len(raw) != size:
+        raise InvalidArgumentError(path.replace("inputs", "raw_input_contents"), wanted, len(raw))
+    x = np.frombuffer(raw, dtype=dtype).reshape(shape)
     return x if x.flags.aligned else x.copy()
 
 
-def _typed(tensor: infer_pb2.ModelInferRequest.InferInputTensor, dtype: np.dtype, shape: tuple[int, ...]) -> Array:
+def mark_in_region(tensor: infer_pb2.ModelInferResponse.InferOutputTensor, at: RegionReference, size: int) -> None:
+    """Say in an answer that an output of so many bytes lies in the client's memory."""
+    tensor.parameters[_REGION].string_param = at.region
+    tensor.parameters[_SIZE].int64_param = size
+    if at.offset:
+        tensor.parameters[_OFFSET].int64_param = at.offset
+
+
+def _typed(
+    tensor: infer_pb2.ModelInferRequest.InferInputTensor, path: str, dtype: np.dtype, shape: tuple[int, ...]
+) -> Array:
     field = _CONTENTS.get(tensor.datatype)
     if field is None:
-        raise InvalidArgumentError("inputs[0].contents", f"raw contents for {tensor.datatype}", "typed ones")
+        raise InvalidArgumentError(f"{path}.contents", f"raw contents for {tensor.datatype}", "typed ones")
     filled = [f.name for f, _ in tensor.contents.ListFields()]
     values = getattr(tensor.contents, field)
     if filled not in ([], [field]) or len(values) != math.prod(shape):
-        wanted = f"{math.prod(shape)} elements in {field} for input {INPUT!r} of {_shown(shape)} {tensor.datatype}"
-        raise InvalidArgumentError("inputs[0].contents", wanted, f"{len(values)} in {', '.join(filled) or 'none'}")
-    wide = np.array(values, dtype=np.int64 if dtype.kind in "iu" else dtype)
+        wanted = (
+            f"{math.prod(shape)} elements in {field} for input {tensor.name!r} of {_shown(shape)} {tensor.datatype}"
+        )
+        raise InvalidArgumentError(f"{path}.contents", wanted, f"{len(values)} in {', '.join(filled) or 'none'}")
+    wide = np.array(values, dtype=np.int64 if dtype.kind in "iu" and dtype != np.uint64 else dtype)
     x = wide.astype(dtype)
     if dtype.kind in "iu" and (x != wide).any():
-        raise InvalidArgumentError(
-            "inputs[0].contents", f"elements that fit {tensor.datatype}", int(wide[x != wide][0])
-        )
+        raise InvalidArgumentError(f"{path}.contents", f"elements that fit {tensor.datatype}", int(wide[x != wide][0]))
     return x.reshape(shape)
 
 
@@ -221,10 +272,7 @@ class Destination:
         if self._output is None:
             wanted = f"at least {size} bytes for output {OUTPUT!r} of {_shown(shape)} {NAMES[dtype]}"
             raise InvalidArgumentError(f"outputs[0].parameters.{_SIZE}", wanted, self.at.size)
-        tensor.parameters[_REGION].string_param = self.at.region
-        tensor.parameters[_SIZE].int64_param = size
-        if self.at.offset:
-            tensor.parameters[_OFFSET].int64_param = self.at.offset
+        mark_in_region(tensor, self.at, size)
         return self._output.array
 
     def message(self) -> bytes:

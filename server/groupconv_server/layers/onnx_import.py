@@ -130,7 +130,11 @@ def _with_batch_norm(model: Any, nodes: list[tuple[Any, str]]) -> list[tuple[Any
         RewritePass([rules.fuse_batchnorm_into_conv_rule, rules.fuse_batchnorm_into_conv_transpose_rule])(model)
     except Exception as error:  # noqa: BLE001 - of a malformed node
         raise InvalidArgumentError("fold-batch-norm", "a model that can be rewritten", first_line(error)) from None
-    made = {node.outputs[0].name: node for node in RecursiveGraphIterator(model.graph) if node.op_type in OPERATORS}
+    made = {
+        node.outputs[0].name: node
+        for node in RecursiveGraphIterator(model.graph)
+        if node.op_type in OPERATORS and node.outputs
+    }
     return [(made.get(name, node), why) for (node, why), name in zip(nodes, followed, strict=True)]
 
 

@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Generic, TypeVar
 
 from groupconv.convolution.steps import Step
-from groupconv.errors import NotFoundError, ResourceExhaustedError
+from groupconv.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
 from groupconv.text import human_bytes
 from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.layers.names import check_name, shown
-from groupconv_server.layers.version import Arriving, LayerVersion, Reservation
+from groupconv_server.layers.version import Arriving, LayerVersion, NetworkVersion, Reservation, Version
+
+V = TypeVar("V", bound=Version)
 
 MOST = 10_000
 """Layers at a time: one costs some 10 KB beside its weights, which may be 4 bytes."""
@@ -60,7 +63,7 @@ class Layers:
     ) -> None:
         self._forget, self.capacity, self.most, self._evict, self._used = forget, capacity, most, evict, used
         self.bytes = self._arriving = 0
-        self._layers: dict[str, LayerVersion] = {}
+        self._layers: dict[str, Version] = {}
         self._version, self._clock = 0, itertools.count(1)
         self._lock = threading.Lock()
 
@@ -142,17 +145,39 @@ class Layers:
         Raises:
             InvalidArgumentError: a name that cannot be.
         """
-        check_name(name)
-        with self._lock:
-            size, room.bytes = room.bytes, 0  # now the layer's
-            self._version = max(self._version + (version is None), version or 0)
-            version = version or self._version
-            layer = LayerVersion(name, version, resident_steps(name, version, steps), size, used=next(self._clock))
-            old = self._layers.get(name)
-            ended = self._retire(old) if old else []
-            self._layers[name] = layer
-        self._drop(ended)
+        version = version or self.next_version(name)
+        layer = LayerVersion(name, version, room.bytes, resident_steps(name, version, steps))
+        self.place(layer, room)
         return layer
+
+    def check_kind(self, name: str, kind: type[Version]) -> None:
+        """Refuse the name of a network for a layer, and of a layer for a network.
+
+        Raises:
+            FailedPreconditionError: saying which there is.
+        """
+        other = self._layers.get(name)
+        if other is not None and type(other) is not kind:
+            what = "network" if isinstance(other, NetworkVersion) else "layer"
+            raise FailedPreconditionError(f"there is a {what} called {shown(name)}; unload it or choose another name")
+
+    def place(self, version: Version, room: Reservation) -> None:
+        """Make a version the present one of its name, in the room that was reserved for it.
+
+        Raises:
+            InvalidArgumentError: a name that cannot be.
+            FailedPreconditionError: the name is that of a network for a layer, or the other way round.
+        """
+        check_name(version.name)
+        with self._lock:
+            self.check_kind(version.name, type(version))
+            version.bytes, room.bytes = room.bytes, 0  # now the version's
+            self._version = max(self._version, version.version)
+            version.used = next(self._clock)
+            old = self._layers.get(version.name)
+            ended = self._retire(old) if old else []
+            self._layers[version.name] = version
+        self._drop(ended)
 
     def superseded(self, name: str, version: int) -> bool:
         """Whether a load of this name that began after that of `version` has ended already."""
@@ -171,12 +196,37 @@ class Layers:
             NotFoundError: there is none.
         """
         with self._lock:
-            return self._get(name)
+            return self._get(name, LayerVersion)
+
+    def get_network(self, name: str) -> NetworkVersion:
+        """The present version of a network.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._lock:
+            return self._get(name, NetworkVersion)
+
+    def get_any(self, name: str) -> LayerVersion | NetworkVersion:
+        """The present version of a layer or a network.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._lock:
+            version = self._get(name, Version)
+        assert isinstance(version, LayerVersion | NetworkVersion)
+        return version
 
     def all(self) -> list[LayerVersion]:
         """The present version of every layer, by name."""
         with self._lock:
-            return [self._layers[name] for name in sorted(self._layers)]
+            return [v for _, v in sorted(self._layers.items()) if isinstance(v, LayerVersion)]
+
+    def all_networks(self) -> list[NetworkVersion]:
+        """The present version of every network, by name."""
+        with self._lock:
+            return [v for _, v in sorted(self._layers.items()) if isinstance(v, NetworkVersion)]
 
     def unload(self, name: str) -> None:
         """Let a layer go; its running requests end with it.
@@ -185,30 +235,48 @@ class Layers:
             NotFoundError: there is none.
         """
         with self._lock:
-            ended = self._retire(self._get(name))
+            if name not in self._layers:
+                raise NotFoundError(f"layer: there is none called {shown(name)}")
+            ended = self._retire(self._layers[name])
         self._drop(ended)
 
-    def using(self, name: str, samples: int = 1) -> "Use":
+    def using(self, name: str, samples: int = 1) -> "Use[LayerVersion]":
         """The present version, kept for one request of so many samples, which counts in its usage.
 
         Raises:
             NotFoundError: there is none.
         """
-        return Use(self, name, samples)
+        return Use(self, name, LayerVersion, samples)
 
-    def take(self, name: str) -> LayerVersion:
+    def using_network(self, name: str) -> "Use[NetworkVersion]":
+        """The present version of a network, kept for one request, which counts in its usage.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return Use(self, name, NetworkVersion, 1)
+
+    def using_any(self, name: str, samples: int = 1) -> "Use[Version]":
+        """The present version of a layer or a network, kept as by `using`.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return Use(self, name, Version, samples)
+
+    def take(self, name: str, kind: type[V]) -> V:
         """The present version, kept until it is given back.
 
         Raises:
             NotFoundError: there is none.
         """
         with self._lock:
-            layer = self._get(name)
-            layer.running += 1
-            layer.used = next(self._clock)
-            return layer
+            version = self._get(name, kind)
+            version.running += 1
+            version.used = next(self._clock)
+            return version
 
-    def give_back(self, layer: LayerVersion, samples: int, seconds: float, *, done: bool) -> None:
+    def give_back(self, layer: Version, samples: int, seconds: float, *, done: bool) -> None:
         """The end of a request for so many samples that took a layer, and whether it was answered."""
         with self._lock:
             layer.running -= 1
@@ -235,47 +303,49 @@ class Layers:
             f"the limit is {human_bytes(self.capacity)}; unload a layer"
         )
 
-    def _get(self, name: str) -> LayerVersion:
-        layer = self._layers.get(name)
-        if layer is None:
-            raise NotFoundError(f"layer: there is none called {shown(name)}")
-        return layer
+    def _get(self, name: str, kind: type[V]) -> V:
+        found = self._layers.get(name)
+        if isinstance(found, kind):
+            return found
+        what, other = ("network", "layer") if kind is NetworkVersion else ("layer", "network")
+        why = "there is none called" if found is None else f"there is a {other}, and no {what}, called"
+        raise NotFoundError(f"{what}: {why} {shown(name)}")
 
-    def _make_room(self, size: int) -> list[LayerVersion]:
-        ended: list[LayerVersion] = []
+    def _make_room(self, size: int) -> list[Version]:
+        ended: list[Version] = []
         while self._evict and not self._fits(size) and size <= self.capacity and self._layers:
             ended += self._retire(min(self._layers.values(), key=lambda layer: layer.used))
         return ended
 
-    def _retire(self, layer: LayerVersion) -> list[LayerVersion]:
+    def _retire(self, layer: Version) -> list[Version]:
         layer.gone = True
         del self._layers[layer.name]
         return self._ended(layer)
 
-    def _ended(self, layer: LayerVersion) -> list[LayerVersion]:
+    def _ended(self, layer: Version) -> list[Version]:
         """The layer, if nothing uses it any more; its bytes are then free."""
         if not layer.gone or layer.running:
             return []
         self.bytes -= layer.bytes
         return [layer]
 
-    def _drop(self, ended: Sequence[LayerVersion]) -> None:
+    def _drop(self, ended: Sequence[Version]) -> None:
         """Outside the lock: telling workers may take its time."""
         for layer in ended:
             self._forget(layer.name, layer.version)
 
 
-class Use:
-    """A layer for the length of one request; a context manager."""
+class Use(Generic[V]):
+    """A layer or a network for the length of one request; a context manager."""
 
-    __slots__ = ("_layer", "_layers", "_name", "_samples", "_start")
+    __slots__ = ("_kind", "_layer", "_layers", "_name", "_samples", "_start")
 
-    def __init__(self, layers: Layers, name: str, samples: int) -> None:
-        self._layers, self._name, self._samples = layers, name, samples
+    def __init__(self, layers: Layers, name: str, kind: type[V], samples: int) -> None:
+        self._layers, self._name, self._kind, self._samples = layers, name, kind, samples
 
-    def __enter__(self) -> LayerVersion:
+    def __enter__(self) -> V:
         self._start = time.perf_counter()
-        self._layer = self._layers.take(self._name)
+        self._layer = self._layers.take(self._name, self._kind)
         return self._layer
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -84,12 +84,14 @@ class Repository:
             FailedPreconditionError: the layer cannot be kept on disk; the version before stays.
         """
         version = self.layers.next_version(name)
+        self.layers.check_kind(name, LayerVersion)
         try:
             steps = self._warm(name, version, steps, inputs, job)
             with self._locks.of(name):
                 if self.layers.superseded(name, version):
                     self.layers.forget(name, version)
-                    return LayerVersion(name, version, resident_steps(name, version, steps), _size(steps), gone=True)
+                    resident = resident_steps(name, version, steps)
+                    return LayerVersion(name, version, _size(steps), resident, gone=True)
                 with self.layers.reserved(_size(steps)) as room:
                     if self.store is not None:
                         self._keep(name, version, steps, inputs)
@@ -148,8 +150,8 @@ class Repository:
         """Layers that are only on disk, and the reason for each."""
         if self.store is None:
             return {}
-        loaded = {layer.name for layer in self.layers.all()}
-        names = {*self.store.names(), *self.damaged} - loaded
+        here = {version.name for version in (*self.layers.all(), *self.layers.all_networks())}
+        names = {*self.store.names(), *self.damaged} - here
         return {name: self.damaged.get(name, "unloaded") for name in sorted(names)}
 
     def _loaded(self, name: str) -> bool:

@@ -124,7 +124,7 @@ class LayerStore:
                 arrays[f"{i}.bias"] = np.ascontiguousarray(step.bias)
         data = save(arrays)
         digest = hashlib.sha256(data).hexdigest()
-        weights = self.folder / f"{_slug(name)}.{digest[:16]}.safetensors"
+        weights = self.folder / f"{slug(name)}.{digest[:16]}.safetensors"
         about = {
             "format": FORMAT,
             "version": version,
@@ -134,7 +134,7 @@ class LayerStore:
         }
         write_atomically(weights, data)
         write_atomically(self._json(name), json.dumps(about, indent=1).encode())
-        for old in self.folder.glob(f"{_slug(name)}.*.safetensors"):
+        for old in self.folder.glob(f"{slug(name)}.*.safetensors"):
             if old != weights:
                 old.unlink()
 
@@ -149,7 +149,7 @@ class LayerStore:
             return
         self._check_writable()
         self._json(name).unlink(missing_ok=True)
-        for weights in self.folder.glob(f"{_slug(name)}.*.safetensors"):
+        for weights in self.folder.glob(f"{slug(name)}.*.safetensors"):
             weights.unlink()
 
     def read(self, name: str) -> Stored:
@@ -198,7 +198,7 @@ class LayerStore:
             raise FailedPreconditionError(f"this server cannot write to the layer folder {self.folder}")
 
     def _json(self, name: str) -> Path:
-        return self.folder / f"{_slug(name)}.json"
+        return self.folder / f"{slug(name)}.json"
 
     def _described(self, path: Path) -> tuple[layer_pb2.LayerHeader, dict[str, Any]]:
         """The content of a layer's JSON, checked without the weights.
@@ -260,6 +260,6 @@ def _array(stored: dict[str, Any]) -> Array:
     return np.frombuffer(bytes(data), dtype=dtype).reshape(shape)
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A readable and unique file name for a layer, of bounded length."""
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

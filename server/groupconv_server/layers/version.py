@@ -1,14 +1,22 @@
 """One version of a layer, and the bytes of one that is about to be loaded."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from cachetools import LRUCache
 
 from groupconv.convolution.steps import Step
+from groupconv.networks.plan import NetworkPlan
+from groupconv.networks.tensors import check_shapes
 from groupconv_server.coordinator.resident import ResidentStep, resident_steps
 from groupconv_server.coordinator.steps import input_types
+from groupconv_worker.graph.binding import Skeleton
+from groupconv_worker.graph.model import Model
+
+PLANS = 64
+"""Plans that a network's version keeps, one for each set of input shapes."""
 
 
 @dataclass
@@ -22,24 +30,36 @@ class Usage:
 
 
 @dataclass(eq=False)
-class LayerVersion:
-    """One version of a layer.
+class Version:
+    """One version of something that is loaded under a name: a layer or a network.
 
     Attributes:
         name, version: every load has a higher version.
-        steps: with their weights.
-        bytes: of the weights.
+        bytes: that count against the server's quota.
         usage: what it did.
+        running: requests that use it now.
+        used: when it was used last, as a number that grows.
+        gone: whether it was unloaded or replaced.
     """
 
     name: str
     version: int
-    steps: tuple[ResidentStep, ...]
     bytes: int
-    usage: Usage = field(default_factory=Usage)
-    running: int = 0
-    used: int = 0
-    gone: bool = False
+    usage: Usage = field(default_factory=Usage, kw_only=True)
+    running: int = field(default=0, kw_only=True)
+    used: int = field(default=0, kw_only=True)
+    gone: bool = field(default=False, kw_only=True)
+
+
+@dataclass(eq=False)
+class LayerVersion(Version):
+    """One version of a layer.
+
+    Attributes:
+        steps: with their weights, whose bytes count.
+    """
+
+    steps: tuple[ResidentStep, ...]
 
     @functools.cached_property
     def dtypes(self) -> tuple[np.dtype, np.dtype]:
@@ -53,6 +73,43 @@ class LayerVersion:
             return self.steps
         plain = [Step(s.kernel, s.bias, s.spec.with_exact()) for s in self.steps]
         return resident_steps(self.name, self.version, plain)
+
+
+@dataclass(eq=False)
+class NetworkVersion(Version):
+    """One version of a network.
+
+    Attributes:
+        model: as it was loaded.
+    """
+
+    model: Model
+    _plans: LRUCache[tuple[tuple[str, tuple[int, ...]], ...], NetworkPlan] = field(
+        default_factory=lambda: LRUCache(PLANS), repr=False, kw_only=True
+    )
+
+    def bind(self, shapes: Mapping[str, Sequence[int]], most: int) -> NetworkPlan:
+        """What a call with inputs of these shapes computes; the last ones are kept.
+
+        Args:
+            shapes: by the inputs' names.
+            most: bytes that a tensor may have.
+
+        Raises:
+            InvalidArgumentError: shapes that do not fit the network.
+            ResourceExhaustedError: a tensor would have more.
+        """
+        key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
+        plan = self._plans.get(key)
+        if plan is None:
+            check_shapes(self.model.inputs, shapes)
+            plan = self._plans[key] = self.skeleton.bind(shapes, most=most)
+        return plan
+
+    @functools.cached_property
+    def skeleton(self) -> Skeleton:
+        """What shape inference makes of the model."""
+        return Skeleton(self.model)
 
 
 @dataclass

@@ -28,7 +28,7 @@ INLINE = 100 * 1024
 
 SUSPICIOUS = 2
 """Losses from which on a shard is taken to be the cause, unless it shows that it is not."""
-_NUMBERS = itertools.count()
+NUMBERS = itertools.count()
 
 
 class WorkerLostError(Exception):
@@ -63,7 +63,7 @@ class Flight:
     done: Any
     out: Any = None
     lane: Lane | None = None
-    number: int = field(default_factory=_NUMBERS.__next__)
+    number: int = field(default_factory=NUMBERS.__next__)
 
     @property
     def alone(self) -> bool:
@@ -106,7 +106,7 @@ def launch(
     expires = None if left is None else time.time() + left
     stages = task.stages if weights else tuple(map(_without_weights, task.stages))
     actor = slot.actor
-    number = next(_NUMBERS)
+    number = next(NUMBERS)
     out, done = actor.run.options(num_returns=2).remote(stages, inputs.of(task.x), expires, number)
     return Flight(task, slot, attempt, losses, actor, time.perf_counter(), inputs, done, out, number=number)
 

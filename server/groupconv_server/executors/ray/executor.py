@@ -13,7 +13,7 @@ from groupconv.errors import DeadlineExceededError, InternalError, UnavailableEr
 from groupconv_server.access.variables import check_ray_token
 from groupconv_server.executors.base import Task, WorkerInfo
 from groupconv_server.executors.placement import Placement, WorkerPlaces
-from groupconv_server.executors.ray import calls, lane_calls, start
+from groupconv_server.executors.ray import calls, lane_calls, network_calls, start
 from groupconv_server.executors.ray.calls import (
     SUSPICIOUS,
     Flight,
@@ -28,6 +28,8 @@ from groupconv_server.executors.ray.slots import WorkerSlot, WorkerState
 from groupconv_server.executors.ray.waiting import first_done
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.engines import create_engine
+from groupconv_worker.graph.model import Model
+from groupconv_worker.graph.runner import NetworkCall, NetworkRan
 from groupconv_worker.job import Job, Jobs
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
 
@@ -166,6 +168,18 @@ class RayExecutor:
                 else:
                     calls.drop(flight)
         return [reports[task.index] for task in tasks]
+
+    def prepare_network(self, network: str, version: int, model: Model) -> None:
+        """On the first worker that is there."""
+        network_calls.prepare(self.membership.wait(None)[0], network, version, model)
+
+    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+        """As a Ray call; arrays travel through Ray's object store."""
+        self._jobs.enter(job)
+        try:
+            return network_calls.run(self.membership, call, model, job)
+        finally:
+            self._jobs.leave(job)
 
     def forget(self, layer: str, version: int) -> None:
         """Told to every actor that answers; one that restarts has nothing to forget."""

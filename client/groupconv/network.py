@@ -1,0 +1,192 @@
+"""Networks on the server: `net = client.load_network(...)`, then `net(x)`."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from groupconv import network_calls
+from groupconv.network_calls import NetworkResult
+from groupconv.networks.info import NetworkInfo
+from groupconv.networks.plan import NetworkPlan
+from groupconv.networks.tensors import TensorInfo
+from groupconv.transport.exchange import Exchange
+
+Array = NDArray[Any]
+
+
+class _Network:
+    """What both have.
+
+    Attributes:
+        info: the description from when the network was loaded.
+    """
+
+    info: NetworkInfo
+
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return self.info.name
+
+    @property
+    def version(self) -> int:
+        """The version that was loaded."""
+        return self.info.version
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The inputs, in the model's order."""
+        return self.info.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The outputs, in the model's order."""
+        return self.info.outputs
+
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(map(str, infos)) for infos in (self.inputs, self.outputs))
+        return f"<{type(self).__name__} {self.name!r} version {self.version}: {inputs} -> {outputs}>"
+
+
+class Network(_Network):
+    """A network on the server: call it with its inputs. A context manager, which unloads the network at the end.
+
+    A call runs the version that is currently loaded under the name.
+
+    Example:
+        with client.load_network("ocr/det", "det.onnx") as net:
+            y = net(image)
+    """
+
+    def __init__(
+        self,
+        info: NetworkInfo,
+        run: Callable[[Exchange[Any], float | None], Any],
+        get: Callable[[str], "Network"],
+        unload: Callable[[str], None],
+    ) -> None:
+        self.info = info
+        self._run, self._get, self._unload = run, get, unload
+
+    def __call__(self, *arrays: Any, **named: Any) -> Array | dict[str, Array]:
+        """The output for these inputs: one array, or a mapping of names to arrays where the network has several.
+
+        Args:
+            arrays: inputs in the network's order. A float array is converted to the network's float dtype; another one
+                if that changes no value.
+            named: the other inputs, by name.
+
+        Raises:
+            InvalidArgumentError: naming the input, what was expected and what came.
+            GroupconvError: the subclass of the status the server answered with.
+        """
+        exchange = network_calls.run(self.info, arrays, named, report=False)
+        return unpacked(self._run(exchange, None).outputs)
+
+    def run(
+        self,
+        *arrays: Any,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> NetworkResult:
+        """Outputs and report.
+
+        Args:
+            arrays: inputs in the network's order.
+            inputs: the other inputs, by name.
+            outputs: names of those wanted; none means all.
+            timeout: seconds, in place of the client's.
+        """
+        result: NetworkResult = self._run(
+            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True), timeout
+        )
+        return result
+
+    def plan(self, *shapes: Sequence[int], **named: Sequence[int]) -> NetworkPlan:
+        """What a call with inputs of these shapes would compute, node by node; `print(plan)` shows the table.
+
+        Args:
+            shapes: of the inputs, in the network's order.
+            named: of the other inputs, by name.
+        """
+        plan: NetworkPlan = self._run(network_calls.plan(self.info, shapes, named), None)
+        return plan
+
+    def statistics(self) -> NetworkInfo:
+        """The server's current description: version, bytes, requests, seconds."""
+        return self._get(self.name).info
+
+    def unload(self) -> None:
+        """Remove the network from the server.
+
+        Raises:
+            NotFoundError: the server no longer has it.
+        """
+        self._unload(self.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.unload()
+
+
+class AsyncNetwork(_Network):
+    """`Network` with `await`; an async context manager."""
+
+    def __init__(
+        self,
+        info: NetworkInfo,
+        run: Callable[..., Awaitable[Any]],
+        get: Callable[[str], Awaitable["AsyncNetwork"]],
+        unload: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self.info = info
+        self._run, self._get, self._unload = run, get, unload
+
+    async def __call__(self, *arrays: Any, **named: Any) -> Array | dict[str, Array]:
+        """As `Network.__call__`."""
+        result = await self._run(network_calls.run(self.info, arrays, named, report=False), None)
+        return unpacked(result.outputs)
+
+    async def run(
+        self,
+        *arrays: Any,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> NetworkResult:
+        """As `Network.run`."""
+        result: NetworkResult = await self._run(
+            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True), timeout
+        )
+        return result
+
+    async def plan(self, *shapes: Sequence[int], **named: Sequence[int]) -> NetworkPlan:
+        """As `Network.plan`."""
+        plan: NetworkPlan = await self._run(network_calls.plan(self.info, shapes, named), None)
+        return plan
+
+    async def statistics(self) -> NetworkInfo:
+        """As `Network.statistics`."""
+        return (await self._get(self.name)).info
+
+    async def unload(self) -> None:
+        """As `Network.unload`."""
+        await self._unload(self.name)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.unload()
+
+
+def unpacked(outputs: dict[str, Array]) -> Array | dict[str, Array]:
+    """The one output as an array; several as they are."""
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs

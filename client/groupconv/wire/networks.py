@@ -1,0 +1,182 @@
+"""Messages of networks: the stream that loads one, calls and their answers, plans and reports."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groupconv.errors import InvalidArgumentError
+from groupconv.networks.info import NetworkInfo
+from groupconv.networks.plan import NetworkPlan, NetworkReport, NodePlan, PartReport
+from groupconv.networks.tensors import MAX_AXES, NETWORK_DTYPES, TensorInfo
+from groupconv.v1 import network_pb2, tensor_pb2
+
+Array = NDArray[Any]
+CHUNK_BYTES = 2**20
+"""Bytes of a model in one message."""
+_TO_WIRE: dict[np.dtype, tensor_pb2.DataType.ValueType] = {
+    dtype: tensor_pb2.DataType.Value(f"DATA_TYPE_{name.upper()}") for name, dtype in NETWORK_DTYPES.items()
+}
+_FROM_WIRE = {code: dtype for dtype, code in _TO_WIRE.items()}
+
+
+def load_messages(
+    name: str, model: bytes, inputs: Sequence[Mapping[str, Sequence[int]]] = ()
+) -> Iterator[network_pb2.LoadNetworkRequest]:
+    """Yield the messages of the stream that loads a network: a header, then the model in chunks.
+
+    Args:
+        name: segments of letters, digits, '.', '_' and '-' with '/' between them.
+        model: an ONNX file's bytes.
+        inputs: sets of input shapes that the server should prepare for.
+    """
+    header = network_pb2.NetworkHeader(name=name, byte_size=len(model))
+    header.inputs.extend(network_pb2.NetworkInputs(inputs=shapes_to_wire(shapes)) for shapes in inputs)
+    yield network_pb2.LoadNetworkRequest(header=header)
+    for start in range(0, len(model), CHUNK_BYTES):
+        yield network_pb2.LoadNetworkRequest(chunk=model[start : start + CHUNK_BYTES])
+
+
+def shapes_to_wire(shapes: Mapping[str, Sequence[int]]) -> list[network_pb2.TensorInfo]:
+    """Input shapes by name."""
+    return [
+        network_pb2.TensorInfo(name=name, axes=[network_pb2.Axis(extent=extent) for extent in shape])
+        for name, shape in shapes.items()
+    ]
+
+
+def shapes_from_wire(messages: Sequence[network_pb2.TensorInfo], field: str) -> dict[str, tuple[int, ...]]:
+    """Input shapes by name.
+
+    Raises:
+        InvalidArgumentError: a name twice, or too many axes.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, message in enumerate(messages):
+        if message.name in shapes:
+            raise InvalidArgumentError(f"{field}[{i}].name", "a name of its own", repr(message.name))
+        if len(message.axes) > MAX_AXES:
+            raise InvalidArgumentError(f"{field}[{i}].axes", f"at most {MAX_AXES} axes", len(message.axes))
+        shapes[message.name] = tuple(axis.extent for axis in message.axes)
+    return shapes
+
+
+def tensor_to_wire(array: Array) -> tensor_pb2.Tensor:
+    """One tensor; the elements are copied once.
+
+    Raises:
+        InvalidArgumentError: a dtype that does not travel.
+    """
+    code = _TO_WIRE.get(array.dtype)
+    if code is None:
+        raise InvalidArgumentError("dtype", f"one of {', '.join(NETWORK_DTYPES)}", str(array.dtype))
+    return tensor_pb2.Tensor(dtype=code, shape=array.shape, data=array.tobytes())
+
+
+def tensor_from_wire(message: tensor_pb2.Tensor, field: str) -> Array:
+    """The array of a tensor, read-only.
+
+    Raises:
+        InvalidArgumentError: an unknown dtype, too many axes, an extent below 0, or bytes that do not fit the shape.
+    """
+    dtype, shape = _FROM_WIRE.get(message.dtype), tuple(message.shape)
+    if dtype is None:
+        raise InvalidArgumentError(f"{field}.dtype", f"one of {', '.join(NETWORK_DTYPES)}", message.dtype)
+    if len(shape) > MAX_AXES:
+        raise InvalidArgumentError(f"{field}.shape", f"at most {MAX_AXES} axes", len(shape))
+    if message.HasField("place"):
+        raise InvalidArgumentError(f"{field}.place", "elements in `data`: networks read no shared memory", "a place")
+    if any(extent < 0 for extent in shape):
+        raise InvalidArgumentError(f"{field}.shape", "extents of at least 0", list(shape))
+    data, expected = message.data, math.prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        wanted = f"{expected} bytes for shape {list(shape)} {dtype}"
+        raise InvalidArgumentError(f"{field}.data", wanted, f"{len(data)} bytes")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def info_to_wire(info: TensorInfo) -> network_pb2.TensorInfo:
+    """An input or output of a network."""
+    axes = [
+        network_pb2.Axis(extent=extent) if isinstance(extent, int) else network_pb2.Axis(name=extent or "")
+        for extent in info.shape
+    ]
+    return network_pb2.TensorInfo(name=info.name, dtype=_TO_WIRE[info.dtype], axes=axes)
+
+
+def info_from_wire(message: network_pb2.TensorInfo) -> TensorInfo:
+    """An input or output of a network."""
+    shape = tuple(axis.name or axis.extent or None for axis in message.axes)
+    return TensorInfo(message.name, _FROM_WIRE[message.dtype], shape)
+
+
+def network_from_wire(message: network_pb2.Network) -> NetworkInfo:
+    """The description of a network."""
+    return NetworkInfo(
+        message.name,
+        message.version,
+        tuple(map(info_from_wire, message.inputs)),
+        tuple(map(info_from_wire, message.outputs)),
+        message.nodes,
+        message.weights,
+        message.bytes,
+        message.requests,
+        message.failures,
+        message.seconds,
+    )
+
+
+def plan_to_wire(plan: NetworkPlan) -> network_pb2.PlanNetworkResponse:
+    """What a call computes."""
+    return network_pb2.PlanNetworkResponse(
+        nodes=[
+            network_pb2.NetworkNode(
+                name=node.name,
+                op=node.op,
+                shape=None if node.shape is None else network_pb2.Shape(extents=node.shape),
+                weights=node.weights,
+                multiply_adds=node.multiply_adds,
+                algorithm=node.algorithm,
+            )
+            for node in plan.nodes
+        ],
+        outputs=map(info_to_wire, plan.outputs),
+        peak_bytes=plan.peak_bytes,
+    )
+
+
+def plan_from_wire(message: network_pb2.PlanNetworkResponse) -> NetworkPlan:
+    """What a call computes."""
+    nodes = (
+        NodePlan(
+            node.name,
+            node.op,
+            tuple(node.shape.extents) if node.HasField("shape") else None,
+            node.weights,
+            node.multiply_adds,
+            node.algorithm,
+        )
+        for node in message.nodes
+    )
+    return NetworkPlan(tuple(nodes), tuple(map(info_from_wire, message.outputs)), message.peak_bytes)
+
+
+def report_to_wire(report: NetworkReport) -> network_pb2.NetworkReport:
+    """How a call was answered."""
+    return network_pb2.NetworkReport(
+        worker=report.worker,
+        parts=[
+            network_pb2.NetworkPart(algorithm=p.algorithm, nodes=p.nodes, seconds=p.seconds, reason=p.reason)
+            for p in report.parts
+        ],
+        coordinator_bytes=report.coordinator_bytes,
+        seconds=report.seconds,
+    )
+
+
+def report_from_wire(message: network_pb2.NetworkReport) -> NetworkReport:
+    """How a call was answered."""
+    parts = tuple(PartReport(p.algorithm, p.nodes, p.seconds, p.reason) for p in message.parts)
+    return NetworkReport(message.worker, parts, message.coordinator_bytes, message.seconds)

@@ -1,0 +1,173 @@
+"""`groupconv networks`: whole models in ONNX on a server."""
+
+import json
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groupconv.errors import InvalidArgumentError
+from groupconv.networks.info import NetworkInfo
+from groupconv.text import human_bytes, table
+from groupconv_server.cli.connection import Endpoint
+from groupconv_server.cli.options import TimeoutOption, integers
+from groupconv_server.layers.names import legal_name
+
+NAME = "networks"
+app = typer.Typer(name=NAME, help="Load, show, plan and unload the networks of a server.", no_args_is_help=True)
+LOAD = """Examples:
+
+$ groupconv networks load det.onnx
+
+$ groupconv networks load det.onnx --name ocr/det --input x=1,3,640,640
+"""
+LIST = """Examples:
+
+$ groupconv networks list
+
+$ groupconv networks list --json --target gpu-box:50051
+"""
+SHOW = """Examples:
+
+$ groupconv networks show ocr/det
+"""
+PLAN = """Examples:
+
+$ groupconv networks plan ocr/det --input x=1,3,640,640
+
+$ groupconv networks plan alexnet
+"""
+UNLOAD = """Examples:
+
+$ groupconv networks unload ocr/det
+
+$ groupconv networks unload 'ocr/*'
+"""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NetworkArgument = Annotated[str, typer.Argument(help="A network that is loaded.")]
+
+
+def load(
+    endpoint: Endpoint,
+    file: Annotated[Path, typer.Argument(help="An ONNX file.", exists=True, dir_okay=False)],
+    name: Annotated[str | None, typer.Option(help="Of the network. Default: the file's name.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="NAME=N,C,H,W to prepare for, once for each input.")
+    ] = None,
+    timeout: TimeoutOption = 300.0,
+) -> None:
+    """Load a network from an ONNX file. A name that is loaded already gets a new version."""
+    shapes = shapes_of(inputs or [])
+    with endpoint.connect(timeout) as client:
+        network = client.load_network(name or legal_name(file.stem), file, inputs=[shapes] if shapes else [])
+    typer.echo(str(network.info))
+
+
+def list_(endpoint: Endpoint, as_json: JsonOption = False, timeout: TimeoutOption = 10.0) -> None:
+    """List the networks: versions, sizes and what they did."""
+    with endpoint.connect(timeout) as client:
+        networks = client.list_networks()
+    if as_json:
+        typer.echo(json.dumps([described(info) for info in networks]))
+        return
+    rows = [("network", "version", "nodes", "weights", "bytes", "requests", "failed", "ms/request")]
+    rows += [
+        (i.name, str(i.version), str(i.nodes), f"{i.weights:,}", human_bytes(i.bytes), str(i.requests),
+         str(i.failures), f"{i.seconds / i.requests * 1e3:.2f}" if i.requests else "-")
+        for i in networks
+    ]  # fmt: skip
+    typer.echo(table(rows, left=frozenset({0})) if networks else "no networks are loaded")
+
+
+def show(endpoint: Endpoint, name: NetworkArgument, as_json: JsonOption = False, timeout: TimeoutOption = 10.0) -> None:
+    """Show a network's inputs and outputs, and its nodes if no axis is free."""
+    with endpoint.connect(timeout) as client:
+        network = client.get_network(name)
+        if as_json:
+            typer.echo(json.dumps(described(network.info)))
+            return
+        typer.echo(str(network.info))
+        fixed = {info.name: info.shape for info in network.inputs}
+        free = [n for n, shape in fixed.items() if not all(isinstance(extent, int) for extent in shape)]
+        if free:
+            typer.echo(f"for its nodes: groupconv networks plan {name} --input {free[0]}=…")
+        else:
+            typer.echo(str(network.plan(**fixed)))  # type: ignore[arg-type] # all extents are integers
+
+
+def plan(
+    endpoint: Endpoint,
+    name: NetworkArgument,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="NAME=N,C,H,W, once for each input. Default: the network's own, if it is fixed."),
+    ] = None,
+    timeout: TimeoutOption = 60.0,
+) -> None:
+    """Show what a call computes, node by node: shapes, weights, multiply-adds, memory."""
+    with endpoint.connect(timeout) as client:
+        network = client.get_network(name)
+        shapes = {info.name: info.shape for info in network.inputs} | shapes_of(inputs or [])
+        for info in network.inputs:
+            if not all(isinstance(extent, int) for extent in shapes[info.name]):
+                raise InvalidArgumentError("--input", f"{info.name}=…, as its shape is free: {info}", inputs)
+        typer.echo(str(network.plan(**shapes)))  # type: ignore[arg-type] # all extents are integers now
+
+
+def unload(
+    endpoint: Endpoint,
+    name: Annotated[str, typer.Argument(help="A network, or a pattern with * and ?.")],
+    timeout: TimeoutOption = 10.0,
+) -> None:
+    """Unload a network, or all that fit a pattern, from disk too where the server keeps networks there."""
+    with endpoint.connect(timeout) as client:
+        pattern = set(name) & set("*?[")
+        names = [info.name for info in client.list_networks() if fnmatch(info.name, name)] if pattern else [name]
+        for found in names:
+            client.unload_network(found)
+            typer.echo(f"{found} is unloaded")
+    if not names:
+        raise InvalidArgumentError("name", "the name or a pattern of a loaded network", name)
+
+
+COMMANDS = (
+    ("load", load, LOAD),
+    ("list", list_, LIST),
+    ("show", show, SHOW),
+    ("plan", plan, PLAN),
+    ("unload", unload, UNLOAD),
+)
+
+
+def shapes_of(inputs: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by input name, from NAME=N,C,H,W.
+
+    Example:
+        >>> shapes_of(["x=1,3,8,8", "threshold="])
+        {'x': (1, 3, 8, 8), 'threshold': ()}
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in inputs:
+        name, equals, shape = text.rpartition("=")
+        if not equals or not name:
+            raise InvalidArgumentError("--input", "NAME=N,C,H,W", text)
+        shapes[name] = integers("--input", shape) if shape else ()
+    return shapes
+
+
+def described(info: NetworkInfo) -> dict[str, object]:
+    """A network for JSON."""
+    return {
+        "name": info.name,
+        "version": info.version,
+        "inputs": [{"name": t.name, "dtype": str(t.dtype), "shape": t.shape} for t in info.inputs],
+        "outputs": [{"name": t.name, "dtype": str(t.dtype), "shape": t.shape} for t in info.outputs],
+        "nodes": info.nodes,
+        "weights": info.weights,
+        "bytes": info.bytes,
+        "requests": info.requests,
+        "failures": info.failures,
+        "seconds": info.seconds,
+    }

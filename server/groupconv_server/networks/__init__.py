@@ -1,0 +1,1 @@
+"""Networks: whole models in ONNX, loaded, kept and run."""

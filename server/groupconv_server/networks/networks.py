@@ -1,0 +1,196 @@
+"""The networks of a server: loaded, kept on disk, run."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from groupconv.errors import GroupconvError, InvalidArgumentError
+from groupconv.networks.plan import NetworkPlan, NetworkReport, PartReport
+from groupconv_server.admission.gate import reserve
+from groupconv_server.coordinator.footprint import IN_MESSAGE
+from groupconv_server.coordinator.limits import Limits
+from groupconv_server.executors.base import Executor
+from groupconv_server.layers.names import check_name
+from groupconv_server.layers.registry import Layers
+from groupconv_server.layers.version import NetworkVersion
+from groupconv_server.networks.store import NetworkStore, StoredNetwork
+from groupconv_worker.contract import Array
+from groupconv_worker.graph.model import Model, read_model
+from groupconv_worker.graph.runner import NetworkCall
+from groupconv_worker.graph.session import ALGORITHM
+from groupconv_worker.job import Job
+
+log = logging.getLogger(__name__)
+
+COPIES = 2
+"""Of a model in memory: as it was loaded, and as a worker's session keeps it."""
+WHOLE = "the whole network as one session"
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The outputs of a call by name, and how they were made."""
+
+    arrays: dict[str, Array]
+    report: NetworkReport
+
+
+class Networks:
+    """Networks in memory and, where the operator gave a folder, on disk.
+
+    Args:
+        registry: of layers and networks: one name space, one quota.
+        executor: runs them.
+        limits: of requests.
+        store: on disk; None keeps nothing.
+    """
+
+    def __init__(self, registry: Layers, executor: Executor, limits: Limits, store: NetworkStore | None = None) -> None:
+        self.registry, self._executor, self._limits, self._store = registry, executor, limits, store
+
+    def restore(self) -> None:
+        """Load every network that is on disk; those that cannot be loaded are reported and left alone."""
+        if self._store is None:
+            return
+        for found in self._store.all():
+            try:
+                if not isinstance(found, StoredNetwork):
+                    raise found[1]
+                model = read_model(found.data)
+                network = NetworkVersion(found.name, found.version, size_of(len(found.data)), model)
+                network.bytes += network.skeleton.folded_bytes
+                with self.registry.reserved(network.bytes) as room:
+                    self._executor.prepare_network(found.name, found.version, model)
+                    self.registry.place(network, room)
+            except GroupconvError as error:
+                name = found.name if isinstance(found, StoredNetwork) else found[0]
+                log.error("network %s was not loaded: %s", name, error)  # noqa: TRY400 - its message says it all
+
+    def check_name(self, name: str) -> str:
+        """A name that a network may have now.
+
+        Raises:
+            InvalidArgumentError: a name that cannot be.
+            FailedPreconditionError: a layer has it.
+        """
+        check_name(name)
+        self.registry.check_kind(name, NetworkVersion)
+        return name
+
+    def load(self, name: str, data: bytes, inputs: Sequence[Mapping[str, Sequence[int]]] = ()) -> NetworkVersion:
+        """Make a model the new version of a network: checked, prepared on a worker, kept on disk, then there for calls.
+
+        Args:
+            name: of the network.
+            data: an ONNX file's bytes.
+            inputs: sets of input shapes, which are checked and planned now.
+
+        Raises:
+            InvalidArgumentError: naming the node at fault, or a set of inputs that does not fit.
+            ResourceExhaustedError: it does not fit beside what is loaded, or a tensor is over the limit.
+            FailedPreconditionError: a layer has this name, or the network cannot be kept; the version before stays.
+        """
+        self.check_name(name)
+        model = read_model(data)
+        version = self.registry.next_version(name)
+        loaded = NetworkVersion(name, version, size_of(len(data)), model)
+        loaded.bytes += loaded.skeleton.folded_bytes
+        self._check(loaded, inputs)
+        self.registry.check_fits(loaded.bytes)
+        try:
+            self._executor.prepare_network(name, version, model)
+            with self.registry.reserved(loaded.bytes) as room:
+                if self._store is not None:
+                    self._store.save(name, version, data)
+                self.registry.place(loaded, room)
+        except BaseException:
+            self._executor.forget(name, version)
+            raise
+        return loaded
+
+    def unload(self, name: str) -> None:
+        """Remove a network, from disk too.
+
+        Raises:
+            NotFoundError: there is none.
+            FailedPreconditionError: its files cannot be removed; the network stays.
+        """
+        self.registry.get_network(name)
+        if self._store is not None:
+            self._store.remove(name)
+        self.registry.unload(name)
+
+    def plan(self, name: str, shapes: Mapping[str, Sequence[int]]) -> NetworkPlan:
+        """What a call with inputs of these shapes would compute.
+
+        Raises:
+            NotFoundError, InvalidArgumentError, ResourceExhaustedError: as of `NetworkVersion.bind`.
+        """
+        return self.registry.get_network(name).bind(shapes, self._limits.tensor_bytes)
+
+    def run(self, network: NetworkVersion, inputs: Mapping[str, Array], outputs: Sequence[str], job: Job) -> Outputs:
+        """Run a network on its inputs.
+
+        Args:
+            network: a version that is kept for this call (`Layers.using_network`).
+            inputs: by name.
+            outputs: names of those wanted; none means all.
+            job: of the caller.
+
+        Raises:
+            InvalidArgumentError: naming the input or output, what was expected and what came.
+            ResourceExhaustedError: a tensor or an answer over the limit.
+            DeadlineExceededError, CancelledError, UnavailableError: as of `Executor.run`.
+        """
+        start = time.perf_counter()
+        model = network.model
+        wanted = tuple(outputs) or tuple(info.name for info in model.outputs)
+        self._check_outputs(model, wanted)
+        plan = network.bind({name: array.shape for name, array in inputs.items()}, self._limits.tensor_bytes)
+        for info in model.inputs:
+            if inputs[info.name].dtype != info.dtype:
+                raise InvalidArgumentError(
+                    f"inputs[{info.name!r}].dtype", str(info.dtype), str(inputs[info.name].dtype)
+                )
+        known = sum(_nbytes(info.shape, info.dtype.itemsize) for info in plan.outputs if info.name in wanted)
+        self._limits.check_message(known)
+        reserve(plan.peak_bytes + IN_MESSAGE * known)
+        worker, ran = self._executor.run_network(
+            NetworkCall(network.name, network.version, inputs, wanted, peak_bytes=plan.peak_bytes), model, job
+        )
+        answer = sum(array.nbytes for array in ran.outputs.values())
+        self._limits.check_message(answer)
+        part = PartReport(ALGORITHM, model.nodes, ran.seconds, WHOLE)
+        moved = answer + sum(array.nbytes for array in inputs.values())
+        return Outputs(ran.outputs, NetworkReport(worker, (part,), moved, time.perf_counter() - start))
+
+    def _check(self, network: NetworkVersion, inputs: Sequence[Mapping[str, Sequence[int]]]) -> None:
+        """Plan the sets of inputs that are expected, and the only one there is where no axis is free."""
+        fixed = {info.name: info.shape for info in network.model.inputs}
+        if all(isinstance(extent, int) for shape in fixed.values() for extent in shape):
+            network.bind(fixed, self._limits.tensor_bytes)  # type: ignore[arg-type] # checked above
+        for i, shapes in enumerate(inputs):
+            try:
+                network.bind(shapes, self._limits.tensor_bytes)
+            except InvalidArgumentError as error:
+                raise error.within(f"header.inputs[{i}]") from None
+
+    def _check_outputs(self, model: Model, wanted: Sequence[str]) -> None:
+        known = [info.name for info in model.outputs]
+        for i, name in enumerate(wanted):
+            if name not in known or name in wanted[:i]:
+                raise InvalidArgumentError(f"outputs[{i}]", f"one of {', '.join(map(repr, known))}, once", repr(name))
+
+
+def size_of(model_bytes: int) -> int:
+    """Bytes that a network counts against the quota."""
+    return COPIES * model_bytes
+
+
+def _nbytes(shape: Sequence[int | str | None], itemsize: int) -> int:
+    """Bytes of a tensor, 0 if an extent is not known."""
+    size = itemsize
+    for extent in shape:
+        size *= extent if isinstance(extent, int) else 0
+    return size

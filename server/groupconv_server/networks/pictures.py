@@ -1,0 +1,86 @@
+"""Pictures in and out of networks, and the classes that a network finds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from groupconv.convolution.steps import Array
+from groupconv.errors import InvalidArgumentError
+from groupconv.networks.tensors import TensorInfo
+
+TOP = 5
+"""Classes that are shown."""
+
+
+def picture_input(
+    path: Path, info: TensorInfo, mean: Sequence[float], std: Sequence[float], resize: tuple[int, int] | None
+) -> Array:
+    """A picture as a network takes it: (1, C, H, W), RGB or gray, from 0 to 1, less `mean`, over `std`.
+
+    Args:
+        path: of the picture.
+        info: the input: 4 axes, of which the second is 1 or 3.
+        mean: one value, or one for each channel.
+        std: likewise.
+        resize: height and width; None takes the network's, or the picture's own where those are free.
+
+    Raises:
+        InvalidArgumentError: an input that takes no pictures, or as many values as there are no channels.
+        OSError: not a picture.
+    """
+    channels = info.shape[1] if len(info.shape) == 4 else None
+    if channels not in (1, 3):
+        raise InvalidArgumentError("input", f"an array (.npy), as the network takes {info}", str(path))
+    for name, values in (("--mean", mean), ("--std", std)):
+        if len(values) not in (1, channels):
+            raise InvalidArgumentError(name, f"1 or {channels} values", list(values))
+    with Image.open(path) as opened:
+        picture = opened.convert("L" if channels == 1 else "RGB")
+    height, width = resize or (info.shape[2], info.shape[3])
+    size = (
+        width if isinstance(width, int) else picture.width,
+        height if isinstance(height, int) else picture.height,
+    )
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.BILINEAR)
+    x = np.asarray(picture, np.float32).reshape(size[1], size[0], channels).transpose(2, 0, 1)[None] / np.float32(255)
+    shape = (1, -1, 1, 1)
+    return np.asarray((x - np.reshape(mean, shape)) / np.reshape(std, shape), np.float32).astype(info.dtype)
+
+
+def output_picture(y: Array) -> Image.Image:
+    """An output as a picture: (1, C, H, W) with 1 or 3 channels, of which values from 0 to 1 are shown.
+
+    Raises:
+        InvalidArgumentError: another shape.
+
+    Example:
+        >>> output_picture(np.ones((1, 1, 2, 3), np.float32)).size
+        (3, 2)
+    """
+    plane = y[0] if y.ndim == 4 else y
+    if y.ndim not in (3, 4) or (y.ndim == 4 and len(y) != 1) or plane.shape[0] not in (1, 3):
+        raise InvalidArgumentError("--output", "a .npy file: the output is no picture", list(y.shape))
+    values = np.clip(plane.astype(np.float32) * (1 if y.dtype == np.uint8 else 255), 0, 255)
+    pixels = np.rint(values).astype(np.uint8).transpose(1, 2, 0)
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def top_classes(y: Array, labels: Sequence[str]) -> list[tuple[str, float]] | None:
+    """The classes with the highest values of an output (1, classes); None if it has another shape.
+
+    Args:
+        y: the output.
+        labels: names of the classes; without one a class is called by its number.
+
+    Example:
+        >>> top_classes(np.array([[0.1, 0.7, 0.2]]), ["cat", "dog"])
+        [('dog', 0.7), ('2', 0.2), ('cat', 0.1)]
+    """
+    flat = y.reshape(-1)
+    if y.shape[0] != 1 or flat.size != max(y.shape) or flat.size < 2 or y.dtype.kind not in "fiu":
+        return None
+    best = np.argsort(-flat.astype(np.float64), kind="stable")[:TOP]
+    return [(labels[i] if i < len(labels) else str(i), float(flat[i])) for i in best]

@@ -1,0 +1,141 @@
+"""A whole network as one session of onnxruntime: what runs any network at once, on this process's CPU."""
+
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import psutil
+from numpy.typing import NDArray
+from onnxruntime import OrtAllocatorType, OrtArenaCfg, OrtMemoryInfo, OrtMemType
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+
+from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
+from groupconv_worker.graph.model import ELEMENTS, Model
+from groupconv_worker.job import Job
+
+Array = NDArray[Any]
+ALGORITHM = "onnxruntime"
+SHRINK = 256 * 2**20
+"""Bytes of a call from which on its memory is given back to the system."""
+NUMBERS = {dtype: number for number, dtype in ELEMENTS.items()}
+
+
+class NetworkSession:
+    """Runs a model. Safe to call from several threads.
+
+    Args:
+        model: checked.
+        threads: that one run may use.
+
+    Raises:
+        InvalidArgumentError: the runtime refuses the model; it names the node.
+
+    Example:
+        >>> from onnx import TensorProto, helper
+        >>> from groupconv_worker.graph.model import read_model
+        >>> x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 2]) for n in "xy")
+        >>> graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+        >>> model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+        >>> session = NetworkSession(read_model(model.SerializeToString()), threads=1)
+        >>> session.run({"x": np.array([[-1.0, 2.0]], np.float32)}, ["y"], Job())["y"]
+        array([[0., 2.]], dtype=float32)
+    """
+
+    def __init__(self, model: Model, threads: int) -> None:
+        _limit_memory()
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # other requests need the processors
+        try:
+            self._session = onnxruntime.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - a class for each status, none of which is public
+            wanted = f"a model that onnxruntime runs (it says: {first_line(error)})"
+            raise InvalidArgumentError("model", wanted, f"{model.nodes} nodes") from None
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        job: Job,
+        into: Mapping[str, Array] | None = None,
+        *,
+        peak_bytes: int = 0,
+    ) -> dict[str, Array]:
+        """Run it once.
+
+        Args:
+            inputs: by name, of the model's dtypes.
+            outputs: names of those wanted.
+            job: that this is a part of; once it is over, the run ends between two operators.
+            into: contiguous arrays of the outputs' shapes and dtypes to be filled; the others are allocated.
+            peak_bytes: that the run is expected to hold at once.
+
+        Returns:
+            The outputs by name.
+
+        Raises:
+            InvalidArgumentError: the inputs do not fit an operator; the runtime names the node.
+            ResourceExhaustedError: it takes more memory than there is.
+            DeadlineExceededError, CancelledError: the job was over before the run was.
+        """
+        options = onnxruntime.RunOptions()
+        if peak_bytes > SHRINK:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        binding = self._session.io_binding()
+        dense = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        for name, array in dense.items():
+            binding.bind_input(name, "cpu", 0, NUMBERS[array.dtype], array.shape, array.ctypes.data)
+        for name in outputs:
+            given = None if into is None else into.get(name)
+            if given is None:
+                binding.bind_output(name)
+            else:
+                binding.bind_output(name, "cpu", 0, NUMBERS[given.dtype], given.shape, given.ctypes.data)
+        try:
+            with job.ending(lambda: setattr(options, "terminate", True)):
+                job.check()
+                self._session.run_with_iobinding(binding, options)
+        except RuntimeException as error:
+            job.look()
+            job.check()
+            raise _refusal(error) from None
+        except Exception as error:  # noqa: BLE001 - as above
+            job.check()
+            raise _refusal(error) from None
+        found = dict(zip(outputs, binding.get_outputs(), strict=True))
+        return {name: into[name] if into and name in into else value.numpy() for name, value in found.items()}
+
+
+@functools.cache
+def _limit_memory() -> None:
+    """Bound the memory that all sessions of this process have: shapes may depend on values that a caller sends."""
+    arena = OrtArenaCfg({"max_mem": machine_memory() // 2, "arena_extend_strategy": 1})
+    info = OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, OrtMemType.DEFAULT)
+    onnxruntime.create_and_register_allocator(info, arena)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine or container has."""
+    memory: int = psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):  # no limit, or another version of cgroups
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory
+
+
+def _refusal(error: Exception) -> Exception:
+    text = first_line(error)
+    if "memory" in text.lower() or "bad_alloc" in text or "BFCArena" in str(error):
+        return ResourceExhaustedError(f"the network takes more memory than there is: {text}")
+    return InvalidArgumentError("inputs", f"inputs that fit every operator (onnxruntime says: {text})", "others")
+
+
+def first_line(error: BaseException) -> str:
+    """What the runtime says in one line, without the status in front."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line.removeprefix("[ONNXRuntimeError] : ")[:500]
