@@ -19,7 +19,7 @@ from groupconv_server.files.metadata import UNKNOWN, Metadata
 from groupconv_server.files.paths import split
 
 FAMILIES: tuple[ModuleType, ...] = (npy, tiff, zarr, hdf5, photo)
-"""Each module has SUFFIXES, `open_input` and `create_output`. The last one also takes all other suffixes."""
+"""Each module has SUFFIXES, ANY_ORDER, `open_input` and `create_output`. The last one also takes all other suffixes."""
 
 
 def family(path: Path) -> ModuleType:
@@ -45,8 +45,8 @@ def is_picture(path: Path) -> bool:
 
 
 def any_order(path: Path) -> bool:
-    """Whether an output can be filled along any axis. TIFF's tiles are written from the top left."""
-    return family(path) in (npy, zarr, hdf5)
+    """Whether an output can be filled along any axis of space, and not only from the top."""
+    return bool(family(path).ANY_ORDER)
 
 
 def open_input(path: Path, axes: str | None = None) -> AbstractContextManager[Opened]:

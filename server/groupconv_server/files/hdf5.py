@@ -20,6 +20,7 @@ from groupconv_server.files.output import allocate, check_space, replaced
 from groupconv_server.files.paths import split
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc", ".nc4", ".mat", ".ims", ".h5ad", ".nxs")
+ANY_ORDER = True
 LISTED = 12
 """Largest number of arrays listed in a message."""
 READ_ONLY = (".nc", ".nc4", ".mat", ".ims", ".h5ad", ".nxs")

@@ -15,6 +15,7 @@ from groupconv_server.files.output import allocate, replaced
 from groupconv_server.files.values import READABLE
 
 SUFFIXES = (".npy",)
+ANY_ORDER = True
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from groupconv_server.files.metadata import Metadata
 from groupconv_server.files.output import replaced
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+ANY_ORDER = False
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 """Formats whose frames are animations. Other formats have pages, or previews of other sizes."""
 ORIENTATION, EXIF_IFD, WIDTH, HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003

@@ -24,6 +24,8 @@ from groupconv_server.files.tiles import TILE, Tiles
 from groupconv_server.files.zarr import stored
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn", ".lsm")
+ANY_ORDER = False
+"""Tiles are written from the top left."""
 KNOWN = "TCSZYX"
 """Axes of tifffile that `axes.WORDS` knows; other axes are samples."""
 BIG = 2**31

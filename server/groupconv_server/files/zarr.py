@@ -20,6 +20,7 @@ from groupconv_server.files.output import replaced
 from groupconv_server.files.pyramid import add_levels
 
 SUFFIXES = (".zarr",)
+ANY_ORDER = True
 IMAGE = ".ome.zarr"
 """Suffix of an OME-Zarr image."""
 
