@@ -168,6 +168,7 @@ def test_actors_ask_for_weights_once_and_again_after_a_restart(ray_executor):
     import ray
 
     from groupconv_server.coordinator.coordinator import Coordinator
+    from groupconv_server.executors.ray.dispatch import Dispatch
     from groupconv_server.layers.registry import Layers
 
     layers = Layers(ray_executor.forget, capacity=2**20)
@@ -178,8 +179,8 @@ def test_actors_ask_for_weights_once_and_again_after_a_restart(ray_executor):
     with layers.reserved(w.nbytes) as room:
         layers.load("ray", [Step(w, None, spec)], room)
     launched = []
-    launch = ray_executor._launch
-    ray_executor._launch = lambda *a, weights=False, **k: launched.append(weights) or launch(*a, weights=weights, **k)
+    send = Dispatch._send
+    Dispatch._send = lambda *a, weights=False, **k: launched.append(weights) or send(*a, weights=weights, **k)
     try:
         with layers.using("ray") as layer:
 
@@ -194,7 +195,7 @@ def test_actors_ask_for_weights_once_and_again_after_a_restart(ray_executor):
                 ray.get(slot.actor.forget.remote("ray", layer.version))
             assert ask() >= 1
     finally:
-        ray_executor._launch = launch
+        Dispatch._send = send
         layers.unload("ray")
 
 

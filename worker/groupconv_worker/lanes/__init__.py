@@ -1,10 +1,10 @@
 """Lanes: a coordinator's own connections to a worker, beside Ray.
 
-On the same node a lane is a Unix socket over which a few bytes say what is to run, and memory that both sides have
-mapped, in which the arrays lie. Between nodes it is TCP, and the arrays follow the words. Who does not prove to know
-the key is not listened to; nothing is pickled. docs/lanes.md says why it is not gRPC.
+On the same node a lane is a Unix socket that carries short frames, and memory that both sides have mapped, which
+contains the arrays. Between nodes it is TCP, and the arrays follow the frames. A caller must prove that it knows the
+key; nothing is pickled. docs/lanes.md says why it is not gRPC.
 
-    frames.py    words on a socket, and a file descriptor with them      handshake.py   who is there
-    shards.py    what is to run, said once per connection                memory.py      where arrays lie
+    frames.py    frames on a socket, and a file descriptor with them     handshake.py   proof of the key
+    shards.py    the definition of a shard, sent once per connection     memory.py      shared memory of arrays
     endpoint.py  the worker's side; the coordinator's is groupconv_server.executors.ray.lanes
 """

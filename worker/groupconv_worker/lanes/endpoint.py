@@ -1,6 +1,6 @@
 """The worker's side of its lanes: a listener, and a thread for each connection.
 
-A connection asks for one thing at a time. Whether shards of several run at once is for whoever runs them to say.
+A connection runs one shard at a time. The worker runtime decides how many connections run shards at once.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from groupconv.errors import GroupconvError
 from groupconv_worker.contract import Array
 from groupconv_worker.lanes import frames
 from groupconv_worker.lanes.frames import BrokenLaneError, FrameKind
-from groupconv_worker.lanes.handshake import PATIENCE, greet, same_user
+from groupconv_worker.lanes.handshake import TIMEOUT, greet, same_user
 from groupconv_worker.lanes.memory import MappedMemory, fitting
 from groupconv_worker.lanes.shards import ShardHeader
 from groupconv_worker.shard import Ran, Stage
@@ -29,17 +29,17 @@ log = logging.getLogger(__name__)
 RUN = struct.Struct("<Id?")  # number of the shard, when it expires by time.time(), whether all weights are there
 NUMBER = struct.Struct("<I")
 SIZE = struct.Struct("<Q")
-STRANGERS = 16
-"""Connections that have not proved yet who they are; more wait."""
+HANDSHAKES = 16
+"""Connections that may be in the handshake at a time; more wait."""
 RETRY = 0.1
-"""Seconds until it listens again where the process has no descriptor left."""
+"""Seconds until it accepts again after the process had no descriptor left."""
 
 Address = str | tuple[str, int]
 """The name of a Unix socket in the abstract namespace, or host and port."""
 
 
 class Run(Protocol):
-    """Runs a shard into `out`: as `groupconv_worker.actor.Worker.compute`."""
+    """Runs a shard into `out`; see `groupconv_worker.actor.Worker.compute`."""
 
     def __call__(
         self,
@@ -51,11 +51,11 @@ class Run(Protocol):
         dropped: Callable[[], bool],
         borrowed: bool,
     ) -> tuple[Ran, ...] | None:
-        """Run it."""
+        """Run the shard."""
 
 
 class LaneEndpoint:
-    """Where a worker takes shards from coordinators that know its key.
+    """Takes shards from coordinators that know the key.
 
     Args:
         run: runs a shard.
@@ -76,19 +76,19 @@ class LaneEndpoint:
             self._listener = socket.create_server((host, 0), family=_family(host))
         self._listener.listen()
         self._closed = threading.Event()
-        self._strangers = threading.BoundedSemaphore(STRANGERS)
+        self._handshakes = threading.BoundedSemaphore(HANDSHAKES)
         threading.Thread(target=self._accept, name="lane-listener", daemon=True).start()
 
     @property
     def address(self) -> Address:
-        """What a coordinator connects to."""
+        """The address that a coordinator connects to."""
         name = self._listener.getsockname()
         if self._local:
             return str(name.decode())[1:]
         return str(name[0]), int(name[1])
 
     def close(self) -> None:
-        """Take no more connections; those there are end with their callers."""
+        """Accept no more connections; open ones end with their callers."""
         self._closed.set()
         with contextlib.suppress(OSError):  # closed before
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -96,11 +96,11 @@ class LaneEndpoint:
 
     def _accept(self) -> None:
         while True:
-            self._strangers.acquire()
+            self._handshakes.acquire()
             try:
                 sock, _ = self._listener.accept()
             except OSError:  # closed, or no descriptor is left for now
-                self._strangers.release()
+                self._handshakes.release()
                 if self._closed.wait(RETRY):
                     return
                 continue
@@ -110,26 +110,26 @@ class LaneEndpoint:
         with sock:
             try:
                 try:
-                    self._know(sock)
+                    self._authenticate(sock)
                 finally:
-                    self._strangers.release()
+                    self._handshakes.release()
                 _Connection(sock, self._run).serve()
-            except (OSError, ValueError, KeyError, TypeError, struct.error) as error:  # bytes that mean nothing, too
+            except (OSError, ValueError, KeyError, TypeError, struct.error) as error:  # also malformed frames
                 log.debug("a lane ended: %s", error)
 
-    def _know(self, sock: socket.socket) -> None:
+    def _authenticate(self, sock: socket.socket) -> None:
         if self._local:
             if not same_user(sock):
-                raise BrokenLaneError("a caller of another user")
+                raise BrokenLaneError("the caller is a process of another user")
         else:
             watch(sock)
-        sock.settimeout(PATIENCE)
+        sock.settimeout(TIMEOUT)
         greet(sock, self._key)
         sock.settimeout(None)
 
 
 class _Connection:
-    """One caller: what it has defined, and the memory where its arrays lie."""
+    """One caller: the shards that it has defined, and the memory of their arrays."""
 
     def __init__(self, sock: socket.socket, run: Run) -> None:
         self._sock, self._run = sock, run
@@ -150,7 +150,7 @@ class _Connection:
                 case FrameKind.ECHO:
                     self._echo(*SIZE.unpack(body))
                 case _:
-                    raise BrokenLaneError(f"a caller that says {kind.name}")
+                    raise BrokenLaneError(f"the caller sent an unexpected {kind.name}")
 
     def _answer(self, number: int, expires: float, full: bool) -> None:
         shard = self._shards[number]
@@ -179,7 +179,7 @@ class _Connection:
         frames.send(self._sock, FrameKind.FAILED, json.dumps(facts).encode())
 
     def _echo(self, size: int) -> None:
-        """What bringing an array and its result costs without computing: `size` bytes are copied to behind them."""
+        """Copy `size` bytes behind themselves and return them, so that the caller can measure the transfer alone."""
         if self._inline:
             self._make_room(2 * size)
         here, there = (self._memory.array(at, frames.BYTE, (size,)) for at in (0, size))
@@ -194,7 +194,7 @@ class _Connection:
 
 
 def watch(sock: socket.socket) -> None:
-    """Have TCP notice within about two seconds that the other host is gone, and send small frames at once.
+    """Set TCP to notice within about two seconds that the other host is gone, and to send small frames at once.
 
     Source: tcp(7).
     """

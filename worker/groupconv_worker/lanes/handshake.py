@@ -1,7 +1,7 @@
-"""Who is at the other end: each side proves that it knows the key, and neither says it.
+"""The handshake of a lane: each side proves that it knows the key, without sending it.
 
-Everything that is read before that has a fixed length and is only compared. The scheme is challenge and response with
-HMAC (RFC 2104) over both sides' random numbers, as in ISO/IEC 9798-4: neither answer can be used again, or sent back.
+Everything that is read before has a fixed length and is only compared. The scheme is challenge and response with
+HMAC (RFC 2104) over both sides' random numbers, as in ISO/IEC 9798-4: no answer can be replayed or reflected.
 """
 
 import hmac
@@ -14,8 +14,8 @@ from groupconv_worker.lanes.frames import BrokenLaneError, receive_into
 
 NONCE = 32
 KEY_BYTES = 32
-PATIENCE = 5.0
-"""Seconds that the other side has for its part."""
+TIMEOUT = 5.0
+"""Seconds that the other side has for the handshake."""
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: SO_PEERCRED of unix(7)
 
@@ -26,10 +26,10 @@ def new_key() -> bytes:
 
 
 def greet(sock: socket.socket, key: bytes) -> None:
-    """The worker's part.
+    """The worker's side of the handshake.
 
     Raises:
-        BrokenLaneError, OSError: who is there does not know the key, or has gone.
+        BrokenLaneError, OSError: the other side does not know the key, or has gone.
 
     Example:
         >>> import threading
@@ -52,10 +52,10 @@ def greet(sock: socket.socket, key: bytes) -> None:
 
 
 def introduce(sock: socket.socket, key: bytes) -> None:
-    """The coordinator's part.
+    """The coordinator's side of the handshake.
 
     Raises:
-        BrokenLaneError, OSError: who is there does not know the key, or refuses ours.
+        BrokenLaneError, OSError: the other side does not know the key, or refuses ours.
     """
     theirs, mine = _read(sock), secrets.token_bytes(NONCE)
     sock.sendall(mine + _proof(key, b"coordinator", theirs, mine))

@@ -1,8 +1,8 @@
-"""Where the arrays of a connection lie: memory that both sides have mapped, or each its own.
+"""The memory of a connection's arrays: shared on one node, private between nodes.
 
-Shared memory is a memfd: it has no name, so nobody else can open it and nothing is left over when either side is
-killed; the descriptor travels over the Unix socket. It is used again and again, so that no page is touched for the
-first time once the largest shard has passed.
+Shared memory is a memfd. It has no name, so nobody else can open it, and nothing is left over when either side is
+killed. Its descriptor travels over the Unix socket. It is used for all shards of a connection, so that no page is
+touched for the first time once the largest shard has passed.
 
 Source: memfd_create(2), fcntl(2) on file seals.
 """
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 UNIT = 2**16
 """Bytes: sizes are multiples of it."""
 GROWTH = 1.25
-"""A larger one is at least so much larger."""
+"""A replacement is at least this much larger."""
 
 
 class MappedMemory:
-    """So many bytes, mapped.
+    """Mapped memory.
 
     Args:
         size: in bytes.
-        handle: of shared memory, which is mapped and closed here; None has memory of this process alone.
+        handle: a descriptor of shared memory, which is closed here; None maps private memory.
 
     Raises:
-        OSError: no memory, or a handle of something else.
+        OSError: there is no memory, or the handle is not shared memory of this size.
     """
 
     def __init__(self, size: int, handle: int | None = None) -> None:
@@ -44,15 +44,15 @@ class MappedMemory:
             os.close(handle)
 
     def array(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray[Any]:
-        """The elements at an offset; the memory stays mapped while the array is held."""
+        """An array at an offset, in bytes; the memory stays mapped while the array exists."""
         return np.ndarray(shape, dtype, self._map, offset)
 
 
 def shared(size: int) -> int:
-    """A descriptor of new memory to share, every page of it there, that nobody can make smaller.
+    """A descriptor of new memory to share, with all pages allocated, that cannot be made smaller.
 
     Raises:
-        OSError: the machine, or this process's group, has no such memory.
+        OSError: the machine, or this process's control group, has not so much memory.
 
     Example:
         >>> handle = shared(UNIT)
@@ -63,7 +63,7 @@ def shared(size: int) -> int:
     """
     handle = os.memfd_create("groupconv-lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.posix_fallocate(handle, 0, size)  # a page that cannot be had later would end the process that touches it
+        os.posix_fallocate(handle, 0, size)  # touching a page that cannot be allocated later would end the process
         fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     except BaseException:
         os.close(handle)
@@ -72,7 +72,7 @@ def shared(size: int) -> int:
 
 
 def fitting(size: int, before: int = 0) -> int:
-    """How much to take for `size` bytes, where `before` were not enough.
+    """Bytes to allocate for `size` bytes, where `before` were not enough.
 
     Example:
         >>> fitting(1), fitting(100_000), fitting(70_000, before=65_536)
@@ -83,4 +83,4 @@ def fitting(size: int, before: int = 0) -> int:
 
 def _check(handle: int, size: int) -> None:
     if os.fstat(handle).st_size != size or not fcntl.fcntl(handle, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
-        raise OSError(f"memory that has not {size} bytes for good")
+        raise OSError(f"the descriptor is not sealed shared memory of {size} bytes")

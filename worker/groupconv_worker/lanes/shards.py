@@ -1,8 +1,8 @@
-"""What is to run, said once per connection and called by a number from then on, and where its arrays lie.
+"""The definition of a shard, sent once per connection and then referred to by a number, and the layout of its arrays.
 
-A shard's definition has everything but elements: the problem of each stage, dtypes and shapes, which weights are kept.
-It travels as JSON. Its arrays lie one behind the other: input, output, the weights that are sent each time, and last
-those of resident layers, which are sent only when the worker asks for them.
+A definition has everything but elements: the problem of each stage, dtypes and shapes, and which weights are resident.
+It travels as JSON. The arrays lie one behind the other: input, output, weights that are sent each time, and last those
+of resident layers, which are sent only when the worker asks for them.
 """
 
 import json
@@ -22,11 +22,11 @@ from groupconv_worker.resident import ResidentKey
 from groupconv_worker.shard import Stage
 
 ALIGNMENT = 64
-"""Arrays begin at multiples of it: a cache line, and the widest vector."""
+"""Arrays begin at multiples of this many bytes: a cache line, and the widest vector."""
 NUMBERS = 256
 """Definitions that a connection remembers."""
 NO_WEIGHTS = np.empty(0)
-"""In place of a weight that stays where it is."""
+"""In place of a weight that does not travel."""
 
 
 class ArrayHeader(NamedTuple):
@@ -50,8 +50,8 @@ class StageHeader(NamedTuple):
     key: ResidentKey | None
 
 
-class _Place(NamedTuple):
-    """Where an array of a stage lies; `kept` if it is of a resident layer."""
+class _Weight(NamedTuple):
+    """A weight or bias of a stage: its position in memory, and whether a resident layer keeps it."""
 
     stage: int
     kept: bool
@@ -61,7 +61,7 @@ class _Place(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """A definition, and where each array lies.
+    """The definition of a shard, and the layout of its arrays.
 
     Attributes:
         x, out: the input and the output.
@@ -75,21 +75,21 @@ class ShardHeader:
     out: ArrayHeader = field(init=False)
     size: int = field(init=False)
     full: int = field(init=False)
-    _weights: tuple["_Place", ...] = field(init=False, repr=False)
+    _weights: tuple["_Weight", ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         last = self.parts[-1].problem
         out = ArrayHeader(last.types.output, last.geometry.output_shape)
         at = size = _aligned(self.x.nbytes) + _aligned(out.nbytes)
-        places = []
+        weights = []
         for kept in (False, True):
             for i, part in enumerate(self.parts):
                 for kind in (part.weight, part.bias) if (part.key is not None) == kept else ():
                     if kind is not None:
-                        places.append(_Place(i, kept, kind, at))
+                        weights.append(_Weight(i, kept, kind, at))
                         at += _aligned(kind.nbytes)
             size = size if kept else at
-        for name, value in (("out", out), ("size", size), ("full", at), ("_weights", tuple(places))):
+        for name, value in (("out", out), ("size", size), ("full", at), ("_weights", tuple(weights))):
             object.__setattr__(self, name, value)
 
     @classmethod
@@ -103,21 +103,21 @@ class ShardHeader:
 
     def weights(self, memory: MappedMemory, *, full: bool) -> list[Array]:
         """The weights and biases in a memory, in the order of `weights_of`."""
-        return [memory.array(place.offset, *place.kind) for place in self._weights if full or not place.kept]
+        return [memory.array(weight.offset, *weight.kind) for weight in self._weights if full or not weight.kept]
 
     def stages(self, memory: MappedMemory, *, full: bool) -> tuple[Stage, ...]:
-        """The stages with the weights that lie in a memory; others have an empty array in their place."""
+        """The stages with the weights in a memory; a weight that was not sent is an empty array."""
         found: list[list[Array]] = [[] for _ in self.parts]
-        for place in self._weights:
-            if full or not place.kept:
-                found[place.stage].append(memory.array(place.offset, *place.kind))
+        for weight in self._weights:
+            if full or not weight.kept:
+                found[weight.stage].append(memory.array(weight.offset, *weight.kind))
         return tuple(
             Stage(part.problem, arrays[0] if arrays else NO_WEIGHTS, arrays[1] if len(arrays) > 1 else None, part.key)
             for part, arrays in zip(self.parts, found, strict=True)
         )
 
     def to_json(self) -> bytes:
-        """As it travels.
+        """The definition as JSON.
 
         Example:
             >>> from groupconv import ConvSpec, resolve
@@ -143,10 +143,10 @@ class ShardHeader:
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """From what travelled.
+        """From JSON.
 
         Raises:
-            ValueError, KeyError, TypeError: something else travelled.
+            ValueError, KeyError, TypeError: it is not a definition.
         """
         found = json.loads(text)
         return cls(_kind_from(found["x"]), tuple(_part_from(part) for part in found["parts"]))

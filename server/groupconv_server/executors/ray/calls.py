@@ -1,4 +1,4 @@
-"""A shard to a worker and its result back, as a Ray call: arrays travel through Ray's object store."""
+"""A shard as a Ray call: its arrays and its result travel through Ray's object store."""
 
 import itertools
 import logging
@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
 from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray.lanes import Lane
-from groupconv_server.executors.ray.slots import WorkerSlot
+from groupconv_server.executors.ray.worker_slots import WorkerSlot
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.contract import Array
 from groupconv_worker.resident import WeightsMissingError
@@ -21,36 +21,35 @@ from groupconv_worker.shard import Ran, Stage
 
 log = logging.getLogger(__name__)
 
-
 INLINE = 100 * 1024
 """Bytes of an argument up to which Ray sends it with the call."""
 
 
 SUSPICIOUS = 2
-"""Losses from which on a shard is taken to be the cause, unless it shows that it is not."""
+"""Lost workers from which on their shard is suspected as the cause."""
 NUMBERS = itertools.count()
 
 
 class WorkerLostError(Exception):
-    """The worker went away with the shard."""
+    """The worker was lost before the shard's result came."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flight:
-    """A shard on its way.
+    """A shard in flight.
 
     Attributes:
         task: what runs.
-        slot: where.
+        slot: the worker that it was sent to.
         attempt: counted from 1.
-        losses: workers that were lost with it, perhaps by its fault.
-        actor: the worker's at that moment.
+        losses: workers that were lost with it, perhaps because of it.
+        actor: of the worker, when the shard was sent.
         start: when it was sent, on the clock of time.perf_counter().
-        done: what tells that it is over: the actor's answer to come, or a connection of the worker's lane.
-        out: the output to come; None where it comes over the lane.
-        inputs: of its request.
-        lane: by which it went; None if through Ray.
-        number: of all flights.
+        done: ready when it is over: Ray's reference to the report, or the lane's connection.
+        out: Ray's reference to the output; None if it comes by the lane.
+        inputs: of the request in Ray's object store.
+        lane: that it was sent by; None if through Ray.
+        number: unique among all flights.
     """
 
     task: Task
@@ -67,21 +66,21 @@ class Flight:
 
     @property
     def alone(self) -> bool:
-        """Whether it is under suspicion, and runs while no other such shard does, to be told from those beside it."""
+        """Whether it is suspected. It then runs while no other such shard does, so that a loss has one cause."""
         return self.losses >= SUSPICIOUS
 
 
 class Inputs:
-    """The inputs of one request as objects: what several shards read alike is put into the store once."""
+    """The inputs of one request in Ray's object store; an array that several shards read is put there once."""
 
     def __init__(self) -> None:
         self._put: dict[tuple[Any, ...], Any] = {}
 
     def of(self, x: Array) -> Any:
-        """A reference to `x`; itself where Ray sends it with the call.
+        """A reference to `x`, or `x` itself if Ray sends it with the call.
 
         Args:
-            x: a view of the request's input, which stays where it is while the request runs.
+            x: a view of the request's input, which does not move while the request runs.
         """
         if x.nbytes <= INLINE:
             return x
@@ -101,7 +100,7 @@ def launch(
     losses: int = 0,
     weights: bool = False,
 ) -> Flight:
-    """Send a shard; without `weights` those of resident layers stay here unless the worker asks for them."""
+    """Send a shard. Without `weights`, weights of resident layers are not sent; the worker asks for them if needed."""
     left = seconds_left(deadline)
     expires = None if left is None else time.time() + left
     stages = task.stages if weights else tuple(map(_without_weights, task.stages))
@@ -112,9 +111,9 @@ def launch(
 
 
 def drop(flight: Flight) -> None:
-    """Wait for it no longer; what the worker is doing for it ends.
+    """Stop waiting for a shard, and have the worker stop it.
 
-    Never by Ray's own cancelling: to Ray that is a gap in the actor's sequence of calls, for which it waits.
+    Ray's own `cancel` is not used: it leaves a gap in the actor's sequence of calls, and Ray waits for that call.
     """
     flight.actor.drop.options(concurrency_group=CONTROL).remote(flight.number)
 
@@ -123,16 +122,16 @@ def land(flight: Flight, deadline: float | None) -> tuple[Ran, ...]:
     """Copy a finished shard's result into its slice.
 
     Raises:
-        WorkerLostError, WeightsMissingError: it has to run again.
-        DeadlineExceededError: the result is elsewhere and did not come in time.
-        GroupconvError: what the worker said.
+        WorkerLostError, WeightsMissingError: the shard has to run again.
+        DeadlineExceededError: the result is on another node and did not arrive in time.
+        GroupconvError: the worker reported it.
     """
     try:
         ran: tuple[Ran, ...] | None = ray.get(flight.done)
         if ran is None:
             raise WeightsMissingError
-        # First brought here, then got: a `get` that waits for another node's object holds Ray's store client, and
-        # the puts and gets of all other requests stall behind it in steps of a second.
+        # Wait until the object is on this node before `get`: a `get` that waits for another node holds Ray's store
+        # client, and the puts and gets of all other requests stall behind it in steps of a second.
         if not ray.wait([flight.out], timeout=seconds_left(deadline))[0]:
             raise DeadlineExceededError("the deadline passed before every shard's result was here")
         flight.task.out[...] = ray.get(flight.out)
@@ -157,5 +156,5 @@ def _without_weights(stage: Stage) -> Stage:
 
 
 def seconds_left(deadline: float | None) -> float | None:
-    """Until a deadline on the clock of time.monotonic()."""
+    """Seconds until a deadline on the clock of time.monotonic(); None without one."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,7 +1,7 @@
 """The coordinator's side of a lane: its connections to one worker, and a shard over one of them.
 
-Each connection carries one shard at a time, and there are as many as shards were ever on their way at once: so a shard
-is dropped by closing its connection, and none waits for another's answer.
+A connection carries one shard at a time, and there are as many connections as shards were ever in flight at once. So a
+shard is dropped by closing its connection, and no shard waits for the result of another.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from groupconv_worker.contract import Array
 from groupconv_worker.lanes import frames
 from groupconv_worker.lanes.endpoint import NUMBER, RUN, SIZE, Address, watch
 from groupconv_worker.lanes.frames import BrokenLaneError, FrameKind
-from groupconv_worker.lanes.handshake import PATIENCE, introduce
+from groupconv_worker.lanes.handshake import TIMEOUT, introduce
 from groupconv_worker.lanes.memory import MappedMemory, fitting, shared
 from groupconv_worker.lanes.shards import NUMBERS, ShardHeader, weights_of
 from groupconv_worker.shard import Ran
@@ -27,9 +27,9 @@ from groupconv_worker.shard import Ran
 log = logging.getLogger(__name__)
 
 LARGEST = 2**28
-"""Bytes of a shard's arrays, beyond which it always goes as Ray objects."""
+"""Bytes of a shard's arrays beyond which it always goes through Ray."""
 KEPT = 2**28
-"""Bytes of shared memory that idle connections to one worker keep for the next shards."""
+"""Bytes of shared memory that idle connections to one worker keep for the next shards, at most."""
 
 
 class Lane:
@@ -40,12 +40,12 @@ class Lane:
         key: that it knows.
 
     Attributes:
-        limit: bytes of arrays up to which a shard rides the lane.
+        limit: bytes of arrays up to which a shard goes by the lane.
         kind: "unix" or "tcp".
-        busy: shards on their way.
+        busy: shards in flight.
 
     Raises:
-        OSError: nobody is there, or somebody who does not know the key.
+        OSError: nobody listens there, or the other side does not know the key.
     """
 
     def __init__(self, address: Address, key: bytes) -> None:
@@ -55,111 +55,111 @@ class Lane:
         self.limit = LARGEST
         self.kind = "unix" if isinstance(address, str) else "tcp"
         self.busy = 0
-        self._idle = [Line(address, key)]
+        self._idle = [LaneConnection(address, key)]
 
     @property
     def open(self) -> bool:
-        """Whether it may be used; once closed it stays so."""
+        """Whether it may be used; a closed lane stays closed."""
         return not self._closed
 
-    def take(self, patience: float = PATIENCE) -> "Line":
+    def take(self, timeout: float = TIMEOUT) -> "LaneConnection":
         """A connection for one shard.
 
         Args:
-            patience: seconds that the worker has to take a new one.
+            timeout: seconds that the worker has to accept a new one.
 
         Raises:
-            TimeoutError: it did not in less than the time it may take.
-            OSError: the worker takes no more; the lane is closed.
+            TimeoutError: it did not accept within a timeout shorter than TIMEOUT; the lane stays open.
+            OSError: the worker accepts no more; the lane is closed.
         """
         with self._lock:
             if self._closed:
                 raise BrokenLaneError("the lane is closed")
             if self._idle:
                 self.busy += 1
-                return self._idle.pop()  # the last one used, so that few are
-        return self._another(patience)
+                return self._idle.pop()  # the one used last, so that few are in use
+        return self._connect(timeout)
 
-    def _another(self, patience: float = PATIENCE) -> "Line":
+    def _connect(self, timeout: float = TIMEOUT) -> "LaneConnection":
         try:
-            line = Line(self._address, self._key, min(patience, PATIENCE))
+            connection = LaneConnection(self._address, self._key, min(timeout, TIMEOUT))
         except BaseException as error:
-            if not (isinstance(error, TimeoutError) and patience < PATIENCE):
+            if not (isinstance(error, TimeoutError) and timeout < TIMEOUT):
                 self.close()
             raise
         with self._lock:
             self.busy += 1
-        return line
+        return connection
 
-    def give(self, line: "Line") -> None:
-        """A connection back, its answer received."""
+    def give(self, connection: "LaneConnection") -> None:
+        """Return a connection whose result was received."""
         with self._lock:
             self.busy -= 1
             surplus = []
             if self._closed:
-                surplus.append(line)
+                surplus.append(connection)
             else:
-                self._idle.append(line)
-                while len(self._idle) > 1 and sum(one.held for one in self._idle) > KEPT:
+                self._idle.append(connection)
+                while len(self._idle) > 1 and sum(connection.held for connection in self._idle) > KEPT:
                     surplus.append(self._idle.pop(0))
-        for one in surplus:
-            one.close()
+        for old in surplus:
+            old.close()
 
-    def drop(self, line: "Line") -> None:
-        """A connection back whose answer is not waited for."""
+    def drop(self, connection: "LaneConnection") -> None:
+        """Close a connection whose result is not waited for."""
         with self._lock:
             self.busy -= 1
-        line.close()
+        connection.close()
 
-    def broke(self, line: "Line") -> None:
-        """A connection back that broke; the idle ones are as doubtful."""
+    def broke(self, connection: "LaneConnection") -> None:
+        """Close a connection that broke, and the idle ones, which may have broken, too."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for one in idle:
-            one.close()
-        self.drop(line)
+        for other in idle:
+            other.close()
+        self.drop(connection)
 
     def answers(self) -> bool:
-        """Whether the worker takes another connection; if not, the lane is closed."""
+        """Whether the worker accepts another connection; if not, the lane is closed."""
         try:
-            self.give(self._another())
+            self.give(self._connect())
         except OSError:
             return False
         return True
 
     def check(self) -> bool:
-        """Whether the worker is there, as far as idle connections know; if not, the lane is closed."""
+        """Whether the worker is there, as far as idle connections show; if not, the lane is closed."""
         with self._lock:
-            gone = [line for line in self._idle if line.gone()]
-            self._idle = [line for line in self._idle if line not in gone]
-        for line in gone:
-            line.close()
+            gone = [connection for connection in self._idle if connection.gone()]
+            self._idle = [connection for connection in self._idle if connection not in gone]
+        for connection in gone:
+            connection.close()
         return self.answers() if gone else self.open
 
     def close(self) -> None:
-        """End it: who waits for an answer waits on, idle connections go."""
+        """Close idle connections and open no more; shards in flight go on."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for line in idle:
-            line.close()
+        for connection in idle:
+            connection.close()
 
 
-class Line:
+class LaneConnection:
     """One connection: one shard at a time.
 
     Raises:
-        OSError: nobody is there, or somebody who does not know the key.
+        OSError: nobody listens there, or the other side does not know the key.
     """
 
-    def __init__(self, address: Address, key: bytes, patience: float = PATIENCE) -> None:
+    def __init__(self, address: Address, key: bytes, timeout: float = TIMEOUT) -> None:
         self._local = isinstance(address, str)
         if isinstance(address, str):
             self._sock = socket.socket(socket.AF_UNIX)
         else:
             self._sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         try:
-            self._sock.settimeout(max(patience, 1e-3))
+            self._sock.settimeout(max(timeout, 1e-3))
             self._sock.connect(f"\0{address}" if isinstance(address, str) else address)
             if not self._local:
                 watch(self._sock)
@@ -174,15 +174,15 @@ class Line:
 
     @property
     def held(self) -> int:
-        """Bytes of shared memory."""
+        """Bytes of its shared memory."""
         return 0 if self._memory is None else self._memory.size
 
     def fileno(self) -> int:
-        """To wait on for the answer."""
+        """The descriptor to poll for the result."""
         return self._sock.fileno()
 
     def gone(self) -> bool:
-        """Whether the worker has closed it."""
+        """Whether the worker has closed the connection."""
         return frames.gone(self._sock)
 
     def send(self, task: Task, expires: float | None, *, full: bool) -> None:
@@ -190,18 +190,18 @@ class Line:
 
         Args:
             task: the shard.
-            expires: by time.time(), when it is not to be started any more.
-            full: whether the weights of resident layers go with it.
+            expires: on the clock of time.time(); the worker does not start it later.
+            full: whether the weights of resident layers are sent, too.
 
         Raises:
-            MemoryError: there is no shared memory for it; nothing was sent.
+            MemoryError: there is no shared memory; nothing was sent.
             OSError: the connection is broken.
         """
         shard = ShardHeader.of(task.x, task.stages)
         size = shard.full if full else shard.size
         weights = weights_of(task.stages, full=full)
         if self._local:
-            memory = self._room(size)
+            memory = self._reserve(size)
             x, _ = shard.arrays(memory)
             x[...] = task.x
             for there, here in zip(shard.weights(memory, full=full), weights, strict=True):
@@ -211,17 +211,17 @@ class Line:
         self._shard = shard
 
     def receive(self, out: Array) -> tuple[Ran, ...] | None:
-        """The answer to the shard that was sent; waits for it.
+        """Wait for the result of the shard that was sent.
 
         Args:
-            out: where the result lands.
+            out: the result is copied into it.
 
         Returns:
-            What came of each stage; None if the worker wants the weights, too.
+            A report of each stage; None if the worker needs the weights.
 
         Raises:
             OSError: the connection is broken.
-            GroupconvError: what the worker said.
+            GroupconvError: the worker reported it.
         """
         assert self._shard is not None
         kind, body = frames.receive(self._sock)
@@ -230,18 +230,18 @@ class Line:
         if kind is FrameKind.FAILED:
             raise _failure(json.loads(body))
         if kind is not FrameKind.DONE:
-            raise BrokenLaneError(f"a worker that says {kind.name}")
+            raise BrokenLaneError(f"the worker sent an unexpected {kind.name}")
         if self._memory is None:
             frames.receive_arrays(self._sock, [out])
         else:
             out[...] = self._shard.arrays(self._memory)[1]
-        return tuple(Ran(*one) for one in json.loads(body))
+        return tuple(Ran(*report) for report in json.loads(body))
 
     def echo(self, x: Array, out: Array) -> None:
-        """Bring bytes to the worker and as many back into `out`; what that costs without computing."""
+        """Send bytes to the worker and receive as many into `out`, to measure the transfer alone."""
         size = x.nbytes
         if self._local:
-            memory = self._room(2 * size)
+            memory = self._reserve(2 * size)
             memory.array(0, x.dtype, x.shape)[...] = x
         frames.send(self._sock, FrameKind.ECHO, SIZE.pack(size), () if self._local else (x,))
         frames.receive(self._sock)
@@ -251,13 +251,13 @@ class Line:
             frames.receive_arrays(self._sock, [out])
 
     def close(self) -> None:
-        """End it; a shard that waits is not started."""
+        """Close it; the worker stops its shard."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
     def _number(self, shard: ShardHeader) -> int:
-        """What the worker calls a shard; a new one is defined, in place of the oldest where there are many."""
+        """The number of a shard on this connection; a new shard is defined first, in place of the oldest if need be."""
         number = self._numbers.get(shard)
         if number is None:
             number = len(self._numbers)
@@ -267,8 +267,8 @@ class Line:
             self._numbers[shard] = number
         return number
 
-    def _room(self, size: int) -> MappedMemory:
-        """Shared memory of so many bytes, the same as last time if it is large enough."""
+    def _reserve(self, size: int) -> MappedMemory:
+        """Shared memory of at least so many bytes; the previous one if it is large enough."""
         if self._memory is None or self._memory.size < size:
             enough = fitting(size, self.held)
             try:
@@ -285,14 +285,14 @@ class Line:
 
 
 class WorkerError(InternalError):
-    """An exception of the worker that is nobody's status; its traceback is for the log."""
+    """An unexpected exception of the worker; its traceback is for the log."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name, self.text = name, text
         super().__init__(name)
 
 
-def _failure(said: dict[str, Any]) -> GroupconvError:
-    if "status" in said:
-        return BY_STATUS[said["status"]](said["message"])
-    return WorkerError(said["error"], said["traceback"])
+def _failure(reported: dict[str, Any]) -> GroupconvError:
+    if "status" in reported:
+        return BY_STATUS[reported["status"]](reported["message"])
+    return WorkerError(reported["error"], reported["traceback"])

@@ -10,9 +10,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from groupconv.errors import GroupconvError, InternalError
 from groupconv_server.executors.ray.calls import NUMBERS, seconds_left
+from groupconv_server.executors.ray.cluster_membership import ClusterMembership
 from groupconv_server.executors.ray.lanes import Lane
-from groupconv_server.executors.ray.membership import Membership
-from groupconv_server.executors.ray.slots import WorkerSlot
+from groupconv_server.executors.ray.worker_slots import WorkerSlot
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.runner import NetworkCall, NetworkRan
@@ -35,7 +35,7 @@ class NetworkFlight:
     number: int = field(default_factory=NUMBERS.__next__)
 
 
-def run(membership: Membership, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+def run(membership: ClusterMembership, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
     """Run a call on the worker with least to do; again on another one where that is lost.
 
     Raises:

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2
 from groupconv import ConvSpec, Step
 from groupconv.errors import CancelledError, DeadlineExceededError, InternalError
 from groupconv_server.coordinator.coordinator import Coordinator
+from groupconv_server.executors.ray.dispatch import Dispatch
 from groupconv_server.health import DEGRADED, NOT_SERVING, SERVING, Health
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository
@@ -174,14 +175,14 @@ def test_a_worker_has_its_layers_before_it_takes_shards_again(ray_executor):
     repository = Repository(layers, coordinator=coordinator)
     repository.load("back", STEPS, [(X.shape, X.dtype)])
     sent = []
-    launch = ray_executor._launch
+    send = Dispatch._send
     ray_executor.welcome(repository.prepare)
     try:
         for slot in ray_executor.membership.slots:
             kill(slot)
             ray_executor.membership.lost(slot, slot.actor)
             whole(ray_executor)
-        ray_executor._launch = lambda *a, weights=False, **k: sent.append(weights) or launch(*a, weights=weights, **k)
+        Dispatch._send = lambda *a, weights=False, **k: sent.append(weights) or send(*a, weights=weights, **k)
         with layers.using("back") as layer:
             call = coordinator.compile(X.shape, X.dtype, layer.steps)
             for _ in range(4):  # as planned; a request on its own may try another cut, which nobody has prepared
@@ -190,7 +191,7 @@ def test_a_worker_has_its_layers_before_it_takes_shards_again(ray_executor):
         assert not any(sent)
     finally:
         ray_executor.welcome(None)
-        ray_executor._launch = launch
+        Dispatch._send = send
         layers.unload("back")
 
 

@@ -14,7 +14,7 @@ from groupconv.errors import DeadlineExceededError
 from groupconv_server.executors import Task
 from groupconv_server.executors.ray import lane_calls
 from groupconv_server.executors.ray.calls import Flight, Inputs
-from groupconv_server.executors.ray.lanes import Line
+from groupconv_server.executors.ray.lanes import LaneConnection
 from groupconv_worker.job import Job
 from groupconv_worker.lanes import frames
 from tasks import small_task, task_of
@@ -51,14 +51,14 @@ def test_a_connection_that_breaks_under_a_shard_sends_it_again_to_the_same_worke
     slot = ray_executor.membership.ready()[0]
     restarts = slot.restarts
     task = small_task(worker=slot.id)
-    sent = Line.send
+    sent = LaneConnection.send
 
     def broken(line, *arguments, **keywords):
         sent(line, *arguments, **keywords)
         frames.receive(line._sock)  # the answer is lost with the connection
         line._sock.shutdown(socket.SHUT_RDWR)
 
-    monkeypatch.setattr(Line, "send", broken)
+    monkeypatch.setattr(LaneConnection, "send", broken)
     ((report,),) = ray_executor.run([task])
     assert (report.worker, report.attempts, slot.restarts) == (slot.id, 2, restarts)
     assert task.out[0, 0].tolist() == [3, 6, 9, 12, 15, 18]

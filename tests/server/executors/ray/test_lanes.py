@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from groupconv import ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.executors import Task
-from groupconv_server.executors.ray.lanes import Lane, Line, WorkerError
+from groupconv_server.executors.ray.lanes import Lane, LaneConnection, WorkerError
 from groupconv_worker.engines import create_engine
 from groupconv_worker.lanes import endpoint as endpoints
 from groupconv_worker.lanes.endpoint import LaneEndpoint
@@ -62,14 +62,14 @@ def worker(request):
 
 @pytest.fixture
 def line(worker):
-    line = Line(worker.endpoint.address, KEY)
+    line = LaneConnection(worker.endpoint.address, KEY)
     yield line
     line.close()
 
 
 def test_every_variant_comes_back_bit_for_bit():
     both = [Worker(), Worker("127.0.0.1")]
-    lines = [Line(worker.endpoint.address, KEY) for worker in both]
+    lines = [LaneConnection(worker.endpoint.address, KEY) for worker in both]
 
     @settings(max_examples=40)
     @given(case=cases(dtypes=PAIRS))
@@ -131,7 +131,7 @@ def test_more_shards_than_a_connection_remembers(line):
 def test_memory_is_made_once_and_again_when_a_larger_shard_comes():
     worker = Worker()
     before = memory()
-    line = Line(worker.endpoint.address, KEY)
+    line = LaneConnection(worker.endpoint.address, KEY)
     for size, count in ((100, 2), (50, 2), (100_000, 2), (100, 2)):  # both ends are this process
         task = small_task(size=size)
         line.send(task, None, full=False)
@@ -156,7 +156,7 @@ def test_the_worker_s_refusals_and_failures_leave_the_connection_good(line, work
         raise InvalidArgumentError("groups", "a divisor of 2", 3)
 
     run, worker.endpoint._run = worker.endpoint._run, refuse
-    refused = Line(worker.endpoint.address, KEY)
+    refused = LaneConnection(worker.endpoint.address, KEY)
     refused.send(task, None, full=False)
     with pytest.raises(InvalidArgumentError, match="groups: expected a divisor of 2, got 3"):
         refused.receive(task.out)
@@ -190,9 +190,9 @@ def test_who_does_not_know_the_key_is_not_answered(worker, said):
         stranger.shutdown(socket.SHUT_WR)
         assert stranger.recv(1) == b""
     with pytest.raises((BrokenLaneError, ConnectionResetError)):
-        Line(address, new_key())
+        LaneConnection(address, new_key())
     assert not worker.asked
-    Line(address, KEY).close()
+    LaneConnection(address, KEY).close()
 
 
 def test_a_key_is_not_shown_to_a_worker_that_does_not_know_it():
@@ -207,14 +207,14 @@ def test_a_key_is_not_shown_to_a_worker_that_does_not_know_it():
 
         threading.Thread(target=serve).start()
         with pytest.raises(BrokenLaneError, match="the worker does not know the key"):
-            Line(fake.getsockname(), KEY)
+            LaneConnection(fake.getsockname(), KEY)
 
 
-def test_strangers_who_say_nothing_are_let_go(worker, monkeypatch):
-    monkeypatch.setattr(endpoints, "PATIENCE", 0.2)
+def test_callers_that_never_finish_the_handshake_are_dropped(worker, monkeypatch):
+    monkeypatch.setattr(endpoints, "TIMEOUT", 0.2)
     address = worker.endpoint.address
     kind = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-    silent = [socket.socket(kind) for _ in range(2 * endpoints.STRANGERS)]
+    silent = [socket.socket(kind) for _ in range(2 * endpoints.HANDSHAKES)]
     for sock in silent:
         sock.settimeout(60)
         sock.connect(raw(address))
@@ -223,7 +223,7 @@ def test_strangers_who_say_nothing_are_let_go(worker, monkeypatch):
             pass
         sock.close()
     monkeypatch.undo()
-    Line(address, KEY).close()
+    LaneConnection(address, KEY).close()
 
 
 def test_a_lane_uses_its_connections_again_and_knows_when_nobody_is_there(worker):
@@ -245,9 +245,9 @@ def test_a_lane_uses_its_connections_again_and_knows_when_nobody_is_there(worker
 
 HALF = """
 import os, sys, time
-from groupconv_server.executors.ray.lanes import Line
+from groupconv_server.executors.ray.lanes import LaneConnection
 import numpy as np
-line = Line(sys.argv[1], bytes.fromhex(sys.argv[2]))
+line = LaneConnection(sys.argv[1], bytes.fromhex(sys.argv[2]))
 x = np.zeros(2**20, np.uint8)
 line.echo(x, x)
 print("mapped", flush=True)

@@ -15,51 +15,51 @@ BACKOFF, LONGEST_BACKOFF = 0.25, 15.0
 
 
 class WorkerState(enum.Enum):
-    """What a worker is doing, and so whether it gets shards."""
+    """The state of a worker; only a ready one gets new shards."""
 
     AWAY = "away"
-    """Lost; its actor is to be started again."""
+    """Lost; its actor will be started again."""
     STARTING = "starting"
     """Its actor has not answered yet."""
     PREPARING = "preparing"
-    """It answers; it is measured and given the resident layers."""
+    """It answers; it is measured and receives the resident layers."""
     READY = "ready"
     """It takes shards."""
     DRAINING = "draining"
-    """Its node is leaving: it ends what it has and gets no more."""
+    """Its node is leaving: it finishes its shards and gets no more."""
 
 
 class Sent(Protocol):
-    """What a worker's slot has to know of a shard that is there (`calls.Flight`)."""
+    """What a slot needs to know of a shard in flight (`calls.Flight`)."""
 
     @property
     def number(self) -> int:
-        """Of all that were ever sent."""
+        """Unique among all flights."""
 
     @property
     def lane(self) -> Lane | None:
-        """By which it went; None if through Ray."""
+        """The lane that it was sent by; None if through Ray."""
 
     @property
     def alone(self) -> bool:
-        """Whether it runs while no other such shard does, so that a loss is its own fault."""
+        """Whether it is suspected, and so runs while no other such shard does."""
 
 
 @dataclass(eq=False)
 class WorkerSlot:
-    """A worker: its place, its actor of the moment, and what it is doing.
+    """A worker: its place, its present actor, and its state.
 
     Attributes:
-        id: as plans and reports name it.
-        place: where it runs, and with what.
+        id: its name in plans and reports.
+        place: its node, threads and GPUs.
         actor: Ray's handle; a new one each time it is started.
-        ping: the answer to `describe` that is waited for while it starts.
-        lane: the coordinator's own connections to the process of that actor, once they are there.
-        state: what it is doing.
-        facts: what it said of itself.
-        shards, restarts: what it did, and how often it was lost.
-        flights: shards that are there, the oldest first; those sent through Ray and given up by their requests too.
-        suspects: numbers of the flights, of which one may be why it was lost last.
+        ping: Ray's reference to the answer of `describe`, while it starts.
+        lane: the coordinator's own connections to that actor's process, once they are open.
+        state: see `WorkerState`.
+        facts: its answer to `describe`.
+        shards, restarts: how many it ran, and how often it was lost.
+        flights: shards in flight, the oldest first, also those sent through Ray that their requests gave up.
+        suspects: numbers of the flights that may be the cause of its last loss.
     """
 
     id: str
@@ -73,8 +73,8 @@ class WorkerSlot:
     restarts: int = 0
     flights: list[Sent] = field(default_factory=list)
     suspects: frozenset[int] = frozenset()
-    _useless: int = 0  # lives in a row in which it ran nothing
-    _ran: int = 0  # shards of this life
+    _useless: int = 0  # actors in a row that ran nothing
+    _ran: int = 0  # shards of this actor
     _again: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -85,11 +85,11 @@ class WorkerSlot:
 
     @property
     def due(self) -> bool:
-        """Whether it is away, and has been for as long as it should before it is started again."""
+        """Whether it is away and its pause before the next start is over."""
         return self.state is WorkerState.AWAY and time.monotonic() >= self._again
 
     def info(self) -> WorkerInfo:
-        """What it said of itself, and what it did."""
+        """The worker, for people."""
         node, engine, device, threads = (self.facts[key] for key in ("node", "engine", "device", "threads"))
         lane = self.lane if self.lane is not None and self.lane.open else None
         return WorkerInfo(
@@ -105,12 +105,12 @@ class WorkerSlot:
         )
 
     def started(self, actor: Any) -> None:
-        """It has a new actor."""
+        """Take a new actor, which starts."""
         self._ran = 0
         self.actor, self.ping, self.state = actor, actor.describe.remote(), WorkerState.STARTING
 
     def reached(self, lane: Lane, actor: Any) -> None:
-        """There is a lane to it, if the actor that it belongs to is still the present one."""
+        """Take a lane, if its actor is still the present one."""
         with self._lock:
             present = self.actor is actor and self.state is not WorkerState.AWAY
             if present:
@@ -119,12 +119,12 @@ class WorkerSlot:
             lane.close()
 
     def sent(self, flight: Sent) -> None:
-        """A shard went there."""
+        """A shard was sent to it."""
         with self._lock:
             self.flights.append(flight)
 
     def landed(self, flight: Sent) -> None:
-        """A shard came back. Calls of an actor run in order: those given up before it are not there any more either."""
+        """A shard is done. Calls of an actor run in order, so earlier calls that were given up are done as well."""
         with self._lock:
             self.shards += 1
             self._ran += 1
@@ -134,13 +134,13 @@ class WorkerSlot:
                 self.flights = [other for other in self.flights if other not in gone]
 
     def dropped(self, flight: Sent) -> None:
-        """A shard is not there any more."""
+        """A shard is no longer waited for."""
         with self._lock:
             if flight in self.flights:
                 self.flights.remove(flight)
 
     def lost(self, actor: Any) -> bool:
-        """Its actor went away; True if it was the present one, so that a loss counts once for all its shards."""
+        """Its actor was lost; True if it was the present one, so that a loss counts once for all its shards."""
         with self._lock:
             if self.actor is not actor or self.state is WorkerState.AWAY:
                 return False

@@ -1,7 +1,7 @@
-"""Who the workers are: an actor for every place that should have one, placed, prepared, watched, started again.
+"""Cluster membership: one actor for every place, which is started, prepared, watched and started again.
 
-One thread watches. It alone talks to Ray about nodes and actors, and never under a lock: a head that does not answer
-keeps the watch waiting, and no request.
+One thread watches. Only this thread asks Ray about nodes and actors, and never under a lock: a head that does not
+answer keeps this thread waiting, and no request.
 """
 
 import itertools
@@ -19,26 +19,26 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, UnavailableError
 from groupconv_server.executors.placement import Node, WorkerPlaces
-from groupconv_server.executors.ray.slots import WorkerSlot, WorkerState
+from groupconv_server.executors.ray.worker_slots import WorkerSlot, WorkerState
 from groupconv_worker.actor import CONTROL, Worker
 
 log = logging.getLogger(__name__)
 
 TICK = 0.1
-"""Seconds between looks at the cluster."""
+"""Seconds between two looks at the cluster."""
 SILENCE = 2.0
-"""Seconds without an answer after which the cluster's head counts as away."""
-PATIENCE = 30.0
-"""Seconds a request or a shard waits for a worker when all are away."""
+"""Seconds without an answer after which the cluster's head is reported as away."""
+WAIT = 30.0
+"""Seconds that a request or a shard waits for a worker when all are away."""
 
 
-class Membership:
-    """The workers of a cluster, kept as many as they should be.
+class ClusterMembership:
+    """The workers of a cluster.
 
     Args:
-        places: where they go.
+        places: that should have a worker.
         capacity: bytes of resident layers' weights each keeps prepared.
-        reach: is called with each worker that answers, before it takes shards, to open its lane.
+        reach: called with each worker that answers, before it takes shards, to open its lane.
     """
 
     def __init__(self, places: WorkerPlaces, capacity: int, reach: Callable[[WorkerSlot], None]) -> None:
@@ -50,11 +50,11 @@ class Membership:
         self._answered = time.monotonic()
         self._welcome: Callable[[str], None] | None = None
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="ray-welcome")
-        self._why = ""  # the last one did not start
+        self._why = ""  # the reason why the last worker did not start
         self._watcher = threading.Thread(target=self._watch, name="ray-membership", daemon=True)
 
     def start(self, seconds: float) -> None:
-        """Place the workers, wait up to `seconds` for those asked for (or the first), and watch from then on.
+        """Start the workers, and wait up to `seconds` until as many are ready as were asked for, or the first.
 
         Raises:
             UnavailableError: they did not come up in time.
@@ -70,34 +70,34 @@ class Membership:
                 self._changed.wait(min(left, 1.0))
 
     def welcome(self, prepare: Callable[[str], None]) -> None:
-        """Have `prepare` called with each worker that comes, or comes back, before it takes shards."""
+        """Have `prepare` called with each worker that joins or returns, before it takes shards."""
         self._welcome = prepare
 
     def ready(self) -> list[WorkerSlot]:
-        """Those that take shards, in a stable order."""
+        """Workers that take shards, in a stable order."""
         with self._changed:
             return [slot for slot in self.slots if slot.ready]
 
     def wait(self, deadline: float | None) -> list[WorkerSlot]:
-        """Those that take shards, as soon as there is one.
+        """Workers that take shards, as soon as there is one.
 
         Raises:
-            DeadlineExceededError, UnavailableError: none came in time.
+            DeadlineExceededError, UnavailableError: none was ready in time.
         """
-        limit = time.monotonic() + PATIENCE
+        limit = time.monotonic() + WAIT
         limit = limit if deadline is None else min(deadline, limit)
         with self._changed:
             while not (ready := self.ready()):
                 left = limit - time.monotonic()
                 if left <= 0 and limit == deadline:
-                    raise DeadlineExceededError("the deadline passed before a worker was there")
+                    raise DeadlineExceededError("the deadline passed before a worker was ready")
                 if left <= 0 or self._stopping.is_set():
                     raise UnavailableError("every worker is away; try again when one has returned")
                 self._changed.wait(min(left, 1.0))
             return ready
 
     def get(self, worker: str, deadline: float | None) -> WorkerSlot:
-        """The worker called so, one that is being prepared too; any one if it is away."""
+        """The worker of this id, ready or being prepared; any ready worker if it is away."""
         with self._changed:
             for slot in self.slots:
                 if slot.id == worker and slot.state in (WorkerState.READY, WorkerState.PREPARING):
@@ -105,22 +105,22 @@ class Membership:
         return self.any(deadline)
 
     def any(self, deadline: float | None, but: WorkerSlot | None = None) -> WorkerSlot:
-        """The ready worker with the fewest shards, if there are others not `but`; waits if all are away.
+        """The ready worker with the fewest shards, not `but` if there are others; waits if all are away.
 
         Raises:
-            DeadlineExceededError, UnavailableError: none came in time.
+            DeadlineExceededError, UnavailableError: none was ready in time.
         """
         ready = self.wait(deadline)
         return min(ready, key=lambda s: (s is but, len(s.flights), s.shards))
 
     def lost(self, slot: WorkerSlot, actor: Any) -> None:
-        """An actor went away with its shards: the worker gets no more until it was started again."""
+        """An actor was lost: its worker gets no shards until it has started again."""
         if slot.lost(actor):
             with self._changed:
                 self._changed.notify_all()
 
     def trouble(self) -> str:
-        """What is wrong with the cluster, for people; empty if nothing is."""
+        """What is wrong with the cluster, for people; empty if nothing is wrong."""
         silent = time.monotonic() - self._answered
         if silent > SILENCE:
             return f"the head of the Ray cluster has not answered for {silent:.0f} s; lost workers cannot be replaced"
@@ -137,29 +137,29 @@ class Membership:
         with self._changed:
             self._changed.notify_all()
         self._preparing.shutdown(wait=False, cancel_futures=True)
-        self._watcher.join(SILENCE)  # one that waits for a head that is away is left to itself
+        self._watcher.join(SILENCE)  # it may wait for a head that is away
         for slot in self.slots:
             if slot.actor is not None:
                 ray.kill(slot.actor)
         self.slots.clear()
 
     def _watch(self) -> None:
-        told = False
+        logged = False
         while not self._stopping.is_set():
             try:
                 self._reconcile()
                 self._answered = time.monotonic()
-                if not self.slots and not told:
-                    told = True
+                if not self.slots and not logged:
+                    logged = True
                     log.info("waiting for the first worker to join the cluster")
                 self._restart()
                 self._admit()
-            except (RayError, OSError, RuntimeError) as error:  # of one node or one moment: the watch goes on
+            except (RayError, OSError, RuntimeError) as error:  # a transient error: the watch goes on
                 log.warning("the cluster does not answer: %s", error)
                 self._stopping.wait(TICK)
 
     def _reconcile(self) -> None:
-        """A worker for every place that should have one; places that are gone lose theirs, those that leave drain."""
+        """Start missing workers, remove those of nodes that are gone, and drain those of nodes that leave."""
         alive = {n["NodeID"]: Node.of(n) for n in ray.nodes() if n["Alive"]}
         leaving = set(cluster_state.get_draining_nodes())
         for slot in list(self.slots):
@@ -179,7 +179,7 @@ class Membership:
                 self.slots.append(slot)
 
     def _drain(self, slot: WorkerSlot) -> None:
-        """No more shards; once those it has are done its actor goes, and with it the last that holds its node."""
+        """Send it no more shards; end its actor once its shards are done, which lets its node go."""
         with self._changed:
             if slot.state is not WorkerState.DRAINING:
                 log.info("worker %s is leaving with its node", slot.id)
@@ -194,10 +194,10 @@ class Membership:
             self._changed.notify_all()
 
     def _restart(self) -> None:
-        """A new actor for each worker that was lost, after its pause."""
+        """Start a new actor for each lost worker, after its pause."""
         for slot in self.slots:
             if slot.due:
-                ray.kill(slot.actor)  # one that is only out of reach must not keep its place
+                ray.kill(slot.actor)  # an actor that is out of reach must free its resources
                 slot.started(self._actor(slot))
 
     def _actor(self, slot: WorkerSlot) -> Any:
@@ -208,15 +208,15 @@ class Membership:
                 num_cpus=place.threads,
                 num_gpus=place.gpus,
                 resources=dict(placement.resources),
-                max_restarts=0,  # a new actor is started here, after a pause if the last one was of no use
-                max_task_retries=0,  # the executor runs a lost shard again itself, elsewhere
+                max_restarts=0,  # this class starts a new actor, after a pause if the last one ran nothing
+                max_task_retries=0,  # `Dispatch` sends a lost shard to another worker
                 scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
             )
             .remote(place.engine, place.threads, self._capacity, place.gpus if place.gpus < 1 else None)
         )
 
     def _admit(self) -> None:
-        """Take every worker that answers; waits a tick for one that starts."""
+        """Prepare every worker that answers; waits a tick for those that start."""
         waiting = {s.ping: s for s in self.slots if s.state is WorkerState.STARTING}
         if not waiting:
             self._stopping.wait(TICK)
@@ -238,7 +238,7 @@ class Membership:
             self._reach(slot)
             if self._welcome is not None:
                 self._welcome(slot.id)
-        except GroupconvError as error:  # it takes shards all the same: what it lacks it asks for
+        except GroupconvError as error:  # it takes shards nevertheless, and asks for weights that it lacks
             log.warning("worker %s was not prepared: %s", slot.id, error)
         except Exception:
             log.exception("worker %s was not prepared", slot.id)

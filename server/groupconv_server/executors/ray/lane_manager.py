@@ -1,4 +1,4 @@
-"""Keeps a lane to every worker: opens it when the worker is there, and again when it broke."""
+"""Keeps a lane open to every worker: opens it when the worker answers, and again when it broke."""
 
 import logging
 import threading
@@ -8,42 +8,42 @@ from typing import TYPE_CHECKING
 import ray
 from ray.exceptions import RayError
 
-from groupconv_server.executors.ray import probe
+from groupconv_server.executors.ray import lane_benchmark
 from groupconv_server.executors.ray.lanes import Lane
-from groupconv_server.executors.ray.slots import WorkerSlot
+from groupconv_server.executors.ray.worker_slots import WorkerSlot
 from groupconv_worker.lanes.handshake import new_key
 
 if TYPE_CHECKING:
-    from groupconv_server.executors.ray.membership import Membership
+    from groupconv_server.executors.ray.cluster_membership import ClusterMembership
 
 log = logging.getLogger(__name__)
 
 TICK = 0.1
-"""Seconds between looks at the lanes."""
-PATIENCE = 5.0
-"""Seconds that a worker has to say where its lane is."""
+"""Seconds between two looks at the lanes."""
+TIMEOUT = 5.0
+"""Seconds that a worker has to send the address of its lane."""
 PAUSES = (0.1, 30.0)
-"""Seconds until a lane that cannot be opened is tried again, at first and at most."""
+"""Seconds until a lane that cannot be opened is tried again: the first pause, and the longest."""
 
 
-class Keeper:
-    """Looks after the lanes of a cluster's workers."""
+class LaneManager:
+    """Opens and checks the lanes of a cluster's workers."""
 
     def __init__(self) -> None:
         self._key = new_key()
         self._node = ray.get_runtime_context().get_node_id()
-        self._members: Membership | None = None
-        self._next: dict[WorkerSlot, tuple[float, float]] = {}  # when to try again, and the pause after that
+        self._members: ClusterMembership | None = None
+        self._next: dict[WorkerSlot, tuple[float, float]] = {}  # time of the next try, and the pause after it
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lanes", daemon=True)
 
     def open(self, slot: WorkerSlot) -> None:
-        """Open the lane of a worker that has none, and measure what it is good for; without one Ray brings shards."""
+        """Open the lane of a worker and measure its limit. If that fails, shards go through Ray until the next try."""
         actor = slot.actor
         try:
-            lane = Lane(ray.get(actor.lane.remote(self._key, self._node), timeout=PATIENCE), self._key)
+            lane = Lane(ray.get(actor.lane.remote(self._key, self._node), timeout=TIMEOUT), self._key)
             try:
-                lane.limit = probe.limit(lane, actor)
+                lane.limit = lane_benchmark.measure_limit(lane, actor)
             except BaseException:
                 lane.close()
                 raise
@@ -56,17 +56,17 @@ class Keeper:
         log.info("worker %s: shards up to %d bytes go by its lane (%s)", slot.id, lane.limit, lane.kind)
         slot.reached(lane, actor)
 
-    def watch(self, members: "Membership") -> None:
-        """See from now on that every member that takes shards has a lane, and that those that lost theirs are there."""
+    def watch(self, members: "ClusterMembership") -> None:
+        """From now on, open the missing lanes of ready workers, and report workers that left their lane as lost."""
         self._members = members
         self._thread.start()
 
     def close(self) -> None:
-        """Close all."""
+        """Stop, and close all lanes."""
         self._stopping.set()
         if self._members is None:
             return
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
         for slot in self._members.ready():
             if slot.lane is not None:
                 slot.lane.close()
@@ -74,18 +74,18 @@ class Keeper:
     def _watch(self) -> None:
         while not self._stopping.wait(TICK):
             try:
-                self._tend()
-            except Exception:  # of one lane or one moment: the watch goes on
-                log.exception("lanes were not looked after")
+                self._check()
+            except Exception:  # a transient error of one lane: the watch goes on
+                log.exception("the lanes could not be checked")
 
-    def _tend(self) -> None:
+    def _check(self) -> None:
         assert self._members is not None
         slots = self._members.ready()
         self._next = {slot: when for slot, when in self._next.items() if slot in slots}
         for slot in slots:
             lane, actor = slot.lane, slot.actor
             if lane is not None and lane.open and not lane.check():
-                log.warning("worker %s has left its lane", slot.id)
+                log.warning("worker %s has closed its lane", slot.id)
                 self._members.lost(slot, actor)
             elif (lane is None or not lane.open) and self._next.get(slot, (0.0,))[0] <= time.monotonic():
                 self.open(slot)

@@ -1,4 +1,4 @@
-"""Up to which size a shard reaches a worker faster by its lane than through Ray: measured when the lane is opened."""
+"""Measures up to which size a lane is faster than Ray, when the lane is opened."""
 
 import logging
 import math
@@ -14,21 +14,21 @@ from groupconv_server.executors.ray.lanes import LARGEST, Lane
 log = logging.getLogger(__name__)
 
 SIZES = (2**16, 2**20, 2**24)
-"""Bytes in, and as many back."""
+"""Bytes in each direction."""
 REPEATS = 3
 """Runs of each; the fastest counts."""
-PATIENCE = 10.0
-"""Seconds that Ray has for one."""
+TIMEOUT = 10.0
+"""Seconds that Ray has for one run."""
 
 
-def limit(lane: Lane, actor: Any) -> int:
-    """Bytes of a shard's arrays, in and out together, up to which the lane is the faster way; at most LARGEST.
+def measure_limit(lane: Lane, actor: Any) -> int:
+    """Bytes of a shard's arrays, in and out together, up to which the lane is faster; at most LARGEST.
 
     Raises:
-        OSError: the lane broke.
+        OSError: the connection broke.
         RayError: the actor does not answer.
     """
-    line = lane.take()
+    connection = lane.take()
     try:
         before, found = 0.0, LARGEST
         for size in SIZES:
@@ -36,19 +36,19 @@ def limit(lane: Lane, actor: Any) -> int:
             out = np.empty_like(x)
 
             def through_ray() -> None:
-                out[...] = ray.get(actor.echo.remote(x), timeout=PATIENCE)  # noqa: B023 - used within the turn
+                out[...] = ray.get(actor.echo.remote(x), timeout=TIMEOUT)  # noqa: B023 - used within this iteration
 
-            ratio = math.log(_fastest(lambda: line.echo(x, out)) / _fastest(through_ray))  # noqa: B023 - likewise
-            if ratio > 0:  # Ray is faster from where the ratio, as a line over the logarithm of the size, crosses 1
+            ratio = math.log(_fastest(lambda: connection.echo(x, out)) / _fastest(through_ray))  # noqa: B023 - used within this iteration
+            if ratio > 0:  # Ray is faster from where the ratio, connectionar over the logarithm of the size, crosses 1
                 back = ratio / (ratio - before) if before < 0 else math.inf
                 found = 0 if math.isinf(back) else int(2 * size / (size / (size >> 4)) ** back)
                 break
             before = ratio
     except MemoryError as error:
-        log.warning("a lane without memory: %s", error)
+        log.warning("a lane has no shared memory: %s", error)
         found = 2 * SIZES[0]
     finally:
-        lane.drop(line)  # its memory is larger than most shards are
+        lane.drop(connection)  # its memory is larger than most shards need
     return found
 
 

@@ -1,0 +1,190 @@
+"""The shards of one request: sent to workers, and sent again where a worker was lost or is slow."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from groupconv.convolution.plan import ShardReport
+from groupconv.errors import DeadlineExceededError, InternalError
+from groupconv_server.executors.base import Task
+from groupconv_server.executors.ray import calls, lane_calls
+from groupconv_server.executors.ray.calls import SUSPICIOUS, Flight, Inputs, WorkerLostError, seconds_left
+from groupconv_server.executors.ray.cluster_membership import ClusterMembership
+from groupconv_server.executors.ray.lane_calls import LaneBrokenError
+from groupconv_server.executors.ray.waiting import first_done
+from groupconv_server.executors.ray.worker_slots import WorkerSlot, WorkerState
+from groupconv_worker.job import Job
+from groupconv_worker.resident import WeightsMissingError
+
+log = logging.getLogger(__name__)
+
+MAX_LOSSES = 4
+"""Workers that may be lost with a shard before it is given up as the cause."""
+MAX_ATTEMPTS = 16
+"""Workers that a shard may be sent to at all; losses that another shard caused count, too."""
+GLANCE = 0.05
+"""Seconds between two looks whether a job is over."""
+
+
+class Dispatch:
+    """One request. One thread uses it.
+
+    Args:
+        tasks: its shards.
+        job: that they are a part of.
+        membership: the workers.
+        suspicion: a threading.RLock, held while a shard runs that may have killed workers, so that no other such
+            shard runs.
+        hedge: seconds after which a shard without a result is sent to a second worker, too; None never does.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], job: Job, membership: ClusterMembership, suspicion: Any, hedge: float | None
+    ) -> None:
+        self._tasks, self._job, self._membership = tasks, job, membership
+        self._suspicion, self._hedge = suspicion, hedge
+        self._deadline, self._inputs = job.deadline, Inputs()
+        self._flights: dict[object, Flight] = {}
+        self._reports: dict[int, tuple[ShardReport, ...]] = {}
+
+    def run(self) -> list[tuple[ShardReport, ...]]:
+        """Run every task; each result is copied once, into its slice. Returns the reports of each task's stages.
+
+        Raises:
+            DeadlineExceededError, CancelledError, UnavailableError: see `Executor.run`.
+            InternalError: a worker failed, or a shard was given up after several workers were lost with it.
+        """
+        try:
+            for task in self._tasks:
+                self._send(task, self._planned_slot(task))
+            while len(self._reports) < len(self._tasks):
+                done = first_done(self._flights.values(), min(GLANCE, self._seconds_to_wait()))
+                if done is not None:
+                    self._complete(self._flights.pop(done))
+                elif self._job.look():
+                    self._job.check()
+                elif self._hedge is not None:
+                    self._send_hedges(self._hedge)
+        finally:
+            for flight in self._flights.values():
+                self._release_suspicion(flight)
+                if flight.lane is not None:
+                    lane_calls.drop(flight)
+                    flight.slot.dropped(flight)
+                else:
+                    calls.drop(flight)
+        return [self._reports[task.index] for task in self._tasks]
+
+    def _planned_slot(self, task: Task) -> WorkerSlot:
+        """The worker that a task was planned for; a request of one task takes a less busy one if there is one."""
+        planned = self._membership.get(task.worker, self._deadline)
+        if len(self._tasks) > 1 or not planned.flights or planned.state is not WorkerState.READY:
+            return planned
+        return min((planned, *self._membership.ready()), key=lambda slot: len(slot.flights))
+
+    def _send(
+        self,
+        task: Task,
+        slot: WorkerSlot,
+        *,
+        attempt: int = 1,
+        losses: int = 0,
+        weights: bool = False,
+        lane: bool = True,
+    ) -> None:
+        """Send a shard to a worker: by its lane if it has one and `lane` is true, else through Ray."""
+        suspicious = losses >= SUSPICIOUS
+        left = seconds_left(self._deadline)
+        if suspicious and not self._suspicion.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
+            raise DeadlineExceededError("the deadline passed before the shard was started")
+        try:
+            flight = None
+            for launch in (lane_calls.launch, calls.launch) if lane else (calls.launch,):
+                flight = flight or launch(
+                    task, slot, self._deadline, self._inputs, attempt=attempt, losses=losses, weights=weights
+                )
+            assert flight is not None, "Ray takes every shard"
+        except BaseException:
+            if suspicious:
+                self._suspicion.release()
+            raise
+        slot.sent(flight)
+        self._flights[flight.done] = flight
+
+    def _release_suspicion(self, flight: Flight) -> None:
+        """A flight is over: a suspicious shard of another request may run."""
+        if flight.alone:
+            self._suspicion.release()
+
+    def _complete(self, flight: Flight) -> None:
+        """Take the result of a shard, or send the shard again."""
+        task, slot = flight.task, flight.slot
+        self._release_suspicion(flight)
+        if task.index in self._reports:  # its other flight was faster
+            lane_calls.drop(flight)
+            slot.landed(flight)
+            return
+        try:
+            ran = calls.land(flight, self._deadline) if flight.lane is None else lane_calls.land(flight)
+        except WeightsMissingError:
+            slot.landed(flight)
+            self._send(task, slot, attempt=flight.attempt, losses=flight.losses, weights=True)
+        except LaneBrokenError as broken:
+            log.warning("a connection to worker %s broke (%s)", slot.id, broken)
+            slot.dropped(flight)
+            self._send(task, slot, attempt=flight.attempt + 1, losses=flight.losses, lane=False)
+        except WorkerLostError as lost:
+            self._membership.lost(slot, flight.actor)
+            slot.dropped(flight)  # it may have been sent after the loss was known
+            if not any(other.task.index == task.index for other in self._flights.values()):
+                self._send_elsewhere(flight, lost)
+        except BaseException:
+            slot.dropped(flight)
+            raise
+        else:
+            slot.landed(flight)
+            seconds = time.perf_counter() - flight.start
+            self._reports[task.index] = task.reports(slot.id, ran, seconds, flight.attempt)
+
+    def _send_elsewhere(self, flight: Flight, lost: WorkerLostError) -> None:
+        """Send the shard of a lost worker to another one, if there is another."""
+        losses = flight.losses + (flight.number in flight.slot.suspects)
+        what = _described(flight.task)
+        log.warning("worker %s was lost (%s); %s runs again", flight.slot.id, lost, what)
+        if losses >= MAX_LOSSES or flight.attempt >= MAX_ATTEMPTS:
+            raise InternalError(f"{what} was given up: {losses} workers were lost with it") from None
+        slot = self._membership.any(self._deadline, but=flight.slot)
+        self._send(flight.task, slot, attempt=flight.attempt + 1, losses=losses)
+
+    def _seconds_to_wait(self) -> float:
+        """Seconds until the deadline, or until a shard is late."""
+        left = seconds_left(self._deadline)
+        left = math.inf if left is None else left
+        if self._hedge is None:
+            return left
+        late = min(flight.start for flight in self._flights.values()) + self._hedge - time.perf_counter()
+        return min(left, max(0.01, late))
+
+    def _send_hedges(self, hedge: float) -> None:
+        """Send each late shard that has not been sent twice to a second worker."""
+        twice = {flight.task.index for flight in self._flights.values() if flight.attempt > 1}
+        limit = time.perf_counter() - hedge
+        for flight in list(self._flights.values()):
+            if flight.start > limit or flight.task.index in twice:
+                continue
+            slot = self._membership.any(self._deadline, but=flight.slot)
+            if slot is not flight.slot:
+                what = _described(flight.task)
+                log.info("%s is late on worker %s; it runs on %s, too", what, flight.slot.id, slot.id)
+                self._send(flight.task, slot, attempt=2, losses=flight.losses)
+
+
+def _described(task: Task) -> str:
+    """A shard in words: its input and kernel, and its layer."""
+    first = task.stages[0]
+    g = first.problem.geometry
+    layer = "" if first.key is None else f" of layer {first.key.layer} version {first.key.version}"
+    return f"shard {task.index}{layer} (input {list(g.input_shape)}, kernel {list(g.weight_shape)})"
