@@ -8,6 +8,7 @@ from groupconv_server.admission.gate import Gate
 from groupconv_server.admission.pool import RequestPool
 from groupconv_server.executors.base import Executor
 from groupconv_server.layers.registry import Layers
+from groupconv_server.layers.version import Version
 from groupconv_server.streaming.budget import Budget
 from groupconv_server.telemetry.metrics import Metrics
 
@@ -59,7 +60,7 @@ class Gauges:
 
     def _of_layers(self) -> Iterator[Metric]:
         series = self._metrics.layers
-        loaded = (*self._layers.all(), *self._layers.all_networks())
+        loaded = self._layers.all(Version)
         series.keep({layer.name for layer in loaded})
         by_label: dict[str, int] = {}
         for layer in loaded:

@@ -17,13 +17,13 @@ MAX_BATCH = 2**31 - 1
 """The largest batch that a model's configuration names: only the bytes of a batch are limited."""
 
 
-def model(layers: Layers, name: str, version: str) -> LayerVersion | NetworkVersion:
+def model(layers: Layers, name: str, version: str) -> Version:
     """The layer called `name`; an empty version means the current one.
 
     Raises:
         NotFoundError: there is no such layer, or it has another version.
     """
-    layer = layers.get_any(name)
+    layer = layers.get(name, Version)
     check_version(layer, version)
     return layer
 
@@ -38,10 +38,11 @@ def check_version(layer: Version, version: str) -> None:
         raise NotFoundError(f"model_version: layer {layer.name!r} has version {layer.version}, not {version[:40]!r}")
 
 
-def metadata(layer: LayerVersion | NetworkVersion) -> model_pb2.ModelMetadataResponse:
+def metadata(layer: Version) -> model_pb2.ModelMetadataResponse:
     """A layer's input and output; -1 stands for any extent, of the batch and of space."""
     if isinstance(layer, NetworkVersion):
         return networks.metadata(layer)
+    assert isinstance(layer, LayerVersion)
     given, answered = input_kind(layer), output_kind(layer)
     tensor = model_pb2.ModelMetadataResponse.TensorMetadata
     return model_pb2.ModelMetadataResponse(
@@ -53,10 +54,11 @@ def metadata(layer: LayerVersion | NetworkVersion) -> model_pb2.ModelMetadataRes
     )
 
 
-def config(layer: LayerVersion | NetworkVersion, workers: Sequence[WorkerInfo]) -> model_pb2.ModelConfig:
+def config(layer: Version, workers: Sequence[WorkerInfo]) -> model_pb2.ModelConfig:
     """A layer's input and output without their batch axes, and the workers that run it."""
     if isinstance(layer, NetworkVersion):
         return networks.config(layer, workers)
+    assert isinstance(layer, LayerVersion)
     given, answered = input_kind(layer), output_kind(layer)
     group = model_pb2.ModelInstanceGroup
     gpus = any(w.engine == "cuda" for w in workers)

@@ -13,7 +13,7 @@ from groupconv_server.inference.statistics import ModelStatistics, phases_of
 from groupconv_server.inference.tensors import Destination, input_of, output_reference, parameter
 from groupconv_server.inference.v2 import infer_pb2
 from groupconv_server.layers.registry import Layers
-from groupconv_server.layers.version import LayerVersion, NetworkVersion
+from groupconv_server.layers.version import LayerVersion, NetworkVersion, Version
 from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_worker.job import Job
 
@@ -73,7 +73,7 @@ class Inference:
         """
         start = time.perf_counter()
         samples = request.inputs[0].shape[0] if request.inputs and request.inputs[0].shape else 1
-        with self.layers.using_any(request.model_name, max(1, samples)) as layer:
+        with self.layers.using(request.model_name, max(1, samples), kind=Version) as layer:
             try:
                 models.check_version(layer, request.model_version)
                 response = infer_pb2.ModelInferResponse(

@@ -24,6 +24,7 @@ from groupconv_server.inference.v2 import (
     statistics_pb2,
 )
 from groupconv_server.layers.repository import Repository
+from groupconv_server.layers.version import Version
 from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_server.memory.cuda_memory import CudaMemory
 from groupconv_server.memory.shared_memory import SharedMemory
@@ -123,7 +124,7 @@ class InferenceServicer:
     ) -> statistics_pb2.ModelStatisticsResponse:
         """Counts and times of one layer, or of all."""
         if not request.name:
-            return self.statistics.message([*self.layers.all(), *self.layers.all_networks()])
+            return self.statistics.message(self.layers.all(Version))
         return self.statistics.message([models.model(self.layers, request.name, request.version)])
 
     def RepositoryIndex(
@@ -131,7 +132,7 @@ class InferenceServicer:
     ) -> repository_pb2.RepositoryIndexResponse:
         """The loaded layers and, unless only ready ones are wanted, those on disk alone."""
         response = repository_pb2.RepositoryIndexResponse()
-        for layer in (*self.layers.all(), *self.layers.all_networks()):
+        for layer in self.layers.all(Version):
             response.models.add(name=layer.name, version=str(layer.version), state="READY")
         if not request.ready:
             for name, reason in self.repository.unloaded().items():

@@ -1,4 +1,4 @@
-"""Resident layers: named steps whose weights stay, versioned, counted against a quota.
+"""Resident layers and networks: named, versioned, counted against a quota.
 
 A version is immutable. Loading under a name that exists switches the name to the new version at once; requests that
 hold the old one end with it, and its memory is given back when the last of them has.
@@ -8,29 +8,25 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Generic, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar, overload
 
 from groupconv.convolution.steps import Step
 from groupconv.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
 from groupconv.text import human_bytes
 from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.layers.names import check_name, shown
-from groupconv_server.layers.version import Arriving, LayerVersion, NetworkVersion, Reservation, Version
+from groupconv_server.layers.uploads import Uploads
+from groupconv_server.layers.version import LayerVersion, NetworkVersion, Reservation, Version
 
 V = TypeVar("V", bound=Version)
 
 MOST = 10_000
-"""Layers at a time: one costs some 10 KB beside its weights, which may be 4 bytes."""
-
-
-RETRY = 1.0
-"""Seconds after which loading may be tried again, where other loads have taken the memory."""
+"""Layers and networks at a time: one costs some 10 KB beside its weights, which may be 4 bytes."""
 
 
 class Layers:
-    """The layers of a server. Safe to use from several threads.
+    """The layers and networks of a server. Safe to use from several threads.
 
     Args:
         forget: tells the workers to drop a version.
@@ -62,7 +58,8 @@ class Layers:
         used: Callable[[str, bool, float], None] = lambda *_: None,
     ) -> None:
         self._forget, self.capacity, self.most, self._evict, self._used = forget, capacity, most, evict, used
-        self.bytes = self._arriving = 0
+        self.bytes = 0
+        self.uploads = Uploads(capacity)
         self._layers: dict[str, Version] = {}
         self._version, self._clock = 0, itertools.count(1)
         self._lock = threading.Lock()
@@ -75,30 +72,6 @@ class Layers:
         """
         if not self._fits(size) and not (self._evict and size <= self.capacity):
             raise self._full(size)
-
-    @contextmanager
-    def arriving(self) -> Iterator["Arriving"]:
-        """Count the weights of a load while they come; no longer once the block ends.
-
-        A header costs nothing, so it reserves nothing: only bytes that came are counted.
-        """
-        arriving = Arriving(self.arrived)
-        try:
-            yield arriving
-        finally:
-            with self._lock:
-                self._arriving -= arriving.bytes
-
-    def arrived(self, size: int) -> None:
-        """So many bytes of weights have come; see `Arriving`."""
-        with self._lock:
-            if self._arriving + size > self.capacity:
-                raise ResourceExhaustedError(
-                    f"chunk: the weights of all layers that are being loaded may have {human_bytes(self.capacity)} "
-                    "together; try again when other loads have ended",
-                    retry_after=RETRY,
-                )
-            self._arriving += size
 
     @contextmanager
     def reserved(self, size: int) -> Iterator[Reservation]:
@@ -189,44 +162,31 @@ class Layers:
         """Have the workers drop a version that was prepared and not loaded."""
         self._forget(name, version)
 
-    def get(self, name: str) -> LayerVersion:
-        """The present version.
+    @overload
+    def get(self, name: str) -> LayerVersion: ...
+    @overload
+    def get(self, name: str, kind: type[V]) -> V: ...
+    def get(self, name: str, kind: type[Version] = LayerVersion) -> Version:
+        """The current version.
+
+        Args:
+            name: of a layer or a network.
+            kind: `LayerVersion`, `NetworkVersion`, or `Version` for either.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is none of this kind.
         """
         with self._lock:
-            return self._get(name, LayerVersion)
+            return self._get(name, kind)
 
-    def get_network(self, name: str) -> NetworkVersion:
-        """The present version of a network.
-
-        Raises:
-            NotFoundError: there is none.
-        """
+    @overload
+    def all(self) -> list[LayerVersion]: ...
+    @overload
+    def all(self, kind: type[V]) -> list[V]: ...
+    def all(self, kind: Any = LayerVersion) -> list[Any]:
+        """The current version of everything of a kind, by name; see `get`."""
         with self._lock:
-            return self._get(name, NetworkVersion)
-
-    def get_any(self, name: str) -> LayerVersion | NetworkVersion:
-        """The present version of a layer or a network.
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        with self._lock:
-            version = self._get(name, Version)
-        assert isinstance(version, LayerVersion | NetworkVersion)
-        return version
-
-    def all(self) -> list[LayerVersion]:
-        """The present version of every layer, by name."""
-        with self._lock:
-            return [v for _, v in sorted(self._layers.items()) if isinstance(v, LayerVersion)]
-
-    def all_networks(self) -> list[NetworkVersion]:
-        """The present version of every network, by name."""
-        with self._lock:
-            return [v for _, v in sorted(self._layers.items()) if isinstance(v, NetworkVersion)]
+            return [version for _, version in sorted(self._layers.items()) if isinstance(version, kind)]
 
     def unload(self, name: str) -> None:
         """Let a layer go; its running requests end with it.
@@ -240,57 +200,39 @@ class Layers:
             ended = self._retire(self._layers[name])
         self._drop(ended)
 
-    def using(self, name: str, samples: int = 1) -> "Use[LayerVersion]":
-        """The present version, kept for one request of so many samples, which counts in its usage.
+    @overload
+    def using(self, name: str, samples: int = 1) -> AbstractContextManager[LayerVersion]: ...
+    @overload
+    def using(self, name: str, samples: int = 1, *, kind: type[V]) -> AbstractContextManager[V]: ...
+    @contextmanager
+    def using(self, name: str, samples: int = 1, *, kind: Any = LayerVersion) -> Iterator[Any]:
+        """Keep the current version for one request of so many samples, which counts in its usage.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is none of this kind.
         """
-        return Use(self, name, LayerVersion, samples)
-
-    def using_network(self, name: str) -> "Use[NetworkVersion]":
-        """The present version of a network, kept for one request, which counts in its usage.
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        return Use(self, name, NetworkVersion, 1)
-
-    def using_any(self, name: str, samples: int = 1) -> "Use[Version]":
-        """The present version of a layer or a network, kept as by `using`.
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        return Use(self, name, Version, samples)
-
-    def take(self, name: str, kind: type[V]) -> V:
-        """The present version, kept until it is given back.
-
-        Raises:
-            NotFoundError: there is none.
-        """
+        start, answered = time.perf_counter(), False
         with self._lock:
             version = self._get(name, kind)
             version.running += 1
             version.used = next(self._clock)
-            return version
-
-    def give_back(self, layer: Version, samples: int, seconds: float, *, done: bool) -> None:
-        """The end of a request for so many samples that took a layer, and whether it was answered."""
-        with self._lock:
-            layer.running -= 1
-            usage = layer.usage
-            if done:
-                usage.requests += 1
-                usage.samples += samples
-                usage.seconds += seconds
-            else:
-                usage.failures += 1
-            ended = self._ended(layer)
-        if ended:
+        try:
+            yield version
+            answered = True
+        finally:
+            seconds = time.perf_counter() - start
+            with self._lock:
+                version.running -= 1
+                usage = version.usage
+                if answered:
+                    usage.requests += 1
+                    usage.samples += samples
+                    usage.seconds += seconds
+                else:
+                    usage.failures += 1
+                ended = self._ended(version)
             self._drop(ended)
-        self._used(layer.name, done, seconds)
+            self._used(name, answered, seconds)
 
     def _fits(self, size: int) -> bool:
         return self.bytes + size <= self.capacity and len(self._layers) < self.most
@@ -333,21 +275,3 @@ class Layers:
         """Outside the lock: telling workers may take its time."""
         for layer in ended:
             self._forget(layer.name, layer.version)
-
-
-class Use(Generic[V]):
-    """A layer or a network for the length of one request; a context manager."""
-
-    __slots__ = ("_kind", "_layer", "_layers", "_name", "_samples", "_start")
-
-    def __init__(self, layers: Layers, name: str, kind: type[V], samples: int) -> None:
-        self._layers, self._name, self._kind, self._samples = layers, name, kind, samples
-
-    def __enter__(self) -> V:
-        self._start = time.perf_counter()
-        self._layer = self._layers.take(self._name, self._kind)
-        return self._layer
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        seconds = time.perf_counter() - self._start
-        self._layers.give_back(self._layer, self._samples, seconds, done=kind is None)

@@ -20,7 +20,7 @@ from groupconv_server.coordinator.steps import Inputs
 from groupconv_server.layers.named_locks import NamedLocks
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.store import LayerStore, Stored
-from groupconv_server.layers.version import LayerVersion
+from groupconv_server.layers.version import LayerVersion, Version
 from groupconv_server.layers.warming import prepare, warm
 from groupconv_worker.job import Job
 
@@ -150,7 +150,7 @@ class Repository:
         """Layers that are only on disk, and the reason for each."""
         if self.store is None:
             return {}
-        here = {version.name for version in (*self.layers.all(), *self.layers.all_networks())}
+        here = {version.name for version in self.layers.all(Version)}
         names = {*self.store.names(), *self.damaged} - here
         return {name: self.damaged.get(name, "unloaded") for name in sorted(names)}
 

@@ -1,7 +1,7 @@
 """One version of a layer, and the bytes of one that is about to be loaded."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -117,26 +117,3 @@ class Reservation:
     """Bytes reserved for a layer that is about to be loaded."""
 
     bytes: int
-
-
-class Arriving:
-    """The weights of one load, counted as they come.
-
-    Args:
-        arrived: counts bytes of all loads; raises where they are too many.
-
-    Attributes:
-        bytes: that have come.
-    """
-
-    def __init__(self, arrived: Callable[[int], None]) -> None:
-        self.bytes, self._arrived = 0, arrived
-
-    def add(self, size: int) -> None:
-        """So many more have come.
-
-        Raises:
-            ResourceExhaustedError: those of all loads are more than the layers may have.
-        """
-        self._arrived(size)
-        self.bytes += size

@@ -116,7 +116,7 @@ class Networks:
             NotFoundError: there is none.
             FailedPreconditionError: its files cannot be removed; the network stays.
         """
-        self.registry.get_network(name)
+        self.registry.get(name, NetworkVersion)
         if self._store is not None:
             self._store.remove(name)
         self.registry.unload(name)
@@ -127,13 +127,13 @@ class Networks:
         Raises:
             NotFoundError, InvalidArgumentError, ResourceExhaustedError: as of `NetworkVersion.bind`.
         """
-        return self.registry.get_network(name).bind(shapes, self._limits.tensor_bytes)
+        return self.registry.get(name, NetworkVersion).bind(shapes, self._limits.tensor_bytes)
 
     def run(self, network: NetworkVersion, inputs: Mapping[str, Array], outputs: Sequence[str], job: Job) -> Outputs:
         """Run a network on its inputs.
 
         Args:
-            network: a version that is kept for this call (`Layers.using_network`).
+            network: a version that is kept for this call (`Layers.using`).
             inputs: by name.
             outputs: names of those wanted; none means all.
             job: of the caller.

@@ -17,7 +17,8 @@ from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.steps import Shaped, inputs_of, steps_of
 from groupconv_server.layers.names import check_name
 from groupconv_server.layers.repository import Repository
-from groupconv_server.layers.version import Arriving, LayerVersion
+from groupconv_server.layers.uploads import Upload
+from groupconv_server.layers.version import LayerVersion
 from groupconv_worker.job import Job
 
 
@@ -42,7 +43,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         steps, inputs = steps_of(first.header, self.limits), inputs_of(first.header)
         size = sum(t.nbytes for step in steps for t in (step.kernel, step.bias) if t is not None)
         self.layers.check_fits(size)
-        with self.layers.arriving() as arriving:
+        with self.layers.uploads.arriving() as arriving:
             filled = _filled(steps, size, request_iterator, arriving)
             loaded = self.repository.load(name, filled, inputs, job=Job(deadline_of(context), context.is_active))
         return layer_pb2.LoadLayerResponse(layer=self._described(loaded))
@@ -97,7 +98,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
 
 
 def _filled(
-    steps: list[Step], size: int, requests: Iterator[layer_pb2.LoadLayerRequest], arriving: Arriving
+    steps: list[Step], size: int, requests: Iterator[layer_pb2.LoadLayerRequest], arriving: Upload
 ) -> list[Step]:
     """The steps with read-only arrays, which the chunks must fill exactly."""
     weights = _Weights(size, _chunks(requests, arriving))
@@ -145,7 +146,7 @@ class _Weights:
             self._received += len(chunk)
 
 
-def _chunks(requests: Iterator[layer_pb2.LoadLayerRequest], arriving: Arriving) -> Iterator[bytes]:
+def _chunks(requests: Iterator[layer_pb2.LoadLayerRequest], arriving: Upload) -> Iterator[bytes]:
     for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidArgumentError("chunk", "chunks after the header", request.WhichOneof("part"))

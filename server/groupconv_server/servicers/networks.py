@@ -52,13 +52,13 @@ class NetworkServicer(network_pb2_grpc.NetworkServiceServicer):
         self, request: network_pb2.GetNetworkRequest, context: grpc.ServicerContext
     ) -> network_pb2.GetNetworkResponse:
         """Describe one."""
-        return network_pb2.GetNetworkResponse(network=described(self._registry.get_network(request.name)))
+        return network_pb2.GetNetworkResponse(network=described(self._registry.get(request.name, NetworkVersion)))
 
     def ListNetworks(
         self, request: network_pb2.ListNetworksRequest, context: grpc.ServicerContext
     ) -> network_pb2.ListNetworksResponse:
         """Describe all."""
-        return network_pb2.ListNetworksResponse(networks=map(described, self._registry.all_networks()))
+        return network_pb2.ListNetworksResponse(networks=map(described, self._registry.all(NetworkVersion)))
 
     def UnloadNetwork(
         self, request: network_pb2.UnloadNetworkRequest, context: grpc.ServicerContext
@@ -86,7 +86,7 @@ class NetworkServicer(network_pb2_grpc.NetworkServiceServicer):
         if len(inputs) < len(request.names):
             raise InvalidArgumentError("names", "each input once", sorted(request.names))
         job = Job(deadline_of(context), context.is_active)
-        with self._registry.using_network(request.network) as network:
+        with self._registry.using(request.network, kind=NetworkVersion) as network:
             done = self._networks.run(network, inputs, request.outputs, job)
         return network_pb2.RunNetworkResponse(
             outputs=map(tensor_to_wire, done.arrays.values()),
@@ -96,7 +96,7 @@ class NetworkServicer(network_pb2_grpc.NetworkServiceServicer):
 
     def _received(self, requests: Iterator[network_pb2.LoadNetworkRequest], size: int) -> bytes:
         data = bytearray()
-        with self._registry.arriving() as arriving:
+        with self._registry.uploads.arriving() as arriving:
             for request in requests:
                 if request.WhichOneof("part") != "chunk":
                     raise InvalidArgumentError("chunk", "chunks after the header", request.WhichOneof("part"))

@@ -117,14 +117,14 @@ def test_weights_are_counted_as_they_come_and_no_layer_leaves_for_them():
     with layers.reserved(60) as room:
         layers.load("a", STEPS, room)
     layers.check_fits(100)
-    with layers.arriving() as first, layers.arriving() as second:
+    with layers.uploads.arriving() as first, layers.uploads.arriving() as second:
         first.add(70)
         second.add(30)
         with pytest.raises(ResourceExhaustedError, match="chunk") as refused:
             second.add(1)
         assert refused.value.retry_after > 0
     assert [layer.name for layer in layers.all()] == ["a"]
-    with layers.arriving() as again:
+    with layers.uploads.arriving() as again:
         again.add(100)  # what had come was given back
 
 

@@ -16,6 +16,7 @@ from groupconv_server.coordinator.limits import Limits
 from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.store import LayerStore
+from groupconv_server.layers.version import NetworkVersion
 from groupconv_server.networks.networks import COPIES, Networks
 from groupconv_server.networks.store import NetworkStore
 from groupconv_worker.job import Job
@@ -40,7 +41,7 @@ def networks(executor):
 
 
 def run(networks, name, outputs=(), **inputs):
-    with networks.registry.using_network(name) as network:
+    with networks.registry.using(name, kind=NetworkVersion) as network:
         return networks.run(network, inputs, outputs, Job())
 
 
@@ -50,7 +51,7 @@ def test_a_network_is_loaded_and_run(networks):
     assert done.arrays["y"].shape == (2, 6)
     assert done.report.parts[0].algorithm == "onnxruntime"
     assert done.report.coordinator_bytes == X.nbytes + done.arrays["y"].nbytes
-    assert networks.registry.get_network("t").usage.requests == 1
+    assert networks.registry.get("t", NetworkVersion).usage.requests == 1
     assert networks.load("t", towers(groups=1).SerializeToString()).version > version
     assert not np.array_equal(run(networks, "t", x=X).arrays["y"], done.arrays["y"])
     networks.unload("t")
@@ -100,7 +101,7 @@ def test_inputs_to_expect_are_checked(networks):
     with pytest.raises(InvalidArgumentError, match=r"header.inputs\[1\].inputs\['x'\].shape\[1\]"):
         networks.load("t", towers().SerializeToString(), [{"x": (1, 4, 8, 8)}, {"x": (1, 3, 8, 8)}])
     with pytest.raises(NotFoundError):
-        networks.registry.get_network("t")
+        networks.registry.get("t", NetworkVersion)
 
 
 def test_layers_and_networks_share_names_and_quota(executor):
@@ -117,9 +118,9 @@ def test_layers_and_networks_share_names_and_quota(executor):
     with pytest.raises(FailedPreconditionError, match="there is a layer called 'edge'"):
         networks.load("edge", data)
     assert [layer.name for layer in registry.all()] == ["edge"]
-    assert [network.name for network in registry.all_networks()] == ["t"]
+    assert [network.name for network in registry.all(NetworkVersion)] == ["t"]
     with pytest.raises(NotFoundError, match="there is a layer, and no network"):
-        registry.get_network("edge")
+        registry.get("edge", NetworkVersion)
 
 
 def test_weights_that_a_model_computes_are_counted(executor):
@@ -168,8 +169,8 @@ def test_networks_are_there_after_a_restart(executor, tmp_path):
     before = run(networks, "ocr/t", x=X).arrays["y"]
     again = networks_of(executor, store=NetworkStore(layers))
     again.restore()
-    assert [n.name for n in again.registry.all_networks()] == ["ocr/t"]
-    assert again.registry.get_network("ocr/t").version == version
+    assert [n.name for n in again.registry.all(NetworkVersion)] == ["ocr/t"]
+    assert again.registry.get("ocr/t", NetworkVersion).version == version
     np.testing.assert_array_equal(run(again, "ocr/t", x=X).arrays["y"], before)
     layers.close()
 
@@ -186,7 +187,7 @@ def test_a_damaged_network_is_left_alone(executor, tmp_path, caplog, damage):
     victim.write_bytes(text.replace(b'"version": ', b'"version": -') if damage == "version" else text[:-9])
     again = networks_of(executor, store=NetworkStore(layers))
     again.restore()
-    assert [n.name for n in again.registry.all_networks()] == ["b"]
+    assert [n.name for n in again.registry.all(NetworkVersion)] == ["b"]
     assert "was not loaded" in caplog.text
     assert victim.exists()
     layers.close()
