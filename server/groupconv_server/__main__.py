@@ -6,10 +6,12 @@ import sys
 def main() -> None:
     """Run the command line."""
     try:
-        from groupconv_server.cli import app
+        from groupconv_server.cli.app import NAMES, app
+
+        built = app(*(name for name in sys.argv[1:2] if name in NAMES))
     except ModuleNotFoundError as error:
         sys.exit(f"groupconv: the command line needs {error.name}: pip install 'groupconv[server]'")
-    app()
+    built()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a server is started with. Every field is a flag of `groupconv serve` and an environment variable."""
+"""The configuration of a server in a program. `settings.py` has the command line's options for it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

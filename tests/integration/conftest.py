@@ -44,7 +44,7 @@ def conv(server):
     """Runs `groupconv conv` on that server, and checks its exit code."""
 
     def run(*arguments, code=0):
-        done = CliRunner().invoke(app, ["conv", *map(str, arguments), "--target", server.address])
+        done = CliRunner().invoke(app(), ["conv", *map(str, arguments), "--target", server.address])
         assert done.exit_code == code, (done.output, done.exception)
         return done
 

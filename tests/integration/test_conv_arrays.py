@@ -27,7 +27,7 @@ IDENTITIES = {"plane": np.ones((1, 1), "f4"), "wide": np.pad(np.ones((1, 1), "f4
 @pytest.fixture(scope="module")
 def conv(server):
     def run(*arguments, code=0):
-        done = CliRunner().invoke(app, ["conv", *map(str, arguments), "-t", server.address], catch_exceptions=False)
+        done = CliRunner().invoke(app(), ["conv", *map(str, arguments), "-t", server.address], catch_exceptions=False)
         assert done.exit_code == code, done.output
         return done
 

@@ -48,7 +48,7 @@ def test_a_server_that_does_not_answer_and_a_wrong_kernel_leave_the_old_output(t
 
     for address, kernel, code in [("localhost:1", "gaussian:2", 1), ("localhost:1", "nothing", 2)]:
         arguments = ["conv", tmp_path / "x.npy", "-k", kernel, "-o", tmp_path / name, "-t", address, "--timeout", "1"]
-        assert CliRunner().invoke(app, [str(a) for a in arguments]).exit_code == code
+        assert CliRunner().invoke(app(), [str(a) for a in arguments]).exit_code == code
         assert values(tmp_path / name) == ((1, 1200, 1100), [OLD])
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["x.npy", name])
 

@@ -20,7 +20,7 @@ def filtered(server, tmp_path_factory):
     def run(x, kernel, *flags, axes="zyx", output="y.npy", code=0):
         np.save(folder / "x.npy", x)
         arguments = ["conv", str(folder / "x.npy"), "-k", kernel, "-o", str(folder / output), "-t", server.address]
-        done = CliRunner().invoke(app, [*arguments, "--axes", axes[-x.ndim :], *map(str, flags)])
+        done = CliRunner().invoke(app(), [*arguments, "--axes", axes[-x.ndim :], *map(str, flags)])
         assert done.exit_code == code, done.output
         return np.load(folder / output) if code == 0 else done.stderr
 
@@ -85,13 +85,13 @@ def test_what_is_saturated_is_counted_and_said(filtered, server, tmp_path):
     x[10, 5:15] = 0
     np.save(tmp_path / "x.npy", x)
     command = ["conv", str(tmp_path / "x.npy"), "-k", "sharpen", "-o", str(tmp_path / "y.npy"), "-t", server.address]
-    done = CliRunner().invoke(app, [*command, "--dtype", "same"])
+    done = CliRunner().invoke(app(), [*command, "--dtype", "same"])
     want = ndimage.correlate(x.astype(float), [[0, -1, 0], [-1, 5, -1], [0, -1, 0]], mode="nearest")
     count = np.count_nonzero((want < 0) | (want > 255))
     assert count > 0
     assert f"groupconv: {count} values " in done.stderr
     assert "outside the range of uint8 and were saturated" in done.stderr
-    done = CliRunner().invoke(app, [*command, "--dtype", "int32"])
+    done = CliRunner().invoke(app(), [*command, "--dtype", "int32"])
     assert "saturated" not in done.stderr
 
 

@@ -33,7 +33,7 @@ def run(serving):
         command = ["layers", *map(str, arguments)]
         if not {"--help", "--target"} & set(arguments):
             command += ["--target", serving.address]
-        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        done = CliRunner().invoke(app(), command, catch_exceptions=False)
         assert done.exit_code == code, done.output
         return done
 
@@ -125,7 +125,7 @@ def test_any_file_and_node_name_is_made_one_of_a_layer(run, tmp_path, model):
 def test_a_layer_that_the_server_refuses_does_not_end_the_others(tmp_path, model):
     config = Config(port=0, executor="local", threads=1, engine="reference", layer_bytes=600)  # less than the stem's
     with Server(config) as small:
-        done = CliRunner().invoke(app, ["layers", "load", str(model), "--target", small.address])
+        done = CliRunner().invoke(app(), ["layers", "load", str(model), "--target", small.address])
     assert done.exit_code == 1
     assert "net/stem/Conv was not loaded: " in done.stderr
     assert "net/up/ConvTranspose" in done.stdout

@@ -1,7 +1,7 @@
-"""Variables of the environment that decide who is let in: one that is set but empty is an error.
+"""Environment variables that decide who is let in. One that is set but empty is an error.
 
-An empty variable is what a template leaves behind whose value is missing. To take it for "not set" would serve without
-tokens where the operator wanted them.
+A template whose value is missing leaves an empty variable behind. If that meant "not set", the server would serve
+without tokens where the operator wanted them.
 """
 
 import os
@@ -10,8 +10,10 @@ from pathlib import Path
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 
+PANEL = "Access"
+"""The panel in the help of options that decide who is let in, or what is encrypted."""
 RAY = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-"""Ray's own, which its processes read."""
+"""Variables that Ray's processes read."""
 
 
 def check_variables(names: Iterable[str], environ: Mapping[str, str] = os.environ) -> None:
@@ -32,7 +34,7 @@ def check_variables(names: Iterable[str], environ: Mapping[str, str] = os.enviro
 
 
 def check_ray_token(environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse a token of Ray's cluster that is set but empty: Ray would take the one in the home folder instead.
+    """Refuse a token of Ray's cluster that is set but empty. Ray would use the one in the home folder instead.
 
     Raises:
         InvalidArgumentError: a variable that is empty.

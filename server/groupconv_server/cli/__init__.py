@@ -1,5 +1,1 @@
 """The command line, one file for each command."""
-
-from groupconv_server.cli.app import app
-
-__all__ = ["app"]

@@ -8,19 +8,16 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.access.variables import check_variables
-
-PANEL = "Access"
-"""The panel of these options in the help. An option is one of them if it is in this panel."""
+from groupconv_server.access.variables import PANEL, check_variables
 
 
 def option(*flags: str, envvar: str, help: str, **settings: Any) -> Any:  # noqa: A002 - typer's name
-    """An option of the panel, to annotate a command's parameter with."""
+    """An access option, to annotate a command's parameter with."""
     return typer.Option(*flags, envvar=envvar, help=help, rich_help_panel=PANEL, **settings)
 
 
 def fails_closed(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, which refuses to run while one of its access options is set but empty, as a flag or a variable."""
+    """A command that fails if one of its access options is set but empty, as a flag or a variable."""
     access = {
         name: setting.envvar
         for name, parameter in inspect.signature(command).parameters.items()

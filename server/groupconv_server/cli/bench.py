@@ -9,8 +9,7 @@ import typer
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.layers.catalogue import CatalogueLayer, catalogue, read_layers
 
-NAME = "bench"
-app = typer.Typer(name=NAME, help="Measure this machine.", no_args_is_help=True)
+HELP = "Measure this machine."
 EXAMPLES = """Examples:
 
 $ groupconv bench engine --rows resnext --threads 1
@@ -21,12 +20,6 @@ $ groupconv bench engine --json out/engine.json --plot out/roofline.png
 """
 
 
-@app.callback()
-def _group() -> None:
-    """Measure this machine."""
-
-
-@app.command(name="engine", epilog=EXAMPLES)
 def engine(
     layers: Annotated[Path | None, typer.Option(help="A CSV like the catalogue's; by default the catalogue.")] = None,
     rows: Annotated[str, typer.Option(help="Only layers whose name has one of these parts, by commas.")] = "",
@@ -64,6 +57,9 @@ def engine(
         report.write_json(json, found)
     if plot is not None:
         report.draw_roofline(plot, found, peaks)
+
+
+COMMANDS = (("engine", engine, EXAMPLES),)
 
 
 def select(layers: Path | None, rows: str) -> list[CatalogueLayer]:

@@ -26,7 +26,6 @@ from groupconv_server.files.blocks import band_axis
 from groupconv_server.files.named_filters import NAMES
 from groupconv_server.files.values import Fitted, as_request_dtype, conversion_notes
 
-NAME = "conv"
 EXAMPLES = """Examples:
 
 $ groupconv conv photo.png --kernel sobel-x -o edges.png

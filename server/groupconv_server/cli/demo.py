@@ -7,7 +7,6 @@ import typer
 
 from groupconv_server.cli.connection import Endpoint
 
-NAME = "demo"
 EXAMPLES = """Examples:
 
 $ groupconv demo

@@ -11,7 +11,6 @@ from groupconv.transport.channel import from_rpc_error
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption
 
-NAME = "health"
 EXAMPLES = """Examples:
 
 $ groupconv health

@@ -19,8 +19,7 @@ from groupconv_server.cli.options import TimeoutOption, integers
 from groupconv_server.layers.names import check_name, legal_name
 from groupconv_server.layers.onnx_import import read_onnx
 
-NAME = "layers"
-app = typer.Typer(name=NAME, help="Load, show and unload the resident layers of a server.", no_args_is_help=True)
+HELP = "Load, show and unload the resident layers of a server."
 LIST = """Examples:
 
 $ groupconv layers list

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from groupconv_server.load.drive import Load
     from groupconv_server.load.outcome import LoadOutcome
 
-NAME = "load"
 EXAMPLES = """Examples:
 
 $ groupconv load --clients 8 --seconds 10

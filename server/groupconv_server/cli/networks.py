@@ -14,8 +14,7 @@ from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption, integers
 from groupconv_server.layers.names import legal_name
 
-NAME = "networks"
-app = typer.Typer(name=NAME, help="Load, show, plan and unload the networks of a server.", no_args_is_help=True)
+HELP = "Load, show, plan and unload the networks of a server."
 LOAD = """Examples:
 
 $ groupconv networks load det.onnx

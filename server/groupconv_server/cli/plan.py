@@ -18,7 +18,6 @@ from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption, integers
 from groupconv_server.layers.catalogue import layer_named
 
-NAME = "plan"
 EXAMPLES = """Examples:
 
 $ groupconv plan --layer alexnet_conv2 --workers 2

@@ -15,7 +15,6 @@ from groupconv_server.cli.options import TimeoutOption, integers
 from groupconv_server.layers.names import legal_name
 from groupconv_server.networks.pictures import output_picture, picture_input, top_classes
 
-NAME = "run"
 EXAMPLES = """Examples:
 
 $ groupconv run ocr/det page.png -o text.png --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 640,640

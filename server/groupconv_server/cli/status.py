@@ -16,7 +16,6 @@ from groupconv.v1 import cluster_pb2
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption
 
-NAME = "status"
 EXAMPLES = """Examples:
 
 $ groupconv status

@@ -10,7 +10,7 @@ from groupconv.errors import AlreadyExistsError, InvalidArgumentError
 from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tokens import digest_of, entry_text, new_token, parsed
 
-app = typer.Typer(name="token", help="Make bearer tokens, and entries for the file of `serve --tokens`.")
+HELP = "Make bearer tokens, and entries for the file of `serve --tokens`."
 NEW = """Examples:
 
 $ groupconv token new alice --file tokens.toml > alice.token
@@ -57,3 +57,6 @@ def hash_(
     token = (file or sys.stdin).read().strip()
     entry_text("checked", token, CallerLimits())
     typer.echo(digest_of(token))
+
+
+COMMANDS = (("new", new, NEW), ("hash", hash_, HASH))

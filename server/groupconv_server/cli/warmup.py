@@ -8,7 +8,6 @@ import typer
 
 from groupconv_server.cli.bench import select
 
-NAME = "warmup"
 EXAMPLES = """Examples:
 
 $ groupconv warmup

@@ -9,7 +9,6 @@ import typer
 
 from groupconv_server.access.variables import check_ray_token
 
-NAME = "worker"
 DRAIN = 30
 """Seconds that shards have to end after SIGTERM."""
 HEAD_MAY_BE_AWAY = 600

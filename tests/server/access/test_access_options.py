@@ -11,16 +11,16 @@ from typer.testing import CliRunner
 import groupconv
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv_server.access.variables import RAY, check_ray_token
-from groupconv_server.cli import app
 from groupconv_server.cli.access import PANEL
+from groupconv_server.cli.app import app
 
 COMMANDS = {
     " ".join(names): command
     for names, command in [
-        *(((name,), c) for name, c in typer.main.get_command(app).commands.items() if not hasattr(c, "commands")),
+        *(((name,), c) for name, c in typer.main.get_command(app()).commands.items() if not hasattr(c, "commands")),
         *(
             ((group, name), c)
-            for group, g in typer.main.get_command(app).commands.items()
+            for group, g in typer.main.get_command(app()).commands.items()
             for name, c in getattr(g, "commands", {}).items()
         ),
     ]
@@ -37,7 +37,7 @@ SERVER_ONLY = {"serve", "worker", "warmup", "token new", "token hash", "bench en
 def said(*arguments, **variables):
     """What a command that must fail says."""
     names = {p.envvar for options in ACCESS.values() for p in options} | set(RAY)
-    ran = CliRunner().invoke(app, arguments, env=dict.fromkeys(names) | variables)
+    ran = CliRunner().invoke(app(), arguments, env=dict.fromkeys(names) | variables)
     assert ran.exit_code in (1, 2), ran.output
     return ran.output
 

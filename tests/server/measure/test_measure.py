@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.cli import app
+from groupconv_server.cli.app import app
 from groupconv_server.measure import engine as measure
 from groupconv_server.measure import report
 from groupconv_worker.cpu.kernels.target import select_here
@@ -30,7 +30,7 @@ def private(tmp_path, monkeypatch):
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(app(), arguments)
 
 
 def test_bench_engine_writes_a_table_json_and_a_roofline(tmp_path):
