@@ -1,9 +1,8 @@
-"""Files that hold several arrays: which one is read, and what is said about the others."""
+"""Images in Zarr groups: OME-Zarr, bioformats2raw, plates, and groups of plain arrays."""
 
 import h5py
 import numpy as np
 import pytest
-import tifffile
 import zarr
 
 from groupconv.errors import InvalidArgumentError
@@ -105,81 +104,6 @@ def test_coordinates_are_no_images(tmp_path):
         np.testing.assert_array_equal(got[:, 0], x)
 
 
-@pytest.mark.parametrize("suffix", ["nc", "mat", "ims", "he5", "nc4", "h5"])
-def test_hdf5_has_many_names(tmp_path, suffix):
-    x = RNG.standard_normal((6, 7)).astype("f4")
-    with h5py.File(tmp_path / f"x.{suffix}", "w", userblock_size=512 if suffix == "mat" else 0) as file:
-        file["group/one"] = x
-        if suffix == "mat":
-            file["group/one"].attrs["MATLAB_class"] = np.bytes_("single")
-            file["#refs#/a"] = x
-    got, kinds, _ = read(tmp_path / f"x.{suffix}")
-    np.testing.assert_array_equal(got[0, 0], x.T if suffix == "mat" else x)
-    assert kinds == ("XY" if suffix == "mat" else "YX")
-    with h5py.File(tmp_path / f"x.{suffix}", "a") as file:
-        file["group/two"] = x
-    refused(tmp_path / f"x.{suffix}", f"HDF5 with x.{suffix}:/group/one, x.{suffix}:/group/two")
-    refused(f"{tmp_path}/x.{suffix}:/group", f"HDF5 with x.{suffix}:/group/one")
-
-
-@pytest.mark.parametrize("suffix", ["nc", "mat", "ims"])
-def test_formats_that_say_more_than_an_array_are_not_written(tmp_path, suffix):
-    with pytest.raises(InvalidArgumentError, match=r"HDF5 by its own name, x\.h5"):
-        files.create_output(tmp_path / f"x.{suffix}", (1, 1, 4, 5), np.dtype("f4")).__enter__()
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("name", "begin", "words"),
-    [
-        ("x.nc", b"CDF\x01", "nccopy -k nc4"),
-        ("x.mat", b"MATLAB 5.0 MAT-file", "-v7.3"),
-        ("x.hdf", b"\x0e\x03\x13\x01", "h4toh5"),
-        ("x.h5", b"text", "another format"),
-    ],
-)
-def test_older_formats_of_the_same_names_are_told_apart(tmp_path, name, begin, words):
-    (tmp_path / name).write_bytes(begin + bytes(600))
-    refused(tmp_path / name, "HDF5", words)
-
-
-def test_a_tiff_of_several_images_says_which_one_it_takes(tmp_path):
-    first, second = RNG.integers(0, 99, (2, 30, 40), dtype="u1")
-    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
-        file.write(first)
-        file.write(second[:20])
-    got, _, note = read(tmp_path / "x.tif")
-    np.testing.assert_array_equal(got[0, 0], first)
-    assert note == "x.tif: took image 0 of 2; for another one, x.tif:1"
-    got, _, note = read(tmp_path / "x.tif:1")
-    np.testing.assert_array_equal(got[0, 0], second[:20])
-    assert not note
-    refused(tmp_path / "x.tif:2", "0 of 1 levels, 1 of 1 levels")
-
-
-def test_a_level_of_a_pyramid_in_a_tiff(tmp_path):
-    x = RNG.integers(0, 99, (64, 96), dtype="u1")
-    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
-        file.write(x, subifds=1, tile=(16, 16))
-        file.write(x[::2, ::2], subfiletype=1, tile=(16, 16))
-    got, _, note = read(tmp_path / "x.tif")
-    np.testing.assert_array_equal(got[0, 0], x)
-    assert note == "x.tif: took level 0 of 2; for another one, x.tif:0/1"
-    got, _, note = read(tmp_path / "x.tif:0/1")
-    np.testing.assert_array_equal(got[0, 0], x[::2, ::2])
-    assert not note
-
-
-@pytest.mark.parametrize("axes", ["QQYX", "TCYXS", "IYX", "ZCYX"])
-def test_axes_of_a_tiff_that_are_not_known_are_samples(tmp_path, axes):
-    x = RNG.integers(0, 99, [3 if a == "S" else 2 for a in axes], dtype="u1")
-    options = {"photometric": "rgb"} if axes[-1] == "S" else {}
-    tifffile.imwrite(tmp_path / "x.tif", x, metadata={"axes": axes}, **options)
-    got, kinds, _ = read(tmp_path / "x.tif")
-    assert got.size == x.size
-    assert kinds == {"QQYX": "NNYX", "TCYXS": "NCYXC", "IYX": "NYX", "ZCYX": "ZCYX"}[axes]
-
-
 @pytest.mark.parametrize(
     "said",
     [
@@ -206,9 +130,3 @@ def test_broken_metadata_is_refused_with_the_name_of_the_file(tmp_path, said):
     group.create_array("0", shape=(2, 3, 4, 5), dtype="u2")
     group.attrs["ome"] = said
     refused(tmp_path / "x.zarr", "expected")
-
-
-def test_an_array_without_values_is_refused(tmp_path):
-    with h5py.File(tmp_path / "x.h5", "w") as file:
-        file["empty"] = h5py.Empty("f")
-    refused(f"{tmp_path}/x.h5:/empty", "which is empty")

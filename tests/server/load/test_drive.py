@@ -1,26 +1,21 @@
-"""The load test: what a profile may say, when requests are due, and that a wrong answer is seen."""
+"""Loads against a server, with Locust."""
 
 import json
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-import numpy as np
 import pytest
 
 import groupconv
-from groupconv.errors import InvalidArgumentError, NotFoundError, UnavailableError
-from groupconv_server.config import Config
+from groupconv.errors import UnavailableError
 from groupconv_server.load.drive import Load
-from groupconv_server.load.memory import MemoryProbe, growth
 from groupconv_server.load.plot import plot
-from groupconv_server.load.profile import Profile, read_profile, shipped_profiles
+from groupconv_server.load.profile import Profile
 from groupconv_server.load.schedule import Schedule
-from groupconv_server.server import Server
 
 LAYER = "mobilenet_dw_14"
 
@@ -31,44 +26,6 @@ def profile(**fields):
 
 def load(server, **fields):
     return Load(profile(**fields), lambda: groupconv.connect(server.address, timeout=30), target=server.address)
-
-
-@pytest.mark.parametrize("name", shipped_profiles())
-def test_shipped_profiles_are_valid(name):
-    assert read_profile(name).mix
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("mix: []", "mix: expected"),
-        ("mix: [{layer: nosuch}]", "nosuch"),
-        ("mix: [{layer: alexnet_conv2, weight: 0}]", r"mix\.0\.weight"),
-        ("mix: [{layer: alexnet_conv2, transport: stream, resident: true}]", "a stream carries its weights"),
-        ("mix: [{layer: alexnet_conv2}, {layer: alexnet_conv2}]", "differ"),
-        ("users: 3\nrtae: 4\nmix: [{layer: alexnet_conv2}]", "rtae"),
-        ("mix: [", "expected YAML"),
-    ],
-)
-def test_a_wrong_profile_is_refused_by_its_field(tmp_path, text, said):
-    (tmp_path / "p.yaml").write_text(text)
-    with pytest.raises(InvalidArgumentError, match=said):
-        read_profile(str(tmp_path / "p.yaml"))
-
-
-def test_a_missing_profile_names_those_that_ship():
-    with pytest.raises(NotFoundError, match="mix, soak"):
-        read_profile("no-such-profile")
-
-
-def test_requests_are_due_at_the_rate_and_in_the_shares_asked_for():
-    mix = [{"layer": LAYER, "weight": 3}, {"layer": "alexnet_conv2", "weight": 1}]
-    schedule = Schedule(profile(rate=50, verify=0.5, mix=mix))
-    due, cases, verified = zip(*(schedule.next() for _ in range(4000)), strict=True)
-    assert np.diff(due).min() >= 0
-    assert due[-1] == pytest.approx(80, rel=0.1)
-    assert np.mean(cases) == pytest.approx(0.25, abs=0.03)
-    assert np.mean(verified) == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_mix_is_answered_and_reported(server, tmp_path):
@@ -115,28 +72,9 @@ def test_latency_counts_from_when_a_request_was_due(server):
     assert outcome.missed > 0
 
 
-def test_the_memory_of_a_server_is_watched():
-    with Server(Config(port=0, metrics_port=0, executor="local", workers=1, threads=1)) as server:
-        memory = MemoryProbe(server.metrics_url, every=0.1)
-        loaded = Load(profile(), lambda: groupconv.connect(server.address), target=server.address, memory=memory)
-        start = time.perf_counter()
-        outcome = loaded.run()
-        took = time.perf_counter() - start
-    at, size = np.array(outcome.memory).T
-    assert 0 <= at[0] <= at[-1] <= took
-    assert (size > 1e7).all()
-
-
 def test_no_server_is_said_at_once():
     with pytest.raises(UnavailableError):
         Load(profile(), lambda: groupconv.connect("127.0.0.1:1", timeout=1), target="127.0.0.1:1")
-
-
-def test_memory_needs_a_url_and_grows_as_its_line_does():
-    with pytest.raises(ValueError, match="expected a URL"):
-        MemoryProbe("localhost:9464")
-    assert growth([(float(t), 1000.0 + 7 * t) for t in range(20)]) == pytest.approx(7)
-    assert np.isnan(growth([]))
 
 
 def test_locust_s_page_runs_the_load(server, tmp_path):

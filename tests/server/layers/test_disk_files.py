@@ -1,18 +1,14 @@
-"""The folder of layers holds what others put there, and belongs to one server: no entry of it ends a start."""
+"""Folders of layers that other processes have written to."""
 
 import json
 import os
-import re
-import signal
-import subprocess
-import sys
 from contextlib import closing
 
 import numpy as np
 import pytest
 
 from groupconv import Step
-from groupconv.errors import DataLossError, FailedPreconditionError
+from groupconv.errors import DataLossError
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository
 from groupconv_server.layers.store import DESCRIPTION, LayerStore
@@ -141,45 +137,3 @@ def test_a_description_may_be_as_long_as_a_layer_needs(tmp_path):
         store.save("long", 1, [Step(np.ones((1, 1, 3, 3), np.float32))] * 64, inputs)
         assert len(store.read("long").steps) == 64
     assert max(path.stat().st_size for path in tmp_path.glob("*.json")) < DESCRIPTION / 8
-
-
-def test_one_server_has_the_folder_and_the_second_is_told_whose_it_is(tmp_path):
-    part = tmp_path / "half.part"
-    with closing(LayerStore(tmp_path, holder="127.0.0.1:7")):
-        part.write_bytes(b"being written")
-        with pytest.raises(FailedPreconditionError, match=rf"pid {os.getpid()} on host \S+, address 127.0.0.1:7"):
-            LayerStore(tmp_path)
-        assert part.exists()
-    LayerStore(tmp_path).close()
-    assert not part.exists()
-
-
-def test_a_second_server_does_not_start_and_a_killed_one_leaves_no_lock(tmp_path):
-    def started():
-        command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0", "--workers", "1"]
-        command += ["--engine", "reference", "--layer-dir", str(tmp_path)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    def line(server, pattern):
-        said = []
-        for text in server.stdout:
-            said.append(text)
-            if found := re.search(pattern, text):
-                return found
-        raise AssertionError("".join(said))
-
-    first = started()
-    try:
-        address = line(first, r"serving .* on (\S+)")[1]
-        second = started()
-        found = line(second, r"in use by another server \(pid (\d+) on host \S+, address (\S+)\)")
-        assert (second.wait(60), int(found[1]), found[2]) == (1, first.pid, address)
-    finally:
-        first.kill()
-        first.wait()
-    third = started()
-    try:
-        line(third, r"serving .* on ")
-    finally:
-        third.send_signal(signal.SIGTERM)
-        assert third.wait(60) == 0
