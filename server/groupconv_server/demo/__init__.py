@@ -1,1 +1,1 @@
-"""The demo: every variant on a real photograph, checked against the reference and drawn."""
+"""The demo: all variants on a photograph, checked against the reference and drawn."""

@@ -1,4 +1,4 @@
-"""One request of the demo, and what it should give."""
+"""A request of the demo, and its correct answer."""
 
 from dataclasses import dataclass, replace
 
@@ -10,12 +10,12 @@ from groupconv_worker import reference
 
 @dataclass(frozen=True)
 class DemoCase:
-    """One request.
+    """A request of the demo.
 
     Attributes:
-        name: the variant, as people say it.
+        name: of the variant.
         x: the input.
-        steps: what runs on it.
+        steps: to run.
     """
 
     name: str
@@ -23,16 +23,16 @@ class DemoCase:
     steps: list[Step]
 
     def cast(self, dtype: str) -> "DemoCase":
-        """The same with input and kernels of another float dtype."""
+        """The case with input and kernels in another float dtype."""
         to = DTYPES[dtype]
         return DemoCase(self.name, self.x.astype(to), [replace(s, kernel=s.kernel.astype(to)) for s in self.steps])
 
     def geometries(self) -> list[Geometry]:
-        """Of each step."""
+        """The geometry of each step."""
         return geometries([s.spec for s in self.steps], self.x.shape, [s.kernel.shape for s in self.steps])
 
     def reference(self) -> Array:
-        """The output in float64, rounded to the output's dtype between steps as the service does."""
+        """The output in float64. Between steps it is rounded to the output's dtype, as the service does."""
         x = self.x
         for i, (step, g) in enumerate(zip(self.steps, self.geometries(), strict=True)):
             output = types_of(x.dtype, step.kernel.dtype).output

@@ -1,4 +1,4 @@
-"""What the demo runs: one case for each variant, chosen so that the result can be looked at."""
+"""The cases of the demo: one for each variant, with results that can be looked at."""
 
 from collections.abc import Iterator
 
@@ -12,13 +12,13 @@ from groupconv_server.demo.case import DemoCase
 
 SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], dtype=np.float32)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)[None, :, None, None]
-"""Rec. 601 brightness of the three colours."""
+"""Luma of the three colors, by ITU-R BT.601."""
 BILINEAR = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 16
-"""A transposed convolution of stride 2 with it doubles an image with linear interpolation."""
+"""With it, a transposed convolution of stride 2 doubles an image by linear interpolation."""
 
 
 def photo_cases(photo: Array) -> Iterator[DemoCase]:
-    """Every variant on a photograph (1, 3, H, W), uint8."""
+    """All variants on a photograph (1, 3, H, W) of uint8."""
     x = photo.astype(np.float32) / 255
     sobel = np.stack([kernel_named("sobel-x"), kernel_named("sobel-y")])
     yield DemoCase("standard 9×9, Gabor", x, [Step(gabor(6), spec=ConvSpec(padding="same", activation="relu"))])
@@ -84,11 +84,11 @@ def photo_cases(photo: Array) -> Iterator[DemoCase]:
 
 
 def alexnet_cases(photo: Array, weights_seed: int = 0) -> Iterator[DemoCase]:
-    """AlexNet's convolutions with ReLU on the photograph, groups of conv2, conv4 and conv5 being the two towers.
+    """AlexNet's convolutions with ReLU on the photograph. The groups of conv2, conv4 and conv5 are its two towers.
 
-    The weights are random (Kaiming), the shapes are the published ones; 3/2 max pooling runs here, between requests.
-    conv4 and conv5 go in one request: their towers need not meet in between. Each case is yielded with its input
-    computed by the reference, so an error does not travel.
+    The shapes are the published ones, the weights are random (Kaiming). 3/2 max pooling runs here, between requests.
+    conv4 and conv5 are one request, since their towers are independent. The reference computes the input of each case,
+    so errors do not add up.
     """
     rng = np.random.default_rng(weights_seed)
     x = crop(photo, 227).astype(np.float32) / 255 - 0.5
@@ -125,7 +125,7 @@ def gabor(orientations: int, size: int = 9) -> Array:
 
 
 def crop(photo: Array, size: int) -> Array:
-    """The middle of (1, 3, H, W), subsampled until it fits about `size`, exactly size × size."""
+    """The center of (1, 3, H, W), subsampled and cut to size × size."""
     step = max(1, min(photo.shape[2:]) // size)
     small = photo[:, :, ::step, ::step]
     grow = [max(0, size - e) for e in small.shape[2:]]
@@ -142,7 +142,7 @@ def max_pool(x: Array, size: int = 3, stride: int = 2) -> Array:
 
 
 def _depthwise(kernel: Array, **spec: object) -> Step:
-    """Each of the kernels (K, K) or (multiplier, K, K) on each of the three colours."""
+    """Kernels (K, K) or (multiplier, K, K) on each of the three colors."""
     filters = kernel.reshape(-1, *kernel.shape[-2:])
     weight = np.tile(filters, (3, 1, 1))[:, None]
     if spec.get("transposed"):

@@ -1,4 +1,4 @@
-"""Holding an answer against the float64 reference."""
+"""Comparison of an answer with the float64 reference."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,19 @@ from groupconv.convolution.steps import Result
 from groupconv_server.demo.case import DemoCase
 
 TOLERANCE = {"float16": 5e-3, "bfloat16": 4e-2, "float32": 1e-5, "float64": 1e-13, "int32": 0.0}
-"""Largest error, relative to the largest output: a few units roundoff; integers are exact."""
+"""Largest allowed error, relative to the largest output: a few units of roundoff. Integers are exact."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A case, its answer and how far it is off.
+    """A case, its answer and the answer's error.
 
     Attributes:
-        error: largest difference to the reference, relative to the largest output.
-        seconds: the client waited. weights, multiply_adds: of all steps.
+        case: the request.
+        result: the answer.
+        error: largest difference from the reference, relative to the largest output.
+        seconds: that the client waited.
+        weights, multiply_adds: of all steps.
     """
 
     case: DemoCase
@@ -30,7 +33,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """The shape is right and the error within the tolerance of the dtype."""
+        """Whether the shape is right and the error within the tolerance of the dtype."""
         return self.error <= TOLERANCE[str(self.result.output.dtype)]
 
 

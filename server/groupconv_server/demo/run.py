@@ -1,4 +1,4 @@
-"""The demo from start to end: serve, ask, check, print, draw."""
+"""The demo from start to end: serve, request, check, print, draw."""
 
 import contextlib
 import itertools
@@ -24,41 +24,41 @@ from groupconv_server.demo.sheet import draw
 def run_demo(
     *, output: Path, connect: Callable[[], groupconv.Client] | None, executor: str, photo: Path | None
 ) -> bool:
-    """Run every case; True if each passed its check.
+    """Run all cases; True if all passed.
 
     Args:
-        output: where the contact sheet goes.
+        output: path of the contact sheet.
         connect: returns a client of a running server; None starts a server with two workers.
-        executor: of the server started here.
-        photo: an image; None is scikit-image's astronaut.
+        executor: of the started server.
+        photo: path of an image; None means scikit-image's astronaut.
     """
     progress = Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True)
     )
     with progress:
-        task = progress.add_task("starting a server with two workers" if connect is None else "asking the server")
+        task = progress.add_task("starting a server with two workers" if connect is None else "sending requests")
 
-        def say(text: str) -> None:
+        def show(text: str) -> None:
             progress.update(task, description=text)
 
         picture = _photograph(photo)
         verdicts: list[Verdict] = []
         with _client(connect, executor) as client:
             for case in itertools.chain(photo_cases(picture), alexnet_cases(picture)):
-                say(f"{len(verdicts) + 1}: {case.name}")
+                show(f"{len(verdicts) + 1}: {case.name}")
                 start = time.perf_counter()
                 result = client.run(case.x, case.steps)
                 verdicts.append(judge(case, result, time.perf_counter() - start))
             plan = client.plan((1, 96, 27, 27), (256, 48, 5, 5), groupconv.ConvSpec(padding=2, groups=2))
-        say("drawing the contact sheet")
+        show("drawing the contact sheet")
         draw(output, picture, verdicts)
-        say("done")
+        show("done")
     _print(verdicts, plan.explain(), output)
     return all(v.passed for v in verdicts)
 
 
 def _photograph(path: Path | None) -> Array:
-    """(1, 3, H, W) uint8."""
+    """The photograph, (1, 3, H, W) of uint8."""
     if path is None:
         try:
             from skimage import data
@@ -89,7 +89,7 @@ def _client(connect: Callable[[], groupconv.Client] | None, executor: str) -> It
 
 
 def _print(verdicts: Sequence[Verdict], plan: str, output: Path) -> None:
-    table = Table(title="Every variant, served and checked against the float64 reference")
+    table = Table(title="All variants, served and checked against the float64 reference")
     for name in ("variant", "input → output", "weights", "multiply-adds", "shards: workers", "time", "error", ""):
         table.add_column(name, justify="left" if name in ("variant", "shards: workers", "") else "right", no_wrap=True)
     for v in verdicts:
@@ -108,7 +108,7 @@ def _print(verdicts: Sequence[Verdict], plan: str, output: Path) -> None:
         )
     console = Console(width=max(160, Console().width) if not Console().is_terminal else None)
     console.print(table)
-    console.print("How AlexNet's conv2 is cut, and what else was considered:\n" + plan, highlight=False)
+    console.print("How AlexNet's conv2 is cut, and the alternatives:\n" + plan, highlight=False)
     failed = [v.case.name for v in verdicts if not v.passed]
     console.print(
         f"\n{len(verdicts) - len(failed)} of {len(verdicts)} passed; contact sheet: {output}", highlight=False

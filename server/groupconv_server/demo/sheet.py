@@ -1,4 +1,4 @@
-"""The contact sheet: input and outputs as one picture."""
+"""The contact sheet: the input and all outputs in one picture."""
 
 import math
 from collections.abc import Sequence
@@ -36,16 +36,16 @@ def draw(path: Path, photo: Array, verdicts: Sequence[Verdict]) -> None:
 
 
 def picture(y: Array) -> Array:
-    """Any feature map as (H, W, 3) in 0…1: three channels as colours, more as a mosaic of planes.
+    """A feature map as a picture (H, W, 3) in 0…1. Three channels are colors, others a mosaic of planes.
 
     Example:
         >>> picture(np.zeros((1, 8, 4, 5), np.float32)).shape
         (12, 15, 3)
     """
     y = y[0].astype(np.float32)
-    if y.ndim == 2:  # a line: stretched to a band
+    if y.ndim == 2:  # a signal is stretched to a band
         y = np.repeat(y[:, None], 40, axis=1)
-    if y.ndim == 4:  # a volume: its middle
+    if y.ndim == 4:  # of a volume, the middle plane
         y = y[:, y.shape[1] // 2]
     low, high = (float(e) for e in np.percentile(y, (1, 99)))
     y = np.clip((y - low) / (high - low or 1), 0, 1)

@@ -1,1 +1,1 @@
-"""The load test: Locust drives users that ask through the SDK and check what comes back (docs/load-testing.md)."""
+"""The load test: Locust drives users that send requests by the SDK and check the answers (docs/load-testing.md)."""

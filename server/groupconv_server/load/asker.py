@@ -1,4 +1,4 @@
-"""One user's connection: asks, times and judges."""
+"""A user of the load test: sends requests, times them and checks answers."""
 
 import time
 from collections.abc import Callable
@@ -13,13 +13,16 @@ from groupconv_server.load.case import LoadCase
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What came of one request.
+    """The outcome of one request.
 
     Attributes:
-        case: its index in the mix. ended: `time.perf_counter()` at its end.
-        seconds: from when it was due, or without a rate from when it was sent.
-        bytes: of the answer. verified: whether it was compared with the reference.
-        failed: the error it ended with. wrong: what the reference says of the answer.
+        case: index in the mix.
+        ended: by `time.perf_counter()`.
+        seconds: from when it was due or, without a rate, from when it was sent.
+        bytes: of the answer.
+        verified: whether the answer was compared with the reference.
+        failed: the error of the request.
+        wrong: how the answer differs from the reference.
     """
 
     case: int
@@ -32,24 +35,24 @@ class Sample:
 
     @property
     def right(self) -> bool:
-        """Whether it was answered, and not found wrong."""
+        """Whether the request was answered, and the answer not found wrong."""
         return self.failed is None and self.wrong is None
 
 
 class Asker:
-    """A client and its handles of the resident layers. Used by one thread at a time."""
+    """A client with handles of resident layers. For one thread at a time."""
 
     def __init__(self, connect: Callable[[], Client], cases: list[LoadCase]) -> None:
         self._client, self._cases = connect(), cases
         self._layers: dict[int, Layer | None] = {}
 
     def ask(self, case: int, *, due: float | None, verify: bool) -> Sample:
-        """Ask `cases[case]`.
+        """Send a request of `cases[case]`.
 
         Args:
             case: the index.
-            due: `time.perf_counter()` at which the request should have been sent; None counts from now.
-            verify: whether to compare the answer with the reference, after its time is taken.
+            due: `time.perf_counter()` at which the request should have been sent; None means now.
+            verify: whether to compare the answer with the reference, after it is timed.
         """
         start = time.perf_counter() if due is None else due
         try:
@@ -67,7 +70,7 @@ class Asker:
             self._layers[index] = case.find(self._client)
         try:
             return case.ask(self._client, self._layers[index])
-        except NotFoundError:  # the server was restarted, and has forgotten its layers
+        except NotFoundError:  # the server was restarted without its layers
             self._layers[index] = case.deploy(self._client)
             return case.ask(self._client, self._layers[index])
 

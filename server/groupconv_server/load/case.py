@@ -1,4 +1,4 @@
-"""One kind of request: its data, how it is asked, and what a right answer is."""
+"""A kind of request of the load test: its data, how it is sent, and its correct answer."""
 
 import numpy as np
 
@@ -12,34 +12,33 @@ from groupconv_server.load.profile import RequestKind
 from groupconv_worker import reference
 
 TOLERANCE = 1e-4
-"""Largest error of an answer, relative to the largest output, that counts as right in float32."""
+"""Largest allowed error in float32, relative to the largest output."""
 
 
 class LoadCase:
-    """An entry of a profile with its arrays and its answer, which the float64 reference computes here, once."""
+    """An entry of a profile with its arrays and its answer, which the float64 reference computes once."""
 
     def __init__(self, entry: RequestKind, seed: int) -> None:
-        one = layer_named(entry.layer)
-        layer = one.with_batch(entry.batch)
+        single = layer_named(entry.layer)
+        layer = single.with_batch(entry.batch)
         self.name, self.transport, self.resident = entry.name, entry.transport, entry.resident
         self.x = layer.arrays(seed)[0]
-        _, self.weight, self.bias = one.arrays(seed)  # the same for every batch: a layer is deployed once
+        _, self.weight, self.bias = single.arrays(seed)  # equal for all batches: a layer is deployed once
         self.spec = layer.spec
         self._want = reference.convolve(self.x, self.weight, self.bias, layer.geometry)
         self._atol = TOLERANCE * float(np.abs(self._want).max())
-        # the seed tells loads with other data apart
         self._layer = f"load/{entry.layer}/{seed}"
 
     def deploy(self, client: Client) -> Layer | None:
-        """Leave the weights on the server, where the case is a resident one.
+        """Load the weights on the server, if the case is resident.
 
         Raises:
-            GroupconvError: the subclass of the status the server answered with.
+            GroupconvError: the server refused it.
         """
         return client.load_layer(self._layer, self.weight, self.bias, self.spec) if self.resident else None
 
     def find(self, client: Client) -> Layer | None:
-        """The layer that another client has left there, or else its own.
+        """The layer, if another client has loaded it; else load it.
 
         Raises:
             GroupconvError: as `deploy`.
@@ -50,7 +49,7 @@ class LoadCase:
             return self.deploy(client)
 
     def ask(self, client: Client, layer: Layer | None) -> Array:
-        """Ask once, of a `layer` of this client's where the case is a resident one.
+        """Send one request. A resident case needs a `layer` of this client.
 
         Raises:
             GroupconvError: as `deploy`.
@@ -64,10 +63,10 @@ class LoadCase:
         return answer
 
     def error(self, answer: Array) -> str | None:
-        """What is wrong with an answer; None if nothing is."""
+        """How an answer is wrong; None if it is right."""
         if answer.shape != self._want.shape:
             return f"expected the shape {self._want.shape}, got {answer.shape}"
         worst = float(np.abs(answer - self._want).max())
-        if not worst <= self._atol:  # NaN is wrong too
+        if not worst <= self._atol:  # also if it is NaN
             return f"expected an error up to {self._atol:.2g}, got {worst:.2g}"
         return None

@@ -1,7 +1,7 @@
-"""Locust runs the users.
+"""Runs the users of the load test with Locust.
 
-Locust's users are greenlets, and gRPC's calls block a thread. So each call runs on a thread of its own, gRPC is left as
-it is (LOCUST_SKIP_MONKEY_PATCH), and its time is taken on that thread: docs/adr/0005-locust-without-gevent-grpc.md.
+Locust's users are greenlets, and gRPC's calls block a thread. So each call runs in a thread, which also times it, and
+nothing is patched (LOCUST_SKIP_MONKEY_PATCH): docs/adr/0005-locust-without-gevent-grpc.md.
 """
 
 import logging
@@ -31,15 +31,15 @@ from groupconv_server.load.schedule import Schedule
 
 
 class Load:
-    """A load that Locust runs, for some seconds or under Locust's page in the browser.
+    """A load that Locust runs, for some seconds or from Locust's page in the browser.
 
-    Before the clock starts every case is deployed and asked once, with its answer verified.
+    Before the clock starts, each case is deployed and requested once, and its answer is verified.
 
     Args:
-        profile: what is asked.
+        profile: of the load.
         connect: opens a user's connection.
-        target: for reports.
-        memory: watches the server's memory; None does not.
+        target: the server's address, for reports.
+        memory: samples the server's memory; None does not.
 
     Raises:
         GroupconvError: the server does not answer the first requests.
@@ -74,17 +74,17 @@ class Load:
             self.memory.begin()
 
     def run(self, progress: Callable[[float, LoadOutcome], None] = lambda *_: None) -> LoadOutcome:
-        """Run for the profile's seconds; requests that are under way then still end.
+        """Run for the profile's seconds, and wait for the requests that are then still running.
 
         Args:
-            progress: called about four times a second with the seconds gone.
+            progress: called about four times a second, with the elapsed seconds.
         """
         self._begin()
         self.limit = self.profile.seconds
         self.runner.start(self.profile.users, spawn_rate=self.profile.users)
-        while (gone := time.perf_counter() - self.outcome.start) < self.profile.seconds:
-            gevent.sleep(min(0.25, self.profile.seconds - gone))
-            progress(gone, self.outcome)
+        while (elapsed := time.perf_counter() - self.outcome.start) < self.profile.seconds:
+            gevent.sleep(min(0.25, self.profile.seconds - elapsed))
+            progress(elapsed, self.outcome)
             if self.memory and self.memory.due():
                 self.threads.apply(self.memory.look)
         self.outcome.missed = self.schedule.missed(self.profile.seconds)
@@ -94,10 +94,10 @@ class Load:
         return self.outcome
 
     def serve(self, host: str, port: int) -> None:
-        """Show Locust's page until interrupted: it starts and stops the load, with the users chosen there."""
+        """Serve Locust's page until interrupted. The page starts and stops the load, and sets the number of users."""
         from locust.argument_parser import parse_options
 
-        sys.argv[1:] = []  # Locust's page reads them, and they are not for it
+        sys.argv[1:] = []  # Locust's page would read our arguments
         users = str(self.profile.users)
         self.environment.parsed_options = parse_options(["--users", users, "--spawn-rate", users])
         self.environment.events.test_start.add_listener(self._begin)
@@ -105,7 +105,7 @@ class Load:
         page.greenlet.join()
 
     def report(self) -> str:
-        """Locust's report, a page of its own."""
+        """Locust's report, as a page of HTML."""
         from locust.html import get_html_report
 
         page: str = get_html_report(self.environment, show_download_link=False)
@@ -114,7 +114,7 @@ class Load:
 
 def _user_class(load: Load) -> type[locust.User]:
     class ConvolutionUser(locust.User):
-        """A connection that asks what the schedule says."""
+        """A connection that sends the requests of the schedule."""
 
         def on_start(self) -> None:
             self.asker: Asker = load.threads.apply(Asker, (load.connect, load.cases))

@@ -1,4 +1,4 @@
-"""The server's memory over a long load, from its metrics."""
+"""The server's memory during a long load, from its metrics."""
 
 import re
 import time
@@ -10,31 +10,31 @@ RESIDENT = re.compile(r"^process_resident_memory_bytes(?:\{[^}]*\})? (\S+)$", re
 
 
 class MemoryProbe:
-    """Reads `process_resident_memory_bytes` of a server's metrics every so many seconds.
+    """Samples `process_resident_memory_bytes` of a server's metrics.
 
     Args:
-        url: of the metrics, as http://localhost:9464/metrics.
-        every: seconds.
+        url: of the metrics, for example http://localhost:9464/metrics.
+        every: seconds between samples.
     """
 
     def __init__(self, url: str, every: float = 5.0) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"metrics {url!r}: expected a URL, as http://localhost:9464/metrics")
+            raise ValueError(f"metrics {url!r}: expected a URL such as http://localhost:9464/metrics")
         self.url, self._every, self._start = url, every, time.monotonic()
         self.samples: list[tuple[float, float]] = []
 
     def begin(self) -> None:
-        """Count from now."""
+        """Start to sample now."""
         self.samples.clear()
         self._start = time.monotonic()
 
     def due(self) -> bool:
-        """Whether it is time to look again."""
+        """Whether the next sample is due."""
         last = self.samples[-1][0] if self.samples else -self._every
         return time.monotonic() - self._start - last >= self._every
 
     def look(self) -> None:
-        """Take a sample; a server that does not answer, or has no such metric, gives NaN."""
+        """Take a sample: NaN if the server does not answer or has no such metric."""
         try:
             with urllib.request.urlopen(self.url, timeout=5) as answer:  # noqa: S310 - the scheme is checked
                 found = RESIDENT.search(answer.read().decode())
@@ -44,7 +44,7 @@ class MemoryProbe:
 
 
 def growth(samples: list[tuple[float, float]]) -> float:
-    """Bytes per second: the slope of the least squares line through the second half, after the caches have filled.
+    """Growth in bytes per second: the slope of the second half of the samples, when caches are full.
 
     Example:
         >>> growth([(0, 0), (10, 500), (20, 500), (30, 510), (40, 520)])

@@ -1,4 +1,4 @@
-"""What came of a load."""
+"""The outcome of a load."""
 
 import time
 from collections import Counter
@@ -13,15 +13,17 @@ from groupconv_server.load.asker import Sample
 
 @dataclass
 class LoadOutcome:
-    """Every request of a load.
+    """The requests of a load.
 
     Attributes:
         cases: names, in the order of the mix.
-        samples: of the requests that ended. answers: how many of them were right, as far as they were verified.
-        start: `time.perf_counter()` at its start. elapsed: seconds from then to the last answer.
-        missed: requests that were due and that no user was free to send.
-        first_wrong: what was wrong before the clock started.
+        samples: one for each request that has ended.
+        start: by `time.perf_counter()`.
+        elapsed: seconds from the start to the last answer.
+        missed: requests that were due but never sent, because all users were busy.
+        first_wrong: errors of the answers before the clock started.
         memory: (seconds since the start, bytes) of the server.
+        answers: requests that were answered and not found wrong.
     """
 
     cases: list[str]
@@ -34,41 +36,41 @@ class LoadOutcome:
     answers: int = 0
 
     def begin(self) -> None:
-        """Forget what was, and count from now."""
+        """Clear the samples, and start to count now."""
         self.samples.clear()
         self.answers = 0
         self.start = time.perf_counter()
 
     def end(self, seconds: float) -> None:
-        """Count until then, or until the last answer where that came later."""
+        """End the count after `seconds`, or with the last answer if that came later."""
         self.elapsed = max([seconds, *(sample.ended - self.start for sample in self.samples)])
 
     def add(self, sample: Sample) -> None:
-        """Count one."""
+        """Count a request."""
         self.samples.append(sample)
         self.answers += sample.right
 
     @property
     def wrong(self) -> int:
-        """Answers that missed the reference."""
+        """Number of wrong answers."""
         return sum(sample.wrong is not None for sample in self.samples) + len(self.first_wrong)
 
     @property
     def failed(self) -> int:
-        """Requests that ended with an error."""
+        """Number of requests that ended with an error."""
         return sum(sample.failed is not None for sample in self.samples)
 
     def seconds(self, case: int | None = None) -> Array:
-        """Of each right answer, of one case or of all."""
+        """Seconds of each right answer, of one case or of all."""
         return np.array([s.seconds for s in self.samples if s.right and case in (None, s.case)])
 
     def milliseconds(self, q: float, case: int | None = None) -> float:
-        """That q percent of the right answers took at most."""
+        """The q-th percentile of the right answers' times."""
         seconds = self.seconds(case)
         return float(np.percentile(seconds, q)) * 1e3 if seconds.size else float("nan")
 
     def summary(self) -> str:
-        """One line of figures, and one for each kind of error."""
+        """A line of figures, and one for each kind of error."""
         rate = self.answers / self.elapsed if self.elapsed else float("nan")
         verified = sum(sample.verified for sample in self.samples)
         missed = f", {self.missed} never sent" if self.missed else ""
@@ -80,13 +82,13 @@ class LoadOutcome:
         return "\n".join([line, *(f"  {count} × {message}" for message, count in self.errors().items())])
 
     def errors(self) -> Counter[str]:
-        """How often each error came."""
+        """The number of times that each error came."""
         messages = [f"wrong: {message}" for message in self.first_wrong]
         messages += [s.failed or f"{self.cases[s.case]}: wrong: {s.wrong}" for s in self.samples if not s.right]
         return Counter(messages)
 
     def rows(self) -> Iterator[tuple[str, ...]]:
-        """A table: a line of titles, one for each case."""
+        """A table: a row of titles, and one for each case."""
         yield "request", "answers", "/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "MB/s out", "errors"
         for i, name in enumerate(self.cases):
             mine = [s for s in self.samples if s.case == i]

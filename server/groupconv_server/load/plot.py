@@ -1,4 +1,4 @@
-"""A load as a picture: throughput and latency over time, latency of each case, and memory where it was watched."""
+"""A picture of a load: throughput and latency over time, latency of each case, and the server's memory."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from groupconv_server.load.outcome import LoadOutcome
 
 
 def plot(outcome: LoadOutcome, path: Path, *, title: str) -> None:
-    """Write a picture in the format of the path's suffix."""
+    """Save the picture, in the format of the path's suffix."""
     from matplotlib.figure import Figure
 
     panels = 3 + bool(outcome.memory)

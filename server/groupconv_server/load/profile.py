@@ -1,4 +1,4 @@
-"""What a load consists of: a YAML file, checked."""
+"""Profiles of loads: YAML files, validated."""
 
 from importlib import resources
 from pathlib import Path
@@ -12,13 +12,13 @@ from groupconv_server.layers.catalogue import layer_named
 
 
 class RequestKind(BaseModel):
-    """One kind of request.
+    """A kind of request.
 
     Attributes:
-        layer: a name of the catalogue.
-        weight: how often, relative to the other entries.
-        resident: whether the weights stay on the server, or travel with each request.
-        transport: one message, or a stream of bands.
+        layer: a name in the catalogue.
+        weight: frequency relative to the other entries.
+        resident: whether the weights stay on the server, instead of coming with each request.
+        transport: "unary" (one message) or "stream".
         batch: samples in a request.
 
     Example:
@@ -46,23 +46,23 @@ class RequestKind(BaseModel):
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Its name in reports."""
         batch = f" batch {self.batch}" if self.batch > 1 else ""
         return f"{self.layer}{batch}{' resident' * self.resident}"
 
 
 class Profile(BaseModel):
-    """One load.
+    """The profile of a load.
 
     Attributes:
         users: connections, each with one request at a time; with a rate, the most requests in flight.
-        seconds: how long.
-        rate: requests per second, sent when they are due whether or not earlier ones have ended; None sends the next
-            request of a user when its last one has ended.
+        seconds: duration.
+        rate: requests per second, sent when they are due, whether or not earlier ones have ended. None sends a user's
+            next request when the last one has ended.
         verify: the share of answers that are compared with the float64 reference.
-        timeout: seconds one request may take.
+        timeout: of a request, in seconds.
         seed: of the data, the order and the times.
-        mix: what is asked.
+        mix: the kinds of requests.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -94,11 +94,11 @@ def shipped_profiles() -> list[str]:
 
 
 def read_profile(name: str) -> Profile:
-    """The profile of a file, or one that comes with the package, by name.
+    """The profile in a file, or one that comes with the package.
 
     Raises:
-        InvalidArgumentError: the first field that is wrong.
-        NotFoundError: no such file or name.
+        InvalidArgumentError: a field is wrong; the message names the first one.
+        NotFoundError: there is no such file or name.
     """
     if name in shipped_profiles():
         text = _folder().joinpath(f"{name}.yaml").read_text()

@@ -1,4 +1,4 @@
-"""When requests are due and what each asks: the same for the same seed."""
+"""The schedule of a load: when requests are due, and of which kind. The same seed gives the same schedule."""
 
 import numpy as np
 
@@ -6,11 +6,10 @@ from groupconv_server.load.profile import Profile
 
 
 class Schedule:
-    """The requests of a load, one after another, whoever sends them.
+    """The requests of a load, in order, for all users.
 
-    With a rate they are due at the times of a Poisson process: independent users, whose number does not depend on how
-    fast the server is. A request that no user was free to send on time still counts from when it was due, so a server
-    that stalls is charged for every request that would have come meanwhile.
+    With a rate they are due at the times of a Poisson process, as from independent users. A request that is sent late,
+    because all users were busy, counts from when it was due. So the latency includes the time that a server stalls.
 
     Args:
         profile: rate, mix, verify and seed.
@@ -31,7 +30,7 @@ class Schedule:
         self.taken = 0
 
     def next(self) -> tuple[float | None, int, bool]:
-        """Seconds after the start at which the next one is due (None: at once), its case, whether it is verified."""
+        """When the next request is due (seconds after the start, or None for now), its case, whether to verify it."""
         if self._rate is not None:
             self._due += self._rng.exponential(1 / self._rate)
         case = int(np.searchsorted(self._edges, self._rng.random(), side="right"))
@@ -40,7 +39,7 @@ class Schedule:
         return (self._due if self._rate is not None else None), min(case, len(self._edges) - 1), verify
 
     def missed(self, seconds: float) -> int:
-        """How many more were due by then: those that no user was free to send. Takes them."""
+        """Take the requests that are due by then, and return their number."""
         count = 0
         while self._rate is not None:
             due, _, _ = self.next()
