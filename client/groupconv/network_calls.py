@@ -122,18 +122,12 @@ def run(
             raise InvalidArgumentError("outputs", f"names of {', '.join(map(repr, known))}", repr(name))
     request = network_pb2.RunNetworkRequest(
         network=info.name,
-        names=given,
-        inputs=map(wire.tensor_to_wire, given.values()),
         outputs=outputs,
         without_report=not report,
     )
-    answer = yield Request(SERVICE + "RunNetwork", request.SerializeToString())
-    response = _read(answer, network_pb2.RunNetworkResponse())
-    found = {
-        name: wire.tensor_from_wire(tensor, f"outputs[{i}]")
-        for i, (name, tensor) in enumerate(zip(response.names, response.outputs, strict=True))
-    }
-    return NetworkResult(found, wire.report_from_wire(response.report))
+    answer = yield Request(SERVICE + "RunNetwork", wire.run_request(request, given))
+    response, arrays = wire.read_run_answer(answer)
+    return NetworkResult(dict(zip(response.names, arrays, strict=True)), wire.report_from_wire(response.report))
 
 
 def _inputs(infos: Sequence[TensorInfo], given: Mapping[str, Any]) -> dict[str, Array]:

@@ -28,7 +28,6 @@ from groupconv.v1 import (
     memory_pb2,
     memory_pb2_grpc,
     network_pb2,
-    network_pb2_grpc,
     stream_pb2,
 )
 from groupconv_server.access.tls import certificates_for
@@ -266,7 +265,7 @@ class Server:
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
             ClusterServicer(self.coordinator, self.layers, self.health), server
         )
-        network_pb2_grpc.add_NetworkServiceServicer_to_server(NetworkServicer(self.networks), server)
+        NetworkServicer(self.networks).add_to(server)
         self.streams.add_to(server)
         InferenceServicer(
             self.batcher, self.repository, self.shared_memory, self.cuda_memory, networks=self.networks

@@ -9,7 +9,7 @@ Source: the protobuf encoding guide. Unusual encodings (groups, overlong numbers
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -142,7 +142,12 @@ def writable(message: bytes, start: int, dtype: np.dtype, shape: tuple[int, ...]
 
 
 def message_with(
-    number: int, dtype: np.dtype, shape: Sequence[int], rest: bytes = b"", field: str = "tensor"
+    number: int,
+    dtype: np.dtype,
+    shape: Sequence[int],
+    rest: bytes = b"",
+    field: str = "tensor",
+    types: Mapping[np.dtype, tensor_pb2.DataType.ValueType] = DATA_TYPES,
 ) -> tuple[bytes, NDArray[Any]]:
     """A message whose field `number` is a tensor. Fill the array before the message is sent.
 
@@ -152,6 +157,7 @@ def message_with(
         shape: of the tensor.
         rest: the message's other fields, on the wire.
         field: what errors call the tensor.
+        types: the dtypes that are supported.
 
     Returns:
         The message, and the tensor's elements in it as an uninitialized array.
@@ -166,7 +172,7 @@ def message_with(
         >>> convolution_pb2.ConvolveRequest.FromString(message).input.data == elements.tobytes()
         True
     """
-    code = DATA_TYPES.get(dtype) or DATA_TYPES[known(f"{field}.dtype", dtype)]
+    code = types.get(dtype) or types[known(f"{field}.dtype", dtype)]
     shape = tuple(shape)
     size = math.prod(shape) * dtype.itemsize
     extents = b"".join(map(varint, shape))

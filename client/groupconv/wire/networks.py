@@ -1,10 +1,11 @@
 """Messages of networks: the stream that loads one, calls and their answers, plans and reports."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from groupconv.errors import InvalidArgumentError
@@ -12,8 +13,10 @@ from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan, NetworkReport, NodePlan, PartReport
 from groupconv.networks.tensors import MAX_AXES, NETWORK_DTYPES, TensorInfo
 from groupconv.v1 import network_pb2, tensor_pb2
+from groupconv.wire.codec import message_with, scan
 
 Array = NDArray[Any]
+M = TypeVar("M", bound=Message)
 CHUNK_BYTES = 2**20
 """Bytes of a model in one message."""
 _TO_WIRE: dict[np.dtype, tensor_pb2.DataType.ValueType] = {
@@ -63,20 +66,71 @@ def shapes_from_wire(messages: Sequence[network_pb2.TensorInfo], field: str) -> 
     return shapes
 
 
-def tensor_to_wire(array: Array) -> tensor_pb2.Tensor:
-    """One tensor; the elements are copied once.
+def run_request(message: network_pb2.RunNetworkRequest, inputs: Mapping[str, Array]) -> bytes:
+    """A request on the wire.
+
+    Args:
+        message: without inputs.
+        inputs: by name; of a single one the elements are copied once.
+    """
+    message.names.extend(inputs)
+    return with_tensors(3, inputs.values(), message.SerializeToString())
+
+
+def with_tensors(number: int, arrays: Iterable[Array], rest: bytes) -> bytes:
+    """A message whose repeated field `number` is these tensors, beside its other fields `rest`."""
+    parts: list[bytes] = []
+    for array in arrays:
+        part, elements = tensor_space(number, array.dtype, array.shape, b"" if parts else rest)
+        elements[...] = array
+        parts.append(part)
+    return b"".join(parts) if len(parts) != 1 else parts[0]
+
+
+def tensor_space(number: int, dtype: np.dtype, shape: Sequence[int], rest: bytes) -> tuple[bytes, Array]:
+    """A message whose repeated field `number` is one tensor; fill the array before the message is sent."""
+    return message_with(number, dtype, shape, rest, types=_TO_WIRE)
+
+
+def read_run_request(raw: bytes) -> tuple[network_pb2.RunNetworkRequest, list[Array]]:
+    """A request, and the arrays of its inputs, read-only.
 
     Raises:
-        InvalidArgumentError: a dtype that does not travel.
+        InvalidArgumentError: the bytes are not a RunNetworkRequest, or a tensor is malformed.
     """
-    code = _TO_WIRE.get(array.dtype)
-    if code is None:
-        raise InvalidArgumentError("dtype", f"one of {', '.join(NETWORK_DTYPES)}", str(array.dtype))
-    return tensor_pb2.Tensor(dtype=code, shape=array.shape, data=array.tobytes())
+    return _read_tensors(raw, network_pb2.RunNetworkRequest, 3, "inputs")
 
 
-def tensor_from_wire(message: tensor_pb2.Tensor, field: str) -> Array:
+def read_run_answer(raw: bytes) -> tuple[network_pb2.RunNetworkResponse, list[Array]]:
+    """An answer, and the arrays of its outputs, read-only.
+
+    Raises:
+        InvalidArgumentError: the bytes are not a RunNetworkResponse, or a tensor is malformed.
+    """
+    return _read_tensors(raw, network_pb2.RunNetworkResponse, 1, "outputs")
+
+
+def _read_tensors(raw: bytes, kind: type[M], number: int, name: str) -> tuple[M, list[Array]]:
+    """A message, and the arrays of its tensors. A single tensor's elements stay where they are in the message."""
+    small, payload = scan(raw, (number, 3))
+    try:
+        message = kind.FromString(small)
+        tensors: Sequence[tensor_pb2.Tensor] = getattr(message, name)
+        if len(tensors) > 1:
+            payload, message = None, kind.FromString(raw)
+            tensors = getattr(message, name)
+    except DecodeError:
+        raise InvalidArgumentError("message", f"a {kind.DESCRIPTOR.name}", f"{len(raw)} other bytes") from None
+    return message, [tensor_from_wire(tensor, f"{name}[{i}]", payload) for i, tensor in enumerate(tensors)]
+
+
+def tensor_from_wire(message: tensor_pb2.Tensor, field: str, payload: memoryview | None = None) -> Array:
     """The array of a tensor, read-only.
+
+    Args:
+        message: the tensor.
+        field: what errors call it.
+        payload: its elements, if `scan` took them out of the message; not copied where they lie aligned.
 
     Raises:
         InvalidArgumentError: an unknown dtype, too many axes, an extent below 0, or bytes that do not fit the shape.
@@ -90,11 +144,13 @@ def tensor_from_wire(message: tensor_pb2.Tensor, field: str) -> Array:
         raise InvalidArgumentError(f"{field}.place", "elements in `data`: networks read no shared memory", "a place")
     if any(extent < 0 for extent in shape):
         raise InvalidArgumentError(f"{field}.shape", "extents of at least 0", list(shape))
-    data, expected = message.data, math.prod(shape) * dtype.itemsize
+    data = message.data if payload is None else payload
+    expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         wanted = f"{expected} bytes for shape {list(shape)} {dtype}"
         raise InvalidArgumentError(f"{field}.data", wanted, f"{len(data)} bytes")
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
+    array = np.frombuffer(data, dtype=dtype).reshape(shape)
+    return array if array.flags.aligned else array.copy()
 
 
 def info_to_wire(info: TensorInfo) -> network_pb2.TensorInfo:

@@ -2,8 +2,10 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv.networks.plan import NetworkPlan, NetworkReport, PartReport
@@ -129,7 +131,14 @@ class Networks:
         """
         return self.registry.get(name, NetworkVersion).bind(shapes, self._limits.tensor_bytes)
 
-    def run(self, network: NetworkVersion, inputs: Mapping[str, Array], outputs: Sequence[str], job: Job) -> Outputs:
+    def run(
+        self,
+        network: NetworkVersion,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        job: Job,
+        allocate: Callable[[str, np.dtype, tuple[int, ...]], Array] | None = None,
+    ) -> Outputs:
         """Run a network on its inputs.
 
         Args:
@@ -137,6 +146,7 @@ class Networks:
             inputs: by name.
             outputs: names of those wanted; none means all.
             job: of the caller.
+            allocate: makes the array of a single output whose shape is known, by its name, dtype and shape.
 
         Raises:
             InvalidArgumentError: naming the input or output, what was expected and what came.
@@ -156,9 +166,13 @@ class Networks:
         known = sum(_nbytes(info.shape, info.dtype.itemsize) for info in plan.outputs if info.name in wanted)
         self._limits.check_message(known)
         reserve(plan.peak_bytes + IN_MESSAGE * known)
-        worker, ran = self._executor.run_network(
-            NetworkCall(network.name, network.version, inputs, wanted, peak_bytes=plan.peak_bytes), model, job
-        )
+        into = {}
+        if allocate is not None and len(wanted) == 1:
+            (info,) = (info for info in plan.outputs if info.name == wanted[0])
+            if all(isinstance(extent, int) for extent in info.shape):
+                into[info.name] = allocate(info.name, info.dtype, info.shape)  # type: ignore[arg-type] # as checked
+        call = NetworkCall(network.name, network.version, inputs, wanted, into, plan.peak_bytes)
+        worker, ran = self._executor.run_network(call, model, job)
         answer = sum(array.nbytes for array in ran.outputs.values())
         self._limits.check_message(answer)
         part = PartReport(ALGORITHM, model.nodes, ran.seconds, WHOLE)

@@ -1,34 +1,55 @@
 """NetworkService: protobuf in, protobuf out, over `Networks`."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
+import numpy as np
+from google.protobuf.message_factory import GetMessageClass
 
 from groupconv.errors import InvalidArgumentError
 from groupconv.text import human_bytes
-from groupconv.v1 import network_pb2, network_pb2_grpc
+from groupconv.v1 import network_pb2
 from groupconv.wire.networks import (
     info_to_wire,
     plan_to_wire,
+    read_run_request,
     report_to_wire,
     shapes_from_wire,
-    tensor_from_wire,
-    tensor_to_wire,
+    tensor_space,
+    with_tensors,
 )
 from groupconv_server.admission.call import deadline_of
 from groupconv_server.layers.version import NetworkVersion
 from groupconv_server.networks.networks import Networks, size_of
 from groupconv_server.networks.store import LARGEST
+from groupconv_worker.contract import Array
 from groupconv_worker.job import Job
 
+SERVICE = network_pb2.DESCRIPTOR.services_by_name["NetworkService"]
 
-class NetworkServicer(network_pb2_grpc.NetworkServiceServicer):
+
+class NetworkServicer:
     """Loads, describes, plans, runs and unloads networks."""
 
     # ruff: noqa: N802, ARG002 - the RPCs' names, and a context that every RPC is given
 
     def __init__(self, networks: Networks) -> None:
         self._networks, self._registry = networks, networks.registry
+
+    def add_to(self, server: grpc.Server) -> None:
+        """Serve the RPCs."""
+        handlers: dict[str, Any] = {}
+        for method in SERVICE.methods:
+            behavior = getattr(self, method.name)
+            request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+            if method.name == "RunNetwork":
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(behavior)
+            else:
+                loads = method.name == "LoadNetwork"
+                kind = grpc.stream_unary_rpc_method_handler if loads else grpc.unary_unary_rpc_method_handler
+                handlers[method.name] = kind(behavior, request.FromString, response.SerializeToString)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
 
     def LoadNetwork(
         self, request_iterator: Iterator[network_pb2.LoadNetworkRequest], context: grpc.ServicerContext
@@ -73,26 +94,29 @@ class NetworkServicer(network_pb2_grpc.NetworkServiceServicer):
         """Say what a call would compute."""
         return plan_to_wire(self._networks.plan(request.network, shapes_from_wire(request.inputs, "inputs")))
 
-    def RunNetwork(
-        self, request: network_pb2.RunNetworkRequest, context: grpc.ServicerContext
-    ) -> network_pb2.RunNetworkResponse:
-        """Run one."""
-        if len(request.names) != len(request.inputs):
-            raise InvalidArgumentError("names", f"{len(request.inputs)} names, one for each input", len(request.names))
-        inputs = {
-            name: tensor_from_wire(tensor, f"inputs[{i}]")
-            for i, (name, tensor) in enumerate(zip(request.names, request.inputs, strict=True))
-        }
-        if len(inputs) < len(request.names):
-            raise InvalidArgumentError("names", "each input once", sorted(request.names))
+    def RunNetwork(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
+        """Run one, bytes to bytes: a single input is read where gRPC put it, a single output is made in the answer."""
+        request, arrays = read_run_request(raw)
+        inputs = dict(zip(request.names, arrays, strict=False))
+        if not len(inputs) == len(request.names) == len(arrays):
+            raise InvalidArgumentError("names", f"{len(arrays)} names, one for each input", list(request.names))
         job = Job(deadline_of(context), context.is_active)
+        made: list[tuple[bytes, Array]] = []
+
+        def allocate(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Array:
+            rest = network_pb2.RunNetworkResponse(names=[name]).SerializeToString()
+            made.append(tensor_space(1, dtype, shape, rest))
+            return made[0][1]
+
         with self._registry.using(request.network, kind=NetworkVersion) as network:
-            done = self._networks.run(network, inputs, request.outputs, job)
-        return network_pb2.RunNetworkResponse(
-            outputs=map(tensor_to_wire, done.arrays.values()),
-            names=done.arrays,
-            report=None if request.without_report else report_to_wire(done.report),
-        )
+            done = self._networks.run(
+                network, inputs, request.outputs, job, allocate if request.without_report else None
+            )
+        if made and made[0][1] is next(iter(done.arrays.values())):
+            return made[0][0]
+        report = None if request.without_report else report_to_wire(done.report)
+        rest = network_pb2.RunNetworkResponse(names=done.arrays, report=report).SerializeToString()
+        return with_tensors(1, done.arrays.values(), rest)
 
     def _received(self, requests: Iterator[network_pb2.LoadNetworkRequest], size: int) -> bytes:
         data = bytearray()

@@ -11,7 +11,6 @@ import onnxruntime
 import psutil
 from numpy.typing import NDArray
 from onnxruntime import OrtAllocatorType, OrtArenaCfg, OrtMemoryInfo, OrtMemType
-from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv_worker.graph.model import ELEMENTS, Model
@@ -73,7 +72,8 @@ class NetworkSession:
             inputs: by name, of the model's dtypes.
             outputs: names of those wanted.
             job: that this is a part of; once it is over, the run ends between two operators.
-            into: contiguous arrays of the outputs' shapes and dtypes to be filled; the others are allocated.
+            into: contiguous arrays to be filled, of the shapes that outputs should have. The others are allocated, as
+                are those whose shape turns out to be another.
             peak_bytes: that the run is expected to hold at once.
 
         Returns:
@@ -101,12 +101,11 @@ class NetworkSession:
             with job.ending(lambda: setattr(options, "terminate", True)):
                 job.check()
                 self._session.run_with_iobinding(binding, options)
-        except RuntimeException as error:
+        except Exception as error:  # noqa: BLE001 - a class for each status, none of which is public
             job.look()
             job.check()
-            raise _refusal(error) from None
-        except Exception as error:  # noqa: BLE001 - as above
-            job.check()
+            if into:  # the shapes that were inferred may be others than the runtime's
+                return self.run(inputs, outputs, job, peak_bytes=peak_bytes)
             raise _refusal(error) from None
         found = dict(zip(outputs, binding.get_outputs(), strict=True))
         return {name: into[name] if into and name in into else value.numpy() for name, value in found.items()}

@@ -67,8 +67,9 @@ def run(membership: ClusterMembership, call: NetworkCall, model: Model, job: Job
         else:
             slot.landed(flight)
             for name, array in call.into.items():
-                array[...] = ran.outputs[name]
-                ran.outputs[name] = array
+                if array.shape == ran.outputs[name].shape:
+                    array[...] = ran.outputs[name]
+                    ran.outputs[name] = array
             return slot.id, ran
 
 
