@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from networks import LIGHT
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--rounds", "1", "--seconds", "0.05", "--layer", "mobilenet_dw_14"]
@@ -17,6 +18,11 @@ CUTS = ["--rounds", "1", "--throughput", "mobilenet_dw_112", "--layers", "mobile
     [
         ("accounting", [*SMALL, "--clients", "2"], "of its ceiling"),
         ("serving", [*SMALL, "--clients", "1", "2", "--bare", "--shared-memory"], "× the ceiling"),
+        (
+            "networks",
+            ["--rounds", "1", "--seconds", "0.05", "--clients", "2", str(LIGHT / "light_squeezenet.onnx")],
+            "req/s",
+        ),
         ("cuts", CUTS, "chosen against the best"),
     ],
 )

@@ -1,0 +1,142 @@
+"""Networks served beside a plain grpcio service around onnxruntime: first answer, latency, requests/s.
+
+    python bench/networks.py [FILE.onnx ...] [--input x=1,3,640,640] [--clients 8] [--seconds 1] [--rounds 3]
+
+Both services have a session of as many threads as there are cores. The plain one takes and gives raw bytes and does
+nothing else. They are asked in turns, and each figure is the median of the rounds. Without files the networks that the
+onnx package ships are measured. Inputs with free axes take their shape from --input.
+"""
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+from processes import CORES, UNLIMITED, Process, closed, serve, serve_bare
+
+LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
+NAMES = ("squeezenet", "shufflenet", "inception_v2", "resnet50", "bvlc_alexnet")
+
+
+def session_of(file: str) -> Any:
+    """A plain session of all threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = CORES, 4
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def plain(pipe: Connection, file: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    """onnxruntime behind one grpcio method."""
+    session = session_of(file)
+    (name,) = shapes
+
+    def call(raw: bytes, _context: object) -> bytes:
+        x = np.frombuffer(raw, np.float32).reshape(shapes[name])
+        y: np.ndarray = session.run(None, {name: x})[0]
+        return y.tobytes()
+
+    serve_bare(pipe, call)
+
+
+def load(pipe: Connection, kind: str, target: str, x: np.ndarray) -> None:
+    """A client; asked for seconds it says its latencies."""
+    import groupconv
+
+    if kind == "plain":
+        unary: Any = grpc.insecure_channel(target, options=UNLIMITED).unary_unary("/Echo/Call")
+
+        def call() -> Any:
+            return np.frombuffer(unary(x.tobytes()), np.float32)
+
+    else:
+        net = groupconv.connect(target).get_network("net")
+
+        def call() -> Any:
+            return net(x)
+
+    for _ in range(5):
+        call()
+    pipe.send(None)
+    while (seconds := pipe.recv()) is not None:
+        pipe.send(closed(call, seconds)[0])
+
+
+def first_answers(file: str, target: str, x: np.ndarray) -> dict[str, float]:
+    """Seconds from the file to the first answer: a plain session in this process, and the server."""
+    import groupconv
+
+    start = time.perf_counter()
+    session = session_of(file)
+    session.run(None, {session.get_inputs()[0].name: x})
+    middle = time.perf_counter()
+    with groupconv.connect(target) as client:
+        client.load_network("net", file)(x)
+    return {"first_plain": middle - start, "first_ours": time.perf_counter() - middle}
+
+
+def measure(file: str, given: dict[str, tuple[int, ...]], options: argparse.Namespace) -> None:
+    """One row."""
+    from groupconv_worker.graph.model import read_model
+
+    model = read_model(Path(file).read_bytes())
+    (info,) = model.inputs
+    shape = given.get(info.name, info.shape)
+    if not all(isinstance(extent, int) for extent in shape):
+        print(f"{Path(file).name}: give a shape: --input {info.name}=…")
+        return
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    servers = {"ours": Process(serve, "local", 1, CORES, False), "plain": Process(plain, file, {info.name: x.shape})}
+    targets = {kind: server.pipe.recv() for kind, server in servers.items()}
+    rows: dict[str, list[float]] = defaultdict(list)
+    first = [first_answers(file, targets["ours"], x) for _ in range(options.rounds)]
+    for key in first[0]:
+        rows[key] = [found[key] for found in first]
+    clients = {kind: [Process(load, kind, targets[kind], x) for _ in range(options.clients)] for kind in servers}
+    for several in clients.values():
+        for client in several:
+            client.pipe.recv()
+    for _ in range(options.rounds):
+        for kind in servers:
+            rows[f"p50_{kind}"].append(statistics.median(clients[kind][0].ask(options.seconds)))
+            for client in clients[kind]:
+                client.pipe.send(options.seconds)
+            rows[f"rate_{kind}"].append(sum(len(c.pipe.recv()) for c in clients[kind]) / options.seconds)
+    for process in [*(c for several in clients.values() for c in several), *servers.values()]:
+        process.close()
+    found = {key: statistics.median(values) for key, values in rows.items()}
+    print(
+        f"{Path(file).stem:32}"
+        f"{found['first_ours'] * 1e3:9.0f}{found['first_ours'] / found['first_plain']:8.2f}"
+        f"{found['p50_ours'] * 1e3:10.2f}{found['p50_ours'] / found['p50_plain']:8.2f}"
+        f"{found['rate_ours']:10.0f}{found['rate_ours'] / found['rate_plain']:8.2f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """The command."""
+    from groupconv_server.cli.networks import shapes_of
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", default=[str(LIGHT / f"light_{name}.onnx") for name in NAMES])
+    parser.add_argument("--input", action="append", default=[], help="NAME=N,C,H,W of a free input")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    print(f"{CORES} cores, {options.clients} clients; × is against the plain service, for the first answer a session")
+    print(f"{'network':32}{'first ms':>9}{'×':>8}{'p50 ms':>10}{'×':>8}{'req/s':>10}{'×':>8}")
+    for file in options.files:
+        measure(file, shapes_of(options.input), options)
+
+
+if __name__ == "__main__":
+    main()
