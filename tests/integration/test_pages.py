@@ -47,3 +47,11 @@ def test_links_between_pages_lead_somewhere():
     pages = [*DOCS.glob("**/*.md"), *ROOT.glob("*.md")]
     links = [(page, link) for page in pages for link in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text())]
     assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_pages_name_tests_that_exist():
+    names = re.compile(r"(?:tests/)?((?:client|worker|server|integration)/[\w/]+\.py)")
+    named = {name for page in [*DOCS.glob("*.md"), *ROOT.glob("*.md")] for name in names.findall(page.read_text())}
+    tests = {name for name in named if Path(name).name.startswith("test_")}
+    assert [name for name in sorted(tests) if not (ROOT / "tests" / name).exists()] == []
+    assert tests
