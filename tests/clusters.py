@@ -96,9 +96,10 @@ class Cluster:
             self.head = subprocess.Popen([*self.prefix, *command, *where], env=self.env, stdout=out, stderr=out)
         self.address = said(self.head, log, r"--address='(.+?)'")[1]
 
-    def add(self, threads=1, prefix=None, **variables):
+    def add(self, cpus=1, prefix=None, gpus=None, **variables):
         """A node with a worker; returns its process. One after another: on one machine Ray mixes up their ports."""
-        command = [*GROUPCONV, "worker", "--join", self.address, "--threads", str(threads)]
+        command = [*GROUPCONV, "worker", "--join", self.address, "--cpus", str(cpus)]
+        command += [] if gpus is None else ["--gpus", str(gpus)]
         log = Path(self.folder, f"node-{len(self.nodes)}.log")
         with log.open("w") as out:
             node = subprocess.Popen(

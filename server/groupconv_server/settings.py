@@ -57,7 +57,9 @@ class Settings(BaseSettings):
     workers: str = setting(
         "auto", "A number, or auto: one per GPU, and one on each node without; they follow the cluster."
     )
-    threads: int | None = setting(_c.threads, "CPU threads of each worker. Default: its share.", ge=1)
+    threads: int | None = setting(
+        _c.threads, "CPU threads of each worker, at most: workers of one node share its CPUs. Default: its share.", ge=1
+    )
     engine: str = setting(_c.engine, f"{', '.join(ENGINES)}; auto takes a GPU if there is one.")
     ray_address: str | None = setting(_c.ray_address, "A running Ray cluster; `auto` finds the one of this host.")
     placement: str = setting(_c.placement.strategy, f"Where a number of workers goes: {', '.join(STRATEGIES)}.")

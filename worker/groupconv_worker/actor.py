@@ -49,14 +49,20 @@ class Worker:
         self._endpoints: dict[tuple[bytes, bool], LaneEndpoint] = {}
 
     def describe(self) -> dict[str, Any]:
-        """Where and on what it runs: node, pid, engine, device, threads."""
+        """Where and on what it runs: node, pid, engine, device, threads, GPUs (as CUDA_VISIBLE_DEVICES names them)."""
+        context = ray.get_runtime_context()
+        gpus = context.get_accelerator_ids().get("GPU", [])
+        device = self.engine.device()
+        if gpus:
+            device += f", GPU {', '.join(gpus)}{' (not used)' * (self.engine.name != 'cuda')}"
         return {
             "node": socket.gethostname(),
-            "node_id": ray.get_runtime_context().get_node_id(),
+            "node_id": context.get_node_id(),
             "pid": os.getpid(),
             "engine": self.engine.name,
-            "device": self.engine.device(),
+            "device": device,
             "threads": self.engine.threads,
+            "gpus": gpus,
         }
 
     def lane(self, key: bytes, node_id: str) -> Address:

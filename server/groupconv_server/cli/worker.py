@@ -17,19 +17,31 @@ EXAMPLES = """Examples:
 
 $ groupconv worker --join coordinator:6379
 
-$ groupconv worker --join 10.0.0.5:6379 --threads 8
+$ groupconv worker --join 10.0.0.5:6379 --cpus 8
 """
 
 
 def command(
     join: Annotated[str, typer.Option(envvar="GROUPCONV_JOIN", help="host:port of the Ray head beside the server.")],
+    cpus: Annotated[
+        int | None,
+        typer.Option(envvar="GROUPCONV_CPUS", min=1, help="CPUs to offer. Default: all of this machine."),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            envvar="GROUPCONV_NUM_GPUS",
+            min=0,
+            help="GPUs to offer. Default: those of CUDA_VISIBLE_DEVICES, or all of this machine.",
+        ),
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(envvar="GROUPCONV_THREADS", min=1, help="CPUs to offer. Default: all of this machine.")
+        int | None, typer.Option(envvar="GROUPCONV_THREADS", min=1, hidden=True, help="The old name of --cpus.")
     ] = None,
 ) -> None:
-    """Join a cluster and run the shards its server sends, until stopped. SIGTERM drains: what it runs, it ends.
+    """Join a cluster and run the shards its server sends, until stopped. SIGTERM drains: it finishes what it runs.
 
-    The server puts one worker on each GPU of this machine, or one on the machine where it has none.
+    The server starts one worker on each GPU of this machine, or one worker if it has no GPU. Workers share the CPUs.
     The cluster's token is read from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
     """
     check_ray_token()
@@ -38,7 +50,10 @@ def command(
     os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", str(DRAIN))
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(HEAD_MAY_BE_AWAY))
     os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 whatever else runs there comes first
-    cpus = threads or len(os.sched_getaffinity(0))
+    if threads and not cpus:
+        typer.echo("groupconv worker: --threads (GROUPCONV_THREADS) is now called --cpus (GROUPCONV_CPUS)", err=True)
+    cpus = cpus or threads or len(os.sched_getaffinity(0))
     ray = Path(sys.executable).with_name("ray")
     arguments = ["start", f"--address={join}", f"--num-cpus={cpus}", "--disable-usage-stats", "--block"]
+    arguments += [] if gpus is None else [f"--num-gpus={gpus}"]
     os.execv(ray, [str(ray), *arguments])  # noqa: S606 - Ray's own command takes this process over

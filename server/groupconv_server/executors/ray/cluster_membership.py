@@ -8,7 +8,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,6 +28,8 @@ TICK = 0.1
 """Seconds between two looks at the cluster."""
 SILENCE = 2.0
 """Seconds without an answer after which the cluster's head is reported as away."""
+PLACING = 5.0
+"""Seconds after which a worker that has not started may be waiting for resources."""
 WAIT = 30.0
 """Seconds that a request or a shard waits for a worker when all are away."""
 
@@ -51,6 +53,7 @@ class ClusterMembership:
         self._welcome: Callable[[str], None] | None = None
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="ray-welcome")
         self._why = ""  # the reason why the last worker did not start
+        self._shortage = ""  # why workers have no place, or wait for theirs
         self._watcher = threading.Thread(target=self._watch, name="ray-membership", daemon=True)
 
     def start(self, seconds: float) -> None:
@@ -126,10 +129,7 @@ class ClusterMembership:
             return f"the head of the Ray cluster has not answered for {silent:.0f} s; lost workers cannot be replaced"
         with self._changed:
             away = [slot.id for slot in self.slots if slot.state not in (WorkerState.READY, WorkerState.DRAINING)]
-        missing = (self._places.workers or 0) - len(self.slots)
-        if away:
-            return f"not there: {', '.join(away)}"
-        return f"there is no place for {missing} of {self._places.workers} workers" if missing > 0 else ""
+        return "; ".join(filter(None, [f"not there: {', '.join(away)}" * bool(away), self._shortage]))
 
     def close(self) -> None:
         """End the watch and the actors."""
@@ -177,6 +177,25 @@ class ClusterMembership:
             slot.started(self._actor(slot))
             with self._changed:
                 self.slots.append(slot)
+        self._shortage = "; ".join(filter(None, [self._unplaced(staying), self._waiting(alive)]))
+
+    def _unplaced(self, nodes: Sequence[Node]) -> str:
+        """Which workers have no place, and what they wait for."""
+        return self._places.shortage(nodes, [s.place for s in self.slots if s.state is not WorkerState.DRAINING])
+
+    def _waiting(self, nodes: Mapping[str, Node]) -> str:
+        """Which workers wait for resources of their node that somebody else holds."""
+        late = [s for s in self.slots if s.state is WorkerState.STARTING and s.starting_for > PLACING]
+        if not late:
+            return ""
+        free = ray.available_resources()  # of all nodes: Ray has no public call for one
+        waiting = [
+            f"{s.id} waits for {s.place} on {nodes[s.place.node_id].name}"
+            for s in late
+            if free.get("GPU", 0) < s.place.gpus or free.get("CPU", 0) < s.place.cpus
+        ]
+        left = f"free in the cluster: {free.get('GPU', 0):g} GPUs, {free.get('CPU', 0):g} CPUs"
+        return "; ".join([*waiting, left]) if waiting else ""
 
     def _drain(self, slot: WorkerSlot) -> None:
         """Send it no more shards; end its actor once its shards are done, which lets its node go."""
@@ -205,7 +224,7 @@ class ClusterMembership:
         return (
             ray.remote(concurrency_groups={CONTROL: 1})(Worker)
             .options(
-                num_cpus=place.threads,
+                num_cpus=place.cpus,
                 num_gpus=place.gpus,
                 resources=dict(placement.resources),
                 max_restarts=0,  # this class starts a new actor, after a pause if the last one ran nothing

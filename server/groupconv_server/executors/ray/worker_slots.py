@@ -76,6 +76,7 @@ class WorkerSlot:
     _useless: int = 0  # actors in a row that ran nothing
     _ran: int = 0  # shards of this actor
     _again: float = 0.0
+    _started: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -87,6 +88,11 @@ class WorkerSlot:
     def due(self) -> bool:
         """Whether it is away and its pause before the next start is over."""
         return self.state is WorkerState.AWAY and time.monotonic() >= self._again
+
+    @property
+    def starting_for(self) -> float:
+        """Seconds since its present actor was asked for."""
+        return time.monotonic() - self._started
 
     def info(self) -> WorkerInfo:
         """The worker, for people."""
@@ -106,7 +112,7 @@ class WorkerSlot:
 
     def started(self, actor: Any) -> None:
         """Take a new actor, which starts."""
-        self._ran = 0
+        self._ran, self._started = 0, time.monotonic()
         self.actor, self.ping, self.state = actor, actor.describe.remote(), WorkerState.STARTING
 
     def reached(self, lane: Lane, actor: Any) -> None:
