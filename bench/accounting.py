@@ -69,7 +69,6 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
     from groupconv_server.admission import call, gate, interceptor
     from groupconv_server.coordinator import coordinator
     from groupconv_server.executors import local
-    from groupconv_server.planner import Planner
     from groupconv_server.servicers import convolution
     from groupconv_worker import runtime
 
@@ -97,7 +96,7 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
         noted(gate.Ticket, "hold", "received")
         noted(convolution, "parse", "", "parsed")
         noted(coordinator.Coordinator, "perform", "performed")
-        noted(Planner, "plan", "", "planned")
+        noted(coordinator.Coordinator, "_plan", "", "planned")
         noted(local.LocalExecutor, "run", "executing", "executed")
     served: Any = _Asked(pipe)
     serve(served, "local", workers, threads, False)

@@ -43,7 +43,8 @@ def plans(coordinator: Coordinator, problem: Problem) -> dict[str, Plan]:
 def run_of(coordinator: Coordinator, planned: Plan, x: Any, steps: list[Step]) -> Callable[[], object]:
     """A run as planned; the planner does not learn from it."""
     deaf = Coordinator(coordinator.executor)
-    return lambda: deaf.run(planned, x, steps)
+    call = deaf.compile(x.shape, x.dtype, steps)
+    return lambda: deaf.run(planned, x, call)
 
 
 def measure(runs: Mapping[str, Callable[[], object]], rounds: int, *, twice: bool = True) -> Any:

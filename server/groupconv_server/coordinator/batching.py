@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 JOINED_BYTES = 64 * 2**20
 """Bytes of inputs that are joined at most: beyond, a worker is busy for long enough with one."""
+Execute = Callable[[CompiledCall, Array, Job | None, Array | None], Result]
+"""Runs a call, as `Coordinator.execute` does."""
 KEPT = 1024
 """Layers and shapes that are remembered."""
 _LATE = "the deadline passed while the request waited for a worker"
@@ -44,7 +46,7 @@ class Batcher:
 
     Args:
         coordinator: runs what is joined.
-        most: requests joined at most; 1 turns batching off, and costs nothing.
+        most: requests joined at most; 1 turns batching off: `execute` is the coordinator's then.
         delay: seconds more that a request that had to wait may wait for others to join it.
         at_once: runs at a time; None is as many as this process computes at a time, or with Ray two for each worker
             there is, as one travels while another computes.
@@ -54,6 +56,7 @@ class Batcher:
         self, coordinator: Coordinator, *, most: int = 1, delay: float = 0.0, at_once: int | None = None
     ) -> None:
         self.coordinator, self._most, self._delay, self._at_once = coordinator, most, delay, at_once
+        self.execute: Execute = coordinator.execute if most == 1 else self._execute
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._queue: list[QueueEntry] = []
@@ -72,22 +75,19 @@ class Batcher:
         with self._lock:
             return [str(gain) for gain in self._gains.values()]
 
-    def execute(
-        self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None, priority: int = 0
-    ) -> Result:
+    def _execute(self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None) -> Result:
         """Run a request, alone or with others; arguments and errors as of `Coordinator.execute`.
 
         Args:
             call: compiled for inputs like `x`.
             x: (N, C, *spatial).
-            job: that it is; its end ends waiting, too.
+            job: that it is. Its priority decides who goes first; its end ends waiting, too.
             output: (N, M, *spatial), to be filled; None allocates it.
-            priority: 1 goes before 2, and so on; 0 goes after all of them.
 
         Returns:
             The output, and the report of the run, which may have had more samples; its phase "queue" is the wait.
         """
-        if self._most == 1 or not len(x):
+        if not len(x):
             return self.coordinator.execute(call, x, job, output)
         job = job or Job()
 
@@ -96,7 +96,7 @@ class Batcher:
 
         with self._lock:
             self._count += 1
-            rank = (priority or math.inf, self._count)
+            rank = (job.priority or math.inf, self._count)
             entry = QueueEntry(x, call.steps, alone, key_of(x, call.steps, call.reordering), rank, job)
             free = self._running < self._slots() and not self._queue
             if free:

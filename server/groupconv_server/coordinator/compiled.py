@@ -13,11 +13,12 @@ from groupconv.convolution.steps import Step
 from groupconv_server.coordinator.dispatch import Dispatch, dispatch
 from groupconv_server.coordinator.footprint import IN_PLACE, footprint
 from groupconv_server.coordinator.routes import Route, routes_of
-from groupconv_server.planner import PlannedChain
-from groupconv_worker.contract import Array, Problem
+from groupconv_server.executors.task import Task
+from groupconv_server.planner import KnownPlan, PlannedChain
+from groupconv_worker.contract import Array, Problem, beside
 
-ROUTES = 64
-"""Plans of one call whose routes are kept: they differ in the workers that take part."""
+KEPT = 64
+"""Plans of a call that are kept, and chains whose routes are: they differ in the workers that take part."""
 
 
 class CompiledCall:
@@ -33,6 +34,7 @@ class CompiledCall:
         output_shape, output_dtype: of the last output, (N, M, *spatial).
         output_bytes: of it.
         working_bytes: what the costliest step holds beside input and answer (`footprint`).
+        plans: by the workers there were and the most shards of a step.
     """
 
     __slots__ = (
@@ -40,6 +42,7 @@ class CompiledCall:
         "output_bytes",
         "output_dtype",
         "output_shape",
+        "plans",
         "problems",
         "reordering",
         "steps",
@@ -53,18 +56,38 @@ class CompiledCall:
         self.output_dtype: np.dtype = last.types.output
         self.output_bytes = bytes_out(last.geometry, last.types)
         self.working_bytes = footprint(self.problems, IN_PLACE)
+        self.plans: dict[tuple[tuple[str, ...], int], KnownPlan] = {}
         self._routes: tuple[tuple[PlannedChain, tuple[Route, ...]], ...] = ()
 
+    def keep(self, workers: tuple[str, ...], at_most: int, plan: KnownPlan) -> None:
+        """Keep a plan for these workers."""
+        if len(self.plans) >= KEPT:
+            self.plans = {}
+        self.plans[workers, at_most] = plan
+
     def routes(self, chain: PlannedChain) -> tuple[Route, ...]:
-        """The shards of a chain of the plan, all but their arrays."""
+        """The shards of a chain of a plan, all but their arrays."""
         for known, routes in self._routes:
             if known is chain:
                 return routes
         made = routes_of(chain, self.steps[chain.first : chain.first + len(chain.chain)])
         # replaced as a whole, as other threads may look through it; what one of them adds meanwhile is made again
-        self._routes = ((chain, made), *self._routes[: ROUTES - 1])
+        self._routes = ((chain, made), *self._routes[: KEPT - 1])
         return made
 
     def dispatch(self, chain: PlannedChain, x: Array, output: Array | None = None) -> Dispatch:
-        """The tasks of a chain on its input, the last output to be written into `output`."""
-        return dispatch(chain, self.routes(chain), self.steps[chain.first + len(chain.chain) - 1], x, output)
+        """The tasks of a chain.
+
+        Args:
+            chain: of a plan of this call.
+            x: (N, C, *spatial) of its first step.
+            output: of its last step, to be filled; None allocates it.
+        """
+        if output is None:
+            last = chain.chain[-1]
+            output = beside(x, last.geometry.output_shape, last.types.output)
+        routes = self.routes(chain)
+        if len(routes) == 1 and routes[0].plain:  # nothing is cut
+            route = routes[0]
+            return Dispatch([Task(0, route.worker, route.stages, x, output)], output)
+        return dispatch(chain, routes, self.steps[chain.first + len(chain.chain) - 1], x, output)

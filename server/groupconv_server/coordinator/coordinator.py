@@ -20,7 +20,7 @@ from groupconv_server.coordinator.problems import checked_problems
 from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_server.coordinator.steps import Shaped
 from groupconv_server.executors.base import Executor
-from groupconv_server.planner import PlannedChain, Planner, empty_plan, request_plan
+from groupconv_server.planner import KnownPlan, PlannedChain, Planner, empty_plan, request_plan
 from groupconv_server.planner.calibrate import calibrate
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.request import current
@@ -135,26 +135,19 @@ class Coordinator:
         """Compile `steps` for `x` and run them; arguments and errors as of `compile` and `execute`."""
         return self.execute(self.compile(x.shape, x.dtype, steps, reordering=reordering), x, job)
 
-    def execute(
-        self,
-        call: CompiledCall,
-        x: Array,
-        job: Job | None = None,
-        output: Array | None = None,
-    ) -> Result:
+    def execute(self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None) -> Result:
         """Run a call.
 
         Args:
             call: compiled for inputs like `x`.
             x: (N, C, *spatial).
-            job: that it is; None has no end.
+            job: that it is; None never ends.
             output: (N, M, *spatial), any strides, to be filled; None allocates it.
 
         Raises:
             DeadlineExceededError, CancelledError, UnavailableError: from the executor.
         """
-        with self._count:
-            self.requests += 1
+        self.count(1)
         if not len(x):
             empty = np.empty(call.output_shape, call.output_dtype) if output is None else output
             return Result(empty, Report(empty_plan(call.problems), ()))
@@ -162,38 +155,50 @@ class Coordinator:
 
     def perform(self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None) -> Result:
         """Run a call that is a part of a request or stands for several, and so is not counted. Arguments: `execute`."""
-        start = time.perf_counter()
-        workers = self.workers(None if job is None else job.deadline)
-        # requests in flight share the workers: cutting one would make the others wait
-        busy = max(self._running + 1, self._inside()) if len(workers) > 1 else 1
-        at_most = max(1, len(workers) // busy)
-        chains = self.planner.plan(call.problems, workers, reordering=call.reordering, at_most=at_most)
-        if busy == 1 < len(workers):
-            chains = self.planner.explore(chains, workers)
-        return self.run(chains, x, call, job=job, planning=time.perf_counter() - start, output=output)
+        start, job = time.perf_counter(), job or Job()
+        workers = self.executor.workers() or self.executor.wait(job.deadline)
+        if len(workers) == 1:
+            chains = self._plan(call, workers, 1).chains
+        else:  # requests in flight share the workers: cutting one would make the others wait
+            busy = max(self._running + 1, self._inside())
+            chains = self.planner.turn(self._plan(call, workers, max(1, len(workers) // busy)), workers)
+            if busy == 1:
+                chains = self.planner.explore(chains, workers)
+        return self.run(chains, x, call, job, output, planning=time.perf_counter() - start)
+
+    def _plan(self, call: CompiledCall, workers: tuple[str, ...], at_most: int) -> KnownPlan:
+        """The plan of a call, made anew if something has changed that it rests on."""
+        plan = call.plans.get((workers, at_most))
+        if plan is not None and plan.version == self.planner.statistics.version:
+            for history, changes in plan.rests_on:
+                if history.changes != changes:
+                    break
+            else:
+                return plan
+        plan = self.planner.known(call.problems, workers, reordering=call.reordering, at_most=at_most)
+        call.keep(workers, at_most, plan)
+        return plan
 
     def run(
         self,
         chains: Sequence[PlannedChain],
         x: Array,
-        call: CompiledCall | Sequence[Step],
-        *,
+        call: CompiledCall,
         job: Job | None = None,
-        planning: float = 0.0,
         output: Array | None = None,
+        *,
+        planning: float = 0.0,
     ) -> Result:
-        """Run a call as planned.
+        """Run a call by a plan.
 
         Args:
             chains: the plan, for workers there are.
             x: (N, C, *spatial).
-            call: compiled for inputs like `x`; steps are compiled for the plan's problems.
-            job: that it is; None has no end.
-            planning: seconds it took, for the report.
+            call: compiled for inputs like `x`.
+            job: that it is; None never ends.
             output: (N, M, *spatial), any strides, to be filled; None allocates it.
+            planning: seconds that the plan took, for the report.
         """
-        if not isinstance(call, CompiledCall):
-            call = CompiledCall([problem for chain in chains for problem in chain.chain], call)
         begun, job = time.perf_counter(), job or Job()
         timeline: list[Times] = []
         shards: list[Sequence[ShardReport]] = []
@@ -202,25 +207,30 @@ class Coordinator:
             self._running += 1
             alone = self._running == 1
         try:
-            with job:
-                for chain in chains:
-                    start = time.perf_counter()
-                    self.executor.expect(len(chain.workers))
-                    into = output if chain is chains[-1] else None
-                    made = call.dispatch(chain, x, into)
-                    dispatched = time.perf_counter()
-                    among = max(self._running, self._inside())
-                    ran = self.executor.run(made.tasks, job=job, among=among)
-                    executed = time.perf_counter()
-                    made.merge()
+            for chain in chains:
+                start = time.perf_counter()
+                parts = len(chain.workers)
+                if parts > 1:
+                    self.executor.expect(parts)
+                made = call.dispatch(chain, x, output if chain is chains[-1] else None)
+                dispatched = time.perf_counter()
+                ran = self.executor.run(made.tasks, job=job, among=max(self._running, self._inside()))
+                executed = merged = time.perf_counter()
+                if made.sums is not None:
+                    with job:
+                        made.sums.add()
                     merged = time.perf_counter()
-                    phases["execute"] += executed - start
-                    phases["merge"] += merged - executed
-                    if alone and self._running == 1:  # else it was timed with another's shards in between
-                        self.planner.learn(chain, merged - start, ((r.compute_seconds for r in shard) for shard in ran))
-                    shards += ran
-                    timeline.append(Times(start, dispatched, executed, merged, ran))
-                    x = made.output
+                phases["execute"] += executed - start
+                phases["merge"] += merged - executed
+                if alone and self._running == 1:  # else it was timed with another's shards in between
+                    chain.history.observe(chain.cut, merged - start, chain.prediction.seconds)
+                    if parts > 1:
+                        measured = [sum(r.compute_seconds for r in shard) for shard in ran]
+                        predicted = map(sum, chain.prediction.compute)
+                        self.planner.statistics.observe_workers(chain.workers, predicted, measured)
+                shards += ran
+                timeline.append(Times(start, dispatched, executed, merged, ran))
+                x = made.output
         finally:
             with self._count:
                 self._running -= 1

@@ -5,16 +5,16 @@ both ends of an axis, which is one concatenation, and a cut along input channels
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from groupconv.convolution.plan import Range
 from groupconv.convolution.steps import Step
 from groupconv_server.coordinator.routes import Route
-from groupconv_server.executors.base import Task
+from groupconv_server.executors.task import Task
 from groupconv_server.planner import Piece, PlannedChain
-from groupconv_worker.contract import Array, beside
+from groupconv_worker.contract import Array, Problem
 from groupconv_worker.epilogue import add_bias
 from groupconv_worker.pieces import apply, blocks, copy
 
@@ -25,35 +25,49 @@ class Dispatch:
 
     Attributes:
         tasks: one for each shard.
-        output: of the chain's last step; complete when `merge` returns.
-        sums: for each output range the terms that are its sum; empty unless input channels are cut.
+        output: of the chain's last step; complete once the tasks ran and the sums, if there are any, are added.
+        sums: None unless input channels are cut.
     """
 
     tasks: list[Task]
     output: Array
-    chain: PlannedChain
-    step: Step
-    sums: dict[tuple[Range, ...], list[Array]] = field(default_factory=dict)
+    sums: "Sums | None" = None
 
-    def merge(self) -> None:
-        """Add the terms of every sum, then bias and activation, once."""
-        whole = self.chain.chain[-1]
-        for ranges, terms in self.sums.items():
+
+class Sums:
+    """The terms of sums whose input channels were cut.
+
+    Args:
+        last: the last step of the chain.
+        bias: of that step, (M,) or None; a sum is given it once.
+        output: where the sums go.
+    """
+
+    def __init__(self, last: Problem, bias: Array | None, output: Array) -> None:
+        self._activation, self._bias, self._output = last.geometry.activation, bias, output
+        self._terms: dict[tuple[Range, ...], list[Array]] = {}
+
+    def term(self, piece: Piece) -> Array:
+        """An array for the result of a piece, which is one term of the sum of its output range."""
+        term = np.empty(piece.problem.geometry.output_shape, dtype=piece.problem.types.output)
+        self._terms.setdefault(piece.output, []).append(term)
+        return term
+
+    def add(self) -> None:
+        """Add the terms of every sum, then bias and activation, into the output."""
+        for ranges, terms in self._terms.items():
             total = terms[0]
             channels = ranges[1]
             with np.errstate(all="ignore"):
                 for term in terms[1:]:
                     for at in blocks(total.shape):
                         total[at] += term[at]  # in the accumulator's dtype; int32 wraps as it does in the engines
-                add_bias(total, None if self.step.bias is None else self.step.bias[channels.slice])
-                activation = whole.geometry.activation
-                apply(total, activation and activation.channels(*channels))
-                copy(total, self.output[tuple(r.slice for r in ranges)])
+                add_bias(total, None if self._bias is None else self._bias[channels.slice])
+                apply(total, self._activation and self._activation.channels(*channels))
+                copy(total, self._output[tuple(r.slice for r in ranges)])
 
 
-def dispatch(
-    chain: PlannedChain, routes: Sequence[Route], step: Step, x: Array, output: Array | None = None
-) -> Dispatch:
+def dispatch(chain: PlannedChain, routes: Sequence[Route], step: Step, x: Array, output: Array) -> Dispatch:
     """The tasks of a chain.
 
     Args:
@@ -61,17 +75,15 @@ def dispatch(
         routes: of its shards.
         step: its last one, whose bias a sum of terms is given.
         x: (N, C, *spatial) of its first step.
-        output: of its last step, to be filled; None allocates it.
+        output: of its last step, to be filled.
     """
-    if output is None:
-        last = chain.chain[-1]
-        output = beside(x, last.geometry.output_shape, last.types.output)
-    made = Dispatch([], output, chain, step)
+    sums = Sums(chain.chain[-1], step.bias, output) if any(route.piece.partial for route in routes) else None
+    tasks = []
     for route in routes:
         there = x[route.read] if isinstance(route.read, tuple) else taken(x, route.read)
-        into = _term(made, route.piece) if route.piece.partial else output[route.write]
-        made.tasks.append(Task(route.index, route.worker, route.stages, there, into))
-    return made
+        into = sums.term(route.piece) if sums is not None and route.piece.partial else output[route.write]
+        tasks.append(Task(route.index, route.worker, route.stages, there, into))
+    return Dispatch(tasks, output, sums)
 
 
 def taken(x: Array, ranges: Sequence[Range]) -> Array:
@@ -88,10 +100,3 @@ def taken(x: Array, ranges: Sequence[Range]) -> Array:
         else:
             x = np.concatenate([x[(*along, slice(r.start, None))], x[(*along, slice(r.stop - x.shape[axis]))]], axis)
     return x
-
-
-def _term(made: Dispatch, piece: Piece) -> Array:
-    """Where a piece's result goes that is a term of a sum."""
-    term = np.empty(piece.problem.geometry.output_shape, dtype=piece.problem.types.output)
-    made.sums.setdefault(piece.output, []).append(term)
-    return term

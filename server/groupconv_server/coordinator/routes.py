@@ -20,6 +20,7 @@ class Route:
         read: of the input, as slices; as a list of ranges where one goes on at the beginning of its dimension.
         write: of the output.
         piece: of the last step.
+        plain: whether it reads all of the input and writes all of the output.
     """
 
     index: int
@@ -28,6 +29,7 @@ class Route:
     read: tuple[slice, ...] | list[Range]
     write: tuple[slice, ...]
     piece: Piece
+    plain: bool
 
 
 def routes_of(chain: PlannedChain, steps: Sequence[Step]) -> tuple[Route, ...]:
@@ -45,7 +47,9 @@ def routes_of(chain: PlannedChain, steps: Sequence[Step]) -> tuple[Route, ...]:
         inside = all(r.stop <= extent for r, extent in zip(ranges, extents, strict=True))
         read = tuple(r.slice for r in ranges) if inside else list(ranges)
         last = pieces[-1]
-        routes.append(Route(index, worker, stages, read, tuple(r.slice for r in last.output), last))
+        alone = len(chain.shards) == 1 and not last.partial
+        whole = alone and all((r.start, r.stop) == (0, extent) for r, extent in zip(ranges, extents, strict=True))
+        routes.append(Route(index, worker, stages, read, tuple(r.slice for r in last.output), last, whole))
     return tuple(routes)
 
 

@@ -1,8 +1,9 @@
 """Executors by name. Ray is imported only when it is asked for."""
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.executors.base import Executor, Task, WorkerInfo
+from groupconv_server.executors.base import Executor, WorkerInfo
 from groupconv_server.executors.placement import Placement
+from groupconv_server.executors.task import Task
 from groupconv_worker.resident import CAPACITY
 
 EXECUTORS = ("local", "ray")

@@ -5,39 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from groupconv.convolution.plan import ShardReport
-from groupconv_worker.contract import Array
+from groupconv_server.executors.task import Task
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.runner import NetworkCall, NetworkRan
 from groupconv_worker.job import Job
-from groupconv_worker.shard import Ran, Stage
-
-
-@dataclass(slots=True)
-class Task:
-    """A shard with its arrays.
-
-    Attributes:
-        index: position in its plan.
-        worker: id of the worker the plan gave it; another one may run it if that one is lost.
-        stages: its part of one step, or of several that run on one worker without meeting.
-        x: the slice of the first step's input, not copied.
-        out: the slice of the last step's output that the result lands in.
-    """
-
-    index: int
-    worker: str
-    stages: tuple[Stage, ...]
-    x: Array
-    out: Array
-
-    def reports(self, worker: str, ran: Sequence[Ran], seconds: float, attempts: int = 1) -> tuple[ShardReport, ...]:
-        """What happened to it, one report for each stage; `seconds` are from dispatch to result."""
-        return tuple(
-            [
-                ShardReport(self.index, worker, r.algorithm, r.seconds if i else seconds, r.seconds, attempts)
-                for i, r in enumerate(ran)
-            ]
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +48,7 @@ class Executor(Protocol):
         """Ids of the workers that take shards now, in a stable order."""
 
     def wait(self, deadline: float | None) -> tuple[str, ...]:
-        """The same as soon as there is one, for a while.
+        """Block until there is a worker, then return the ids as `workers` does.
 
         Raises:
             UnavailableError: none came in time.
@@ -87,13 +58,13 @@ class Executor(Protocol):
         """Have `prepare` called with the id of each worker that joins or returns from now on, before others see it."""
 
     def trouble(self) -> str:
-        """What keeps it from its full strength, for people; empty if nothing does."""
+        """Why it has fewer workers than it should, for people; empty if it has all of them."""
 
     def describe(self) -> list[WorkerInfo]:
-        """Those workers, for people."""
+        """The workers that take shards now, for people."""
 
     def expect(self, shards: int) -> None:
-        """So many shards of one chain come in a moment: what sleeps may wake meanwhile."""
+        """Wake threads for so many shards of one chain, which come in a moment."""
 
     def run(self, tasks: Sequence[Task], *, job: Job | None = None, among: int = 1) -> list[tuple[ShardReport, ...]]:
         """Run every task; when it returns, each result is in its task's `out`.
@@ -108,7 +79,7 @@ class Executor(Protocol):
 
         Raises:
             DeadlineExceededError: the deadline passed; what was still running is stopped within `job.PROMPT`.
-            CancelledError: the caller has gone; likewise.
+            CancelledError: the caller has gone; what was still running is stopped within `job.PROMPT`.
             UnavailableError: no worker is left, a shard was tried too often, or the executor ends.
         """
 

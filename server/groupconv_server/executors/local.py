@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 
 from groupconv.convolution.plan import ShardReport
 from groupconv.errors import UnavailableError
-from groupconv_server.executors.base import Task, WorkerInfo
+from groupconv_server.executors.base import WorkerInfo
+from groupconv_server.executors.task import Task
 from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.model import Model
@@ -87,24 +88,26 @@ class LocalExecutor:
             self._team.expect(shards - 1)
 
     def run(self, tasks: Sequence[Task], *, job: Job | None = None, among: int = 1) -> list[tuple[ShardReport, ...]]:
-        """Every task straight into its slice of the output: the first in this thread, the others in the team's."""
+        """Run every task straight into its slice of the output: the first in this thread, the others in the team's."""
         start, job = time.perf_counter(), job or Job()
         among_each = min(among, self.computes_here) / len(self._workers)
+        self._jobs.enter(job)
         try:
-            self._jobs.enter(job)
-            try:
-                return self._run(tasks, job, start, among_each)
-            finally:
-                self._jobs.leave(job)
+            if len(tasks) == 1:
+                worker = self._workers[tasks[0].worker]
+                if len(self._workers) > 1 and worker.runtime.budget.inside:  # another one that is idle may run it
+                    worker = next((w for w in self._workers.values() if not w.runtime.budget.inside), worker)
+                return [worker.run(tasks[0], job, start, among_each)]
+            return self._run(tasks, job, start, among_each)
         except DeviceLostError as error:
             if not self._lost:
                 self._lost = f"{error}; the server serves nothing until it is started again"
                 log.exception("%s", self._lost)
             raise
+        finally:
+            self._jobs.leave(job)
 
     def _run(self, tasks: Sequence[Task], job: Job, start: float, among: float) -> list[tuple[ShardReport, ...]]:
-        if len(tasks) == 1:
-            return [self._idle(tasks[0].worker).run(tasks[0], job, start, among)]
         reports: list[tuple[ShardReport, ...]] = [()] * len(tasks)
 
         def work(first: int, last: int) -> None:
@@ -113,13 +116,6 @@ class LocalExecutor:
 
         self._team.run(work, len(tasks))
         return reports
-
-    def _idle(self, planned: str) -> "_Worker":
-        """Who runs a task beside which nothing else was planned: its worker, or if that is busy, one that is idle."""
-        worker = self._workers[planned]
-        if not worker.busy:
-            return worker
-        return next((other for other in self._workers.values() if not other.busy), worker)
 
     def prepare_network(self, network: str, version: int, model: Model) -> None:
         """On the first worker; the others prepare it when they are given a call."""
@@ -160,10 +156,6 @@ class _Worker:
         self.runtime = WorkerRuntime(engine, threads, capacity)
         self.networks = NetworkRunner(self.runtime.budget, threads)
         self.shards, self._count = 0, threading.Lock()
-
-    @property
-    def busy(self) -> bool:
-        return self.runtime.budget.inside > 0
 
     def info(self) -> WorkerInfo:
         e = self.runtime.engine

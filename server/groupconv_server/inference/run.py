@@ -112,7 +112,7 @@ class Inference:
         reserve(call.working_bytes + call.output_bytes * (IN_MESSAGE if answer.at is None else IN_PLACE))
         y = answer.allocate(call.output_shape, call.output_dtype)
         ready = time.perf_counter()
-        outcome = self.batcher.execute(call, x, Job(deadline, alive), y, priority=priority)
+        outcome = self.batcher.execute(call, x, Job(deadline, alive, priority), y)
         ran = time.perf_counter()
         message = answer.message()
         end = time.perf_counter()

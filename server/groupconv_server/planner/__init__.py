@@ -6,9 +6,9 @@ plan: the plan of a request. describe, reasons, picture: the plan for people. ca
 """
 
 from groupconv_server.planner.cuts import Cut, Piece
-from groupconv_server.planner.plan import Planner, empty_plan, request_plan
+from groupconv_server.planner.plan import KnownPlan, Planner, empty_plan, request_plan
 from groupconv_server.planner.rates import Rates
 from groupconv_server.planner.search import PlannedChain
 from groupconv_server.planner.statistics import Statistics
 
-__all__ = ["Cut", "Piece", "PlannedChain", "Planner", "Rates", "Statistics", "empty_plan", "request_plan"]
+__all__ = ["Cut", "KnownPlan", "Piece", "PlannedChain", "Planner", "Rates", "Statistics", "empty_plan", "request_plan"]

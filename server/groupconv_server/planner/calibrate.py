@@ -19,7 +19,8 @@ from groupconv.convolution.geometry import resolve
 from groupconv.convolution.plan import ShardReport
 from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import GroupconvError, UnavailableError
-from groupconv_server.executors.base import Executor, Task
+from groupconv_server.executors.base import Executor
+from groupconv_server.executors.task import Task
 from groupconv_server.planner.rates import CLASSES, Rates
 from groupconv_worker.contract import Problem
 from groupconv_worker.shard import Stage

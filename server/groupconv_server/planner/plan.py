@@ -1,9 +1,8 @@
 """From a request's steps and the workers there are to a plan: the cheapest cut of the cheapest chains."""
 
 import itertools
-import math
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cachetools import FIFOCache
@@ -13,7 +12,7 @@ from groupconv_server.planner.cuts import Cut
 from groupconv_server.planner.describe import described
 from groupconv_server.planner.rates import Rates
 from groupconv_server.planner.search import PlannedChain, cut_chain, search
-from groupconv_server.planner.statistics import STALE, Chain, Statistics
+from groupconv_server.planner.statistics import Chain, History, Statistics
 from groupconv_worker.contract import Problem
 
 CACHED = 4096
@@ -29,27 +28,29 @@ ALIKE = 1.1
 
 
 @dataclass(slots=True)
-class _Known:
-    """A plan that is kept.
+class KnownPlan:
+    """The plan of a request and what it rests on.
 
     Attributes:
-        version: of the statistics that it rests on.
+        chains: of the plan, beginning with the first worker.
+        version: of the statistics.
+        rests_on: the histories of its chains, with their `changes`.
         most: workers that it takes at once.
-        turned: the plan by the position of the worker that it begins with; 0 as it was made.
+        turned: the plan by the position of the worker that it begins with.
     """
 
+    chains: tuple[PlannedChain, ...]
     version: int
+    rests_on: tuple[tuple[History, int], ...]
     most: int
     turned: dict[int, tuple[PlannedChain, ...]]
-
-    @property
-    def steps(self) -> int:
-        """Of the request."""
-        return sum(len(chain.chain) for chain in self.turned[0])
 
 
 class Planner:
     """Plans requests, and remembers plans until something that they rest on changes.
+
+    A plan takes 0.6 to 1 ms to make (bench/planning.py), as much as many convolutions. Compiled calls keep theirs; the
+    planner keeps those of requests that bring their weights.
 
     Args:
         statistics: rates of the workers and what was learned from running.
@@ -69,7 +70,7 @@ class Planner:
     def __init__(self, statistics: Statistics | None = None) -> None:
         self.statistics = statistics or Statistics()
         self._lock = threading.Lock()
-        self._plans: FIFOCache[object, _Known] = FIFOCache(CACHED, getsizeof=lambda known: known.steps)
+        self._plans: FIFOCache[object, KnownPlan] = FIFOCache(CACHED, getsizeof=_steps)
         self._turn = itertools.count()
 
     def plan(
@@ -83,19 +84,35 @@ class Planner:
             reordering: whether input channels may be cut, which reorders sums.
             at_most: shards of any step; None is as many as there are workers.
         """
+        return self.turn(self.known(problems, workers, reordering=reordering, at_most=at_most), workers)
+
+    def known(
+        self, problems: Chain, workers: tuple[str, ...], *, reordering: bool = False, at_most: int | None = None
+    ) -> KnownPlan:
+        """The plan with what it rests on, as kept or made anew; arguments as of `plan`."""
         at_most = min(at_most or len(workers), len(workers))
         key = (problems, workers, reordering, at_most)
         with self._lock:
             known = self._plans.get(key)
-        if known is None or known.version != self.statistics.version:
+        if known is None or not self.is_current(known):
             version = self.statistics.version
             chains = self._make(problems, workers, at_most, reordering=reordering)
-            known = _Known(version, max(len(c.workers) for c in chains), {0: chains})
-            self._keep(key, known)
-        if known.most == len(workers):
-            return known.turned[0]
-        offset = next(self._turn) % (len(workers) // known.most) * known.most
-        return known.turned.get(offset) or self._turned(known, workers, offset)
+            rests_on = tuple((c.history, c.history.changes) for c in chains)
+            known = KnownPlan(chains, version, rests_on, max(len(c.workers) for c in chains), {0: chains})
+            with self._lock:
+                self._plans[key] = known
+        return known
+
+    def is_current(self, plan: KnownPlan) -> bool:
+        """Whether nothing has changed that a plan rests on."""
+        return plan.version == self.statistics.version and all(h.changes == seen for h, seen in plan.rests_on)
+
+    def turn(self, plan: KnownPlan, workers: tuple[str, ...]) -> tuple[PlannedChain, ...]:
+        """The chains of a plan for these workers; small requests begin with another worker each."""
+        if plan.most == len(workers):
+            return plan.chains
+        offset = next(self._turn) % (len(workers) // plan.most) * plan.most
+        return plan.turned.get(offset) or self._turned(plan, workers, offset)
 
     def explore(self, chains: tuple[PlannedChain, ...], workers: tuple[str, ...]) -> tuple[PlannedChain, ...]:
         """The plan to run now: as given, or now and then with a cut whose time is worth knowing."""
@@ -125,22 +142,11 @@ class Planner:
             first += length
         return described(chains, {}, len(workers))
 
-    def learn(self, chain: PlannedChain, seconds: float, compute: Iterable[Iterable[float]]) -> None:
-        """A chain was run, alone: its seconds from dispatch to merge, and each shard's steps' seconds in the engine."""
-        tried = chain.history.observe(chain.cut, seconds)
-        if len(chain.workers) > 1:
-            predicted, measured = map(sum, chain.prediction.compute), map(sum, compute)
-            self.statistics.observe_workers(list(zip(chain.workers, predicted, measured, strict=True)))
-        off = abs(math.log(tried.seconds / chain.prediction.seconds)) > STALE
-        if tried.times == 1 or (off and tried.due):
-            self._forget(chain.chain)
-
     def _curious(self, c: PlannedChain, workers: tuple[str, ...]) -> PlannedChain | None:
         """The chain under another cut whose time is worth knowing; None to run it as it is planned."""
         runs = next(c.history.runs)
         if runs in DOUBTS:
             c.history.doubt(c.cut)
-            self._forget(c.chain)
             return None
         cut = c.history.next_trial(c.promising if runs % CURIOUS == 0 else ())
         return None if cut in (None, c.cut) else cut_chain(c.chain, c.first, cut, *self._by_speed(workers), c.history)
@@ -180,25 +186,18 @@ class Planner:
         order = sorted(workers, key=lambda w: -rates[w].multiply_adds[0])
         return order, [rates[w] for w in order]
 
-    def _turned(self, known: _Known, workers: tuple[str, ...], offset: int) -> tuple[PlannedChain, ...]:
-        """Small requests begin with another worker each, so that they spread over workers that are alike."""
+    def _turned(self, plan: KnownPlan, workers: tuple[str, ...], offset: int) -> tuple[PlannedChain, ...]:
+        """A plan that begins with another worker, where all are alike."""
         order, rates = self._by_speed(workers)
-        turned = known.turned[0]
+        turned = plan.chains
         if rates[0].multiply_adds[0] <= ALIKE * rates[-1].multiply_adds[0]:
             turned = tuple(c.turned(order, offset) for c in turned)
-        known.turned[offset] = turned
+        plan.turned[offset] = turned
         return turned
 
-    def _keep(self, key: object, known: _Known) -> None:
-        with self._lock:
-            self._plans[key] = known
 
-    def _forget(self, chain: Chain) -> None:
-        """Every plan that holds this chain is made anew when it is next asked for."""
-        with self._lock:
-            stale = [k for k, known in self._plans.items() if any(c.chain == chain for c in known.turned[0])]
-            for key in stale:
-                del self._plans[key]
+def _steps(plan: KnownPlan) -> int:
+    return sum(len(chain.chain) for chain in plan.chains)
 
 
 def request_plan(chains: Sequence[PlannedChain]) -> Plan:

@@ -11,7 +11,7 @@ import itertools
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from groupconv_server.planner.cuts import Cut
@@ -42,19 +42,6 @@ class Tried:
     seconds: float
     times: int = 1
 
-    @property
-    def due(self) -> bool:
-        """Whether a plan that is off is made anew: ever more rarely, or noise would have it made all the time."""
-        return self.times % RARELY == 0 or self.times & (self.times - 1) == 0
-
-    def add(self, seconds: float) -> None:
-        """One more run; of the first few the fastest counts."""
-        self.times += 1
-        if self.times <= TRIALS:
-            self.seconds = min(self.seconds, seconds)
-        else:
-            self.seconds += WEIGHT * (seconds - self.seconds)
-
 
 class History:
     """What running one chain of steps on so many workers has taught; safe to use from several threads.
@@ -63,10 +50,12 @@ class History:
 
     Attributes:
         runs: numbers the requests that ran the chain alone.
+        changes: grows when plans of the chain are to be made anew.
     """
 
     def __init__(self) -> None:
         self.runs = itertools.count(1)  # `next` is atomic
+        self.changes = 0
         self._tried: dict[Cut, Tried] = {}
         self._trials: set[Cut] = set()
         self._trying: list[Cut] = []
@@ -77,15 +66,28 @@ class History:
         with self._lock:
             return dict(self._tried)
 
-    def observe(self, cut: Cut, seconds: float) -> Tried:
-        """The chain was run under a cut."""
+    def observe(self, cut: Cut, seconds: float, predicted: float) -> None:
+        """Learn from a run of the chain, alone.
+
+        Args:
+            cut: that it ran under.
+            seconds: from dispatch to merge.
+            predicted: the seconds that its plan expected.
+        """
         with self._lock:
             known = self._tried.get(cut)
             if known is None:
-                known = self._tried[cut] = Tried(seconds)
+                self._tried[cut] = Tried(seconds)
+                self.changes += 1
+                return
+            known.times = times = known.times + 1
+            if times <= TRIALS:  # the fastest of the first few counts
+                known.seconds = min(known.seconds, seconds)
             else:
-                known.add(seconds)
-            return known
+                known.seconds += WEIGHT * (seconds - known.seconds)
+            # a plan that is off is made anew ever more rarely, or noise would have it made all the time
+            if (times % RARELY == 0 or times & (times - 1) == 0) and abs(math.log(known.seconds / predicted)) > STALE:
+                self.changes += 1
 
     def next_trial(self, promising: Sequence[Cut]) -> Cut | None:
         """The cut that is being tried, or else the first of these that was not; it will be."""
@@ -103,6 +105,7 @@ class History:
     def doubt(self, cut: Cut) -> None:
         """Forget what other cuts than this one took, and that they were tried."""
         with self._lock:
+            self.changes += 1
             self._tried = {c: tried for c, tried in self._tried.items() if c == cut}
             self._trials.clear()
             self._trying.clear()
@@ -162,8 +165,15 @@ class Statistics:
                 self._histories.popitem(last=False)
             return found
 
-    def observe_workers(self, ran: Sequence[tuple[str, float, float]]) -> None:
-        """Shards of one chain ran at once: (worker, predicted, measured) seconds in the engine of each."""
+    def observe_workers(self, workers: Sequence[str], predicted: Iterable[float], measured: Iterable[float]) -> None:
+        """Learn how fast workers are from shards of one chain that ran at once.
+
+        Args:
+            workers: of each shard.
+            predicted: seconds of each in the engine, as planned.
+            measured: the seconds that it took.
+        """
+        ran = list(zip(workers, predicted, measured, strict=True))
         if len(ran) < 2 or any(predicted <= 0 or measured <= 0 for _, predicted, measured in ran):
             return
         logs = [math.log(predicted / measured) for _, predicted, measured in ran]

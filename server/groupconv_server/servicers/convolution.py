@@ -62,7 +62,7 @@ class ConvolutionServicer:
         start = time.perf_counter()
         tensors = functools.partial(RequestTensors, self._memory, context)
         request, x, steps = parse(raw, tensors)
-        job = Job(deadline_of(context), context.is_active)
+        job = Job(deadline_of(context), context.is_active, request.priority)
         if not request.layer:
             return self._answer(request, x, steps, tensors, job, start)
         if steps:
@@ -87,18 +87,18 @@ class ConvolutionServicer:
             read = (x, *(s.kernel for s in steps))
             output = RequestOutput(request.output_place, tensors(), read, self.coordinator.limits)
             y = output.allocate(call.output_shape, call.output_dtype)
-            result = self.batcher.execute(call, x, job, y, priority=request.priority)
+            result = self.batcher.execute(call, x, job, y)
             return output.message(self._report(result, request, parsed))
         if call.output_bytes > self._most:
             self.coordinator.limits.check_message(call.output_bytes)
         if request.without_report:
             reserve(call.working_bytes + IN_MESSAGE * call.output_bytes)
             message, y = message_with(1, call.output_dtype, call.output_shape, field="output")
-            self.batcher.execute(call, x, job, y, priority=request.priority)
+            self.batcher.execute(call, x, job, y)
             return message
         # what the report tells comes after the output, so that is copied
         reserve(call.working_bytes + (IN_MESSAGE + 1) * call.output_bytes)
-        result = self.batcher.execute(call, x, job, priority=request.priority)
+        result = self.batcher.execute(call, x, job, None)
         rest = self._report(result, request, parsed)
         message, y = message_with(1, call.output_dtype, call.output_shape, rest, "output")
         y[...] = result.output

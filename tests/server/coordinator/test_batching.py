@@ -84,7 +84,7 @@ PAYS = Pays()
 def convolve(batcher, x, steps, *, priority=0, deadline=None, alive=lambda: True):
     coordinator = batcher.coordinator
     call = coordinator.compile(x.shape, x.dtype, steps)
-    return batcher.execute(call, x, Job(deadline, alive), priority=priority)
+    return batcher.execute(call, x, Job(deadline, alive, priority), None)
 
 
 class Calls:

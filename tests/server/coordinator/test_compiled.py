@@ -5,7 +5,7 @@ import threading
 import numpy as np
 
 from groupconv import ConvSpec, Step
-from groupconv_server.coordinator.compiled import ROUTES
+from groupconv_server.coordinator.compiled import KEPT
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import CALLS, CompiledCalls, resident_steps
 from groupconv_server.executors.local import LocalExecutor
@@ -19,7 +19,7 @@ def test_threads_that_come_with_other_plans_find_their_routes():
     try:
         coordinator = Coordinator(executor)
         call = coordinator.compile(X.shape, X.dtype, STEPS)
-        chains = [coordinator.planner.plan(call.problems, (f"w{i}",))[0] for i in range(2 * ROUTES)]
+        chains = [coordinator.planner.plan(call.problems, (f"w{i}",))[0] for i in range(2 * KEPT)]
         failed = []
 
         def look(first: int) -> None:
@@ -36,7 +36,7 @@ def test_threads_that_come_with_other_plans_find_their_routes():
         for thread in threads:
             thread.join()
         assert not failed
-        assert len(call._routes) <= ROUTES
+        assert len(call._routes) <= KEPT
     finally:
         executor.close()
 

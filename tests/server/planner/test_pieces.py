@@ -19,6 +19,11 @@ WORKERS = tuple(f"local-{i}" for i in range(16))
 PAIRS = tuple((f, f) for f in FLOATS) + (("uint8", "int8"), ("int8", "int32"), ("int32", "int32"), ("uint8", "float32"))
 
 
+def run(coordinator, planned, x, steps):
+    """The result of steps under a given plan."""
+    return coordinator.run(planned, x, coordinator.compile(x.shape, x.dtype, steps))
+
+
 @pytest.fixture(scope="module")
 def coordinator():
     executor = create_executor("local", workers=16, threads=1, engine="reference")
@@ -83,7 +88,7 @@ def test_every_cut_and_product_merges_to_the_unsplit_result_bit_for_bit(coordina
     planned = uneven(speeds).forced((problem,), WORKERS, [(1, cut)])
     assume(planned is not None)
     assert len(planned[0].shards) == cut.parts <= 16
-    outcome = coordinator.run(planned, case.x, [Step(case.weight, case.bias, case.spec)])
+    outcome = run(coordinator, planned, case.x, [Step(case.weight, case.bias, case.spec)])
     whole = reference.convolve(case.x, case.weight, case.bias, case.geometry).astype(case.types.output)
     np.testing.assert_array_equal(outcome.output, whole)
 
@@ -96,7 +101,7 @@ def test_a_cut_of_input_channels_sums_to_the_unsplit_result(coordinator, case: C
     assume(cut.channel > 1)
     planned = Planner().forced((problem,), WORKERS, [(1, cut)])
     assume(planned is not None)
-    outcome = coordinator.run(planned, case.x, [Step(case.weight, case.bias, case.spec)])
+    outcome = run(coordinator, planned, case.x, [Step(case.weight, case.bias, case.spec)])
     whole = reference.convolve(case.x, case.weight, case.bias, case.geometry)
     assert {s.partial for s in planned[0].plans[0].shards} == {True}
     if case.types.output.kind == "i":
@@ -114,7 +119,7 @@ def test_partial_sums_of_float16_travel_as_float32(coordinator):
     g = resolve(ConvSpec(), x.shape, w.shape)
     problem = Problem(g, types_of(x.dtype, w.dtype))
     planned = Planner().forced((problem,), WORKERS, [(1, Cut(channel=2))])
-    np.testing.assert_array_equal(coordinator.run(planned, x, [Step(w)]).output, np.zeros((1, 1, 4), np.float16))
+    np.testing.assert_array_equal(run(coordinator, planned, x, [Step(w)]).output, np.zeros((1, 1, 4), np.float16))
 
 
 @pytest.fixture(scope="module")
@@ -131,4 +136,4 @@ def test_on_the_cpu_engine_every_cut_stays_within_the_error_of_a_sum(on_cpus, ca
     cut = legal(data.draw(cuts(case.geometry.rank, channel=True)), problem)
     planned = Planner().forced((problem,), WORKERS, [(1, cut)])
     assume(planned is not None)
-    check(on_cpus.run(planned, case.x, [Step(case.weight, case.bias, case.spec)]).output, case)
+    check(run(on_cpus, planned, case.x, [Step(case.weight, case.bias, case.spec)]).output, case)

@@ -35,14 +35,20 @@ def planner(rates: Rates = SLOW, speeds=(1.0,) * 8) -> Planner:
     return Planner(statistics)
 
 
+def learn(p, chain, seconds, compute):
+    """What a coordinator has the planner learn from a run."""
+    chain.history.observe(chain.cut, seconds, chain.prediction.seconds)
+    p.statistics.observe_workers(chain.workers, map(sum, chain.prediction.compute), map(sum, compute))
+
+
 def test_a_plan_is_kept_until_what_it_rests_on_changes():
     p = planner()
     (first,) = p.plan(layers("alexnet_conv2"), EIGHT)
     assert p.plan(layers("alexnet_conv2"), EIGHT)[0] is first
-    p.learn(first, 2 * first.prediction.seconds, first.prediction.compute)
+    learn(p, first, 2 * first.prediction.seconds, first.prediction.compute)
     (second,) = p.plan(layers("alexnet_conv2"), EIGHT)
     assert second is not first
-    p.learn(second, second.prediction.seconds, second.prediction.compute)
+    learn(p, second, second.prediction.seconds, second.prediction.compute)
     assert p.plan(layers("alexnet_conv2"), EIGHT)[0] is second
 
 
@@ -51,7 +57,7 @@ def test_measured_times_replace_predicted_ones_and_scale_the_rest():
     layer = layers("alexnet_conv2")
     (model,) = p.plan(layer, EIGHT)
     for _ in range(3):
-        p.learn(model, 2 * model.prediction.seconds, model.prediction.compute)
+        learn(p, model, 2 * model.prediction.seconds, model.prediction.compute)
     (learned,) = p.plan(layer, EIGHT)
     assert learned.prediction.seconds == pytest.approx(2 * model.prediction.seconds)
     whole = [c.plans[0].alternatives[-1].seconds for c in (model, learned)]
@@ -64,7 +70,7 @@ def test_the_planner_comes_to_the_cut_that_is_fastest_in_truth():
     for _ in range(200):
         (chain,) = p.explore(p.plan(layer, EIGHT), EIGHT)
         modelled = Planner(p.statistics).forced(layer, EIGHT, [(1, chain.cut)])[0].prediction
-        p.learn(chain, truth.get(chain.cut, 1.0) * modelled.seconds, modelled.compute)
+        learn(p, chain, truth.get(chain.cut, 1.0) * modelled.seconds, modelled.compute)
     assert p.plan(layer, EIGHT)[0].cut == Cut(space=(1, 8))
 
 
@@ -74,7 +80,7 @@ def test_a_cut_that_was_slow_in_a_busy_hour_gets_another_chance():
     for run in range(240):
         (chain,) = p.explore(p.plan(layer, EIGHT), EIGHT)
         modelled = Planner(p.statistics).forced(layer, EIGHT, [(1, chain.cut)])[0].prediction
-        p.learn(chain, (3 if chain.cut == best and run < 100 else 1) * modelled.seconds, modelled.compute)
+        learn(p, chain, (3 if chain.cut == best and run < 100 else 1) * modelled.seconds, modelled.compute)
         if run == 110:
             assert p.plan(layer, EIGHT)[0].cut != best
     assert p.plan(layer, EIGHT)[0].cut == best
@@ -90,7 +96,7 @@ def test_curiosity_has_an_end():
             ran.append(chain.cut)
             assert chain.plans[0].reason.startswith("tried once to measure its time")
         modelled = Planner(p.statistics).forced(layer, EIGHT, [(1, chain.cut)])[0].prediction
-        p.learn(chain, modelled.seconds, modelled.compute)
+        learn(p, chain, modelled.seconds, modelled.compute)
     assert ran
     doubted = sum(runs < 500 for runs in DOUBTS)
     assert max(map(ran.count, ran)) <= TRIALS * (1 + doubted)
@@ -105,7 +111,7 @@ def test_a_worker_that_is_slower_than_the_others_gets_less():
             tuple(s * (3 if w == "w2" else 1) * p.statistics.rates(w).multiply_adds[0] / 1e6 for s in steps)
             for w, steps in zip(chain.workers, chain.prediction.compute, strict=True)
         ]
-        p.learn(chain, 1.0, truth)
+        learn(p, chain, 1.0, truth)
     samples = {s.worker: s.output[0].stop - s.output[0].start for s in chain.plans[0].shards}
     assert samples["w2"] == min(samples.values())
     others = [n for w, n in samples.items() if w != "w2"]

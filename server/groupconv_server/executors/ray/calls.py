@@ -11,9 +11,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
-from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray.lanes import Lane
 from groupconv_server.executors.ray.worker_slots import WorkerSlot
+from groupconv_server.executors.task import Task
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.contract import Array
 from groupconv_worker.resident import WeightsMissingError

@@ -9,13 +9,13 @@ from typing import Any
 
 from groupconv.convolution.plan import ShardReport
 from groupconv.errors import DeadlineExceededError, InternalError
-from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray import calls, lane_calls
 from groupconv_server.executors.ray.calls import SUSPICIOUS, Flight, Inputs, WorkerLostError, seconds_left
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
 from groupconv_server.executors.ray.lane_calls import LaneBrokenError
 from groupconv_server.executors.ray.waiting import first_done
 from groupconv_server.executors.ray.worker_slots import WorkerSlot, WorkerState
+from groupconv_server.executors.task import Task
 from groupconv_worker.job import Job
 from groupconv_worker.resident import WeightsMissingError
 

@@ -9,12 +9,13 @@ import ray
 from groupconv.convolution.plan import ShardReport
 from groupconv.errors import UnavailableError
 from groupconv_server.access.variables import check_ray_token
-from groupconv_server.executors.base import Task, WorkerInfo
+from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.executors.placement import Placement, WorkerPlaces
 from groupconv_server.executors.ray import network_calls, start
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
 from groupconv_server.executors.ray.dispatch import Dispatch
 from groupconv_server.executors.ray.lane_manager import LaneManager
+from groupconv_server.executors.task import Task
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.engines import create_engine
 from groupconv_worker.graph.model import Model

@@ -4,10 +4,10 @@ import logging
 import time
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
-from groupconv_server.executors.base import Task
 from groupconv_server.executors.ray.calls import Flight, Inputs, WorkerLostError, seconds_left
 from groupconv_server.executors.ray.lanes import LaneConnection, WorkerError
 from groupconv_server.executors.ray.worker_slots import WorkerSlot
+from groupconv_server.executors.task import Task
 from groupconv_worker.lanes.handshake import TIMEOUT
 from groupconv_worker.resident import WeightsMissingError
 from groupconv_worker.shard import Ran

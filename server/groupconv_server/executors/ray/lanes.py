@@ -14,7 +14,7 @@ import threading
 from typing import Any
 
 from groupconv.errors import BY_STATUS, GroupconvError, InternalError
-from groupconv_server.executors.base import Task
+from groupconv_server.executors.task import Task
 from groupconv_worker.contract import Array
 from groupconv_worker.lanes import frames
 from groupconv_worker.lanes.endpoint import NUMBER, RUN, SIZE, Address, watch
