@@ -69,18 +69,23 @@ def output_picture(y: Array) -> Image.Image:
 
 
 def top_classes(y: Array, labels: Sequence[str]) -> list[tuple[str, float]] | None:
-    """The classes with the highest values of an output (1, classes); None if it has another shape.
+    """The classes with the highest values of an output (1, classes); None if the output does not look like classes.
 
     Args:
         y: the output.
-        labels: names of the classes; without one a class is called by its number.
+        labels: names of the classes; without one a class is called by its number. Without any, only probabilities
+            are taken for classes.
 
     Example:
         >>> top_classes(np.array([[0.1, 0.7, 0.2]]), ["cat", "dog"])
         [('dog', 0.7), ('2', 0.2), ('cat', 0.1)]
+        >>> top_classes(np.array([[220.1, 219.8]]), []) is None
+        True
     """
-    flat = y.reshape(-1)
-    if y.shape[0] != 1 or flat.size != max(y.shape) or flat.size < 2 or y.dtype.kind not in "fiu":
+    flat = y.reshape(-1).astype(np.float64)
+    if not y.ndim or y.shape[0] != 1 or flat.size != max(y.shape) or flat.size < 2 or y.dtype.kind not in "fiu":
         return None
-    best = np.argsort(-flat.astype(np.float64), kind="stable")[:TOP]
+    if not labels and (flat.min() < 0 or abs(flat.sum() - 1) > 0.01):
+        return None
+    best = np.argsort(-flat, kind="stable")[:TOP]
     return [(labels[i] if i < len(labels) else str(i), float(flat[i])) for i in best]
