@@ -59,6 +59,7 @@ def _version(given: bool) -> None:
         raise typer.Exit
 
 
+@functools.cache
 def app(*names: str) -> typer.Typer:
     """The command line.
 

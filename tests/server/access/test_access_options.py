@@ -50,9 +50,14 @@ def test_every_command_that_asks_or_serves_has_its_access_options():
 # Required arguments come first: the options are looked at once the command line is complete.
 ARGUMENTS = {
     "conv": ["x.png", "--kernel", "sobel-x", "-o", "y.png"],
+    "run": ["x", "x"],
     "layers load": [__file__],
     "layers unload": ["x"],
     "layers show": ["x"],
+    "networks load": [__file__],
+    "networks show": ["x"],
+    "networks plan": ["x"],
+    "networks unload": ["x"],
 }
 
 
