@@ -141,7 +141,7 @@ Global___GetClusterResponse: _TypeAlias = GetClusterResponse  # noqa: Y015
 
 @_typing.final
 class LayerLoad(_message.Message):
-    """What one layer does."""
+    """What one layer or network does."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -154,7 +154,7 @@ class LayerLoad(_message.Message):
     name: _builtins.str
     """Its name."""
     version: _builtins.int
-    """Its present version; what follows is of it."""
+    """Its current version; what follows is of it."""
     bytes: _builtins.int
     """Bytes of its weights."""
     requests: _builtins.int

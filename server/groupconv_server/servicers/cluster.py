@@ -14,7 +14,7 @@ from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.health import Health
 from groupconv_server.layers.registry import Layers
-from groupconv_server.layers.version import LayerVersion
+from groupconv_server.layers.version import Version
 
 LIBRARIES = ("numpy", "onnxruntime", "numba", "scipy", "cupy-cuda12x", "cupy-cuda13x", "ray", "grpcio", "protobuf")
 """Libraries whose versions are reported, if they are installed."""
@@ -45,7 +45,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             max_message_bytes=c.limits.message_bytes,
             running=c.running,
             libraries=_versions(),
-            layers=map(_layer, self.layers.all()),
+            layers=map(_layer, self.layers.all(Version)),
             layer_bytes=self.layers.bytes,
             layer_capacity=self.layers.capacity,
             resident_bytes=self._process.memory_info().rss,
@@ -69,7 +69,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         )
 
 
-def _layer(layer: LayerVersion) -> cluster_pb2.LayerLoad:
+def _layer(layer: Version) -> cluster_pb2.LayerLoad:
     used = layer.usage
     return cluster_pb2.LayerLoad(
         name=layer.name,
