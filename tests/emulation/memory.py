@@ -1,6 +1,7 @@
 """Device memory: a pool with a limit, and arrays that refuse to be used on the host by mistake, as CuPy's do."""
 
 import ctypes
+import os
 import threading
 import weakref
 from contextlib import contextmanager
@@ -20,12 +21,15 @@ class OutOfMemoryError(MemoryError):
 
 class MemoryPool:
     def __init__(self) -> None:
-        self._limit, self._used = 0, 0
+        self._limit, self._used = int(os.environ.get("CUPY_GPU_MEMORY_LIMIT", 0)), 0  # CuPy takes a percentage, too
         self.peak = 0
         self._lock = threading.RLock()  # the garbage collector may free in the middle of malloc
 
     def set_limit(self, size: int | None = None) -> None:
         self._limit = size or 0
+
+    def get_limit(self) -> int:
+        return self._limit
 
     def malloc(self, size: int) -> "MemoryPointer":
         with self._lock:

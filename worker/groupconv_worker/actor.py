@@ -41,7 +41,7 @@ class Worker:
 
     def __init__(self, engine: str, threads: int, capacity: int = CAPACITY, share: float | None = None) -> None:
         if share:
-            os.environ.setdefault("CUPY_GPU_MEMORY_LIMIT", f"{share:.0%}")  # read when CuPy's pool is made
+            os.environ.setdefault("GROUPCONV_CUDA_MEMORY_FRACTION", str(share))  # read when the engine is made
         self._runtime = WorkerRuntime(engine, threads, capacity)
         self.engine, self.resident = self._runtime.engine, self._runtime.resident
         self._networks = NetworkRunner(self._runtime.budget, self.engine.threads)

@@ -244,6 +244,10 @@ def test_options_are_checked():
         CudaOptions(math="float8")  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match=r"GROUPCONV_CUDA_CHUNK: expected an integer"):
         CudaOptions.from_environ({"GROUPCONV_CUDA_CHUNK": "much"})
+    with pytest.raises(InvalidArgumentError, match=r"GROUPCONV_CUDA_MEMORY_FRACTION: expected a number"):
+        CudaOptions.from_environ({"GROUPCONV_CUDA_MEMORY_FRACTION": "half"})
+    with pytest.raises(InvalidArgumentError, match=r"cuda\.memory_fraction: expected above 0, at most 1"):
+        CudaOptions(memory_fraction=1.5)
     refused = emulated_engine(algorithm="winograd")
     with pytest.raises(InvalidArgumentError, match=r"cuda\.algorithm"):
         refused.__enter__()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from emulation import emulated_engine, memory, needs_compiler
+from emulation.stand_in import as_cupy
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
@@ -86,6 +87,50 @@ def test_weights_too_large_for_the_device():
     problem, _, w, _ = problem_of()
     with emulated_engine(memory_limit=100) as engine, pytest.raises(ResourceExhaustedError, match="weights need"):
         engine.prepare(problem, w)
+
+
+@pytest.mark.parametrize(
+    ("options", "variable", "limit"),
+    [
+        ({}, None, 0),
+        ({}, "1000", 1000),  # CuPy's own variable
+        ({"memory_limit": 2000}, "1000", 2000),
+        ({"memory_fraction": 0.25}, "1000", 2**27),  # of 1 GiB, of which the context takes half
+        ({"memory_fraction": 0.25, "memory_limit": 3000}, None, 3000),
+    ],
+)
+def test_memory_is_limited_by_bytes_a_fraction_or_cupy_s_variable(options, variable, limit, monkeypatch):
+    monkeypatch.delenv("CUPY_GPU_MEMORY_LIMIT", raising=False)
+    if variable:
+        monkeypatch.setenv("CUPY_GPU_MEMORY_LIMIT", variable)
+    with emulated_engine(**options) as engine:
+        assert engine._device.pool.get_limit() == engine._device.memory_limit == limit
+
+
+def test_two_workers_of_one_device_hold_no_more_than_their_shares(monkeypatch):
+    """Each has its part of the memory; one that needs more is refused, and the other goes on."""
+    actor = pytest.importorskip("groupconv_worker.actor", reason="needs Ray")
+    monkeypatch.setenv("GROUPCONV_CUDA_MEMORY_FRACTION", "to be unset after the test")
+    monkeypatch.delenv("GROUPCONV_CUDA_MEMORY_FRACTION")
+    monkeypatch.setattr("groupconv_worker.cuda.device.CONTEXT", 0)
+    problem, x, w, want = problem_of()
+    out = np.empty_like(want, F32)
+    with as_cupy() as cupy:
+        monkeypatch.setattr(cupy.cuda, "is_available", lambda: True)
+        total = 64 * (x.nbytes + w.nbytes)
+        properties = {"name": b"small", "totalGlobalMem": total}
+        monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda _: properties)
+        workers = [actor.Worker("cuda", 1, share=0.5) for _ in range(2)]
+    pools = [worker.engine.gpu.pool for worker in workers]
+    assert [pool.get_limit() for pool in pools] == [total // 2] * 2
+    wide = Problem(resolve(ConvSpec(), (1, 512, 4, 4), (512, 512, 3, 3)), types_of(F32, F32))
+    with pytest.raises(ResourceExhaustedError, match="weights need"):
+        workers[0].engine.prepare(wide, np.zeros((512, 512, 3, 3), F32))
+    workers[1].engine.prepare(problem, w).run(x, out)
+    np.testing.assert_allclose(out, want, atol=1e-4)
+    assert sum(pool.peak for pool in pools) <= total
+    for worker in workers:
+        worker.engine.close()
 
 
 def test_device_memory_is_given_back():

@@ -26,6 +26,9 @@ from groupconv_worker.cuda.options import CudaOptions
 GRAPH_STREAMS = 4
 """Captured graphs that overlap; see `GraphStream`."""
 
+CONTEXT = 512 * MIB
+"""Bytes of a process's share of a device that its context, kernels and libraries take outside the pool."""
+
 TABLES = 64 * MIB
 """Bytes of tap tables kept on the device, and about as many on the host, for the next kernel of the same shape."""
 
@@ -77,6 +80,7 @@ class Device:
     Attributes:
         ordinal: its number in this process.
         copy: copies host arrays.
+        memory_limit: bytes that its pool may hold; 0 if nothing limits it but the device.
         cudnn: the library; None if it is not installed.
     """
 
@@ -90,11 +94,13 @@ class Device:
         # kept: each time, CuPy asks the driver for every attribute
         self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
         self.pool = cupy.cuda.MemoryPool()  # not CuPy's default one, which the whole process shares
-        self.pool.set_limit(size=options.memory_limit)
+        if limit := self._memory_limit():
+            self.pool.set_limit(size=limit)  # 0 would undo CUPY_GPU_MEMORY_LIMIT
+        self.memory_limit = int(self.pool.get_limit())
         self.pinned = cupy.cuda.PinnedMemoryPool()
         self.graphs = GraphCapture(cupy, self.pool)
         # at most half of the limit: weights, and runs that are not captured, need memory, too
-        self.graph_cache = GraphCache(min(options.graph_memory, options.memory_limit // 2 or options.graph_memory))
+        self.graph_cache = GraphCache(min(options.graph_memory, self.memory_limit // 2 or options.graph_memory))
         self.cudnn = CudnnLibrary.load(options)
         self._graph_streams = itertools.cycle([GraphStream(cupy) for _ in range(GRAPH_STREAMS)])
         self._streams: list[RunStreams] = []
@@ -104,8 +110,19 @@ class Device:
 
     def describe(self) -> str:
         """Name and memory."""
-        properties = self.cupy.cuda.runtime.getDeviceProperties(self._device.id)
+        properties = self._properties()
         return f"cuda: {properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB"
+
+    def _memory_limit(self) -> int:
+        """Bytes of the pool by the options; 0 if they do not limit it."""
+        options, limits = self.options, [self.options.memory_limit]
+        if options.memory_fraction < 1:
+            share = int(options.memory_fraction * self._properties()["totalGlobalMem"])
+            limits.append(max(share - CONTEXT, share // 2))
+        return min((limit for limit in limits if limit), default=0)
+
+    def _properties(self) -> Any:
+        return self.cupy.cuda.runtime.getDeviceProperties(self.ordinal)
 
     @contextmanager
     def current(self) -> Iterator[None]:

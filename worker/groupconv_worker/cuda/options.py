@@ -1,7 +1,7 @@
 """Settings of the cuda engine, which an operator gives as environment variables."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -12,12 +12,17 @@ MATHS: tuple[str, ...] = get_args(Math)
 GRAPH_MEMORY, OLD_GRAPH_MEMORY = "GROUPCONV_CUDA_GRAPH_MEMORY", "GROUPCONV_CUDA_RECORDINGS"
 
 
+_PARSE: dict[str, Callable[[str], Any]] = {"math": str, "algorithm": str, "memory_fraction": float}
+
+
 @dataclass(frozen=True, slots=True)
 class CudaOptions:
     """Settings of a `CudaEngine`.
 
     Attributes:
         memory_limit: bytes of device memory the engine may hold; 0 for no limit but the device's.
+        memory_fraction: share of the device's memory that the engine may take, in (0, 1]; workers that share a device
+            have each their own. The smaller one of both limits holds.
         workspace: bytes an algorithm may use beside its input, output and weights.
         chunk: bytes of input and output sent at a time, so that copies overlap with computing.
         graph_memory: bytes of device and pinned memory that captured graphs of repeated runs may hold; 0 captures none.
@@ -29,7 +34,7 @@ class CudaOptions:
         algorithm: always take the algorithm of this name; "" chooses.
 
     Raises:
-        InvalidArgumentError: a negative size or an unknown `math`.
+        InvalidArgumentError: a negative size, a fraction outside (0, 1], or an unknown `math`.
 
     Example:
         >>> CudaOptions(math="tf32").workspace == 256 * 2**20
@@ -37,6 +42,7 @@ class CudaOptions:
     """
 
     memory_limit: int = 0
+    memory_fraction: float = 1.0
     workspace: int = 256 * 2**20
     chunk: int = 8 * 2**20
     graph_memory: int = 2**30
@@ -46,7 +52,7 @@ class CudaOptions:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """GROUPCONV_CUDA_MEMORY_LIMIT, _WORKSPACE, _CHUNK, _GRAPH_MEMORY, _MATH, _DETERMINISTIC (0, 1), _ALGORITHM.
+        """Read the variables GROUPCONV_CUDA_ and the name of a field in capitals, _DETERMINISTIC as 0 or 1.
 
         Every worker process, also of Ray, inherits the environment.
 
@@ -66,9 +72,10 @@ class CudaOptions:
             if (text := environ.get(name)) is None:
                 continue
             try:
-                given[field] = text if field in ("math", "algorithm") else int(text)
+                given[field] = _PARSE.get(field, int)(text)
             except ValueError:
-                raise InvalidArgumentError(name, "an integer", text) from None
+                what = "a number" if field == "memory_fraction" else "an integer"
+                raise InvalidArgumentError(name, what, text) from None
         given["deterministic"] = bool(given.get("deterministic", False))
         return cls(**given)
 
@@ -76,5 +83,7 @@ class CudaOptions:
         for field in ("memory_limit", "workspace", "chunk", "graph_memory"):
             if getattr(self, field) < 0:
                 raise InvalidArgumentError(f"cuda.{field}", "bytes, at least 0", getattr(self, field))
+        if not 0 < self.memory_fraction <= 1:
+            raise InvalidArgumentError("cuda.memory_fraction", "above 0, at most 1", self.memory_fraction)
         if self.math not in MATHS:
             raise InvalidArgumentError("cuda.math", f"one of {', '.join(MATHS)}", self.math)

@@ -83,7 +83,7 @@ class CudaPrepared:
     def _needed(self, reason: str) -> str:
         g, types = self._problem.geometry, self._problem.types
         arrays, workspace = group_bytes(g, types), self._kernel.workspace(1, 1)
-        limit = self._device.options.memory_limit
+        limit = self._device.memory_limit
         return (
             f"cuda: one group of one sample needs {arrays + workspace} bytes of device memory "
             f"({arrays} for input and output, {workspace} of workspace) beside the weights"
