@@ -35,6 +35,10 @@ from groupconv_worker.taps import stretched
 
 THIN = 16
 """Filters per group up to which lanes along a row beat lanes over filters."""
+FEW_CHANNELS = 128 if simd.WIDTH == 32 else 2**31
+"""Channels up to which a one-shot pointwise kernel is read as it lies: of 16 registers few are left to reuse a load."""
+BLAS_POINTWISE = simd.WIDTH == 32
+"""Whether BLAS computes one-shot pointwise kernels sooner than onnxruntime."""
 FEW_CELLS = 32
 """Cells that a weight meets below which packing a one-shot kernel's filters costs more than it saves: of the output, or
 of a transposed kernel's input where one thread does the packing."""
@@ -113,7 +117,7 @@ class CpuEngine:
         few = not resident and (math.prod(g.input) if g.transposed and alone else cells) < FEW_CELLS
         if plane and pointwise and not (resident or few) and self._reads_them_raw(problem, plane):
             return self.grouped
-        if self.onnx.supports(problem) and (resident or pointwise or few or not plane):
+        if self.onnx.supports(problem) and (resident or (pointwise and not BLAS_POINTWISE) or few or not plane):
             return self.onnx
         blas = problem.types.accumulate.kind == "f" and (pointwise or few)
         return self.direct if plane and not blas and self.direct.supports(problem) else self.gemm
@@ -121,7 +125,8 @@ class CpuEngine:
     def _reads_them_raw(self, problem: Problem, plane: Plane) -> bool:
         """Whether a one-shot pointwise kernel is best left unpacked, in blocks of several filters."""
         several = blocks(fold(plane), simd.lanes(4))[0][0] > 2
-        return several and problem.types.accumulate == np.float32 and self.grouped.supports(problem)
+        few = plane.channels <= FEW_CHANNELS
+        return several and few and problem.types.accumulate == np.float32 and self.grouped.supports(problem)
 
     def candidates(self, problem: Problem) -> list[Algorithm]:
         """The algorithms worth timing, the heuristic's first."""

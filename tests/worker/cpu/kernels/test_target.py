@@ -23,7 +23,7 @@ def kept(*arguments):
 atomic.callback = kept
 from groupconv_worker.cpu.kernels import filters, rows
 dtype = np.dtype(np.float32)
-filters.kernel(dtype, 2, 2, 1, 6, 1, 1)
+filters.kernel(dtype, 0, 2, 2, 1, 6, 5, 1, 1)
 rows.kernel(dtype, 1, 4, 2, 3, 3, 1, 1, 1, 1, 0)
 print(*(kernel._library.get_asm_str() for kernel in made))
 """

@@ -8,6 +8,7 @@ import scipy.special
 
 from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
+from groupconv_worker.cpu.algorithms.blocking import Block, block, last_block, pixel_blocks, row_blocks, strips, vectors
 from groupconv_worker.cpu.algorithms.filters import packed
 from groupconv_worker.cpu.algorithms.gemm import Gemm
 from groupconv_worker.cpu.algorithms.plane import Phase, Plane, phases
@@ -19,10 +20,8 @@ from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.taps import stretched
 
-Block = tuple[int, int, int]
-"""Vectors of filters, rows and pixels of a block."""
-
-
+UNROLLED = 4
+"""Channels of a group up to which the kernel has no loop over them."""
 MAX_STEP = 16
 """Largest stride along a row, and distance of a phase's outputs."""
 
@@ -137,7 +136,8 @@ def _stage(
     sizes = (plane.channels, plane.filters, count, where[1], *plane.output, *within_x, *within_y)
     words = (x, w, bias, y, taps, starts, len(starts), *sizes, relu)
     rest = -(-(plane.filters - (count - 1) * size) // lanes)
-    run = filters.kernel(dtype, V, rest, R, P, plane.stride[1], phase.step[1])
+    C = plane.channels if plane.channels <= UNROLLED else 0
+    run = filters.kernel(dtype, C, V, rest, R, P, last_block(plane.output[1], P), plane.stride[1], phase.step[1])
     return KernelStage(run, words, plane.groups * count * -(-plane.output[0] // R))
 
 
@@ -178,8 +178,6 @@ def _seen(plane: Plane, axis: int, outputs: int) -> int:
 
 TABLE = 20_000
 """Most entries of a table of taps per block: on larger maps the edges, where taps see only padding, are few."""
-ROWS = 4
-"""Most rows of a block."""
 
 
 @bounded(32 * MIB, arrays_bytes)
@@ -211,55 +209,6 @@ def tap_table(
     return taps, starts
 
 
-def block(plane: Plane, lanes: int) -> Block:
-    """Vectors of filters, rows and pixels that fill the registers and waste little of the map's edges.
-
-    Example:
-        >>> V, R, P = block(Plane(1, 64, 64, (56, 56), (3, 3), (1, 1), (1, 1), (1, 1), (56, 56)), 16)
-        >>> V * R * P <= simd.ACCUMULATORS
-        True
-    """
-    V = vectors(plane, lanes)
-    most = min(simd.ACCUMULATORS // V, lanes)
-    height, width = plane.output
-    if width > most // 2:
-        return V, 1, even(width, most)
-    return V, even(height, min(ROWS, max(1, simd.ACCUMULATORS // V // width))), width
-
-
-STRIP = (4, 2, 1)
-"""Blocks of pixels of a strip."""
-
-
-def strips(phase: Phase, lanes: int) -> Plane:
-    """A long row that no tap shifts (pointwise), cut into rows of whole blocks, which threads can share evenly.
-
-    Only a phase that is the whole output can be cut so: the cells of another one lie apart in the output, where the
-    rows of its plane and the pieces of a row are not the same distance from each other.
-
-    Example:
-        >>> row = Plane(1, 8, 80, (1, 784), (1, 1), (1, 1), (1, 1), (0, 0), (1, 784))
-        >>> strips(Phase(row, ((0,), (0,)), (0, 0), (1, 1)), 16).output
-        (14, 56)
-        >>> strips(Phase(row, ((0,), (0,)), (0, 1), (1, 2)), 16) == row
-        True
-    """
-    plane, cells = phase.plane, phase.plane.output[1]
-    whole = phase.start == plane.low == (0, 0) and phase.step == (1, 1)
-    if not whole or plane.kernel != (1, 1) or plane.input != plane.output or plane.output[0] > 1:
-        return plane
-    most = min(simd.ACCUMULATORS // vectors(plane, lanes), lanes)
-    sizes = [count * P for P in range(most, most * 2 // 3, -1) for count in STRIP]
-    columns = next((size for size in sizes if cells % size == 0), cells)
-    return replace(plane, input=(cells // columns, columns), output=(cells // columns, columns))
-
-
-def vectors(plane: Plane, lanes: int) -> int:
-    """Vectors of filters of a block."""
-    count = -(-plane.filters // lanes)
-    return count if count in (1, 3) else 2
-
-
 def met_taps(plane: Plane, R: int, P: int) -> Array:
     """Which taps meet the input at all, (blocks, K·L): at large dilations many see nothing but padding.
 
@@ -268,25 +217,11 @@ def met_taps(plane: Plane, R: int, P: int) -> Array:
         [[False, True, False]]
     """
     axes = []
-    for axis, (part, overlapping) in enumerate(((R, False), (P, True))):
-        outputs, taps = plane.output[axis], np.arange(plane.kernel[axis]) * plane.dilation[axis]
-        first = np.arange(0, outputs, part)
-        if overlapping:
-            first = np.minimum(first, outputs - part)
-        last = np.minimum(first + part, outputs) - 1
+    for axis, (first, last) in enumerate((row_blocks(plane.output[0], R), pixel_blocks(plane.output[1], P))):
+        taps = np.arange(plane.kernel[axis]) * plane.dilation[axis]
         low, stride = plane.low[axis], plane.stride[axis]
         seen = (last[:, None] * stride + taps - low >= 0) & (first[:, None] * stride + taps - low < plane.input[axis])
         axes.append(seen)
     rows, columns = axes
     met = rows[:, None, :, None] & columns[None, :, None, :]  # (row blocks, pixel blocks, K, L)
     return met.reshape(len(rows) * len(columns), -1)
-
-
-def even(extent: int, most: int) -> int:
-    """The part, at most `most`, that cuts `extent` with little left over into few parts: each costs half a cell more.
-
-    Example:
-        >>> even(144, 14), even(55, 14), even(35, 14), even(4, 3)
-        (12, 11, 12, 2)
-    """
-    return min(range(min(extent, most), 0, -1), key=lambda size: -(-extent // size) * (2 * size + 1))

@@ -1,5 +1,6 @@
 """Direct convolution with the lanes along a row: groups of few channels, depthwise above all (kernels/rows.py)."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -152,21 +153,38 @@ def blocks(plane: Plane, lanes: int) -> list[Block]:
         >>> blocks(Plane(8, 4, 4, (56, 56), (3, 3), (1, 1), (1, 1), (1, 1), (56, 56)), 16)[0][0]
         4
     """
-    vectors, room = -(-plane.output[1] // lanes), simd.ACCUMULATORS
-    height, taps = plane.output[0], plane.kernel[0] * plane.kernel[1]
-    if plane.kernel == (1, 1):
-        wanted = [(f, 1, min(v, vectors)) for f, v in ((8, 2), (4, 4), (5, 4), (3, 4), (1, 4))]
-        wanted = [(f, r, v) for f, r, v in wanted if plane.filters % f == 0]
-    elif plane.filters == 1 or plane.channels == 1:
-        widths = list(dict.fromkeys(v for v in (vectors, 4, 2, 1) if v <= min(vectors, 7)))
-        wanted = [(1, r, v) for v in widths[:2] for r in ((14, 7, 4) if v == 1 else (4, 8) if taps > 25 else (4, 2))]
-    else:
-        filters = next(f for f in (4, 3, 2, 1) if plane.filters % f == 0)
-        wanted = [(filters, 2, min(vectors, 2)), (filters, 1, min(vectors, 4)), (filters, 4, 1), (filters, 2, 1)]
-        if plane.filters % 8 == 0:
-            wanted += [(8, 1, min(vectors, 2)), (8, 2, 1)]
-    fitting = [(f, min(r, height), v) for f, r, v in wanted if f * min(r, height) * v <= room and v <= vectors]
+    vectors, height = -(-plane.output[1] // lanes), plane.output[0]
+    wanted = _of_16_registers(plane, vectors) if simd.WIDTH == 32 else _of_32_registers(plane, vectors)
+    fitting = [
+        (f, min(r, height), min(v, vectors))
+        for f, r, v in wanted
+        if plane.filters % f == 0 and f * min(r, height) * min(v, vectors) <= simd.ACCUMULATORS + 2
+    ]
     return list(dict.fromkeys(fitting)) or [(1, 1, 1)]
+
+
+def _of_32_registers(plane: Plane, vectors: int) -> list[Block]:
+    """What to try with AVX-512 and NEON."""
+    taps = plane.kernel[0] * plane.kernel[1]
+    if plane.kernel == (1, 1):
+        return [(8, 1, 2), (4, 1, 4), (5, 1, 4), (3, 1, 4), (1, 1, 4)]
+    if plane.filters == 1 or plane.channels == 1:
+        widths = list(dict.fromkeys(v for v in (vectors, 4, 2, 1) if v <= min(vectors, 7)))
+        return [(1, r, v) for v in widths[:2] for r in ((14, 7, 4) if v == 1 else (4, 8) if taps > 25 else (4, 2))]
+    filters = next(f for f in (4, 3, 2, 1) if plane.filters % f == 0)
+    return [(filters, 2, 2), (filters, 1, 4), (filters, 4, 1), (filters, 2, 1), (8, 1, 2), (8, 2, 1)]
+
+
+def _of_16_registers(plane: Plane, vectors: int) -> list[Block]:
+    """What to try with AVX2, whose masks take a register, too: ten accumulators, fourteen without a mask inside."""
+    if plane.kernel == (1, 1):
+        return [(4, 1, 2), (5, 1, 2), (3, 1, 3), (1, 1, 4)]
+    if plane.filters == 1 or plane.channels == 1:
+        wide = min((5, 4, 3), key=lambda v: -(-vectors // v) * v)
+        if vectors <= 2:
+            return [(1, 14, 1), (1, 7, 1), (1, 5, 2)]
+        return [(1, 6, 2), (1, 2, wide)] if plane.stride[1] > 1 else [(1, 2, wide), (1, 6, 2), (1, 1, 7)]
+    return [(4, 1, 2), (2, 1, 4), (2, 2, 2), (3, 1, 2), (1, 2, 4)]
 
 
 def _supported(plane: Plane) -> bool:
@@ -175,8 +193,14 @@ def _supported(plane: Plane) -> bool:
 
 
 def _masked(plane: Plane, lanes: int, V: int) -> int:
-    """1 if an inner vector of some block may reach outside the input row."""
-    stride, width, outputs = plane.stride[1], plane.input[1], plane.output[1]
-    reach = (plane.kernel[1] - 1) * plane.dilation[1] - plane.low[1]
-    last = max(outputs - V * lanes, 0) + (V - 1) * lanes  # end of the inner vectors of the last block
-    return int(lanes * stride < plane.low[1] or last * stride + reach > width)
+    """Bit v·L + l for each vector v of a block that at tap column l may reach outside the input row; -1 for all."""
+    columns, stride, dilation = plane.kernel[1], plane.stride[1], plane.dilation[1]
+    if V * columns > MAX_TAPS - 2:
+        return -1
+    last = max(plane.output[1] - V * lanes, 0) * stride  # where the last block of a row begins
+    bits = 0
+    for v, k in itertools.product(range(V), range(columns)):
+        start = v * lanes * stride + k * dilation - plane.low[1]
+        if start < 0 or last + start + lanes * stride > plane.input[1]:
+            bits |= 1 << (v * columns + k)
+    return bits

@@ -17,7 +17,8 @@ import numpy as np
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
-from groupconv_worker.cpu.algorithms.direct import Direct, even
+from groupconv_worker.cpu.algorithms.blocking import even
+from groupconv_worker.cpu.algorithms.direct import Direct
 from groupconv_worker.cpu.algorithms.filters import packing
 from groupconv_worker.cpu.algorithms.plane import Plane, phases
 from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded

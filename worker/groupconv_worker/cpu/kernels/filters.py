@@ -6,6 +6,7 @@ The input is x itself or a padded copy of it (`kernels.layout.spread`), so that 
 transposed in registers on its way out, where a phase of an up-sampled map leaves room for the others.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from groupconv_worker.cpu.kernels.simd import I64, Simd, i64, pointer
 
 
 @intrinsic(prefer_literal=True)
-def _block(_context, x, w, bias, y, taps, first, last, size, at, relu, V, N, R, P, S, T):
+def _block(_context, x, w, bias, y, taps, first, last, size, at, relu, C, V, N, R, P, S, T):
     """Compute one block.
 
     Args:
@@ -30,10 +31,10 @@ def _block(_context, x, w, bias, y, taps, first, last, size, at, relu, V, N, R, 
             and how many filters and rows of the block exist.
         at: offsets of the block in x, w, bias and y.
         relu: not 0 to clamp.
-        V, N, R, P, S, T: literals, as in `kernel`.
+        C, V, N, R, P, S, T: literals, as in `kernel`.
     """
-    literals = [t.literal_value for t in (V, N, R, P, S, T)]
-    signature = types.void(x, w, bias, y, taps, first, last, size, at, relu, V, N, R, P, S, T)
+    literals = [t.literal_value for t in (C, V, N, R, P, S, T)]
+    signature = types.void(x, w, bias, y, taps, first, last, size, at, relu, C, V, N, R, P, S, T)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         arrays = [pointer(context, builder, t, a) for t, a in zip(signature.args[:5], arguments[:5], strict=True)]
@@ -55,7 +56,7 @@ class _Block:
         self.x, self.w, self.bias, self.y = (b.gep(a, [p]) for a, p in zip((x, w, bias, y), places, strict=True))
         self.channels, self.x_channel, self.x_row, self.y_channel, self.y_row = sizes[:5]
         self.filters, self.rows = sizes[5:]
-        self.V, self.N, self.R, self.P, self.S, self.T = literals
+        self.C, self.V, self.N, self.R, self.P, self.S, self.T = literals
 
     def emit(self, first: Any, last: Any, relu: Any) -> None:
         if self.N == self.V:
@@ -81,14 +82,22 @@ class _Block:
             pair = b.mul(tap, i64(2))
             x = b.gep(self.x, [b.load(b.gep(self.taps, [pair]))])
             w = b.gep(self.w, [b.load(b.gep(self.taps, [b.add(pair, i64(1))]))])
-            with cgutils.for_range(b, self.channels, intp=I64) as loop:
-                pixels = b.gep(x, [b.mul(loop.index, self.x_channel)])
-                weights = b.gep(w, [b.mul(loop.index, i64(self.V * simd.lanes))])
+            for channel in self._each_channel():
+                pixels = b.gep(x, [b.mul(channel, self.x_channel)])
+                weights = b.gep(w, [b.mul(channel, i64(self.V * simd.lanes))])
                 self._step(pixels, self._vectors(weights, count), sums)
         for v in range(count):
             for r in range(self.R):
                 with b.if_then(b.icmp_signed("<", i64(r), self.rows)):
                     self._store(v, r, [simd.relu(b.load(sums[v, r, p]), relu) for p in range(self.P)])
+
+    def _each_channel(self) -> Iterator[Any]:
+        """The channels' numbers: one after another in the code if C says how many there are, else of a loop."""
+        if self.C:
+            yield from map(i64, range(self.C))
+        else:
+            with cgutils.for_range(self.b, self.channels, intp=I64) as loop:
+                yield loop.index
 
     def _vectors(self, address: Any, count: int) -> list[Any]:
         return [self.simd.load(self.b.gep(address, [i64(v * self.simd.lanes)])) for v in range(count)]
@@ -114,13 +123,16 @@ class _Block:
 
 
 @form
-def kernel(dtype: np.dtype, V: int, N: int, R: int, P: int, S: int, T: int) -> Any:
+def kernel(dtype: np.dtype, C: int, V: int, N: int, R: int, P: int, Q: int, S: int, T: int) -> Any:
     """The compiled loop over blocks, for one block shape; every kernel size and dilation.
 
     Args:
         dtype: of all arrays.
+        C: channels of a group if they are so few that a loop over them costs more than its steps, else 0.
         V, R, P: vectors of filters, rows and pixels of a block.
         N: vectors of filters that a group's last block has of those.
+        Q: pixels of the last blocks of a row: P - 1 of as many as make the row end with a block, or P, where the last
+            block overlaps its neighbour.
         S: the stride along a row.
         T: how far apart neighbours of a row are in y: more than 1 for a phase of an up-sampled map.
 
@@ -135,7 +147,7 @@ def kernel(dtype: np.dtype, V: int, N: int, R: int, P: int, S: int, T: int) -> A
     lanes = simd.lanes(dtype.itemsize)
     block = V * lanes
 
-    @job(dtype, V, N, R, P, S, T)
+    @job(dtype, C, V, N, R, P, Q, S, T)
     def filters(at, first, last):
         words = array(at, np.int64)
         x, w, bias, y = array(words[0], dtype), array(words[1], dtype), array(words[2], dtype), array(words[3], dtype)
@@ -152,6 +164,7 @@ def kernel(dtype: np.dtype, V: int, N: int, R: int, P: int, S: int, T: int) -> A
         y_channel, y_row, relu = words[16], words[17], words[18]
         row_blocks = (out_height + R - 1) // R
         pixel_blocks = (out_width + P - 1) // P
+        whole = pixel_blocks if Q == P else out_width - pixel_blocks * Q  # blocks of P pixels
         unseen = every = 1 + LOOK // (channels * tap_count)
         for task in range(first, last):
             # rows innermost: a block of weights stays in the cache while the map passes
@@ -165,7 +178,7 @@ def kernel(dtype: np.dtype, V: int, N: int, R: int, P: int, S: int, T: int) -> A
                         return
                     unseen = every
                 k = 0 if shared else 2 * (i * pixel_blocks + j)
-                column = min(j * P, out_width - P)  # the last block overlaps its neighbour
+                column = min(j * P, out_width - P) if j < whole else whole * P + (j - whole) * Q
                 where = (
                     group * x_group + row * x_row + column * S,
                     place * tap_count * channels * block,
@@ -174,6 +187,9 @@ def kernel(dtype: np.dtype, V: int, N: int, R: int, P: int, S: int, T: int) -> A
                 )
                 there = (min(block, per_group - m * block), min(R, out_height - row))
                 extents = (channels, x_channel, x_row, y_channel, y_row, there[0], there[1])
-                _block(x, w, bias, y, taps, starts[k], starts[k + 1], extents, where, relu, V, N, R, P, S, T)
+                if Q == P or j < whole:
+                    _block(x, w, bias, y, taps, starts[k], starts[k + 1], extents, where, relu, C, V, N, R, P, S, T)
+                else:
+                    _block(x, w, bias, y, taps, starts[k], starts[k + 1], extents, where, relu, C, V, N, R, Q, S, T)
 
     return filters.address

@@ -27,7 +27,8 @@ def _block(_context, x, w, bias, y, zeros, size, at, relu, F, R, V, KH, KW, SH, 
         size: (C/g, H, W, H', W') as int64.
         at: offsets of the block's group in x, filter in w, bias and y; its first output row and column; low padding.
         relu: not 0 to clamp.
-        F … DW: literals, the block's and the kernel's extents. masked: 1 if inner vectors may leave the row, too.
+        F … DW: literals, the block's and the kernel's extents. masked: bit v·KW + k is set if what tap column k sees
+            of vector v may leave the row.
     """
     literals = [t.literal_value for t in (F, R, V, KH, KW, SH, SW, DH, DW, masked)]
     signature = types.void(x, w, bias, y, zeros, size, at, relu, F, R, V, KH, KW, SH, SW, DH, DW, masked)
@@ -55,6 +56,7 @@ class _Block:
         # depthwise: loads are as many as multiply-adds unless each vector of a row is loaded only once
         near = self.SW == 1 and 0 < (self.KW - 1) * self.DW <= self.simd.lanes
         self.slides = near and self.F == 1 and simd.WIDTH == 64
+        self.broadcasts = simd.WIDTH == 32  # of 16 registers none is left for a weight that comes again
 
     def emit(self, relu: Any) -> None:
         b, simd = self.b, self.simd
@@ -105,18 +107,25 @@ class _Block:
         return sums
 
     def _masks(self) -> dict[tuple[int, int], list[Any]]:
-        """For each vector and tap column the lanes inside the row; only the outer vectors need one, as a rule."""
+        """For each vector and tap column that may leave the row, the lanes inside it."""
         masks = {}
         for v in range(self.V + self.slides):
-            if 0 < v < self.V - 1 and not self.masked:
-                continue
             for k in range(1 if self.slides else self.KW):
+                if not self._leaves(v, k):
+                    continue
                 start = self._column(v, k)
                 masks[v, k] = [
                     self.simd.inside(self.b.add(self.left, i64(start + part * self.simd.lanes)), self.width)
                     for part in range(self.SW)
                 ]
         return masks
+
+    def _leaves(self, v: int, k: int) -> bool:
+        """Whether a vector may leave the row; where a vector is loaded once for all its taps, whether any may."""
+        if not self.slides:
+            return bool(self.masked >> (v * self.KW + k) & 1)
+        taps = (1 << self.KW) - 1
+        return v in (0, self.V - 1, self.V) or bool(self.masked >> (v * self.KW) & taps)
 
     def _column(self, v: int, k: int) -> int:
         return v * self.simd.lanes * self.SW + k * self.DW
@@ -139,16 +148,38 @@ class _Block:
 
     def _pass(self, row: Any, weights: Any, pairs: Any, masks: Any, sums: Any) -> None:
         """One input row against every output row, filter and tap column it meets."""
-        b, simd = self.b, self.simd
-        filter_size = b.mul(self.channels, i64(self.KH * self.KW))
+        uses = [(f, r, ky) for r, ky in pairs for f in range(self.F)]
+        starts = self._filter_starts(weights)
         for k in range(self.KW):
-            for v in range(self.V):
-                vector = self._vector(row, v, k, masks)
-                for r, ky in pairs:
-                    for f in range(self.F):
-                        place = b.add(b.mul(filter_size, i64(f)), i64(ky * self.KW + k))
-                        weight = simd.splat(b.load(b.gep(weights, [place])))
-                        b.store(simd.multiply_add(weight, vector, b.load(sums[f, r, v])), sums[f, r, v])
+            if self.broadcasts and len(uses) >= self.V:
+                vectors = [self._vector(row, v, k, masks) for v in range(self.V)]
+                for use in uses:
+                    weight = self._weight(starts, use, k)
+                    for v, vector in enumerate(vectors):
+                        self._add(use, v, weight, vector, sums)
+            else:
+                seen = [self._weight(starts, use, k) for use in uses]
+                for v in range(self.V):
+                    vector = self._vector(row, v, k, masks)
+                    for use, weight in zip(uses, seen, strict=True):
+                        self._add(use, v, weight, vector, sums)
+
+    def _filter_starts(self, weights: Any) -> list[Any]:
+        """Where the block's filters begin, for one channel."""
+        size = self.b.mul(self.channels, i64(self.KH * self.KW))
+        return [self.b.gep(weights, [self.b.mul(size, i64(f))]) for f in range(self.F)]
+
+    def _weight(self, starts: list[Any], use: tuple[int, int, int], k: int) -> Any:
+        """The weight of filter f and kernel row ky, for output row r, in every lane."""
+        f, r, ky = use
+        tap = ky * self.KW + k
+        if self.broadcasts:
+            return self.simd.broadcast(starts[f], tap, r)
+        return self.simd.splat(self.b.load(self.b.gep(starts[f], [i64(tap)])))
+
+    def _add(self, use: tuple[int, int, int], v: int, weight: Any, vector: Any, sums: Any) -> None:
+        total = sums[use[0], use[1], v]
+        self.b.store(self.simd.multiply_add(weight, vector, self.b.load(total)), total)
 
     def _sliding_pass(self, row: Any, weights: Any, pairs: Any, masks: Any, sums: Any) -> None:
         """The same of one filter: what a tap column sees is cut from two neighbouring vectors of the row."""
