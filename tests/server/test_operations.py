@@ -109,7 +109,7 @@ def test_the_table_of_caches_says_what_the_code_does():
         "copy programs, launch shapes, choices": [cuda.TUNED],
         "plans": [plan.CACHED],
         "what plans took": [statistics.SHAPES, plan.LONGEST_CHAIN],
-        "compiled calls of layers": [resident.CALLS, compiled.ROUTES],
+        "compiled calls of layers": [resident.CALLS, compiled.KEPT],
         "batches": [batching.KEPT],
         "messages of layers' requests": [codec.MAX_CACHED // 1024],
         "series of layers": [series.MAX_LAYERS],
