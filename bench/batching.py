@@ -43,7 +43,7 @@ def serve(pipe: Connection, options: argparse.Namespace, most: int) -> None:
                 pipe.send(time.process_time())
             else:
                 layer = server.layers.get(asked)
-                pipe.send((server.batcher.sizes(layer.name, layer.version), server.batcher.gains()))
+                pipe.send((server.batcher.sizes(layer.name, layer.version), server.batcher.benefits()))
 
 
 def call(pipe: Connection, target: str, name: str, callers: int) -> None:
@@ -97,15 +97,15 @@ def measure(name: str, options: argparse.Namespace) -> None:
             if turn >= 0:
                 rates[most].append(len(times) / (time.perf_counter() - begun))
                 medians[most].append(float(np.median(times)) * 1e3)
-    runs, gains = servers[options.max_batch].ask(name)
+    runs, benefits = servers[options.max_batch].ask(name)
     print(f"{name}, {options.executor}, {options.clients} clients, {len(os.sched_getaffinity(0))} cores")
     for most in servers:
         rate, p50 = statistics.median(rates[most]), statistics.median(medians[most])
         print(f"  max_batch {most}: {rate:6.0f} requests/s, p50 {p50:.2f} ms")
     print(f"  joined / alone: {statistics.median(rates[options.max_batch]) / statistics.median(rates[1]):.3f}")
     print(f"  runs by samples: {runs}")
-    for gain in gains:
-        print(f"  {gain}")
+    for benefit in benefits:
+        print(f"  {benefit}")
     for process in [*(p for several in clients.values() for p in several), *servers.values()]:
         process.close()
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 PATIENCE = 0.02
-"""Seconds without any change after which who waits gets a thread beyond the budget."""
+"""Seconds without any change after which a run that waits gets a thread beyond the budget."""
 LENT = 32
 """Threads beyond the budget, at most."""
 
@@ -17,17 +17,17 @@ granted: ContextVar[int | None] = ContextVar("threads", default=None)
 
 
 class ThreadBudget:
-    """A lock whose holders share a budget of threads; they get it in the order in which they asked.
+    """A lock whose holders share a budget of threads. They get threads in the order of their requests.
 
-    Who comes alone may have all of the budget. Who is one of several takes a share, as splitting small work over many
-    threads loses more than doing several at a time. Who could have less than half of the share waits.
+    A run that comes alone may have all threads. One of several gets a share, as splitting small work over many threads
+    loses more than doing several runs at a time. If less than half of the share is free, it waits.
 
-    Nobody waits for long behind somebody who takes long: where nothing has changed for `PATIENCE`, one who waits gets
-    a thread beyond the budget, and the processors' time is shared from then on. That thread is taken back as soon as
-    nobody waits. Who must have all of the budget waits `STUBBORN` times longer, or for ever if it is to be alone.
+    A long run does not hold up others: if nothing has changed for `PATIENCE` seconds, a run that waits gets a thread
+    beyond the budget, and shares the processors from then on. The thread is taken back as soon as no run waits. A run
+    that must have all threads waits `STUBBORN` times longer. One that must be alone waits as long as it takes.
 
     Args:
-        threads: the budget; 1 makes it a plain lock, which, other than `threading.Lock`, promises an order.
+        threads: the budget. 1 makes it a plain lock that, unlike `threading.Lock`, keeps an order.
 
     Example:
         >>> budget = ThreadBudget(4)
@@ -51,7 +51,7 @@ class ThreadBudget:
 
     @property
     def inside(self) -> int:
-        """How many hold threads or wait for some."""
+        """Runs that hold threads or wait for some."""
         return self._holders + len(self._waiting)
 
     def acquire(
@@ -67,13 +67,13 @@ class ThreadBudget:
 
         Args:
             timeout: seconds.
-            among: how many share the budget now, the caller among them.
-            whole: whether nothing less than all of it will do, for a while.
-            alone: whether nobody else may hold any, however long that takes.
-            over: asked now and then whether to go on waiting is of no use.
+            among: how many runs share the budget now, this one included.
+            whole: whether it needs all threads, and waits longer for them.
+            alone: whether no other run may hold a thread, however long that takes.
+            over: called now and then; waiting ends once it returns True.
 
         Returns:
-            The threads got, to be given back; 0 if it took too long.
+            How many threads it got, for `release`; 0 if it took too long.
         """
         whole = whole or alone
         share = self.threads if whole else max(1, int(self.threads / max(1.0, among)))
@@ -98,7 +98,7 @@ class ThreadBudget:
                 now = time.monotonic()
                 if ended:
                     self._waiting.remove(mine)
-                    self._admit()  # who stood behind may want less
+                    self._admit()  # the next in the queue may need fewer
                     return 0
                 if now - max(self._changed, since) >= patience and self._lent < LENT and not self._alone:
                     self._waiting.remove(mine)
@@ -107,7 +107,7 @@ class ThreadBudget:
                     return self._take(1)
 
     def release(self, threads: int = 1) -> None:
-        """Give them back, to who has waited longest."""
+        """Give threads back. The run that has waited longest gets them."""
         with self._lock:
             self._free += threads
             self._holders -= 1
@@ -143,7 +143,7 @@ class ThreadBudget:
 
 
 class _Waiting:
-    """Who waits: for which share, and at least so much; whether for nobody else to be there; what it got."""
+    """A run that waits for threads: its share, the least it takes, whether it must be alone, what it got."""
 
     __slots__ = ("alone", "bell", "got", "least", "share")
 

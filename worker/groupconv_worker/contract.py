@@ -18,10 +18,10 @@ Array = NDArray[Any]
 
 
 def beside(x: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """An array to be filled by a step on `x` and read by the next, where `x` lies: on the host or on its device."""
+    """An empty array in the memory of `x`, on the host or on its device, for the output of a step on `x`."""
     if isinstance(x, np.ndarray):
         return np.empty(shape, dtype)
-    made: Array = x.beside(shape, dtype)  # a DeviceTensor, which is an array as far as plans and runs ask
+    made: Array = x.beside(shape, dtype)  # a DeviceTensor, which has all of an array that plans and runs use
     return made
 
 
@@ -56,7 +56,7 @@ class Problem:
         object.__setattr__(self, "_hash", hash((self.geometry, self.types)))
 
     def __hash__(self) -> int:
-        return self._hash  # taken once: every request looks something up
+        return self._hash  # computed once: problems key caches
 
     def __reduce__(self) -> tuple[type["Problem"], tuple[Geometry, Types]]:
         return Problem, (self.geometry, self.types)  # another process hashes strings otherwise
@@ -69,7 +69,7 @@ class Prepared(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes it keeps: its weights in every form, tables, sessions. What it shares with others counts in each."""
+        """Bytes it keeps: its weights in every form, tables, sessions. Memory shared with others counts in each."""
 
     def run(self, x: Array, out: Array) -> None:
         """Convolve `x`, add the bias, apply the activation, write into `out`.
@@ -117,7 +117,7 @@ class Engine(Protocol):
     gpu: Any
 
     def device(self) -> str:
-        """The device in words, for people ("cpu: Intel Xeon, 2 threads")."""
+        """A description of the device ("cpu: Intel Xeon, 2 threads")."""
 
     def prepare(
         self, problem: Problem, weight: Array, bias: Array | None = None, *, resident: bool = False
@@ -125,4 +125,4 @@ class Engine(Protocol):
         """Pick an algorithm for `problem` and give it the weights (arguments as in `Algorithm.prepare`)."""
 
     def close(self) -> None:
-        """Give back what the engine holds: threads, sessions, device memory."""
+        """Release threads, sessions and device memory."""

@@ -1,4 +1,4 @@
-"""Large arrays in pieces, so that a job that is over (job.py) is noticed between them."""
+"""Work on large arrays in pieces, with a check between them whether the job (job.py) is over."""
 
 import math
 from collections.abc import Iterator

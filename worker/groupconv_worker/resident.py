@@ -1,7 +1,7 @@
-"""Kernels that stay on a worker, prepared once: the weights of resident layers, in the form their algorithm wants.
+"""Kernels that stay on a worker: the weights of resident layers, prepared once for their algorithm.
 
-The store is a cache. What it has dropped, or lost with its process, is prepared again from weights that are sent
-again, so a full store costs time and never an answer.
+The store is a cache. A kernel that left it, or that was lost with its process, is prepared again from weights that are
+sent again. So a full store costs time and never an answer.
 """
 
 import functools

@@ -1,11 +1,11 @@
 """Dynamic batching: requests that wait for a worker at the same time run as one, joined along the batch.
 
-A request that finds a worker free runs at once, in its own thread. Under load those that wait are taken by priority,
-then in the order they came, each with all that are like it, by threads that go on for as long as somebody waits.
-Whether that is faster depends on layer, shape and workers, so it is measured, for each alike (`gain`): batching that
-does not pay turns itself off.
+A request that finds a worker free runs at once, in its own thread. Under load requests wait in a queue. Threads take
+them by priority, then in the order they came, and join each with others for the same layer and shape. Whether that is
+faster depends on layer, shape and workers, so it is measured for each (`batching_benefit.py`), and turned off where it
+is not.
 
-What waits is bounded by the gate: each request holds one of the server's threads and its message.
+The gate bounds the queue: each request holds one of the server's threads and its message.
 """
 
 import logging
@@ -22,7 +22,7 @@ import numpy as np
 
 from groupconv.convolution.steps import Result
 from groupconv.errors import CancelledError, DeadlineExceededError
-from groupconv_server.coordinator.batching_gain import BatchingGain
+from groupconv_server.coordinator.batching_benefit import BatchingBenefit
 from groupconv_server.coordinator.compiled import CompiledCall
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import ResidentStep
@@ -37,15 +37,15 @@ JOINED_BYTES = 64 * 2**20
 Execute = Callable[[CompiledCall, Array, Job | None, Array | None], Result]
 """Runs a call, as `Coordinator.execute` does."""
 KEPT = 1024
-"""Layers and shapes that are remembered."""
+"""Layers and shapes of which sizes and benefit are remembered."""
 _LATE = "the deadline passed while the request waited for a worker"
 
 
 class Batcher:
-    """Stands before a coordinator. Safe to call from several threads.
+    """Joins requests before a coordinator runs them. Safe to call from several threads.
 
     Args:
-        coordinator: runs what is joined.
+        coordinator: runs the requests.
         most: requests joined at most; 1 turns batching off: `execute` is the coordinator's then.
         delay: seconds more that a request that had to wait may wait for others to join it.
         at_once: runs at a time; None is as many as this process computes at a time, or with Ray two for each worker
@@ -62,7 +62,7 @@ class Batcher:
         self._queue: list[QueueEntry] = []
         self._running = self._count = 0
         self._runners = ThreadPoolExecutor(128, thread_name_prefix="batch")  # as many as run at a time, no more
-        self._gains: OrderedDict[tuple[Any, ...], BatchingGain] = OrderedDict()
+        self._benefits: OrderedDict[tuple[Any, ...], BatchingBenefit] = OrderedDict()
         self._sizes: OrderedDict[tuple[str, int], Counter[int]] = OrderedDict()
 
     def sizes(self, layer: str, version: int) -> dict[int, int]:
@@ -70,10 +70,10 @@ class Batcher:
         with self._lock:
             return dict(sorted(self._sizes.get((layer, version), {}).items()))
 
-    def gains(self) -> list[str]:
-        """What was found of each layer and shape, in words."""
+    def benefits(self) -> list[str]:
+        """For each layer and shape whether batching is on, and what was measured."""
         with self._lock:
-            return [str(gain) for gain in self._gains.values()]
+            return [str(benefit) for benefit in self._benefits.values()]
 
     def _execute(self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None) -> Result:
         """Run a request, alone or with others; arguments and errors as of `Coordinator.execute`.
@@ -114,11 +114,11 @@ class Batcher:
         return self._answer(entry, output, time.perf_counter() - start)
 
     def close(self) -> None:
-        """Once nobody asks any more."""
+        """End the threads. No request may come any more."""
         self._runners.shutdown()
 
     def _wait(self, entry: QueueEntry) -> None:
-        """Until something has become of it.
+        """Block until the entry has a result or an error.
 
         Raises:
             DeadlineExceededError: its deadline passed first.
@@ -149,7 +149,7 @@ class Batcher:
         return executor.computes_here or 2 * max(1, len(executor.workers()))
 
     def _left(self, entry: QueueEntry) -> None:
-        """A run has ended. Who waits is run by a thread that goes on: to wake each in turn would leave workers idle."""
+        """End a run. A thread runs the queue from here on: waking each caller in turn would leave workers idle."""
         with self._lock:
             self._note(entry, len(entry.x))
             if self._queue:
@@ -188,7 +188,7 @@ class Batcher:
                 entry.woken.release()
 
     def _join(self, batch: Sequence[QueueEntry]) -> None:
-        """Run requests as one, and give each its part."""
+        """Run requests as one, and give each its part of the output."""
         x, steps = np.concatenate([a.x for a in batch]), batch[0].steps
         deadlines = [a.job.deadline for a in batch]
         deadline = None if None in deadlines else max(d for d in deadlines if d is not None)
@@ -205,7 +205,7 @@ class Batcher:
         """Wait for others to join a batch that is not full."""
         head, until = batch[0], time.monotonic() + self._delay
         with self._lock:
-            if self._gain(head).pays is False:
+            if self._benefit(head).pays is False:
                 return
             while (left := until - time.monotonic()) > 0:
                 if len(batch) + sum(a.key == head.key for a in self._queue) >= self._most:
@@ -214,7 +214,7 @@ class Batcher:
             batch[:] = self._with_others(batch, self._most)
 
     def _next(self) -> list[QueueEntry]:
-        """The next to be run, with those that it is joined with; those that need not be run any more are told."""
+        """The next entry and those it is joined with. Entries whose job is over are woken with its error."""
         now = time.monotonic()
         for entry in list(self._queue):
             if entry.job.deadline is not None and entry.job.deadline <= now:
@@ -229,10 +229,10 @@ class Batcher:
             return []
         head = min(self._queue, key=lambda a: a.rank)
         self._queue.remove(head)
-        return self._with_others([head], self._gain(head).most(self._most)) if self._queue else [head]
+        return self._with_others([head], self._benefit(head).most(self._most)) if self._queue else [head]
 
     def _with_others(self, batch: list[QueueEntry], most: int) -> list[QueueEntry]:
-        """A batch and those who wait and can join it: a power of two of them, for few sizes have to be prepared."""
+        """A batch and the waiting entries that can join it: a power of two, so that few sizes are prepared."""
         head = batch[0]
         room = JOINED_BYTES // max(1, head.x.nbytes)
         fit = [a for a in self._queue if a.key == head.key and same(a.steps, head.steps)]
@@ -243,19 +243,21 @@ class Batcher:
             self._queue.remove(entry)
         return found
 
-    def _gain(self, entry: QueueEntry) -> BatchingGain:
-        gain = self._gains.get(entry.key)
-        if gain is None:
+    def _benefit(self, entry: QueueEntry) -> BatchingBenefit:
+        benefit = self._benefits.get(entry.key)
+        if benefit is None:
             first = entry.steps[0]
             name = first.layer if isinstance(first, ResidentStep) else "requests without a layer"
-            gain = self._gains[entry.key] = BatchingGain(f"{name} on {list(entry.x.shape[1:])} {entry.x.dtype}")
-            while len(self._gains) > KEPT:
-                self._gains.popitem(last=False)
-        return gain
+            benefit = self._benefits[entry.key] = BatchingBenefit(
+                f"{name} on {list(entry.x.shape[1:])} {entry.x.dtype}"
+            )
+            while len(self._benefits) > KEPT:
+                self._benefits.popitem(last=False)
+        return benefit
 
     def _note(self, entry: QueueEntry, samples: int) -> None:
         """Count a run by its size."""
-        self._gain(entry).ran(samples, time.monotonic())
+        self._benefit(entry).ran(samples, time.monotonic())
         self.coordinator.metrics.batches.observe(samples)
         first = entry.steps[0]
         if isinstance(first, ResidentStep):

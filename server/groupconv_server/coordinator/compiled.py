@@ -1,7 +1,7 @@
-"""Compiled calls: what steps need for inputs of one shape and dtype, made once, run as often as requests come.
+"""Compiled calls: all that steps need for inputs of one shape and dtype, made once and run for each request.
 
-A layer keeps the calls it has met with its version, and they go with it. A request that brings its own weights makes
-one and throws it away. opt_einsum's `contract_expression` and XLA's executables are the models.
+The version of a layer keeps its calls. A request that brings its own weights makes one and throws it away. The models
+are opt_einsum's `contract_expression` and XLA's executables.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from groupconv.convolution.cost import bytes_out
 from groupconv.convolution.steps import Step
-from groupconv_server.coordinator.dispatch import Dispatch, dispatch
+from groupconv_server.coordinator.dispatch import ChainTasks, dispatch
 from groupconv_server.coordinator.footprint import IN_PLACE, footprint
 from groupconv_server.coordinator.routes import Route, routes_of
 from groupconv_server.executors.task import Task
@@ -25,7 +25,7 @@ class CompiledCall:
     """Steps on inputs of one shape and dtype, checked. Safe to use from several threads.
 
     Args:
-        problems: what each step is, checked.
+        problems: geometry and dtypes of each step, checked.
         steps: with arrays.
         reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
 
@@ -33,7 +33,7 @@ class CompiledCall:
         problems, steps, reordering: as given.
         output_shape, output_dtype: of the last output, (N, M, *spatial).
         output_bytes: of it.
-        working_bytes: what the costliest step holds beside input and answer (`footprint`).
+        working_bytes: that the costliest step holds beside input and answer (`footprint`).
         plans: by the workers there were and the most shards of a step.
     """
 
@@ -75,7 +75,7 @@ class CompiledCall:
         self._routes = ((chain, made), *self._routes[: KEPT - 1])
         return made
 
-    def dispatch(self, chain: PlannedChain, x: Array, output: Array | None = None) -> Dispatch:
+    def dispatch(self, chain: PlannedChain, x: Array, output: Array | None = None) -> ChainTasks:
         """The tasks of a chain.
 
         Args:
@@ -89,5 +89,5 @@ class CompiledCall:
         routes = self.routes(chain)
         if len(routes) == 1 and routes[0].plain:  # nothing is cut
             route = routes[0]
-            return Dispatch([Task(0, route.worker, route.stages, x, output)], output)
+            return ChainTasks([Task(0, route.worker, route.stages, x, output)], output)
         return dispatch(chain, routes, self.steps[chain.first + len(chain.chain) - 1], x, output)

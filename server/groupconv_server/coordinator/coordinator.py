@@ -1,7 +1,7 @@
 """The coordinator: plan, dispatch, merge. It knows neither gRPC nor Ray.
 
-Merging costs nothing as a rule: one output is allocated for a chain of steps, every shard gets its slice of it, and the
-executor makes each result land there. Only a cut along input channels adds.
+Merging usually costs nothing: one output is allocated for a chain of steps, and each shard writes into its slice of
+it. Only a cut along input channels adds terms.
 """
 
 import threading
@@ -30,7 +30,7 @@ from groupconv_worker.job import Job
 
 
 class LazyResult(Result):
-    """A result whose report is made when somebody asks for it: most clients want none."""
+    """A result whose report is made on first use: most clients want none."""
 
     _ran: tuple[Sequence[PlannedChain], Sequence[Times], Mapping[str, float]]
 
@@ -48,15 +48,15 @@ class LazyResult(Result):
 
 
 class Coordinator:
-    """Cuts convolutions into shards, has them run, and puts the results together.
+    """Cuts convolutions into shards, has the executor run them, and merges the results.
 
     Args:
-        executor: brings shards to workers.
+        executor: runs shards on workers.
         limits: of a request.
-        planner: decides on the cuts; None makes one that assumes default rates until `calibrate`.
-        metrics: where it counts; None counts for itself.
-        traces: where it tells of requests that are traced.
-        inside: how many requests there are in the server; those on their way will want the workers, too.
+        planner: chooses the cuts; None makes one that assumes default rates until `calibrate`.
+        metrics: counts requests; None makes new ones.
+        traces: gets the times of requests that are traced.
+        inside: how many requests are in the server; those that still wait will need the workers, too.
     """
 
     def __init__(
@@ -78,20 +78,20 @@ class Coordinator:
 
     @property
     def running(self) -> int:
-        """Requests, and bands of streams, that are computed now."""
+        """Requests and bands of streams that are being computed."""
         return self._running
 
     def count(self, requests: int) -> None:
-        """Requests that come by `perform`."""
+        """Count requests that are run by `perform`."""
         with self._count:
             self.requests += requests
 
     def calibrate(self) -> None:
-        """Measure the workers there are now, for about a second at most; the planner goes by what was measured."""
+        """Measure the present workers, for about a second at most. The planner uses the rates."""
         self.planner.statistics.calibrated(calibrate(self.executor))
 
     def measure(self, worker: str) -> None:
-        """Measure a worker that joins, unless it was before and only comes back."""
+        """Measure a worker that joins, unless it was measured before and comes back."""
         known = self.planner.statistics.known()
         if worker in known:
             return
@@ -102,7 +102,7 @@ class Coordinator:
     def compile(
         self, shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step], *, reordering: bool = False
     ) -> CompiledCall:
-        """What `steps` need for inputs of this shape and dtype; kept with a layer's version.
+        """Compile `steps` for inputs of this shape and dtype. The call is kept with a layer's version.
 
         Args:
             shape: (N, C, *spatial).
@@ -222,7 +222,7 @@ class Coordinator:
                     merged = time.perf_counter()
                 phases["execute"] += executed - start
                 phases["merge"] += merged - executed
-                if alone and self._running == 1:  # else it was timed with another's shards in between
+                if alone and self._running == 1:  # else another request's shards ran in between
                     chain.history.observe(chain.cut, merged - start, chain.prediction.seconds)
                     if parts > 1:
                         measured = [sum(r.compute_seconds for r in shard) for shard in ran]
@@ -262,5 +262,5 @@ class Coordinator:
         return request_plan(self.planner.plan(tuple(problems), self.workers(), reordering=reordering))
 
     def workers(self, deadline: float | None = None) -> tuple[str, ...]:
-        """Those there are; where there is none, the first that returns."""
+        """The present workers. Without one it waits for the first that returns."""
         return self.executor.workers() or self.executor.wait(deadline)

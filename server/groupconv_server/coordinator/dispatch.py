@@ -1,7 +1,8 @@
 """From the routes of a plan and a request's arrays to tasks, and from their results to one output.
 
-Slices are views and results land in theirs, so neither costs a copy. Two cuts need more: circular padding reads from
-both ends of an axis, which is one concatenation, and a cut along input channels returns terms of a sum.
+Inputs are views of the request's input, and results are written into views of its output, so neither is copied. Two
+cuts need more: circular padding reads from both ends of an axis, which takes a concatenation, and a cut along input
+channels returns terms of a sum.
 """
 
 from collections.abc import Sequence
@@ -20,8 +21,8 @@ from groupconv_worker.pieces import apply, blocks, copy
 
 
 @dataclass(slots=True)
-class Dispatch:
-    """The tasks of a chain and where their results go.
+class ChainTasks:
+    """The tasks of a chain and the output that they fill.
 
     Attributes:
         tasks: one for each shard.
@@ -67,7 +68,7 @@ class Sums:
                 copy(total, self._output[tuple(r.slice for r in ranges)])
 
 
-def dispatch(chain: PlannedChain, routes: Sequence[Route], step: Step, x: Array, output: Array) -> Dispatch:
+def dispatch(chain: PlannedChain, routes: Sequence[Route], step: Step, x: Array, output: Array) -> ChainTasks:
     """The tasks of a chain.
 
     Args:
@@ -83,7 +84,7 @@ def dispatch(chain: PlannedChain, routes: Sequence[Route], step: Step, x: Array,
         there = x[route.read] if isinstance(route.read, tuple) else taken(x, route.read)
         into = sums.term(route.piece) if sums is not None and route.piece.partial else output[route.write]
         tasks.append(Task(route.index, route.worker, route.stages, there, into))
-    return Dispatch(tasks, output, sums)
+    return ChainTasks(tasks, output, sums)
 
 
 def taken(x: Array, ranges: Sequence[Range]) -> Array:

@@ -4,7 +4,7 @@ from groupconv.convolution.cost import bytes_out, nbytes
 from groupconv_worker.contract import Problem
 
 IN_MESSAGE, IN_PLACE = 2, 0
-"""Copies of an answer: the message, and gRPC's own until the client has taken it; none in the client's own memory."""
+"""Copies of an answer: the message, and gRPC's until the client has read it; none in the client's own memory."""
 
 
 def footprint(problems: tuple[Problem, ...], copies: int = IN_MESSAGE) -> int:

@@ -1,4 +1,4 @@
-"""What a request may ask for: every limit is finite, and checked before anything is allocated."""
+"""Limits of a request. Every limit is finite, and checked before memory is allocated."""
 
 from dataclasses import dataclass
 
@@ -61,11 +61,15 @@ class Limits:
         self.check_message(cost.bytes_out(problem.geometry, problem.types))
 
     def most_output(self) -> int:
-        """Bytes of the largest output that fits an answer, beside what else it says."""
+        """Bytes of the largest output that fits an answer with its report."""
         return self.message_bytes - 2**16
 
     def check_message(self, size: int) -> None:
-        """The same, of an output of so many bytes."""
+        """Refuse an output of so many bytes that does not fit a message.
+
+        Raises:
+            ResourceExhaustedError: naming both sizes.
+        """
         if size > self.most_output():
             raise ResourceExhaustedError(
                 f"output: {human_bytes(size)} do not fit an answer of at most {human_bytes(self.message_bytes)}"

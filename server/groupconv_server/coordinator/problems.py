@@ -1,4 +1,4 @@
-"""What steps are on an input: every one is checked before the first is run."""
+"""The geometry and dtypes of steps on an input. All steps are checked before the first one runs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ def checked_problems(
     kernels: Sequence[Array | Shaped],
     biases: Sequence[Array | None],
 ) -> list[Problem]:
-    """What each step is on an input of this shape and dtype: its shapes, dtypes and sizes checked.
+    """The problem of each step on an input of this shape and dtype, with shapes, dtypes and sizes checked.
 
     Raises:
         InvalidArgumentError: naming the field at fault.
@@ -33,7 +33,7 @@ def checked_problems(
         raise InvalidArgumentError("steps", f"1 to {limits.steps} steps", len(specs))
     problems = problems_of(shape, dtype, specs, kernels, biases)
     for i, problem in enumerate(problems):
-        # an empty batch is held to what one sample would take: NumPy counts it, too
+        # an empty batch is checked as one sample
         one = problem if problem.geometry.batch else replace(problem, geometry=problem.geometry.with_batch(1))
         limits.check(one, f"steps[{i}]")
     return problems
@@ -46,7 +46,7 @@ def problems_of(
     kernels: Sequence[Array | Shaped],
     biases: Sequence[Array | None],
 ) -> list[Problem]:
-    """What each step is on an input of this shape and dtype; only sizes are not checked.
+    """The problem of each step on an input of this shape and dtype. Sizes are not checked.
 
     Raises:
         InvalidArgumentError: with the path of the field, as `steps[1].spec.stride`.

@@ -18,7 +18,7 @@ class CompiledCalls:
     """The compiled calls of a layer's version. Safe to use from several threads.
 
     Args:
-        most: calls that are kept; of more, those that were made first leave.
+        most: calls that are kept; those that were made first leave.
 
     Attributes:
         known: the `CompiledCall` for each key. It is replaced as a whole, so that readers need no lock.
@@ -47,7 +47,7 @@ class ResidentStep(Step):
     Attributes:
         layer, version: of the layer.
         index: position in it.
-        calls: of the layer's version: what its steps need for the inputs that came.
+        calls: the compiled calls of the layer's version.
     """
 
     layer: str = ""
@@ -57,7 +57,7 @@ class ResidentStep(Step):
 
 
 def resident_steps(name: str, version: int, steps: Sequence[Step]) -> tuple[ResidentStep, ...]:
-    """The steps of a version as workers know them, with one set of compiled calls; those that are so stay."""
+    """The steps of a version as workers know them, with one set of compiled calls. Such steps are returned as given."""
     if all(isinstance(s, ResidentStep) and (s.layer, s.version) == (name, version) for s in steps):
         return tuple(cast("Sequence[ResidentStep]", steps))
     calls = CompiledCalls()

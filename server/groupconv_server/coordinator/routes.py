@@ -1,4 +1,4 @@
-"""Routes: what of a shard is the same for every request, all but the arrays."""
+"""Routes: the parts of a shard's task that do not change from request to request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from groupconv_worker.shard import Stage
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What of a shard's task is the same for every request: all but the arrays.
+    """All of a shard's task but its arrays: it is the same for every request.
 
     Attributes:
         index, worker, stages: as in `Task`.

@@ -23,14 +23,14 @@ MAX_INPUTS = 64
 
 @dataclass(frozen=True)
 class Shaped:
-    """A tensor that is still on its way."""
+    """The shape and dtype of a tensor whose elements have not come yet."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """Of its elements."""
+        """Bytes of its elements."""
         return math.prod(self.shape) * self.dtype.itemsize  # Python's integers do not overflow
 
 

@@ -1,4 +1,4 @@
-"""A request that waits for a worker, and which others it may be joined with."""
+"""A queue entry: a request that waits for a worker, and which others may join it."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -16,18 +16,20 @@ from groupconv_worker.job import Job
 
 @dataclass(eq=False, slots=True)
 class QueueEntry:
-    """A request that waits, and what becomes of it.
+    """A request that waits, and its outcome.
 
     Attributes:
-        alone: runs it by itself.
+        x: (N, C, *spatial).
+        steps: of the request, with arrays.
+        alone: runs the request by itself.
         key: equal for requests that may be joined.
-        rank: the least goes first.
-        job: that it is.
+        rank: the entry of the least rank goes first.
+        job: of the request.
         context: of its thread, for traces.
         woken: locked while it waits.
-        result: its answer, or its part of a joined run's; None if there is none.
-        joined: whether it is a part.
-        error: why it has no answer.
+        result: its answer, or its part of a joined run's; None if that run failed.
+        joined: whether the result is a part of a joined run's.
+        error: why there is no answer.
     """
 
     x: Array

@@ -1,11 +1,11 @@
 """The local executor: workers are engines of this process, shards are views of the request's arrays.
 
-The thread that brings a request runs its first shard itself: a hand-over to another thread and back costs more than a
-small shard does. Only the others of a split request go to a team of threads, which look out for more before they sleep;
-a shard whose thread wakes late is run by the one that waits for it.
+The thread that brings a request runs its first shard itself, as handing it to another thread and back takes longer
+than a small shard. The other shards of a split request go to a team of threads. A shard whose thread wakes late is run
+by the thread that waits for it.
 
-A CUDA context that is lost is lost to the process. Then there are no workers any more: the server is NOT_SERVING, says
-why, and whoever watches it starts another process.
+A process cannot get a lost CUDA context back. Then there are no workers any more: the server is NOT_SERVING and says
+why, and its supervisor starts another process.
 """
 
 import logging
@@ -58,11 +58,11 @@ class LocalExecutor:
         self._lost = ""
 
     def workers(self) -> tuple[str, ...]:
-        """All of them; none once their device is lost, which this process cannot get back."""
+        """All workers; none once their device is lost."""
         return () if self._lost else self._ids
 
     def wait(self, deadline: float | None) -> tuple[str, ...]:  # noqa: ARG002 - they are there, or never again
-        """All of them.
+        """All workers: they are there from the start.
 
         Raises:
             UnavailableError: their device is lost.
@@ -72,18 +72,18 @@ class LocalExecutor:
         return self._ids
 
     def welcome(self, prepare: Callable[[str], None]) -> None:
-        """Nobody joins."""
+        """Do nothing: no worker joins."""
 
     def trouble(self) -> str:
-        """That the device is lost."""
+        """Why the device is lost; empty if it is not."""
         return self._lost
 
     def describe(self) -> list[WorkerInfo]:
-        """All of them, for people."""
+        """All workers, for people."""
         return [] if self._lost else [worker.info() for worker in self._workers.values()]
 
     def expect(self, shards: int) -> None:
-        """Waking a thread takes longer than cutting a request: it may begin before that."""
+        """Wake threads of the team now, as waking one takes longer than cutting a request."""
         if shards > 1:
             self._team.expect(shards - 1)
 
@@ -131,7 +131,7 @@ class LocalExecutor:
             self._jobs.leave(job)
 
     def forget(self, layer: str, version: int) -> None:
-        """Dropped at once: a running shard holds what it uses."""
+        """Drop it at once: a running shard holds what it uses."""
         for worker in self._workers.values():
             worker.runtime.resident.forget(layer, version)
             worker.networks.forget(layer, version)

@@ -1,4 +1,4 @@
-"""From a request's steps and the workers there are to a plan: the cheapest cut of the cheapest chains."""
+"""The plan of a request on the present workers: the cheapest way to join its steps, each under its cheapest cut."""
 
 import itertools
 import threading
@@ -16,15 +16,15 @@ from groupconv_server.planner.statistics import Chain, History, Statistics
 from groupconv_worker.contract import Problem
 
 CACHED = 4096
-"""Steps whose plans are kept; those go that were made longest ago."""
+"""Steps whose plans are kept; the oldest plans leave."""
 LONGEST_CHAIN = 8
-"""Steps that may run without meeting; longer sequences meet in between."""
+"""Steps that may run without an exchange between workers."""
 CURIOUS = 8
-"""After every so many runs of a chain, a cut that might be better is tried to learn its time."""
+"""Runs of a chain after which a cut that might be better is tried, to measure its time."""
 DOUBTS = frozenset(64 * 2**n for n in range(30))
-"""Runs of a chain after which what is known of its other cuts is forgotten: it may have been learned in a busy hour."""
+"""Runs of a chain after which the times of its other cuts are forgotten: the machine may have been busy."""
 ALIKE = 1.1
-"""Workers whose speeds differ by less take turns with requests that need only some of them."""
+"""Workers whose speeds differ by less take turns at requests that need only some of them."""
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class Planner:
         return plan.turned.get(offset) or self._turned(plan, workers, offset)
 
     def explore(self, chains: tuple[PlannedChain, ...], workers: tuple[str, ...]) -> tuple[PlannedChain, ...]:
-        """The plan to run now: as given, or now and then with a cut whose time is worth knowing."""
+        """The plan to run now: as given, or sometimes with a cut whose time should be measured."""
         tried = {c.first: other for c in chains if (other := self._curious(c, workers)) is not None}
         if not tried:
             return chains
@@ -143,7 +143,7 @@ class Planner:
         return described(chains, {}, len(workers))
 
     def _curious(self, c: PlannedChain, workers: tuple[str, ...]) -> PlannedChain | None:
-        """The chain under another cut whose time is worth knowing; None to run it as it is planned."""
+        """The chain under another cut whose time should be measured; None to run it as planned."""
         runs = next(c.history.runs)
         if runs in DOUBTS:
             c.history.doubt(c.cut)
@@ -201,7 +201,7 @@ def _steps(plan: KnownPlan) -> int:
 
 
 def request_plan(chains: Sequence[PlannedChain]) -> Plan:
-    """The plan of all steps, as people and the wire see it."""
+    """The plan of all steps, as clients get it."""
     return Plan(tuple(p for c in chains for p in c.plans))
 
 

@@ -1,6 +1,6 @@
-"""What running requests teach the planner: how long each cut of a shape took, and which workers are faster.
+"""Measurements of runs, for the planner: how long each cut of a shape took, and which workers are faster.
 
-Nothing here sees data. Two things are kept, as exponential averages:
+No data of requests is kept. There are two kinds of exponential averages:
 
 - for a chain of steps and a cut of it, the measured seconds. The model's error for a shape is mostly common to its
   cuts, so cuts not tried yet are predicted by the model times the geometric mean of measured / modelled of the tried;
@@ -21,12 +21,12 @@ from groupconv_worker.contract import Problem
 Chain = tuple[Problem, ...]
 
 SHAPES = 4096
-"""Chains remembered; the one is forgotten whose plan was made longest ago."""
+"""Chains remembered. The chain whose plan is oldest leaves."""
 TRIALS = 3
-"""Runs of a cut after which its time is known well, one after another: the first compiles, or at least finds the caches
-as another cut left them, where the cut that is planned finds its own; another may meet a busy moment."""
+"""Runs of a cut, one after another, after which its time is known: the first one compiles, or finds the caches as
+another cut left them, and any run may meet a busy moment."""
 WEIGHT = 0.2
-"""Of the newest measurement in an average."""
+"""Share of the newest measurement in an average."""
 STALE = 0.15
 """A plan is made anew when its measured time is off by more."""
 RARELY = 256
@@ -44,9 +44,9 @@ class Tried:
 
 
 class History:
-    """What running one chain of steps on so many workers has taught; safe to use from several threads.
+    """Measured times of one chain of steps on a number of workers. Safe to use from several threads.
 
-    Plans of the chain hold it, so that a request need not search for it.
+    Plans of the chain hold it, so a request need not search for it.
 
     Attributes:
         runs: numbers the requests that ran the chain alone.
@@ -62,7 +62,7 @@ class History:
         self._lock = threading.Lock()
 
     def tried(self) -> dict[Cut, Tried]:
-        """The cuts that were run."""
+        """The cuts that were run, with their times."""
         with self._lock:
             return dict(self._tried)
 
@@ -90,7 +90,7 @@ class History:
                 self.changes += 1
 
     def next_trial(self, promising: Sequence[Cut]) -> Cut | None:
-        """The cut that is being tried, or else the first of these that was not; it will be."""
+        """The cut that is being tried, or the first of these that was not tried yet. None if there is none."""
         if not promising and not self._trying:
             return None
         with self._lock:
@@ -103,7 +103,7 @@ class History:
             return self._trying.pop()
 
     def doubt(self, cut: Cut) -> None:
-        """Forget what other cuts than this one took, and that they were tried."""
+        """Forget the times of all cuts but this one, and that they were tried."""
         with self._lock:
             self.changes += 1
             self._tried = {c: tried for c, tried in self._tried.items() if c == cut}
@@ -113,10 +113,10 @@ class History:
 
 @dataclass(slots=True)
 class Statistics:
-    """Rates of the workers and memories of what was run; safe to use from several threads.
+    """Rates of the workers and histories of chains. Safe to use from several threads.
 
     Attributes:
-        default: rates of a worker that nothing is known of.
+        default: rates of a worker that was not measured.
         version: changes when plans made before may no longer be the best.
     """
 
@@ -129,7 +129,7 @@ class Statistics:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def calibrated(self, rates: Mapping[str, Rates]) -> None:
-        """Take measured rates; what was learned of these workers before is forgotten."""
+        """Take measured rates, and forget all that was learned of these workers before."""
         with self._lock:
             self._rates.update(rates)
             for worker in rates:
@@ -139,7 +139,7 @@ class Statistics:
             self.version += 1
 
     def joined(self, worker: str, rates: Rates) -> None:
-        """One more worker was measured; what was learned of the others stays."""
+        """Take the measured rates of one more worker. All that was learned of the others stays."""
         with self._lock:
             self._rates[worker] = rates
             self.version += 1
@@ -150,14 +150,14 @@ class Statistics:
             return dict(self._rates)
 
     def rates(self, worker: str) -> Rates:
-        """What `worker` is worth now: as calibrated, times the speed it has shown since."""
+        """The rates of a worker: as calibrated, times the speed it has shown since."""
         with self._lock:
             measured = self._rates.get(worker) or next(iter(self._rates.values()), self.default)
             speed = self._used.get(worker, 1.0)
         return measured if speed == 1.0 else measured.faster(speed)
 
     def history(self, chain: Chain, workers: int) -> History:
-        """Of a chain on so many workers."""
+        """The history of a chain on so many workers."""
         with self._lock:
             found = self._histories.setdefault((chain, workers), History())
             self._histories.move_to_end((chain, workers))

@@ -31,13 +31,13 @@ SERVICE = convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full
 class ConvolutionServicer:
     """Convolutions of any variant, split over the coordinator's workers.
 
-    Convolve takes and gives bytes: the input is used where gRPC put it, the output computed where gRPC sends it from;
-    or both where the client has them, in shared memory or on a device.
+    Convolve takes and returns bytes: the input is read in gRPC's message, and the output computed in the message that
+    gRPC sends. Either may be in shared memory or on a device instead.
 
     Args:
         batcher: runs convolutions.
-        layers: the resident ones.
-        memory: of clients; None allows none.
+        layers: the resident layers.
+        memory: of clients, shared or on a device; None allows none.
     """
 
     def __init__(self, batcher: Batcher, layers: Layers, memory: ClientMemory | None = None) -> None:
@@ -96,7 +96,7 @@ class ConvolutionServicer:
             message, y = message_with(1, call.output_dtype, call.output_shape, field="output")
             self.batcher.execute(call, x, job, y)
             return message
-        # what the report tells comes after the output, so that is copied
+        # the report is known after the run, so the output is copied into the message
         reserve(call.working_bytes + (IN_MESSAGE + 1) * call.output_bytes)
         result = self.batcher.execute(call, x, job, None)
         rest = self._report(result, request, parsed)
@@ -118,7 +118,7 @@ class ConvolutionServicer:
         request: convolution_pb2.PlanConvolutionRequest,
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> convolution_pb2.PlanConvolutionResponse:
-        """Say how a request of these shapes would be cut."""
+        """Return the plan of a request of these shapes."""
         dtype, shape = type_from_wire(request.input, "input", batch=True)
         kernels = [type_from_wire(s.kernel, f"steps[{i}].kernel") for i, s in enumerate(request.steps)]
         plan = self.coordinator.plan(

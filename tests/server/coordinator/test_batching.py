@@ -18,7 +18,7 @@ from groupconv.errors import (
     UnavailableError,
 )
 from groupconv_server.coordinator.batching import Batcher
-from groupconv_server.coordinator.batching_gain import EVERY, IDLE, TRIES, WINDOW, BatchingGain
+from groupconv_server.coordinator.batching_benefit import EVERY, IDLE, TRIES, WINDOW, BatchingBenefit
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.resident import resident_steps
@@ -60,11 +60,11 @@ def held():
 def joining(executor, most=8, delay=0.0):
     """A batcher that has found joining to pay."""
     batcher = Batcher(Coordinator(executor), most=most, delay=delay)
-    batcher._gain = lambda asked: PAYS
+    batcher._benefit = lambda asked: PAYS
     return batcher
 
 
-class Pays(BatchingGain):
+class Pays(BatchingBenefit):
     """Always."""
 
     def __init__(self):
@@ -218,7 +218,7 @@ def test_priority_then_the_order_they_came(held):
 
 def test_what_cannot_be_meets_no_others_and_joined_size_is_bounded(held):
     calls = Calls(Batcher(Coordinator(held, Limits(message_bytes=2**17)), most=4))
-    calls.batcher._gain = lambda asked: PAYS
+    calls.batcher._benefit = lambda asked: PAYS
     calls.ask("first", image())
     for i in range(6):
         calls.ask(i, image())
@@ -317,38 +317,38 @@ def test_one_is_off(held):
 
 @pytest.mark.parametrize(("joined", "pays"), [(0.5, True), (0.99, False), (2.0, False)])
 def test_what_does_not_pay_turns_itself_off(joined, pays, caplog):
-    caplog.set_level("INFO", logger="groupconv_server.coordinator.batching_gain")
-    gain, now = BatchingGain("conv2 on [4, 6, 6] float32"), 0.0
+    caplog.set_level("INFO", logger="groupconv_server.coordinator.batching_benefit")
+    benefit, now = BatchingBenefit("conv2 on [4, 6, 6] float32"), 0.0
 
     def run(samples, joined):
         nonlocal now
         taken = {1: 0, 8: 0}
         for _ in range(samples // 8):
-            most = gain.most(8)
+            most = benefit.most(8)
             for _ in range(8 // most):
                 now += 1e-3 * (1 if most == 1 else 8 * joined)
-                gain.ran(most, now)
+                benefit.ran(most, now)
             taken[most] += 8
         return taken
 
     first = run(2 * TRIES * WINDOW + WINDOW, joined)
     assert min(first.values()) >= TRIES * WINDOW - 8
-    assert gain.pays is pays
+    assert benefit.pays is pays
     later = run(2 * EVERY * WINDOW, joined)
     best, other = (8, 1) if pays else (1, 8)
     assert 0 < later[other] <= 3 * WINDOW  # probes, which notice if that changes
     assert later[best] >= (2 * EVERY - 3) * WINDOW
     assert [("off" in r.message, "conv2" in r.message) for r in caplog.records] == [(not pays, True)]
     run(4 * TRIES * EVERY * WINDOW, 2.0 if pays else 0.5)  # the other way round
-    assert gain.pays is not pays
+    assert benefit.pays is not pays
 
 
 def test_idle_time_is_not_counted():
-    gain = BatchingGain("conv2")
+    benefit = BatchingBenefit("conv2")
     for i in range(10 * WINDOW):
-        gain.ran(1, i * 2 * IDLE)
-    assert gain.most(8) == 1
-    assert "not yet known" in str(gain)
+        benefit.ran(1, i * 2 * IDLE)
+    assert benefit.most(8) == 1
+    assert "not yet known" in str(benefit)
 
 
 def test_a_real_server_joins_and_tells(tmp_path):
@@ -358,7 +358,7 @@ def test_a_real_server_joins_and_tells(tmp_path):
 
     config = Config(port=0, executor="local", workers=1, threads=1, max_batch=8)
     with Server(config) as server, groupconv.connect(server.address) as client:
-        server.batcher._gain = lambda asked: PAYS
+        server.batcher._benefit = lambda asked: PAYS
         layer = client.load_layer("layer", KERNEL, None, SPEC)
         images = [image(size=40) for _ in range(8)]
         wanted = [layer(x) for x in images]

@@ -1,7 +1,7 @@
-"""Programs: the stages of one kernel's run, compiled, on all threads of a team, begun by a single call.
+"""Programs: the compiled stages of a kernel, which one call runs on all threads of a team.
 
-The interpreter is not seen between the stages, nor by the helpers: a hand-over costs a tenth of a microsecond, where
-taking the GIL from one another cost tens (kernels/program.py).
+No thread needs the interpreter between the stages: handing work over takes a tenth of a microsecond, where taking the
+GIL from each other took tens (kernels/program.py).
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ X, Y, WEIGHT, BIAS, NOTE, OVER = (Address(base) for base in range(1, 7))
 
 
 class Scratch:
-    """Lays out what lies in scratch memory.
+    """The layout of a program's scratch memory.
 
     Example:
         >>> scratch = Scratch()
@@ -46,7 +46,7 @@ class Scratch:
         self.bytes = 0
 
     def room(self, count: int, dtype: np.dtype) -> Address:
-        """The place of `count` elements, on cache lines of their own."""
+        """The address of `count` elements, on cache lines of their own."""
         place = Address(0, self.bytes)
         self.bytes += -(-count * dtype.itemsize // 64) * 64
         return place
@@ -58,8 +58,8 @@ class KernelStage:
 
     Attributes:
         function: address of a job (`kernels.atomic.job`).
-        words: what it is given; an array stands for its address and is kept.
-        tasks: how many there are.
+        words: its arguments; an array stands for its address and is kept.
+        tasks: into how many tasks the work is cut.
     """
 
     function: int
@@ -74,8 +74,8 @@ class Program:
         team: the threads.
         buffers: scratch memory.
         stages: each begins when the one before is done.
-        scratch: what they need between them.
-        threads: how many of the team's threads are worth it; None for all.
+        scratch: the memory that they share.
+        threads: how many of the team's threads to use at most; None for all.
     """
 
     def __init__(
@@ -123,9 +123,9 @@ class Program:
 
         Args:
             x: (N, …), its samples contiguous.
-            y: likewise.
-            weights: the addresses of w and bias, where it was made without them.
-            notes: (N,) int64, a word for each sample, where its stages note something.
+            y: (N, …), its samples contiguous.
+            weights: the addresses of w and bias, if the program was made without them.
+            notes: (N,) int64, a word for each sample, if its stages write one.
 
         Raises:
             DeadlineExceededError, CancelledError: the job of this thread is over; y is not complete.

@@ -1,20 +1,19 @@
-"""A team of threads: one budget that every kernel of a worker shares.
+"""A team of threads, which all kernels of a worker share.
 
-A convolution of 0.2 ms cannot wait for a thread to be woken (60 to 100 µs here), so a helper that has just worked
-looks out for more, spinning without the GIL, before it sleeps. Each thread has its share of the work, the same every
-time, so that what it touched last time lies in its cache; who has finished takes parts from the others' shares, so a
-helper that does wake late costs nothing.
+Waking a thread takes 60 to 100 µs, too long for a convolution of 0.2 ms. So after its work a helper spins for a while
+without the GIL, looking for more, before it sleeps. Each thread gets the same share of the work every time, so its data
+is still in its cache. A thread that has finished takes parts from the shares of the others, so a helper that wakes late
+delays nobody.
 
-Compiled work comes as a program (program.py), which a helper sees in its own words without the interpreter. Work in
-Python (`Team.run`: onnxruntime, BLAS, FFT, shards) comes through a queue, and a word tells that something is there.
-Helpers look out, sleep, wake and tell that work is over without the interpreter, too: who asks for the GIL while
-another has it is put to sleep, and is awake again only 30 to 50 µs after it is free. So a helper leaves its caller some
-time to let go of the GIL before it asks, and tells that work is over when it has just let go itself.
+Compiled work comes as a program (program.py): a helper finds it in its own words, without the interpreter. Work in
+Python (`Team.run`: onnxruntime, BLAS, FFT, shards) comes through a queue, and a word announces it. A thread that
+requests the GIL while another one holds it sleeps, and wakes 30 to 50 µs after it is free. So a helper waits until its
+caller has released the GIL before it requests it, and reports that work is over after it has released the GIL itself.
 
-Linux tends to wake a thread on the processor of the one that wakes it. Behind a caller that computes, it waited there
-for many milliseconds, so a sleeping helper is first told to keep off that processor.
+Linux tends to wake a thread on the processor of the thread that wakes it. There it waited for many milliseconds behind
+a caller that computes, so a sleeping helper is moved off that processor first.
 
-A run that shares the threads with others has a part of them granted (`budget.granted`).
+A run that shares the threads with other runs may use some of them only (`budget.granted`).
 """
 
 import collections
@@ -53,9 +52,9 @@ Work = Callable[[int, int], object]
 PARTS = 2
 """Parts of the work for each thread."""
 LOOKOUT = 200_000
-"""Turns (a quarter of a nanosecond to one) for which a helper looks out for work, and a caller for its helpers."""
+"""Loop iterations (0.25 to 1 ns each) for which a helper spins before it sleeps, as does a caller that waits for it."""
 HANDOVER = 2_000
-"""Turns to wait before asking for the GIL, which who announced work still holds for a moment."""
+"""Loop iterations to wait before requesting the GIL, which the thread that announced work holds for a moment."""
 
 
 class Team:
@@ -84,7 +83,7 @@ class Team:
 
         `work` must release the GIL for parts to run at the same time. The first failure of a part is raised. For
         compiled work there is `program.Program`, which costs a hundredth. No part begins once the job of this thread
-        is over; what takes long must look at it (job.py) by itself.
+        is over; work that takes long must check the job (job.py) by itself.
         """
         helpers = self.hire(min(tasks, self.threads if threads is None else threads) - 1)
         job = current()
@@ -111,9 +110,9 @@ class Team:
                 helper.wake()
 
     def hire(self, count: int) -> "Helpers":
-        """Up to `count` helpers, nobody else's until they are dismissed; those that sleep are woken.
+        """Take up to `count` free helpers, and wake those that sleep; they belong to the caller until `dismiss`.
 
-        Fewer if the calling thread keeps to fewer threads.
+        The calling thread gets fewer if it was granted fewer threads.
         """
         most = granted.get()
         if most is not None and count >= most:
@@ -143,11 +142,11 @@ class Team:
 
 
 class Helpers(NamedTuple):
-    """Helpers of one job.
+    """Helpers that work for one caller.
 
     Attributes:
-        all: they.
-        words: the address of each one's words (kernels/program.py).
+        all: the helpers.
+        words: the address of each helper's words (kernels/program.py).
     """
 
     all: "list[_Helper]"
@@ -181,7 +180,7 @@ class _SharedWork:
         self.errors: list[BaseException] = []
 
     def join_in(self, share: int) -> bool:
-        """Do the parts of this share, then those that no thread has begun. Return whether the last to end was one."""
+        """Do the parts of this share, then those that no thread has begun. Return whether it did the last one."""
         job, own, last = self._job, self._shares[share], False
         token = running.set(job)
         for parts in (own, *self._shares):
@@ -203,7 +202,7 @@ class _SharedWork:
 
 
 class _Helper:
-    """A thread that joins in jobs: those in its queue, and the compiled ones announced in its words."""
+    """A thread that shares work: work in its queue, and compiled work announced in its words."""
 
     def __init__(self) -> None:
         self._jobs = queue.SimpleQueue[tuple[_SharedWork, int] | None]()
@@ -216,12 +215,12 @@ class _Helper:
         self.thread.start()
 
     def prepared(self) -> int:
-        """The address of the word that its next job is told to be over by."""
+        """Clear the word that reports that its next work is over. Return the word's address."""
         self.words[OVER] = 0
         return self.address + 8 * OVER
 
     def start(self, share: tuple[_SharedWork, int] | None) -> None:
-        """Join in a job, at this share of it; end if it is None."""
+        """Do this share of some work; end the thread if it is None."""
         self._jobs.put(share)
         announce(self.address, INTERPRETER)
 
@@ -240,7 +239,7 @@ class _Helper:
                 over = self._join_in()
 
     def _join_in(self) -> int | None:
-        """Do the next job's work; the address of the word to tell that it is over, or 0; None at the end."""
+        """Do the next work of the queue. Return the word that reports its end, 0 if others end it, None to end."""
         found = self._jobs.get()
         if found is None:
             return None
@@ -248,7 +247,7 @@ class _Helper:
         return work.over if work.join_in(share) else 0
 
     def _avoid_this_processor(self) -> None:
-        """Run on any processor that the caller may use but the one it is on, if there is another."""
+        """Keep the helper off the caller's processor, if the caller may use another one."""
         if _current_processor is None or self.thread.native_id is None:
             return
         here = _current_processor()

@@ -10,7 +10,7 @@ from groupconv_worker.contract import Array
 
 
 class Buffer(NamedTuple):
-    """Scratch memory: how much, the address of its first cache line, and what holds it."""
+    """Scratch memory: its size, the address of its first cache line, and the array that holds it."""
 
     bytes: int
     address: int
@@ -41,7 +41,7 @@ class BufferPool:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> Buffer:
-        """Memory for `size` bytes, nobody else's until it is given back: of what is kept the smallest that fits."""
+        """Take `size` bytes until `give`: the smallest kept buffer that fits, or a new one."""
         with self._lock:
             while self._returned:
                 self._free.append(self._returned.popleft())
@@ -57,7 +57,7 @@ class BufferPool:
         return Buffer(size, -(-memory.ctypes.data // 64) * 64, memory)
 
     def give(self, buffer: Buffer) -> None:
-        """Give back what was taken. Takes no lock: a destructor may call it, in a thread that holds the lock."""
+        """Give a buffer back. Takes no lock: a destructor may call it in a thread that holds the lock."""
         if buffer.bytes <= self.LIMIT:
             self._returned.append(buffer)
             while len(self._returned) > self.KEPT:  # appending and popping at an end are atomic
@@ -68,9 +68,9 @@ class ScratchArray:
     """An uninitialised array for as long as this object lives: the weights of a one-shot kernel, in packed form.
 
     Args:
-        buffers: where the memory comes from; None for fresh memory, which a resident kernel holds for long.
+        buffers: gives the memory; None for memory of its own, which a resident kernel holds for long.
         count: elements.
-        dtype: theirs.
+        dtype: of the elements.
     """
 
     def __init__(self, buffers: BufferPool | None, count: int, dtype: np.dtype) -> None:

@@ -1,4 +1,4 @@
-"""Whether joining requests gains: measured, for each layer and shape."""
+"""The benefit of joining requests, measured for each layer and shape."""
 
 import logging
 import math
@@ -8,41 +8,41 @@ from collections import deque
 log = logging.getLogger(__name__)
 
 WINDOW = 128
-"""Samples after which it is reckoned how long one took."""
+"""Samples after which the time of a sample is computed."""
 TRIES = 3
-"""Windows of either kind whose median decides."""
+"""Windows, joined and alone, whose median decides."""
 MARGIN = 0.97
-"""Of the time alone that a sample may take joined."""
+"""Batching pays if a joined sample takes at most this share of its time alone."""
 EVERY = 16
-"""Of so many windows one is of the other kind, for what was measured to stay true."""
+"""One of so many windows is of the other kind, so that both measurements stay recent."""
 IDLE = 0.05
-"""Seconds without a run after which a window begins anew: nothing was waited for."""
+"""Seconds without a run after which a window begins anew: no request was waiting."""
 
 
-class BatchingGain:
-    """How fast samples come out of the server joined and alone, and what follows from it.
+class BatchingBenefit:
+    """Measures how fast the server answers samples joined and alone, and decides whether to join.
 
-    The time of a run would not do: what a batch costs, or saves, beside it counts as much.
+    The time of a run alone does not decide: a batch costs and saves time outside of its run, too.
 
     Args:
-        name: of what is run.
+        name: of the layer and shape, for logs.
 
     Example:
-        >>> gain, now = BatchingGain("conv2"), 0.0
+        >>> benefit, now = BatchingBenefit("conv2"), 0.0
         >>> for _ in range(1000):
-        ...     requests = gain.most(8)
+        ...     requests = benefit.most(8)
         ...     now += 0.004 if requests == 1 else 0.008
-        ...     gain.ran(requests, now)
-        >>> gain.pays
+        ...     benefit.ran(requests, now)
+        >>> benefit.pays
         True
-        >>> print(gain)
+        >>> print(benefit)
         batching of conv2 is on: 1.000 ms a sample, alone 4.000
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.pays: bool | None = None
-        """None until both were tried."""
+        """Whether to join; None until both were measured."""
         self._joining = False
         self._alone: deque[float] = deque(maxlen=TRIES)
         self._joined: deque[float] = deque(maxlen=TRIES)
@@ -54,7 +54,7 @@ class BatchingGain:
         return most if self._joining else 1
 
     def ran(self, samples: int, now: float) -> None:
-        """Note that so many samples are done."""
+        """Record that so many samples were answered."""
         idle, self._last = now - self._last > IDLE, now
         if idle:
             self._since, self._samples = now, 0
