@@ -7,9 +7,11 @@ Example:
 """
 
 from groupconv import aio, moved
-from groupconv.client import Client, connect
+from groupconv.client import Client
+from groupconv.connection import connect
 from groupconv.convolution.geometry import Geometry, receptive_field, resolve
-from groupconv.convolution.plan import Plan, Report
+from groupconv.convolution.plan import Plan
+from groupconv.convolution.report import Report
 from groupconv.convolution.spec import Activation, ConvSpec
 from groupconv.convolution.steps import Result, Step
 from groupconv.errors import GroupconvError

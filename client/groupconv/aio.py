@@ -1,10 +1,12 @@
-"""The awaiting client: `groupconv.aio.connect(...)`, the same API with `await`."""
+"""The awaiting client, `groupconv.aio.connect(...)`: the same API with `await`."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Unpack
 
 from groupconv import calls, network_calls
+from groupconv.arguments import checked_steps
+from groupconv.async_session import AsyncSession, small
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
@@ -14,8 +16,7 @@ from groupconv.layer import AsyncLayer, LayerInfo
 from groupconv.memory.shared import Mode, shared_memory_of
 from groupconv.network import AsyncNetwork
 from groupconv.networks.info import NetworkInfo
-from groupconv.options import CallOptions, StreamConv, Streaming, split_streaming
-from groupconv.session import AsyncSession, small
+from groupconv.options import CallOptions, StreamConv, Streaming, check_names, spec_or_default, split_streaming
 from groupconv.streaming.stream import Transfer, transfer
 from groupconv.transport.channel import Connection, Opening
 from groupconv.v1 import cluster_pb2
@@ -26,20 +27,21 @@ def connect(
 ) -> "Client":
     """An awaiting client of the server at `target`; arguments and errors as in `groupconv.connect`.
 
-    Call it where an event loop runs.
+    Call it while an event loop is running.
 
     Example:
         >>> async def main(target):
         ...     async with connect(target) as client:
         ...         return await client.conv1d([[[1.0, 2.0]]], [[[3.0]]])
     """
+    check_names(options, Opening.__annotations__)
     connection = Connection(target, **options)
     shared = shared_memory_of(shared_memory)
-    return Client(connection.open_aio(), target=target, timeout=timeout, metadata=connection.metadata, shared=shared)
+    return Client(connection.open_aio(), connection, timeout=timeout, shared=shared)
 
 
 class Client(AsyncSession, Convolutions[Awaitable[Array]]):
-    """Calls a groupconv server without blocking the event loop; close it, or use it as an async context manager."""
+    """A client that does not block the event loop. Close it, or use it as an async context manager."""
 
     async def run(
         self,
@@ -50,8 +52,8 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         timeout: float | None = None,
         allow_reordering: bool = False,
     ) -> Result:
-        """Run steps one after another on `x` in one request (see `groupconv.Client.run`)."""
-        x, out = described(x), described(out)
+        """Run steps in one request, and report how the server computed them; see `groupconv.Client.run`."""
+        x, out, steps = described(x), described(out), checked_steps(steps)
         call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering)
         exchange = calls.run(self._shared, x, steps, call)
         return await self._run_exchange(exchange, timeout, small=small(out, x, steps))
@@ -59,17 +61,18 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
     async def stream_conv2d(
         self, source: Any, weight: Any, bias: Any = None, *, timeout: float | None = None, **options: Unpack[StreamConv]
     ) -> Any:
-        """`conv2d` of an image of any size (see `groupconv.Client.stream_conv2d`)."""
+        """A 2-D convolution of an image of any size; see `groupconv.Client.stream_conv2d`."""
         spec, streaming = split_streaming(options)
         return await self.stream_convolve(source, [Step(weight, bias, spec)], timeout=timeout, **streaming)
 
     async def stream_convolve(
         self, source: Any, steps: Sequence[Step], *, timeout: float | None = None, **options: Unpack[Streaming]
     ) -> Any:
-        """Run steps on a feature map of any size (see `groupconv.Client.stream_convolve`, also for the options).
+        """Run steps on a feature map of any size; see `groupconv.Client.stream_convolve`, also for the options.
 
-        The source, the sink and `progress` are used in threads.
+        The source, `out` and `progress` are used in other threads.
         """
+        check_names(options, Streaming.__annotations__)
         return await self._stream(await asyncio.to_thread(lambda: transfer(source, steps, **options)), timeout)
 
     async def plan(
@@ -82,11 +85,11 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         timeout: float | None = None,
         allow_reordering: bool = False,
     ) -> Plan:
-        """How the server would cut a convolution of these shapes; `print(plan)` shows the table."""
+        """The plan of a convolution, without running it; see `groupconv.Client.plan`."""
         return await self.plan_steps(
             input_shape,
             [weight_shape],
-            [spec or ConvSpec()],
+            [spec_or_default(spec)],
             dtype=dtype,
             timeout=timeout,
             allow_reordering=allow_reordering,
@@ -102,7 +105,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         timeout: float | None = None,
         allow_reordering: bool = False,
     ) -> Plan:
-        """How the server would cut several steps, each on the output of the one before."""
+        """The plan of several steps, each on the output of the one before; see `groupconv.Client.plan_steps`."""
         exchange = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
         return await self._run_exchange(exchange, timeout)
 
@@ -117,8 +120,8 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         inputs: Sequence[Sequence[int]] = (),
         timeout: float | None = None,
     ) -> AsyncLayer:
-        """Leave a convolution's weights on the server (see `groupconv.Client.load_layer`)."""
-        steps = [Step(weight, bias, spec or ConvSpec())]
+        """Load a convolution's weights on the server; see `groupconv.Client.load_layer`."""
+        steps = [Step(weight, bias, spec_or_default(spec))]
         return await self.load_layer_steps(name, steps, dtype=dtype, inputs=inputs, timeout=timeout)
 
     async def load_layer_steps(
@@ -130,20 +133,20 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         inputs: Sequence[Sequence[int]] = (),
         timeout: float | None = None,
     ) -> AsyncLayer:
-        """`load_layer` for several steps, each on the output of the one before."""
+        """Load a layer of several steps; see `groupconv.Client.load_layer_steps`."""
         answer = await self._upload(calls.LOAD, calls.load(name, steps, dtype, inputs), timeout)
         return self._layer(calls.loaded(answer))
 
     async def get_layer(self, name: str) -> AsyncLayer:
-        """A layer that is loaded already; NotFoundError if there is none of that name."""
+        """A layer that is already on the server; see `groupconv.Client.get_layer`."""
         return self._layer(await self._run_exchange(calls.get_layer(name)))
 
     async def list_layers(self) -> list[LayerInfo]:
-        """What the server says of every layer, by name."""
+        """The server's descriptions of all layers, sorted by name."""
         return await self._run_exchange(calls.list_layers())
 
     async def unload_layer(self, name: str) -> None:
-        """Let the server forget a layer; NotFoundError if there is none of that name."""
+        """Remove a layer from the server; see `groupconv.Client.unload_layer`."""
         await self._run_exchange(calls.unload_layer(name))
 
     async def load_network(
@@ -154,29 +157,29 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         inputs: Sequence[Mapping[str, Sequence[int]]] = (),
         timeout: float | None = None,
     ) -> AsyncNetwork:
-        """Leave a whole network on the server (see `groupconv.Client.load_network`)."""
+        """Load a whole network on the server; see `groupconv.Client.load_network`."""
         data = await asyncio.to_thread(network_calls.model_bytes, model)
         messages = network_calls.load(name, data, inputs)
         return self._network(network_calls.loaded(await self._upload(network_calls.LOAD, messages, timeout)))
 
     async def get_network(self, name: str) -> AsyncNetwork:
-        """A network that is loaded already; NotFoundError if there is none of that name."""
+        """A network that is already on the server; NotFoundError if there is none of this name."""
         return self._network(await self._run_exchange(network_calls.get_network(name)))
 
     async def list_networks(self) -> list[NetworkInfo]:
-        """What the server says of every network, by name."""
+        """The server's descriptions of all networks, sorted by name."""
         return await self._run_exchange(network_calls.list_networks())
 
     async def unload_network(self, name: str) -> None:
-        """Remove a network from the server; NotFoundError if there is none of that name."""
+        """Remove a network from the server; NotFoundError if there is none of this name."""
         await self._run_exchange(network_calls.unload_network(name))
 
     async def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:
-        """Version, executor and workers of the server."""
+        """The server's version, executor and workers."""
         return await self._run_exchange(calls.status(), timeout)
 
     async def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
-        """An array to be filled and given to calls, which need not copy it (see `groupconv.Client.empty`)."""
+        """A new array for inputs, in shared memory if there is space; see `groupconv.Client.empty`."""
         return await self._run_exchange(calls.empty(self._shared, shape, dtype))
 
     async def _answer(self, x: Any, steps: Sequence[Step], call: CallOptions) -> Array:

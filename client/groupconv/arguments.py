@@ -1,22 +1,35 @@
-"""Callers' arrays and steps: converted to supported dtypes and checked before anything is sent."""
+"""Callers' arrays and steps: checked, and converted to supported dtypes, before anything is sent.
 
-from collections.abc import Sequence
+The dtypes and the rules of conversion are in `groupconv.convolution.dtypes`.
+"""
+
+from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
 import numpy as np
 
-from groupconv.convolution.dtypes import DTYPES, is_float, known
+from groupconv.convolution.dtypes import DTYPES, as_dtype, is_float, known
 from groupconv.convolution.steps import Array, Step, geometries
 from groupconv.cuda_driver import has_driver
-from groupconv.device import DeviceArray, Tensor, device_array
-from groupconv.errors import InvalidArgumentError
+from groupconv.device import DeviceArray, Tensor, device_array, device_output
+from groupconv.errors import InvalidArgumentError, Words
 
 
-def as_array(x: Any) -> Array:
+def as_array(x: Any, field: str = "array") -> Array:
     """`x` as a NumPy array, without a copy where possible.
 
     Args:
         x: anything with `__array__` or DLPack (torch and CuPy tensors, also on a device), or nested lists.
+        field: what errors call it.
+
+    Raises:
+        InvalidArgumentError: NumPy cannot make an array of it.
+
+    Example:
+        >>> as_array([[1.0], [2.0, 3.0]], "weight")
+        Traceback (most recent call last):
+        ...
+        groupconv.errors.InvalidArgumentError: weight: expected an array, got list: setting an array element ...
     """
     if isinstance(x, np.ndarray):
         return x
@@ -24,16 +37,19 @@ def as_array(x: Any) -> Array:
     if on_device is not None and has_driver():
         return on_device.host()
     try:
-        return np.asarray(x)
-    except TypeError:  # an array on a device that NumPy may not copy implicitly
-        if not hasattr(x, "__dlpack__"):
-            raise
-        return np.from_dlpack(x, device="cpu")
+        try:
+            return np.asarray(x)
+        except TypeError:  # an array on a device that NumPy may not copy implicitly
+            if not hasattr(x, "__dlpack__"):
+                raise
+            return np.from_dlpack(x, device="cpu")
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise InvalidArgumentError(field, "an array", Words(f"{type(x).__name__}: {error}")) from None
 
 
 def as_tensor(x: Any) -> Tensor:
-    """`as_array`, but a `DeviceArray` stays on its device."""
-    return x if isinstance(x, DeviceArray) else as_array(x)
+    """An input as a NumPy array; a `DeviceArray` stays on its device."""
+    return x if isinstance(x, DeviceArray) else as_array(x, "input")
 
 
 def empty(shape: int | Sequence[int], dtype: Any) -> Array:
@@ -42,17 +58,50 @@ def empty(shape: int | Sequence[int], dtype: Any) -> Array:
     Raises:
         InvalidArgumentError: the dtype is not supported.
     """
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
-    if found is None:
-        raise InvalidArgumentError("dtype", f"one of {', '.join(DTYPES)}", dtype)
-    return np.empty(shape, known("dtype", found))
+    return np.empty(shape, as_dtype("dtype", dtype))
+
+
+def checked_steps(steps: Iterable[Step]) -> list[Step]:
+    """Steps as a list.
+
+    Raises:
+        InvalidArgumentError: there is no step, or something that is not a step.
+    """
+    if isinstance(steps, Step):
+        raise InvalidArgumentError("steps", "a list of steps, such as [step]", steps)
+    try:
+        found = list(steps)
+    except TypeError:
+        raise InvalidArgumentError("steps", "a list of groupconv.Step", steps) from None
+    if not found:
+        raise InvalidArgumentError("steps", "at least one step", 0)
+    for i, step in enumerate(found):
+        if not isinstance(step, Step):
+            raise InvalidArgumentError(f"steps[{i}]", "a groupconv.Step", step)
+    return found
+
+
+def checked_output(out: Any) -> DeviceArray | None:
+    """`device_output` of an array to fill, which may also be on the host, or None.
+
+    Raises:
+        InvalidArgumentError: it is not a writable array.
+    """
+    if isinstance(out, np.ndarray):
+        if not out.flags.writeable:
+            raise InvalidArgumentError("out", "a writable array", "a read-only one")
+        return None
+    found = device_output(out)
+    if found is None and out is not None and not all(hasattr(out, a) for a in ("shape", "dtype", "__setitem__")):
+        raise InvalidArgumentError("out", "a writable array", out)
+    return found
 
 
 def prepare(x: Any, steps: Sequence[Step]) -> tuple[Tensor, list[Step], bool]:
     """Arrays ready to send, with shapes and dtypes checked.
 
     Kernels and biases are converted to the input's dtype if that is a float, so lists and float64 arrays are welcome.
-    Integers of dtypes that are not supported become int32. An input without a batch axis gets one.
+    An input without a batch axis gets one.
 
     Args:
         x: (N, C, *spatial) or (C, *spatial).
@@ -64,10 +113,10 @@ def prepare(x: Any, steps: Sequence[Step]) -> tuple[Tensor, list[Step], bool]:
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
     """
-    if not steps:
-        raise InvalidArgumentError("steps", "at least one step", 0)
-    tensor = supported("input", as_tensor(x))
-    unbatched = tensor.ndim == as_array(steps[0].kernel).ndim - 1
+    steps = checked_steps(steps)
+    kernel = as_array(steps[0].kernel, "steps[0].kernel")
+    tensor = supported_input(as_tensor(x), kernel.dtype)
+    unbatched = tensor.ndim == kernel.ndim - 1
     if unbatched:
         tensor = tensor.reshape((1, *tensor.shape))
     ready = ready_steps(steps, tensor.dtype)
@@ -83,13 +132,50 @@ def ready_steps(steps: Sequence[Step], dtype: np.dtype) -> list[Step]:
     """
     ready = []
     for i, step in enumerate(steps):
-        kernel = supported(f"steps[{i}].kernel", as_array(step.kernel), dtype)
-        bias = None if step.bias is None else as_array(step.bias)
+        kernel = supported(f"steps[{i}].kernel", as_array(step.kernel, f"steps[{i}].kernel"), dtype)
+        bias = None if step.bias is None else as_array(step.bias, f"steps[{i}].bias")
         if bias is not None:
             wanted = dtype if is_float(dtype) else kernel.dtype
             bias = supported(f"steps[{i}].bias", bias, wanted if is_float(wanted) else None)
         ready.append(Step(kernel, bias, step.spec))
     return ready
+
+
+def input_dtype(dtype: np.dtype, kernel: np.dtype) -> np.dtype:
+    """The dtype in which an input is sent: its own if it is supported. Longer integers have two, see `supported_input`.
+
+    Args:
+        dtype: of the input.
+        kernel: dtype of the first kernel.
+
+    Example:
+        >>> [str(input_dtype(np.dtype(d), np.dtype("float32"))) for d in ("uint16", "bool", "int64", "float16")]
+        ['float32', 'uint8', 'int32', 'float16']
+    """
+    native = dtype.newbyteorder("=")
+    if native in DTYPES.values() or native.kind not in "iub":
+        return native
+    if native.kind == "b":
+        return DTYPES["uint8"]
+    return kernel.newbyteorder("=") if native.itemsize == 2 and _is_wide(kernel) else DTYPES["int32"]
+
+
+def supported_input(x: Tensor, kernel: np.dtype) -> Tensor:
+    """An input in a supported dtype.
+
+    Args:
+        x: the input.
+        kernel: dtype of the first kernel, which decides whether integers become floats.
+
+    Raises:
+        InvalidArgumentError: the dtype is not supported, or integers do not fit int32 and the kernel is not a float.
+    """
+    if isinstance(x, DeviceArray):
+        return x
+    wanted = input_dtype(x.dtype, kernel)
+    if wanted == DTYPES["int32"] and x.dtype.itemsize > 2 and _is_wide(kernel) and not _fits_int32(x):
+        wanted = DTYPES["float64"]
+    return x.astype(wanted) if is_float(wanted) and x.dtype.kind in "iu" else supported("input", x)
 
 
 @overload
@@ -105,15 +191,29 @@ def supported(field: str, x: Tensor, like: np.dtype | None = None) -> Tensor:
         like: the dtype to convert to if that is a float.
 
     Raises:
-        InvalidArgumentError: the dtype is not supported, or an integer does not fit int32.
+        InvalidArgumentError: the dtype is not supported, or integers do not fit int32.
     """
-    if like is not None and is_float(like) and x.dtype != like:
+    if like is not None and is_float(like) and x.dtype != like and (x.dtype.kind in "iubf" or is_float(x.dtype)):
         return x.astype(like)
-    if x.dtype.byteorder == ">":
-        x = x.astype(x.dtype.newbyteorder("="))
-    if isinstance(x, DeviceArray) or x.dtype in DTYPES.values() or x.dtype.kind not in "iub":
+    if isinstance(x, DeviceArray) or x.dtype in DTYPES.values():
         known(f"{field}.dtype", x.dtype)
         return x
-    if x.size and (x.min() < -(2**31) or x.max() >= 2**31):
+    if x.dtype.newbyteorder("=") in DTYPES.values():
+        return x.astype(x.dtype.newbyteorder("="))
+    if x.dtype.kind not in "iub":
+        expected = f"one of {', '.join(DTYPES)}, or bool or other integers, which are converted"
+        raise InvalidArgumentError(f"{field}.dtype", expected, str(x.dtype))
+    if x.dtype.kind == "b":
+        return x.astype(np.uint8)
+    if not _fits_int32(x):
         raise InvalidArgumentError(field, "integers that fit int32", str(x.dtype))
     return x.astype(np.int32)
+
+
+def _fits_int32(x: Array) -> bool:
+    return not x.size or bool(x.min() >= -(2**31) and x.max() < 2**31)
+
+
+def _is_wide(dtype: np.dtype) -> bool:
+    """Whether results are float32 or float64, which hold 16-bit integers exactly."""
+    return dtype.kind == "f" and dtype.itemsize >= 4

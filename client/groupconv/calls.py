@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
+from groupconv.arguments import checked_output, prepare
 from groupconv.arguments import empty as empty_on_host
-from groupconv.arguments import prepare
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
-from groupconv.device import DeviceArray, Tensor, device_output, on_host
-from groupconv.errors import DataLossError
+from groupconv.device import Tensor, on_host
+from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv.memory.shared import Shared
-from groupconv.options import CallOptions
+from groupconv.options import CallOptions, spec_or_default
 from groupconv.streaming.stream import Transfer, better_streamed, transfer
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
@@ -38,10 +38,11 @@ def run(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions)
 
 def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions) -> Exchange[Array | Transfer]:
     """Run steps and return the output; or, for large arrays, return the stream that will run them faster."""
+    out_on_device = checked_output(call.get("out"))
     tensor, ready, unbatched = prepare(on_host(x) if shared is None else shared.source(x), steps)
     if (
         not better_streamed(tensor, ready)
-        or device_output(call.get("out")) is not None
+        or out_on_device is not None
         or (shared is not None and (yield from shared.fits(tensor, ready)))
     ):
         return (yield from _run(shared, tensor, ready, unbatched, call, report=False)).output
@@ -54,7 +55,7 @@ def _run(
     shared: Shared | None, x: Tensor, ready: Sequence[Step], unbatched: bool, call: CallOptions, *, report: bool
 ) -> Exchange[Result]:
     reordering = call.get("allow_reordering", False)
-    out_on_device: DeviceArray | None = device_output(call.get("out"))
+    out_on_device = checked_output(call.get("out"))
     if shared is None:
         assert isinstance(x, np.ndarray)  # a `DeviceArray` needs `shared`
         request = convolve_request(x, ready, allow_reordering=reordering, report=report)
@@ -73,6 +74,9 @@ def plan(
     allow_reordering: bool,
 ) -> Exchange[Plan]:
     """Ask how the server would cut steps."""
+    specs = [spec_or_default(spec) for spec in specs]
+    if len(specs) != len(weight_shapes):
+        raise InvalidArgumentError("specs", f"{len(weight_shapes)}, one for each weight shape", len(specs))
     request = plan_request(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
     answer = yield from _call("ConvolutionService/PlanConvolution", request, convolution_pb2.PlanConvolutionResponse)
     return plan_from_wire(answer.plan)
@@ -82,6 +86,7 @@ def load(
     name: str, steps: Sequence[Step], dtype: Any = None, inputs: Sequence[Sequence[int]] = ()
 ) -> Callable[[], Iterator[bytes]]:
     """Make a function for the messages of `LOAD`: each call starts them again. It raises as `load_messages`."""
+    _check_name(name)
     return lambda: (message.SerializeToString() for message in load_messages(name, steps, dtype, inputs))
 
 
@@ -92,6 +97,7 @@ def loaded(answer: bytes) -> LayerInfo:
 
 def get_layer(name: str) -> Exchange[LayerInfo]:
     """Get the server's description of a layer."""
+    _check_name(name)
     request = layer_pb2.GetLayerRequest(name=name)
     answer = yield from _call("LayerService/GetLayer", request, layer_pb2.GetLayerResponse)
     return info_from_wire(answer.layer)
@@ -106,6 +112,7 @@ def list_layers() -> Exchange[list[LayerInfo]]:
 
 def unload_layer(name: str) -> Exchange[None]:
     """Remove a layer from the server."""
+    _check_name(name)
     request = layer_pb2.UnloadLayerRequest(name=name)
     yield from _call("LayerService/UnloadLayer", request, layer_pb2.UnloadLayerResponse)
 
@@ -123,6 +130,11 @@ def empty(shared: Shared | None, shape: int | Sequence[int], dtype: Any) -> Exch
 
 def _call(method: str, request: Message, kind: type[M]) -> Exchange[M]:
     return _decode((yield Request(f"/groupconv.v1.{method}", request.SerializeToString())), kind)
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str):
+        raise InvalidArgumentError("name", "a layer's name, such as 'alexnet/conv2'", name)
 
 
 def _decode(answer: bytes, kind: type[M]) -> M:

@@ -3,6 +3,8 @@
 An exception that the server raises arrives at the client as the same class: an `InvalidArgumentError` with its field.
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar, Self
 
 
@@ -47,6 +49,23 @@ class InvalidArgumentError(GroupconvError, ValueError):
     def within(self, path: str) -> Self:
         """The same error with a longer path: `stride` within `steps[1].spec` is `steps[1].spec.stride`."""
         return type(self)(f"{path}.{self.field}", self.expected, self.got)
+
+
+class UnknownArgumentError(InvalidArgumentError, TypeError):
+    """A keyword argument is unknown. It is a TypeError, too, as for any other Python function."""
+
+    @classmethod
+    def of(cls, name: str, got: object, known: Iterable[str]) -> Self:
+        """The error for `name`, with the most similar known name.
+
+        Example:
+            >>> print(UnknownArgumentError.of("strides", 2, ["padding", "stride"]))
+            strides: expected one of the arguments padding, stride (did you mean stride?), got 2
+        """
+        names = sorted(known)
+        similar = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {similar[0]}?)" if similar else ""
+        return cls(name, f"one of the arguments {', '.join(names)}{hint}", got)
 
 
 class ResourceExhaustedError(GroupconvError):
@@ -134,12 +153,45 @@ class InternalError(GroupconvError):
     status: ClassVar[str] = "INTERNAL"
 
 
-BY_STATUS: dict[str, type[GroupconvError]] = {
-    cls.status: cls for cls in list(globals().values()) if isinstance(cls, type) and issubclass(cls, GroupconvError)
-}
+_CLASSES: list[type[GroupconvError]] = [GroupconvError, *GroupconvError.__subclasses__()]
+BY_STATUS = {cls.status: cls for cls in _CLASSES}
+"""The exception for each gRPC status."""
+
+
+class ConnectError(UnavailableError):
+    """No connection to the server. The message names the cause, and the arguments and flags that mend it.
+
+    Attributes:
+        target: the server's address as the caller gave it.
+    """
+
+    def __init__(self, target: str, message: str) -> None:
+        super().__init__(f"{target}: {message}")
+        self.target = target
+
+
+class NoServerError(ConnectError):
+    """Nothing accepts connections at the address, or its host name is unknown."""
+
+
+class TlsError(ConnectError):
+    """Client and server do not agree on TLS: one of them does not use it, or a certificate is not accepted."""
+
+
+class ForeignServerError(ConnectError, UnimplementedError):
+    """The address belongs to a server that is not groupconv."""
+
+
+class Words(str):
+    """What came, in words: shown in a message without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 def _shown(value: object) -> str:
-    """`repr`, shortened to at most 120 characters."""
+    """`repr`, shortened to at most 120 characters; an array's shape and dtype."""
+    if hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type):
+        return f"an array {value.shape} {value.dtype}"
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:80]}… ({len(text)} characters)"

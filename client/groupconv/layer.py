@@ -7,13 +7,13 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from groupconv.arguments import as_tensor, supported
+from groupconv.arguments import as_tensor, checked_output, supported, supported_input
+from groupconv.async_session import small
 from groupconv.convolution.dtypes import is_float, types_of
 from groupconv.convolution.steps import Array, Result, geometries
-from groupconv.device import Tensor, described, device_output, on_host
+from groupconv.device import Tensor, described, on_host
 from groupconv.errors import InvalidArgumentError
 from groupconv.memory.shared import Shared
-from groupconv.session import small
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.wire.layers import LayerInfo
 from groupconv.wire.requests import CONVOLVE, layer_fields, read_answer, result_of, with_input
@@ -49,6 +49,12 @@ class _Layer:
         """The layer's name."""
         return self.info.name
 
+    def __repr__(self) -> str:
+        return f"<groupconv.{type(self).__name__} {self.info.summary()}>"
+
+    def _repr_html_(self) -> str:
+        return self.info._repr_html_()
+
     def _exchange(self, x: Any, out: Any, *, allow_reordering: bool, report: bool) -> Exchange[Result]:
         """Run the layer on `x`.
 
@@ -71,7 +77,7 @@ class _Layer:
             checked = self._checked = self._check(tensor)  # takes 19 µs, a small request 485
         if checked.unbatched:
             tensor = tensor.reshape((1, *tensor.shape))
-        out_on_device = None if out is None else device_output(out)
+        out_on_device = None if out is None else checked_output(out)
         exchange = None
         if self._shared is not None:
             exchange = self._shared.run_layer(
@@ -95,8 +101,10 @@ class _Layer:
         tensor = x if isinstance(x, np.ndarray) else as_tensor(x)
         if tensor.dtype == self.info.dtype:
             return tensor
-        convertible = is_float(self.info.dtype) and (is_float(tensor.dtype) or tensor.dtype.kind == "f")
-        return supported("input", tensor, self.info.dtype if convertible else None)
+        if is_float(self.info.dtype) and (is_float(tensor.dtype) or tensor.dtype.kind == "f"):
+            return supported("input", tensor, self.info.dtype)
+        tensor = supported_input(tensor, self.info.dtype)
+        return tensor.astype(self.info.dtype) if is_float(tensor.dtype) and is_float(self.info.dtype) else tensor
 
     def _check(self, x: Tensor) -> _Checked:
         """Check an input against the layer.

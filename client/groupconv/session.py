@@ -1,33 +1,37 @@
-"""Sessions: a channel to the server that runs exchanges, uploads and streams, blocking and awaiting."""
+"""A session: a channel to the server that runs exchanges, uploads and streams. `async_session` has the awaiting one."""
 
-import asyncio
 import contextlib
 import functools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import grpc
 import grpc.aio
-import numpy as np
 
-from groupconv.convolution.steps import Step
-from groupconv.errors import GroupconvError, UnavailableError
+from groupconv.errors import (
+    ForeignServerError,
+    GroupconvError,
+    InvalidArgumentError,
+    TlsError,
+    UnavailableError,
+    UnimplementedError,
+    Words,
+)
 from groupconv.memory.shared import Shared
 from groupconv.streaming.attempts import Attempts
 from groupconv.streaming.stream import STREAM, Transfer
-from groupconv.transport.channel import Metadata, from_aio_error, from_rpc_error
-from groupconv.transport.exchange import Done, Exchange, Request, advance
+from groupconv.transport.channel import Connection, from_rpc_error
+from groupconv.transport.diagnosis import diagnose
+from groupconv.transport.exchange import Exchange
 
-SMALL = 2**20
-"""Bytes that take less time to copy than to hand to another thread."""
 T = TypeVar("T")
 C = TypeVar("C", grpc.Channel, grpc.aio.Channel)
 
 
-class _Session(Generic[C]):
+class BaseSession(Generic[C]):
     """What `Session` and `AsyncSession` share.
 
     Attributes:
@@ -38,17 +42,40 @@ class _Session(Generic[C]):
     def __init__(
         self,
         channel: C,
+        connection: Connection,
         *,
-        target: str,
         timeout: float | None,
-        metadata: Metadata = (),
         shared: Shared | None = None,
     ) -> None:
-        self._shared = shared
-        self.target, self.timeout = target, timeout
-        self._metadata = metadata
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+            raise InvalidArgumentError("timeout", "seconds, more than 0, or None", timeout)
+        self._shared, self._connection = shared, connection
         self._channel: C = channel
+        self.target, self.timeout = connection.target, timeout
+        self._metadata = connection.metadata
+        self._closed = False
+        self._connected = False  # whether the server has answered
         self._unary: Callable[[str], Any] = functools.cache(channel.unary_unary)  # no serializers: bytes in, bytes out
+
+    def __repr__(self) -> str:
+        security = "TLS" if self._connection.encrypted else "no TLS"
+        token = ", with a token" if self._connection.token else ""
+        shared = ", shared memory" if self._shared is not None else ""
+        state = "closed" if self._closed else f"{security}{token}{shared}, timeout {self.timeout} s"
+        return f"<{type(self).__module__.removesuffix('.client')}.Client of {self.target}: {state}>"
+
+    def _check_open(self) -> None:
+        """Raise InvalidArgumentError if the client is closed."""
+        if self._closed:
+            raise InvalidArgumentError("client", "an open client", Words("a closed one"))
+
+    def _explained(self, error: GroupconvError) -> GroupconvError:
+        """The error of a call, with the cause if there was never a connection to a groupconv server."""
+        if self._connected or self._closed or error.request_id:
+            return error
+        if isinstance(error, UnimplementedError):
+            return ForeignServerError(self.target, f"the server there is not groupconv ({error}); give another address")
+        return (diagnose(self._connection) or error) if isinstance(error, UnavailableError) else error
 
     def _seconds(self, timeout: float | None) -> float | None:
         return self.timeout if timeout is None else timeout
@@ -57,7 +84,7 @@ class _Session(Generic[C]):
         return {"timeout": self._seconds(timeout), "metadata": self._metadata}
 
 
-class Session(_Session[grpc.Channel]):
+class Session(BaseSession[grpc.Channel]):
     """A blocking session, safe to share between threads. Close it, or use it as a context manager."""
 
     def close(self) -> None:
@@ -66,6 +93,7 @@ class Session(_Session[grpc.Channel]):
             for request in self._shared.close():
                 with contextlib.suppress(GroupconvError, ValueError):  # the server releases the memory later by itself
                     self._call(self._unary(request.method), request.message, 1.0)
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -91,23 +119,29 @@ class Session(_Session[grpc.Channel]):
 
     def _upload(self, method: str, messages: Callable[[], Iterator[bytes]], timeout: float | None) -> bytes:
         """Send a stream of messages and return the one answer."""
+        self._check_open()
         return self._call(self._channel.stream_unary(method), messages(), timeout)
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> bytes:
+        self._check_open()
         try:
             seconds = self.timeout if timeout is None else timeout
             answer: bytes = method(request, timeout=seconds, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._explained(from_rpc_error(error)) from None
+        self._connected = True
         return answer
 
     def _stream(self, transfer: Transfer, timeout: float | None) -> Any:
         """Run a stream to its end. After a lost connection it resumes, with growing pauses."""
+        self._check_open()
         attempts = Attempts(transfer, timeout)
         with contextlib.closing(transfer):
             while True:
                 try:
                     self._attempt(transfer, attempts.left())
+                except (TlsError, ForeignServerError):  # another attempt would fail alike
+                    raise
                 except UnavailableError as error:
                     time.sleep(attempts.pause_after(error))
                 else:
@@ -133,128 +167,14 @@ class Session(_Session[grpc.Channel]):
         call = opened(messages(), timeout=timeout, metadata=self._metadata)
         try:
             first.append(transfer.accepted(next(call)))
+            self._connected = True
             begin.set()
             for message in call:
                 transfer.take(message)
         except grpc.RpcError as error:
             if failed:
                 raise failed[0] from None
-            raise from_rpc_error(error) from None
+            raise self._explained(from_rpc_error(error)) from None
         finally:
             begin.set()
             call.cancel()
-
-
-class AsyncSession(_Session[grpc.aio.Channel]):
-    """`Session` with `await`. Large arrays are copied in other threads, so the event loop does not stall."""
-
-    async def close(self) -> None:
-        """Close the channel and cancel calls in flight. Arrays in shared memory stay valid."""
-        if self._shared is not None:
-            for request in self._shared.close():
-                with contextlib.suppress(GroupconvError):  # the server releases the memory later by itself
-                    await self._call(request, 1.0)
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def _run_exchange(self, exchange: Exchange[T], timeout: float | None = None, *, small: bool = True) -> T:
-        """Send the requests of an exchange and return its value. Unless `small`, it runs in other threads."""
-
-        async def advanced(answer: bytes | None = None) -> Request | Done:
-            return advance(exchange, answer) if small else await asyncio.to_thread(advance, exchange, answer)
-
-        step = await advanced()
-        while isinstance(step, Request):
-            try:
-                answer = await self._call(step, timeout)
-            except BaseException as error:  # noqa: BLE001 - the exchange handles it
-                step = advance(exchange, error=error)
-            else:
-                step = await advanced(answer)
-        value: T = step.value
-        return value
-
-    async def _call(self, request: Request, timeout: float | None) -> bytes:
-        try:
-            answer: bytes = await self._unary(request.method)(request.message, **self._options(timeout))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        return answer
-
-    async def _upload(self, method: str, messages: Callable[[], Iterator[bytes]], timeout: float | None) -> bytes:
-        """Send a stream of messages and return the one answer. Tries again if grpc.aio lost the server's status."""
-        failed: UnavailableError
-        for pause in (0.0, 0.1, 0.2, 0.4, 0.8):
-            await asyncio.sleep(pause)
-            opened: Any = self._channel.stream_unary(method)
-            call = opened(_in_threads(messages()), **self._options(timeout))
-            try:
-                answer: bytes = await call
-            except grpc.RpcError as error:
-                found = await from_aio_error(call, error)
-                if not isinstance(found, UnavailableError):
-                    raise found from None
-                failed = found
-            else:
-                return answer
-        raise failed
-
-    async def _stream(self, transfer: Transfer, timeout: float | None) -> Any:
-        attempts = Attempts(transfer, timeout)
-        with contextlib.closing(transfer):
-            while True:
-                try:
-                    await self._attempt(transfer, attempts.left())
-                except UnavailableError as error:
-                    await asyncio.sleep(attempts.pause_after(error))
-                else:
-                    return transfer.filled()
-
-    async def _attempt(self, transfer: Transfer, timeout: float | None) -> None:
-        """Run a stream over one connection: one task sends while another receives."""
-        begin: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        failed: list[Exception] = []
-
-        async def messages() -> AsyncIterator[bytes]:
-            yield await asyncio.to_thread(transfer.header)
-            try:
-                async for chunk in _in_threads(transfer.chunks(await begin)):
-                    yield chunk
-            except Exception as error:  # noqa: BLE001 - an error of the source, raised below
-                failed.append(error)
-                call.cancel()
-
-        opened: Any = self._channel.stream_stream(STREAM)
-        call = opened(messages(), timeout=timeout, metadata=self._metadata)
-        try:
-            answers = aiter(call)
-            begin.set_result(await asyncio.to_thread(transfer.accepted, await anext(answers)))
-            async for message in answers:
-                await asyncio.to_thread(transfer.take, message)
-        except (grpc.RpcError, asyncio.CancelledError) as error:
-            if failed:
-                raise failed[0] from None
-            if isinstance(error, grpc.RpcError):
-                raise await from_aio_error(call, error) from None
-            raise
-        finally:
-            begin.cancel()
-            call.cancel()
-
-
-async def _in_threads(messages: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (message := await asyncio.to_thread(next, messages, None)) is not None:
-        yield message
-
-
-def small(out: Any, x: Any, steps: Sequence[Step] = ()) -> bool:
-    """Whether all arguments are NumPy arrays of less than `SMALL` bytes together, which need no other thread."""
-    arrays = [a for a in (out, x, *(a for step in steps for a in (step.kernel, step.bias))) if a is not None]
-    return all(isinstance(a, np.ndarray) for a in arrays) and sum(a.nbytes for a in arrays) < SMALL

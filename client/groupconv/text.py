@@ -16,6 +16,16 @@ def table(rows: Sequence[Sequence[str]], left: frozenset[int] = frozenset()) -> 
     return "\n".join(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    Example:
+        >>> counted(1, "shard"), counted(2, "shard")
+        ('1 shard', '2 shards')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def human_bytes(count: int) -> str:
     """A number of bytes with a binary unit.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from groupconv import ConvSpec, Step
-from groupconv.arguments import prepare
+from groupconv.arguments import input_dtype, prepare
 from groupconv.errors import InvalidArgumentError
 
 
@@ -47,3 +47,36 @@ def test_refusals_carry_the_path(field, x, steps):
     with pytest.raises(InvalidArgumentError) as caught:
         prepare(x, steps)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kernel", "sent"),
+    [
+        ("bool", "float32", "uint8"),
+        ("bool", "int8", "uint8"),
+        ("uint16", "float32", "float32"),
+        ("int16", "float64", "float64"),
+        ("uint16", "int8", "int32"),
+        (">u2", "float32", "float32"),
+        ("int64", "float32", "int32"),
+        ("uint32", "int8", "int32"),
+        (">i4", "float32", "int32"),
+        ("uint8", "float32", "uint8"),
+    ],
+)
+def test_integers_of_other_dtypes_are_converted_by_one_rule(dtype, kernel, sent):
+    values = np.array([[[0, 1, 1, 0]]], dtype)
+    x, steps, _ = prepare(values, [Step(np.ones((1, 1, 2), kernel))])
+    assert x.dtype == sent
+    assert x.tolist() == [[[0, 1, 1, 0]]]
+    assert steps[0].kernel.dtype == (sent if sent.startswith("float") else kernel)
+    assert input_dtype(np.dtype(dtype), np.dtype(kernel)) == sent
+
+
+def test_long_integers_become_float64_where_the_kernel_is_a_float():
+    x = np.array([[[2**40, 1, 0]]])
+    sent, steps, _ = prepare(x, [Step(np.ones((1, 1, 2), np.float32))])
+    assert (sent.dtype, steps[0].kernel.dtype) == (np.float64, np.float64)
+    assert sent.tolist() == x.tolist()
+    with pytest.raises(InvalidArgumentError, match="input: expected integers that fit int32"):
+        prepare(x, [Step(np.ones((1, 1, 2), np.int8))])

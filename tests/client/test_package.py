@@ -28,8 +28,9 @@ def test_the_server_brings_ray_only_when_asked():
 def test_the_public_names_are_these():
     assert sorted(groupconv.__all__) == groupconv.__all__
     assert set(groupconv.__all__) == {
-        "Activation", "AsyncLayer", "Client", "ConvSpec", "Geometry", "GroupconvError", "Layer", "LayerInfo", "Plan",
-        "Report", "Result", "Step", "aio", "connect", "receptive_field", "resolve",
+        "Activation", "AsyncLayer", "AsyncNetwork", "Client", "ConvSpec", "Geometry", "GroupconvError", "Layer",
+        "LayerInfo", "Network", "NetworkInfo", "NetworkPlan", "NetworkResult", "Plan", "Report", "Result", "Step",
+        "TensorInfo", "aio", "connect", "receptive_field", "resolve",
     }  # fmt: skip
 
 

@@ -9,11 +9,20 @@
 | int8, uint8         | float64                      | float64        | float64 |
 | int32               | any float                    | float64        | float64 |
 
+Inputs and kernels of other dtypes are converted before they are sent (`groupconv.arguments`):
+
+| dtype                        | input, with a kernel of float32 or float64 | else           |
+| ---------------------------- | ------------------------------------------ | -------------- |
+| bool                         | uint8, 0 and 1                             | uint8, 0 and 1 |
+| int16, uint16                | the kernel's dtype, exact                  | int32          |
+| longer integers within int32 | int32                                      | int32          |
+| other longer integers        | float64                                    | refused        |
+
 int32 sums wrap modulo 2³², as in every integer library. A bias may have any dtype of the same kind
 (integer for integer outputs); it is added in the accumulator. Integer outputs take no activation but relu.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -61,6 +70,27 @@ def known(field: str, dtype: np.dtype) -> np.dtype:
     if dtype not in DTYPES.values() or not dtype.isnative:
         raise InvalidArgumentError(field, f"one of {', '.join(DTYPES)}", str(dtype))
     return dtype
+
+
+def as_dtype(field: str, dtype: Any) -> np.dtype:
+    """A supported dtype.
+
+    Args:
+        field: what errors call it.
+        dtype: its name in `DTYPES`, or anything else that NumPy accepts as a dtype, such as np.float32.
+
+    Raises:
+        InvalidArgumentError: it is not a supported dtype; the error lists them.
+
+    Example:
+        >>> as_dtype("dtype", "float32")
+        dtype('float32')
+    """
+    try:
+        found = DTYPES[dtype] if isinstance(dtype, str) else np.dtype(dtype)
+    except (KeyError, TypeError):
+        raise InvalidArgumentError(field, f"one of {', '.join(DTYPES)}", dtype) from None
+    return known(field, found)
 
 
 def types_of(

@@ -9,6 +9,7 @@ p padding (low, high), d dilation, r output padding, H' output.
 Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016).
 """
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -207,11 +208,15 @@ def receptive_field(layers: Iterable[tuple[int, int, int]]) -> int:
 
 def _shape(field: str, shape: Sequence[int], *, batch: bool = False) -> Shape:
     """A shape as a tuple of integers. If `batch`, its first extent may be 0."""
+    try:
+        shape = tuple(operator.index(extent) for extent in shape)
+    except TypeError:
+        raise InvalidArgumentError(field, "a shape, one integer per dimension", shape) from None
     for i, extent in enumerate(shape):
         least = 0 if batch and i == 0 else 1
         if not least <= extent <= MAX_PARAMETER:
             raise InvalidArgumentError(f"{field}[{i}]", f"an extent from {least} to {MAX_PARAMETER}", extent)
-    return tuple(int(extent) for extent in shape)
+    return shape
 
 
 def _out_channels(spec: ConvSpec, channels: int, w: Shape) -> int:

@@ -1,11 +1,14 @@
-"""Plans and reports: how a server cuts a request into shards, and how it ran them."""
+"""Plans: how a server cuts a request into shards."""
 
+import html
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from groupconv.text import human_bytes, milliseconds, table
+from groupconv.convolution.html import html_table, step_picture
+from groupconv.moved import moved_names
+from groupconv.text import counted, human_bytes, milliseconds, table
 
 Shape = tuple[int, ...]
 MOST_SHARDS = 64
@@ -138,68 +141,20 @@ class Plan:
             return text
         return f"{text}\n\npredicted: {milliseconds(self.seconds)} for {len(self.steps)} steps"
 
+    def __repr__(self) -> str:
+        cuts = ", ".join(f"{s.variant} cut along {s.cut} into {counted(len(s.shards), 'shard')}" for s in self.steps)
+        workers = f"{counted(len(self.workers), 'worker')}, predicted {milliseconds(self.seconds)}"
+        return f"Plan({cuts or 'no steps'}; {workers})"
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f"<p>{'<br>'.join(map(html.escape, _headings(i, step)))}</p>{picture_of(step)}{html_of(_rows(step), step)}"
+            for i, step in enumerate(self.steps)
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The plan as numbers, strings, lists and dicts, for JSON; a range is [start, stop]."""
         return asdict(self) | {"seconds": self.seconds}
-
-    __str__ = explain
-
-
-@dataclass(frozen=True, slots=True)
-class ShardReport:
-    """How one shard ran.
-
-    Attributes:
-        index: position in its step.
-        worker: id of the worker that ran it.
-        algorithm: the algorithm that the engine chose.
-        seconds: from dispatch to result, with transfer and waiting; for a joined step, time in the engine.
-        compute_seconds: time in the engine.
-        attempts: number of starts; more than 1 if a worker was lost.
-    """
-
-    index: int
-    worker: str
-    algorithm: str
-    seconds: float
-    compute_seconds: float
-    attempts: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """How a request ran: its plan, each step's shards, and the seconds of each phase.
-
-    `print(report)` compares measured with predicted times.
-    """
-
-    plan: Plan
-    steps: tuple[tuple[ShardReport, ...], ...]
-    phases: Mapping[str, float] = field(default_factory=dict)
-
-    def explain(self) -> str:
-        """Text with the predicted and measured times of each shard."""
-        blocks = []
-        for i, (step, shards) in enumerate(zip(self.plan.steps, self.steps, strict=True)):
-            rows = [("shard", "worker", "algorithm", "predicted", "in the engine", "dispatch to result", "attempts")]
-            rows += [
-                (
-                    str(ran.index),
-                    ran.worker,
-                    ran.algorithm,
-                    milliseconds(planned.seconds),
-                    milliseconds(ran.compute_seconds),
-                    milliseconds(ran.seconds),
-                    str(ran.attempts),
-                )
-                for planned, ran in list(zip(step.shards, shards, strict=True))[:MOST_SHARDS]
-            ]
-            measured = max(ran.seconds for ran in shards)
-            head = f"step {i}  cut along {step.cut}{', joined to the step before' if step.joined else ''}: "
-            head += f"predicted {milliseconds(step.seconds)}, measured {milliseconds(measured)}"
-            blocks.append("\n".join([head, table(rows, left=frozenset({1, 2})), *_more(len(shards))]))
-        phases = ", ".join(f"{name} {milliseconds(seconds)}" for name, seconds in self.phases.items())
-        return "\n\n".join([*blocks, f"phases: {phases}"] if phases else blocks)
 
     __str__ = explain
 
@@ -209,8 +164,10 @@ def _chain_seconds(steps: Sequence[StepPlan]) -> float:
     return steps[0].seconds + sum(step.seconds for step in itertools.takewhile(lambda s: s.joined, steps[1:]))
 
 
-def _step(index: int, step: StepPlan, seconds: float) -> str:
-    rows = [("shard", "worker", "input", "kernel", "output", "bytes in", "bytes out", "multiply-adds", "predicted")]
+def _rows(step: StepPlan) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        ("shard", "worker", "input", "kernel", "output", "bytes in", "bytes out", "multiply-adds", "predicted")
+    ]
     rows += [
         (
             str(s.index),
@@ -225,31 +182,55 @@ def _step(index: int, step: StepPlan, seconds: float) -> str:
         )
         for s in step.shards[:MOST_SHARDS]
     ]
+    return rows
+
+
+def _headings(index: int, step: StepPlan) -> tuple[str, str]:
     shapes = f"{step.input_shape} * {step.kernel_shape} -> {step.output_shape}"
+    head = f"step {index}  {step.variant} convolution, g={step.groups}: {shapes}"
+    return head, f"cut along {step.cut}: {step.reason}"
+
+
+def html_of(rows: Sequence[Sequence[str]], step: StepPlan) -> str:
+    """A table about the shards of a step, as HTML."""
+    return html_table([*rows, *((line,) for line in rows_left_out(len(step.shards)))])
+
+
+def picture_of(step: StepPlan) -> str:
+    """The output of a step with a tile for each shard, as SVG."""
+    shards = [(s.index, s.worker, s.output) for s in step.shards[:MOST_SHARDS]]
+    return step_picture(step.variant, step.output_shape, shards)
+
+
+def _step(index: int, step: StepPlan, seconds: float) -> str:
     lines = [
-        f"step {index}  {step.variant} convolution, g={step.groups}: {shapes}",
-        f"cut along {step.cut}: {step.reason}",
-        table(rows, left=frozenset({1, 2, 3, 4})),
-        *_more(len(step.shards)),
+        *_headings(index, step),
+        table(_rows(step), left=frozenset({1, 2, 3, 4})),
+        *rows_left_out(len(step.shards)),
     ]
     if step.alternatives:
         what = "" if seconds == step.seconds else " with the steps joined to it"
         lines.append(f"predicted {milliseconds(seconds)}{what}; considered as well:")
         considered = [
-            (a.cut, f"{a.shards} shard{'s' * (a.shards > 1)}", milliseconds(a.seconds), _times(a.seconds, seconds))
+            (
+                a.cut,
+                counted(a.shards, "shard"),
+                milliseconds(a.seconds),
+                f"{a.seconds / seconds:.2f} ×" if seconds else "",
+            )
             for a in step.alternatives[:MOST_ALTERNATIVES]
         ]
         lines.append(table([("  cut", "", "predicted", ""), *(("  " + c, *r) for c, *r in considered)], frozenset({0})))
     return "\n".join(lines)
 
 
-def _times(seconds: float, best: float) -> str:
-    return f"{seconds / best:.2f} ×" if best else ""
-
-
-def _more(shards: int) -> list[str]:
+def rows_left_out(shards: int) -> list[str]:
+    """A line for the shards that a table leaves out, or no line."""
     return [f"… and {shards - MOST_SHARDS} more"] if shards > MOST_SHARDS else []
 
 
 def _ranges(ranges: Sequence[Range]) -> str:
     return f"[{', '.join(map(str, ranges))}]"
+
+
+__getattr__ = moved_names(__name__, dict.fromkeys(("Report", "ShardReport"), "groupconv.convolution.report"))

@@ -5,10 +5,10 @@ An int applies to every axis, a tuple has one value per axis. The rank comes fro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Self, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Never, Self, get_args
 
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import InvalidArgumentError, UnknownArgumentError
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 PaddingRule = Literal["same", "same_lower", "valid"]
@@ -83,8 +83,8 @@ class ConvSpec:
         InvalidArgumentError: a value is invalid for every shape; it names the field, what was expected and what came.
 
     Example:
-        >>> ConvSpec(stride=2, padding=(1, (0, 1)), groups=2, activation="relu").padding
-        (1, (0, 1))
+        >>> ConvSpec(stride=2, padding=(1, (0, 1)), groups=2, activation="relu")
+        ConvSpec(stride=2, padding=(1, (0, 1)), groups=2, activation='relu')
         >>> ConvSpec(stride=0)
         Traceback (most recent call last):
         ...
@@ -115,7 +115,10 @@ class ConvSpec:
         output_padding: int | Sequence[int] = 0,
         flip_kernel: bool = False,
         exact: bool = False,
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            raise UnknownArgumentError.of(*next(iter(unknown.items())), SPEC_ARGUMENTS)
         put = object.__setattr__  # the dataclass is frozen; lists become tuples here
         put(self, "stride", _per_axis("stride", stride, 1))
         put(self, "padding", _padding(padding))
@@ -127,7 +130,7 @@ class ConvSpec:
         put(self, "output_padding", _per_axis("output_padding", output_padding, 0))
         put(self, "flip_kernel", bool(flip_kernel))
         put(self, "exact", bool(exact))
-        if padding_mode not in PADDING_MODES:
+        if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
             raise InvalidArgumentError("padding_mode", f"one of {', '.join(PADDING_MODES)}", padding_mode)
         if self.activation is not None and not isinstance(self.activation, Activation):
             raise InvalidArgumentError("activation", f"one of {', '.join(ACTIVATIONS)}", activation)
@@ -135,6 +138,13 @@ class ConvSpec:
             raise InvalidArgumentError("padding_mode", "zeros for a transposed convolution", padding_mode)
         if not transposed and self.output_padding not in (0, (0,) * len(_as_tuple(self.output_padding))):
             raise InvalidArgumentError("output_padding", "0 for a convolution that is not transposed", output_padding)
+
+    def __repr__(self) -> str:
+        values = ((f, _shortest(getattr(self, f.name))) for f in fields(self))
+        shown = {f.name: value for f, value in values if value != f.default}
+        if self.activation is not None and self.activation == Activation(self.activation.kind):
+            shown["activation"] = self.activation.kind
+        return f"ConvSpec({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def with_exact(self) -> Self:
         """The same convolution with `exact=True`.
@@ -144,6 +154,10 @@ class ConvSpec:
             True
         """
         return replace(self, exact=True)
+
+
+SPEC_ARGUMENTS = tuple(f.name for f in fields(ConvSpec))
+"""The names of the arguments of `ConvSpec`."""
 
 
 def as_activation(value: ActivationKind | Activation | None) -> Activation | None:
@@ -182,6 +196,14 @@ def padding_pairs(value: int | tuple[int | tuple[int, int], ...], rank: int) -> 
         raise InvalidArgumentError("padding", f"one value or one per axis ({rank})", value)
     pairs = tuple(v if isinstance(v, tuple) else (v, v) for v in values)
     return pairs * rank if len(pairs) == 1 else pairs
+
+
+def _shortest(value: object) -> object:
+    """A parameter as one would write it: `((2, 2),)` is 2, `((0, 1), (1, 1))` is `((0, 1), 1)`."""
+    if not isinstance(value, tuple):
+        return value
+    axes = [v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in value]
+    return axes[0] if len(axes) == 1 and not isinstance(axes[0], tuple) else tuple(axes)
 
 
 def _as_tuple(value: PerAxis) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from groupconv.convolution.geometry import Geometry, resolve
-from groupconv.convolution.plan import Report
+from groupconv.convolution.report import Report
 from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import InvalidArgumentError
 
@@ -22,11 +22,30 @@ class Step:
         kernel: (M, C/g, *kernel); transposed: (C, M/g, *kernel).
         bias: (M,) or None.
         spec: stride, padding and the other parameters.
+
+    Raises:
+        InvalidArgumentError: `spec` is not a `ConvSpec`.
+
+    Example:
+        >>> import numpy as np
+        >>> Step(np.ones((256, 48, 5, 5), np.float32), None, ConvSpec(padding=2, groups=2))
+        Step(kernel (256, 48, 5, 5) float32, ConvSpec(padding=2, groups=2))
     """
 
     kernel: Any
     bias: Any = None
     spec: ConvSpec = field(default_factory=ConvSpec)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.spec, ConvSpec):
+            raise InvalidArgumentError("spec", "a groupconv.ConvSpec", self.spec)
+        for name, array in (("kernel", self.kernel), ("bias", self.bias)):
+            if isinstance(array, ConvSpec):
+                raise InvalidArgumentError(name, "an array (the spec is the third argument)", array)
+
+    def __repr__(self) -> str:
+        bias = "" if self.bias is None else f", bias {described(self.bias)}"
+        return f"Step(kernel {described(self.kernel)}{bias}, {self.spec})"
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,25 @@ class Result:
 
     output: Array
     report: Report
+
+    def __repr__(self) -> str:
+        return f"Result(output {described(self.output)}, {self.report!r})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>output {described(self.output)}</p>{self.report._repr_html_()}"
+
+
+def described(x: Any) -> str:
+    """Shape and dtype of an array in words; the type of anything else.
+
+    Example:
+        >>> import numpy as np
+        >>> described(np.zeros((2, 3), np.int8)), described([1.0])
+        ('(2, 3) int8', 'list')
+    """
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return f"{tuple(x.shape)} {x.dtype}"
+    return type(x).__name__
 
 
 def geometries(

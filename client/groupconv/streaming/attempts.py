@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 60.0
 """Seconds without a new band after which a stream without a connection fails."""
 FIRST_PATIENCE = 5.0
-"""The same for a stream that no server has accepted yet."""
+"""Seconds without a connection after which a stream fails that no server has accepted yet."""
 
 
 class Attempts:

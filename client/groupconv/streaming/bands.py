@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from groupconv.arguments import supported
-from groupconv.convolution.dtypes import DTYPES, is_float
+from groupconv.arguments import supported, supported_input
+from groupconv.convolution.dtypes import as_dtype, is_float
 from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
 
@@ -40,18 +40,19 @@ class Sliced:
     Args:
         array: (N, C, H, …), or (C, H, …) for one sample.
         rank: spatial axes.
+        kernel: dtype of the first kernel.
 
     Raises:
         InvalidArgumentError: the number of dimensions does not fit.
     """
 
-    def __init__(self, array: Any, rank: int) -> None:
+    def __init__(self, array: Any, rank: int, kernel: np.dtype) -> None:
         shape = tuple(array.shape)
         if len(shape) not in (rank + 1, rank + 2):
             raise InvalidArgumentError("input.shape", f"{rank + 2} dimensions, or {rank + 1} for one sample", shape)
         self._array, self._unbatched = array, len(shape) == rank + 1
         self.shape = (1, *shape) if self._unbatched else shape
-        self.dtype = supported("input", np.empty(0, array.dtype)).dtype
+        self.dtype = supported_input(np.empty(0, array.dtype), kernel).dtype
 
     def rows(self, start: int, stop: int) -> Array:
         """As in `Source`."""
@@ -59,7 +60,7 @@ class Sliced:
         within = slice(start - n * height, stop - n * height)
         key = (slice(None), within) if self._unbatched else (n, slice(None), within)
         rows: Array = np.asarray(self._array[key])
-        return supported("input", rows).swapaxes(0, 1)
+        return supported("input", rows, self.dtype).swapaxes(0, 1)
 
     def forget(self, row: int) -> None:
         """Do nothing: the array has every row."""
@@ -72,12 +73,20 @@ class Iterated:
         bands: the iterator.
         shape: (1, C, H, …) of all of them together.
         dtype: of each.
+        kernel: dtype of the first kernel.
+
+    Raises:
+        InvalidArgumentError: `shape` has several samples, or the dtype is not supported.
     """
 
-    def __init__(self, bands: Iterable[Any], shape: tuple[int, ...], dtype: Any) -> None:
+    def __init__(self, bands: Iterable[Any], shape: tuple[int, ...], dtype: Any, kernel: np.dtype) -> None:
         if shape[0] != 1:
             raise InvalidArgumentError("input.shape", "one sample, for an iterator of bands", shape)
-        self.shape, self.dtype = shape, supported("input", np.empty(0, dtype)).dtype
+        try:
+            self._given = np.dtype(dtype)
+        except TypeError:
+            raise InvalidArgumentError("dtype", "a dtype of numbers", dtype) from None
+        self.shape, self.dtype = shape, supported_input(np.empty(0, self._given), kernel).dtype
         self._bands: Iterator[Any] = iter(bands)
         self._kept: deque[tuple[int, Array]] = deque()
         self._end = 0
@@ -100,7 +109,9 @@ class Iterated:
         band = next(self._bands, None)
         if band is None:
             raise InvalidArgumentError("input", f"bands of {self.shape[2]} rows in all", f"{self._end} rows")
-        array = supported("input", np.asarray(band))
+        array: Array = np.asarray(band)
+        if array.dtype.newbyteorder("=") == self._given.newbyteorder("="):
+            array = supported("input", array, self.dtype)
         array = array[0] if array.ndim == len(self.shape) and array.shape[0] == 1 else array
         wanted = (self.shape[1], *self.shape[3:])
         if array.ndim != len(self.shape) - 1 or (array.shape[0], *array.shape[2:]) != wanted:
@@ -123,8 +134,8 @@ class Narrowed:
     """
 
     def __init__(self, source: Source, dtype: Any) -> None:
-        narrow = DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
-        if narrow is None or narrow.itemsize != 2:
+        narrow = as_dtype("wire_dtype", dtype)
+        if narrow.itemsize != 2:
             raise InvalidArgumentError("wire_dtype", "float16 or bfloat16", dtype)
         if not is_float(source.dtype):
             raise InvalidArgumentError("wire_dtype", "an input of floats", str(source.dtype))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from groupconv.arguments import ready_steps
+from groupconv.arguments import as_array, checked_steps, ready_steps
 from groupconv.convolution.steps import Array, Step, geometries
 from groupconv.device import Tensor
 from groupconv.errors import DataLossError, InvalidArgumentError, ResourceExhaustedError
@@ -242,19 +242,19 @@ def transfer(
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
     """
-    if not steps:
-        raise InvalidArgumentError("steps", "at least one step", 0)
+    steps = checked_steps(steps)
     if compression is not None and (compression != "lz4" or library() is None):
         raise InvalidArgumentError("compression", "None, or lz4 (pip install 'groupconv[lz4]')", compression)
-    rank = np.ndim(steps[0].kernel) - 2
+    kernel = as_array(steps[0].kernel, "steps[0].kernel")
+    rank = kernel.ndim - 2
     rows: Source
     if hasattr(source, "shape") and hasattr(source, "__getitem__"):
-        rows, given = Sliced(source, rank), len(source.shape)
+        rows, given = Sliced(source, rank, kernel.dtype), len(source.shape)
     else:
         if shape is None or dtype is None:
             raise InvalidArgumentError("shape", "shape and dtype, for an iterator of bands", shape)
         given = len(shape)
-        rows = Iterated(source, (1, *shape) if given == rank + 1 else tuple(shape), dtype)
+        rows = Iterated(source, (1, *shape) if given == rank + 1 else tuple(shape), dtype, kernel.dtype)
     wide = None if wire_dtype is None else rows.dtype
     rows = rows if wire_dtype is None else Narrowed(rows, wire_dtype)
     ready = ready_steps(steps, rows.dtype)

@@ -13,7 +13,7 @@ import grpc.aio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from groupconv.errors import BY_STATUS, GroupconvError, InvalidArgumentError, UnavailableError
+from groupconv.errors import BY_STATUS, GroupconvError, InvalidArgumentError, UnauthenticatedError, UnavailableError
 from groupconv.transport.address import is_local
 from groupconv.transport.malloc import expect_messages
 from groupconv.transport.tracing import interceptors, traced
@@ -91,6 +91,8 @@ class Connection:
     max_message_bytes: int = MAX_MESSAGE_BYTES
 
     def __post_init__(self) -> None:
+        if not isinstance(self.target, str) or not self.target:
+            raise InvalidArgumentError("target", "an address, as 'host:port' or 'unix:path'", self.target)
         if self.token is None:
             object.__setattr__(self, "token", os.environ.get(TOKEN_VARIABLE))
             if self.token is not None and not self.token.strip():  # probably a template without a value
@@ -150,21 +152,26 @@ class Connection:
 
     def _credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(
-            root_certificates=_pem("root_certificates", self.root_certificates),
-            private_key=_pem("client_key", self.client_key),
-            certificate_chain=_pem("client_certificate", self.client_certificate),
+            root_certificates=pem("root_certificates", self.root_certificates),
+            private_key=pem("client_key", self.client_key),
+            certificate_chain=pem("client_certificate", self.client_certificate),
         )
 
 
-def _pem(field: str, given: Pem | None) -> bytes | None:
+def pem(field: str, given: Pem | None) -> bytes | None:
+    """The bytes of a PEM argument, read from its file if need be.
+
+    Raises:
+        InvalidArgumentError: it is not PEM.
+        OSError: the file cannot be read.
+    """
     if given is None:
         return None
-    pem = given if isinstance(given, bytes) else Path(given).read_bytes()
-    if b"-----BEGIN " not in pem:
-        raise InvalidArgumentError(
-            field, "PEM (-----BEGIN …), or the path of a PEM file", f"{len(pem)} bytes of something else"
-        )
-    return pem
+    found = given if isinstance(given, bytes) else Path(given).read_bytes()
+    if b"-----BEGIN " not in found:
+        expected = "PEM (-----BEGIN …), or the path of a PEM file"
+        raise InvalidArgumentError(field, expected, f"{len(found)} bytes of something else")
+    return found
 
 
 async def from_aio_error(call: Any, error: grpc.RpcError) -> GroupconvError:
@@ -193,6 +200,8 @@ def from_rpc_error(error: grpc.RpcError) -> GroupconvError:
     code: grpc.StatusCode = error.code()
     message: str = error.details() or code.name
     cls = BY_STATUS.get(code.name, GroupconvError)
+    if cls is UnauthenticatedError:
+        message += f"; give a token with token= or in {TOKEN_VARIABLE} (--token-file)"
     result = cls(message)
     metadata: Any = error.trailing_metadata() or ()
     result.request_id = str(dict(metadata).get("x-request-id", ""))

@@ -1,16 +1,20 @@
 """Messages of resident layers: the stream that loads one, and the server's description of one."""
 
+import html
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from groupconv.arguments import as_array, supported
-from groupconv.convolution.dtypes import is_float
+from groupconv.arguments import as_array, checked_steps, supported
+from groupconv.convolution.dtypes import as_dtype, is_float
+from groupconv.convolution.html import html_table
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Step
 from groupconv.errors import InvalidArgumentError
+from groupconv.text import human_bytes
 from groupconv.v1 import layer_pb2
 from groupconv.wire.specs import spec_from_wire, spec_to_wire
 from groupconv.wire.tensors import type_from_wire, type_to_wire
@@ -49,6 +53,15 @@ class LayerInfo:
     seconds: float
     batches: Mapping[int, int] = field(default_factory=dict)
 
+    def summary(self) -> str:
+        """Name, version, dtype, size and kernels in one line."""
+        kernels = ", ".join(map(str, self.kernel_shapes))
+        return f"{self.name} version {self.version}: kernel {kernels} {self.dtype}, {human_bytes(self.bytes)}"
+
+    def _repr_html_(self) -> str:
+        steps = [(str(i), str(k), str(s)) for i, (k, s) in enumerate(zip(self.kernel_shapes, self.specs, strict=True))]
+        return f"<p>{html.escape(self.summary())}</p>{html_table([('step', 'kernel', 'spec'), *steps])}"
+
 
 def load_messages(
     name: str, steps: Sequence[Step], dtype: Any = None, inputs: Sequence[Sequence[int]] = ()
@@ -64,21 +77,26 @@ def load_messages(
     Raises:
         InvalidArgumentError: there are no steps, or a dtype is not supported.
     """
-    if not steps:
-        raise InvalidArgumentError("steps", "at least one step", 0)
+    steps = checked_steps(steps)
     header = layer_pb2.LayerHeader(name=name)
     arrays: list[Array] = []
-    wanted_dtype = None if dtype is None else np.dtype(dtype)
+    wanted_dtype = None if dtype is None else as_dtype("dtype", dtype)
     for i, step in enumerate(steps):
-        kernel = supported(f"steps[{i}].kernel", as_array(step.kernel), wanted_dtype)
+        kernel = supported(f"steps[{i}].kernel", as_array(step.kernel, f"steps[{i}].kernel"), wanted_dtype)
+        if wanted_dtype is not None and kernel.dtype != wanted_dtype:
+            raise InvalidArgumentError("dtype", "a float, as weights are not converted to integers", str(wanted_dtype))
         message = header.steps.add(kernel=type_to_wire(kernel.dtype, kernel.shape), spec=spec_to_wire(step.spec))
         arrays.append(kernel)
         if step.bias is not None:
             wanted = kernel.dtype if is_float(kernel.dtype) else None
-            bias = supported(f"steps[{i}].bias", as_array(step.bias), wanted)
+            bias = supported(f"steps[{i}].bias", as_array(step.bias, f"steps[{i}].bias"), wanted)
             message.bias.CopyFrom(type_to_wire(bias.dtype, bias.shape))
             arrays.append(bias)
-    header.inputs.extend(type_to_wire(arrays[0].dtype, tuple(shape), "inputs") for shape in inputs)
+    try:
+        shapes = [tuple(map(operator.index, shape)) for shape in inputs]
+    except TypeError:
+        raise InvalidArgumentError("inputs", "a list of shapes, such as [(1, 96, 27, 27)]", inputs) from None
+    header.inputs.extend(type_to_wire(arrays[0].dtype, shape, "inputs") for shape in shapes)
     return _messages(header, arrays)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from groupconv.convolution.dtypes import DTYPES, known
+from groupconv.convolution.dtypes import as_dtype
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step, geometries
 from groupconv.device import DeviceArray, Tensor
@@ -75,10 +75,7 @@ def plan_request(
         InvalidArgumentError: the shapes do not fit, or the dtype is not supported.
     """
     geometries(specs, input_shape, kernel_shapes)
-    of = DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
-    if of is None:
-        raise InvalidArgumentError("dtype", f"one of {', '.join(DTYPES)}", dtype)
-    known("dtype", of)
+    of = as_dtype("dtype", dtype)
     return convolution_pb2.PlanConvolutionRequest(
         allow_reordering=allow_reordering,
         input=type_to_wire(of, tuple(input_shape)),

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from groupconv.convolution.plan import Alternative, Plan, Range, Report, Shard, ShardReport, StepPlan
+from groupconv.convolution.plan import Alternative, Plan, Range, Shard, StepPlan
+from groupconv.convolution.report import Report, ShardReport
 from groupconv.convolution.spec import ACTIVATIONS, PADDING_MODES, Activation, ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import convolution_pb2, plan_pb2, spec_pb2

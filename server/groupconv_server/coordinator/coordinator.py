@@ -11,7 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from groupconv.convolution.plan import Plan, Report, ShardReport
+from groupconv.convolution.plan import Plan
+from groupconv.convolution.report import Report, ShardReport
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Result, Step
 from groupconv_server.coordinator.compiled import CompiledCall

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from groupconv.convolution.plan import ShardReport
+from groupconv.convolution.report import ShardReport
 from groupconv_server.executors.task import Task
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.runner import NetworkCall, NetworkRan

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from groupconv.convolution.plan import ShardReport
+from groupconv.convolution.report import ShardReport
 from groupconv.errors import UnavailableError
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.executors.task import Task

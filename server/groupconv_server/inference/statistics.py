@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from groupconv.convolution.plan import Report
+from groupconv.convolution.report import Report
 from groupconv_server.inference.v2 import statistics_pb2
 from groupconv_server.layers.version import Version
 

@@ -16,7 +16,7 @@ import numpy as np
 from groupconv.convolution import cost
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
-from groupconv.convolution.plan import ShardReport
+from groupconv.convolution.report import ShardReport
 from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import GroupconvError, UnavailableError
 from groupconv_server.executors.base import Executor

@@ -15,7 +15,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from groupconv import __version__
-from groupconv.convolution.plan import ShardReport
+from groupconv.convolution.report import ShardReport
 from groupconv_server.telemetry.families import FOLD, Histogram
 from groupconv_server.telemetry.requests import Requests
 from groupconv_server.telemetry.series import LayerSeries, ShardSeries

@@ -10,7 +10,7 @@ from operator import add
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from groupconv.convolution.plan import ShardReport
+from groupconv.convolution.report import ShardReport
 from groupconv_server.telemetry.families import Histogram, Series, named
 
 MAX_LAYERS = 100

@@ -1,6 +1,7 @@
 """Plans and reports, in words."""
 
-from groupconv.convolution.plan import MOST_SHARDS, Alternative, Plan, Range, Report, Shard, ShardReport, StepPlan
+from groupconv.convolution.plan import MOST_SHARDS, Alternative, Plan, Range, Shard, StepPlan
+from groupconv.convolution.report import Report, ShardReport
 
 
 def step(shards: int = 2, *, joined: bool = False, alternatives=()) -> StepPlan:

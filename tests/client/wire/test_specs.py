@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from groupconv.arguments import as_array
 from groupconv.convolution.dtypes import DTYPES
 from groupconv.convolution.geometry import resolve
-from groupconv.convolution.plan import Alternative, Plan, Range, Report, Shard, ShardReport, StepPlan
+from groupconv.convolution.plan import Alternative, Plan, Range, Shard, StepPlan
+from groupconv.convolution.report import Report, ShardReport
 from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import convolution_pb2, spec_pb2, tensor_pb2
@@ -123,5 +124,5 @@ def test_arrays_come_from_array_and_dlpack_without_a_copy():
     assert as_array(x) is x
     assert np.shares_memory(as_array(Exporter(x)), x)
     assert as_array([[1, 2]]).shape == (1, 2)
-    with pytest.raises(TypeError):
+    with pytest.raises(InvalidArgumentError, match="array: expected an array, got Opaque: implicit conversion"):
         as_array(type("Opaque", (), {"__array__": Exporter.__array__, "array": x})())

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from groupconv.convolution.plan import ShardReport
+from groupconv.convolution.report import ShardReport
 from groupconv.errors import DeadlineExceededError, InternalError
 from groupconv_server.executors.ray import calls, lane_calls
 from groupconv_server.executors.ray.calls import SUSPICIOUS, Flight, Inputs, WorkerLostError, seconds_left

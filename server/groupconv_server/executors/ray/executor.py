@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import ray
 
-from groupconv.convolution.plan import ShardReport
+from groupconv.convolution.report import ShardReport
 from groupconv.errors import UnavailableError
 from groupconv_server.access.variables import check_ray_token
 from groupconv_server.executors.base import WorkerInfo

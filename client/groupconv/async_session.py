@@ -1,0 +1,147 @@
+"""The awaiting session."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import grpc.aio
+import numpy as np
+
+from groupconv.convolution.steps import Step
+from groupconv.errors import ForeignServerError, GroupconvError, TlsError, UnavailableError
+from groupconv.session import BaseSession
+from groupconv.streaming.attempts import Attempts
+from groupconv.streaming.stream import STREAM, Transfer
+from groupconv.transport.channel import from_aio_error, from_rpc_error
+from groupconv.transport.exchange import Done, Exchange, Request, advance
+
+SMALL = 2**20
+"""Bytes that take less time to copy than to hand to another thread."""
+T = TypeVar("T")
+
+
+class AsyncSession(BaseSession[grpc.aio.Channel]):
+    """`Session` with `await`. Large arrays are copied in other threads, so the event loop does not stall."""
+
+    async def close(self) -> None:
+        """Close the channel and cancel calls in flight. Arrays in shared memory stay valid."""
+        if self._shared is not None:
+            for request in self._shared.close():
+                with contextlib.suppress(GroupconvError):  # the server releases the memory later by itself
+                    await self._call(request, 1.0)
+        self._closed = True
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run_exchange(self, exchange: Exchange[T], timeout: float | None = None, *, small: bool = True) -> T:
+        """Send the requests of an exchange and return its value. Unless `small`, it runs in other threads."""
+
+        async def advanced(answer: bytes | None = None) -> Request | Done:
+            return advance(exchange, answer) if small else await asyncio.to_thread(advance, exchange, answer)
+
+        step = await advanced()
+        while isinstance(step, Request):
+            try:
+                answer = await self._call(step, timeout)
+            except BaseException as error:  # noqa: BLE001 - the exchange handles it
+                step = advance(exchange, error=error)
+            else:
+                step = await advanced(answer)
+        value: T = step.value
+        return value
+
+    async def _call(self, request: Request, timeout: float | None) -> bytes:
+        self._check_open()
+        try:
+            answer: bytes = await self._unary(request.method)(request.message, **self._options(timeout))
+        except grpc.RpcError as error:
+            raise await asyncio.to_thread(self._explained, from_rpc_error(error)) from None
+        self._connected = True
+        return answer
+
+    async def _upload(self, method: str, messages: Callable[[], Iterator[bytes]], timeout: float | None) -> bytes:
+        """Send a stream of messages and return the one answer. Tries again if grpc.aio lost the server's status."""
+        self._check_open()
+        failed: UnavailableError
+        for pause in (0.0, 0.1, 0.2, 0.4, 0.8):
+            await asyncio.sleep(pause)
+            opened: Any = self._channel.stream_unary(method)
+            call = opened(_in_threads(messages()), **self._options(timeout))
+            try:
+                answer: bytes = await call
+            except grpc.RpcError as error:
+                found = await asyncio.to_thread(self._explained, await from_aio_error(call, error))
+                if isinstance(found, TlsError | ForeignServerError) or not isinstance(found, UnavailableError):
+                    raise found from None
+                failed = found
+            else:
+                self._connected = True
+                return answer
+        raise failed
+
+    async def _stream(self, transfer: Transfer, timeout: float | None) -> Any:
+        self._check_open()
+        attempts = Attempts(transfer, timeout)
+        with contextlib.closing(transfer):
+            while True:
+                try:
+                    await self._attempt(transfer, attempts.left())
+                except (TlsError, ForeignServerError):  # another attempt would fail alike
+                    raise
+                except UnavailableError as error:
+                    await asyncio.sleep(attempts.pause_after(error))
+                else:
+                    return transfer.filled()
+
+    async def _attempt(self, transfer: Transfer, timeout: float | None) -> None:
+        """Run a stream over one connection: one task sends while another receives."""
+        begin: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        failed: list[Exception] = []
+
+        async def messages() -> AsyncIterator[bytes]:
+            yield await asyncio.to_thread(transfer.header)
+            try:
+                async for chunk in _in_threads(transfer.chunks(await begin)):
+                    yield chunk
+            except Exception as error:  # noqa: BLE001 - an error of the source, raised below
+                failed.append(error)
+                call.cancel()
+
+        opened: Any = self._channel.stream_stream(STREAM)
+        call = opened(messages(), timeout=timeout, metadata=self._metadata)
+        try:
+            answers = aiter(call)
+            begin.set_result(await asyncio.to_thread(transfer.accepted, await anext(answers)))
+            self._connected = True
+            async for message in answers:
+                await asyncio.to_thread(transfer.take, message)
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            if failed:
+                raise failed[0] from None
+            if isinstance(error, grpc.RpcError):
+                raise await asyncio.to_thread(self._explained, await from_aio_error(call, error)) from None
+            raise
+        finally:
+            begin.cancel()
+            call.cancel()
+
+
+async def _in_threads(messages: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (message := await asyncio.to_thread(next, messages, None)) is not None:
+        yield message
+
+
+def small(out: Any, x: Any, steps: Sequence[Step] = ()) -> bool:
+    """Whether all arguments are NumPy arrays of less than `SMALL` bytes together, which need no other thread."""
+    arrays = [a for a in (out, x, *(a for step in steps for a in (step.kernel, step.bias))) if a is not None]
+    return all(isinstance(a, np.ndarray) for a in arrays) and sum(a.nbytes for a in arrays) < SMALL

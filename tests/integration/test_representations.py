@@ -1,0 +1,73 @@
+"""Clients, layers, plans and results show themselves: one line for a terminal, a table and a picture for a notebook."""
+
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+import groupconv
+from groupconv import ConvSpec, Step
+from groupconv_server.config import Config
+from groupconv_server.server import Server
+
+SPEC = ConvSpec(padding=2, groups=2, activation="relu")
+
+
+@pytest.fixture(scope="module")
+def client():
+    config = Config(port=0, executor="local", workers=2, threads=1, engine="reference")
+    with Server(config) as server, groupconv.connect(server.address, timeout=60) as client:
+        yield client
+
+
+def parsed(html):
+    """The HTML as elements; it is well-formed, so XML reads it."""
+    return ET.fromstring(f"<div>{html.replace('<br>', '<br/>')}</div>")
+
+
+def test_a_layer(client):
+    with client.load_layer("net/conv2", np.ones((8, 4, 5, 5), np.float32), None, SPEC) as layer:
+        assert repr(layer) == "<groupconv.Layer net/conv2 version 1: kernel (8, 4, 5, 5) float32, 3.1 KiB>"
+        cells = [cell.text for cell in parsed(layer._repr_html_()).iter("td")]
+        assert cells == ["0", "(8, 4, 5, 5)", repr(SPEC)]
+
+
+def test_a_plan(client):
+    plan = client.plan((1, 8, 27, 27), (8, 4, 5, 5), SPEC)
+    assert repr(plan).startswith("Plan(grouped cut along ")
+    assert "predicted" in repr(plan)
+    assert "\n" not in repr(plan)
+    page = parsed(plan._repr_html_())
+    svg = "{http://www.w3.org/2000/svg}"
+    (picture,) = page.iter(f"{svg}svg")
+    assert len(list(picture.iter(f"{svg}rect"))) == len(plan.steps[0].shards)
+    assert len(list(page.iter("tr"))) == 1 + len(plan.steps[0].shards)
+
+
+def test_a_result(client):
+    result = client.run(np.ones((1, 8, 27, 27), np.float32), [Step(np.ones((8, 4, 5, 5), np.float32), None, SPEC)])
+    assert repr(result).startswith("Result(output (1, 8, 27, 27) float32, Report(")
+    assert "\n" not in repr(result)
+    page = parsed(result._repr_html_())
+    assert [cell.text for cell in page.iter("td")][:3] == ["0", *_first(result)]
+
+
+def _first(result):
+    shard = result.report.steps[0][0]
+    return shard.worker, shard.algorithm
+
+
+def test_small_integers_give_floats_of_the_same_size_as_on_the_command_line(client):
+    x = np.arange(27 * 27, dtype=np.uint16).reshape(1, 1, 27, 27)
+    kernel = np.ones((1, 1, 3, 3), np.float32)
+    y = client.conv2d(x, kernel)
+    assert y.dtype == np.float32
+    np.testing.assert_array_equal(y, client.conv2d(x.astype(np.float32), kernel))
+    assert client.conv2d(x > 100, kernel).dtype == np.float32
+    np.testing.assert_array_equal(client.stream_conv2d(x, kernel), y)
+    with client.load_layer("tests/integers", kernel) as layer:
+        np.testing.assert_array_equal(layer(x), y)
+        np.testing.assert_array_equal(layer(x.astype(np.int64)), y)
+        assert layer(x > 100).dtype == np.float32
+    with client.load_layer("tests/halves", kernel, dtype="float16") as layer:
+        np.testing.assert_array_equal(layer(x), y)
