@@ -68,21 +68,21 @@ def filtering(
         >>> [s.kernel.shape for s in filtering("gaussian:1", None, 1, "ZYX", alpha=False).steps]
         [(1, 1, 9, 1, 1), (1, 1, 1, 9, 1), (1, 1, 1, 1, 9)]
     """
-    rank, colours = len(spatial), channels - alpha
+    rank, colors = len(spatial), channels - alpha
     if kernel.endswith(".npy"):
-        weight, groups = _weight(_array(kernel), colours, rank)
+        weight, groups = _weight(_array(kernel), colors, rank)
         if alpha:
-            weight, groups = _with_alpha(weight, groups, colours)
+            weight, groups = _with_alpha(weight, groups, colors)
         spec = ConvSpec(padding="same", groups=groups, stride=stride, **options)
         made = Filtering([Step(weight, spec=spec)], edges=bool(abs(weight[0].sum()) < 1e-6))
     else:
-        made = _by_name(kernel, colours, rank, alpha=alpha, truncate=truncate, stride=stride, options=options)
+        made = _by_name(kernel, colors, rank, alpha=alpha, truncate=truncate, stride=stride, options=options)
     steps = made.steps
     if mix is not None:
         if made.parts != 1 or steps[0].spec.groups != channels or len(steps[-1].kernel) != channels:
             expected = "one kernel for each channel, to be depthwise separable"
             raise InvalidArgumentError("kernel", expected, kernel)
-        steps = [*steps, _mixing(mix, colours, rank, alpha=alpha)]
+        steps = [*steps, _mixing(mix, colors, rank, alpha=alpha)]
     order = ["ZYX"[-rank:].index(axis) for axis in spatial]
     return replace(made, steps=[_permuted(step, order) for step in steps])
 
@@ -120,13 +120,13 @@ def input_extents(steps: Sequence[Step]) -> tuple[int, ...]:
 
 
 def _by_name(
-    text: str, colours: int, rank: int, *, alpha: bool, truncate: float, stride: int, options: dict[str, Any]
+    text: str, colors: int, rank: int, *, alpha: bool, truncate: float, stride: int, options: dict[str, Any]
 ) -> Filtering:
     """Named filters as steps: one step for an image, one pass along each axis for a volume."""
     filters = [named(name, truncate) for name in split_names(text)]
-    if len(filters) not in (1, colours):
-        raise InvalidArgumentError("kernel", f"one name, or one for each of {colours} channels", text)
-    found = [f.parts(rank) for f in filters] * (colours if len(filters) == 1 else 1)
+    if len(filters) not in (1, colors):
+        raise InvalidArgumentError("kernel", f"one name, or one for each of {colors} channels", text)
+    found = [f.parts(rank) for f in filters] * (colors if len(filters) == 1 else 1)
     parts = len(found[0])
     if any(len(sums) != parts for sums in found):
         raise InvalidArgumentError("kernel", "gradients alone, or no gradient", text)
@@ -185,26 +185,26 @@ def _weight(array: Array, channels: int, rank: int) -> tuple[Array, int]:
     return np.broadcast_to(array, (channels, 1, *array.shape)), channels
 
 
-def _mixing(mix: str, colours: int, rank: int, *, alpha: bool) -> Step:
+def _mixing(mix: str, colors: int, rank: int, *, alpha: bool) -> Step:
     """The pointwise step of a depthwise separable convolution."""
     matrix = LUMA if mix == "luma" else _array(str(Path(mix)))
-    if matrix.ndim != 2 or matrix.shape[1] != colours:
-        raise InvalidArgumentError("depthwise-separable", f"shape (M, {colours})", matrix.shape)
+    if matrix.ndim != 2 or matrix.shape[1] != colors:
+        raise InvalidArgumentError("depthwise-separable", f"shape (M, {colors})", matrix.shape)
     if alpha:
         matrix = np.pad(matrix, ((0, 1), (0, 1)))
         matrix[-1, -1] = 1
     return Step(pointwise(matrix, rank), spec=ConvSpec())
 
 
-def _with_alpha(weight: Array, groups: int, colours: int) -> tuple[Array, int]:
+def _with_alpha(weight: Array, groups: int, colors: int) -> tuple[Array, int]:
     """The weight with one more channel that is copied: its kernel is 1 at the center."""
     centre = tuple((k - 1) // 2 for k in weight.shape[2:])
-    if groups == colours == len(weight):  # depthwise
+    if groups == colors == len(weight):  # depthwise
         last = np.zeros((1, 1, *weight.shape[2:]), weight.dtype)
         last[0, 0, *centre] = 1
         return np.concatenate([weight, last]), groups + 1
     if groups == 1:
-        wide = np.zeros((len(weight) + 1, colours + 1, *weight.shape[2:]), weight.dtype)
+        wide = np.zeros((len(weight) + 1, colors + 1, *weight.shape[2:]), weight.dtype)
         wide[:-1, :-1] = weight
         wide[-1, -1, *centre] = 1
         return wide, 1

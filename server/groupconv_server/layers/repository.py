@@ -92,10 +92,10 @@ class Repository:
                     self.layers.forget(name, version)
                     resident = resident_steps(name, version, steps)
                     return LayerVersion(name, version, _size(steps), resident, gone=True)
-                with self.layers.reserved(_size(steps)) as room:
+                with self.layers.reserved(_size(steps)) as reservation:
                     if self.store is not None:
                         self._keep(name, version, steps, inputs)
-                    return self.layers.load(name, steps, room, version)
+                    return self.layers.load(name, steps, reservation, version)
         except BaseException:
             self.layers.forget(name, version)
             raise
@@ -192,8 +192,8 @@ class Repository:
             log.warning("layer %s is loaded, but the first request has to prepare it: %s", name, error)
         with self._locks.of(name):
             if not self._loaded(name):
-                with self.layers.reserved(_size(stored.steps)) as room:
-                    self.layers.load(name, steps, room, version)
+                with self.layers.reserved(_size(stored.steps)) as reservation:
+                    self.layers.load(name, steps, reservation, version)
 
 
 def _size(steps: Sequence[Step]) -> int:

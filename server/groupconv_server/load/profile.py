@@ -35,7 +35,7 @@ class RequestKind(BaseModel):
     batch: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _valid(self) -> Self:
         try:
             layer_named(self.layer)
         except NotFoundError as error:
@@ -76,7 +76,7 @@ class Profile(BaseModel):
     mix: Annotated[tuple[RequestKind, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _told_apart(self) -> Self:
+    def _distinct(self) -> Self:
         names = [(entry.name, entry.transport) for entry in self.mix]
         if len(set(names)) < len(names):
             raise ValueError("mix: expected entries that differ in layer, batch, resident or transport")

@@ -65,11 +65,13 @@ def _map(axes: Any, step: StepPlan, shape: Sequence[int], pieces: Sequence[tuple
         dx, dy = n % columns * across, n // columns * down
         for shard, piece in on_sheet:
             for y, x in _boxes(piece, shape):
-                place = ((x.start + dx, y.start + dy), x.stop - x.start, y.stop - y.start)
-                axes.add_patch(Rectangle(*place, facecolor=colors[shard.worker], edgecolor="black", lw=0.8, alpha=0.6))
+                corner_and_size = ((x.start + dx, y.start + dy), x.stop - x.start, y.stop - y.start)
+                axes.add_patch(
+                    Rectangle(*corner_and_size, facecolor=colors[shard.worker], edgecolor="black", lw=0.8, alpha=0.6)
+                )
         for y, x in _shared(on_sheet, shape):
-            place = ((x.start + dx, y.start + dy), x.stop - x.start, y.stop - y.start)
-            axes.add_patch(Rectangle(*place, fill=False, hatch="////", linewidth=0))
+            corner_and_size = ((x.start + dx, y.start + dy), x.stop - x.start, y.stop - y.start)
+            axes.add_patch(Rectangle(*corner_and_size, fill=False, hatch="////", linewidth=0))
         if len(sheets) > 1:
             label = f"samples {sheet[0]}, channels {sheet[1]}" if columns < 4 else f"{sheet[0]}, {sheet[1]}"
             axes.text(dx, dy - 0.01 * height, label, fontsize=6, va="bottom")
