@@ -39,13 +39,13 @@ def serve(variant: str) -> None:
     from groupconv_server.config import Config
     from groupconv_server.server import Server
     from groupconv_server.telemetry import logs, traces
-    from groupconv_server.telemetry.metrics import Metrics
     from groupconv_server.telemetry.request import Request
+    from groupconv_server.telemetry.series import LayerSeries, ShardSeries
 
     logs.configure("json", "INFO")
     if VARIANTS[variant] is None:
         Request.begin = Request.end = Request.__del__ = lambda *_, **__: None  # type: ignore[method-assign, assignment]
-        Metrics.ran = Metrics.used = lambda *_: None  # type: ignore[method-assign, assignment]
+        ShardSeries.ran = LayerSeries.used = lambda *_: None  # type: ignore[method-assign, assignment]
     traces.configure()
     with Server(Config(port=0, executor="local", workers=1, threads=1, metrics_port=0)) as server:
         print(json.dumps([server.address, server.metrics_url]), flush=True)

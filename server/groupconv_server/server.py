@@ -145,7 +145,7 @@ class Server:
                 self.executor.forget,
                 capacity=config.layer_bytes,
                 evict=config.evict_layers,
-                used=self.metrics.used,
+                used=self.metrics.layers.used,
             )
             self.repository = Repository(self.layers, self._store, self.coordinator)
             store = None if self._store is None else NetworkStore(self._store)

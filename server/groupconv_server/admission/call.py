@@ -22,7 +22,8 @@ from groupconv.errors import (
 from groupconv_server.admission.errors import fail
 from groupconv_server.admission.gate import Ticket, present
 from groupconv_server.admission.pool import step_aside, wait_for_client
-from groupconv_server.telemetry.request import MethodSeries, Request
+from groupconv_server.telemetry.request import Request
+from groupconv_server.telemetry.requests import MethodSeries
 
 SETTLE = 0.2
 """Seconds in which gRPC reports that a call ended, after it reported that no message will come."""
@@ -97,7 +98,7 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
                 raise _ended_early(context, ResourceExhaustedError(why))
             raise InvalidArgumentError("message", "one request message", "none")
         ticket.hold(len(raw))
-        self._request.bytes_in += len(raw)
+        method.series.bytes_in.inc(len(raw))
         if ticket.caller is not None:
             ticket.caller.spend(len(raw))
         return raw if method.decode is None else self._decoded(raw)
@@ -107,7 +108,7 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
         while (raw := _next(messages, context, first=first)) is not None:
             first = False
             ticket.renew(len(raw))
-            self._request.bytes_in += len(raw)
+            self._method.series.bytes_in.inc(len(raw))
             if ticket.caller is not None and (debt := ticket.caller.spend(len(raw))):
                 ticket.ended_within(debt)  # meanwhile flow control holds the sender back
             yield raw if self._method.decode is None else self._decoded(raw)
@@ -123,7 +124,7 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
         """An answer as bytes, counted."""
         encode = self._method.encode
         raw: bytes = answer if encode is None else encode(answer)
-        self._request.bytes_out += len(raw)
+        self._method.series.bytes_out.inc(len(raw))
         if self._ticket.caller is not None:
             self._ticket.caller.spend(len(raw))
         return raw

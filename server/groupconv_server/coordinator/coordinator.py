@@ -235,7 +235,7 @@ class Coordinator:
         finally:
             with self._count:
                 self._running -= 1
-        self.metrics.ran(shards, phases)
+        self.metrics.shards.ran(shards, phases)
         request = current.get()
         if request is not None and request.traced:
             self.traces.chains(begun - planning, begun, timeline)

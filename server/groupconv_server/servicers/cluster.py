@@ -63,7 +63,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             threads=w.threads,
             shards=w.shards,
             restarts=w.restarts,
-            busy_seconds=self.coordinator.metrics.busy(w.id),
+            busy_seconds=self.coordinator.metrics.shards.busy(w.id),
             lane=w.lane,
             lane_limit=w.lane_limit,
         )

@@ -1,4 +1,4 @@
-"""The record of one request, and what the requests of one method add up to.
+"""The record of one request: its id, its times and its status.
 
 gRPC runs each request in a context of its own, so a handler sees only its own request in `current`.
 """
@@ -7,9 +7,7 @@ import itertools
 import logging
 import re
 import secrets
-import threading
 import time
-from collections import Counter, deque
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -18,7 +16,7 @@ import grpc
 from opentelemetry.trace import Span
 
 from groupconv_server.telemetry import audit
-from groupconv_server.telemetry.families import FOLD, Series
+from groupconv_server.telemetry.requests import MethodSeries
 from groupconv_server.telemetry.traces import Traces, end
 
 ID_KEY = "x-request-id"
@@ -28,78 +26,6 @@ UNREAD = "UNREAD"
 Metadata = Sequence[tuple[str, str | bytes]]
 _ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 _prefix, _numbers = secrets.token_hex(6), itertools.count(1)
-
-
-class MethodSeries:
-    """The requests of one method. Safe to use from several threads.
-
-    Ended requests are kept as they are and counted when somebody reads.
-
-    Args:
-        receive: seconds until a thread works on a request.
-        duration: seconds until a request is answered.
-
-    Attributes:
-        codes: ended requests by status; `read` brings it up to date.
-        refusals: those of them that the server would not do.
-        retries: requests that are a client's further attempt.
-        unread: codes of requests that ended before a thread worked on them. Appending needs no lock.
-    """
-
-    def __init__(self, receive: Series, duration: Series) -> None:
-        self._receive, self._duration = receive, duration
-        self._inside: set[Request] = set()
-        self._waited: list[float] = []
-        self._ended: list[tuple[str, float, int, int]] = []  # code, seconds, bytes in and out
-        self.unread: deque[str] = deque()
-        self.codes: Counter[str] = Counter()
-        self.refusals: Counter[str] = Counter()
-        self.retries = self._bytes_in = self._bytes_out = 0
-        self._lock = threading.Lock()
-
-    def retried(self) -> None:
-        """Count a client's further attempt."""
-        with self._lock:
-            self.retries += 1
-
-    def begun(self, request: "Request", waited: float) -> None:
-        """Count a request that waited so many seconds for its thread."""
-        self._inside.add(request)
-        self._waited.append(waited)
-
-    def ended(self, request: "Request", code: str, seconds: float) -> None:
-        """Count a request that ended, so many seconds after it arrived."""
-        with self._lock:  # a reader must find it either inside or ended
-            self._inside.discard(request)
-            self._ended.append((code, seconds, request.bytes_in, request.bytes_out))
-        if len(self._ended) >= FOLD:
-            self.read()
-
-    def refused(self, code: str) -> None:
-        """Count a request that the server would not do."""
-        with self._lock:
-            self.refusals[code] += 1
-
-    def read(self) -> tuple[int, int, int]:
-        """The number of requests inside, and the bytes of all messages in and out."""
-        with self._lock:
-            while self.unread:
-                code = self.unread.popleft()
-                self.refusals[code] += 1
-                self.codes[code] += 1
-            begun = len(self._waited)  # others may append meanwhile
-            self._receive.extend(self._waited[:begun])
-            del self._waited[:begun]
-            if self._ended:
-                codes, seconds, bytes_in, bytes_out = zip(*self._ended, strict=True)
-                self._ended.clear()
-                self.codes.update(codes)
-                self._duration.extend(seconds)
-                self._bytes_in += sum(bytes_in)
-                self._bytes_out += sum(bytes_out)
-            inside = list(self._inside)
-            more_in, more_out = sum(r.bytes_in for r in inside), sum(r.bytes_out for r in inside)
-            return len(inside), self._bytes_in + more_in, self._bytes_out + more_out
 
 
 class Request:
@@ -116,7 +42,6 @@ class Request:
         token: name of the token it came with, never the token.
         field: the request's field that an error is about.
         traced: True if somebody collects spans of it.
-        bytes_in, bytes_out: size of its messages so far.
     """
 
     __slots__ = (
@@ -126,8 +51,6 @@ class Request:
         "_series",
         "_span",
         "_traces",
-        "bytes_in",
-        "bytes_out",
         "field",
         "id",
         "method",
@@ -140,19 +63,19 @@ class Request:
         self.method, self._metadata, self._series, self._traces = method, metadata, series, traces
         self._span: Span | None = None
         self._begun = self.traced = False
-        self.bytes_in = self.bytes_out = 0
         self.id = self.token = self.field = ""
         for key, value in metadata:
             if key == ID_KEY and _ID.fullmatch(str(value)):
                 self.id = str(value)
             elif key == "grpc-previous-rpc-attempts":
-                series.retried()
+                series.retries.inc()
         self.id = self.id or f"{_prefix}-{next(_numbers):x}"
 
     def begin(self, context: grpc.ServicerContext) -> None:
         """A thread starts to work on it."""
         self._begun = True
-        self._series.begun(self, time.perf_counter() - self._arrived)
+        self._series.inside.inc()
+        self._series.receive.observe(time.perf_counter() - self._arrived)
         if self._arrived >= self._traces.next_look:
             self._span = self._traces.begin(self.method, self.id, self._metadata, self._arrived)
             self.traced = self._span is not None and self._span.is_recording()
@@ -169,12 +92,14 @@ class Request:
         found = context.code()
         code = otherwise if found is None and active else _code(found, context)
         seconds = time.perf_counter() - self._arrived
-        self._series.ended(self, code, seconds)
+        self._series.inside.dec()
+        self._series.duration.observe(seconds)
+        self._series.ended[code].inc()
         reason = ""
         if code != "OK":
             reason = _text(context)
             if audit.failed(self._entry(code, context.peer(), reason, seconds)):
-                self._series.refused(code)
+                self._series.refused[code].inc()
         elif audit.log.isEnabledFor(logging.DEBUG):
             audit.done(self._entry(code, "", "", seconds))
         if self._span is not None:

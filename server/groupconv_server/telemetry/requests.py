@@ -1,12 +1,55 @@
 """Metrics of requests, by method."""
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import Metric
 
-from groupconv_server.telemetry.families import Histogram
-from groupconv_server.telemetry.request import MethodSeries
+
+class MethodSeries:
+    """The series of one method; a record of a request feeds them. Safe to use from several threads.
+
+    Attributes:
+        inside: requests that a thread works on.
+        receive: seconds until a thread works on a request.
+        duration: seconds until a request is answered.
+        bytes_in: size of the messages read.
+        bytes_out: size of the messages answered.
+        retries: requests that are a client's further attempt.
+        ended: requests by status.
+        refused: requests that the server would not do, by status.
+        unread: statuses of requests that no thread worked on. A destructor appends them here, because it may take no
+            lock; they are counted when the metrics are read.
+    """
+
+    def __init__(self, requests: "Requests", method: str) -> None:
+        self.inside = requests.inside.labels(method)
+        self.receive, self.duration = requests.receive.labels(method), requests.duration.labels(method)
+        self.bytes_in, self.bytes_out = requests.bytes_in.labels(method), requests.bytes_out.labels(method)
+        self.retries = requests.retries.labels(method)
+        self.ended, self.refused = _ByCode(requests.ended, method), _ByCode(requests.refused, method)
+        self.unread: deque[str] = deque()
+
+    def count_unread(self) -> None:
+        """Count what destructors left."""
+        while self.unread:
+            code = self.unread.popleft()
+            self.ended[code].inc()
+            self.refused[code].inc()
+
+
+class _ByCode(dict[str, Counter]):
+    """A method's counters by status, made when a status first occurs."""
+
+    def __init__(self, family: Counter, method: str) -> None:
+        super().__init__()
+        self._family, self._method = family, method
+
+    def __missing__(self, code: str) -> Counter:
+        child = self[code] = self._family.labels(self._method, code)
+        return child
 
 
 class Requests:
@@ -19,21 +62,27 @@ class Requests:
         >>> requests = Requests((0.1, 1.0))
         >>> requests.of("Convolve").unread.append("UNREAD")
         >>> [(s.name, s.labels, s.value) for s in next(requests.collect()).samples]
-        [('groupconv_requests_total', {'method': 'Convolve', 'code': 'UNREAD'}, 1)]
+        [('groupconv_requests_total', {'method': 'Convolve', 'code': 'UNREAD'}, 1.0)]
     """
 
     def __init__(self, buckets: Sequence[float]) -> None:
-        self._duration = Histogram(
-            "groupconv_request_duration_seconds",
-            "From a request's arrival to its answer.",
-            ["method"],
-            buckets=buckets,
-        )
-        self._receive = Histogram(
-            "groupconv_request_receive_seconds",
-            "From a request's arrival until it is read and a thread works on it.",
-            ["method"],
-            buckets=buckets,
+        method, code = ["method"], ["method", "code"]
+
+        def counter(name: str, text: str, labels: Sequence[str] = method) -> Counter:
+            return Counter(name, text, labels, registry=None)
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(name, text, method, buckets=buckets, registry=None)
+
+        self.ended = counter("groupconv_requests", "Requests ended, by status.", code)
+        self.inside = Gauge("groupconv_requests_in_flight", "Requests inside.", method, registry=None)
+        self.bytes_in = counter("groupconv_request_bytes", "Bytes of messages read.")
+        self.bytes_out = counter("groupconv_response_bytes", "Bytes of messages answered.")
+        self.refused = counter("groupconv_requests_refused", "Requests the server would not do.", code)
+        self.retries = counter("groupconv_client_retries", "Requests that are a client's further attempt.")
+        self.duration = histogram("groupconv_request_duration_seconds", "From a request's arrival to its answer.")
+        self.receive = histogram(
+            "groupconv_request_receive_seconds", "From a request's arrival until it is read and a thread works on it."
         )
         self._methods: dict[str, MethodSeries] = {}
         self._lock = threading.Lock()
@@ -43,8 +92,7 @@ class Requests:
         with self._lock:
             found = self._methods.get(method)
             if found is None:
-                found = MethodSeries(self._receive.labels(method), self._duration.labels(method))
-                self._methods[method] = found
+                found = self._methods[method] = MethodSeries(self, method)
             return found
 
     def describe(self) -> Iterator[Metric]:
@@ -53,28 +101,10 @@ class Requests:
 
     def collect(self) -> Iterator[Metric]:
         """The families with their series."""
-        method = ["method"]
-        ended = CounterMetricFamily("groupconv_requests", "Requests ended, by status.", labels=["method", "code"])
-        inside = GaugeMetricFamily("groupconv_requests_in_flight", "Requests inside.", labels=method)
-        bytes_in = CounterMetricFamily("groupconv_request_bytes", "Bytes of messages read.", labels=method)
-        bytes_out = CounterMetricFamily("groupconv_response_bytes", "Bytes of messages answered.", labels=method)
-        refused = CounterMetricFamily(
-            "groupconv_requests_refused", "Requests the server would not do.", labels=["method", "code"]
-        )
-        retries = CounterMetricFamily(
-            "groupconv_client_retries", "Requests that are a client's further attempt.", labels=method
-        )
         with self._lock:
-            methods = list(self._methods.items())
-        for name, series in methods:
-            now, came, went = series.read()
-            inside.add_metric([name], now)
-            bytes_in.add_metric([name], came)
-            bytes_out.add_metric([name], went)
-            retries.add_metric([name], series.retries)
-            for family, counted in ((ended, series.codes), (refused, series.refusals)):
-                for code, count in list(counted.items()):
-                    family.add_metric([name, code], count)
-        yield from (ended, inside, bytes_in, bytes_out, refused, retries)
-        yield from self._duration.collect()
-        yield from self._receive.collect()
+            methods = list(self._methods.values())
+        for series in methods:
+            series.count_unread()
+        families = (self.ended, self.inside, self.bytes_in, self.bytes_out, self.refused, self.retries)
+        for family in (*families, self.duration, self.receive):
+            yield from family.collect()

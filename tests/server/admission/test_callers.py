@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 
 import groupconv
 from groupconv import ConvSpec, Step
@@ -282,6 +283,16 @@ def test_what_a_chain_holds_between_its_steps_is_counted():
         client.run(x, [wide, back])
 
 
+def counted(server: Server, name: str) -> dict[str, float]:
+    """Values of a metric of Convolve, by status."""
+    samples = [s for family in server.metrics.registry.collect() for s in family.samples]
+    return {
+        s.labels.get("code", ""): s.value
+        for s in samples
+        if s.name == name and s.labels["method"] == CONVOLVE[1:] and s.value
+    }
+
+
 def test_statuses_are_counted_as_callers_see_them(tmp_path):
     """Requests whose deadline passes while they wait for a thread end as DEADLINE_EXCEEDED, on both sides."""
     with Server(config(concurrency=1, queue=64)) as server:
@@ -295,14 +306,13 @@ def test_statuses_are_counted_as_callers_see_them(tmp_path):
         with grpc.insecure_channel(server.address) as channel:
             message = convolve_request(X, [Step(W)])
             first = channel.unary_unary(CONVOLVE).future(message)
-            until(lambda: server.metrics.requests.of(CONVOLVE[1:]).read()[0] == 1)
+            until(lambda: counted(server, "groupconv_requests_in_flight") == {"": 1})
             late = [channel.unary_unary(CONVOLVE).future(message, timeout=0.3) for _ in range(10)]
             assert {call.code() for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
             go.set()
             assert first.result(60)
-            series = server.metrics.requests.of(CONVOLVE[1:])
-            until(lambda: (series.read(), sum(series.codes.values()) == 11)[1], seconds=30)
-            assert dict(series.codes) == {"OK": 1, "DEADLINE_EXCEEDED": 10}
+            until(lambda: sum(counted(server, "groupconv_requests_total").values()) == 11, seconds=30)
+            assert counted(server, "groupconv_requests_total") == {"OK": 1, "DEADLINE_EXCEEDED": 10}
 
 
 def test_refusals_are_summed_up_in_the_audit(caplog):
@@ -319,19 +329,22 @@ def test_refusals_are_summed_up_in_the_audit(caplog):
 
 def test_a_destructor_takes_no_lock():
     """A garbage collection may end a request that nobody worked on in a thread that holds any lock."""
-    series = Requests((1.0,)).of("a/B")
+    families = Requests((1.0,))
+    series = families.of("a/B")
     requests = [Request("/a/B", (), series, Traces())]
 
     def collected() -> None:
-        with series._lock, audit._tally._lock:
+        with families._lock, families.ended._lock, audit._tally._lock:
             requests.clear()
 
     thread = threading.Thread(target=collected, daemon=True)
     thread.start()
     thread.join(30)
     assert not thread.is_alive()
-    series.read()
-    assert series.codes["UNREAD"] == 1
+    registry = CollectorRegistry()
+    registry.register(families)
+    labels = {"method": "a/B", "code": "UNREAD"}
+    assert registry.get_sample_value("groupconv_requests_total", labels) == 1
 
 
 def test_a_request_outside_of_a_server_reserves_nothing():
