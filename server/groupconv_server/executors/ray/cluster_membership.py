@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
-from ray._private.state import state as cluster_state
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, UnavailableError
 from groupconv_server.executors.placement import Node, WorkerPlaces
+from groupconv_server.executors.ray.ray_internals import draining_nodes
 from groupconv_server.executors.ray.worker_slots import WorkerSlot, WorkerState
 from groupconv_worker.actor import CONTROL, Worker
 
@@ -161,7 +161,7 @@ class ClusterMembership:
     def _reconcile(self) -> None:
         """Start missing workers, remove those of nodes that are gone, and drain those of nodes that leave."""
         alive = {n["NodeID"]: Node.of(n) for n in ray.nodes() if n["Alive"]}
-        leaving = set(cluster_state.get_draining_nodes())
+        leaving = draining_nodes()
         for slot in list(self.slots):
             if slot.place.node_id not in alive:
                 log.warning("node of worker %s is gone", slot.id)

@@ -1,4 +1,4 @@
-"""Ray itself: a cluster of this machine alone, whose head is kept alive, or one to join."""
+"""Starts a Ray cluster on this machine alone and keeps its head alive, or joins a running one."""
 
 import contextlib
 import logging
@@ -13,28 +13,27 @@ from pathlib import Path
 
 import psutil
 import ray
-from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from groupconv_server.executors.ray.ray_internals import HeadProcess, on_loopback, read_settings_again
 from groupconv_server.executors.ray.reaper import VARIABLE, Reaper
 
 log = logging.getLogger(__name__)
 
 TICK = 0.25
-"""Seconds between looks at the head's process."""
+"""Seconds between two looks at the head's process."""
 SHARED = 0.3
-"""Of the memory there is, that /dev/shm should have: what Ray's object store takes by default."""
+"""Share of the memory that /dev/shm should have: as much as Ray's object store takes by default."""
 SHARED_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108 - Ray's choice
 
 
 class Head:
-    """A cluster of this machine alone, on loopback, behind a token. It ends with this process, however that ends.
+    """A cluster on this machine alone, on loopback, behind a token. It ends with this process, however that ends.
 
     Ray's head process keeps its state on disk, and is started again when it dies: shards go on without it, and lost
     workers are replaced once it is back.
 
     Args:
-        cpus: that it offers at least.
+        cpus: that it offers, if the machine does not have more.
     """
 
     def __init__(self, cpus: int) -> None:
@@ -45,8 +44,8 @@ class Head:
         self._closing = threading.Event()
         self._reaper = Reaper(self._folder)
         try:
-            with _own_sigterm(), _on_loopback(), _variables(self._variables):
-                _read_again()
+            with _own_sigterm(), on_loopback(), _variables(self._variables):
+                read_settings_again()
                 ray.init(
                     address="local",
                     num_cpus=max(cpus, len(os.sched_getaffinity(0))),
@@ -72,48 +71,46 @@ class Head:
 
     def _end(self) -> None:
         ray.shutdown()
-        _read_again()
+        read_settings_again()
         self._reaper.dismiss()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _watch(self) -> None:
-        node = ray._private.worker._global_node  # noqa: SLF001 - Ray has no other way to start its head again
+        head = HeadProcess()
         while not self._closing.wait(TICK):
-            head = next(iter(node.all_processes.get(ray_constants.PROCESS_TYPE_GCS_SERVER, ())), None)
-            if head is not None and head.process.poll() is not None:
-                log.error("the head of the Ray cluster ended with status %d; it is started again", head.process.poll())
+            if (status := head.exit_status()) is not None:
+                log.error("the head of the Ray cluster ended with status %d; it is started again", status)
                 with _variables(self._variables):
-                    node.kill_gcs_server(check_alive=False)
-                    node.start_gcs_server()
+                    head.start_again()
 
 
 def join(address: str) -> None:
     """Join the cluster whose head is at `address`."""
     check_memory()
     with _own_sigterm(), _variables(HEAD_MAY_BE_AWAY):
-        _read_again()
+        read_settings_again()
         ray.init(address=address, namespace="groupconv", log_to_driver=False, logging_level=logging.WARNING)
 
 
 HEAD_MAY_BE_AWAY = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(24 * 3600)}
-"""Seconds a process of Ray goes on without the head; its own 60 s would end the server."""
+"""Seconds that a process of Ray goes on without the head. Ray's own 60 s would end the server."""
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 1000,
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
 }
-"""How soon the head gives a silent node up."""
+"""How soon the head gives up a node that does not answer."""
 
 
 PRIORITY = {"worker_niceness": 0}
-"""Workers are what this machine is there for: at Ray's 15 whatever else runs there comes first."""
+"""Workers run at normal priority. At Ray's niceness of 15 everything else on the machine would come first."""
 
 
 def _authentication(folder: Path) -> dict[str, str]:
     """Ray's token authentication, with a token of this cluster's own that only this user can read.
 
-    What Ray makes by itself would be in the home folder, there for every cluster, and for everyone to read.
+    Ray itself would write one into the home folder, for all clusters, that everyone can read.
     """
     variables = {"RAY_AUTH_MODE": "token"}
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
@@ -125,22 +122,8 @@ def _authentication(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Have Ray's processes listen on loopback alone.
-
-    They do where their node has that address, which Ray replaces by an outer one unless clusters of several machines
-    are switched off, as they are by default on other systems than Linux.
-    """
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextlib.contextmanager
 def _variables(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Set variables that the operator has not, for as long as processes are started that read them."""
+    """Set variables that the operator has not set, while processes are started that read them."""
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -148,12 +131,6 @@ def _variables(wanted: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
-
-
-def _read_again() -> None:
-    """Have Ray read its variables and its token as they are now: it did when it was imported."""
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def check_memory() -> None:

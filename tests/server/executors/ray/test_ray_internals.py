@@ -1,0 +1,36 @@
+"""Ray's private modules are used in one file, and have what it uses."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import groupconv_server
+import groupconv_worker
+
+pytest.importorskip("ray")
+
+FOLDERS = [Path(package.__path__[0]) for package in (groupconv_server, groupconv_worker)]
+
+
+def test_one_file_uses_private_modules_of_ray():
+    files = [path for folder in FOLDERS for path in folder.rglob("*.py")]
+    assert len(files) > 200
+    private = [path.name for path in files if re.search(r"\bray\._|from ray import _", path.read_text())]
+    assert private == ["ray_internals.py"]
+
+
+def test_ray_has_what_is_used():
+    from ray._private.node import Node
+
+    from groupconv_server.executors.ray import ray_internals
+
+    constants = ray_internals.ray_constants
+    assert isinstance(constants.PROCESS_TYPE_GCS_SERVER, str)
+    assert {"kill_gcs_server", "start_gcs_server"} <= set(dir(Node))
+    assert callable(ray_internals.state.get_draining_nodes)
+    before = constants.ENABLE_RAY_CLUSTER
+    with ray_internals.on_loopback():
+        assert constants.ENABLE_RAY_CLUSTER is False
+    assert constants.ENABLE_RAY_CLUSTER is before
+    ray_internals.read_settings_again()
