@@ -16,6 +16,7 @@ from strategies import FLOATS, INTEGERS, Case, cases
 SAME_FLOATS = tuple((f, f) for f in FLOATS)
 INTEGER_PAIRS = tuple((a, b) for a in INTEGERS for b in INTEGERS)
 MIXED = tuple((a, b) for a in INTEGERS for b in FLOATS)
+EVERY_PAIR = SAME_FLOATS + INTEGER_PAIRS + MIXED
 
 
 @pytest.fixture(scope="module", params=["reference", "cpu", pytest.param("cuda", marks=needs_compiler)])
@@ -29,15 +30,24 @@ def engine(request: pytest.FixtureRequest):
     engine.close()
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(case=cases())
 def test_float32(engine: Engine, case: Case):
     check(run(engine, case), case)
 
 
-@settings(max_examples=150)
-@given(case=cases(dtypes=SAME_FLOATS + INTEGER_PAIRS + MIXED))
+@settings(max_examples=100)
+@given(case=cases(dtypes=EVERY_PAIR))
 def test_every_dtype(engine: Engine, case: Case):
+    check(run(engine, case), case)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@settings(max_examples=400)
+@given(case=cases(dtypes=(SAME_FLOATS[2], *EVERY_PAIR)))
+def test_every_dtype_at_length(engine: Engine, case: Case):
+    """Each example of the cpu engine compiles a kernel of its own: 0.3 s."""
     check(run(engine, case), case)
 
 

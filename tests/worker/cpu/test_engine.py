@@ -51,7 +51,7 @@ def answer(algorithm, problem: Problem, x, w, bias=None, *, resident: bool = Tru
 
 
 @pytest.mark.parametrize("name", EXACT)
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(case=cases(dtypes=PAIRS), resident=st.booleans())
 def test_exact_algorithms(name, case, resident):
     algorithm = EXACT[name]
@@ -75,7 +75,7 @@ def test_samples_that_lie_apart(algorithm):
     assert (room[:, 1] == 77).all()
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data(), width=st.integers(1, 80), height=st.integers(1, 9), step=st.integers(1, 2))
 def test_every_block_on_wide_rows(data, width, height, step):
     """Rows of several vectors: inner vectors without masks, a last block that overlaps, phases of unequal width."""
@@ -209,7 +209,7 @@ def test_one_shot_sessions_are_bounded(monkeypatch):
     assert len(runtime._sessions) == 2
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(case=cases(transposed=True))
 def test_direct_writes_every_phase(case):
     assume(EXACT["direct"].supports(Problem(case.geometry, case.types)))
