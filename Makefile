@@ -4,10 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SOURCES := $(wildcard client worker server tests bench examples deploy)
 
-.PHONY: help setup demo test test-ray test-slow test-gpu lint format proto proto-check bench compose-test fuzz audit clean
+.PHONY: help setup demo test test-ray test-slow test-gpu test-arm64 test-python lint format proto proto-check bench compose-test fuzz audit clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 setup: $(VENV)/.ready  ## make .venv with everything but torch
 
@@ -35,6 +35,18 @@ test-slow: setup  ## the slow tests
 
 test-gpu: setup  ## the tests for a machine with a CUDA device (install .[cuda12] or .[cuda13] first)
 	$(BIN)/python -m pytest -m gpu
+
+test-arm64: setup  ## every algorithm, the threads and a server on 64-bit ARM, under qemu-user: 4 minutes, 600 MB
+	$(BIN)/python -m pytest -m arm64 tests/arm64
+
+# The whole suite on another Python: make test VENV=.venv-3.13 PYTHON=python3.13
+PY := 3.13
+test-python:  ## the SDK's tests on another Python, in .venv-PY: make test-python PY=3.13
+	test -x .venv-$(PY)/bin/python || \
+		$(lastword python$(PY) $(wildcard $(HOME)/.pyenv/versions/$(PY).*/bin/python)) -m venv .venv-$(PY)
+	.venv-$(PY)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[lz4,progress]' \
+		pytest pytest-timeout pytest-xdist hypothesis scipy onnx
+	.venv-$(PY)/bin/python -m pytest tests/client client
 
 fuzz: setup  ## 500,000 broken messages for the decoders, 5,000 for a server, 5,000 valid extreme ones: two minutes
 	PYTHONPATH=tests $(BIN)/python -m fuzzing
