@@ -1,6 +1,7 @@
 """One version of a layer, and the bytes of one that is about to be loaded."""
 
 import functools
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -87,6 +88,7 @@ class NetworkVersion(Version):
     _plans: LRUCache[tuple[tuple[str, tuple[int, ...]], ...], NetworkPlan] = field(
         default_factory=lambda: LRUCache(PLANS), repr=False, kw_only=True
     )
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, kw_only=True)
 
     def bind(self, shapes: Mapping[str, Sequence[int]], most: int) -> NetworkPlan:
         """What a call with inputs of these shapes computes; the last ones are kept.
@@ -100,10 +102,13 @@ class NetworkVersion(Version):
             ResourceExhaustedError: a tensor would have more.
         """
         key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
-        plan = self._plans.get(key)
+        with self._lock:
+            plan = self._plans.get(key)
         if plan is None:
             check_shapes(self.model.inputs, shapes)
-            plan = self._plans[key] = self.skeleton.bind(shapes, most=most)
+            plan = self.skeleton.bind(shapes, most=most)
+            with self._lock:
+                self._plans[key] = plan
         return plan
 
     @functools.cached_property

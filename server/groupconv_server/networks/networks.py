@@ -80,15 +80,24 @@ class Networks:
         self.registry.check_kind(name, NetworkVersion)
         return name
 
-    def load(self, name: str, data: bytes, inputs: Sequence[Mapping[str, Sequence[int]]] = ()) -> NetworkVersion:
+    def load(
+        self,
+        name: str,
+        data: bytes,
+        inputs: Sequence[Mapping[str, Sequence[int]]] = (),
+        *,
+        job: Job | None = None,
+    ) -> NetworkVersion:
         """Make a model the new version of a network: checked, prepared on a worker, kept on disk, then there for calls.
 
         Args:
             name: of the network.
             data: an ONNX file's bytes.
             inputs: sets of input shapes, which are checked and planned now.
+            job: of the caller. A network whose caller has gone is not loaded.
 
         Raises:
+            DeadlineExceededError, CancelledError: the job was over before the network was prepared.
             InvalidArgumentError: naming the node at fault, or a set of inputs that does not fit.
             ResourceExhaustedError: it does not fit beside what is loaded, or a tensor is over the limit.
             FailedPreconditionError: a layer has this name, or the network cannot be kept; the version before stays.
@@ -102,6 +111,8 @@ class Networks:
         self.registry.check_fits(loaded.bytes)
         try:
             self._executor.prepare_network(name, version, model)
+            if job is not None and job.look():
+                job.check()
             with self.registry.reserved(loaded.bytes) as room:
                 if self._store is not None:
                     self._store.save(name, version, data)

@@ -67,7 +67,9 @@ class NetworkServicer:
         self._registry.check_fits(size_of(header.byte_size))
         inputs = [shapes_from_wire(s.inputs, f"header.inputs[{i}]") for i, s in enumerate(header.inputs)]
         data = self._received(request_iterator, header.byte_size)
-        return network_pb2.LoadNetworkResponse(network=described(self._networks.load(header.name, data, inputs)))
+        job = Job(deadline_of(context), context.is_active)
+        loaded = self._networks.load(header.name, data, inputs, job=job)
+        return network_pb2.LoadNetworkResponse(network=described(loaded))
 
     def GetNetwork(
         self, request: network_pb2.GetNetworkRequest, context: grpc.ServicerContext

@@ -1,5 +1,7 @@
 """Networks under their names: loaded, replaced, counted, refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from networks import endless, model, sum_and_difference, towers, value
@@ -7,6 +9,7 @@ from onnx import helper
 
 from groupconv.convolution.steps import Step
 from groupconv.errors import (
+    CancelledError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -16,7 +19,7 @@ from groupconv_server.coordinator.limits import Limits
 from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.store import LayerStore
-from groupconv_server.layers.version import NetworkVersion
+from groupconv_server.layers.version import PLANS, NetworkVersion
 from groupconv_server.networks.networks import COPIES, Networks
 from groupconv_server.networks.store import NetworkStore
 from groupconv_worker.job import Job
@@ -95,6 +98,25 @@ def test_a_refused_model_changes_nothing(networks):
         with pytest.raises(InvalidArgumentError):
             networks.load("t", data)
     np.testing.assert_array_equal(run(networks, "t", x=X).arrays["y"], before)
+
+
+def test_many_shapes_at_a_time(networks):
+    networks.load("t", towers().SerializeToString())
+    sizes = list(range(3, 3 + 2 * PLANS)) * 2
+
+    def call(size):
+        return run(networks, "t", x=np.ones((1, 4, size, size), np.float32)).arrays["y"].shape
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(call, sizes)) == {(1, 6)}
+
+
+def test_a_network_whose_caller_has_gone_is_not_loaded(networks):
+    with pytest.raises(CancelledError):
+        networks.load("t", towers().SerializeToString(), job=Job(alive=lambda: False))
+    with pytest.raises(NotFoundError):
+        networks.registry.get("t", NetworkVersion)
+    assert networks.registry.bytes == 0
 
 
 def test_inputs_to_expect_are_checked(networks):

@@ -59,7 +59,7 @@ class NetworkRunner:
     def __init__(self, budget: ThreadBudget, threads: int) -> None:
         self._budget, self._threads = budget, threads
         self._sessions: dict[tuple[str, int], NetworkSession] = {}
-        self._lock = threading.Lock()
+        self._making: dict[tuple[str, int], threading.Lock] = {}
 
     def prepare(self, network: str, version: int, model: Callable[[], Model]) -> NetworkSession:
         """The session of a version, made if there is none.
@@ -72,11 +72,16 @@ class NetworkRunner:
         Raises:
             InvalidArgumentError: the runtime refuses the model.
         """
-        with self._lock:
-            session = self._sessions.get((network, version))
-            if session is None:
-                session = self._sessions[network, version] = NetworkSession(model(), self._threads)
+        key = network, version
+        session = self._sessions.get(key)
+        if session is not None:
             return session
+        with self._making.setdefault(key, threading.Lock()):  # calls of other networks go on meanwhile
+            session = self._sessions.get(key)
+            if session is None:
+                session = self._sessions[key] = NetworkSession(model(), self._threads)
+        self._making.pop(key, None)
+        return session
 
     def run(self, call: NetworkCall, model: Callable[[], Model], job: Job) -> NetworkRan:
         """Wait for the worker's threads and run a call.
@@ -107,5 +112,4 @@ class NetworkRunner:
 
     def forget(self, network: str, version: int) -> None:
         """Drop the session of a version; a call that runs on it ends as it should."""
-        with self._lock:
-            self._sessions.pop((network, version), None)
+        self._sessions.pop((network, version), None)
