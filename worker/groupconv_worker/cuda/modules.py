@@ -60,7 +60,7 @@ class Kernels:
             expression: the kernel with its template arguments, as C++ names it.
             blocks: of the grid, in one dimension.
             threads: of a block.
-            arguments: device arrays, NumPy scalars and 0-d records (by value).
+            arguments: device arrays, NumPy scalars and 0-d structs (by value).
             shared: bytes of dynamic shared memory.
 
         Raises:

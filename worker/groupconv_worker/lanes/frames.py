@@ -1,4 +1,4 @@
-"""Words on a socket: a kind, a length and as many bytes. What arrays follow, both sides know without being told."""
+"""Frames on a socket: a kind, a length and a body. Both sides know from the shard which arrays follow a frame."""
 
 import os
 import socket
@@ -11,21 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_BODY = 16 * 2**20
-"""Bytes of a frame without arrays: no definition or answer comes near it."""
+"""Bytes of a body, at most. Definitions and answers are much smaller."""
 
 BYTE = np.dtype(np.uint8)
 _HEAD = struct.Struct("<BI")
 
 
 class FrameKind(IntEnum):
-    """What a frame is: the first four are the coordinator's, the others the worker's answers."""
+    """Kinds of frames. The coordinator sends the first four, the worker answers with the others."""
 
-    MEMORY = 1  # here is memory, of so many bytes: the file descriptor comes with it
-    DEFINE = 2  # from now on this number is this shard (see `shards`)
-    RUN = 3  # run the shard of this number, by then, on what lies or follows
-    ECHO = 4  # give back so many bytes
+    MEMORY = 1  # shared memory: its size, and its file descriptor beside the frame
+    DEFINE = 2  # a number, and the shard that it refers to from now on (see `shards`)
+    RUN = 3  # run the shard of this number before it expires; its arrays are in memory, or follow
+    ECHO = 4  # return so many bytes
     DONE = 5
-    MISSING = 6  # weights that were left out are not kept here
+    MISSING = 6  # the worker lacks weights that were not sent
     FAILED = 7
 
 
@@ -33,11 +33,11 @@ _KINDS = {int(kind): kind for kind in FrameKind}
 
 
 class BrokenLaneError(ConnectionError):
-    """The other side is gone, or says what it cannot mean."""
+    """The other side is gone, or sent something that is no frame."""
 
 
 def send(sock: socket.socket, kind: FrameKind, body: bytes = b"", arrays: Sequence[NDArray[Any]] = ()) -> None:
-    """One frame, then the elements of `arrays`, which are not copied if they are contiguous.
+    """Send one frame, then the elements of `arrays`; contiguous arrays are not copied.
 
     Raises:
         OSError: the connection is broken.
@@ -48,16 +48,16 @@ def send(sock: socket.socket, kind: FrameKind, body: bytes = b"", arrays: Sequen
 
 
 def send_with(sock: socket.socket, kind: FrameKind, body: bytes, handle: int) -> None:
-    """One frame with a file descriptor; a Unix socket's."""
+    """Send one frame with a file descriptor over a Unix socket."""
     socket.send_fds(sock, [_HEAD.pack(kind, len(body)) + body], [handle])
 
 
 def receive(sock: socket.socket) -> tuple[FrameKind, bytes]:
-    """The next frame.
+    """Receive the next frame.
 
     Raises:
         BrokenLaneError: the connection ended, or what came is no frame.
-        OSError: likewise.
+        OSError: the connection is broken.
     """
     head = bytearray(_HEAD.size)
     receive_into(sock, head)
@@ -65,7 +65,7 @@ def receive(sock: socket.socket) -> tuple[FrameKind, bytes]:
 
 
 def receive_with(sock: socket.socket) -> tuple[FrameKind, bytes, int | None]:
-    """The next frame with the file descriptor that came with it, if one did; the caller closes it."""
+    """Receive the next frame, and the file descriptor that came with it or None; the caller closes it."""
     found, handles, _, _ = socket.recv_fds(sock, _HEAD.size, 1)
     handle = handles[0] if handles else None
     try:
@@ -101,7 +101,7 @@ def receive_into(sock: socket.socket, buffer: bytearray | memoryview) -> None:
 
 
 def gone(sock: socket.socket) -> bool:
-    """Whether the other side has closed the connection, or spoke out of turn; does not wait."""
+    """Whether the other side has closed the connection, or sent something unexpected; does not wait."""
     try:
         sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Ends the processes of a Ray cluster whose server was killed: they do not all end by themselves.
+"""Ends the processes of a Ray cluster whose server was killed, as some of them would stay.
 
 It runs as a program of its own, beside the server, and imports nothing but the standard library. It waits on a pipe,
 which closes when the server ends, in whatever way. A byte on it first says that the server has ended Ray in order.
@@ -14,15 +14,15 @@ import time
 from pathlib import Path
 
 VARIABLE = "GROUPCONV_RAY_FOLDER"
-"""Set for every process of the cluster; says whose it is."""
+"""Set for every process of the cluster, to recognize them."""
 TICK = 0.2
-"""Seconds between looks whether any of them is left: one that was about to start another may have done so."""
+"""Seconds between two looks for processes: one that was killed may just have started another."""
 LOOKS = 5
-"""Looks in a row that find none."""
+"""Looks in a row that must find none."""
 
 
 class Reaper:
-    """The program, seen from the server.
+    """Starts and dismisses the program, in the server.
 
     Args:
         folder: of the cluster: removed with its processes.
@@ -34,7 +34,7 @@ class Reaper:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
 
     def dismiss(self) -> None:
-        """Ray was ended in order."""
+        """Tell it that Ray has ended in order."""
         with contextlib.suppress(BrokenPipeError):  # it was killed
             self._process.communicate(b".")
         self._process.wait()
@@ -59,7 +59,7 @@ def kill(folder: str) -> None:
     """End every process of the cluster."""
     for pid in processes(folder):
         with contextlib.suppress(ProcessLookupError):
-            handle = os.pidfd_open(pid)  # and look again: the number may be another process's by now
+            handle = os.pidfd_open(pid)  # and look again: the id may belong to another process by now
             try:
                 if pid in processes(folder):
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
@@ -68,7 +68,7 @@ def kill(folder: str) -> None:
 
 
 def main(folder: str) -> None:
-    """Wait for the server's end; clean up unless it has."""
+    """Wait until the server ends; clean up unless it has done so itself."""
     if os.read(sys.stdin.fileno(), 1):
         return
     clean = 0

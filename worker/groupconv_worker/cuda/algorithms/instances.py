@@ -1,6 +1,6 @@
-"""Every instantiation of every kernel the engine can ask for: the test suite compiles them all.
+"""Every instantiation of every kernel that the engine can launch; the test suite compiles them all.
 
-An algorithm asks for a kernel through the functions here, so the list and the requests cannot part.
+Algorithms name kernels through the functions here, so the list is complete.
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ def direct_tiles(dtype: np.dtype) -> tuple[DirectTile, ...]:
 
 
 def direct(types: Types, tile: DirectTile, *, near: bool) -> str:
-    """The direct kernel; `near` as `records.is_near` says."""
+    """The direct kernel; `near` is `arguments.is_near` of the geometry."""
     shape = f"{tile.bm}, {tile.bn}, {tile.bk}, {tile.tm}, {tile.tn}, {str(near).lower()}"
     return f"groupconv::direct<{ctype(types.input)}, {ctype(types.weight)}, {ctype(types.output)}, {shape}>"
 
