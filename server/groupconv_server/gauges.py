@@ -1,4 +1,4 @@
-"""What is read when it is scraped, and costs nothing until then: workers, layers, memory of streams."""
+"""Metrics that are read when they are scraped: workers, layers, the queue, the memory of streams."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ class Gauges:
     """A collector of the registry.
 
     Args:
-        metrics: whose series of layers and workers it prunes and yields.
+        metrics: its series of layers and workers are pruned and yielded.
         executor, layers, streams, gate, pool: of the server.
     """
 
@@ -28,7 +28,7 @@ class Gauges:
         self._streams, self._gate, self._pool = streams, gate, pool
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: asked at registration, when there is nothing to tell."""
+        """Nothing: the registry asks at registration, when there are no values."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:

@@ -11,17 +11,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from groupconv_server.executors.base import Executor
 
 TICK = 0.25
-"""Seconds between looks at the workers."""
+"""Seconds between checks of the workers."""
 
 WATCHERS, WATCHERS_OF_ONE = 64, 8
-"""Calls of Watch that may be open: in all, and of one connection."""
+"""Open calls of Watch, at most: in all, and of one connection."""
 
 SERVING, DEGRADED, NOT_SERVING = "SERVING", "DEGRADED", "NOT_SERVING"
 Response = health_pb2.HealthCheckResponse
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """The health service: one status for all services of a server. It keeps nothing of a caller that has gone.
+    """The health service: one status for all services of a server.
 
     Args:
         services: full names that exist, "" for the server among them.
@@ -34,7 +34,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._watchers: Counter[str] = Counter()
 
     def set(self, status: Any) -> None:
-        """Tell whoever watches that the status is another one."""
+        """Change the status and notify the watchers."""
         with self._changed:
             self._status = status
             self._changed.notify_all()
@@ -50,7 +50,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def Watch(  # noqa: N802 - the RPC's name
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
     ) -> Iterator[Response]:
-        """The status now and whenever it changes; of a service that does not exist that it is unknown, and no more."""
+        """The status now and whenever it changes. An unknown service gets SERVICE_UNKNOWN and the end of the stream."""
         if request.service not in self._services:
             yield Response(status=Response.SERVICE_UNKNOWN)
             return
@@ -62,13 +62,13 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         try:
             if not context.add_callback(self._wake):
                 return
-            told: Any = None
+            sent: Any = None
             while context.is_active():
                 with self._changed:
-                    while self._status == told and context.is_active():
+                    while self._status == sent and context.is_active():
                         self._changed.wait()
-                    told = self._status
-                yield Response(status=told)
+                    sent = self._status
+                yield Response(status=sent)
         finally:
             with self._changed:
                 self._watchers[peer] -= 1
@@ -80,25 +80,25 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
 
 class Health:
-    """Follows the workers: NOT_SERVING while there is none, SERVING else. gRPC's protocol knows no third.
+    """Follows the workers: NOT_SERVING without one, else SERVING. gRPC's protocol has no third status.
 
     Args:
-        executor: whose workers.
-        services: by their full names, that serve or do not, together.
+        executor: has the workers.
+        services: full names; they share the status.
 
     Attributes:
-        servicer: answers for gRPC.
+        servicer: the health service.
     """
 
     def __init__(self, executor: Executor, services: Sequence[str]) -> None:
         self.servicer = HealthServicer(("", *services))
         self._executor = executor
         self._stopping = threading.Event()
-        self._told: bool | None = None
+        self._reported: bool | None = None
         self._thread = threading.Thread(target=self._follow, name="health", daemon=True)
 
     def state(self) -> tuple[str, str]:
-        """SERVING, DEGRADED (it serves, and something is wrong) or NOT_SERVING, and what is wrong."""
+        """SERVING, DEGRADED (it serves, but something is wrong) or NOT_SERVING; and the reason."""
         trouble = self._executor.trouble()
         if self._stopping.is_set():
             return NOT_SERVING, "it is stopping"
@@ -107,8 +107,8 @@ class Health:
         return (DEGRADED, trouble) if trouble else (SERVING, "")
 
     def start(self) -> None:
-        """Tell, and follow from now on."""
-        self._tell()
+        """Report the status, and again whenever it changes."""
+        self._report()
         self._thread.start()
 
     def stop(self) -> None:
@@ -119,10 +119,10 @@ class Health:
 
     def _follow(self) -> None:
         while not self._stopping.wait(TICK):
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         serving = bool(self._executor.workers())
-        if serving is not self._told:
-            self._told = serving
+        if serving is not self._reported:
+            self._reported = serving
             self.servicer.set(Response.SERVING if serving else Response.NOT_SERVING)

@@ -2,11 +2,7 @@
 
 import functools
 import logging
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +44,6 @@ from groupconv_server.layers.repository import Repository
 from groupconv_server.layers.store import LayerStore
 from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_server.memory.cuda_memory import CLIENTS_CAPACITY, CudaMemory
-from groupconv_server.memory.malloc import keep_pages
 from groupconv_server.memory.shared_memory import SharedMemory
 from groupconv_server.networks.networks import Networks
 from groupconv_server.networks.store import NetworkStore
@@ -68,16 +63,10 @@ from groupconv_server.telemetry.traces import Traces
 log = logging.getLogger(__name__)
 
 LINGER = 0.5
-"""Seconds that callers have to read the last answer, and health watchers NOT_SERVING."""
-
-OVERTIME = 2.5
-"""Seconds after the grace period in which the server lets go of what it has. Then the process ends without."""
-
-NOT_IN_ORDER = 75
-"""Exit status of a server that had to be ended so (EX_TEMPFAIL of sysexits.h)."""
+"""Seconds that callers have to read the last answer, and watchers of health to read NOT_SERVING."""
 
 PING_MS = 10_000
-"""A client may ask this often whether the server is there."""
+"""Milliseconds between a client's pings, at least."""
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 SERVICES = (
@@ -186,26 +175,26 @@ class Server:
 
     @property
     def metrics_url(self) -> str | None:
-        """Where its metrics are, if they are served."""
+        """The URL of its metrics, or None if they are not served."""
         return None if self._page is None else self._page.url
 
     def reload(self) -> None:
         """Read certificates and tokens again. Those that cannot be read stay as they are, and the log says why."""
-        files = [kept for kept in (self._certificates, self._tokens) if kept is not None]
-        for kept in files:
-            kept.reload()
+        files = [file for file in (self._certificates, self._tokens) if file is not None]
+        for file in files:
+            file.reload()
         if not files:
             log.info("reload: this server has neither certificates nor tokens to read again")
 
     def stop(self) -> None:
-        """Take no more requests, let the running ones end within the grace period, let the workers go."""
+        """Refuse new requests, let the running ones end within the grace period, and release the workers."""
         self.health.stop()
         waited = self._gate.inside > 0
         if not self._gate.close(self.config.grace):
             log.warning("requests still running after %.0f s are cancelled", self.config.grace)
             self.executor.interrupt()
         elif waited:
-            time.sleep(LINGER)  # the last answers are handed to the transport, and not yet read
+            time.sleep(LINGER)  # gRPC has the last answers, and the clients have not read them yet
         self._grpc.stop(LINGER).wait()
         self._pool.shutdown()
         audit.flush()
@@ -232,7 +221,7 @@ class Server:
             raise FailedPreconditionError(f"--layer-dir {folder}: {error}") from error
 
     def _threads(self) -> RequestPool:
-        """Few, where the thread of a request computes it, unless it may have to wait for others to join it."""
+        """The pool of requests. It has few threads if they compute themselves and do not wait for a batch."""
         config = self.config
         here = self.executor.computes_here and config.max_batch == 1
         few = self.executor.computes_here + 1 if here else config.concurrency
@@ -245,10 +234,10 @@ class Server:
             options=[
                 ("grpc.max_send_message_length", limit),
                 ("grpc.max_receive_message_length", limit),
-                # clients may ask every 10 s during a call whether the server is there, where gRPC would close the door
+                # clients may ping every 10 s during a call, where gRPC would close the connection
                 ("grpc.http2.min_ping_interval_without_data_ms", PING_MS),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_MS),
-                # and a client that has vanished is noticed, and its requests with it
+                # and the server notices a client that has vanished, and ends its requests
                 ("grpc.keepalive_time_ms", 6 * PING_MS),
                 ("grpc.keepalive_timeout_ms", 2 * PING_MS),
                 ("grpc.http2.ping_timeout_ms", 2 * PING_MS),
@@ -282,47 +271,3 @@ class Server:
             return self._grpc.add_secure_port(address, self._certificates.credentials())
         except RuntimeError:
             raise UnavailableError(f"cannot listen on {address}: is another server there?") from None
-
-
-def serve(config: Config, ready: Callable[[Server], None]) -> None:
-    """Run a server until SIGTERM or SIGINT; `ready` is called with it once it takes requests.
-
-    SIGHUP has it read its certificates and its tokens again.
-    """
-    up = False
-
-    def stop(*_: object) -> None:
-        if not up:  # nothing to end in order, and the first worker may be long in coming
-            raise SystemExit(0)
-
-    # A byte, not an Event: a handler that runs while this thread enters the Event's lock would wait for ever, and
-    # a signal that another thread is given does not end a wait for a lock.
-    asked, tell = os.pipe()
-    os.set_blocking(tell, False)
-    signal.set_wakeup_fd(tell)
-    ends = {signal.SIGTERM, signal.SIGINT}
-    for number in ends:
-        signal.signal(number, stop)
-    signal.signal(signal.SIGHUP, lambda *_: None)  # its byte is what counts; by default it would end the process
-    keep_pages()
-    with Server(config) as server:
-        up = True
-        ready(server)
-        while (came := os.read(asked, 1)[0]) not in ends:
-            if came == signal.SIGHUP:
-                server.reload()
-        log.info("stopping: running requests have %.0f s", config.grace)
-        _end_at_the_latest(config.grace + OVERTIME)
-
-
-def _end_at_the_latest(seconds: float) -> None:
-    """End the process after so many seconds, whatever hangs: a worker, a library, a thread that nobody can stop."""
-
-    def end() -> None:
-        log.error("the server has not ended in order within %.0f s: it ends now", seconds)
-        logging.shutdown()
-        os._exit(NOT_IN_ORDER)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()

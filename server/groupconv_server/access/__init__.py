@@ -1,1 +1,1 @@
-"""Who may ask, and how much: TLS, tokens and rates."""
+"""Access control: TLS, tokens and rates."""

@@ -1,4 +1,4 @@
-"""How much one caller may ask: requests and bytes in a second, requests at a time."""
+"""Limits of one caller: requests and bytes a second, and requests at a time."""
 
 import threading
 import time
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from groupconv.errors import ResourceExhaustedError
 
 BURST_SECONDS = 1.0
-"""How much of its rate a caller that was quiet may use at once."""
+"""Seconds of its rate that a quiet caller may use at once."""
 
 
 @dataclass(frozen=True)
 class CallerLimits:
-    """The limits of one caller; None is no limit of its own.
+    """The limits of one caller; None is no limit.
 
     Attributes:
-        requests_per_second: that begin, streams too.
-        bytes_per_second: of messages, in and out together.
-        concurrent: requests at a time, waiting ones too.
+        requests_per_second: requests and streams that begin in a second.
+        bytes_per_second: messages in and out together.
+        concurrent: requests at a time, waiting ones included.
     """
 
     requests_per_second: float | None = None
@@ -27,12 +27,12 @@ class CallerLimits:
 
 
 class Bucket:
-    """A token bucket: it fills at a rate, up to a burst, and may be overdrawn.
+    """A token bucket that fills at a rate, up to a burst, and may be overdrawn (docs/adr/0020-own-token-bucket.md).
 
     Args:
-        rate: a second.
-        burst: what it holds when full, as it is at first.
-        clock: seconds.
+        rate: amount it gains in a second.
+        burst: amount it holds when full. It is full at first.
+        clock: returns seconds.
 
     Example:
         >>> now = 0.0
@@ -46,7 +46,7 @@ class Bucket:
         self._level, self._at = burst, clock()
 
     def spend(self, amount: float) -> None:
-        """Take out `amount`, whether it is there or not."""
+        """Take out `amount`, even if there is less."""
         self._fill()
         self._level -= amount
 
@@ -61,13 +61,13 @@ class Bucket:
 
 
 class Allowance:
-    """What is left of one caller's rates. Safe to use from several threads.
+    """One caller's limits and what it has used of them. Safe to use from several threads.
 
-    The size of a message is known only once it is there, so bytes are paid for afterwards: who is in debt is refused
-    the next request, and a stream that is under way is slowed.
+    The size of a message is known only once it is there, so bytes are charged afterwards. A caller in debt has its next
+    request refused, and its open streams slowed.
 
     Args:
-        name: of the caller, for the messages.
+        name: of the caller, for error messages.
         rates: its limits.
     """
 
@@ -80,7 +80,7 @@ class Allowance:
         self._lock = threading.Lock()
 
     def enter(self) -> None:
-        """Begin a request.
+        """Count a request in.
 
         Raises:
             ResourceExhaustedError: naming the limit, with the seconds to wait.
@@ -98,12 +98,12 @@ class Allowance:
             self._running += 1
 
     def leave(self) -> None:
-        """End one."""
+        """Count a request out."""
         with self._lock:
             self._running -= 1
 
     def spend(self, nbytes: int) -> float:
-        """Pay for a message; the seconds after which the debt is gone."""
+        """Charge a message; returns the seconds until the debt is paid."""
         if self._bytes is None:
             return 0.0
         with self._lock:

@@ -1,7 +1,7 @@
-"""TLS from files, which are read again when they change: a certificate is renewed without a restart.
+"""TLS from files that are read again when they change: a certificate is renewed without a restart.
 
-Connections that stand go on with what they began with; each new one gets what the files hold then. Files that do not
-fit together, as in the moment between a new certificate and its key, are left alone: the last good ones serve on.
+Open connections keep their certificate; each new one gets the files' present one. Files that do not fit together, as
+in the moment between a new certificate and its key, are ignored, and the last good ones stay in use.
 """
 
 import logging
@@ -40,12 +40,12 @@ def certificates_for(
 
 
 class Certificates:
-    """What a server proves itself with, and whom it believes.
+    """A server's certificate, and the authorities of its clients.
 
     Args:
         certificate: PEM of the server's certificate, with the chain up to its authority.
         key: PEM of its private key, without a passphrase.
-        client_ca: PEM of the authorities of clients: none without a certificate of theirs gets in (mutual TLS).
+        client_ca: PEM of the authorities of clients, which then need a certificate of theirs (mutual TLS).
 
     Raises:
         FailedPreconditionError: files that cannot be read, or do not fit together.
@@ -63,7 +63,7 @@ class Certificates:
             raise FailedPreconditionError(f"TLS: {error}") from None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Credentials that look at the files at each handshake."""
+        """Credentials that check the files at each handshake."""
         return grpc.dynamic_ssl_server_credentials(
             self._first,
             self._changed,  # type: ignore[arg-type]  # the stubs leave out that None is no change
@@ -71,12 +71,12 @@ class Certificates:
         )
 
     def reload(self) -> None:
-        """Read the files now, whether they seem to have changed or not; the log says how it went."""
+        """Read the files now, changed or not, and log the result."""
         with self._lock:
             self._take()
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What a handshake goes on with from now on, or None where that is what the one before had."""
+        """The certificate for a handshake, or None if it is that of the handshake before."""
         with self._lock:
             if self._stat_or_none() not in (self._signature, self._refused):
                 self._take()
@@ -84,12 +84,12 @@ class Certificates:
             return new
 
     def _take(self) -> None:
-        """Have the next handshake use what the files hold, if they fit together."""
+        """Use the files from the next handshake on, if they fit together."""
         before = self._stat_or_none()
         try:
             self._signature, self._new = self._read()
         except (OSError, ValueError) as error:
-            self._refused = before  # said once, not at each handshake
+            self._refused = before  # logged once, not at each handshake
             log.error("TLS: %s; serving on with the certificate read before", error)  # noqa: TRY400 - expected
         else:
             log.info("TLS: certificates read again")
@@ -105,7 +105,7 @@ class Certificates:
         return tuple((s.st_mtime_ns, s.st_size, s.st_ino) for s in (path.stat() for path in self._files))
 
     def _read(self) -> tuple[Signature, grpc.ServerCertificateConfiguration]:
-        """The files, if they fit together; gRPC would only say so at each handshake, so OpenSSL is asked here."""
+        """Read the files and check with OpenSSL that they fit together. gRPC would only find out at each handshake."""
         before = self._stat()
         certificate, key, *client_ca = self._files
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,4 +1,4 @@
-"""Bearer tokens: a TOML file says whose they are and what each may use; it is read again when it changes.
+"""Bearer tokens: a TOML file has their owners and limits; it is read again when it changes.
 
 The file holds the SHA-256 of each token, never the token. A slow hash (scrypt, Argon2) makes guessing costly where
 people choose passwords; these tokens are 256 random bits, which nobody guesses, and a hash that is slow on each request
@@ -23,7 +23,7 @@ from groupconv_server.access.rates import Allowance, CallerLimits
 log = logging.getLogger(__name__)
 
 PREFIX = "gct_"
-"""Begins every token, so that scanners of source code find one that slipped in."""
+"""Prefix of every token, so that secret scanners find one in source code."""
 MIN_LENGTH = 32
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -44,7 +44,7 @@ class Tokens:
         path: TOML, one table for each token: `[alice]` with `sha256` and, for a limited one, fields of `CallerLimits`.
 
     Raises:
-        FailedPreconditionError: a file that cannot be read, or says what it cannot mean.
+        FailedPreconditionError: the file cannot be read, or is invalid.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,13 +58,13 @@ class Tokens:
             raise FailedPreconditionError(f"tokens: {path}: {error}") from None
 
     def caller(self, metadata: Iterable[tuple[str, str | bytes]]) -> Allowance:
-        """Whose token came with a call.
+        """The caller whose token came with a call.
 
         Args:
             metadata: of the call.
 
         Raises:
-            UnauthenticatedError: none did, or one that is not in the file; which of the two is all it says.
+            UnauthenticatedError: there is no token, or it is not in the file.
         """
         headers = [str(value) for key, value in metadata if key == "authorization"]
         scheme, _, token = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
@@ -74,7 +74,7 @@ class Tokens:
             )
         digest = digest_of(token.strip())
         found = None
-        for entry, allowance in self._present().values():  # all of them, each in the same time
+        for entry, allowance in self._present().values():  # compare all of them, so that the time gives nothing away
             if hmac.compare_digest(entry.sha256, digest):
                 found = allowance
         if found is None:
@@ -82,7 +82,7 @@ class Tokens:
         return found
 
     def reload(self) -> None:
-        """Read the file now, whether it seems to have changed or not; the log says how it went."""
+        """Read the file now, changed or not, and log the result."""
         with self._lock:
             self._read_again()
 
@@ -94,7 +94,7 @@ class Tokens:
         return self._known
 
     def _read_again(self) -> None:
-        self._seen = self._stat()  # a bad file is named once, not at each call
+        self._seen = self._stat()  # report a bad file once, not at each call
         try:
             self._take(self._path.read_text())
             log.info("tokens: %s read again: %d tokens", self._path, len(self._known))
@@ -109,7 +109,7 @@ class Tokens:
         return s.st_mtime_ns, s.st_size, s.st_ino
 
     def _take(self, text: str) -> None:
-        """The file's entries; who keeps its entry keeps what it has used."""
+        """Take the file's entries. A caller whose entry is unchanged keeps what it has used."""
         known = {}
         for name, entry in parsed(text).items():
             before = self._known.get(name)

@@ -1,1 +1,1 @@
-"""Who may come in, how many, and how long they wait."""
+"""Admission: which calls come in, how many, and how long they wait."""

@@ -1,9 +1,9 @@
 """Calls of the health service, and the threads that answer them and refuse other calls.
 
-Health needs no token, and it must answer while every other thread is busy. So its calls have threads of their own, and
-a caller can hold one of them for a moment only: its message must come at once, and be small. Where tokens are asked
-for, the message of a caller without one is not read at all, as gRPC would take it into memory however large it is: the
-answer is that for the whole server, which is the same for every service.
+Health needs no token, and it must answer while every other thread is busy. So its calls have their own threads, and a
+caller can hold one only for a moment: its message must come at once and be small. If the server needs tokens, the
+message of a caller without one is not read, because gRPC would take it into memory however large it is. Such a caller
+gets the status of the whole server, which is that of every service.
 """
 
 import threading
@@ -22,24 +22,24 @@ from groupconv_server.admission.errors import abort
 from groupconv_server.memory.malloc import give_back
 
 READ_SECONDS = 2.0
-"""Seconds in which a message must be there. It travels right behind the call."""
+"""Seconds in which a message must arrive. It travels right behind the call."""
 QUIET = 1.0
-"""Seconds after which memory of messages that nobody read is given back to the system."""
+"""Seconds after which the memory of unread messages is returned to the system."""
 READ_BYTES = 4096
-"""Bytes that a message may have: it holds the name of a service."""
+"""Size of a message, at most: it has the name of a service."""
 READING = 128
-"""Calls whose message is awaited at a time; of more, the oldest is ended."""
+"""Calls that wait for their message at a time. If there are more, the oldest is cancelled."""
 UNREAD = 8
-"""Open calls of Watch whose message is not read; of more, the oldest is ended. gRPC holds up to 16 MiB for each."""
+"""Open calls of Watch with an unread message, for each of which gRPC may hold 16 MiB. The oldest makes room."""
 THREADS = 256
-"""Threads at most: for calls that are read, for watchers, and as many for refusals. They start when they are needed."""
+"""Threads at most, for calls that are read, watchers and refusals. They start when they are needed."""
 
 
 class HealthCalls:
     """Makes handlers for calls of the health service.
 
     Attributes:
-        threads: answer these calls; refusals of other calls, which wait for nobody, may use them, too.
+        threads: answer these calls, and refuse others, which takes no time.
     """
 
     def __init__(self) -> None:
@@ -49,11 +49,11 @@ class HealthCalls:
         self._giving_back = threading.Lock()
 
     def handler(self, handler: Any, *, trusted: bool) -> Any:
-        """`handler` as one that takes bytes; None for a method that does not exist.
+        """The handler of a call; None for a method that does not exist.
 
         Args:
             handler: of the health service's method.
-            trusted: whether the caller's message is read.
+            trusted: True if the caller's message is read.
         """
         if handler is None:
             return None
@@ -79,13 +79,13 @@ class HealthCalls:
                     self._unread.remove(context)
 
         run: Any = answers if handler.response_streaming else answer
-        run.experimental_thread_pool = self.threads  # grpc looks for it
+        run.experimental_thread_pool = self.threads  # gRPC looks for this attribute
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(run, None, encode)
         return grpc.stream_unary_rpc_method_handler(run, None, encode)
 
     def _give_back_soon(self) -> None:
-        """Give back what gRPC held of messages that nobody read, at most once in `QUIET` seconds."""
+        """Return the memory of unread messages to the system, at most once in `QUIET` seconds."""
         if self._giving_back.acquire(blocking=False):
 
             def run() -> None:

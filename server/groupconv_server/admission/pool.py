@@ -246,8 +246,7 @@ class _Thread:
         return task
 
     def end_call(self) -> None:
-        context = self.context
-        if context is not None:
+        if (context := self.context) is not None:
             context.cancel()
 
 

@@ -30,7 +30,8 @@ $ groupconv serve --metrics-port 9464 --log-format json
 @takes_settings
 def command(settings: Settings) -> None:
     """Run a server until SIGTERM. When it is ready it prints one line that ends with its address."""
-    from groupconv_server.server import Server, serve
+    from groupconv_server.process import serve
+    from groupconv_server.server import Server
     from groupconv_server.telemetry import logs, traces
 
     config = settings.config()

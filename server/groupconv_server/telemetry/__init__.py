@@ -1,1 +1,1 @@
-"""What operators see: metrics, logs with request ids, an audit of refusals, traces (docs/observability.md)."""
+"""Telemetry: metrics, logs with request ids, an audit of refusals, traces (docs/observability.md)."""

@@ -1,7 +1,7 @@
 """Logs: one event a line, as JSON or for people, each with the id of the request it belongs to.
 
-Everything logs through the standard library; what a module gives as `extra=` becomes fields. Only this file knows
-structlog, which draws the lines (docs/adr/0006-structlog.md).
+Modules log with the standard library; `extra=` becomes fields. Only this file imports structlog, which formats the
+lines (docs/adr/0006-structlog.md).
 """
 
 import logging
@@ -20,7 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def configure(form: str, level: str | int, stream: TextIO | None = None) -> None:
-    """Send what this process logs to `stream`, standard error unless given.
+    """Write the logs of this process to `stream`, standard error by default.
 
     Args:
         form: of `FORMATS`.
@@ -28,7 +28,7 @@ def configure(form: str, level: str | int, stream: TextIO | None = None) -> None
         stream: to write to.
 
     Raises:
-        InvalidArgumentError: a format or a level that there is not.
+        InvalidArgumentError: an unknown format or level.
     """
     if form not in FORMATS:
         raise InvalidArgumentError("log_format", f"one of {', '.join(FORMATS)}", form)
@@ -69,7 +69,7 @@ def _without_blanks(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _on_one_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """What callers sent cannot begin a line of its own, or move the cursor; JSON escapes by itself."""
+    """Escape control characters that callers sent: no text begins a line or moves the cursor. JSON does so itself."""
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = _CONTROL.sub(lambda found: repr(found.group())[1:-1], value)

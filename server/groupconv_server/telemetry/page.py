@@ -11,8 +11,9 @@ class Page:
     """Served from a thread until it is closed.
 
     Args:
-        host, port: where; port 0 picks a free one.
-        registry: what it shows.
+        host: address to listen on.
+        port: to listen on; 0 picks a free one.
+        registry: has the metrics.
 
     Raises:
         UnavailableError: the port is taken.
