@@ -26,6 +26,7 @@ from groupconv_server.layers.catalogue import catalogue
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda import model
 from groupconv_worker.cuda.algorithms import instances
+from groupconv_worker.cuda.algorithms.base import UnsupportedProblemError
 from groupconv_worker.cuda.algorithms.grouping import plan_launch
 from groupconv_worker.cuda.algorithms.sliding import FILTERS
 from groupconv_worker.cuda.algorithms.sliding import plan_launch as plan_sliding
@@ -156,6 +157,8 @@ def _on_device(engine: CudaEngine, algorithm: Any, problem: Problem, w: Any, b: 
                 cupy.cuda.get_elapsed_time,
                 streams.synchronize,
             )
+    except UnsupportedProblemError:
+        return "–"
     except Exception as error:  # noqa: BLE001 - a refusal is a result
         return type(error).__name__
 
