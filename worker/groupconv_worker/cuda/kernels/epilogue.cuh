@@ -5,7 +5,7 @@
 
 namespace groupconv {
 
-// The numbers are those of ACTIVATIONS in cuda/records.py.
+// The numbers are those of ACTIVATIONS in cuda/arguments.py.
 enum Activation { NONE, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU, GELU_TANH };
 
 template <class A> struct Epilogue {

@@ -18,7 +18,7 @@ enum PaddingMode { ZEROS, REFLECT, REPLICATE, CIRCULAR };
 // One row of the reduction: a channel of the group (see Locator) and where its tap lies. 16 bytes, one load.
 struct alignas(16) Tap { int c, z, y, x; };
 
-// Mirrored by GATHER in cuda/records.py. Axes are depth, height, width;
+// Mirrored by GATHER in cuda/arguments.py. Axes are depth, height, width;
 // a convolution of lower rank has leading extents of 1.
 struct Gather {
     i64 x_batch, y_batch;    // elements from one sample to the next: slices of channels need no copy
@@ -85,7 +85,7 @@ __device__ __forceinline__ int place(int i, int extent, int mode) {
 // several before it loads from the first, so that the loads overlap.
 //
 // Near: padding by zeros, and 32 bits are enough; a tap's `c` is then how far it lies from the cell, channel and all
-// (is_near and device_taps in cuda/records.py). It is the common case, and an index costs a third of the instructions.
+// (is_near and device_taps in cuda/arguments.py). It is the common case, and an index costs a third of the instructions.
 template <bool Near> struct Locator {
     const Gather& g;
     const int z, y, x, base;
