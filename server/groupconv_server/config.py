@@ -17,21 +17,21 @@ class Config:
         executor: "local" or "ray"; None is ray where a cluster's address is given or several GPUs are seen.
         workers, threads, engine, ray_address, placement, hedge: see `create_executor`.
         concurrency: requests worked on at a time.
-        queue: that may wait; more are RESOURCE_EXHAUSTED at once.
-        queue_bytes: of the messages of all requests that run or wait.
-        insecure: whether it may listen without TLS on an address that others reach.
+        queue: requests that may wait; more are RESOURCE_EXHAUSTED at once.
+        queue_bytes: memory of all requests that run or wait: messages, answers and intermediate arrays.
+        insecure: True to listen without TLS on an address that others reach.
         tls_cert, tls_key: PEM files of its certificate and key; read again when they change.
         tls_client_ca: PEM file of the authorities of clients, which then must have a certificate (mutual TLS).
-        tokens: TOML file of who may ask (`groupconv token`), read again when it changes; None is everybody.
+        tokens: TOML file of tokens (`groupconv token`), read again when it changes; None admits everybody.
         grace: seconds that running requests have to end after SIGTERM.
-        limits: of a request.
+        limits: of one request.
         layer_bytes: weights of resident layers, on the server and on each worker.
-        evict_layers: whether the least recently used layers leave when a new one does not fit; else it is refused.
+        evict_layers: True to unload the least recently used layers when a new one does not fit, False to refuse it.
         layer_dir: where layers are kept on disk and loaded from at the start; None keeps none.
-        max_batch: requests that are joined along the batch at most, where that is measured to pay; 1 joins none.
+        max_batch: requests in one run, at most, where a measurement says that it pays; 1 joins none.
         max_delay_us: microseconds more that a request that had to wait may wait for others to join it.
-        shared_memory: whether clients of this machine may register shared memory.
-        metrics_host, metrics_port: where Prometheus finds the metrics; port 0 picks a free one, None serves none.
+        shared_memory: True if clients of this machine may register shared memory.
+        metrics_host, metrics_port: address of the metrics; port 0 picks a free one, None serves none.
     """
 
     host: str = "127.0.0.1"
@@ -63,7 +63,7 @@ class Config:
     max_delay_us: int = 0
 
     def executor_name(self) -> str:
-        """The executor asked for, or the one that fits what is there."""
+        """The configured executor, or ray where there is a cluster or several GPUs, else local."""
         if self.executor is not None:
             return self.executor
         return "ray" if self.ray_address or _gpu_count() > 1 else "local"

@@ -37,7 +37,7 @@ class Bucket:
     Example:
         >>> now = 0.0
         >>> bucket = Bucket(10, 5, clock=lambda: now)
-        >>> bucket.spend(25); bucket.wait_for(1)  # a debt of 20 and the 1 asked for, at 10 a second
+        >>> bucket.spend(25); bucket.wait_for(1)  # a debt of 20 and the 1 wanted, at 10 a second
         2.1
     """
 

@@ -1,4 +1,4 @@
-"""The flags of every command that asks a server: where it is, and how it is approached."""
+"""The options of every command that calls a server: its address, and how to connect."""
 
 import functools
 import inspect
@@ -24,7 +24,7 @@ OptionalTarget = Annotated[
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server and how it is approached, as the flags say.
+    """A server's address and how to connect, from the options.
 
     Attributes:
         target: host:port or unix:path.
@@ -39,7 +39,7 @@ class Endpoint:
         return groupconv.connect(self.target, timeout=timeout, **self.options)
 
     def connection(self) -> Connection:
-        """What a bare channel is opened with."""
+        """The arguments of a bare channel."""
         return Connection(self.target, **self.options)
 
 
@@ -95,7 +95,7 @@ def _flags(
 
 
 def with_endpoint(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose parameter `endpoint` is given by flags. Where it is None by default, so is --target."""
+    """A command whose parameter `endpoint` is made from options. If its default is None, so is that of --target."""
     signature = inspect.signature(command)
     flags = dict(inspect.signature(_flags).parameters)
     if signature.parameters["endpoint"].default is None:

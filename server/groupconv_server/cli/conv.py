@@ -125,15 +125,15 @@ def command(
         )
         (n, outputs, *extents), computed = last.geometry.output_shape, last.types.output
         shape = (n, outputs // filtering.parts, *extents)
-        held = _held(dtype, output, opened.array.dtype, computed)
+        stored = _stored_dtype(dtype, output, opened.array.dtype, computed)
         layout = arranged.layout.of_output(shape)
         metadata = opened.metadata.filtered(x.shape[1], shape[1], stride, layout.spatial)
-        magnitude = _magnitude(filtering, held) if absolute is None else absolute
-        size = math.prod(layout.array_shape) * held.itemsize
+        magnitude = _magnitude(filtering, stored) if absolute is None else absolute
+        size = math.prod(layout.array_shape) * stored.itemsize
         shows = sys.stderr.isatty() if progress is None else progress
         with (
             ended_by_signals(),
-            files.create_output(output, layout, held, metadata, pyramid=pyramid) as created,
+            files.create_output(output, layout, stored, metadata, pyramid=pyramid) as created,
             endpoint.connect(timeout) as client,
         ):
             out = Fitted(created.array, computed, absolute=magnitude, parts=filtering.parts)
@@ -143,7 +143,7 @@ def command(
     seconds = time.monotonic() - begin
     through = human_bytes(int(math.prod(x.shape) * opened.array.dtype.itemsize / seconds))
     written = human_bytes(files.size_of(output))
-    typer.echo(f"wrote {output}: {described(created.axes)} of {held}, {written}; {seconds:.1f} s, {through}/s")
+    typer.echo(f"wrote {output}: {described(created.axes)} of {stored}, {written}; {seconds:.1f} s, {through}/s")
     if created.left_out:
         raise typer.Exit(1)
 
@@ -151,7 +151,7 @@ def command(
 def _arranged(
     opened: Opened, output: Path, kernel: str, mix: str | None, options: dict[str, Any]
 ) -> tuple[Any, filters.Filtering]:
-    """The input with what the kernel does not touch as samples and with small bands; and the filter for it."""
+    """The input, with axes that the kernel does not touch as samples and with small bands; and its filter."""
     fold = filters.foldable(kernel, mix)
     if opened.alpha or files.is_picture(output):  # a picture has its channels together
         fold = fold.replace("C", "")
@@ -170,22 +170,22 @@ def _arranged(
     return array, made
 
 
-def _magnitude(filtering: filters.Filtering, held: np.dtype) -> bool:
-    """Whether magnitudes are written unless the caller says: those of edges, and of a band-pass without a sign."""
-    return filtering.edges and not (filtering.signed and held.kind in "if")
+def _magnitude(filtering: filters.Filtering, stored: np.dtype) -> bool:
+    """True if magnitudes are the default: for edges, and for a band-pass whose output dtype has no sign."""
+    return filtering.edges and not (filtering.signed and stored.kind in "if")
 
 
-def _held(asked: str | None, output: Path, source: np.dtype, computed: np.dtype) -> np.dtype:
+def _stored_dtype(wanted: str | None, output: Path, source: np.dtype, computed: np.dtype) -> np.dtype:
     """The dtype of the output file."""
-    if asked is None:
-        asked = "same" if output.suffix.lower() in PICTURES else "computed"
-    if asked in ("same", "computed"):
+    if wanted is None:
+        wanted = "same" if output.suffix.lower() in PICTURES else "computed"
+    if wanted in ("same", "computed"):
         same = np.dtype(np.uint8) if source == np.bool_ else source.newbyteorder("=")
-        return same if asked == "same" else computed
+        return same if wanted == "same" else computed
     try:
-        found = np.dtype(asked)
+        found = np.dtype(wanted)
     except TypeError:
         found = np.dtype(object)
     if found.kind not in "uif":
-        raise InvalidArgumentError("dtype", "same, or a dtype of numbers (uint8, uint16, float32, …)", asked)
+        raise InvalidArgumentError("dtype", "same, or a dtype of numbers (uint8, uint16, float32, …)", wanted)
     return found

@@ -57,7 +57,7 @@ def command(
 ) -> None:
     """Ask a server for layers from several clients; print requests/s and latency.
 
-    Exit code 1 if any answer failed or was wrong, or none came. What is said here goes before the profile.
+    Exit code 1 if any answer failed or was wrong, or none came. These options override the profile.
     """
     try:
         from groupconv_server.load.drive import Load
@@ -68,8 +68,8 @@ def command(
     from groupconv_server.load.profile import Profile, read_profile
 
     base = read_profile(profile) if profile else Profile.model_validate({"verify": 1, "mix": [{"layer": layer}]})
-    said = {"users": clients, "seconds": seconds, "rate": rate, "verify": verify}
-    wanted = base.model_copy(update={key: value for key, value in said.items() if value is not None})
+    given = {"users": clients, "seconds": seconds, "rate": rate, "verify": verify}
+    wanted = base.model_copy(update={key: value for key, value in given.items() if value is not None})
     load = Load(
         wanted,
         lambda: endpoint.connect(wanted.timeout),

@@ -68,7 +68,7 @@ def picture(now: Status, before: Status, target: str) -> RenderableType:
     Args:
         now: the state.
         before: an earlier one, which the rates are since; an empty one is the start.
-        target: who was asked.
+        target: address of the server.
     """
     passed = max(1e-9, now.uptime_seconds - before.uptime_seconds)
     busy = (now.cpu_seconds - before.cpu_seconds) / passed

@@ -36,7 +36,7 @@ def work():
 
 
 @pytest.fixture
-def crew():
+def pool_of():
     made = []
 
     def make(*args):
@@ -44,12 +44,12 @@ def crew():
         return made[-1]
 
     yield make
-    for one in made:
-        one.shutdown()
+    for pool in made:
+        pool.shutdown()
 
 
-def test_few_are_at_work_and_the_others_follow_in_order(crew, work):
-    few = crew(2, 64, NEVER)
+def test_few_are_at_work_and_the_others_follow_in_order(pool_of, work):
+    few = pool_of(2, 64, NEVER)
     futures = [few.submit(work.task, i) for i in range(10)]
     until(lambda: len(work.begun) == 2)
     assert few.waiting == 8
@@ -60,8 +60,8 @@ def test_few_are_at_work_and_the_others_follow_in_order(crew, work):
     assert few.threads == 2
 
 
-def test_who_waits_for_a_client_is_replaced(crew, work):
-    one = crew(1, 64, SOON)
+def test_who_waits_for_a_client_is_replaced(pool_of, work):
+    one = pool_of(1, 64, SOON)
     slow = [one.submit(work.task, i, wait_for_client) for i in range(3)]
     assert one.submit(pow, 2, 5).result(60) == 32
     assert not any(f.done() for f in slow)
@@ -70,8 +70,8 @@ def test_who_waits_for_a_client_is_replaced(crew, work):
     until(lambda: one.threads == 1)
 
 
-def test_who_was_replaced_goes_on_at_once_where_another_rests(crew, work):
-    one = crew(1, 64, SOON)
+def test_who_was_replaced_goes_on_at_once_where_another_rests(pool_of, work):
+    one = pool_of(1, 64, SOON)
     slow = one.submit(work.task, 0, wait_for_client)
     assert one.submit(pow, 2, 5).result(60) == 32
     until(lambda: one._idle)
@@ -81,12 +81,12 @@ def test_who_was_replaced_goes_on_at_once_where_another_rests(crew, work):
     until(lambda: one.threads == 1)
 
 
-def test_a_stream_is_replaced_at_once(crew, work):
+def test_a_stream_is_replaced_at_once(pool_of, work):
     def stream(wait):
         step_aside()
         return wait()
 
-    one = crew(1, 64, NEVER)
+    one = pool_of(1, 64, NEVER)
     streams = [one.submit(work.task, i, stream) for i in range(3)]
     assert one.submit(pow, 2, 5).result(60) == 32
     work.go.set()
@@ -94,8 +94,8 @@ def test_a_stream_is_replaced_at_once(crew, work):
     until(lambda: one.threads == 1)
 
 
-def test_where_nothing_is_begun_one_more_tries_up_to_the_most(crew, work):
-    one = crew(1, 3, SOON)
+def test_where_nothing_is_begun_one_more_tries_up_to_the_most(pool_of, work):
+    one = pool_of(1, 3, SOON)
     futures = [one.submit(work.task, i) for i in range(6)]
     until(lambda: len(work.begun) == 3)
     work.go.set()
@@ -103,15 +103,15 @@ def test_where_nothing_is_begun_one_more_tries_up_to_the_most(crew, work):
     assert one.threads <= 3
 
 
-def test_it_is_told_what_failed_and_goes_on(crew):
-    one = crew(1, 1)
+def test_it_is_told_what_failed_and_goes_on(pool_of):
+    one = pool_of(1, 1)
     with pytest.raises(ZeroDivisionError):
         one.submit(divmod, 1, 0).result(60)
     assert one.submit(divmod, 7, 2).result(60) == (3, 1)
 
 
-def test_what_waits_is_done_before_it_goes_home(crew, work):
-    one = crew(1, 1, NEVER)
+def test_what_waits_is_done_before_it_goes_home(pool_of, work):
+    one = pool_of(1, 1, NEVER)
     futures = [one.submit(work.task, i) for i in range(3)]
     one.shutdown()
     with pytest.raises(RuntimeError):
