@@ -44,6 +44,7 @@ class Job:
 
     Attributes:
         deadline, priority: as given.
+        watched: whether it may end by itself.
         word: its value is not 0 once the job is over.
         address: of the word, for compiled code.
 
@@ -57,10 +58,11 @@ class Job:
         groupconv.errors.DeadlineExceededError: the deadline passed
     """
 
-    __slots__ = ("_alive", "_ends", "_error", "_tokens", "address", "deadline", "priority", "word")
+    __slots__ = ("_alive", "_ends", "_error", "_tokens", "address", "deadline", "priority", "watched", "word")
 
     def __init__(self, deadline: float | None = None, alive: Callable[[], bool] = always, priority: int = 0) -> None:
         self.deadline, self._alive, self.priority = deadline, alive, priority
+        self.watched = deadline is not None or alive is not always
         self.word = ctypes.c_int64()
         self.address = ctypes.addressof(self.word)
         self._error: GroupconvError | None = None
@@ -116,7 +118,7 @@ class Job:
 
     def __enter__(self) -> Self:
         self._tokens.setdefault(threading.get_ident(), []).append(running.set(self))
-        if self.deadline is not None or self._alive is not always:
+        if self.watched:
             _watch.jobs.append(self)
             if _watch.asleep:
                 _watch.wake()
@@ -124,7 +126,7 @@ class Job:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         running.reset(self._tokens[threading.get_ident()].pop())
-        if self.deadline is not None or self._alive is not always:
+        if self.watched:
             _watch.jobs.remove(self)
 
 
@@ -161,7 +163,7 @@ class Jobs:
         self._running[id(job)] = job
         if self._ended is not None:  # looked at after the job was added, so `end` cannot miss it
             job.stop(self._ended)
-        if job.look():
+        if job.word.value or (job.watched and job.look()):
             del self._running[id(job)]
             job.check()
         job.__enter__()

@@ -1,6 +1,5 @@
 """What a worker is wherever it runs: an engine, the kernels that stay prepared there, and a budget of threads."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -70,9 +69,11 @@ class WorkerRuntime:
         threads = self._acquire(job, among, whole=new)
         token = granted.set(threads)
         try:
-            # others wait meanwhile, so no form is compiled for kernels that came with their request (cpu/kernels/forms)
-            with deferred() if one_shot else contextlib.nullcontext():
+            if not one_shot:
                 return run_shard(self.engine, stages, x, out, self.resident, borrowed=borrowed)
+            # others wait meanwhile, so no form is compiled for kernels that came with their request (cpu/kernels/forms)
+            with deferred():
+                return run_shard(self.engine, stages, x, out)
         finally:
             granted.reset(token)
             self.budget.release(threads)
