@@ -56,9 +56,13 @@ def empty(shape: int | Sequence[int], dtype: Any) -> Array:
     """A new array on the host, with arbitrary elements.
 
     Raises:
-        InvalidArgumentError: the dtype is not supported.
+        InvalidArgumentError: the dtype is not supported, or the shape is not one.
     """
-    return np.empty(shape, as_dtype("dtype", dtype))
+    found = as_dtype("dtype", dtype)
+    try:
+        return np.empty(shape, found)
+    except (TypeError, ValueError):
+        raise InvalidArgumentError("shape", "extents of at least 0", shape) from None
 
 
 def checked_steps(steps: Iterable[Step]) -> list[Step]:

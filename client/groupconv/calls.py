@@ -74,6 +74,9 @@ def plan(
     allow_reordering: bool,
 ) -> Exchange[Plan]:
     """Ask how the server would cut steps."""
+    for field, value in (("input.shape", input_shape), ("weight_shapes", weight_shapes), ("specs", specs)):
+        if not isinstance(value, Sequence):
+            raise InvalidArgumentError(field, "a sequence", value)
     specs = [spec_or_default(spec) for spec in specs]
     if len(specs) != len(weight_shapes):
         raise InvalidArgumentError("specs", f"{len(weight_shapes)}, one for each weight shape", len(specs))

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import numbers
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,8 +48,7 @@ class BaseSession(Generic[C]):
         timeout: float | None,
         shared: Shared | None = None,
     ) -> None:
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
-            raise InvalidArgumentError("timeout", "seconds, more than 0, or None", timeout)
+        check_timeout(timeout)
         self._shared, self._connection = shared, connection
         self._channel: C = channel
         self.target, self.timeout = connection.target, timeout
@@ -78,10 +78,19 @@ class BaseSession(Generic[C]):
         return (diagnose(self._connection) or error) if isinstance(error, UnavailableError) else error
 
     def _seconds(self, timeout: float | None) -> float | None:
-        return self.timeout if timeout is None else timeout
+        if timeout is None:
+            return self.timeout
+        check_timeout(timeout)
+        return timeout
 
     def _options(self, timeout: float | None) -> dict[str, Any]:
         return {"timeout": self._seconds(timeout), "metadata": self._metadata}
+
+
+def check_timeout(timeout: Any) -> None:
+    """Raise InvalidArgumentError if a timeout is neither a number of seconds nor None."""
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, numbers.Real)):
+        raise InvalidArgumentError("timeout", "a number of seconds, or None", timeout)
 
 
 class Session(BaseSession[grpc.Channel]):
@@ -125,8 +134,7 @@ class Session(BaseSession[grpc.Channel]):
     def _call(self, method: Any, request: Any, timeout: float | None) -> bytes:
         self._check_open()
         try:
-            seconds = self.timeout if timeout is None else timeout
-            answer: bytes = method(request, timeout=seconds, metadata=self._metadata)
+            answer: bytes = method(request, timeout=self._seconds(timeout), metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._explained(from_rpc_error(error)) from None
         self._connected = True

@@ -59,7 +59,7 @@ MISTAKES = {
     "complex weights": (lambda c: c.conv2d(X, W * 1j), "steps[0].kernel.dtype", "complex64"),
     "a list as out": (lambda c: c.conv2d(X, W, out=[]), "out", r"expected a writable array, got \[\]"),
     "a read-only out": (lambda c: c.conv2d(X, W, out=read_only()), "out", "expected a writable array"),
-    "arrays for shapes": (lambda c: c.plan(X, W.shape), "input.shape", "one integer per dimension"),
+    "arrays for shapes": (lambda c: c.plan(X, W.shape), "input.shape", "expected a sequence, got an array"),
     "fewer specs than weights": (lambda c: c.plan_steps(X.shape, [W.shape], []), "specs", "expected 1, one for each"),
     "an unknown dtype": (lambda c: c.plan(X.shape, W.shape, dtype="float31"), "dtype", "float16, bfloat16, float32"),
     "a shape for shapes": (lambda c: c.load_layer("l", W, inputs=X.shape), "inputs", r"such as \[\(1, 96, 27, 27\)\]"),
@@ -67,6 +67,14 @@ MISTAKES = {
     "an array as a name": (lambda c: c.load_layer(W, W), "name", "a layer's name"),
     "no name": (lambda c: c.get_layer(None), "name", "a layer's name"),
     "a port as target": (lambda _: groupconv.connect(50051), "target", "host:port"),
+    "a call's timeout": (lambda c: c.status(timeout="5"), "timeout", "a number of seconds"),
+    "a list as a stream's out": (lambda c: c.stream_conv2d(X, W, out=[1]), "out", "expected a writable array"),
+    "a number as progress": (lambda c: c.stream_conv2d(X, W, progress=5), "progress", "expected a function"),
+    "a number as shape": (lambda c: c.stream_conv2d(iter([X]), W, shape=5, dtype="float32"), "shape", "of all bands"),
+    "a negative extent": (lambda c: c.empty((-1, 2)), "shape", "at least 0"),
+    "no shape": (lambda c: c.plan(None, W.shape), "input.shape", "expected a sequence, got None"),
+    "no specs": (lambda c: c.plan_steps(X.shape, [W.shape], None), "specs", "expected a sequence, got None"),
+    "a lone slope": (lambda _: groupconv.Activation("prelu", 0.1), "activation.slope", "a sequence of numbers"),
     "a text as timeout": (lambda _: groupconv.connect("localhost:1", timeout="5"), "timeout", "seconds"),
 }  # fmt: skip
 

@@ -49,7 +49,11 @@ class Activation:
     def __post_init__(self) -> None:
         if self.kind not in ACTIVATIONS:
             raise InvalidArgumentError("activation", f"one of {', '.join(ACTIVATIONS)}", self.kind)
-        slope = tuple(float(s) for s in self.slope) or DEFAULT_SLOPE.get(self.kind, ())
+        try:
+            slope = tuple(float(s) for s in self.slope)
+        except (TypeError, ValueError):
+            raise InvalidArgumentError("activation.slope", "a sequence of numbers", self.slope) from None
+        slope = slope or DEFAULT_SLOPE.get(self.kind, ())
         if slope and self.kind not in DEFAULT_SLOPE:
             raise InvalidArgumentError("activation.slope", f"none for {self.kind}", slope)
         if self.kind == "leaky_relu" and len(slope) != 1:

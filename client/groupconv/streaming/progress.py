@@ -70,4 +70,6 @@ def callback(progress: ProgressCallback | bool | None) -> ProgressCallback | Non
     """The callback for a function's `progress=` argument: True is a `Bar`, False and None are no callback."""
     if progress is True:
         return Bar()
+    if progress and not callable(progress):
+        raise InvalidArgumentError("progress", "a function, True, False or None", progress)
     return progress or None

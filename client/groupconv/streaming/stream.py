@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from groupconv.arguments import as_array, checked_steps, ready_steps
+from groupconv.arguments import as_array, checked_output, checked_steps, ready_steps
 from groupconv.convolution.steps import Array, Step, geometries
 from groupconv.device import Tensor
 from groupconv.errors import DataLossError, InvalidArgumentError, ResourceExhaustedError
@@ -243,6 +243,7 @@ def transfer(
         InvalidArgumentError: naming the field, what was expected and what came.
     """
     steps = checked_steps(steps)
+    checked_output(out)
     if compression is not None and (compression != "lz4" or library() is None):
         raise InvalidArgumentError("compression", "None, or lz4 (pip install 'groupconv[lz4]')", compression)
     kernel = as_array(steps[0].kernel, "steps[0].kernel")
@@ -253,6 +254,8 @@ def transfer(
     else:
         if shape is None or dtype is None:
             raise InvalidArgumentError("shape", "shape and dtype, for an iterator of bands", shape)
+        if not isinstance(shape, Sequence):
+            raise InvalidArgumentError("shape", "the shape of all bands together", shape)
         given = len(shape)
         rows = Iterated(source, (1, *shape) if given == rank + 1 else tuple(shape), dtype, kernel.dtype)
     wide = None if wire_dtype is None else rows.dtype
