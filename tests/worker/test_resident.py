@@ -64,6 +64,27 @@ def test_a_version_that_is_forgotten_is_prepared_again():
     assert kept(store, "a", "b") == [True, True]
 
 
+def test_a_stage_remembers_its_kernel_only_as_long_as_the_store_keeps_it():
+    store, mine = Resident(2 * ONE), stage("mine")
+    x, out = np.ones((1, 1, 4)), np.empty((1, 1, 2))
+    run_shard(ENGINE, [mine], x, out, store)
+    first = mine.kept
+    run_shard(ENGINE, [mine], x, out, store)
+    assert mine.kept is first
+    use(store, "a")
+    run_shard(ENGINE, [mine], x, out, store)  # used without a search, which counts as well
+    use(store, "b")
+    assert kept(store, "mine", "a", "b") == [True, False, True]
+    store.forget("mine", 1)
+    assert first.prepared is None
+    run_shard(ENGINE, [mine], x, out, store)
+    assert mine.kept is not first
+    assert out.tolist() == [[[3.0, 3.0]]]
+    other = Resident()
+    run_shard(ENGINE, [mine], x, out, other)
+    assert mine.kept.store is other
+
+
 def test_a_kernel_larger_than_the_store_is_used_and_not_kept():
     store = Resident(ONE - 1)
     use(store, "a")

@@ -9,6 +9,7 @@ from groupconv_server.coordinator.compiled import KEPT
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import CALLS, CompiledCalls, resident_steps
 from groupconv_server.executors.local import LocalExecutor
+from groupconv_server.planner import Rates
 
 X, W = np.ones((1, 4, 9), np.float32), np.ones((4, 2, 3), np.float32)
 STEPS = resident_steps("edge", 1, [Step(W, None, ConvSpec(groups=2))])
@@ -51,6 +52,26 @@ def test_a_call_is_made_once_for_an_input_and_kept_with_the_version():
         assert coordinator.compile(X.shape, X.dtype, steps, reordering=True) is not call
         assert steps[0].calls.inputs() == [(X.shape, X.dtype)]
         np.testing.assert_array_equal(coordinator.execute(call, X).output, coordinator.convolve(X, steps).output)
+    finally:
+        executor.close()
+
+
+def test_a_call_keeps_its_plan_until_something_that_it_rests_on_changes():
+    executor = LocalExecutor(workers=1, threads=1, engine="reference")
+    try:
+        coordinator = Coordinator(executor)
+        call = coordinator.compile(X.shape, X.dtype, STEPS)
+        want = coordinator.execute(call, X).output
+        key = executor.workers(), 1
+        first = call.plans[key]
+        (history, changes), *_ = first.rests_on
+        assert history.changes > changes  # its first run was measured
+        coordinator.execute(call, X)
+        second = call.plans[key]
+        assert second is not first
+        coordinator.planner.statistics.joined("another", Rates())
+        np.testing.assert_array_equal(coordinator.execute(call, X).output, want)
+        assert call.plans[key] is not second
     finally:
         executor.close()
 
