@@ -124,12 +124,8 @@ class Shared:
             name: of the layer.
             output: the output's dtype and bytes. If it is larger than that, it travels in the message.
             out: array on a device for the output, or None.
-            allow_reordering: whether sums over input channels may be split between workers.
-            report: whether the server reports how it ran the request.
-
-        Raises:
-            FailedPreconditionError: shared memory is required and the server does not share it with this client.
-            GroupconvError: the server's answer.
+            allow_reordering: as in `run_steps`.
+            report: as in `run_steps`, which also lists the errors.
         """
         if x.nbytes < INLINE and output[1] < INLINE and out is None and not isinstance(x, DeviceArray):
             return None
@@ -164,15 +160,8 @@ class Shared:
     ) -> Exchange[Answer]:
         """Send a request; again with new regions if the server no longer has the old ones.
 
-        Args:
-            x: the input.
-            rest: the request's fields that are not tensors, on the wire.
-            output: the output's dtype and bytes.
-            steps: with arrays; none if the request names a layer.
-            out: array on a device for the output, or None.
-
-        Returns:
-            The answer. Its output is in the message, in a block of shared memory that it keeps alive, or in `out`.
+        The answer's output is in the message, in a block of shared memory that it keeps alive, or in `out`. `rest` are
+        the request's fields that are not tensors; `output` has the output's dtype and bytes.
         """
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1
