@@ -77,18 +77,18 @@ def as_dtype(field: str, dtype: Any) -> np.dtype:
 
     Args:
         field: what errors call it.
-        dtype: its name in `DTYPES`, or anything else that NumPy accepts as a dtype, such as np.float32.
+        dtype: its name in `DTYPES`, or anything else that NumPy accepts as a dtype, such as np.float32 or "f4".
 
     Raises:
         InvalidArgumentError: it is not a supported dtype; the error lists them.
 
     Example:
-        >>> as_dtype("dtype", "float32")
-        dtype('float32')
+        >>> as_dtype("dtype", "bfloat16"), as_dtype("dtype", "f4")
+        (dtype(bfloat16), dtype('float32'))
     """
     try:
-        found = DTYPES[dtype] if isinstance(dtype, str) else np.dtype(dtype)
-    except (KeyError, TypeError):
+        found = DTYPES[dtype] if isinstance(dtype, str) and dtype in DTYPES else np.dtype(dtype)
+    except TypeError:
         raise InvalidArgumentError(field, f"one of {', '.join(DTYPES)}", dtype) from None
     return known(field, found)
 
