@@ -44,7 +44,7 @@ def test_every_dtype(engine: Engine, case: Case):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(case=cases(dtypes=(SAME_FLOATS[2], *EVERY_PAIR)))
 def test_every_dtype_at_length(engine: Engine, case: Case):
     """Each example of the cpu engine compiles a kernel of its own: 0.3 s."""
