@@ -14,6 +14,7 @@ setup: $(VENV)/.ready  ## make .venv with everything but torch
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/groupconv warmup --no-tune > /dev/null
 	touch $@
 
 demo: setup  ## serve, run every variant on a photograph, check it, draw a contact sheet

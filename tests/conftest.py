@@ -47,6 +47,7 @@ def server():
 
     limits = Limits(message_bytes=8 * 2**20, tensor_bytes=16 * 2**20)
     with Server(Config(port=0, executor="local", workers=2, threads=1, limits=limits)) as server:
+        server.background.wait()  # plans are the same from here on, and workers run what tests send
         yield server
 
 

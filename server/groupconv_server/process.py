@@ -45,6 +45,7 @@ def serve(config: Config, ready: Callable[[Server], None]) -> None:
     with Server(config) as server:
         up = True
         ready(server)
+        server.background.compile_catalogue()
         while (came := os.read(received, 1)[0]) not in ends:
             if came == signal.SIGHUP:
                 server.reload()

@@ -39,6 +39,7 @@ from groupconv_server.gauges import Gauges
 from groupconv_server.health import Health
 from groupconv_server.inference.servicer import SERVICE as INFERENCE
 from groupconv_server.inference.servicer import InferenceServicer
+from groupconv_server.layers.background import Background
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository
 from groupconv_server.layers.store import LayerStore
@@ -140,7 +141,10 @@ class Server:
             store = None if self._store is None else NetworkStore(self._store)
             self.networks = Networks(self.layers, self.executor, config.limits, store)
             self.executor.welcome(self.repository.prepare)
-            self.coordinator.calibrate()
+            self.background = Background(self.coordinator)
+            undo.callback(self.background.stop)
+            if not self.coordinator.calibrate():
+                self.background.measure()
             self.repository.restore()
             self.networks.restore()
             self.shared_memory = SharedMemory() if config.shared_memory else None
@@ -189,6 +193,7 @@ class Server:
     def stop(self) -> None:
         """Refuse new requests, let the running ones end within the grace period, and release the workers."""
         self.health.stop()
+        self.background.stop()
         waited = self._gate.inside > 0
         if not self._gate.close(self.config.grace):
             log.warning("requests still running after %.0f s are cancelled", self.config.grace)

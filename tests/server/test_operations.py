@@ -89,6 +89,7 @@ def test_the_table_of_caches_says_what_the_code_does():
     from groupconv_server.planner import plan, statistics
     from groupconv_server.telemetry import series
     from groupconv_worker import autotune
+    from groupconv_worker.cpu import compiler
     from groupconv_worker.cpu.algorithms import onnx, plane
     from groupconv_worker.cpu.workspace import BufferPool
     from groupconv_worker.cuda import captured_runs, cudnn, device
@@ -99,6 +100,7 @@ def test_the_table_of_caches_says_what_the_code_does():
     assert rows is not None
     table = {cells[1].strip(): cells[3] for cells in (line.split("|") for line in rows[1].splitlines())}
     said = {
+        "compiling jobs": [compiler.WAITING, compiler.SEEN],
         "tuning choices": [autotune.CHOICES, autotune.KEPT],
         "scratch memory": [BufferPool.KEPT, BufferPool.LIMIT // MIB],
         "phases": [plane.phases.cache_parameters()["maxsize"], plane.MOST_PHASES],

@@ -116,6 +116,17 @@ class Tuner:
             return_freed_memory()
         return best
 
+    def known(self, problem: Problem) -> tuple[str | None, bool]:
+        """The name of the fastest candidate, if a process has measured it, and whether it is sure."""
+        name = self._choices.get(self._key(problem))
+        return (None, False) if name is None else (name.removesuffix(DOUBT), not name.endswith(DOUBT))
+
+    def learn(self, problem: Problem, name: str | None) -> None:
+        """Another process has measured: this candidate was the fastest, or None of them."""
+        if name is not None:
+            with self._lock:
+                self._choices = _newest(self._choices | {self._key(problem): name})
+
     def _key(self, problem: Problem) -> str:
         g = problem.geometry.with_batch(1)
         dtypes = " ".join(map(str, problem.types))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from groupconv_worker.contract import Prepared, Problem
+from groupconv_worker.improvement import Meanwhile
 
 CAPACITY = 2**30
 """Bytes of prepared kernels that a worker keeps unless told otherwise."""
@@ -119,6 +120,8 @@ class Resident:
                     self._drop(min(self._kept, key=lambda k: self._kept[k].used))
                 kept = self._kept[key, problem] = made
                 self.bytes += made.size
+        if kept is made and type(prepared) is Meanwhile:
+            prepared.improvement.then(lambda: self._replace((key, problem), made))
         return kept
 
     def forget(self, layer: str, version: int) -> None:
@@ -126,6 +129,12 @@ class Resident:
         with self._lock:
             for found in [k for k in self._kept if (k[0].layer, k[0].version) == (layer, version)]:
                 self._drop(found)
+
+    def _replace(self, key: tuple[ResidentKey, Problem], kept: Kept) -> None:
+        """Drop a kernel, if it is still here: who needs it prepares a better one."""
+        with self._lock:
+            if self._kept.get(key) is kept:
+                self._drop(key)
 
     def _drop(self, key: tuple[ResidentKey, Problem]) -> None:
         kept = self._kept.pop(key)

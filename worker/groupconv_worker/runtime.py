@@ -9,6 +9,7 @@ from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.contract import Array, Engine, Prepared, beside
 from groupconv_worker.cpu.kernels.forms import deferred
 from groupconv_worker.engines import create_engine
+from groupconv_worker.improvement import Meanwhile
 from groupconv_worker.job import Job, current
 from groupconv_worker.resident import Resident, WeightsMissingError
 from groupconv_worker.shard import Ran, Stage
@@ -57,23 +58,18 @@ class WorkerRuntime:
             DeadlineExceededError, CancelledError: the job was over before the shard was; `out` is not complete.
             WeightsMissingError: as of `run_shard`.
         """
-        new, one_shot = False, True
+        new = False
         for stage in stages:
-            if stage.key is not None:
-                one_shot = False
-                if stage.kept is None or stage.kept.store is not self.resident or stage.kept.prepared is None:
-                    stage.keep(self.resident.find(stage.key, stage.one))
-                    new = new or stage.kept is None
+            kept = stage.kept
+            if stage.key is not None and (kept is None or kept.store is not self.resident or kept.prepared is None):
+                stage.keep(self.resident.find(stage.key, stage.one))
+                new = new or stage.kept is None
         if among is None:
             among = min(self.budget.inside + 1, self.engine.at_once)
         threads = self._acquire(job, among, whole=new)
         token = granted.set(threads)
         try:
-            if not one_shot:
-                return run_shard(self.engine, stages, x, out, self.resident, borrowed=borrowed)
-            # others wait meanwhile, so no form is compiled for kernels that came with their request (cpu/kernels/forms)
-            with deferred():
-                return run_shard(self.engine, stages, x, out)
+            return run_shard(self.engine, stages, x, out, self.resident, borrowed=borrowed)
         finally:
             granted.reset(token)
             self.budget.release(threads)
@@ -137,11 +133,13 @@ def run_shard(
         if kept is not None and kept.store is resident:
             prepared, kept.used = kept.prepared, next(kept.store.clock)
         if prepared is None:
-            prepared = _prepared(engine, stage, resident, borrowed=borrowed)
+            with deferred():  # nobody waits for a compiler
+                prepared = _prepared(engine, stage, resident, borrowed=borrowed)
         problem = stage.problem
         y = out if i == last else beside(x, problem.geometry.output_shape, problem.types.output)
         prepared.run(x, y)
-        ran.append(Ran(prepared.algorithm, time.perf_counter() - start))
+        improving = type(prepared) is Meanwhile and not prepared.improvement.over
+        ran.append(Ran(prepared.algorithm, time.perf_counter() - start, improving))
         x = y
     return tuple(ran)
 

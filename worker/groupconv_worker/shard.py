@@ -40,7 +40,8 @@ class Stage:
 
 
 class Ran(NamedTuple):
-    """What a stage took: the algorithm and its seconds in the engine."""
+    """What a stage took: the algorithm, its seconds in the engine, and whether a better algorithm is being prepared."""
 
     algorithm: str
     seconds: float
+    improving: bool = False

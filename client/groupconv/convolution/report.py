@@ -19,6 +19,7 @@ class ShardReport:
         seconds: from dispatch to result, with transfer and waiting; for a joined step, time in the engine.
         compute_seconds: time in the engine.
         attempts: number of starts; more than 1 if a worker was lost.
+        improving: whether a better algorithm is being compiled or measured, which later requests get.
     """
 
     index: int
@@ -27,6 +28,7 @@ class ShardReport:
     seconds: float
     compute_seconds: float
     attempts: int = 1
+    improving: bool = False
 
 
 @dataclass(frozen=True, slots=True)

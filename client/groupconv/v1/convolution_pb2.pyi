@@ -179,6 +179,7 @@ class ShardReport(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     COMPUTE_SECONDS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    IMPROVING_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position in its step, from 0."""
     worker: _builtins.str
@@ -191,6 +192,8 @@ class ShardReport(_message.Message):
     """Time in the engine alone."""
     attempts: _builtins.int
     """How often it was started; more than 1 if a worker was lost."""
+    improving: _builtins.bool
+    """Whether a better algorithm is being compiled or measured, which later requests get."""
     def __init__(
         self,
         *,
@@ -200,10 +203,11 @@ class ShardReport(_message.Message):
         seconds: _builtins.float = ...,
         compute_seconds: _builtins.float = ...,
         attempts: _builtins.int = ...,
+        improving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "attempts", b"attempts", "compute_seconds", b"compute_seconds", "index", b"index", "seconds", b"seconds", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "attempts", b"attempts", "compute_seconds", b"compute_seconds", "improving", b"improving", "index", b"index", "seconds", b"seconds", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

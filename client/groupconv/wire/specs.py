@@ -131,6 +131,7 @@ def report_to_wire(report: Report, response: convolution_pb2.ConvolveResponse) -
                 seconds=s.seconds,
                 compute_seconds=s.compute_seconds,
                 attempts=s.attempts,
+                improving=s.improving,
             )
     for name, seconds in report.phases.items():
         response.phases.add(name=name, seconds=seconds)
@@ -144,7 +145,7 @@ def report_from_wire(response: convolution_pb2.ConvolveResponse) -> Report:
         plan=plan_from_wire(response.plan),
         steps=tuple(
             tuple(
-                ShardReport(s.index, s.worker, s.algorithm, s.seconds, s.compute_seconds, s.attempts)
+                ShardReport(s.index, s.worker, s.algorithm, s.seconds, s.compute_seconds, s.attempts, s.improving)
                 for s in step.shards
             )
             for step in response.steps

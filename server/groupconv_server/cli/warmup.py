@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from groupconv_server.cli.bench import select
@@ -11,6 +12,8 @@ from groupconv_server.cli.bench import select
 EXAMPLES = """Examples:
 
 $ groupconv warmup
+
+$ groupconv warmup --no-tune
 
 $ groupconv warmup --rows resnext,mobilenet --threads 2
 """
@@ -20,22 +23,33 @@ def command(
     layers: Annotated[Path | None, typer.Option(help="A CSV like the catalogue's; by default the catalogue.")] = None,
     rows: Annotated[str, typer.Option(help="Only layers whose name has one of these parts, by commas.")] = "",
     threads: Annotated[int, typer.Option(help="Threads of a worker.", min=1)] = 1,
+    tune: Annotated[
+        bool, typer.Option("--tune/--no-tune", help="Measure the algorithms, too, not only compile kernels.")
+    ] = True,
 ) -> None:
-    """Compile the kernels and tune the algorithms of layers, so that no request waits for either.
+    """Compile the kernels and tune the algorithms of layers ahead of the first request.
 
-    Both are remembered on disk: compiled code beside the package or in NUMBA_CACHE_DIR, tunings in the user's cache.
+    A server does so by itself, beside its requests; until then they get general algorithms. Both are remembered on
+    disk, in the user's cache directory (NUMBA_CACHE_DIR moves the kernels). Without tuning, kernels are compiled for
+    requests that bring theirs, for one thread and for several, and for what a server measures when it starts.
     """
     from groupconv.convolution.dtypes import types_of
+    from groupconv_server.planner.calibrate import problems
+    from groupconv_worker.contract import Problem
     from groupconv_worker.cpu.engine import CpuEngine
     from groupconv_worker.cpu.kernels.forms import FORMS
-    from groupconv_worker.engines import Problem
 
     FORMS.limit = sys.maxsize  # a server has a limit, and loads from disk what is compiled here
-    engine = CpuEngine(threads=threads)
+    engines = [CpuEngine(threads=count) for count in ([threads] if tune else [1, 2])]
     for layer in select(layers, rows):
         x, w, b = layer.arrays()
         problem = Problem(layer.geometry, types_of(x.dtype, w.dtype, b.dtype))
-        resident = engine.prepare(problem, w, b, resident=True).algorithm
-        oneshot = engine.prepare(problem, w, b).algorithm
-        typer.echo(f"{layer.name}: {resident}" + (f" (one-shot {oneshot})" if oneshot != resident else ""))
-    engine.close()
+        resident = {engines[0].prepare(problem, w, b, resident=True).algorithm: None} if tune else {}
+        oneshot = dict.fromkeys(engine.prepare(problem, w, b).algorithm for engine in engines)
+        found = [*resident, *(f"one-shot {name}" for name in oneshot if name not in resident)]
+        typer.echo(f"{layer.name}: {', '.join(found)}")
+    for problem in problems():
+        for engine in engines:
+            engine.prepare(problem, np.ones(problem.geometry.weight_shape, problem.types.weight))
+    for engine in engines:
+        engine.close()

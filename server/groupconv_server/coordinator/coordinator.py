@@ -87,9 +87,15 @@ class Coordinator:
         with self._count:
             self.requests += requests
 
-    def calibrate(self) -> None:
-        """Measure the present workers, for about a second at most. The planner uses the rates."""
-        self.planner.statistics.calibrated(calibrate(self.executor))
+    def calibrate(self) -> bool:
+        """Measure the present workers, for about a second at most. The planner uses the rates.
+
+        Returns:
+            Whether every class was measured. If not, kernels are being compiled: measure again when they are.
+        """
+        found = calibrate(self.executor)
+        self.planner.statistics.calibrated(found.rates, found.unknown)
+        return not found.unknown
 
     def measure(self, worker: str) -> None:
         """Measure a worker that joins, unless it was measured before and comes back."""
@@ -97,7 +103,7 @@ class Coordinator:
         if worker in known:
             return
         measured = calibrate(self.executor, workers=[worker], like=list(known.values()))
-        for name, rates in measured.items():
+        for name, rates in measured.rates.items():
             self.planner.statistics.joined(name, rates)
 
     def compile(

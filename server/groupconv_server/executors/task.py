@@ -37,7 +37,9 @@ class Task:
         """
         return tuple(
             [
-                ShardReport(self.index, worker, r.algorithm, r.seconds if i else seconds, r.seconds, attempts)
+                ShardReport(
+                    self.index, worker, r.algorithm, r.seconds if i else seconds, r.seconds, attempts, r.improving
+                )
                 for i, r in enumerate(ran)
             ]
         )

@@ -4,12 +4,14 @@ Every worker runs the same convolution at the same time, as it will when a reque
 alone, which tells how much they crowd each other. Two sizes of each class give rate and overhead.
 """
 
+import itertools
 import logging
 import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 BUDGET = 0.9
 """Seconds after which what is not measured yet keeps its default."""
 REPEATS = 6
-"""Runs of each convolution; the fastest counts, and the first may compile."""
+"""Runs of each convolution; the fastest counts."""
 NOISE = 1.5
 """Workers whose speeds are within this factor of the median are taken to be alike."""
 BUSY_NOISE = 4.0
@@ -51,9 +53,21 @@ _COPY = ((1, 64, 112, 112), (64, 1, 1, 1), ConvSpec(groups=64))
 _NOTHING = ((1, 1, 1), (1, 1, 1), ConvSpec())
 
 
+class Calibration(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        rates: by worker.
+        unknown: indices in `CLASSES` of those that could not be measured yet.
+    """
+
+    rates: dict[str, Rates]
+    unknown: frozenset[int]
+
+
 def calibrate(
     executor: Executor, default: Rates | None = None, workers: Sequence[str] | None = None, like: Sequence[Rates] = ()
-) -> dict[str, Rates]:
+) -> Calibration:
     """Measure workers of an executor.
 
     Args:
@@ -63,17 +77,23 @@ def calibrate(
         like: rates of others that these may be like.
 
     Returns:
-        Rates by worker. Empty if the workers do not answer: planning goes on with defaults.
+        Rates by worker, none if the workers do not answer; and the classes whose kernels are still being compiled, so
+        that what was measured tells nothing of how fast they will be. Rates of these are the default's.
     """
     bench = _Bench(executor, default or Rates(), executor.workers() if workers is None else workers, like)
     try:
         bench.measure()
     except GroupconvError as error:
         log.warning("the workers could not be measured (%s); plans assume default rates", error)
-        return {}
+        return Calibration({}, frozenset())
     for worker, rates in bench.rates.items():
         log.info("worker %s: %s", worker, rates)
-    return bench.rates
+    return Calibration(bench.rates, frozenset(bench.unknown))
+
+
+def problems() -> list[Problem]:
+    """What is measured, for who compiles ahead of it."""
+    return [_problem(*sizes) for sizes in (_COPY, _NOTHING, *itertools.chain(*_SIZES.values()))]
 
 
 class _Bench:
@@ -81,6 +101,7 @@ class _Bench:
         self.executor, self.workers, self.like = executor, workers, like
         self.rates = dict.fromkeys(self.workers, default)
         self.limit = time.monotonic() + BUDGET
+        self.unknown: set[int] = set()
         self._grown: dict[int, float] = {}  # by class: what the first worker's larger size took more, all computing
 
     def measure(self) -> None:
@@ -128,6 +149,9 @@ class _Bench:
     def _class(self, k: int, small: "_Sizes", large: "_Sizes") -> None:
         """Rate and overhead of a class, from the difference between two sizes."""
         one, two = self._fastest(small, self.workers), self._fastest(large, self.workers)
+        if any(report.improving for report in (*one.values(), *two.values())):
+            self.unknown.add(k)
+            return
         few, many = (cost.multiply_adds(_problem(*s).geometry) for s in (small, large))
         moved_few, moved_many = _bytes(_problem(*small)), _bytes(_problem(*large))
         for worker, rates in self.rates.items():
@@ -175,10 +199,12 @@ class _Bench:
         for run in range(REPEATS):
             first = run == 0
             for report in self._run(sizes, workers):
+                if report.improving:  # by another algorithm than later requests get
+                    return {report.worker: report}
                 if report.worker not in best or report.compute_seconds < best[report.worker].compute_seconds:
                     best[report.worker] = report
             if time.monotonic() > self.limit:
-                return {} if first else best  # the only run may have been spent compiling
+                return {} if first else best  # the first run finds nothing in the caches
         return best
 
     def _run(self, sizes: "_Sizes", workers: Sequence[str]) -> list[ShardReport]:

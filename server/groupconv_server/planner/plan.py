@@ -82,7 +82,7 @@ class Planner:
             problems: the steps, each on the output of the one before.
             workers: ids, at least one.
             reordering: whether input channels may be cut, which reorders sums.
-            at_most: shards of any step; None is as many as there are workers.
+            at_most: shards of any step; None is as many as there are workers. What was not measured is not cut.
         """
         return self.turn(self.known(problems, workers, reordering=reordering, at_most=at_most), workers)
 
@@ -90,7 +90,7 @@ class Planner:
         self, problems: Chain, workers: tuple[str, ...], *, reordering: bool = False, at_most: int | None = None
     ) -> KnownPlan:
         """The plan with what it rests on, as kept or made anew; arguments as of `plan`."""
-        at_most = min(at_most or len(workers), len(workers))
+        at_most = min(at_most or len(workers), len(workers)) if self.statistics.can_judge(problems) else 1
         key = (problems, workers, reordering, at_most)
         with self._lock:
             known = self._plans.get(key)

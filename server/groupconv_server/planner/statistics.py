@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from groupconv_server.planner.cuts import Cut
-from groupconv_server.planner.rates import Rates
+from groupconv_server.planner.rates import Rates, class_of
 from groupconv_worker.contract import Problem
 
 Chain = tuple[Problem, ...]
@@ -118,25 +118,43 @@ class Statistics:
     Attributes:
         default: rates of a worker that was not measured.
         version: changes when plans made before may no longer be the best.
+        unknown: indices in `rates.CLASSES` of those that no worker was measured for yet, so that cuts cannot be judged.
     """
 
     default: Rates = field(default_factory=Rates)
     version: int = 0
+    unknown: frozenset[int] = frozenset()
     _rates: dict[str, Rates] = field(default_factory=dict)
     _speeds: dict[str, float] = field(default_factory=dict)
     _used: dict[str, float] = field(default_factory=dict)
     _histories: OrderedDict[tuple[Chain, int], History] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def calibrated(self, rates: Mapping[str, Rates]) -> None:
-        """Take measured rates, and forget all that was learned of these workers before."""
+    def calibrated(self, rates: Mapping[str, Rates], unknown: frozenset[int] = frozenset()) -> None:
+        """Take measured rates, and forget all that was learned of these workers before.
+
+        Args:
+            rates: by worker.
+            unknown: indices of the classes that were not measured yet.
+        """
         with self._lock:
+            self.unknown = unknown
             self._rates.update(rates)
             for worker in rates:
                 self._speeds.pop(worker, None)
                 self._used.pop(worker, None)
             self._histories.clear()
             self.version += 1
+
+    def assume_defaults(self) -> None:
+        """Judge what was not measured by the rates that it has."""
+        with self._lock:
+            self.unknown = frozenset()
+            self.version += 1
+
+    def can_judge(self, problems: Iterable[Problem]) -> bool:
+        """Whether the classes of all these problems were measured."""
+        return not self.unknown or all(class_of(problem.geometry) not in self.unknown for problem in problems)
 
     def joined(self, worker: str, rates: Rates) -> None:
         """Take the measured rates of one more worker. All that was learned of the others stays."""

@@ -1,7 +1,10 @@
 """The cpu engine: a portfolio of algorithms over NumPy arrays.
 
-A one-shot kernel gets the algorithm a heuristic names, at once. A resident one gets the fastest of the candidates,
-measured on its own shape. The heuristic's rules were fitted to the measurements in docs/performance.md.
+A one-shot kernel gets the algorithm a heuristic names. A resident one gets the fastest of the candidates, measured on
+its own shape. The heuristic's rules were fitted to the measurements in docs/performance.md.
+
+Requests wait for neither a compiler nor a measurement (`forms.deferred`): they get what is compiled, and what would
+have been better is prepared by another process (compiler.py).
 """
 
 import functools
@@ -25,12 +28,15 @@ from groupconv_worker.cpu.algorithms.plane import Plane, phases
 from groupconv_worker.cpu.algorithms.samples import zero_padded
 from groupconv_worker.cpu.algorithms.separable import Separable
 from groupconv_worker.cpu.algorithms.winograd import Winograd
+from groupconv_worker.cpu.compiler import COMPILER, Job
 from groupconv_worker.cpu.kernels import simd
-from groupconv_worker.cpu.kernels.forms import NotCompiledError
+from groupconv_worker.cpu.kernels.forms import Form, NotCompiledError, is_deferred
 from groupconv_worker.cpu.kernels.target import is_restricted
 from groupconv_worker.cpu.processor import machine, processor
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
+from groupconv_worker.improvement import Improvement, Meanwhile
+from groupconv_worker.resident import of_one_sample
 from groupconv_worker.taps import stretched
 
 THIN = 16
@@ -82,24 +88,55 @@ class CpuEngine:
     ) -> Prepared:
         """Large rank-1 kernels by their factors; else the heuristic's choice, or for resident kernels the fastest.
 
-        What wants compiled code that is not to be had (cpu/kernels/forms.py) gets onnxruntime or BLAS.
+        What wants compiled code that is not to be had (cpu/kernels/forms.py) gets a general algorithm.
         """
+        factored = self.separable.supports(problem) and self.separable.accepts(problem, weight)
+        measured = not factored and resident and autotune.enabled() and _macs(problem) >= TUNED_MACS
+        if measured and not is_deferred():
+            candidates: dict[str, Callable[[], Prepared]] = {
+                a.name: functools.partial(a.prepare, problem, weight, bias, resident=True)
+                for a in self.candidates(problem)
+            }
+            return self.tuner.choose(problem, candidates)
+        name, sure = self.tuner.known(problem) if measured else (None, True)
+        algorithm = (
+            self.separable
+            if factored
+            else self.named(problem, name)
+            if name
+            else self.heuristic(problem, resident=resident)
+        )
         try:
-            return self._chosen(problem, weight, bias, resident=resident)
-        except NotCompiledError:
-            general = self.onnx if self.onnx.supports(problem) else self.gemm
-            return general.prepare(problem, weight, bias, resident=resident)
+            prepared = algorithm.prepare(problem, weight, bias, resident=resident)
+        except NotCompiledError as missing:
+            prepared = self._general(problem).prepare(problem, weight, bias, resident=resident)
+            better = self._compile(problem, algorithm, missing.form, resident=resident)
+        else:
+            better = None if sure else self._tune(problem)
+        return prepared if better is None else Meanwhile(prepared, better)
 
-    def _chosen(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
-        if self.separable.supports(problem) and self.separable.accepts(problem, weight):
-            return self.separable.prepare(problem, weight, bias, resident=resident)
-        tuned = resident and autotune.enabled() and _macs(problem) >= TUNED_MACS
-        if not tuned:
-            return self.heuristic(problem, resident=resident).prepare(problem, weight, bias, resident=resident)
-        candidates: dict[str, Callable[[], Prepared]] = {
-            a.name: functools.partial(a.prepare, problem, weight, bias, resident=True) for a in self.candidates(problem)
-        }
-        return self.tuner.choose(problem, candidates)
+    def named(self, problem: Problem, name: str) -> Algorithm:
+        """The algorithm of this name; the heuristic's if there is none for the problem."""
+        found = [self.separable, self.heuristic(problem, resident=False), *self.candidates(problem)]
+        return next((a for a in found if a.name == name), self.heuristic(problem, resident=True))
+
+    def _general(self, problem: Problem) -> Algorithm:
+        """The best of those that need nothing compiled."""
+        return next((a for a in (self.fft, self.onnx) if a.supports(problem)), self.gemm)
+
+    def _compile(
+        self, problem: Problem, algorithm: Algorithm, form: Form | None, *, resident: bool
+    ) -> Improvement | None:
+        """Have what an algorithm needs compiled: for a layer's kernel at once, else from the second time on."""
+        if form is None:
+            return None
+        job = Job(of_one_sample(problem), self.threads, algorithm.name, resident)
+        return COMPILER.ask(job, form=form, now=resident)
+
+    def _tune(self, problem: Problem) -> Improvement | None:
+        """Have the candidates for a layer's kernel measured."""
+        job = Job(of_one_sample(problem), self.threads, None, resident=True)
+        return COMPILER.ask(job, lambda done: self.tuner.learn(problem, done.algorithm), now=True)
 
     def heuristic(self, problem: Problem, *, resident: bool) -> Algorithm:
         """The algorithm for a kernel that nothing was measured for."""

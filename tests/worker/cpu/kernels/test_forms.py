@@ -1,8 +1,5 @@
 """Forms of kernels: how many are compiled, by whom, and that what lacks one is computed all the same."""
 
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 
@@ -17,18 +14,13 @@ class Kernel:
     def __init__(self, forms: Forms, disk: set[int] | None = None) -> None:
         self.compiled: list[tuple[int, str]] = []
         self.get: Callable[[int], int] = forms.kernel(self._make)
-        self._disk, self._forms = disk or set(), forms
+        self._disk = set() if disk is None else disk
 
     def _make(self, key: int) -> int:
         if key not in self._disk:
             check_compile()
         self.compiled.append((key, threading.current_thread().name))
         return 1000 + key
-
-    def wait(self) -> None:
-        thread = self._forms._thread
-        if thread is not None:
-            thread.join()
 
 
 def test_who_may_wait_compiles_a_form_once():
@@ -37,25 +29,15 @@ def test_who_may_wait_compiles_a_form_once():
     assert [key for key, _ in kernel.compiled] == [1, 2]
 
 
-def test_what_was_asked_for_once_is_not_compiled_for_a_request():
+def test_a_request_compiles_nothing_however_often_it_asks():
     kernel = Kernel(Forms())
     with deferred():
-        for key in range(1000):
-            with pytest.raises(NotCompiledError):
+        for key in [*range(1000), 0, 0]:
+            with pytest.raises(NotCompiledError) as missing:
                 kernel.get(key)
-    kernel.wait()
+            assert missing.value.form is not None
+            assert missing.value.form.key == (key,)
     assert kernel.compiled == []
-
-
-def test_what_is_asked_for_again_is_compiled_in_another_thread():
-    kernel = Kernel(Forms())
-    with deferred():
-        for _ in range(2):
-            with pytest.raises(NotCompiledError):
-                kernel.get(1)
-        kernel.wait()
-        assert kernel.get(1) == 1001
-    assert kernel.compiled == [(1, "compiler")]
 
 
 def test_a_form_on_disk_is_loaded_by_the_first_request():
@@ -64,28 +46,36 @@ def test_a_form_on_disk_is_loaded_by_the_first_request():
         assert kernel.get(1) == 1001
 
 
-def test_of_two_that_are_wanted_at_once_one_is_compiled_and_nobody_waits():
-    kernel, begin, go_on = Kernel(Forms()), threading.Event(), threading.Event()
+def test_a_form_that_was_missing_is_looked_for_again_once_it_has_appeared():
+    forms, disk = Forms(), set[int]()
+    kernel = Kernel(forms, disk)
+    with deferred():
+        for _ in range(2):
+            with pytest.raises(NotCompiledError) as missing:
+                kernel.get(1)
+            disk.add(1)
+        forms.appeared([missing.value.form])
+        assert kernel.get(1) == 1001
+
+
+def test_who_asks_while_another_compiles_does_not_wait():
+    forms, begin, go_on = Forms(), threading.Event(), threading.Event()
+    kernel = Kernel(forms)
     make = kernel._make
 
     def slow(key: int) -> int:
-        check_compile()
         begin.set()
         go_on.wait()
         return make(key)
 
-    kernel.get = kernel._forms.kernel(slow)
-    with deferred():
-        for _ in range(2):
-            with pytest.raises(NotCompiledError):
-                kernel.get(1)
-        begin.wait()
-        for _ in range(5):
-            with pytest.raises(NotCompiledError):
-                kernel.get(2)
-        go_on.set()
-        kernel.wait()
-        assert kernel.get(1) == 1001
+    get = forms.kernel(slow)
+    thread = threading.Thread(target=get, args=(1,))
+    thread.start()
+    begin.wait()
+    with deferred(), pytest.raises(NotCompiledError):
+        get(2)
+    go_on.set()
+    thread.join()
     assert [key for key, _ in kernel.compiled] == [1]
 
 
@@ -95,40 +85,3 @@ def test_there_are_no_more_forms_than_the_limit():
     with pytest.raises(NotCompiledError):
         kernel.get(3)
     assert [kernel.get(key) for key in range(3)] == made
-
-
-SERVE = """
-import numpy as np
-from groupconv import ConvSpec, resolve
-from groupconv.convolution.dtypes import types_of
-from groupconv_worker.contract import Problem
-from groupconv_worker.cpu.kernels.forms import FORMS
-from groupconv_worker.job import Job
-from groupconv_worker.reference import convolve
-from groupconv_worker.runtime import WorkerRuntime
-from groupconv_worker.shard import Stage
-
-runtime, rng, seen = WorkerRuntime("cpu", 1, 2**20), np.random.default_rng(0), []
-for kernel, dtype in ((2, "float32"), *[(3, "float32")] * 3, *[(4, "float64")] * 3):
-    x = rng.standard_normal((1, 4, 20, 30)).astype(dtype)
-    w = rng.standard_normal((4, 1, kernel, kernel)).astype(dtype)
-    problem = Problem(resolve(ConvSpec(groups=4), x.shape, w.shape), types_of(x.dtype, w.dtype))
-    out = np.empty(problem.geometry.output_shape, dtype)
-    stages = [Stage(problem, w)]
-    (ran,) = runtime.run(stages, x, out, Job())
-    if FORMS._thread:
-        FORMS._thread.join()
-    np.testing.assert_allclose(out, convolve(x, w, None, problem.geometry), rtol=1e-4, atol=1e-4)
-    seen.append(ran.algorithm)
-print(FORMS.count, *seen)
-"""
-
-
-def test_a_worker_answers_before_a_form_is_compiled_and_beyond_the_limit(tmp_path):
-    """One form may be compiled: that of the 3 x 3 kernel, which comes three times before the next one does."""
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "GROUPCONV_KERNEL_FORMS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", SERVE], env=environment, check=True, timeout=300, stdout=subprocess.PIPE, text=True
-    )
-    general = "onnxruntime"
-    assert done.stdout.split() == ["1", general, general, general, "grouped", "gemm", "gemm", "gemm"]

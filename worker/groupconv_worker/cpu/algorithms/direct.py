@@ -4,17 +4,14 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import scipy.special
 
 from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.blocking import Block, block, last_block, pixel_blocks, row_blocks, strips, vectors
 from groupconv_worker.cpu.algorithms.filters import packed
-from groupconv_worker.cpu.algorithms.gemm import Gemm
 from groupconv_worker.cpu.algorithms.plane import Phase, Plane, phases
 from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples, bias_of, zero_padded
 from groupconv_worker.cpu.kernels import filters, layout, simd
-from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.program import Address, KernelStage, Program, Scratch, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
@@ -38,7 +35,6 @@ class Direct:
 
     def __init__(self, team: Team, buffers: BufferPool) -> None:
         self.team, self.buffers = team, buffers
-        self.gemm = Gemm(np, scipy.special.erf, team=team)
 
     def supports(self, problem: Problem) -> bool:
         """One or two axes; a padded input that is not much larger than what came and what goes; short steps.
@@ -51,16 +47,10 @@ class Direct:
         return problem.types.accumulate in NATIVE and bool(found) and short and not stretched(g)
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
-        """Pack the filters for the lanes: a copy, cheap beside the arithmetic unless the map is tiny.
-
-        Where the kernel is not compiled, and is not to be now, BLAS takes its place.
-        """
+        """Pack the filters for the lanes: a copy, cheap beside the arithmetic unless the map is tiny."""
         g = zero_padded(problem.geometry)
         activated = g.activation is None or g.activation.kind == "relu"
-        try:
-            kernel = _Direct(self, problem, weight, bias_of(bias, g, problem.types.accumulate), resident=resident)
-        except NotCompiledError:
-            return self.gemm.prepare(problem, weight, bias, resident=resident)
+        kernel = _Direct(self, problem, weight, bias_of(bias, g, problem.types.accumulate), resident=resident)
         return Samples(problem, kernel, activated=activated)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import scipy.special
 
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.caches import MIB, arrays_bytes, bounded
@@ -20,10 +21,12 @@ from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.blocking import even
 from groupconv_worker.cpu.algorithms.direct import Direct
 from groupconv_worker.cpu.algorithms.filters import packing
+from groupconv_worker.cpu.algorithms.gemm import Gemm
 from groupconv_worker.cpu.algorithms.plane import Plane, phases
 from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
 from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels import winograd as kernels
+from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.kernels.winograd import apart
 from groupconv_worker.cpu.kernels.winograd_tiles import KERNEL, LANES, OUT, TILE
 from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, KernelStage, Program, Scratch, X, Y, address
@@ -55,6 +58,7 @@ class Winograd:
 
     def __init__(self, team: Team, buffers: BufferPool) -> None:
         self.team, self.buffers, self.direct = team, buffers, Direct(team, buffers)
+        self.gemm = Gemm(np, scipy.special.erf, team=team)
         self.passes = bounded(16 * MIB, arrays_bytes)(functools.partial(_Passes, self))
 
     def supports(self, problem: Problem) -> bool:
@@ -76,9 +80,16 @@ class Winograd:
         activated = g.activation is None or g.activation.kind == "relu"
         # it stands in for the kernel, which leaves any other activation than relu to Samples
         plain = Problem(g if activated else replace(g, activation=None), problem.types)
-        direct = functools.partial(self.direct.prepare, plain, weight, bias, resident=resident)
+        direct = functools.partial(self._direct, plain, weight, bias, resident=resident)
         kernel = _Winograd(self, g, weight, bias, direct, resident=resident)
         return Samples(problem, kernel, activated=activated)
+
+    def _direct(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
+        """What takes its place where an input is not finite; BLAS where that is not compiled."""
+        try:
+            return self.direct.prepare(problem, weight, bias, resident=resident)
+        except NotCompiledError:
+            return self.gemm.prepare(problem, weight, bias, resident=resident)
 
 
 class _Winograd:

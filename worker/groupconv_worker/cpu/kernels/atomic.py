@@ -1,6 +1,5 @@
 """Memory by its address: what kernels are handed as words, and the atomic operations that threads meet by."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.cpu.kernels.cache import callback
-from groupconv_worker.cpu.kernels.forms import compiling
+from groupconv_worker.cpu.kernels.forms import FORMS
 from groupconv_worker.cpu.kernels.simd import I8, I32, I64, i64
 
 LENGTH = 2**40
@@ -36,21 +35,8 @@ def job(*key: object) -> Callable[[Any], Any]:
 
 
 def once(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps what `make` returns for each key, of which there are few; who asks while another makes it waits for that.
-
-    For kernels whose keys a request chooses there is `forms.form`.
-    """
-    made: dict[tuple[object, ...], Any] = {}
-
-    @functools.wraps(make)
-    def get(*key: object) -> Any:
-        if key not in made:
-            with compiling:
-                if key not in made:
-                    made[key] = make(*key)
-        return made[key]
-
-    return get
+    """As `forms.form`, for kernels of few keys, which do not count towards the limit."""
+    return FORMS.kernel(make, counted=False)
 
 
 @intrinsic

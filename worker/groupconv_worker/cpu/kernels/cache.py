@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 VARIABLE = "NUMBA_CACHE_DIR"
 """Numba's own variable: a folder to use instead of the user's cache directory."""
+SPARE = "GROUPCONV_SPARE_KERNELS"
+"""Variable with a folder for kernels where the cache cannot be written: a process hands it to the one that compiles."""
 SUFFIX = ".kernel"
 CAPACITY = 512 * 2**20
 """Bytes of the folder: beyond them the kernels leave that were written first."""
@@ -51,7 +53,7 @@ class KernelCache(Cache):  # type: ignore[misc]
     @property
     def cache_path(self) -> str:
         """The folder, for Numba's statistics."""
-        return str(_folder())
+        return str(folders()[:1])
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """A compiled kernel; None has Numba compile it.
@@ -66,15 +68,15 @@ class KernelCache(Cache):  # type: ignore[misc]
         return found
 
     def _read(self, name: str, target_context: Any) -> Any:
-        folder = _folder()
-        if folder is None:
-            return None
-        path = folder / name
-        try:
-            check_private(folder)
-            content = path.read_bytes()
-        except OSError:
-            return None
+        for folder in folders():
+            with contextlib.suppress(OSError):
+                check_private(folder)
+                found = self._rebuild(folder / name, (folder / name).read_bytes(), target_context)
+                if found is not None:
+                    return found
+        return None
+
+    def _rebuild(self, path: Path, content: bytes, target_context: Any) -> Any:
         try:
             checksum, payload = content[:32], content[32:]
             if hashlib.sha256(payload).digest() != checksum:
@@ -88,16 +90,20 @@ class KernelCache(Cache):  # type: ignore[misc]
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep a compiled kernel. One that cannot be kept is no reason to fail."""
-        folder = _folder()
-        if folder is None or data.library.has_dynamic_globals:
+        if data.library.has_dynamic_globals:
             return
         payload = dumps(data._reduce())  # noqa: SLF001
-        try:
-            make_private(folder)
-            _write(folder / self._file(sig, data.codegen), hashlib.sha256(payload).digest() + payload)
-            _make_room(folder)
-        except OSError as error:
-            _say_once(f"compiled kernels are kept in memory alone: {error}")
+        content, failed = hashlib.sha256(payload).digest() + payload, "there is no folder for them"
+        for folder in folders():
+            try:
+                make_private(folder)
+                _write(folder / self._file(sig, data.codegen), content)
+                _make_room(folder)
+            except OSError as error:
+                failed = str(error)
+            else:
+                return
+        _say_once(f"compiled kernels are kept in memory alone: {failed}")
 
     def _file(self, sig: Any, codegen: Any) -> str:
         built_from = (numba.__version__, digest("cpu/kernels/*.py"), WIDTH, self._index_key(sig, codegen))
@@ -125,9 +131,29 @@ def callback(signature: Any, function: Any) -> Any:
     return kernel
 
 
-def _folder() -> Path | None:
-    asked = os.environ.get(VARIABLE)
-    return Path(asked).absolute() / "groupconv-kernels" if asked else cache_folder("kernels")
+def folders() -> list[Path]:
+    """Where kernels are looked for: the cache, and the spare folder if there is one. Writing takes the first it can."""
+    asked, spare = os.environ.get(VARIABLE), os.environ.get(SPARE)
+    first = Path(asked).absolute() / "groupconv-kernels" if asked else cache_folder("kernels")
+    return [folder for folder in (first, Path(spare) if spare else None) if folder is not None]
+
+
+def spare_folder() -> dict[str, str]:
+    """The variable that names a spare folder, made and set if the cache cannot be written; it lives as the process."""
+    if SPARE not in os.environ and not any(_writable(folder) for folder in folders()):
+        made = tempfile.TemporaryDirectory(prefix="groupconv-kernels-")
+        _spares.append(made)
+        os.environ[SPARE] = made.name
+    return {SPARE: os.environ[SPARE]} if SPARE in os.environ else {}
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        make_private(folder)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part"):
+            return True
+    except OSError:
+        return False
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -158,6 +184,7 @@ def _make_room(folder: Path) -> None:
         size -= of
 
 
+_spares: list[tempfile.TemporaryDirectory[str]] = []
 _said: set[str] = set()
 
 

@@ -1,4 +1,4 @@
-"""Which forms of a kernel this process has, how many it may compile, and when.
+"""The forms of kernels that this process has: which, how many, and who may compile one.
 
 A form is a kernel compiled for one block shape, stride and so on. Compiling one takes half a second to three seconds,
 mostly under the GIL, and 1 to 10 MiB that Numba never gives back (it cannot remove a module from LLVM's engine). What
@@ -6,8 +6,8 @@ a caller sends chooses the form, so both are bounded:
 
 - A process has at most `LIMIT` forms. What needs another one is computed by a general algorithm.
 - A form that is on disk is loaded when it is asked for: 4 to 25 ms, 20 to 250 KiB.
-- Where requests wait (`deferred`), a form that is not there is not compiled by who asks. The first request that asks
-  gets a general algorithm; from the second on a thread compiles the form, one at a time, while requests go on without.
+- Where requests wait (`deferred`), nothing is compiled. What needs a form that is not there gets a general algorithm,
+  until another process has compiled it (cpu/compiler.py).
 """
 
 import contextlib
@@ -15,15 +15,15 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from cachetools import LRUCache
 
 LIMIT = int(os.environ.get("GROUPCONV_KERNEL_FORMS", "128"))
 """Forms of a process, at most."""
-ASKED = 4096
-"""Forms that are not there of which it is known that they were asked for."""
+MISSING = 4096
+"""Forms that are remembered to be neither here nor on disk."""
 
 log = logging.getLogger(__name__)
 compiling = threading.Lock()
@@ -31,13 +31,28 @@ compiling = threading.Lock()
 _this = threading.local()
 
 
+class Form(NamedTuple):
+    """The name of a form: the kernel's and its key."""
+
+    kernel: str
+    key: tuple[object, ...]
+
+
 class NotCompiledError(LookupError):
-    """A form is not there, and not now or never to be had: a general algorithm has to do."""
+    """A form is not there, and not to be had now: a general algorithm has to do.
+
+    Attributes:
+        form: that could be compiled by another process; None if this process may have no more.
+    """
+
+    def __init__(self, form: Form | None = None) -> None:
+        super().__init__(f"{form or 'another form'} is not compiled")
+        self.form = form
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, this thread compiles no form: what is not there or on disk raises NotCompiledError."""
+    """Inside, this thread compiles nothing: what is neither here nor on disk raises NotCompiledError."""
     _this.deferred = True
     try:
         yield
@@ -45,13 +60,18 @@ def deferred() -> Iterator[None]:
         _this.deferred = False
 
 
+def is_deferred() -> bool:
+    """Whether this thread is inside `deferred`."""
+    return getattr(_this, "deferred", False)
+
+
 def check_compile() -> None:
     """Called before anything is compiled that is not on disk.
 
     Raises:
-        NotCompiledError: this thread wants a form that must not be compiled now.
+        NotCompiledError: this thread is inside `deferred`.
     """
-    if getattr(_this, "loading", False):
+    if is_deferred():
         raise NotCompiledError
 
 
@@ -60,79 +80,68 @@ class Forms:
 
     Args:
         limit: how many there may be.
+
+    Attributes:
+        made: the names of those that are here, in the order in which they came.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit, self.count = limit, 0
-        self._asked: LRUCache[object, bool] = LRUCache(ASKED)
+        self.made: list[Form] = []
+        self._missing: LRUCache[Form, bool] = LRUCache(MISSING)
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
 
-    def kernel(self, make: Callable[..., Any]) -> Callable[..., Any]:
+    def kernel(self, make: Callable[..., Any], *, counted: bool = True) -> Callable[..., Any]:
         """A function that returns what `make` returns for a key, made once: the address of a form's code.
+
+        Args:
+            make: compiles a form, or loads it from disk.
+            counted: whether its forms count towards the limit; false for kernels of few keys.
 
         Raises:
             NotCompiledError: it is not there, and is not to be compiled here and now.
         """
         made: dict[tuple[object, ...], Any] = {}
+        name = f"{make.__module__}.{make.__qualname__}"
 
         @functools.wraps(make)
         def get(*key: object) -> Any:
             found = made.get(key)
-            return self._obtain(made, make, key) if found is None else found
+            if found is not None:
+                return found
+            if counted and self.count >= self.limit:
+                raise NotCompiledError
+            form = Form(name, key)
+            if not is_deferred():
+                with compiling:
+                    return add(form)
+            if form in self._missing or not compiling.acquire(blocking=False):  # who holds it may take long
+                raise NotCompiledError(form)
+            try:
+                return add(form)
+            except NotCompiledError:
+                with self._lock:
+                    self._missing[form] = True
+                raise NotCompiledError(form) from None
+            finally:
+                compiling.release()
+
+        def add(form: Form) -> Any:
+            if form.key not in made:
+                made[form.key] = make(*form.key)
+                self.made.append(form)
+                self.count += counted
+                if counted and self.count == self.limit:
+                    log.warning("there are %d forms of kernels, the limit; others use general algorithms", self.limit)
+            return made[form.key]
 
         return get
 
-    def _obtain(self, made: dict[tuple[object, ...], Any], make: Callable[..., Any], key: tuple[object, ...]) -> Any:
-        if self.count >= self.limit:
-            raise NotCompiledError
-        if not getattr(_this, "deferred", False):
-            with compiling:
-                return self._make(made, make, key)
-        if not compiling.acquire(blocking=False):  # to load one would wait for what is compiled
-            raise NotCompiledError
-        _this.loading = True
-        try:
-            return self._make(made, make, key)
-        except NotCompiledError:
-            asked_before = self._ask((make, key))
-        finally:
-            _this.loading = False
-            compiling.release()
-        if asked_before:
-            self._compile(made, make, key)
-        raise NotCompiledError
-
-    def _make(self, made: dict[tuple[object, ...], Any], make: Callable[..., Any], key: tuple[object, ...]) -> Any:
-        if key not in made:
-            made[key] = make(*key)
-            self.count += 1
-            if self.count == self.limit:
-                log.warning("there are %d forms of kernels, the limit; others use general algorithms", self.limit)
-        return made[key]
-
-    def _ask(self, form: object) -> bool:
-        """Whether a form was asked for before."""
+    def appeared(self, forms: Iterable[Form]) -> None:
+        """These forms are on disk now: whoever asks next looks there."""
         with self._lock:
-            before = form in self._asked
-            self._asked[form] = True
-            return before
-
-    def _compile(self, made: dict[tuple[object, ...], Any], make: Callable[..., Any], key: tuple[object, ...]) -> None:
-        """Begin to compile a form in a thread, unless another one is; who wants it asks again."""
-
-        def work() -> None:
-            try:
-                with compiling:
-                    self._make(made, make, key)
-            except Exception:
-                log.exception("the form %s of kernel %s cannot be compiled", key, make.__name__)
-
-        with self._lock:
-            if self._thread is None or not self._thread.is_alive():
-                # not a daemon: the process must not end while LLVM is at work
-                self._thread = threading.Thread(target=work, name="compiler")
-                self._thread.start()
+            for form in forms:
+                self._missing.pop(form, None)
 
 
 FORMS = Forms()

@@ -1,0 +1,168 @@
+"""The first request: one-shot convolutions of published networks, each sent three times to a server with empty caches.
+
+A server of its own process begins with an empty cache folder. One client sends the 40 convolutions, three times each,
+while a second one calls a small layer all the time; before and after it does so alone. Printed are what the first call
+takes more than the third, at the median and at the 95th percentile (aim: 100 ms at most), and the second client's 95th
+percentile beside the first one over that alone (aim: 2 at most). torch's first call, in a process that has imported it
+and has done one other convolution, is the peer where torch is installed.
+
+    python bench/cold.py                   # on whatever processor; `--simd avx2` as one without AVX-512
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+import groupconv
+from groupconv_server.layers.catalogue import CatalogueLayer, catalogue, read_layers
+
+MORE = Path(__file__).with_name("cold.csv")
+SKIPPED = {"photo_gauss31_1080p"}
+"""Rows of the catalogue that are no layer of a network and take a second on any path but one."""
+
+
+def layers() -> list[CatalogueLayer]:
+    """Those of the catalogue, and more of other networks."""
+    found = catalogue() | read_layers(MORE.read_text())
+    return [layer for name, layer in found.items() if name not in SKIPPED]
+
+
+@contextlib.contextmanager
+def served(folder: str, variables: dict[str, str]) -> Iterator[str]:
+    """The address of a server in a process of its own, with its caches in `folder`."""
+    environment = os.environ | {"XDG_CACHE_HOME": folder, "NUMBA_CACHE_DIR": folder} | variables
+    command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0"]
+    begun = time.perf_counter()
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        assert server.stdout is not None
+        try:
+            address = next(word for line in server.stdout for word in line.split() if word.startswith("127.0.0.1:"))
+            threading.Thread(target=server.stdout.read, daemon=True).start()
+            with groupconv.connect(address) as client:
+                client.conv1d(np.ones((1, 1, 4), np.float32), np.ones((1, 1, 2), np.float32))
+            print(f"first answer {time.perf_counter() - begun:.2f} s after the command was given (aim: 3)")
+            yield address
+        finally:
+            server.terminate()
+
+
+class Neighbour:
+    """A second client, which calls a small convolution all the time and notes what each call takes."""
+
+    def __init__(self, address: str) -> None:
+        self._address, self._over = address, threading.Event()
+        self.seconds: list[float] = []
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._call)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _call(self) -> None:
+        x, w = np.ones((1, 16, 28, 28), np.float32), np.ones((16, 16, 1, 1), np.float32)
+        with groupconv.connect(self._address) as client:
+            client.conv2d(x, w)
+            while not self._over.is_set():
+                begun = time.perf_counter()
+                client.conv2d(x, w)
+                self.seconds.append(time.perf_counter() - begun)
+
+    @property
+    def p95(self) -> float:
+        """Seconds of its calls."""
+        return float(np.percentile(self.seconds, 95))
+
+
+def send(address: str, chosen: list[CatalogueLayer]) -> tuple[list[list[float]], list[list[str]]]:
+    """Seconds and algorithms of three calls of each layer, one layer after the other."""
+    seconds, algorithms = [], []
+    with groupconv.connect(address) as client:
+        for layer in chosen:
+            x, w, bias = layer.arrays()
+            took, ran = [], []
+            for _ in range(3):
+                begun = time.perf_counter()
+                result = client.run(x, [groupconv.Step(w, bias, layer.spec)])
+                took.append(time.perf_counter() - begun)
+                shard = result.report.steps[0][0]
+                ran.append(shard.algorithm + ("*" if shard.improving else ""))
+            print(f"{layer.name:24} {' '.join(f'{t * 1e3:8.1f}' for t in took)} ms   {', '.join(ran)}")
+            seconds.append(took)
+            algorithms.append(ran)
+    return seconds, algorithms
+
+
+def torch_first_calls(chosen: list[CatalogueLayer]) -> list[float] | None:
+    """Seconds that torch's first call takes more than its third; None without torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.nn.functional.conv2d(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3))
+    more = []
+    for layer in chosen:
+        spec, g = layer.spec, layer.geometry
+        x, w, bias = map(torch.from_numpy, layer.arrays())
+        call = torch.nn.functional.conv_transpose2d if g.transposed else torch.nn.functional.conv2d
+        low = tuple(pair[0] for pair in g.padding)
+        took = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            call(x, w, bias, stride=g.stride, padding=low, dilation=g.dilation, groups=spec.groups)
+            took.append(time.perf_counter() - begun)
+        more.append(took[0] - took[2])
+    return more
+
+
+def line(name: str, more: list[float]) -> str:
+    """Median and 95th percentile in words."""
+    median, p95 = np.median(more) * 1e3, np.percentile(more, 95) * 1e3
+    return f"{name}: first call minus third {median:.0f} ms median, {p95:.0f} ms p95"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--alone", type=float, default=5, help="seconds that the second client has for itself")
+    parser.add_argument("--rows", default="", help="only layers whose name has one of these parts, by commas")
+    parser.add_argument("--simd", choices=("avx2", "avx512"), help="instructions of the server's kernels")
+    options = parser.parse_args()
+    parts = options.rows.split(",")
+    chosen = [layer for layer in layers() if any(part in layer.name for part in parts)]
+    variables = {"GROUPCONV_SIMD": options.simd} if options.simd else {}
+    with tempfile.TemporaryDirectory() as folder, served(folder, variables) as address:
+        with Neighbour(address) as beside:
+            begun = time.perf_counter()
+            seconds, _ = send(address, chosen)
+            total = time.perf_counter() - begun
+        with Neighbour(address) as alone:
+            time.sleep(options.alone)
+    print(f"\n{len(chosen)} convolutions, {total:.1f} s of three calls each, load {os.getloadavg()[0]:.1f}")
+    print(line("groupconv (aim: 100 ms at p95)", [first - third for first, _, third in seconds]))
+    more = torch_first_calls(chosen)
+    print("torch is not installed" if more is None else line("torch", more))
+    print(
+        f"second client: p95 {beside.p95 * 1e3:.1f} ms beside, {alone.p95 * 1e3:.1f} ms alone: "
+        f"x {beside.p95 / alone.p95:.2f} (aim: 2)"
+    )
+
+
+if __name__ == "__main__":
+    main()

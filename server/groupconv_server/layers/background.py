@@ -1,0 +1,100 @@
+"""What a server does while no request runs: it measures its workers, and has kernels compiled ahead of requests."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from groupconv.convolution import cost
+from groupconv.convolution.dtypes import types_of
+from groupconv.errors import GroupconvError
+from groupconv_server.coordinator.coordinator import Coordinator
+from groupconv_server.executors.task import Task
+from groupconv_server.layers.catalogue import catalogue
+from groupconv_worker.contract import Problem
+from groupconv_worker.shard import Stage
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 60
+"""Times that the workers are measured, at most, before plans assume default rates for what is still unknown."""
+PAUSE = 2.0
+"""Seconds between two attempts, in which kernels are compiled."""
+QUIET = 0.05
+"""Seconds between two looks whether a request runs."""
+LARGEST = 5e8
+"""Multiply-adds of a layer above which it is not run ahead of requests: it would be in their way."""
+
+
+class Background:
+    """Threads beside a server that give way to its requests.
+
+    Args:
+        coordinator: of the server.
+    """
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def measure(self) -> None:
+        """Measure the workers until every class is known; begins now, in a thread."""
+        self._begin(self._measure)
+
+    def compile_catalogue(self) -> None:
+        """Have every worker load or compile the kernels of the catalogue; begins now, in a thread."""
+        self._begin(self._compile_catalogue)
+
+    def stop(self) -> None:
+        """End the threads, and wait for what they are at."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait(self) -> None:
+        """Until the threads have ended by themselves."""
+        for thread in self._threads:
+            thread.join()
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                work()
+            except GroupconvError as error:
+                log.warning("what was to be prepared ahead of requests is not: %s", error)
+
+        self._threads.append(threading.Thread(target=run, name="background", daemon=True))
+        self._threads[-1].start()
+
+    def _measure(self) -> None:
+        for _ in range(ATTEMPTS):
+            if self._stop.wait(PAUSE) or not self._quiet():
+                return
+            requests = self.coordinator.requests
+            if self.coordinator.calibrate() and requests == self.coordinator.requests:
+                return
+        log.warning("not every class of convolution could be measured; plans assume default rates for the others")
+        self.coordinator.planner.statistics.assume_defaults()
+
+    def _quiet(self) -> bool:
+        """Wait until no request runs; False if the server ends first."""
+        while self.coordinator.running:
+            if self._stop.wait(QUIET):
+                return False
+        return not self._stop.is_set()
+
+    def _compile_catalogue(self) -> None:
+        """Send each layer as a request would come, twice: what is asked for once is not compiled."""
+        for worker in self.coordinator.executor.workers():
+            for layer in catalogue().values():
+                if cost.multiply_adds(layer.geometry) > LARGEST:
+                    continue
+                x, w, bias = layer.arrays()
+                problem = Problem(layer.geometry, types_of(x.dtype, w.dtype, bias.dtype))
+                out = np.empty(layer.geometry.output_shape, problem.types.output)
+                for _ in range(2):
+                    if not self._quiet():
+                        return
+                    self.coordinator.executor.run([Task(0, worker, (Stage(problem, w, bias),), x, out)])

@@ -1,0 +1,180 @@
+"""Compiling and tuning beside the requests: none waits, each is right, and the next ones get what was prepared."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from groupconv import ConvSpec, resolve
+from groupconv.convolution.dtypes import types_of
+from groupconv_worker.contract import Problem
+from groupconv_worker.cpu.compiler import FAILURES, WAITING, Compiler, Job
+
+PRELUDE = """
+import numpy as np
+from numba.core import event
+from groupconv import ConvSpec, resolve
+from groupconv.convolution.dtypes import types_of
+from groupconv_worker.contract import Problem
+from groupconv_worker.cpu.compiler import COMPILER
+from groupconv_worker.cpu.kernels.forms import FORMS
+from groupconv_worker.job import Job
+from groupconv_worker.reference import convolve
+from groupconv_worker.resident import ResidentKey
+from groupconv_worker.runtime import WorkerRuntime
+from groupconv_worker.shard import Stage
+
+runtime, rng, seen = WorkerRuntime("cpu", 1, 2**20), np.random.default_rng(0), []
+compiled = event.RecordingListener()
+event.register("numba:compile", compiled)
+
+def request(kernel, dtype="float32", layer=None, wait=True):
+    x = rng.standard_normal((1, 4, 60, 90)).astype(dtype)
+    w = rng.standard_normal((4, 1, kernel, kernel)).astype(dtype)
+    problem = Problem(resolve(ConvSpec(groups=4), x.shape, w.shape), types_of(x.dtype, w.dtype))
+    out = np.empty(problem.geometry.output_shape, dtype)
+    key = layer and ResidentKey(layer, 1, 0, ())
+    (ran,) = runtime.run([Stage(problem, w, key=key)], x, out, Job())
+    if layer is None:
+        np.testing.assert_allclose(out, convolve(x, w, None, problem.geometry), rtol=1e-4, atol=1e-4)
+    if wait:
+        assert COMPILER.wait(240)
+    seen.append(ran.algorithm.replace(" ", "-") + "*" * ran.improving)
+"""
+DONE = """
+COMPILER.close()
+print(*seen, len(compiled.buffer))
+"""
+
+
+def run(folder, program, **variables):
+    """What a process with a cache folder prints."""
+    environment = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(folder / "kernels"),
+        "XDG_CACHE_HOME": str(folder),
+        "GROUPCONV_COMPILER_NICE": "0",
+        **variables,
+    }
+    command = [sys.executable, "-c", PRELUDE + program + DONE]
+    return subprocess.run(command, env=environment, check=True, timeout=300, stdout=subprocess.PIPE, text=True).stdout
+
+
+def test_a_request_waits_for_no_compiler_and_the_next_ones_have_what_it_made(tmp_path):
+    """A form is compiled the second time that it is wanted, by another process; one that starts later finds it."""
+    program = "for _ in range(3): request(3)"
+    assert run(tmp_path, program).split() == ["onnxruntime", "onnxruntime*", "grouped", "0"]
+    assert run(tmp_path, "request(3)").split() == ["grouped", "0"]
+
+
+def test_beyond_the_limit_of_forms_general_algorithms_compute(tmp_path):
+    program = """
+for kernel, dtype in ((2, "float32"), *[(3, "float32")] * 3, *[(4, "float64")] * 3):
+    request(kernel, dtype)
+seen.append(str(FORMS.count))
+"""
+    general = "onnxruntime"
+    expected = [general, general, f"{general}*", "grouped", "gemm", "gemm", "gemm", "1", "0"]
+    assert run(tmp_path, program, GROUPCONV_KERNEL_FORMS="1").split() == expected
+
+
+def test_a_layer_is_measured_beside_its_requests(tmp_path):
+    """First what is there, then what was compiled for the layer, then the fastest; another process knows it at once."""
+    program = """
+for _ in range(4):
+    request(5, layer="edges")
+"""
+    first = run(tmp_path, program, GROUPCONV_TUNE="on").split()
+    assert first[0] == "onnxruntime*"
+    assert first[1].endswith("*")
+    assert first[2] == first[3]
+    assert not first[2].endswith("*")
+    assert first[-1] == "0"
+    later = run(tmp_path, "request(5, layer='edges')", GROUPCONV_TUNE="on").split()
+    assert [later[0].rstrip("*"), later[1]] == [first[2], "0"]  # measured again if something else had the processor
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_do_without(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "groupconv-kernels").write_text("no folder can be made here")
+    program = "for _ in range(3): request(3)"
+    assert run(tmp_path, program).split()[:3] == ["onnxruntime", "onnxruntime*", "grouped"]
+
+
+def test_a_process_that_is_killed_harms_nobody(tmp_path):
+    program = """
+import os, signal
+request(3); request(3, wait=False)
+while COMPILER.pid is None and not COMPILER.wait(0.01): pass
+if COMPILER.pid: os.kill(COMPILER.pid, signal.SIGKILL)
+assert COMPILER.wait(240)
+request(3)
+for _ in range(3): request(2)
+"""
+    seen = run(tmp_path, program).split()
+    assert seen[:2] == ["onnxruntime", "onnxruntime*"]
+    assert not seen[2].endswith("*")
+    assert seen[-2] == "grouped"  # by another process
+
+
+def job(width: int) -> Job:
+    f32 = np.dtype("float32")
+    return Job(Problem(resolve(ConvSpec(), (1, 1, width), (1, 1, 3)), types_of(f32, f32)), 1, "grouped")
+
+
+BROKEN = {
+    "cannot be started": ("/does/not/exist",),
+    "ends": (sys.executable, "-c", ""),
+    "answers with something else": (sys.executable, "-c", "print('ready', flush=True); input()"),
+    "cannot do it": (
+        sys.executable,
+        "-c",
+        """if True:
+        import pickle, sys
+        from groupconv_worker.cpu.compiler import Done
+        while True:
+            pickle.load(sys.stdin.buffer)
+            pickle.dump(Done(error="no memory"), sys.stdout.buffer)
+            sys.stdout.buffer.flush()""",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_compiler_that_is_broken_is_asked_a_few_times_and_no_more(how):
+    compiler = Compiler(BROKEN[how])
+    asked = []
+    for width in range(10, 20):
+        improvement = compiler.ask(job(width), now=True)
+        assert compiler.wait(60)
+        assert improvement is None or improvement.over
+        asked.append(improvement is not None)
+        assert compiler.ask(job(width), now=True) is None  # it was tried
+    assert sum(asked) == (10 if how == "cannot do it" else FAILURES)
+    compiler.close()
+
+
+def test_jobs_that_wait_are_bounded_and_the_oldest_may_come_again():
+    compiler = Compiler((sys.executable, "-c", "input()"))  # takes a job and never answers
+    first = compiler.ask(job(10), now=True)
+    for width in range(11, 11 + WAITING):
+        compiler.ask(job(width), now=True)
+    assert first.over
+    assert not compiler.ask(job(10), now=True).over
+    compiler.close()
+    assert compiler.ask(job(5000), now=True) is None
+
+
+def test_an_idle_process_that_has_died_is_replaced():
+    compiler, pids = Compiler(BROKEN["cannot do it"]), set()
+    for width in range(10, 11 + FAILURES):
+        assert compiler.ask(job(width), now=True) is not None
+        assert compiler.wait(60)
+        pids.add(compiler.pid)
+        os.kill(compiler.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, compiler.pid, os.WEXITED | os.WNOWAIT)
+    assert len(pids) == 1 + FAILURES
+    compiler.close()

@@ -1,0 +1,218 @@
+"""Compiling and tuning beside the requests: in another process, one thing at a time, at low priority.
+
+A request computes with what is there. What would have been better for it is a `Job` here: a thread gives it to the
+process of `compiler_process.py`, which compiles the forms that it needs, or measures its candidates, and leaves both on
+disk. The next request finds them there. A process that dies takes one job with it, and the next job gets a new one.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from groupconv_worker.contract import Problem
+from groupconv_worker.cpu.kernels import cache
+from groupconv_worker.cpu.kernels.forms import FORMS, Form
+from groupconv_worker.improvement import Improvement
+
+log = logging.getLogger(__name__)
+
+NICENESS = "GROUPCONV_COMPILER_NICE"
+"""Variable with the niceness of the process, 0 to 19; 10 by default: a tenth of what a request gets."""
+WAITING = 256
+"""Jobs that wait, at most; beyond them the oldest is dropped, and comes again when it is asked for again."""
+SEEN = 4096
+"""Forms and jobs of which it is remembered that they were asked for."""
+PATIENCE = 10.0
+"""Seconds without a job after which the process ends."""
+JOBS = 64
+"""Jobs after which a process is replaced: what it has compiled stays in its memory."""
+FAILURES = 3
+"""Processes in a row that died at a job, after which none is started any more."""
+
+
+class Job(NamedTuple):
+    """What another process does.
+
+    Attributes:
+        problem: of one sample.
+        threads: of the engine.
+        algorithm: whose forms are compiled for it; None measures the candidates of a resident kernel.
+        resident: whether the kernel stays.
+    """
+
+    problem: Problem
+    threads: int
+    algorithm: str | None
+    resident: bool = False
+
+
+class Done(NamedTuple):
+    """What came of a job.
+
+    Attributes:
+        forms: that are on disk now.
+        algorithm: that was the fastest; None if nothing was measured.
+        error: why it could not be done; empty if it was.
+    """
+
+    forms: tuple[Form, ...] = ()
+    algorithm: str | None = None
+    error: str = ""
+
+
+class Compiler:
+    """The jobs of this process, and the process that does them.
+
+    Args:
+        command: starts that process.
+    """
+
+    def __init__(self, command: tuple[str, ...] = ()) -> None:
+        self._command = command or (sys.executable, "-P", "-m", "groupconv_worker.cpu.compiler_process")
+        self._waiting: OrderedDict[Hashable, tuple[Job, Improvement, Callable[[Done], None]]] = OrderedDict()
+        self._known: LRUCache[Hashable, Improvement | None] = LRUCache(SEEN)
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failures = 0
+        self._closed = False
+
+    def ask(
+        self, job: Job, done: Callable[[Done], None] = lambda _: None, *, form: Form | None = None, now: bool = False
+    ) -> Improvement | None:
+        """Have a job done, once.
+
+        Args:
+            job: what to do.
+            done: called with what came of it, in another thread.
+            form: that was missing. Other problems that miss it wait for the same job.
+            now: whether to begin at once; else nothing is done for what is asked for the first time.
+
+        Returns:
+            What to wait for; None if nothing is being prepared.
+        """
+        key: Hashable = form or job
+        with self._changed:
+            if self._closed or self._failures >= FAILURES:
+                return None
+            if key not in self._known and not now:
+                self._known[key] = None
+                return None
+            known = self._known.get(key)
+            if known is not None:
+                return None if known.over else known
+            improvement = self._known[key] = Improvement()
+            self._waiting[key] = job, improvement, done
+            while len(self._waiting) > WAITING:
+                dropped, (_, lost, _) = self._waiting.popitem(last=False)
+                self._known.pop(dropped, None)
+                lost.end()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="compiler", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+            return improvement
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until nothing waits and nothing is done; False if that takes longer (for tests and commands)."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, timeout)
+
+    def close(self) -> None:
+        """End the process; nothing more is prepared."""
+        with self._changed:
+            self._closed = True
+            self._drop()
+            process = self._process
+            self._changed.notify_all()
+        if process is not None:
+            process.kill()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, if there is one."""
+        process = self._process
+        return None if process is None else process.pid
+
+    def _work(self) -> None:
+        jobs = 0
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._closed or self._waiting, PATIENCE):
+                    self._end()
+                    self._changed.wait_for(lambda: self._closed or self._waiting)
+                if self._closed:
+                    self._end()
+                    return
+                key = next(reversed(self._waiting))  # what was asked for last is most likely to come again
+                job, improvement, done = self._waiting[key]
+            if self._process is not None and self._process.poll() is not None:
+                self._end()  # it died while it had nothing to do
+            jobs = jobs + 1 if self._process is not None else 1
+            found = self._send(job)
+            if found.error:
+                log.warning("%s cannot be prepared ahead: %s", job, found.error)
+            FORMS.appeared(found.forms)
+            done(found)
+            with self._changed:
+                self._waiting.pop(key, None)
+                if jobs >= JOBS:
+                    self._end()
+                if self._failures >= FAILURES:
+                    log.error("%d compiling processes in a row died; kernels are not compiled any more", FAILURES)
+                    self._drop()
+                improvement.end()
+                self._changed.notify_all()
+
+    def _send(self, job: Job) -> Done:
+        """Have the process do a job; it is started if there is none."""
+        try:
+            if self._process is None:
+                self._process = subprocess.Popen(  # noqa: S603 - our own module
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=os.environ | cache.spare_folder(),
+                    process_group=0,  # an interrupt at the terminal is for the server, which then ends it
+                )
+            assert self._process.stdin is not None and self._process.stdout is not None  # noqa: PT018 - for mypy
+            pickle.dump(job, self._process.stdin)
+            self._process.stdin.flush()
+            found: Done = pickle.load(self._process.stdout)  # noqa: S301 - of our own process
+        except Exception as error:  # noqa: BLE001 - what a broken process writes may fail in any way
+            self._failures += 1
+            self._end()
+            return Done(error=f"the compiling process ended ({error or type(error).__name__})")
+        self._failures = 0
+        return found
+
+    def _drop(self) -> None:
+        for _, improvement, _ in self._waiting.values():
+            improvement.end()
+        self._waiting.clear()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        process.kill()
+        process.wait()
+
+
+COMPILER = Compiler()
+"""Of this process."""
+atexit.register(COMPILER.close)

@@ -1,0 +1,68 @@
+"""The process that compiles and tunes for others (cpu/compiler.py): jobs come by stdin, what came of them by stdout.
+
+It ends when the pipe is closed, so never later than one job after its parent. Processes that share a cache folder take
+turns, so that each finds what the others have compiled.
+"""
+
+import contextlib
+import fcntl
+import os
+import pickle
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from groupconv_worker.cpu.compiler import NICENESS, Done, Job
+from groupconv_worker.cpu.engine import CpuEngine
+from groupconv_worker.cpu.kernels.cache import folders
+from groupconv_worker.cpu.kernels.forms import FORMS
+
+
+def main(jobs: BinaryIO, answers: BinaryIO) -> None:
+    """Do the jobs that come, until no more do."""
+    FORMS.limit = sys.maxsize  # the process ends before they are many
+    engines: dict[int, CpuEngine] = {}
+    while True:
+        try:
+            job: Job = pickle.load(jobs)  # noqa: S301 - of our own parent
+        except EOFError:
+            return
+        if job.threads not in engines:
+            engines[job.threads] = CpuEngine(threads=job.threads)
+        pickle.dump(perform(engines[job.threads], job), answers)
+        answers.flush()
+
+
+def perform(engine: CpuEngine, job: Job) -> Done:
+    """Do one job."""
+    try:
+        with _alone():
+            shape, dtype = job.problem.geometry.weight_shape, job.problem.types.weight
+            if job.algorithm is None:
+                weight = np.random.default_rng(0).integers(-9, 9, shape).astype(dtype)
+                fastest = engine.prepare(job.problem, weight, resident=True)
+                return Done(tuple(FORMS.made), engine.tuner.known(job.problem)[0] or fastest.algorithm)
+            weight = np.ones(shape, dtype)  # of rank 1: a separable kernel takes no others
+            engine.named(job.problem, job.algorithm).prepare(job.problem, weight, None, resident=job.resident)
+            return Done(tuple(FORMS.made))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the kernel is computed without
+        return Done(tuple(FORMS.made), error=f"{type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """While no other process does so with the same folder."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            lock = stack.enter_context((folders()[0] / "lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    os.nice(int(os.environ.get(NICENESS, "10")))
+    pipe = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is not an answer
+    main(sys.stdin.buffer, pipe)
