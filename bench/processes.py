@@ -132,10 +132,10 @@ def engine(pipe: Connection, name: str) -> None:
     own = given, np.empty(layer_named(name).geometry.output_shape, np.float32)
     arena, there = Arena(), []
     for array in own:
-        segment = arena.begin(array.nbytes, beside=True)
+        segment = arena.begin_segment(array.nbytes, concurrent=True)
         segment.unlink()
-        arena.end(segment, "nobody's")
-        there.append(arena.take(array.nbytes).array(array.dtype, array.shape))
+        arena.end_segment(segment, "nobody's")
+        there.append(arena.allocate(array.nbytes).array(array.dtype, array.shape))
     there[0][...] = given
     for prepared in runs.values():
         prepared.run(*own)
