@@ -89,6 +89,7 @@ class ThreadBudget:
         while True:
             left = until - time.monotonic()
             if mine.bell.acquire(timeout=max(0.0, min(pause, left))):
+                over()  # look again: a run that waited may have lost its caller, and finds out here
                 return mine.got
             pause = min(0.1, 1.5 * pause)
             ended = (left <= pause and time.monotonic() >= until) or over()

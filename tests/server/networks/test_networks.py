@@ -1,10 +1,13 @@
 """Networks under their names: loaded, replaced, counted, refused."""
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 
 import numpy as np
 import pytest
-from networks import endless, model, sum_and_difference, towers, value
+from networks import LIGHT, endless, model, sum_and_difference, towers, value
 from onnx import helper
 
 from groupconv.convolution.steps import Step
@@ -23,6 +26,7 @@ from groupconv_server.layers.version import PLANS, NetworkVersion
 from groupconv_server.networks.networks import COPIES, Networks
 from groupconv_server.networks.store import NetworkStore
 from groupconv_worker.job import Job
+from waiting import until
 
 X = np.random.default_rng(1).standard_normal((2, 4, 5, 5)).astype(np.float32)
 
@@ -161,8 +165,6 @@ def test_tensors_over_the_limit_are_refused(executor):
 
 
 def test_an_executor_that_ends_ends_its_calls():
-    from threading import Thread
-
     executor = LocalExecutor(workers=1, threads=1)
     networks = networks_of(executor)
     networks.load("loop", endless().SerializeToString())
@@ -213,3 +215,32 @@ def test_a_damaged_network_is_left_alone(executor, tmp_path, caplog, damage):
     assert "was not loaded" in caplog.text
     assert victim.exists()
     layers.close()
+
+
+@pytest.mark.ray
+def test_a_killed_worker_costs_no_answer(ray_executor):
+    networks = networks_of(ray_executor)
+    data = (LIGHT / "light_squeezenet.onnx").read_bytes()
+    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    networks.load("squeezenet", data)
+    first, answers, failed = run(networks, "squeezenet", data_0=x).arrays["softmaxout_1"], [], []
+
+    def call():
+        try:
+            answers.extend(run(networks, "squeezenet", data_0=x).arrays["softmaxout_1"] for _ in range(12))
+        except Exception as error:  # noqa: BLE001
+            failed.append(error)
+
+    callers = [Thread(target=call) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    until(lambda: len(answers) > 2 or failed)
+    victim = ray_executor.membership.ready()[0]
+    os.kill(victim.facts["pid"], signal.SIGKILL)
+    for caller in callers:
+        caller.join()
+    assert not failed
+    assert len(answers) == 36
+    assert all(np.array_equal(answer, first) for answer in answers)
+    until(lambda: len(ray_executor.workers()) == 2)
+    networks.unload("squeezenet")
