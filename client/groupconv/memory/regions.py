@@ -9,7 +9,16 @@ import numpy as np
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.steps import Step, geometries
 from groupconv.device import DeviceArray
-from groupconv.errors import DataLossError, GroupconvError
+from groupconv.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    GroupconvError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnimplementedError,
+)
 from groupconv.memory.arena import Block, Segment
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2
@@ -17,6 +26,15 @@ from groupconv.wire.requests import Answer, read_answer, split_answer
 from groupconv.wire.tensors import from_wire, tensor_in_region, type_from_wire
 
 _UNREGISTER = "/groupconv.v1.MemoryService/UnregisterMemory"
+NOTHING_WRITTEN = (
+    InvalidArgumentError,
+    NotFoundError,
+    FailedPreconditionError,
+    UnauthenticatedError,
+    PermissionDeniedError,
+    UnimplementedError,
+)
+"""Errors after which the server has written nothing and never will."""
 
 
 @dataclass(slots=True)

@@ -18,13 +18,13 @@ from groupconv.errors import (
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
-    UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
 )
 from groupconv.memory.arena import Arena, Block
 from groupconv.memory.exports import Exports
 from groupconv.memory.regions import (
+    NOTHING_WRITTEN,
     OutputMemory,
     RequestMemory,
     answer_in,
@@ -47,15 +47,6 @@ PAUSE = 1.0
 ATTEMPTS = 3
 """Attempts of a request whose regions the server no longer has. The last attempt uses no regions."""
 _REGISTER = "/groupconv.v1.MemoryService/RegisterMemory"
-_NOTHING_WRITTEN = (
-    InvalidArgumentError,
-    NotFoundError,
-    FailedPreconditionError,
-    UnauthenticatedError,
-    PermissionDeniedError,
-    UnimplementedError,
-)
-"""Errors after which the server has written nothing and never will."""
 
 
 def shared_memory_of(mode: Mode) -> "Shared | None":
@@ -197,7 +188,7 @@ class Shared:
                 continue
             except BaseException as error:
                 rejected = isinstance(error, GroupconvError) and error.retry_after is not None
-                if target is not None and not rejected and not isinstance(error, _NOTHING_WRITTEN):
+                if target is not None and not rejected and not isinstance(error, NOTHING_WRITTEN):
                     self._abandon(target)
                 raise
             return answer_in(raw, target)

@@ -12,7 +12,8 @@ from networks import LIGHT, model, sum_and_difference, towers, value
 from onnx import TensorProto, helper, numpy_helper
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_worker.graph.model import DEPTH, MOST_NODES, read_model
+from groupconv_worker.graph.checks import DEPTH, MOST_NODES
+from groupconv_worker.graph.model import read_model
 
 X, Y = value("x", [1, 4]), value("y", [1, 4])
 

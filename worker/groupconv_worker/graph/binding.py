@@ -15,7 +15,8 @@ from groupconv.errors import ResourceExhaustedError
 from groupconv.networks.plan import NetworkPlan, NodePlan
 from groupconv.networks.tensors import TensorInfo
 from groupconv.text import human_bytes
-from groupconv_worker.graph.model import ELEMENTS, Model, node_path, subgraphs
+from groupconv_worker.graph.checks import node_path, subgraphs
+from groupconv_worker.graph.model import ELEMENTS, Model
 
 UNKNOWN_ELEMENT = 8
 """Bytes of an element whose type inference does not tell."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
-from groupconv_server.files import ome_zarr
 from groupconv_server.files.arrays import Created, Opened
 from groupconv_server.files.axes import axes_of
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
@@ -17,7 +16,8 @@ from groupconv_server.files.extras import needed
 from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import replaced
-from groupconv_server.files.pyramid import add_levels
+from groupconv_server.files.zarr import ome
+from groupconv_server.files.zarr.pyramid import add_levels
 
 SUFFIXES = (".zarr",)
 ANY_ORDER = True
@@ -35,7 +35,7 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         raise InvalidArgumentError("input", "a Zarr array or group", f"{path.name} ({error})") from None
     group = isinstance(node, zarr.Group)
     try:
-        image = ome_zarr.image_in(path, node) if group else ome_zarr.level_of(zarr, path, node)
+        image = ome.image_in(path, node) if group else ome.level_of(zarr, path, node)
     except InvalidArgumentError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -52,10 +52,10 @@ def create_output(
     """See `files.create_output`. A name that ends in `.ome.zarr` makes an OME-Zarr image."""
     image = path.name.lower().endswith(IMAGE)
     zarr = needed("zarr", "to write Zarr")
-    if path.exists() and not ome_zarr.is_replaceable(path, image=image):
+    if path.exists() and not ome.is_replaceable(path, image=image):
         expected = "a new path, or a Zarr array or image, which is replaced"
         raise InvalidArgumentError("output", expected, str(path))
-    if ome_zarr.is_replaceable(path.parent, image=False):
+    if ome.is_replaceable(path.parent, image=False):
         raise InvalidArgumentError("output", "a path in a folder or a Zarr group", f"{path}, in an array")
     chunks = chunks_for(layout, dtype)
     with replaced(path) as new:
@@ -73,7 +73,7 @@ def create_output(
             )
             if image:
                 levels = add_levels(group, layout, dtype) if pyramid else 1
-                ome_zarr.describe(group, layout, metadata.pixel_sizes, [2**i for i in range(levels)])
+                ome.describe(group, layout, metadata.pixel_sizes, [2**i for i in range(levels)])
         except BaseException:
             _settle()
             raise

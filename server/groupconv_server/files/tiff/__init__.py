@@ -18,8 +18,8 @@ from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import allocate, check_space, replaced
 from groupconv_server.files.paths import split
-from groupconv_server.files.tiff_colors import decoded
-from groupconv_server.files.tiff_metadata import imagej_axes, metadata_of, options_of
+from groupconv_server.files.tiff.colors import decoded
+from groupconv_server.files.tiff.metadata import imagej_axes, metadata_of, options_of
 from groupconv_server.files.tiles import TILE, Tiles
 from groupconv_server.files.zarr import stored
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from groupconv_server import files
-from groupconv_server.files.pyramid import halved
+from groupconv_server.files.zarr.pyramid import halved
 
 
 def test_levels_are_halved_until_they_are_small(tmp_path):
