@@ -120,7 +120,7 @@ def test_floats_may_travel_in_half_the_bytes(bands, dtype):
     want, size = reference.convolve(x, w, None, g), reference.convolve(np.abs(x), np.abs(w), None, g)
     assert np.all(np.abs(got - want) <= 3.01 * u * size)
     assert np.any(np.abs(got - want) > 0.01 * u * size)  # it did travel so
-    for wrong, source in [("float32", x), ("half", x), ("float16", x.astype(np.int8))]:
+    for wrong, source in [("float32", x), ("halves", x), ("float16", x.astype(np.int8))]:
         with pytest.raises(InvalidArgumentError, match="wire_dtype"):
             bands.stream_convolve(source, [Step(w, spec=spec)], wire_dtype=wrong)
 
