@@ -17,6 +17,7 @@ settings.load_profile("groupconv")
 os.environ.setdefault("GROUPCONV_KERNEL_FORMS", "100000")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]):
     """With several processes (--dist loadgroup) one has all tests of Ray, and has them first; files stay together.
 

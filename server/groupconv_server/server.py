@@ -193,13 +193,13 @@ class Server:
     def stop(self) -> None:
         """Refuse new requests, let the running ones end within the grace period, and release the workers."""
         self.health.stop()
-        self.background.stop()
         waited = self._gate.inside > 0
         if not self._gate.close(self.config.grace):
             log.warning("requests still running after %.0f s are cancelled", self.config.grace)
             self.executor.interrupt()
         elif waited:
             time.sleep(LINGER)  # gRPC has the last answers, and the clients have not read them yet
+        self.background.stop()  # after the gate has closed: it may have to wait for a measurement
         self._grpc.stop(LINGER).wait()
         self._pool.shutdown()
         audit.flush()
