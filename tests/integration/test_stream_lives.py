@@ -158,9 +158,24 @@ def test_a_client_outlives_its_server(kind, caplog):
     np.testing.assert_array_equal(got.reshape(x.shape), reference.convolve(x, w, None, g).astype(np.float32))
 
 
+QUIET = """
+import signal
+from groupconv_server.config import Config
+from groupconv_server.memory.malloc import keep_pages
+from groupconv_server.server import Server
+
+keep_pages()
+with Server(Config(port=0, executor="local", engine="cpu", workers=1)) as server:
+    server.background.wait()  # its own work takes memory, too
+    print(server.address, flush=True)
+    signal.pause()
+"""
+
+
 def test_memory_returns_after_a_stream():
     """What the bands took goes back to the kernel once no stream has come for a second."""
-    server, address = serve(0, "--engine", "cpu", "--workers", "1")
+    server = subprocess.Popen([sys.executable, "-c", QUIET], stdout=subprocess.PIPE, text=True)
+    address = server.stdout.readline().strip()
 
     def held():
         return int(Path(f"/proc/{server.pid}/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
