@@ -55,6 +55,12 @@ def sum_and_difference() -> ModelProto:
     return model(nodes, [value("a", shape), value("b", shape)], [value("sum", shape), value("difference", shape)])
 
 
+def constant() -> ModelProto:
+    """No input, and 1, 2, 3."""
+    weights = {"w": np.array([1, 2, 3], np.float32)}
+    return model([helper.make_node("Identity", ["w"], ["y"])], [], [value("y", [3])], weights)
+
+
 def endless() -> ModelProto:
     """A loop that does not end by itself within a test: x is doubled and halved 10¹⁰ times."""
     body = helper.make_graph(

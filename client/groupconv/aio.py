@@ -56,7 +56,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         x, out, steps = described(x), described(out), checked_steps(steps)
         call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering)
         exchange = calls.run(self._shared, x, steps, call)
-        return await self._run_exchange(exchange, timeout, small=small(out, x, steps))
+        return await self._run_exchange(exchange, timeout, small=small(out, x, *_weights(steps)))
 
     async def stream_conv2d(
         self, source: Any, weight: Any, bias: Any = None, *, timeout: float | None = None, **options: Unpack[StreamConv]
@@ -185,7 +185,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
     async def _answer(self, x: Any, steps: Sequence[Step], call: CallOptions) -> Array:
         timeout, x, call["out"] = call.get("timeout"), described(x), described(call.get("out"))
         exchange = calls.output(self._shared, x, steps, call)
-        output = await self._run_exchange(exchange, timeout, small=small(call.get("out"), x, steps))
+        output = await self._run_exchange(exchange, timeout, small=small(call.get("out"), x, *_weights(steps)))
         return await self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
 
     def _network(self, info: NetworkInfo) -> AsyncNetwork:
@@ -193,3 +193,7 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
 
     def _layer(self, info: LayerInfo) -> AsyncLayer:
         return AsyncLayer(info, self._shared, self._run_exchange, self.get_layer, self.unload_layer)
+
+
+def _weights(steps: Sequence[Step]) -> list[Any]:
+    return [array for step in steps for array in (step.kernel, step.bias)]

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -10,7 +10,6 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from groupconv.convolution.steps import Step
 from groupconv.errors import ForeignServerError, GroupconvError, TlsError, UnavailableError
 from groupconv.session import BaseSession
 from groupconv.streaming.attempts import Attempts
@@ -141,7 +140,7 @@ async def _in_threads(messages: Iterator[bytes]) -> AsyncIterator[bytes]:
         yield message
 
 
-def small(out: Any, x: Any, steps: Sequence[Step] = ()) -> bool:
-    """Whether all arguments are NumPy arrays of less than `SMALL` bytes together, which need no other thread."""
-    arrays = [a for a in (out, x, *(a for step in steps for a in (step.kernel, step.bias))) if a is not None]
+def small(*arguments: Any) -> bool:
+    """Whether the arguments, None apart, are NumPy arrays of less than `SMALL` bytes together: no thread is needed."""
+    arrays = [a for a in arguments if a is not None]
     return all(isinstance(a, np.ndarray) for a in arrays) and sum(a.nbytes for a in arrays) < SMALL

@@ -4,10 +4,9 @@ Each call is an exchange (`groupconv.transport.exchange`), which the blocking an
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError, Message
 
 from groupconv.arguments import checked_output, prepare
 from groupconv.arguments import empty as empty_on_host
@@ -15,11 +14,11 @@ from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.device import Tensor, on_host
-from groupconv.errors import DataLossError, InvalidArgumentError
+from groupconv.errors import InvalidArgumentError
 from groupconv.memory.shared import Shared
 from groupconv.options import CallOptions, spec_or_default
 from groupconv.streaming.stream import Transfer, better_streamed, transfer
-from groupconv.transport.exchange import Exchange, Request
+from groupconv.transport.exchange import Exchange, Request, call_method, decode
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
 from groupconv.wire.layers import LayerInfo, info_from_wire, load_messages
 from groupconv.wire.requests import CONVOLVE, convolve_request, plan_request, read_answer, result_of
@@ -27,7 +26,6 @@ from groupconv.wire.specs import plan_from_wire
 
 LOAD = "/groupconv.v1.LayerService/LoadLayer"
 """The streaming method that takes the messages of `load`."""
-M = TypeVar("M", bound=Message)
 
 
 def run(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions) -> Exchange[Result]:
@@ -81,7 +79,9 @@ def plan(
     if len(specs) != len(weight_shapes):
         raise InvalidArgumentError("specs", f"{len(weight_shapes)}, one for each weight shape", len(specs))
     request = plan_request(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
-    answer = yield from _call("ConvolutionService/PlanConvolution", request, convolution_pb2.PlanConvolutionResponse)
+    answer = yield from call_method(
+        "ConvolutionService/PlanConvolution", request, convolution_pb2.PlanConvolutionResponse
+    )
     return plan_from_wire(answer.plan)
 
 
@@ -95,21 +95,21 @@ def load(
 
 def loaded(answer: bytes) -> LayerInfo:
     """The layer that the server loaded, from its answer to `LOAD`."""
-    return info_from_wire(_decode(answer, layer_pb2.LoadLayerResponse).layer)
+    return info_from_wire(decode(answer, layer_pb2.LoadLayerResponse).layer)
 
 
 def get_layer(name: str) -> Exchange[LayerInfo]:
     """Get the server's description of a layer."""
     _check_name(name)
     request = layer_pb2.GetLayerRequest(name=name)
-    answer = yield from _call("LayerService/GetLayer", request, layer_pb2.GetLayerResponse)
+    answer = yield from call_method("LayerService/GetLayer", request, layer_pb2.GetLayerResponse)
     return info_from_wire(answer.layer)
 
 
 def list_layers() -> Exchange[list[LayerInfo]]:
     """Get the server's descriptions of all layers."""
     request = layer_pb2.ListLayersRequest()
-    answer = yield from _call("LayerService/ListLayers", request, layer_pb2.ListLayersResponse)
+    answer = yield from call_method("LayerService/ListLayers", request, layer_pb2.ListLayersResponse)
     return [info_from_wire(layer) for layer in answer.layers]
 
 
@@ -117,12 +117,12 @@ def unload_layer(name: str) -> Exchange[None]:
     """Remove a layer from the server."""
     _check_name(name)
     request = layer_pb2.UnloadLayerRequest(name=name)
-    yield from _call("LayerService/UnloadLayer", request, layer_pb2.UnloadLayerResponse)
+    yield from call_method("LayerService/UnloadLayer", request, layer_pb2.UnloadLayerResponse)
 
 
 def status() -> Exchange[cluster_pb2.GetClusterResponse]:
     """Get the server's version, executor and workers."""
-    return _call("ClusterService/GetCluster", cluster_pb2.GetClusterRequest(), cluster_pb2.GetClusterResponse)
+    return call_method("ClusterService/GetCluster", cluster_pb2.GetClusterRequest(), cluster_pb2.GetClusterResponse)
 
 
 def empty(shared: Shared | None, shape: int | Sequence[int], dtype: Any) -> Exchange[Array]:
@@ -131,17 +131,6 @@ def empty(shared: Shared | None, shape: int | Sequence[int], dtype: Any) -> Exch
     return array if shared is None else (yield from shared.empty(array))
 
 
-def _call(method: str, request: Message, kind: type[M]) -> Exchange[M]:
-    return _decode((yield Request(f"/groupconv.v1.{method}", request.SerializeToString())), kind)
-
-
 def _check_name(name: Any) -> None:
     if not isinstance(name, str):
         raise InvalidArgumentError("name", "a layer's name, such as 'alexnet/conv2'", name)
-
-
-def _decode(answer: bytes, kind: type[M]) -> M:
-    try:
-        return kind.FromString(answer)
-    except DecodeError:
-        raise DataLossError(f"the server's answer of {len(answer)} bytes is not a {kind.DESCRIPTOR.name}") from None

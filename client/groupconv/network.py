@@ -7,6 +7,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from groupconv import network_calls
+from groupconv.async_session import small
 from groupconv.network_calls import NetworkResult
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan
@@ -17,7 +18,7 @@ Array = NDArray[Any]
 
 
 class _Network:
-    """What both have.
+    """The description of a network, for both clients.
 
     Attributes:
         info: the description from when the network was loaded.
@@ -149,7 +150,9 @@ class AsyncNetwork(_Network):
 
     async def __call__(self, *arrays: Any, **named: Any) -> Array | dict[str, Array]:
         """As `Network.__call__`."""
-        result = await self._run(network_calls.run(self.info, arrays, named, report=False), None)
+        result = await self._run(
+            network_calls.run(self.info, arrays, named, report=False), None, small=small(*arrays, *named.values())
+        )
         return unpacked(result.outputs)
 
     async def run(
@@ -161,7 +164,9 @@ class AsyncNetwork(_Network):
     ) -> NetworkResult:
         """As `Network.run`."""
         result: NetworkResult = await self._run(
-            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True), timeout
+            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True),
+            timeout,
+            small=small(*arrays, *(inputs or {}).values()),
         )
         return result
 

@@ -3,25 +3,24 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from groupconv.arguments import as_array
-from groupconv.errors import DataLossError, InvalidArgumentError
+from groupconv.errors import InvalidArgumentError
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan, NetworkReport
 from groupconv.networks.tensors import TensorInfo, check_shapes, converted, named_inputs
-from groupconv.transport.exchange import Exchange, Request
+from groupconv.transport.exchange import Exchange, Request, call_method, decode
 from groupconv.v1 import network_pb2
 from groupconv.wire import networks as wire
 
 Array = NDArray[Any]
-M = TypeVar("M", bound=Message)
-SERVICE = "/groupconv.v1.NetworkService/"
-LOAD = SERVICE + "LoadNetwork"
+RUN = "/groupconv.v1.NetworkService/RunNetwork"
+LOAD = "/groupconv.v1.NetworkService/LoadNetwork"
+"""The streaming method that takes the messages of `load`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,16 @@ def model_bytes(model: Any) -> bytes:
 
 
 def load(name: str, model: bytes, inputs: Sequence[Any]) -> Callable[[], Iterator[bytes]]:
-    """The messages that load a network; each entry of `inputs` maps the inputs' names to shapes."""
+    """The messages that load a network.
+
+    Args:
+        name: of the network.
+        model: an ONNX file's bytes.
+        inputs: mappings of the inputs' names to shapes.
+
+    Raises:
+        InvalidArgumentError: an entry of `inputs` is no mapping.
+    """
     for i, shapes in enumerate(inputs):
         if not isinstance(shapes, Mapping):
             raise InvalidArgumentError(f"inputs[{i}]", "a mapping of input names to shapes", type(shapes).__name__)
@@ -65,26 +73,28 @@ def load(name: str, model: bytes, inputs: Sequence[Any]) -> Callable[[], Iterato
 
 
 def loaded(answer: bytes) -> NetworkInfo:
-    """What was loaded."""
-    return wire.network_from_wire(_read(answer, network_pb2.LoadNetworkResponse()).network)
+    """The description of the network that was loaded."""
+    return wire.network_from_wire(decode(answer, network_pb2.LoadNetworkResponse).network)
 
 
 def get_network(name: str) -> Exchange[NetworkInfo]:
-    """A network that is loaded."""
-    answer = yield Request(SERVICE + "GetNetwork", network_pb2.GetNetworkRequest(name=name).SerializeToString())
-    return wire.network_from_wire(_read(answer, network_pb2.GetNetworkResponse()).network)
+    """The description of a network."""
+    request = network_pb2.GetNetworkRequest(name=name)
+    answer = yield from call_method("NetworkService/GetNetwork", request, network_pb2.GetNetworkResponse)
+    return wire.network_from_wire(answer.network)
 
 
 def list_networks() -> Exchange[list[NetworkInfo]]:
-    """Every network, by name."""
-    answer = yield Request(SERVICE + "ListNetworks", network_pb2.ListNetworksRequest().SerializeToString())
-    found = _read(answer, network_pb2.ListNetworksResponse())
-    return [wire.network_from_wire(network) for network in found.networks]
+    """The descriptions of all networks, by name."""
+    request = network_pb2.ListNetworksRequest()
+    answer = yield from call_method("NetworkService/ListNetworks", request, network_pb2.ListNetworksResponse)
+    return [wire.network_from_wire(network) for network in answer.networks]
 
 
 def unload_network(name: str) -> Exchange[None]:
     """Remove a network."""
-    yield Request(SERVICE + "UnloadNetwork", network_pb2.UnloadNetworkRequest(name=name).SerializeToString())
+    request = network_pb2.UnloadNetworkRequest(name=name)
+    yield from call_method("NetworkService/UnloadNetwork", request, network_pb2.UnloadNetworkResponse)
 
 
 def plan(
@@ -94,8 +104,8 @@ def plan(
     given = named_inputs(info.inputs, shapes, named)
     check_shapes(info.inputs, given)
     request = network_pb2.PlanNetworkRequest(network=info.name, inputs=wire.shapes_to_wire(given))
-    answer = yield Request(SERVICE + "PlanNetwork", request.SerializeToString())
-    return wire.plan_from_wire(_read(answer, network_pb2.PlanNetworkResponse()))
+    answer = yield from call_method("NetworkService/PlanNetwork", request, network_pb2.PlanNetworkResponse)
+    return wire.plan_from_wire(answer)
 
 
 def run(
@@ -120,14 +130,10 @@ def run(
     for name in outputs:
         if name not in known:
             raise InvalidArgumentError("outputs", f"names of {', '.join(map(repr, known))}", repr(name))
-    request = network_pb2.RunNetworkRequest(
-        network=info.name,
-        outputs=outputs,
-        without_report=not report,
-    )
-    answer = yield Request(SERVICE + "RunNetwork", wire.run_request(request, given))
-    response, arrays = wire.read_run_answer(answer)
-    return NetworkResult(dict(zip(response.names, arrays, strict=True)), wire.report_from_wire(response.report))
+    request = network_pb2.RunNetworkRequest(network=info.name, outputs=outputs, without_report=not report)
+    answer = yield Request(RUN, wire.run_request(request, given))
+    response, made = wire.read_run_answer(answer)
+    return NetworkResult(dict(zip(response.names, made, strict=True)), wire.report_from_wire(response.report))
 
 
 def _inputs(infos: Sequence[TensorInfo], given: Mapping[str, Any]) -> dict[str, Array]:
@@ -135,11 +141,3 @@ def _inputs(infos: Sequence[TensorInfo], given: Mapping[str, Any]) -> dict[str, 
     arrays = {name: as_array(value) for name, value in given.items()}
     check_shapes(infos, {name: array.shape for name, array in arrays.items()})
     return {info.name: converted(info, np.asarray(arrays[info.name])) for info in infos}
-
-
-def _read(answer: bytes, message: M) -> M:
-    try:
-        message.ParseFromString(answer)
-    except DecodeError:
-        raise DataLossError(f"the server answered with something else than a {type(message).__name__}") from None
-    return message

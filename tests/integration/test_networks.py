@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from networks import LIGHT, endless, sum_and_difference, towers
+from networks import LIGHT, constant, endless, sum_and_difference, towers
 from PIL import Image
 
 import groupconv
@@ -48,6 +48,11 @@ def test_a_network_is_called_like_a_function(client):
         assert [node.op for node in plan.nodes] == ["Conv", "Relu", "GlobalAveragePool", "Flatten"]
         assert net.statistics().requests == 3
         assert [info.name for info in client.list_networks()] == ["net/towers"]
+        y = net(X)
+        y += 1  # the caller's own
+        two = client.load_network("net/two", sum_and_difference())(X[0, 0], X[0, 0])
+        two["sum"] += 1
+        client.unload_network("net/two")
         assert "net/towers" in repr(client.get_network("net/towers"))
     with pytest.raises(NotFoundError):
         client.get_network("net/towers")
@@ -82,6 +87,11 @@ def test_the_awaiting_client(server):
             assert not await client.list_networks()
 
     asyncio.run(main())
+
+
+def test_a_network_without_inputs(client):
+    with client.load_network("net/constant", constant()) as net:
+        np.testing.assert_array_equal(net(), [1, 2, 3])
 
 
 def test_what_a_client_may_give(client, tmp_path):

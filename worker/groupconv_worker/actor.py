@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,7 @@ class Worker:
             DeadlineExceededError: its deadline passed before it was done.
             CancelledError: it was dropped.
         """
-        job = Job(None if expires is None else time.monotonic() + expires - time.time(), lambda: not dropped())
+        job = _job(expires, lambda: not dropped())
         job.look()
         try:
             with job:
@@ -157,27 +158,16 @@ class Worker:
         self._networks.prepare(network, version, lambda: read_model(data))
 
     def run_network(
-        self,
-        network: str,
-        version: int,
-        names: Sequence[str],
-        outputs: tuple[str, ...],
-        data: bytes | None,
-        expires: float | None,
-        number: int,
-        *arrays: Array,
+        self, call: NetworkCall, data: bytes | None, expires: float | None, number: int, *arrays: Array
     ) -> NetworkRan | None:
-        """One call of a network.
+        """Run a call of a network.
 
         Args:
-            network: what is called.
-            version: of it.
-            names: of the inputs.
-            outputs: names of those wanted.
+            call: its inputs have names alone; the arrays follow.
             data: the model; None if this worker should have it.
             expires: as of `run`.
             number: as of `run`.
-            arrays: the inputs.
+            arrays: the inputs, in the order of their names.
 
         Returns:
             The outputs; None if the model was not sent and is not here.
@@ -188,10 +178,9 @@ class Worker:
                 raise ModelMissingError
             return read_model(data)
 
-        job = self._job(expires, number)
-        call = NetworkCall(network, version, dict(zip(names, arrays, strict=True)), outputs)
+        job = _job(expires, lambda: number not in self._dropped)
         try:
-            return self._networks.run(call, model, job)
+            return self._networks.run(replace(call, inputs=dict(zip(call.inputs, arrays, strict=True))), model, job)
         except ModelMissingError:
             return None
 
@@ -200,6 +189,7 @@ class Worker:
         self.resident.forget(layer, version)
         self._networks.forget(layer, version)
 
-    def _job(self, expires: float | None, number: int) -> Job:
-        deadline = None if expires is None else time.monotonic() + expires - time.time()
-        return Job(deadline, lambda: number not in self._dropped)
+
+def _job(expires: float | None, alive: Callable[[], bool]) -> Job:
+    """A job that ends when it expires, on the clock of time.time(), or when its caller is not there any more."""
+    return Job(None if expires is None else time.monotonic() + expires - time.time(), alive)

@@ -88,7 +88,7 @@ class Job:
 
     @contextmanager
     def ending(self, end: Callable[[], None]) -> Iterator[None]:
-        """Call `end` if the job is stopped inside the block: for a library that is stopped in its own way."""
+        """Be in the job, and call `end` if it is stopped: for a library that has its own way to stop."""
         self._ends.append(end)
         try:
             with self:

@@ -7,6 +7,10 @@ in), and returns the value of the call. The blocking and the awaiting client run
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar
 
+from google.protobuf.message import DecodeError, Message
+
+from groupconv.errors import DataLossError
+
 
 class Request(NamedTuple):
     """A request to send.
@@ -27,6 +31,7 @@ class Done(NamedTuple):
 
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 Exchange = Generator[Request, bytes, T]
 
 
@@ -43,3 +48,20 @@ def advance(exchange: Exchange[Any], answer: bytes | None = None, error: BaseExc
         return exchange.send(answer) if error is None else exchange.throw(error)  # type: ignore[arg-type]  # None starts it
     except StopIteration as end:
         return Done(end.value)
+
+
+def call_method(method: str, request: Message, kind: type[M]) -> Exchange[M]:
+    """Call a method of `groupconv.v1`, as "LayerService/GetLayer", and decode its answer."""
+    return decode((yield Request(f"/groupconv.v1.{method}", request.SerializeToString())), kind)
+
+
+def decode(answer: bytes, kind: type[M]) -> M:
+    """An answer as a message.
+
+    Raises:
+        DataLossError: the bytes are not such a message.
+    """
+    try:
+        return kind.FromString(answer)
+    except DecodeError:
+        raise DataLossError(f"the server's answer of {len(answer)} bytes is not a {kind.DESCRIPTOR.name}") from None

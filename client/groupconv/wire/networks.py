@@ -1,6 +1,5 @@
 """Messages of networks: the stream that loads one, calls and their answers, plans and reports."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,12 +12,12 @@ from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan, NetworkReport, NodePlan, PartReport
 from groupconv.networks.tensors import MAX_AXES, NETWORK_DTYPES, TensorInfo
 from groupconv.v1 import network_pb2, tensor_pb2
-from groupconv.wire.codec import message_with, scan
+from groupconv.wire.codec import message_with, offset, scan, writable
+from groupconv.wire.layers import CHUNK_BYTES
+from groupconv.wire.tensors import array_over
 
 Array = NDArray[Any]
 M = TypeVar("M", bound=Message)
-CHUNK_BYTES = 2**20
-"""Bytes of a model in one message."""
 _TO_WIRE: dict[np.dtype, tensor_pb2.DataType.ValueType] = {
     dtype: tensor_pb2.DataType.Value(f"DATA_TYPE_{name.upper()}") for name, dtype in NETWORK_DTYPES.items()
 }
@@ -84,7 +83,7 @@ def with_tensors(number: int, arrays: Iterable[Array], rest: bytes) -> bytes:
         part, elements = tensor_space(number, array.dtype, array.shape, b"" if parts else rest)
         elements[...] = array
         parts.append(part)
-    return b"".join(parts) if len(parts) != 1 else parts[0]
+    return parts[0] if len(parts) == 1 else b"".join(parts) or rest
 
 
 def tensor_space(number: int, dtype: np.dtype, shape: Sequence[int], rest: bytes) -> tuple[bytes, Array]:
@@ -98,20 +97,27 @@ def read_run_request(raw: bytes) -> tuple[network_pb2.RunNetworkRequest, list[Ar
     Raises:
         InvalidArgumentError: the bytes are not a RunNetworkRequest, or a tensor is malformed.
     """
-    return _read_tensors(raw, network_pb2.RunNetworkRequest, 3, "inputs")
+    request, _, arrays = _read_tensors(raw, network_pb2.RunNetworkRequest, 3, "inputs")
+    return request, arrays
 
 
 def read_run_answer(raw: bytes) -> tuple[network_pb2.RunNetworkResponse, list[Array]]:
-    """An answer, and the arrays of its outputs, read-only.
+    """An answer, and the arrays of its outputs, writable: nothing else refers to the answer.
 
     Raises:
         InvalidArgumentError: the bytes are not a RunNetworkResponse, or a tensor is malformed.
     """
-    return _read_tensors(raw, network_pb2.RunNetworkResponse, 1, "outputs")
+    response, payload, arrays = _read_tensors(raw, network_pb2.RunNetworkResponse, 1, "outputs")
+    if payload is not None and np.may_share_memory(arrays[0], payload):
+        return response, [writable(raw, offset(raw, payload), arrays[0].dtype, arrays[0].shape)]
+    return response, [array.copy() for array in arrays]
 
 
-def _read_tensors(raw: bytes, kind: type[M], number: int, name: str) -> tuple[M, list[Array]]:
-    """A message, and the arrays of its tensors. A single tensor's elements stay where they are in the message."""
+def _read_tensors(raw: bytes, kind: type[M], number: int, name: str) -> tuple[M, memoryview | None, list[Array]]:
+    """A message, the elements of its tensor if there is one alone, and the arrays of its tensors.
+
+    A single tensor's array is a view of `raw` if it is aligned there.
+    """
     small, payload = scan(raw, (number, 3))
     try:
         message = kind.FromString(small)
@@ -121,7 +127,8 @@ def _read_tensors(raw: bytes, kind: type[M], number: int, name: str) -> tuple[M,
             tensors = getattr(message, name)
     except DecodeError:
         raise InvalidArgumentError("message", f"a {kind.DESCRIPTOR.name}", f"{len(raw)} other bytes") from None
-    return message, [tensor_from_wire(tensor, f"{name}[{i}]", payload) for i, tensor in enumerate(tensors)]
+    arrays = [tensor_from_wire(tensor, f"{name}[{i}]", payload) for i, tensor in enumerate(tensors)]
+    return message, payload, arrays
 
 
 def tensor_from_wire(message: tensor_pb2.Tensor, field: str, payload: memoryview | None = None) -> Array:
@@ -130,7 +137,7 @@ def tensor_from_wire(message: tensor_pb2.Tensor, field: str, payload: memoryview
     Args:
         message: the tensor.
         field: what errors call it.
-        payload: its elements, if `scan` took them out of the message; not copied where they lie aligned.
+        payload: its elements, if `scan` separated them from the message.
 
     Raises:
         InvalidArgumentError: an unknown dtype, too many axes, an extent below 0, or bytes that do not fit the shape.
@@ -144,13 +151,7 @@ def tensor_from_wire(message: tensor_pb2.Tensor, field: str, payload: memoryview
         raise InvalidArgumentError(f"{field}.place", "elements in `data`: networks read no shared memory", "a place")
     if any(extent < 0 for extent in shape):
         raise InvalidArgumentError(f"{field}.shape", "extents of at least 0", list(shape))
-    data = message.data if payload is None else payload
-    expected = math.prod(shape) * dtype.itemsize
-    if len(data) != expected:
-        wanted = f"{expected} bytes for shape {list(shape)} {dtype}"
-        raise InvalidArgumentError(f"{field}.data", wanted, f"{len(data)} bytes")
-    array = np.frombuffer(data, dtype=dtype).reshape(shape)
-    return array if array.flags.aligned else array.copy()
+    return array_over(message.data if payload is None else payload, dtype, shape, field)
 
 
 def info_to_wire(info: TensorInfo) -> network_pb2.TensorInfo:

@@ -82,6 +82,21 @@ def from_wire(
     dtype, shape = type_from_wire(tensor, field, batch=batch)
     if data is None:
         data = tensor.data  # once: protobuf copies at each read
+    return array_over(data, dtype, shape, field)
+
+
+def array_over(data: bytes | memoryview, dtype: np.dtype, shape: tuple[int, ...], field: str) -> NDArray[Any]:
+    """Bytes as a read-only array, which is a copy only if they are not aligned.
+
+    Args:
+        data: row-major, little-endian.
+        dtype: of the elements.
+        shape: extents of at least 0.
+        field: what errors call the tensor.
+
+    Raises:
+        InvalidArgumentError: the number of bytes does not fit the shape.
+    """
     expected = math.prod(shape) * dtype.itemsize  # Python's integers do not overflow
     if len(data) != expected:
         wanted = f"{expected} bytes for shape {list(shape)} {dtype}"

@@ -1,9 +1,19 @@
 """Bounded reads and atomic writes of files, in folders that other processes may write to."""
 
+import logging
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from groupconv.errors import DataLossError
+
+log = logging.getLogger(__name__)
+
+LONGEST = 500
+"""Limit of the characters of an error about a damaged file."""
 
 
 def read_regular(path: Path, most: int) -> bytes:
@@ -62,3 +72,23 @@ def printable(path: Path) -> str:
     """
     text = os.fsencode(path.name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove partial files of a process that crashed. Files that cannot be removed are logged."""
+    for left in folder.iterdir():
+        if left.suffix == ".part":
+            try:
+                left.unlink()
+            except OSError as error:
+                log.warning("%s in %s cannot be removed: %s", printable(left), folder, error.strerror)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn all errors into DataLossError. json and protobuf also raise RecursionError and SystemError."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        text = f"{type(error).__name__}: {error}"[:LONGEST].encode("utf-8", "backslashreplace").decode()
+        raise DataLossError(f"{printable(path)}: {text}") from None

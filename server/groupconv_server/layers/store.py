@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from groupconv.wire.specs import spec_to_wire
 from groupconv.wire.tensors import type_to_wire
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.steps import Inputs, inputs_of, steps_of
-from groupconv_server.layers.disk_files import printable, read_regular, write_atomically
+from groupconv_server.layers.disk_files import printable, read_regular, reading, remove_parts, write_atomically
 from groupconv_server.layers.folder_lock import FolderLock
 from groupconv_server.layers.names import check_name
 
@@ -41,8 +41,6 @@ DESCRIPTION = 2**20
 """Limit of the bytes of a layer's JSON, and of the header of its safetensors file."""
 LAST_VERSION = 2**53
 """Versions on disk are below this, so that later versions fit 64 bits."""
-LONGEST = 500
-"""Limit of the characters of an error about a damaged layer."""
 _STORED: dict[str, np.dtype] = {
     "F16": DTYPES["float16"],
     "BF16": DTYPES["bfloat16"],
@@ -98,7 +96,7 @@ class LayerStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.held = FolderLock(folder, holder)
         if self.held.writable:
-            self._remove_parts()
+            remove_parts(folder)
 
     def close(self) -> None:
         """Release the folder."""
@@ -111,7 +109,7 @@ class LayerStore:
             FailedPreconditionError: the folder is read-only.
             OSError: the disk is full or unavailable; the older version stays.
         """
-        self._check_writable()
+        self.check_writable()
         header = layer_pb2.LayerHeader(name=name, inputs=[type_to_wire(dtype, shape) for shape, dtype in inputs])
         arrays: dict[str, Array] = {}
         for i, step in enumerate(steps):
@@ -147,7 +145,7 @@ class LayerStore:
         """
         if not self._json(name).exists():
             return
-        self._check_writable()
+        self.check_writable()
         self._json(name).unlink(missing_ok=True)
         for weights in self.folder.glob(f"{slug(name)}.*.safetensors"):
             weights.unlink()
@@ -184,16 +182,12 @@ class LayerStore:
     def _paths(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if path.suffix == ".json")
 
-    def _remove_parts(self) -> None:
-        """Remove partial files of a process that crashed. Files that cannot be removed are logged."""
-        for left in self.folder.iterdir():
-            if left.suffix == ".part":
-                try:
-                    left.unlink()
-                except OSError as error:
-                    log.warning("%s in %s cannot be removed: %s", printable(left), self.folder, error.strerror)
+    def check_writable(self) -> None:
+        """Refuse to write to a folder that is read-only.
 
-    def _check_writable(self) -> None:
+        Raises:
+            FailedPreconditionError: it is.
+        """
         if not self.held.writable:
             raise FailedPreconditionError(f"this server cannot write to the layer folder {self.folder}")
 
@@ -206,7 +200,7 @@ class LayerStore:
         Raises:
             DataLossError: the file is damaged.
         """
-        with _reading(path):
+        with reading(path):
             about = json.loads(read_regular(path, DESCRIPTION))
             if about["format"] != FORMAT:
                 raise ValueError(f"expected format {FORMAT}, got {about['format']!r}")
@@ -219,7 +213,7 @@ class LayerStore:
 
     def _read(self, path: Path) -> Stored:
         header, about = self._described(path)
-        with _reading(path):
+        with reading(path):
             shaped, inputs = steps_of(header, self._limits), inputs_of(header)
             size = sum(t.nbytes for step in shaped for t in (step.kernel, step.bias) if t is not None)
             weights = self.folder / Path(about["weights"]).name  # only the name counts: the file must be in this folder
@@ -229,16 +223,6 @@ class LayerStore:
                 raise ValueError(f"{printable(weights)}: expected SHA-256 {about['sha256']}, got {digest}")
             arrays = {key: _array(value) for key, value in safetensors.deserialize(data)}  # type: ignore[no-untyped-call]
             return Stored(header.name, about["version"], _filled(shaped, arrays), inputs)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn all errors into DataLossError. json and protobuf also raise RecursionError and SystemError."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001
-        text = f"{type(error).__name__}: {error}"[:LONGEST].encode("utf-8", "backslashreplace").decode()
-        raise DataLossError(f"{printable(path)}: {text}") from None
 
 
 def _filled(shapes: list[Step], arrays: dict[str, Array]) -> list[Step]:

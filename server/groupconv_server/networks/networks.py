@@ -1,6 +1,7 @@
 """The networks of a server: loaded, kept on disk, run."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,8 @@ from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.version import NetworkVersion
 from groupconv_server.networks.store import NetworkStore, StoredNetwork
 from groupconv_worker.contract import Array
-from groupconv_worker.graph.model import Model, read_model
+from groupconv_worker.graph.model import ALGORITHM, Model, read_model
 from groupconv_worker.graph.runner import NetworkCall
-from groupconv_worker.graph.session import ALGORITHM
 from groupconv_worker.job import Job
 
 log = logging.getLogger(__name__)
@@ -59,21 +59,19 @@ class Networks:
             try:
                 if not isinstance(found, StoredNetwork):
                     raise found[1]
-                model = read_model(found.data)
-                network = NetworkVersion(found.name, found.version, size_of(len(found.data)), model)
-                network.bytes += network.skeleton.folded_bytes
+                network = _made(found.name, found.version, read_model(found.data))
                 with self.registry.reserved(network.bytes) as room:
-                    self._executor.prepare_network(found.name, found.version, model)
+                    self._executor.prepare_network(found.name, found.version, network.model)
                     self.registry.place(network, room)
             except GroupconvError as error:
                 name = found.name if isinstance(found, StoredNetwork) else found[0]
                 log.error("network %s was not loaded: %s", name, error)  # noqa: TRY400 - its message says it all
 
     def check_name(self, name: str) -> str:
-        """A name that a network may have now.
+        """Check the name of a network that is about to be loaded.
 
         Raises:
-            InvalidArgumentError: a name that cannot be.
+            InvalidArgumentError: the name is not valid.
             FailedPreconditionError: a layer has it.
         """
         check_name(name)
@@ -88,7 +86,7 @@ class Networks:
         *,
         job: Job | None = None,
     ) -> NetworkVersion:
-        """Make a model the new version of a network: checked, prepared on a worker, kept on disk, then there for calls.
+        """Check a model, prepare it on a worker, keep it on disk, and make it the new version of a network.
 
         Args:
             name: of the network.
@@ -105,8 +103,7 @@ class Networks:
         self.check_name(name)
         model = read_model(data)
         version = self.registry.next_version(name)
-        loaded = NetworkVersion(name, version, size_of(len(data)), model)
-        loaded.bytes += loaded.skeleton.folded_bytes
+        loaded = _made(name, version, model)
         self._check(loaded, inputs)
         self.registry.check_fits(loaded.bytes)
         try:
@@ -191,7 +188,7 @@ class Networks:
         return Outputs(ran.outputs, NetworkReport(worker, (part,), moved, time.perf_counter() - start))
 
     def _check(self, network: NetworkVersion, inputs: Sequence[Mapping[str, Sequence[int]]]) -> None:
-        """Plan the sets of inputs that are expected, and the only one there is where no axis is free."""
+        """Plan the inputs that are expected; of a network without free axes, its only ones."""
         fixed = {info.name: info.shape for info in network.model.inputs}
         if all(isinstance(extent, int) for shape in fixed.values() for extent in shape):
             network.bind(fixed, self._limits.tensor_bytes)  # type: ignore[arg-type] # checked above
@@ -208,6 +205,13 @@ class Networks:
                 raise InvalidArgumentError(f"outputs[{i}]", f"one of {', '.join(map(repr, known))}, once", repr(name))
 
 
+def _made(name: str, version: int, model: Model) -> NetworkVersion:
+    """A version, with what its runtime computes from constants counted."""
+    network = NetworkVersion(name, version, size_of(len(model.data)), model)
+    network.bytes += network.skeleton.folded_bytes
+    return network
+
+
 def size_of(model_bytes: int) -> int:
     """Bytes that a network counts against the quota."""
     return COPIES * model_bytes
@@ -215,7 +219,4 @@ def size_of(model_bytes: int) -> int:
 
 def _nbytes(shape: Sequence[int | str | None], itemsize: int) -> int:
     """Bytes of a tensor, 0 if an extent is not known."""
-    size = itemsize
-    for extent in shape:
-        size *= extent if isinstance(extent, int) else 0
-    return size
+    return itemsize * math.prod(extent if isinstance(extent, int) else 0 for extent in shape)

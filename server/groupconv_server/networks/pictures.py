@@ -23,12 +23,12 @@ def picture_input(
         path: of the picture.
         info: the input: 4 axes, of which the second is 1 or 3.
         mean: one value, or one for each channel.
-        std: likewise.
+        std: one value, or one for each channel.
         resize: height and width; None takes the network's, or the picture's own where those are free.
 
     Raises:
-        InvalidArgumentError: an input that takes no pictures, or as many values as there are no channels.
-        OSError: not a picture.
+        InvalidArgumentError: the input takes no pictures, or the number of values is not that of the channels.
+        OSError: the file is not a picture.
     """
     channels = info.shape[1] if len(info.shape) == 4 else None
     if channels not in (1, 3):

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groupconv.errors import DataLossError, FailedPreconditionError
-from groupconv_server.layers.disk_files import printable, read_regular, write_atomically
+from groupconv_server.layers.disk_files import printable, read_regular, reading, remove_parts, write_atomically
 from groupconv_server.layers.names import check_name
-from groupconv_server.layers.store import DESCRIPTION, LAST_VERSION, LONGEST, LayerStore, slug
+from groupconv_server.layers.store import DESCRIPTION, LAST_VERSION, LayerStore, slug
 
 FORMAT = "groupconv-network/1"
 LARGEST = 2**31
@@ -41,6 +41,8 @@ class NetworkStore:
     def __init__(self, layers: LayerStore) -> None:
         self._layers = layers
         self.folder = layers.folder / "networks"
+        if layers.held.writable and self.folder.is_dir():
+            remove_parts(self.folder)
 
     def save(self, name: str, version: int, data: bytes) -> None:
         """Keep a network, in place of the one of that name.
@@ -48,7 +50,7 @@ class NetworkStore:
         Raises:
             FailedPreconditionError: the folder cannot be written, or the disk is full; what was there stays.
         """
-        self._check_writable()
+        self._layers.check_writable()
         digest = hashlib.sha256(data).hexdigest()
         model = self.folder / f"{slug(name)}.{digest[:16]}.onnx"
         about = {"format": FORMAT, "name": name, "version": version, "model": model.name, "sha256": digest}
@@ -70,7 +72,7 @@ class NetworkStore:
         """
         if not self._json(name).exists():
             return
-        self._check_writable()
+        self._layers.check_writable()
         try:
             self._json(name).unlink(missing_ok=True)
             for model in self.folder.glob(f"{slug(name)}.*.onnx"):
@@ -84,10 +86,12 @@ class NetworkStore:
             return
         for path in sorted(self.folder.glob("*.json")):
             try:
-                yield self._read(path)
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with a file is damage
-                text = f"{type(error).__name__}: {error}"[:LONGEST].encode("utf-8", "backslashreplace").decode()
-                yield printable(path), DataLossError(f"{printable(path)}: {text}")
+                with reading(path):
+                    network = self._read(path)
+            except DataLossError as error:
+                yield printable(path), error
+            else:
+                yield network
 
     def _read(self, path: Path) -> StoredNetwork:
         about = json.loads(read_regular(path, DESCRIPTION))
@@ -106,7 +110,3 @@ class NetworkStore:
 
     def _json(self, name: str) -> Path:
         return self.folder / f"{slug(name)}.json"
-
-    def _check_writable(self) -> None:
-        if not self._layers.held.writable:
-            raise FailedPreconditionError(f"the layer folder {self._layers.folder} cannot be written by this server")

@@ -191,7 +191,10 @@ def test_networks_are_there_after_a_restart(executor, tmp_path):
     networks.load("gone", towers().SerializeToString())
     networks.unload("gone")
     before = run(networks, "ocr/t", x=X).arrays["y"]
+    left = tmp_path / "networks" / "cut-short.part"
+    left.write_bytes(b"half of a model")
     again = networks_of(executor, store=NetworkStore(layers))
+    assert not left.exists()
     again.restore()
     assert [n.name for n in again.registry.all(NetworkVersion)] == ["ocr/t"]
     assert again.registry.get("ocr/t", NetworkVersion).version == version

@@ -16,7 +16,7 @@ from groupconv.networks.plan import NetworkPlan, NodePlan
 from groupconv.networks.tensors import TensorInfo
 from groupconv.text import human_bytes
 from groupconv_worker.graph.checks import node_path, subgraphs
-from groupconv_worker.graph.model import ELEMENTS, Model
+from groupconv_worker.graph.model import ALGORITHM, ELEMENTS, Model
 
 UNKNOWN_ELEMENT = 8
 """Bytes of an element whose type inference does not tell."""
@@ -140,7 +140,7 @@ class Skeleton:
             shape,
             weights,
             self._multiply_adds(node, shape, values),
-            "onnxruntime",
+            ALGORITHM,
         )
 
     def _multiply_adds(self, node: NodeProto, shape: Shape | None, values: Mapping[str, Value]) -> int:

@@ -76,12 +76,14 @@ class NetworkRunner:
         session = self._sessions.get(key)
         if session is not None:
             return session
-        with self._making.setdefault(key, threading.Lock()):  # calls of other networks go on meanwhile
-            session = self._sessions.get(key)
-            if session is None:
-                session = self._sessions[key] = NetworkSession(model(), self._threads)
-        self._making.pop(key, None)
-        return session
+        try:
+            with self._making.setdefault(key, threading.Lock()):  # calls of other networks go on meanwhile
+                session = self._sessions.get(key)
+                if session is None:
+                    session = self._sessions[key] = NetworkSession(model(), self._threads)
+                return session
+        finally:
+            self._making.pop(key, None)
 
     def run(self, call: NetworkCall, model: Callable[[], Model], job: Job) -> NetworkRan:
         """Wait for the worker's threads and run a call.
@@ -111,5 +113,5 @@ class NetworkRunner:
             self._budget.release(got)
 
     def forget(self, network: str, version: int) -> None:
-        """Drop the session of a version; a call that runs on it ends as it should."""
+        """Drop the session of a version. A call that runs on it goes on to its end."""
         self._sessions.pop((network, version), None)

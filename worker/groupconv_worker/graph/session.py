@@ -1,23 +1,20 @@
-"""A whole network as one session of onnxruntime: what runs any network at once, on this process's CPU."""
+"""Run a whole network as one session of onnxruntime, on the CPU of this process."""
 
-import contextlib
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-import psutil
 from numpy.typing import NDArray
 from onnxruntime import OrtAllocatorType, OrtArenaCfg, OrtMemoryInfo, OrtMemType
 
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv_worker.graph.model import ELEMENTS, Model
 from groupconv_worker.job import Job
+from groupconv_worker.machine import memory
 
 Array = NDArray[Any]
-ALGORITHM = "onnxruntime"
 SHRINK = 256 * 2**20
 """Bytes of a call from which on its memory is given back to the system."""
 NUMBERS = {dtype: number for number, dtype in ELEMENTS.items()}
@@ -114,17 +111,9 @@ class NetworkSession:
 @functools.cache
 def _limit_memory() -> None:
     """Bound the memory that all sessions of this process have: shapes may depend on values that a caller sends."""
-    arena = OrtArenaCfg({"max_mem": machine_memory() // 2, "arena_extend_strategy": 1})
+    arena = OrtArenaCfg({"max_mem": memory() // 2, "arena_extend_strategy": 1})
     info = OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, OrtMemType.DEFAULT)
     onnxruntime.create_and_register_allocator(info, arena)
-
-
-def machine_memory() -> int:
-    """Bytes of memory that this machine or container has."""
-    memory: int = psutil.virtual_memory().total
-    with contextlib.suppress(OSError, ValueError):  # no limit, or another version of cgroups
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return memory
 
 
 def _refusal(error: Exception) -> Exception:

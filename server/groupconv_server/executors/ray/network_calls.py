@@ -2,15 +2,17 @@
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from groupconv.errors import GroupconvError, InternalError
 from groupconv_server.executors.ray.calls import NUMBERS, seconds_left
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
+from groupconv_server.executors.ray.dispatch import GLANCE, MAX_LOSSES
 from groupconv_server.executors.ray.lanes import Lane
 from groupconv_server.executors.ray.worker_slots import WorkerSlot
 from groupconv_worker.actor import CONTROL
@@ -19,11 +21,6 @@ from groupconv_worker.graph.runner import NetworkCall, NetworkRan
 from groupconv_worker.job import Job
 
 log = logging.getLogger(__name__)
-
-MAX_LOSSES = 4
-"""Workers that may be lost with a call before it is given up as the cause."""
-GLANCE = 0.05
-"""Seconds between two looks whether a job is over."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,19 +70,20 @@ def run(membership: ClusterMembership, call: NetworkCall, model: Model, job: Job
             return slot.id, ran
 
 
+_NO_ELEMENTS = np.empty(0)
+
+
 class _LostError(Exception):
     """The worker went away with the call."""
 
 
 def _attempt(actor: Any, call: NetworkCall, inputs: dict[str, Any], model: Model, job: Job, number: int) -> NetworkRan:
     """One worker's answer; the model is sent only if the worker does not have it."""
+    bare = replace(call, inputs=dict.fromkeys(inputs, _NO_ELEMENTS), into={})
     for data in (None, model.data):
         left = seconds_left(job.deadline)
         expires = None if left is None else time.time() + left
-        names = list(inputs)
-        answer = actor.run_network.remote(
-            call.network, call.version, names, call.outputs, data, expires, number, *inputs.values()
-        )
+        answer = actor.run_network.remote(bare, data, expires, number, *inputs.values())
         try:
             while not ray.wait([answer], timeout=GLANCE)[0]:
                 if job.look():

@@ -11,11 +11,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import psutil
 import ray
 
 from groupconv_server.executors.ray.ray_internals import HeadProcess, on_loopback, read_settings_again
 from groupconv_server.executors.ray.reaper import VARIABLE, Reaper
+from groupconv_worker import machine
 
 log = logging.getLogger(__name__)
 
@@ -135,9 +135,7 @@ def _variables(wanted: Mapping[str, str]) -> Iterator[None]:
 
 def check_memory() -> None:
     """Warn where Ray's object store has too little shared memory to keep arrays in."""
-    memory = psutil.virtual_memory().total
-    with contextlib.suppress(OSError, ValueError):  # no limit, or another version of cgroups
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    memory = machine.memory()
     shared = shutil.disk_usage(SHARED_FILE_SYSTEM).total if SHARED_FILE_SYSTEM.is_dir() else 0
     if shared < SHARED * memory:
         log.warning(
