@@ -86,6 +86,7 @@ def test_the_containers_of_the_compose_file_cannot_write_their_root():
 def test_the_table_of_caches_says_what_the_code_does():
     from groupconv.wire import codec
     from groupconv_server.coordinator import batching, compiled, resident
+    from groupconv_server.layers import version
     from groupconv_server.planner import plan, statistics
     from groupconv_server.telemetry import series
     from groupconv_worker import autotune
@@ -111,6 +112,7 @@ def test_the_table_of_caches_says_what_the_code_does():
         "copy programs, launch shapes, choices": [cuda.TUNED],
         "plans": [plan.CACHED],
         "what plans took": [statistics.SHAPES, plan.LONGEST_CHAIN],
+        "plans of networks": [version.PLANS],
         "compiled calls of layers": [resident.CALLS, compiled.KEPT],
         "batches": [batching.KEPT],
         "messages of layers' requests": [codec.MAX_CACHED // 1024],

@@ -47,7 +47,7 @@ class WorkerRuntime:
         """Wait for threads and run a shard on them (see `run_shard`). The calling thread is in the job.
 
         Args:
-            stages: of the shard. One that is to be prepared, and tuned, has the threads and the processor for itself.
+            stages: of the shard. While a resident kernel is prepared, its shard has all threads.
             x: (N, C, *input) of the first stage.
             out: (N, M, *output) of the last, to be filled.
             job: that the shard is a part of.
