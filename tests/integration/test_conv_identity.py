@@ -36,7 +36,7 @@ def put(path, x, container):
             np.save(path, x)
         elif container == "tif":
             tifffile.imwrite(path, x, byteorder=">" if x.dtype.byteorder == ">" else "<", photometric="minisblack")
-            tifffile.imread(path)  # it does not read all that it writes
+            return tifffile.imread(path).shape == x.shape  # it does not read all that it writes
         elif container == "h5":
             with h5py.File(path, "w") as file:
                 file["data"] = x

@@ -2,59 +2,24 @@
 
 import asyncio
 import functools
-import gc
 import threading
 
 import grpc
 import numpy as np
 import pytest
+from on_device import SHAPE, SIZE, SPEC, W, expected, image, on_device, regions
 
 import groupconv
-from emulation.libcuda import UUID, OnDevice
+from emulation.libcuda import OnDevice
 from groupconv import ConvSpec, Step
 from groupconv import cuda_driver as cuda
-from groupconv.convolution.dtypes import BFLOAT16, types_of
-from groupconv.convolution.geometry import resolve
+from groupconv.convolution.dtypes import BFLOAT16
 from groupconv.errors import (
-    DeadlineExceededError,
     InvalidArgumentError,
 )
-from groupconv.memory import exports
-from groupconv_server.config import Config
-from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.inference.v2 import infer_pb2, service_pb2_grpc, shared_memory_pb2
 from groupconv_server.planner.cuts import Cut
-from groupconv_server.server import Server
-from groupconv_worker import reference
 from groupconv_worker.cuda.ipc import DeviceTensor
-
-SPEC = ConvSpec(padding=1, groups=4)
-W = np.random.default_rng(0).integers(-9, 10, (4, 1, 3, 3)).astype(np.float32)
-SHAPE = (2, 4, 16, 16)
-SIZE = int(np.prod(SHAPE)) * 4
-
-
-def regions(server):
-    return server.client_device_memory.regions()
-
-
-def image(seed=1, shape=SHAPE, dtype=np.float32):
-    return np.random.default_rng(seed).integers(-9, 10, shape).astype(dtype)
-
-
-def on_device(library, x, offset=0, **stream):
-    """`x` at an offset of an allocation of its own."""
-    memory = library.allocate(offset + x.nbytes + 64)
-    there = memory[offset : offset + x.nbytes].view(x.dtype).reshape(x.shape)
-    there[...] = x
-    return OnDevice(there, **(stream or {"stream": 1}))
-
-
-def expected(x, w=W, spec=SPEC):
-    """The exact answer: whole numbers."""
-    batch = x if x.ndim == w.ndim else x[np.newaxis]
-    y = reference.convolve(batch, w, None, resolve(spec, batch.shape, w.shape))
-    return y.astype(types_of(x.dtype, w.dtype).output).reshape(y.shape[w.ndim - x.ndim :])
 
 
 def test_an_input_and_an_output_stay_on_the_device(library, sharing, near, seen):
@@ -215,123 +180,6 @@ def test_without_a_driver(sharing, near, monkeypatch):
     np.testing.assert_array_equal(near.convolve(x, W, spec=SPEC), expected(image()))
     with pytest.raises(groupconv.errors.InternalError, match=r"libcuda\.so\.1"):
         near.convolve(image(), W, spec=SPEC, out=x)
-
-
-def asks(client, monkeypatch):
-    """How often the client asks for memory to be registered."""
-    found = []
-    call = client._call
-
-    def counted(method, message, timeout):
-        found.append(method)
-        return call(method, message, timeout)
-
-    monkeypatch.setattr(client, "_call", counted)
-    device = client._unary(exports._REGISTER)
-    return lambda: sum(method is device for method in found)
-
-
-def test_a_server_without_that_device_is_asked_once(library, host, near, monkeypatch, caplog):
-    class Elsewhere:
-        def uuid(self, ordinal):
-            return UUID[::-1]
-
-    monkeypatch.setattr("groupconv_worker.cuda.ipc.driver", Elsewhere)
-    caplog.set_level("INFO", "groupconv.memory.exports")
-    count = asks(near, monkeypatch)
-    for seed in range(3):
-        x = on_device(library, image(seed))
-        np.testing.assert_array_equal(near.convolve(x, W, spec=SPEC), expected(image(seed)))
-    assert count() == 1
-    assert not regions(host)
-    assert "does not see that device" in caplog.text
-
-
-def test_a_server_without_a_gpu_is_asked_once(library, host, near, monkeypatch):
-    monkeypatch.setattr("groupconv_worker.cuda.engine.why_unavailable", lambda: "CuPy is not installed")
-    count = asks(near, monkeypatch)
-    for seed in range(3):
-        out = on_device(library, np.zeros(SHAPE, np.float32))
-        near.convolve(on_device(library, image(seed)), W, spec=SPEC, out=out)
-        np.testing.assert_array_equal(out.array, expected(image(seed)))
-    assert count() == 1
-
-
-def test_an_allocation_that_the_server_cannot_open_is_tried_once(library, cupy, host, near, monkeypatch):
-    monkeypatch.setattr(cupy.cuda.runtime, "ipcOpenMemHandle", lambda *_: cupy.ipc.open_handle(b"", 0))
-    count = asks(near, monkeypatch)
-    x = on_device(library, image())
-    for _ in range(3):
-        np.testing.assert_array_equal(near.convolve(x, W, spec=SPEC), expected(image()))
-    assert count() == 1
-
-
-def test_a_full_server_is_asked_again_later(library, host, near, monkeypatch):
-    monkeypatch.setattr(exports, "PAUSE", 1e6)
-    host.client_device_memory.capacity = 0
-    count = asks(near, monkeypatch)
-    x = on_device(library, image())
-    np.testing.assert_array_equal(near.convolve(x, W, spec=SPEC), expected(image()))
-    near.convolve(x, W, spec=SPEC)
-    assert count() == 1
-    host.client_device_memory.capacity = 2**30
-    near._shared._exports._not_before = 0.0
-    near.convolve(x, W, spec=SPEC)
-    assert count() == 2
-    assert len(regions(host)) == 1
-
-
-def test_freed_memory_is_let_go_and_so_is_what_is_too_much(library, host, near, cupy, monkeypatch):
-    x = on_device(library, image())
-    near.convolve(x, W, spec=SPEC)
-    (first,) = regions(host)
-    library.free(x.array.ctypes.data)
-    del x
-    y = on_device(library, image())
-    near.convolve(y, W, spec=SPEC)
-    assert first not in regions(host)
-    assert len(regions(host)) == 1
-    monkeypatch.setattr(exports, "MAX_ALLOCATIONS", 3)
-    kept = [on_device(library, image()) for _ in range(5)]
-    for x in kept:
-        near.convolve(x, W, spec=SPEC)
-        near.convolve(y, W, spec=SPEC)
-    assert len(regions(host)) == 3
-    assert len(near._shared._exports._regions) == 3
-    del first
-    gc.collect()
-    assert len(cupy.ipc.open) == 3
-
-
-def test_a_server_that_was_started_anew(library):
-    x, out = on_device(library, image()), on_device(library, np.zeros(SHAPE, np.float32))
-    config = functools.partial(Config, executor="local", threads=1, engine="cpu", shared_memory=True)
-    with Server(config(port=0)) as server:
-        client = groupconv.connect(server.address, shared_memory=True)
-        client.convolve(x, W, spec=SPEC, out=out)
-        port = server.port
-    with client, Server(config(port=port)) as server:
-        out.array[...] = 0
-        client.convolve(x, W, spec=SPEC, out=out)
-        assert len(regions(server)) == 2
-    np.testing.assert_array_equal(out.array, expected(image()))
-
-
-def test_a_call_that_timed_out_keeps_its_array_for_a_while(library, host, near, monkeypatch):
-    x, out = on_device(library, image()), on_device(library, np.zeros(SHAPE, np.float32))
-    near.convolve(x, W, spec=SPEC, out=out)
-    go = threading.Event()
-    run = LocalExecutor.run
-    with monkeypatch.context() as patch:
-        patch.setattr(LocalExecutor, "run", lambda self, tasks, **o: (go.wait(30), run(self, tasks))[1])
-        with pytest.raises(DeadlineExceededError):
-            near.convolve(x, W, spec=SPEC, out=out, timeout=0.2)
-    go.set()
-    held = near._shared._exports._held
-    assert [owner for _, owner in held] == [out]
-    held[0] = 0.0, out  # it is later
-    near.convolve(x, W, spec=SPEC, out=out)
-    assert not held
 
 
 def test_awaiting(library, host):
