@@ -10,7 +10,7 @@ from groupconv_server.executors.ray import start
 
 @pytest.mark.parametrize(("shared", "memory", "warned"), [(1, 8, True), (3, 8, False), (64, 8, False), (0, 8, True)])
 def test_little_shared_memory_is_warned_of_with_what_to_do(monkeypatch, caplog, shared, memory, warned):
-    monkeypatch.setattr(start.psutil, "virtual_memory", lambda: SimpleNamespace(total=memory * 2**30))
+    monkeypatch.setattr(start.machine, "memory", lambda: memory * 2**30)
     monkeypatch.setattr(start.shutil, "disk_usage", lambda _: SimpleNamespace(total=shared * 2**30))
     with caplog.at_level(logging.WARNING):
         start.check_memory()
