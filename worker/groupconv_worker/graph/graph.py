@@ -1,0 +1,88 @@
+"""A network whose shapes are all known: tensors, and the nodes that make them.
+
+It is what an ONNX model becomes once a call's input shapes are bound: free axes, shape arithmetic and functions are
+gone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """The symbols of one tensor.
+
+    Attributes:
+        name: unique in its graph.
+        dtype: of its elements.
+        shape: of this call.
+    """
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        size: int = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator.
+
+    Attributes:
+        op: ONNX's name of it, in its default domain.
+        inputs, outputs: names of tensors; "" is one that is left out.
+        attributes: ints, floats, strings, and tuples of these. What ONNX gives as a constant input (axes, pads,
+            scales, …) may be here, under the name of that input.
+        name: in the model, for people.
+    """
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in an order in which each runs after those that make its inputs.
+
+    Attributes:
+        inputs, outputs: names, in the model's order.
+        nodes: in order.
+        tensors: every tensor by name: inputs, constants, and what nodes make.
+        constants: the elements of those that do not depend on the inputs.
+
+    Example:
+        >>> f32 = np.dtype("float32")
+        >>> x, y = (Tensor(name, f32, (1, 3)) for name in "xy")
+        >>> graph = Graph(("x",), ("y",), (Node("Relu", ("x",), ("y",)),), {"x": x, "y": y}, {})
+        >>> graph.makers["y"].op, [node.op for node in graph.readers["x"]], graph.tensors["y"].nbytes
+        ('Relu', ['Relu'], 12)
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    tensors: Mapping[str, Tensor]
+    constants: Mapping[str, Array]
+    makers: Mapping[str, Node] = field(init=False, repr=False)
+    readers: Mapping[str, tuple[Node, ...]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        readers: dict[str, list[Node]] = {name: [] for name in self.tensors}
+        for node in self.nodes:
+            for name in dict.fromkeys(filter(None, node.inputs)):
+                readers[name].append(node)
+        object.__setattr__(self, "makers", {name: node for node in self.nodes for name in node.outputs if name})
+        object.__setattr__(self, "readers", {name: tuple(nodes) for name, nodes in readers.items()})
