@@ -165,7 +165,8 @@ class Server:
             self.metrics.registry.register(state)
             self._grpc = self._build()
             self.port = self._bind()
-            self._page = Page.of(config.metrics_host, config.metrics_port, self.metrics.registry)
+            page = (config.metrics_host, config.metrics_port, self.metrics.registry, self.health.state)
+            self._page = Page.of(*page)
             if self._store is not None:
                 self._store.held.tell(self.address)
             self._grpc.start()

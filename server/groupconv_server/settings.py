@@ -126,11 +126,11 @@ class Settings(BaseSettings):
     )
     metrics_port: int | None = setting(
         _c.metrics_port,
-        "Port of the metrics, for Prometheus; 0 picks a free one. Default: none are served.",
+        "HTTP port of /metrics, /healthz and /readyz; 0 picks a free one. Default: none are served.",
         ge=0,
         le=65535,
     )
-    metrics_host: str = setting(_c.metrics_host, "Address of the metrics; they need no token.")
+    metrics_host: str = setting(_c.metrics_host, "Address of the metrics and the health pages; they need no token.")
     log_format: str = setting("console", "console or json.")
     log_level: str | None = setting(None, "DEBUG (a line for every request), INFO, WARNING or ERROR.")
 

@@ -189,4 +189,4 @@ def test_a_taken_port_is_said(server):
 
     port = int(server.metrics_url.split(":")[2].split("/")[0])
     with pytest.raises(UnavailableError, match=f"cannot show metrics on 127.0.0.1:{port}"):
-        Page("127.0.0.1", port, server.metrics.registry)
+        Page("127.0.0.1", port, server.metrics.registry, server.health.state)
