@@ -9,8 +9,8 @@ from report import ROOT, Failed, expect, run, wait_until
 from stack import IMAGES, Stack, expect_all_right
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "groupconv.json"
-RATE = "1m"
-"""What Grafana would put in place of $__rate_interval: four scrapes or more."""
+VARIABLES = {"$__rate_interval": "1m", "$instance": ".*", "$layer": ".*"}
+"""What Grafana would put in their place: four scrapes or more, everything, everything."""
 
 
 def rules() -> None:
@@ -53,7 +53,9 @@ def every_panel_has_data(stack: Stack) -> None:
 
 
 def _has_figures(stack: Stack, query: str) -> bool:
-    encoded = urllib.parse.quote(query.replace("$__rate_interval", RATE))
+    for name, value in VARIABLES.items():
+        query = query.replace(name, value)
+    encoded = urllib.parse.quote(query)
     answer = ask(f"http://127.0.0.1:{stack.prometheus}/api/v1/query?query={encoded}")
     return any(series["value"][1] != "NaN" for series in answer["data"]["result"])
 

@@ -1,5 +1,6 @@
 """`groupconv token`: bearer tokens for a server's callers."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,9 +14,9 @@ from groupconv_server.access.tokens import digest_of, entry_text, new_token, par
 HELP = "Make bearer tokens, and entries for the file of `serve --tokens`."
 NEW = """Examples:
 
-$ groupconv token new alice --file tokens.toml > alice.token
+$ groupconv token new alice --file tokens.toml --output alice.token
 
-$ groupconv token new batch --file tokens.toml --requests-per-second 50 --concurrent 8 > batch.token
+$ groupconv token new batch --file tokens.toml --requests-per-second 50 --concurrent 8 -o batch.token
 """
 HASH = """Examples:
 
@@ -33,8 +34,11 @@ def new(
         float | None, typer.Option(min=1, help="Bytes of messages in a second, in and out together.")
     ] = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="Requests at a time.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new file for the token. Default: it is printed, once.")
+    ] = None,
 ) -> None:
-    """Make a token: it is printed, once; the file gets its digest and its limits."""
+    """Make a token; the file gets its digest and its limits. New files are readable by their user alone (0600)."""
     text = file.read_text() if file.exists() else ""
     try:
         known = parsed(text)
@@ -44,8 +48,19 @@ def new(
         raise AlreadyExistsError(f"{file} has a token of {name}: remove its table first")
     token = new_token()
     entry = entry_text(name, token, CallerLimits(requests_per_second, bytes_per_second, concurrent))
-    file.write_text(f"{text.rstrip()}\n\n{entry}".lstrip())
-    typer.echo(token)
+    if output is not None:
+        if output.exists():
+            raise AlreadyExistsError(f"--output: expected a file that is not there yet, got {output}")
+        _write(output, f"{token}\n")
+    _write(file, f"{text.rstrip()}\n\n{entry}".lstrip())
+    if output is None:
+        typer.echo(token)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file in place: one that is mounted into a container keeps its inode. A new one has mode 0600."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
 
 
 def hash_(
