@@ -25,7 +25,7 @@ def read_model(path: Path) -> Any:
         path: of the file; weights in files beside it (external data) are read, too.
 
     Raises:
-        FailedPreconditionError: the extra `onnx` is not installed.
+        FailedPreconditionError: onnx, onnx-ir or onnxscript is not installed.
         InvalidArgumentError: it is not an ONNX file, or its weights are missing.
     """
     try:
@@ -35,7 +35,7 @@ def read_model(path: Path) -> Any:
         from onnx_ir.passes import common
     except ImportError as error:
         raise FailedPreconditionError(
-            f"to read ONNX files, install the extra `onnx`: pip install 'groupconv[onnx]' ({error})"
+            f"to read ONNX files, install what the server needs: pip install 'groupconv[server]' ({error})"
         ) from None
     try:
         proto = onnx.load(path)

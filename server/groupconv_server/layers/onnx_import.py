@@ -69,7 +69,7 @@ def read_onnx(path: Path, prefix: str = "", *, fold_batch_norm: bool = False) ->
         fold_batch_norm: whether a BatchNormalization after a convolution is folded into its weights.
 
     Raises:
-        FailedPreconditionError: the extra `onnx` is not installed.
+        FailedPreconditionError: onnx, onnx-ir or onnxscript is not installed.
         InvalidArgumentError: it is not an ONNX file, or its weights are missing.
     """
     model = read_model(path)
