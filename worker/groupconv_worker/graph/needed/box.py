@@ -1,0 +1,68 @@
+"""Boxes: parts of a tensor, as a range for each of its axes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+
+class Range(NamedTuple):
+    """The indices from `start` to before `stop`. Ranges may reach outside of a tensor, into its padding."""
+
+    start: int
+    stop: int
+
+    def joined(self, other: "Range") -> "Range":
+        """The smallest range that has both."""
+        return Range(min(self.start, other.start), max(self.stop, other.stop))
+
+    def clipped(self, extent: int) -> "Range":
+        """The part that lies inside an axis; an empty range at its nearest end if none does.
+
+        Example:
+            >>> Range(-2, 5).clipped(4), Range(-3, -1).clipped(4)
+            (Range(start=0, stop=4), Range(start=0, stop=0))
+        """
+        return Range(min(max(self.start, 0), extent), min(max(self.stop, 0), extent))
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A part of a tensor.
+
+    Attributes:
+        ranges: one for each axis.
+
+    Example:
+        >>> Box.whole((3, 4)).shape, Box.of((0, 2), (1, 3)).joined(Box.of((1, 3), (2, 4))).shape
+        ((3, 4), (3, 3))
+    """
+
+    ranges: tuple[Range, ...]
+
+    @classmethod
+    def of(cls, *ranges: tuple[int, int]) -> Self:
+        """A box from pairs (start, stop)."""
+        return cls(tuple(Range(*r) for r in ranges))
+
+    @classmethod
+    def whole(cls, shape: Sequence[int]) -> Self:
+        """All of a tensor."""
+        return cls(tuple(Range(0, extent) for extent in shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The extents."""
+        return tuple(r.stop - r.start for r in self.ranges)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The index of this part."""
+        return tuple(slice(r.start, r.stop) for r in self.ranges)
+
+    def joined(self, other: "Box") -> "Box":
+        """The smallest box that has both."""
+        return Box(tuple(a.joined(b) for a, b in zip(self.ranges, other.ranges, strict=True)))
+
+    def clipped(self, shape: Iterable[int]) -> "Box":
+        """The part that lies inside a tensor of this shape."""
+        return Box(tuple(r.clipped(extent) for r, extent in zip(self.ranges, shape, strict=True)))
