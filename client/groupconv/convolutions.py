@@ -24,9 +24,9 @@ class Convolutions(ABC, Generic[Answer]):
     Then the output lacks it, too. The output is a NumPy array, or `out`, which may be on a GPU. Kernels and biases are
     converted to the dtype of a float input (docs/convolution.md has the dtypes).
 
-    Keyword arguments of every function: stride, padding, dilation, groups, padding_mode, activation, flip_kernel and
-    exact, and output_padding for transposed convolutions, see `ConvSpec`; out, an array of the output's shape and dtype
-    to fill; timeout in seconds, in place of the client's; allow_reordering, see `Client.run`.
+    Keyword arguments of every function: stride, padding, dilation, groups, padding_mode, activation, flip_kernel,
+    exact and math, and output_padding for transposed convolutions, see `ConvSpec`; out, an array of the output's shape
+    and dtype to fill; timeout in seconds, in place of the client's; allow_reordering, see `Client.run`.
 
     Raises:
         InvalidArgumentError: an argument is invalid; it names the field, what was expected and what came.

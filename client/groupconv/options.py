@@ -3,7 +3,15 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypedDict, cast
 
-from groupconv.convolution.spec import SPEC_ARGUMENTS, Activation, ActivationKind, ConvSpec, PaddingMode, PaddingRule
+from groupconv.convolution.spec import (
+    SPEC_ARGUMENTS,
+    Activation,
+    ActivationKind,
+    ConvSpec,
+    Math,
+    PaddingMode,
+    PaddingRule,
+)
 from groupconv.errors import InvalidArgumentError, UnknownArgumentError
 from groupconv.streaming.progress import ProgressCallback
 
@@ -43,6 +51,7 @@ class _Spec(TypedDict, total=False):
     activation: ActivationKind | Activation | None
     flip_kernel: bool
     exact: bool
+    math: Math | None
 
 
 class Conv(_Spec, CallOptions, total=False):

@@ -40,7 +40,7 @@ def depthwise_separable_steps(
         Step(
             pointwise(pointwise_kernel, rank, "pointwise_weight"),
             bias,
-            ConvSpec(activation=spec.activation, exact=spec.exact),
+            ConvSpec(activation=spec.activation, exact=spec.exact, math=spec.math),
         ),
     ]
 

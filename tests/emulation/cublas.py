@@ -14,7 +14,18 @@ from emulation.streams import current
 
 RUNTIME_DTYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: ml_dtypes.bfloat16}
 COMPUTE = {68: np.float32, 70: np.float64, 77: np.float32, 74: np.float32, 75: np.float32}
-ROUNDING = {74: np.float16, 75: ml_dtypes.bfloat16}  # what FAST_16F and FAST_16BF make of the operands
+
+
+def tf32(values: np.ndarray) -> np.ndarray:
+    """float32 as tensor cores read it for TF32: the lower 13 bits are cut off."""
+    return (values.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+ROUNDING = {  # what FAST_TF32, FAST_16F and FAST_16BF make of the operands
+    77: tf32,
+    74: lambda values: values.astype(np.float16),
+    75: lambda values: values.astype(ml_dtypes.bfloat16),
+}
 CALLS: list[SimpleNamespace] = []
 HANDLE = 1
 
@@ -72,7 +83,7 @@ def _gemm(
             a = _columns(A, Atype, m, k, lda, i * strideA)
             b = _columns(B, Btype, k, n, ldb, i * strideB)
             if computeType in ROUNDING:
-                a, b = a.astype(ROUNDING[computeType]), b.astype(ROUNDING[computeType])
+                a, b = (ROUNDING[computeType](np.ascontiguousarray(x)) for x in (a, b))
             with np.errstate(all="ignore"):
                 _columns(C, Ctype, m, n, ldc, i * strideC)[...] = a.astype(wide) @ b.astype(wide)
 

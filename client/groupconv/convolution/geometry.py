@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from groupconv.convolution.padding import Pair, Shape, check_padding_mode, effective_extent, resolve_padding
-from groupconv.convolution.spec import MAX_PARAMETER, MAX_RANK, Activation, ConvSpec, PaddingMode, per_axis
+from groupconv.convolution.spec import MAX_PARAMETER, MAX_RANK, Activation, ConvSpec, Math, PaddingMode, per_axis
 from groupconv.errors import InvalidArgumentError
 
 
@@ -28,7 +28,7 @@ class Geometry:
         input, kernel, output: spatial extents H, K, H', one per axis (1 to 3 axes).
         stride, dilation, output_padding: one per axis.
         padding: (low, high) per axis.
-        padding_mode, activation, transposed, flip_kernel, exact: as in ConvSpec.
+        padding_mode, activation, transposed, flip_kernel, exact, math: as in ConvSpec.
 
     Example:
         >>> g = resolve(ConvSpec(padding=2, groups=2), (1, 96, 27, 27), (256, 48, 5, 5))
@@ -52,6 +52,7 @@ class Geometry:
     transposed: bool = False
     flip_kernel: bool = False
     exact: bool = False
+    math: Math | None = None
 
     @property
     def rank(self) -> int:
@@ -184,6 +185,7 @@ def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[i
         transposed=spec.transposed,
         flip_kernel=spec.flip_kernel,
         exact=spec.exact,
+        math=spec.math,
     )
 
 

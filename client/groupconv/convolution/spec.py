@@ -5,18 +5,20 @@ An int applies to every axis, a tuple has one value per axis. The rank comes fro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Literal, Never, Self, get_args
 
 from groupconv.errors import InvalidArgumentError, UnknownArgumentError
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 PaddingRule = Literal["same", "same_lower", "valid"]
+Math = Literal["float32", "tf32", "float16", "bfloat16"]
 ActivationKind = Literal["relu", "leaky_relu", "prelu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"]
 
 PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
 PADDING_RULES: tuple[str, ...] = get_args(PaddingRule)
 ACTIVATIONS: tuple[str, ...] = get_args(ActivationKind)
+MATHS: tuple[str, ...] = get_args(Math)
 DEFAULT_SLOPE = {"leaky_relu": (0.01,), "prelu": (0.25,)}  # torch's defaults
 
 MAX_RANK = 3
@@ -82,6 +84,8 @@ class ConvSpec:
         flip_kernel: whether to flip the kernel (convolution); the default is cross-correlation, as in deep learning.
         exact: whether each output must be the direct sum of its products, without Winograd, Fourier transforms or
             kernel factorization (docs/convolution.md).
+        math: what a GPU may round float32 factors to before it multiplies them, one of `MATHS`; sums are float32. None
+            takes the worker's default, `GROUPCONV_CUDA_MATH`. Other dtypes, and CPUs, never round factors.
 
     Raises:
         InvalidArgumentError: a value is invalid for every shape; it names the field, what was expected and what came.
@@ -105,6 +109,7 @@ class ConvSpec:
     output_padding: PerAxis = 0
     flip_kernel: bool = False
     exact: bool = False
+    math: Math | None = None
 
     def __init__(
         self,
@@ -119,6 +124,7 @@ class ConvSpec:
         output_padding: int | Sequence[int] = 0,
         flip_kernel: bool = False,
         exact: bool = False,
+        math: Math | None = None,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -134,10 +140,15 @@ class ConvSpec:
         put(self, "output_padding", _per_axis("output_padding", output_padding, 0))
         put(self, "flip_kernel", bool(flip_kernel))
         put(self, "exact", bool(exact))
+        put(self, "math", math)
         if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
             raise InvalidArgumentError("padding_mode", f"one of {', '.join(PADDING_MODES)}", padding_mode)
         if self.activation is not None and not isinstance(self.activation, Activation):
             raise InvalidArgumentError("activation", f"one of {', '.join(ACTIVATIONS)}", activation)
+        if math is not None and (not isinstance(math, str) or math not in MATHS):
+            raise InvalidArgumentError("math", f"one of {', '.join(MATHS)}", math)
+        if exact and math not in (None, "float32"):
+            raise InvalidArgumentError("math", "float32 together with exact", math)
         if transposed and padding_mode != "zeros":
             raise InvalidArgumentError("padding_mode", "zeros for a transposed convolution", padding_mode)
         if not transposed and self.output_padding not in (0, (0,) * len(_as_tuple(self.output_padding))):
@@ -149,15 +160,6 @@ class ConvSpec:
         if self.activation is not None and self.activation == Activation(self.activation.kind):
             shown["activation"] = self.activation.kind
         return f"ConvSpec({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
-
-    def with_exact(self) -> Self:
-        """The same convolution with `exact=True`.
-
-        Example:
-            >>> ConvSpec(stride=2).with_exact().exact
-            True
-        """
-        return replace(self, exact=True)
 
 
 SPEC_ARGUMENTS = tuple(f.name for f in fields(ConvSpec))

@@ -25,25 +25,27 @@ _sym_db = _symbol_database.Default()
 from groupconv.v1 import tensor_pb2 as groupconv_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17groupconv/v1/spec.proto\x12\x0cgroupconv.v1\x1a\x19groupconv/v1/tensor.proto\"\xee\x01\n\nActivation\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.groupconv.v1.Activation.Kind\x12\r\n\x05slope\x18\x02 \x03(\x01\"\xa3\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_RELU\x10\x01\x12\x13\n\x0fKIND_LEAKY_RELU\x10\x02\x12\x0e\n\nKIND_PRELU\x10\x03\x12\x10\n\x0cKIND_SIGMOID\x10\x04\x12\r\n\tKIND_TANH\x10\x05\x12\r\n\tKIND_SILU\x10\x06\x12\r\n\tKIND_GELU\x10\x07\x12\x12\n\x0eKIND_GELU_TANH\x10\x08\"\xd7\x02\n\x08\x43onvSpec\x12\x0e\n\x06stride\x18\x01 \x03(\x03\x12/\n\x0cpadding_rule\x18\x02 \x01(\x0e\x32\x19.groupconv.v1.PaddingRule\x12\x13\n\x0bpadding_low\x18\x03 \x03(\x03\x12\x14\n\x0cpadding_high\x18\x04 \x03(\x03\x12\x10\n\x08\x64ilation\x18\x05 \x03(\x03\x12\x13\n\x06groups\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12/\n\x0cpadding_mode\x18\x07 \x01(\x0e\x32\x19.groupconv.v1.PaddingMode\x12,\n\nactivation\x18\x08 \x01(\x0b\x32\x18.groupconv.v1.Activation\x12\x12\n\ntransposed\x18\t \x01(\x08\x12\x16\n\x0eoutput_padding\x18\n \x03(\x03\x12\x13\n\x0b\x66lip_kernel\x18\x0b \x01(\x08\x12\r\n\x05\x65xact\x18\x0c \x01(\x08\x42\t\n\x07_groups\"v\n\x04Step\x12$\n\x06kernel\x18\x01 \x01(\x0b\x32\x14.groupconv.v1.Tensor\x12\"\n\x04\x62ias\x18\x02 \x01(\x0b\x32\x14.groupconv.v1.Tensor\x12$\n\x04spec\x18\x03 \x01(\x0b\x32\x16.groupconv.v1.ConvSpec\"Z\n\x08StepType\x12(\n\x06kernel\x18\x01 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.groupconv.v1.ConvSpec*\x98\x01\n\x0bPaddingRule\x12\x1c\n\x18PADDING_RULE_UNSPECIFIED\x10\x00\x12\x19\n\x15PADDING_RULE_EXPLICIT\x10\x01\x12\x1b\n\x17PADDING_RULE_SAME_UPPER\x10\x02\x12\x1b\n\x17PADDING_RULE_SAME_LOWER\x10\x03\x12\x16\n\x12PADDING_RULE_VALID\x10\x04*\x94\x01\n\x0bPaddingMode\x12\x1c\n\x18PADDING_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12PADDING_MODE_ZEROS\x10\x01\x12\x18\n\x14PADDING_MODE_REFLECT\x10\x02\x12\x1a\n\x16PADDING_MODE_REPLICATE\x10\x03\x12\x19\n\x15PADDING_MODE_CIRCULAR\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17groupconv/v1/spec.proto\x12\x0cgroupconv.v1\x1a\x19groupconv/v1/tensor.proto\"\xee\x01\n\nActivation\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.groupconv.v1.Activation.Kind\x12\r\n\x05slope\x18\x02 \x03(\x01\"\xa3\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_RELU\x10\x01\x12\x13\n\x0fKIND_LEAKY_RELU\x10\x02\x12\x0e\n\nKIND_PRELU\x10\x03\x12\x10\n\x0cKIND_SIGMOID\x10\x04\x12\r\n\tKIND_TANH\x10\x05\x12\r\n\tKIND_SILU\x10\x06\x12\r\n\tKIND_GELU\x10\x07\x12\x12\n\x0eKIND_GELU_TANH\x10\x08\"\xf9\x02\n\x08\x43onvSpec\x12\x0e\n\x06stride\x18\x01 \x03(\x03\x12/\n\x0cpadding_rule\x18\x02 \x01(\x0e\x32\x19.groupconv.v1.PaddingRule\x12\x13\n\x0bpadding_low\x18\x03 \x03(\x03\x12\x14\n\x0cpadding_high\x18\x04 \x03(\x03\x12\x10\n\x08\x64ilation\x18\x05 \x03(\x03\x12\x13\n\x06groups\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12/\n\x0cpadding_mode\x18\x07 \x01(\x0e\x32\x19.groupconv.v1.PaddingMode\x12,\n\nactivation\x18\x08 \x01(\x0b\x32\x18.groupconv.v1.Activation\x12\x12\n\ntransposed\x18\t \x01(\x08\x12\x16\n\x0eoutput_padding\x18\n \x03(\x03\x12\x13\n\x0b\x66lip_kernel\x18\x0b \x01(\x08\x12\r\n\x05\x65xact\x18\x0c \x01(\x08\x12 \n\x04math\x18\r \x01(\x0e\x32\x12.groupconv.v1.MathB\t\n\x07_groups\"v\n\x04Step\x12$\n\x06kernel\x18\x01 \x01(\x0b\x32\x14.groupconv.v1.Tensor\x12\"\n\x04\x62ias\x18\x02 \x01(\x0b\x32\x14.groupconv.v1.Tensor\x12$\n\x04spec\x18\x03 \x01(\x0b\x32\x16.groupconv.v1.ConvSpec\"Z\n\x08StepType\x12(\n\x06kernel\x18\x01 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.groupconv.v1.ConvSpec*\x98\x01\n\x0bPaddingRule\x12\x1c\n\x18PADDING_RULE_UNSPECIFIED\x10\x00\x12\x19\n\x15PADDING_RULE_EXPLICIT\x10\x01\x12\x1b\n\x17PADDING_RULE_SAME_UPPER\x10\x02\x12\x1b\n\x17PADDING_RULE_SAME_LOWER\x10\x03\x12\x16\n\x12PADDING_RULE_VALID\x10\x04*\x94\x01\n\x0bPaddingMode\x12\x1c\n\x18PADDING_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12PADDING_MODE_ZEROS\x10\x01\x12\x18\n\x14PADDING_MODE_REFLECT\x10\x02\x12\x1a\n\x16PADDING_MODE_REPLICATE\x10\x03\x12\x19\n\x15PADDING_MODE_CIRCULAR\x10\x04*b\n\x04Math\x12\x14\n\x10MATH_UNSPECIFIED\x10\x00\x12\x10\n\x0cMATH_FLOAT32\x10\x01\x12\r\n\tMATH_TF32\x10\x02\x12\x10\n\x0cMATH_FLOAT16\x10\x03\x12\x11\n\rMATH_BFLOAT16\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'groupconv.v1.spec_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PADDINGRULE']._serialized_start=868
-  _globals['_PADDINGRULE']._serialized_end=1020
-  _globals['_PADDINGMODE']._serialized_start=1023
-  _globals['_PADDINGMODE']._serialized_end=1171
+  _globals['_PADDINGRULE']._serialized_start=902
+  _globals['_PADDINGRULE']._serialized_end=1054
+  _globals['_PADDINGMODE']._serialized_start=1057
+  _globals['_PADDINGMODE']._serialized_end=1205
+  _globals['_MATH']._serialized_start=1207
+  _globals['_MATH']._serialized_end=1305
   _globals['_ACTIVATION']._serialized_start=69
   _globals['_ACTIVATION']._serialized_end=307
   _globals['_ACTIVATION_KIND']._serialized_start=144
   _globals['_ACTIVATION_KIND']._serialized_end=307
   _globals['_CONVSPEC']._serialized_start=310
-  _globals['_CONVSPEC']._serialized_end=653
-  _globals['_STEP']._serialized_start=655
-  _globals['_STEP']._serialized_end=773
-  _globals['_STEPTYPE']._serialized_start=775
-  _globals['_STEPTYPE']._serialized_end=865
+  _globals['_CONVSPEC']._serialized_end=687
+  _globals['_STEP']._serialized_start=689
+  _globals['_STEP']._serialized_end=807
+  _globals['_STEPTYPE']._serialized_start=809
+  _globals['_STEPTYPE']._serialized_end=899
 # @@protoc_insertion_point(module_scope)

@@ -84,6 +84,38 @@ PADDING_MODE_CIRCULAR: PaddingMode.ValueType  # 4
 """The input wrapped around."""
 Global___PaddingMode: _TypeAlias = PaddingMode  # noqa: Y015
 
+class _Math:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MathEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Math.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MATH_UNSPECIFIED: _Math.ValueType  # 0
+    """The default of the server's workers: MATH_FLOAT32 unless GROUPCONV_CUDA_MATH is set there."""
+    MATH_FLOAT32: _Math.ValueType  # 1
+    """Not at all."""
+    MATH_TF32: _Math.ValueType  # 2
+    """To 10 bits after the leading one, the range of float32."""
+    MATH_FLOAT16: _Math.ValueType  # 3
+    """To float16: 10 bits after the leading one, values up to 65504."""
+    MATH_BFLOAT16: _Math.ValueType  # 4
+    """To bfloat16: 7 bits after the leading one, the range of float32."""
+
+class Math(_Math, metaclass=_MathEnumTypeWrapper):
+    """What a GPU may round float32 factors to before it multiplies them. Sums are float32 in each case."""
+
+MATH_UNSPECIFIED: Math.ValueType  # 0
+"""The default of the server's workers: MATH_FLOAT32 unless GROUPCONV_CUDA_MATH is set there."""
+MATH_FLOAT32: Math.ValueType  # 1
+"""Not at all."""
+MATH_TF32: Math.ValueType  # 2
+"""To 10 bits after the leading one, the range of float32."""
+MATH_FLOAT16: Math.ValueType  # 3
+"""To float16: 10 bits after the leading one, values up to 65504."""
+MATH_BFLOAT16: Math.ValueType  # 4
+"""To bfloat16: 7 bits after the leading one, the range of float32."""
+Global___Math: _TypeAlias = Math  # noqa: Y015
+
 @_typing.final
 class Activation(_message.Message):
     """A pointwise function applied after the bias."""
@@ -181,6 +213,7 @@ class ConvSpec(_message.Message):
     OUTPUT_PADDING_FIELD_NUMBER: _builtins.int
     FLIP_KERNEL_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    MATH_FIELD_NUMBER: _builtins.int
     padding_rule: Global___PaddingRule.ValueType
     """Whether the padding is given or follows from a rule."""
     groups: _builtins.int
@@ -193,6 +226,8 @@ class ConvSpec(_message.Message):
     """True convolution (the kernel flipped) in place of cross-correlation."""
     exact: _builtins.bool
     """Each output is the sum of its own products: no algorithm that transforms, whose error depends on other outputs."""
+    math: Global___Math.ValueType
+    """What float32 factors may be rounded to. With exact only MATH_UNSPECIFIED, which then means MATH_FLOAT32, and MATH_FLOAT32."""
     @_builtins.property
     def stride(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Step of the window (transposed: of the output) per axis; empty means 1."""
@@ -232,10 +267,11 @@ class ConvSpec(_message.Message):
         output_padding: _abc.Iterable[_builtins.int] | None = ...,
         flip_kernel: _builtins.bool = ...,
         exact: _builtins.bool = ...,
+        math: Global___Math.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_groups", b"_groups", "activation", b"activation", "groups", b"groups"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_groups", b"_groups", "activation", b"activation", "dilation", b"dilation", "exact", b"exact", "flip_kernel", b"flip_kernel", "groups", b"groups", "output_padding", b"output_padding", "padding_high", b"padding_high", "padding_low", b"padding_low", "padding_mode", b"padding_mode", "padding_rule", b"padding_rule", "stride", b"stride", "transposed", b"transposed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_groups", b"_groups", "activation", b"activation", "dilation", b"dilation", "exact", b"exact", "flip_kernel", b"flip_kernel", "groups", b"groups", "math", b"math", "output_padding", b"output_padding", "padding_high", b"padding_high", "padding_low", b"padding_low", "padding_mode", b"padding_mode", "padding_rule", b"padding_rule", "stride", b"stride", "transposed", b"transposed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__groups: _TypeAlias = _typing.Literal["groups"]  # noqa: Y015
     _WhichOneofArgType__groups: _TypeAlias = _typing.Literal["_groups", b"_groups"]  # noqa: Y015

@@ -5,12 +5,13 @@ from typing import Any
 
 from groupconv.convolution.plan import Alternative, Plan, Range, Shard, StepPlan
 from groupconv.convolution.report import Report, ShardReport
-from groupconv.convolution.spec import ACTIVATIONS, PADDING_MODES, Activation, ConvSpec
+from groupconv.convolution.spec import ACTIVATIONS, MATHS, PADDING_MODES, Activation, ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import convolution_pb2, plan_pb2, spec_pb2
 
 _MODES: dict[str, Any] = {m: spec_pb2.PaddingMode.Value(f"PADDING_MODE_{m.upper()}") for m in PADDING_MODES}
 _KINDS: dict[str, Any] = {k: spec_pb2.Activation.Kind.Value(f"KIND_{k.upper()}") for k in ACTIVATIONS}
+_MATHS: dict[str, Any] = {m: spec_pb2.Math.Value(f"MATH_{m.upper()}") for m in MATHS}
 _RULES: dict[str, spec_pb2.PaddingRule.ValueType] = {
     "same": spec_pb2.PADDING_RULE_SAME_UPPER,
     "same_lower": spec_pb2.PADDING_RULE_SAME_LOWER,
@@ -18,6 +19,7 @@ _RULES: dict[str, spec_pb2.PaddingRule.ValueType] = {
 }
 _MODES_BACK = {v: k for k, v in _MODES.items()} | {spec_pb2.PADDING_MODE_UNSPECIFIED: "zeros"}
 _KINDS_BACK = {v: k for k, v in _KINDS.items()}
+_MATHS_BACK = {v: k for k, v in _MATHS.items()}
 _RULES_BACK = {v: k for k, v in _RULES.items()}
 _EXPLICIT = (spec_pb2.PADDING_RULE_UNSPECIFIED, spec_pb2.PADDING_RULE_EXPLICIT)
 
@@ -38,6 +40,7 @@ def spec_to_wire(spec: ConvSpec) -> spec_pb2.ConvSpec:
         output_padding=_listed(spec.output_padding),
         flip_kernel=spec.flip_kernel,
         exact=spec.exact,
+        math=spec_pb2.MATH_UNSPECIFIED if spec.math is None else _MATHS[spec.math],
     )
     if isinstance(spec.padding, str):
         message.padding_rule = _RULES[spec.padding]
@@ -68,6 +71,7 @@ def spec_from_wire(message: spec_pb2.ConvSpec) -> ConvSpec:
         output_padding=_axes(message.output_padding, 0),
         flip_kernel=message.flip_kernel,
         exact=message.exact,
+        math=None if message.math == spec_pb2.MATH_UNSPECIFIED else _known("math", message.math, _MATHS_BACK),
     )
 
 

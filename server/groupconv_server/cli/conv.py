@@ -17,6 +17,7 @@ from groupconv.streaming.progress import Bar
 from groupconv.text import human_bytes
 from groupconv_server import files
 from groupconv_server.cli.connection import Endpoint
+from groupconv_server.cli.options import MathOption
 from groupconv_server.cli.signals import ended_by_signals
 from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.files import filters
@@ -78,6 +79,7 @@ def command(
         float, typer.Option(min=0.1, help="Standard deviations at which Gaussians are cut.")
     ] = TRUNCATE,
     exact: Annotated[bool, typer.Option("--exact", help="Only sums of the products, no transforms.")] = False,
+    precision: MathOption = None,
     absolute: Annotated[
         bool | None,
         typer.Option(
@@ -116,7 +118,7 @@ def command(
         for note in opened.notes:
             typer.echo(f"groupconv: {note}", err=True)
         options: dict[str, Any] = {"truncate": truncate, "stride": stride, "dilation": dilation}
-        options |= {"padding_mode": padding_mode, "exact": exact}
+        options |= {"padding_mode": padding_mode, "exact": exact, "math": precision}
         arranged, filtering = _arranged(opened, output, kernel, depthwise_separable, options)
         x = as_request_dtype(arranged)
         ready = ready_steps(filtering.steps, x.dtype)

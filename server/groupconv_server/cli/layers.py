@@ -15,7 +15,7 @@ from groupconv.errors import FailedPreconditionError, InvalidArgumentError, Reso
 from groupconv.layer import LayerInfo
 from groupconv.text import human_bytes, table
 from groupconv_server.cli.connection import Endpoint
-from groupconv_server.cli.options import TimeoutOption, integers
+from groupconv_server.cli.options import MathOption, TimeoutOption, integers, with_precision
 from groupconv_server.layers.names import check_name, legal_name
 from groupconv_server.layers.onnx_import import read_onnx
 
@@ -102,6 +102,7 @@ def load(
     exact: Annotated[
         bool, typer.Option("--exact", help="Only sums of the products, no transforms; of every layer.")
     ] = False,
+    precision: MathOption = None,
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="N,C,H,W to expect: prepared and tuned for now.")
     ] = None,
@@ -137,8 +138,7 @@ def load(
                     skipped.append((one.name, one.reason))
                 else:
                     found.append((one.name, one.step))
-    if exact:
-        found = [(full, replace(step, spec=step.spec.with_exact())) for full, step in found]
+    found = [(full, replace(step, spec=with_precision(step.spec, precision, exact=exact))) for full, step in found]
     if dry_run:
         loaded = [(full, "-", step) for full, step in found]
     else:
@@ -277,6 +277,8 @@ def _spec(spec: groupconv.ConvSpec) -> str:
         if _plain(getattr(spec, field)) != _plain(getattr(default, field))
     ]
     words += [field for field in ("transposed", "flip_kernel", "exact") if getattr(spec, field)]
+    if spec.math is not None:
+        words.append(f"math={spec.math}")
     if spec.activation is not None:
         words.append(getattr(spec.activation, "kind", str(spec.activation)))
     return " ".join(words) or "default"

@@ -1,12 +1,27 @@
 """Options that several commands have."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from groupconv.convolution.spec import MATHS, ConvSpec
 from groupconv.errors import InvalidArgumentError
 
 TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.001)]
+
+
+MathOption = Annotated[
+    str | None,
+    typer.Option(
+        "--math", help=f"What a GPU may round float32 factors to: {', '.join(MATHS)}. Default: as its worker is set."
+    ),
+]
+
+
+def with_precision(spec: ConvSpec, math: str | None, *, exact: bool) -> ConvSpec:
+    """The spec with the values of `--math` and `--exact`, where they are given."""
+    return replace(spec, exact=exact or spec.exact, math=spec.math if math is None else math)  # type: ignore[arg-type]  # refused if unknown
 
 
 def integers(option: str, text: str) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from groupconv.convolution.plan import Plan
 from groupconv.convolution.steps import geometries
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv_server.cli.connection import Endpoint
-from groupconv_server.cli.options import TimeoutOption, integers
+from groupconv_server.cli.options import MathOption, TimeoutOption, integers, with_precision
 from groupconv_server.layers.catalogue import layer_named
 
 EXAMPLES = """Examples:
@@ -46,6 +46,7 @@ def command(
     groups: Annotated[int, typer.Option(help="Channel groups.")] = 1,
     transposed: Annotated[bool, typer.Option("--transposed", help="A transposed convolution.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Only sums of the products, no transforms.")] = False,
+    precision: MathOption = None,
     dtype: Annotated[str, typer.Option(help="Of input and kernel.")] = "float32",
     allow_reordering: Annotated[bool, typer.Option(help="Sums over input channels may be cut.")] = False,
     workers: Annotated[
@@ -77,8 +78,7 @@ def command(
         )
         specs = [spec]
         x = x if batch is None else (batch, *x[1:])
-    if exact:
-        specs = [spec.with_exact() for spec in specs]
+    specs = [with_precision(spec, precision, exact=exact) for spec in specs]
     if workers is None and speeds is None:
         with endpoint.connect(timeout) as client:
             plan = client.plan_steps(x, kernels, specs, dtype=dtype, allow_reordering=allow_reordering)

@@ -52,7 +52,7 @@ def key_of(x: Array, steps: Sequence[Step], reordering: bool) -> tuple[Any, ...]
     """Equal for requests that can be joined, if their kernels are the same."""
     first = steps[0]
     if isinstance(first, ResidentStep):
-        return x.shape[1:], x.dtype, reordering, first.layer, first.version, first.spec.exact
+        return x.shape[1:], x.dtype, reordering, first.layer, first.version, first.spec.exact, first.spec.math
     return x.shape[1:], x.dtype, reordering, tuple((s.spec, s.kernel.shape, s.kernel.dtype) for s in steps)
 
 

@@ -82,7 +82,7 @@ def filtering(
         if made.parts != 1 or steps[0].spec.groups != channels or len(steps[-1].kernel) != channels:
             expected = "one kernel for each channel, to be depthwise separable"
             raise InvalidArgumentError("kernel", expected, kernel)
-        steps = [*steps, _mixing(mix, colors, rank, alpha=alpha)]
+        steps = [*steps, _mixing(mix, colors, rank, alpha=alpha, options=options)]
     order = ["ZYX"[-rank:].index(axis) for axis in spatial]
     return replace(made, steps=[_permuted(step, order) for step in steps])
 
@@ -185,7 +185,7 @@ def _weight(array: Array, channels: int, rank: int) -> tuple[Array, int]:
     return np.broadcast_to(array, (channels, 1, *array.shape)), channels
 
 
-def _mixing(mix: str, colors: int, rank: int, *, alpha: bool) -> Step:
+def _mixing(mix: str, colors: int, rank: int, *, alpha: bool, options: dict[str, Any]) -> Step:
     """The pointwise step of a depthwise separable convolution."""
     matrix = LUMA if mix == "luma" else _array(str(Path(mix)))
     if matrix.ndim != 2 or matrix.shape[1] != colors:
@@ -193,7 +193,8 @@ def _mixing(mix: str, colors: int, rank: int, *, alpha: bool) -> Step:
     if alpha:
         matrix = np.pad(matrix, ((0, 1), (0, 1)))
         matrix[-1, -1] = 1
-    return Step(pointwise(matrix, rank), spec=ConvSpec())
+    of_both = {name: options[name] for name in ("exact", "math") if name in options}
+    return Step(pointwise(matrix, rank), spec=ConvSpec(**of_both))
 
 
 def _with_alpha(weight: Array, groups: int, colors: int) -> tuple[Array, int]:

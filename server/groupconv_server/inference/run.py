@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from groupconv.convolution.steps import Step
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.batching import Batcher
@@ -57,7 +59,8 @@ class Inference:
 
         Args:
             request: its parameter `timeout` (microseconds) shortens the deadline; `priority` (an integer) is that of
-                `Batcher.execute`; `exact` (true or false) is that of `ConvSpec`.
+                `Batcher.execute`; `exact` (true or false) and `math` (a string) are
+                those of `ConvSpec`.
             contents: the raw contents of the request, from `messages.parse`.
             deadline: by time.monotonic().
             final: whether the answer carries the parameter `triton_final_response`.
@@ -102,11 +105,11 @@ class Inference:
         alive: Callable[[], bool],
     ) -> bytes:
         priority = _checked_priority(request)
-        exact: bool = parameter(request.parameters, "exact", bool) or False
+        steps = _steps_of(layer, request)
         x = input_of(request, contents, self.memory, models.input_kind(layer))
         answer = Destination(output_reference(request.outputs), self.memory, x, response)
         coordinator = self.batcher.coordinator
-        call = coordinator.compile(x.shape, x.dtype, layer.exact_steps if exact else layer.steps)
+        call = coordinator.compile(x.shape, x.dtype, steps)
         if answer.at is None:
             coordinator.limits.check_message(call.output_bytes)
         reserve(call.working_bytes + call.output_bytes * (IN_MESSAGE if answer.at is None else IN_PLACE))
@@ -119,6 +122,16 @@ class Inference:
         phases = phases_of(len(x), end - start, ready - start, end - ran, outcome.report)
         self.statistics.answered(layer, phases, outcome.report.plan.steps[0].input_shape[0])
         return message
+
+
+def _steps_of(layer: LayerVersion, request: infer_pb2.ModelInferRequest) -> Sequence[Step]:
+    """The layer's steps, with the parameters `exact` and `math` of the request."""
+    exact: bool = parameter(request.parameters, "exact", bool) or False
+    math: Any = parameter(request.parameters, "math", str)
+    try:
+        return layer.steps_with(exact=exact, math=math)
+    except InvalidArgumentError as error:
+        raise error.within("parameters") from None
 
 
 def _check_no_sequence(request: infer_pb2.ModelInferRequest) -> None:

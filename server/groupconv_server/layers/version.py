@@ -3,11 +3,12 @@
 import functools
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from cachetools import LRUCache
 
+from groupconv.convolution.spec import Math
 from groupconv.convolution.steps import Step
 from groupconv.networks.plan import NetworkPlan
 from groupconv.networks.tensors import check_shapes
@@ -61,19 +62,36 @@ class LayerVersion(Version):
     """
 
     steps: tuple[ResidentStep, ...]
+    _variants: dict[tuple[bool, Math | None], tuple[ResidentStep, ...]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @functools.cached_property
     def dtypes(self) -> tuple[np.dtype, np.dtype]:
         """Of the input that its metadata names, and of the output then."""
         return next(iter(input_types(self.steps).items()))
 
-    @functools.cached_property
-    def exact_steps(self) -> tuple[ResidentStep, ...]:
-        """The steps as sums of their products alone; the workers prepare them apart."""
-        if all(step.spec.exact for step in self.steps):
+    def steps_with(self, *, exact: bool = False, math: Math | None = None) -> tuple[ResidentStep, ...]:
+        """The steps as a request wants them, which the workers prepare apart from those that were loaded.
+
+        Args:
+            exact: only sums of the products.
+            math: what float32 factors may be rounded to; None for what each step says.
+
+        Raises:
+            InvalidArgumentError: there is no such `math`, or it rounds and the sums are to be exact.
+        """
+        if not exact and math is None:
             return self.steps
-        plain = [Step(s.kernel, s.bias, s.spec.with_exact()) for s in self.steps]
-        return resident_steps(self.name, self.version, plain)
+        if (exact, math) not in self._variants:
+            specs = [
+                replace(s.spec, exact=exact or s.spec.exact, math=s.spec.math if math is None else math)
+                for s in self.steps
+            ]
+            plain = [Step(s.kernel, s.bias, spec) for s, spec in zip(self.steps, specs, strict=True)]
+            same = all(s.spec == spec for s, spec in zip(self.steps, specs, strict=True))
+            self._variants[exact, math] = self.steps if same else resident_steps(self.name, self.version, plain)
+        return self._variants[exact, math]
 
 
 @dataclass(eq=False)

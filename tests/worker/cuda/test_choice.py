@@ -153,19 +153,38 @@ def test_deterministic_sums_are_made_in_one_part():
 
 
 @pytest.mark.parametrize(
-    ("math", "compute", "tolerance"),
-    [("float32", 68, 1e-5), ("tf32", 77, 1e-5), ("float16", 74, 5e-2), ("bfloat16", 75, 0.3)],
+    ("of_request", "of_process", "compute"),
+    [
+        (None, "float32", 68),
+        (None, "tf32", 77),
+        ("float32", "tf32", 68),
+        ("tf32", "float32", 77),
+        ("float16", "float32", 74),
+        ("bfloat16", "tf32", 75),
+    ],
 )
-def test_precision_of_products(math: Any, compute: int, tolerance: float):
-    problem, w = RULES["dense"][1]
-    x = np.random.default_rng(2).standard_normal(problem.geometry.input_shape).astype(F32)
-    out = np.empty(problem.geometry.output_shape, F32)
+def test_the_precision_of_a_request_goes_before_that_of_the_process(of_request: Any, of_process: Any, compute: int):
+    problem, w = problem_of((1, 64, 8, 8), (64, 64, 3, 3), padding=1, math=of_request)
     cublas.CALLS.clear()
-    with emulated_engine(algorithm="gemm", math=math) as engine:
-        engine.prepare(problem, w).run(x, out)
+    with emulated_engine(algorithm="gemm", math=of_process) as engine:
+        engine.prepare(problem, w).run(
+            np.zeros(problem.geometry.input_shape, F32), np.empty(problem.geometry.output_shape, F32)
+        )
     assert {call.compute for call in cublas.CALLS} == {compute}
-    want = reference.convolve(x, w, None, problem.geometry)
-    assert np.abs(out - want).max() < tolerance * np.abs(want).max()
+
+
+def test_choices_of_each_precision_are_measured_and_remembered_apart(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GROUPCONV_TUNE", "on")
+    fastest = {"float32": "direct", "tf32": "gemm"}
+    monkeypatch.setattr(
+        "groupconv_worker.cuda.engine.time_on_device",
+        lambda _device, kernel, problem: float(kernel.algorithm != fastest[problem.geometry.math]),
+    )
+    with emulated_engine() as engine:
+        for math in (None, "tf32", "float32", "tf32"):
+            problem, w = problem_of((1, 64, 8, 8), (64, 64, 3, 3), padding=1, math=math)
+            assert engine.prepare(problem, w, resident=True).algorithm == fastest[math or "float32"]
+        assert len(engine._tuned) == 2
 
 
 def test_pointwise_makes_no_patches_and_one_product():
@@ -178,15 +197,16 @@ def test_pointwise_makes_no_patches_and_one_product():
     assert [(c.m, c.n, c.k, c.batch) for c in cublas.CALLS] == [(49, 80, 80, 3)]
 
 
-@pytest.mark.parametrize("math", ["float32", "tf32"])
+@pytest.mark.parametrize("math", ["float32", "tf32", "float16", "bfloat16"])
 def test_cudnn_takes_what_is_no_product_and_is_told_what_it_may_round(math: Any):
-    problem, w = RULES["transposed"][1]
+    problem, w = problem_of((1, 16, 4, 4), (16, 8, 4, 4), transposed=True, stride=2, math=math)
     fake_cudnn.BUILT.clear()
-    with emulated_engine(with_cudnn=True, math=math) as engine:
+    with emulated_engine(with_cudnn=True) as engine:
         assert engine.prepare(problem, w).algorithm == "cudnn"
     notes = {note.name for note in fake_cudnn.BUILT[-1].deselected}
     transforms = {"FFT", "WINOGRAD", "WINOGRAD_TILE_4x4", "WINOGRAD_TILE_6x6", "WINOGRAD_TILE_13x13"}
-    assert notes == transforms | ({"TENSOR_CORE", "DOWN_CONVERT_INPUTS"} if math == "float32" else set())
+    narrower = set() if math == "float16" else {"DOWN_CONVERT_INPUTS"}
+    assert notes == transforms | narrower | ({"TENSOR_CORE"} if math == "float32" else set())
 
 
 def test_what_cudnn_refuses_another_takes(monkeypatch: pytest.MonkeyPatch):

@@ -89,7 +89,7 @@ class CudnnLibrary:
 
     def rounds(self, problem: Problem) -> bool:
         """Whether products may be rounded: then tensor cores compute, which want channels last."""
-        return problem.types.input.itemsize == 2 or self._options.math != "float32"
+        return problem.types.input.itemsize == 2 or problem.geometry.math not in (None, "float32")
 
     def plan(self, problem: Problem) -> CudnnPlan:
         """The plan for a problem; built on first use.
@@ -171,7 +171,9 @@ class CudnnLibrary:
         graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
         unwanted = [note for name in TRANSFORMS if (note := getattr(cudnn.numerical_note, name, None)) is not None]
         if not rounds:
-            unwanted += [cudnn.numerical_note.TENSOR_CORE, cudnn.numerical_note.DOWN_CONVERT_INPUTS]
+            unwanted.append(cudnn.numerical_note.TENSOR_CORE)
+        if g.math != "float16":  # to float16, whose range is narrower than that of tf32 and bfloat16
+            unwanted.append(cudnn.numerical_note.DOWN_CONVERT_INPUTS)
         if self._options.deterministic:
             unwanted.append(cudnn.numerical_note.NONDETERMINISTIC)
         graph.deselect_numeric_notes(unwanted)

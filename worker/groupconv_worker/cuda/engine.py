@@ -5,11 +5,14 @@ CuPy is imported here, when an engine is made, and handed on: no other module na
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 
+import numpy as np
 from cachetools import LRUCache
 
+from groupconv.convolution.spec import Math
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv_worker.autotune import enabled
 from groupconv_worker.contract import Array, Prepared, Problem
@@ -24,7 +27,7 @@ from groupconv_worker.cuda.algorithms.separable import Separable
 from groupconv_worker.cuda.algorithms.stencil import Stencil
 from groupconv_worker.cuda.choice import by_rule, time_on_device
 from groupconv_worker.cuda.chunks import chunk_problem
-from groupconv_worker.cuda.device import Device
+from groupconv_worker.cuda.device import Device, device_types
 from groupconv_worker.cuda.ipc import DeviceMemory, find_device
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.prepared import CudaPrepared
@@ -63,6 +66,23 @@ def device_with(uuid: bytes) -> int | None:
     return find_device(cupy, uuid)
 
 
+def with_math(problem: Problem, default: Math) -> Problem:
+    """The problem with the precision of its products: its own or the default; float32 where nothing may be rounded.
+
+    Example:
+        >>> from groupconv import ConvSpec, resolve
+        >>> from groupconv.convolution.dtypes import types_of
+        >>> f32 = types_of(np.dtype("float32"), np.dtype("float32"))
+        >>> g = resolve(ConvSpec(exact=True), (1, 2, 4), (2, 2, 3))
+        >>> with_math(Problem(g, f32), "tf32").geometry.math
+        'float32'
+    """
+    g = problem.geometry
+    may_round = not g.exact and device_types(problem.types).input == np.float32
+    math: Math = (g.math or default) if may_round else "float32"
+    return problem if g.math == math else replace(problem, geometry=replace(g, math=math))
+
+
 class CudaEngine:
     """Runs every convolution on the current CUDA device.
 
@@ -98,6 +118,7 @@ class CudaEngine:
             ResourceExhaustedError: the weights do not fit the device's memory.
             DeviceLostError: the device failed; the process must be replaced.
         """
+        problem = with_math(problem, self._device.options.math)
         # host arrays come in chunks, so a chunk is what the algorithm computes
         chunk = chunk_problem(problem, self._device.options.chunk)
         while True:
@@ -128,7 +149,7 @@ class CudaEngine:
         names = [options.algorithm] if options.algorithm else by_rule(problem)
         found = [kind for name in names if (kind := self._algorithms.get(name)) and kind.supports(problem)]
         if problem.geometry.exact:
-            found = [k for k in found if k.sums_products and not (k.by_library and options.math != "float32")]
+            found = [kind for kind in found if kind.sums_products]
         if options.deterministic and not options.algorithm:
             found = [kind for kind in found if not kind.by_library]
         if found or Direct.supports(problem):

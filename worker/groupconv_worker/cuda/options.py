@@ -3,12 +3,11 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
+from groupconv.convolution.spec import MATHS, Math
 from groupconv.errors import InvalidArgumentError
 
-Math = Literal["float32", "tf32", "float16", "bfloat16"]
-MATHS: tuple[str, ...] = get_args(Math)
 GRAPH_MEMORY, OLD_GRAPH_MEMORY = "GROUPCONV_CUDA_GRAPH_MEMORY", "GROUPCONV_CUDA_RECORDINGS"
 
 
@@ -26,8 +25,7 @@ class CudaOptions:
         workspace: bytes an algorithm may use beside its input, output and weights.
         chunk: bytes of input and output sent at a time, so that copies overlap with computing.
         graph_memory: bytes of device and pinned memory that captured graphs of repeated runs may hold; 0 captures none.
-        math: what the products of float32 operands may be rounded to on tensor cores (in cuBLAS and cuDNN);
-            "float32" means not at all. Sums are kept in float32 always.
+        math: of convolutions whose `ConvSpec.math` is None.
         deterministic: the same bits from every run on a device model: own kernels and cuFFT alone, which sum
             in a fixed order, chosen by rule. cuBLAS keeps that promise only while one stream is active, and a
             choice by timing may fall differently after a restart.

@@ -31,7 +31,7 @@ class DeviceKernel(ABC):
 
     Attributes:
         algorithm: the name of the algorithm.
-        by_library: cuBLAS or cuDNN multiplies. They may round float32 as `CudaOptions.math` allows, and two runs may
+        by_library: cuBLAS or cuDNN multiplies. They may round float32 as the geometry's `math` allows, and two runs may
             differ in their last bits.
         sums_products: each output is a sum of its own products, so that small integers in floats are summed exactly.
         transforms: plans of cuFFT run. A captured graph has to keep them.

@@ -30,7 +30,7 @@ COMPUTE = {
     "float16": "CUBLAS_COMPUTE_32F_FAST_16F",
     "bfloat16": "CUBLAS_COMPUTE_32F_FAST_16BF",
 }
-"""cuBLAS's names for `CudaOptions.math`."""
+"""cuBLAS's names for `Geometry.math`."""
 
 RUNTIME_TYPE = {"float16": "CUDA_R_16F", "bfloat16": "CUDA_R_16BF", "float32": "CUDA_R_32F", "float64": "CUDA_R_64F"}
 
@@ -151,7 +151,7 @@ class Gemm(DeviceKernel):
         cuda = self.device.cupy.cuda
         kind = getattr(cuda.runtime, RUNTIME_TYPE[str(self.types.input)])
         wide = self.types.accumulate
-        name = COMPUTE[self.device.options.math] if self.types.input == np.float32 else COMPUTE["float32"]
+        name = COMPUTE[self.geometry.math or "float32"]
         compute = getattr(cuda.cublas, "CUBLAS_COMPUTE_64F" if wide == np.float64 else name)
         one, zero = np.array(1, wide), np.array(0, wide)
         none = cuda.cublas.CUBLAS_OP_N
