@@ -62,6 +62,7 @@ def workers(client):
     return {w.id for w in client.status().workers}
 
 
+@pytest.mark.slow
 def test_nodes_join_drain_are_lost_and_return_under_load_and_no_request_sees_it():
     with Cluster() as cluster:
         first = cluster.add()

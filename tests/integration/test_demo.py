@@ -10,6 +10,7 @@ from groupconv_server.demo.run import run_demo
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_demo_passes_with_two_ray_workers(tmp_path, capsys, monkeypatch):
     import subprocess
