@@ -1,0 +1,172 @@
+"""The Kubernetes files: every object is legal, they fit together, and pods get the memory that they may use."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from memory_formula import MIB_PER, needed
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "deploy/k8s"
+KUBERNETES = "1.32"
+FOLDERS = ["base", "overlays/tls", "overlays/production"]
+RAY_GROUP = {"groupName", "template", "rayStartParams", "replicas", "minReplicas", "maxReplicas", "numOfHosts"}
+"""Fields of a group of workers in KubeRay's ray.io/v1, of those that are used here."""
+
+
+def built(folder):
+    """The objects of a kustomization, by kind and name."""
+    if not shutil.which("kubectl"):
+        pytest.skip("no kubectl, which builds kustomizations")
+    command = ["kubectl", "kustomize", str(K8S / folder)]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(text)}
+
+
+def raycluster():
+    return next(o for o in yaml.safe_load_all((K8S / "kuberay.yml").read_text()) if o["kind"] == "RayCluster")
+
+
+def templates():
+    """Every pod that there is, by a name."""
+    found = {}
+    for part in ("coordinator", "worker"):
+        for o in yaml.safe_load_all((K8S / "base" / f"{part}.yml").read_text()):
+            if o["kind"] == "Deployment":
+                found[f"base {part}"] = o["spec"]["template"]
+    found["kuberay head"] = raycluster()["spec"]["headGroupSpec"]["template"]
+    for group in raycluster()["spec"]["workerGroupSpecs"]:
+        found[f"kuberay {group['groupName']}"] = group["template"]
+    return found
+
+
+PODS = templates()
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_object_is_legal(folder):
+    for o in built(folder).values():
+        kubernetes_validate.validate(o, KUBERNETES, strict=True)
+
+
+def test_an_object_with_a_misspelled_field_is_not_legal():
+    policy = yaml.safe_load((K8S / "base/network.yml").read_text())
+    policy["spec"]["podSelektor"] = policy["spec"].pop("podSelector")
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(policy, KUBERNETES, strict=True)
+
+
+def test_the_objects_for_kuberay_are_legal():
+    """No package has the schema of RayCluster: its pods are Kubernetes' own, and its fields are listed above."""
+    for o in yaml.safe_load_all((K8S / "kuberay.yml").read_text()):
+        if o["kind"] != "RayCluster":
+            kubernetes_validate.validate(o, KUBERNETES, strict=True)
+    spec = raycluster()["spec"]
+    assert set(spec) <= {"rayVersion", "enableInTreeAutoscaling", "headGroupSpec", "workerGroupSpecs"}
+    assert set(spec["headGroupSpec"]) <= {"template", "rayStartParams", "serviceType", "enableIngress"}
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+        assert set(group) <= RAY_GROUP
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", **group["template"]["metadata"]}}
+        kubernetes_validate.validate(pod | {"spec": group["template"]["spec"]}, KUBERNETES, strict=True)
+    joined = spec["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["command"][-1]
+    assert joined == f"{raycluster()['metadata']['name']}-head-svc:6379"  # the service that the operator makes
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_is_whole(name):
+    spec = PODS[name]["spec"]
+    (container,) = spec["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in spec["volumes"]}
+    assert {"/tmp", "/home/groupconv", "/dev/shm"} <= set(mounts.values())
+    assert spec["terminationGracePeriodSeconds"] > 30  # --grace
+    assert {"readinessProbe", "resources", "securityContext"} <= container.keys()
+    assert "RAY_AUTH_MODE" in {variable["name"] for variable in container["env"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    if container["name"] == "coordinator":
+        assert {port["containerPort"] for port in container["ports"]} >= {50051, 9464}
+
+
+@pytest.mark.parametrize("name", [name for name in PODS if name.startswith("base")])
+def test_a_pod_gets_the_memory_that_it_may_use(name):
+    spec = PODS[name]["spec"]
+    (container,) = spec["containers"]
+    resources = container["resources"]
+    assert resources["requests"]["memory"] == resources["limits"]["memory"]
+    total = mib(resources["requests"]["memory"])
+    volumes = {v["name"]: v["emptyDir"] for v in spec["volumes"] if v.get("emptyDir", {}).get("medium") == "Memory"}
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    inside = sum(mib(volume["sizeLimit"]) for volume in volumes.values())
+    assert needed(container["name"], variables, inside) <= total
+    assert mib(volumes["shm"]["sizeLimit"]) > 0.3 * total
+
+
+def mib(size):
+    """MiB of a Kubernetes quantity."""
+    number, unit = re.fullmatch(r"(\d+)(\w+)", size).groups()
+    return int(number) * MIB_PER[unit]
+
+
+def test_no_variable_of_a_service_takes_the_place_of_an_option():
+    """Kubernetes sets NAME_PORT=tcp://… for every Service of the namespace, and ours is called groupconv."""
+    assert {name for name in PODS if PODS[name]["spec"].get("enableServiceLinks") is not False} <= {
+        name
+        for name in PODS
+        if name.startswith("kuberay")  # whose services have other names
+    }
+
+
+def test_services_and_policies_select_pods_that_there_are():
+    labels = [template["metadata"]["labels"] for template in PODS.values()]
+    for (kind, _), o in built("base").items():
+        selector = o["spec"].get("podSelector", o["spec"].get("selector"))
+        if kind not in ("Service", "NetworkPolicy", "PodDisruptionBudget", "Deployment"):
+            continue
+        selector = selector.get("matchLabels", selector)
+        assert any(selector.items() <= found.items() for found in labels), kind
+
+
+def test_every_door_of_the_policy_says_who_may_come():
+    policy = yaml.safe_load((K8S / "base/network.yml").read_text())["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert all(rule.get("from") for rule in policy["ingress"])
+    others = [rule for rule in policy["ingress"] if rule["from"] != [{"podSelector": policy["podSelector"]}]]
+    assert sorted(port["port"] for rule in others for port in rule["ports"]) == [9464, 50051]  # none of Ray's
+
+
+def test_layers_outlive_the_pod():
+    spec = PODS["base coordinator"]["spec"]
+    (container,) = spec["containers"]
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    (mount,) = [m for m in container["volumeMounts"] if m["mountPath"] == variables["GROUPCONV_LAYER_DIR"]]
+    (volume,) = [v for v in spec["volumes"] if v["name"] == mount["name"]]
+    claim = yaml.safe_load((K8S / "base/layers.yml").read_text())
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+
+
+def test_with_tls_the_probes_are_the_command_and_the_files_are_mounted():
+    objects = built("overlays/tls")
+    spec = objects["Deployment", "groupconv-coordinator"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    for probe in ("startupProbe", "readinessProbe"):
+        assert container[probe]["exec"]["command"][:2] == ["groupconv", "health"]
+        assert "grpc" not in container[probe]
+        assert container[probe]["timeoutSeconds"] > float(container[probe]["exec"]["command"][-1])
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    mounts = tuple(mount["mountPath"] + "/" for mount in container["volumeMounts"])
+    for name in ("GROUPCONV_TLS_CERT", "GROUPCONV_TLS_KEY", "GROUPCONV_TOKENS", "GROUPCONV_CA"):
+        assert variables[name].startswith(mounts)
+    assert objects["Service", "groupconv"]["spec"]["ports"][0]["appProtocol"] == "https"
+
+
+def test_the_autoscaler_has_the_workers_to_itself():
+    objects = built("overlays/production")
+    target = objects["HorizontalPodAutoscaler", "groupconv-worker"]["spec"]["scaleTargetRef"]
+    assert "replicas" not in objects[target["kind"], target["name"]]["spec"]
+    assert "replicas" in built("base")[target["kind"], target["name"]]["spec"]
