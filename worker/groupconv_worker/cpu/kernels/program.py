@@ -90,31 +90,29 @@ def announce(helper, job):
     rouse(helper)
 
 
-_ADDRESSES = types.UniTuple(_I, 7)
-
-
-@compiled(types.void(_WORDS, _WORDS, _ADDRESSES, _ADDRESSES, _I, _WORDS))
-def launch(template, places, bases, steps, samples, helpers):
+@compiled(types.void(_WORDS, _WORDS, _WORDS, _I, _WORDS))
+def launch(template, places, bases, samples, helpers):
     """Run a job for each sample with these helpers. Releases the GIL.
 
     Args:
         template: the job's words.
         places: pairs (which word, which base): to that word is added that base.
-        bases: addresses; the first is of room for the job's words and whatever its stages write between, the last of
-            the word that is not 0 once nobody wants the result any more: what is left is not computed.
-        steps: bytes of each base from sample to sample.
+        bases: pairs (address, bytes from sample to sample). The first is of room for the job's words and whatever its
+            stages write between, the second of the word that is not 0 once nobody wants the result any more: what is
+            left is not computed. The others are whatever the stages read and write.
         samples: how many.
         helpers: addresses of the helpers' words; no job is announced to them yet.
     """
-    scratch = bases[0]
+    scratch, over = bases[0], bases[2]
     words = array(scratch, np.int64)
     for sample in range(samples):
-        if load(bases[6]):
+        if load(over):
             return
         for i in range(len(template)):
             words[i] = template[i]
         for i in range(0, len(places), 2):
-            words[places[i]] += bases[places[i + 1]] + sample * steps[places[i + 1]]
+            base = 2 * places[i + 1]
+            words[places[i]] += bases[base] + sample * bases[base + 1]
         for i in range(len(helpers)):
             store(helpers[i] + 8 * SHARE, i + 1)
             announce(helpers[i], scratch)
