@@ -64,7 +64,8 @@ def resolve_window(node: Node, shapes: Sequence[Sequence[int]], output: Sequence
         full = [s * (n - 1) + e + o for s, n, e, o in zip(strides, shapes[0][2:], extents, extra, strict=True)]
         if auto in ("SAME_UPPER", "SAME_LOWER") or wanted:
             total = [f - n for f, n in zip(full, output[2:], strict=True)]
-            pads = _halves(total, lower=auto != "SAME_UPPER")
+            extra = tuple(e + max(0, -t) for e, t in zip(extra, total, strict=True))
+            pads = _halves([max(0, t) for t in total], lower=auto != "SAME_UPPER")
         elif auto == "VALID":
             pads = (0,) * 2 * rank
         found["output_padding"] = extra

@@ -15,7 +15,7 @@ import onnx
 from groupconv.errors import FailedPreconditionError
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.model import Model
-from groupconv_worker.graph.translation import Translation, UnboundGraphError
+from groupconv_worker.graph.translation import GROUPS, Translation, UnboundGraphError
 
 FOLDED_BYTES = 2**30
 """Bytes of all tensors that are computed from constants alone, in one model."""
@@ -115,9 +115,19 @@ def _optimized(proto: onnx.ModelProto, budget: _Budget) -> Any:
     common.RemoveInitializersFromInputsPass()(model)
     common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for node in model.graph:
+        if node.op_type == "GroupNormalization" and node.domain == "":
+            _stand_in(node)
     _fold(model, budget, rewrite=True)
     common.AddDefaultAttributesPass()(model)
     return model
+
+
+def _stand_in(node: Any) -> None:
+    """Give a GroupNormalization the operator of another that keeps the shape: ONNX infers no shape for its own."""
+    node.op_type = "InstanceNormalization"
+    node.metadata_props[GROUPS] = str(node.attributes.pop("num_groups").value)
+    node.attributes.pop("stash_type", None)
 
 
 def _fold(model: Any, budget: _Budget, *, rewrite: bool) -> None:

@@ -10,6 +10,8 @@ from groupconv_worker.contract import Array
 from groupconv_worker.graph.attributes import CONSTANT_INPUTS, resolve_window
 from groupconv_worker.graph.graph import Graph, Node, Tensor
 
+GROUPS = "num_groups"
+"""In the metadata of an InstanceNormalization that stands for a GroupNormalization while shapes are inferred."""
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operators that keep the elements and their order: a `Reshape` whose output's shape says all."""
 
@@ -111,8 +113,11 @@ class _Made:
                 inputs[position] = ""
         while inputs and not inputs[-1]:
             inputs.pop()
+        op = node.op_type
+        if GROUPS in node.metadata_props:
+            op, attributes["num_groups"] = "GroupNormalization", int(node.metadata_props[GROUPS])
         translated = Node(
-            node.op_type,
+            op,
             tuple(inputs),
             tuple(value.name or "" for value in node.outputs),
             attributes,
@@ -125,6 +130,8 @@ class _Made:
         attributes = dict(node.attributes)
         shapes = [self.tensors[name].shape if name else () for name in node.inputs]
         out = self.tensors[node.outputs[0]]
+        if attributes.get("training_mode"):
+            raise UnboundGraphError(f"{where} is in training mode")
         if node.op in RESHAPES:
             if math.prod(shapes[0]) != math.prod(out.shape):
                 count = math.prod(shapes[0])

@@ -1,0 +1,60 @@
+"""What an operator's definition is given: one node with the values of its inputs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from groupconv_worker.graph.graph import Node, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A node and the values of its inputs.
+
+    Attributes:
+        node: with its attributes.
+        inputs: floats as float64; None is one that is left out.
+        outputs: what is known of the outputs.
+    """
+
+    node: Node
+    inputs: Sequence[Any]
+    outputs: Sequence[Tensor | None]
+
+    @property
+    def x(self) -> Any:
+        """The first input."""
+        return self.inputs[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first output."""
+        assert self.outputs[0] is not None
+        return self.outputs[0].shape
+
+    def given(self, position: int) -> Any:
+        """An input, or None."""
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """An attribute, or the value that stands for one that is left out."""
+        return self.node.attributes.get(name, default)
+
+    def option(self, name: str, position: int, default: Any = None) -> Any:
+        """What is an attribute if it is constant, and an input if it is not."""
+        found = self.given(position)
+        return self.attribute(name, default) if found is None else found
+
+
+Definition = Callable[[Call], Any]
+"""Computes an operator's output, or a tuple of its outputs."""
+
+
+def axes_of(call: Call, rank: int, position: int = 1) -> tuple[int, ...]:
+    """The attribute or input `axes`, counted from the front; all axes if there is none."""
+    axes = call.option("axes", position)
+    if axes is None:
+        return tuple(range(rank))
+    return tuple(int(axis) % rank for axis in np.atleast_1d(axes))

@@ -1,0 +1,75 @@
+"""All operators of a graph, and their evaluation one after another."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.graph.graph import Graph, Node
+from groupconv_worker.graph.operators.call import Call, Definition
+from groupconv_worker.graph.operators.epilogue import with_epilogue
+from groupconv_worker.graph.operators.matrices import MATRICES
+from groupconv_worker.graph.operators.movement import MOVEMENT
+from groupconv_worker.graph.operators.normalization import NORMALIZATION
+from groupconv_worker.graph.operators.pointwise import POINTWISE
+from groupconv_worker.graph.operators.reductions import REDUCTIONS
+from groupconv_worker.graph.operators.resize import RESIZE
+from groupconv_worker.graph.operators.windows import WINDOWS
+
+DEFINITIONS: dict[str, Definition] = {
+    **MATRICES,
+    **MOVEMENT,
+    **NORMALIZATION,
+    **POINTWISE,
+    **REDUCTIONS,
+    **RESIZE,
+    **WINDOWS,
+}
+"""By ONNX's name of the operator."""
+
+
+def run_reference(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Compute a graph in float64 (integers as they are), node by node.
+
+    Args:
+        graph: whose operators all have a definition.
+        inputs: by name.
+
+    Returns:
+        The outputs by name; floats are float64.
+
+    Raises:
+        KeyError: naming an operator without a definition.
+
+    Example:
+        >>> from groupconv_worker.graph.graph import Tensor
+        >>> x, y = (Tensor(name, np.dtype("float32"), (2,)) for name in "xy")
+        >>> graph = Graph(("x",), ("y",), (Node("Exp", ("x",), ("y",)),), {"x": x, "y": y}, {})
+        >>> run_reference(graph, {"x": np.zeros(2, np.float32)})["y"]
+        array([1., 1.])
+    """
+    values = {name: _wide(array) for name, array in {**graph.constants, **inputs}.items()}
+    last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
+    for i, node in enumerate(graph.nodes):
+        values.update(run_node(graph, node, values))
+        for name in node.inputs:
+            if last[name] == i and name not in graph.outputs:
+                values.pop(name, None)
+    return {name: values[name] for name in graph.outputs}
+
+
+@np.errstate(all="ignore")  # NaN and infinity are data
+def run_node(graph: Graph, node: Node, values: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of one node by name, from the values of its inputs."""
+    call = Call(
+        node,
+        [values[name] if name else None for name in node.inputs],
+        [graph.tensors[name] if name else None for name in node.outputs],
+    )
+    found = with_epilogue(DEFINITIONS[node.op])(call)
+    made = found if isinstance(found, tuple) else (found,)
+    return {name: _wide(np.asarray(array)) for name, array in zip(node.outputs, made, strict=False) if name}
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else array
