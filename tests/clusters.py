@@ -1,5 +1,6 @@
 """Real Ray clusters of several nodes on one machine: a head without CPUs, a server beside it, nodes with workers."""
 
+import json
 import os
 import re
 import signal
@@ -133,7 +134,7 @@ class Cluster:
         try:
             line = process.stdout.readline()
             assert line, Path(self.folder, "server.log").read_text()
-            yield process, line.split()[-1]
+            yield process, (json.loads(line)["event"] if line.startswith("{") else line).split()[-1]
         finally:
             process.send_signal(signal.SIGTERM)
             try:

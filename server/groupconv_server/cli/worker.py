@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from groupconv.errors import InvalidArgumentError
 from groupconv_server.access.variables import check_ray_token
+from groupconv_server.telemetry import foreign_lines
+from groupconv_server.telemetry.logs import FORMATS
 
 DRAIN = 30
 """Seconds that shards have to end after SIGTERM."""
@@ -38,6 +41,9 @@ def command(
     threads: Annotated[
         int | None, typer.Option(envvar="GROUPCONV_THREADS", min=1, hidden=True, help="The old name of --cpus.")
     ] = None,
+    log_format: Annotated[
+        str, typer.Option(envvar="GROUPCONV_LOG_FORMAT", help="console, or json: every line is a JSON object.")
+    ] = "console",
 ) -> None:
     """Join a cluster and run the shards its server sends, until stopped. SIGTERM drains: it finishes what it runs.
 
@@ -45,6 +51,8 @@ def command(
     The cluster's token is read from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
     """
     check_ray_token()
+    if log_format not in FORMATS:
+        raise InvalidArgumentError("--log-format", f"one of {', '.join(FORMATS)}", log_format)
     # Told to stop, the node says so and waits until it is idle: the server sends its worker no more shards, and takes
     # it away when those it has are done.
     os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", str(DRAIN))
@@ -56,4 +64,6 @@ def command(
     ray = Path(sys.executable).with_name("ray")
     arguments = ["start", f"--address={join}", f"--num-cpus={cpus}", "--disable-usage-stats", "--block"]
     arguments += [] if gpus is None else [f"--num-gpus={gpus}"]
+    if log_format == "json":
+        foreign_lines.capture()
     os.execv(ray, [str(ray), *arguments])  # noqa: S606 - Ray's own command takes this process over

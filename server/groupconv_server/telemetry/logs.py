@@ -4,18 +4,23 @@ Modules log with the standard library; `extra=` becomes fields. Only this file i
 lines (docs/adr/0006-structlog.md).
 """
 
+import faulthandler
 import logging
 import re
 import sys
+import threading
+from types import TracebackType
 from typing import TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from groupconv.errors import InvalidArgumentError
+from groupconv_server.telemetry import foreign_lines
 from groupconv_server.telemetry.request import current
 
 FORMATS = ("console", "json")
+log = logging.getLogger(__name__)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -25,7 +30,8 @@ def configure(form: str, level: str | int, stream: TextIO | None = None) -> None
     Args:
         form: of `FORMATS`.
         level: DEBUG, INFO, WARNING, …; DEBUG has a line for every request.
-        stream: to write to.
+        stream: to write to. If it is None and the format is json, whatever else the process and its children write to
+            standard output and error comes as JSON lines, too.
 
     Raises:
         InvalidArgumentError: an unknown format or level.
@@ -34,7 +40,9 @@ def configure(form: str, level: str | int, stream: TextIO | None = None) -> None
         raise InvalidArgumentError("log_format", f"one of {', '.join(FORMATS)}", form)
     if isinstance(level, str) and level.upper() not in logging.getLevelNamesMapping():
         raise InvalidArgumentError("log_level", "DEBUG, INFO, WARNING or ERROR", level)
-    stream = stream or sys.stderr
+    if stream is None:
+        stream = foreign_lines.capture() if form == "json" else sys.stderr
+        _report_crashes()
     facts: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -42,6 +50,7 @@ def configure(form: str, level: str | int, stream: TextIO | None = None) -> None
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _of_request,
         _without_blanks,
+        _without_rays,
     ]
     draw: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     if form == "console":
@@ -68,9 +77,40 @@ def _without_blanks(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return {key: value for key, value in event.items() if value not in ("", None)}
 
 
+def _without_rays(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Drop the field that Ray adds to every log record of the process."""
+    event.pop("_ray_timestamp_ns", None)
+    return event
+
+
 def _on_one_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Escape control characters that callers sent: no text begins a line or moves the cursor. JSON does so itself."""
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = _CONTROL.sub(lambda found: repr(found.group())[1:-1], value)
     return event
+
+
+def _report_crashes() -> None:
+    """Log warnings and exceptions that nobody caught, and have a crash show where each thread was."""
+    logging.captureWarnings(capture=True)
+    faulthandler.enable()
+
+    def of_main(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            return
+        log.critical("uncaught exception", exc_info=(kind, error, traceback))
+
+    def of_thread(caught: threading.ExceptHookArgs) -> None:
+        if caught.exc_type is SystemExit or caught.exc_value is None:
+            return
+        name = caught.thread.name if caught.thread else "unknown"
+        found = (caught.exc_type, caught.exc_value, caught.exc_traceback)
+        log.error("uncaught exception in thread %s", name, exc_info=found)
+
+    def of_destructor(caught: "sys.UnraisableHookArgs") -> None:
+        error = caught.exc_value
+        found = None if error is None else (caught.exc_type, error, caught.exc_traceback)
+        log.error("%s: %r", caught.err_msg or "exception ignored in", caught.object, exc_info=found)
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = of_main, of_thread, of_destructor
