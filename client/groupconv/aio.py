@@ -51,10 +51,11 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         out: Any = None,
         timeout: float | None = None,
         allow_reordering: bool = False,
+        cut: str | None = None,
     ) -> Result:
         """Run steps in one request, and report how the server computed them; see `groupconv.Client.run`."""
         x, out, steps = described(x), described(out), checked_steps(steps)
-        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering)
+        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering, cut=cut)
         exchange = calls.run(self._shared, x, steps, call)
         return await self._run_exchange(exchange, timeout, small=small(out, x, *_weights(steps)))
 
@@ -78,22 +79,17 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
     async def plan(
         self,
         input_shape: Sequence[int],
-        weight_shape: Sequence[int],
+        weight_shape: Sequence[int] | Sequence[Step],
         spec: ConvSpec | None = None,
         *,
-        dtype: Any = "float32",
+        dtype: Any = None,
         timeout: float | None = None,
         allow_reordering: bool = False,
+        cut: str | None = None,
     ) -> Plan:
-        """The plan of a convolution, without running it; see `groupconv.Client.plan`."""
-        return await self.plan_steps(
-            input_shape,
-            [weight_shape],
-            [spec_or_default(spec)],
-            dtype=dtype,
-            timeout=timeout,
-            allow_reordering=allow_reordering,
-        )
+        """The plan of a convolution or of several steps, without running them; see `groupconv.Client.plan`."""
+        request = calls.plan_arguments(input_shape, weight_shape, spec, dtype)
+        return await self._run_exchange(calls.plan(*request, allow_reordering=allow_reordering, cut=cut), timeout)
 
     async def plan_steps(
         self,
@@ -104,9 +100,10 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         dtype: Any = "float32",
         timeout: float | None = None,
         allow_reordering: bool = False,
+        cut: str | None = None,
     ) -> Plan:
-        """The plan of several steps, each on the output of the one before; see `groupconv.Client.plan_steps`."""
-        exchange = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
+        """The plan of several steps by their shapes; see `groupconv.Client.plan_steps`."""
+        exchange = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering, cut=cut)
         return await self._run_exchange(exchange, timeout)
 
     async def load_layer(

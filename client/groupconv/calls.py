@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.arguments import checked_output, prepare
+from groupconv.arguments import as_array, checked_output, checked_steps, prepare, supported
 from groupconv.arguments import empty as empty_on_host
+from groupconv.convolution.cuts import cut_name
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
@@ -21,7 +22,7 @@ from groupconv.streaming.stream import Transfer, better_streamed, transfer
 from groupconv.transport.exchange import Exchange, Request, call_method, decode
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
 from groupconv.wire.layers import LayerInfo, info_from_wire, load_messages
-from groupconv.wire.requests import CONVOLVE, convolve_request, plan_request, read_answer, result_of
+from groupconv.wire.requests import CONVOLVE, convolve_request, plan_request, read_answer, request_fields, result_of
 from groupconv.wire.specs import plan_from_wire
 
 LOAD = "/groupconv.v1.LayerService/LoadLayer"
@@ -39,7 +40,8 @@ def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptio
     out_on_device = checked_output(call.get("out"))
     tensor, ready, unbatched = prepare(on_host(x) if shared is None else shared.source(x), steps)
     if (
-        not better_streamed(tensor, ready)
+        call.get("cut")  # bands of a stream are cut as the planner likes
+        or not better_streamed(tensor, ready)
         or out_on_device is not None
         or (shared is not None and (yield from shared.fits(tensor, ready)))
     ):
@@ -52,15 +54,34 @@ def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptio
 def _run(
     shared: Shared | None, x: Tensor, ready: Sequence[Step], unbatched: bool, call: CallOptions, *, report: bool
 ) -> Exchange[Result]:
-    reordering = call.get("allow_reordering", False)
+    reordering, cut = call.get("allow_reordering", False), cut_name(call.get("cut"))
     out_on_device = checked_output(call.get("out"))
     if shared is None:
         assert isinstance(x, np.ndarray)  # a `DeviceArray` needs `shared`
-        request = convolve_request(x, ready, allow_reordering=reordering, report=report)
+        request = convolve_request(x, ready, allow_reordering=reordering, report=report, cut=cut)
         answer = read_answer((yield Request(CONVOLVE, request)))
     else:
-        answer = yield from shared.run_steps(x, ready, out=out_on_device, allow_reordering=reordering, report=report)
+        fields = request_fields("", report, reordering, cut)
+        answer = yield from shared.run_steps(x, ready, fields, out=out_on_device)
     return result_of(answer, unbatched=unbatched, out=out_on_device or call.get("out"))
+
+
+def plan_arguments(
+    shape: Sequence[int], weight: Any, spec: ConvSpec | None, dtype: Any
+) -> tuple[Sequence[int], list[Sequence[int]], list[ConvSpec], Any]:
+    """Input shape, kernel shapes, specs and dtype, from the arguments of `Client.plan`.
+
+    Raises:
+        InvalidArgumentError: `spec` together with steps, or something that is not a step among steps.
+    """
+    if not (isinstance(weight, Sequence) and any(isinstance(step, Step) for step in weight)):
+        return shape, [weight], [spec_or_default(spec)], "float32" if dtype is None else dtype
+    steps = checked_steps(weight)
+    if spec is not None:
+        raise InvalidArgumentError("spec", "None with steps, which have their own", spec)
+    kernels = [as_array(step.kernel, f"steps[{i}].kernel") for i, step in enumerate(steps)]
+    kind = supported("steps[0].kernel", kernels[0]).dtype if dtype is None else dtype
+    return shape, [kernel.shape for kernel in kernels], [step.spec for step in steps], kind
 
 
 def plan(
@@ -70,6 +91,7 @@ def plan(
     dtype: Any,
     *,
     allow_reordering: bool,
+    cut: str | None,
 ) -> Exchange[Plan]:
     """Ask how the server would cut steps."""
     for field, value in (("input.shape", input_shape), ("weight_shapes", weight_shapes), ("specs", specs)):
@@ -78,7 +100,9 @@ def plan(
     specs = [spec_or_default(spec) for spec in specs]
     if len(specs) != len(weight_shapes):
         raise InvalidArgumentError("specs", f"{len(weight_shapes)}, one for each weight shape", len(specs))
-    request = plan_request(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
+    request = plan_request(
+        input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering, cut=cut_name(cut)
+    )
     answer = yield from call_method(
         "ConvolutionService/PlanConvolution", request, convolution_pb2.PlanConvolutionResponse
     )

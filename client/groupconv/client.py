@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from groupconv import calls, network_calls
-from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.convolutions import Convolutions
@@ -12,12 +11,12 @@ from groupconv.layer import Layer, LayerInfo
 from groupconv.network import Network
 from groupconv.networks.info import NetworkInfo
 from groupconv.options import CallOptions, StreamConv, Streaming, check_names, spec_or_default, split_streaming
-from groupconv.session import Session
+from groupconv.planning import Planning
 from groupconv.streaming.stream import Transfer, transfer
 from groupconv.v1 import cluster_pb2
 
 
-class Client(Session, Convolutions[Array]):
+class Client(Planning, Convolutions[Array]):
     """A client of a groupconv server. Safe to share between threads. Close it, or use it as a context manager.
 
     It has the functions of `Convolutions`, `run` for several steps with a report, `plan`, resident layers, streams and
@@ -32,6 +31,7 @@ class Client(Session, Convolutions[Array]):
         out: Any = None,
         timeout: float | None = None,
         allow_reordering: bool = False,
+        cut: str | None = None,
     ) -> Result:
         """Run steps in one request, and report how the server computed them.
 
@@ -42,6 +42,9 @@ class Client(Session, Convolutions[Array]):
             timeout: seconds, in place of the client's.
             allow_reordering: whether sums over input channels may be split between workers if that is faster; this
                 changes how floats round.
+            cut: what to cut every step along, in place of the planner's choice: "nothing", "group", "batch", "filter",
+                "channel" (with `allow_reordering`), a spatial axis ("width" in 1-D, "rows" or "columns" in 2-D, in 3-D
+                also "slices"), or several such as "group × rows". The answer then comes in one message.
 
         Returns:
             The output (N, M, *spatial), or (M, *spatial) for one sample, and a report.
@@ -54,55 +57,8 @@ class Client(Session, Convolutions[Array]):
             result = client.run(x, [groupconv.Step(w1, b1), groupconv.Step(w2)])
             print(result.report)
         """
-        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering)
+        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering, cut=cut)
         return self._run_exchange(calls.run(self._shared, x, steps, call), timeout)
-
-    def plan(
-        self,
-        input_shape: Sequence[int],
-        weight_shape: Sequence[int],
-        spec: ConvSpec | None = None,
-        *,
-        dtype: Any = "float32",
-        timeout: float | None = None,
-        allow_reordering: bool = False,
-    ) -> Plan:
-        """The plan of a convolution, without running it. `print(plan)` shows a table.
-
-        Args:
-            input_shape: (N, C, *spatial).
-            weight_shape: (M, C/g, *kernel); transposed: (C, M/g, *kernel).
-            spec: the parameters; None takes the defaults.
-            dtype: of input and weight.
-            timeout: seconds, in place of the client's.
-            allow_reordering: see `run`.
-
-        Raises:
-            InvalidArgumentError: the shapes do not fit, or another argument is invalid.
-            GroupconvError: the server's answer; the subclass stands for the gRPC status.
-        """
-        return self.plan_steps(
-            input_shape,
-            [weight_shape],
-            [spec_or_default(spec)],
-            dtype=dtype,
-            timeout=timeout,
-            allow_reordering=allow_reordering,
-        )
-
-    def plan_steps(
-        self,
-        input_shape: Sequence[int],
-        weight_shapes: Sequence[Sequence[int]],
-        specs: Sequence[ConvSpec],
-        *,
-        dtype: Any = "float32",
-        timeout: float | None = None,
-        allow_reordering: bool = False,
-    ) -> Plan:
-        """The plan of several steps, each on the output of the one before; arguments as in `plan`, one per step."""
-        exchange = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering)
-        return self._run_exchange(exchange, timeout)
 
     def load_layer(
         self,

@@ -26,7 +26,7 @@ class Convolutions(ABC, Generic[Answer]):
 
     Keyword arguments of every function: stride, padding, dilation, groups, padding_mode, activation, flip_kernel,
     exact and math, and output_padding for transposed convolutions, see `ConvSpec`; out, an array of the output's shape
-    and dtype to fill; timeout in seconds, in place of the client's; allow_reordering, see `Client.run`.
+    and dtype to fill; timeout in seconds, in place of the client's; allow_reordering and cut, see `Client.run`.
 
     Raises:
         InvalidArgumentError: an argument is invalid; it names the field, what was expected and what came.
@@ -131,6 +131,7 @@ class Convolutions(ABC, Generic[Answer]):
         out: Any = None,
         timeout: float | None = None,
         allow_reordering: bool = False,
+        cut: str | None = None,
     ) -> Answer:
         """Any convolution: the rank is the weight's, all parameters are in `spec`.
 
@@ -142,8 +143,9 @@ class Convolutions(ABC, Generic[Answer]):
             out: array of the output's shape and dtype to fill.
             timeout: seconds, in place of the client's.
             allow_reordering: see `Client.run`.
+            cut: see `Client.run`.
         """
-        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering)
+        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering, cut=cut)
         return self._answer(x, [Step(weight, bias, spec_or_default(spec))], call)
 
     @abstractmethod

@@ -9,6 +9,7 @@ import numpy as np
 
 from groupconv.arguments import as_tensor, checked_output, supported, supported_input
 from groupconv.async_session import small
+from groupconv.convolution.cuts import cut_name
 from groupconv.convolution.dtypes import is_float, types_of
 from groupconv.convolution.steps import Array, Result, geometries
 from groupconv.device import Tensor, described, on_host
@@ -16,7 +17,7 @@ from groupconv.errors import InvalidArgumentError
 from groupconv.memory.shared import Shared
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.wire.layers import LayerInfo
-from groupconv.wire.requests import CONVOLVE, layer_fields, read_answer, result_of, with_input
+from groupconv.wire.requests import CONVOLVE, read_answer, request_fields, result_of, with_input
 
 __all__ = ["AsyncLayer", "Layer", "LayerInfo"]
 
@@ -55,7 +56,9 @@ class _Layer:
     def _repr_html_(self) -> str:
         return self.info._repr_html_()
 
-    def _exchange(self, x: Any, out: Any, *, allow_reordering: bool, report: bool) -> Exchange[Result]:
+    def _exchange(
+        self, x: Any, out: Any, *, allow_reordering: bool, report: bool, cut: str | None = None
+    ) -> Exchange[Result]:
         """Run the layer on `x`.
 
         Args:
@@ -63,6 +66,7 @@ class _Layer:
             out: array to fill with the output, on the host or on a device; None makes one.
             allow_reordering: whether sums over input channels may be split between workers.
             report: whether the server reports how it ran the request.
+            cut: what to cut along, or None.
 
         Raises:
             InvalidArgumentError: `x` does not fit the layer, or `out` cannot be filled.
@@ -78,21 +82,14 @@ class _Layer:
         if checked.unbatched:
             tensor = tensor.reshape((1, *tensor.shape))
         out_on_device = None if out is None else checked_output(out)
+        fields = request_fields(self.info.name, report, allow_reordering, cut_name(cut))
         exchange = None
         if self._shared is not None:
-            exchange = self._shared.run_layer(
-                tensor,
-                self.info.name,
-                checked.output,
-                out=out_on_device,
-                allow_reordering=allow_reordering,
-                report=report,
-            )
+            exchange = self._shared.run_layer(tensor, fields, checked.output, out=out_on_device)
         if exchange is not None:
             answer = yield from exchange
         else:
             assert isinstance(tensor, np.ndarray)  # a `DeviceArray` needs `shared`
-            fields = layer_fields(self.info.name, report, allow_reordering)
             answer = read_answer((yield Request(CONVOLVE, with_input(tensor, fields))))
         return result_of(answer, unbatched=checked.unbatched, out=out_on_device or out)
 
@@ -151,13 +148,14 @@ class Layer(_Layer):
         super().__init__(info, shared)
         self._run, self._get, self._unload = run, get, unload
 
-    def __call__(self, x: Any, *, out: Any = None, timeout: float | None = None) -> Array:
+    def __call__(self, x: Any, *, out: Any = None, timeout: float | None = None, cut: str | None = None) -> Array:
         """The layer's output for `x`.
 
         Args:
             x: (N, C, *spatial) or (C, *spatial), on the host or on a GPU. Floats are converted to the layer's dtype.
             out: array of the output's shape and dtype to fill, on the host or on a GPU; None makes a NumPy array.
             timeout: seconds; None takes the client's.
+            cut: what to cut along, see `Client.run`.
 
         Returns:
             (N, M, *spatial), or (M, *spatial) for an input without a batch axis.
@@ -166,9 +164,17 @@ class Layer(_Layer):
             InvalidArgumentError: `x` or `out` does not fit.
             GroupconvError: the server's answer; the subclass stands for the gRPC status.
         """
-        return self._run(self._exchange(x, out, allow_reordering=False, report=False), timeout).output
+        return self._run(self._exchange(x, out, allow_reordering=False, report=False, cut=cut), timeout).output
 
-    def run(self, x: Any, *, out: Any = None, timeout: float | None = None, allow_reordering: bool = False) -> Result:
+    def run(
+        self,
+        x: Any,
+        *,
+        out: Any = None,
+        timeout: float | None = None,
+        allow_reordering: bool = False,
+        cut: str | None = None,
+    ) -> Result:
         """The output for `x`, and a report of how the server computed it.
 
         Args:
@@ -177,12 +183,13 @@ class Layer(_Layer):
             timeout: as in `__call__`.
             allow_reordering: whether sums over input channels may be split between workers; this changes how floats
                 round.
+            cut: what to cut along, see `Client.run`.
 
         Raises:
-            InvalidArgumentError: `x` or `out` does not fit.
+            InvalidArgumentError: `x` or `out` does not fit, or the layer cannot be cut so.
             GroupconvError: the server's answer; the subclass stands for the gRPC status.
         """
-        return self._run(self._exchange(x, out, allow_reordering=allow_reordering, report=True), timeout)
+        return self._run(self._exchange(x, out, allow_reordering=allow_reordering, report=True, cut=cut), timeout)
 
     def statistics(self) -> LayerInfo:
         """The server's current description: version, bytes, requests, samples, seconds.
@@ -221,19 +228,27 @@ class AsyncLayer(_Layer):
         super().__init__(info, shared)
         self._run, self._get, self._unload = run, get, unload
 
-    async def __call__(self, x: Any, *, out: Any = None, timeout: float | None = None) -> Array:
+    async def __call__(self, x: Any, *, out: Any = None, timeout: float | None = None, cut: str | None = None) -> Array:
         """The layer's output for `x`; see `Layer.__call__`."""
-        return (await self._call(x, out, timeout, allow_reordering=False, report=False)).output
+        return (await self._call(x, out, timeout, allow_reordering=False, report=False, cut=cut)).output
 
     async def run(
-        self, x: Any, *, out: Any = None, timeout: float | None = None, allow_reordering: bool = False
+        self,
+        x: Any,
+        *,
+        out: Any = None,
+        timeout: float | None = None,
+        allow_reordering: bool = False,
+        cut: str | None = None,
     ) -> Result:
         """The output for `x`, and a report of how the server computed it; see `Layer.run`."""
-        return await self._call(x, out, timeout, allow_reordering=allow_reordering, report=True)
+        return await self._call(x, out, timeout, allow_reordering=allow_reordering, report=True, cut=cut)
 
-    async def _call(self, x: Any, out: Any, timeout: float | None, *, allow_reordering: bool, report: bool) -> Result:
+    async def _call(
+        self, x: Any, out: Any, timeout: float | None, *, allow_reordering: bool, report: bool, cut: str | None
+    ) -> Result:
         x, out = described(x), described(out)  # in this thread, whose stream an array on a GPU names
-        exchange = self._exchange(x, out, allow_reordering=allow_reordering, report=report)
+        exchange = self._exchange(x, out, allow_reordering=allow_reordering, report=report, cut=cut)
         return await self._run(exchange, timeout, small=small(out, x))
 
     async def statistics(self) -> LayerInfo:

@@ -23,11 +23,13 @@ class CallOptions(TypedDict, total=False):
         out: array to fill with the output.
         timeout: seconds; None takes the client's.
         allow_reordering: whether sums over input channels may be split between workers, see `Client.run`.
+        cut: what to cut along, see `Client.run`.
     """
 
     out: Any
     timeout: float | None
     allow_reordering: bool
+    cut: str | None
 
 
 class Streaming(TypedDict, total=False):
@@ -93,6 +95,7 @@ def split(
         out=options.get("out"),
         timeout=options.get("timeout"),
         allow_reordering=options.get("allow_reordering", False),
+        cut=options.get("cut"),
     )
     spec = {key: value for key, value in options.items() if key not in CallOptions.__annotations__}
     return ConvSpec(**spec, transposed=transposed), call

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import groupconv
-from groupconv import ConvSpec
+from groupconv import ConvSpec, Step
 from groupconv_server.cli.status import Status, picture
 from groupconv_server.config import Config
 from groupconv_server.server import Server
@@ -68,6 +68,17 @@ def test_the_table_shows_workers_and_layers(server, client):
         assert word in out
 
 
+def test_streams_and_calibration_are_counted_apart(server, client):
+    before = client.status()
+    client.stream_convolve(np.ones((1, 8, 64, 4), np.float32), [Step(np.ones((8, 8, 3, 3), np.float32))])
+    client.convolve(np.ones((1, 8, 6), np.float32), np.ones((8, 8, 1), np.float32), cut="nothing")
+    after = client.status()
+    assert (after.streams - before.streams, after.requests - before.requests) == (1, 1)
+    assert all(w.calibration_shards > 0 for w in after.workers), "a server measures its workers when it starts"
+    assert sum(w.calibration_shards for w in after.workers) == sum(w.calibration_shards for w in before.workers)
+    assert sum(w.shards for w in after.workers) > sum(w.shards for w in before.workers)
+
+
 def test_json_has_numbers_for_numbers(server, client):
     out, _ = status(server, "--json").communicate(timeout=60)
     shown = json.loads(out)
@@ -99,7 +110,7 @@ def test_rates_are_since_the_look_before():
     text = console.file.getvalue()
     assert "140 requests, 20.0/s" in text
     worker, layer = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("w0", "edge"))
-    assert worker.split() == ["w0", "cpu", "0", "140", "20.0", "50%", "0"]
+    assert worker.split() == ["w0", "cpu", "0", "140", "20.0", "0", "50%", "0"]
     assert layer.split() == ["edge", "3", "0", "B", "140", "20.0", "25.00", "ms", "0"]
 
 

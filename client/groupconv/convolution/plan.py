@@ -73,12 +73,14 @@ class Alternative:
     Attributes:
         cut: the dimension to cut along.
         shards: number of shards.
-        seconds: predicted time.
+        seconds: predicted time, or the measured one.
+        measured: whether the cut has run, so that its time was measured.
     """
 
     cut: str
     shards: int
     seconds: float
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,12 @@ class StepPlan:
         input_shape, kernel_shape, output_shape, groups: of the step.
         cut: the dimension that is cut. reason: why the planner chose it.
         shards: in order.
-        seconds: predicted time from dispatch to merged output; for a joined step, the time that it adds.
+        seconds: predicted time from dispatch to merged output, or the measured one; for a joined step, the time that
+            it adds.
         alternatives: other cuts that were considered, cheapest first.
         joined: whether each shard continues on its own part of the previous step's output, on the same worker.
+        stride, dilation: one per axis. transposed: of the step.
+        measured: whether the cut has run, so that its time was measured.
     """
 
     variant: str
@@ -106,6 +111,10 @@ class StepPlan:
     seconds: float = 0.0
     alternatives: tuple[Alternative, ...] = ()
     joined: bool = False
+    stride: Shape = ()
+    dilation: Shape = ()
+    transposed: bool = False
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,18 +219,24 @@ def _step(index: int, step: StepPlan, seconds: float) -> str:
     ]
     if step.alternatives:
         what = "" if seconds == step.seconds else " with the steps joined to it"
-        lines.append(f"predicted {milliseconds(seconds)}{what}; considered as well:")
+        lines.append(f"{_how(step)} {milliseconds(seconds)}{what}; considered as well:")
         considered = [
             (
                 a.cut,
                 counted(a.shards, "shard"),
                 milliseconds(a.seconds),
+                _how(a),
                 f"{a.seconds / seconds:.2f} ×" if seconds else "",
             )
             for a in step.alternatives[:MOST_ALTERNATIVES]
         ]
-        lines.append(table([("  cut", "", "predicted", ""), *(("  " + c, *r) for c, *r in considered)], frozenset({0})))
+        lines.append(table([("  cut", "", "time", "", ""), *(("  " + c, *r) for c, *r in considered)], frozenset({0})))
     return "\n".join(lines)
+
+
+def _how(cut: StepPlan | Alternative) -> str:
+    """How the time of a cut is known."""
+    return "measured" if cut.measured else "predicted"
 
 
 def rows_left_out(shards: int) -> list[str]:

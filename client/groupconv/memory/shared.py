@@ -35,7 +35,7 @@ from groupconv.memory.regions import (
 )
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import convolution_pb2, memory_pb2, spec_pb2
-from groupconv.wire.requests import CONVOLVE, Answer, layer_fields, with_input
+from groupconv.wire.requests import CONVOLVE, Answer, with_input
 from groupconv.wire.specs import spec_to_wire
 from groupconv.wire.tensors import tensor_in_region, to_wire
 
@@ -80,47 +80,39 @@ class Shared:
         return found if found is not None and self._exports.can_register(found) else on_host(x)
 
     def run_steps(
-        self, x: Tensor, steps: Sequence[Step], *, out: DeviceArray | None, allow_reordering: bool, report: bool
+        self, x: Tensor, steps: Sequence[Step], fields: bytes, *, out: DeviceArray | None
     ) -> Exchange[Answer]:
         """Run steps.
 
         Args:
             x: (N, C, *spatial), from `prepare`.
             steps: from `prepare`.
+            fields: from `request_fields`.
             out: array on a device for the output, or None.
-            allow_reordering: whether sums over input channels may be split between workers.
-            report: whether the server reports how it ran the request.
 
         Raises:
             FailedPreconditionError: shared memory is required and the server does not share it with this client.
             GroupconvError: the server's answer.
         """
-        rest = convolution_pb2.ConvolveRequest(allow_reordering=allow_reordering, without_report=not report)
-        return self._convolve(x, rest.SerializeToString(), output_of(x.shape, x.dtype, steps), steps, out=out)
+        return self._convolve(x, fields, output_of(x.shape, x.dtype, steps), steps, out=out)
 
     def run_layer(
-        self,
-        x: Tensor,
-        name: str,
-        output: tuple[np.dtype, int],
-        *,
-        out: DeviceArray | None,
-        allow_reordering: bool,
-        report: bool,
+        self, x: Tensor, fields: bytes, output: tuple[np.dtype, int], *, out: DeviceArray | None
     ) -> Exchange[Answer] | None:
         """Run a layer; None if all tensors are small enough to travel in messages.
 
         Args:
             x: (N, C, *spatial), in the layer's dtype.
-            name: of the layer.
+            fields: from `request_fields`, with the layer's name.
             output: the output's dtype and bytes. If it is larger than that, it travels in the message.
             out: array on a device for the output, or None.
-            allow_reordering: as in `run_steps`.
-            report: as in `run_steps`, which also lists the errors.
+
+        Raises:
+            FailedPreconditionError, GroupconvError: as `run_steps`.
         """
         if x.nbytes < INLINE and output[1] < INLINE and out is None and not isinstance(x, DeviceArray):
             return None
-        return self._convolve(x, layer_fields(name, report, allow_reordering), output, out=out)
+        return self._convolve(x, fields, output, out=out)
 
     def fits(self, x: Tensor, steps: Sequence[Step]) -> Exchange[bool]:
         """Whether the arena has free blocks for the input and the output of `run_steps`."""

@@ -76,12 +76,13 @@ class GetClusterResponse(_message.Message):
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     TROUBLE_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The server's version."""
     executor: _builtins.str
     """What brings shards to workers: "local" or "ray"."""
     requests: _builtins.int
-    """Requests answered since the start, errors included."""
+    """Requests answered since the start, errors included, without streams and calibration."""
     uptime_seconds: _builtins.float
     """Seconds since the start."""
     max_message_bytes: _builtins.int
@@ -100,6 +101,8 @@ class GetClusterResponse(_message.Message):
     """"SERVING", "DEGRADED" (it serves, and something is wrong) or "NOT_SERVING"."""
     trouble: _builtins.str
     """What is wrong, in words; empty if nothing is."""
+    streams: _builtins.int
+    """Streams opened since the start."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
         """The workers that take shards now."""
@@ -130,10 +133,11 @@ class GetClusterResponse(_message.Message):
         cpu_seconds: _builtins.float = ...,
         state: _builtins.str = ...,
         trouble: _builtins.str = ...,
+        streams: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "executor", b"executor", "layer_bytes", b"layer_bytes", "layer_capacity", b"layer_capacity", "layers", b"layers", "libraries", b"libraries", "max_message_bytes", b"max_message_bytes", "requests", b"requests", "resident_bytes", b"resident_bytes", "running", b"running", "state", b"state", "trouble", b"trouble", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "executor", b"executor", "layer_bytes", b"layer_bytes", "layer_capacity", b"layer_capacity", "layers", b"layers", "libraries", b"libraries", "max_message_bytes", b"max_message_bytes", "requests", b"requests", "resident_bytes", b"resident_bytes", "running", b"running", "state", b"state", "streams", b"streams", "trouble", b"trouble", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -197,6 +201,7 @@ class Worker(_message.Message):
     BUSY_SECONDS_FIELD_NUMBER: _builtins.int
     LANE_FIELD_NUMBER: _builtins.int
     LANE_LIMIT_FIELD_NUMBER: _builtins.int
+    CALIBRATION_SHARDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name in plans and reports."""
     node: _builtins.str
@@ -208,7 +213,7 @@ class Worker(_message.Message):
     threads: _builtins.int
     """CPU threads it may use."""
     shards: _builtins.int
-    """Shards it has run."""
+    """Shards it has run for requests and streams."""
     restarts: _builtins.int
     """Times it was started again."""
     busy_seconds: _builtins.float
@@ -217,6 +222,8 @@ class Worker(_message.Message):
     """The coordinator's own connection to it: "unix", "tcp", or "" where shards go through Ray or stay in the process."""
     lane_limit: _builtins.int
     """Bytes of a shard's arrays up to which it goes by the lane; a larger one goes through Ray."""
+    calibration_shards: _builtins.int
+    """Shards it has run to be measured."""
     def __init__(
         self,
         *,
@@ -230,10 +237,11 @@ class Worker(_message.Message):
         busy_seconds: _builtins.float = ...,
         lane: _builtins.str = ...,
         lane_limit: _builtins.int = ...,
+        calibration_shards: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_seconds", b"busy_seconds", "device", b"device", "engine", b"engine", "id", b"id", "lane", b"lane", "lane_limit", b"lane_limit", "node", b"node", "restarts", b"restarts", "shards", b"shards", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_seconds", b"busy_seconds", "calibration_shards", b"calibration_shards", "device", b"device", "engine", b"engine", "id", b"id", "lane", b"lane", "lane_limit", b"lane_limit", "node", b"node", "restarts", b"restarts", "shards", b"shards", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

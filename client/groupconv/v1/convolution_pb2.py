@@ -27,7 +27,7 @@ from groupconv.v1 import spec_pb2 as groupconv_dot_v1_dot_spec__pb2
 from groupconv.v1 import tensor_pb2 as groupconv_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egroupconv/v1/convolution.proto\x12\x0cgroupconv.v1\x1a\x17groupconv/v1/plan.proto\x1a\x17groupconv/v1/spec.proto\x1a\x19groupconv/v1/tensor.proto\"\xd7\x01\n\x0f\x43onvolveRequest\x12#\n\x05input\x18\x01 \x01(\x0b\x32\x14.groupconv.v1.Tensor\x12!\n\x05steps\x18\x02 \x03(\x0b\x32\x12.groupconv.v1.Step\x12\x18\n\x10\x61llow_reordering\x18\x03 \x01(\x08\x12\r\n\x05layer\x18\x04 \x01(\t\x12\x16\n\x0ewithout_report\x18\x05 \x01(\x08\x12)\n\x0coutput_place\x18\x06 \x01(\x0b\x32\x13.groupconv.v1.Place\x12\x10\n\x08priority\x18\x07 \x01(\r\"\xa8\x01\n\x10\x43onvolveResponse\x12$\n\x06output\x18\x01 \x01(\x0b\x32\x14.groupconv.v1.Tensor\x12 \n\x04plan\x18\x02 \x01(\x0b\x32\x12.groupconv.v1.Plan\x12\'\n\x05steps\x18\x03 \x03(\x0b\x32\x18.groupconv.v1.StepReport\x12#\n\x06phases\x18\x04 \x03(\x0b\x32\x13.groupconv.v1.Phase\"&\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"7\n\nStepReport\x12)\n\x06shards\x18\x01 \x03(\x0b\x32\x19.groupconv.v1.ShardReport\"\x8e\x01\n\x0bShardReport\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x05 \x01(\x01\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\x12\x11\n\timproving\x18\x07 \x01(\x08\"\x82\x01\n\x16PlanConvolutionRequest\x12\'\n\x05input\x18\x01 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12%\n\x05steps\x18\x02 \x03(\x0b\x32\x16.groupconv.v1.StepType\x12\x18\n\x10\x61llow_reordering\x18\x03 \x01(\x08\";\n\x17PlanConvolutionResponse\x12 \n\x04plan\x18\x01 \x01(\x0b\x32\x12.groupconv.v1.Plan2\xbf\x01\n\x12\x43onvolutionService\x12I\n\x08\x43onvolve\x12\x1d.groupconv.v1.ConvolveRequest\x1a\x1e.groupconv.v1.ConvolveResponse\x12^\n\x0fPlanConvolution\x12$.groupconv.v1.PlanConvolutionRequest\x1a%.groupconv.v1.PlanConvolutionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egroupconv/v1/convolution.proto\x12\x0cgroupconv.v1\x1a\x17groupconv/v1/plan.proto\x1a\x17groupconv/v1/spec.proto\x1a\x19groupconv/v1/tensor.proto\"\xe4\x01\n\x0f\x43onvolveRequest\x12#\n\x05input\x18\x01 \x01(\x0b\x32\x14.groupconv.v1.Tensor\x12!\n\x05steps\x18\x02 \x03(\x0b\x32\x12.groupconv.v1.Step\x12\x18\n\x10\x61llow_reordering\x18\x03 \x01(\x08\x12\r\n\x05layer\x18\x04 \x01(\t\x12\x16\n\x0ewithout_report\x18\x05 \x01(\x08\x12)\n\x0coutput_place\x18\x06 \x01(\x0b\x32\x13.groupconv.v1.Place\x12\x10\n\x08priority\x18\x07 \x01(\r\x12\x0b\n\x03\x63ut\x18\x08 \x01(\t\"\xa8\x01\n\x10\x43onvolveResponse\x12$\n\x06output\x18\x01 \x01(\x0b\x32\x14.groupconv.v1.Tensor\x12 \n\x04plan\x18\x02 \x01(\x0b\x32\x12.groupconv.v1.Plan\x12\'\n\x05steps\x18\x03 \x03(\x0b\x32\x18.groupconv.v1.StepReport\x12#\n\x06phases\x18\x04 \x03(\x0b\x32\x13.groupconv.v1.Phase\"&\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"7\n\nStepReport\x12)\n\x06shards\x18\x01 \x03(\x0b\x32\x19.groupconv.v1.ShardReport\"\x8e\x01\n\x0bShardReport\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x05 \x01(\x01\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\x12\x11\n\timproving\x18\x07 \x01(\x08\"\x8f\x01\n\x16PlanConvolutionRequest\x12\'\n\x05input\x18\x01 \x01(\x0b\x32\x18.groupconv.v1.TensorType\x12%\n\x05steps\x18\x02 \x03(\x0b\x32\x16.groupconv.v1.StepType\x12\x18\n\x10\x61llow_reordering\x18\x03 \x01(\x08\x12\x0b\n\x03\x63ut\x18\x04 \x01(\t\";\n\x17PlanConvolutionResponse\x12 \n\x04plan\x18\x01 \x01(\x0b\x32\x12.groupconv.v1.Plan2\xbf\x01\n\x12\x43onvolutionService\x12I\n\x08\x43onvolve\x12\x1d.groupconv.v1.ConvolveRequest\x1a\x1e.groupconv.v1.ConvolveResponse\x12^\n\x0fPlanConvolution\x12$.groupconv.v1.PlanConvolutionRequest\x1a%.groupconv.v1.PlanConvolutionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'groupconv.v1.convolution_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONVOLVEREQUEST']._serialized_start=126
-  _globals['_CONVOLVEREQUEST']._serialized_end=341
-  _globals['_CONVOLVERESPONSE']._serialized_start=344
-  _globals['_CONVOLVERESPONSE']._serialized_end=512
-  _globals['_PHASE']._serialized_start=514
-  _globals['_PHASE']._serialized_end=552
-  _globals['_STEPREPORT']._serialized_start=554
-  _globals['_STEPREPORT']._serialized_end=609
-  _globals['_SHARDREPORT']._serialized_start=612
-  _globals['_SHARDREPORT']._serialized_end=754
-  _globals['_PLANCONVOLUTIONREQUEST']._serialized_start=757
-  _globals['_PLANCONVOLUTIONREQUEST']._serialized_end=887
-  _globals['_PLANCONVOLUTIONRESPONSE']._serialized_start=889
-  _globals['_PLANCONVOLUTIONRESPONSE']._serialized_end=948
-  _globals['_CONVOLUTIONSERVICE']._serialized_start=951
-  _globals['_CONVOLUTIONSERVICE']._serialized_end=1142
+  _globals['_CONVOLVEREQUEST']._serialized_end=354
+  _globals['_CONVOLVERESPONSE']._serialized_start=357
+  _globals['_CONVOLVERESPONSE']._serialized_end=525
+  _globals['_PHASE']._serialized_start=527
+  _globals['_PHASE']._serialized_end=565
+  _globals['_STEPREPORT']._serialized_start=567
+  _globals['_STEPREPORT']._serialized_end=622
+  _globals['_SHARDREPORT']._serialized_start=625
+  _globals['_SHARDREPORT']._serialized_end=767
+  _globals['_PLANCONVOLUTIONREQUEST']._serialized_start=770
+  _globals['_PLANCONVOLUTIONREQUEST']._serialized_end=913
+  _globals['_PLANCONVOLUTIONRESPONSE']._serialized_start=915
+  _globals['_PLANCONVOLUTIONRESPONSE']._serialized_end=974
+  _globals['_CONVOLUTIONSERVICE']._serialized_start=977
+  _globals['_CONVOLUTIONSERVICE']._serialized_end=1168
 # @@protoc_insertion_point(module_scope)

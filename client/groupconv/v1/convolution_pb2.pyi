@@ -34,6 +34,7 @@ class ConvolveRequest(_message.Message):
     WITHOUT_REPORT_FIELD_NUMBER: _builtins.int
     OUTPUT_PLACE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
     allow_reordering: _builtins.bool
     """Whether sums over input channels may be taken in parts on several workers. It can be faster, and changes how
     they round (integers stay exact).
@@ -44,6 +45,13 @@ class ConvolveRequest(_message.Message):
     """Leave plan, steps and phases of the answer empty."""
     priority: _builtins.int
     """Where requests wait for workers (`--max-batch`): 1 goes before 2, and so on; 0 goes after all of them."""
+    cut: _builtins.str
+    """What every step is to be cut along, in place of the planner's choice: "nothing", "group", "batch", "filter",
+    "channel" (with allow_reordering), a spatial axis ("width"; "rows", "columns"; "slices", "rows", "columns"), or
+    several with " × " between them. Empty leaves the choice to the planner.
+
+    INVALID_ARGUMENT for a step that cannot be cut so on the present workers.
+    """
     @_builtins.property
     def input(self) -> _tensor_pb2.Tensor:
         """(N, C, *spatial)."""
@@ -66,10 +74,11 @@ class ConvolveRequest(_message.Message):
         without_report: _builtins.bool = ...,
         output_place: _tensor_pb2.Place | None = ...,
         priority: _builtins.int = ...,
+        cut: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output_place", b"output_place"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "input", b"input", "layer", b"layer", "output_place", b"output_place", "priority", b"priority", "steps", b"steps", "without_report", b"without_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "cut", b"cut", "input", b"input", "layer", b"layer", "output_place", b"output_place", "priority", b"priority", "steps", b"steps", "without_report", b"without_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,7 +231,10 @@ class PlanConvolutionRequest(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     ALLOW_REORDERING_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
     allow_reordering: _builtins.bool
+    """As in ConvolveRequest."""
+    cut: _builtins.str
     """As in ConvolveRequest."""
     @_builtins.property
     def input(self) -> _tensor_pb2.TensorType:
@@ -238,10 +250,11 @@ class PlanConvolutionRequest(_message.Message):
         input: _tensor_pb2.TensorType | None = ...,
         steps: _abc.Iterable[_spec_pb2.StepType] | None = ...,
         allow_reordering: _builtins.bool = ...,
+        cut: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "input", b"input", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_reordering", b"allow_reordering", "cut", b"cut", "input", b"input", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

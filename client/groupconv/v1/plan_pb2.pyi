@@ -119,22 +119,26 @@ class Alternative(_message.Message):
     CUT_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     PREDICTED_SECONDS_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
     cut: _builtins.str
     """Along what ("group × rows")."""
     shards: _builtins.int
     """Into how many shards."""
     predicted_seconds: _builtins.float
-    """Its predicted time."""
+    """Its predicted time, or the measured one."""
+    measured: _builtins.bool
+    """Whether it has run, so that its time was measured."""
     def __init__(
         self,
         *,
         cut: _builtins.str = ...,
         shards: _builtins.int = ...,
         predicted_seconds: _builtins.float = ...,
+        measured: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "predicted_seconds", b"predicted_seconds", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "measured", b"measured", "predicted_seconds", b"predicted_seconds", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -157,6 +161,10 @@ class StepPlan(_message.Message):
     PREDICTED_SECONDS_FIELD_NUMBER: _builtins.int
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
     JOINED_FIELD_NUMBER: _builtins.int
+    STRIDE_FIELD_NUMBER: _builtins.int
+    DILATION_FIELD_NUMBER: _builtins.int
+    TRANSPOSED_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
     variant: _builtins.str
     """The variant in words ("dilated depthwise")."""
     groups: _builtins.int
@@ -169,6 +177,10 @@ class StepPlan(_message.Message):
     """Predicted time from dispatch to merged output; of a joined step, what it adds."""
     joined: _builtins.bool
     """Each shard goes on from its own part of the step before, on the same worker."""
+    transposed: _builtins.bool
+    """Whether it is a transposed convolution."""
+    measured: _builtins.bool
+    """Whether predicted_seconds was measured: the cut has run before."""
     @_builtins.property
     def input_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Input shape (N, C, spatial)."""
@@ -189,6 +201,14 @@ class StepPlan(_message.Message):
     def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternative]:
         """What else was considered, cheapest first."""
 
+    @_builtins.property
+    def stride(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Step of the window per axis (transposed: of the output)."""
+
+    @_builtins.property
+    def dilation(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Distance between kernel taps per axis."""
+
     def __init__(
         self,
         *,
@@ -203,10 +223,14 @@ class StepPlan(_message.Message):
         predicted_seconds: _builtins.float = ...,
         alternatives: _abc.Iterable[Global___Alternative] | None = ...,
         joined: _builtins.bool = ...,
+        stride: _abc.Iterable[_builtins.int] | None = ...,
+        dilation: _abc.Iterable[_builtins.int] | None = ...,
+        transposed: _builtins.bool = ...,
+        measured: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "cut", b"cut", "groups", b"groups", "input_shape", b"input_shape", "joined", b"joined", "kernel_shape", b"kernel_shape", "output_shape", b"output_shape", "predicted_seconds", b"predicted_seconds", "reason", b"reason", "shards", b"shards", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "cut", b"cut", "dilation", b"dilation", "groups", b"groups", "input_shape", b"input_shape", "joined", b"joined", "kernel_shape", b"kernel_shape", "measured", b"measured", "output_shape", b"output_shape", "predicted_seconds", b"predicted_seconds", "reason", b"reason", "shards", b"shards", "stride", b"stride", "transposed", b"transposed", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -227,7 +227,7 @@ class ConvSpec(_message.Message):
     exact: _builtins.bool
     """Each output is the sum of its own products: no algorithm that transforms, whose error depends on other outputs."""
     math: Global___Math.ValueType
-    """What float32 factors may be rounded to. With exact only MATH_UNSPECIFIED, which then means MATH_FLOAT32, and MATH_FLOAT32."""
+    """What float32 factors may be rounded to. With exact it is MATH_FLOAT32, or MATH_UNSPECIFIED, which then means that."""
     @_builtins.property
     def stride(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Step of the window (transposed: of the output) per axis; empty means 1."""

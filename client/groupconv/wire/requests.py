@@ -20,7 +20,9 @@ from groupconv.wire.tensors import from_wire, to_wire, type_to_wire
 CONVOLVE = "/groupconv.v1.ConvolutionService/Convolve"
 
 
-def convolve_request(x: Array, steps: Iterable[Step], *, allow_reordering: bool = False, report: bool = True) -> bytes:
+def convolve_request(
+    x: Array, steps: Iterable[Step], *, allow_reordering: bool = False, report: bool = True, cut: str = ""
+) -> bytes:
     """A ConvolveRequest on the wire; the input is copied once.
 
     Args:
@@ -28,11 +30,10 @@ def convolve_request(x: Array, steps: Iterable[Step], *, allow_reordering: bool 
         steps: from `prepare`.
         allow_reordering: whether sums over input channels may be split between workers.
         report: whether the server reports how it ran the request.
+        cut: that was asked for, by its name; "" leaves it to the planner.
     """
-    rest = convolution_pb2.ConvolveRequest(
-        allow_reordering=allow_reordering, steps=steps_to_wire(steps), without_report=not report
-    )
-    return with_input(x, rest.SerializeToString())
+    rest = convolution_pb2.ConvolveRequest(steps=steps_to_wire(steps)).SerializeToString()
+    return with_input(x, rest + request_fields("", report, allow_reordering, cut))
 
 
 def with_input(x: Array, rest: bytes) -> bytes:
@@ -42,10 +43,10 @@ def with_input(x: Array, rest: bytes) -> bytes:
     return message
 
 
-def layer_fields(name: str, report: bool, allow_reordering: bool) -> bytes:
-    """The fields beside the input of a ConvolveRequest for a resident layer, on the wire."""
+def request_fields(layer: str, report: bool, allow_reordering: bool, cut: str = "") -> bytes:
+    """The fields of a ConvolveRequest that are not tensors, on the wire; `layer` is "" for steps."""
     return convolution_pb2.ConvolveRequest(
-        layer=name, allow_reordering=allow_reordering, without_report=not report
+        layer=layer, allow_reordering=allow_reordering, without_report=not report, cut=cut
     ).SerializeToString()
 
 
@@ -68,6 +69,7 @@ def plan_request(
     dtype: Any,
     *,
     allow_reordering: bool = False,
+    cut: str = "",
 ) -> convolution_pb2.PlanConvolutionRequest:
     """The message that asks for a plan.
 
@@ -78,6 +80,7 @@ def plan_request(
     of = as_dtype("dtype", dtype)
     return convolution_pb2.PlanConvolutionRequest(
         allow_reordering=allow_reordering,
+        cut=cut,
         input=type_to_wire(of, tuple(input_shape)),
         steps=[
             spec_pb2.StepType(kernel=type_to_wire(of, tuple(shape)), spec=spec_to_wire(spec))

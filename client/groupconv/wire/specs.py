@@ -90,10 +90,14 @@ def plan_to_wire(plan: Plan) -> plan_pb2.Plan:
                 shards=map(_shard_to_wire, s.shards),
                 predicted_seconds=s.seconds,
                 alternatives=[
-                    plan_pb2.Alternative(cut=a.cut, shards=a.shards, predicted_seconds=a.seconds)
+                    plan_pb2.Alternative(cut=a.cut, shards=a.shards, predicted_seconds=a.seconds, measured=a.measured)
                     for a in s.alternatives
                 ],
                 joined=s.joined,
+                stride=s.stride,
+                dilation=s.dilation,
+                transposed=s.transposed,
+                measured=s.measured,
             )
             for s in plan.steps
         ]
@@ -114,8 +118,14 @@ def plan_from_wire(message: plan_pb2.Plan) -> Plan:
                 reason=s.reason,
                 shards=tuple(map(_shard_from_wire, s.shards)),
                 seconds=s.predicted_seconds,
-                alternatives=tuple(Alternative(a.cut, a.shards, a.predicted_seconds) for a in s.alternatives),
+                alternatives=tuple(
+                    Alternative(a.cut, a.shards, a.predicted_seconds, a.measured) for a in s.alternatives
+                ),
                 joined=s.joined,
+                stride=tuple(s.stride),
+                dilation=tuple(s.dilation),
+                transposed=s.transposed,
+                measured=s.measured,
             )
             for s in message.steps
         )

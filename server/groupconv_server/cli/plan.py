@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 import groupconv
+from groupconv.convolution.cuts import cut_name
 from groupconv.convolution.dtypes import DTYPES, types_of
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.steps import geometries
@@ -23,6 +24,8 @@ EXAMPLES = """Examples:
 $ groupconv plan --layer alexnet_conv2 --workers 2
 
 $ groupconv plan --layer alexnet_conv4 --layer alexnet_conv5 --workers 4 --picture towers.svg
+
+$ groupconv plan --layer alexnet_conv2 --workers 4 --cut rows
 
 $ groupconv plan --input 8,64,56,56 --kernel 64,1,3,3 --groups 64 --padding same --target localhost:50051
 
@@ -49,6 +52,10 @@ def command(
     precision: MathOption = None,
     dtype: Annotated[str, typer.Option(help="Of input and kernel.")] = "float32",
     allow_reordering: Annotated[bool, typer.Option(help="Sums over input channels may be cut.")] = False,
+    cut: Annotated[
+        str | None,
+        typer.Option(help="What to cut along instead of the planner's choice: nothing, group, rows, 'group x rows'."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Plan here, for so many equal workers of default rates; no server.")
     ] = None,
@@ -81,10 +88,12 @@ def command(
     specs = [with_precision(spec, precision, exact=exact) for spec in specs]
     if workers is None and speeds is None:
         with endpoint.connect(timeout) as client:
-            plan = client.plan_steps(x, kernels, specs, dtype=dtype, allow_reordering=allow_reordering)
+            plan = client.plan_steps(x, kernels, specs, dtype=dtype, allow_reordering=allow_reordering, cut=cut)
     else:
         relative = _numbers("--speeds", speeds) if speeds is not None else [1.0] * (workers or 1)
-        plan = _imagined((x, kernels, specs), dtype, relative, link, allow_reordering=allow_reordering)
+        plan = _imagined(
+            (x, kernels, specs), dtype, relative, link, allow_reordering=allow_reordering, cut=cut_name(cut)
+        )
     typer.echo(json.dumps(plan.as_dict(), ensure_ascii=False) if as_json else plan.explain())
     if picture is not None:
         _draw(plan, picture)
@@ -98,7 +107,7 @@ def _layers(names: Sequence[str], batch: int | None) -> Shapes:
 
 
 def _imagined(
-    shapes: Shapes, dtype: str, speeds: Sequence[float], link: float | None, *, allow_reordering: bool
+    shapes: Shapes, dtype: str, speeds: Sequence[float], link: float | None, *, allow_reordering: bool, cut: str
 ) -> Plan:
     """The plan for workers of default rates times `speeds`."""
     from groupconv_server.planner import Planner, Rates, Statistics, request_plan
@@ -115,7 +124,7 @@ def _imagined(
     names = tuple(f"worker-{i}" for i in range(len(speeds)))
     statistics = Statistics()
     statistics.calibrated({name: rates.faster(speed) for name, speed in zip(names, speeds, strict=True)})
-    return request_plan(Planner(statistics).plan(tuple(problems), names, reordering=allow_reordering))
+    return request_plan(Planner(statistics).plan(tuple(problems), names, reordering=allow_reordering, cut=cut))
 
 
 def _draw(plan: Plan, path: Path) -> None:

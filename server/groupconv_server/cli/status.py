@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from groupconv.text import human_bytes
+from groupconv.text import counted, human_bytes
 from groupconv.v1 import cluster_pb2
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption
@@ -78,6 +78,7 @@ def picture(now: Status, before: Status, target: str) -> RenderableType:
         f"groupconv {now.version} at {target}, executor {now.executor}, up {now.uptime_seconds:.0f} s\n"
         f"{state}\n"
         f"{now.requests} requests, {(now.requests - before.requests) / passed:.1f}/s, {now.running} running; "
+        f"{counted(now.streams, 'stream')}; "
         f"messages up to {human_bytes(now.max_message_bytes)}\n"
         f"coordinator: {human_bytes(now.resident_bytes)} of memory, {busy:.0%} of a CPU; {libraries}"
     )
@@ -88,13 +89,20 @@ def picture(now: Status, before: Status, target: str) -> RenderableType:
 
 
 def _workers(now: Status, before: Status, passed: float) -> Table:
-    numbers = ("threads", "shards", "shards/s", "load", "restarts")
+    numbers = ("threads", "shards", "shards/s", "calibration", "load", "restarts")
     table = _table("worker", "node", "engine", "device", *(["lane"] if now.executor == "ray" else []), numbers=numbers)
     earlier = {w.id: w for w in before.workers}
     for w in now.workers:
         old = earlier.get(w.id, cluster_pb2.Worker())
         rate, load = (w.shards - old.shards) / passed, (w.busy_seconds - old.busy_seconds) / passed
-        numbers = (str(w.threads), str(w.shards), f"{rate:.1f}", f"{max(0.0, load):.0%}", str(w.restarts))
+        numbers = (
+            str(w.threads),
+            str(w.shards),
+            f"{rate:.1f}",
+            str(w.calibration_shards),
+            f"{max(0.0, load):.0%}",
+            str(w.restarts),
+        )
         lane = [_lane(w)] if now.executor == "ray" else []
         table.add_row(w.id, w.node, w.engine, w.device, *lane, *numbers)
     return table

@@ -97,7 +97,7 @@ class Batcher:
         with self._lock:
             self._count += 1
             rank = (job.priority or math.inf, self._count)
-            entry = QueueEntry(x, call.steps, alone, key_of(x, call.steps, call.reordering), rank, job)
+            entry = QueueEntry(x, call.steps, alone, key_of(x, call), rank, job)
             free = self._running < self._slots() and not self._queue
             if free:
                 self._running += 1
@@ -193,7 +193,7 @@ class Batcher:
         deadlines = [a.job.deadline for a in batch]
         deadline = None if None in deadlines else max(d for d in deadlines if d is not None)
         job = Job(deadline, lambda: not all(a.job.look() for a in batch))
-        call = self.coordinator.compile(x.shape, x.dtype, steps, reordering=batch[0].key[2])
+        call = self.coordinator.compile(x.shape, x.dtype, steps, reordering=batch[0].key[2], cut=batch[0].key[3])
         self.coordinator.count(len(batch))
         ran = self.coordinator.perform(call, x, job=job)
         at = 0

@@ -28,9 +28,10 @@ class CompiledCall:
         problems: geometry and dtypes of each step, checked.
         steps: with arrays.
         reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
+        cut: that was asked for, by its name; "" leaves it to the planner.
 
     Attributes:
-        problems, steps, reordering: as given.
+        problems, steps, reordering, cut: as given.
         output_shape, output_dtype: of the last output, (N, M, *spatial).
         output_bytes: of it.
         working_bytes: that the costliest step holds beside input and answer (`footprint`).
@@ -39,6 +40,7 @@ class CompiledCall:
 
     __slots__ = (
         "_routes",
+        "cut",
         "output_bytes",
         "output_dtype",
         "output_shape",
@@ -49,8 +51,10 @@ class CompiledCall:
         "working_bytes",
     )
 
-    def __init__(self, problems: Sequence[Problem], steps: Sequence[Step], *, reordering: bool = False) -> None:
-        self.problems, self.steps, self.reordering = tuple(problems), steps, reordering
+    def __init__(
+        self, problems: Sequence[Problem], steps: Sequence[Step], *, reordering: bool = False, cut: str = ""
+    ) -> None:
+        self.problems, self.steps, self.reordering, self.cut = tuple(problems), steps, reordering, cut
         last = self.problems[-1]
         self.output_shape: tuple[int, ...] = last.geometry.output_shape
         self.output_dtype: np.dtype = last.types.output

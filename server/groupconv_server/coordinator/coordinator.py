@@ -6,6 +6,7 @@ it. Only a cut along input channels adds terms.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
@@ -73,7 +74,8 @@ class Coordinator:
         self.planner, self.metrics = planner or Planner(), metrics or Metrics()
         self.traces, self._inside = traces or Traces(), inside
         self.started = time.monotonic()
-        self.requests = 0
+        self.requests = self.streams = 0
+        self.calibration_shards: Counter[str] = Counter()
         self._running = 0
         self._count = threading.Lock()
 
@@ -87,6 +89,11 @@ class Coordinator:
         with self._count:
             self.requests += requests
 
+    def count_stream(self) -> None:
+        """Count a stream."""
+        with self._count:
+            self.streams += 1
+
     def calibrate(self) -> bool:
         """Measure the present workers, for about a second at most. The planner uses the rates.
 
@@ -94,6 +101,7 @@ class Coordinator:
             Whether every class was measured. If not, kernels are being compiled: measure again when they are.
         """
         found = calibrate(self.executor)
+        self.calibration_shards.update(found.shards)
         self.planner.statistics.calibrated(found.rates, found.unknown)
         return not found.unknown
 
@@ -103,11 +111,18 @@ class Coordinator:
         if worker in known:
             return
         measured = calibrate(self.executor, workers=[worker], like=list(known.values()))
+        self.calibration_shards.update(measured.shards)
         for name, rates in measured.rates.items():
             self.planner.statistics.joined(name, rates)
 
     def compile(
-        self, shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step], *, reordering: bool = False
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        steps: Sequence[Step],
+        *,
+        reordering: bool = False,
+        cut: str = "",
     ) -> CompiledCall:
         """Compile `steps` for inputs of this shape and dtype. The call is kept with a layer's version.
 
@@ -116,6 +131,7 @@ class Coordinator:
             dtype: of the input.
             steps: at least one, with arrays.
             reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
+            cut: that was asked for, by its name; "" leaves it to the planner.
 
         Raises:
             InvalidArgumentError: naming the field at fault.
@@ -123,20 +139,20 @@ class Coordinator:
         """
         first = steps[0] if steps else None
         if not isinstance(first, ResidentStep):
-            return self._compiled(shape, dtype, steps, reordering=reordering)
-        key = shape, dtype, reordering
+            return self._compiled(shape, dtype, steps, reordering=reordering, cut=cut)
+        key = shape, dtype, reordering, cut
         call: CompiledCall | None = first.calls.known.get(key)
         if call is None:
-            call = self._compiled(shape, dtype, steps, reordering=reordering)
+            call = self._compiled(shape, dtype, steps, reordering=reordering, cut=cut)
             first.calls.add(key, call)
         return call
 
     def _compiled(
-        self, shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step], *, reordering: bool
+        self, shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step], *, reordering: bool, cut: str
     ) -> CompiledCall:
         specs, kernels, biases = zip(*((s.spec, s.kernel, s.bias) for s in steps), strict=True) if steps else ((),) * 3
         problems = checked_problems(self.limits, shape, dtype, specs, kernels, biases)
-        return CompiledCall(problems, steps, reordering=reordering)
+        return CompiledCall(problems, steps, reordering=reordering, cut=cut)
 
     def convolve(self, x: Array, steps: Sequence[Step], *, job: Job | None = None, reordering: bool = False) -> Result:
         """Compile `steps` for `x` and run them; arguments and errors as of `compile` and `execute`."""
@@ -169,7 +185,7 @@ class Coordinator:
         else:  # requests in flight share the workers: cutting one would make the others wait
             busy = max(self._running + 1, self._inside())
             chains = self.planner.turn(self._plan(call, workers, max(1, len(workers) // busy)), workers)
-            if busy == 1:
+            if busy == 1 and not call.cut:
                 chains = self.planner.explore(chains, workers)
         return self.run(chains, x, call, job, output, planning=time.perf_counter() - start)
 
@@ -182,7 +198,7 @@ class Coordinator:
                     break
             else:
                 return plan
-        plan = self.planner.known(call.problems, workers, reordering=call.reordering, at_most=at_most)
+        plan = self.planner.known(call.problems, workers, reordering=call.reordering, at_most=at_most, cut=call.cut)
         call.keep(workers, at_most, plan)
         return plan
 
@@ -255,6 +271,7 @@ class Coordinator:
         kernels: Sequence[tuple[Sequence[int], np.dtype]],
         *,
         reordering: bool = False,
+        cut: str = "",
     ) -> Plan:
         """The plan `convolve` would follow for an input (N, C, *spatial) and kernels of these shapes and dtypes.
 
@@ -266,7 +283,7 @@ class Coordinator:
         self.limits.check_answer(problems[-1])
         if not problems[-1].geometry.batch:
             return empty_plan(problems)
-        return request_plan(self.planner.plan(tuple(problems), self.workers(), reordering=reordering))
+        return request_plan(self.planner.plan(tuple(problems), self.workers(), reordering=reordering, cut=cut))
 
     def workers(self, deadline: float | None = None) -> tuple[str, ...]:
         """The present workers. Without one it waits for the first that returns."""

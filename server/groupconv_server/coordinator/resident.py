@@ -10,8 +10,8 @@ from groupconv.convolution.steps import Step
 
 CALLS = 64
 """Shapes and dtypes of input for which a layer's version keeps a compiled call."""
-Key = tuple[tuple[int, ...], np.dtype, bool]
-"""Shape and dtype of an input, and whether sums may be reordered."""
+Key = tuple[tuple[int, ...], np.dtype, bool, str]
+"""Shape and dtype of an input, whether sums may be reordered, and the cut that was asked for."""
 
 
 class CompiledCalls:

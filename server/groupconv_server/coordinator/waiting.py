@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from groupconv.convolution.steps import Result, Step
+from groupconv_server.coordinator.compiled import CompiledCall
 from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_worker.contract import Array
 from groupconv_worker.job import Job
@@ -48,12 +49,12 @@ class QueueEntry:
         self.woken.acquire()
 
 
-def key_of(x: Array, steps: Sequence[Step], reordering: bool) -> tuple[Any, ...]:
+def key_of(x: Array, call: CompiledCall) -> tuple[Any, ...]:
     """Equal for requests that can be joined, if their kernels are the same."""
-    first = steps[0]
+    first, alike = call.steps[0], (x.shape[1:], x.dtype, call.reordering, call.cut)
     if isinstance(first, ResidentStep):
-        return x.shape[1:], x.dtype, reordering, first.layer, first.version, first.spec.exact, first.spec.math
-    return x.shape[1:], x.dtype, reordering, tuple((s.spec, s.kernel.shape, s.kernel.dtype) for s in steps)
+        return *alike, first.layer, first.version, first.spec.exact, first.spec.math
+    return *alike, tuple((s.spec, s.kernel.shape, s.kernel.dtype) for s in call.steps)
 
 
 def same(steps: Sequence[Step], others: Sequence[Step]) -> bool:

@@ -9,6 +9,7 @@ import logging
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -59,10 +60,12 @@ class Calibration(NamedTuple):
     Attributes:
         rates: by worker.
         unknown: indices in `CLASSES` of those that could not be measured yet.
+        shards: that each worker ran.
     """
 
     rates: dict[str, Rates]
     unknown: frozenset[int]
+    shards: Mapping[str, int]
 
 
 def calibrate(
@@ -85,10 +88,10 @@ def calibrate(
         bench.measure()
     except GroupconvError as error:
         log.warning("the workers could not be measured (%s); plans assume default rates", error)
-        return Calibration({}, frozenset())
+        return Calibration({}, frozenset(), bench.shards)
     for worker, rates in bench.rates.items():
         log.info("worker %s: %s", worker, rates)
-    return Calibration(bench.rates, frozenset(bench.unknown))
+    return Calibration(bench.rates, frozenset(bench.unknown), bench.shards)
 
 
 def problems() -> list[Problem]:
@@ -102,6 +105,7 @@ class _Bench:
         self.rates = dict.fromkeys(self.workers, default)
         self.limit = time.monotonic() + BUDGET
         self.unknown: set[int] = set()
+        self.shards: Counter[str] = Counter()
         self._grown: dict[int, float] = {}  # by class: what the first worker's larger size took more, all computing
 
     def measure(self) -> None:
@@ -217,6 +221,7 @@ class _Bench:
             for i, worker in enumerate(workers)
         ]
         ran = [reports[0] for reports in self.executor.run(tasks)]
+        self.shards.update(report.worker for report in ran)
         if any(report.worker not in self.rates for report in ran):
             raise UnavailableError("a worker was lost while it was measured")
         return ran

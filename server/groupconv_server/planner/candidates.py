@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groupconv_server.planner.cuts import Cut
+from groupconv.convolution.cuts import NOTHING
+from groupconv_server.planner.cuts import Cut, dimensions
 
 EVERY = 16
 """All numbers of shards up to this one are considered. Above it, only those that leave few workers idle, and halves."""
@@ -42,6 +43,21 @@ def cut_of(row: NDArray[Any]) -> Cut:
     """A row of `grids` as a cut."""
     group, batch, filters, *space, channel = map(int, row)
     return Cut(group, batch, filters, tuple(space), channel)
+
+
+def along(matrix: NDArray[np.int64], kind: str, rank: int) -> NDArray[np.bool_]:
+    """Which rows of `grids` are cut along exactly the dimensions in the name of a cut.
+
+    Example:
+        >>> matrix = grids(1, 2)
+        >>> matrix[along(matrix, "width", 1)].tolist(), along(matrix, "rows", 1).any()
+        ([[1, 1, 1, 2, 1]], np.False_)
+    """
+    names, wanted = dimensions(rank), set(kind.split(" × ")) - {NOTHING}
+    if not wanted <= set(names):
+        return np.zeros(len(matrix), dtype=np.bool_)
+    found: NDArray[np.bool_] = ((matrix > 1) == [name in wanted for name in names]).all(axis=1)
+    return found
 
 
 def row_of(cut: Cut, rank: int) -> tuple[int, ...]:

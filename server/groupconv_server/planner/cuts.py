@@ -23,13 +23,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from groupconv.convolution import cost
+from groupconv.convolution.cuts import AXES, NOTHING
 from groupconv.convolution.geometry import Geometry
 from groupconv.convolution.plan import Range
 from groupconv_server.planner.halo import Axis
 from groupconv_worker.contract import Problem
-
-AXES = {1: ("width",), 2: ("rows", "columns"), 3: ("slices", "rows", "columns")}
-"""Names of the spatial axes, by their number."""
 
 
 class Cut(NamedTuple):
@@ -58,8 +56,13 @@ class Cut(NamedTuple):
 
     def words(self, rank: int) -> str:
         """The dimensions that are cut, for people; "nothing" for one piece."""
-        names = ("group", "batch", "filter", *AXES[rank][: len(self.space)], "channel")
-        return " × ".join(name for name, n in zip(names, self.grid, strict=True) if n > 1) or "nothing"
+        grid = self.grid if self.space else Cut(*self[:3], (1,) * rank, self.channel).grid
+        return " × ".join(name for name, n in zip(dimensions(rank), grid, strict=True) if n > 1) or NOTHING
+
+
+def dimensions(rank: int) -> tuple[str, ...]:
+    """Names of the dimensions of a convolution of this rank, in the order of `Cut.grid`."""
+    return ("group", "batch", "filter", *AXES[rank], "channel")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ def described(
     considered: Mapping[int, Sequence[Alternative]],
     workers: int,
     tried: frozenset[int] = frozenset(),
+    *,
+    asked: bool = False,
 ) -> tuple[PlannedChain, ...]:
     """The chains with the plans of their steps.
 
@@ -23,6 +25,7 @@ def described(
         considered: other cuts of each chain, by its first step.
         workers: how many there are.
         tried: first steps of the chains that are cut like this only to measure the cut.
+        asked: whether the caller asked for the cut.
     """
     done = []
     before: PlannedChain | None = None
@@ -37,6 +40,8 @@ def described(
         for i, problem in enumerate(c.chain):
             g = problem.geometry
             reason = reasons.joined(c, i) if i else reasons.first(c, before, alternatives, workers)
+            if asked and not i:
+                reason = f"as asked; {reason}"
             if c.first in tried:
                 reason = f"tried once to measure its time; {reason}"
             plans.append(
@@ -52,6 +57,10 @@ def described(
                     seconds=added[i - 1] if i else c.prediction.seconds - sum(added),
                     alternatives=() if i else tuple(alternatives),
                     joined=i > 0,
+                    stride=g.stride,
+                    dilation=g.dilation,
+                    transposed=g.transposed,
+                    measured=c.measured,
                 )
             )
         before = replace(c, plans=tuple(plans))

@@ -11,7 +11,7 @@ from groupconv.convolution.plan import Alternative, Plan, StepPlan
 from groupconv_server.planner.cuts import Cut
 from groupconv_server.planner.describe import described
 from groupconv_server.planner.rates import Rates
-from groupconv_server.planner.search import PlannedChain, cut_chain, search
+from groupconv_server.planner.search import PlannedChain, cut_chain, refusal, search
 from groupconv_server.planner.statistics import Chain, History, Statistics
 from groupconv_worker.contract import Problem
 
@@ -74,7 +74,13 @@ class Planner:
         self._turn = itertools.count()
 
     def plan(
-        self, problems: Chain, workers: tuple[str, ...], *, reordering: bool = False, at_most: int | None = None
+        self,
+        problems: Chain,
+        workers: tuple[str, ...],
+        *,
+        reordering: bool = False,
+        at_most: int | None = None,
+        cut: str = "",
     ) -> tuple[PlannedChain, ...]:
         """The cheapest way found to run `problems` one after another.
 
@@ -83,20 +89,35 @@ class Planner:
             workers: ids, at least one.
             reordering: whether input channels may be cut, which reorders sums.
             at_most: shards of any step; None is as many as there are workers. What was not measured is not cut.
+            cut: that the caller asked for, by its name: the cheapest cut along these dimensions is chosen, on as many
+                workers as there are; "" chooses among all cuts.
+
+        Raises:
+            InvalidArgumentError: a step cannot be cut as asked.
         """
-        return self.turn(self.known(problems, workers, reordering=reordering, at_most=at_most), workers)
+        known = self.known(problems, workers, reordering=reordering, at_most=at_most, cut=cut)
+        return self.turn(known, workers)
 
     def known(
-        self, problems: Chain, workers: tuple[str, ...], *, reordering: bool = False, at_most: int | None = None
+        self,
+        problems: Chain,
+        workers: tuple[str, ...],
+        *,
+        reordering: bool = False,
+        at_most: int | None = None,
+        cut: str = "",
     ) -> KnownPlan:
         """The plan with what it rests on, as kept or made anew; arguments as of `plan`."""
-        at_most = min(at_most or len(workers), len(workers)) if self.statistics.can_judge(problems) else 1
-        key = (problems, workers, reordering, at_most)
+        if cut:
+            at_most = len(workers)
+        else:
+            at_most = min(at_most or len(workers), len(workers)) if self.statistics.can_judge(problems) else 1
+        key = (problems, workers, reordering, at_most, cut)
         with self._lock:
             known = self._plans.get(key)
         if known is None or not self.is_current(known):
             version = self.statistics.version
-            chains = self._make(problems, workers, at_most, reordering=reordering)
+            chains = self._make(problems, workers, at_most, reordering=reordering, kind=cut)
             rests_on = tuple((c.history, c.history.changes) for c in chains)
             known = KnownPlan(chains, version, rests_on, max(len(c.workers) for c in chains), {0: chains})
             with self._lock:
@@ -152,7 +173,7 @@ class Planner:
         return None if cut in (None, c.cut) else cut_chain(c.chain, c.first, cut, *self._by_speed(workers), c.history)
 
     def _make(
-        self, problems: Chain, workers: tuple[str, ...], at_most: int, *, reordering: bool
+        self, problems: Chain, workers: tuple[str, ...], at_most: int, *, reordering: bool, kind: str
     ) -> tuple[PlannedChain, ...]:
         """Of all ways to join neighbouring steps, the cheapest: the best plan of a prefix extended by one chain."""
         order, rates = self._by_speed(workers)
@@ -163,11 +184,13 @@ class Planner:
             for start in range(max(0, stop - LONGEST_CHAIN), stop):
                 chain = problems[start:stop]
                 history = self.statistics.history(chain, len(order))
-                found = search(chain, start, order, rates, history, at_most=at_most, reordering=reordering)
+                found = search(chain, start, order, rates, history, at_most=at_most, reordering=reordering, kind=kind)
                 if found is not None:
                     searched[start, stop] = found
                     seconds, chains = best[start]
                     options.append((seconds + found[0].prediction.seconds, [*chains, found[0]]))
+            if not options:
+                raise refusal(problems[stop - 1], stop - 1, kind, rates, reordering=reordering)
             best.append(min(options, key=lambda option: option[0]))
         chains = best[-1][1]
         considered = {c.first: searched[c.first, c.first + len(c.chain)][1] for c in chains}
@@ -178,7 +201,7 @@ class Planner:
                     "each step apart", max(a.cut.parts for a in alone), sum(a.prediction.seconds for a in alone)
                 )
                 considered[c.first] = sorted([*considered[c.first], apart], key=lambda a: a.seconds)
-        return described(chains, considered, len(workers))
+        return described(chains, considered, len(workers), asked=bool(kind))
 
     def _by_speed(self, workers: Sequence[str]) -> tuple[list[str], list[Rates]]:
         """The workers, fastest first, and their rates."""

@@ -52,10 +52,7 @@ def _whole(c: PlannedChain, considered: Sequence[Alternative], workers: int) -> 
     if not considered:
         return "it cannot be cut"
     best = min(considered, key=lambda a: a.seconds)
-    return (
-        f"not split: one worker takes {milliseconds(c.prediction.seconds)}, "
-        f"{best.shards} shards along {best.cut} would take {milliseconds(best.seconds)}"
-    )
+    return f"not split: {_time(c)} on one worker; {best.shards} shards along {best.cut}, {_time(best)}"
 
 
 def _split(c: PlannedChain, considered: Sequence[Alternative]) -> str:
@@ -81,6 +78,15 @@ def _split(c: PlannedChain, considered: Sequence[Alternative]) -> str:
     text = f"{c.cut.parts} shards: {'; '.join(explained[u] for u in used)}"
     whole = next((a for a in considered if a.shards == 1), None)
     if whole is not None and c.prediction.seconds > 0:
-        this, one = c.prediction.seconds, whole.seconds
-        text += f"; {milliseconds(this)} where one worker takes {milliseconds(one)} ({one / this:.1f} ×)"
+        text += f"; {_time(c)}; one worker, {_time(whole)} ({whole.seconds / c.prediction.seconds:.1f} ×)"
+    others = [a for a in considered if a.shards > 1]
+    if c.measured and others:
+        best = min(others, key=lambda a: a.seconds)
+        text += f"; {best.shards} shards along {best.cut}, {_time(best)}"
     return text
+
+
+def _time(of: PlannedChain | Alternative) -> str:
+    """The time of a cut, and whether it was measured or predicted."""
+    seconds = of.seconds if isinstance(of, Alternative) else of.prediction.seconds
+    return f"{'measured' if of.measured else 'predicted'} {milliseconds(seconds)}"

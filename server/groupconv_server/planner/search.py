@@ -11,13 +11,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from groupconv.convolution.cuts import NOTHING
 from groupconv.convolution.plan import Alternative, StepPlan
-from groupconv_server.planner.candidates import cut_of, grids, row_of
-from groupconv_server.planner.cuts import Cut, Piece
+from groupconv.errors import InvalidArgumentError
+from groupconv.text import counted
+from groupconv_server.planner.candidates import along, cut_of, grids, row_of
+from groupconv_server.planner.cuts import Cut, Piece, dimensions
 from groupconv_server.planner.model import Prediction, predict, screen
 from groupconv_server.planner.pieces import pieces
 from groupconv_server.planner.rates import Rates
 from groupconv_server.planner.statistics import TRIALS, Chain, History
+from groupconv_worker.contract import Problem
 
 EXACT = 6
 """With unequal workers, so many of the best cuts are made and compared exactly."""
@@ -45,6 +49,7 @@ class PlannedChain:
         of: number of workers that there were.
         history: measured times of the chain's cuts.
         promising: untried cuts that may be better, best first.
+        measured: whether the chain has run under this cut, so that its time was measured.
     """
 
     first: int
@@ -57,6 +62,7 @@ class PlannedChain:
     of: int
     history: History
     promising: tuple[Cut, ...] = ()
+    measured: bool = False
 
     def turned(self, workers: Sequence[str], offset: int) -> "PlannedChain":
         """The plan on the workers from `offset` on, rotated."""
@@ -71,7 +77,7 @@ class PlannedChain:
 def cut_chain(
     chain: Chain, first: int, cut: Cut, order: Sequence[str], rates: Sequence[Rates], history: History
 ) -> PlannedChain | None:
-    """A chain under a cut, with shards in proportion to their workers' speeds; None if the cut is impossible."""
+    """A chain under a cut, with shards in proportion to their workers' speeds; None if the cut is looked_at."""
     cut = cut._replace(space=cut.space or (1,) * chain[0].geometry.rank)
     used = rates[: cut.parts]
     alike = all(r == used[0] for r in used)
@@ -94,6 +100,7 @@ def search(
     *,
     at_most: int,
     reordering: bool,
+    kind: str = "",
 ) -> tuple[PlannedChain, list[Alternative]] | None:
     """The cheapest cut of a chain, and the alternatives to it.
 
@@ -105,9 +112,10 @@ def search(
         history: measured times of the chain's cuts on as many workers.
         at_most: the largest number of shards.
         reordering: whether the order of sums may change, so that channels may be cut.
+        kind: the name of a cut (`Cut.words`), to choose among cuts along exactly these dimensions; "" has all.
 
     Returns:
-        None if the chain has no cut, not even into one piece.
+        None if the chain has no such cut.
     """
     rank, tried = chain[0].geometry.rank, history.tried()
     matrix = grids(rank, len(order))
@@ -122,33 +130,64 @@ def search(
     ranked = expected / (WORTH if rows else 1.0)  # measured cuts have the advantage
     for cut, row in rows.items():
         expected[row] = ranked[row] = tried[cut].seconds
-    ranking = np.argsort(ranked, kind="stable")[: 4 * ALTERNATIVES]
+    ranking = [*np.argsort(ranked, kind="stable")[: 4 * ALTERNATIVES], 0]  # one piece is possible if no other cut is
+    wanted = ranking
+    if kind:
+        of_kind = along(matrix, kind, rank)
+        wanted = [row for row in np.argsort(ranked, kind="stable") if of_kind[row]]
     exact = 1 if all(r == rates[0] for r in rates) else EXACT  # with unequal shares, parts are rounded to whole cells
     candidates: list[PlannedChain] = []
     others: list[Alternative] = []
-    for row in dict.fromkeys([*ranking, 0]):  # one piece is possible even if none of the best cuts is
-        if not np.isfinite(expected[row]):
+    looked_at: set[int] = set()
+    for row in dict.fromkeys(wanted):
+        if not np.isfinite(expected[row]) or len(candidates) == exact:
             break
         cut = cut_of(matrix[row])
-        made = cut_chain(chain, first, cut, order, rates, history) if len(candidates) < exact else None
+        made = cut_chain(chain, first, cut, order, rates, history)
         if made is not None:
             known = tried[cut].seconds if cut in rows else made.prediction.seconds * error
-            candidates.append(replace(made, prediction=_scaled(made.prediction, known)))
-        elif len(candidates) >= exact:
-            others.append(Alternative(cut.words(rank), cut.parts, float(expected[row])))
+            candidates.append(replace(made, prediction=_scaled(made.prediction, known), measured=cut in rows))
+        looked_at.add(row)
+    for row in ranking:
+        if row not in looked_at and np.isfinite(expected[row]):
+            cut = cut_of(matrix[row])
+            others.append(Alternative(cut.words(rank), cut.parts, float(expected[row]), cut in rows))
     if not candidates:
         return None
     candidates.sort(key=lambda c: c.prediction.seconds * (1 if c.cut in rows or not rows else 1 / WORTH))
     chosen = candidates[0]
-    compared = [Alternative(c.cut.words(rank), c.cut.parts, c.prediction.seconds) for c in candidates[1:]]
+    compared = [Alternative(c.cut.words(rank), c.cut.parts, c.prediction.seconds, c.measured) for c in candidates[1:]]
     alternatives = sorted([*compared, *others], key=lambda a: a.seconds)
     limit = PROMISING * chosen.prediction.seconds
     # one cut that turned out slow says little about untried ones
     hoped = modeled * min(errors)
-    cuts = [cut_of(matrix[row]) for row in [*ranking, 0] if min(expected[row], hoped[row]) <= limit]
+    cuts = [cut_of(matrix[row]) for row in ranking if min(expected[row], hoped[row]) <= limit]
     known_well = {cut for cut, t in tried.items() if t.times >= TRIALS} | {chosen.cut}
     promising = tuple(dict.fromkeys(cut for cut in cuts if cut not in known_well))[:ALTERNATIVES]
-    return replace(chosen, promising=promising), _distinct(alternatives, float(expected[0]), chosen)
+    whole = Alternative(NOTHING, 1, float(expected[0]), 0 in rows.values())
+    return replace(chosen, promising=promising), _distinct(alternatives, whole, chosen)
+
+
+def refusal(
+    problem: Problem, step: int, kind: str, rates: Sequence[Rates], *, reordering: bool
+) -> InvalidArgumentError:
+    """The error for a step that cannot be cut as the caller asked.
+
+    Args:
+        problem: of the step.
+        step: its position in the request.
+        kind: the name of the cut that was asked for.
+        rates: of the workers.
+        reordering: as of `search`.
+    """
+    if "channel" in kind and not reordering:
+        return InvalidArgumentError("cut", "allow_reordering with a cut along channel, which sums in parts", kind)
+    rank = problem.geometry.rank
+    matrix = grids(rank, len(rates))
+    possible = np.isfinite(screen((problem,), matrix, rates, reordering=reordering))
+    names = [name for name in (NOTHING, *dimensions(rank)) if possible[along(matrix, name, rank)].any()]
+    listed = ", ".join(names) + " (or several with × between them)" * (len(names) > 2)
+    return InvalidArgumentError("cut", f"for step {step} on {counted(len(rates), 'worker')}: {listed}", kind)
 
 
 def _scaled(prediction: Prediction, seconds: float) -> Prediction:
@@ -166,7 +205,7 @@ def _row(matrix: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]", cut: Cut, ra
     return int(found[0]) if len(found) else None
 
 
-def _distinct(alternatives: Sequence[Alternative], whole: float, chosen: PlannedChain) -> list[Alternative]:
+def _distinct(alternatives: Sequence[Alternative], whole: Alternative, chosen: PlannedChain) -> list[Alternative]:
     """The best alternatives, one for each kind of cut, and always the one without a cut."""
     seen = {(chosen.cut.words(chosen.chain[0].geometry.rank), chosen.cut.parts)}
     kept: list[Alternative] = []
@@ -174,6 +213,6 @@ def _distinct(alternatives: Sequence[Alternative], whole: float, chosen: Planned
         if (a.cut, a.shards) not in seen and len(kept) < ALTERNATIVES - 1:
             seen.add((a.cut, a.shards))
             kept.append(a)
-    if ("nothing", 1) not in seen and math.isfinite(whole):
-        kept.append(Alternative("nothing", 1, whole))
+    if (NOTHING, 1) not in seen and math.isfinite(whole.seconds):
+        kept.append(whole)
     return kept

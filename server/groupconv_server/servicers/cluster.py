@@ -52,16 +52,19 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             cpu_seconds=cpu.user + cpu.system,
             state=state,
             trouble=trouble,
+            streams=c.streams,
         )
 
     def _worker(self, w: WorkerInfo) -> cluster_pb2.Worker:
+        calibrating = self.coordinator.calibration_shards[w.id]
         return cluster_pb2.Worker(
             id=w.id,
             node=w.node,
             engine=w.engine,
             device=w.device,
             threads=w.threads,
-            shards=w.shards,
+            shards=max(0, w.shards - calibrating),
+            calibration_shards=calibrating,
             restarts=w.restarts,
             busy_seconds=self.coordinator.metrics.shards.busy(w.id),
             lane=w.lane,

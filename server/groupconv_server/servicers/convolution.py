@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from groupconv.convolution.cuts import cut_name
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import convolution_pb2
@@ -81,7 +82,8 @@ class ConvolutionServicer:
     ) -> bytes:
         """Compile or find the call, run it, encode."""
         parsed = time.perf_counter() - start
-        call = self.coordinator.compile(x.shape, x.dtype, steps, reordering=request.allow_reordering)
+        cut = cut_name(request.cut)
+        call = self.coordinator.compile(x.shape, x.dtype, steps, reordering=request.allow_reordering, cut=cut)
         if request.HasField("output_place"):
             reserve(call.working_bytes)
             read = (x, *(s.kernel for s in steps))
@@ -122,7 +124,12 @@ class ConvolutionServicer:
         dtype, shape = type_from_wire(request.input, "input", batch=True)
         kernels = [type_from_wire(s.kernel, f"steps[{i}].kernel") for i, s in enumerate(request.steps)]
         plan = self.coordinator.plan(
-            shape, dtype, specs_of(request.steps), [(s, d) for d, s in kernels], reordering=request.allow_reordering
+            shape,
+            dtype,
+            specs_of(request.steps),
+            [(s, d) for d, s in kernels],
+            reordering=request.allow_reordering,
+            cut=cut_name(request.cut),
         )
         return convolution_pb2.PlanConvolutionResponse(plan=plan_to_wire(plan))
 

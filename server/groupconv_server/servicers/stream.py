@@ -80,6 +80,7 @@ class StreamServicer:
         problems = problems_of(
             shape, dtype, [s.spec for s in steps], [s.kernel for s in steps], [s.bias for s in steps]
         )
+        c.count_stream()
         bands = choose(problems, header.band_rows, c.limits, max(1, len(c.executor.workers())))
         return Stream(
             c,

@@ -17,8 +17,8 @@ def test_a_plan_tells_what_else_was_considered_and_how_much_longer_it_takes():
     assert "cut along batch: because" in text
     assert "predicted 2 ms; considered as well:" in text
     rows = [line.split() for line in text.splitlines()]
-    assert ["rows", "4", "shards", "3", "ms", "1.50", "×"] in rows
-    assert ["nothing", "1", "shard", "8", "ms", "4.00", "×"] in rows
+    assert ["rows", "4", "shards", "3", "ms", "predicted", "1.50", "×"] in rows
+    assert ["nothing", "1", "shard", "8", "ms", "predicted", "4.00", "×"] in rows
 
 
 def test_alternatives_of_joined_steps_are_held_against_the_time_of_all_of_them():

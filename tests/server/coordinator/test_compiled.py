@@ -79,6 +79,6 @@ def test_a_call_keeps_its_plan_until_something_that_it_rests_on_changes():
 def test_the_calls_that_were_made_first_leave():
     calls = CompiledCalls()
     for i in range(CALLS + 3):
-        calls.add(((1, 1, i), np.dtype("f4"), False), i)
+        calls.add(((1, 1, i), np.dtype("f4"), False, ""), i)
     assert len(calls.known) == CALLS
     assert calls.inputs()[-1] == ((1, 1, CALLS + 2), np.dtype("f4"))

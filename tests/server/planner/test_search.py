@@ -41,7 +41,7 @@ def test_small_convolutions_are_not_split_and_large_ones_use_every_worker():
     small, large = problem(x=(1, 4, 8, 8), w=(4, 4, 3, 3)), problem(x=(1, 64, 128, 128), w=(64, 64, 3, 3))
     (chain,) = Planner().plan((small,), EIGHT)
     assert chain.cut.parts == 1
-    assert "not split: one worker takes" in chain.plans[0].reason
+    assert "not split: predicted" in chain.plans[0].reason
     (chain,) = Planner().plan((large,), EIGHT)
     assert chain.cut.parts == 8
     assert chain.plans[0].alternatives[-1].cut == "nothing"
