@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import ray
 
 GROUPCONV = [sys.executable, "-m", "groupconv_server"]
 HEALTH = {f"RAY_health_check_{k}": v for k, v in {"period_ms": "500", "timeout_ms": "500"}.items()}
@@ -55,15 +57,17 @@ class Cluster:
     Args:
         variables: of every process.
         prefix: of every command, as `ip netns exec name`.
+        autoscaling: a configuration for Ray's autoscaler, which then adds nodes by itself.
     """
 
-    def __init__(self, variables=None, prefix=()):
+    def __init__(self, variables=None, prefix=(), autoscaling=None):
         self._stack = ExitStack()
         self.folder = self._stack.enter_context(tempfile.TemporaryDirectory())  # short, for Ray's Unix sockets
         known = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         self.env = {**known, **HEALTH, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "PYTHONUNBUFFERED": "1"}
         self.env |= {"RAY_USAGE_STATS_ENABLED": "0", "GROUPCONV_TUNE": "off", **(variables or {})}
         self.prefix = list(prefix)
+        self._autoscaling = autoscaling
         self.nodes = []
         self.head = self.address = None
 
@@ -92,6 +96,15 @@ class Cluster:
             "--include-dashboard=false",
         ]
         where = [f"--port={port}", f"--temp-dir={self.folder}", "--disable-usage-stats"]
+        if self._autoscaling is not None:
+            with socket.socket() as free:
+                free.bind(("", 0))
+                port = free.getsockname()[1]
+            where[0] = f"--port={port}"
+            self._autoscaling["provider"]["gcs_address"] = f"{ray.util.get_node_ip_address()}:{port}"
+            config = Path(self.folder, "autoscaling.json")
+            config.write_text(json.dumps(self._autoscaling))
+            where.append(f"--autoscaling-config={config}")
         log = Path(self.folder, "head.log")
         with log.open("w") as out:
             self.head = subprocess.Popen([*self.prefix, *command, *where], env=self.env, stdout=out, stderr=out)

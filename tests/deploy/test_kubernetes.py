@@ -18,6 +18,10 @@ FOLDERS = ["base", "overlays/tls", "overlays/production"]
 RAY_GROUP = {"groupName", "template", "rayStartParams", "replicas", "minReplicas", "maxReplicas", "numOfHosts"}
 """Fields of a group of workers in KubeRay's ray.io/v1, of those that are used here."""
 
+RAY_AUTOSCALER = {"idleTimeoutSeconds", "upscalingMode", "version", "image", "imagePullPolicy", "resources"}
+RAY_AUTOSCALER |= {"securityContext", "env", "envFrom", "volumeMounts"}
+"""Fields of autoscalerOptions."""
+
 
 def built(folder):
     """The objects of a kustomization, by kind and name."""
@@ -67,7 +71,9 @@ def test_the_objects_for_kuberay_are_legal():
         if o["kind"] != "RayCluster":
             kubernetes_validate.validate(o, KUBERNETES, strict=True)
     spec = raycluster()["spec"]
-    assert set(spec) <= {"rayVersion", "enableInTreeAutoscaling", "headGroupSpec", "workerGroupSpecs"}
+    fields = {"rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
+    assert set(spec) <= fields
+    assert set(spec["autoscalerOptions"]) <= RAY_AUTOSCALER
     assert set(spec["headGroupSpec"]) <= {"template", "rayStartParams", "serviceType", "enableIngress"}
     for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
         assert set(group) <= RAY_GROUP

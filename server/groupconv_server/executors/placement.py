@@ -164,6 +164,20 @@ class WorkerPlaces:
         offers = "; ".join(self._refusal(node) or self._offer(node, here[node.id]) for node in nodes if node.cpus)
         return f"{what} no place: each waits for {', '.join(need)}; {offers or 'no node offers CPUs'}"
 
+    def demand(self) -> list[dict[str, float]]:
+        """What each of a given number of workers needs of a cluster that adds nodes; nothing for "auto".
+
+        A worker on a GPU takes what CPUs its node has, so it demands none.
+
+        Example:
+            >>> WorkerPlaces(Placement(gpus=0.5), 2, None, "cuda").demand()
+            [{'GPU': 0.5}, {'GPU': 0.5}]
+            >>> WorkerPlaces(Placement(), 1, 4, "cpu").demand()
+            [{'CPU': 4}]
+        """
+        kind = {"GPU": self.placement.gpus} if self.engine == "cuda" else {"CPU": self.threads or 1}
+        return [kind | dict(self.placement.resources) for _ in range(self.workers or 0)]
+
     def _refusal(self, node: Node) -> str:
         """Why a node can take no worker at all; empty if it can."""
         p, name = self.placement, node.name or node.id

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -144,9 +145,12 @@ class ClusterMembership:
         self.slots.clear()
 
     def _watch(self) -> None:
-        logged = False
+        logged = demanded = False
         while not self._stopping.is_set():
             try:
+                if not demanded:
+                    self._demand()
+                    demanded = True
                 self._reconcile()
                 self._answered = time.monotonic()
                 if not self.slots and not logged:
@@ -156,7 +160,15 @@ class ClusterMembership:
                 self._admit()
             except (RayError, OSError, RuntimeError) as error:  # a transient error: the watch goes on
                 log.warning("the cluster does not answer: %s", error)
+                demanded = False  # a head that was started again may not know it
                 self._stopping.wait(TICK)
+
+    def _demand(self) -> None:
+        """Tell a cluster that adds nodes by demand what a given number of workers needs; others do nothing with it."""
+        if bundles := self._places.demand():
+            request_resources(
+                bundles=bundles, bundle_label_selectors=[dict(self._places.placement.labels)] * len(bundles)
+            )
 
     def _reconcile(self) -> None:
         """Start missing workers, remove those of nodes that are gone, and drain those of nodes that leave."""
