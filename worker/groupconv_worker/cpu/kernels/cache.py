@@ -106,7 +106,7 @@ class KernelCache(Cache):  # type: ignore[misc]
         _say_once(f"compiled kernels are kept in memory alone: {failed}")
 
     def _file(self, sig: Any, codegen: Any) -> str:
-        built_from = (numba.__version__, digest("cpu/kernels/*.py"), WIDTH, self._index_key(sig, codegen))
+        built_from = (numba.__version__, digest("cpu/**/kernels/*.py"), WIDTH, self._index_key(sig, codegen))
         return f"{self._name[:80]}-{hashlib.sha256(dumps(built_from)).hexdigest()[:32]}{SUFFIX}"
 
 

@@ -8,13 +8,14 @@ around the block are ordinary Numba.
 One vector is as wide as the registers of the target (target.py): `WIDTH` bytes.
 """
 
+import platform
 from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
 from numba.core import cgutils, config
 
-from groupconv_worker.cpu.kernels.target import target
+from groupconv_worker.cpu.kernels.target import X86, target
 
 llvmlite.binding.initialize_native_asmparser()
 WIDTH = target().vector_bytes
@@ -230,6 +231,17 @@ class Simd:
         kind = ir.FunctionType(self.type, [address.type])
         code = f"{name} {offset * self.itemsize}($1), $0 # {number}"
         return self.builder.asm(kind, code, "=v,r", [address], side_effect=False)
+
+    def permute(self, vector: Any, order: Any) -> Any:
+        """Lane l of the result is lane order[l] of a vector of floats."""
+        name = {64: "x86.avx512.permvar.sf.512", 32: "x86.avx2.permps", 16: "x86.avx.vpermilvar.ps"}[WIDTH]
+        if platform.machine() in X86:
+            return self._call(name, self.type, vector, order)
+        b, moved = self.builder, self.undefined
+        for lane in range(self.lanes):
+            element = b.extract_element(vector, b.extract_element(order, ir.Constant(I32, lane)))
+            moved = b.insert_element(moved, element, ir.Constant(I32, lane))
+        return moved
 
     def load_rows(self, address: Any, distance: Any, count: Any, mask: Any) -> list[Any]:
         """A vector at each of `lanes` addresses, `distance` elements apart; from `count` on zeros, not read."""

@@ -1,0 +1,1 @@
+"""Convolutions on channel-blocked tensors: the kernels of compiled networks."""

@@ -1,0 +1,73 @@
+"""What a kernel does to its sums before it stores them: add a residual, apply an activation.
+
+The activation is a code among a kernel's words, not a kernel of its own: the same machine code serves all.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.blocked.kernels.activation import (
+    CLIP,
+    HARD_SIGMOID,
+    HARD_SWISH,
+    LEAKY_RELU,
+    SIGMOID,
+    SILU,
+    TANH,
+)
+from groupconv_worker.cpu.blocked.layout import Blocked
+
+_CODES = {
+    "LeakyRelu": LEAKY_RELU,
+    "HardSigmoid": HARD_SIGMOID,
+    "HardSwish": HARD_SWISH,
+    "Sigmoid": SIGMOID,
+    "Silu": SILU,
+    "Tanh": TANH,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What happens to the sums of a convolution: plus the residual, then the activation.
+
+    Attributes:
+        activation: ONNX's name and its parameters: ("Relu",), ("Clip", low, high), ("LeakyRelu", slope),
+            ("HardSigmoid", alpha, beta), ("HardSwish",), ("Sigmoid",), ("Silu",), ("Tanh",); empty for none.
+        residual: how the tensor lies that is added; None if there is none.
+
+    Example:
+        >>> Epilogue(("Relu",)).code, Epilogue(("Clip", 0.0, 6.0)).parameters.tolist()
+        (0, [0.0, 6.0])
+    """
+
+    activation: tuple[Any, ...] = ()
+    residual: Blocked | None = None
+
+    @property
+    def code(self) -> int:
+        """The activation's code.
+
+        Raises:
+            ValueError: there is no such activation.
+        """
+        name = self.activation[0] if self.activation else "Clip"
+        if name in ("Clip", "Relu"):
+            return CLIP
+        if name not in _CODES:
+            raise ValueError(f"activation: expected Relu, Clip, {', '.join(_CODES)}, got {name}")
+        return _CODES[name]
+
+    @property
+    def parameters(self) -> Array:
+        """Two numbers that go with the code, float32."""
+        name, *given = self.activation or ("Clip",)
+        defaults = {"Relu": (0.0, math.inf), "Clip": (-math.inf, math.inf), "HardSigmoid": (0.2, 0.5)}
+        defaults |= {"LeakyRelu": (0.01, 0.0)}
+        values = list(defaults.get(name, (0.0, 0.0)))
+        values[: len(given)] = given
+        return np.array(values, np.float32)
