@@ -16,7 +16,7 @@ from groupconv_worker.cpu.blocked.epilogue import Epilogue
 from groupconv_worker.cpu.blocked.layout import Blocked, Plain
 from groupconv_worker.cpu.program import Address, KernelStage
 
-SCRATCH, X, Y, RESIDUAL = range(4)
+SCRATCH, X, Y, RESIDUAL = 0, 2, 3, 4
 """Bases of the addresses in `Lowered.stages`: each the first byte of its tensor, margins included."""
 BAND = 256 * 2**10
 """Bytes of the input that one task reads: they stay in the second cache while the blocks of filters pass."""
