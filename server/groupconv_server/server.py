@@ -143,8 +143,8 @@ class Server:
             self.executor.welcome(self.repository.prepare)
             self.background = Background(self.coordinator)
             undo.callback(self.background.stop)
-            if not self.coordinator.calibrate():
-                self.background.measure()
+            # one worker gets every request whole, so nobody waits until it is measured
+            measure = len(self.executor.workers()) == 1 or not self.coordinator.calibrate()
             self.repository.restore()
             self.networks.restore()
             self.shared_memory = SharedMemory() if config.shared_memory else None
@@ -171,6 +171,8 @@ class Server:
                 self._store.held.tell(self.address)
             self._grpc.start()
             self.health.start()
+            if measure:
+                self.background.measure()
             undo.pop_all()
 
     @property

@@ -15,13 +15,13 @@ import itertools
 from typing import Any
 
 import numpy as np
-import scipy.special
 
 from groupconv.convolution.dtypes import is_float
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.epilogue import activate, add_bias
 from groupconv_worker.job import current
+from groupconv_worker.pieces import erf
 from groupconv_worker.taps import by_tap, each, seen, stretched
 
 PAD_MODE = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -93,7 +93,7 @@ def convolve(x: Array, weight: Array, bias: Array | None, g: Geometry) -> Array:
     add_bias(y, bias)
     if wide == np.int64:
         y = y.astype(np.int32).astype(np.int64)  # integer sums wrap; the activation sees the wrapped sum
-    activate(y, g.activation, np, scipy.special.erf)
+    activate(y, g.activation, np, erf)
     return y
 
 

@@ -98,10 +98,14 @@ class Coordinator:
         """Measure the present workers, for about a second at most. The planner uses the rates.
 
         Returns:
-            Whether every class was measured. If not, kernels are being compiled: measure again when they are.
+            Whether every class was measured. If not, a request came, which goes first, or kernels are being compiled:
+            measure again later.
         """
-        found = calibrate(self.executor)
+        begun = self.requests
+        found = calibrate(self.executor, disturbed=lambda: self.running > 0 or self.requests != begun)
         self.calibration_shards.update(found.shards)
+        if found.disturbed:
+            return False
         self.planner.statistics.calibrated(found.rates, found.unknown)
         return not found.unknown
 

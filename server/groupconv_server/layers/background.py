@@ -72,8 +72,7 @@ class Background:
         for _ in range(ATTEMPTS):
             if self._stop.wait(PAUSE) or not self._quiet():
                 return
-            requests = self.coordinator.requests
-            if self.coordinator.calibrate() and requests == self.coordinator.requests:
+            if self.coordinator.calibrate():
                 return
         log.warning("not every class of convolution could be measured; plans assume default rates for the others")
         self.coordinator.planner.statistics.assume_defaults()

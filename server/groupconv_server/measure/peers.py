@@ -15,6 +15,7 @@ from groupconv_worker.cpu.algorithms.gemm import Gemm
 from groupconv_worker.cpu.kernels.target import VARIABLE, select_here
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.engines import Problem
+from groupconv_worker.pieces import erf
 
 Call = Callable[[], object]
 SWITCHES = {
@@ -100,9 +101,7 @@ def onnxruntime_peer(g: Geometry, x: Array, w: Array, b: Array, threads: int) ->
 
 def numpy_peer(g: Geometry, x: Array, w: Array, b: Array, threads: int) -> Call:
     """Patches and one matrix product, in NumPy; the product is shared by `threads` threads."""
-    import scipy.special
-
     problem = Problem(g, types_of(x.dtype, w.dtype, b.dtype))
-    prepared = Gemm(np, scipy.special.erf, team=Team(threads)).prepare(problem, w, b, resident=True)
+    prepared = Gemm(np, erf, team=Team(threads)).prepare(problem, w, b, resident=True)
     out = np.empty(g.output_shape, np.float32)
     return lambda: prepared.run(x, out)

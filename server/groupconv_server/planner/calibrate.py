@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -61,15 +61,21 @@ class Calibration(NamedTuple):
         rates: by worker.
         unknown: indices in `CLASSES` of those that could not be measured yet.
         shards: that each worker ran.
+        disturbed: whether measuring ended before its end.
     """
 
     rates: dict[str, Rates]
     unknown: frozenset[int]
     shards: Mapping[str, int]
+    disturbed: bool = False
 
 
 def calibrate(
-    executor: Executor, default: Rates | None = None, workers: Sequence[str] | None = None, like: Sequence[Rates] = ()
+    executor: Executor,
+    default: Rates | None = None,
+    workers: Sequence[str] | None = None,
+    like: Sequence[Rates] = (),
+    disturbed: Callable[[], bool] = lambda: False,
 ) -> Calibration:
     """Measure workers of an executor.
 
@@ -78,14 +84,18 @@ def calibrate(
         default: what a worker is taken to be worth where the time is up before it is measured.
         workers: those to measure; None is all.
         like: rates of others that these may be like.
+        disturbed: called before each run; once it is True, measuring ends.
 
     Returns:
         Rates by worker, none if the workers do not answer; and the classes whose kernels are still being compiled, so
         that what was measured tells nothing of how fast they will be. Rates of these are the default's.
     """
-    bench = _Bench(executor, default or Rates(), executor.workers() if workers is None else workers, like)
+    workers = executor.workers() if workers is None else workers
+    bench = _Bench(executor, default or Rates(), workers, like, disturbed)
     try:
         bench.measure()
+    except _DisturbedError:
+        return Calibration({}, frozenset(range(len(CLASSES))), bench.shards, disturbed=True)
     except GroupconvError as error:
         log.warning("the workers could not be measured (%s); plans assume default rates", error)
         return Calibration({}, frozenset(), bench.shards)
@@ -99,9 +109,20 @@ def problems() -> list[Problem]:
     return [_problem(*sizes) for sizes in (_COPY, _NOTHING, *itertools.chain(*_SIZES.values()))]
 
 
+class _DisturbedError(Exception):
+    """A request came while workers were measured: it goes first."""
+
+
 class _Bench:
-    def __init__(self, executor: Executor, default: Rates, workers: Sequence[str], like: Sequence[Rates]) -> None:
-        self.executor, self.workers, self.like = executor, workers, like
+    def __init__(
+        self,
+        executor: Executor,
+        default: Rates,
+        workers: Sequence[str],
+        like: Sequence[Rates],
+        disturbed: Callable[[], bool],
+    ) -> None:
+        self.executor, self.workers, self.like, self.disturbed = executor, workers, like, disturbed
         self.rates = dict.fromkeys(self.workers, default)
         self.limit = time.monotonic() + BUDGET
         self.unknown: set[int] = set()
@@ -212,6 +233,8 @@ class _Bench:
         return best
 
     def _run(self, sizes: "_Sizes", workers: Sequence[str]) -> list[ShardReport]:
+        if self.disturbed():
+            raise _DisturbedError
         problem = _problem(*sizes)
         g = problem.geometry
         rng = np.random.default_rng(0)

@@ -22,7 +22,7 @@ def problem(*, x, w, **spec) -> Problem:
 def test_calibration_measures_every_worker_in_little_time():
     executor = create_executor("local", workers=2, threads=1, engine="cpu")
     try:
-        rates, _, shards = calibrate(executor)
+        rates, _, shards, _ = calibrate(executor)
         assert shards == {worker.id: worker.shards for worker in executor.describe()}
     finally:
         executor.close()
@@ -44,7 +44,7 @@ def test_workers_that_cannot_be_measured_get_default_rates():
         def run(self, tasks, *, job=None, among=1):
             raise UnavailableError("away")
 
-    assert calibrate(Broken()) == ({}, frozenset(), {})
+    assert calibrate(Broken()) == ({}, frozenset(), {}, False)
 
 
 def test_a_class_whose_kernels_are_compiled_meanwhile_is_not_known_and_not_cut(monkeypatch):
@@ -74,14 +74,14 @@ def test_a_class_whose_kernels_are_compiled_meanwhile_is_not_known_and_not_cut(m
     def shards(*problems):
         return max(len(chain.workers) for chain in planner.plan(problems, workers))
 
-    rates, unknown, _ = calibrate(executor)
+    rates, unknown, *_ = calibrate(executor)
     assert set(rates) == set(workers)
     assert [CLASSES[k] for k in unknown] == ["depthwise"]
     statistics.calibrated(dict.fromkeys(rates, SLOW), unknown)
     assert (shards(depthwise), shards(dense)) == (1, 2)
 
     executor.improving = False
-    rates, unknown, _ = calibrate(executor)
+    rates, unknown, *_ = calibrate(executor)
     assert not unknown
     statistics.calibrated(dict.fromkeys(rates, SLOW), unknown)
     assert (shards(depthwise), shards(dense)) == (2, 2)

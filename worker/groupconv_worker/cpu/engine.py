@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
-import scipy.special
 from threadpoolctl import threadpool_limits
 
 from groupconv_worker import autotune
@@ -36,6 +35,7 @@ from groupconv_worker.cpu.processor import machine, processor
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.improvement import Improvement, Meanwhile
+from groupconv_worker.pieces import erf
 from groupconv_worker.resident import of_one_sample
 from groupconv_worker.taps import stretched
 
@@ -70,7 +70,7 @@ class CpuEngine:
     def __init__(self, *, threads: int = 1, tuning: Path | None = None) -> None:
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
         self.team, buffers = Team(threads), BufferPool()
-        self.gemm = Gemm(np, scipy.special.erf, team=self.team)
+        self.gemm = Gemm(np, erf, team=self.team)
         self.onnx = OnnxRuntime(self.team)
         self.grouped, self.direct = Grouped(self.team, buffers), Direct(self.team, buffers)
         self.separable, self.fft = Separable(self.team, buffers), Fft(self.team)

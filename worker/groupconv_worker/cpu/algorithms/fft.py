@@ -18,7 +18,6 @@ import math
 from typing import Any
 
 import numpy as np
-import scipy.fft
 
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.plane import Plane, filters_of, phases
@@ -83,11 +82,13 @@ class _Fft:
     algorithm = "fft"
 
     def __init__(self, team: Team, plane: Plane, w: Array, bias: Array) -> None:
-        self.team, self.plane = team, plane
+        from scipy import fft  # it takes long to import, and few kernels are as large
+
+        self.team, self.plane, self._fft = team, plane, fft
         self.bias = bias.reshape(plane.groups, plane.filters, 1, 1)
         self.w = w.reshape(plane.groups, plane.filters, plane.channels, *plane.kernel)
         lengths = [
-            scipy.fft.next_fast_len(min(o + k - 1, max(TILE, KERNELS * k)), real=True)
+            fft.next_fast_len(min(o + k - 1, max(TILE, KERNELS * k)), real=True)
             for o, k in zip(plane.output, plane.kernel, strict=True)
         ]
         self.shape = (lengths[0], lengths[1])
@@ -95,7 +96,7 @@ class _Fft:
         with np.errstate(all="ignore"):
             for group, filters in enumerate(self.w):
                 current().check()
-                found = scipy.fft.rfft2(filters.astype(WIDER[w.dtype]), self.shape).conj()
+                found = fft.rfft2(filters.astype(WIDER[w.dtype]), self.shape).conj()
                 if group == 0:
                     self.spectra = np.empty((len(self.w), *found.shape), found.dtype)
                 self.spectra[group] = found
@@ -132,12 +133,12 @@ class _Fft:
         rows, columns = (slice(s, s + n) for s, n in zip(start, self.step, strict=True))
         made = y[:, rows, columns]
         if self.promise.holds(group, tile, made.shape[1:]):
-            seen = scipy.fft.rfft2(
+            seen = self._fft.rfft2(
                 tile[:, : self.shape[0], : self.shape[1]].astype(WIDER[x.dtype])
             )  # (C/g, rows, columns/2 + 1)
             for m, spectrum in enumerate(self.spectra[group]):
                 current().check()
-                answer = scipy.fft.irfft2((spectrum * seen).sum(axis=0), self.shape)
+                answer = self._fft.irfft2((spectrum * seen).sum(axis=0), self.shape)
                 made[m] = answer[: made.shape[1], : made.shape[2]] + self.bias[group, m]
         else:
             for m, filters in enumerate(self.w[group]):

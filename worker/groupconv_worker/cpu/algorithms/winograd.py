@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import scipy.special
 
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.caches import MIB, arrays_bytes, bounded
@@ -32,6 +31,7 @@ from groupconv_worker.cpu.kernels.winograd_tiles import KERNEL, LANES, OUT, TILE
 from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, KernelStage, Program, Scratch, X, Y, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
+from groupconv_worker.pieces import erf
 from groupconv_worker.taps import stretched
 
 FEWEST = 16
@@ -58,7 +58,7 @@ class Winograd:
 
     def __init__(self, team: Team, buffers: BufferPool) -> None:
         self.team, self.buffers, self.direct = team, buffers, Direct(team, buffers)
-        self.gemm = Gemm(np, scipy.special.erf, team=team)
+        self.gemm = Gemm(np, erf, team=team)
         self.passes = bounded(16 * MIB, arrays_bytes)(functools.partial(_Passes, self))
 
     def supports(self, problem: Problem) -> bool:

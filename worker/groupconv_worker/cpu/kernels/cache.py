@@ -27,7 +27,9 @@ from groupconv_worker.cache_folder import cache_folder, check_private, make_priv
 from groupconv_worker.code_version import digest
 from groupconv_worker.cpu.kernels.forms import check_compile
 from groupconv_worker.cpu.kernels.simd import WIDTH
+from groupconv_worker.cpu.kernels.startup import load_numba
 
+load_numba()
 log = logging.getLogger(__name__)
 
 VARIABLE = "NUMBA_CACHE_DIR"
