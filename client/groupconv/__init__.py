@@ -9,11 +9,12 @@ Example:
 from groupconv import aio, moved
 from groupconv.client import Client
 from groupconv.connection import connect
-from groupconv.convolution.geometry import Geometry, receptive_field, resolve
+from groupconv.convolution.geometry import Geometry, resolve
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.report import Report
 from groupconv.convolution.spec import Activation, ConvSpec
 from groupconv.convolution.steps import Result, Step
+from groupconv.convolution.totals import receptive_field
 from groupconv.errors import GroupconvError
 from groupconv.layer import AsyncLayer, Layer, LayerInfo
 from groupconv.network import AsyncNetwork, Network

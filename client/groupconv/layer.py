@@ -1,7 +1,8 @@
 """Resident layers of the SDK: `client.load_layer(...)` returns a `Layer`, which is called like a function."""
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from fractions import Fraction
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -12,6 +13,7 @@ from groupconv.async_session import small
 from groupconv.convolution.cuts import cut_name
 from groupconv.convolution.dtypes import is_float, types_of
 from groupconv.convolution.steps import Array, Result, geometries
+from groupconv.convolution.totals import Window
 from groupconv.device import Tensor, described, on_host
 from groupconv.errors import InvalidArgumentError
 from groupconv.memory.shared import Shared
@@ -49,6 +51,30 @@ class _Layer:
     def name(self) -> str:
         """The layer's name."""
         return self.info.name
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The window of each step, for `groupconv.receptive_field`."""
+        return self.info.windows
+
+    @property
+    def weights(self) -> int:
+        """Number of kernel weights of all steps, without biases."""
+        return self.info.weights
+
+    @property
+    def stride(self) -> tuple[int | Fraction, ...]:
+        """Input elements per axis between two neighboring outputs of the last step."""
+        return self.info.stride
+
+    @property
+    def receptive_field(self) -> tuple[int, ...]:
+        """Input elements per axis that one output of the last step depends on, from the first to the last."""
+        return self.info.receptive_field
+
+    def multiply_adds(self, input_shape: Sequence[int]) -> int:
+        """Multiply-adds of all steps for an input (N, C, *spatial); InvalidArgumentError if it does not fit."""
+        return self.info.multiply_adds(input_shape)
 
     def __repr__(self) -> str:
         return f"<groupconv.{type(self).__name__} {self.info.summary()}>"

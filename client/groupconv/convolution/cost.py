@@ -9,27 +9,13 @@ from groupconv.convolution.geometry import Geometry
 
 
 def weights(g: Geometry) -> int:
-    """Number of kernel weights without the bias: M·(C/g)·ΠK.
-
-    Example:
-        >>> from groupconv import ConvSpec, resolve
-        >>> weights(resolve(ConvSpec(groups=2, padding=2), (1, 96, 27, 27), (256, 48, 5, 5)))
-        307200
-    """
-    return math.prod(g.weight_shape)
+    """Number of kernel weights, see `Geometry.weights`."""
+    return g.weights
 
 
 def multiply_adds(g: Geometry) -> int:
-    """Multiply-adds of the whole batch, including taps on padding.
-
-    N·M·(C/g)·ΠK·ΠH' for a convolution, N·C·(M/g)·ΠK·ΠH for a transposed one.
-
-    Example:
-        >>> from groupconv import ConvSpec, resolve
-        >>> multiply_adds(resolve(ConvSpec(padding=1), (1, 2, 4, 4), (3, 2, 3, 3)))
-        864
-    """
-    return g.batch * weights(g) * math.prod(g.input if g.transposed else g.output)
+    """Multiply-adds of the whole batch, see `Geometry.multiply_adds`."""
+    return g.multiply_adds
 
 
 def flops(g: Geometry, *, bias: bool = False) -> int:

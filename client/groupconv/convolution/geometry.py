@@ -1,4 +1,4 @@
-"""The shapes of one convolution: output extents, receptive field.
+"""The shapes of one convolution, and its numbers.
 
 Letters: N batch, C input channels, M output channels, g groups; per axis H input, K kernel, s stride,
 p padding (low, high), d dilation, r output padding, H' output.
@@ -9,14 +9,17 @@ p padding (low, high), d dilation, r output padding, H' output.
 Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016).
 """
 
+import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from groupconv.convolution.padding import Pair, Shape, check_padding_mode, effective_extent, resolve_padding
 from groupconv.convolution.spec import MAX_PARAMETER, MAX_RANK, Activation, ConvSpec, Math, PaddingMode, per_axis
+from groupconv.convolution.totals import Window, field_of
 from groupconv.errors import InvalidArgumentError
+from groupconv.moved import moved_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,38 @@ class Geometry:
     def effective_kernel(self) -> Shape:
         """d·(K-1) + 1 per axis."""
         return tuple(effective_extent(k, d) for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    @property
+    def weights(self) -> int:
+        """Number of kernel weights without the bias: M·(C/g)·ΠK.
+
+        Example:
+            >>> resolve(ConvSpec(groups=2, padding=2), (1, 96, 27, 27), (256, 48, 5, 5)).weights
+            307200
+        """
+        return math.prod(self.weight_shape)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the whole batch, including taps on padding.
+
+        N·M·(C/g)·ΠK·ΠH' for a convolution, N·C·(M/g)·ΠK·ΠH for a transposed one.
+
+        Example:
+            >>> resolve(ConvSpec(padding=1), (1, 2, 4, 4), (3, 2, 3, 3)).multiply_adds
+            864
+        """
+        return self.batch * self.weights * math.prod(self.input if self.transposed else self.output)
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """Its window, for `groupconv.receptive_field`."""
+        return (Window(self.kernel, self.stride, self.dilation, self.transposed),)
+
+    @property
+    def receptive_field(self) -> Shape:
+        """Input elements per axis that one output depends on, from the first to the last."""
+        return field_of(self.windows)
 
     @property
     def padded(self) -> Shape:
@@ -189,25 +224,6 @@ def resolve(spec: ConvSpec, input_shape: Sequence[int], weight_shape: Sequence[i
     )
 
 
-def receptive_field(layers: Iterable[tuple[int, int, int]]) -> int:
-    """Input elements per axis that one output of a stack of layers depends on.
-
-    It is 1 + Σ dᵢ·(Kᵢ-1)·Π_{j<i} sⱼ.
-
-    Args:
-        layers: (kernel extent, stride, dilation) of each layer, in order.
-
-    Example:
-        >>> receptive_field([(3, 1, 1), (3, 1, 2), (3, 1, 4)])
-        15
-    """
-    field, jump = 1, 1
-    for kernel, stride, dilation in layers:
-        field += dilation * (kernel - 1) * jump
-        jump *= stride
-    return field
-
-
 def _shape(field: str, shape: Sequence[int], *, batch: bool = False) -> Shape:
     """A shape as a tuple of integers. If `batch`, its first extent may be 0."""
     try:
@@ -258,3 +274,6 @@ def _check_output(
             raise InvalidArgumentError(f"padding[{axis}]", "padding that leaves at least one output", pair)
         expected = f"an effective extent of at most {h + sum(pair)}, the padded input"
         raise InvalidArgumentError(f"kernel.shape[{axis + 2}]", expected, e)
+
+
+__getattr__ = moved_names(__name__, {"receptive_field": "groupconv.convolution.totals"})

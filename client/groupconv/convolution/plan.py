@@ -4,124 +4,56 @@ import html
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from fractions import Fraction
+from typing import Any
 
 from groupconv.convolution.html import html_table, step_picture
+from groupconv.convolution.shards import Alternative, Range, Shape, Shard, StepPlan
+from groupconv.convolution.totals import Window, field_of, stride_of, words
 from groupconv.moved import moved_names
 from groupconv.text import counted, human_bytes, milliseconds, table
 
-Shape = tuple[int, ...]
+__all__ = ["Alternative", "Plan", "Range", "Shard", "StepPlan"]
+
 MOST_SHARDS = 64
 """Most rows in a table."""
 MOST_ALTERNATIVES = 6
 """Most alternatives listed below a table."""
 
 
-class Range(NamedTuple):
-    """Indices from `start` to `stop` (exclusive) along one dimension.
-
-    A stop beyond the dimension wraps around: with circular padding a shard reads from both ends.
-    """
-
-    start: int
-    stop: int
-
-    @property
-    def slice(self) -> slice:
-        """The range as a slice."""
-        return slice(self.start, self.stop)
-
-    @property
-    def length(self) -> int:
-        """The number of indices."""
-        return self.stop - self.start
-
-    def __str__(self) -> str:
-        return f"{self.start}:{self.stop}"
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """The part of one step that one worker runs.
-
-    Attributes:
-        index: position in its step.
-        worker: id of the worker that runs it.
-        input, kernel, output: a range per dimension of the step's input (N, C, …), kernel and output (N, M, …).
-        bytes_in: input and kernel sent to the worker. bytes_out: output returned.
-        multiply_adds: of this shard.
-        seconds: predicted time in the engine.
-        partial: whether the output is one term of a sum over the shards with the same output range.
-    """
-
-    index: int
-    worker: str
-    input: tuple[Range, ...]
-    kernel: tuple[Range, ...]
-    output: tuple[Range, ...]
-    bytes_in: int
-    bytes_out: int
-    multiply_adds: int
-    seconds: float = 0.0
-    partial: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """Another cut that the planner considered.
-
-    Attributes:
-        cut: the dimension to cut along.
-        shards: number of shards.
-        seconds: predicted time, or the measured one.
-        measured: whether the cut has run, so that its time was measured.
-    """
-
-    cut: str
-    shards: int
-    seconds: float
-    measured: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """How one step is cut into shards, and why.
-
-    Attributes:
-        variant: the kind of convolution, such as "grouped" or "depthwise".
-        input_shape, kernel_shape, output_shape, groups: of the step.
-        cut: the dimension that is cut. reason: why the planner chose it.
-        shards: in order.
-        seconds: predicted time from dispatch to merged output, or the measured one; for a joined step, the time that
-            it adds.
-        alternatives: other cuts that were considered, cheapest first.
-        joined: whether each shard continues on its own part of the previous step's output, on the same worker.
-        stride, dilation: one per axis. transposed: of the step.
-        measured: whether the cut has run, so that its time was measured.
-    """
-
-    variant: str
-    input_shape: Shape
-    kernel_shape: Shape
-    output_shape: Shape
-    groups: int
-    cut: str
-    reason: str
-    shards: tuple[Shard, ...]
-    seconds: float = 0.0
-    alternatives: tuple[Alternative, ...] = ()
-    joined: bool = False
-    stride: Shape = ()
-    dilation: Shape = ()
-    transposed: bool = False
-    measured: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a request is cut, one `StepPlan` for each of its steps. `print(plan)` shows the tables."""
+    """How a request is cut, one `StepPlan` for each of its steps.
+
+    `print(plan)` shows tables, `plan.picture("plan.svg")` draws them.
+    """
 
     steps: tuple[StepPlan, ...]
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The window of each step, for `groupconv.receptive_field`."""
+        return tuple(window for step in self.steps for window in step.windows)
+
+    @property
+    def weights(self) -> int:
+        """Number of kernel weights of all steps, without biases."""
+        return sum(step.weights for step in self.steps)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of all steps; their shards may repeat some, for halos."""
+        return sum(step.multiply_adds for step in self.steps)
+
+    @property
+    def receptive_field(self) -> Shape:
+        """Input elements per axis that one output of the last step depends on, from the first to the last."""
+        return field_of(self.windows)
+
+    @property
+    def stride(self) -> tuple[int | Fraction, ...]:
+        """Input elements per axis between two neighboring outputs of the last step."""
+        return stride_of(self.windows)
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -138,9 +70,11 @@ class Plan:
 
         Example:
             >>> part = Shard(0, "w0", (Range(0, 1), Range(0, 48)), (Range(0, 128),), (Range(0, 1),), 2048, 1024, 9)
-            >>> step = StepPlan("grouped", (1, 96), (256, 48), (1, 256), 2, "group", "2 groups", (part,))
+            >>> step = StepPlan("grouped", (1, 4, 9), (8, 2, 3), (1, 8, 7), 2, "group", "2 groups", (part,), 0.0, (),
+            ...                 stride=(1,), dilation=(1,))
             >>> print(Plan((step,)).explain())
-            step 0  grouped convolution, g=2: (1, 96) * (256, 48) -> (1, 256)
+            step 0  grouped convolution, g=2: (1, 4, 9) * (8, 2, 3) -> (1, 8, 7)
+            48 weights, 336 multiply-adds, receptive field 3, stride 1
             cut along group: 2 groups
             shard  worker  input        kernel   output  bytes in  bytes out  multiply-adds  predicted
                 0  w0      [0:1, 0:48]  [0:128]  [0:1]      2 KiB      1 KiB              9       0 ms
@@ -148,7 +82,8 @@ class Plan:
         text = "\n\n".join(_step(i, step, _chain_seconds(self.steps[i:])) for i, step in enumerate(self.steps))
         if len(self.steps) < 2:
             return text
-        return f"{text}\n\npredicted: {milliseconds(self.seconds)} for {len(self.steps)} steps"
+        seconds = f"predicted: {milliseconds(self.seconds)} for {len(self.steps)} steps"
+        return f"{text}\n\n{seconds}; {_numbers(self)}"
 
     def __repr__(self) -> str:
         cuts = ", ".join(f"{s.variant} cut along {s.cut} into {counted(len(s.shards), 'shard')}" for s in self.steps)
@@ -163,7 +98,10 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as numbers, strings, lists and dicts, for JSON; a range is [start, stop]."""
-        return asdict(self) | {"seconds": self.seconds}
+        totals: dict[str, Any] = {"seconds": self.seconds, "weights": self.weights, "multiply_adds": self.multiply_adds}
+        if self.windows:
+            totals |= {"receptive_field": self.receptive_field, "stride": tuple(map(float, self.stride))}
+        return asdict(self) | totals
 
     __str__ = explain
 
@@ -194,10 +132,16 @@ def _rows(step: StepPlan) -> list[tuple[str, ...]]:
     return rows
 
 
-def _headings(index: int, step: StepPlan) -> tuple[str, str]:
+def _numbers(of: StepPlan | Plan) -> str:
+    """Weights, multiply-adds, receptive field and stride, for people."""
+    numbers = f"{of.weights:,} weights, {of.multiply_adds:,} multiply-adds"
+    return f"{numbers}, {words(of.windows)}" if of.windows else numbers
+
+
+def _headings(index: int, step: StepPlan) -> tuple[str, str, str]:
     shapes = f"{step.input_shape} * {step.kernel_shape} -> {step.output_shape}"
     head = f"step {index}  {step.variant} convolution, g={step.groups}: {shapes}"
-    return head, f"cut along {step.cut}: {step.reason}"
+    return head, _numbers(step), f"cut along {step.cut}: {step.reason}"
 
 
 def html_of(rows: Sequence[Sequence[str]], step: StepPlan) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, Never, Self, get_args
 
+from groupconv.convolution.totals import Window, field_of
 from groupconv.errors import InvalidArgumentError, UnknownArgumentError
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -160,6 +161,27 @@ class ConvSpec:
         if self.activation is not None and self.activation == Activation(self.activation.kind):
             shown["activation"] = self.activation.kind
         return f"ConvSpec({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def window(self, weight_shape: Sequence[int]) -> Window:
+        """Kernel, stride and dilation per axis, with a weight (M, C/g, *kernel) or, transposed, (C, M/g, *kernel).
+
+        Raises:
+            InvalidArgumentError: it is no such shape, or a parameter is for another number of axes.
+        """
+        if not isinstance(weight_shape, Sequence) or len(weight_shape) < 3:
+            raise InvalidArgumentError("weight_shape", "(M, C/g, *kernel)", weight_shape)
+        kernel = tuple(weight_shape[2:])
+        stride, dilation = (per_axis(name, getattr(self, name), len(kernel)) for name in ("stride", "dilation"))
+        return Window(kernel, stride, dilation, self.transposed)
+
+    def receptive_field(self, weight_shape: Sequence[int]) -> tuple[int, ...]:
+        """Input elements per axis that one output depends on, from the first to the last.
+
+        Example:
+            >>> ConvSpec(dilation=2).receptive_field((8, 8, 3, 5))
+            (5, 9)
+        """
+        return field_of([self.window(weight_shape)])
 
 
 SPEC_ARGUMENTS = tuple(f.name for f in fields(ConvSpec))

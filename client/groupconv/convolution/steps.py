@@ -1,14 +1,17 @@
 """Step and Result: what a request runs, and what it returns."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from groupconv.convolution.geometry import Geometry, resolve
 from groupconv.convolution.report import Report
 from groupconv.convolution.spec import ConvSpec
+from groupconv.convolution.totals import Window, field_of
 from groupconv.errors import InvalidArgumentError
 
 Array = NDArray[Any]
@@ -42,6 +45,40 @@ class Step:
         for name, array in (("kernel", self.kernel), ("bias", self.bias)):
             if isinstance(array, ConvSpec):
                 raise InvalidArgumentError(name, "an array (the spec is the third argument)", array)
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """Its window, for `groupconv.receptive_field`."""
+        return (self.spec.window(np.shape(self.kernel)),)
+
+    @property
+    def weights(self) -> int:
+        """Number of kernel weights without the bias."""
+        return math.prod(np.shape(self.kernel))
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """One per axis."""
+        return self.windows[0].stride
+
+    @property
+    def receptive_field(self) -> tuple[int, ...]:
+        """Input elements per axis that one output depends on, from the first to the last.
+
+        Example:
+            >>> import numpy as np
+            >>> Step(np.ones((8, 1, 3, 3)), None, ConvSpec(dilation=2, groups=8)).receptive_field
+            (5, 5)
+        """
+        return field_of(self.windows)
+
+    def multiply_adds(self, input_shape: Sequence[int]) -> int:
+        """Multiply-adds for an input (N, C, *spatial).
+
+        Raises:
+            InvalidArgumentError: the shapes do not fit.
+        """
+        return resolve(self.spec, input_shape, np.shape(self.kernel)).multiply_adds
 
     def __repr__(self) -> str:
         bias = "" if self.bias is None else f", bias {described(self.bias)}"

@@ -1,9 +1,11 @@
 """Messages of resident layers: the stream that loads one, and the server's description of one."""
 
 import html
+import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ from groupconv.arguments import as_array, checked_steps, supported
 from groupconv.convolution.dtypes import as_dtype, is_float
 from groupconv.convolution.html import html_table
 from groupconv.convolution.spec import ConvSpec
-from groupconv.convolution.steps import Array, Step
+from groupconv.convolution.steps import Array, Step, geometries
+from groupconv.convolution.totals import Window, field_of, stride_of, words
 from groupconv.errors import InvalidArgumentError
 from groupconv.text import human_bytes
 from groupconv.v1 import layer_pb2
@@ -53,6 +56,34 @@ class LayerInfo:
     seconds: float
     batches: Mapping[int, int] = field(default_factory=dict)
 
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The window of each step, for `groupconv.receptive_field`."""
+        return tuple(spec.window(shape) for spec, shape in zip(self.specs, self.kernel_shapes, strict=True))
+
+    @property
+    def weights(self) -> int:
+        """Number of kernel weights of all steps, without biases."""
+        return sum(map(math.prod, self.kernel_shapes))
+
+    @property
+    def stride(self) -> tuple[int | Fraction, ...]:
+        """Input elements per axis between two neighboring outputs of the last step."""
+        return stride_of(self.windows)
+
+    @property
+    def receptive_field(self) -> tuple[int, ...]:
+        """Input elements per axis that one output of the last step depends on, from the first to the last."""
+        return field_of(self.windows)
+
+    def multiply_adds(self, input_shape: Sequence[int]) -> int:
+        """Multiply-adds of all steps for an input (N, C, *spatial).
+
+        Raises:
+            InvalidArgumentError: the shape does not fit.
+        """
+        return sum(g.multiply_adds for g in geometries(self.specs, input_shape, self.kernel_shapes))
+
     def summary(self) -> str:
         """Name, version, dtype, size and kernels in one line."""
         kernels = ", ".join(map(str, self.kernel_shapes))
@@ -60,7 +91,8 @@ class LayerInfo:
 
     def _repr_html_(self) -> str:
         steps = [(str(i), str(k), str(s)) for i, (k, s) in enumerate(zip(self.kernel_shapes, self.specs, strict=True))]
-        return f"<p>{html.escape(self.summary())}</p>{html_table([('step', 'kernel', 'spec'), *steps])}"
+        numbers = f"{self.weights:,} weights, {words(self.windows)}"
+        return f"<p>{html.escape(self.summary())}<br>{numbers}</p>{html_table([('step', 'kernel', 'spec'), *steps])}"
 
 
 def load_messages(
