@@ -14,9 +14,11 @@ from groupconv.convolutions import Convolutions
 from groupconv.device import described
 from groupconv.layer import AsyncLayer, LayerInfo
 from groupconv.memory.shared import Mode, shared_memory_of
-from groupconv.network import AsyncNetwork
+from groupconv.network import AsyncNetwork, BaseNetwork
 from groupconv.networks.info import NetworkInfo
+from groupconv.networks.windows import StreamPlan
 from groupconv.options import CallOptions, StreamConv, Streaming, check_names, spec_or_default, split_streaming
+from groupconv.streaming.network import NetworkStream, NetworkStreaming
 from groupconv.streaming.stream import Transfer, transfer
 from groupconv.transport.channel import Connection, Opening
 from groupconv.v1 import cluster_pb2
@@ -75,6 +77,23 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         """
         check_names(options, Streaming.__annotations__)
         return await self._stream(await asyncio.to_thread(lambda: transfer(source, steps, **options)), timeout)
+
+    async def stream_network(
+        self, network: BaseNetwork | str, x: Any, *, timeout: float | None = None, **options: Unpack[NetworkStreaming]
+    ) -> Any:
+        """Run a network on maps of any size, in windows; see `groupconv.Client.stream_network`.
+
+        The source, `out` and `progress` are used in other threads.
+        """
+        check_names(options, NetworkStreaming.__annotations__)
+        net = await self.get_network(network) if isinstance(network, str) else network
+        return await self._stream_network(NetworkStream(net.info, x, **options), timeout)
+
+    async def plan_stream(self, network: BaseNetwork | str, x: Any, **options: Unpack[NetworkStreaming]) -> StreamPlan:
+        """How `stream_network` would cut the maps; see `groupconv.Client.plan_stream`."""
+        check_names(options, NetworkStreaming.__annotations__)
+        net = await self.get_network(network) if isinstance(network, str) else network
+        return await self._run_exchange(NetworkStream(net.info, x, **options).planned())
 
     async def plan(
         self,

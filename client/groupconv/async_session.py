@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import functools
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -10,9 +12,12 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from groupconv.errors import ForeignServerError, GroupconvError, TlsError, UnavailableError
-from groupconv.session import BaseSession
+from groupconv.errors import ForeignServerError, GroupconvError, ResourceExhaustedError, TlsError, UnavailableError
+from groupconv.network_calls import NetworkResult
+from groupconv.networks.windows import Window
+from groupconv.session import BaseSession, may_try_again
 from groupconv.streaming.attempts import Attempts
+from groupconv.streaming.network import NetworkStream
 from groupconv.streaming.stream import STREAM, Transfer
 from groupconv.transport.channel import from_aio_error, from_rpc_error
 from groupconv.transport.exchange import Done, Exchange, Request, advance
@@ -101,6 +106,44 @@ class AsyncSession(BaseSession[grpc.aio.Channel]):
                     await asyncio.sleep(attempts.pause_after(error))
                 else:
                     return transfer.filled()
+
+    async def _stream_network(self, stream: NetworkStream, timeout: float | None) -> Any:
+        """Run a stream through a network. The source and the outputs are used in threads, one at a time."""
+        self._check_open()
+        overall = Attempts(stream, timeout)
+        pending: deque[tuple[Window, asyncio.Task[NetworkResult]]] = deque()
+
+        async def put(window: Window, answer: asyncio.Task[NetworkResult]) -> None:
+            await asyncio.to_thread(stream.put, window, await answer)
+
+        with contextlib.closing(stream):
+            plan = await self._persisted(stream.prepare, overall)
+            try:
+                for window in plan.windows():
+                    if len(pending) == plan.in_flight:
+                        await put(*pending.popleft())
+                    arrays = await asyncio.to_thread(stream.arrays, window)
+                    call = functools.partial(stream.call, arrays)
+                    pending.append((window, asyncio.create_task(self._persisted(call, overall))))
+                for last in pending:
+                    await put(*last)
+            finally:
+                for _, task in pending:
+                    task.cancel()
+                await asyncio.gather(*(task for _, task in pending), return_exceptions=True)
+            return stream.filled()
+
+    async def _persisted(self, call: Callable[[], Exchange[T]], overall: Attempts) -> T:
+        """Run an exchange, again after a lost connection or while the server is busy."""
+        attempts: Attempts | None = None
+        while True:
+            try:
+                return await self._run_exchange(call(), overall.left(), small=False)
+            except (UnavailableError, ResourceExhaustedError) as error:
+                if not may_try_again(error):
+                    raise
+                attempts = attempts or overall.apart()
+                await asyncio.sleep(attempts.pause_after(error))
 
     async def _attempt(self, transfer: Transfer, timeout: float | None) -> None:
         """Run a stream over one connection: one task sends while another receives."""

@@ -1,22 +1,21 @@
 """The blocking client; `groupconv.connect(...)` makes one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Unpack
 
-from groupconv import calls, network_calls
+from groupconv import calls
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.convolutions import Convolutions
 from groupconv.layer import Layer, LayerInfo
-from groupconv.network import Network
-from groupconv.networks.info import NetworkInfo
+from groupconv.network_client import NetworkClient
 from groupconv.options import CallOptions, StreamConv, Streaming, check_names, spec_or_default, split_streaming
 from groupconv.planning import Planning
 from groupconv.streaming.stream import Transfer, transfer
 from groupconv.v1 import cluster_pb2
 
 
-class Client(Planning, Convolutions[Array]):
+class Client(NetworkClient, Planning, Convolutions[Array]):
     """A client of a groupconv server. Safe to share between threads. Close it, or use it as a context manager.
 
     It has the functions of `Convolutions`, `run` for several steps with a report, `plan`, resident layers, streams and
@@ -126,43 +125,6 @@ class Client(Planning, Convolutions[Array]):
         """
         self._run_exchange(calls.unload_layer(name))
 
-    def load_network(
-        self,
-        name: str,
-        model: Any,
-        *,
-        inputs: Sequence[Mapping[str, Sequence[int]]] = (),
-        timeout: float | None = None,
-    ) -> Network:
-        """Load a whole network on the server. Call the network with its inputs.
-
-        If the name exists, this loads a new version of the network, which later requests use.
-
-        Args:
-            name: segments of letters, digits, '.', '_' and '-' with '/' between them, such as "ocr/det".
-            model: an ONNX file: its path, its bytes, or anything with `SerializeToString()`. It must hold its weights.
-            inputs: sets of input shapes to prepare for, such as `[{"x": (1, 3, 640, 640)}]`.
-            timeout: seconds, in place of the client's.
-
-        Raises:
-            InvalidArgumentError: a node is not supported; it names the node, what was expected and what came.
-            ResourceExhaustedError: the server's layers and networks would take more memory than it allows.
-        """
-        messages = network_calls.load(name, network_calls.model_bytes(model), inputs)
-        return self._network(network_calls.loaded(self._upload(network_calls.LOAD, messages, timeout)))
-
-    def get_network(self, name: str) -> Network:
-        """A network that is already on the server; NotFoundError if there is none of this name."""
-        return self._network(self._run_exchange(network_calls.get_network(name)))
-
-    def list_networks(self) -> list[NetworkInfo]:
-        """The server's descriptions of all networks, sorted by name."""
-        return self._run_exchange(network_calls.list_networks())
-
-    def unload_network(self, name: str) -> None:
-        """Remove a network from the server, after its running requests; NotFoundError if there is none of this name."""
-        self._run_exchange(network_calls.unload_network(name))
-
     def status(self, *, timeout: float | None = None) -> cluster_pb2.GetClusterResponse:
         """The server's version, executor and workers."""
         return self._run_exchange(calls.status(), timeout)
@@ -245,9 +207,6 @@ class Client(Planning, Convolutions[Array]):
         timeout = call.get("timeout")
         output = self._run_exchange(calls.output(self._shared, x, steps, call), timeout)
         return self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
-
-    def _network(self, info: NetworkInfo) -> Network:
-        return Network(info, self._run_exchange, self.get_network, self.unload_network)
 
     def _layer(self, info: LayerInfo) -> Layer:
         return Layer(info, self._shared, self._run_exchange, self.get_layer, self.unload_layer)

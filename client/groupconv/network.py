@@ -17,7 +17,7 @@ from groupconv.transport.exchange import Exchange
 Array = NDArray[Any]
 
 
-class _Network:
+class BaseNetwork:
     """The description of a network, for both clients.
 
     Attributes:
@@ -51,7 +51,7 @@ class _Network:
         return f"<{type(self).__name__} {self.name!r} version {self.version}: {inputs} -> {outputs}>"
 
 
-class Network(_Network):
+class Network(BaseNetwork):
     """A network on the server: call it with its inputs. A context manager, which unloads the network at the end.
 
     A call runs the version that is currently loaded under the name.
@@ -135,7 +135,7 @@ class Network(_Network):
         self.unload()
 
 
-class AsyncNetwork(_Network):
+class AsyncNetwork(BaseNetwork):
     """`Network` with `await`; an async context manager."""
 
     def __init__(

@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupconv.arguments import as_array
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan, NetworkReport
 from groupconv.networks.tensors import TensorInfo, check_shapes, converted, named_inputs
+from groupconv.networks.windows import StreamPlan
 from groupconv.transport.exchange import Exchange, Request, call_method, decode
 from groupconv.v1 import network_pb2
 from groupconv.wire import networks as wire
+from groupconv.wire.streams import stream_plan_from_wire
 
 Array = NDArray[Any]
 RUN = "/groupconv.v1.NetworkService/RunNetwork"
@@ -108,6 +110,22 @@ def plan(
     return wire.plan_from_wire(answer)
 
 
+def plan_stream(
+    info: NetworkInfo, shapes: Mapping[str, Sequence[int]], outputs: Sequence[str], window_bytes: int
+) -> Exchange[StreamPlan]:
+    """How maps of these shapes go through a network in windows."""
+    check_shapes(info.inputs, shapes)
+    _check_outputs(info, outputs)
+    request = network_pb2.PlanNetworkStreamRequest(
+        network=info.name, inputs=wire.shapes_to_wire(shapes), outputs=outputs, window_bytes=window_bytes
+    )
+    answer = yield from call_method("NetworkService/PlanNetworkStream", request, network_pb2.PlanNetworkStreamResponse)
+    first = answer.maps[0] if answer.maps else ""
+    if first not in shapes:
+        raise DataLossError(f"the server plans a stream of {list(answer.maps)}, which are no inputs")
+    return stream_plan_from_wire(answer, tuple(shapes[first]))
+
+
 def run(
     info: NetworkInfo,
     arrays: Sequence[Any],
@@ -115,6 +133,7 @@ def run(
     *,
     outputs: Sequence[str] = (),
     report: bool,
+    version: int = 0,
 ) -> Exchange[NetworkResult]:
     """Run a network.
 
@@ -124,16 +143,23 @@ def run(
         named: the other inputs, by name.
         outputs: names of those wanted; none means all.
         report: whether the answer should say how it was made.
+        version: that must answer; 0 is the one that is loaded.
     """
     given = _inputs(info.inputs, named_inputs(info.inputs, arrays, named))
+    _check_outputs(info, outputs)
+    request = network_pb2.RunNetworkRequest(
+        network=info.name, outputs=outputs, without_report=not report, version=version
+    )
+    answer = yield Request(RUN, wire.run_request(request, given))
+    response, made = wire.read_run_answer(answer)
+    return NetworkResult(dict(zip(response.names, made, strict=True)), wire.report_from_wire(response.report))
+
+
+def _check_outputs(info: NetworkInfo, outputs: Sequence[str]) -> None:
     known = [output.name for output in info.outputs]
     for name in outputs:
         if name not in known:
             raise InvalidArgumentError("outputs", f"names of {', '.join(map(repr, known))}", repr(name))
-    request = network_pb2.RunNetworkRequest(network=info.name, outputs=outputs, without_report=not report)
-    answer = yield Request(RUN, wire.run_request(request, given))
-    response, made = wire.read_run_answer(answer)
-    return NetworkResult(dict(zip(response.names, made, strict=True)), wire.report_from_wire(response.report))
 
 
 def _inputs(infos: Sequence[TensorInfo], given: Mapping[str, Any]) -> dict[str, Array]:

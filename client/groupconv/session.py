@@ -5,7 +5,9 @@ import functools
 import numbers
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -16,13 +18,17 @@ from groupconv.errors import (
     ForeignServerError,
     GroupconvError,
     InvalidArgumentError,
+    ResourceExhaustedError,
     TlsError,
     UnavailableError,
     UnimplementedError,
     Words,
 )
 from groupconv.memory.shared import Shared
+from groupconv.network_calls import NetworkResult
+from groupconv.networks.windows import Window
 from groupconv.streaming.attempts import Attempts
+from groupconv.streaming.network import NetworkStream
 from groupconv.streaming.stream import STREAM, Transfer
 from groupconv.transport.channel import Connection, from_rpc_error
 from groupconv.transport.diagnosis import diagnose
@@ -93,6 +99,13 @@ def check_timeout(timeout: Any) -> None:
         raise InvalidArgumentError("timeout", "a number of seconds, or None", timeout)
 
 
+def may_try_again(error: GroupconvError) -> bool:
+    """Whether a call may succeed later: after a lost connection, or when the server is less busy."""
+    if isinstance(error, ResourceExhaustedError):
+        return error.retry_after is not None
+    return not isinstance(error, TlsError | ForeignServerError)
+
+
 class Session(BaseSession[grpc.Channel]):
     """A blocking session, safe to share between threads. Close it, or use it as a context manager."""
 
@@ -154,6 +167,42 @@ class Session(BaseSession[grpc.Channel]):
                     time.sleep(attempts.pause_after(error))
                 else:
                     return transfer.filled()
+
+    def _stream_network(self, stream: NetworkStream, timeout: float | None) -> Any:
+        """Run a stream through a network: this thread reads and writes, others wait for the calls of windows."""
+        self._check_open()
+        overall = Attempts(stream, timeout)
+        stopped = threading.Event()
+        with contextlib.closing(stream):
+            plan = self._persisted(stream.prepare, overall, stopped)
+            with ThreadPoolExecutor(plan.in_flight) as pool:
+                pending: deque[tuple[Window, Future[NetworkResult]]] = deque()
+                try:
+                    for window in plan.windows():
+                        if len(pending) == plan.in_flight:
+                            first, answer = pending.popleft()
+                            stream.put(first, answer.result())
+                        call = functools.partial(stream.call, stream.arrays(window))
+                        pending.append((window, pool.submit(self._persisted, call, overall, stopped)))
+                    for last, answer in pending:
+                        stream.put(last, answer.result())
+                finally:
+                    stopped.set()
+                    pool.shutdown(wait=False, cancel_futures=True)
+            return stream.filled()
+
+    def _persisted(self, call: Callable[[], Exchange[T]], overall: Attempts, stopped: threading.Event) -> T:
+        """Run an exchange, again after a lost connection or while the server is busy."""
+        attempts: Attempts | None = None
+        while True:
+            try:
+                return self._run_exchange(call(), overall.left())
+            except (UnavailableError, ResourceExhaustedError) as error:
+                if not may_try_again(error):
+                    raise
+                attempts = attempts or overall.apart()
+                if stopped.wait(attempts.pause_after(error)):
+                    raise
 
     def _attempt(self, transfer: Transfer, timeout: float | None) -> None:
         """Run a stream over one connection: a thread of gRPC sends while this one receives."""

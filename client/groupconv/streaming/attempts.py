@@ -3,14 +3,33 @@
 import logging
 import math
 import time
+from typing import Any, Protocol
 
-from groupconv.streaming.stream import Transfer
+from groupconv.errors import ResourceExhaustedError
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
 """Seconds without a new band after which a stream without a connection fails."""
 FIRST_PATIENCE = 5.0
 """Seconds without a connection after which a stream fails that no server has accepted yet."""
+
+
+class Resumable(Protocol):
+    """A stream that can go on over another connection.
+
+    Attributes:
+        done: bands that have arrived, in any unit.
+        resumed: how often it was tried again.
+        progress: a callback, which may have `show` for texts.
+    """
+
+    done: int
+    resumed: int
+    progress: Any
+
+    @property
+    def started(self) -> bool:
+        """Whether a server has accepted it."""
 
 
 class Attempts:
@@ -21,7 +40,7 @@ class Attempts:
         timeout: seconds for all attempts together, or None.
     """
 
-    def __init__(self, transfer: Transfer, timeout: float | None) -> None:
+    def __init__(self, transfer: Resumable, timeout: float | None) -> None:
         self._transfer = transfer
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._done, self._since, self._pause = transfer.done, time.monotonic(), 0.1
@@ -30,6 +49,10 @@ class Attempts:
     def left(self) -> float | None:
         """Seconds for the next attempt; None if it has no limit."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def apart(self) -> "Attempts":
+        """Attempts of one of several calls of the stream, from now on."""
+        return Attempts(self._transfer, self.left())
 
     def pause_after(self, error: Exception) -> float:
         """Seconds to wait before the next attempt.
@@ -41,15 +64,16 @@ class Attempts:
         if self._transfer.done > self._done:
             self._done, self._since, self._pause = self._transfer.done, now, 0.1
         pause, self._pause = self._pause, min(2.0, 2 * self._pause)
-        patience = FIRST_PATIENCE if self._transfer.sink is None else PATIENCE
+        patience = PATIENCE if self._transfer.started else FIRST_PATIENCE
         end = min(self._since + patience, math.inf if self._deadline is None else self._deadline)
         if now + pause > end:
             raise error
         self._transfer.resumed += 1
         if self._since != self._reported:  # once, until bands arrive again
             self._reported = self._since
-            self._report(f"server away, retrying for {end - now:.0f} s")
-        return pause
+            state = "busy" if isinstance(error, ResourceExhaustedError) else "away"
+            self._report(f"server {state}, retrying for {end - now:.0f} s")
+        return max(pause, getattr(error, "retry_after", None) or 0.0)
 
     def _report(self, text: str) -> None:
         """Show a text beside the progress bar, or log it if there is no bar."""

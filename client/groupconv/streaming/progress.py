@@ -12,8 +12,8 @@ class Progress:
     """Progress of a stream.
 
     Attributes:
-        rows: output rows that have arrived.
-        of: all output rows.
+        rows: output rows that have arrived; of a stream through a network, windows.
+        of: all of them.
         received: bytes of output that have arrived.
         seconds: since the stream began.
     """

@@ -71,6 +71,11 @@ class Transfer:
     _compressed: bool = False
     _began: float = field(default_factory=time.monotonic)
 
+    @property
+    def started(self) -> bool:
+        """Whether a server has accepted the stream."""
+        return self.sink is not None
+
     def header(self) -> bytes:
         """The first message of an attempt, which continues where the last one ended."""
         self._band, self._filled = None, 0

@@ -484,6 +484,198 @@ class NetworkNode(_message.Message):
 Global___NetworkNode: _TypeAlias = NetworkNode  # noqa: Y015
 
 @_typing.final
+class PlanNetworkStreamRequest(_message.Message):
+    """Names a network and the shapes of whole maps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    WINDOW_BYTES_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """The network's name."""
+    window_bytes: _builtins.int
+    """Bytes that a window may take; 0 leaves it to the server."""
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorInfo]:
+        """One for each input."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the outputs wanted; none means all."""
+
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        inputs: _abc.Iterable[Global___TensorInfo] | None = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
+        window_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "network", b"network", "outputs", b"outputs", "window_bytes", b"window_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanNetworkStreamRequest: _TypeAlias = PlanNetworkStreamRequest  # noqa: Y015
+
+@_typing.final
+class PlanNetworkStreamResponse(_message.Message):
+    """How maps go through a network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    MAPS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    AXES_FIELD_NUMBER: _builtins.int
+    WINDOW_BYTES_FIELD_NUMBER: _builtins.int
+    RECOMPUTED_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The network's version, for RunNetworkRequest.version."""
+    window_bytes: _builtins.int
+    """Bytes that a worker and the server hold for one window, at most."""
+    recomputed: _builtins.float
+    """Work on windows over that on the whole, less 1."""
+    in_flight: _builtins.int
+    """Windows to have under way at a time."""
+    @_builtins.property
+    def maps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the inputs that are cut; the others go along with each window."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorInfo]:
+        """The outputs wanted, with the extents of the whole."""
+
+    @_builtins.property
+    def axes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowAxis]:
+        """The axes that are cut. A window is one range of each; all windows have the same extents."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        maps: _abc.Iterable[_builtins.str] | None = ...,
+        outputs: _abc.Iterable[Global___TensorInfo] | None = ...,
+        axes: _abc.Iterable[Global___WindowAxis] | None = ...,
+        window_bytes: _builtins.int = ...,
+        recomputed: _builtins.float = ...,
+        in_flight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "in_flight", b"in_flight", "maps", b"maps", "outputs", b"outputs", "recomputed", b"recomputed", "version", b"version", "window_bytes", b"window_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanNetworkStreamResponse: _TypeAlias = PlanNetworkStreamResponse  # noqa: Y015
+
+@_typing.final
+class WindowAxis(_message.Message):
+    """An axis of the inputs that is cut."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AXIS_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    RECEPTIVE_FIELD_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    axis: _builtins.int
+    """Its number."""
+    step: _builtins.int
+    """Input elements by which windows may differ."""
+    receptive_field: _builtins.int
+    """Input elements that an element of an output depends on, at most."""
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexRange]:
+        """The part of the inputs that each window is."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputAxis]:
+        """For each output the axis that follows, in the order of the outputs."""
+
+    def __init__(
+        self,
+        *,
+        axis: _builtins.int = ...,
+        step: _builtins.int = ...,
+        receptive_field: _builtins.int = ...,
+        ranges: _abc.Iterable[Global___IndexRange] | None = ...,
+        outputs: _abc.Iterable[Global___OutputAxis] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axis", b"axis", "outputs", b"outputs", "ranges", b"ranges", "receptive_field", b"receptive_field", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WindowAxis: _TypeAlias = WindowAxis  # noqa: Y015
+
+@_typing.final
+class IndexRange(_message.Message):
+    """Indices of an axis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """The first."""
+    stop: _builtins.int
+    """The one after the last."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        stop: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start", b"start", "stop", b"stop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexRange: _TypeAlias = IndexRange  # noqa: Y015
+
+@_typing.final
+class OutputAxis(_message.Message):
+    """An axis of an output, cut like the inputs'."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AXIS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    ORIGINS_FIELD_NUMBER: _builtins.int
+    axis: _builtins.int
+    """Its number."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexRange]:
+        """What each window gives of the whole output; it may be nothing."""
+
+    @_builtins.property
+    def origins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """For each window the index in the whole output of its first element; what lies outside of its part is to be dropped."""
+
+    def __init__(
+        self,
+        *,
+        axis: _builtins.int = ...,
+        parts: _abc.Iterable[Global___IndexRange] | None = ...,
+        origins: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axis", b"axis", "origins", b"origins", "parts", b"parts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutputAxis: _TypeAlias = OutputAxis  # noqa: Y015
+
+@_typing.final
 class Shape(_message.Message):
     """Extents, outermost first."""
 
@@ -518,10 +710,13 @@ class RunNetworkRequest(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     WITHOUT_REPORT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """The network's name."""
     without_report: _builtins.bool
     """Leave the report of the answer empty."""
+    version: _builtins.int
+    """The version that must answer; 0 is the one that is loaded. FAILED_PRECONDITION if another one is."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the inputs, in the order of the tensors."""
@@ -542,10 +737,11 @@ class RunNetworkRequest(_message.Message):
         inputs: _abc.Iterable[_tensor_pb2.Tensor] | None = ...,
         outputs: _abc.Iterable[_builtins.str] | None = ...,
         without_report: _builtins.bool = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "names", b"names", "network", b"network", "outputs", b"outputs", "without_report", b"without_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "names", b"names", "network", b"network", "outputs", b"outputs", "version", b"version", "without_report", b"without_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

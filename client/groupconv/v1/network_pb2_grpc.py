@@ -60,6 +60,11 @@ class NetworkServiceStub:
                 request_serializer=groupconv_dot_v1_dot_network__pb2.PlanNetworkRequest.SerializeToString,
                 response_deserializer=groupconv_dot_v1_dot_network__pb2.PlanNetworkResponse.FromString,
                 _registered_method=True)
+        self.PlanNetworkStream = channel.unary_unary(
+                '/groupconv.v1.NetworkService/PlanNetworkStream',
+                request_serializer=groupconv_dot_v1_dot_network__pb2.PlanNetworkStreamRequest.SerializeToString,
+                response_deserializer=groupconv_dot_v1_dot_network__pb2.PlanNetworkStreamResponse.FromString,
+                _registered_method=True)
         self.RunNetwork = channel.unary_unary(
                 '/groupconv.v1.NetworkService/RunNetwork',
                 request_serializer=groupconv_dot_v1_dot_network__pb2.RunNetworkRequest.SerializeToString,
@@ -110,6 +115,17 @@ class NetworkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanNetworkStream(self, request, context):
+        """Says how maps of any size go through a network in windows: which part of the inputs each window is, and where its
+        outputs go. The client cuts, calls RunNetwork for each window with the plan's version, and puts the outputs together:
+        they are what one call with the whole maps would give.
+
+        INVALID_ARGUMENT names the node that needs all of a map; RESOURCE_EXHAUSTED if the smallest window is too large.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RunNetwork(self, request, context):
         """Runs a network on its inputs.
 
@@ -146,6 +162,11 @@ def add_NetworkServiceServicer_to_server(servicer, server):
                     servicer.PlanNetwork,
                     request_deserializer=groupconv_dot_v1_dot_network__pb2.PlanNetworkRequest.FromString,
                     response_serializer=groupconv_dot_v1_dot_network__pb2.PlanNetworkResponse.SerializeToString,
+            ),
+            'PlanNetworkStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanNetworkStream,
+                    request_deserializer=groupconv_dot_v1_dot_network__pb2.PlanNetworkStreamRequest.FromString,
+                    response_serializer=groupconv_dot_v1_dot_network__pb2.PlanNetworkStreamResponse.SerializeToString,
             ),
             'RunNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.RunNetwork,
@@ -289,6 +310,33 @@ class NetworkService:
             '/groupconv.v1.NetworkService/PlanNetwork',
             groupconv_dot_v1_dot_network__pb2.PlanNetworkRequest.SerializeToString,
             groupconv_dot_v1_dot_network__pb2.PlanNetworkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanNetworkStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/groupconv.v1.NetworkService/PlanNetworkStream',
+            groupconv_dot_v1_dot_network__pb2.PlanNetworkStreamRequest.SerializeToString,
+            groupconv_dot_v1_dot_network__pb2.PlanNetworkStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,13 @@ class NetworkServiceStub:
     """Removes a network once its running requests have ended; NOT_FOUND if there is none of that name."""
     PlanNetwork: _grpc.UnaryUnaryMultiCallable[_network_pb2.PlanNetworkRequest, _network_pb2.PlanNetworkResponse]
     """Describes what a call with inputs of these shapes would compute, node by node, without running it."""
+    PlanNetworkStream: _grpc.UnaryUnaryMultiCallable[_network_pb2.PlanNetworkStreamRequest, _network_pb2.PlanNetworkStreamResponse]
+    """Says how maps of any size go through a network in windows: which part of the inputs each window is, and where its
+    outputs go. The client cuts, calls RunNetwork for each window with the plan's version, and puts the outputs together:
+    they are what one call with the whole maps would give.
+
+    INVALID_ARGUMENT names the node that needs all of a map; RESOURCE_EXHAUSTED if the smallest window is too large.
+    """
     RunNetwork: _grpc.UnaryUnaryMultiCallable[_network_pb2.RunNetworkRequest, _network_pb2.RunNetworkResponse]
     """Runs a network on its inputs.
 
@@ -74,6 +81,13 @@ class NetworkServiceAsyncStub(NetworkServiceStub):
     """Removes a network once its running requests have ended; NOT_FOUND if there is none of that name."""
     PlanNetwork: _aio.UnaryUnaryMultiCallable[_network_pb2.PlanNetworkRequest, _network_pb2.PlanNetworkResponse]  # type: ignore[assignment]
     """Describes what a call with inputs of these shapes would compute, node by node, without running it."""
+    PlanNetworkStream: _aio.UnaryUnaryMultiCallable[_network_pb2.PlanNetworkStreamRequest, _network_pb2.PlanNetworkStreamResponse]  # type: ignore[assignment]
+    """Says how maps of any size go through a network in windows: which part of the inputs each window is, and where its
+    outputs go. The client cuts, calls RunNetwork for each window with the plan's version, and puts the outputs together:
+    they are what one call with the whole maps would give.
+
+    INVALID_ARGUMENT names the node that needs all of a map; RESOURCE_EXHAUSTED if the smallest window is too large.
+    """
     RunNetwork: _aio.UnaryUnaryMultiCallable[_network_pb2.RunNetworkRequest, _network_pb2.RunNetworkResponse]  # type: ignore[assignment]
     """Runs a network on its inputs.
 
@@ -127,6 +141,19 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_network_pb2.PlanNetworkResponse, _abc.Awaitable[_network_pb2.PlanNetworkResponse]]:
         """Describes what a call with inputs of these shapes would compute, node by node, without running it."""
+
+    @_abc_1.abstractmethod
+    def PlanNetworkStream(
+        self,
+        request: _network_pb2.PlanNetworkStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_network_pb2.PlanNetworkStreamResponse, _abc.Awaitable[_network_pb2.PlanNetworkStreamResponse]]:
+        """Says how maps of any size go through a network in windows: which part of the inputs each window is, and where its
+        outputs go. The client cuts, calls RunNetwork for each window with the plan's version, and puts the outputs together:
+        they are what one call with the whole maps would give.
+
+        INVALID_ARGUMENT names the node that needs all of a map; RESOURCE_EXHAUSTED if the smallest window is too large.
+        """
 
     @_abc_1.abstractmethod
     def RunNetwork(

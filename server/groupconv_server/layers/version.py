@@ -15,6 +15,7 @@ from groupconv.networks.tensors import check_shapes
 from groupconv_server.coordinator.resident import ResidentStep, resident_steps
 from groupconv_server.coordinator.steps import input_types
 from groupconv_worker.graph.binding import Skeleton
+from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import Model
 
 PLANS = 64
@@ -133,6 +134,15 @@ class NetworkVersion(Version):
     def skeleton(self) -> Skeleton:
         """What shape inference makes of the model."""
         return Skeleton(self.model)
+
+    @functools.cached_property
+    def optimized(self) -> Optimized:
+        """The model, ready to be bound to shapes as a graph.
+
+        Raises:
+            UnboundGraphError: it has no graph.
+        """
+        return Optimized(self.model)
 
 
 @dataclass

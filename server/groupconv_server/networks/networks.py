@@ -10,6 +10,7 @@ import numpy as np
 
 from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv.networks.plan import NetworkPlan, NetworkReport, PartReport
+from groupconv.networks.windows import StreamPlan
 from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.footprint import IN_MESSAGE
 from groupconv_server.coordinator.limits import Limits
@@ -18,6 +19,8 @@ from groupconv_server.layers.names import check_name
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.version import NetworkVersion
 from groupconv_server.networks.store import NetworkStore, StoredNetwork
+from groupconv_server.networks.streaming import plan_stream
+from groupconv_server.networks.windows import Allowed
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import ALGORITHM, Model, read_model
 from groupconv_worker.graph.runner import NetworkCall
@@ -138,6 +141,19 @@ class Networks:
             NotFoundError, InvalidArgumentError, ResourceExhaustedError: as of `NetworkVersion.bind`.
         """
         return self.registry.get(name, NetworkVersion).bind(shapes, self._limits.tensor_bytes)
+
+    def plan_stream(
+        self, name: str, shapes: Mapping[str, Sequence[int]], outputs: Sequence[str], window_bytes: int = 0
+    ) -> StreamPlan:
+        """How maps of these shapes go through a network in windows.
+
+        Raises:
+            NotFoundError, InvalidArgumentError, ResourceExhaustedError: as of `plan_stream`.
+        """
+        limits = self._limits
+        workers = max(1, len(self._executor.workers()))
+        allowed = Allowed(limits.stream_bytes, limits.most_output(), limits.tensor_bytes, workers)
+        return plan_stream(self.registry.get(name, NetworkVersion), shapes, outputs, allowed, window_bytes)
 
     def run(
         self,

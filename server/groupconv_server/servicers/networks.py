@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 from google.protobuf.message_factory import GetMessageClass
 
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv.text import human_bytes
 from groupconv.v1 import network_pb2
 from groupconv.wire.networks import (
@@ -19,6 +19,7 @@ from groupconv.wire.networks import (
     tensor_space,
     with_tensors,
 )
+from groupconv.wire.streams import stream_plan_to_wire
 from groupconv_server.admission.call import deadline_of
 from groupconv_server.layers.version import NetworkVersion
 from groupconv_server.networks.networks import Networks, size_of
@@ -96,6 +97,16 @@ class NetworkServicer:
         """Say what a call would compute."""
         return plan_to_wire(self._networks.plan(request.network, shapes_from_wire(request.inputs, "inputs")))
 
+    def PlanNetworkStream(
+        self, request: network_pb2.PlanNetworkStreamRequest, context: grpc.ServicerContext
+    ) -> network_pb2.PlanNetworkStreamResponse:
+        """Say how maps go through a network in windows."""
+        if request.window_bytes < 0:
+            raise InvalidArgumentError("window_bytes", "a number of bytes, or 0", request.window_bytes)
+        shapes = shapes_from_wire(request.inputs, "inputs")
+        plan = self._networks.plan_stream(request.network, shapes, request.outputs, request.window_bytes)
+        return stream_plan_to_wire(plan)
+
     def RunNetwork(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
         """Run one, bytes to bytes: a single input is read where gRPC put it, a single output is made in the answer."""
         request, arrays = read_run_request(raw)
@@ -111,6 +122,10 @@ class NetworkServicer:
             return made[0][1]
 
         with self._registry.using(request.network, kind=NetworkVersion) as network:
+            if request.version not in (0, network.version):
+                raise FailedPreconditionError(
+                    f"network {network.name} has version {network.version} now; version {request.version} is gone"
+                )
             done = self._networks.run(
                 network, inputs, request.outputs, job, allocate if request.without_report else None
             )

@@ -94,14 +94,16 @@ def cut_axis(graph: Graph, axis: int, maps: Sequence[str], outputs: Sequence[str
     return CutAxis(axis, steps, front, back, tensors)
 
 
-def receptive_field(graph: Graph, cut: CutAxis, output: str, source: str) -> int:
-    """Elements of an input's axis that one element of an output depends on, at most."""
-    followed, widest = cut.tensors[output], 0
-    for i in range(followed.step):
-        ranges = list(Box.whole(graph.tensors[output].shape).ranges)
-        ranges[followed.axis] = Range(i, i + 1)
-        box = needed(graph, {output: Box(tuple(ranges))}, clip=False)[source]
-        widest = max(widest, box.shape[cut.axis])
+def receptive_field(graph: Graph, cut: CutAxis, source: str) -> int:
+    """Elements of an input's axis that one element of an output depends on, at most; 0 without one."""
+    widest = 0
+    for name in graph.outputs:
+        followed = cut.tensors[name]
+        for i in range(followed.step):
+            ranges = list(Box.whole(graph.tensors[name].shape).ranges)
+            ranges[followed.axis] = Range(i, i + 1)
+            box = needed(graph, {name: Box(tuple(ranges))}, clip=False).get(source)
+            widest = max(widest, box.shape[cut.axis] if box else 0)
     return widest
 
 

@@ -25,10 +25,14 @@ def convolution(node: Node, graph: Graph, weight: int = 1) -> Reads:
 
 def pool(node: Node, graph: Graph) -> Reads:
     """MaxPool, AveragePool, LpPool. Positions, MaxPool's second output, count through the whole map."""
-    rank = len(shape_of(graph, node.inputs[0]))
+    x, y = shape_of(graph, node.inputs[0]), shape_of(graph, node.outputs[0])
     if len(node.outputs) > 1 and node.outputs[1]:
-        return only(node, (None,) * rank)
-    return only(node, (Read(0), Read(1), *_windows(node, node.attributes["kernel_shape"])))
+        return only(node, (None,) * len(x))
+    axes = list(_windows(node, node.attributes["kernel_shape"]))
+    for i, read in enumerate(axes):  # runtimes and shape inference do not agree whether a window in the padding counts
+        if read is not None and node.attributes.get("ceil_mode") and read(y[2 + i] - 1, y[2 + i]).start >= x[2 + i]:
+            axes[i] = None
+    return only(node, (Read(0), Read(1), *axes))
 
 
 def transposed_convolution(node: Node, graph: Graph) -> Reads:
@@ -124,7 +128,7 @@ def _resized(node: Node, axis: int, scale: Fraction | None, before: int, after: 
         or (mode == "nearest" and not exact)
     ):
         return None
-    if (coordinates == "half_pixel_symmetric" and before * scale != after) or after < 2:
+    if (coordinates == "half_pixel_symmetric" and before * scale != after) or (coordinates == known[2] and after < 2):
         return None
     base = 0 if coordinates == "asymmetric" else down - up
     if mode == "nearest":
