@@ -14,6 +14,7 @@ is fair sharing (warm / alone); what compilers cost it is cold / warm (aim: 2 at
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
 
@@ -62,34 +64,49 @@ def served(folder: str, variables: dict[str, str]) -> Iterator[str]:
 
 
 class Neighbour:
-    """A second client, which calls a small convolution all the time and notes what each call takes."""
+    """A second client, a process of its own, which calls a small convolution all the time and notes what a call takes.
+
+    Attributes:
+        seconds: of each call, once it has ended.
+    """
 
     def __init__(self, address: str) -> None:
-        self._address, self._over = address, threading.Event()
+        self._address = address
         self.seconds: list[float] = []
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._call)
-        self._thread.start()
+        here, there = multiprocessing.get_context("spawn").Pipe()
+        self._pipe = here
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=call_until_told, args=(self._address, there)
+        )
+        self._process.start()
+        here.recv()  # it has had its first answer
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _call(self) -> None:
-        x, w = np.ones((1, 16, 28, 28), np.float32), np.ones((16, 16, 1, 1), np.float32)
-        with groupconv.connect(self._address) as client:
-            client.conv2d(x, w)
-            while not self._over.is_set():
-                begun = time.perf_counter()
-                client.conv2d(x, w)
-                self.seconds.append(time.perf_counter() - begun)
+        self._pipe.send("stop")
+        self.seconds = self._pipe.recv()
+        self._process.join()
 
     @property
     def p95(self) -> float:
         """Seconds of its calls."""
         return float(np.percentile(self.seconds, 95))
+
+
+def call_until_told(address: str, pipe: Connection) -> None:
+    """Call until something comes by the pipe, then send the seconds of each call by it."""
+    x, w = np.ones((1, 16, 28, 28), np.float32), np.ones((16, 16, 1, 1), np.float32)
+    seconds: list[float] = []
+    with groupconv.connect(address) as client:
+        client.conv2d(x, w)
+        pipe.send("ready")
+        while not pipe.poll():
+            begun = time.perf_counter()
+            client.conv2d(x, w)
+            seconds.append(time.perf_counter() - begun)
+    pipe.send(seconds)
 
 
 def send(address: str, chosen: list[CatalogueLayer]) -> list[list[float]]:

@@ -11,7 +11,8 @@ import pytest
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
-from groupconv_worker import autotune, code_version
+from groupconv_worker import autotune, code_version, stopwatch
+from groupconv_worker.activity import Activity, BusyError
 from groupconv_worker.autotune import Tuner
 from groupconv_worker.contract import Problem
 from groupconv_worker.cpu.engine import CpuEngine
@@ -48,7 +49,7 @@ class Candidate:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(autotune, "time", clock)
+    monkeypatch.setattr(stopwatch, "time", clock)
     return clock
 
 
@@ -127,9 +128,9 @@ def test_what_was_measured_while_others_had_the_processor_is_measured_again(tmp_
 
 def test_what_was_measured_while_threads_were_put_aside_is_measured_again(tmp_path, clock, monkeypatch):
     path = tmp_path / "tuning.json"
-    monkeypatch.setattr(autotune, "_preempted", lambda: 2 * autotune.PREEMPTED * clock.now)
+    monkeypatch.setattr(stopwatch, "_preempted", lambda: 2 * stopwatch.PREEMPTED * clock.now)
     assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=1, b=2)[1]).algorithm == "a"
-    monkeypatch.setattr(autotune, "_preempted", lambda: 0)
+    monkeypatch.setattr(stopwatch, "_preempted", lambda: 0)
     assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
 
 
@@ -202,7 +203,7 @@ def test_of_a_slow_problem_what_is_far_slower_takes_no_time_from_the_others(cloc
 
 
 def test_it_measures_on_input_as_numpy_has_it_and_output_as_shared_memory_has_it():
-    assert [array.ctypes.data % 64 for array in autotune._arrays(PROBLEM)] == [16, 0]
+    assert [array.ctypes.data % 64 for array in stopwatch._arrays(PROBLEM)] == [16, 0]
 
 
 def test_what_is_clearly_slower_is_not_timed_on(clock):
@@ -239,3 +240,44 @@ def test_the_engine_tunes_resident_kernels_alone(tmp_path, monkeypatch, setting,
     from groupconv_worker.reference import convolve
 
     np.testing.assert_allclose(out, convolve(x, w, None, PROBLEM.geometry), atol=1e-4)
+
+
+def test_candidates_are_measured_in_gaps_between_shards(clock):
+    """A shard that comes during a run spoils that run, which is made again; none begins while a shard is inside."""
+    activity, inside = Activity(), []
+    made, ways = candidates(clock, a=0.01, b=0.02)
+
+    @dataclass
+    class Visited(Candidate):
+        def run(self, x, out) -> None:
+            super().run(x, out)
+            inside.append(activity.inside)
+            if self.runs in (1, 5):
+                with activity:
+                    self.clock.now += 1.0  # as slow as the shard makes it
+
+    visited = Visited("b", 0.005, clock)
+    ways["b"] = lambda: visited
+    assert Tuner(1, activity=activity).choose(PROBLEM, ways).algorithm == "b"
+    assert set(inside) == {0}
+    assert visited.runs == made["a"].runs + 2
+
+
+@pytest.mark.parametrize("how", ["all the time", "during every run"])
+def test_where_there_is_no_gap_nothing_is_chosen(monkeypatch, clock, how):
+    monkeypatch.setattr("groupconv_worker.activity.PATIENCE", 0.01)
+    activity = Activity()
+
+    class Busy(Candidate):
+        def run(self, x, out) -> None:
+            super().run(x, out)
+            with activity:
+                pass
+
+    ways = {name: (lambda name=name: Busy(name, 0.01, clock)) for name in "ab"}
+    tuner = Tuner(1, activity=activity)
+    if how == "all the time":
+        activity.__enter__()
+    with pytest.raises(BusyError):
+        tuner.choose(PROBLEM, ways)
+    assert tuner.known(PROBLEM) == (None, False)

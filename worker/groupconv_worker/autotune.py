@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 import math
 import os
-import resource
 import statistics
 import tempfile
 import threading
@@ -24,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-from groupconv.convolution.dtypes import is_float
+from groupconv_worker.activity import Activity
 from groupconv_worker.cache_folder import cache_folder
 from groupconv_worker.code_version import digest
-from groupconv_worker.contract import Array, Prepared, Problem
+from groupconv_worker.contract import Prepared, Problem
 from groupconv_worker.job import PERIOD, current
-from groupconv_worker.pieces import blocks
+from groupconv_worker.stopwatch import Stopwatch
 
 VARIABLE = "GROUPCONV_TUNE"
 ROUNDS = 24
@@ -44,13 +43,6 @@ FAR = 3.0
 """Of a problem too slow for those turns, candidates get none that take so many times as long as the best one."""
 DISPLACED = 2**20
 """Doubles written between turns: they take the place of what lies in a core's caches, and helpers fall asleep."""
-LINE = 64
-"""Bytes of a cache line."""
-DISTURBED = 0.95
-"""Of the time that candidates took, the part the thread was running below which something else had the processor."""
-PREEMPTED = 100
-"""Times a second that threads of this process were put aside, above which likewise: helpers are, too, while the thread
-looks out for them. Alone on the machine that hardly happens, beside one busy loop hundreds of times."""
 DOUBT = "?"
 """Behind the name of a candidate that was chosen so."""
 TRIES, PAUSE = 500, 0.01
@@ -86,11 +78,14 @@ class Tuner:
         threads: the budget that the candidates run in.
         path: the file of choices; None remembers for the life of the tuner only.
         machine: what is measured: choices of another machine in the same file are not used.
+        activity: of the process whose shards must not run meanwhile; by default nothing else runs.
     """
 
-    def __init__(self, threads: int, path: Path | None = None, machine: str = "") -> None:
+    def __init__(
+        self, threads: int, path: Path | None = None, machine: str = "", activity: Activity | None = None
+    ) -> None:
         self.threads, self.path, self.version = threads, path, versions(machine)
-        self._lock = threading.Lock()
+        self._lock, self._activity = threading.Lock(), activity or Activity()
         self._choices = _read(path).get(self.version, {})
 
     def choose(self, problem: Problem, candidates: Mapping[str, Callable[[], Prepared]]) -> Prepared:
@@ -99,6 +94,9 @@ class Tuner:
         Args:
             problem: what they compute.
             candidates: name -> prepare; the first is taken where there is no other.
+
+        Raises:
+            BusyError: shards ran all the time; nothing was measured.
         """
         key = self._key(problem)
         known = self._choices.get(key)
@@ -145,29 +143,27 @@ class Tuner:
         Returns:
             The fastest one's name, it, and whether something else had the processor meanwhile.
         """
-        x, out = _arrays(problem)
         prepared = {name: prepare() for name, prepare in candidates.items()}
+        watch = Stopwatch(problem, self._activity)
         for kernel in prepared.values():
-            kernel.run(x, out)  # memory is touched before anything counts
-        once = {name: _seconds(kernel, x, out) for name, kernel in prepared.items()}
+            watch.seconds(kernel)  # memory is touched before anything counts
+        once = {name: watch.seconds(kernel) for name, kernel in prepared.items()}
         limit = min(once.values()) * FAR if sum(once.values()) * TURN * SURE > SECONDS else math.inf
         times: dict[str, list[float]] = {name: [] for name in once if once[name] <= limit}
-        others, begun, running, aside = np.zeros(DISPLACED), time.perf_counter(), time.thread_time(), _preempted()
-        deadline = begun + SECONDS
+        others = np.zeros(DISPLACED)
+        watch.begin()
         for turn in range(1, ROUNDS + 1):
             for name, found in times.items():
                 others += 1.0
-                found += [_seconds(prepared[name], x, out) for _ in range(TURN)]
+                found += [watch.seconds(prepared[name]) for _ in range(TURN)]
             medians = {name: statistics.median(found) for name, found in times.items()}
             if turn >= SURE:
                 limit = min(medians.values()) * SLOWER
                 times = {name: found for name, found in times.items() if medians[name] <= limit}
-            if len(times) == 1 or time.perf_counter() > deadline:
+            if len(times) == 1 or watch.wall > SECONDS:
                 break
-        wall = time.perf_counter() - begun
-        disturbed = time.thread_time() - running < DISTURBED * wall or _preempted() - aside > PREEMPTED * wall
         best = min(times, key=lambda name: medians[name])
-        return best, prepared[best], disturbed
+        return best, prepared[best], watch.disturbed
 
     def _remember(self, key: str, name: str, written: str) -> None:
         self._choices = _newest(self._choices | {key: name})
@@ -218,18 +214,6 @@ def _alone(path: Path | None) -> Iterator[None]:
         yield
 
 
-def _preempted() -> int:
-    """How often threads of this process had to give way to others so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-
-
-def _seconds(kernel: Prepared, x: Array, out: Array) -> float:
-    """Of one run."""
-    start = time.perf_counter()
-    kernel.run(x, out)
-    return time.perf_counter() - start
-
-
 def _newest(choices: dict[str, str]) -> dict[str, str]:
     """The choices that were made last, as many as are kept."""
     return dict(list(choices.items())[-CHOICES:])
@@ -245,25 +229,3 @@ def _read(path: Path | None) -> dict[str, dict[str, str]]:
         return {}
     versions = content.items() if isinstance(content, dict) else ()
     return {v: {str(k): str(n) for k, n in choices.items()} for v, choices in versions if isinstance(choices, dict)}
-
-
-def _arrays(problem: Problem) -> tuple[Array, Array]:
-    """One sample of the problem's shape, random, and room for its answer."""
-    g, types = problem.geometry.with_batch(1), problem.types
-    rng, x = np.random.default_rng(0), _array(g.input_shape, types.input, 16)
-    for at in blocks(x.shape):
-        shape = x[at].shape
-        x[at] = rng.standard_normal(shape, np.float32) if is_float(x.dtype) else rng.integers(0, 100, shape)
-    return x, _array(g.output_shape, types.output, 0)
-
-
-def _array(shape: tuple[int, ...], dtype: np.dtype, behind: int) -> Array:
-    """An array that begins so many bytes behind the start of a cache line.
-
-    Input comes as NumPy has it, 16 bytes behind one, where vectors lie on two lines: a kernel that loads them is slower
-    than one that broadcasts. Output begins with a line, as in shared memory: a kernel that writes whole lines shows it.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    room = np.empty(size + LINE, np.uint8)
-    start = (behind - room.ctypes.data) % LINE
-    return room[start : start + size].view(dtype).reshape(shape)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 from groupconv.errors import DeadlineExceededError
+from groupconv_worker.activity import ACTIVITY
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.contract import Array, Engine, Prepared, beside
 from groupconv_worker.cpu.kernels.forms import deferred
@@ -58,6 +59,12 @@ class WorkerRuntime:
             DeadlineExceededError, CancelledError: the job was over before the shard was; `out` is not complete.
             WeightsMissingError: as of `run_shard`.
         """
+        with ACTIVITY:
+            return self._run(stages, x, out, job, among, borrowed=borrowed)
+
+    def _run(
+        self, stages: Sequence[Stage], x: Array, out: Array, job: Job, among: float | None, *, borrowed: bool
+    ) -> tuple[Ran, ...]:
         new = False
         for stage in stages:
             kept = stage.kept

@@ -1,17 +1,8 @@
 """Compiling and tuning beside the requests: none waits, each is right, and the next ones get what was prepared."""
 
 import os
-import signal
 import subprocess
 import sys
-
-import numpy as np
-import pytest
-
-from groupconv import ConvSpec, resolve
-from groupconv.convolution.dtypes import types_of
-from groupconv_worker.contract import Problem
-from groupconv_worker.cpu.compiler import FAILURES, WAITING, Compiler, Job
 
 PRELUDE = """
 import numpy as np
@@ -118,63 +109,3 @@ for _ in range(3): request(2)
     assert seen[:2] == ["onnxruntime", "onnxruntime*"]
     assert not seen[2].endswith("*")
     assert seen[-2] == "grouped"  # by another process
-
-
-def job(width: int) -> Job:
-    f32 = np.dtype("float32")
-    return Job(Problem(resolve(ConvSpec(), (1, 1, width), (1, 1, 3)), types_of(f32, f32)), 1, "grouped")
-
-
-BROKEN = {
-    "cannot be started": ("/does/not/exist",),
-    "ends": (sys.executable, "-c", ""),
-    "answers with something else": (sys.executable, "-c", "print('ready', flush=True); input()"),
-    "cannot do it": (
-        sys.executable,
-        "-c",
-        """if True:
-        import pickle, sys
-        from groupconv_worker.cpu.compiler import Done
-        while True:
-            pickle.load(sys.stdin.buffer)
-            pickle.dump(Done(error="no memory"), sys.stdout.buffer)
-            sys.stdout.buffer.flush()""",
-    ),
-}
-
-
-@pytest.mark.parametrize("how", BROKEN)
-def test_a_compiler_that_is_broken_is_asked_a_few_times_and_no_more(how):
-    compiler = Compiler(BROKEN[how])
-    asked = []
-    for width in range(10, 20):
-        improvement = compiler.ask(job(width), now=True)
-        assert compiler.wait(60)
-        assert improvement is None or improvement.over
-        asked.append(improvement is not None)
-        assert compiler.ask(job(width), now=True) is None  # it was tried
-    assert sum(asked) == (10 if how == "cannot do it" else FAILURES)
-    compiler.close()
-
-
-def test_jobs_that_wait_are_bounded_and_the_oldest_may_come_again():
-    compiler = Compiler((sys.executable, "-c", "input()"))  # takes a job and never answers
-    first = compiler.ask(job(10), now=True)
-    for width in range(11, 11 + WAITING):
-        compiler.ask(job(width), now=True)
-    assert first.over
-    assert not compiler.ask(job(10), now=True).over
-    compiler.close()
-    assert compiler.ask(job(5000), now=True) is None
-
-
-def test_an_idle_process_that_has_died_is_replaced():
-    compiler, pids = Compiler(BROKEN["cannot do it"]), set()
-    for width in range(10, 11 + FAILURES):
-        assert compiler.ask(job(width), now=True) is not None
-        assert compiler.wait(60)
-        pids.add(compiler.pid)
-        os.kill(compiler.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, compiler.pid, os.WEXITED | os.WNOWAIT)
-    assert len(pids) == 1 + FAILURES
-    compiler.close()

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
+from groupconv_worker.activity import ACTIVITY, Activity
 from groupconv_worker.contract import Problem
 from groupconv_worker.cpu.kernels import cache
 from groupconv_worker.cpu.kernels.forms import FORMS, Form
@@ -27,13 +28,15 @@ from groupconv_worker.improvement import Improvement
 log = logging.getLogger(__name__)
 
 NICENESS = "GROUPCONV_COMPILER_NICE"
-"""Variable with the niceness of the process, 0 to 19; 10 by default: a tenth of what a request gets."""
+"""Variable with the niceness of the process, 0 to 19; 19 by default: what a request does not want."""
 WAITING = 256
 """Jobs that wait, at most; beyond them the oldest is dropped, and comes again when it is asked for again."""
 SEEN = 4096
 """Forms and jobs of which it is remembered that they were asked for."""
 PATIENCE = 10.0
 """Seconds without a job after which the process ends."""
+PAUSE = 0.05
+"""Seconds between two looks whether there is a gap between shards to tune in."""
 JOBS = 64
 """Jobs after which a process is replaced: what it has compiled stays in its memory."""
 FAILURES = 3
@@ -63,21 +66,25 @@ class Done(NamedTuple):
         forms: that are on disk now.
         algorithm: that was the fastest; None if nothing was measured.
         error: why it could not be done; empty if it was.
+        busy: whether it is to be tried again, as shards ran all the time.
     """
 
     forms: tuple[Form, ...] = ()
     algorithm: str | None = None
     error: str = ""
+    busy: bool = False
 
 
 class Compiler:
     """The jobs of this process, and the process that does them.
 
     Args:
-        command: starts that process.
+        command: starts that process; a descriptor of `activity` is its last argument.
+        activity: the shards of this process. While any runs, nothing is tuned.
     """
 
-    def __init__(self, command: tuple[str, ...] = ()) -> None:
+    def __init__(self, command: tuple[str, ...] = (), activity: Activity = ACTIVITY) -> None:
+        self._activity = activity
         self._command = command or (sys.executable, "-P", "-m", "groupconv_worker.cpu.compiler_process")
         self._waiting: OrderedDict[Hashable, tuple[Job, Improvement, Callable[[Done], None]]] = OrderedDict()
         self._known: LRUCache[Hashable, Improvement | None] = LRUCache(SEEN)
@@ -154,7 +161,10 @@ class Compiler:
                 if self._closed:
                     self._end()
                     return
-                key = next(reversed(self._waiting))  # what was asked for last is most likely to come again
+                key = self._next()
+                if key is None:
+                    self._changed.wait(PAUSE)
+                    continue
                 job, improvement, done = self._waiting[key]
             if self._process is not None and self._process.poll() is not None:
                 self._end()  # it died while it had nothing to do
@@ -163,6 +173,8 @@ class Compiler:
             if found.error:
                 log.warning("%s cannot be prepared ahead: %s", job, found.error)
             FORMS.appeared(found.forms)
+            if found.busy:
+                continue
             done(found)
             with self._changed:
                 self._waiting.pop(key, None)
@@ -174,12 +186,18 @@ class Compiler:
                 improvement.end()
                 self._changed.notify_all()
 
+    def _next(self) -> Hashable | None:
+        """The job that was asked for last, as it is most likely to come again; None if it has to wait for a gap."""
+        busy = self._activity.inside > 0
+        return next((key for key, (job, *_) in reversed(self._waiting.items()) if job.algorithm or not busy), None)
+
     def _send(self, job: Job) -> Done:
         """Have the process do a job; it is started if there is none."""
         try:
             if self._process is None:
                 self._process = subprocess.Popen(  # noqa: S603 - our own module
-                    self._command,
+                    [*self._command, str(self._activity.handle)],
+                    pass_fds=[self._activity.handle],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     env=os.environ | cache.spare_folder(),

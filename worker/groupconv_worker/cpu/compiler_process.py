@@ -1,7 +1,8 @@
 """The process that compiles and tunes for others (cpu/compiler.py): jobs come by stdin, what came of them by stdout.
 
-It ends when the pipe is closed, so never later than one job after its parent. Processes that share a cache folder take
-turns, so that each finds what the others have compiled.
+Its argument is the descriptor of the parent's activity (activity.py). It ends when the pipe is closed, so never later
+than one job after its parent. Processes that share a cache folder take turns, so that each finds what the others have
+compiled.
 """
 
 import contextlib
@@ -14,14 +15,15 @@ from typing import BinaryIO
 
 import numpy as np
 
+from groupconv_worker.activity import Activity, BusyError
 from groupconv_worker.cpu.compiler import NICENESS, Done, Job
 from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.kernels.cache import folders
 from groupconv_worker.cpu.kernels.forms import FORMS
 
 
-def main(jobs: BinaryIO, answers: BinaryIO) -> None:
-    """Do the jobs that come, until no more do."""
+def main(jobs: BinaryIO, answers: BinaryIO, activity: Activity) -> None:
+    """Do the jobs that come, until no more do. Candidates are measured while the parent runs no shards."""
     FORMS.limit = sys.maxsize  # the process ends before they are many
     engines: dict[int, CpuEngine] = {}
     while True:
@@ -30,7 +32,7 @@ def main(jobs: BinaryIO, answers: BinaryIO) -> None:
         except EOFError:
             return
         if job.threads not in engines:
-            engines[job.threads] = CpuEngine(threads=job.threads)
+            engines[job.threads] = CpuEngine(threads=job.threads, activity=activity)
         pickle.dump(perform(engines[job.threads], job), answers)
         answers.flush()
 
@@ -47,6 +49,8 @@ def perform(engine: CpuEngine, job: Job) -> Done:
             weight = np.ones(shape, dtype)  # of rank 1: a separable kernel takes no others
             engine.named(job.problem, job.algorithm).prepare(job.problem, weight, None, resident=job.resident)
             return Done(tuple(FORMS.made))
+    except BusyError:
+        return Done(tuple(FORMS.made), busy=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, the kernel is computed without
         return Done(tuple(FORMS.made), error=f"{type(error).__name__}: {error}")
 
@@ -62,7 +66,7 @@ def _alone() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    os.nice(int(os.environ.get(NICENESS, "10")))
+    os.nice(int(os.environ.get(NICENESS, "19")))
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is not an answer
-    main(sys.stdin.buffer, pipe)
+    main(sys.stdin.buffer, pipe, Activity(int(sys.argv[1])))

@@ -17,6 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from groupconv_worker import autotune
+from groupconv_worker.activity import Activity
 from groupconv_worker.contract import Algorithm, Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.direct import Direct
 from groupconv_worker.cpu.algorithms.fft import Fft
@@ -62,12 +63,13 @@ class CpuEngine:
     Args:
         threads: how many threads all libraries below may use together.
         tuning: the file of remembered choices; by default in the user's cache directory.
+        activity: of a process whose shards must not run while candidates are measured.
     """
 
     name = "cpu"
     gpu = None
 
-    def __init__(self, *, threads: int = 1, tuning: Path | None = None) -> None:
+    def __init__(self, *, threads: int = 1, tuning: Path | None = None, activity: Activity | None = None) -> None:
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
         self.team, buffers = Team(threads), BufferPool()
         self.gemm = Gemm(np, erf, team=self.team)
@@ -75,7 +77,7 @@ class CpuEngine:
         self.grouped, self.direct = Grouped(self.team, buffers), Direct(self.team, buffers)
         self.separable, self.fft = Separable(self.team, buffers), Fft(self.team)
         self.winograd = Winograd(self.team, buffers)
-        self.tuner = autotune.Tuner(threads, tuning or autotune.default_path(), machine())
+        self.tuner = autotune.Tuner(threads, tuning or autotune.default_path(), machine(), activity)
         # NumPy's BLAS would take every core for itself, in each worker, and spin on it for 25 ms after each product
         self._blas: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
 
