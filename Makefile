@@ -2,9 +2,9 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
-SOURCES := $(wildcard client worker server tests bench examples deploy)
+SOURCES := $(wildcard client worker server tests bench examples deploy docs/site docs/*.ipynb)
 
-.PHONY: help setup demo test test-ray test-slow test-gpu test-arm64 test-python lint format proto proto-check bench compose-test fuzz audit clean
+.PHONY: help setup demo test test-ray test-slow test-gpu test-arm64 test-python lint format docs dist proto proto-check bench compose-test fuzz audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -57,7 +57,18 @@ audit: setup  ## known vulnerabilities of the pinned versions: asks PyPI's advis
 	$(BIN)/python -m pip check
 	$(BIN)/pip-audit --disable-pip --no-deps --requirement constraints.txt
 
-lint: setup proto-check  ## ruff, mypy strict, import contracts, buf, stubs equal to their protos
+docs: setup  ## the pages and the API reference as a site in build/out/site; a broken link is an error
+	mkdir -p build/out
+	$(BIN)/python docs/site/commands.py
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=docs/site $(BIN)/mkdocs build > build/out/site.log 2>&1 || (cat build/out/site.log; exit 1)
+	@echo build/out/site/index.html
+
+dist: setup  ## the wheel and the source archive in dist/, checked as an index would check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+lint: setup proto-check docs  ## ruff, mypy strict, import contracts, buf, stubs equal to their protos, the site
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy

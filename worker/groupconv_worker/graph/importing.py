@@ -13,6 +13,8 @@ from typing import Any
 import onnx
 
 from groupconv.errors import FailedPreconditionError
+from groupconv_worker.graph.canonical.draft import Memo
+from groupconv_worker.graph.canonical.form import canonical
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.translation import GROUPS, Translation, UnboundGraphError
@@ -65,6 +67,18 @@ class Optimized:
             raise UnboundGraphError(f"operator set {opset} is older than {EARLIEST}")
         weights = [value.const_value for value in self._model.graph.initializers.values()]
         self._translation = Translation(opset, weights)
+        self._memo: Memo = {}
+
+    def canonical(self, shapes: Mapping[str, Sequence[int]]) -> Graph:
+        """The graph of `bind` in its canonical form, with fused nodes, as compilers want it.
+
+        Args:
+            shapes: of all inputs.
+
+        Raises:
+            UnboundGraphError: as of `bind`.
+        """
+        return canonical(self.bind(shapes), self._memo)
 
     def bind(self, shapes: Mapping[str, Sequence[int]]) -> Graph:
         """The graph of a call with inputs of these shapes. Safe to call from several threads.

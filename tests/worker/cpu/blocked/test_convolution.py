@@ -53,6 +53,7 @@ class Case:
     x_layout: Blocked | Plain
     y_layout: Blocked
     epilogue: Epilogue
+    use_winograd: bool = False
 
 
 def margin(draw: Any, least: tuple[int, ...] = (0, 0, 0, 0)) -> Any:
@@ -83,18 +84,35 @@ def cases(draw: Any) -> Case:
     )
     C, M = groups * channels, groups * filters
     shape = (C, filters, *kernel) if transposed else (M, channels, *kernel)
+    return build(draw, spec, (C, *extents), shape, is_plain=is_plain)
+
+
+@st.composite
+def winograd_cases(draw: Any) -> Case:
+    """3×3 kernels at stride 1 on maps of whole tiles and of parts of them."""
+    channels, filters = draw(st.tuples(*[st.sampled_from([1, 3, LANES, LANES + 1, 2 * LANES, 3 * LANES + 2])] * 2))
+    extents = draw(st.tuples(st.integers(1, 19), st.integers(1, 30)))
+    spec = ConvSpec(padding=draw(st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2)))
+    case = build(draw, spec, (channels, *extents), (filters, channels, 3, 3))
+    case.use_winograd = True
+    return case
+
+
+def build(draw: Any, spec: ConvSpec, x_shape: Any, shape: Any, *, is_plain: bool = False) -> Case:
+    """A case of these shapes, with any margins, epilogue and arrays."""
     try:
-        g = resolve(spec, (1, C, *extents), shape)
-        x_layout = Plain(C, *extents) if is_plain else Blocked(C, *extents, margin=margin(draw, (6, 8, 8, 10)))
-        y_layout = Blocked(M, *g.output, margin=margin(draw))
-        residual_layout = Blocked(M, *g.output, margin=margin(draw)) if draw(st.booleans()) else None
+        g = resolve(spec, (1, *x_shape), shape)
+        x_layout = Plain(*x_shape) if is_plain else Blocked(*x_shape, margin=margin(draw, (6, 8, 8, 10)))
+        output = (g.out_channels, *g.output)
+        y_layout = Blocked(*output, margin=margin(draw))
+        residual_layout = Blocked(*output, margin=margin(draw)) if draw(st.booleans()) else None
         epilogue = Epilogue(draw(st.sampled_from(ACTIVATIONS)), residual_layout)
         convolution(g, x_layout, y_layout, np.zeros(shape, np.float32), None, epilogue)
     except (InvalidArgumentError, ValueError):
         assume(False)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     x, weight, bias, residual = (
-        rng.standard_normal(size).astype(np.float32) for size in ((C, *extents), shape, M, (M, *g.output))
+        rng.standard_normal(size).astype(np.float32) for size in (x_shape, shape, output[0], output)
     )
     has_bias, has_residual = draw(st.booleans()), residual_layout is not None
     arrays = bias if has_bias else None, residual if has_residual else None
@@ -141,7 +159,8 @@ def run(case: Case, threads: int = 1) -> np.ndarray:
         residual = Guarded(case.epilogue.residual)
         residual.set(case.residual)
         other = address(residual.flat)
-    lowered = convolution(case.g, case.x_layout, case.y_layout, case.weight, case.bias, case.epilogue)
+    arrays = case.weight, case.bias, case.epilogue
+    lowered = convolution(case.g, case.x_layout, case.y_layout, *arrays, use_winograd=case.use_winograd)
     scratch = Scratch()
     scratch.room(lowered.scratch, np.dtype(np.uint8))
     team = Team(threads)
@@ -184,6 +203,19 @@ def expected(case: Case) -> tuple[np.ndarray, np.ndarray]:
 @given(cases())
 def test_it_agrees_with_the_reference_and_writes_the_map_alone(case):
     want, bound = expected(case)
+    got = run(case)
+    assert (np.abs(got - want) <= bound).all(), np.abs(got - want).max()
+
+
+@settings(max_examples=EXAMPLES)
+@given(winograd_cases())
+def test_winograd_agrees_with_the_reference_and_writes_the_map_alone(case):
+    want, bound = expected(case)
+    # its error is relative to the tile: docs/convolution.md
+    tile = 6 * np.sqrt(case.g.in_channels) * max(1.0, np.abs(case.x).max())
+    bound = (
+        bound + 20 * 2.0**-24 * np.linalg.norm(case.weight.reshape(len(case.weight), -1), axis=1)[:, None, None] * tile
+    )
     got = run(case)
     assert (np.abs(got - want) <= bound).all(), np.abs(got - want).max()
 

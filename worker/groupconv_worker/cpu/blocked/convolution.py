@@ -7,6 +7,7 @@ import numpy as np
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.algorithms.plane import Plane, filters_of, phase_filters, phases
+from groupconv_worker.cpu.blocked import winograd
 from groupconv_worker.cpu.blocked.epilogue import Epilogue
 from groupconv_worker.cpu.blocked.kernels import dense, lanewise
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES, VECTORS
@@ -40,6 +41,8 @@ def convolution(
     weight: Array,
     bias: Array | None = None,
     epilogue: Epilogue = Epilogue(),  # noqa: B008 - it is frozen
+    *,
+    use_winograd: bool | None = None,
 ) -> Lowered:
     """Lower a convolution of one sample.
 
@@ -51,6 +54,8 @@ def convolution(
         weight: of `g.weight_shape`, float32.
         bias: (M,), float32.
         epilogue: the residual and the activation.
+        use_winograd: whether a 3×3 kernel at stride 1 of one group is computed by Winograd's algorithm; by default
+            where that is expected to be faster. Its filters take 4 times the memory, and its error is larger.
 
     Raises:
         ValueError: a layout is not that of the geometry, a margin is too narrow, or there is no lowering.
@@ -73,7 +78,12 @@ def convolution(
             check_margin(plane, x)
             grid = Grid.of(x, X)
         one = Pass(replace(phase, plane=plane), grid, out, residual)
-        stages.append(_stage(one, phase_filters(filters, phase), start, epilogue))
+        if winograd.pays(one) if use_winograd is None else use_winograd and winograd.takes(one):
+            made, size = winograd.stages(one, phase_filters(filters, phase), start, epilogue)
+            stages += made
+            scratch = max(scratch, size)
+        else:
+            stages.append(_stage(one, phase_filters(filters, phase), start, epilogue))
     return Lowered(tuple(stages), scratch)
 
 
@@ -116,7 +126,7 @@ def _stage(one: Pass, filters: Array, start: Array, epilogue: Epilogue) -> Kerne
         weights, tasks = made.weights, vectors
     else:
         runs = _runs(one, filters)
-        function, tables = dense.kernel(), runs[:3]
+        function, tables = dense.kernel(), (*runs[:3], lanes, 1)
         weights, tasks = runs.weights, -(-vectors // VECTORS)
     bands = one.bands(tasks)
     x, y, residual = one.addresses()

@@ -53,8 +53,8 @@ def _combine(s: Simd, matrix: Sequence[Sequence[float]], vectors: list[Any]) -> 
     return sums
 
 
-def _both(s: Simd, matrix: Sequence[Sequence[float]], tile: list[list[Any]]) -> list[list[Any]]:
-    """matrix @ tile @ matrixᵀ."""
+def both_sides(s: Simd, matrix: Sequence[Sequence[float]], tile: list[list[Any]]) -> list[list[Any]]:
+    """matrix @ tile @ matrixᵀ, of vectors."""
     columns = [_combine(s, matrix, list(column)) for column in zip(*tile, strict=True)]
     return [_combine(s, matrix, list(row)) for row in zip(*columns, strict=True)]
 
@@ -88,7 +88,7 @@ def tile_filter(_context, w, out, w_at, tap, out_at, product):
         places = [b.gep(w, [b.add(w_at, b.mul(tap, i64(n)))]) for n in range(KERNEL**2)]
         taps = [b.fpext(single.load(place), double.type) for place in places]
         tile = [taps[i * KERNEL : (i + 1) * KERNEL] for i in range(KERNEL)]
-        for number, vector in enumerate(v for row in _both(double, FILTER, tile) for v in row):
+        for number, vector in enumerate(v for row in both_sides(double, FILTER, tile) for v in row):
             place = b.gep(out, [b.add(out_at, b.mul(product, i64(number)))])
             single.store(b.fptrunc(vector, single.type), place)
         return context.get_dummy_value()
@@ -107,7 +107,7 @@ def tile_in(_context, x, out, x_at, x_row, x_column, out_at, product):
         s = Simd(b, x.type.pointee)
         starts = [b.gep(x, [b.add(x_at, b.mul(x_row, i64(i)))]) for i in range(TILE)]
         tile = [[s.load(b.gep(start, [b.mul(x_column, i64(j))])) for j in range(TILE)] for start in starts]
-        for number, vector in enumerate(v for row in _both(s, INPUT, tile) for v in row):
+        for number, vector in enumerate(v for row in both_sides(s, INPUT, tile) for v in row):
             s.store(vector, b.gep(out, [b.add(out_at, b.mul(product, i64(number)))]))
         return context.get_dummy_value()
 
@@ -166,7 +166,7 @@ def tile_out(_context, x, bias, out, x_at, product, bias_at, out_at, out_row, ou
         places = [b.add(x_at, b.mul(product, i64(n))) for n in range(TILE * TILE)]
         tile = [[s.load(b.gep(x, [places[i * TILE + j]])) for j in range(TILE)] for i in range(TILE)]
         squares = s.zero
-        for i, row in enumerate(_both(s, OUTPUT, tile)):
+        for i, row in enumerate(both_sides(s, OUTPUT, tile)):
             for j, vector in enumerate(row):
                 place = b.add(out_at, b.add(b.mul(out_row, i64(i)), b.mul(out_column, i64(j))))
                 s.store(s.relu(b.fadd(vector, start), relu), b.gep(out, [place]))

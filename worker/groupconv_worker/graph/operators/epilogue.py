@@ -10,18 +10,13 @@ from groupconv_worker.graph.operators.pointwise import POINTWISE
 RESIDUAL = 3
 """The position of a convolution's residual among its inputs: ONNX has input, weight and bias before it."""
 PARAMETERS: dict[str, tuple[str, ...]] = {
-    "Celu": ("alpha",),
     "Clip": ("min", "max"),
-    "Elu": ("alpha",),
-    "Gelu": ("approximate",),
     "HardSigmoid": ("alpha", "beta"),
     "HardSwish": (),
     "LeakyRelu": ("alpha",),
-    "Mish": (),
     "Relu": (),
     "Sigmoid": (),
     "Silu": (),
-    "Softplus": (),
     "Tanh": (),
 }
 """Operators that may be activations of another node, and the attributes that follow their name there."""

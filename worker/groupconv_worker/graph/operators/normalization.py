@@ -25,6 +25,11 @@ def _batch(call: Call) -> Any:
     return (call.x - mean) / np.sqrt(variance + call.attribute("epsilon", 1e-5)) * scale + shift
 
 
+def _affine_channel(call: Call) -> Any:
+    scale, shift = (_by_channel(values, call.x.ndim) for values in call.inputs[1:3])
+    return call.x * scale + shift
+
+
 def _instance(call: Call) -> Any:
     scale, shift = (_by_channel(values, call.x.ndim) for values in call.inputs[1:3])
     axes = tuple(range(2, call.x.ndim))
@@ -77,6 +82,7 @@ def _lp(call: Call) -> Any:
 
 
 NORMALIZATION: dict[str, Definition] = {
+    "AffineChannel": _affine_channel,
     "BatchNormalization": _batch,
     "GroupNormalization": _group,
     "InstanceNormalization": _instance,

@@ -102,12 +102,14 @@ def kernel() -> Any:
     """The compiled loop over blocks.
 
     Returns:
-        A job with the words (x, w, bias, y, residual, parameters, runs, spans, chunks, vectors, rows, columns, bands,
-        code, x row, x pixel, y plane, y row, y pixel, residual plane, residual row, residual pixel): addresses of the
-        first cells, then tables and extents of the output, then distances in elements. Residual is 0 if there is none.
-        `runs` has pairs (offset in x, channels that follow each other); `spans` has, for each block of filters and
-        each chunk of its sum, (first run, last run, offset in w); the sums of a chunk wait in y for the next.
-        There are bands · ceil(vectors / 2) tasks.
+        A job with the words (x, w, bias, y, residual, parameters, runs, spans, chunks, bias vector, groups, vectors,
+        rows, columns, bands, code, x row, x pixel, y plane, y row, y pixel, residual plane, residual row, residual
+        pixel): addresses of the first cells, then tables and extents of the output, then distances in elements.
+        Residual is 0 if there is none. `runs` has pairs (offset in x, channels that follow each other); `spans` has,
+        for each block of filters and each chunk of its sum, (first run, last run, offset in w); the sums of a chunk
+        wait in y for the next. Filters are in `groups` of as many vectors, of which no block has parts of two. The
+        bias has one for each, `bias vector` elements apart (0 if all are one of zeros), and a vector of zeros behind
+        them. There are bands · groups · ceil(vectors / 2) tasks.
     """
 
     @job()
@@ -115,15 +117,18 @@ def kernel() -> Any:
         words = array(at, np.int64)
         x, w, bias, y, residual = words[0], words[1], words[2], words[3], words[4]
         parameters, runs, spans = array(words[5], np.float32), words[6], array(words[7], np.int64)
-        chunks, vectors, rows, columns, bands, code = words[8], words[9], words[10], words[11], words[12], words[13]
-        x_row, x_pixel, y_plane, y_row, y_pixel = words[14], words[15], words[16], words[17], words[18]
-        r_plane, r_row, r_pixel = words[19], words[20], words[21]
+        chunks, bias_vector, groups, vectors = words[8], words[9], words[10], words[11]
+        rows, columns, bands, code = words[12], words[13], words[14], words[15]
+        x_row, x_pixel, y_plane, y_row, y_pixel = words[16], words[17], words[18], words[19], words[20]
+        r_plane, r_row, r_pixel = words[21], words[22], words[23]
         blocks = (vectors + VECTORS - 1) // VECTORS
         none, every = np.float32(-np.inf), np.float32(np.inf)
         unseen = 0
         for task in range(first, last):
-            band, block = divmod(task, blocks)
-            count = min(VECTORS, vectors - block * VECTORS)
+            band, block = divmod(task, groups * blocks)
+            group, part = divmod(block, blocks)
+            count = min(VECTORS, vectors - part * VECTORS)
+            vector = group * vectors + part * VECTORS
             most = PIXELS[count]
             in_row = (columns + most - 1) // most
             start, end = rows * in_row * band // bands, rows * in_row * (band + 1) // bands
@@ -139,16 +144,16 @@ def kernel() -> Any:
                         if stopped(at):
                             return
                         unseen = 1 + LOOK // (LANES * (last_run - first_run) + 1)
-                    row, part = divmod(number, in_row)
-                    column, pixels = piece(columns, most, part)
-                    y_at = y + 4 * (block * VECTORS * y_plane + row * y_row + column * y_pixel)
-                    other_at, other_plane, other_pixel = bias + 4 * vectors * LANES, 0, 0  # zeros
+                    row, place = divmod(number, in_row)
+                    column, pixels = piece(columns, most, place)
+                    y_at = y + 4 * (vector * y_plane + row * y_row + column * y_pixel)
+                    other_at, other_plane, other_pixel = bias + 4 * groups * vectors * bias_vector, 0, 0  # zeros
                     if residual != 0 and final:
                         other_plane, other_pixel = r_plane, r_pixel
-                        other_at = residual + 4 * (block * VECTORS * r_plane + row * r_row + column * r_pixel)
+                        other_at = residual + 4 * (vector * r_plane + row * r_row + column * r_pixel)
                     from_at, from_plane, from_pixel = y_at, y_plane, y_pixel
                     if chunk == 0:
-                        from_at, from_plane, from_pixel = bias + 4 * block * VECTORS * LANES, LANES, 0
+                        from_at, from_plane, from_pixel = bias + 4 * vector * bias_vector, bias_vector, 0
                     places = (x + 4 * (row * x_row + column * x_pixel), w_at, from_at, y_at, other_at)
                     sizes = (from_plane, from_pixel, y_plane, y_pixel, other_plane, other_pixel, x_pixel)
                     _block(count, pixels, places, runs, first_run, last_run, sizes, low, high)
