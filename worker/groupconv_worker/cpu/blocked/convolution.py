@@ -25,7 +25,7 @@ from groupconv_worker.cpu.blocked.lowered import (
     check_margin,
     padded_bias,
 )
-from groupconv_worker.cpu.blocked.runs import Runs, blocked_runs, plain_runs
+from groupconv_worker.cpu.blocked.runs import Runs, blocked_runs, filter_blocks, met_groups, plain_runs
 from groupconv_worker.cpu.blocked.steps import depthwise_steps, group_steps, step_count
 from groupconv_worker.cpu.kernels.layout import spread
 from groupconv_worker.cpu.program import Address, KernelStage
@@ -126,8 +126,9 @@ def _stage(one: Pass, filters: Array, start: Array, epilogue: Epilogue) -> Kerne
         weights, tasks = made.weights, vectors
     else:
         runs = _runs(one, filters)
-        function, tables = dense.kernel(), (*runs[:3], lanes, 1)
-        weights, tasks = runs.weights, -(-vectors // VECTORS)
+        function, tables = dense.kernel(), (*runs[:3], lanes, runs.groups)
+        weights, vectors = runs.weights, runs.vectors
+        tasks = runs.groups * -(-vectors // VECTORS)
     bands = one.bands(tasks)
     x, y, residual = one.addresses()
     extents = (vectors, *one.extents, bands, epilogue.code)
@@ -137,12 +138,9 @@ def _stage(one: Pass, filters: Array, start: Array, epilogue: Epilogue) -> Kerne
 
 def _dense_steps(plane: Plane) -> int:
     """Steps of each tap over all vectors of outputs, as `blocked_runs` makes them."""
-    found, size, M = 0, VECTORS * LANES, plane.groups * plane.filters
-    for start in range(0, M, size):
-        stop = min(start + size, M)
-        groups = -(-stop // plane.filters) - start // plane.filters
-        found += groups * plane.channels * -(-(stop - start) // LANES)
-    return found
+    M = plane.groups * plane.filters
+    blocks = filter_blocks(M, plane.groups, LANES)
+    return sum(len(met_groups(b, plane.filters)) * plane.channels * -(-len(b) // LANES) for b in blocks)
 
 
 def _runs(one: Pass, filters: Array) -> Runs:

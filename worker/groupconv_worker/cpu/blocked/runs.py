@@ -20,12 +20,15 @@ class Runs(NamedTuple):
         runs: flat pairs (offset in x, channels that follow each other there).
         spans: flat triples (first run, last run, offset in weights) of each block of filters and chunk.
         chunks: of each block of filters.
+        groups, vectors: groups of filters of which no block has parts of two, and the vectors of each.
         weights: flat, in the order in which they are read.
     """
 
     runs: Array
     spans: Array
     chunks: int
+    groups: int
+    vectors: int
     weights: Array
 
 
@@ -53,6 +56,38 @@ def pieces(first: int, last: int, lanes: int, plane: int) -> list[Piece]:
     return [Piece(a, b, a // lanes * plane + a % lanes) for a, b in itertools.pairwise(edges)]
 
 
+def grouped(filters: int, groups: int, lanes: int) -> tuple[int, int]:
+    """Groups of vectors of filters such that few blocks sum the channels of several groups, and the vectors of each.
+
+    Example:
+        >>> grouped(96, 1, lanes=16), grouped(96, 3, lanes=16), grouped(100, 4, lanes=16)
+        ((1, 6), (3, 2), (7, 1))
+    """
+    vectors = -(-filters // lanes)
+    if groups == 1:
+        return 1, vectors
+    per_group, rest = divmod(filters // groups, lanes)
+    return (vectors, 1) if rest else (groups, per_group)
+
+
+def filter_blocks(filters: int, groups: int, lanes: int) -> list[range]:
+    """The filters of each block.
+
+    Example:
+        >>> filter_blocks(40, 1, lanes=8), filter_blocks(12, 3, lanes=8)
+        ([range(0, 16), range(16, 32), range(32, 40)], [range(0, 8), range(8, 12)])
+    """
+    count, vectors = grouped(filters, groups, lanes)
+    starts = [group * vectors + part for group in range(count) for part in range(0, vectors, VECTORS)]
+    sizes = [min(VECTORS, vectors - start % vectors) for start in starts]
+    return [range(a * lanes, min((a + n) * lanes, filters)) for a, n in zip(starts, sizes, strict=True)]
+
+
+def met_groups(block: range, per_group: int) -> range:
+    """The groups of which a block has filters."""
+    return range(block.start // per_group, -(-block.stop // per_group))
+
+
 def blocked_runs(filters: Array, groups: int, taps: list[int], lanes: int, plane: int) -> Runs:
     """Runs over a blocked input.
 
@@ -66,36 +101,41 @@ def blocked_runs(filters: Array, groups: int, taps: list[int], lanes: int, plane
         plane: elements of x from block to block.
     """
     M, channels = filters.shape[:2]
-    w = filters.reshape(M, channels, -1)
-    size, per_group = VECTORS * lanes, M // groups
     runs: list[tuple[int, int]] = []
-    known: dict[tuple[int, int], tuple[int, list[Piece]]] = {}
+    known: dict[range, tuple[int, list[Piece]]] = {}
     spans: list[list[tuple[int, int, int]]] = []
     packed: list[Array] = []
     at = 0
-    for start in range(0, M, size):
-        stop = min(start + size, M)
-        width = -(-(stop - start) // lanes) * lanes
-        seen = start // per_group * channels, -(-stop // per_group) * channels
+    for block in filter_blocks(M, groups, lanes):
+        seen = met_groups(block, M // groups)
         if seen not in known:
-            known[seen] = len(runs), pieces(*seen, lanes, plane)
+            known[seen] = len(runs), pieces(seen.start * channels, seen.stop * channels, lanes, plane)
             runs += [(p.offset + tap, p.last - p.first) for p in known[seen][1] for tap in taps]
         first, parts = known[seen]
-        block = np.zeros((seen[1] - seen[0], len(taps), width), np.float32)
-        for m in range(start // per_group, -(-stop // per_group)):
-            low, high = max(start, m * per_group), min(stop, (m + 1) * per_group)
-            inputs = slice(m * channels - seen[0], (m + 1) * channels - seen[0])
-            block[inputs, :, low - start : high - start] = w[low:high].transpose(1, 2, 0)
-        per_piece = max(1, CHUNK // (4 * len(taps) * lanes * width))
+        weights = _weights(filters, block, seen, M // groups, lanes)
+        per_chunk = max(1, CHUNK // (4 * len(taps) * lanes * weights.shape[2]))
         spans.append([])
-        for number in range(0, len(parts), per_piece):
-            chunk = parts[number : number + per_piece]
+        for number in range(0, len(parts), per_chunk):
+            chunk = parts[number : number + per_chunk]
             run = first + number * len(taps)
             spans[-1].append((run, run + len(chunk) * len(taps), at))
             for p in chunk:
-                packed.append(block[p.first - seen[0] : p.last - seen[0]].swapaxes(0, 1).reshape(-1))
-                at += packed[-1].size
-    return _runs(runs, spans, packed)
+                some = weights[p.first - seen.start * channels : p.last - seen.start * channels]
+                packed.append(some.swapaxes(0, 1).reshape(-1))
+                at += some.size
+    return _runs(runs, spans, packed, grouped(M, groups, lanes))
+
+
+def _weights(filters: Array, block: range, seen: range, per_group: int, lanes: int) -> Array:
+    """The weights of a block of filters for all channels of the groups that it meets: (channels, taps, filters)."""
+    channels = filters.shape[1]
+    w = filters.reshape(len(filters), channels, -1)
+    weights = np.zeros((len(seen) * channels, w.shape[2], -(-len(block) // lanes) * lanes), np.float32)
+    for number, group in enumerate(seen):
+        some = range(max(block.start, group * per_group), min(block.stop, (group + 1) * per_group))
+        place = slice(some.start - block.start, some.stop - block.start)
+        weights[number * channels : (number + 1) * channels, :, place] = w[some.start : some.stop].transpose(1, 2, 0)
+    return weights
 
 
 def plain_runs(filters: Array, dilation: int, rows: list[int], plane: int, lanes: int) -> Runs:
@@ -121,13 +161,15 @@ def plain_runs(filters: Array, dilation: int, rows: list[int], plane: int, lanes
         spans.append([(0, len(runs), at)])
         packed.append(block.reshape(-1))
         at += block.size
-    return _runs(runs, spans, packed)
+    return _runs(runs, spans, packed, grouped(M, 1, lanes))
 
 
-def _runs(runs: list[tuple[int, int]], spans: list[list[tuple[int, int, int]]], packed: list[Array]) -> Runs:
+def _runs(
+    runs: list[tuple[int, int]], spans: list[list[tuple[int, int, int]]], packed: list[Array], groups: tuple[int, int]
+) -> Runs:
     chunks = max(map(len, spans))
     filled = [some + [(0, 0, 0)] * (chunks - len(some)) for some in spans]  # empty chunks where there are fewer
     weights = aligned(sum(w.size for w in packed))
     np.concatenate(packed, out=weights)
     flat = np.array(filled, np.int64).reshape(-1)
-    return Runs(np.array(runs, np.int64).reshape(-1), flat, chunks, weights)
+    return Runs(np.array(runs, np.int64).reshape(-1), flat, chunks, *groups, weights)
