@@ -12,10 +12,12 @@ between answers.
 import argparse
 import heapq
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h200
 import numpy as np
 
 from groupconv import ConvSpec, resolve
@@ -39,12 +41,15 @@ RESNET = (
     "resnet50_3x3_14",
     "resnet50_1x1_14",
 )
+CPU = Rates((5e10, 5e10, 1.25e10, 5e9, 2.5e10), memory=1e10, link=3.1e9, latency=3e-4, dispatch=5e-5)
+"""A core, and a coordinator on 25 Gb/s: assumed."""
 CLUSTERS = {
-    "CPU cores, the coordinator on 25 Gb/s": (5e10, 1e10, 3.1e9),
-    "GPUs, the coordinator on 100 Gb/s": (1e13, 2e12, 12.5e9),
-    "GPUs, tensors already on the workers": (1e13, 2e12, float("inf")),
+    "CPU cores, the coordinator on 25 Gb/s": CPU,
+    "H200s on the coordinator's node": h200.rates(**h200.LANE),
+    "H200s on other nodes, the coordinator on 100 Gb/s": h200.rates(**h200.NETWORK),
+    "H200s, tensors already on them": h200.rates(**h200.LANE | {"link": math.inf}, on_device=True),
 }
-"""Dense multiply-adds per second and bytes of memory per second of a worker, bytes per second of the coordinator."""
+"""Rates of a worker and its link. Those of H200s are fitted to measured times (bench/h200.py)."""
 MOBILENET = ("mobilenet_dw_14", "mobilenet_pw_14")
 
 
@@ -100,22 +105,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=10_000, help="workers")
     parser.add_argument("--batch", type=int, default=64, help="samples of a request to a network")
-    parser.add_argument("--latency", type=float, default=3e-4, help="seconds to a worker and back")
-    parser.add_argument("--send", type=float, default=5e-5, help="coordinator seconds to hand one shard to a worker")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     a = parser.parse_args()
     counts = [n for n in COUNTS if n <= a.most]
     results: Results = {}
-    for cluster, (rate, memory, network) in CLUSTERS.items():
-        rates = Rates(
-            multiply_adds=tuple(rate * share for share in (1, 1, 0.25, 0.1, 0.5)),
-            overhead=(2e-5,) * 5,
-            memory=memory,
-            link=network,
-            latency=a.latency,
-            dispatch=a.send,
-        )
+    for cluster, rates in CLUSTERS.items():
         results[cluster] = {load.name: [simulate(load, n, rates) for n in counts] for load in loads(a.batch)}
         report(cluster, results[cluster])
     if a.json:

@@ -74,8 +74,7 @@ class Background:
                 return
             if self.coordinator.calibrate():
                 return
-        log.warning("not every class of convolution could be measured; plans assume default rates for the others")
-        self.coordinator.planner.statistics.assume_defaults()
+        log.warning("not every class of convolution could be measured; requests of the others are not cut")
 
     def _quiet(self) -> bool:
         """Wait until no request runs; False if the server ends first."""

@@ -1,7 +1,8 @@
 """Measuring the workers when a server starts: a handful of small convolutions of each class, run as shards are.
 
 Every worker runs the same convolution at the same time, as it will when a request is cut; then the first one runs it
-alone, which tells how much they crowd each other. Two sizes of each class give rate and overhead.
+alone, which tells how much they crowd each other. Two sizes of each class give rate and overhead. A worker that takes
+no time for the larger one, as a GPU, gets one that fills it.
 """
 
 import itertools
@@ -24,14 +25,20 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import GroupconvError, UnavailableError
 from groupconv_server.executors.base import Executor
 from groupconv_server.executors.task import Task
-from groupconv_server.planner.rates import CLASSES, Rates
-from groupconv_worker.contract import Problem
+from groupconv_server.planner.rates import CLASSES, Rates, median
+from groupconv_worker.contract import Array, Problem
 from groupconv_worker.shard import Stage
 
 log = logging.getLogger(__name__)
 
 BUDGET = 0.9
-"""Seconds after which what is not measured yet keeps its default."""
+"""Seconds after which nothing is run more than twice. After twice as long, what is not measured yet stays unknown."""
+COMPILED = 0.25
+"""Seconds of a run after the budget beyond which a kernel was being compiled in it, or the machine is too busy."""
+FILLED = 2e-4
+"""Seconds of the larger dense size, 29 M multiply-adds, below which a worker was not filled by it."""
+IN_NOISE = 2e-5
+"""Seconds that cannot be told from none. What carries `_COPY` faster gets a link by this time, not an infinite one."""
 REPEATS = 6
 """Runs of each convolution; the fastest counts."""
 NOISE = 1.5
@@ -40,14 +47,28 @@ BUSY_NOISE = 4.0
 """The same of one that joins while others are at work, maybe on the same cores; what requests show corrects it."""
 F32 = np.dtype("float32")
 
-# (input, kernel, spec): a small and a large one of each class
-_SIZES: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], ConvSpec]]] = {
-    "dense": [((1, c, hw, hw), (c, c, 3, 3), ConvSpec(padding=1)) for c, hw in ((16, 8), (64, 28))],
-    "pointwise": [((1, c, hw, hw), (c, c, 1, 1), ConvSpec()) for c, hw in ((32, 8), (128, 28))],
-    "grouped": [((1, c, hw, hw), (c, 4, 3, 3), ConvSpec(padding=1, groups=c // 4)) for c, hw in ((16, 8), (128, 28))],
-    "depthwise": [((1, c, hw, hw), (c, 1, 3, 3), ConvSpec(padding=1, groups=c)) for c, hw in ((8, 8), (64, 56))],
+# (input, kernel, spec) of each class: a small one, a large one, and one that fills a GPU. That has more than 1 G
+# multiply-adds, but for the depthwise one: it moves 100 MB, which takes longer
+_SIZES: "dict[str, list[_Sizes]]" = {
+    "dense": [
+        *(((1, c, hw, hw), (c, c, 3, 3), ConvSpec(padding=1)) for c, hw in ((16, 8), (64, 28))),
+        ((8, 128, 56, 56), (128, 128, 3, 3), ConvSpec(padding=1)),
+    ],
+    "pointwise": [
+        *(((1, c, hw, hw), (c, c, 1, 1), ConvSpec()) for c, hw in ((32, 8), (128, 28))),
+        ((8, 512, 28, 28), (512, 512, 1, 1), ConvSpec()),
+    ],
+    "grouped": [
+        *(((1, c, hw, hw), (c, 4, 3, 3), ConvSpec(padding=1, groups=c // 4)) for c, hw in ((16, 8), (128, 28))),
+        ((8, 320, 56, 56), (320, 16, 3, 3), ConvSpec(padding=1, groups=20)),
+    ],
+    "depthwise": [
+        *(((1, c, hw, hw), (c, 1, 3, 3), ConvSpec(padding=1, groups=c)) for c, hw in ((8, 8), (64, 56))),
+        ((8, 128, 112, 112), (128, 1, 3, 3), ConvSpec(padding=1, groups=128)),
+    ],
     "transposed": [
-        ((1, c, hw, hw), (c, c // 2, 2, 2), ConvSpec(stride=2, transposed=True)) for c, hw in ((16, 8), (64, 28))
+        *(((1, c, hw, hw), (c, c // 2, 2, 2), ConvSpec(stride=2, transposed=True)) for c, hw in ((16, 8), (64, 28))),
+        ((8, 128, 28, 28), (128, 128, 4, 4), ConvSpec(stride=2, padding=1, transposed=True)),
     ],
 }
 _COPY = ((1, 64, 112, 112), (64, 1, 1, 1), ConvSpec(groups=64))
@@ -59,7 +80,7 @@ class Calibration(NamedTuple):
 
     Attributes:
         rates: by worker.
-        unknown: indices in `CLASSES` of those that could not be measured yet.
+        unknown: indices in `CLASSES` of those that could not be measured yet; they keep default rates.
         shards: that each worker ran.
         disturbed: whether measuring ended before its end.
     """
@@ -87,8 +108,8 @@ def calibrate(
         disturbed: called before each run; once it is True, measuring ends.
 
     Returns:
-        Rates by worker, none if the workers do not answer; and the classes whose kernels are still being compiled, so
-        that what was measured tells nothing of how fast they will be. Rates of these are the default's.
+        Rates by worker, none if the workers do not answer; and the classes that tell nothing yet, as their kernels are
+        still being compiled or no time was left. Rates of these are the default's.
     """
     workers = executor.workers() if workers is None else workers
     bench = _Bench(executor, default or Rates(), workers, like, disturbed)
@@ -106,7 +127,7 @@ def calibrate(
 
 def problems() -> list[Problem]:
     """What is measured, for who compiles ahead of it."""
-    return [_problem(*sizes) for sizes in (_COPY, _NOTHING, *itertools.chain(*_SIZES.values()))]
+    return [_problem(*size) for size in (_COPY, _NOTHING, *itertools.chain(*(s[:2] for s in _SIZES.values())))]
 
 
 class _DisturbedError(Exception):
@@ -127,16 +148,21 @@ class _Bench:
         self.limit = time.monotonic() + BUDGET
         self.unknown: set[int] = set()
         self.shards: Counter[str] = Counter()
-        self._grown: dict[int, float] = {}  # by class: what the first worker's larger size took more, all computing
+        self._grown: dict[int, _Grown] = {}  # by class, of the first worker, all computing
+        self._nothing = dict.fromkeys(self.workers, float("inf"))  # seconds in the engine for almost nothing
+        self._unfilled: list[str] = []  # workers that the dense class's larger size does not fill
+        self._arrays: dict[Problem, tuple[Array, Array]] = {}
 
     def measure(self) -> None:
         self._reach()
         copied = self._fastest(_COPY, self.workers)
         for worker, report in copied.items():
-            self._update(worker, memory=_bytes(_problem(*_COPY)) / report.compute_seconds)
+            took = report.compute_seconds
+            self._update(worker, memory=_bytes(_problem(*_COPY)) / max(took / 2, took - self._nothing[worker]))
         for k, name in enumerate(CLASSES):
-            if time.monotonic() > self.limit:
-                log.info("no time was left to measure %s, which keep a default", ", ".join(CLASSES[k:]))
+            if time.monotonic() > self.limit + BUDGET:
+                log.info("no time was left to measure %s, which are not cut until they are", ", ".join(CLASSES[k:]))
+                self.unknown.update(range(k, len(CLASSES)))
                 break
             self._class(k, *_SIZES[name])
         self._crowding()
@@ -144,12 +170,12 @@ class _Bench:
 
     def _level(self) -> None:
         """Workers that differ by no more than the noise of a short measurement are alike, so shares stay even."""
-        median = _median(list(self.like or self.rates.values()))
+        middle = median(list(self.like or self.rates.values()))
         noise = BUSY_NOISE if self.like else NOISE
         for worker, rates in self.rates.items():
-            ratio = rates.multiply_adds[0] / median.multiply_adds[0]
+            ratio = rates.multiply_adds[0] / middle.multiply_adds[0]
             if 1 / noise <= ratio <= noise:
-                self.rates[worker] = median
+                self.rates[worker] = middle
 
     def _reach(self) -> None:
         """Latency, the coordinator's own time and the link: what a shard takes beyond its time in the engine."""
@@ -159,36 +185,44 @@ class _Bench:
             reports = self._run(_NOTHING, self.workers)
             busy = min(busy, time.perf_counter() - start)
             for r in reports:
+                self._nothing[r.worker] = min(self._nothing[r.worker], r.compute_seconds)
                 beyond[r.worker] = min(beyond[r.worker], r.seconds - r.compute_seconds)
         one = min(beyond.values())
         carrying = min(
             r.seconds - r.compute_seconds for _ in range(2 * REPEATS) for r in self._run(_COPY, self.workers[:1])
         )
-        # where arrays are seen in place, carrying them is within the noise of a call
-        moved = _bytes(_problem(*_COPY))
-        link = moved / (carrying - one) if carrying > 4 * one + 2e-4 else float("inf")
+        in_place = self.executor.computes_here > 0  # threads of this process see the arrays of requests
+        link = float("inf") if in_place else _bytes(_problem(*_COPY)) / max(IN_NOISE, carrying - one)
         for worker, latency in beyond.items():
             each = max(1e-6, (busy - one) / len(self.workers))
             self._update(worker, latency=max(1e-6, latency), dispatch=each, link=link)
 
-    def _class(self, k: int, small: "_Sizes", large: "_Sizes") -> None:
+    def _class(self, k: int, small: "_Sizes", large: "_Sizes", filling: "_Sizes") -> None:
         """Rate and overhead of a class, from the difference between two sizes."""
         one, two = self._fastest(small, self.workers), self._fastest(large, self.workers)
-        if any(report.improving for report in (*one.values(), *two.values())):
+        if k == 0:
+            self._unfilled = [worker for worker, report in two.items() if report.compute_seconds < FILLED]
+        complete = min(len(one), len(two)) == len(self.workers)
+        if not complete or any(report.improving for report in (*one.values(), *two.values())):
             self.unknown.add(k)
             return
-        few, many = (cost.multiply_adds(_problem(*s).geometry) for s in (small, large))
-        moved_few, moved_many = _bytes(_problem(*small)), _bytes(_problem(*large))
+        three = self._fastest(filling, self._unfilled) if self._unfilled else {}
+        if len(three) < len(self._unfilled) or any(report.improving for report in three.values()):
+            self.unknown.add(k)
+            return
         for worker, rates in self.rates.items():
-            if worker not in one or worker not in two:
-                continue
-            quick, slow = one[worker].compute_seconds, two[worker].compute_seconds
-            # what fits a cache moves faster than the copy did, so at least half the time counts as computing
-            computing = max(0.5 * slow, slow - quick - (moved_many - moved_few) / rates.memory)
+            sizes, more = (filling, three) if worker in three else (large, two)
+            few, many = (cost.multiply_adds(_problem(*s).geometry) for s in (small, sizes))
+            moved_few, moved_many = _bytes(_problem(*small)), _bytes(_problem(*sizes))
+            quick, slow = one[worker].compute_seconds, more[worker].compute_seconds
+            # what fits a cache moves faster than the copy did, so at least half the time counts as computing;
+            # what fills a GPU fits none
+            least = 0.1 if worker in three else 0.5
+            computing = max(least * slow, slow - quick - (moved_many - moved_few) / rates.memory)
             rate = (many - few) / computing
             overhead = max(0.0, one[worker].compute_seconds - few / rate)
             if worker == self.workers[0]:
-                self._grown[k] = slow - quick
+                self._grown[k] = _Grown(small, sizes, slow - quick)
             self._update(
                 worker,
                 multiply_adds=_with(rates.multiply_adds, k, rate),
@@ -204,32 +238,36 @@ class _Bench:
         if len(self.workers) == 1:
             return
         slower = []
-        for k, together in self._grown.items():
-            alone = self._growth(k, self.workers[:1])
-            if alone is not None and alone > 0 and together > 0:
-                slower.append(math.log(max(1.0, together / alone)))
+        for grown in self._grown.values():
+            alone = self._growth(grown, self.workers[:1])
+            if alone is not None and alone > 0 and grown.seconds > 0:
+                slower.append(math.log(max(1.0, grown.seconds / alone)))
         if not slower:
             return
         factor = math.exp(statistics.median(slower))  # a class whose runs were all disturbed does not count
         for worker, rates in list(self.rates.items()):
             self.rates[worker] = replace(rates.faster(factor), crowding=factor - 1)
 
-    def _growth(self, k: int, workers: Sequence[str]) -> float | None:
-        """Seconds by which the first of the workers takes longer for a class's larger size."""
-        quick, slow = (self._fastest(sizes, workers).get(self.workers[0]) for sizes in _SIZES[CLASSES[k]])
+    def _growth(self, grown: "_Grown", workers: Sequence[str]) -> float | None:
+        """Seconds by which the first of the workers takes longer for the larger size."""
+        quick, slow = (self._fastest(size, workers).get(self.workers[0]) for size in (grown.small, grown.large))
         return None if quick is None or slow is None else slow.compute_seconds - quick.compute_seconds
 
     def _fastest(self, sizes: "_Sizes", workers: Sequence[str]) -> Mapping[str, ShardReport]:
+        """The fastest report of each worker; none if the time is up and its runs are long."""
         best: dict[str, ShardReport] = {}
         for run in range(REPEATS):
-            first = run == 0
+            start = time.monotonic()
             for report in self._run(sizes, workers):
                 if report.improving:  # by another algorithm than later requests get
                     return {report.worker: report}
                 if report.worker not in best or report.compute_seconds < best[report.worker].compute_seconds:
                     best[report.worker] = report
-            if time.monotonic() > self.limit:
-                return {} if first else best  # the first run finds nothing in the caches
+            now = time.monotonic()
+            if now > self.limit and now - start > COMPILED:
+                return {}
+            if now > self.limit and run > 0:  # the first run finds nothing in the caches
+                break
         return best
 
     def _run(self, sizes: "_Sizes", workers: Sequence[str]) -> list[ShardReport]:
@@ -237,8 +275,10 @@ class _Bench:
             raise _DisturbedError
         problem = _problem(*sizes)
         g = problem.geometry
-        rng = np.random.default_rng(0)
-        x, w = (rng.standard_normal(shape, dtype=np.float32) for shape in (g.input_shape, g.weight_shape))
+        if problem not in self._arrays:
+            some = np.random.default_rng(0).standard_normal(2**16, dtype=F32)
+            self._arrays[problem] = np.resize(some, g.input_shape), np.resize(some, g.weight_shape)
+        x, w = self._arrays[problem]
         tasks = [
             Task(i, worker, (Stage(problem, w),), x, np.empty(g.output_shape, dtype=F32))
             for i, worker in enumerate(workers)
@@ -257,25 +297,20 @@ class _Bench:
 _Sizes = tuple[tuple[int, ...], tuple[int, ...], ConvSpec]
 
 
+class _Grown(NamedTuple):
+    """Two sizes of a class, and the seconds by which the larger one took longer."""
+
+    small: _Sizes
+    large: _Sizes
+    seconds: float
+
+
 def _problem(x: tuple[int, ...], w: tuple[int, ...], spec: ConvSpec) -> Problem:
     return Problem(resolve(spec, x, w), types_of(F32, F32))
 
 
 def _bytes(problem: Problem) -> int:
     return cost.bytes_in(problem.geometry, problem.types) + cost.bytes_out(problem.geometry, problem.types)
-
-
-def _median(rates: Sequence[Rates]) -> Rates:
-    """Each number's median over the workers."""
-    numbers = {
-        name: float(np.median([getattr(r, name) for r in rates]))
-        for name in ("memory", "link", "latency", "dispatch", "crowding")
-    }
-    lists = {
-        name: tuple(float(m) for m in np.median([getattr(r, name) for r in rates], axis=0))
-        for name in ("multiply_adds", "overhead")
-    }
-    return Rates(**lists, **numbers)  # type: ignore[arg-type]
 
 
 def _with(values: tuple[float, ...], k: int, value: float) -> tuple[float, ...]:

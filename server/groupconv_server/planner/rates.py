@@ -8,8 +8,11 @@ The classes are convolutions that engines treat alike. `planner.calibrate` measu
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
+
+import numpy as np
 
 from groupconv.convolution import cost
 from groupconv.convolution.geometry import Geometry
@@ -97,3 +100,16 @@ class Rates:
     def crowded(self, busy: int, workers: int) -> float:
         """The factor by which a shard takes longer while `busy` of `workers` compute."""
         return 1 + self.crowding * (busy - 1) / (workers - 1) if workers > 1 else 1.0
+
+
+def median(rates: Sequence[Rates]) -> Rates:
+    """Each number's median over the workers."""
+    numbers = {
+        name: float(np.median([getattr(r, name) for r in rates]))
+        for name in ("memory", "link", "latency", "dispatch", "crowding")
+    }
+    lists = {
+        name: tuple(float(m) for m in np.median([getattr(r, name) for r in rates], axis=0))
+        for name in ("multiply_adds", "overhead")
+    }
+    return Rates(**lists, **numbers)  # type: ignore[arg-type]

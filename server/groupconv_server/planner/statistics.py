@@ -146,12 +146,6 @@ class Statistics:
             self._histories.clear()
             self.version += 1
 
-    def assume_defaults(self) -> None:
-        """Judge what was not measured by the rates that it has."""
-        with self._lock:
-            self.unknown = frozenset()
-            self.version += 1
-
     def can_judge(self, problems: Iterable[Problem]) -> bool:
         """Whether the classes of all these problems were measured."""
         return not self.unknown or all(class_of(problem.geometry) not in self.unknown for problem in problems)

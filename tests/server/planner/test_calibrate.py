@@ -1,8 +1,10 @@
 """Measuring the workers."""
 
 import numpy as np
+import pytest
 
 from groupconv import ConvSpec, resolve
+from groupconv.convolution import cost
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.report import ShardReport
 from groupconv_server.executors import create_executor
@@ -38,6 +40,8 @@ def test_workers_that_cannot_be_measured_get_default_rates():
     from groupconv.errors import UnavailableError
 
     class Broken:
+        computes_here = 0
+
         def workers(self):
             return ("w0",)
 
@@ -54,6 +58,7 @@ def test_a_class_whose_kernels_are_compiled_meanwhile_is_not_known_and_not_cut(m
         """Two workers that have a better algorithm for depthwise kernels on its way."""
 
         improving = True
+        computes_here = 0
 
         def workers(self):
             return ("w0", "w1")
@@ -87,10 +92,59 @@ def test_a_class_whose_kernels_are_compiled_meanwhile_is_not_known_and_not_cut(m
     assert (shards(depthwise), shards(dense)) == (2, 2)
 
 
-def test_what_never_can_be_measured_is_judged_by_default_rates():
+class Simulated:
+    """Workers that take as long as their rates say; their link carries what shards weigh."""
+
+    computes_here = 0
+
+    def __init__(self, rates, workers=2):
+        self.rates, self.ran = rates, []
+        self._names = tuple(f"w{i}" for i in range(workers))
+
+    def workers(self):
+        return self._names
+
+    def run(self, tasks, *, job=None, among=1):
+        found = []
+        for task in tasks:
+            problem = task.stages[0].problem
+            compute = self.rates.compute_seconds(problem)
+            moved = cost.bytes_in(problem.geometry, problem.types) + cost.bytes_out(problem.geometry, problem.types)
+            carried = self.rates.latency + moved / self.rates.link
+            self.ran.append(problem)
+            found.append((ShardReport(task.index, task.worker, "any", compute + carried, compute),))
+        return found
+
+
+@pytest.mark.parametrize("link", [13e9, float("inf")])
+def test_a_gpu_is_measured_with_work_that_fills_it(monkeypatch, link):
+    monkeypatch.setattr("groupconv_server.planner.calibrate.BUDGET", 1e9)
+    gpu = Rates((2e13, 2e13, 1e13, 2e12, 5e12), (5e-5,) * 5, memory=2.5e10, link=link, latency=2e-4)
+    executor = Simulated(gpu)
+    rates, unknown, _ = calibrate(executor)
+    assert not unknown
+    assert max(cost.multiply_adds(p.geometry) for p in executor.ran) > 10**9
+    for found in rates.values():
+        assert found.link < float("inf")  # it carries something, at whatever speed
+        assert found.link == pytest.approx(link, rel=0.01) or link == float("inf")
+        assert 0.5 * gpu.memory < found.memory <= gpu.memory
+        for p in executor.ran:  # where copies hide what is computed, only the sum can be known
+            assert found.compute_seconds(p) == pytest.approx(gpu.compute_seconds(p), rel=0.25)
+
+
+def test_a_core_is_not_given_the_work_of_a_gpu(monkeypatch):
+    monkeypatch.setattr("groupconv_server.planner.calibrate.BUDGET", 1e9)
+    executor = Simulated(Rates())
+    calibrate(executor)
+    assert max(cost.multiply_adds(p.geometry) for p in executor.ran) < 10**8
+
+
+def test_what_there_was_no_time_to_measure_is_not_cut(monkeypatch):
+    monkeypatch.setattr("groupconv_server.planner.calibrate.BUDGET", 0.0)
+    rates, unknown, _ = calibrate(Simulated(Rates()))
+    assert unknown == frozenset(range(len(CLASSES)))
     statistics = Statistics()
-    statistics.calibrated({}, frozenset({0}))
+    statistics.calibrated(dict.fromkeys(rates, SLOW), unknown)
     dense = problem(x=(1, 64, 112, 112), w=(64, 64, 3, 3), padding=1)
-    assert not statistics.can_judge([dense])
-    statistics.assume_defaults()
-    assert statistics.can_judge([dense])
+    (chain,) = Planner(statistics).plan((dense,), tuple(rates))
+    assert len(chain.workers) == 1
