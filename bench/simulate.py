@@ -16,6 +16,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h200
 import numpy as np
@@ -23,6 +24,7 @@ import numpy as np
 from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.steps import Step
+from groupconv.pictures import LINES, figure, plain, save
 from groupconv.text import milliseconds, table
 from groupconv_server.coordinator.dispatch import dispatch
 from groupconv_server.coordinator.routes import routes_of
@@ -280,20 +282,22 @@ def report(cluster: str, results: dict[str, list[Point]]) -> None:
 
 def plot(results: Results, path: Path) -> None:
     """Throughput, efficiency and the coordinator's time per shard against the number of workers, for each cluster."""
-    import matplotlib as mpl
+    save(draw(results), path)
 
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(len(results), 3, figsize=(13, 3.6 * len(results)), layout="constrained")
+def draw(results: Results) -> Any:
+    """The picture as a matplotlib figure."""
+    made = figure(13, 3.6 * len(results) + 0.5)
+    axes = made.subplots(len(results), 3, squeeze=False)
     for row, (cluster, loads_of) in zip(axes, results.items(), strict=True):
-        for name, points in loads_of.items():
+        for (name, points), (color, _, marker) in zip(loads_of.items(), LINES, strict=False):
             x = [p.workers for p in points]
             one = points[0]
-            (line,) = row[0].loglog(x, [one.whole / p.between for p in points], marker=".", label=name)
-            row[0].loglog(x, [one.whole / p.whole for p in points], linestyle="--", color=line.get_color())
-            row[1].semilogx(x, [100 * one.seconds / p.seconds / p.workers for p in points], marker=".", label=name)
-            row[2].semilogx(x, [1e6 * p.coordinator for p in points], marker=".", label=name)
+            style = {"color": color, "marker": marker, "markersize": 4}
+            row[0].loglog(x, [one.whole / p.between for p in points], label=name, **style)
+            row[0].loglog(x, [one.whole / p.whole for p in points], linestyle="--", **style)
+            row[1].semilogx(x, [100 * one.seconds / p.seconds / p.workers for p in points], **style)
+            row[2].semilogx(x, [1e6 * p.coordinator for p in points], **style)
         row[0].loglog(x, x, color="grey", linestyle=":", label="ideal")
         row[2].set_ylim(bottom=0)
         titles = (
@@ -304,9 +308,12 @@ def plot(results: Results, path: Path) -> None:
         for axis, title in zip(row, titles, strict=True):
             axis.set_title(title, fontsize=9, loc="left")
             axis.set_xlabel("workers", fontsize=8)
+            axis.set_xlim(1, max(x))
             axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=8)
-    figure.savefig(path, dpi=80)
+            plain(axis.yaxis)
+            axis.xaxis.set_major_formatter("{x:,.0f}")
+    made.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return made
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 import groupconv
 from groupconv import ConvSpec, Step
+from groupconv.convolution.html import step_picture
 from groupconv_server.config import Config
 from groupconv_server.server import Server
 
@@ -42,6 +43,16 @@ def test_a_plan(client):
     (picture,) = page.iter(f"{svg}svg")
     assert len(list(picture.iter(f"{svg}rect"))) == len(plan.steps[0].shards)
     assert len(list(page.iter("tr"))) == 1 + len(plan.steps[0].shards)
+
+
+def test_workers_beyond_the_colors_are_hatched():
+    shards = [(i, f"w{i}", ((0, 1), (0, 8), (i, i + 1))) for i in range(9)]
+    page = parsed(step_picture("grouped", (1, 8, 9), shards))
+    svg = "{http://www.w3.org/2000/svg}"
+    fills = [r.get("fill") for r in page.iter(f"{svg}rect")]
+    assert len(set(fills[:7])) == 7
+    assert fills[7:] == fills[:2]
+    assert len([p for p in page.iter(f"{svg}path") if p.get("fill") == "url(#turned-45)"]) == 2
 
 
 def test_a_result(client):

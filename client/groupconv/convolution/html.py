@@ -3,9 +3,8 @@
 import html
 from collections.abc import Sequence
 
-COLORS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00", "#BBBBBB")
-"""Okabe and Ito's palette, which people with color blindness can tell apart, and gray. Workers beyond repeat it."""
-DARK = frozenset({"#0072B2", "#D55E00"})
+from groupconv.pictures import HATCHES, look
+
 WIDTH, HEIGHT = 480, 160
 """Size of a picture in pixels."""
 
@@ -34,7 +33,7 @@ def svg_tiles(title: str, across: str, down: str, tiles: Sequence[tuple[str, str
         title: for screen readers.
         across: label of the horizontal axis.
         down: label of the vertical axis; "" has none.
-        tiles: label, worker and box of each. Tiles of one worker have one color.
+        tiles: label, worker and box of each. Tiles of one worker look alike (`groupconv.pictures.look`).
     """
     workers = list(dict.fromkeys(worker for _, worker, _ in tiles))
     parts = []
@@ -43,13 +42,19 @@ def svg_tiles(title: str, across: str, down: str, tiles: Sequence[tuple[str, str
         f'font-family="sans-serif" font-size="12"><title>{html.escape(title)}</title>'
     )
     for label, worker, (x, y, width, height) in tiles:
-        color = COLORS[workers.index(worker) % len(COLORS)]
+        color, hatch, ink = look(workers.index(worker))
         left, top, wide, high = 20 + x * WIDTH, y * HEIGHT, width * WIDTH, height * HEIGHT
         parts.append(
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{high:.1f}" fill="{color}" stroke="black"/>'
         )
+        if hatch:
+            turn = 45 * HATCHES.index(hatch)
+            parts.append(
+                f'<pattern id="turned-{turn}" width="6" height="6" patternUnits="userSpaceOnUse" '
+                f'patternTransform="rotate({turn})"><path d="M0 0V6" stroke="black"/></pattern>'
+                f'<path d="M{left:.1f} {top:.1f}h{wide:.1f}v{high:.1f}h-{wide:.1f}z" fill="url(#turned-{turn})"/>'
+            )
         if wide >= 8 * len(label) and high >= 14:  # a label that does not fit is left out: the table has it
-            ink = "white" if color in DARK else "black"
             parts.append(
                 f'<text x="{left + wide / 2:.1f}" y="{top + high / 2 + 4:.1f}" text-anchor="middle" fill="{ink}">'
                 f"{html.escape(label)}</text>"

@@ -5,12 +5,15 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from groupconv.convolution.html import html_table, step_picture
+from groupconv.convolution.plan_picture import draw
 from groupconv.convolution.shards import Alternative, Range, Shape, Shard, StepPlan
 from groupconv.convolution.totals import Window, field_of, stride_of, words
 from groupconv.moved import moved_names
+from groupconv.pictures import picture_path, save
 from groupconv.text import counted, human_bytes, milliseconds, table
 
 __all__ = ["Alternative", "Plan", "Range", "Shard", "StepPlan"]
@@ -95,6 +98,18 @@ class Plan:
             f"<p>{'<br>'.join(map(html.escape, _headings(i, step)))}</p>{picture_of(step)}{html_of(_rows(step), step)}"
             for i, step in enumerate(self.steps)
         )
+
+    def picture(self, path: str | Path) -> None:
+        """Draw the plan: the input, kernel and output of each step, in tiles with the color and name of their worker.
+
+        Args:
+            path: of the picture, .png, .svg or .pdf.
+
+        Raises:
+            InvalidArgumentError: another suffix.
+            FailedPreconditionError: matplotlib is not installed (`pip install 'groupconv[pictures]'`).
+        """
+        save(draw(self.steps, self.workers), picture_path("path", path))
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as numbers, strings, lists and dicts, for JSON; a range is [start, stop]."""

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from groupconv.errors import InvalidArgumentError
+from groupconv.pictures import picture_path, save
 from groupconv_server.layers.catalogue import CatalogueLayer, catalogue, read_layers
 
 HELP = "Measure this machine."
@@ -27,13 +28,15 @@ def engine(
     runs: Annotated[int, typer.Option(help="Timed runs of each contender.", min=3)] = 30,
     simd: Annotated[str, typer.Option(help="Hold the engine and its peers to these instructions: avx2.")] = "",
     json: Annotated[Path | None, typer.Option(help="Write the rows here as JSON.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the roofline here as PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the roofline: .png, .svg or .pdf.")] = None,
 ) -> None:
     """Compare the cpu engine, resident and one-shot, with torch, onnxruntime and NumPy patches."""
     from groupconv_server.measure import engine as measure
     from groupconv_server.measure import peers, report
     from groupconv_worker.cpu.kernels.target import is_restricted, target
 
+    if plot is not None:
+        picture_path("--plot", plot)
     chosen = select(layers, rows)
     counts = [int(count) for count in threads.split(",") if count.strip().isdecimal() and int(count)]
     if not counts:
@@ -56,7 +59,7 @@ def engine(
     if json is not None:
         report.write_json(json, found)
     if plot is not None:
-        report.draw_roofline(plot, found, peaks)
+        save(report.draw_roofline(found, peaks), plot)
 
 
 COMMANDS = (("engine", engine, EXAMPLES),)

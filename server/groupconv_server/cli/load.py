@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from groupconv.errors import FailedPreconditionError
+from groupconv.pictures import picture_path
 from groupconv.text import table
 from groupconv_server.cli.connection import Endpoint
 
@@ -67,6 +68,8 @@ def command(
     from groupconv_server.load.plot import plot as draw
     from groupconv_server.load.profile import Profile, read_profile
 
+    if plot:
+        picture_path("--plot", plot)
     base = read_profile(profile) if profile else Profile.model_validate({"verify": 1, "mix": [{"layer": layer}]})
     given = {"users": clients, "seconds": seconds, "rate": rate, "verify": verify}
     wanted = base.model_copy(update={key: value for key, value in given.items() if value is not None})

@@ -14,7 +14,8 @@ from groupconv.convolution.cuts import cut_name
 from groupconv.convolution.dtypes import DTYPES, types_of
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.steps import geometries
-from groupconv.errors import FailedPreconditionError, InvalidArgumentError
+from groupconv.errors import InvalidArgumentError
+from groupconv.pictures import picture_path
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import MathOption, TimeoutOption, integers, with_precision
 from groupconv_server.layers.catalogue import layer_named
@@ -64,12 +65,12 @@ def command(
         float | None, typer.Option(min=1, help="Bytes per second to a worker, with --workers or --speeds.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
-    picture: Annotated[Path | None, typer.Option(help="Draw the plan: a .png or .svg file.", dir_okay=False)] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the plan: .png, .svg or .pdf.", dir_okay=False)] = None,
     timeout: TimeoutOption = 10.0,
 ) -> None:
     """Show how a convolution would be cut: its shards, their predicted times, what else was considered, why."""
-    if picture is not None and picture.suffix not in (".png", ".svg"):
-        raise InvalidArgumentError("--picture", "a .png or .svg file", picture.name)
+    if picture is not None:
+        picture_path("--picture", picture)
     if layer:
         x, kernels, specs = _layers(layer, batch)
     elif input_shape is None or kernel_shape is None:
@@ -96,7 +97,8 @@ def command(
         )
     typer.echo(json.dumps(plan.as_dict(), ensure_ascii=False) if as_json else plan.explain())
     if picture is not None:
-        _draw(plan, picture)
+        plan.picture(picture)
+        typer.echo(f"drawn: {picture}", err=True)
 
 
 def _layers(names: Sequence[str], batch: int | None) -> Shapes:
@@ -125,16 +127,6 @@ def _imagined(
     statistics = Statistics()
     statistics.calibrated({name: rates.faster(speed) for name, speed in zip(names, speeds, strict=True)})
     return request_plan(Planner(statistics).plan(tuple(problems), names, reordering=allow_reordering, cut=cut))
-
-
-def _draw(plan: Plan, path: Path) -> None:
-    from groupconv_server.planner.picture import draw
-
-    try:
-        draw(plan, path)
-    except ModuleNotFoundError:
-        raise FailedPreconditionError("a picture needs matplotlib: pip install 'groupconv[demo]'") from None
-    typer.echo(f"drawn: {path}", err=True)
 
 
 def _numbers(option: str, text: str) -> list[float]:

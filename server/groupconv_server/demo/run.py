@@ -14,6 +14,7 @@ from rich.table import Table
 import groupconv
 from groupconv.convolution.steps import Array
 from groupconv.errors import FailedPreconditionError
+from groupconv.pictures import save
 from groupconv_server import files
 from groupconv_server.config import Config
 from groupconv_server.demo.cases import alexnet_cases, photo_cases
@@ -51,7 +52,7 @@ def run_demo(
                 verdicts.append(judge(case, result, time.perf_counter() - start))
             plan = client.plan((1, 96, 27, 27), (256, 48, 5, 5), groupconv.ConvSpec(padding=2, groups=2))
         show("drawing the contact sheet")
-        draw(output, picture, verdicts)
+        save(draw(picture, verdicts), output)
         show("done")
     _print(verdicts, plan.explain(), output)
     return all(v.passed for v in verdicts)

@@ -1,38 +1,51 @@
 """The contact sheet: the input and all outputs in one picture."""
 
 import math
+import textwrap
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from groupconv.convolution.steps import Array
+from groupconv.pictures import LINES, figure, plain
 from groupconv_server.demo.check import Verdict
 
+COLUMNS = 6
 
-def draw(path: Path, photo: Array, verdicts: Sequence[Verdict]) -> None:
-    """Save a PNG of the photograph (1, 3, H, W) and a tile for each verdict, with its shape and error."""
-    import matplotlib as mpl
 
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    tiles = [("the photograph", picture(photo), "")]
+def draw(photo: Array, verdicts: Sequence[Verdict]) -> Any:
+    """A matplotlib figure: the photograph (1, 3, H, W) and a tile for each verdict, with its shape and error."""
+    tiles = [("the photograph", photo, "")]
     for v in verdicts:
         shape = "×".join(map(str, v.result.output.shape[1:]))
         mark = "" if v.passed else "  FAILED"
-        tiles.append((v.case.name, picture(v.result.output), f"{shape}, error {v.error:.0e}{mark}"))
-    columns = 6
-    rows = math.ceil(len(tiles) / columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * 2.5, rows * 2.9), layout="constrained")
-    for axis in axes.flat:
+        tiles.append((v.case.name, v.result.output, f"{shape}, error {v.error:.0e}{mark}"))
+    rows = math.ceil(len(tiles) / COLUMNS)
+    made = figure(COLUMNS * 2.5, rows * 2.9)
+    axes = made.subplots(rows, COLUMNS, squeeze=False)
+    for axis in axes.flat[len(tiles) :]:
         axis.axis("off")
-    for axis, (title, pixels, note) in zip(axes.flat, tiles, strict=False):
-        axis.imshow(pixels, aspect="auto" if pixels.shape[0] < 50 else "equal")
-        axis.set_title(f"{title}\n{note}", fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    for axis, (title, y, note) in zip(axes.flat, tiles, strict=False):
+        axis.set_title("\n".join([*textwrap.wrap(title, 34), note]), fontsize=7)
+        if y.ndim == 3:
+            _signal(axis, y[0])
+        else:
+            axis.axis("off")
+            axis.imshow(picture(y))
+    return made
+
+
+def _signal(axis: Any, y: Array) -> None:
+    """Values over positions of the first channels of a signal (C, L)."""
+    for channel, (color, style, _) in zip(y[: len(LINES)].astype(np.float32), LINES, strict=False):
+        axis.plot(channel, color=color, linestyle=style, linewidth=1)
+    axis.set_xlim(0, y.shape[-1])
+    axis.set_xticks([0, y.shape[-1]])
+    axis.set_xlabel("position", fontsize=7, labelpad=-6)
+    axis.tick_params(labelsize=6)
+    axis.locator_params(axis="y", nbins=3)
+    plain(axis.yaxis)
 
 
 def picture(y: Array) -> Array:
@@ -43,8 +56,6 @@ def picture(y: Array) -> Array:
         (12, 15, 3)
     """
     y = y[0].astype(np.float32)
-    if y.ndim == 2:  # a signal is stretched to a band
-        y = np.repeat(y[:, None], 40, axis=1)
     if y.ndim == 4:  # of a volume, the middle plane
         y = y[:, y.shape[1] // 2]
     low, high = (float(e) for e in np.percentile(y, (1, 99)))

@@ -1,51 +1,101 @@
 """A picture of a load: throughput and latency over time, latency of each case, and the server's memory."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from groupconv.pictures import COLORS, LINES, figure, label_ends, plain, save
 from groupconv_server.load.outcome import LoadOutcome
+
+QUANTILES = (50, 95, 99)
 
 
 def plot(outcome: LoadOutcome, path: Path, *, title: str) -> None:
-    """Save the picture, in the format of the path's suffix."""
-    from matplotlib.figure import Figure
+    """Save the picture, in the format of the path's suffix (.png, .svg, .pdf)."""
+    save(draw(outcome, title), path)
 
+
+def draw(outcome: LoadOutcome, title: str) -> Any:
+    """The picture as a matplotlib figure."""
     panels = 3 + bool(outcome.memory)
-    figure = Figure(figsize=(9, 2.6 * panels), layout="constrained")
-    axes = figure.subplots(panels)
-    figure.suptitle(title)
+    rows = max(1.2, 0.35 * len(outcome.cases))
+    made = figure(9, 2.4 * (panels - 1) + rows + 1.0)
+    made.suptitle(title, x=0.01, ha="left", fontsize=11)
+    axes = made.subplots(panels, height_ratios=[2, 2, rows, *[2] * bool(outcome.memory)])
     ended = np.array([s.ended - outcome.start for s in outcome.samples])
     right = np.array([s.right for s in outcome.samples], dtype=bool)
     ms = np.array([s.seconds for s in outcome.samples]) * 1e3
     step = max(1.0, outcome.elapsed / 60)
     edges = np.arange(0, outcome.elapsed + step, step)
-    middles = (edges[:-1] + edges[1:]) / 2
 
-    rates = axes[0]
-    rates.stairs(np.histogram(ended[right], edges)[0] / step, edges, fill=True, alpha=0.6, label="right")
-    if not right.all():
-        rates.stairs(np.histogram(ended[~right], edges)[0] / step, edges, fill=True, color="C3", label="errors")
-    rates.set(ylabel="requests/s", xlim=(0, outcome.elapsed))
-    rates.legend(loc="lower right")
-
-    times = axes[1]
-    bins = np.digitize(ended, edges) - 1
-    for q in (50, 95, 99):
-        line = [np.percentile(of, q) if (of := ms[right & (bins == i)]).size else np.nan for i in range(len(middles))]
-        times.plot(middles, line, label=f"p{q}")
-    times.set(ylabel="latency, ms", xlabel="seconds", xlim=(0, outcome.elapsed), yscale="log")
-    times.legend(loc="lower right", ncols=3)
-
-    cases = axes[2]
-    for i, name in enumerate(outcome.cases):
-        own = np.sort(outcome.seconds(i)) * 1e3
-        cases.plot(own, np.linspace(0, 100, own.size), label=name)
-    cases.set(xlabel="latency, ms", ylabel="% of answers", xscale="log")
-    cases.legend(fontsize="x-small")
-
+    _rates(axes[0], np.histogram(ended[right], edges)[0] / step, np.histogram(ended[~right], edges)[0] / step, edges)
+    _cases(axes[2], outcome)
     if outcome.memory:
         at, size = np.array(outcome.memory).T
-        axes[3].plot(at, size / 2**20)
-        axes[3].set(xlabel="seconds", ylabel="server memory, MiB", xlim=(0, outcome.elapsed), ylim=(0, None))
-    figure.savefig(path, dpi=110)
+        axes[3].plot(at, size / 2**20, color=LINES[0][0])
+        axes[3].set(
+            xlabel="seconds",
+            ylabel="server memory, MiB",
+            xlim=(0, outcome.elapsed),
+            ylim=(0, 1.1 * np.nanmax(size) / 2**20),
+        )
+        plain(axes[3].yaxis)
+        plain(axes[3].xaxis)
+    lines = _latencies(axes[1], ms[right], np.digitize(ended[right], edges) - 1, edges)
+    for axis in axes[:2]:
+        axis.set(xlabel="seconds", xlim=(0, outcome.elapsed))
+        plain(axis.xaxis)
+    label_ends(axes[1], lines)
+    return made
+
+
+def _rates(axes: Any, right: Any, wrong: Any, edges: Any) -> None:
+    axes.stairs(right, edges, fill=True, facecolor=COLORS[0], edgecolor="black", label="right answers")
+    if wrong.any():
+        axes.stairs(
+            right + wrong,
+            edges,
+            baseline=right,
+            fill=True,
+            facecolor=COLORS[6],
+            hatch="xxx",
+            edgecolor="black",
+            label="errors and wrong answers",
+        )
+    axes.set(ylabel="requests/s", ylim=(0, None))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderpad=0, fontsize=9)
+    plain(axes.yaxis)
+
+
+def _latencies(axes: Any, ms: Any, bins: Any, edges: Any) -> list[tuple[float, str, str]]:
+    """Draw the percentiles over time; the end, name and color of each line."""
+    ends = []
+    middles = (edges[:-1] + edges[1:]) / 2
+    for q, (color, style, marker) in zip(QUANTILES, LINES, strict=False):
+        at = [i for i in range(len(middles)) if (bins == i).any()]
+        line = [float(np.percentile(ms[bins == i], q)) for i in at]
+        if line:
+            axes.plot(middles[at], line, color=color, linestyle=style, marker=marker, markersize=4)
+            ends.append((line[-1], f"p{q}", color))
+    axes.set(ylabel="latency, ms", yscale="log")
+    plain(axes.yaxis)
+    return ends
+
+
+def _cases(axes: Any, outcome: LoadOutcome) -> None:
+    """A row for each case: its median and higher percentiles."""
+    names = []
+    for i, name in enumerate(outcome.cases):
+        names.append(name)
+        if outcome.seconds(i).size:
+            values = [outcome.milliseconds(q, i) for q in QUANTILES]
+            axes.plot(values, [i] * len(values), color="black", linewidth=1, zorder=1)
+            for value, q, (color, _, marker) in zip(values, QUANTILES, LINES, strict=False):
+                label = f"p{q}" if not any(h.get_label() == f"p{q}" for h in axes.collections) else None
+                axes.scatter([value], [i], color=color, marker=marker, s=30, zorder=2, label=label)
+    axes.set(xlabel="latency, ms", xscale="log", ylim=(len(names) - 0.5, -0.5))
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    if axes.collections:
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderpad=0, fontsize=9)
+    plain(axes.xaxis)

@@ -4,7 +4,10 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from groupconv.pictures import LINES, figure, label_ends, name_points, plain
+from groupconv.text import counted
 from groupconv_server.measure.engine import Peaks, Row
 
 FOCUS = ("resnext50_", "mobilenet_dw_", "convnext_dw7", "fcn_up_g21", "photo_")
@@ -61,33 +64,31 @@ def write_json(path: Path, rows: Sequence[Row]) -> None:
     path.write_text(json.dumps([row.as_json() for row in rows], indent=1) + "\n")
 
 
-def draw_roofline(path: Path, rows: Sequence[Row], peaks: Sequence[Peaks]) -> None:
-    """Save a PNG: GFLOP/s over FLOP per byte, one point per row, under the roof of each number of threads."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(10, 6.5), layout="constrained")
-    for peak, colour in zip(peaks, ("tab:blue", "tab:orange", "tab:green", "tab:red"), strict=False):
+def draw_roofline(rows: Sequence[Row], peaks: Sequence[Peaks]) -> Any:
+    """A matplotlib figure: GFLOP/s over FLOP per byte, one point per row, under the roof of each number of threads."""
+    made = figure(10, 6.5)
+    axis = made.subplots()
+    roofs = []
+    for peak, (color, style, marker) in zip(peaks, LINES, strict=False):
         mine = [row for row in rows if row.threads == peak.threads]
-        span = [0.3, *(row.intensity for row in mine), peak.gflops / peak.gbytes_per_s, 2000]
-        span.sort()
+        span = sorted([0.3, *(row.intensity for row in mine), peak.gflops / peak.gbytes_per_s, 2000])
         roof = [min(peak.gflops, intensity * peak.gbytes_per_s) for intensity in span]
-        axis.plot(
-            span,
-            roof,
-            color=colour,
-            label=f"{peak.threads} threads: {peak.gflops:.0f} GFLOP/s, {peak.gbytes_per_s:.0f} GB/s",
+        axis.plot(span, roof, color=color, linestyle=style)
+        label = f"{counted(peak.threads, 'thread')}: {peak.gflops:.0f} GFLOP/s, {peak.gbytes_per_s:.0f} GB/s"
+        axis.scatter(
+            [row.intensity for row in mine], [row.gflops for row in mine], color=color, marker=marker, s=24, label=label
         )
-        axis.scatter([row.intensity for row in mine], [row.gflops for row in mine], color=colour, s=18)
-        for row in mine:
-            axis.annotate(row.name, (row.intensity, row.gflops), fontsize=6, xytext=(3, 2), textcoords="offset points")
+        roofs.append((roof[-1], counted(peak.threads, "thread"), color))
     axis.set(
         xscale="log", yscale="log", xlabel="FLOP per byte of input, weights and output", ylabel="GFLOP/s, resident"
     )
-    axis.legend(loc="lower right")
+    axis.set_xlim(0.3, 2000)
     axis.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    made.legend(loc="outside upper left", ncols=2, frameon=False)
+    plain(axis.xaxis)
+    plain(axis.yaxis)
+    label_ends(axis, roofs)
+    left_out = name_points(axis, [(row.intensity, row.gflops, row.name) for row in rows])
+    if left_out:
+        made.supxlabel(f"{counted(left_out, 'name')} had no room: the table has them", x=0.99, ha="right", fontsize=8)
+    return made

@@ -2,7 +2,7 @@
 
 halo: cells that outputs need. cuts, pieces: what a cut is, and its pieces. candidates: the cuts considered.
 rates, model: their predicted times. statistics: measured times. search: the cheapest cut of a chain.
-plan: the plan of a request. describe, reasons, picture: the plan for people. calibrate: measures the workers.
+plan: the plan of a request. describe, reasons: the plan for people. calibrate: measures the workers.
 """
 
 from groupconv_server.planner.cuts import Cut, Piece
