@@ -1,5 +1,6 @@
 """The Kubernetes files: every object is legal, they fit together, and pods get the memory that they may use."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ RAY_AUTOSCALER |= {"securityContext", "env", "envFrom", "volumeMounts"}
 """Fields of autoscalerOptions."""
 
 
+@functools.cache
 def built(folder):
     """The objects of a kustomization, by kind and name."""
     if not shutil.which("kubectl"):
