@@ -16,6 +16,7 @@ class Config:
         host, port: where it listens; port 0 picks a free one.
         executor: "local" or "ray"; None is ray where a cluster's address is given or several GPUs are seen.
         workers, threads, engine, ray_address, placement, hedge: see `create_executor`.
+        spare_workers: see `create_executor`; None is 1 where the server starts Ray itself, else 0.
         concurrency: requests worked on at a time.
         queue: requests that may wait; more are RESOURCE_EXHAUSTED at once.
         queue_bytes: memory of all requests that run or wait: messages, answers and intermediate arrays.
@@ -43,6 +44,7 @@ class Config:
     ray_address: str | None = None
     placement: Placement = field(default_factory=Placement)
     hedge: float | None = None
+    spare_workers: int | None = None
     insecure: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -67,6 +69,10 @@ class Config:
         if self.executor is not None:
             return self.executor
         return "ray" if self.ray_address or _gpu_count() > 1 else "local"
+
+    def spares(self) -> int:
+        """Spare workers of each node: as configured, or 1 on a cluster of this machine, where no other node helps."""
+        return int(self.ray_address is None) if self.spare_workers is None else self.spare_workers
 
 
 def _gpu_count() -> int:

@@ -119,6 +119,7 @@ class Server:
                 capacity=config.layer_bytes,
                 placement=config.placement,
                 hedge=config.hedge,
+                spares=config.spares(),
             )
             undo.callback(self.executor.close)
             self.metrics = Metrics()

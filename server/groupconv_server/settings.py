@@ -75,6 +75,13 @@ class Settings(BaseSettings):
         "Seconds after which a late shard is sent to a second worker too; the first answer counts. Default: never.",
         ge=0.01,
     )
+    spare_workers: int | None = setting(
+        _c.spare_workers,
+        "Ray's workers that have started and wait to replace a lost one, on each node without GPUs. "
+        "Default: 1, or 0 with --ray-address.",
+        ge=0,
+        le=64,
+    )
     insecure: bool = setting(
         _c.insecure, "Listen without TLS where others reach it.", flags=["--insecure"], rich_help_panel=ACCESS
     )

@@ -21,6 +21,7 @@ def create_executor(
     capacity: int = CAPACITY,
     placement: Placement | None = None,
     hedge: float | None = None,
+    spares: int = 0,
 ) -> Executor:
     """The executor called `name`.
 
@@ -33,6 +34,7 @@ def create_executor(
         capacity: bytes of resident layers' weights each worker keeps prepared.
         placement: where Ray's workers go; None spreads them.
         hedge: seconds after which a shard that has not come back from one of Ray's workers is sent to another one too.
+        spares: of Ray's workers, that have started and wait to replace a lost one, on each node without GPUs.
 
     Raises:
         InvalidArgumentError: an unknown name, or an address for the local executor.
@@ -56,5 +58,6 @@ def create_executor(
                 capacity=capacity,
                 placement=placement,
                 hedge=hedge,
+                spares=spares,
             )
     raise InvalidArgumentError("executor", f"one of {', '.join(EXECUTORS)}", name)

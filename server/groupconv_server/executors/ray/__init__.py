@@ -6,6 +6,7 @@ again on another one.
     start.py               starts a cluster of this machine and keeps its head alive, or joins one
     cluster_membership.py  the workers: placed (../placement.py), prepared, watched, drained, started again
     worker_slots.py        one worker
+    spares.py              workers that wait to replace a lost one
     executor.py            what the coordinator sees
     dispatch.py            the shards of one request to workers, and again where one was lost
     calls.py               a shard as a Ray call

@@ -15,13 +15,12 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, UnavailableError
 from groupconv_server.executors.placement import Node, WorkerPlaces
 from groupconv_server.executors.ray.ray_internals import draining_nodes
+from groupconv_server.executors.ray.spares import Spares, start_actor
 from groupconv_server.executors.ray.worker_slots import WorkerSlot, WorkerState
-from groupconv_worker.actor import CONTROL, Worker
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +41,14 @@ class ClusterMembership:
         places: that should have a worker.
         capacity: bytes of resident layers' weights each keeps prepared.
         reach: called with each worker that answers, before it takes shards, to open its lane.
+        spares: started workers that wait to replace a lost one, on each node (spares.py).
     """
 
-    def __init__(self, places: WorkerPlaces, capacity: int, reach: Callable[[WorkerSlot], None]) -> None:
+    def __init__(
+        self, places: WorkerPlaces, capacity: int, reach: Callable[[WorkerSlot], None], spares: int = 0
+    ) -> None:
         self._places, self._capacity, self._reach = places, capacity, reach
+        self.spares = Spares(spares, places.placement, capacity)
         self.slots: list[WorkerSlot] = []
         self._changed = threading.Condition(threading.RLock())
         self._numbers = itertools.count()
@@ -142,6 +145,7 @@ class ClusterMembership:
         for slot in self.slots:
             if slot.actor is not None:
                 ray.kill(slot.actor)
+        self.spares.leave()
         self.slots.clear()
 
     def _watch(self) -> None:
@@ -186,9 +190,12 @@ class ClusterMembership:
             staying, [s.place for s in self.slots if s.state is not WorkerState.DRAINING]
         ):
             slot = WorkerSlot(f"ray-{next(self._numbers)}", place)
-            slot.started(self._actor(slot))
+            slot.started(self._new_actor(slot))
             with self._changed:
                 self.slots.append(slot)
+        self.spares.leave([node.id for node in staying])
+        if all(slot.ready for slot in self.slots):  # workers start before spares
+            self.spares.fill([slot.place for slot in self.slots])
         self._shortage = "; ".join(filter(None, [self._unplaced(staying), self._waiting(alive)]))
 
     def _unplaced(self, nodes: Sequence[Node]) -> str:
@@ -225,26 +232,15 @@ class ClusterMembership:
             self._changed.notify_all()
 
     def _restart(self) -> None:
-        """Start a new actor for each lost worker, after its pause."""
+        """Replace each lost worker by a spare, or start a new actor, after its pause."""
         for slot in self.slots:
             if slot.due:
                 ray.kill(slot.actor)  # an actor that is out of reach must free its resources
-                slot.started(self._actor(slot))
+                spare = self.spares.take(slot.place)
+                slot.started(self._new_actor(slot) if spare is None else spare)
 
-    def _actor(self, slot: WorkerSlot) -> Any:
-        place, placement = slot.place, self._places.placement
-        return (
-            ray.remote(concurrency_groups={CONTROL: 1})(Worker)
-            .options(
-                num_cpus=place.cpus,
-                num_gpus=place.gpus,
-                resources=dict(placement.resources),
-                max_restarts=0,  # this class starts a new actor, after a pause if the last one ran nothing
-                max_task_retries=0,  # `Dispatch` sends a lost shard to another worker
-                scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
-            )
-            .remote(place.engine, place.threads, self._capacity, place.gpus if place.gpus < 1 else None)
-        )
+    def _new_actor(self, slot: WorkerSlot) -> Any:
+        return start_actor(slot.place, self._places.placement, self._capacity)
 
     def _admit(self) -> None:
         """Prepare every worker that answers; waits a tick for those that start."""

@@ -40,6 +40,7 @@ class RayExecutor:
         capacity: bytes of resident layers' weights each worker keeps prepared.
         placement: the nodes and GPUs of workers; None spreads them.
         hedge: seconds after which a shard without a result is sent to a second worker, too; None never does.
+        spares: workers that have started and wait to replace a lost one, on each node without GPUs.
 
     Raises:
         InvalidArgumentError, FailedPreconditionError: Ray's token is set but empty.
@@ -62,6 +63,7 @@ class RayExecutor:
         capacity: int = CAPACITY,
         placement: Placement | None = None,
         hedge: float | None = None,
+        spares: int = 0,
     ) -> None:
         check_ray_token()
         self._head: start.Head | None = None
@@ -75,7 +77,7 @@ class RayExecutor:
             start.join(address)
         places = WorkerPlaces(placement or Placement(), workers, threads, engine)
         self.lanes = LaneManager()
-        self.membership = ClusterMembership(places, capacity, self.lanes.open)
+        self.membership = ClusterMembership(places, capacity, self.lanes.open, spares)
         if wait is None:
             wait = math.inf if address else START_TIMEOUT
         try:

@@ -33,17 +33,18 @@ class LaneManager:
         self._key = new_key()
         self._node = ray.get_runtime_context().get_node_id()
         self._members: ClusterMembership | None = None
+        self._limits: dict[str, int] = {}  # by node: it is measured once, as that takes a quarter of a second
         self._next: dict[WorkerSlot, tuple[float, float]] = {}  # time of the next try, and the pause after it
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lanes", daemon=True)
 
     def open(self, slot: WorkerSlot) -> None:
-        """Open the lane of a worker and measure its limit. If that fails, shards go through Ray until the next try."""
+        """Open the lane of a worker. If that fails, shards go through Ray until the next try."""
         actor = slot.actor
         try:
             lane = Lane(ray.get(actor.lane.remote(self._key, self._node), timeout=TIMEOUT), self._key)
             try:
-                lane.limit = lane_benchmark.measure_limit(lane, actor)
+                lane.limit = self._limit(slot, lane)
             except BaseException:
                 lane.close()
                 raise
@@ -55,6 +56,13 @@ class LaneManager:
         self._next.pop(slot, None)
         log.info("worker %s: shards up to %d bytes go by its lane (%s)", slot.id, lane.limit, lane.kind)
         slot.reached(lane, actor)
+
+    def _limit(self, slot: WorkerSlot, lane: Lane) -> int:
+        node = slot.place.node_id
+        if node not in self._limits:
+            self._limits[node] = lane_benchmark.measure_limit(lane, slot.actor)
+            lane.answers()  # leaves an idle connection, which shows when the worker ends
+        return self._limits[node]
 
     def watch(self, members: "ClusterMembership") -> None:
         """From now on, open the missing lanes of ready workers, and report workers that left their lane as lost."""
