@@ -77,6 +77,14 @@ def test_whatever_a_process_writes_comes_as_json(end):
         assert "most recent call first" in text
 
 
+def test_another_command_runs_so_and_its_exit_status_stays():
+    """As deploy/coordinator starts Ray's head."""
+    command = [sys.executable, "-m", "groupconv_server.telemetry.foreign_lines", "sh", "-c", "echo said; exit 3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert [line["event"] for line in parsed(done.stdout, done.stderr)] == ["said"]
+
+
 def test_a_line_that_only_begins_like_json_is_wrapped():
     assert json.loads(as_json('{"event": ', "stdout"))["event"] == '{"event": '
 
