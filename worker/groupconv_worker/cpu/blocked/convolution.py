@@ -30,6 +30,8 @@ from groupconv_worker.cpu.blocked.steps import depthwise_steps, group_steps, ste
 from groupconv_worker.cpu.kernels.layout import spread
 from groupconv_worker.cpu.program import Address, KernelStage
 
+ROWS = (3, 5)
+"""Kernel widths for which a depthwise kernel loads each pixel once for all taps of a row."""
 MOVE = 1.5
 """What a step costs that moves lanes, beside one that broadcasts a pixel."""
 
@@ -117,12 +119,14 @@ def _stage(one: Pass, filters: Array, start: Array, epilogue: Epilogue) -> Kerne
     count = plane.groups * plane.filters
     moves = one.x.pixel > 1 and MOVE * step_count(count, plane.channels, plane.groups, lanes) < _dense_steps(plane)
     if one.x.pixel > 1 and plane.channels == plane.filters == 1:
-        made = depthwise_steps(filters, one.taps(), lanes)
-        function, tables = lanewise.kernel(0), (*made[:3], one.x.plane)
+        by_rows = plane.kernel[1] in ROWS and plane.stride[1] in (1, 2) and plane.dilation[1] == 1
+        made = depthwise_steps(filters, one.tap_rows() if by_rows else one.taps(), lanes)
+        function = lanewise.kernel(0, *((plane.kernel[1], plane.stride[1]) if by_rows else (1, 0)))
+        tables = (*made[:3], one.x.plane)
         weights, tasks = made.weights, vectors
     elif moves:
         made = group_steps(filters, plane.groups, one.taps(), lanes, one.x.plane)
-        function, tables = lanewise.kernel(1), (*made[:3], 0)
+        function, tables = lanewise.kernel(1, 1, 0), (*made[:3], 0)
         weights, tasks = made.weights, vectors
     else:
         runs = _runs(one, filters)

@@ -25,21 +25,21 @@ class Steps(NamedTuple):
     weights: Array
 
 
-def depthwise_steps(filters: Array, taps: list[int], lanes: int) -> Steps:
+def depthwise_steps(filters: Array, offsets: list[int], lanes: int) -> Steps:
     """Steps where each output channel sums the input channel of its own number.
 
     Args:
         filters: (M, 1, K, L).
-        taps: where each tap reads, in elements from the cell of the output.
+        offsets: where each tap reads, in elements from the cell of the output; or each row of taps.
         lanes: channels of a vector.
     """
-    count, vectors = len(taps), -(-len(filters) // lanes)
+    count, vectors = filters[0].size, -(-len(filters) // lanes)
     weights = aligned(vectors * count * lanes)
     packed = np.zeros((vectors * lanes, count), np.float32)
     packed[: len(filters)] = filters.reshape(-1, count)
     weights[:] = packed.reshape(vectors, lanes, count).swapaxes(1, 2).reshape(-1)
-    spans = [(0, count, v * count * lanes) for v in range(vectors)]
-    return Steps(_flat([(tap, 0) for tap in taps]), _flat(spans), np.zeros(1, np.int32), weights)
+    spans = [(0, len(offsets), v * count * lanes) for v in range(vectors)]
+    return Steps(_flat([(offset, 0) for offset in offsets]), _flat(spans), np.zeros(1, np.int32), weights)
 
 
 def group_steps(filters: Array, groups: int, taps: list[int], lanes: int, plane: int) -> Steps:

@@ -6,23 +6,20 @@ from groupconv_worker.cpu.kernels import simd
 
 LANES = simd.lanes(4)
 """Channels of a block: float32 elements of one vector."""
-VECTORS = 2
-"""Vectors of filters of a block."""
-PIXELS = (0, 12, 6) if simd.ACCUMULATORS < 28 else (0, 14, 14)
-"""Most pixels of a block, by its vectors of filters."""
+PIXELS = (0, 12, 6, 4) if simd.ACCUMULATORS < 28 else (0, 14, 14)
+"""Most pixels of a block, by its vectors of filters. Of 16 registers, 12 hold sums; of 32, 28."""
+VECTORS = len(PIXELS) - 1
+"""Vectors of filters of a block, at most."""
 
 
 @njit(inline="always")
-def piece(columns, most, number):
-    """Where block `number` of a row begins, and its pixels: as few blocks as can be, of two sizes that differ by one.
+def cut(columns, most):
+    """As few blocks of a row as can be, of two sizes that differ by one: how many, the larger size, how many of it.
 
     Example:
-        >>> [piece(55, 14, j) for j in range(4)]
-        [(0, 14), (14, 14), (28, 14), (42, 13)]
+        >>> cut(55, 14), cut(9, 8)
+        ((4, 14, 3), (2, 5, 1))
     """
     count = (columns + most - 1) // most
     size = (columns + count - 1) // count
-    whole = columns - count * (size - 1)  # blocks of `size` pixels; the others have one less
-    if number < whole:
-        return number * size, size
-    return whole + number * (size - 1), size - 1
+    return count, size, columns - count * (size - 1)

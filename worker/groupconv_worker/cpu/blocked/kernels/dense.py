@@ -14,8 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.cpu.blocked.kernels.activation import CLIP, activate, clip
-from groupconv_worker.cpu.blocked.kernels.blocks import LANES, PIXELS, VECTORS, piece
-from groupconv_worker.cpu.blocked.kernels.pixels import Pixels
+from groupconv_worker.cpu.blocked.kernels.blocks import LANES, PIXELS, VECTORS, cut
 from groupconv_worker.cpu.kernels.atomic import LOOK, array, job, stopped
 from groupconv_worker.cpu.kernels.forms import form
 from groupconv_worker.cpu.kernels.simd import I64, Simd, i64
@@ -28,7 +27,7 @@ def _block(_context, vectors, pixels, places, runs, first, last, sizes, low, hig
     Args:
         vectors, pixels: of filters and of the row; the code has a case for each.
         places: addresses of the first pixel, the weights, what the sums begin with, the output, and what is
-            added to the sums.
+            added to it: 0 if nothing is, and the sums begin with the same vectors at each pixel.
         runs: address of pairs (offset of x, channels), of which `first` to `last` are summed.
         sizes: elements from vector to vector and from pixel to pixel of what the sums begin with, of the output and of
             the residual, and from pixel to pixel of x.
@@ -70,23 +69,35 @@ class _Block:
         b, s = self.b, self.simd
         cells = [(v, p) for v in range(V) for p in range(P)]
         sums = {cell: cgutils.alloca_once(b, s.type) for cell in cells}
-        for cell, total in sums.items():
-            start = s.load(self._place(self.start, self.start_sizes, *cell))
-            b.store(b.fadd(start, s.load(self._place(self.residual, self.residual_sizes, *cell))), total)
+        with b.if_else(b.icmp_signed("==", b.ptrtoint(self.residual, I64), i64(0))) as (alone, more):
+            with alone:
+                starts = [s.load(self._place(self.start, self.start_sizes, v, 0)) for v in range(V)]
+                for (v, _), total in sums.items():
+                    b.store(starts[v], total)
+            with more:
+                for cell, total in sums.items():
+                    start = s.load(self._place(self.start, self.start_sizes, *cell))
+                    b.store(b.fadd(start, s.load(self._place(self.residual, self.residual_sizes, *cell))), total)
         weights = cgutils.alloca_once(b, self.w.type)
         b.store(self.w, weights)
-        pixels = Pixels(b, self.step, P)
         with cgutils.for_range_slice(b, first, last, i64(1), intp=I64) as (run, _):
             entry = b.gep(runs, [b.mul(run, i64(2))])
-            pixels.start(b.gep(self.x, [b.load(entry)]))
-            with cgutils.for_range(b, b.load(b.gep(entry, [i64(1)])), intp=I64):
+            x = b.gep(self.x, [b.load(entry)])
+            with cgutils.for_range(b, b.load(b.gep(entry, [i64(1)])), intp=I64) as loop:
+                pixel = b.gep(x, [loop.index])
                 w = b.load(weights)
-                vectors = [s.load(b.gep(w, [i64(v * s.lanes)])) for v in range(V)]
-                for p in range(P):
-                    value = s.splat(b.load(pixels.address(p)))
-                    for v, vector in enumerate(vectors):
-                        b.store(s.multiply_add(vector, value, b.load(sums[v, p])), sums[v, p])
-                pixels.advance()
+                if P < V:  # what there are fewer of stays in registers
+                    values = [s.splat(b.load(b.gep(pixel, [b.mul(self.step, i64(p))]))) for p in range(P)]
+                    for v in range(V):
+                        vector = s.load(b.gep(w, [i64(v * s.lanes)]))
+                        for p, value in enumerate(values):
+                            b.store(s.multiply_add(vector, value, b.load(sums[v, p])), sums[v, p])
+                else:
+                    vectors = [s.load(b.gep(w, [i64(v * s.lanes)])) for v in range(V)]
+                    for p in range(P):
+                        value = s.splat(b.load(b.gep(pixel, [b.mul(self.step, i64(p))])))
+                        for v, vector in enumerate(vectors):
+                            b.store(s.multiply_add(vector, value, b.load(sums[v, p])), sums[v, p])
                 b.store(b.gep(w, [i64(V * s.lanes)]), weights)
         low, high = map(s.splat, self.bounds)
         for cell, total in sums.items():
@@ -130,7 +141,7 @@ def kernel() -> Any:
             count = min(VECTORS, vectors - part * VECTORS)
             vector = group * vectors + part * VECTORS
             most = PIXELS[count]
-            in_row = (columns + most - 1) // most
+            in_row, size, whole = cut(columns, most)
             start, end = rows * in_row * band // bands, rows * in_row * (band + 1) // bands
             for chunk in range(chunks):
                 entry = 3 * (block * chunks + chunk)
@@ -138,16 +149,19 @@ def kernel() -> Any:
                 final = chunk == chunks - 1
                 low = parameters[0] if final and code == CLIP else none
                 high = parameters[1] if final and code == CLIP else every
-                for number in range(start, end):
+                row, place = divmod(start, in_row)
+                column = place * size - max(0, place - whole)
+                for _ in range(start, end):
                     unseen -= 1
                     if unseen <= 0:
                         if stopped(at):
                             return
                         unseen = 1 + LOOK // (LANES * (last_run - first_run) + 1)
-                    row, place = divmod(number, in_row)
-                    column, pixels = piece(columns, most, place)
+                    pixels = size if place < whole else size - 1
                     y_at = y + 4 * (vector * y_plane + row * y_row + column * y_pixel)
-                    other_at, other_plane, other_pixel = bias + 4 * groups * vectors * bias_vector, 0, 0  # zeros
+                    other_at, other_plane, other_pixel = 0, 0, 0
+                    if chunk != 0:
+                        other_at = bias + 4 * groups * vectors * bias_vector  # zeros
                     if residual != 0 and final:
                         other_plane, other_pixel = r_plane, r_pixel
                         other_at = residual + 4 * (vector * r_plane + row * r_row + column * r_pixel)
@@ -161,5 +175,8 @@ def kernel() -> Any:
                         for v in range(count):
                             for p in range(pixels):
                                 activate(y_at + 4 * (v * y_plane + p * y_pixel), code, parameters[0], parameters[1])
+                    place, column = place + 1, column + pixels
+                    if place == in_row:
+                        row, place, column = row + 1, 0, 0
 
     return dense.address
