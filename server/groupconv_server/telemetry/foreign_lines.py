@@ -80,6 +80,8 @@ def as_json(line: str, stream: str) -> str:
 def _level(text: str, stream: str) -> str:
     if letter := _LETTER.match(text):
         return _LEVELS[letter[1] or letter[2]]
+    if text.startswith("groupconv: "):  # how a command reports why it ends
+        return "error"
     if named := _NAMED.match(text):
         return _LEVELS[named[1][0]]
     return STREAMS[stream]
