@@ -8,8 +8,15 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import trustme
 import yaml
+from typer.testing import CliRunner
 
+from groupconv_server.access.rates import CallerLimits
+from groupconv_server.access.tokens import entry_text, new_token
+from groupconv_server.cli.app import app
+from groupconv_server.config import Config
+from groupconv_server.server import Server
 from memory_formula import MIB_PER, needed
 
 ROOT = Path(__file__).parents[2]
@@ -171,6 +178,39 @@ def test_with_tls_the_probes_are_the_command_and_the_files_are_mounted():
     for name in ("GROUPCONV_TLS_CERT", "GROUPCONV_TLS_KEY", "GROUPCONV_TOKENS", "GROUPCONV_CA"):
         assert variables[name].startswith(mounts)
     assert objects["Service", "groupconv"]["spec"]["ports"][0]["appProtocol"] == "https"
+
+
+def test_with_tls_the_probe_finds_the_server_by_the_name_in_its_certificate(tmp_path):
+    """The command of the probe with the variables of the pod, against a server with the files of the Secret."""
+    objects = built("overlays/tls")
+    (container,) = objects["Deployment", "groupconv-coordinator"]["spec"]["template"]["spec"]["containers"]
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    authority = trustme.CA()
+    certificate = authority.issue_cert(objects["Service", "groupconv"]["metadata"]["name"])
+    files = {
+        name: tmp_path / Path(variables[name]).name
+        for name in ("GROUPCONV_TLS_CERT", "GROUPCONV_TLS_KEY", "GROUPCONV_CA")
+    }
+    certificate.cert_chain_pems[0].write_to_path(str(files["GROUPCONV_TLS_CERT"]))
+    certificate.private_key_pem.write_to_path(str(files["GROUPCONV_TLS_KEY"]))
+    authority.cert_pem.write_to_path(str(files["GROUPCONV_CA"]))
+    (tmp_path / "tokens.toml").write_text(entry_text("alice", new_token(), CallerLimits()))
+    config = Config(
+        port=0,
+        executor="local",
+        workers=1,
+        engine="reference",
+        tls_cert=files["GROUPCONV_TLS_CERT"],
+        tls_key=files["GROUPCONV_TLS_KEY"],
+        tokens=tmp_path / "tokens.toml",
+    )
+    command = container["readinessProbe"]["exec"]["command"]
+    with Server(config) as server:
+        env = variables | {name: str(path) for name, path in files.items()} | {"GROUPCONV_TARGET": server.address}
+        done = CliRunner().invoke(app("health"), command[1:], env=env)
+        assert (done.exit_code, done.output) == (0, "SERVING\n")
+        other = CliRunner().invoke(app("health"), command[1:], env=env | {"GROUPCONV_SERVER_NAME": "another"})
+        assert other.exit_code == 1
 
 
 def test_the_autoscaler_has_the_workers_to_itself():
