@@ -19,7 +19,11 @@ RUN for package in client/groupconv worker/groupconv_worker server/groupconv_ser
         mkdir -p "$package" && touch "$package/__init__.py"; \
     done \
     && touch README.md LICENSE \
-    && case "$EXTRA" in cuda12) libraries='cupy-cuda12x[ctk]' ;; cuda13) libraries='cupy-cuda13x[ctk]' ;; *) libraries= ;; esac \
+    && case "$EXTRA" in \
+        cuda12) libraries='cupy-cuda12x[ctk] nvidia-cudnn-frontend nvidia-cudnn-cu12 nvidia-ml-py' ;; \
+        cuda13) libraries='cupy-cuda13x[ctk] nvidia-cudnn-frontend nvidia-cudnn-cu13 nvidia-ml-py' ;; \
+        *) libraries= ;; \
+    esac \
     && pip install ".[$EXTRA]" $libraries \
     && pip uninstall --yes groupconv
 COPY README.md LICENSE ./

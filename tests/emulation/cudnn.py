@@ -47,6 +47,10 @@ REFUSE = {"all": False}
 BUILT: list["pygraph"] = []
 
 
+def backend_version_string() -> str:
+    return "9.0.0"
+
+
 def create_handle() -> dict[str, Any]:
     return {"stream": -1, "captured": None}
 

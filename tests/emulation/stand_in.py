@@ -4,7 +4,8 @@
     cupy.fft.rfftn irfftn config.get_plan_cache
     cupy.cuda.is_available Device Stream Event MemoryPool PinnedMemoryPool MemoryPointer UnownedMemory using_allocator
     cupy.cuda.get_current_stream get_elapsed_time
-    cupy.cuda.runtime.getDeviceProperties deviceSynchronize getDeviceCount CUDARuntimeError
+    cupy.cuda.runtime.getDeviceProperties deviceSynchronize getDeviceCount CUDARuntimeError driverGetVersion
+    cupy.cuda.runtime.runtimeGetVersion
     cupy.cuda.runtime.memcpyAsync memcpyHostToDevice memcpyDeviceToHost
     cupy.cuda.runtime.ipcOpenMemHandle ipcCloseMemHandle memcpy
     cupy.cuda.runtime.CUDA_R_16F CUDA_R_16BF CUDA_R_32F CUDA_R_64F
@@ -57,6 +58,7 @@ class Device:
 def cupy() -> ModuleType:
     """A fresh module called cupy."""
     module = ModuleType("cupy")
+    module.__version__ = "14.2"
     ipc = Ipc(CUDARuntimeError)
     module.ipc = ipc  # type: ignore[attr-defined] - for the test that plays the other process
     module.__dict__.update(
@@ -93,6 +95,8 @@ def cupy() -> ModuleType:
                 memcpyHostToDevice=1,
                 memcpyDeviceToHost=2,
                 getDeviceCount=lambda: 1,
+                driverGetVersion=lambda: 13000,
+                runtimeGetVersion=lambda: 13000,
                 getDeviceProperties=lambda _: {"name": b"emulation", "totalGlobalMem": 2**30},
                 CUDA_R_32F=0,
                 CUDA_R_64F=1,

@@ -14,12 +14,11 @@ def test_the_table_of_caches_says_what_the_code_does():
     from groupconv_server.layers import version
     from groupconv_server.planner import plan, statistics
     from groupconv_server.telemetry import series
-    from groupconv_worker import autotune
+    from groupconv_worker import choice_file
     from groupconv_worker.cpu import compiler
     from groupconv_worker.cpu.algorithms import onnx, plane
     from groupconv_worker.cpu.workspace import BufferPool
     from groupconv_worker.cuda import captured_runs, cudnn, device
-    from groupconv_worker.cuda import engine as cuda
     from groupconv_worker.lanes import shards
 
     rows = re.search(r"### Caches\n.*?\n\n(\| cache .*?)\n\n", OPERATIONS, re.DOTALL)
@@ -27,14 +26,14 @@ def test_the_table_of_caches_says_what_the_code_does():
     table = {cells[1].strip(): cells[3] for cells in (line.split("|") for line in rows[1].splitlines())}
     said = {
         "compiling jobs": [compiler.WAITING, compiler.SEEN],
-        "tuning choices": [autotune.CHOICES, autotune.KEPT],
+        "tuning choices": [choice_file.CHOICES, choice_file.KEPT],
         "scratch memory": [BufferPool.KEPT, BufferPool.LIMIT // MIB],
         "phases": [plane.phases.cache_parameters()["maxsize"], plane.MOST_PHASES],
         "onnxruntime's sessions of one-shot kernels": [onnx.SESSIONS, onnx.SESSION // 1024],
         "captured graphs": [captured_runs.BATCHES],
         "cuDNN's plans": [cudnn.KEPT_PLANS],
         "tap tables on the device": [device.TABLES // MIB],
-        "copy programs, launch shapes, choices": [cuda.TUNED],
+        "copy programs, launch shapes, choices": [choice_file.CHOICES],
         "plans": [plan.CACHED],
         "what plans took": [statistics.SHAPES, plan.LONGEST_CHAIN],
         "plans of networks": [version.PLANS],

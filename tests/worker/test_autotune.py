@@ -11,9 +11,10 @@ import pytest
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
-from groupconv_worker import autotune, code_version, stopwatch
+from groupconv_worker import autotune, choice_file, code_version, stopwatch
 from groupconv_worker.activity import Activity, BusyError
 from groupconv_worker.autotune import Tuner
+from groupconv_worker.choice_file import ChoiceFile
 from groupconv_worker.contract import Problem
 from groupconv_worker.cpu.engine import CpuEngine
 
@@ -151,7 +152,7 @@ def test_processes_measure_one_after_another(tmp_path, clock):
         chosen.append(Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm)
 
     other = threading.Thread(target=choose)  # a tuner of its own: what keeps them apart is the file
-    with autotune._alone(path):
+    with ChoiceFile(path, "").alone():
         other.start()
         other.join(0.3)
         assert other.is_alive()
@@ -162,8 +163,8 @@ def test_processes_measure_one_after_another(tmp_path, clock):
 
 def test_a_process_that_does_not_end_is_not_waited_for(tmp_path, clock, monkeypatch):
     path = tmp_path / "tuning.json"
-    monkeypatch.setattr(autotune, "TRIES", 3)
-    with autotune._alone(path):
+    monkeypatch.setattr(choice_file, "TRIES", 3)
+    with ChoiceFile(path, "").alone():
         assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
 
 

@@ -9,15 +9,11 @@ GROUPCONV_TUNE=off takes the first candidate, the heuristic's, instead.
 
 import contextlib
 import ctypes
-import fcntl
 import importlib.metadata
-import json
 import math
 import os
 import statistics
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -25,6 +21,7 @@ import numpy as np
 
 from groupconv_worker.activity import Activity
 from groupconv_worker.cache_folder import cache_folder
+from groupconv_worker.choice_file import ChoiceFile, newest
 from groupconv_worker.code_version import digest
 from groupconv_worker.contract import Prepared, Problem
 from groupconv_worker.job import PERIOD, current
@@ -45,12 +42,6 @@ DISPLACED = 2**20
 """Doubles written between turns: they take the place of what lies in a core's caches, and helpers fall asleep."""
 DOUBT = "?"
 """Behind the name of a candidate that was chosen so."""
-TRIES, PAUSE = 500, 0.01
-"""How often, and after how many seconds again, it is seen whether another process still measures."""
-KEPT = 4
-"""Versions whose choices are kept, those that were written last."""
-CHOICES = 4096
-"""Choices of a version that are kept, those that were made last: some 250 bytes each, in memory and on disk."""
 
 
 def enabled() -> bool:
@@ -85,8 +76,9 @@ class Tuner:
         self, threads: int, path: Path | None = None, machine: str = "", activity: Activity | None = None
     ) -> None:
         self.threads, self.path, self.version = threads, path, versions(machine)
+        self._file = ChoiceFile(path, self.version)
         self._lock, self._activity = threading.Lock(), activity or Activity()
-        self._choices = _read(path).get(self.version, {})
+        self._choices = self._file.read()
 
     def choose(self, problem: Problem, candidates: Mapping[str, Callable[[], Prepared]]) -> Prepared:
         """The fastest candidate, prepared: from memory if it was measured before, else measured now.
@@ -104,8 +96,8 @@ class Tuner:
             return candidates[known]()
         if len(candidates) == 1:
             return next(iter(candidates.values()))()
-        with _one_at_a_time(self._lock), _alone(self.path):  # two tunings at once would time each other
-            found = _read(self.path).get(self.version, {}).get(key)
+        with _one_at_a_time(self._lock), self._file.alone():  # two tunings at once would time each other
+            found = self._file.read().get(key)
             if found is not None and found != known and found.removesuffix(DOUBT) in candidates:
                 name = self._choices[key] = found.removesuffix(DOUBT)  # another process has measured meanwhile
                 return candidates[name]()
@@ -123,7 +115,7 @@ class Tuner:
         """Another process has measured: this candidate was the fastest, or None of them."""
         if name is not None:
             with self._lock:
-                self._choices = _newest(self._choices | {self._key(problem): name})
+                self._choices = newest(self._choices | {self._key(problem): name})
 
     def _key(self, problem: Problem) -> str:
         g = problem.geometry.with_batch(1)
@@ -166,17 +158,8 @@ class Tuner:
         return best, prepared[best], watch.disturbed
 
     def _remember(self, key: str, name: str, written: str) -> None:
-        self._choices = _newest(self._choices | {key: name})
-        if self.path is None:
-            return
-        with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            found, version = _read(self.path), self.version
-            found[version] = _newest(found.pop(version, {}) | {key: written})  # other workers write here, too
-            merged = dict(list(found.items())[-KEPT:])
-            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
-                json.dump(merged, file, indent=0)
-            Path(file.name).replace(self.path)
+        self._choices = newest(self._choices | {key: name})
+        self._file.add(key, written)
 
 
 def return_freed_memory() -> None:
@@ -195,37 +178,3 @@ def _one_at_a_time(lock: threading.Lock) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def _alone(path: Path | None) -> Iterator[None]:
-    """While no other process that shares this file measures; one that does not come to an end is not waited for."""
-    with contextlib.ExitStack() as stack:
-        if path is not None:
-            with contextlib.suppress(OSError):  # a folder that cannot be written is no reason to fail
-                path.parent.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context(path.with_suffix(".lock").open("w"))
-                for _ in range(TRIES):
-                    with contextlib.suppress(BlockingIOError):
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    current().check()
-                    time.sleep(PAUSE)
-        yield
-
-
-def _newest(choices: dict[str, str]) -> dict[str, str]:
-    """The choices that were made last, as many as are kept."""
-    return dict(list(choices.items())[-CHOICES:])
-
-
-def _read(path: Path | None) -> dict[str, dict[str, str]]:
-    """The choices of each version, of those that were written last at the end."""
-    if path is None:
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):  # damaged: measured again, and written anew
-        return {}
-    versions = content.items() if isinstance(content, dict) else ()
-    return {v: {str(k): str(n) for k, n in choices.items()} for v, choices in versions if isinstance(choices, dict)}

@@ -1,5 +1,6 @@
 """Which algorithm the cuda engine takes, and with which precision."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,15 @@ import pytest
 
 from emulation import cublas, emulated_engine, needs_compiler, streams
 from emulation import cudnn as fake_cudnn
+from emulation.stand_in import as_cupy
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
+from groupconv_worker.cuda.choices import Choice
+from groupconv_worker.cuda.engine import CudaEngine, with_math
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.prepared import CudaPrepared
 
@@ -69,6 +73,42 @@ def test_resident_kernels_take_the_fastest_and_remember_it(monkeypatch: pytest.M
         assert engine.prepare(problem, w, resident=True).algorithm == "direct"
         assert engine.prepare(problem, w, resident=True).algorithm == "direct"
         assert calls == ["gemm", "direct", "stencil"]
+
+
+def test_choices_are_kept_on_disk_with_the_plan_of_cudnn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("GROUPCONV_TUNE", "on")
+    monkeypatch.setattr("groupconv_worker.cuda.engine.by_rule", lambda _: ["cudnn", "direct"])
+    times = [3.0, 1.0, 2.0, 4.0]  # of cuDNN's own choice, of its plans 1 and 3, and of direct
+    clock = iter(times)
+    monkeypatch.setattr("groupconv_worker.cuda.engine.time_on_device", lambda *_: next(clock))
+    problem, w = problem_of((2, 4, 6, 6), (4, 4, 3, 3))
+    x, want = np.random.default_rng(1).standard_normal((2, 4, 6, 6), F32), np.empty((2, 4, 4, 4), F32)
+    path = tmp_path / "cuda.json"
+    for _ in range(2):  # the second engine measures nothing
+        with as_cupy(with_cudnn=True):
+            engine = CudaEngine(options=CudaOptions(), tuning=path)
+        prepared = engine.prepare(problem, w, resident=True)
+        assert prepared.algorithm == "cudnn"
+        assert prepared._kernel.plan(2, 1).index == 1
+        prepared.run(x, want)
+        np.testing.assert_allclose(want, reference.convolve(x, w, None, problem.geometry), rtol=1e-4, atol=1e-5)
+        engine.close()
+    assert next(clock, None) is None
+    with as_cupy(with_cudnn=True):  # what was measured with another workspace is not used
+        engine = CudaEngine(options=CudaOptions(workspace=2**20), tuning=path)
+    assert engine._choices.find(with_math(problem, "float32")) is None
+    engine.close()
+
+
+def test_a_plan_that_cudnn_has_no_more_is_measured_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GROUPCONV_TUNE", "on")
+    monkeypatch.setattr("groupconv_worker.cuda.engine.time_on_device", lambda *_: 1.0)
+    problem, w = problem_of((2, 4, 6, 6), (4, 4, 3, 3))
+    with emulated_engine(with_cudnn=True, algorithm="cudnn") as engine:
+        engine._choices.add(with_math(problem, "float32"), Choice("cudnn", "2"))
+        with engine._device.streams():
+            kinds = [engine._algorithms["cudnn"], engine._algorithms["direct"]]
+            assert engine._known(kinds, with_math(problem, "float32"), w, None) is None
 
 
 def test_a_chunk_is_what_is_measured(monkeypatch: pytest.MonkeyPatch):
@@ -184,7 +224,7 @@ def test_choices_of_each_precision_are_measured_and_remembered_apart(monkeypatch
         for math in (None, "tf32", "float32", "tf32"):
             problem, w = problem_of((1, 64, 8, 8), (64, 64, 3, 3), padding=1, math=math)
             assert engine.prepare(problem, w, resident=True).algorithm == fastest[math or "float32"]
-        assert len(engine._tuned) == 2
+        assert len(engine._choices._known) == 2
 
 
 def test_pointwise_makes_no_patches_and_one_product():

@@ -17,7 +17,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import ResourceExhaustedError
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
-from groupconv_worker.cuda.engine import CudaEngine, why_unavailable
+from groupconv_worker.cuda.engine import CudaEngine, why_unavailable, with_math
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.prepared import CudaPrepared
 from oracle import check
@@ -176,7 +176,9 @@ def test_a_resident_kernel_is_tuned_and_right(monkeypatch: pytest.MonkeyPatch):
     engine = CudaEngine()
     out = np.empty(problem.geometry.output_shape, F32)
     engine.prepare(problem, w, resident=True).run(x, out)
-    assert engine._tuned[problem] in engine._algorithms
+    choice = engine._choices.find(with_math(problem, "float32"))
+    assert choice is not None
+    assert choice.algorithm in engine._algorithms
     want = reference.convolve(x, w, None, problem.geometry)
     np.testing.assert_allclose(out, want, rtol=1e-3, atol=1e-2)
 

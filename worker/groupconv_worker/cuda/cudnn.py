@@ -7,7 +7,7 @@ takes milliseconds to build and contains no weights, so the graphs of recent pro
 
 import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from threading import Lock
 from typing import Any, Self
@@ -107,6 +107,20 @@ class CudnnLibrary:
         if isinstance(found, Exception):
             raise found
         return found
+
+    def at_index(self, plan: CudnnPlan, index: int) -> CudnnPlan:
+        """One of the plans of a graph that nobody runs yet, in cuDNN's order.
+
+        Raises:
+            cudnnGraphNotSupportedError: it cannot be built.
+        """
+        with self.lock:
+            plan.graph.build_plan_at_index(index)
+            return replace(plan, index=index, workspace=int(plan.graph.get_workspace_size_plan_at_index(index)))
+
+    def version(self) -> str:
+        """Of cuDNN, in words."""
+        return str(self.module.backend_version_string())
 
     def keep(self, problem: Problem, plan: CudnnPlan) -> None:
         """Use this plan for the problem from now on."""

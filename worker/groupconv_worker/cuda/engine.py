@@ -7,10 +7,10 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from cachetools import LRUCache
 
 from groupconv.convolution.spec import Math
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
@@ -26,6 +26,7 @@ from groupconv_worker.cuda.algorithms.grouped import Grouped
 from groupconv_worker.cuda.algorithms.separable import Separable
 from groupconv_worker.cuda.algorithms.stencil import Stencil
 from groupconv_worker.cuda.choice import by_rule, time_on_device
+from groupconv_worker.cuda.choices import Choice, Choices, version_of
 from groupconv_worker.cuda.chunks import chunk_problem
 from groupconv_worker.cuda.device import Device, device_types
 from groupconv_worker.cuda.ipc import DeviceMemory, find_device
@@ -36,9 +37,6 @@ ALGORITHMS: tuple[type[DeviceKernel], ...] = (Direct, Gemm, Depthwise, Stencil, 
 
 AT_ONCE = 4
 """Runs at a time: while one computes, the inputs of others arrive and their outputs leave."""
-
-TUNED = 4096
-"""Problems whose fastest algorithm is remembered."""
 
 
 def why_unavailable() -> str:
@@ -89,17 +87,20 @@ class CudaEngine:
     Args:
         threads: CPU threads; copies are the only work of the CPU.
         options: memory, precision, determinism; by default those of the environment.
+        tuning: the file of measured choices; None keeps them for the life of the engine only.
     """
 
     name = "cuda"
 
-    def __init__(self, *, threads: int = 1, options: CudaOptions | None = None) -> None:
+    def __init__(self, *, threads: int = 1, options: CudaOptions | None = None, tuning: Path | None = None) -> None:
         import cupy
 
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
         self.gpu = self._device = Device(cupy, options or CudaOptions.from_environ(os.environ), threads)
         self._algorithms = {kind.algorithm: kind for kind in ALGORITHMS if kind.available(self._device)}
-        self._tuned: LRUCache[Problem, str] = LRUCache(TUNED)  # under `_tuning`
+        cudnn = self._device.cudnn.version() if self._device.cudnn else ""
+        version = version_of(cupy, self._device.describe(), cudnn, self._device.options)
+        self._choices = Choices(tuning, version)  # under `_tuning`
         self._tuning = Lock()  # one at a time: two would measure each other
         only = self._device.options.algorithm
         if only and only not in self._algorithms:
@@ -170,22 +171,41 @@ class CudaEngine:
     ) -> DeviceKernel:
         """The candidate with the least time on the device, remembered for the problem."""
         with self._tuning:
-            if (name := self._tuned.get(problem)) is not None:
-                candidates.sort(key=lambda algorithm: algorithm.algorithm != name)
-                return self._first(candidates, problem, weight, bias)
-            best: tuple[float, DeviceKernel] | None = None
-            for algorithm in candidates:
-                try:
+            if (known := self._known(candidates, problem, weight, bias)) is not None:
+                return known
+            with self._choices.file.alone():  # another process may use the same device
+                known = self._known(candidates, problem, weight, bias)  # and have measured meanwhile
+                return known or self._measured(candidates, problem, weight, bias)
+
+    def _measured(
+        self, candidates: list[type[DeviceKernel]], problem: Problem, weight: Array, bias: Array | None
+    ) -> DeviceKernel:
+        best: tuple[float, DeviceKernel] | None = None
+        for algorithm in candidates:
+            try:
+                kernel = algorithm(self._device, problem, weight, bias)
+            except UnsupportedProblemError:
+                continue
+            try:
+                took = kernel.tune(partial(time_on_device, self._device, kernel, problem))
+            except self._device.cupy.cuda.memory.OutOfMemoryError:
+                continue  # it may still run in smaller chunks, but is not the fastest
+            if best is None or took < best[0]:
+                best = took, kernel
+        if best is None:
+            return self._first(candidates, problem, weight, bias)
+        self._choices.add(problem, Choice(best[1].algorithm, best[1].variant()))
+        return best[1]
+
+    def _known(
+        self, candidates: list[type[DeviceKernel]], problem: Problem, weight: Array, bias: Array | None
+    ) -> DeviceKernel | None:
+        """The candidate that was the fastest when the problem was measured; None if it was not, or cannot be used."""
+        choice = self._choices.find(problem)
+        for algorithm in candidates:
+            if choice is not None and algorithm.algorithm == choice.algorithm:
+                with suppress(UnsupportedProblemError):
                     kernel = algorithm(self._device, problem, weight, bias)
-                except UnsupportedProblemError:
-                    continue
-                try:
-                    took = kernel.tune(partial(time_on_device, self._device, kernel, problem))
-                except self._device.cupy.cuda.memory.OutOfMemoryError:
-                    continue  # it may still run in smaller chunks, but is not the fastest
-                if best is None or took < best[0]:
-                    best = took, kernel
-            if best is None:
-                return self._first(candidates, problem, weight, bias)
-            self._tuned[problem] = best[1].algorithm
-            return best[1]
+                    kernel.take(choice.variant)
+                    return kernel
+        return None

@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from groupconv_worker.cuda.modules import STANDARD, source
+from groupconv_worker.cuda.modules import FLUSH, STANDARD, source
 
-ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-"""Turing, A100, RTX 30, RTX 40, H100, B200, RTX 50."""
+ARCHITECTURES = {12: (70, 75, 80, 86, 87, 89, 90, 100, 103, 120, 121), 13: (75, 80, 86, 87, 89, 90, 100, 103, 120, 121)}
+"""By the version of CUDA. V100, Turing, A100, RTX 30, Orin, RTX 40, H100, B200, B300, RTX 50, DGX Spark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,16 @@ class CompiledKernel:
     stack: int
 
 
-def compile_kernels(file: str, expressions: Iterable[str], architecture: int) -> dict[str, CompiledKernel]:
+def compile_kernels(
+    file: str, expressions: Iterable[str], architecture: int, cuda: int = 13
+) -> dict[str, CompiledKernel]:
     """Compile `expressions` of a kernel file to a cubin for one architecture.
 
     Args:
         file: a name in kernels/.
         expressions: kernels with their template arguments.
         architecture: 90 for sm_90.
+        cuda: the version of NVRTC.
 
     Returns:
         The reports, by expression.
@@ -50,35 +53,38 @@ def compile_kernels(file: str, expressions: Iterable[str], architecture: int) ->
     Raises:
         RuntimeError: the sources do not compile; the message is the compiler's log.
     """
-    nvrtc, names = library(), list(expressions)
+    nvrtc, names = library(cuda), list(expressions)
     program = ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source(file).encode(), file.encode(), 0, None, None)
     try:
         for name in names:
             nvrtc.nvrtcAddNameExpression(program, name.encode())
-        options = [f"--gpu-architecture=sm_{architecture}".encode(), STANDARD.encode(), b"--ptxas-options=-v"]
+        options = [f"--gpu-architecture=sm_{architecture}".encode(), STANDARD.encode(), FLUSH.encode()]
+        options.append(b"--ptxas-options=-v")
         status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
         if status != 0:
             raise RuntimeError(f"{file} for sm_{architecture}:\n{log}")
-        lowered = {_lowered(program, name): name for name in names}
+        lowered = {_lowered(nvrtc, program, name): name for name in names}
         return {lowered[symbol]: found for symbol, found in _reports(log) if symbol in lowered}
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
 
 @cache
-def library() -> ctypes.CDLL:
-    """libnvrtc of the installed wheel.
+def library(cuda: int) -> ctypes.CDLL:
+    """libnvrtc of the installed wheel for a version of CUDA.
 
     Raises:
         ImportError: there is none.
     """
     spec = find_spec("nvidia")
     for root in (spec.submodule_search_locations or []) if spec else []:
-        for path in sorted(Path(root).glob("*/lib/libnvrtc.so.*")):
+        for path in sorted(Path(root).glob(f"*/lib/libnvrtc.so.{cuda}")):
             return ctypes.CDLL(str(path))
-    raise ImportError("libnvrtc is not installed (pip install nvidia-cuda-nvrtc)")
+    raise ImportError(
+        f"libnvrtc of CUDA {cuda} is not installed (pip install nvidia-cuda-nvrtc, or nvidia-cuda-nvrtc-cu12)"
+    )
 
 
 def _reports(log: str) -> list[tuple[str, CompiledKernel]]:
@@ -99,9 +105,9 @@ def _reports(log: str) -> list[tuple[str, CompiledKernel]]:
     return found
 
 
-def _lowered(program: ctypes.c_void_p, name: str) -> str:
+def _lowered(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, name: str) -> str:
     symbol = ctypes.c_char_p()
-    library().nvrtcGetLoweredName(program, name.encode(), ctypes.byref(symbol))
+    nvrtc.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(symbol))
     return (symbol.value or b"").decode()
 
 

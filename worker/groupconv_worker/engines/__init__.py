@@ -37,9 +37,10 @@ def create_engine(name: str = "auto", *, threads: int = 1) -> Engine:
         case "cuda":
             if reason := _why_no_cuda():
                 raise FailedPreconditionError(f"engine cuda: {reason}")
+            from groupconv_worker.cache_folder import cache_folder
             from groupconv_worker.cuda.engine import CudaEngine
 
-            return CudaEngine(threads=threads)
+            return CudaEngine(threads=threads, tuning=cache_folder("cuda.json"))
     raise InvalidArgumentError("engine", f"one of auto, {', '.join(ENGINES)}", name)
 
 

@@ -93,6 +93,17 @@ class DeviceKernel(ABC):
         """
         return measure()
 
+    def variant(self) -> str:
+        """Which of its variants it runs, in words that `take` understands; "" if it has none."""
+        return ""
+
+    def take(self, variant: str) -> None:  # noqa: B027 - most have none
+        """Run the variant that was the fastest when `tune` measured a kernel of the same problem.
+
+        Raises:
+            UnsupportedProblemError: there is no such variant.
+        """
+
     @property
     def nbytes(self) -> int:
         """Bytes of device memory that it keeps: filters, bias, slopes, tables."""

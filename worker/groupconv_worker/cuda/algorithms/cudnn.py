@@ -90,18 +90,31 @@ class Cudnn(DeviceKernel):
         fresh = self._cudnn.build(problem)
         for index in range(min(TRIED, fresh.graph.get_execution_plan_count())):
             try:
-                with self._cudnn.lock:
-                    fresh.graph.build_plan_at_index(index)
-                    workspace = int(fresh.graph.get_workspace_size_plan_at_index(index))
-                if workspace > self.device.options.workspace:
+                candidate = self._cudnn.at_index(fresh, index)
+                if candidate.workspace > self.device.options.workspace:
                     continue
-                self._cudnn.keep(problem, candidate := replace(fresh, index=index, workspace=workspace))
+                self._cudnn.keep(problem, candidate)
                 found.append((measure(), candidate))
             except (self._cudnn.unsupported, ValueError, RuntimeError, MemoryError) as refusal:
                 log.debug("cuDNN's plan %d cannot be used: %s", index, refusal)
         best, plan = min(found, key=lambda pair: pair[0])
         self._cudnn.keep(problem, replace(plan, tuned=True))
         return best
+
+    def variant(self) -> str:
+        index = self.plan(self.geometry.batch, self.geometry.groups).index
+        return "" if index is None else str(index)
+
+    def take(self, variant: str) -> None:
+        problem = self._part(self.geometry.batch, self.geometry.groups)
+        plan = self._cudnn.plan(problem)
+        if plan.tuned or not variant:
+            return
+        try:
+            found = self._cudnn.at_index(self._cudnn.build(problem), int(variant))
+        except (self._cudnn.unsupported, ValueError, RuntimeError) as refusal:
+            raise UnsupportedProblemError(str(refusal)) from refusal
+        self._cudnn.keep(problem, replace(found, tuned=True))
 
     def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:  # the plan has a limit
         cupy, groups = self.device.cupy, self.groups_in(x)
