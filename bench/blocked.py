@@ -96,6 +96,11 @@ shufflenet  544 544 7 1 1 4 6
 resnext50   128 128 56 3 1 32 3
 resnext50   256 256 28 3 1 32 3
 resnext50   512 512 14 3 1 32 5
+alexnet     3 96 224 11 4 1 1
+alexnet     96 256 26 5 1 2 1
+alexnet     256 384 12 3 1 1 1
+alexnet     384 384 12 3 1 2 1
+alexnet     384 256 12 3 1 2 1
 vgg16       3 64 224 3 1 1 1
 vgg16       64 64 224 3 1 1 1
 vgg16       64 128 112 3 1 1 1

@@ -92,8 +92,10 @@ def winograd_cases(draw: Any) -> Case:
     """3×3 kernels at stride 1 on maps of whole tiles and of parts of them."""
     channels, filters = draw(st.tuples(*[st.sampled_from([1, 3, LANES, LANES + 1, 2 * LANES, 3 * LANES + 2])] * 2))
     extents = draw(st.tuples(st.integers(1, 19), st.integers(1, 30)))
-    spec = ConvSpec(padding=draw(st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2)))
-    case = build(draw, spec, (channels, *extents), (filters, channels, 3, 3))
+    groups = draw(st.integers(1, 3)) if channels % LANES == filters % LANES == 0 else 1
+    pads = draw(st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2))
+    spec = ConvSpec(padding=pads, groups=groups)
+    case = build(draw, spec, (groups * channels, *extents), (groups * filters, channels, 3, 3))
     case.use_winograd = True
     return case
 

@@ -56,7 +56,7 @@ def convolution(
         weight: of `g.weight_shape`, float32.
         bias: (M,), float32.
         epilogue: the residual and the activation.
-        use_winograd: whether a 3×3 kernel at stride 1 of one group is computed by Winograd's algorithm; by default
+        use_winograd: whether a 3×3 kernel at stride 1 is computed by Winograd's algorithm, where it can be; by default
             where that is expected to be faster. Its filters take 4 times the memory, and its error is larger.
 
     Raises:

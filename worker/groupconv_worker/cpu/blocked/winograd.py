@@ -13,7 +13,7 @@ from groupconv_worker.cpu.blocked.kernels import winograd as kernels
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES, VECTORS
 from groupconv_worker.cpu.blocked.layout import aligned
 from groupconv_worker.cpu.blocked.lowered import SCRATCH, Pass, beyond
-from groupconv_worker.cpu.blocked.runs import blocked_runs
+from groupconv_worker.cpu.blocked.runs import Runs, blocked_runs
 from groupconv_worker.cpu.kernels.winograd import apart
 from groupconv_worker.cpu.kernels.winograd_tiles import FILTER, KERNEL, OUT, TILE
 from groupconv_worker.cpu.program import Address, KernelStage
@@ -30,10 +30,11 @@ CHUNK = 2**19
 
 
 def takes(one: Pass) -> bool:
-    """Whether Winograd computes this pass: a 3×3 kernel at stride 1, of one group, on a blocked input."""
+    """Whether Winograd computes this pass: 3×3 at stride 1 on a blocked input, in groups of whole vectors."""
     plane = one.phase.plane
     ordinary = plane.kernel == (KERNEL, KERNEL) and plane.stride == plane.dilation == one.phase.step == (1, 1)
-    return ordinary and plane.groups == 1 and one.x.pixel > 1
+    whole = plane.groups == 1 or plane.channels % LANES == plane.filters % LANES == 0
+    return ordinary and whole and one.x.pixel > 1
 
 
 def pays(one: Pass) -> bool:
@@ -51,21 +52,21 @@ def stages(one: Pass, filters: Array, bias: Array, epilogue: Epilogue) -> tuple[
     """The stages of a pass, and the bytes of scratch memory that they need.
 
     Args:
-        one: the pass, of one group.
-        filters: (M, C, 3, 3).
+        one: the pass.
+        filters: (M, C/g, 3, 3).
         bias: of whole vectors of filters, and a vector of zeros.
         epilogue: what happens to the sums.
     """
     plane = one.phase.plane
     (rows, columns), (low, left) = plane.output, plane.low
     tile_rows, tiles = -(-rows // OUT), -(-columns // OUT)
-    inputs, outputs = -(-plane.channels // LANES), -(-plane.filters // LANES)
+    inputs, outputs = (-(-plane.groups * count // LANES) for count in (plane.channels, plane.filters))
     at_once = max(1, min(tile_rows, CHUNK // (4 * LANES * PRODUCTS * (inputs + outputs) * tiles)))
     x_plane = y_plane = apart(at_once * tiles * LANES)
     x_product, y_product = inputs * x_plane, outputs * y_plane
-    seen, made = Address(SCRATCH), Address(SCRATCH, 4 * PRODUCTS * x_product)
-    weights, runs, spans, chunks = _transformed(filters, x_plane, x_product)
-    blocks, zeros = -(-outputs // VECTORS), np.zeros(LANES, np.float32)
+    tiles_in, tiles_out = Address(SCRATCH), Address(SCRATCH, 4 * PRODUCTS * x_product)
+    made = _transformed(filters, plane.groups, x_plane, x_product)
+    blocks, zeros = made.groups * -(-made.vectors // VECTORS), np.zeros(LANES, np.float32)
     (above, below), (before, behind) = beyond(plane, 0), beyond(plane, 1)
     bounds = (-above, plane.input[0] + below, -before, plane.input[1] + behind)
     x, y, residual = one.addresses()
@@ -75,32 +76,30 @@ def stages(one: Pass, filters: Array, bias: Array, epilogue: Epilogue) -> tuple[
         count = min(at_once, tile_rows - first)
         part = (first, count, tiles)
         into = (*bounds, one.x.row, one.x.plane, *part, low, left, x_product, x_plane)
-        tables = (Epilogue().parameters, runs, spans, chunks, 0, PRODUCTS, outputs, 1, count * tiles, 1, 0)
-        products = (*tables, 0, LANES, y_plane, 0, LANES, 0, 0, 0)
+        tables = (Epilogue().parameters, *made[:3], 0, made.groups, made.vectors)
+        products = (*tables, 1, count * tiles, 1, 0, 0, LANES, y_plane, 0, LANES, 0, 0, 0)
         back = (epilogue.parameters, epilogue.code, rows, columns, *part, y_product, y_plane)
         cells = (one.y.plane, one.y.row, other.plane, other.row, outputs)
         found += [
-            KernelStage(kernels.transform_input(), (x, seen, *into), inputs * count),
-            KernelStage(dense.kernel(), (seen, weights, zeros, made, 0, *products), PRODUCTS * blocks),
-            KernelStage(kernels.transform_output(), (made, bias, y, residual, *back, *cells), outputs * count),
+            KernelStage(kernels.transform_input(), (x, tiles_in, *into), inputs * count),
+            KernelStage(dense.kernel(), (tiles_in, made.weights, zeros, tiles_out, 0, *products), blocks),
+            KernelStage(kernels.transform_output(), (tiles_out, bias, y, residual, *back, *cells), outputs * count),
         ]
     return found, 4 * PRODUCTS * (x_product + y_product)
 
 
-def _transformed(filters: Array, plane: int, product: int) -> tuple[Array, Array, Array, int]:
-    """The 36 products' weights, runs, spans and chunks, as kernels/dense.py wants them."""
+def _transformed(filters: Array, groups: int, plane: int, product: int) -> Runs:
+    """The runs and weights of the products: 36 convolutions of one tap on tensors `product` elements apart."""
     M, channels = filters.shape[:2]
     matrix = np.array(FILTER)
-    both = np.kron(matrix, matrix).astype(np.float64)  # (36, 9)
-    first = blocked_runs(filters[:, :, :1, :1], 1, [0], LANES, plane)
+    flat = filters.reshape(M * channels, KERNEL**2).astype(np.float64)
+    transformed = (np.kron(matrix, matrix) @ flat.T).astype(np.float32).reshape(PRODUCTS, M, channels, 1, 1)
+    first = blocked_runs(transformed[0], groups, [0], LANES, plane)
     size = len(first.weights)
     weights = aligned(PRODUCTS * size)
-    flat = filters.reshape(M, channels, KERNEL**2).astype(np.float64)
-    for number, row in enumerate(both):
-        one = (flat @ row).astype(np.float32).reshape(M, channels, 1, 1)
-        weights[number * size : (number + 1) * size] = blocked_runs(one, 1, [0], LANES, plane).weights
-    steps = np.arange(PRODUCTS)[:, None]
-    pairs = first.runs.reshape(1, -1) + np.resize([product, 0], len(first.runs)) * steps
-    count = len(first.runs) // 2
-    spans = first.spans.reshape(1, -1) + np.resize([count, count, size], len(first.spans)) * steps
-    return weights, pairs.reshape(-1), spans.reshape(-1), first.chunks
+    for number, one in enumerate(transformed):
+        weights[number * size : (number + 1) * size] = blocked_runs(one, groups, [0], LANES, plane).weights
+    steps, count = np.arange(PRODUCTS)[:, None], len(first.runs) // 2
+    runs = first.runs + np.resize([product, 0], len(first.runs)) * steps
+    spans = first.spans + np.resize([count, count, size], len(first.spans)) * steps
+    return Runs(runs.reshape(-1), spans.reshape(-1), first.chunks, PRODUCTS * first.groups, first.vectors, weights)
