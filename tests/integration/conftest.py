@@ -26,6 +26,13 @@ def bands(exact):
 
 
 @pytest.fixture(scope="module")
+def narrow():
+    """A server that gives a stream 2 MiB."""
+    with Server(Config(port=0, executor="local", workers=2, threads=1, limits=Limits(stream_bytes=2**21))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def sharing():
     """A server that lets clients share memory with it."""
     with Server(Config(port=0, executor="local", workers=2, threads=1, shared_memory=True)) as server:

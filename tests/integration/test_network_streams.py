@@ -8,23 +8,13 @@ from fully_convolutional import Builder, image, unet
 
 import groupconv
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
-from groupconv_server.config import Config
-from groupconv_server.coordinator.limits import Limits
-from groupconv_server.server import Server
 
 X = image((1, 2, 203, 150))
 
 
 @pytest.fixture(scope="module")
-def small():
-    """A server that gives a stream 2 MiB."""
-    with Server(Config(port=0, executor="local", workers=2, threads=1, limits=Limits(stream_bytes=2**21))) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def near(small):
-    with groupconv.connect(small.address, timeout=60) as client:
+def near(narrow):
+    with groupconv.connect(narrow.address, timeout=60) as client:
         yield client
 
 
@@ -59,9 +49,9 @@ def test_arrays_bands_and_samples(near, net, expected, tmp_path):
     np.testing.assert_array_equal(two[:1], expected)
 
 
-def test_the_awaiting_client(small, expected):
+def test_the_awaiting_client(narrow, expected):
     async def main():
-        async with groupconv.aio.connect(small.address) as client:
+        async with groupconv.aio.connect(narrow.address) as client:
             plan = await client.plan_stream("stream/unet", X, window_bytes=600_000)
             bar = []
             y = await client.stream_network("stream/unet", X, progress=bar.append, window_bytes=600_000)

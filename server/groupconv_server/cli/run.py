@@ -11,7 +11,8 @@ from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
 from groupconv.text import table
 from groupconv_server.cli.connection import Endpoint
-from groupconv_server.cli.options import TimeoutOption, integers
+from groupconv_server.cli.options import integers
+from groupconv_server.cli.run_stream import FileStream, one_source, wants_stream
 from groupconv_server.layers.names import legal_name
 from groupconv_server.networks.pictures import output_picture, picture_input, top_classes
 
@@ -22,6 +23,8 @@ $ groupconv run ocr/det page.png -o text.png --mean 0.485,0.456,0.406 --std 0.22
 $ groupconv run squeezenet.onnx cat.jpg --labels imagenet.txt
 
 $ groupconv run pitch audio=voice.npy fmin=50 fmax=900 -o pitch.npy
+
+$ groupconv run nuclei.onnx slide.ome.tif -o mask.zarr --plan
 """
 
 
@@ -30,11 +33,16 @@ def command(
     network: Annotated[str, typer.Argument(help="A network that is loaded, or an ONNX file.")],
     inputs: Annotated[
         list[str],
-        typer.Argument(help="A picture, a .npy file or a number; NAME=… for an input by its name, else in order."),
+        typer.Argument(
+            help="A picture, a .npy file or a number; NAME=… for an input by its name, else in order. Or one image of "
+            "any size in a format of groupconv conv."
+        ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A .npy file, or a picture of an output with 1 or 3 channels."),
+        typer.Option(
+            "--output", "-o", help="A .npy file, a picture of an output with 1 or 3 channels, or TIFF, Zarr, HDF5."
+        ),
     ] = None,
     mean: Annotated[str, typer.Option(help="Subtracted from pictures, whose values are from 0 to 1.")] = "0",
     std: Annotated[str, typer.Option(help="Pictures are divided by it.")] = "1",
@@ -45,17 +53,41 @@ def command(
         Path | None, typer.Option(help="A text file with the name of a class in each line.", exists=True)
     ] = None,
     select: Annotated[str | None, typer.Option("--select", help="The output to write. Default: the first.")] = None,
-    timeout: TimeoutOption = 300.0,
+    stream: Annotated[
+        bool | None,
+        typer.Option("--stream/--whole", help="In windows or in one call. Default: windows for TIFF, Zarr, HDF5."),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say windows and memory of a stream, run nothing.")] = False,
+    window_mib: Annotated[int, typer.Option(min=0, help="Most memory of a window. Default: the server's choice.")] = 0,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the file that a stream writes. Default: as computed; uint8 for pictures.")
+    ] = None,
+    axes: Annotated[str | None, typer.Option(help="Of the array in the file, as of groupconv conv.")] = None,
+    progress: Annotated[
+        bool | None, typer.Option("--progress/--no-progress", help="A bar. Default: where stderr is a terminal.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds to wait. Default: 300; for ever in windows.")
+    ] = None,
 ) -> None:
-    """Run a network once, write an output, show the classes it finds."""
+    """Run a network on its inputs, or in windows on an image of any size; write an output, show classes it finds."""
     size = None if resize is None else integers("--resize", resize)
     if size is not None and len(size) != 2:
         raise InvalidArgumentError("--resize", "H,W", resize)
-    with endpoint.connect(timeout) as client:
+    streams = plan or wants_stream(inputs, output, stream)
+    if streams and size is not None:
+        raise InvalidArgumentError("--resize", "none, for an image in windows", resize)
+    with endpoint.connect(timeout or 300.0) as client:
         of_file = network.endswith(".onnx")
         net = client.load_network(legal_name(Path(network).stem), network) if of_file else client.get_network(network)
         try:
-            arrays = _arrays(net, inputs, _floats("--mean", mean), _floats("--std", std), size)
+            scaling = _floats("--mean", mean), _floats("--std", std)
+            if streams:
+                source, most = one_source(inputs, net), window_mib * 2**20
+                target = None if plan else output
+                FileStream(source, target, select, *scaling, dtype, axes, most, progress, timeout).run(client, net)
+                return
+            arrays = _arrays(net, inputs, *scaling, size)
             result = net.run(inputs=arrays, outputs=[] if select is None else [select])
         finally:
             if of_file:

@@ -3,6 +3,7 @@
 # ruff: noqa: ARG001 - all rules are called alike
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -135,7 +136,9 @@ def _resized(node: Node, axis: int, scale: Fraction | None, before: int, after: 
         rounding = node.attributes.get("nearest_mode", "round_prefer_floor")
         rounding = "floor" if node.op == "Upsample" else rounding
         shift = {"round_prefer_floor": up - 1, "round_prefer_ceil": up, "floor": 0, "ceil": 2 * up - 1}[rounding]
-        return Read(axis, 2 * down, 2 * up, base + shift, base + shift)
+        read = Read(axis, 2 * down, 2 * up, base + shift, base + shift)
+        below, above = -read(0, 1).start, read(after - 1, after).stop - before  # there the edge is read instead
+        return replace(read, first=read.first - 2 * up * max(above, 0), last=read.last + 2 * up * max(below, 0))
     low, high = (-1, 2) if mode == "cubic" else (0, 1)
     unsure = 0 if exact else 1  # the coordinate's integer part may be one off
     return Read(axis, 2 * down, 2 * up, base + 2 * up * (low - unsure), base + 2 * up * (high + unsure))

@@ -20,7 +20,7 @@ REDUCTIONS = "ArgMax ArgMin " + " ".join(
 RULES: dict[str, Rule] = {
     **dict.fromkeys(POINTWISE.split(), elementwise.broadcast),
     **dict.fromkeys(REDUCTIONS.split(), elementwise.reduction),
-    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), elementwise.first_alone),
+    **dict.fromkeys(("AffineChannel", "QuantizeLinear", "DequantizeLinear"), elementwise.first_alone),
     **dict.fromkeys(("LRN", "ChannelShuffle"), elementwise.channels),
     **dict.fromkeys(
         ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "InstanceNormalization"), elementwise.over_space
