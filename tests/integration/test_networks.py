@@ -155,7 +155,17 @@ def test_the_commands(server, tmp_path):
     assert "cli/towers" in command("networks", "list", *target).stdout
     shown = command("networks", "show", "cli/towers", *target).stdout
     assert "input  x: float32 (N, 4, 8, 8)" in shown
-    assert "networks plan cli/towers --input x=" in shown  # the batch is free
+    assert "networks show cli/towers --input x=" in shown  # the batch is free
+    picture = tmp_path / "towers.svg"
+    shown = command("networks", "show", "cli/towers", "--input", "x=1,4,8,8", "--picture", picture, *target)
+    assert re.search(r"conv +Conv +3×3, 2 groups +1×6×8×8 +114 +6,912 +100.0% +3×3 +1×1 +onnxruntime", shown.stdout), (
+        shown.stderr
+    )
+    assert "<!-- Conv → Relu" in picture.read_text()
+    for args in (("--picture", picture), ("--input", "x=1,4,8,8", "--picture", tmp_path / "towers.txt")):
+        assert "--input: expected" in (refused := command("networks", "show", "cli/towers", *args, *target)).stderr or (
+            "--picture: expected a file name that ends in .png" in refused.stderr
+        )
     planned = command("networks", "plan", "cli/towers", "--input", "x=1,4,8,8", *target)
     assert "Conv" in planned.stdout, planned.stderr
     refused = command("networks", "plan", "cli/towers", *target)

@@ -1,69 +1,13 @@
 """What a call of a network computes, and how one was answered."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from groupconv.networks.nodes import NodePlan
+from groupconv.networks.picture import draw
 from groupconv.networks.tensors import TensorInfo
+from groupconv.pictures import picture_path, save
 from groupconv.text import human_bytes, milliseconds, table
-
-
-@dataclass(frozen=True, slots=True)
-class NodePlan:
-    """One operator of a call.
-
-    Attributes:
-        name: in the model.
-        op: the operator.
-        shape: of its first output; None if it is not known before the call.
-        weights: number of its weights.
-        multiply_adds: of convolutions and matrix products, else 0.
-        algorithm: who runs it.
-    """
-
-    name: str
-    op: str
-    shape: tuple[int, ...] | None
-    weights: int
-    multiply_adds: int
-    algorithm: str
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkPlan:
-    """What a call with inputs of certain shapes computes; `print(plan)` shows a table.
-
-    Attributes:
-        nodes: the operators in order.
-        outputs: the network's outputs, with all extents that are known before the call.
-        peak_bytes: of all tensors that are alive at the same time, as far as their shapes are known.
-    """
-
-    nodes: tuple[NodePlan, ...]
-    outputs: tuple[TensorInfo, ...]
-    peak_bytes: int
-
-    @property
-    def weights(self) -> int:
-        """Number of all weights."""
-        return sum(node.weights for node in self.nodes)
-
-    @property
-    def multiply_adds(self) -> int:
-        """Multiply-adds of all convolutions and matrix products."""
-        return sum(node.multiply_adds for node in self.nodes)
-
-    def __str__(self) -> str:
-        rows = [("node", "operator", "output", "weights", "multiply-adds", "runs on")]
-        rows += [
-            (node.name, node.op, "?" if node.shape is None else "×".join(map(str, node.shape)) or "scalar",
-             f"{node.weights:,}" if node.weights else "-", f"{node.multiply_adds:,}" if node.multiply_adds else "-",
-             node.algorithm)
-            for node in self.nodes
-        ]  # fmt: skip
-        total = (
-            f"{self.weights:,} weights, {self.multiply_adds:,} multiply-adds, {human_bytes(self.peak_bytes)} at most"
-        )
-        outputs = "\n".join(f"output {info}" for info in self.outputs)
-        return f"{table(rows, left=frozenset({0, 1, 2, 5}))}\n{total}\n{outputs}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +47,76 @@ class NetworkReport:
         lines = [f"{milliseconds(self.seconds)} on {self.worker}, {human_bytes(self.coordinator_bytes)} in and out"]
         lines += [f"{p.nodes} nodes by {p.algorithm} in {milliseconds(p.seconds)}: {p.reason}" for p in self.parts]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """What a call with inputs of certain shapes computes; `print(plan)` shows a table.
+
+    The table's shares are of all multiply-adds; "sees" is the receptive field, in elements of the input.
+
+    Attributes:
+        nodes: the operators in order.
+        outputs: the network's outputs, with all extents that are known before the call.
+        peak_bytes: of all tensors that are alive at the same time, as far as their shapes are known.
+        last: how the last call of this version was answered, with inputs of any shape; None before the first one.
+    """
+
+    nodes: tuple[NodePlan, ...]
+    outputs: tuple[TensorInfo, ...]
+    peak_bytes: int
+    last: NetworkReport | None = None
+
+    @property
+    def weights(self) -> int:
+        """Number of all weights."""
+        return sum(node.weights for node in self.nodes)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of all convolutions and matrix products."""
+        return sum(node.multiply_adds for node in self.nodes)
+
+    def picture(self, path: str | Path, title: str = "") -> None:
+        """Draw the network: its operators from the first to the last, what they read, their shapes and work.
+
+        Args:
+            path: of the picture, .png, .svg or .pdf.
+            title: begins the line above it.
+
+        Raises:
+            InvalidArgumentError: another suffix.
+            FailedPreconditionError: matplotlib is not installed (`pip install 'groupconv[pictures]'`).
+        """
+        found = picture_path("path", path)
+        counts = f"{len(self.nodes)} operators, {self.weights:,} weights, {self.multiply_adds:,} multiply-adds"
+        save(draw(self.nodes, f"{title}: {counts}" if title else counts), found)
+
+    def __str__(self) -> str:
+        whole = self.multiply_adds or 1
+        rows = [
+            ("node", "operator", "window", "output", "weights", "multiply-adds", "share", "sees", "stride", "runs on")
+        ]
+        rows += [
+            (node.name, node.op, node.window or "-",
+             "?" if node.shape is None else "×".join(map(str, node.shape)) or "scalar",
+             f"{node.weights:,}" if node.weights else "-", f"{node.multiply_adds:,}" if node.multiply_adds else "-",
+             f"{node.multiply_adds / whole:.1%}" if node.multiply_adds else "-",
+             extents(node.receptive_field), extents(node.stride), node.algorithm)
+            for node in self.nodes
+        ]  # fmt: skip
+        total = (
+            f"{self.weights:,} weights, {self.multiply_adds:,} multiply-adds, {human_bytes(self.peak_bytes)} at most"
+        )
+        lines = [table(rows, left=frozenset({0, 1, 2, 3, 9})), total, *(f"output {info}" for info in self.outputs)]
+        return "\n".join(lines if self.last is None else [*lines, f"last call: {self.last}"])
+
+
+def extents(values: tuple[float, ...] | None) -> str:
+    """Extents for people.
+
+    Example:
+        >>> extents((3, 3)), extents((0.5, 2.0)), extents(None)
+        ('3×3', '0.5×2', '-')
+    """
+    return "-" if not values else "×".join(f"{value:g}" if value < 1e6 else f"{value:.0f}" for value in values)

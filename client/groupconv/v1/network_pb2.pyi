@@ -412,6 +412,7 @@ class PlanNetworkResponse(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     peak_bytes: _builtins.int
     """Bytes of all tensors that are alive at the same time, at most."""
     @_builtins.property
@@ -422,18 +423,25 @@ class PlanNetworkResponse(_message.Message):
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorInfo]:
         """The outputs, with all extents that are known before the call."""
 
+    @_builtins.property
+    def last(self) -> Global___NetworkReport:
+        """How the last call of this version was answered, with inputs of any shape; absent before the first one."""
+
     def __init__(
         self,
         *,
         nodes: _abc.Iterable[Global___NetworkNode] | None = ...,
         outputs: _abc.Iterable[Global___TensorInfo] | None = ...,
         peak_bytes: _builtins.int = ...,
+        last: Global___NetworkReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last", b"_last", "last", b"last"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "outputs", b"outputs", "peak_bytes", b"peak_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last", b"_last", "last", b"last", "nodes", b"nodes", "outputs", b"outputs", "peak_bytes", b"peak_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__last: _TypeAlias = _typing.Literal["last"]  # noqa: Y015
+    _WhichOneofArgType__last: _TypeAlias = _typing.Literal["_last", b"_last"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last) -> _WhichOneofReturnType__last | None: ...
 
 Global___PlanNetworkResponse: _TypeAlias = PlanNetworkResponse  # noqa: Y015
 
@@ -449,6 +457,11 @@ class NetworkNode(_message.Message):
     WEIGHTS_FIELD_NUMBER: _builtins.int
     MULTIPLY_ADDS_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    RECEPTIVE_FIELD_FIELD_NUMBER: _builtins.int
+    STRIDE_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the model."""
     op: _builtins.str
@@ -459,9 +472,31 @@ class NetworkNode(_message.Message):
     """Multiply-adds of convolutions and matrix products; 0 for other operators."""
     algorithm: _builtins.str
     """Who runs it, as "onnxruntime"."""
+    window: _builtins.str
+    """Of a convolution or pool, its window for people, as "5×5, stride 2, 2 groups"; else empty."""
     @_builtins.property
     def shape(self) -> Global___Shape:
         """Shape of its first output; absent if it is not known before the call."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the inputs that are not weights: inputs of the network and outputs of other nodes."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the outputs."""
+
+    @_builtins.property
+    def receptive_field(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many elements of the network's input one element of the output depends on at most, along each axis behind the
+        channels; empty if it does not depend on an input, or an operator hides it.
+        """
+
+    @_builtins.property
+    def stride(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How many elements of the network's input lie between neighbors in the output, along the same axes; empty where
+        each element depends on the whole.
+        """
 
     def __init__(
         self,
@@ -472,10 +507,15 @@ class NetworkNode(_message.Message):
         weights: _builtins.int = ...,
         multiply_adds: _builtins.int = ...,
         algorithm: _builtins.str = ...,
+        inputs: _abc.Iterable[_builtins.str] | None = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
+        receptive_field: _abc.Iterable[_builtins.int] | None = ...,
+        stride: _abc.Iterable[_builtins.float] | None = ...,
+        window: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_shape", b"_shape", "shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shape", b"_shape", "algorithm", b"algorithm", "multiply_adds", b"multiply_adds", "name", b"name", "op", b"op", "shape", b"shape", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shape", b"_shape", "algorithm", b"algorithm", "inputs", b"inputs", "multiply_adds", b"multiply_adds", "name", b"name", "op", b"op", "outputs", b"outputs", "receptive_field", b"receptive_field", "shape", b"shape", "stride", b"stride", "weights", b"weights", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__shape: _TypeAlias = _typing.Literal["shape"]  # noqa: Y015
     _WhichOneofArgType__shape: _TypeAlias = _typing.Literal["_shape", b"_shape"]  # noqa: Y015

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from groupconv.errors import InvalidArgumentError
 from groupconv.networks.info import NetworkInfo
-from groupconv.networks.plan import NetworkPlan, NetworkReport, NodePlan, PartReport
+from groupconv.networks.nodes import NodePlan
+from groupconv.networks.plan import NetworkPlan, NetworkReport, PartReport
 from groupconv.networks.tensors import MAX_AXES, NETWORK_DTYPES, TensorInfo
 from groupconv.v1 import network_pb2, tensor_pb2
 from groupconv.wire.codec import message_with, offset, scan, writable
@@ -196,11 +197,17 @@ def plan_to_wire(plan: NetworkPlan) -> network_pb2.PlanNetworkResponse:
                 weights=node.weights,
                 multiply_adds=node.multiply_adds,
                 algorithm=node.algorithm,
+                inputs=node.inputs,
+                outputs=node.outputs,
+                receptive_field=node.receptive_field or (),
+                stride=node.stride or (),
+                window=node.window,
             )
             for node in plan.nodes
         ],
         outputs=map(info_to_wire, plan.outputs),
         peak_bytes=plan.peak_bytes,
+        last=None if plan.last is None else report_to_wire(plan.last),
     )
 
 
@@ -214,10 +221,16 @@ def plan_from_wire(message: network_pb2.PlanNetworkResponse) -> NetworkPlan:
             node.weights,
             node.multiply_adds,
             node.algorithm,
+            tuple(node.inputs),
+            tuple(node.outputs),
+            tuple(node.receptive_field) or None,
+            tuple(node.stride) or None,
+            node.window,
         )
         for node in message.nodes
     )
-    return NetworkPlan(tuple(nodes), tuple(map(info_from_wire, message.outputs)), message.peak_bytes)
+    last = report_from_wire(message.last) if message.HasField("last") else None
+    return NetworkPlan(tuple(nodes), tuple(map(info_from_wire, message.outputs)), message.peak_bytes, last)
 
 
 def report_to_wire(report: NetworkReport) -> network_pb2.NetworkReport:

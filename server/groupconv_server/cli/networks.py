@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from groupconv.errors import InvalidArgumentError
+from groupconv.network import Network
 from groupconv.networks.info import NetworkInfo
+from groupconv.networks.plan import NetworkPlan
+from groupconv.pictures import picture_path
 from groupconv.text import human_bytes, table
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption, integers
@@ -29,7 +32,11 @@ $ groupconv networks list --json --target gpu-box:50051
 """
 SHOW = """Examples:
 
-$ groupconv networks show ocr/det
+$ groupconv networks show alexnet
+
+$ groupconv networks show alexnet --picture alexnet.svg
+
+$ groupconv networks show ocr/det --input x=1,3,640,640
 """
 PLAN = """Examples:
 
@@ -46,6 +53,10 @@ $ groupconv networks unload 'ocr/*'
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NetworkArgument = Annotated[str, typer.Argument(help="A network that is loaded.")]
+InputsOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="NAME=N,C,H,W, once for each input. Default: the network's own, if it is fixed."),
+]
 
 
 def load(
@@ -80,39 +91,53 @@ def list_(endpoint: Endpoint, as_json: JsonOption = False, timeout: TimeoutOptio
     typer.echo(table(rows, left=frozenset({0})) if networks else "no networks are loaded")
 
 
-def show(endpoint: Endpoint, name: NetworkArgument, as_json: JsonOption = False, timeout: TimeoutOption = 10.0) -> None:
-    """Show a network's inputs and outputs, and its nodes if no axis is free."""
+def show(
+    endpoint: Endpoint,
+    name: NetworkArgument,
+    inputs: InputsOption = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the network into this file: .png, .svg or .pdf.", dir_okay=False)
+    ] = None,
+    as_json: JsonOption = False,
+    timeout: TimeoutOption = 60.0,
+) -> None:
+    """Show a network: its inputs and outputs, and its nodes with work, receptive field and the last call.
+
+    The nodes are shown for the shapes of --input; without it, if no axis is free.
+    """
+    if picture is not None:
+        picture_path("--picture", picture)
     with endpoint.connect(timeout) as client:
         network = client.get_network(name)
         if as_json:
             typer.echo(json.dumps(described(network.info)))
             return
         typer.echo(str(network.info))
-        fixed = {info.name: info.shape for info in network.inputs}
-        free = [n for n, shape in fixed.items() if not all(isinstance(extent, int) for extent in shape)]
-        if free:
-            typer.echo(f"for its nodes: groupconv networks plan {name} --input {free[0]}=…")
-        else:
-            typer.echo(str(network.plan(**fixed)))  # type: ignore[arg-type] # all extents are integers
+        free = [info.name for info in network.inputs if not all(isinstance(extent, int) for extent in info.shape)]
+        if free and not inputs:
+            if picture is not None:
+                raise InvalidArgumentError("--input", f"{free[0]}=…, as its shape is free", "no --input")
+            typer.echo(f"for its nodes: groupconv networks show {name} --input {free[0]}=…")
+            return
+        found = _plan(network, inputs)
+    typer.echo(str(found))
+    if picture is not None:
+        found.picture(picture, name)
+        typer.echo(f"drawn: {picture}", err=True)
 
 
-def plan(
-    endpoint: Endpoint,
-    name: NetworkArgument,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", help="NAME=N,C,H,W, once for each input. Default: the network's own, if it is fixed."),
-    ] = None,
-    timeout: TimeoutOption = 60.0,
-) -> None:
+def plan(endpoint: Endpoint, name: NetworkArgument, inputs: InputsOption = None, timeout: TimeoutOption = 60.0) -> None:
     """Show what a call computes, node by node: shapes, weights, multiply-adds, memory."""
     with endpoint.connect(timeout) as client:
-        network = client.get_network(name)
-        shapes = {info.name: info.shape for info in network.inputs} | shapes_of(inputs or [])
-        for info in network.inputs:
-            if not all(isinstance(extent, int) for extent in shapes[info.name]):
-                raise InvalidArgumentError("--input", f"{info.name}=…, as its shape is free: {info}", inputs)
-        typer.echo(str(network.plan(**shapes)))  # type: ignore[arg-type] # all extents are integers now
+        typer.echo(str(_plan(client.get_network(name), inputs)))
+
+
+def _plan(network: Network, inputs: list[str] | None) -> NetworkPlan:
+    shapes = {info.name: info.shape for info in network.inputs} | shapes_of(inputs or [])
+    for info in network.inputs:
+        if not all(isinstance(extent, int) for extent in shapes[info.name]):
+            raise InvalidArgumentError("--input", f"{info.name}=…, as its shape is free: {info}", inputs)
+    return network.plan(**shapes)  # type: ignore[arg-type] # all extents are integers now
 
 
 def unload(

@@ -10,7 +10,7 @@ from cachetools import LRUCache
 
 from groupconv.convolution.spec import Math
 from groupconv.convolution.steps import Step
-from groupconv.networks.plan import NetworkPlan
+from groupconv.networks.plan import NetworkPlan, NetworkReport
 from groupconv.networks.tensors import check_shapes
 from groupconv_server.coordinator.resident import ResidentStep, resident_steps
 from groupconv_server.coordinator.steps import input_types
@@ -101,9 +101,11 @@ class NetworkVersion(Version):
 
     Attributes:
         model: as it was loaded.
+        last: how the last call was answered; None before the first one.
     """
 
     model: Model
+    last: NetworkReport | None = field(default=None, kw_only=True)
     _plans: LRUCache[tuple[tuple[str, tuple[int, ...]], ...], NetworkPlan] = field(
         default_factory=lambda: LRUCache(PLANS), repr=False, kw_only=True
     )

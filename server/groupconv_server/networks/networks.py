@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -135,12 +135,13 @@ class Networks:
         self.registry.unload(name)
 
     def plan(self, name: str, shapes: Mapping[str, Sequence[int]]) -> NetworkPlan:
-        """What a call with inputs of these shapes would compute.
+        """What a call with inputs of these shapes would compute, and how the last call was answered.
 
         Raises:
             NotFoundError, InvalidArgumentError, ResourceExhaustedError: as of `NetworkVersion.bind`.
         """
-        return self.registry.get(name, NetworkVersion).bind(shapes, self._limits.tensor_bytes)
+        network = self.registry.get(name, NetworkVersion)
+        return replace(network.bind(shapes, self._limits.tensor_bytes), last=network.last)
 
     def plan_stream(
         self, name: str, shapes: Mapping[str, Sequence[int]], outputs: Sequence[str], window_bytes: int = 0
@@ -201,7 +202,8 @@ class Networks:
         self._limits.check_message(answer)
         part = PartReport(ALGORITHM, model.nodes, ran.seconds, WHOLE)
         moved = answer + sum(array.nbytes for array in inputs.values())
-        return Outputs(ran.outputs, NetworkReport(worker, (part,), moved, time.perf_counter() - start))
+        network.last = NetworkReport(worker, (part,), moved, time.perf_counter() - start)
+        return Outputs(ran.outputs, network.last)
 
     def _check(self, network: NetworkVersion, inputs: Sequence[Mapping[str, Sequence[int]]]) -> None:
         """Plan the inputs that are expected; of a network without free axes, its only ones."""

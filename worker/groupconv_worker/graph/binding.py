@@ -5,18 +5,20 @@ ONNX's own shape inference does it, on the model without its large weights.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
 from groupconv.errors import ResourceExhaustedError
-from groupconv.networks.plan import NetworkPlan, NodePlan
+from groupconv.networks.nodes import NodePlan
+from groupconv.networks.plan import NetworkPlan
 from groupconv.networks.tensors import TensorInfo
 from groupconv.text import human_bytes
 from groupconv_worker.graph.checks import node_path, subgraphs
 from groupconv_worker.graph.model import ALGORITHM, ELEMENTS, Model
+from groupconv_worker.graph.receptive import Field, follow, input_field, window
 
 UNKNOWN_ELEMENT = 8
 """Bytes of an element whose type inference does not tell."""
@@ -90,6 +92,9 @@ class Skeleton:
         """
         values = self._inferred(shapes)
         nodes = []
+        names = {info.name for info in self._model.inputs}
+        known = {name: value.shape for name, value in values.items()} | self._weights
+        fields = {info.name: field for info in self._model.inputs if (field := input_field(known.get(info.name)))}
         for i, node in zip(self._model.positions, self._model.proto.graph.node, strict=True):
             for name in node.output:
                 size = values[name].nbytes if name in values else 0
@@ -99,8 +104,14 @@ class Skeleton:
                         f"{node_path('model.graph', i, node)}: an output of {shape} takes {human_bytes(size)}, "
                         f"more than the limit of {human_bytes(most)} for a tensor"
                     )
-            if node.op_type != "Constant":
-                nodes.append(self._planned(i, node, values))
+            if node.op_type != "Constant" and not set(filter(None, node.output)) <= self._weights.keys():
+                field = follow(node, fields, known)
+                if field is not None:
+                    fields.update(dict.fromkeys(node.output, field))
+                read = tuple(name for name in node.input if name in names)
+                names.update(filter(None, node.output))
+                seen = _seen(node, field)
+                nodes.append(replace(self._planned(i, node, values), inputs=read, window=window(node, known), **seen))
         outputs = tuple(
             TensorInfo(
                 info.name, info.dtype, values[info.name].shape or info.shape if info.name in values else info.shape
@@ -176,6 +187,15 @@ class Skeleton:
                 if name in values and name not in kept and last.get(name, i) == i and name not in self._weights:
                     alive -= values[name].nbytes
         return peak
+
+
+def _seen(node: NodeProto, field: Field | None) -> dict[str, Any]:
+    """The attributes of a `NodePlan` that say what the node makes, and what that sees."""
+    return {
+        "outputs": tuple(filter(None, node.output)),
+        "receptive_field": None if field is None else tuple(map(math.ceil, field.extent)),
+        "stride": None if field is None or field.stride is None else tuple(map(float, field.stride)),
+    }
 
 
 def _set_shape(value: ValueInfoProto, shape: Sequence[int]) -> None:

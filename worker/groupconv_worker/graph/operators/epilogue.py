@@ -1,11 +1,8 @@
 """What a fused node does after its own work: the addition of a residual, then an activation."""
 
-from dataclasses import replace
 from typing import Any
 
 from groupconv_worker.graph.graph import Node
-from groupconv_worker.graph.operators.call import Call, Definition
-from groupconv_worker.graph.operators.pointwise import POINTWISE
 
 RESIDUAL = 3
 """The position of a convolution's residual among its inputs: ONNX has input, weight and bias before it."""
@@ -31,22 +28,3 @@ def activation_node(activation: tuple[Any, ...]) -> Node:
     """
     name, *parameters = activation
     return Node(name, ("x",), ("y",), dict(zip(PARAMETERS[name], parameters, strict=True)))
-
-
-def with_epilogue(definition: Definition) -> Definition:
-    """A definition that also adds the residual and applies the activation, where a node has them."""
-
-    def computed(call: Call) -> Any:
-        residual = call.given(RESIDUAL) if call.node.op in ("Conv", "ConvTranspose") else None
-        activation = call.attribute("activation")
-        if residual is None and activation is None:
-            return definition(call)
-        found = definition(call)
-        if residual is not None:
-            found = found + residual
-        if activation is not None:
-            node = activation_node(activation)
-            found = POINTWISE[node.op](replace(call, node=node, inputs=[found]))
-        return found
-
-    return computed

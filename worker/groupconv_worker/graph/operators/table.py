@@ -1,13 +1,15 @@
 """All operators of a graph, and their evaluation one after another."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.graph import Graph, Node
 from groupconv_worker.graph.operators.call import Call, Definition
-from groupconv_worker.graph.operators.epilogue import with_epilogue
+from groupconv_worker.graph.operators.epilogue import RESIDUAL, activation_node
 from groupconv_worker.graph.operators.matrices import MATRICES
 from groupconv_worker.graph.operators.movement import MOVEMENT
 from groupconv_worker.graph.operators.normalization import NORMALIZATION
@@ -66,10 +68,29 @@ def run_node(graph: Graph, node: Node, values: Mapping[str, Array]) -> dict[str,
         [values[name] if name else None for name in node.inputs],
         [graph.tensors[name] if name else None for name in node.outputs],
     )
-    found = with_epilogue(DEFINITIONS[node.op])(call)
+    found = _with_epilogue(DEFINITIONS[node.op])(call)
     made = found if isinstance(found, tuple) else (found,)
     return {name: _wide(np.asarray(array)) for name, array in zip(node.outputs, made, strict=False) if name}
 
 
 def _wide(array: Array) -> Array:
     return array.astype(np.float64) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else array
+
+
+def _with_epilogue(definition: Definition) -> Definition:
+    """A definition that also adds the residual and applies the activation, where a node has them."""
+
+    def computed(call: Call) -> Any:
+        residual = call.given(RESIDUAL) if call.node.op in ("Conv", "ConvTranspose") else None
+        activation = call.attribute("activation")
+        if residual is None and activation is None:
+            return definition(call)
+        found = definition(call)
+        if residual is not None:
+            found = found + residual
+        if activation is not None:
+            node = activation_node(activation)
+            found = POINTWISE[node.op](replace(call, node=node, inputs=[found]))
+        return found
+
+    return computed
