@@ -48,7 +48,7 @@ def serve(variant: str) -> None:
         ShardSeries.ran = LayerSeries.used = lambda *_: None  # type: ignore[method-assign, assignment]
     traces.configure()
     with Server(Config(port=0, executor="local", workers=1, threads=1, metrics_port=0)) as server:
-        print(json.dumps([server.address, server.metrics_url]), flush=True)
+        print(json.dumps({"address": server.address, "page": server.metrics_url}), flush=True)
         sys.stdin.read()
 
 
@@ -64,7 +64,8 @@ class Variant:
         command = [sys.executable, __file__, "--serve", name]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        address, self.page = json.loads(self.process.stdout.readline())  # type: ignore[union-attr]
+        ready = json.loads(self.process.stdout.readline())  # type: ignore[union-attr]
+        address, self.page = ready["address"], ready["page"]
         self.client = groupconv.connect(address, timeout=60)
         self.cpu = psutil.Process(self.process.pid)
         self.layers = {}

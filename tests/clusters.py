@@ -147,7 +147,7 @@ class Cluster:
         try:
             line = process.stdout.readline()
             assert line, Path(self.folder, "server.log").read_text()
-            yield process, (json.loads(line)["event"] if line.startswith("{") else line).split()[-1]
+            yield process, json.loads(line)["address"] if line.startswith("{") else line.split()[-1]
         finally:
             process.send_signal(signal.SIGTERM)
             try:

@@ -34,6 +34,9 @@ Broken()
 os.write(2, b"E0000 00:00:1.2 ssl.cc:17] of gRPC core\\n\\n\\x1b[31mred\\x1b[0m \\xff\\n")
 os.write(2, b"x" * 200_000 + b"\\n")
 subprocess.run(["sh", "-c", "echo of a child; echo of its error >&2"])
+for _ in range(20):  # both are longer than a pipe takes at once, and neither is cut by the other
+    os.write(2, b"x" * 10_000 + b"\\n")
+    logging.getLogger("mine").info("z" * 100_000)
 if "uncaught" in sys.argv:
     raise RuntimeError("of the main thread")
 faulthandler._sigsegv()
@@ -68,7 +71,8 @@ def test_whatever_a_process_writes_comes_as_json(end):
     assert "UserWarning: warned" in text
     assert "ZeroDivisionError" in text
     assert "ValueError: destroyed" in text
-    assert sum(len(line["event"]) for line in lines if set(line["event"]) == {"x"}) == 200_000
+    assert sum(len(line["event"]) for line in lines if set(line["event"]) == {"x"}) == 400_000
+    assert sum(line["event"] == "z" * 100_000 for line in lines) == 20
     if end == "uncaught":
         assert levels["uncaught exception"] == "critical"
         assert "of the main thread" in text
@@ -104,7 +108,7 @@ def test_every_line_of_a_server_is_json(tmp_path):
         env=os.environ | {"GRPC_VERBOSITY": "DEBUG", "GRPC_TRACE": "http", "GROUPCONV_LOG_LEVEL": "DEBUG"},
     )
     ready = process.stdout.readline()
-    address = json.loads(ready)["event"].split()[-1]
+    address = json.loads(ready)["address"]
     host, port = address.rsplit(":", 1)
     for junk in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello"):  # no handshake
         with socket.create_connection((host, int(port)), timeout=30) as connection:

@@ -50,7 +50,7 @@ class Served:
         command = [sys.executable, "-m", "groupconv_server", "serve", *options, "--log-format", "json"]
         env = os.environ | {"GROUPCONV_LOG_LEVEL": "DEBUG"}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-        self.address = json.loads(self.process.stdout.readline())["event"].split()[-1]
+        self.address = json.loads(self.process.stdout.readline())["address"]
         self.lines: queue.Queue[str] = queue.Queue()
         self.reader = threading.Thread(target=lambda: [self.lines.put(line) for line in self.process.stderr])
         self.reader.start()

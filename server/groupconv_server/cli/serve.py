@@ -6,6 +6,7 @@ import typer
 
 from groupconv_server.cli.setting_options import takes_settings
 from groupconv_server.settings import Settings
+from groupconv_server.telemetry.foreign_lines import as_json
 
 EXAMPLES = """Examples:
 
@@ -29,7 +30,10 @@ $ groupconv serve --metrics-port 9464 --log-format json
 
 @takes_settings
 def command(settings: Settings) -> None:
-    """Run a server until SIGTERM. When it is ready it prints one line that ends with its address."""
+    """Run a server until SIGTERM. When it is ready it prints one line that ends with its address.
+
+    With --log-format json that line is an object whose `address` it is.
+    """
     from groupconv_server.process import serve
     from groupconv_server.server import Server
     from groupconv_server.telemetry import logs, traces
@@ -42,8 +46,11 @@ def command(settings: Settings) -> None:
         engines = ", ".join(dict.fromkeys(w.engine for w in workers))
         count = f"{len(workers)} {server.executor.name} worker{'s' * (len(workers) != 1)}"
         if server.metrics_url:
-            typer.echo(f"groupconv shows its metrics on {server.metrics_url}")
-        typer.echo(f"groupconv is serving with {count} ({engines}) on {server.address}")
+            say(f"groupconv shows its metrics on {server.metrics_url}", metrics=server.metrics_url)
+        say(f"groupconv is serving with {count} ({engines}) on {server.address}", address=server.address)
+
+    def say(text: str, **fields: str) -> None:
+        typer.echo(as_json(text, "stdout", **fields) if settings.log_format == "json" else text)
 
     traces.configure()
     serve(config, ready)

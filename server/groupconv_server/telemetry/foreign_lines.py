@@ -7,7 +7,7 @@ the captured one and writes what it reads as JSON. Lines that are JSON objects a
 `python foreign_lines.py COMMAND …` runs another command so.
 """
 
-import io
+import fcntl
 import json
 import os
 import re
@@ -16,7 +16,8 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 LONGEST = 2**16
 """Bytes of a line without an end that are written as one."""
@@ -28,24 +29,50 @@ _LETTER = re.compile(r"^([IWEF])\d{4} |^\[[\d\-: ,.]+ ([IWEFCD]) ")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-def capture() -> TextIO:
+class Output:
+    """Where standard error led before: it takes lines while the other process writes no line of its own.
+
+    Args:
+        fd: to write to.
+        lock: a file that both processes have open.
+    """
+
+    def __init__(self, fd: int, lock: int) -> None:
+        self._fd, self._lock = fd, lock
+
+    def write(self, text: str) -> int:
+        """Write whole lines."""
+        with _alone(self._lock):
+            _write(self._fd, text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing: `write` keeps nothing back."""
+
+    def isatty(self) -> bool:
+        """False: JSON has no colors."""
+        return False
+
+
+def capture() -> Output:
     """Have everything that this process and its children write to standard output and error appear as JSON lines.
 
     It lasts until the process ends. The lines come out where standard output and standard error led before.
 
     Returns:
-        The standard error from before, for lines that are JSON. Each call of its `write` is one write.
+        The standard error from before, for lines that are JSON.
     """
-    before = io.TextIOWrapper(io.FileIO(os.dup(2), "w"), "utf-8", "backslashreplace", write_through=True)
+    lock = os.memfd_create("lines")
+    before = Output(os.dup(2), lock)
     ends = [os.pipe(), os.pipe()]
-    inputs = [str(read) for read, _ in ends]
+    inputs = [read for read, _ in ends]
     sys.stdout.flush()
     sys.stderr.flush()
     # its own session: a signal to the group of the terminal ends the captured process, whose last lines it still reads
     subprocess.Popen(  # noqa: S603 - this file
-        [sys.executable, "-I", "-S", __file__, *inputs],
+        [sys.executable, "-I", "-S", __file__, *map(str, [lock, *inputs])],
         stdin=subprocess.DEVNULL,
-        pass_fds=[read for read, _ in ends],
+        pass_fds=[lock, *inputs],
         start_new_session=True,
     ).returncode = 0  # nobody waits for it: it ends when the last writer has
     for number, (read, write) in enumerate(ends, 1):
@@ -55,8 +82,8 @@ def capture() -> TextIO:
     return before
 
 
-def as_json(line: str, stream: str) -> str:
-    """A line as a JSON object, without its end. One that is an object already stays as it is.
+def as_json(line: str, stream: str, **fields: object) -> str:
+    """A line as a JSON object with more fields, without its end. One that is an object already stays as it is.
 
     Example:
         >>> as_json("E0000 00:00:1.2 ssl.cc:17] Handshake failed", "stderr").partition(', "timestamp"')[0]
@@ -74,7 +101,7 @@ def as_json(line: str, stream: str) -> str:
     text = _ANSI.sub("", line)
     now = time.time()
     stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1e6):06}Z"
-    return json.dumps({"event": text, "level": _level(text, stream), "logger": stream, "timestamp": stamp})
+    return json.dumps({"event": text, "level": _level(text, stream), "logger": stream, **fields, "timestamp": stamp})
 
 
 def _level(text: str, stream: str) -> str:
@@ -87,7 +114,7 @@ def _level(text: str, stream: str) -> str:
     return STREAMS[stream]
 
 
-def _copy(inputs: list[int]) -> None:
+def _copy(lock: int, inputs: list[int]) -> None:
     """Copy lines from the two pipes to the two streams, until every writer has closed them."""
     left = dict.fromkeys(inputs, b"")
     with selectors.DefaultSelector() as selector:
@@ -100,16 +127,30 @@ def _copy(inputs: list[int]) -> None:
                 if not data or len(rest) >= LONGEST:
                     lines, rest = [*lines, rest], b""
                 left[key.fd] = rest
-                _write(inputs.index(key.fd) + 1, lines)
+                number = inputs.index(key.fd) + 1
+                with _alone(lock):
+                    _write(number, _objects(lines, list(STREAMS)[number - 1]))
                 if not data:
                     selector.unregister(key.fd)
                     del left[key.fd]
 
 
-def _write(fd: int, lines: list[bytes]) -> None:
-    stream = list(STREAMS)[fd - 1]
+def _objects(lines: list[bytes], stream: str) -> bytes:
     texts = (line.decode("utf-8", "replace").rstrip("\r") for line in lines)
-    data = "".join(f"{as_json(text, stream)}\n" for text in texts if text.strip()).encode()
+    return "".join(f"{as_json(text, stream)}\n" for text in texts if text.strip()).encode()
+
+
+@contextmanager
+def _alone(lock: int) -> Iterator[None]:
+    """While no other process writes. A lock of POSIX: the kernel releases those of a process that dies."""
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(lock, fcntl.LOCK_UN)
+
+
+def _write(fd: int, data: bytes) -> None:
     try:
         while data:
             data = data[os.write(fd, data) :]
@@ -123,7 +164,8 @@ def _main(arguments: list[str]) -> None:
         os.execvp(arguments[0], arguments)  # noqa: S606 - the command that was given
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    _copy([int(argument) for argument in arguments])
+    lock, *inputs = map(int, arguments)
+    _copy(lock, inputs)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.telemetry import foreign_lines
+from groupconv_server.telemetry.foreign_lines import Output
 from groupconv_server.telemetry.request import current
 
 FORMATS = ("console", "json")
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def configure(form: str, level: str | int, stream: TextIO | None = None) -> None:
+def configure(form: str, level: str | int, stream: TextIO | Output | None = None) -> None:
     """Write the logs of this process to `stream`, standard error by default.
 
     Args:
@@ -40,9 +41,10 @@ def configure(form: str, level: str | int, stream: TextIO | None = None) -> None
         raise InvalidArgumentError("log_format", f"one of {', '.join(FORMATS)}", form)
     if isinstance(level, str) and level.upper() not in logging.getLevelNamesMapping():
         raise InvalidArgumentError("log_level", "DEBUG, INFO, WARNING or ERROR", level)
-    if stream is None:
-        stream = foreign_lines.capture() if form == "json" else sys.stderr
+    if stream is None and sys.stderr is sys.__stderr__:  # it is the process's own, and not one that a test put there
         _report_crashes()
+        stream = foreign_lines.capture() if form == "json" else None
+    stream = stream or sys.stderr
     facts: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
