@@ -63,7 +63,10 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--seconds", type=float, default=0.5, help="of each turn")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dry-run", action="store_true", help="only read the options")
     options = parser.parse_args()
+    if options.dry_run:
+        return
     if reason := why_unavailable():
         sys.exit(f"bench/device_arrays.py: {reason}")
     import groupconv

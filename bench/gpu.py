@@ -1,7 +1,7 @@
 """The CUDA kernels on paper, or on a device.
 
 python bench/gpu.py --model      occupancy from the compiler's report: needs no GPU, measures nothing
-python bench/gpu.py [--batch 32] [--layer alexnet_conv2 ...]
+python bench/gpu.py [--batch 32] [--layer alexnet_conv2 ...] [--dtype float16] [--math tf32] [--layout NHWC]
                                   every algorithm on the catalogue's layers, by CUDA events, and a whole call on host
                                   arrays; torch's cuDNN beside both where torch is installed: needs a GPU
 """
@@ -12,6 +12,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import median
 from typing import Any
@@ -22,6 +23,7 @@ from gpu_calls import calls, median_of_calls
 from groupconv.convolution import cost
 from groupconv.convolution.dtypes import Types, types_of
 from groupconv.convolution.geometry import Geometry
+from groupconv.convolution.spec import MATHS, Math
 from groupconv_server.layers.catalogue import catalogue
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda import model
@@ -48,13 +50,21 @@ def main() -> None:
     parser.add_argument("--model", action="store_true", help="print the table of occupancy of docs/cuda-engine.md")
     parser.add_argument("--batch", type=int, default=1, help="samples of a request")
     parser.add_argument("--layer", nargs="+", default=list(catalogue()), help="of the catalogue; all if not given")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of all tensors")
+    parser.add_argument("--math", default="float32", choices=MATHS, help="what float32 factors may be rounded to")
+    parser.add_argument("--layout", default="NCHW", choices=("NCHW", "NHWC"), help="of a call's arrays, and of torch's")
+    parser.add_argument("--dry-run", action="store_true", help="only read the options")
     options = parser.parse_args()
+    setup = Setup(options.batch, np.dtype(options.dtype), options.math, options.layout)
+    if options.dry_run:
+        return
     if options.model:
         print("\n".join(occupancy_table()))
     elif reason := why_unavailable():
         sys.exit(f"bench/gpu.py: {reason}; --model needs none")
     else:
-        for line in chain(measured_table(options.batch, options.layer), calls(options.batch)):
+        plain = setup == Setup(options.batch)
+        for line in chain(measured_table(setup, options.layer), calls(options.batch) if plain else ()):
             print(line, flush=True)
 
 
@@ -105,26 +115,47 @@ def _hot_kernels() -> Iterator[tuple[str, str, str, int, int]]:
     yield "product of spectra", "spectral.cu", instances.spectral(F32, 4), 256, 0
 
 
-def measured_table(batch: int, names: list[str]) -> Iterator[str]:
+@dataclass(frozen=True)
+class Setup:
+    """What is measured: samples, dtype of all tensors, precision of float32 products, layout of a call's arrays."""
+
+    batch: int
+    dtype: np.dtype = F32
+    math: Math = "float32"
+    layout: str = "NCHW"
+
+    def __str__(self) -> str:
+        return f"{self.dtype}, math {self.math}, {self.layout}, batch {self.batch}"
+
+    def arrays(self, name: str) -> tuple[Problem, Any, Any, Any]:
+        """Problem, input, kernel and bias of a layer. The input is (N, C, …); as NHWC its channels are contiguous."""
+        layer = catalogue()[name].with_batch(self.batch)
+        x, w, b = (a.astype(self.dtype) for a in layer.arrays())
+        if self.layout == "NHWC":
+            x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+        return Problem(replace(layer.geometry, math=self.math), types_of(x.dtype, w.dtype)), x, w, b
+
+
+def measured_table(setup: Setup, names: list[str]) -> Iterator[str]:
     """Microseconds on the device by algorithm, then of a whole call on host arrays, beside torch."""
     engine = CudaEngine(threads=os.cpu_count() or 1)
     algorithms = engine._algorithms  # noqa: SLF001 - a benchmark looks inside
     gpu = next((gpu for gpu in (*GPUS, model.H200) if gpu.name.split()[0] in engine.device()), None)
-    yield f"# {engine.device()}, float32, batch {batch}, microseconds"
+    yield f"# {engine.device()}, {setup}, microseconds"
     heads = (*algorithms, "torch", "best / torch", "roofline", "a call", "torch", "call / torch")
     yield f"| layer | by rule | measured | {' | '.join(heads)} |"
     yield "| --- | --- | --- |" + " ---: |" * len(heads)
     ratios: list[tuple[float, float]] = []
     for name in names:
-        layer = catalogue()[name].with_batch(batch)
-        x, w, b = layer.arrays()
-        problem = Problem(layer.geometry, types_of(x.dtype, w.dtype))
+        problem, x, w, b = setup.arrays(name)
         chosen, call = _a_call(engine, problem, x, w, b)  # first: it chooses among cuDNN's plans, too
         on_device = {kind: _on_device(engine, algorithm, problem, w, b) for kind, algorithm in algorithms.items()}
         best = min(t for t in on_device.values() if isinstance(t, float))
-        theirs, their_call = _torch(layer.geometry, x, w, b)
+        theirs, their_call = _torch(problem.geometry, x, w, b, setup)
         ratios.append((best / theirs, call / their_call))
-        least = model.least_seconds(gpu, cost.flops(layer.geometry), model.least_bytes(problem))[0] if gpu else math.nan
+        least = (
+            model.least_seconds(gpu, cost.flops(problem.geometry), model.least_bytes(problem))[0] if gpu else math.nan
+        )
         cells = [t if isinstance(t, str) else f"{t:.1f}" for t in (*on_device.values(), theirs)]
         cells += [
             f"{best / theirs:.2f}",
@@ -148,7 +179,7 @@ def _on_device(engine: CudaEngine, algorithm: Any, problem: Problem, w: Any, b: 
     try:
         with device.streams() as streams:
             kernel = algorithm(device, problem, w, b)
-            x = cupy.random.standard_normal(g.input_shape, dtype=types.input)
+            x = cupy.random.standard_normal(g.input_shape, dtype=F32).astype(types.input)
             y, filler = cupy.empty(g.output_shape, types.output), cupy.empty(FILL, np.uint8)
             return _median_of_events(
                 lambda: kernel.launch(x, y, 0, device.options.workspace),
@@ -184,22 +215,27 @@ def _median_of_events(run: Any, fill: Any, event: Any, elapsed: Any, wait: Any) 
 
 def _a_call(engine: CudaEngine, problem: Problem, x: Any, w: Any, b: Any) -> tuple[str, float]:
     """A resident kernel on host arrays, copies and all: the algorithm it measured to be the fastest, and its time."""
-    prepared, out = engine.prepare(problem, w, b, resident=True), np.empty(problem.geometry.output_shape, F32)
+    prepared, out = (
+        engine.prepare(problem, w, b, resident=True),
+        np.empty(problem.geometry.output_shape, problem.types.output),
+    )
     return prepared.algorithm, median_of_calls(lambda: prepared.run(x, out))
 
 
-def _torch(g: Geometry, x: Any, w: Any, b: Any) -> tuple[float, float]:
-    """cuDNN through torch, in true float32: on the device, and a call on host arrays."""
+def _torch(g: Geometry, x: Any, w: Any, b: Any, setup: Setup) -> tuple[float, float]:
+    """cuDNN through torch: on the device, and a call on host arrays."""
     try:
         import torch
     except ImportError:
         return math.nan, math.nan
     if not torch.cuda.is_available() or any(lo != hi for lo, hi in g.padding):
         return math.nan, math.nan
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = setup.math != "float32"
     torch.backends.cudnn.benchmark = True
     functional = torch.nn.functional
     there, weight, bias, filler = (torch.from_numpy(a).cuda() for a in (x, w, b, np.empty(FILL, np.uint8)))
+    if setup.layout == "NHWC" and g.rank == 2:
+        there, weight = (a.contiguous(memory_format=torch.channels_last) for a in (there, weight))
     more: dict[str, Any] = {
         "stride": g.stride,
         "padding": [lo for lo, _ in g.padding],

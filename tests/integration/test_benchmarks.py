@@ -1,5 +1,6 @@
 """Benchmarks that reach into the server run, at their smallest: what they print is nobody's measurement here."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,16 @@ def test_benchmarks_run(script, options, printed):
     )
     assert done.returncode == 0, done.stderr
     assert printed in done.stdout
+
+
+@pytest.mark.slow
+def test_the_day_with_a_device_is_ready(tmp_path):
+    """Every step's tests are collected and its options are read; a device alone can run them."""
+    script = [str(ROOT / "bench/device_day.sh"), "--dry-run", str(tmp_path)]
+    done = subprocess.run(
+        script, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = (tmp_path / "summary.txt").read_text().splitlines()
+    assert len(steps) == 15
+    assert all(" exit   0 " in step for step in steps)

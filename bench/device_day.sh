@@ -1,0 +1,90 @@
+#!/bin/sh
+# What only a GPU can show, in order of worth, each step under its own time limit: about 25 minutes in all.
+#
+#     bench/device_day.sh FOLDER              run everything; docs/gpu.md and docs/cuda-engine.md are filled from FOLDER
+#     bench/device_day.sh --pack WHEELS       here, with a network: fetch what a machine without one lacks
+#     bench/device_day.sh --dry-run FOLDER    here, without a GPU: every step's tests are collected, its options read
+#
+# On the device it needs this checkout, Python with CuPy and torch, and the packages of the tests: if FOLDER/../wheels or
+# $WHEELS has wheels of --pack, they are installed from there, beside what is there. Without Ray, nvidia-cudnn-frontend,
+# torch or compute-sanitizer the steps that need them say so. Each step writes FOLDER/NN-name.log; summary.txt has its
+# exit code (124: the time was up) and seconds.
+set -u
+cd "$(dirname "$0")/.."
+root=$PWD
+
+# The packages of the server and of the tests that are neither CUDA's nor large.
+PACKAGES="grpcio grpcio-status grpcio-health-checking grpcio-reflection protobuf ml_dtypes numba onnxruntime onnx onnx-ir
+onnxscript scipy threadpoolctl platformdirs cachetools psutil safetensors typer rich pillow prometheus-client structlog
+pydantic-settings opentelemetry-api tqdm lz4 pytest pytest-timeout hypothesis nvidia-cudnn-frontend nvidia-ml-py"
+
+if [ "${1-}" = --pack ]; then
+    # shellcheck disable=SC2086 # a list of words
+    exec "${PYTHON:-python3}" -m pip download --quiet --constraint constraints.txt --dest "${2:?a folder}" $PACKAGES
+fi
+dry=
+if [ "${1-}" = --dry-run ]; then dry=1; shift; fi
+out=${1:?a folder for the results}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+python=${PYTHON:-python3}
+wheels=${WHEELS:-$out/../wheels}
+if [ -d "$wheels" ] && [ -z "$dry" ]; then
+    "$python" -m venv --system-site-packages "$out/venv" && python=$out/venv/bin/python
+    # shellcheck disable=SC2086
+    "$python" -m pip install --quiet --no-index --find-links "$wheels" $PACKAGES > "$out/install.log" 2>&1
+fi
+export PYTHONPATH="$root/client:$root/worker:$root/server:$root/bench${PYTHONPATH:+:$PYTHONPATH}"
+export GROUPCONV_TUNE=on XDG_CACHE_HOME="$out/cache" PYTHONUNBUFFERED=1
+: > "$out/summary.txt"
+number=0
+
+# step NAME SECONDS COMMAND...
+step() {
+    name=$1 limit=$2
+    shift 2
+    number=$((number + 1))
+    log=$(printf '%s/%02d-%s.log' "$out" "$number" "$name")
+    begin=$(date +%s)
+    timeout --kill-after=10 "$limit" "$@" > "$log" 2>&1
+    status=$?
+    printf '%02d %-24s exit %3d %4d s of %4d: %s\n' "$number" "$name" "$status" "$(($(date +%s) - begin))" "$limit" \
+        "$(tail -n 1 "$log" | cut -c 1-90)" | tee -a "$out/summary.txt"
+}
+
+# tests NAME SECONDS ARGUMENTS...
+tests() {
+    name=$1 limit=$2
+    shift 2
+    step "$name" "$limit" "$python" -m pytest -m gpu -q -p no:cacheprovider ${dry:+--collect-only} "$@"
+}
+
+# script NAME SECONDS FILE ARGUMENTS...
+script() {
+    name=$1 limit=$2 file=$3
+    shift 3
+    step "$name" "$limit" "$python" "bench/$file" "$@" ${dry:+--dry-run}
+}
+
+step machine 30 sh -c 'nvidia-smi -q 2>&1 | grep -E "Product Name|Driver Version|CUDA Version|FB Memory|Total|MIG" | head -20
+    "$0" -c "import sys; print(sys.version)
+for name in (\"cupy\", \"torch\", \"cudnn\", \"ray\", \"numba\"):
+    try: print(name, __import__(name).__version__)
+    except Exception as error: print(name, error)"' "$python"
+tests recordings 240 tests/worker/cuda/test_gpu_captured_runs.py
+tests engine 420 tests/worker/cuda/test_gpu.py
+script device-arrays 120 device_arrays.py --layer alexnet_conv2 mobilenet_dw_14 --batch 1 32 --rounds 1
+for batch in 1 32; do script "float32-batch-$batch" 150 gpu.py --batch "$batch"; done
+for batch in 1 32; do script "tf32-batch-$batch" 120 gpu.py --batch "$batch" --math tf32; done
+for batch in 1 32; do script "float16-batch-$batch" 120 gpu.py --batch "$batch" --dtype float16; done
+script float16-nhwc 120 gpu.py --batch 32 --dtype float16 --layout NHWC
+step warmup 120 "$python" -m groupconv_server warmup --engine cuda --rows alexnet,mobilenet ${dry:+--help}
+tests clients 240 tests/integration/test_gpu_clients.py tests/server/memory/test_cuda_memory.py
+if [ -n "$dry" ] || command -v compute-sanitizer > /dev/null; then
+    step sanitizer 240 ${dry:+echo} compute-sanitizer "$python" -m pytest -m gpu -q tests/worker/cuda/test_gpu.py -k "wide or sliding"
+else
+    step sanitizer 5 echo "skipped: no compute-sanitizer"
+fi
+script two-workers 120 two_workers_one_gpu.py
+
+! grep -qv "exit   0" "$out/summary.txt"
