@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cachetools import LRUCache
@@ -23,6 +24,7 @@ from groupconv_worker.activity import ACTIVITY, Activity
 from groupconv_worker.contract import Problem
 from groupconv_worker.cpu.kernels import cache
 from groupconv_worker.cpu.kernels.forms import FORMS, Form
+from groupconv_worker.graph.graph import Graph
 from groupconv_worker.improvement import Improvement
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,21 @@ class Job(NamedTuple):
     resident: bool = False
 
 
+@dataclass(eq=False, slots=True)
+class NetworkJob:
+    """A network of which another process binds the graph and compiles the kernels.
+
+    Attributes:
+        name: for people.
+        data: the ONNX model; emptied once it is done.
+        shapes: of the inputs.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
+    shapes: Mapping[str, tuple[int, ...]]
+
+
 class Done(NamedTuple):
     """What came of a job.
 
@@ -67,12 +84,16 @@ class Done(NamedTuple):
         algorithm: that was the fastest; None if nothing was measured.
         error: why it could not be done; empty if it was.
         busy: whether it is to be tried again, as shards ran all the time.
+        graph: of a network.
+        reason: why a network has no graph, or no kernels for it.
     """
 
     forms: tuple[Form, ...] = ()
     algorithm: str | None = None
     error: str = ""
     busy: bool = False
+    graph: Graph | None = None
+    reason: str = ""
 
 
 class Compiler:
@@ -86,7 +107,9 @@ class Compiler:
     def __init__(self, command: tuple[str, ...] = (), activity: Activity = ACTIVITY) -> None:
         self._activity = activity
         self._command = command or (sys.executable, "-P", "-m", "groupconv_worker.cpu.compiler_process")
-        self._waiting: OrderedDict[Hashable, tuple[Job, Improvement, Callable[[Done], None]]] = OrderedDict()
+        self._waiting: OrderedDict[Hashable, tuple[Job | NetworkJob, Improvement, Callable[[Done], None]]] = (
+            OrderedDict()
+        )
         self._known: LRUCache[Hashable, Improvement | None] = LRUCache(SEEN)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -95,7 +118,12 @@ class Compiler:
         self._closed = False
 
     def ask(
-        self, job: Job, done: Callable[[Done], None] = lambda _: None, *, form: Form | None = None, now: bool = False
+        self,
+        job: Job | NetworkJob,
+        done: Callable[[Done], None] = lambda _: None,
+        *,
+        form: Form | None = None,
+        now: bool = False,
     ) -> Improvement | None:
         """Have a job done, once.
 
@@ -172,6 +200,8 @@ class Compiler:
             found = self._send(job)
             if found.error:
                 log.warning("%s cannot be prepared ahead: %s", job, found.error)
+            if isinstance(job, NetworkJob):
+                job.data = b""  # the job is remembered
             FORMS.appeared(found.forms)
             if found.busy:
                 continue
@@ -189,9 +219,9 @@ class Compiler:
     def _next(self) -> Hashable | None:
         """The job that was asked for last, as it is most likely to come again; None if it has to wait for a gap."""
         busy = self._activity.inside > 0
-        return next((key for key, (job, *_) in reversed(self._waiting.items()) if job.algorithm or not busy), None)
+        return next((key for key, (job, *_) in reversed(self._waiting.items()) if not (busy and _measures(job))), None)
 
-    def _send(self, job: Job) -> Done:
+    def _send(self, job: Job | NetworkJob) -> Done:
         """Have the process do a job; it is started if there is none."""
         try:
             if self._process is None:
@@ -229,6 +259,11 @@ class Compiler:
                     pipe.close()
         process.kill()
         process.wait()
+
+
+def _measures(job: Job | NetworkJob) -> bool:
+    """Whether a job takes times, which other work would spoil."""
+    return isinstance(job, Job) and job.algorithm is None
 
 
 COMPILER = Compiler()

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from groupconv_worker.activity import Activity, BusyError
-from groupconv_worker.cpu.compiler import NICENESS, Done, Job
+from groupconv_worker.cpu.compiler import NICENESS, Done, Job, NetworkJob
 from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.kernels.cache import folders
 from groupconv_worker.cpu.kernels.forms import FORMS
@@ -28,12 +28,15 @@ def main(jobs: BinaryIO, answers: BinaryIO, activity: Activity) -> None:
     engines: dict[int, CpuEngine] = {}
     while True:
         try:
-            job: Job = pickle.load(jobs)  # noqa: S301 - of our own parent
+            job: Job | NetworkJob = pickle.load(jobs)  # noqa: S301 - of our own parent
         except EOFError:
             return
-        if job.threads not in engines:
-            engines[job.threads] = CpuEngine(threads=job.threads, activity=activity)
-        pickle.dump(perform(engines[job.threads], job), answers)
+        if isinstance(job, NetworkJob):
+            pickle.dump(perform_network(job), answers, pickle.HIGHEST_PROTOCOL)
+        else:
+            if job.threads not in engines:
+                engines[job.threads] = CpuEngine(threads=job.threads, activity=activity)
+            pickle.dump(perform(engines[job.threads], job), answers)
         answers.flush()
 
 
@@ -53,6 +56,30 @@ def perform(engine: CpuEngine, job: Job) -> Done:
         return Done(tuple(FORMS.made), busy=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, the kernel is computed without
         return Done(tuple(FORMS.made), error=f"{type(error).__name__}: {error}")
+
+
+def perform_network(job: NetworkJob) -> Done:
+    """Bind a network's graph, and compile the kernels of its program."""
+    from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+    from groupconv_worker.cpu.network.network import CompiledNetwork
+    from groupconv_worker.cpu.threads import Team
+    from groupconv_worker.graph.importing import Optimized
+    from groupconv_worker.graph.model import read_model
+    from groupconv_worker.graph.translation import UnboundGraphError
+
+    try:
+        graph = Optimized(read_model(job.data)).canonical(job.shapes)
+        team = Team(1)
+        try:
+            with _alone():
+                CompiledNetwork(graph, team)
+        finally:
+            team.close()
+    except (UnsupportedNodeError, UnboundGraphError) as error:
+        return Done(tuple(FORMS.made), reason=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the network stays with the runtime
+        return Done(tuple(FORMS.made), error=f"{type(error).__name__}: {error}")
+    return Done(tuple(FORMS.made), graph=graph)
 
 
 @contextlib.contextmanager

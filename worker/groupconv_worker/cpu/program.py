@@ -78,6 +78,7 @@ class Program:
         stages: each begins when the one before is done.
         scratch: the memory that they share.
         threads: how many of the team's threads to use at most; None for all.
+        arena: bytes that they share, if it is no `Scratch`.
     """
 
     def __init__(
@@ -88,13 +89,14 @@ class Program:
         scratch: Scratch | None = None,
         *,
         threads: int | None = None,
+        arena: int = 0,
     ) -> None:
         self.team, self.buffers = team, buffers
         self.threads = shares = team.threads if threads is None else min(team.threads, threads)
         given_words = [(OVER, *stage.words) for stage in stages]
         self.kept = [word for stage in stages for word in stage.words if isinstance(word, np.ndarray)]
         lines = 1 + len(stages) * (2 + shares) + sum(-(-len(some) // LINE) for some in given_words)
-        inner, size = 0 if scratch is None else scratch.bytes, lines * LINE * 8
+        inner, size = arena if scratch is None else scratch.bytes, lines * LINE * 8
         words, places = [0] * (lines * LINE), []
         words[:2] = len(stages), shares
         given = (1 + len(stages) * (2 + shares)) * LINE

@@ -1,0 +1,189 @@
+"""Lowering of operators on arrays in C order: matrix products, softmax, and what moves elements."""
+
+import math
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.network.assembly import aligned_copy
+from groupconv_worker.cpu.network.kernels import movement, rows
+from groupconv_worker.cpu.network.kernels.matrices import PANEL, multiply
+from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute, replace_offset
+from groupconv_worker.cpu.network.maps import concatenate_maps, pick
+from groupconv_worker.cpu.network.pointwise import coded, collapsed
+from groupconv_worker.cpu.program import Address
+from groupconv_worker.graph.graph import Node
+
+
+def panels(w: Array) -> Array:
+    """A matrix (depth, columns) in panels of columns, each (depth, PANEL), zeros behind the last column."""
+    depth, columns = w.shape
+    count = -(-columns // PANEL)
+    padded = np.zeros((depth, count * PANEL), np.float32)
+    padded[:, :columns] = w
+    return aligned_copy(padded.reshape(depth, count, PANEL).swapaxes(0, 1))
+
+
+def lower_gemm(low: Lowering, node: Node) -> None:
+    """Gemm with constant weights."""
+    w = low.constant(node.inputs[1])
+    bias = low.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+    if w is None or (bias is None and len(node.inputs) > 2 and node.inputs[2]):
+        raise UnsupportedNodeError("weights that are no constants")
+    w = (w.T if attribute(node, "transB", 0) else w) * np.float32(attribute(node, "alpha", 1.0))
+    M, N = low.shape(node.outputs[0])
+    K = w.shape[0]
+    row, depth = (1, M) if attribute(node, "transA", 0) else (K, 1)
+    start: Array | int = 0
+    bias_row = 0
+    if bias is not None:
+        wide = np.broadcast_to(
+            bias * np.float32(attribute(node, "beta", 1.0)), (M if bias.ndim == 2 and len(bias) > 1 else 1, N)
+        )
+        start, bias_row = aligned_copy(wide), N if len(wide) > 1 else 0
+    x = low.array(node.inputs[0])
+    y = low.new_array(node.outputs[0])
+    code, parameters = coded(attribute(node, "activation", ()))
+    packed = panels(w)
+    shape = (M, K, N, 1, row, depth, PANEL, K * PANEL, N, 0, 0, 0, bias_row)
+    low.assembly.add(low.assembly.kernel(multiply), (x, packed, start, y, parameters, code, *shape), -(-N // PANEL))
+
+
+def lower_matmul(low: Lowering, node: Node) -> None:
+    """MatMul: of a constant matrix, or of as many pairs of matrices."""
+    a, b = (low.shape(name) for name in node.inputs)
+    out = low.shape(node.outputs[0])
+    if len(a) < 2 or len(b) < 2 or low.graph.tensors[node.inputs[0]].dtype != np.float32:
+        raise UnsupportedNodeError(f"{list(a)} by {list(b)}")
+    K, N = b[-2:]
+    code, parameters = coded(attribute(node, "activation", ()))
+    w = low.constant(node.inputs[1])
+    x = low.array(node.inputs[0])
+    if w is not None and math.prod(b[:-2]) == 1:
+        M = math.prod(a[:-1])
+        shape = (M, K, N, 1, K, 1, PANEL, K * PANEL, N, 0, 0, 0, 0)
+        y = low.new_array(node.outputs[0])
+        packed = panels(w.reshape(K, N))
+        tasks = -(-N // PANEL)
+        low.assembly.add(low.assembly.kernel(multiply), (x, packed, 0, y, parameters, code, *shape), tasks)
+        return
+    if a[:-2] != b[:-2]:
+        raise UnsupportedNodeError(f"{list(a)} by {list(b)}")
+    weights, pairs, M = low.in_arena(node.inputs[1]), math.prod(a[:-2]), a[-2]
+    y = low.new_array(node.outputs[0])
+    shape = (M, K, N, pairs, K, 1, N, PANEL, N, M * K, K * N, math.prod(out[-2:]), 0)
+    words = (x, weights, 0, y, parameters, code, *shape)
+    low.assembly.add(low.assembly.kernel(multiply), words, pairs * -(-N // PANEL))
+
+
+def lower_softmax(low: Lowering, node: Node) -> None:
+    """Softmax over the last axis that is longer than 1."""
+    shape = low.shape(node.inputs[0])
+    axis = attribute(node, "axis", -1) % len(shape)
+    if math.prod(shape[axis + 1 :]) != 1 or low.graph.tensors[node.inputs[0]].dtype != np.float32:
+        raise UnsupportedNodeError(f"over axis {axis} of {list(shape)}")
+    x, y = low.array(node.inputs[0]), low.new_array(node.outputs[0])
+    words = (x, y, rows.SOFTMAX, shape[axis], np.zeros(1, np.float32))
+    low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape[:axis]))
+
+
+def lower_reshape(low: Lowering, node: Node) -> None:
+    """Reshape, Identity and their like: another name for the same elements."""
+    x, y = node.inputs[0], node.outputs[0]
+    if low.has_map(x) and low.shape(x) == low.shape(y) and y in low.plan.maps:
+        low.maps[y] = low.maps[x]
+    else:
+        low.view(y, low.array(x))
+
+
+def lower_transpose(low: Lowering, node: Node) -> None:
+    """Transpose, where no more than four axes are moved."""
+    shape = low.shape(node.inputs[0])
+    order = attribute(node, "perm") or tuple(reversed(range(len(shape))))
+    own = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    _move(low, node, [own[axis] for axis in order], low.array(node.inputs[0]))
+
+
+def _move(low: Lowering, node: Node, steps: list[int], source: Address | Array) -> None:
+    """Fill the output with elements of the source, so many steps apart along each axis of the output."""
+    out = low.shape(node.outputs[0])
+    own = [math.prod(out[i + 1 :]) for i in range(len(out))]
+    extents, (from_steps, to_steps) = collapsed(out, [steps, own])
+    if len(extents) > 4 or (not isinstance(source, Address) and source.itemsize != 4):
+        raise UnsupportedNodeError(f"{len(extents)} axes that are moved")
+    y = low.new_array(node.outputs[0])
+    more = [0] * (4 - len(extents))
+    shape = [1] * len(more) + extents
+    low.assembly.add(
+        low.assembly.kernel(movement.move), (source, y, *shape, *more, *from_steps, *more, *to_steps), shape[0]
+    )
+
+
+def lower_concat(low: Lowering, node: Node) -> None:
+    """Concat: of maps along channels, of arrays along any axis."""
+    out = low.shape(node.outputs[0])
+    axis = attribute(node, "axis") % len(out)
+    if node.outputs[0] in low.plan.maps and axis == 1 and any(low.has_map(name) for name in node.inputs):
+        concatenate_maps(low, node)
+        return
+    sources = [low.array(name) for name in node.inputs]
+    y = low.new_array(node.outputs[0])
+    outer, after = math.prod(out[:axis]), math.prod(out[axis + 1 :])
+    first = 0
+    for name, source in zip(node.inputs, sources, strict=True):
+        run = low.shape(name)[axis] * after
+        words = (outer, 1, 1, run, run, 0, 0, 1, out[axis] * after, 0, 0, 1)
+        low.assembly.add(low.assembly.kernel(movement.move), (source, replace_offset(y, 4 * first), *words), outer)
+        first += run
+
+
+def lower_split(low: Lowering, node: Node) -> None:
+    """Split: of a map along channels, of an array along any axis."""
+    shape = low.shape(node.inputs[0])
+    axis = attribute(node, "axis", 0) % len(shape)
+    first = 0
+    for name in filter(None, node.outputs):
+        count = low.shape(name)[axis]
+        if low.has_map(node.inputs[0]) and axis == 1:
+            pick(low, low.map(node.inputs[0]), low.new_map(name), range(first, first + count))
+        else:
+            _cut(low, node, name, axis, first)
+        first += count
+
+
+def _cut(low: Lowering, node: Node, name: str, axis: int, first: int) -> None:
+    """Elements of the first input from `first` on along an axis, as an array."""
+    shape, out = low.shape(node.inputs[0]), low.shape(name)
+    source = low.array(node.inputs[0])
+    outer, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    y = low.new_array(name)
+    if not isinstance(source, Address):
+        raise UnsupportedNodeError("a constant")
+    run = out[axis] * after
+    words = (outer, 1, 1, run, shape[axis] * after, 0, 0, 1, run, 0, 0, 1)
+    low.assembly.add(low.assembly.kernel(movement.move), (replace_offset(source, 4 * first * after), y, *words), outer)
+
+
+def lower_slice(low: Lowering, node: Node) -> None:
+    """Slice along one axis in steps of 1."""
+    shape, out = low.shape(node.inputs[0]), low.shape(node.outputs[0])
+    starts = attribute(node, "starts")
+    if starts is None or any(step != 1 for step in attribute(node, "steps") or ()):
+        raise UnsupportedNodeError("bounds that are no constants, or steps")
+    axes = attribute(node, "axes") or range(len(starts))
+    cut = [(axis % len(shape), start) for axis, start in zip(axes, starts, strict=True)]
+    cut = [
+        (axis, max(0, start + shape[axis]) if start < 0 else start)
+        for axis, start in cut
+        if shape[axis] != out[axis % len(shape)]
+    ]
+    if not cut:
+        lower_reshape(low, node)
+        return
+    if len(cut) > 1:
+        raise UnsupportedNodeError(f"{len(cut)} axes")
+    axis, start = cut[0]
+    if low.has_map(node.inputs[0]) and axis == 1 and node.outputs[0] in low.plan.maps:
+        pick(low, low.map(node.inputs[0]), low.new_map(node.outputs[0]), range(start, start + out[1]))
+    else:
+        _cut(low, node, node.outputs[0], axis, start)

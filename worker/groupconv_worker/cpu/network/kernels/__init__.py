@@ -1,0 +1,1 @@
+"""Compiled operators of networks, beside the convolutions."""

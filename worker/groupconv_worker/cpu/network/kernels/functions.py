@@ -1,0 +1,137 @@
+"""Functions of each element, chosen by a code among a kernel's words: one kernel serves all of them."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from groupconv_worker.cpu.blocked.kernels.activation import clip, exponential, sigmoid, tanh
+from groupconv_worker.cpu.kernels.simd import Simd, i64
+from groupconv_worker.cpu.network.kernels.vectors import VECTOR
+
+Emit = Callable[..., Any]
+
+
+def _constant(s: Simd, value: float) -> Any:
+    return ir.Constant(s.type, [value] * s.lanes)
+
+
+def _leaky_relu(s: Simd, x: Any, slope: Any, _: Any) -> Any:
+    b = s.builder
+    return b.select(b.fcmp_ordered("<", x, s.zero), b.fmul(x, slope), x)
+
+
+def _hard_sigmoid(s: Simd, x: Any, alpha: Any, beta: Any) -> Any:
+    return clip(s, s.multiply_add(x, alpha, beta), s.zero, _constant(s, 1.0))
+
+
+def _library(name: str) -> Emit:
+    """A function that LLVM has an instruction or a routine for."""
+
+    def emit(s: Simd, x: Any, _first: Any, _second: Any) -> Any:
+        kind = ir.FunctionType(s.type, [s.type])
+        function = cgutils.get_or_insert_function(s.builder.module, kind, f"llvm.{name}.v{s.lanes}f32")
+        return s.builder.call(function, [x])
+
+    return emit
+
+
+def _erf(s: Simd, x: Any) -> Any:
+    """The error function to 1.5e-7. Source: Abramowitz and Stegun, 7.1.26; a Taylor series near 0."""
+    b = s.builder
+    size = _library("fabs")(s, x, None, None)
+    t = b.fdiv(_constant(s, 1.0), s.multiply_add(size, _constant(s, 0.3275911), _constant(s, 1.0)))
+    total = _constant(s, 1.061405429)
+    for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        total = s.multiply_add(total, t, _constant(s, factor))
+    gauss = exponential(s, b.fsub(s.zero, b.fmul(size, size)))
+    far = b.fsub(_constant(s, 1.0), b.fmul(b.fmul(total, t), gauss))
+    far = b.select(b.fcmp_ordered("<", x, s.zero), b.fsub(s.zero, far), far)
+    square, series = b.fmul(x, x), _constant(s, -1 / 42)
+    for factor in (1 / 10, -1 / 3, 1.0):
+        series = s.multiply_add(series, square, _constant(s, factor))
+    near = b.fmul(b.fmul(series, x), _constant(s, 2 / math.sqrt(math.pi)))
+    return b.select(b.fcmp_ordered("<", size, _constant(s, 0.3)), near, far)
+
+
+def _gelu(s: Simd, x: Any, _first: Any, _second: Any) -> Any:
+    b = s.builder
+    half = b.fmul(x, _constant(s, 0.5))
+    return s.multiply_add(half, _erf(s, b.fmul(x, _constant(s, math.sqrt(0.5)))), half)
+
+
+UNARY: dict[str, Emit] = {
+    "Clip": clip,
+    "LeakyRelu": _leaky_relu,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda s, x, *_: s.builder.fmul(x, _hard_sigmoid(s, x, _constant(s, 1 / 6), _constant(s, 0.5))),
+    "Sigmoid": lambda s, x, *_: sigmoid(s, x),
+    "Silu": lambda s, x, *_: s.builder.fmul(x, sigmoid(s, x)),
+    "Tanh": lambda s, x, *_: tanh(s, x),
+    "Exp": lambda s, x, *_: exponential(s, x),
+    "Sqrt": _library("sqrt"),
+    "Abs": _library("fabs"),
+    "Floor": _library("floor"),
+    "Ceil": _library("ceil"),
+    "Round": _library("rint"),
+    "Neg": lambda s, x, *_: s.builder.fsub(_constant(s, -0.0), x),
+    "Reciprocal": lambda s, x, *_: s.builder.fdiv(_constant(s, 1.0), x),
+    "Erf": lambda s, x, *_: _erf(s, x),
+    "Gelu": _gelu,
+    "Square": lambda s, x, *_: s.builder.fmul(x, x),
+}
+"""What emits a function of one vector and two parameters, by ONNX's name. Relu is a Clip, as is nothing at all."""
+BINARY: dict[str, Emit] = {
+    "First": lambda _s, a, _b, _c: a,
+    "Add": lambda s, a, b, _c: s.builder.fadd(a, b),
+    "Sub": lambda s, a, b, _c: s.builder.fsub(a, b),
+    "Mul": lambda s, a, b, _c: s.builder.fmul(a, b),
+    "Div": lambda s, a, b, _c: s.builder.fdiv(a, b),
+    "Max": lambda s, a, b, _c: s.builder.select(s.builder.fcmp_ordered("<", a, b), b, a),
+    "Min": lambda s, a, b, _c: s.builder.select(s.builder.fcmp_ordered(">", a, b), b, a),
+    "PRelu": lambda s, a, b, _c: _leaky_relu(s, a, b, None),
+    "MultiplyAdd": lambda s, a, b, c: s.multiply_add(a, b, c),
+}
+"""What emits a function of up to three vectors."""
+UNARY_CODES = {name: code for code, name in enumerate(UNARY)}
+BINARY_CODES = {name: code for code, name in enumerate(BINARY)}
+
+
+def _chosen(s: Simd, code: Any, table: dict[str, Emit], *given: Any) -> Any:
+    """The result of the function whose code it is."""
+    b = s.builder
+    found = cgutils.alloca_once(b, s.type)
+    b.store(given[0], found)
+    done = b.append_basic_block("done")
+    choice = b.switch(code, done)
+    for number, emit in enumerate(table.values()):
+        case = b.append_basic_block(f"case{number}")
+        choice.add_case(i64(number), case)
+        b.position_at_end(case)
+        b.store(emit(s, *given), found)
+        b.branch(done)
+    b.position_at_end(done)
+    return b.load(found)
+
+
+@intrinsic
+def apply(_context, code, x, first, second):
+    """The function `code` of `UNARY` of a vector, with two vectors of parameters."""
+
+    def generate(_context: Any, b: Any, _signature: Any, values: Any) -> Any:
+        return _chosen(Simd(b, ir.FloatType()), values[0], UNARY, *values[1:])
+
+    return VECTOR(code, x, first, second), generate
+
+
+@intrinsic
+def combine(_context, code, a, b, c):
+    """The function `code` of `BINARY` of three vectors."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return _chosen(Simd(builder, ir.FloatType()), values[0], BINARY, *values[1:])
+
+    return VECTOR(code, a, b, c), generate

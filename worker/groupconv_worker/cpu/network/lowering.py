@@ -1,0 +1,225 @@
+"""The nodes of a graph as stages: where tensors lie, in which layout, and who is asked for each operator."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.blocked.layout import Blocked
+from groupconv_worker.cpu.kernels.layout import BLOCK, copied
+from groupconv_worker.cpu.network.assembly import BLOCKS, Assembly, aligned_copy
+from groupconv_worker.cpu.network.kernels import movement, windows
+from groupconv_worker.cpu.network.planning import NO_MARGIN, Plan
+from groupconv_worker.cpu.program import Address
+from groupconv_worker.graph.graph import Graph, Node
+
+FIRST_INPUT = 2
+"""The base of a network's first input: before it are scratch memory and the word of the job."""
+
+
+class UnsupportedNodeError(ValueError):
+    """A node has no lowering; the message says why. The network stays with onnxruntime."""
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """A channel-blocked tensor.
+
+    Attributes:
+        start: where its first sample begins, margins included.
+        layout: of a sample.
+        step: bytes from sample to sample.
+        samples: how many.
+    """
+
+    start: Address
+    layout: Blocked
+    step: int
+    samples: int
+
+    def sample(self, number: int) -> Address:
+        """Where a sample begins, margins included."""
+        return replace_offset(self.start, number * self.step)
+
+    def cell(self, number: int, channel: int = 0) -> Address:
+        """Where the first cell of a channel's block lies in a sample."""
+        offset = self.layout.offset(channel - channel % self.layout.lanes, 0, 0)
+        return replace_offset(self.start, number * self.step + 4 * offset)
+
+    @property
+    def plane(self) -> int:
+        """Elements from block to block."""
+        return self.layout.plane * self.layout.lanes
+
+    @property
+    def row(self) -> int:
+        """Elements from row to row."""
+        return self.layout.pitch * self.layout.lanes
+
+
+def replace_offset(address: Address, more: int) -> Address:
+    """An address so many bytes farther."""
+    return Address(address.base, address.offset + more)
+
+
+class Lowering:
+    """Lowers a graph, node by node.
+
+    Args:
+        graph: whose nodes are lowered.
+        plan: how its tensors lie.
+        assembly: where stages go.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, assembly: Assembly) -> None:
+        self.graph, self.plan, self.assembly = graph, plan, assembly
+        self.maps: dict[str, Map] = {}
+        self.arrays: dict[str, Address | Array] = {}
+        self._blocks: dict[str, Map] = {}
+        self._constants: dict[tuple[object, ...], Array] = {}
+        self._outputs = {name: Address(FIRST_INPUT + len(graph.inputs) + i) for i, name in enumerate(graph.outputs)}
+        for i, name in enumerate(graph.inputs):
+            self.arrays[name] = Address(FIRST_INPUT + i)
+
+    def run(self, lower: Mapping[str, Callable[["Lowering", Node], None]]) -> None:
+        """Lower all nodes by their operators' functions.
+
+        Raises:
+            UnsupportedNodeError: naming the first node that cannot be lowered.
+        """
+        for node in self.graph.nodes:
+            if node.op not in lower:
+                raise UnsupportedNodeError(f"{node.op} {node.name!r} has no kernel")
+            try:
+                lower[node.op](self, node)
+            except UnsupportedNodeError as error:
+                raise UnsupportedNodeError(f"{node.op} {node.name!r}: {error}") from None
+            for name in node.outputs:
+                if name in self._outputs and name in self.maps and name not in self.arrays:
+                    self.array(name)
+        for name, address in self._outputs.items():
+            found = self.array(name)
+            if found != address:
+                nbytes = self.graph.tensors[name].nbytes
+                self.assembly.add(self.assembly.kernel(copied), (found, address, nbytes), -(-nbytes // BLOCK))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor."""
+        return self.graph.tensors[name].shape
+
+    def constant(self, name: str) -> Array | None:
+        """The elements of a tensor that does not depend on the inputs."""
+        return self.graph.constants.get(name) if name else None
+
+    def kept(self, array: Array, *key: object) -> Array:
+        """A float32 copy of a constant that kernels may read beyond; the same for the same key."""
+        if not key:
+            return aligned_copy(array)
+        if key not in self._constants:
+            self._constants[key] = aligned_copy(array)
+        return self._constants[key]
+
+    def has_map(self, name: str) -> bool:
+        """Whether a tensor is there as a channel-blocked map."""
+        return name in self.maps
+
+    def map(self, name: str) -> Map:
+        """A tensor as a channel-blocked map, copied into one if it is not."""
+        if name not in self.maps:
+            shape = self.shape(name)
+            if len(shape) != 4 or self.graph.tensors[name].dtype != np.float32:
+                raise UnsupportedNodeError(f"{self.graph.tensors[name].dtype} {list(shape)} instead of a float32 map")
+            source = self.array(name)
+            made = self._made(name)
+            C, H, W = shape[1:]
+            blocks = made.layout.blocks
+            for n in range(made.samples):
+                at = self._part(source, n * C * H * W)
+                words = (at, made.cell(n), C, H, W, made.plane, made.row)
+                self.assembly.add(self.assembly.kernel(movement.block_channels), words, blocks * H)
+        return self.maps[name]
+
+    def array(self, name: str) -> Address | Array:
+        """A tensor in C order, copied into it if it is a map. Constants are arrays, the others addresses."""
+        if name in self.arrays:
+            return self.arrays[name]
+        constant = self.constant(name)
+        if constant is not None:
+            kind = np.ascontiguousarray(constant)
+            self.arrays[name] = aligned_copy(kind) if kind.dtype == np.float32 else kind
+        elif name in self.maps:
+            self._unblock(name)
+        else:
+            raise UnsupportedNodeError(f"{name!r} is made by no node")
+        return self.arrays[name]
+
+    def _unblock(self, name: str) -> None:
+        source = self.maps[name]
+        C, H, W = self.shape(name)[1:]
+        if H == W == 1 and source.layout.margin == NO_MARGIN and source.samples == 1 and name not in self._outputs:
+            self.arrays[name] = source.start
+            return
+        target = self.new_array(name)
+        for n in range(source.samples):
+            words = (source.cell(n), self._part(target, n * C * H * W), C, H, W, source.plane, source.row)
+            self.assembly.add(self.assembly.kernel(movement.unblock_channels), words, source.layout.blocks * H)
+
+    def new_map(self, name: str) -> Map:
+        """Memory for a map that a node makes."""
+        if name not in self.plan.maps:
+            raise UnsupportedNodeError(f"{list(self.shape(name))} is no map")
+        return self._made(name)
+
+    def _made(self, name: str) -> Map:
+        root, channel = self.plan.root(name)
+        layout = self.plan.layout(self.graph.tensors[name])
+        if root not in self._blocks:
+            whole = self.plan.layout(self.graph.tensors[root])
+            samples = self.shape(root)[0]
+            block = self.assembly.block(samples * whole.nbytes)
+            self._blocks[root] = Map(block, whole, whole.nbytes, samples)
+            top, left, bottom, right = whole.margin
+            if any(whole.margin):
+                for n in range(samples):
+                    words = (self._blocks[root].sample(n), top, whole.rows, bottom, left, whole.columns, right)
+                    self.assembly.add(self.assembly.kernel(windows.clear_margin), words, whole.blocks)
+        whole_map = self._blocks[root]
+        offset = channel // layout.lanes * layout.plane * layout.lanes * 4
+        self.maps[name] = Map(replace_offset(whole_map.start, offset), layout, whole_map.step, whole_map.samples)
+        return self.maps[name]
+
+    def new_array(self, name: str) -> Address:
+        """Memory for a tensor in C order: an output's own, or a block of the arena."""
+        tensor = self.graph.tensors[name]
+        if tensor.dtype.itemsize != 4:
+            raise UnsupportedNodeError(f"elements of {tensor.dtype}")
+        address = self._outputs[name] if name in self._outputs else self.assembly.block(tensor.nbytes)
+        self.arrays[name] = address
+        return address
+
+    def view(self, name: str, of: Address | Array) -> None:
+        """A tensor has the same elements as another one, in C order."""
+        self.arrays[name] = of
+
+    def in_arena(self, name: str) -> Address | Array:
+        """A tensor in C order where kernels may read beyond its end."""
+        found = self.array(name)
+        if isinstance(found, Address) and found.base < BLOCKS:
+            nbytes = self.graph.tensors[name].nbytes
+            block = self.assembly.block(nbytes)
+            self.assembly.add(self.assembly.kernel(copied), (found, block, nbytes), -(-nbytes // BLOCK))
+            return block
+        return found
+
+    @staticmethod
+    def _part(address: Address | Array, elements: int) -> Address | Array:
+        if isinstance(address, Address):
+            return replace_offset(address, 4 * elements)
+        return address[elements:] if elements else address
+
+
+def attribute(node: Node, name: str, default: Any = None) -> Any:
+    """An attribute, or the value that stands for one that is left out."""
+    return node.attributes.get(name, default)

@@ -1,0 +1,135 @@
+"""A whole network compiled to one program, which runs on all threads without the interpreter."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.kernels.forms import Form
+from groupconv_worker.cpu.network import arrays, maps
+from groupconv_worker.cpu.network.assembly import Assembly
+from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError
+from groupconv_worker.cpu.network.planning import plan
+from groupconv_worker.cpu.network.pointwise import (
+    POINTWISE,
+    lower_affine,
+    lower_batch_normalization,
+    lower_layer_normalization,
+    lower_pointwise,
+)
+from groupconv_worker.cpu.program import Program, address
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.cpu.workspace import BufferPool
+from groupconv_worker.graph.graph import Graph, Node
+
+SAMPLES = 16
+"""Samples of a call, at most: each has stages of its own."""
+LOWER: dict[str, Callable[[Lowering, Node], None]] = {
+    **dict.fromkeys(POINTWISE, lower_pointwise),
+    **dict.fromkeys(("Conv", "ConvTranspose"), maps.lower_convolution),
+    **dict.fromkeys(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"), maps.lower_pool),
+    **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceSum"), maps.lower_mean),
+    **dict.fromkeys(("Reshape", "Identity"), arrays.lower_reshape),
+    "BatchNormalization": lower_batch_normalization,
+    "AffineChannel": lower_affine,
+    "LayerNormalization": lower_layer_normalization,
+    "LRN": maps.lower_neighbors,
+    "ChannelShuffle": maps.lower_shuffle,
+    "Resize": maps.lower_resize,
+    "Concat": arrays.lower_concat,
+    "Split": arrays.lower_split,
+    "Slice": arrays.lower_slice,
+    "Transpose": arrays.lower_transpose,
+    "Gemm": arrays.lower_gemm,
+    "MatMul": arrays.lower_matmul,
+    "Softmax": arrays.lower_softmax,
+}
+"""By operator, what lowers a node of it."""
+
+
+class KernelsMissingError(LookupError):
+    """A network needs kernels that have to be compiled first.
+
+    Attributes:
+        forms: the kernels.
+    """
+
+    def __init__(self, forms: tuple[Form, ...]) -> None:
+        super().__init__(f"{len(forms)} kernels are not compiled")
+        self.forms = forms
+
+
+class CompiledNetwork:
+    """A graph as one program. Safe to call from several threads.
+
+    Args:
+        graph: with known shapes.
+        team: the threads.
+
+    Attributes:
+        arena_bytes: memory of a run.
+        stages: how many the program has.
+
+    Raises:
+        UnsupportedNodeError: naming a node that has no lowering.
+        KernelsMissingError: inside `forms.deferred`, if kernels are not compiled yet.
+
+    Example:
+        >>> from groupconv_worker.graph.graph import Tensor
+        >>> x, y = (Tensor(name, np.dtype("float32"), (1, 3)) for name in "xy")
+        >>> graph = Graph(("x",), ("y",), (Node("Relu", ("x",), ("y",)),), {"x": x, "y": y}, {})
+        >>> team = Team(1)
+        >>> CompiledNetwork(graph, team).run({"x": np.array([[-1, 0, 2]], np.float32)})["y"]
+        array([[0., 0., 2.]], dtype=float32)
+        >>> team.close()
+    """
+
+    def __init__(self, graph: Graph, team: Team) -> None:
+        tensors = graph.tensors
+        if any(tensors[name].shape[:1] > (SAMPLES,) for name in graph.inputs):
+            raise UnsupportedNodeError(f"more than {SAMPLES} samples")
+        self._inputs = [tensors[name] for name in graph.inputs]
+        self._outputs = [tensors[name] for name in graph.outputs]
+        assembly = Assembly()
+        planned = plan(graph, POINTWISE, lambda node: maps.margin(graph, node))
+        Lowering(graph, planned, assembly).run(LOWER)
+        if assembly.missing:
+            raise KernelsMissingError(tuple(assembly.missing))
+        stages, self.arena_bytes = assembly.placed()
+        self.stages = len(stages)
+        self._program = Program(team, BufferPool(), stages, arena=self.arena_bytes)
+        self._arenas: deque[Array] = deque()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of packed weights, tables and one arena."""
+        return self._program.nbytes + self._program.bytes
+
+    def run(self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Run it once.
+
+        Args:
+            inputs: by name, of the graph's dtypes and shapes.
+            into: contiguous arrays to be filled; the others are allocated.
+
+        Returns:
+            All outputs by name.
+
+        Raises:
+            DeadlineExceededError, CancelledError: the job of this thread is over.
+        """
+        given = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
+        into = into or {}
+        found = {t.name: into[t.name] if t.name in into else np.empty(t.shape, t.dtype) for t in self._outputs}
+        bases = [word for array in (*given, *found.values()) for word in (address(array), 0)]
+        try:
+            arena = self._arenas.pop()
+        except IndexError:
+            arena = np.empty(self._program.bytes + 64, np.uint8)
+        start = address(arena)
+        try:
+            self._program.start(bases, scratch=start + -start % 64)
+        finally:
+            self._arenas.append(arena)
+        return found

@@ -1,0 +1,146 @@
+"""Which tensors of a network are channel-blocked maps, with which margins, and which of them share memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from groupconv_worker.cpu.blocked.kernels.blocks import LANES
+from groupconv_worker.cpu.blocked.layout import Blocked
+from groupconv_worker.graph.graph import Graph, Node, Tensor
+
+Margin = tuple[int, int, int, int]
+NO_MARGIN: Margin = (0, 0, 0, 0)
+MAP_OPERATORS = frozenset(
+    [
+        "Conv",
+        "ConvTranspose",
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "AffineChannel",
+        "BatchNormalization",
+        "LRN",
+        "Resize",
+        "ChannelShuffle",
+    ]
+)
+"""Operators whose first input and output are maps."""
+IN_PLACE = frozenset(["AffineChannel", "BatchNormalization"])
+"""Of these, operators that may write over their first input, as those of each element may."""
+LIKE_INPUTS = frozenset(["Concat", "Split", "Slice", "ReduceMean", "ReduceMax"])
+"""Operators beside those of each element whose output is a map if an input is one."""
+
+
+class Root(NamedTuple):
+    """Whose memory a map lies in.
+
+    Attributes:
+        name: of the tensor that the memory was made for.
+        channel: of it with which this one begins.
+    """
+
+    name: str
+    channel: int = 0
+
+
+@dataclass
+class Plan:
+    """How the tensors of a graph lie.
+
+    Attributes:
+        maps: the names of those that are channel-blocked.
+        roots: of those that lie in another's memory.
+        margins: of the memory of each root.
+    """
+
+    maps: set[str] = field(default_factory=set)
+    roots: dict[str, Root] = field(default_factory=dict)
+    margins: dict[str, Margin] = field(default_factory=dict)
+
+    def root(self, name: str) -> Root:
+        """Whose memory a map lies in, its own if it is in no other's."""
+        channel = 0
+        while name in self.roots:
+            name, more = self.roots[name]
+            channel += more
+        return Root(name, channel)
+
+    def layout(self, tensor: Tensor) -> Blocked:
+        """How a sample of a map lies, from the first of its channels on."""
+        _, channels, rows, columns = tensor.shape
+        margin = self.margins.get(self.root(tensor.name).name, NO_MARGIN)
+        return Blocked(channels, rows, columns, LANES, margin)
+
+
+def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margin]) -> Plan:
+    """Plan the tensors of a graph.
+
+    Args:
+        graph: whose nodes are lowered.
+        pointwise: operators of each element.
+        margin: what a node needs around its first input.
+    """
+    found = Plan()
+    for node in graph.nodes:
+        alike = node.op in pointwise or node.op in LIKE_INPUTS
+        if node.op in MAP_OPERATORS or (alike and any(name in found.maps for name in node.inputs)):
+            found.maps.update(name for name in node.outputs if name and is_map(graph.tensors[name]))
+    for node in graph.nodes:
+        if node.op == "Concat" and node.outputs[0] in found.maps:
+            _place_parts(graph, node, found)
+        elif (node.op in pointwise or node.op in IN_PLACE) and node.outputs[0] in found.maps:
+            _reuse(graph, node, found)
+    for node in graph.nodes:
+        if node.op in ("Conv", "ConvTranspose") and node.inputs[0] in graph.tensors:
+            root = found.root(node.inputs[0]).name
+            found.margins[root] = widest(found.margins.get(root, NO_MARGIN), margin(node))
+    return found
+
+
+def widest(a: Margin, b: Margin) -> Margin:
+    """The larger of two margins on each side."""
+    return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def is_map(tensor: Tensor) -> bool:
+    """Whether a tensor can be channel-blocked."""
+    return len(tensor.shape) == 4 and tensor.dtype == np.float32 and min(tensor.shape) > 0
+
+
+def _is_free(graph: Graph, name: str, plan_: Plan) -> bool:
+    """Whether a tensor is a map that a node makes and that lies in no other's memory yet."""
+    return name in plan_.maps and name in graph.makers and name not in plan_.roots
+
+
+def _place_parts(graph: Graph, node: Node, found: Plan) -> None:
+    """Let the inputs of a concatenation along channels be made in their places, where those are whole blocks."""
+    rank = len(graph.tensors[node.outputs[0]].shape)
+    if node.attributes.get("axis", 1) % rank != 1:
+        return
+    channel, last = 0, len(node.inputs) - 1
+    for i, name in enumerate(node.inputs):
+        count = graph.tensors[name].shape[1]
+        whole = channel % LANES == 0 and (count % LANES == 0 or i == last)
+        if whole and _is_free(graph, name, found) and node.inputs.count(name) == 1:
+            found.roots[name] = Root(node.outputs[0], channel)
+        channel += count
+
+
+def _reuse(graph: Graph, node: Node, found: Plan) -> None:
+    """Let a node write over its first input, if nothing reads that, or what lies in its memory, afterwards."""
+    x, y = node.inputs[0], node.outputs[0]
+    members = [name for name in found.maps if name == x or found.root(name).name == x]
+    done = graph.nodes.index(node)
+    over = not any(name in graph.outputs for name in members) and all(
+        graph.nodes.index(reader) <= done for name in members for reader in graph.readers.get(name, ())
+    )
+    if (
+        over
+        and node.inputs.count(x) == 1
+        and _is_free(graph, x, found)
+        and graph.tensors[x].shape == graph.tensors[y].shape
+    ):
+        found.roots[x] = Root(y)

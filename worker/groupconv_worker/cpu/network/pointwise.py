@@ -1,0 +1,267 @@
+"""Lowering of operators of each element, with broadcasting, on maps and on arrays in C order."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.blocked.kernels.blocks import LANES
+from groupconv_worker.cpu.network.kernels import rows
+from groupconv_worker.cpu.network.kernels.functions import BINARY_CODES, UNARY_CODES
+from groupconv_worker.cpu.network.kernels.pointwise import RUN, SAME, SPLAT, pointwise
+from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute
+from groupconv_worker.cpu.program import Address
+from groupconv_worker.graph.graph import Node
+
+DEFAULTS: dict[str, tuple[float, ...]] = {
+    "Relu": (0.0, math.inf),
+    "Clip": (-math.inf, math.inf),
+    "LeakyRelu": (0.01,),
+    "HardSigmoid": (0.2, 0.5),
+}
+"""Parameters of a function where a node gives none."""
+PARAMETERS = {"Clip": ("min", "max"), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}
+"""Attributes that are parameters of a function."""
+UNARY = frozenset(UNARY_CODES) - {"Square"} | {"Relu"}
+BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"))
+POINTWISE = UNARY | BINARY | {"Pow", "Sum"}
+"""Operators that are lowered here."""
+Function = tuple[Any, ...]
+
+
+class Side(NamedTuple):
+    """An input or the output of a stage.
+
+    Attributes:
+        address: of its first element.
+        mode: how it goes along a run.
+        steps: elements from step to step of three axes.
+    """
+
+    address: Address | Array
+    mode: int
+    steps: tuple[int, int, int]
+
+
+def function_of(node: Node) -> Function:
+    """The function of a unary node: its name and parameters."""
+    names = PARAMETERS.get(node.op, ())
+    defaults = DEFAULTS.get(node.op, ())
+    return node.op, *(attribute(node, name, default) for name, default in zip(names, defaults, strict=False))
+
+
+def coded(function: Function) -> tuple[int, Array]:
+    """The code and the two parameters of a function (name, *parameters); of nothing at all if it is empty."""
+    name, *given = function or ("Clip",)
+    values = [*DEFAULTS.get(name, ()), 0.0, 0.0][:2]
+    values[: len(given)] = given
+    code = UNARY_CODES.get("Clip" if name == "Relu" else name)
+    if code is None or (name == "Gelu" and given and given[0] not in ("none", 0.0)):
+        raise UnsupportedNodeError(f"the function {name}")
+    return code, np.array([v if not isinstance(v, str) else 0.0 for v in values], np.float32)
+
+
+def lower_pointwise(low: Lowering, node: Node) -> None:
+    """Any of `POINTWISE`."""
+    after: Function = attribute(node, "activation", ())
+    if node.op == "Pow":
+        exponent = low.constant(node.inputs[1])
+        powers: dict[float, Function] = {2.0: ("Square",), 0.5: ("Sqrt",), -1.0: ("Reciprocal",)}
+        if exponent is None or exponent.size != 1 or float(exponent.reshape(-1)[0]) not in powers:
+            raise UnsupportedNodeError("an exponent other than 2, 0.5 and -1")
+        stage(low, node, "First", node.inputs[:1], powers[float(exponent.reshape(-1)[0])])
+    elif node.op in UNARY:
+        if any(node.inputs[1:]):
+            raise UnsupportedNodeError("bounds that are no constants")
+        stage(low, node, "First", node.inputs[:1], function_of(node))
+    elif node.op == "Sum" and len(node.inputs) == 1:
+        stage(low, node, "First", node.inputs, ())
+    elif len(node.inputs) != 2:
+        raise UnsupportedNodeError(f"{len(node.inputs)} inputs")
+    else:
+        stage(low, node, "Add" if node.op == "Sum" else node.op, node.inputs, after)
+
+
+def lower_batch_normalization(low: Lowering, node: Node) -> None:
+    """BatchNormalization: a factor and a summand for each channel."""
+    scale, bias, mean, variance = _constants(low, node.inputs[1:5])
+    factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    _affine(low, node, factor, bias - mean * factor)
+
+
+def lower_affine(low: Lowering, node: Node) -> None:
+    """AffineChannel."""
+    _affine(low, node, *_constants(low, node.inputs[1:3]))
+
+
+def lower_layer_normalization(low: Lowering, node: Node) -> None:
+    """LayerNormalization over the last axis."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = low.shape(x)
+    if attribute(node, "axis", -1) % len(shape) != len(shape) - 1 or any(node.outputs[1:]):
+        raise UnsupportedNodeError("over more than the last axis, or with statistics")
+    scale = _constants(low, node.inputs[1:])
+    source, made = low.array(x), low.assembly.block(low.graph.tensors[x].nbytes)
+    epsilon = np.array([attribute(node, "epsilon", 1e-5)], np.float32)
+    words = (source, made, rows.NORMALIZE, shape[-1], epsilon)
+    low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape[:-1]))
+    factor, bias = scale[0], scale[1] if len(scale) > 1 else np.zeros(1)
+    given: list[tuple[Address | Array, Sequence[int]]] = [(made, shape)]
+    given += [(low.kept(values), values.shape) for values in (factor, bias)]
+    on_arrays(low, "MultiplyAdd", given, y, ())
+
+
+def _constants(low: Lowering, names: Sequence[str]) -> list[Array]:
+    found = [low.constant(name) for name in names if name]
+    if any(array is None for array in found):
+        raise UnsupportedNodeError("weights that are no constants")
+    return [np.asarray(array, np.float64) for array in found]
+
+
+def _affine(low: Lowering, node: Node, factor: Array, summand: Array) -> None:
+    name, after = node.inputs[0], attribute(node, "activation", ())
+    given = [low.kept(np.broadcast_to(values, low.shape(name)[1:2])) for values in (factor, summand)]
+    if node.outputs[0] in low.plan.maps:
+        x, y = low.map(name), low.new_map(node.outputs[0])
+        rest = [Side(values, SAME, (LANES, 0, 0)) for values in given]
+        for n in range(y.samples):
+            _on_map(low, "MultiplyAdd", [_whole(x, n), *rest], y, n, after)
+    else:
+        shape = (low.shape(name)[1], *(1,) * (len(low.shape(name)) - 2))
+        sides = [(low.array(name), low.shape(name)), *((values, shape) for values in given)]
+        on_arrays(low, "MultiplyAdd", sides, node.outputs[0], after)
+
+
+def stage(low: Lowering, node: Node, operator: str, names: Sequence[str], after: Function) -> None:
+    """y = after(operator(inputs)), on maps if one is there as a map."""
+    if any(low.graph.tensors[name].dtype != np.float32 for name in (*names, node.outputs[0])):
+        raise UnsupportedNodeError("elements that are not float32")
+    target = node.outputs[0]
+    if target in low.plan.maps and any(low.has_map(name) for name in names):
+        shape = low.shape(target)
+        sides = [_of_map(low, name, shape) for name in names]
+        y = low.new_map(target)
+        for n in range(y.samples):
+            _on_map(low, operator, [side(n) for side in sides], y, n, after)
+    else:
+        on_arrays(low, operator, [(low.array(name), low.shape(name)) for name in names], target, after)
+
+
+def _whole(x: Map, sample: int) -> Side:
+    return Side(x.cell(sample), RUN, (x.plane, x.row, LANES))
+
+
+def _of_map(low: Lowering, name: str, shape: Sequence[int]) -> Any:
+    """An input of an operator on maps, as a function of the sample."""
+    own = (1,) * (4 - len(low.shape(name))) + low.shape(name)
+    constant = low.constant(name)
+    if math.prod(own) == 1 and constant is not None:
+        value = low.kept(constant)
+        return lambda _: Side(value, SPLAT, (0, 0, 0))
+    if constant is not None and own[2:] == (1, 1) and own[0] == 1:
+        vector = low.kept(constant)
+        return lambda _: Side(vector, SAME, (LANES, 0, 0))
+    if constant is not None or len(low.shape(name)) != 4:
+        raise UnsupportedNodeError(f"an input {list(own)} for {list(shape)}")
+    x = low.map(name)
+    steps = (
+        x.plane if own[1] == shape[1] else 0,
+        x.row if own[2] == shape[2] else 0,
+        LANES if own[3] == shape[3] else 0,
+    )
+    mode = SPLAT if own[1] != shape[1] else RUN if steps[2] or shape[3] == 1 else SAME
+    batched = own[0] == shape[0]
+    return lambda n: Side(x.cell(n if batched else 0), mode, steps)
+
+
+def _on_map(low: Lowering, operator: str, sides: Sequence[Side], y: Map, sample: int, after: Function) -> None:
+    layout = y.layout
+    target = _whole(y, sample)
+    if any(side.mode == SPLAT and side.steps[0] == 0 and any(side.steps) for side in sides) or any(
+        side.mode == RUN and side.steps[2] == 0 for side in sides
+    ):  # one number for each pixel: pixel by pixel
+        extents, run = (layout.blocks, layout.rows, layout.columns), LANES
+    else:
+        sides = [Side(s.address, s.mode, (s.steps[0], s.steps[1], 0)) for s in sides]
+        target = Side(target.address, RUN, (y.plane, y.row, 0))
+        extents, run = (layout.blocks, layout.rows, 1), layout.columns * LANES
+    if extents[0] < extents[1]:  # the longer axis is shared by the threads
+        swapped = [Side(s.address, s.mode, (s.steps[1], s.steps[0], s.steps[2])) for s in (*sides, target)]
+        sides, target = swapped[:-1], swapped[-1]
+        extents = (extents[1], extents[0], extents[2])
+    add(low, operator, sides, target, extents, (run, run), after)
+
+
+def add(
+    low: Lowering,
+    operator: str,
+    sides: Sequence[Side],
+    target: Side,
+    extents: Sequence[int],
+    run: tuple[int, int],
+    after: Function,
+) -> None:
+    """One stage: extents of three axes, elements of a run and of the last run."""
+    code, parameters = coded(after)
+    unused = Side(parameters, SPLAT, (0, 0, 0))
+    a, b, c = (*sides, unused, unused)[:3]
+    modes = (a.mode, b.mode, c.mode)
+    steps = (*a.steps, *b.steps, *c.steps, *target.steps)
+    head = (a.address, b.address, c.address, target.address, parameters, BINARY_CODES[operator], code)
+    words = (*head, *modes, *extents[1:], *run, *steps)
+    low.assembly.add(low.assembly.kernel(pointwise), words, extents[0])
+
+
+def on_arrays(
+    low: Lowering,
+    operator: str,
+    given: Sequence[tuple[Address | Array, Sequence[int]]],
+    target: str,
+    after: Function,
+) -> None:
+    """One stage on arrays in C order, each with its shape."""
+    shape = low.shape(target)
+    rank = len(shape)
+    strides = []
+    for _, one in given:
+        own = (1,) * (rank - len(one)) + tuple(one)
+        dense = [math.prod(own[i + 1 :]) for i in range(rank)]
+        strides.append([0 if extent == 1 else step for extent, step in zip(own, dense, strict=True)])
+    strides.append([math.prod(shape[i + 1 :]) for i in range(rank)])
+    extents, steps = collapsed(shape, strides)
+    if len(extents) > 4:
+        raise UnsupportedNodeError(f"broadcasting over {len(extents)} axes")
+    extents = [1] * (4 - len(extents)) + extents
+    sides = []
+    addresses = [address for address, _ in given] + [low.new_array(target)]
+    for address, inner in zip(addresses, steps, strict=True):
+        first = [0] * (4 - len(inner)) + inner
+        sides.append(Side(address, RUN if first[3] else SPLAT, (first[0], first[1], first[2])))
+    add(low, operator, sides[:-1], Side(sides[-1].address, RUN, sides[-1].steps), extents[:3], (extents[3],) * 2, after)
+
+
+def collapsed(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """Axes that all arrays step through as through one become one; the last axis stays a run of its own.
+
+    Example:
+        >>> collapsed((2, 3, 4), [(12, 4, 1), (0, 0, 1)])
+        ([6, 4], [[4, 1], [0, 1]])
+    """
+    extents, steps = [1], [[int(own[-1] if shape else 0)] for own in strides]
+    for axis in reversed(range(len(shape))):
+        if shape[axis] == 1:
+            continue
+        if all(own[axis] == found[0] * extents[0] for own, found in zip(strides, steps, strict=True)):
+            extents[0] *= shape[axis]
+            continue
+        if extents == [1]:
+            extents[0] = shape[axis]
+            for own, found in zip(strides, steps, strict=True):
+                found[0] = own[axis]
+            continue
+        extents.insert(0, shape[axis])
+        for own, found in zip(strides, steps, strict=True):
+            found.insert(0, own[axis])
+    return extents, steps
