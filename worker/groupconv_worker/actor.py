@@ -14,6 +14,7 @@ import ray
 from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.graph.model import Model, read_model
 from groupconv_worker.graph.runner import ModelMissingError, NetworkCall, NetworkRan, NetworkRunner
+from groupconv_worker.graph.takeover import takeover_of
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.endpoint import Address, LaneEndpoint
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
@@ -45,7 +46,7 @@ class Worker:
             os.environ.setdefault("GROUPCONV_CUDA_MEMORY_FRACTION", str(share))  # read when the engine is made
         self._runtime = WorkerRuntime(engine, threads, capacity)
         self.engine, self.resident = self._runtime.engine, self._runtime.resident
-        self._networks = NetworkRunner(self._runtime.budget, self.engine.threads)
+        self._networks = NetworkRunner(self._runtime.budget, self.engine.threads, takeover_of(self._runtime))
         self._dropped: set[int] = set()
         self._endpoints: dict[tuple[bytes, bool], LaneEndpoint] = {}
 

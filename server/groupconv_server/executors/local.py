@@ -23,6 +23,7 @@ from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.runner import NetworkCall, NetworkRan, NetworkRunner
+from groupconv_worker.graph.takeover import takeover_of
 from groupconv_worker.job import Job, Jobs
 from groupconv_worker.resident import CAPACITY
 from groupconv_worker.runtime import WorkerRuntime
@@ -154,7 +155,7 @@ class _Worker:
     def __init__(self, worker_id: str, engine: str, threads: int, capacity: int) -> None:
         self.id = worker_id
         self.runtime = WorkerRuntime(engine, threads, capacity)
-        self.networks = NetworkRunner(self.runtime.budget, threads)
+        self.networks = NetworkRunner(self.runtime.budget, threads, takeover_of(self.runtime))
         self.shards, self._count = 0, threading.Lock()
 
     def info(self) -> WorkerInfo:

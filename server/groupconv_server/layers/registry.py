@@ -152,6 +152,21 @@ class Layers:
             self._layers[version.name] = version
         self._drop(ended)
 
+    @property
+    def spare(self) -> int:
+        """Bytes of the quota that nothing takes."""
+        return max(0, self.capacity - self.bytes)
+
+    def grow(self, version: NetworkVersion, worker: str, program_bytes: int) -> None:
+        """Count the programs that a worker has of a network's version by now. It was told how much was to spare."""
+        if version.program_bytes.get(worker, 0) == program_bytes:
+            return
+        with self._lock:
+            more = program_bytes - version.program_bytes.get(worker, 0)
+            version.program_bytes[worker] = program_bytes
+            version.bytes += more
+            self.bytes += more
+
     def superseded(self, name: str, version: int) -> bool:
         """Whether a load of this name that began after that of `version` has ended already."""
         with self._lock:

@@ -102,10 +102,12 @@ class NetworkVersion(Version):
     Attributes:
         model: as it was loaded.
         last: how the last call was answered; None before the first one.
+        program_bytes: of the programs of it on each worker, which `bytes` counts.
     """
 
     model: Model
     last: NetworkReport | None = field(default=None, kw_only=True)
+    program_bytes: dict[str, int] = field(default_factory=dict, kw_only=True)
     _plans: LRUCache[tuple[tuple[str, tuple[int, ...]], ...], NetworkPlan] = field(
         default_factory=lambda: LRUCache(PLANS), repr=False, kw_only=True
     )
@@ -131,6 +133,14 @@ class NetworkVersion(Version):
             with self._lock:
                 self._plans[key] = plan
         return plan
+
+    def answered_by(self, shapes: Mapping[str, Sequence[int]], algorithm: str) -> None:
+        """Plans of these shapes say from now on who answered the last call of them."""
+        key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
+        plan = self._plans.get(key)
+        if plan is not None and plan.nodes and plan.nodes[0].algorithm != algorithm:
+            with self._lock:
+                self._plans[key] = replace(plan, nodes=tuple(replace(n, algorithm=algorithm) for n in plan.nodes))
 
     @functools.cached_property
     def skeleton(self) -> Skeleton:

@@ -22,7 +22,7 @@ from groupconv_server.networks.store import NetworkStore, StoredNetwork
 from groupconv_server.networks.streaming import plan_stream
 from groupconv_server.networks.windows import Allowed
 from groupconv_worker.contract import Array
-from groupconv_worker.graph.model import ALGORITHM, Model, read_model
+from groupconv_worker.graph.model import Model, read_model
 from groupconv_worker.graph.runner import NetworkCall
 from groupconv_worker.job import Job
 
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 COPIES = 2
 """Of a model in memory: as it was loaded, and as a worker's session keeps it."""
-WHOLE = "the whole network as one session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +181,8 @@ class Networks:
         model = network.model
         wanted = tuple(outputs) or tuple(info.name for info in model.outputs)
         self._check_outputs(model, wanted)
-        plan = network.bind({name: array.shape for name, array in inputs.items()}, self._limits.tensor_bytes)
+        shapes = {name: array.shape for name, array in inputs.items()}
+        plan = network.bind(shapes, self._limits.tensor_bytes)
         for info in model.inputs:
             if inputs[info.name].dtype != info.dtype:
                 raise InvalidArgumentError(
@@ -196,11 +196,14 @@ class Networks:
             (info,) = (info for info in plan.outputs if info.name == wanted[0])
             if all(isinstance(extent, int) for extent in info.shape):
                 into[info.name] = allocate(info.name, info.dtype, info.shape)  # type: ignore[arg-type] # as checked
-        call = NetworkCall(network.name, network.version, inputs, wanted, into, plan.peak_bytes)
+        spare = self.registry.spare
+        call = NetworkCall(network.name, network.version, inputs, wanted, into, plan.peak_bytes, spare)
         worker, ran = self._executor.run_network(call, model, job)
         answer = sum(array.nbytes for array in ran.outputs.values())
         self._limits.check_message(answer)
-        part = PartReport(ALGORITHM, model.nodes, ran.seconds, WHOLE)
+        self.registry.grow(network, worker, ran.program_bytes)
+        network.answered_by(shapes, ran.algorithm)
+        part = PartReport(ran.algorithm, model.nodes, ran.seconds, ran.reason)
         moved = answer + sum(array.nbytes for array in inputs.values())
         network.last = NetworkReport(worker, (part,), moved, time.perf_counter() - start)
         return Outputs(ran.outputs, network.last)

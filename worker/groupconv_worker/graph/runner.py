@@ -1,4 +1,4 @@
-"""The networks of one worker: a session for each version that it was asked to run."""
+"""The networks of one worker: a session for each version that it was asked to run, and programs that took over."""
 
 import threading
 import time
@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from groupconv.errors import DeadlineExceededError
-from groupconv_worker.budget import ThreadBudget
-from groupconv_worker.graph.model import Model
+from groupconv_worker.budget import ThreadBudget, granted
+from groupconv_worker.graph.model import ALGORITHM, Model
 from groupconv_worker.graph.session import NetworkSession
+from groupconv_worker.graph.takeover import Takeover
 from groupconv_worker.job import Job
 
 Array = NDArray[Any]
@@ -27,6 +28,7 @@ class NetworkCall:
         outputs: names of those wanted.
         into: contiguous arrays to be filled, of outputs whose shape is known.
         peak_bytes: that it is expected to hold at once.
+        spare: bytes that our own program of the network may take, beside those that it has.
     """
 
     network: str
@@ -35,13 +37,30 @@ class NetworkCall:
     outputs: tuple[str, ...]
     into: Mapping[str, Array] = field(default_factory=dict)
     peak_bytes: int = 0
+    spare: int = 0
 
 
 class NetworkRan(NamedTuple):
-    """The outputs of a call by name, and its seconds in the runtime."""
+    """How a call was answered.
+
+    Attributes:
+        outputs: by name.
+        seconds: in the session or program.
+        algorithm: who ran it: `graph.model.ALGORITHM` or `OURS`.
+        reason: why.
+        program_bytes: of all programs of the version on this worker.
+    """
 
     outputs: dict[str, Array]
     seconds: float
+    algorithm: str = ALGORITHM
+    reason: str = ""
+    program_bytes: int = 0
+
+
+OURS = "groupconv"
+"""Who runs a network that is one program of ours, as plans and reports say."""
+SESSION, PROGRAM = "the whole network as one session", "the whole network as one program"
 
 
 class ModelMissingError(LookupError):
@@ -54,10 +73,11 @@ class NetworkRunner:
     Args:
         budget: of the worker's threads, which shards of convolutions share.
         threads: of a session.
+        takeover: makes our own programs; None makes none.
     """
 
-    def __init__(self, budget: ThreadBudget, threads: int) -> None:
-        self._budget, self._threads = budget, threads
+    def __init__(self, budget: ThreadBudget, threads: int, takeover: Takeover | None = None) -> None:
+        self._budget, self._threads, self.takeover = budget, threads, takeover
         self._sessions: dict[tuple[str, int], NetworkSession] = {}
         self._making: dict[tuple[str, int], threading.Lock] = {}
 
@@ -104,14 +124,38 @@ class NetworkRunner:
             job.look()
             job.check()
             raise DeadlineExceededError("the deadline passed before the network was started")
+        token = granted.set(got)
         try:
-            session = self.prepare(call.network, call.version, model)
-            start = time.perf_counter()
-            outputs = session.run(call.inputs, call.outputs, job, call.into, peak_bytes=call.peak_bytes)
-            return NetworkRan(outputs, time.perf_counter() - start)
+            return self._run(call, model, job)
         finally:
+            granted.reset(token)
             self._budget.release(got)
 
+    def _run(self, call: NetworkCall, model: Callable[[], Model], job: Job) -> NetworkRan:
+        """Run a call on the program that took over, else on the session."""
+        session = self.prepare(call.network, call.version, model)
+        takeover = self.takeover
+        found = None if takeover is None else takeover.candidate(call.network, call.version, call.inputs)
+        program = None if found is None else found.program
+        start = time.perf_counter()
+        if takeover is not None and found is not None and program is not None:
+            with job:
+                job.check()
+                outputs = program.run(call.inputs, call.into)
+            seconds = time.perf_counter() - start
+            size = takeover.bytes_of(call.network, call.version)
+            kept = {name: outputs[name] for name in call.outputs}
+            return NetworkRan(kept, seconds, OURS, f"{PROGRAM}, {found.reason}", size)
+        outputs = session.run(call.inputs, call.outputs, job, call.into, peak_bytes=call.peak_bytes)
+        seconds = time.perf_counter() - start
+        if takeover is None or found is None:
+            return NetworkRan(outputs, seconds, ALGORITHM, SESSION)
+        takeover.answered(call.network, call.version, found, session, call.inputs, spare=call.spare)
+        reason = f"{SESSION} ({found.reason})" if found.reason else SESSION
+        return NetworkRan(outputs, seconds, ALGORITHM, reason, takeover.bytes_of(call.network, call.version))
+
     def forget(self, network: str, version: int) -> None:
-        """Drop the session of a version. A call that runs on it goes on to its end."""
+        """Drop the session and the programs of a version. A call that runs on one goes on to its end."""
         self._sessions.pop((network, version), None)
+        if self.takeover is not None:
+            self.takeover.forget(network, version)

@@ -27,6 +27,9 @@ class NetworkSession:
         model: checked.
         threads: that one run may use.
 
+    Attributes:
+        model: as given.
+
     Raises:
         InvalidArgumentError: the runtime refuses the model; it names the node.
 
@@ -43,6 +46,7 @@ class NetworkSession:
 
     def __init__(self, model: Model, threads: int) -> None:
         _limit_memory()
+        self.model = model
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

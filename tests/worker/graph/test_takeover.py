@@ -1,0 +1,130 @@
+"""Programs that take over from sessions: where they are faster, agree, and fit."""
+
+import logging
+import threading
+
+import numpy as np
+import pytest
+from compiled_networks import model
+from onnx import helper
+
+from groupconv.errors import CancelledError
+from groupconv_worker.budget import ThreadBudget
+from groupconv_worker.cpu.compiler import Compiler, Done
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.graph.importing import Optimized
+from groupconv_worker.graph.model import ALGORITHM, read_model
+from groupconv_worker.graph.runner import OURS, NetworkCall, NetworkRunner
+from groupconv_worker.graph.session import NetworkSession
+from groupconv_worker.graph.takeover import Candidate, Takeover
+from groupconv_worker.job import Job
+
+X = np.random.default_rng(0).standard_normal((1, 64, 56, 56)).astype(np.float32)
+LRN = model([helper.make_node("LRN", ["x"], ["y"], size=5)], {"x": X.shape})
+MUCH = 2**40
+
+
+@pytest.fixture
+def team():
+    team = Team(1)
+    yield team
+    team.close()
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    monkeypatch.setenv("GROUPCONV_TUNE", "on")
+    compiler = Compiler()
+    yield compiler
+    compiler.close()
+
+
+@pytest.mark.slow
+def test_a_faster_program_answers_after_the_session(team, compiler):
+    """onnxruntime's LRN takes several times as long."""
+    runner = NetworkRunner(ThreadBudget(1), 1, Takeover(ThreadBudget(1), team, compiler))
+    call = NetworkCall("lrn", 1, {"x": X}, ("y",), spare=MUCH)
+    first = runner.run(call, lambda: read_model(LRN), Job())
+    assert first.algorithm == ALGORITHM
+    assert "being compiled" in first.reason
+    assert compiler.wait(240)
+    runner.takeover.wait()
+    second = runner.run(call, lambda: read_model(LRN), Job())
+    assert second.algorithm == OURS, second.reason
+    assert second.program_bytes > X.nbytes
+    np.testing.assert_allclose(second.outputs["y"], first.outputs["y"], rtol=1e-4, atol=1e-5)
+    into = {"y": np.empty_like(X)}
+    third = runner.run(NetworkCall("lrn", 1, {"x": X}, ("y",), into), lambda: read_model(LRN), Job())
+    assert third.outputs["y"] is into["y"]
+    np.testing.assert_array_equal(into["y"], second.outputs["y"])
+    over = Job()
+    over.stop(CancelledError("the caller has gone"))
+    with pytest.raises(CancelledError):
+        runner.run(call, lambda: read_model(LRN), over)
+    runner.forget("lrn", 1)
+    assert runner.run(call, lambda: read_model(LRN), Job()).algorithm == ALGORITHM
+
+
+def tried(team: Team, data: bytes, other: bytes, spare: int = MUCH) -> Candidate:
+    """What becomes of a version whose program is that of another model."""
+    takeover = Takeover(ThreadBudget(1), team, Compiler())
+    found = Candidate("n", (("x", X.shape),), spare)
+    graph = Optimized(read_model(other)).canonical({"x": X.shape})
+    takeover._try(found, Done(graph=graph), NetworkSession(read_model(data), 1), {"x": X}, ["y"])
+    return found
+
+
+def test_a_program_that_disagrees_is_an_error_and_not_taken(team, caplog):
+    other = model([helper.make_node("LRN", ["x"], ["y"], size=5, bias=1.01)], {"x": X.shape})
+    with caplog.at_level(logging.ERROR):
+        found = tried(team, LRN, other)
+    assert found.program is None
+    assert "differs from onnxruntime" in found.reason
+    assert "'y'" in caplog.text
+
+
+def test_a_faster_program_is_taken(team):
+    """onnxruntime's LRN takes several times as long."""
+    found = tried(team, LRN, LRN)
+    assert found.program is not None, found.reason
+    assert "onnxruntime's time" in found.reason
+
+
+def test_a_program_that_does_not_fit_is_not_taken(team):
+    found = tried(team, LRN, LRN, spare=1000)
+    assert found.program is None
+    assert "do not fit" in found.reason
+
+
+@pytest.mark.slow
+def test_what_cannot_be_lowered_stays_with_the_session(team, compiler):
+    data = model([helper.make_node("Softplus", ["x"], ["y"], name="odd")], {"x": (1, 3)})
+    runner = NetworkRunner(ThreadBudget(1), 1, Takeover(ThreadBudget(1), team, compiler))
+    call = NetworkCall("odd", 1, {"x": X[0, :1, 0, :3]}, ("y",), spare=MUCH)
+    runner.run(call, lambda: read_model(data), Job())
+    assert compiler.wait(240)
+    runner.takeover.wait()
+    again = runner.run(call, lambda: read_model(data), Job())
+    assert again.algorithm == ALGORITHM
+    assert "Softplus 'odd'" in again.reason
+
+
+def test_calls_at_the_same_time_have_arenas_of_their_own(team):
+    from groupconv_worker.cpu.network.network import CompiledNetwork
+
+    network = CompiledNetwork(Optimized(read_model(LRN)).canonical({"x": X.shape}), team)
+    inputs = [X * factor for factor in (1, 2, 3, 4)]
+    wanted = [network.run({"x": x})["y"] for x in inputs]
+    found: dict[int, list[np.ndarray]] = {}
+
+    def run(i: int) -> None:
+        found[i] = [network.run({"x": inputs[i]})["y"] for _ in range(5)]
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, want in enumerate(wanted):
+        for got in found[i]:
+            np.testing.assert_array_equal(got, want)
