@@ -13,8 +13,7 @@ import ray
 
 from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.graph.model import Model, read_model
-from groupconv_worker.graph.runner import ModelMissingError, NetworkCall, NetworkRan, NetworkRunner
-from groupconv_worker.graph.takeover import takeover_of
+from groupconv_worker.graph.runner import ModelMissingError, NetworkCall, NetworkRan, NetworkRunner, takeover_of
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.endpoint import Address, LaneEndpoint
 from groupconv_worker.resident import CAPACITY, WeightsMissingError

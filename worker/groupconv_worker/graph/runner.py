@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -12,8 +12,11 @@ from groupconv.errors import DeadlineExceededError
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.model import ALGORITHM, Model
 from groupconv_worker.graph.session import NetworkSession
-from groupconv_worker.graph.takeover import Takeover
 from groupconv_worker.job import Job
+
+if TYPE_CHECKING:
+    from groupconv_worker.graph.takeover import Takeover
+    from groupconv_worker.runtime import WorkerRuntime
 
 Array = NDArray[Any]
 
@@ -76,7 +79,7 @@ class NetworkRunner:
         takeover: makes our own programs; None makes none.
     """
 
-    def __init__(self, budget: ThreadBudget, threads: int, takeover: Takeover | None = None) -> None:
+    def __init__(self, budget: ThreadBudget, threads: int, takeover: "Takeover | None" = None) -> None:
         self._budget, self._threads, self.takeover = budget, threads, takeover
         self._sessions: dict[tuple[str, int], NetworkSession] = {}
         self._making: dict[tuple[str, int], threading.Lock] = {}
@@ -159,3 +162,12 @@ class NetworkRunner:
         self._sessions.pop((network, version), None)
         if self.takeover is not None:
             self.takeover.forget(network, version)
+
+
+def takeover_of(runtime: "WorkerRuntime") -> "Takeover | None":
+    """The takeover of a worker; None where its engine has no threads for programs."""
+    from groupconv_worker.cpu.threads import Team  # with Numba, which the engine has loaded by now
+    from groupconv_worker.graph.takeover import Takeover
+
+    team = getattr(runtime.engine, "team", None)
+    return Takeover(runtime.budget, team) if isinstance(team, Team) else None

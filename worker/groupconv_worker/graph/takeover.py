@@ -26,7 +26,6 @@ from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.session import NetworkSession
 from groupconv_worker.job import Job
-from groupconv_worker.runtime import WorkerRuntime
 
 if TYPE_CHECKING:
     from groupconv_worker.cpu.network.network import CompiledNetwork
@@ -255,9 +254,3 @@ def agrees(got: Array, want: Array) -> bool:
     finite = np.isfinite(want)
     scale = float(np.abs(want[finite]).max(initial=0))
     return bool(np.allclose(got, want, rtol=0, atol=TOLERANCE * scale, equal_nan=True))
-
-
-def takeover_of(runtime: WorkerRuntime) -> Takeover | None:
-    """The takeover of a worker; None where its engine has no threads for programs."""
-    team = getattr(runtime.engine, "team", None)
-    return Takeover(runtime.budget, team) if isinstance(team, Team) else None

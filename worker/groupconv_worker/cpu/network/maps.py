@@ -17,6 +17,7 @@ from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.network.kernels import movement, rows, windows
 from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Margin, widest
+from groupconv_worker.cpu.network.pointwise import apply_in_place
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Graph, Node
 from groupconv_worker.graph.operators.call import Call
@@ -24,6 +25,10 @@ from groupconv_worker.graph.operators.resize import coordinates, weights
 
 STEM = 4
 """Channels up to which a convolution reads the network's input as it lies."""
+
+
+FUSED = frozenset(["Relu", "Clip", "LeakyRelu", "HardSigmoid", "HardSwish", "Sigmoid", "Silu", "Tanh"])
+"""Activations that convolutions apply as they store."""
 
 
 def geometry(graph: Graph, node: Node) -> Geometry:
@@ -71,7 +76,9 @@ def lower_convolution(low: Lowering, node: Node) -> None:
     raw = not low.has_map(name) and g.in_channels <= STEM and g.groups == 1 and not g.transposed
     source = None if raw else low.map(name)
     y = low.new_map(node.outputs[0])
-    epilogue = Epilogue(attribute(node, "activation", ()), None if residual is None else residual.layout)
+    after = attribute(node, "activation", ())
+    fused = not after or after[0] in FUSED
+    epilogue = Epilogue(after if fused else (), None if residual is None else residual.layout)
     weight = low.constant(node.inputs[1])
     assert weight is not None
     layout = Plain(g.in_channels, *g.input) if source is None else source.layout
@@ -89,6 +96,8 @@ def lower_convolution(low: Lowering, node: Node) -> None:
         x = _raw(low, name, n) if source is None else source.sample(n)
         added = x if residual is None else residual.sample(n)
         low.assembly.extend(made.stages, (scratch, scratch, x, y.sample(n), added))
+    if not fused:
+        apply_in_place(low, y, after)
 
 
 def _raw(low: Lowering, name: str, sample: int) -> Address:

@@ -20,11 +20,21 @@ DEFAULTS: dict[str, tuple[float, ...]] = {
     "Clip": (-math.inf, math.inf),
     "LeakyRelu": (0.01,),
     "HardSigmoid": (0.2, 0.5),
+    "Elu": (1.0, 1.0),
+    "Celu": (1.0, 1.0),
 }
 """Parameters of a function where a node gives none."""
-PARAMETERS = {"Clip": ("min", "max"), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}
+SAME_AS = {"Relu": "Clip", "Celu": "Elu"}
+"""Functions that are others with certain parameters."""
+PARAMETERS = {
+    "Clip": ("min", "max"),
+    "LeakyRelu": ("alpha",),
+    "HardSigmoid": ("alpha", "beta"),
+    "Elu": ("alpha",),
+    "Celu": ("alpha",),
+}
 """Attributes that are parameters of a function."""
-UNARY = frozenset(UNARY_CODES) - {"Square"} | {"Relu"}
+UNARY = frozenset(UNARY_CODES) - {"Square"} | {"Relu", "Celu"}
 BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"))
 POINTWISE = UNARY | BINARY | {"Pow", "Sum"}
 """Operators that are lowered here."""
@@ -57,7 +67,9 @@ def coded(function: Function) -> tuple[int, Array]:
     name, *given = function or ("Clip",)
     values = [*DEFAULTS.get(name, ()), 0.0, 0.0][:2]
     values[: len(given)] = given
-    code = UNARY_CODES.get("Clip" if name == "Relu" else name)
+    if name == "Celu":
+        values[1] = values[0]
+    code = UNARY_CODES.get(SAME_AS.get(str(name), str(name)))
     if code is None or (name == "Gelu" and given and given[0] not in ("none", 0.0)):
         raise UnsupportedNodeError(f"the function {name}")
     return code, np.array([v if not isinstance(v, str) else 0.0 for v in values], np.float32)
@@ -82,6 +94,12 @@ def lower_pointwise(low: Lowering, node: Node) -> None:
         raise UnsupportedNodeError(f"{len(node.inputs)} inputs")
     else:
         stage(low, node, "Add" if node.op == "Sum" else node.op, node.inputs, after)
+
+
+def apply_in_place(low: Lowering, y: Map, after: Function) -> None:
+    """A function of each element of a map."""
+    for n in range(y.samples):
+        _on_map(low, "First", [_whole(y, n)], y, n, after)
 
 
 def lower_batch_normalization(low: Lowering, node: Node) -> None:

@@ -63,6 +63,48 @@ def _gelu(s: Simd, x: Any, _first: Any, _second: Any) -> Any:
     return s.multiply_add(half, _erf(s, b.fmul(x, _constant(s, math.sqrt(0.5)))), half)
 
 
+def _log(s: Simd, x: Any) -> Any:
+    """The natural logarithm: that of the mantissa by a polynomial, and the exponent. Source: Cephes' logf."""
+    b = s.builder
+
+    def integers(value: int) -> Any:
+        return ir.Constant(s.index_type, [value] * s.lanes)
+
+    bits = b.bitcast(x, s.index_type)
+    exponent = b.sitofp(b.sub(b.lshr(bits, integers(23)), integers(126)), s.type)
+    mantissa = b.bitcast(b.or_(b.and_(bits, integers(0x7FFFFF)), integers(0x3F000000)), s.type)
+    small = b.fcmp_ordered("<", mantissa, _constant(s, math.sqrt(0.5)))
+    one = _constant(s, 1.0)
+    exponent = b.select(small, b.fsub(exponent, one), exponent)
+    m = b.fsub(b.select(small, b.fadd(mantissa, mantissa), mantissa), one)
+    square, total = b.fmul(m, m), _constant(s, 7.0376836292e-2)
+    for factor in (
+        -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1,
+        -2.4999993993e-1, 3.3333331174e-1,
+    ):  # fmt: skip
+        total = s.multiply_add(total, m, _constant(s, factor))
+    total = s.multiply_add(exponent, _constant(s, -2.12194440e-4), b.fmul(b.fmul(total, m), square))
+    total = b.fadd(m, s.multiply_add(square, _constant(s, -0.5), total))
+    total = s.multiply_add(exponent, _constant(s, 0.693359375), total)
+    total = b.select(b.fcmp_unordered("<", x, s.zero), _constant(s, math.nan), total)
+    total = b.select(b.fcmp_ordered("==", x, s.zero), _constant(s, -math.inf), total)
+    return b.select(b.fcmp_ordered("==", x, _constant(s, math.inf)), x, total)
+
+
+def _elu(s: Simd, x: Any, alpha: Any, scale: Any) -> Any:
+    """alpha·(e^(x / scale) - 1) below zero."""
+    b = s.builder
+    below = b.fmul(alpha, b.fsub(exponential(s, b.fdiv(x, scale)), _constant(s, 1.0)))
+    return b.select(b.fcmp_ordered("<", x, s.zero), below, x)
+
+
+def _softplus(s: Simd, x: Any) -> Any:
+    b = s.builder
+    size = _library("fabs")(s, x, None, None)
+    rest = _log(s, b.fadd(exponential(s, b.fsub(s.zero, size)), _constant(s, 1.0)))
+    return b.fadd(b.select(b.fcmp_ordered("<", x, s.zero), s.zero, x), rest)
+
+
 UNARY: dict[str, Emit] = {
     "Clip": clip,
     "LeakyRelu": _leaky_relu,
@@ -81,6 +123,10 @@ UNARY: dict[str, Emit] = {
     "Reciprocal": lambda s, x, *_: s.builder.fdiv(_constant(s, 1.0), x),
     "Erf": lambda s, x, *_: _erf(s, x),
     "Gelu": _gelu,
+    "Log": lambda s, x, *_: _log(s, x),
+    "Elu": _elu,
+    "Softplus": lambda s, x, *_: _softplus(s, x),
+    "Mish": lambda s, x, *_: s.builder.fmul(x, tanh(s, _softplus(s, x))),
     "Square": lambda s, x, *_: s.builder.fmul(x, x),
 }
 """What emits a function of one vector and two parameters, by ONNX's name. Relu is a Clip, as is nothing at all."""
