@@ -31,6 +31,12 @@ COPY client client
 COPY worker worker
 COPY server server
 RUN pip install --no-deps .
+# The kernels of the catalogue, for the level of x86 that the builder has and for the one below: every machine of a level
+# uses them. A builder that cannot run a level leaves its kernels to the first start, which compiles them in the background.
+RUN for simd in "" avx2; do \
+        NUMBA_CACHE_DIR=/opt/groupconv/share GROUPCONV_SIMD=$simd groupconv warmup --no-tune || true; \
+    done \
+    && chmod --recursive a+rX /opt/groupconv/share
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --create-home groupconv \

@@ -130,6 +130,21 @@ def test_a_folder_that_others_may_write_to_is_neither_read_nor_written(folder):
     assert said.count("can be written by other users") == 1
 
 
+def test_kernels_that_came_with_the_installation_are_used_and_left_as_they_are(folder, tmp_path):
+    (inside,), first, own = folder.iterdir(), kernels(folder), tmp_path / "own"
+    shipped = f"""
+from pathlib import Path
+from groupconv_worker.cpu.kernels import cache
+cache.SHIPPED = Path({str(inside)!r})
+"""
+    run(own, shipped + COMPILE)
+    assert not kernels(own)
+    damaged = min(first)
+    flip(damaged, -1000)
+    assert run(own, shipped + COMPILE).count("is damaged") == 1
+    assert [path.name for path in kernels(own)] == [damaged.name]
+
+
 def test_the_folder_is_bounded_in_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "CAPACITY", 1000)
     for number in range(20):

@@ -8,10 +8,11 @@ import sys
 import pytest
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
+from groupconv_worker.cpu.kernels import target
 from groupconv_worker.cpu.kernels.target import VARIABLE, select, select_here
 
 AVX2 = {"avx2": True, "fma": True, "avx512f": False}
-AVX512 = {"avx2": True, "fma": True, "avx512f": True, "avx512vl": True}
+AVX512 = {"avx2": True, "fma": True} | dict.fromkeys(target.AVX512, True)
 KERNELS = """
 import numpy as np
 from groupconv_worker.cpu.kernels import atomic
@@ -62,10 +63,15 @@ def test_x86_without_fused_multiply_add_is_refused_in_one_sentence(lacks, reques
     assert "\n" not in str(found.value)
 
 
-def test_avx2_on_a_wider_machine_leaves_out_all_its_newer_instructions():
-    features = select("avx2", "x86_64", AVX512 | {"avx10.1": True, "avxvnni": True}).features
-    assert features == "+avx2,+fma,-avx512f,-avx512vl,-avx10.1,-avxvnni"
-    assert select("avx2", "x86_64", AVX2).features is None
+def test_kernels_are_compiled_for_a_level_so_that_all_machines_of_it_can_use_them():
+    newer = {"avx10.1": True, "avxvnni": True}
+    assert select("avx2", "x86_64", AVX512 | newer) == select("", "x86_64", AVX2)
+    assert select("", "x86_64", AVX512 | newer) == select("", "x86_64", AVX512)
+
+
+@pytest.mark.parametrize("lacks", target.AVX512)
+def test_a_machine_with_some_of_avx512_uses_avx2(lacks):
+    assert select("", "x86_64", AVX512 | {lacks: False}).name == "avx2"
 
 
 def test_kernels_of_avx2_use_16_registers_of_32_bytes(tmp_path):

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import pickle
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ VARIABLE = "NUMBA_CACHE_DIR"
 """Numba's own variable: a folder to use instead of the user's cache directory."""
 SPARE = "GROUPCONV_SPARE_KERNELS"
 """Variable with a folder for kernels where the cache cannot be written: a process hands it to the one that compiles."""
+SHIPPED = Path(sys.prefix, "share", "groupconv-kernels")
+"""Kernels that came with the installation, as in the images. Nothing is written here."""
 SUFFIX = ".kernel"
 CAPACITY = 512 * 2**20
 """Bytes of the folder: beyond them the kernels leave that were written first."""
@@ -70,7 +73,7 @@ class KernelCache(Cache):  # type: ignore[misc]
         return found
 
     def _read(self, name: str, target_context: Any) -> Any:
-        for folder in folders():
+        for folder in (*folders(), SHIPPED):
             with contextlib.suppress(OSError):
                 check_private(folder)
                 found = self._rebuild(folder / name, (folder / name).read_bytes(), target_context)

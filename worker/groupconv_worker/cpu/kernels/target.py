@@ -1,9 +1,12 @@
-"""The instruction set that kernels are compiled for: this machine's, or a smaller one that is asked for.
+"""The instruction set that kernels are compiled for: the largest of these that this machine has, or the one asked for.
+
+On x86 it is a level of the architecture, not this machine's processor: kernels are as fast, and kernels compiled on one
+machine run on all others of the level.
 
 The environment variable GROUPCONV_SIMD asks for one, so that a machine with AVX-512 can test what others run:
 
-    avx512   vectors of 64 bytes, 32 registers
-    avx2     vectors of 32 bytes, 16 registers, no instruction of AVX-512
+    avx512   vectors of 64 bytes, 32 registers (x86-64-v4)
+    avx2     vectors of 32 bytes, 16 registers, no instruction of AVX-512 (x86-64-v3)
     neon     vectors of 16 bytes, 32 registers; on x86 the same kernels in this machine's instructions
 """
 
@@ -21,8 +24,9 @@ VARIABLE = "GROUPCONV_SIMD"
 X86 = ("x86_64", "AMD64", "i386", "i686")
 AVX2_CPU = "x86-64-v3"
 """LLVM's name of a processor with AVX2 and FMA, of no maker."""
-BEYOND_AVX2 = ("avx512", "avx10", "avxvnni", "avxifma", "avxneconvert", "amx-", "evex512", "prefer-256-bit")
-"""How LLVM's names of features begin that a processor with AVX2 alone lacks."""
+AVX512_CPU = "x86-64-v4"
+"""LLVM's name of a processor with what AVX512 has."""
+AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Target:
         vector_bytes: of one vector register.
         accumulators: vectors of a block that may stay in registers beside the operands.
         cpu: LLVM's name of the processor to compile for; None for this machine's.
-        features: LLVM's names of its features, each with + or -; None for this machine's.
+        features: LLVM's names of features, each with + or -, that differ from the processor's; None for this machine's.
     """
 
     name: str
@@ -65,20 +69,16 @@ def select(requested: str, machine: str, features: Mapping[str, bool]) -> Target
         groupconv.errors.FailedPreconditionError: the cpu engine needs a processor with AVX2 and FMA (x86-64-v3); \
 this one lacks avx2, fma
     """
-    neon = Target("neon", 16, 28)
-    available = {"neon": neon}
+    available = {"neon": Target("neon", 16, 28)}
     if machine in X86:
         missing = [name for name in ("avx2", "fma") if not features.get(name)]
         if missing:
             raise FailedPreconditionError(
                 f"the cpu engine needs a processor with AVX2 and FMA ({AVX2_CPU}); this one lacks {', '.join(missing)}"
             )
-        avx512 = features.get("avx512f", False)
-        kept = [f"{'+' if has and not name.startswith(BEYOND_AVX2) else '-'}{name}" for name, has in features.items()]
-        held = (AVX2_CPU, ",".join(kept)) if avx512 else (None, None)
-        available |= {"avx2": Target("avx2", 32, 12, *held)}
-        if avx512:
-            available |= {"avx512": Target("avx512", 64, 28)}
+        available = {"neon": Target("neon", 16, 28, AVX2_CPU, ""), "avx2": Target("avx2", 32, 12, AVX2_CPU, "")}
+        if all(features.get(name) for name in AVX512):
+            available |= {"avx512": Target("avx512", 64, 28, AVX512_CPU, "-prefer-256-bit")}
     best = list(available)[-1]
     if (requested or best) not in available:
         raise InvalidArgumentError(VARIABLE, f"one of {', '.join(available)} on this machine", requested)
