@@ -17,7 +17,7 @@ from groupconv_worker.cpu.blocked.kernels.activation import CLIP, activate, clip
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES, PIXELS, VECTORS, cut
 from groupconv_worker.cpu.kernels.atomic import LOOK, array, job, stopped
 from groupconv_worker.cpu.kernels.forms import form
-from groupconv_worker.cpu.kernels.simd import I64, Simd, i64
+from groupconv_worker.cpu.kernels.simd import I64, Simd, i64, keep_rolled
 
 
 @intrinsic
@@ -99,6 +99,10 @@ class _Block:
                         for v, vector in enumerate(vectors):
                             b.store(s.multiply_add(vector, value, b.load(sums[v, p])), sums[v, p])
                 b.store(b.gep(w, [i64(V * s.lanes)]), weights)
+                channel_end = b.block
+            keep_rolled(b, channel_end)
+            run_end = b.block
+        keep_rolled(b, run_end)
         low, high = map(s.splat, self.bounds)
         for cell, total in sums.items():
             s.store(clip(s, b.load(total), low, high), self._place(self.y, self.y_sizes, *cell))

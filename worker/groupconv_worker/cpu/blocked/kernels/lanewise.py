@@ -17,7 +17,7 @@ from groupconv_worker.cpu.blocked.kernels.activation import CLIP, activate, clip
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES, PIXELS, cut
 from groupconv_worker.cpu.kernels.atomic import LOOK, array, job, stopped
 from groupconv_worker.cpu.kernels.forms import form
-from groupconv_worker.cpu.kernels.simd import I32, I64, Simd, i64
+from groupconv_worker.cpu.kernels.simd import I32, I64, Simd, i64, keep_rolled
 
 
 @intrinsic(prefer_literal=True)
@@ -80,6 +80,8 @@ class _Block:
             else:
                 self._tap(x, w, b.gep(entry, [i64(1)]), sums)
             b.store(b.gep(w, [i64(self.width * s.lanes)]), weights)
+            end = b.block
+        keep_rolled(b, end)
         low, high = map(s.splat, bounds)
         for p, total in enumerate(sums):
             s.store(clip(s, b.load(total), low, high), b.gep(self.y, [b.mul(self.y_pixel, i64(p))]))
