@@ -16,11 +16,13 @@ root=$PWD
 # The packages of the server and of the tests that are neither CUDA's nor large.
 PACKAGES="grpcio grpcio-status grpcio-health-checking grpcio-reflection protobuf ml_dtypes numba onnxruntime onnx onnx-ir
 onnxscript scipy threadpoolctl platformdirs cachetools psutil safetensors typer rich pillow prometheus-client structlog
-pydantic-settings opentelemetry-api tqdm lz4 pytest pytest-timeout hypothesis nvidia-cudnn-frontend nvidia-ml-py"
+pydantic-settings opentelemetry-api tqdm lz4 pytest pytest-timeout hypothesis"
+ALONE="nvidia-cudnn-frontend nvidia-ml-py" # without what they ask for, a compiler of 300 MB among it
 
 if [ "${1-}" = --pack ]; then
-    # shellcheck disable=SC2086 # a list of words
-    exec "${PYTHON:-python3}" -m pip download --quiet --constraint constraints.txt --dest "${2:?a folder}" $PACKAGES
+    pip="${PYTHON:-python3} -m pip download --quiet --constraint constraints.txt --dest ${2:?a folder}"
+    # shellcheck disable=SC2086 # lists of words
+    $pip $PACKAGES && exec $pip --no-deps $ALONE
 fi
 dry=
 if [ "${1-}" = --dry-run ]; then dry=1; shift; fi
@@ -32,7 +34,8 @@ wheels=${WHEELS:-$out/../wheels}
 if [ -d "$wheels" ] && [ -z "$dry" ]; then
     "$python" -m venv --system-site-packages "$out/venv" && python=$out/venv/bin/python
     # shellcheck disable=SC2086
-    "$python" -m pip install --quiet --no-index --find-links "$wheels" $PACKAGES > "$out/install.log" 2>&1
+    { "$python" -m pip install --no-index --find-links "$wheels" $PACKAGES
+      "$python" -m pip install --no-index --find-links "$wheels" --no-deps $ALONE; } > "$out/install.log" 2>&1
 fi
 export PYTHONPATH="$root/client:$root/worker:$root/server:$root/bench${PYTHONPATH:+:$PYTHONPATH}"
 export GROUPCONV_TUNE=on XDG_CACHE_HOME="$out/cache" PYTHONUNBUFFERED=1

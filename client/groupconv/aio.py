@@ -13,6 +13,7 @@ from groupconv.convolution.steps import Array, Result, Step
 from groupconv.convolutions import Convolutions
 from groupconv.device import described
 from groupconv.layer import AsyncLayer, LayerInfo
+from groupconv.layouts import Layout
 from groupconv.memory.shared import Mode, shared_memory_of
 from groupconv.network import AsyncNetwork, BaseNetwork
 from groupconv.networks.info import NetworkInfo
@@ -54,10 +55,11 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         timeout: float | None = None,
         allow_reordering: bool = False,
         cut: str | None = None,
+        layout: Layout | None = None,
     ) -> Result:
         """Run steps in one request, and report how the server computed them; see `groupconv.Client.run`."""
         x, out, steps = described(x), described(out), checked_steps(steps)
-        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering, cut=cut)
+        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering, cut=cut, layout=layout)
         exchange = calls.run(self._shared, x, steps, call)
         return await self._run_exchange(exchange, timeout, small=small(out, x, *_weights(steps)))
 

@@ -16,6 +16,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.device import Tensor, on_host
 from groupconv.errors import InvalidArgumentError
+from groupconv.layouts import channels_first, channels_last, is_last
 from groupconv.memory.shared import Shared
 from groupconv.options import CallOptions, spec_or_default
 from groupconv.streaming.stream import Transfer, better_streamed, transfer
@@ -31,12 +32,16 @@ LOAD = "/groupconv.v1.LayerService/LoadLayer"
 
 def run(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions) -> Exchange[Result]:
     """Run steps; the result has a report."""
+    if is_last(call.get("layout")):
+        return (yield from _run_last(shared, x, steps, call, report=True))
     tensor, ready, unbatched = prepare(on_host(x) if shared is None else shared.source(x), steps)
     return (yield from _run(shared, tensor, ready, unbatched, call, report=True))
 
 
 def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions) -> Exchange[Array | Transfer]:
     """Run steps and return the output; or, for large arrays, return the stream that will run them faster."""
+    if is_last(call.get("layout")):
+        return (yield from _run_last(shared, x, steps, call, report=False)).output
     out_on_device = checked_output(call.get("out"))
     tensor, ready, unbatched = prepare(on_host(x) if shared is None else shared.source(x), steps)
     if (
@@ -49,6 +54,22 @@ def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptio
     array = on_host(tensor)
     reordering = call.get("allow_reordering", False)
     return transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
+
+
+def _run_last(
+    shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions, *, report: bool
+) -> Exchange[Result]:
+    """Run steps on an array with channels last: a view of it travels, and a view of the answer is returned."""
+    steps = checked_steps(steps)
+    rank, out = as_array(steps[0].kernel, "steps[0].kernel").ndim - 2, call.get("out")
+    first = CallOptions(
+        out=channels_first(out, rank, "out"),
+        allow_reordering=call.get("allow_reordering", False),
+        cut=call.get("cut"),
+    )
+    tensor, ready, unbatched = prepare(channels_first(x, rank, "input"), steps)
+    result = yield from _run(shared, tensor, ready, unbatched, first, report=report)
+    return Result(channels_last(result.output, rank) if out is None else out, result.report)
 
 
 def _run(

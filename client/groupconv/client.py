@@ -8,6 +8,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.convolutions import Convolutions
 from groupconv.layer import Layer, LayerInfo
+from groupconv.layouts import Layout
 from groupconv.network_client import NetworkClient
 from groupconv.options import CallOptions, StreamConv, Streaming, check_names, spec_or_default, split_streaming
 from groupconv.planning import Planning
@@ -31,6 +32,7 @@ class Client(NetworkClient, Planning, Convolutions[Array]):
         timeout: float | None = None,
         allow_reordering: bool = False,
         cut: str | None = None,
+        layout: Layout | None = None,
     ) -> Result:
         """Run steps in one request, and report how the server computed them.
 
@@ -44,6 +46,8 @@ class Client(NetworkClient, Planning, Convolutions[Array]):
             cut: what to cut every step along, in place of the planner's choice: "nothing", "group", "batch", "filter",
                 "channel" (with `allow_reordering`), a spatial axis ("width" in 1-D, "rows" or "columns" in 2-D, in 3-D
                 also "slices"), or several such as "group × rows". The answer then comes in one message.
+            layout: "NHWC" for channels last in `x`, `out` and the answer, which are on the host then. Views are taken,
+                so it costs no copy. The answer comes in one message.
 
         Returns:
             The output (N, M, *spatial), or (M, *spatial) for one sample, and a report.
@@ -56,7 +60,7 @@ class Client(NetworkClient, Planning, Convolutions[Array]):
             result = client.run(x, [groupconv.Step(w1, b1), groupconv.Step(w2)])
             print(result.report)
         """
-        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering, cut=cut)
+        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering, cut=cut, layout=layout)
         return self._run_exchange(calls.run(self._shared, x, steps, call), timeout)
 
     def load_layer(

@@ -11,6 +11,7 @@ from groupconv.arguments import as_array
 from groupconv.convolution.spec import Activation, ActivationKind, ConvSpec
 from groupconv.convolution.steps import Step
 from groupconv.errors import InvalidArgumentError
+from groupconv.layouts import Layout, is_last
 from groupconv.options import CallOptions, Conv, ConvTranspose, spec_or_default, split
 from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
 
@@ -26,7 +27,7 @@ class Convolutions(ABC, Generic[Answer]):
 
     Keyword arguments of every function: stride, padding, dilation, groups, padding_mode, activation, flip_kernel,
     exact and math, and output_padding for transposed convolutions, see `ConvSpec`; out, an array of the output's shape
-    and dtype to fill; timeout in seconds, in place of the client's; allow_reordering and cut, see `Client.run`.
+    and dtype to fill; timeout in seconds, in place of the client's; allow_reordering, cut and layout, see `Client.run`.
 
     Raises:
         InvalidArgumentError: an argument is invalid; it names the field, what was expected and what came.
@@ -71,7 +72,7 @@ class Convolutions(ABC, Generic[Answer]):
 
     def depthwise_conv2d(self, x: Any, weight: Any, bias: Any = None, **options: Unpack[Conv]) -> Answer:
         """One group per channel: (N, C, H, W) with a weight (C·multiplier, 1, K, K) -> (N, C·multiplier, H', W')."""
-        return self._conv(2, x, weight, bias, {"groups": _channels(x), **options})
+        return self._conv(2, x, weight, bias, {"groups": _channels(x, options), **options})
 
     def depthwise_separable_conv2d(
         self,
@@ -119,7 +120,7 @@ class Convolutions(ABC, Generic[Answer]):
             options: as in conv2d, without groups.
         """
         spec, call = split(options, without=("groups",))
-        return self._answer(x, spatially_separable_steps(column, row, bias, spec, _channels(x)), call)
+        return self._answer(x, spatially_separable_steps(column, row, bias, spec, _channels(x, options)), call)
 
     def convolve(
         self,
@@ -132,6 +133,7 @@ class Convolutions(ABC, Generic[Answer]):
         timeout: float | None = None,
         allow_reordering: bool = False,
         cut: str | None = None,
+        layout: Layout | None = None,
     ) -> Answer:
         """Any convolution: the rank is the weight's, all parameters are in `spec`.
 
@@ -144,8 +146,9 @@ class Convolutions(ABC, Generic[Answer]):
             timeout: seconds, in place of the client's.
             allow_reordering: see `Client.run`.
             cut: see `Client.run`.
+            layout: see `Client.run`.
         """
-        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering, cut=cut)
+        call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering, cut=cut, layout=layout)
         return self._answer(x, [Step(weight, bias, spec_or_default(spec))], call)
 
     @abstractmethod
@@ -162,7 +165,7 @@ class Convolutions(ABC, Generic[Answer]):
         return self._answer(x, [Step(kernel, bias, spec)], call)
 
 
-def _channels(x: Any) -> int:
-    """C of (N, C, H, W) or (C, H, W); 1 for other shapes, which `prepare` refuses."""
+def _channels(x: Any, options: Mapping[str, Any]) -> int:
+    """C of (N, C, H, W) or (C, H, W), with channels last of (N, H, W, C); 1 for other shapes, which are refused."""
     shape = x.shape if hasattr(x, "shape") else as_array(x, "input").shape
-    return int(shape[-3]) if len(shape) >= 3 else 1
+    return int(shape[-1 if is_last(options.get("layout")) else -3]) if len(shape) >= 3 else 1

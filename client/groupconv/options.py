@@ -13,6 +13,7 @@ from groupconv.convolution.spec import (
     PaddingRule,
 )
 from groupconv.errors import InvalidArgumentError, UnknownArgumentError
+from groupconv.layouts import Layout
 from groupconv.streaming.progress import ProgressCallback
 
 
@@ -24,12 +25,14 @@ class CallOptions(TypedDict, total=False):
         timeout: seconds; None takes the client's.
         allow_reordering: whether sums over input channels may be split between workers, see `Client.run`.
         cut: what to cut along, see `Client.run`.
+        layout: where the channels of input and output are: "NCHW" or None, or "NHWC", the last axis.
     """
 
     out: Any
     timeout: float | None
     allow_reordering: bool
     cut: str | None
+    layout: Layout | None
 
 
 class Streaming(TypedDict, total=False):
@@ -96,6 +99,7 @@ def split(
         timeout=options.get("timeout"),
         allow_reordering=options.get("allow_reordering", False),
         cut=options.get("cut"),
+        layout=options.get("layout"),
     )
     spec = {key: value for key, value in options.items() if key not in CallOptions.__annotations__}
     return ConvSpec(**spec, transposed=transposed), call
