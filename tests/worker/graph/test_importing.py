@@ -155,6 +155,18 @@ def test_what_has_no_graph_says_why(make, says):
         bound(make(), x=(2,))
 
 
+def test_a_resize_to_lengths_that_are_rounded_has_no_canonical_form():
+    node = helper.make_node("Resize", ["x", "", "scales"], ["y"], "odd")
+    for scale, fits in ((2, True), (0.5, True), (0.6, False)):
+        scales = {"scales": np.array([1, 1, 1, scale], np.float32)}
+        proto = model([node], [value("x", [1, 1, 4, 4])], [value("y", [1, 1, 4, "w"])], scales)
+        if fits:
+            assert optimized(proto).canonical({"x": (1, 1, 4, 4)}).tensors["y"].shape[3] == 4 * scale
+        else:
+            with pytest.raises(UnboundGraphError, match=r"Resize 'odd': 4 elements times 0\.6 are no whole"):
+                optimized(proto).canonical({"x": (1, 1, 4, 4)})
+
+
 def test_old_operator_sets_have_no_graph():
     proto = towers()
     proto.opset_import[0].version = 6

@@ -15,7 +15,7 @@ import onnx
 from groupconv.errors import FailedPreconditionError
 from groupconv_worker.graph.canonical.draft import Memo
 from groupconv_worker.graph.canonical.form import canonical
-from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.graph import Graph, Node
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.translation import GROUPS, Translation, UnboundGraphError
 
@@ -76,9 +76,13 @@ class Optimized:
             shapes: of all inputs.
 
         Raises:
-            UnboundGraphError: as of `bind`.
+            UnboundGraphError: as of `bind`, or a Resize whose answer depends on how its lengths are rounded.
         """
-        return canonical(self.bind(shapes), self._memo)
+        graph = self.bind(shapes)
+        for node in graph.nodes:
+            if node.op == "Resize" and node.attributes.get("scales"):
+                _check_lengths(node, graph.tensors[node.inputs[0]].shape)
+        return canonical(graph, self._memo)
 
     def bind(self, shapes: Mapping[str, Sequence[int]]) -> Graph:
         """The graph of a call with inputs of these shapes. Safe to call from several threads.
@@ -162,6 +166,15 @@ def _fold(model: Any, budget: _Budget, *, rewrite: bool) -> None:
             output_size_limit=most,
         )
         common.RemoveUnusedNodesPass()(model)
+
+
+def _check_lengths(node: Node, shape: Sequence[int]) -> None:
+    """Refuse scales that give no whole lengths: ONNX and onnxruntime round these in different ways."""
+    scales = node.attributes["scales"]
+    for axis, scale in zip(node.attributes.get("axes") or range(len(scales)), scales, strict=True):
+        length = shape[axis] * scale
+        if abs(length - round(length)) > 1e-3 or math.floor(length) != round(length):
+            raise UnboundGraphError(f"Resize {node.name!r}: {shape[axis]} elements times {scale:g} are no whole number")
 
 
 def _set_shapes(graph: Any, shapes: Mapping[str, Sequence[int]]) -> None:

@@ -145,8 +145,9 @@ class _Made:
             yield Node(node.op, node.inputs, node.outputs, window, node.name)
         elif node.op in ("Softmax", "LogSoftmax") and self._opset < 13:
             yield from self._flat_softmax(node, out)
-        elif node.op in ("Upsample", "Resize") and self._opset < 11:
-            attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        elif node.op in ("Upsample", "Resize"):
+            if self._opset < 11:
+                attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
             yield Node("Resize", node.inputs, node.outputs, attributes, node.name)
         elif node.op == "Sum" and len(node.inputs) == 2:
             yield Node("Add", node.inputs, node.outputs, {}, node.name)

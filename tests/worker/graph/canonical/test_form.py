@@ -238,6 +238,27 @@ def test_products_go_into_transposed_weights(group):
     assert ops(rewritten(graph_of(C, nodes, **given))) == ["ConvTranspose"]
 
 
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("bias", [False, True])
+def test_sums_and_products_go_into_the_convolutions_behind(group, bias):
+    conv = "n w b" if bias else "n w"
+    nodes = [
+        ("Relu", "x", "r"), ("Mul", "r s", "m"), ("Add", "m t", "n"),
+        ("Conv", conv, "a", {**POINT, "group": group}), ("Conv", "n v", "c", POINT), ("Sub", "a c", "y"),
+    ]  # fmt: skip
+    given = {"w": array(6, 4 // group, 1, 1), "v": array(6, 4, 1, 1), "s": array(4, 1, 1), "t": number(0.3)}
+    given |= {"b": array(6)} if bias else {}
+    assert ops(rewritten(graph_of(C, nodes, **given))) == ["Relu", "Conv", "Conv", "Sub"]
+
+
+def test_sums_before_padding_stay():
+    nodes = [("Relu", "x", "r"), ("Mul", "r s", "m"), ("Add", "m t", "n"), ("Conv", "n w", "y", WINDOW)]
+    given = {"w": array(6, 4, 3, 3), "s": array(4, 1, 1), "t": array(4, 1, 1)}
+    assert ops(rewritten(graph_of(C, nodes, **given))) == ["Relu", "AffineChannel", "Conv"]
+    scaled = [*nodes[:2], ("Conv", "m w", "y", WINDOW)]
+    assert ops(rewritten(graph_of(C, scaled, w=given["w"], s=given["s"]))) == ["Relu", "Conv"]
+
+
 def test_what_differs_within_a_channel_stays():
     nodes = [("Conv", "x w", "a", WINDOW), ("Mul", "a s", "y")]
     assert ops(rewritten(graph_of(C, nodes, w=array(6, 4, 3, 3), s=array(1, 6)))) == ["Conv", "Mul"]

@@ -1,4 +1,4 @@
-"""Whole networks on the reference, against onnxruntime."""
+"""Whole networks in canonical form on the reference, against onnxruntime."""
 
 import numpy as np
 import onnxruntime
@@ -24,7 +24,7 @@ def test_light_networks(path):
     model = read_model(data)
     rng = np.random.default_rng(0)
     inputs = {info.name: rng.random(info.shape, np.float32) for info in model.inputs}
-    graph = Optimized(model).bind({name: x.shape for name, x in inputs.items()})
+    graph = Optimized(model).canonical({name: x.shape for name, x in inputs.items()})
     found = run_reference(graph, inputs)
     for name, wanted in by_onnxruntime(data, inputs).items():
         np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-6)

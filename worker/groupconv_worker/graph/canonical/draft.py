@@ -63,6 +63,10 @@ class Draft:
         """Whether one node reads a tensor, and it is no output."""
         return len(self._readers.get(name, ())) == 1 and name not in self.outputs
 
+    def readers(self, name: str) -> list[Node]:
+        """The nodes that read a tensor."""
+        return [self._nodes[place] for place in sorted(self._readers.get(name, ()))]
+
     def reader(self, node: Node, *ops: str) -> Node | None:
         """The only reader of a node's first output, if it is one of these operators."""
         name = node.outputs[0]

@@ -58,6 +58,53 @@ def _fold(draft: Draft, node: Node) -> bool:
     return True
 
 
+def _fold_ahead(draft: Draft, node: Node) -> bool:
+    """Mul, Add or AffineChannel before convolutions: a sum only where they see no padding, which is 0 without it."""
+    affine, name = _affine(draft, node), node.outputs[0]
+    readers = draft.readers(name)
+    if affine is None or not readers or name in draft.outputs or not is_float(draft, name):
+        return False
+    x, scale, shift = affine
+    for conv in readers:
+        constant = all(given in draft.constants for given in conv.inputs[1:3] if given)
+        plain = conv.op == "Conv" and conv.inputs[0] == name and name not in conv.inputs[1:] and constant
+        if not plain or (shift is not None and any(conv.attributes["pads"])):
+            return False
+    channels = draft.shape(x)[1]
+    for conv in readers:
+        weights = draft.constants[conv.inputs[1]]
+        inputs, key = [x, *conv.inputs[1:]], (conv.attributes["group"], channels)
+        if scale is not None:
+            inputs[1] = draft.constant(conv.inputs[1], _ahead(*key), weights, scale, key=key)
+        if shift is not None:
+            given = conv.inputs[2] if len(conv.inputs) > 2 else ""
+            bias = draft.constants[given] if given else np.zeros(len(weights), weights.dtype)
+            moved = draft.constant(f"{conv.inputs[1]}/bias", _bias_ahead(*key), weights, bias, shift, key=key)
+            inputs[2:3] = [moved]
+        draft.replace([conv], replace(conv, inputs=tuple(inputs)))
+    draft.replace([node])
+    return True
+
+
+def _ahead(groups: int, channels: int) -> Any:
+    """Scales weights by numbers of the channels that they read, of which each group has a part."""
+
+    def weights_of_scaled(weights: Array, scale: Array) -> Any:
+        factors = _spread(scale, channels).reshape(groups, 1, -1, *(1,) * (weights.ndim - 2))
+        grouped = weights.reshape(groups, -1, *weights.shape[1:])
+        return np.asarray((grouped * factors).reshape(weights.shape), weights.dtype)
+
+    return weights_of_scaled
+
+
+def _bias_ahead(groups: int, channels: int) -> Any:
+    def bias_of_shifted(weights: Array, bias: Array, shift: Array) -> Any:
+        wide = _ahead(groups, channels)(weights.astype(np.float64), shift)
+        return (bias + wide.reshape(len(weights), -1).sum(1)).astype(bias.dtype)
+
+    return bias_of_shifted
+
+
 def _affine(draft: Draft, node: Node) -> tuple[str, Array | None, Array | None] | None:
     """(x, scale, shift) where a node is x · scale + shift with numbers, or one for each channel."""
     if node.op == "AffineChannel":
@@ -200,9 +247,9 @@ def _gemm(draft: Draft, node: Node) -> bool:
 
 
 FOLDING = {
-    "Add": (_fold, _merge_affine),
-    "AffineChannel": (_fold, _merge_affine),
+    "Add": (_fold, _merge_affine, _fold_ahead),
+    "AffineChannel": (_fold, _merge_affine, _fold_ahead),
     "BatchNormalization": (_batch_normalization,),
     "MatMul": (_gemm,),
-    "Mul": (_fold, _merge_affine),
+    "Mul": (_fold, _merge_affine, _fold_ahead),
 }

@@ -8,8 +8,9 @@ Caffe2's name) and `ChannelShuffle` (attribute `groups`). In this form
 - x / constant is a product, x - constant a sum, Min and Max with constants are Clip, Clip from 0 is Relu;
 - HardSigmoid, HardSwish, Silu, Mish, Gelu (exact) and LayerNormalization are one node, whatever they were written as;
 - MatMul with a constant matrix and the addition of a vector are a Gemm, between Reshapes if there are more axes;
-- products and sums with a number, or one for each channel, are in the weights of the convolution or Gemm before; others
-  that follow one another are an AffineChannel, as is BatchNormalization;
+- products and sums with a number, or one for each channel, are in the weights of the convolution or Gemm before, or of
+  the convolutions behind (sums only where these have no padding); others that follow one another are an AffineChannel,
+  as is BatchNormalization;
 - an addition is the residual of a convolution (input 3) before it;
 - an activation of `PARAMETERS` that follows a convolution, Gemm or AffineChannel is its attribute `activation`: the
   operator's name, then its parameters in the order given there.

@@ -28,6 +28,8 @@ def coordinates(call: Call, axis: int, extent: int, length: int, scale: float, r
             return at * (extent - 1) / (scale * extent - 1) if length > 1 else np.zeros(1)
         case "asymmetric":
             return at / scale
+        case "tf_half_pixel_for_nn":  # of operator sets 11 and 12
+            return (at + 0.5) / scale
         case "tf_crop_and_resize":
             start, end = roi
             if length > 1:
