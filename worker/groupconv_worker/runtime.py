@@ -48,7 +48,7 @@ class WorkerRuntime:
         """Wait for threads and run a shard on them (see `run_shard`). The calling thread is in the job.
 
         Args:
-            stages: of the shard. While a resident kernel is prepared, its shard has all threads.
+            stages: of the shard. While a resident kernel is prepared for a GPU, its shard has all threads.
             x: (N, C, *input) of the first stage.
             out: (N, M, *output) of the last, to be filled.
             job: that the shard is a part of.
@@ -73,7 +73,8 @@ class WorkerRuntime:
                 new = new or stage.kept is None
         if among is None:
             among = min(self.budget.inside + 1, self.engine.at_once)
-        threads = self._acquire(job, among, whole=new)
+        # an engine of a GPU measures its candidates in here; on the CPU another process does
+        threads = self._acquire(job, among, whole=new and self.engine.gpu is not None)
         token = granted.set(threads)
         try:
             return run_shard(self.engine, stages, x, out, self.resident, borrowed=borrowed)
