@@ -1,5 +1,6 @@
 """The `groupconv` command. Without the server extra it says in one line what to install."""
 
+import os
 import sys
 
 
@@ -8,7 +9,10 @@ def main() -> None:
     try:
         from groupconv_server.cli.app import NAMES, app
 
-        built = app(*(name for name in sys.argv[1:2] if name in NAMES))
+        words = (
+            os.environ.get("COMP_WORDS", "").split() or sys.argv
+        )  # a shell that completes has its words in a variable
+        built = app(*(name for name in words[1:2] if name in NAMES))
     except ModuleNotFoundError as error:
         sys.exit(f"groupconv: the command line needs {error.name}: pip install 'groupconv[server]'")
     built()

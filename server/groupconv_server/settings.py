@@ -68,8 +68,8 @@ class Settings(BaseSettings):
         "GPUs of each worker, where there are any; 0.5 is two on one, each with half of its memory.",
         ge=0.01,
     )
-    worker_resources: str = setting("", "Ray's custom resources that each takes: name=1,…")
-    worker_labels: str = setting("", "Labels that its Ray node must have: zone=a,…")
+    worker_resources: str = setting("", "Ray's custom resources that each takes: name=1,other=2")
+    worker_labels: str = setting("", "Labels that its Ray node must have: zone=a,rack=b")
     hedge: float | None = setting(
         _c.hedge,
         "Seconds after which a late shard is sent to a second worker too; the first answer counts. Default: never.",

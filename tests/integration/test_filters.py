@@ -99,10 +99,10 @@ def test_what_is_saturated_is_counted_and_said(filtered, server, tmp_path):
     ("kernel", "words"),
     [
         ("gaussian", "one of sobel-x"),
-        ("gaussian:0", "gaussian:SIGMA[,SIGMA…] with 0 < SIGMA <= 1000"),
+        ("gaussian:0", "gaussian:SIGMA[,SIGMA,SIGMA] with 0 < SIGMA <= 1000"),
         ("dog:1", "dog:SIGMA,SIGMA"),
         ("dog:1,2,3", "dog:SIGMA,SIGMA"),
-        ("gaussian:1,2,3,4", "gaussian:SIGMA[,SIGMA…]"),
+        ("gaussian:1,2,3,4", "gaussian:SIGMA[,SIGMA,SIGMA]"),
         ("log:nan", "log:SIGMA"),
         ("unsharp:1,inf", "unsharp:SIGMA[,AMOUNT]"),
         ("blur:3", "one of sobel-x"),

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import logging
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -32,25 +33,50 @@ NAMES = (
     "token",
 )
 """The commands and groups of commands; each is a module of this folder."""
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+HELP_WIDTH = 78
+"""Columns of examples."""
+log = logging.getLogger(__name__)
 
 
-def one_line_errors(command: Callable[..., Any], wrong_usage: int = 1) -> Callable[..., Any]:
-    """A command that reports its expected errors as one line on stderr.
+def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that reports its errors as one line on stderr, with exit code 2 for wrong usage and 1 for others.
 
-    The exit code is `wrong_usage` for an invalid argument or a missing file, and 1 for any other error.
+    Wrong usage is an invalid argument or a missing file. The traceback of an unexpected error is in the log at DEBUG.
     """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+            raise  # typer's own, and a reader that has gone
         except (GroupconvError, OSError) as error:
             request = getattr(error, "request_id", "")
-            typer.echo(f"groupconv: {error}" + f" (request {request})" * bool(request), err=True)
-            wrong = isinstance(error, InvalidArgumentError | FileNotFoundError)
-            raise typer.Exit(wrong_usage if wrong else 1) from None
+            text = " ".join(str(error).split()) + f" (request {request})" * bool(request)
+            typer.echo(f"groupconv: {text}", err=True)
+            raise typer.Exit(2 if isinstance(error, InvalidArgumentError | FileNotFoundError) else 1) from None
+        except Exception as error:  # noqa: BLE001 - nobody should have to read a traceback
+            raise _unexpected(error) from None
 
     return run
+
+
+def _unexpected(error: Exception) -> typer.Exit:
+    """Report a defect of this program."""
+    log.debug("an unexpected error", exc_info=error)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    typer.echo(
+        f"groupconv: unexpected {text} (a defect: `groupconv --log-level DEBUG` before the command shows where)",
+        err=True,
+    )
+    return typer.Exit(1)
+
+
+def _log_level(level: str) -> str:
+    if level.upper() not in LEVELS:
+        raise typer.BadParameter(f"expected one of {', '.join(LEVELS)}, got {level!r}")
+    return level.upper()
 
 
 def _version(given: bool) -> None:
@@ -69,21 +95,21 @@ def app(*names: str) -> typer.Typer:
     made = _group(
         name="groupconv",
         help="Distributed grouped convolution as a gRPC service.",
-        add_completion=False,
-        rich_markup_mode="rich",
+        add_completion=True,
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
     made.callback()(_root)
     for name in names or NAMES:
         module = importlib.import_module(f"groupconv_server.cli.{name}")
         if hasattr(module, "command"):
-            _add(made, name, module.command, module.EXAMPLES, wrong_usage=2 if name == "conv" else 1)
+            _add(made, name, module.command, module.EXAMPLES)
             continue
         group = _group(name=name, help=module.HELP)
         group.callback()(lambda: None)  # else typer has a group of one command be that command
         for command_name, command, examples in module.COMMANDS:
             _add(group, command_name, command, examples)
-        made.add_typer(group)
+        made.add_typer(group, short_help=module.HELP)
     return made
 
 
@@ -91,19 +117,30 @@ def _group(**settings: Any) -> typer.Typer:
     return typer.Typer(no_args_is_help=True, **settings)
 
 
-def _add(group: typer.Typer, name: str, command: Callable[..., Any], examples: str, wrong_usage: int = 1) -> None:
+def _add(group: typer.Typer, name: str, command: Callable[..., Any], examples: str) -> None:
     if "endpoint" in inspect.signature(command).parameters:
         command = with_endpoint(command)
-    group.command(name=name, epilog=examples)(one_line_errors(fails_closed(command), wrong_usage))
+    summary = inspect.cleandoc(command.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+    run = one_line_errors(fails_closed(command))
+    group.command(name=name, epilog=_examples(examples), short_help=summary)(run)
+
+
+def _examples(text: str) -> str:
+    """Examples as click prints them: each line as it is, and a long command over several lines of one command."""
+    lines = []
+    for line in text.split("\n\n"):
+        folded = textwrap.wrap(line.strip(), HELP_WIDTH - 4, subsequent_indent="      ", break_on_hyphens=False)
+        lines.append(" \\\n".join(folded))
+    return "\b\n" + "\n".join(lines)
 
 
 def _root(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-    log_level: Annotated[str, typer.Option(envvar="GROUPCONV_LOG_LEVEL", help="DEBUG, INFO, WARNING…")] = "INFO",
+    log_level: Annotated[
+        str, typer.Option(envvar="GROUPCONV_LOG_LEVEL", callback=_log_level, help=f"{', '.join(LEVELS)}.")
+    ] = "INFO",
 ) -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     for library in ("onnx_ir", "onnxscript"):
         logging.getLogger(library).setLevel(logging.ERROR)  # they warn of what `layers load` reports itself
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import InvalidArgumentError, Words
 from groupconv.pictures import picture_path, save
 from groupconv_server.layers.catalogue import CatalogueLayer, catalogue, read_layers
 
@@ -78,7 +78,9 @@ def select(layers: Path | None, rows: str) -> list[CatalogueLayer]:
     try:
         known = catalogue() if layers is None else read_layers(layers.read_text())
     except (KeyError, ValueError, csv.Error) as error:
-        raise InvalidArgumentError("--layers", "a CSV with the catalogue's columns", str(error)) from None
+        raise InvalidArgumentError("--layers", "a CSV with the catalogue's columns", Words(str(error))) from None
+    if not known:
+        raise InvalidArgumentError("--layers", "a CSV with the catalogue's columns, and a row for each layer", layers)
     parts = [part.strip() for part in rows.split(",") if part.strip()] or [""]
     chosen = [layer for name, layer in known.items() if any(part in name for part in parts)]
     if not chosen:

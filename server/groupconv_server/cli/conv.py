@@ -91,8 +91,8 @@ def command(
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="Of the output: uint8, float32, … or same, that of the input; integers are saturated. Default: same "
-            "for pictures and TIFF, as computed for .npy, Zarr and HDF5."
+            help="Of the output: uint8, float32 or another; or same, that of the input; integers are saturated. "
+            "Default: same for pictures and TIFF, as computed for .npy, Zarr and HDF5."
         ),
     ] = None,
     axes: Annotated[

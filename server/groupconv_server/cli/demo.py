@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from groupconv.pictures import picture_path
 from groupconv_server.cli.connection import Endpoint
 
 EXAMPLES = """Examples:
@@ -29,6 +30,7 @@ def command(
     """
     from groupconv_server.demo.run import run_demo
 
+    picture_path("--output", output)
     connect = None if endpoint is None else endpoint.connect
     if not run_demo(output=output, connect=connect, executor=executor, photo=photo):
         raise typer.Exit(1)

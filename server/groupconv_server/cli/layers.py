@@ -11,7 +11,7 @@ import typer
 
 import groupconv
 from groupconv.convolution.steps import Array, Step
-from groupconv.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from groupconv.layer import LayerInfo
 from groupconv.text import human_bytes, table
 from groupconv_server.cli.connection import Endpoint
@@ -188,7 +188,7 @@ def unload(
             client.unload_layer(one)
             typer.echo(f"{one} is unloaded")
     if not names:
-        raise InvalidArgumentError("name", "the name or a pattern of a loaded layer", name)
+        raise NotFoundError(f"no layer is loaded whose name fits {name!r}")
 
 
 def show(

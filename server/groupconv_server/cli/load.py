@@ -1,5 +1,6 @@
 """`groupconv load`: put a server under load and check its answers."""
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,10 +8,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from groupconv.errors import FailedPreconditionError
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv.pictures import picture_path
 from groupconv.text import table
 from groupconv_server.cli.connection import Endpoint
+from groupconv_server.cli.options import layer_names
+from groupconv_server.cli.signals import ended_by_signals
 
 if TYPE_CHECKING:
     from groupconv_server.load.drive import Load
@@ -28,6 +31,7 @@ $ groupconv load --profile my-mix.yaml --web 127.0.0.1:8089
 
 $ groupconv load --profile soak --metrics http://localhost:9464/metrics --plot soak.png
 """
+MAX_PORT = 65535
 
 
 def command(
@@ -35,9 +39,12 @@ def command(
     profile: Annotated[
         str | None, typer.Option(help="A YAML file, or mix or soak: which layers, how often, how. Without: --layer.")
     ] = None,
-    layer: Annotated[str, typer.Option(help="A layer of the catalogue; its weights travel with each request.")] = (
-        "alexnet_conv2"
-    ),
+    layer: Annotated[
+        str,
+        typer.Option(
+            autocompletion=layer_names, help="A layer of the catalogue; its weights travel with each request."
+        ),
+    ] = ("alexnet_conv2"),
     clients: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Connections that ask, one request each at a time.")
     ] = None,
@@ -66,27 +73,27 @@ def command(
         raise FailedPreconditionError(f"no {missing.name}: expected pip install 'groupconv[load]'") from None
     from groupconv_server.load.memory import MemoryProbe, growth
     from groupconv_server.load.plot import plot as draw
-    from groupconv_server.load.profile import Profile, read_profile
+    from groupconv_server.load.profile import profile_of_layer, read_profile
 
     if plot:
         picture_path("--plot", plot)
-    base = read_profile(profile) if profile else Profile.model_validate({"verify": 1, "mix": [{"layer": layer}]})
+    base = read_profile(profile) if profile else profile_of_layer(layer)
     given = {"users": clients, "seconds": seconds, "rate": rate, "verify": verify}
     wanted = base.model_copy(update={key: value for key, value in given.items() if value is not None})
-    load = Load(
-        wanted,
-        lambda: endpoint.connect(wanted.timeout),
-        target=endpoint.target,
-        memory=MemoryProbe(metrics) if metrics else None,
-    )
-    if web:
-        host, _, port = web.rpartition(":")
-        typer.echo(f"Locust's page is on http://{web}")
-        load.serve(host, int(port))
-        return
-    outcome = _with_a_bar(load, profile or layer)
+    page = _host_and_port(web) if web else None
+    memory = MemoryProbe(metrics) if metrics else None
+    with (
+        ended_by_signals(),
+        Load(wanted, lambda: endpoint.connect(wanted.timeout), target=endpoint.target, memory=memory) as load,
+    ):
+        if page:
+            typer.echo(f"Locust's page is on http://{web}")
+            load.serve(*page)
+            return
+        outcome = _with_a_bar(load, profile or layer)
+        report = load.report() if html else ""
     if html:
-        html.write_text(load.report())
+        html.write_text(report)
     if plot:
         draw(
             outcome, plot, title=f"groupconv load --profile {profile}" if profile else f"groupconv load --layer {layer}"
@@ -96,10 +103,27 @@ def command(
     if outcome.memory:
         first, last = outcome.memory[0][1], outcome.memory[-1][1]
         per_hour = growth(outcome.memory) * 3600
-        typer.echo(f"server memory {first / 2**20:.0f} → {last / 2**20:.0f} MiB, {per_hour / 2**20:+.1f} MiB/h")
+        grown = f", {per_hour / 2**20:+.1f} MiB/h" if isfinite(per_hour) else ""
+        typer.echo(f"server memory {_mebibytes(first)} → {_mebibytes(last)}{grown}")
     typer.echo(outcome.summary())
     if outcome.wrong or outcome.failed or outcome.missed or not outcome.answers:
         raise typer.Exit(1)
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size / 2**20:.0f} MiB" if isfinite(size) else "unknown"
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """The value of --web.
+
+    Raises:
+        InvalidArgumentError: it is not HOST:PORT.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise InvalidArgumentError("--web", f"HOST:PORT, with a port up to {MAX_PORT}", text)
+    return host, int(port)
 
 
 def _with_a_bar(load: "Load", title: str) -> "LoadOutcome":

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import InvalidArgumentError, NotFoundError
 from groupconv.network import Network
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan
@@ -116,8 +116,8 @@ def show(
         free = [info.name for info in network.inputs if not all(isinstance(extent, int) for extent in info.shape)]
         if free and not inputs:
             if picture is not None:
-                raise InvalidArgumentError("--input", f"{free[0]}=…, as its shape is free", "no --input")
-            typer.echo(f"for its nodes: groupconv networks show {name} --input {free[0]}=…")
+                raise InvalidArgumentError("--input", f"{free[0]}=N,C,H,W, as its shape is free", "no --input")
+            typer.echo(f"for its nodes: groupconv networks show {name} --input {free[0]}=N,C,H,W")
             return
         found = _plan(network, inputs)
     typer.echo(str(found))
@@ -136,7 +136,7 @@ def _plan(network: Network, inputs: list[str] | None) -> NetworkPlan:
     shapes = {info.name: info.shape for info in network.inputs} | shapes_of(inputs or [])
     for info in network.inputs:
         if not all(isinstance(extent, int) for extent in shapes[info.name]):
-            raise InvalidArgumentError("--input", f"{info.name}=…, as its shape is free: {info}", inputs)
+            raise InvalidArgumentError("--input", f"{info.name}=N,C,H,W, as its shape is free: {info}", inputs)
     return network.plan(**shapes)  # type: ignore[arg-type] # all extents are integers now
 
 
@@ -153,7 +153,7 @@ def unload(
             client.unload_network(found)
             typer.echo(f"{found} is unloaded")
     if not names:
-        raise InvalidArgumentError("name", "the name or a pattern of a loaded network", name)
+        raise NotFoundError(f"no network is loaded whose name fits {name!r}")
 
 
 COMMANDS = (

@@ -7,6 +7,7 @@ import typer
 
 from groupconv.convolution.spec import MATHS, ConvSpec
 from groupconv.errors import InvalidArgumentError
+from groupconv_server.layers.catalogue import catalogue
 
 TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.001)]
 
@@ -22,6 +23,11 @@ MathOption = Annotated[
 def with_precision(spec: ConvSpec, math: str | None, *, exact: bool) -> ConvSpec:
     """The spec with the values of `--math` and `--exact`, where they are given."""
     return replace(spec, exact=exact or spec.exact, math=spec.math if math is None else math)  # type: ignore[arg-type]  # refused if unknown
+
+
+def layer_names(incomplete: str) -> list[str]:
+    """Names of the catalogue that begin so, for the completion of shells."""
+    return [name for name in catalogue() if name.startswith(incomplete)]
 
 
 def integers(option: str, text: str) -> tuple[int, ...]:

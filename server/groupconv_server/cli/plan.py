@@ -17,7 +17,7 @@ from groupconv.convolution.steps import geometries
 from groupconv.errors import InvalidArgumentError
 from groupconv.pictures import picture_path
 from groupconv_server.cli.connection import Endpoint
-from groupconv_server.cli.options import MathOption, TimeoutOption, integers, with_precision
+from groupconv_server.cli.options import MathOption, TimeoutOption, integers, layer_names, with_precision
 from groupconv_server.layers.catalogue import layer_named
 
 EXAMPLES = """Examples:
@@ -39,7 +39,10 @@ Shapes = tuple[tuple[int, ...], list[tuple[int, ...]], list[groupconv.ConvSpec]]
 def command(
     endpoint: Endpoint,
     layer: Annotated[
-        list[str] | None, typer.Option(help="A layer of the catalogue, in place of the shapes; more follow each other.")
+        list[str] | None,
+        typer.Option(
+            autocompletion=layer_names, help="A layer of the catalogue, in place of the shapes; more follow each other."
+        ),
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Samples, in place of the layer's.")] = None,
     input_shape: Annotated[str | None, typer.Option("--input", help="N,C,H,W (or 1-D, 3-D).")] = None,

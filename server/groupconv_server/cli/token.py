@@ -39,8 +39,8 @@ def new(
     ] = None,
 ) -> None:
     """Make a token; the file gets its digest and its limits. New files are readable by their user alone (0600)."""
-    text = file.read_text() if file.exists() else ""
     try:
+        text = file.read_text() if file.exists() else ""
         known = parsed(text)
     except ValueError as error:
         raise InvalidArgumentError(f"{file}: {error}") from None

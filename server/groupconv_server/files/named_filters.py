@@ -18,10 +18,10 @@ Term = tuple[Kernel, ...]
 """Taps along each axis of space. The term is their outer product."""
 Sum = list[Term]
 PARAMETERS = {
-    "gaussian": "gaussian:SIGMA[,SIGMA…]",
+    "gaussian": "gaussian:SIGMA[,SIGMA,SIGMA]",
     "dog": "dog:SIGMA,SIGMA",
-    "log": "log:SIGMA[,SIGMA…]",
-    "gradient": "gradient:SIGMA[,SIGMA…]",
+    "log": "log:SIGMA[,SIGMA,SIGMA]",
+    "gradient": "gradient:SIGMA[,SIGMA,SIGMA]",
     "unsharp": "unsharp:SIGMA[,AMOUNT]",
 }
 """Filters with parameters. Several values of SIGMA are for the axes y,x or z,y,x."""

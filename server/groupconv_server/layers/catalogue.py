@@ -10,7 +10,7 @@ import numpy as np
 from groupconv.convolution.geometry import Geometry, resolve
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array
-from groupconv.errors import NotFoundError
+from groupconv.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,12 @@ def layer_named(name: str) -> CatalogueLayer:
     """The layer called `name`.
 
     Raises:
-        NotFoundError: there is none; the message lists the names.
+        InvalidArgumentError: there is none; the message lists the names.
     """
     try:
         return catalogue()[name]
     except KeyError:
-        raise NotFoundError(f"layer {name!r}: expected one of {', '.join(catalogue())}") from None
+        raise InvalidArgumentError("layer", f"one of {', '.join(catalogue())}", name) from None
 
 
 def _layer(row: dict[str, str]) -> CatalogueLayer:

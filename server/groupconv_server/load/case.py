@@ -1,5 +1,7 @@
 """A kind of request of the load test: its data, how it is sent, and its correct answer."""
 
+from contextlib import suppress
+
 import numpy as np
 
 from groupconv import Step
@@ -16,9 +18,18 @@ TOLERANCE = 1e-4
 
 
 class LoadCase:
-    """An entry of a profile with its arrays and its answer, which the float64 reference computes once."""
+    """An entry of a profile with its arrays and its answer, which the float64 reference computes once.
 
-    def __init__(self, entry: RequestKind, seed: int) -> None:
+    Args:
+        entry: of the profile.
+        seed: of the arrays.
+        run: distinguishes the layers of this load from those of others.
+
+    Attributes:
+        layer: the name under which a resident case loads its layer.
+    """
+
+    def __init__(self, entry: RequestKind, seed: int, run: str) -> None:
         single = layer_named(entry.layer)
         layer = single.with_batch(entry.batch)
         self.name, self.transport, self.resident = entry.name, entry.transport, entry.resident
@@ -27,7 +38,7 @@ class LoadCase:
         self.spec = layer.spec
         self._want = reference.convolve(self.x, self.weight, self.bias, layer.geometry)
         self._atol = TOLERANCE * float(np.abs(self._want).max())
-        self._layer = f"load/{entry.layer}/{seed}"
+        self.layer = f"load/{run}/{entry.layer}"
 
     def deploy(self, client: Client) -> Layer | None:
         """Load the weights on the server, if the case is resident.
@@ -35,7 +46,7 @@ class LoadCase:
         Raises:
             GroupconvError: the server refused it.
         """
-        return client.load_layer(self._layer, self.weight, self.bias, self.spec) if self.resident else None
+        return client.load_layer(self.layer, self.weight, self.bias, self.spec) if self.resident else None
 
     def find(self, client: Client) -> Layer | None:
         """The layer, if another client has loaded it; else load it.
@@ -44,9 +55,19 @@ class LoadCase:
             GroupconvError: as `deploy`.
         """
         try:
-            return client.get_layer(self._layer) if self.resident else None
+            return client.get_layer(self.layer) if self.resident else None
         except NotFoundError:
             return self.deploy(client)
+
+    def take_away(self, client: Client) -> None:
+        """Unload the layer of a resident case, if it is there.
+
+        Raises:
+            GroupconvError: the server does not answer.
+        """
+        if self.resident:
+            with suppress(NotFoundError):
+                client.unload_layer(self.layer)
 
     def ask(self, client: Client, layer: Layer | None) -> Array:
         """Send one request. A resident case needs a `layer` of this client.

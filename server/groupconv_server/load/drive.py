@@ -7,10 +7,11 @@ nothing is patched (LOCUST_SKIP_MONKEY_PATCH): docs/adr/0005-locust-without-geve
 import logging
 import math
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 os.environ.setdefault("LOCUST_SKIP_MONKEY_PATCH", "1")
 
@@ -22,6 +23,7 @@ from locust.env import Environment
 from locust.exception import StopUser
 
 from groupconv.client import Client
+from groupconv.errors import GroupconvError
 from groupconv_server.load.asker import Asker, Sample
 from groupconv_server.load.case import LoadCase
 from groupconv_server.load.memory import MemoryProbe
@@ -29,11 +31,14 @@ from groupconv_server.load.outcome import LoadOutcome
 from groupconv_server.load.profile import Profile
 from groupconv_server.load.schedule import Schedule
 
+log = logging.getLogger(__name__)
+
 
 class Load:
     """A load that Locust runs, for some seconds or from Locust's page in the browser.
 
-    Before the clock starts, each case is deployed and requested once, and its answer is verified.
+    Before the clock starts, each case is deployed and requested once, and its answer is verified. As a context manager
+    it takes its layers away at the end.
 
     Args:
         profile: of the load.
@@ -49,9 +54,14 @@ class Load:
         self, profile: Profile, connect: Callable[[], Client], *, target: str, memory: MemoryProbe | None = None
     ) -> None:
         self.profile, self.connect, self.memory = profile, connect, memory
-        self.cases = [LoadCase(entry, profile.seed) for entry in profile.mix]
+        run = secrets.token_hex(4)
+        self.cases = [LoadCase(entry, profile.seed, run) for entry in profile.mix]
         self.outcome = LoadOutcome([f"{case.name}{' stream' * (case.transport == 'stream')}" for case in self.cases])
-        self._first_answers()
+        try:
+            self._first_answers()
+        except BaseException:
+            self._take_layers_away()
+            raise
         self.schedule, self.limit = Schedule(profile), math.inf
         self.threads = ThreadPool(profile.users + 1)
         logging.getLogger("locust").setLevel(logging.WARNING)
@@ -66,6 +76,28 @@ class Load:
             for case in self.cases:
                 if wrong := case.error(case.ask(client, case.deploy(client))):
                     self.outcome.first_wrong.append(f"{case.name}: {wrong}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the users, and take the layers away that they loaded."""
+        self.runner.quit()
+        self.threads.join()  # a request that still runs could load a layer again
+        self._take_layers_away()
+
+    def _take_layers_away(self) -> None:
+        if not any(case.resident for case in self.cases):
+            return
+        try:
+            with self.connect() as client:
+                for case in self.cases:
+                    case.take_away(client)
+        except GroupconvError as error:
+            log.warning("layers named %s may still be loaded: %s", self.cases[0].layer.rpartition("/")[0] + "/*", error)
 
     def _begin(self, **_: Any) -> None:
         self.schedule = Schedule(self.profile)

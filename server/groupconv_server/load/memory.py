@@ -1,10 +1,13 @@
 """The server's memory during a long load, from its metrics."""
 
+import http.client
 import re
 import time
 import urllib.request
 
 import numpy as np
+
+from groupconv.errors import InvalidArgumentError
 
 RESIDENT = re.compile(r"^process_resident_memory_bytes(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
@@ -19,7 +22,7 @@ class MemoryProbe:
 
     def __init__(self, url: str, every: float = 5.0) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"metrics {url!r}: expected a URL such as http://localhost:9464/metrics")
+            raise InvalidArgumentError("--metrics", "a URL such as http://localhost:9464/metrics", url)
         self.url, self._every, self._start = url, every, time.monotonic()
         self.samples: list[tuple[float, float]] = []
 
@@ -38,7 +41,7 @@ class MemoryProbe:
         try:
             with urllib.request.urlopen(self.url, timeout=5) as answer:  # noqa: S310 - the scheme is checked
                 found = RESIDENT.search(answer.read().decode())
-        except OSError:
+        except (OSError, ValueError, http.client.HTTPException):
             found = None
         self.samples.append((time.monotonic() - self._start, float(found[1]) if found else float("nan")))
 

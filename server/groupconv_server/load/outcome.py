@@ -1,5 +1,6 @@
 """The outcome of a load."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -71,12 +72,12 @@ class LoadOutcome:
 
     def summary(self) -> str:
         """A line of figures, and one for each kind of error."""
-        rate = self.answers / self.elapsed if self.elapsed else float("nan")
+        rate = self.answers / self.elapsed if self.elapsed else 0.0
         verified = sum(sample.verified for sample in self.samples)
         missed = f", {self.missed} never sent" if self.missed else ""
         line = (
             f"{self.answers} answers in {self.elapsed:.1f} s: {rate:.1f} requests/s, "
-            f"p50 {self.milliseconds(50):.1f} ms, p99 {self.milliseconds(99):.1f} ms; "
+            f"p50 {_shown(self.milliseconds(50))} ms, p99 {_shown(self.milliseconds(99))} ms; "
             f"{verified} verified, {self.wrong} wrong, {self.failed} failed{missed}"
         )
         return "\n".join([line, *(f"  {count} × {message}" for message, count in self.errors().items())])
@@ -96,8 +97,13 @@ class LoadOutcome:
             yield (
                 name,
                 str(len(right)),
-                f"{len(right) / self.elapsed:.1f}",
-                *(f"{self.milliseconds(q, i):.1f}" for q in (50, 95, 99, 100)),
-                f"{sum(s.bytes for s in right) / self.elapsed / 1e6:.1f}",
+                f"{len(right) / self.elapsed:.1f}" if self.elapsed else "–",
+                *(_shown(self.milliseconds(q, i)) for q in (50, 95, 99, 100)),
+                f"{sum(s.bytes for s in right) / self.elapsed / 1e6:.1f}" if self.elapsed else "–",
                 str(len(mine) - len(right)),
             )
+
+
+def _shown(number: float) -> str:
+    """A number with one decimal; a dash where there is none."""
+    return "–" if math.isnan(number) else f"{number:.1f}"

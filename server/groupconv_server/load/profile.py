@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from groupconv.errors import InvalidArgumentError, NotFoundError
+from groupconv.errors import InvalidArgumentError, Words
 from groupconv_server.layers.catalogue import layer_named
 
 
@@ -38,7 +38,7 @@ class RequestKind(BaseModel):
     def _valid(self) -> Self:
         try:
             layer_named(self.layer)
-        except NotFoundError as error:
+        except InvalidArgumentError as error:
             raise ValueError(str(error)) from None
         if self.resident and self.transport == "stream":
             raise ValueError("a stream carries its weights: expected resident: false with transport: stream")
@@ -98,22 +98,32 @@ def read_profile(name: str) -> Profile:
 
     Raises:
         InvalidArgumentError: a field is wrong; the message names the first one.
-        NotFoundError: there is no such file or name.
+            Or there is no such file or name.
     """
     if name in shipped_profiles():
-        text = _folder().joinpath(f"{name}.yaml").read_text()
+        data = _folder().joinpath(f"{name}.yaml").read_bytes()
     elif Path(name).is_file():
-        text = Path(name).read_text()
+        data = Path(name).read_bytes()
     else:
-        raise NotFoundError(f"profile {name!r}: expected a YAML file or one of {', '.join(shipped_profiles())}")
+        raise InvalidArgumentError("--profile", f"a YAML file or one of {', '.join(shipped_profiles())}", name)
     try:
-        return Profile.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise InvalidArgumentError(name, "YAML", str(error)) from None
+        return Profile.model_validate(yaml.safe_load(data.decode()))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError(name, "YAML", Words(" ".join(str(error).split()))) from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "profile"
-        raise InvalidArgumentError(f"{name}: {field}", first["msg"], repr(first["input"])) from None
+        raise InvalidArgumentError(f"{name}: {field}", first["msg"], first["input"]) from None
+
+
+def profile_of_layer(name: str) -> Profile:
+    """The profile of one layer of the catalogue, whose weights travel, with every answer verified.
+
+    Raises:
+        InvalidArgumentError: the catalogue has no such layer.
+    """
+    layer_named(name)
+    return Profile.model_validate({"verify": 1, "mix": [{"layer": name}]})
 
 
 def _folder() -> resources.abc.Traversable:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from groupconv.errors import NotFoundError
+from groupconv.errors import InvalidArgumentError
 from groupconv_server.layers.catalogue import catalogue, layer_named
 
 
@@ -24,5 +24,5 @@ def test_arrays_are_the_same_for_the_same_seed():
 
 
 def test_an_unknown_name_lists_the_others():
-    with pytest.raises(NotFoundError, match="alexnet_conv2"):
+    with pytest.raises(InvalidArgumentError, match="alexnet_conv2"):
         layer_named("nothing")

@@ -1,6 +1,7 @@
 """Loads against a server, with Locust."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from urllib.request import urlopen
 import pytest
 
 import groupconv
-from groupconv.errors import UnavailableError
+from groupconv.errors import ResourceExhaustedError, UnavailableError
+from groupconv_server.load.asker import Sample
 from groupconv_server.load.drive import Load
+from groupconv_server.load.outcome import LoadOutcome
 from groupconv_server.load.plot import plot
 from groupconv_server.load.profile import Profile
 from groupconv_server.load.schedule import Schedule
+from waiting import until
 
 LAYER = "mobilenet_dw_14"
 
@@ -47,7 +51,7 @@ def test_a_wrong_answer_is_counted(server, client):
     loaded = load(server, mix=[resident])
     case = loaded.cases[0]
     # the server answers, rightly, with other weights than the load thinks it has
-    client.load_layer(f"load/{LAYER}/0", case.weight + 1, case.bias, case.spec)
+    client.load_layer(case.layer, case.weight + 1, case.bias, case.spec)
     outcome = loaded.run()
     assert outcome.answers == 0
     assert outcome.wrong == len(outcome.samples) > 0
@@ -57,8 +61,53 @@ def test_a_wrong_answer_is_counted(server, client):
 
 def test_layers_that_a_server_forgot_are_loaded_again(server, client):
     loaded = load(server, mix=[{"layer": LAYER, "resident": True}])
-    client.unload_layer(f"load/{LAYER}/0")
+    client.unload_layer(loaded.cases[0].layer)
     assert "0 wrong, 0 failed" in loaded.run().summary()
+
+
+def layers_of_loads(client):
+    return [layer.name for layer in client.list_layers() if layer.name.startswith("load/")]
+
+
+def test_a_load_takes_its_layers_away(server, client):
+    before = layers_of_loads(client)
+    with load(server, mix=[{"layer": LAYER, "resident": True}]) as loaded:
+        assert layers_of_loads(client) == sorted([*before, loaded.cases[0].layer])
+        assert loaded.run().answers
+    assert layers_of_loads(client) == before
+
+
+def test_a_load_that_cannot_begin_takes_its_layers_away(server, client):
+    """The second kind of request is refused: its message is larger than the server takes."""
+    before = layers_of_loads(client)
+    mix = [{"layer": LAYER, "resident": True}, {"layer": "mobilenet_dw_112", "batch": 16, "resident": True}]
+    with pytest.raises(ResourceExhaustedError):
+        load(server, mix=mix)
+    assert layers_of_loads(client) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_load_that_is_stopped_takes_its_layers_away(number, server, client, tmp_path):
+    before = layers_of_loads(client)
+    (tmp_path / "mix.yaml").write_text(f"seconds: 600\nusers: 2\nmix: [{{layer: {LAYER}, resident: true}}]\n")
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "groupconv_server", "load", "-t", server.address]
+    command += ["--profile", str(tmp_path / "mix.yaml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: layers_of_loads(client) != before)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in err
+    assert layers_of_loads(client) == before
+
+
+def test_no_number_is_nan_where_there_are_no_answers():
+    outcome = LoadOutcome(["one", "two"])
+    outcome.add(Sample(0, 1.0, 0.1, failed="UnavailableError: gone"))
+    for elapsed in (0.0, 2.0):
+        outcome.elapsed = elapsed
+        assert "nan" not in outcome.summary() + str(list(outcome.rows()))
+        assert "p50 – ms" in outcome.summary()
 
 
 def test_latency_counts_from_when_a_request_was_due(server):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from groupconv.errors import InvalidArgumentError, NotFoundError
+from groupconv.errors import InvalidArgumentError
 from groupconv_server.load.profile import read_profile, shipped_profiles
 
 
@@ -30,5 +30,5 @@ def test_a_wrong_profile_is_refused_by_its_field(tmp_path, text, said):
 
 
 def test_a_missing_profile_names_those_that_ship():
-    with pytest.raises(NotFoundError, match="mix, soak"):
+    with pytest.raises(InvalidArgumentError, match="mix, soak"):
         read_profile("no-such-profile")
