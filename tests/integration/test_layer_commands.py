@@ -95,16 +95,16 @@ def test_a_kernel_from_a_file(serving, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "code", "said"),
     [
-        (("show", "none"), "none called 'none'"),
-        (("unload", "none"), "none called 'none'"),
-        (("unload", "none*"), "a pattern of a loaded layer"),
-        (("load", __file__), "an ONNX model"),
+        (("show", "none"), 1, "none called 'none'"),
+        (("unload", "none"), 1, "none called 'none'"),
+        (("unload", "none*"), 1, "no layer is loaded whose name fits 'none*'"),
+        (("load", __file__), 2, "an ONNX model"),
     ],
 )
-def test_failures_are_one_line(run, arguments, said):
-    done = run(*arguments, code=1)
+def test_failures_are_one_line(run, arguments, code, said):
+    done = run(*arguments, code=code)
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
 

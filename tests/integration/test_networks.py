@@ -169,7 +169,7 @@ def test_the_commands(server, tmp_path):
     planned = command("networks", "plan", "cli/towers", "--input", "x=1,4,8,8", *target)
     assert "Conv" in planned.stdout, planned.stderr
     refused = command("networks", "plan", "cli/towers", *target)
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "--input: expected x=" in refused.stderr
     np.save(tmp_path / "x.npy", X[:1, :, :8, :8])
     ran = command("run", "cli/towers", tmp_path / "x.npy", "-o", tmp_path / "y.npy", *target)

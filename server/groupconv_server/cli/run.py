@@ -34,8 +34,8 @@ def command(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="A picture, a .npy file or a number; NAME=VALUE for an input by its name, else in order. Or one image of "
-            "any size in a format of groupconv conv."
+            help="A picture, a .npy file or a number; NAME=VALUE for an input by its name, else in order. Or one image "
+            "of any size in a format of groupconv conv."
         ),
     ],
     output: Annotated[

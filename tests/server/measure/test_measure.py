@@ -63,7 +63,7 @@ def test_bench_engine_holds_everybody_to_avx2(tmp_path):
 
 def test_a_set_of_instructions_that_is_none_is_one_line():
     done = invoke("bench", "engine", "--simd", "sse9")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert done.stderr.startswith("groupconv: GROUPCONV_SIMD: expected one of")
 
 
@@ -89,7 +89,7 @@ def test_layers_may_come_from_a_file(tmp_path):
 )
 def test_a_bad_option_is_one_line(option, value):
     done = invoke("bench", "engine", option, value)
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert done.stderr.startswith(f"groupconv: {option}: expected")
 
 
@@ -97,7 +97,7 @@ def test_a_file_of_another_kind_is_one_line(tmp_path):
     file = tmp_path / "other.csv"
     file.write_text("a,b\n1,2\n")
     done = invoke("bench", "engine", "--layers", str(file))
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "--layers: expected a CSV" in done.stderr
 
 
