@@ -1,6 +1,8 @@
 """Networks served beside a plain grpcio service around onnxruntime: first answer, latency, requests/s.
 
-    python bench/networks.py [FILE.onnx ...] [--input x=1,3,640,640] [--clients 8] [--seconds 1] [--rounds 3]
+    python bench/networks.py [FILE.onnx ...] [--input x=1,3,640,640] [--clients 8] [--rounds 3] [--no-server]
+
+First the engine: our own program beside onnxruntime, at one thread and two (network_engine.py). Then the services.
 
 Both services have a session of as many threads as there are cores. The plain one takes and gives raw bytes and does
 nothing else. They are asked in turns, and each figure is the median of the rounds. Without files the networks that the
@@ -18,6 +20,7 @@ from typing import Any
 import grpc
 import numpy as np
 import onnx
+from network_engine import HEADER, compare
 from processes import CORES, UNLIMITED, Process, closed, serve, serve_bare
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -82,6 +85,19 @@ def first_answers(file: str, target: str, x: np.ndarray) -> dict[str, float]:
     return {"first_plain": middle - start, "first_ours": time.perf_counter() - middle}
 
 
+def input_shapes(file: str, given: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's inputs; none if one is free and not given."""
+    from groupconv_worker.graph.model import read_model
+
+    infos = read_model(Path(file).read_bytes()).inputs
+    shapes = {info.name: given.get(info.name, info.shape) for info in infos}
+    for name, shape in shapes.items():
+        if not all(isinstance(extent, int) for extent in shape):
+            print(f"{Path(file).name}: give a shape: --input {name}=…")
+            return {}
+    return shapes
+
+
 def measure(file: str, given: dict[str, tuple[int, ...]], options: argparse.Namespace) -> None:
     """One row."""
     from groupconv_worker.graph.model import read_model
@@ -131,11 +147,22 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one turn")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--engine", type=int, default=9, help="rounds of the engine's rows; 0 for none")
+    parser.add_argument("--no-server", action="store_true", help="the engine's rows alone")
     options = parser.parse_args()
+    given = shapes_of(options.input)
+    if options.engine:
+        print(HEADER)
+        for file in options.files:
+            shapes = input_shapes(file, given)
+            for threads in sorted({1, min(2, CORES)} if shapes else ()):
+                compare(file, shapes, threads, options.engine)
+    if options.no_server:
+        return
     print(f"{CORES} cores, {options.clients} clients; × is against the plain service, for the first answer a session")
     print(f"{'network':32}{'first ms':>9}{'×':>8}{'p50 ms':>10}{'×':>8}{'req/s':>10}{'×':>8}")
     for file in options.files:
-        measure(file, shapes_of(options.input), options)
+        measure(file, given, options)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ Array = NDArray[Any]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 TOLERANCE = 1e-4
 """Of the largest element of an output: how far a program's answer may be from the session's."""
+ROUNDING = 2.0**-21
+"""How far it may be in any case: sigmoid and softmax round small results as numbers near 1."""
 KEPT = 8
 """Sets of shapes of which a version keeps programs, those that were called last."""
 LARGEST = 2**30
@@ -253,4 +255,4 @@ def agrees(got: Array, want: Array) -> bool:
         return False
     finite = np.isfinite(want)
     scale = float(np.abs(want[finite]).max(initial=0))
-    return bool(np.allclose(got, want, rtol=0, atol=TOLERANCE * scale, equal_nan=True))
+    return bool(np.allclose(got, want, rtol=0, atol=max(TOLERANCE * scale, ROUNDING), equal_nan=True))

@@ -30,6 +30,10 @@ def node(op: str, *inputs: str, to: str = "y", **attributes: Any) -> Any:
         node("Tanh", "x"),
         node("HardSigmoid", "x", alpha=0.3, beta=0.4),
         node("HardSwish", "x"),
+        node("Elu", "x", alpha=0.7),
+        node("Celu", "x", alpha=0.7),
+        node("Softplus", "x"),
+        node("Mish", "x"),
         node("Exp", "x"),
         node("Abs", "x"),
         node("Neg", "x"),
@@ -144,7 +148,29 @@ def test_splits_slices_and_shuffles_of_maps() -> None:
     check(model(nodes, {"x": (1, 3, 5, 4)}, weights), {"x": numbers(1, 3, 5, 4)})
 
 
+def test_padding_and_normalization() -> None:
+    x = numbers(2, 6, 5, 4)
+    pads = {"p": np.array([0, 0, 1, 0, 0, 0, 2, 3])}
+    check(model([helper.make_node("Pad", ["x", "p"], ["t"]), node("Relu", "t")], {"x": x.shape}, pads), {"x": x})
+    weights = {"s": numbers(6), "b": numbers(6)}
+    check(model([node("InstanceNormalization", "x", "s", "b")], {"x": x.shape}, weights), {"x": x}, 1e-4)
+    rows = numbers(3, 7, 37)
+    weights = {"s": numbers(37), "b": numbers(37)}
+    check(model([node("LayerNormalization", "x", "s", "b")], {"x": rows.shape}, weights), {"x": rows}, 1e-4)
+
+
+def test_the_logarithm() -> None:
+    x = np.concatenate([np.abs(numbers(500)) * 10.0**k for k in range(-30, 30, 7)]).astype(np.float32)[None]
+    check(model([node("Log", "x")], {"x": x.shape}), {"x": x}, 1e-6)
+
+
+def test_an_activation_that_no_convolution_has() -> None:
+    x = numbers(1, 3, 5, 4)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]), node("Softplus", "c")]
+    check(model(nodes, {"x": x.shape}, {"w": numbers(18, 3, 3, 3)}), {"x": x})
+
+
 def test_what_has_no_lowering_is_refused_with_its_node() -> None:
-    made = model([helper.make_node("Softplus", ["x"], ["y"], name="odd")], {"x": (1, 3)})
-    with pytest.raises(UnsupportedNodeError, match="Softplus 'odd'"):
+    made = model([helper.make_node("Sin", ["x"], ["y"], name="odd")], {"x": (1, 3)})
+    with pytest.raises(UnsupportedNodeError, match="Sin 'odd'"):
         compiled(made, {"x": (1, 3)})

@@ -257,3 +257,18 @@ def _two(matrix: Any) -> tuple[Any, Any]:
     if matrix.shape[1] == 1:
         shares[:, 1] = 0
     return order.reshape(-1).astype(np.int64), shares.reshape(-1).astype(np.float32)
+
+
+def lower_pad(low: Lowering, node: Node) -> None:
+    """Pad of rows and columns with zeros: a mean over one cell, which is zero outside."""
+    rank, pads = len(low.shape(node.inputs[0])), attribute(node, "pads")
+    axes = [axis % rank for axis in attribute(node, "axes") or range(rank)]
+    value = attribute(node, "value") or 0
+    plain = attribute(node, "mode", "constant") == "constant" and not any(node.inputs[1:])
+    if rank != 4 or pads is None or not plain or value != 0 or min(pads) < 0:
+        raise UnsupportedNodeError("other than zeros around a map")
+    around = {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
+    if any(around.get(axis, (0, 0)) != (0, 0) for axis in (0, 1)):
+        raise UnsupportedNodeError("samples or channels that are added")
+    (top, bottom), (left, right) = (around.get(axis, (0, 0)) for axis in (2, 3))
+    _pool(low, node, windows.MEAN, ((1, 1), (1, 1), (1, 1), (top, left, bottom, right)), 1)

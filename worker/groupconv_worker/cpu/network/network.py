@@ -15,13 +15,14 @@ from groupconv_worker.cpu.network.pointwise import (
     POINTWISE,
     lower_affine,
     lower_batch_normalization,
+    lower_instance_normalization,
     lower_layer_normalization,
     lower_pointwise,
 )
 from groupconv_worker.cpu.program import Program, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
-from groupconv_worker.graph.graph import Graph, Node
+from groupconv_worker.graph.graph import Graph, Node, Tensor
 
 SAMPLES = 16
 """Samples of a call, at most: each has stages of its own."""
@@ -34,6 +35,8 @@ LOWER: dict[str, Callable[[Lowering, Node], None]] = {
     "BatchNormalization": lower_batch_normalization,
     "AffineChannel": lower_affine,
     "LayerNormalization": lower_layer_normalization,
+    **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), lower_instance_normalization),
+    "Pad": maps.lower_pad,
     "LRN": maps.lower_neighbors,
     "ChannelShuffle": maps.lower_shuffle,
     "Resize": maps.lower_resize,
@@ -111,7 +114,7 @@ class CompiledNetwork:
 
         Args:
             inputs: by name, of the graph's dtypes and shapes.
-            into: contiguous arrays to be filled; the others are allocated.
+            into: contiguous arrays to be filled. The others are allocated, as are those that do not fit.
 
         Returns:
             All outputs by name.
@@ -120,8 +123,7 @@ class CompiledNetwork:
             DeadlineExceededError, CancelledError: the job of this thread is over.
         """
         given = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
-        into = into or {}
-        found = {t.name: into[t.name] if t.name in into else np.empty(t.shape, t.dtype) for t in self._outputs}
+        found = {t.name: _room(t, None if into is None else into.get(t.name)) for t in self._outputs}
         bases = [word for array in (*given, *found.values()) for word in (address(array), 0)]
         try:
             arena = self._arenas.pop()
@@ -133,3 +135,11 @@ class CompiledNetwork:
         finally:
             self._arenas.append(arena)
         return found
+
+
+def _room(tensor: Tensor, given: Array | None) -> Array:
+    """The array that was given for an output, if it fits."""
+    fits = given is not None and given.shape == tensor.shape and given.dtype == tensor.dtype
+    if given is not None and fits and given.flags.c_contiguous:
+        return given
+    return np.empty(tensor.shape, tensor.dtype)

@@ -23,6 +23,7 @@ MAP_OPERATORS = frozenset(
         "AffineChannel",
         "BatchNormalization",
         "LRN",
+        "Pad",
         "Resize",
         "ChannelShuffle",
     ]

@@ -131,6 +131,22 @@ def lower_layer_normalization(low: Lowering, node: Node) -> None:
     on_arrays(low, "MultiplyAdd", given, y, ())
 
 
+def lower_instance_normalization(low: Lowering, node: Node) -> None:
+    """InstanceNormalization and GroupNormalization."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = low.shape(x)
+    factor, bias = _constants(low, node.inputs[1:3])
+    groups = attribute(node, "num_groups", shape[1])
+    made = low.assembly.block(low.graph.tensors[x].nbytes)
+    epsilon = np.array([attribute(node, "epsilon", 1e-5)], np.float32)
+    words = (low.array(x), made, rows.NORMALIZE, math.prod(shape[1:]) // groups, epsilon)
+    low.assembly.add(low.assembly.kernel(rows.rows), words, shape[0] * groups)
+    each = (shape[1], *(1,) * (len(shape) - 2))
+    given: list[tuple[Address | Array, Sequence[int]]] = [(made, shape)]
+    given += [(low.kept(np.broadcast_to(values, each[:1])), each) for values in (factor, bias)]
+    on_arrays(low, "MultiplyAdd", given, y, ())
+
+
 def _constants(low: Lowering, names: Sequence[str]) -> list[Array]:
     found = [low.constant(name) for name in names if name]
     if any(array is None for array in found):
