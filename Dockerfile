@@ -20,8 +20,8 @@ RUN for package in client/groupconv worker/groupconv_worker server/groupconv_ser
     done \
     && touch README.md LICENSE \
     && case "$EXTRA" in \
-        cuda12) libraries='cupy-cuda12x[ctk] nvidia-cudnn-frontend nvidia-cudnn-cu12 nvidia-ml-py' ;; \
-        cuda13) libraries='cupy-cuda13x[ctk] nvidia-cudnn-frontend nvidia-cudnn-cu13 nvidia-ml-py' ;; \
+        cuda12) libraries='cupy-cuda12x[ctk] nvidia-cudnn-frontend nvidia-cudnn-cu12' ;; \
+        cuda13) libraries='cupy-cuda13x[ctk] nvidia-cudnn-frontend nvidia-cudnn-cu13' ;; \
         *) libraries= ;; \
     esac \
     && pip install ".[$EXTRA]" $libraries \

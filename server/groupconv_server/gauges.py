@@ -10,6 +10,7 @@ from groupconv_server.executors.base import Executor
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.version import Version
 from groupconv_server.streaming.budget import Budget
+from groupconv_server.telemetry.gpus import Gpus
 from groupconv_server.telemetry.metrics import Metrics
 
 
@@ -25,7 +26,7 @@ class Gauges:
         self, metrics: Metrics, executor: Executor, layers: Layers, streams: Budget, gate: Gate, pool: RequestPool
     ) -> None:
         self._metrics, self._executor, self._layers = metrics, executor, layers
-        self._streams, self._gate, self._pool = streams, gate, pool
+        self._streams, self._gate, self._pool, self._gpus = streams, gate, pool, Gpus()
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: the registry asks at registration, when there are no values."""
@@ -35,6 +36,7 @@ class Gauges:
         """Everything as it is now."""
         yield from self._of_workers()
         yield from self._of_layers()
+        yield from self._gpus.collect()
         yield _gauge("groupconv_queue_requests", "Requests that wait for a thread.", self._pool.waiting)
         yield _gauge("groupconv_queue_bytes", "Messages of requests that run or wait.", self._gate.nbytes)
         yield _gauge("groupconv_stream_held_bytes", "Memory that streams hold.", self._streams.held)
