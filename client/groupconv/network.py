@@ -1,5 +1,6 @@
 """Networks on the server: `net = client.load_network(...)`, then `net(x)`."""
 
+import html
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from groupconv import network_calls
 from groupconv.async_session import small
+from groupconv.convolution.html import html_table
 from groupconv.network_calls import NetworkResult
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan
@@ -49,6 +51,12 @@ class BaseNetwork:
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, infos)) for infos in (self.inputs, self.outputs))
         return f"<{type(self).__name__} {self.name!r} version {self.version}: {inputs} -> {outputs}>"
+
+    def _repr_html_(self) -> str:
+        rows = [("", "name", "dtype", "shape")]
+        for kind, infos in (("input", self.inputs), ("output", self.outputs)):
+            rows += [(kind, info.name, str(info.dtype), str(info).partition(" (")[2].rstrip(")")) for info in infos]
+        return f"<p>{html.escape(str(self.info).partition(chr(10))[0])}</p>{html_table(rows)}"
 
 
 class Network(BaseNetwork):

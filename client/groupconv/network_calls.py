@@ -1,5 +1,6 @@
 """The calls of networks without their transport, as exchanges that both clients drive."""
 
+import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupconv.arguments import as_array
+from groupconv.convolution.html import html_table
+from groupconv.convolution.steps import described
 from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan, NetworkReport
 from groupconv.networks.tensors import TensorInfo, check_shapes, converted, named_inputs
 from groupconv.networks.windows import StreamPlan
+from groupconv.text import milliseconds
 from groupconv.transport.exchange import Exchange, Request, call_method, decode
 from groupconv.v1 import network_pb2
 from groupconv.wire import networks as wire
@@ -36,6 +40,15 @@ class NetworkResult:
 
     outputs: dict[str, Array]
     report: NetworkReport
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(f"{name} {described(y)}" for name, y in self.outputs.items())
+        return f"NetworkResult({outputs}; {milliseconds(self.report.seconds)} on {self.report.worker})"
+
+    def _repr_html_(self) -> str:
+        rows = [("output", "array"), *((name, described(y)) for name, y in self.outputs.items())]
+        lines = map(html.escape, str(self.report).splitlines())
+        return f"{html_table(rows)}<p>{'<br>'.join(lines)}</p>"
 
 
 def model_bytes(model: Any) -> bytes:

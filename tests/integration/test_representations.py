@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from networks import towers
 
 import groupconv
 from groupconv import ConvSpec, Step
@@ -31,6 +32,22 @@ def test_a_layer(client):
         assert repr(layer) == "<groupconv.Layer net/conv2 version 1: kernel (8, 4, 5, 5) float32, 3.1 KiB>"
         cells = [cell.text for cell in parsed(layer._repr_html_()).iter("td")]
         assert cells == ["0", "(8, 4, 5, 5)", repr(SPEC)]
+
+
+def test_a_network(client):
+    with client.load_network("net/towers", towers()) as net:
+        assert repr(net).startswith("<Network 'net/towers' version ")
+        assert "\n" not in repr(net)
+        kinds = [row[0].text for row in parsed(net._repr_html_()).iter("tr")]
+        assert kinds == [None, "input", "output"]
+        x = np.ones((2, 4, 9, 9), np.float32)
+        result = net.run(x)
+        assert repr(result).startswith("NetworkResult(")
+        assert "(2, 6) float32; " in repr(result)
+        assert [cell.text for cell in parsed(result._repr_html_()).iter("td")][1] == "(2, 6) float32"
+        plan = net.plan(x.shape)
+        assert repr(plan).startswith(f"NetworkPlan({len(plan.nodes)} operators, ")
+        assert len(list(parsed(plan._repr_html_()).iter("tr"))) == 1 + len(plan.nodes)
 
 
 def test_a_plan(client):

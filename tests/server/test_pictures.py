@@ -18,6 +18,8 @@ from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.plan_picture import draw as draw_plan
 from groupconv.errors import InvalidArgumentError
+from groupconv.networks.nodes import NodePlan
+from groupconv.networks.picture import draw as draw_network
 from groupconv.pictures import COLORS, LINES, SHARED, ink, label_ends, look
 from groupconv_server.demo import sheet
 from groupconv_server.layers.catalogue import catalogue
@@ -124,7 +126,32 @@ def scaling():
     return simulate.draw({cluster: dict.fromkeys(names, points) for cluster in ("one node", "many nodes")})
 
 
+def network():
+    nodes, shape, before = [], (1, 64, 56, 56), "image"
+    for i, op in enumerate(
+        ("Conv", "Relu", "MaxPool", "Conv", "Relu", "GroupNormalization", "Concat", "GlobalAveragePool", "Gemm")
+    ):
+        reads = (before, "stage/0") if op == "Concat" else (before,)
+        adds = 10**6 if op in ("Conv", "Gemm") else 0
+        nodes.append(
+            NodePlan(
+                f"stage/{i}/{op.lower()}",
+                op,
+                shape,
+                100,
+                adds,
+                "own",
+                reads,
+                (f"stage/{i}",),
+                window="3×3" * bool(adds),
+            )
+        )
+        before = f"stage/{i}"
+    return draw_network(nodes, "a network")
+
+
 PICTURES = {
+    "network": network,
     **{f"plan: {name}": lambda plan=plan: draw_plan(plan.steps, plan.workers) for name, plan in PLANS.items()},
     "load": lambda: plot.draw(outcome(), "groupconv load --profile mix"),
     "load without answers": lambda: plot.draw(

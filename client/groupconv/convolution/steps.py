@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class Step:
         return math.prod(np.shape(self.kernel))
 
     @property
-    def stride(self) -> tuple[int, ...]:
+    def stride(self) -> tuple[int | Fraction, ...]:
         """One per axis."""
         return self.windows[0].stride
 

@@ -14,19 +14,22 @@ from typing import Any, NamedTuple, overload
 from groupconv.errors import InvalidArgumentError, Words
 
 Shape = tuple[int, ...]
-ITEMS = "groupconv.Step, Geometry, Layer or Plan, a pair (ConvSpec, weight shape), or (kernel, stride, dilation)"
+ITEMS = (
+    "groupconv.Step, Geometry, Layer or Plan, the plan of a network whose output sees a window of its input, "
+    "a pair (ConvSpec, weight shape), or (kernel, stride, dilation)"
+)
 
 
 class Window(NamedTuple):
     """The window of one convolution, with one value per axis.
 
     Attributes:
-        kernel, stride, dilation: K, s, d.
+        kernel, stride, dilation: K, s, d. The stride is a fraction for a network that is denser than its input.
         transposed: whether it is a transposed convolution.
     """
 
     kernel: Shape
-    stride: Shape
+    stride: tuple[int | Fraction, ...]
     dilation: Shape
     transposed: bool = False
 
@@ -45,7 +48,9 @@ def field_of(windows: Sequence[Window]) -> Shape:
     for window, each in zip(reversed(windows), reversed(axes), strict=True):
         for i, (k, s, d) in enumerate(each):
             reach = d * (k - 1)
-            field[i] = (field[i] - 1 + reach) // s + 1 if window.transposed else (field[i] - 1) * s + reach + 1
+            field[i] = (
+                int((field[i] - 1 + reach) // s if window.transposed else math.ceil((field[i] - 1) * s) + reach) + 1
+            )
     return tuple(field)
 
 
@@ -58,7 +63,7 @@ def stride_of(windows: Sequence[Window]) -> tuple[int | Fraction, ...]:
         >>> stride_of([Window((4,), (2,), (1,), transposed=True)])
         (Fraction(1, 2),)
     """
-    steps = [[Fraction(1, s) if w.transposed else Fraction(s) for s in w.stride] for w in windows]
+    steps = [[1 / Fraction(s) if w.transposed else Fraction(s) for s in w.stride] for w in windows]
     products = [math.prod(axis) for axis in zip(*steps, strict=True)]
     return tuple(p.numerator if p.denominator == 1 else p for p in products)
 
@@ -71,8 +76,8 @@ def receptive_field(layers: Any) -> int | Shape:
     """Input elements per axis that one output of a stack of layers depends on, from the first to the last.
 
     Args:
-        layers: in order: steps, geometries, layers, plans, pairs (ConvSpec, weight shape), or triples (kernel extent,
-            stride, dilation) of one axis; or a single layer or plan.
+        layers: in order: steps, geometries, layers, plans (also of networks), pairs (ConvSpec, weight shape), or
+            triples (kernel extent, stride, dilation) of one axis; or a single layer or plan.
 
     Returns:
         One number per axis; a single number for triples.

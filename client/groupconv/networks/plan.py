@@ -1,8 +1,12 @@
 """What a call of a network computes, and how one was answered."""
 
+import html
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
+from groupconv.convolution.html import html_table
+from groupconv.convolution.totals import Window
 from groupconv.networks.nodes import NodePlan
 from groupconv.networks.picture import draw
 from groupconv.networks.tensors import TensorInfo
@@ -77,6 +81,30 @@ class NetworkPlan:
         """Multiply-adds of all convolutions and matrix products."""
         return sum(node.multiply_adds for node in self.nodes)
 
+    @property
+    def _end(self) -> NodePlan | None:
+        """The node that makes the first output."""
+        name = self.outputs[0].name if self.outputs else ""
+        return next((node for node in reversed(self.nodes) if name in node.outputs), None)
+
+    @property
+    def receptive_field(self) -> tuple[int, ...] | None:
+        """Input elements per axis that an element of the first output depends on; None where nothing limits it."""
+        return None if self._end is None else self._end.receptive_field
+
+    @property
+    def stride(self) -> tuple[float, ...] | None:
+        """Input elements per axis between neighbors in the first output; None where each depends on the whole."""
+        return None if self._end is None else self._end.stride
+
+    @property
+    def windows(self) -> tuple[Window, ...] | None:
+        """All operators as one window, for `groupconv.receptive_field`; None without a receptive field or a stride."""
+        field, stride = self.receptive_field, self.stride
+        if field is None or stride is None:
+            return None
+        return (Window(field, tuple(Fraction(s).limit_denominator(2**16) for s in stride), (1,) * len(field)),)
+
     def picture(self, path: str | Path, title: str = "") -> None:
         """Draw the network: its operators from the first to the last, what they read, their shapes and work.
 
@@ -92,24 +120,34 @@ class NetworkPlan:
         counts = f"{len(self.nodes)} operators, {self.weights:,} weights, {self.multiply_adds:,} multiply-adds"
         save(draw(self.nodes, f"{title}: {counts}" if title else counts), found)
 
+    def __repr__(self) -> str:
+        return f"NetworkPlan({len(self.nodes)} operators, {self._totals()})"
+
     def __str__(self) -> str:
-        whole = self.multiply_adds or 1
-        rows = [
-            ("node", "operator", "window", "output", "weights", "multiply-adds", "share", "sees", "stride", "runs on")
-        ]
-        rows += [
-            (node.name, node.op, node.window or "-",
-             "?" if node.shape is None else "×".join(map(str, node.shape)) or "scalar",
-             f"{node.weights:,}" if node.weights else "-", f"{node.multiply_adds:,}" if node.multiply_adds else "-",
-             f"{node.multiply_adds / whole:.1%}" if node.multiply_adds else "-",
-             extents(node.receptive_field), extents(node.stride), node.algorithm)
-            for node in self.nodes
-        ]  # fmt: skip
-        total = (
-            f"{self.weights:,} weights, {self.multiply_adds:,} multiply-adds, {human_bytes(self.peak_bytes)} at most"
-        )
-        lines = [table(rows, left=frozenset({0, 1, 2, 3, 9})), total, *(f"output {info}" for info in self.outputs)]
+        lines = [table(self._rows(), left=frozenset({0, 1, 2, 3, 9})), self._totals()]
+        lines += [f"output {info}" for info in self.outputs]
         return "\n".join(lines if self.last is None else [*lines, f"last call: {self.last}"])
+
+    def _repr_html_(self) -> str:
+        lines = (self._totals(), *(f"output {info}" for info in self.outputs))
+        return f"{html_table(self._rows())}<p>{'<br>'.join(map(html.escape, lines))}</p>"
+
+    def _totals(self) -> str:
+        return f"{self.weights:,} weights, {self.multiply_adds:,} multiply-adds, {human_bytes(self.peak_bytes)} at most"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        whole = self.multiply_adds or 1
+        return [
+            ("node", "operator", "window", "output", "weights", "multiply-adds", "share", "sees", "stride", "runs on"),
+            *(
+                (node.name, node.op, node.window or "-",
+                 "?" if node.shape is None else "×".join(map(str, node.shape)) or "scalar",
+                 f"{node.weights:,}" if node.weights else "-", f"{node.multiply_adds:,}" if node.multiply_adds else "-",
+                 f"{node.multiply_adds / whole:.1%}" if node.multiply_adds else "-",
+                 extents(node.receptive_field), extents(node.stride), node.algorithm)
+                for node in self.nodes
+            ),
+        ]  # fmt: skip
 
 
 def extents(values: tuple[float, ...] | None) -> str:

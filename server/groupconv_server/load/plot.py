@@ -26,8 +26,8 @@ def draw(outcome: LoadOutcome, title: str) -> Any:
     ended = np.array([s.ended - outcome.start for s in outcome.samples])
     right = np.array([s.right for s in outcome.samples], dtype=bool)
     ms = np.array([s.seconds for s in outcome.samples]) * 1e3
-    step = max(1.0, outcome.elapsed / 60)
-    edges = np.arange(0, outcome.elapsed + step, step)
+    edges = np.linspace(0, outcome.elapsed, max(1, min(60, round(outcome.elapsed))) + 1)
+    step = edges[1]
 
     _rates(axes[0], np.histogram(ended[right], edges)[0] / step, np.histogram(ended[~right], edges)[0] / step, edges)
     _cases(axes[2], outcome)
@@ -42,7 +42,7 @@ def draw(outcome: LoadOutcome, title: str) -> Any:
         )
         plain(axes[3].yaxis)
         plain(axes[3].xaxis)
-    lines = _latencies(axes[1], ms[right], np.digitize(ended[right], edges) - 1, edges)
+    lines = _latencies(axes[1], ms[right], np.digitize(ended[right], edges[1:-1]), edges)
     for axis in axes[:2]:
         axis.set(xlabel="seconds", xlim=(0, outcome.elapsed))
         plain(axis.xaxis)

@@ -1,5 +1,6 @@
 """Weights, multiply-adds, receptive fields and strides, of steps, layers, plans and stacks of them."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 from groupconv import ConvSpec, Step, receptive_field, resolve
 from groupconv.convolution.totals import Window, field_of, stride_of
 from groupconv.errors import InvalidArgumentError
+from groupconv.networks.nodes import NodePlan
+from groupconv.networks.plan import NetworkPlan
+from groupconv.networks.tensors import TensorInfo
 from groupconv_worker import reference
 
 STEPS = [
@@ -80,6 +84,20 @@ def test_the_field_of_a_stack_is_what_an_impulse_reaches(stack):
     far_from_edges = seen.shape[-1] >= 2 * max(1, 1 / float(stride_of(stack)[0])) and field < length // 2
     if far_from_edges and not any(w.transposed for w in stack):
         assert widest == field
+
+
+def test_a_network_is_a_layer_of_a_stack():
+    """The first output counts; a network that is denser than its input has a fraction as its stride."""
+    info = TensorInfo("y", np.dtype("float32"), (1, 4, 8, 8))
+    node = NodePlan("conv", "Conv", (1, 4, 8, 8), 9, 9, "own", ("x",), ("y",), (7, 5), (2.0, 0.5))
+    plan = NetworkPlan((node,), (info,), 0)
+    assert (plan.receptive_field, plan.stride) == ((7, 5), (2.0, 0.5))
+    assert receptive_field(plan) == (7, 5)
+    assert receptive_field([plan, (ConvSpec(), (4, 4, 3, 3))]) == (7 + 2 * 2, 5 + 1)
+    assert repr(plan) == "NetworkPlan(1 operators, 9 weights, 9 multiply-adds, 0 B at most)"
+    assert "<td>conv</td>" in plan._repr_html_()
+    with pytest.raises(InvalidArgumentError, match=r"layers\[0\]: expected .* the plan of a network whose output sees"):
+        receptive_field([NetworkPlan((replace(node, receptive_field=None),), (info,), 0)])
 
 
 def test_the_stride_of_a_stack_is_a_product_of_strides_and_fractions():
