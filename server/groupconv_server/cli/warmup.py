@@ -12,7 +12,7 @@ from groupconv.convolution.dtypes import types_of
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.cli.bench import select
 from groupconv_server.layers.catalogue import CatalogueLayer
-from groupconv_server.planner.calibrate import problems
+from groupconv_server.planner.calibration_sizes import problems
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.engine import why_unavailable
 from groupconv_worker.engines import create_engine

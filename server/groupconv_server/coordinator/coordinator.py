@@ -23,7 +23,7 @@ from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_server.coordinator.steps import Shaped
 from groupconv_server.executors.base import Executor
 from groupconv_server.planner import KnownPlan, PlannedChain, Planner, empty_plan, request_plan
-from groupconv_server.planner.calibrate import calibrate
+from groupconv_server.planner.calibrate import BUDGET, calibrate
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.request import current
 from groupconv_server.telemetry.traces import Times, Traces
@@ -94,15 +94,18 @@ class Coordinator:
         with self._count:
             self.streams += 1
 
-    def calibrate(self) -> bool:
-        """Measure the present workers, for about a second at most. The planner uses the rates.
+    def calibrate(self, budget: float = BUDGET) -> bool:
+        """Measure the present workers. The planner uses the rates.
+
+        Args:
+            budget: seconds that it may take, about; of a slow machine it then knows a part.
 
         Returns:
             Whether every class was measured. If not, a request came, which goes first, or kernels are being compiled:
             measure again later.
         """
         begun = self.requests
-        found = calibrate(self.executor, disturbed=lambda: self.running > 0 or self.requests != begun)
+        found = calibrate(self.executor, disturbed=lambda: self.running > 0 or self.requests != begun, budget=budget)
         self.calibration_shards.update(found.shards)
         if found.disturbed:
             return False

@@ -1,6 +1,7 @@
 """What a server does while no request runs: it measures its workers, and has kernels compiled ahead of requests."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 
@@ -17,10 +18,9 @@ from groupconv_worker.shard import Stage
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 60
-"""Times that the workers are measured, at most, before plans assume default rates for what is still unknown."""
 PAUSE = 2.0
-"""Seconds between two attempts, in which kernels are compiled."""
+"""Seconds before the workers are measured, in which kernels are compiled; each time longer, up to LONGEST_PAUSE."""
+LONGEST_PAUSE = 60.0
 QUIET = 0.05
 """Seconds between two looks whether a request runs."""
 LARGEST = 5e8
@@ -69,12 +69,11 @@ class Background:
         self._threads[-1].start()
 
     def _measure(self) -> None:
-        for _ in range(ATTEMPTS):
-            if self._stop.wait(PAUSE) or not self._quiet():
+        pause = PAUSE
+        while not self._stop.wait(pause) and self._quiet():
+            if self.coordinator.calibrate(math.inf):  # a request ends it
                 return
-            if self.coordinator.calibrate():
-                return
-        log.warning("not every class of convolution could be measured; requests of the others are not cut")
+            pause = min(1.5 * pause, LONGEST_PAUSE)
 
     def _quiet(self) -> bool:
         """Wait until no request runs; False if the server ends first."""

@@ -5,7 +5,6 @@ alone, which tells how much they crowd each other. Two sizes of each class give 
 no time for the larger one, as a GPU, gets one that fills it.
 """
 
-import itertools
 import logging
 import math
 import statistics
@@ -18,13 +17,11 @@ from typing import NamedTuple
 import numpy as np
 
 from groupconv.convolution import cost
-from groupconv.convolution.dtypes import types_of
-from groupconv.convolution.geometry import resolve
 from groupconv.convolution.report import ShardReport
-from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import GroupconvError, UnavailableError
 from groupconv_server.executors.base import Executor
 from groupconv_server.executors.task import Task
+from groupconv_server.planner.calibration_sizes import COPY, F32, NOTHING, SIZES, Size, bytes_moved, problem_of
 from groupconv_server.planner.rates import CLASSES, Rates, median
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.shard import Stage
@@ -32,47 +29,19 @@ from groupconv_worker.shard import Stage
 log = logging.getLogger(__name__)
 
 BUDGET = 0.9
-"""Seconds after which nothing is run more than twice. After twice as long, what is not measured yet stays unknown."""
+"""Seconds that a server takes to measure its workers before it serves."""
 COMPILED = 0.25
 """Seconds of a run after the budget beyond which a kernel was being compiled in it, or the machine is too busy."""
 FILLED = 2e-4
 """Seconds of the larger dense size, 29 M multiply-adds, below which a worker was not filled by it."""
 IN_NOISE = 2e-5
-"""Seconds that cannot be told from none. What carries `_COPY` faster gets a link by this time, not an infinite one."""
+"""Seconds that cannot be told from none. What carries `COPY` faster gets a link by this time, not an infinite one."""
 REPEATS = 6
 """Runs of each convolution; the fastest counts."""
 NOISE = 1.5
 """Workers whose speeds are within this factor of the median are taken to be alike."""
 BUSY_NOISE = 4.0
 """The same of one that joins while others are at work, maybe on the same cores; what requests show corrects it."""
-F32 = np.dtype("float32")
-
-# (input, kernel, spec) of each class: a small one, a large one, and one that fills a GPU. That has more than 1 G
-# multiply-adds, but for the depthwise one: it moves 100 MB, which takes longer
-_SIZES: "dict[str, list[_Sizes]]" = {
-    "dense": [
-        *(((1, c, hw, hw), (c, c, 3, 3), ConvSpec(padding=1)) for c, hw in ((16, 8), (64, 28))),
-        ((8, 128, 56, 56), (128, 128, 3, 3), ConvSpec(padding=1)),
-    ],
-    "pointwise": [
-        *(((1, c, hw, hw), (c, c, 1, 1), ConvSpec()) for c, hw in ((32, 8), (128, 28))),
-        ((8, 512, 28, 28), (512, 512, 1, 1), ConvSpec()),
-    ],
-    "grouped": [
-        *(((1, c, hw, hw), (c, 4, 3, 3), ConvSpec(padding=1, groups=c // 4)) for c, hw in ((16, 8), (128, 28))),
-        ((8, 320, 56, 56), (320, 16, 3, 3), ConvSpec(padding=1, groups=20)),
-    ],
-    "depthwise": [
-        *(((1, c, hw, hw), (c, 1, 3, 3), ConvSpec(padding=1, groups=c)) for c, hw in ((8, 8), (64, 56))),
-        ((8, 128, 112, 112), (128, 1, 3, 3), ConvSpec(padding=1, groups=128)),
-    ],
-    "transposed": [
-        *(((1, c, hw, hw), (c, c // 2, 2, 2), ConvSpec(stride=2, transposed=True)) for c, hw in ((16, 8), (64, 28))),
-        ((8, 128, 28, 28), (128, 128, 4, 4), ConvSpec(stride=2, padding=1, transposed=True)),
-    ],
-}
-_COPY = ((1, 64, 112, 112), (64, 1, 1, 1), ConvSpec(groups=64))
-_NOTHING = ((1, 1, 1), (1, 1, 1), ConvSpec())
 
 
 class Calibration(NamedTuple):
@@ -97,6 +66,7 @@ def calibrate(
     workers: Sequence[str] | None = None,
     like: Sequence[Rates] = (),
     disturbed: Callable[[], bool] = lambda: False,
+    budget: float = BUDGET,
 ) -> Calibration:
     """Measure workers of an executor.
 
@@ -106,13 +76,14 @@ def calibrate(
         workers: those to measure; None is all.
         like: rates of others that these may be like.
         disturbed: called before each run; once it is True, measuring ends.
+        budget: seconds after which nothing is run more than twice; after twice as long, the rest stays unknown.
 
     Returns:
         Rates by worker, none if the workers do not answer; and the classes that tell nothing yet, as their kernels are
         still being compiled or no time was left. Rates of these are the default's.
     """
     workers = executor.workers() if workers is None else workers
-    bench = _Bench(executor, default or Rates(), workers, like, disturbed)
+    bench = _Bench(executor, default or Rates(), workers, like, disturbed, budget)
     try:
         bench.measure()
     except _DisturbedError:
@@ -123,11 +94,6 @@ def calibrate(
     for worker, rates in bench.rates.items():
         log.info("worker %s: %s", worker, rates)
     return Calibration(bench.rates, frozenset(bench.unknown), bench.shards)
-
-
-def problems() -> list[Problem]:
-    """What is measured, for who compiles ahead of it."""
-    return [_problem(*size) for size in (_COPY, _NOTHING, *itertools.chain(*(s[:2] for s in _SIZES.values())))]
 
 
 class _DisturbedError(Exception):
@@ -142,10 +108,11 @@ class _Bench:
         workers: Sequence[str],
         like: Sequence[Rates],
         disturbed: Callable[[], bool],
+        budget: float,
     ) -> None:
         self.executor, self.workers, self.like, self.disturbed = executor, workers, like, disturbed
         self.rates = dict.fromkeys(self.workers, default)
-        self.limit = time.monotonic() + BUDGET
+        self.budget, self.limit = budget, time.monotonic() + budget
         self.unknown: set[int] = set()
         self.shards: Counter[str] = Counter()
         self._grown: dict[int, _Grown] = {}  # by class, of the first worker, all computing
@@ -155,16 +122,16 @@ class _Bench:
 
     def measure(self) -> None:
         self._reach()
-        copied = self._fastest(_COPY, self.workers)
+        copied = self._fastest(COPY, self.workers)
         for worker, report in copied.items():
             took = report.compute_seconds
-            self._update(worker, memory=_bytes(_problem(*_COPY)) / max(took / 2, took - self._nothing[worker]))
+            self._update(worker, memory=bytes_moved(problem_of(*COPY)) / max(took / 2, took - self._nothing[worker]))
         for k, name in enumerate(CLASSES):
-            if time.monotonic() > self.limit + BUDGET:
+            if time.monotonic() > self.limit + self.budget:
                 log.info("no time was left to measure %s, which are not cut until they are", ", ".join(CLASSES[k:]))
                 self.unknown.update(range(k, len(CLASSES)))
                 break
-            self._class(k, *_SIZES[name])
+            self._class(k, *SIZES[name])
         self._crowding()
         self._level()
 
@@ -182,22 +149,22 @@ class _Bench:
         beyond, busy = dict.fromkeys(self.workers, float("inf")), float("inf")
         for _ in range(2 * REPEATS):
             start = time.perf_counter()
-            reports = self._run(_NOTHING, self.workers)
+            reports = self._run(NOTHING, self.workers)
             busy = min(busy, time.perf_counter() - start)
             for r in reports:
                 self._nothing[r.worker] = min(self._nothing[r.worker], r.compute_seconds)
                 beyond[r.worker] = min(beyond[r.worker], r.seconds - r.compute_seconds)
         one = min(beyond.values())
         carrying = min(
-            r.seconds - r.compute_seconds for _ in range(2 * REPEATS) for r in self._run(_COPY, self.workers[:1])
+            r.seconds - r.compute_seconds for _ in range(2 * REPEATS) for r in self._run(COPY, self.workers[:1])
         )
         in_place = self.executor.computes_here > 0  # threads of this process see the arrays of requests
-        link = float("inf") if in_place else _bytes(_problem(*_COPY)) / max(IN_NOISE, carrying - one)
+        link = float("inf") if in_place else bytes_moved(problem_of(*COPY)) / max(IN_NOISE, carrying - one)
         for worker, latency in beyond.items():
             each = max(1e-6, (busy - one) / len(self.workers))
             self._update(worker, latency=max(1e-6, latency), dispatch=each, link=link)
 
-    def _class(self, k: int, small: "_Sizes", large: "_Sizes", filling: "_Sizes") -> None:
+    def _class(self, k: int, small: Size, large: Size, filling: Size) -> None:
         """Rate and overhead of a class, from the difference between two sizes."""
         one, two = self._fastest(small, self.workers), self._fastest(large, self.workers)
         if k == 0:
@@ -212,8 +179,8 @@ class _Bench:
             return
         for worker, rates in self.rates.items():
             sizes, more = (filling, three) if worker in three else (large, two)
-            few, many = (cost.multiply_adds(_problem(*s).geometry) for s in (small, sizes))
-            moved_few, moved_many = _bytes(_problem(*small)), _bytes(_problem(*sizes))
+            few, many = (cost.multiply_adds(problem_of(*s).geometry) for s in (small, sizes))
+            moved_few, moved_many = bytes_moved(problem_of(*small)), bytes_moved(problem_of(*sizes))
             quick, slow = one[worker].compute_seconds, more[worker].compute_seconds
             # what fits a cache moves faster than the copy did, so at least half the time counts as computing;
             # what fills a GPU fits none
@@ -253,7 +220,7 @@ class _Bench:
         quick, slow = (self._fastest(size, workers).get(self.workers[0]) for size in (grown.small, grown.large))
         return None if quick is None or slow is None else slow.compute_seconds - quick.compute_seconds
 
-    def _fastest(self, sizes: "_Sizes", workers: Sequence[str]) -> Mapping[str, ShardReport]:
+    def _fastest(self, sizes: Size, workers: Sequence[str]) -> Mapping[str, ShardReport]:
         """The fastest report of each worker; none if the time is up and its runs are long."""
         best: dict[str, ShardReport] = {}
         for run in range(REPEATS):
@@ -270,10 +237,10 @@ class _Bench:
                 break
         return best
 
-    def _run(self, sizes: "_Sizes", workers: Sequence[str]) -> list[ShardReport]:
+    def _run(self, sizes: Size, workers: Sequence[str]) -> list[ShardReport]:
         if self.disturbed():
             raise _DisturbedError
-        problem = _problem(*sizes)
+        problem = problem_of(*sizes)
         g = problem.geometry
         if problem not in self._arrays:
             some = np.random.default_rng(0).standard_normal(2**16, dtype=F32)
@@ -294,23 +261,12 @@ class _Bench:
             self.rates[worker] = replace(self.rates[worker], **changes)  # type: ignore[arg-type]
 
 
-_Sizes = tuple[tuple[int, ...], tuple[int, ...], ConvSpec]
-
-
 class _Grown(NamedTuple):
     """Two sizes of a class, and the seconds by which the larger one took longer."""
 
-    small: _Sizes
-    large: _Sizes
+    small: Size
+    large: Size
     seconds: float
-
-
-def _problem(x: tuple[int, ...], w: tuple[int, ...], spec: ConvSpec) -> Problem:
-    return Problem(resolve(spec, x, w), types_of(F32, F32))
-
-
-def _bytes(problem: Problem) -> int:
-    return cost.bytes_in(problem.geometry, problem.types) + cost.bytes_out(problem.geometry, problem.types)
 
 
 def _with(values: tuple[float, ...], k: int, value: float) -> tuple[float, ...]:

@@ -93,17 +93,13 @@ def test_nothing_begins_while_a_request_runs(coordinator):
     caller.join()
 
 
-def test_what_never_can_be_measured_is_assumed_after_a_number_of_attempts(coordinator, monkeypatch, caplog):
-    monkeypatch.setattr(background, "ATTEMPTS", 3)
-    attempts = []
-    monkeypatch.setattr(coordinator, "calibrate", lambda: attempts.append(1))
+def test_workers_are_measured_again_as_long_as_something_is_unknown(coordinator, monkeypatch):
+    found = iter([False, False, False, True])
+    monkeypatch.setattr(coordinator, "calibrate", lambda budget: next(found))
     work = Background(coordinator)
-    with caplog.at_level(logging.WARNING):
-        work.measure()
-        work.wait()
-    assert len(attempts) == 3
-    assert coordinator.planner.statistics.unknown == frozenset()
-    assert "default rates" in caplog.text
+    work.measure()
+    work.wait()
+    assert list(found) == []
 
 
 def test_the_catalogue_is_sent_twice_to_every_worker_but_for_what_would_be_in_the_way(coordinator, monkeypatch):

@@ -1,5 +1,7 @@
 """Measuring the workers."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -51,8 +53,7 @@ def test_workers_that_cannot_be_measured_get_default_rates():
     assert calibrate(Broken()) == ({}, frozenset(), {}, False)
 
 
-def test_a_class_whose_kernels_are_compiled_meanwhile_is_not_known_and_not_cut(monkeypatch):
-    monkeypatch.setattr("groupconv_server.planner.calibrate.BUDGET", 1e9)  # a busy machine measures all the same
+def test_a_class_whose_kernels_are_compiled_meanwhile_is_not_known_and_not_cut():
 
     class Compiling:
         """Two workers that have a better algorithm for depthwise kernels on its way."""
@@ -79,14 +80,14 @@ def test_a_class_whose_kernels_are_compiled_meanwhile_is_not_known_and_not_cut(m
     def shards(*problems):
         return max(len(chain.workers) for chain in planner.plan(problems, workers))
 
-    rates, unknown, *_ = calibrate(executor)
+    rates, unknown, *_ = calibrate(executor, budget=math.inf)
     assert set(rates) == set(workers)
     assert [CLASSES[k] for k in unknown] == ["depthwise"]
     statistics.calibrated(dict.fromkeys(rates, SLOW), unknown)
     assert (shards(depthwise), shards(dense)) == (1, 2)
 
     executor.improving = False
-    rates, unknown, *_ = calibrate(executor)
+    rates, unknown, *_ = calibrate(executor, budget=math.inf)
     assert not unknown
     statistics.calibrated(dict.fromkeys(rates, SLOW), unknown)
     assert (shards(depthwise), shards(dense)) == (2, 2)
@@ -117,11 +118,10 @@ class Simulated:
 
 
 @pytest.mark.parametrize("link", [13e9, float("inf")])
-def test_a_gpu_is_measured_with_work_that_fills_it(monkeypatch, link):
-    monkeypatch.setattr("groupconv_server.planner.calibrate.BUDGET", 1e9)
+def test_a_gpu_is_measured_with_work_that_fills_it(link):
     gpu = Rates((2e13, 2e13, 1e13, 2e12, 5e12), (5e-5,) * 5, memory=2.5e10, link=link, latency=2e-4)
     executor = Simulated(gpu)
-    rates, unknown, _ = calibrate(executor)
+    rates, unknown, *_ = calibrate(executor, budget=math.inf)
     assert not unknown
     assert max(cost.multiply_adds(p.geometry) for p in executor.ran) > 10**9
     for found in rates.values():
@@ -132,16 +132,14 @@ def test_a_gpu_is_measured_with_work_that_fills_it(monkeypatch, link):
             assert found.compute_seconds(p) == pytest.approx(gpu.compute_seconds(p), rel=0.25)
 
 
-def test_a_core_is_not_given_the_work_of_a_gpu(monkeypatch):
-    monkeypatch.setattr("groupconv_server.planner.calibrate.BUDGET", 1e9)
+def test_a_core_is_not_given_the_work_of_a_gpu():
     executor = Simulated(Rates())
-    calibrate(executor)
+    calibrate(executor, budget=math.inf)
     assert max(cost.multiply_adds(p.geometry) for p in executor.ran) < 10**8
 
 
-def test_what_there_was_no_time_to_measure_is_not_cut(monkeypatch):
-    monkeypatch.setattr("groupconv_server.planner.calibrate.BUDGET", 0.0)
-    rates, unknown, _ = calibrate(Simulated(Rates()))
+def test_what_there_was_no_time_to_measure_is_not_cut():
+    rates, unknown, *_ = calibrate(Simulated(Rates()), budget=0.0)
     assert unknown == frozenset(range(len(CLASSES)))
     statistics = Statistics()
     statistics.calibrated(dict.fromkeys(rates, SLOW), unknown)
