@@ -147,7 +147,7 @@ def test_services_and_policies_select_pods_that_there_are():
         assert any(selector.items() <= found.items() for found in labels), kind
 
 
-def test_every_door_of_the_policy_says_who_may_come():
+def test_every_rule_of_the_policy_says_who_may_connect():
     policy = yaml.safe_load((K8S / "base/network.yml").read_text())["spec"]
     assert policy["policyTypes"] == ["Ingress"]
     assert all(rule.get("from") for rule in policy["ingress"])
