@@ -251,7 +251,7 @@ def layer(channels: int, filters: int, size: int, kernel: int = 3, groups: int =
 
 
 def test_many_channels_pass_in_chunks_and_threads_share_the_bands():
-    layer(160, 70, 30, threads=2)
+    layer(330, 70, 20, threads=2)
 
 
 def test_layouts_that_do_not_fit_are_refused():

@@ -9,15 +9,16 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cpu.blocked.kernels.blocks import VECTORS
 from groupconv_worker.cpu.blocked.layout import aligned
 
-CHUNK = 24 * 2**10
-"""Bytes of the weights of a block of filters that pass at a time: they stay in the first cache."""
+CHUNK = 128 * 2**10
+"""Bytes of the weights of a block of filters that pass at a time: they stay in the second cache."""
 
 
 class Runs(NamedTuple):
     """Tables and weights of kernels/dense.py.
 
     Attributes:
-        runs: flat pairs (offset in x, channels that follow each other there).
+        runs: flat pairs (offset in x, channels that follow each other there); the last is there twice, for the kernel
+            fetches the pixels of the next run ahead.
         spans: flat triples (first run, last run, offset in weights) of each block of filters and chunk.
         chunks: of each block of filters.
         groups, vectors: groups of filters of which no block has parts of two, and the vectors of each.
@@ -113,7 +114,8 @@ def blocked_runs(filters: Array, groups: int, taps: list[int], lanes: int, plane
             runs += [(p.offset + tap, p.last - p.first) for p in known[seen][1] for tap in taps]
         first, parts = known[seen]
         weights = _weights(filters, block, seen, M // groups, lanes)
-        per_chunk = max(1, CHUNK // (4 * len(taps) * lanes * weights.shape[2]))
+        count = -(-weights.nbytes // CHUNK)
+        per_chunk = -(-len(parts) // count)
         spans.append([])
         for number in range(0, len(parts), per_chunk):
             chunk = parts[number : number + per_chunk]
@@ -172,4 +174,4 @@ def _runs(
     weights = aligned(sum(w.size for w in packed))
     np.concatenate(packed, out=weights)
     flat = np.array(filled, np.int64).reshape(-1)
-    return Runs(np.array(runs, np.int64).reshape(-1), flat, chunks, *groups, weights)
+    return Runs(np.array([*runs, runs[-1]], np.int64).reshape(-1), flat, chunks, *groups, weights)

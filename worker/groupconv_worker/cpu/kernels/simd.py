@@ -99,6 +99,12 @@ class Simd:
         """The vector at `address`, which needs no alignment but the element's."""
         return self.builder.load(self._vector(address), align=self.itemsize)
 
+    def prefetch(self, address: Any) -> None:
+        """Bring the line at an address, which need not be there, into the first cache."""
+        place = self.builder.bitcast(address, I8.as_pointer())
+        hints = [ir.Constant(I32, hint) for hint in (0, 3, 1)]  # to read, all levels, data
+        self._call("prefetch.p0", ir.VoidType(), place, *hints)
+
     def load_masked(self, address: Any, mask: Any) -> Any:
         """The vector at `address`; lanes outside the mask are zero and not read."""
         align = ir.Constant(I32, self.itemsize)

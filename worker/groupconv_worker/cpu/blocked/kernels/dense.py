@@ -83,6 +83,9 @@ class _Block:
         with cgutils.for_range_slice(b, first, last, i64(1), intp=I64) as (run, _):
             entry = b.gep(runs, [b.mul(run, i64(2))])
             x = b.gep(self.x, [b.load(entry)])
+            ahead = b.gep(self.x, [b.load(b.gep(entry, [i64(2)]))])
+            for p in range(P):
+                s.prefetch(b.gep(ahead, [b.mul(self.step, i64(p))]))
             with cgutils.for_range(b, b.load(b.gep(entry, [i64(1)])), intp=I64) as loop:
                 pixel = b.gep(x, [loop.index])
                 w = b.load(weights)
@@ -120,11 +123,11 @@ def kernel() -> Any:
         A job with the words (x, w, bias, y, residual, parameters, runs, spans, chunks, bias vector, groups, vectors,
         rows, columns, bands, code, x row, x pixel, y plane, y row, y pixel, residual plane, residual row, residual
         pixel): addresses of the first cells, then tables and extents of the output, then distances in elements.
-        Residual is 0 if there is none. `runs` has pairs (offset in x, channels that follow each other); `spans` has,
-        for each block of filters and each chunk of its sum, (first run, last run, offset in w); the sums of a chunk
-        wait in y for the next. Filters are in `groups` of as many vectors, of which no block has parts of two. The
-        bias has one for each, `bias vector` elements apart (0 if all are one of zeros), and a vector of zeros behind
-        them. There are bands · groups · ceil(vectors / 2) tasks.
+        Residual is 0 if there is none. `runs` has pairs (offset in x, channels that follow each other) and one more:
+        pixels are fetched a run ahead; `spans` has, for each block of filters and each chunk of its sum, (first run,
+        last run, offset in w); the sums of a chunk wait in y for the next. Filters are in `groups` of as many vectors,
+        of which no block has parts of two. The bias has one for each, `bias vector` elements apart (0 if all are one of
+        zeros), and a vector of zeros behind them. There are bands · groups · ceil(vectors / VECTORS) tasks.
     """
 
     @job()
