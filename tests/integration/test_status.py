@@ -74,6 +74,7 @@ def test_streams_and_calibration_are_counted_apart(server, client):
     client.convolve(np.ones((1, 8, 6), np.float32), np.ones((8, 8, 1), np.float32), cut="nothing")
     after = client.status()
     assert (after.streams - before.streams, after.requests - before.requests) == (1, 1)
+    assert sum(w.shards for w in before.workers) <= before.requests * 2 + 64 * before.streams
     assert all(w.calibration_shards > 0 for w in after.workers), "a server measures its workers when it starts"
     assert sum(w.calibration_shards for w in after.workers) == sum(w.calibration_shards for w in before.workers)
     assert sum(w.shards for w in after.workers) > sum(w.shards for w in before.workers)

@@ -105,8 +105,12 @@ class Coordinator:
             measure again later.
         """
         begun = self.requests
-        found = calibrate(self.executor, disturbed=lambda: self.running > 0 or self.requests != begun, budget=budget)
-        self.calibration_shards.update(found.shards)
+        found = calibrate(
+            self.executor,
+            disturbed=lambda: self.running > 0 or self.requests != begun,
+            budget=budget,
+            shards=self.calibration_shards,
+        )
         if found.disturbed:
             return False
         self.planner.statistics.calibrated(found.rates, found.unknown)
@@ -117,8 +121,7 @@ class Coordinator:
         known = self.planner.statistics.known()
         if worker in known:
             return
-        measured = calibrate(self.executor, workers=[worker], like=list(known.values()))
-        self.calibration_shards.update(measured.shards)
+        measured = calibrate(self.executor, workers=[worker], like=list(known.values()), shards=self.calibration_shards)
         for name, rates in measured.rates.items():
             self.planner.statistics.joined(name, rates)
 

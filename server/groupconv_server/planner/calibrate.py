@@ -67,6 +67,7 @@ def calibrate(
     like: Sequence[Rates] = (),
     disturbed: Callable[[], bool] = lambda: False,
     budget: float = BUDGET,
+    shards: Counter[str] | None = None,
 ) -> Calibration:
     """Measure workers of an executor.
 
@@ -77,13 +78,16 @@ def calibrate(
         like: rates of others that these may be like.
         disturbed: called before each run; once it is True, measuring ends.
         budget: seconds after which nothing is run more than twice; after twice as long, the rest stays unknown.
+        shards: counts the shards that each worker gets, from when they are sent; None counts anew.
 
     Returns:
         Rates by worker, none if the workers do not answer; and the classes that tell nothing yet, as their kernels are
         still being compiled or no time was left. Rates of these are the default's.
     """
     workers = executor.workers() if workers is None else workers
-    bench = _Bench(executor, default or Rates(), workers, like, disturbed, budget)
+    bench = _Bench(
+        executor, default or Rates(), workers, like, disturbed, budget, Counter() if shards is None else shards
+    )
     try:
         bench.measure()
     except _DisturbedError:
@@ -109,12 +113,13 @@ class _Bench:
         like: Sequence[Rates],
         disturbed: Callable[[], bool],
         budget: float,
+        shards: Counter[str],
     ) -> None:
         self.executor, self.workers, self.like, self.disturbed = executor, workers, like, disturbed
         self.rates = dict.fromkeys(self.workers, default)
         self.budget, self.limit = budget, time.monotonic() + budget
         self.unknown: set[int] = set()
-        self.shards: Counter[str] = Counter()
+        self.shards = shards
         self._grown: dict[int, _Grown] = {}  # by class, of the first worker, all computing
         self._nothing = dict.fromkeys(self.workers, float("inf"))  # seconds in the engine for almost nothing
         self._unfilled: list[str] = []  # workers that the dense class's larger size does not fill
@@ -250,8 +255,8 @@ class _Bench:
             Task(i, worker, (Stage(problem, w),), x, np.empty(g.output_shape, dtype=F32))
             for i, worker in enumerate(workers)
         ]
+        self.shards.update(task.worker for task in tasks)
         ran = [reports[0] for reports in self.executor.run(tasks)]
-        self.shards.update(report.worker for report in ran)
         if any(report.worker not in self.rates for report in ran):
             raise UnavailableError("a worker was lost while it was measured")
         return ran

@@ -50,7 +50,7 @@ def test_workers_that_cannot_be_measured_get_default_rates():
         def run(self, tasks, *, job=None, among=1):
             raise UnavailableError("away")
 
-    assert calibrate(Broken()) == ({}, frozenset(), {}, False)
+    assert calibrate(Broken()) == ({}, frozenset(), {"w0": 1}, False)
 
 
 def test_a_class_whose_kernels_are_compiled_meanwhile_is_not_known_and_not_cut():
