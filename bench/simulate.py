@@ -290,7 +290,7 @@ def draw(results: Results) -> Any:
     made = figure(13, 3.6 * len(results) + 0.5)
     axes = made.subplots(len(results), 3, squeeze=False)
     for row, (cluster, loads_of) in zip(axes, results.items(), strict=True):
-        for (name, points), (color, _, marker) in zip(loads_of.items(), LINES, strict=False):
+        for (name, points), (color, _, marker) in zip(loads_of.items(), LINES, strict=True):
             x = [p.workers for p in points]
             one = points[0]
             style = {"color": color, "marker": marker, "markersize": 4}

@@ -114,7 +114,9 @@ def contact_sheet():
 def scaling():
     spec = importlib.util.spec_from_file_location("simulate", ROOT / "bench" / "simulate.py")
     simulate = sys.modules["simulate"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(simulate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "bench")  # benchmarks import each other
+        spec.loader.exec_module(simulate)
     counts = (1, 8, 64, 1000)
     points = [
         SimpleNamespace(

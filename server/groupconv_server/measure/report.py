@@ -1,5 +1,6 @@
 """The measurements as a table, as JSON and as a roofline."""
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ def draw_roofline(rows: Sequence[Row], peaks: Sequence[Peaks]) -> Any:
     made = figure(10, 6.5)
     axis = made.subplots()
     roofs = []
-    for peak, (color, style, marker) in zip(peaks, LINES, strict=False):
+    for peak, (color, style, marker) in zip(peaks, itertools.cycle(LINES), strict=False):
         mine = [row for row in rows if row.threads == peak.threads]
         span = sorted([0.3, *(row.intensity for row in mine), peak.gflops / peak.gbytes_per_s, 2000])
         roof = [min(peak.gflops, intensity * peak.gbytes_per_s) for intensity in span]
