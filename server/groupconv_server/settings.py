@@ -104,6 +104,11 @@ class Settings(BaseSettings):
     max_steps: int = setting(_c.limits.steps, "Steps of a request.", ge=1)
     stream_mib: int = setting(_c.limits.stream_bytes // MIB, "That one stream holds: its bands in flight.", ge=1)
     streams_mib: int = setting(_c.limits.streams_bytes // MIB, "That all streams hold; more are refused at once.", ge=1)
+    network_stream_mib: int = setting(
+        _c.limits.network_stream_bytes // MIB,
+        "That the windows of one stream through a network hold in a process.",
+        ge=1,
+    )
     stream_total_gib: int = setting(
         _c.limits.stream_total_bytes // GIB, "Feature maps that pass through one stream.", ge=1
     )
@@ -188,6 +193,7 @@ class Settings(BaseSettings):
                 steps=self.max_steps,
                 stream_bytes=self.stream_mib * MIB,
                 streams_bytes=self.streams_mib * MIB,
+                network_stream_bytes=self.network_stream_mib * MIB,
                 stream_total_bytes=self.stream_total_gib * GIB,
                 stream_idle_seconds=self.stream_idle,
             ),

@@ -27,8 +27,10 @@ def bands(exact):
 
 @pytest.fixture(scope="module")
 def narrow():
-    """A server that gives a stream 2 MiB."""
-    with Server(Config(port=0, executor="local", workers=2, threads=1, limits=Limits(stream_bytes=2**21))) as server:
+    """A server that gives a stream 6 MiB."""
+    with Server(
+        Config(port=0, executor="local", workers=2, threads=1, limits=Limits(network_stream_bytes=6 * 2**20))
+    ) as server:
         yield server
 
 

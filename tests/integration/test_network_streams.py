@@ -1,6 +1,8 @@
 """Streams through networks, from one end to the other: both clients, all kinds of sources and sinks, faults."""
 
 import asyncio
+import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from fully_convolutional import Builder, image, unet
 
 import groupconv
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from groupconv_server.config import Config
+from groupconv_server.server import Server
 
 X = image((1, 2, 203, 150))
 
@@ -29,12 +33,12 @@ def expected(net):
 
 
 def test_arrays_bands_and_samples(near, net, expected, tmp_path):
-    plan = near.plan_stream(net, X, window_bytes=600_000)
+    plan = near.plan_stream(net, X, window_bytes=1_800_000)
     assert plan.count > 10
     assert plan.in_flight == 3  # a window for each worker, and one on its way
-    assert plan.in_flight * plan.window_bytes <= 2**21
+    assert plan.window_bytes < plan.stream_bytes <= 6 * 2**20
     seen = []
-    y = near.stream_network(net, X, progress=seen.append, window_bytes=600_000)
+    y = near.stream_network(net, X, progress=seen.append, window_bytes=1_800_000)
     np.testing.assert_array_equal(y, expected)
     assert len(seen) == plan.count
     assert [(p.rows, p.of) for p in seen] == [(i + 1, len(seen)) for i in range(len(seen))]
@@ -45,16 +49,16 @@ def test_arrays_bands_and_samples(near, net, expected, tmp_path):
     out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", np.float32, expected.shape)
     assert near.stream_network(net, np.asfortranarray(X), out=out) is out
     np.testing.assert_array_equal(out, expected)
-    two = near.stream_network(net, np.concatenate([X, -X]), window_bytes=300_000)
+    two = near.stream_network(net, np.concatenate([X, -X]), window_bytes=1_000_000)
     np.testing.assert_array_equal(two[:1], expected)
 
 
 def test_the_awaiting_client(narrow, expected):
     async def main():
         async with groupconv.aio.connect(narrow.address) as client:
-            plan = await client.plan_stream("stream/unet", X, window_bytes=600_000)
+            plan = await client.plan_stream("stream/unet", X, window_bytes=1_800_000)
             bar = []
-            y = await client.stream_network("stream/unet", X, progress=bar.append, window_bytes=600_000)
+            y = await client.stream_network("stream/unet", X, progress=bar.append, window_bytes=1_800_000)
             with pytest.raises(InvalidArgumentError, match="4 axes"):
                 await client.stream_network("stream/unet", X[0, 0])
             return y, len(bar) == plan.count
@@ -84,12 +88,12 @@ def test_two_maps_a_number_and_two_outputs(near):
         given = {"x": x, "mask": mask, "factor": np.float32(3)}
         expected = net.run(inputs=given).outputs
         out = {"sum": np.empty((1, 1, 101, 150), np.float32)}
-        found = near.stream_network(net, given, out=out, window_bytes=100_000)
+        found = near.stream_network(net, given, out=out, window_bytes=300_000)
         assert found["sum"] is out["sum"]
         assert list(found) == ["scaled", "sum"]
         for name, y in expected.items():
             np.testing.assert_array_equal(found[name], y)
-        only = near.stream_network(net, given, outputs=["sum"], window_bytes=100_000)
+        only = near.stream_network(net, given, outputs=["sum"], window_bytes=300_000)
         np.testing.assert_array_equal(only, expected["sum"])
         with pytest.raises(InvalidArgumentError, match=r"inputs\['mask'\].shape\[3\]: expected 300"):
             near.stream_network(net, given | {"mask": mask[..., 1:]})
@@ -108,7 +112,7 @@ def test_wrong_arguments(near, net):
         near.stream_network(net, X.astype(np.complex64))
     with pytest.raises(InvalidArgumentError, match="did you mean window_bytes"):
         near.stream_network(net, X, window_byte=3)
-    with pytest.raises(ResourceExhaustedError, match=r"the smallest window takes .*--stream-mib"):
+    with pytest.raises(ResourceExhaustedError, match=r"the smallest window takes .*--network-stream-mib"):
         near.stream_network(net, X, window_bytes=1000)
     with pytest.raises(NotFoundError):
         near.stream_network("stream/none", X)
@@ -132,3 +136,22 @@ def test_an_error_of_the_source_ends_the_stream(near, net):
 
     with pytest.raises(OSError, match="the disk is gone"):
         near.stream_network(net, bands(), shape=X.shape, dtype=X.dtype)
+
+
+def test_a_stream_goes_on_after_the_server_was_restarted(tmp_path):
+    config = Config(port=0, executor="local", workers=1, threads=1, layer_dir=tmp_path, grace=0.1)
+    servers = contextlib.ExitStack()
+    address = servers.enter_context(Server(config)).address
+    seen = []
+
+    def restart(progress):
+        seen.append(progress)
+        if progress.rows == 2:
+            servers.close()
+            servers.enter_context(Server(replace(config, port=int(address.rpartition(":")[2]))))
+
+    with servers, groupconv.connect(address, timeout=60) as client:
+        net = client.load_network("stream/restarted", unet(crop=True))
+        y = client.stream_network(net, X, window_bytes=1_800_000, progress=restart)
+        assert len(seen) == seen[-1].of > 5
+        np.testing.assert_array_equal(y, net(X))

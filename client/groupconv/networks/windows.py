@@ -83,6 +83,7 @@ class StreamPlan:
         outputs: with the extents of the whole.
         axes: that are cut. All windows have the same extents.
         window_bytes: that a worker and the server hold for one window, at most.
+        stream_bytes: that the windows under way take in one process of the server, at most.
         recomputed: work on windows over that on the whole, less 1.
         in_flight: windows to have under way at a time.
     """
@@ -93,6 +94,7 @@ class StreamPlan:
     outputs: tuple[TensorInfo, ...]
     axes: tuple[WindowAxis, ...]
     window_bytes: int
+    stream_bytes: int
     recomputed: float
     in_flight: int
 
@@ -123,10 +125,10 @@ class StreamPlan:
 
     def __str__(self) -> str:
         window, whole = ("×".join(map(str, shape)) for shape in (self.window_shape(self.shape), self.shape))
-        memory = [human_bytes(n * self.window_bytes) for n in (1, self.in_flight)]
+        memory = [human_bytes(n) for n in (self.window_bytes, self.stream_bytes)]
         lines = [
             f"{self.count} windows of {window} from {whole}, {self.in_flight} at a time",
-            f"{memory[0]} for each window, {memory[1]} for all at a time",
+            f"{memory[0]} for a window, {memory[1]} for all at a time in one process of the server",
             f"{self.recomputed:.1%} more work than on the whole, at the borders of windows",
         ]
         lines += [

@@ -574,6 +574,7 @@ class PlanNetworkStreamResponse(_message.Message):
     WINDOW_BYTES_FIELD_NUMBER: _builtins.int
     RECOMPUTED_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    STREAM_BYTES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The network's version, for RunNetworkRequest.version."""
     window_bytes: _builtins.int
@@ -582,6 +583,8 @@ class PlanNetworkStreamResponse(_message.Message):
     """Work on windows over that on the whole, less 1."""
     in_flight: _builtins.int
     """Windows to have under way at a time."""
+    stream_bytes: _builtins.int
+    """Bytes that these take in one process of the server, at most."""
     @_builtins.property
     def maps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the inputs that are cut; the others go along with each window."""
@@ -604,10 +607,11 @@ class PlanNetworkStreamResponse(_message.Message):
         window_bytes: _builtins.int = ...,
         recomputed: _builtins.float = ...,
         in_flight: _builtins.int = ...,
+        stream_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "in_flight", b"in_flight", "maps", b"maps", "outputs", b"outputs", "recomputed", b"recomputed", "version", b"version", "window_bytes", b"window_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "in_flight", b"in_flight", "maps", b"maps", "outputs", b"outputs", "recomputed", b"recomputed", "stream_bytes", b"stream_bytes", "version", b"version", "window_bytes", b"window_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -756,7 +760,9 @@ class RunNetworkRequest(_message.Message):
     without_report: _builtins.bool
     """Leave the report of the answer empty."""
     version: _builtins.int
-    """The version that must answer; 0 is the one that is loaded. FAILED_PRECONDITION if another one is."""
+    """The version that must answer; 0 is the one that is loaded. FAILED_PRECONDITION if another one is. With a version the
+    call is a window of a stream: all of them run in the same way, so that they round alike.
+    """
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the inputs, in the order of the tensors."""

@@ -22,6 +22,7 @@ def stream_plan_to_wire(plan: StreamPlan) -> network_pb2.PlanNetworkStreamRespon
             for axis in plan.axes
         ],
         window_bytes=plan.window_bytes,
+        stream_bytes=plan.stream_bytes,
         recomputed=plan.recomputed,
         in_flight=plan.in_flight,
     )
@@ -47,6 +48,7 @@ def stream_plan_from_wire(message: network_pb2.PlanNetworkStreamResponse, shape:
         outputs,
         tuple(axes),
         message.window_bytes,
+        message.stream_bytes,
         message.recomputed,
         message.in_flight,
     )

@@ -21,6 +21,7 @@ class Limits:
         steps: of a request.
         stream_bytes: that one stream holds: the bands in flight with their halos.
         streams_bytes: that all streams hold together.
+        network_stream_bytes: that the windows of one stream through a network hold in one process.
         stream_total_bytes: of all feature maps that pass through one stream.
         stream_idle_seconds: that a stream waits for its header or the next chunk.
     """
@@ -30,6 +31,7 @@ class Limits:
     steps: int = MAX_STEPS
     stream_bytes: int = 256 * 2**20
     streams_bytes: int = 2 * 2**30
+    network_stream_bytes: int = 512 * 2**20
     stream_total_bytes: int = 2**44
     stream_idle_seconds: float = 300.0
 

@@ -152,7 +152,9 @@ class Networks:
         """
         limits = self._limits
         workers = max(1, len(self._executor.workers()))
-        allowed = Allowed(limits.stream_bytes, limits.most_output(), limits.tensor_bytes, workers)
+        together = workers if self._executor.computes_here else 1
+        memory = limits.network_stream_bytes
+        allowed = Allowed(memory, limits.most_output(), limits.tensor_bytes, workers, together)
         return plan_stream(self.registry.get(name, NetworkVersion), shapes, outputs, allowed, window_bytes)
 
     def run(
@@ -162,6 +164,8 @@ class Networks:
         outputs: Sequence[str],
         job: Job,
         allocate: Callable[[str, np.dtype, tuple[int, ...]], Array] | None = None,
+        *,
+        window: bool = False,
     ) -> Outputs:
         """Run a network on its inputs.
 
@@ -171,6 +175,7 @@ class Networks:
             outputs: names of those wanted; none means all.
             job: of the caller.
             allocate: makes the array of a single output whose shape is known, by its name, dtype and shape.
+            window: whether this is a window of a stream. All of them run as sessions, so that they round alike.
 
         Raises:
             InvalidArgumentError: naming the input or output, what was expected and what came.
@@ -196,7 +201,7 @@ class Networks:
             (info,) = (info for info in plan.outputs if info.name == wanted[0])
             if all(isinstance(extent, int) for extent in info.shape):
                 into[info.name] = allocate(info.name, info.dtype, info.shape)  # type: ignore[arg-type] # as checked
-        spare = self.registry.spare
+        spare = -1 if window else max(self.registry.spare, 0)
         call = NetworkCall(network.name, network.version, inputs, wanted, into, plan.peak_bytes, spare)
         worker, ran = self._executor.run_network(call, model, job)
         answer = sum(array.nbytes for array in ran.outputs.values())

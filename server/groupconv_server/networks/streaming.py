@@ -67,6 +67,7 @@ def plan_stream(
         ),
         made,
         chosen.window_bytes,
+        chosen.stream_bytes,
         chosen.recomputed,
         chosen.in_flight,
     )

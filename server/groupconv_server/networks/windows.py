@@ -18,6 +18,9 @@ from groupconv_worker.graph.needed.table import reads
 
 CALL = 4 * 2**20
 """Bytes of tensors whose computation takes about as long as a call takes beside it."""
+RUNTIME = 3
+"""What onnxruntime holds for a window over the tensors that are alive at once: 2.8 for a U-Net of 4 levels and two
+workers in a process (bench/stream_network.py), as it reorders tensors for its kernels."""
 SIZES = 24
 """Numbers of windows that are considered for each axis."""
 
@@ -29,12 +32,14 @@ class Chosen:
     Attributes:
         cores: for each axis, the steps whose outputs a window gives.
         window_bytes: that one window takes.
+        stream_bytes: that the windows under way take in one process.
         recomputed: work on windows over that on the whole, less 1.
         in_flight: windows at a time.
     """
 
     cores: tuple[int, ...]
     window_bytes: int
+    stream_bytes: int
     recomputed: float
     in_flight: int
 
@@ -44,16 +49,18 @@ class Allowed:
     """What windows may take.
 
     Attributes:
-        stream_bytes: of all windows at a time.
+        stream_bytes: of the windows of a stream, in one process.
         message_bytes: of the inputs of one window, and of its outputs.
         tensor_bytes: of one tensor.
         workers: that windows are for.
+        together: workers that share the process of the server; 1 if each has its own.
     """
 
     stream_bytes: int
     message_bytes: int
     tensor_bytes: int
     workers: int
+    together: int = 1
 
 
 def choose(graph: Graph, axes: Sequence[CutAxis], allowed: Allowed, window_bytes: int = 0) -> Chosen:
@@ -75,7 +82,8 @@ def choose(graph: Graph, axes: Sequence[CutAxis], allowed: Allowed, window_bytes
     sizes = {name: np.broadcast_to(_nbytes(graph, name, axes, steps), shape) for name in graph.tensors}
     inputs = sum((sizes[name] for name in graph.inputs), np.zeros(shape))
     outputs = sum((sizes[name] for name in graph.outputs), np.zeros(shape))
-    footprint = _peak(graph, sizes) + inputs + IN_MESSAGE * outputs
+    running, messages = RUNTIME * _peak(graph, sizes), inputs + IN_MESSAGE * outputs
+    footprint = running + messages
     largest = np.max([size for name, size in sizes.items() if name not in graph.constants], axis=0)
     numbers = [
         np.where(length == axis.steps, 1, -(-axis.steps // np.maximum(core, 1)))
@@ -87,8 +95,8 @@ def choose(graph: Graph, axes: Sequence[CutAxis], allowed: Allowed, window_bytes
     fits = (np.maximum(inputs, outputs) <= allowed.message_bytes) & (largest <= allowed.tensor_bytes)
     best: tuple[float, int, tuple[int, ...]] | None = None
     for in_flight in range(1, allowed.workers + 2):
-        most = allowed.stream_bytes // in_flight
-        usable = fits & (footprint <= (min(most, window_bytes) if window_bytes else most))
+        taken = min(in_flight, allowed.together) * running + in_flight * messages
+        usable = fits & (taken <= allowed.stream_bytes) & (footprint <= (window_bytes or np.inf))
         if not usable.any():
             break
         rounds = np.ceil(count / min(in_flight, allowed.workers))
@@ -97,9 +105,11 @@ def choose(graph: Graph, axes: Sequence[CutAxis], allowed: Allowed, window_bytes
         if best is None or cost[at] <= best[0]:
             best = float(cost[at]), in_flight, tuple(map(int, at))
     if best is None:
+        most = min(window_bytes or allowed.stream_bytes, allowed.stream_bytes)
         raise ResourceExhaustedError(
-            f"the smallest window takes {human_bytes(int(footprint.min()))}, more than the "
-            f"{human_bytes(min(window_bytes or allowed.stream_bytes, allowed.stream_bytes))} of a stream (--stream-mib)"
+            f"the smallest window takes {human_bytes(int(footprint.min()))}, the limits are {human_bytes(most)} for a "
+            f"window (--network-stream-mib), {human_bytes(allowed.tensor_bytes)} for a tensor, and "
+            f"{human_bytes(allowed.message_bytes)} for a message"
         )
     _, in_flight, place = best
     whole = sum(graph.tensors[name].nbytes for name in touched)
@@ -107,6 +117,7 @@ def choose(graph: Graph, axes: Sequence[CutAxis], allowed: Allowed, window_bytes
     return Chosen(
         tuple(int(c[i]) for c, i in zip(cores, place, strict=True)),
         int(footprint[place]),
+        int(min(in_flight, allowed.together) * running[place] + in_flight * messages[place]),
         max(0.0, total / max(whole, 1) - 1),
         in_flight,
     )

@@ -127,7 +127,12 @@ class NetworkServicer:
                     f"network {network.name} has version {network.version} now; version {request.version} is gone"
                 )
             done = self._networks.run(
-                network, inputs, request.outputs, job, allocate if request.without_report else None
+                network,
+                inputs,
+                request.outputs,
+                job,
+                allocate if request.without_report else None,
+                window=request.version != 0,
             )
         if made and made[0][1] is next(iter(done.arrays.values())):
             return made[0][0]

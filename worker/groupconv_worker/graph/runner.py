@@ -31,7 +31,8 @@ class NetworkCall:
         outputs: names of those wanted.
         into: contiguous arrays to be filled, of outputs whose shape is known.
         peak_bytes: that it is expected to hold at once.
-        spare: bytes that our own program of the network may take, beside those that it has.
+        spare: bytes that our own program of the network may take, beside those that it has;
+            below 0 the session runs, whatever programs there are.
     """
 
     network: str
@@ -138,7 +139,9 @@ class NetworkRunner:
         """Run a call on the program that took over, else on the session."""
         session = self.prepare(call.network, call.version, model)
         takeover = self.takeover
-        found = None if takeover is None else takeover.candidate(call.network, call.version, call.inputs)
+        found = (
+            None if takeover is None or call.spare < 0 else takeover.candidate(call.network, call.version, call.inputs)
+        )
         program = None if found is None else found.program
         start = time.perf_counter()
         if takeover is not None and found is not None and program is not None:

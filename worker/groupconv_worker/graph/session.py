@@ -50,6 +50,7 @@ class NetworkSession:
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.enable_mem_pattern = False  # it would hold a second copy of all tensors, laid out for the last shapes
         options.log_severity_level = 4
         options.add_session_config_entry("session.force_spinning_stop", "1")  # other requests need the processors
         try:
