@@ -165,7 +165,21 @@ PICTURES = {
 }
 
 
-@pytest.fixture(scope="module", params=PICTURES)
+SLOW = (
+    "tiles, circular",
+    "a volume",
+    "depthwise over twelve workers",
+    "two steps, the second on one worker",
+    "scaling",
+)
+
+
+def parameters(names):
+    """The names as parameters; some run with the slow suite only."""
+    return [pytest.param(n, marks=[pytest.mark.slow] * n.removeprefix("plan: ").startswith(SLOW)) for n in names]
+
+
+@pytest.fixture(scope="module", params=parameters(PICTURES))
 def drawn(request):
     """A picture, the texts that its renderer drew with their boxes, its pixels without them."""
     figure = PICTURES[request.param]()
@@ -263,7 +277,7 @@ def test_areas_and_lines_stand_out():
     assert len({look(i) for i in range(42)}) == 42
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", parameters(PLANS))
 def test_tiles_of_a_plan_match_its_legend_and_fill_the_axes(name):
     plan = PLANS[name]
     figure = draw_plan(plan.steps, plan.workers)

@@ -86,7 +86,7 @@ def test_a_load_that_cannot_begin_takes_its_layers_away(server, client):
     assert layers_of_loads(client) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_load_that_is_stopped_takes_its_layers_away(number, server, client, tmp_path):
     before = layers_of_loads(client)
     (tmp_path / "mix.yaml").write_text(f"seconds: 600\nusers: 2\nmix: [{{layer: {LAYER}, resident: true}}]\n")
