@@ -10,6 +10,8 @@ from onnx import TensorProto, numpy_helper
 from groupconv_worker.graph.attributes import CONSTANT_INPUTS
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
+from groupconv_worker.graph.needed.box import Box
+from groupconv_worker.graph.needed.propagate import needed
 from groupconv_worker.graph.operators.table import DEFINITIONS, run_reference
 
 BECOME_OTHERS = {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout", "Upsample", "Constant"}
@@ -85,3 +87,28 @@ def test_all_cases_of_our_operators():
                 failed.append(f"{case.name}: {type(error).__name__} {str(error).strip()[:300]}")
     assert not failed, "\n".join(failed)
     assert passed > 700
+
+
+@pytest.mark.slow
+def test_outputs_depend_on_nothing_outside_of_the_needed_boxes():
+    rng, failed, parts = np.random.default_rng(0), set(), 0
+    for case in (case for of_operator in cases().values() for case in of_operator):
+        graph, given = graph_and_inputs(case, case.data_sets[0][0])
+        before = run_reference(graph, given)
+        for name in (name for name in graph.outputs if before[name].size):
+            box = Box.of(
+                *((start := int(rng.integers(n)), int(rng.integers(start, n)) + 1) for n in before[name].shape)
+            )
+            boxes, other = needed(graph, {name: box}), {}
+            for source, x in given.items():
+                other[source] = x
+                if x.ndim and x.dtype.kind == "f":  # others are positions
+                    kept = boxes[source].slices if source in boxes else np.zeros(x.shape, bool)
+                    other[source] = (rng.random(x.shape) + (x > 1)).astype(x.dtype)
+                    other[source][kept] = x[kept]
+                    parts += source in boxes and boxes[source].shape != x.shape
+            after = run_reference(graph, other)[name]
+            if not np.allclose(after[box.slices], before[name][box.slices], rtol=1e-9, equal_nan=True):
+                failed.add(case.name)
+    assert not failed
+    assert parts > 200  # most operators read a part alone
