@@ -21,7 +21,7 @@ import psutil
 
 import groupconv
 from groupconv.convolution.dtypes import DTYPES, is_float
-from groupconv.convolution.spec import ACTIVATIONS, PADDING_MODES
+from groupconv.convolution.spec import ACTIVATIONS, MATHS, PADDING_MODES
 from groupconv.convolution.steps import geometries
 from groupconv.v1 import convolution_pb2
 from groupconv.wire.specs import spec_from_wire, spec_to_wire
@@ -214,7 +214,7 @@ def _spec(rng: random.Random, rank: int, groups: int, floats: bool) -> groupconv
         activation=rng.choice([None, None, *((a for a in ACTIVATIONS if a != "prelu") if floats else ["relu"])]),
         transposed=transposed,
         flip_kernel=rng.random() < 0.2,
-        exact=rng.random() < 0.2,
+        **({"exact": True} if rng.random() < 0.2 else {"math": rng.choice([None, *MATHS])}),
     )
 
 
