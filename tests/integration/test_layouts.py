@@ -65,13 +65,26 @@ def test_other_ranks_and_functions(client):
     np.testing.assert_array_equal(client.depthwise_conv2d(X, depthwise, layout="NHWC"), want)
 
 
+def test_layers(client):
+    with client.load_layer("last", W, None, groupconv.ConvSpec(**OPTIONS)) as layer:
+        want, out = layer(FIRST), np.full((2, 9, 8, 4), np.nan, np.float32)
+        np.testing.assert_array_equal(np.moveaxis(layer(X, layout="NHWC"), -1, 1), want)
+        np.testing.assert_array_equal(np.moveaxis(layer.run(X[1], layout="NHWC").output, -1, 0), want[1])
+        assert layer(X, out=out, layout="NHWC") is out
+        np.testing.assert_array_equal(np.moveaxis(out, -1, 1), want)
+        np.testing.assert_array_equal(layer(FIRST), want)
+
+
 def test_the_awaiting_client(server):
     async def call():
         async with groupconv.aio.connect(server.address, timeout=60) as client:
-            return await client.conv2d(X, W, layout="NHWC", **OPTIONS), await client.conv2d(FIRST, W, **OPTIONS)
+            layer = await client.load_layer("awaited", W, None, groupconv.ConvSpec(**OPTIONS))
+            last = await client.conv2d(X, W, layout="NHWC", **OPTIONS), await layer(X, layout="NHWC")
+            return last, await client.conv2d(FIRST, W, **OPTIONS)
 
-    last, first = asyncio.run(call())
-    np.testing.assert_array_equal(np.moveaxis(last, -1, 1), first)
+    answers, first = asyncio.run(call())
+    for last in answers:
+        np.testing.assert_array_equal(np.moveaxis(last, -1, 1), first)
 
 
 def test_what_cannot_be_is_refused(client):
