@@ -143,11 +143,11 @@ class _Counted:
 
 def load_stamped(pipe: Connection, target: str, name: str) -> None:
     """A client of one layer that stamps."""
-    from groupconv import layer
+    from groupconv import base_layer, layer
 
     noted(layer.Layer, "__call__", "called", "done")
-    noted(layer, "with_input", "", "encoded")
-    noted(layer, "read_answer", "came")
+    noted(base_layer, "with_input", "", "encoded")
+    noted(base_layer, "read_answer", "came")
     load(_Told(pipe), "service", target, name)  # type: ignore[arg-type]
 
 
