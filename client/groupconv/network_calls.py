@@ -79,8 +79,9 @@ def load(name: str, model: bytes, inputs: Sequence[Any]) -> Callable[[], Iterato
         inputs: mappings of the inputs' names to shapes.
 
     Raises:
-        InvalidArgumentError: an entry of `inputs` is no mapping.
+        InvalidArgumentError: the name is no string, or an entry of `inputs` is no mapping.
     """
+    _check_name(name)
     for i, shapes in enumerate(inputs):
         if not isinstance(shapes, Mapping):
             raise InvalidArgumentError(f"inputs[{i}]", "a mapping of input names to shapes", type(shapes).__name__)
@@ -94,6 +95,7 @@ def loaded(answer: bytes) -> NetworkInfo:
 
 def get_network(name: str) -> Exchange[NetworkInfo]:
     """The description of a network."""
+    _check_name(name)
     request = network_pb2.GetNetworkRequest(name=name)
     answer = yield from call_method("NetworkService/GetNetwork", request, network_pb2.GetNetworkResponse)
     return wire.network_from_wire(answer.network)
@@ -108,6 +110,7 @@ def list_networks() -> Exchange[list[NetworkInfo]]:
 
 def unload_network(name: str) -> Exchange[None]:
     """Remove a network."""
+    _check_name(name)
     request = network_pb2.UnloadNetworkRequest(name=name)
     yield from call_method("NetworkService/UnloadNetwork", request, network_pb2.UnloadNetworkResponse)
 
@@ -166,6 +169,11 @@ def run(
     answer = yield Request(RUN, wire.run_request(request, given))
     response, made = wire.read_run_answer(answer)
     return NetworkResult(dict(zip(response.names, made, strict=True)), wire.report_from_wire(response.report))
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str):
+        raise InvalidArgumentError("name", "a network's name, such as 'ocr/det'", name)
 
 
 def _check_outputs(info: NetworkInfo, outputs: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from networks import towers
 import groupconv
 from groupconv import ConvSpec, Step
 from groupconv.convolution.html import step_picture
+from groupconv.errors import InvalidArgumentError
 from groupconv_server.config import Config
 from groupconv_server.server import Server
 
@@ -48,6 +49,28 @@ def test_a_network(client):
         plan = net.plan(x.shape)
         assert repr(plan).startswith(f"NetworkPlan({len(plan.nodes)} operators, ")
         assert len(list(parsed(plan._repr_html_()).iter("tr"))) == 1 + len(plan.nodes)
+
+
+MISTAKES = {
+    "a name that is no string": (lambda c, n: c.get_network(3), "name"),
+    "a name to load that is no string": (lambda c, n: c.load_network(3, b""), "name"),
+    "a name to unload that is no string": (lambda c, n: c.unload_network(None), "name"),
+    "an extent that is no integer": (lambda c, n: n.plan((1, 4, "a", 9)), "inputs['x'].shape"),
+    "a number for a shape": (lambda c, n: n.plan(5), "inputs['x'].shape"),
+    "an array for a shape": (lambda c, n: n.plan(np.ones(4)), "inputs['x'].shape"),
+    "a list of inputs": (lambda c, n: n.run(inputs=[np.ones((1, 4, 9, 9))]), "inputs"),
+    "an output that is not there": (lambda c, n: n.run(np.ones((1, 4, 9, 9)), outputs=["nope"]), "outputs"),
+    "three bytes for a model": (lambda c, n: c.load_network("net/none", b"123"), "model"),
+    "a number for a model": (lambda c, n: c.load_network("net/none", 3), "model"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_with_a_network_names_its_field(client, mistake):
+    ask, field = MISTAKES[mistake]
+    with client.load_network("net/mistakes", towers()) as net, pytest.raises(InvalidArgumentError) as caught:
+        ask(client, net)
+    assert caught.value.field == field
 
 
 def test_a_plan(client):

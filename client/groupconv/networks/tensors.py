@@ -74,6 +74,8 @@ def check_shapes(infos: Sequence[TensorInfo], shapes: Mapping[str, Sequence[int]
         if info.name not in shapes:
             raise InvalidArgumentError("inputs", f"inputs called {_quoted(wanted)}", f"none called {info.name}")
         shape, field = shapes[info.name], f"inputs[{info.name!r}].shape"
+        if not isinstance(shape, Sequence) or not all(isinstance(n, int | np.integer) for n in shape):
+            raise InvalidArgumentError(field, "a shape, one integer per axis", shape)
         if len(shape) != len(info.shape):
             raise InvalidArgumentError(field, f"{len(info.shape)} axes, as in {info}", list(shape))
         for i, (extent, known) in enumerate(zip(shape, info.shape, strict=True)):
@@ -96,6 +98,8 @@ def named_inputs(infos: Sequence[TensorInfo], arrays: Sequence[Any], named: Mapp
     """
     if len(arrays) > len(infos):
         raise InvalidArgumentError("inputs", f"at most {len(infos)} arrays", f"{len(arrays)} of them")
+    if not isinstance(named, Mapping):
+        raise InvalidArgumentError("inputs", "a mapping of input names to arrays", named)
     inputs = {info.name: array for info, array in zip(infos, arrays, strict=False)}
     for name, array in named.items():
         if name in inputs:
