@@ -5,6 +5,7 @@ import contextlib
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 from fully_convolutional import Builder, image, unet
 
@@ -155,3 +156,26 @@ def test_a_stream_goes_on_after_the_server_was_restarted(tmp_path):
         y = client.stream_network(net, X, window_bytes=1_800_000, progress=restart)
         assert len(seen) == seen[-1].of > 5
         np.testing.assert_array_equal(y, net(X))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_no_window():
+    with (
+        Server(Config(port=0, executor="ray", workers=2, threads=1)) as server,
+        groupconv.connect(server.address, timeout=120) as client,
+    ):
+        net = client.load_network("stream/killed", unet(crop=True))
+        x = image((1, 2, 1203, 901))
+        killed = []
+
+        def kill(progress):
+            if progress.rows == 3:
+                children = psutil.Process().children(recursive=True)
+                worker = next(child for child in children if child.name() == "ray::Worker")
+                worker.kill()
+                killed.append(worker.pid)
+
+        y = client.stream_network(net, x, window_bytes=6_000_000, progress=kill)
+        assert killed
+        np.testing.assert_array_equal(y, net(x))
