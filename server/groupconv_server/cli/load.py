@@ -25,6 +25,8 @@ $ groupconv load --clients 8 --seconds 10
 
 $ groupconv load --target gpu-box:50051 --layer mobilenet_dw_14 --clients 1
 
+$ groupconv load --layer alexnet_conv2 --clients 1 --cut rows
+
 $ groupconv load --profile mix --rate 50 --html report.html --plot report.png
 
 $ groupconv load --profile my-mix.yaml --web 127.0.0.1:8089
@@ -45,6 +47,9 @@ def command(
             autocompletion=layer_names, help="A layer of the catalogue; its weights travel with each request."
         ),
     ] = ("alexnet_conv2"),
+    cut: Annotated[
+        str | None, typer.Option(help="What to cut the layer along: nothing, group, rows, 'group x rows'.")
+    ] = None,
     clients: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Connections that ask, one request each at a time.")
     ] = None,
@@ -77,9 +82,11 @@ def command(
 
     if plot:
         picture_path("--plot", plot)
-    base = read_profile(profile) if profile else profile_of_layer(layer)
+    base = read_profile(profile) if profile else profile_of_layer(layer, cut)
     given = {"users": clients, "seconds": seconds, "rate": rate, "verify": verify}
     wanted = base.model_copy(update={key: value for key, value in given.items() if value is not None})
+    if profile and cut:
+        raise InvalidArgumentError("--cut", "--layer, or `cut:` in the profile", f"--profile {profile}")
     page = _host_and_port(web) if web else None
     memory = MemoryProbe(metrics) if metrics else None
     with (

@@ -32,7 +32,7 @@ class LoadCase:
     def __init__(self, entry: RequestKind, seed: int, run: str) -> None:
         single = layer_named(entry.layer)
         layer = single.with_batch(entry.batch)
-        self.name, self.transport, self.resident = entry.name, entry.transport, entry.resident
+        self.name, self.transport, self.resident, self.cut = entry.name, entry.transport, entry.resident, entry.cut
         self.x = layer.arrays(seed)[0]
         _, self.weight, self.bias = single.arrays(seed)  # equal for all batches: a layer is deployed once
         self.spec = layer.spec
@@ -76,9 +76,9 @@ class LoadCase:
             GroupconvError: as `deploy`.
         """
         if layer is not None:
-            return layer(self.x)
+            return layer(self.x, cut=self.cut)
         if self.transport == "unary":
-            return client.convolve(self.x, self.weight, self.bias, self.spec)
+            return client.convolve(self.x, self.weight, self.bias, self.spec, cut=self.cut)
         steps = [Step(self.weight, self.bias, self.spec)]
         answer: Array = client.stream_convolve(self.x, steps, timeout=client.timeout)
         return answer

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from groupconv.convolution.cuts import cut_name
 from groupconv.errors import InvalidArgumentError, Words
 from groupconv_server.layers.catalogue import layer_named
 
@@ -20,6 +21,7 @@ class RequestKind(BaseModel):
         resident: whether the weights stay on the server, instead of coming with each request.
         transport: "unary" (one message) or "stream".
         batch: samples in a request.
+        cut: what to cut along (docs/planner.md); None leaves it to the planner. Not with "stream".
 
     Example:
         >>> RequestKind(layer="alexnet_conv2", resident=True, batch=4).name
@@ -33,22 +35,26 @@ class RequestKind(BaseModel):
     resident: bool = False
     transport: Literal["unary", "stream"] = "unary"
     batch: Annotated[int, Field(ge=1)] = 1
+    cut: str | None = None
 
     @model_validator(mode="after")
     def _valid(self) -> Self:
         try:
             layer_named(self.layer)
+            cut_name(self.cut)
         except InvalidArgumentError as error:
             raise ValueError(str(error)) from None
         if self.resident and self.transport == "stream":
             raise ValueError("a stream carries its weights: expected resident: false with transport: stream")
+        if self.cut and self.transport == "stream":
+            raise ValueError("the bands of a stream have plans of their own: expected no cut with transport: stream")
         return self
 
     @property
     def name(self) -> str:
         """Its name in reports."""
         batch = f" batch {self.batch}" if self.batch > 1 else ""
-        return f"{self.layer}{batch}{' resident' * self.resident}"
+        return f"{self.layer}{batch}{' resident' * self.resident}{f' cut {self.cut}' if self.cut else ''}"
 
 
 class Profile(BaseModel):
@@ -116,14 +122,19 @@ def read_profile(name: str) -> Profile:
         raise InvalidArgumentError(f"{name}: {field}", first["msg"], first["input"]) from None
 
 
-def profile_of_layer(name: str) -> Profile:
+def profile_of_layer(name: str, cut: str | None = None) -> Profile:
     """The profile of one layer of the catalogue, whose weights travel, with every answer verified.
 
+    Args:
+        name: of the layer.
+        cut: what to cut along; None leaves it to the planner.
+
     Raises:
-        InvalidArgumentError: the catalogue has no such layer.
+        InvalidArgumentError: the catalogue has no such layer, or there is no such cut.
     """
     layer_named(name)
-    return Profile.model_validate({"verify": 1, "mix": [{"layer": name}]})
+    cut_name(cut)
+    return Profile.model_validate({"verify": 1, "mix": [{"layer": name, "cut": cut}]})
 
 
 def _folder() -> resources.abc.Traversable:

@@ -46,6 +46,14 @@ def test_a_mix_is_answered_and_reported(server, tmp_path):
     assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_each_cut_can_be_put_under_load(server):
+    mix = [{"layer": LAYER, "cut": "rows"}, {"layer": LAYER, "cut": "group", "resident": True}]
+    with load(server, mix=mix) as loaded:
+        outcome = loaded.run()
+    assert "0 wrong, 0 failed" in outcome.summary()
+    assert [row[0] for row in outcome.rows()][1:] == [f"{LAYER} cut rows", f"{LAYER} resident cut group"]
+
+
 def test_a_wrong_answer_is_counted(server, client):
     resident = {"layer": LAYER, "resident": True}
     loaded = load(server, mix=[resident])
