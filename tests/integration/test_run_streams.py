@@ -119,4 +119,4 @@ def test_refusals(run, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.zeros((1, 2, 40, 40), np.float32))
     with run.client.load_network("run/refused", unet()):
-        assert message in run("run/refused", "x.npy", *arguments, code=1).stderr
+        assert message in run("run/refused", "x.npy", *arguments, code=2).stderr
