@@ -6,18 +6,9 @@ Two words of shared memory: how many shards run or wait, and how many have come.
 import mmap
 import os
 import threading
-import time
 from typing import Self
 
 INSIDE, ENTERED = 0, 1
-LOOK = 0.001
-"""Seconds between two looks whether a shard runs."""
-PATIENCE = 1.0
-"""Seconds to wait for a gap."""
-
-
-class BusyError(Exception):
-    """There was no gap."""
 
 
 class Activity:
@@ -35,7 +26,7 @@ class Activity:
         >>> with here:
         ...     there.inside, there.entered
         (1, 1)
-        >>> there.inside, there.gap()
+        >>> there.inside, there.entered
         (0, 1)
     """
 
@@ -56,28 +47,23 @@ class Activity:
         """Shards that have come so far."""
         return self._words[ENTERED]
 
-    def gap(self) -> int:
-        """Wait until no shard runs or waits. Returns how many have come: if that has changed, the gap is over.
-
-        Raises:
-            BusyError: shards ran all the time.
-        """
-        limit = time.monotonic() + PATIENCE
-        while self.inside:
-            if time.monotonic() > limit:
-                raise BusyError
-            time.sleep(LOOK)
-        return self.entered
-
-    def __enter__(self) -> Self:
+    def enter(self) -> None:
+        """Count a shard."""
         with self._lock:
             self._words[INSIDE] += 1
             self._words[ENTERED] += 1
+
+    def leave(self) -> None:
+        """A shard has ended."""
+        with self._lock:
+            self._words[INSIDE] -= 1
+
+    def __enter__(self) -> Self:
+        self.enter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._words[INSIDE] -= 1
+        self.leave()
 
 
 ACTIVITY = Activity()

@@ -59,12 +59,6 @@ class WorkerRuntime:
             DeadlineExceededError, CancelledError: the job was over before the shard was; `out` is not complete.
             WeightsMissingError: as of `run_shard`.
         """
-        with ACTIVITY:
-            return self._run(stages, x, out, job, among, borrowed=borrowed)
-
-    def _run(
-        self, stages: Sequence[Stage], x: Array, out: Array, job: Job, among: float | None, *, borrowed: bool
-    ) -> tuple[Ran, ...]:
         new = False
         for stage in stages:
             kept = stage.kept
@@ -81,15 +75,18 @@ class WorkerRuntime:
         finally:
             granted.reset(token)
             self.budget.release(threads)
+            ACTIVITY.leave()
 
     def _acquire(self, job: Job, among: float, *, whole: bool) -> int:
         timeout = -1.0
         if job.deadline is not None:
             timeout = min(max(0.0, job.deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        ACTIVITY.enter()
         threads = self.budget.acquire(timeout, among=among, whole=whole, over=job.look)
         if job.word.value or not threads:
             if threads:
                 self.budget.release(threads)
+            ACTIVITY.leave()
             job.look()
             job.check()
             raise DeadlineExceededError("the deadline passed before the shard was started")

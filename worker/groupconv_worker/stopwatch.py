@@ -7,12 +7,16 @@ import time
 import numpy as np
 
 from groupconv.convolution.dtypes import is_float
-from groupconv_worker.activity import Activity, BusyError
+from groupconv_worker.activity import Activity
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.pieces import blocks
 
 TRIES = 20
 """Runs in a row that a shard came into, after which there is no gap for one."""
+LOOK = 0.001
+"""Seconds between two looks whether a shard runs."""
+PATIENCE = 1.0
+"""Seconds to wait for a gap."""
 LINE = 64
 """Bytes of a cache line."""
 DISTURBED = 0.95
@@ -20,6 +24,10 @@ DISTURBED = 0.95
 PREEMPTED = 100
 """Times a second that threads of this process were put aside, above which likewise: helpers are, too, while the thread
 looks out for them. Alone on the machine that hardly happens, beside one busy loop hundreds of times."""
+
+
+class BusyError(Exception):
+    """There was no gap between shards."""
 
 
 class Stopwatch:
@@ -46,7 +54,7 @@ class Stopwatch:
             BusyError: there is no gap that is long enough.
         """
         for _ in range(TRIES):
-            entered = self._activity.gap()
+            entered = gap(self._activity)
             start, running, aside = time.perf_counter(), time.thread_time(), _preempted()
             kernel.run(self._x, self._out)
             took = time.perf_counter() - start
@@ -61,6 +69,20 @@ class Stopwatch:
     def disturbed(self) -> bool:
         """Whether something else had the processor."""
         return self._running < DISTURBED * self.wall or self._aside > PREEMPTED * self.wall
+
+
+def gap(activity: Activity) -> int:
+    """Wait until no shard runs or waits. Returns how many have come: if that has changed, the gap is over.
+
+    Raises:
+        BusyError: shards ran all the time.
+    """
+    limit = time.monotonic() + PATIENCE
+    while activity.inside:
+        if time.monotonic() > limit:
+            raise BusyError
+        time.sleep(LOOK)
+    return activity.entered
 
 
 def _preempted() -> int:

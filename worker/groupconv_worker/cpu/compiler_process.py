@@ -15,11 +15,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from groupconv_worker.activity import Activity, BusyError
+from groupconv_worker.activity import Activity
 from groupconv_worker.cpu.compiler import NICENESS, Done, Job, NetworkJob
 from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.kernels.cache import folders
 from groupconv_worker.cpu.kernels.forms import FORMS
+from groupconv_worker.stopwatch import BusyError
 
 
 def main(jobs: BinaryIO, answers: BinaryIO, activity: Activity) -> None:
