@@ -21,6 +21,7 @@ def model(
     inputs: Mapping[str, Sequence[int]],
     weights: Mapping[str, Any] | None = None,
     outputs: Sequence[str] = ("y",),
+    opset: int = 18,
 ) -> bytes:
     """A model of float32 tensors."""
     graph = helper.make_graph(
@@ -30,7 +31,7 @@ def model(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(w), name) for name, w in (weights or {}).items()],
     )
-    made = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)])
+    made = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", opset)])
     made = onnx.shape_inference.infer_shapes(made)
     data: bytes = made.SerializeToString()
     return data

@@ -170,6 +170,14 @@ def test_an_activation_that_no_convolution_has() -> None:
     check(model(nodes, {"x": x.shape}, {"w": numbers(18, 3, 3, 3)}), {"x": x})
 
 
+def test_the_approximate_gelu_is_refused() -> None:
+    gelu = helper.make_node("Gelu", ["x"], ["y"], approximate="tanh")
+    made = model([gelu], {"x": (1, 3)}, opset=20)
+    with pytest.raises(UnsupportedNodeError, match="Gelu"):
+        compiled(made, {"x": (1, 3)})
+    check(model([helper.make_node("Gelu", ["x"], ["y"])], {"x": (1, 30)}, opset=20), {"x": numbers(1, 30)})
+
+
 def test_what_has_no_lowering_is_refused_with_its_node() -> None:
     made = model([helper.make_node("Sin", ["x"], ["y"], name="odd")], {"x": (1, 3)})
     with pytest.raises(UnsupportedNodeError, match="Sin 'odd'"):

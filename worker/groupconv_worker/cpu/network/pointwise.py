@@ -57,6 +57,8 @@ class Side(NamedTuple):
 
 def function_of(node: Node) -> Function:
     """The function of a unary node: its name and parameters."""
+    if node.op == "Gelu":
+        return node.op, attribute(node, "approximate", "none")
     names = PARAMETERS.get(node.op, ())
     defaults = DEFAULTS.get(node.op, ())
     return node.op, *(attribute(node, name, default) for name, default in zip(names, defaults, strict=False))
