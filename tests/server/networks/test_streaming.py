@@ -39,6 +39,13 @@ def smallest(proto, shape):
     return planned(proto, shape, int(size * 1.1) + 1)
 
 
+def planned_or_smallest(proto, shape, window_bytes):
+    try:
+        return planned(proto, shape, window_bytes)
+    except ResourceExhaustedError:
+        return smallest(proto, shape)
+
+
 def streamed(plan, run, x):
     """The outputs, put together from windows; NaN, or the lowest integer, where nothing was written."""
     names = [info.name for info in plan.outputs]
@@ -68,9 +75,7 @@ def check(proto, shape, window_bytes):
     if any(0 in y.shape for y in expected.values()):
         return False
     try:
-        plan = planned(proto, shape, window_bytes)
-    except ResourceExhaustedError:
-        plan = smallest(proto, shape)
+        plan = planned_or_smallest(proto, shape, window_bytes)
     except InvalidArgumentError as error:
         # a window of a pool lies in the padding alone, or a window is so small that pytorch_half_pixel differs
         if not any(word in str(error) for word in ("Pool", "Resize", "is not known before")):
