@@ -258,9 +258,10 @@ def main() -> None:
         times = f"{theirs * 1e3:.3f}", f"{ours * 1e3:.3f}"
         rates = f"{layer.macs / theirs / 1e9:.1f}", f"{layer.macs / ours / 1e9:.1f}"
         print(ROW.format(layer.network, str(layer), *times, *rates, f"{ours / theirs:.2f}"), flush=True)
-    for network, times in found.items():
-        theirs, ours = (sum(count * pair[i] for count, *pair in times) for i in (0, 1))
-        middle = math.exp(sum(count * math.log(b / a) for count, a, b in times) / sum(count for count, *_ in times))
+    for network, rows_of in found.items():
+        theirs, ours = (sum(row[0] * row[i] for row in rows_of) for i in (1, 2))
+        logs = sum(count * math.log(b / a) for count, a, b in rows_of)
+        middle = math.exp(logs / sum(count for count, *_ in rows_of))
         print(f"{network}: {ours / theirs:.2f} of onnxruntime's time, geometric mean of the layers {middle:.2f}")
     team.close()
 

@@ -90,11 +90,13 @@ def input_shapes(file: str, given: dict[str, tuple[int, ...]]) -> dict[str, tupl
     from groupconv_worker.graph.model import read_model
 
     infos = read_model(Path(file).read_bytes()).inputs
-    shapes = {info.name: given.get(info.name, info.shape) for info in infos}
-    for name, shape in shapes.items():
-        if not all(isinstance(extent, int) for extent in shape):
-            print(f"{Path(file).name}: give a shape: --input {name}=…")
+    shapes = {}
+    for info in infos:
+        known = tuple(extent for extent in given.get(info.name, info.shape) if isinstance(extent, int))
+        if len(known) < len(info.shape):
+            print(f"{Path(file).name}: give a shape: --input {info.name}=…")
             return {}
+        shapes[info.name] = known
     return shapes
 
 

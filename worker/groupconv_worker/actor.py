@@ -13,9 +13,9 @@ import ray
 
 from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.graph.model import Model, read_model
-from groupconv_worker.graph.runner import ModelMissingError, NetworkCall, NetworkRan, NetworkRunner, takeover_of
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.endpoint import Address, LaneEndpoint
+from groupconv_worker.networks.runner import ModelMissingError, NetworkCall, NetworkRan, NetworkRunner, takeover_of
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
 from groupconv_worker.runtime import WorkerRuntime
 from groupconv_worker.shard import Ran, Stage

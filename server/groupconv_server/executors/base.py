@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from groupconv.convolution.report import ShardReport
 from groupconv_server.executors.task import Task
 from groupconv_worker.graph.model import Model
-from groupconv_worker.graph.runner import NetworkCall, NetworkRan
 from groupconv_worker.job import Job
+from groupconv_worker.networks.runner import NetworkCall, NetworkRan
 
 
 @dataclass(frozen=True, slots=True)

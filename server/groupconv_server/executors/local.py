@@ -22,8 +22,8 @@ from groupconv_server.executors.task import Task
 from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.model import Model
-from groupconv_worker.graph.runner import NetworkCall, NetworkRan, NetworkRunner, takeover_of
 from groupconv_worker.job import Job, Jobs
+from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner, takeover_of
 from groupconv_worker.resident import CAPACITY
 from groupconv_worker.runtime import WorkerRuntime
 

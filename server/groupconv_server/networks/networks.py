@@ -23,8 +23,8 @@ from groupconv_server.networks.streaming import plan_stream
 from groupconv_server.networks.windows import Allowed
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model, read_model
-from groupconv_worker.graph.runner import NetworkCall
 from groupconv_worker.job import Job
+from groupconv_worker.networks.runner import NetworkCall
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Graphs: whole networks in ONNX, what their operators cost, and who runs them."""
+"""Whole networks in ONNX: models, checked; graphs of known shapes; what their operators compute, cost and need."""

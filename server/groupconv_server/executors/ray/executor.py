@@ -19,8 +19,8 @@ from groupconv_server.executors.task import Task
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.engines import create_engine
 from groupconv_worker.graph.model import Model
-from groupconv_worker.graph.runner import NetworkCall, NetworkRan
 from groupconv_worker.job import Job, Jobs
+from groupconv_worker.networks.runner import NetworkCall, NetworkRan
 from groupconv_worker.resident import CAPACITY
 
 START_TIMEOUT = 120.0

@@ -17,8 +17,8 @@ from groupconv_server.executors.ray.lanes import Lane
 from groupconv_server.executors.ray.worker_slots import WorkerSlot
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.graph.model import Model
-from groupconv_worker.graph.runner import NetworkCall, NetworkRan
 from groupconv_worker.job import Job
+from groupconv_worker.networks.runner import NetworkCall, NetworkRan
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 from groupconv.errors import CancelledError, DeadlineExceededError, InvalidArgumentError, ResourceExhaustedError
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.graph.model import read_model
-from groupconv_worker.graph.runner import ModelMissingError, NetworkCall, NetworkRunner
-from groupconv_worker.graph.session import NetworkSession
 from groupconv_worker.job import Job
+from groupconv_worker.networks.runner import ModelMissingError, NetworkCall, NetworkRunner
+from groupconv_worker.networks.session import NetworkSession
 
 
 def session_of(proto):

@@ -15,10 +15,10 @@ from groupconv_worker.cpu.network.network import CompiledNetwork
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import ALGORITHM, read_model
-from groupconv_worker.graph.runner import OURS, NetworkCall, NetworkRunner
-from groupconv_worker.graph.session import NetworkSession
-from groupconv_worker.graph.takeover import Candidate, Takeover
 from groupconv_worker.job import Job
+from groupconv_worker.networks.runner import OURS, NetworkCall, NetworkRunner
+from groupconv_worker.networks.session import NetworkSession
+from groupconv_worker.networks.takeover import Candidate, Takeover
 
 X = np.random.default_rng(0).standard_normal((1, 64, 56, 56)).astype(np.float32)
 LRN = model([helper.make_node("LRN", ["x"], ["y"], size=5)], {"x": X.shape})

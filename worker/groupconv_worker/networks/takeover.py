@@ -24,8 +24,8 @@ from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.graph.session import NetworkSession
 from groupconv_worker.job import Job
+from groupconv_worker.networks.session import NetworkSession
 
 if TYPE_CHECKING:
     from groupconv_worker.cpu.network.network import CompiledNetwork

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from groupconv.errors import DeadlineExceededError
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.model import ALGORITHM, Model
-from groupconv_worker.graph.session import NetworkSession
 from groupconv_worker.job import Job
+from groupconv_worker.networks.session import NetworkSession
 
 if TYPE_CHECKING:
-    from groupconv_worker.graph.takeover import Takeover
+    from groupconv_worker.networks.takeover import Takeover
     from groupconv_worker.runtime import WorkerRuntime
 
 Array = NDArray[Any]
@@ -170,7 +170,7 @@ class NetworkRunner:
 def takeover_of(runtime: "WorkerRuntime") -> "Takeover | None":
     """The takeover of a worker; None where its engine has no threads for programs."""
     from groupconv_worker.cpu.threads import Team  # with Numba, which the engine has loaded by now
-    from groupconv_worker.graph.takeover import Takeover
+    from groupconv_worker.networks.takeover import Takeover
 
     team = getattr(runtime.engine, "team", None)
     return Takeover(runtime.budget, team) if isinstance(team, Team) else None
