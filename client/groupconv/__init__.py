@@ -7,8 +7,7 @@ Example:
 """
 
 from groupconv import aio, moved
-from groupconv.client import Client
-from groupconv.connection import connect
+from groupconv.client import Client, connect
 from groupconv.convolution.geometry import Geometry, resolve
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.report import Report

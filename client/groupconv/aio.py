@@ -11,7 +11,7 @@ from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.convolutions import Convolutions
-from groupconv.device import described
+from groupconv.gpu.arrays import described
 from groupconv.layer import AsyncLayer, LayerInfo
 from groupconv.layouts import Layout
 from groupconv.memory.shared import Mode, shared_memory_of

@@ -10,9 +10,9 @@ import numpy as np
 
 from groupconv.convolution.dtypes import DTYPES, as_dtype, is_float, known
 from groupconv.convolution.steps import Array, Step, geometries
-from groupconv.cuda_driver import has_driver
-from groupconv.device import DeviceArray, Tensor, device_array, device_output
 from groupconv.errors import InvalidArgumentError, Words
+from groupconv.gpu.arrays import DeviceArray, Tensor, device_array, device_output
+from groupconv.gpu.driver import has_driver
 
 
 def as_array(x: Any, field: str = "array") -> Array:

@@ -12,8 +12,8 @@ from groupconv.convolution.cuts import cut_name
 from groupconv.convolution.dtypes import is_float, types_of
 from groupconv.convolution.steps import Result, geometries
 from groupconv.convolution.totals import Window
-from groupconv.device import Tensor, on_host
 from groupconv.errors import InvalidArgumentError
+from groupconv.gpu.arrays import Tensor, on_host
 from groupconv.layouts import Layout, channels_first, channels_last, is_last
 from groupconv.memory.shared import Shared
 from groupconv.transport.exchange import Exchange, Request

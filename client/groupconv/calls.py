@@ -14,8 +14,8 @@ from groupconv.convolution.cuts import cut_name
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
-from groupconv.device import Tensor, on_host
 from groupconv.errors import InvalidArgumentError
+from groupconv.gpu.arrays import Tensor, on_host
 from groupconv.layouts import channels_first, channels_last, is_last
 from groupconv.memory.shared import Shared
 from groupconv.options import CallOptions, spec_or_default

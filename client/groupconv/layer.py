@@ -7,7 +7,7 @@ from typing import Any, Self
 from groupconv.async_session import small
 from groupconv.base_layer import BaseLayer
 from groupconv.convolution.steps import Array, Result
-from groupconv.device import described
+from groupconv.gpu.arrays import described
 from groupconv.layouts import Layout
 from groupconv.memory.shared import Shared
 from groupconv.transport.exchange import Exchange

@@ -5,8 +5,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from groupconv.arguments import as_array
-from groupconv.device import device_array
 from groupconv.errors import InvalidArgumentError
+from groupconv.gpu.arrays import device_array
 
 Layout = Literal["NCHW", "NHWC"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)

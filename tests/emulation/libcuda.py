@@ -1,4 +1,4 @@
-"""libcuda.so.1 for `groupconv.cuda_driver`, over host memory: a client's allocations, and work on its streams."""
+"""libcuda.so.1 for `groupconv.gpu.driver`, over host memory: a client's allocations, and work on its streams."""
 
 import ctypes
 import itertools
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from emulation.ipc import Ipc
-from groupconv import cuda_driver as cuda
+from groupconv.gpu import driver as cuda
 
 UUID = bytes(range(16))  # it begins with a zero, where CuPy's own properties end it
 CONTEXT = 0xC0

@@ -34,7 +34,7 @@ import groupconv
 logging.basicConfig(level=logging.INFO)  # why something is not shared
 from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import BFLOAT16
-from groupconv.device import device_array
+from groupconv.gpu.arrays import device_array
 from groupconv_worker import reference
 
 address, library = sys.argv[1:]

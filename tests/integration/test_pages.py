@@ -31,6 +31,13 @@ def test_design_lists_the_folders_there_are(top):
     assert [name for name in names if not (ROOT / top / name).exists()] == []
 
 
+def test_no_folder_has_more_than_20_modules():
+    folders = [path for top in ("client", "worker", "server") for path in (ROOT / top).rglob("*") if path.is_dir()]
+    modules = {path: [p for p in path.glob("*.py") if p.name != "__init__.py"] for path in folders}
+    generated = ("v1", "v2")
+    assert {str(p): len(found) for p, found in modules.items() if len(found) > 20 and p.name not in generated} == {}
+
+
 def test_every_page_is_listed_once_as_a_guide_or_as_reference():
     guides, reference = (DOCS / "README.md").read_text().split("## Reference")
     pages = {path.name for path in DOCS.glob("*.md")} - {"README.md"}

@@ -12,8 +12,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Any
 
-from groupconv.cuda_driver import Allocation, driver
-from groupconv.device import DeviceArray
 from groupconv.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -22,6 +20,8 @@ from groupconv.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from groupconv.gpu.arrays import DeviceArray
+from groupconv.gpu.driver import Allocation, driver
 from groupconv.memory.regions import unregister
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import memory_pb2

@@ -8,7 +8,6 @@ import numpy as np
 
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.steps import Step, geometries
-from groupconv.device import DeviceArray
 from groupconv.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -19,6 +18,7 @@ from groupconv.errors import (
     UnauthenticatedError,
     UnimplementedError,
 )
+from groupconv.gpu.arrays import DeviceArray
 from groupconv.memory.arena import Block, Segment
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2

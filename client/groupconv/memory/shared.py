@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 
 from groupconv.convolution.steps import Array, Step
-from groupconv.device import DeviceArray, Tensor, device_array, on_host
 from groupconv.errors import (
     FailedPreconditionError,
     GroupconvError,
@@ -21,6 +20,7 @@ from groupconv.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from groupconv.gpu.arrays import DeviceArray, Tensor, device_array, on_host
 from groupconv.memory.arena import Arena, Block
 from groupconv.memory.exports import Exports
 from groupconv.memory.regions import (

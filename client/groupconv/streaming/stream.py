@@ -14,8 +14,8 @@ from google.protobuf.message import DecodeError
 
 from groupconv.arguments import as_array, checked_output, checked_steps, ready_steps
 from groupconv.convolution.steps import Array, Step, geometries
-from groupconv.device import Tensor
 from groupconv.errors import DataLossError, InvalidArgumentError, ResourceExhaustedError
+from groupconv.gpu.arrays import Tensor
 from groupconv.streaming.bands import Iterated, Narrowed, Sink, Sliced, Source
 from groupconv.streaming.progress import Progress, ProgressCallback, callback
 from groupconv.v1 import stream_pb2

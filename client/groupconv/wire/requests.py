@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError
 from groupconv.convolution.dtypes import as_dtype
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step, geometries
-from groupconv.device import DeviceArray, Tensor
 from groupconv.errors import DataLossError, InvalidArgumentError
+from groupconv.gpu.arrays import DeviceArray, Tensor
 from groupconv.moved import moved_names
 from groupconv.v1 import convolution_pb2, spec_pb2
 from groupconv.wire.codec import DecodeCache, message_with, offset, scan, writable

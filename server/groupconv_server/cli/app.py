@@ -13,7 +13,7 @@ import typer
 
 from groupconv import __version__
 from groupconv.errors import GroupconvError, InvalidArgumentError
-from groupconv_server.cli.access import fails_closed
+from groupconv_server.access.options import fails_closed
 from groupconv_server.cli.connection import with_endpoint
 
 NAMES = (

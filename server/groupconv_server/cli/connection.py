@@ -12,7 +12,7 @@ import typer
 import groupconv
 from groupconv.errors import InvalidArgumentError
 from groupconv.transport.channel import Connection
-from groupconv_server.cli import access
+from groupconv_server.access import options as access
 
 DEFAULT_TARGET = "localhost:50051"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from groupconv.cuda_driver import UUID_BYTES
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
+from groupconv.gpu.driver import UUID_BYTES
 from groupconv_server.memory.regions import Region, Regions, check_region
 from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.ipc import DeviceMemory, DeviceTensor

@@ -12,11 +12,11 @@ from on_device import SHAPE, SIZE, SPEC, W, expected, image, on_device, regions
 import groupconv
 from emulation.libcuda import OnDevice
 from groupconv import ConvSpec, Step
-from groupconv import cuda_driver as cuda
 from groupconv.convolution.dtypes import BFLOAT16
 from groupconv.errors import (
     InvalidArgumentError,
 )
+from groupconv.gpu import driver as cuda
 from groupconv_server.inference.v2 import infer_pb2, service_pb2_grpc, shared_memory_pb2
 from groupconv_server.planner.cuts import Cut
 from groupconv_worker.cuda.ipc import DeviceTensor

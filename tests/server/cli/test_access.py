@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 import groupconv
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
-from groupconv_server.access.variables import RAY, check_ray_token
-from groupconv_server.cli.access import PANEL
+from groupconv_server.access.variables import PANEL, RAY, check_ray_token
 from groupconv_server.cli.app import app
 
 COMMANDS = {

@@ -15,7 +15,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
-from groupconv_worker.cuda.choices import Choice
+from groupconv_worker.cuda.choice import Choice
 from groupconv_worker.cuda.engine import CudaEngine, with_math
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.prepared import CudaPrepared

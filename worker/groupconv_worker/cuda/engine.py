@@ -25,8 +25,7 @@ from groupconv_worker.cuda.algorithms.gemm import Gemm
 from groupconv_worker.cuda.algorithms.grouped import Grouped
 from groupconv_worker.cuda.algorithms.separable import Separable
 from groupconv_worker.cuda.algorithms.stencil import Stencil
-from groupconv_worker.cuda.choice import by_rule, time_on_device
-from groupconv_worker.cuda.choices import Choice, Choices, version_of
+from groupconv_worker.cuda.choice import Choice, Choices, by_rule, time_on_device, version_of
 from groupconv_worker.cuda.chunks import chunk_problem
 from groupconv_worker.cuda.device import Device, device_types
 from groupconv_worker.cuda.ipc import DeviceMemory, find_device

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.cuda_driver import HANDLE_BYTES, driver
 from groupconv.errors import InvalidArgumentError
+from groupconv.gpu.driver import HANDLE_BYTES, driver
 from groupconv_worker.contract import Array
 from groupconv_worker.cuda.device import Device, storage
 from groupconv_worker.cuda.errors import cuda_errors, is_sticky

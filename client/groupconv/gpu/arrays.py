@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupconv.convolution.dtypes import BFLOAT16, DTYPES
-from groupconv.cuda_driver import ALL, Allocation, driver, has_driver
 from groupconv.errors import InvalidArgumentError
+from groupconv.gpu.driver import ALL, Allocation, driver, has_driver
 
 
 @dataclass(frozen=True)
