@@ -126,6 +126,8 @@ class _Bench:
         self._arrays: dict[Problem, tuple[Array, Array]] = {}
 
     def measure(self) -> None:
+        if not self.workers:
+            raise UnavailableError("no worker is there")
         self._reach()
         copied = self._fastest(COPY, self.workers)
         for worker, report in copied.items():

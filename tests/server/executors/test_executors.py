@@ -25,7 +25,6 @@ from groupconv.errors import (
     UnavailableError,
 )
 from groupconv_server.coordinator.coordinator import Coordinator
-from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.executors import Executor, Task, create_executor
 from groupconv_server.planner import Cut
 from groupconv_worker import reference
@@ -112,36 +111,6 @@ def test_requests_share_the_threads_of_a_local_worker(engine):
         for got in callers.map(request, range(4)):
             np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
     assert executor.describe()[0].shards == 5
-    executor.close()
-
-
-def test_what_is_to_be_tuned_waits_for_all_threads():
-    executor = create_executor("local", workers=1, threads=2, engine="cpu")
-    coordinator, (x, steps) = Coordinator(executor, inside=lambda: 2), grouped_request()
-    resident = resident_steps("layer", 1, steps)
-    inside, go = threading.Event(), threading.Event()
-    (worker,) = executor._workers.values()
-    prepare = worker.runtime.engine.prepare
-
-    def waiting(*args, **options):
-        worker.runtime.engine.prepare = prepare
-        inside.set()
-        go.wait(60)
-        return prepare(*args, **options)
-
-    def held():
-        worker.runtime.engine.prepare = waiting
-        coordinator.convolve(x, steps)
-
-    first = threading.Thread(target=held)
-    first.start()
-    assert inside.wait(60)
-    coordinator.convolve(x, steps)  # on the other thread
-    with pytest.raises(DeadlineExceededError):
-        coordinator.convolve(x, resident, job=Job(time.monotonic() + 0.05))
-    go.set()
-    first.join(60)
-    coordinator.convolve(x, resident)
     executor.close()
 
 

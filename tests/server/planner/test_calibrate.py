@@ -38,6 +38,16 @@ def test_calibration_measures_every_worker_in_little_time():
         assert min(r.overhead) >= 0
 
 
+def test_no_worker_is_no_rate(caplog):
+    class Nobody:
+        def workers(self):
+            return ()
+
+    found = calibrate(Nobody())
+    assert (found.rates, found.disturbed) == ({}, False)
+    assert "no worker is there" in caplog.text
+
+
 def test_workers_that_cannot_be_measured_get_default_rates():
     from groupconv.errors import UnavailableError
 

@@ -105,9 +105,9 @@ def launch(
     expires = None if left is None else time.time() + left
     stages = task.stages if weights else tuple(map(_without_weights, task.stages))
     actor = slot.actor
-    number = next(NUMBERS)
+    number, start = next(NUMBERS), time.perf_counter()
     out, done = actor.run.options(num_returns=2).remote(stages, inputs.of(task.x), expires, number)
-    return Flight(task, slot, attempt, losses, actor, time.perf_counter(), inputs, done, out, number=number)
+    return Flight(task, slot, attempt, losses, actor, start, inputs, done, out, number=number)
 
 
 def drop(flight: Flight) -> None:

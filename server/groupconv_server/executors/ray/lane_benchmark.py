@@ -17,12 +17,14 @@ SIZES = (2**16, 2**20, 2**24)
 """Bytes in each direction."""
 REPEATS = 3
 """Runs of each; the fastest counts."""
+LEAST = 2 * SIZES[0]
+"""Bytes up to which a shard goes by the lane whatever is measured: as a call of Ray's it waits behind long shards."""
 TIMEOUT = 10.0
 """Seconds that Ray has for one run."""
 
 
 def measure_limit(lane: Lane, actor: Any) -> int:
-    """Bytes of a shard's arrays, in and out together, up to which the lane is faster; at most LARGEST.
+    """Bytes of a shard's arrays, in and out together, up to which the lane is faster: LEAST to LARGEST.
 
     Raises:
         OSError: the connection broke.
@@ -39,14 +41,14 @@ def measure_limit(lane: Lane, actor: Any) -> int:
                 out[...] = ray.get(actor.echo.remote(x), timeout=TIMEOUT)  # noqa: B023 - used within this iteration
 
             ratio = math.log(_fastest(lambda: connection.echo(x, out)) / _fastest(through_ray))  # noqa: B023 - used within this iteration
-            if ratio > 0:  # Ray is faster from where the ratio, connectionar over the logarithm of the size, crosses 1
+            if ratio > 0:  # Ray is faster from where the ratio, linear over the logarithm of the size, crosses 1
                 back = ratio / (ratio - before) if before < 0 else math.inf
-                found = 0 if math.isinf(back) else int(2 * size / (size / (size >> 4)) ** back)
+                found = LEAST if math.isinf(back) else max(LEAST, int(2 * size / (size / (size >> 4)) ** back))
                 break
             before = ratio
     except MemoryError as error:
         log.warning("a lane has no shared memory: %s", error)
-        found = 2 * SIZES[0]
+        found = LEAST
     finally:
         lane.drop(connection)  # its memory is larger than most shards need
     return found
