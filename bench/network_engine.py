@@ -27,6 +27,8 @@ def session_of(data: bytes, threads: int) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
+    # its threads would spin on the cores while our program has its turn; the server's sessions do not spin either
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
