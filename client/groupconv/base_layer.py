@@ -102,7 +102,7 @@ class BaseLayer:
         Raises:
             InvalidArgumentError: `x` does not fit the layer, or `out` cannot be filled.
         """
-        if is_last(layout):
+        if layout is not None and is_last(layout):
             rank = len(self.info.kernel_shapes[0]) - 2
             first = channels_first(x, rank, "input"), channels_first(out, rank, "out")
             result = yield from self._exchange(*first, allow_reordering=allow_reordering, report=report, cut=cut)
@@ -118,7 +118,7 @@ class BaseLayer:
         if checked.unbatched:
             tensor = tensor.reshape((1, *tensor.shape))
         out_on_device = None if out is None else checked_output(out)
-        fields = request_fields(self.info.name, report, allow_reordering, cut_name(cut))
+        fields = request_fields(self.info.name, report, allow_reordering, "" if cut is None else cut_name(cut))
         exchange = None
         if self._shared is not None:
             exchange = self._shared.run_layer(tensor, fields, checked.output, out=out_on_device)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MOST_FILES, MOST_LINES, MOST_CHANGES = 28, 4900, 70
+MOST_FILES, MOST_LINES, MOST_CHANGES = 28, 4900, 68
 """What is held. The aim is 30 files of 5,000 lines in 70 changes of file."""
 ALGORITHMS = re.compile(
     r"cpu/(algorithms/(?!samples)|kernels/|program|workspace)|epilogue\.py|pieces\.py|convolution/spec\.py"

@@ -82,7 +82,7 @@ class ConvolutionServicer:
     ) -> bytes:
         """Compile or find the call, run it, encode."""
         parsed = time.perf_counter() - start
-        cut = cut_name(request.cut)
+        cut = request.cut and cut_name(request.cut)
         call = self.coordinator.compile(x.shape, x.dtype, steps, reordering=request.allow_reordering, cut=cut)
         if request.HasField("output_place"):
             reserve(call.working_bytes)
