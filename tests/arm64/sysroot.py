@@ -9,6 +9,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from debian import obtain, unpack
+
 PROJECT = Path(__file__).parents[2]
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 DEBIAN = (PYTHON, "libgomp1", "libstdc++6")
@@ -36,10 +38,6 @@ CUSTOMIZE = """\
 import os, sys
 sys.executable = os.environ["ARM64_PYTHON"]  # what a test starts again must be emulated, too
 """
-
-
-class UnavailableError(Exception):
-    """The packages or the emulator cannot be had on this machine."""
 
 
 class Sysroot:
@@ -90,12 +88,7 @@ class Sysroot:
     def _add_emulator(self) -> None:
         """qemu-user, unpacked and not installed, unless the machine has it."""
         if not Path(self._emulator).exists():
-            folder = self.folder / "host"
-            folder.mkdir(exist_ok=True)
-            obtain("apt-get", "-qq", "update")
-            obtain("apt-get", "-qq", "download", "qemu-user-static", within=folder)
-            for package in folder.glob("*.deb"):
-                obtain("dpkg", "--extract", package, folder)
+            unpack("qemu-user-static", self.folder / "host")
 
     def _add_debian(self) -> None:
         """Debian's Python and the libraries it needs, from the sources that this machine's apt knows."""
@@ -126,7 +119,7 @@ class Sysroot:
         """What the client and the server require, in the versions of constraints.txt."""
         platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in LIBC] + ["--platform=manylinux2014_aarch64"]
         where = (f"--target={self.site}", "--upgrade", "--only-binary=:all:", "--constraint", "constraints.txt")
-        obtain(sys.executable, "-m", "pip", "install", "--quiet", *platforms, *where, *requirements())
+        obtain(sys.executable, "-m", "pip", "install", "--quiet", *platforms, *where, *requirements(), within=PROJECT)
         (self.site / "sitecustomize.py").write_text(CUSTOMIZE)
 
     def _write_launcher(self) -> None:
@@ -147,19 +140,3 @@ def wheels_digest() -> str:
     """Of all that says which wheels there are to be."""
     text = "\n".join([*requirements(), (PROJECT / "constraints.txt").read_text()])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def obtain(*command: str | Path, within: Path = PROJECT) -> None:
-    """Run a command that fetches or unpacks packages.
-
-    Raises:
-        UnavailableError: with the last line of what it wrote.
-    """
-    words = [str(word) for word in command]
-    try:
-        done = subprocess.run(words, cwd=within, capture_output=True, text=True, timeout=900, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnavailableError(f"{words[0]}: {error}") from error
-    if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise UnavailableError(f"{Path(words[0]).name} {words[-1]}: {last}")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from arm64.sysroot import PROJECT, Sysroot, UnavailableError
+from arm64.sysroot import PROJECT, Sysroot
+from debian import UnavailableError
 
 pytestmark = [pytest.mark.arm64, pytest.mark.timeout(1800)]
 HERE = Path(__file__).parent

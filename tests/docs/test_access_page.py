@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import groupconv
+
 PAGE = (Path(__file__).parents[2] / "docs/access.md").read_text()
 
 
@@ -39,7 +41,7 @@ def test_the_server_of_a_minute_comes_up_and_refuses_others(tmp_path):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, out + err
-    assert f"groupconv 0.1.0 at localhost:{port}" in out
+    assert f"groupconv {groupconv.__version__} at localhost:{port}" in out
     assert "SERVING\n" in out
     assert "groupconv_workers 1.0" in out
     assert "a token is needed" in err  # of the status without one

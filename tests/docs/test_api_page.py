@@ -20,7 +20,7 @@ exec(compile(sys.stdin.read(), "client.py", "exec"))
 import groupconv
 assert not hasattr(groupconv, "connect"), groupconv.__path__
 """
-PEOPLES = {"cli", "demo", "load", "measure", "files"}
+CALLERS_SIDE = {"cli", "demo", "load", "measure", "files"}
 """Folders of the server with what runs on the caller's side."""
 
 
@@ -50,7 +50,7 @@ def raised():
     found = set()
     for folder in ("server/groupconv_server", "worker/groupconv_worker"):
         for path in (ROOT / folder).rglob("*.py"):
-            if not PEOPLES & set(path.parts):
+            if not CALLERS_SIDE & set(path.parts):
                 calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
                 found |= {statuses[f.id] for f in calls if isinstance(f, ast.Name) and f.id in statuses}
     return found
