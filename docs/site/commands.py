@@ -1,12 +1,10 @@
 """The page of the commands, and docs/flags.md: both are made from the command line itself."""
 
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 
 from groupconv_server.cli.app import app
@@ -21,23 +19,19 @@ A limit that is reached ends a request with RESOURCE_EXHAUSTED ([access.md](acce
 """
 GROUPS = {
     "Where it listens": ("host", "port", "insecure", "tls_", "tokens", "metrics_", "log_"),
-    "Workers": ("executor", "workers", "threads", "engine", "ray_", "placement", "worker_", "hedge"),
-    "Limits": ("concurrency", "queue", "grace", "max_", "stream", "layer_memory"),
-    "Layers, memory, batches": ("",),
+    "Workers": ("executor", "workers", "threads", "engine", "ray_", "placement", "worker_", "hedge", "spare_"),
+    "Batches": ("max_batch", "max_delay"),
+    "Limits": ("concurrency", "queue", "grace", "max_", "stream", "network_stream", "layer_memory"),
+    "Layers and shared memory": ("",),
 }
-"""Headings, and how the names of their options begin; the last has the others."""
+"""Headings, and how the names of their options begin. The first that fits has an option; the last has the others."""
 
 
 def flags_page() -> str:
     """docs/flags.md."""
     parts, left = [INTRODUCTION], dict(Settings.model_fields)
     for heading, beginnings in GROUPS.items():
-        names = [name for name in left if name.startswith(beginnings) and not name.startswith("max_batch")]
-        if beginnings == ("",):
-            names = list(left)
-        elif heading == "Limits":
-            names = [name for name in names if name != "max_delay_us"]
-        rows = [_setting_row(name, left.pop(name)) for name in names]
+        rows = [_setting_row(name, left.pop(name)) for name in list(left) if name.startswith(beginnings)]
         parts.append(f"## {heading}\n\n" + _table(("option", "default", "meaning"), rows))
     return "\n".join(parts)
 
@@ -52,13 +46,11 @@ def commands_page() -> str:
 
 
 def _command(name: str, command: Any) -> Iterable[str]:
-    text = _plain(command.help or "")
-    if isinstance(command, click.Group) or hasattr(command, "commands"):
-        yield f"## {name}\n\n{text}\n"
+    yield f"## {name}\n\n{_plain(command.help or '')}\n"
+    if hasattr(command, "commands"):
         for sub, inner in command.commands.items():
             yield from _command(f"{name} {sub}", inner)
         return
-    yield f"## {name}\n\n{text}\n"
     rows = [_parameter_row(p) for p in command.params if p.name != "help" and not getattr(p, "hidden", False)]
     yield _table(("option", "variable", "default", "meaning"), rows)
     examples = re.findall(r"^\$ (.*)$", command.epilog or "", re.MULTILINE)
@@ -99,4 +91,3 @@ def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 if __name__ == "__main__":
     FLAGS.write_text(flags_page())
-    sys.exit()
