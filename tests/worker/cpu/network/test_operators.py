@@ -178,6 +178,16 @@ def test_the_approximate_gelu_is_refused() -> None:
     check(model([helper.make_node("Gelu", ["x"], ["y"])], {"x": (1, 30)}, opset=20), {"x": numbers(1, 30)})
 
 
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceMax", "ReduceSum"])
+def test_reductions_without_axes(op: str) -> None:
+    x = numbers(2, 3, 4, 5)
+    check(model([node(op, "x")], {"x": x.shape}), {"x": x})
+    check(model([node(op, "x", "axes")], {"x": x.shape}, {"axes": np.zeros(0, np.int64)}), {"x": x})
+    for shape, attributes in ((x.shape, {"noop_with_empty_axes": 1}), ((), {})):
+        with pytest.raises(UnsupportedNodeError, match="no axes"):
+            compiled(model([node(op, "x", **attributes)], {"x": shape}), {"x": shape})
+
+
 def test_what_has_no_lowering_is_refused_with_its_node() -> None:
     made = model([helper.make_node("Sin", ["x"], ["y"], name="odd")], {"x": (1, 3)})
     with pytest.raises(UnsupportedNodeError, match="Sin 'odd'"):

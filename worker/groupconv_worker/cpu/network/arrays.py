@@ -26,6 +26,8 @@ def panels(w: Array) -> Array:
 
 def lower_gemm(low: Lowering, node: Node) -> None:
     """Gemm with constant weights."""
+    if low.graph.tensors[node.inputs[0]].dtype != np.float32:
+        raise UnsupportedNodeError("elements that are not float32")
     w = low.constant(node.inputs[1])
     bias = low.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
     if w is None or (bias is None and len(node.inputs) > 2 and node.inputs[2]):

@@ -142,7 +142,9 @@ def lower_mean(low: Lowering, node: Node) -> None:
     x = node.inputs[0]
     shape = low.shape(x)
     axes = attribute(node, "axes")
-    axes = tuple(range(len(shape))) if axes is None else tuple(sorted(a % len(shape) for a in axes))
+    if not shape or any(node.inputs[1:]) or (not axes and attribute(node, "noop_with_empty_axes", 0)):
+        raise UnsupportedNodeError("no axes, or axes that are no constants")
+    axes = tuple(sorted(a % len(shape) for a in axes)) if axes else tuple(range(len(shape)))
     keeps = attribute(node, "keepdims", 1)
     kinds = {"ReduceMean": rows.MEAN, "ReduceMax": rows.MAX, "ReduceSum": rows.SUM}
     if low.has_map(x) and axes == (2, 3) and keeps and node.op != "ReduceSum":
