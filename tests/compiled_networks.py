@@ -40,8 +40,9 @@ def model(
 def compiled(data: bytes, shapes: Mapping[str, Sequence[int]]) -> CompiledNetwork:
     """Our program of a model, its first arena full of NaN."""
     network = CompiledNetwork(Optimized(read_model(data)).canonical(shapes), TEAM)
-    poison = np.full(network._program.bytes // 4 + 32, np.nan, np.float32)
-    network._arenas.append(poison.view(np.uint8))
+    buffer = network._program.buffers.take(network._program.bytes)
+    buffer.memory[:] = 0xFF  # float32 of these bytes are NaN
+    network._program.buffers.give(buffer)
     return network
 
 

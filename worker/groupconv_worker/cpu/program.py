@@ -4,7 +4,6 @@ No thread needs the interpreter between the stages: handing work over takes a te
 GIL from each other took tens (kernels/program.py).
 """
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -78,7 +77,6 @@ class Program:
         stages: each begins when the one before is done.
         scratch: the memory that they share.
         threads: how many of the team's threads to use at most; None for all.
-        arena: bytes that they share, if it is no `Scratch`.
     """
 
     def __init__(
@@ -89,14 +87,13 @@ class Program:
         scratch: Scratch | None = None,
         *,
         threads: int | None = None,
-        arena: int = 0,
     ) -> None:
         self.team, self.buffers = team, buffers
         self.threads = shares = team.threads if threads is None else min(team.threads, threads)
         given_words = [(OVER, *stage.words) for stage in stages]
         self.kept = [word for stage in stages for word in stage.words if isinstance(word, np.ndarray)]
         lines = 1 + len(stages) * (2 + shares) + sum(-(-len(some) // LINE) for some in given_words)
-        inner, size = arena if scratch is None else scratch.bytes, lines * LINE * 8
+        inner, size = 0 if scratch is None else scratch.bytes, lines * LINE * 8
         words, places = [0] * (lines * LINE), []
         words[:2] = len(stages), shares
         given = (1 + len(stages) * (2 + shares)) * LINE
@@ -138,43 +135,29 @@ class Program:
         w, bias = weights
         self.start((address(x), x.strides[0], address(y), y.strides[0], w, 0, bias, 0, note, 8), len(x))
 
-    def start(self, bases: Sequence[int], samples: int = 1, scratch: int | None = None) -> None:
+    def start(self, bases: Sequence[int], samples: int = 1) -> None:
         """Run once for each sample.
 
         Args:
             bases: of what the stages read and write, from base 2 on: address, bytes from sample to sample, and so on.
             samples: how many.
-            scratch: the address of `bytes` bytes, on a cache line; by default they are taken from the buffers.
 
         Raises:
             DeadlineExceededError, CancelledError: the job of this thread is over; what it writes is not complete.
         """
         job = current()
-        buffer = self.buffers.take(self.bytes) if scratch is None else None
+        buffer = self.buffers.take(self.bytes)
         helpers = self.team.hire(self.threads - 1)
         try:
-            room = scratch if buffer is None else buffer.address
-            launch(
-                self.template,
-                self.places,
-                np.array((room, 0, job.address, 0, *bases), np.int64),
-                samples,
-                helpers.words,
-            )
+            words = np.array((buffer.address, 0, job.address, 0, *bases), np.int64)
+            launch(self.template, self.places, words, samples, helpers.words)
         finally:
             self.team.dismiss(helpers)
-            if buffer is not None:
-                self.buffers.give(buffer)
+            self.buffers.give(buffer)
         if job.word.value:
             job.check()
 
 
 def address(array: Array) -> int:
-    """Where an array's elements begin: what NumPy's C structure of an array has behind its object's header.
-
-    `__array_interface__` says it, too, but takes 1 µs, a fifth of a small run.
-    """
-    return _word.from_address(id(array) + _HEADER).value
-
-
-_word, _HEADER = ctypes.c_size_t, object.__basicsize__
+    """Where an array's elements begin."""
+    return array.ctypes.data

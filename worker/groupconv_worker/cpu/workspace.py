@@ -20,6 +20,9 @@ class Buffer(NamedTuple):
 class BufferPool:
     """Scratch memory that is kept between runs: fresh memory costs a page fault for each 4 KiB.
 
+    Args:
+        limit: bytes of a buffer that is kept; a larger one is let go.
+
     Example:
         >>> buffers = BufferPool()
         >>> buffer = buffers.take(100)
@@ -31,11 +34,11 @@ class BufferPool:
     """
 
     LIMIT = 32 * 2**20
-    """Bytes of a buffer that is kept; a larger one is let go."""
     KEPT = 8
     """Buffers that are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
         self._free: list[Buffer] = []
         self._returned: deque[Buffer] = deque()
         self._lock = threading.Lock()
@@ -58,7 +61,7 @@ class BufferPool:
 
     def give(self, buffer: Buffer) -> None:
         """Give a buffer back. Takes no lock: a destructor may call it in a thread that holds the lock."""
-        if buffer.bytes <= self.LIMIT:
+        if buffer.bytes <= self.limit:
             self._returned.append(buffer)
             while len(self._returned) > self.KEPT:  # appending and popping at an end are atomic
                 self._returned.popleft()

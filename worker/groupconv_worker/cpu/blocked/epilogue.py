@@ -10,25 +10,18 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.contract import Array
-from groupconv_worker.cpu.blocked.kernels.activation import (
-    CLIP,
-    HARD_SIGMOID,
-    HARD_SWISH,
-    LEAKY_RELU,
-    SIGMOID,
-    SILU,
-    TANH,
-)
+from groupconv_worker.cpu.blocked.kernels.activation import CODES
 from groupconv_worker.cpu.blocked.layout import Blocked
 
-_CODES = {
-    "LeakyRelu": LEAKY_RELU,
-    "HardSigmoid": HARD_SIGMOID,
-    "HardSwish": HARD_SWISH,
-    "Sigmoid": SIGMOID,
-    "Silu": SILU,
-    "Tanh": TANH,
+DEFAULTS: dict[str, tuple[float, ...]] = {
+    "Relu": (0.0, math.inf),
+    "Clip": (-math.inf, math.inf),
+    "LeakyRelu": (0.01,),
+    "HardSigmoid": (0.2, 0.5),
 }
+"""Parameters of activations where none are given."""
+FUSED = frozenset(CODES) | {"Relu"}
+"""Activations that kernels apply as they store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +49,14 @@ class Epilogue:
             ValueError: there is no such activation.
         """
         name = self.activation[0] if self.activation else "Clip"
-        if name in ("Clip", "Relu"):
-            return CLIP
-        if name not in _CODES:
-            raise ValueError(f"activation: expected Relu, Clip, {', '.join(_CODES)}, got {name}")
-        return _CODES[name]
+        if name not in FUSED:
+            raise ValueError(f"activation: expected Relu, {', '.join(CODES)}, got {name}")
+        return CODES["Clip" if name == "Relu" else name]
 
     @property
     def parameters(self) -> Array:
         """Two numbers that go with the code, float32."""
         name, *given = self.activation or ("Clip",)
-        defaults = {"Relu": (0.0, math.inf), "Clip": (-math.inf, math.inf), "HardSigmoid": (0.2, 0.5)}
-        defaults |= {"LeakyRelu": (0.01, 0.0)}
-        values = list(defaults.get(name, (0.0, 0.0)))
+        values = [*DEFAULTS.get(name, ()), 0.0, 0.0][:2]
         values[: len(given)] = given
         return np.array(values, np.float32)

@@ -111,5 +111,5 @@ def cells(flat: Array, layout: Blocked) -> Array:
 def aligned(count: int) -> Array:
     """So many float32, not initialized, from the start of a cache line on."""
     room = np.empty(count * 4 + ALIGNMENT, np.uint8)
-    start = -room.__array_interface__["data"][0] % ALIGNMENT
+    start = -room.ctypes.data % ALIGNMENT
     return room[start : start + count * 4].view(np.float32)

@@ -136,7 +136,7 @@ class Pass:
 
 
 def check(g: Geometry, x: Blocked | Plain, y: Blocked, epilogue: Epilogue) -> None:
-    """Refuse layouts that are not those of the geometry, and margins narrower than the padding.
+    """Refuse layouts that are not those of the geometry.
 
     Raises:
         ValueError: it says what was expected and what came.

@@ -53,18 +53,6 @@ def pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
     return context.make_array(array_type)(context, builder, array).data
 
 
-def keep_rolled(builder: Any, end: Any) -> None:
-    """Keep LLVM from unrolling the loop whose body ends in the block `end`: with all registers in use it would spill.
-
-    The metadata of a loop is a node that names itself first.
-    """
-    module = builder.module
-    disable = module.add_metadata(["llvm.loop.unroll.disable"])
-    node = ir.values.MDValue(module, [disable], name=str(len(module.metadata)))
-    node.operands = (node, disable)
-    end.terminator.set_metadata("llvm.loop", node)
-
-
 class Simd:
     """Emits operations on vectors of one element type: float, double or int32.
 

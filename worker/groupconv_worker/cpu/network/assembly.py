@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from groupconv_worker.contract import Array
+from groupconv_worker.cpu.blocked.layout import aligned
 from groupconv_worker.cpu.kernels.forms import Form, NotCompiledError
 from groupconv_worker.cpu.network.arena import Lifetime, place
 from groupconv_worker.cpu.program import SCRATCH, Address, KernelStage
@@ -96,10 +97,8 @@ Address(base=0, offset=0))], 228)
 
 
 def aligned_copy(array: Array) -> Array:
-    """A contiguous copy as float32, whole cache lines from the start of one."""
+    """A flat copy as float32 from the start of a cache line on, with `SLACK` bytes of zeros behind it."""
     flat = np.ascontiguousarray(array, np.float32).reshape(-1)
-    room = np.zeros(flat.nbytes + 2 * 64 + SLACK, np.uint8)
-    start = -room.ctypes.data % 64
-    found: Array = room[start : start + flat.nbytes + SLACK].view(np.float32)
-    found[: flat.size] = flat
+    found = aligned(flat.size + SLACK // 4)
+    found[: flat.size], found[flat.size :] = flat, 0
     return found

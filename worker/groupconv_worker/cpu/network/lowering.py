@@ -132,13 +132,7 @@ class Lowering:
             if len(shape) != 4 or self.graph.tensors[name].dtype != np.float32:
                 raise UnsupportedNodeError(f"{self.graph.tensors[name].dtype} {list(shape)} instead of a float32 map")
             source = self.array(name)
-            made = self._made(name)
-            C, H, W = shape[1:]
-            blocks = made.layout.blocks
-            for n in range(made.samples):
-                at = self._part(source, n * C * H * W)
-                words = (at, made.cell(n), C, H, W, made.plane, made.row)
-                self.assembly.add(self.assembly.kernel(movement.block_channels), words, blocks * H)
+            self._change_layout(name, source, self._made(name), to_blocks=True)
         return self.maps[name]
 
     def array(self, name: str) -> Address | Array:
@@ -157,14 +151,23 @@ class Lowering:
 
     def _unblock(self, name: str) -> None:
         source = self.maps[name]
-        C, H, W = self.shape(name)[1:]
-        if H == W == 1 and source.layout.margin == NO_MARGIN and source.samples == 1 and name not in self._outputs:
+        if (
+            self.shape(name)[2:] == (1, 1)
+            and source.layout.margin == NO_MARGIN
+            and source.samples == 1
+            and name not in self._outputs
+        ):
             self.arrays[name] = source.start
             return
-        target = self.new_array(name)
-        for n in range(source.samples):
-            words = (source.cell(n), self._part(target, n * C * H * W), C, H, W, source.plane, source.row)
-            self.assembly.add(self.assembly.kernel(movement.unblock_channels), words, source.layout.blocks * H)
+        self._change_layout(name, self.new_array(name), source, to_blocks=False)
+
+    def _change_layout(self, name: str, array: Address | Array, blocked: Map, *, to_blocks: bool) -> None:
+        """Copy a tensor in C order into a map, or the map into it."""
+        C, H, W = self.shape(name)[1:]
+        kernel = self.assembly.kernel(movement.change_layout, to_blocks)
+        for n in range(blocked.samples):
+            words = (self._part(array, n * C * H * W), blocked.cell(n), C, H, W, blocked.plane, blocked.row)
+            self.assembly.add(kernel, words, blocked.layout.blocks * H)
 
     def new_map(self, name: str) -> Map:
         """Memory for a map that a node makes."""

@@ -9,7 +9,7 @@ from groupconv import ConvSpec
 from groupconv.convolution.geometry import Geometry, resolve
 from groupconv_worker.cpu.algorithms.plane import phases
 from groupconv_worker.cpu.blocked.convolution import convolution
-from groupconv_worker.cpu.blocked.epilogue import Epilogue
+from groupconv_worker.cpu.blocked.epilogue import FUSED, Epilogue
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
 from groupconv_worker.cpu.blocked.layout import Plain
 from groupconv_worker.cpu.blocked.lowered import beyond
@@ -25,10 +25,6 @@ from groupconv_worker.graph.operators.resize import coordinates, weights
 
 STEM = 4
 """Channels up to which a convolution reads the network's input as it lies."""
-
-
-FUSED = frozenset(["Relu", "Clip", "LeakyRelu", "HardSigmoid", "HardSwish", "Sigmoid", "Silu", "Tanh"])
-"""Activations that convolutions apply as they store."""
 
 
 def geometry(graph: Graph, node: Node) -> Geometry:

@@ -1,25 +1,18 @@
 """A whole network compiled to one program, which runs on all threads without the interpreter."""
 
-from collections import deque
+import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.forms import Form
-from groupconv_worker.cpu.network import arrays, maps
+from groupconv_worker.cpu.network import arrays, maps, normalization
 from groupconv_worker.cpu.network.assembly import Assembly
 from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError
 from groupconv_worker.cpu.network.planning import plan
-from groupconv_worker.cpu.network.pointwise import (
-    POINTWISE,
-    lower_affine,
-    lower_batch_normalization,
-    lower_instance_normalization,
-    lower_layer_normalization,
-    lower_pointwise,
-)
-from groupconv_worker.cpu.program import Program, address
+from groupconv_worker.cpu.network.pointwise import POINTWISE, lower_pointwise
+from groupconv_worker.cpu.program import Program, Scratch, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.graph.graph import Graph, Node, Tensor
@@ -32,10 +25,10 @@ LOWER: dict[str, Callable[[Lowering, Node], None]] = {
     **dict.fromkeys(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"), maps.lower_pool),
     **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceSum"), maps.lower_mean),
     **dict.fromkeys(("Reshape", "Identity"), arrays.lower_reshape),
-    "BatchNormalization": lower_batch_normalization,
-    "AffineChannel": lower_affine,
-    "LayerNormalization": lower_layer_normalization,
-    **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), lower_instance_normalization),
+    "BatchNormalization": normalization.lower_batch_normalization,
+    "AffineChannel": normalization.lower_affine,
+    "LayerNormalization": normalization.lower_layer_normalization,
+    **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), normalization.lower_instance_normalization),
     "Pad": maps.lower_pad,
     "LRN": maps.lower_neighbors,
     "ChannelShuffle": maps.lower_shuffle,
@@ -101,8 +94,9 @@ class CompiledNetwork:
             raise KernelsMissingError(tuple(assembly.missing))
         stages, self.arena_bytes = assembly.placed()
         self.stages = len(stages)
-        self._program = Program(team, BufferPool(), stages, arena=self.arena_bytes)
-        self._arenas: deque[Array] = deque()
+        arena = Scratch()
+        arena.room(self.arena_bytes, np.dtype(np.uint8))
+        self._program = Program(team, BufferPool(sys.maxsize), stages, arena)
 
     @property
     def nbytes(self) -> int:
@@ -125,15 +119,7 @@ class CompiledNetwork:
         given = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
         found = {t.name: _room(t, None if into is None else into.get(t.name)) for t in self._outputs}
         bases = [word for array in (*given, *found.values()) for word in (address(array), 0)]
-        try:
-            arena = self._arenas.pop()
-        except IndexError:
-            arena = np.empty(self._program.bytes + 64, np.uint8)
-        start = address(arena)
-        try:
-            self._program.start(bases, scratch=start + -start % 64)
-        finally:
-            self._arenas.append(arena)
+        self._program.start(bases)
         return found
 
 

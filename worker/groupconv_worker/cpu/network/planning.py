@@ -85,15 +85,22 @@ def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margi
         margin: what a node needs around its first input.
     """
     found = Plan()
+    last_use = {name: number for number, node in enumerate(graph.nodes) for name in (*node.inputs, *node.outputs)}
+    last_use.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
     for node in graph.nodes:
         alike = node.op in pointwise or node.op in LIKE_INPUTS
         if node.op in MAP_OPERATORS or (alike and any(name in found.maps for name in node.inputs)):
             found.maps.update(name for name in node.outputs if name and is_map(graph.tensors[name]))
-    for node in graph.nodes:
+    for number, node in enumerate(graph.nodes):
         if node.op == "Concat" and node.outputs[0] in found.maps:
-            _place_parts(graph, node, found)
+            parts = _parts_in_place(graph, node, found)
         elif (node.op in pointwise or node.op in IN_PLACE) and node.outputs[0] in found.maps:
-            _reuse(graph, node, found)
+            parts = _reused(graph, node, found) if last_use[node.inputs[0]] <= number else {}
+        else:
+            continue
+        found.roots.update(parts)
+        for name, part in parts.items():  # nothing is placed in a part later: nodes come after those that they read
+            last_use[part.name] = max(last_use[part.name], last_use[name])
     for node in graph.nodes:
         if node.op in ("Conv", "ConvTranspose") and node.inputs[0] in graph.tensors:
             root = found.root(node.inputs[0]).name
@@ -116,32 +123,24 @@ def _is_free(graph: Graph, name: str, plan_: Plan) -> bool:
     return name in plan_.maps and name in graph.makers and name not in plan_.roots
 
 
-def _place_parts(graph: Graph, node: Node, found: Plan) -> None:
-    """Let the inputs of a concatenation along channels be made in their places, where those are whole blocks."""
+def _parts_in_place(graph: Graph, node: Node, found: Plan) -> dict[str, Root]:
+    """The inputs of a concatenation along channels that can be made in their places: whole blocks."""
     rank = len(graph.tensors[node.outputs[0]].shape)
     if node.attributes.get("axis", 1) % rank != 1:
-        return
+        return {}
+    parts: dict[str, Root] = {}
     channel, last = 0, len(node.inputs) - 1
     for i, name in enumerate(node.inputs):
         count = graph.tensors[name].shape[1]
         whole = channel % LANES == 0 and (count % LANES == 0 or i == last)
         if whole and _is_free(graph, name, found) and node.inputs.count(name) == 1:
-            found.roots[name] = Root(node.outputs[0], channel)
+            parts[name] = Root(node.outputs[0], channel)
         channel += count
+    return parts
 
 
-def _reuse(graph: Graph, node: Node, found: Plan) -> None:
-    """Let a node write over its first input, if nothing reads that, or what lies in its memory, afterwards."""
+def _reused(graph: Graph, node: Node, found: Plan) -> dict[str, Root]:
+    """The first input, if the node may write over it, as nothing reads its memory afterwards."""
     x, y = node.inputs[0], node.outputs[0]
-    members = [name for name in found.maps if name == x or found.root(name).name == x]
-    done = graph.nodes.index(node)
-    over = not any(name in graph.outputs for name in members) and all(
-        graph.nodes.index(reader) <= done for name in members for reader in graph.readers.get(name, ())
-    )
-    if (
-        over
-        and node.inputs.count(x) == 1
-        and _is_free(graph, x, found)
-        and graph.tensors[x].shape == graph.tensors[y].shape
-    ):
-        found.roots[x] = Root(y)
+    alike = graph.tensors[x].shape == graph.tensors[y].shape
+    return {x: Root(y)} if alike and node.inputs.count(x) == 1 and _is_free(graph, x, found) else {}

@@ -7,22 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from groupconv_worker.contract import Array
+from groupconv_worker.cpu.blocked import epilogue
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
-from groupconv_worker.cpu.network.kernels import rows
 from groupconv_worker.cpu.network.kernels.functions import BINARY_CODES, UNARY_CODES
 from groupconv_worker.cpu.network.kernels.pointwise import RUN, SAME, SPLAT, pointwise
 from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node
 
-DEFAULTS: dict[str, tuple[float, ...]] = {
-    "Relu": (0.0, math.inf),
-    "Clip": (-math.inf, math.inf),
-    "LeakyRelu": (0.01,),
-    "HardSigmoid": (0.2, 0.5),
-    "Elu": (1.0, 1.0),
-    "Celu": (1.0, 1.0),
-}
+DEFAULTS = epilogue.DEFAULTS | {"Elu": (1.0, 1.0), "Celu": (1.0, 1.0)}
 """Parameters of a function where a node gives none."""
 SAME_AS = {"Relu": "Clip", "Celu": "Elu"}
 """Functions that are others with certain parameters."""
@@ -101,73 +94,7 @@ def lower_pointwise(low: Lowering, node: Node) -> None:
 def apply_in_place(low: Lowering, y: Map, after: Function) -> None:
     """A function of each element of a map."""
     for n in range(y.samples):
-        _on_map(low, "First", [_whole(y, n)], y, n, after)
-
-
-def lower_batch_normalization(low: Lowering, node: Node) -> None:
-    """BatchNormalization: a factor and a summand for each channel."""
-    scale, bias, mean, variance = _constants(low, node.inputs[1:5])
-    factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-    _affine(low, node, factor, bias - mean * factor)
-
-
-def lower_affine(low: Lowering, node: Node) -> None:
-    """AffineChannel."""
-    _affine(low, node, *_constants(low, node.inputs[1:3]))
-
-
-def lower_layer_normalization(low: Lowering, node: Node) -> None:
-    """LayerNormalization over the last axis."""
-    x, y = node.inputs[0], node.outputs[0]
-    shape = low.shape(x)
-    if attribute(node, "axis", -1) % len(shape) != len(shape) - 1 or any(node.outputs[1:]):
-        raise UnsupportedNodeError("over more than the last axis, or with statistics")
-    scale = _constants(low, node.inputs[1:])
-    source, made = low.array(x), low.assembly.block(low.graph.tensors[x].nbytes)
-    epsilon = np.array([attribute(node, "epsilon", 1e-5)], np.float32)
-    words = (source, made, rows.NORMALIZE, shape[-1], epsilon)
-    low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape[:-1]))
-    factor, bias = scale[0], scale[1] if len(scale) > 1 else np.zeros(1)
-    given: list[tuple[Address | Array, Sequence[int]]] = [(made, shape)]
-    given += [(low.kept(values), values.shape) for values in (factor, bias)]
-    on_arrays(low, "MultiplyAdd", given, y, ())
-
-
-def lower_instance_normalization(low: Lowering, node: Node) -> None:
-    """InstanceNormalization and GroupNormalization."""
-    x, y = node.inputs[0], node.outputs[0]
-    shape = low.shape(x)
-    factor, bias = _constants(low, node.inputs[1:3])
-    groups = attribute(node, "num_groups", shape[1])
-    made = low.assembly.block(low.graph.tensors[x].nbytes)
-    epsilon = np.array([attribute(node, "epsilon", 1e-5)], np.float32)
-    words = (low.array(x), made, rows.NORMALIZE, math.prod(shape[1:]) // groups, epsilon)
-    low.assembly.add(low.assembly.kernel(rows.rows), words, shape[0] * groups)
-    each = (shape[1], *(1,) * (len(shape) - 2))
-    given: list[tuple[Address | Array, Sequence[int]]] = [(made, shape)]
-    given += [(low.kept(np.broadcast_to(values, each[:1])), each) for values in (factor, bias)]
-    on_arrays(low, "MultiplyAdd", given, y, ())
-
-
-def _constants(low: Lowering, names: Sequence[str]) -> list[Array]:
-    found = [low.constant(name) for name in names if name]
-    if any(array is None for array in found):
-        raise UnsupportedNodeError("weights that are no constants")
-    return [np.asarray(array, np.float64) for array in found]
-
-
-def _affine(low: Lowering, node: Node, factor: Array, summand: Array) -> None:
-    name, after = node.inputs[0], attribute(node, "activation", ())
-    given = [low.kept(np.broadcast_to(values, low.shape(name)[1:2])) for values in (factor, summand)]
-    if node.outputs[0] in low.plan.maps:
-        x, y = low.map(name), low.new_map(node.outputs[0])
-        rest = [Side(values, SAME, (LANES, 0, 0)) for values in given]
-        for n in range(y.samples):
-            _on_map(low, "MultiplyAdd", [_whole(x, n), *rest], y, n, after)
-    else:
-        shape = (low.shape(name)[1], *(1,) * (len(low.shape(name)) - 2))
-        sides = [(low.array(name), low.shape(name)), *((values, shape) for values in given)]
-        on_arrays(low, "MultiplyAdd", sides, node.outputs[0], after)
+        on_map(low, "First", [whole(y, n)], y, n, after)
 
 
 def stage(low: Lowering, node: Node, operator: str, names: Sequence[str], after: Function) -> None:
@@ -180,12 +107,13 @@ def stage(low: Lowering, node: Node, operator: str, names: Sequence[str], after:
         sides = [_of_map(low, name, shape) for name in names]
         y = low.new_map(target)
         for n in range(y.samples):
-            _on_map(low, operator, [side(n) for side in sides], y, n, after)
+            on_map(low, operator, [side(n) for side in sides], y, n, after)
     else:
         on_arrays(low, operator, [(low.array(name), low.shape(name)) for name in names], target, after)
 
 
-def _whole(x: Map, sample: int) -> Side:
+def whole(x: Map, sample: int) -> Side:
+    """A sample of a map, element by element."""
     return Side(x.cell(sample), RUN, (x.plane, x.row, LANES))
 
 
@@ -212,9 +140,10 @@ def _of_map(low: Lowering, name: str, shape: Sequence[int]) -> Any:
     return lambda n: Side(x.cell(n if batched else 0), mode, steps)
 
 
-def _on_map(low: Lowering, operator: str, sides: Sequence[Side], y: Map, sample: int, after: Function) -> None:
+def on_map(low: Lowering, operator: str, sides: Sequence[Side], y: Map, sample: int, after: Function) -> None:
+    """One stage on a sample of maps."""
     layout = y.layout
-    target = _whole(y, sample)
+    target = whole(y, sample)
     if any(side.mode == SPLAT and side.steps[0] == 0 and any(side.steps) for side in sides) or any(
         side.mode == RUN and side.steps[2] == 0 for side in sides
     ):  # one number for each pixel: pixel by pixel

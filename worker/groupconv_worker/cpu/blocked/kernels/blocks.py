@@ -1,5 +1,8 @@
-"""How many pixels a block has: what stays in registers, and how a row is cut into blocks without a rest."""
+"""Blocks of pixels whose sums stay in registers: their sizes, and loops that LLVM does not unroll."""
 
+from typing import Any
+
+from llvmlite import ir
 from numba import njit
 
 from groupconv_worker.cpu.kernels import simd
@@ -23,3 +26,15 @@ def cut(columns, most):
     count = (columns + most - 1) // most
     size = (columns + count - 1) // count
     return count, size, columns - count * (size - 1)
+
+
+def keep_rolled(builder: Any, end: Any) -> None:
+    """Keep LLVM from unrolling the loop whose body ends in the block `end`: with all registers in use it would spill.
+
+    The metadata of a loop is a node that names itself first.
+    """
+    module = builder.module
+    disable = module.add_metadata(["llvm.loop.unroll.disable"])
+    node = ir.values.MDValue(module, [disable], name=str(len(module.metadata)))
+    node.operands = (node, disable)
+    end.terminator.set_metadata("llvm.loop", node)

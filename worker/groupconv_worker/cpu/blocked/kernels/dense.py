@@ -14,10 +14,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.cpu.blocked.kernels.activation import CLIP, activate, clip
-from groupconv_worker.cpu.blocked.kernels.blocks import LANES, PIXELS, VECTORS, cut
+from groupconv_worker.cpu.blocked.kernels.blocks import LANES, PIXELS, VECTORS, cut, keep_rolled
 from groupconv_worker.cpu.kernels.atomic import LOOK, array, job, stopped
 from groupconv_worker.cpu.kernels.forms import form
-from groupconv_worker.cpu.kernels.simd import I64, Simd, i64, keep_rolled
+from groupconv_worker.cpu.kernels.simd import I64, Simd, i64
 
 
 @intrinsic

@@ -1,31 +1,23 @@
 """Functions of each element, chosen by a code among a kernel's words: one kernel serves all of them."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from groupconv_worker.cpu.blocked.kernels.activation import clip, exponential, sigmoid, tanh
+from groupconv_worker.cpu.blocked.kernels.activation import (
+    ACTIVATIONS,
+    Emit,
+    constant,
+    exponential,
+    leaky_relu,
+    polynomial,
+    tanh,
+)
 from groupconv_worker.cpu.kernels.simd import Simd, i64
 from groupconv_worker.cpu.network.kernels.vectors import VECTOR
-
-Emit = Callable[..., Any]
-
-
-def _constant(s: Simd, value: float) -> Any:
-    return ir.Constant(s.type, [value] * s.lanes)
-
-
-def _leaky_relu(s: Simd, x: Any, slope: Any, _: Any) -> Any:
-    b = s.builder
-    return b.select(b.fcmp_ordered("<", x, s.zero), b.fmul(x, slope), x)
-
-
-def _hard_sigmoid(s: Simd, x: Any, alpha: Any, beta: Any) -> Any:
-    return clip(s, s.multiply_add(x, alpha, beta), s.zero, _constant(s, 1.0))
 
 
 def _library(name: str) -> Emit:
@@ -43,24 +35,20 @@ def _erf(s: Simd, x: Any) -> Any:
     """The error function to 1.5e-7. Source: Abramowitz and Stegun, 7.1.26; a Taylor series near 0."""
     b = s.builder
     size = _library("fabs")(s, x, None, None)
-    t = b.fdiv(_constant(s, 1.0), s.multiply_add(size, _constant(s, 0.3275911), _constant(s, 1.0)))
-    total = _constant(s, 1.061405429)
-    for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        total = s.multiply_add(total, t, _constant(s, factor))
+    t = b.fdiv(constant(s, 1.0), s.multiply_add(size, constant(s, 0.3275911), constant(s, 1.0)))
+    total = polynomial(s, t, (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592))
     gauss = exponential(s, b.fsub(s.zero, b.fmul(size, size)))
-    far = b.fsub(_constant(s, 1.0), b.fmul(b.fmul(total, t), gauss))
+    far = b.fsub(constant(s, 1.0), b.fmul(b.fmul(total, t), gauss))
     far = b.select(b.fcmp_ordered("<", x, s.zero), b.fsub(s.zero, far), far)
-    square, series = b.fmul(x, x), _constant(s, -1 / 42)
-    for factor in (1 / 10, -1 / 3, 1.0):
-        series = s.multiply_add(series, square, _constant(s, factor))
-    near = b.fmul(b.fmul(series, x), _constant(s, 2 / math.sqrt(math.pi)))
-    return b.select(b.fcmp_ordered("<", size, _constant(s, 0.3)), near, far)
+    series = polynomial(s, b.fmul(x, x), (-1 / 42, 1 / 10, -1 / 3, 1.0))
+    near = b.fmul(b.fmul(series, x), constant(s, 2 / math.sqrt(math.pi)))
+    return b.select(b.fcmp_ordered("<", size, constant(s, 0.3)), near, far)
 
 
 def _gelu(s: Simd, x: Any, _first: Any, _second: Any) -> Any:
     b = s.builder
-    half = b.fmul(x, _constant(s, 0.5))
-    return s.multiply_add(half, _erf(s, b.fmul(x, _constant(s, math.sqrt(0.5)))), half)
+    half = b.fmul(x, constant(s, 0.5))
+    return s.multiply_add(half, _erf(s, b.fmul(x, constant(s, math.sqrt(0.5)))), half)
 
 
 def _log(s: Simd, x: Any) -> Any:
@@ -73,54 +61,48 @@ def _log(s: Simd, x: Any) -> Any:
     bits = b.bitcast(x, s.index_type)
     exponent = b.sitofp(b.sub(b.lshr(bits, integers(23)), integers(126)), s.type)
     mantissa = b.bitcast(b.or_(b.and_(bits, integers(0x7FFFFF)), integers(0x3F000000)), s.type)
-    small = b.fcmp_ordered("<", mantissa, _constant(s, math.sqrt(0.5)))
-    one = _constant(s, 1.0)
+    small = b.fcmp_ordered("<", mantissa, constant(s, math.sqrt(0.5)))
+    one = constant(s, 1.0)
     exponent = b.select(small, b.fsub(exponent, one), exponent)
     m = b.fsub(b.select(small, b.fadd(mantissa, mantissa), mantissa), one)
-    square, total = b.fmul(m, m), _constant(s, 7.0376836292e-2)
-    for factor in (
-        -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1,
-        -2.4999993993e-1, 3.3333331174e-1,
-    ):  # fmt: skip
-        total = s.multiply_add(total, m, _constant(s, factor))
-    total = s.multiply_add(exponent, _constant(s, -2.12194440e-4), b.fmul(b.fmul(total, m), square))
-    total = b.fadd(m, s.multiply_add(square, _constant(s, -0.5), total))
-    total = s.multiply_add(exponent, _constant(s, 0.693359375), total)
-    total = b.select(b.fcmp_unordered("<", x, s.zero), _constant(s, math.nan), total)
-    total = b.select(b.fcmp_ordered("==", x, s.zero), _constant(s, -math.inf), total)
-    return b.select(b.fcmp_ordered("==", x, _constant(s, math.inf)), x, total)
+    square = b.fmul(m, m)
+    factors = (
+        7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+        2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+    )  # fmt: skip
+    total = polynomial(s, m, factors)
+    total = s.multiply_add(exponent, constant(s, -2.12194440e-4), b.fmul(b.fmul(total, m), square))
+    total = b.fadd(m, s.multiply_add(square, constant(s, -0.5), total))
+    total = s.multiply_add(exponent, constant(s, 0.693359375), total)
+    total = b.select(b.fcmp_unordered("<", x, s.zero), constant(s, math.nan), total)
+    total = b.select(b.fcmp_ordered("==", x, s.zero), constant(s, -math.inf), total)
+    return b.select(b.fcmp_ordered("==", x, constant(s, math.inf)), x, total)
 
 
 def _elu(s: Simd, x: Any, alpha: Any, scale: Any) -> Any:
     """alpha·(e^(x / scale) - 1) below zero."""
     b = s.builder
-    below = b.fmul(alpha, b.fsub(exponential(s, b.fdiv(x, scale)), _constant(s, 1.0)))
+    below = b.fmul(alpha, b.fsub(exponential(s, b.fdiv(x, scale)), constant(s, 1.0)))
     return b.select(b.fcmp_ordered("<", x, s.zero), below, x)
 
 
 def _softplus(s: Simd, x: Any) -> Any:
     b = s.builder
     size = _library("fabs")(s, x, None, None)
-    rest = _log(s, b.fadd(exponential(s, b.fsub(s.zero, size)), _constant(s, 1.0)))
+    rest = _log(s, b.fadd(exponential(s, b.fsub(s.zero, size)), constant(s, 1.0)))
     return b.fadd(b.select(b.fcmp_ordered("<", x, s.zero), s.zero, x), rest)
 
 
 UNARY: dict[str, Emit] = {
-    "Clip": clip,
-    "LeakyRelu": _leaky_relu,
-    "HardSigmoid": _hard_sigmoid,
-    "HardSwish": lambda s, x, *_: s.builder.fmul(x, _hard_sigmoid(s, x, _constant(s, 1 / 6), _constant(s, 0.5))),
-    "Sigmoid": lambda s, x, *_: sigmoid(s, x),
-    "Silu": lambda s, x, *_: s.builder.fmul(x, sigmoid(s, x)),
-    "Tanh": lambda s, x, *_: tanh(s, x),
+    **ACTIVATIONS,
     "Exp": lambda s, x, *_: exponential(s, x),
     "Sqrt": _library("sqrt"),
     "Abs": _library("fabs"),
     "Floor": _library("floor"),
     "Ceil": _library("ceil"),
     "Round": _library("rint"),
-    "Neg": lambda s, x, *_: s.builder.fsub(_constant(s, -0.0), x),
-    "Reciprocal": lambda s, x, *_: s.builder.fdiv(_constant(s, 1.0), x),
+    "Neg": lambda s, x, *_: s.builder.fsub(constant(s, -0.0), x),
+    "Reciprocal": lambda s, x, *_: s.builder.fdiv(constant(s, 1.0), x),
     "Erf": lambda s, x, *_: _erf(s, x),
     "Gelu": _gelu,
     "Log": lambda s, x, *_: _log(s, x),
@@ -129,7 +111,7 @@ UNARY: dict[str, Emit] = {
     "Mish": lambda s, x, *_: s.builder.fmul(x, tanh(s, _softplus(s, x))),
     "Square": lambda s, x, *_: s.builder.fmul(x, x),
 }
-"""What emits a function of one vector and two parameters, by ONNX's name. Relu is a Clip, as is nothing at all."""
+"""What emits a function of one vector and two parameters, by ONNX's name."""
 BINARY: dict[str, Emit] = {
     "First": lambda _s, a, _b, _c: a,
     "Add": lambda s, a, b, _c: s.builder.fadd(a, b),
@@ -138,7 +120,7 @@ BINARY: dict[str, Emit] = {
     "Div": lambda s, a, b, _c: s.builder.fdiv(a, b),
     "Max": lambda s, a, b, _c: s.builder.select(s.builder.fcmp_ordered("<", a, b), b, a),
     "Min": lambda s, a, b, _c: s.builder.select(s.builder.fcmp_ordered(">", a, b), b, a),
-    "PRelu": lambda s, a, b, _c: _leaky_relu(s, a, b, None),
+    "PRelu": lambda s, a, b, _c: leaky_relu(s, a, b, None),
     "MultiplyAdd": lambda s, a, b, c: s.multiply_add(a, b, c),
 }
 """What emits a function of up to three vectors."""

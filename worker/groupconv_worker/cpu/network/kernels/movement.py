@@ -10,53 +10,34 @@ from groupconv_worker.cpu.network.kernels.vectors import load, multiply_add, spl
 
 
 @once
-def block_channels() -> Any:
-    """Copies a map (C, H, W) in C order into a channel-blocked one.
+def change_layout(to_blocks: bool) -> Any:
+    """Copies a map (C, H, W) in C order into a channel-blocked one, or the other way round.
+
+    Args:
+        to_blocks: whether the blocked one is written.
 
     Returns:
-        A job with the words (x, y, channels, rows, columns, elements from plane to plane and row to row of y). A task
-        is a row of a block.
+        A job with the words (map in C order, blocked map, channels, rows, columns, elements from plane to plane and row
+        to row of the blocked one). A task is a row of a block.
     """
 
-    @job()
-    def block_channels(at, first, last):
+    @job(to_blocks)
+    def change_layout(at, first, last):
         w = array(at, np.int64)
         channels, rows, columns = w[2], w[3], w[4]
-        x = array(w[0], np.float32)
+        plain = array(w[0], np.float32)
         for task in range(first, last):
             block, row = divmod(task, rows)
-            y = array(w[1] + 4 * (block * w[5] + row * w[6]), np.float32)
+            blocked = array(w[1] + 4 * (block * w[5] + row * w[6]), np.float32)
             for lane in range(min(LANES, channels - block * LANES)):
                 start = ((block * LANES + lane) * rows + row) * columns
                 for column in range(columns):
-                    y[column * LANES + lane] = x[start + column]
+                    if to_blocks:
+                        blocked[column * LANES + lane] = plain[start + column]
+                    else:
+                        plain[start + column] = blocked[column * LANES + lane]
 
-    return block_channels.address
-
-
-@once
-def unblock_channels() -> Any:
-    """Copies a channel-blocked map into one (C, H, W) in C order.
-
-    Returns:
-        A job with the words (x, y, channels, rows, columns, elements from plane to plane and row to row of x). A task
-        is a row of a block.
-    """
-
-    @job()
-    def unblock_channels(at, first, last):
-        w = array(at, np.int64)
-        channels, rows, columns = w[2], w[3], w[4]
-        y = array(w[1], np.float32)
-        for task in range(first, last):
-            block, row = divmod(task, rows)
-            x = array(w[0] + 4 * (block * w[5] + row * w[6]), np.float32)
-            for lane in range(min(LANES, channels - block * LANES)):
-                start = ((block * LANES + lane) * rows + row) * columns
-                for column in range(columns):
-                    y[start + column] = x[column * LANES + lane]
-
-    return unblock_channels.address
+    return change_layout.address
 
 
 @once

@@ -1,0 +1,75 @@
+"""Lowering of normalizations: statistics of rows where they are not constants, then a factor and a summand."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.blocked.kernels.blocks import LANES
+from groupconv_worker.cpu.network.kernels import rows
+from groupconv_worker.cpu.network.kernels.pointwise import SAME
+from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute
+from groupconv_worker.cpu.network.pointwise import Side, on_arrays, on_map, whole
+from groupconv_worker.graph.graph import Node
+
+
+def lower_batch_normalization(low: Lowering, node: Node) -> None:
+    """BatchNormalization: a factor and a summand for each channel."""
+    scale, bias, mean, variance = _constants(low, node.inputs[1:5])
+    factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    _affine(low, node, factor, bias - mean * factor)
+
+
+def lower_affine(low: Lowering, node: Node) -> None:
+    """AffineChannel."""
+    _affine(low, node, *_constants(low, node.inputs[1:3]))
+
+
+def lower_layer_normalization(low: Lowering, node: Node) -> None:
+    """LayerNormalization over the last axis."""
+    shape = low.shape(node.inputs[0])
+    if attribute(node, "axis", -1) % len(shape) != len(shape) - 1 or any(node.outputs[1:]):
+        raise UnsupportedNodeError("over more than the last axis, or with statistics")
+    factor, *bias = _constants(low, node.inputs[1:])
+    _normalize(low, node, shape[-1], factor, bias[0] if bias else np.zeros(1))
+
+
+def lower_instance_normalization(low: Lowering, node: Node) -> None:
+    """InstanceNormalization and GroupNormalization."""
+    shape = low.shape(node.inputs[0])
+    each = (shape[1], *(1,) * (len(shape) - 2))
+    factor, bias = (np.broadcast_to(v, each[:1]).reshape(each) for v in _constants(low, node.inputs[1:3]))
+    _normalize(low, node, math.prod(shape[1:]) // attribute(node, "num_groups", shape[1]), factor, bias)
+
+
+def _constants(low: Lowering, names: Sequence[str]) -> list[Array]:
+    found = [low.constant(name) for name in names if name]
+    if any(array is None for array in found):
+        raise UnsupportedNodeError("weights that are no constants")
+    return [np.asarray(array, np.float64) for array in found]
+
+
+def _normalize(low: Lowering, node: Node, length: int, factor: Array, summand: Array) -> None:
+    """Normalize rows of so many elements, then multiply and add by arrays that broadcast to the output."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = low.shape(x)
+    made = low.assembly.block(low.graph.tensors[x].nbytes)
+    words = (low.array(x), made, rows.NORMALIZE, length, np.array([attribute(node, "epsilon", 1e-5)], np.float32))
+    low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape) // max(1, length))
+    constants = [(low.kept(values), values.shape) for values in (factor, summand)]
+    on_arrays(low, "MultiplyAdd", [(made, shape), *constants], y, ())
+
+
+def _affine(low: Lowering, node: Node, factor: Array, summand: Array) -> None:
+    name, after = node.inputs[0], attribute(node, "activation", ())
+    given = [low.kept(np.broadcast_to(values, low.shape(name)[1:2])) for values in (factor, summand)]
+    if node.outputs[0] in low.plan.maps:
+        x, y = low.map(name), low.new_map(node.outputs[0])
+        rest = [Side(values, SAME, (LANES, 0, 0)) for values in given]
+        for n in range(y.samples):
+            on_map(low, "MultiplyAdd", [whole(x, n), *rest], y, n, after)
+    else:
+        shape = (low.shape(name)[1], *(1,) * (len(low.shape(name)) - 2))
+        sides = [(low.array(name), low.shape(name)), *((values, shape) for values in given)]
+        on_arrays(low, "MultiplyAdd", sides, node.outputs[0], after)
