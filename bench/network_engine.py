@@ -4,6 +4,7 @@ Each time is the least of the rounds. Ours counts packed weights, tables and the
 process of its own grows by with the session and one run.
 """
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -69,17 +70,14 @@ def compare(file: str, shapes: Mapping[str, tuple[int, ...]], threads: int, roun
     model = read_model(data)
     rng = np.random.default_rng(0)
     inputs = {info.name: rng.standard_normal(shapes[info.name]).astype(info.dtype) for info in model.inputs}
-    team = Team(threads)
-    try:
-        network = CompiledNetwork(Optimized(model).canonical(shapes), team)
-    except (UnsupportedNodeError, UnboundGraphError) as error:
-        print(f"{name:32}{threads:8}  onnxruntime alone: {error}", flush=True)
-        return
-    finally:
-        if "network" not in locals():
-            team.close()
-    session = session_of(data, threads)
-    ours, theirs = in_turns(rounds, lambda: network.run(inputs), lambda: session.run(None, inputs))
+    with contextlib.closing(Team(threads)) as team:
+        try:
+            network = CompiledNetwork(Optimized(model).canonical(shapes), team)
+        except (UnsupportedNodeError, UnboundGraphError) as error:
+            print(f"{name:32}{threads:8}  onnxruntime alone: {error}", flush=True)
+            return
+        session = session_of(data, threads)
+        ours, theirs = in_turns(rounds, lambda: network.run(inputs), lambda: session.run(None, inputs))
     process = Process(grown, data, inputs)
     memory = process.pipe.recv()
     process.close()
@@ -87,4 +85,3 @@ def compare(file: str, shapes: Mapping[str, tuple[int, ...]], threads: int, roun
     times = "".join(f"{min(t) * 1e3:9.2f}{statistics.median(t) * 1e3:8.2f}" for t in (ours, theirs))
     sizes = f"{network.nbytes / 2**20:8.1f}{memory / 2**20:9.1f}"
     print(f"{name:32}{threads:8}{times}{ratio:6.2f}{sizes}  {'ours' if ratio < 1 else 'onnxruntime'}", flush=True)
-    team.close()

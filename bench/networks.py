@@ -100,18 +100,11 @@ def input_shapes(file: str, given: dict[str, tuple[int, ...]]) -> dict[str, tupl
     return shapes
 
 
-def measure(file: str, given: dict[str, tuple[int, ...]], options: argparse.Namespace) -> None:
-    """One row."""
-    from groupconv_worker.graph.model import read_model
-
-    model = read_model(Path(file).read_bytes())
-    (info,) = model.inputs
-    shape = given.get(info.name, info.shape)
-    if not all(isinstance(extent, int) for extent in shape):
-        print(f"{Path(file).name}: give a shape: --input {info.name}=…")
-        return
+def measure(file: str, shapes: dict[str, tuple[int, ...]], options: argparse.Namespace) -> None:
+    """One row, of a network with one input."""
+    (shape,) = shapes.values()
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    servers = {"ours": Process(serve, "local", 1, CORES, False), "plain": Process(plain, file, {info.name: x.shape})}
+    servers = {"ours": Process(serve, "local", 1, CORES, False), "plain": Process(plain, file, shapes)}
     targets = {kind: server.pipe.recv() for kind, server in servers.items()}
     rows: dict[str, list[float]] = defaultdict(list)
     first = [first_answers(file, targets["ours"], x) for _ in range(options.rounds)]
@@ -153,18 +146,19 @@ def main() -> None:
     parser.add_argument("--no-server", action="store_true", help="the engine's rows alone")
     options = parser.parse_args()
     given = shapes_of(options.input)
+    found = {file: input_shapes(file, given) for file in options.files}
+    networks = {file: shapes for file, shapes in found.items() if shapes}
     if options.engine:
         print(HEADER)
-        for file in options.files:
-            shapes = input_shapes(file, given)
-            for threads in sorted({1, min(2, CORES)} if shapes else ()):
+        for file, shapes in networks.items():
+            for threads in sorted({1, min(2, CORES)}):
                 compare(file, shapes, threads, options.engine)
     if options.no_server:
         return
     print(f"{CORES} cores, {options.clients} clients; × is against the plain service, for the first answer a session")
     print(f"{'network':32}{'first ms':>9}{'×':>8}{'p50 ms':>10}{'×':>8}{'req/s':>10}{'×':>8}")
-    for file in options.files:
-        measure(file, given, options)
+    for file, shapes in networks.items():
+        measure(file, shapes, options)
 
 
 if __name__ == "__main__":
