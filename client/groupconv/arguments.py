@@ -101,6 +101,28 @@ def checked_output(out: Any) -> DeviceArray | None:
     return found
 
 
+def fill(out: Any, y: Tensor) -> Any:
+    """Copy an output into the caller's array, and return that. On a device the server may have filled it already.
+
+    Args:
+        out: a `DeviceArray`, or an array on the host that `checked_output` has seen.
+        y: the output.
+
+    Raises:
+        InvalidArgumentError: `out` has another shape or dtype.
+    """
+    # NumPy views a torch tensor; an array in a file (Zarr, HDF5) it would copy, so that one is assigned to as it is.
+    target = out if isinstance(out.dtype, np.dtype) else as_array(out, "out")
+    if target.shape != y.shape or target.dtype != y.dtype:
+        raise InvalidArgumentError("out", f"shape {y.shape} and dtype {y.dtype}", f"{out.shape}, {out.dtype}")
+    if not isinstance(target, DeviceArray):
+        target[...] = y
+        return out
+    if not isinstance(y, DeviceArray):
+        target.fill(y)
+    return target.owner
+
+
 def prepare(x: Any, steps: Sequence[Step]) -> tuple[Tensor, list[Step], bool]:
     """Arrays ready to send, with shapes and dtypes checked.
 

@@ -104,9 +104,9 @@ class BaseLayer:
         """
         if layout is not None and is_last(layout):
             rank = len(self.info.kernel_shapes[0]) - 2
-            first = channels_first(x, rank, "input"), channels_first(out, rank, "out")
-            result = yield from self._exchange(*first, allow_reordering=allow_reordering, report=report, cut=cut)
-            return Result(channels_last(result.output, rank) if out is None else out, result.report)
+            first = channels_first(x, rank, out)
+            result = yield from self._exchange(first, None, allow_reordering=allow_reordering, report=report, cut=cut)
+            return Result(channels_last(result.output, rank, out), result.report)
         if self._shared is not None:
             x = self._shared.source(x)
         elif not isinstance(x, np.ndarray):

@@ -62,14 +62,10 @@ def _run_last(
     """Run steps on an array with channels last: a view of it travels, and a view of the answer is returned."""
     steps = checked_steps(steps)
     rank, out = as_array(steps[0].kernel, "steps[0].kernel").ndim - 2, call.get("out")
-    first = CallOptions(
-        out=channels_first(out, rank, "out"),
-        allow_reordering=call.get("allow_reordering", False),
-        cut=call.get("cut"),
-    )
-    tensor, ready, unbatched = prepare(channels_first(x, rank, "input"), steps)
+    first = CallOptions(allow_reordering=call.get("allow_reordering", False), cut=call.get("cut"))
+    tensor, ready, unbatched = prepare(channels_first(x, rank, out), steps)
     result = yield from _run(shared, tensor, ready, unbatched, first, report=report)
-    return Result(channels_last(result.output, rank) if out is None else out, result.report)
+    return Result(channels_last(result.output, rank, out), result.report)
 
 
 def _run(

@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
+import zarr
 
 import groupconv
 from groupconv import Step
@@ -53,6 +54,37 @@ def test_an_array_to_fill_is_filled_as_it_lies(client):
     np.testing.assert_array_equal(client.conv2d(mine, W, layout="NHWC", **OPTIONS), want)
 
 
+class Foreign:
+    """An array that NumPy views, with a dtype that is not NumPy's, as torch's tensors are."""
+
+    dtype = "foreign.float32"
+
+    def __init__(self, array):
+        self.array, self.shape = array, array.shape
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+    def __setitem__(self, key, value):
+        raise AssertionError("it is filled as a NumPy array")
+
+
+def test_arrays_of_other_libraries_are_filled(client):
+    want, array = client.conv2d(X, W, layout="NHWC", **OPTIONS), np.full((2, 9, 8, 4), np.nan, np.float32)
+    stored, foreign = zarr.zeros((2, 9, 8, 4), dtype="float32"), Foreign(array)
+    assert client.conv2d(X, W, out=stored, layout="NHWC", **OPTIONS) is stored
+    assert client.conv2d(X, W, out=foreign, layout="NHWC", **OPTIONS) is foreign
+    for filled in (stored[...], array):
+        np.testing.assert_array_equal(filled, want)
+    with client.load_layer("stored", W, None, groupconv.ConvSpec(**OPTIONS)) as layer:
+        stored[...] = 0
+        assert layer(X, out=stored, layout="NHWC") is stored
+    np.testing.assert_array_equal(stored[...], want)
+    foreign = Foreign(np.zeros((2, 4, 9, 8), np.float32))
+    assert client.conv2d(FIRST, W, out=foreign, **OPTIONS) is foreign
+    np.testing.assert_array_equal(np.moveaxis(foreign.array, 1, -1), want)
+
+
 def test_other_ranks_and_functions(client):
     line, volume = RNG.standard_normal((1, 12, 2)), RNG.standard_normal((1, 5, 6, 7, 2))
     for name, x in (("conv1d", line), ("conv3d", volume)):
@@ -99,5 +131,12 @@ def test_what_cannot_be_is_refused(client):
     ):
         with pytest.raises(InvalidArgumentError, match=words):
             client.conv2d(x, W, layout=layout, **OPTIONS)
-    with pytest.raises(InvalidArgumentError, match="out"):
+    with pytest.raises(InvalidArgumentError, match=r"out: expected shape \(2, 9, 8, 4\)"):
         client.conv2d(X, W, out=np.empty((2, 4, 9, 8), np.float32), layout="NHWC", **OPTIONS)
+    for out, words in (
+        (OnDevice(), "layout: expected NCHW, as out is on a device"),
+        (np.empty(3), "out.shape: expected 4 dimensions, or 3 without a batch"),
+        (np.broadcast_to(np.float32(0), (2, 9, 8, 4)), "out: expected a writable array"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=words):
+            client.conv2d(X, W, out=out, layout="NHWC", **OPTIONS)

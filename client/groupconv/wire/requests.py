@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from groupconv.arguments import fill
 from groupconv.convolution.dtypes import as_dtype
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step, geometries
-from groupconv.errors import DataLossError, InvalidArgumentError
+from groupconv.errors import DataLossError
 from groupconv.gpu.arrays import DeviceArray, Tensor
 from groupconv.moved import moved_names
 from groupconv.v1 import convolution_pb2, spec_pb2
@@ -136,7 +137,7 @@ def result_of(answer: Answer, *, unbatched: bool, out: Tensor | None) -> Result:
     Args:
         answer: from `read_answer`.
         unbatched: whether to remove the batch axis.
-        out: the array to fill; None returns the answer's own array. On a device the server may have filled it already.
+        out: the array to `fill`; None returns the answer's own array.
 
     Raises:
         InvalidArgumentError: `out` has another shape or dtype.
@@ -148,14 +149,7 @@ def result_of(answer: Answer, *, unbatched: bool, out: Tensor | None) -> Result:
     if out is None:
         assert not isinstance(y, DeviceArray)  # the server writes to a device only if `out` is there
         return Result(y, report)
-    if out.shape != y.shape or out.dtype != y.dtype:
-        raise InvalidArgumentError("out", f"shape {y.shape} and dtype {y.dtype}", f"{out.shape}, {out.dtype}")
-    if not isinstance(out, DeviceArray):
-        out[...] = y
-        return Result(out, report)
-    if not isinstance(y, DeviceArray):
-        out.fill(y)
-    return Result(out.owner, report)
+    return Result(fill(out, y), report)
 
 
 __getattr__ = moved_names(__name__, dict.fromkeys(("prepare", "ready_steps"), "groupconv.arguments"))
