@@ -19,9 +19,11 @@ from groupconv.network import AsyncNetwork, BaseNetwork
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.windows import StreamPlan
 from groupconv.options import CallOptions, StreamConv, Streaming, check_names, spec_or_default, split_streaming
+from groupconv.planning import Planning
 from groupconv.streaming.network import NetworkStream, NetworkStreaming
 from groupconv.streaming.stream import Transfer, transfer
 from groupconv.transport.channel import Connection, Opening
+from groupconv.transport.exchange import Exchange
 from groupconv.v1 import cluster_pb2
 
 
@@ -43,7 +45,7 @@ def connect(
     return Client(connection.open_aio(), connection, timeout=timeout, shared=shared)
 
 
-class Client(AsyncSession, Convolutions[Awaitable[Array]]):
+class Client(AsyncSession, Planning[Awaitable[Plan]], Convolutions[Awaitable[Array]]):
     """A client that does not block the event loop. Close it, or use it as an async context manager."""
 
     async def run(
@@ -96,36 +98,6 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         check_names(options, NetworkStreaming.__annotations__)
         net = await self.get_network(network) if isinstance(network, str) else network
         return await self._run_exchange(NetworkStream(net.info, x, **options).planned())
-
-    async def plan(
-        self,
-        input_shape: Sequence[int],
-        weight_shape: Sequence[int] | Sequence[Step],
-        spec: ConvSpec | None = None,
-        *,
-        dtype: Any = None,
-        timeout: float | None = None,
-        allow_reordering: bool = False,
-        cut: str | None = None,
-    ) -> Plan:
-        """The plan of a convolution or of several steps, without running them; see `groupconv.Client.plan`."""
-        request = calls.plan_arguments(input_shape, weight_shape, spec, dtype)
-        return await self._run_exchange(calls.plan(*request, allow_reordering=allow_reordering, cut=cut), timeout)
-
-    async def plan_steps(
-        self,
-        input_shape: Sequence[int],
-        weight_shapes: Sequence[Sequence[int]],
-        specs: Sequence[ConvSpec],
-        *,
-        dtype: Any = "float32",
-        timeout: float | None = None,
-        allow_reordering: bool = False,
-        cut: str | None = None,
-    ) -> Plan:
-        """The plan of several steps by their shapes; see `groupconv.Client.plan_steps`."""
-        exchange = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering, cut=cut)
-        return await self._run_exchange(exchange, timeout)
 
     async def load_layer(
         self,
@@ -205,6 +177,9 @@ class Client(AsyncSession, Convolutions[Awaitable[Array]]):
         exchange = calls.output(self._shared, x, steps, call)
         output = await self._run_exchange(exchange, timeout, small=small(call.get("out"), x, *_weights(steps)))
         return await self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
+
+    def _plan(self, exchange: Exchange[Plan], timeout: float | None) -> Awaitable[Plan]:
+        return self._run_exchange(exchange, timeout)
 
     def _network(self, info: NetworkInfo) -> AsyncNetwork:
         return AsyncNetwork(info, self._run_exchange, self.get_network, self.unload_network)

@@ -83,25 +83,34 @@ def _run(
     return result_of(answer, unbatched=unbatched, out=out_on_device or call.get("out"))
 
 
-def plan_arguments(
-    shape: Sequence[int], weight: Any, spec: ConvSpec | None, dtype: Any
-) -> tuple[Sequence[int], list[Sequence[int]], list[ConvSpec], Any]:
-    """Input shape, kernel shapes, specs and dtype, from the arguments of `Client.plan`.
+def plan(
+    input_shape: Sequence[int],
+    weight: Any,
+    spec: ConvSpec | None,
+    dtype: Any,
+    *,
+    allow_reordering: bool,
+    cut: str | None,
+) -> Exchange[Plan]:
+    """Ask how the server would cut a convolution, or steps; arguments as in `Client.plan`.
 
     Raises:
         InvalidArgumentError: `spec` together with steps, or something that is not a step among steps.
     """
     if not (isinstance(weight, Sequence) and any(isinstance(step, Step) for step in weight)):
-        return shape, [weight], [spec_or_default(spec)], "float32" if dtype is None else dtype
-    steps = checked_steps(weight)
-    if spec is not None:
-        raise InvalidArgumentError("spec", "None with steps, which have their own", spec)
-    kernels = [as_array(step.kernel, f"steps[{i}].kernel") for i, step in enumerate(steps)]
-    kind = supported("steps[0].kernel", kernels[0]).dtype if dtype is None else dtype
-    return shape, [kernel.shape for kernel in kernels], [step.spec for step in steps], kind
+        shapes, specs = [weight], [spec_or_default(spec)]
+        dtype = "float32" if dtype is None else dtype
+    else:
+        steps = checked_steps(weight)
+        if spec is not None:
+            raise InvalidArgumentError("spec", "None with steps, which have their own", spec)
+        kernels = [as_array(step.kernel, f"steps[{i}].kernel") for i, step in enumerate(steps)]
+        shapes, specs = [kernel.shape for kernel in kernels], [step.spec for step in steps]
+        dtype = supported("steps[0].kernel", kernels[0]).dtype if dtype is None else dtype
+    return (yield from plan_steps(input_shape, shapes, specs, dtype, allow_reordering=allow_reordering, cut=cut))
 
 
-def plan(
+def plan_steps(
     input_shape: Sequence[int],
     weight_shapes: Sequence[Sequence[int]],
     specs: Sequence[ConvSpec],
@@ -110,7 +119,7 @@ def plan(
     allow_reordering: bool,
     cut: str | None,
 ) -> Exchange[Plan]:
-    """Ask how the server would cut steps."""
+    """Ask how the server would cut steps, by their shapes."""
     for field, value in (("input.shape", input_shape), ("weight_shapes", weight_shapes), ("specs", specs)):
         if not isinstance(value, Sequence):
             raise InvalidArgumentError(field, "a sequence", value)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from groupconv import calls
+from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.convolutions import Convolutions
@@ -15,11 +16,12 @@ from groupconv.options import CallOptions, StreamConv, Streaming, check_names, s
 from groupconv.planning import Planning
 from groupconv.streaming.stream import Transfer, transfer
 from groupconv.transport.channel import Connection, Pem
+from groupconv.transport.exchange import Exchange
 from groupconv.v1 import cluster_pb2
 from groupconv.wire.tensors import MAX_MESSAGE_BYTES
 
 
-class Client(NetworkClient, Planning, Convolutions[Array]):
+class Client(NetworkClient, Planning[Plan], Convolutions[Array]):
     """A client of a groupconv server. Safe to share between threads. Close it, or use it as a context manager.
 
     It has the functions of `Convolutions`, `run` for several steps with a report, `plan`, resident layers, streams and
@@ -214,6 +216,9 @@ class Client(NetworkClient, Planning, Convolutions[Array]):
         timeout = call.get("timeout")
         output = self._run_exchange(calls.output(self._shared, x, steps, call), timeout)
         return self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output
+
+    def _plan(self, exchange: Exchange[Plan], timeout: float | None) -> Plan:
+        return self._run_exchange(exchange, timeout)
 
     def _layer(self, info: LayerInfo) -> Layer:
         return Layer(info, self._shared, self._run_exchange, self.get_layer, self.unload_layer)

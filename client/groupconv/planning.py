@@ -1,16 +1,19 @@
-"""Plans, of the blocking client."""
+"""Plans, asked for in the same way by the blocking and the awaiting client."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from groupconv import calls
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Step
-from groupconv.session import Session
+from groupconv.transport.exchange import Exchange
+
+Answer = TypeVar("Answer")
 
 
-class Planning(Session):
+class Planning(ABC, Generic[Answer]):
     """Asks a server how it would cut convolutions."""
 
     def plan(
@@ -23,7 +26,7 @@ class Planning(Session):
         timeout: float | None = None,
         allow_reordering: bool = False,
         cut: str | None = None,
-    ) -> Plan:
+    ) -> Answer:
         """The plan of a convolution or of several steps, without running them.
 
         `print(plan)` shows tables, `plan.picture("plan.svg")` draws it.
@@ -45,8 +48,8 @@ class Planning(Session):
             print(client.plan((1, 96, 27, 27), (256, 48, 5, 5), groupconv.ConvSpec(padding=2, groups=2)))
             client.plan((1, 96, 27, 27), [groupconv.Step(w1), groupconv.Step(w2)], cut="rows").picture("towers.svg")
         """
-        request = calls.plan_arguments(input_shape, weight_shape, spec, dtype)
-        return self._run_exchange(calls.plan(*request, allow_reordering=allow_reordering, cut=cut), timeout)
+        exchange = calls.plan(input_shape, weight_shape, spec, dtype, allow_reordering=allow_reordering, cut=cut)
+        return self._plan(exchange, timeout)
 
     def plan_steps(
         self,
@@ -58,7 +61,13 @@ class Planning(Session):
         timeout: float | None = None,
         allow_reordering: bool = False,
         cut: str | None = None,
-    ) -> Plan:
+    ) -> Answer:
         """The plan of several steps by their shapes; arguments as in `plan`, one shape and one spec for each step."""
-        exchange = calls.plan(input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering, cut=cut)
-        return self._run_exchange(exchange, timeout)
+        exchange = calls.plan_steps(
+            input_shape, weight_shapes, specs, dtype, allow_reordering=allow_reordering, cut=cut
+        )
+        return self._plan(exchange, timeout)
+
+    @abstractmethod
+    def _plan(self, exchange: Exchange[Plan], timeout: float | None) -> Answer:
+        """Run the exchange."""
