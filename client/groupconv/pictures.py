@@ -1,6 +1,6 @@
 """The style of all pictures: colors that color-blind people can tell apart, hatching, line styles, plain numbers.
 
-The colors are Okabe and Ito's, "Color Universal Design" (2008). `tests/client/test_pictures.py` measures them under
+The colors are Okabe and Ito's, "Color Universal Design" (2008). `tests/server/test_pictures.py` measures them under
 simulated color blindness. Pictures need matplotlib (`pip install 'groupconv[pictures]'`).
 """
 

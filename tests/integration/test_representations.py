@@ -92,7 +92,7 @@ def test_workers_beyond_the_colors_are_hatched():
     fills = [r.get("fill") for r in page.iter(f"{svg}rect")]
     assert len(set(fills[:7])) == 7
     assert fills[7:] == fills[:2]
-    assert len([p for p in page.iter(f"{svg}path") if p.get("fill") == "url(#turned-45)"]) == 2
+    assert len([p for p in page.iter(f"{svg}path") if p.get("fill") == "url(#turned-30)"]) == 2
 
 
 def test_a_result(client):

@@ -48,7 +48,7 @@ def svg_tiles(title: str, across: str, down: str, tiles: Sequence[tuple[str, str
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{high:.1f}" fill="{color}" stroke="black"/>'
         )
         if hatch:
-            turn = 45 * HATCHES.index(hatch)
+            turn = 180 // len(HATCHES) * HATCHES.index(hatch)  # at 180° stripes would look as at 0°
             parts.append(
                 f'<pattern id="turned-{turn}" width="6" height="6" patternUnits="userSpaceOnUse" '
                 f'patternTransform="rotate({turn})"><path d="M0 0V6" stroke="black"/></pattern>'

@@ -13,7 +13,7 @@ from groupconv.convolution.plan_picture import draw
 from groupconv.convolution.shards import Alternative, Range, Shape, Shard, StepPlan
 from groupconv.convolution.totals import Window, field_of, stride_of, words
 from groupconv.moved import moved_names
-from groupconv.pictures import picture_path, save
+from groupconv.pictures import save
 from groupconv.text import counted, human_bytes, milliseconds, table
 
 __all__ = ["Alternative", "Plan", "Range", "Shard", "StepPlan"]
@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Predicted time of all steps together."""
+        """Time of all steps together, of each as in `StepPlan.seconds`."""
         return sum(step.seconds for step in self.steps)
 
     def explain(self) -> str:
@@ -109,7 +109,7 @@ class Plan:
             InvalidArgumentError: another suffix.
             FailedPreconditionError: matplotlib is not installed (`pip install 'groupconv[pictures]'`).
         """
-        save(draw(self.steps, self.workers), picture_path("path", path))
+        save(draw(self.steps, self.workers), path)
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as numbers, strings, lists and dicts, for JSON; a range is [start, stop]."""

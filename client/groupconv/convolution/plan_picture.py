@@ -222,10 +222,10 @@ def _rectangle(axes: Any, box: Box, style: Look | None, x: float, y: float) -> N
     from matplotlib.patches import Rectangle
 
     across, down = box
-    look = {"fill": False} if style is None else {"facecolor": style.color, "hatch": style.hatch}
+    filling = {"fill": False} if style is None else {"facecolor": style.color, "hatch": style.hatch}
     corner = (x + across.start, y + down.start)
     axes.add_patch(
-        Rectangle(corner, across.length, down.length, edgecolor="black", linewidth=0.8, clip_on=False, **look)
+        Rectangle(corner, across.length, down.length, edgecolor="black", linewidth=0.8, clip_on=False, **filling)
     )
 
 

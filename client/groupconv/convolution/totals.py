@@ -37,6 +37,9 @@ class Window(NamedTuple):
 def field_of(windows: Sequence[Window]) -> Shape:
     """Input elements per axis, from the first to the last that one output depends on; () without windows.
 
+    Raises:
+        InvalidArgumentError: the windows have different numbers of axes.
+
     Example:
         >>> field_of([Window((3, 3), (2, 2), (1, 1)), Window((3, 1), (1, 1), (1, 1))])
         (7, 3)

@@ -85,17 +85,15 @@ def _latencies(axes: Any, ms: Any, bins: Any, edges: Any) -> list[tuple[float, s
 
 def _cases(axes: Any, outcome: LoadOutcome) -> None:
     """A row for each case: its median and higher percentiles."""
-    names = []
-    for i, name in enumerate(outcome.cases):
-        names.append(name)
+    for i in range(len(outcome.cases)):
         if outcome.seconds(i).size:
             values = [outcome.milliseconds(q, i) for q in QUANTILES]
             axes.plot(values, [i] * len(values), color="black", linewidth=1, zorder=1)
             for value, q, (color, _, marker) in zip(values, QUANTILES, LINES, strict=False):
                 label = f"p{q}" if not any(h.get_label() == f"p{q}" for h in axes.collections) else None
                 axes.scatter([value], [i], color=color, marker=marker, s=30, zorder=2, label=label)
-    axes.set(xlabel="latency, ms", xscale="log", ylim=(len(names) - 0.5, -0.5))
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="latency, ms", xscale="log", ylim=(len(outcome.cases) - 0.5, -0.5))
+    axes.set_yticks(range(len(outcome.cases)), outcome.cases, fontsize=8)
     if axes.collections:
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderpad=0, fontsize=9)
     plain(axes.xaxis)
