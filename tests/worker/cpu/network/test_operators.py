@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from compiled_networks import check, compiled, model
 from onnx import helper
@@ -159,6 +160,16 @@ def test_padding_and_normalization() -> None:
     check(model([node("LayerNormalization", "x", "s", "b")], {"x": rows.shape}, weights), {"x": rows}, 1e-4)
 
 
+@pytest.mark.parametrize(("opset", "count"), [(18, 3), (21, 6)])
+def test_groups_are_normalized_with_weights_by_group_or_by_channel(opset: int, count: int) -> None:
+    x, weights = numbers(2, 6, 5, 4), {"s": numbers(count), "b": numbers(count)}
+    made = onnx.load_from_string(
+        model([node("GroupNormalization", "x", "s", "b", num_groups=3)], {"x": x.shape}, weights, opset=opset)
+    )
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, x.shape))
+    check(made.SerializeToString(), {"x": x}, 1e-4)
+
+
 def test_the_logarithm() -> None:
     x = np.concatenate([np.abs(numbers(500)) * 10.0**k for k in range(-30, 30, 7)]).astype(np.float32)[None]
     check(model([node("Log", "x")], {"x": x.shape}), {"x": x}, 1e-6)
@@ -192,3 +203,6 @@ def test_what_has_no_lowering_is_refused_with_its_node() -> None:
     made = model([helper.make_node("Sin", ["x"], ["y"], name="odd")], {"x": (1, 3)})
     with pytest.raises(UnsupportedNodeError, match="Sin 'odd'"):
         compiled(made, {"x": (1, 3)})
+    for op in ("GlobalAveragePool", "GlobalMaxPool"):
+        with pytest.raises(UnsupportedNodeError, match="1 axes"):
+            compiled(model([node(op, "x")], {"x": (2, 3, 7)}), {"x": (2, 3, 7)})

@@ -108,10 +108,9 @@ def lower_pool(low: Lowering, node: Node) -> None:
     """MaxPool, AveragePool and the global pools."""
     if len(node.outputs) > 1 and any(node.outputs[1:]):
         raise UnsupportedNodeError("indices")
-    H, W = low.shape(node.inputs[0])[2:]
     kind = windows.LARGEST if "Max" in node.op else windows.MEAN
     if node.op.startswith("Global"):
-        kernel, strides, dilations, pads = (H, W), (1, 1), (1, 1), (0, 0, 0, 0)
+        kernel, strides, dilations, pads = low.shape(node.inputs[0])[2:], (1, 1), (1, 1), NO_MARGIN
     else:
         kernel, strides, dilations, pads = (
             node.attributes[name] for name in ("kernel_shape", "strides", "dilations", "pads")

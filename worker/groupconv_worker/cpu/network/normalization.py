@@ -36,11 +36,12 @@ def lower_layer_normalization(low: Lowering, node: Node) -> None:
 
 
 def lower_instance_normalization(low: Lowering, node: Node) -> None:
-    """InstanceNormalization and GroupNormalization."""
+    """InstanceNormalization and GroupNormalization, whose weights go by channel, or before operator set 21 by group."""
     shape = low.shape(node.inputs[0])
-    each = (shape[1], *(1,) * (len(shape) - 2))
-    factor, bias = (np.broadcast_to(v, each[:1]).reshape(each) for v in _constants(low, node.inputs[1:3]))
-    _normalize(low, node, math.prod(shape[1:]) // attribute(node, "num_groups", shape[1]), factor, bias)
+    channels, each = shape[1], (-1, *(1,) * (len(shape) - 2))
+    constants = _constants(low, node.inputs[1:3])
+    factor, bias = (np.repeat(values, channels // len(values)).reshape(each) for values in constants)
+    _normalize(low, node, math.prod(shape[1:]) // attribute(node, "num_groups", channels), factor, bias)
 
 
 def _constants(low: Lowering, names: Sequence[str]) -> list[Array]:
