@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     streams_mib: int = setting(_c.limits.streams_bytes // MIB, "That all streams hold; more are refused at once.", ge=1)
     network_stream_mib: int = setting(
         _c.limits.network_stream_bytes // MIB,
-        "That the windows of one stream through a network hold in a process.",
+        "That the windows of one stream through a network hold in a process, by estimate.",
         ge=1,
     )
     stream_total_gib: int = setting(

@@ -82,8 +82,8 @@ class StreamPlan:
         shape: of the maps.
         outputs: with the extents of the whole.
         axes: that are cut. All windows have the same extents.
-        window_bytes: that a worker and the server hold for one window, at most.
-        stream_bytes: that the windows under way take in one process of the server, at most.
+        window_bytes: that a worker and the server hold for one window; an estimate.
+        stream_bytes: that the windows under way take in one process of the server; an estimate.
         recomputed: work on windows over that on the whole, less 1.
         in_flight: windows to have under way at a time.
     """
@@ -128,7 +128,7 @@ class StreamPlan:
         memory = [human_bytes(n) for n in (self.window_bytes, self.stream_bytes)]
         lines = [
             f"{self.count} windows of {window} from {whole}, {self.in_flight} at a time",
-            f"{memory[0]} for a window, {memory[1]} for all at a time in one process of the server",
+            f"about {memory[0]} for a window, {memory[1]} for all at a time in one process of the server",
             f"{self.recomputed:.1%} more work than on the whole, at the borders of windows",
         ]
         lines += [

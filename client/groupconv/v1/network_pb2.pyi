@@ -578,13 +578,13 @@ class PlanNetworkStreamResponse(_message.Message):
     version: _builtins.int
     """The network's version, for RunNetworkRequest.version."""
     window_bytes: _builtins.int
-    """Bytes that a worker and the server hold for one window, at most."""
+    """Bytes that a worker and the server hold for one window; an estimate."""
     recomputed: _builtins.float
     """Work on windows over that on the whole, less 1."""
     in_flight: _builtins.int
     """Windows to have under way at a time."""
     stream_bytes: _builtins.int
-    """Bytes that these take in one process of the server, at most."""
+    """Bytes that these take in one process of the server; an estimate."""
     @_builtins.property
     def maps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the inputs that are cut; the others go along with each window."""

@@ -21,7 +21,7 @@ class Limits:
         steps: of a request.
         stream_bytes: that one stream holds: the bands in flight with their halos.
         streams_bytes: that all streams hold together.
-        network_stream_bytes: that the windows of one stream through a network hold in one process.
+        network_stream_bytes: that the windows of one stream through a network hold in one process, by estimate.
         stream_total_bytes: of all feature maps that pass through one stream.
         stream_idle_seconds: that a stream waits for its header or the next chunk.
     """

@@ -19,8 +19,8 @@ from groupconv_worker.graph.needed.table import reads
 CALL = 4 * 2**20
 """Bytes of tensors whose computation takes about as long as a call takes beside it."""
 RUNTIME = 3
-"""What onnxruntime holds for a window over the tensors that are alive at once: 2.8 for a U-Net of 4 levels and two
-workers in a process (bench/stream_network.py), as it reorders tensors for its kernels."""
+"""An estimate: how many times the bytes of the tensors that are alive at once onnxruntime holds, as it reorders tensors
+for its kernels. It held 2.8 times for a U-Net of 4 levels and two workers in a process; other networks differ."""
 SIZES = 24
 """Numbers of windows that are considered for each axis."""
 
@@ -31,8 +31,8 @@ class Chosen:
 
     Attributes:
         cores: for each axis, the steps whose outputs a window gives.
-        window_bytes: that one window takes.
-        stream_bytes: that the windows under way take in one process.
+        window_bytes: that one window takes; an estimate.
+        stream_bytes: that the windows under way take in one process; an estimate.
         recomputed: work on windows over that on the whole, less 1.
         in_flight: windows at a time.
     """
@@ -49,7 +49,7 @@ class Allowed:
     """What windows may take.
 
     Attributes:
-        stream_bytes: of the windows of a stream, in one process.
+        stream_bytes: of the windows of a stream, in one process, by estimate.
         message_bytes: of the inputs of one window, and of its outputs.
         tensor_bytes: of one tensor.
         workers: that windows are for.
