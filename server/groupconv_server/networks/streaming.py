@@ -8,6 +8,7 @@ from groupconv.networks.tensors import TensorInfo, check_shapes
 from groupconv.networks.windows import StreamPlan
 from groupconv_server.layers.version import NetworkVersion
 from groupconv_server.networks.windows import Allowed, check_window, choose, window_axis
+from groupconv_worker.graph.canonical.draft import Draft
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.needed.cutting import CutAxis, cut_axis, receptive_field
 from groupconv_worker.graph.translation import UnboundGraphError
@@ -50,10 +51,10 @@ def plan_stream(
     maps = [info for info in model.inputs if len(info.shape) > FIRST_OF_SPACE]
     free = _free_axes(maps, shapes)
     whole = _of_outputs(_bound(network, shapes), wanted)
-    axes = _cut_axes(whole, free, [info.name for info in maps], wanted)
+    axes = _cut_axes(whole, free, [info.name for info in maps])
     chosen = choose(whole, axes, allowed, window_bytes)
     made = tuple(
-        window_axis(whole, axis, core, [maps[0].name], receptive_field(whole, axis, maps[0].name))
+        window_axis(whole, axis, core, maps[0].name, receptive_field(whole, axis, maps[0].name))
         for axis, core in zip(axes, chosen.cores, strict=True)
     )
     plan = StreamPlan(
@@ -101,12 +102,12 @@ def _free_axes(maps: Sequence[TensorInfo], shapes: Mapping[str, Sequence[int]]) 
     return free
 
 
-def _cut_axes(graph: Graph, free: Sequence[int], maps: Sequence[str], outputs: Sequence[str]) -> list[CutAxis]:
+def _cut_axes(graph: Graph, free: Sequence[int], maps: Sequence[str]) -> list[CutAxis]:
     """How the axes are cut. Samples are not where a node joins them."""
     made = []
     for axis in free:
         try:
-            made.append(cut_axis(graph, axis, maps, outputs))
+            made.append(cut_axis(graph, axis, maps))
         except InvalidArgumentError:
             if axis >= FIRST_OF_SPACE:
                 raise
@@ -123,21 +124,9 @@ def _bound(network: NetworkVersion, shapes: Mapping[str, Sequence[int]]) -> Grap
     known = {node.name for node in network.model.proto.graph.node}
     makers = {name: node.name or name for node in network.model.proto.graph.node for name in node.output}
     named = (n if n.name in known else replace(n, name=makers.get(n.outputs[0], n.name)) for n in graph.nodes)
-    return Graph(graph.inputs, graph.outputs, tuple(named), graph.tensors, graph.constants)
+    return replace(graph, nodes=tuple(named))
 
 
 def _of_outputs(graph: Graph, outputs: Sequence[str]) -> Graph:
     """The part of a graph that some outputs depend on."""
-    wanted, nodes = set(outputs), []
-    for node in reversed(graph.nodes):
-        if wanted & set(node.outputs):
-            wanted |= set(node.inputs)
-            nodes.append(node)
-    named = {name for node in nodes for name in (*node.inputs, *node.outputs)} | {*graph.inputs}
-    return Graph(
-        graph.inputs,
-        tuple(name for name in graph.outputs if name in outputs),
-        tuple(nodes[::-1]),
-        {name: tensor for name, tensor in graph.tensors.items() if name in named},
-        {name: array for name, array in graph.constants.items() if name in named},
-    )
+    return Draft(replace(graph, outputs=tuple(name for name in graph.outputs if name in outputs))).graph()

@@ -123,19 +123,19 @@ def choose(graph: Graph, axes: Sequence[CutAxis], allowed: Allowed, window_bytes
     )
 
 
-def window_axis(graph: Graph, cut: CutAxis, core: int, maps: Sequence[str], field: int) -> WindowAxis:
+def window_axis(graph: Graph, cut: CutAxis, core: int, source: str, field: int) -> WindowAxis:
     """The windows of one axis.
 
     Args:
         graph: bound to the shapes of the whole.
         cut: how the axis may be cut.
         core: steps whose outputs a window gives.
-        maps: the inputs that are cut.
+        source: an input that is cut.
         field: the receptive field.
     """
     length = min(core + cut.front + cut.back, cut.steps)
     core = cut.steps if length == cut.steps else core
-    source = cut.tensors[maps[0]]
+    read = cut.tensors[source]
     ranges: list[tuple[int, int]] = []
     parts: dict[str, list[Part]] = {name: [] for name in graph.outputs}
     for first in range(0, max(cut.steps, 1), max(core, 1)):
@@ -147,11 +147,11 @@ def window_axis(graph: Graph, cut: CutAxis, core: int, maps: Sequence[str], fiel
             stop = extent if first + core >= cut.steps else min((first + core) * followed.step, extent)
             made[name] = Part(min(first * followed.step, stop), stop, start * followed.step)
         if any(part.start < part.stop for part in made.values()):
-            ranges.append((start * source.step, start * source.step + source.extent(length)))
+            ranges.append((start * read.step, start * read.step + read.extent(length)))
             for name, part in made.items():
                 parts[name].append(part)
     outputs = {name: OutputAxis(cut.tensors[name].axis, tuple(found)) for name, found in parts.items()}
-    return WindowAxis(cut.axis, source.step, field, tuple(ranges), outputs)
+    return WindowAxis(cut.axis, read.step, field, tuple(ranges), outputs)
 
 
 def check_window(whole: Graph, window: Graph, axes: Sequence[CutAxis], cores: Sequence[int]) -> None:

@@ -6,7 +6,7 @@ elements, padding that depends on the extent stays as it is, and all windows of 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -54,20 +54,19 @@ class CutAxis:
     tensors: Mapping[str, Followed]
 
 
-def cut_axis(graph: Graph, axis: int, maps: Sequence[str], outputs: Sequence[str]) -> CutAxis:
+def cut_axis(graph: Graph, axis: int, maps: Sequence[str]) -> CutAxis:
     """How an axis of some inputs may be cut.
 
     Args:
-        graph: bound to the shapes of the whole.
+        graph: bound to the shapes of the whole; each of its nodes makes something that an output depends on.
         axis: of the inputs `maps`, along which they have the same extent.
         maps: names of the inputs that are cut.
-        outputs: names of those wanted.
 
     Raises:
         InvalidArgumentError: naming a node that needs all of the axis, or an output that does not have it.
     """
-    scales = _scales(graph, axis, maps, outputs)
-    for name in outputs:
+    scales = _scales(graph, axis, maps)
+    for name in graph.outputs:
         if name not in scales:
             raise InvalidArgumentError(
                 f"outputs[{name!r}]", f"an output that follows axis {axis} of the input", Words("one that does not")
@@ -80,7 +79,7 @@ def cut_axis(graph: Graph, axis: int, maps: Sequence[str], outputs: Sequence[str
         step = int(unit * scale)
         tensors[name] = Followed(own, step, graph.tensors[name].shape[own] - steps * step)
     wanted = {}
-    for name in outputs:
+    for name in graph.outputs:
         ranges = list(Box.whole(graph.tensors[name].shape).ranges)
         ranges[tensors[name].axis] = Range(0, tensors[name].step)
         wanted[name] = Box(tuple(ranges))
@@ -107,10 +106,10 @@ def receptive_field(graph: Graph, cut: CutAxis, source: str) -> int:
     return widest
 
 
-def _scales(graph: Graph, axis: int, maps: Sequence[str], outputs: Sequence[str]) -> dict[str, tuple[int, Fraction]]:
+def _scales(graph: Graph, axis: int, maps: Sequence[str]) -> dict[str, tuple[int, Fraction]]:
     """For each tensor that follows the axis: its own axis, and its elements for one of the input."""
     found = {name: (axis, Fraction(1)) for name in maps}
-    for node in _ancestors(graph, outputs):
+    for node in graph.nodes:
         rules = list(zip(node.inputs, reads(node, graph), strict=True))
         made = set()
         for name, axes in rules:
@@ -132,16 +131,6 @@ def _scales(graph: Graph, axis: int, maps: Sequence[str], outputs: Sequence[str]
                 raise _refused(node, axis, f"{name!r}, which has the extent of the whole map")
         found |= {name: (place, scale) for name in node.outputs if name and place < len(graph.tensors[name].shape)}
     return found
-
-
-def _ancestors(graph: Graph, outputs: Iterable[str]) -> list[Node]:
-    """The nodes that the outputs depend on, in order."""
-    wanted, nodes = set(outputs), []
-    for node in reversed(graph.nodes):
-        if wanted & set(node.outputs):
-            wanted |= set(node.inputs)
-            nodes.append(node)
-    return nodes[::-1]
 
 
 def _refused(node: Node, axis: int, what: str = "") -> InvalidArgumentError:
