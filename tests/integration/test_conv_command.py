@@ -135,7 +135,7 @@ def test_memory_does_not_grow_with_the_image(server, tmp_path):
             ["-k", "sharpen", "--depthwise-separable", "{}/w.npy"],
             "groupconv: depthwise-separable: expected shape (M, 3)",
         ),
-        (["-k", "sharpen", "--dtype", "blue"], "groupconv: dtype: expected same, or a dtype of numbers"),
+        (["-k", "sharpen", "--dtype", "blue"], "groupconv: --dtype: expected same, or a dtype of numbers"),
         (["-k", "sharpen", "--axes", "yxq"], "groupconv: axes"),
         (["-k", "{}/w.npy"], "groupconv: kernel: expected shape (K, K), (C, K, K) or (M, C/g, K, K) for 3 channels"),
         (["-k", "sharpen", "--padding-mode", "wrap"], "groupconv: padding_mode"),

@@ -1,5 +1,7 @@
 """`groupconv run` on images of any size: formats in and out, dtypes, samples, the plan, refusals."""
 
+import weakref
+
 import numpy as np
 import pytest
 import tifffile
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 import groupconv
 from groupconv_server import files
+from groupconv_server.cli import run_stream
 from groupconv_server.cli.app import app
 
 RNG = np.random.default_rng(0)
@@ -88,6 +91,23 @@ def test_each_sample_by_itself(run, tmp_path):
         done = run("run/unet", tmp_path / "x.npy", "-o", tmp_path / "y.zarr", "--axes", "t,c,y,x", "--window-mib", "1")
         assert "for each of 3 samples" in done.stderr
         np.testing.assert_array_equal(read(tmp_path / "y.zarr"), net(pixels[:, None]))
+
+
+def test_rows_of_earlier_samples_are_not_kept(run, tmp_path, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+
+    class Counted(run_stream.FileMap):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr(run_stream, "FileMap", Counted)
+    np.save(tmp_path / "x.npy", np.zeros((9, 1, 16, 16), np.float32))
+    with run.client.load_network("run/kept", _gray_unet()):
+        run("run/kept", tmp_path / "x.npy", "-o", tmp_path / "y.zarr", "--axes", "t,c,y,x")
+    assert len(most) > 9  # one of them for the plan
+    assert max(most) <= 3
 
 
 def _gray_unet():

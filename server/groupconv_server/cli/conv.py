@@ -12,7 +12,6 @@ import typer
 from groupconv.arguments import ready_steps
 from groupconv.convolution.kernels import TRUNCATE
 from groupconv.convolution.spec import PADDING_MODES
-from groupconv.errors import InvalidArgumentError
 from groupconv.streaming.progress import Bar
 from groupconv.text import human_bytes
 from groupconv_server import files
@@ -25,7 +24,7 @@ from groupconv_server.files.arrays import Opened
 from groupconv_server.files.axes import described
 from groupconv_server.files.blocks import band_axis
 from groupconv_server.files.named_filters import NAMES
-from groupconv_server.files.values import Fitted, as_request_dtype, conversion_notes
+from groupconv_server.files.values import Fitted, as_request_dtype, conversion_notes, dtype_of_file
 
 EXAMPLES = """Examples:
 
@@ -184,10 +183,4 @@ def _stored_dtype(wanted: str | None, output: Path, source: np.dtype, computed: 
     if wanted in ("same", "computed"):
         same = np.dtype(np.uint8) if source == np.bool_ else source.newbyteorder("=")
         return same if wanted == "same" else computed
-    try:
-        found = np.dtype(wanted)
-    except TypeError:
-        found = np.dtype(object)
-    if found.kind not in "uif":
-        raise InvalidArgumentError("dtype", "same, or a dtype of numbers (uint8, uint16, float32, …)", wanted)
-    return found
+    return dtype_of_file(wanted, "same, or a dtype of numbers")

@@ -19,6 +19,7 @@ from groupconv_server.cli.signals import ended_by_signals
 from groupconv_server.files import hdf5, photo, tiff, zarr
 from groupconv_server.files.arrays import Opened
 from groupconv_server.files.axes import described
+from groupconv_server.files.values import saturation_notes
 from groupconv_server.networks.file_maps import FileMap, FileSink, output_shape, stored_dtype
 
 PARTS = (tiff, zarr, hdf5)
@@ -61,12 +62,13 @@ class FileStream:
                 typer.echo(f"groupconv: {note}", err=True)
             array = found.array.arranged("Z" if len(info.shape) == 4 else "")
             opened = replace(found, array=array)
-            maps = [self._map(opened, info, n) for n in range(array.shape[0])]
+            samples = array.shape[0]
             select = self.select or net.outputs[0].name
-            plan = client.plan_stream(net, maps[0], outputs=[select], window_bytes=self.window_bytes)
-            typer.echo(str(plan) if len(maps) == 1 else f"{plan}\nfor each of {len(maps)} samples", err=True)
+            first = self._map(opened, info, 0)
+            plan = client.plan_stream(net, first, outputs=[select], window_bytes=self.window_bytes)
+            typer.echo(str(plan) if samples == 1 else f"{plan}\nfor each of {samples} samples", err=True)
             if self.output is not None:
-                self._write(client, net, opened, maps, plan)
+                self._write(client, net, opened, plan)
                 size = human_bytes(files.size_of(self.output))
                 typer.echo(f"wrote {self.output}: {size} in {time.monotonic() - begin:.1f} s")
 
@@ -79,13 +81,13 @@ class FileStream:
         client: groupconv.Client,
         net: groupconv.Network,
         opened: Opened,
-        maps: Sequence[FileMap],
         plan: StreamPlan,
     ) -> None:
         assert self.output is not None
         (info,) = plan.outputs
         one = output_shape(info.shape, len(opened.array.shape))
-        shape = (len(maps), *one[1:])
+        samples = opened.array.shape[0]
+        shape = (samples, *one[1:])
         stored = stored_dtype(self.dtype, info.dtype, picture=files.is_picture(self.output))
         layout = opened.array.layout.of_output(shape)
         stride = opened.array.shape[2] / shape[2]
@@ -95,12 +97,12 @@ class FileStream:
         bar = Bar(math.prod(shape) * info.dtype.itemsize) if shows else None
         with ended_by_signals(), files.create_output(self.output, layout, stored, metadata) as created:
             saturated = 0
-            for n, source in enumerate(maps):
+            for n in range(samples):  # each map keeps the rows that it read last
                 sink = FileSink(created.array, n, info.shape, info.dtype)  # type: ignore[arg-type] # no free axes
-                report = None if bar is None else _Scaled(bar, n, len(maps))
+                report = None if bar is None else _Scaled(bar, n, samples)
                 client.stream_network(
                     net,
-                    source,
+                    self._map(opened, net.inputs[0], n),
                     outputs=[info.name],
                     out=sink,
                     progress=report,
@@ -110,10 +112,8 @@ class FileStream:
                 saturated += sink.saturated
             if bar is not None:
                 bar.close()
-        for line in (*created.notes, *created.left_out):
+        for line in (*saturation_notes(saturated, math.prod(shape), stored), *created.notes, *created.left_out):
             typer.echo(f"groupconv: {line}", err=True)
-        if saturated:
-            typer.echo(f"groupconv: {saturated} values are outside the range of {stored} and were saturated", err=True)
         typer.echo(f"{info.name}: {described(created.axes)} of {stored}")
 
 

@@ -98,18 +98,50 @@ class Fitted:
             value = np.sqrt((value.reshape(-1, self._parts, *value.shape[1:]).astype(np.float64) ** 2).sum(axis=1))
         elif self._absolute:
             value = np.abs(value)
-        if self._held.kind in "iu" and value.dtype != self._held:
-            info = np.iinfo(self._held)
-            self.saturated += int(np.count_nonzero((value >= info.max + 0.5) | (value < info.min - 0.5)))
-        self._out[key] = value if value.dtype == self._held else saturate(value, self._held)
+        if value.dtype != self._held:
+            self.saturated += count_outside(value, self._held)
+            value = saturate(value, self._held)
+        self._out[key] = value
 
     def notes(self) -> tuple[str, ...]:
         """A line for the user about saturated values, or no line."""
-        if not self.saturated:
-            return ()
-        share = self.saturated / math.prod(self._out.shape)
-        count = f"{self.saturated} values ({share:.2g} of all)"
-        return (f"{count} are outside the range of {self._held} and were saturated (--dtype)",)
+        return saturation_notes(self.saturated, math.prod(self._out.shape), self._held)
+
+
+def saturation_notes(saturated: int, size: int, dtype: np.dtype) -> tuple[str, ...]:
+    """A line for the user about how many of `size` values were saturated to the range of `dtype`, or no line."""
+    if not saturated:
+        return ()
+    count = f"{saturated} values ({saturated / size:.2g} of all)"
+    return (f"{count} are outside the range of {dtype} and were saturated (--dtype)",)
+
+
+def dtype_of_file(wanted: str, expected: str) -> np.dtype:
+    """The dtype of numbers that `--dtype` names for a file.
+
+    Raises:
+        InvalidArgumentError: it names no such dtype.
+    """
+    try:
+        found = np.dtype(wanted)
+    except TypeError:
+        found = np.dtype(object)
+    if found.kind not in "uif":
+        raise InvalidArgumentError("--dtype", f"{expected} (uint8, uint16, float32, …)", wanted)
+    return found
+
+
+def count_outside(y: Array, dtype: np.dtype) -> int:
+    """How many values `saturate` clips to the range of `dtype`; 0 for floats.
+
+    Example:
+        >>> count_outside(np.array([-3.0, 1.6, 300.0]), np.dtype("uint8"))
+        2
+    """
+    if dtype.kind not in "iu":
+        return 0
+    info = np.iinfo(dtype)
+    return int(np.count_nonzero((y >= info.max + 0.5) | (y < info.min - 0.5)))
 
 
 def saturate(y: Array, dtype: np.dtype) -> Array:

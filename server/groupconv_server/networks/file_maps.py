@@ -9,7 +9,8 @@ from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
 from groupconv.networks.tensors import TensorInfo
 from groupconv_server.files.arrays import Readable, Writable
-from groupconv_server.files.values import saturate
+from groupconv_server.files.values import count_outside, dtype_of_file, saturate
+from groupconv_server.networks.pictures import check_scaling
 
 Slices = tuple[slice, ...]
 
@@ -42,9 +43,7 @@ class FileMap:
         picture: bool = False,
     ) -> None:
         channels = info.shape[1] if isinstance(info.shape[1], int) else array.shape[1]
-        for name, values in (("--mean", mean), ("--std", std)):
-            if len(values) not in (1, channels):
-                raise InvalidArgumentError(name, f"1 or {channels} values", list(values))
+        check_scaling(mean, std, channels)
         self._plain = tuple(mean) == (0.0,) and tuple(std) == (1.0,)
         if info.dtype.kind != "f" and not self._plain:
             raise InvalidArgumentError("--mean, --std", f"none, as the network takes {info.dtype}", [*mean, *std])
@@ -110,11 +109,9 @@ class FileSink:
     def _fitted(self, value: Array) -> Array:
         if value.dtype == self._held:
             return value
-        if self._held.kind in "iu":
-            info = np.iinfo(self._held)
-            values = value.astype(np.float64) * (info.max if value.dtype.kind == "f" else 1)
-            self.saturated += int(np.count_nonzero((values >= info.max + 0.5) | (values < info.min - 0.5)))
-            return saturate(values, self._held)
+        if self._held.kind in "iu" and value.dtype.kind == "f":
+            value = value.astype(np.float64) * np.iinfo(self._held).max
+        self.saturated += count_outside(value, self._held)
         return saturate(value, self._held)
 
 
@@ -128,13 +125,7 @@ def stored_dtype(wanted: str | None, computed: np.dtype, *, picture: bool) -> np
     if wanted is None:
         small = picture or computed == np.bool_
         return np.dtype(np.uint8) if small else computed
-    try:
-        found = np.dtype(wanted)
-    except TypeError:
-        found = np.dtype(object)
-    if found.kind not in "uif":
-        raise InvalidArgumentError("--dtype", "a dtype of numbers (uint8, uint16, float32, …)", wanted)
-    return found
+    return dtype_of_file(wanted, "a dtype of numbers")
 
 
 def output_shape(shape: tuple[Any, ...], rank: int) -> tuple[int, ...]:

@@ -33,9 +33,7 @@ def picture_input(
     channels = info.shape[1] if len(info.shape) == 4 else None
     if channels not in (1, 3):
         raise InvalidArgumentError("input", f"an array (.npy), as the network takes {info}", str(path))
-    for name, values in (("--mean", mean), ("--std", std)):
-        if len(values) not in (1, channels):
-            raise InvalidArgumentError(name, f"1 or {channels} values", list(values))
+    check_scaling(mean, std, channels)
     with Image.open(path) as opened:
         picture = opened.convert("L" if channels == 1 else "RGB")
     height, width = resize or (info.shape[2], info.shape[3])
@@ -48,6 +46,13 @@ def picture_input(
     x = np.asarray(picture, np.float32).reshape(size[1], size[0], channels).transpose(2, 0, 1)[None] / np.float32(255)
     shape = (1, -1, 1, 1)
     return np.asarray((x - np.reshape(mean, shape)) / np.reshape(std, shape), np.float32).astype(info.dtype)
+
+
+def check_scaling(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    """Refuse a `--mean` or `--std` that has neither one value nor one for each channel."""
+    for name, values in (("--mean", mean), ("--std", std)):
+        if len(values) not in (1, channels):
+            raise InvalidArgumentError(name, f"1 or {channels} values", list(values))
 
 
 def output_picture(y: Array) -> Image.Image:
