@@ -107,6 +107,10 @@ def test_wrong_arguments(near, net):
         near.stream_network(net, X, out=np.empty((1, 1, 203, 150), np.float32))
     with pytest.raises(InvalidArgumentError, match="shape and dtype, for an iterator"):
         near.stream_network(net, iter([X]))
+    with pytest.raises(InvalidArgumentError, match="shape: expected the shape of all bands together, got 5"):
+        near.stream_network(net, iter([X]), shape=5, dtype=X.dtype)
+    with pytest.raises(InvalidArgumentError, match="dtype: expected a dtype of numbers, got 'words'"):
+        near.stream_network(net, iter([X]), shape=X.shape, dtype="words")
     with pytest.raises(InvalidArgumentError, match=r"expected bands of 203 rows in all, got '150 rows'"):
         near.stream_network(net, iter([X[:, :, :150]]), shape=X.shape, dtype=X.dtype)
     with pytest.raises(InvalidArgumentError, match="dtype: expected float32, got 'complex64'"):

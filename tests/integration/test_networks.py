@@ -162,10 +162,11 @@ def test_the_commands(server, tmp_path):
         shown.stderr
     )
     assert "<!-- Conv → Relu" in picture.read_text()
-    for args in (("--picture", picture), ("--input", "x=1,4,8,8", "--picture", tmp_path / "towers.txt")):
-        assert "--input: expected" in (refused := command("networks", "show", "cli/towers", *args, *target)).stderr or (
-            "--picture: expected a file name that ends in .png" in refused.stderr
-        )
+    for args, message in (
+        (("--picture", picture), "--input: expected x=N,C,H,W"),
+        (("--input", "x=1,4,8,8", "--picture", tmp_path / "towers.txt"), "--picture: expected a file name that ends"),
+    ):
+        assert message in command("networks", "show", "cli/towers", *args, *target).stderr
     planned = command("networks", "plan", "cli/towers", "--input", "x=1,4,8,8", *target)
     assert "Conv" in planned.stdout, planned.stderr
     refused = command("networks", "plan", "cli/towers", *target)

@@ -128,8 +128,8 @@ def _edges(axes: Any, layout: Layout, place: Any) -> None:
 
 
 def _connector(axes: Any, at: tuple[float, float], side: int, number: int) -> None:
-    x, y = at[0], at[1] + side * (HEIGHT / 2 + GAP / 2)
-    axes.plot([at[0], x], [at[1], y], color="#555555", lw=0.9, zorder=1)
+    x, y = at[0], at[1] + side * (HEIGHT + GAP) / 2
+    axes.plot([x, x], [at[1], y], color="#555555", lw=0.9, zorder=1)
     axes.text(
         x, y, str(number), fontsize=6, ha="center", va="center", zorder=3,
         bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "#555555", "linewidth": 0.6},

@@ -5,7 +5,7 @@ rows travel as an array (rows, C, …).
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,6 +66,63 @@ class Sliced:
         """Do nothing: the array has every row."""
 
 
+class Bands:
+    """Bands from an iterator. Those with rows that may be read again are kept.
+
+    Args:
+        bands: the iterator.
+        height: rows of all of them together.
+        axis: of the rows in a checked band.
+        checked: makes an array of what the iterator gives, or raises InvalidArgumentError.
+    """
+
+    def __init__(self, bands: Iterable[Any], height: int, axis: int, checked: Callable[[Any], Array]) -> None:
+        self._bands, self._height, self._axis, self._checked = iter(bands), height, axis, checked
+        self._kept: deque[tuple[int, Array]] = deque()
+        self._end = 0
+
+    def parts(self, start: int, stop: int) -> list[Array]:
+        """Rows `start` to `stop` as views of the bands that have them.
+
+        Raises:
+            InvalidArgumentError: the iterator ends before, or gives something else than a band.
+        """
+        while self._end < stop:
+            self._take()
+        before = (slice(None),) * self._axis
+        return [
+            band[(*before, slice(max(0, start - at), stop - at))]
+            for at, band in self._kept
+            if at < stop and at + band.shape[self._axis] > start
+        ]
+
+    def forget(self, row: int) -> None:
+        """Drop the bands that end before `row`."""
+        while self._kept and self._kept[0][0] + self._kept[0][1].shape[self._axis] <= row:
+            self._kept.popleft()
+
+    def _take(self) -> None:
+        band = next(self._bands, None)
+        if band is None:
+            raise InvalidArgumentError("input", f"bands of {self._height} rows in all", f"{self._end} rows")
+        array = self._checked(band)
+        self._kept.append((self._end, array))
+        self._end += array.shape[self._axis]
+
+
+def dtype_of_bands(dtype: Any) -> np.dtype:
+    """The dtype that a caller gives for an iterator's bands.
+
+    Raises:
+        InvalidArgumentError: NumPy does not know it.
+    """
+    try:
+        found: np.dtype = np.dtype(dtype)
+    except TypeError:
+        raise InvalidArgumentError("dtype", "a dtype of numbers", dtype) from None
+    return found
+
+
 class Iterated:
     """An iterator of bands (1, C, rows, …) or (C, rows, …) of one sample. Rows that may be read again are kept.
 
@@ -82,33 +139,22 @@ class Iterated:
     def __init__(self, bands: Iterable[Any], shape: tuple[int, ...], dtype: Any, kernel: np.dtype) -> None:
         if shape[0] != 1:
             raise InvalidArgumentError("input.shape", "one sample, for an iterator of bands", shape)
-        try:
-            self._given = np.dtype(dtype)
-        except TypeError:
-            raise InvalidArgumentError("dtype", "a dtype of numbers", dtype) from None
+        self._given = dtype_of_bands(dtype)
         self.shape, self.dtype = shape, supported_input(np.empty(0, self._given), kernel).dtype
-        self._bands: Iterator[Any] = iter(bands)
-        self._kept: deque[tuple[int, Array]] = deque()
-        self._end = 0
+        self._bands = Bands(bands, shape[2], 0, self._checked)
 
     def rows(self, start: int, stop: int) -> Array:
         """As in `Source`."""
-        while self._end < stop:
-            self._take()
-        found = [b[max(0, start - at) : stop - at] for at, b in self._kept if at < stop and at + len(b) > start]
+        found = self._bands.parts(start, stop)
         if sum(map(len, found)) != stop - start:
             raise InvalidArgumentError("input", f"row {start} again, to resume", "an iterator that is past it")
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def forget(self, row: int) -> None:
         """As in `Source`."""
-        while self._kept and self._kept[0][0] + len(self._kept[0][1]) <= row:
-            self._kept.popleft()
+        self._bands.forget(row)
 
-    def _take(self) -> None:
-        band = next(self._bands, None)
-        if band is None:
-            raise InvalidArgumentError("input", f"bands of {self.shape[2]} rows in all", f"{self._end} rows")
+    def _checked(self, band: Any) -> Array:
         array: Array = np.asarray(band)
         if array.dtype.newbyteorder("=") == self._given.newbyteorder("="):
             array = supported("input", array, self.dtype)
@@ -118,8 +164,7 @@ class Iterated:
             raise InvalidArgumentError("input", f"bands ({wanted[0]}, rows, …) of shape {self.shape}", array.shape)
         if array.dtype != self.dtype:
             raise InvalidArgumentError("input.dtype", str(self.dtype), str(array.dtype))
-        self._kept.append((self._end, array.swapaxes(0, 1)))
-        self._end += array.shape[1]
+        return array.swapaxes(0, 1)
 
 
 class Narrowed:

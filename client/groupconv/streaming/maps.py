@@ -1,13 +1,13 @@
 """Maps that are streamed through a network: sources that are read by windows, sinks that are written by windows."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
 from groupconv.networks.tensors import Array, TensorInfo, converted
+from groupconv.streaming.bands import Bands, dtype_of_bands
 
 Slices = tuple[slice, ...]
 
@@ -17,9 +17,11 @@ class Source(Protocol):
 
     Attributes:
         shape: of the whole, as the network's input has it.
+        unbatched: whether what is read lacks the first axis.
     """
 
     shape: tuple[int, ...]
+    unbatched: bool
 
     def read(self, window: Slices) -> Array:
         """A window in the dtype of the network's input; windows come in the order of their rows."""
@@ -61,40 +63,29 @@ class Iterated:
         info: the input.
 
     Raises:
-        InvalidArgumentError: there are several samples, or the number of axes does not fit.
+        InvalidArgumentError: there are several samples, or the number of axes or the dtype does not fit.
     """
 
     def __init__(self, bands: Iterable[Any], shape: Sequence[int], dtype: Any, info: TensorInfo) -> None:
+        if not isinstance(shape, Sequence):
+            raise InvalidArgumentError("shape", "the shape of all bands together", shape)
         rank = len(info.shape)
         self.unbatched = len(shape) < rank
         self.shape = (1, *shape) if self.unbatched else tuple(shape)
         if len(self.shape) != rank or self.shape[0] != 1:
             raise InvalidArgumentError("shape", f"one sample with {rank} axes, for an iterator of bands", list(shape))
-        self._info, self._dtype = info, np.dtype(dtype)
+        self._info, self._dtype = info, dtype_of_bands(dtype)
         converted(info, np.empty(0, self._dtype))
-        self._bands: Iterator[Any] = iter(bands)
-        self._kept: deque[tuple[int, Array]] = deque()
-        self._end = 0
+        self._bands = Bands(bands, self.shape[2], 2, self._checked)
 
     def read(self, window: Slices) -> Array:
         """As in `Source`."""
         start, stop, _ = window[2].indices(self.shape[2])
-        while self._end < stop:
-            self._take()
-        while self._kept and self._kept[0][0] + self._kept[0][1].shape[2] <= start:
-            self._kept.popleft()
-        rest = window[3:]
-        parts = [
-            band[:, window[1], max(0, start - at) : stop - at, *rest]
-            for at, band in self._kept
-            if at < stop and at + band.shape[2] > start
-        ]
+        self._bands.forget(start)
+        parts = [part[(*window[:2], slice(None), *window[3:])] for part in self._bands.parts(start, stop)]
         return converted(self._info, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))
 
-    def _take(self) -> None:
-        band = next(self._bands, None)
-        if band is None:
-            raise InvalidArgumentError("input", f"bands of {self.shape[2]} rows in all", f"{self._end} rows")
+    def _checked(self, band: Any) -> Array:
         array: Array = np.asarray(band)
         array = array[None] if array.ndim == len(self.shape) - 1 else array
         wanted = list(self.shape)
@@ -102,8 +93,7 @@ class Iterated:
             wanted[2] = array.shape[2]
         if list(array.shape) != wanted or array.dtype != self._dtype:
             raise InvalidArgumentError("input", f"bands of {self._dtype} {list(self.shape)}, cut along axis 2", array)
-        self._kept.append((self._end, array))
-        self._end += array.shape[2]
+        return array
 
 
 class Sink:

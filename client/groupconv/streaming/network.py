@@ -12,7 +12,7 @@ from groupconv.network_calls import NetworkResult
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.tensors import named_inputs
 from groupconv.networks.windows import StreamPlan, Window
-from groupconv.streaming.maps import Iterated, Sink, Sliced
+from groupconv.streaming.maps import Iterated, Sink, Sliced, Source
 from groupconv.streaming.progress import Progress, ProgressCallback, callback
 from groupconv.transport.exchange import Exchange
 
@@ -64,7 +64,7 @@ class NetworkStream:
         self._info, self._outputs, self._out = info, tuple(outputs), out
         self._window_bytes = window_bytes
         infos = {i.name: i for i in info.inputs}
-        self._sources: dict[str, Sliced | Iterated] = {}
+        self._sources: dict[str, Source] = {}
         self._others: dict[str, Any] = {}
         for name, value in given.items():
             if name not in infos or len(infos[name].shape) < 3:

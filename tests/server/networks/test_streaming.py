@@ -47,7 +47,7 @@ def planned_or_smallest(proto, shape, window_bytes):
 
 
 def streamed(plan, run, x):
-    """The outputs, put together from windows; NaN, or the lowest integer, where nothing was written."""
+    """The outputs, put together from windows; NaN, or -9 in integers, where nothing was written."""
     names = [info.name for info in plan.outputs]
     nothing = {"f": np.nan, "i": -9}
     outputs = {info.name: np.full(info.shape, nothing[info.dtype.kind], info.dtype) for info in plan.outputs}
