@@ -137,9 +137,9 @@ class NetworkVersion(Version):
     def answered_by(self, shapes: Mapping[str, Sequence[int]], algorithm: str) -> None:
         """Plans of these shapes say from now on who answered the last call of them."""
         key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
-        plan = self._plans.get(key)
-        if plan is not None and plan.nodes and plan.nodes[0].algorithm != algorithm:
-            with self._lock:
+        with self._lock:  # a look-up reorders the cache
+            plan = self._plans.get(key)
+            if plan is not None and plan.nodes and plan.nodes[0].algorithm != algorithm:
                 self._plans[key] = replace(plan, nodes=tuple(replace(n, algorithm=algorithm) for n in plan.nodes))
 
     @functools.cached_property

@@ -201,7 +201,7 @@ class Networks:
             (info,) = (info for info in plan.outputs if info.name == wanted[0])
             if all(isinstance(extent, int) for extent in info.shape):
                 into[info.name] = allocate(info.name, info.dtype, info.shape)  # type: ignore[arg-type] # as checked
-        spare = -1 if window else max(self.registry.spare, 0)
+        spare = -1 if window else self.registry.spare
         call = NetworkCall(network.name, network.version, inputs, wanted, into, plan.peak_bytes, spare)
         worker, ran = self._executor.run_network(call, model, job)
         answer = sum(array.nbytes for array in ran.outputs.values())

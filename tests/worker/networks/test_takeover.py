@@ -98,6 +98,16 @@ def test_a_program_that_does_not_fit_is_not_taken(team):
     assert "do not fit" in found.reason
 
 
+def test_a_window_runs_on_the_session_and_programs_still_count(team):
+    takeover = Takeover(ThreadBudget(1), team, Compiler())
+    program = CompiledNetwork(Optimized(read_model(LRN)).canonical({"x": X.shape}), team)
+    takeover.candidate("lrn", 1, {"x": X}).program = program
+    runner = NetworkRunner(ThreadBudget(1), 1, takeover)
+    ran = runner.run(NetworkCall("lrn", 1, {"x": X}, ("y",), spare=-1), lambda: read_model(LRN), Job())
+    assert ran.algorithm == ALGORITHM
+    assert ran.program_bytes == program.nbytes > 0
+
+
 @pytest.mark.slow
 def test_what_cannot_be_lowered_stays_with_the_session(team, compiler):
     data = model([helper.make_node("Sin", ["x"], ["y"], name="odd")], {"x": (1, 3)})

@@ -137,28 +137,29 @@ class NetworkRunner:
 
     def _run(self, call: NetworkCall, model: Callable[[], Model], job: Job) -> NetworkRan:
         """Run a call on the program that took over, else on the session."""
-        session = self.prepare(call.network, call.version, model)
+        version = call.network, call.version
+        session = self.prepare(*version, model)
         takeover = self.takeover
-        found = (
-            None if takeover is None or call.spare < 0 else takeover.candidate(call.network, call.version, call.inputs)
-        )
+        found = None if takeover is None or call.spare < 0 else takeover.candidate(*version, call.inputs)
         program = None if found is None else found.program
         start = time.perf_counter()
-        if takeover is not None and found is not None and program is not None:
+        if program is not None:
             with job:
                 job.check()
-                outputs = program.run(call.inputs, call.into)
-            seconds = time.perf_counter() - start
-            size = takeover.bytes_of(call.network, call.version)
-            kept = {name: outputs[name] for name in call.outputs}
-            return NetworkRan(kept, seconds, OURS, f"{PROGRAM}, {found.reason}", size)
-        outputs = session.run(call.inputs, call.outputs, job, call.into, peak_bytes=call.peak_bytes)
+                made = program.run(call.inputs, call.into)
+            outputs = {name: made[name] for name in call.outputs}
+        else:
+            outputs = session.run(call.inputs, call.outputs, job, call.into, peak_bytes=call.peak_bytes)
         seconds = time.perf_counter() - start
-        if takeover is None or found is None:
-            return NetworkRan(outputs, seconds, ALGORITHM, SESSION)
-        takeover.answered(call.network, call.version, found, session, call.inputs, spare=call.spare)
-        reason = f"{SESSION} ({found.reason})" if found.reason else SESSION
-        return NetworkRan(outputs, seconds, ALGORITHM, reason, takeover.bytes_of(call.network, call.version))
+        reason = SESSION
+        if takeover is not None and found is not None:
+            if program is None:
+                takeover.answered(*version, found, session, call.inputs, spare=call.spare)
+                reason = f"{SESSION} ({found.reason})" if found.reason else SESSION
+            else:
+                reason = f"{PROGRAM}, {found.reason}"
+        held = 0 if takeover is None else takeover.bytes_of(*version)
+        return NetworkRan(outputs, seconds, ALGORITHM if program is None else OURS, reason, held)
 
     def forget(self, network: str, version: int) -> None:
         """Drop the session and the programs of a version. A call that runs on one goes on to its end."""
