@@ -36,12 +36,6 @@ class Lowered:
     stages: tuple[KernelStage, ...]
     scratch: int = 0
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays that the stages read: packed weights and tables."""
-        arrays = {id(w): w.nbytes for stage in self.stages for w in stage.words if isinstance(w, np.ndarray)}
-        return sum(arrays.values())
-
 
 class Grid(NamedTuple):
     """Where the cells of one sample lie.

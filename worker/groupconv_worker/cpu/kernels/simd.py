@@ -124,11 +124,11 @@ class Simd:
                 b.and_(b.icmp_signed(">", count, i64(0)), b.icmp_signed("!=", b.and_(count, i64(half)), i64(0)))
             ):
                 self._store_part(b.load(rest), b.load(start), half)
-                b.store(self._shift(b.load(rest), half), rest)
+                b.store(self.shift(b.load(rest), half), rest)
                 b.store(b.gep(b.load(start), [i64(half)]), start)
             half //= 2
 
-    def _shift(self, vector: Any, by: int) -> Any:
+    def shift(self, vector: Any, by: int) -> Any:
         """Lanes from `by` on, moved to the front."""
         order = [min(lane + by, self.lanes - 1) for lane in range(self.lanes)]
         return self.builder.shuffle_vector(vector, self.undefined, self._constants(order))
@@ -159,7 +159,7 @@ class Simd:
         else:
             for size in (n for n in (8, 4, 2, 1) if n < self.lanes and n & count):
                 self._store_part(vector, address, size)
-                vector, address = self._shift(vector, size), self.builder.gep(address, [i64(size)])
+                vector, address = self.shift(vector, size), self.builder.gep(address, [i64(size)])
 
     def _scatter(self, vector: Any, address: Any, step: int, count: int) -> None:
         """Write the first `count` lanes `step` elements apart by masked stores."""

@@ -95,7 +95,7 @@ def lower_reshape(low: Lowering, node: Node) -> None:
     if low.has_map(x) and low.shape(x) == low.shape(y) and y in low.plan.maps:
         low.maps[y] = low.maps[x]
     else:
-        low.view(y, low.array(x))
+        low.arrays[y] = low.array(x)
 
 
 def lower_transpose(low: Lowering, node: Node) -> None:

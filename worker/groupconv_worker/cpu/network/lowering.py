@@ -78,7 +78,6 @@ class Lowering:
         self.maps: dict[str, Map] = {}
         self.arrays: dict[str, Address | Array] = {}
         self._blocks: dict[str, Map] = {}
-        self._constants: dict[tuple[object, ...], Array] = {}
         self._outputs = {name: Address(FIRST_INPUT + len(graph.inputs) + i) for i, name in enumerate(graph.outputs)}
         for i, name in enumerate(graph.inputs):
             self.arrays[name] = Address(FIRST_INPUT + i)
@@ -112,14 +111,6 @@ class Lowering:
     def constant(self, name: str) -> Array | None:
         """The elements of a tensor that does not depend on the inputs."""
         return self.graph.constants.get(name) if name else None
-
-    def kept(self, array: Array, *key: object) -> Array:
-        """A float32 copy of a constant that kernels may read beyond; the same for the same key."""
-        if not key:
-            return aligned_copy(array)
-        if key not in self._constants:
-            self._constants[key] = aligned_copy(array)
-        return self._constants[key]
 
     def has_map(self, name: str) -> bool:
         """Whether a tensor is there as a channel-blocked map."""
@@ -201,10 +192,6 @@ class Lowering:
         address = self._outputs[name] if name in self._outputs else self.assembly.block(tensor.nbytes)
         self.arrays[name] = address
         return address
-
-    def view(self, name: str, of: Address | Array) -> None:
-        """A tensor has the same elements as another one, in C order."""
-        self.arrays[name] = of
 
     def in_arena(self, name: str) -> Address | Array:
         """A tensor in C order where kernels may read beyond its end."""

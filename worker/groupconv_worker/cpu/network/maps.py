@@ -1,5 +1,6 @@
 """Lowering of operators on maps: convolutions, pools, and what changes channels, rows and columns."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from groupconv_worker.cpu.blocked.layout import Plain
 from groupconv_worker.cpu.blocked.lowered import beyond
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.network.kernels import movement, rows, windows
-from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute
+from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute, replace_offset
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Margin, widest
 from groupconv_worker.cpu.network.pointwise import apply_in_place
 from groupconv_worker.cpu.program import Address
@@ -101,7 +102,7 @@ def _raw(low: Lowering, name: str, sample: int) -> Address:
     found = low.array(name)
     if not isinstance(found, Address):
         raise UnsupportedNodeError("an input that is a constant")
-    return Address(found.base, found.offset + 4 * sample * int(np.prod(low.shape(name)[1:])))
+    return replace_offset(found, 4 * sample * math.prod(low.shape(name)[1:]))
 
 
 def lower_pool(low: Lowering, node: Node) -> None:
@@ -148,10 +149,10 @@ def lower_mean(low: Lowering, node: Node) -> None:
         return
     if axes != tuple(range(axes[0], len(shape))) or low.graph.tensors[x].dtype != np.float32:
         raise UnsupportedNodeError(f"over the axes {list(axes)} of {list(shape)}")
-    count = int(np.prod(shape[axes[0] :]))
+    count = math.prod(shape[axes[0] :])
     parameters = np.zeros(1, np.float32)
     words = (low.array(x), low.new_array(node.outputs[0]), kinds[node.op], count, parameters)
-    low.assembly.add(low.assembly.kernel(rows.rows), words, int(np.prod(shape[: axes[0]])))
+    low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape[: axes[0]]))
 
 
 def lower_neighbors(low: Lowering, node: Node) -> None:

@@ -65,7 +65,6 @@ class CompiledNetwork:
 
     Attributes:
         arena_bytes: memory of a run.
-        stages: how many the program has.
 
     Raises:
         UnsupportedNodeError: naming a node that has no lowering.
@@ -93,7 +92,6 @@ class CompiledNetwork:
         if assembly.missing:
             raise KernelsMissingError(tuple(assembly.missing))
         stages, self.arena_bytes = assembly.placed()
-        self.stages = len(stages)
         arena = Scratch()
         arena.room(self.arena_bytes, np.dtype(np.uint8))
         self._program = Program(team, BufferPool(sys.maxsize), stages, arena)

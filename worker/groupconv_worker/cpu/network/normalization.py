@@ -7,6 +7,7 @@ import numpy as np
 
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
+from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels import rows
 from groupconv_worker.cpu.network.kernels.pointwise import SAME
 from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute
@@ -58,13 +59,13 @@ def _normalize(low: Lowering, node: Node, length: int, factor: Array, summand: A
     made = low.assembly.block(low.graph.tensors[x].nbytes)
     words = (low.array(x), made, rows.NORMALIZE, length, np.array([attribute(node, "epsilon", 1e-5)], np.float32))
     low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape) // max(1, length))
-    constants = [(low.kept(values), values.shape) for values in (factor, summand)]
+    constants = [(aligned_copy(values), values.shape) for values in (factor, summand)]
     on_arrays(low, "MultiplyAdd", [(made, shape), *constants], y, ())
 
 
 def _affine(low: Lowering, node: Node, factor: Array, summand: Array) -> None:
     name, after = node.inputs[0], attribute(node, "activation", ())
-    given = [low.kept(np.broadcast_to(values, low.shape(name)[1:2])) for values in (factor, summand)]
+    given = [aligned_copy(np.broadcast_to(values, low.shape(name)[1:2])) for values in (factor, summand)]
     if node.outputs[0] in low.plan.maps:
         x, y = low.map(name), low.new_map(node.outputs[0])
         rest = [Side(values, SAME, (LANES, 0, 0)) for values in given]

@@ -9,6 +9,7 @@ import numpy as np
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.blocked import epilogue
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
+from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels.functions import BINARY_CODES, UNARY_CODES
 from groupconv_worker.cpu.network.kernels.pointwise import RUN, SAME, SPLAT, pointwise
 from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute
@@ -122,10 +123,10 @@ def _of_map(low: Lowering, name: str, shape: Sequence[int]) -> Any:
     own = (1,) * (4 - len(low.shape(name))) + low.shape(name)
     constant = low.constant(name)
     if math.prod(own) == 1 and constant is not None:
-        value = low.kept(constant)
+        value = aligned_copy(constant)
         return lambda _: Side(value, SPLAT, (0, 0, 0))
     if constant is not None and own[2:] == (1, 1) and own[0] == 1:
-        vector = low.kept(constant)
+        vector = aligned_copy(constant)
         return lambda _: Side(vector, SAME, (LANES, 0, 0))
     if constant is not None or len(low.shape(name)) != 4:
         raise UnsupportedNodeError(f"an input {list(own)} for {list(shape)}")

@@ -77,9 +77,7 @@ def _folded(s: Simd, vector: Any, join: Callable[[Simd, Any, Any], Any]) -> Any:
     """One number of all lanes: halves are joined until one lane is left."""
     half = s.lanes // 2
     while half:
-        order = [min(lane + half, s.lanes - 1) for lane in range(s.lanes)]
-        moved = s.builder.shuffle_vector(vector, s.undefined, ir.Constant(s.index_type, order))
-        vector = join(s, vector, moved)
+        vector = join(s, vector, s.shift(vector, half))
         half //= 2
     return s.builder.extract_element(vector, ir.Constant(I32, 0))
 
