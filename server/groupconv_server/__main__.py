@@ -9,9 +9,8 @@ def main() -> None:
     try:
         from groupconv_server.cli.app import NAMES, app
 
-        words = (
-            os.environ.get("COMP_WORDS", "").split() or sys.argv
-        )  # a shell that completes has its words in a variable
+        # a shell that asks for completions passes the words in a variable
+        words = os.environ.get("COMP_WORDS", "").split() or sys.argv
         built = app(*(name for name in words[1:2] if name in NAMES))
     except ModuleNotFoundError as error:
         sys.exit(f"groupconv: the command line needs {error.name}: pip install 'groupconv[server]'")

@@ -56,7 +56,7 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             text = " ".join(str(error).split()) + f" (request {request})" * bool(request)
             typer.echo(f"groupconv: {text}", err=True)
             raise typer.Exit(2 if isinstance(error, InvalidArgumentError | FileNotFoundError) else 1) from None
-        except Exception as error:  # noqa: BLE001 - nobody should have to read a traceback
+        except Exception as error:  # noqa: BLE001 - a defect is one line too; DEBUG logs its traceback
             raise _unexpected(error) from None
 
     return run
@@ -126,7 +126,7 @@ def _add(group: typer.Typer, name: str, command: Callable[..., Any], examples: s
 
 
 def _examples(text: str) -> str:
-    """Examples as click prints them: each line as it is, and a long command over several lines of one command."""
+    """Examples, marked for click to keep their lines. A long command is continued with backslashes."""
     lines = []
     for line in text.split("\n\n"):
         folded = textwrap.wrap(line.strip(), HELP_WIDTH - 4, subsequent_indent="      ", break_on_hyphens=False)

@@ -32,7 +32,7 @@ $ groupconv serve --metrics-port 9464 --log-format json
 def command(settings: Settings) -> None:
     """Run a server until SIGTERM. When it is ready it prints one line that ends with its address.
 
-    With --log-format json that line is an object whose `address` it is.
+    With --log-format json the line is a JSON object; its field `address` has the address.
     """
     from groupconv_server.process import serve
     from groupconv_server.server import Server

@@ -59,8 +59,8 @@ class Inference:
 
         Args:
             request: its parameter `timeout` (microseconds) shortens the deadline; `priority` (an integer) is that of
-                `Batcher.execute`; `exact` (true or false) and `math` (a string) are
-                those of `ConvSpec`.
+                `Batcher.execute`; `exact` (true or false) and `math` (a string) are those of
+                `ConvSpec`.
             contents: the raw contents of the request, from `messages.parse`.
             deadline: by time.monotonic().
             final: whether the answer carries the parameter `triton_final_response`.

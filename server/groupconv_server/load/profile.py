@@ -103,8 +103,7 @@ def read_profile(name: str) -> Profile:
     """The profile in a file, or one that comes with the package.
 
     Raises:
-        InvalidArgumentError: a field is wrong; the message names the first one.
-            Or there is no such file or name.
+        InvalidArgumentError: there is no such file or name, or a field is wrong; the message names the first one.
     """
     if name in shipped_profiles():
         data = _folder().joinpath(f"{name}.yaml").read_bytes()

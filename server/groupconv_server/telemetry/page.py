@@ -53,16 +53,16 @@ def _with_health(metrics: Callable[..., Any], state: State) -> Callable[..., Ite
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
-        allowed = [("Allow", "GET, HEAD")]
         if path == "/metrics":
             answer: Iterable[bytes] = metrics(environ, start_response)
             return answer
         status, text = _health(path, state)
+        headers = [("Content-Type", "text/plain; charset=utf-8")]
         if method not in ("GET", "HEAD"):
             status, text = "405 Method Not Allowed", f"expected GET or HEAD, got {method}"
+            headers.append(("Allow", "GET, HEAD"))
         body = f"{text}\n".encode()
-        headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
-        start_response(status, headers + allowed * status.startswith("405"))
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
         return [body if method != "HEAD" else b""]
 
     return application
