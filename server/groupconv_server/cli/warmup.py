@@ -12,10 +12,6 @@ from groupconv.convolution.dtypes import types_of
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.cli.bench import select
 from groupconv_server.layers.catalogue import CatalogueLayer
-from groupconv_server.planner.calibration_sizes import problems
-from groupconv_worker.contract import Problem
-from groupconv_worker.cuda.engine import why_unavailable
-from groupconv_worker.engines import create_engine
 
 EXAMPLES = """Examples:
 
@@ -45,6 +41,8 @@ def command(
     tuning, kernels are compiled for requests that bring theirs, for one thread and for several, and for what a server
     measures when it starts.
     """
+    from groupconv_worker.cuda.engine import why_unavailable
+
     chosen = select(layers, rows)
     if engine not in ("auto", "cpu", "cuda"):
         raise InvalidArgumentError("--engine", "auto, cpu or cuda", engine)
@@ -55,6 +53,8 @@ def command(
 
 
 def _warm_cpu(layers: Sequence[CatalogueLayer], threads: int, *, tune: bool) -> None:
+    from groupconv_server.planner.calibration_sizes import problems
+    from groupconv_worker.contract import Problem
     from groupconv_worker.cpu.engine import CpuEngine
     from groupconv_worker.cpu.kernels.forms import FORMS
 
@@ -76,6 +76,10 @@ def _warm_cpu(layers: Sequence[CatalogueLayer], threads: int, *, tune: bool) -> 
 
 def _warm_gpu(layers: Sequence[CatalogueLayer], threads: int, *, tune: bool) -> None:
     """A GPU's kernels are compiled when they are launched first, so each is run."""
+    from groupconv_server.planner.calibration_sizes import problems
+    from groupconv_worker.contract import Problem
+    from groupconv_worker.engines import create_engine
+
     engine = create_engine("cuda", threads=threads)
     for layer in layers:
         x, w, b = layer.arrays()

@@ -14,7 +14,8 @@ pytestmark = needs_compiler
 def test_a_gpu_is_warmed_up(cupy, monkeypatch, tmp_path):
     monkeypatch.setenv("GROUPCONV_TUNE", "on")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("groupconv_server.cli.warmup.problems", list)  # those of a calibration, too slow to emulate
+    # those of a calibration are too slow to emulate
+    monkeypatch.setattr("groupconv_server.planner.calibration_sizes.problems", list)
     monkeypatch.setattr("groupconv_worker.cuda.engine.time_on_device", lambda *_: 1.0)
     done = CliRunner().invoke(app(), ["warmup", "--engine", "cuda", "--rows", "mobilenet_dw_14"])
     assert done.exit_code == 0, (done.output, done.exception)
