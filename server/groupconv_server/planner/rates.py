@@ -104,12 +104,19 @@ class Rates:
 
 def median(rates: Sequence[Rates]) -> Rates:
     """Each number's median over the workers."""
-    numbers = {
-        name: float(np.median([getattr(r, name) for r in rates]))
-        for name in ("memory", "link", "latency", "dispatch", "crowding")
-    }
-    lists = {
-        name: tuple(float(m) for m in np.median([getattr(r, name) for r in rates], axis=0))
-        for name in ("multiply_adds", "overhead")
-    }
-    return Rates(**lists, **numbers)  # type: ignore[arg-type]
+
+    def number(name: str) -> float:
+        return float(np.median([getattr(r, name) for r in rates]))
+
+    def of_classes(name: str) -> tuple[float, ...]:
+        return tuple(float(m) for m in np.median([getattr(r, name) for r in rates], axis=0))
+
+    return Rates(
+        multiply_adds=of_classes("multiply_adds"),
+        overhead=of_classes("overhead"),
+        memory=number("memory"),
+        link=number("link"),
+        latency=number("latency"),
+        dispatch=number("dispatch"),
+        crowding=number("crowding"),
+    )
