@@ -166,8 +166,8 @@ class Server:
             self.metrics.registry.register(state)
             self._grpc = self._build()
             self.port = self._bind()
-            page = (config.metrics_host, config.metrics_port, self.metrics.registry, self.health.state)
-            self._page = Page.of(*page)
+            host, port = config.metrics_host, config.metrics_port
+            self._page = Page.of(host, port, self.metrics.registry, self.health.state)
             if self._store is not None:
                 self._store.held.tell(self.address)
             self._grpc.start()

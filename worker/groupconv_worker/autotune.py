@@ -102,7 +102,8 @@ class Tuner:
                 name = self._choices[key] = found.removesuffix(DOUBT)  # another process has measured meanwhile
                 return candidates[name]()
             name, best, disturbed = self._measure(problem, candidates)
-            self._remember(key, name, name + DOUBT if disturbed and known != name + DOUBT else name)
+            self._choices = newest(self._choices | {key: name})
+            self._file.add(key, name + DOUBT if disturbed and known != name + DOUBT else name)
             return_freed_memory()
         return best
 
@@ -156,10 +157,6 @@ class Tuner:
                 break
         best = min(times, key=lambda name: medians[name])
         return best, prepared[best], watch.disturbed
-
-    def _remember(self, key: str, name: str, written: str) -> None:
-        self._choices = newest(self._choices | {key: name})
-        self._file.add(key, written)
 
 
 def return_freed_memory() -> None:

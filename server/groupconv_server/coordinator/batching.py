@@ -97,7 +97,7 @@ class Batcher:
         with self._lock:
             self._count += 1
             rank = (job.priority or math.inf, self._count)
-            entry = QueueEntry(x, call.steps, alone, key_of(x, call), rank, job)
+            entry = QueueEntry(x, call, alone, key_of(x, call), rank, job)
             free = self._running < self._slots() and not self._queue
             if free:
                 self._running += 1
@@ -189,11 +189,11 @@ class Batcher:
 
     def _join(self, batch: Sequence[QueueEntry]) -> None:
         """Run requests as one, and give each its part of the output."""
-        x, steps = np.concatenate([a.x for a in batch]), batch[0].steps
+        x, first = np.concatenate([a.x for a in batch]), batch[0].call
         deadlines = [a.job.deadline for a in batch]
         deadline = None if None in deadlines else max(d for d in deadlines if d is not None)
         job = Job(deadline, lambda: not all(a.job.look() for a in batch))
-        call = self.coordinator.compile(x.shape, x.dtype, steps, reordering=batch[0].key[2], cut=batch[0].key[3])
+        call = self.coordinator.compile(x.shape, x.dtype, first.steps, reordering=first.reordering, cut=first.cut)
         self.coordinator.count(len(batch))
         ran = self.coordinator.perform(call, x, job=job)
         at = 0
@@ -235,7 +235,7 @@ class Batcher:
         """A batch and the waiting entries that can join it: a power of two, so that few sizes are prepared."""
         head = batch[0]
         room = JOINED_BYTES // max(1, head.x.nbytes)
-        fit = [a for a in self._queue if a.key == head.key and same(a.steps, head.steps)]
+        fit = [a for a in self._queue if a.key == head.key and same(a.call.steps, head.call.steps)]
         fit.sort(key=lambda a: a.rank)
         found = (batch + fit)[: max(len(batch), min(most, room))]
         found = found[: max(len(batch), 1 << (len(found).bit_length() - 1))]
@@ -246,7 +246,7 @@ class Batcher:
     def _benefit(self, entry: QueueEntry) -> BatchingBenefit:
         benefit = self._benefits.get(entry.key)
         if benefit is None:
-            first = entry.steps[0]
+            first = entry.call.steps[0]
             name = first.layer if isinstance(first, ResidentStep) else "requests without a layer"
             benefit = self._benefits[entry.key] = BatchingBenefit(
                 f"{name} on {list(entry.x.shape[1:])} {entry.x.dtype}"
@@ -259,7 +259,7 @@ class Batcher:
         """Count a run by its size."""
         self._benefit(entry).ran(samples, time.monotonic())
         self.coordinator.metrics.batches.observe(samples)
-        first = entry.steps[0]
+        first = entry.call.steps[0]
         if isinstance(first, ResidentStep):
             self._sizes.setdefault((first.layer, first.version), Counter())[samples] += 1
             while len(self._sizes) > KEPT:

@@ -21,7 +21,7 @@ class QueueEntry:
 
     Attributes:
         x: (N, C, *spatial).
-        steps: of the request, with arrays.
+        call: of the request.
         alone: runs the request by itself.
         key: equal for requests that may be joined.
         rank: the entry of the least rank goes first.
@@ -34,7 +34,7 @@ class QueueEntry:
     """
 
     x: Array
-    steps: Sequence[Step]
+    call: CompiledCall
     alone: Callable[[], Result]
     key: tuple[Any, ...]
     rank: tuple[float, int]

@@ -77,7 +77,7 @@ class PlannedChain:
 def cut_chain(
     chain: Chain, first: int, cut: Cut, order: Sequence[str], rates: Sequence[Rates], history: History
 ) -> PlannedChain | None:
-    """A chain under a cut, with shards in proportion to their workers' speeds; None if the cut is looked_at."""
+    """A chain under a cut, with shards in proportion to their workers' speeds; None if the cut is impossible."""
     cut = cut._replace(space=cut.space or (1,) * chain[0].geometry.rank)
     used = rates[: cut.parts]
     alike = all(r == used[0] for r in used)
