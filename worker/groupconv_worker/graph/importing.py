@@ -4,10 +4,9 @@ onnx-ir holds the model; onnxscript's optimizer inlines functions, folds constan
 cannot do refuses no model: there is no graph then, and onnxruntime runs the model as it is.
 """
 
-import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -54,8 +53,7 @@ class Optimized:
         proto = onnx.ModelProto.FromString(model.data)
         _check_supported(proto)
         try:
-            with _quiet():
-                self._model = _optimized(proto, _Budget(folded_bytes))
+            self._model = _optimized(proto, _Budget(folded_bytes))
         except ImportError as error:
             raise FailedPreconditionError(
                 f"to compile networks, install what the server needs: pip install 'groupconv[server]' ({error})"
@@ -94,10 +92,9 @@ class Optimized:
             UnboundGraphError: a shape depends on the values of the inputs, or an operator is not ONNX's.
         """
         try:
-            with _quiet():
-                bound = self._model.clone()
-                _set_shapes(bound.graph, shapes)
-                _fold(bound, _Budget(FOLDED_AT_BINDING), rewrite=False)
+            bound = self._model.clone()
+            _set_shapes(bound.graph, shapes)
+            _fold(bound, _Budget(FOLDED_AT_BINDING), rewrite=False)
         except Exception as error:  # noqa: BLE001 - of any node, as above
             raise UnboundGraphError(f"constants cannot be folded: {_first_line(error)}") from None
         return self._translation.graph(bound.graph, self._outputs)
@@ -129,6 +126,9 @@ def _optimized(proto: onnx.ModelProto, budget: _Budget) -> Any:
     import onnx_ir
     from onnx_ir.passes import common
 
+    for logger in map(logging.getLogger, ("onnx_ir", "onnxscript")):
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.ERROR)  # they warn of each node that they leave as it is
     model = onnx_ir.from_proto(proto)
     common.RemoveInitializersFromInputsPass()(model)
     common.InlinePass()(model)
@@ -195,16 +195,6 @@ def _check_supported(proto: onnx.ModelProto) -> None:
     for node in proto.graph.node:
         if any(attribute.HasField("sparse_tensor") for attribute in node.attribute):
             raise UnboundGraphError(f"{node.op_type} {node.name!r} has a sparse tensor")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the optimizer's warnings out of the log: of what it leaves as it is."""
-    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
-    for logger in loggers:
-        if logger.level == logging.NOTSET:
-            logger.setLevel(logging.ERROR)
-    yield
 
 
 def _first_line(error: BaseException) -> str:

@@ -151,7 +151,7 @@ class _Made:
             yield Node("Resize", node.inputs, node.outputs, attributes, node.name)
         elif node.op == "Sum" and len(node.inputs) == 2:
             yield Node("Add", node.inputs, node.outputs, {}, node.name)
-        elif node.op == "Dropout" and not attributes.get("training_mode") and not any(node.outputs[1:]):
+        elif node.op == "Dropout" and not any(node.outputs[1:]):
             yield Node("Identity", node.inputs[:1], node.outputs[:1], {}, node.name)
         elif node.op == "Cast" and self.tensors[node.inputs[0]].dtype == out.dtype:
             yield Node("Identity", node.inputs, node.outputs, {}, node.name)
