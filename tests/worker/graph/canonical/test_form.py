@@ -325,3 +325,4 @@ def test_constants_are_shared_by_graphs_of_one_model():
     small, large = (canonical(graph_of((1, 4, n, n), nodes, **constants), memo) for n in (5, 9))
     (one,), (other,) = small.nodes, large.nodes
     assert small.constants[one.inputs[1]] is large.constants[other.inputs[1]]
+    assert small.constants[one.inputs[2]] is large.constants[other.inputs[2]]

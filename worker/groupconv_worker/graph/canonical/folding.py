@@ -39,8 +39,7 @@ def _fold(draft: Draft, node: Node) -> bool:
     if before is None or "activation" in before.attributes or len(before.inputs) > 3 or not _simple(draft, before):
         return False
     weights = draft.value(before.inputs[1])
-    bias_name = before.inputs[2] if len(before.inputs) > 2 else ""
-    bias = draft.value(bias_name) if bias_name else np.zeros(draft.shape(x)[1], draft.tensors[x].dtype)
+    bias = draft.value(_bias(draft, before))
     if weights is None or bias is None or not is_float(draft, x):
         return False
     channels, inputs = draft.shape(x)[1], [before.inputs[0], before.inputs[1]]
@@ -77,13 +76,30 @@ def _fold_ahead(draft: Draft, node: Node) -> bool:
         if scale is not None:
             inputs[1] = draft.constant(conv.inputs[1], _ahead(*key), weights, scale, key=key)
         if shift is not None:
-            given = conv.inputs[2] if len(conv.inputs) > 2 else ""
-            bias = draft.constants[given] if given else np.zeros(len(weights), weights.dtype)
-            moved = draft.constant(f"{conv.inputs[1]}/bias", _bias_ahead(*key), weights, bias, shift, key=key)
+            parts = weights, draft.constants[_bias(draft, conv)], shift
+            moved = draft.constant(f"{conv.inputs[1]}/bias", _bias_ahead(*key), *parts, key=key)
             inputs[2:3] = [moved]
         draft.replace([conv], replace(conv, inputs=tuple(inputs)))
     draft.replace([node])
     return True
+
+
+def _bias(draft: Draft, node: Node) -> str:
+    """The bias of a convolution or Gemm, by name; zeros if it has none.
+
+    The memo keeps the zeros: constants computed from other zeros would be computed again for each graph of a model.
+    """
+    if any(node.inputs[2:3]):
+        return node.inputs[2]
+    channels, dtype = draft.shape(node.outputs[0])[1], draft.tensors[node.outputs[0]].dtype
+    return draft.constant(f"{node.outputs[0]}/zeros", _zeros(channels, dtype), key=(channels, dtype))
+
+
+def _zeros(channels: int, dtype: np.dtype) -> Any:
+    def no_bias() -> Array:
+        return np.zeros(channels, dtype)
+
+    return no_bias
 
 
 def _ahead(groups: int, channels: int) -> Any:
