@@ -19,9 +19,7 @@ class Drawing:
         return self.draw(st.sampled_from(values))
 
     def weight(self, *shape, scale=1.0):
-        name = f"w{len(self.weights)}"
-        self.weights[name] = (self.rng.standard_normal(shape) * scale).astype(np.float32)
-        return name
+        return self.constant((self.rng.standard_normal(shape) * scale).astype(np.float32))
 
     def node(self, op, inputs, shape, **attributes):
         name = f"t{len(self.nodes)}"

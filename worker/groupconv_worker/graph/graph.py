@@ -6,6 +6,7 @@ gone.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,8 @@ class Graph:
         >>> f32 = np.dtype("float32")
         >>> x, y = (Tensor(name, f32, (1, 3)) for name in "xy")
         >>> graph = Graph(("x",), ("y",), (Node("Relu", ("x",), ("y",)),), {"x": x, "y": y}, {})
-        >>> graph.makers["y"].op, [node.op for node in graph.readers["x"]], graph.tensors["y"].nbytes
-        ('Relu', ['Relu'], 12)
+        >>> graph.makers["y"].op, graph.tensors["y"].nbytes
+        ('Relu', 12)
     """
 
     inputs: tuple[str, ...]
@@ -76,13 +77,8 @@ class Graph:
     nodes: tuple[Node, ...]
     tensors: Mapping[str, Tensor]
     constants: Mapping[str, Array]
-    makers: Mapping[str, Node] = field(init=False, repr=False)
-    readers: Mapping[str, tuple[Node, ...]] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        readers: dict[str, list[Node]] = {name: [] for name in self.tensors}
-        for node in self.nodes:
-            for name in dict.fromkeys(filter(None, node.inputs)):
-                readers[name].append(node)
-        object.__setattr__(self, "makers", {name: node for node in self.nodes for name in node.outputs if name})
-        object.__setattr__(self, "readers", {name: tuple(nodes) for name, nodes in readers.items()})
+    @cached_property
+    def makers(self) -> Mapping[str, Node]:
+        """The node that makes each tensor; inputs and constants have none."""
+        return {name: node for node in self.nodes for name in node.outputs if name}

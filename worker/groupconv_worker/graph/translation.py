@@ -133,8 +133,7 @@ class _Made:
         if attributes.get("training_mode"):
             raise UnboundGraphError(f"{where} is in training mode")
         if node.op in RESHAPES:
-            if math.prod(shapes[0]) != math.prod(out.shape):
-                count = math.prod(shapes[0])
+            if (count := math.prod(shapes[0])) != math.prod(out.shape):
                 raise UnboundGraphError(f"{where}: {count} elements cannot have the shape {list(out.shape)}")
             yield Node("Reshape", node.inputs[:1], node.outputs, {}, node.name)
         elif node.op in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"):

@@ -58,17 +58,15 @@ def canonical(graph: Graph, memo: Memo | None = None) -> Graph:
     draft = Draft(graph, memo)
     for rules in STAGES:
         for _ in range(PASSES):
-            if not sum(apply(draft, rules)):
+            if not apply(draft, rules):
                 break
     return draft.graph()
 
 
-def apply(draft: Draft, rules: Mapping[str, tuple[Rule, ...]]) -> list[bool]:
-    """Try rules on every node once; for each node, whether one fitted."""
-    found = []
+def apply(draft: Draft, rules: Mapping[str, tuple[Rule, ...]]) -> bool:
+    """Try rules on every node once, until one fits the node; whether any did."""
+    found = False
     for node in draft:
-        for rule in rules.get(node.op, ()):
-            if rule(draft, node):
-                found.append(True)
-                break
+        if any(rule(draft, node) for rule in rules.get(node.op, ())):
+            found = True
     return found

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from groupconv_worker.graph.graph import Node, Tensor
 
 
@@ -29,10 +27,15 @@ class Call:
         return self.inputs[0]
 
     @property
+    def output(self) -> Tensor:
+        """What is known of the first output, which every node has."""
+        assert self.outputs[0] is not None
+        return self.outputs[0]
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of the first output."""
-        assert self.outputs[0] is not None
-        return self.outputs[0].shape
+        return self.output.shape
 
     def given(self, position: int) -> Any:
         """An input, or None."""
@@ -50,11 +53,3 @@ class Call:
 
 Definition = Callable[[Call], Any]
 """Computes an operator's output, or a tuple of its outputs."""
-
-
-def axes_of(call: Call, rank: int, position: int = 1) -> tuple[int, ...]:
-    """The attribute or input `axes`, counted from the front; all axes if there is none."""
-    axes = call.option("axes", position)
-    if axes is None:
-        return tuple(range(rank))
-    return tuple(int(axis) % rank for axis in np.atleast_1d(axes))

@@ -74,7 +74,7 @@ def _isinf(call: Call) -> Any:
 
 def _cast(call: Call) -> Any:
     """To integers and bools. Floats are float64 here, whatever they are in the network."""
-    dtype = call.outputs[0].dtype  # type: ignore[union-attr] # a cast has an output
+    dtype = call.output.dtype
     if call.x.dtype == np.float64 and np.issubdtype(dtype, np.integer):
         return np.trunc(call.x).astype(dtype)
     return call.x.astype(dtype)

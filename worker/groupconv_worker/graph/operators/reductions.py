@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from groupconv_worker.graph.operators.call import Call, Definition, axes_of
+from groupconv_worker.graph.operators.call import Call, Definition
 
 
 def _reduction(function: Callable[[Any, tuple[int, ...], bool], Any]) -> Definition:
     def reduced(call: Call) -> Any:
-        axes = call.option("axes", 1)
-        given = axes is not None and np.size(axes) > 0
-        if not given and call.attribute("noop_with_empty_axes", 0):
+        rank = call.x.ndim
+        axes = tuple(int(axis) % rank for axis in np.atleast_1d(call.option("axes", 1, ())))
+        if not axes and call.attribute("noop_with_empty_axes", 0):
             return function(call.x[None], (0,), False)  # each element is a sum of its own
-        over = axes_of(call, call.x.ndim) if given else tuple(range(call.x.ndim))
-        return function(call.x, over, bool(call.attribute("keepdims", 1)))
+        return function(call.x, axes or tuple(range(rank)), bool(call.attribute("keepdims", 1)))
 
     return reduced
 
