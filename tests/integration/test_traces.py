@@ -23,7 +23,8 @@ class Spans:
     """The spans of a run of the program."""
 
     def __init__(self, executor: str) -> None:
-        done = subprocess.run([sys.executable, PROGRAM, executor], capture_output=True, text=True, check=False)
+        env = os.environ | {"PYTHONPATH": str(PROGRAM.parent.parent)}
+        done = subprocess.run([sys.executable, PROGRAM, executor], capture_output=True, text=True, check=False, env=env)
         assert done.returncode == 0, done.stderr
         self.all = json.loads(done.stdout.splitlines()[-1])
 
@@ -66,7 +67,7 @@ def test_one_trace_shows_plan_split_shards_and_merge(spans, call):
 
 
 def test_a_layer_for_two_workers_has_two_shards_in_its_trace(spans):
-    """Alone on the server it is cut in two; its shards are on both workers."""
+    """It asks to be cut by groups, of which it has two; its shards are on both workers."""
     (convolve,) = spans.below(spans.root("unary"), f"/{CONVOLVE}", CONVOLVE, "convolve")
     assert len({s["attributes"]["worker"] for s in spans.below(convolve, "shard")}) == 2
 

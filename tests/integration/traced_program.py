@@ -18,6 +18,7 @@ import groupconv
 from groupconv.errors import NotFoundError
 from groupconv_server.config import Config
 from groupconv_server.server import Server
+from waiting import until
 
 
 def main(executor: str) -> None:
@@ -31,8 +32,9 @@ def main(executor: str) -> None:
     config = Config(port=0, executor=executor, workers=2, threads=1, engine="reference")
     with Server(config) as server, groupconv.connect(server.address, timeout=60) as client:
         steps = [groupconv.Step(w, None, groupconv.ConvSpec(groups=2))]
+        until(lambda: len(client.status().workers) == 2)
         with tracer.start_as_current_span("unary"):
-            client.run(x, steps)
+            client.run(x, steps, cut="group")
         with tracer.start_as_current_span("stream"):
             client.stream_convolve(x, steps, band_rows=16)
         with tracer.start_as_current_span("refused"), contextlib.suppress(NotFoundError):
