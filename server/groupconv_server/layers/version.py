@@ -16,7 +16,7 @@ from groupconv_server.coordinator.resident import ResidentStep, resident_steps
 from groupconv_server.coordinator.steps import input_types
 from groupconv_worker.graph.binding import Skeleton
 from groupconv_worker.graph.importing import Optimized
-from groupconv_worker.graph.model import Model
+from groupconv_worker.graph.model import ALGORITHM, Model
 
 PLANS = 64
 """Plans that a network's version keeps, one for each set of input shapes."""
@@ -111,6 +111,9 @@ class NetworkVersion(Version):
     _plans: LRUCache[tuple[tuple[str, tuple[int, ...]], ...], NetworkPlan] = field(
         default_factory=lambda: LRUCache(PLANS), repr=False, kw_only=True
     )
+    _answered: LRUCache[tuple[tuple[str, tuple[int, ...]], ...], tuple[str, Sequence[str]]] = field(
+        default_factory=lambda: LRUCache(PLANS), repr=False, kw_only=True
+    )
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, kw_only=True)
 
     def bind(self, shapes: Mapping[str, Sequence[int]], most: int) -> NetworkPlan:
@@ -132,15 +135,28 @@ class NetworkVersion(Version):
             plan = self.skeleton.bind(shapes, most=most)
             with self._lock:
                 self._plans[key] = plan
+                self._answered.pop(key, None)
         return plan
 
-    def answered_by(self, shapes: Mapping[str, Sequence[int]], algorithm: str) -> None:
-        """Plans of these shapes say from now on who answered the last call of them."""
+    def answered_by(self, shapes: Mapping[str, Sequence[int]], algorithm: str, theirs: Sequence[str] = ()) -> None:
+        """Plans of these shapes say from now on who answered the last call of them.
+
+        Args:
+            shapes: of the call's inputs.
+            algorithm: who computed the nodes.
+            theirs: outputs of nodes that onnxruntime computed nevertheless.
+        """
         key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
         with self._lock:  # a look-up reorders the cache
             plan = self._plans.get(key)
-            if plan is not None and plan.nodes and plan.nodes[0].algorithm != algorithm:
-                self._plans[key] = replace(plan, nodes=tuple(replace(n, algorithm=algorithm) for n in plan.nodes))
+            if plan is None or self._answered.get(key, (ALGORITHM, ())) == (algorithm, theirs):
+                return
+            others = set(theirs)
+            nodes = tuple(
+                replace(node, algorithm=algorithm if others.isdisjoint(node.outputs) else ALGORITHM)
+                for node in plan.nodes
+            )
+            self._plans[key], self._answered[key] = replace(plan, nodes=nodes), (algorithm, theirs)
 
     @functools.cached_property
     def skeleton(self) -> Skeleton:

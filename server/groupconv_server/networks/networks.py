@@ -207,10 +207,10 @@ class Networks:
         answer = sum(array.nbytes for array in ran.outputs.values())
         self._limits.check_message(answer)
         self.registry.grow(network, worker, ran.program_bytes)
-        network.answered_by(shapes, ran.algorithm)
-        part = PartReport(ran.algorithm, model.nodes, ran.seconds, ran.reason)
+        network.answered_by(shapes, ran.algorithm, ran.theirs)
+        parts = ran.parts or (PartReport(ran.algorithm, model.nodes, ran.seconds, ran.reason),)
         moved = answer + sum(array.nbytes for array in inputs.values())
-        network.last = NetworkReport(worker, (part,), moved, time.perf_counter() - start)
+        network.last = NetworkReport(worker, parts, moved, time.perf_counter() - start)
         return Outputs(ran.outputs, network.last)
 
     def _check(self, network: NetworkVersion, inputs: Sequence[Mapping[str, Sequence[int]]]) -> None:

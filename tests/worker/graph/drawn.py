@@ -192,9 +192,9 @@ STEPS = (
 
 
 @st.composite
-def networks(draw, blocks=4) -> tuple[ModelProto, tuple[int, ...]]:
+def networks(draw, blocks=4, kind=Drawing) -> tuple[ModelProto, tuple[int, ...]]:
     """A model with the input `x` and the output `y`, and the input's shape."""
-    drawing = Drawing(draw)
+    drawing = kind(draw)
     shape = (draw(st.integers(1, 2)), draw(st.integers(1, 8)), draw(st.integers(4, 14)), draw(st.integers(4, 14)))
     x = ("x", shape)
     for _ in range(draw(st.integers(1, blocks))):

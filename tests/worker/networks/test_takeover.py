@@ -11,6 +11,7 @@ from onnx import helper
 from groupconv.errors import CancelledError
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.cpu.compiler import Compiler, Done
+from groupconv_worker.cpu.network.fragments import compiled_network
 from groupconv_worker.cpu.network.network import CompiledNetwork
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.importing import Optimized
@@ -18,7 +19,7 @@ from groupconv_worker.graph.model import ALGORITHM, read_model
 from groupconv_worker.job import Job
 from groupconv_worker.networks.runner import OURS, NetworkCall, NetworkRunner
 from groupconv_worker.networks.session import NetworkSession
-from groupconv_worker.networks.takeover import Candidate, Takeover
+from groupconv_worker.networks.takeover import Candidate, Takeover, computed_by_onnxruntime
 
 X = np.random.default_rng(0).standard_normal((1, 64, 56, 56)).astype(np.float32)
 LRN = model([helper.make_node("LRN", ["x"], ["y"], size=5)], {"x": X.shape})
@@ -71,7 +72,7 @@ def tried(team: Team, data: bytes, other: bytes, spare: int = MUCH) -> Candidate
     takeover = Takeover(ThreadBudget(1), team, Compiler())
     found = Candidate("n", (("x", X.shape),), spare)
     graph = Optimized(read_model(other)).canonical({"x": X.shape})
-    CompiledNetwork(graph, team)  # as another process would, it compiles the kernels
+    compiled_network(graph, team)  # as another process would, it compiles the kernels
     takeover._try(found, Done(graph=graph), NetworkSession(read_model(data), 1), {"x": X}, ["y"])
     return found
 
@@ -106,6 +107,29 @@ def test_a_window_runs_on_the_session_and_programs_still_count(team):
     ran = runner.run(NetworkCall("lrn", 1, {"x": X}, ("y",), spare=-1), lambda: read_model(LRN), Job())
     assert ran.algorithm == ALGORITHM
     assert ran.program_bytes == program.nbytes > 0
+
+
+def test_a_program_may_leave_parts_to_onnxruntime(team):
+    """Reports name the parts, and the nodes of the model that onnxruntime computes."""
+    nodes = [
+        helper.make_node("LRN", ["x"], ["a"], size=5),
+        helper.make_node("Sinh", ["a"], ["b"], name="odd"),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("LRN", ["c"], ["y"], size=5),
+    ]
+    data = model(nodes, {"x": X.shape})
+    graph = Optimized(read_model(data)).canonical({"x": X.shape})
+    program = compiled_network(graph, team)
+    takeover = Takeover(ThreadBudget(1), team, Compiler())
+    found = takeover.candidate("n", 1, {"x": X})
+    found.program, found.theirs = program, computed_by_onnxruntime(program, read_model(data), graph)
+    runner = NetworkRunner(ThreadBudget(1), 1, takeover)
+    ran = runner.run(NetworkCall("n", 1, {"x": X}, ("y",)), lambda: read_model(data), Job())
+    assert [part.algorithm for part in ran.parts] == [OURS, ALGORITHM, OURS]
+    assert "Sinh 'odd' has no kernel" in ran.parts[1].reason
+    assert ran.theirs == ("b",)
+    assert "sessions between" in ran.reason
+    assert sum(part.seconds for part in ran.parts) <= ran.seconds
 
 
 @pytest.mark.slow

@@ -61,8 +61,8 @@ def perform(engine: CpuEngine, job: Job) -> Done:
 
 def perform_network(job: NetworkJob) -> Done:
     """Bind a network's graph, and compile the kernels of its program."""
+    from groupconv_worker.cpu.network.fragments import compiled_network
     from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
-    from groupconv_worker.cpu.network.network import CompiledNetwork
     from groupconv_worker.cpu.threads import Team
     from groupconv_worker.graph.importing import Optimized
     from groupconv_worker.graph.model import read_model
@@ -73,7 +73,7 @@ def perform_network(job: NetworkJob) -> Done:
         team = Team(1)
         try:
             with _alone():
-                CompiledNetwork(graph, team)
+                compiled_network(graph, team)
         finally:
             team.close()
     except (UnsupportedNodeError, UnboundGraphError) as error:

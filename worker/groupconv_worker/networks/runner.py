@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from numpy.typing import NDArray
 
 from groupconv.errors import DeadlineExceededError
+from groupconv.networks.plan import PartReport
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.model import ALGORITHM, Model
 from groupconv_worker.job import Job
 from groupconv_worker.networks.session import NetworkSession
 
 if TYPE_CHECKING:
-    from groupconv_worker.networks.takeover import Takeover
+    from groupconv_worker.networks.takeover import OurNetwork, Takeover
     from groupconv_worker.runtime import WorkerRuntime
 
 Array = NDArray[Any]
@@ -53,6 +54,8 @@ class NetworkRan(NamedTuple):
         algorithm: who ran it: `graph.model.ALGORITHM` or `OURS`.
         reason: why.
         program_bytes: of all programs of the version on this worker.
+        parts: of a program that leaves some parts to onnxruntime, all parts in order; else none.
+        theirs: outputs of the model's nodes that onnxruntime computed for the program.
     """
 
     outputs: dict[str, Array]
@@ -60,11 +63,14 @@ class NetworkRan(NamedTuple):
     algorithm: str = ALGORITHM
     reason: str = ""
     program_bytes: int = 0
+    parts: tuple[PartReport, ...] = ()
+    theirs: tuple[str, ...] = ()
 
 
 OURS = "groupconv"
 """Who runs a network that is one program of ours, as plans and reports say."""
 SESSION, PROGRAM = "the whole network as one session", "the whole network as one program"
+FRAGMENTS = "programs, and sessions between them"
 
 
 class ModelMissingError(LookupError):
@@ -142,11 +148,12 @@ class NetworkRunner:
         takeover = self.takeover
         found = None if takeover is None or call.spare < 0 else takeover.candidate(*version, call.inputs)
         program = None if found is None else found.program
+        parts: tuple[PartReport, ...] = ()
         start = time.perf_counter()
         if program is not None:
             with job:
                 job.check()
-                made = program.run(call.inputs, call.into)
+                made, parts = _answer(program, call)
             outputs = {name: made[name] for name in call.outputs}
         else:
             outputs = session.run(call.inputs, call.outputs, job, call.into, peak_bytes=call.peak_bytes)
@@ -157,15 +164,33 @@ class NetworkRunner:
                 takeover.answered(*version, found, session, call.inputs, spare=call.spare)
                 reason = f"{SESSION} ({found.reason})" if found.reason else SESSION
             else:
-                reason = f"{PROGRAM}, {found.reason}"
+                reason = f"{FRAGMENTS if parts else PROGRAM}, {found.reason}"
         held = 0 if takeover is None else takeover.bytes_of(*version)
-        return NetworkRan(outputs, seconds, ALGORITHM if program is None else OURS, reason, held)
+        if program is None or found is None:
+            return NetworkRan(outputs, seconds, ALGORITHM, reason, held)
+        return NetworkRan(outputs, seconds, OURS, reason, held, parts, found.theirs)
 
     def forget(self, network: str, version: int) -> None:
         """Drop the session and the programs of a version. A call that runs on one goes on to its end."""
         self._sessions.pop((network, version), None)
         if self.takeover is not None:
             self.takeover.forget(network, version)
+
+
+def _answer(program: "OurNetwork", call: NetworkCall) -> tuple[dict[str, Array], tuple[PartReport, ...]]:
+    """The outputs of a program, and its parts if it leaves some to onnxruntime."""
+    from groupconv_worker.cpu.network.fragments import FragmentedNetwork  # with Numba, which is there by now
+
+    if not isinstance(program, FragmentedNetwork):
+        return program.run(call.inputs, call.into), ()
+    outputs, seconds = program.timed(call.inputs, call.into)
+    found = []
+    for part, took in zip(program.parts, seconds, strict=True):
+        why = [program.reasons[node.outputs[0]] for node in part.nodes if node.outputs[0] in program.reasons]
+        more = f", and {len(why) - 1} more like it" if len(why) > 1 else ""
+        reason = "a program" if part.ours else f"a session ({why[0]}{more})"
+        found.append(PartReport(OURS if part.ours else ALGORITHM, len(part.nodes), took, reason))
+    return outputs, tuple(found)
 
 
 def takeover_of(runtime: "WorkerRuntime") -> "Takeover | None":

@@ -1,18 +1,16 @@
 """Run a whole network as one session of onnxruntime, on the CPU of this process."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime import OrtAllocatorType, OrtArenaCfg, OrtMemoryInfo, OrtMemType
 
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv_worker.graph.model import ELEMENTS, Model
+from groupconv_worker.graph.sessions import first_line, make_session
 from groupconv_worker.job import Job
-from groupconv_worker.machine import memory
 
 Array = NDArray[Any]
 SHRINK = 256 * 2**20
@@ -45,16 +43,9 @@ class NetworkSession:
     """
 
     def __init__(self, model: Model, threads: int) -> None:
-        _limit_memory()
         self.model = model
-        options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.use_env_allocators", "1")
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.enable_mem_pattern = False  # it would hold a second copy of all tensors, laid out for the last shapes
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # other requests need the processors
         try:
-            self._session = onnxruntime.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
+            self._session = make_session(model.data, threads)
         except Exception as error:  # noqa: BLE001 - a class for each status, none of which is public
             wanted = f"a model that onnxruntime runs (it says: {first_line(error)})"
             raise InvalidArgumentError("model", wanted, f"{model.nodes} nodes") from None
@@ -113,22 +104,8 @@ class NetworkSession:
         return {name: into[name] if into and name in into else value.numpy() for name, value in found.items()}
 
 
-@functools.cache
-def _limit_memory() -> None:
-    """Bound the memory that all sessions of this process have: shapes may depend on values that a caller sends."""
-    arena = OrtArenaCfg({"max_mem": memory() // 2, "arena_extend_strategy": 1})
-    info = OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, OrtMemType.DEFAULT)
-    onnxruntime.create_and_register_allocator(info, arena)
-
-
 def _refusal(error: Exception) -> Exception:
     text = first_line(error)
     if "memory" in text.lower() or "bad_alloc" in text or "BFCArena" in str(error):
         return ResourceExhaustedError(f"the network takes more memory than there is: {text}")
     return InvalidArgumentError("inputs", f"inputs that fit every operator (onnxruntime says: {text})", "others")
-
-
-def first_line(error: BaseException) -> str:
-    """What the runtime says in one line, without the status in front."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return line.removeprefix("[ONNXRuntimeError] : ")[:500]

@@ -24,11 +24,17 @@ from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.cpu.threads import Team
+from groupconv_worker.graph.fragments import origins
+from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
 from groupconv_worker.networks.session import NetworkSession
 
 if TYPE_CHECKING:
+    from groupconv_worker.cpu.network.fragments import FragmentedNetwork
     from groupconv_worker.cpu.network.network import CompiledNetwork
+
+    OurNetwork = CompiledNetwork | FragmentedNetwork
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +61,7 @@ class Candidate:
         shapes: of the inputs.
         spare: bytes that its program may take.
         program: that answers; None as long as the session does.
+        theirs: outputs of the model's nodes that onnxruntime computes for the program.
         reason: why it is the one or the other.
         calls: how often it was called.
         gone: whether the version was unloaded.
@@ -63,7 +70,8 @@ class Candidate:
     name: str
     shapes: Shapes
     spare: int = 0
-    program: "CompiledNetwork | None" = None
+    program: "OurNetwork | None" = None
+    theirs: tuple[str, ...] = ()
     reason: str = ""
     calls: int = 0
     gone: bool = False
@@ -181,12 +189,13 @@ class Takeover:
         if found.gone:
             return
         # kept out of a server's start
+        from groupconv_worker.cpu.network.fragments import FragmentedNetwork, compiled_network
         from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
-        from groupconv_worker.cpu.network.network import CompiledNetwork, KernelsMissingError
+        from groupconv_worker.cpu.network.network import KernelsMissingError
 
         try:
             with deferred():
-                program = CompiledNetwork(came.graph, self._team)
+                program = compiled_network(came.graph, self._team)
         except (UnsupportedNodeError, KernelsMissingError, NotCompiledError) as error:
             found.reason = f"no program: {error}"
             return
@@ -198,6 +207,8 @@ class Takeover:
             return
         ratio = min(ours) / min(theirs)
         if ratio < 1:
+            if isinstance(program, FragmentedNetwork):
+                found.theirs = computed_by_onnxruntime(program, session.model, came.graph)
             found.reason, found.program = f"measured at {ratio:.2f} × onnxruntime's time", program
         else:
             found.reason = f"our program takes {ratio:.2f} × its time"
@@ -205,7 +216,7 @@ class Takeover:
 
     def _measure(
         self,
-        program: "CompiledNetwork",
+        program: "OurNetwork",
         session: NetworkSession,
         inputs: dict[str, Array],
         outputs: list[str],
@@ -242,6 +253,12 @@ class Takeover:
         finally:
             granted.reset(token)
             self._budget.release(threads)
+
+
+def computed_by_onnxruntime(program: "FragmentedNetwork", model: Model, graph: Graph) -> tuple[str, ...]:
+    """The outputs of a model's nodes that a program leaves to onnxruntime."""
+    foreign = {node.outputs[0] for part in program.parts if not part.ours for node in part.nodes}
+    return tuple(name for name, origin in origins(model.proto.graph.node, graph).items() if origin in foreign)
 
 
 def agrees(got: Array, want: Array) -> bool:

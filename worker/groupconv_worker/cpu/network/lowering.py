@@ -82,19 +82,29 @@ class Lowering:
         for i, name in enumerate(graph.inputs):
             self.arrays[name] = Address(FIRST_INPUT + i)
 
-    def run(self, lower: Mapping[str, Callable[["Lowering", Node], None]]) -> None:
+    def run(
+        self, lower: Mapping[str, Callable[["Lowering", Node], None]], refused: dict[str, str] | None = None
+    ) -> None:
         """Lower all nodes by their operators' functions.
 
+        Args:
+            lower: by operator.
+            refused: gets the reason for each node that cannot be lowered, by its first output. The stages are of no
+                use then.
+
         Raises:
-            UnsupportedNodeError: naming the first node that cannot be lowered.
+            UnsupportedNodeError: naming the first node that cannot be lowered, without `refused`.
         """
         for node in self.graph.nodes:
-            if node.op not in lower:
-                raise UnsupportedNodeError(f"{node.op} {node.name!r} has no kernel")
             try:
-                lower[node.op](self, node)
+                self._lower(node, lower)
             except UnsupportedNodeError as error:
-                raise UnsupportedNodeError(f"{node.op} {node.name!r}: {error}") from None
+                if refused is None:
+                    raise
+                refused[node.outputs[0]] = str(error)
+                for name in filter(None, node.outputs):  # as if a runtime had made them
+                    self.maps.pop(name, None)
+                    self.any_array(name)
             for name in node.outputs:
                 if name in self._outputs and name in self.maps and name not in self.arrays:
                     self.array(name)
@@ -103,6 +113,14 @@ class Lowering:
             if found != address:
                 nbytes = self.graph.tensors[name].nbytes
                 self.assembly.add(self.assembly.kernel(copied), (found, address, nbytes), -(-nbytes // BLOCK))
+
+    def _lower(self, node: Node, lower: Mapping[str, Callable[["Lowering", Node], None]]) -> None:
+        if node.op not in lower:
+            raise UnsupportedNodeError(f"{node.op} {node.name!r} has no kernel")
+        try:
+            lower[node.op](self, node)
+        except UnsupportedNodeError as error:
+            raise UnsupportedNodeError(f"{node.op} {node.name!r}: {error}") from None
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor."""
@@ -189,7 +207,12 @@ class Lowering:
         tensor = self.graph.tensors[name]
         if tensor.dtype.itemsize != 4:
             raise UnsupportedNodeError(f"elements of {tensor.dtype}")
-        address = self._outputs[name] if name in self._outputs else self.assembly.block(tensor.nbytes)
+        return self.any_array(name)
+
+    def any_array(self, name: str) -> Address:
+        """Memory as of `new_array`, for elements of any dtype."""
+        nbytes = self.graph.tensors[name].nbytes
+        address = self._outputs[name] if name in self._outputs else self.assembly.block(nbytes)
         self.arrays[name] = address
         return address
 

@@ -81,9 +81,8 @@ class CompiledNetwork:
     """
 
     def __init__(self, graph: Graph, team: Team) -> None:
+        check_samples(graph)
         tensors = graph.tensors
-        if any(tensors[name].shape[:1] > (SAMPLES,) for name in graph.inputs):
-            raise UnsupportedNodeError(f"more than {SAMPLES} samples")
         self._inputs = [tensors[name] for name in graph.inputs]
         self._outputs = [tensors[name] for name in graph.outputs]
         assembly = Assembly()
@@ -115,13 +114,19 @@ class CompiledNetwork:
             DeadlineExceededError, CancelledError: the job of this thread is over.
         """
         given = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
-        found = {t.name: _room(t, None if into is None else into.get(t.name)) for t in self._outputs}
+        found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
         bases = [word for array in (*given, *found.values()) for word in (address(array), 0)]
         self._program.start(bases)
         return found
 
 
-def _room(tensor: Tensor, given: Array | None) -> Array:
+def check_samples(graph: Graph) -> None:
+    """Refuse more samples than a program has stages for."""
+    if any(graph.tensors[name].shape[:1] > (SAMPLES,) for name in graph.inputs):
+        raise UnsupportedNodeError(f"more than {SAMPLES} samples")
+
+
+def output_array(tensor: Tensor, given: Array | None) -> Array:
     """The array that was given for an output, if it fits."""
     fits = given is not None and given.shape == tensor.shape and given.dtype == tensor.dtype
     if given is not None and fits and given.flags.c_contiguous:
