@@ -33,6 +33,8 @@ class Config:
         max_delay_us: microseconds more that a request that had to wait may wait for others to join it.
         shared_memory: True if clients of this machine may register shared memory.
         metrics_host, metrics_port: address of the metrics; port 0 picks a free one, None serves none.
+        web_port: port of gRPC-Web, Connect and the page on `host`; 0 picks a free one, None serves none.
+        web_origins: sites whose pages may call the web port, as `https://host`; the server's own page always may.
     """
 
     host: str = "127.0.0.1"
@@ -59,6 +61,8 @@ class Config:
     evict_layers: bool = False
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
+    web_port: int | None = None
+    web_origins: tuple[str, ...] = ()
     layer_dir: Path | None = None
     shared_memory: bool = False
     max_batch: int = 1

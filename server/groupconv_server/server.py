@@ -60,6 +60,7 @@ from groupconv_server.telemetry import audit
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.page import Page
 from groupconv_server.telemetry.traces import Traces
+from groupconv_server.web.optional import web_listener
 
 log = logging.getLogger(__name__)
 
@@ -167,11 +168,17 @@ class Server:
             self._grpc = self._build()
             self.port = self._bind()
             host, port = config.metrics_host, config.metrics_port
+            self._web = web_listener(config, self._certificates, self._tokens)
+            if self._web is not None:
+                undo.callback(self._web.close)
+                self._grpc.add_insecure_port(self._web.target)
             self._page = Page.of(host, port, self.metrics.registry, self.health.state)
             if self._store is not None:
                 self._store.held.tell(self.address)
             self._grpc.start()
             self.health.start()
+            if self._web is not None:
+                self._web.start()
             if measure:
                 self.background.measure()
             undo.pop_all()
@@ -185,6 +192,11 @@ class Server:
     def metrics_url(self) -> str | None:
         """The URL of its metrics, or None if they are not served."""
         return None if self._page is None else self._page.url
+
+    @property
+    def web_url(self) -> str | None:
+        """The URL of its page, or None if there is no web port."""
+        return None if self._web is None else self._web.url
 
     def reload(self) -> None:
         """Read certificates and tokens again. Those that cannot be read stay as they are, and the log says why."""
@@ -204,6 +216,8 @@ class Server:
         elif waited:
             time.sleep(LINGER)  # gRPC has the last answers, and the clients have not read them yet
         self.background.stop()  # after the gate has closed: it may have to wait for a measurement
+        if self._web is not None:
+            self._web.close()
         self._grpc.stop(LINGER).wait()
         self._pool.shutdown()
         audit.flush()

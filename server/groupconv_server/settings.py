@@ -7,6 +7,7 @@ variable is GROUPCONV_ and the name in capitals. A program that embeds the serve
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -143,6 +144,13 @@ class Settings(BaseSettings):
         le=65535,
     )
     metrics_host: str = setting(_c.metrics_host, "Address of the metrics and the health pages; they need no token.")
+    web_port: int | None = setting(
+        _c.web_port,
+        "HTTP port of gRPC-Web, Connect and the page; 0 picks a free one. Default: none.",
+        ge=0,
+        le=65535,
+    )
+    web_origins: str = setting("", "Sites whose pages may call the web port: https://a.example,https://b.example")
     log_format: str = setting("console", "console or json.")
     log_level: str | None = setting(None, "DEBUG (a line for every request), INFO, WARNING or ERROR.")
 
@@ -187,6 +195,7 @@ class Settings(BaseSettings):
             "queue_bytes": self.queue_mib * MIB,
             "layer_bytes": self.layer_memory_mib * MIB,
             "shared_memory": self.allow_shared_memory,
+            "web_origins": self._origins(),
             "limits": Limits(
                 message_bytes=self.max_message_mib * MIB,
                 tensor_bytes=self.max_tensor_mib * MIB,
@@ -206,6 +215,14 @@ class Settings(BaseSettings):
         if not self.workers.isdigit() or int(self.workers) < 1:
             raise _invalid("workers", "auto or a number from 1", self.workers)
         return int(self.workers)
+
+    def _origins(self) -> tuple[str, ...]:
+        origins = tuple(part.strip() for part in self.web_origins.split(",") if part.strip())
+        for origin in origins:
+            parts = urlsplit(origin)
+            if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
+                raise _invalid("web_origins", "https://host or https://host:port, several with commas between", origin)
+        return origins
 
     def _pairs(self, name: str) -> list[tuple[str, str]]:
         """The pairs of a setting like `a=1,b=2`."""

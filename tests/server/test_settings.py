@@ -22,6 +22,7 @@ TYPES = get_type_hints(serve.command)
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
 OTHER = {"executor": "local", "engine": "reference", "log_format": "json", "log_level": "ERROR", "metrics_host": "::1"}
 OTHER |= {"workers": "3", "placement": "pack", "worker_resources": "disk=2", "worker_labels": "zone=a"}
+OTHER |= {"web_origins": "https://lab.example"}
 
 
 def other_value(parameter, folder: Path) -> str:

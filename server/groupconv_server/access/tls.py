@@ -70,6 +70,25 @@ class Certificates:
             require_client_authentication=len(self._files) > 2,
         )
 
+    def context(self) -> ssl.SSLContext:
+        """A context for servers that are not gRPC's, with the same files. It checks them at each handshake, too."""
+        seen = self._stat_or_none()
+        first = current = self._loaded()
+
+        def renew(connection: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+            nonlocal seen, current
+            with self._lock:
+                if (now := self._stat_or_none()) != seen:
+                    seen = now
+                    try:
+                        current = self._loaded()
+                    except (OSError, ValueError) as error:
+                        log.error("TLS: %s; serving on with the certificate read before", error)  # noqa: TRY400
+            connection.context = current
+
+        first.sni_callback = renew
+        return first
+
     def reload(self) -> None:
         """Read the files now, changed or not, and log the result."""
         with self._lock:
@@ -107,6 +126,15 @@ class Certificates:
     def _read(self) -> tuple[Signature, grpc.ServerCertificateConfiguration]:
         """Read the files and check with OpenSSL that they fit together. gRPC would only find out at each handshake."""
         before = self._stat()
+        self._loaded()
+        pems = [path.read_bytes() for path in self._files]
+        if self._stat() != before:
+            raise ValueError("files that change while they are read")
+        authorities = pems[2] if len(pems) > 2 else None
+        return before, grpc.ssl_server_certificate_configuration([(pems[1], pems[0])], authorities)
+
+    def _loaded(self) -> ssl.SSLContext:
+        """A context of OpenSSL with the files, which must fit together."""
         certificate, key, *client_ca = self._files
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
@@ -118,11 +146,8 @@ class Certificates:
                 context.load_verify_locations(path)
             except ssl.SSLError as error:
                 raise ValueError(f"{path} holds no certificates: {error}") from None
-        pems = [path.read_bytes() for path in self._files]
-        if self._stat() != before:
-            raise ValueError("files that change while they are read")
-        authorities = pems[2] if client_ca else None
-        return before, grpc.ssl_server_certificate_configuration([(pems[1], pems[0])], authorities)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
 
 def _no_passphrase() -> str:

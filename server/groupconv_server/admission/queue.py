@@ -63,7 +63,9 @@ def caller_of_task(fn: Callable[..., Any], args: tuple[Any, ...]) -> Hashable:
 
 
 def caller_of(request: Request | None, call: Any) -> Hashable:
-    """The name of the token that a request came with, else the address of the call's connection."""
+    """The name of the token that a request came with, else the caller's address."""
     if request is not None and request.token:
         return request.token
-    return "" if call is None else str(call.peer())
+    if call is None:
+        return ""
+    return str(call.peer()) if request is None else request.peer(str(call.peer()))

@@ -25,6 +25,8 @@ $ groupconv serve --executor ray --max-batch 8
 $ groupconv serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --ray-address auto
 
 $ groupconv serve --metrics-port 9464 --log-format json
+
+$ groupconv serve --web-port 8080
 """
 
 
@@ -45,6 +47,8 @@ def command(settings: Settings) -> None:
         workers = server.executor.describe()
         engines = ", ".join(dict.fromkeys(w.engine for w in workers))
         count = f"{len(workers)} {server.executor.name} worker{'s' * (len(workers) != 1)}"
+        if server.web_url:
+            say(f"groupconv shows its page on {server.web_url}", page=server.web_url)
         if server.metrics_url:
             say(f"groupconv shows its metrics on {server.metrics_url}", metrics=server.metrics_url)
         say(f"groupconv is serving with {count} ({engines}) on {server.address}", address=server.address)

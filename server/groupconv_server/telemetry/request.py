@@ -21,6 +21,8 @@ from groupconv_server.telemetry.traces import Traces, end
 
 ID_KEY = "x-request-id"
 """Metadata key of the request's id. The caller may send one; the server always returns one."""
+PEER_KEY = "x-groupconv-peer"
+"""Metadata key of the caller's address in a call that the web port forwards. Believed on a Unix socket alone."""
 UNREAD = "UNREAD"
 """The code of a request that ended before a thread worked on it."""
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -47,6 +49,7 @@ class Request:
     __slots__ = (
         "_arrived",
         "_begun",
+        "_forwarded",
         "_metadata",
         "_series",
         "_span",
@@ -63,13 +66,23 @@ class Request:
         self.method, self._metadata, self._series, self._traces = method, metadata, series, traces
         self._span: Span | None = None
         self._begun = self.traced = False
-        self.id = self.token = self.field = ""
+        self.id = self.token = self.field = self._forwarded = ""
         for key, value in metadata:
             if key == ID_KEY and _ID.fullmatch(str(value)):
                 self.id = str(value)
             elif key == "grpc-previous-rpc-attempts":
                 series.retries.inc()
+            elif key == PEER_KEY:
+                self._forwarded = str(value)
         self.id = self.id or f"{_prefix}-{next(_numbers):x}"
+
+    def peer(self, connection: str) -> str:
+        """The caller's address: its connection's, or the one that the web port saw.
+
+        Args:
+            connection: the peer as gRPC names it. Only the web port has a Unix socket to this server.
+        """
+        return self._forwarded if self._forwarded and connection.startswith("unix:") else connection
 
     def begin(self, context: grpc.ServicerContext) -> None:
         """A thread starts to work on it."""
@@ -98,7 +111,7 @@ class Request:
         reason = ""
         if code != "OK":
             reason = _text(context)
-            if audit.failed(self._entry(code, context.peer(), reason, seconds)):
+            if audit.failed(self._entry(code, self.peer(context.peer()), reason, seconds)):
                 self._series.refused[code].inc()
         elif audit.log.isEnabledFor(logging.DEBUG):
             audit.done(self._entry(code, "", "", seconds))

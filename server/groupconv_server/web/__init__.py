@@ -1,0 +1,1 @@
+"""The web port: gRPC-Web, Connect and the page, over HTTP for browsers."""

@@ -1,0 +1,173 @@
+"""The unary methods of the API as endpoints of connectrpc, which speaks gRPC-Web and Connect.
+
+Messages in protobuf's binary form pass through as they are: the gRPC server decodes them. Messages in JSON are decoded
+here, because that server knows none.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from connectrpc.codec import Codec
+from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
+from connectrpc.request import RequestContext
+from connectrpc.server import ConnectASGIApplication, Endpoint
+from google.protobuf import json_format, message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+from groupconv.errors import UnauthenticatedError
+from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2, network_pb2
+from groupconv_server.access.tokens import Tokens
+from groupconv_server.telemetry.request import ID_KEY
+from groupconv_server.web.gateway import Gateway
+
+SERVICES: tuple[ServiceDescriptor, ...] = (
+    convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"],
+    cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"],
+    layer_pb2.DESCRIPTOR.services_by_name["LayerService"],
+    network_pb2.DESCRIPTOR.services_by_name["NetworkService"],
+)
+"""Served on the web port. Shared memory is not: a browser has none, and regions belong to connections."""
+
+
+class Answer(NamedTuple):
+    """An encoded answer and its message class."""
+
+    raw: bytes
+    kind: Any
+
+
+class Binary:
+    """connectrpc's codec "proto": bytes stay bytes."""
+
+    def name(self) -> str:
+        """Its content type's name."""
+        return "proto"
+
+    def decode(self, data: bytes | bytearray, message_class: Any) -> bytes:  # noqa: ARG002 - connectrpc's signature
+        """The bytes."""
+        return bytes(data)
+
+    def encode(self, message: Answer) -> bytes:
+        """The bytes."""
+        return message.raw
+
+
+class Json:
+    """connectrpc's codec "json": protobuf's JSON form, in which bytes are base64.
+
+    Example:
+        >>> from groupconv.v1.cluster_pb2 import GetClusterRequest
+        >>> Json().decode(b"{}", GetClusterRequest)
+        b''
+    """
+
+    def name(self) -> str:
+        """Its content type's name."""
+        return "json"
+
+    def decode(self, data: bytes | bytearray, message_class: Any) -> bytes:
+        """The message in its binary form. connectrpc reports any exception as INVALID_ARGUMENT."""
+        message: bytes = json_format.Parse(bytes(data), message_class()).SerializeToString()
+        return message
+
+    def encode(self, message: Answer) -> bytes:
+        """The answer in JSON."""
+        return json_format.MessageToJson(message.kind.FromString(message.raw), indent=None).encode()
+
+
+class TokenCheck:
+    """Refuses a caller without a token before its message is read.
+
+    The refusal comes from the gRPC server, which gets the call without its message: it counts and audits all of them.
+
+    Args:
+        gateway: to that server.
+        tokens: who is admitted; None admits everybody.
+    """
+
+    def __init__(self, gateway: Gateway, tokens: Tokens | None) -> None:
+        self._gateway, self._tokens = gateway, tokens
+
+    async def on_start(self, ctx: RequestContext[Any, Any]) -> None:
+        """Raise the refusal."""
+        if self._tokens is None:
+            return
+        try:
+            self._tokens.caller(ctx.request_headers.allitems())
+        except UnauthenticatedError:
+            path = f"/{ctx.method.service_name}/{ctx.method.name}"
+            await self._gateway.call(path, b"", ctx.request_headers, peer_of(ctx))
+
+    async def on_end(self, token: None, ctx: RequestContext[Any, Any], error: Exception | None, /) -> None:
+        """Do nothing."""
+
+
+class Methods(ConnectASGIApplication[Gateway]):
+    """An ASGI application with every unary method.
+
+    Args:
+        gateway: calls them.
+        tokens: who is admitted; None admits everybody.
+        limit: bytes of a message, at most.
+    """
+
+    def __init__(self, gateway: Gateway, tokens: Tokens | None, limit: int) -> None:
+        codecs: list[Codec[Any, Any]] = [Binary(), Json()]
+        super().__init__(
+            service=gateway,
+            endpoints=endpoints,
+            interceptors=[TokenCheck(gateway, tokens)],
+            read_max_bytes=limit,
+            codecs=codecs,
+            compressions=[],  # elements hardly shrink, and what does not expand is no bomb
+        )
+
+    @property
+    def path(self) -> str:
+        """Prefix of its paths."""
+        return "/"
+
+
+def endpoints(gateway: Gateway) -> Mapping[str, Any]:
+    """An endpoint for each unary method, by its path."""
+    return {path: _endpoint(gateway, path, method) for path, method in unary_methods(SERVICES)}
+
+
+def unary_methods(services: Iterable[ServiceDescriptor]) -> Iterator[tuple[str, MethodDescriptor]]:
+    """The path and the descriptor of each method that takes one message and returns one.
+
+    Example:
+        >>> [path for path, _ in unary_methods(SERVICES[:1])]
+        ['/groupconv.v1.ConvolutionService/Convolve', '/groupconv.v1.ConvolutionService/PlanConvolution']
+    """
+    for service in services:
+        for method in service.methods:
+            if not (method.client_streaming or method.server_streaming):
+                yield f"/{service.full_name}/{method.name}", method
+
+
+def peer_of(ctx: RequestContext[Any, Any]) -> str:
+    """The caller's address, for the audit log and the shares of callers."""
+    return f"web:{ctx.client_address or ''}"
+
+
+def _endpoint(gateway: Gateway, path: str, method: MethodDescriptor) -> Endpoint[Any, Any]:
+    info: MethodInfo[Any, Any] = MethodInfo(
+        name=method.name,
+        service_name=method.containing_service.full_name,
+        input=message_factory.GetMessageClass(method.input_type),
+        output=message_factory.GetMessageClass(method.output_type),
+        idempotency_level=IdempotencyLevel.UNKNOWN,
+        stream_type=StreamType.UNARY,
+    )
+    run: Callable[[Any, RequestContext[Any, Any]], Awaitable[Any]] = partial(_call, gateway, path)
+    return Endpoint.unary(info, run)
+
+
+async def _call(gateway: Gateway, path: str, message: bytes, ctx: RequestContext[Any, Any]) -> Answer:
+    milliseconds = ctx.timeout_ms
+    timeout = None if milliseconds is None else max(0.0, milliseconds / 1000)
+    raw, request_id = await gateway.call(path, message, ctx.request_headers, peer_of(ctx), timeout)
+    ctx.response_headers[ID_KEY] = request_id
+    return Answer(raw, ctx.method.output)
