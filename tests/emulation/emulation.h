@@ -21,6 +21,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <tuple>
 #include <ucontext.h>
@@ -46,7 +47,15 @@ using std::erf, std::exp, std::tanh;
 namespace emulation {
 
 inline unsigned char* shared_memory = nullptr;
+inline std::size_t shared_bytes = 0;
 inline unsigned char* dynamic_shared() { return shared_memory; }
+inline void clear_shared() { std::memset(shared_memory, 0xff, shared_bytes); }
+
+inline std::size_t block_count() { return std::size_t{gridDim.x} * gridDim.y * gridDim.z; }
+inline Dim3 block_at(std::size_t i) {
+    return {static_cast<unsigned>(i % gridDim.x), static_cast<unsigned>(i / gridDim.x % gridDim.y),
+            static_cast<unsigned>(i / gridDim.x / gridDim.y)};
+}
 
 inline float half_to_float(std::uint16_t bits) {
     _Float16 value;
@@ -63,20 +72,26 @@ inline std::uint16_t float_to_half(float value) {
 
 #ifdef EMULATION_THREADS
 
-inline std::barrier<>* block_barrier = nullptr;
+inline std::optional<std::barrier<>> block_barrier;
 inline void wait_for_block() { block_barrier->arrive_and_wait(); }
 
-template <class Body> void run_block(unsigned threads, bool, const Body& body) {
-    std::barrier<> barrier(threads);
-    block_barrier = &barrier;
+// Starting a thread under a sanitizer takes longer than running it, so a launch starts them once, for all its blocks.
+template <class Body> void run_blocks(unsigned threads, bool, const Body& body) {
+    const auto begin = [&]() noexcept {
+        clear_shared();
+        block_barrier.emplace(threads);
+    };
+    std::barrier next(threads, begin);  // every thread is between two blocks
     std::vector<std::thread> pool;
-    const Dim3 block = blockIdx;
     for (unsigned t = 0; t < threads; ++t)
         pool.emplace_back([&, t] {
-            blockIdx = block;
-            threadIdx = {t, 0, 0};
-            body();
-            barrier.arrive_and_drop();
+            for (std::size_t block = 0; block < block_count(); ++block) {
+                next.arrive_and_wait();
+                blockIdx = block_at(block);
+                threadIdx = {t, 0, 0};
+                body();
+                block_barrier->arrive_and_drop();
+            }
         });
     for (auto& thread : pool) thread.join();
 }
@@ -137,6 +152,14 @@ template <class Body> void run_block(unsigned threads, bool descending, const Bo
     }
 }
 
+template <class Body> void run_blocks(unsigned threads, bool descending, const Body& body) {
+    for (std::size_t block = 0; block < block_count(); ++block) {
+        clear_shared();
+        blockIdx = block_at(block);
+        run_block(threads, descending, body);
+    }
+}
+
 #endif
 
 // Calls `kernel` for every thread of every block. `arguments` are pointers to the values, as for
@@ -155,15 +178,10 @@ int launch(void (*kernel)(Parameters...), const unsigned* grid, const unsigned* 
     std::unique_ptr<unsigned char, decltype(&std::free)> memory(
         static_cast<unsigned char*>(std::malloc(shared ? shared : 1)), &std::free);
     shared_memory = memory.get();
+    shared_bytes = shared;
     [&]<std::size_t... I>(std::index_sequence<I...>) {
         const auto body = [&] { kernel(*static_cast<std::remove_cv_t<Parameters>*>(arguments[I])...); };
-        for (unsigned z = 0; z < grid[2]; ++z)
-            for (unsigned y = 0; y < grid[1]; ++y)
-                for (unsigned x = 0; x < grid[0]; ++x) {
-                    std::memset(shared_memory, 0xff, shared);
-                    blockIdx = {x, y, z};
-                    run_block(block[0], descending, body);
-                }
+        run_blocks(block[0], descending, body);
     }(std::index_sequence_for<Parameters...>{});
     return -1;
 }

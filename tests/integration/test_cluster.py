@@ -149,7 +149,7 @@ def test_chaos():
             until(lambda: len(workers(client)) == 3)
             end = time.monotonic() + seconds
             with Load(client, threads=4, rate=40) as load:
-                while time.monotonic() < end:
+                while time.monotonic() < end or not all(killed.values()):
                     load.more(dice.randrange(5, 60))
                     node = dice.choice(nodes)
                     actors = [p for p in children(node) if p.name().startswith("ray::Worker")]
@@ -162,7 +162,6 @@ def test_chaos():
                             dice.choice(actors).kill()
                             killed["worker"] += 1
             print(f"{load.answers} answers, worst {load.worst:.2f} s, killed {killed}")
-            assert min(killed.values()) > 0
             until(lambda: len(workers(client)) == 3)
             assert client.status().state == "SERVING"
             assert server.poll() is None

@@ -38,10 +38,9 @@ def test_a_live_server_refuses_them_and_goes_on(served):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_more_broken_messages(served, seed):
-    decoders.run(400_000, seed)
-    live.run(served.address, 5_000, seed)
+def test_more_broken_messages(served):
+    decoders.run(400_000, 1)
+    live.run(served.address, 5_000, 1)
 
 
 def test_requests_of_extreme_parameters_cost_what_they_say():
@@ -52,5 +51,5 @@ def test_requests_of_extreme_parameters_cost_what_they_say():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_more_requests_of_extreme_parameters():
-    found = extremes.run(5_000, 1)
-    assert found.ended["OK"] > 2_000
+    found = extremes.run(3_000, 1)
+    assert found.ended["OK"] > 1_200

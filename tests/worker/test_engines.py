@@ -30,13 +30,13 @@ def engine(request: pytest.FixtureRequest):
     engine.close()
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(case=cases())
 def test_float32(engine: Engine, case: Case):
     check(run(engine, case), case)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(case=cases(dtypes=EVERY_PAIR))
 def test_every_dtype(engine: Engine, case: Case):
     check(run(engine, case), case)
@@ -51,7 +51,7 @@ def test_every_dtype_at_length(engine: Engine, case: Case):
     check(run(engine, case), case)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(case=cases(dtypes=SAME_FLOATS + INTEGER_PAIRS))
 def test_resident_kernels_keep_their_weights(engine: Engine, case: Case):
     from groupconv_worker.contract import Problem
@@ -69,7 +69,7 @@ def test_resident_kernels_keep_their_weights(engine: Engine, case: Case):
     check(out[case.x.shape[0] :], case)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(case=cases())
 def test_input_and_output_may_be_views(engine: Engine, case: Case):
     wide_x = np.zeros((case.x.shape[0], case.x.shape[1] + 2, *case.x.shape[2:]), dtype=case.x.dtype)
@@ -84,7 +84,7 @@ def test_input_and_output_may_be_views(engine: Engine, case: Case):
     assert (wide_out[:, -1] == 77).all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(case=cases(spec_activation=False))
 def test_nan_and_infinity_are_computed(engine: Engine, case: Case):
     case.x.flat[0], case.x.flat[-1] = np.nan, np.inf

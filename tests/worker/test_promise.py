@@ -195,10 +195,10 @@ def test_winograd_keeps_the_bound_for_dense_filters(case, resident):
 def test_every_other_algorithm_keeps_the_bound(name, data, kind, resident):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     groups, per_group = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6))
-    k = data.draw(st.sampled_from([1, 3, 7]))  # each is compiled
+    k = data.draw(st.sampled_from([1, 3, 7]))  # each is compiled, as is each width
     if name == "separable":
         groups, per_group, k = groups * per_group, 1, data.draw(st.sampled_from([5, 9]))
-    x = field(kind, rng, (2, groups * per_group, 20, data.draw(st.integers(10, 40))), "float32")
+    x = field(kind, rng, (2, groups * per_group, 20, data.draw(st.sampled_from([10, 23, 40]))), "float32")
     w = rng.standard_normal((groups * 2, per_group, k, k))
     w = (w[..., :1] * w[..., :1, :] if name == "separable" else w).astype("float32")
     spec = ConvSpec(padding=k // 2, stride=data.draw(st.integers(1, 2)), groups=groups)
@@ -234,13 +234,13 @@ def test_engines_choose_algorithms_that_keep_it(engine, kind):
             assert worst(y, x, w, None, problem.geometry) <= 1, prepared.algorithm
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(data=st.data(), dtypes=st.sampled_from([("int32", "int32"), ("int8", "uint8"), ("uint8", "int32")]))
 def test_integers_are_exact_in_every_algorithm_modulo_2_32(data, dtypes):
     """Values of the whole range, so that sums wrap."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     groups, channels, k = (data.draw(st.sampled_from(some)) for some in ((1, 2), (1, 2, 16), (1, 3)))
-    shapes = (2, groups * channels, 12, data.draw(st.integers(6, 30))), (groups * 3, channels, k, k)
+    shapes = (2, groups * channels, 12, data.draw(st.sampled_from([7, 30]))), (groups * 3, channels, k, k)
     x, w = (
         rng.integers(np.iinfo(d).min, np.iinfo(d).max, s, d, endpoint=True) for s, d in zip(shapes, dtypes, strict=True)
     )

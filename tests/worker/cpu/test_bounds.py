@@ -46,7 +46,7 @@ COMPILED = ("direct", "grouped", "separable", "winograd")
 """Those whose code this project compiles; what the others compute lies in NumPy's arrays."""
 MACS = 3_000_000
 """Multiply-adds of a drawn problem, for the reference takes its time."""
-EXAMPLES = int(os.environ.get("GROUPCONV_BOUNDS_EXAMPLES", "6"))
+EXAMPLES = int(os.environ.get("GROUPCONV_BOUNDS_EXAMPLES", "4"))
 
 widths = st.integers(1, 400) | st.sampled_from([8, 15, 16, 17, 31, 32, 33, 64, 96, 127, 256])
 heights = st.integers(1, 80) | st.sampled_from([1, 4, 7, 8])
@@ -130,17 +130,18 @@ SETS = ("neon", "avx2", "avx512")
 
 
 @pytest.mark.parametrize("simd", SETS[: SETS.index(target().name)][-1:])
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(VARIABLE in os.environ, reason="it runs for an instruction set already")
 def test_narrower_vectors(simd):
     """As processors without this one's instructions run it, in a process of their own: a crash there is a failure."""
-    run_with(simd, "5")
+    run_with(simd, "3")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("simd", SETS)
 def test_at_length(simd):
-    run_with(simd, "40")
+    run_with(simd, "20")
 
 
 def run_with(simd: str, examples: str) -> None:

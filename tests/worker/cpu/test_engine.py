@@ -51,7 +51,7 @@ def answer(algorithm, problem: Problem, x, w, bias=None, *, resident: bool = Tru
 
 
 @pytest.mark.parametrize("name", EXACT)
-@settings(max_examples=30)
+@settings(max_examples=16)
 @given(case=cases(dtypes=PAIRS), resident=st.booleans())
 def test_exact_algorithms(name, case, resident):
     algorithm = EXACT[name]
@@ -75,7 +75,7 @@ def test_samples_that_lie_apart(algorithm):
     assert (room[:, 1] == 77).all()
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(data=st.data(), width=st.integers(1, 80), height=st.integers(1, 9), step=st.integers(1, 2))
 def test_every_block_on_wide_rows(data, width, height, step):
     """Rows of several vectors: inner vectors without masks, a last block that overlaps, phases of unequal width."""
@@ -92,7 +92,7 @@ def test_every_block_on_wide_rows(data, width, height, step):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     extents=st.tuples(st.integers(10, 30), st.integers(10, 30)),
     channels=st.tuples(st.integers(16, 40), st.integers(16, 40)),
@@ -138,7 +138,7 @@ def test_what_is_not_finite_is_not_spread_nor_warned_of(algorithm, value):
     np.testing.assert_allclose(got[calm], want[calm], atol=1e-4)
 
 
-@settings(max_examples=15)
+@settings(max_examples=5)
 @given(
     k=st.tuples(st.integers(5, 9), st.integers(5, 9)),
     stride=st.integers(1, 2),
@@ -209,7 +209,7 @@ def test_one_shot_sessions_are_bounded(monkeypatch):
     assert len(runtime._sessions) == 2
 
 
-@settings(max_examples=30)
+@settings(max_examples=8)
 @given(case=cases(transposed=True))
 def test_direct_writes_every_phase(case):
     assume(EXACT["direct"].supports(Problem(case.geometry, case.types)))

@@ -34,8 +34,8 @@ def workers(client, count):
     ("cpus", "gpus", "arguments", "count", "threads"),
     [
         (1, 2, ["--threads", "8"], 2, 1),
-        pytest.param(2, 8, [], 8, 1, marks=pytest.mark.slow),
-        pytest.param(16, 8, ["--threads", "8"], 8, 2, marks=pytest.mark.slow),
+        pytest.param(2, 4, [], 4, 1, marks=pytest.mark.slow),
+        pytest.param(8, 4, ["--threads", "8"], 4, 2, marks=pytest.mark.slow),
         pytest.param(4, 2, ["--worker-gpus", "0.5"], 4, 1, marks=pytest.mark.slow),
     ],
 )
