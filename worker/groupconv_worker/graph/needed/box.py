@@ -55,6 +55,11 @@ class Box:
         return tuple(r.stop - r.start for r in self.ranges)
 
     @property
+    def empty(self) -> bool:
+        """Whether it has no elements."""
+        return min(self.shape, default=1) <= 0
+
+    @property
     def slices(self) -> tuple[slice, ...]:
         """The index of this part."""
         return tuple(slice(r.start, r.stop) for r in self.ranges)
@@ -66,3 +71,41 @@ class Box:
     def clipped(self, shape: Iterable[int]) -> "Box":
         """The part that lies inside a tensor of this shape."""
         return Box(tuple(r.clipped(extent) for r, extent in zip(self.ranges, shape, strict=True)))
+
+    def within(self, other: "Box") -> bool:
+        """Whether another box has all of this one."""
+        return all(o.start <= r.start and r.stop <= o.stop for r, o in zip(self.ranges, other.ranges, strict=True))
+
+    def common(self, other: "Box") -> "Box | None":
+        """The part that both have; None if there is none."""
+        ranges = [
+            Range(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(self.ranges, other.ranges, strict=True)
+        ]
+        return None if any(r.start >= r.stop for r in ranges) else Box(tuple(ranges))
+
+    def without(self, other: "Box") -> "list[Box]":
+        """What is left without another box: boxes that do not overlap.
+
+        Example:
+            >>> [part.shape for part in Box.whole((4, 4)).without(Box.of((1, 2), (0, 4)))]
+            [(1, 4), (2, 4)]
+        """
+        common = self.common(other)
+        if common is None:
+            return [self]
+        found, rest = [], list(self.ranges)
+        for axis, taken in enumerate(common.ranges):
+            pieces = (Range(rest[axis].start, taken.start), Range(taken.stop, rest[axis].stop))
+            found += [Box((*rest[:axis], piece, *rest[axis + 1 :])) for piece in pieces if piece.start < piece.stop]
+            rest[axis] = taken
+        return found
+
+    def relative(self, other: "Box") -> "Box":
+        """This box as indices into another one that has it."""
+        return Box(
+            tuple(Range(r.start - o.start, r.stop - o.start) for r, o in zip(self.ranges, other.ranges, strict=True))
+        )
+
+    def along(self, axis: int, part: Range) -> "Box":
+        """The box with another range of one axis."""
+        return Box((*self.ranges[:axis], part, *self.ranges[axis + 1 :]))

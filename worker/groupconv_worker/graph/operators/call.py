@@ -4,7 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from groupconv_worker.graph.graph import Node, Tensor
+
+Product = Callable[[Any, Any], Any]
+"""A matrix product of stacks of matrices, (…, rows, inner) by (…, inner, columns)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +20,13 @@ class Call:
         node: with its attributes.
         inputs: floats as float64; None is one that is left out.
         outputs: what is known of the outputs.
+        product: multiplies matrices.
     """
 
     node: Node
     inputs: Sequence[Any]
     outputs: Sequence[Tensor | None]
+    product: Product = np.matmul
 
     @property
     def x(self) -> Any:

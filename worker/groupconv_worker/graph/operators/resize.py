@@ -103,7 +103,9 @@ def _resize(call: Call) -> Any:
             scale = _common_scale(call, axes)
         part = (0.0, 1.0) if roi is None or len(roi) == 0 else (float(roi[i]), float(roi[i + len(axes)]))
         at = coordinates(call, axis, extent, length, scale, part)
-        y = np.moveaxis(np.tensordot(weights(call, at, extent, scale), y, (1, axis)), 0, axis)
+        lines = np.moveaxis(y, axis, 0)
+        resized = call.product(weights(call, at, extent, scale), lines.reshape(extent, -1))
+        y = np.moveaxis(resized.reshape(length, *lines.shape[1:]), 0, axis)
         if call.attribute("coordinate_transformation_mode") == "tf_crop_and_resize":
             outside = (at < 0) | (at > extent - 1)
             shape = [1] * rank

@@ -8,7 +8,7 @@ import numpy as np
 
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.graph import Graph, Node
-from groupconv_worker.graph.operators.call import Call, Definition
+from groupconv_worker.graph.operators.call import Call, Definition, Product
 from groupconv_worker.graph.operators.epilogue import RESIDUAL, activation_node
 from groupconv_worker.graph.operators.matrices import MATRICES
 from groupconv_worker.graph.operators.movement import MOVEMENT
@@ -30,12 +30,13 @@ DEFINITIONS: dict[str, Definition] = {
 """By ONNX's name of the operator."""
 
 
-def run_reference(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def run_reference(graph: Graph, inputs: Mapping[str, Array], product: Product = np.matmul) -> dict[str, Array]:
     """Compute a graph in float64 (integers as they are), node by node.
 
     Args:
         graph: whose operators all have a definition.
         inputs: by name.
+        product: multiplies matrices; `ordered_product` for sums that do not depend on extents.
 
     Returns:
         The outputs by name; floats are float64.
@@ -50,10 +51,10 @@ def run_reference(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]
         >>> run_reference(graph, {"x": np.zeros(2, np.float32)})["y"]
         array([1., 1.])
     """
-    values = {name: _wide(array) for name, array in {**graph.constants, **inputs}.items()}
+    values = {name: wide(array) for name, array in {**graph.constants, **inputs}.items()}
     last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     for i, node in enumerate(graph.nodes):
-        values.update(run_node(graph, node, values))
+        values.update(run_node(graph, node, values, product))
         for name in node.inputs:
             if last[name] == i and name not in graph.outputs:
                 values.pop(name, None)
@@ -61,20 +62,23 @@ def run_reference(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]
 
 
 @np.errstate(all="ignore")  # NaN and infinity are data
-def run_node(graph: Graph, node: Node, values: Mapping[str, Array]) -> dict[str, Array]:
+def run_node(graph: Graph, node: Node, values: Mapping[str, Array], product: Product = np.matmul) -> dict[str, Array]:
     """The outputs of one node by name, from the values of its inputs."""
     call = Call(
         node,
         [values[name] if name else None for name in node.inputs],
         [graph.tensors[name] if name else None for name in node.outputs],
+        product,
     )
     found = _with_epilogue(DEFINITIONS[node.op])(call)
     made = found if isinstance(found, tuple) else (found,)
-    return {name: _wide(np.asarray(array)) for name, array in zip(node.outputs, made, strict=False) if name}
+    return {name: wide(np.asarray(array)) for name, array in zip(node.outputs, made, strict=False) if name}
 
 
-def _wide(array: Array) -> Array:
-    return array.astype(np.float64) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else array
+def wide(array: Array) -> Array:
+    """A value as definitions take it: in C order, floats as float64."""
+    floating = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return np.asarray(array, np.float64 if floating else None, order="C")
 
 
 def _with_epilogue(definition: Definition) -> Definition:

@@ -27,7 +27,7 @@ def _convolution(call: Call) -> Any:
     filters = weight.reshape(groups, -1, *weight.shape[1:])  # (groups, M/g, C/g, *kernel)
     y = np.zeros((n, groups, len(weight) // groups, math.prod(call.shape[2:])))
     for tap, seen in _windows(call, 0, call.shape[2:]):
-        y += filters[(..., *tap)] @ seen.reshape(n, groups, channels // groups, -1)
+        y += call.product(filters[(..., *tap)], seen.reshape(n, groups, channels // groups, -1))
     return _with_bias(y.reshape(call.shape), call.given(2))
 
 
@@ -46,7 +46,7 @@ def _transposed_convolution(call: Call) -> Any:
         reached = [
             slice(k * d, k * d + (e - 1) * s + 1, s) for k, d, e, s in zip(tap, dilations, space, strides, strict=True)
         ]
-        y[:, :, *reached] += (filters[(..., *tap)] @ x).reshape(n, -1, *space)
+        y[:, :, *reached] += call.product(filters[(..., *tap)], x).reshape(n, -1, *space)
     kept = [slice(start, start + o) for start, o in zip(starts, call.shape[2:], strict=False)]
     return _with_bias(y[:, :, *kept], call.given(2))
 
