@@ -200,6 +200,9 @@ def from_rpc_error(error: grpc.RpcError) -> GroupconvError:
     code: grpc.StatusCode = error.code()
     message: str = error.details() or code.name
     cls = BY_STATUS.get(code.name, GroupconvError)
+    if code is grpc.StatusCode.CANCELLED and message == code.name:
+        # gRPC's own words for a call that reaches a server as it stops; nobody here has cancelled it
+        cls, message = UnavailableError, "the server stopped while the call was on its way: try again"
     if cls is UnauthenticatedError:
         message += f"; give a token with token= or in {TOKEN_VARIABLE} (--token-file)"
     result = cls(message)
