@@ -69,11 +69,15 @@ class NetworkJob:
         name: for people.
         data: the ONNX model; emptied once it is done.
         shapes: of the inputs.
+        workers: over which the network is cut.
+        cuts: ways to cut it, of which the kernels are compiled; none compiles those of the whole network.
     """
 
     name: str
     data: bytes = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]]
+    workers: int = 1
+    cuts: tuple[str, ...] = ()
 
 
 class Done(NamedTuple):

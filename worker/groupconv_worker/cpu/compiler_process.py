@@ -63,6 +63,7 @@ def perform_network(job: NetworkJob) -> Done:
     """Bind a network's graph, and compile the kernels of its program."""
     from groupconv_worker.cpu.network.fragments import compiled_network
     from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+    from groupconv_worker.cpu.network.sharded import cut_network
     from groupconv_worker.cpu.threads import Team
     from groupconv_worker.graph.importing import Optimized
     from groupconv_worker.graph.model import read_model
@@ -73,7 +74,11 @@ def perform_network(job: NetworkJob) -> Done:
         team = Team(1)
         try:
             with _alone():
-                compiled_network(graph, team)
+                for cut in job.cuts:
+                    with contextlib.suppress(UnsupportedNodeError, ValueError):  # others may do
+                        cut_network(graph, cut, [team] * job.workers)
+                if not job.cuts:
+                    compiled_network(graph, team)
         finally:
             team.close()
     except (UnsupportedNodeError, UnboundGraphError) as error:

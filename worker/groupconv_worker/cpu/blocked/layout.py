@@ -58,6 +58,17 @@ class Blocked:
         """Bytes of the tensor with its margins."""
         return -(-self.blocks * self.plane * self.lanes * 4 // ALIGNMENT) * ALIGNMENT
 
+    def within(self, top: int, bottom: int, left: int, right: int) -> "Blocked":
+        """The rows from `top` to before `bottom` and the columns from `left` to before `right`; the rest is margin.
+
+        Example:
+            >>> Blocked(3, 8, 8, lanes=4, margin=(1, 1, 1, 1)).within(2, 8, 0, 8)
+            Blocked(channels=3, rows=6, columns=8, lanes=4, margin=(3, 1, 1, 1))
+        """
+        above, before, below, behind = self.margin
+        margin = (above + top, before + left, below + self.rows - bottom, behind + self.columns - right)
+        return Blocked(self.channels, bottom - top, right - left, self.lanes, margin)
+
     def offset(self, channel: int, row: int, column: int) -> int:
         """Where an element lies, in elements from the start; rows and columns of the margin are negative or beyond."""
         top, left = self.margin[:2]

@@ -151,6 +151,18 @@ def give_way(_context):
 
 
 @intrinsic
+def nap(_context, microseconds):
+    """Sleep for about so many microseconds."""
+
+    def generate(_context: Any, b: Any, _signature: Any, arguments: Any) -> Any:
+        function = cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, [I32]), "usleep")
+        b.call(function, [b.trunc(arguments[0], I32)])
+        return i64(0)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
 def fence(_context):
     """What was stored before is seen by all before anything after this is read."""
 

@@ -1,6 +1,7 @@
 """Lowering of operators on arrays in C order: matrix products, softmax, and what moves elements."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,10 +10,12 @@ from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels import movement, rows
 from groupconv_worker.cpu.network.kernels.matrices import PANEL, multiply
 from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute, replace_offset
-from groupconv_worker.cpu.network.maps import concatenate_maps, pick
+from groupconv_worker.cpu.network.maps import concatenate_maps, cut_map, pick
+from groupconv_worker.cpu.network.planning import slice_box
 from groupconv_worker.cpu.network.pointwise import coded, collapsed
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.needed.box import Box
 
 
 def panels(w: Array) -> Array:
@@ -167,25 +170,40 @@ def _cut(low: Lowering, node: Node, name: str, axis: int, first: int) -> None:
 
 
 def lower_slice(low: Lowering, node: Node) -> None:
-    """Slice along one axis in steps of 1."""
-    shape, out = low.shape(node.inputs[0]), low.shape(node.outputs[0])
-    starts = attribute(node, "starts")
-    if starts is None or any(step != 1 for step in attribute(node, "steps") or ()):
+    """Slice in steps of 1."""
+    box = slice_box(low.graph, node)
+    if box is None:
         raise UnsupportedNodeError("bounds that are no constants, or steps")
-    axes = attribute(node, "axes") or range(len(starts))
-    cut = [(axis % len(shape), start) for axis, start in zip(axes, starts, strict=True)]
-    cut = [
-        (axis, max(0, start + shape[axis]) if start < 0 else start)
-        for axis, start in cut
-        if shape[axis] != out[axis % len(shape)]
-    ]
-    if not cut:
+    x, y = node.inputs[0], node.outputs[0]
+    if low.shape(x) == low.shape(y):
         lower_reshape(low, node)
-        return
-    if len(cut) > 1:
-        raise UnsupportedNodeError(f"{len(cut)} axes")
-    axis, start = cut[0]
-    if low.has_map(node.inputs[0]) and axis == 1 and node.outputs[0] in low.plan.maps:
-        pick(low, low.map(node.inputs[0]), low.new_map(node.outputs[0]), range(start, start + out[1]))
+    elif low.has_map(x) and y in low.plan.maps:
+        cut_map(low, node, box)
     else:
-        _cut(low, node, node.outputs[0], axis, start)
+        copy_box(low, low.array(x), low.shape(x), box, low.new_array(y), low.shape(y), Box.whole(box.shape))
+
+
+def copy_box(
+    low: Lowering,
+    source: Address | Array,
+    source_shape: Sequence[int],
+    source_box: Box,
+    target: Address,
+    target_shape: Sequence[int],
+    target_box: Box,
+) -> None:
+    """Copy a box of an array in C order to a box of another one, elements of 4 bytes."""
+    if not isinstance(source, Address):
+        raise UnsupportedNodeError("a constant")
+    steps, starts = [], []
+    for shape, box in ((source_shape, source_box), (target_shape, target_box)):
+        dense = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+        steps.append(dense)
+        starts.append(sum(step * r.start for step, r in zip(dense, box.ranges, strict=True)))
+    extents, (source_steps, target_steps) = collapsed(source_box.shape, steps)
+    if len(extents) > 4:
+        raise UnsupportedNodeError(f"a part along {len(extents)} axes")
+    more = [0] * (4 - len(extents))
+    words = (*[1] * len(more), *extents, *more, *source_steps, *more, *target_steps)
+    addresses = replace_offset(source, 4 * starts[0]), replace_offset(target, 4 * starts[1])
+    low.assembly.add(low.assembly.kernel(movement.move), (*addresses, *words), words[0])

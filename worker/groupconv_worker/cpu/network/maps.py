@@ -21,6 +21,7 @@ from groupconv_worker.cpu.network.planning import NO_MARGIN, Margin, widest
 from groupconv_worker.cpu.network.pointwise import apply_in_place
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Graph, Node
+from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.operators.call import Call
 from groupconv_worker.graph.operators.resize import coordinates, weights
 
@@ -193,6 +194,21 @@ def pick(low: Lowering, x: Map, y: Map, channels: Sequence[int], first: int = 0)
     for n in range(y.samples):
         words = (x.cell(n), y.cell(n), sources, whole, y.layout.rows, y.layout.columns, x.row, y.plane, y.row)
         low.assembly.add(function, words, y.layout.blocks * y.layout.rows)
+
+
+def region(x: Map, box: Box) -> Map:
+    """All channels of a part of a map's samples, rows and columns; what lies around it is its margin."""
+    samples, _, rows, columns = box.ranges
+    layout = x.layout.within(rows.start, rows.stop, columns.start, columns.stop)
+    return Map(replace_offset(x.start, samples.start * x.step), layout, x.step, samples.stop - samples.start)
+
+
+def cut_map(low: Lowering, node: Node, box: Box) -> None:
+    """A box of a map: it lies in the map's memory, or is copied."""
+    x, y = low.map(node.inputs[0]), low.new_map(node.outputs[0])
+    if low.plan.roots.get(node.outputs[0], ("",))[0] != node.inputs[0]:
+        channels = box.ranges[1]
+        pick(low, region(x, box), y, range(channels.start, channels.stop))
 
 
 def lower_shuffle(low: Lowering, node: Node) -> None:

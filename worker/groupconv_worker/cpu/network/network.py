@@ -7,7 +7,7 @@ import numpy as np
 
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.forms import Form
-from groupconv_worker.cpu.network import arrays, maps, normalization
+from groupconv_worker.cpu.network import arrays, exchange, maps, normalization
 from groupconv_worker.cpu.network.assembly import Assembly
 from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError
 from groupconv_worker.cpu.network.planning import plan
@@ -40,6 +40,8 @@ LOWER: dict[str, Callable[[Lowering, Node], None]] = {
     "Gemm": arrays.lower_gemm,
     "MatMul": arrays.lower_matmul,
     "Softmax": arrays.lower_softmax,
+    "Send": exchange.lower_send,
+    "Receive": exchange.lower_receive,
 }
 """By operator, what lowers a node of it."""
 
@@ -100,12 +102,19 @@ class CompiledNetwork:
         """Bytes of packed weights, tables and one arena."""
         return self._program.nbytes + self._program.bytes
 
-    def run(self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        into: Mapping[str, Array] | None = None,
+        shared: tuple[int, int] = (0, 0),
+    ) -> dict[str, Array]:
         """Run it once.
 
         Args:
             inputs: by name, of the graph's dtypes and shapes.
             into: contiguous arrays to be filled. The others are allocated, as are those that do not fit.
+            shared: of a worker's part of a network that is cut: the address of the memory that the workers share, and
+                the number of the run.
 
         Returns:
             All outputs by name.
@@ -116,6 +125,7 @@ class CompiledNetwork:
         given = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
         found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
         bases = [word for array in (*given, *found.values()) for word in (address(array), 0)]
+        bases += [shared[0], 0, shared[1], 0]
         self._program.start(bases)
         return found
 

@@ -9,6 +9,7 @@ import numpy as np
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
 from groupconv_worker.cpu.blocked.layout import Blocked
 from groupconv_worker.graph.graph import Graph, Node, Tensor
+from groupconv_worker.graph.needed.box import Box, Range
 
 Margin = tuple[int, int, int, int]
 NO_MARGIN: Margin = (0, 0, 0, 0)
@@ -40,11 +41,13 @@ class Root(NamedTuple):
 
     Attributes:
         name: of the tensor that the memory was made for.
-        channel: of it with which this one begins.
+        channel, row, column: of it with which this one begins.
     """
 
     name: str
     channel: int = 0
+    row: int = 0
+    column: int = 0
 
 
 @dataclass
@@ -55,25 +58,31 @@ class Plan:
         maps: the names of those that are channel-blocked.
         roots: of those that lie in another's memory.
         margins: of the memory of each root.
+        extents: rows and columns of each map.
     """
 
     maps: set[str] = field(default_factory=set)
     roots: dict[str, Root] = field(default_factory=dict)
     margins: dict[str, Margin] = field(default_factory=dict)
+    extents: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def root(self, name: str) -> Root:
         """Whose memory a map lies in, its own if it is in no other's."""
-        channel = 0
+        channel = row = column = 0
         while name in self.roots:
-            name, more = self.roots[name]
-            channel += more
-        return Root(name, channel)
+            name, *more = self.roots[name]
+            channel, row, column = channel + more[0], row + more[1], column + more[2]
+        return Root(name, channel, row, column)
 
     def layout(self, tensor: Tensor) -> Blocked:
         """How a sample of a map lies, from the first of its channels on."""
         _, channels, rows, columns = tensor.shape
-        margin = self.margins.get(self.root(tensor.name).name, NO_MARGIN)
-        return Blocked(channels, rows, columns, LANES, margin)
+        root = self.root(tensor.name)
+        margin = self.margins.get(root.name, NO_MARGIN)
+        if root.name == tensor.name:
+            return Blocked(channels, rows, columns, LANES, margin)
+        whole = Blocked(channels, *self.extents[root.name], LANES, margin)
+        return whole.within(root.row, root.row + rows, root.column, root.column + columns)
 
 
 def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margin]) -> Plan:
@@ -89,11 +98,17 @@ def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margi
     last_use.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
     for node in graph.nodes:
         alike = node.op in pointwise or node.op in LIKE_INPUTS
-        if node.op in MAP_OPERATORS or (alike and any(name in found.maps for name in node.inputs)):
+        received = node.op == "Receive" and node.attributes["blocked"]
+        if node.op in MAP_OPERATORS or received or (alike and any(name in found.maps for name in node.inputs)):
             found.maps.update(name for name in node.outputs if name and is_map(graph.tensors[name]))
+    found.extents = {name: graph.tensors[name].shape[2:] for name in found.maps}  # type: ignore[misc] # maps have two
     for number, node in enumerate(graph.nodes):
         if node.op == "Concat" and node.outputs[0] in found.maps:
             parts = _parts_in_place(graph, node, found)
+        elif node.op == "Receive" and node.outputs[0] in found.maps:
+            parts = _own_in_place(graph, node, found)
+        elif node.op == "Slice":
+            parts = _view(graph, node, found)
         elif (node.op in pointwise or node.op in IN_PLACE) and node.outputs[0] in found.maps:
             parts = _reused(graph, node, found) if last_use[node.inputs[0]] <= number else {}
         else:
@@ -137,6 +152,54 @@ def _parts_in_place(graph: Graph, node: Node, found: Plan) -> dict[str, Root]:
             parts[name] = Root(node.outputs[0], channel)
         channel += count
     return parts
+
+
+def slice_box(graph: Graph, node: Node) -> Box | None:
+    """The box of its input that a Slice takes; None if bounds are no constants, or steps are not 1."""
+    starts, ends = node.attributes.get("starts"), node.attributes.get("ends")
+    if starts is None or ends is None or any(step != 1 for step in node.attributes.get("steps") or ()):
+        return None
+    shape = graph.tensors[node.inputs[0]].shape
+    box = Box.whole(shape)
+    for axis, start, end in zip(node.attributes.get("axes") or range(len(starts)), starts, ends, strict=True):
+        first, last, _ = slice(start, end).indices(shape[axis])
+        box = box.along(axis % len(shape), Range(first, last))
+    return box
+
+
+def _own_in_place(graph: Graph, node: Node, found: Plan) -> dict[str, Root]:
+    """A worker's own part of a tensor that it can make in its place: all samples, whole blocks of channels."""
+    if not node.inputs:
+        return {}
+    box, own, name = node.attributes["box"], node.attributes["own"], node.inputs[0]
+    fits = own.within(box) and _whole_blocks(own.relative(box), graph.tensors[node.outputs[0]])
+    return {name: _root(node.outputs[0], own.relative(box))} if fits and _is_free(graph, name, found) else {}
+
+
+def _view(graph: Graph, node: Node, found: Plan) -> dict[str, Root]:
+    """The output of a Slice, if it can stay where it lies: what pads it must find zeros around it."""
+    box, (x, y) = slice_box(graph, node), (node.inputs[0], node.outputs[0])
+    if box is None or x not in found.maps or y not in found.maps or not _whole_blocks(box, graph.tensors[x]):
+        return {}
+    _, _, rows, columns = graph.tensors[x].shape
+    inner = (*(r.start > 0 for r in box.ranges[2:]), box.ranges[2].stop < rows, box.ranges[3].stop < columns)
+    for reader in graph.nodes:
+        if reader.op in ("Conv", "ConvTranspose") and reader.inputs[0] == y:
+            padded = reader.attributes["pads"] if reader.op == "Conv" else (1,) * 4
+            if x in found.roots or any(pad and side for pad, side in zip(padded, inner, strict=True)):
+                return {}
+    return {y: _root(x, box)}
+
+
+def _root(name: str, box: Box) -> Root:
+    return Root(name, *(r.start for r in box.ranges[1:]))
+
+
+def _whole_blocks(box: Box, whole: Tensor) -> bool:
+    """Whether a box has all samples of a map, and whole blocks of its channels."""
+    samples, channels = whole.shape[:2]
+    _, (first, last), *_ = box.ranges
+    return box.shape[0] == samples and first % LANES == 0 and (last % LANES == 0 or last == channels)
 
 
 def _reused(graph: Graph, node: Node, found: Plan) -> dict[str, Root]:

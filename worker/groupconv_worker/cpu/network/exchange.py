@@ -1,0 +1,119 @@
+"""Lowering of exchanges between workers: a box is packed, announced, awaited, and unpacked where it belongs.
+
+A network that is cut has a program on each worker. They share one block of memory: a word for each exchange, and a
+zone for what it carries. The sender copies into the zone, then writes the number of the run into the word. The receiver
+waits for that number, and copies from the zone into its own tensor. So what an earlier run left half sent is never
+taken for this run's.
+"""
+
+import math
+
+from groupconv_worker.cpu.blocked.kernels.blocks import LANES
+from groupconv_worker.cpu.blocked.layout import Blocked
+from groupconv_worker.cpu.network.arrays import copy_box
+from groupconv_worker.cpu.network.kernels import exchange
+from groupconv_worker.cpu.network.lowering import FIRST_INPUT, Lowering, Map
+from groupconv_worker.cpu.network.maps import STEM, pick, region
+from groupconv_worker.cpu.network.planning import is_map
+from groupconv_worker.cpu.program import Address
+from groupconv_worker.graph.graph import Node, Tensor
+from groupconv_worker.graph.needed.box import Box
+
+LINE = 64
+"""Bytes between two words, so that two workers never write the same cache line."""
+
+
+def is_blocked(tensor: Tensor) -> bool:
+    """Whether parts of a tensor travel channel-blocked. A stem reads its few channels in C order."""
+    return is_map(tensor) and tensor.shape[1] > STEM
+
+
+def zone_bytes(box: Box, *, blocked: bool) -> int:
+    """Bytes of the zone of a box of elements of 4 bytes."""
+    if not blocked:
+        return -(-4 * math.prod(box.shape) // LINE) * LINE
+    samples, channels, rows, columns = box.shape
+    return samples * Blocked(channels, rows, columns, LANES).nbytes
+
+
+def lower_send(low: Lowering, node: Node) -> None:
+    """Send: boxes of the input go into zones, then their words get the number of the run.
+
+    Beside the attributes of `partition.part.SEND` there are `words` and `zones`, offsets in the shared memory in bytes,
+    and `blocked`: whether zones are channel-blocked.
+    """
+    x, own = node.inputs[0], node.attributes["own"]
+    for box, word, zone in _pieces(low, node):
+        inner = box.relative(own)
+        if node.attributes["blocked"]:
+            channels = inner.ranges[1]
+            pick(low, region(low.map(x), inner), _zone(box, zone), range(channels.start, channels.stop))
+        else:
+            copy_box(low, low.array(x), low.shape(x), inner, zone, box.shape, _origin(box))
+        low.assembly.add(low.assembly.kernel(exchange.publish), (word, _run(low)), 1)
+
+
+def lower_receive(low: Lowering, node: Node) -> None:
+    """Receive: a box of a tensor from this worker's own part, if there is an input, and from what others have sent.
+
+    The attributes are those of `lower_send`.
+    """
+    y, whole = node.outputs[0], node.attributes["box"]
+    pieces = [(box.relative(whole), word, zone) for box, word, zone in _pieces(low, node)]
+    own = [(name, node.attributes["own"]) for name in node.inputs]
+    if node.attributes["blocked"]:
+        made = low.new_map(y)
+        for name, held in own:
+            common = held.common(whole)
+            if low.plan.roots.get(name, ("",))[0] != y:
+                inner, channels = common.relative(whole), common.relative(held).ranges[1]
+                source = region(low.map(name), common.relative(held))
+                pick(low, source, region(made, inner), range(channels.start, channels.stop), inner.ranges[1].start)
+        for box, word, zone in pieces:
+            _await(low, word)
+            source = _zone(box, zone)
+            pick(low, source, region(made, box), range(source.layout.channels), box.ranges[1].start)
+        return
+    parts = [(low.array(name), low.shape(name), held) for name, held in own]
+    array = low.new_array(y)
+    for part, shape, held in parts:
+        common = held.common(whole)
+        copy_box(low, part, shape, common.relative(held), array, low.shape(y), common.relative(whole))
+    for box, word, zone in pieces:
+        _await(low, word)
+        copy_box(low, zone, box.shape, _origin(box), array, low.shape(y), box)
+
+
+def _pieces(low: Lowering, node: Node) -> list[tuple[Box, Address, Address]]:
+    """The boxes of an exchange, with their words and zones."""
+    names = ("boxes", "words", "zones")
+    return [
+        (box, _shared(low, word), _shared(low, zone))
+        for box, word, zone in zip(*(node.attributes[name] for name in names), strict=True)
+    ]
+
+
+def _zone(box: Box, address: Address) -> Map:
+    """A zone as a map without margins."""
+    samples, channels, rows, columns = box.shape
+    layout = Blocked(channels, rows, columns, LANES)
+    return Map(address, layout, layout.nbytes, samples)
+
+
+def _await(low: Lowering, word: Address) -> None:
+    low.assembly.add(low.assembly.kernel(exchange.await_number), (word, _run(low)), 1)
+
+
+def _shared(low: Lowering, offset: int) -> Address:
+    """A place in the memory that the workers share, whose base follows the outputs'."""
+    return Address(FIRST_INPUT + len(low.graph.inputs) + len(low.graph.outputs), offset)
+
+
+def _run(low: Lowering) -> Address:
+    """The number of the run, given as the last base."""
+    return Address(FIRST_INPUT + len(low.graph.inputs) + len(low.graph.outputs) + 1)
+
+
+def _origin(box: Box) -> Box:
+    """A box of the same shape that begins at 0."""
+    return Box.whole(box.shape)

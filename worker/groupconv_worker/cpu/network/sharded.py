@@ -1,0 +1,203 @@
+"""A network that is cut over several workers of one process: a program for each, which run at the same time."""
+
+import itertools
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, wait
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from groupconv.errors import InternalError
+from groupconv_worker.budget import granted
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.blocked.kernels.blocks import LANES
+from groupconv_worker.cpu.blocked.layout import aligned
+from groupconv_worker.cpu.kernels.forms import Form
+from groupconv_worker.cpu.network.exchange import LINE, is_blocked, zone_bytes
+from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+from groupconv_worker.cpu.network.network import CompiledNetwork, KernelsMissingError
+from groupconv_worker.cpu.program import address
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.needed.box import Box
+from groupconv_worker.graph.partition.part import RECEIVE, SEND, Part
+from groupconv_worker.graph.partition.partition import Partition
+from groupconv_worker.graph.partition.uniform import uniform
+from groupconv_worker.job import Job
+
+ITEM = 4
+"""Bytes of the elements that are exchanged."""
+
+
+def cut_network(graph: Graph, cut: str, teams: Sequence[Team]) -> "ShardedNetwork":
+    """A network that is cut along one axis, over as many workers as there are teams.
+
+    Raises:
+        ValueError: it cannot be cut so.
+        UnsupportedNodeError, KernelsMissingError: as of `ShardedNetwork`.
+    """
+    return ShardedNetwork(uniform(graph, cut, len(teams), LANES), teams)
+
+
+def connected(made: Partition) -> tuple[list[Graph], int]:
+    """The graph of each part, with a place in shared memory for each exchange, and the bytes of that memory.
+
+    There are as many words as exchanges, each on a line of its own, then as many zones (cpu/network/exchange.py).
+    """
+    places: dict[tuple[str, int, int, Box], tuple[int, int]] = {}
+    end = LINE * len(made.exchanges)
+    for number, e in enumerate(made.exchanges):
+        places[e.tensor, e.sender, e.receiver, e.box] = LINE * number, end
+        end += zone_bytes(e.box, blocked=is_blocked(made.graph.tensors[e.tensor]))
+    return [_connected(made, part, places) for part in made.parts], end
+
+
+def _connected(made: Partition, part: Part, places: Mapping[tuple[str, int, int, Box], tuple[int, int]]) -> Graph:
+    nodes = []
+    for node in part.graph.nodes:
+        if node.op not in (SEND, RECEIVE):
+            nodes.append(node)
+            continue
+        tensor = node.attributes["tensor"]
+        found = []
+        for peer, box in zip(node.attributes["peers"], node.attributes["boxes"], strict=True):
+            ends = (part.worker, peer) if node.op == SEND else (peer, part.worker)
+            found.append(places[tensor, *ends, box])
+        more = {
+            "words": tuple(word for word, _ in found),
+            "zones": tuple(zone for _, zone in found),
+            "blocked": is_blocked(made.graph.tensors[tensor]),
+        }
+        if made.graph.tensors[tensor].dtype.itemsize != ITEM:
+            raise UnsupportedNodeError(f"{made.graph.tensors[tensor].dtype} of {tensor!r} between workers")
+        nodes.append(replace(node, attributes={**node.attributes, **more}))
+    return replace(part.graph, nodes=tuple(nodes))
+
+
+class PartRun(NamedTuple):
+    """The run of a part.
+
+    Attributes:
+        seconds: that it took, with what it waited.
+        coordinator_bytes: of inputs and outputs that were brought to the worker and back.
+    """
+
+    seconds: float
+    coordinator_bytes: int
+
+
+class ShardedNetwork:
+    """The programs of all workers, and the memory by which they exchange boxes. One run at a time.
+
+    Args:
+        made: what each worker does.
+        teams: the workers' threads.
+
+    Attributes:
+        partition: as given.
+
+    Raises:
+        UnsupportedNodeError, KernelsMissingError: as of `CompiledNetwork`.
+    """
+
+    def __init__(self, made: Partition, teams: Sequence[Team]) -> None:
+        self.partition = made
+        graphs, shared_bytes = connected(made)
+        self._programs: list[CompiledNetwork] = []
+        missing: list[Form] = []
+        for graph, team in zip(graphs, teams, strict=True):
+            try:
+                self._programs.append(CompiledNetwork(graph, team))
+            except KernelsMissingError as error:
+                missing += error.forms
+        if missing:
+            raise KernelsMissingError(tuple(dict.fromkeys(missing)))
+        self._memory = aligned(-(-shared_bytes // ITEM))
+        self._memory[:] = 0
+        self._numbers = itertools.count(1)
+        self._running = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all programs, with an arena for each, and of the shared memory."""
+        return sum(program.nbytes for program in self._programs) + self._memory.nbytes
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        job: Job,
+        threads: Executor,
+        budgets: Sequence[int],
+        into: Mapping[str, Array] | None = None,
+    ) -> tuple[dict[str, Array], list[PartRun]]:
+        """Run all parts, the first one in this thread.
+
+        Args:
+            inputs: the network's, by name.
+            job: that this is a part of.
+            threads: runs the other parts; it has a free thread for each of them.
+            budgets: how many threads of its team each worker may use.
+            into: arrays to be filled, of outputs' shapes and dtypes. The others are allocated, as are those that do not
+                fit.
+
+        Returns:
+            The network's outputs by name, and the runs of the parts.
+
+        Raises:
+            DeadlineExceededError, CancelledError: the job was over first.
+            InternalError: a part failed.
+        """
+        arrays = {}
+        for name in self.partition.outputs:
+            tensor, given = self.partition.graph.tensors[name], (into or {}).get(name)
+            fits = given is not None and (given.shape, given.dtype) == (tensor.shape, tensor.dtype)
+            arrays[name] = given if given is not None and fits else np.empty(tensor.shape, tensor.dtype)
+        with self._running:
+            run, number = Job(job.deadline, lambda: not job.look()), next(self._numbers)
+
+            def work(worker: int) -> PartRun:
+                try:
+                    return self._run_part(worker, inputs, arrays, run, number, budgets[worker])
+                except BaseException as error:
+                    run.stop(InternalError(f"worker {worker} of a network that is cut failed: {error}"))
+                    raise
+
+            others = [threads.submit(work, worker) for worker in range(1, len(self._programs))]
+            try:
+                first = work(0)
+            finally:
+                wait(others)  # nobody writes into the shared memory any more
+                job.look()
+                job.check()
+            return arrays, [first, *(other.result() for other in others)]
+
+    def _run_part(
+        self,
+        worker: int,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        run: Job,
+        number: int,
+        threads: int,
+    ) -> PartRun:
+        """Run one part: its boxes of the inputs in, its boxes of the outputs out."""
+        start = time.perf_counter()
+        part, token = self.partition.parts[worker], granted.set(threads)
+        try:
+            with run:
+                run.check()
+                mine = {name: inputs[name][box.slices] for name, box in part.inputs.items()}
+                moved = sum(array.nbytes for array in mine.values())
+                made = self._programs[worker].run(mine, shared=(address(self._memory), number))
+                for name, pieces in self.partition.outputs.items():
+                    for maker, box in pieces:
+                        if maker == worker:
+                            piece = made[name][box.relative(part.outputs[name]).slices]
+                            outputs[name][box.slices] = piece
+                            moved += piece.nbytes
+                return PartRun(time.perf_counter() - start, moved)
+        finally:
+            granted.reset(token)
