@@ -169,13 +169,36 @@ def test_a_process_that_does_not_end_is_not_waited_for(tmp_path, clock, monkeypa
         assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
 
 
-def test_a_doubted_choice_that_is_found_again_is_kept(tmp_path, clock):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_doubted_choice_that_is_found_again_is_kept(tmp_path, clock, processes):
     path, clock.running = tmp_path / "tuning.json", 0.5
-    tuner = Tuner(1, path)
-    for seconds in ({"a": 1, "b": 2}, {"a": 2, "b": 1}):
-        assert tuner.choose(PROBLEM, candidates(clock, **seconds)[1]).algorithm == "a"  # one process does not ask again
-    Tuner(1, path).choose(PROBLEM, candidates(clock, a=1, b=2)[1])
-    assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "a"
+    tuners = [Tuner(1, path) for _ in range(processes)]
+    for number, sure in enumerate((False, True)):
+        tuner = tuners[number % processes]
+        if number and processes == 2:
+            assert tuner.choose(PROBLEM, candidates(clock, a=1, b=2)[1]).algorithm == "a"  # what the other one found
+        assert tuner.choose(PROBLEM, candidates(clock, a=1, b=2)[1]).algorithm == "a"
+        assert tuner.known(PROBLEM) == ("a", sure)
+    assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "a"  # remembered, not measured
+
+
+def test_a_machine_that_is_always_busy_is_not_measured_for_ever(clock):
+    clock.running, tuner, runs = 0.5, Tuner(1), []
+    for number in range(6):
+        made, ways = candidates(clock, a=1 + number % 2, b=2 - number % 2)
+        tuner.choose(PROBLEM, ways)
+        runs.append(sum(candidate.runs for candidate in made.values()) > 0)
+    assert runs == [True] * (1 + autotune.DOUBTS) + [False] * (5 - autotune.DOUBTS)
+    assert tuner.known(PROBLEM)[1]
+
+
+def test_a_process_measures_again_in_a_quiet_gap_what_it_measured_while_others_had_the_processor(clock):
+    clock.running, tuner = 0.5, Tuner(1)
+    assert tuner.choose(PROBLEM, candidates(clock, a=1, b=2)[1]).algorithm == "a"
+    assert tuner.known(PROBLEM) == ("a", False)
+    clock.running = 1.0
+    assert tuner.choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "b"
+    assert tuner.known(PROBLEM) == ("b", True)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{broken", '{"a": 1}', '{"a": {"b": 1}}', "[" * 100_000, "\udcff"])

@@ -2,8 +2,9 @@
 
 A choice is remembered per problem, threads, processor and versions of what computes, this package's code among them, so
 a change of it, an upgrade or a move to another machine measures again. Processes that share the file measure one after
-another, and take what another has found meanwhile. What was measured while others had the processor is doubted: the
-next process measures again, until one was not disturbed or found the same.
+another, and take what another has found meanwhile. What was measured while others had the processor is doubted: it is
+used, and measured again the next time it is asked for, until a measurement was not disturbed or found the same, four
+times at most.
 GROUPCONV_TUNE=off takes the first candidate, the heuristic's, instead.
 """
 
@@ -41,7 +42,9 @@ FAR = 3.0
 DISPLACED = 2**20
 """Doubles written between turns: they take the place of what lies in a core's caches, and helpers fall asleep."""
 DOUBT = "?"
-"""Behind the name of a candidate that was chosen so."""
+"""Behind the name of a candidate that was chosen so, once for each measurement that was disturbed."""
+DOUBTS = 3
+"""Measurements after which a choice is kept even if the next one is disturbed, too."""
 
 
 def enabled() -> bool:
@@ -98,25 +101,29 @@ class Tuner:
             return next(iter(candidates.values()))()
         with _one_at_a_time(self._lock), self._file.alone():  # two tunings at once would time each other
             found = self._file.read().get(key)
-            if found is not None and found != known and found.removesuffix(DOUBT) in candidates:
-                name = self._choices[key] = found.removesuffix(DOUBT)  # another process has measured meanwhile
-                return candidates[name]()
+            if found is not None and found != known and found.rstrip(DOUBT) in candidates:
+                self._choices = newest(self._choices | {key: found})  # another process has measured meanwhile
+                return candidates[found.rstrip(DOUBT)]()
             name, best, disturbed = self._measure(problem, candidates)
-            self._choices = newest(self._choices | {key: name})
-            self._file.add(key, name + DOUBT if disturbed and known != name + DOUBT else name)
+            before = known or ""
+            doubts = before.count(DOUBT)
+            doubted = disturbed and doubts < DOUBTS and before.rstrip(DOUBT) != name
+            choice = name + DOUBT * (doubts + 1) if doubted else name
+            self._choices = newest(self._choices | {key: choice})
+            self._file.add(key, choice)
             return_freed_memory()
         return best
 
     def known(self, problem: Problem) -> tuple[str | None, bool]:
         """The name of the fastest candidate, if a process has measured it, and whether it is sure."""
         name = self._choices.get(self._key(problem))
-        return (None, False) if name is None else (name.removesuffix(DOUBT), not name.endswith(DOUBT))
+        return (None, False) if name is None else (name.rstrip(DOUBT), not name.endswith(DOUBT))
 
-    def learn(self, problem: Problem, name: str | None) -> None:
-        """Another process has measured: this candidate was the fastest, or None of them."""
+    def learn(self, problem: Problem, name: str | None, *, sure: bool) -> None:
+        """Another process has measured: this candidate was the fastest, or None of them; and whether that is sure."""
         if name is not None:
             with self._lock:
-                self._choices = newest(self._choices | {self._key(problem): name})
+                self._choices = newest(self._choices | {self._key(problem): name if sure else name + DOUBT})
 
     def _key(self, problem: Problem) -> str:
         g = problem.geometry.with_batch(1)

@@ -75,17 +75,17 @@ seen.append(str(FORMS.count))
 def test_a_layer_is_measured_beside_its_requests(tmp_path):
     """First what is there, then what was compiled for the layer, then the fastest; another process knows it at once."""
     program = """
-for _ in range(4):
+while len(seen) < 2 or seen[-1].endswith("*"):  # it is measured again if something else had the processor
     request(5, layer="edges")
+request(5, layer="edges")
 """
     first = run(tmp_path, program, GROUPCONV_TUNE="on").split()
     assert first[0] == "onnxruntime*"
     assert first[1].endswith("*")
-    assert first[2] == first[3]
-    assert not first[2].endswith("*")
+    assert first[-3] == first[-2]
     assert first[-1] == "0"
     later = run(tmp_path, "request(5, layer='edges')", GROUPCONV_TUNE="on").split()
-    assert [later[0].rstrip("*"), later[1]] == [first[2], "0"]  # measured again if something else had the processor
+    assert later == [first[-2], "0"]
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_do_without(tmp_path):

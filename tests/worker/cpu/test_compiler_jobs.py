@@ -75,6 +75,29 @@ def test_an_idle_process_that_has_died_is_replaced():
     compiler.close()
 
 
+ONCE_DISTURBED = """if True:
+    import pickle, sys
+    from groupconv_worker.cpu.compiler import Done
+    sure = False
+    while True:
+        pickle.load(sys.stdin.buffer)
+        pickle.dump(Done(algorithm="direct", sure=sure), sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        sure = True
+"""
+"""Measures beside other work first, and alone the second time."""
+
+
+def test_what_was_measured_beside_other_work_may_be_asked_for_again():
+    compiler, found = Compiler((sys.executable, "-c", ONCE_DISTURBED)), []
+    for _ in range(2):
+        assert compiler.ask(job(10), found.append, now=True) is not None
+        assert compiler.wait(60)
+    assert [done.sure for done in found] == [False, True]
+    assert compiler.ask(job(10), now=True) is None
+    compiler.close()
+
+
 ONCE_BUSY = """if True:
     import pickle, sys
     from groupconv_worker.activity import Activity

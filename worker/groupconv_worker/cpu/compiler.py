@@ -86,6 +86,7 @@ class Done(NamedTuple):
     Attributes:
         forms: that are on disk now.
         algorithm: that was the fastest; None if nothing was measured.
+        sure: whether nothing else had the processor meanwhile. Else the job may be asked for again.
         error: why it could not be done; empty if it was.
         busy: whether it is to be tried again, as shards ran all the time.
         graph: of a network.
@@ -94,6 +95,7 @@ class Done(NamedTuple):
 
     forms: tuple[Form, ...] = ()
     algorithm: str | None = None
+    sure: bool = True
     error: str = ""
     busy: bool = False
     graph: Graph | None = None
@@ -129,7 +131,7 @@ class Compiler:
         form: Form | None = None,
         now: bool = False,
     ) -> Improvement | None:
-        """Have a job done, once.
+        """Have a job done, once; again only if it was a measurement that something disturbed.
 
         Args:
             job: what to do.
@@ -212,6 +214,8 @@ class Compiler:
             done(found)
             with self._changed:
                 self._waiting.pop(key, None)
+                if not found.sure:
+                    self._known.pop(key, None)
                 if jobs >= JOBS:
                     self._end()
                 if self._failures >= FAILURES:

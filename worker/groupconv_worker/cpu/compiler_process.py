@@ -49,7 +49,8 @@ def perform(engine: CpuEngine, job: Job) -> Done:
             if job.algorithm is None:
                 weight = np.random.default_rng(0).integers(-9, 9, shape).astype(dtype)
                 fastest = engine.prepare(job.problem, weight, resident=True)
-                return Done(tuple(FORMS.made), engine.tuner.known(job.problem)[0] or fastest.algorithm)
+                name, sure = engine.tuner.known(job.problem)
+                return Done(tuple(FORMS.made), name or fastest.algorithm, sure=sure or name is None)
             weight = np.ones(shape, dtype)  # of rank 1: a separable kernel takes no others
             engine.named(job.problem, job.algorithm).prepare(job.problem, weight, None, resident=job.resident)
             return Done(tuple(FORMS.made))

@@ -138,7 +138,7 @@ class CpuEngine:
     def _tune(self, problem: Problem) -> Improvement | None:
         """Have the candidates for a layer's kernel measured."""
         job = Job(of_one_sample(problem), self.threads, None, resident=True)
-        return COMPILER.ask(job, lambda done: self.tuner.learn(problem, done.algorithm), now=True)
+        return COMPILER.ask(job, lambda done: self.tuner.learn(problem, done.algorithm, sure=done.sure), now=True)
 
     def heuristic(self, problem: Problem, *, resident: bool) -> Algorithm:
         """The algorithm for a kernel that nothing was measured for."""
