@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SOURCES := $(wildcard client worker server tests bench examples deploy docs/site docs/*.ipynb)
 
-.PHONY: help setup demo test test-ray test-slow test-gpu test-arm64 test-python lint format docs dist proto proto-check bench compose-test fuzz audit clean
+.PHONY: help setup demo test test-ray test-slow test-gpu test-arm64 test-python test-typescript lint format docs dist proto proto-check bench compose-test fuzz audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -48,6 +48,17 @@ test-python:  ## the SDK's tests on another Python, in .venv-PY: make test-pytho
 	.venv-$(PY)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[lz4,progress]' \
 		pytest pytest-timeout pytest-xdist hypothesis scipy onnx
 	.venv-$(PY)/bin/python -m pytest tests/client client
+
+TYPESCRIPT := client/typescript
+test-typescript: setup  ## the TypeScript client: types, format, messages equal to their protos, unit, conformance and live tests
+	@if ! node --eval 'process.exitCode = parseInt(process.versions.node) < 20 ? 1 : 0' 2> /dev/null || ! npm --version > /dev/null 2>&1; \
+		then echo "test-typescript: skipped, because there is no Node 20 or later with npm"; exit 0; fi; \
+	set -e; cd $(TYPESCRIPT); \
+	npm install --silent --no-audit --no-fund; \
+	npm run --silent check; \
+	"$(abspath $(BIN))/buf" generate --output "$(abspath build/out/typescript)"; \
+	diff -r "$(abspath build/out/typescript)/src/protocol" src/protocol; \
+	npx vitest run
 
 fuzz: setup  ## 500,000 broken messages for the decoders, 5,000 for a server, 5,000 valid extreme ones: two minutes
 	PYTHONPATH=tests $(BIN)/python -m fuzzing

@@ -82,12 +82,12 @@ export function specToWire(spec: ConvSpec): SpecMessage {
  */
 export function specFromWire(message: SpecMessage): ConvSpec {
   const axes = (values: readonly bigint[], otherwise: number): PerAxis =>
-    values.length ? values.map(Number) : otherwise;
+    values.length ? values.map(checkable) : otherwise;
   return new ConvSpec({
     stride: axes(message.stride, 1),
     padding: paddingFromWire(message),
     dilation: axes(message.dilation, 1),
-    groups: message.groups === undefined ? 1 : Number(message.groups),
+    groups: message.groups === undefined ? 1 : checkable(message.groups),
     paddingMode:
       message.paddingMode === PaddingMode.UNSPECIFIED ? "zeros" : named("padding_mode", message.paddingMode, MODES),
     activation: activationFromWire(message),
@@ -125,6 +125,11 @@ export function reportFromWire(response: ConvolveResponse): Report | undefined {
   );
 }
 
+/** A number; one that a number cannot hold stays a bigint, which the check of its range refuses and shows as it is. */
+function checkable(value: bigint): number {
+  return Number.isSafeInteger(Number(value)) ? Number(value) : (value as unknown as number);
+}
+
 function named<T extends string>(field: string, value: number, names: Record<T, number>): T {
   const found = (Object.keys(names) as T[]).find((name) => names[name] === value);
   if (found === undefined) throw InvalidArgumentError.of(field, `one of ${Object.keys(names).join(", ")}`, value);
@@ -132,7 +137,7 @@ function named<T extends string>(field: string, value: number, names: Record<T, 
 }
 
 function paddingFromWire(message: SpecMessage): Padding {
-  const [low, high] = [message.paddingLow.map(Number), message.paddingHigh.map(Number)];
+  const [low, high] = [message.paddingLow.map(checkable), message.paddingHigh.map(checkable)];
   if (message.paddingRule !== RuleCode.UNSPECIFIED && message.paddingRule !== RuleCode.EXPLICIT) {
     const rule = named("padding_rule", message.paddingRule, RULES);
     if (low.length || high.length) {
