@@ -257,7 +257,9 @@ class Takeover:
 
 def computed_by_onnxruntime(program: "FragmentedNetwork", model: Model, graph: Graph) -> tuple[str, ...]:
     """The outputs of a model's nodes that a program leaves to onnxruntime."""
-    foreign = {node.outputs[0] for part in program.parts if not part.ours for node in part.nodes}
+    from groupconv_worker.cpu.network.simplified import TWIN
+
+    foreign = {node.outputs[0].removesuffix(TWIN) for part in program.parts if not part.ours for node in part.nodes}
     return tuple(name for name, origin in origins(model.proto.graph.node, graph).items() if origin in foreign)
 
 

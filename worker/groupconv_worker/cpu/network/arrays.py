@@ -11,8 +11,9 @@ from groupconv_worker.cpu.network.kernels import movement, rows
 from groupconv_worker.cpu.network.kernels.matrices import PANEL, multiply
 from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute, replace_offset
 from groupconv_worker.cpu.network.maps import concatenate_maps, cut_map, pick
+from groupconv_worker.cpu.network.movement import dense, lower_slice_of_array, move, moved_last, part
 from groupconv_worker.cpu.network.planning import slice_box
-from groupconv_worker.cpu.network.pointwise import coded, collapsed
+from groupconv_worker.cpu.network.pointwise import Given, coded, on_given
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node
 from groupconv_worker.graph.needed.box import Box
@@ -72,24 +73,47 @@ def lower_matmul(low: Lowering, node: Node) -> None:
         tasks = -(-N // PANEL)
         low.assembly.add(low.assembly.kernel(multiply), (x, packed, 0, y, parameters, code, *shape), tasks)
         return
-    if a[:-2] != b[:-2]:
+    alone = [math.prod(shape[:-2]) == 1 for shape in (a, b)]  # one matrix meets all of the other side
+    if a[:-2] != b[:-2] and not any(alone):
         raise UnsupportedNodeError(f"{list(a)} by {list(b)}")
-    weights, pairs, M = low.in_arena(node.inputs[1]), math.prod(a[:-2]), a[-2]
+    weights, pairs, M = low.in_arena(node.inputs[1]), math.prod(out[:-2]), a[-2]
     y = low.new_array(node.outputs[0])
-    shape = (M, K, N, pairs, K, 1, N, PANEL, N, M * K, K * N, math.prod(out[-2:]), 0)
+    x_pair, w_pair = 0 if alone[0] else M * K, 0 if alone[1] else K * N
+    shape = (M, K, N, pairs, K, 1, N, PANEL, N, x_pair, w_pair, math.prod(out[-2:]), 0)
     words = (x, weights, 0, y, parameters, code, *shape)
     low.assembly.add(low.assembly.kernel(multiply), words, pairs * -(-N // PANEL))
 
 
 def lower_softmax(low: Lowering, node: Node) -> None:
-    """Softmax over the last axis that is longer than 1."""
-    shape = low.shape(node.inputs[0])
-    axis = attribute(node, "axis", -1) % len(shape)
-    if math.prod(shape[axis + 1 :]) != 1 or low.graph.tensors[node.inputs[0]].dtype != np.float32:
-        raise UnsupportedNodeError(f"over axis {axis} of {list(shape)}")
-    x, y = low.array(node.inputs[0]), low.new_array(node.outputs[0])
+    """Softmax over any axis, which is brought behind the others if it is not the last."""
+    name, shape = node.inputs[0], low.shape(node.inputs[0])
+    axis = attribute(node, "axis", -1) % max(1, len(shape))
+    if not shape or low.graph.tensors[name].dtype != np.float32:
+        raise UnsupportedNodeError(f"over axis {axis} of {low.graph.tensors[name].dtype} {list(shape)}")
+    last = math.prod(shape[axis + 1 :]) == 1
+    x = low.array(name) if last else moved_last(low, name, [axis])
+    y = low.new_array(node.outputs[0]) if last else low.assembly.block(low.graph.tensors[name].nbytes)
     words = (x, y, rows.SOFTMAX, shape[axis], np.zeros(1, np.float32))
-    low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape[:axis]))
+    low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape) // max(1, shape[axis]))
+    if not last:
+        order = [a for a in range(len(shape)) if a != axis] + [axis]
+        extents, own = [shape[a] for a in order], dense(shape)
+        move(low, extents, (y, dense(extents)), (low.new_array(node.outputs[0]), [own[a] for a in order]))
+
+
+def lower_where_largest(low: Lowering, node: Node) -> None:
+    """ArgMax and ArgMin of float32: the first of the largest."""
+    name, shape = node.inputs[0], low.shape(node.inputs[0])
+    axis = attribute(node, "axis", 0) % max(1, len(shape))
+    if not shape or low.graph.tensors[name].dtype != np.float32 or attribute(node, "select_last_index", 0):
+        raise UnsupportedNodeError("elements that are not float32, no axis, or the last of the largest")
+    x = moved_last(low, name, [axis])
+    if node.op == "ArgMin":
+        turned = low.assembly.block(low.graph.tensors[name].nbytes)
+        on_given(low, "First", [Given(x, shape)], Given(turned, shape), ("Neg",))
+        x = turned
+    words = (x, low.any_array(node.outputs[0]), rows.WHERE_MAX, shape[axis], np.zeros(1, np.float32))
+    low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape) // max(1, shape[axis]))
 
 
 def lower_reshape(low: Lowering, node: Node) -> None:
@@ -102,26 +126,12 @@ def lower_reshape(low: Lowering, node: Node) -> None:
 
 
 def lower_transpose(low: Lowering, node: Node) -> None:
-    """Transpose, where no more than four axes are moved."""
+    """Transpose."""
     shape = low.shape(node.inputs[0])
     order = attribute(node, "perm") or tuple(reversed(range(len(shape))))
-    own = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    _move(low, node, [own[axis] for axis in order], low.array(node.inputs[0]))
-
-
-def _move(low: Lowering, node: Node, steps: list[int], source: Address | Array) -> None:
-    """Fill the output with elements of the source, so many steps apart along each axis of the output."""
-    out = low.shape(node.outputs[0])
-    own = [math.prod(out[i + 1 :]) for i in range(len(out))]
-    extents, (from_steps, to_steps) = collapsed(out, [steps, own])
-    if len(extents) > 4 or (not isinstance(source, Address) and source.itemsize != 4):
-        raise UnsupportedNodeError(f"{len(extents)} axes that are moved")
-    y = low.new_array(node.outputs[0])
-    more = [0] * (4 - len(extents))
-    shape = [1] * len(more) + extents
-    low.assembly.add(
-        low.assembly.kernel(movement.move), (source, y, *shape, *more, *from_steps, *more, *to_steps), shape[0]
-    )
+    out, own = low.shape(node.outputs[0]), dense(shape)
+    source = (low.array(node.inputs[0]), [own[axis] for axis in order])
+    move(low, out, source, (low.new_array(node.outputs[0]), dense(out)))
 
 
 def lower_concat(low: Lowering, node: Node) -> None:
@@ -170,12 +180,12 @@ def _cut(low: Lowering, node: Node, name: str, axis: int, first: int) -> None:
 
 
 def lower_slice(low: Lowering, node: Node) -> None:
-    """Slice in steps of 1."""
+    """Slice, of a map as a map if all steps are 1."""
     box = slice_box(low.graph, node)
-    if box is None:
-        raise UnsupportedNodeError("bounds that are no constants, or steps")
     x, y = node.inputs[0], node.outputs[0]
-    if low.shape(x) == low.shape(y):
+    if box is None:
+        lower_slice_of_array(low, node)
+    elif low.shape(x) == low.shape(y):
         lower_reshape(low, node)
     elif low.has_map(x) and y in low.plan.maps:
         cut_map(low, node, box)
@@ -193,17 +203,8 @@ def copy_box(
     target_box: Box,
 ) -> None:
     """Copy a box of an array in C order to a box of another one, elements of 4 bytes."""
-    if not isinstance(source, Address):
-        raise UnsupportedNodeError("a constant")
     steps, starts = [], []
     for shape, box in ((source_shape, source_box), (target_shape, target_box)):
-        dense = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-        steps.append(dense)
-        starts.append(sum(step * r.start for step, r in zip(dense, box.ranges, strict=True)))
-    extents, (source_steps, target_steps) = collapsed(source_box.shape, steps)
-    if len(extents) > 4:
-        raise UnsupportedNodeError(f"a part along {len(extents)} axes")
-    more = [0] * (4 - len(extents))
-    words = (*[1] * len(more), *extents, *more, *source_steps, *more, *target_steps)
-    addresses = replace_offset(source, 4 * starts[0]), replace_offset(target, 4 * starts[1])
-    low.assembly.add(low.assembly.kernel(movement.move), (*addresses, *words), words[0])
+        steps.append(dense(shape))
+        starts.append(sum(step * r.start for step, r in zip(steps[-1], box.ranges, strict=True)))
+    move(low, source_box.shape, (part(source, starts[0]), steps[0]), (part(target, starts[1]), steps[1]))

@@ -27,6 +27,7 @@ from groupconv_worker.cpu.network.network import (
 )
 from groupconv_worker.cpu.network.planning import plan
 from groupconv_worker.cpu.network.pointwise import POINTWISE
+from groupconv_worker.cpu.network.simplified import simplified
 from groupconv_worker.cpu.program import SCRATCH, Address, KernelStage, Program, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
@@ -69,6 +70,7 @@ class FragmentedNetwork:
 
     def __init__(self, graph: Graph, team: Team, *, island: float = ISLAND) -> None:
         check_samples(graph)
+        graph = simplified(graph)
         self._inputs = [graph.tensors[name] for name in graph.inputs]
         self._outputs = [graph.tensors[name] for name in graph.outputs]
         self.reasons: dict[str, str] = {}

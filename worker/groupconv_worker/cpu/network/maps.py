@@ -17,6 +17,7 @@ from groupconv_worker.cpu.blocked.lowered import beyond
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.network.kernels import movement, rows, windows
 from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute, replace_offset
+from groupconv_worker.cpu.network.movement import lower_pad_of_array, moved_last
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Margin, widest
 from groupconv_worker.cpu.network.pointwise import apply_in_place
 from groupconv_worker.cpu.program import Address
@@ -135,7 +136,7 @@ def _pool(low: Lowering, node: Node, kind: int, window: Sequence[Any], padded: i
 
 
 def lower_mean(low: Lowering, node: Node) -> None:
-    """ReduceMean and ReduceMax over rows and columns of a map; over the last axis of an array."""
+    """ReduceMean and ReduceMax over rows and columns of a map; over any axes of an array."""
     x = node.inputs[0]
     shape = low.shape(x)
     axes = attribute(node, "axes")
@@ -148,12 +149,12 @@ def lower_mean(low: Lowering, node: Node) -> None:
         whole = (shape[2:], (1, 1), (1, 1), (0, 0, 0, 0))
         _pool(low, node, windows.MEAN if node.op == "ReduceMean" else windows.LARGEST, whole, 0)
         return
-    if axes != tuple(range(axes[0], len(shape))) or low.graph.tensors[x].dtype != np.float32:
-        raise UnsupportedNodeError(f"over the axes {list(axes)} of {list(shape)}")
-    count = math.prod(shape[axes[0] :])
+    if low.graph.tensors[x].dtype != np.float32:
+        raise UnsupportedNodeError("elements that are not float32")
+    count = math.prod(shape[axis] for axis in axes)
     parameters = np.zeros(1, np.float32)
-    words = (low.array(x), low.new_array(node.outputs[0]), kinds[node.op], count, parameters)
-    low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape[: axes[0]]))
+    words = (moved_last(low, x, axes), low.new_array(node.outputs[0]), kinds[node.op], count, parameters)
+    low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape) // max(1, count))
 
 
 def lower_neighbors(low: Lowering, node: Node) -> None:
@@ -274,15 +275,17 @@ def _two(matrix: Any) -> tuple[Any, Any]:
 
 
 def lower_pad(low: Lowering, node: Node) -> None:
-    """Pad of rows and columns with zeros: a mean over one cell, which is zero outside."""
+    """Pad: with zeros around a map, a mean over one cell, which is zero outside; else on an array."""
     rank, pads = len(low.shape(node.inputs[0])), attribute(node, "pads")
     axes = [axis % rank for axis in attribute(node, "axes") or range(rank)]
     value = attribute(node, "value") or 0
     plain = attribute(node, "mode", "constant") == "constant" and not any(node.inputs[1:])
     if rank != 4 or pads is None or not plain or value != 0 or min(pads) < 0:
-        raise UnsupportedNodeError("other than zeros around a map")
+        lower_pad_of_array(low, node)
+        return
     around = {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
-    if any(around.get(axis, (0, 0)) != (0, 0) for axis in (0, 1)):
-        raise UnsupportedNodeError("samples or channels that are added")
+    if any(around.get(axis, (0, 0)) != (0, 0) for axis in (0, 1)) or not low.has_map(node.inputs[0]):
+        lower_pad_of_array(low, node)
+        return
     (top, bottom), (left, right) = (around.get(axis, (0, 0)) for axis in (2, 3))
     _pool(low, node, windows.MEAN, ((1, 1), (1, 1), (1, 1), (top, left, bottom, right)), 1)

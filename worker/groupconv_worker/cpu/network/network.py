@@ -7,11 +7,12 @@ import numpy as np
 
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.forms import Form
-from groupconv_worker.cpu.network import arrays, exchange, maps, normalization
+from groupconv_worker.cpu.network import arrays, exchange, logic, maps, movement, normalization
 from groupconv_worker.cpu.network.assembly import Assembly
 from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError
 from groupconv_worker.cpu.network.planning import plan
 from groupconv_worker.cpu.network.pointwise import POINTWISE, lower_pointwise
+from groupconv_worker.cpu.network.simplified import simplified
 from groupconv_worker.cpu.program import Program, Scratch, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
@@ -42,6 +43,16 @@ LOWER: dict[str, Callable[[Lowering, Node], None]] = {
     "Softmax": arrays.lower_softmax,
     "Send": exchange.lower_send,
     "Receive": exchange.lower_receive,
+    **dict.fromkeys(("ArgMax", "ArgMin"), arrays.lower_where_largest),
+    **dict.fromkeys(logic.COMPARISONS, logic.lower_comparison),
+    "Not": logic.lower_not,
+    "Where": logic.lower_where,
+    "Cast": logic.lower_cast,
+    "Gather": movement.lower_gather,
+    "Expand": movement.lower_expand,
+    "Tile": movement.lower_tile,
+    "DepthToSpace": movement.lower_depth_to_space,
+    "SpaceToDepth": movement.lower_space_to_depth,
 }
 """By operator, what lowers a node of it."""
 
@@ -84,6 +95,7 @@ class CompiledNetwork:
 
     def __init__(self, graph: Graph, team: Team) -> None:
         check_samples(graph)
+        graph = simplified(graph)
         tensors = graph.tensors
         self._inputs = [tensors[name] for name in graph.inputs]
         self._outputs = [tensors[name] for name in graph.outputs]

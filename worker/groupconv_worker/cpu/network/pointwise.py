@@ -28,11 +28,23 @@ PARAMETERS = {
     "Celu": ("alpha",),
 }
 """Attributes that are parameters of a function."""
-UNARY = frozenset(UNARY_CODES) - {"Square"} | {"Relu", "Celu"}
+UNARY = frozenset(UNARY_CODES) - {"Square", "GeluTanh"} | {"Relu", "Celu"}
 BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"))
 POINTWISE = UNARY | BINARY | {"Pow", "Sum"}
 """Operators that are lowered here."""
 Function = tuple[Any, ...]
+
+
+class Given(NamedTuple):
+    """An array in C order.
+
+    Attributes:
+        address: of its first element.
+        shape: of it.
+    """
+
+    address: Address | Array
+    shape: Sequence[int]
 
 
 class Side(NamedTuple):
@@ -51,8 +63,8 @@ class Side(NamedTuple):
 
 def function_of(node: Node) -> Function:
     """The function of a unary node: its name and parameters."""
-    if node.op == "Gelu":
-        return node.op, attribute(node, "approximate", "none")
+    if node.op == "Gelu" and attribute(node, "approximate", "none") == "tanh":
+        return ("GeluTanh",)
     names = PARAMETERS.get(node.op, ())
     defaults = DEFAULTS.get(node.op, ())
     return node.op, *(attribute(node, name, default) for name, default in zip(names, defaults, strict=False))
@@ -66,9 +78,9 @@ def coded(function: Function) -> tuple[int, Array]:
     if name == "Celu":
         values[1] = values[0]
     code = UNARY_CODES.get(SAME_AS.get(str(name), str(name)))
-    if code is None or (name == "Gelu" and given and given[0] not in ("none", 0.0)):
+    if code is None:
         raise UnsupportedNodeError(f"the function {name}")
-    return code, np.array([v if not isinstance(v, str) else 0.0 for v in values], np.float32)
+    return code, np.array(values, np.float32)
 
 
 def lower_pointwise(low: Lowering, node: Node) -> None:
@@ -77,9 +89,11 @@ def lower_pointwise(low: Lowering, node: Node) -> None:
     if node.op == "Pow":
         exponent = low.constant(node.inputs[1])
         powers: dict[float, Function] = {2.0: ("Square",), 0.5: ("Sqrt",), -1.0: ("Reciprocal",)}
-        if exponent is None or exponent.size != 1 or float(exponent.reshape(-1)[0]) not in powers:
-            raise UnsupportedNodeError("an exponent other than 2, 0.5 and -1")
-        stage(low, node, "First", node.inputs[:1], powers[float(exponent.reshape(-1)[0])])
+        number = float(exponent.reshape(-1)[0]) if exponent is not None and exponent.size == 1 else math.nan
+        if number in powers and low.shape(node.inputs[0]) == low.shape(node.outputs[0]):
+            stage(low, node, "First", node.inputs[:1], powers[number])
+        else:
+            stage(low, node, "Pow", node.inputs, ())
     elif node.op in UNARY:
         if any(node.inputs[1:]):
             raise UnsupportedNodeError("bounds that are no constants")
@@ -188,7 +202,13 @@ def on_arrays(
     after: Function,
 ) -> None:
     """One stage on arrays in C order, each with its shape."""
-    shape = low.shape(target)
+    sides = [Given(*one) for one in given]
+    on_given(low, operator, sides, Given(low.new_array(target), low.shape(target)), after)
+
+
+def on_given(low: Lowering, operator: str, given: Sequence[Given], target: Given, after: Function) -> None:
+    """One stage on arrays in C order that lie somewhere."""
+    shape = target.shape
     rank = len(shape)
     strides = []
     for _, one in given:
@@ -201,7 +221,7 @@ def on_arrays(
         raise UnsupportedNodeError(f"broadcasting over {len(extents)} axes")
     extents = [1] * (4 - len(extents)) + extents
     sides = []
-    addresses = [address for address, _ in given] + [low.new_array(target)]
+    addresses = [address for address, _ in (*given, target)]
     for address, inner in zip(addresses, steps, strict=True):
         first = [0] * (4 - len(inner)) + inner
         sides.append(Side(address, RUN if first[3] else SPLAT, (first[0], first[1], first[2])))

@@ -51,6 +51,13 @@ def _gelu(s: Simd, x: Any, _first: Any, _second: Any) -> Any:
     return s.multiply_add(half, _erf(s, b.fmul(x, constant(s, math.sqrt(0.5)))), half)
 
 
+def _gelu_tanh(s: Simd, x: Any, _first: Any, _second: Any) -> Any:
+    b = s.builder
+    inner = b.fmul(x, s.multiply_add(b.fmul(x, x), constant(s, 0.044715), constant(s, 1.0)))
+    half = b.fmul(x, constant(s, 0.5))
+    return s.multiply_add(half, tanh(s, b.fmul(inner, constant(s, math.sqrt(2 / math.pi)))), half)
+
+
 def _log(s: Simd, x: Any) -> Any:
     """The natural logarithm: that of the mantissa by a polynomial, and the exponent. Source: Cephes' logf."""
     b = s.builder
@@ -93,6 +100,32 @@ def _softplus(s: Simd, x: Any) -> Any:
     return b.fadd(b.select(b.fcmp_ordered("<", x, s.zero), s.zero, x), rest)
 
 
+def _power(s: Simd, x: Any, y: Any, _c: Any) -> Any:
+    """x to the power of y, by logarithm and exponential: to about 1e-5 relative. Below 0 for integers y alone."""
+    b, one, inf = s.builder, constant(s, 1.0), constant(s, math.inf)
+    size = _library("fabs")(s, x, None, None)
+    whole = b.fcmp_ordered("==", _library("floor")(s, y, None, None), y)
+    half = b.fmul(y, constant(s, 0.5))
+    even = b.fcmp_ordered("==", _library("floor")(s, half, None, None), half)
+    found = exponential(s, b.fmul(y, _log(s, size)))
+    at_zero = b.select(b.fcmp_ordered("<", y, s.zero), inf, s.zero)
+    found = b.select(b.fcmp_ordered("==", size, s.zero), at_zero, found)
+    negative = b.select(even, found, b.fsub(s.zero, found))
+    negative = b.select(whole, negative, constant(s, math.nan))
+    found = b.select(b.fcmp_ordered("<", x, s.zero), negative, found)
+    return b.select(b.fcmp_ordered("==", y, s.zero), one, found)
+
+
+def _compared(sign: str) -> Emit:
+    """1 where it holds, else 0."""
+
+    def emit(s: Simd, a: Any, b: Any, _c: Any) -> Any:
+        compare = s.builder.fcmp_unordered if sign == "!=" else s.builder.fcmp_ordered
+        return s.builder.select(compare(sign, a, b), constant(s, 1.0), s.zero)
+
+    return emit
+
+
 UNARY: dict[str, Emit] = {
     **ACTIVATIONS,
     "Exp": lambda s, x, *_: exponential(s, x),
@@ -105,6 +138,7 @@ UNARY: dict[str, Emit] = {
     "Reciprocal": lambda s, x, *_: s.builder.fdiv(constant(s, 1.0), x),
     "Erf": lambda s, x, *_: _erf(s, x),
     "Gelu": _gelu,
+    "GeluTanh": _gelu_tanh,
     "Log": lambda s, x, *_: _log(s, x),
     "Elu": _elu,
     "Softplus": lambda s, x, *_: _softplus(s, x),
@@ -121,6 +155,14 @@ BINARY: dict[str, Emit] = {
     "Max": lambda s, a, b, _c: s.builder.select(s.builder.fcmp_ordered("<", a, b), b, a),
     "Min": lambda s, a, b, _c: s.builder.select(s.builder.fcmp_ordered(">", a, b), b, a),
     "PRelu": lambda s, a, b, _c: leaky_relu(s, a, b, None),
+    "Pow": _power,
+    "Less": _compared("<"),
+    "LessOrEqual": _compared("<="),
+    "Greater": _compared(">"),
+    "GreaterOrEqual": _compared(">="),
+    "Equal": _compared("=="),
+    "NotEqual": _compared("!="),
+    "Where": lambda s, a, b, c: s.builder.select(s.builder.fcmp_unordered("!=", a, s.zero), b, c),
     "MultiplyAdd": lambda s, a, b, c: s.multiply_add(a, b, c),
 }
 """What emits a function of up to three vectors."""

@@ -119,7 +119,6 @@ def move() -> Any:
     @job()
     def move(at, first, last):
         w = array(at, np.int64)
-        x, y = array(w[0], np.int32), array(w[1], np.int32)
         for i in range(first, last):
             for j in range(w[3]):
                 for k in range(w[4]):
@@ -127,7 +126,8 @@ def move() -> Any:
                     if w[9] == 1 and w[13] == 1:
                         copy(w[1] + 4 * y_at, w[0] + 4 * x_at, 4 * w[5])
                     else:
-                        for n in range(w[5]):
-                            y[y_at + n * w[13]] = x[x_at + n * w[9]]
+                        for n in range(w[5]):  # strides may be negative, indices may not
+                            x, y = w[0] + 4 * (x_at + n * w[9]), w[1] + 4 * (y_at + n * w[13])
+                            array(y, np.int32)[0] = array(x, np.int32)[0]
 
     return move.address

@@ -21,13 +21,13 @@ from groupconv_worker.cpu.network.kernels.vectors import (
 )
 
 EXP, SQRT = UNARY_CODES["Exp"], UNARY_CODES["Sqrt"]
-SOFTMAX, SUM, MEAN, MAX, NORMALIZE = range(5)
+SOFTMAX, SUM, MEAN, MAX, NORMALIZE, WHERE_MAX = range(6)
 """What `rows` does."""
 
 
 @once
 def rows() -> Any:
-    """Softmax, sum, mean or largest of rows, or their normalization, in C order.
+    """Softmax, sum, mean or largest of rows, where that is (int64), or their normalization, in C order.
 
     Returns:
         A job with the words (x, y, kind, columns, parameters): a task is a row. The first parameter (float32) is what a
@@ -45,6 +45,13 @@ def rows() -> Any:
             x = w[0] + 4 * row * n
             y = w[1] + 4 * row * (1 if kind in (SUM, MEAN, MAX) else n)
             numbers, found = array(x, np.float32), array(y, np.float32)
+            if kind == WHERE_MAX:
+                best = 0
+                for k in range(1, n):
+                    if numbers[k] > numbers[best]:
+                        best = k
+                array(w[1] + 8 * row, np.int64)[0] = best
+                continue
             if kind in (SOFTMAX, MAX):
                 high = splat(np.float32(-np.inf))
                 for k in range(whole):

@@ -1,0 +1,74 @@
+"""Lowering of Cast, comparisons, logic and choices. A truth is 0 or 1 in float32 while it is computed."""
+
+import math
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.network.assembly import aligned_copy
+from groupconv_worker.cpu.network.kernels.elements import BLOCK, STORED, convert
+from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError
+from groupconv_worker.cpu.network.pointwise import Given, on_given
+from groupconv_worker.cpu.program import Address
+from groupconv_worker.graph.graph import Node
+
+COMPARISONS = {"Less": "Less", "LessOrEqual": "LessOrEqual", "Greater": "Greater", "GreaterOrEqual": "GreaterOrEqual",
+               "Equal": "Equal", "And": "Mul", "Or": "Max", "Xor": "NotEqual"}  # fmt: skip
+"""By operator, the function of two vectors that gives 1 where it holds."""
+
+
+def lower_cast(low: Lowering, node: Node) -> None:
+    """Cast between the dtypes of `STORED`."""
+    x, y = node.inputs[0], node.outputs[0]
+    source, target = low.array(x), low.any_array(y)
+    _convert(low, source, target, low.graph.tensors[x].dtype, low.graph.tensors[y].dtype, math.prod(low.shape(x)))
+
+
+def lower_comparison(low: Lowering, node: Node) -> None:
+    """Comparisons of float32, and logic of two truths."""
+    out = node.outputs[0]
+    shape = low.shape(out)
+    given = [_numbers(low, name) for name in node.inputs]
+    made = low.assembly.block(4 * math.prod(shape))
+    on_given(low, COMPARISONS[node.op], given, Given(made, shape), ())
+    _convert(low, made, low.any_array(out), np.dtype(np.float32), low.graph.tensors[out].dtype, math.prod(shape))
+
+
+def lower_not(low: Lowering, node: Node) -> None:
+    """Not: whether a truth is 0."""
+    out = node.outputs[0]
+    shape = low.shape(out)
+    made = low.assembly.block(4 * math.prod(shape))
+    zero = Given(np.zeros(16, np.float32), ())
+    on_given(low, "Equal", [_numbers(low, node.inputs[0]), zero], Given(made, shape), ())
+    _convert(low, made, low.any_array(out), np.dtype(np.float32), low.graph.tensors[out].dtype, math.prod(shape))
+
+
+def lower_where(low: Lowering, node: Node) -> None:
+    """Where, of float32."""
+    given = [_numbers(low, name) for name in node.inputs]
+    if any(low.graph.tensors[name].dtype != np.float32 for name in node.inputs[1:]):
+        raise UnsupportedNodeError("elements that are not float32")
+    out = node.outputs[0]
+    on_given(low, "Where", given, Given(low.new_array(out), low.shape(out)), ())
+
+
+def _numbers(low: Lowering, name: str) -> Given:
+    """A tensor of float32, or truths as such."""
+    dtype, shape = low.graph.tensors[name].dtype, low.shape(name)
+    constant = low.constant(name)
+    if dtype == np.float32:
+        return Given(low.array(name), shape)
+    if dtype != np.bool_:
+        raise UnsupportedNodeError(f"elements of {dtype}")
+    if constant is not None:
+        return Given(aligned_copy(constant), shape)
+    made = low.assembly.block(4 * math.prod(shape))
+    _convert(low, low.array(name), made, dtype, np.dtype(np.float32), math.prod(shape))
+    return Given(made, shape)
+
+
+def _convert(low: Lowering, x: Address | Array, y: Address, source: np.dtype, target: np.dtype, count: int) -> None:
+    if source.name not in STORED or target.name not in STORED:
+        raise UnsupportedNodeError(f"from {source} to {target}")
+    low.assembly.add(low.assembly.kernel(convert, source.name, target.name), (x, y, count), -(-count // BLOCK))

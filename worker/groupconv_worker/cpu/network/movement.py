@@ -1,0 +1,184 @@
+"""Lowering of operators that move elements of arrays in C order: any strides, and tables along an axis."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.network.kernels import elements, movement
+from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute
+from groupconv_worker.cpu.network.pointwise import collapsed, on_arrays
+from groupconv_worker.cpu.program import Address
+from groupconv_worker.graph.graph import Node
+
+PARTS = 64
+"""Stages that a movement of more than four axes may take."""
+
+
+def dense(shape: Sequence[int]) -> list[int]:
+    """Elements from step to step of each axis, in C order."""
+    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+
+
+def part(address: Address | Array, offset: int) -> Address | Array:
+    """The address so many elements of 4 bytes farther."""
+    if isinstance(address, Address):
+        return Address(address.base, address.offset + 4 * offset)
+    return address.reshape(-1)[offset:]
+
+
+def move(
+    low: Lowering,
+    extents: Sequence[int],
+    source: tuple[Address | Array, Sequence[int]],
+    target: tuple[Address | Array, Sequence[int]],
+) -> None:
+    """Copy elements of 4 bytes between arrays, each given with its steps along the axes, in elements."""
+    if not isinstance(source[0], Address) and source[0].itemsize != 4:
+        raise UnsupportedNodeError(f"elements of {source[0].dtype}")
+    shape, (x_steps, y_steps) = collapsed(extents, [list(source[1]), list(target[1])])
+    parts = [(0, 0)]
+    while len(shape) > 4:
+        axis = min(range(len(shape)), key=shape.__getitem__)
+        extent, x, y = shape.pop(axis), x_steps.pop(axis), y_steps.pop(axis)
+        parts = [(a + i * x, b + i * y) for a, b in parts for i in range(extent)]
+    if len(parts) > PARTS:
+        raise UnsupportedNodeError(f"{len(parts)} parts to be moved")
+    more = [0] * (4 - len(shape))
+    shape = [1] * len(more) + shape
+    for a, b in parts:
+        words = (part(source[0], a), part(target[0], b), *shape, *more, *x_steps, *more, *y_steps)
+        low.assembly.add(low.assembly.kernel(movement.move), words, shape[0])
+
+
+def moved_last(low: Lowering, name: str, axes: Sequence[int]) -> Address | Array:
+    """A tensor in C order with some axes behind the others."""
+    shape = low.shape(name)
+    order = [axis for axis in range(len(shape)) if axis not in axes] + list(axes)
+    source = low.array(name)
+    if order == list(range(len(shape))):
+        return source
+    made = low.assembly.block(low.graph.tensors[name].nbytes)
+    own, extents = dense(shape), [shape[axis] for axis in order]
+    move(low, extents, (source, [own[axis] for axis in order]), (made, dense(extents)))
+    return made
+
+
+def take_along(
+    low: Lowering, x: Address | Array, shape: Sequence[int], axis: int, table: Sequence[int], y: Any
+) -> None:
+    """y = x with other indices along an axis; elements of 4 bytes, if `axis` is the last one."""
+    size = low.graph.tensors[y].dtype.itemsize if isinstance(y, str) else 4
+    target = low.any_array(y) if isinstance(y, str) else y
+    run = size * math.prod(shape[axis + 1 :])
+    words = (x, target, np.array(table, np.int64), shape[axis], len(table), run)
+    low.assembly.add(low.assembly.kernel(elements.take), words, math.prod(shape[:axis]) * len(table))
+
+
+def lower_slice_of_array(low: Lowering, node: Node) -> None:
+    """Slice with constant bounds, along any axes in any steps."""
+    shape, out = low.shape(node.inputs[0]), low.shape(node.outputs[0])
+    starts, ends = attribute(node, "starts"), attribute(node, "ends")
+    if starts is None or ends is None or any(node.inputs[1:]):
+        raise UnsupportedNodeError("bounds that are no constants")
+    axes = attribute(node, "axes") or range(len(starts))
+    steps = attribute(node, "steps") or (1,) * len(starts)
+    own, offset = dense(shape), 0
+    x_steps = list(own)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        a = axis % len(shape)
+        first, _, stride = slice(start, end, step).indices(shape[a])
+        offset += first * own[a]
+        x_steps[a] = stride * own[a]
+    y = low.new_array(node.outputs[0])
+    move(low, out, (part(low.array(node.inputs[0]), offset), x_steps), (y, dense(out)))
+
+
+def lower_pad_of_array(low: Lowering, node: Node) -> None:
+    """Pad of any mode, along any axes; negative pads cut."""
+    x, shape, out = node.inputs[0], low.shape(node.inputs[0]), low.shape(node.outputs[0])
+    pads, mode = attribute(node, "pads"), attribute(node, "mode", "constant")
+    if pads is None or any(node.inputs[1:]):
+        raise UnsupportedNodeError("pads that are no constants")
+    axes = [axis % len(shape) for axis in attribute(node, "axes") or range(len(shape))]
+    around = {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
+    source, y = low.array(x), low.new_array(node.outputs[0])
+    if mode == "constant":
+        if low.graph.tensors[x].dtype != np.float32:
+            raise UnsupportedNodeError("elements that are not float32")
+        value = np.full(16, attribute(node, "value") or 0, np.float32)
+        on_arrays(low, "First", [(value, ())], node.outputs[0], ())
+        own, there = dense(shape), dense(out)
+        lows = [around.get(axis, (0, 0)) for axis in range(len(shape))]
+        inner = [n + min(0, a) + min(0, b) for n, (a, b) in zip(shape, lows, strict=True)]
+        x_offset = sum(max(0, -a) * step for (a, _), step in zip(lows, own, strict=True))
+        y_offset = sum(max(0, a) * step for (a, _), step in zip(lows, there, strict=True))
+        move(low, inner, (part(source, x_offset), own), (part(low.array(node.outputs[0]), y_offset), there))
+        return
+    padded = [axis for axis, pad in around.items() if pad != (0, 0)]
+    current = list(shape)
+    for axis in padded:
+        before, after = around[axis]
+        kept = np.arange(current[axis])[max(0, -before) : current[axis] - max(0, -after)]
+        table = np.pad(kept, (max(0, before), max(0, after)), mode)
+        last = axis == padded[-1]
+        size = 4 * math.prod(current) // current[axis] * len(table)
+        made = y if last else low.assembly.block(size)
+        take_along(low, source, current, axis, table.tolist(), made)
+        source, current[axis] = made, len(table)
+    if not padded:
+        move(low, out, (source, dense(out)), (y, dense(out)))
+
+
+def lower_gather(low: Lowering, node: Node) -> None:
+    """Gather with constant indices."""
+    shape, indices = low.shape(node.inputs[0]), low.constant(node.inputs[1])
+    axis = attribute(node, "axis", 0) % len(shape)
+    if indices is None:
+        raise UnsupportedNodeError("indices that are no constants")
+    table = (indices.reshape(-1) % shape[axis]).tolist()
+    take_along(low, low.array(node.inputs[0]), shape, axis, table, node.outputs[0])
+
+
+def lower_expand(low: Lowering, node: Node) -> None:
+    """Expand."""
+    shape, out = low.shape(node.inputs[0]), low.shape(node.outputs[0])
+    own = (1,) * (len(out) - len(shape)) + tuple(shape)
+    steps = [0 if extent == 1 else step for extent, step in zip(own, dense(own), strict=True)]
+    move(low, out, (low.array(node.inputs[0]), steps), (low.new_array(node.outputs[0]), dense(out)))
+
+
+def lower_tile(low: Lowering, node: Node) -> None:
+    """Tile."""
+    shape, out = low.shape(node.inputs[0]), low.shape(node.outputs[0])
+    extents = [n for there, own in zip(out, shape, strict=True) for n in (there // own if own else 1, own)]
+    steps = [n for step in dense(shape) for n in (0, step)]
+    move(low, extents, (low.array(node.inputs[0]), steps), (low.new_array(node.outputs[0]), dense(extents)))
+
+
+def lower_depth_to_space(low: Lowering, node: Node) -> None:
+    """DepthToSpace."""
+    n, c, h, w = low.shape(node.inputs[0])
+    b = attribute(node, "blocksize")
+    block_first = attribute(node, "mode", "DCR") == "DCR"
+    shape = (n, b, b, c // b**2, h, w) if block_first else (n, c // b**2, b, b, h, w)
+    own = dense(shape)
+    order = (0, 3, 4, 1, 5, 2) if block_first else (0, 1, 4, 2, 5, 3)
+    _reordered(low, node, shape, own, order)
+
+
+def lower_space_to_depth(low: Lowering, node: Node) -> None:
+    """SpaceToDepth."""
+    n, c, h, w = low.shape(node.inputs[0])
+    b = attribute(node, "blocksize")
+    shape = (n, c, h // b, b, w // b, b)
+    order = (0, 3, 5, 1, 2, 4) if attribute(node, "mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    _reordered(low, node, shape, dense(shape), order)
+
+
+def _reordered(low: Lowering, node: Node, shape: Sequence[int], own: Sequence[int], order: Sequence[int]) -> None:
+    extents = [shape[axis] for axis in order]
+    source = (low.array(node.inputs[0]), [own[axis] for axis in order])
+    move(low, extents, source, (low.new_array(node.outputs[0]), dense(extents)))
