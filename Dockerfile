@@ -31,10 +31,11 @@ COPY client client
 COPY worker worker
 COPY server server
 RUN pip install --no-deps .
-# The kernels of the catalogue, for the level of x86 that the builder has and for the one below: every machine of a level
-# uses them. A builder that cannot run a level leaves its kernels to the first start, which compiles them in the background.
-RUN for simd in "" avx2; do \
-        NUMBA_CACHE_DIR=/opt/groupconv/share GROUPCONV_SIMD=$simd groupconv warmup --no-tune || true; \
+# The kernels of the catalogue, for the instructions that the builder has and, on x86, for AVX2: every machine of a level
+# uses them. A kernel that does not compile fails the build.
+RUN case "$(uname -m)" in x86_64) levels="best avx2" ;; *) levels=best ;; esac \
+    && for level in $levels; do \
+        NUMBA_CACHE_DIR=/opt/groupconv/share GROUPCONV_SIMD=${level#best} groupconv warmup --no-tune || exit 1; \
     done \
     && chmod --recursive a+rX /opt/groupconv/share
 

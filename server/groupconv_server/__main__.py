@@ -11,7 +11,10 @@ def main() -> None:
 
         # a shell that asks for completions passes the words in a variable
         words = os.environ.get("COMP_WORDS", "").split() or sys.argv
-        built = app(*(name for name in words[1:2] if name in NAMES))
+        names = [name for name in words[1:2] if name in NAMES]
+        if names != ["serve"]:  # whose log may have gRPC's lines; other commands report a failed call themselves
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        built = app(*names)
     except ModuleNotFoundError as error:
         sys.exit(f"groupconv: the command line needs {error.name}: pip install 'groupconv[server]'")
     built()

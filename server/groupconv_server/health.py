@@ -44,7 +44,10 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     ) -> Response:
         """The status now."""
         if request.service not in self._services:
-            context.abort(grpc.StatusCode.NOT_FOUND, "service: expected one that reflection lists, or none")
+            context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"service: expected one of {', '.join(sorted(filter(None, self._services)))}, got {request.service!r}",
+            )
         return Response(status=self._status)
 
     def Watch(  # noqa: N802 - the RPC's name

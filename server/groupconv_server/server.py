@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -293,4 +294,17 @@ class Server:
                 return self._grpc.add_insecure_port(address)
             return self._grpc.add_secure_port(address, self._certificates.credentials())
         except RuntimeError:
-            raise UnavailableError(f"cannot listen on {address}: is another server there?") from None
+            raise UnavailableError(
+                f"cannot listen on {address}: {_why_not_bound(self.config)}; give another --port or --host"
+            ) from None
+
+
+def _why_not_bound(config: Config) -> str:
+    """Why no server can listen on the address: gRPC only logs it, so a socket tries it."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.bind(address)
+    except OSError as error:
+        return error.strerror or str(error)
+    return "gRPC cannot bind it"

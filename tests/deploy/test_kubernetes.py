@@ -1,9 +1,11 @@
 """The Kubernetes files: every object is legal, they fit together, and pods get the memory that they may use."""
 
 import functools
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import kubernetes_validate
@@ -22,6 +24,7 @@ from memory_formula import MIB_PER, needed
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy/k8s"
 KUBERNETES = "1.32"
+KUBECTL = shutil.which("kubectl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 FOLDERS = ["base", "overlays/tls", "overlays/production"]
 RAY_GROUP = {"groupName", "template", "rayStartParams", "replicas", "minReplicas", "maxReplicas", "numOfHosts"}
 """Fields of a group of workers in KubeRay's ray.io/v1, of those that are used here."""
@@ -42,9 +45,9 @@ def built(folder):
     kustomization = yaml.safe_load((K8S / folder / "kustomization.yaml").read_text())
     if kustomization.keys() == {"apiVersion", "kind", "resources"}:
         return by_name(*((K8S / folder / name).read_text() for name in kustomization["resources"]))
-    if not shutil.which("kubectl"):
+    if not KUBECTL:
         pytest.skip("no kubectl, which builds overlays; the base was checked")
-    command = ["kubectl", "kustomize", str(K8S / folder)]
+    command = [KUBECTL, "kustomize", str(K8S / folder)]
     return by_name(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
 
 

@@ -192,7 +192,8 @@ def test_a_server_that_waits_for_its_first_worker_ends_with_exit_code_0_on_sigte
 def test_a_port_in_use_is_one_line(target):
     done = run("serve", "--port", target.rsplit(":", 1)[1])
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"groupconv: cannot listen on {target}: is another server there?"
+    why = "Address already in use; give another --port or --host"
+    assert done.stderr.splitlines()[-1] == f"groupconv: cannot listen on {target}: {why}"
 
 
 def test_serve_with_cuda_on_a_machine_without_says_what_is_missing():

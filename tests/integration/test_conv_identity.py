@@ -181,6 +181,6 @@ def test_what_a_format_cannot_hold_is_an_exit_code(identity, tmp_path):
     assert done.stdout.startswith(f"wrote {tmp_path}/y.jpg: 10×20×3 (y, x, c) of uint8, ")
     done = identity(tmp_path / "x.png", tmp_path / "y.npy")
     assert done.stderr == "groupconv: .npy holds no resolution: left out\n"
-    assert identity(tmp_path / "none.png", tmp_path / "y.npy", code=2).stderr.startswith(
-        "groupconv: [Errno 2] no such file"
+    assert identity(tmp_path / "none.png", tmp_path / "y.npy", code=2).stderr == (
+        f"groupconv: {tmp_path}/none.png: No such file or directory\n"
     )

@@ -1,12 +1,15 @@
 """The demo passes, and fails where an answer is wrong."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 import groupconv
 from groupconv_server.demo.cases import max_pool, photo_cases
 from groupconv_server.demo.check import judge
-from groupconv_server.demo.run import run_demo
+from groupconv_server.demo.run import run_demo, verdict_table
 
 
 @pytest.mark.ray
@@ -53,6 +56,17 @@ def test_a_wrong_answer_fails_its_check(client):
         spoiled.flat[spoiled.size // 2] += spoiled.dtype.type(1 + abs(float(spoiled.max())))
         assert not judge(case, replace(result, output=spoiled), 0).passed
         assert not judge(case, replace(result, output=result.output[..., :-1]), 0).passed
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_fits_the_screen(client, width):
+    photo = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8)
+    verdicts = [judge(case, client.run(case.x, case.steps), 0.1) for case in photo_cases(np.tile(photo, (1, 1, 4, 4)))]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(verdict_table(verdicts, width))
+    lines = console.file.getvalue().splitlines()
+    assert "…" not in "".join(lines)
+    assert sum(line.rstrip().endswith("ok") for line in lines) == len(verdicts)
 
 
 def test_max_pool_is_the_published_one():

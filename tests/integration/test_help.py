@@ -1,5 +1,6 @@
 """Help at 80 columns, and completion in shells."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -38,6 +39,13 @@ def test_help_is_whole_at_80_columns(words):
     for name, command in getattr(COMMANDS[words], "commands", {}).items():
         assert name in said
         assert "".join(command.short_help.split()) in said
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_an_example_goes_on_with_an_option(words):
+    shown = CliRunner().invoke(app(), [*words.split(), "--help"], env={"COLUMNS": "80"}).stdout.splitlines()
+    continued = [after.strip() for line, after in itertools.pairwise(shown) if line.endswith("\\")]
+    assert all(line.startswith("-") for line in continued), continued
 
 
 def complete(words):

@@ -124,3 +124,16 @@ def test_lanes_are_shown_where_workers_can_have_one():
     lines = console.file.getvalue().splitlines()
     assert "unix, to 256 MiB" in next(line for line in lines if line.startswith("ray-0"))
     assert "none" in next(line for line in lines if line.startswith("ray-1"))
+
+
+def test_a_terminal_of_80_columns_has_the_whole_table():
+    s = Status(executor="ray")
+    s.workers.add(id="ray-0", device="cpu: AMD EPYC (family 25, model 17), 2 threads", node="gpu-box", lane="unix")
+    s.layers.add(name="alexnet/conv2", version=12, requests=10**6, seconds=10**4)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(picture(s, Status(), "here", wide=False))
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert "ray-0: cpu: AMD EPYC (family 25, model 17), 2 threads on gpu-box, lane unix, to 0 B" in " ".join(
+        text.split()
+    )

@@ -135,7 +135,7 @@ def test_certificates_change_under_traffic(tmp_path, authority, stranger, caplog
 
 
 def test_a_server_that_others_reach_wants_tls_or_insecure():
-    with pytest.raises(FailedPreconditionError, match="--insecure"):
+    with pytest.raises(InvalidArgumentError, match="--insecure"):
         Server(Config(host="0.0.0.0", port=0))
     config = Config(host="0.0.0.0", port=0, insecure=True, executor="local", workers=1, engine="reference")
     with Server(config) as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -151,7 +151,7 @@ def test_a_server_says_what_is_wrong_with_its_certificate(tmp_path, authority, c
         cert.write_text(content)
     with pytest.raises(FailedPreconditionError, match="no certificate with its key"):
         Server(Config(port=0, tls_cert=cert, tls_key=key))
-    with pytest.raises(FailedPreconditionError, match="both"):
+    with pytest.raises(InvalidArgumentError, match="both"):
         Server(Config(port=0, tls_cert=cert))
 
 

@@ -72,15 +72,16 @@ class Plan:
         """Text with the shards of every step, the reason for each cut, and the alternatives.
 
         Example:
-            >>> part = Shard(0, "w0", (Range(0, 1), Range(0, 48)), (Range(0, 128),), (Range(0, 1),), 2048, 1024, 9)
+            >>> part = Shard(0, "w0", (Range(0, 1), Range(0, 2), Range(0, 9)), (Range(0, 4), Range(0, 2), Range(0, 3)),
+            ...              (Range(0, 1), Range(0, 4), Range(0, 7)), 2048, 1024, 9)
             >>> step = StepPlan("grouped", (1, 4, 9), (8, 2, 3), (1, 8, 7), 2, "group", "2 groups", (part,), 0.0, (),
             ...                 stride=(1,), dilation=(1,))
             >>> print(Plan((step,)).explain())
             step 0  grouped convolution, g=2: (1, 4, 9) * (8, 2, 3) -> (1, 8, 7)
             48 weights, 336 multiply-adds, receptive field 3, stride 1
             cut along group: 2 groups
-            shard  worker  input        kernel   output  bytes in  bytes out  multiply-adds  predicted
-                0  w0      [0:1, 0:48]  [0:128]  [0:1]      2 KiB      1 KiB              9       0 ms
+            shard  worker  input         kernel    output       bytes in  bytes out  multiply-adds  predicted
+                0  w0      [:, 0:2, :]   [0:4, :]  [:, 0:4, :]     2 KiB      1 KiB              9       0 ms
         """
         text = "\n\n".join(_step(i, step, _chain_seconds(self.steps[i:])) for i, step in enumerate(self.steps))
         if len(self.steps) < 2:
@@ -134,9 +135,9 @@ def _rows(step: StepPlan) -> list[tuple[str, ...]]:
         (
             str(s.index),
             s.worker,
-            _ranges(s.input),
-            _ranges(s.kernel[:2]),
-            _ranges(s.output) + (" (summed)" if s.partial else ""),
+            slices_of(s.input, step.input_shape),
+            slices_of(s.kernel[:2], step.kernel_shape[:2]),
+            slices_of(s.output, step.output_shape) + (" (summed)" if s.partial else ""),
             human_bytes(s.bytes_in),
             human_bytes(s.bytes_out),
             f"{s.multiply_adds:,}",
@@ -203,8 +204,15 @@ def rows_left_out(shards: int) -> list[str]:
     return [f"… and {shards - MOST_SHARDS} more"] if shards > MOST_SHARDS else []
 
 
-def _ranges(ranges: Sequence[Range]) -> str:
-    return f"[{', '.join(map(str, ranges))}]"
+def slices_of(ranges: Sequence[Range], shape: Sequence[int]) -> str:
+    """Ranges as NumPy slices; a whole axis is a colon.
+
+    Example:
+        >>> slices_of((Range(0, 1), Range(48, 96), Range(0, 27)), (1, 96, 27))
+        '[:, 48:96, :]'
+    """
+    whole = {(axis, 0, extent) for axis, extent in enumerate(shape)}
+    return f"[{', '.join(':' if (axis, *r) in whole else str(r) for axis, r in enumerate(ranges))}]"
 
 
 __getattr__ = moved_names(__name__, dict.fromkeys(("Report", "ShardReport"), "groupconv.convolution.report"))

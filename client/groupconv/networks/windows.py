@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from groupconv.networks.tensors import TensorInfo
-from groupconv.text import human_bytes
+from groupconv.text import counted, human_bytes
 
 Slices = tuple[slice, ...]
 
@@ -127,12 +127,13 @@ class StreamPlan:
         window, whole = ("×".join(map(str, shape)) for shape in (self.window_shape(self.shape), self.shape))
         memory = [human_bytes(n) for n in (self.window_bytes, self.stream_bytes)]
         lines = [
-            f"{self.count} windows of {window} from {whole}, {self.in_flight} at a time",
+            f"{counted(self.count, 'window')} of {window} from {whole}, {self.in_flight} at a time",
             f"about {memory[0]} for a window, {memory[1]} for all at a time in one process of the server",
             f"{self.recomputed:.1%} more work than on the whole, at the borders of windows",
         ]
         lines += [
-            f"axis {axis.axis}: {len(axis.ranges)} windows, receptive field {axis.receptive_field}, step {axis.step}"
+            f"axis {axis.axis}: {counted(len(axis.ranges), 'window')}, "
+            f"receptive field {axis.receptive_field}, step {axis.step}"
             for axis in self.axes
         ]
         lines += [f"output {info.name}: {'×'.join(map(str, info.shape))} {info.dtype}" for info in self.outputs]

@@ -36,6 +36,8 @@ def diagnose(connection: Connection) -> ConnectError | None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"
         cure = "start one with `groupconv serve`, or give another address (target, --target)"
+        if ":" not in target:
+            cure = f"the address has no port, which means 443: give one, as in {target}:50051 (target, --target)"
         return NoServerError(target, f"no server accepts connections there ({reason}); {cure}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from groupconv.errors import FailedPreconditionError
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv.transport.address import is_loopback
 
 log = logging.getLogger(__name__)
@@ -25,17 +25,16 @@ def certificates_for(
     """The certificates that a server on `host` listens with; None is plaintext.
 
     Raises:
-        FailedPreconditionError: plaintext where others reach it, or files that are no certificate and its key.
+        InvalidArgumentError: plaintext on an address that others can reach, or only one of certificate and key.
+        FailedPreconditionError: files that are no certificate and its key.
     """
     if certificate is not None and key is not None:
         return Certificates(certificate, key, client_ca)
     if certificate or key or client_ca:
-        raise FailedPreconditionError("TLS needs both --tls-cert and --tls-key")
+        raise InvalidArgumentError("--tls-cert", "both --tls-cert and --tls-key", "only one file")
     if not (insecure or is_loopback(host)):
-        raise FailedPreconditionError(
-            f"{host} is reachable by others, without TLS: give --tls-cert and --tls-key, listen on 127.0.0.1, "
-            "or say --insecure on a network that you trust"
-        )
+        expected = "--tls-cert and --tls-key, or --insecure on a network that you trust, or a loopback address"
+        raise InvalidArgumentError("--host", expected, f"{host}, which others can reach, without TLS")
     return None
 
 

@@ -55,7 +55,8 @@ class Tokens:
         try:
             self._take(path.read_text())
         except (OSError, ValueError) as error:
-            raise FailedPreconditionError(f"tokens: {path}: {error}") from None
+            why = error.strerror if isinstance(error, OSError) else error
+            raise FailedPreconditionError(f"--tokens {path}: {why}") from None
 
     def caller(self, metadata: Iterable[tuple[str, str | bytes]]) -> Allowance:
         """The caller whose token came with a call.
@@ -69,9 +70,7 @@ class Tokens:
         headers = [str(value) for key, value in metadata if key == "authorization"]
         scheme, _, token = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
         if scheme.lower() != "bearer" or not token:
-            raise UnauthenticatedError(
-                "a token is needed: token=… or GROUPCONV_TOKEN, which travels as 'authorization: Bearer …'"
-            )
+            raise UnauthenticatedError("a token is needed, in the metadata 'authorization: Bearer …'")
         digest = digest_of(token.strip())
         found = None
         for entry, allowance in self._present().values():  # compare all of them, so that the time gives nothing away

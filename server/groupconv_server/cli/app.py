@@ -4,6 +4,7 @@ import functools
 import importlib
 import inspect
 import logging
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -53,13 +54,21 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             raise  # typer's own, and a reader that has gone
         except (GroupconvError, OSError) as error:
             request = getattr(error, "request_id", "")
-            text = " ".join(str(error).split()) + f" (request {request})" * bool(request)
+            text = " ".join(_text(error).split()) + f" (request {request})" * bool(request)
             typer.echo(f"groupconv: {text}", err=True)
             raise typer.Exit(2 if isinstance(error, InvalidArgumentError | FileNotFoundError) else 1) from None
         except Exception as error:  # noqa: BLE001 - a defect is one line too; DEBUG logs its traceback
             raise _unexpected(error) from None
 
     return run
+
+
+def _text(error: Exception) -> str:
+    """The message of an error; of the operating system's, without their number and with the file that was meant."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    path = error.filename2 or error.filename
+    return f"{path}: {error.strerror}" if path else error.strerror
 
 
 def _unexpected(error: Exception) -> typer.Exit:
@@ -126,11 +135,12 @@ def _add(group: typer.Typer, name: str, command: Callable[..., Any], examples: s
 
 
 def _examples(text: str) -> str:
-    """Examples, marked for click to keep their lines. A long command is continued with backslashes."""
+    """Examples, marked for click to keep their lines. A long command continues after a backslash, with an option."""
     lines = []
     for line in text.split("\n\n"):
-        folded = textwrap.wrap(line.strip(), HELP_WIDTH - 4, subsequent_indent="      ", break_on_hyphens=False)
-        lines.append(" \\\n".join(folded))
+        whole = re.sub(r"( --?[a-z-]+) (?!-)", "\\1\N{NO-BREAK SPACE}", line.strip())  # textwrap does not break there
+        folded = textwrap.wrap(whole, HELP_WIDTH - 4, subsequent_indent="      ", break_on_hyphens=False)
+        lines.append(" \\\n".join(folded).replace("\N{NO-BREAK SPACE}", " "))
     return "\b\n" + "\n".join(lines)
 
 

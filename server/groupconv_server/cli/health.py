@@ -8,6 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from groupconv.errors import UnavailableError
 from groupconv.transport.channel import from_rpc_error
+from groupconv.transport.diagnosis import diagnose
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import TimeoutOption
 
@@ -25,13 +26,15 @@ def command(
     timeout: TimeoutOption = 3.0,
 ) -> None:
     """Ask a server's gRPC health service; exit code 0 if it is serving, else 1."""
-    with endpoint.connection().open() as channel:
+    connection = endpoint.connection()
+    with connection.open() as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
                 health_pb2.HealthCheckRequest(service=service), timeout=timeout
             )
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+        except grpc.RpcError as rpc_error:
+            error = from_rpc_error(rpc_error)
+            raise (diagnose(connection) if isinstance(error, UnavailableError) else None) or error from None
     name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         raise UnavailableError(f"{endpoint.target} says {name}")

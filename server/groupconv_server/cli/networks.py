@@ -133,10 +133,16 @@ def plan(endpoint: Endpoint, name: NetworkArgument, inputs: InputsOption = None,
 
 
 def _plan(network: Network, inputs: list[str] | None) -> NetworkPlan:
-    shapes = {info.name: info.shape for info in network.inputs} | shapes_of(inputs or [])
+    given = shapes_of(inputs or [])
+    shapes = {info.name: info.shape for info in network.inputs}
+    if unknown := given.keys() - shapes.keys():
+        raise InvalidArgumentError("--input", f"names among {', '.join(shapes)}", min(unknown))
+    shapes |= given
     for info in network.inputs:
         if not all(isinstance(extent, int) for extent in shapes[info.name]):
-            raise InvalidArgumentError("--input", f"{info.name}=N,C,H,W, as its shape is free: {info}", inputs)
+            raise InvalidArgumentError(
+                "--input", f"{info.name}=N,C,H,W, as its shape is free: {info}", inputs or "none"
+            )
     return network.plan(**shapes)  # type: ignore[arg-type] # all extents are integers now
 
 

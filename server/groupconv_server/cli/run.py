@@ -5,6 +5,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from PIL import Image
 
 import groupconv
 from groupconv.convolution.steps import Array
@@ -75,6 +76,8 @@ def command(
     if size is not None and len(size) != 2:
         raise InvalidArgumentError("--resize", "H,W", resize)
     streams = plan or wants_stream(inputs, output, stream)
+    if output is not None and not streams:
+        _check_output(output)
     if streams and size is not None:
         raise InvalidArgumentError("--resize", "none, for an image in windows", resize)
     with endpoint.connect(timeout or 300.0) as client:
@@ -98,6 +101,8 @@ def command(
     if classes := top_classes(y, names):
         typer.echo(table([("class", "value"), *((label, f"{value:.4g}") for label, value in classes)], frozenset({0})))
     else:
+        if names:
+            typer.echo(f"groupconv: --labels: {name} has no classes: expected the shape (1, classes)", err=True)
         typer.echo(f"output {name}: {y.dtype} {list(y.shape)}")
     if output is not None:
         if output.suffix == ".npy":
@@ -105,6 +110,17 @@ def command(
         else:
             output_picture(y).save(output)
         typer.echo(f"{name} is in {output}")
+
+
+def _check_output(path: Path) -> None:
+    """Validate the path of an output that is written whole."""
+    Image.init()
+    if path.suffix != ".npy" and Image.EXTENSION.get(path.suffix.lower()) not in Image.SAVE:
+        raise InvalidArgumentError(
+            "--output", "a file name that ends in .npy, .png, .jpg or as another picture", str(path)
+        )
+    if not path.parent.is_dir():
+        raise InvalidArgumentError("--output", "a path in a folder that exists", str(path))
 
 
 def _arrays(
@@ -117,7 +133,7 @@ def _arrays(
         before, equals, after = text.partition("=")
         name, value = (before, after) if equals and before in infos else (waiting[0] if waiting else "", text)
         if name not in waiting:
-            raise InvalidArgumentError("inputs", f"one for each of {', '.join(infos)}", text)
+            raise InvalidArgumentError("inputs", f"each of {', '.join(infos)} once", f"{text} as one more")
         waiting.remove(name)
         info, path = infos[name], Path(value)
         if not info.shape and not path.exists():

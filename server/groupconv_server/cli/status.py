@@ -26,7 +26,9 @@ $ groupconv status --target gpu-box:50051 --json
 """
 Status = cluster_pb2.GetClusterResponse
 WIDTH = 160
-"""Columns where there is no terminal to ask."""
+"""Columns without a terminal."""
+WIDE = 130
+"""Columns from which on the table of workers has their nodes and devices."""
 
 
 def command(
@@ -36,16 +38,20 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with --watch one a line.")] = False,
     timeout: TimeoutOption = 10.0,
 ) -> None:
-    """Show a server's versions, workers, layers and load. Rates are since the start, or the last look of --watch."""
+    """Show a server's versions, workers, layers and load.
+
+    Rates are averages since the start of the server; with --watch, since the last refresh.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
+    wide = console.width >= WIDE
     with endpoint.connect(timeout) as client:
         s = client.status()
         if as_json:
             typer.echo(_json(s, indent=None if watch else 2))
         elif not watch:
-            console.print(picture(s, Status(), endpoint.target))
+            console.print(picture(s, Status(), endpoint.target, wide=wide))
         if not watch:
             return
         try:
@@ -53,22 +59,23 @@ def command(
                 while True:
                     time.sleep(every)
                     typer.echo(_json(client.status(), indent=None))
-            with Live(picture(s, Status(), endpoint.target), console=console, auto_refresh=False) as live:
+            with Live(picture(s, Status(), endpoint.target, wide=wide), console=console, auto_refresh=False) as live:
                 while True:
                     time.sleep(every)
                     before, s = s, client.status()
-                    live.update(picture(s, before, endpoint.target), refresh=True)
+                    live.update(picture(s, before, endpoint.target, wide=wide), refresh=True)
         except KeyboardInterrupt:
             return
 
 
-def picture(now: Status, before: Status, target: str) -> RenderableType:
+def picture(now: Status, before: Status, target: str, *, wide: bool = True) -> RenderableType:
     """The state as tables.
 
     Args:
         now: the state.
         before: an earlier one, which the rates are since; an empty one is the start.
         target: address of the server.
+        wide: whether nodes and devices have room in the table of workers; else they follow it, in lines.
     """
     passed = max(1e-9, now.uptime_seconds - before.uptime_seconds)
     busy = (now.cpu_seconds - before.cpu_seconds) / passed
@@ -82,15 +89,18 @@ def picture(now: Status, before: Status, target: str) -> RenderableType:
         f"messages up to {human_bytes(now.max_message_bytes)}\n"
         f"coordinator: {human_bytes(now.resident_bytes)} of memory, {busy:.0%} of a CPU; {libraries}"
     )
-    parts: list[RenderableType] = [head, _workers(now, before, passed)]
+    parts: list[RenderableType] = [head, _workers(now, before, passed, wide=wide)]
+    if not wide:
+        parts += [Text(f"{w.id}: {w.device} on {w.node}" + f", lane {_lane(w)}" * _has_lanes(now)) for w in now.workers]
     if now.layers:
         parts.append(_layers(now, before, passed))
     return Group(*parts)
 
 
-def _workers(now: Status, before: Status, passed: float) -> Table:
+def _workers(now: Status, before: Status, passed: float, *, wide: bool) -> Table:
     numbers = ("threads", "shards", "shards/s", "calibration", "load", "restarts")
-    table = _table("worker", "node", "engine", "device", *(["lane"] if now.executor == "ray" else []), numbers=numbers)
+    places = ("node", "engine", "device", *(["lane"] if _has_lanes(now) else [])) if wide else ()
+    table = _table("worker", *places, numbers=numbers)
     earlier = {w.id: w for w in before.workers}
     for w in now.workers:
         old = earlier.get(w.id, cluster_pb2.Worker())
@@ -103,9 +113,13 @@ def _workers(now: Status, before: Status, passed: float) -> Table:
             f"{max(0.0, load):.0%}",
             str(w.restarts),
         )
-        lane = [_lane(w)] if now.executor == "ray" else []
-        table.add_row(w.id, w.node, w.engine, w.device, *lane, *numbers)
+        cells = (w.node, w.engine, w.device, _lane(w))[: len(places)]
+        table.add_row(w.id, *cells, *numbers)
     return table
+
+
+def _has_lanes(now: Status) -> bool:
+    return now.executor == "ray"
 
 
 def _lane(w: cluster_pb2.Worker) -> str:

@@ -1,5 +1,6 @@
 """`groupconv token`: bearer tokens for a server's callers."""
 
+import fcntl
 import os
 import sys
 from pathlib import Path
@@ -39,28 +40,51 @@ def new(
     ] = None,
 ) -> None:
     """Make a token; the file gets its digest and its limits. New files are readable by their user alone (0600)."""
-    try:
-        text = file.read_text() if file.exists() else ""
-        known = parsed(text)
-    except ValueError as error:
-        raise InvalidArgumentError(f"{file}: {error}") from None
-    if name in known:
-        raise AlreadyExistsError(f"{file} has a token of {name}: remove its table first")
     token = new_token()
     entry = entry_text(name, token, CallerLimits(requests_per_second, bytes_per_second, concurrent))
-    if output is not None:
-        if output.exists():
-            raise AlreadyExistsError(f"--output: expected a file that is not there yet, got {output}")
-        _write(output, f"{token}\n")
-    _write(file, f"{text.rstrip()}\n\n{entry}".lstrip())
     if output is None:
+        _add_entry(file, name, entry)
         typer.echo(token)
+        return
+    _create(output, f"{token}\n")
+    try:
+        _add_entry(file, name, entry)
+    except BaseException:
+        output.unlink()  # a token that no file of a server knows
+        raise
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file in place: one that is mounted into a container keeps its inode. A new one has mode 0600."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
+def _create(path: Path, text: str) -> None:
+    """Write a new file of mode 0600."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise AlreadyExistsError(f"--output: expected a file that is not there yet, got {path}") from None
+    with os.fdopen(descriptor, "w") as created:
+        created.write(text)
+
+
+def _add_entry(path: Path, name: str, entry: str) -> None:
+    """Append an entry to a file of tokens, which keeps its inode, as it may be mounted into a container.
+
+    A lock on the file makes commands that run at the same time wait for each other. A new file has mode 0600.
+    """
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            text = file.read()
+            known = parsed(text)
+        except ValueError as error:
+            why = "it is not text" if isinstance(error, UnicodeDecodeError) else error
+            raise InvalidArgumentError(f"{path}: expected a TOML file of tokens: {why}") from None
+        if name in known:
+            raise AlreadyExistsError(f"{path} has a token of {name}: remove its table first")
+        file.write(f"{_gap_after(text)}{entry}")
+
+
+def _gap_after(text: str) -> str:
+    """What separates the last entry from the next one."""
+    return "" if not text else "\n" if text.endswith("\n") else "\n\n"
 
 
 def hash_(

@@ -21,6 +21,11 @@ from groupconv_server.demo.cases import alexnet_cases, photo_cases
 from groupconv_server.demo.check import Verdict, judge
 from groupconv_server.demo.sheet import draw
 
+WIDE = ("variant", "input → output", "weights", "multiply-adds", "shards: workers", "time", "error", "")
+NARROW = ("variant", "output", "shards", "time", "error", "")
+"""Columns of the table on a wide and on a narrow screen."""
+LEFT = {"variant", "shards: workers", ""}
+
 
 def run_demo(
     *, output: Path, connect: Callable[[], groupconv.Client] | None, executor: str, photo: Path | None
@@ -90,25 +95,8 @@ def _client(connect: Callable[[], groupconv.Client] | None, executor: str) -> It
 
 
 def _print(verdicts: Sequence[Verdict], plan: str, output: Path) -> None:
-    table = Table(title="All variants, served and checked against the float64 reference")
-    for name in ("variant", "input → output", "weights", "multiply-adds", "shards: workers", "time", "error", ""):
-        table.add_column(name, justify="left" if name in ("variant", "shards: workers", "") else "right", no_wrap=True)
-    for v in verdicts:
-        shapes = f"{_times(v.case.x.shape)} → {_times(v.result.output.shape)}"
-        shards = [len(s) for s in v.result.report.steps]
-        workers = ", ".join(sorted({s.worker for step in v.result.report.steps for s in step}))
-        table.add_row(
-            v.case.name,
-            shapes,
-            f"{v.weights:,}",
-            f"{v.multiply_adds / 1e6:,.1f} M",
-            f"{'+'.join(map(str, shards))}: {workers}",
-            f"{v.seconds * 1e3:.0f} ms",
-            f"{v.error:.0e}" if v.error else "0",
-            "[green]ok[/]" if v.passed else "[red]FAILED[/]",
-        )
     console = Console(width=max(160, Console().width) if not Console().is_terminal else None)
-    console.print(table)
+    console.print(verdict_table(verdicts, console.width))
     console.print("How AlexNet's conv2 is cut, and the alternatives:\n" + plan, highlight=False)
     failed = [v.case.name for v in verdicts if not v.passed]
     console.print(
@@ -116,6 +104,31 @@ def _print(verdicts: Sequence[Verdict], plan: str, output: Path) -> None:
     )
     if failed:
         console.print(f"failed: {', '.join(failed)}")
+
+
+def verdict_table(verdicts: Sequence[Verdict], width: int) -> Table:
+    """The verdicts; on a screen of fewer than 140 columns without what the contact sheet and a report have, too."""
+    columns = WIDE if width >= 140 else NARROW
+    table = Table(title="All variants, served and checked against the float64 reference", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
+    for v in verdicts:
+        shards = "+".join(str(len(step)) for step in v.result.report.steps)
+        workers = ", ".join(sorted({s.worker for step in v.result.report.steps for s in step}))
+        cells = {
+            "variant": v.case.name,
+            "input → output": f"{_times(v.case.x.shape)} → {_times(v.result.output.shape)}",
+            "output": _times(v.result.output.shape),
+            "weights": f"{v.weights:,}",
+            "multiply-adds": f"{v.multiply_adds / 1e6:,.1f} M",
+            "shards: workers": f"{shards}: {workers}",
+            "shards": shards,
+            "time": f"{v.seconds * 1e3:.0f} ms",
+            "error": f"{v.error:.0e}" if v.error else "0",
+            "": "[green]ok[/]" if v.passed else "[red]FAILED[/]",
+        }
+        table.add_row(*(cells[name] for name in columns))
+    return table
 
 
 def _times(shape: Sequence[int]) -> str:

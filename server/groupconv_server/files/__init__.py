@@ -63,7 +63,7 @@ def open_input(path: Path, axes: str | None = None) -> AbstractContextManager[Op
     """
     path = Path(path)
     if not split(path)[0].exists():
-        raise FileNotFoundError(2, "no such file", str(path))
+        raise FileNotFoundError(2, "No such file or directory", str(path))
     opened: AbstractContextManager[Opened] = family(path).open_input(path, axes)
     return opened
 

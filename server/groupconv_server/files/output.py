@@ -5,6 +5,7 @@ a hidden folder `.NAME.….part`, which the next output of that name removes.
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -20,6 +21,8 @@ RENAME_EXCHANGE = 2
 """Constants of renameat2(2), which Python does not wrap."""
 NAME_BYTES = 120
 """Bytes of the target's name in that of the hidden folder: file systems allow 255 bytes in all."""
+OF_THE_TARGET = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY}
+"""Errors of writing that name no file, or one in the hidden folder."""
 
 
 @contextmanager
@@ -57,6 +60,10 @@ def replaced(target: Path, *, copy: bool = False) -> Iterator[Path]:
             shutil.copyfile(target, new)
         yield new
         _move(new, target)
+    except OSError as error:
+        if error.errno not in OF_THE_TARGET:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)

@@ -94,7 +94,7 @@ class Load:
             return
         try:
             with self.connect() as client:
-                for case in self.cases:
+                for case in {case.layer: case for case in self.cases if case.resident}.values():
                     case.take_away(client)
         except GroupconvError as error:
             log.warning("layers named %s may still be loaded: %s", self.cases[0].layer.rpartition("/")[0] + "/*", error)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 log = logging.getLogger("groupconv.audit")
 
-FAILURES = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS", "ABORTED"})
+FAILURES = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
 """Statuses that are the server's fault."""
 GIVEN_UP = frozenset({"CANCELLED", "DEADLINE_EXCEEDED"})
 """Statuses of requests whose caller did not wait."""

@@ -1,5 +1,6 @@
 """Outputs are complete or absent, whatever happens while they are written."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -175,3 +176,17 @@ def test_a_folder_is_exchanged_where_the_file_system_can_and_moved_where_not(tmp
     write(tmp_path / "y.zarr", x + 1)
     assert zarr.open(str(tmp_path / "y.zarr"))[...].max() == 1
     assert [p.name for p in tmp_path.iterdir()] == ["y.zarr"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_the_output(tmp_path, number):
+    with pytest.raises(OSError, match=r"out\.npy") as raised, replaced(tmp_path / "out.npy"):
+        raise OSError(number, os.strerror(number))
+    assert (raised.value.errno, raised.value.filename) == (number, str(tmp_path / "out.npy"))
+
+
+def test_a_folder_in_the_way_is_named(tmp_path):
+    (tmp_path / "out.png").mkdir()
+    with pytest.raises(OSError, match=r"out\.png") as raised, replaced(tmp_path / "out.png") as new:
+        new.write_text("done")
+    assert (raised.value.filename, raised.value.filename2) == (str(tmp_path / "out.png"), None)

@@ -141,7 +141,7 @@ class Takeover:
         def done(came: Done) -> None:
             self._do(lambda: self._try(found, came, session, copies, outputs))
 
-        found.reason = "our program is being compiled"
+        found.reason = "a program is being compiled"
         if self._compiler.ask(job, done, now=True) is None:
             found.reason = "no program: there is no process that compiles"
 
@@ -211,7 +211,7 @@ class Takeover:
                 found.theirs = computed_by_onnxruntime(program, session.model, came.graph)
             found.reason, found.program = f"measured at {ratio:.2f} × onnxruntime's time", program
         else:
-            found.reason = f"our program takes {ratio:.2f} × its time"
+            found.reason = f"a program takes {ratio:.2f} × its time"
         log.info("network %s %s: %s", found.name, dict(found.shapes), found.reason)
 
     def _measure(
@@ -235,7 +235,7 @@ class Takeover:
             ours.append(seconds)
             for name, want in wanted.items():
                 if not agrees(got[name], want):
-                    found.reason = f"our program's {name!r} differs from onnxruntime's"
+                    found.reason = f"the program's {name!r} differs from onnxruntime's"
                     apart = np.abs(got[name].astype(np.float64) - want).max(initial=0)
                     log.error("network %s: the program's %r is %g from onnxruntime's", found.name, name, apart)
                     return [], []
