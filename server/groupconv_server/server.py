@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +31,7 @@ from groupconv_server.access.tokens import Tokens
 from groupconv_server.admission.gate import Gate
 from groupconv_server.admission.interceptor import Interceptor
 from groupconv_server.admission.pool import RequestPool
+from groupconv_server.binding import why_not_bound
 from groupconv_server.config import Config
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.coordinator import Coordinator
@@ -294,17 +294,5 @@ class Server:
                 return self._grpc.add_insecure_port(address)
             return self._grpc.add_secure_port(address, self._certificates.credentials())
         except RuntimeError:
-            raise UnavailableError(
-                f"cannot listen on {address}: {_why_not_bound(self.config)}; give another --port or --host"
-            ) from None
-
-
-def _why_not_bound(config: Config) -> str:
-    """Why no server can listen on the address: gRPC only logs it, so a socket tries it."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as trial:
-            trial.bind(address)
-    except OSError as error:
-        return error.strerror or str(error)
-    return "gRPC cannot bind it"
+            why = why_not_bound(self.config.host, self.config.port)
+            raise UnavailableError(f"cannot listen on {address}: {why}; give another --port or --host") from None
