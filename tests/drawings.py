@@ -11,6 +11,8 @@ import pytest
 from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.plan_picture import draw as draw_plan
+from groupconv.networks.cuts import TensorCut
+from groupconv.networks.cuts_picture import draw as draw_cuts
 from groupconv.networks.nodes import NodePlan
 from groupconv.networks.picture import draw as draw_network
 from groupconv_server.demo import sheet
@@ -22,6 +24,8 @@ from groupconv_server.measure.engine import Peaks, Row
 from groupconv_server.measure.report import draw_roofline
 from groupconv_server.planner import Cut, Planner, request_plan
 from groupconv_worker.contract import Problem
+from groupconv_worker.graph.partition.cut import Cut as TensorsCut
+from groupconv_worker.graph.partition.cut import even
 
 F32 = np.dtype("float32")
 WORKERS = tuple(f"worker-{i}" for i in range(12))
@@ -143,8 +147,21 @@ def network():
     return draw_network(nodes, "a network")
 
 
+def cut_network():
+    """Sixty tensors over twelve workers: by rows, by channels, on all, and on one."""
+    tensors = []
+    for i in range(60):
+        axis, shape = (2, 1, None)[i // 20], (1, 48, 48, 48)
+        cut = TensorsCut.replicated(shape, 12) if axis is None else TensorsCut.along(shape, axis, even(48, 12))
+        boxes = tuple(tuple(map(tuple, box.ranges)) for box in cut.boxes)
+        sent = 1 << i // 2 if i % 3 else 0
+        tensors.append(TensorCut(f"stage/{i}", "Conv", f"t{i}", shape, str(cut), boxes, sent, 1e-3, 1e-4))
+    return draw_cuts(tensors, 12, "a network over 12 workers")
+
+
 PICTURES = {
     "network": network,
+    "network over workers": cut_network,
     **{f"plan: {name}": lambda plan=plan: draw_plan(plan.steps, plan.workers) for name, plan in PLANS.items()},
     "load": lambda: plot.draw(outcome(), "groupconv load --profile mix"),
     "load without answers": lambda: plot.draw(

@@ -7,8 +7,8 @@ from typing import Self
 
 from groupconv_worker.graph.needed.box import Box, Range
 
-AXES = ("samples", "channels", "rows", "columns")
-"""What the axes of a map are called."""
+AXES = {2: ("samples", "features"), 4: ("samples", "channels", "rows", "columns")}
+"""What the axes of a tensor are called, by their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Cut:
         words = []
         for axis in self.axes:
             extents = [0 if box is None else box.shape[axis] for box in self.boxes]
-            name = AXES[axis] if rank == len(AXES) else f"axis {axis}"
+            name = AXES[rank][axis] if rank in AXES else f"axis {axis}"
             words.append(f"{name} {'|'.join(map(str, extents))}")
         return ", ".join(words)
 

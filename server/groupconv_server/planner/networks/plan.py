@@ -1,0 +1,93 @@
+"""The plan of a network over a number of workers: how many of them share a call, and how it is cut."""
+
+from collections.abc import Mapping
+
+from groupconv.networks.cuts import Box, NetworkCuts, TensorCut
+from groupconv.text import milliseconds
+from groupconv_server.planner.networks.costs import Costs, nbytes
+from groupconv_server.planner.networks.search import Found, search
+from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.needed.box import Box as WorkerBox
+from groupconv_worker.graph.partition.cut import Cut
+from groupconv_worker.graph.partition.partition import Partition, partition
+
+
+def plan_network(
+    graph: Graph, workers: int, costs: Costs, in_flight: int = 1, given: Mapping[str, Cut] | None = None
+) -> tuple[NetworkCuts, Partition]:
+    """The plan with the least predicted time of a call.
+
+    Args:
+        graph: in canonical form.
+        workers: there are.
+        costs: of nodes and exchanges.
+        in_flight: calls at a time, which share the workers: each gets one of them if there are as many calls.
+        given: cuts of some tensors, for all workers, that are to be kept.
+
+    Returns:
+        The plan, and what each worker computes and sends.
+
+    Example:
+        >>> import numpy as np
+        >>> from groupconv_server.planner.rates import Rates
+        >>> from groupconv_worker.graph.graph import Node, Tensor
+        >>> f32, shape = np.dtype("float32"), (1, 64, 256, 256)
+        >>> attributes = {"kernel_shape": (3, 3), "strides": (1, 1), "dilations": (1, 1), "pads": (1,) * 4}
+        >>> tensors = {name: Tensor(name, f32, shape) for name in "xy"} | {"w": Tensor("w", f32, (64, 64, 3, 3))}
+        >>> node = Node("Conv", ("x", "w"), ("y",), attributes)
+        >>> graph = Graph(("x",), ("y",), (node,), tensors, {"w": np.ones((64, 64, 3, 3), f32)})
+        >>> plan_network(graph, 4, Costs(Rates()))[0].tensors[0].cut
+        'rows 64|64|64|64'
+        >>> plan_network(graph, 4, Costs(Rates()), in_flight=4)[0].used
+        1
+    """
+    most = max(1, workers // in_flight)
+    counts = [workers] if given else sorted({1, most, *(2**k for k in range(1, most.bit_length()))})
+    found = {count: search(graph, count, costs, given) for count in counts}
+    best = min(found, key=lambda count: (found[count].seconds, count))
+    made = partition(graph, found[best].cuts, best)
+    plan = NetworkCuts(
+        workers,
+        _tensors(graph, found[best], made),
+        found[best].seconds,
+        tuple((count, found[count].seconds) for count in counts),
+        sum(nbytes(graph, name, box) for part in made.parts for name, box in part.inputs.items()),
+        sum(graph.tensors[name].nbytes for name in graph.outputs),
+        "the cuts were given" if given else _reason(found, best, workers, in_flight),
+    )
+    return plan, made
+
+
+def _reason(found: Mapping[int, Found], best: int, workers: int, in_flight: int) -> str:
+    exchanges = sum(cost.received for cost in found[best].nodes)
+    if best == 1 and in_flight >= workers:
+        return f"{in_flight} calls at a time on {workers} workers: each is whole on one, and nothing crosses"
+    if best == 1:
+        return "one worker alone is fastest: exchanges would take longer than they save"
+    gain = found[1].seconds / found[best].seconds
+    return f"{gain:.2f} × as fast as one worker; input and exchanges take {milliseconds(exchanges)} of the time"
+
+
+def _tensors(graph: Graph, found: Found, made: Partition) -> tuple[TensorCut, ...]:
+    tensors = []
+    for node, cost in zip(graph.nodes, found.nodes, strict=True):
+        for i, name in enumerate(name for name in node.outputs if name):
+            boxes = [None if box is None else _pairs(box) for box in found.cuts[name].boxes]
+            times = (cost.seconds, cost.received) if i == 0 else (0.0, 0.0)
+            tensors.append(
+                TensorCut(
+                    node.name,
+                    node.op,
+                    name,
+                    graph.tensors[name].shape,
+                    str(found.cuts[name]),
+                    tuple(boxes),
+                    made.exchanged_bytes.get(name, 0),
+                    *times,
+                )
+            )
+    return tuple(tensors)
+
+
+def _pairs(box: WorkerBox) -> Box:
+    return tuple((r.start, r.stop) for r in box.ranges)
