@@ -99,6 +99,7 @@ class Network(BaseNetwork):
         *arrays: Any,
         inputs: Mapping[str, Any] | None = None,
         outputs: Sequence[str] = (),
+        cut: str | None = None,
         timeout: float | None = None,
     ) -> NetworkResult:
         """Outputs and report.
@@ -107,10 +108,12 @@ class Network(BaseNetwork):
             arrays: inputs in the network's order.
             inputs: the other inputs, by name.
             outputs: names of those wanted; none means all.
+            cut: what to cut the network along over the workers: "nothing", "samples", "channels", "rows" or "columns";
+                None leaves it to the server.
             timeout: seconds, in place of the client's.
         """
         result: NetworkResult = self._run(
-            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True), timeout
+            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True, cut=cut or ""), timeout
         )
         return result
 
@@ -168,11 +171,12 @@ class AsyncNetwork(BaseNetwork):
         *arrays: Any,
         inputs: Mapping[str, Any] | None = None,
         outputs: Sequence[str] = (),
+        cut: str | None = None,
         timeout: float | None = None,
     ) -> NetworkResult:
         """As `Network.run`."""
         result: NetworkResult = await self._run(
-            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True),
+            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True, cut=cut or ""),
             timeout,
             small=small(*arrays, *(inputs or {}).values()),
         )

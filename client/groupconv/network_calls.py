@@ -150,6 +150,7 @@ def run(
     outputs: Sequence[str] = (),
     report: bool,
     version: int = 0,
+    cut: str = "",
 ) -> Exchange[NetworkResult]:
     """Run a network.
 
@@ -160,11 +161,12 @@ def run(
         outputs: names of those wanted; none means all.
         report: whether the answer should say how it was made.
         version: that must answer; 0 is the one that is loaded.
+        cut: what to cut it along; empty leaves it to the server.
     """
     given = _inputs(info.inputs, named_inputs(info.inputs, arrays, named))
     _check_outputs(info, outputs)
     request = network_pb2.RunNetworkRequest(
-        network=info.name, outputs=outputs, without_report=not report, version=version
+        network=info.name, outputs=outputs, without_report=not report, version=version, cut=cut
     )
     answer = yield Request(RUN, wire.run_request(request, given))
     response, made = wire.read_run_answer(answer)

@@ -32,24 +32,49 @@ class PartReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeReport:
+    """What one worker sent to another one, without the coordinator.
+
+    Attributes:
+        tensor: of which it is a part.
+        bytes: of it.
+        source, target: ids of the workers.
+    """
+
+    tensor: str
+    bytes: int
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkReport:
     """How a call was answered; `print(report)` shows it.
 
     Attributes:
-        worker: id of the worker that ran it.
+        worker: id of the worker that ran it; of a network that was cut, the ids of all with commas between them.
         parts: what the network was run in, in order.
         coordinator_bytes: of inputs and outputs that passed through the coordinator.
         seconds: from a parsed request to its outputs.
+        exchanges: what the workers of a network that was cut sent each other.
+        cut: what it was cut along over the workers.
     """
 
     worker: str
     parts: tuple[PartReport, ...]
     coordinator_bytes: int
     seconds: float
+    exchanges: tuple[ExchangeReport, ...] = ()
+    cut: str = "nothing"
 
     def __str__(self) -> str:
         lines = [f"{milliseconds(self.seconds)} on {self.worker}, {human_bytes(self.coordinator_bytes)} in and out"]
         lines += [f"{p.nodes} nodes by {p.algorithm} in {milliseconds(p.seconds)}: {p.reason}" for p in self.parts]
+        if self.exchanges:
+            sent: dict[tuple[str, str], int] = {}
+            for found in self.exchanges:
+                sent[found.source, found.target] = sent.get((found.source, found.target), 0) + found.bytes
+            lines += [f"{human_bytes(count)} from {source} to {target}" for (source, target), count in sent.items()]
         return "\n".join(lines)
 
 

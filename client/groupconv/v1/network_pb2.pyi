@@ -755,6 +755,7 @@ class RunNetworkRequest(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     WITHOUT_REPORT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """The network's name."""
     without_report: _builtins.bool
@@ -762,6 +763,10 @@ class RunNetworkRequest(_message.Message):
     version: _builtins.int
     """The version that must answer; 0 is the one that is loaded. FAILED_PRECONDITION if another one is. With a version the
     call is a window of a stream: all of them run in the same way, so that they round alike.
+    """
+    cut: _builtins.str
+    """What the network is to be cut along over the workers: "nothing", "samples", "channels" or "rows"; empty leaves it to
+    the server. INVALID_ARGUMENT if the network cannot be cut so over the present workers.
     """
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -784,10 +789,11 @@ class RunNetworkRequest(_message.Message):
         outputs: _abc.Iterable[_builtins.str] | None = ...,
         without_report: _builtins.bool = ...,
         version: _builtins.int = ...,
+        cut: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "names", b"names", "network", b"network", "outputs", b"outputs", "version", b"version", "without_report", b"without_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "inputs", b"inputs", "names", b"names", "network", b"network", "outputs", b"outputs", "version", b"version", "without_report", b"without_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -839,15 +845,23 @@ class NetworkReport(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     COORDINATOR_BYTES_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    EXCHANGES_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Id of the worker that ran it."""
     coordinator_bytes: _builtins.int
     """Bytes of inputs and outputs that passed through the coordinator."""
     seconds: _builtins.float
     """Seconds from a parsed request to its outputs."""
+    cut: _builtins.str
+    """What the network was cut along over the workers; "nothing" if one worker ran all of it."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkPart]:
         """The parts that the network was run in, in order."""
+
+    @_builtins.property
+    def exchanges(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkExchange]:
+        """What the workers of a network that is cut sent each other; empty if one worker ran all of it."""
 
     def __init__(
         self,
@@ -856,14 +870,50 @@ class NetworkReport(_message.Message):
         parts: _abc.Iterable[Global___NetworkPart] | None = ...,
         coordinator_bytes: _builtins.int = ...,
         seconds: _builtins.float = ...,
+        exchanges: _abc.Iterable[Global___NetworkExchange] | None = ...,
+        cut: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator_bytes", b"coordinator_bytes", "parts", b"parts", "seconds", b"seconds", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator_bytes", b"coordinator_bytes", "cut", b"cut", "exchanges", b"exchanges", "parts", b"parts", "seconds", b"seconds", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NetworkReport: _TypeAlias = NetworkReport  # noqa: Y015
+
+@_typing.final
+class NetworkExchange(_message.Message):
+    """What one worker sent to another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENSOR_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    tensor: _builtins.str
+    """Name of the tensor of which it is a part."""
+    bytes: _builtins.int
+    """Bytes."""
+    source: _builtins.str
+    """Id of the worker that sent it."""
+    target: _builtins.str
+    """Id of the worker that received it."""
+    def __init__(
+        self,
+        *,
+        tensor: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "source", b"source", "target", b"target", "tensor", b"tensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkExchange: _TypeAlias = NetworkExchange  # noqa: Y015
 
 @_typing.final
 class NetworkPart(_message.Message):

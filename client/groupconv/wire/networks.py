@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from groupconv.errors import InvalidArgumentError
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.nodes import NodePlan
-from groupconv.networks.plan import NetworkPlan, NetworkReport, PartReport
+from groupconv.networks.plan import ExchangeReport, NetworkPlan, NetworkReport, PartReport
 from groupconv.networks.tensors import MAX_AXES, NETWORK_DTYPES, TensorInfo
 from groupconv.v1 import network_pb2, tensor_pb2
 from groupconv.wire.codec import message_with, offset, scan, writable
@@ -243,10 +243,17 @@ def report_to_wire(report: NetworkReport) -> network_pb2.NetworkReport:
         ],
         coordinator_bytes=report.coordinator_bytes,
         seconds=report.seconds,
+        exchanges=[
+            network_pb2.NetworkExchange(tensor=e.tensor, bytes=e.bytes, source=e.source, target=e.target)
+            for e in report.exchanges
+        ],
+        cut=report.cut,
     )
 
 
 def report_from_wire(message: network_pb2.NetworkReport) -> NetworkReport:
     """How a call was answered."""
     parts = tuple(PartReport(p.algorithm, p.nodes, p.seconds, p.reason) for p in message.parts)
-    return NetworkReport(message.worker, parts, message.coordinator_bytes, message.seconds)
+    exchanges = tuple(ExchangeReport(e.tensor, e.bytes, e.source, e.target) for e in message.exchanges)
+    cut = message.cut or "nothing"
+    return NetworkReport(message.worker, parts, message.coordinator_bytes, message.seconds, exchanges, cut)

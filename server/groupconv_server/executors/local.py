@@ -23,7 +23,9 @@ from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job, Jobs
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner, takeover_of
+from groupconv_worker.networks.gang import Gang, Member
+from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner, check_cut, takeover_of
+from groupconv_worker.networks.sharding import Sharder
 from groupconv_worker.resident import CAPACITY
 from groupconv_worker.runtime import WorkerRuntime
 
@@ -55,6 +57,7 @@ class LocalExecutor:
         self.gpu = next(iter(self._workers.values())).runtime.engine.gpu if workers == 1 else None
         self._ids = tuple(self._workers)
         self._team, self._jobs = Team(workers), Jobs()
+        self._sharder = self._sharder_of(list(self._workers.values()))
         self._lost = ""
 
     def workers(self) -> tuple[str, ...]:
@@ -122,11 +125,18 @@ class LocalExecutor:
         next(iter(self._workers.values())).networks.prepare(network, version, lambda: model)
 
     def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
-        """In the thread that brings the call."""
-        worker = min(self._workers.values(), key=lambda worker: worker.runtime.budget.inside)
+        """In the thread that brings the call; over all workers if the network is cut."""
         self._jobs.enter(job)
         try:
-            return worker.id, worker.networks.run(call, lambda: model, job)
+            check_cut(call.cut, 1 if self._sharder is None else len(self._workers))
+            sharded = None if self._sharder is None else self._sharder.run(call, model, job)
+            if sharded is not None:
+                return sharded
+            worker = min(self._workers.values(), key=lambda worker: worker.runtime.budget.inside)
+            ran = worker.networks.run(call, lambda: model, job)
+            if self._sharder is not None:
+                self._sharder.answered(call, model, ran)
+            return worker.id, ran
         finally:
             self._jobs.leave(job)
 
@@ -135,6 +145,21 @@ class LocalExecutor:
         for worker in self._workers.values():
             worker.runtime.resident.forget(layer, version)
             worker.networks.forget(layer, version)
+        if self._sharder is not None:
+            self._sharder.forget(layer, version)
+
+    @staticmethod
+    def _sharder_of(workers: Sequence["_Worker"]) -> Sharder | None:
+        """What cuts networks over several workers, if their engines have threads for programs."""
+        teams = [getattr(worker.runtime.engine, "team", None) for worker in workers]
+        members = [
+            Member(worker.id, worker.runtime.budget, team)
+            for worker, team in zip(workers, teams, strict=True)
+            if isinstance(team, Team)
+        ]
+        if len(members) < max(2, len(workers)):
+            return None
+        return Sharder(Gang(members), lambda call, model, job: workers[0].networks.run(call, lambda: model, job))
 
     def interrupt(self) -> None:
         """Running shards end within `job.PROMPT`."""
@@ -144,6 +169,8 @@ class LocalExecutor:
         """End running shards and the threads."""
         self.interrupt()
         self._team.close()
+        if self._sharder is not None:
+            self._sharder.close()
         for worker in self._workers.values():
             worker.close()
 

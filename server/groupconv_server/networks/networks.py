@@ -166,6 +166,7 @@ class Networks:
         allocate: Callable[[str, np.dtype, tuple[int, ...]], Array] | None = None,
         *,
         window: bool = False,
+        cut: str = "",
     ) -> Outputs:
         """Run a network on its inputs.
 
@@ -176,9 +177,10 @@ class Networks:
             job: of the caller.
             allocate: makes the array of a single output whose shape is known, by its name, dtype and shape.
             window: whether this is a window of a stream. All of them run as sessions, so that they round alike.
+            cut: along what the network is to be cut over the workers; empty leaves it to the executor.
 
         Raises:
-            InvalidArgumentError: naming the input or output, what was expected and what came.
+            InvalidArgumentError: naming the input, output or cut, what was expected and what came.
             ResourceExhaustedError: a tensor or an answer over the limit.
             DeadlineExceededError, CancelledError, UnavailableError: as of `Executor.run`.
         """
@@ -202,15 +204,18 @@ class Networks:
             if all(isinstance(extent, int) for extent in info.shape):
                 into[info.name] = allocate(info.name, info.dtype, info.shape)  # type: ignore[arg-type] # as checked
         spare = -1 if window else self.registry.spare
-        call = NetworkCall(network.name, network.version, inputs, wanted, into, plan.peak_bytes, spare)
+        call = NetworkCall(network.name, network.version, inputs, wanted, into, plan.peak_bytes, spare, cut)
         worker, ran = self._executor.run_network(call, model, job)
         answer = sum(array.nbytes for array in ran.outputs.values())
         self._limits.check_message(answer)
         self.registry.grow(network, worker, ran.program_bytes)
         network.answered_by(shapes, ran.algorithm, ran.theirs)
         parts = ran.parts or (PartReport(ran.algorithm, model.nodes, ran.seconds, ran.reason),)
-        moved = answer + sum(array.nbytes for array in inputs.values())
-        network.last = NetworkReport(worker, parts, moved, time.perf_counter() - start)
+        moved = ran.coordinator_bytes
+        if moved is None:
+            moved = answer + sum(array.nbytes for array in inputs.values())
+        took = time.perf_counter() - start
+        network.last = NetworkReport(worker, parts, moved, took, ran.exchanges, ran.cut)
         return Outputs(ran.outputs, network.last)
 
     def _check(self, network: NetworkVersion, inputs: Sequence[Mapping[str, Sequence[int]]]) -> None:

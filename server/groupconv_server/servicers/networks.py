@@ -133,6 +133,7 @@ class NetworkServicer:
                 job,
                 allocate if request.without_report else None,
                 window=request.version != 0,
+                cut=request.cut,
             )
         if made and made[0][1] is next(iter(done.arrays.values())):
             return made[0][0]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from groupconv.errors import DeadlineExceededError
-from groupconv.networks.plan import PartReport
+from groupconv.errors import DeadlineExceededError, InvalidArgumentError
+from groupconv.networks.plan import ExchangeReport, PartReport
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.model import ALGORITHM, Model
+from groupconv_worker.graph.partition.cut import AXES
 from groupconv_worker.job import Job
 from groupconv_worker.networks.session import NetworkSession
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from groupconv_worker.runtime import WorkerRuntime
 
 Array = NDArray[Any]
+
+
+WHOLE = "nothing"
+"""What a network is cut along that one worker runs."""
+CUTS = AXES
+"""What a network may be cut along over several workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,7 @@ class NetworkCall:
         peak_bytes: that it is expected to hold at once.
         spare: bytes that our own program of the network may take, beside those that it has;
             below 0 the session runs, whatever programs there are.
+        cut: what it is to be cut along over the workers; empty leaves it to the executor.
     """
 
     network: str
@@ -43,6 +51,7 @@ class NetworkCall:
     into: Mapping[str, Array] = field(default_factory=dict)
     peak_bytes: int = 0
     spare: int = 0
+    cut: str = ""
 
 
 class NetworkRan(NamedTuple):
@@ -56,6 +65,10 @@ class NetworkRan(NamedTuple):
         program_bytes: of all programs of the version on this worker.
         parts: of a program that leaves some parts to onnxruntime, all parts in order; else none.
         theirs: outputs of the model's nodes that onnxruntime computed for the program.
+        settled: whether calls of these shapes will go on to be answered so.
+        cut: what the network was cut along over the workers.
+        exchanges: what these sent each other.
+        coordinator_bytes: of inputs and outputs that were brought to the workers and back; None means once each.
     """
 
     outputs: dict[str, Array]
@@ -65,6 +78,10 @@ class NetworkRan(NamedTuple):
     program_bytes: int = 0
     parts: tuple[PartReport, ...] = ()
     theirs: tuple[str, ...] = ()
+    settled: bool = True
+    cut: str = WHOLE
+    exchanges: tuple[ExchangeReport, ...] = ()
+    coordinator_bytes: int | None = None
 
 
 OURS = "groupconv"
@@ -166,15 +183,39 @@ class NetworkRunner:
             else:
                 reason = f"{FRAGMENTS if parts else PROGRAM}, {found.reason}"
         held = 0 if takeover is None else takeover.bytes_of(*version)
+        settled = found is not None and found.settled
         if program is None or found is None:
-            return NetworkRan(outputs, seconds, ALGORITHM, reason, held)
-        return NetworkRan(outputs, seconds, OURS, reason, held, parts, found.theirs)
+            return NetworkRan(outputs, seconds, ALGORITHM, reason, held, settled=settled)
+        return NetworkRan(outputs, seconds, OURS, reason, held, parts, found.theirs, settled)
 
     def forget(self, network: str, version: int) -> None:
         """Drop the session and the programs of a version. A call that runs on one goes on to its end."""
         self._sessions.pop((network, version), None)
         if self.takeover is not None:
             self.takeover.forget(network, version)
+
+
+def check_cut(cut: str, workers: int) -> None:
+    """Check what a call asks for.
+
+    Args:
+        cut: along what the network is to be cut.
+        workers: over how many it could be.
+
+    Raises:
+        InvalidArgumentError: it cannot be cut so.
+
+    Example:
+        >>> check_cut("nothing", 1)
+        >>> check_cut("rows", 1)
+        Traceback (most recent call last):
+            ...
+        groupconv.errors.InvalidArgumentError: cut: expected nothing, as one worker runs networks, got 'rows'
+    """
+    if cut not in ("", WHOLE, *CUTS):
+        raise InvalidArgumentError("cut", f"one of {', '.join((WHOLE, *CUTS))}", cut)
+    if cut not in ("", WHOLE) and workers < 2:
+        raise InvalidArgumentError("cut", f"{WHOLE}, as one worker runs networks", cut)
 
 
 def _answer(program: "OurNetwork", call: NetworkCall) -> tuple[dict[str, Array], tuple[PartReport, ...]]:

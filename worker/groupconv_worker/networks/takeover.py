@@ -64,6 +64,7 @@ class Candidate:
         theirs: outputs of the model's nodes that onnxruntime computes for the program.
         reason: why it is the one or the other.
         calls: how often it was called.
+        settled: whether it was tried.
         gone: whether the version was unloaded.
     """
 
@@ -74,6 +75,7 @@ class Candidate:
     theirs: tuple[str, ...] = ()
     reason: str = ""
     calls: int = 0
+    settled: bool = False
     gone: bool = False
     started: bool = field(default=False, repr=False)
 
@@ -140,6 +142,7 @@ class Takeover:
 
         def done(came: Done) -> None:
             self._do(lambda: self._try(found, came, session, copies, outputs))
+            self._do(lambda: setattr(found, "settled", True))
 
         found.reason = "a program is being compiled"
         if self._compiler.ask(job, done, now=True) is None:

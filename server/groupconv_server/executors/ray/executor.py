@@ -20,7 +20,7 @@ from groupconv_worker.actor import CONTROL
 from groupconv_worker.engines import create_engine
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job, Jobs
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan
+from groupconv_worker.networks.runner import NetworkCall, NetworkRan, check_cut
 from groupconv_worker.resident import CAPACITY
 
 START_TIMEOUT = 120.0
@@ -131,6 +131,7 @@ class RayExecutor:
 
     def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
         """Run a network as a Ray call; arrays travel through Ray's object store."""
+        check_cut(call.cut, 1)
         self._jobs.enter(job)
         try:
             return network_calls.run(self.membership, call, model, job)

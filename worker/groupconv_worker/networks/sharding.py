@@ -1,0 +1,291 @@
+"""Networks over several workers of a process: prepared beside the calls, measured, and taken where they are faster.
+
+One worker answers at first. Once it is known whether its session or its program does, another process compiles the
+kernels of the network cut in each way. Then each cut and the worker run in turns on a copy of a call's inputs. The
+fastest cut answers the calls of these shapes from then on, while all workers have nothing else to do. Calls that come
+together go whole to one worker each.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from groupconv.errors import FailedPreconditionError, InternalError, InvalidArgumentError
+from groupconv.networks.plan import ExchangeReport, PartReport
+from groupconv.text import human_bytes
+from groupconv_worker.autotune import enabled
+from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
+from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
+from groupconv_worker.graph.model import Model
+from groupconv_worker.job import Job
+from groupconv_worker.networks.gang import Gang
+from groupconv_worker.networks.runner import CUTS, OURS, WHOLE, NetworkCall, NetworkRan
+from groupconv_worker.networks.takeover import KEPT, ROUNDS, SECONDS, Shapes, agrees
+
+if TYPE_CHECKING:
+    from groupconv_worker.cpu.network.sharded import ShardedNetwork
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+GLANCE = 0.02
+"""Seconds between two looks whether a caller that waits is still there."""
+
+
+@dataclass(eq=False)
+class Shardings:
+    """A network's version with inputs of certain shapes.
+
+    Attributes:
+        networks: by the axis that they are cut along: the fastest one, and those that were asked for.
+        reasons: why there is none.
+        best: the axis that calls are cut along; empty if one worker is faster.
+        reason: how that was found.
+        started: whether it is being found.
+        gone: whether the version was unloaded.
+    """
+
+    networks: "dict[str, ShardedNetwork]" = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    best: str = ""
+    reason: str = ""
+    started: bool = False
+    gone: bool = False
+
+
+class Sharder:
+    """Runs networks over all workers of a process.
+
+    Args:
+        gang: the workers.
+        whole: has one worker run a call.
+        compiler: what compiles in another process.
+    """
+
+    def __init__(
+        self,
+        gang: Gang,
+        whole: Callable[[NetworkCall, Model, Job], NetworkRan],
+        compiler: Compiler = COMPILER,
+    ) -> None:
+        self._gang, self._whole, self._compiler = gang, whole, compiler
+        self._known: dict[tuple[str, int], OrderedDict[Shapes, Shardings]] = {}
+        self._work = queue.SimpleQueue[Callable[[], None]]()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def run(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan] | None:
+        """Run a call on all workers, if it was asked to be cut, or if that is faster and they have nothing to do.
+
+        Returns:
+            The ids of the workers, and the outputs; None if one worker is to run the call.
+
+        Raises:
+            InvalidArgumentError: the network cannot be cut as it was asked to be.
+            FailedPreconditionError: there is no process that compiles its kernels.
+            DeadlineExceededError, CancelledError: the job was over first.
+        """
+        if call.cut == WHOLE or (call.spare < 0 and not call.cut):
+            return None
+        found = self._find(call)
+        cut = call.cut or (found.best if self._gang.idle else "")
+        if not cut:
+            return None
+        network = found.networks.get(cut) or self._asked(found, call, model, job)
+        try:
+            outputs, parts = self._gang.run(network, call.inputs, job, call.into)
+        except (InternalError, MemoryError) as error:
+            log.warning("network %s starts again on one worker: %s", call.network, error)
+            return None
+        ids = [member.id for member in self._gang.members]
+        graphs = [part.graph for part in network.partition.parts]
+        reason = f"cut along {cut}" + (f", {found.reason}" if cut == found.best else ", as asked for")
+        reports = tuple(
+            PartReport(OURS, len(graph.nodes), part.seconds, f"{name}'s part, {reason}")
+            for name, graph, part in zip(ids, graphs, parts, strict=True)
+        )
+        exchanges = tuple(
+            ExchangeReport(e.tensor, e.nbytes, ids[e.sender], ids[e.receiver]) for e in network.partition.exchanges
+        )
+        return ",".join(ids), NetworkRan(
+            {name: outputs[name] for name in call.outputs},
+            max(part.seconds for part in parts),
+            OURS,
+            reason,
+            self.bytes_of(call.network, call.version),
+            reports,
+            cut=cut,
+            exchanges=exchanges,
+            coordinator_bytes=sum(part.coordinator_bytes for part in parts),
+        )
+
+    def answered(self, call: NetworkCall, model: Model, ran: NetworkRan) -> None:
+        """One worker has answered a call: have the cuts prepared and measured, once that worker's way is settled."""
+        found = self._find(call)
+        if found.started or not ran.settled or call.spare < 0 or not enabled():
+            return
+        found.started = True
+        copies = {name: array.copy() for name, array in call.inputs.items()}
+        mine = NetworkCall(call.network, call.version, copies, call.outputs, spare=call.spare, cut=WHOLE)
+        self._prepare(found, mine, model, CUTS, lambda came: self._try(found, mine, model, came))
+
+    def bytes_of(self, network: str, version: int) -> int:
+        """Bytes of the programs of a version."""
+        with self._lock:
+            several = [list(found.networks.values()) for found in self._known.get((network, version), {}).values()]
+        return sum(made.nbytes for networks in several for made in networks)
+
+    def wait(self) -> None:
+        """Until what came so far was tried (for tests)."""
+        tried = threading.Event()
+        self._do(tried.set)
+        tried.wait()
+
+    def forget(self, network: str, version: int) -> None:
+        """Drop the programs of a version. A call that runs on one goes on to its end."""
+        with self._lock:
+            for found in self._known.pop((network, version), {}).values():
+                found.gone, found.best = True, ""
+                found.networks.clear()
+
+    def close(self) -> None:
+        """Try nothing more, and end the gang's threads."""
+        self._closed = True
+        self._gang.close()
+
+    def _find(self, call: NetworkCall) -> Shardings:
+        shapes = tuple((name, array.shape) for name, array in call.inputs.items())
+        with self._lock:
+            several = self._known.setdefault((call.network, call.version), OrderedDict())
+            found = several[shapes] = several.pop(shapes, Shardings())
+            while len(several) > KEPT:
+                several.popitem(last=False)[1].gone = True
+        return found
+
+    def _asked(self, found: Shardings, call: NetworkCall, model: Model, job: Job) -> "ShardedNetwork":
+        """The network cut as it was asked to be, once its kernels are compiled."""
+        cut, done = call.cut, threading.Event()
+
+        def made(came: Done) -> None:
+            try:
+                self._make(found, cut, came, call.spare)
+            finally:
+                done.set()
+
+        if not self._prepare(found, call, model, (cut,), made):
+            raise FailedPreconditionError("there is no process that compiles the kernels of a network that is cut")
+        while not done.wait(GLANCE):
+            job.look()
+            job.check()
+        network = found.networks.get(cut)
+        if network is None:
+            workers = len(self._gang.members)
+            why = found.reasons.get(cut, "it was unloaded")
+            raise InvalidArgumentError("cut", f"a way to cut this network over {workers} workers ({why})", cut)
+        return network
+
+    def _prepare(
+        self,
+        found: Shardings,
+        call: NetworkCall,
+        model: Model,
+        cuts: tuple[str, ...],
+        then: Callable[[Done], None],
+    ) -> bool:
+        """Have the kernels of some cuts compiled. False if no process does that."""
+        shapes = {name: array.shape for name, array in call.inputs.items()}
+        task = NetworkJob(call.network, model.data, shapes, len(self._gang.members), cuts)
+        asked = self._compiler.ask(task, lambda came: self._do(lambda: then(came)), now=True)
+        found.reason = "" if asked is not None else "there is no process that compiles"
+        return asked is not None
+
+    def _make(self, found: Shardings, cut: str, came: Done, spare: int) -> "ShardedNetwork | None":
+        """The programs of a cut; `found.reasons` says why there are none."""
+        # kept out of a server's start
+        from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+        from groupconv_worker.cpu.network.network import KernelsMissingError
+        from groupconv_worker.cpu.network.sharded import cut_network
+
+        if came.graph is None or found.gone:
+            found.reasons[cut] = came.reason or came.error or "it was unloaded"
+            return None
+        try:
+            with deferred():
+                made = cut_network(came.graph, cut, [member.team for member in self._gang.members])
+        except (ValueError, UnsupportedNodeError, KernelsMissingError, NotCompiledError) as error:
+            found.reasons[cut] = str(error)
+            return None
+        if made.nbytes > spare:
+            found.reasons[cut] = f"{human_bytes(made.nbytes)} of programs do not fit"
+            return None
+        found.networks[cut] = made
+        return made
+
+    def _try(self, found: Shardings, call: NetworkCall, model: Model, came: Done) -> None:
+        """Measure each cut beside one worker, and keep the fastest if it is faster."""
+        ratios: dict[str, float] = {}
+        for cut in CUTS:
+            asked = cut in found.networks
+            network = found.networks.get(cut) or self._make(found, cut, came, call.spare)
+            if network is None:
+                continue
+            ratio = self._measure(found, network, call, model)
+            if ratio is not None:
+                ratios[cut] = ratio
+            if not asked and (ratio is None or ratio >= 1 or ratio > min(ratios.values())):
+                found.networks.pop(cut, None)
+            elif not asked and ratio is not None:
+                for slower in [c for c in ratios if c != cut and ratios[c] > ratio]:
+                    found.networks.pop(slower, None)
+        if not ratios:
+            found.reason = "; ".join(f"{cut}: {why}" for cut, why in found.reasons.items())
+            return
+        best = min(ratios, key=ratios.__getitem__)
+        found.reason = f"measured at {ratios[best]:.2f} × one worker's time"
+        if ratios[best] < 1 and not found.gone:
+            found.best = best
+        log.info("network %s, cut along %s: %s", call.network, best, found.reason)
+
+    def _measure(self, found: Shardings, network: "ShardedNetwork", call: NetworkCall, model: Model) -> float | None:
+        """The time of a cut over that of one worker, the least of runs in turns; None if they disagree."""
+        whole: list[float] = []
+        cut: list[float] = []
+        start = time.perf_counter()
+        while len(whole) < ROUNDS and not (found.gone or self._closed):
+            if len(whole) >= 3 and time.perf_counter() - start > SECONDS:
+                break
+            with Job() as job:
+                ran = self._whole(call, model, job)
+                whole.append(ran.seconds)
+                outputs, parts = self._gang.run(network, call.inputs, job)
+            cut.append(max(part.seconds for part in parts))
+            for name, want in ran.outputs.items():
+                if not agrees(outputs[name], want):
+                    log.error("network %s: %r differs where it is cut", call.network, name)
+                    return None
+        return min(cut) / min(whole) if cut else None
+
+    def _do(self, work: Callable[[], None]) -> None:
+        self._work.put(work)
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="sharder", daemon=True)
+                self._thread.start()
+
+    def _loop(self) -> None:
+        while True:
+            work = self._work.get()
+            try:
+                work()
+            except Exception:
+                if not self._closed:
+                    log.exception("a network could not be cut")
+            del work  # it holds arrays
