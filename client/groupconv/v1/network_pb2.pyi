@@ -765,8 +765,8 @@ class RunNetworkRequest(_message.Message):
     call is a window of a stream: all of them run in the same way, so that they round alike.
     """
     cut: _builtins.str
-    """What the network is to be cut along over the workers: "nothing", "samples", "channels" or "rows"; empty leaves it to
-    the server. INVALID_ARGUMENT if the network cannot be cut so over the present workers.
+    """What the network is to be cut along over the workers: "nothing", "samples", "channels", "rows" or "columns"; empty
+    leaves it to the server. INVALID_ARGUMENT if the network cannot be cut so over the present workers.
     """
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
