@@ -7,7 +7,9 @@ from typing import Self
 
 from groupconv_worker.graph.needed.box import Box, Range
 
-AXES = {2: ("samples", "features"), 4: ("samples", "channels", "rows", "columns")}
+AXES = ("samples", "channels", "rows", "columns")
+"""What the axes of a map are called."""
+NAMES = {2: ("samples", "features"), 4: AXES}
 """What the axes of a tensor are called, by their number."""
 
 
@@ -72,7 +74,7 @@ class Cut:
         words = []
         for axis in self.axes:
             extents = [0 if box is None else box.shape[axis] for box in self.boxes]
-            name = AXES[rank][axis] if rank in AXES else f"axis {axis}"
+            name = NAMES[rank][axis] if rank in NAMES else f"axis {axis}"
             words.append(f"{name} {'|'.join(map(str, extents))}")
         return ", ".join(words)
 
