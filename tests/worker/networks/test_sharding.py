@@ -11,10 +11,10 @@ from groupconv_worker.cpu.network.sharded import cut_network
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
-from groupconv_worker.graph.partition.cut import AXES
+from groupconv_worker.graph.partition.uniform import CUTS
 from groupconv_worker.job import Job
 from groupconv_worker.networks.gang import Gang, Member
-from groupconv_worker.networks.runner import CUTS, NetworkCall, NetworkRan, NetworkRunner
+from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner
 from groupconv_worker.networks.sharding import Sharder
 
 X = np.random.default_rng(0).standard_normal((2, 4, 40, 9)).astype(np.float32)
@@ -66,7 +66,7 @@ def whole(sharder):
     return sharder._whole(call("nothing"), MODEL, Job()).outputs["y"]
 
 
-@pytest.mark.parametrize("cut", AXES)
+@pytest.mark.parametrize("cut", CUTS)
 def test_the_outputs_are_those_of_one_worker(sharder, teams, cut):
     given(sharder, teams, cut)
     ids, ran = sharder.run(call(), MODEL, Job())

@@ -12,7 +12,7 @@ from groupconv.errors import DeadlineExceededError, InvalidArgumentError
 from groupconv.networks.plan import ExchangeReport, PartReport
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.model import ALGORITHM, Model
-from groupconv_worker.graph.partition.cut import AXES
+from groupconv_worker.graph.partition.uniform import CUTS
 from groupconv_worker.job import Job
 from groupconv_worker.networks.session import NetworkSession
 
@@ -25,8 +25,6 @@ Array = NDArray[Any]
 
 WHOLE = "nothing"
 """What a network is cut along that one worker runs."""
-CUTS = AXES
-"""What a network may be cut along over several workers."""
 
 
 @dataclass(frozen=True, slots=True)

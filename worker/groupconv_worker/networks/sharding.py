@@ -24,9 +24,10 @@ from groupconv_worker.autotune import enabled
 from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.graph.model import Model
+from groupconv_worker.graph.partition.uniform import CUTS
 from groupconv_worker.job import Job
 from groupconv_worker.networks.gang import Gang
-from groupconv_worker.networks.runner import CUTS, OURS, WHOLE, NetworkCall, NetworkRan
+from groupconv_worker.networks.runner import OURS, WHOLE, NetworkCall, NetworkRan
 from groupconv_worker.networks.takeover import KEPT, ROUNDS, SECONDS, Shapes, agrees
 
 if TYPE_CHECKING:

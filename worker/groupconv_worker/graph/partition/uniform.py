@@ -8,7 +8,9 @@ from groupconv_worker.graph.partition.partition import Partition, partition
 
 TWICE = 0.05
 """Share of the inputs' bytes that may be brought to two workers. Beyond it workers send each other what they need."""
-ROWS = 2
+ROWS, RANK = 2, 4
+CUTS = AXES[RANK]
+"""What a network may be cut along."""
 
 
 def uniform(graph: Graph, cut: str, workers: int, block: int = 1) -> Partition:
@@ -16,7 +18,7 @@ def uniform(graph: Graph, cut: str, workers: int, block: int = 1) -> Partition:
 
     Args:
         graph: in canonical form.
-        cut: one of `cut.AXES`.
+        cut: one of `CUTS`.
         workers: over how many; each has a part of every tensor that is long enough, and all of the others.
         block: channels are cut at its multiples where there are enough.
 
@@ -31,7 +33,7 @@ def uniform(graph: Graph, cut: str, workers: int, block: int = 1) -> Partition:
         >>> [part.inputs["x"].shape for part in uniform(graph, "rows", 2).parts]
         [(1, 8, 2, 4), (1, 8, 2, 4)]
     """
-    cuts = _cuts(graph, AXES.index(cut), workers, block)
+    cuts = _cuts(graph, CUTS.index(cut), workers, block)
     if all(not made.axes for made in cuts.values()):
         raise ValueError(f"no tensor has {cut} for {workers} workers")
     made = partition(graph, cuts, workers)
@@ -43,7 +45,7 @@ def uniform(graph: Graph, cut: str, workers: int, block: int = 1) -> Partition:
     entered = {}
     for name in graph.inputs:
         shape = graph.tensors[name].shape
-        axis = ROWS if len(shape) == len(AXES) and shape[ROWS] >= workers else 0
+        axis = ROWS if len(shape) == RANK and shape[ROWS] >= workers else 0
         entered[_shared(name)] = Cut.along(shape, axis, even(shape[axis], workers)) if shape else Cut.on(shape, workers)
     return partition(shared, {**cuts, **entered}, workers)
 
@@ -53,7 +55,7 @@ def _cuts(graph: Graph, axis: int, workers: int, block: int) -> dict[str, Cut]:
     found = {}
     for name in graph.makers:
         shape = graph.tensors[name].shape
-        spatial = len(shape) == len(AXES) or (axis == 1 and len(shape) == 2)
+        spatial = len(shape) == RANK or (axis == 1 and len(shape) == 2)
         fits = shape[:1] == samples if axis == 0 else spatial
         if not fits or shape[axis] < workers:
             found[name] = Cut.replicated(shape, workers)
