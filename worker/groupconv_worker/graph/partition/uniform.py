@@ -9,7 +9,7 @@ from groupconv_worker.graph.partition.partition import Partition, partition
 TWICE = 0.05
 """Share of the inputs' bytes that may be brought to two workers. Beyond it workers send each other what they need."""
 ROWS, RANK = 2, 4
-CUTS = AXES[RANK]
+CUTS = AXES
 """What a network may be cut along."""
 
 
