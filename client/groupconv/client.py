@@ -236,6 +236,7 @@ def connect(
     server_name: str | None = None,
     allow_plaintext_token: bool = False,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    connections: int = 1,
     shared_memory: Mode = False,
 ) -> Client:
     """A client of the server at `target`. It connects at the first call.
@@ -252,6 +253,8 @@ def connect(
         server_name: name in the server's certificate, if it is not the target's host.
         allow_plaintext_token: whether to send the token over a network without TLS.
         max_message_bytes: largest request or answer.
+        connections: connections that calls take in turn, 1 to 64. A server of several processes answers each in one
+            of them (docs/operations.md#processes).
         shared_memory: whether tensors go through shared memory if the server is on this machine and allows it, and
             arrays on a GPU stay there if the server has that GPU (docs/shared-memory.md). With True, a server that
             cannot share memory is a FailedPreconditionError at the first call; with "auto" the client sends messages.
@@ -276,6 +279,7 @@ def connect(
         server_name=server_name,
         allow_plaintext_token=allow_plaintext_token,
         max_message_bytes=max_message_bytes,
+        connections=connections,
     )
     shared = shared_memory_of(shared_memory)
     return Client(connection.open(), connection, timeout=timeout, shared=shared)

@@ -18,7 +18,7 @@ Each option is also a variable: `{PREFIX}` and its name in capitals.
 A limit that is reached ends a request with RESOURCE_EXHAUSTED ([access.md](access.md#limits)).
 """
 GROUPS = {
-    "Where it listens": ("host", "port", "insecure", "tls_", "tokens", "metrics_", "log_"),
+    "Where it listens": ("host", "port", "processes", "insecure", "tls_", "tokens", "metrics_", "log_"),
     "Workers": ("executor", "workers", "threads", "engine", "ray_", "placement", "worker_", "hedge", "spare_"),
     "Batches": ("max_batch", "max_delay"),
     "Limits": ("concurrency", "queue", "grace", "max_", "stream", "network_stream", "layer_memory"),

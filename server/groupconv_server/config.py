@@ -32,6 +32,7 @@ class Config:
         max_batch: requests in one run, at most, where a measurement says that it pays; 1 joins none.
         max_delay_us: microseconds more that a request that had to wait may wait for others to join it.
         shared_memory: True if clients of this machine may register shared memory.
+        processes: processes that take requests; more than 1 is for `fronts.supervisor.Supervisor`.
         metrics_host, metrics_port: address of the metrics; port 0 picks a free one, None serves none.
         web_port: port of gRPC-Web, Connect and the page on `host`; 0 picks a free one, None serves none.
         web_origins: sites whose pages may call the web port, as `https://host`; the server's own page always may.
@@ -67,6 +68,7 @@ class Config:
     shared_memory: bool = False
     max_batch: int = 1
     max_delay_us: int = 0
+    processes: int = 1
 
     def executor_name(self) -> str:
         """The configured executor, or ray where there is a cluster or several GPUs, else local."""

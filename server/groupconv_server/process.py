@@ -3,28 +3,24 @@
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable
 
 from groupconv_server.config import Config
+from groupconv_server.fronts.supervisor import Supervisor
 from groupconv_server.memory.malloc import keep_pages
+from groupconv_server.overtime import NOT_IN_ORDER, OVERTIME, end_at_the_latest
 from groupconv_server.server import Server
 
 log = logging.getLogger(__name__)
 
-OVERTIME = 2.5
-"""Seconds that the server has to release its resources after the grace period. Then the process ends anyway."""
 
-NOT_IN_ORDER = 75
-"""Exit status of a server that did not end in time (EX_TEMPFAIL of sysexits.h)."""
-
-
-def serve(config: Config, ready: Callable[[Server], None]) -> None:
+def serve(config: Config, ready: Callable[[Server | Supervisor], None], logs: tuple[str, str | int]) -> None:
     """Run a server until SIGTERM or SIGINT. On SIGHUP it reads its certificates and tokens again.
 
     Args:
         config: of the server.
         ready: called with the server once it takes requests.
+        logs: format and level of the logs, for the processes of a server that has several.
     """
     up = False
 
@@ -42,25 +38,16 @@ def serve(config: Config, ready: Callable[[Server], None]) -> None:
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, lambda *_: None)  # the pipe has its byte; the default would end the process
     keep_pages()
-    with Server(config) as server:
+    with Server(config) if config.processes == 1 else Supervisor(config, logs) as server:
         up = True
         ready(server)
-        server.background.compile_catalogue()
+        if isinstance(server, Server):
+            server.background.compile_catalogue()
         while (came := os.read(received, 1)[0]) not in ends:
             if came == signal.SIGHUP:
                 server.reload()
         log.info("stopping: running requests have %.0f s", config.grace)
-        _end_at_the_latest(config.grace + OVERTIME)
-
-
-def _end_at_the_latest(seconds: float) -> None:
-    """End the process after so many seconds, even if a worker, a library or a thread hangs."""
-
-    def end() -> None:
-        log.error("the server has not ended in order within %.0f s: it ends now", seconds)
-        logging.shutdown()
-        os._exit(NOT_IN_ORDER)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+        more = OVERTIME if isinstance(server, Server) else 2 * OVERTIME  # each front ends in time, or is ended
+        end_at_the_latest(config.grace + more)
+    if isinstance(server, Supervisor) and not server.in_order:
+        raise SystemExit(NOT_IN_ORDER)

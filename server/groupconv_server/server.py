@@ -1,10 +1,8 @@
 """The server: the services on one port, started and ended in order."""
 
-import functools
 import logging
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import TracerProvider
 
-from groupconv.errors import FailedPreconditionError, UnavailableError
+from groupconv.errors import UnavailableError
 from groupconv.transport.address import joined
 from groupconv.transport.channel import TRANSPORT
 from groupconv.v1 import (
@@ -27,29 +25,19 @@ from groupconv.v1 import (
     stream_pb2,
 )
 from groupconv_server.access.tls import certificates_for
-from groupconv_server.access.tokens import Tokens
-from groupconv_server.admission.gate import Gate
 from groupconv_server.admission.interceptor import Interceptor
 from groupconv_server.admission.pool import RequestPool
 from groupconv_server.binding import why_not_bound
 from groupconv_server.config import Config
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.coordinator import Coordinator
-from groupconv_server.executors import create_executor
 from groupconv_server.gauges import Gauges
 from groupconv_server.health import Health
 from groupconv_server.inference.servicer import SERVICE as INFERENCE
 from groupconv_server.inference.servicer import InferenceServicer
 from groupconv_server.layers.background import Background
-from groupconv_server.layers.registry import Layers
-from groupconv_server.layers.repository import Repository
-from groupconv_server.layers.store import LayerStore
 from groupconv_server.memory.client_memory import ClientMemory
-from groupconv_server.memory.cuda_memory import CLIENTS_CAPACITY, CudaMemory
-from groupconv_server.memory.shared_memory import SharedMemory
-from groupconv_server.networks.networks import Networks
-from groupconv_server.networks.store import NetworkStore
-from groupconv_server.servicers.cluster import ClusterServicer
+from groupconv_server.parts import Parts
 from groupconv_server.servicers.convolution import ConvolutionServicer
 from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.memory import MemoryServicer
@@ -59,7 +47,6 @@ from groupconv_server.servicers.reflection import ReflectionServicer
 from groupconv_server.servicers.stream import StreamServicer
 from groupconv_server.telemetry import audit
 from groupconv_server.telemetry.metrics import Metrics
-from groupconv_server.telemetry.page import Page
 from groupconv_server.telemetry.traces import Traces
 from groupconv_server.web.optional import web_listener
 
@@ -89,6 +76,7 @@ class Server:
     Args:
         config: where it listens and what it works with.
         tracer_provider: takes its spans; None is OpenTelemetry's of this process, which drops them unless one is set.
+        parts: makes what holds state; None makes that of a server of one process.
 
     Raises:
         FailedPreconditionError: an engine that cannot run here, certificates that cannot be read, or an address that
@@ -102,47 +90,34 @@ class Server:
         [[[3.0, 5.0, 7.0]]]
     """
 
-    def __init__(self, config: Config, tracer_provider: TracerProvider | None = None) -> None:
-        self.config = config
+    def __init__(
+        self, config: Config, tracer_provider: TracerProvider | None = None, parts: Parts | None = None
+    ) -> None:
+        self.config, self._parts = config, parts or Parts(config)
+        parts = self._parts
         self._certificates = certificates_for(
             config.host, config.tls_cert, config.tls_key, config.tls_client_ca, insecure=config.insecure
         )
-        self._tokens = None if config.tokens is None else Tokens(config.tokens)
+        self._tokens = None if config.tokens is None else parts.tokens(config.tokens)
         with ExitStack() as undo:
-            self._store = None if config.layer_dir is None else self._layer_store(config.layer_dir)
+            self._store = parts.store()
             if self._store is not None:
                 undo.callback(self._store.close)
-            self.executor = create_executor(
-                config.executor_name(),
-                workers=config.workers,
-                threads=config.threads,
-                engine=config.engine,
-                ray_address=config.ray_address,
-                capacity=config.layer_bytes,
-                placement=config.placement,
-                hedge=config.hedge,
-                spares=config.spares(),
-            )
+            self.executor = parts.executor()
             undo.callback(self.executor.close)
             self.metrics = Metrics()
             self._traces = Traces(tracer_provider)
-            self._gate = Gate(config.concurrency, config.queue, config.queue_bytes)
+            self._gate = parts.gate()
             self.coordinator = Coordinator(
                 self.executor,
                 config.limits,
                 metrics=self.metrics,
                 traces=self._traces,
-                inside=functools.partial(getattr, self._gate, "brief"),
+                inside=self._gate.everywhere(),
             )
-            self.layers = Layers(
-                self.executor.forget,
-                capacity=config.layer_bytes,
-                evict=config.evict_layers,
-                used=self.metrics.layers.used,
-            )
-            self.repository = Repository(self.layers, self._store, self.coordinator)
-            store = None if self._store is None else NetworkStore(self._store)
-            self.networks = Networks(self.layers, self.executor, config.limits, store)
+            self.layers = parts.layers(self.executor.forget, self.metrics.layers.used)
+            self.repository = parts.repository(self.layers, self._store, self.coordinator)
+            self.networks = parts.networks(self.layers, self.executor, self._store)
             self.executor.welcome(self.repository.prepare)
             self.background = Background(self.coordinator)
             undo.callback(self.background.stop)
@@ -150,16 +125,16 @@ class Server:
             measure = len(self.executor.workers()) == 1 or not self.coordinator.calibrate()
             self.repository.restore()
             self.networks.restore()
-            self.shared_memory = SharedMemory() if config.shared_memory else None
-            self.cuda_memory = CudaMemory() if config.shared_memory else None
+            self.shared_memory = parts.shared_memory("region") if config.shared_memory else None
+            self.cuda_memory = parts.device_memory(clients=False) if config.shared_memory else None
             # apart from the others, whose names may be listed and are the clients' own
-            self.client_memory = SharedMemory() if config.shared_memory else None
-            self.client_device_memory = CudaMemory(capacity=CLIENTS_CAPACITY) if config.shared_memory else None
+            self.client_memory = parts.shared_memory("client region") if config.shared_memory else None
+            self.client_device_memory = parts.device_memory(clients=True) if config.shared_memory else None
             for devices in (self.cuda_memory, self.client_device_memory):
                 if devices is not None and config.max_batch == 1:  # inputs are joined on the host
                     devices.in_place = self.executor.gpu
             self.batcher = Batcher(self.coordinator, most=config.max_batch, delay=config.max_delay_us * 1e-6)
-            self.streams = StreamServicer(self.coordinator)
+            self.streams = StreamServicer(self.coordinator, parts.streams(config.limits))
             self.health = Health(self.executor, SERVICES)
             self._interceptor = Interceptor(self._gate, self.metrics.requests, self._traces, self._tokens)
             self._pool = self._threads()
@@ -167,13 +142,13 @@ class Server:
             state = Gauges(self.metrics, self.executor, self.layers, self.streams.budget, self._gate, self._pool)
             self.metrics.registry.register(state)
             self._grpc = self._build()
+            parts.join()
             self.port = self._bind()
-            host, port = config.metrics_host, config.metrics_port
             self._web = web_listener(config, self._certificates, self._tokens)
             if self._web is not None:
                 undo.callback(self._web.close)
                 self._grpc.add_insecure_port(self._web.target)
-            self._page = Page.of(host, port, self.metrics.registry, self.health.state)
+            self._page = parts.page(self.metrics.registry, self.health.state)
             if self._store is not None:
                 self._store.held.tell(self.address)
             self._grpc.start()
@@ -198,6 +173,12 @@ class Server:
     def web_url(self) -> str | None:
         """The URL of its page, or None if there is no web port."""
         return None if self._web is None else self._web.url
+
+    def described(self) -> str:
+        """The workers, for people."""
+        workers = self.executor.describe()
+        engines = ", ".join(dict.fromkeys(w.engine for w in workers))
+        return f"{len(workers)} {self.executor.name} worker{'s' * (len(workers) != 1)} ({engines})"
 
     def reload(self) -> None:
         """Read certificates and tokens again. Those that cannot be read stay as they are, and the log says why."""
@@ -238,12 +219,6 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
 
-    def _layer_store(self, folder: Path) -> LayerStore:
-        try:
-            return LayerStore(folder, self.config.limits, joined(self.config.host, self.config.port))
-        except OSError as error:
-            raise FailedPreconditionError(f"--layer-dir {folder}: {error}") from error
-
     def _threads(self) -> RequestPool:
         """The pool of requests. It has few threads if they compute themselves and do not wait for a batch."""
         config = self.config
@@ -266,22 +241,27 @@ class Server:
                 ("grpc.keepalive_timeout_ms", 2 * PING_MS),
                 ("grpc.http2.ping_timeout_ms", 2 * PING_MS),
                 *TRANSPORT,
-                ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share
+                # a second server on the port is an error, not a silent share
+                ("grpc.so_reuseport", int(self._parts.shares_port)),
             ],
             interceptors=[self._interceptor],
         )
         memory = ClientMemory(self.client_memory, self.client_device_memory)
         ConvolutionServicer(self.batcher, self.layers, memory).add_to(server)
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryServicer(memory), server)
-        layers = LayerServicer(self.repository, self.config.limits, self.batcher)
+        layers = LayerServicer(self.repository, self.config.limits, self._parts.batch_sizes(self.batcher))
         layer_pb2_grpc.add_LayerServiceServicer_to_server(layers, server)
-        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
-            ClusterServicer(self.coordinator, self.layers, self.health), server
-        )
+        cluster = self._parts.cluster(self.coordinator, self.layers, self.health)
+        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(cluster, server)
         NetworkServicer(self.networks).add_to(server)
         self.streams.add_to(server)
         InferenceServicer(
-            self.batcher, self.repository, self.shared_memory, self.cuda_memory, networks=self.networks
+            self.batcher,
+            self.repository,
+            self.shared_memory,
+            self.cuda_memory,
+            networks=self.networks,
+            statistics=self._parts.statistics(),
         ).add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         ReflectionServicer((*SERVICES, HEALTH, REFLECTION)).add_to(server)

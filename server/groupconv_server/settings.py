@@ -18,6 +18,7 @@ from groupconv_server.config import Config
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.executors import EXECUTORS
 from groupconv_server.executors.placement import STRATEGIES, Placement
+from groupconv_server.fronts import MOST, automatic
 from groupconv_worker.engines import ENGINES
 
 PREFIX = "GROUPCONV_"
@@ -82,6 +83,10 @@ class Settings(BaseSettings):
         "Default: 1, or 0 with --ray-address.",
         ge=0,
         le=64,
+    )
+    processes: str = setting(
+        str(_c.processes),
+        "Processes that take requests on the port: a number, or auto, one for each two cores. Local executor, no GPU.",
     )
     insecure: bool = setting(
         _c.insecure, "Listen without TLS where others reach it.", flags=["--insecure"], rich_help_panel=ACCESS
@@ -186,6 +191,7 @@ class Settings(BaseSettings):
         same = {f.name: getattr(self, f.name) for f in fields(Config) if f.name in type(self).model_fields}
         converted = {
             "workers": self._workers(),
+            "processes": self._processes(),
             "placement": Placement(
                 strategy=self.placement,
                 gpus=self.worker_gpus,
@@ -223,6 +229,13 @@ class Settings(BaseSettings):
             if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
                 raise _invalid("web_origins", "https://host or https://host:port, several with commas between", origin)
         return origins
+
+    def _processes(self) -> int:
+        if self.processes == "auto":
+            return automatic()
+        if not self.processes.isdigit() or not 1 <= int(self.processes) <= MOST:
+            raise _invalid("processes", f"auto or a number from 1 to {MOST}", self.processes)
+        return int(self.processes)
 
     def _pairs(self, name: str) -> list[tuple[str, str]]:
         """The pairs of a setting like `a=1,b=2`."""

@@ -23,6 +23,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
 OTHER = {"executor": "local", "engine": "reference", "log_format": "json", "log_level": "ERROR", "metrics_host": "::1"}
 OTHER |= {"workers": "3", "placement": "pack", "worker_resources": "disk=2", "worker_labels": "zone=a"}
 OTHER |= {"web_origins": "https://lab.example"}
+OTHER |= {"processes": "2"}
 
 
 def other_value(parameter, folder: Path) -> str:
@@ -39,7 +40,7 @@ def other_value(parameter, folder: Path) -> str:
 def test_every_field_is_set_by_a_variable(tmp_path, monkeypatch):
     variables = {p.envvar: other_value(p, tmp_path) for p in SERVE.params if p.name != "help"}
     taken = []
-    monkeypatch.setattr("groupconv_server.process.serve", lambda config, ready: taken.append(config))
+    monkeypatch.setattr("groupconv_server.process.serve", lambda config, *_: taken.append(config))
     monkeypatch.setattr("groupconv_server.telemetry.logs.configure", lambda *_: None)
     monkeypatch.setattr("groupconv_server.telemetry.traces.configure", lambda *_: None)
     ran = CliRunner().invoke(app(), ["serve"], env=variables)
@@ -52,7 +53,7 @@ def test_every_field_is_set_by_a_variable(tmp_path, monkeypatch):
 
 def test_the_defaults_of_the_flags_are_those_of_the_configuration(monkeypatch):
     taken = []
-    monkeypatch.setattr("groupconv_server.process.serve", lambda config, ready: taken.append(config))
+    monkeypatch.setattr("groupconv_server.process.serve", lambda config, *_: taken.append(config))
     monkeypatch.setattr("groupconv_server.telemetry.logs.configure", lambda *_: None)
     monkeypatch.setattr("groupconv_server.telemetry.traces.configure", lambda *_: None)
     assert CliRunner().invoke(app(), ["serve"], env={p.envvar: None for p in SERVE.params}).exit_code == 0

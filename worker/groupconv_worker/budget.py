@@ -79,9 +79,9 @@ class ThreadBudget:
         share = self.threads if whole else max(1, int(self.threads / max(1.0, among)))
         least = share if whole else (share + 1) // 2
         with self._lock:
-            if self._free >= least and not self._waiting and not (alone and self._holders):
-                return self._take(share, alone=alone)
-            mine = _Waiting(share, least, alone)
+            if self._spare(whole=whole) >= least and not self._waiting and not (alone and self._holders):
+                return self._take(share, whole=whole, alone=alone)
+            mine = _Waiting(share, least, whole, alone)
             self._waiting.append(mine)
         until = math.inf if timeout < 0 else time.monotonic() + timeout
         patience = math.inf if alone else PATIENCE * (self.STUBBORN if whole else 1)
@@ -111,25 +111,34 @@ class ThreadBudget:
         """Give threads back. The run that has waited longest gets them."""
         with self._lock:
             self._free += threads
+            self._count(-threads)
             self._holders -= 1
             self._alone = False
             self._changed = time.monotonic()
             if self._waiting or self._lent:
                 self._admit()
 
-    def _take(self, share: int, *, alone: bool = False) -> int:
-        got, self._alone = min(share, self._free), alone
+    def _spare(self, *, whole: bool) -> int:  # noqa: ARG002 - for budgets that several processes share
+        """Threads that a run may get now."""
+        return self._free
+
+    def _count(self, threads: int) -> None:
+        """Note that runs hold so many threads more."""
+
+    def _take(self, share: int, *, whole: bool = False, alone: bool = False) -> int:
+        got, self._alone = min(share, max(1, self._spare(whole=whole))), alone
         self._free -= got
+        self._count(got)
         self._holders += 1
         self._changed = time.monotonic()
         return got
 
     def _admit(self) -> None:
-        while self._waiting and self._free >= self._waiting[0].least:
+        while self._waiting and self._spare(whole=self._waiting[0].whole) >= self._waiting[0].least:
             if self._waiting[0].alone and self._holders:
                 return
             first = self._waiting.popleft()
-            first.got = self._take(first.share, alone=first.alone)
+            first.got = self._take(first.share, whole=first.whole, alone=first.alone)
             first.bell.release()
         if not self._waiting:
             back = min(self._lent, self._free)
@@ -144,11 +153,11 @@ class ThreadBudget:
 
 
 class _Waiting:
-    """A run that waits for threads: its share, the least it takes, whether it must be alone, what it got."""
+    """A run that waits for threads: its share, the least it takes, whether it needs all or to be alone, what it got."""
 
-    __slots__ = ("alone", "bell", "got", "least", "share")
+    __slots__ = ("alone", "bell", "got", "least", "share", "whole")
 
-    def __init__(self, share: int, least: int, alone: bool) -> None:
-        self.share, self.least, self.alone, self.got = share, least, alone, 0
+    def __init__(self, share: int, least: int, whole: bool, alone: bool) -> None:
+        self.share, self.least, self.whole, self.alone, self.got = share, least, whole, alone, 0
         self.bell = threading.Lock()
         self.bell.acquire()

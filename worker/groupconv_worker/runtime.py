@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from groupconv.errors import DeadlineExceededError
 from groupconv_worker.activity import ACTIVITY
@@ -23,6 +23,7 @@ class WorkerRuntime:
         engine: its name.
         threads: of the engine.
         capacity: bytes of resident layers' weights that stay prepared.
+        budget: makes the budget of so many threads.
 
     Attributes:
         engine: its threads go to one shard, or are shared by those that come at the same time, if it can do several.
@@ -30,10 +31,12 @@ class WorkerRuntime:
         budget: of the threads, shared by those that run.
     """
 
-    def __init__(self, engine: str, threads: int, capacity: int) -> None:
+    def __init__(
+        self, engine: str, threads: int, capacity: int, budget: Callable[[int], ThreadBudget] = ThreadBudget
+    ) -> None:
         self.engine = create_engine(engine, threads=threads)
         self.resident = Resident(capacity)
-        self.budget = ThreadBudget(self.engine.threads if self.engine.at_once > 1 else 1)
+        self.budget = budget(self.engine.threads if self.engine.at_once > 1 else 1)
 
     def run(
         self,

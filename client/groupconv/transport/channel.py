@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import grpc
 import grpc.aio
@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from groupconv.errors import BY_STATUS, GroupconvError, InvalidArgumentError, UnauthenticatedError, UnavailableError
 from groupconv.transport.address import is_local
 from groupconv.transport.malloc import expect_messages
+from groupconv.transport.spread import OWN, AioSpread, Spread
 from groupconv.transport.tracing import interceptors, traced
 from groupconv.wire.tensors import MAX_MESSAGE_BYTES
 
@@ -59,6 +60,10 @@ KEEPALIVE = 20.0
 that a firewall dropped would only end at the call's deadline."""
 
 
+MOST_CONNECTIONS = 64
+"""Connections of one client, at most."""
+
+
 class Opening(TypedDict, total=False):
     """The keywords of `Connection`."""
 
@@ -70,6 +75,7 @@ class Opening(TypedDict, total=False):
     server_name: str | None
     allow_plaintext_token: bool
     max_message_bytes: int
+    connections: int
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,13 @@ class Connection:
     server_name: str | None = None
     allow_plaintext_token: bool = False
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    connections: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or not self.target:
             raise InvalidArgumentError("target", "an address, as 'host:port' or 'unix:path'", self.target)
+        if isinstance(self.connections, bool) or self.connections not in range(1, MOST_CONNECTIONS + 1):
+            raise InvalidArgumentError("connections", f"an integer from 1 to {MOST_CONNECTIONS}", self.connections)
         if self.token is None:
             object.__setattr__(self, "token", os.environ.get(TOKEN_VARIABLE))
             if self.token is not None and not self.token.strip():  # probably a template without a value
@@ -132,12 +141,18 @@ class Connection:
             ("grpc.http2.max_pings_without_data", 0),  # no limit: a call may wait for minutes without data
             ("grpc.http2.ping_timeout_ms", int(KEEPALIVE * 500)),
             ("grpc.service_config", _SERVICE_CONFIG),
+            *(OWN if self.connections > 1 else ()),
             *named,
         ]
 
     def open(self) -> grpc.Channel:
         """Open a blocking channel. Connects at the first call."""
         expect_messages()
+        if self.connections > 1:
+            return cast("grpc.Channel", Spread([self._opened() for _ in range(self.connections)]))
+        return self._opened()
+
+    def _opened(self) -> grpc.Channel:
         if not self.encrypted:
             return traced(grpc.insecure_channel(self.target, options=self.options))
         return traced(grpc.secure_channel(self.target, self._credentials(), options=self.options))
@@ -145,6 +160,11 @@ class Connection:
     def open_aio(self) -> grpc.aio.Channel:
         """Open a channel on the running event loop. Connects at the first call."""
         expect_messages()
+        if self.connections > 1:
+            return cast("grpc.aio.Channel", AioSpread([self._opened_aio() for _ in range(self.connections)]))
+        return self._opened_aio()
+
+    def _opened_aio(self) -> grpc.aio.Channel:
         if not self.encrypted:
             return grpc.aio.insecure_channel(self.target, options=self.options, interceptors=interceptors())
         credentials = self._credentials()

@@ -77,6 +77,7 @@ class GetClusterResponse(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     TROUBLE_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The server's version."""
     executor: _builtins.str
@@ -115,6 +116,10 @@ class GetClusterResponse(_message.Message):
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerLoad]:
         """The layers that are loaded."""
 
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Process]:
+        """The processes that take requests, if there are several; what is above is of all of them together."""
+
     def __init__(
         self,
         *,
@@ -134,14 +139,69 @@ class GetClusterResponse(_message.Message):
         state: _builtins.str = ...,
         trouble: _builtins.str = ...,
         streams: _builtins.int = ...,
+        processes: _abc.Iterable[Global___Process] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "executor", b"executor", "layer_bytes", b"layer_bytes", "layer_capacity", b"layer_capacity", "layers", b"layers", "libraries", b"libraries", "max_message_bytes", b"max_message_bytes", "requests", b"requests", "resident_bytes", b"resident_bytes", "running", b"running", "state", b"state", "streams", b"streams", "trouble", b"trouble", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "executor", b"executor", "layer_bytes", b"layer_bytes", "layer_capacity", b"layer_capacity", "layers", b"layers", "libraries", b"libraries", "max_message_bytes", b"max_message_bytes", "processes", b"processes", "requests", b"requests", "resident_bytes", b"resident_bytes", "running", b"running", "state", b"state", "streams", b"streams", "trouble", b"trouble", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetClusterResponse: _TypeAlias = GetClusterResponse  # noqa: Y015
+
+@_typing.final
+class Process(_message.Message):
+    """One of the processes that take requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    CPU_SECONDS_FIELD_NUMBER: _builtins.int
+    RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its number, from 0 on; the process that replaces a lost one has the same."""
+    pid: _builtins.int
+    """Its id on its machine."""
+    requests: _builtins.int
+    """Requests answered since it was started, errors included."""
+    running: _builtins.int
+    """Requests that it computes now."""
+    uptime_seconds: _builtins.float
+    """Seconds since it was started."""
+    cpu_seconds: _builtins.float
+    """Seconds of CPU that it has used."""
+    resident_bytes: _builtins.int
+    """Bytes of memory that it holds; what processes share counts for each."""
+    restarts: _builtins.int
+    """Times that it was lost and replaced."""
+    connections: _builtins.int
+    """Clients' connections to it."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        pid: _builtins.int = ...,
+        requests: _builtins.int = ...,
+        running: _builtins.int = ...,
+        uptime_seconds: _builtins.float = ...,
+        cpu_seconds: _builtins.float = ...,
+        resident_bytes: _builtins.int = ...,
+        restarts: _builtins.int = ...,
+        connections: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "cpu_seconds", b"cpu_seconds", "index", b"index", "pid", b"pid", "requests", b"requests", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "running", b"running", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Process: _TypeAlias = Process  # noqa: Y015
 
 @_typing.final
 class LayerLoad(_message.Message):

@@ -34,6 +34,10 @@ class Bucket:
         burst: amount it holds when full. It is full at first.
         clock: returns seconds.
 
+    Attributes:
+        level: amount that it held at `at`.
+        at: when that was, by the clock.
+
     Example:
         >>> now = 0.0
         >>> bucket = Bucket(10, 5, clock=lambda: now)
@@ -43,21 +47,21 @@ class Bucket:
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
-        self._level, self._at = burst, clock()
+        self.level, self.at = burst, clock()
 
     def spend(self, amount: float) -> None:
         """Take out `amount`, even if there is less."""
         self._fill()
-        self._level -= amount
+        self.level -= amount
 
     def wait_for(self, amount: float) -> float:
         """Seconds until it holds `amount`; 0 if it does."""
         self._fill()
-        return max(0.0, (amount - self._level) / self._rate)
+        return max(0.0, (amount - self.level) / self._rate)
 
     def _fill(self) -> None:
         now = self._clock()
-        self._level, self._at = min(self._burst, self._level + (now - self._at) * self._rate), now
+        self.level, self.at = min(self._burst, self.level + (now - self.at) * self._rate), now
 
 
 class Allowance:

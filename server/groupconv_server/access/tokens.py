@@ -12,7 +12,7 @@ import re
 import secrets
 import threading
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,14 @@ class Tokens:
 
     Args:
         path: TOML, one table for each token: `[alice]` with `sha256` and, for a limited one, fields of `CallerLimits`.
+        allowance: makes the allowance of a token from its name and limits.
 
     Raises:
         FailedPreconditionError: the file cannot be read, or is invalid.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, allowance: Callable[[str, CallerLimits], Allowance] = Allowance) -> None:
+        self._path, self._allowance = path, allowance
         self._lock = threading.Lock()
         self._known: dict[str, tuple[TokenEntry, Allowance]] = {}
         self._seen = self._stat()
@@ -112,7 +113,7 @@ class Tokens:
         known = {}
         for name, entry in parsed(text).items():
             before = self._known.get(name)
-            known[name] = before if before and before[0] == entry else (entry, Allowance(name, entry.rates))
+            known[name] = before if before and before[0] == entry else (entry, self._allowance(name, entry.rates))
         self._known = known
 
 

@@ -5,6 +5,7 @@ reset instead of its answer. So a stopping server closes the gate first: connect
 UNAVAILABLE, and `stop` is called once the requests inside have ended.
 """
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class Gate:
     Attributes:
         inside: number of requests that run or wait.
         brief: those of them that are no streams. A stream may be open and want nothing.
+        inside_elsewhere, nbytes_elsewhere: of the server's other processes, which have the same limits.
         unawaited: those of them that a stopping server does not wait for.
         nbytes: memory that they hold.
         unread: when each answer began to wait for its client, and its gRPC context. Needs no lock.
@@ -43,6 +45,9 @@ class Gate:
         closed: True once the server stops.
         left: notified when a request leaves a closed gate.
     """
+
+    inside_elsewhere: int = 0
+    nbytes_elsewhere: int = 0
 
     def __init__(self, running: int, waiting: int, nbytes: int, make_room: Callable[[], bool] = lambda: False) -> None:
         self._running, self._waiting, self.most_bytes = running, waiting, nbytes
@@ -75,15 +80,17 @@ class Gate:
         if caller is not None:
             caller.enter()
         most = self._running + self._waiting
-        if self.inside >= most and not self.closed and (self.make_room() or self.end_slow_readers()):
+        full = self.inside + self.inside_elsewhere >= most
+        if full and not self.closed and (self.make_room() or self.end_slow_readers()):
             most += 1  # the place of a call that ends
         try:
             with self.lock:
                 if self.closed and awaited:
                     raise UnavailableError("the server is stopping; another one may answer")
-                if self.inside >= most:
+                self.inside += 1  # before the others are looked at, who do the same
+                if self.inside + self.inside_elsewhere > most:
+                    self.inside -= 1
                     raise self.full(f"{self._running} requests run and {self._waiting} wait, as many as may")
-                self.inside += 1
                 self.brief += brief
                 self.unawaited += not awaited
         except GroupconvError:
@@ -91,6 +98,10 @@ class Gate:
                 caller.leave()
             raise
         return Ticket(self, caller, brief=brief, awaited=awaited)
+
+    def everywhere(self) -> Callable[[], int]:
+        """A function that returns how many requests, which are no streams, run or wait in all processes."""
+        return functools.partial(getattr, self, "brief")
 
     def end_slow_readers(self) -> bool:
         """Cancel the calls whose clients take too long to read an answer; False if there is none. Needs no lock."""
@@ -148,9 +159,11 @@ class Ticket:
         with gate.lock:
             if self.ended:
                 return
-            if gate.nbytes and gate.nbytes + nbytes > gate.most_bytes:  # one alone has the limit of a message
-                raise self._no_room(nbytes)
             gate.nbytes += nbytes
+            held = gate.nbytes + gate.nbytes_elsewhere
+            if held > max(gate.most_bytes, nbytes):  # one alone has the limit of a message
+                gate.nbytes -= nbytes
+                raise self._no_room(nbytes)
             self.nbytes += nbytes
 
     def reserve(self, nbytes: int) -> None:
@@ -170,9 +183,10 @@ class Ticket:
                     "requests may hold: send less at a time, stream it, or have the server started with a larger "
                     "--queue-mib"
                 )
-            if gate.nbytes + nbytes > gate.most_bytes:
-                raise self._no_room(nbytes)
             gate.nbytes += nbytes
+            if gate.nbytes + gate.nbytes_elsewhere > gate.most_bytes:
+                gate.nbytes -= nbytes
+                raise self._no_room(nbytes)
             self.nbytes += nbytes
 
     def offer(self, context: grpc.ServicerContext) -> None:
@@ -213,7 +227,7 @@ class Ticket:
     def _no_room(self, nbytes: int) -> ResourceExhaustedError:
         gate = self._gate
         gate.end_slow_readers()  # what they hold comes back soon, for whoever tries again
-        most, held, more = (human_bytes(n) for n in (gate.most_bytes, gate.nbytes, nbytes))
+        most, held, more = (human_bytes(n) for n in (gate.most_bytes, gate.nbytes + gate.nbytes_elsewhere, nbytes))
         return gate.full(f"requests hold {held}, and {more} more are over the {most} that they may hold")
 
 

@@ -22,6 +22,8 @@ $ groupconv serve --allow-shared-memory --layer-dir layers
 
 $ groupconv serve --executor ray --max-batch 8
 
+$ groupconv serve --processes 4
+
 $ groupconv serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --ray-address auto
 
 $ groupconv serve --metrics-port 9464 --log-format json
@@ -36,25 +38,24 @@ def command(settings: Settings) -> None:
 
     With --log-format json the line is a JSON object; its field `address` has the address.
     """
+    from groupconv_server.fronts.supervisor import Supervisor
     from groupconv_server.process import serve
     from groupconv_server.server import Server
     from groupconv_server.telemetry import logs, traces
 
     config = settings.config()
-    logs.configure(settings.log_format, settings.log_level or logging.getLogger().level)
+    log = settings.log_format, settings.log_level or logging.getLogger().level
+    logs.configure(*log)
 
-    def ready(server: Server) -> None:
-        workers = server.executor.describe()
-        engines = ", ".join(dict.fromkeys(w.engine for w in workers))
-        count = f"{len(workers)} {server.executor.name} worker{'s' * (len(workers) != 1)}"
+    def ready(server: Server | Supervisor) -> None:
         if server.web_url:
             say(f"groupconv shows its page on {server.web_url}", page=server.web_url)
         if server.metrics_url:
             say(f"groupconv shows its metrics on {server.metrics_url}", metrics=server.metrics_url)
-        say(f"groupconv is serving with {count} ({engines}) on {server.address}", address=server.address)
+        say(f"groupconv is serving with {server.described()} on {server.address}", address=server.address)
 
     def say(text: str, **fields: str) -> None:
         typer.echo(as_json(text, "stdout", **fields) if settings.log_format == "json" else text)
 
     traces.configure()
-    serve(config, ready)
+    serve(config, ready, log)

@@ -92,9 +92,28 @@ def picture(now: Status, before: Status, target: str, *, wide: bool = True) -> R
     parts: list[RenderableType] = [head, _workers(now, before, passed, wide=wide)]
     if not wide:
         parts += [Text(f"{w.id}: {w.device} on {w.node}" + f", lane {_lane(w)}" * _has_lanes(now)) for w in now.workers]
+    if now.processes:
+        parts.append(_processes(now, before, passed))
     if now.layers:
         parts.append(_layers(now, before, passed))
     return Group(*parts)
+
+
+def _processes(now: Status, before: Status, passed: float) -> Table:
+    table = _table("process", "pid", numbers=("connections", "requests", "requests/s", "CPU", "memory", "restarts"))
+    earlier = {p.pid: p for p in before.processes}
+    for p in now.processes:
+        old = earlier.get(p.pid, cluster_pb2.Process())
+        numbers = (
+            str(p.connections),
+            str(p.requests),
+            f"{(p.requests - old.requests) / passed:.1f}",
+            f"{(p.cpu_seconds - old.cpu_seconds) / passed:.0%}",
+            human_bytes(p.resident_bytes),
+            str(p.restarts),
+        )
+        table.add_row(str(p.index), str(p.pid), *numbers)
+    return table
 
 
 def _workers(now: Status, before: Status, passed: float, *, wide: bool) -> Table:

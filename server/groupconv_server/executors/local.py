@@ -19,6 +19,7 @@ from groupconv.convolution.report import ShardReport
 from groupconv.errors import UnavailableError
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.executors.task import Task
+from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.model import Model
@@ -43,15 +44,25 @@ class LocalExecutor:
         threads: CPU threads of each engine; None shares the machine's cores among the workers.
         engine: of each worker.
         capacity: bytes of resident layers' weights each worker keeps prepared.
+        first: number of the first worker, in its id.
+        budget: makes the budget of a worker's threads.
     """
 
     name = "local"
 
     def __init__(
-        self, *, workers: int = 1, threads: int | None = None, engine: str = "auto", capacity: int = CAPACITY
+        self,
+        *,
+        workers: int = 1,
+        threads: int | None = None,
+        engine: str = "auto",
+        capacity: int = CAPACITY,
+        first: int = 0,
+        budget: Callable[[int], ThreadBudget] = ThreadBudget,
     ) -> None:
         threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
-        self._workers = {f"local-{i}": _Worker(f"local-{i}", engine, threads, capacity) for i in range(workers)}
+        ids = [f"local-{first + i}" for i in range(workers)]
+        self._workers = {name: _Worker(name, engine, threads, capacity, budget) for name in ids}
         self.computes_here = sum(worker.runtime.engine.at_once for worker in self._workers.values())
         # one worker has every task whole; several would have to share out what is on the device
         self.gpu = next(iter(self._workers.values())).runtime.engine.gpu if workers == 1 else None
@@ -178,9 +189,11 @@ class LocalExecutor:
 class _Worker:
     """A worker of this process."""
 
-    def __init__(self, worker_id: str, engine: str, threads: int, capacity: int) -> None:
+    def __init__(
+        self, worker_id: str, engine: str, threads: int, capacity: int, budget: Callable[[int], ThreadBudget]
+    ) -> None:
         self.id = worker_id
-        self.runtime = WorkerRuntime(engine, threads, capacity)
+        self.runtime = WorkerRuntime(engine, threads, capacity, budget)
         self.networks = NetworkRunner(self.runtime.budget, threads, takeover_of(self.runtime))
         self.shards, self._count = 0, threading.Lock()
 

@@ -51,9 +51,10 @@ class InferenceServicer:
         cuda_memory: CudaMemory | None = None,
         *,
         networks: Networks,
+        statistics: ModelStatistics | None = None,
     ) -> None:
         self.coordinator, self.repository, self.layers = batcher.coordinator, repository, repository.layers
-        self.memory, self.statistics = ClientMemory(shared_memory, cuda_memory), ModelStatistics()
+        self.memory, self.statistics = ClientMemory(shared_memory, cuda_memory), statistics or ModelStatistics()
         network_inference = NetworkInference(networks, self.memory, self.statistics)
         self.inference = Inference(batcher, self.layers, self.memory, self.statistics, network_inference)
         self.extensions = [*EXTENSIONS]

@@ -1,8 +1,9 @@
 """Counts and times of this protocol's requests for each layer, as perf_analyzer and monitoring read them."""
 
+import copy
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -60,6 +61,15 @@ class Record:
     failed: PhaseTimes = field(default_factory=PhaseTimes)
     last: float = 0.0
 
+    def add(self, other: "Record") -> None:
+        """Add the sums of another record."""
+        self.answered.add(other.answered)
+        self.failed.add(other.failed)
+        self.runs += other.runs
+        self.last = max(self.last, other.last)
+        for size, phases in other.by_batch.items():
+            self.by_batch.setdefault(size, PhaseTimes()).add(phases)
+
 
 class ModelStatistics:
     """The records of all layer versions that exist. Safe to use from several threads."""
@@ -86,12 +96,14 @@ class ModelStatistics:
             record.last = time.time()
             record.failed.add(PhaseTimes(count=1, total=seconds))
 
-    def message(self, layers: Iterable[Version]) -> statistics_pb2.ModelStatisticsResponse:
+    def message(self, layers: Sequence[Version]) -> statistics_pb2.ModelStatisticsResponse:
         """The records of `layers` as a message."""
+        return statistics_pb2.ModelStatisticsResponse(model_stats=map(_message, layers, self.records(layers)))
+
+    def records(self, layers: Sequence[Version]) -> list[Record]:
+        """The record of each layer."""
         with self._lock:
-            return statistics_pb2.ModelStatisticsResponse(
-                model_stats=[_message(layer, self._records.get(layer, Record())) for layer in layers]
-            )
+            return [copy.deepcopy(self._records.get(layer, Record())) for layer in layers]
 
 
 def phases_of(samples: int, total: float, read: float, write: float, report: Report) -> PhaseTimes:

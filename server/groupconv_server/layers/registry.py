@@ -17,7 +17,7 @@ from groupconv.text import human_bytes
 from groupconv_server.coordinator.resident import resident_steps
 from groupconv_server.layers.names import check_name, shown
 from groupconv_server.layers.uploads import Uploads
-from groupconv_server.layers.version import LayerVersion, NetworkVersion, Reservation, Version
+from groupconv_server.layers.version import LayerVersion, NetworkVersion, Reservation, Usage, Version
 
 V = TypeVar("V", bound=Version)
 
@@ -202,6 +202,10 @@ class Layers:
         """The current version of everything of a kind, by name; see `get`."""
         with self._lock:
             return [version for _, version in sorted(self._layers.items()) if isinstance(version, kind)]
+
+    def usages(self, versions: Sequence[Version]) -> list[Usage]:
+        """What each version did."""
+        return [version.usage for version in versions]
 
     def unload(self, name: str) -> None:
         """Let a layer go; its running requests end with it.

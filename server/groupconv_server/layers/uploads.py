@@ -25,7 +25,13 @@ class Uploads:
         60
         >>> uploads.bytes
         0
+
+    Attributes:
+        bytes: that have come.
+        elsewhere: bytes that have come to the server's other processes, which have the same limit.
     """
+
+    elsewhere: int = 0
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.bytes = capacity, 0
@@ -46,13 +52,14 @@ class Uploads:
 
     def _add(self, size: int) -> None:
         with self._lock:
-            if self.bytes + size > self.capacity:
+            self.bytes += size  # before the others are looked at, who do the same
+            if self.bytes + self.elsewhere > self.capacity:
+                self.bytes -= size
                 raise ResourceExhaustedError(
                     f"chunk: the weights of all layers and networks that are being loaded may have "
                     f"{human_bytes(self.capacity)} together; try again when other loads have ended",
                     retry_after=RETRY,
                 )
-            self.bytes += size
 
 
 class Upload:

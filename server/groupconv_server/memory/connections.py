@@ -30,6 +30,17 @@ def connected(peers: Iterable[str]) -> set[str]:
     return {peer for peer in peers if (address := _address(peer)) is None or address in here}
 
 
+def connected_to(port: int, peers: Iterable[str]) -> set[str]:
+    """The peers that have a TCP connection to a port of this machine, whichever process has it.
+
+    Args:
+        port: local port.
+        peers: as gRPC names them. Those without a TCP address count as connected.
+    """
+    here = {remote for (_, local), remote, _ in _sockets() if local == port}
+    return {peer for peer in peers if (address := _address(peer)) is None or address in here}
+
+
 def user_of(peer: str) -> int | None:
     """The user of the process at the other end of a TCP connection on this machine.
 
@@ -43,12 +54,12 @@ def user_of(peer: str) -> int | None:
     address = _address(peer)
     if address is None:
         return None
-    users = {user for local, user in _sockets() if local == address}
+    users = {user for local, _, user in _sockets() if local == address}
     return users.pop() if len(users) == 1 else None
 
 
-def _sockets() -> Iterator[tuple[tuple[str, int], int]]:
-    """The local address and the user of each TCP connection in this network namespace."""
+def _sockets() -> Iterator[tuple[tuple[str, int], tuple[str, int], int]]:
+    """The local and the remote address and the user of each TCP connection in this network namespace."""
     for table in ("tcp", "tcp6"):
         try:
             lines = Path("/proc/net", table).read_text().splitlines()[1:]
@@ -57,10 +68,15 @@ def _sockets() -> Iterator[tuple[tuple[str, int], int]]:
         for line in lines:
             columns = line.split()
             if columns[3] == _ESTABLISHED:
-                host, port = columns[1].split(":")
-                words = bytes.fromhex(host)  # words of 4 bytes in the machine's byte order
-                packed = struct.pack(f"!{len(words) // 4}I", *struct.unpack(f"={len(words) // 4}I", words))
-                yield (_ip(str(ipaddress.ip_address(packed))), int(port, 16)), int(columns[7])
+                yield _shown(columns[1]), _shown(columns[2]), int(columns[7])
+
+
+def _shown(column: str) -> tuple[str, int]:
+    """Host and port of a column of /proc/net/tcp."""
+    host, port = column.split(":")
+    words = bytes.fromhex(host)  # words of 4 bytes in the machine's byte order
+    packed = struct.pack(f"!{len(words) // 4}I", *struct.unpack(f"={len(words) // 4}I", words))
+    return _ip(str(ipaddress.ip_address(packed))), int(port, 16)
 
 
 def _address(peer: str) -> tuple[str, int] | None:

@@ -128,7 +128,11 @@ class Regions(Generic[R]):
         self._drop(lambda _: True)
 
     def _add(self, name: str, size: int, make: Callable[[], R]) -> None:
-        """Put a new region in the table. `make` maps it, after the limits are checked and outside the lock.
+        """Put a new region in the table; see `_reserved`."""
+        self._put(self._reserved(name, size, make))
+
+    def _reserved(self, name: str, size: int, make: Callable[[], R]) -> R:
+        """A new region whose name and bytes are reserved. `make` maps it after the checks, outside the lock.
 
         Raises:
             AlreadyExistsError: the name is taken by a client that is still there.
@@ -151,12 +155,22 @@ class Regions(Generic[R]):
             self._pending[name] = size
         try:
             region = make()
-            with self._lock:
-                if not self._stopping.is_set():
-                    self._regions[name] = region
-        finally:
-            with self._lock:
-                del self._pending[name]
+        except BaseException:
+            self._release(name)
+            raise
+        return region
+
+    def _put(self, region: R) -> None:
+        """Put a region that was reserved in the table."""
+        with self._lock:
+            del self._pending[region.name]
+            if not self._stopping.is_set():
+                self._regions[region.name] = region
+
+    def _release(self, name: str) -> None:
+        """Give back a name and its bytes that were reserved and not put."""
+        with self._lock:
+            del self._pending[name]
 
     def _get(self, name: str) -> R:
         region = self._regions.get(name)

@@ -53,6 +53,22 @@ class HostRegion(Region):
     memory: mmap.mmap = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class RegionAbout:
+    """A region that is not mapped yet. The other attributes are those of `HostRegion`.
+
+    Attributes:
+        populated: whether the page table is filled, so that requests have no page faults.
+    """
+
+    name: str
+    size: int
+    owner: str
+    key: str
+    offset: int
+    populated: bool = False
+
+
 class SharedMemory(Regions[HostRegion]):
     """The shared memory registered with a server. The arguments are those of `Regions`.
 
@@ -84,7 +100,7 @@ class SharedMemory(Regions[HostRegion]):
             if facts.st_uid != (os.geteuid() if user is None else user):
                 raise _no_memory(name)
             _check(name, facts, offset, size)
-            self._add(name, size, lambda: HostRegion(name, size, owner, key, offset, _mapped(handle, offset, size)))
+            self._add_object(handle, RegionAbout(name, size, owner, key, offset))
         finally:
             os.close(handle)
 
@@ -126,10 +142,18 @@ class SharedMemory(Regions[HostRegion]):
                 raise _elsewhere()
             path.unlink(missing_ok=True)
             _check(region, facts, 0, size)
-            self._add(region, size, lambda: HostRegion(region, size, owner, name, 0, _populated(handle, size)))
+            self._add_object(handle, RegionAbout(region, size, owner, name, 0, populated=True))
         finally:
             os.close(handle)
         return region
+
+    def _add_object(self, handle: int, about: RegionAbout) -> None:
+        """Put a region in the table.
+
+        Raises:
+            AlreadyExistsError, ResourceExhaustedError: as of `register`.
+        """
+        self._add(about.name, about.size, lambda: mapped_region(handle, about))
 
     def view(self, name: str, offset: int, size: int, *, owner: str | None = None) -> memoryview:
         """`size` writable bytes at `offset` of a region; they stay mapped while the view is held.
@@ -190,6 +214,16 @@ def _elsewhere() -> FailedPreconditionError:
         "name: this server cannot read and write the client's shared memory: it is on another machine, in another "
         "container or of another user"
     )
+
+
+def mapped_region(handle: int, about: RegionAbout) -> HostRegion:
+    """Map a part of an object.
+
+    Raises:
+        ResourceExhaustedError: the machine has not so much shared memory left.
+    """
+    memory = _populated(handle, about.size) if about.populated else _mapped(handle, about.offset, about.size)
+    return HostRegion(about.name, about.size, about.owner, about.key, about.offset, memory)
 
 
 def _mapped(handle: int, offset: int, size: int) -> mmap.mmap:

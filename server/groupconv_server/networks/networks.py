@@ -61,7 +61,7 @@ class Networks:
             try:
                 if not isinstance(found, StoredNetwork):
                     raise found[1]
-                network = _made(found.name, found.version, read_model(found.data))
+                network = made(found.name, found.version, read_model(found.data))
                 with self.registry.reserved(network.bytes) as room:
                     self._executor.prepare_network(found.name, found.version, network.model)
                     self.registry.place(network, room)
@@ -102,20 +102,29 @@ class Networks:
             ResourceExhaustedError: it does not fit beside what is loaded, or a tensor is over the limit.
             FailedPreconditionError: a layer has this name, or the network cannot be kept; the version before stays.
         """
-        self.check_name(name)
-        model = read_model(data)
-        version = self.registry.next_version(name)
-        loaded = _made(name, version, model)
-        self._check(loaded, inputs)
-        self.registry.check_fits(loaded.bytes)
+        loaded = self.prepared(name, data, inputs)
         try:
-            self._executor.prepare_network(name, version, model)
             if job is not None and job.look():
                 job.check()
             with self.registry.reserved(loaded.bytes) as room:
                 if self._store is not None:
-                    self._store.save(name, version, data)
+                    self._store.save(name, loaded.version, data)
                 self.registry.place(loaded, room)
+        except BaseException:
+            self._executor.forget(name, loaded.version)
+            raise
+        return loaded
+
+    def prepared(self, name: str, data: bytes, inputs: Sequence[Mapping[str, Sequence[int]]] = ()) -> NetworkVersion:
+        """A new version of a network, prepared on a worker and not placed yet. Arguments and errors: `load`."""
+        self.check_name(name)
+        model = read_model(data)
+        version = self.registry.next_version(name)
+        loaded = made(name, version, model)
+        self._check(loaded, inputs)
+        self.registry.check_fits(loaded.bytes)
+        try:
+            self._executor.prepare_network(name, version, model)
         except BaseException:
             self._executor.forget(name, version)
             raise
@@ -236,7 +245,7 @@ class Networks:
                 raise InvalidArgumentError(f"outputs[{i}]", f"one of {', '.join(map(repr, known))}, once", repr(name))
 
 
-def _made(name: str, version: int, model: Model) -> NetworkVersion:
+def made(name: str, version: int, model: Model) -> NetworkVersion:
     """A version, with what its runtime computes from constants counted."""
     network = NetworkVersion(name, version, size_of(len(model.data)), model)
     network.bytes += network.skeleton.folded_bytes

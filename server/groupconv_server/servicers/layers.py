@@ -1,6 +1,6 @@
 """LayerService: LoadLayer, GetLayer, ListLayers and UnloadLayer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import grpc
@@ -12,22 +12,26 @@ from groupconv.v1 import layer_pb2, layer_pb2_grpc
 from groupconv.wire.specs import spec_to_wire
 from groupconv.wire.tensors import type_to_wire
 from groupconv_server.admission.call import deadline_of
-from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.steps import Shaped, inputs_of, steps_of
 from groupconv_server.layers.names import check_name
 from groupconv_server.layers.repository import Repository
 from groupconv_server.layers.uploads import Upload
-from groupconv_server.layers.version import LayerVersion
+from groupconv_server.layers.version import LayerVersion, Usage
 from groupconv_worker.job import Job
 
 
 class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
     """Loads, describes and unloads resident layers."""
 
-    def __init__(self, repository: Repository, limits: Limits, batcher: Batcher | None = None) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        limits: Limits,
+        batch_sizes: Callable[[str, int], Mapping[int, int]] = lambda *_: {},
+    ) -> None:
         self.repository, self.layers, self.limits = repository, repository.layers, limits
-        self._batcher = batcher
+        self._batch_sizes = batch_sizes
 
     def LoadLayer(  # noqa: N802 - the RPC's name
         self,
@@ -46,7 +50,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         with self.layers.uploads.arriving() as arriving:
             filled = _filled(steps, size, request_iterator, arriving)
             loaded = self.repository.load(name, filled, inputs, job=Job(deadline_of(context), context.is_active))
-        return layer_pb2.LoadLayerResponse(layer=self._described(loaded))
+        return layer_pb2.LoadLayerResponse(layer=self._described([loaded])[0])
 
     def GetLayer(  # noqa: N802 - the RPC's name
         self,
@@ -54,7 +58,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> layer_pb2.GetLayerResponse:
         """Describe one layer."""
-        return layer_pb2.GetLayerResponse(layer=self._described(self.layers.get(request.name)))
+        return layer_pb2.GetLayerResponse(layer=self._described([self.layers.get(request.name)])[0])
 
     def ListLayers(  # noqa: N802 - the RPC's name
         self,
@@ -62,7 +66,7 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> layer_pb2.ListLayersResponse:
         """Describe all layers."""
-        return layer_pb2.ListLayersResponse(layers=map(self._described, self.layers.all()))
+        return layer_pb2.ListLayersResponse(layers=self._described(self.layers.all()))
 
     def UnloadLayer(  # noqa: N802 - the RPC's name
         self,
@@ -73,10 +77,11 @@ class LayerServicer(layer_pb2_grpc.LayerServiceServicer):
         self.repository.unload(request.name)
         return layer_pb2.UnloadLayerResponse()
 
-    def _described(self, layer: LayerVersion) -> layer_pb2.Layer:
-        """A layer as a message."""
-        usage = layer.usage
-        sizes = {} if self._batcher is None else self._batcher.sizes(layer.name, layer.version)
+    def _described(self, layers: Sequence[LayerVersion]) -> list[layer_pb2.Layer]:
+        return [self._message(*each) for each in zip(layers, self.layers.usages(layers), strict=True)]
+
+    def _message(self, layer: LayerVersion, usage: Usage) -> layer_pb2.Layer:
+        sizes = self._batch_sizes(layer.name, layer.version)
         return layer_pb2.Layer(
             name=layer.name,
             version=layer.version,

@@ -1,6 +1,6 @@
 """NetworkService: protobuf in, protobuf out, over `Networks`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -21,7 +21,7 @@ from groupconv.wire.networks import (
 )
 from groupconv.wire.streams import stream_plan_to_wire
 from groupconv_server.admission.call import deadline_of
-from groupconv_server.layers.version import NetworkVersion
+from groupconv_server.layers.version import NetworkVersion, Usage
 from groupconv_server.networks.networks import Networks, size_of
 from groupconv_server.networks.store import LARGEST
 from groupconv_worker.contract import Array
@@ -70,19 +70,21 @@ class NetworkServicer:
         data = self._received(request_iterator, header.byte_size)
         job = Job(deadline_of(context), context.is_active)
         loaded = self._networks.load(header.name, data, inputs, job=job)
-        return network_pb2.LoadNetworkResponse(network=described(loaded))
+        return network_pb2.LoadNetworkResponse(network=self._described([loaded])[0])
 
     def GetNetwork(
         self, request: network_pb2.GetNetworkRequest, context: grpc.ServicerContext
     ) -> network_pb2.GetNetworkResponse:
         """Describe one."""
-        return network_pb2.GetNetworkResponse(network=described(self._registry.get(request.name, NetworkVersion)))
+        return network_pb2.GetNetworkResponse(
+            network=self._described([self._registry.get(request.name, NetworkVersion)])[0]
+        )
 
     def ListNetworks(
         self, request: network_pb2.ListNetworksRequest, context: grpc.ServicerContext
     ) -> network_pb2.ListNetworksResponse:
         """Describe all."""
-        return network_pb2.ListNetworksResponse(networks=map(described, self._registry.all(NetworkVersion)))
+        return network_pb2.ListNetworksResponse(networks=self._described(self._registry.all(NetworkVersion)))
 
     def UnloadNetwork(
         self, request: network_pb2.UnloadNetworkRequest, context: grpc.ServicerContext
@@ -141,6 +143,9 @@ class NetworkServicer:
         rest = network_pb2.RunNetworkResponse(names=done.arrays, report=report).SerializeToString()
         return with_tensors(1, done.arrays.values(), rest)
 
+    def _described(self, networks: Sequence[NetworkVersion]) -> list[network_pb2.Network]:
+        return [described(*each) for each in zip(networks, self._registry.usages(networks), strict=True)]
+
     def _received(self, requests: Iterator[network_pb2.LoadNetworkRequest], size: int) -> bytes:
         data = bytearray()
         with self._registry.uploads.arriving() as arriving:
@@ -156,9 +161,9 @@ class NetworkServicer:
         return bytes(data)
 
 
-def described(network: NetworkVersion) -> network_pb2.Network:
+def described(network: NetworkVersion, usage: Usage) -> network_pb2.Network:
     """A network as a message."""
-    model, usage = network.model, network.usage
+    model = network.model
     return network_pb2.Network(
         name=network.name,
         version=network.version,

@@ -38,9 +38,9 @@ class StreamServicer:
         budget: the memory of all streams.
     """
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, budget: Budget | None = None) -> None:
         self.coordinator = coordinator
-        self.budget = Budget(coordinator.limits.streams_bytes)
+        self.budget = budget or Budget(coordinator.limits.streams_bytes)
 
     def add_to(self, server: grpc.Server) -> None:
         """Serve the method."""

@@ -20,7 +20,14 @@ class Budget:
         Traceback (most recent call last):
         ...
         groupconv.errors.ResourceExhaustedError: streams hold 60 B of 100 B (--streams-mib); this one needs 60 B: ...
+
+    Attributes:
+        limit: of the bytes.
+        held: bytes that are taken.
+        elsewhere: bytes that the server's other processes have taken, of the same limit.
     """
+
+    elsewhere: int = 0
 
     def __init__(self, limit: int) -> None:
         self.limit, self.held = limit, 0
@@ -34,13 +41,15 @@ class Budget:
             ResourceExhaustedError: fewer are left.
         """
         with self._changed:
-            if self.held + nbytes > self.limit:
-                held, limit, needs = (human_bytes(n) for n in (self.held, self.limit, nbytes))
+            self.held += nbytes  # before the others are looked at, who do the same
+            taken = self.held + self.elsewhere
+            if taken > self.limit:
+                self.held -= nbytes
+                held, limit, needs = (human_bytes(n) for n in (taken - nbytes, self.limit, nbytes))
                 raise ResourceExhaustedError(
                     f"streams hold {held} of {limit} (--streams-mib); this one needs {needs}: try again later",
                     retry_after=1.0,
                 )
-            self.held += nbytes
             if self._returning is not None:
                 self._returning.cancel()
                 self._returning = None

@@ -139,6 +139,11 @@ def end(span: Span, code: str, reason: str = "") -> None:
         span.end()
 
 
+def flush() -> None:
+    """Export what is left. A process that ends like any other does so by itself."""
+    getattr(trace.get_tracer_provider(), "shutdown", lambda: None)()
+
+
 def configure() -> bool:
     """Export this process's spans by OTLP, as the OTEL_ environment variables say; False if they do not.
 

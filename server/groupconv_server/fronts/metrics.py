@@ -1,0 +1,89 @@
+"""The metrics of all fronts as those of one server."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.samples import Sample
+
+ALIKE = frozenset(
+    {
+        "groupconv_build_info",
+        "groupconv_layers",
+        "groupconv_layers_bytes",
+        "groupconv_layers_limit_bytes",
+        "groupconv_layer_bytes",
+        "groupconv_stream_limit_bytes",
+        "process_start_time_seconds",
+        "process_max_fds",
+    }
+)
+"""Gauges that every front has alike: the largest one counts. Others are summed."""
+_Key = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class SummedMetrics:
+    """A collector of a registry.
+
+    What a lost process had counted stays in the sums as of the last scrape, so counters never go back.
+
+    Args:
+        gather: returns the families of each front, by its number.
+    """
+
+    def __init__(self, gather: Callable[[], dict[int, list[Metric]]]) -> None:
+        self._gather, self._last, self._lost = gather, dict[int, list[Metric]](), list[Metric]()
+        self._lock = threading.Lock()
+
+    def registry(self) -> CollectorRegistry:
+        """A registry with these metrics."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        return registry
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the registry asks at registration, when there are no values."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The sums."""
+        with self._lock:
+            self._last |= self._gather()
+            yield from total([self._lost, *self._last.values()])
+
+    def lose(self, front: int) -> None:
+        """A front has ended."""
+        with self._lock:
+            counted = [m for m in self._last.pop(front, ()) if m.type in ("counter", "histogram")]
+            self._lost = list(total([self._lost, counted]))
+
+
+def total(found: Iterable[Sequence[Metric]]) -> Iterator[Metric]:
+    """One family of each name, with the sums of its samples.
+
+    Example:
+        >>> from prometheus_client.core import CounterMetricFamily
+        >>> [family] = total([[CounterMetricFamily("seen", "Seen.", value=n)] for n in (2, 3)])
+        >>> family.samples[0].name, family.samples[0].value
+        ('seen_total', 5)
+    """
+    families: dict[str, Metric] = {}
+    values: dict[str, dict[_Key, float]] = {}
+    for metrics in found:
+        for metric in metrics:
+            families.setdefault(metric.name, metric)
+            samples = values.setdefault(metric.name, {})
+            for sample in metric.samples:
+                key = sample.name, tuple(sample.labels.items())
+                known = samples.get(key)
+                if known is None:
+                    samples[key] = sample.value
+                elif metric.name in ALIKE:
+                    samples[key] = max(known, sample.value)
+                else:
+                    samples[key] = known + sample.value
+    for name, family in families.items():
+        summed = Metric(name, family.documentation, family.type, family.unit)
+        summed.samples = [Sample(n, dict(labels), value) for (n, labels), value in values[name].items()]
+        yield summed

@@ -1,0 +1,152 @@
+"""The state of all fronts as that of one server."""
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import grpc
+import psutil
+
+from groupconv.v1 import cluster_pb2
+from groupconv_server.coordinator.coordinator import Coordinator
+from groupconv_server.fronts.link import Link
+from groupconv_server.health import DEGRADED, NOT_SERVING, SERVING, Health
+from groupconv_server.inference.statistics import ModelStatistics, Record
+from groupconv_server.layers.registry import Layers
+from groupconv_server.layers.version import Usage, Version
+from groupconv_server.servicers.cluster import ClusterServicer
+
+Status = cluster_pb2.GetClusterResponse
+Key = tuple[str, int]
+"""Name and version of a layer or network."""
+
+
+class FrontCluster(ClusterServicer):
+    """Reports the state of all fronts.
+
+    Args:
+        coordinator, layers, health: of this front.
+        index: of this front.
+        port: that clients are connected to.
+        supervisor: collects from all fronts.
+    """
+
+    def __init__(
+        self, coordinator: Coordinator, layers: Layers, health: Health, *, index: int, port: int, supervisor: Link
+    ) -> None:
+        super().__init__(coordinator, layers, health)
+        self._index, self._port, self._supervisor = index, port, supervisor
+
+    def GetCluster(  # noqa: N802 - the RPC's name
+        self, request: cluster_pb2.GetClusterRequest, context: grpc.ServicerContext
+    ) -> Status:
+        """Report the state of all."""
+        found = [Status.FromString(raw) for raw in self._supervisor.call("gather", "cluster")]
+        merged = merge(found or [super().GetCluster(request, context)])
+        restarts: Mapping[int, int] = self._supervisor.call("restarts")
+        for process in merged.processes:
+            process.restarts = restarts.get(process.index, 0)
+        missing = len(restarts) - len(found)
+        if missing > 0 and found:
+            merged.state = DEGRADED if merged.state == SERVING else merged.state
+            merged.trouble = merged.trouble or f"{missing} of {len(restarts)} processes are being started"
+        return merged
+
+    def here(self) -> bytes:
+        """The state of this front, for another one."""
+        status = super().GetCluster(cluster_pb2.GetClusterRequest(), None)  # type: ignore[arg-type] # it is not used
+        process = status.processes.add(index=self._index, pid=os.getpid())
+        for name in ("requests", "running", "uptime_seconds", "cpu_seconds", "resident_bytes"):
+            setattr(process, name, getattr(status, name))
+        process.connections = connections(self._port)
+        return status.SerializeToString()
+
+
+def merge(found: Sequence[Status]) -> Status:
+    """One state of several: counts are summed, and what is the same at all is taken once.
+
+    Example:
+        >>> both = merge([Status(requests=2, state="SERVING"), Status(requests=3, state="SERVING")])
+        >>> both.requests, both.state
+        (5, 'SERVING')
+    """
+    merged = Status()
+    merged.CopyFrom(found[0])
+    for name in ("workers", "layers", "processes"):
+        merged.ClearField(name)
+    for name in ("requests", "running", "resident_bytes", "cpu_seconds", "streams"):
+        setattr(merged, name, sum(getattr(status, name) for status in found))
+    merged.uptime_seconds = max(status.uptime_seconds for status in found)
+    layers: dict[Key, cluster_pb2.LayerLoad] = {}
+    for status in found:
+        merged.workers.extend(status.workers)
+        merged.processes.extend(status.processes)
+        for layer in status.layers:
+            known = layers.get((layer.name, layer.version))
+            if known is None:
+                layers[layer.name, layer.version] = layer
+            else:
+                known.requests += layer.requests
+                known.failures += layer.failures
+                known.seconds += layer.seconds
+    merged.layers.extend(layers.values())
+    states = [status.state for status in found]
+    if all(state == NOT_SERVING for state in states):
+        merged.state = NOT_SERVING
+    else:
+        merged.state = SERVING if all(state == SERVING for state in states) else DEGRADED
+    merged.trouble = next((status.trouble for status in found if status.trouble), "")
+    return merged
+
+
+def connections(port: int) -> int:
+    """Clients' connections to this process."""
+    found = psutil.Process().net_connections("tcp")
+    return sum(c.status == psutil.CONN_ESTABLISHED and c.laddr.port == port for c in found)
+
+
+def sum_usages(found: Sequence[Mapping[Key, Usage]], versions: Sequence[Version]) -> list[Usage]:
+    """What each version did at all fronts."""
+    return [_sum([at[v.name, v.version] for at in found if (v.name, v.version) in at]) for v in versions]
+
+
+def _sum(usages: Sequence[Usage]) -> Usage:
+    total = Usage()
+    for usage in usages:
+        for field in dataclasses.fields(Usage):
+            setattr(total, field.name, getattr(total, field.name) + getattr(usage, field.name))
+    return total
+
+
+def sum_sizes(found: Sequence[Mapping[int, int]]) -> dict[int, int]:
+    """Runs by their samples, at all fronts."""
+    total: Counter[int] = Counter()
+    for sizes in found:
+        total.update(sizes)
+    return dict(sorted(total.items()))
+
+
+class FrontStatistics(ModelStatistics):
+    """Counts of the Open Inference Protocol at all fronts.
+
+    Args:
+        supervisor: collects from all fronts.
+    """
+
+    def __init__(self, supervisor: Link) -> None:
+        super().__init__()
+        self._supervisor = supervisor
+
+    def records(self, layers: Sequence[Version]) -> list[Record]:
+        """Sums over all fronts."""
+        keys = [(layer.name, layer.version) for layer in layers]
+        totals = [Record() for _ in layers]
+        for found in self._supervisor.call("gather", "statistics", keys):
+            for total, record in zip(totals, found, strict=True):
+                total.add(record)
+        return totals
+
+    def here(self, layers: Sequence[Version]) -> list[Record]:
+        """The records of this front."""
+        return super().records(layers)

@@ -1,0 +1,302 @@
+"""The supervisor: starts the fronts, holds what must be one, replaces a front that is lost, and ends all."""
+
+import functools
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from groupconv.errors import FailedPreconditionError, UnavailableError
+from groupconv.transport.address import joined
+from groupconv_server.access.rates import CallerLimits
+from groupconv_server.access.tls import certificates_for
+from groupconv_server.config import Config
+from groupconv_server.fronts.counters import Counters
+from groupconv_server.fronts.disk import Disk
+from groupconv_server.fronts.front import Start, run
+from groupconv_server.fronts.ledger import Ledger
+from groupconv_server.fronts.limits import Allowances
+from groupconv_server.fronts.link import Handler, Link
+from groupconv_server.fronts.metrics import SummedMetrics
+from groupconv_server.fronts.sweeper import Sweeper
+from groupconv_server.health import DEGRADED, NOT_SERVING, SERVING
+from groupconv_server.overtime import OVERTIME
+from groupconv_server.telemetry.page import Page
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 15.0
+"""Seconds before a front that was lost before it served is started again: more each time."""
+
+
+@dataclass(eq=False)
+class Front:
+    """A front's process, as the supervisor sees it.
+
+    Attributes:
+        link: to it.
+        process: of it.
+        ready: done when it serves; the engines of its workers.
+        serving: whether it serves.
+    """
+
+    index: int
+    link: Link
+    process: BaseProcess | None = None
+    ready: "Future[list[str]]" = field(default_factory=Future)
+    serving: bool = False
+
+
+class Supervisor:
+    """A server of several processes; a context manager that ends it.
+
+    Args:
+        config: of the server; `processes` is the number of fronts.
+        logs: format and level of the fronts' logs; None leaves logging in them as it is.
+
+    Attributes:
+        web_url: the URL of its page, or None if there is no web port. The first front has it.
+        in_order: whether every process that has ended at the stop did so in time.
+
+    Raises:
+        FailedPreconditionError: an option that does not go with several processes, or as of `Server`.
+        UnavailableError: the port is taken.
+    """
+
+    def __init__(self, config: Config, logs: tuple[str, str | int] | None = None) -> None:
+        self.processes, self.in_order = config.processes, True
+        _check(config)
+        certificates_for(config.host, config.tls_cert, config.tls_key, config.tls_client_ca, insecure=config.insecure)
+        self._reserved = _reserve(config.host, config.port)
+        self.port: int = self._reserved.getsockname()[1]
+        self.config = config = replace(config, port=self.port)
+        self._child = replace(config, processes=1, metrics_port=None, layer_dir=None)
+        self.web_url: str | None = None
+        self._logs = logs
+        self._counters, self._allowances = Counters(self.processes), Allowances(self.processes)
+        self._numbers: dict[tuple[str, CallerLimits], int] = {}
+        self._fronts: dict[int, Front] = {}
+        self._restarts = dict.fromkeys(range(self.processes), 0)
+        self._pauses = dict.fromkeys(range(self.processes), 0.0)
+        self._lock, self._stopping = threading.RLock(), threading.Event()
+        self._disk, self._page = None, None
+        self._sum = SummedMetrics(self._metrics)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([run.__module__])
+        try:
+            self._disk = None if config.layer_dir is None else Disk(config.layer_dir, config.limits, self.address)
+            self.ledger = Ledger(self._counters, self._disk)
+            self._sweeper = Sweeper(self.ledger, self.gather, self.port)
+            for index in range(self.processes):
+                self._start(index)
+            self._engines = [engine for front in list(self._fronts.values()) for engine in front.ready.result()]
+            self._page = Page.of(config.metrics_host, config.metrics_port, self._sum.registry(), self.state)
+        except BaseException:
+            self._end(0.0)
+            raise
+
+    @property
+    def address(self) -> str:
+        """What a client connects to."""
+        return joined(self.config.host, self.port)
+
+    @property
+    def metrics_url(self) -> str | None:
+        """The URL of its metrics, or None if they are not served."""
+        return None if self._page is None else self._page.url
+
+    @property
+    def pids(self) -> list[int]:
+        """Ids of the fronts' processes."""
+        with self._lock:
+            return [front.process.pid for front in self._fronts.values() if front.process and front.process.pid]
+
+    def described(self) -> str:
+        """The processes and their workers, for people."""
+        engines = ", ".join(dict.fromkeys(self._engines))
+        return f"{self.processes} processes and {len(self._engines)} local workers ({engines})"
+
+    def state(self) -> tuple[str, str]:
+        """SERVING, DEGRADED (a process is missing, or something is wrong) or NOT_SERVING; and the reason."""
+        if self._stopping.is_set():
+            return NOT_SERVING, "it is stopping"
+        states = self.gather("health")
+        missing = self.processes - len(states)
+        wrong = [(state, reason) for state, reason in states if state != SERVING]
+        if missing:
+            wrong.append((DEGRADED, f"{missing} of {self.processes} processes are being started"))
+        if not states or all(state == NOT_SERVING for state, _ in states):
+            return NOT_SERVING, wrong[0][1]
+        return (DEGRADED, wrong[0][1]) if wrong else (SERVING, "")
+
+    def gather(self, name: str, *arguments: Any) -> list[Any]:
+        """Call all fronts that serve; one that has gone meanwhile is left out."""
+        return list(self._gathered(name, *arguments).values())
+
+    def reload(self) -> None:
+        """Have every front read certificates and tokens again."""
+        self.gather("reload")
+
+    def stop(self) -> None:
+        """Let running requests end within the grace period, then end all processes."""
+        self._end(self.config.grace + OVERTIME)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def _start(self, index: int) -> None:
+        """Start the process of a front."""
+        ours, theirs = socket.socketpair()
+        front = Front(index, Link(ours, {}))
+        front.link.handlers |= self._handlers(front)
+        front.link.lost = functools.partial(self._lost, front)
+        config = self._child if not index else replace(self._child, web_port=None)
+        start = Start(index, self.processes, config, self._logs)
+        shared = DupFd(self._counters.handle), DupFd(self._allowances.handle)
+        with self._lock, theirs:
+            if self._stopping.is_set():
+                front.link.close()
+                return
+            self._fronts[index] = front
+            target: Callable[..., None] = run
+            front.process = self._context.Process(target=target, args=(start, theirs, *shared), name=f"front-{index}")
+            front.process.start()
+
+    def _handlers(self, front: Front) -> dict[str, Handler]:
+        """What a front may ask for."""
+        ledger = self.ledger
+        return {
+            "join": lambda: ledger.join(front.index, front.link),
+            "ready": functools.partial(self._serves, front),
+            "failed": front.ready.set_exception,
+            "next_version": ledger.next_version,
+            "publish": self._sweeper.publish,
+            "remove": ledger.remove,
+            "remove_regions": self._sweeper.remove,
+            "remove_regions_of": self._sweeper.remove_of,
+            "reload": ledger.reload,
+            "unloaded": ledger.unloaded,
+            "gather": self.gather,
+            "restarts": lambda: dict(self._restarts),
+            "allowance": self._number_of,
+        }
+
+    def _serves(self, front: Front, engines: list[str], web_url: str | None) -> None:
+        self._pauses[front.index] = 0.0
+        if web_url is not None:  # the one that replaces it has the same port
+            self.web_url = web_url
+            self._child = replace(self._child, web_port=urlsplit(web_url).port)
+        front.serving = True
+        front.ready.set_result(engines)
+
+    def _number_of(self, name: str, rates: CallerLimits) -> int:
+        with self._lock:
+            return self._numbers.setdefault((name, rates), len(self._numbers))
+
+    def _lost(self, front: Front) -> None:
+        """A front has ended: start another one, unless all end."""
+        front.serving = False
+        self.ledger.leave(front.index)
+        self._sum.lose(front.index)
+        if not front.ready.done():
+            front.ready.set_exception(UnavailableError(f"process {front.index} ended before it served"))
+        with self._lock:
+            if self._stopping.is_set() or self._fronts.get(front.index) is not front:
+                return
+        assert front.process is not None
+        front.process.join()
+        self._counters.clear(front.index)
+        self._allowances.clear(front.index)
+        if front.ready.exception() is not None and not self._restarts[front.index] and not hasattr(self, "_engines"):
+            return  # the server does not start
+        pause = self._pauses[front.index]
+        self._pauses[front.index] = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * pause))
+        self._restarts[front.index] += 1
+        log.error("process %d (pid %s) is lost; it is replaced", front.index, front.process.pid)
+        if not self._stopping.wait(pause):
+            self._start(front.index)
+
+    def _gathered(self, name: str, *arguments: Any) -> dict[int, Any]:
+        with self._lock:
+            fronts = [front for _, front in sorted(self._fronts.items()) if front.serving]
+        found = {}
+        for front, answer in [(front, front.link.start(name, *arguments)) for front in fronts]:
+            with suppress(UnavailableError):
+                found[front.index] = answer.result()
+        return found
+
+    def _metrics(self) -> dict[int, Any]:
+        return self._gathered("metrics")
+
+    def _end(self, seconds: float) -> None:
+        """End all fronts, those that are left after so many seconds by force."""
+        self._stopping.set()
+        until = time.monotonic() + seconds
+        with self._lock:
+            fronts = [front for front in self._fronts.values() if front.process is not None]
+        for front in fronts:
+            front.link.start("stop")
+        for front in fronts:
+            assert front.process is not None
+            front.process.join(max(0.0, until - time.monotonic()))
+            if front.process.exitcode is None and front.process.pid is not None:
+                os.kill(front.process.pid, signal.SIGKILL)
+                front.process.join()
+            self.in_order = self.in_order and front.process.exitcode == 0
+            front.link.close()
+        if hasattr(self, "_sweeper"):
+            self._sweeper.close()
+        if self._page is not None:
+            self._page.close()
+        if self._disk is not None:
+            self._disk.close()
+        self._reserved.close()
+
+
+def _check(config: Config) -> None:
+    """Refuse what does not go with several processes."""
+    why = ""
+    if config.executor_name() != "local":
+        why = "they compute in their own processes; use --executor local, or --processes 1 with --executor ray"
+    elif (config.workers or 1) > 1:
+        why = "each has one local worker; leave --workers out"
+    elif config.evict_layers:
+        why = "they do not know which layer was used last; leave --evict-layers out"
+    if why:
+        raise FailedPreconditionError(f"--processes {config.processes}: {why}")
+
+
+def _reserve(host: str, port: int) -> socket.socket:
+    """A socket that has the port without listening, so that the fronts may share it and no other server gets it.
+
+    Raises:
+        UnavailableError: the port is taken.
+    """
+    taken = UnavailableError(f"cannot listen on {joined(host, port)}: is another server there?")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as first:  # refused if anyone has the port, even to share it
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            first.bind(address)
+            address = first.getsockname()
+        held = socket.socket(family, kind, protocol)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+    except OSError:
+        raise taken from None
+    return held

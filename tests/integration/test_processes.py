@@ -1,0 +1,245 @@
+"""A server of several processes looks like one."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import groupconv
+from groupconv import ConvSpec, Step
+from groupconv.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from groupconv_server.access.rates import CallerLimits
+from groupconv_server.access.tokens import entry_text, new_token
+from groupconv_server.cli.app import app
+from groupconv_server.config import Config
+from groupconv_server.fronts.supervisor import Supervisor
+from groupconv_server.layers.store import LayerStore
+from waiting import until
+
+X = np.ones((1, 1, 4), np.float32)
+
+
+def kernel(n):
+    return np.full((1, 1, 1), n, np.float32)
+
+
+def start(**options):
+    return Supervisor(Config(port=0, executor="local", engine="reference", processes=2, **options))
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A server of two processes."""
+    folder = tmp_path_factory.mktemp("layers")
+    store = LayerStore(folder)
+    store.save("stored", 3, [Step(kernel(7))])
+    store.close()
+    with start(metrics_port=0, shared_memory=True, layer_dir=folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(several):
+    """Its client, with a connection to each process."""
+    with reaching_all(several) as client:
+        yield client
+
+
+def reaching_all(server, **options):
+    """A client whose connections reach every process."""
+    while True:
+        client = groupconv.connect(server.address, timeout=60, connections=8, **options)
+        for _ in range(8):
+            client.status()
+        if all(process.connections for process in client.status().processes):
+            return client
+        client.close()
+
+
+def test_each_process_answers(client):
+    before = {p.index: p.requests for p in client.status().processes}
+    for _ in range(16):
+        client.conv1d(X, kernel(2))
+    after = {p.index: p.requests for p in client.status().processes}
+    assert sorted(after) == [0, 1]
+    assert all(after[i] > before[i] for i in after)
+    assert sum(after.values()) - sum(before.values()) == 16
+    assert client.status().requests == sum(after.values())
+    assert [w.id for w in client.status().workers] == ["local-0", "local-1"]
+
+
+def test_the_command_lists_the_processes(several, client):
+    shown = CliRunner().invoke(app(), ["status", "--target", several.address]).output
+    rows = [line.split()[:2] for line in shown.splitlines()]
+    assert all([str(p.index), str(p.pid)] in rows for p in client.status().processes)
+
+
+def test_no_answer_is_of_an_older_version_than_one_before(client):
+    def load(n):
+        return client.load_layer_steps("switched", [Step(kernel(n)), Step(kernel(n))])
+
+    layer = load(1)
+    done = threading.Event()
+
+    def ask():
+        seen = []
+        while not done.is_set():
+            y = layer(X)
+            assert (y == y.flat[0]).all()
+            seen.append(int(y.flat[0]))
+        return seen
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        try:
+            versions = [load(n).info.version for n in range(2, 7)]
+            after = [int(layer(X).flat[0]) for _ in range(8)]
+        finally:
+            done.set()
+        for future in asking:
+            seen = future.result()
+            assert seen == sorted(seen)
+            assert set(seen) <= {n * n for n in range(1, 7)}
+    assert versions == sorted(set(versions))
+    assert after == [36] * 8
+    (info,) = [info for info in client.list_layers() if info.name == "switched"]
+    assert info.requests >= 8
+    assert info.version == versions[-1]
+    layer.unload()
+    for _ in range(8):
+        with pytest.raises(NotFoundError):
+            layer(X)
+
+
+def test_loads_of_one_name_at_the_same_time_leave_one_version(client):
+    with ThreadPoolExecutor(4) as pool:
+        infos = list(pool.map(lambda n: client.load_layer("raced", kernel(n)).info, range(8)))
+    last = max(info.version for info in infos)
+    layer = client.get_layer("raced")
+    assert layer.info.version == last
+    assert len({float(layer(X).flat[0]) for _ in range(8)}) == 1
+    layer.unload()
+
+
+def test_a_region_is_registered_once_and_used_with_all(several):
+    with reaching_all(several, shared_memory=True) as client:
+        x = client.empty((1, 1, 4))
+        x[...] = 3
+        answers = [client.conv1d(x, kernel(2)).flat[0] for _ in range(8)]
+    assert answers == [6.0] * 8
+    until(lambda: not several.ledger.names("client region"))
+
+
+def test_the_metrics_are_sums(several, client):
+    def read():
+        text = urllib.request.urlopen(several.metrics_url, timeout=30).read().decode()
+        return dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+
+    name = 'groupconv_requests_total{code="OK",method="groupconv.v1.ConvolutionService/Convolve"}'
+    before = float(read().get(name, 0))
+    for _ in range(8):
+        client.conv1d(X, kernel(2))
+    after = read()
+    assert float(after[name]) - before == 8
+    assert float(after["groupconv_workers"]) == 2
+    assert float(after["groupconv_layers_limit_bytes"]) == several.config.layer_bytes
+
+
+def test_a_lost_process_is_replaced_and_has_what_is_loaded(several, client):
+    layer = client.load_layer("kept", kernel(5))
+    pid = several.pids[0]
+    os.kill(pid, signal.SIGKILL)
+    assert [float(layer(X).flat[0]) for _ in range(16)] == [5.0] * 16  # the client tries again
+    until(lambda: pid not in several.pids and len(several.gather("health")) == 2)
+    with reaching_all(several) as another:
+        kept = another.get_layer("kept")
+        assert [float(kept(X).flat[0]) for _ in range(8)] == [5.0] * 8
+        assert sum(p.restarts for p in another.status().processes) >= 1
+        assert another.status().state == "SERVING"
+    layer.unload()
+
+
+@pytest.mark.slow
+def test_limits_of_a_token_hold_for_all_processes(tmp_path):
+    token, tokens = new_token(), tmp_path / "tokens.toml"
+    tokens.write_text(entry_text("alice", token, CallerLimits(requests_per_second=0.001)))
+    with start(tokens=tokens) as server:
+        refused = 0
+        with groupconv.connect(server.address, timeout=60, connections=8, token=token) as client:
+            for _ in range(8):
+                try:
+                    client.conv1d(X, kernel(2))
+                except groupconv.errors.ResourceExhaustedError:
+                    refused += 1
+        assert refused == 7
+
+
+def test_layers_come_back_from_disk_and_new_ones_are_kept(several, client):
+    stored = client.get_layer("stored")
+    assert stored.info.version == 3
+    assert [float(stored(X).flat[0]) for _ in range(8)] == [7.0] * 8
+    new = client.load_layer("new", kernel(8))
+    assert new.info.version > 3
+    assert len(list(several.config.layer_dir.glob("new-*"))) == 2
+    new.unload()
+    assert not list(several.config.layer_dir.glob("new-*"))
+    with pytest.raises(FailedPreconditionError, match="is in use by another server"):
+        start(layer_dir=several.config.layer_dir)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"workers": 2}, "leave --workers out"),
+        ({"evict_layers": True}, "leave --evict-layers out"),
+        ({"executor": "ray"}, "use --executor local"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused_at_the_start(options, why):
+    with pytest.raises(FailedPreconditionError, match=f"--processes 2: .*{why}"):
+        Supervisor(Config(port=0, processes=2, **{"executor": "local"} | options))
+
+
+def test_a_port_that_another_server_has_is_refused(several):
+    with pytest.raises(UnavailableError, match="is another server there"):
+        Supervisor(Config(port=several.port, executor="local", processes=2))
+
+
+@pytest.mark.slow
+def test_a_signal_drains_all_processes():
+    command = [sys.executable, "-m", "groupconv_server", "serve", "--processes", "2", "--port", "0"]
+    with subprocess.Popen([*command, "--engine", "reference"], stdout=subprocess.PIPE, text=True) as server:
+        address = server.stdout.readline().split()[-1]
+        with groupconv.connect(address, timeout=60, connections=4) as client, ThreadPoolExecutor(8) as pool:
+            x = np.ones((8, 8, 64, 64), np.float32)
+            w = np.ones((8, 8, 5, 5), np.float32)
+            client.conv2d(x, w)
+            running = [pool.submit(client.conv2d, x, w) for _ in range(8)]
+            until(lambda: client.status().running > 0)
+            server.send_signal(signal.SIGTERM)
+            for answer in running:
+                try:
+                    assert answer.result().shape == (8, 8, 60, 60)
+                except UnavailableError:
+                    continue  # it came after the signal
+        assert server.wait(60) == 0
+
+
+def test_a_spec_crosses_processes(client):
+    """Weights travel in shared memory: several arrays of several dtypes at their places."""
+    steps = [
+        Step(np.full((2, 1, 3), 2, np.float16), np.array([1, 2], np.float16), ConvSpec(groups=1, padding=1)),
+        Step(np.full((1, 2, 1), 3, np.float16), None, ConvSpec(activation="relu")),
+    ]
+    layer = client.load_layer_steps("mixed", steps)
+    want = client.run(X.astype(np.float16), steps).output
+    for _ in range(8):
+        np.testing.assert_array_equal(layer(X.astype(np.float16)), want)
+    layer.unload()

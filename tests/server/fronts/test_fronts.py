@@ -1,0 +1,171 @@
+"""The parts of several processes that need no processes to be tested."""
+
+import os
+import socket
+import threading
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from groupconv.errors import InvalidArgumentError, ResourceExhaustedError, UnavailableError
+from groupconv_server.access.rates import CallerLimits
+from groupconv_server.admission.gate import Gate
+from groupconv_server.fronts.counters import Counters
+from groupconv_server.fronts.limits import Allowances, SharedAllowance, SharedBudget, SharedGate, SharedThreads
+from groupconv_server.fronts.link import Link
+from groupconv_server.fronts.metrics import SummedMetrics
+from groupconv_server.fronts.replica import Change, Replica, Staged
+
+
+@pytest.fixture
+def counters():
+    """Those of two processes, as each of them has mapped them."""
+    first = Counters(2)
+    return first, Counters(2, 1, first.handle)
+
+
+def test_an_error_crosses_a_link_with_its_field():
+    def refuse():
+        raise InvalidArgumentError("groups", "a divisor of 96", 5)
+
+    ends = socket.socketpair()
+    with Link(ends[0], {}) as here, Link(ends[1], {"refuse": refuse}), pytest.raises(InvalidArgumentError) as caught:
+        here.call("refuse")
+    assert str(caught.value) == "groups: expected a divisor of 96, got 5"
+    assert caught.value.field == "groups"
+
+
+def test_a_descriptor_crosses_a_link():
+    handle = os.memfd_create("sent")
+    os.write(handle, b"weights")
+
+    def read(handle):
+        try:
+            return os.pread(handle, 7, 0)
+        finally:
+            os.close(handle)
+
+    ends = socket.socketpair()
+    with Link(ends[0], {}) as here, Link(ends[1], {"read": read}):
+        assert here.call("read", handle=handle) == b"weights"
+    os.close(handle)
+
+
+def test_calls_of_a_process_that_goes_end():
+    begun, never = threading.Event(), threading.Event()
+    ends = socket.socketpair()
+    there = Link(ends[1], {"wait": lambda: begun.set() or never.wait()})
+    with Link(ends[0], {}) as here:
+        answer = here.start("wait")
+        begun.wait()
+        there.close()
+        with pytest.raises(UnavailableError):
+            answer.result()
+        with pytest.raises(UnavailableError):
+            here.call("wait")
+    never.set()
+
+
+def test_a_change_holds_for_all_when_its_number_is_written(counters):
+    replicas = [Replica(c) for c in counters]
+    tables = [{}, {}]
+    for replica, table in zip(replicas, tables, strict=True):
+
+        def stage(change, handle, table=table):
+            return Staged(lambda: table.update({change.name: change.version}), lambda: None)
+
+        replica.register("layer", stage, table.pop)
+        replica.stage(1, Change("layer", "edge", 7, None), -1)
+        replica.commit(1, epoch=1)
+        replica.catch_up()
+    assert tables == [{}, {}]
+    counters[0].epoch = 1
+    for replica in replicas:
+        replica.catch_up()
+        replica.commit_removal("layer", "edge", epoch=2)
+        replica.catch_up()
+    assert tables == [{"edge": 7}] * 2
+    counters[0].epoch = 2
+    replicas[1].catch_up()
+    assert tables == [{"edge": 7}, {}]
+
+
+def test_two_gates_admit_as_many_as_one(counters):
+    first, second = (SharedGate(2, 1, 100, c) for c in counters)
+    tickets = [first.enter(), second.enter(), second.enter()]
+    for gate in (first, second):
+        with pytest.raises(ResourceExhaustedError, match="2 requests run and 1 wait"):
+            gate.enter()
+    assert first.everywhere()() == 3
+    tickets[0].hold(60)
+    with pytest.raises(ResourceExhaustedError, match="requests hold 60 B"):
+        tickets[1].hold(60)
+    tickets[0].leave()
+    tickets[1].hold(60)
+    assert isinstance(second.enter().nbytes, int)
+
+
+def test_a_gate_of_one_process_is_not_shared():
+    gate = Gate(1, 0, 100)
+    gate.enter().leave()
+    gate.enter()
+    with pytest.raises(ResourceExhaustedError):
+        gate.enter()
+
+
+def test_streams_of_all_processes_have_one_budget(counters):
+    first, second = (SharedBudget(100, c) for c in counters)
+    first.reserve(60)
+    with pytest.raises(ResourceExhaustedError, match="streams hold 60 B of 100 B"):
+        second.reserve(60)
+    second.reserve(40)
+    counters[0].clear(0)  # a process that was lost
+    second.reserve(60)
+
+
+def test_an_engine_takes_the_threads_that_others_leave_idle(counters):
+    first, second = (SharedThreads(4, processes=2, counters=c) for c in counters)
+    assert first.acquire() == 4
+    assert second.acquire() == 2  # its share, whatever the first one has
+    second.release(2)
+    first.release(4)
+    assert second.acquire(among=4) == 1
+    assert first.acquire() == 3
+
+
+def test_a_token_has_one_allowance_at_all_processes():
+    first = Allowances(2)
+    second = Allowances(2, 1, first.handle)
+    rates = CallerLimits(requests_per_second=2, bytes_per_second=1000, concurrent=2)
+    here, there = (SharedAllowance("alice", rates, a, 3) for a in (first, second))
+    here.enter()
+    there.enter()
+    with pytest.raises(ResourceExhaustedError, match="2 requests at a time"):
+        here.enter()
+    there.leave()
+    with pytest.raises(ResourceExhaustedError, match="2 requests per second"):
+        there.enter()
+    assert there.spend(5000) > 3
+    with pytest.raises(ResourceExhaustedError, match="1000 bytes per second"):
+        here.enter()
+    first.clear(0)
+    assert first.running(3 * (4 + 2)) == (0, 0)
+
+
+def test_counters_of_lost_processes_stay_in_the_sums():
+    def front():
+        registry = CollectorRegistry()
+        counter = Counter("seen", "Seen.", registry=registry)
+        Gauge("held", "Held.", registry=registry).set(5)
+        return registry, counter
+
+    fronts = {0: front(), 1: front()}
+    fronts[0][1].inc(2)
+    fronts[1][1].inc(3)
+    summed = SummedMetrics(lambda: {i: list(registry.collect()) for i, (registry, _) in fronts.items()})
+    registry = summed.registry()
+    assert (registry.get_sample_value("seen_total"), registry.get_sample_value("held")) == (5, 10)
+    del fronts[0]
+    summed.lose(0)
+    fronts[1][1].inc()
+    assert (registry.get_sample_value("seen_total"), registry.get_sample_value("held")) == (6, 5)
