@@ -48,7 +48,7 @@ class Gauges:
             "groupconv_worker_info", "A worker that takes shards.", labels=["worker", "node", "engine", "device"]
         )
         threads = GaugeMetricFamily("groupconv_worker_threads", "CPU threads of a worker.", labels=["worker"])
-        shards = CounterMetricFamily("groupconv_worker_shards", "Shards a worker has run.", labels=["worker"])
+        shards = CounterMetricFamily("groupconv_worker_shards", "Shards that a worker has run.", labels=["worker"])
         restarts = CounterMetricFamily("groupconv_worker_restarts", "Times a worker was lost.", labels=["worker"])
         for w in workers:
             info.add_metric([w.id, w.node, w.engine, w.device], 1)
@@ -72,7 +72,9 @@ class Gauges:
         for label, size in by_label.items():
             each.add_metric([label], size)
         yield _gauge("groupconv_layers", "Layers and networks that are loaded.", len(loaded))
-        yield _gauge("groupconv_layers_bytes", "Weights of all layers, those on their way too.", self._layers.bytes)
+        yield _gauge(
+            "groupconv_layers_bytes", "Weights of all layers, also of those that are being loaded.", self._layers.bytes
+        )
         yield _gauge("groupconv_layers_limit_bytes", "Weights that layers may hold.", self._layers.capacity)
         yield each
         yield from series.collect()

@@ -60,26 +60,28 @@ class Settings(BaseSettings):
         "auto", "A number, or auto: one per GPU, and one on each node without; they follow the cluster."
     )
     threads: int | None = setting(
-        _c.threads, "CPU threads of each worker, at most: workers of one node share its CPUs. Default: its share.", ge=1
+        _c.threads, "Most CPU threads of a worker; workers of one node share its CPUs. Default: its share.", ge=1
     )
     engine: str = setting(_c.engine, f"{', '.join(ENGINES)}; auto takes a GPU if there is one.")
     ray_address: str | None = setting(_c.ray_address, "A running Ray cluster; `auto` finds the one of this host.")
-    placement: str = setting(_c.placement.strategy, f"Where a number of workers goes: {', '.join(STRATEGIES)}.")
+    placement: str = setting(
+        _c.placement.strategy, f"How a number of workers is placed on nodes: {', '.join(STRATEGIES)}."
+    )
     worker_gpus: float = setting(
         _c.placement.gpus,
-        "GPUs of each worker, where there are any; 0.5 is two on one, each with half of its memory.",
+        "GPUs for each worker, on nodes with GPUs; 0.5 puts two workers on a GPU, each with half of its memory.",
         ge=0.01,
     )
-    worker_resources: str = setting("", "Ray's custom resources that each takes: name=1,other=2")
-    worker_labels: str = setting("", "Labels that its Ray node must have: zone=a,rack=b")
+    worker_resources: str = setting("", "Ray's custom resources that each worker takes: name=1,other=2")
+    worker_labels: str = setting("", "Labels that the Ray node of a worker must have: zone=a,rack=b")
     hedge: float | None = setting(
         _c.hedge,
-        "Seconds after which a late shard is sent to a second worker too; the first answer counts. Default: never.",
+        "Seconds after which a late shard also goes to a second worker; the first answer counts. Default: never.",
         ge=0.01,
     )
     spare_workers: int | None = setting(
         _c.spare_workers,
-        "Ray's workers that have started and wait to replace a lost one, on each node without GPUs. "
+        "Idle Ray workers on each node without GPUs; one of them replaces a worker that is lost. "
         "Default: 1, or 0 with --ray-address.",
         ge=0,
         le=64,
@@ -89,66 +91,77 @@ class Settings(BaseSettings):
         "Processes that take requests on the port: a number, or auto, one for each two cores. Local executor, no GPU.",
     )
     insecure: bool = setting(
-        _c.insecure, "Listen without TLS where others reach it.", flags=["--insecure"], rich_help_panel=ACCESS
+        _c.insecure,
+        "Allow an address that other machines reach, without TLS.",
+        flags=["--insecure"],
+        rich_help_panel=ACCESS,
     )
     tls_cert: Path | None = setting(
         _c.tls_cert, "PEM of the server's certificate; read again when it changes.", rich_help_panel=ACCESS
     )
     tls_key: Path | None = setting(_c.tls_key, "PEM of its key, without a passphrase.", rich_help_panel=ACCESS)
     tls_client_ca: Path | None = setting(
-        _c.tls_client_ca, "PEM of authorities: only their clients get in (mutual TLS).", rich_help_panel=ACCESS
+        _c.tls_client_ca,
+        "PEM of authorities; clients then need a certificate of theirs (mutual TLS).",
+        rich_help_panel=ACCESS,
     )
     tokens: Path | None = setting(
-        _c.tokens, "TOML of who may ask (groupconv token); read again on change.", rich_help_panel=ACCESS
+        _c.tokens,
+        "TOML file of the tokens that callers need (groupconv token); read again when it changes.",
+        rich_help_panel=ACCESS,
     )
-    concurrency: int = setting(_c.concurrency, "Requests worked on at a time.", ge=1)
-    queue: int = setting(_c.queue, "Requests that may wait; more are refused at once.", ge=0)
-    queue_mib: int = setting(_c.queue_bytes // MIB, "Messages of requests that run or wait, together.", ge=1)
-    grace: float = setting(_c.grace, "Seconds running requests have after SIGTERM.", ge=0)
+    concurrency: int = setting(_c.concurrency, "Most requests that run at a time.", ge=1)
+    queue: int = setting(_c.queue, "Most requests that wait; further ones are refused at once.", ge=0)
+    queue_mib: int = setting(_c.queue_bytes // MIB, "Most memory of the requests that run or wait.", ge=1)
+    grace: float = setting(_c.grace, "Seconds that running requests have after SIGTERM.", ge=0)
     max_message_mib: int = setting(_c.limits.message_bytes // MIB, "Largest request or answer.", ge=1, le=2047)
     max_tensor_mib: int = setting(_c.limits.tensor_bytes // MIB, "Largest output or padded input of a step.", ge=1)
-    max_steps: int = setting(_c.limits.steps, "Steps of a request.", ge=1)
-    stream_mib: int = setting(_c.limits.stream_bytes // MIB, "That one stream holds: its bands in flight.", ge=1)
-    streams_mib: int = setting(_c.limits.streams_bytes // MIB, "That all streams hold; more are refused at once.", ge=1)
+    max_steps: int = setting(_c.limits.steps, "Most steps of a request.", ge=1)
+    stream_mib: int = setting(
+        _c.limits.stream_bytes // MIB, "Most memory of one stream, which its bands in flight take.", ge=1
+    )
+    streams_mib: int = setting(
+        _c.limits.streams_bytes // MIB, "Most memory of all streams; further streams are refused at once.", ge=1
+    )
     network_stream_mib: int = setting(
         _c.limits.network_stream_bytes // MIB,
-        "That the windows of one stream through a network hold in a process, by estimate.",
+        "Most memory of the windows of one stream through a network, in one process; an estimate.",
         ge=1,
     )
     stream_total_gib: int = setting(
-        _c.limits.stream_total_bytes // GIB, "Feature maps that pass through one stream.", ge=1
+        _c.limits.stream_total_bytes // GIB, "Most data of the feature maps of one stream.", ge=1
     )
     stream_idle: float = setting(
-        _c.limits.stream_idle_seconds, "Seconds a stream may send nothing before it ends.", ge=0.001
+        _c.limits.stream_idle_seconds, "Seconds after which a stream that sends nothing ends.", ge=0.001
     )
-    layer_memory_mib: int = setting(_c.layer_bytes // MIB, "Weights of resident layers, on each worker.", ge=1)
-    evict_layers: bool = setting(
-        _c.evict_layers, "Let the least recently used layers leave when a new one does not fit."
+    layer_memory_mib: int = setting(
+        _c.layer_bytes // MIB, "Most memory of resident layers, on the server and on each worker.", ge=1
     )
+    evict_layers: bool = setting(_c.evict_layers, "Unload the least recently used layers when a new one does not fit.")
     layer_dir: Path | None = setting(
-        _c.layer_dir, "Keep loaded layers here, and load them at the start.", file_okay=False
+        _c.layer_dir, "Folder that keeps loaded layers, which are loaded again at the start.", file_okay=False
     )
     allow_shared_memory: bool = setting(
-        _c.shared_memory, "Let clients of this machine register POSIX shared memory for their tensors."
+        _c.shared_memory, "Let clients on this machine pass tensors in POSIX shared memory."
     )
     max_batch: int = setting(
         _c.max_batch,
-        "Waiting requests that are run as one, where that is measured to pay; 1 joins none.",
+        "Most waiting requests that run as one, where measurements show a benefit; 1 joins none.",
         ge=1,
         le=128,
     )
     max_delay_us: int = setting(
         _c.max_delay_us,
-        "Microseconds more that a request that had to wait may wait for others to join it.",
+        "Microseconds for which a request that had to wait also waits for others to join it.",
         ge=0,
     )
     metrics_port: int | None = setting(
         _c.metrics_port,
-        "HTTP port of /metrics, /healthz and /readyz; 0 picks a free one. Default: none are served.",
+        "HTTP port of /metrics, /healthz and /readyz; 0 picks a free one. Default: no such port.",
         ge=0,
         le=65535,
     )
-    metrics_host: str = setting(_c.metrics_host, "Address of the metrics and the health pages; they need no token.")
+    metrics_host: str = setting(_c.metrics_host, "Address of that port, whose pages need no token.")
     web_port: int | None = setting(
         _c.web_port,
         "HTTP port of gRPC-Web, Connect and the page; 0 picks a free one. Default: none.",

@@ -16,6 +16,8 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "deploy/k8s/README.md", ROOT / "docker-compose.yml"]
 )
 CODE = re.compile(r"^```(?:sh|console)\n(.*?)^```|`(groupconv [a-z][^`\n]*)`", re.MULTILINE | re.DOTALL)
+SCRIPT = re.compile(r"python ((?:bench|examples)/[\w/]+\.py)((?: [^\s`#|;&]+)*)")
+TARGET = re.compile(r"(?:`|^)make ([a-z][a-z0-9-]*)(?=`|\s|$)", re.MULTILINE)
 ELLIPSIS = {"…", "...", "|"}
 
 
@@ -57,6 +59,21 @@ def wrong(words):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_line_is_one_that_there_is(page):
     assert {" ".join(words): wrong(words) for words in lines(page.read_text()) if wrong(words)} == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_scripts_and_targets_are_there_and_take_these_options(page):
+    text = page.read_text()
+    unknown = []
+    for script, options in SCRIPT.findall(text):
+        path = ROOT / script
+        source = path.read_text() if path.exists() else ""
+        missing = [name for name in re.findall(r"--[a-z][a-z-]*", options) if name not in source]
+        if "cli.bench import engine" in source:
+            missing = [name for name in missing if wrong(["bench", "engine", name])]
+        unknown += [script] * (not path.exists()) + [f"{script} {name}" for name in missing]
+    targets = re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert unknown + [name for name in TARGET.findall(text) if name not in targets] == []
 
 
 def test_the_pages_have_many_of_them():

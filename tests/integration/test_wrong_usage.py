@@ -20,6 +20,7 @@ CASES = {
     "serve --port 0 --tls-cert {text}": (USAGE, ["--tls-key"]),
     "serve --port 0 --tokens {missing}": (FAILED, ["missing.npy: No such file"]),
     "worker": (USAGE, ["--join"]),
+    "worker --join coordinator": (USAGE, ["host:port"]),
     "worker --join x:1 --log-format xml": (USAGE, ["--log-format"]),
     "demo --photo {missing}": (USAGE, ["--photo"]),
     "demo --photo {text} --executor local": (USAGE, ["an image file"]),

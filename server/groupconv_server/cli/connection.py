@@ -18,7 +18,8 @@ DEFAULT_TARGET = "localhost:50051"
 
 
 OptionalTarget = Annotated[
-    str | None, typer.Option("--target", "-t", help="A running server. Default: one of its own, with two workers.")
+    str | None,
+    typer.Option("--target", "-t", help="A running server. Default: the command starts one with two workers."),
 ]
 
 
@@ -49,30 +50,39 @@ def _flags(
         typer.Option("--target", "-t", envvar="GROUPCONV_TARGET", help="The server: host:port or unix:path."),
     ] = DEFAULT_TARGET,
     token: Annotated[
-        str | None, access.option(envvar="GROUPCONV_TOKEN", help="Bearer token; better in the variable than here.")
+        str | None,
+        access.option(
+            envvar="GROUPCONV_TOKEN",
+            help="Bearer token. Other users of this machine can see options; prefer the variable or --token-file.",
+        ),
     ] = None,
     token_file: Annotated[
         Path | None,
         access.option(envvar="GROUPCONV_TOKEN_PATH", help="File that holds the token.", exists=True, dir_okay=False),
     ] = None,
-    tls: Annotated[bool, access.option(envvar="GROUPCONV_TLS", help="Encrypt, trusting the system's authorities.")] = (
+    tls: Annotated[bool, access.option(envvar="GROUPCONV_TLS", help="Use TLS, and trust the system's authorities.")] = (
         False
     ),
     ca: Annotated[
-        Path | None, access.option(envvar="GROUPCONV_CA", help="PEM of authorities to trust instead; implies --tls.")
+        Path | None,
+        access.option(envvar="GROUPCONV_CA", help="PEM file of authorities to trust instead; implies --tls."),
     ] = None,
     cert: Annotated[
-        Path | None, access.option(envvar="GROUPCONV_CERT", help="PEM of this client's certificate (mutual TLS).")
+        Path | None, access.option(envvar="GROUPCONV_CERT", help="PEM file of this client's certificate (mutual TLS).")
     ] = None,
-    key: Annotated[Path | None, access.option(envvar="GROUPCONV_KEY", help="PEM of its key.")] = None,
+    key: Annotated[Path | None, access.option(envvar="GROUPCONV_KEY", help="PEM file of the key of --cert.")] = None,
     server_name: Annotated[
         str | None,
-        access.option(envvar="GROUPCONV_SERVER_NAME", help="Name in the server's certificate, if not the target's."),
+        access.option(
+            envvar="GROUPCONV_SERVER_NAME", help="Name in the server's certificate, if the target has another."
+        ),
     ] = None,
     plaintext_token: Annotated[
         bool,
         access.option(
-            "--plaintext-token", envvar="GROUPCONV_PLAINTEXT_TOKEN", help="Send the token over a network in the clear."
+            "--plaintext-token",
+            envvar="GROUPCONV_PLAINTEXT_TOKEN",
+            help="Allow a token without TLS, readable on the network.",
         ),
     ] = False,
 ) -> Endpoint | None:

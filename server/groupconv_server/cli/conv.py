@@ -77,7 +77,7 @@ def command(
     truncate: Annotated[
         float, typer.Option(min=0.1, help="Standard deviations at which Gaussians are cut.")
     ] = TRUNCATE,
-    exact: Annotated[bool, typer.Option("--exact", help="Only sums of the products, no transforms.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Sum the products directly, without transforms.")] = False,
     precision: MathOption = None,
     absolute: Annotated[
         bool | None,
@@ -97,16 +97,17 @@ def command(
     axes: Annotated[
         str | None,
         typer.Option(
-            help="Of the array in the file: letters (zyx), or words (time,lat,lon). Default: what the file says."
+            help="Axes of the array in the file: letters (zyx) or words (time,lat,lon). Default: what the file says."
         ),
     ] = None,
     pyramid: Annotated[
-        bool, typer.Option("--pyramid", help="With smaller copies, in an output named *.ome.zarr.")
+        bool, typer.Option("--pyramid", help="Write smaller copies too; the output's name must end in .ome.zarr.")
     ] = False,
     progress: Annotated[
-        bool | None, typer.Option("--progress/--no-progress", help="A bar. Default: where stderr is a terminal.")
+        bool | None,
+        typer.Option("--progress/--no-progress", help="Show a progress bar. Default: if stderr is a terminal."),
     ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait. Default: for ever.", min=0.001)] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait. Default: no limit.", min=0.001)] = None,
 ) -> None:
     """Convolve each channel of an image or a volume with a kernel, keeping its size, in bounded memory.
 

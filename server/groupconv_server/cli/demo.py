@@ -17,9 +17,13 @@ $ groupconv demo --target localhost:50051 --output sheet.png
 
 
 def command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet.")] = Path("groupconv-demo.png"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File of the contact sheet, a picture of all results.")
+    ] = Path("groupconv-demo.png"),
     endpoint: Endpoint | None = None,
-    executor: Annotated[str, typer.Option(help="Of the server started here: ray or local.")] = "ray",
+    executor: Annotated[
+        str, typer.Option(help="Executor of the server that the command starts: ray or local.")
+    ] = "ray",
     photo: Annotated[
         Path | None, typer.Option(help="An image of your own. Default: the astronaut of scikit-image.", exists=True)
     ] = None,

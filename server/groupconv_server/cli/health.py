@@ -25,7 +25,7 @@ def command(
     service: Annotated[str, typer.Option(help="One service by its full name. Default: the server as a whole.")] = "",
     timeout: TimeoutOption = 3.0,
 ) -> None:
-    """Ask a server's gRPC health service; exit code 0 if it is serving, else 1."""
+    """Check a server through gRPC's health service; exit code 0 if it is serving, else 1."""
     connection = endpoint.connection()
     with connection.open() as channel:
         try:

@@ -100,11 +100,12 @@ def load(
     groups: Annotated[int, typer.Option(min=1, help="Channel groups.")] = 1,
     transposed: Annotated[bool, typer.Option("--transposed", help="A transposed convolution.")] = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Only sums of the products, no transforms; of every layer.")
+        bool, typer.Option("--exact", help="Sum the products of every layer directly, without transforms.")
     ] = False,
     precision: MathOption = None,
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", help="N,C,H,W to expect: prepared and tuned for now.")
+        list[str] | None,
+        typer.Option("--input", help="N,C,H,W of inputs for which the layers are prepared and tuned now."),
     ] = None,
     timeout: TimeoutOption = 300.0,
 ) -> None:

@@ -39,7 +39,8 @@ MAX_PORT = 65535
 def command(
     endpoint: Endpoint,
     profile: Annotated[
-        str | None, typer.Option(help="A YAML file, or mix or soak: which layers, how often, how. Without: --layer.")
+        str | None,
+        typer.Option(help="A YAML file with the mix of requests, or mix or soak. Default: requests of --layer alone."),
     ] = None,
     layer: Annotated[
         str,
@@ -51,24 +52,28 @@ def command(
         str | None, typer.Option(help="What to cut the layer along: nothing, group, rows, 'group x rows'.")
     ] = None,
     clients: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Connections that ask, one request each at a time.")
+        int | None, typer.Option(min=1, max=1000, help="Connections, each with one request at a time.")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="How long.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Duration of the load.")] = None,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Requests per second, sent when due; latency counts from when they were due."),
+        typer.Option(
+            min=0.001,
+            help="Requests per second, at times that do not wait for answers; latency counts from these times.",
+        ),
     ] = None,
     verify: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The share of answers compared with the reference.")
+        float | None, typer.Option(min=0, max=1, help="Share of the answers that are compared with the reference.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write Locust's report to this page.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw throughput and latency: .png, .svg or .pdf.")] = None,
-    metrics: Annotated[str | None, typer.Option(help="The server's metrics, to watch its memory.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="URL of the server's metrics, to record its memory.")] = None,
     web: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Serve Locust's page there, in place of running at once.")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve Locust's page at this address; the page starts the load."),
     ] = None,
 ) -> None:
-    """Ask a server for layers from several clients; print requests/s and latency.
+    """Send requests from several clients; print requests/s and latency.
 
     Exit code 1 if any answer failed or was wrong, or none came. These options override the profile.
     """

@@ -52,7 +52,7 @@ def command(
     dilation: Annotated[str, typer.Option(help="One number, or one per axis.")] = "1",
     groups: Annotated[int, typer.Option(help="Channel groups.")] = 1,
     transposed: Annotated[bool, typer.Option("--transposed", help="A transposed convolution.")] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Only sums of the products, no transforms.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Sum the products directly, without transforms.")] = False,
     precision: MathOption = None,
     dtype: Annotated[str, typer.Option(help="Of input and kernel.")] = "float32",
     allow_reordering: Annotated[bool, typer.Option(help="Sums over input channels may be cut.")] = False,

@@ -45,8 +45,10 @@ def command(
             "--output", "-o", help="A .npy file, a picture of an output with 1 or 3 channels, or TIFF, Zarr, HDF5."
         ),
     ] = None,
-    mean: Annotated[str, typer.Option(help="Subtracted from pictures, whose values are from 0 to 1.")] = "0",
-    std: Annotated[str, typer.Option(help="Pictures are divided by it.")] = "1",
+    mean: Annotated[
+        str, typer.Option(help="Mean that is subtracted from pictures, whose values are from 0 to 1.")
+    ] = "0",
+    std: Annotated[str, typer.Option(help="Standard deviation by which pictures are divided.")] = "1",
     resize: Annotated[
         str | None, typer.Option(help="H,W of pictures. Default: the network's, or their own where it takes any.")
     ] = None,
@@ -58,20 +60,26 @@ def command(
         bool | None,
         typer.Option("--stream/--whole", help="In windows or in one call. Default: windows for TIFF, Zarr, HDF5."),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say windows and memory of a stream, run nothing.")] = False,
-    window_mib: Annotated[int, typer.Option(min=0, help="Most memory of a window. Default: the server's choice.")] = 0,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the windows and the memory of a stream, and run nothing.")
+    ] = False,
+    window_mib: Annotated[
+        int, typer.Option(min=0, help="Most memory of a window, in MiB. Default: the server's choice.")
+    ] = 0,
     dtype: Annotated[
-        str | None, typer.Option(help="Of the file that a stream writes. Default: as computed; uint8 for pictures.")
+        str | None,
+        typer.Option(help="Dtype of the file that a stream writes. Default: as computed; uint8 for pictures."),
     ] = None,
-    axes: Annotated[str | None, typer.Option(help="Of the array in the file, as of groupconv conv.")] = None,
+    axes: Annotated[str | None, typer.Option(help="Axes of the array in the file, as in groupconv conv.")] = None,
     progress: Annotated[
-        bool | None, typer.Option("--progress/--no-progress", help="A bar. Default: where stderr is a terminal.")
+        bool | None,
+        typer.Option("--progress/--no-progress", help="Show a progress bar. Default: if stderr is a terminal."),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds to wait. Default: 300; for ever in windows.")
+        float | None, typer.Option(min=0.001, help="Seconds to wait. Default: 300; no limit in windows.")
     ] = None,
 ) -> None:
-    """Run a network on its inputs, or in windows on an image of any size; write an output, show classes it finds."""
+    """Run a network on its inputs, or in windows on an image of any size. Prints classes or writes an output."""
     size = None if resize is None else integers("--resize", resize)
     if size is not None and len(size) != 2:
         raise InvalidArgumentError("--resize", "H,W", resize)

@@ -33,9 +33,9 @@ WIDE = 130
 
 def command(
     endpoint: Endpoint,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Draw it again and again, until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 1.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with --watch one a line.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two refreshes.", min=0.1)] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch, one object a line.")] = False,
     timeout: TimeoutOption = 10.0,
 ) -> None:
     """Show a server's versions, workers, layers and load.

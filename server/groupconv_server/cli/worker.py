@@ -1,6 +1,7 @@
 """`groupconv worker`: bring this machine into a server's Ray cluster."""
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,8 @@ DRAIN = 30
 """Seconds that shards have to end after SIGTERM."""
 HEAD_MAY_BE_AWAY = 600
 """Seconds it goes on without the head, and then ends, for its supervisor to have it join anew."""
+CONNECTS_WITHIN = 2.0
+"""Seconds in which the head takes a connection."""
 EXAMPLES = """Examples:
 
 $ groupconv worker --join coordinator:6379
@@ -51,6 +54,8 @@ def command(
     The cluster's token is read from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
     """
     check_ray_token()
+    if not join.rpartition(":")[0] or not join.rpartition(":")[2].isdigit():
+        raise InvalidArgumentError("--join", "host:port of the Ray head", join)
     if log_format not in FORMATS:
         raise InvalidArgumentError("--log-format", f"one of {', '.join(FORMATS)}", log_format)
     # Told to stop, the node says so and waits until it is idle: the server sends its worker no more shards, and takes
@@ -66,4 +71,16 @@ def command(
     arguments += [] if gpus is None else [f"--num-gpus={gpus}"]
     if log_format == "json":
         foreign_lines.capture()
+    if why := _why_unreachable(join):
+        typer.echo(f"groupconv worker: no head of a cluster answers at {join} ({why}); Ray tries again", err=True)
     os.execv(ray, [str(ray), *arguments])  # noqa: S606 - Ray's own command takes this process over
+
+
+def _why_unreachable(address: str) -> str:
+    """Why nothing answers at host:port; empty if something does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECTS_WITHIN).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

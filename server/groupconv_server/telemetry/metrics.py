@@ -48,6 +48,6 @@ class Metrics:
         self.shards = ShardSeries(SECONDS, r)
         self.layers = LayerSeries(SECONDS)
         self.batches = Histogram(
-            "groupconv_batch_samples", "Samples in a run, where requests may be joined.", buckets=SAMPLES, registry=r
+            "groupconv_batch_samples", "Samples in a run, with --max-batch.", buckets=SAMPLES, registry=r
         )
         self.bands = Counter("groupconv_stream_bands", "Bands of streams that were answered.", registry=r)

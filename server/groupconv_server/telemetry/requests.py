@@ -74,12 +74,12 @@ class Requests:
         def histogram(name: str, text: str) -> Histogram:
             return Histogram(name, text, method, buckets=buckets, registry=None)
 
-        self.ended = counter("groupconv_requests", "Requests ended, by status.", code)
-        self.inside = Gauge("groupconv_requests_in_flight", "Requests inside.", method, registry=None)
+        self.ended = counter("groupconv_requests", "Requests that have ended, by status.", code)
+        self.inside = Gauge("groupconv_requests_in_flight", "Requests that run.", method, registry=None)
         self.bytes_in = counter("groupconv_request_bytes", "Bytes of messages read.")
-        self.bytes_out = counter("groupconv_response_bytes", "Bytes of messages answered.")
-        self.refused = counter("groupconv_requests_refused", "Requests the server would not do.", code)
-        self.retries = counter("groupconv_client_retries", "Requests that are a client's further attempt.")
+        self.bytes_out = counter("groupconv_response_bytes", "Bytes of messages sent.")
+        self.refused = counter("groupconv_requests_refused", "Requests that the server refused.", code)
+        self.retries = counter("groupconv_client_retries", "Requests that a client sent again.")
         self.duration = histogram("groupconv_request_duration_seconds", "From a request's arrival to its answer.")
         self.receive = histogram(
             "groupconv_request_receive_seconds", "From a request's arrival until it is read and a thread works on it."

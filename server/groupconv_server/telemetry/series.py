@@ -94,7 +94,9 @@ class ShardSeries:
             registry=registry,
         )
         self._phases = {phase: phases.labels(phase) for phase in PHASES}
-        self.retries = Counter("groupconv_shard_retries", "Shards run again: a worker was lost.", registry=registry)
+        self.retries = Counter(
+            "groupconv_shard_retries", "Shards that ran again because a worker was lost.", registry=registry
+        )
         self._compute = Histogram(
             "groupconv_shard_compute_seconds",
             "Time of a step's shard in the engine.",
@@ -104,7 +106,7 @@ class ShardSeries:
         )
         self._wait = Histogram(
             "groupconv_shard_wait_seconds",
-            "Time of a shard outside the engine: the wait for its worker, and its travel.",
+            "Time of a shard outside the engine: transport, and the wait for its worker.",
             ["worker"],
             buckets=buckets,
             registry=None,
