@@ -1,7 +1,7 @@
 /** The client of a server; `connect` makes one. */
 
 import { create } from "@bufbuild/protobuf";
-import { prepare, supported } from "./convolution/arguments.js";
+import { checkedSteps, prepare, readySteps, supported } from "./convolution/arguments.js";
 import type { Plan } from "./convolution/plan.js";
 import type { Result } from "./convolution/report.js";
 import type { ConvSpec, SpecOptions } from "./convolution/spec.js";
@@ -9,7 +9,7 @@ import { asSpec, type Step } from "./convolution/steps.js";
 import { Convolutions } from "./convolutions.js";
 import { DataLossError, InvalidArgumentError } from "./errors.js";
 import { Layer } from "./layer.js";
-import type { CallOptions } from "./options.js";
+import { splitStream, type CallOptions, type StreamConvOptions, type StreamOptions } from "./options.js";
 import {
   ClusterService,
   GetClusterRequestSchema,
@@ -23,6 +23,9 @@ import {
   UnloadLayerRequestSchema,
   type Layer as LayerMessage,
 } from "./protocol/groupconv/v1/layer_pb.js";
+import { rowsOf, type StreamSource } from "./streaming/rows.js";
+import { BandStream } from "./streaming/stream.js";
+import { Transfer } from "./streaming/transfer.js";
 import type { DType } from "./tensors/dtypes.js";
 import { asTensor, type Tensor, type TensorLike } from "./tensors/tensor.js";
 import type { CallLimits, Calls } from "./transport/calls.js";
@@ -162,6 +165,27 @@ export class Client extends Convolutions {
   async unloadLayer(name: string, limits: CallLimits = {}): Promise<void> {
     checkName(name);
     await this.calls.unary(LayerService.method.unloadLayer, create(UnloadLayerRequestSchema, { name }), limits);
+  }
+
+  /**
+   * A 2-D convolution of an image of any size, in bands that are computed while others travel. Not in browsers.
+   *
+   * @param source (N, C, H, W) or (C, H, W), or bands (C, rows, W) of one sample from an iterator, which needs `shape`.
+   * @param weight (M, C/g, K, K); transposed: (C, M/g, K, K).
+   * @throws InvalidArgumentError if an argument is invalid; other errors come while the stream is read.
+   */
+  streamConv2d(source: StreamSource, weight: TensorLike, options: StreamConvOptions = {}): BandStream {
+    const { spec, stream } = splitStream(options);
+    return this.streamConvolve(source, [{ kernel: weight, bias: options.bias ?? null, spec }], stream);
+  }
+
+  /** Runs steps on a feature map of any size, in bands; see `streamConv2d`. */
+  streamConvolve(source: StreamSource, steps: readonly Step[], options: StreamOptions = {}): BandStream {
+    const kernel = asTensor(checkedSteps(steps)[0]!.kernel, "steps[0].kernel");
+    const rank = kernel.shape.length - 2;
+    const rows = rowsOf(source, options.shape, options.dtype, kernel.dtype, rank);
+    const transfer = new Transfer(rows, readySteps(steps, rows.dtype), options);
+    return new BandStream(this.calls, transfer, options, rows.unbatched);
   }
 
   /** The server's version, executor and workers. */

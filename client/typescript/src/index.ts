@@ -30,7 +30,12 @@ export {
   type ConvolveOptions,
   type ConvTransposeOptions,
   type SeparableOptions,
+  type StreamConvOptions,
+  type StreamOptions,
 } from "./options.js";
 export { type DType, type TypedArray } from "./tensors/dtypes.js";
 export { Tensor, type Nested, type TensorLike } from "./tensors/tensor.js";
 export { type CallLimits } from "./transport/calls.js";
+export { BandStream } from "./streaming/stream.js";
+export { type StreamSource } from "./streaming/rows.js";
+export { type Band } from "./streaming/transfer.js";

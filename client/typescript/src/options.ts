@@ -2,6 +2,7 @@
 
 import { ConvSpec, SPEC_OPTIONS, type SpecOptions } from "./convolution/spec.js";
 import { InvalidArgumentError } from "./errors.js";
+import type { DType } from "./tensors/dtypes.js";
 import type { TensorLike } from "./tensors/tensor.js";
 import type { CallLimits } from "./transport/calls.js";
 import type { Choices } from "./wire/requests.js";
@@ -30,6 +31,24 @@ export interface ConvolveOptions extends CallOptions {
   spec?: ConvSpec | SpecOptions;
 }
 
+/** Options of a stream. Its timeout has no default, whatever the client's is. */
+export interface StreamOptions extends CallLimits {
+  /** Of all bands of an iterator together, (1, C, H, …) or (C, H, …). */
+  shape?: readonly number[];
+  /** Of an iterator's bands; float32 without it. */
+  dtype?: DType;
+  /** Output rows of a band; without it the server chooses. */
+  bandRows?: number;
+  /** Whether sums over input channels may be split between workers; this changes how floats round. */
+  allowReordering?: boolean;
+}
+
+/** Options of a streamed convolution, which may be transposed. */
+export interface StreamConvOptions extends StreamOptions, SpecOptions {
+  bias?: TensorLike | null;
+}
+
+const STREAM_OPTIONS = ["shape", "dtype", "bandRows", "allowReordering", "timeout", "signal"] as const;
 const CALL_OPTIONS = ["timeout", "signal", "allowReordering", "cut"] as const;
 
 /** The options of a convolution function apart: its spec and its call. */
@@ -58,6 +77,18 @@ export function split(
   const entries = Object.entries(options);
   const spec = Object.fromEntries(entries.filter(([name]) => ofSpec.includes(name)));
   return { spec: new ConvSpec({ ...spec, transposed }), bias: options.bias ?? null, call: callOptions(options) };
+}
+
+/**
+ * Separates the options of a streamed convolution.
+ *
+ * @throws InvalidArgumentError if there is no such option, or a value is invalid.
+ */
+export function splitStream(options: StreamConvOptions): { spec: ConvSpec; stream: StreamOptions } {
+  checkNames(options, [...SPEC_OPTIONS, ...STREAM_OPTIONS, "bias"]);
+  const pick = (names: readonly string[]) =>
+    Object.fromEntries(Object.entries(options).filter(([name]) => names.includes(name)));
+  return { spec: new ConvSpec(pick(SPEC_OPTIONS)), stream: pick(STREAM_OPTIONS) };
 }
 
 /** The options of a call among others. */
