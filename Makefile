@@ -91,9 +91,10 @@ format: setup  ## format and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	$(BIN)/ruff format --quiet $(SOURCES)
 
-proto: setup  ## regenerate the stubs in client/groupconv/v1 and server/groupconv_server/inference/v2
+proto: setup  ## regenerate the stubs in client/groupconv/v1, server/groupconv_server/inference/v2 and client/typescript
 	$(call generate,groupconv,client)
 	$(call generate,groupconv_server,server)
+	if npm --version > /dev/null 2>&1; then cd $(TYPESCRIPT) && npm install --silent && ../../$(BIN)/buf generate; fi
 
 proto-check: setup
 	rm -rf build/out/stubs && mkdir -p build/out/stubs

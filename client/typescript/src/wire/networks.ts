@@ -1,0 +1,97 @@
+/** Messages of networks to values and back. */
+
+import { create } from "@bufbuild/protobuf";
+import { DataLossError } from "../errors.js";
+import { NetworkInfo, TensorInfo } from "../networks/info.js";
+import { NetworkPlan, NetworkReport } from "../networks/plan.js";
+import {
+  AxisSchema,
+  LoadNetworkRequestSchema,
+  NetworkHeaderSchema,
+  NetworkInputsSchema,
+  TensorInfoSchema,
+  type LoadNetworkRequest,
+  type Network,
+  type NetworkReport as ReportMessage,
+  type PlanNetworkResponse,
+  type TensorInfo as TensorInfoMessage,
+} from "../protocol/groupconv/v1/network_pb.js";
+import { dtypeOfCode } from "../tensors/dtypes.js";
+import { chunksOf } from "./layers.js";
+
+/** Shapes by the names of inputs. */
+export type Shapes = Readonly<Record<string, readonly number[]>>;
+
+/** The messages that load a network: a header, then the model in chunks. */
+export function* loadNetworkMessages(
+  name: string,
+  model: Uint8Array,
+  inputs: readonly Shapes[],
+): Iterable<LoadNetworkRequest> {
+  const header = create(NetworkHeaderSchema, {
+    name,
+    byteSize: BigInt(model.length),
+    inputs: inputs.map((shapes) => create(NetworkInputsSchema, { inputs: shapesToWire(shapes) })),
+  });
+  yield create(LoadNetworkRequestSchema, { part: { case: "header", value: header } });
+  yield* chunksOf(model, (value) => create(LoadNetworkRequestSchema, { part: { case: "chunk", value } }));
+}
+
+/** Input shapes by name. */
+export function shapesToWire(shapes: Shapes): TensorInfoMessage[] {
+  return Object.entries(shapes).map(([name, shape]) =>
+    create(TensorInfoSchema, { name, axes: shape.map((extent) => create(AxisSchema, { extent: BigInt(extent) })) }),
+  );
+}
+
+/** The description of a network. */
+export function networkFromWire(message: Network): NetworkInfo {
+  return new NetworkInfo(
+    message.name,
+    Number(message.version),
+    message.inputs.map(infoFromWire),
+    message.outputs.map(infoFromWire),
+    Number(message.nodes),
+    Number(message.weights),
+    Number(message.bytes),
+    Number(message.requests),
+    Number(message.failures),
+    message.seconds,
+  );
+}
+
+/** What a call computes. */
+export function networkPlanFromWire(message: PlanNetworkResponse): NetworkPlan {
+  const nodes = message.nodes.map((node) => ({
+    name: node.name,
+    op: node.op,
+    shape: node.shape ? node.shape.extents.map(Number) : null,
+    weights: Number(node.weights),
+    multiplyAdds: Number(node.multiplyAdds),
+    algorithm: node.algorithm,
+    inputs: node.inputs,
+    outputs: node.outputs,
+    receptiveField: node.receptiveField.length ? node.receptiveField.map(Number) : null,
+    stride: node.stride.length ? node.stride : null,
+    window: node.window,
+  }));
+  const last = message.last ? networkReportFromWire(message.last) : null;
+  return new NetworkPlan(nodes, message.outputs.map(infoFromWire), Number(message.peakBytes), last);
+}
+
+/** How a call was answered; empty without a message. */
+export function networkReportFromWire(message: ReportMessage | undefined): NetworkReport {
+  if (!message) return new NetworkReport("", [], 0, 0);
+  const parts = message.parts.map(({ algorithm, nodes, seconds, reason }) => ({
+    ...{ algorithm, seconds, reason },
+    nodes: Number(nodes),
+  }));
+  return new NetworkReport(message.worker, parts, Number(message.coordinatorBytes), message.seconds);
+}
+
+function infoFromWire(message: TensorInfoMessage): TensorInfo {
+  const dtype = dtypeOfCode(message.dtype);
+  if (!dtype) throw new DataLossError(`the server describes ${message.name} with the unknown dtype ${message.dtype}`);
+  const shape = message.axes.map((axis) => axis.name || Number(axis.extent) || null);
+  return new TensorInfo(message.name, dtype, shape);
+}

@@ -1,0 +1,93 @@
+/** Networks against a live server. */
+
+import { execFileSync } from "node:child_process";
+import { afterAll, expect, inject, test } from "vitest";
+import {
+  connect,
+  InvalidArgumentError,
+  NotFoundError,
+  Tensor,
+  UnimplementedError,
+  type Network,
+} from "../../src/node.js";
+import { checkShapes, converted, TensorInfo } from "../../src/networks/info.js";
+import { caught, rejected } from "../errors.js";
+import { BIN } from "../server.js";
+import { TRANSPORTS } from "../transports.js";
+
+/** y = conv(x, kernel of ones) with a channel of 3 × 3, z = y + n. */
+const MODEL = `
+import sys, numpy as np
+from onnx import TensorProto as T, helper as h, numpy_helper
+ones = numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")
+nodes = [h.make_node("Conv", ["x", "w"], ["y"], name="conv"), h.make_node("Add", ["y", "n"], ["z"], name="add")]
+inputs = [h.make_tensor_value_info("x", T.FLOAT, ["N", 1, "H", "W"]), h.make_tensor_value_info("n", T.FLOAT, [1])]
+outputs = [h.make_tensor_value_info(name, T.FLOAT, ["N", 1, None, None]) for name in "yz"]
+model = h.make_model(h.make_graph(nodes, "g", inputs, outputs, [ones]), ir_version=10, opset_imports=[h.make_opsetid("", 21)])
+sys.stdout.buffer.write(model.SerializeToString())
+`;
+
+const client = connect(inject("address"));
+afterAll(() => client.close());
+
+test("a network is loaded, called over each transport, described and removed", async () => {
+  const net: Network = await client.loadNetwork("ts/net", execFileSync(`${BIN}/python`, ["-c", MODEL]));
+  expect(String(net.info)).toContain("ts/net, version 1: 2 nodes, 9 weights\ninput  x: float32 (N, 1, H, W)");
+  const x = Tensor.from([[[[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]]]); // prettier-ignore
+  for (const { open } of TRANSPORTS) {
+    const other = open();
+    const same = await other.getNetwork("ts/net");
+    expect((await same.forward(x, [5])).toNested()).toEqual([[[[54, 63]]]]);
+    const { outputs, report } = await same.run({ x, n: Tensor.from([5], "uint8") });
+    expect(Object.entries(outputs).map(([name, y]) => [name, y.toNested()])).toEqual([
+      ["y", [[[[54, 63]]]]],
+      ["z", [[[[59, 68]]]]],
+    ]);
+    expect(report.parts.reduce((sum, part) => sum + part.nodes, 0)).toBeGreaterThan(0);
+    expect(Object.keys((await same.run({ x, n: [5] }, { outputs: ["z"] })).outputs)).toEqual(["z"]);
+    other.close();
+  }
+  const plan = await net.plan({ x: [2, 1, 5, 6], n: [1] });
+  expect(plan.nodes.map((node) => [node.op, node.shape])).toEqual([["Conv", [2, 1, 3, 4]], ["Add", [2, 1, 3, 4]]]); // prettier-ignore
+  expect(plan.multiplyAdds).toBe(2 * 9 * 12);
+  expect(String(plan)).toContain("last call: ");
+  expect((await net.statistics()).requests).toBe(9);
+  expect((await client.listNetworks()).map((info) => info.name)).toEqual(["ts/net"]);
+  expect(await rejected(net.forward(x))).toMatchObject({
+    message: "inputs: expected inputs called 'x', 'n', got 'none called n'",
+  });
+  expect(await rejected(net.forward(x, [5], [6]))).toMatchObject({
+    message: "inputs: expected at most 2 arrays, got '3 of them'",
+  });
+  expect(await rejected(net.run({ x, n: [5] }, { outputs: ["a"] }))).toMatchObject({ field: "outputs" });
+  await net.unload();
+  expect(await rejected(client.getNetwork("ts/net"))).toBeInstanceOf(NotFoundError);
+});
+
+test("what is no model is refused", async () => {
+  expect(await rejected(client.loadNetwork("ts/no", new Uint8Array([1, 2, 3])))).toBeInstanceOf(InvalidArgumentError);
+  expect(await rejected(client.loadNetwork("ts/no", "det.onnx" as never))).toMatchObject({ field: "model" });
+  expect(await rejected(TRANSPORTS[2]!.open().loadNetwork("ts/no", new Uint8Array()))).toBeInstanceOf(
+    UnimplementedError,
+  );
+});
+
+test("shapes and dtypes are checked in Python's words", () => {
+  const [x, y] = [new TensorInfo("x", "float32", ["N", 3, null]), new TensorInfo("y", "int64", ["N"])];
+  const messages = [{ x: [1, 3] }, { x: [1, 4, 2] }, { x: [1, 3, 2], y: [2] }, { x: [1, 3, -1] }, { z: [] }].map(
+    (shapes) => String(caught(() => checkShapes([x, y], shapes))),
+  );
+  expect(messages).toEqual([
+    "InvalidArgumentError: inputs['x'].shape: expected 3 axes, as in x: float32 (N, 3, ?), got [1, 3]",
+    "InvalidArgumentError: inputs['x'].shape[1]: expected 3, got 4",
+    "InvalidArgumentError: inputs['y'].shape[0]: expected 1, which axis 'N' has in inputs['x'].shape[0], got 2",
+    "InvalidArgumentError: inputs['x'].shape[2]: expected an extent of at least 0, got -1",
+    "InvalidArgumentError: inputs: expected inputs called 'x', 'y', got 'z'",
+  ]);
+  expect(converted(y, Tensor.from([3], "int32")).data).toEqual(new BigInt64Array([3n]));
+  expect(converted(x, Tensor.from([3], "int16")).dtype).toBe("float32");
+  for (const dtype of ["int32", "uint32", "int64"] as const) {
+    expect(caught(() => converted(x, Tensor.from([3], dtype)))).toMatchObject({ field: "inputs['x'].dtype" });
+  }
+  expect(caught(() => converted(y, Tensor.from([3])))).toMatchObject({ expected: "int64", got: "float32" });
+});
