@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file groupconv/v1/cluster.proto.
  */
 export const file_groupconv_v1_cluster: GenFile = /*@__PURE__*/
-  fileDesc("Chpncm91cGNvbnYvdjEvY2x1c3Rlci5wcm90bxIMZ3JvdXBjb252LnYxIhMKEUdldENsdXN0ZXJSZXF1ZXN0It4DChJHZXRDbHVzdGVyUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIQCghleGVjdXRvchgCIAEoCRIlCgd3b3JrZXJzGAMgAygLMhQuZ3JvdXBjb252LnYxLldvcmtlchIQCghyZXF1ZXN0cxgEIAEoAxIWCg51cHRpbWVfc2Vjb25kcxgFIAEoARIZChFtYXhfbWVzc2FnZV9ieXRlcxgGIAEoAxIPCgdydW5uaW5nGAcgASgFEkIKCWxpYnJhcmllcxgIIAMoCzIvLmdyb3VwY29udi52MS5HZXRDbHVzdGVyUmVzcG9uc2UuTGlicmFyaWVzRW50cnkSJwoGbGF5ZXJzGAkgAygLMhcuZ3JvdXBjb252LnYxLkxheWVyTG9hZBITCgtsYXllcl9ieXRlcxgKIAEoAxIWCg5sYXllcl9jYXBhY2l0eRgLIAEoAxIWCg5yZXNpZGVudF9ieXRlcxgMIAEoAxITCgtjcHVfc2Vjb25kcxgNIAEoARINCgVzdGF0ZRgOIAEoCRIPCgd0cm91YmxlGA8gASgJEg8KB3N0cmVhbXMYECABKAMaMAoOTGlicmFyaWVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJuCglMYXllckxvYWQSDAoEbmFtZRgBIAEoCRIPCgd2ZXJzaW9uGAIgASgDEg0KBWJ5dGVzGAMgASgDEhAKCHJlcXVlc3RzGAQgASgDEhAKCGZhaWx1cmVzGAUgASgDEg8KB3NlY29uZHMYBiABKAEiyQEKBldvcmtlchIKCgJpZBgBIAEoCRIMCgRub2RlGAIgASgJEg4KBmVuZ2luZRgDIAEoCRIOCgZkZXZpY2UYBCABKAkSDwoHdGhyZWFkcxgFIAEoBRIOCgZzaGFyZHMYBiABKAMSEAoIcmVzdGFydHMYByABKAMSFAoMYnVzeV9zZWNvbmRzGAggASgBEgwKBGxhbmUYCSABKAkSEgoKbGFuZV9saW1pdBgKIAEoAxIaChJjYWxpYnJhdGlvbl9zaGFyZHMYCyABKAMyYQoOQ2x1c3RlclNlcnZpY2USTwoKR2V0Q2x1c3RlchIfLmdyb3VwY29udi52MS5HZXRDbHVzdGVyUmVxdWVzdBogLmdyb3VwY29udi52MS5HZXRDbHVzdGVyUmVzcG9uc2ViBnByb3RvMw");
+  fileDesc("Chpncm91cGNvbnYvdjEvY2x1c3Rlci5wcm90bxIMZ3JvdXBjb252LnYxIhMKEUdldENsdXN0ZXJSZXF1ZXN0IogEChJHZXRDbHVzdGVyUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIQCghleGVjdXRvchgCIAEoCRIlCgd3b3JrZXJzGAMgAygLMhQuZ3JvdXBjb252LnYxLldvcmtlchIQCghyZXF1ZXN0cxgEIAEoAxIWCg51cHRpbWVfc2Vjb25kcxgFIAEoARIZChFtYXhfbWVzc2FnZV9ieXRlcxgGIAEoAxIPCgdydW5uaW5nGAcgASgFEkIKCWxpYnJhcmllcxgIIAMoCzIvLmdyb3VwY29udi52MS5HZXRDbHVzdGVyUmVzcG9uc2UuTGlicmFyaWVzRW50cnkSJwoGbGF5ZXJzGAkgAygLMhcuZ3JvdXBjb252LnYxLkxheWVyTG9hZBITCgtsYXllcl9ieXRlcxgKIAEoAxIWCg5sYXllcl9jYXBhY2l0eRgLIAEoAxIWCg5yZXNpZGVudF9ieXRlcxgMIAEoAxITCgtjcHVfc2Vjb25kcxgNIAEoARINCgVzdGF0ZRgOIAEoCRIPCgd0cm91YmxlGA8gASgJEg8KB3N0cmVhbXMYECABKAMSKAoJcHJvY2Vzc2VzGBEgAygLMhUuZ3JvdXBjb252LnYxLlByb2Nlc3MaMAoOTGlicmFyaWVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASK0AQoHUHJvY2VzcxINCgVpbmRleBgBIAEoBRILCgNwaWQYAiABKAMSEAoIcmVxdWVzdHMYAyABKAMSDwoHcnVubmluZxgEIAEoBRIWCg51cHRpbWVfc2Vjb25kcxgFIAEoARITCgtjcHVfc2Vjb25kcxgGIAEoARIWCg5yZXNpZGVudF9ieXRlcxgHIAEoAxIQCghyZXN0YXJ0cxgIIAEoAxITCgtjb25uZWN0aW9ucxgJIAEoBSJuCglMYXllckxvYWQSDAoEbmFtZRgBIAEoCRIPCgd2ZXJzaW9uGAIgASgDEg0KBWJ5dGVzGAMgASgDEhAKCHJlcXVlc3RzGAQgASgDEhAKCGZhaWx1cmVzGAUgASgDEg8KB3NlY29uZHMYBiABKAEiyQEKBldvcmtlchIKCgJpZBgBIAEoCRIMCgRub2RlGAIgASgJEg4KBmVuZ2luZRgDIAEoCRIOCgZkZXZpY2UYBCABKAkSDwoHdGhyZWFkcxgFIAEoBRIOCgZzaGFyZHMYBiABKAMSEAoIcmVzdGFydHMYByABKAMSFAoMYnVzeV9zZWNvbmRzGAggASgBEgwKBGxhbmUYCSABKAkSEgoKbGFuZV9saW1pdBgKIAEoAxIaChJjYWxpYnJhdGlvbl9zaGFyZHMYCyABKAMyYQoOQ2x1c3RlclNlcnZpY2USTwoKR2V0Q2x1c3RlchIfLmdyb3VwY29udi52MS5HZXRDbHVzdGVyUmVxdWVzdBogLmdyb3VwY29udi52MS5HZXRDbHVzdGVyUmVzcG9uc2ViBnByb3RvMw");
 
 /**
  * Asks for the state of the server.
@@ -144,6 +144,13 @@ export type GetClusterResponse = Message<"groupconv.v1.GetClusterResponse"> & {
    * @generated from field: int64 streams = 16;
    */
   streams: bigint;
+
+  /**
+   * The processes that take requests, if there are several; what is above is of all of them together.
+   *
+   * @generated from field: repeated groupconv.v1.Process processes = 17;
+   */
+  processes: Process[];
 };
 
 /**
@@ -152,6 +159,83 @@ export type GetClusterResponse = Message<"groupconv.v1.GetClusterResponse"> & {
  */
 export const GetClusterResponseSchema: GenMessage<GetClusterResponse> = /*@__PURE__*/
   messageDesc(file_groupconv_v1_cluster, 1);
+
+/**
+ * One of the processes that take requests.
+ *
+ * @generated from message groupconv.v1.Process
+ */
+export type Process = Message<"groupconv.v1.Process"> & {
+  /**
+   * Its number, from 0 on; the process that replaces a lost one has the same.
+   *
+   * @generated from field: int32 index = 1;
+   */
+  index: number;
+
+  /**
+   * Its id on its machine.
+   *
+   * @generated from field: int64 pid = 2;
+   */
+  pid: bigint;
+
+  /**
+   * Requests answered since it was started, errors included.
+   *
+   * @generated from field: int64 requests = 3;
+   */
+  requests: bigint;
+
+  /**
+   * Requests that it computes now.
+   *
+   * @generated from field: int32 running = 4;
+   */
+  running: number;
+
+  /**
+   * Seconds since it was started.
+   *
+   * @generated from field: double uptime_seconds = 5;
+   */
+  uptimeSeconds: number;
+
+  /**
+   * Seconds of CPU that it has used.
+   *
+   * @generated from field: double cpu_seconds = 6;
+   */
+  cpuSeconds: number;
+
+  /**
+   * Bytes of memory that it holds; what processes share counts for each.
+   *
+   * @generated from field: int64 resident_bytes = 7;
+   */
+  residentBytes: bigint;
+
+  /**
+   * Times that it was lost and replaced.
+   *
+   * @generated from field: int64 restarts = 8;
+   */
+  restarts: bigint;
+
+  /**
+   * Clients' connections to it.
+   *
+   * @generated from field: int32 connections = 9;
+   */
+  connections: number;
+};
+
+/**
+ * Describes the message groupconv.v1.Process.
+ * Use `create(ProcessSchema)` to create a new message.
+ */
+export const ProcessSchema: GenMessage<Process> = /*@__PURE__*/
+  messageDesc(file_groupconv_v1_cluster, 2);
 
 /**
  * What one layer or network does.
@@ -207,7 +291,7 @@ export type LayerLoad = Message<"groupconv.v1.LayerLoad"> & {
  * Use `create(LayerLoadSchema)` to create a new message.
  */
 export const LayerLoadSchema: GenMessage<LayerLoad> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_cluster, 2);
+  messageDesc(file_groupconv_v1_cluster, 3);
 
 /**
  * One worker.
@@ -298,7 +382,7 @@ export type Worker = Message<"groupconv.v1.Worker"> & {
  * Use `create(WorkerSchema)` to create a new message.
  */
 export const WorkerSchema: GenMessage<Worker> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_cluster, 3);
+  messageDesc(file_groupconv_v1_cluster, 4);
 
 /**
  * What the server consists of.
