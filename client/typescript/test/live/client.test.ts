@@ -84,7 +84,9 @@ describe("layers", () => {
     expect(layer.info).toMatchObject({ name: "ts/one", dtype: "float32", weights: 2, receptiveField: [2] });
     expect(layer.info.multiplyAdds([1, 1, 4])).toBe(6);
     expect((await layer.statistics()).requests).toBe(3);
-    expect((await client.listLayers()).map(String)).toContain("ts/one version 1: kernel (1, 1, 2) float32, 12 B");
+    expect((await client.listLayers()).map(String)).toContain(
+      `ts/one version ${layer.info.version}: kernel (1, 1, 2) float32, 12 B`,
+    );
     expect(String(await rejected(layer.forward([[[1], [1]]])))).toContain(
       "input.shape[1]: expected 1 channels, as the layer has, got 2",
     );
