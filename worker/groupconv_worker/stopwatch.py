@@ -3,6 +3,7 @@
 import math
 import resource
 import time
+from typing import Self
 
 import numpy as np
 
@@ -28,6 +29,29 @@ looks out for them. Alone on the machine that hardly happens, beside one busy lo
 
 class BusyError(Exception):
     """There was no gap between shards."""
+
+
+class Contention:
+    """A context manager around pieces of work of one thread: whether something else had the processor meanwhile."""
+
+    def __init__(self) -> None:
+        self._wall = self._running = 0.0
+        self._aside = 0
+
+    def __enter__(self) -> Self:
+        self._begun = time.perf_counter(), time.thread_time(), _preempted()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wall, running, aside = self._begun
+        self._wall += time.perf_counter() - wall
+        self._running += time.thread_time() - running
+        self._aside += _preempted() - aside
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something had."""
+        return self._running < DISTURBED * self._wall or self._aside > PREEMPTED * self._wall
 
 
 class Stopwatch:

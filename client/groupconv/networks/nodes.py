@@ -21,6 +21,8 @@ class NodePlan:
         stride: elements of the network's input between neighbors in the output, along the same axes; None where each
             element depends on the whole.
         window: of a convolution or pool, for people, as "5×5, stride 2, 2 groups"; else "".
+        seconds: on a worker, in the last run that took the time of each node; None before the first one, and for what
+            is fused into another node.
     """
 
     name: str
@@ -34,3 +36,4 @@ class NodePlan:
     receptive_field: tuple[int, ...] | None = None
     stride: tuple[float, ...] | None = None
     window: str = ""
+    seconds: float | None = None

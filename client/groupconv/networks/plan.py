@@ -83,6 +83,7 @@ class NetworkPlan:
     """What a call with inputs of certain shapes computes; `print(plan)` shows a table.
 
     The table's shares are of all multiply-adds; "sees" is the receptive field, in elements of the input.
+    Once a program was timed node by node, "time" is that of each node, and "of all" its share of the sum.
 
     Attributes:
         nodes: the operators in order.
@@ -162,7 +163,8 @@ class NetworkPlan:
 
     def _rows(self) -> list[tuple[str, ...]]:
         whole = self.multiply_adds or 1
-        return [
+        spent = sum(node.seconds or 0.0 for node in self.nodes)
+        rows: list[tuple[str, ...]] = [
             ("node", "operator", "window", "output", "weights", "multiply-adds", "share", "sees", "stride", "runs on"),
             *(
                 (node.name, node.op, node.window or "-",
@@ -173,6 +175,13 @@ class NetworkPlan:
                 for node in self.nodes
             ),
         ]  # fmt: skip
+        if not spent:
+            return rows
+        times = [
+            ("-", "-") if n.seconds is None else (milliseconds(n.seconds), f"{n.seconds / spent:.1%}")
+            for n in self.nodes
+        ]
+        return [(*row, *more) for row, more in zip(rows, [("time", "of all"), *times], strict=True)]
 
 
 def extents(values: tuple[float, ...] | None) -> str:

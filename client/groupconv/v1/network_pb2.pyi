@@ -462,6 +462,7 @@ class NetworkNode(_message.Message):
     RECEPTIVE_FIELD_FIELD_NUMBER: _builtins.int
     STRIDE_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the model."""
     op: _builtins.str
@@ -474,6 +475,10 @@ class NetworkNode(_message.Message):
     """Who runs it, as "onnxruntime"."""
     window: _builtins.str
     """Of a convolution or pool, its window for people, as "5×5, stride 2, 2 groups"; else empty."""
+    seconds: _builtins.float
+    """Seconds on a worker, in the last run that took the time of each node; absent before the first one, and for what is
+    fused into another node. Programs alone are timed: once they take over, and when they are measured again.
+    """
     @_builtins.property
     def shape(self) -> Global___Shape:
         """Shape of its first output; absent if it is not known before the call."""
@@ -512,13 +517,19 @@ class NetworkNode(_message.Message):
         receptive_field: _abc.Iterable[_builtins.int] | None = ...,
         stride: _abc.Iterable[_builtins.float] | None = ...,
         window: _builtins.str = ...,
+        seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_shape", b"_shape", "shape", b"shape"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "_shape", b"_shape", "seconds", b"seconds", "shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shape", b"_shape", "algorithm", b"algorithm", "inputs", b"inputs", "multiply_adds", b"multiply_adds", "name", b"name", "op", b"op", "outputs", b"outputs", "receptive_field", b"receptive_field", "shape", b"shape", "stride", b"stride", "weights", b"weights", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "_shape", b"_shape", "algorithm", b"algorithm", "inputs", b"inputs", "multiply_adds", b"multiply_adds", "name", b"name", "op", b"op", "outputs", b"outputs", "receptive_field", b"receptive_field", "seconds", b"seconds", "shape", b"shape", "stride", b"stride", "weights", b"weights", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
     _WhichOneofReturnType__shape: _TypeAlias = _typing.Literal["shape"]  # noqa: Y015
     _WhichOneofArgType__shape: _TypeAlias = _typing.Literal["_shape", b"_shape"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shape) -> _WhichOneofReturnType__shape | None: ...
 
 Global___NetworkNode: _TypeAlias = NetworkNode  # noqa: Y015

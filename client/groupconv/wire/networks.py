@@ -202,6 +202,7 @@ def plan_to_wire(plan: NetworkPlan) -> network_pb2.PlanNetworkResponse:
                 receptive_field=node.receptive_field or (),
                 stride=node.stride or (),
                 window=node.window,
+                seconds=node.seconds,
             )
             for node in plan.nodes
         ],
@@ -226,6 +227,7 @@ def plan_from_wire(message: network_pb2.PlanNetworkResponse) -> NetworkPlan:
             tuple(node.receptive_field) or None,
             tuple(node.stride) or None,
             node.window,
+            node.seconds if node.HasField("seconds") else None,
         )
         for node in message.nodes
     )

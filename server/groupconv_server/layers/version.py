@@ -138,6 +138,15 @@ class NetworkVersion(Version):
                 self._answered.pop(key, None)
         return plan
 
+    def timed(self, shapes: Mapping[str, Sequence[int]], seconds: Mapping[str, float]) -> None:
+        """Plans of these shapes say from now on how long nodes took, by their first outputs."""
+        key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
+        with self._lock:
+            plan = self._plans.get(key)
+            if plan is not None:
+                nodes = tuple(replace(n, seconds=seconds.get(n.outputs[0]) if n.outputs else None) for n in plan.nodes)
+                self._plans[key] = replace(plan, nodes=nodes)
+
     def answered_by(self, shapes: Mapping[str, Sequence[int]], algorithm: str, theirs: Sequence[str] = ()) -> None:
         """Plans of these shapes say from now on who answered the last call of them.
 

@@ -219,6 +219,8 @@ class Networks:
         self._limits.check_message(answer)
         self.registry.grow(network, worker, ran.program_bytes)
         network.answered_by(shapes, ran.algorithm, ran.theirs)
+        if ran.node_seconds:
+            network.timed(shapes, ran.node_seconds)
         parts = ran.parts or (PartReport(ran.algorithm, model.nodes, ran.seconds, ran.reason),)
         moved = ran.coordinator_bytes
         if moved is None:

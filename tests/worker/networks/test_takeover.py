@@ -17,9 +17,11 @@ from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import ALGORITHM, read_model
 from groupconv_worker.job import Job
+from groupconv_worker.networks.candidate import Candidate
+from groupconv_worker.networks.judgement import computed_by_onnxruntime, of_model
 from groupconv_worker.networks.runner import OURS, NetworkCall, NetworkRunner
 from groupconv_worker.networks.session import NetworkSession
-from groupconv_worker.networks.takeover import Candidate, Takeover, computed_by_onnxruntime
+from groupconv_worker.networks.takeover import Takeover
 
 X = np.random.default_rng(0).standard_normal((1, 64, 56, 56)).astype(np.float32)
 LRN = model([helper.make_node("LRN", ["x"], ["y"], size=5)], {"x": X.shape})
@@ -130,6 +132,47 @@ def test_a_program_may_leave_parts_to_onnxruntime(team):
     assert ran.theirs == ("b",)
     assert "sessions between" in ran.reason
     assert sum(part.seconds for part in ran.parts) <= ran.seconds
+
+
+def test_a_program_is_timed_node_by_node(team):
+    """Each node of the graph as one of the model's; the times go with one report."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Sinh", ["b"], ["c"]),
+        helper.make_node("LRN", ["c"], ["y"], size=5),
+    ]
+    w = np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32)
+    data = model(nodes, {"x": X.shape}, {"w": w / 24})
+    graph = Optimized(read_model(data)).canonical({"x": X.shape})
+    seconds = of_model(compiled_network(graph, team).node_seconds({"x": X}), read_model(data), graph)
+    assert set(seconds) == {"a", "c", "y"}
+    assert min(seconds.values()) > 0
+    takeover = Takeover(ThreadBudget(1), team, Compiler())
+    found = takeover.candidate("n", 1, {"x": X})
+    found.program, found.node_seconds = compiled_network(graph, team), seconds
+    runner = NetworkRunner(ThreadBudget(1), 1, takeover)
+    call = NetworkCall("n", 1, {"x": X}, ("y",))
+    assert runner.run(call, lambda: read_model(data), Job()).node_seconds == seconds
+    assert runner.run(call, lambda: read_model(data), Job()).node_seconds is None
+
+
+def test_what_was_measured_beside_other_work_is_measured_again(team):
+    takeover = Takeover(ThreadBudget(1), team, Compiler())
+    found = takeover.candidate("lrn", 1, {"x": X})
+    graph = Optimized(read_model(LRN)).canonical({"x": X.shape})
+    found.program, found.graph, found.disturbed = CompiledNetwork(graph, team), graph, 3
+    found.reason = "measured while other programs had the processor"
+    runner = NetworkRunner(ThreadBudget(1), 1, takeover)
+    call = NetworkCall("lrn", 1, {"x": X}, ("y",))
+    runner.run(call, lambda: read_model(LRN), Job())
+    takeover.wait()
+    assert found.node_seconds is None  # it is not the time yet
+    found.again = 0.0
+    runner.run(call, lambda: read_model(LRN), Job())
+    takeover.wait()
+    assert "× " in found.reason
+    assert found.again > 1e9  # three times are enough
 
 
 @pytest.mark.slow

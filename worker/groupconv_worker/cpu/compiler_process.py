@@ -63,6 +63,7 @@ def perform(engine: CpuEngine, job: Job) -> Done:
 def perform_network(job: NetworkJob) -> Done:
     """Bind a network's graph, and compile the kernels of its program."""
     from groupconv_worker.cpu.network.fragments import compiled_network
+    from groupconv_worker.cpu.network.kernels.clock import stamp
     from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
     from groupconv_worker.cpu.network.sharded import cut_network
     from groupconv_worker.cpu.threads import Team
@@ -80,6 +81,7 @@ def perform_network(job: NetworkJob) -> Done:
                         cut_network(graph, cut, [team] * job.workers)
                 if not job.cuts:
                     compiled_network(graph, team)
+                stamp()  # for runs that take the time of each node
         finally:
             team.close()
     except (UnsupportedNodeError, UnboundGraphError) as error:

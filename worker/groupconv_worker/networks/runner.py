@@ -17,7 +17,8 @@ from groupconv_worker.job import Job
 from groupconv_worker.networks.session import NetworkSession
 
 if TYPE_CHECKING:
-    from groupconv_worker.networks.takeover import OurNetwork, Takeover
+    from groupconv_worker.networks.candidate import OurNetwork
+    from groupconv_worker.networks.takeover import Takeover
     from groupconv_worker.runtime import WorkerRuntime
 
 Array = NDArray[Any]
@@ -67,6 +68,7 @@ class NetworkRan(NamedTuple):
         cut: what the network was cut along over the workers.
         exchanges: what these sent each other.
         coordinator_bytes: of inputs and outputs that were brought to the workers and back; None means once each.
+        node_seconds: of the model's nodes by their first outputs, once after they were taken; else None.
     """
 
     outputs: dict[str, Array]
@@ -80,6 +82,7 @@ class NetworkRan(NamedTuple):
     cut: str = WHOLE
     exchanges: tuple[ExchangeReport, ...] = ()
     coordinator_bytes: int | None = None
+    node_seconds: Mapping[str, float] | None = None
 
 
 OURS = "groupconv"
@@ -179,12 +182,14 @@ class NetworkRunner:
                 takeover.answered(*version, found, session, call.inputs, spare=call.spare)
                 reason = f"{SESSION} ({found.reason})" if found.reason else SESSION
             else:
+                takeover.answered_ours(found, session, call.inputs)
                 reason = f"{FRAGMENTS if parts else PROGRAM}, {found.reason}"
         held = 0 if takeover is None else takeover.bytes_of(*version)
         settled = found is not None and found.settled
         if program is None or found is None:
             return NetworkRan(outputs, seconds, ALGORITHM, reason, held, settled=settled)
-        return NetworkRan(outputs, seconds, OURS, reason, held, parts, found.theirs, settled)
+        times, found.node_seconds = found.node_seconds, None
+        return NetworkRan(outputs, seconds, OURS, reason, held, parts, found.theirs, settled, node_seconds=times)
 
     def forget(self, network: str, version: int) -> None:
         """Drop the session and the programs of a version. A call that runs on one goes on to its end."""

@@ -26,9 +26,11 @@ from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.partition.uniform import CUTS
 from groupconv_worker.job import Job
+from groupconv_worker.networks.candidate import Shapes
 from groupconv_worker.networks.gang import Gang
+from groupconv_worker.networks.judgement import agrees
 from groupconv_worker.networks.runner import OURS, WHOLE, NetworkCall, NetworkRan
-from groupconv_worker.networks.takeover import KEPT, ROUNDS, SECONDS, Shapes, agrees
+from groupconv_worker.networks.takeover import KEPT, ROUNDS, SECONDS
 
 if TYPE_CHECKING:
     from groupconv_worker.cpu.network.sharded import ShardedNetwork

@@ -6,14 +6,15 @@ that is faster and agrees with the session answers the calls of these shapes fro
 answers other shapes.
 """
 
+import contextlib
 import logging
+import math
 import queue
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,60 +25,28 @@ from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.graph.fragments import origins
 from groupconv_worker.graph.graph import Graph
-from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
+from groupconv_worker.networks.candidate import Candidate, Shapes
+from groupconv_worker.networks.judgement import agrees, computed_by_onnxruntime, of_model
 from groupconv_worker.networks.session import NetworkSession
+from groupconv_worker.stopwatch import Contention
 
 if TYPE_CHECKING:
-    from groupconv_worker.cpu.network.fragments import FragmentedNetwork
-    from groupconv_worker.cpu.network.network import CompiledNetwork
-
-    OurNetwork = CompiledNetwork | FragmentedNetwork
+    from groupconv_worker.networks.candidate import OurNetwork
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]
-TOLERANCE = 1e-4
-"""Of the largest element of an output: how far a program's answer may be from the session's."""
-ROUNDING = 2.0**-21
-"""How far it may be in any case: sigmoid and softmax round small results as numbers near 1."""
+T = TypeVar("T")
 KEPT = 8
 """Sets of shapes of which a version keeps programs, those that were called last."""
 LARGEST = 2**30
 """Bytes of a model, and of a call's inputs and outputs, up to which a program is made."""
+AGAIN = (60.0, 300.0, 1800.0)
+"""Seconds after which a measurement that something disturbed is made again."""
 ROUNDS, SECONDS = 7, 2.0
 """Runs of each that are measured, at most; and for how long, from the third on."""
-
-
-@dataclass(eq=False)
-class Candidate:
-    """A network's version with inputs of certain shapes.
-
-    Attributes:
-        name: of the network, for people.
-        shapes: of the inputs.
-        spare: bytes that its program may take.
-        program: that answers; None as long as the session does.
-        theirs: outputs of the model's nodes that onnxruntime computes for the program.
-        reason: why it is the one or the other.
-        calls: how often it was called.
-        settled: whether it was tried.
-        gone: whether the version was unloaded.
-    """
-
-    name: str
-    shapes: Shapes
-    spare: int = 0
-    program: "OurNetwork | None" = None
-    theirs: tuple[str, ...] = ()
-    reason: str = ""
-    calls: int = 0
-    settled: bool = False
-    gone: bool = False
-    started: bool = field(default=False, repr=False)
 
 
 class Takeover:
@@ -129,6 +98,8 @@ class Takeover:
             spare: bytes that a program may take.
         """
         only = len(self._known.get((network, version), ())) == 1
+        if time.monotonic() >= found.again:
+            found.started, found.again = False, math.inf
         if found.started or not (only or found.calls > 1) or not enabled():
             return
         found.started, found.spare = True, spare
@@ -147,6 +118,20 @@ class Takeover:
         found.reason = "a program is being compiled"
         if self._compiler.ask(job, done, now=True) is None:
             found.reason = "no program: there is no process that compiles"
+
+    def answered_ours(self, found: Candidate, session: NetworkSession, inputs: Mapping[str, Array]) -> None:
+        """The program has answered a call: have it measured again if the last time something had the processor."""
+        if time.monotonic() < found.again:
+            return
+        found.again = math.inf
+        copies = {name: array.copy() for name, array in inputs.items()}
+        outputs = [info.name for info in session.model.outputs]
+
+        def judge() -> None:
+            if found.program is not None and found.graph is not None:
+                self._judge(found, found.program, found.graph, session, copies, outputs)
+
+        self._do(judge)
 
     def bytes_of(self, network: str, version: int) -> int:
         """Bytes of the programs of a version."""
@@ -192,7 +177,7 @@ class Takeover:
         if found.gone:
             return
         # kept out of a server's start
-        from groupconv_worker.cpu.network.fragments import FragmentedNetwork, compiled_network
+        from groupconv_worker.cpu.network.fragments import compiled_network
         from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
         from groupconv_worker.cpu.network.network import KernelsMissingError
 
@@ -205,16 +190,40 @@ class Takeover:
         if program.nbytes > found.spare:
             found.reason = f"no program: {human_bytes(program.nbytes)} of it do not fit"
             return
-        theirs, ours = self._measure(program, session, inputs, outputs, found)
+        self._judge(found, program, came.graph, session, inputs, outputs)
+
+    def _judge(
+        self,
+        found: Candidate,
+        program: "OurNetwork",
+        graph: Graph,
+        session: NetworkSession,
+        inputs: dict[str, Array],
+        outputs: list[str],
+    ) -> None:
+        """Measure a program beside the session, and let the faster one answer from now on."""
+        from groupconv_worker.cpu.network.fragments import FragmentedNetwork
+
+        contention = Contention()
+        theirs, ours = self._measure(program, session, inputs, outputs, found, contention)
         if found.gone or not theirs:
+            found.program = None
             return
+        if contention.disturbed and found.disturbed < len(AGAIN):
+            found.again = time.monotonic() + AGAIN[found.disturbed]
+            found.disturbed += 1
         ratio = min(ours) / min(theirs)
         if ratio < 1:
             if isinstance(program, FragmentedNetwork):
-                found.theirs = computed_by_onnxruntime(program, session.model, came.graph)
-            found.reason, found.program = f"measured at {ratio:.2f} × onnxruntime's time", program
+                found.theirs = computed_by_onnxruntime(program, session.model, graph)
+            with contextlib.suppress(NotCompiledError), deferred():
+                taken, _ = self._timed(lambda _: program.node_seconds(inputs))
+                found.node_seconds = of_model(taken, session.model, graph)
+            found.reason, found.graph, found.program = f"measured at {ratio:.2f} × onnxruntime's time", graph, program
         else:
-            found.reason = f"a program takes {ratio:.2f} × its time"
+            found.reason, found.graph, found.program = f"a program takes {ratio:.2f} × its time", None, None
+        if found.again != math.inf:
+            found.reason += ", while other programs had the processor"
         log.info("network %s %s: %s", found.name, dict(found.shapes), found.reason)
 
     def _measure(
@@ -224,6 +233,7 @@ class Takeover:
         inputs: dict[str, Array],
         outputs: list[str],
         found: Candidate,
+        contention: Contention,
     ) -> tuple[list[float], list[float]]:
         """Seconds of the session and of the program, in turns, each beside no other run; none if they disagree."""
         theirs: list[float] = []
@@ -232,9 +242,9 @@ class Takeover:
         while len(theirs) < ROUNDS and not found.gone:
             if len(theirs) >= 3 and time.perf_counter() - start > SECONDS:
                 break
-            wanted, seconds = self._timed(lambda job: session.run(inputs, outputs, job))
+            wanted, seconds = self._timed(lambda job: session.run(inputs, outputs, job), contention)
             theirs.append(seconds)
-            got, seconds = self._timed(lambda _: program.run(inputs))
+            got, seconds = self._timed(lambda _: program.run(inputs), contention)
             ours.append(seconds)
             for name, want in wanted.items():
                 if not agrees(got[name], want):
@@ -244,37 +254,16 @@ class Takeover:
                     return [], []
         return theirs, ours
 
-    def _timed(self, run: Callable[[Job], dict[str, Array]]) -> tuple[dict[str, Array], float]:
+    def _timed(self, run: Callable[[Job], T], contention: Contention | None = None) -> tuple[T, float]:
         job = Job()
         threads = self._budget.acquire(whole=True)
         token = granted.set(threads)
         try:
             with job:
                 start = time.perf_counter()
-                outputs = run(job)
+                with contention or contextlib.nullcontext():
+                    outputs = run(job)
                 return outputs, time.perf_counter() - start
         finally:
             granted.reset(token)
             self._budget.release(threads)
-
-
-def computed_by_onnxruntime(program: "FragmentedNetwork", model: Model, graph: Graph) -> tuple[str, ...]:
-    """The outputs of a model's nodes that a program leaves to onnxruntime."""
-    from groupconv_worker.cpu.network.simplified import TWIN
-
-    foreign = {node.outputs[0].removesuffix(TWIN) for part in program.parts if not part.ours for node in part.nodes}
-    return tuple(name for name, origin in origins(model.proto.graph.node, graph).items() if origin in foreign)
-
-
-def agrees(got: Array, want: Array) -> bool:
-    """Whether a program's output is the session's, up to rounding.
-
-    Example:
-        >>> agrees(np.array([1.0, 2.00001]), np.array([1.0, 2.0])), agrees(np.array([1.0]), np.array([np.nan]))
-        (True, False)
-    """
-    if got.shape != want.shape or got.dtype != want.dtype:
-        return False
-    finite = np.isfinite(want)
-    scale = float(np.abs(want[finite]).max(initial=0))
-    return bool(np.allclose(got, want, rtol=0, atol=max(TOLERANCE * scale, ROUNDING), equal_nan=True))

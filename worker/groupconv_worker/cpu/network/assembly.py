@@ -22,6 +22,7 @@ class Assembly:
 
     Attributes:
         stages: in order, their addresses still relative to blocks.
+        ends: the first output of each node, and the number of stages once it was lowered.
         missing: the kernels that are not compiled, as far as is known.
 
     Example:
@@ -37,6 +38,7 @@ Address(base=0, offset=0))], 228)
 
     def __init__(self) -> None:
         self.stages: list[KernelStage] = []
+        self.ends: list[tuple[str, int]] = []
         self.missing: dict[Form, None] = {}
         self._sizes: list[int] = []
 

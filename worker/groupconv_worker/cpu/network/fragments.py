@@ -28,6 +28,7 @@ from groupconv_worker.cpu.network.network import (
 from groupconv_worker.cpu.network.planning import plan
 from groupconv_worker.cpu.network.pointwise import POINTWISE
 from groupconv_worker.cpu.network.simplified import simplified
+from groupconv_worker.cpu.network.timing import Stamped, owners
 from groupconv_worker.cpu.program import SCRATCH, Address, KernelStage, Program, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
@@ -98,14 +99,17 @@ class FragmentedNetwork:
         self._model_bytes = 0
         self._steps: list[Program | _Session] = []
         buffers = BufferPool(sys.maxsize)
-        own: list[KernelStage] = []
-        for stage in [*stages, None]:
+        self._own: list[tuple[list[KernelStage], list[str]]] = []
+        own: tuple[list[KernelStage], list[str]] = [], []
+        for stage, owner in zip([*stages, None], [*owners(assembly.ends, len(stages)), ""], strict=True):
             if stage is not None and stage.function >= 0:
-                own.append(self._moved(stage))
+                own[0].append(self._moved(stage))
+                own[1].append(owner)
                 continue
-            if own:
-                self._steps.append(Program(team, buffers, own))
-                own = []
+            if own[0]:
+                self._steps.append(Program(team, buffers, own[0]))
+                self._own.append(own)
+                own = [], []
             if stage is not None:
                 number = -stage.function - 1
                 self._steps.append(self._session(graph, fragments[number], sessions[number], stage.words, team.threads))
@@ -124,6 +128,28 @@ class FragmentedNetwork:
         self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
     ) -> tuple[dict[str, Array], list[float]]:
         """Run it once; also the seconds of each part."""
+        return self._run(self._steps, inputs, into)
+
+    def node_seconds(self, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Run it once, and say how long each node took, by its first output; a session's is its first node's."""
+        stamped = [Stamped(*own) for own in self._own]
+        waiting = iter(stamped)
+        steps = [
+            Program(step.team, step.buffers, next(waiting).stages) if isinstance(step, Program) else step
+            for step in self._steps
+        ]
+        _, took = self._run(steps, inputs, None)
+        found: dict[str, float] = {}
+        for part, spent in zip(self.parts, took, strict=True):
+            if not part.ours:
+                found[part.nodes[0].outputs[0]] = spent
+        for one in stamped:
+            found |= one.seconds()
+        return found
+
+    def _run(
+        self, steps: Sequence[Program | _Session], inputs: Mapping[str, Array], into: Mapping[str, Array] | None
+    ) -> tuple[dict[str, Array], list[float]]:
         given = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
         found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
         arena = self._arenas.take(self.arena_bytes)
@@ -131,7 +157,7 @@ class FragmentedNetwork:
         try:
             places = [0] * FIRST_INPUT + [address(array) for array in (*given, *found.values())] + [arena.address]
             bases = [word for place in places[FIRST_INPUT:] for word in (place, 0)]
-            for step in self._steps:
+            for step in steps:
                 if isinstance(step, Program):
                     step.start(bases)
                 else:

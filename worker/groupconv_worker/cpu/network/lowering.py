@@ -105,6 +105,7 @@ class Lowering:
                 for name in filter(None, node.outputs):  # as if a runtime had made them
                     self.maps.pop(name, None)
                     self.any_array(name)
+            self.assembly.ends.append((next(iter(node.outputs), ""), len(self.assembly.stages)))
             for name in node.outputs:
                 if name in self._outputs and name in self.maps and name not in self.arrays:
                     self.array(name)

@@ -1,7 +1,7 @@
 """A whole network compiled to one program, which runs on all threads without the interpreter."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError
 from groupconv_worker.cpu.network.planning import plan
 from groupconv_worker.cpu.network.pointwise import POINTWISE, lower_pointwise
 from groupconv_worker.cpu.network.simplified import simplified
-from groupconv_worker.cpu.program import Program, Scratch, address
+from groupconv_worker.cpu.network.timing import Stamped, owners
+from groupconv_worker.cpu.program import KernelStage, Program, Scratch, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.graph.graph import Graph, Node, Tensor
@@ -105,9 +106,13 @@ class CompiledNetwork:
         if assembly.missing:
             raise KernelsMissingError(tuple(assembly.missing))
         stages, self.arena_bytes = assembly.placed()
+        self._stages, self._owners = stages, owners(assembly.ends, len(stages))
+        self._program = self._made(team, stages)
+
+    def _made(self, team: Team, stages: Sequence[KernelStage]) -> Program:
         arena = Scratch()
         arena.room(self.arena_bytes, np.dtype(np.uint8))
-        self._program = Program(team, BufferPool(sys.maxsize), stages, arena)
+        return Program(team, BufferPool(sys.maxsize), stages, arena)
 
     @property
     def nbytes(self) -> int:
@@ -119,6 +124,7 @@ class CompiledNetwork:
         inputs: Mapping[str, Array],
         into: Mapping[str, Array] | None = None,
         shared: tuple[int, int] = (0, 0),
+        program: Program | None = None,
     ) -> dict[str, Array]:
         """Run it once.
 
@@ -127,6 +133,7 @@ class CompiledNetwork:
             into: contiguous arrays to be filled. The others are allocated, as are those that do not fit.
             shared: of a worker's part of a network that is cut: the address of the memory that the workers share, and
                 the number of the run.
+            program: of the same stages, in place of its own.
 
         Returns:
             All outputs by name.
@@ -138,8 +145,14 @@ class CompiledNetwork:
         found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
         bases = [word for array in (*given, *found.values()) for word in (address(array), 0)]
         bases += [shared[0], 0, shared[1], 0]
-        self._program.start(bases)
+        (program or self._program).start(bases)
         return found
+
+    def node_seconds(self, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Run it once, and say how long each node took, by its first output; not those of a network that is cut."""
+        stamped = Stamped(self._stages, self._owners)
+        self.run(inputs, program=self._made(self._program.team, stamped.stages))
+        return stamped.seconds()
 
 
 def check_samples(graph: Graph) -> None:

@@ -1,0 +1,57 @@
+"""What a program did beside the session: whether they agree, how long the model's nodes took, and who ran them."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groupconv_worker.cpu.network.simplified import TWIN
+from groupconv_worker.graph.fragments import origins
+from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.model import Model
+
+if TYPE_CHECKING:
+    from groupconv_worker.cpu.network.fragments import FragmentedNetwork
+
+Array = NDArray[Any]
+TOLERANCE = 1e-4
+"""Of the largest element of an output: how far a program's answer may be from the session's."""
+ROUNDING = 2.0**-21
+"""How far it may be in any case: sigmoid and softmax round small results as numbers near 1."""
+
+
+def of_model(seconds: Mapping[str, float], model: Model, graph: Graph) -> dict[str, float]:
+    """The seconds of a graph's nodes, each as those of the model's node whose work it is, by their first outputs."""
+    nodes = {node.outputs[0]: node.op for node in graph.nodes}
+    heirs: dict[str, str] = {}
+    came = origins(model.proto.graph.node, graph)
+    for node in model.proto.graph.node:
+        origin = came.get(node.output[0], "") if node.output else ""
+        if origin and (origin not in heirs or node.op_type == nodes[origin]):
+            heirs[origin] = node.output[0]
+    found: dict[str, float] = {}
+    for name, spent in seconds.items():
+        heir = heirs.get(name.removesuffix(TWIN), name)
+        found[heir] = found.get(heir, 0.0) + spent
+    return found
+
+
+def computed_by_onnxruntime(program: "FragmentedNetwork", model: Model, graph: Graph) -> tuple[str, ...]:
+    """The outputs of a model's nodes that a program leaves to onnxruntime."""
+    foreign = {node.outputs[0].removesuffix(TWIN) for part in program.parts if not part.ours for node in part.nodes}
+    return tuple(name for name, origin in origins(model.proto.graph.node, graph).items() if origin in foreign)
+
+
+def agrees(got: Array, want: Array) -> bool:
+    """Whether a program's output is the session's, up to rounding.
+
+    Example:
+        >>> agrees(np.array([1.0, 2.00001]), np.array([1.0, 2.0])), agrees(np.array([1.0]), np.array([np.nan]))
+        (True, False)
+    """
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return False
+    finite = np.isfinite(want)
+    scale = float(np.abs(want[finite]).max(initial=0))
+    return bool(np.allclose(got, want, rtol=0, atol=max(TOLERANCE * scale, ROUNDING), equal_nan=True))
