@@ -103,7 +103,7 @@ exchange = _operation(
 """exchange(address, expected, value): whether the word was as expected, and so was replaced."""
 
 
-@njit(types.boolean(types.int64), inline="always")
+@njit(inline="always")
 def stopped(at):
     """Whether the job is over (job.py) that a kernel with its words at this address works for: a look at two words.
 
