@@ -72,7 +72,7 @@ def run(engine: CudaEngine, case: Case) -> np.ndarray:
     return out
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(case=cases(dtypes=EVERY_DTYPE))
 def test_direct(direct: CudaEngine, case: Case):
     check(run(direct, case), case)
@@ -88,7 +88,7 @@ def in_parts(engine: CudaEngine):
         yield
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(case=cases(dtypes=EVERY_DTYPE))
 def test_direct_in_parts(direct: CudaEngine, case: Case):
     with in_parts(direct):
@@ -114,32 +114,32 @@ def test_parts_add_up(name: str):
     np.testing.assert_array_equal(out, reference.convolve(x, w, None, problem.geometry))
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(case=cases(transposed=True))
 def test_direct_transposed(direct: CudaEngine, case: Case):
     check(run(direct, case), case)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(case=cases(dtypes=SAME_FLOATS))
 def test_gemm(gemm: CudaEngine, case: Case):
     # the sum is rounded to the output dtype before bias and activation, not only after
     check(run(gemm, case), case, factor=8)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(case=cases(dtypes=SAME_FLOATS, transposed=False))
 def test_grouped(grouped: CudaEngine, case: Case):
     check(run(grouped, case), case)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(case=square_cases(depthwise=True, dtypes=NARROW))
 def test_depthwise(depthwise_engine: CudaEngine, case: Case):
     check(run(depthwise_engine, case), case)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(case=square_cases(depthwise=False, dtypes=NARROW))
 def test_stencil(stencil: CudaEngine, case: Case):
     check(run(stencil, case), case)
@@ -163,7 +163,7 @@ def test_depthwise_arrays_that_begin_anywhere_give_the_same_bits(depthwise_engin
     np.testing.assert_allclose(outs[0], reference.convolve(x, w, None, problem.geometry), atol=1e-5)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(case=cases(dtypes=(("float32", "float32"), ("float64", "float64"), ("uint8", "float32")), transposed=False))
 def test_fft(fft: CudaEngine, case: Case):
     """Normwise, as transforms are: every output shares the rounding of the longest transform.
@@ -179,7 +179,7 @@ def test_fft(fft: CudaEngine, case: Case):
     assert (error <= unit * (8 * (np.log2(length) + 1) * np.prod(norms) + 8 * (np.abs(got) + 1))).all()
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(case=cases(rank=2, dtypes=(("float32", "float32"), ("float64", "float64")), transposed=False))
 def test_separable(separable: CudaEngine, case: Case):
     g = case.geometry
@@ -189,7 +189,7 @@ def test_separable(separable: CudaEngine, case: Case):
     check(run(separable, case), case, factor=16)  # the factors are rounded, and a sum of sums
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(case=cases(dtypes=(("float16", "float16"), ("bfloat16", "bfloat16"), ("float32", "float32"))))
 def test_cudnn(cudnn: CudaEngine, case: Case):
     check(run(cudnn, case), case, factor=8)
