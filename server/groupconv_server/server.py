@@ -1,5 +1,6 @@
 """The server: the services on one port, started and ended in order."""
 
+import functools
 import logging
 import time
 from contextlib import ExitStack
@@ -118,6 +119,7 @@ class Server:
             self.layers = parts.layers(self.executor.forget, self.metrics.layers.used)
             self.repository = parts.repository(self.layers, self._store, self.coordinator)
             self.networks = parts.networks(self.layers, self.executor, self._store)
+            self.networks.rates = functools.partial(self.coordinator.planner.statistics.rates, "")
             self.executor.welcome(self.repository.prepare)
             self.background = Background(self.coordinator)
             undo.callback(self.background.stop)

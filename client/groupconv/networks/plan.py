@@ -7,6 +7,7 @@ from pathlib import Path
 
 from groupconv.convolution.html import html_table
 from groupconv.convolution.totals import Window
+from groupconv.networks.cuts import NetworkCuts
 from groupconv.networks.nodes import NodePlan
 from groupconv.networks.picture import draw
 from groupconv.networks.tensors import TensorInfo
@@ -90,12 +91,14 @@ class NetworkPlan:
         outputs: the network's outputs, with all extents that are known before the call.
         peak_bytes: of all tensors that are alive at the same time, as far as their shapes are known.
         last: how the last call of this version was answered, with inputs of any shape; None before the first one.
+        cuts: how the network would be cut over the workers that were asked for; None if none were.
     """
 
     nodes: tuple[NodePlan, ...]
     outputs: tuple[TensorInfo, ...]
     peak_bytes: int
     last: NetworkReport | None = None
+    cuts: NetworkCuts | None = None
 
     @property
     def weights(self) -> int:
@@ -152,7 +155,8 @@ class NetworkPlan:
     def __str__(self) -> str:
         lines = [table(self._rows(), left=frozenset({0, 1, 2, 3, 9})), self._totals()]
         lines += [f"output {info}" for info in self.outputs]
-        return "\n".join(lines if self.last is None else [*lines, f"last call: {self.last}"])
+        lines += [] if self.last is None else [f"last call: {self.last}"]
+        return "\n".join(lines if self.cuts is None else [*lines, "", str(self.cuts)])
 
     def _repr_html_(self) -> str:
         lines = (self._totals(), *(f"output {info}" for info in self.outputs))

@@ -383,8 +383,16 @@ class PlanNetworkRequest(_message.Message):
 
     NETWORK_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """The network's name."""
+    workers: _builtins.int
+    """Workers to cut the network over, which need not exist; 0 leaves cuts out. FAILED_PRECONDITION if the network's
+    shapes depend on what it computes.
+    """
+    in_flight: _builtins.int
+    """Calls at a time that share these workers; 0 is 1."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorInfo]:
         """One for each input."""
@@ -394,10 +402,12 @@ class PlanNetworkRequest(_message.Message):
         *,
         network: _builtins.str = ...,
         inputs: _abc.Iterable[Global___TensorInfo] | None = ...,
+        workers: _builtins.int = ...,
+        in_flight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "inputs", b"inputs", "network", b"network", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,6 +423,7 @@ class PlanNetworkResponse(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     PEAK_BYTES_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
+    CUTS_FIELD_NUMBER: _builtins.int
     peak_bytes: _builtins.int
     """Bytes of all tensors that are alive at the same time, at most."""
     @_builtins.property
@@ -427,6 +438,10 @@ class PlanNetworkResponse(_message.Message):
     def last(self) -> Global___NetworkReport:
         """How the last call of this version was answered, with inputs of any shape; absent before the first one."""
 
+    @_builtins.property
+    def cuts(self) -> Global___NetworkCuts:
+        """How the network would be cut over the workers asked for; absent if none were."""
+
     def __init__(
         self,
         *,
@@ -434,16 +449,188 @@ class PlanNetworkResponse(_message.Message):
         outputs: _abc.Iterable[Global___TensorInfo] | None = ...,
         peak_bytes: _builtins.int = ...,
         last: Global___NetworkReport | None = ...,
+        cuts: Global___NetworkCuts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_last", b"_last", "last", b"last"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cuts", b"_cuts", "_last", b"_last", "cuts", b"cuts", "last", b"last"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last", b"_last", "last", b"last", "nodes", b"nodes", "outputs", b"outputs", "peak_bytes", b"peak_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cuts", b"_cuts", "_last", b"_last", "cuts", b"cuts", "last", b"last", "nodes", b"nodes", "outputs", b"outputs", "peak_bytes", b"peak_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cuts: _TypeAlias = _typing.Literal["cuts"]  # noqa: Y015
+    _WhichOneofArgType__cuts: _TypeAlias = _typing.Literal["_cuts", b"_cuts"]  # noqa: Y015
     _WhichOneofReturnType__last: _TypeAlias = _typing.Literal["last"]  # noqa: Y015
     _WhichOneofArgType__last: _TypeAlias = _typing.Literal["_last", b"_last"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cuts) -> _WhichOneofReturnType__cuts | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last) -> _WhichOneofReturnType__last | None: ...
 
 Global___PlanNetworkResponse: _TypeAlias = PlanNetworkResponse  # noqa: Y015
+
+@_typing.final
+class NetworkCuts(_message.Message):
+    """A network over several workers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKERS_FIELD_NUMBER: _builtins.int
+    TENSORS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    CONSIDERED_FIELD_NUMBER: _builtins.int
+    INPUT_BYTES_FIELD_NUMBER: _builtins.int
+    OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    workers: _builtins.int
+    """Workers there are."""
+    seconds: _builtins.float
+    """Predicted seconds of a call."""
+    input_bytes: _builtins.int
+    """Bytes that the coordinator sends to workers."""
+    output_bytes: _builtins.int
+    """Bytes that it gets back."""
+    reason: _builtins.str
+    """Why the network is cut so, for people."""
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorCut]:
+        """What the nodes make, in their order; nodes that are fused are one."""
+
+    @_builtins.property
+    def considered(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsideredWorkers]:
+        """What other numbers of workers would take."""
+
+    def __init__(
+        self,
+        *,
+        workers: _builtins.int = ...,
+        tensors: _abc.Iterable[Global___TensorCut] | None = ...,
+        seconds: _builtins.float = ...,
+        considered: _abc.Iterable[Global___ConsideredWorkers] | None = ...,
+        input_bytes: _builtins.int = ...,
+        output_bytes: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered", b"considered", "input_bytes", b"input_bytes", "output_bytes", b"output_bytes", "reason", b"reason", "seconds", b"seconds", "tensors", b"tensors", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkCuts: _TypeAlias = NetworkCuts  # noqa: Y015
+
+@_typing.final
+class ConsideredWorkers(_message.Message):
+    """The predicted time on a number of workers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKERS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    workers: _builtins.int
+    """Their number."""
+    seconds: _builtins.float
+    """Seconds of a call."""
+    def __init__(
+        self,
+        *,
+        workers: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seconds", b"seconds", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsideredWorkers: _TypeAlias = ConsideredWorkers  # noqa: Y015
+
+@_typing.final
+class TensorCut(_message.Message):
+    """One tensor of a network, and the node that makes it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    OP_FIELD_NUMBER: _builtins.int
+    TENSOR_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    BOXES_FIELD_NUMBER: _builtins.int
+    EXCHANGED_BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    EXCHANGE_SECONDS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The node's name in the model; fused nodes have the name of their last one."""
+    op: _builtins.str
+    """The operator."""
+    tensor: _builtins.str
+    """The tensor's name."""
+    cut: _builtins.str
+    """The cut for people, as "rows 112|112"."""
+    used: _builtins.int
+    """How many workers share the call."""
+    exchanged_bytes: _builtins.int
+    """Bytes that workers send to one another of it."""
+    seconds: _builtins.float
+    """Predicted seconds of the node on the worker that takes longest."""
+    exchange_seconds: _builtins.float
+    """Predicted seconds until all that the node reads is there."""
+    @_builtins.property
+    def shape(self) -> Global___Shape:
+        """The shape of the whole."""
+
+    @_builtins.property
+    def boxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerBox]:
+        """What each of them makes, by worker."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        op: _builtins.str = ...,
+        tensor: _builtins.str = ...,
+        shape: Global___Shape | None = ...,
+        cut: _builtins.str = ...,
+        used: _builtins.int = ...,
+        boxes: _abc.Iterable[Global___WorkerBox] | None = ...,
+        exchanged_bytes: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        exchange_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shape", b"shape"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boxes", b"boxes", "cut", b"cut", "exchange_seconds", b"exchange_seconds", "exchanged_bytes", b"exchanged_bytes", "node", b"node", "op", b"op", "seconds", b"seconds", "shape", b"shape", "tensor", b"tensor", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorCut: _TypeAlias = TensorCut  # noqa: Y015
+
+@_typing.final
+class WorkerBox(_message.Message):
+    """The part of a tensor that a worker makes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    worker: _builtins.int
+    """The worker, from 0."""
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexRange]:
+        """One for each axis."""
+
+    def __init__(
+        self,
+        *,
+        worker: _builtins.int = ...,
+        ranges: _abc.Iterable[Global___IndexRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranges", b"ranges", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerBox: _TypeAlias = WorkerBox  # noqa: Y015
 
 @_typing.final
 class NetworkNode(_message.Message):

@@ -14,6 +14,7 @@ from groupconv.networks.plan import ExchangeReport, NetworkPlan, NetworkReport, 
 from groupconv.networks.tensors import MAX_AXES, NETWORK_DTYPES, TensorInfo
 from groupconv.v1 import network_pb2, tensor_pb2
 from groupconv.wire.codec import message_with, offset, scan, writable
+from groupconv.wire.cuts import cuts_from_wire, cuts_to_wire
 from groupconv.wire.layers import CHUNK_BYTES
 from groupconv.wire.tensors import array_over
 
@@ -209,6 +210,7 @@ def plan_to_wire(plan: NetworkPlan) -> network_pb2.PlanNetworkResponse:
         outputs=map(info_to_wire, plan.outputs),
         peak_bytes=plan.peak_bytes,
         last=None if plan.last is None else report_to_wire(plan.last),
+        cuts=None if plan.cuts is None else cuts_to_wire(plan.cuts),
     )
 
 
@@ -232,7 +234,8 @@ def plan_from_wire(message: network_pb2.PlanNetworkResponse) -> NetworkPlan:
         for node in message.nodes
     )
     last = report_from_wire(message.last) if message.HasField("last") else None
-    return NetworkPlan(tuple(nodes), tuple(map(info_from_wire, message.outputs)), message.peak_bytes, last)
+    cuts = cuts_from_wire(message.cuts) if message.HasField("cuts") else None
+    return NetworkPlan(tuple(nodes), tuple(map(info_from_wire, message.outputs)), message.peak_bytes, last, cuts)
 
 
 def report_to_wire(report: NetworkReport) -> network_pb2.NetworkReport:

@@ -42,7 +42,9 @@ PLAN = """Examples:
 
 $ groupconv networks plan ocr/det --input x=1,3,640,640
 
-$ groupconv networks plan alexnet
+$ groupconv networks plan alexnet --workers 8
+
+$ groupconv networks plan det.onnx --workers 4 --shape 1,3,1280,1280 --picture cuts.svg --export cut.onnx
 """
 UNLOAD = """Examples:
 
@@ -126,24 +128,60 @@ def show(
         typer.echo(f"drawn: {picture}", err=True)
 
 
-def plan(endpoint: Endpoint, name: NetworkArgument, inputs: InputsOption = None, timeout: TimeoutOption = 60.0) -> None:
-    """Show what a call computes, node by node: shapes, weights, multiply-adds, memory."""
+def plan(
+    endpoint: Endpoint,
+    name: Annotated[str, typer.Argument(help="A network that is loaded, or an ONNX file.")],
+    inputs: InputsOption = None,
+    shape: Annotated[str | None, typer.Option(help="N,C,H,W of the first input, as --input says for any.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Cut it over so many workers, which need not exist.")] = 0,
+    in_flight: Annotated[int, typer.Option(min=1, help="Calls at a time that share the workers.")] = 1,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw who makes what into this file: .png, .svg or .pdf.", dir_okay=False)
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the ONNX file with the cuts, which `networks load` follows.")
+    ] = None,
+    as_json: JsonOption = False,
+    timeout: TimeoutOption = 300.0,
+) -> None:
+    """Show what a call computes, node by node, and how it is cut over workers: who makes what, and what crosses."""
+    of_file = name.endswith(".onnx")
+    for option, value in (("--picture", picture), ("--export", export)):
+        if value is not None and not workers:
+            raise InvalidArgumentError("--workers", f"a number, for {option}", "none")
+    if export is not None and not of_file:
+        raise InvalidArgumentError("--export", "an ONNX file in place of a network's name: FILE.onnx", name)
+    if picture is not None:
+        picture_path("--picture", picture)
     with endpoint.connect(timeout) as client:
-        typer.echo(str(_plan(client.get_network(name), inputs)))
+        network = client.load_network(legal_name(Path(name).stem), name) if of_file else client.get_network(name)
+        try:
+            given = [*(inputs or []), *([f"{network.inputs[0].name}={shape}"] if shape else [])]
+            found = _plan(network, given, workers, in_flight)
+        finally:
+            if of_file:
+                network.unload()
+    if found.cuts is None:
+        typer.echo(str(found))
+        return
+    typer.echo(json.dumps(found.cuts.as_dict(), ensure_ascii=False) if as_json else str(found.cuts))
+    if picture is not None:
+        found.cuts.picture(picture, Path(name).stem)
+        typer.echo(f"drawn: {picture}", err=True)
+    if export is not None:
+        from groupconv_worker.graph.partition.sharding import write_cuts
+
+        boxes = {t.tensor: [*t.boxes, *(None,) * (workers - len(t.boxes))] for t in found.cuts.tensors}
+        export.write_bytes(write_cuts(Path(name).read_bytes(), boxes, workers))
+        typer.echo(f"written: {export}", err=True)
 
 
-def _plan(network: Network, inputs: list[str] | None) -> NetworkPlan:
-    given = shapes_of(inputs or [])
-    shapes = {info.name: info.shape for info in network.inputs}
-    if unknown := given.keys() - shapes.keys():
-        raise InvalidArgumentError("--input", f"names among {', '.join(shapes)}", min(unknown))
-    shapes |= given
+def _plan(network: Network, inputs: list[str] | None, workers: int = 0, in_flight: int = 1) -> NetworkPlan:
+    shapes = {info.name: info.shape for info in network.inputs} | shapes_of(inputs or [])
     for info in network.inputs:
         if not all(isinstance(extent, int) for extent in shapes[info.name]):
-            raise InvalidArgumentError(
-                "--input", f"{info.name}=N,C,H,W, as its shape is free: {info}", inputs or "none"
-            )
-    return network.plan(**shapes)  # type: ignore[arg-type] # all extents are integers now
+            raise InvalidArgumentError("--input", f"{info.name}=N,C,H,W, as its shape is free: {info}", inputs)
+    return network.plan(workers=workers, in_flight=in_flight, **shapes)  # type: ignore[arg-type] # integers now
 
 
 def unload(

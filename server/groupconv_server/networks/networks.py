@@ -18,9 +18,11 @@ from groupconv_server.executors.base import Executor
 from groupconv_server.layers.names import check_name
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.version import NetworkVersion
+from groupconv_server.networks.cuts import plan_cuts
 from groupconv_server.networks.store import NetworkStore, StoredNetwork
 from groupconv_server.networks.streaming import plan_stream
 from groupconv_server.networks.windows import Allowed
+from groupconv_server.planner.rates import Rates
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model, read_model
 from groupconv_worker.job import Job
@@ -48,10 +50,14 @@ class Networks:
         executor: runs them.
         limits: of requests.
         store: on disk; None keeps nothing.
+
+    Attributes:
+        rates: gives those of a worker as the planner knows them.
     """
 
     def __init__(self, registry: Layers, executor: Executor, limits: Limits, store: NetworkStore | None = None) -> None:
         self.registry, self._executor, self._limits, self._store = registry, executor, limits, store
+        self.rates: Callable[[], Rates] = Rates
 
     def restore(self) -> None:
         """Load every network that is on disk; those that cannot be loaded are reported and left alone."""
@@ -142,14 +148,25 @@ class Networks:
             self._store.remove(name)
         self.registry.unload(name)
 
-    def plan(self, name: str, shapes: Mapping[str, Sequence[int]]) -> NetworkPlan:
+    def plan(self, name: str, shapes: Mapping[str, Sequence[int]], workers: int = 0, in_flight: int = 1) -> NetworkPlan:
         """What a call with inputs of these shapes would compute, and how the last call was answered.
+
+        Args:
+            name: of the network.
+            shapes: of all inputs.
+            workers: to cut the network over; 0 leaves cuts out.
+            in_flight: calls at a time that share these workers.
 
         Raises:
             NotFoundError, InvalidArgumentError, ResourceExhaustedError: as of `NetworkVersion.bind`.
+            FailedPreconditionError: workers are asked for, and the network has no graph that can be cut.
         """
         network = self.registry.get(name, NetworkVersion)
-        return replace(network.bind(shapes, self._limits.tensor_bytes), last=network.last)
+        plan = replace(network.bind(shapes, self._limits.tensor_bytes), last=network.last)
+        if not workers:
+            return plan
+        reserve(COPIES * network.bytes)
+        return replace(plan, cuts=plan_cuts(network.model, shapes, workers, in_flight, self.rates()))
 
     def plan_stream(
         self, name: str, shapes: Mapping[str, Sequence[int]], outputs: Sequence[str], window_bytes: int = 0

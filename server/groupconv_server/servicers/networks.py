@@ -97,7 +97,9 @@ class NetworkServicer:
         self, request: network_pb2.PlanNetworkRequest, context: grpc.ServicerContext
     ) -> network_pb2.PlanNetworkResponse:
         """Say what a call would compute."""
-        return plan_to_wire(self._networks.plan(request.network, shapes_from_wire(request.inputs, "inputs")))
+        shapes = shapes_from_wire(request.inputs, "inputs")
+        plan = self._networks.plan(request.network, shapes, request.workers, request.in_flight or 1)
+        return plan_to_wire(plan)
 
     def PlanNetworkStream(
         self, request: network_pb2.PlanNetworkStreamRequest, context: grpc.ServicerContext
