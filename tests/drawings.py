@@ -18,8 +18,8 @@ from groupconv.networks.picture import draw as draw_network
 from groupconv_server.demo import sheet
 from groupconv_server.layers.catalogue import catalogue
 from groupconv_server.load import plot
-from groupconv_server.load.asker import Sample
 from groupconv_server.load.outcome import LoadOutcome
+from groupconv_server.load.requester import Sample
 from groupconv_server.measure.engine import Peaks, Row
 from groupconv_server.measure.report import draw_roofline
 from groupconv_server.planner import Cut, Planner, request_plan

@@ -152,7 +152,7 @@ class Server:
                 self._grpc.add_insecure_port(self._web.target)
             self._page = parts.page(self.metrics.registry, self.health.state)
             if self._store is not None:
-                self._store.held.tell(self.address)
+                self._store.held.record(self.address)
             self._grpc.start()
             self.health.start()
             if self._web is not None:

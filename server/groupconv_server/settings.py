@@ -161,7 +161,7 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
     )
-    metrics_host: str = setting(_c.metrics_host, "Address of that port, whose pages need no token.")
+    metrics_host: str = setting(_c.metrics_host, "Address on which --metrics-port listens; its pages need no token.")
     web_port: int | None = setting(
         _c.web_port,
         "HTTP port of gRPC-Web, Connect and the page; 0 picks a free one. Default: none.",

@@ -25,7 +25,7 @@ def test_every_way_to_ask_gives_the_cut_and_the_same_output(exact, bands, cut):
     assert bands.plan(X.shape, W.shape, SPEC, cut=cut).steps[0].cut == words
     result = bands.run(X, [Step(W, None, SPEC)], cut=cut)
     assert result.report.plan.steps[0].cut == words
-    assert result.report.plan.steps[0].reason.startswith("as asked; ")
+    assert result.report.plan.steps[0].reason.startswith("as requested; ")
     np.testing.assert_array_equal(result.output, whole)
     np.testing.assert_array_equal(bands.conv2d(X, W, groups=2, padding=1, cut=cut), whole)
     with bands.load_layer("cut/conv", W, None, SPEC) as layer:

@@ -31,7 +31,7 @@ def convolve_request(
         steps: from `prepare`.
         allow_reordering: whether sums over input channels may be split between workers.
         report: whether the server reports how it ran the request.
-        cut: that was asked for, by its name; "" leaves it to the planner.
+        cut: that was requested, by its name; "" leaves it to the planner.
     """
     rest = convolution_pb2.ConvolveRequest(steps=steps_to_wire(steps)).SerializeToString()
     return with_input(x, rest + request_fields("", report, allow_reordering, cut))

@@ -131,15 +131,15 @@ class _Scaled:
         self._bar.show(text)
 
 
-def wants_stream(inputs: Sequence[str], output: Path | None, asked: bool | None) -> bool:
-    """Whether a file goes in windows: if asked, or if it is, or becomes, one that is read and written in parts.
+def wants_stream(inputs: Sequence[str], output: Path | None, requested: bool | None) -> bool:
+    """Whether a file goes in windows: if requested, or if it is, or becomes, one that is read and written in parts.
 
     Example:
         >>> wants_stream(["slide.ome.tif"], None, None), wants_stream(["cat.jpg"], Path("cat.npy"), None)
         (True, False)
     """
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     paths = [Path(inputs[0]), *([] if output is None else [output])] if len(inputs) == 1 else []
     return any(files.family(path) in PARTS for path in paths)
 

@@ -49,12 +49,12 @@ def command(settings: Settings) -> None:
 
     def ready(server: Server | Supervisor) -> None:
         if server.web_url:
-            say(f"groupconv shows its page on {server.web_url}", page=server.web_url)
+            announce(f"groupconv shows its page on {server.web_url}", page=server.web_url)
         if server.metrics_url:
-            say(f"groupconv shows its metrics on {server.metrics_url}", metrics=server.metrics_url)
-        say(f"groupconv is serving with {server.described()} on {server.address}", address=server.address)
+            announce(f"groupconv shows its metrics on {server.metrics_url}", metrics=server.metrics_url)
+        announce(f"groupconv is serving with {server.described()} on {server.address}", address=server.address)
 
-    def say(text: str, **fields: str) -> None:
+    def announce(text: str, **fields: str) -> None:
         typer.echo(as_json(text, "stdout", **fields) if settings.log_format == "json" else text)
 
     traces.configure()

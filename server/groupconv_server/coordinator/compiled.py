@@ -28,7 +28,7 @@ class CompiledCall:
         problems: geometry and dtypes of each step, checked.
         steps: with arrays.
         reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
-        cut: that was asked for, by its name; "" leaves it to the planner.
+        cut: that was requested, by its name; "" leaves it to the planner.
 
     Attributes:
         problems, steps, reordering, cut: as given.

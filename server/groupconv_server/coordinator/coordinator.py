@@ -141,7 +141,7 @@ class Coordinator:
             dtype: of the input.
             steps: at least one, with arrays.
             reordering: whether a sum over input channels may be taken in parts, which changes its rounding.
-            cut: that was asked for, by its name; "" leaves it to the planner.
+            cut: that was requested, by its name; "" leaves it to the planner.
 
         Raises:
             InvalidArgumentError: naming the field at fault.
@@ -194,7 +194,7 @@ class Coordinator:
             chains = self._plan(call, workers, 1).chains
         else:  # requests in flight share the workers: cutting one would make the others wait
             busy = max(self._running + 1, self._inside())
-            chains = self.planner.turn(self._plan(call, workers, max(1, len(workers) // busy)), workers)
+            chains = self.planner.rotated(self._plan(call, workers, max(1, len(workers) // busy)), workers)
             if busy == 1 and not call.cut:
                 chains = self.planner.explore(chains, workers)
         return self.run(chains, x, call, job, output, planning=time.perf_counter() - start)

@@ -11,7 +11,7 @@ from groupconv.convolution.steps import Step
 CALLS = 64
 """Shapes and dtypes of input for which a layer's version keeps a compiled call."""
 Key = tuple[tuple[int, ...], np.dtype, bool, str]
-"""Shape and dtype of an input, whether sums may be reordered, and the cut that was asked for."""
+"""Shape and dtype of an input, whether sums may be reordered, and the cut that was requested."""
 
 
 class CompiledCalls:

@@ -35,7 +35,7 @@ class Disk:
             self._layers = LayerStore(folder, limits, address)
         except OSError as error:
             raise FailedPreconditionError(f"--layer-dir {folder}: {error}") from error
-        self._layers.held.tell(address)
+        self._layers.held.record(address)
         self._networks = NetworkStore(self._layers)
         self.damaged: dict[str, str] = {}
 

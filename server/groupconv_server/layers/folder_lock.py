@@ -56,12 +56,12 @@ class FolderLock:
             return
         try:
             self._lock(folder)
-            self.tell(holder)
+            self.record(holder)
         except BaseException:
             self.release()
             raise
 
-    def tell(self, holder: str) -> None:
+    def record(self, holder: str) -> None:
         """Replace the holder's address."""
         if self._file >= 0:
             text = f"pid {os.getpid()} on host {socket.gethostname()}, address {holder}\n"

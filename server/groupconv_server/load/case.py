@@ -59,7 +59,7 @@ class LoadCase:
         except NotFoundError:
             return self.deploy(client)
 
-    def take_away(self, client: Client) -> None:
+    def unload(self, client: Client) -> None:
         """Unload the layer of a resident case, if it is there.
 
         Raises:
@@ -69,7 +69,7 @@ class LoadCase:
             with suppress(NotFoundError):
                 client.unload_layer(self.layer)
 
-    def ask(self, client: Client, layer: Layer | None) -> Array:
+    def send(self, client: Client, layer: Layer | None) -> Array:
         """Send one request. A resident case needs a `layer` of this client.
 
         Raises:

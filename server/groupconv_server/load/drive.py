@@ -24,11 +24,11 @@ from locust.exception import StopUser
 
 from groupconv.client import Client
 from groupconv.errors import GroupconvError
-from groupconv_server.load.asker import Asker, Sample
 from groupconv_server.load.case import LoadCase
 from groupconv_server.load.memory import MemoryProbe
 from groupconv_server.load.outcome import LoadOutcome
 from groupconv_server.load.profile import Profile
+from groupconv_server.load.requester import Requester, Sample
 from groupconv_server.load.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Load:
         try:
             self._first_answers()
         except BaseException:
-            self._take_layers_away()
+            self._unload_layers()
             raise
         self.schedule, self.limit = Schedule(profile), math.inf
         self.threads = ThreadPool(profile.users + 1)
@@ -74,7 +74,7 @@ class Load:
     def _first_answers(self) -> None:
         with self.connect() as client:
             for case in self.cases:
-                if wrong := case.error(case.ask(client, case.deploy(client))):
+                if wrong := case.error(case.send(client, case.deploy(client))):
                     self.outcome.first_wrong.append(f"{case.name}: {wrong}")
 
     def __enter__(self) -> Self:
@@ -87,15 +87,15 @@ class Load:
         """End the users, and take the layers away that they loaded."""
         self.runner.quit()
         self.threads.join()  # a request that still runs could load a layer again
-        self._take_layers_away()
+        self._unload_layers()
 
-    def _take_layers_away(self) -> None:
+    def _unload_layers(self) -> None:
         if not any(case.resident for case in self.cases):
             return
         try:
             with self.connect() as client:
                 for case in {case.layer: case for case in self.cases if case.resident}.values():
-                    case.take_away(client)
+                    case.unload(client)
         except GroupconvError as error:
             log.warning("layers named %s may still be loaded: %s", self.cases[0].layer.rpartition("/")[0] + "/*", error)
 
@@ -118,7 +118,7 @@ class Load:
             gevent.sleep(min(0.25, self.profile.seconds - elapsed))
             progress(elapsed, self.outcome)
             if self.memory and self.memory.due():
-                self.threads.apply(self.memory.look)
+                self.threads.apply(self.memory.sample)
         self.outcome.missed = self.schedule.missed(self.profile.seconds)
         self.runner.stop()
         self.outcome.end(self.profile.seconds)
@@ -149,13 +149,13 @@ def _user_class(load: Load) -> type[locust.User]:
         """A connection that sends the requests of the schedule."""
 
         def on_start(self) -> None:
-            self.asker: Asker = load.threads.apply(Asker, (load.connect, load.cases))
+            self.requester: Requester = load.threads.apply(Requester, (load.connect, load.cases))
 
         def on_stop(self) -> None:
-            load.threads.apply(self.asker.close)
+            load.threads.apply(self.requester.close)
 
         @locust.task
-        def ask(self) -> None:
+        def send(self) -> None:
             if time.perf_counter() - load.outcome.start >= load.limit:
                 raise StopUser
             due, case, verify = load.schedule.next()
@@ -164,7 +164,7 @@ def _user_class(load: Load) -> type[locust.User]:
                     raise StopUser
                 due += load.outcome.start
                 gevent.sleep(max(0.0, due - time.perf_counter()))
-            sample: Sample = load.threads.apply(self.asker.ask, (case,), {"due": due, "verify": verify})
+            sample: Sample = load.threads.apply(self.requester.send, (case,), {"due": due, "verify": verify})
             load.outcome.add(sample)
             self.environment.events.request.fire(
                 request_type=load.cases[case].transport,

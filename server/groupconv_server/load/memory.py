@@ -36,7 +36,7 @@ class MemoryProbe:
         last = self.samples[-1][0] if self.samples else -self._every
         return time.monotonic() - self._start - last >= self._every
 
-    def look(self) -> None:
+    def sample(self) -> None:
         """Take a sample: NaN if the server does not answer or has no such metric."""
         try:
             with urllib.request.urlopen(self.url, timeout=5) as answer:  # noqa: S310 - the scheme is checked

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from groupconv.convolution.steps import Array
-from groupconv_server.load.asker import Sample
+from groupconv_server.load.requester import Sample
 
 
 @dataclass

@@ -16,7 +16,7 @@ def described(
     workers: int,
     tried: frozenset[int] = frozenset(),
     *,
-    asked: bool = False,
+    requested: bool = False,
 ) -> tuple[PlannedChain, ...]:
     """The chains with the plans of their steps.
 
@@ -25,7 +25,7 @@ def described(
         considered: other cuts of each chain, by its first step.
         workers: how many there are.
         tried: first steps of the chains that are cut like this only to measure the cut.
-        asked: whether the caller asked for the cut.
+        requested: whether the caller requested the cut.
     """
     done = []
     before: PlannedChain | None = None
@@ -40,8 +40,8 @@ def described(
         for i, problem in enumerate(c.chain):
             g = problem.geometry
             reason = reasons.joined(c, i) if i else reasons.first(c, before, alternatives, workers)
-            if asked and not i:
-                reason = f"as asked; {reason}"
+            if requested and not i:
+                reason = f"as requested; {reason}"
             if c.first in tried:
                 reason = f"tried once to measure its time; {reason}"
             plans.append(

@@ -36,14 +36,14 @@ class KnownPlan:
         version: of the statistics.
         rests_on: the histories of its chains, with their `changes`.
         most: workers that it takes at once.
-        turned: the plan by the position of the worker that it begins with.
+        rotations: the plan by the position of the worker that it begins with.
     """
 
     chains: tuple[PlannedChain, ...]
     version: int
     rests_on: tuple[tuple[History, int], ...]
     most: int
-    turned: dict[int, tuple[PlannedChain, ...]]
+    rotations: dict[int, tuple[PlannedChain, ...]]
 
 
 class Planner:
@@ -89,14 +89,14 @@ class Planner:
             workers: ids, at least one.
             reordering: whether input channels may be cut, which reorders sums.
             at_most: shards of any step; None is as many as there are workers. What was not measured is not cut.
-            cut: that the caller asked for, by its name: the cheapest cut along these dimensions is chosen, on as many
+            cut: that the caller requested, by its name: the cheapest cut along these dimensions is chosen, on as many
                 workers as there are; "" chooses among all cuts.
 
         Raises:
-            InvalidArgumentError: a step cannot be cut as asked.
+            InvalidArgumentError: a step cannot be cut as requested.
         """
         known = self.known(problems, workers, reordering=reordering, at_most=at_most, cut=cut)
-        return self.turn(known, workers)
+        return self.rotated(known, workers)
 
     def known(
         self,
@@ -128,12 +128,12 @@ class Planner:
         """Whether nothing has changed that a plan rests on."""
         return plan.version == self.statistics.version and all(h.changes == seen for h, seen in plan.rests_on)
 
-    def turn(self, plan: KnownPlan, workers: tuple[str, ...]) -> tuple[PlannedChain, ...]:
+    def rotated(self, plan: KnownPlan, workers: tuple[str, ...]) -> tuple[PlannedChain, ...]:
         """The chains of a plan for these workers; small requests begin with another worker each."""
         if plan.most == len(workers):
             return plan.chains
         offset = next(self._turn) % (len(workers) // plan.most) * plan.most
-        return plan.turned.get(offset) or self._turned(plan, workers, offset)
+        return plan.rotations.get(offset) or self._rotate(plan, workers, offset)
 
     def explore(self, chains: tuple[PlannedChain, ...], workers: tuple[str, ...]) -> tuple[PlannedChain, ...]:
         """The plan to run now: as given, or sometimes with a cut whose time should be measured."""
@@ -201,7 +201,7 @@ class Planner:
                     "each step apart", max(a.cut.parts for a in alone), sum(a.prediction.seconds for a in alone)
                 )
                 considered[c.first] = sorted([*considered[c.first], apart], key=lambda a: a.seconds)
-        return described(chains, considered, len(workers), asked=bool(kind))
+        return described(chains, considered, len(workers), requested=bool(kind))
 
     def _by_speed(self, workers: Sequence[str]) -> tuple[list[str], list[Rates]]:
         """The workers, fastest first, and their rates."""
@@ -209,14 +209,14 @@ class Planner:
         order = sorted(workers, key=lambda w: -rates[w].multiply_adds[0])
         return order, [rates[w] for w in order]
 
-    def _turned(self, plan: KnownPlan, workers: tuple[str, ...], offset: int) -> tuple[PlannedChain, ...]:
+    def _rotate(self, plan: KnownPlan, workers: tuple[str, ...], offset: int) -> tuple[PlannedChain, ...]:
         """A plan that begins with another worker, where all are alike."""
         order, rates = self._by_speed(workers)
-        turned = plan.chains
+        chains = plan.chains
         if rates[0].multiply_adds[0] <= ALIKE * rates[-1].multiply_adds[0]:
-            turned = tuple(c.turned(order, offset) for c in turned)
-        plan.turned[offset] = turned
-        return turned
+            chains = tuple(c.rotated(order, offset) for c in chains)
+        plan.rotations[offset] = chains
+        return chains
 
 
 def _steps(plan: KnownPlan) -> int:

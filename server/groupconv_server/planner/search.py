@@ -64,7 +64,7 @@ class PlannedChain:
     promising: tuple[Cut, ...] = ()
     measured: bool = False
 
-    def turned(self, workers: Sequence[str], offset: int) -> "PlannedChain":
+    def rotated(self, workers: Sequence[str], offset: int) -> "PlannedChain":
         """The plan on the workers from `offset` on, rotated."""
         ring = [workers[(offset + i) % len(workers)] for i in range(len(self.workers))]
         plans = tuple(
@@ -171,12 +171,12 @@ def search(
 def refusal(
     problem: Problem, step: int, kind: str, rates: Sequence[Rates], *, reordering: bool
 ) -> InvalidArgumentError:
-    """The error for a step that cannot be cut as the caller asked.
+    """The error for a step that cannot be cut as the caller requested.
 
     Args:
         problem: of the step.
         step: its position in the request.
-        kind: the name of the cut that was asked for.
+        kind: the name of the cut that was requested.
         rates: of the workers.
         reordering: as of `search`.
     """

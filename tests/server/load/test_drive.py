@@ -13,11 +13,11 @@ import pytest
 
 import groupconv
 from groupconv.errors import ResourceExhaustedError, UnavailableError
-from groupconv_server.load.asker import Sample
 from groupconv_server.load.drive import Load
 from groupconv_server.load.outcome import LoadOutcome
 from groupconv_server.load.plot import plot
 from groupconv_server.load.profile import Profile
+from groupconv_server.load.requester import Sample
 from groupconv_server.load.schedule import Schedule
 from waiting import until
 

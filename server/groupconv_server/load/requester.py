@@ -39,14 +39,14 @@ class Sample:
         return self.failed is None and self.wrong is None
 
 
-class Asker:
+class Requester:
     """A client with handles of resident layers. For one thread at a time."""
 
     def __init__(self, connect: Callable[[], Client], cases: list[LoadCase]) -> None:
         self._client, self._cases = connect(), cases
         self._layers: dict[int, Layer | None] = {}
 
-    def ask(self, case: int, *, due: float | None, verify: bool) -> Sample:
+    def send(self, case: int, *, due: float | None, verify: bool) -> Sample:
         """Send a request of `cases[case]`.
 
         Args:
@@ -56,7 +56,7 @@ class Asker:
         """
         start = time.perf_counter() if due is None else due
         try:
-            answer = self._ask(case)
+            answer = self._send(case)
         except GroupconvError as error:
             ended = time.perf_counter()
             return Sample(case, ended, ended - start, failed=f"{type(error).__name__}: {error}")
@@ -64,15 +64,15 @@ class Asker:
         wrong = self._cases[case].error(answer) if verify else None
         return Sample(case, ended, ended - start, answer.nbytes, verify, wrong=wrong)
 
-    def _ask(self, index: int) -> Array:
+    def _send(self, index: int) -> Array:
         case = self._cases[index]
         if index not in self._layers:
             self._layers[index] = case.find(self._client)
         try:
-            return case.ask(self._client, self._layers[index])
+            return case.send(self._client, self._layers[index])
         except NotFoundError:  # the server was restarted without its layers
             self._layers[index] = case.deploy(self._client)
-            return case.ask(self._client, self._layers[index])
+            return case.send(self._client, self._layers[index])
 
     def close(self) -> None:
         """Close the connection."""
