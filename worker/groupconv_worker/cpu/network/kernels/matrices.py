@@ -9,7 +9,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
-from groupconv_worker.cpu.kernels.atomic import array, job, once
+from groupconv_worker.cpu.kernels.atomic import array, job, once, stopped
 from groupconv_worker.cpu.kernels.simd import I64, Simd, i64
 from groupconv_worker.cpu.network.kernels.functions import apply
 from groupconv_worker.cpu.network.kernels.vectors import floats, load, load_first, splat, store_first
@@ -89,6 +89,8 @@ def multiply() -> Any:
             pair, panel = divmod(task, panels)
             weights = w[1] + 4 * (pair * w[16] + panel * w[13])
             for row in range(0, rows, ROWS):
+                if stopped(at):
+                    return
                 count = min(ROWS, rows - row)
                 _panel(count, w[0] + 4 * (pair * w[15] + row * w[10]), w[10], w[11], weights, w[12], depth, sums)
                 for r in range(count):

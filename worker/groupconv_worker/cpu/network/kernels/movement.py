@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
-from groupconv_worker.cpu.kernels.atomic import array, copy, job, once
+from groupconv_worker.cpu.kernels.atomic import array, copy, job, once, stopped
 from groupconv_worker.cpu.network.kernels.vectors import load, multiply_add, splat, store
 
 
@@ -27,6 +27,8 @@ def change_layout(to_blocks: bool) -> Any:
         channels, rows, columns = w[2], w[3], w[4]
         plain = array(w[0], np.float32)
         for task in range(first, last):
+            if stopped(at):
+                return
             block, row = divmod(task, rows)
             blocked = array(w[1] + 4 * (block * w[5] + row * w[6]), np.float32)
             for lane in range(min(LANES, channels - block * LANES)):
@@ -90,6 +92,8 @@ def resize() -> Any:
         table_rows, table_columns = array(w[4], np.int64), array(w[5], np.int64)
         share_rows, share_columns = array(w[6], np.float32), array(w[7], np.float32)
         for task in range(first, last):
+            if stopped(at):
+                return
             block, row = divmod(task, rows)
             plane = w[0] + 4 * block * w[8]
             upper, lower = plane + 4 * table_rows[2 * row] * w[9], plane + 4 * table_rows[2 * row + 1] * w[9]
@@ -121,6 +125,8 @@ def move() -> Any:
         w = array(at, np.int64)
         for i in range(first, last):
             for j in range(w[3]):
+                if stopped(at):
+                    return
                 for k in range(w[4]):
                     x_at, y_at = i * w[6] + j * w[7] + k * w[8], i * w[10] + j * w[11] + k * w[12]
                     if w[9] == 1 and w[13] == 1:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
-from groupconv_worker.cpu.kernels.atomic import array, job, once
+from groupconv_worker.cpu.kernels.atomic import array, job, once, stopped
 from groupconv_worker.cpu.network.kernels.functions import apply, combine
 from groupconv_worker.cpu.network.kernels.vectors import load, load_first, splat, store, store_first
 
@@ -31,6 +31,8 @@ def pointwise() -> Any:
         binary, unary = w[5], w[6]
         step_a, step_b, step_c = 4 * LANES * (w[7] == RUN), 4 * LANES * (w[8] == RUN), 4 * LANES * (w[9] == RUN)
         for task in range(first, last):
+            if stopped(at):
+                return
             for i in range(w[10]):
                 for j in range(w[11]):
                     n = w[12] if j < w[11] - 1 else w[13]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
-from groupconv_worker.cpu.kernels.atomic import array, job, once
+from groupconv_worker.cpu.kernels.atomic import array, job, once, stopped
 from groupconv_worker.cpu.network.kernels.functions import UNARY_CODES, apply
 from groupconv_worker.cpu.network.kernels.vectors import (
     largest,
@@ -42,6 +42,8 @@ def rows() -> Any:
         rest = n - whole * LANES
         zero = splat(np.float32(0))
         for row in range(first, last):
+            if stopped(at):
+                return
             x = w[0] + 4 * row * n
             y = w[1] + 4 * row * (1 if kind in (SUM, MEAN, MAX) else n)
             numbers, found = array(x, np.float32), array(y, np.float32)
@@ -129,6 +131,8 @@ def normalize_neighbors() -> Any:
         channels, below, above, columns = w[4], w[5], w[6], w[8]
         blocks, zero, one = (channels + LANES - 1) // LANES, splat(np.float32(0)), splat(np.float32(1))
         for row in range(first, last):
+            if stopped(at):
+                return
             room = w[2] + 4 * row * w[9]
             squares = room + 4 * LANES * ((below + LANES - 1) // LANES)  # zeros before the first channel
             for at_zero in range(room, squares, 4 * LANES):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
-from groupconv_worker.cpu.kernels.atomic import array, job, once
+from groupconv_worker.cpu.kernels.atomic import array, job, once, stopped
 from groupconv_worker.cpu.network.kernels.vectors import load, maximum, splat, store
 
 LARGEST, MEAN = 0, 1
@@ -30,6 +30,8 @@ def pool() -> Any:
         padded, x_plane, x_row, y_plane, y_row = w[17], w[18], w[19], w[20], w[21]
         lowest, zero = splat(np.float32(-np.inf)), splat(np.float32(0))
         for task in range(first, last):
+            if stopped(at):
+                return
             block, row = divmod(task, rows)
             h = row * down - top
             k_first, k_last = max(0, (over - 1 - h) // over), min(K, (H - h + over - 1) // over)
