@@ -7,6 +7,7 @@ import sys
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +231,16 @@ def test_a_signal_drains_all_processes():
                 except UnavailableError:
                     continue  # it came after the signal
         assert server.wait(60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_tests_of_one_process_hold_for_two():
+    names = ("layers", "tokens", "shared_regions", "metrics", "inference")
+    tests = [Path(__file__).with_name(f"test_{name}.py") for name in names]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "two_processes", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tests[0].parents[2])
+    assert done.returncode == 0, done.stdout[-5000:]
 
 
 def test_a_spec_crosses_processes(client):

@@ -1,11 +1,13 @@
 """The metrics of all fronts as those of one server."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
+
+from groupconv_server.telemetry.series import MAX_LAYERS, OTHER
 
 ALIKE = frozenset(
     {
@@ -34,6 +36,7 @@ class SummedMetrics:
 
     def __init__(self, gather: Callable[[], dict[int, list[Metric]]]) -> None:
         self._gather, self._last, self._lost = gather, dict[int, list[Metric]](), list[Metric]()
+        self._layers: list[str] = []  # that have series of their own: each front has chosen some
         self._lock = threading.Lock()
 
     def registry(self) -> CollectorRegistry:
@@ -50,7 +53,11 @@ class SummedMetrics:
         """The sums."""
         with self._lock:
             self._last |= self._gather()
-            yield from total([self._lost, *self._last.values()])
+            samples = (s for metrics in self._last.values() for metric in metrics for s in metric.samples)
+            present = {sample.labels["layer"] for sample in samples if "layer" in sample.labels}
+            self._layers = [layer for layer in self._layers if layer in present]
+            self._layers += sorted(present.difference(self._layers, [OTHER]))[: MAX_LAYERS - len(self._layers)]
+            yield from total([self._lost, *self._last.values()], self._layers)
 
     def lose(self, front: int) -> None:
         """A front has ended."""
@@ -59,8 +66,12 @@ class SummedMetrics:
             self._lost = list(total([self._lost, counted]))
 
 
-def total(found: Iterable[Sequence[Metric]]) -> Iterator[Metric]:
+def total(found: Iterable[Sequence[Metric]], layers: Collection[str] | None = None) -> Iterator[Metric]:
     """One family of each name, with the sums of its samples.
+
+    Args:
+        found: the families of each front.
+        layers: those that have series of their own, the others have one together; None gives each its own.
 
     Example:
         >>> from prometheus_client.core import CounterMetricFamily
@@ -75,7 +86,10 @@ def total(found: Iterable[Sequence[Metric]]) -> Iterator[Metric]:
             families.setdefault(metric.name, metric)
             samples = values.setdefault(metric.name, {})
             for sample in metric.samples:
-                key = sample.name, tuple(sample.labels.items())
+                labels = sample.labels
+                if layers is not None and "layer" in labels and labels["layer"] not in layers:
+                    labels = {**labels, "layer": OTHER}
+                key = sample.name, tuple(labels.items())
                 known = samples.get(key)
                 if known is None:
                     samples[key] = sample.value

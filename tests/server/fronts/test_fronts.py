@@ -15,6 +15,7 @@ from groupconv_server.fronts.limits import Allowances, SharedAllowance, SharedBu
 from groupconv_server.fronts.link import Link
 from groupconv_server.fronts.metrics import SummedMetrics
 from groupconv_server.fronts.replica import Change, Replica, Staged
+from groupconv_server.telemetry.series import MAX_LAYERS, OTHER
 
 
 @pytest.fixture
@@ -169,3 +170,18 @@ def test_counters_of_lost_processes_stay_in_the_sums():
     summed.lose(0)
     fronts[1][1].inc()
     assert (registry.get_sample_value("seen_total"), registry.get_sample_value("held")) == (6, 5)
+
+
+def test_layers_of_all_processes_have_as_many_series_as_those_of_one():
+    fronts = {}
+    for front in range(2):
+        registry = CollectorRegistry()
+        used = Counter("used", "Used.", ["layer"], registry=registry)
+        for i in range(MAX_LAYERS):
+            used.labels(f"{front}/{i}").inc()
+        fronts[front] = list(registry.collect())
+    [family] = SummedMetrics(lambda: fronts).collect()
+    series = {s.labels["layer"]: s.value for s in family.samples if s.name == "used_total"}
+    assert len(series) == MAX_LAYERS + 1
+    assert series[OTHER] == MAX_LAYERS
+    assert sum(series.values()) == 2 * MAX_LAYERS
