@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SOURCES := $(wildcard client worker server tests bench examples deploy docs/site docs/*.ipynb)
 
-.PHONY: help setup demo test test-ray test-slow test-gpu test-arm64 test-python test-typescript lint format docs dist proto proto-check bench compose-test fuzz audit clean
+.PHONY: help setup demo test test-ray test-slow test-gpu test-arm64 test-python test-typescript test-web web lint format docs dist proto proto-check bench compose-test fuzz audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -67,6 +67,16 @@ audit: setup  ## known vulnerabilities of the pinned versions: asks PyPI's advis
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python -m pip check
 	$(BIN)/pip-audit --disable-pip --no-deps --requirement constraints.txt
+
+web:  ## build the page of the web port into server/groupconv_server/web/page (needs Node)
+	cd client/typescript && npm install --silent
+	cd client/web && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm install --silent && npm run build
+
+# Playwright drives Debian's Chromium; it is not told to bring one.
+test-web: setup  ## build the page, check it and drive it in Chromium (needs Node and Chromium; else it says why it does nothing)
+	@if ! command -v node >/dev/null; then echo "test-web: skipped, there is no Node"; \
+	elif ! command -v $${CHROMIUM:-chromium} >/dev/null; then echo "test-web: skipped, there is no Chromium"; \
+	else $(MAKE) --no-print-directory web && cd client/web && npm run check && npm test; fi
 
 docs: setup  ## the pages and the API reference as a site in build/out/site; a broken link is an error
 	mkdir -p build/out

@@ -12,6 +12,8 @@ EXAMPLES = """Examples:
 
 $ groupconv demo
 
+$ groupconv demo --web
+
 $ groupconv demo --target localhost:50051 --output sheet.png
 """
 
@@ -22,19 +24,30 @@ def command(
     ] = Path("groupconv-demo.png"),
     endpoint: Endpoint | None = None,
     executor: Annotated[
-        str, typer.Option(help="Executor of the server that the command starts: ray or local.")
-    ] = "ray",
+        str | None,
+        typer.Option(
+            help="Executor of the server that the command starts: ray or local. Default: ray, with --web local."
+        ),
+    ] = None,
     photo: Annotated[
         Path | None, typer.Option(help="An image of your own. Default: the astronaut of scikit-image.", exists=True)
     ] = None,
+    web: Annotated[
+        bool, typer.Option("--web", help="Open the page on which convolutions can be seen, until stopped.")
+    ] = False,
 ) -> None:
     """Serve, run every variant on a photograph and AlexNet's layers, check each against the float64 reference.
 
-    Prints one table and writes a contact sheet. Exit code 1 if any check fails.
+    Prints one table and writes a contact sheet. Exit code 1 if any check fails. With --web it opens a page instead.
     """
+    if web:
+        from groupconv_server.demo.page import open_page
+
+        open_page(executor or "local")
+        return
     from groupconv_server.demo.run import run_demo
 
     picture_path("--output", output)
     connect = None if endpoint is None else endpoint.connect
-    if not run_demo(output=output, connect=connect, executor=executor, photo=photo):
+    if not run_demo(output=output, connect=connect, executor=executor or "ray", photo=photo):
         raise typer.Exit(1)
