@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file groupconv/v1/network.proto.
  */
 export const file_groupconv_v1_network: GenFile = /*@__PURE__*/
-  fileDesc("Chpncm91cGNvbnYvdjEvbmV0d29yay5wcm90bxIMZ3JvdXBjb252LnYxIlwKEkxvYWROZXR3b3JrUmVxdWVzdBItCgZoZWFkZXIYASABKAsyGy5ncm91cGNvbnYudjEuTmV0d29ya0hlYWRlckgAEg8KBWNodW5rGAIgASgMSABCBgoEcGFydCJdCg1OZXR3b3JrSGVhZGVyEgwKBG5hbWUYASABKAkSEQoJYnl0ZV9zaXplGAIgASgDEisKBmlucHV0cxgDIAMoCzIbLmdyb3VwY29udi52MS5OZXR3b3JrSW5wdXRzIjkKDU5ldHdvcmtJbnB1dHMSKAoGaW5wdXRzGAEgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8iYwoKVGVuc29ySW5mbxIMCgRuYW1lGAEgASgJEiUKBWR0eXBlGAIgASgOMhYuZ3JvdXBjb252LnYxLkRhdGFUeXBlEiAKBGF4ZXMYAyADKAsyEi5ncm91cGNvbnYudjEuQXhpcyIkCgRBeGlzEg4KBmV4dGVudBgBIAEoAxIMCgRuYW1lGAIgASgJIj0KE0xvYWROZXR3b3JrUmVzcG9uc2USJgoHbmV0d29yaxgBIAEoCzIVLmdyb3VwY29udi52MS5OZXR3b3JrIuEBCgdOZXR3b3JrEgwKBG5hbWUYASABKAkSDwoHdmVyc2lvbhgCIAEoAxIoCgZpbnB1dHMYAyADKAsyGC5ncm91cGNvbnYudjEuVGVuc29ySW5mbxIpCgdvdXRwdXRzGAQgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8SDQoFbm9kZXMYBSABKAMSDwoHd2VpZ2h0cxgGIAEoAxINCgVieXRlcxgHIAEoAxIQCghyZXF1ZXN0cxgIIAEoAxIQCghmYWlsdXJlcxgJIAEoAxIPCgdzZWNvbmRzGAogASgBIiEKEUdldE5ldHdvcmtSZXF1ZXN0EgwKBG5hbWUYASABKAkiPAoSR2V0TmV0d29ya1Jlc3BvbnNlEiYKB25ldHdvcmsYASABKAsyFS5ncm91cGNvbnYudjEuTmV0d29yayIVChNMaXN0TmV0d29ya3NSZXF1ZXN0Ij8KFExpc3ROZXR3b3Jrc1Jlc3BvbnNlEicKCG5ldHdvcmtzGAEgAygLMhUuZ3JvdXBjb252LnYxLk5ldHdvcmsiJAoUVW5sb2FkTmV0d29ya1JlcXVlc3QSDAoEbmFtZRgBIAEoCSIXChVVbmxvYWROZXR3b3JrUmVzcG9uc2UiTwoSUGxhbk5ldHdvcmtSZXF1ZXN0Eg8KB25ldHdvcmsYASABKAkSKAoGaW5wdXRzGAIgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8itwEKE1BsYW5OZXR3b3JrUmVzcG9uc2USKAoFbm9kZXMYASADKAsyGS5ncm91cGNvbnYudjEuTmV0d29ya05vZGUSKQoHb3V0cHV0cxgCIAMoCzIYLmdyb3VwY29udi52MS5UZW5zb3JJbmZvEhIKCnBlYWtfYnl0ZXMYAyABKAMSLgoEbGFzdBgEIAEoCzIbLmdyb3VwY29udi52MS5OZXR3b3JrUmVwb3J0SACIAQFCBwoFX2xhc3QikQIKC05ldHdvcmtOb2RlEgwKBG5hbWUYASABKAkSCgoCb3AYAiABKAkSJwoFc2hhcGUYAyABKAsyEy5ncm91cGNvbnYudjEuU2hhcGVIAIgBARIPCgd3ZWlnaHRzGAQgASgDEhUKDW11bHRpcGx5X2FkZHMYBSABKAMSEQoJYWxnb3JpdGhtGAYgASgJEg4KBmlucHV0cxgHIAMoCRIPCgdvdXRwdXRzGAggAygJEhcKD3JlY2VwdGl2ZV9maWVsZBgJIAMoAxIOCgZzdHJpZGUYCiADKAESDgoGd2luZG93GAsgASgJEhQKB3NlY29uZHMYDCABKAFIAYgBAUIICgZfc2hhcGVCCgoIX3NlY29uZHMifAoYUGxhbk5ldHdvcmtTdHJlYW1SZXF1ZXN0Eg8KB25ldHdvcmsYASABKAkSKAoGaW5wdXRzGAIgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8SDwoHb3V0cHV0cxgDIAMoCRIUCgx3aW5kb3dfYnl0ZXMYBCABKAMi4AEKGVBsYW5OZXR3b3JrU3RyZWFtUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoAxIMCgRtYXBzGAIgAygJEikKB291dHB1dHMYAyADKAsyGC5ncm91cGNvbnYudjEuVGVuc29ySW5mbxImCgRheGVzGAQgAygLMhguZ3JvdXBjb252LnYxLldpbmRvd0F4aXMSFAoMd2luZG93X2J5dGVzGAUgASgDEhIKCnJlY29tcHV0ZWQYBiABKAESEQoJaW5fZmxpZ2h0GAcgASgFEhQKDHN0cmVhbV9ieXRlcxgIIAEoAyKWAQoKV2luZG93QXhpcxIMCgRheGlzGAEgASgFEgwKBHN0ZXAYAiABKAMSFwoPcmVjZXB0aXZlX2ZpZWxkGAMgASgDEigKBnJhbmdlcxgEIAMoCzIYLmdyb3VwY29udi52MS5JbmRleFJhbmdlEikKB291dHB1dHMYBSADKAsyGC5ncm91cGNvbnYudjEuT3V0cHV0QXhpcyIpCgpJbmRleFJhbmdlEg0KBXN0YXJ0GAEgASgDEgwKBHN0b3AYAiABKAMiVAoKT3V0cHV0QXhpcxIMCgRheGlzGAEgASgFEicKBXBhcnRzGAIgAygLMhguZ3JvdXBjb252LnYxLkluZGV4UmFuZ2USDwoHb3JpZ2lucxgDIAMoAyIYCgVTaGFwZRIPCgdleHRlbnRzGAEgAygDIqABChFSdW5OZXR3b3JrUmVxdWVzdBIPCgduZXR3b3JrGAEgASgJEg0KBW5hbWVzGAIgAygJEiQKBmlucHV0cxgDIAMoCzIULmdyb3VwY29udi52MS5UZW5zb3ISDwoHb3V0cHV0cxgEIAMoCRIWCg53aXRob3V0X3JlcG9ydBgFIAEoCBIPCgd2ZXJzaW9uGAYgASgDEgsKA2N1dBgHIAEoCSJ3ChJSdW5OZXR3b3JrUmVzcG9uc2USJQoHb3V0cHV0cxgBIAMoCzIULmdyb3VwY29udi52MS5UZW5zb3ISDQoFbmFtZXMYAiADKAkSKwoGcmVwb3J0GAMgASgLMhsuZ3JvdXBjb252LnYxLk5ldHdvcmtSZXBvcnQitAEKDU5ldHdvcmtSZXBvcnQSDgoGd29ya2VyGAEgASgJEigKBXBhcnRzGAIgAygLMhkuZ3JvdXBjb252LnYxLk5ldHdvcmtQYXJ0EhkKEWNvb3JkaW5hdG9yX2J5dGVzGAMgASgDEg8KB3NlY29uZHMYBCABKAESMAoJZXhjaGFuZ2VzGAUgAygLMh0uZ3JvdXBjb252LnYxLk5ldHdvcmtFeGNoYW5nZRILCgNjdXQYBiABKAkiUAoPTmV0d29ya0V4Y2hhbmdlEg4KBnRlbnNvchgBIAEoCRINCgVieXRlcxgCIAEoAxIOCgZzb3VyY2UYAyABKAkSDgoGdGFyZ2V0GAQgASgJIlAKC05ldHdvcmtQYXJ0EhEKCWFsZ29yaXRobRgBIAEoCRINCgVub2RlcxgCIAEoAxIPCgdzZWNvbmRzGAMgASgBEg4KBnJlYXNvbhgEIAEoCTLzBAoOTmV0d29ya1NlcnZpY2USVAoLTG9hZE5ldHdvcmsSIC5ncm91cGNvbnYudjEuTG9hZE5ldHdvcmtSZXF1ZXN0GiEuZ3JvdXBjb252LnYxLkxvYWROZXR3b3JrUmVzcG9uc2UoARJPCgpHZXROZXR3b3JrEh8uZ3JvdXBjb252LnYxLkdldE5ldHdvcmtSZXF1ZXN0GiAuZ3JvdXBjb252LnYxLkdldE5ldHdvcmtSZXNwb25zZRJVCgxMaXN0TmV0d29ya3MSIS5ncm91cGNvbnYudjEuTGlzdE5ldHdvcmtzUmVxdWVzdBoiLmdyb3VwY29udi52MS5MaXN0TmV0d29ya3NSZXNwb25zZRJYCg1VbmxvYWROZXR3b3JrEiIuZ3JvdXBjb252LnYxLlVubG9hZE5ldHdvcmtSZXF1ZXN0GiMuZ3JvdXBjb252LnYxLlVubG9hZE5ldHdvcmtSZXNwb25zZRJSCgtQbGFuTmV0d29yaxIgLmdyb3VwY29udi52MS5QbGFuTmV0d29ya1JlcXVlc3QaIS5ncm91cGNvbnYudjEuUGxhbk5ldHdvcmtSZXNwb25zZRJkChFQbGFuTmV0d29ya1N0cmVhbRImLmdyb3VwY29udi52MS5QbGFuTmV0d29ya1N0cmVhbVJlcXVlc3QaJy5ncm91cGNvbnYudjEuUGxhbk5ldHdvcmtTdHJlYW1SZXNwb25zZRJPCgpSdW5OZXR3b3JrEh8uZ3JvdXBjb252LnYxLlJ1bk5ldHdvcmtSZXF1ZXN0GiAuZ3JvdXBjb252LnYxLlJ1bk5ldHdvcmtSZXNwb25zZWIGcHJvdG8z", [file_groupconv_v1_tensor]);
+  fileDesc("Chpncm91cGNvbnYvdjEvbmV0d29yay5wcm90bxIMZ3JvdXBjb252LnYxIlwKEkxvYWROZXR3b3JrUmVxdWVzdBItCgZoZWFkZXIYASABKAsyGy5ncm91cGNvbnYudjEuTmV0d29ya0hlYWRlckgAEg8KBWNodW5rGAIgASgMSABCBgoEcGFydCJdCg1OZXR3b3JrSGVhZGVyEgwKBG5hbWUYASABKAkSEQoJYnl0ZV9zaXplGAIgASgDEisKBmlucHV0cxgDIAMoCzIbLmdyb3VwY29udi52MS5OZXR3b3JrSW5wdXRzIjkKDU5ldHdvcmtJbnB1dHMSKAoGaW5wdXRzGAEgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8iYwoKVGVuc29ySW5mbxIMCgRuYW1lGAEgASgJEiUKBWR0eXBlGAIgASgOMhYuZ3JvdXBjb252LnYxLkRhdGFUeXBlEiAKBGF4ZXMYAyADKAsyEi5ncm91cGNvbnYudjEuQXhpcyIkCgRBeGlzEg4KBmV4dGVudBgBIAEoAxIMCgRuYW1lGAIgASgJIj0KE0xvYWROZXR3b3JrUmVzcG9uc2USJgoHbmV0d29yaxgBIAEoCzIVLmdyb3VwY29udi52MS5OZXR3b3JrIuEBCgdOZXR3b3JrEgwKBG5hbWUYASABKAkSDwoHdmVyc2lvbhgCIAEoAxIoCgZpbnB1dHMYAyADKAsyGC5ncm91cGNvbnYudjEuVGVuc29ySW5mbxIpCgdvdXRwdXRzGAQgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8SDQoFbm9kZXMYBSABKAMSDwoHd2VpZ2h0cxgGIAEoAxINCgVieXRlcxgHIAEoAxIQCghyZXF1ZXN0cxgIIAEoAxIQCghmYWlsdXJlcxgJIAEoAxIPCgdzZWNvbmRzGAogASgBIiEKEUdldE5ldHdvcmtSZXF1ZXN0EgwKBG5hbWUYASABKAkiPAoSR2V0TmV0d29ya1Jlc3BvbnNlEiYKB25ldHdvcmsYASABKAsyFS5ncm91cGNvbnYudjEuTmV0d29yayIVChNMaXN0TmV0d29ya3NSZXF1ZXN0Ij8KFExpc3ROZXR3b3Jrc1Jlc3BvbnNlEicKCG5ldHdvcmtzGAEgAygLMhUuZ3JvdXBjb252LnYxLk5ldHdvcmsiJAoUVW5sb2FkTmV0d29ya1JlcXVlc3QSDAoEbmFtZRgBIAEoCSIXChVVbmxvYWROZXR3b3JrUmVzcG9uc2UicwoSUGxhbk5ldHdvcmtSZXF1ZXN0Eg8KB25ldHdvcmsYASABKAkSKAoGaW5wdXRzGAIgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8SDwoHd29ya2VycxgDIAEoBRIRCglpbl9mbGlnaHQYBCABKAUi7gEKE1BsYW5OZXR3b3JrUmVzcG9uc2USKAoFbm9kZXMYASADKAsyGS5ncm91cGNvbnYudjEuTmV0d29ya05vZGUSKQoHb3V0cHV0cxgCIAMoCzIYLmdyb3VwY29udi52MS5UZW5zb3JJbmZvEhIKCnBlYWtfYnl0ZXMYAyABKAMSLgoEbGFzdBgEIAEoCzIbLmdyb3VwY29udi52MS5OZXR3b3JrUmVwb3J0SACIAQESLAoEY3V0cxgFIAEoCzIZLmdyb3VwY29udi52MS5OZXR3b3JrQ3V0c0gBiAEBQgcKBV9sYXN0QgcKBV9jdXRzIskBCgtOZXR3b3JrQ3V0cxIPCgd3b3JrZXJzGAEgASgFEigKB3RlbnNvcnMYAiADKAsyFy5ncm91cGNvbnYudjEuVGVuc29yQ3V0Eg8KB3NlY29uZHMYAyABKAESMwoKY29uc2lkZXJlZBgEIAMoCzIfLmdyb3VwY29udi52MS5Db25zaWRlcmVkV29ya2VycxITCgtpbnB1dF9ieXRlcxgFIAEoAxIUCgxvdXRwdXRfYnl0ZXMYBiABKAMSDgoGcmVhc29uGAcgASgJIjUKEUNvbnNpZGVyZWRXb3JrZXJzEg8KB3dvcmtlcnMYASABKAUSDwoHc2Vjb25kcxgCIAEoASLgAQoJVGVuc29yQ3V0EgwKBG5vZGUYASABKAkSCgoCb3AYAiABKAkSDgoGdGVuc29yGAMgASgJEiIKBXNoYXBlGAQgASgLMhMuZ3JvdXBjb252LnYxLlNoYXBlEgsKA2N1dBgFIAEoCRIMCgR1c2VkGAYgASgFEiYKBWJveGVzGAcgAygLMhcuZ3JvdXBjb252LnYxLldvcmtlckJveBIXCg9leGNoYW5nZWRfYnl0ZXMYCCABKAMSDwoHc2Vjb25kcxgJIAEoARIYChBleGNoYW5nZV9zZWNvbmRzGAogASgBIkUKCVdvcmtlckJveBIOCgZ3b3JrZXIYASABKAUSKAoGcmFuZ2VzGAIgAygLMhguZ3JvdXBjb252LnYxLkluZGV4UmFuZ2UikQIKC05ldHdvcmtOb2RlEgwKBG5hbWUYASABKAkSCgoCb3AYAiABKAkSJwoFc2hhcGUYAyABKAsyEy5ncm91cGNvbnYudjEuU2hhcGVIAIgBARIPCgd3ZWlnaHRzGAQgASgDEhUKDW11bHRpcGx5X2FkZHMYBSABKAMSEQoJYWxnb3JpdGhtGAYgASgJEg4KBmlucHV0cxgHIAMoCRIPCgdvdXRwdXRzGAggAygJEhcKD3JlY2VwdGl2ZV9maWVsZBgJIAMoAxIOCgZzdHJpZGUYCiADKAESDgoGd2luZG93GAsgASgJEhQKB3NlY29uZHMYDCABKAFIAYgBAUIICgZfc2hhcGVCCgoIX3NlY29uZHMifAoYUGxhbk5ldHdvcmtTdHJlYW1SZXF1ZXN0Eg8KB25ldHdvcmsYASABKAkSKAoGaW5wdXRzGAIgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8SDwoHb3V0cHV0cxgDIAMoCRIUCgx3aW5kb3dfYnl0ZXMYBCABKAMi4AEKGVBsYW5OZXR3b3JrU3RyZWFtUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoAxIMCgRtYXBzGAIgAygJEikKB291dHB1dHMYAyADKAsyGC5ncm91cGNvbnYudjEuVGVuc29ySW5mbxImCgRheGVzGAQgAygLMhguZ3JvdXBjb252LnYxLldpbmRvd0F4aXMSFAoMd2luZG93X2J5dGVzGAUgASgDEhIKCnJlY29tcHV0ZWQYBiABKAESEQoJaW5fZmxpZ2h0GAcgASgFEhQKDHN0cmVhbV9ieXRlcxgIIAEoAyKWAQoKV2luZG93QXhpcxIMCgRheGlzGAEgASgFEgwKBHN0ZXAYAiABKAMSFwoPcmVjZXB0aXZlX2ZpZWxkGAMgASgDEigKBnJhbmdlcxgEIAMoCzIYLmdyb3VwY29udi52MS5JbmRleFJhbmdlEikKB291dHB1dHMYBSADKAsyGC5ncm91cGNvbnYudjEuT3V0cHV0QXhpcyIpCgpJbmRleFJhbmdlEg0KBXN0YXJ0GAEgASgDEgwKBHN0b3AYAiABKAMiVAoKT3V0cHV0QXhpcxIMCgRheGlzGAEgASgFEicKBXBhcnRzGAIgAygLMhguZ3JvdXBjb252LnYxLkluZGV4UmFuZ2USDwoHb3JpZ2lucxgDIAMoAyIYCgVTaGFwZRIPCgdleHRlbnRzGAEgAygDIqABChFSdW5OZXR3b3JrUmVxdWVzdBIPCgduZXR3b3JrGAEgASgJEg0KBW5hbWVzGAIgAygJEiQKBmlucHV0cxgDIAMoCzIULmdyb3VwY29udi52MS5UZW5zb3ISDwoHb3V0cHV0cxgEIAMoCRIWCg53aXRob3V0X3JlcG9ydBgFIAEoCBIPCgd2ZXJzaW9uGAYgASgDEgsKA2N1dBgHIAEoCSJ3ChJSdW5OZXR3b3JrUmVzcG9uc2USJQoHb3V0cHV0cxgBIAMoCzIULmdyb3VwY29udi52MS5UZW5zb3ISDQoFbmFtZXMYAiADKAkSKwoGcmVwb3J0GAMgASgLMhsuZ3JvdXBjb252LnYxLk5ldHdvcmtSZXBvcnQitAEKDU5ldHdvcmtSZXBvcnQSDgoGd29ya2VyGAEgASgJEigKBXBhcnRzGAIgAygLMhkuZ3JvdXBjb252LnYxLk5ldHdvcmtQYXJ0EhkKEWNvb3JkaW5hdG9yX2J5dGVzGAMgASgDEg8KB3NlY29uZHMYBCABKAESMAoJZXhjaGFuZ2VzGAUgAygLMh0uZ3JvdXBjb252LnYxLk5ldHdvcmtFeGNoYW5nZRILCgNjdXQYBiABKAkiUAoPTmV0d29ya0V4Y2hhbmdlEg4KBnRlbnNvchgBIAEoCRINCgVieXRlcxgCIAEoAxIOCgZzb3VyY2UYAyABKAkSDgoGdGFyZ2V0GAQgASgJIlAKC05ldHdvcmtQYXJ0EhEKCWFsZ29yaXRobRgBIAEoCRINCgVub2RlcxgCIAEoAxIPCgdzZWNvbmRzGAMgASgBEg4KBnJlYXNvbhgEIAEoCTLzBAoOTmV0d29ya1NlcnZpY2USVAoLTG9hZE5ldHdvcmsSIC5ncm91cGNvbnYudjEuTG9hZE5ldHdvcmtSZXF1ZXN0GiEuZ3JvdXBjb252LnYxLkxvYWROZXR3b3JrUmVzcG9uc2UoARJPCgpHZXROZXR3b3JrEh8uZ3JvdXBjb252LnYxLkdldE5ldHdvcmtSZXF1ZXN0GiAuZ3JvdXBjb252LnYxLkdldE5ldHdvcmtSZXNwb25zZRJVCgxMaXN0TmV0d29ya3MSIS5ncm91cGNvbnYudjEuTGlzdE5ldHdvcmtzUmVxdWVzdBoiLmdyb3VwY29udi52MS5MaXN0TmV0d29ya3NSZXNwb25zZRJYCg1VbmxvYWROZXR3b3JrEiIuZ3JvdXBjb252LnYxLlVubG9hZE5ldHdvcmtSZXF1ZXN0GiMuZ3JvdXBjb252LnYxLlVubG9hZE5ldHdvcmtSZXNwb25zZRJSCgtQbGFuTmV0d29yaxIgLmdyb3VwY29udi52MS5QbGFuTmV0d29ya1JlcXVlc3QaIS5ncm91cGNvbnYudjEuUGxhbk5ldHdvcmtSZXNwb25zZRJkChFQbGFuTmV0d29ya1N0cmVhbRImLmdyb3VwY29udi52MS5QbGFuTmV0d29ya1N0cmVhbVJlcXVlc3QaJy5ncm91cGNvbnYudjEuUGxhbk5ldHdvcmtTdHJlYW1SZXNwb25zZRJPCgpSdW5OZXR3b3JrEh8uZ3JvdXBjb252LnYxLlJ1bk5ldHdvcmtSZXF1ZXN0GiAuZ3JvdXBjb252LnYxLlJ1bk5ldHdvcmtSZXNwb25zZWIGcHJvdG8z", [file_groupconv_v1_tensor]);
 
 /**
  * One part of a network that is being loaded.
@@ -408,6 +408,21 @@ export type PlanNetworkRequest = Message<"groupconv.v1.PlanNetworkRequest"> & {
    * @generated from field: repeated groupconv.v1.TensorInfo inputs = 2;
    */
   inputs: TensorInfo[];
+
+  /**
+   * Workers to cut the network over, which need not exist; 0 leaves cuts out. FAILED_PRECONDITION if the network's
+   * shapes depend on what it computes.
+   *
+   * @generated from field: int32 workers = 3;
+   */
+  workers: number;
+
+  /**
+   * Calls at a time that share these workers; 0 is 1.
+   *
+   * @generated from field: int32 in_flight = 4;
+   */
+  inFlight: number;
 };
 
 /**
@@ -450,6 +465,13 @@ export type PlanNetworkResponse = Message<"groupconv.v1.PlanNetworkResponse"> & 
    * @generated from field: optional groupconv.v1.NetworkReport last = 4;
    */
   last?: NetworkReport | undefined;
+
+  /**
+   * How the network would be cut over the workers asked for; absent if none were.
+   *
+   * @generated from field: optional groupconv.v1.NetworkCuts cuts = 5;
+   */
+  cuts?: NetworkCuts | undefined;
 };
 
 /**
@@ -458,6 +480,209 @@ export type PlanNetworkResponse = Message<"groupconv.v1.PlanNetworkResponse"> & 
  */
 export const PlanNetworkResponseSchema: GenMessage<PlanNetworkResponse> = /*@__PURE__*/
   messageDesc(file_groupconv_v1_network, 14);
+
+/**
+ * A network over several workers.
+ *
+ * @generated from message groupconv.v1.NetworkCuts
+ */
+export type NetworkCuts = Message<"groupconv.v1.NetworkCuts"> & {
+  /**
+   * Workers there are.
+   *
+   * @generated from field: int32 workers = 1;
+   */
+  workers: number;
+
+  /**
+   * What the nodes make, in their order; nodes that are fused are one.
+   *
+   * @generated from field: repeated groupconv.v1.TensorCut tensors = 2;
+   */
+  tensors: TensorCut[];
+
+  /**
+   * Predicted seconds of a call.
+   *
+   * @generated from field: double seconds = 3;
+   */
+  seconds: number;
+
+  /**
+   * What other numbers of workers would take.
+   *
+   * @generated from field: repeated groupconv.v1.ConsideredWorkers considered = 4;
+   */
+  considered: ConsideredWorkers[];
+
+  /**
+   * Bytes that the coordinator sends to workers.
+   *
+   * @generated from field: int64 input_bytes = 5;
+   */
+  inputBytes: bigint;
+
+  /**
+   * Bytes that it gets back.
+   *
+   * @generated from field: int64 output_bytes = 6;
+   */
+  outputBytes: bigint;
+
+  /**
+   * Why the network is cut so, for people.
+   *
+   * @generated from field: string reason = 7;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message groupconv.v1.NetworkCuts.
+ * Use `create(NetworkCutsSchema)` to create a new message.
+ */
+export const NetworkCutsSchema: GenMessage<NetworkCuts> = /*@__PURE__*/
+  messageDesc(file_groupconv_v1_network, 15);
+
+/**
+ * The predicted time on a number of workers.
+ *
+ * @generated from message groupconv.v1.ConsideredWorkers
+ */
+export type ConsideredWorkers = Message<"groupconv.v1.ConsideredWorkers"> & {
+  /**
+   * Their number.
+   *
+   * @generated from field: int32 workers = 1;
+   */
+  workers: number;
+
+  /**
+   * Seconds of a call.
+   *
+   * @generated from field: double seconds = 2;
+   */
+  seconds: number;
+};
+
+/**
+ * Describes the message groupconv.v1.ConsideredWorkers.
+ * Use `create(ConsideredWorkersSchema)` to create a new message.
+ */
+export const ConsideredWorkersSchema: GenMessage<ConsideredWorkers> = /*@__PURE__*/
+  messageDesc(file_groupconv_v1_network, 16);
+
+/**
+ * One tensor of a network, and the node that makes it.
+ *
+ * @generated from message groupconv.v1.TensorCut
+ */
+export type TensorCut = Message<"groupconv.v1.TensorCut"> & {
+  /**
+   * The node's name in the model; fused nodes have the name of their last one.
+   *
+   * @generated from field: string node = 1;
+   */
+  node: string;
+
+  /**
+   * The operator.
+   *
+   * @generated from field: string op = 2;
+   */
+  op: string;
+
+  /**
+   * The tensor's name.
+   *
+   * @generated from field: string tensor = 3;
+   */
+  tensor: string;
+
+  /**
+   * The shape of the whole.
+   *
+   * @generated from field: groupconv.v1.Shape shape = 4;
+   */
+  shape?: Shape | undefined;
+
+  /**
+   * The cut for people, as "rows 112|112".
+   *
+   * @generated from field: string cut = 5;
+   */
+  cut: string;
+
+  /**
+   * How many workers share the call.
+   *
+   * @generated from field: int32 used = 6;
+   */
+  used: number;
+
+  /**
+   * What each of them makes, by worker.
+   *
+   * @generated from field: repeated groupconv.v1.WorkerBox boxes = 7;
+   */
+  boxes: WorkerBox[];
+
+  /**
+   * Bytes that workers send to one another of it.
+   *
+   * @generated from field: int64 exchanged_bytes = 8;
+   */
+  exchangedBytes: bigint;
+
+  /**
+   * Predicted seconds of the node on the worker that takes longest.
+   *
+   * @generated from field: double seconds = 9;
+   */
+  seconds: number;
+
+  /**
+   * Predicted seconds until all that the node reads is there.
+   *
+   * @generated from field: double exchange_seconds = 10;
+   */
+  exchangeSeconds: number;
+};
+
+/**
+ * Describes the message groupconv.v1.TensorCut.
+ * Use `create(TensorCutSchema)` to create a new message.
+ */
+export const TensorCutSchema: GenMessage<TensorCut> = /*@__PURE__*/
+  messageDesc(file_groupconv_v1_network, 17);
+
+/**
+ * The part of a tensor that a worker makes.
+ *
+ * @generated from message groupconv.v1.WorkerBox
+ */
+export type WorkerBox = Message<"groupconv.v1.WorkerBox"> & {
+  /**
+   * The worker, from 0.
+   *
+   * @generated from field: int32 worker = 1;
+   */
+  worker: number;
+
+  /**
+   * One for each axis.
+   *
+   * @generated from field: repeated groupconv.v1.IndexRange ranges = 2;
+   */
+  ranges: IndexRange[];
+};
+
+/**
+ * Describes the message groupconv.v1.WorkerBox.
+ * Use `create(WorkerBoxSchema)` to create a new message.
+ */
+export const WorkerBoxSchema: GenMessage<WorkerBox> = /*@__PURE__*/
+  messageDesc(file_groupconv_v1_network, 18);
 
 /**
  * One operator of a network.
@@ -558,7 +783,7 @@ export type NetworkNode = Message<"groupconv.v1.NetworkNode"> & {
  * Use `create(NetworkNodeSchema)` to create a new message.
  */
 export const NetworkNodeSchema: GenMessage<NetworkNode> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 15);
+  messageDesc(file_groupconv_v1_network, 19);
 
 /**
  * Names a network and the shapes of whole maps.
@@ -600,7 +825,7 @@ export type PlanNetworkStreamRequest = Message<"groupconv.v1.PlanNetworkStreamRe
  * Use `create(PlanNetworkStreamRequestSchema)` to create a new message.
  */
 export const PlanNetworkStreamRequestSchema: GenMessage<PlanNetworkStreamRequest> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 16);
+  messageDesc(file_groupconv_v1_network, 20);
 
 /**
  * How maps go through a network.
@@ -670,7 +895,7 @@ export type PlanNetworkStreamResponse = Message<"groupconv.v1.PlanNetworkStreamR
  * Use `create(PlanNetworkStreamResponseSchema)` to create a new message.
  */
 export const PlanNetworkStreamResponseSchema: GenMessage<PlanNetworkStreamResponse> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 17);
+  messageDesc(file_groupconv_v1_network, 21);
 
 /**
  * An axis of the inputs that is cut.
@@ -719,7 +944,7 @@ export type WindowAxis = Message<"groupconv.v1.WindowAxis"> & {
  * Use `create(WindowAxisSchema)` to create a new message.
  */
 export const WindowAxisSchema: GenMessage<WindowAxis> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 18);
+  messageDesc(file_groupconv_v1_network, 22);
 
 /**
  * Indices of an axis.
@@ -747,7 +972,7 @@ export type IndexRange = Message<"groupconv.v1.IndexRange"> & {
  * Use `create(IndexRangeSchema)` to create a new message.
  */
 export const IndexRangeSchema: GenMessage<IndexRange> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 19);
+  messageDesc(file_groupconv_v1_network, 23);
 
 /**
  * An axis of an output, cut like the inputs'.
@@ -782,7 +1007,7 @@ export type OutputAxis = Message<"groupconv.v1.OutputAxis"> & {
  * Use `create(OutputAxisSchema)` to create a new message.
  */
 export const OutputAxisSchema: GenMessage<OutputAxis> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 20);
+  messageDesc(file_groupconv_v1_network, 24);
 
 /**
  * Extents, outermost first.
@@ -803,7 +1028,7 @@ export type Shape = Message<"groupconv.v1.Shape"> & {
  * Use `create(ShapeSchema)` to create a new message.
  */
 export const ShapeSchema: GenMessage<Shape> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 21);
+  messageDesc(file_groupconv_v1_network, 25);
 
 /**
  * A call of a network.
@@ -868,7 +1093,7 @@ export type RunNetworkRequest = Message<"groupconv.v1.RunNetworkRequest"> & {
  * Use `create(RunNetworkRequestSchema)` to create a new message.
  */
 export const RunNetworkRequestSchema: GenMessage<RunNetworkRequest> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 22);
+  messageDesc(file_groupconv_v1_network, 26);
 
 /**
  * The outputs and how they were made.
@@ -903,7 +1128,7 @@ export type RunNetworkResponse = Message<"groupconv.v1.RunNetworkResponse"> & {
  * Use `create(RunNetworkResponseSchema)` to create a new message.
  */
 export const RunNetworkResponseSchema: GenMessage<RunNetworkResponse> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 23);
+  messageDesc(file_groupconv_v1_network, 27);
 
 /**
  * How a call was answered.
@@ -959,7 +1184,7 @@ export type NetworkReport = Message<"groupconv.v1.NetworkReport"> & {
  * Use `create(NetworkReportSchema)` to create a new message.
  */
 export const NetworkReportSchema: GenMessage<NetworkReport> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 24);
+  messageDesc(file_groupconv_v1_network, 28);
 
 /**
  * What one worker sent to another one.
@@ -1001,7 +1226,7 @@ export type NetworkExchange = Message<"groupconv.v1.NetworkExchange"> & {
  * Use `create(NetworkExchangeSchema)` to create a new message.
  */
 export const NetworkExchangeSchema: GenMessage<NetworkExchange> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 25);
+  messageDesc(file_groupconv_v1_network, 29);
 
 /**
  * Operators that were run as one.
@@ -1043,7 +1268,7 @@ export type NetworkPart = Message<"groupconv.v1.NetworkPart"> & {
  * Use `create(NetworkPartSchema)` to create a new message.
  */
 export const NetworkPartSchema: GenMessage<NetworkPart> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 26);
+  messageDesc(file_groupconv_v1_network, 30);
 
 /**
  * Networks: whole models in ONNX that stay on the server and are called by name.
