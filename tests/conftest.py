@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections import defaultdict
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,12 +23,21 @@ os.environ.setdefault("GROUPCONV_KERNEL_FORMS", "100000")
 def pytest_collection_modifyitems(items: list[pytest.Item]):
     """With several processes (--dist loadgroup) one has all tests of Ray, and has them first; files stay together.
 
-    Ray forks, and a process that has other threads by then may hang in its child. The longest files, those of the
-    workers, come next, so that the processes end at about the same time.
+    Ray forks, and a process that has other threads by then may hang in its child. Next come the files whose tests may
+    take longest, then those of the workers, so that the processes end at about the same time.
     """
+    longest = defaultdict[Path, float](float)
     for item in items:
         item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
-    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, "/worker/" not in str(item.path)))
+        if limit := item.get_closest_marker("timeout"):
+            longest[item.path] = max(longest[item.path], limit.args[0])
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("ray") is None,
+            -longest[item.path],
+            "/worker/" not in str(item.path),
+        )
+    )
 
 
 @pytest.fixture(autouse=True)
