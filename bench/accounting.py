@@ -9,158 +9,19 @@ the server and to the clients beyond an echo's, to the kernel outside all of the
 """
 
 import argparse
-import functools
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import processes
-from processes import CORES, Process, bare, echo_sync, engine, layer_named, load, prepare, serve
+from processes import CORES, Process, engine, layer_named, load
 from serving import median
+from stamps import PARTS, bare_counted, echo_counted, load_stamped, serve_stamped
 
-PARTS = (
-    ("called", ""),
-    ("encoded", "client: the request laid out"),
-    ("arrived", "wire: gRPC's thread of the server has the call"),
-    ("begun", "admitted, and a thread of the pool has it"),
-    ("received", "wire: that thread has the message"),
-    ("parsed", "decoded"),
-    ("performed", "layer and deadline found, room for the answer"),
-    ("planned", "planned"),
-    ("executing", "cut"),
-    ("computing", "the first shard is in an engine"),
-    ("computed", "computed by the caller"),
-    ("executed", "the other shards ended, too"),
-    ("answered", "merged, counted, noted, the answer given to gRPC"),
-    ("came", "wire: the client has the answer"),
-    ("done", "client: the answer read"),
-)
-"""Stamps in their order, and what is between each and the one before."""
 HZ = 100
 """Of /proc/stat."""
-
-stamps: dict[str, list[float]] = defaultdict(list)
-engine_cpu = [0.0]
-
-
-def noted(owner: Any, name: str, before: str = "", after: str = "") -> None:
-    """Stamp when a function is called, and when it returns."""
-    function = getattr(owner, name)
-
-    @functools.wraps(function)
-    def run(*arguments: Any, **keywords: Any) -> Any:
-        if before:
-            stamps[before].append(time.perf_counter())
-        result = function(*arguments, **keywords)
-        if after:
-            stamps[after].append(time.perf_counter())
-        return result
-
-    setattr(owner, name, run)
-
-
-def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -> None:
-    """The server, with stamps or with the CPU of its engines."""
-    from groupconv_server.admission import call, gate, interceptor
-    from groupconv_server.coordinator import coordinator
-    from groupconv_server.executors import local
-    from groupconv_server.servicers import convolution
-    from groupconv_worker import runtime
-
-    run_shard = runtime.run_shard
-
-    def counted(*arguments: Any, **keywords: Any) -> Any:
-        start = time.thread_time()
-        ran = run_shard(*arguments, **keywords)
-        engine_cpu[0] += time.thread_time() - start
-        return ran
-
-    def first(*arguments: Any, **keywords: Any) -> Any:
-        mine = len(stamps["computing"]) < len(stamps["executing"])
-        if mine:
-            stamps["computing"].append(time.perf_counter())
-        ran = run_shard(*arguments, **keywords)
-        if mine:
-            stamps["computed"].append(time.perf_counter())
-        return ran
-
-    runtime.run_shard = first if stamped else counted  # type: ignore[assignment]
-    if stamped:
-        noted(interceptor.Interceptor, "intercept_service", "arrived")
-        noted(call.UnaryCall, "stream_unary", "begun", "answered")
-        noted(gate.Ticket, "hold", "received")
-        noted(convolution, "parse", "", "parsed")
-        noted(coordinator.Coordinator, "perform", "performed")
-        noted(coordinator.Coordinator, "_plan", "", "planned")
-        noted(local.LocalExecutor, "run", "executing", "executed")
-    served: Any = _Asked(pipe)
-    serve(served, "local", workers, threads, False)
-
-
-class _Asked:
-    """The pipe of `serve`: asked for stamps, or for the engines' CPU, it answers here."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.send = pipe, pipe.send
-
-    def recv(self) -> Any:
-        while (asked := self.pipe.recv()) in ("stamps", "engine"):
-            self.pipe.send(dict(stamps) if asked == "stamps" else engine_cpu[0])
-            if asked == "stamps":
-                for found in stamps.values():
-                    found.clear()
-        return asked
-
-
-def echo_counted(pipe: Connection, reply: int) -> None:
-    """The bare echo, which has no engine."""
-    echo_sync(_Asked(pipe), reply)  # type: ignore[arg-type]
-
-
-def bare_counted(pipe: Connection, name: str, workers: int) -> None:
-    """The bare service, with the CPU of its engine."""
-    prepared, x = prepare(name, 1)
-    processes.prepare = lambda *_: (_Counted(prepared.run), x)
-    bare(_Asked(pipe), name, workers)  # type: ignore[arg-type]
-
-
-class _Counted:
-    """A prepared layer of which the CPU is counted."""
-
-    def __init__(self, run: Callable[..., None]) -> None:
-        self._run = run
-
-    def run(self, x: np.ndarray, y: np.ndarray) -> None:
-        start = time.thread_time()
-        self._run(x, y)
-        engine_cpu[0] += time.thread_time() - start
-
-
-def load_stamped(pipe: Connection, target: str, name: str) -> None:
-    """A client of one layer that stamps."""
-    from groupconv import base_layer, layer
-
-    noted(layer.Layer, "__call__", "called", "done")
-    noted(base_layer, "with_input", "", "encoded")
-    noted(base_layer, "read_answer", "came")
-    load(_Told(pipe), "service", target, name)  # type: ignore[arg-type]
-
-
-class _Told:
-    """The pipe of `load`: what it answers has the stamps beside it, and the first is forgotten."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.recv = pipe, pipe.recv
-
-    def send(self, answer: Any) -> None:
-        self.pipe.send((answer, dict(stamps)))
-        for found in stamps.values():
-            found.clear()
 
 
 def parts(server: Process, client: Process, seconds: float) -> dict[str, float]:
