@@ -14,7 +14,14 @@ import trustme
 from typer.testing import CliRunner
 
 import groupconv
-from groupconv.errors import ConnectError, ForeignServerError, NoServerError, TlsError, UnauthenticatedError
+from groupconv.errors import (
+    ConnectError,
+    DeadlineExceededError,
+    ForeignServerError,
+    NoServerError,
+    TlsError,
+    UnauthenticatedError,
+)
 from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tokens import entry_text, new_token
 from groupconv_server.cli.app import app
@@ -188,3 +195,11 @@ def test_a_missing_token_names_its_argument(tmp_path):
         pytest.raises(UnauthenticatedError, match=words),
     ):
         client.status()
+
+
+def test_a_server_that_stays_silent_is_named_with_the_timeout():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        with groupconv.connect(target, timeout=0.2) as client, pytest.raises(DeadlineExceededError) as raised:
+            client.status()
+    assert str(raised.value) == "the server did not answer within the timeout (timeout=, --timeout)"

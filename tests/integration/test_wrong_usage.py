@@ -64,6 +64,8 @@ CASES = {
     "plan --layer alexnet_conv2 --workers 2 --link nan": (USAGE, ["--link"]),
     "status -t 127.0.0.1:1 --timeout 0.5": (FAILED, []),
     "status -t {{}}": (FAILED, ["the host name is unknown"]),
+    "status -t localhost:http": (FAILED, ["the port is not a number"]),
+    "health -t localhost:70000": (FAILED, ["the port is not a number"]),
     "status --every 0": (USAGE, ["--every"]),
     "status --timeout x": (USAGE, ["--timeout"]),
     "status --token-file {missing}": (USAGE, ["--token-file"]),

@@ -223,6 +223,8 @@ def from_rpc_error(error: grpc.RpcError) -> GroupconvError:
     if code is grpc.StatusCode.CANCELLED and message == code.name:
         # gRPC's own words for a call that reaches a server as it stops; nobody here has cancelled it
         cls, message = UnavailableError, "the server stopped while the call was on its way: try again"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and message == "Deadline Exceeded":  # gRPC's words in the client
+        message = "the server did not answer within the timeout (timeout=, --timeout)"
     if cls is UnauthenticatedError:
         message += f"; give a token with token= or in {TOKEN_VARIABLE} (--token-file)"
     result = cls(message)

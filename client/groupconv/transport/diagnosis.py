@@ -33,8 +33,12 @@ def diagnose(connection: Connection) -> ConnectError | None:
             return _diagnose_tls(connection, plain) if connection.encrypted else _diagnose_plaintext(connection, plain)
     except socket.gaierror:
         return NoServerError(target, "the host name is unknown; give another address (target, --target)")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"
+    except ValueError:
+        return NoServerError(
+            target, "the port is not a number from 0 to 65535; give another address (target, --target)"
+        )
+    except OSError as error:
+        reason = error.strerror or str(error) or "no answer"
         cure = "start one with `groupconv serve`, or give another address (target, --target)"
         if ":" not in target:
             cure = f"the address has no port, which means 443: give one, as in {target}:50051 (target, --target)"
@@ -120,6 +124,9 @@ def _host_and_port(target: str) -> tuple[str, int]:
     Example:
         >>> _host_and_port("dns:///gpu-box:50051"), _host_and_port("ipv6:[::1]:1"), _host_and_port("gpu-box")
         (('gpu-box', 50051), ('::1', 1), ('gpu-box', 443))
+
+    Raises:
+        ValueError: the port is not a number from 0 to 65535.
     """
     scheme, colon, rest = target.partition(":")
     if colon and scheme in {"dns", "ipv4", "ipv6"}:
@@ -127,6 +134,8 @@ def _host_and_port(target: str) -> tuple[str, int]:
     host, colon, port = unquote(target.split(",")[0]).rpartition(":")
     if not colon or port.endswith("]"):
         host, port = unquote(target), "443"
+    if not port.isdecimal() or int(port) > 65535:
+        raise ValueError(port)
     return host.strip("[]"), int(port)
 
 

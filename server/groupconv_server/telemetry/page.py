@@ -32,7 +32,9 @@ class Page:
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
-            raise UnavailableError(f"cannot show metrics on {host}:{port}: {error.strerror or error}") from None
+            raise UnavailableError(
+                f"cannot show metrics on {host}:{port}: {error.strerror or error}; give another --metrics-port"
+            ) from None
         self._server.set_app(_with_health(make_wsgi_app(registry), state))
         self.url = f"http://{host}:{self._server.server_port}/metrics"
 
