@@ -24,6 +24,8 @@ export interface Rows {
   read(start: number, stop: number): Promise<Uint8Array>;
   /** Rows before `row` will not be read again. */
   forget(row: number): void;
+  /** No row will be read again: ends the iterator of a source. */
+  close(): void;
 }
 
 /**
@@ -83,6 +85,10 @@ class RowsOfTensor implements Rows {
   forget(): void {
     // the tensor has every row
   }
+
+  close(): void {
+    // and keeps it
+  }
 }
 
 class RowsOfBands implements Rows {
@@ -128,6 +134,10 @@ class RowsOfBands implements Rows {
 
   forget(row: number): void {
     this.#kept = this.#kept.filter((band) => band.start + band.rows > row);
+  }
+
+  close(): void {
+    void Promise.resolve(this.#bands.return?.()).catch(() => undefined); // the stream has ended: nobody asks how
   }
 
   async #take(): Promise<void> {

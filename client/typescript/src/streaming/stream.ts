@@ -32,16 +32,12 @@ export class BandStream implements AsyncIterable<Band> {
   async *[Symbol.asyncIterator](): AsyncGenerator<Band, void, undefined> {
     const context = this.calls.context({ timeout: null, ...this.limits });
     const attempts = new Attempts(context.deadline);
-    for (;;) {
-      try {
-        yield* this.#attempt(context);
-        return this.transfer.ended();
-      } catch (error) {
-        const lost = error instanceof UnavailableError;
-        const pause = lost ? attempts.pause(this.transfer.done, this.transfer.started) : undefined;
-        if (pause === undefined) throw this.calls.explained(error, this.limits);
-        await sleep(pause, this.limits.signal);
-      }
+    try {
+      while (!(yield* this.#attempted(context, attempts)));
+    } catch (error) {
+      throw this.calls.explained(error, this.limits);
+    } finally {
+      this.transfer.close();
     }
   }
 
@@ -65,13 +61,29 @@ export class BandStream implements AsyncIterable<Band> {
     return (whole ?? Tensor.zeros(shape, this.transfer.dtype)).reshape(this.shape);
   }
 
-  /** Runs the stream over one connection: rows are sent while bands are read. */
+  /** Runs the stream over one connection. Returns whether it is complete; after a lost connection it waits. */
+  async *#attempted(context: CallContext, attempts: Attempts): AsyncGenerator<Band, boolean, undefined> {
+    try {
+      yield* this.#attempt(context);
+      this.transfer.ended();
+      return true;
+    } catch (error) {
+      const lost = error instanceof UnavailableError;
+      const pause = lost ? attempts.pause(this.transfer.done, this.transfer.started) : undefined;
+      if (pause === undefined) throw error;
+      await sleep(pause, this.limits.signal);
+      return false;
+    }
+  }
+
+  /** Sends rows while bands are read. */
   async *#attempt(context: CallContext): AsyncGenerator<Band, void, undefined> {
     const call = this.calls.duplex(StreamService.method.convolveStream, context);
     const answers = call.answers[Symbol.asyncIterator]();
     let broken: { error: unknown } | undefined;
     try {
       const first = answers.next(); // listens before anything can fail
+      first.catch(() => undefined); // read below
       await call.send(this.transfer.header()).catch(() => undefined); // the answer says why
       const answer = await first;
       if (answer.done) throw new UnavailableError("the server ended the stream");

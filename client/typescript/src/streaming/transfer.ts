@@ -131,6 +131,11 @@ export class Transfer {
     return this.#filled === this.#bytes.length ? this.#finish(this.#band) : undefined;
   }
 
+  /** Ends the source; nothing is sent after it. */
+  close(): void {
+    this.rows.close();
+  }
+
   /** @throws DataLossError if rows are missing after the last answer. */
   ended(): void {
     const total = this.shape[0]! * this.shape[2]!;

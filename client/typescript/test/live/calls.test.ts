@@ -10,6 +10,7 @@ import {
   DeadlineExceededError,
   InvalidArgumentError,
   Tensor,
+  GroupconvError,
 } from "../../src/node.js";
 import { caught, rejected } from "../errors.js";
 import { TRANSPORTS } from "../transports.js";
@@ -73,6 +74,10 @@ test("nobody at the address", async () => {
     expect(String(error)).toContain("no server accepts connections there");
     client.close();
   }
+  const client = connect(`localhost:${port}`);
+  const stream = client.streamConv2d([[[1]]], [[[[1]]]], { timeout: 0.5 });
+  expect(["UNAVAILABLE", "DEADLINE_EXCEEDED"]).toContain(((await rejected(stream.tensor())) as GroupconvError).status);
+  client.close();
 });
 
 test("a call is sent again after a lost connection, as often as the client allows", async () => {
