@@ -97,7 +97,7 @@ def _client(connect: Callable[[], groupconv.Client] | None, executor: str) -> It
 def _print(verdicts: Sequence[Verdict], plan: str, output: Path) -> None:
     console = Console(width=max(160, Console().width) if not Console().is_terminal else None)
     console.print(verdict_table(verdicts, console.width))
-    console.print("How AlexNet's conv2 is cut, and the alternatives:\n" + plan, highlight=False)
+    console.print("How AlexNet's conv2 is cut, and the alternatives:\n" + plan, highlight=False, soft_wrap=True)
     failed = [v.case.name for v in verdicts if not v.passed]
     console.print(
         f"\n{len(verdicts) - len(failed)} of {len(verdicts)} passed; contact sheet: {output}", highlight=False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import ray
 from ray.exceptions import RayError
 
+from groupconv.text import human_bytes
 from groupconv_server.executors.ray import lane_benchmark
 from groupconv_server.executors.ray.lanes import Lane
 from groupconv_server.executors.ray.worker_slots import WorkerSlot
@@ -54,7 +55,7 @@ class LaneManager:
             log.warning("no lane to worker %s (%s): its shards go through Ray", slot.id, str(error).splitlines()[0])
             return
         self._next.pop(slot, None)
-        log.info("worker %s: shards up to %d bytes go by its lane (%s)", slot.id, lane.limit, lane.kind)
+        log.info("worker %s: shards up to %s go by its lane (%s)", slot.id, human_bytes(lane.limit), lane.kind)
         slot.reached(lane, actor)
 
     def _limit(self, slot: WorkerSlot, lane: Lane) -> int:
