@@ -1,13 +1,20 @@
 """Whole networks on our own program against onnxruntime, with weights of their own."""
 
+import time
+
 import numpy as np
 import onnx
 import pytest
-from compiled_networks import check
+from compiled_networks import check, model
 from networks import LIGHT
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
+from groupconv.errors import DeadlineExceededError
+from groupconv_worker.cpu.network.network import CompiledNetwork
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
+from groupconv_worker.job import Job
 
 
 def drawn(name: str) -> bytes:
@@ -59,3 +66,27 @@ def test_a_network_agrees_with_onnxruntime(name: str) -> None:
     x = np.random.default_rng(0).standard_normal(info.shape).astype(np.float32)
     network = check(data, {info.name: x}, tolerance=1e-4)
     assert network.arena_bytes < 30 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", ["AveragePool", "MatMul"])
+def test_a_long_stage_ends_soon_after_its_deadline(op: str) -> None:
+    """Judged by processor time, of a stage that is one part of the program alone."""
+    if op == "MatMul":
+        given = {name: np.ones((1, 2048, 2048), np.float32) for name in "ab"}
+        data = model([helper.make_node("MatMul", ["a", "b"], ["y"])], {name: x.shape for name, x in given.items()})
+    else:
+        given = {"x": np.ones((1, 64, 256, 256), np.float32)}
+        pool = helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[31, 31], pads=[15] * 4)
+        data = model([pool], {"x": (1, 64, 256, 256)})
+    team = Team(1)
+    network = CompiledNetwork(Optimized(read_model(data)).canonical({n: x.shape for n, x in given.items()}), team)
+    network.run(given)
+    start, begun = time.monotonic(), time.thread_time()
+    network.run(given)
+    took, used = time.monotonic() - start, time.thread_time() - begun
+    begun = time.thread_time()
+    with pytest.raises(DeadlineExceededError), Job(time.monotonic() + took / 20):
+        network.run(given)
+    assert time.thread_time() - begun < 0.5 * used
+    team.close()
