@@ -6,7 +6,7 @@ import pytest
 from networks import LIGHT, model, sum_and_difference, towers, value
 from onnx import TensorProto, helper
 
-from groupconv.errors import ResourceExhaustedError
+from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv_worker.graph.binding import Skeleton
 from groupconv_worker.graph.model import read_model
 
@@ -79,3 +79,18 @@ def test_shapes_that_depend_on_values_are_unknown():
 def test_several_outputs():
     plan = bound(sum_and_difference(), {"a": (2, 3), "b": (2, 3)})
     assert [info.shape for info in plan.outputs] == [(2, 3), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "said"),
+    [(5, 1, r"weights for 5 channels in 1 group, got \[4, 4, 3, 3\]"), (4, 3, "a multiple of 3 groups")],
+)
+def test_weights_that_do_not_fit_are_refused_with_their_node(channels, groups, said):
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], "stage2/conv1", group=groups)
+    w = {"w": np.ones((4, 4, 3, 3), np.float32)}
+    proto = model([conv], [value("x", [1, channels, "h", "w"])], [value("y", [1, 4, "m", "n"])], w)
+    skeleton = Skeleton(read_model(proto.SerializeToString()))
+    with pytest.raises(
+        InvalidArgumentError, match=rf"model.graph.node\[0\] \(Conv 'stage2/conv1'\).input\[1\].*{said}"
+    ):
+        skeleton.bind({"x": (1, channels, 8, 8)}, most=2**30)

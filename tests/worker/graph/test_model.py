@@ -144,6 +144,12 @@ def test_inputs_that_do_not_travel(given_, expected):
     assert expected in refused(model([relu("x", "y")], [given_], [Y]))
 
 
+def test_operators_of_the_future_are_refused():
+    proto = model([relu("x", "y")], [X], [Y])
+    proto.opset_import[0].version = 999
+    assert "model.opset_import: expected a version of ONNX's operators up to" in refused(proto)
+
+
 @given(st.data())
 @settings(max_examples=200)
 def test_broken_bytes_are_refused_or_read(data):

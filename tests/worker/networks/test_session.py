@@ -117,3 +117,26 @@ def test_a_runner_waits_no_longer_than_the_deadline():
     call = NetworkCall("t", 1, {"x": np.ones((1, 4, 5, 5), np.float32)}, ("y",))
     with pytest.raises(DeadlineExceededError):
         runner.run(call, lambda: read_model(towers().SerializeToString()), Job(deadline=time.monotonic() - 1))
+
+
+X = value("x", [1, 4, 8, 8])
+Y = value("y", [1, 4, 6, 6])
+W = {"w": np.ones((4, 4, 3, 3), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "opsets"),
+    [
+        (helper.make_node("Frobnicate", ["x"], ["y"], "odd"), [X], ()),
+        (helper.make_node("Thing", ["x"], ["y"], domain="com.acme"), [X], [helper.make_opsetid("com.acme", 1)]),
+        (helper.make_node("Conv", ["x", "w"], ["y"], "odd"), [value("x", [1, 4, 8, 8], TensorProto.INT32)], ()),
+        (helper.make_node("Conv", ["x", "w"], ["y"], "odd", strides=[1, 2, 3]), [X], ()),
+    ],
+    ids=["operator", "domain", "type", "attribute"],
+)
+def test_what_the_runtime_refuses_is_named(node, inputs, opsets):
+    nodes = [helper.make_node("Relu", ["w"], ["unused"], "fine"), node]
+    made = read_model(model(nodes, inputs, [Y], W, opsets=opsets).SerializeToString())
+    name = node.name or "y"
+    with pytest.raises(InvalidArgumentError, match=rf"^model.graph.node\[1\] \({node.op_type} '{name}'\): expected"):
+        NetworkSession(made, threads=1)

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
-from groupconv.errors import ResourceExhaustedError
+from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv.networks.nodes import NodePlan
 from groupconv.networks.plan import NetworkPlan
 from groupconv.networks.tensors import TensorInfo
@@ -68,12 +68,34 @@ class Skeleton:
         self._weights = dict(model.constants)
         self.folded_bytes = 0
         values = self._inferred({})
+        self._check_weights(values)
         for node in model.proto.graph.node:
             if all(not name or name in self._weights for name in node.input) and not any(subgraphs(node)):
                 for name in node.output:
                     if name in values and name not in self._weights:
                         self._weights[name] = values[name].shape or ()
                         self.folded_bytes += values[name].nbytes
+
+    def _check_weights(self, values: Mapping[str, Value]) -> None:
+        """Refuse convolutions whose weights do not fit their input's channels: shape inference lets them through.
+
+        Raises:
+            InvalidArgumentError: naming the node.
+        """
+        for i, node in zip(self._model.positions, self._model.proto.graph.node, strict=True):
+            if node.op_type not in ("Conv", "ConvTranspose") or node.domain not in ("", "ai.onnx"):
+                continue
+            x, w = (self._weights.get(n) or (values[n].shape if n in values else None) for n in node.input[:2])
+            if not x or not w or len(x) != len(w):
+                continue
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            path = f"{node_path('model.graph', i, node)}.input[1]"
+            if groups < 1 or w[0] % groups:
+                raise InvalidArgumentError(path, f"weights of a multiple of {groups} groups", list(w))
+            channels = w[0] if node.op_type == "ConvTranspose" else w[1] * groups
+            if x[1] != channels:
+                wanted = f"weights for {x[1]} channels in {groups} group{'s' if groups > 1 else ''}"
+                raise InvalidArgumentError(path, wanted, list(w))
 
     @property
     def weights(self) -> int:
@@ -89,8 +111,10 @@ class Skeleton:
 
         Raises:
             ResourceExhaustedError: naming a node whose output has more.
+            InvalidArgumentError: naming a convolution whose weights do not fit.
         """
         values = self._inferred(shapes)
+        self._check_weights(values)
         nodes = []
         names = {info.name for info in self._model.inputs}
         known = {name: value.shape for name, value in values.items()} | self._weights

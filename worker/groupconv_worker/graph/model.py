@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
@@ -98,6 +99,12 @@ def read_model(data: bytes) -> Model:
 def _checked(proto: ModelProto, data: bytes) -> Model:
     if not proto.ir_version or not proto.HasField("graph") or not proto.opset_import:
         raise InvalidArgumentError("model", "an ONNX model with a graph and opset_import", f"{len(data)} other bytes")
+    newest = onnx.defs.onnx_opset_version()
+    for imported in proto.opset_import:
+        if imported.domain in ("", "ai.onnx") and imported.version > newest:
+            raise InvalidArgumentError(
+                "model.opset_import", f"a version of ONNX's operators up to {newest}", imported.version
+            )
     if not proto.graph.output:
         raise InvalidArgumentError("model.graph.output", "at least one output", "none")
     count_nodes(proto)

@@ -8,6 +8,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
+from groupconv_worker.graph.checks import node_path
 from groupconv_worker.graph.model import ELEMENTS, Model
 from groupconv_worker.graph.sessions import first_line, make_session
 from groupconv_worker.job import Job
@@ -47,8 +48,10 @@ class NetworkSession:
         try:
             self._session = make_session(model.data, threads)
         except Exception as error:  # noqa: BLE001 - a class for each status, none of which is public
-            wanted = f"a model that onnxruntime runs (it says: {first_line(error)})"
-            raise InvalidArgumentError("model", wanted, f"{model.nodes} nodes") from None
+            said = first_line(error)
+            path, op = named_node(model, said)
+            wanted = f"what onnxruntime runs (it says: {said})"
+            raise InvalidArgumentError(path, wanted, op or f"a model of {model.nodes} nodes") from None
 
     def run(
         self,
@@ -102,6 +105,19 @@ class NetworkSession:
             raise _refusal(error) from None
         found = dict(zip(outputs, binding.get_outputs(), strict=True))
         return {name: into[name] if into and name in into else value.numpy() for name, value in found.items()}
+
+
+def named_node(model: Model, said: str) -> tuple[str, str]:
+    """The path and the operator of the node that the runtime's words name; "model" and nothing if they name none.
+
+    It writes (name), ("name", operator, …) or domain:operator(version).
+    """
+    for position, node in zip(model.positions, model.proto.graph.node, strict=True):
+        quoted = (f"node ({node.name})", f"Node ({node.name})", f'("{node.name}", {node.op_type}')
+        domain = f"{node.domain or 'ai.onnx'}:{node.op_type}("
+        if (node.name and any(words in said for words in quoted)) or domain in said:
+            return node_path("model.graph", position, node), node.op_type
+    return "model", ""
 
 
 def _refusal(error: Exception) -> Exception:
