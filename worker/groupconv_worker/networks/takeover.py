@@ -219,7 +219,7 @@ class Takeover:
             with contextlib.suppress(NotCompiledError), deferred():
                 taken, _ = self._timed(lambda _: program.node_seconds(inputs))
                 found.node_seconds = of_model(taken, session.model, graph)
-            found.reason, found.graph, found.program = f"measured at {ratio:.2f} × onnxruntime's time", graph, program
+            found.reason, found.graph, found.program = _taken(ratio, program), graph, program
         else:
             found.reason, found.graph, found.program = f"a program takes {ratio:.2f} × its time", None, None
         if found.again != math.inf:
@@ -267,3 +267,8 @@ class Takeover:
         finally:
             granted.reset(token)
             self._budget.release(threads)
+
+
+def _taken(ratio: float, program: "OurNetwork") -> str:
+    """Why a program answers."""
+    return f"measured at {ratio:.2f} × onnxruntime's time, weights and arena in {human_bytes(program.nbytes)}"

@@ -40,9 +40,14 @@ def takes(one: Pass) -> bool:
 def pays(one: Pass) -> bool:
     """Whether Winograd is expected to be faster than the direct sum."""
     plane = one.phase.plane
-    if not takes(one) or min(plane.channels, plane.filters) < FEWEST:
+    return takes(one) and worth(plane.channels, plane.filters, plane.output)
+
+
+def worth(channels: int, filters: int, output: tuple[int, ...]) -> bool:
+    """Whether it is, for so many channels and filters of a group and an output of these rows and columns."""
+    if min(channels, filters) < FEWEST:
         return False
-    rows, columns = plane.output
+    rows, columns = output
     tiles = -(-rows // OUT) * -(-columns // OUT)
     direct = KERNEL**2 * (rows * columns + WEIGHTS)
     return PRODUCTS * (tiles + WEIGHTS) <= MOST_OF_DIRECT * direct

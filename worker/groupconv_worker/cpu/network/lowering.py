@@ -12,6 +12,7 @@ from groupconv_worker.cpu.kernels.layout import BLOCK, copied
 from groupconv_worker.cpu.network.assembly import BLOCKS, Assembly, aligned_copy
 from groupconv_worker.cpu.network.kernels import movement, windows
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Plan
+from groupconv_worker.cpu.network.weights import without_winograd
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Graph, Node
 
@@ -71,12 +72,16 @@ class Lowering:
         graph: whose nodes are lowered.
         plan: how its tensors lie.
         assembly: where stages go.
+
+    Attributes:
+        direct: outputs of convolutions that have no memory for Winograd's weights.
     """
 
     def __init__(self, graph: Graph, plan: Plan, assembly: Assembly) -> None:
         self.graph, self.plan, self.assembly = graph, plan, assembly
         self.maps: dict[str, Map] = {}
         self.arrays: dict[str, Address | Array] = {}
+        self.direct = without_winograd(graph)
         self._blocks: dict[str, Map] = {}
         self._outputs = {name: Address(FIRST_INPUT + len(graph.inputs) + i) for i, name in enumerate(graph.outputs)}
         for i, name in enumerate(graph.inputs):

@@ -82,7 +82,8 @@ def lower_convolution(low: Lowering, node: Node) -> None:
     assert weight is not None
     layout = Plain(g.in_channels, *g.input) if source is None else source.layout
     try:
-        made = convolution(g, layout, y.layout, weight, bias, epilogue)
+        use = False if node.outputs[0] in low.direct else None
+        made = convolution(g, layout, y.layout, weight, bias, epilogue, use_winograd=use)
     except NotCompiledError as missing:
         if missing.form is None:
             raise
