@@ -27,7 +27,7 @@ from groupconv_worker.graph.graph import Graph, Node, Tensor
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.partition.local import whole_node
 from groupconv_worker.graph.partition.part import RECEIVE, SEND, Part
-from groupconv_worker.graph.partition.partition import Partition
+from groupconv_worker.graph.partition.partition import Partition, partition
 
 F32 = np.dtype("float32")
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
@@ -119,9 +119,11 @@ class Point:
 
 def simulate(graph: Graph, workers: int, costs: Costs) -> Point:
     """Plan a call and run it; then a stream of calls, each whole on one worker."""
-    _, made = plan_network(graph, workers, costs)
+    plan, cuts = plan_network(graph, workers, costs)
+    made = partition(graph, cuts, plan.used)
     alone, _ = run([made], [range(len(made.parts))], workers, costs)
-    _, whole = plan_network(graph, workers, costs, in_flight=workers)
+    _, cuts = plan_network(graph, workers, costs, in_flight=workers)
+    whole = partition(graph, cuts, 1)
     calls = 16 * workers
     end, busy = run([whole] * calls, [[i % workers] for i in range(calls)], workers, costs)
     limit = max(busy, key=busy.__getitem__)

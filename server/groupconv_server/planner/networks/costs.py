@@ -43,7 +43,7 @@ class Costs:
         """
         return self.latency + max(most, total / senders) / self.link if total else 0.0
 
-    def coordinator_seconds(self, total: float, messages: int) -> float:
+    def coordinator_seconds(self, total: float, messages: float) -> float:
         """Predicted seconds to send bytes of inputs to workers, one after another."""
         return total / min(self.rates.link, self.rates.memory) + messages * self.rates.dispatch
 

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 
 from groupconv.networks.cuts import Box, NetworkCuts, TensorCut
 from groupconv.text import milliseconds
-from groupconv_server.planner.networks.costs import Costs, nbytes
+from groupconv_server.planner.networks.costs import Costs
 from groupconv_server.planner.networks.search import Found, search
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.needed.box import Box as WorkerBox
 from groupconv_worker.graph.partition.cut import Cut
-from groupconv_worker.graph.partition.partition import Partition, partition
+from groupconv_worker.graph.partition.partition import traffic
 
 
 def plan_network(
     graph: Graph, workers: int, costs: Costs, in_flight: int = 1, given: Mapping[str, Cut] | None = None
-) -> tuple[NetworkCuts, Partition]:
+) -> tuple[NetworkCuts, Mapping[str, Cut]]:
     """The plan with the least predicted time of a call.
 
     Args:
@@ -25,7 +25,10 @@ def plan_network(
         given: cuts of some tensors, for all workers, that are to be kept.
 
     Returns:
-        The plan, and what each worker computes and sends.
+        The plan, and the cut of each tensor, from which `partition` derives what each worker computes and sends.
+
+    Raises:
+        ValueError: given cuts do not make all of a tensor.
 
     Example:
         >>> import numpy as np
@@ -41,21 +44,25 @@ def plan_network(
         >>> plan_network(graph, 4, Costs(Rates()), in_flight=4)[0].used
         1
     """
+    for name, cut in (given or {}).items():
+        if missing := cut.missing(graph.tensors[name].shape):
+            raise ValueError(f"no worker makes {missing.shape} of {name!r}: the boxes of its cut do not cover it")
     most = max(1, workers // in_flight)
     counts = [workers] if given else sorted({1, most, *(2**k for k in range(1, most.bit_length()))})
     found = {count: search(graph, count, costs, given) for count in counts}
     best = min(found, key=lambda count: (found[count].seconds, count))
-    made = partition(graph, found[best].cuts, best)
+    cuts = found[best].cuts
+    sent, received = traffic(graph, cuts, best)
     plan = NetworkCuts(
         workers,
-        _tensors(graph, found[best], made),
+        _tensors(graph, found[best], sent),
         found[best].seconds,
         tuple((count, found[count].seconds) for count in counts),
-        sum(nbytes(graph, name, box) for part in made.parts for name, box in part.inputs.items()),
+        received,
         sum(graph.tensors[name].nbytes for name in graph.outputs),
         "the cuts were given" if given else _reason(found, best, workers, in_flight),
     )
-    return plan, made
+    return plan, cuts
 
 
 def _reason(found: Mapping[int, Found], best: int, workers: int, in_flight: int) -> str:
@@ -68,7 +75,7 @@ def _reason(found: Mapping[int, Found], best: int, workers: int, in_flight: int)
     return f"{gain:.2f} × as fast as one worker; input and exchanges take {milliseconds(exchanges)} of the time"
 
 
-def _tensors(graph: Graph, found: Found, made: Partition) -> tuple[TensorCut, ...]:
+def _tensors(graph: Graph, found: Found, sent: Mapping[str, int]) -> tuple[TensorCut, ...]:
     tensors = []
     for node, cost in zip(graph.nodes, found.nodes, strict=True):
         for i, name in enumerate(name for name in node.outputs if name):
@@ -82,7 +89,7 @@ def _tensors(graph: Graph, found: Found, made: Partition) -> tuple[TensorCut, ..
                     graph.tensors[name].shape,
                     str(found.cuts[name]),
                     tuple(boxes),
-                    made.exchanged_bytes.get(name, 0),
+                    sent.get(name, 0),
                     *times,
                 )
             )

@@ -5,19 +5,23 @@ longest, and of each exchange before a node. A node's time depends on its own cu
 ends: so the best choice is found by variable elimination.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from groupconv_server.planner.networks.candidates import Candidate, candidates
 from groupconv_server.planner.networks.costs import Costs, nbytes
 from groupconv_server.planner.networks.elimination import cheapest
-from groupconv_worker.graph.graph import Graph, Node
+from groupconv_worker.graph.graph import Graph, Node, Tensor
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.partition.cut import Cut
 from groupconv_worker.graph.partition.local import LocalNode
 from groupconv_worker.graph.partition.table import local_node
+
+SAMPLE = 9
+"""Workers whose parts are looked at, where there are more: the first, the last, and some between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +58,13 @@ class Found:
 
 
 class _Option:
-    """A candidate of a node with the local node of each worker."""
+    """A candidate of a node with the local nodes of some workers."""
 
-    def __init__(self, node: Node, graph: Graph, candidate: Candidate, workers: int, costs: Costs) -> None:
+    def __init__(self, node: Node, graph: Graph, candidate: Candidate, sample: Sequence[int], costs: Costs) -> None:
         self.candidate = candidate
         known: dict[tuple[Box | None, ...], LocalNode] = {}
         self.local: list[LocalNode | None] = []
-        for worker in range(workers):
+        for worker in sample:
             boxes = tuple(cut.boxes[worker] for cut in candidate.cuts.values())
             wanted = {name: box for name, box in zip(candidate.cuts, boxes, strict=True) if box is not None}
             if wanted and boxes not in known:
@@ -69,7 +73,7 @@ class _Option:
         self.seconds = max(costs.node_seconds(local, graph) for local in known.values())
 
     def needs(self, name: str) -> list[Box | None]:
-        """The box of a tensor that each worker reads."""
+        """The box of a tensor that each of these workers reads."""
         found: list[Box | None] = []
         for local in self.local:
             read = None
@@ -91,18 +95,21 @@ def search(graph: Graph, workers: int, costs: Costs, given: Mapping[str, Cut] | 
         given: cuts that are wanted; their nodes have no other candidate.
     """
     number = {name: i for i, node in enumerate(graph.nodes) for name in node.outputs if name}
+    sample = sorted({round(i * (workers - 1) / (SAMPLE - 1)) for i in range(SAMPLE)})
     options = []
     for node in graph.nodes:
         wanted = {name: given[name] for name in node.outputs if name and given and name in given}
         complete = wanted and len(wanted) == sum(map(bool, node.outputs))
         choices = [Candidate("given", wanted)] if complete else candidates(node, graph, workers)
-        options.append([_Option(node, graph, choice, workers, costs) for choice in choices])
+        options.append([_Option(node, graph, choice, sample, costs) for choice in choices])
     tables = {}
     own = [np.array([option.seconds for option in choices]) for choices in options]
     for i, node in enumerate(graph.nodes):
         for name in dict.fromkeys(node.inputs):
             if name in number:
-                tables[number[name], i, name] = _exchange_table(graph, name, options[number[name]], options[i], costs)
+                tables[number[name], i, name] = _exchange_table(
+                    graph, name, options[number[name]], options[i], sample, costs
+                )
             elif name in graph.inputs:
                 own[i] = own[i] + [_sent(graph, name, option, costs) for option in options[i]]
     chosen = cheapest(
@@ -123,28 +130,40 @@ def search(graph: Graph, workers: int, costs: Costs, given: Mapping[str, Cut] | 
     return Found(cuts, nodes, costs.coordinator_seconds(back, workers))
 
 
-def _exchange_table(graph: Graph, name: str, made: list[_Option], read: list[_Option], costs: Costs) -> np.ndarray:
+def _exchange_table(
+    graph: Graph, name: str, made: list[_Option], read: list[_Option], sample: Sequence[int], costs: Costs
+) -> NDArray[np.float64]:
     """Seconds of the exchange of a tensor for each cut of its node, and each of the node that reads it."""
-    table = np.zeros((len(made), len(read)))
-    needs = [option.needs(name) for option in read]
-    for i, option in enumerate(made):
-        boxes = option.candidate.cuts[name].boxes
-        senders = len(option.candidate.cuts[name].workers)
-        for j, wanted in enumerate(needs):
-            missing = [_missing(graph, name, need, held) for need, held in zip(wanted, boxes, strict=True)]
-            table[i, j] = costs.exchange_seconds(max(missing), sum(missing), senders)
-    return table
+    tensor = graph.tensors[name]
+    cuts = [option.candidate.cuts[name] for option in made]
+    need = np.stack([_bounds(option.needs(name), tensor) for option in read])[None]
+    held = np.stack([_bounds([cut.boxes[worker] for worker in sample], tensor) for cut in cuts])[:, None]
+    common = _elements(np.maximum(need[..., 0], held[..., 0]), np.minimum(need[..., 1], held[..., 1]))
+    missing = (_elements(need[..., 0], need[..., 1]) - common) * tensor.dtype.itemsize
+    most, total = missing.max(-1), missing.mean(-1) * len(cuts[0].boxes)
+    return np.array(
+        [
+            [costs.exchange_seconds(most[i, j], total[i, j], len(cut.workers)) for j in range(len(read))]
+            for i, cut in enumerate(cuts)
+        ]
+    )
 
 
-def _missing(graph: Graph, name: str, need: Box | None, held: Box | None) -> int:
-    """Bytes that a worker needs of a tensor and does not make."""
-    if need is None:
-        return 0
-    common = None if held is None else need.common(held)
-    return nbytes(graph, name, need) - (0 if common is None else nbytes(graph, name, common))
+def _bounds(boxes: Sequence[Box | None], tensor: Tensor) -> NDArray[np.float64]:
+    """Start and stop of each axis of each box, (boxes, axes, 2); an empty one for None."""
+    empty = ((0, 0),) * len(tensor.shape)
+    bounds = [empty if box is None else box.ranges for box in boxes]
+    return np.array(bounds, np.float64).reshape(len(boxes), len(tensor.shape), 2)
+
+
+def _elements(start: NDArray[np.float64], stop: NDArray[np.float64]) -> NDArray[np.float64]:
+    elements: NDArray[np.float64] = np.maximum(stop - start, 0).prod(-1)
+    return elements
 
 
 def _sent(graph: Graph, name: str, option: _Option, costs: Costs) -> float:
     """Seconds in which the coordinator sends an input to those that read it."""
-    boxes = [box for box in option.needs(name) if box is not None]
-    return costs.coordinator_seconds(sum(nbytes(graph, name, box) for box in boxes), len(boxes))
+    needs = option.needs(name)
+    boxes = [box for box in needs if box is not None]
+    scale = len(option.candidate.cuts[next(iter(option.candidate.cuts))].boxes) / len(needs)
+    return costs.coordinator_seconds(scale * sum(nbytes(graph, name, box) for box in boxes), scale * len(boxes))

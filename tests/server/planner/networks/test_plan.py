@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from fully_convolutional import unet
 from networks import LIGHT, towers
@@ -12,6 +13,7 @@ from groupconv_server.planner.rates import Rates
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
 from groupconv_worker.graph.partition.cut import Cut
+from groupconv_worker.graph.partition.partition import partition
 
 COSTS = Costs(Rates())
 
@@ -30,17 +32,19 @@ def kinds(plan):
 
 
 def test_a_large_image_alone_is_cut_by_rows(hourglass):
-    plan, made = plan_network(graph_of(hourglass, x=(1, 2, 256, 256)), 4, COSTS)
+    graph = graph_of(hourglass, x=(1, 2, 256, 256))
+    plan, cuts = plan_network(graph, 4, COSTS)
+    made = partition(graph, cuts, plan.used)
     assert kinds(plan) == {"rows"}
     assert plan.used == 4
     assert plan.exchanged_bytes == sum(exchange.nbytes for exchange in made.exchanges) > 0
+    assert plan.input_bytes == sum(4 * np.prod(box.shape) for part in made.parts for box in part.inputs.values())
     assert plan.seconds < dict(plan.considered)[1] / 3
 
 
 def test_a_batch_is_cut_by_samples(hourglass):
-    plan, made = plan_network(graph_of(hourglass, x=(8, 2, 64, 64)), 4, COSTS)
+    plan, _ = plan_network(graph_of(hourglass, x=(8, 2, 64, 64)), 4, COSTS)
     assert kinds(plan) == {"samples"}
-    assert not made.exchanges
     assert plan.exchanged_bytes == 0
 
 
@@ -52,9 +56,9 @@ def test_towers_are_cut_by_group():
 
 
 def test_as_many_calls_as_workers_are_not_cut(hourglass):
-    plan, made = plan_network(graph_of(hourglass, x=(1, 2, 256, 256)), 4, COSTS, in_flight=4)
+    plan, _ = plan_network(graph_of(hourglass, x=(1, 2, 256, 256)), 4, COSTS, in_flight=4)
     assert plan.used == 1
-    assert not made.exchanges
+    assert plan.exchanged_bytes == 0
     assert "each is whole on one" in plan.reason
 
 
@@ -65,8 +69,8 @@ def test_half_as_many_calls_get_two_workers_each(hourglass):
 
 def test_slow_links_are_not_used(hourglass):
     slow = replace(COSTS, link=1e4, latency=1.0)
-    _, made = plan_network(graph_of(hourglass, x=(1, 2, 64, 64)), 4, slow)
-    assert not made.exchanges
+    plan, _ = plan_network(graph_of(hourglass, x=(1, 2, 64, 64)), 4, slow)
+    assert plan.exchanged_bytes == 0
 
 
 def test_a_small_network_is_not_cut():

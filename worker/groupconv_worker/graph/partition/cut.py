@@ -65,6 +65,19 @@ class Cut:
         held = [box.ranges for box in self.boxes if box is not None]
         return tuple(axis for axis, ranges in enumerate(zip(*held, strict=True)) if len(set(ranges)) > 1)
 
+    def missing(self, shape: Sequence[int]) -> Box | None:
+        """A part of the tensor that no worker makes; None if all of it is made.
+
+        Example:
+            >>> Cut((Box.of((0, 3)), Box.of((4, 9)))).missing((9,)).ranges
+            (Range(start=3, stop=4),)
+        """
+        rest = [Box.whole(shape)]
+        for box in self.boxes:
+            if box is not None:
+                rest = [part for found in rest for part in found.without(box)]
+        return rest[0] if rest else None
+
     def __str__(self) -> str:
         if len(self.workers) == 1:
             return f"worker {self.workers[0]}"
