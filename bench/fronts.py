@@ -1,0 +1,119 @@
+"""Requests a second, processor time of a request and the spread of connections with one process and with several.
+
+    python bench/fronts.py [--processes 1,2] [--clients 8] [--seconds 2] [--rounds 5] [--shared-memory]
+
+Servers run side by side and are measured in turns. Each client is a process of its own in a closed loop, with one
+connection. `CPU` is the server's, in ms for each request. `spread` is the connections of each process, in each round.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+from processes import Process
+
+LAYERS = ("mobilenet_dw_14", "resnet50_1x1_56", "alexnet_conv2")
+
+
+def client(pipe: Connection, address: str, shared: bool) -> None:
+    """Calls a layer for so many seconds when asked, and answers with the number of calls."""
+    import groupconv
+    from groupconv_server.layers.catalogue import catalogue
+
+    while (question := pipe.recv()) is not None:
+        name, seconds = question
+        x, _, _ = catalogue()[name].arrays()
+        with groupconv.connect(address, shared_memory=shared) as connected:
+            layer = connected.get_layer(name)
+            if shared:
+                source = x
+                x = connected.empty(source.shape)
+                x[...] = source
+            layer(x)
+            pipe.send("ready")
+            pipe.recv()
+            calls, until = 0, time.perf_counter() + seconds
+            while time.perf_counter() < until:
+                layer(x)
+                calls += 1
+            pipe.send(calls)
+            pipe.recv()
+
+
+class Served:
+    """A server and its clients."""
+
+    def __init__(self, processes: int, clients: int, shared: bool) -> None:
+        import groupconv
+
+        command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0", "--processes", str(processes)]
+        command += ["--executor", "local", *(["--allow-shared-memory"] if shared else [])]
+        self.server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.server.stdout is not None
+        self.address = self.server.stdout.readline().split()[-1]
+        self.client = groupconv.connect(self.address)
+        self.clients = [Process(client, self.address, shared) for _ in range(clients)]
+
+    def run(self, name: str, seconds: float) -> tuple[float, float, list[int]]:
+        """Requests a second, milliseconds of CPU for each, and the connections of each process."""
+        for one in self.clients:
+            one.pipe.send((name, seconds))
+        for one in self.clients:
+            one.pipe.recv()
+        before: Any = self.client.status()
+        for one in self.clients:
+            one.pipe.send("go")
+        calls = sum(one.pipe.recv() for one in self.clients)
+        after: Any = self.client.status()
+        for one in self.clients:
+            one.pipe.send("done")
+        spread = [process.connections for process in after.processes]
+        return calls / seconds, (after.cpu_seconds - before.cpu_seconds) / calls * 1e3, spread
+
+    def close(self) -> None:
+        """End all."""
+        for one in self.clients:
+            one.close()
+        self.client.close()
+        self.server.terminate()
+        self.server.wait()
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", default="1,2")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shared-memory", action="store_true")
+    given = parser.parse_args()
+    from groupconv_server.layers.catalogue import catalogue
+
+    served = {int(n): Served(int(n), given.clients, given.shared_memory) for n in given.processes.split(",")}
+    try:
+        print("| layer | processes | requests/s | CPU, ms | spread |\n| --- | --- | --- | --- | --- |")
+        for name in LAYERS:
+            layer = catalogue()[name]
+            x, w, bias = layer.arrays()
+            for one in served.values():
+                one.client.load_layer(name, w, bias, layer.spec, inputs=[x.shape])
+            found: dict[int, list[tuple[float, float, list[int]]]] = {n: [] for n in served}
+            for _ in range(given.rounds):
+                for n, one in served.items():
+                    found[n].append(one.run(name, given.seconds))
+            for n, rounds in found.items():
+                rate, cpu = (statistics.median(r[i] for r in rounds) for i in range(2))
+                spread = "; ".join("+".join(map(str, r[2])) for r in rounds if r[2])
+                print(f"| {name} | {n} | {rate:.0f} | {cpu:.2f} | {spread} |", flush=True)
+    finally:
+        for one in served.values():
+            one.close()
+
+
+if __name__ == "__main__":
+    main()
