@@ -126,6 +126,8 @@ class Inference:
 
 def _steps_of(layer: LayerVersion, request: infer_pb2.ModelInferRequest) -> Sequence[Step]:
     """The layer's steps, with the parameters `exact` and `math` of the request."""
+    if not request.parameters:
+        return layer.steps
     exact: bool = parameter(request.parameters, "exact", bool) or False
     math: Any = parameter(request.parameters, "math", str)
     try:
@@ -135,6 +137,8 @@ def _steps_of(layer: LayerVersion, request: infer_pb2.ModelInferRequest) -> Sequ
 
 
 def _check_no_sequence(request: infer_pb2.ModelInferRequest) -> None:
+    if not request.parameters:
+        return
     for name in _SEQUENCE:
         if name in request.parameters:
             raise InvalidArgumentError(

@@ -39,8 +39,13 @@ class PhaseTimes:
 
     def add(self, other: "PhaseTimes", share: float = 1.0) -> None:
         """Add a share of another record's times."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + share * getattr(other, name))
+        self.count += share * other.count
+        self.samples += share * other.samples
+        self.total += share * other.total
+        self.queue += share * other.queue
+        self.read += share * other.read
+        self.infer += share * other.infer
+        self.write += share * other.write
 
 
 @dataclass(slots=True)

@@ -143,20 +143,24 @@ def array_of(
     if any(extent < 0 for extent in shape):
         raise InvalidArgumentError(f"{path}.shape", "extents of at least 0", _shown(shape, most=8))
     size = math.prod(shape) * dtype.itemsize
-    wanted = f"{size} bytes for input {tensor.name!r} of {_shown(shape)} {tensor.datatype}"
     at = reference_of(tensor.parameters, path)
     if at is not None:
         if tensor.HasField("contents"):
             raise InvalidArgumentError(f"{path}.contents", "none beside shared memory", "typed contents")
         if at.size != size:
-            raise InvalidArgumentError(f"{path}.parameters.{_SIZE}", wanted, at.size)
+            raise InvalidArgumentError(f"{path}.parameters.{_SIZE}", _bytes_of(tensor, shape, size), at.size)
         return memory.array(at, dtype, shape)
     if raw is None:
         return _typed(tensor, path, dtype, shape)
     if len(raw) != size:
-        raise InvalidArgumentError(path.replace("inputs", "raw_input_contents"), wanted, len(raw))
+        expected = _bytes_of(tensor, shape, size)
+        raise InvalidArgumentError(path.replace("inputs", "raw_input_contents"), expected, len(raw))
     x = np.frombuffer(raw, dtype=dtype).reshape(shape)
     return x if x.flags.aligned else x.copy()
+
+
+def _bytes_of(tensor: infer_pb2.ModelInferRequest.InferInputTensor, shape: tuple[int, ...], size: int) -> str:
+    return f"{size} bytes for input {tensor.name!r} of {_shown(shape)} {tensor.datatype}"
 
 
 def mark_in_region(tensor: infer_pb2.ModelInferResponse.InferOutputTensor, at: RegionReference, size: int) -> None:
@@ -193,7 +197,7 @@ def reference_of(parameters: Parameters, path: str) -> RegionReference | None:
     Raises:
         InvalidArgumentError: the region or the size is missing, or a value is of another type.
     """
-    if not any(key in parameters for key in (_REGION, _OFFSET, _SIZE)):
+    if not parameters or not any(key in parameters for key in (_REGION, _OFFSET, _SIZE)):
         return None
     region = parameter(parameters, _REGION, str, path)
     size = parameter(parameters, _SIZE, int, path)
@@ -211,7 +215,7 @@ def parameter(parameters: Parameters, name: str, kind: type, path: str = "") -> 
     Raises:
         InvalidArgumentError: the value is not of type `kind`.
     """
-    if name not in parameters:
+    if not parameters or name not in parameters:
         return None
     which = parameters[name].WhichOneof("parameter_choice")
     value = None if which is None else getattr(parameters[name], which)
