@@ -165,7 +165,7 @@ class Networks:
         plan = replace(network.bind(shapes, self._limits.tensor_bytes), last=network.last)
         if not workers:
             return plan
-        reserve(COPIES * network.bytes)
+        reserve(network.bytes)
         return replace(plan, cuts=plan_cuts(network.model, shapes, workers, in_flight, self.rates()))
 
     def plan_stream(

@@ -91,7 +91,7 @@ def _exact(text: str) -> Iterator[tuple[int, str, list[Box | None]]]:
         for workers, made in json.loads(text).items():
             for name, boxes in made.items():
                 yield int(workers), name, [_box(box) for box in boxes]
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return
 
 
