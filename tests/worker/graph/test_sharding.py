@@ -82,7 +82,12 @@ def test_what_does_not_fit_is_left_out():
     for node in model.graph.node:
         del node.device_configurations[:]
     assert read_cuts(model.SerializeToString(), other) == {}
-    for text in ('{"2": {"x": 5}, "-1": [], "many": {}}', "[" * 100_000, '{"2": {"conv0": [[[0, Infinity]], null]}}', "9"):
+    for text in (
+        '{"2": {"x": 5}, "-1": [], "many": {}}',
+        "[" * 100_000,
+        '{"2": {"conv0": [[[0, Infinity]], null]}}',
+        "9",
+    ):
         for node in model.graph.node:
             for found in node.metadata_props:
                 found.value = text if found.key == KEY else found.value
