@@ -18,7 +18,9 @@ from groupconv.transport.address import is_loopback
 from groupconv_server.config import Config
 from groupconv_server.telemetry.request import ID_KEY
 from groupconv_server.web.bodies import Bodies
+from groupconv_server.web.kserve import KServe
 from groupconv_server.web.methods import SERVICES, Methods
+from groupconv_server.web.rest_tensors import HEADER_LENGTH
 
 PAGE = Path(__file__).with_name("page")
 """The built page. `make web` builds it from client/web."""
@@ -29,13 +31,14 @@ REQUEST_HEADERS = (
     "connect-timeout-ms",
     "content-type",
     "grpc-timeout",
+    HEADER_LENGTH,
     ID_KEY,
     "traceparent",
     "tracestate",
     "x-grpc-web",
     "x-user-agent",
 )
-ANSWER_HEADERS = ("grpc-status", "grpc-message", "grpc-status-details-bin", ID_KEY)
+ANSWER_HEADERS = ("grpc-status", "grpc-message", "grpc-status-details-bin", HEADER_LENGTH, ID_KEY)
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
@@ -62,14 +65,16 @@ class Page(StaticFiles):
         return response
 
 
-def application(methods: Methods, config: Config) -> Bodies:
+def application(methods: Methods, kserve: KServe, config: Config) -> Bodies:
     """Everything on the web port.
 
     Args:
         methods: of the API.
+        kserve: the paths under /v2.
         config: of the server: its host, origins and limits.
     """
     routes: list[BaseRoute] = [Mount(f"/{service.full_name}", app=methods) for service in SERVICES]
+    routes += kserve.routes()
     if PAGE.is_dir():
         pages = GZipMiddleware(Page(directory=PAGE, html=True), minimum_size=ZIPPED)
         routes.append(Mount("/", app=pages))
@@ -88,7 +93,7 @@ def _middleware(config: Config) -> Sequence[Middleware]:
             Middleware(
                 CORSMiddleware,
                 allow_origins=config.web_origins,
-                allow_methods=["POST"],
+                allow_methods=["GET", "POST"],
                 allow_headers=REQUEST_HEADERS,
                 expose_headers=ANSWER_HEADERS,
                 max_age=7200,

@@ -17,6 +17,7 @@ from groupconv_server.access.tokens import Tokens
 from groupconv_server.config import Config
 from groupconv_server.web.app import application
 from groupconv_server.web.gateway import Gateway
+from groupconv_server.web.kserve import KServe
 from groupconv_server.web.methods import Methods
 
 LINGER = 1.0
@@ -66,7 +67,7 @@ class WebListener:
     async def _serve(self) -> None:
         config, limit = self._config, self._config.limits.message_bytes
         async with Gateway(self.target, limit) as gateway:
-            self.app = application(Methods(gateway, self._tokens, limit), config)
+            self.app = application(Methods(gateway, self._tokens, limit), KServe(gateway, self._tokens, limit), config)
             self._http = uvicorn.Server(
                 uvicorn.Config(
                     self.app,

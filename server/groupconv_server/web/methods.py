@@ -20,6 +20,7 @@ from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2, network_pb2
 from groupconv_server.access.tokens import Tokens
 from groupconv_server.telemetry.request import ID_KEY
 from groupconv_server.web.gateway import Gateway
+from groupconv_server.web.rest_tensors import JSON_BYTES
 
 SERVICES: tuple[ServiceDescriptor, ...] = (
     convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"],
@@ -68,6 +69,8 @@ class Json:
 
     def decode(self, data: bytes | bytearray, message_class: Any) -> bytes:
         """The message in its binary form. connectrpc reports any exception as INVALID_ARGUMENT."""
+        if len(data) > JSON_BYTES:
+            raise ValueError(f"expected at most {JSON_BYTES} bytes of JSON; larger messages go as application/proto")
         message: bytes = json_format.Parse(bytes(data), message_class()).SerializeToString()
         return message
 

@@ -1,0 +1,138 @@
+"""Requests and answers of KServe's REST protocol to messages of GRPCInferenceService and back."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from groupconv.errors import InvalidArgumentError
+from groupconv_server.inference.tensors import DATATYPES, datatype_of
+from groupconv_server.inference.v2 import infer_pb2
+
+HEADER_LENGTH = "inference-header-content-length"
+"""Header with the bytes of JSON before binary tensors."""
+JSON_BYTES = 4 * 2**20
+"""Bytes of JSON, at most: its numbers take up to twenty times as much once they are parsed."""
+Wants = tuple[bool, frozenset[str]]
+"""Whether all outputs are wanted as binary, and the names of single ones that are."""
+
+
+def request_of(body: bytes, length: str | None) -> tuple[infer_pb2.ModelInferRequest, Wants]:
+    r"""The message of a request's body, and which outputs are wanted as binary.
+
+    Args:
+        body: JSON, and binary tensors behind it.
+        length: value of the header `HEADER_LENGTH`; None for JSON alone.
+
+    Raises:
+        InvalidArgumentError: naming the field, what was expected and what came.
+
+    Example:
+        >>> body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [[1, 2]]}]}'
+        >>> request_of(body, None)[0].raw_input_contents[0]
+        b'\x00\x00\x80?\x00\x00\x00@'
+    """
+    cut = len(body)
+    if length is not None:
+        if not length.isascii() or not length.isdigit() or int(length) > len(body):
+            raise InvalidArgumentError(HEADER_LENGTH, f"at most {len(body)}, the bytes of the body", length)
+        cut = int(length)
+    if cut > JSON_BYTES:
+        raise InvalidArgumentError("body", f"at most {JSON_BYTES} bytes of JSON; larger tensors go as binary data", cut)
+    try:
+        given = json.loads(body[:cut])
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgumentError("body", "JSON", str(error)) from None
+    given = _checked("body", given, dict)
+    message = infer_pb2.ModelInferRequest(id=_checked("id", given.get("id", ""), str))
+    _parameters(message.parameters, "parameters", given.get("parameters", {}), {"binary_data_output"})
+    binary = memoryview(body)[cut:]
+    for i, tensor in enumerate(_checked("inputs", given.get("inputs"), list)):
+        binary = binary[_input(message, f"inputs[{i}]", tensor, binary) :]
+    if len(binary):
+        raise InvalidArgumentError("body", "no bytes behind the last binary tensor", f"{len(binary)} bytes")
+    wanted = set()
+    for i, output in enumerate(_checked("outputs", given.get("outputs", []), list)):
+        name = _checked(f"outputs[{i}].name", _checked(f"outputs[{i}]", output, dict).get("name"), str)
+        message.outputs.add(name=name)
+        if output.get("parameters", {}).get("binary_data"):
+            wanted.add(name)
+    return message, (bool(given.get("parameters", {}).get("binary_data_output")), frozenset(wanted))
+
+
+def answer_of(answer: infer_pb2.ModelInferResponse, wants: Wants) -> tuple[bytes, dict[str, str]]:
+    """The body of an answer and its headers. A number that JSON has not, such as NaN, is null."""
+    everything, names = wants
+    outputs, binary = [], []
+    for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
+        output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        if everything or tensor.name in names:
+            output["parameters"] = {"binary_data_size": len(raw)}
+            binary.append(raw)
+        else:
+            values = np.frombuffer(raw, DATATYPES[tensor.datatype])
+            finite = values.dtype.kind in "biu" or np.isfinite(values.astype(np.float64)).all()
+            flat = values.astype(np.float64).tolist() if values.dtype.kind not in "biu" else values.tolist()
+            output["data"] = flat if finite else [v if np.isfinite(v) else None for v in flat]
+        outputs.append(output)
+    shown = {"model_name": answer.model_name, "model_version": answer.model_version, "outputs": outputs}
+    if answer.id:
+        shown["id"] = answer.id
+    text = json.dumps(shown, allow_nan=False, separators=(",", ":")).encode()
+    if not binary:
+        return text, {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
+    return b"".join([text, *binary]), headers
+
+
+def _input(message: infer_pb2.ModelInferRequest, path: str, tensor: Any, binary: memoryview) -> int:
+    """Add an input to a message; returns how many bytes of the binary tensors it took."""
+    given = _checked(path, tensor, dict)
+    datatype = _checked(f"{path}.datatype", given.get("datatype"), str)
+    dtype = datatype_of(datatype, path)
+    shape = _checked(f"{path}.shape", given.get("shape"), list)
+    try:
+        added = message.inputs.add(
+            name=_checked(f"{path}.name", given.get("name"), str), datatype=datatype, shape=shape
+        )
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(f"{path}.shape", "integers", str(shape)[:80]) from None
+    parameters = given.get("parameters", {})
+    _parameters(added.parameters, f"{path}.parameters", parameters, {"binary_data_size"})
+    size = parameters.get("binary_data_size")
+    if size is not None:
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(binary):
+            raise InvalidArgumentError(f"{path}.parameters.binary_data_size", f"0 to {len(binary)}", size)
+        message.raw_input_contents.append(bytes(binary[:size]))
+        return size
+    data = _checked(f"{path}.data", given.get("data"), list)
+    try:
+        message.raw_input_contents.append(np.array(data, dtype).tobytes())
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidArgumentError(f"{path}.data", f"numbers of {datatype}, flat or nested", str(error)) from None
+    return 0
+
+
+def _parameters(into: Any, path: str, given: Any, own: set[str]) -> None:
+    """Copy parameters, but those of the binary extension."""
+    for name, value in _checked(path, given, dict).items():
+        if name in own:
+            continue
+        if name.startswith("shared_memory"):
+            raise InvalidArgumentError(f"{path}.{name}", "no shared memory on the web port", value)
+        fields: dict[type, str] = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
+        field = fields.get(type(value))
+        if field is None:
+            raise InvalidArgumentError(f"{path}.{name}", "true, false, a number or text", str(value)[:80])
+        try:
+            setattr(into[name], field, value)
+        except ValueError:
+            raise InvalidArgumentError(f"{path}.{name}", "a number of 64 bits", value) from None
+
+
+def _checked(path: str, value: Any, kind: type) -> Any:
+    """The value, which must be of a kind."""
+    if not isinstance(value, kind):
+        names: dict[type, str] = {dict: "an object", list: "an array", str: "a text"}
+        raise InvalidArgumentError(path, names[kind], "nothing" if value is None else str(value)[:80])
+    return value
