@@ -71,11 +71,15 @@ def towers(graph: Graph) -> str:
 
 
 def served(workers: int, x: np.ndarray, picture: Path | None) -> str:
-    """Serve AlexNet on so many workers of one thread: the time of a call, and of several callers' calls."""
+    """Serve AlexNet on so many workers of one thread: the time of a call, and of several callers' calls.
+
+    With a picture, the network is drawn into it, and the planner's cut over two workers is printed.
+    """
     with Server(Config(port=0, workers=workers, threads=1)) as server, groupconv.connect(server.address) as client:
         net = client.load_network("alexnet", ALEXNET)
         if picture is not None:
             net.plan(x.shape).picture(picture, "AlexNet")
+            print(f"\nas the planner cuts it over two workers:\n{net.plan(x.shape, workers=2).cuts}\n")
         with ThreadPoolExecutor(CALLERS) as pool:
             list(pool.map(net, [x] * CALLERS))  # every worker has made its session now
             start = time.perf_counter()
@@ -94,9 +98,8 @@ def main() -> None:
     picture = Path(sys.argv[1] if len(sys.argv) > 1 else Path(tempfile.gettempdir()) / "alexnet_two_towers.svg")
     x = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
     print(towers(Optimized(read_model(ALEXNET.read_bytes())).bind({"data_0": x.shape})))
-    print("workers, each with the whole network:")
-    print(served(1, x, picture))
-    print(served(2, x, None))
+    lines = [served(1, x, picture), served(2, x, None)]
+    print("workers, each with the whole network:", *lines, sep="\n")
     print(f"drawn: {picture}")
 
 
