@@ -15,6 +15,7 @@ from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.graph.model import Model, read_model
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.endpoint import Address, LaneEndpoint
+from groupconv_worker.networks.part import MODEL_MISSING, MemoryHandle, PartInfo, PartKey, parts_of
 from groupconv_worker.networks.runner import ModelMissingError, NetworkCall, NetworkRan, NetworkRunner, takeover_of
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
 from groupconv_worker.runtime import WorkerRuntime
@@ -46,6 +47,7 @@ class Worker:
         self._runtime = WorkerRuntime(engine, threads, capacity)
         self.engine, self.resident = self._runtime.engine, self._runtime.resident
         self._networks = NetworkRunner(self._runtime.budget, self.engine.threads, takeover_of(self._runtime))
+        self._parts = parts_of(self._runtime)
         self._dropped: set[int] = set()
         self._endpoints: dict[tuple[bytes, bool], LaneEndpoint] = {}
 
@@ -184,10 +186,65 @@ class Worker:
         except ModelMissingError:
             return None
 
+    def prepare_part(self, key: PartKey, data: bytes | None) -> PartInfo | str | None:
+        """Have this worker's part of a network that is cut compiled (see `PartRunner.prepare`).
+
+        Args:
+            key: of the part.
+            data: the model; None if this worker should have it, or was given it before.
+        """
+
+        def model() -> bytes:
+            if data is None:
+                raise ModelMissingError
+            return data
+
+        if self._parts is None:
+            return "a worker's engine runs no programs"
+        try:
+            return self._parts.prepare(key, model)
+        except ModelMissingError:
+            return MODEL_MISSING
+
+    def share_part(self, key: PartKey) -> MemoryHandle:
+        """Make the memory that the workers of a cut share."""
+        assert self._parts is not None  # it was prepared
+        return self._parts.share(key)
+
+    def open_part(self, key: PartKey, handle: MemoryHandle) -> str:
+        """Map it on another worker; says why that cannot be."""
+        assert self._parts is not None
+        return self._parts.open(key, handle)
+
+    def run_part(
+        self, key: PartKey, number: int, expires: float | None, flight: int, *arrays: Array
+    ) -> tuple[list[Array], float] | None:
+        """Run this worker's part of a network that is cut.
+
+        Args:
+            key: of the part.
+            number: of the run.
+            expires: as of `run`.
+            flight: what `drop` calls it.
+            arrays: its parts of the inputs, in the order of their names.
+
+        Returns:
+            As of `PartRunner.run`.
+        """
+        job = _job(expires, lambda: flight not in self._dropped)
+        return None if self._parts is None else self._parts.run(key, number, arrays, job)
+
+    def drop_part(self, key: PartKey) -> None:
+        """Drop a part, as a worker beside this one was lost."""
+        if self._parts is not None:
+            self._parts.drop(key)
+
     def forget(self, layer: str, version: int) -> None:
         """Drop what is kept of a layer's or network's version; what counts on it is sent again, with its weights."""
         self.resident.forget(layer, version)
         self._networks.forget(layer, version)
+        if self._parts is not None:
+            self._parts.forget(layer, version)
 
 
 def _job(expires: float | None, alive: Callable[[], bool]) -> Job:

@@ -45,3 +45,15 @@ class Ran(NamedTuple):
     algorithm: str
     seconds: float
     improving: bool = False
+
+
+class PartRun(NamedTuple):
+    """The run of a worker's part of a network that is cut.
+
+    Attributes:
+        seconds: that it took, with what it waited.
+        coordinator_bytes: of inputs and outputs that were brought to the worker and back.
+    """
+
+    seconds: float
+    coordinator_bytes: int

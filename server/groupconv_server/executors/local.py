@@ -24,7 +24,7 @@ from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job, Jobs
-from groupconv_worker.networks.gang import Gang, Member
+from groupconv_worker.networks.local_gang import LocalGang, Member
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner, check_cut, takeover_of
 from groupconv_worker.networks.sharding import Sharder
 from groupconv_worker.resident import CAPACITY
@@ -170,7 +170,7 @@ class LocalExecutor:
         ]
         if len(members) < max(2, len(workers)):
             return None
-        return Sharder(Gang(members), lambda call, model, job: workers[0].networks.run(call, lambda: model, job))
+        return Sharder(LocalGang(members), lambda call, model, job: workers[0].networks.run(call, lambda: model, job))
 
     def interrupt(self) -> None:
         """Running shards end within `job.PROMPT`."""

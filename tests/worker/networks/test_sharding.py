@@ -6,14 +6,14 @@ from networks import towers
 
 from groupconv.errors import CancelledError
 from groupconv_worker.budget import ThreadBudget
-from groupconv_worker.cpu.compiler import Compiler, Done
+from groupconv_worker.cpu.compiler import Done
 from groupconv_worker.cpu.network.sharded import cut_network
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
 from groupconv_worker.graph.partition.uniform import CUTS
 from groupconv_worker.job import Job
-from groupconv_worker.networks.gang import Gang, Member
+from groupconv_worker.networks.local_gang import LocalGang, Member
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner
 from groupconv_worker.networks.sharding import Sharder
 
@@ -32,20 +32,13 @@ def teams():
 
 @pytest.fixture
 def gang(teams):
-    return Gang([Member(f"w{i}", ThreadBudget(1), team) for i, team in enumerate(teams)])
+    return LocalGang([Member(f"w{i}", ThreadBudget(1), team) for i, team in enumerate(teams)])
 
 
 @pytest.fixture
-def compiler():
-    compiler = Compiler()
-    yield compiler
-    compiler.close()
-
-
-@pytest.fixture
-def sharder(gang, compiler):
+def sharder(gang):
     runner = NetworkRunner(gang.members[0].budget, 1)
-    sharder = Sharder(gang, lambda call, model, job: runner.run(call, lambda: model, job), compiler)
+    sharder = Sharder(gang, lambda call, model, job: runner.run(call, lambda: model, job))
     yield sharder
     sharder.close()
 
@@ -58,7 +51,9 @@ def given(sharder, teams, cut="rows", x=X):
     """A cut that calls take, as if it had been measured."""
     found = sharder._find(call(x=x))
     graph = Optimized(MODEL).canonical({"x": x.shape})
-    found.networks[cut], found.best, found.started = cut_network(graph, cut, teams), cut, True
+    cut_network(graph, cut, teams)  # as another process would, it compiles the kernels
+    made = sharder._gang.make(Done(graph=graph), cut)
+    found.networks[cut], found.best, found.started = made, cut, True
     return found
 
 
@@ -95,7 +90,7 @@ def test_a_network_is_cut_only_while_all_workers_are_idle(sharder, teams, gang):
 
 @pytest.mark.parametrize("worker", [0, 1])
 def test_one_worker_runs_what_a_part_failed_at(sharder, teams, monkeypatch, worker):
-    network = given(sharder, teams).networks["rows"]
+    network = given(sharder, teams).networks["rows"].network
 
     def fail(*_args, **_kwargs):
         raise MemoryError("no memory for a part")
@@ -110,21 +105,22 @@ def test_one_worker_runs_what_a_part_failed_at(sharder, teams, monkeypatch, work
     assert sharder.run(call(), MODEL, Job()) is not None  # all threads are free again
 
 
-def test_programs_that_do_not_fit_are_not_kept(sharder, teams):
+def test_programs_that_do_not_fit_are_not_kept(sharder, teams, gang):
     given(sharder, teams)  # compiles the kernels
     found = sharder._find(call(x=X[:1]))
     graph = Optimized(MODEL).canonical({"x": X[:1].shape})
-    assert sharder._make(found, "rows", Done(graph=graph), spare=1) is None
+    assert sharder._make(found, "rows", lambda cut: gang.make(Done(graph=graph), cut), spare=1) is None
     assert "do not fit" in found.reasons["rows"]
 
 
-def test_cuts_are_measured_beside_one_worker(sharder, teams, monkeypatch):
+def test_cuts_are_measured_beside_one_worker(sharder, teams, gang, monkeypatch):
     """Whichever is faster here: what is kept is what answers."""
     monkeypatch.setenv("GROUPCONV_TUNE", "on")
     given(sharder, teams)  # compiles the kernels
     sharder.forget("towers", 1)
     found = sharder._find(call())
-    sharder._try(found, call("nothing"), MODEL, Done(graph=Optimized(MODEL).canonical({"x": X.shape})))
+    came = Done(graph=Optimized(MODEL).canonical({"x": X.shape}))
+    sharder._try(found, call("nothing"), MODEL, lambda cut: gang.make(came, cut))
     assert "measured at" in found.reason
     assert list(found.networks) == ([found.best] if found.best else [])
     assert found.best in ("", *CUTS)

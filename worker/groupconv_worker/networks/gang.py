@@ -1,61 +1,69 @@
-"""The workers of this process as a gang: a network that is cut runs on all of them at the same time."""
+"""Several workers as a gang: a network that is cut runs on all of them at the same time."""
 
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from groupconv.errors import DeadlineExceededError
+from groupconv.errors import DeadlineExceededError, InternalError
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import Array
+from groupconv_worker.graph.model import Model
+from groupconv_worker.graph.partition.partition import Exchange
 from groupconv_worker.job import Job
-
-if TYPE_CHECKING:
-    from groupconv_worker.cpu.network.sharded import PartRun, ShardedNetwork
-    from groupconv_worker.cpu.threads import Team
+from groupconv_worker.networks.runner import NetworkCall
+from groupconv_worker.shard import PartRun
 
 
-class Member(NamedTuple):
-    """A worker of a gang.
-
-    Attributes:
-        id: of the worker.
-        budget: of its threads.
-        team: the threads.
-    """
-
-    id: str
-    budget: ThreadBudget
-    team: "Team"
+class UncutError(ValueError):
+    """A network cannot be cut so; the message says why."""
 
 
-class Gang:
-    """Runs networks that are cut, one at a time: two of them would each hold workers that the other one waits for.
+class GangLostError(InternalError):
+    """A worker was lost, or does not answer. The network has to be prepared again."""
 
-    Args:
-        members: the workers.
+
+@dataclass(frozen=True, eq=False)
+class GangNetwork:
+    """A network that a gang has prepared.
 
     Attributes:
-        members: as given.
+        ids: of the workers.
+        nodes: of each worker's part.
+        nbytes: of all programs.
+        exchanges: what the workers send each other in a run.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        self.members = tuple(members)
-        self._order = ThreadBudget()
-        self._threads = ThreadPoolExecutor(max(1, len(members) - 1), "gang")
+    ids: tuple[str, ...]
+    nodes: tuple[int, ...]
+    nbytes: int
+    exchanges: tuple[Exchange, ...]
+
+
+Make = Callable[[str], GangNetwork]
+"""Makes the network of a cut.
+
+Raises:
+    UncutError: there is none.
+"""
+
+
+class Gang(Protocol):
+    """Workers on which a network runs at the same time.
+
+    There is one such run at a time: two would each hold workers that the other one waits for.
+    """
 
     @property
     def idle(self) -> bool:
-        """Whether no worker has anything to do."""
-        return not any(member.budget.inside for member in self.members)
+        """Whether no worker has anything to do, and there are several."""
+
+    def prepare(self, call: NetworkCall, model: Model, cuts: Sequence[str], then: Callable[[Make], None]) -> bool:
+        """Have the kernels of some cuts compiled, then call `then`, in another thread. False if nothing compiles."""
 
     def run(
-        self,
-        network: "ShardedNetwork",
-        inputs: Mapping[str, Array],
-        job: Job,
-        into: Mapping[str, Array] | None = None,
-    ) -> "tuple[dict[str, Array], list[PartRun]]":
+        self, network: GangNetwork, inputs: Mapping[str, Array], job: Job, into: Mapping[str, Array] | None = None
+    ) -> tuple[dict[str, Array], Sequence[PartRun]]:
         """Wait for all workers, and run a network on them.
 
         Returns:
@@ -63,25 +71,27 @@ class Gang:
 
         Raises:
             DeadlineExceededError, CancelledError: the job was over first.
-            InternalError: a part failed.
+            InternalError, MemoryError: a part failed.
+            GangLostError: a worker was lost.
         """
-        held: list[tuple[ThreadBudget, int]] = []
-        try:
-            for budget in (self._order, *(member.budget for member in self.members)):
-                left = job.left
-                timeout = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
-                alone = budget is self._order
-                got = 0 if job.look() else budget.acquire(timeout, whole=True, alone=alone, over=job.look)
-                if not got:
-                    job.look()
-                    job.check()
-                    raise DeadlineExceededError("the deadline passed before the network was started")
-                held.append((budget, got))
-            return network.run(inputs, job, self._threads, [got for _, got in held[1:]], into)
-        finally:
-            for budget, got in reversed(held):
-                budget.release(got)
+
+    def drop(self, network: GangNetwork) -> None:
+        """Have the workers drop what they keep of a network that is not run any more."""
 
     def close(self) -> None:
         """End its threads."""
-        self._threads.shutdown()
+
+
+def acquire(budget: ThreadBudget, job: Job, *, alone: bool = False) -> int:
+    """Wait for all threads of a budget.
+
+    Raises:
+        DeadlineExceededError, CancelledError: the job was over first.
+    """
+    timeout = -1.0 if job.left is None else min(job.left, threading.TIMEOUT_MAX)
+    got = 0 if job.look() else budget.acquire(timeout, whole=True, alone=alone, over=job.look)
+    if not got:
+        job.look()
+        job.check()
+        raise DeadlineExceededError("the deadline passed before the network was started")
+    return got

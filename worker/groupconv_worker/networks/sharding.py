@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -21,19 +21,14 @@ from groupconv.errors import FailedPreconditionError, InternalError, InvalidArgu
 from groupconv.networks.plan import ExchangeReport, PartReport
 from groupconv.text import human_bytes
 from groupconv_worker.autotune import enabled
-from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
-from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.partition.uniform import CUTS
 from groupconv_worker.job import Job
 from groupconv_worker.networks.candidate import Shapes
-from groupconv_worker.networks.gang import Gang
+from groupconv_worker.networks.gang import Gang, GangLostError, GangNetwork, Make, UncutError
 from groupconv_worker.networks.judgement import agrees
 from groupconv_worker.networks.runner import OURS, WHOLE, NetworkCall, NetworkRan
 from groupconv_worker.networks.takeover import KEPT, ROUNDS, SECONDS
-
-if TYPE_CHECKING:
-    from groupconv_worker.cpu.network.sharded import ShardedNetwork
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +50,7 @@ class Shardings:
         gone: whether the version was unloaded.
     """
 
-    networks: "dict[str, ShardedNetwork]" = field(default_factory=dict)
+    networks: dict[str, GangNetwork] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     best: str = ""
     reason: str = ""
@@ -69,16 +64,14 @@ class Sharder:
     Args:
         gang: the workers.
         whole: has one worker run a call.
-        compiler: what compiles in another process.
     """
 
     def __init__(
         self,
         gang: Gang,
         whole: Callable[[NetworkCall, Model, Job], NetworkRan],
-        compiler: Compiler = COMPILER,
     ) -> None:
-        self._gang, self._whole, self._compiler = gang, whole, compiler
+        self._gang, self._whole = gang, whole
         self._known: dict[tuple[str, int], OrderedDict[Shapes, Shardings]] = {}
         self._work = queue.SimpleQueue[Callable[[], None]]()
         self._thread: threading.Thread | None = None
@@ -102,22 +95,23 @@ class Sharder:
         cut = call.cut or (found.best if self._gang.idle else "")
         if not cut:
             return None
-        network = found.networks.get(cut) or self._asked(found, call, model, job)
         try:
+            network = found.networks.get(cut) or self._asked(found, call, model, job)
             outputs, parts = self._gang.run(network, call.inputs, job, call.into)
         except (InternalError, MemoryError) as error:
             log.warning("network %s starts again on one worker: %s", call.network, error)
+            if isinstance(error, GangLostError):
+                self._discard(found, cut)
+                if cut == found.best:
+                    found.best, found.started = "", False  # prepared again for those that are there then
             return None
-        ids = [member.id for member in self._gang.members]
-        graphs = [part.graph for part in network.partition.parts]
+        ids = network.ids
         reason = f"cut along {cut}" + (f", {found.reason}" if cut == found.best else ", as asked for")
         reports = tuple(
-            PartReport(OURS, len(graph.nodes), part.seconds, f"{name}'s part, {reason}")
-            for name, graph, part in zip(ids, graphs, parts, strict=True)
+            PartReport(OURS, nodes, part.seconds, f"{name}'s part, {reason}")
+            for name, nodes, part in zip(ids, network.nodes, parts, strict=True)
         )
-        exchanges = tuple(
-            ExchangeReport(e.tensor, e.nbytes, ids[e.sender], ids[e.receiver]) for e in network.partition.exchanges
-        )
+        exchanges = tuple(ExchangeReport(e.tensor, e.nbytes, ids[e.sender], ids[e.receiver]) for e in network.exchanges)
         return ",".join(ids), NetworkRan(
             {name: outputs[name] for name in call.outputs},
             max(part.seconds for part in parts),
@@ -138,7 +132,16 @@ class Sharder:
         found.started = True
         copies = {name: array.copy() for name, array in call.inputs.items()}
         mine = NetworkCall(call.network, call.version, copies, call.outputs, spare=call.spare, cut=WHOLE)
-        self._prepare(found, mine, model, CUTS, lambda came: self._try(found, mine, model, came))
+
+        def then(make: Make) -> None:
+            try:
+                self._try(found, mine, model, make)
+            except GangLostError as error:
+                found.started = False  # and tried again
+                log.info("network %s was not cut: %s", call.network, error)
+
+        if not self._gang.prepare(mine, model, CUTS, self._later(then)):
+            found.reason = "there is no process that compiles"
 
     def bytes_of(self, network: str, version: int) -> int:
         """Bytes of the programs of a version."""
@@ -170,84 +173,76 @@ class Sharder:
             several = self._known.setdefault((call.network, call.version), OrderedDict())
             found = several[shapes] = several.pop(shapes, Shardings())
             while len(several) > KEPT:
-                several.popitem(last=False)[1].gone = True
+                evicted = several.popitem(last=False)[1]
+                evicted.gone = True
+                for cut in list(evicted.networks):
+                    self._discard(evicted, cut)
         return found
 
-    def _asked(self, found: Shardings, call: NetworkCall, model: Model, job: Job) -> "ShardedNetwork":
+    def _discard(self, found: Shardings, cut: str) -> None:
+        """Drop the network of a cut."""
+        network = found.networks.pop(cut, None)
+        if network is not None:
+            self._gang.drop(network)
+
+    def _asked(self, found: Shardings, call: NetworkCall, model: Model, job: Job) -> GangNetwork:
         """The network cut as it was asked to be, once its kernels are compiled."""
         cut, done = call.cut, threading.Event()
+        made: list[GangNetwork | GangLostError | None] = []
 
-        def made(came: Done) -> None:
+        def then(make: Make) -> None:
             try:
-                self._make(found, cut, came, call.spare)
+                made.append(found.networks.get(cut) or self._make(found, cut, make, call.spare))
+            except GangLostError as error:
+                made.append(error)
             finally:
                 done.set()
 
-        if not self._prepare(found, call, model, (cut,), made):
+        if not self._gang.prepare(call, model, (cut,), self._later(then)):
             raise FailedPreconditionError("there is no process that compiles the kernels of a network that is cut")
         while not done.wait(GLANCE):
             job.look()
             job.check()
-        network = found.networks.get(cut)
+        network = made[0] if made else None
+        if isinstance(network, GangLostError):
+            raise network
         if network is None:
-            workers = len(self._gang.members)
-            why = found.reasons.get(cut, "it was unloaded")
-            raise InvalidArgumentError("cut", f"a way to cut this network over {workers} workers ({why})", cut)
+            why = found.reasons.get(cut, "the log says why")
+            raise InvalidArgumentError("cut", f"a way to cut this network ({why})", cut)
         return network
 
-    def _prepare(
-        self,
-        found: Shardings,
-        call: NetworkCall,
-        model: Model,
-        cuts: tuple[str, ...],
-        then: Callable[[Done], None],
-    ) -> bool:
-        """Have the kernels of some cuts compiled. False if no process does that."""
-        shapes = {name: array.shape for name, array in call.inputs.items()}
-        task = NetworkJob(call.network, model.data, shapes, len(self._gang.members), cuts)
-        asked = self._compiler.ask(task, lambda came: self._do(lambda: then(came)), now=True)
-        found.reason = "" if asked is not None else "there is no process that compiles"
-        return asked is not None
-
-    def _make(self, found: Shardings, cut: str, came: Done, spare: int) -> "ShardedNetwork | None":
-        """The programs of a cut; `found.reasons` says why there are none."""
-        # kept out of a server's start
-        from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
-        from groupconv_worker.cpu.network.network import KernelsMissingError
-        from groupconv_worker.cpu.network.sharded import cut_network
-
-        if came.graph is None or found.gone:
-            found.reasons[cut] = came.reason or came.error or "it was unloaded"
-            return None
+    def _make(self, found: Shardings, cut: str, make: Make, spare: int) -> GangNetwork | None:
+        """The network of a cut; `found.reasons` says why there is none."""
         try:
-            with deferred():
-                made = cut_network(came.graph, cut, [member.team for member in self._gang.members])
-        except (ValueError, UnsupportedNodeError, KernelsMissingError, NotCompiledError) as error:
+            made = make(cut)
+        except UncutError as error:
             found.reasons[cut] = str(error)
             return None
         if made.nbytes > spare:
+            self._gang.drop(made)
             found.reasons[cut] = f"{human_bytes(made.nbytes)} of programs do not fit"
             return None
-        found.networks[cut] = made
+        if not found.gone:
+            found.networks[cut] = made
         return made
 
-    def _try(self, found: Shardings, call: NetworkCall, model: Model, came: Done) -> None:
+    def _try(self, found: Shardings, call: NetworkCall, model: Model, make: Make) -> None:
         """Measure each cut beside one worker, and keep the fastest if it is faster."""
         ratios: dict[str, float] = {}
-        for cut in CUTS:
-            asked = cut in found.networks
-            network = found.networks.get(cut) or self._make(found, cut, came, call.spare)
+        asked_for = set(found.networks)
+        for cut in () if found.gone or self._closed else CUTS:
+            asked = cut in asked_for
+            network = found.networks.get(cut) or self._make(found, cut, make, call.spare)
             if network is None:
                 continue
             ratio = self._measure(found, network, call, model)
             if ratio is not None:
                 ratios[cut] = ratio
             if not asked and (ratio is None or ratio >= 1 or ratio > min(ratios.values())):
-                found.networks.pop(cut, None)
+                self._discard(found, cut)
             elif not asked and ratio is not None:
-                for slower in [c for c in ratios if c != cut and ratios[c] > ratio]:
-                    found.networks.pop(slower, None)
+                for slower in [c for c in ratios if c not in asked_for and ratios[c] > ratio]:
+                    self._discard(found, slower)
         if not ratios:
             found.reason = "; ".join(f"{cut}: {why}" for cut, why in found.reasons.items())
             return
@@ -257,7 +252,7 @@ class Sharder:
             found.best = best
         log.info("network %s, cut along %s: %s", call.network, best, found.reason)
 
-    def _measure(self, found: Shardings, network: "ShardedNetwork", call: NetworkCall, model: Model) -> float | None:
+    def _measure(self, found: Shardings, network: GangNetwork, call: NetworkCall, model: Model) -> float | None:
         """The time of a cut over that of one worker, the least of runs in turns; None if they disagree."""
         whole: list[float] = []
         cut: list[float] = []
@@ -275,6 +270,10 @@ class Sharder:
                     log.error("network %s: %r differs where it is cut", call.network, name)
                     return None
         return min(cut) / min(whole) if cut else None
+
+    def _later(self, then: Callable[[Make], None]) -> Callable[[Make], None]:
+        """The same, in the sharder's thread."""
+        return lambda make: self._do(lambda: then(make))
 
     def _do(self, work: Callable[[], None]) -> None:
         self._work.put(work)

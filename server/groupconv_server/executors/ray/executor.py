@@ -1,8 +1,10 @@
 """The executor: workers that are Ray actors, and tasks for them."""
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import ray
 
@@ -14,6 +16,7 @@ from groupconv_server.executors.placement import Placement, WorkerPlaces
 from groupconv_server.executors.ray import network_calls, start
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
 from groupconv_server.executors.ray.dispatch import Dispatch
+from groupconv_server.executors.ray.gang import RayGang
 from groupconv_server.executors.ray.lane_manager import LaneManager
 from groupconv_server.executors.task import Task
 from groupconv_worker.actor import CONTROL
@@ -22,6 +25,9 @@ from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job, Jobs
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan, check_cut
 from groupconv_worker.resident import CAPACITY
+
+if TYPE_CHECKING:
+    from groupconv_worker.networks.sharding import Sharder
 
 START_TIMEOUT = 120.0
 """Seconds the actors of this machine may take to start."""
@@ -131,10 +137,15 @@ class RayExecutor:
 
     def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
         """Run a network as a Ray call; arrays travel through Ray's object store."""
-        check_cut(call.cut, 1)
         self._jobs.enter(job)
         try:
-            return network_calls.run(self.membership, call, model, job)
+            check_cut(call.cut, len(self.membership.slots))
+            sharded = self._sharder.run(call, model, job)
+            if sharded is not None:
+                return sharded
+            worker, ran = network_calls.run(self.membership, call, model, job)
+            self._sharder.answered(call, model, ran)
+            return worker, ran
         finally:
             self._jobs.leave(job)
 
@@ -142,6 +153,17 @@ class RayExecutor:
         """Have every ready worker drop a layer's version; one that restarts keeps nothing."""
         for slot in self.membership.ready():
             slot.actor.forget.options(concurrency_group=CONTROL).remote(layer, version)
+        if "_sharder" in self.__dict__:
+            self._sharder.forget(layer, version)
+
+    @functools.cached_property
+    def _sharder(self) -> "Sharder":
+        """What cuts networks over the workers, made with the first call of a network."""
+        from groupconv_worker.networks.sharding import Sharder  # with Numba
+
+        return Sharder(
+            RayGang(self.membership), lambda call, model, job: network_calls.run(self.membership, call, model, job)[1]
+        )
 
     def interrupt(self) -> None:
         """Stop all requests: each notices within `dispatch.GLANCE`, its workers soon after."""
@@ -150,6 +172,8 @@ class RayExecutor:
     def close(self) -> None:
         """End the actors, and Ray if this process started it."""
         self.interrupt()
+        if "_sharder" in self.__dict__:
+            self._sharder.close()
         self.lanes.close()
         self.membership.close()
         if self._head is not None:

@@ -1,12 +1,10 @@
 """A network that is cut over several workers of one process: a program for each, which run at the same time."""
 
-import itertools
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, wait
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +25,7 @@ from groupconv_worker.graph.partition.part import RECEIVE, SEND, Part
 from groupconv_worker.graph.partition.partition import Partition
 from groupconv_worker.graph.partition.uniform import uniform
 from groupconv_worker.job import Job
+from groupconv_worker.shard import PartRun
 
 ITEM = 4
 """Bytes of the elements that are exchanged."""
@@ -77,18 +76,6 @@ def _connected(made: Partition, part: Part, places: Mapping[tuple[str, int, int,
     return replace(part.graph, nodes=tuple(nodes))
 
 
-class PartRun(NamedTuple):
-    """The run of a part.
-
-    Attributes:
-        seconds: that it took, with what it waited.
-        coordinator_bytes: of inputs and outputs that were brought to the worker and back.
-    """
-
-    seconds: float
-    coordinator_bytes: int
-
-
 class ShardedNetwork:
     """The programs of all workers, and the memory by which they exchange boxes. One run at a time.
 
@@ -117,7 +104,7 @@ class ShardedNetwork:
             raise KernelsMissingError(tuple(dict.fromkeys(missing)))
         self._memory = aligned(-(-shared_bytes // ITEM))
         self._memory[:] = 0
-        self._numbers = itertools.count(1)
+        self._number = 0
         self._running = threading.Lock()
 
     @property
@@ -156,7 +143,8 @@ class ShardedNetwork:
             fits = given is not None and (given.shape, given.dtype) == (tensor.shape, tensor.dtype)
             arrays[name] = given if given is not None and fits else np.empty(tensor.shape, tensor.dtype)
         with self._running:
-            run, number = Job(job.deadline, lambda: not job.look()), next(self._numbers)
+            self._number += 1
+            run, number = Job(job.deadline, lambda: not job.look()), self._number
 
             def work(worker: int) -> PartRun:
                 try:
@@ -173,6 +161,12 @@ class ShardedNetwork:
                 job.look()
                 job.check()
             return arrays, [first, *(other.result() for other in others)]
+
+    def run_alone(self, worker: int, inputs: Mapping[str, Array]) -> float:
+        """Seconds of a part that waits for nobody: it takes what the last run has left in the shared memory."""
+        tensors = self.partition.graph.tensors
+        outputs = {name: np.empty(tensors[name].shape, tensors[name].dtype) for name in self.partition.outputs}
+        return self._run_part(worker, inputs, outputs, Job(), self._number, 1).seconds
 
     def _run_part(
         self,

@@ -1,0 +1,247 @@
+"""The Ray workers of one node as a gang: each runs its part of a network, and they share memory."""
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from groupconv.errors import GroupconvError, InternalError
+from groupconv_server.executors.ray.calls import seconds_left
+from groupconv_server.executors.ray.cluster_membership import ClusterMembership
+from groupconv_server.executors.ray.dispatch import GLANCE
+from groupconv_server.executors.ray.network_calls import NetworkFlight
+from groupconv_server.executors.ray.worker_slots import WorkerSlot
+from groupconv_worker.actor import CONTROL
+from groupconv_worker.budget import ThreadBudget
+from groupconv_worker.contract import Array
+from groupconv_worker.graph.model import Model
+from groupconv_worker.job import Job
+from groupconv_worker.networks.gang import GangLostError, GangNetwork, Make, UncutError, acquire
+from groupconv_worker.networks.part import MODEL_MISSING, PartInfo, PartKey
+from groupconv_worker.networks.runner import NetworkCall
+from groupconv_worker.shard import PartRun
+
+log = logging.getLogger(__name__)
+
+POLL = 0.1
+"""Seconds between two questions whether a part is compiled."""
+FENCE = 2.0
+"""Seconds that workers have to end a run that is over. Memory that one may still write into is not used again."""
+NUMBERS = itertools.count(1)
+"""Of runs: no two runs of a coordinator have the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class RayNetwork(GangNetwork):
+    """A network over Ray workers.
+
+    Attributes:
+        workers: each worker's slot, and the actor that has its part.
+        keys: of the parts.
+        parts: what they are.
+    """
+
+    workers: tuple[tuple[WorkerSlot, Any], ...]
+    keys: tuple[PartKey, ...]
+    parts: tuple[PartInfo, ...]
+
+
+class RayGang:
+    """The Ray workers of one node.
+
+    Args:
+        membership: the workers.
+    """
+
+    def __init__(self, membership: ClusterMembership) -> None:
+        self._membership = membership
+        self._order = ThreadBudget()
+        self._closed = threading.Event()
+
+    @property
+    def idle(self) -> bool:
+        """Whether several workers of one node are ready, and none has anything to do."""
+        slots = self._membership.ready()
+        return len(slots) > 1 and not self._order.inside and not any(slot.flights for slot in slots)
+
+    def prepare(self, call: NetworkCall, model: Model, cuts: Sequence[str], then: Callable[[Make], None]) -> bool:  # noqa: ARG002 - workers compile what is made
+        """As of `Gang`: workers compile a cut when it is made."""
+        then(lambda cut: self._make(call, model, cut))
+        return True
+
+    def run(
+        self, network: GangNetwork, inputs: Mapping[str, Array], job: Job, into: Mapping[str, Array] | None = None
+    ) -> tuple[dict[str, Array], Sequence[PartRun]]:
+        """As of `Gang`."""
+        assert isinstance(network, RayNetwork)
+        got = acquire(self._order, job, alone=True)
+        try:
+            return self._run(network, inputs, job, into or {})
+        finally:
+            self._order.release(got)
+
+    def drop(self, network: GangNetwork) -> None:
+        """Have those that are there drop their parts, with the memory: one that is late may still write into it."""
+        assert isinstance(network, RayNetwork)
+        for (slot, actor), key in zip(network.workers, network.keys, strict=True):
+            if slot.actor is actor:
+                actor.drop_part.options(concurrency_group=CONTROL).remote(key)
+
+    def close(self) -> None:
+        """Prepare nothing more."""
+        self._closed.set()
+
+    def _make(self, call: NetworkCall, model: Model, cut: str) -> RayNetwork:
+        slots = self._membership.ready()
+        if len(slots) < 2:
+            raise GangLostError("there is one worker now")
+        if len({slot.place.node_id for slot in slots}) > 1:
+            raise UncutError("the workers are on several nodes")
+        workers = tuple((slot, slot.actor) for slot in slots)
+        shapes = tuple((name, array.shape) for name, array in call.inputs.items())
+        first = PartKey(call.network, call.version, shapes, cut, len(workers), 0)
+        keys = tuple(first._replace(worker=worker) for worker in range(len(workers)))
+        try:
+            parts = self._prepared(workers, keys, model)
+            handle = ray.get(workers[0][1].share_part.remote(keys[0]))
+            opened = [
+                actor.open_part.remote(key, handle) for (_, actor), key in zip(workers[1:], keys[1:], strict=True)
+            ]
+            for refused in filter(None, ray.get(opened)):
+                raise UncutError(refused)
+        except RayError as error:
+            raise GangLostError(f"a worker was lost ({str(error).splitlines()[0]})") from None
+        return RayNetwork(
+            tuple(slot.id for slot in slots),
+            tuple(part.nodes for part in parts),
+            sum(part.nbytes for part in parts),
+            parts[0].exchanges,
+            workers,
+            keys,
+            parts,
+        )
+
+    def _prepared(
+        self, workers: Sequence[tuple[WorkerSlot, Any]], keys: Sequence[PartKey], model: Model
+    ) -> tuple[PartInfo, ...]:
+        """What the workers say of their parts, once all have compiled them."""
+        data: list[bytes | None] = [None] * len(workers)
+        while not self._closed.wait(POLL):
+            asked = [
+                actor.prepare_part.remote(key, sent) for (_, actor), key, sent in zip(workers, keys, data, strict=True)
+            ]
+            found: list[PartInfo | str | None] = ray.get(asked)
+            data = [model.data if answer == MODEL_MISSING else None for answer in found]
+            for answer in found:
+                if isinstance(answer, str) and answer != MODEL_MISSING:
+                    raise UncutError(answer)
+            infos = tuple(answer for answer in found if isinstance(answer, PartInfo))
+            if len(infos) == len(workers):
+                return infos
+        raise UncutError("the server is stopping")
+
+    def _run(
+        self, network: RayNetwork, inputs: Mapping[str, Array], job: Job, into: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], list[PartRun]]:
+        if any(slot.actor is not actor or not slot.ready for slot, actor in network.workers):
+            self.drop(network)
+            raise GangLostError("a worker of a network that is cut is away")
+        left = seconds_left(job.deadline)
+        expires, number = None if left is None else time.time() + left, next(NUMBERS)
+        flights = [NetworkFlight() for _ in network.workers]
+        brought, answers = [], []
+        for (slot, actor), key, part, flight in zip(network.workers, network.keys, network.parts, flights, strict=True):
+            arrays = [np.ascontiguousarray(inputs[name][box.slices]) for name, box in part.inputs.items()]
+            brought.append(sum(array.nbytes for array in arrays))
+            slot.sent(flight)
+            answers.append(actor.run_part.remote(key, number, expires, flight.number, *arrays))
+        try:
+            found = self._wait(network, flights, answers, job)
+        except BaseException:
+            for (slot, _), flight in zip(network.workers, flights, strict=True):
+                slot.dropped(flight)
+            raise
+        for (slot, _), flight in zip(network.workers, flights, strict=True):
+            slot.landed(flight)
+        return _put_together(network, found, brought, into)
+
+    def _wait(
+        self, network: RayNetwork, flights: Sequence[NetworkFlight], answers: Sequence[Any], job: Job
+    ) -> list[tuple[list[Array], float]]:
+        """The answers of all workers. If one has none, the others end before this does, or are fenced off."""
+        waiting, failed = list(answers), None
+        while waiting and failed is None:
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=GLANCE)
+            failed = next(filter(None, map(self._failure, done)), None)
+            if failed is None and job.look():
+                failed = InternalError("the job is over")
+        if failed is None:
+            found: list[tuple[list[Array], float]] = ray.get(list(answers))
+            return found
+        for (_, actor), flight in zip(network.workers, flights, strict=True):
+            actor.drop.options(concurrency_group=CONTROL).remote(flight.number)
+        late = ray.wait(waiting, num_returns=len(waiting), timeout=FENCE)[1] if waiting else []
+        lost = [worker for worker, answer in zip(network.workers, answers, strict=True) if self._is_lost(answer, late)]
+        for slot, actor in lost:
+            self._membership.lost(slot, actor)
+        if late or lost or isinstance(failed, GangLostError):
+            self.drop(network)
+            job.check()
+            raise GangLostError(f"a worker was lost, or does not answer ({failed})")
+        job.check()
+        raise failed
+
+    @staticmethod
+    def _failure(answer: Any) -> InternalError | None:
+        """Why a part has no outputs."""
+        try:
+            found = ray.get(answer)
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            text = str(cause) if isinstance(cause, GroupconvError) else f"{type(cause).__name__}: {cause}"
+            return InternalError(f"a part failed: {text}")
+        except RayError as error:
+            return GangLostError(str(error).splitlines()[0])
+        return None if found is not None else GangLostError("a worker does not have its part")
+
+    @staticmethod
+    def _is_lost(answer: Any, late: Sequence[Any]) -> bool:
+        """Whether an actor died with its part."""
+        if answer in late:
+            return False
+        try:
+            ray.get(answer)
+        except RayTaskError:
+            return False
+        except RayError:
+            return True
+        return False
+
+
+def _put_together(
+    network: RayNetwork, found: Sequence[tuple[list[Array], float]], brought: Sequence[int], into: Mapping[str, Array]
+) -> tuple[dict[str, Array], list[PartRun]]:
+    """The outputs from their parts."""
+    pieces: dict[str, list[tuple[Any, Array]]] = {}
+    runs = []
+    for part, (arrays, seconds), inputs in zip(network.parts, found, brought, strict=True):
+        for (name, box), array in zip(part.outputs, arrays, strict=True):
+            pieces.setdefault(name, []).append((box, array))
+        runs.append(PartRun(seconds, inputs + sum(array.nbytes for array in arrays)))
+    outputs = {}
+    for name, several in pieces.items():
+        stops = [max(box.ranges[axis].stop for box, _ in several) for axis in range(several[0][1].ndim)]
+        given = into.get(name)
+        fits = given is not None and (list(given.shape), given.dtype) == (stops, several[0][1].dtype)
+        whole = given if given is not None and fits else np.empty(stops, several[0][1].dtype)
+        for box, array in several:
+            whole[box.slices] = array
+        outputs[name] = whole
+    return outputs, runs

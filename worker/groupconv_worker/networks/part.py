@@ -1,0 +1,260 @@
+"""One worker's part of a network that is cut over several processes of a node.
+
+The worker compiles its part beside the calls. The first worker makes the memory by which the parts exchange boxes: a
+memfd, which the others open under the first one's /proc/PID/fd. So nothing has a name, and nothing is left when they
+end.
+"""
+
+import mmap
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groupconv_worker.budget import ThreadBudget, granted
+from groupconv_worker.graph.needed.box import Box
+from groupconv_worker.graph.partition.partition import Exchange
+from groupconv_worker.job import Job
+from groupconv_worker.lanes.memory import fitting, shared
+from groupconv_worker.networks.gang import acquire
+
+if TYPE_CHECKING:
+    from groupconv_worker.cpu.compiler import Compiler, Done
+    from groupconv_worker.cpu.network.network import CompiledNetwork
+    from groupconv_worker.cpu.threads import Team
+    from groupconv_worker.runtime import WorkerRuntime
+
+Array = NDArray[Any]
+MODEL_MISSING = "the worker does not have the model"
+"""What a worker answers that has to be sent the model."""
+NONCE = 64
+"""Bytes before the words, which show that a mapping is the right one."""
+
+
+class PartKey(NamedTuple):
+    """A worker's part of a network's version with inputs of certain shapes.
+
+    Attributes:
+        network, version: what is cut.
+        shapes: of the whole inputs.
+        cut: along what.
+        workers: over how many.
+        worker: whose part this is.
+    """
+
+    network: str
+    version: int
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    cut: str
+    workers: int
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """What a coordinator needs to know of a part that is compiled.
+
+    Attributes:
+        nodes: of its graph.
+        nbytes: of its program.
+        shared_bytes: of the memory that all parts share.
+        inputs: the box of each input that it is brought.
+        outputs: for each output, the boxes that it gives.
+        exchanges: of the whole network.
+    """
+
+    nodes: int
+    nbytes: int
+    shared_bytes: int
+    inputs: Mapping[str, Box]
+    outputs: tuple[tuple[str, Box], ...]
+    exchanges: tuple[Exchange, ...]
+
+
+class MemoryHandle(NamedTuple):
+    """Where another process of this node and user finds memory: a descriptor of a process, and what is in it."""
+
+    pid: int
+    descriptor: int
+    size: int
+    nonce: bytes
+
+
+@dataclass(eq=False)
+class _Part:
+    program: "CompiledNetwork | None" = None
+    info: PartInfo | None = None
+    own: dict[str, Box] = field(default_factory=dict)
+    reason: str = ""
+    memory: mmap.mmap | None = None
+    address: int = 0
+    descriptor: int = -1
+
+
+class PartRunner:
+    """The parts of one worker.
+
+    Args:
+        budget: of its threads.
+        team: the threads.
+        compiler: what compiles in another process.
+    """
+
+    def __init__(self, budget: ThreadBudget, team: "Team", compiler: "Compiler") -> None:
+        self._budget, self._team, self._compiler = budget, team, compiler
+        self._parts: dict[PartKey, _Part] = {}
+        self._lock = threading.Lock()
+
+    def prepare(self, key: PartKey, model: Callable[[], bytes]) -> PartInfo | str | None:
+        """Have a part compiled.
+
+        Args:
+            key: of the part.
+            model: gives the ONNX model; called if the part is new.
+
+        Returns:
+            What it is once it is compiled; why there is none; None if it is not known yet.
+        """
+        with self._lock:
+            part = self._parts.get(key)
+        if part is None:
+            from groupconv_worker.cpu.compiler import NetworkJob  # kept out of a worker's start
+
+            part = _Part()
+            job = NetworkJob(key.network, model(), dict(key.shapes), key.workers, (key.cut,))
+            with self._lock:
+                self._parts[key] = part
+            if self._compiler.ask(job, lambda came: self._made(key, part, came), now=True) is None:
+                part.reason = "there is no process that compiles"
+        return part.info or part.reason or None
+
+    def share(self, key: PartKey) -> MemoryHandle:
+        """Make the memory that all parts share, and map it.
+
+        Raises:
+            OSError: there is no memory.
+            KeyError: there is no such part.
+        """
+        part = self._parts[key]
+        assert part.info is not None
+        size, nonce = fitting(NONCE + part.info.shared_bytes), secrets.token_bytes(NONCE)
+        self._close(part)
+        part.descriptor = shared(size)
+        self._map(part, part.descriptor, size)
+        assert part.memory is not None
+        part.memory[:NONCE] = nonce
+        return MemoryHandle(os.getpid(), part.descriptor, size, nonce)
+
+    def open(self, key: PartKey, handle: MemoryHandle) -> str:
+        """Map the memory that another worker made; says why it cannot be."""
+        part = self._parts[key]
+        try:
+            descriptor = os.open(f"/proc/{handle.pid}/fd/{handle.descriptor}", os.O_RDWR)
+        except OSError as error:
+            return f"workers cannot map each other's memory ({error})"
+        try:
+            if os.fstat(descriptor).st_size != handle.size:
+                return "workers cannot map each other's memory"
+            self._close(part)
+            self._map(part, descriptor, handle.size)
+        finally:
+            os.close(descriptor)
+        assert part.memory is not None
+        return "" if part.memory[:NONCE] == handle.nonce else "workers cannot map each other's memory"
+
+    def run(self, key: PartKey, number: int, arrays: Sequence[Array], job: Job) -> tuple[list[Array], float] | None:
+        """Run a part.
+
+        Args:
+            key: of the part.
+            number: of the run, the same on all workers.
+            arrays: its parts of the inputs, in the order of `PartInfo.inputs`.
+            job: that this is a part of.
+
+        Returns:
+            Its parts of the outputs, as in `PartInfo.outputs`, and the seconds that it took; None if it is not here.
+
+        Raises:
+            DeadlineExceededError, CancelledError: the job was over first.
+        """
+        part = self._parts.get(key)
+        if part is None or part.program is None or part.info is None or part.memory is None:
+            return None
+        got = acquire(self._budget, job)
+        token = granted.set(got)
+        try:
+            with job:
+                job.check()
+                start = time.perf_counter()
+                made = part.program.run(dict(zip(part.info.inputs, arrays, strict=True)), shared=(part.address, number))
+                seconds = time.perf_counter() - start
+            return [made[name][box.relative(part.own[name]).slices] for name, box in part.info.outputs], seconds
+        finally:
+            granted.reset(token)
+            self._budget.release(got)
+
+    def forget(self, network: str, version: int) -> None:
+        """Drop the parts of a version. A run goes on to its end."""
+        for key in [key for key in list(self._parts) if (key.network, key.version) == (network, version)]:
+            self.drop(key)
+
+    def drop(self, key: PartKey) -> None:
+        """Drop one part. It is prepared anew, with other memory, for whoever asks again."""
+        with self._lock:
+            part = self._parts.pop(key, None)
+        if part is not None:
+            self._close(part)
+
+    def _made(self, key: PartKey, part: _Part, came: "Done") -> None:
+        # kept out of a worker's start
+        from groupconv_worker.cpu.blocked.kernels.blocks import LANES
+        from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
+        from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+        from groupconv_worker.cpu.network.network import CompiledNetwork, KernelsMissingError
+        from groupconv_worker.cpu.network.sharded import connected
+        from groupconv_worker.graph.partition.uniform import uniform
+
+        if came.graph is None:
+            part.reason = came.reason or came.error or "no graph"
+            return
+        try:
+            made = uniform(came.graph, key.cut, key.workers, LANES)
+            graphs, shared_bytes = connected(made)
+            with deferred():
+                program = CompiledNetwork(graphs[key.worker], self._team)
+        except (ValueError, UnsupportedNodeError, KernelsMissingError, NotCompiledError) as error:
+            part.reason = str(error)
+            return
+        mine = made.parts[key.worker]
+        pieces = tuple(
+            (name, box) for name, several in made.outputs.items() for worker, box in several if worker == key.worker
+        )
+        part.program, part.own = program, dict(mine.outputs)
+        part.info = PartInfo(
+            len(mine.graph.nodes), program.nbytes, shared_bytes, dict(mine.inputs), pieces, made.exchanges
+        )
+
+    def _map(self, part: _Part, descriptor: int, size: int) -> None:
+        part.memory = mmap.mmap(descriptor, size)
+        part.address = np.frombuffer(part.memory, np.uint8).ctypes.data + NONCE
+
+    def _close(self, part: _Part) -> None:
+        """Close the descriptor; the memory stays mapped while a run uses the part."""
+        if part.descriptor >= 0:
+            os.close(part.descriptor)
+            part.descriptor = -1
+
+
+def parts_of(runtime: "WorkerRuntime") -> PartRunner | None:
+    """The parts of a worker; None where its engine has no threads for programs."""
+    from groupconv_worker.cpu.compiler import COMPILER
+    from groupconv_worker.cpu.threads import Team  # with Numba, which the engine has loaded by now
+
+    team = getattr(runtime.engine, "team", None)
+    return PartRunner(runtime.budget, team, COMPILER) if isinstance(team, Team) else None
