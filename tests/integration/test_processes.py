@@ -1,5 +1,6 @@
 """A server of several processes looks like one."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -14,8 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 import groupconv
+import groupconv.aio
 from groupconv import ConvSpec, Step
-from groupconv.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tokens import entry_text, new_token
 from groupconv_server.cli.app import app
@@ -57,23 +59,48 @@ def reaching_all(server, **options):
     """A client whose connections reach every process."""
     while True:
         client = groupconv.connect(server.address, timeout=60, connections=8, **options)
+        before = requests_of(client)
         for _ in range(8):
-            client.status()
-        if all(process.connections for process in client.status().processes):
+            client.conv1d(X, kernel(1))
+        after = requests_of(client)
+        if len(after) == 2 and all(after[i] > before.get(i, 0) for i in after):
             return client
         client.close()
 
 
-def test_each_process_answers(client):
-    before = {p.index: p.requests for p in client.status().processes}
-    for _ in range(16):
-        client.conv1d(X, kernel(2))
-    after = {p.index: p.requests for p in client.status().processes}
-    assert sorted(after) == [0, 1]
-    assert all(after[i] > before[i] for i in after)
-    assert sum(after.values()) - sum(before.values()) == 16
-    assert client.status().requests == sum(after.values())
-    assert [w.id for w in client.status().workers] == ["local-0", "local-1"]
+def requests_of(client):
+    """Requests of each process, by its number."""
+    return {process.index: process.requests for process in client.status().processes}
+
+
+def test_each_process_answers(several):
+    with reaching_all(several) as client:
+        before = requests_of(client)
+        for _ in range(16):
+            client.conv1d(X, kernel(2))
+        after = requests_of(client)
+        assert sorted(after) == [0, 1]
+        assert all(after[i] > before[i] for i in after)
+        assert sum(after.values()) - sum(before.values()) == 16
+        assert client.status().requests == sum(after.values())
+        assert [w.id for w in client.status().workers] == ["local-0", "local-1"]
+
+
+def test_the_awaiting_client_takes_its_connections_in_turn(several):
+    async def ask():
+        async with groupconv.aio.connect(several.address, timeout=60, connections=8) as client:
+            answers = await asyncio.gather(*(client.conv1d(X, kernel(2)) for _ in range(16)))
+            return {float(y.flat[0]) for y in answers}, await client.status()
+
+    answers, status = asyncio.run(ask())
+    assert answers == {2.0}
+    assert sum(process.connections for process in status.processes) >= 8
+
+
+@pytest.mark.parametrize("connections", [0, 65, True, 1.5])
+def test_a_number_of_connections_that_cannot_be(connections):
+    with pytest.raises(InvalidArgumentError, match="connections: expected an integer from 1 to 64"):
+        groupconv.connect("localhost:1", connections=connections)
 
 
 def test_the_command_lists_the_processes(several, client):
