@@ -26,6 +26,7 @@ from groupconv.v1 import convolution_pb2
 from groupconv.wire.tensors import tensor_in_region
 from groupconv_server.config import Config
 from groupconv_server.executors.local import LocalExecutor
+from groupconv_server.parts import Parts
 from groupconv_server.server import Server
 
 SPEC = ConvSpec(padding=1, groups=8)
@@ -322,14 +323,17 @@ def test_a_client_that_is_killed_leaves_nothing(sharing):
 @pytest.mark.ray
 def test_with_ray(ray_executor):
     """Actors have their own memory: what they compute lands in the client's all the same."""
-    from groupconv_server import server as module
 
+    class OnRay(Parts):
+        def executor(self):
+            return ray_executor
+
+    config = Config(port=0, executor="ray", shared_memory=True)
     x, w = image(), np.random.default_rng(0).standard_normal((8, 1, 3, 3)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "create_executor", lambda *_, **__: ray_executor)
         patch.setattr(ray_executor, "close", lambda: None)
         with (
-            Server(Config(port=0, executor="ray", shared_memory=True)) as server,
+            Server(config, parts=OnRay(config)) as server,
             groupconv.connect(server.address, shared_memory=True) as client,
             groupconv.connect(server.address) as plain,
         ):
