@@ -81,7 +81,7 @@ def test_some_cuts_of_some_networks(drawn, data):
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=25, deadline=None, suppress_health_check=QUIET)
 @given(networks(blocks=4), st.data())
 def test_many_cuts_of_many_networks(drawn, data):
     check_drawn(drawn, data)
