@@ -105,10 +105,6 @@ def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margi
     for number, node in enumerate(graph.nodes):
         if node.op == "Concat" and node.outputs[0] in found.maps:
             parts = _parts_in_place(graph, node, found)
-        elif node.op == "Receive" and node.outputs[0] in found.maps:
-            parts = _own_in_place(graph, node, found)
-        elif node.op == "Slice":
-            parts = _view(graph, node, found)
         elif (node.op in pointwise or node.op in IN_PLACE) and node.outputs[0] in found.maps:
             parts = _reused(graph, node, found) if last_use[node.inputs[0]] <= number else {}
         else:
@@ -165,41 +161,6 @@ def slice_box(graph: Graph, node: Node) -> Box | None:
         first, last, _ = slice(start, end).indices(shape[axis])
         box = box.along(axis % len(shape), Range(first, last))
     return box
-
-
-def _own_in_place(graph: Graph, node: Node, found: Plan) -> dict[str, Root]:
-    """A worker's own part of a tensor that it can make in its place: all samples, whole blocks of channels."""
-    if not node.inputs:
-        return {}
-    box, own, name = node.attributes["box"], node.attributes["own"], node.inputs[0]
-    fits = own.within(box) and _whole_blocks(own.relative(box), graph.tensors[node.outputs[0]])
-    return {name: _root(node.outputs[0], own.relative(box))} if fits and _is_free(graph, name, found) else {}
-
-
-def _view(graph: Graph, node: Node, found: Plan) -> dict[str, Root]:
-    """The output of a Slice, if it can stay where it lies: what pads it must find zeros around it."""
-    box, (x, y) = slice_box(graph, node), (node.inputs[0], node.outputs[0])
-    if box is None or x not in found.maps or y not in found.maps or not _whole_blocks(box, graph.tensors[x]):
-        return {}
-    _, _, rows, columns = graph.tensors[x].shape
-    inner = (*(r.start > 0 for r in box.ranges[2:]), box.ranges[2].stop < rows, box.ranges[3].stop < columns)
-    for reader in graph.nodes:
-        if reader.op in ("Conv", "ConvTranspose") and reader.inputs[0] == y:
-            padded = reader.attributes["pads"] if reader.op == "Conv" else (1,) * 4
-            if x in found.roots or any(pad and side for pad, side in zip(padded, inner, strict=True)):
-                return {}
-    return {y: _root(x, box)}
-
-
-def _root(name: str, box: Box) -> Root:
-    return Root(name, *(r.start for r in box.ranges[1:]))
-
-
-def _whole_blocks(box: Box, whole: Tensor) -> bool:
-    """Whether a box has all samples of a map, and whole blocks of its channels."""
-    samples, channels = whole.shape[:2]
-    _, (first, last), *_ = box.ranges
-    return box.shape[0] == samples and first % LANES == 0 and (last % LANES == 0 or last == channels)
 
 
 def _reused(graph: Graph, node: Node, found: Plan) -> dict[str, Root]:
