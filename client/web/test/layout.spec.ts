@@ -1,13 +1,25 @@
 /** Accessibility by axe-core, and the layout at both widths, in light and dark. */
 
+import { execFileSync } from "node:child_process";
 import AxeBuilder from "@axe-core/playwright";
 import { expect, type Page } from "@playwright/test";
 import type { Server } from "./server";
 import { test } from "./server";
 
 const WIDTHS = [375, 1440];
-/** What a screenshot may differ by: fonts differ between machines, the arrangement does not. */
+/** What a screenshot may differ by: versions of Chromium draw letters and edges a little differently. */
 const LIKE = { maxDiffPixelRatio: 0.06, threshold: 0.35 };
+/** The font of the screenshots. Another one has other widths, and lines of other lengths. */
+const FONT = "DejaVu Sans";
+
+/** The font that this machine has for the page. */
+function font(): string {
+  try {
+    return execFileSync("fc-match", ["--format=%{family}", "system-ui"], { encoding: "utf8" });
+  } catch {
+    return "an unknown one: there is no fc-match";
+  }
+}
 
 async function open(page: Page, server: Server, width: number, scheme: "light" | "dark", fragment: string) {
   await page.setViewportSize({ width, height: 900 });
@@ -36,8 +48,9 @@ for (const width of WIDTHS) {
     });
 
     test(`looks as it did at ${width} px in ${scheme}`, async ({ page, server }) => {
+      const found = font();
+      test.skip(!found.includes(FONT), `the screenshots have ${FONT}, this machine's font is ${found}`);
       await open(page, server, width, scheme, "variant=grouped&image=rings");
-      expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(width);
       await expect(page).toHaveScreenshot(`${width}-${scheme}.png`, {
         ...LIKE,
         mask: [page.locator(".plan p"), page.locator("td.number"), page.locator("td:last-child")],
@@ -47,7 +60,7 @@ for (const width of WIDTHS) {
 }
 
 test("nothing is wider than the page, whatever the variant", async ({ page, server }) => {
-  for (const variant of ["standard", "pointwise", "depthwiseSeparable", "spatiallySeparable", "transposed"]) {
+  for (const variant of ["standard", "grouped", "pointwise", "depthwiseSeparable", "spatiallySeparable", "transposed"]) {
     for (const width of WIDTHS) {
       await open(page, server, width, "light", `variant=${variant}`);
       expect(await page.evaluate(() => document.documentElement.scrollWidth), `${variant} at ${width}`).toBe(width);
