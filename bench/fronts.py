@@ -107,7 +107,8 @@ def main() -> None:
                 for n, one in served.items():
                     found[n].append(one.run(name, given.seconds))
             for n, rounds in found.items():
-                rate, cpu = (statistics.median(r[i] for r in rounds) for i in range(2))
+                rate = statistics.median(r[0] for r in rounds)
+                cpu = statistics.median(r[1] for r in rounds)
                 spread = "; ".join("+".join(map(str, r[2])) for r in rounds if r[2])
                 print(f"| {name} | {n} | {rate:.0f} | {cpu:.2f} | {spread} |", flush=True)
     finally:

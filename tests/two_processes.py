@@ -38,10 +38,12 @@ LOOK_INSIDE = {
 """Tests that cannot be run so."""
 
 
+def pytest_configure(config):
+    """Not when this is imported, as the collection of doctests imports every file."""
+    groupconv_server.server.Server = Server
+    groupconv.connect = functools.partial(groupconv.connect, connections=4)
+
+
 def pytest_collection_modifyitems(items):
     """Leave them out."""
     items[:] = [item for item in items if getattr(item, "originalname", None) not in LOOK_INSIDE]
-
-
-groupconv_server.server.Server = Server
-groupconv.connect = functools.partial(groupconv.connect, connections=4)
