@@ -13,7 +13,7 @@ WORKDIR /src
 RUN python3 -m venv /opt/groupconv
 ENV PATH=/opt/groupconv/bin:$PATH
 # The dependencies, as a layer of their own, for packages that are still empty: a change of the source keeps this layer.
-# No demo extra: the photograph and the drawing stay with the client, outside.
+# With the web port, and no demo extra: the photograph and the drawing stay with the client, outside.
 COPY pyproject.toml constraints.txt ./
 RUN for package in client/groupconv worker/groupconv_worker server/groupconv_server; do \
         mkdir -p "$package" && touch "$package/__init__.py"; \
@@ -24,7 +24,7 @@ RUN for package in client/groupconv worker/groupconv_worker server/groupconv_ser
         cuda13) libraries='cupy-cuda13x[ctk] nvidia-cudnn-frontend nvidia-cudnn-cu13' ;; \
         *) libraries= ;; \
     esac \
-    && pip install ".[$EXTRA]" $libraries \
+    && pip install ".[$EXTRA,web]" $libraries \
     && pip uninstall --yes groupconv
 COPY README.md LICENSE ./
 COPY client client

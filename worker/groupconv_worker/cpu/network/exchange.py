@@ -65,10 +65,9 @@ def lower_receive(low: Lowering, node: Node) -> None:
         made = low.new_map(y)
         for name, held in own:
             common = held.common(whole)
-            if low.plan.roots.get(name, ("",))[0] != y:
-                inner, channels = common.relative(whole), common.relative(held).ranges[1]
-                source = region(low.map(name), common.relative(held))
-                pick(low, source, region(made, inner), range(channels.start, channels.stop), inner.ranges[1].start)
+            inner, channels = common.relative(whole), common.relative(held).ranges[1]
+            source = region(low.map(name), common.relative(held))
+            pick(low, source, region(made, inner), range(channels.start, channels.stop), inner.ranges[1].start)
         for box, word, zone in pieces:
             _await(low, word)
             source = _zone(box, zone)

@@ -191,7 +191,7 @@ class Lowering:
         return self._made(name)
 
     def _made(self, name: str) -> Map:
-        root, channel, *_ = self.plan.root(name)
+        root, channel = self.plan.root(name)
         layout = self.plan.layout(self.graph.tensors[name])
         if root not in self._blocks:
             whole = self.plan.layout(self.graph.tensors[root])

@@ -206,11 +206,9 @@ def region(x: Map, box: Box) -> Map:
 
 
 def cut_map(low: Lowering, node: Node, box: Box) -> None:
-    """A box of a map: it lies in the map's memory, or is copied."""
-    x, y = low.map(node.inputs[0]), low.new_map(node.outputs[0])
-    if low.plan.roots.get(node.outputs[0], ("",))[0] != node.inputs[0]:
-        channels = box.ranges[1]
-        pick(low, region(x, box), y, range(channels.start, channels.stop))
+    """A copy of a box of a map."""
+    x, y, channels = low.map(node.inputs[0]), low.new_map(node.outputs[0]), box.ranges[1]
+    pick(low, region(x, box), y, range(channels.start, channels.stop))
 
 
 def lower_shuffle(low: Lowering, node: Node) -> None:

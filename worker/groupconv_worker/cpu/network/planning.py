@@ -41,13 +41,11 @@ class Root(NamedTuple):
 
     Attributes:
         name: of the tensor that the memory was made for.
-        channel, row, column: of it with which this one begins.
+        channel: of it with which this one begins.
     """
 
     name: str
     channel: int = 0
-    row: int = 0
-    column: int = 0
 
 
 @dataclass
@@ -58,31 +56,25 @@ class Plan:
         maps: the names of those that are channel-blocked.
         roots: of those that lie in another's memory.
         margins: of the memory of each root.
-        extents: rows and columns of each map.
     """
 
     maps: set[str] = field(default_factory=set)
     roots: dict[str, Root] = field(default_factory=dict)
     margins: dict[str, Margin] = field(default_factory=dict)
-    extents: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def root(self, name: str) -> Root:
         """Whose memory a map lies in, its own if it is in no other's."""
-        channel = row = column = 0
+        channel = 0
         while name in self.roots:
-            name, *more = self.roots[name]
-            channel, row, column = channel + more[0], row + more[1], column + more[2]
-        return Root(name, channel, row, column)
+            name, more = self.roots[name]
+            channel += more
+        return Root(name, channel)
 
     def layout(self, tensor: Tensor) -> Blocked:
         """How a sample of a map lies, from the first of its channels on."""
         _, channels, rows, columns = tensor.shape
-        root = self.root(tensor.name)
-        margin = self.margins.get(root.name, NO_MARGIN)
-        if root.name == tensor.name:
-            return Blocked(channels, rows, columns, LANES, margin)
-        whole = Blocked(channels, *self.extents[root.name], LANES, margin)
-        return whole.within(root.row, root.row + rows, root.column, root.column + columns)
+        margin = self.margins.get(self.root(tensor.name).name, NO_MARGIN)
+        return Blocked(channels, rows, columns, LANES, margin)
 
 
 def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margin]) -> Plan:
@@ -101,7 +93,6 @@ def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margi
         received = node.op == "Receive" and node.attributes["blocked"]
         if node.op in MAP_OPERATORS or received or (alike and any(name in found.maps for name in node.inputs)):
             found.maps.update(name for name in node.outputs if name and is_map(graph.tensors[name]))
-    found.extents = {name: graph.tensors[name].shape[2:] for name in found.maps}  # type: ignore[misc] # maps have two
     for number, node in enumerate(graph.nodes):
         if node.op == "Concat" and node.outputs[0] in found.maps:
             parts = _parts_in_place(graph, node, found)
