@@ -60,7 +60,14 @@ for (const width of WIDTHS) {
 }
 
 test("nothing is wider than the page, whatever the variant", async ({ page, server }) => {
-  for (const variant of ["standard", "grouped", "pointwise", "depthwiseSeparable", "spatiallySeparable", "transposed"]) {
+  for (const variant of [
+    "standard",
+    "grouped",
+    "pointwise",
+    "depthwiseSeparable",
+    "spatiallySeparable",
+    "transposed",
+  ]) {
     for (const width of WIDTHS) {
       await open(page, server, width, "light", `variant=${variant}`);
       expect(await page.evaluate(() => document.documentElement.scrollWidth), `${variant} at ${width}`).toBe(width);
