@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MOST_FILES, MOST_LINES, MOST_CHANGES = 30, 5000, 70
-"""What a reader of one request has to open, and the number of times that the next call is in another one."""
+MOST_FILES, MOST_LINES, MOST_CHANGES = 28, 4900, 68
+"""What a reader of one request has to open, and the number of times that the next call is in another file."""
 ALGORITHMS = re.compile(
     r"cpu/(algorithms/(?!samples)|kernels/|program|workspace)|epilogue\.py|pieces\.py|convolution/spec\.py"
 )
