@@ -5,7 +5,6 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from groupconv.errors import FailedPreconditionError
 from groupconv.transport.address import joined
 from groupconv_server.access.tokens import Tokens
 from groupconv_server.admission.gate import Gate
@@ -50,12 +49,7 @@ class Parts:
             FailedPreconditionError: another server holds it, or it cannot be read.
         """
         folder, config = self.config.layer_dir, self.config
-        if folder is None:
-            return None
-        try:
-            return LayerStore(folder, config.limits, joined(config.host, config.port))
-        except OSError as error:
-            raise FailedPreconditionError(f"--layer-dir {folder}: {error}") from error
+        return None if folder is None else LayerStore(folder, config.limits, joined(config.host, config.port))
 
     def executor(self) -> Executor:
         """What brings shards to workers."""

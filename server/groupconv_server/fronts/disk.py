@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from groupconv.errors import FailedPreconditionError
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.fronts.replica import Change
 from groupconv_server.fronts.weights import mapped, memory_of, share
@@ -31,10 +30,7 @@ class Disk:
     """
 
     def __init__(self, folder: Path, limits: Limits, address: str) -> None:
-        try:
-            self._layers = LayerStore(folder, limits, address)
-        except OSError as error:
-            raise FailedPreconditionError(f"--layer-dir {folder}: {error}") from error
+        self._layers = LayerStore(folder, limits, address)
         self._layers.held.record(address)
         self._networks = NetworkStore(self._layers)
         self.damaged: dict[str, str] = {}
@@ -71,10 +67,7 @@ class Disk:
         if change.kind == "network":
             self._networks.save(change.name, change.version, os.pread(handle, os.fstat(handle).st_size, 0))
             return
-        try:
-            self._layers.save(change.name, change.version, mapped(change.about, handle), change.about.inputs)
-        except OSError as error:
-            raise FailedPreconditionError(f"the layer cannot be kept on disk: {error.strerror}") from error
+        self._layers.save(change.name, change.version, mapped(change.about, handle), change.about.inputs)
         self.damaged.pop(change.name, None)
 
     def remove(self, kind: str, name: str) -> None:
@@ -83,13 +76,7 @@ class Disk:
         Raises:
             FailedPreconditionError: it cannot be removed.
         """
-        if kind == "network":
-            self._networks.remove(name)
-            return
-        try:
-            self._layers.remove(name)
-        except OSError as error:
-            raise FailedPreconditionError(f"the layer cannot be removed from disk: {error.strerror}") from error
+        (self._networks if kind == "network" else self._layers).remove(name)
 
     def others(self, loaded: set[str]) -> dict[str, str]:
         """Layers on disk that are not among those loaded, and the reason for each."""

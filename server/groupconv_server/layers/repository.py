@@ -7,13 +7,7 @@ from contextlib import suppress
 import numpy as np
 
 from groupconv.convolution.steps import Step
-from groupconv.errors import (
-    FailedPreconditionError,
-    GroupconvError,
-    InvalidArgumentError,
-    NotFoundError,
-    ResourceExhaustedError,
-)
+from groupconv.errors import GroupconvError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import ResidentStep, resident_steps
 from groupconv_server.coordinator.steps import Inputs
@@ -91,10 +85,11 @@ class Repository:
                 if self.layers.superseded(name, version):
                     self.layers.forget(name, version)
                     resident = resident_steps(name, version, steps)
-                    return LayerVersion(name, version, _size(steps), resident, gone=True)
-                with self.layers.reserved(_size(steps)) as reservation:
+                    return LayerVersion(name, version, weight_bytes(steps), resident, gone=True)
+                with self.layers.reserved(weight_bytes(steps)) as reservation:
                     if self.store is not None:
-                        self._keep(name, version, steps, inputs)
+                        self.store.save(name, version, steps, inputs)
+                        self.damaged.pop(name, None)
                     return self.layers.load(name, steps, reservation, version)
         except BaseException:
             self.layers.forget(name, version)
@@ -120,10 +115,7 @@ class Repository:
         with self._locks.of(name):
             self.layers.get(name)
             if self.store is not None and not keep:
-                try:
-                    self.store.remove(name)
-                except OSError as error:
-                    raise FailedPreconditionError(f"the layer cannot be removed from disk: {error.strerror}") from error
+                self.store.remove(name)
             self.layers.unload(name)
 
     def reload(self, name: str, *, job: Job | None = None) -> None:
@@ -175,14 +167,6 @@ class Repository:
                     warm(self._coordinator, resident, shape, dtype, job)
         return resident
 
-    def _keep(self, name: str, version: int, steps: Sequence[Step], inputs: Inputs) -> None:
-        assert self.store is not None
-        try:
-            self.store.save(name, version, steps, inputs)
-        except OSError as error:
-            raise FailedPreconditionError(f"the layer cannot be kept on disk: {error.strerror}") from error
-        self.damaged.pop(name, None)
-
     def _load_stored(self, stored: Stored, job: Job | None = None) -> None:
         name, version = stored.name, stored.version
         steps = resident_steps(name, version, stored.steps)
@@ -192,10 +176,10 @@ class Repository:
             log.warning("layer %s is loaded, but the first request has to prepare it: %s", name, error)
         with self._locks.of(name):
             if not self._loaded(name):
-                with self.layers.reserved(_size(stored.steps)) as reservation:
+                with self.layers.reserved(weight_bytes(stored.steps)) as reservation:
                     self.layers.load(name, steps, reservation, version)
 
 
-def _size(steps: Sequence[Step]) -> int:
+def weight_bytes(steps: Sequence[Step]) -> int:
     """Bytes of the weights."""
     return sum(array.nbytes for step in steps for array in (step.kernel, step.bias) if array is not None)

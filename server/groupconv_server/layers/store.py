@@ -77,8 +77,7 @@ class LayerStore:
         holder: this server's address, for the errors of other servers.
 
     Raises:
-        FailedPreconditionError: another server holds the folder.
-        OSError: the folder cannot be created or listed.
+        FailedPreconditionError: another server holds the folder, or it cannot be created or listed.
 
     Example:
         >>> import tempfile
@@ -93,10 +92,13 @@ class LayerStore:
 
     def __init__(self, folder: Path, limits: Limits | None = None, holder: str = "unknown") -> None:
         self.folder, self._limits = folder, limits or Limits()
-        folder.mkdir(parents=True, exist_ok=True)
-        self.held = FolderLock(folder, holder)
-        if self.held.writable:
-            remove_parts(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.held = FolderLock(folder, holder)
+            if self.held.writable:
+                remove_parts(folder)
+        except OSError as error:
+            raise FailedPreconditionError(f"--layer-dir {folder}: {error}") from error
 
     def close(self) -> None:
         """Release the folder."""
@@ -106,8 +108,8 @@ class LayerStore:
         """Write a layer, in place of an older version.
 
         Raises:
-            FailedPreconditionError: the folder is read-only.
-            OSError: the disk is full or unavailable; the older version stays.
+            FailedPreconditionError: the folder is read-only, or the disk is full or unavailable; the older version
+                stays.
         """
         self.check_writable()
         header = layer_pb2.LayerHeader(name=name, inputs=[type_to_wire(dtype, shape) for shape, dtype in inputs])
@@ -130,25 +132,30 @@ class LayerStore:
             "weights": weights.name,
             "sha256": digest,
         }
-        write_atomically(weights, data)
-        write_atomically(self._json(name), json.dumps(about, indent=1).encode())
-        for old in self.folder.glob(f"{slug(name)}.*.safetensors"):
-            if old != weights:
-                old.unlink()
+        try:
+            write_atomically(weights, data)
+            write_atomically(self._json(name), json.dumps(about, indent=1).encode())
+            for old in self.folder.glob(f"{slug(name)}.*.safetensors"):
+                if old != weights:
+                    old.unlink()
+        except OSError as error:
+            raise FailedPreconditionError(f"the layer cannot be kept on disk: {error.strerror}") from error
 
     def remove(self, name: str) -> None:
         """Remove a layer, if there is one of that name.
 
         Raises:
-            FailedPreconditionError: the folder is read-only.
-            OSError: the disk is unavailable.
+            FailedPreconditionError: the folder is read-only, or the disk is unavailable.
         """
         if not self._json(name).exists():
             return
         self.check_writable()
-        self._json(name).unlink(missing_ok=True)
-        for weights in self.folder.glob(f"{slug(name)}.*.safetensors"):
-            weights.unlink()
+        try:
+            self._json(name).unlink(missing_ok=True)
+            for weights in self.folder.glob(f"{slug(name)}.*.safetensors"):
+                weights.unlink()
+        except OSError as error:
+            raise FailedPreconditionError(f"the layer cannot be removed from disk: {error.strerror}") from error
 
     def read(self, name: str) -> Stored:
         """Read a layer.

@@ -121,7 +121,7 @@ def test_a_crash_between_the_files_leaves_the_version_before(store, monkeypatch)
         return target
 
     monkeypatch.setattr("pathlib.Path.replace", crash)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FailedPreconditionError, match="the layer cannot be kept on disk: No space"):
         store.save("a", 2, steps())
     monkeypatch.undo()
     with reopened(store) as again:
