@@ -53,9 +53,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
-    print(
-        "| layer | own, inside | open, inside | more | own, call | open, call | more |\n| --- " * 1 + "| --- " * 6 + "|"
-    )
+    print("| layer | own, inside | open, inside | more | own, call | open, call | more |")
+    print("| --- " * 7 + "|")
     with (
         Server(Config(port=0, executor="local", threads=1)) as server,
         grpc.insecure_channel(server.address) as channel,

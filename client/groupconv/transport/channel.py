@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 from groupconv.errors import BY_STATUS, GroupconvError, InvalidArgumentError, UnauthenticatedError, UnavailableError
 from groupconv.transport.address import is_local
 from groupconv.transport.malloc import expect_messages
-from groupconv.transport.spread import OWN, AioSpread, Spread
+from groupconv.transport.spread import OWN, AioSpread, BlockingSpread
 from groupconv.transport.tracing import interceptors, traced
 from groupconv.wire.tensors import MAX_MESSAGE_BYTES
 
@@ -149,7 +149,7 @@ class Connection:
         """Open a blocking channel. Connects at the first call."""
         expect_messages()
         if self.connections > 1:
-            return cast("grpc.Channel", Spread([self._opened() for _ in range(self.connections)]))
+            return cast("grpc.Channel", BlockingSpread([self._opened() for _ in range(self.connections)]))
         return self._opened()
 
     def _opened(self) -> grpc.Channel:

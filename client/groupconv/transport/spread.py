@@ -14,7 +14,7 @@ OWN = (("grpc.use_local_subchannel_pool", 1),)
 
 
 class Spread:
-    """The part of `grpc.Channel` that sessions use, over several channels.
+    """The calls of a channel that sessions make, over several channels.
 
     Args:
         channels: to the same server, each with a connection of its own.
@@ -40,6 +40,10 @@ class Spread:
         """The method on the next channel."""
         return next(self._turn).stream_stream(method)
 
+
+class BlockingSpread(Spread):
+    """The part of `grpc.Channel` that sessions use."""
+
     def close(self) -> None:
         """Close all channels."""
         for channel in self._channels:
@@ -47,8 +51,8 @@ class Spread:
 
 
 class AioSpread(Spread):
-    """The same over channels of grpc.aio."""
+    """The part of `grpc.aio.Channel` that sessions use."""
 
-    async def close(self) -> None:  # type: ignore[override] # as grpc.aio.Channel's
+    async def close(self) -> None:
         """Close all channels."""
         await asyncio.gather(*(channel.close() for channel in self._channels))

@@ -68,4 +68,5 @@ def caller_of(request: Request | None, call: Any) -> Hashable:
         return request.token
     if call is None:
         return ""
-    return str(call.peer()) if request is None else request.peer(str(call.peer()))
+    peer = str(call.peer())
+    return peer if request is None else request.peer(peer)
