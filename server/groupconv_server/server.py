@@ -11,7 +11,6 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import TracerProvider
 
-from groupconv.errors import UnavailableError
 from groupconv.transport.address import joined
 from groupconv.transport.channel import TRANSPORT
 from groupconv.v1 import (
@@ -28,7 +27,7 @@ from groupconv.v1 import (
 from groupconv_server.access.tls import certificates_for
 from groupconv_server.admission.interceptor import Interceptor
 from groupconv_server.admission.pool import RequestPool
-from groupconv_server.binding import why_not_bound
+from groupconv_server.binding import cannot_listen, why_not_bound
 from groupconv_server.config import Config
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.coordinator import Coordinator
@@ -276,5 +275,4 @@ class Server:
                 return self._grpc.add_insecure_port(address)
             return self._grpc.add_secure_port(address, self._certificates.credentials())
         except RuntimeError:
-            why = why_not_bound(self.config.host, self.config.port)
-            raise UnavailableError(f"cannot listen on {address}: {why}; give another --port or --host") from None
+            raise cannot_listen(address, why_not_bound(self.config.host, self.config.port)) from None

@@ -236,7 +236,7 @@ def test_what_several_processes_cannot_do_is_refused_at_the_start(options, why):
 
 
 def test_a_port_that_another_server_has_is_refused(several):
-    with pytest.raises(UnavailableError, match="is another server there"):
+    with pytest.raises(UnavailableError, match="Address already in use; give another --port"):
         Supervisor(Config(port=several.port, executor="local", processes=2))
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
@@ -22,6 +22,7 @@ from groupconv.errors import FailedPreconditionError, UnavailableError
 from groupconv.transport.address import joined
 from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tls import certificates_for
+from groupconv_server.binding import reserve
 from groupconv_server.config import Config
 from groupconv_server.fronts.counters import Counters
 from groupconv_server.fronts.disk import Disk
@@ -79,8 +80,9 @@ class Supervisor:
         self.processes, self.in_order = config.processes, True
         _check(config)
         certificates_for(config.host, config.tls_cert, config.tls_key, config.tls_client_ca, insecure=config.insecure)
-        self._reserved = _reserve(config.host, config.port)
-        self.port: int = self._reserved.getsockname()[1]
+        self._opened = ExitStack()
+        reserved = self._opened.enter_context(reserve(config.host, config.port))
+        self.port: int = reserved.getsockname()[1]
         self.config = config = replace(config, port=self.port)
         self._child = replace(config, processes=1, metrics_port=None, layer_dir=None)
         self.web_url: str | None = None
@@ -91,18 +93,24 @@ class Supervisor:
         self._restarts = dict.fromkeys(range(self.processes), 0)
         self._pauses = dict.fromkeys(range(self.processes), 0.0)
         self._lock, self._stopping = threading.RLock(), threading.Event()
-        self._disk, self._page = None, None
-        self._sum = SummedMetrics(self._metrics)
+        self._engines: list[str] = []
+        self._page: Page | None = None
+        self._sum = SummedMetrics(functools.partial(self._gathered, "metrics"))
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([run.__module__])
         try:
-            self._disk = None if config.layer_dir is None else Disk(config.layer_dir, config.limits, self.address)
-            self.ledger = Ledger(self._counters, self._disk)
+            disk = None if config.layer_dir is None else Disk(config.layer_dir, config.limits, self.address)
+            if disk is not None:
+                self._opened.callback(disk.close)
+            self.ledger = Ledger(self._counters, disk)
             self._sweeper = Sweeper(self.ledger, self.gather, self.port)
+            self._opened.callback(self._sweeper.close)
             for index in range(self.processes):
                 self._start(index)
             self._engines = [engine for front in list(self._fronts.values()) for engine in front.ready.result()]
             self._page = Page.of(config.metrics_host, config.metrics_port, self._sum.registry(), self.state)
+            if self._page is not None:
+                self._opened.callback(self._page.close)
         except BaseException:
             self._end(0.0)
             raise
@@ -222,7 +230,7 @@ class Supervisor:
         front.process.join()
         self._counters.clear(front.index)
         self._allowances.clear(front.index)
-        if front.ready.exception() is not None and not self._restarts[front.index] and not hasattr(self, "_engines"):
+        if front.ready.exception() is not None and not self._restarts[front.index] and not self._engines:
             return  # the server does not start
         pause = self._pauses[front.index]
         self._pauses[front.index] = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * pause))
@@ -240,9 +248,6 @@ class Supervisor:
                 found[front.index] = answer.result()
         return found
 
-    def _metrics(self) -> dict[int, Any]:
-        return self._gathered("metrics")
-
     def _end(self, seconds: float) -> None:
         """End all fronts, those that are left after so many seconds by force."""
         self._stopping.set()
@@ -259,13 +264,7 @@ class Supervisor:
                 front.process.join()
             self.in_order = self.in_order and front.process.exitcode == 0
             front.link.close()
-        if hasattr(self, "_sweeper"):
-            self._sweeper.close()
-        if self._page is not None:
-            self._page.close()
-        if self._disk is not None:
-            self._disk.close()
-        self._reserved.close()
+        self._opened.close()
 
 
 def _check(config: Config) -> None:
@@ -279,24 +278,3 @@ def _check(config: Config) -> None:
         why = "they do not know which layer was used last; leave --evict-layers out"
     if why:
         raise FailedPreconditionError(f"--processes {config.processes}: {why}")
-
-
-def _reserve(host: str, port: int) -> socket.socket:
-    """A socket that has the port without listening, so that the fronts may share it and no other server gets it.
-
-    Raises:
-        UnavailableError: the port is taken.
-    """
-    taken = UnavailableError(f"cannot listen on {joined(host, port)}: is another server there?")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as first:  # refused if anyone has the port, even to share it
-            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            first.bind(address)
-            address = first.getsockname()
-        held = socket.socket(family, kind, protocol)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind(address)
-    except OSError:
-        raise taken from None
-    return held
