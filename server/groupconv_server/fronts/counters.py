@@ -9,8 +9,9 @@ import mmap
 import os
 from typing import Any
 
-FIELDS = ("inside", "brief", "nbytes", "streams", "uploads", "threads", "connections", "spare")
-"""The words of a process: one cache line."""
+FIELDS = ("inside", "brief", "nbytes", "streams", "uploads", "threads")
+WIDTH = 8
+"""Words of a process, of which the first ones are used: a cache line of its own."""
 
 
 class Counters:
@@ -33,7 +34,7 @@ class Counters:
     """
 
     def __init__(self, processes: int, index: int = 0, handle: int | None = None) -> None:
-        size = (processes + 1) * len(FIELDS) * 8
+        size = (processes + 1) * WIDTH * 8
         self.handle = os.memfd_create("groupconv-counters") if handle is None else handle
         if handle is None:
             os.ftruncate(self.handle, size)
@@ -50,13 +51,13 @@ class Counters:
 
     def word(self, field: str) -> "Word":
         """This process's word of a field."""
-        positions = [(i + 1) * len(FIELDS) + FIELDS.index(field) for i in range(self._processes)]
+        positions = [(i + 1) * WIDTH + FIELDS.index(field) for i in range(self._processes)]
         return Word(self._words, positions.pop(self._index), positions)
 
     def clear(self, index: int) -> None:
         """Clear the words of a process that has ended."""
         for i in range(len(FIELDS)):
-            self._words[(index + 1) * len(FIELDS) + i] = 0
+            self._words[(index + 1) * WIDTH + i] = 0
 
 
 class Word:

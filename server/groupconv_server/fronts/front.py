@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,13 @@ from groupconv_server.fronts.limits import Allowances, SharedAllowance, SharedBu
 from groupconv_server.fronts.link import Link
 from groupconv_server.fronts.regions import FrontMemory
 from groupconv_server.fronts.replica import Replica
-from groupconv_server.fronts.status import FrontCluster, FrontStatistics, sum_sizes
+from groupconv_server.fronts.status import FrontCluster, FrontStatistics, Key, sum_sizes
 from groupconv_server.health import Health
 from groupconv_server.inference.statistics import Record
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository
 from groupconv_server.layers.store import LayerStore
-from groupconv_server.layers.version import Version
+from groupconv_server.layers.version import Usage, Version
 from groupconv_server.memory.cuda_memory import CudaMemory
 from groupconv_server.memory.malloc import keep_pages
 from groupconv_server.memory.shared_memory import SharedMemory
@@ -131,12 +131,12 @@ class FrontParts(Parts):
             used=used,
         )
 
-    def repository(self, layers: Layers, store: LayerStore | None, coordinator: Coordinator) -> Repository:  # noqa: ARG002
+    def repository(self, layers: Layers, store: LayerStore | None, coordinator: Coordinator) -> Repository:  # noqa: ARG002 - None
         """Loads and unloads layers for all fronts."""
         assert isinstance(layers, SharedLayers)
         return SharedRepository(layers, coordinator, self.replica, self._supervisor)
 
-    def networks(self, layers: Layers, executor: Executor, store: LayerStore | None) -> Networks:  # noqa: ARG002
+    def networks(self, layers: Layers, executor: Executor, store: LayerStore | None) -> Networks:  # noqa: ARG002 - None
         """Loads and unloads networks for all fronts."""
         assert isinstance(layers, SharedLayers)
         return SharedNetworks(layers, executor, self.config.limits, self.replica, self._supervisor)
@@ -146,7 +146,7 @@ class FrontParts(Parts):
         self.regions[kind] = FrontMemory(kind, self.replica, self._supervisor)
         return self.regions[kind]
 
-    def device_memory(self, *, clients: bool) -> CudaMemory:  # noqa: ARG002
+    def device_memory(self, *, clients: bool) -> CudaMemory:  # noqa: ARG002 - both tables stay empty
         """A table that stays empty: a GPU's memory is mapped by one process."""
         return NoDeviceMemory()
 
@@ -252,14 +252,11 @@ def run(start: Start, end: socket.socket, counters: Any, allowances: Any) -> Non
 def _handlers(server: Server, parts: FrontParts) -> dict[str, Callable[..., Any]]:
     """What the supervisor may ask of a front that serves."""
 
-    def usages() -> dict[tuple[str, int], Any]:
+    def usages() -> dict[Key, Usage]:
         return {(v.name, v.version): v.usage for v in server.layers.all(Version)}
 
-    def statistics(keys: Sequence[tuple[str, int]]) -> Any:
-        known = {(v.name, v.version): v for v in server.layers.all(Version)}
-        found = [known.get(key) for key in keys]
-        here = iter(parts.model_statistics.here([version for version in found if version is not None]))
-        return [Record() if version is None else next(here) for version in found]
+    def statistics(keys: set[Key]) -> dict[Key, Record]:
+        return parts.model_statistics.here([v for v in server.layers.all(Version) if (v.name, v.version) in keys])
 
     return {
         "cluster": parts.cluster_servicer.here,

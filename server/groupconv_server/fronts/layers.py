@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
 from groupconv.convolution.steps import Step
+from groupconv.errors import NotFoundError
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.resident import resident_steps
@@ -18,7 +19,7 @@ from groupconv_server.fronts.status import sum_usages
 from groupconv_server.fronts.weights import mapped, memory_of, share
 from groupconv_server.layers.names import check_name
 from groupconv_server.layers.registry import Layers
-from groupconv_server.layers.repository import Repository
+from groupconv_server.layers.repository import Repository, weight_bytes
 from groupconv_server.layers.uploads import Uploads
 from groupconv_server.layers.version import LayerVersion, NetworkVersion, Usage, Version
 from groupconv_server.networks.networks import Networks, made
@@ -137,20 +138,18 @@ class SharedRepository(Repository):
             here = self._warm(name, version, mapped(about, handle), inputs, job)
             self._prepared[version] = here
             change = Change("layer", name, version, about, None if job is None else job.deadline)
-            held = self._supervisor.call("publish", change, handle=handle)
+            self._supervisor.call("publish", change, handle=handle)
         except BaseException:
             self.layers.forget(name, version)
             raise
         finally:
             os.close(handle)
             self._prepared.pop(version, None)
-        size = sum(array.nbytes for step in here for array in (step.kernel, step.bias) if array is not None)
-        if held:
-            current = self.layers.all(Version)
-            for layer in current:
-                if layer.name == name and layer.version == version and isinstance(layer, LayerVersion):
-                    return layer
-        return LayerVersion(name, version, size, here, gone=True)
+        with suppress(NotFoundError):
+            layer = self.layers.get(name)
+            if layer.version == version:
+                return layer
+        return LayerVersion(name, version, weight_bytes(here), here, gone=True)
 
     def unload(self, name: str, *, keep: bool = False) -> None:
         """Unload a layer for all fronts; see `Repository.unload`."""
@@ -178,8 +177,7 @@ class SharedRepository(Repository):
         if resident is None:
             resident = resident_steps(change.name, change.version, steps)
             self._warm(change.name, change.version, resident, change.about.inputs, Job(change.deadline))
-        size = sum(array.nbytes for step in steps for array in (step.kernel, step.bias) if array is not None)
-        return self._shared.staged(LayerVersion(change.name, change.version, 0, resident), size)
+        return self._shared.staged(LayerVersion(change.name, change.version, 0, resident), weight_bytes(steps))
 
 
 class SharedNetworks(Networks):
@@ -222,7 +220,7 @@ class SharedNetworks(Networks):
     def unload(self, name: str) -> None:
         """Unload a network for all fronts; see `Networks.unload`."""
         self.registry.get(name, NetworkVersion)
-        self._supervisor.call("remove", "network", name, False)
+        self._supervisor.call("remove", "network", name)
 
     def _stage(self, change: Change, handle: int) -> Staged:
         loaded = self._prepared.get(change.version)

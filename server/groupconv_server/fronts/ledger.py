@@ -92,21 +92,19 @@ class Ledger:
         with self._lock:
             self._fronts.pop(index, None)
 
-    def publish(self, change: Change, handle: int, *, keep: bool = False) -> bool:
+    def publish(self, change: Change, handle: int) -> None:
         """Have every front prepare a change, then let it hold for all at once.
+
+        It is dropped if a later version of the same name holds already.
 
         Args:
             change: that a front asks for.
             handle: descriptor of its bytes, which is the ledger's from now on.
-            keep: whether it stays the caller's if an error is raised.
-
-        Returns:
-            False if a later version of the same name holds already.
 
         Raises:
             GroupconvError: a front refuses it, or it cannot be kept on disk; nothing has changed.
         """
-        number, kept, failed = next(self._numbers), False, True
+        number, kept = next(self._numbers), False
         with self._lock:
             staged = set(self._fronts.values())
         try:
@@ -116,13 +114,10 @@ class Ledger:
                 staged |= late
                 self._stage(number, change, handle, late)
                 kept = self._hold(number, change, handle)
-            failed = False
-            return kept
         finally:
             if not kept:
                 self._all(staged, "drop", number)
-                if not (failed and keep):
-                    os.close(handle)
+                os.close(handle)
 
     def remove(self, kind: str, name: str, keep: bool = False) -> None:
         """Remove what has this name at all fronts at once.
@@ -167,7 +162,7 @@ class Ledger:
         """Layers that are only on disk, and the reason for each."""
         if self.disk is None:
             return {}
-        return self.disk.others({name for _, name in self._entries})
+        return self.disk.others({name for kind in MODELS for name in self.names(kind)})
 
     def names(self, kind: str) -> list[str]:
         """Names of everything of a kind."""

@@ -120,7 +120,10 @@ class Link:
                 if kind == _CALL:
                     self._threads.submit(self._run, number, rest[0], rest[1], *handles)
                     continue
-                answer = self._waiting.pop(number)
+                with self._lock:
+                    answer = self._waiting.pop(number, None)
+                if answer is None:
+                    continue  # a later call could not be sent, which has ended all
                 if kind == _ANSWER:
                     answer.set_result(rest[0])
                 else:

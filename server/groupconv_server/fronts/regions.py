@@ -62,8 +62,3 @@ class FrontMemory(SharedMemory):
         finally:
             os.close(handle)
         return Staged(lambda: self._put(made), lambda: self._release(about.name))
-
-
-def latest_owner(uses: Sequence[tuple[str, float]]) -> tuple[str, float]:
-    """The owner that used a region last, and when."""
-    return max(uses, key=lambda use: use[1])

@@ -140,13 +140,12 @@ class FrontStatistics(ModelStatistics):
 
     def records(self, layers: Sequence[Version]) -> list[Record]:
         """Sums over all fronts."""
-        keys = [(layer.name, layer.version) for layer in layers]
-        totals = [Record() for _ in layers]
-        for found in self._supervisor.call("gather", "statistics", keys):
-            for total, record in zip(totals, found, strict=True):
-                total.add(record)
-        return totals
+        totals = {(layer.name, layer.version): Record() for layer in layers}
+        for found in self._supervisor.call("gather", "statistics", set(totals)):
+            for key, record in found.items():
+                totals[key].add(record)
+        return list(totals.values())
 
-    def here(self, layers: Sequence[Version]) -> list[Record]:
+    def here(self, layers: Sequence[Version]) -> dict[Key, Record]:
         """The records of this front."""
-        return super().records(layers)
+        return {(v.name, v.version): record for v, record in zip(layers, super().records(layers), strict=True)}

@@ -1,6 +1,7 @@
 """Regions of clients that have gone: only the supervisor knows when each front used a region last."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -35,16 +36,20 @@ class Sweeper:
         self._thread = threading.Thread(target=self._watch, name="regions", daemon=True)
         self._thread.start()
 
-    def publish(self, change: Change, handle: int) -> bool:
+    def publish(self, change: Change, handle: int) -> None:
         """As of `Ledger.publish`. Where a name or the bytes are taken, regions of clients that have gone leave."""
         if change.kind not in KINDS:
-            return self._ledger.publish(change, handle)
-        with self._registering:
-            try:
-                return self._ledger.publish(change, handle, keep=True)
-            except (AlreadyExistsError, ResourceExhaustedError):
-                self._sweep(change.kind, 0.0)
-                return self._ledger.publish(change, handle)
+            self._ledger.publish(change, handle)
+            return
+        try:
+            with self._registering:
+                try:
+                    self._ledger.publish(change, os.dup(handle))
+                except (AlreadyExistsError, ResourceExhaustedError):
+                    self._sweep(change.kind, 0.0)
+                    self._ledger.publish(change, os.dup(handle))
+        finally:
+            os.close(handle)
 
     def remove(self, kind: str, names: list[str]) -> None:
         """Drop regions."""
