@@ -41,7 +41,7 @@ def graph_of(name: str) -> Graph:
     data, given = NETWORKS[name]
     model = read_model(data())
     shapes = given or {info.name: info.shape for info in model.inputs}
-    graph = Optimized(model).canonical(shapes)  # type: ignore[arg-type] # all extents are known
+    graph = Optimized(model).canonical(shapes)
     rng = np.random.default_rng(0)
     constants = {}
     for weight, w in graph.constants.items():

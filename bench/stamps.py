@@ -78,7 +78,7 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
             stamps["computed"].append(time.perf_counter())
         return ran
 
-    runtime.run_shard = first if stamped else counted  # type: ignore[assignment]
+    runtime.run_shard = first if stamped else counted
     if stamped:
         stamp(interceptor.Interceptor, "intercept_service", "arrived")
         stamp(call.UnaryCall, "stream_unary", "begun", "answered")
@@ -87,8 +87,7 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
         stamp(coordinator.Coordinator, "perform", "performed")
         stamp(coordinator.Coordinator, "_plan", "", "planned")
         stamp(local.LocalExecutor, "run", "executing", "executed")
-    served: Any = _ServerPipe(pipe)
-    serve(served, "local", workers, threads, False)
+    serve(_ServerPipe(pipe), "local", workers, threads, False)
 
 
 class _ServerPipe:
@@ -108,14 +107,14 @@ class _ServerPipe:
 
 def echo_counted(pipe: Connection, reply: int) -> None:
     """The bare echo, which has no engine."""
-    echo_sync(_ServerPipe(pipe), reply)  # type: ignore[arg-type]
+    echo_sync(_ServerPipe(pipe), reply)
 
 
 def bare_counted(pipe: Connection, name: str, workers: int) -> None:
     """The bare service, with the CPU of its engine."""
     prepared, x = prepare(name, 1)
     processes.prepare = lambda *_: (_CountedLayer(prepared.run), x)
-    bare(_ServerPipe(pipe), name, workers)  # type: ignore[arg-type]
+    bare(_ServerPipe(pipe), name, workers)
 
 
 class _CountedLayer:
@@ -137,7 +136,7 @@ def load_stamped(pipe: Connection, target: str, name: str) -> None:
     stamp(layer.Layer, "__call__", "called", "done")
     stamp(base_layer, "with_input", "", "encoded")
     stamp(base_layer, "read_answer", "came")
-    load(_ClientPipe(pipe), "service", target, name)  # type: ignore[arg-type]
+    load(_ClientPipe(pipe), "service", target, name)
 
 
 class _ClientPipe:
