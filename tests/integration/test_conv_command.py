@@ -105,7 +105,7 @@ def test_volumes_are_blurred_along_three_axes(conv, tmp_path, output):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_image(server, tmp_path):
-    """A BigTIFF 2.5 times as tall takes no more anonymous memory; what is mapped from files is the kernel's."""
+    """A BigTIFF twice as tall takes no more anonymous memory; what is mapped from files is the kernel's."""
     most = []
     for height in (14000, 30000):  # both long enough for what is in flight to be at its most
         row = np.arange(6000 * 3, dtype=np.uint8).reshape(1, 6000, 3)

@@ -64,7 +64,7 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _text(error: Exception) -> str:
-    """The message of an error; of the operating system's, without their number and with the file that was meant."""
+    """The message of an error. That of an OSError has the file and the reason, and no error number."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     path = error.filename2 or error.filename

@@ -41,7 +41,8 @@ class Budget:
             ResourceExhaustedError: fewer are left.
         """
         with self._changed:
-            self.held += nbytes  # before the others are looked at, who do the same
+            # Counted before the others are read, as they do: of two at the same time at least one sees the other.
+            self.held += nbytes
             taken = self.held + self.elsewhere
             if taken > self.limit:
                 self.held -= nbytes
