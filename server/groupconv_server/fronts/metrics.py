@@ -53,10 +53,13 @@ class SummedMetrics:
         """The sums."""
         with self._lock:
             self._last |= self._gather()
-            samples = (s for metrics in self._last.values() for metric in metrics for s in metric.samples)
-            present = {sample.labels["layer"] for sample in samples if "layer" in sample.labels}
+            families = [metric for metrics in self._last.values() for metric in metrics]
+            families.sort(key=lambda family: family.type == "gauge")  # layers that a front has counted come first
+            samples = (sample for family in families for sample in family.samples)
+            present = dict.fromkeys(sample.labels["layer"] for sample in samples if "layer" in sample.labels)
             self._layers = [layer for layer in self._layers if layer in present]
-            self._layers += sorted(present.difference(self._layers, [OTHER]))[: MAX_LAYERS - len(self._layers)]
+            more = [layer for layer in present if layer not in self._layers and layer != OTHER]
+            self._layers += more[: MAX_LAYERS - len(self._layers)]
             yield from total([self._lost, *self._last.values()], self._layers)
 
     def lose(self, front: int) -> None:

@@ -207,6 +207,23 @@ def test_counters_of_lost_processes_stay_in_the_sums():
     assert (registry.get_sample_value("seen_total"), registry.get_sample_value("held")) == (6, 5)
 
 
+def test_layers_that_one_process_counts_keep_their_series():
+    """The other process has all layers, too, and no request for any."""
+    layers = [f"many/{i}" for i in reversed(range(MAX_LAYERS + 20))]
+    registries = [CollectorRegistry(), CollectorRegistry()]
+    used = Counter("used", "Used.", ["layer"], registry=registries[0])
+    for i, layer in enumerate(layers):
+        used.labels(layer if i < MAX_LAYERS else OTHER).inc()
+    held = Gauge("held", "Held.", ["layer"], registry=registries[1])
+    for layer in sorted(layers):
+        held.labels(layer).set(1)
+    fronts = {i: list(registry.collect()) for i, registry in enumerate(registries)}
+    found = {family.name: family for family in SummedMetrics(lambda: fronts).collect()}
+    series = {s.labels["layer"]: s.value for s in found["used"].samples if s.name == "used_total"}
+    assert series == {layer: 1 for layer in layers[:MAX_LAYERS]} | {OTHER: 20}
+    assert len(found["held"].samples) == MAX_LAYERS + 1
+
+
 def test_layers_of_all_processes_have_as_many_series_as_those_of_one():
     fronts = {}
     for front in range(2):
