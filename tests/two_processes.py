@@ -17,7 +17,8 @@ class Server(Supervisor):
 
     def __init__(self, config):
         super().__init__(replace(config, processes=2, executor="local", workers=None))
-        self.background = SimpleNamespace(wait=lambda: None)
+        self.background = SimpleNamespace(wait=lambda: self.gather("wait_for_background"))
+        self.background.wait()  # what tests send is all that is counted
 
 
 LOOK_INSIDE = {

@@ -41,8 +41,7 @@ def serve(config: Config, ready: Callable[[Server | Supervisor], None], logs: tu
     with Server(config) if config.processes == 1 else Supervisor(config, logs) as server:
         up = True
         ready(server)
-        if isinstance(server, Server):
-            server.background.compile_catalogue()
+        server.compile_catalogue()
         while (came := os.read(received, 1)[0]) not in ends:
             if came == signal.SIGHUP:
                 server.reload()

@@ -181,6 +181,10 @@ class Server:
         engines = ", ".join(dict.fromkeys(w.engine for w in workers))
         return f"{len(workers)} {self.executor.name} worker{'s' * (len(workers) != 1)} ({engines})"
 
+    def compile_catalogue(self) -> None:
+        """Have the workers load or compile the kernels of the catalogue, beside requests."""
+        self.background.compile_catalogue()
+
     def reload(self) -> None:
         """Read certificates and tokens again. Those that cannot be read stay as they are, and the log says why."""
         files = [file for file in (self._certificates, self._tokens) if file is not None]

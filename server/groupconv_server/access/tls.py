@@ -82,7 +82,7 @@ class Certificates:
                     try:
                         current = self._loaded()
                     except (OSError, ValueError) as error:
-                        log.error("TLS: %s; serving on with the certificate read before", error)  # noqa: TRY400
+                        log.error("TLS: %s; serving on with the certificate read before", error)  # noqa: TRY400 - expected
             connection.context = current
 
         first.sni_callback = renew

@@ -241,7 +241,6 @@ def run(start: Start, end: socket.socket, counters: Any, allowances: Any) -> Non
         return
     with server:
         link.handlers |= _handlers(server, parts)
-        server.background.compile_catalogue()
         link.call("ready", [worker.engine for worker in server.executor.describe()], server.web_url)
         over.wait()
         end_at_the_latest(start.config.grace + OVERTIME)
@@ -267,4 +266,6 @@ def _handlers(server: Server, parts: FrontParts) -> dict[str, Callable[..., Any]
         "uses": lambda kind: parts.regions[kind].uses(),
         "health": server.health.state,
         "reload": server.reload,
+        "compile_catalogue": server.background.compile_catalogue,
+        "wait_for_background": server.background.wait,
     }

@@ -86,6 +86,7 @@ class Supervisor:
         self.config = config = replace(config, port=self.port)
         self._child = replace(config, processes=1, metrics_port=None, layer_dir=None)
         self.web_url: str | None = None
+        self._compiling = False
         self._logs = logs
         self._counters, self._allowances = Counters(self.processes), Allowances(self.processes)
         self._numbers: dict[tuple[str, CallerLimits], int] = {}
@@ -157,6 +158,11 @@ class Supervisor:
         """Have every front read certificates and tokens again."""
         self.gather("reload")
 
+    def compile_catalogue(self) -> None:
+        """Have every front load or compile the kernels of the catalogue, those that are started later, too."""
+        self._compiling = True
+        self.gather("compile_catalogue")
+
     def stop(self) -> None:
         """Let running requests end within the grace period, then end all processes."""
         self._end(self.config.grace + OVERTIME)
@@ -210,6 +216,8 @@ class Supervisor:
             self.web_url = web_url
             self._child = replace(self._child, web_port=urlsplit(web_url).port)
         front.serving = True
+        if self._compiling:
+            front.link.start("compile_catalogue")
         front.ready.set_result(engines)
 
     def _number_of(self, name: str, rates: CallerLimits) -> int:
