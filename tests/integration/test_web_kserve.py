@@ -91,11 +91,24 @@ def test_inference_with_binary_tensors(served):
         (request(parameters={"what": []}), "inputs[0].parameters.what"),
         (request(parameters={"shared_memory_region": "a"}), "inputs[0].parameters.shared_memory_region"),
         (b" " * (4 * 2**20 + 1), "body"),
+        (b'{"id": "\\ud800", "inputs": []}', "body"),
+        (b'{"inputs": [], "outputs": [{"name": "y", "parameters": 3}]}', "outputs[0].parameters"),
+        (
+            b'{"inputs": [], "outputs": [{"name": "y", "parameters": {"shared_memory_region": "a"}}]}',
+            "outputs[0].parameters.shared_memory_region",
+        ),
     ],
 )
 def test_a_wrong_request_names_its_field(served, body, field):
     status, _, answer = rest(served[0], "/v2/models/edge/conv1/infer", body)
     assert (status, answer["error"].partition(":")[0]) == (400, field)
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "4096", "9" * 5000])
+def test_a_wrong_length_of_the_json_is_named(served, length):
+    headers = {LENGTH.replace("-", "_"): length}
+    status, _, answer = rest(served[0], "/v2/models/edge/conv1/infer", request(), **headers)
+    assert (status, answer["error"].partition(":")[0]) == (400, LENGTH)
 
 
 def test_an_unknown_model_is_not_found(served):

@@ -1,6 +1,5 @@
 """The HTTP application of the web port: which path is answered by what, and for which origins."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +23,7 @@ from groupconv_server.web.rest_tensors import HEADER_LENGTH
 
 PAGE = Path(__file__).with_name("page")
 """The built page. `make web` builds it from client/web."""
-LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
 REQUEST_HEADERS = (
     "authorization",
     "connect-protocol-version",
@@ -78,11 +77,11 @@ def application(methods: Methods, kserve: KServe, config: Config) -> Bodies:
     if PAGE.is_dir():
         pages = GZipMiddleware(Page(directory=PAGE, html=True), minimum_size=ZIPPED)
         routes.append(Mount("/", app=pages))
-    app = Starlette(routes=routes, middleware=list(_middleware(config)))
+    app = Starlette(routes=routes, middleware=_middleware(config))
     return Bodies(app, config.queue_bytes, config.limits.stream_idle_seconds)
 
 
-def _middleware(config: Config) -> Sequence[Middleware]:
+def _middleware(config: Config) -> list[Middleware]:
     found = []
     if is_loopback(config.host):
         # A site whose name is made to lead to 127.0.0.1 has the origin of this server; its Host header gives it away.

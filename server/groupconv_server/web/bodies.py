@@ -24,14 +24,11 @@ class Bodies:
         app: the other one.
         limit: bytes that all bodies may hold.
         idle: seconds a caller may send nothing before its body ends.
-
-    Attributes:
-        held: bytes that the bodies hold.
     """
 
     def __init__(self, app: ASGIApp, limit: int, idle: float) -> None:
         self._app, self._limit, self._idle = app, limit, idle
-        self.held = 0
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the other application."""
@@ -51,21 +48,21 @@ class Bodies:
                 why = f"nothing of the request's body came for {self._idle:g} s"
                 raise ConnectError(Code.DEADLINE_EXCEEDED, why) from None
             size = len(message.get("body", b""))
-            if self.held + size > self._limit:
+            if self._held + size > self._limit:
                 raise _full(self._limit)
-            mine, self.held = mine + size, self.held + size
+            mine, self._held = mine + size, self._held + size
             complete = not message.get("more_body", False)
             return message
 
         try:
             await self._app(scope, counted, send)
         finally:
-            self.held -= mine
+            self._held -= mine
 
 
 def _full(limit: int) -> ConnectError:
     retry = error_details_pb2.RetryInfo()
     retry.retry_delay.FromTimedelta(timedelta(seconds=RETRY))
     detail = AnyDetail(type_url=f"type.googleapis.com/{retry.DESCRIPTOR.full_name}", value=retry.SerializeToString())
-    why = f"requests on the web port hold {human_bytes(limit)}, as many as may be; try again later"
+    why = f"requests on the web port may hold {human_bytes(limit)} together; try again later"
     return ConnectError(Code.RESOURCE_EXHAUSTED, why, [ErrorDetail(detail)])

@@ -16,6 +16,8 @@ from google.rpc import status_pb2
 from grpc import aio
 from protobuf.wkt import Any as AnyDetail
 
+from groupconv.errors import UnauthenticatedError
+from groupconv_server.access.tokens import Tokens
 from groupconv_server.telemetry.request import ID_KEY, PEER_KEY
 
 FORWARDED = frozenset({"authorization", ID_KEY, "traceparent", "tracestate", "baggage"})
@@ -30,9 +32,11 @@ class Gateway:
     Args:
         target: the server's socket, as gRPC names it.
         limit: bytes of a message, at most.
+        tokens: who is admitted; None admits everybody.
     """
 
-    def __init__(self, target: str, limit: int) -> None:
+    def __init__(self, target: str, limit: int, tokens: Tokens | None) -> None:
+        self._tokens = tokens
         self._channel = aio.insecure_channel(
             target,
             options=[
@@ -51,7 +55,7 @@ class Gateway:
             method: its path, `/package.Service/Method`.
             message: the request, encoded.
             headers: of the HTTP request, with lower-case names.
-            peer: address of the caller.
+            peer: address of the caller, `host:port`.
             timeout: seconds; None has none.
 
         Returns:
@@ -61,7 +65,7 @@ class Gateway:
             ConnectError: the call's status, with its details.
         """
         metadata = [(key, value) for key, value in headers.items() if key in FORWARDED]
-        metadata.append((PEER_KEY, peer))
+        metadata.append((PEER_KEY, f"web:{peer}"))
         multi: aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
         call = multi(message, timeout=timeout, metadata=metadata)
         try:
@@ -70,6 +74,21 @@ class Gateway:
             raise connect_error(error) from None
         trailers = dict(await call.trailing_metadata() or ())
         return answer, str(trailers.get(ID_KEY, ""))
+
+    async def refuse_without_token(self, method: str, headers: Headers, peer: str) -> None:
+        """Refuse a caller without a token before its message is read.
+
+        The refusal comes from the gRPC server, which counts and audits it. It gets the call without its message.
+
+        Raises:
+            ConnectError: the refusal.
+        """
+        if self._tokens is None:
+            return
+        try:
+            self._tokens.caller(headers.items())
+        except UnauthenticatedError:
+            await self.call(method, b"", headers, peer)
 
     async def __aenter__(self) -> Self:
         return self

@@ -15,8 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from groupconv.errors import InvalidArgumentError, UnauthenticatedError
-from groupconv_server.access.tokens import Tokens
+from groupconv.errors import InvalidArgumentError
 from groupconv_server.inference.v2 import infer_pb2, model_pb2, service_pb2
 from groupconv_server.telemetry.request import ID_KEY
 from groupconv_server.web.gateway import Gateway
@@ -43,12 +42,11 @@ class KServe:
 
     Args:
         gateway: calls the service.
-        tokens: who is admitted; None admits everybody.
         limit: bytes of a message, at most.
     """
 
-    def __init__(self, gateway: Gateway, tokens: Tokens | None, limit: int) -> None:
-        self._gateway, self._tokens, self._limit = gateway, tokens, limit
+    def __init__(self, gateway: Gateway, limit: int) -> None:
+        self._gateway, self._limit = gateway, limit
 
     def routes(self) -> list[BaseRoute]:
         """Its routes. A layer's name may have slashes."""
@@ -85,14 +83,14 @@ class KServe:
 
     async def model_ready(self, request: Request) -> Response:
         """200 if the layer is loaded, else 503."""
-        asked = model_pb2.ModelReadyRequest(**_model(request)).SerializeToString()
-        answer = model_pb2.ModelReadyResponse.FromString(await self._call(request, "ModelReady", asked))
+        message = model_pb2.ModelReadyRequest(**_model(request)).SerializeToString()
+        answer = model_pb2.ModelReadyResponse.FromString(await self._call(request, "ModelReady", message))
         return _state("ready", answer.ready)
 
     async def model(self, request: Request) -> Response:
         """The input and output of a layer."""
-        asked = model_pb2.ModelMetadataRequest(**_model(request)).SerializeToString()
-        found = model_pb2.ModelMetadataResponse.FromString(await self._call(request, "ModelMetadata", asked))
+        message = model_pb2.ModelMetadataRequest(**_model(request)).SerializeToString()
+        found = model_pb2.ModelMetadataResponse.FromString(await self._call(request, "ModelMetadata", message))
 
         def tensors(given: Any) -> list[dict[str, Any]]:
             return [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in given]
@@ -109,7 +107,7 @@ class KServe:
 
     async def infer(self, request: Request) -> Response:
         """Run a layer."""
-        await self._refuse_without_token(request)
+        await self._gateway.refuse_without_token(f"{_SERVICE}ModelInfer", dict(request.headers), _peer(request))
         body = await self._body(request)
         length = request.headers.get(HEADER_LENGTH)
         message, wants = await run_in_threadpool(request_of, body, length)
@@ -119,20 +117,10 @@ class KServe:
         return Response(content, headers=headers)
 
     async def _call(self, request: Request, method: str, message: bytes = b"") -> bytes:
-        client = request.client
-        peer = "web:" if client is None else f"web:{client.host}:{client.port}"
-        answer, request_id = await self._gateway.call(_SERVICE + method, message, dict(request.headers), peer)
+        headers, peer = dict(request.headers), _peer(request)
+        answer, request_id = await self._gateway.call(_SERVICE + method, message, headers, peer)
         request.state.id = request_id
         return answer
-
-    async def _refuse_without_token(self, request: Request) -> None:
-        """Have the gRPC server refuse a caller without a token, before the body is read."""
-        if self._tokens is None:
-            return
-        try:
-            self._tokens.caller(request.headers.items())
-        except UnauthenticatedError:
-            await self._call(request, "ModelInfer")
 
     async def _body(self, request: Request) -> bytes:
         parts, size = [], 0
@@ -163,6 +151,11 @@ def _answering(method: Handler) -> Handler:
 
 def _state(name: str, value: bool) -> Response:
     return JSONResponse({name: value}, HTTPStatus.OK if value else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _peer(request: Request) -> str:
+    client = request.client
+    return "" if client is None else f"{client.host}:{client.port}"
 
 
 def _model(request: Request) -> dict[str, str]:

@@ -20,7 +20,7 @@ from groupconv_server.web.gateway import Gateway
 from groupconv_server.web.kserve import KServe
 from groupconv_server.web.methods import Methods
 
-LINGER = 1.0
+LINGER = 1
 """Seconds that the last answers have to be sent."""
 
 
@@ -66,11 +66,10 @@ class WebListener:
 
     async def _serve(self) -> None:
         config, limit = self._config, self._config.limits.message_bytes
-        async with Gateway(self.target, limit) as gateway:
-            self.app = application(Methods(gateway, self._tokens, limit), KServe(gateway, self._tokens, limit), config)
+        async with Gateway(self.target, limit, self._tokens) as gateway:
             self._http = uvicorn.Server(
                 uvicorn.Config(
-                    self.app,
+                    application(Methods(gateway, limit), KServe(gateway, limit), config),
                     loop="asyncio",
                     http="h11",
                     ws="none",
@@ -81,7 +80,7 @@ class WebListener:
                     proxy_headers=False,  # a caller may write what it likes there
                     server_header=False,
                     limit_concurrency=config.concurrency + config.queue,
-                    timeout_graceful_shutdown=int(LINGER),
+                    timeout_graceful_shutdown=LINGER,
                     ssl_context_factory=None if self._certificates is None else self._context,
                 )
             )

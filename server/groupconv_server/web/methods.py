@@ -15,9 +15,7 @@ from connectrpc.server import ConnectASGIApplication, Endpoint
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from groupconv.errors import UnauthenticatedError
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2, network_pb2
-from groupconv_server.access.tokens import Tokens
 from groupconv_server.telemetry.request import ID_KEY
 from groupconv_server.web.gateway import Gateway
 from groupconv_server.web.rest_tensors import JSON_BYTES
@@ -80,27 +78,19 @@ class Json:
 
 
 class TokenCheck:
-    """Refuses a caller without a token before its message is read.
-
-    The refusal comes from the gRPC server, which gets the call without its message: it counts and audits all of them.
+    """An interceptor of connectrpc, which runs before it reads a message: refuses a caller without a token.
 
     Args:
-        gateway: to that server.
-        tokens: who is admitted; None admits everybody.
+        gateway: has the refusal.
     """
 
-    def __init__(self, gateway: Gateway, tokens: Tokens | None) -> None:
-        self._gateway, self._tokens = gateway, tokens
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
 
     async def on_start(self, ctx: RequestContext[Any, Any]) -> None:
         """Raise the refusal."""
-        if self._tokens is None:
-            return
-        try:
-            self._tokens.caller(ctx.request_headers.allitems())
-        except UnauthenticatedError:
-            path = f"/{ctx.method.service_name}/{ctx.method.name}"
-            await self._gateway.call(path, b"", ctx.request_headers, peer_of(ctx))
+        path = f"/{ctx.method.service_name}/{ctx.method.name}"
+        await self._gateway.refuse_without_token(path, ctx.request_headers, ctx.client_address or "")
 
     async def on_end(self, token: None, ctx: RequestContext[Any, Any], error: Exception | None, /) -> None:
         """Do nothing."""
@@ -111,16 +101,15 @@ class Methods(ConnectASGIApplication[Gateway]):
 
     Args:
         gateway: calls them.
-        tokens: who is admitted; None admits everybody.
         limit: bytes of a message, at most.
     """
 
-    def __init__(self, gateway: Gateway, tokens: Tokens | None, limit: int) -> None:
+    def __init__(self, gateway: Gateway, limit: int) -> None:
         codecs: list[Codec[Any, Any]] = [Binary(), Json()]
         super().__init__(
             service=gateway,
             endpoints=endpoints,
-            interceptors=[TokenCheck(gateway, tokens)],
+            interceptors=[TokenCheck(gateway)],
             read_max_bytes=limit,
             codecs=codecs,
             compressions=[],  # elements hardly shrink, and what does not expand is no bomb
@@ -150,11 +139,6 @@ def unary_methods(services: Iterable[ServiceDescriptor]) -> Iterator[tuple[str, 
                 yield f"/{service.full_name}/{method.name}", method
 
 
-def peer_of(ctx: RequestContext[Any, Any]) -> str:
-    """The caller's address, for the audit log and the shares of callers."""
-    return f"web:{ctx.client_address or ''}"
-
-
 def _endpoint(gateway: Gateway, path: str, method: MethodDescriptor) -> Endpoint[Any, Any]:
     info: MethodInfo[Any, Any] = MethodInfo(
         name=method.name,
@@ -171,6 +155,6 @@ def _endpoint(gateway: Gateway, path: str, method: MethodDescriptor) -> Endpoint
 async def _call(gateway: Gateway, path: str, message: bytes, ctx: RequestContext[Any, Any]) -> Answer:
     milliseconds = ctx.timeout_ms
     timeout = None if milliseconds is None else max(0.0, milliseconds / 1000)
-    raw, request_id = await gateway.call(path, message, ctx.request_headers, peer_of(ctx), timeout)
+    raw, request_id = await gateway.call(path, message, ctx.request_headers, ctx.client_address or "", timeout)
     ctx.response_headers[ID_KEY] = request_id
     return Answer(raw, ctx.method.output)

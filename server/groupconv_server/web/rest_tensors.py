@@ -1,6 +1,7 @@
 """Requests and answers of KServe's REST protocol to messages of GRPCInferenceService and back."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,16 @@ def request_of(body: bytes, length: str | None) -> tuple[infer_pb2.ModelInferReq
     """
     cut = len(body)
     if length is not None:
-        if not length.isascii() or not length.isdigit() or int(length) > len(body):
+        if not re.fullmatch("[0-9]{1,15}", length) or int(length) > len(body):
             raise InvalidArgumentError(HEADER_LENGTH, f"at most {len(body)}, the bytes of the body", length)
         cut = int(length)
     if cut > JSON_BYTES:
         raise InvalidArgumentError("body", f"at most {JSON_BYTES} bytes of JSON; larger tensors go as binary data", cut)
+    text = body[:cut]
     try:
-        given = json.loads(body[:cut])
+        given = json.loads(text.decode(json.detect_encoding(text)))
+        if rb"\u" in text:  # an escape may be half of a surrogate pair, which is no text
+            json.dumps(given, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError("body", "JSON", str(error)) from None
     given = _checked("body", given, dict)
@@ -53,15 +57,24 @@ def request_of(body: bytes, length: str | None) -> tuple[infer_pb2.ModelInferReq
         raise InvalidArgumentError("body", "no bytes behind the last binary tensor", f"{len(binary)} bytes")
     wanted = set()
     for i, output in enumerate(_checked("outputs", given.get("outputs", []), list)):
-        name = _checked(f"outputs[{i}].name", _checked(f"outputs[{i}]", output, dict).get("name"), str)
-        message.outputs.add(name=name)
-        if output.get("parameters", {}).get("binary_data"):
+        path = f"outputs[{i}]"
+        name = _checked(f"{path}.name", _checked(path, output, dict).get("name"), str)
+        parameters = output.get("parameters", {})
+        _parameters(message.outputs.add(name=name).parameters, f"{path}.parameters", parameters, {"binary_data"})
+        if parameters.get("binary_data"):
             wanted.add(name)
     return message, (bool(given.get("parameters", {}).get("binary_data_output")), frozenset(wanted))
 
 
 def answer_of(answer: infer_pb2.ModelInferResponse, wants: Wants) -> tuple[bytes, dict[str, str]]:
-    """The body of an answer and its headers. A number that JSON has not, such as NaN, is null."""
+    """The body of an answer and its headers. A number that JSON has not, such as NaN, is null.
+
+    Example:
+        >>> answer = infer_pb2.ModelInferResponse(raw_output_contents=[np.float32([1, np.nan]).tobytes()])
+        >>> _ = answer.outputs.add(name="y", datatype="FP32", shape=[2])
+        >>> json.loads(answer_of(answer, (False, frozenset()))[0])["outputs"][0]["data"]
+        [1.0, None]
+    """
     everything, names = wants
     outputs, binary = [], []
     for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
@@ -71,9 +84,11 @@ def answer_of(answer: infer_pb2.ModelInferResponse, wants: Wants) -> tuple[bytes
             binary.append(raw)
         else:
             values = np.frombuffer(raw, DATATYPES[tensor.datatype])
-            finite = values.dtype.kind in "biu" or np.isfinite(values.astype(np.float64)).all()
-            flat = values.astype(np.float64).tolist() if values.dtype.kind not in "biu" else values.tolist()
-            output["data"] = flat if finite else [v if np.isfinite(v) else None for v in flat]
+            if values.dtype.kind not in "biu":
+                values = values.astype(np.float64)
+            finite = np.isfinite(values)
+            flat = values.tolist()
+            output["data"] = flat if finite.all() else [v if ok else None for v, ok in zip(flat, finite, strict=True)]
         outputs.append(output)
     shown = {"model_name": answer.model_name, "model_version": answer.model_version, "outputs": outputs}
     if answer.id:
