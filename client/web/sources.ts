@@ -1,4 +1,4 @@
-/** Digest of the page's sources: the built page carries it, so that a test sees whether it is of these sources. */
+/** Digest of all that the page is built from. The built page carries it, so that a test sees whether it is current. */
 
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
@@ -6,7 +6,7 @@ import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Plugin } from "vite";
 
-const FOLDERS = ["public", "src"];
+const FOLDERS = ["public", "src", "../typescript/src"];
 const FILES = ["index.html", "package.json", "tsconfig.json", "vite.config.ts"];
 
 /** SHA-256 over the name and the bytes of each source, in the order of names. */

@@ -29,10 +29,12 @@ def files_of_the_first_view():
 
 
 def test_the_shipped_page_is_built_from_these_sources():
-    folders = [path for folder in ("public", "src") for path in (SOURCES / folder).rglob("*") if path.is_file()]
-    files = [SOURCES / name for name in ("index.html", "package.json", "tsconfig.json", "vite.config.ts")]
+    names = ["index.html", "package.json", "tsconfig.json", "vite.config.ts"]
+    for folder in ("public", "src", "../typescript/src"):
+        found = [path for path in (SOURCES / folder).rglob("*") if path.is_file()]
+        names += [f"{folder}/{path.relative_to(SOURCES / folder).as_posix()}" for path in found]
     digest = hashlib.sha256()
-    for name in sorted(path.relative_to(SOURCES).as_posix() for path in folders + files):
+    for name in sorted(names):
         digest.update(f"{name}\0".encode() + (SOURCES / name).read_bytes())
     assert (PAGE / "sources.sha256").read_text().strip() == digest.hexdigest(), "`make web` builds it anew"
 

@@ -1,7 +1,6 @@
 /** The server that served this page. */
 
-import { connect, type Client, type Result, type Tensor } from "groupconv";
-import type { GroupconvError } from "groupconv";
+import { connect, type Client, type GroupconvError, type Result, type Tensor } from "groupconv";
 import { stepsOf } from "./steps";
 import { EXAMPLE, exampleCut, type State } from "./state";
 

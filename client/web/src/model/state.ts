@@ -1,7 +1,7 @@
 /** What the reader has chosen, and its form in a link. */
 
 import { PADDING_MODES, type PaddingMode } from "groupconv";
-import { FACTORS, KERNELS, MIXES, resized } from "./kernels";
+import { FACTORS, KERNELS, MIXES, resized, type Kernel } from "./kernels";
 
 export const VARIANTS = {
   standard: "standard",
@@ -99,9 +99,14 @@ export function kernelSize(state: State): number {
   return Math.round(Math.sqrt(state.cells.length));
 }
 
+/** The square kernel. */
+export function kernelOf(state: State): Kernel {
+  return { size: kernelSize(state), cells: state.cells };
+}
+
 /** The state with a kernel of another size. */
 export function withKernelSize(state: State, size: number): State {
-  const { cells } = resized({ size: kernelSize(state), cells: state.cells }, size);
+  const { cells } = resized(kernelOf(state), size);
   return { ...state, cells, kernel: OWN };
 }
 

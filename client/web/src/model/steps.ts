@@ -2,7 +2,7 @@
 
 import { ConvSpec, resolve, type Geometry, type Step } from "groupconv";
 import { product, turned, type Kernel } from "./kernels";
-import { kernelSize, type State } from "./state";
+import { kernelOf, type State } from "./state";
 
 /** Steps that a server runs on an input (1, C, size, size). */
 export function stepsOf(state: State): Step[] {
@@ -30,7 +30,7 @@ export function stepsOf(state: State): Step[] {
   }
   const inGroup = Math.max(1, Math.floor(channels / groups));
   const outInGroup = Math.max(1, Math.floor(filters / groups));
-  const kernel = { size: kernelSize(state), cells: state.cells };
+  const kernel = kernelOf(state);
   if (variant === "transposed") {
     const cells = Array.from({ length: channels * outInGroup }, (_, i) => filter(kernel, i % outInGroup, inGroup));
     const shape = [channels, outInGroup, kernel.size, kernel.size];
@@ -60,7 +60,7 @@ export function geometriesOf(state: State, steps: readonly Step[]): Geometry[] {
  */
 export function weightsBetween(state: State, input: number, output: number): readonly number[] | null {
   const { variant, channels, filters, groups } = state;
-  const kernel = { size: kernelSize(state), cells: state.cells };
+  const kernel = kernelOf(state);
   switch (variant) {
     case "pointwise":
       return [state.mixture[output * channels + input]!];
@@ -86,7 +86,7 @@ function filter(kernel: Kernel, turns: number, summed: number): number[] {
 }
 
 function depthwise(state: State, filters: number): Step {
-  const kernel = { size: kernelSize(state), cells: state.cells };
+  const kernel = kernelOf(state);
   const multiplier = Math.max(1, Math.floor(filters / state.channels));
   const cells = Array.from({ length: filters }, (_, m) => turned(kernel, m % multiplier).cells);
   const { stride, dilation, padding, paddingMode, channels } = state;

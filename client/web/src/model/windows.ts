@@ -20,20 +20,19 @@ export interface WindowAt {
 export interface Part {
   readonly channel: number;
   readonly weights: readonly number[];
-  /** Input values, row by row; null where the tap meets no input (transposed) . */
+  /** Input values, row by row; null where the tap meets no input (transposed). */
   readonly values: readonly (number | null)[];
   readonly sum: number;
 }
 
-/** The geometry along one axis (0 down, 1 across) of the steps as one. */
-export function axisOf(geometries: readonly Geometry[], axis: number): { geometry: Geometry; axis: number } {
-  const found = geometries.find((g) => g.kernel[axis]! > 1) ?? geometries[0]!;
-  return { geometry: found, axis };
+/** The step that has the window along an axis (0 down, 1 across). */
+function stepAlong(geometries: readonly Geometry[], axis: number): Geometry {
+  return geometries.find((g) => g.kernel[axis]! > 1) ?? geometries[0]!;
 }
 
 /** The inputs that an output at `at` reads along an axis. Indices outside the input lie in the padding. */
 export function tapsAt(geometries: readonly Geometry[], axis: number, at: number): Taps {
-  const { geometry: g } = axisOf(geometries, axis);
+  const g = stepAlong(geometries, axis);
   const [kernel, stride, dilation, [low]] = [g.kernel[axis]!, g.stride[axis]!, g.dilation[axis]!, g.padding[axis]!];
   return Array.from({ length: kernel }, (_, k) => {
     if (!g.transposed) return at * stride - low + k * dilation;
@@ -87,7 +86,7 @@ function filled(at: number, size: number, mode: PaddingMode): number | null {
 
 /** The output whose window has its middle next to an input index. */
 export function outputNear(geometries: readonly Geometry[], axis: number, at: number): number {
-  const { geometry: g } = axisOf(geometries, axis);
+  const g = stepAlong(geometries, axis);
   const [stride, [low], extent] = [g.stride[axis]!, g.padding[axis]!, geometries.at(-1)!.output[axis]!];
   const reach = (g.dilation[axis]! * (g.kernel[axis]! - 1)) / 2;
   const found = g.transposed ? at * stride - low + reach : (at + low - reach) / stride;

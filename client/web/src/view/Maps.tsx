@@ -22,6 +22,12 @@ export function spotOn(made: Made, spot: Spot): Spot {
   return { y: within(spot.y, height), x: within(spot.x, width), channel: Math.min(spot.channel, channels - 1) };
 }
 
+/** The server's value at a spot. */
+export function valueAt(made: Made, spot: Spot): number {
+  const [, height, width] = made.output.shape as [number, number, number];
+  return made.output.numbers()[(spot.channel * height + spot.y) * width + spot.x]!;
+}
+
 const MOVES: Readonly<Record<string, readonly [number, number]>> = {
   ArrowUp: [-1, 0],
   ArrowDown: [1, 0],
@@ -43,7 +49,6 @@ export function Maps(props: { made: Made; spot: Spot; setSpot: (spot: Spot) => v
   const [rows, columns] = [tapsAt(made.geometries, 0, spot.y), tapsAt(made.geometries, 1, spot.x)];
   const step = made.report.plan.steps.at(-1)!;
   const looks = looksOf(made.report.plan.workers);
-  const value = made.output.numbers()[(spot.channel * height + spot.y) * width + spot.x]!;
 
   const move = (event: KeyboardEvent) => {
     const by = MOVES[event.key];
@@ -88,7 +93,7 @@ export function Maps(props: { made: Made; spot: Spot; setSpot: (spot: Spot) => v
           class="keys"
           role="application"
           tabIndex={0}
-          aria-label={`Output pixel: row ${spot.y}, column ${spot.x}, value ${number(value)}. Arrow keys move it.`}
+          aria-label={`Output pixel: row ${spot.y}, column ${spot.x}, value ${number(valueAt(made, spot))}. Arrow keys move it.`}
           onKeyDown={move}
         >
           <Map pixels={result.pixels} label="The output" onPoint={(y, x) => setSpot({ ...spot, y, x })}>

@@ -6,7 +6,7 @@ import { number } from "../model/shown";
 import { windowAt, type Part } from "../model/windows";
 import { looksOf } from "../model/palette";
 import { tilesOf } from "./Tiles";
-import { spotOn, type Spot } from "./Maps";
+import { spotOn, valueAt, type Spot } from "./Maps";
 import type { Made } from "./useConvolution";
 
 /** Input channels that are shown; a filter of more says so. */
@@ -16,8 +16,6 @@ export function WindowPanel(props: { made: Made; spot: Spot }) {
   const { made } = props;
   const spot = spotOn(made, props.spot);
   const found = windowAt(made.state, made.input.tensor, made.geometries, spot);
-  const [, height, width] = made.output.shape as [number, number, number];
-  const value = made.output.numbers()[(spot.channel * height + spot.y) * width + spot.x]!;
   const names = channelNames(made.state.channels);
   const looks = looksOf(made.report.plan.workers);
   const workers = workersOf(made.report.plan.steps.at(-1)!, spot);
@@ -26,8 +24,8 @@ export function WindowPanel(props: { made: Made; spot: Spot }) {
     <section class="card" aria-label="The window in numbers">
       <h2>One output pixel</h2>
       <p>
-        Channel {spot.channel}, row {spot.y}, column {spot.x} is <strong data-testid="value">{number(value)}</strong>:
-        the sum of value × weight over the window
+        Channel {spot.channel}, row {spot.y}, column {spot.x} is{" "}
+        <strong data-testid="value">{number(valueAt(made, spot))}</strong>: the sum of value × weight over the window
         {made.geometries.length > 1 ? ", both steps taken together" : ""}. Computed by{" "}
         {workers.map((worker, i) => (
           <span key={worker} class="by">
