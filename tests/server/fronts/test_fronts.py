@@ -220,7 +220,7 @@ def test_layers_that_one_process_counts_keep_their_series():
     fronts = {i: list(registry.collect()) for i, registry in enumerate(registries)}
     found = {family.name: family for family in SummedMetrics(lambda: fronts).collect()}
     series = {s.labels["layer"]: s.value for s in found["used"].samples if s.name == "used_total"}
-    assert series == {layer: 1 for layer in layers[:MAX_LAYERS]} | {OTHER: 20}
+    assert series == dict.fromkeys(layers[:MAX_LAYERS], 1) | {OTHER: 20}
     assert len(found["held"].samples) == MAX_LAYERS + 1
 
 
