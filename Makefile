@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SOURCES := $(wildcard client worker server tests bench examples deploy docs/site docs/*.ipynb)
 
-.PHONY: help setup demo test test-ray test-slow test-gpu test-arm64 test-python test-typescript test-web web lint format docs dist proto proto-check bench compose-test fuzz audit clean
+.PHONY: help setup demo test test-ray test-slow test-gpu test-arm64 test-python test-typescript test-web web lint format docs dist proto googleapis proto-check bench compose-test fuzz audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -50,7 +50,7 @@ test-python:  ## the SDK's tests on another Python, in .venv-PY: make test-pytho
 	.venv-$(PY)/bin/python -m pytest tests/client client
 
 TYPESCRIPT := client/typescript
-test-typescript: setup  ## the TypeScript client: types, format, messages equal to their protos, unit, conformance and live tests
+test-typescript: setup googleapis  ## the TypeScript client: types, format, messages equal to their protos, unit, conformance and live tests
 	@if ! node --eval 'process.exitCode = parseInt(process.versions.node) < 20 ? 1 : 0' 2> /dev/null || ! npm --version > /dev/null 2>&1; \
 		then echo "test-typescript: skipped, because there is no Node 20 or later with npm"; exit 0; fi; \
 	set -e; cd $(TYPESCRIPT); \
@@ -101,10 +101,15 @@ format: setup  ## format and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	$(BIN)/ruff format --quiet $(SOURCES)
 
-proto: setup  ## regenerate the stubs in client/groupconv/v1, server/groupconv_server/inference/v2 and client/typescript
+proto: setup googleapis  ## regenerate the stubs in client/groupconv/v1, server/groupconv_server/inference/v2 and client/typescript
 	$(call generate,groupconv,client)
 	$(call generate,groupconv_server,server)
 	if npm --version > /dev/null 2>&1; then cd $(TYPESCRIPT) && npm install --silent && ../../$(BIN)/buf generate; fi
+
+googleapis: setup  # google.rpc for the TypeScript client, as the Python package has it
+	mkdir -p build/out/googleapis/google/rpc
+	cd $$($(BIN)/python -c 'import google.rpc.status_pb2 as rpc, os; print(os.path.dirname(rpc.__file__))') && \
+		cp status.proto error_details.proto "$(abspath build/out/googleapis/google/rpc)"
 
 proto-check: setup
 	rm -rf build/out/stubs && mkdir -p build/out/stubs
