@@ -92,8 +92,8 @@ def convolutions() -> Iterator[Named]:
 
 
 def values(name: str, shape: Shape, dtype: str) -> np.ndarray:
-    """Eighths from -2 to 2, or integers from 0 or -8 to 8: the same for a name, and exact in every dtype."""
+    """Eighths from -2 to below 2, or integers from -8 (uint8: 0) to 8; exact in every dtype, and fixed by the name."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    least = 0 if dtype == "uint8" else -8 if not is_float(DTYPES[dtype]) else -16
-    drawn = rng.integers(least, -least if least < -8 else 9, shape)
-    return (drawn / 8 if is_float(DTYPES[dtype]) else drawn).astype(DTYPES[dtype])
+    if is_float(DTYPES[dtype]):
+        return (rng.integers(-16, 16, shape) / 8).astype(DTYPES[dtype])
+    return rng.integers(0 if dtype == "uint8" else -8, 9, shape).astype(DTYPES[dtype])

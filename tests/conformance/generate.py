@@ -57,7 +57,12 @@ BAD_SHAPES: tuple[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]], 
     ),
     ("slopes for other channels", {"activation": Activation("prelu", (1, 2, 3))}, (1, 1, 4), (2, 1, 3)),
 )
-PLANS = (("", ()), ("nothing", ()), ("group", ("grouped", "depthwise")), ("rows", ("standard", "dilated", "depthwise")))
+CUTS = {
+    "nothing": ("depthwise separable", "spatially separable"),
+    "group": ("grouped", "depthwise"),
+    "rows": ("standard", "dilated", "depthwise"),
+}
+"""The convolutions whose plans are also asked for with a cut; the planner chooses one for every convolution."""
 
 
 def geometry() -> Iterator[dict[str, Any]]:
@@ -131,11 +136,7 @@ def plans() -> Iterator[dict[str, Any]]:
         if named.shape[0] == 0:
             continue
         specs, kernels = [layer.spec for layer in named.layers], [layer.kernel for layer in named.layers]
-        for cut, names in PLANS:
-            if names and named.name not in names:
-                continue
-            if not names and cut and len(specs) == 1:
-                continue
+        for cut in ("", *(cut for cut, names in CUTS.items() if named.name in names)):
             request = plan_request(named.shape, kernels, specs, "float32", cut=cut)
             steps = [
                 {"variant": g.variant(), "inputShape": g.input_shape, "kernelShape": g.weight_shape,

@@ -37,7 +37,7 @@ import { planFromWire } from "./wire/specs.js";
 export interface PlanOptions extends CallOptions {
   /** The parameters of one convolution; steps have their own. */
   spec?: ConvSpec | SpecOptions;
-  /** Of input and kernels; float32, or that of the first kernel, without it. */
+  /** Dtype of input and kernels. Default: that of the first kernel, or float32 if there are only shapes. */
   dtype?: DType;
 }
 

@@ -32,15 +32,13 @@ export interface ConvolveOptions extends CallOptions {
 }
 
 /** Options of a stream. Its timeout has no default, whatever the client's is. */
-export interface StreamOptions extends CallLimits {
-  /** Of all bands of an iterator together, (1, C, H, …) or (C, H, …). */
+export interface StreamOptions extends CallLimits, Pick<Choices, "allowReordering"> {
+  /** Shape of all bands of an iterator together, (1, C, H, …) or (C, H, …). */
   shape?: readonly number[];
-  /** Of an iterator's bands; float32 without it. */
+  /** Dtype of an iterator's bands. Default: float32. */
   dtype?: DType;
   /** Output rows of a band; without it the server chooses. */
   bandRows?: number;
-  /** Whether sums over input channels may be split between workers; this changes how floats round. */
-  allowReordering?: boolean;
 }
 
 /** Options of a streamed convolution, which may be transposed. */
@@ -74,9 +72,11 @@ export function split(
 ): Split {
   const ofSpec: readonly string[] = SPEC_OPTIONS.filter((name) => name !== "transposed" && !without.includes(name));
   checkNames(options, [...ofSpec, ...CALL_OPTIONS, "bias", ...also]);
-  const entries = Object.entries(options);
-  const spec = Object.fromEntries(entries.filter(([name]) => ofSpec.includes(name)));
-  return { spec: new ConvSpec({ ...spec, transposed }), bias: options.bias ?? null, call: callOptions(options) };
+  return {
+    spec: new ConvSpec({ ...pick(options, ofSpec), transposed }),
+    bias: options.bias ?? null,
+    call: callOptions(options),
+  };
 }
 
 /**
@@ -86,20 +86,20 @@ export function split(
  */
 export function splitStream(options: StreamConvOptions): { spec: ConvSpec; stream: StreamOptions } {
   checkNames(options, [...SPEC_OPTIONS, ...STREAM_OPTIONS, "bias"]);
-  const pick = (names: readonly string[]) =>
-    Object.fromEntries(Object.entries(options).filter(([name]) => names.includes(name)));
-  return { spec: new ConvSpec(pick(SPEC_OPTIONS)), stream: pick(STREAM_OPTIONS) };
+  return { spec: new ConvSpec(pick(options, SPEC_OPTIONS)), stream: pick(options, STREAM_OPTIONS) };
 }
 
 /** The options of a call among others. */
 export function callOptions(options: CallOptions): CallOptions {
-  return Object.fromEntries(
-    Object.entries(options).filter(([name]) => (CALL_OPTIONS as readonly string[]).includes(name)),
-  );
+  return pick(options, CALL_OPTIONS);
+}
+
+function pick(options: object, names: readonly string[]): object {
+  return Object.fromEntries(Object.entries(options).filter(([name]) => names.includes(name)));
 }
 
 /** @throws InvalidArgumentError if an option has a name that is not known. */
-export function checkNames(options: object, known: readonly string[]): void {
+function checkNames(options: object, known: readonly string[]): void {
   for (const [name, value] of Object.entries(options)) {
     if (known.includes(name)) continue;
     const names = [...known].sort();

@@ -67,7 +67,7 @@ describe("plans", () => {
 
 /** Outputs that the shards make; fails if two of them make the same. */
 function covered(step: StepPlan): number {
-  let boxes = step.shards.map((shard) => shard.output);
+  const boxes = step.shards.map((shard) => shard.output);
   for (const [i, a] of boxes.entries()) {
     for (const b of boxes.slice(i + 1)) {
       expect(a.some((r, axis) => r.stop <= b[axis]!.start || b[axis]!.stop <= r.start)).toBe(true);

@@ -21,8 +21,6 @@ export interface Prepared {
   readonly steps: readonly ReadyStep[];
   /** Whether a batch axis was added. */
   readonly unbatched: boolean;
-  /** (N, M, *spatial) of the last step. */
-  readonly outputShape: readonly number[];
 }
 
 /**
@@ -38,12 +36,12 @@ export function prepare(x: TensorLike, steps: readonly Step[]): Prepared {
   const unbatched = input.shape.length === kernel.shape.length - 1;
   if (unbatched) input = input.reshape([1, ...input.shape]);
   const ready = readySteps(steps, input.dtype);
-  const made = geometries(
+  geometries(
     ready.map((s) => s.spec),
     input.shape,
     ready.map((s) => s.kernel.shape),
   );
-  return { input, steps: ready, unbatched, outputShape: made.at(-1)!.outputShape };
+  return { input, steps: ready, unbatched };
 }
 
 /** @throws InvalidArgumentError if there is no step. */

@@ -14,7 +14,7 @@ export function effectiveExtent(kernel: number, dilation: number): number {
 }
 
 /** Padding after which a convolution has ceil(extent / stride) outputs; `reach` is the kernel's effective extent. */
-export function samePadding(extent: number, reach: number, stride: number, lower: boolean): Pair {
+function samePadding(extent: number, reach: number, stride: number, lower: boolean): Pair {
   return split(Math.max(0, (Math.ceil(extent / stride) - 1) * stride + reach - extent), lower);
 }
 

@@ -33,7 +33,7 @@ export class NetworkInfo {
     /** Number of operators. */
     readonly nodes: number,
     readonly weights: number,
-    /** That it counts against the server's quota. */
+    /** Bytes that count against the server's quota. */
     readonly bytes: number,
     /** Requests that this version answered. */
     readonly requests: number,

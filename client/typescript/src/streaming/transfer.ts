@@ -7,6 +7,7 @@ import { create } from "@bufbuild/protobuf";
 import type { ReadyStep } from "../convolution/arguments.js";
 import { geometries } from "../convolution/steps.js";
 import { DataLossError } from "../errors.js";
+import type { StreamOptions } from "../options.js";
 import {
   ConvolveStreamRequestSchema,
   StreamHeaderSchema,
@@ -32,14 +33,6 @@ export interface Band {
   readonly rows: Tensor;
 }
 
-/** Options of `Transfer`. */
-export interface TransferOptions {
-  /** Whether sums over input channels may be split between workers; this changes how floats round. */
-  readonly allowReordering?: boolean;
-  /** Output rows of a band; without it the server chooses. */
-  readonly bandRows?: number;
-}
-
 export class Transfer {
   /** Output rows that have arrived. */
   done = 0;
@@ -58,7 +51,7 @@ export class Transfer {
   constructor(
     private readonly rows: Rows,
     private readonly steps: readonly ReadyStep[],
-    private readonly options: TransferOptions,
+    private readonly options: StreamOptions,
   ) {
     const [specs, kernels] = [steps.map((s) => s.spec), steps.map((s) => s.kernel.shape)];
     this.shape = geometries(specs, rows.shape, kernels).at(-1)!.outputShape;

@@ -29,7 +29,7 @@ export interface CallLimits {
 
 const FIRST_PAUSE = 100;
 const LONGEST_PAUSE = 2000;
-/** Methods that change nothing: an unavailable server has computed nothing, so they may be sent again. */
+/** Methods that are sent again, as in the Python client: they change nothing, and an unavailable server has computed nothing. */
 const REPEATABLE = new Set(["Convolve", "PlanConvolution", "GetCluster", "GetLayer", "ListLayers"]);
 
 /** The calls of one client. */

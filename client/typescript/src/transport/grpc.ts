@@ -46,7 +46,7 @@ export class GrpcTransport implements Transport {
       "grpc.keepalive_time_ms": KEEPALIVE * 1000,
       "grpc.keepalive_timeout_ms": KEEPALIVE * 500,
       "grpc-node.flow_control_window": 16 * 2 ** 20, // holds a message
-      "grpc.enable_retries": 0, // `retries.ts` has them, for both transports
+      "grpc.enable_retries": 0, // `calls.ts` has them, for both transports
       ...(name === undefined ? {} : { "grpc.ssl_target_name_override": name, "grpc.default_authority": name }),
     });
   }

@@ -24,7 +24,7 @@ export interface Duplex<I extends DescMessage, O extends DescMessage> {
   send(message: MessageShape<I>): Promise<void>;
   /** Says that no more messages follow. */
   end(): void;
-  /** The server's messages; reading them gives the server leave to send more. */
+  /** The server's messages; reading them lets the server send more. */
   readonly answers: AsyncIterable<MessageShape<O>>;
   /** Ends the call. */
   cancel(): void;

@@ -35,7 +35,7 @@ export function serialize<D extends DescMessage>(schema: D, message: MessageShap
 }
 
 /** A message whose field `number` is a tensor, beside its other fields `rest`. */
-export function framed(number: number, tensor: Tensor, rest: Uint8Array): Uint8Array {
+function framed(number: number, tensor: Tensor, rest: Uint8Array): Uint8Array {
   const head = headOf(number, tensor);
   const message = uninitialized(head.length + tensor.data.length + rest.length);
   message.set(head);

@@ -2,10 +2,9 @@
 
 import { create } from "@bufbuild/protobuf";
 import { checkedDtype, checkedSteps, supported } from "../convolution/arguments.js";
-import type { ConvSpec } from "../convolution/spec.js";
+import { perAxis, type ConvSpec } from "../convolution/spec.js";
 import { asSpec, geometries, type Step } from "../convolution/steps.js";
 import { receptiveField, strideOf, type Window } from "../convolution/windows.js";
-import { perAxis } from "../convolution/spec.js";
 import { InvalidArgumentError } from "../errors.js";
 import {
   LayerHeaderSchema,

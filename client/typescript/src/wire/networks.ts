@@ -83,8 +83,10 @@ export function networkPlanFromWire(message: PlanNetworkResponse): NetworkPlan {
 export function networkReportFromWire(message: ReportMessage | undefined): NetworkReport {
   if (!message) return new NetworkReport("", [], 0, 0);
   const parts = message.parts.map(({ algorithm, nodes, seconds, reason }) => ({
-    ...{ algorithm, seconds, reason },
+    algorithm,
     nodes: Number(nodes),
+    seconds,
+    reason,
   }));
   return new NetworkReport(message.worker, parts, Number(message.coordinatorBytes), message.seconds);
 }

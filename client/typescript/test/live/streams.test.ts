@@ -97,7 +97,6 @@ describe("what ends a stream", () => {
   test("an iterator that ends early, or fails", async () => {
     const stream = client.streamConv2d([image].values(), kernel, { shape: [1, 3, 98, 50] });
     expect(String(await rejected(stream.tensor()))).toContain("input: expected bands of 98 rows in all, got 97 rows");
-    // eslint-disable-next-line require-yield
     const failing = async function* (): AsyncGenerator<Tensor> {
       throw new RangeError("the disk is gone");
     };
