@@ -1,12 +1,10 @@
 """Several workers as a gang: a network that is cut runs on all of them at the same time."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from groupconv.errors import DeadlineExceededError, InternalError
-from groupconv_worker.budget import ThreadBudget
+from groupconv.errors import InternalError
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.partition.partition import Exchange
@@ -80,18 +78,3 @@ class Gang(Protocol):
 
     def close(self) -> None:
         """End its threads."""
-
-
-def acquire(budget: ThreadBudget, job: Job, *, alone: bool = False) -> int:
-    """Wait for all threads of a budget.
-
-    Raises:
-        DeadlineExceededError, CancelledError: the job was over first.
-    """
-    timeout = -1.0 if job.left is None else min(job.left, threading.TIMEOUT_MAX)
-    got = 0 if job.look() else budget.acquire(timeout, whole=True, alone=alone, over=job.look)
-    if not got:
-        job.look()
-        job.check()
-        raise DeadlineExceededError("the deadline passed before the network was started")
-    return got

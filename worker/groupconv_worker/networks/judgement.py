@@ -1,6 +1,7 @@
-"""What a program did beside the session: whether they agree, how long the model's nodes took, and who ran them."""
+"""Two ways to run a network side by side: measured in turns, whether they agree, and which nodes took how long."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,22 @@ TOLERANCE = 1e-4
 """Of the largest element of an output: how far a program's answer may be from the session's."""
 ROUNDING = 2.0**-21
 """How far it may be in any case: sigmoid and softmax round small results as numbers near 1."""
+ROUNDS, SECONDS = 7, 2.0
+"""Runs of each way that are measured, at most; and for how long, from the third on."""
+
+
+def rounds(over: Callable[[], bool]) -> Iterator[None]:
+    """The rounds of a measurement, in each of which both ways run once; none once it is over.
+
+    Example:
+        >>> len(list(rounds(lambda: False))), len(list(rounds(lambda: True)))
+        (7, 0)
+    """
+    start = time.perf_counter()
+    for done in range(ROUNDS):
+        if over() or (done >= 3 and time.perf_counter() - start > SECONDS):
+            return
+        yield
 
 
 def of_model(seconds: Mapping[str, float], model: Model, graph: Graph) -> dict[str, float]:
@@ -41,6 +58,11 @@ def computed_by_onnxruntime(program: "FragmentedNetwork", model: Model, graph: G
     """The outputs of a model's nodes that a program leaves to onnxruntime."""
     foreign = {node.outputs[0].removesuffix(TWIN) for part in program.parts if not part.ours for node in part.nodes}
     return tuple(name for name, origin in origins(model.proto.graph.node, graph).items() if origin in foreign)
+
+
+def differing(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> str | None:
+    """The first output by which two ways do not agree; None if they do."""
+    return next((name for name, want in wanted.items() if not agrees(got[name], want)), None)
 
 
 def agrees(got: Array, want: Array) -> bool:

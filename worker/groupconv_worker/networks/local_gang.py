@@ -11,8 +11,8 @@ from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.gang import GangNetwork, Make, UncutError, acquire
-from groupconv_worker.networks.runner import NetworkCall
+from groupconv_worker.networks.gang import GangNetwork, Make, UncutError
+from groupconv_worker.networks.runner import NetworkCall, acquire
 from groupconv_worker.shard import PartRun
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.partition.partition import Exchange
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.memory import fitting, shared
-from groupconv_worker.networks.gang import acquire
+from groupconv_worker.networks.runner import acquire
 
 if TYPE_CHECKING:
     from groupconv_worker.cpu.compiler import Compiler, Done

@@ -145,13 +145,7 @@ class NetworkRunner:
             DeadlineExceededError, CancelledError: the job was over first.
             InvalidArgumentError, ResourceExhaustedError: as of `NetworkSession.run`.
         """
-        left = job.left
-        timeout = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
-        got = 0 if job.look() else self._budget.acquire(timeout, whole=True, over=job.look)
-        if not got:
-            job.look()
-            job.check()
-            raise DeadlineExceededError("the deadline passed before the network was started")
+        got = acquire(self._budget, job)
         token = granted.set(got)
         try:
             return self._run(call, model, job)
@@ -196,6 +190,21 @@ class NetworkRunner:
         self._sessions.pop((network, version), None)
         if self.takeover is not None:
             self.takeover.forget(network, version)
+
+
+def acquire(budget: ThreadBudget, job: Job, *, alone: bool = False) -> int:
+    """Wait for all threads of a budget.
+
+    Raises:
+        DeadlineExceededError, CancelledError: the job was over first.
+    """
+    timeout = -1.0 if job.left is None else min(job.left, threading.TIMEOUT_MAX)
+    got = 0 if job.look() else budget.acquire(timeout, whole=True, alone=alone, over=job.look)
+    if not got:
+        job.look()
+        job.check()
+        raise DeadlineExceededError("the deadline passed before the network was started")
+    return got
 
 
 def check_cut(cut: str, workers: int) -> None:

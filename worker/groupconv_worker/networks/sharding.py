@@ -7,9 +7,7 @@ together go whole to one worker each.
 """
 
 import logging
-import queue
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,11 +22,12 @@ from groupconv_worker.autotune import enabled
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.partition.uniform import CUTS
 from groupconv_worker.job import Job
+from groupconv_worker.networks.background import Background
 from groupconv_worker.networks.candidate import Shapes
 from groupconv_worker.networks.gang import Gang, GangLostError, GangNetwork, Make, UncutError
-from groupconv_worker.networks.judgement import agrees
+from groupconv_worker.networks.judgement import differing, rounds
 from groupconv_worker.networks.runner import OURS, WHOLE, NetworkCall, NetworkRan
-from groupconv_worker.networks.takeover import KEPT, ROUNDS, SECONDS
+from groupconv_worker.networks.takeover import KEPT
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +72,8 @@ class Sharder:
     ) -> None:
         self._gang, self._whole = gang, whole
         self._known: dict[tuple[str, int], OrderedDict[Shapes, Shardings]] = {}
-        self._work = queue.SimpleQueue[Callable[[], None]]()
-        self._thread: threading.Thread | None = None
+        self._background = Background("sharder")
         self._lock = threading.Lock()
-        self._closed = False
 
     def run(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan] | None:
         """Run a call on all workers, if it was asked to be cut, or if that is faster and they have nothing to do.
@@ -151,9 +148,7 @@ class Sharder:
 
     def wait(self) -> None:
         """Until what came so far was tried (for tests)."""
-        tried = threading.Event()
-        self._do(tried.set)
-        tried.wait()
+        self._background.wait()
 
     def forget(self, network: str, version: int) -> None:
         """Drop the programs of a version. A call that runs on one goes on to its end."""
@@ -164,7 +159,7 @@ class Sharder:
 
     def close(self) -> None:
         """Try nothing more, and end the gang's threads."""
-        self._closed = True
+        self._background.closed = True
         self._gang.close()
 
     def _find(self, call: NetworkCall) -> Shardings:
@@ -230,7 +225,7 @@ class Sharder:
         """Measure each cut beside one worker, and keep the fastest if it is faster."""
         ratios: dict[str, float] = {}
         asked_for = set(found.networks)
-        for cut in () if found.gone or self._closed else CUTS:
+        for cut in () if found.gone or self._background.closed else CUTS:
             asked = cut in asked_for
             network = found.networks.get(cut) or self._make(found, cut, make, call.spare)
             if network is None:
@@ -256,38 +251,18 @@ class Sharder:
         """The time of a cut over that of one worker, the least of runs in turns; None if they disagree."""
         whole: list[float] = []
         cut: list[float] = []
-        start = time.perf_counter()
-        while len(whole) < ROUNDS and not (found.gone or self._closed):
-            if len(whole) >= 3 and time.perf_counter() - start > SECONDS:
-                break
+        for _ in rounds(lambda: found.gone or self._background.closed):
             with Job() as job:
                 ran = self._whole(call, model, job)
                 whole.append(ran.seconds)
                 outputs, parts = self._gang.run(network, call.inputs, job)
             cut.append(max(part.seconds for part in parts))
-            for name, want in ran.outputs.items():
-                if not agrees(outputs[name], want):
-                    log.error("network %s: %r differs where it is cut", call.network, name)
-                    return None
+            name = differing(outputs, ran.outputs)
+            if name is not None:
+                log.error("network %s: %r differs where it is cut", call.network, name)
+                return None
         return min(cut) / min(whole) if cut else None
 
     def _later(self, then: Callable[[Make], None]) -> Callable[[Make], None]:
         """The same, in the sharder's thread."""
-        return lambda make: self._do(lambda: then(make))
-
-    def _do(self, work: Callable[[], None]) -> None:
-        self._work.put(work)
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="sharder", daemon=True)
-                self._thread.start()
-
-    def _loop(self) -> None:
-        while True:
-            work = self._work.get()
-            try:
-                work()
-            except Exception:
-                if not self._closed:
-                    log.exception("a network could not be cut")
-            del work  # it holds arrays
+        return lambda make: self._background.do(lambda: then(make))

@@ -9,7 +9,6 @@ answers other shapes.
 import contextlib
 import logging
 import math
-import queue
 import threading
 import time
 from collections import OrderedDict
@@ -27,8 +26,9 @@ from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.job import Job
+from groupconv_worker.networks.background import Background
 from groupconv_worker.networks.candidate import Candidate, Shapes
-from groupconv_worker.networks.judgement import agrees, computed_by_onnxruntime, of_model
+from groupconv_worker.networks.judgement import computed_by_onnxruntime, differing, of_model, rounds
 from groupconv_worker.networks.session import NetworkSession
 from groupconv_worker.stopwatch import Contention
 
@@ -45,8 +45,6 @@ LARGEST = 2**30
 """Bytes of a model, and of a call's inputs and outputs, up to which a program is made."""
 AGAIN = (60.0, 300.0, 1800.0)
 """Seconds after which a measurement that something disturbed is made again."""
-ROUNDS, SECONDS = 7, 2.0
-"""Runs of each that are measured, at most; and for how long, from the third on."""
 
 
 class Takeover:
@@ -61,8 +59,7 @@ class Takeover:
     def __init__(self, budget: ThreadBudget, team: Team, compiler: Compiler = COMPILER) -> None:
         self._budget, self._team, self._compiler = budget, team, compiler
         self._known: dict[tuple[str, int], OrderedDict[Shapes, Candidate]] = {}
-        self._work = queue.SimpleQueue[Callable[[], None]]()
-        self._thread: threading.Thread | None = None
+        self._background = Background("takeover")
         self._lock = threading.Lock()
 
     def candidate(self, network: str, version: int, inputs: Mapping[str, Array]) -> Candidate:
@@ -112,8 +109,8 @@ class Takeover:
         job = NetworkJob(found.name, model.data, dict(found.shapes))
 
         def done(came: Done) -> None:
-            self._do(lambda: self._try(found, came, session, copies, outputs))
-            self._do(lambda: setattr(found, "settled", True))
+            self._background.do(lambda: self._try(found, came, session, copies, outputs))
+            self._background.do(lambda: setattr(found, "settled", True))
 
         found.reason = "a program is being compiled"
         if self._compiler.ask(job, done, now=True) is None:
@@ -131,7 +128,7 @@ class Takeover:
             if found.program is not None and found.graph is not None:
                 self._judge(found, found.program, found.graph, session, copies, outputs)
 
-        self._do(judge)
+        self._background.do(judge)
 
     def bytes_of(self, network: str, version: int) -> int:
         """Bytes of the programs of a version."""
@@ -141,31 +138,13 @@ class Takeover:
 
     def wait(self) -> None:
         """Until what came so far was tried (for tests)."""
-        tried = threading.Event()
-        self._do(tried.set)
-        tried.wait()
+        self._background.wait()
 
     def forget(self, network: str, version: int) -> None:
         """Drop the programs of a version. A call that runs on one goes on to its end."""
         with self._lock:
             for found in self._known.pop((network, version), {}).values():
                 found.gone, found.program = True, None
-
-    def _do(self, work: Callable[[], None]) -> None:
-        self._work.put(work)
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="takeover", daemon=True)
-                self._thread.start()
-
-    def _loop(self) -> None:
-        while True:
-            work = self._work.get()
-            try:
-                work()
-            except Exception:
-                log.exception("a network's program could not be tried")
-            del work  # it holds arrays
 
     def _try(
         self, found: Candidate, came: Done, session: NetworkSession, inputs: dict[str, Array], outputs: list[str]
@@ -238,20 +217,17 @@ class Takeover:
         """Seconds of the session and of the program, in turns, each beside no other run; none if they disagree."""
         theirs: list[float] = []
         ours: list[float] = []
-        start = time.perf_counter()
-        while len(theirs) < ROUNDS and not found.gone:
-            if len(theirs) >= 3 and time.perf_counter() - start > SECONDS:
-                break
+        for _ in rounds(lambda: found.gone):
             wanted, seconds = self._timed(lambda job: session.run(inputs, outputs, job), contention)
             theirs.append(seconds)
             got, seconds = self._timed(lambda _: program.run(inputs), contention)
             ours.append(seconds)
-            for name, want in wanted.items():
-                if not agrees(got[name], want):
-                    found.reason = f"the program's {name!r} differs from onnxruntime's"
-                    apart = np.abs(got[name].astype(np.float64) - want).max(initial=0)
-                    log.error("network %s: the program's %r is %g from onnxruntime's", found.name, name, apart)
-                    return [], []
+            name = differing(got, wanted)
+            if name is not None:
+                found.reason = f"the program's {name!r} differs from onnxruntime's"
+                apart = np.abs(got[name].astype(np.float64) - wanted[name]).max(initial=0)
+                log.error("network %s: the program's %r is %g from onnxruntime's", found.name, name, apart)
+                return [], []
         return theirs, ours
 
     def _timed(self, run: Callable[[Job], T], contention: Contention | None = None) -> tuple[T, float]:

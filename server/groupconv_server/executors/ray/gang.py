@@ -23,9 +23,9 @@ from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.gang import GangLostError, GangNetwork, Make, UncutError, acquire
+from groupconv_worker.networks.gang import GangLostError, GangNetwork, Make, UncutError
 from groupconv_worker.networks.part import MODEL_MISSING, PartInfo, PartKey
-from groupconv_worker.networks.runner import NetworkCall
+from groupconv_worker.networks.runner import NetworkCall, acquire
 from groupconv_worker.shard import PartRun
 
 log = logging.getLogger(__name__)
@@ -156,13 +156,16 @@ class RayGang:
         left = seconds_left(job.deadline)
         expires, number = None if left is None else time.time() + left, next(NUMBERS)
         flights = [NetworkFlight() for _ in network.workers]
-        brought, answers = [], []
-        for (slot, actor), key, part, flight in zip(network.workers, network.keys, network.parts, flights, strict=True):
-            arrays = [np.ascontiguousarray(inputs[name][box.slices]) for name, box in part.inputs.items()]
-            brought.append(sum(array.nbytes for array in arrays))
-            slot.sent(flight)
-            answers.append(actor.run_part.remote(key, number, expires, flight.number, *arrays))
+        arrays = [
+            [np.ascontiguousarray(inputs[name][box.slices]) for name, box in part.inputs.items()]
+            for part in network.parts
+        ]
+        brought = [sum(array.nbytes for array in mine) for mine in arrays]
+        answers = []
         try:
+            for (slot, actor), key, mine, flight in zip(network.workers, network.keys, arrays, flights, strict=True):
+                slot.sent(flight)
+                answers.append(actor.run_part.remote(key, number, expires, flight.number, *mine))
             found = self._wait(network, flights, answers, job)
         except BaseException:
             for (slot, _), flight in zip(network.workers, flights, strict=True):
