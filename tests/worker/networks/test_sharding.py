@@ -125,5 +125,14 @@ def test_cuts_are_measured_beside_one_worker(sharder, teams, gang, monkeypatch):
     assert list(found.networks) == ([found.best] if found.best else [])
     assert found.best in ("", *CUTS)
     unsettled = NetworkRan({}, 0.0, settled=False)
+    assert sharder.run(call(x=X[:1]), MODEL, Job()) is None
     sharder.answered(call(x=X[:1]), MODEL, unsettled)
     assert not sharder._find(call(x=X[:1])).started
+
+
+def test_nothing_is_cut_of_a_version_that_was_unloaded_during_a_call(sharder, monkeypatch):
+    monkeypatch.setenv("GROUPCONV_TUNE", "on")
+    assert sharder.run(call(), MODEL, Job()) is None
+    sharder.forget("towers", 1)
+    sharder.answered(call(), MODEL, NetworkRan({}, 0.0))
+    assert not sharder._known

@@ -86,9 +86,11 @@ class Sharder:
             FailedPreconditionError: there is no process that compiles its kernels.
             DeadlineExceededError, CancelledError: the job was over first.
         """
-        if call.cut == WHOLE or (call.spare < 0 and not call.cut):
+        if call.spare < 0 and call.cut in ("", WHOLE):
             return None
         found = self._find(call)
+        if call.cut == WHOLE:
+            return None
         cut = call.cut or (found.best if self._gang.idle else "")
         if not cut:
             return None
@@ -122,9 +124,10 @@ class Sharder:
         )
 
     def answered(self, call: NetworkCall, model: Model, ran: NetworkRan) -> None:
-        """One worker has answered a call: have the cuts prepared and measured, once that worker's way is settled."""
-        found = self._find(call)
-        if found.started or not ran.settled or call.spare < 0 or not enabled():
+        """One worker has answered a call that `run` left to it: have cuts measured, once its way is settled."""
+        several = self._known.get((call.network, call.version))
+        found = None if several is None else several.get(_shapes(call))  # none once the version is unloaded
+        if found is None or found.started or not ran.settled or call.spare < 0 or not enabled():
             return
         found.started = True
         copies = {name: array.copy() for name, array in call.inputs.items()}
@@ -163,7 +166,7 @@ class Sharder:
         self._gang.close()
 
     def _find(self, call: NetworkCall) -> Shardings:
-        shapes = tuple((name, array.shape) for name, array in call.inputs.items())
+        shapes = _shapes(call)
         with self._lock:
             several = self._known.setdefault((call.network, call.version), OrderedDict())
             found = several[shapes] = several.pop(shapes, Shardings())
@@ -266,3 +269,8 @@ class Sharder:
     def _later(self, then: Callable[[Make], None]) -> Callable[[Make], None]:
         """The same, in the sharder's thread."""
         return lambda make: self._background.do(lambda: then(make))
+
+
+def _shapes(call: NetworkCall) -> Shapes:
+    """Of the inputs."""
+    return tuple((name, array.shape) for name, array in call.inputs.items())
