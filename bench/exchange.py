@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def graph_of(name: str) -> Graph:
     for weight, w in graph.constants.items():
         drawn = rng.standard_normal(w.shape) / math.sqrt(max(1, math.prod(w.shape[1:])))
         constants[weight] = drawn.astype(w.dtype) if w.size > 16 else w
-    return Graph(graph.inputs, graph.outputs, graph.nodes, graph.tensors, constants)
+    return replace(graph, constants=constants)
 
 
 def seconds(run: Callable[[], object]) -> float:
