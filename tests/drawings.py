@@ -11,10 +11,10 @@ import pytest
 from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.plan_picture import draw as draw_plan
-from groupconv.networks.cuts import TensorCut
 from groupconv.networks.cuts_picture import draw as draw_cuts
 from groupconv.networks.nodes import NodePlan
 from groupconv.networks.picture import draw as draw_network
+from groupconv.networks.tensor_cut import TensorCut
 from groupconv_server.demo import sheet
 from groupconv_server.layers.catalogue import catalogue
 from groupconv_server.load import plot

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from groupconv.networks.tensor_cut import TensorCut
 from groupconv.pictures import SEVERAL, SHARED, figure, look
 from groupconv.text import human_bytes
 
@@ -13,24 +14,7 @@ MOST = 160
 """Tensors in a picture; of a larger network those with the most elements are drawn."""
 
 
-class Drawn(Protocol):
-    """What is drawn of a tensor: see `TensorCut`."""
-
-    @property
-    def node(self) -> str: ...  # noqa: D102
-    @property
-    def op(self) -> str: ...  # noqa: D102
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def cut(self) -> str: ...  # noqa: D102
-    @property
-    def boxes(self) -> tuple[Any, ...]: ...  # noqa: D102
-    @property
-    def exchanged_bytes(self) -> int: ...  # noqa: D102
-
-
-def draw(tensors: Sequence[Drawn], workers: int, title: str) -> Any:
+def draw(tensors: Sequence[TensorCut], workers: int, title: str) -> Any:
     """The picture as a matplotlib figure.
 
     Args:

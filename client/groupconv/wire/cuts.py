@@ -1,6 +1,7 @@
 """How a network is cut over workers, as a message."""
 
-from groupconv.networks.cuts import Box, NetworkCuts, TensorCut
+from groupconv.networks.cuts import NetworkCuts
+from groupconv.networks.tensor_cut import Box, TensorCut
 from groupconv.v1 import network_pb2
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from groupconv.networks.cuts import Box, NetworkCuts, TensorCut
+from groupconv.networks.cuts import NetworkCuts
+from groupconv.networks.tensor_cut import Box, TensorCut
 from groupconv.text import milliseconds
 from groupconv_server.planner.networks.costs import Costs
 from groupconv_server.planner.networks.search import Found, search
