@@ -25,6 +25,7 @@ from groupconv_server.planner.networks.plan import plan_network
 from groupconv_server.planner.rates import Rates
 from groupconv_worker.graph.graph import Graph, Node, Tensor
 from groupconv_worker.graph.needed.box import Box
+from groupconv_worker.graph.needed.reads import bytes_of
 from groupconv_worker.graph.partition.local import whole_node
 from groupconv_worker.graph.partition.part import RECEIVE, SEND, Part
 from groupconv_worker.graph.partition.partition import Partition, partition
@@ -160,7 +161,7 @@ def run(
         running = []
         for part, place in zip(made.parts, places, strict=True):
             sent = clock.take("coordinator", 0, 0.0, TASK)
-            size = sum(_bytes(made.graph, name, box) for name, box in part.inputs.items())
+            size = sum(bytes_of(made.graph, name, box) for name, box in part.inputs.items())
             arrived = (
                 clock.take("coordinator's network, out", 0, sent, size / costs.rates.link) + costs.rates.latency / 2
             )
@@ -177,7 +178,7 @@ def run(
                     del waiting[i]
         for name, pieces in made.outputs.items():
             for worker, box in pieces:
-                heapq.heappush(finished, (done[worker], _bytes(made.graph, name, box)))
+                heapq.heappush(finished, (done[worker], bytes_of(made.graph, name, box)))
     end = 0.0
     while finished:
         moment, size = heapq.heappop(finished)
@@ -207,10 +208,6 @@ def _steps(
         else:
             now = clock.take("workers", place, now, costs.node_seconds(whole_node(node, part.graph), part.graph))
         yield now
-
-
-def _bytes(graph: Graph, name: str, box: Box) -> int:
-    return int(np.prod(box.shape)) * graph.tensors[name].dtype.itemsize
 
 
 def main() -> None:

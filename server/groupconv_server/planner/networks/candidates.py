@@ -1,35 +1,23 @@
 """The cuts of a node's outputs that are considered."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from groupconv_worker.graph.graph import Graph, Node
 from groupconv_worker.graph.partition.cut import Cut, even
 
 BLOCK = 16
 """Channels that belong together in memory, where there are enough."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One way to cut the outputs of a node.
-
-    Attributes:
-        kind: "one", "all", or "axis 2".
-        cuts: by output.
-    """
-
-    kind: str
-    cuts: Mapping[str, Cut]
+Candidate = Mapping[str, Cut]
+"""One way to cut the outputs of a node."""
 
 
 def candidates(node: Node, graph: Graph, workers: int) -> list[Candidate]:
     """On the first worker, on every worker, and along each axis that is long enough for two."""
     shapes = {name: graph.tensors[name].shape for name in node.outputs if name}
-    found = [Candidate("one", {name: Cut.on(shape, workers) for name, shape in shapes.items()})]
+    found: list[Candidate] = [{name: Cut.on(shape, workers) for name, shape in shapes.items()}]
     if workers == 1:
         return found
-    found.append(Candidate("all", {name: Cut.replicated(shape, workers) for name, shape in shapes.items()}))
+    found.append({name: Cut.replicated(shape, workers) for name, shape in shapes.items()})
     first = next(iter(shapes.values()))
     if len({len(shape) for shape in shapes.values()}) > 1:
         return found
@@ -40,7 +28,7 @@ def candidates(node: Node, graph: Graph, workers: int) -> list[Candidate]:
         for name, shape in shapes.items():
             step = _step(node, shape[1], workers) if axis == 1 else 1
             cuts[name] = Cut.along(shape, axis, even(shape[axis], workers, step))
-        found.append(Candidate(f"axis {axis}", cuts))
+        found.append(cuts)
     return found
 
 

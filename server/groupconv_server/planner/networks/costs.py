@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from groupconv_server.planner.rates import CLASSES, Rates
 from groupconv_worker.graph.graph import Graph, Node
-from groupconv_worker.graph.needed.box import Box
+from groupconv_worker.graph.needed.reads import bytes_of
 from groupconv_worker.graph.partition.local import LocalNode
 
 STAGE = 2e-6
@@ -29,7 +29,7 @@ class Costs:
     def node_seconds(self, local: LocalNode, graph: Graph) -> float:
         """Predicted seconds of a node on one worker: its multiply-adds, and the bytes that it reads and writes."""
         boxes = zip((*local.node.inputs, *local.node.outputs), (*local.reads, *local.makes), strict=True)
-        moved = sum(nbytes(graph, name, box) for name, box in boxes if box is not None)
+        moved = sum(bytes_of(graph, name, box) for name, box in boxes if box is not None)
         work = multiply_adds(local, graph)
         return STAGE + work / self.rates.multiply_adds[_class_of(local.node, graph)] + moved / self.rates.memory
 
@@ -46,11 +46,6 @@ class Costs:
     def coordinator_seconds(self, total: float, messages: float) -> float:
         """Predicted seconds to send bytes of inputs to workers, one after another."""
         return total / min(self.rates.link, self.rates.memory) + messages * self.rates.dispatch
-
-
-def nbytes(graph: Graph, name: str, box: Box) -> int:
-    """Bytes of a box of a tensor."""
-    return math.prod(box.shape) * graph.tensors[name].dtype.itemsize
 
 
 def multiply_adds(local: LocalNode, graph: Graph) -> int:

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupconv_server.planner.networks.candidates import Candidate, candidates
-from groupconv_server.planner.networks.costs import Costs, nbytes
+from groupconv_server.planner.networks.costs import Costs
 from groupconv_server.planner.networks.elimination import cheapest
 from groupconv_worker.graph.graph import Graph, Node, Tensor
 from groupconv_worker.graph.needed.box import Box
+from groupconv_worker.graph.needed.reads import bytes_of
 from groupconv_worker.graph.partition.cut import Cut
 from groupconv_worker.graph.partition.local import LocalNode
 from groupconv_worker.graph.partition.table import local_node
@@ -60,13 +61,13 @@ class Found:
 class _Option:
     """A candidate of a node with the local nodes of some workers."""
 
-    def __init__(self, node: Node, graph: Graph, candidate: Candidate, sample: Sequence[int], costs: Costs) -> None:
-        self.candidate = candidate
+    def __init__(self, node: Node, graph: Graph, cuts: Candidate, sample: Sequence[int], costs: Costs) -> None:
+        self.cuts = cuts
         known: dict[tuple[Box | None, ...], LocalNode] = {}
         self.local: list[LocalNode | None] = []
         for worker in sample:
-            boxes = tuple(cut.boxes[worker] for cut in candidate.cuts.values())
-            wanted = {name: box for name, box in zip(candidate.cuts, boxes, strict=True) if box is not None}
+            boxes = tuple(cut.boxes[worker] for cut in cuts.values())
+            wanted = {name: box for name, box in zip(cuts, boxes, strict=True) if box is not None}
             if wanted and boxes not in known:
                 known[boxes] = local_node(node, graph, wanted)
             self.local.append(known[boxes] if wanted else None)
@@ -100,7 +101,7 @@ def search(graph: Graph, workers: int, costs: Costs, given: Mapping[str, Cut] | 
     for node in graph.nodes:
         wanted = {name: given[name] for name in node.outputs if name and given and name in given}
         complete = wanted and len(wanted) == sum(map(bool, node.outputs))
-        choices = [Candidate("given", wanted)] if complete else candidates(node, graph, workers)
+        choices = [wanted] if complete else candidates(node, graph, workers)
         options.append([_Option(node, graph, choice, sample, costs) for choice in choices])
     tables = {}
     own = [np.array([option.seconds for option in choices]) for choices in options]
@@ -116,9 +117,7 @@ def search(graph: Graph, workers: int, costs: Costs, given: Mapping[str, Cut] | 
         [len(choices) for choices in options],
         [((i,), table) for i, table in enumerate(own)] + [((a, b), table) for (a, b, _), table in tables.items()],
     )
-    cuts = {
-        name: cut for choices, i in zip(options, chosen, strict=True) for name, cut in choices[i].candidate.cuts.items()
-    }
+    cuts = {name: cut for choices, i in zip(options, chosen, strict=True) for name, cut in choices[i].cuts.items()}
     received = [own[i][k] - options[i][k].seconds for i, k in enumerate(chosen)]
     for (a, b, _), table in tables.items():
         received[b] += table[chosen[a], chosen[b]]
@@ -135,7 +134,7 @@ def _exchange_table(
 ) -> NDArray[np.float64]:
     """Seconds of the exchange of a tensor for each cut of its node, and each of the node that reads it."""
     tensor = graph.tensors[name]
-    cuts = [option.candidate.cuts[name] for option in made]
+    cuts = [option.cuts[name] for option in made]
     need = np.stack([_bounds(option.needs(name), tensor) for option in read])[None]
     held = np.stack([_bounds([cut.boxes[worker] for worker in sample], tensor) for cut in cuts])[:, None]
     common = _elements(np.maximum(need[..., 0], held[..., 0]), np.minimum(need[..., 1], held[..., 1]))
@@ -165,5 +164,5 @@ def _sent(graph: Graph, name: str, option: _Option, costs: Costs) -> float:
     """Seconds in which the coordinator sends an input to those that read it."""
     needs = option.needs(name)
     boxes = [box for box in needs if box is not None]
-    scale = len(option.candidate.cuts[next(iter(option.candidate.cuts))].boxes) / len(needs)
-    return costs.coordinator_seconds(scale * sum(nbytes(graph, name, box) for box in boxes), scale * len(boxes))
+    scale = len(next(iter(option.cuts.values())).boxes) / len(needs)
+    return costs.coordinator_seconds(scale * sum(bytes_of(graph, name, box) for box in boxes), scale * len(boxes))

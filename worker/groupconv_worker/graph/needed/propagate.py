@@ -36,7 +36,7 @@ def needed(graph: Graph, boxes: Mapping[str, Box], *, clip: bool = True) -> dict
             continue
         for name, axes in zip(node.inputs, reads(node, graph), strict=True):
             if name:
-                box = _read_box(axes, wanted, graph.tensors[name].shape)
+                box = read_box(axes, wanted, graph.tensors[name].shape)
                 box = box.clipped(graph.tensors[name].shape) if clip else box
                 found[name] = found[name].joined(box) if name in found else box
     return found
@@ -53,7 +53,8 @@ def _joined_outputs(node: Node, boxes: Mapping[str, Box]) -> Box | None:
     return box
 
 
-def _read_box(axes: Axes | None, wanted: Box, shape: tuple[int, ...]) -> Box:
+def read_box(axes: Axes | None, wanted: Box, shape: tuple[int, ...]) -> Box:
+    """What is read of an input for a part of the output. It may reach outside of the input, into its padding."""
     if axes is None:
         return Box.whole(shape)
     ranges = [

@@ -1,5 +1,6 @@
 """What a node reads of its inputs: one rule for each axis of each input."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.graph.graph import Graph, Node
-from groupconv_worker.graph.needed.box import Range
+from groupconv_worker.graph.needed.box import Box, Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ Rule = Callable[[Node, Graph], Reads]
 def shape_of(graph: Graph, name: str) -> tuple[int, ...]:
     """The shape of a tensor."""
     return graph.tensors[name].shape
+
+
+def bytes_of(graph: Graph, name: str, box: Box) -> int:
+    """Bytes of a box of a tensor."""
+    return math.prod(box.shape) * graph.tensors[name].dtype.itemsize
 
 
 def argument(node: Node, graph: Graph, name: str, index: int) -> tuple[Any, ...] | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from groupconv_worker.graph.graph import Graph, Node
 from groupconv_worker.graph.needed.box import Box, Range
+from groupconv_worker.graph.needed.propagate import read_box
 from groupconv_worker.graph.needed.reads import Read, Reads
 from groupconv_worker.graph.needed.table import reads
 
@@ -59,11 +60,8 @@ def read_boxes(node: Node, graph: Graph, rules: Reads, makes: Box) -> tuple[Box 
         if not name:
             found.append(None)
             continue
-        box = Box.whole(graph.tensors[name].shape)
-        for axis, read in enumerate(axes or ()):
-            if read is not None:
-                box = box.along(axis, read(*makes.ranges[read.axis]))
-        found.append(box.clipped(graph.tensors[name].shape))
+        shape = graph.tensors[name].shape
+        found.append(read_box(axes, makes, shape).clipped(shape))
     return tuple(found)
 
 

@@ -1,6 +1,5 @@
 """From cuts of a graph's tensors to what each worker computes, and what it sends to whom."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from functools import cached_property, reduce
 
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.needed.box import Box
+from groupconv_worker.graph.needed.reads import bytes_of
 from groupconv_worker.graph.partition.cut import Cut
 from groupconv_worker.graph.partition.local import LocalNode
 from groupconv_worker.graph.partition.part import Incoming, Part, PartBuilder
@@ -79,8 +79,7 @@ def partition(graph: Graph, cuts: Mapping[str, Cut], workers: int) -> Partition:
         for worker in range(workers):
             for sender, box in incoming[worker][name].pieces if name in incoming[worker] else ():
                 outgoing[sender][name].append((worker, box))
-                nbytes = math.prod(box.shape) * graph.tensors[name].dtype.itemsize
-                exchanges.append(Exchange(name, box, sender, worker, nbytes))
+                exchanges.append(Exchange(name, box, sender, worker, bytes_of(graph, name, box)))
     outputs = {}
     for name in graph.outputs:
         outputs[name] = tuple(_sources(graph, cuts, name, [Box.whole(graph.tensors[name].shape)], 0))
@@ -135,11 +134,11 @@ def traffic(graph: Graph, cuts: Mapping[str, Cut], workers: int) -> tuple[dict[s
         for name, box in _beyond(graph, cuts, needs, worker).items():
             own = cuts[name].boxes[worker]
             common = None if own is None else box.common(own)
-            missing = math.prod(box.shape) - (0 if common is None else math.prod(common.shape))
-            sent[name] += missing * graph.tensors[name].dtype.itemsize
+            held = 0 if common is None else bytes_of(graph, name, common)
+            sent[name] += bytes_of(graph, name, box) - held
         for name in graph.inputs:
             if name in needs:
-                given += math.prod(reduce(Box.joined, needs[name]).shape) * graph.tensors[name].dtype.itemsize
+                given += bytes_of(graph, name, reduce(Box.joined, needs[name]))
     return dict(sent), given
 
 
@@ -147,9 +146,10 @@ def _beyond(graph: Graph, cuts: Mapping[str, Cut], needs: Mapping[str, list[Box]
     """The tensors of which a worker needs more than it makes: all that it needs beyond its part as one box."""
     found = {}
     for name, boxes in needs.items():
-        own = cuts[name].boxes[worker] if name in graph.makers else None
-        beyond = [box for box in boxes if own is None or not box.within(own)]
-        if beyond and name in graph.makers:
+        if name not in graph.makers:
+            continue
+        own = cuts[name].boxes[worker]
+        if beyond := [box for box in boxes if own is None or not box.within(own)]:
             found[name] = reduce(Box.joined, beyond)
     return found
 

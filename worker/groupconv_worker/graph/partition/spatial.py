@@ -33,22 +33,20 @@ def local_convolution(node: Node, graph: Graph, wanted: Box) -> LocalNode:
 def local_transposed(node: Node, graph: Graph, wanted: Box) -> LocalNode:
     """ConvTranspose. Its padding cuts what its windows reach beyond the part."""
     shape, y = shape_of(graph, node.inputs[0]), wanted
-    x, attributes = Box.whole(shape), dict(node.attributes)
-    pads, extra, n = (
-        list(attributes["pads"]),
-        list(attributes.get("output_padding") or (0,) * len(shape[2:])),
-        len(shape) - 2,
-    )
+    x, attributes, n = Box.whole(shape), dict(node.attributes), len(shape) - FIRST
+    pads, extra = list(attributes["pads"]), list(attributes.get("output_padding") or (0,) * n)
+    rules: Axes = reads(node, graph)[0] or ()
     for i, axis in enumerate(range(FIRST, len(shape))):
         stride, dilation, taps = attributes["strides"][i], attributes["dilations"][i], attributes["kernel_shape"][i]
-        whole = Range(0, shape_of(graph, node.outputs[0])[axis])
-        if wanted.ranges[axis] == whole:
+        whole, read = Range(0, shape_of(graph, node.outputs[0])[axis]), rules[axis]
+        if wanted.ranges[axis] == whole or read is None:
+            y = y.along(axis, whole)
             continue
         first = wanted.ranges[axis].start + pads[i]  # in the output without padding
         last = wanted.ranges[axis].stop + pads[i]
-        reach = (taps - 1) * dilation
-        start = max(0, min((first - reach + stride - 1) // stride, first // stride))
-        stop = min(shape[axis], max((last - 1) // stride + 1, start + 1))
+        reach, met = (taps - 1) * dilation, read(*wanted.ranges[axis])
+        start = max(0, min(met.start, first // stride))
+        stop = min(shape[axis], max(met.stop, start + 1))
         before, after = first - start * stride, (stop - 1) * stride + reach + 1 - last
         if start >= stop or before < 0 or after < -extra[i]:
             y = y.along(axis, whole)
@@ -86,16 +84,14 @@ def local_slice(node: Node, graph: Graph, wanted: Box) -> LocalNode:
 
 def local_pad(node: Node, graph: Graph, wanted: Box) -> LocalNode:
     """Pad: only where the part touches an edge."""
-    rules, shape, whole = (
-        reads(node, graph)[0] or (),
-        shape_of(graph, node.inputs[0]),
-        Box.whole(shape_of(graph, node.outputs[0])),
-    )
+    shape, whole = shape_of(graph, node.inputs[0]), Box.whole(shape_of(graph, node.outputs[0]))
+    rules: Axes = reads(node, graph)[0] or ()
     x, y, pads = Box.whole(shape), wanted, node.attributes.get("pads")
     made = None if pads is None else list(pads)
     axes = list(node.attributes.get("axes") or range(len(shape)))
     for axis, read in enumerate(rules):
-        part = inside(read, wanted.ranges[axis], shape[axis]) if wanted.ranges[axis] != whole.ranges[axis] else None
+        r = wanted.ranges[axis]
+        part = inside(read, r, shape[axis]) if r != whole.ranges[axis] else None
         places = [i for i, padded in enumerate(axes) if padded % len(shape) == axis]
         if part is None or made is None or any(min(made[i], made[i + len(axes)]) < 0 for i in places):
             y = y.along(axis, whole.ranges[axis])
@@ -145,9 +141,8 @@ def window(node: Node, graph: Graph, wanted: Box) -> tuple[Box, Box, dict[str, A
     x = Box((wanted.ranges[0], wanted.ranges[1], *Box.whole(shape).ranges[FIRST:]))
     y, pads, n = wanted, list(node.attributes["pads"]), len(shape) - FIRST
     for i, axis in enumerate(range(FIRST, len(shape))):
-        part = (
-            inside(rules[axis], wanted.ranges[axis], shape[axis]) if wanted.ranges[axis] != whole.ranges[axis] else None
-        )
+        r = wanted.ranges[axis]
+        part = inside(rules[axis], r, shape[axis]) if r != whole.ranges[axis] else None
         if part is None:
             y = y.along(axis, whole.ranges[axis])
             continue

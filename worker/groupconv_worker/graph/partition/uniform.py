@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from groupconv_worker.graph.graph import Graph, Node
+from groupconv_worker.graph.needed.reads import bytes_of
 from groupconv_worker.graph.partition.cut import AXES, Cut, even
 from groupconv_worker.graph.partition.partition import Partition, partition
 
@@ -38,7 +39,7 @@ def uniform(graph: Graph, cut: str, workers: int, block: int = 1) -> Partition:
         raise ValueError(f"no tensor has {cut} for {workers} workers")
     made = partition(graph, cuts, workers)
     total = sum(graph.tensors[name].nbytes for name in graph.inputs)
-    brought = sum(_nbytes(graph, name, box.shape) for part in made.parts for name, box in part.inputs.items())
+    brought = sum(bytes_of(graph, name, box) for part in made.parts for name, box in part.inputs.items())
     if brought <= (1 + TWICE) * total:
         return made
     shared = _with_shared_inputs(graph)
@@ -76,7 +77,3 @@ def _with_shared_inputs(graph: Graph) -> Graph:
 
 def _shared(name: str) -> str:
     return f"{name} (shared)"
-
-
-def _nbytes(graph: Graph, name: str, shape: tuple[int, ...]) -> int:
-    return replace(graph.tensors[name], shape=shape).nbytes
