@@ -124,9 +124,9 @@ def test_a_million_nodes():
 
 
 def test_depth():
-    graph = helper.make_graph([relu("x", "y")], "g", [], [Y])
+    graph = leaf = helper.make_graph([relu("x", "y")], "g", [], [Y])
     for _ in range(DEPTH + 1):
-        choice = helper.make_node("If", ["yes"], ["y"], then_branch=graph, else_branch=graph)
+        choice = helper.make_node("If", ["yes"], ["y"], then_branch=graph, else_branch=leaf)
         graph = helper.make_graph([choice], "g", [], [Y])
     assert f"at most {DEPTH} graphs" in refused(model(graph.node, [X], [Y], {"yes": np.array(True)}))
 
