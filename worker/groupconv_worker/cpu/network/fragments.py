@@ -8,6 +8,7 @@ import itertools
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,11 +82,8 @@ class FragmentedNetwork:
             joined, fragments = _joined(graph, self.parts)
             more: dict[str, str] = {}
             assembly, sessions = Assembly(), list[_Session]()
-            planned = plan(joined, POINTWISE, lambda node, joined=joined: maps.margin(joined, node))  # type: ignore[misc]
-
-            def fragment(low: Lowering, node: Node, sessions: list[_Session] = sessions) -> None:
-                _lower_fragment(low, node, sessions)
-
+            planned = plan(joined, POINTWISE, partial(maps.margin, joined))
+            fragment = partial(_lower_fragment, sessions)
             Lowering(joined, planned, assembly).run(LOWER | {FRAGMENT: fragment}, more)
             if not more:
                 break
@@ -226,7 +224,7 @@ def _joined(graph: Graph, parts: Sequence[Part]) -> tuple[Graph, list[Part]]:
     return Graph(graph.inputs, graph.outputs, tuple(nodes), graph.tensors, graph.constants), fragments
 
 
-def _lower_fragment(low: Lowering, node: Node, sessions: list[_Session]) -> None:
+def _lower_fragment(sessions: list[_Session], low: Lowering, node: Node) -> None:
     """A stage that stands for a session, so that what it reads and writes is alive then."""
     places = [low.array(name) for name in node.inputs]
     places += [low.any_array(name) for name in node.outputs]
