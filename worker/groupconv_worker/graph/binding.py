@@ -19,6 +19,7 @@ from groupconv.text import human_bytes
 from groupconv_worker.graph.checks import node_path, subgraphs
 from groupconv_worker.graph.model import ALGORITHM, ELEMENTS, Model
 from groupconv_worker.graph.receptive import Field, follow, input_field, window
+from groupconv_worker.graph.work import multiply_adds
 
 UNKNOWN_ELEMENT = 8
 """Bytes of an element whose type inference does not tell."""
@@ -179,20 +180,12 @@ class Skeleton:
         )
 
     def _multiply_adds(self, node: NodeProto, shape: Shape | None, values: Mapping[str, Value]) -> int:
-        """Of convolutions (each weight once per output position) and matrix products; 0 for other operators."""
+        """As of `multiply_adds`; 0 where extents are not known."""
         given = [self._weights.get(name) or (values[name].shape if name in values else None) for name in node.input]
         if shape is None or len(given) < 2 or given[0] is None or given[1] is None:
             return 0
-        if node.op_type == "Conv":
-            return math.prod(shape) * math.prod(given[1][1:])
-        if node.op_type == "ConvTranspose":
-            return math.prod(given[0]) * math.prod(given[1][1:])
-        if node.op_type == "MatMul":
-            return math.prod(shape) * given[0][-1]
-        if node.op_type == "Gemm":
-            transposed = any(a.name == "transA" and a.i for a in node.attribute)
-            return math.prod(shape) * given[0][0 if transposed else 1]
-        return 0
+        transposed = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
+        return multiply_adds(node.op_type, given[0], given[1], shape, transposed=transposed)
 
     def _peak(self, values: Mapping[str, Value]) -> int:
         """Bytes alive at once at most, where each tensor lives from its node to the last one that reads it."""

@@ -1,6 +1,5 @@
 """From a graph back to ONNX: a model of some of its nodes, for a runtime that has operators we do not lower."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -149,22 +148,6 @@ class _Exported:
 
     def _put(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
         self.nodes.append(helper.make_node(op, list(inputs), list(outputs), **attributes))
-
-
-def seconds(graph: Graph, node: Node) -> float:
-    """About how long a node takes on one thread: for decisions that need no more than its order of magnitude."""
-    shapes = [graph.tensors[name].shape for name in node.inputs[:2] if name]
-    out = [graph.tensors[name] for name in node.outputs if name]
-    work = 0
-    if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(shapes) == 2:
-        (x, w), y = shapes, out[0].shape
-        if node.op == "ConvTranspose":
-            work = math.prod(x) * math.prod(w[1:])
-        elif node.op == "Conv":
-            work = math.prod(y) * math.prod(w[1:])
-        else:
-            work = math.prod(y) * (x[0] if node.attributes.get("transA") else x[-1])
-    return work / 2e10 + sum(tensor.nbytes for tensor in out) / 5e9
 
 
 def boundary(graph: Graph, nodes: Sequence[Node]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -7,8 +7,8 @@ running the graph as far as one side can, then as far as the other can, which gi
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
-from groupconv_worker.graph.exporting import seconds
 from groupconv_worker.graph.graph import Graph, Node
+from groupconv_worker.graph.work import seconds
 
 MOST = 3
 """Parts of the runtime's; a network of more is left to it as a whole."""

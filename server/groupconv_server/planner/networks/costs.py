@@ -7,6 +7,7 @@ from groupconv_server.planner.rates import CLASSES, Rates
 from groupconv_worker.graph.graph import Graph, Node
 from groupconv_worker.graph.needed.reads import bytes_of
 from groupconv_worker.graph.partition.local import LocalNode
+from groupconv_worker.graph.work import multiply_adds
 
 STAGE = 2e-6
 """Seconds of an operator without elements: the barriers of its stages."""
@@ -30,7 +31,7 @@ class Costs:
         """Predicted seconds of a node on one worker: its multiply-adds, and the bytes that it reads and writes."""
         boxes = zip((*local.node.inputs, *local.node.outputs), (*local.reads, *local.makes), strict=True)
         moved = sum(bytes_of(graph, name, box) for name, box in boxes if box is not None)
-        work = multiply_adds(local, graph)
+        work = _work(local, graph)
         return STAGE + work / self.rates.multiply_adds[_class_of(local.node, graph)] + moved / self.rates.memory
 
     def exchange_seconds(self, most: float, total: float, senders: int) -> float:
@@ -48,18 +49,14 @@ class Costs:
         return total / min(self.rates.link, self.rates.memory) + messages * self.rates.dispatch
 
 
-def multiply_adds(local: LocalNode, graph: Graph) -> int:
-    """Of a convolution or matrix product; 0 of other operators."""
-    node, made = local.node, local.makes[0]
-    if made is None or node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+def _work(local: LocalNode, graph: Graph) -> int:
+    """Multiply-adds of the part."""
+    node, made, read = local.node, local.makes[0], local.reads[0] if local.reads else None
+    if made is None or read is None or len(node.inputs) < 2 or not node.inputs[1]:
         return 0
-    if node.op in ("Gemm", "MatMul"):
-        shape = graph.tensors[node.inputs[0]].shape
-        return math.prod(made.shape) * shape[0 if node.attributes.get("transA") else -1]
-    kernel = math.prod(graph.tensors[node.inputs[1]].shape[1:])
-    if node.op == "Conv":
-        return math.prod(made.shape) * kernel
-    return math.prod(local.reads[0].shape) * kernel if local.reads[0] is not None else 0
+    weights = graph.tensors[node.inputs[1]].shape
+    transposed = bool(node.attributes.get("transA"))
+    return multiply_adds(node.op, read.shape, weights, made.shape, transposed=transposed)
 
 
 def _class_of(node: Node, graph: Graph) -> int:

@@ -33,10 +33,11 @@ from groupconv_worker.cpu.network.timing import Stamped, owners
 from groupconv_worker.cpu.program import SCRATCH, Address, KernelStage, Program, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
-from groupconv_worker.graph.exporting import boundary, export, seconds
+from groupconv_worker.graph.exporting import boundary, export
 from groupconv_worker.graph.fragments import ISLAND, MOST, Part, split
 from groupconv_worker.graph.graph import Graph, Node, Tensor
 from groupconv_worker.graph.sessions import first_line, make_session
+from groupconv_worker.graph.work import seconds
 from groupconv_worker.job import current
 
 ROUNDS = 4

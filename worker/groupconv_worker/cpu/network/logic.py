@@ -26,21 +26,20 @@ def lower_cast(low: Lowering, node: Node) -> None:
 
 def lower_comparison(low: Lowering, node: Node) -> None:
     """Comparisons of float32, and logic of two truths."""
-    out = node.outputs[0]
-    shape = low.shape(out)
-    given = [_numbers(low, name) for name in node.inputs]
-    made = low.assembly.block(4 * math.prod(shape))
-    on_given(low, COMPARISONS[node.op], given, Given(made, shape), ())
-    _convert(low, made, low.any_array(out), np.dtype(np.float32), low.graph.tensors[out].dtype, math.prod(shape))
+    _lower_truth(low, node, COMPARISONS[node.op], [_numbers(low, name) for name in node.inputs])
 
 
 def lower_not(low: Lowering, node: Node) -> None:
     """Not: whether a truth is 0."""
+    _lower_truth(low, node, "Equal", [_numbers(low, node.inputs[0]), Given(np.zeros(16, np.float32), ())])
+
+
+def _lower_truth(low: Lowering, node: Node, function: str, given: list[Given]) -> None:
+    """A function whose values are 0 and 1, stored as truths."""
     out = node.outputs[0]
     shape = low.shape(out)
     made = low.assembly.block(4 * math.prod(shape))
-    zero = Given(np.zeros(16, np.float32), ())
-    on_given(low, "Equal", [_numbers(low, node.inputs[0]), zero], Given(made, shape), ())
+    on_given(low, function, given, Given(made, shape), ())
     _convert(low, made, low.any_array(out), np.dtype(np.float32), low.graph.tensors[out].dtype, math.prod(shape))
 
 
