@@ -13,11 +13,13 @@ from connectrpc.errors import ConnectError
 
 from groupconv.v1 import cluster_pb2
 from groupconv_server.access.rates import CallerLimits
+from groupconv_server.access.tls import Certificates
 from groupconv_server.access.tokens import entry_text
 from groupconv_server.config import Config
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.server import Server
 from groupconv_server.telemetry import audit
+from groupconv_server.web.listener import WebListener
 from web_calls import CONVOLVE, PROTOCOLS, SMALL, TOKEN, answered, call, convolution, http_call, opened
 
 
@@ -135,6 +137,20 @@ def test_tls_is_the_servers_and_its_certificate_is_renewed(tmp_path):
             status(server, second)
         issue(second)
         assert status(server, second) == 200
+
+
+def test_a_web_port_that_cannot_start_is_an_error(tmp_path):
+    issued = trustme.CA().issue_cert("localhost")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.private_key_pem.write_to_path(key)
+    issued.cert_chain_pems[0].write_to_path(cert)
+    listener = WebListener(Config(**SMALL, host="localhost"), Certificates(cert, key), None)
+    try:
+        key.unlink()
+        with pytest.raises(FileNotFoundError):
+            listener.start()
+    finally:
+        listener.close()
 
 
 def get_status(connection):

@@ -81,6 +81,8 @@ CASES = {
     "load --cut sideways": (USAGE, ["cut"]),
     "load --profile mix --cut rows": (USAGE, ["--cut"]),
     "load --cut width --seconds 0.1": (USAGE, ["cut: expected for step 0 on 2 workers"]),
+    "demo --web -t localhost:1": (USAGE, ["--target"]),
+    "demo --web --output x.png": (USAGE, ["--output"]),
     "load --clients 0": (USAGE, ["--clients"]),
     "load --metrics nowhere": (USAGE, ["--metrics"]),
     "load --web nowhere": (USAGE, ["--web"]),

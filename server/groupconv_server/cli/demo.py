@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from groupconv.errors import InvalidArgumentError
 from groupconv.pictures import picture_path
 from groupconv_server.cli.connection import Endpoint
 
@@ -18,10 +19,16 @@ $ groupconv demo --target localhost:50051 --output sheet.png
 """
 
 
+CONTACT_SHEET = "groupconv-demo.png"
+
+
 def command(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File of the contact sheet, a picture of all results.")
-    ] = Path("groupconv-demo.png"),
+        Path | None,
+        typer.Option(
+            "--output", "-o", help=f"File of the contact sheet, a picture of all results. Default: {CONTACT_SHEET}."
+        ),
+    ] = None,
     endpoint: Endpoint | None = None,
     executor: Annotated[
         str | None,
@@ -41,12 +48,17 @@ def command(
     Prints one table and writes a contact sheet. Exit code 1 if any check fails. With --web it opens a page instead.
     """
     if web:
+        target = endpoint and endpoint.target
+        for option, given in {"--target": target, "--photo": photo, "--output": output}.items():
+            if given is not None:
+                raise InvalidArgumentError(option, "no such option beside --web, which starts a server", given)
         from groupconv_server.demo.page import open_page
 
         open_page(executor or "local")
         return
     from groupconv_server.demo.run import run_demo
 
+    output = output or Path(CONTACT_SHEET)
     picture_path("--output", output)
     connect = None if endpoint is None else endpoint.connect
     if not run_demo(output=output, connect=connect, executor=executor or "ray", photo=photo):

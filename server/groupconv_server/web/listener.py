@@ -6,6 +6,7 @@ import socket
 import ssl
 import tempfile
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import uvicorn
@@ -47,14 +48,18 @@ class WebListener:
         self.target = f"unix:{self._folder / 'grpc'}"
         scheme = "http" if certificates is None else "https"
         self.url = f"{scheme}://{joined(config.host, self._socket.getsockname()[1])}/"
-        self._ready = threading.Event()
+        self._ready: Future[None] = Future()
         self._http: uvicorn.Server | None = None
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
 
     def start(self) -> None:
-        """Accept connections. The gRPC server listens already."""
+        """Accept connections. The gRPC server listens already.
+
+        Raises:
+            Exception: whatever ended the thread before it could accept any.
+        """
         self._thread.start()
-        self._ready.wait()
+        self._ready.result()
 
     def close(self) -> None:
         """End. Requests that run are given a moment."""
@@ -63,6 +68,14 @@ class WebListener:
             self._thread.join()
         self._socket.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
 
     async def _serve(self) -> None:
         config, limit = self._config, self._config.limits.message_bytes
@@ -84,7 +97,8 @@ class WebListener:
                     ssl_context_factory=None if self._certificates is None else self._context,
                 )
             )
-            self._ready.set()
+            self._http.config.load()  # here the certificates are read
+            self._ready.set_result(None)
             await self._http.serve([self._socket])
 
     def _context(self, *_: object) -> ssl.SSLContext:

@@ -212,10 +212,19 @@ function secure(tls: TlsOptions): ChannelCredentials {
 }
 
 function pem(field: string, value: Pem): Buffer {
-  const given = typeof value === "string" && !value.includes("-----BEGIN ") ? readFileSync(value) : Buffer.from(value);
+  const expected = "PEM (-----BEGIN …), or the path of a PEM file";
+  const given =
+    typeof value === "string" && !value.includes("-----BEGIN ") ? read(value, field, expected) : Buffer.from(value);
   if (!given.includes("-----BEGIN ")) {
-    const expected = "PEM (-----BEGIN …), or the path of a PEM file";
     throw InvalidArgumentError.of(field, expected, new Words(`${given.length} bytes of something else`));
   }
   return given;
+}
+
+function read(path: string, field: string, expected: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    throw InvalidArgumentError.of(field, expected, new Words((error as Error).message));
+  }
 }

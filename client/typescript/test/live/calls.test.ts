@@ -118,6 +118,9 @@ test("a token is sent over TLS or within this machine alone", () => {
   expect(caught(() => connect("box:1", { tls: { rootCertificates: Buffer.from("no") } }))).toMatchObject({
     field: "tls.rootCertificates",
   });
+  expect(caught(() => connect("box:1", { tls: { rootCertificates: "/no/such/file.pem" } }))).toMatchObject({
+    field: "tls.rootCertificates",
+  });
   expect(caught(() => connect("box:1", { tls: { clientKey: "-----BEGIN " } }))).toMatchObject({
     field: "tls.clientCertificate",
   });
