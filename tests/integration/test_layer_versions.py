@@ -168,7 +168,7 @@ def test_actors_ask_for_weights_once_and_again_after_a_restart(ray_executor):
     import ray
 
     from groupconv_server.coordinator.coordinator import Coordinator
-    from groupconv_server.executors.ray.dispatch import Dispatch
+    from groupconv_server.executors.lanes.dispatch import Dispatch
     from groupconv_server.layers.registry import Layers
 
     layers = Layers(ray_executor.forget, capacity=2**20)

@@ -5,12 +5,10 @@ again on another one.
 
     start.py               starts a cluster of this machine and keeps its head alive, or joins one
     cluster_membership.py  the workers: placed (../placement.py), prepared, watched, drained, started again
-    worker_slots.py        one worker
     spares.py              workers that wait to replace a lost one
-    executor.py            what the coordinator sees
-    dispatch.py            the shards of one request to workers, and again where one was lost
-    calls.py               a shard as a Ray call
-    lane_calls.py          a shard by a lane (lanes.py); lane_manager.py opens lanes, lane_benchmark.py measures them
+    executor.py            what the coordinator sees; ../lanes/ sends shards
+    calls.py               a shard as a Ray call, where no lane takes it
+    lane_manager.py        opens lanes (../lanes/); lane_benchmark.py measures them
 """
 
 import os

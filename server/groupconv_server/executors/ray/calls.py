@@ -1,9 +1,9 @@
 """A shard as a Ray call: its arrays and its result travel through Ray's object store."""
 
-import itertools
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
-from groupconv_server.executors.ray.lanes import Lane
-from groupconv_server.executors.ray.worker_slots import WorkerSlot
+from groupconv_server.executors.lanes.flights import NUMBERS, Flight, WorkerLostError, seconds_left
+from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.task import Task
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.contract import Array
@@ -23,51 +23,6 @@ log = logging.getLogger(__name__)
 
 INLINE = 100 * 1024
 """Bytes of an argument up to which Ray sends it with the call."""
-
-
-SUSPICIOUS = 2
-"""Lost workers from which on their shard is suspected as the cause."""
-NUMBERS = itertools.count()
-
-
-class WorkerLostError(Exception):
-    """The worker was lost before the shard's result came."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Flight:
-    """A shard in flight.
-
-    Attributes:
-        task: what runs.
-        slot: the worker that it was sent to.
-        attempt: counted from 1.
-        losses: workers that were lost with it, perhaps because of it.
-        actor: of the worker, when the shard was sent.
-        start: when it was sent, on the clock of time.perf_counter().
-        done: ready when it is over: Ray's reference to the report, or the lane's connection.
-        out: Ray's reference to the output; None if it comes by the lane.
-        inputs: of the request in Ray's object store.
-        lane: that it was sent by; None if through Ray.
-        number: unique among all flights.
-    """
-
-    task: Task
-    slot: WorkerSlot
-    attempt: int
-    losses: int
-    actor: Any
-    start: float
-    inputs: "Inputs"
-    done: Any
-    out: Any = None
-    lane: Lane | None = None
-    number: int = field(default_factory=NUMBERS.__next__)
-
-    @property
-    def alone(self) -> bool:
-        """Whether it is suspected. It then runs while no other such shard does, so that a loss has one cause."""
-        return self.losses >= SUSPICIOUS
 
 
 class Inputs:
@@ -90,62 +45,71 @@ class Inputs:
         return self._put[what]
 
 
-def launch(
-    task: Task,
-    slot: WorkerSlot,
-    deadline: float | None,
-    inputs: Inputs,
-    *,
-    attempt: int = 1,
-    losses: int = 0,
-    weights: bool = False,
-) -> Flight:
-    """Send a shard. Without `weights`, weights of resident layers are not sent; the worker asks for them if needed."""
-    left = seconds_left(deadline)
-    expires = None if left is None else time.time() + left
-    stages = task.stages if weights else tuple(map(_without_weights, task.stages))
-    actor = slot.actor
-    number, start = next(NUMBERS), time.perf_counter()
-    out, done = actor.run.options(num_returns=2).remote(stages, inputs.of(task.x), expires, number)
-    return Flight(task, slot, attempt, losses, actor, start, inputs, done, out, number=number)
+class RayCarrier:
+    """The shards of one request as Ray calls."""
 
+    def __init__(self) -> None:
+        self._inputs = Inputs()
 
-def drop(flight: Flight) -> None:
-    """Stop waiting for a shard, and have the worker stop it.
+    def launch(
+        self,
+        task: Task,
+        slot: WorkerSlot,
+        deadline: float | None,
+        *,
+        attempt: int = 1,
+        losses: int = 0,
+        weights: bool = False,
+    ) -> Flight:
+        """Send a shard. Without `weights` the worker asks for those of resident layers that it lacks."""
+        left = seconds_left(deadline)
+        expires = None if left is None else time.time() + left
+        stages = task.stages if weights else tuple(map(_without_weights, task.stages))
+        actor = slot.actor
+        number, start = next(NUMBERS), time.perf_counter()
+        out, done = actor.run.options(num_returns=2).remote(stages, self._inputs.of(task.x), expires, number)
+        return Flight(task, slot, attempt, losses, actor, start, done, out, number=number)
 
-    Ray's own `cancel` is not used: it leaves a gap in the actor's sequence of calls, and Ray waits for that call.
-    """
-    flight.actor.drop.options(concurrency_group=CONTROL).remote(flight.number)
+    def drop(self, flight: Flight) -> None:
+        """Stop waiting for a shard, and have the worker stop it.
 
+        Ray's own `cancel` is not used: it leaves a gap in the actor's sequence of calls, and Ray waits for that call.
+        """
+        flight.actor.drop.options(concurrency_group=CONTROL).remote(flight.number)
 
-def land(flight: Flight, deadline: float | None) -> tuple[Ran, ...]:
-    """Copy a finished shard's result into its slice.
+    def first_done(self, calls: Sequence[Any], seconds: float | None) -> Any:
+        """The `done` of the first flight that is over; None if the time passes before."""
+        done, _ = ray.wait(calls, num_returns=1, timeout=seconds)
+        return done[0] if done else None
 
-    Raises:
-        WorkerLostError, WeightsMissingError: the shard has to run again.
-        DeadlineExceededError: the result is on another node and did not arrive in time.
-        GroupconvError: the worker reported it.
-    """
-    try:
-        ran: tuple[Ran, ...] | None = ray.get(flight.done)
-        if ran is None:
-            raise WeightsMissingError
-        # Wait until the object is on this node before `get`: a `get` that waits for another node holds Ray's store
-        # client, and the puts and gets of all other requests stall behind it in steps of a second.
-        if not ray.wait([flight.out], timeout=seconds_left(deadline))[0]:
-            raise DeadlineExceededError("the deadline passed before every shard's result was here")
-        flight.task.out[...] = ray.get(flight.out)
-    except RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        if isinstance(cause, RayError) and not isinstance(cause, RayTaskError):
-            raise WorkerLostError(str(cause)) from None
-        if isinstance(cause, GroupconvError):
-            raise cause from None
-        log.error("worker %s failed", flight.slot.id, exc_info=error)  # noqa: TRY400 - the worker's traceback
-        raise InternalError(f"worker {flight.slot.id} failed: {type(cause).__name__}; see the log") from None
-    except (RayError, GetTimeoutError) as error:
-        raise WorkerLostError(str(error).splitlines()[0]) from None
-    return ran
+    def land(self, flight: Flight, deadline: float | None) -> tuple[Ran, ...]:
+        """Copy a finished shard's result into its slice.
+
+        Raises:
+            WorkerLostError, WeightsMissingError: the shard has to run again.
+            DeadlineExceededError: the result is on another node and did not arrive in time.
+            GroupconvError: the worker reported it.
+        """
+        try:
+            ran: tuple[Ran, ...] | None = ray.get(flight.done)
+            if ran is None:
+                raise WeightsMissingError
+            # Wait until the object is on this node before `get`: a `get` that waits for another node holds Ray's store
+            # client, and the puts and gets of all other requests stall behind it in steps of a second.
+            if not ray.wait([flight.out], timeout=seconds_left(deadline))[0]:
+                raise DeadlineExceededError("the deadline passed before every shard's result was here")
+            flight.task.out[...] = ray.get(flight.out)
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if isinstance(cause, RayError) and not isinstance(cause, RayTaskError):
+                raise WorkerLostError(str(cause)) from None
+            if isinstance(cause, GroupconvError):
+                raise cause from None
+            log.error("worker %s failed", flight.slot.id, exc_info=error)  # noqa: TRY400 - the worker's traceback
+            raise InternalError(f"worker {flight.slot.id} failed: {type(cause).__name__}; see the log") from None
+        except (RayError, GetTimeoutError) as error:
+            raise WorkerLostError(str(error).splitlines()[0]) from None
+        return ran
 
 
 _NO_WEIGHTS = np.empty(0)
@@ -153,8 +117,3 @@ _NO_WEIGHTS = np.empty(0)
 
 def _without_weights(stage: Stage) -> Stage:
     return stage if stage.key is None else replace(stage, weight=_NO_WEIGHTS, bias=None)
-
-
-def seconds_left(deadline: float | None) -> float | None:
-    """Seconds until a deadline on the clock of time.monotonic(); None without one."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

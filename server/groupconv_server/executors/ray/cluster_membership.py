@@ -16,11 +16,12 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError, RayTaskError
 
-from groupconv.errors import DeadlineExceededError, GroupconvError, UnavailableError
+from groupconv.errors import GroupconvError, UnavailableError
+from groupconv_server.executors.lanes.membership import Membership
+from groupconv_server.executors.lanes.worker_slots import WorkerSlot, WorkerState
 from groupconv_server.executors.placement import Node, WorkerPlaces
 from groupconv_server.executors.ray.ray_internals import draining_nodes
 from groupconv_server.executors.ray.spares import Spares, start_actor
-from groupconv_server.executors.ray.worker_slots import WorkerSlot, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +31,9 @@ SILENCE = 2.0
 """Seconds without an answer after which the cluster's head is reported as away."""
 PLACING = 5.0
 """Seconds after which a worker that has not started may be waiting for resources."""
-WAIT = 30.0
-"""Seconds that a request or a shard waits for a worker when all are away."""
 
 
-class ClusterMembership:
+class ClusterMembership(Membership):
     """The workers of a cluster.
 
     Args:
@@ -47,12 +46,10 @@ class ClusterMembership:
     def __init__(
         self, places: WorkerPlaces, capacity: int, reach: Callable[[WorkerSlot], None], spares: int = 0
     ) -> None:
+        super().__init__()
         self._places, self._capacity, self._reach = places, capacity, reach
         self.spares = Spares(spares, places.placement, capacity)
-        self.slots: list[WorkerSlot] = []
-        self._changed = threading.Condition(threading.RLock())
         self._numbers = itertools.count()
-        self._stopping = threading.Event()
         self._answered = time.monotonic()
         self._welcome: Callable[[str], None] | None = None
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="ray-welcome")
@@ -79,52 +76,6 @@ class ClusterMembership:
     def welcome(self, prepare: Callable[[str], None]) -> None:
         """Have `prepare` called with each worker that joins or returns, before it takes shards."""
         self._welcome = prepare
-
-    def ready(self) -> list[WorkerSlot]:
-        """Workers that take shards, in a stable order."""
-        with self._changed:
-            return [slot for slot in self.slots if slot.ready]
-
-    def wait(self, deadline: float | None) -> list[WorkerSlot]:
-        """Workers that take shards, as soon as there is one.
-
-        Raises:
-            DeadlineExceededError, UnavailableError: none was ready in time.
-        """
-        limit = time.monotonic() + WAIT
-        limit = limit if deadline is None else min(deadline, limit)
-        with self._changed:
-            while not (ready := self.ready()):
-                left = limit - time.monotonic()
-                if left <= 0 and limit == deadline:
-                    raise DeadlineExceededError("the deadline passed before a worker was ready")
-                if left <= 0 or self._stopping.is_set():
-                    raise UnavailableError("every worker is away; try again when one has returned")
-                self._changed.wait(min(left, 1.0))
-            return ready
-
-    def get(self, worker: str, deadline: float | None) -> WorkerSlot:
-        """The worker of this id, ready or being prepared; any ready worker if it is away."""
-        with self._changed:
-            for slot in self.slots:
-                if slot.id == worker and slot.state in (WorkerState.READY, WorkerState.PREPARING):
-                    return slot
-        return self.any(deadline)
-
-    def any(self, deadline: float | None, but: WorkerSlot | None = None) -> WorkerSlot:
-        """The ready worker with the fewest shards, not `but` if there are others; waits if all are away.
-
-        Raises:
-            DeadlineExceededError, UnavailableError: none was ready in time.
-        """
-        ready = self.wait(deadline)
-        return min(ready, key=lambda s: (s is but, len(s.flights), s.shards))
-
-    def lost(self, slot: WorkerSlot, actor: Any) -> None:
-        """An actor was lost: its worker gets no shards until it has started again."""
-        if slot.lost(actor):
-            with self._changed:
-                self._changed.notify_all()
 
     def trouble(self) -> str:
         """What is wrong with the cluster, for people; empty if nothing is wrong."""
@@ -190,7 +141,7 @@ class ClusterMembership:
             staying, [s.place for s in self.slots if s.state is not WorkerState.DRAINING]
         ):
             slot = WorkerSlot(f"ray-{next(self._numbers)}", place)
-            slot.started(self._new_actor(slot))
+            self._started(slot, self._new_actor(slot))
             with self._changed:
                 self.slots.append(slot)
         self.spares.leave([node.id for node in staying])
@@ -237,7 +188,10 @@ class ClusterMembership:
             if slot.due:
                 ray.kill(slot.actor)  # an actor that is out of reach must free its resources
                 spare = self.spares.take(slot.place)
-                slot.started(self._new_actor(slot) if spare is None else spare)
+                self._started(slot, self._new_actor(slot) if spare is None else spare)
+
+    def _started(self, slot: WorkerSlot, actor: Any) -> None:
+        slot.started(actor, actor.describe.remote())
 
     def _new_actor(self, slot: WorkerSlot) -> Any:
         return start_actor(slot.place, self._places.placement, self._capacity)

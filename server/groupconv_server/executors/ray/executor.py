@@ -12,10 +12,11 @@ from groupconv.convolution.report import ShardReport
 from groupconv.errors import UnavailableError
 from groupconv_server.access.variables import check_ray_token
 from groupconv_server.executors.base import WorkerInfo
+from groupconv_server.executors.lanes.dispatch import Dispatch
 from groupconv_server.executors.placement import Placement, WorkerPlaces
 from groupconv_server.executors.ray import network_calls, start
+from groupconv_server.executors.ray.calls import RayCarrier
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
-from groupconv_server.executors.ray.dispatch import Dispatch
 from groupconv_server.executors.ray.gang import RayGang
 from groupconv_server.executors.ray.lane_manager import LaneManager
 from groupconv_server.executors.task import Task
@@ -127,7 +128,7 @@ class RayExecutor:
         job = job or Job()
         self._jobs.enter(job)
         try:
-            return Dispatch(tasks, job, self.membership, self._suspicion, self._hedge).run()
+            return Dispatch(tasks, job, self.membership, self._suspicion, self._hedge, RayCarrier()).run()
         finally:
             self._jobs.leave(job)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from groupconv_server.executors.ray.lanes import LARGEST, Lane
+from groupconv_server.executors.lanes.lane import LARGEST, Lane
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import ray
 from ray.exceptions import RayError
 
 from groupconv.text import human_bytes
+from groupconv_server.executors.lanes.lane import Lane
+from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.ray import lane_benchmark
-from groupconv_server.executors.ray.lanes import Lane
-from groupconv_server.executors.ray.worker_slots import WorkerSlot
 from groupconv_worker.lanes.handshake import new_key
 
 if TYPE_CHECKING:

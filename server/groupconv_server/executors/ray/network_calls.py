@@ -10,11 +10,11 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from groupconv.errors import GroupconvError, InternalError
-from groupconv_server.executors.ray.calls import NUMBERS, seconds_left
+from groupconv_server.executors.lanes.dispatch import GLANCE, MAX_LOSSES
+from groupconv_server.executors.lanes.flights import NUMBERS, seconds_left
+from groupconv_server.executors.lanes.lane import Lane
+from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
-from groupconv_server.executors.ray.dispatch import GLANCE, MAX_LOSSES
-from groupconv_server.executors.ray.lanes import Lane
-from groupconv_server.executors.ray.worker_slots import WorkerSlot
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 from groupconv import ConvSpec, Step
 from groupconv.errors import CancelledError, DeadlineExceededError, InternalError
 from groupconv_server.coordinator.coordinator import Coordinator
-from groupconv_server.executors.ray.dispatch import Dispatch
+from groupconv_server.executors.lanes.dispatch import Dispatch
 from groupconv_server.health import DEGRADED, NOT_SERVING, SERVING, Health
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository

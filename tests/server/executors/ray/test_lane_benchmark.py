@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import ray
 
+from groupconv_server.executors.lanes.lane import LARGEST
 from groupconv_server.executors.ray import lane_benchmark
 from groupconv_server.executors.ray.lane_benchmark import LEAST, measure_limit
-from groupconv_server.executors.ray.lanes import LARGEST
 
 
 class Lane:

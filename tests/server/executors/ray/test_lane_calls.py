@@ -12,9 +12,9 @@ import ray
 from groupconv import ConvSpec
 from groupconv.errors import DeadlineExceededError
 from groupconv_server.executors import Task
-from groupconv_server.executors.ray import lane_calls
-from groupconv_server.executors.ray.calls import Flight, Inputs
-from groupconv_server.executors.ray.lanes import LaneConnection
+from groupconv_server.executors.lanes import lane_calls
+from groupconv_server.executors.lanes.flights import Flight
+from groupconv_server.executors.lanes.lane import LaneConnection
 from groupconv_worker.job import Job
 from groupconv_worker.lanes import frames
 from tasks import small_task, task_of
@@ -71,7 +71,7 @@ def test_a_shard_for_which_there_is_no_shared_memory_goes_through_ray(ray_execut
     def none(size):
         raise OSError("no space left")
 
-    monkeypatch.setattr("groupconv_server.executors.ray.lanes.shared", none)
+    monkeypatch.setattr("groupconv_server.executors.lanes.lane.shared", none)
     task = small_task(worker=slot.id)
     ((report,),) = ray_executor.run([task])
     assert (report.worker, report.attempts, slot.lane.busy) == (slot.id, 1, 0)
@@ -108,7 +108,7 @@ def test_a_worker_s_refusal_is_not_taken_for_a_broken_lane(ray_executor):
     task, lane = small_task(worker=slot.id), slot.lane
     line = lane.take()
     line.send(task, time.time() - 1, full=False)
-    flight = Flight(task, slot, 1, 0, slot.actor, time.perf_counter(), Inputs(), line, lane=lane)
+    flight = Flight(task, slot, 1, 0, slot.actor, time.perf_counter(), line, lane=lane)
     with pytest.raises(DeadlineExceededError):
         lane_calls.land(flight)
     assert lane.busy == 0

@@ -9,12 +9,12 @@ from typing import Any
 
 from groupconv.convolution.report import ShardReport
 from groupconv.errors import DeadlineExceededError, InternalError
-from groupconv_server.executors.ray import calls, lane_calls
-from groupconv_server.executors.ray.calls import SUSPICIOUS, Flight, Inputs, WorkerLostError, seconds_left
-from groupconv_server.executors.ray.cluster_membership import ClusterMembership
-from groupconv_server.executors.ray.lane_calls import LaneBrokenError
-from groupconv_server.executors.ray.waiting import first_done
-from groupconv_server.executors.ray.worker_slots import WorkerSlot, WorkerState
+from groupconv_server.executors.lanes import lane_calls
+from groupconv_server.executors.lanes.flights import SUSPICIOUS, Carrier, Flight, WorkerLostError, seconds_left
+from groupconv_server.executors.lanes.lane_calls import LaneBrokenError
+from groupconv_server.executors.lanes.membership import Membership
+from groupconv_server.executors.lanes.waiting import first_done
+from groupconv_server.executors.lanes.worker_slots import WorkerSlot, WorkerState
 from groupconv_server.executors.task import Task
 from groupconv_worker.job import Job
 from groupconv_worker.resident import WeightsMissingError
@@ -39,14 +39,21 @@ class Dispatch:
         suspicion: a threading.RLock, held while a shard runs that may have killed workers, so that no other such
             shard runs.
         hedge: seconds after which a shard without a result is sent to a second worker, too; None never does.
+        carrier: takes the shards that do not go by a lane.
     """
 
     def __init__(
-        self, tasks: Sequence[Task], job: Job, membership: ClusterMembership, suspicion: Any, hedge: float | None
+        self,
+        tasks: Sequence[Task],
+        job: Job,
+        membership: Membership,
+        suspicion: Any,
+        hedge: float | None,
+        carrier: Carrier,
     ) -> None:
         self._tasks, self._job, self._membership = tasks, job, membership
-        self._suspicion, self._hedge = suspicion, hedge
-        self._deadline, self._inputs = job.deadline, Inputs()
+        self._suspicion, self._hedge, self._carrier = suspicion, hedge, carrier
+        self._deadline = job.deadline
         self._flights: dict[object, Flight] = {}
         self._reports: dict[int, tuple[ShardReport, ...]] = {}
 
@@ -61,7 +68,7 @@ class Dispatch:
             for task in self._tasks:
                 self._send(task, self._planned_slot(task))
             while len(self._reports) < len(self._tasks):
-                done = first_done(self._flights.values(), min(GLANCE, self._seconds_to_wait()))
+                done = first_done(self._flights.values(), min(GLANCE, self._seconds_to_wait()), self._carrier)
                 if done is not None:
                     self._complete(self._flights.pop(done))
                 elif self._job.look():
@@ -75,7 +82,7 @@ class Dispatch:
                     lane_calls.drop(flight)
                     flight.slot.dropped(flight)
                 else:
-                    calls.drop(flight)
+                    self._carrier.drop(flight)
         return [self._reports[task.index] for task in self._tasks]
 
     def _planned_slot(self, task: Task) -> WorkerSlot:
@@ -95,18 +102,16 @@ class Dispatch:
         weights: bool = False,
         lane: bool = True,
     ) -> None:
-        """Send a shard to a worker: by its lane if it has one and `lane` is true, else through Ray."""
+        """Send a shard to a worker: by its lane if it has one and `lane` is true, else by the carrier."""
         suspicious = losses >= SUSPICIOUS
         left = seconds_left(self._deadline)
         if suspicious and not self._suspicion.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
             raise DeadlineExceededError("the deadline passed before the shard was started")
         try:
             flight = None
-            for launch in (lane_calls.launch, calls.launch) if lane else (calls.launch,):
-                flight = flight or launch(
-                    task, slot, self._deadline, self._inputs, attempt=attempt, losses=losses, weights=weights
-                )
-            assert flight is not None, "Ray takes every shard"
+            for launch in (lane_calls.launch, self._carrier.launch) if lane else (self._carrier.launch,):
+                flight = flight or launch(task, slot, self._deadline, attempt=attempt, losses=losses, weights=weights)
+            assert flight is not None, "the carrier takes every shard"
         except BaseException:
             if suspicious:
                 self._suspicion.release()
@@ -128,7 +133,7 @@ class Dispatch:
             slot.landed(flight)
             return
         try:
-            ran = calls.land(flight, self._deadline) if flight.lane is None else lane_calls.land(flight)
+            ran = self._carrier.land(flight, self._deadline) if flight.lane is None else lane_calls.land(flight)
         except WeightsMissingError:
             slot.landed(flight)
             self._send(task, slot, attempt=flight.attempt, losses=flight.losses, weights=True)

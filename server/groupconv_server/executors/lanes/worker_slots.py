@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from groupconv_server.executors.base import WorkerInfo
+from groupconv_server.executors.lanes.lane import Lane
 from groupconv_server.executors.placement import WorkerPlace
-from groupconv_server.executors.ray.lanes import Lane
 
 BACKOFF, LONGEST_BACKOFF = 0.25, 15.0
 """Seconds before a worker that did nothing useful is started again: the first time, doubling, and at most."""
@@ -30,7 +30,7 @@ class WorkerState(enum.Enum):
 
 
 class Sent(Protocol):
-    """What a slot needs to know of a shard in flight (`calls.Flight`)."""
+    """What a slot needs to know of a shard in flight (`flights.Flight`)."""
 
     @property
     def number(self) -> int:
@@ -110,10 +110,10 @@ class WorkerSlot:
             lane_limit=0 if lane is None else lane.limit,
         )
 
-    def started(self, actor: Any) -> None:
+    def started(self, actor: Any, ping: Any = None) -> None:
         """Take a new actor, which starts."""
         self._ran, self._started = 0, time.monotonic()
-        self.actor, self.ping, self.state = actor, actor.describe.remote(), WorkerState.STARTING
+        self.actor, self.ping, self.state = actor, ping, WorkerState.STARTING
 
     def reached(self, lane: Lane, actor: Any) -> None:
         """Take a lane, if its actor is still the present one."""

@@ -1,12 +1,12 @@
-"""A shard by the lane of its worker, which is faster than a Ray call (calls.py) for most shards."""
+"""A shard by the lane of its worker."""
 
 import logging
 import time
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
-from groupconv_server.executors.ray.calls import Flight, Inputs, WorkerLostError, seconds_left
-from groupconv_server.executors.ray.lanes import LaneConnection, WorkerError
-from groupconv_server.executors.ray.worker_slots import WorkerSlot
+from groupconv_server.executors.lanes.flights import Flight, WorkerLostError, seconds_left
+from groupconv_server.executors.lanes.lane import LaneConnection, WorkerError
+from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.task import Task
 from groupconv_worker.lanes.handshake import TIMEOUT
 from groupconv_worker.resident import WeightsMissingError
@@ -27,7 +27,6 @@ def launch(
     task: Task,
     slot: WorkerSlot,
     deadline: float | None,
-    inputs: Inputs,
     *,
     attempt: int = 1,
     losses: int = 0,
@@ -59,7 +58,7 @@ def launch(
         else:
             done = connection
             break
-    return Flight(task, slot, attempt, losses, actor, start, inputs, done, lane=lane)
+    return Flight(task, slot, attempt, losses, actor, start, done, lane=lane)
 
 
 def land(flight: Flight) -> tuple[Ran, ...]:

@@ -1,0 +1,82 @@
+"""A shard in flight, and what can carry it when no lane does."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from groupconv_server.executors.lanes.lane import Lane
+from groupconv_server.executors.lanes.worker_slots import WorkerSlot
+from groupconv_server.executors.task import Task
+from groupconv_worker.shard import Ran
+
+SUSPICIOUS = 2
+"""Lost workers from which on their shard is suspected as the cause."""
+NUMBERS = itertools.count()
+
+
+class WorkerLostError(Exception):
+    """The worker was lost before the shard's result came."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flight:
+    """A shard in flight.
+
+    Attributes:
+        task: what runs.
+        slot: the worker that it was sent to.
+        attempt: counted from 1.
+        losses: workers that were lost with it, perhaps because of it.
+        actor: of the worker, when the shard was sent.
+        start: when it was sent, on the clock of time.perf_counter().
+        done: ready when it is over: the lane's connection, or Ray's reference to the report.
+        out: Ray's reference to the output; None if it comes by the lane.
+        lane: that it was sent by; None if through Ray.
+        number: unique among all flights.
+    """
+
+    task: Task
+    slot: WorkerSlot
+    attempt: int
+    losses: int
+    actor: Any
+    start: float
+    done: Any
+    out: Any = None
+    lane: Lane | None = None
+    number: int = field(default_factory=NUMBERS.__next__)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is suspected. It then runs while no other such shard does, so that a loss has one cause."""
+        return self.losses >= SUSPICIOUS
+
+
+class Carrier(Protocol):
+    """Takes the shards of one request that do not go by a lane."""
+
+    def launch(
+        self, task: Task, slot: WorkerSlot, deadline: float | None, *, attempt: int, losses: int, weights: bool
+    ) -> Flight:
+        """Send a shard."""
+
+    def land(self, flight: Flight, deadline: float | None) -> tuple[Ran, ...]:
+        """Copy a finished shard's result into its slice.
+
+        Raises:
+            WorkerLostError, WeightsMissingError: the shard has to run again.
+            GroupconvError: the worker reported it.
+        """
+
+    def drop(self, flight: Flight) -> None:
+        """Stop waiting for a shard, and have the worker stop it."""
+
+    def first_done(self, calls: Sequence[Any], seconds: float | None) -> Any:
+        """The `done` of the first flight that is over; None if the time passes before."""
+
+
+def seconds_left(deadline: float | None) -> float | None:
+    """Seconds until a deadline on the clock of time.monotonic(); None without one."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
