@@ -82,10 +82,10 @@ def _steps(name: str) -> str:
     for _ in range(200):
         times = [perf_counter()]
         for step in (
-            lambda: captured._copy(captured._host_x, x),  # noqa: SLF001
-            lambda: captured._launch(captured._stream),  # noqa: SLF001
+            lambda: captured._copy(captured._host[0], x),  # noqa: SLF001
+            lambda: captured._launch(captured._stream.stream),  # noqa: SLF001
             captured.wait,
-            lambda: captured._copy(out, captured._host_y),  # noqa: SLF001
+            lambda: captured._copy(out, captured._host[1]),  # noqa: SLF001
         ):
             step()
             times.append(perf_counter())

@@ -183,11 +183,37 @@ def put(target: ndarray, source: ndarray) -> None:
 
 
 def memcpy_async(to: int, of: int, size: int, kind: int, stream: int) -> None:
-    """Between the device and pinned memory, of which it needs both to be."""
-    assert stream == current().ptr
-    assert streams.allocated(to)
-    assert streams.allocated(of)
-    current().enqueue(lambda: ctypes.memmove(to, of, size), to, of)
+    """Of page-locked memory: with any other it would not be asynchronous, and could not be captured."""
+    assert streams.allocated(to, size), "not on the device, and not page-locked"
+    assert streams.allocated(of, size), "not on the device, and not page-locked"
+    streams.Stream.at(stream).enqueue(lambda: ctypes.memmove(to, of, size), to, of)
+
+
+class HostMemory:
+    """Memory of others that is page-locked.
+
+    Args:
+        refuse: makes the error of a status.
+    """
+
+    def __init__(self, refuse: type[Exception]) -> None:
+        self._refuse = refuse
+        self.registered: dict[int, int] = {}
+        self.limit = 2**40
+
+    def register(self, address: int, size: int, flags: int) -> None:
+        assert flags == 1, "of one device only"
+        if address in self.registered:
+            raise self._refuse(712)  # cudaErrorHostMemoryAlreadyRegistered
+        if sum(self.registered.values()) + size > self.limit:
+            raise self._refuse(2)  # cudaErrorMemoryAllocation
+        self.registered[address] = size
+        streams.allocate(address, size)
+
+    def unregister(self, address: int) -> None:
+        if address not in self.registered:
+            raise self._refuse(713)  # cudaErrorHostMemoryNotRegistered
+        streams.free(address, self.registered.pop(address))
 
 
 class UnownedMemory:

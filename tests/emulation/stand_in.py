@@ -6,7 +6,7 @@
     cupy.cuda.get_current_stream get_elapsed_time
     cupy.cuda.runtime.getDeviceProperties deviceSynchronize getDeviceCount CUDARuntimeError driverGetVersion
     cupy.cuda.runtime.runtimeGetVersion
-    cupy.cuda.runtime.memcpyAsync memcpyHostToDevice memcpyDeviceToHost
+    cupy.cuda.runtime.memcpyAsync memcpyHostToDevice memcpyDeviceToHost hostRegister hostUnregister
     cupy.cuda.runtime.ipcOpenMemHandle ipcCloseMemHandle memcpy
     cupy.cuda.runtime.CUDA_R_16F CUDA_R_16BF CUDA_R_32F CUDA_R_64F
     cupy.cuda.driver.CUDADriverError
@@ -60,7 +60,8 @@ def cupy() -> ModuleType:
     module = ModuleType("cupy")
     module.__version__ = "14.2"
     ipc = Ipc(CUDARuntimeError)
-    module.ipc = ipc  # type: ignore[attr-defined] - for the test that plays the other process
+    host = memory.HostMemory(CUDARuntimeError)
+    module.ipc, module.host = ipc, host  # type: ignore[attr-defined] - for tests, which play others and look inside
     module.__dict__.update(
         ndarray=memory.over,
         empty=memory.empty,
@@ -92,6 +93,8 @@ def cupy() -> ModuleType:
                 ipcCloseMemHandle=ipc.close_handle,
                 memcpy=ipc.memcpy,
                 memcpyAsync=memory.memcpy_async,
+                hostRegister=host.register,
+                hostUnregister=host.unregister,
                 memcpyHostToDevice=1,
                 memcpyDeviceToHost=2,
                 getDeviceCount=lambda: 1,

@@ -11,22 +11,29 @@ import bisect
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Self
+from typing import ClassVar, Self
 
 RUNNING = threading.RLock()  # one device: its work is done by one thread at a time
 
 
 class Stream:
     null: "Stream"
+    _by_ptr: ClassVar["weakref.WeakValueDictionary[int, Stream]"] = weakref.WeakValueDictionary()
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         self.ptr = 0 if null else id(self)
+        self._by_ptr[self.ptr] = self
         self._queue: deque[Callable[[], None]] = deque()
         self._put, self._done = 0, 0
         self._graph: Graph | None = None
+
+    @classmethod
+    def at(cls, ptr: int) -> "Stream":
+        return cls._by_ptr[ptr]
 
     def enqueue(self, work: Callable[[], None], *addresses: int) -> None:
         """`addresses` are of the memory that `work` reads and writes: a captured one may use no other."""
@@ -128,9 +135,9 @@ def free(address: int, size: int) -> None:
         ALLOCATED.remove((address, address + size - 1))
 
 
-def allocated(address: int) -> bool:
+def allocated(address: int, size: int = 1) -> bool:
     at = bisect.bisect(ALLOCATED, (address, sys.maxsize))
-    return at > 0 and address <= ALLOCATED[at - 1][1]
+    return at > 0 and address + size - 1 <= ALLOCATED[at - 1][1]
 
 
 class _Current(threading.local):

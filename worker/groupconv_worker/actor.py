@@ -73,7 +73,9 @@ class Worker:
         near = node_id == ray.get_runtime_context().get_node_id()
         if (key, near) not in self._endpoints:
             host = None if near else ray.util.get_node_ip_address()
-            self._endpoints[key, near] = LaneEndpoint(self.compute, key, host)
+            gpu = self.engine.gpu
+            lock = None if gpu is None else gpu.page_locked.register
+            self._endpoints[key, near] = LaneEndpoint(self.compute, key, host, lock)
         return self._endpoints[key, near].address
 
     def echo(self, x: Array) -> Array:

@@ -5,7 +5,7 @@ dtypes), never data. `prepare` sees the weights once; the `Prepared` it returns 
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,13 @@ class Prepared(Protocol):
         """
 
 
+class Chainable(Prepared, Protocol):
+    """A convolution on a device, which may be one of a chain."""
+
+    def then(self, other: Self) -> Self:
+        """This convolution and then `other` on its output, which stays on the device, as one run."""
+
+
 class Algorithm(Protocol):
     """One way to compute a convolution."""
 
@@ -108,7 +115,8 @@ class Engine(Protocol):
     Attributes:
         threads: CPU threads it may use.
         at_once: runs it does at a time, at most, where its threads are shared among them (`budget.granted`).
-        gpu: the `cuda.device.Device` whose arrays (DLPack) it reads and writes where they lie; None without one.
+        gpu: the `cuda.device.Device` whose arrays (DLPack) it reads and writes where they lie; what it prepares is
+            `Chainable` then. None without one.
     """
 
     name: str

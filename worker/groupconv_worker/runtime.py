@@ -1,19 +1,24 @@
 """What a worker is wherever it runs: an engine, the kernels that stay prepared there, and a budget of threads."""
 
+import functools
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
-from groupconv.errors import DeadlineExceededError
+from groupconv.errors import DeadlineExceededError, ResourceExhaustedError
 from groupconv_worker.activity import ACTIVITY
 from groupconv_worker.budget import ThreadBudget, granted
-from groupconv_worker.contract import Array, Engine, Prepared, beside
+from groupconv_worker.contract import Array, Chainable, Engine, Prepared, beside
 from groupconv_worker.cpu.kernels.forms import deferred
 from groupconv_worker.engines import create_engine
 from groupconv_worker.improvement import Meanwhile
 from groupconv_worker.job import Job, current
 from groupconv_worker.resident import Resident, WeightsMissingError
 from groupconv_worker.shard import Ran, Stage
+
+log = logging.getLogger(__name__)
 
 
 class WorkerRuntime:
@@ -132,17 +137,17 @@ def run_shard(
     """
     if not x.shape[0]:
         return (Ran("none", 0.0),) * len(stages)
+    if engine.gpu is not None and len(stages) > 1:
+        try:
+            return _run_on_device(engine, stages, x, out, resident, borrowed=borrowed)
+        except ResourceExhaustedError as error:
+            log.debug("the steps are run one by one: %s", error)  # with less between them
     job, last, ran = current(), len(stages) - 1, []
     for i, stage in enumerate(stages):
         if job.word.value:
             job.check()
         start = time.perf_counter()
-        kept, prepared = stage.kept, None
-        if kept is not None and kept.store is resident:
-            prepared, kept.used = kept.prepared, next(kept.store.clock)
-        if prepared is None:
-            with deferred():  # nobody waits for a compiler
-                prepared = _prepared(engine, stage, resident, borrowed=borrowed)
+        prepared = _prepared(engine, stage, resident, borrowed=borrowed)
         problem = stage.problem
         y = out if i == last else beside(x, problem.geometry.output_shape, problem.types.output)
         prepared.run(x, y)
@@ -152,8 +157,29 @@ def run_shard(
     return tuple(ran)
 
 
+def _run_on_device(
+    engine: Engine, stages: Sequence[Stage], x: Array, out: Array, resident: Resident | None, *, borrowed: bool
+) -> tuple[Ran, ...]:
+    """All stages as one run, between which nothing returns to the host. Its seconds are those of the last stage."""
+    start = time.perf_counter()
+    kernels = [cast("Chainable", _prepared(engine, stage, resident, borrowed=borrowed)) for stage in stages]
+    functools.reduce(lambda chain, kernel: chain.then(kernel), kernels).run(x, out)
+    seconds = [*(0.0,) * (len(stages) - 1), time.perf_counter() - start]
+    return tuple(Ran(kernel.algorithm, s) for kernel, s in zip(kernels, seconds, strict=True))
+
+
 def _prepared(engine: Engine, stage: Stage, resident: Resident | None, *, borrowed: bool) -> Prepared:
-    """The kernel of a stage that remembers none: from the store, or prepared now and kept there."""
+    """The kernel of a stage: what it remembers, or from the store, or prepared now and kept there."""
+    kept = stage.kept
+    if kept is not None and kept.store is resident and (prepared := kept.prepared) is not None:
+        kept.used = next(kept.store.clock)
+        return prepared
+    with deferred():  # nobody waits for a compiler
+        return _newly_prepared(engine, stage, resident, borrowed=borrowed)
+
+
+def _newly_prepared(engine: Engine, stage: Stage, resident: Resident | None, *, borrowed: bool) -> Prepared:
+    """The kernel of a stage that remembers none."""
     if stage.key is None or resident is None:
         return engine.prepare(stage.problem, stage.weight, stage.bias)
     kept = resident.find(stage.key, stage.one)

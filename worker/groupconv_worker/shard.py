@@ -40,7 +40,10 @@ class Stage:
 
 
 class Ran(NamedTuple):
-    """What a stage took: the algorithm, its seconds in the engine, and whether a better algorithm is being prepared."""
+    """What a stage took: the algorithm, its seconds in the engine, and whether a better algorithm is being prepared.
+
+    A GPU runs the stages of a shard as one: the seconds are those of the last stage then, and 0 for the others.
+    """
 
     algorithm: str
     seconds: float

@@ -264,7 +264,7 @@ def test_a_device_lost_in_a_captured_run_stays_lost(monkeypatch: pytest.MonkeyPa
         for _ in range(2):
             answer(prepared, x)
         error = engine._device.cupy.cuda.runtime.CUDARuntimeError(719)
-        (captured,) = prepared._captured._pools[4, 0].idle
+        (captured,) = prepared._captured._pools[4, 0, False].idle
 
         def lost(_: Any):
             raise error

@@ -1,5 +1,8 @@
 """Runs that repeat, by captured graphs: copy in, kernels and copy out of a chunk are one launch.
 
+The device copies by itself from and to arrays of the caller's that are page-locked. Then a graph has the kernels only,
+as it contains addresses, and each call has others. The copies are put on the same stream, before it and behind it.
+
 The first run of a kernel is never captured, as most kernels of one-shot requests run once. From the second run of the
 same number of samples on, memory on both sides and a CUDA graph are kept for each of its chunks. A chunk then is: copy
 x into pinned memory, launch, wait without the GIL, copy out. Chunks overlap as in transfer.py, on a few streams. Graphs
@@ -13,9 +16,9 @@ from collections import deque
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from groupconv_worker.contract import Array, Problem
-from groupconv_worker.cuda.algorithms.base import DeviceKernel
-from groupconv_worker.cuda.chunks import Chunk, chunk_bytes, chunk_size, chunks, group_bytes
+from groupconv_worker.contract import Array
+from groupconv_worker.cuda.chain import Kernel
+from groupconv_worker.cuda.chunks import Chunk, Maps, chunk_size, chunks
 from groupconv_worker.cuda.device import Device, storage
 from groupconv_worker.cuda.errors import is_sticky
 from groupconv_worker.cuda.graph_cache import GraphPool
@@ -40,9 +43,11 @@ class CapturedChunk:
     Args:
         device: where; the current one.
         kernel: what to run.
-        problem: its shapes and dtypes.
+        maps: its input and output.
         samples: of the chunk.
         groups: that it computes.
+        locked: whether the caller's arrays are page-locked, so that the graph has no copies and the chunk no memory on
+            the host.
 
     Attributes:
         parts: on the host and on the device; see `Cacheable`.
@@ -55,44 +60,60 @@ class CapturedChunk:
 
     used = 0
 
-    def __init__(self, device: Device, kernel: DeviceKernel, problem: Problem, samples: int, groups: slice) -> None:
-        g, types = problem.geometry, problem.types
-        cupy, runtime, count = device.cupy, device.cupy.cuda.runtime, groups.stop - groups.start
-        x_shape = (samples, g.in_channels // g.groups * count, *g.input)
-        y_shape = (samples, g.out_channels // g.groups * count, *g.output)
-        host_x = device.pinned_array(x_shape, storage(types.input))
-        host_y = device.pinned_array(y_shape, storage(types.output))
+    def __init__(
+        self, device: Device, kernel: Kernel, maps: Maps, samples: int, groups: slice, *, locked: bool
+    ) -> None:
+        cupy, runtime = device.cupy, device.cupy.cuda.runtime
+        x_shape, y_shape = maps.shapes(samples, groups.stop - groups.start)
+        x_dtype, y_dtype = storage(maps.x_dtype), storage(maps.y_dtype)
+        self._memcpy, self._to, self._from = (
+            runtime.memcpyAsync,
+            runtime.memcpyHostToDevice,
+            runtime.memcpyDeviceToHost,
+        )
+        host = () if locked else (device.pinned_array(x_shape, x_dtype), device.pinned_array(y_shape, y_dtype))
 
         def run() -> None:
             stream = cupy.cuda.get_current_stream().ptr
-            x, y = cupy.empty(x_shape, host_x.dtype), cupy.empty(y_shape, host_y.dtype)
-            runtime.memcpyAsync(x.data.ptr, host_x.ctypes.data, x.nbytes, runtime.memcpyHostToDevice, stream)
+            x, y = cupy.empty(x_shape, x_dtype), cupy.empty(y_shape, y_dtype)
+            self._x, self._y = x.data.ptr, y.data.ptr  # the graph keeps their memory
+            if host:
+                self._memcpy(self._x, host[0].ctypes.data, x.nbytes, self._to, stream)
             kernel.run(x, y, groups.start, device.options.workspace)
-            runtime.memcpyAsync(host_y.ctypes.data, y.data.ptr, y.nbytes, runtime.memcpyDeviceToHost, stream)
+            if host:
+                self._memcpy(host[1].ctypes.data, self._y, y.nbytes, self._from, stream)
 
-        stream = device.next_graph_stream()
-        captured = device.graphs.capture(run, wait=False, transforms=kernel.transforms, stream=stream)
+        self._x = self._y = 0
+        self._stream = device.next_graph_stream()
+        captured = device.graphs.capture(run, wait=False, transforms=kernel.transforms, stream=self._stream)
         if captured is None:
             raise BlockingIOError("another thread captures")
         self._kernel = kernel  # the graph contains addresses of its weights and plans
-        self._launch, self._copy, self._stream = captured.launch, device.copy, stream.stream
-        self._captured = captured
-        self._host_x, self._host_y = host_x.view(types.input), host_y.view(types.output)
-        self.parts = captured.parts | {id(self._host_x): host_x.nbytes, id(self._host_y): host_y.nbytes}
+        self._launch, self._copy, self._captured = captured.launch, device.copy, captured
+        self._host = tuple(a.view(dtype) for a, dtype in zip(host, (maps.x_dtype, maps.y_dtype), strict=False))
+        self.parts = captured.parts | {id(array): array.nbytes for array in self._host}
 
-    def begin(self, x: Array) -> None:
-        """Copy x, of any strides, and put the chunk on its stream."""
-        self._copy(self._host_x, x)
-        self._launch(self._stream)
+    def begin(self, x: Array, out: Array) -> None:
+        """Put the chunk on its stream. x and out may have any strides, unless they are page-locked."""
+        if self._host:
+            self._copy(self._host[0], x)
+        stream = self._stream.stream
+        with self._stream.lock:  # other graphs of the stream use the same memory
+            if not self._host:
+                self._memcpy(self._x, x.ctypes.data, x.nbytes, self._to, stream.ptr)
+            self._launch(stream)
+            if not self._host:
+                self._memcpy(out.ctypes.data, self._y, out.nbytes, self._from, stream.ptr)
 
     def wait(self) -> None:
         """Block until the device is done with the chunk, so that its memory may be used for something else."""
-        self._stream.synchronize()
+        self._stream.stream.synchronize()
 
     def end(self, out: Array) -> None:
-        """Wait for the result and copy it into `out`."""
-        self._stream.synchronize()
-        self._copy(out, self._host_y)
+        """Wait until the result is in the `out` that `begin` was given."""
+        self.wait()
+        if self._host:
+            self._copy(out, self._host[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +126,25 @@ class _Cut:
     pool: GraphPool[CapturedChunk]
 
 
+_Kind = tuple[int, bool]
+"""The samples of a run, and whether its arrays are page-locked."""
+
+
 class CapturedRuns:
     """The captured runs of one kernel.
 
     Args:
         device: where.
         kernel: what to run.
-        problem: its shapes and dtypes.
+        maps: its input and output.
     """
 
-    def __init__(self, device: Device, kernel: DeviceKernel, problem: Problem) -> None:
-        self._device, self._kernel, self._problem = device, kernel, problem
-        # by samples and first group of a chunk; the cuts hold them
-        self._pools: WeakValueDictionary[tuple[int, int], GraphPool[CapturedChunk]] = WeakValueDictionary()
-        self._cuts: dict[int, tuple[_Cut, ...]] = {}  # by samples of a run; empty: such a run is not captured
-        self._seen: set[int] = set()  # samples of the runs so far
+    def __init__(self, device: Device, kernel: Kernel, maps: Maps) -> None:
+        self._device, self._kernel, self._maps = device, kernel, maps
+        # by samples and first group of a chunk, and whether it is page-locked; the cuts hold them
+        self._pools: WeakValueDictionary[tuple[int, int, bool], GraphPool[CapturedChunk]] = WeakValueDictionary()
+        self._cuts: dict[_Kind, tuple[_Cut, ...]] = {}  # empty: such a run is not captured
+        self._seen: set[_Kind] = set()  # of the runs so far
 
     def run(self, x: Array, out: Array) -> bool:
         """Run by captured graphs. False, with nothing done, if such a run is not captured.
@@ -127,44 +152,42 @@ class CapturedRuns:
         Raises:
             DeviceLostError: the device failed; the process must be replaced.
         """
-        samples = x.shape[0]
-        if (cuts := self._cuts.get(samples)) is None:
-            if samples not in self._seen:
+        kind = x.shape[0], self._device.page_locked.holds(x) and self._device.page_locked.holds(out)
+        if (cuts := self._cuts.get(kind)) is None:
+            if kind not in self._seen:
                 if len(self._seen) >= BATCHES:
                     self._seen.clear()
-                self._seen.add(samples)
+                self._seen.add(kind)
                 return False
             if len(self._cuts) >= BATCHES:
                 self._cuts.clear()
-            cuts = self._cuts[samples] = self._cut(samples)
+            cuts = self._cuts[kind] = self._cut(*kind)
         if not cuts:
             return False
         with self._device.current():
             if len(cuts) > 1:
-                return self._overlapping(cuts, x, out)
-            if (captured := self._obtain(cuts[0], samples)) is None:
+                return self._overlapping(cuts, kind, x, out)
+            if (captured := self._obtain(cuts[0], kind)) is None:
                 return False
-            captured.begin(x)
+            captured.begin(x, out)
             captured.end(out)
         cuts[0].pool.put(captured)
         return True
 
-    def _cut(self, samples: int) -> tuple[_Cut, ...]:
-        g = self._problem.geometry
-        one = group_bytes(g, self._problem.types)
-        most = chunk_bytes(g, self._problem.types, self._device.options.chunk)
-        some_samples, some_groups = chunk_size(samples, g.groups, one, most)
-        if 2 * some_samples * some_groups * one > self._device.graph_cache.limit:  # on the host and on the device
+    def _cut(self, samples: int, locked: bool) -> tuple[_Cut, ...]:
+        maps = self._maps
+        most = maps.chunk_bytes(self._device.options.chunk)
+        some_samples, some_groups = chunk_size(samples, maps.groups, maps.nbytes, most)
+        if (1 if locked else 2) * some_samples * some_groups * maps.nbytes > self._device.graph_cache.limit:
             return ()
         cuts = []
-        for chunk in chunks(samples, g.groups, some_samples, some_groups):
-            key = (chunk.samples.stop - chunk.samples.start, chunk.groups.start)
+        for chunk in chunks(samples, maps.groups, some_samples, some_groups):
+            key = chunk.samples.stop - chunk.samples.start, chunk.groups.start, locked
             pool = self._pools.setdefault(key, GraphPool())
-            x, y = (chunk.channels(channels // g.groups) for channels in (g.in_channels, g.out_channels))
-            cuts.append(_Cut(chunk, x, y, pool))
+            cuts.append(_Cut(chunk, chunk.channels(maps.x[0]), chunk.channels(maps.y[0]), pool))
         return tuple(cuts) if len({cut.pool for cut in cuts}) <= KINDS else ()
 
-    def _overlapping(self, cuts: tuple[_Cut, ...], x: Array, out: Array) -> bool:
+    def _overlapping(self, cuts: tuple[_Cut, ...], kind: _Kind, x: Array, out: Array) -> bool:
         """Several chunks; each begins before the previous one has ended."""
         ready: dict[GraphPool[CapturedChunk], list[CapturedChunk]] = {}
         under_way: deque[tuple[CapturedChunk, _Cut]] = deque()
@@ -178,17 +201,17 @@ class CapturedRuns:
         try:
             for cut in cuts:  # one of each kind before the first begins: without it the run could not go on
                 if cut.pool not in ready:
-                    if (captured := self._obtain(cut, len(x))) is None:
+                    if (captured := self._obtain(cut, kind)) is None:
                         return False
                     ready[cut.pool] = [captured]
             for cut in cuts:
                 current().check()
-                if not ready[cut.pool] and len(under_way) < IN_FLIGHT and (more := self._obtain(cut, len(x))):
+                if not ready[cut.pool] and len(under_way) < IN_FLIGHT and (more := self._obtain(cut, kind)):
                     ready[cut.pool].append(more)
                 while not ready[cut.pool] or len(under_way) == IN_FLIGHT:
                     end_first()
                 captured = ready[cut.pool].pop()
-                captured.begin(x[cut.x])
+                captured.begin(x[cut.x], out[cut.y])
                 under_way.append((captured, cut))
             while under_way:
                 end_first()
@@ -200,25 +223,27 @@ class CapturedRuns:
                     pool.put(captured)
         return True
 
-    def _obtain(self, cut: _Cut, samples: int) -> CapturedChunk | None:
+    def _obtain(self, cut: _Cut, kind: _Kind) -> CapturedChunk | None:
         """An idle graph or a new one; None if there is none to be had."""
-        return cut.pool.take() or self._capture(cut, samples)
+        return cut.pool.take() or self._capture(cut, kind)
 
-    def _capture(self, cut: _Cut, samples: int) -> CapturedChunk | None:
+    def _capture(self, cut: _Cut, kind: _Kind) -> CapturedChunk | None:
         pool, of = cut.pool, cut.chunk.samples
         if len(pool.all) >= AT_ONCE:
             return None
         try:
-            captured = CapturedChunk(self._device, self._kernel, self._problem, of.stop - of.start, cut.chunk.groups)
+            captured = CapturedChunk(
+                self._device, self._kernel, self._maps, of.stop - of.start, cut.chunk.groups, locked=kind[1]
+            )
         except BlockingIOError:
             return None
         except Exception as error:
             if isinstance(error, RuntimeError) and is_sticky(self._device.cupy, error):
                 raise
-            log.debug("%s of %d samples is not captured: %s", self._kernel.algorithm, samples, error)
+            log.debug("%s of %d samples is not captured: %s", self._kernel.algorithm, kind[0], error)
         else:
             if self._device.graph_cache.admit(pool, captured):
                 return captured
         if not len(pool.all):
-            self._cuts[samples] = ()
+            self._cuts[kind] = ()
         return None

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from groupconv.convolution import cost
-from groupconv.convolution.dtypes import Types
-from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Problem
 
 CHUNK_MACS = 2**36
@@ -61,30 +61,75 @@ def _even(count: int, most: int) -> Iterator[slice]:
         yield slice(-(-count * i // parts), -(-count * (i + 1) // parts))
 
 
-def group_bytes(g: Geometry, types: Types) -> int:
-    """Bytes of input and output of one group of one sample."""
-    x = g.in_channels // g.groups * math.prod(g.input) * types.input.itemsize
-    y = g.out_channels // g.groups * math.prod(g.output) * types.output.itemsize
-    return x + y
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Input and output of a run, as its copies see them: the maps of one sample, cut into groups.
 
-
-def chunk_bytes(g: Geometry, types: Types, most: int) -> int:
-    """Bytes of a chunk of input and output: at most `most` and `CHUNK_MACS` of work, but one group at least.
+    Attributes:
+        x, y: (channels of a group, *spatial) of input and output.
+        x_dtype, y_dtype: of the arrays that a caller has.
+        groups: that can be computed one by one.
+        macs: multiply-adds of one sample.
 
     Example:
         >>> import numpy as np
         >>> from groupconv import ConvSpec, resolve
+        >>> from groupconv.convolution.dtypes import Types
         >>> f32 = np.dtype("float32")
         >>> types = Types(f32, f32, f32, f32)
-        >>> chunk_bytes(resolve(ConvSpec(), (32, 64, 10, 10), (64, 64, 1, 1)), types, 600_000)
-        600000
-        >>> g = resolve(ConvSpec(padding=30), (32, 64, 256, 256), (64, 64, 61, 61))  # 10^12 for each sample
-        >>> chunk_bytes(g, types, 2**30) == group_bytes(g, types)
-        True
+        >>> first, second = (Problem(resolve(ConvSpec(groups=2), (1, 4, n), (4, 2, 3)), types) for n in (9, 7))
+        >>> maps_of(first)
+        Maps(x=(2, 9), y=(2, 7), x_dtype=dtype('float32'), y_dtype=dtype('float32'), groups=2, macs=168)
+        >>> maps_of(first).then(maps_of(second)).y  # all channels: a group of the second step needs others of the first
+        (4, 5)
     """
-    least = group_bytes(g, types)
-    macs = max(1, cost.multiply_adds(g.with_batch(1)) // g.groups)
-    return max(least, min(most, CHUNK_MACS * least // macs))
+
+    x: tuple[int, ...]
+    y: tuple[int, ...]
+    x_dtype: np.dtype
+    y_dtype: np.dtype
+    groups: int
+    macs: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of input and output of one group of one sample."""
+        return math.prod(self.x) * self.x_dtype.itemsize + math.prod(self.y) * self.y_dtype.itemsize
+
+    def shapes(self, samples: int, groups: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of input and output of so many samples and groups."""
+        return (samples, groups * self.x[0], *self.x[1:]), (samples, groups * self.y[0], *self.y[1:])
+
+    def chunk_bytes(self, most: int) -> int:
+        """Bytes of a chunk of input and output: at most `most` and `CHUNK_MACS` of work, but one group at least.
+
+        Example:
+            >>> import numpy as np
+            >>> from groupconv import ConvSpec, resolve
+            >>> from groupconv.convolution.dtypes import Types
+            >>> f32 = np.dtype("float32")
+            >>> types = Types(f32, f32, f32, f32)
+            >>> g = resolve(ConvSpec(), (32, 64, 10, 10), (64, 64, 1, 1))
+            >>> maps_of(Problem(g, types)).chunk_bytes(600_000)
+            600000
+            >>> g = resolve(ConvSpec(padding=30), (32, 64, 256, 256), (64, 64, 61, 61))  # 10^12 for each sample
+            >>> found = maps_of(Problem(g, types))
+            >>> found.chunk_bytes(2**30) == found.nbytes
+            True
+        """
+        return max(self.nbytes, min(most, CHUNK_MACS * self.nbytes // max(1, self.macs // self.groups)))
+
+    def then(self, other: "Maps") -> "Maps":
+        """The maps of a run after which another one takes its output. It is not cut along groups."""
+        (_, *x), (_, *y) = self.shapes(1, self.groups)[0], other.shapes(1, other.groups)[1]
+        return Maps(tuple(x), tuple(y), self.x_dtype, other.y_dtype, 1, self.macs + other.macs)
+
+
+def maps_of(problem: Problem) -> Maps:
+    """The maps of a convolution."""
+    g, types = problem.geometry, problem.types
+    x, y = (g.in_channels // g.groups, *g.input), (g.out_channels // g.groups, *g.output)
+    return Maps(x, y, types.input, types.output, g.groups, cost.multiply_adds(g.with_batch(1)))
 
 
 def chunk_problem(problem: Problem, most: int) -> Problem:
@@ -93,12 +138,13 @@ def chunk_problem(problem: Problem, most: int) -> Problem:
     Example:
         >>> import numpy as np
         >>> from groupconv import ConvSpec, resolve
+        >>> from groupconv.convolution.dtypes import Types
         >>> f32 = np.dtype("float32")
         >>> problem = Problem(resolve(ConvSpec(), (32, 64, 10, 10), (64, 64, 1, 1)), Types(f32, f32, f32, f32))
         >>> chunk_problem(problem, 600_000).geometry.batch  # 51,200 bytes a sample, and three chunks
         11
     """
-    g, types = problem.geometry, problem.types
-    samples, groups = chunk_size(g.batch, g.groups, group_bytes(g, types), chunk_bytes(g, types, most))
+    g, maps = problem.geometry, maps_of(problem)
+    samples, groups = chunk_size(g.batch, g.groups, maps.nbytes, maps.chunk_bytes(most))
     first = next(chunks(g.batch, g.groups, samples, groups)).samples
-    return problem if first.stop == g.batch else Problem(replace(g, batch=first.stop), types)
+    return problem if first.stop == g.batch else Problem(replace(g, batch=first.stop), problem.types)

@@ -22,6 +22,7 @@ from groupconv_worker.cuda.graph_cache import GraphCache
 from groupconv_worker.cuda.graph_capture import GraphCapture, GraphStream
 from groupconv_worker.cuda.modules import Kernels
 from groupconv_worker.cuda.options import CudaOptions
+from groupconv_worker.cuda.page_locked import PageLocked
 
 GRAPH_STREAMS = 4
 """Captured graphs that overlap; see `GraphStream`."""
@@ -80,6 +81,7 @@ class Device:
     Attributes:
         ordinal: its number in this process.
         copy: copies host arrays.
+        page_locked: host memory of others that it copies from and to by itself.
         memory_limit: bytes that its pool may hold; 0 if nothing limits it but the device.
         cudnn: the library; None if it is not installed.
     """
@@ -98,6 +100,7 @@ class Device:
             self.pool.set_limit(size=limit)  # 0 would undo CUPY_GPU_MEMORY_LIMIT
         self.memory_limit = int(self.pool.get_limit())
         self.pinned = cupy.cuda.PinnedMemoryPool()
+        self.page_locked = PageLocked(cupy, options.page_locked)
         self.graphs = GraphCapture(cupy, self.pool)
         # at most half of the limit: weights, and runs that are not captured, need memory, too
         self.graph_cache = GraphCache(min(options.graph_memory, self.memory_limit // 2 or options.graph_memory))

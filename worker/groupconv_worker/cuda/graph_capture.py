@@ -37,10 +37,14 @@ class GraphStream:
 
     Args:
         cupy: the module.
+
+    Attributes:
+        stream: of CuPy.
+        lock: held while a graph, and copies of its input and output, are put on it.
     """
 
     def __init__(self, cupy: Any) -> None:
-        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.stream, self.lock = cupy.cuda.Stream(non_blocking=True), Lock()
         self.graphs: weakref.WeakSet[CapturedGraph] = weakref.WeakSet()
 
     def memory(self, position: int) -> tuple[int, Any]:

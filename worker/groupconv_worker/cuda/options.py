@@ -25,6 +25,7 @@ class CudaOptions:
         workspace: bytes an algorithm may use beside its input, output and weights.
         chunk: bytes of input and output sent at a time, so that copies overlap with computing.
         graph_memory: bytes of device and pinned memory that captured graphs of repeated runs may hold; 0 captures none.
+        page_locked: bytes of lanes' memory that may be page-locked, which saves a copy each way; 0 locks none.
         math: of convolutions whose `ConvSpec.math` is None.
         deterministic: the same bits from every run on a device model: own kernels and cuFFT alone, which sum
             in a fixed order, chosen by rule. cuBLAS keeps that promise only while one stream is active, and a
@@ -44,6 +45,7 @@ class CudaOptions:
     workspace: int = 256 * 2**20
     chunk: int = 8 * 2**20
     graph_memory: int = 2**30
+    page_locked: int = 2**30
     math: Math = "float32"
     deterministic: bool = False
     algorithm: str = ""
@@ -78,7 +80,7 @@ class CudaOptions:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        for field in ("memory_limit", "workspace", "chunk", "graph_memory"):
+        for field in ("memory_limit", "workspace", "chunk", "graph_memory", "page_locked"):
             if getattr(self, field) < 0:
                 raise InvalidArgumentError(f"cuda.{field}", "bytes, at least 0", getattr(self, field))
         if not 0 < self.memory_fraction <= 1:

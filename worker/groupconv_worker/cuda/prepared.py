@@ -1,14 +1,16 @@
 """A prepared convolution, whose feature maps may lie on the host or on the device."""
 
+import functools
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from groupconv.errors import GroupconvError, ResourceExhaustedError
-from groupconv_worker.contract import Array, Problem
-from groupconv_worker.cuda.algorithms.base import DeviceKernel
+from groupconv_worker.contract import Array
 from groupconv_worker.cuda.captured_runs import CapturedRuns
-from groupconv_worker.cuda.chunks import chunk_bytes, group_bytes
+from groupconv_worker.cuda.chain import Kernel, KernelChain, Link
+from groupconv_worker.cuda.chunks import Maps
 from groupconv_worker.cuda.device import Device, RunStreams, storage
 from groupconv_worker.cuda.transfer import stream_through
 
@@ -17,7 +19,7 @@ CUDA_DEVICE = 2
 
 
 class CudaPrepared:
-    """Runs a `DeviceKernel`; safe to call from several threads, each of which gets streams of its own.
+    """Runs a kernel, or several that follow one another; safe to call from several threads, each with its own streams.
 
     Host arrays are copied in chunks while others are computed. Device arrays (anything that supports DLPack) are used
     in place, and nothing passes through the host: the work begins after what the caller queued on its current stream,
@@ -25,14 +27,23 @@ class CudaPrepared:
 
     Args:
         device: where.
-        kernel: what to run.
-        problem: its shapes and dtypes.
+        links: what to run.
     """
 
-    def __init__(self, device: Device, kernel: DeviceKernel, problem: Problem) -> None:
-        self._device, self._kernel, self._problem = device, kernel, problem
-        self._captured = CapturedRuns(device, kernel, problem)
-        self.algorithm = kernel.algorithm
+    def __init__(self, device: Device, *links: Link) -> None:
+        self._device, self._links = device, links
+        self._kernel: Kernel = links[0].kernel if len(links) == 1 else KernelChain(device, links)
+        self._maps = functools.reduce(Maps.then, (link.maps for link in links))
+        self._captured = CapturedRuns(device, self._kernel, self._maps)
+        self._chains: WeakKeyDictionary[CudaPrepared, CudaPrepared] = WeakKeyDictionary()  # by what follows
+        self.algorithm = self._kernel.algorithm
+
+    def then(self, other: "CudaPrepared") -> "CudaPrepared":
+        """This convolution, and another one on its output, which stays on the device. The same object each time."""
+        if (chain := self._chains.get(other)) is None:
+            made = CudaPrepared(self._device, *self._links, *other._links)  # noqa: SLF001 - of its own kind
+            chain = self._chains.setdefault(other, made)
+        return chain
 
     @property
     def nbytes(self) -> int:
@@ -55,14 +66,13 @@ class CudaPrepared:
 
     def _run_streaming(self, x: Array, out: Array) -> None:
         """In chunks, which become smaller until they fit."""
-        g, types = self._problem.geometry, self._problem.types
-        least = group_bytes(g, types)
-        target, budget = chunk_bytes(g, types, self._device.options.chunk), self._device.options.workspace
+        least = self._maps.nbytes
+        target, budget = self._maps.chunk_bytes(self._device.options.chunk), self._device.options.workspace
         memory = self._device.cupy.cuda.memory
         with self._device.streams() as streams:
             while True:
                 try:
-                    stream_through(self._device, streams, self._kernel, self._problem, x, out, target, budget)
+                    stream_through(self._device, streams, self._kernel, self._maps, x, out, target, budget)
                 except GroupconvError:
                     streams.synchronize()  # the queued work still uses the memory that is freed now
                     raise
@@ -81,8 +91,7 @@ class CudaPrepared:
                     target, budget = max(least, target // 2), (budget if target > least else 1)
 
     def _needed(self, reason: str) -> str:
-        g, types = self._problem.geometry, self._problem.types
-        arrays, workspace = group_bytes(g, types), self._kernel.workspace(1, 1)
+        arrays, workspace = self._maps.nbytes, self._kernel.workspace(1, 1)
         limit = self._device.memory_limit
         return (
             f"cuda: one group of one sample needs {arrays + workspace} bytes of device memory "
@@ -92,19 +101,19 @@ class CudaPrepared:
 
     def _run_resident(self, x: Any, out: Any) -> None:
         """x or out, or both, are on the device."""
-        cupy, types = self._device.cupy, self._problem.types
+        cupy, maps = self._device.cupy, self._maps
         caller = cupy.cuda.get_current_stream()
         with self._device.streams() as streams:
             # after the work that the caller queued
             streams.compute.wait_event(caller.record())
             device_x = cupy.from_dlpack(x) if _on_device(x) else self._device.upload(x)
-            device_x = cupy.ascontiguousarray(device_x.view(storage(types.input)))
-            device_out = cupy.from_dlpack(out).view(storage(types.output)) if _on_device(out) else None
+            device_x = cupy.ascontiguousarray(device_x.view(storage(maps.x_dtype)))
+            device_out = cupy.from_dlpack(out).view(storage(maps.y_dtype)) if _on_device(out) else None
             direct = device_out is not None and device_out.flags.c_contiguous
-            y: Any = device_out if direct else cupy.empty(out.shape, storage(types.output))
+            y: Any = device_out if direct else cupy.empty(out.shape, storage(maps.y_dtype))
             self._launch(streams, device_x, y)
             if device_out is None:
-                np.copyto(out, y.get().view(types.output))
+                np.copyto(out, y.get().view(maps.y_dtype))
             elif not direct:
                 device_out[...] = y
 
@@ -119,11 +128,10 @@ class CudaPrepared:
                 if self._device.make_room():
                     continue
                 if budget <= 1:
-                    needed = self._kernel.workspace(x.shape[0], self._problem.geometry.groups)
-                    converted = x.size * self._kernel.types.input.itemsize
+                    needed = self._kernel.workspace(x.shape[0], self._maps.groups)
                     raise ResourceExhaustedError(
                         f"cuda: the device has no room for {needed} bytes of workspace, "
-                        f"and up to {converted} of the input in another dtype: {error}"
+                        f"or for the input in the dtype of the kernel: {error}"
                     ) from error
                 budget //= 4
 

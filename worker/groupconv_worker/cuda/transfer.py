@@ -1,7 +1,7 @@
 """Feature maps to the device and back, chunk by chunk, so that copies and kernels overlap.
 
 A run is cut into chunks along the batch, and along groups where one sample is large. Three staging buffers take turns;
-each has pinned host memory and device memory for one chunk:
+each has device memory for one chunk, and pinned host memory unless the caller's arrays are page-locked:
 
     chunk   copy in      compute      copy out
     i       ████
@@ -12,14 +12,14 @@ Events order the streams; the host waits only when it needs a buffer again.
 """
 
 import math
+from collections.abc import Callable
+from functools import cached_property, partial
 from itertools import cycle
 from typing import Any
 
-from groupconv.convolution.dtypes import Types
-from groupconv.convolution.geometry import Geometry
-from groupconv_worker.contract import Array, Problem
-from groupconv_worker.cuda.algorithms.base import DeviceKernel
-from groupconv_worker.cuda.chunks import Chunk, chunk_size, chunks, group_bytes
+from groupconv_worker.contract import Array
+from groupconv_worker.cuda.chain import Kernel
+from groupconv_worker.cuda.chunks import Chunk, Maps, chunk_size, chunks
 from groupconv_worker.cuda.device import Device, RunStreams, storage
 from groupconv_worker.job import current
 
@@ -28,30 +28,52 @@ IN_FLIGHT = 3
 
 
 class StagingBuffer:
-    """Memory for one chunk, on the host and on the device, and events of its copies and kernels."""
+    """Memory for one chunk on the device and, pinned, on the host, with events of its copies and kernels."""
 
-    def __init__(self, device: Device, g: Geometry, types: Types, chunk: Chunk) -> None:
+    def __init__(self, device: Device, maps: Maps, chunk: Chunk) -> None:
         samples, groups = (s.stop - s.start for s in (chunk.samples, chunk.groups))
-        x_shape = (samples, groups * (g.in_channels // g.groups), *g.input)
-        y_shape = (samples, groups * (g.out_channels // g.groups), *g.output)
-        self.host_x, self.host_y = (
-            device.pinned_array(shape, dtype) for shape, dtype in ((x_shape, types.input), (y_shape, types.output))
-        )
-        empty = device.cupy.empty
-        self.x, self.y = empty(x_shape, storage(types.input)), empty(y_shape, storage(types.output))
+        self._device, self._maps, (x_shape, y_shape) = device, maps, maps.shapes(samples, groups)
+        self.x = device.cupy.empty(x_shape, storage(maps.x_dtype))
+        self.y = device.cupy.empty(y_shape, storage(maps.y_dtype))
         self.loaded, self.computed, self.fetched = (device.cupy.cuda.Event(disable_timing=True) for _ in range(3))
-        self.chunk: Chunk | None = None
+        self._pending: Callable[[], None] | None = None
+
+    @cached_property
+    def _pinned_x(self) -> Array:
+        return self._device.pinned_array(self.x.shape, self._maps.x_dtype)
+
+    @cached_property
+    def _pinned_y(self) -> Array:
+        return self._device.pinned_array(self.y.shape, self._maps.y_dtype)
+
+    def load(self, x: Array, stream: Any) -> Any:
+        """Put the copy of x to the device on a stream; return where it goes. Called once the buffer is free."""
+        there, host = _part(self.x, x.shape), x
+        if not self._device.page_locked.holds(x):
+            host = _part(self._pinned_x, x.shape)
+            self._device.copy(host, x)
+        there.set(host.view(storage(self._maps.x_dtype)), stream=stream)
+        self.loaded.record(stream)
+        return there
+
+    def store(self, y: Any, out: Array, stream: Any) -> None:
+        """Put the copy of y, which is on the device, to `out` on a stream; `finish` completes it."""
+        locked = self._device.page_locked.holds(out)
+        host = out if locked else _part(self._pinned_y, out.shape)
+        y.get(stream=stream, out=host.view(storage(self._maps.y_dtype)), blocking=False)
+        self.fetched.record(stream)
+        self._pending = _nothing if locked else partial(self._device.copy, out, host)
+
+    def finish(self) -> None:
+        """Wait until the chunk that uses this buffer is in the caller's array. Then all of the buffer is free."""
+        if self._pending is not None:
+            self.fetched.synchronize()
+            self._pending()
+            self._pending = None
 
 
 def stream_through(
-    device: Device,
-    streams: RunStreams,
-    kernel: DeviceKernel,
-    problem: Problem,
-    x: Array,
-    out: Array,
-    target: int,
-    budget: int,
+    device: Device, streams: RunStreams, kernel: Kernel, maps: Maps, x: Array, out: Array, target: int, budget: int
 ) -> None:
     """Run `kernel` on host arrays in chunks of about `target` bytes.
 
@@ -59,7 +81,7 @@ def stream_through(
         device: where.
         streams: of this run.
         kernel: what to run.
-        problem: its geometry, and the dtypes of x and out.
+        maps: its input and output.
         x: (N, C, *input), any strides.
         out: (N, M, *output), any strides; written.
         target: bytes of a chunk.
@@ -69,40 +91,28 @@ def stream_through(
         cupy.cuda.memory.OutOfMemoryError: smaller chunks may fit.
         DeadlineExceededError, CancelledError: the job of this thread is over. The queued work may still run.
     """
-    g, types = problem.geometry, problem.types
-    batch, per_x, per_y = x.shape[0], g.in_channels // g.groups, g.out_channels // g.groups
-    samples, groups = chunk_size(batch, g.groups, group_bytes(g, types), target)
-    plan = list(chunks(batch, g.groups, samples, groups))
-    buffers = [StagingBuffer(device, g, types, plan[0]) for _ in plan[:IN_FLIGHT]]  # the first chunk is the largest
-
-    def fetch(buffer: StagingBuffer) -> None:
-        if buffer.chunk is not None:
-            buffer.fetched.synchronize()
-            target_view = out[buffer.chunk.channels(per_y)]
-            device.copy(target_view, _part(buffer.host_y, target_view.shape))
-            buffer.chunk = None
-
+    samples, groups = chunk_size(len(x), maps.groups, maps.nbytes, target)
+    plan = list(chunks(len(x), maps.groups, samples, groups))
+    buffers = [StagingBuffer(device, maps, plan[0]) for _ in plan[:IN_FLIGHT]]  # the first chunk is the largest
     for chunk, buffer in zip(plan, cycle(buffers), strict=False):
         current().check()
-        fetch(buffer)  # the chunk of three turns before; now all its memory is free
-        source = x[chunk.channels(per_x)]
-        y_shape = out[chunk.channels(per_y)].shape
-        host_x, host_y = _part(buffer.host_x, source.shape), _part(buffer.host_y, y_shape)
-        device_x, device_y = _part(buffer.x, source.shape), _part(buffer.y, y_shape)
-        device.copy(host_x, source)
-        device_x.set(host_x.view(storage(types.input)), stream=streams.copy_in)
-        buffer.loaded.record(streams.copy_in)
+        buffer.finish()  # the chunk of three turns before
+        device_x = buffer.load(x[chunk.channels(maps.x[0])], streams.copy_in)
+        here = out[chunk.channels(maps.y[0])]
+        device_y = _part(buffer.y, here.shape)
         streams.compute.wait_event(buffer.loaded)
         kernel.run(device_x, device_y, chunk.groups.start, budget)
         buffer.computed.record(streams.compute)
         streams.copy_out.wait_event(buffer.computed)
-        device_y.get(stream=streams.copy_out, out=host_y.view(storage(types.output)), blocking=False)
-        buffer.fetched.record(streams.copy_out)
-        buffer.chunk = chunk
+        buffer.store(device_y, here, streams.copy_out)
     for buffer in buffers:
-        fetch(buffer)
+        buffer.finish()
 
 
 def _part(memory: Any, shape: tuple[int, ...]) -> Any:
     """The beginning of `memory` as a contiguous array of `shape`: the last chunk may be smaller."""
     return memory if memory.shape == shape else memory.reshape(-1)[: math.prod(shape)].reshape(shape)
+
+
+def _nothing() -> None:
+    """Copy nothing: the device has written the caller's array itself."""

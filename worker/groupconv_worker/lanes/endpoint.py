@@ -54,6 +54,10 @@ class Run(Protocol):
         """Run the shard."""
 
 
+Lock = Callable[[Array], Callable[[], None]]
+"""Page-locks memory, (bytes,) uint8, for a device, and returns the function that undoes it (`cuda.page_locked`)."""
+
+
 class LaneEndpoint:
     """Takes shards from coordinators that know the key.
 
@@ -62,13 +66,14 @@ class LaneEndpoint:
         key: that a caller must prove to know.
         host: to listen on, for callers on other nodes; None listens on a Unix socket of the abstract namespace, which
             leaves no file behind.
+        lock: page-locks the memory of its connections; None for an engine without a device.
 
     Raises:
         OSError: it cannot listen there.
     """
 
-    def __init__(self, run: Run, key: bytes, host: str | None = None) -> None:
-        self._run, self._key, self._local = run, key, host is None
+    def __init__(self, run: Run, key: bytes, host: str | None = None, lock: Lock | None = None) -> None:
+        self._run, self._key, self._local, self._lock = run, key, host is None, lock
         if host is None:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(f"\0groupconv-lane-{secrets.token_hex(16)}")
@@ -113,7 +118,9 @@ class LaneEndpoint:
                     self._authenticate(sock)
                 finally:
                     self._handshakes.release()
-                _Connection(sock, self._run).serve()
+                connection = _Connection(sock, self._run, self._lock)
+                with contextlib.closing(connection):
+                    connection.serve()
             except (OSError, ValueError, KeyError, TypeError, struct.error) as error:  # also malformed frames
                 log.debug("a lane ended: %s", error)
 
@@ -131,10 +138,11 @@ class LaneEndpoint:
 class _Connection:
     """One caller: the shards that it has defined, and the memory of their arrays."""
 
-    def __init__(self, sock: socket.socket, run: Run) -> None:
-        self._sock, self._run = sock, run
+    def __init__(self, sock: socket.socket, run: Run, lock: Lock | None) -> None:
+        self._sock, self._run, self._lock = sock, run, lock
         self._inline = sock.family != socket.AF_UNIX
         self._memory = MappedMemory(fitting(1))
+        self._unlock: Callable[[], None] | None = None  # while that memory is page-locked
         self._shards: dict[int, ShardHeader] = {}
 
     def serve(self) -> None:
@@ -146,7 +154,7 @@ class _Connection:
                 case FrameKind.DEFINE:
                     self._shards[NUMBER.unpack_from(body)[0]] = ShardHeader.from_json(body[NUMBER.size :])
                 case FrameKind.MEMORY if handle is not None:
-                    self._memory = MappedMemory(SIZE.unpack(body)[0], handle)
+                    self._use(MappedMemory(SIZE.unpack(body)[0], handle))
                 case FrameKind.ECHO:
                     self._echo(*SIZE.unpack(body))
                 case _:
@@ -190,7 +198,20 @@ class _Connection:
 
     def _make_room(self, size: int) -> None:
         if self._memory.size < size:
-            self._memory = MappedMemory(fitting(size, self._memory.size))
+            self._use(MappedMemory(fitting(size, self._memory.size)))
+
+    def _use(self, memory: MappedMemory) -> None:
+        """Have the arrays in new memory from now on."""
+        self.close()
+        self._memory = memory
+        if self._lock is not None:
+            self._unlock = self._lock(memory.array(0, frames.BYTE, (memory.size,)))
+
+    def close(self) -> None:
+        """Let the device forget the memory, before it is unmapped."""
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
 
 
 def watch(sock: socket.socket) -> None:

@@ -1,0 +1,92 @@
+"""Convolutions one after another on the device, of which only the first input and the last output may be elsewhere."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+
+from groupconv_worker.contract import Problem
+from groupconv_worker.cuda.chunks import Maps, maps_of
+from groupconv_worker.cuda.device import Device, storage
+
+ALIGNMENT = 256
+"""Bytes to which CuPy's pool rounds an allocation."""
+
+
+class Kernel(Protocol):
+    """What runs and captured graphs need of a kernel, or of several; see `DeviceKernel`."""
+
+    @property
+    def algorithm(self) -> str:
+        """Its name."""
+
+    @property
+    def transforms(self) -> bool:
+        """Whether plans of cuFFT run, which a captured graph has to keep."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory that it keeps."""
+
+    def run(self, x: Any, y: Any, first_group: int, budget: int) -> None:
+        """Put the work on the current stream."""
+
+    def workspace(self, batch: int, groups: int) -> int:
+        """The least bytes that `run` allocates for so many samples and groups."""
+
+
+class Link(NamedTuple):
+    """A convolution of a chain: its kernel, and its maps."""
+
+    kernel: Kernel
+    maps: Maps
+
+    @classmethod
+    def of(cls, kernel: Kernel, problem: Problem) -> Self:
+        """A kernel for this problem."""
+        return cls(kernel, maps_of(problem))
+
+
+class KernelChain:
+    """Kernels that follow one another. The maps between them lie in two buffers, which are used in turn.
+
+    Args:
+        device: where.
+        links: at least two. The output of each is the input of the next.
+    """
+
+    def __init__(self, device: Device, links: Sequence[Link]) -> None:
+        self._device, self._links = device, links
+        self.algorithm = "+".join(link.kernel.algorithm for link in links)
+        self.transforms = any(link.kernel.transforms for link in links)
+        between = [math.prod(m.shapes(1, m.groups)[1]) * m.y_dtype.itemsize for _, m in links[:-1]]
+        self._buffers = max(between[::2]), max(between[1::2], default=0)  # bytes for one sample
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory that all of them keep."""
+        return sum(link.kernel.nbytes for link in self._links)
+
+    def workspace(self, batch: int, groups: int) -> int:  # noqa: ARG002 - a chain is not cut along groups
+        """The least bytes that `run` allocates for so many samples."""
+        least = max(link.kernel.workspace(batch, link.maps.groups) for link in self._links)
+        return least + batch * sum(self._buffers)
+
+    def run(self, x: Any, y: Any, first_group: int, budget: int) -> None:  # noqa: ARG002 - it has all groups
+        """Put the work on the current stream.
+
+        Args:
+            x: (n, C, *input) of the first convolution, contiguous, on the device.
+            y: (n, M, *output) of the last.
+            first_group: 0.
+            budget: bytes of workspace for each kernel, beside the buffers.
+        """
+        samples = x.shape[0]
+        buffers = [self._device.cupy.empty(samples * size + ALIGNMENT, np.uint8) for size in self._buffers if size]
+        for i, (kernel, maps) in enumerate(self._links[:-1]):
+            shape, dtype = maps.shapes(samples, maps.groups)[1], storage(maps.y_dtype)
+            made = buffers[i % 2][: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+            kernel.run(x, made, 0, budget)
+            x = made
+        self._links[-1].kernel.run(x, y, 0, budget)
