@@ -20,12 +20,16 @@ import numpy as np
 import onnx
 from stream_network import unet
 
+from groupconv_server.planner.networks.costs import Costs
+from groupconv_server.planner.networks.plan import plan_network
+from groupconv_server.planner.rates import Rates
 from groupconv_worker.cpu.network.network import CompiledNetwork
 from groupconv_worker.cpu.network.sharded import ShardedNetwork, cut_network
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
+from groupconv_worker.graph.partition.choice import CUTS, PLANNED, CutChoice
 from groupconv_worker.job import Job
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -65,7 +69,8 @@ def measure(name: str, cut: str, rounds: int) -> None:
     inputs = {x: rng.integers(0, 255, t.shape).astype(t.dtype) for x in graph.inputs for t in [graph.tensors[x]]}
     teams = [Team(1) for _ in range(WORKERS)]
     whole = CompiledNetwork(graph, Team(1))
-    network: ShardedNetwork = cut_network(graph, cut, teams)
+    tensors = plan_network(graph, WORKERS, Costs(Rates()))[1] if cut == PLANNED else {}
+    network: ShardedNetwork = cut_network(graph, CutChoice(cut, tensors), teams)
     with ThreadPoolExecutor(WORKERS - 1) as threads:
 
         def both() -> object:
@@ -96,7 +101,7 @@ def main() -> None:
     """Measure the networks that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=NETWORKS)
-    parser.add_argument("--cut", choices=("channels", "rows", "columns"))
+    parser.add_argument("--cut", choices=CUTS)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     print(
@@ -104,7 +109,7 @@ def main() -> None:
         f"{'coordinator':>12}{'error':>10}"
     )
     for name in [options.network] if options.network else NETWORKS:
-        for cut in [options.cut] if options.cut else ("rows", "channels"):
+        for cut in [options.cut] if options.cut else ("rows", "channels", PLANNED):
             measure(name, cut, options.rounds)
 
 

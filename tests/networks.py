@@ -8,6 +8,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.partition.cut import Cut, even
+
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 """Networks that the onnx package ships, with constant weights."""
 
@@ -81,3 +84,13 @@ def endless() -> ModelProto:
         [value("y", [4])],
         weights,
     )
+
+
+def mixed_cuts(graph: Graph, workers: int) -> dict[str, Cut]:
+    """Maps by rows, what is too short for it by channels."""
+    cuts = {}
+    for name in graph.makers:
+        shape = graph.tensors[name].shape
+        axis = 2 if shape[2:3] >= (workers,) else 1
+        cuts[name] = Cut.along(shape, axis, even(shape[axis], workers))
+    return cuts

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from groupconv import network_calls
 from groupconv.async_session import small
 from groupconv.convolution.html import html_table
-from groupconv.network_calls import NetworkResult
+from groupconv.network_calls import CutOfNetwork, NetworkResult
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan
 from groupconv.networks.tensors import TensorInfo
@@ -99,7 +99,7 @@ class Network(BaseNetwork):
         *arrays: Any,
         inputs: Mapping[str, Any] | None = None,
         outputs: Sequence[str] = (),
-        cut: str | None = None,
+        cut: CutOfNetwork = None,
         timeout: float | None = None,
     ) -> NetworkResult:
         """Outputs and report.
@@ -109,11 +109,12 @@ class Network(BaseNetwork):
             inputs: the other inputs, by name.
             outputs: names of those wanted; none means all.
             cut: what to cut the network along over the workers: "nothing", "samples", "channels", "rows" or "columns";
-                None leaves it to the server.
+                "planned", each tensor as the planner says; a plan over workers, which is followed; or None, which
+                leaves it to the server.
             timeout: seconds, in place of the client's.
         """
         result: NetworkResult = self._run(
-            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True, cut=cut or ""), timeout
+            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True, cut=cut), timeout
         )
         return result
 
@@ -176,12 +177,12 @@ class AsyncNetwork(BaseNetwork):
         *arrays: Any,
         inputs: Mapping[str, Any] | None = None,
         outputs: Sequence[str] = (),
-        cut: str | None = None,
+        cut: CutOfNetwork = None,
         timeout: float | None = None,
     ) -> NetworkResult:
         """As `Network.run`."""
         result: NetworkResult = await self._run(
-            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True, cut=cut or ""),
+            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True, cut=cut),
             timeout,
             small=small(*arrays, *(inputs or {}).values()),
         )

@@ -13,6 +13,7 @@ from groupconv.arguments import as_array
 from groupconv.convolution.html import html_table
 from groupconv.convolution.steps import described
 from groupconv.errors import DataLossError, InvalidArgumentError
+from groupconv.networks.cuts import NetworkCuts
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan, NetworkReport
 from groupconv.networks.tensors import TensorInfo, check_shapes, converted, named_inputs
@@ -21,9 +22,12 @@ from groupconv.text import milliseconds
 from groupconv.transport.exchange import Exchange, Request, call_method, decode
 from groupconv.v1 import network_pb2
 from groupconv.wire import networks as wire
+from groupconv.wire.cuts import boxes_to_wire
 from groupconv.wire.streams import stream_plan_from_wire
 
 Array = NDArray[Any]
+CutOfNetwork = str | NetworkPlan | NetworkCuts | None
+"""What a network is to be cut along, or a plan that says it for each tensor."""
 RUN = "/groupconv.v1.NetworkService/RunNetwork"
 LOAD = "/groupconv.v1.NetworkService/LoadNetwork"
 """The streaming method that takes the messages of `load`."""
@@ -159,7 +163,7 @@ def run(
     outputs: Sequence[str] = (),
     report: bool,
     version: int = 0,
-    cut: str = "",
+    cut: CutOfNetwork = None,
 ) -> Exchange[NetworkResult]:
     """Run a network.
 
@@ -170,16 +174,26 @@ def run(
         outputs: names of those wanted; none means all.
         report: whether the answer should say how it was made.
         version: that must answer; 0 is the one that is loaded.
-        cut: what to cut it along; empty leaves it to the server.
+        cut: what to cut it along, or a plan; None leaves it to the server.
     """
     given = _inputs(info.inputs, named_inputs(info.inputs, arrays, named))
     _check_outputs(info, outputs)
     request = network_pb2.RunNetworkRequest(
-        network=info.name, outputs=outputs, without_report=not report, version=version, cut=cut
+        network=info.name, outputs=outputs, without_report=not report, version=version, **_cut(cut)
     )
     answer = yield Request(RUN, wire.run_request(request, given))
     response, made = wire.read_run_answer(answer)
     return NetworkResult(dict(zip(response.names, made, strict=True)), wire.report_from_wire(response.report))
+
+
+def _cut(cut: CutOfNetwork) -> dict[str, Any]:
+    """The fields of a request that say how the network is to be cut."""
+    if cut is None or isinstance(cut, str):
+        return {"cut": cut or ""}
+    cuts = cut.cuts if isinstance(cut, NetworkPlan) else cut
+    if not isinstance(cuts, NetworkCuts):
+        raise InvalidArgumentError("cut", "a name, or a plan over workers: net.plan(shape, workers=2)", cut)
+    return {"cut": "planned", "cuts": boxes_to_wire(cuts)}
 
 
 def _check_name(name: Any) -> None:

@@ -94,6 +94,9 @@ def test_the_command(server, tmp_path):
         held = [None if box is None else [list(r) for r in box.ranges] for box in made.boxes]
         assert held == boxes[name] + [None] * (4 - len(boxes[name]))
     assert given.keys() == graph.makers.keys()
+    alone = command(path, "--shape", "1,2,32,32", "--json", *target)
+    nodes = json.loads(alone.stdout)["nodes"]
+    assert [node["op"] for node in nodes] == [node.op_type for node in read_model(data).proto.graph.node]
     for args, message in (
         ((path, "--shape", "1,2,32,32", "--export", cut), "--workers: expected a number, for --export"),
         (("unet", "--workers", 2, "--export", cut), "--export: expected an ONNX file"),

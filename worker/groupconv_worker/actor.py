@@ -13,6 +13,7 @@ import ray
 
 from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.graph.model import Model, read_model
+from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.endpoint import Address, LaneEndpoint
 from groupconv_worker.networks.part import MODEL_MISSING, MemoryHandle, PartInfo, PartKey, parts_of
@@ -188,11 +189,12 @@ class Worker:
         except ModelMissingError:
             return None
 
-    def prepare_part(self, key: PartKey, data: bytes | None) -> PartInfo | str | None:
+    def prepare_part(self, key: PartKey, choice: CutChoice, data: bytes | None) -> PartInfo | str | None:
         """Have this worker's part of a network that is cut compiled (see `PartRunner.prepare`).
 
         Args:
             key: of the part.
+            choice: how the network is cut.
             data: the model; None if this worker should have it, or was given it before.
         """
 
@@ -204,7 +206,7 @@ class Worker:
         if self._parts is None:
             return "a worker's engine runs no programs"
         try:
-            return self._parts.prepare(key, model)
+            return self._parts.prepare(key, choice, model)
         except ModelMissingError:
             return MODEL_MISSING
 

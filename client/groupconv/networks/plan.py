@@ -1,9 +1,10 @@
 """What a call of a network computes, and how one was answered."""
 
 import html
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from groupconv.convolution.html import html_table
 from groupconv.convolution.totals import Window
@@ -133,6 +134,18 @@ class NetworkPlan:
         if field is None or stride is None:
             return None
         return (Window(field, tuple(Fraction(s).limit_denominator(2**16) for s in stride), (1,) * len(field)),)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan for JSON."""
+        return {
+            "nodes": [asdict(node) for node in self.nodes],
+            "outputs": [{"name": info.name, "dtype": str(info.dtype), "shape": info.shape} for info in self.outputs],
+            "weights": self.weights,
+            "multiply_adds": self.multiply_adds,
+            "peak_bytes": self.peak_bytes,
+            "last": None if self.last is None else asdict(self.last),
+            "cuts": None if self.cuts is None else self.cuts.as_dict(),
+        }
 
     def picture(self, path: str | Path, title: str = "") -> None:
         """Draw the network: its operators from the first to the last, what they read, their shapes and work.

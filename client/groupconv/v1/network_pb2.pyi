@@ -954,6 +954,7 @@ class RunNetworkRequest(_message.Message):
     WITHOUT_REPORT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     CUT_FIELD_NUMBER: _builtins.int
+    CUTS_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """The network's name."""
     without_report: _builtins.bool
@@ -963,8 +964,9 @@ class RunNetworkRequest(_message.Message):
     call is a window of a stream: all of them run in the same way, so that they round alike.
     """
     cut: _builtins.str
-    """What the network is to be cut along over the workers: "nothing", "samples", "channels", "rows" or "columns"; empty
-    leaves it to the server. INVALID_ARGUMENT if the network cannot be cut so over the present workers.
+    """What the network is to be cut along over the workers: "nothing", "samples", "channels", "rows" or "columns"; or
+    "planned", each tensor as PlanNetwork says. Empty leaves it to the server. INVALID_ARGUMENT if the network cannot be
+    cut so over the present workers.
     """
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -978,6 +980,12 @@ class RunNetworkRequest(_message.Message):
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the outputs wanted; none means all."""
 
+    @_builtins.property
+    def cuts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorCut]:
+        """Cuts that a planned one keeps, as of PlanNetwork; the planner cuts the other tensors. Only tensor, used and boxes
+        are read. INVALID_ARGUMENT if a tensor is none of the network's, or its boxes do not make all of it.
+        """
+
     def __init__(
         self,
         *,
@@ -988,10 +996,11 @@ class RunNetworkRequest(_message.Message):
         without_report: _builtins.bool = ...,
         version: _builtins.int = ...,
         cut: _builtins.str = ...,
+        cuts: _abc.Iterable[Global___TensorCut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "inputs", b"inputs", "names", b"names", "network", b"network", "outputs", b"outputs", "version", b"version", "without_report", b"without_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "cuts", b"cuts", "inputs", b"inputs", "names", b"names", "network", b"network", "outputs", b"outputs", "version", b"version", "without_report", b"without_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

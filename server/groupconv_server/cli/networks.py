@@ -42,6 +42,8 @@ PLAN = """Examples:
 
 $ groupconv networks plan ocr/det --input x=1,3,640,640
 
+$ groupconv networks plan alexnet --json
+
 $ groupconv networks plan alexnet --workers 8
 
 $ groupconv networks plan det.onnx --workers 4 --shape 1,3,1280,1280 --picture cuts.svg --export cut.onnx
@@ -161,10 +163,10 @@ def plan(
         finally:
             if of_file:
                 network.unload()
+    shown = found if found.cuts is None else found.cuts
+    typer.echo(json.dumps(shown.as_dict(), ensure_ascii=False) if as_json else str(shown))
     if found.cuts is None:
-        typer.echo(str(found))
         return
-    typer.echo(json.dumps(found.cuts.as_dict(), ensure_ascii=False) if as_json else str(found.cuts))
     if picture is not None:
         found.cuts.picture(picture, Path(name).stem)
         typer.echo(f"drawn: {picture}", err=True)

@@ -1,25 +1,35 @@
 """How a network that is loaded would be cut over workers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, Words
 from groupconv.networks.cuts import NetworkCuts
+from groupconv.v1 import network_pb2
 from groupconv_server.planner.networks.costs import Costs
 from groupconv_server.planner.networks.plan import plan_network
 from groupconv_server.planner.rates import Rates
+from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import Model
-from groupconv_worker.graph.partition.sharding import read_cuts
+from groupconv_worker.graph.needed.box import Box, Range
+from groupconv_worker.graph.partition.choice import Cuts
+from groupconv_worker.graph.partition.cut import Cut
+from groupconv_worker.graph.partition.sharding import fits, read_cuts
 from groupconv_worker.graph.translation import UnboundGraphError
 
 MOST_WORKERS = 64
-"""More of them take a search of minutes."""
+"""Of a plan. DenseNet-121 takes 4 CPU seconds for as many (ADR 25)."""
 
 
 def plan_cuts(
-    model: Model, shapes: Mapping[str, Sequence[int]], workers: int, in_flight: int, rates: Rates
-) -> NetworkCuts:
+    model: Model,
+    shapes: Mapping[str, Sequence[int]],
+    workers: int,
+    in_flight: int,
+    rates: Rates,
+    given: Cuts | None = None,
+) -> tuple[NetworkCuts, Cuts]:
     """How a call with inputs of these shapes would be cut. Cuts in the model's file for as many workers are kept.
 
     Args:
@@ -28,9 +38,13 @@ def plan_cuts(
         workers: to cut it over.
         in_flight: calls at a time that share them.
         rates: of each worker.
+        given: cuts of some tensors, which are kept in place of the file's.
+
+    Returns:
+        The plan, and the cut of each tensor.
 
     Raises:
-        InvalidArgumentError: too many workers, or cuts in the file that do not make all of a tensor.
+        InvalidArgumentError: too many workers, or cuts that do not make all of a tensor.
         FailedPreconditionError: the network has no graph that can be cut.
     """
     if not 1 <= workers <= MOST_WORKERS:
@@ -42,8 +56,45 @@ def plan_cuts(
     except UnboundGraphError as error:
         raise FailedPreconditionError(f"the network cannot be cut: {error}") from None
     costs = Costs(rates) if math.isinf(rates.link) else Costs(rates, rates.link, rates.latency)
-    given = read_cuts(model.data, graph)
+    kept = _checked(given, graph, workers) if given else read_cuts(model.data, graph).get(workers)
     try:
-        return plan_network(graph, workers, costs, in_flight, given.get(workers))[0]
+        return plan_network(graph, workers, costs, in_flight, kept)
     except ValueError as error:
-        raise InvalidArgumentError("model", "cuts that make all of each tensor", Words(str(error))) from None
+        field = "cuts" if given else "model"
+        raise InvalidArgumentError(field, "cuts that make all of each tensor", Words(str(error))) from None
+
+
+def cuts_of(tensors: Iterable[network_pb2.TensorCut]) -> dict[str, Cut]:
+    """The cuts that a caller gives.
+
+    Raises:
+        InvalidArgumentError: they are for no number of workers, or a box is of none of these workers.
+    """
+    cuts = {}
+    for i, tensor in enumerate(tensors):
+        field, workers = f"cuts[{i}]", tensor.used
+        if not 1 <= workers <= MOST_WORKERS:
+            raise InvalidArgumentError(f"{field}.used", f"1 to {MOST_WORKERS} workers", workers)
+        boxes: list[Box | None] = [None] * workers
+        for made in tensor.boxes:
+            if not 0 <= made.worker < workers:
+                raise InvalidArgumentError(f"{field}.boxes.worker", f"0 to {workers - 1}", made.worker)
+            boxes[made.worker] = Box(tuple(Range(r.start, r.stop) for r in made.ranges))
+        cuts[tensor.tensor] = Cut(tuple(boxes))
+    return cuts
+
+
+def _checked(given: Cuts, graph: Graph, workers: int) -> Cuts:
+    """Given cuts as cuts over all workers, once they fit a graph."""
+    cuts = {}
+    for name, cut in given.items():
+        field = f"cuts[{name!r}]"
+        if name not in graph.makers:
+            raise InvalidArgumentError(field, "a tensor that the plan of the network has", repr(name))
+        if len(cut.boxes) > workers:
+            raise InvalidArgumentError(field, f"boxes of at most {workers} workers", len(cut.boxes))
+        cuts[name] = cut.over(workers)
+        if not fits(cuts[name].boxes, graph.tensors[name].shape, workers):
+            expected = f"boxes that make all of {list(graph.tensors[name].shape)}"
+            raise InvalidArgumentError(field, expected, Words(str([b and b.shape for b in cut.boxes])))
+    return cuts

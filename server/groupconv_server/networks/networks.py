@@ -1,5 +1,6 @@
 """The networks of a server: loaded, kept on disk, run."""
 
+import functools
 import logging
 import math
 import time
@@ -25,6 +26,7 @@ from groupconv_server.networks.windows import Allowed
 from groupconv_server.planner.rates import Rates
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model, read_model
+from groupconv_worker.graph.partition.choice import Cuts
 from groupconv_worker.job import Job
 from groupconv_worker.networks.runner import NetworkCall
 
@@ -166,7 +168,7 @@ class Networks:
         if not workers:
             return plan
         reserve(network.bytes)
-        return replace(plan, cuts=plan_cuts(network.model, shapes, workers, in_flight, self.rates()))
+        return replace(plan, cuts=plan_cuts(network.model, shapes, workers, in_flight, self.rates())[0])
 
     def plan_stream(
         self, name: str, shapes: Mapping[str, Sequence[int]], outputs: Sequence[str], window_bytes: int = 0
@@ -193,6 +195,7 @@ class Networks:
         *,
         window: bool = False,
         cut: str = "",
+        given: Cuts | None = None,
     ) -> Outputs:
         """Run a network on its inputs.
 
@@ -204,6 +207,7 @@ class Networks:
             allocate: makes the array of a single output whose shape is known, by its name, dtype and shape.
             window: whether this is a window of a stream. All of them run as sessions, so that they round alike.
             cut: along what the network is to be cut over the workers; empty leaves it to the executor.
+            given: cuts of some tensors that a planned cut keeps.
 
         Raises:
             InvalidArgumentError: naming the input, output or cut, what was expected and what came.
@@ -230,7 +234,10 @@ class Networks:
             if all(isinstance(extent, int) for extent in info.shape):
                 into[info.name] = allocate(info.name, info.dtype, info.shape)  # type: ignore[arg-type] # as checked
         spare = -1 if window else self.registry.spare
-        call = NetworkCall(network.name, network.version, inputs, wanted, into, plan.peak_bytes, spare, cut)
+        planner = functools.partial(self._planned, network, shapes)
+        call = NetworkCall(
+            network.name, network.version, inputs, wanted, into, plan.peak_bytes, spare, cut, given or {}, planner
+        )
         worker, ran = self._executor.run_network(call, model, job)
         answer = sum(array.nbytes for array in ran.outputs.values())
         self._limits.check_message(answer)
@@ -245,6 +252,11 @@ class Networks:
         took = time.perf_counter() - start
         network.last = NetworkReport(worker, parts, moved, took, ran.exchanges, ran.cut)
         return Outputs(ran.outputs, network.last)
+
+    def _planned(self, network: NetworkVersion, shapes: Mapping[str, Sequence[int]], given: Cuts, workers: int) -> Cuts:
+        """As of `CutPlanner`."""
+        plan, cuts = plan_cuts(network.model, shapes, workers, 1, self.rates(), given)
+        return cuts if plan.used > 1 else {}
 
     def _check(self, network: NetworkVersion, inputs: Sequence[Mapping[str, Sequence[int]]]) -> None:
         """Plan the inputs that are expected; of a network without free axes, its only ones."""

@@ -22,6 +22,7 @@ from groupconv.wire.networks import (
 from groupconv.wire.streams import stream_plan_to_wire
 from groupconv_server.admission.call import deadline_of
 from groupconv_server.layers.version import NetworkVersion, Usage
+from groupconv_server.networks.cuts import cuts_of
 from groupconv_server.networks.networks import Networks, size_of
 from groupconv_server.networks.store import LARGEST
 from groupconv_worker.contract import Array
@@ -138,6 +139,7 @@ class NetworkServicer:
                 allocate if request.without_report else None,
                 window=request.version != 0,
                 cut=request.cut,
+                given=cuts_of(request.cuts),
             )
         if made and made[0][1] is next(iter(done.arrays.values())):
             return made[0][0]

@@ -1,8 +1,11 @@
 """When a network is cut over the workers of a process, and what becomes of a part that fails."""
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from networks import towers
+from networks import mixed_cuts, towers
 
 from groupconv.errors import CancelledError
 from groupconv_worker.budget import ThreadBudget
@@ -11,8 +14,11 @@ from groupconv_worker.cpu.network.sharded import cut_network
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
-from groupconv_worker.graph.partition.uniform import CUTS
+from groupconv_worker.graph.partition.choice import CUTS, PLANNED, CutChoice
+from groupconv_worker.graph.partition.cut import AXES, Cut
+from groupconv_worker.graph.partition.partition import partition
 from groupconv_worker.job import Job
+from groupconv_worker.networks.known_cuts import GIVEN, KnownCuts
 from groupconv_worker.networks.local_gang import LocalGang, Member
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner
 from groupconv_worker.networks.sharding import Sharder
@@ -43,17 +49,29 @@ def sharder(gang):
     sharder.close()
 
 
-def call(cut="", spare=MUCH, x=X):
-    return NetworkCall("towers", 1, {"x": x}, ("y",), spare=spare, cut=cut)
+def graph_of(x):
+    return Optimized(MODEL).canonical({"x": x.shape})
+
+
+def planner(given, workers):
+    return mixed_cuts(graph_of(X), workers) | dict(given)
+
+
+def call(cut="", spare=MUCH, x=X, given=None):
+    return NetworkCall("towers", 1, {"x": x}, ("y",), spare=spare, cut=cut, given=given or {}, planner=planner)
+
+
+def chosen(cut):
+    return CutChoice(cut, planner({}, 2) if cut == PLANNED else {})
 
 
 def given(sharder, teams, cut="rows", x=X):
     """A cut that calls take, as if it had been measured."""
-    found = sharder._find(call(x=x))
-    graph = Optimized(MODEL).canonical({"x": x.shape})
-    cut_network(graph, cut, teams)  # as another process would, it compiles the kernels
-    made = sharder._gang.make(Done(graph=graph), cut)
-    found.networks[cut], found.best, found.started = made, cut, True
+    found, choice = sharder._find(call(x=x)), chosen(cut)
+    graph = graph_of(x)
+    cut_network(graph, choice, teams)  # as another process would, it compiles the kernels
+    made = sharder._gang.make(Done(graph=graph), choice)
+    found.networks[choice.key], found.best, found.started = made, choice, True
     return found
 
 
@@ -108,8 +126,8 @@ def test_one_worker_runs_what_a_part_failed_at(sharder, teams, monkeypatch, work
 def test_programs_that_do_not_fit_are_not_kept(sharder, teams, gang):
     given(sharder, teams)  # compiles the kernels
     found = sharder._find(call(x=X[:1]))
-    graph = Optimized(MODEL).canonical({"x": X[:1].shape})
-    assert sharder._make(found, "rows", lambda cut: gang.make(Done(graph=graph), cut), spare=1) is None
+    graph = graph_of(X[:1])
+    assert sharder._make(found, CutChoice("rows"), lambda cut: gang.make(Done(graph=graph), cut), spare=1) is None
     assert "do not fit" in found.reasons["rows"]
 
 
@@ -119,11 +137,10 @@ def test_cuts_are_measured_beside_one_worker(sharder, teams, gang, monkeypatch):
     given(sharder, teams)  # compiles the kernels
     sharder.forget("towers", 1)
     found = sharder._find(call())
-    came = Done(graph=Optimized(MODEL).canonical({"x": X.shape}))
-    sharder._try(found, call("nothing"), MODEL, lambda cut: gang.make(came, cut))
+    came = Done(graph=graph_of(X))
+    sharder._try(found, [chosen(cut) for cut in CUTS], call("nothing"), MODEL, lambda cut: gang.make(came, cut))
     assert "measured at" in found.reason
-    assert list(found.networks) == ([found.best] if found.best else [])
-    assert found.best in ("", *CUTS)
+    assert list(found.networks) == ([found.best.key] if found.best else [])
     unsettled = NetworkRan({}, 0.0, settled=False)
     assert sharder.run(call(x=X[:1]), MODEL, Job()) is None
     sharder.answered(call(x=X[:1]), MODEL, unsettled)
@@ -136,3 +153,32 @@ def test_nothing_is_cut_of_a_version_that_was_unloaded_during_a_call(sharder, mo
     sharder.forget("towers", 1)
     sharder.answered(call(), MODEL, NetworkRan({}, 0.0))
     assert not sharder._known
+
+
+def test_a_call_is_cut_as_its_plan_says(sharder):
+    ids, ran = sharder.run(call(PLANNED), MODEL, Job(time.monotonic() + 300))
+    assert (ids, ran.cut) == ("w0,w1", PLANNED)
+    np.testing.assert_allclose(ran.outputs["y"], whole(sharder), rtol=1e-5, atol=1e-6)
+    assert "cut as planned (" in ran.parts[0].reason
+    assert "by channels" in ran.parts[0].reason
+    assert "by rows" in ran.parts[0].reason
+    graph = graph_of(X)
+    made = partition(graph, planner({}, 2), 2)
+    assert [(e.tensor, e.bytes) for e in ran.exchanges] == [(e.tensor, e.nbytes) for e in made.exchanges]
+    name = next(iter(graph.makers))
+    other = {name: Cut.replicated(graph.tensors[name].shape, 2)}
+    _, again = sharder.run(call(PLANNED, given=other), MODEL, Job(time.monotonic() + 300))
+    assert name in {e.tensor for e in ran.exchanges}
+    assert name not in {e.tensor for e in again.exchanges}
+    assert len(sharder._find(call()).networks) == 2
+
+
+def test_networks_of_given_cuts_are_dropped_where_they_are_many():
+    known = KnownCuts(best=CutChoice("rows"))
+    known.networks = dict.fromkeys(["rows", *(f"planned {i}" for i in range(20))])
+    assert known.superfluous() == [f"planned {i}" for i in range(20 - len(AXES) - GIVEN)]
+
+
+def test_one_worker_runs_what_the_planner_does_not_cut(sharder):
+    alone = replace(call(PLANNED), planner=lambda given, workers: {})
+    assert sharder.run(alone, MODEL, Job()) is None

@@ -25,6 +25,7 @@ from groupconv_worker.contract import Problem
 from groupconv_worker.cpu.kernels import cache
 from groupconv_worker.cpu.kernels.forms import FORMS, Form
 from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.improvement import Improvement
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class NetworkJob:
     data: bytes = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]]
     workers: int = 1
-    cuts: tuple[str, ...] = ()
+    cuts: tuple[CutChoice, ...] = ()
 
 
 class Done(NamedTuple):

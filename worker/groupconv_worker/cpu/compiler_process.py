@@ -76,9 +76,9 @@ def perform_network(job: NetworkJob) -> Done:
         team = Team(1)
         try:
             with _alone():
-                for cut in job.cuts:
+                for choice in job.cuts:
                     with contextlib.suppress(UnsupportedNodeError, ValueError):  # others may do
-                        cut_network(graph, cut, [team] * job.workers)
+                        cut_network(graph, choice, [team] * job.workers)
                 if not job.cuts:
                     compiled_network(graph, team)
                 stamp()  # for runs that take the time of each node

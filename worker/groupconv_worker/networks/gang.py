@@ -7,6 +7,7 @@ from typing import Protocol
 from groupconv.errors import InternalError
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model
+from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.graph.partition.partition import Exchange
 from groupconv_worker.job import Job
 from groupconv_worker.networks.runner import NetworkCall
@@ -38,7 +39,7 @@ class GangNetwork:
     exchanges: tuple[Exchange, ...]
 
 
-Make = Callable[[str], GangNetwork]
+Make = Callable[[CutChoice], GangNetwork]
 """Makes the network of a cut.
 
 Raises:
@@ -56,7 +57,11 @@ class Gang(Protocol):
     def idle(self) -> bool:
         """Whether no worker has anything to do, and there are several."""
 
-    def prepare(self, call: NetworkCall, model: Model, cuts: Sequence[str], then: Callable[[Make], None]) -> bool:
+    @property
+    def size(self) -> int:
+        """How many workers would share a network now."""
+
+    def prepare(self, call: NetworkCall, model: Model, cuts: Sequence[CutChoice], then: Callable[[Make], None]) -> bool:
         """Have the kernels of some cuts compiled, then call `then`, in another thread. False if nothing compiles."""
 
     def run(

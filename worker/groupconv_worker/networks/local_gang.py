@@ -10,6 +10,7 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.graph.model import Model
+from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.job import Job
 from groupconv_worker.networks.gang import GangNetwork, Make, UncutError
 from groupconv_worker.networks.runner import NetworkCall, acquire
@@ -59,13 +60,18 @@ class LocalGang:
         """Whether no worker has anything to do."""
         return not any(member.budget.inside for member in self.members)
 
-    def prepare(self, call: NetworkCall, model: Model, cuts: Sequence[str], then: Callable[[Make], None]) -> bool:
+    @property
+    def size(self) -> int:
+        """All workers."""
+        return len(self.members)
+
+    def prepare(self, call: NetworkCall, model: Model, cuts: Sequence[CutChoice], then: Callable[[Make], None]) -> bool:
         """As of `Gang`."""
         shapes = {name: array.shape for name, array in call.inputs.items()}
         task = NetworkJob(call.network, model.data, shapes, len(self.members), tuple(cuts))
-        return self._compiler.ask(task, lambda came: then(lambda cut: self.make(came, cut)), now=True) is not None
+        return self._compiler.ask(task, lambda came: then(lambda choice: self.make(came, choice)), now=True) is not None
 
-    def make(self, came: Done, cut: str) -> LocalNetwork:
+    def make(self, came: Done, choice: CutChoice) -> LocalNetwork:
         """The programs of a cut, from what the other process has made of the network.
 
         Raises:
@@ -80,7 +86,7 @@ class LocalGang:
             raise UncutError(came.reason or came.error)
         try:
             with deferred():
-                made = cut_network(came.graph, cut, [member.team for member in self.members])
+                made = cut_network(came.graph, choice, [member.team for member in self.members])
         except (ValueError, UnsupportedNodeError, KernelsMissingError, NotCompiledError) as error:
             raise UncutError(str(error)) from None
         nodes = tuple(len(part.graph.nodes) for part in made.partition.parts)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.needed.box import Box
+from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.graph.partition.partition import Exchange
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.memory import fitting, shared
@@ -43,7 +44,7 @@ class PartKey(NamedTuple):
     Attributes:
         network, version: what is cut.
         shapes: of the whole inputs.
-        cut: along what.
+        cut: the key of a `CutChoice`.
         workers: over how many.
         worker: whose part this is.
     """
@@ -111,11 +112,12 @@ class PartRunner:
         self._parts: dict[PartKey, _Part] = {}
         self._lock = threading.Lock()
 
-    def prepare(self, key: PartKey, model: Callable[[], bytes]) -> PartInfo | str | None:
+    def prepare(self, key: PartKey, choice: CutChoice, model: Callable[[], bytes]) -> PartInfo | str | None:
         """Have a part compiled.
 
         Args:
             key: of the part.
+            choice: how the network is cut.
             model: gives the ONNX model; called if the part is new.
 
         Returns:
@@ -127,10 +129,10 @@ class PartRunner:
             from groupconv_worker.cpu.compiler import NetworkJob  # kept out of a worker's start
 
             part = _Part()
-            job = NetworkJob(key.network, model(), dict(key.shapes), key.workers, (key.cut,))
+            job = NetworkJob(key.network, model(), dict(key.shapes), key.workers, (choice,))
             with self._lock:
                 self._parts[key] = part
-            if self._compiler.ask(job, lambda came: self._made(key, part, came), now=True) is None:
+            if self._compiler.ask(job, lambda came: self._made(key, part, choice, came), now=True) is None:
                 part.reason = "there is no process that compiles"
         return part.info or part.reason or None
 
@@ -211,20 +213,19 @@ class PartRunner:
         if part is not None:
             self._close(part)
 
-    def _made(self, key: PartKey, part: _Part, came: "Done") -> None:
+    def _made(self, key: PartKey, part: _Part, choice: CutChoice, came: "Done") -> None:
         # kept out of a worker's start
         from groupconv_worker.cpu.blocked.kernels.blocks import LANES
         from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
         from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
         from groupconv_worker.cpu.network.network import CompiledNetwork, KernelsMissingError
         from groupconv_worker.cpu.network.sharded import connected
-        from groupconv_worker.graph.partition.uniform import uniform
 
         if came.graph is None:
             part.reason = came.reason or came.error or "no graph"
             return
         try:
-            made = uniform(came.graph, key.cut, key.workers, LANES)
+            made = choice.partition(came.graph, key.workers, LANES)
             graphs, shared_bytes = connected(made)
             with deferred():
                 program = CompiledNetwork(graphs[key.worker], self._team)

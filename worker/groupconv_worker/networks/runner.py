@@ -12,7 +12,7 @@ from groupconv.errors import DeadlineExceededError, InvalidArgumentError
 from groupconv.networks.plan import ExchangeReport, PartReport
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.model import ALGORITHM, Model
-from groupconv_worker.graph.partition.uniform import CUTS
+from groupconv_worker.graph.partition.choice import CUTS, Cuts
 from groupconv_worker.job import Job
 from groupconv_worker.networks.session import NetworkSession
 
@@ -26,6 +26,8 @@ Array = NDArray[Any]
 
 WHOLE = "nothing"
 """What a network is cut along that one worker runs."""
+CutPlanner = Callable[[Cuts, int], Cuts]
+"""Plans the cut of each tensor, from the cuts that are to be kept and the number of workers; none for one worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class NetworkCall:
         spare: bytes that our own program of the network may take, beside those that it has;
             below 0 the session runs, whatever programs there are.
         cut: what it is to be cut along over the workers; empty leaves it to the executor.
+        given: cuts of some tensors that a planned cut is to keep.
+        planner: plans the cuts of all tensors; None where no call can be cut as planned.
     """
 
     network: str
@@ -51,6 +55,8 @@ class NetworkCall:
     peak_bytes: int = 0
     spare: int = 0
     cut: str = ""
+    given: Cuts = field(default_factory=dict)
+    planner: CutPlanner | None = None
 
 
 class NetworkRan(NamedTuple):

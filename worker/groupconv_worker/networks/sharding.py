@@ -7,54 +7,30 @@ together go whole to one worker each.
 """
 
 import logging
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from numpy.typing import NDArray
-
-from groupconv.errors import FailedPreconditionError, InternalError, InvalidArgumentError
+from groupconv.errors import FailedPreconditionError, GroupconvError, InternalError, InvalidArgumentError
 from groupconv.networks.plan import ExchangeReport, PartReport
 from groupconv.text import human_bytes
 from groupconv_worker.autotune import enabled
 from groupconv_worker.graph.model import Model
-from groupconv_worker.graph.partition.uniform import CUTS
+from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.job import Job
 from groupconv_worker.networks.background import Background
 from groupconv_worker.networks.candidate import Shapes
 from groupconv_worker.networks.gang import Gang, GangLostError, GangNetwork, Make, UncutError
 from groupconv_worker.networks.judgement import differing, rounds
+from groupconv_worker.networks.known_cuts import KnownCuts
 from groupconv_worker.networks.runner import OURS, WHOLE, NetworkCall, NetworkRan
 from groupconv_worker.networks.takeover import KEPT
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[Any]
 GLANCE = 0.02
 """Seconds between two looks whether a caller that waits is still there."""
-
-
-@dataclass(eq=False)
-class Shardings:
-    """A network's version with inputs of certain shapes.
-
-    Attributes:
-        networks: by the axis that they are cut along: the fastest one, and those that were asked for.
-        reasons: why there is none.
-        best: the axis that calls are cut along; empty if one worker is faster.
-        reason: how that was found.
-        started: whether it is being found.
-        gone: whether the version was unloaded.
-    """
-
-    networks: dict[str, GangNetwork] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    best: str = ""
-    reason: str = ""
-    started: bool = False
-    gone: bool = False
 
 
 class Sharder:
@@ -71,7 +47,7 @@ class Sharder:
         whole: Callable[[NetworkCall, Model, Job], NetworkRan],
     ) -> None:
         self._gang, self._whole = gang, whole
-        self._known: dict[tuple[str, int], OrderedDict[Shapes, Shardings]] = {}
+        self._known: dict[tuple[str, int], OrderedDict[Shapes, KnownCuts]] = {}
         self._background = Background("sharder")
         self._lock = threading.Lock()
 
@@ -91,21 +67,22 @@ class Sharder:
         found = self._find(call)
         if call.cut == WHOLE:
             return None
-        cut = call.cut or (found.best if self._gang.idle else "")
-        if not cut:
+        cut = found.asked(call, self._gang.size) if call.cut else found.best if self._gang.idle else None
+        if cut is None:
             return None
         try:
-            network = found.networks.get(cut) or self._asked(found, call, model, job)
+            network = found.networks.get(cut.key) or self._asked(found, cut, call, model, job)
             outputs, parts = self._gang.run(network, call.inputs, job, call.into)
         except (InternalError, MemoryError) as error:
             log.warning("network %s starts again on one worker: %s", call.network, error)
             if isinstance(error, GangLostError):
-                self._discard(found, cut)
-                if cut == found.best:
-                    found.best, found.started = "", False  # prepared again for those that are there then
+                self._discard(found, cut.key)
+                if found.best is not None and cut.key == found.best.key:
+                    found.best, found.started = None, False  # prepared again for those that are there then
             return None
         ids = network.ids
-        reason = f"cut along {cut}" + (f", {found.reason}" if cut == found.best else ", as asked for")
+        fastest = found.best is not None and cut.key == found.best.key
+        reason = f"cut {cut}, {found.reason if fastest else 'as asked for'}"
         reports = tuple(
             PartReport(OURS, nodes, part.seconds, f"{name}'s part, {reason}")
             for name, nodes, part in zip(ids, network.nodes, parts, strict=True)
@@ -118,7 +95,7 @@ class Sharder:
             reason,
             self.bytes_of(call.network, call.version),
             reports,
-            cut=cut,
+            cut=cut.name,
             exchanges=exchanges,
             coordinator_bytes=sum(part.coordinator_bytes for part in parts),
         )
@@ -131,17 +108,10 @@ class Sharder:
             return
         found.started = True
         copies = {name: array.copy() for name, array in call.inputs.items()}
-        mine = NetworkCall(call.network, call.version, copies, call.outputs, spare=call.spare, cut=WHOLE)
-
-        def then(make: Make) -> None:
-            try:
-                self._try(found, mine, model, make)
-            except GangLostError as error:
-                found.started = False  # and tried again
-                log.info("network %s was not cut: %s", call.network, error)
-
-        if not self._gang.prepare(mine, model, CUTS, self._later(then)):
-            found.reason = "there is no process that compiles"
+        mine = NetworkCall(
+            call.network, call.version, copies, call.outputs, spare=call.spare, cut=WHOLE, planner=call.planner
+        )
+        self._background.do(lambda: self._prepare(found, mine, model))
 
     def bytes_of(self, network: str, version: int) -> int:
         """Bytes of the programs of a version."""
@@ -157,7 +127,7 @@ class Sharder:
         """Drop the programs of a version. A call that runs on one goes on to its end."""
         with self._lock:
             for found in self._known.pop((network, version), {}).values():
-                found.gone, found.best = True, ""
+                found.gone, found.best = True, None
                 found.networks.clear()
 
     def close(self) -> None:
@@ -165,32 +135,50 @@ class Sharder:
         self._background.closed = True
         self._gang.close()
 
-    def _find(self, call: NetworkCall) -> Shardings:
+    def _find(self, call: NetworkCall) -> KnownCuts:
         shapes = _shapes(call)
         with self._lock:
             several = self._known.setdefault((call.network, call.version), OrderedDict())
-            found = several[shapes] = several.pop(shapes, Shardings())
+            found = several[shapes] = several.pop(shapes, KnownCuts())
             while len(several) > KEPT:
                 evicted = several.popitem(last=False)[1]
                 evicted.gone = True
-                for cut in list(evicted.networks):
-                    self._discard(evicted, cut)
+                for key in list(evicted.networks):
+                    self._discard(evicted, key)
         return found
 
-    def _discard(self, found: Shardings, cut: str) -> None:
+    def _discard(self, found: KnownCuts, key: str) -> None:
         """Drop the network of a cut."""
-        network = found.networks.pop(cut, None)
+        network = found.networks.pop(key, None)
         if network is not None:
             self._gang.drop(network)
 
-    def _asked(self, found: Shardings, call: NetworkCall, model: Model, job: Job) -> GangNetwork:
+    def _prepare(self, found: KnownCuts, call: NetworkCall, model: Model) -> None:
+        """Plan the cuts that are to be measured, and measure them once their kernels are compiled."""
+        try:
+            cuts = found.all(call, self._gang.size)
+        except GroupconvError as error:
+            found.reason = str(error)
+            return
+
+        def then(make: Make) -> None:
+            try:
+                self._try(found, cuts, call, model, make)
+            except GangLostError as error:
+                found.started = False  # and tried again
+                log.info("network %s was not cut: %s", call.network, error)
+
+        if not self._gang.prepare(call, model, cuts, self._later(then)):
+            found.reason = "there is no process that compiles"
+
+    def _asked(self, found: KnownCuts, cut: CutChoice, call: NetworkCall, model: Model, job: Job) -> GangNetwork:
         """The network cut as it was asked to be, once its kernels are compiled."""
-        cut, done = call.cut, threading.Event()
+        done = threading.Event()
         made: list[GangNetwork | GangLostError | None] = []
 
         def then(make: Make) -> None:
             try:
-                made.append(found.networks.get(cut) or self._make(found, cut, make, call.spare))
+                made.append(found.networks.get(cut.key) or self._make(found, cut, make, call.spare))
             except GangLostError as error:
                 made.append(error)
             finally:
@@ -205,53 +193,51 @@ class Sharder:
         if isinstance(network, GangLostError):
             raise network
         if network is None:
-            why = found.reasons.get(cut, "the log says why")
-            raise InvalidArgumentError("cut", f"a way to cut this network ({why})", cut)
+            why = found.reasons.get(cut.key, "the log says why")
+            raise InvalidArgumentError("cut", f"a way to cut this network ({why})", cut.name)
         return network
 
-    def _make(self, found: Shardings, cut: str, make: Make, spare: int) -> GangNetwork | None:
+    def _make(self, found: KnownCuts, cut: CutChoice, make: Make, spare: int) -> GangNetwork | None:
         """The network of a cut; `found.reasons` says why there is none."""
         try:
             made = make(cut)
         except UncutError as error:
-            found.reasons[cut] = str(error)
+            found.reasons[cut.key] = str(error)
             return None
         if made.nbytes > spare:
             self._gang.drop(made)
-            found.reasons[cut] = f"{human_bytes(made.nbytes)} of programs do not fit"
+            found.reasons[cut.key] = f"{human_bytes(made.nbytes)} of programs do not fit"
             return None
         if not found.gone:
-            found.networks[cut] = made
+            found.networks[cut.key] = made
+            for key in found.superfluous():
+                self._discard(found, key)
         return made
 
-    def _try(self, found: Shardings, call: NetworkCall, model: Model, make: Make) -> None:
+    def _try(self, found: KnownCuts, cuts: Sequence[CutChoice], call: NetworkCall, model: Model, make: Make) -> None:
         """Measure each cut beside one worker, and keep the fastest if it is faster."""
         ratios: dict[str, float] = {}
         asked_for = set(found.networks)
-        for cut in () if found.gone or self._background.closed else CUTS:
-            asked = cut in asked_for
-            network = found.networks.get(cut) or self._make(found, cut, make, call.spare)
+        for cut in () if found.gone or self._background.closed else cuts:
+            network = found.networks.get(cut.key) or self._make(found, cut, make, call.spare)
             if network is None:
                 continue
-            ratio = self._measure(found, network, call, model)
-            if ratio is not None:
-                ratios[cut] = ratio
-            if not asked and (ratio is None or ratio >= 1 or ratio > min(ratios.values())):
-                self._discard(found, cut)
-            elif not asked and ratio is not None:
-                for slower in [c for c in ratios if c not in asked_for and ratios[c] > ratio]:
-                    self._discard(found, slower)
-        if not ratios:
-            found.reason = "; ".join(f"{cut}: {why}" for cut, why in found.reasons.items())
+            ratios[cut.key] = self._measure(found, network, call, model)
+            for key, ratio in ratios.items():
+                if key not in asked_for and (ratio >= 1 or ratio > min(ratios.values())):
+                    self._discard(found, key)
+        best = min(cuts, key=lambda cut: ratios.get(cut.key, math.inf))
+        ratio = ratios.get(best.key, math.inf)
+        if math.isinf(ratio):
+            found.reason = "; ".join(f"{key}: {why}" for key, why in found.reasons.items())
             return
-        best = min(ratios, key=ratios.__getitem__)
-        found.reason = f"measured at {ratios[best]:.2f} × one worker's time"
-        if ratios[best] < 1 and not found.gone:
+        found.reason = f"measured at {ratio:.2f} × one worker's time"
+        if ratio < 1 and not found.gone:
             found.best = best
-        log.info("network %s, cut along %s: %s", call.network, best, found.reason)
+        log.info("network %s, cut %s: %s", call.network, best, found.reason)
 
-    def _measure(self, found: Shardings, network: GangNetwork, call: NetworkCall, model: Model) -> float | None:
-        """The time of a cut over that of one worker, the least of runs in turns; None if they disagree."""
+    def _measure(self, found: KnownCuts, network: GangNetwork, call: NetworkCall, model: Model) -> float:
+        """The time of a cut over that of one worker, the least of runs in turns; infinite if they disagree."""
         whole: list[float] = []
         cut: list[float] = []
         for _ in rounds(lambda: found.gone or self._background.closed):
@@ -263,8 +249,8 @@ class Sharder:
             name = differing(outputs, ran.outputs)
             if name is not None:
                 log.error("network %s: %r differs where it is cut", call.network, name)
-                return None
-        return min(cut) / min(whole) if cut else None
+                return math.inf
+        return min(cut) / min(whole) if cut else math.inf
 
     def _later(self, then: Callable[[Make], None]) -> Callable[[Make], None]:
         """The same, in the sharder's thread."""

@@ -22,6 +22,7 @@ from groupconv_worker.actor import CONTROL
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model
+from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.job import Job
 from groupconv_worker.networks.gang import GangLostError, GangNetwork, Make, UncutError
 from groupconv_worker.networks.part import MODEL_MISSING, PartInfo, PartKey
@@ -71,9 +72,20 @@ class RayGang:
         slots = self._membership.ready()
         return len(slots) > 1 and not self._order.inside and not any(slot.flights for slot in slots)
 
-    def prepare(self, call: NetworkCall, model: Model, cuts: Sequence[str], then: Callable[[Make], None]) -> bool:  # noqa: ARG002 - workers compile what is made
+    @property
+    def size(self) -> int:
+        """The workers that are ready."""
+        return len(self._membership.ready())
+
+    def prepare(
+        self,
+        call: NetworkCall,
+        model: Model,
+        cuts: Sequence[CutChoice],  # noqa: ARG002 - workers compile what is made
+        then: Callable[[Make], None],
+    ) -> bool:
         """As of `Gang`: workers compile a cut when it is made."""
-        then(lambda cut: self._make(call, model, cut))
+        then(lambda choice: self._make(call, model, choice))
         return True
 
     def run(
@@ -98,7 +110,7 @@ class RayGang:
         """Prepare nothing more."""
         self._closed.set()
 
-    def _make(self, call: NetworkCall, model: Model, cut: str) -> RayNetwork:
+    def _make(self, call: NetworkCall, model: Model, choice: CutChoice) -> RayNetwork:
         slots = self._membership.ready()
         if len(slots) < 2:
             raise GangLostError("there is one worker now")
@@ -106,10 +118,10 @@ class RayGang:
             raise UncutError("the workers are on several nodes")
         workers = tuple((slot, slot.actor) for slot in slots)
         shapes = tuple((name, array.shape) for name, array in call.inputs.items())
-        first = PartKey(call.network, call.version, shapes, cut, len(workers), 0)
+        first = PartKey(call.network, call.version, shapes, choice.key, len(workers), 0)
         keys = tuple(first._replace(worker=worker) for worker in range(len(workers)))
         try:
-            parts = self._prepared(workers, keys, model)
+            parts = self._prepared(workers, keys, choice, model)
             handle = ray.get(workers[0][1].share_part.remote(keys[0]))
             opened = [
                 actor.open_part.remote(key, handle) for (_, actor), key in zip(workers[1:], keys[1:], strict=True)
@@ -129,13 +141,14 @@ class RayGang:
         )
 
     def _prepared(
-        self, workers: Sequence[tuple[WorkerSlot, Any]], keys: Sequence[PartKey], model: Model
+        self, workers: Sequence[tuple[WorkerSlot, Any]], keys: Sequence[PartKey], choice: CutChoice, model: Model
     ) -> tuple[PartInfo, ...]:
         """What the workers say of their parts, once all have compiled them."""
         data: list[bytes | None] = [None] * len(workers)
         while not self._closed.wait(POLL):
             asked = [
-                actor.prepare_part.remote(key, sent) for (_, actor), key, sent in zip(workers, keys, data, strict=True)
+                actor.prepare_part.remote(key, choice, sent)
+                for (_, actor), key, sent in zip(workers, keys, data, strict=True)
             ]
             found: list[PartInfo | str | None] = ray.get(asked)
             data = [model.data if answer == MODEL_MISSING else None for answer in found]

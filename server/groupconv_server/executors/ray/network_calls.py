@@ -79,7 +79,7 @@ class _LostError(Exception):
 
 def _attempt(actor: Any, call: NetworkCall, inputs: dict[str, Any], model: Model, job: Job, number: int) -> NetworkRan:
     """One worker's answer; the model is sent only if the worker does not have it."""
-    bare = replace(call, inputs=dict.fromkeys(inputs, _NO_ELEMENTS), into={})
+    bare = replace(call, inputs=dict.fromkeys(inputs, _NO_ELEMENTS), into={}, given={}, planner=None)
     for data in (None, model.data):
         left = seconds_left(job.deadline)
         expires = None if left is None else time.time() + left

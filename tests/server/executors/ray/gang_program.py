@@ -6,10 +6,11 @@ import time
 from threading import Event, Thread
 
 import numpy as np
-from networks import towers
+from networks import mixed_cuts, towers
 
 from groupconv.errors import DeadlineExceededError
 from groupconv_server.executors import create_executor
+from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
 from groupconv_worker.job import Job
 from groupconv_worker.networks.runner import NetworkCall
@@ -20,8 +21,12 @@ MODEL = read_model(towers().SerializeToString())
 KILLS = 2
 
 
+def planner(_given, workers):
+    return mixed_cuts(Optimized(MODEL).canonical({"x": X.shape}), workers)
+
+
 def run(executor, cut, seconds=120.0):
-    call = NetworkCall("towers", 1, {"x": X}, ("y",), spare=2**40, cut=cut)
+    call = NetworkCall("towers", 1, {"x": X}, ("y",), spare=2**40, cut=cut, planner=planner)
     return executor.run_network(call, MODEL, Job(time.monotonic() + seconds))
 
 
@@ -31,7 +36,7 @@ def same(ran, want):
 
 def check_outputs(executor, want):
     """Workers share a network, and the coordinator brings each element once."""
-    for cut in ("rows", "channels"):
+    for cut in ("rows", "channels", "planned"):
         for _ in range(3):
             ids, ran = run(executor, cut)
             assert (ids, ran.cut) == ("ray-0,ray-1", cut)

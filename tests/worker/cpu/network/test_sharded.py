@@ -20,8 +20,9 @@ from groupconv_worker.cpu.network.sharded import ShardedNetwork
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
+from groupconv_worker.graph.partition.cut import AXES
 from groupconv_worker.graph.partition.partition import partition
-from groupconv_worker.graph.partition.uniform import CUTS, uniform
+from groupconv_worker.graph.partition.uniform import uniform
 from groupconv_worker.job import Job
 from guards import guarded
 
@@ -97,7 +98,7 @@ def u_net():
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])
 def test_u_net_along_each_axis(axis):
     graph = u_net()
-    network, _ = check(graph, uniform(graph, CUTS[axis], 2), {"x": image(U_NET["x"])})
+    network, _ = check(graph, uniform(graph, AXES[axis], 2), {"x": image(U_NET["x"])})
     assert bool(network.partition.exchanges) == (axis > 0)
 
 
@@ -115,7 +116,7 @@ def test_the_coordinator_brings_each_element_once(cut):
 def test_the_same_kernels_give_the_same_bits():
     """Samples are cut, so every kernel sees what it saw before."""
     graph = u_net()
-    network, wanted = check(graph, uniform(graph, CUTS[0], 2), {"x": image(U_NET["x"])}, tolerance=0)
+    network, wanted = check(graph, uniform(graph, AXES[0], 2), {"x": image(U_NET["x"])}, tolerance=0)
     assert network.partition.outputs.keys() == wanted.keys()
 
 
@@ -137,7 +138,7 @@ def gone_after(looks):
 def test_a_worker_waits_no_longer_than_the_job(make, error):
     """The other part starts once the job is over, so nothing comes before."""
     graph, inputs, job = u_net(), {"x": image(U_NET["x"])}, make()
-    network, _ = sharded(uniform(graph, CUTS[2], 2))
+    network, _ = sharded(uniform(graph, AXES[2], 2))
 
     def busy():
         while not job.look():
@@ -153,7 +154,7 @@ def test_a_worker_waits_no_longer_than_the_job(make, error):
 @pytest.mark.parametrize("worker", [0, 1])
 def test_a_part_that_fails_ends_the_others(worker, monkeypatch):
     graph = u_net()
-    network, _ = sharded(uniform(graph, CUTS[2], 2))
+    network, _ = sharded(uniform(graph, AXES[2], 2))
     inputs = {"x": image(U_NET["x"])}
 
     def fail(*_args, **_kwargs):

@@ -21,9 +21,9 @@ from groupconv_worker.cpu.program import address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.needed.box import Box
+from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.graph.partition.part import RECEIVE, SEND, Part
 from groupconv_worker.graph.partition.partition import Partition
-from groupconv_worker.graph.partition.uniform import uniform
 from groupconv_worker.job import Job
 from groupconv_worker.shard import PartRun
 
@@ -31,14 +31,14 @@ ITEM = 4
 """Bytes of the elements that are exchanged."""
 
 
-def cut_network(graph: Graph, cut: str, teams: Sequence[Team]) -> "ShardedNetwork":
-    """A network that is cut along one axis, over as many workers as there are teams.
+def cut_network(graph: Graph, choice: CutChoice, teams: Sequence[Team]) -> "ShardedNetwork":
+    """A network that is cut over as many workers as there are teams.
 
     Raises:
         ValueError: it cannot be cut so.
         UnsupportedNodeError, KernelsMissingError: as of `ShardedNetwork`.
     """
-    return ShardedNetwork(uniform(graph, cut, len(teams), LANES), teams)
+    return ShardedNetwork(choice.partition(graph, len(teams), LANES), teams)
 
 
 def connected(made: Partition) -> tuple[list[Graph], int]:

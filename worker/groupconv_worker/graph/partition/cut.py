@@ -1,7 +1,7 @@
 """Cuts: which worker holds which box of a tensor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Self
 
@@ -64,6 +64,10 @@ class Cut:
         """The axes along which the workers' boxes differ."""
         held = [box.ranges for box in self.boxes if box is not None]
         return tuple(axis for axis, ranges in enumerate(zip(*held, strict=True)) if len(set(ranges)) > 1)
+
+    def over(self, workers: int) -> Self:
+        """The same boxes among more workers; those that come after make nothing."""
+        return replace(self, boxes=self.boxes + (None,) * (workers - len(self.boxes)))
 
     def missing(self, shape: Sequence[int]) -> Box | None:
         """A part of the tensor that no worker makes; None if all of it is made.

@@ -80,7 +80,7 @@ def read_cuts(data: bytes, graph: Graph) -> dict[int, dict[str, Cut]]:
         exact = {found.key: found.value for found in node.metadata_props}.get(KEY, "{}")
         given = [*_exact(exact), *_by_specs(node, devices, graph)]
         for workers, name, boxes in given:
-            if name in graph.makers and _fits(boxes, graph.tensors[name].shape, workers):
+            if name in graph.makers and fits(boxes, graph.tensors[name].shape, workers):
                 cuts.setdefault(workers, {}).setdefault(name, Cut(tuple(boxes)))
     return cuts
 
@@ -145,7 +145,7 @@ def _box(ranges: Ranges | None) -> Box | None:
     return None if ranges is None else Box(tuple(Range(int(start), int(stop)) for start, stop in ranges))
 
 
-def _fits(boxes: Sequence[Box | None], shape: Sequence[int], workers: int) -> bool:
+def fits(boxes: Sequence[Box | None], shape: Sequence[int], workers: int) -> bool:
     """Whether boxes lie in a tensor of this shape, and reach from its beginning to its end along each axis."""
     held = [box for box in boxes if box is not None]
     if len(boxes) != workers or not held or any(len(box.ranges) != len(shape) or box.empty for box in held):

@@ -10,8 +10,6 @@ from groupconv_worker.graph.partition.partition import Partition, partition
 TWICE = 0.05
 """Share of the inputs' bytes that may be brought to two workers. Beyond it workers send each other what they need."""
 ROWS, RANK = 2, 4
-CUTS = AXES
-"""What a network may be cut along."""
 
 
 def uniform(graph: Graph, cut: str, workers: int, block: int = 1) -> Partition:
@@ -19,7 +17,7 @@ def uniform(graph: Graph, cut: str, workers: int, block: int = 1) -> Partition:
 
     Args:
         graph: in canonical form.
-        cut: one of `CUTS`.
+        cut: one of `AXES`.
         workers: over how many; each has a part of every tensor that is long enough, and all of the others.
         block: channels are cut at its multiples where there are enough.
 
@@ -34,7 +32,7 @@ def uniform(graph: Graph, cut: str, workers: int, block: int = 1) -> Partition:
         >>> [part.inputs["x"].shape for part in uniform(graph, "rows", 2).parts]
         [(1, 8, 2, 4), (1, 8, 2, 4)]
     """
-    cuts = _cuts(graph, CUTS.index(cut), workers, block)
+    cuts = _cuts(graph, AXES.index(cut), workers, block)
     if all(not made.axes for made in cuts.values()):
         raise ValueError(f"no tensor has {cut} for {workers} workers")
     made = partition(graph, cuts, workers)

@@ -1,0 +1,59 @@
+"""What is known of how calls of a network's version, with inputs of certain shapes, are cut over several workers."""
+
+from dataclasses import dataclass, field, replace
+
+from groupconv_worker.graph.partition.choice import PLANNED, CutChoice
+from groupconv_worker.graph.partition.cut import AXES
+from groupconv_worker.networks.gang import GangNetwork
+from groupconv_worker.networks.runner import NetworkCall
+
+GIVEN = 4
+"""Networks of cuts that callers gave that are kept at a time."""
+
+
+@dataclass(eq=False)
+class KnownCuts:
+    """The cuts of a network's version with inputs of certain shapes.
+
+    Attributes:
+        networks: by the key of their `CutChoice`: the fastest one, and those that were asked for.
+        reasons: why there is none.
+        best: the choice by which calls are cut; None if one worker is faster.
+        reason: how that was found.
+        started: whether it is being found.
+        gone: whether the version was unloaded.
+    """
+
+    networks: dict[str, GangNetwork] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    best: CutChoice | None = None
+    reason: str = ""
+    started: bool = False
+    gone: bool = False
+    _planned: dict[tuple[int, str], CutChoice | None] = field(default_factory=dict)
+
+    def asked(self, call: NetworkCall, workers: int) -> CutChoice | None:
+        """The choice that a call asks for; None if the planner prefers one worker.
+
+        Raises:
+            GroupconvError: as of the call's planner.
+        """
+        if call.cut != PLANNED:
+            return CutChoice(call.cut)
+        key = workers, CutChoice(PLANNED, call.given).key
+        if key not in self._planned:
+            cuts = None if call.planner is None else call.planner(call.given, workers)
+            while len(self._planned) > GIVEN:
+                self._planned.pop(next(iter(self._planned)))
+            self._planned[key] = CutChoice(PLANNED, cuts) if cuts else None
+        return self._planned[key]
+
+    def all(self, call: NetworkCall, workers: int) -> list[CutChoice]:
+        """Every choice that is worth a measurement."""
+        planned = self.asked(replace(call, cut=PLANNED, given={}), workers)
+        return [*map(CutChoice, AXES), *([] if planned is None else [planned])]
+
+    def superfluous(self) -> list[str]:
+        """The keys of networks that were asked for first, where there are more than are kept."""
+        others = [key for key in self.networks if self.best is None or key != self.best.key]
+        return others[: -len(AXES) - GIVEN]
