@@ -6,16 +6,17 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import ray
 
 from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.graph.model import Model, read_model
 from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.endpoint import Address, LaneEndpoint
+from groupconv_worker.networks.messages import answer
 from groupconv_worker.networks.part import MODEL_MISSING, MemoryHandle, PartInfo, PartKey, parts_of
 from groupconv_worker.networks.runner import ModelMissingError, NetworkCall, NetworkRan, NetworkRunner, takeover_of
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
@@ -54,6 +55,8 @@ class Worker:
 
     def describe(self) -> dict[str, Any]:
         """Where and on what it runs: node, pid, engine, device, threads, GPUs (as CUDA_VISIBLE_DEVICES names them)."""
+        import ray  # here, as workers that Ray did not start need none
+
         context = ray.get_runtime_context()
         gpus = context.get_accelerator_ids().get("GPU", [])
         device = self.engine.device()
@@ -71,13 +74,19 @@ class Worker:
 
     def lane(self, key: bytes, node_id: str) -> Address:
         """Where a coordinator on the node `node_id` that knows `key` may connect (see `groupconv_worker.lanes`)."""
+        import ray
+
         near = node_id == ray.get_runtime_context().get_node_id()
         if (key, near) not in self._endpoints:
             host = None if near else ray.util.get_node_ip_address()
-            gpu = self.engine.gpu
-            lock = None if gpu is None else gpu.page_locked.register
-            self._endpoints[key, near] = LaneEndpoint(self.compute, key, host, lock)
+            self._endpoints[key, near] = self.listen(key, host)
         return self._endpoints[key, near].address
+
+    def listen(self, key: bytes, host: str | None = None) -> LaneEndpoint:
+        """A new endpoint of this worker, for callers that know `key`; see `LaneEndpoint`."""
+        gpu = self.engine.gpu
+        lock = None if gpu is None else gpu.page_locked.register
+        return LaneEndpoint(self.compute, key, host, lock=lock, networks=partial(answer, self))
 
     def echo(self, x: Array) -> Array:
         """A copy: what bringing an array and its result costs without computing."""
@@ -177,15 +186,31 @@ class Worker:
         Returns:
             The outputs; None if the model was not sent and is not here.
         """
+        call = replace(call, inputs=dict(zip(call.inputs, arrays, strict=True)))
+        return self.compute_network(call, data, expires, lambda: number in self._dropped)
+
+    def compute_network(
+        self, call: NetworkCall, data: bytes | None, expires: float | None, dropped: Callable[[], bool]
+    ) -> NetworkRan | None:
+        """Run a call of a network. Called from any thread.
+
+        Args:
+            call: with its inputs.
+            data: as of `run_network`.
+            expires: as of `run`.
+            dropped: as of `compute`.
+
+        Returns:
+            As of `run_network`.
+        """
 
         def model() -> Model:
             if data is None:
                 raise ModelMissingError
             return read_model(data)
 
-        job = _job(expires, lambda: number not in self._dropped)
         try:
-            return self._networks.run(replace(call, inputs=dict(zip(call.inputs, arrays, strict=True))), model, job)
+            return self._networks.run(call, model, _job(expires, lambda: not dropped()))
         except ModelMissingError:
             return None
 

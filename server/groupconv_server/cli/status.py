@@ -142,7 +142,9 @@ def _has_lanes(now: Status) -> bool:
 
 
 def _lane(w: cluster_pb2.Worker) -> str:
-    return f"{w.lane}, to {human_bytes(w.lane_limit)}" if w.lane else "none"
+    if not w.lane:
+        return "none"
+    return f"{w.lane}, to {human_bytes(w.lane_limit)}" if w.lane_limit else w.lane
 
 
 def _layers(now: Status, before: Status, passed: float) -> Table:

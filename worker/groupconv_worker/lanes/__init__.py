@@ -6,5 +6,6 @@ key; nothing is pickled. docs/lanes.md says why it is not gRPC.
 
     frames.py    frames on a socket, and a file descriptor with them     handshake.py   proof of the key
     shards.py    the definition of a shard, sent once per connection     memory.py      shared memory of arrays
+    networks     of ../networks/messages.py: calls of networks
     endpoint.py  the worker's side; the coordinator's is groupconv_server.executors.lanes.lane
 """

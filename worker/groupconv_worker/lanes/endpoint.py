@@ -13,6 +13,7 @@ import struct
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from groupconv.errors import GroupconvError
@@ -57,6 +58,11 @@ class Run(Protocol):
 Lock = Callable[[Array], Callable[[], None]]
 """Page-locks memory, (bytes,) uint8, for a device, and returns the function that undoes it (`cuda.page_locked`)."""
 
+Networks = Callable[
+    [bytes, Callable[[Sequence[Array]], None], Callable[[], bool]], tuple[bytes, Sequence[Array]] | None
+]
+"""Answers the call of a network; see `groupconv_worker.networks.messages.answer`."""
+
 
 class LaneEndpoint:
     """Takes shards from coordinators that know the key.
@@ -67,13 +73,16 @@ class LaneEndpoint:
         host: to listen on, for callers on other nodes; None listens on a Unix socket of the abstract namespace, which
             leaves no file behind.
         lock: page-locks the memory of its connections; None for an engine without a device.
+        networks: answers calls of networks; None where there are none.
 
     Raises:
         OSError: it cannot listen there.
     """
 
-    def __init__(self, run: Run, key: bytes, host: str | None = None, lock: Lock | None = None) -> None:
-        self._run, self._key, self._local, self._lock = run, key, host is None, lock
+    def __init__(
+        self, run: Run, key: bytes, host: str | None = None, lock: Lock | None = None, networks: Networks | None = None
+    ) -> None:
+        self._run, self._key, self._local, self._lock, self._networks = run, key, host is None, lock, networks
         if host is None:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(f"\0groupconv-lane-{secrets.token_hex(16)}")
@@ -118,7 +127,7 @@ class LaneEndpoint:
                     self._authenticate(sock)
                 finally:
                     self._handshakes.release()
-                connection = _Connection(sock, self._run, self._lock)
+                connection = _Connection(sock, self._run, self._lock, self._networks)
                 with contextlib.closing(connection):
                     connection.serve()
             except (OSError, ValueError, KeyError, TypeError, struct.error) as error:  # also malformed frames
@@ -138,8 +147,8 @@ class LaneEndpoint:
 class _Connection:
     """One caller: the shards that it has defined, and the memory of their arrays."""
 
-    def __init__(self, sock: socket.socket, run: Run, lock: Lock | None) -> None:
-        self._sock, self._run, self._lock = sock, run, lock
+    def __init__(self, sock: socket.socket, run: Run, lock: Lock | None, networks: Networks | None) -> None:
+        self._sock, self._run, self._lock, self._networks = sock, run, lock, networks
         self._inline = sock.family != socket.AF_UNIX
         self._memory = MappedMemory(fitting(1))
         self._unlock: Callable[[], None] | None = None  # while that memory is page-locked
@@ -155,6 +164,8 @@ class _Connection:
                     self._shards[NUMBER.unpack_from(body)[0]] = ShardHeader.from_json(body[NUMBER.size :])
                 case FrameKind.MEMORY if handle is not None:
                     self._use(MappedMemory(SIZE.unpack(body)[0], handle))
+                case FrameKind.NETWORK if self._networks is not None:
+                    self._send_answer(partial(self._networks, body, self._receive, self._gone))
                 case FrameKind.ECHO:
                     self._echo(*SIZE.unpack(body))
                 case _:
@@ -168,23 +179,38 @@ class _Connection:
         if self._inline:
             frames.receive_arrays(self._sock, [x, *shard.weights(self._memory, full=full)])
         stages = shard.stages(self._memory, full=full)
-        until = None if math.isinf(expires) else expires
+
+        def run() -> tuple[bytes, Sequence[Array]] | None:
+            ran = self._run(stages, x, out, _until(expires), dropped=self._gone, borrowed=True)
+            return None if ran is None else (json.dumps(ran).encode(), [out] if self._inline else ())
+
+        self._send_answer(run)
+
+    def _send_answer(self, run: Callable[[], tuple[bytes, Sequence[Array]] | None]) -> None:
         try:
-            ran = self._run(stages, x, out, until, dropped=lambda: frames.gone(self._sock), borrowed=True)
+            found = run()
+        except BrokenLaneError:
+            raise
         except GroupconvError as error:
             self._fail({"status": error.status, "message": str(error)})
         except Exception as error:
             text = traceback.format_exc()
-            log.exception("a shard failed")
+            log.exception("a shard or a network failed")
             self._fail({"error": type(error).__name__, "traceback": text})
         else:
-            if ran is None:
+            if found is None:
                 frames.send(self._sock, FrameKind.MISSING)
             else:
-                frames.send(self._sock, FrameKind.DONE, json.dumps(ran).encode(), [out] if self._inline else ())
+                frames.send(self._sock, FrameKind.DONE, *found)
 
     def _fail(self, facts: dict[str, str]) -> None:
         frames.send(self._sock, FrameKind.FAILED, json.dumps(facts).encode())
+
+    def _receive(self, arrays: Sequence[Array]) -> None:
+        frames.receive_arrays(self._sock, arrays)
+
+    def _gone(self) -> bool:
+        return frames.gone(self._sock)
 
     def _echo(self, size: int) -> None:
         """Copy `size` bytes behind themselves and return them, so that the caller can measure the transfer alone."""
@@ -212,6 +238,10 @@ class _Connection:
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
+
+
+def _until(expires: float) -> float | None:
+    return None if math.isinf(expires) else expires
 
 
 def watch(sock: socket.socket) -> None:

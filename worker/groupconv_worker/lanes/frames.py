@@ -18,15 +18,16 @@ _HEAD = struct.Struct("<BI")
 
 
 class FrameKind(IntEnum):
-    """Kinds of frames. The coordinator sends the first four, the worker answers with the others."""
+    """Kinds of frames. The coordinator sends the first four and NETWORK, the worker answers with the others."""
 
     MEMORY = 1  # shared memory: its size, and its file descriptor beside the frame
     DEFINE = 2  # a number, and the shard that it refers to from now on (see `shards`)
     RUN = 3  # run the shard of this number before it expires; its arrays are in memory, or follow
     ECHO = 4  # return so many bytes
     DONE = 5
-    MISSING = 6  # the worker lacks weights that were not sent
+    MISSING = 6  # the worker lacks weights, or a model, that were not sent
     FAILED = 7
+    NETWORK = 8  # call a network, or prepare it (see `networks`); the model, if it is sent, and the inputs follow
 
 
 _KINDS = {int(kind): kind for kind in FrameKind}

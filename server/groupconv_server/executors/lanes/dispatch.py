@@ -39,7 +39,7 @@ class Dispatch:
         suspicion: a threading.RLock, held while a shard runs that may have killed workers, so that no other such
             shard runs.
         hedge: seconds after which a shard without a result is sent to a second worker, too; None never does.
-        carrier: takes the shards that do not go by a lane.
+        carrier: takes the shards that do not go by a lane; None where there are only lanes.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Dispatch:
         membership: Membership,
         suspicion: Any,
         hedge: float | None,
-        carrier: Carrier,
+        carrier: Carrier | None = None,
     ) -> None:
         self._tasks, self._job, self._membership = tasks, job, membership
         self._suspicion, self._hedge, self._carrier = suspicion, hedge, carrier
@@ -81,7 +81,7 @@ class Dispatch:
                 if flight.lane is not None:
                     lane_calls.drop(flight)
                     flight.slot.dropped(flight)
-                else:
+                elif self._carrier is not None:
                     self._carrier.drop(flight)
         return [self._reports[task.index] for task in self._tasks]
 
@@ -108,10 +108,14 @@ class Dispatch:
         if suspicious and not self._suspicion.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
             raise DeadlineExceededError("the deadline passed before the shard was started")
         try:
-            flight = None
-            for launch in (lane_calls.launch, self._carrier.launch) if lane else (self._carrier.launch,):
-                flight = flight or launch(task, slot, self._deadline, attempt=attempt, losses=losses, weights=weights)
-            assert flight is not None, "the carrier takes every shard"
+            flight, carrier = None, self._carrier
+            if lane or carrier is None:
+                flight = lane_calls.launch(task, slot, self._deadline, attempt=attempt, losses=losses, weights=weights)
+            if flight is None and carrier is None:
+                flight = lane_calls.not_sent(task, slot, attempt=attempt, losses=losses)
+            elif flight is None and carrier is not None:
+                flight = carrier.launch(task, slot, self._deadline, attempt=attempt, losses=losses, weights=weights)
+            assert flight is not None
         except BaseException:
             if suspicious:
                 self._suspicion.release()
@@ -133,13 +137,18 @@ class Dispatch:
             slot.landed(flight)
             return
         try:
-            ran = self._carrier.land(flight, self._deadline) if flight.lane is None else lane_calls.land(flight)
+            if flight.lane is None and self._carrier is not None:
+                ran = self._carrier.land(flight, self._deadline)
+            else:
+                ran = lane_calls.land(flight)
         except WeightsMissingError:
             slot.landed(flight)
             self._send(task, slot, attempt=flight.attempt, losses=flight.losses, weights=True)
         except LaneBrokenError as broken:
             log.warning("a connection to worker %s broke (%s)", slot.id, broken)
             slot.dropped(flight)
+            if flight.attempt >= MAX_ATTEMPTS:
+                raise InternalError(f"{_described(task)} was given up: its connections broke") from None
             self._send(task, slot, attempt=flight.attempt + 1, losses=flight.losses, lane=False)
         except WorkerLostError as lost:
             self._membership.lost(slot, flight.actor)

@@ -3,9 +3,10 @@
 import logging
 import time
 
-from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
+from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError, ResourceExhaustedError
+from groupconv_server.executors.lanes.connection import LaneConnection
+from groupconv_server.executors.lanes.failures import WorkerError
 from groupconv_server.executors.lanes.flights import Flight, WorkerLostError, seconds_left
-from groupconv_server.executors.lanes.lane import LaneConnection, WorkerError
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.task import Task
 from groupconv_worker.lanes.handshake import TIMEOUT
@@ -59,6 +60,20 @@ def launch(
             done = connection
             break
     return Flight(task, slot, attempt, losses, actor, start, done, lane=lane)
+
+
+def not_sent(task: Task, slot: WorkerSlot, *, attempt: int, losses: int) -> Flight:
+    """In place of a shard that `launch` did not send, where nothing but a lane can carry it.
+
+    Returns:
+        A flight that is over at once, as the worker is not reached.
+
+    Raises:
+        ResourceExhaustedError: the lane is open, so it is its shared memory that is missing.
+    """
+    if slot.lane is None or slot.lane.open:
+        raise ResourceExhaustedError(f"there is no shared memory for a shard of {_nbytes(task, full=True)} bytes")
+    return Flight(task, slot, attempt, losses, slot.actor, time.perf_counter(), NoConnection(), lane=slot.lane)
 
 
 def land(flight: Flight) -> tuple[Ran, ...]:

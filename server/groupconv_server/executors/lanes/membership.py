@@ -23,6 +23,11 @@ class Membership:
         self._changed = threading.Condition(threading.RLock())
         self._stopping = threading.Event()
 
+    def wait_for_change(self, seconds: float) -> None:
+        """Return when a worker came or went, or after so many seconds."""
+        with self._changed:
+            self._changed.wait(seconds)
+
     def ready(self) -> list[WorkerSlot]:
         """Workers that take shards, in a stable order."""
         with self._changed:
@@ -62,6 +67,16 @@ class Membership:
         """
         ready = self.wait(deadline)
         return min(ready, key=lambda s: (s is but, len(s.flights), s.shards))
+
+    def close(self) -> None:
+        """Close the lanes; who waits for a worker waits no longer."""
+        self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+            slots, self.slots = self.slots, []
+        for slot in slots:
+            if slot.lane is not None:
+                slot.lane.close()
 
     def lost(self, slot: WorkerSlot, actor: Any) -> None:
         """An actor was lost: its worker gets no shards until it has started again."""

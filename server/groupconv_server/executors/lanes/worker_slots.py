@@ -1,6 +1,7 @@
 """One worker as the executor knows it."""
 
 import enum
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class WorkerSlot:
         state: see `WorkerState`.
         facts: its answer to `describe`.
         shards, restarts: how many it ran, and how often it was lost.
+        ran: shards of this actor, of which only 0 or more matters.
         flights: shards in flight, the oldest first, also those sent through Ray that their requests gave up.
         suspects: numbers of the flights that may be the cause of its last loss.
     """
@@ -71,10 +73,10 @@ class WorkerSlot:
     facts: dict[str, Any] = field(default_factory=dict)
     shards: int = 0
     restarts: int = 0
+    ran: int = 0
     flights: list[Sent] = field(default_factory=list)
     suspects: frozenset[int] = frozenset()
     _useless: int = 0  # actors in a row that ran nothing
-    _ran: int = 0  # shards of this actor
     _again: float = 0.0
     _started: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -88,6 +90,11 @@ class WorkerSlot:
     def due(self) -> bool:
         """Whether it is away and its pause before the next start is over."""
         return self.state is WorkerState.AWAY and time.monotonic() >= self._again
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it may be started again."""
+        return max(0.0, self._again - time.monotonic())
 
     @property
     def starting_for(self) -> float:
@@ -107,12 +114,12 @@ class WorkerSlot:
             self.shards,
             self.restarts,
             lane="" if lane is None else lane.kind,
-            lane_limit=0 if lane is None else lane.limit,
+            lane_limit=0 if lane is None or math.isinf(lane.limit) else int(lane.limit),
         )
 
     def started(self, actor: Any, ping: Any = None) -> None:
         """Take a new actor, which starts."""
-        self._ran, self._started = 0, time.monotonic()
+        self.ran, self._started = 0, time.monotonic()
         self.actor, self.ping, self.state = actor, ping, WorkerState.STARTING
 
     def reached(self, lane: Lane, actor: Any) -> None:
@@ -133,7 +140,7 @@ class WorkerSlot:
         """A shard is done. Calls of an actor run in order, so earlier calls that were given up are done as well."""
         with self._lock:
             self.shards += 1
-            self._ran += 1
+            self.ran += 1
             if flight in self.flights:
                 before = self.flights[: self.flights.index(flight)] if flight.lane is None else []
                 gone = [flight, *(other for other in before if other.lane is None)]
@@ -154,7 +161,7 @@ class WorkerSlot:
             self.suspects = frozenset(flight.number for flight in alone or self.flights)
             self.flights.clear()
             self.restarts += 1
-            self._useless = 0 if self._ran else self._useless + 1
+            self._useless = 0 if self.ran else self._useless + 1
             pause = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(self._useless - 1, 10)) if self._useless else 0.0
             self._again = time.monotonic() + pause
             self.state = WorkerState.AWAY

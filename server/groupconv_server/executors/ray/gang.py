@@ -15,9 +15,9 @@ from ray.exceptions import RayError, RayTaskError
 from groupconv.errors import GroupconvError, InternalError
 from groupconv_server.executors.lanes.dispatch import GLANCE
 from groupconv_server.executors.lanes.flights import seconds_left
+from groupconv_server.executors.lanes.network_calls import NetworkFlight
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
-from groupconv_server.executors.ray.network_calls import NetworkFlight
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import Array

@@ -1,8 +1,8 @@
-"""Calls of networks through Ray: one worker runs a call, and another one does if that is lost."""
+"""Calls of networks through Ray."""
 
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from groupconv.errors import GroupconvError, InternalError
-from groupconv_server.executors.lanes.dispatch import GLANCE, MAX_LOSSES
-from groupconv_server.executors.lanes.flights import NUMBERS, seconds_left
-from groupconv_server.executors.lanes.lane import Lane
+from groupconv_server.executors.lanes.dispatch import GLANCE
+from groupconv_server.executors.lanes.flights import WorkerLostError, seconds_left
+from groupconv_server.executors.lanes.network_calls import NetworkFlight, filled
+from groupconv_server.executors.lanes.network_calls import run as run_somewhere
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
 from groupconv_worker.actor import CONTROL
@@ -23,58 +24,18 @@ from groupconv_worker.networks.runner import NetworkCall, NetworkRan
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NetworkFlight:
-    """A call on its way to a worker, as the worker's slot counts it."""
-
-    lane: Lane | None = None
-    alone: bool = False
-    number: int = field(default_factory=NUMBERS.__next__)
-
-
 def run(membership: ClusterMembership, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
-    """Run a call on the worker with least to do; again on another one where that is lost.
-
-    Raises:
-        DeadlineExceededError, CancelledError: the job was over first.
-        GroupconvError: what the worker raised.
-        InternalError: too many workers were lost with it.
-    """
+    """Run a call; see `lanes.network_calls.run`. Its inputs are put into Ray's object store once."""
     inputs = {name: ray.put(array) for name, array in call.inputs.items()}
-    slot = membership.any(job.deadline)
-    losses = 0
-    while True:
-        actor, flight = slot.actor, NetworkFlight()
-        slot.sent(flight)
-        try:
-            ran = _attempt(actor, call, inputs, model, job, flight.number)
-        except _LostError as lost:
-            membership.lost(slot, actor)
-            slot.dropped(flight)
-            losses += 1
-            log.warning("worker %s was lost (%s); a call of network %s runs again", slot.id, lost, call.network)
-            if losses >= MAX_LOSSES:
-                raise InternalError(
-                    f"a call of network {call.network} was given up: {losses} workers were lost"
-                ) from None
-            slot = membership.any(job.deadline, but=slot)
-        except BaseException:
-            slot.dropped(flight)
-            raise
-        else:
-            slot.landed(flight)
-            for name, array in call.into.items():
-                if array.shape == ran.outputs[name].shape:
-                    array[...] = ran.outputs[name]
-                    ran.outputs[name] = array
-            return slot.id, ran
+
+    def attempt(slot: WorkerSlot, flight: NetworkFlight) -> NetworkRan:
+        return _attempt(slot.actor, call, inputs, model, job, flight.number)
+
+    worker, ran = run_somewhere(membership, call.network, job, attempt)
+    return worker, filled(ran, call.into)
 
 
 _NO_ELEMENTS = np.empty(0)
-
-
-class _LostError(Exception):
-    """The worker went away with the call."""
 
 
 def _attempt(actor: Any, call: NetworkCall, inputs: dict[str, Any], model: Model, job: Job, number: int) -> NetworkRan:
@@ -95,14 +56,14 @@ def _attempt(actor: Any, call: NetworkCall, inputs: dict[str, Any], model: Model
             if isinstance(cause, GroupconvError):
                 raise cause from None
             if isinstance(cause, RayError) and not isinstance(cause, RayTaskError):
-                raise _LostError(str(cause)) from None
+                raise WorkerLostError(str(cause)) from None
             log.error("a worker failed", exc_info=error)  # noqa: TRY400 - the worker's traceback
             raise InternalError(f"a worker failed: {type(cause).__name__}; see the log") from None
         except RayError as error:
-            raise _LostError(str(error).splitlines()[0]) from None
+            raise WorkerLostError(str(error).splitlines()[0]) from None
         if found is not None:
             return found
-    raise _LostError("it does not keep the model it was sent")
+    raise WorkerLostError("it does not keep the model it was sent")
 
 
 def prepare(slot: WorkerSlot, network: str, version: int, model: Model) -> None:

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from groupconv import ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.executors import Task
-from groupconv_server.executors.lanes.lane import Lane, LaneConnection, WorkerError
+from groupconv_server.executors.lanes.connection import LaneConnection
+from groupconv_server.executors.lanes.failures import WorkerError
+from groupconv_server.executors.lanes.lane import Lane
 from groupconv_worker.engines import create_engine
 from groupconv_worker.lanes import endpoint as endpoints
 from groupconv_worker.lanes.endpoint import LaneEndpoint
@@ -245,7 +247,7 @@ def test_a_lane_uses_its_connections_again_and_knows_when_nobody_is_there(worker
 
 HALF = """
 import os, sys, time
-from groupconv_server.executors.lanes.lane import LaneConnection
+from groupconv_server.executors.lanes.connection import LaneConnection
 import numpy as np
 line = LaneConnection(sys.argv[1], bytes.fromhex(sys.argv[2]))
 x = np.zeros(2**20, np.uint8)

@@ -13,8 +13,8 @@ from groupconv import ConvSpec
 from groupconv.errors import DeadlineExceededError
 from groupconv_server.executors import Task
 from groupconv_server.executors.lanes import lane_calls
+from groupconv_server.executors.lanes.connection import LaneConnection
 from groupconv_server.executors.lanes.flights import Flight
-from groupconv_server.executors.lanes.lane import LaneConnection
 from groupconv_worker.job import Job
 from groupconv_worker.lanes import frames
 from tasks import small_task, task_of
@@ -71,7 +71,7 @@ def test_a_shard_for_which_there_is_no_shared_memory_goes_through_ray(ray_execut
     def none(size):
         raise OSError("no space left")
 
-    monkeypatch.setattr("groupconv_server.executors.lanes.lane.shared", none)
+    monkeypatch.setattr("groupconv_server.executors.lanes.connection.shared", none)
     task = small_task(worker=slot.id)
     ((report,),) = ray_executor.run([task])
     assert (report.worker, report.attempts, slot.lane.busy) == (slot.id, 1, 0)

@@ -1,0 +1,21 @@
+"""What a worker reports as failed, as an exception of this process."""
+
+import json
+
+from groupconv.errors import BY_STATUS, GroupconvError, InternalError
+
+
+class WorkerError(InternalError):
+    """An unexpected exception of the worker; its traceback is for the log."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name, self.text = name, text
+        super().__init__(name)
+
+
+def failure(reported: bytes) -> GroupconvError:
+    """The exception for the body of a FAILED frame."""
+    found = json.loads(reported)
+    if "status" in found:
+        return BY_STATUS[found["status"]](found["message"])
+    return WorkerError(found["error"], found["traceback"])

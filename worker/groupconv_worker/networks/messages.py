@@ -1,0 +1,146 @@
+"""A call of a network that another process sends: its header, the inputs that follow it, and the answer.
+
+Headers travel as JSON. Arrays follow the frames on the socket, on one node, too: a network computes for much longer
+than its arrays travel, and it may keep its inputs to measure with.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+
+from groupconv.convolution.dtypes import DTYPES
+from groupconv.networks.plan import ExchangeReport, PartReport
+from groupconv_worker.contract import Array
+from groupconv_worker.networks.runner import NetworkCall, NetworkRan
+
+
+class NamedArray(NamedTuple):
+    """An array without its elements."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, array: Array) -> Self:
+        """Of an array."""
+        return cls(name, array.dtype.name, array.shape)
+
+    def empty(self) -> Array:
+        """An array to receive the elements into."""
+        return np.empty(self.shape, DTYPES.get(self.dtype) or np.dtype(self.dtype))
+
+
+@dataclass(frozen=True)
+class NetworkHeader:
+    """What precedes the arrays of a call.
+
+    Attributes:
+        call: of it the network, its version, the outputs and the memory that it may take.
+        inputs: that follow, after the model.
+        model: bytes of the model, which follow; 0 if it is not sent.
+        expires: on the clock of time.time(); infinity for never.
+        prepare: whether the network is only prepared, and not run.
+    """
+
+    call: NetworkCall
+    inputs: tuple[NamedArray, ...] = ()
+    model: int = 0
+    expires: float = math.inf
+    prepare: bool = False
+
+    def to_json(self) -> bytes:
+        """As JSON.
+
+        Example:
+            >>> header = NetworkHeader(NetworkCall("ocr", 3, {}, ("y",)), (NamedArray("x", "float32", (1, 2)),), 5)
+            >>> NetworkHeader.from_json(header.to_json()) == header
+            True
+        """
+        call = [self.call.network, self.call.version, self.call.outputs, self.call.peak_bytes, self.call.spare]
+        return json.dumps([call, self.inputs, self.model, self.expires, self.prepare]).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """From JSON.
+
+        Raises:
+            ValueError, TypeError: it is not a header.
+        """
+        (name, version, outputs, peak, spare), inputs, model, expires, prepare = json.loads(text)
+        call = NetworkCall(name, version, {}, tuple(outputs), peak_bytes=peak, spare=spare)
+        return cls(call, _arrays(inputs), model, expires, prepare)
+
+
+class Networks(Protocol):
+    """Runs networks; see `groupconv_worker.actor.Worker`."""
+
+    def prepare_network(self, network: str, version: int, data: bytes) -> None:
+        """Prepare a version."""
+
+    def compute_network(
+        self, call: NetworkCall, data: bytes | None, expires: float | None, dropped: Callable[[], bool]
+    ) -> NetworkRan | None:
+        """Run a call; None if the model was not sent and is not here."""
+
+
+def answer(
+    networks: Networks, body: bytes, receive: Callable[[Sequence[Array]], None], dropped: Callable[[], bool]
+) -> tuple[bytes, Sequence[Array]] | None:
+    """Answer a call.
+
+    Args:
+        networks: run it.
+        body: of a header.
+        receive: fills arrays with what follows the header.
+        dropped: whether the caller has gone.
+
+    Returns:
+        The body of the answer and the arrays that follow it; None if the model is missing.
+
+    Raises:
+        ValueError, TypeError: the body is no header.
+        GroupconvError: as of `Networks`.
+    """
+    header = NetworkHeader.from_json(body)
+    model = np.empty(header.model, np.uint8)
+    inputs = {array.name: array.empty() for array in header.inputs}
+    receive([model, *inputs.values()])
+    data, call = model.tobytes() if header.model else None, replace(header.call, inputs=inputs)
+    if header.prepare:
+        networks.prepare_network(call.network, call.version, data or b"")
+        return b"", ()
+    expires = None if math.isinf(header.expires) else header.expires
+    ran = networks.compute_network(call, data, expires, dropped)
+    return None if ran is None else answer_to(ran)
+
+
+def answer_to(ran: NetworkRan) -> tuple[bytes, list[Array]]:
+    """The answer of a worker, and the outputs that follow it."""
+    about = ran._replace(outputs={})._asdict() | {
+        "parts": [asdict(part) for part in ran.parts],
+        "exchanges": [asdict(exchange) for exchange in ran.exchanges],
+    }
+    outputs = [NamedArray.of(name, array) for name, array in ran.outputs.items()]
+    return json.dumps([about, outputs]).encode(), list(ran.outputs.values())
+
+
+def answer_from(text: bytes) -> tuple[NetworkRan, tuple[NamedArray, ...]]:
+    """The answer without its outputs, and what they are.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is not an answer.
+    """
+    about, outputs = json.loads(text)
+    about["parts"] = tuple(PartReport(**part) for part in about["parts"])
+    about["exchanges"] = tuple(ExchangeReport(**exchange) for exchange in about["exchanges"])
+    about["theirs"] = tuple(about["theirs"])
+    return NetworkRan(**about), _arrays(outputs)
+
+
+def _arrays(found: Sequence[Sequence[Any]]) -> tuple[NamedArray, ...]:
+    return tuple(NamedArray(name, dtype, tuple(shape)) for name, dtype, shape in found)
