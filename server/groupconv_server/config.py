@@ -74,13 +74,13 @@ class Config:
         """The configured executor, or ray where there is a cluster or several GPUs, else local."""
         if self.executor is not None:
             return self.executor
-        return "ray" if self.ray_address or _gpu_count() > 1 else "local"
+        return "ray" if self.ray_address or gpu_count() > 1 else "local"
 
     def spares(self) -> int:
         """Spare workers of each node: as configured, or 1 on a cluster of this machine, where no other node helps."""
         return int(self.ray_address is None) if self.spare_workers is None else self.spare_workers
 
 
-def _gpu_count() -> int:
+def gpu_count() -> int:
     """GPUs of this machine, without loading CUDA: what the NVIDIA driver lists."""
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))

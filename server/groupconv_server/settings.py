@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     )
     processes: str = setting(
         str(_c.processes),
-        "Processes that take requests on the port: a number, or auto, one for each two cores. Local executor, no GPU.",
+        "Processes that take requests on the port: a number, or auto, one for each two cores.",
     )
     insecure: bool = setting(
         _c.insecure,

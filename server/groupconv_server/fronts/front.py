@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groupconv.errors import FailedPreconditionError, GroupconvError, UnimplementedError
+from groupconv.errors import GroupconvError, UnimplementedError
 from groupconv_server.access.rates import Allowance, CallerLimits
 from groupconv_server.access.tokens import Tokens
 from groupconv_server.admission.gate import Gate
@@ -22,13 +22,22 @@ from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.executors import Executor
+from groupconv_server.executors.lanes.executor import LaneExecutor
 from groupconv_server.executors.local import LocalExecutor
 from groupconv_server.fronts.counters import Counters
 from groupconv_server.fronts.layers import SharedLayers, SharedNetworks, SharedRepository
-from groupconv_server.fronts.limits import Allowances, SharedAllowance, SharedBudget, SharedGate, SharedThreads
+from groupconv_server.fronts.limits import (
+    Allowances,
+    SharedAllowance,
+    SharedBudget,
+    SharedGate,
+    SharedLock,
+    SharedThreads,
+)
 from groupconv_server.fronts.link import Link
 from groupconv_server.fronts.regions import FrontMemory
 from groupconv_server.fronts.replica import Replica
+from groupconv_server.fronts.roster import FrontWorkers
 from groupconv_server.fronts.status import FrontCluster, FrontStatistics, Key, sum_sizes
 from groupconv_server.health import Health
 from groupconv_server.inference.statistics import Record
@@ -58,12 +67,14 @@ class Start:
         index: of the front.
         processes: how many there are.
         config: of the server, with the port that all listen on.
+        workers: name of the executor whose workers all fronts share; None has each front compute.
         logs: format and level of its log; None leaves logging as it is.
     """
 
     index: int
     processes: int
     config: Config
+    workers: str | None = None
     logs: tuple[str, str | int] | None = None
 
 
@@ -91,25 +102,19 @@ class FrontParts(Parts):
         return None
 
     def executor(self) -> Executor:
-        """An engine of this process. It shares the machine's threads with those of the others.
-
-        Raises:
-            FailedPreconditionError: the engine is that of a GPU.
-        """
+        """The workers that all fronts share, or an engine of this process, which shares the threads of the machine."""
         config, start = self.config, self._start
-        executor = LocalExecutor(
+        if start.workers is not None:
+            members = FrontWorkers(self._supervisor, start.processes)
+            suspicion = SharedLock(self._counters.handle)
+            return LaneExecutor(start.workers, members, members, suspicion, config.hedge)
+        return LocalExecutor(
             threads=config.threads or len(os.sched_getaffinity(0)),
             engine=config.engine,
             capacity=config.layer_bytes,
             first=start.index,
             budget=functools.partial(SharedThreads, processes=start.processes, counters=self._counters),
         )
-        if executor.gpu is not None:
-            executor.close()
-            raise FailedPreconditionError(
-                f"--processes {start.processes}: a GPU stays with one process; use --processes 1 or --engine cpu"
-            )
-        return executor
 
     def gate(self) -> Gate:
         """The limits of requests of all fronts."""
@@ -201,12 +206,12 @@ def _no_devices() -> UnimplementedError:
     return UnimplementedError("memory of GPUs cannot be registered with a server of several processes (--processes)")
 
 
-def run(start: Start, end: socket.socket, counters: Any, allowances: Any) -> None:
+def run(end: socket.socket, start: Start, counters: Any, allowances: Any) -> None:
     """The main function of a front's process: serve until the supervisor ends it, or has gone.
 
     Args:
-        start: what it is started with.
         end: of the link to the supervisor.
+        start: what it is started with.
         counters: the descriptor of their memory, as `multiprocessing.reduction.DupFd`.
         allowances: the same for these.
     """

@@ -1,9 +1,11 @@
 """Limits that hold for all fronts together: requests, memory, streams, and the rates of tokens."""
 
 import fcntl
+import math
 import mmap
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -64,6 +66,52 @@ class SharedThreads(ThreadBudget):
         self._word.set(self._word.get() + threads)
 
 
+class SharedLock:
+    """A lock that one thread of all fronts holds; the thread that has it may take it again.
+
+    Args:
+        handle: of shared memory that nobody else locks. The kernel unlocks for a process that is lost.
+
+    Example:
+        >>> lock = SharedLock(os.memfd_create("example"))
+        >>> lock.acquire(timeout=1), lock.acquire(timeout=1)
+        (True, True)
+        >>> lock.release(); lock.release()
+    """
+
+    def __init__(self, handle: int) -> None:
+        self._handle, self._held, self._lock = handle, 0, threading.RLock()
+
+    def acquire(self, timeout: float = -1) -> bool:
+        """Take it within so many seconds, or without limit."""
+        until = math.inf if timeout < 0 else time.monotonic() + timeout
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        while not self._held and not self._locked():
+            if time.monotonic() >= until:
+                self._lock.release()
+                return False
+            time.sleep(PAUSE)
+        self._held += 1
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        self._held -= 1
+        if not self._held:
+            fcntl.lockf(self._handle, fcntl.LOCK_UN)
+        self._lock.release()
+
+    def _locked(self) -> bool:
+        try:
+            fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+PAUSE = 0.01
+"""Seconds between two tries to take a lock that another process has."""
 ALLOWANCES = 4096
 """Limited tokens that the supervisor numbers, at most."""
 _FLOATS = 4

@@ -18,10 +18,18 @@ ALIKE = frozenset(
         "groupconv_layer_bytes",
         "groupconv_stream_limit_bytes",
         "process_start_time_seconds",
+        "groupconv_worker_info",
+        "groupconv_worker_threads",
+        "groupconv_worker_restarts",
+        "groupconv_gpu_memory_used_bytes",
+        "groupconv_gpu_memory_bytes",
+        "groupconv_gpu_utilization_ratio",
         "process_max_fds",
     }
 )
-"""Gauges that every front has alike: the largest one counts. Others are summed."""
+"""Families that every front has alike: the largest value counts. Others are summed."""
+WORKERS = "groupconv_workers"
+"""The number of workers, which fronts have alike where they share them."""
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -32,9 +40,11 @@ class SummedMetrics:
 
     Args:
         gather: returns the families of each front, by its number.
+        shared: whether the fronts share their workers.
     """
 
-    def __init__(self, gather: Callable[[], dict[int, list[Metric]]]) -> None:
+    def __init__(self, gather: Callable[[], dict[int, list[Metric]]], *, shared: bool = False) -> None:
+        self._alike = ALIKE | {WORKERS} if shared else ALIKE
         self._gather, self._last, self._lost = gather, dict[int, list[Metric]](), list[Metric]()
         self._layers: list[str] = []  # that have series of their own: each front has chosen some
         self._lock = threading.Lock()
@@ -60,7 +70,7 @@ class SummedMetrics:
             self._layers = [layer for layer in self._layers if layer in present]
             more = [layer for layer in present if layer not in self._layers and layer != OTHER]
             self._layers += more[: MAX_LAYERS - len(self._layers)]
-            yield from total([self._lost, *self._last.values()], self._layers)
+            yield from total([self._lost, *self._last.values()], self._layers, self._alike)
 
     def lose(self, front: int) -> None:
         """A front has ended."""
@@ -69,12 +79,15 @@ class SummedMetrics:
             self._lost = list(total([self._lost, counted]))
 
 
-def total(found: Iterable[Sequence[Metric]], layers: Collection[str] | None = None) -> Iterator[Metric]:
+def total(
+    found: Iterable[Sequence[Metric]], layers: Collection[str] | None = None, alike: Collection[str] = ALIKE
+) -> Iterator[Metric]:
     """One family of each name, with the sums of its samples.
 
     Args:
         found: the families of each front.
         layers: those that have series of their own, the others have one together; None gives each its own.
+        alike: names of families whose largest value counts.
 
     Example:
         >>> from prometheus_client.core import CounterMetricFamily
@@ -96,7 +109,7 @@ def total(found: Iterable[Sequence[Metric]], layers: Collection[str] | None = No
                 known = samples.get(key)
                 if known is None:
                     samples[key] = sample.value
-                elif metric.name in ALIKE:
+                elif metric.name in alike:
                     samples[key] = max(known, sample.value)
                 else:
                     samples[key] = known + sample.value

@@ -79,8 +79,10 @@ def merge(found: Sequence[Status]) -> Status:
         setattr(merged, name, sum(getattr(status, name) for status in found))
     merged.uptime_seconds = max(status.uptime_seconds for status in found)
     layers: dict[Key, cluster_pb2.LayerLoad] = {}
+    workers: dict[str, cluster_pb2.Worker] = {}
     for status in found:
-        merged.workers.extend(status.workers)
+        for worker in status.workers:
+            _add_worker(workers.setdefault(worker.id, worker), worker)
         merged.processes.extend(status.processes)
         for layer in status.layers:
             known = layers.get((layer.name, layer.version))
@@ -91,6 +93,7 @@ def merge(found: Sequence[Status]) -> Status:
                 known.failures += layer.failures
                 known.seconds += layer.seconds
     merged.layers.extend(layers.values())
+    merged.workers.extend(workers.values())
     states = [status.state for status in found]
     if all(state == NOT_SERVING for state in states):
         merged.state = NOT_SERVING
@@ -98,6 +101,14 @@ def merge(found: Sequence[Status]) -> Status:
         merged.state = SERVING if all(state == SERVING for state in states) else DEGRADED
     merged.trouble = next((status.trouble for status in found if status.trouble), "")
     return merged
+
+
+def _add_worker(known: cluster_pb2.Worker, worker: cluster_pb2.Worker) -> None:
+    """Add what another front saw of a worker that they share."""
+    if known is not worker:
+        for name in ("shards", "calibration_shards", "busy_seconds"):
+            setattr(known, name, getattr(known, name) + getattr(worker, name))
+        known.restarts = max(known.restarts, worker.restarts)
 
 
 def connections(port: int) -> int:

@@ -3,16 +3,11 @@
 import functools
 import logging
 import multiprocessing
-import os
-import signal
-import socket
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
-from multiprocessing.process import BaseProcess
+from dataclasses import replace
 from multiprocessing.reduction import DupFd
 from types import TracebackType
 from typing import Any, Self
@@ -24,40 +19,37 @@ from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tls import certificates_for
 from groupconv_server.binding import reserve
 from groupconv_server.config import Config
+from groupconv_server.fronts.child import FIRST_PAUSE, LONGEST_PAUSE, Child
 from groupconv_server.fronts.counters import Counters
 from groupconv_server.fronts.disk import Disk
 from groupconv_server.fronts.front import Start, run
 from groupconv_server.fronts.ledger import Ledger
 from groupconv_server.fronts.limits import Allowances
-from groupconv_server.fronts.link import Handler, Link
+from groupconv_server.fronts.link import Handler
 from groupconv_server.fronts.metrics import SummedMetrics
+from groupconv_server.fronts.owner import WorkerOwner
 from groupconv_server.fronts.sweeper import Sweeper
+from groupconv_server.fronts.worker_processes import shared_workers
 from groupconv_server.health import DEGRADED, NOT_SERVING, SERVING
 from groupconv_server.overtime import OVERTIME
 from groupconv_server.telemetry.page import Page
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 15.0
-"""Seconds before a front that was lost before it served is started again: more each time."""
 
-
-@dataclass(eq=False)
-class Front:
+class Front(Child):
     """A front's process, as the supervisor sees it.
 
     Attributes:
-        link: to it.
-        process: of it.
+        index: of it.
         ready: done when it serves; the engines of its workers.
         serving: whether it serves.
     """
 
-    index: int
-    link: Link
-    process: BaseProcess | None = None
-    ready: "Future[list[str]]" = field(default_factory=Future)
-    serving: bool = False
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index, self.serving = index, False
+        self.ready: Future[list[str]] = Future()
 
 
 class Supervisor:
@@ -96,9 +88,13 @@ class Supervisor:
         self._lock, self._stopping = threading.RLock(), threading.Event()
         self._engines: list[str] = []
         self._page: Page | None = None
-        self._sum = SummedMetrics(functools.partial(self._gathered, "metrics"))
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([run.__module__])
+        workers = shared_workers(config, self._context, logs)
+        self._owner = None if workers is None else WorkerOwner(workers)
+        if self._owner is not None:
+            self._opened.callback(self._owner.close)
+        self._sum = SummedMetrics(functools.partial(self._gathered, "metrics"), shared=workers is not None)
         try:
             disk = None if config.layer_dir is None else Disk(config.layer_dir, config.limits, self.address)
             if disk is not None:
@@ -130,12 +126,13 @@ class Supervisor:
     def pids(self) -> list[int]:
         """Ids of the fronts' processes."""
         with self._lock:
-            return [front.process.pid for front in self._fronts.values() if front.process and front.process.pid]
+            return [front.pid for front in self._fronts.values() if front.pid]
 
     def described(self) -> str:
         """The processes and their workers, for people."""
-        engines = ", ".join(dict.fromkeys(self._engines))
-        return f"{self.processes} processes and {len(self._engines)} local workers ({engines})"
+        name, found = ("local", self._engines) if self._owner is None else (self._owner.name, self._owner.engines())
+        engines = ", ".join(dict.fromkeys(found))
+        return f"{self.processes} processes and {len(found)} {name} worker{'s' * (len(found) != 1)} ({engines})"
 
     def state(self) -> tuple[str, str]:
         """SERVING, DEGRADED (a process is missing, or something is wrong) or NOT_SERVING; and the reason."""
@@ -175,21 +172,18 @@ class Supervisor:
 
     def _start(self, index: int) -> None:
         """Start the process of a front."""
-        ours, theirs = socket.socketpair()
-        front = Front(index, Link(ours, {}))
+        front = Front(index)
         front.link.handlers |= self._handlers(front)
         front.link.lost = functools.partial(self._lost, front)
         config = self._child if not index else replace(self._child, web_port=None)
-        start = Start(index, self.processes, config, self._logs)
+        start = Start(index, self.processes, config, None if self._owner is None else self._owner.name, self._logs)
         shared = DupFd(self._counters.handle), DupFd(self._allowances.handle)
-        with self._lock, theirs:
+        with self._lock:
             if self._stopping.is_set():
                 front.link.close()
                 return
             self._fronts[index] = front
-            target: Callable[..., None] = run
-            front.process = self._context.Process(target=target, args=(start, theirs, *shared), name=f"front-{index}")
-            front.process.start()
+            front.start(self._context, f"front-{index}", run, start, *shared)
 
     def _handlers(self, front: Front) -> dict[str, Handler]:
         """What a front may ask for."""
@@ -208,6 +202,7 @@ class Supervisor:
             "gather": self.gather,
             "restarts": lambda: dict(self._restarts),
             "allowance": self._number_of,
+            **({} if self._owner is None else self._owner.handlers(front.index, front.link)),
         }
 
     def _serves(self, front: Front, engines: list[str], web_url: str | None) -> None:
@@ -228,6 +223,8 @@ class Supervisor:
         """A front has ended: start another one, unless all end."""
         front.serving = False
         self.ledger.leave(front.index)
+        if self._owner is not None:
+            self._owner.leave(front.index)
         self._sum.lose(front.index)
         if not front.ready.done():
             front.ready.set_exception(UnavailableError(f"process {front.index} ended before it served"))
@@ -265,24 +262,12 @@ class Supervisor:
         for front in fronts:
             front.link.start("stop")
         for front in fronts:
-            assert front.process is not None
-            front.process.join(max(0.0, until - time.monotonic()))
-            if front.process.exitcode is None and front.process.pid is not None:
-                os.kill(front.process.pid, signal.SIGKILL)
-                front.process.join()
-            self.in_order = self.in_order and front.process.exitcode == 0
-            front.link.close()
+            self.in_order = front.end(until) and self.in_order
         self._opened.close()
 
 
 def _check(config: Config) -> None:
     """Refuse what does not go with several processes."""
-    why = ""
-    if config.executor_name() != "local":
-        why = "they compute in their own processes; use --executor local, or --processes 1 with --executor ray"
-    elif (config.workers or 1) > 1:
-        why = "each has one local worker; leave --workers out"
-    elif config.evict_layers:
+    if config.evict_layers:
         why = "they do not know which layer was used last; leave --evict-layers out"
-    if why:
         raise FailedPreconditionError(f"--processes {config.processes}: {why}")

@@ -30,7 +30,7 @@ class Lane:
         kept: bytes of shared memory that idle connections keep for the next shards, at most.
 
     Attributes:
-        limit: as above.
+        address, key, limit: as above.
         kind: "unix" or "tcp".
         busy: shards in flight.
 
@@ -39,7 +39,7 @@ class Lane:
     """
 
     def __init__(self, address: Address, key: bytes, *, limit: float = LARGEST, kept: int = KEPT) -> None:
-        self._address, self._key = address, key
+        self.address, self.key = address, key
         self._lock = threading.Lock()
         self._closed = False
         self.limit, self._kept = limit, kept
@@ -72,7 +72,7 @@ class Lane:
 
     def _connect(self, timeout: float = TIMEOUT) -> "LaneConnection":
         try:
-            connection = LaneConnection(self._address, self._key, min(timeout, TIMEOUT))
+            connection = LaneConnection(self.address, self.key, min(timeout, TIMEOUT))
         except BaseException as error:
             if not (isinstance(error, TimeoutError) and timeout < TIMEOUT):
                 self.close()

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from groupconv.errors import DeadlineExceededError, UnavailableError
@@ -16,12 +17,14 @@ class Membership:
 
     Attributes:
         slots: of all workers, in a stable order.
+        busy: whether anyone waits for a shard of a worker.
     """
 
     def __init__(self) -> None:
         self.slots: list[WorkerSlot] = []
         self._changed = threading.Condition(threading.RLock())
         self._stopping = threading.Event()
+        self.busy: Callable[[WorkerSlot], bool] = lambda slot: bool(slot.flights)
 
     def wait_for_change(self, seconds: float) -> None:
         """Return when a worker came or went, or after so many seconds."""

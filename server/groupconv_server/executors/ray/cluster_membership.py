@@ -173,7 +173,7 @@ class ClusterMembership(Membership):
             if slot.state is not WorkerState.DRAINING:
                 log.info("worker %s is leaving with its node", slot.id)
                 slot.state = WorkerState.DRAINING
-        if not slot.flights:
+        if not self.busy(slot):
             ray.kill(slot.actor)
             self._remove(slot)
 

@@ -1,0 +1,217 @@
+"""Local workers in processes of their own, which all fronts reach by lanes: for a GPU, or for a few CPU workers."""
+
+import faulthandler
+import functools
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from groupconv.errors import GroupconvError, InvalidArgumentError
+from groupconv_server.config import Config, gpu_count
+from groupconv_server.executors.lanes.lane import Lane
+from groupconv_server.executors.lanes.membership import Membership
+from groupconv_server.executors.lanes.worker_slots import WorkerSlot, WorkerState
+from groupconv_server.executors.placement import WorkerPlace
+from groupconv_server.fronts.child import Child
+from groupconv_server.fronts.link import Link
+from groupconv_server.fronts.owner import Workers
+from groupconv_server.memory.malloc import keep_pages
+from groupconv_server.parts import Parts
+from groupconv_server.telemetry import logs
+from groupconv_worker.actor import Worker
+from groupconv_worker.graph.model import Model
+from groupconv_worker.job import Job
+from groupconv_worker.lanes.endpoint import Address
+from groupconv_worker.lanes.handshake import new_key
+from groupconv_worker.networks.runner import WHOLE, NetworkCall, NetworkRan
+
+log = logging.getLogger(__name__)
+
+START, END = 120.0, 2.0
+"""Seconds that workers have to start, and to end."""
+
+
+@dataclass(frozen=True)
+class WorkerStart:
+    """What a worker's process is started with.
+
+    Attributes:
+        engine, threads, capacity: as of `Worker`.
+        key: that fronts know.
+        logs: format and level of its log; None leaves logging as it is.
+    """
+
+    engine: str
+    threads: int
+    capacity: int
+    key: bytes
+    logs: tuple[str, str | int] | None = None
+
+
+class WorkerProcesses(Membership):
+    """Starts the workers, and starts a lost one again.
+
+    Args:
+        workers: how many.
+        start: of each.
+        context: makes processes.
+
+    Raises:
+        GroupconvError: a worker cannot start, as where there is no GPU for its engine.
+        TimeoutError: it did not in time.
+    """
+
+    name = "local"
+
+    def __init__(self, workers: int, start: WorkerStart, context: BaseContext) -> None:
+        super().__init__()
+        self._start_with, self._context = start, context
+        self.membership: Membership = self
+        self._welcome: Callable[[str], None] = lambda _: None
+        self._failed: GroupconvError | None = None
+        place = WorkerPlace("", start.threads, 0, start.engine, start.threads)
+        self.slots = [WorkerSlot(f"local-{i}", place) for i in range(workers)]
+        for slot in self.slots:
+            self._start(slot)
+        until = time.monotonic() + START
+        with self._changed:
+            while len(self.ready()) < workers and self._failed is None and time.monotonic() < until:
+                self._changed.wait(1.0)
+        if len(self.ready()) < workers:
+            self.close()
+            raise self._failed or TimeoutError(f"{workers} workers did not start within {START:.0f} s")
+
+    def welcome(self, prepare: Callable[[str], None]) -> None:
+        """As of `Executor`."""
+        self._welcome = prepare
+
+    def trouble(self) -> str:
+        """Which workers are away."""
+        away = [slot.id for slot in self.slots if not slot.ready]
+        return f"not there: {', '.join(away)}" if away else ""
+
+    def forget(self, layer: str, version: int) -> None:
+        """Have every worker drop a version."""
+        for slot in self.ready():
+            slot.actor.link.start("forget", layer, version)
+
+    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:  # noqa: ARG002
+        """Refuse a cut: these workers do not exchange anything.
+
+        Raises:
+            InvalidArgumentError: always.
+        """
+        raise InvalidArgumentError("cut", f"{WHOLE}, as local workers of several processes do not share", call.cut)
+
+    def lost(self, slot: WorkerSlot, actor: Any) -> None:
+        """A front cannot reach a worker: its process ends, and is replaced."""
+        actor.kill()
+        super().lost(slot, actor)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._stopping.set()
+        children = [slot.actor for slot in self.slots]
+        for child in children:
+            child.link.start("stop")
+        super().close()
+        until = time.monotonic() + END
+        for child in children:
+            child.end(until)
+
+    def _start(self, slot: WorkerSlot) -> None:
+        child = Child()
+        child.link.handlers |= {"ready": functools.partial(self._reached, slot, child), "failed": self._cannot}
+        child.link.lost = functools.partial(self._gone, slot, child)
+        slot.started(child)
+        child.start(self._context, slot.id, run, self._start_with)
+
+    def _reached(self, slot: WorkerSlot, child: Child, address: Address, facts: dict[str, Any]) -> None:
+        """A worker answers: fronts get lanes to it, then one of them prepares it."""
+        slot.facts = facts
+        slot.reached(Lane(address, self._start_with.key), child)
+        self._set(slot, child, WorkerState.PREPARING)
+        try:
+            self._welcome(slot.id)
+        except GroupconvError as error:  # it takes shards nevertheless, and asks for weights that it lacks
+            log.warning("worker %s was not prepared: %s", slot.id, error)
+        self._set(slot, child, WorkerState.READY)
+
+    def _set(self, slot: WorkerSlot, child: Child, state: WorkerState) -> None:
+        with self._changed:
+            if slot.actor is child and slot.state is not WorkerState.AWAY:
+                slot.state = state
+            self._changed.notify_all()
+
+    def _cannot(self, error: GroupconvError) -> None:
+        with self._changed:
+            self._failed = error
+            self._changed.notify_all()
+
+    def _gone(self, slot: WorkerSlot, child: Child) -> None:
+        if self._stopping.is_set():
+            return
+        self.lost(slot, child)
+        assert child.process is not None
+        child.process.join()
+        log.error("worker %s (pid %s) is lost; it is replaced", slot.id, child.pid)
+        if not self._stopping.wait(slot.pause):
+            self._start(slot)
+
+
+def run(end: socket.socket, start: WorkerStart) -> None:
+    """The main function of a worker's process: it serves until the supervisor ends it, or has gone."""
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they may be sent to all: the supervisor decides
+        signal.signal(number, signal.SIG_IGN)
+    if start.logs is not None:
+        logs.configure(*start.logs, sys.stderr)
+        logging.captureWarnings(capture=True)
+        faulthandler.enable()
+    keep_pages()
+    link = Link(end, {"stop": over.set}, lost=over.set)
+    try:
+        worker = Worker(start.engine, start.threads, start.capacity)
+    except GroupconvError as error:
+        link.call("failed", error)
+        return
+    endpoint = worker.listen(start.key)
+    link.handlers["forget"] = worker.forget
+    engine = worker.engine
+    facts = {"node": socket.gethostname(), "pid": os.getpid(), "engine": engine.name}
+    link.start("ready", endpoint.address, facts | {"device": engine.device(), "threads": engine.threads})
+    over.wait()
+    endpoint.close()
+    link.close()
+
+
+def shared_workers(config: Config, context: BaseContext, logs: tuple[str, str | int] | None) -> Workers | None:
+    """The workers that all fronts share; None if each front computes.
+
+    Ray's workers are shared, and a number of local workers that the operator gives, and one on the GPU.
+
+    Raises:
+        GroupconvError: they cannot start.
+    """
+    if config.executor_name() == "ray":
+        executor = Parts(config).executor()
+        assert isinstance(executor, Workers)
+        return executor
+    if config.workers is None and not _on_gpu(config.engine):
+        return None
+    number = config.workers or 1
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // number)
+    return WorkerProcesses(number, WorkerStart(config.engine, threads, config.layer_bytes, new_key(), logs), context)
+
+
+def _on_gpu(engine: str) -> bool:
+    """Whether an engine computes on a GPU, as far as that shows without loading CUDA."""
+    return engine == "cuda" or (engine == "auto" and gpu_count() > 0)

@@ -1,0 +1,154 @@
+"""Workers that several front processes share: local processes, or Ray's."""
+
+import os
+import signal
+import threading
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import sum_and_difference
+
+import groupconv
+from groupconv import ConvSpec
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from groupconv_server.config import Config
+from groupconv_server.fronts.supervisor import Supervisor
+from waiting import until
+
+X = np.ones((1, 2, 8), np.float32)
+W = np.ones((2, 1, 3), np.float32)
+SPEC = ConvSpec(groups=2)
+
+
+def start(**options):
+    return Supervisor(Config(port=0, engine="reference", processes=2, **options))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param({"executor": "local", "workers": 2, "threads": 1}, id="local"),
+        pytest.param({"executor": "ray", "workers": 2, "threads": 1}, id="ray", marks=pytest.mark.ray),
+    ],
+)
+def server(request):
+    with start(metrics_port=0, **request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    """Its client, whose connections reach both fronts."""
+    while True:
+        client = groupconv.connect(server.address, timeout=60, connections=8)
+        before = {p.index: p.requests for p in client.status().processes}
+        for _ in range(8):
+            client.conv1d(X, W, groups=2)
+        after = {p.index: p.requests for p in client.status().processes}
+        if len(after) == 2 and all(after[i] > before.get(i, 0) for i in after):
+            break
+        client.close()
+    with client:
+        yield client
+
+
+def ready(server):
+    """The slots of the workers that the supervisor has, once all are ready."""
+    members = server._owner._workers.membership
+    until(lambda: len(members.ready()) == 2)
+    return members.ready()
+
+
+def mapped(pid):
+    """How many pieces of lanes' memory a process has mapped: both ends of a connection map one."""
+    return Path(f"/proc/{pid}/maps").read_text().count("memfd:groupconv-lane")
+
+
+def test_both_processes_use_both_workers(server, client):
+    for _ in range(8):
+        assert client.conv1d(X, W, groups=2)[0, 0, 0] == 3
+    status = client.status()
+    assert len(status.workers) == 2
+    assert len({worker.id for worker in status.workers}) == 2
+    assert sum(worker.shards for worker in status.workers) >= 16
+    assert [worker.lane for worker in status.workers] == ["unix", "unix"]
+    assert (status.state, len(status.processes)) == ("SERVING", 2)
+    text = urllib.request.urlopen(server.metrics_url, timeout=30).read().decode()
+    assert "groupconv_workers 2.0" in text
+    assert text.count("\ngroupconv_worker_info{") == 2
+
+
+def test_a_layer_is_kept_once_by_each_worker_and_forgotten_with_its_version(client):
+    layer = client.load_layer("shared", W, spec=SPEC)
+    for n in range(2, 5):
+        layer = client.load_layer("shared", W * n, spec=SPEC)
+        assert [layer(X)[0, 0, 0] for _ in range(8)] == [3.0 * n] * 8
+    layer.unload()
+
+
+def test_networks_go_to_the_workers(server, client):
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    with client.load_network("both", sum_and_difference().SerializeToString()) as network:
+        for _ in range(8):
+            outputs = network(a, a)
+            np.testing.assert_array_equal(outputs["sum"], 2 * a)
+        with pytest.raises(InvalidArgumentError):
+            network(a, a[:, :2])
+
+
+def test_a_lost_worker_is_noticed_by_all_and_replaced_with_the_layers(server, client):
+    layer = client.load_layer("kept", W, spec=SPEC)
+    first, pid = ready(server)[0], ready(server)[0].facts["pid"]
+    os.kill(pid, signal.SIGKILL)
+    with ThreadPoolExecutor(4) as pool:
+        answers = pool.map(lambda _: layer(X)[0, 0, 0], range(32))
+        assert list(answers) == [3.0] * 32
+    until(lambda: first.ready and first.facts["pid"] != pid)
+    until(lambda: all(front[1] == () for front in rosters(server)))
+    before = {w.id: w.shards for w in client.status().workers}
+    until(lambda: [layer(X)[0, 0, 0] for _ in range(8)] == [3.0] * 8 and used_more(client, before, first.id))
+    assert {w.id: w.restarts for w in client.status().workers}[first.id] >= 1
+    layer.unload()
+
+
+def rosters(server):
+    """State of each front's workers, and which of them it lacks."""
+    return [(state, tuple(filter(None, [reason]))) for state, reason in server.gather("health")]
+
+
+def used_more(client, before, worker):
+    return {w.id: w.shards for w in client.status().workers}.get(worker, 0) > before.get(worker, 0)
+
+
+def test_a_lost_front_leaves_neither_lanes_nor_memory_nor_shards_on_the_workers(server, client):
+    pids = [slot.facts["pid"] for slot in ready(server)]
+    over = threading.Event()
+
+    def call():
+        with groupconv.connect(server.address, timeout=60, connections=2) as mine:
+            while not over.is_set():
+                with suppress(UnavailableError):
+                    mine.conv2d(np.ones((1, 8, 96, 96), np.float32), np.ones((8, 8, 5, 5), np.float32))
+
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(call) for _ in range(2)]
+        front, ids = server._fronts[0], [slot.id for slot in ready(server)]
+        until(lambda: any(server._gathered("shards_of", worker).get(0, 0) for worker in ids))
+        os.kill(front.pid, signal.SIGKILL)
+        until(lambda: server._fronts[0] is not front and len(server.gather("health")) == 2)
+        over.set()
+        for done in calls:
+            done.result()
+    until(lambda: not any(sum(server.gather("shards_of", worker)) for worker in ids))
+    until(lambda: 0 < sum(map(mapped, pids)) <= sum(map(mapped, server.pids)))
+    assert [slot.facts["pid"] for slot in ready(server)] == pids
+    assert client.conv1d(X, W, groups=2)[0, 0, 0] == 3
+
+
+def test_an_engine_that_cannot_run_ends_the_start():
+    with pytest.raises(FailedPreconditionError, match="cuda"):
+        Supervisor(Config(port=0, engine="cuda", processes=2, executor="local"))
