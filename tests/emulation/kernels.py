@@ -8,8 +8,9 @@ import numpy as np
 from emulation import build
 from emulation.memory import ndarray
 from emulation.streams import current
-from groupconv_worker.cuda.algorithms.instances import every_instance
+from groupconv_worker.cuda.algorithms import instances
 from groupconv_worker.cuda.modules import STANDARD, source
+from groupconv_worker.cuda.network import instances as of_networks
 
 SETTINGS = {"descending": False, "sanitizer": ""}
 LAUNCHED: set[str] = set()
@@ -19,7 +20,8 @@ class RawModule:
     def __init__(self, *, code: str, options: tuple[str, ...], backend: str, name_expressions: list[str]) -> None:
         assert backend == "nvrtc"
         assert options == (STANDARD,)
-        known = tuple(e for file, e in every_instance() if source(file) == code)
+        every = (*instances.every_instance(), *of_networks.every_instance())
+        known = tuple(expression for file, expression in every if source(file) == code)
         missing = set(name_expressions) - set(known)
         assert not missing, f"not in every_instance(), so the compile matrix does not cover it: {missing}"
         # One library for a whole file: g++ takes longer to start than to compile an instantiation, but with a

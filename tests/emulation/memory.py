@@ -56,6 +56,9 @@ class MemoryPool:
     def used_bytes(self) -> int:
         return self._used
 
+    def free_bytes(self) -> int:
+        return 0
+
     def free_all_blocks(self) -> None:
         pass
 
@@ -79,6 +82,14 @@ class _Allocator(threading.local):
 ALLOCATOR = _Allocator()
 
 
+def alloc(size: int) -> Any:
+    return ALLOCATOR.malloc(size)
+
+
+def get_allocator() -> Any:
+    return ALLOCATOR.malloc
+
+
 @contextmanager
 def using_allocator(malloc: Any):
     before, ALLOCATOR.malloc = ALLOCATOR.malloc, malloc
@@ -93,6 +104,13 @@ class MemoryPointer:
 
     def __init__(self, block: np.ndarray) -> None:
         self.block, self.ptr, self.mem = block, block.ctypes.data, SimpleNamespace(size=block.size)
+        self._base: MemoryPointer | None = None
+
+    def __add__(self, offset: int) -> "MemoryPointer":
+        """A part of the same memory, which keeps all of it."""
+        part = MemoryPointer(self.block[offset:])
+        part._base = self
+        return part
 
 
 class ndarray:  # noqa: N801 - CuPy's name

@@ -3,9 +3,9 @@
     cupy.empty asarray ascontiguousarray from_dlpack ndarray RawModule
     cupy.fft.rfftn irfftn config.get_plan_cache
     cupy.cuda.is_available Device Stream Event MemoryPool PinnedMemoryPool MemoryPointer UnownedMemory using_allocator
-    cupy.cuda.get_current_stream get_elapsed_time
+    cupy.cuda.get_current_stream get_elapsed_time get_allocator alloc
     cupy.cuda.runtime.getDeviceProperties deviceSynchronize getDeviceCount CUDARuntimeError driverGetVersion
-    cupy.cuda.runtime.runtimeGetVersion
+    cupy.cuda.runtime.runtimeGetVersion memGetInfo
     cupy.cuda.runtime.memcpyAsync memcpyHostToDevice memcpyDeviceToHost hostRegister hostUnregister
     cupy.cuda.runtime.ipcOpenMemHandle ipcCloseMemHandle memcpy
     cupy.cuda.runtime.CUDA_R_16F CUDA_R_16BF CUDA_R_32F CUDA_R_64F
@@ -80,6 +80,8 @@ def cupy() -> ModuleType:
             UnownedMemory=memory.UnownedMemory,
             PinnedMemoryPool=memory.PinnedMemoryPool,
             using_allocator=memory.using_allocator,
+            get_allocator=memory.get_allocator,
+            alloc=memory.alloc,
             get_current_stream=streams.current,
             get_elapsed_time=lambda start, end: (end.time - start.time) * 1e3,
             memory=SimpleNamespace(OutOfMemoryError=memory.OutOfMemoryError),
@@ -98,6 +100,7 @@ def cupy() -> ModuleType:
                 memcpyHostToDevice=1,
                 memcpyDeviceToHost=2,
                 getDeviceCount=lambda: 1,
+                memGetInfo=lambda: (2**30, 2**30),
                 driverGetVersion=lambda: 13000,
                 runtimeGetVersion=lambda: 13000,
                 getDeviceProperties=lambda _: {"name": b"emulation", "totalGlobalMem": 2**30},

@@ -11,7 +11,8 @@ import pytest
 
 from groupconv.convolution.dtypes import BFLOAT16, Types
 from groupconv_worker.cuda.algorithms import instances
-from groupconv_worker.cuda.algorithms.instances import DIRECT_TILES, every_instance
+from groupconv_worker.cuda.algorithms.instances import DIRECT_TILES
+from groupconv_worker.cuda.network import instances as of_networks
 from groupconv_worker.cuda.nvrtc import ARCHITECTURES, CompiledKernel, compile_kernels
 
 for wheel in ("nvidia.cu13", "nvidia.cuda_nvrtc"):
@@ -32,11 +33,17 @@ HOT = [
     ("patches.cu", instances.patches(2, near=True)),
     ("finish.cu", instances.finish_in_place(F32, 4)),
     ("spectral.cu", instances.spectral(F32, 4)),
+    *(of_networks.ELEMENTS, of_networks.POOL, of_networks.NEIGHBORS, of_networks.REDUCE, of_networks.SOFTMAX),
+    *(of_networks.NORMALIZE, of_networks.WHERE_LARGEST, of_networks.RESAMPLE),
+    *(of_networks.copy(4), of_networks.gather(4, np.dtype(np.int64))),
 ]
 """One of each kind."""
+EVERY = [*instances.every_instance(), *of_networks.every_instance()]
 SPILLED = {70: 32}
 """Bytes of registers that a kernel may spill, by architecture. On sm_70 CUDA 12 spills 20 in three of the 159: in
 grouped kernels of windows of five at stride 2; elsewhere none spills."""
+STACK = {of_networks.ELEMENTS[1]: 32}
+"""Bytes of local memory by kernel, of which none are spills: the sine of a large angle needs 28 for its digits of π."""
 
 
 def compile_all(
@@ -68,7 +75,8 @@ def hold_to_account(compiled: dict[str, CompiledKernel], wanted: list[tuple[str,
     }
     for expression, c in compiled.items():
         most = 128 if {"depthwise", "stencil"} & set(re.findall(r"\w+", expression)) else 256  # threads of a block
-        assert max(c.spilled, c.stack) <= spilled, f"{expression} spills {c}"
+        assert c.spilled <= spilled, f"{expression} spills {c}"
+        assert c.stack <= spilled + STACK.get(expression, 0), f"{expression} has a stack: {c}"
         assert c.registers * most <= REGISTERS, f"{expression} cannot be launched with {most} threads: {c}"
         assert c.shared <= 48 * 1024, expression
         if "double" not in expression:  # two blocks of each multiprocessor hide each other's barriers
@@ -102,10 +110,10 @@ def test_one_of_each_kind(cuda: int, architecture: int):
 def test_every_instantiation(architecture: int):
     """Those of a family share their instructions: 87 those of 86, 103 those of 100, 121 those of 120."""
     cuda = 13 if architecture in ARCHITECTURES[13] else 12
-    compiled = compile_all(every_instance(), [(architecture, cuda)])[0]
+    compiled = compile_all(EVERY, [(architecture, cuda)])[0]
     spilling = [f"{name}: {c.spilled} bytes" for name, c in compiled.items() if c.spilled]
     print(f"sm_{architecture}: {len(spilling)} of {len(compiled)} spill", *spilling, sep="\n")
-    hold_to_account(compiled, every_instance(), SPILLED.get(architecture, 0))
+    hold_to_account(compiled, EVERY, SPILLED.get(architecture, 0))
 
 
 def test_a_kernel_that_does_not_compile_is_refused_with_the_log():

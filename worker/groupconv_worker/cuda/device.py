@@ -211,6 +211,13 @@ class Device:
                     self._tables[g] = table
         return table
 
+    def free_bytes(self) -> int:
+        """Bytes that the pool can still hand out: of its limit, or of the device if it has none."""
+        if self.memory_limit:
+            return self.memory_limit - int(self.pool.used_bytes())
+        with self.current():
+            return int(self.cupy.cuda.runtime.memGetInfo()[0]) + int(self.pool.free_bytes())
+
     def make_room(self) -> bool:
         """Free device memory that only makes runs faster; whether there was any."""
         dropped = self.graph_cache.clear()

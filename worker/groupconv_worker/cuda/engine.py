@@ -133,6 +133,15 @@ class CudaEngine:
                     reason = f"cuda: the weights need {needed} bytes of device memory: {error}"
                     raise ResourceExhaustedError(reason) from error
 
+    def kernel(
+        self, problem: Problem, weight: Array, bias: Array | None = None, *, resident: bool = False
+    ) -> DeviceKernel:
+        """The algorithm that is chosen for a problem, with its weights on the device, for a caller who launches it.
+
+        It is called inside `gpu.streams()`, where CuPy's out-of-memory error may be raised.
+        """
+        return self._choose(with_math(problem, self._device.options.math), weight, bias, resident=resident)
+
     def close(self) -> None:
         """Free device and pinned memory."""
         self._device.close()

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from groupconv import ConvSpec
-from groupconv.convolution.geometry import Geometry, resolve
+from groupconv.convolution.geometry import Geometry
 from groupconv_worker.cpu.algorithms.plane import phases
 from groupconv_worker.cpu.blocked.convolution import convolution
 from groupconv_worker.cpu.blocked.epilogue import FUSED, Epilogue
@@ -21,6 +20,7 @@ from groupconv_worker.cpu.network.movement import lower_pad_of_array, moved_last
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Margin, widest
 from groupconv_worker.cpu.network.pointwise import apply_in_place
 from groupconv_worker.cpu.program import Address
+from groupconv_worker.graph.convolution import geometry as convolution_geometry
 from groupconv_worker.graph.graph import Graph, Node
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.operators.call import Call
@@ -36,20 +36,11 @@ def geometry(graph: Graph, node: Node) -> Geometry:
     Raises:
         UnsupportedNodeError: it has more than two axes, or another fault.
     """
-    x, w = (graph.tensors[name] for name in node.inputs[:2])
+    x = graph.tensors[node.inputs[0]]
     rank = len(x.shape) - 2
     if rank != 2 or x.dtype != np.float32 or node.inputs[1] not in graph.constants:
         raise UnsupportedNodeError(f"{x.dtype} over {rank} axes, or weights that are no constants")
-    pads = node.attributes["pads"]
-    spec = ConvSpec(
-        stride=node.attributes["strides"],
-        padding=tuple(zip(pads[:rank], pads[rank:], strict=True)),
-        dilation=node.attributes["dilations"],
-        groups=node.attributes.get("group", 1),
-        transposed=node.op == "ConvTranspose",
-        output_padding=node.attributes.get("output_padding", (0,) * rank),
-    )
-    return resolve(spec, x.shape, w.shape)
+    return convolution_geometry(graph, node)
 
 
 def margin(graph: Graph, node: Node) -> Margin:

@@ -1,0 +1,240 @@
+"""Operators of each element, with broadcasting: those that follow one another are one launch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+from groupconv_worker.cuda.network.arguments import ELEMENTS, OPERANDS, STEPS, TYPES, axes_of, broadcast, dense
+from groupconv_worker.cuda.network.instances import ELEMENTS as KERNEL
+from groupconv_worker.cuda.network.lowering import Lowering, Views, attribute
+from groupconv_worker.graph.graph import Node
+
+CODES = [
+    "Copy", "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Clip", "Cos", "Cosh", "Elu", "Erf",
+    "Exp", "Floor", "Gelu", "GeluTanh", "HardSigmoid", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg",
+    "Not", "Reciprocal", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Silu", "Sin", "Sinh", "Softplus", "Softsign",
+    "Sqrt", "Square", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Truncate",
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Fmod",
+    "Mul", "Or", "Pow", "PRelu", "Sub", "SubFrom", "DivInto", "Xor", "Where",
+]  # fmt: skip
+"""`Code` of kernels/elements.cu, in its order."""
+CODE = {name: number for number, name in enumerate(CODES)}
+FIRST_OF_TWO = CODE["Add"]
+SELU = (1.67326319217681884765625, 1.05070102214813232421875)
+PARAMETERS: dict[str, tuple[tuple[str, float], ...]] = {
+    "Celu": (("alpha", 1.0),),
+    "Clip": (("min", -math.inf), ("max", math.inf)),
+    "Elu": (("alpha", 1.0),),
+    "HardSigmoid": (("alpha", 0.2), ("beta", 0.5)),
+    "IsInf": (("detect_positive", 1), ("detect_negative", 1)),
+    "LeakyRelu": (("alpha", 0.01),),
+    "Selu": (("alpha", SELU[0]), ("gamma", SELU[1])),
+    "Shrink": (("lambd", 0.5), ("bias", 0.0)),
+    "Swish": (("alpha", 1.0),),
+    "ThresholdedRelu": (("alpha", 1.0),),
+}
+"""Attributes that are parameters of a function of one element, and what they are where a node gives none."""
+SWAPPED = {
+    **{name: name for name in ("Add", "And", "Equal", "Max", "Min", "Mul", "Or", "Xor")},
+    "Sub": "SubFrom",
+    "Div": "DivInto",
+    "Greater": "Less",
+    "Less": "Greater",
+    "GreaterOrEqual": "LessOrEqual",
+    "LessOrEqual": "GreaterOrEqual",
+}
+"""Operators of two elements that take them in the other order, too, as the one named."""
+UNARY = frozenset(CODES[1:FIRST_OF_TWO]) - {"GeluTanh", "Square", "Truncate"} | {"Relu", "Celu"}
+BINARY = frozenset(CODES[FIRST_OF_TWO:]) - {"Fmod", "SubFrom", "DivInto", "Where"}
+FOLDED = {"Max": "Max", "Min": "Min", "Sum": "Add", "Mean": "Add"}
+"""Operators of any number of inputs."""
+EXACT = frozenset(np.dtype(name) for name in ("float32", "bool", "uint8", "int8", "int16", "uint16"))
+"""Elements that are computed as float32 without rounding."""
+
+
+class Step(NamedTuple):
+    """What is done with a value.
+
+    Attributes:
+        code: a name of `CODES`.
+        b, c: tensors whose elements are the second and third value.
+        p, q: parameters.
+    """
+
+    code: str
+    b: str = ""
+    c: str = ""
+    p: float = 0.0
+    q: float = 0.0
+
+
+@dataclass(eq=False)
+class Chain:
+    """Steps from the elements of one tensor to those of another, in one launch.
+
+    Attributes:
+        y: what it makes.
+        operands: what it reads, the tensor that it starts with first.
+        steps: in order.
+    """
+
+    y: str
+    operands: list[str]
+    steps: list[Step] = field(default_factory=list)
+
+    def take(self, step: Step) -> None:
+        """Add a step."""
+        for name in (step.b, step.c):
+            if name and name not in self.operands:
+                self.operands.append(name)
+        self.steps.append(step)
+
+    def fits(self) -> bool:
+        """Whether one launch holds it."""
+        return len(self.operands) <= OPERANDS and len(self.steps) <= STEPS
+
+    def struct(self, low: Lowering) -> Array:
+        """The kernel's argument, without addresses."""
+        shape, found = low.shape(self.y), np.zeros((), ELEMENTS)
+        axes = axes_of(shape, dense(shape), *(broadcast(low.shape(name), shape) for name in self.operands))
+        count = len(axes.extents)
+        found["size"], found["axes"], found["steps"] = math.prod(shape), count, len(self.steps)
+        found["extent"][:count] = axes.extents
+        for i, name in enumerate(self.operands):
+            found["step"][i, :count], found["type"][i] = axes.steps[i + 1], TYPES[low.dtype(name)]
+        found["to"] = TYPES[low.dtype(self.y)]
+        for i, step in enumerate(self.steps):
+            b, c = (self.operands.index(name) if name else 0 for name in (step.b, step.c))
+            found["chain"][i] = CODE[step.code], b, c, step.p, step.q
+        return found
+
+
+def function(name: str, *given: float) -> Step:
+    """A function of one element with its parameters.
+
+    Example:
+        >>> function("Relu")
+        Step(code='Clip', b='', c='', p=0.0, q=inf)
+    """
+    if name == "Relu":
+        return Step("Clip", p=0.0, q=math.inf)
+    defaults = [value for _, value in PARAMETERS.get(name, ())]
+    p, q = [*given, *defaults[len(given) :], 0.0, 0.0][:2]
+    if name == "Elu":
+        return Step("Elu", p=1.0, q=p)
+    if name == "Celu":
+        return Step("Elu", p=p, q=p)
+    return Step(name, p=p, q=q)
+
+
+def function_of(node: Node) -> Step:
+    """The function of a node of one input."""
+    if node.op == "Gelu" and attribute(node, "approximate", "none") == "tanh":
+        return Step("GeluTanh")
+    return function(node.op, *(attribute(node, name, default) for name, default in PARAMETERS.get(node.op, ())))
+
+
+def activation(node: Node) -> list[Step]:
+    """The step of a node's fused activation, if it has one."""
+    given = attribute(node, "activation", ())
+    return [function(*given)] if given else []
+
+
+def lower_unary(low: Lowering, node: Node) -> None:
+    """Any of `UNARY`."""
+    if any(node.inputs[1:]):
+        raise UnsupportedNodeError("bounds that are no constants")
+    extend(low, node.inputs[0], [function_of(node)], node.outputs[0])
+
+
+def lower_binary(low: Lowering, node: Node) -> None:
+    """Any of `BINARY`."""
+    a, b = node.inputs
+    code = "Fmod" if node.op == "Mod" and attribute(node, "fmod", 0) else node.op
+    if code == "Pow" and (power := low.constant(b)) is not None and power.size == 1 and float(power.reshape(())) == 2:
+        same = low.shape(a) == low.shape(node.outputs[0])
+        extend(low, a, [Step("Square")] if same else [Step(code, b)], node.outputs[0])
+    elif code in SWAPPED and not extends(low, a, node.outputs[0]) and extends(low, b, node.outputs[0]):
+        extend(low, b, [Step(SWAPPED[code], a)], node.outputs[0])
+    else:
+        extend(low, a, [Step(code, b)], node.outputs[0])
+
+
+def lower_folded(low: Lowering, node: Node) -> None:
+    """Max, Min, Sum and Mean of any number of inputs."""
+    first, *others = node.inputs
+    steps = [Step(FOLDED[node.op], name) for name in others]
+    if node.op == "Mean":
+        steps.append(Step("Mul", low.send(f"{node.outputs[0]}/count", np.array(1 / len(node.inputs), np.float32))))
+    while len(steps) + 1 > OPERANDS:  # the constant of a mean is one, too
+        some, steps = steps[: OPERANDS - 1], steps[OPERANDS - 1 :]
+        shapes = [low.shape(first), *(low.shape(step.b) for step in some)]
+        part = low.between(np.broadcast_shapes(*shapes))
+        write(low, Chain(part, [low.needed(first)]), some)
+        first = part
+    extend(low, first, steps, node.outputs[0])
+
+
+def lower_where(low: Lowering, node: Node) -> None:
+    """Where."""
+    condition, a, b = node.inputs
+    extend(low, condition, [Step("Where", a, b)], node.outputs[0])
+
+
+def lower_cast(low: Lowering, node: Node) -> None:
+    """Cast: to and from all of `TYPES`, by way of float32."""
+    x, y = node.inputs[0], node.outputs[0]
+    if low.dtype(x) not in TYPES or low.dtype(y) not in TYPES or not {low.dtype(x), low.dtype(y)} & EXACT:
+        raise UnsupportedNodeError(f"from {low.dtype(x)} to {low.dtype(y)}")
+    steps = [Step("Truncate")] if low.dtype(y).kind in "iu" else []
+    write(low, Chain(low.made(y), [low.needed(x)]), steps)
+
+
+def extends(low: Lowering, x: str, y: str) -> bool:
+    """Whether what makes y may go on with the chain that makes x, instead of a launch of its own."""
+    chain = low.chain
+    return (
+        isinstance(chain, Chain)
+        and chain.y == x
+        and low.launches[-1].writes == (x,)
+        and low.shape(x) == low.shape(y)
+        and low.readers.get(x) == 1
+        and low.dtype(x) in (np.float32, np.bool_)
+    )
+
+
+def extend(low: Lowering, x: str, steps: Sequence[Step], y: str) -> None:
+    """y = steps(x), as more steps of the chain that makes x where that can be."""
+    for name in (x, y, *(n for step in steps for n in (step.b, step.c) if n)):
+        if low.dtype(name) not in EXACT:
+            raise UnsupportedNodeError(f"elements of {low.dtype(name)}")
+    if extends(low, x, y):
+        longer = Chain(low.made(y), list(low.chain.operands), list(low.chain.steps))
+        for step in steps:
+            longer.take(step)
+        if longer.fits():
+            low.launches.pop()
+            write(low, Chain(y, low.chain.operands, low.chain.steps), steps)
+            return
+    write(low, Chain(low.made(y), [low.needed(x)]), steps)
+
+
+def write(low: Lowering, chain: Chain, steps: Sequence[Step]) -> None:
+    """Launch a chain with these steps at its end."""
+    made = Chain(chain.y, list(chain.operands), list(chain.steps))
+    for step in steps:
+        made.take(step._replace(b=step.b and low.needed(step.b), c=step.c and low.needed(step.c)))
+    struct = made.struct(low)
+
+    def arguments(views: Views) -> tuple[Any, ...]:
+        filled = struct.copy()
+        filled["operand"][: len(made.operands)] = [views[name].data.ptr for name in made.operands]
+        return views[made.y], filled
+
+    low.kernel(KERNEL, made.operands, made.y, arguments)
+    low.chain = made

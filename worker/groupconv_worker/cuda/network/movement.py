@@ -1,0 +1,259 @@
+"""Operators that move elements: transposed, cut out, put together, looked up, interpolated."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+from groupconv_worker.cuda.network import instances
+from groupconv_worker.cuda.network.arguments import COPY, axes_of, broadcast, dense
+from groupconv_worker.cuda.network.lowering import Lowering, attribute
+from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.operators.call import Call
+from groupconv_worker.graph.operators.resize import coordinates, weights
+
+
+def copy(
+    low: Lowering,
+    shape: Sequence[int],
+    x: str,
+    x_steps: Sequence[int],
+    y: str,
+    y_steps: Sequence[int],
+    first: tuple[int, int] = (0, 0),
+) -> None:
+    """Copy elements from positions of x to positions of y.
+
+    Args:
+        low: gets the launch.
+        shape: of what is copied.
+        x: a tensor in C order.
+        x_steps: its elements from one position to the next along each axis of the shape.
+        y: another one.
+        y_steps: its elements from one position to the next.
+        first: the positions of the first element.
+    """
+    axes, struct = axes_of(shape, x_steps, y_steps), np.zeros((), COPY)
+    struct["size"], (struct["from"], struct["to"]) = math.prod(shape), first
+    struct["axes"] = axes.fill(struct, "extent", struct["from_step"], struct["to_step"])
+    instance = instances.copy(low.dtype(x).itemsize)
+    x, y = low.needed(x), low.made(y)
+    blocks = -(-math.prod(shape) // 256)
+    low.kernel(instance, [x], y, lambda views: (views[x], views[y], struct), blocks=blocks)
+
+
+def lower_reshape(low: Lowering, node: Node) -> None:
+    """Reshape, Identity and their like: another name for the same elements."""
+    low.alias(node.outputs[0], node.inputs[0])
+
+
+def lower_transpose(low: Lowering, node: Node) -> None:
+    """Transpose."""
+    x, y = node.inputs[0], node.outputs[0]
+    order = attribute(node, "perm") or tuple(reversed(range(len(low.shape(x)))))
+    steps = dense(low.shape(x))
+    copy(low, low.shape(y), x, [steps[axis] for axis in order], y, dense(low.shape(y)))
+
+
+def _permuted(low: Lowering, node: Node, split: Sequence[int], order: Sequence[int]) -> None:
+    """An input whose axes are split into more, which are then put in another order."""
+    steps, y = dense(split), node.outputs[0]
+    shape = [split[axis] for axis in order]
+    copy(low, shape, node.inputs[0], [steps[axis] for axis in order], y, dense(shape))
+
+
+def lower_shuffle(low: Lowering, node: Node) -> None:
+    """ChannelShuffle."""
+    n, channels, *space = low.shape(node.inputs[0])
+    groups = attribute(node, "groups")
+    _permuted(low, node, (n, groups, channels // groups, math.prod(space)), (0, 2, 1, 3))
+
+
+def lower_depth_to_space(low: Lowering, node: Node) -> None:
+    """DepthToSpace."""
+    n, c, h, w = low.shape(node.inputs[0])
+    b = attribute(node, "blocksize")
+    if attribute(node, "mode", "DCR") == "DCR":
+        _permuted(low, node, (n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2))
+    else:
+        _permuted(low, node, (n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3))
+
+
+def lower_space_to_depth(low: Lowering, node: Node) -> None:
+    """SpaceToDepth."""
+    n, c, h, w = low.shape(node.inputs[0])
+    b = attribute(node, "blocksize")
+    order = (0, 3, 5, 1, 2, 4) if attribute(node, "mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    _permuted(low, node, (n, c, h // b, b, w // b, b), order)
+
+
+def lower_concat(low: Lowering, node: Node) -> None:
+    """Concat."""
+    y = node.outputs[0]
+    steps = dense(low.shape(y))
+    axis, first = attribute(node, "axis") % len(steps), 0
+    for name in node.inputs:
+        shape = low.shape(name)
+        if math.prod(shape):
+            copy(low, shape, name, dense(shape), y, steps, (0, first))
+        first += shape[axis] * steps[axis]
+
+
+def lower_split(low: Lowering, node: Node) -> None:
+    """Split."""
+    x = node.inputs[0]
+    steps = dense(low.shape(x))
+    axis, first = attribute(node, "axis", 0) % len(steps), 0
+    for name in filter(None, node.outputs):
+        shape = low.shape(name)
+        copy(low, shape, x, steps, name, dense(shape), (first, 0))
+        first += shape[axis] * steps[axis]
+
+
+def lower_slice(low: Lowering, node: Node) -> None:
+    """Slice with constant bounds and any steps."""
+    x, y = node.inputs[0], node.outputs[0]
+    if any(node.inputs[1:]):
+        raise UnsupportedNodeError("bounds that are no constants")
+    steps, first = list(dense(low.shape(x))), 0
+    starts, ends, axes, strides = (_several(node, name) for name in ("starts", "ends", "axes", "steps"))
+    for i, start in enumerate(starts):
+        axis = axes[i] % len(steps) if axes else i
+        extent, stride = low.shape(x)[axis], strides[i] if strides else 1
+        chosen = range(*slice(start, ends[i], stride).indices(extent))
+        first += chosen.start * steps[axis]
+        steps[axis] *= stride
+    copy(low, low.shape(y), x, steps, y, dense(low.shape(y)), (first, 0))
+
+
+def _several(node: Node, name: str) -> tuple[int, ...]:
+    found = attribute(node, name, ())
+    return tuple(found) if isinstance(found, tuple) else (found,)
+
+
+def lower_expand(low: Lowering, node: Node) -> None:
+    """Expand."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = low.shape(y)
+    copy(low, shape, x, broadcast(low.shape(x), shape), y, dense(shape))
+
+
+def lower_tile(low: Lowering, node: Node) -> None:
+    """Tile: an axis is one of repetitions, which does not advance, and its own."""
+    x, y = node.inputs[0], node.outputs[0]
+    pairs = [(out // own, own) for out, own in zip(low.shape(y), low.shape(x), strict=True)]
+    shape = [extent for pair in pairs for extent in pair]
+    copy(low, shape, x, [step for own in dense(low.shape(x)) for step in (0, own)], y, dense(shape))
+
+
+def lower_gather(low: Lowering, node: Node) -> None:
+    """Gather by indices of int32 or int64, constant or not."""
+    x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    shape = low.shape(x)
+    axis = attribute(node, "axis", 0) % len(shape)
+    if str(low.dtype(index)) not in instances.INDICES or not math.prod(shape):
+        raise UnsupportedNodeError(f"indices of {low.dtype(index)}, or nothing to choose from")
+    instance = instances.gather(low.dtype(x).itemsize, low.dtype(index))
+    size, chosen = math.prod(low.shape(y)), math.prod(low.shape(index))
+    extents = (np.int64(size), np.int64(shape[axis]), np.int64(chosen), np.int64(math.prod(shape[axis + 1 :])))
+    x, index, y = low.needed(x), low.needed(index), low.made(y)
+    low.kernel(instance, [x, index], y, lambda views: (views[x], views[index], views[y], *extents))
+
+
+def resample(low: Lowering, x: str, y: str, axis: int, taps: Array, shares: Array, fill: float = 0.0) -> None:
+    """Along an axis, sums of some elements of x by their weights.
+
+    Args:
+        low: gets the launch.
+        x: a tensor of float32.
+        y: one that differs in one axis alone.
+        axis: which.
+        taps: int32 (elements of y, taps): what is summed; -1 is `fill`.
+        shares: float32 of the same shape.
+        fill: lies around x.
+    """
+    low.floats(x, y)
+    shape, out = low.shape(x), low.shape(y)
+    at = low.send(f"{y}/taps", np.ascontiguousarray(taps, np.int32))
+    share = low.send(f"{y}/shares", np.ascontiguousarray(shares, np.float32))
+    extents = (
+        np.int64(math.prod(out)),
+        np.int64(shape[axis]),
+        np.int64(out[axis]),
+        np.int64(math.prod(out[axis + 1 :])),
+    )
+    more = (np.int32(taps.shape[1]), np.float32(fill))
+    x, y = low.needed(x), low.made(y)
+    low.kernel(
+        instances.RESAMPLE,
+        [x, at, share],
+        y,
+        lambda views: (views[x], views[at], views[share], views[y], *extents, *more),
+    )
+
+
+def lower_pad(low: Lowering, node: Node) -> None:
+    """Pad in every mode, axis by axis; negative padding cuts."""
+    if any(node.inputs[1:]):
+        raise UnsupportedNodeError("padding that is no constant")
+    rank = len(low.shape(node.inputs[0]))
+    pads, value, mode = _several(node, "pads"), attribute(node, "value", 0.0), attribute(node, "mode", "constant")
+    axes = [axis % rank for axis in _several(node, "axes")] or list(range(rank))
+    changes = []
+    for i, axis in enumerate(axes):
+        before, after = pads[i], pads[i + len(axes)]
+        if before or after:
+            extent = low.shape(node.inputs[0])[axis]
+            inside = np.arange(max(0, -before), extent - max(0, -after))
+            around = (max(0, before), max(0, after))
+            kept = np.pad(inside, around, mode, **({"constant_values": -1} if mode == "constant" else {}))
+            changes.append((axis, kept[:, None], np.ones((len(kept), 1))))
+    _along_axes(low, node, changes, float(value))
+
+
+def lower_resize(low: Lowering, node: Node) -> None:
+    """Resize in every mode, axis by axis, by the reference's weights."""
+    x, out = node.inputs[0], low.shape(node.outputs[0])
+    shape, rank = low.shape(x), len(out)
+    if any(node.inputs[1:]) or attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise UnsupportedNodeError("sizes that are no constants, or a part of the input alone")
+    if attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise UnsupportedNodeError("a kept aspect ratio")
+    call, scales = Call(node, [], [low.tensors[node.outputs[0]]]), _several(node, "scales")
+    axes = [axis % rank for axis in _several(node, "axes")] or list(range(rank))
+    changes = []
+    for i, axis in enumerate(axes):
+        scale = float(scales[i]) if scales else out[axis] / shape[axis]
+        at = coordinates(call, axis, shape[axis], out[axis], scale, (0.0, 1.0))
+        taps, shares = sparse(weights(call, at, shape[axis], scale))
+        if shape[axis] != out[axis] or not np.array_equal(taps[:, 0], np.arange(out[axis])) or taps.shape[1] > 1:
+            changes.append((axis, taps, shares))
+    _along_axes(low, node, changes, 0.0)
+
+
+def sparse(matrix: Array) -> tuple[Array, Array]:
+    """The elements of each row of a matrix that are not 0: their columns and values, padded with zeros.
+
+    Example:
+        >>> sparse(np.array([[0, 0.5, 0.5], [1, 0, 0]]))
+        (array([[1, 2], [0, 1]]), array([[0.5, 0.5], [1. , 0. ]]))
+    """
+    count = max(1, int(np.count_nonzero(matrix, axis=1).max(initial=1)))
+    columns = np.argsort(matrix == 0, axis=1, kind="stable")[:, :count]
+    return columns, np.take_along_axis(matrix, columns, 1)
+
+
+def _along_axes(low: Lowering, node: Node, changes: Sequence[tuple[int, Array, Array]], fill: float) -> None:
+    """One resampling after another; the last one makes the output."""
+    x: Any = node.inputs[0]
+    if not changes:
+        low.alias(node.outputs[0], x)
+    for i, (axis, taps, shares) in enumerate(changes):
+        shape = [*low.shape(x)]
+        shape[axis] = len(taps)
+        y = node.outputs[0] if i == len(changes) - 1 else low.between(shape)
+        resample(low, x, y, axis, taps, shares, fill)
+        x = y

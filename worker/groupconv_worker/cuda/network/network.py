@@ -1,0 +1,158 @@
+"""A whole network on a GPU: its weights stay there, and a run is one CUDA graph."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from groupconv.errors import ResourceExhaustedError
+from groupconv.text import human_bytes
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.network.network import output_array
+from groupconv_worker.cuda.engine import CudaEngine
+from groupconv_worker.cuda.graph_cache import GraphPool
+from groupconv_worker.cuda.network.lowering import Lowering
+from groupconv_worker.cuda.network.operators import LOWER
+from groupconv_worker.cuda.network.recording import Recording
+from groupconv_worker.graph.graph import Graph
+
+
+def planned(graph: Graph) -> Lowering:
+    """The launches of a graph without a device: what they read and write, and the bytes of weights and arena.
+
+    Raises:
+        UnsupportedNodeError: naming a node that has no kernel.
+
+    Example:
+        >>> import numpy as np
+        >>> from groupconv_worker.graph.graph import Node, Tensor
+        >>> x, y = (Tensor(name, np.dtype("float32"), (1, 3)) for name in "xy")
+        >>> low = planned(Graph(("x",), ("y",), (Node("Relu", ("x",), ("y",)),), {"x": x, "y": y}, {}))
+        >>> len(low.launches), low.placed()[1], low.weight_bytes
+        (1, 76, 0)
+    """
+    low = Lowering(graph)
+    low.run(LOWER)
+    return low
+
+
+class DeviceNetwork:
+    """A graph on the device of an engine. Safe to call from several threads.
+
+    Its memory is counted before any of it is taken.
+
+    Args:
+        graph: in its canonical form, with known shapes.
+        engine: chooses the algorithms of convolutions.
+
+    Attributes:
+        arena_bytes: of the device memory that the tensors of a run share.
+
+    Raises:
+        UnsupportedNodeError: naming a node that has no kernel.
+        ResourceExhaustedError: weights and arena are more than the device memory that is left.
+        DeviceLostError: the device failed; the process must be replaced.
+    """
+
+    def __init__(self, graph: Graph, engine: CudaEngine) -> None:
+        self._device = device = engine.gpu
+        plan = planned(graph)
+        self._offsets, self.arena_bytes = plan.placed()
+        self._check_memory(plan.weight_bytes)
+        memory = device.cupy.cuda.memory
+        try:
+            with device.streams():
+                self._low = Lowering(graph, device, lambda p, w, b: engine.kernel(p, w, b, resident=True))
+                self._low.run(LOWER)
+        except memory.OutOfMemoryError as error:
+            reason = f"cuda: {human_bytes(plan.weight_bytes)} of a network's weights do not fit: {error}"
+            raise ResourceExhaustedError(reason) from error
+        self._inputs = [graph.tensors[name] for name in graph.inputs]
+        self._outputs = [graph.tensors[name] for name in graph.outputs]
+        self._constants = {name: graph.constants[name] for name in graph.outputs if name in graph.constants}
+        self._pool = GraphPool[Recording]()
+
+    def _check_memory(self, weights: int) -> None:
+        left = self._device.free_bytes()
+        if weights + self.arena_bytes > left:
+            raise ResourceExhaustedError(
+                f"cuda.memory_limit: the network needs {human_bytes(weights + self.arena_bytes)} of device memory "
+                f"({human_bytes(weights)} for weights, {human_bytes(self.arena_bytes)} for tensors), "
+                f"and {human_bytes(left)} are left"
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory: weights as the kernels keep them, and one arena."""
+        constants = sum(int(array.nbytes) for array in self._low.constants.values())
+        return constants + sum(kernel.nbytes for kernel in self._low.kernels) + self.arena_bytes
+
+    @property
+    def launches(self) -> int:
+        """Kernels and convolutions of a run."""
+        return len(self._low.launches)
+
+    def run(self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Run it once.
+
+        Args:
+            inputs: by name, of the graph's dtypes and shapes.
+            into: contiguous arrays to be filled. The others are allocated, as are those that do not fit.
+
+        Returns:
+            All outputs by name.
+
+        Raises:
+            ResourceExhaustedError: there is no device memory for the arena now.
+            DeviceLostError: the device failed; the process must be replaced.
+        """
+        found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
+        for name, array in self._constants.items():
+            found[name][...] = array
+        with self._device.current():
+            recording = self._pool.take() or self._recording()
+            recording.run(inputs, found)
+        self._pool.put(recording)
+        return found
+
+    def node_seconds(self, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Run it launch by launch: seconds on the device of each node, by its first output."""
+        with self._device.current():
+            recording = self._pool.take() or self._recording()
+            seconds = recording.seconds(inputs)
+        self._pool.put(recording)
+        return seconds
+
+    def _recording(self) -> Recording:
+        """Memory for one more run at a time, recorded if graphs may hold so much."""
+        device = self._device
+        while True:
+            made = Recording(
+                device,
+                self._low.launches,
+                self._inputs,
+                [tensor for tensor in self._outputs if tensor.name not in self._constants],
+                self.arena_bytes,
+                self._views,
+            )
+            if self.arena_bytes > device.graph_cache.limit:
+                return made
+            try:
+                made.record()
+            except device.cupy.cuda.memory.OutOfMemoryError as error:
+                if not device.make_room():
+                    reason = f"cuda: {human_bytes(self.arena_bytes)} for a network's tensors do not fit: {error}"
+                    raise ResourceExhaustedError(reason) from error
+                continue
+            if made.recorded and not device.graph_cache.admit(self._pool, made):
+                made.forget_graph()
+            return made
+
+    def _views(self, arena: Any) -> dict[str, Any]:
+        """Every tensor of the graph, in an arena or among the constants."""
+        low, found = self._low, dict[str, Any]()
+        for name, tensor in low.tensors.items():
+            if (root := low.root(name)) in low.constants:
+                found[name] = low.constants[root].reshape(tensor.shape)
+            elif name in self._offsets:
+                start = self._offsets[name]
+                found[name] = arena[start : start + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
+        return found

@@ -1,0 +1,174 @@
+"""Reductions, softmax and normalizations: what is computed of whole rows."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+from groupconv_worker.cuda.network.arguments import ROWS, axes_of, dense
+from groupconv_worker.cuda.network.elements import Step, activation, extend
+from groupconv_worker.cuda.network.instances import NORMALIZE, REDUCE, SOFTMAX, WHERE_LARGEST
+from groupconv_worker.cuda.network.lowering import THREADS, Lowering, attribute
+from groupconv_worker.graph.graph import Node
+
+REDUCTIONS = (
+    "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+    "ReduceLogSum",
+)  # fmt: skip
+"""`Reduction` of kernels/rows.cu, in its order."""
+GLOBAL = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
+WARP = 32
+
+
+def threads_of(count: int) -> int:
+    """Threads for a row of so many elements: a power of two, a warp at least.
+
+    Example:
+        >>> threads_of(49), threads_of(1000)
+        (64, 256)
+    """
+    return min(THREADS, max(WARP, 1 << (count - 1).bit_length()))
+
+
+def rows_of(shape: Sequence[int], axes: Sequence[int]) -> Array:
+    """The `ROWS` struct of a tensor in C order: rows along `axes`, one for each position on the others."""
+    steps, struct = dense(shape), np.zeros((), ROWS)
+    others = [axis for axis in range(len(shape)) if axis not in axes]
+    for name, some in (("outer", others), ("inner", axes)):
+        found = axes_of([shape[axis] for axis in some], [steps[axis] for axis in some])
+        struct[f"{name}_axes"] = found.fill(struct, name, struct[f"{name}_step"])
+    struct["rows"] = math.prod(shape[axis] for axis in others)
+    struct["count"] = math.prod(shape[axis] for axis in axes)
+    return struct
+
+
+def lower_reduction(low: Lowering, node: Node) -> None:
+    """Any of `REDUCTIONS`, and the global pools."""
+    x, y = node.inputs[0], node.outputs[0]
+    low.floats(x)
+    rank = len(low.shape(x))
+    if node.op in GLOBAL:
+        axes, kind = list(range(2, rank)), GLOBAL[node.op]
+    else:
+        if len(node.inputs) > 1 and node.inputs[1]:
+            raise UnsupportedNodeError("axes that are no constants")
+        given = attribute(node, "axes", ())
+        axes, kind = sorted(axis % rank for axis in (given if isinstance(given, tuple) else (given,))), node.op
+        if not axes and attribute(node, "noop_with_empty_axes", 0):
+            raise UnsupportedNodeError("no axes")
+    struct = rows_of(low.shape(x), axes or range(rank))
+    x, y, threads = low.needed(x), low.made(y), threads_of(int(struct["count"]))
+    number = np.int32(REDUCTIONS.index(kind))
+    low.kernel(
+        REDUCE,
+        [x],
+        y,
+        lambda views: (views[x], views[y], struct, number),
+        blocks=int(struct["rows"]),
+        threads=threads,
+        shared=4 * threads,
+    )
+
+
+def lower_softmax(low: Lowering, node: Node) -> None:
+    """Softmax and LogSoftmax over any axis."""
+    x, y = low.needed(node.inputs[0]), low.made(node.outputs[0])
+    low.floats(x)
+    shape = low.shape(x)
+    struct, logarithm = rows_of(shape, [attribute(node, "axis", -1) % len(shape)]), np.int32(node.op == "LogSoftmax")
+    threads = threads_of(int(struct["count"]))
+    low.kernel(
+        SOFTMAX,
+        [x],
+        y,
+        lambda views: (views[x], views[y], struct, logarithm),
+        blocks=int(struct["rows"]),
+        threads=threads,
+        shared=4 * threads,
+    )
+
+
+def lower_where_largest(low: Lowering, node: Node) -> None:
+    """ArgMax and ArgMin of float32."""
+    x, y = low.needed(node.inputs[0]), low.made(node.outputs[0])
+    low.floats(x)
+    struct = rows_of(low.shape(x), [attribute(node, "axis", 0) % len(low.shape(x))])
+    flags = (np.int32(node.op == "ArgMin"), np.int32(attribute(node, "select_last_index", 0)))
+    low.kernel(WHERE_LARGEST, [x], y, lambda views: (views[x], views[y], struct, *flags))
+
+
+def lower_normalization(low: Lowering, node: Node) -> None:
+    """InstanceNormalization and GroupNormalization, whose groups are one or more channels, and LayerNormalization."""
+    low.floats(*node.inputs[:1])
+    shape = low.shape(node.inputs[0])
+    if node.op == "LayerNormalization":
+        if any(node.outputs[1:]):
+            raise UnsupportedNodeError("the mean and the deviation as outputs")
+        axis = attribute(node, "axis", -1) % len(shape)
+        rows, channels, plane = math.prod(shape[:axis]), math.prod(shape[axis:]), 1
+    else:
+        groups = attribute(node, "num_groups", shape[1])
+        rows, channels, plane = shape[0] * groups, shape[1], math.prod(shape[2:])
+    scale = _by_channel(low, node, 1, channels, 1.0)
+    shift = _by_channel(low, node, 2, channels, 0.0)
+    x, y = low.needed(node.inputs[0]), low.made(node.outputs[0])
+    count = math.prod(shape) // max(1, rows)
+    threads, epsilon = threads_of(max(1, count)), np.float32(attribute(node, "epsilon", 1e-5))
+    extents = np.int64(count), np.int64(plane), np.int64(channels), epsilon
+    low.kernel(
+        NORMALIZE,
+        [x, scale, shift],
+        y,
+        lambda views: (views[x], views[scale], views[shift], views[y], *extents),
+        blocks=rows,
+        threads=threads,
+        shared=4 * threads,
+    )
+
+
+def _by_channel(low: Lowering, node: Node, position: int, channels: int, default: float) -> str:
+    """A scale or shift with an element for each channel; one for each group is repeated."""
+    name = node.inputs[position] if position < len(node.inputs) else ""
+    array = low.constant(name) if name else np.full(channels, default, np.float32)
+    if array is None:
+        raise UnsupportedNodeError("a scale or shift that is no constant")
+    repeated = np.repeat(array.reshape(-1), channels // max(1, array.size)).astype(np.float32)
+    if repeated.size != channels:
+        raise UnsupportedNodeError(f"a scale or shift of {list(array.shape)} for {channels} channels")
+    return low.send(f"{node.outputs[0]}/{position}", repeated)
+
+
+def lower_affine(low: Lowering, node: Node) -> None:
+    """AffineChannel: a scale and a shift for each channel, then an activation."""
+    scale, shift = _constants(low, node.inputs[1:3])
+    _scaled(low, node, scale, shift)
+
+
+def lower_batch_normalization(low: Lowering, node: Node) -> None:
+    """BatchNormalization with its statistics, which the canonical form leaves only where it cannot fold it."""
+    if any(node.outputs[1:]):
+        raise UnsupportedNodeError("statistics as outputs")
+    scale, shift, mean, variance = _constants(low, node.inputs[1:5])
+    factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    _scaled(low, node, factor, shift - mean * factor)
+
+
+def _constants(low: Lowering, names: Sequence[str]) -> list[Any]:
+    found = [low.constant(name) for name in names]
+    if any(array is None for array in found):
+        raise UnsupportedNodeError("a scale or shift that is no constant")
+    return [array.astype(np.float64) for array in found if array is not None]
+
+
+def _scaled(low: Lowering, node: Node, scale: Array, shift: Array) -> None:
+    x, y = node.inputs[0], node.outputs[0]
+    low.floats(x)
+    shape = (-1, *(1,) * (len(low.shape(x)) - 2))
+    names = [
+        low.send(f"{y}/{what}", array.reshape(shape).astype(np.float32))
+        for what, array in (("scale", scale), ("shift", shift))
+    ]
+    extend(low, x, [Step("Mul", names[0]), Step("Add", names[1]), *activation(node)], y)
