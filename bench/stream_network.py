@@ -1,11 +1,12 @@
 """Images without end: networks over maps larger than memory, and the memory of each process.
 
-A server with two local workers of one thread runs in a process of its own. The client streams a memory map of random
-pixels through the body of PNet (MTCNN's first network) and through a U-Net of 4 levels, with seeded weights. Windows of
-the output are compared with what onnxruntime gives for their surroundings alone; up to 3,000 pixels the whole is.
+A server with local workers, two of one thread if not told otherwise, runs in a process of its own. The client streams
+a memory map of random pixels through the body of PNet (MTCNN's first network) and through a U-Net of 4 levels, with
+seeded weights. Windows of the output are compared with what onnxruntime gives for their surroundings alone; up to 3,000
+pixels the whole is.
 
     python bench/stream_network.py --size 2000
-    python bench/stream_network.py --size 20000 --network unet
+    python bench/stream_network.py --size 20000 --network unet --workers 1 --threads 2 --stream-mib 800
 """
 
 import argparse
@@ -166,6 +167,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2000, help="height and width of the image")
     parser.add_argument("--rows", type=int, help="height, if it is another")
     parser.add_argument("--network", choices=NETWORKS, action="append")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of each worker")
+    parser.add_argument("--stream-mib", type=int, default=512, help="memory of the windows under way")
     parser.add_argument("--folder", type=Path, help="for image and outputs: 13 bytes a pixel at most")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -175,7 +179,8 @@ def main() -> None:
         for row in range(0, shape[2], 500):
             image[:, :, row : row + 500] = rng.integers(0, 256, image[:, :, row : row + 500].shape, np.uint8)
         command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0", "--executor", "local",
-                   "--workers", "2", "--threads", "1"]  # fmt: skip
+                   "--workers", str(options.workers), "--threads", str(options.threads),
+                   "--network-stream-mib", str(options.stream_mib)]  # fmt: skip
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             assert server.stdout is not None
