@@ -3,6 +3,7 @@
 import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
 from groupconv_worker.cpu.network.network import CompiledNetwork
 from groupconv_worker.cpu.network.sharded import ShardedNetwork
 from groupconv_worker.cpu.threads import Team
+from groupconv_worker.graph.graph import Graph, Node, Tensor
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
-from groupconv_worker.graph.partition.cut import AXES
+from groupconv_worker.graph.partition.cut import AXES, Cut
 from groupconv_worker.graph.partition.partition import partition
 from groupconv_worker.graph.partition.uniform import uniform
 from groupconv_worker.job import Job
@@ -118,6 +120,28 @@ def test_the_same_kernels_give_the_same_bits():
     graph = u_net()
     network, wanted = check(graph, uniform(graph, AXES[0], 2), {"x": image(U_NET["x"])}, tolerance=0)
     assert network.partition.outputs.keys() == wanted.keys()
+
+
+def test_an_own_part_that_is_made_as_an_array_arrives():
+    """A map of which one operator makes an array, the next one wants the rows of both workers."""
+    shapes = {"x": (1, 5, 4, 4), "p": (1, 5, 4, 5), "y": (1, 5, 4, 5)}
+    weight = np.random.default_rng(2).standard_normal((5, 5, 3, 3)).astype(np.float32)
+    conv = {"pads": (1,) * 4, "group": 1, "kernel_shape": (3, 3), "strides": (1, 1), "dilations": (1, 1)}
+    nodes = (
+        Node("Conv", ("x", "w"), ("c",), conv),
+        Node("Pad", ("c",), ("p",), {"mode": "reflect", "pads": (0,) * 7 + (1,)}),
+        Node("Relu", ("p",), ("y",)),
+    )
+    tensors = {name: Tensor(name, np.dtype("float32"), shape) for name, shape in shapes.items()}
+    tensors |= {"c": replace(tensors["x"], name="c"), "w": Tensor("w", np.dtype("float32"), weight.shape)}
+    graph = Graph(("x",), ("y",), nodes, tensors, {"w": weight})
+    cuts = {
+        "c": Cut.along(shapes["x"], 2, (0, 1, 4)),
+        "p": Cut.along(shapes["p"], 2, (0, 1, 4)),
+        "y": Cut.on(shapes["y"], 2, worker=1),
+    }
+    network, _ = check(graph, partition(graph, cuts, 2), {"x": image(shapes["x"])})
+    assert [node.op for node in network.partition.parts[1].graph.nodes][-2:] == ["Receive", "Relu"]
 
 
 def same(found, graph, inputs):

@@ -1,0 +1,95 @@
+"""Networks in flight: two workers of one process beside two bare processes of one worker each, in turns.
+
+All workers have one thread, and each caller sends its next call once it has the answer to the one before. Nothing is
+between a caller and the executor: no socket, no message. A ratio of 1 means that two workers in one process disturb
+each other no more than two processes do. Processes are measured once their programs have taken over from the sessions,
+which takes idle cores.
+
+    python bench/in_flight.py
+    python bench/in_flight.py --network resnet50 --seconds 3 --rounds 7
+"""
+
+import argparse
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+
+import numpy as np
+from exchange import NETWORKS
+from processes import Process
+
+SETTLED = 120.0
+"""Seconds in which a program has to take over."""
+
+
+def answer(pipe: Connection, name: str, workers: int) -> None:
+    """An executor: asked for seconds, it says how many calls a second its callers made, as many as it has workers."""
+    from groupconv_server.executors import create_executor
+    from groupconv_worker.graph.model import read_model
+    from groupconv_worker.job import Job
+    from groupconv_worker.networks.runner import OURS, NetworkCall
+
+    executor = create_executor("local", workers=workers, threads=1)
+    data, given = NETWORKS[name]
+    model = read_model(data())
+    shapes = given or {info.name: info.shape for info in model.inputs}
+    rng = np.random.default_rng(0)
+    inputs = {info.name: rng.integers(0, 255, shapes[info.name]).astype(info.dtype) for info in model.inputs}
+    call = NetworkCall(name, 1, inputs, tuple(info.name for info in model.outputs), spare=2**34)
+
+    def calls(until: float) -> tuple[int, str]:
+        made, algorithm = 0, ""
+        while time.monotonic() < until:
+            algorithm = executor.run_network(call, model, Job())[1].algorithm
+            made += 1
+        return made, algorithm
+
+    with ThreadPoolExecutor(workers) as callers:
+        while (seconds := pipe.recv()) is not None:
+            start = time.monotonic()
+            found = list(callers.map(calls, [start + seconds] * workers))
+            rate = sum(made for made, _ in found) / (time.monotonic() - start)
+            pipe.send((rate, all(algorithm == OURS for _, algorithm in found)))
+    executor.close()
+
+
+def settle(process: Process) -> None:
+    """Call until programs answer."""
+    until = time.monotonic() + SETTLED
+    while not process.ask(0.5)[1]:
+        if time.monotonic() > until:
+            raise TimeoutError(
+                "no program has taken over: the session is as fast, or something disturbs the measurement"
+            )
+
+
+def together(processes: list[Process], seconds: float) -> float:
+    """Calls a second of processes that run at the same time."""
+    for process in processes:
+        process.pipe.send(seconds)
+    return float(sum(process.pipe.recv()[0] for process in processes))
+
+
+def main() -> None:
+    """Measure the networks that the arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=NETWORKS)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    print(f"{'network':10}{'two workers':>13}{'two processes':>15}{'ratio':>8}")
+    for name in [options.network] if options.network else NETWORKS:
+        one, bare = [Process(answer, name, 2)], [Process(answer, name, 1) for _ in range(2)]
+        for process in (*one, *bare):
+            settle(process)
+        rounds = [(together(one, options.seconds), together(bare, options.seconds)) for _ in range(options.rounds)]
+        ratio = statistics.median(a / b for a, b in rounds)
+        a, b = (statistics.median(rates) for rates in zip(*rounds, strict=True))
+        print(f"{name:10}{a:11.1f}/s{b:13.1f}/s{ratio:8.2f}", flush=True)
+        for process in (*one, *bare):
+            process.close()
+
+
+if __name__ == "__main__":
+    main()
