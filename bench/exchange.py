@@ -14,11 +14,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import onnx
-from stream_network import unet
+from network_models import LIGHT, unet
 
 from groupconv_server.planner.networks.costs import Costs
 from groupconv_server.planner.networks.plan import plan_network
@@ -32,7 +30,6 @@ from groupconv_worker.graph.model import read_model
 from groupconv_worker.graph.partition.choice import CUTS, PLANNED, CutChoice
 from groupconv_worker.job import Job
 
-LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 NETWORKS: dict[str, tuple[Callable[[], bytes], dict[str, tuple[int, ...]]]] = {
     "resnet50": ((LIGHT / "light_resnet50.onnx").read_bytes, {}),
     "unet": (lambda: unet().SerializeToString(), {"x": (1, 3, 512, 512)}),

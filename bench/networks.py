@@ -1,13 +1,13 @@
 """Networks served beside a plain grpcio service around onnxruntime: first answer, latency, requests/s.
 
-    python bench/networks.py [FILE.onnx ...] [--input x=1,3,640,640] [--clients 8] [--rounds 3] [--no-server]
+    python bench/networks.py [FILE.onnx|NAME ...] [--input x=1,3,640,640] [--clients 8] [--rounds 3] [--no-server]
 
 First the engine: our own program beside onnxruntime, at one thread and two (network_engine.py). Then the services.
 
 Both services have a session of as many threads as there are cores. The plain one takes and gives raw bytes and does
 nothing else. Once the server has decided between its program and its session, they are asked in turns, and each figure
-is the median of the rounds. Without files the networks that the onnx package ships are measured. Inputs with free axes
-take their shape from --input.
+is the median of the rounds. A NAME is one of network_models.py; without any, those and the networks that the onnx
+package ships are measured. Inputs with free axes take their shape from --input, or from the table there.
 """
 
 import argparse
@@ -20,30 +20,28 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnx
-from network_engine import HEADER, compare
+import psutil
+from network_engine import HEADER, compare, drawn, summary
+from network_models import DRAWN, LIGHT, SHAPES
 from processes import CORES, UNLIMITED, Process, closed, serve, serve_bare
 
-LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
-NAMES = ("squeezenet", "shufflenet", "inception_v2", "resnet50", "bvlc_alexnet")
 
-
-def session_of(file: str) -> Any:
+def session_of(data: bytes) -> Any:
     """A plain session of all threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = CORES, 4
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def plain(pipe: Connection, file: str, shapes: dict[str, tuple[int, ...]]) -> None:
+def plain(pipe: Connection, data: bytes, x: np.ndarray) -> None:
     """onnxruntime behind one grpcio method."""
-    session = session_of(file)
-    (name,) = shapes
+    session = session_of(data)
+    name, shape, dtype = session.get_inputs()[0].name, x.shape, x.dtype
 
     def call(raw: bytes, _context: object) -> bytes:
-        x = np.frombuffer(raw, np.float32).reshape(shapes[name])
+        x = np.frombuffer(raw, dtype).reshape(shape)
         y: np.ndarray = session.run(None, {name: x})[0]
         return y.tobytes()
 
@@ -73,16 +71,16 @@ def load(pipe: Connection, kind: str, target: str, x: np.ndarray) -> None:
         pipe.send(closed(call, seconds)[0])
 
 
-def first_answers(file: str, target: str, x: np.ndarray) -> dict[str, float]:
-    """Seconds from the file to the first answer: a plain session in this process, and the server."""
+def first_answers(data: bytes, target: str, x: np.ndarray) -> dict[str, float]:
+    """Seconds from the model to the first answer: a plain session in this process, and the server."""
     import groupconv
 
     start = time.perf_counter()
-    session = session_of(file)
+    session = session_of(data)
     session.run(None, {session.get_inputs()[0].name: x})
     middle = time.perf_counter()
     with groupconv.connect(target) as client:
-        client.load_network("net", file)(x)
+        client.load_network("net", data)(x)
     return {"first_plain": middle - start, "first_ours": time.perf_counter() - middle}
 
 
@@ -100,29 +98,35 @@ def settled(target: str, x: np.ndarray, patience: float) -> str:
     return part.algorithm
 
 
-def input_shapes(file: str, given: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network's inputs; none if one is free and not given."""
+def models(names: list[str], given: dict[str, tuple[int, ...]]) -> dict[str, tuple[bytes, dict[str, tuple[int, ...]]]]:
+    """Models and the shapes of their inputs by name, without those whose shape is free and not given."""
     from groupconv_worker.graph.model import read_model
 
-    infos = read_model(Path(file).read_bytes()).inputs
-    shapes = {}
-    for info in infos:
-        known = tuple(extent for extent in given.get(info.name, info.shape) if isinstance(extent, int))
-        if len(known) < len(info.shape):
-            print(f"{Path(file).name}: give a shape: --input {info.name}=…")
-            return {}
-        shapes[info.name] = known
-    return shapes
+    found = {}
+    for name in names:
+        data, stem = (
+            (DRAWN[name]().SerializeToString(), name) if name in DRAWN else (Path(name).read_bytes(), Path(name).stem)
+        )
+        known = SHAPES.get(stem, {}) | given
+        shapes = {info.name: known.get(info.name, info.shape) for info in read_model(data).inputs}
+        free = [x for x, shape in shapes.items() if not all(isinstance(extent, int) for extent in shape)]
+        if free:
+            print(f"{stem}: give a shape: --input {free[0]}=…")
+        else:
+            found[stem] = data, shapes
+    return found
 
 
-def measure(file: str, shapes: dict[str, tuple[int, ...]], options: argparse.Namespace) -> None:
+def measure(name: str, data: bytes, shapes: dict[str, tuple[int, ...]], options: argparse.Namespace) -> None:
     """One row, of a network with one input."""
-    (shape,) = shapes.values()
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    servers = {"ours": Process(serve, "local", 1, CORES, False), "plain": Process(plain, file, shapes)}
+    from groupconv_worker.graph.model import read_model
+
+    (info,) = read_model(data).inputs
+    x = drawn(np.random.default_rng(0), shapes[info.name], info.dtype)
+    servers = {"ours": Process(serve, "local", 1, CORES, False), "plain": Process(plain, data, x)}
     targets = {kind: server.pipe.recv() for kind, server in servers.items()}
     rows: dict[str, list[float]] = defaultdict(list)
-    first = [first_answers(file, targets["ours"], x) for _ in range(options.rounds)]
+    first = [first_answers(data, targets["ours"], x) for _ in range(options.rounds)]
     for key in first[0]:
         rows[key] = [found[key] for found in first]
     answers = settled(targets["ours"], x, options.settle)
@@ -136,14 +140,16 @@ def measure(file: str, shapes: dict[str, tuple[int, ...]], options: argparse.Nam
             for client in clients[kind]:
                 client.pipe.send(options.seconds)
             rows[f"rate_{kind}"].append(sum(len(c.pipe.recv()) for c in clients[kind]) / options.seconds)
+    memory = [psutil.Process(server.process.pid).memory_info().rss / 2**20 for server in servers.values()]
     for process in [*(c for several in clients.values() for c in several), *servers.values()]:
         process.close()
     found = {key: statistics.median(values) for key, values in rows.items()}
     print(
-        f"{Path(file).stem:32}"
+        f"{name:32}"
         f"{found['first_ours'] * 1e3:9.0f}{found['first_ours'] / found['first_plain']:8.2f}"
         f"{found['p50_ours'] * 1e3:10.2f}{found['p50_ours'] / found['p50_plain']:8.2f}"
-        f"{found['rate_ours']:10.0f}{found['rate_ours'] / found['rate_plain']:8.2f}  {answers}",
+        f"{found['rate_ours']:10.0f}{found['rate_ours'] / found['rate_plain']:8.2f}"
+        f"{memory[0]:8.0f}{memory[1]:8.0f}  {answers}",
         flush=True,
     )
 
@@ -153,7 +159,7 @@ def main() -> None:
     from groupconv_server.cli.networks import shapes_of
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", default=[str(LIGHT / f"light_{name}.onnx") for name in NAMES])
+    parser.add_argument("networks", nargs="*", default=[*DRAWN, *map(str, sorted(LIGHT.glob("*.onnx")))])
     parser.add_argument("--input", action="append", default=[], help="NAME=N,C,H,W of a free input")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one turn")
@@ -162,20 +168,22 @@ def main() -> None:
     parser.add_argument("--engine", type=int, default=9, help="rounds of the engine's rows; 0 for none")
     parser.add_argument("--no-server", action="store_true", help="the engine's rows alone")
     options = parser.parse_args()
-    given = shapes_of(options.input)
-    found = {file: input_shapes(file, given) for file in options.files}
-    networks = {file: shapes for file, shapes in found.items() if shapes}
+    networks = models(options.networks, shapes_of(options.input))
     if options.engine:
         print(HEADER)
-        for file, shapes in networks.items():
-            for threads in sorted({1, min(2, CORES)}):
-                compare(file, shapes, threads, options.engine)
+        counts = sorted({1, min(2, CORES)})
+        rows = [
+            compare(name, *model, threads, options.engine) for name, model in networks.items() for threads in counts
+        ]
+        print(summary(rows))
     if options.no_server:
         return
     print(f"{CORES} cores, {options.clients} clients; × is against the plain service, for the first answer a session")
-    print(f"{'network':32}{'first ms':>9}{'×':>8}{'p50 ms':>10}{'×':>8}{'req/s':>10}{'×':>8}  answers")
-    for file, shapes in networks.items():
-        measure(file, shapes, options)
+    columns = f"{'first ms':>9}{'×':>8}{'p50 ms':>10}{'×':>8}{'req/s':>10}{'×':>8}{'MiB':>8}{'plain':>8}"
+    print(f"{'network':32}{columns}  answers")
+    for name, (data, shapes) in networks.items():
+        if len(shapes) == 1:
+            measure(name, data, shapes, options)
 
 
 if __name__ == "__main__":

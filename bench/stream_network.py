@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import psutil
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from network_models import pnet, unet
+from onnx import ModelProto
 
 import groupconv
 
@@ -29,78 +30,6 @@ WHOLE = 3000
 """Extent up to which the whole map is computed in one call, too."""
 MARGIN = 192
 """Pixels around a window that is compared: more than any of the networks looks at, and a multiple of their strides."""
-
-
-class Net:
-    """A network that grows node by node, with He's scale for weights."""
-
-    def __init__(self) -> None:
-        self.nodes: list[object] = []
-        self.weights: list[object] = []
-        self._rng = np.random.default_rng(0)
-
-    def add(self, op: str, *inputs: str, weight: tuple[int, ...] = (), **attributes: object) -> str:
-        """A node, with a weight and a bias where a shape of the weight is given."""
-        name = f"{op}{len(self.nodes)}"
-        names = list(inputs)
-        if weight:
-            taps = int(np.prod(weight[2:]))
-            fan, outputs = (weight[1] * taps, weight[0]) if op == "Conv" else (weight[0], weight[1])
-            arrays = self._rng.standard_normal(weight) * np.sqrt(2 / fan), self._rng.standard_normal(outputs) / 10
-            for i, array in enumerate(arrays):
-                names.append(f"{name}/{i}")
-                self.weights.append(numpy_helper.from_array(array.astype(np.float32), names[-1]))
-        self.nodes.append(helper.make_node(op, names, [name], name, **attributes))
-        return name
-
-    def convolve(self, x: str, before: int, after: int, kernel: int, pad: int = 0) -> str:
-        """A convolution and relu."""
-        made = self.add("Conv", x, weight=(after, before, kernel, kernel), pads=[pad] * 4)
-        return self.add("Relu", made)
-
-    def model(self, *outputs: str) -> ModelProto:
-        """From (N, 3, H, W) of uint8."""
-        shape = ["N", 3, "H", "W"]
-        x = helper.make_tensor_value_info("x", TensorProto.UINT8, shape)
-        made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None, None, None]) for name in outputs]
-        graph = helper.make_graph(self.nodes, "graph", [x], made, self.weights)
-        return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
-
-    def pixels(self) -> str:
-        """The input from -1 to 1."""
-        x = self.add("Cast", "x", to=TensorProto.FLOAT)
-        self.weights.append(numpy_helper.from_array(np.array([2 / 255], np.float32), "scale"))
-        self.weights.append(numpy_helper.from_array(np.array([1], np.float32), "one"))
-        return self.add("Sub", self.add("Mul", x, "scale"), "one")
-
-
-def pnet() -> ModelProto:
-    """PNet of MTCNN: 12 pixels to a face or none, and its box, at a stride of 2; pools round up."""
-    net = Net()
-    x = net.convolve(net.pixels(), 3, 10, 3)
-    x = net.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
-    x = net.convolve(net.convolve(x, 10, 16, 3), 16, 32, 3)
-    face = net.add("Softmax", net.add("Conv", x, weight=(2, 32, 1, 1)), axis=1)
-    return net.model(face, net.add("Conv", x, weight=(4, 32, 1, 1)))
-
-
-def unet(levels: int = 4, base: int = 32) -> ModelProto:
-    """A U-Net with `levels` pools, and `base` channels at full resolution."""
-    net, skips = Net(), []
-    x, channels = net.pixels(), 3
-    for level in range(levels + 1):
-        wide = base << level
-        x = net.convolve(net.convolve(x, channels, wide, 3, 1), wide, wide, 3, 1)
-        channels = wide
-        if level < levels:
-            skips.append(x)
-            x = net.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
-    for skip in reversed(skips):
-        x = net.add("ConvTranspose", x, weight=(channels, channels // 2, 2, 2), strides=[2, 2])
-        x = net.add("Concat", skip, x, axis=1)
-        channels //= 2
-        x = net.convolve(net.convolve(x, 2 * channels, channels, 3, 1), channels, channels, 3, 1)
-    return net.model(net.add("Sigmoid", net.add("Conv", x, weight=(1, channels, 1, 1))))
 
 
 NETWORKS = {"pnet": (pnet, 2), "unet": (unet, 16)}

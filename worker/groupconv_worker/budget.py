@@ -24,7 +24,8 @@ class ThreadBudget:
 
     A long run does not hold up others: if nothing has changed for `PATIENCE` seconds, a run that waits gets a thread
     beyond the budget, and shares the processors from then on. The thread is taken back as soon as no run waits. A run
-    that must have all threads waits `STUBBORN` times longer. One that must be alone waits as long as it takes.
+    that must have all threads, or is stubborn, waits `STUBBORN` times longer. One that must be alone waits as long as
+    it takes.
 
     Args:
         threads: the budget. 1 makes it a plain lock that, unlike `threading.Lock`, keeps an order.
@@ -61,6 +62,7 @@ class ThreadBudget:
         among: float = 1,
         whole: bool = False,
         alone: bool = False,
+        stubborn: bool = False,
         over: Callable[[], bool] = lambda: False,
     ) -> int:
         """Wait for threads, for at most `timeout` seconds unless that is -1.
@@ -70,6 +72,8 @@ class ThreadBudget:
             among: how many runs share the budget now, this one included.
             whole: whether it needs all threads, and waits longer for them.
             alone: whether no other run may hold a thread, however long that takes.
+            stubborn: whether it waits longer before it gets a thread beyond the budget, as long runs do that come
+                together: more threads than processors would make each of them slower.
             over: called now and then; waiting ends once it returns True.
 
         Returns:
@@ -84,7 +88,7 @@ class ThreadBudget:
             mine = _Waiting(share, least, whole, alone)
             self._waiting.append(mine)
         until = math.inf if timeout < 0 else time.monotonic() + timeout
-        patience = math.inf if alone else PATIENCE * (self.STUBBORN if whole else 1)
+        patience = math.inf if alone else PATIENCE * (self.STUBBORN if whole or stubborn else 1)
         since, pause = time.monotonic(), PATIENCE
         while True:
             left = until - time.monotonic()

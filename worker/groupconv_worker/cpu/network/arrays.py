@@ -187,7 +187,7 @@ def lower_slice(low: Lowering, node: Node) -> None:
         lower_slice_of_array(low, node)
     elif low.shape(x) == low.shape(y):
         lower_reshape(low, node)
-    elif low.has_map(x) and y in low.plan.maps:
+    elif low.has_map(x) and y in low.plan.maps and len(low.shape(x)) == 4:
         cut_map(low, node, box)
     else:
         copy_box(low, low.array(x), low.shape(x), box, low.new_array(y), low.shape(y), Box.whole(box.shape))

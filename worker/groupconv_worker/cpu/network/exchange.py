@@ -11,9 +11,10 @@ import math
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
 from groupconv_worker.cpu.blocked.layout import Blocked
 from groupconv_worker.cpu.network.arrays import copy_box
+from groupconv_worker.cpu.network.convolutions import STEM
 from groupconv_worker.cpu.network.kernels import exchange
 from groupconv_worker.cpu.network.lowering import FIRST_INPUT, Lowering, Map
-from groupconv_worker.cpu.network.maps import STEM, pick, region
+from groupconv_worker.cpu.network.maps import pick, region
 from groupconv_worker.cpu.network.planning import is_map
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node, Tensor
@@ -25,7 +26,7 @@ LINE = 64
 
 def is_blocked(tensor: Tensor) -> bool:
     """Whether parts of a tensor travel channel-blocked. A stem reads its few channels in C order."""
-    return is_map(tensor) and tensor.shape[1] > STEM
+    return is_map(tensor) and len(tensor.shape) == 4 and tensor.shape[1] > STEM
 
 
 def zone_bytes(box: Box, *, blocked: bool) -> int:

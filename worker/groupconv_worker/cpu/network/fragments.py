@@ -16,7 +16,7 @@ import onnxruntime
 from onnx import helper
 
 from groupconv_worker.contract import Array
-from groupconv_worker.cpu.network import maps
+from groupconv_worker.cpu.network import convolutions
 from groupconv_worker.cpu.network.assembly import Assembly
 from groupconv_worker.cpu.network.lowering import FIRST_INPUT, Lowering, UnsupportedNodeError
 from groupconv_worker.cpu.network.network import (
@@ -83,7 +83,7 @@ class FragmentedNetwork:
             joined, fragments = _joined(graph, self.parts)
             more: dict[str, str] = {}
             assembly, sessions = Assembly(), list[_Session]()
-            planned = plan(joined, POINTWISE, partial(maps.margin, joined))
+            planned = plan(joined, POINTWISE, partial(convolutions.margin, joined))
             fragment = partial(_lower_fragment, sessions)
             Lowering(joined, planned, assembly).run(LOWER | {FRAGMENT: fragment}, more)
             if not more:

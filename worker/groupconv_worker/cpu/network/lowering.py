@@ -1,5 +1,6 @@
 """The nodes of a graph as stages: where tensors lie, in which layout, and who is asked for each operator."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from groupconv_worker.cpu.blocked.layout import Blocked
 from groupconv_worker.cpu.kernels.layout import BLOCK, copied
 from groupconv_worker.cpu.network.assembly import BLOCKS, Assembly, aligned_copy
 from groupconv_worker.cpu.network.kernels import movement, windows
-from groupconv_worker.cpu.network.planning import NO_MARGIN, Plan
+from groupconv_worker.cpu.network.planning import NO_MARGIN, Plan, is_map, slices
 from groupconv_worker.cpu.network.weights import without_winograd
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Graph, Node
@@ -32,7 +33,7 @@ class Map:
         start: where its first sample begins, margins included.
         layout: of a sample.
         step: bytes from sample to sample.
-        samples: how many.
+        samples: how many; of a volume all slices of all samples.
     """
 
     start: Address
@@ -144,7 +145,7 @@ class Lowering:
         """A tensor as a channel-blocked map, copied into one if it is not."""
         if name not in self.maps:
             shape = self.shape(name)
-            if len(shape) != 4 or self.graph.tensors[name].dtype != np.float32:
+            if not is_map(self.graph.tensors[name]):
                 raise UnsupportedNodeError(f"{self.graph.tensors[name].dtype} {list(shape)} instead of a float32 map")
             source = self.array(name)
             self._change_layout(name, source, self._made(name), to_blocks=True)
@@ -167,7 +168,7 @@ class Lowering:
     def _unblock(self, name: str) -> None:
         source = self.maps[name]
         if (
-            self.shape(name)[2:] == (1, 1)
+            math.prod(self.shape(name)[2:]) == 1
             and source.layout.margin == NO_MARGIN
             and source.samples == 1
             and name not in self._outputs
@@ -178,10 +179,12 @@ class Lowering:
 
     def _change_layout(self, name: str, array: Address | Array, blocked: Map, *, to_blocks: bool) -> None:
         """Copy a tensor in C order into a map, or the map into it."""
-        C, H, W = self.shape(name)[1:]
+        _, C, *deep, H, W = self.shape(name)
+        depth = math.prod(deep)
         kernel = self.assembly.kernel(movement.change_layout, to_blocks)
         for n in range(blocked.samples):
-            words = (self._part(array, n * C * H * W), blocked.cell(n), C, H, W, blocked.plane, blocked.row)
+            part = self._part(array, (n // depth * C * depth + n % depth) * H * W)
+            words = (part, blocked.cell(n), C, H, W, depth * H * W, blocked.plane, blocked.row)
             self.assembly.add(kernel, words, blocked.layout.blocks * H)
 
     def new_map(self, name: str) -> Map:
@@ -195,7 +198,7 @@ class Lowering:
         layout = self.plan.layout(self.graph.tensors[name])
         if root not in self._blocks:
             whole = self.plan.layout(self.graph.tensors[root])
-            samples = self.shape(root)[0]
+            samples = slices(self.shape(root))
             block = self.assembly.block(samples * whole.nbytes)
             self._blocks[root] = Map(block, whole, whole.nbytes, samples)
             top, left, bottom, right = whole.margin

@@ -1,4 +1,4 @@
-"""Lowering of operators on maps: convolutions, pools, and what changes channels, rows and columns."""
+"""Lowering of operators on maps: pools, and what changes channels, rows and columns."""
 
 import math
 from collections.abc import Sequence
@@ -6,101 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.convolution.geometry import Geometry
-from groupconv_worker.cpu.algorithms.plane import phases
-from groupconv_worker.cpu.blocked.convolution import convolution
-from groupconv_worker.cpu.blocked.epilogue import FUSED, Epilogue
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
-from groupconv_worker.cpu.blocked.layout import Plain
-from groupconv_worker.cpu.blocked.lowered import beyond
-from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.network.kernels import movement, rows, windows
 from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute, replace_offset
 from groupconv_worker.cpu.network.movement import lower_pad_of_array, moved_last
-from groupconv_worker.cpu.network.planning import NO_MARGIN, Margin, widest
-from groupconv_worker.cpu.network.pointwise import apply_in_place
-from groupconv_worker.cpu.program import Address
-from groupconv_worker.graph.convolution import geometry as convolution_geometry
-from groupconv_worker.graph.graph import Graph, Node
+from groupconv_worker.cpu.network.planning import NO_MARGIN
+from groupconv_worker.graph.graph import Node
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.operators.call import Call
 from groupconv_worker.graph.operators.resize import coordinates, weights
 
-STEM = 4
-"""Channels up to which a convolution reads the network's input as it lies."""
-
-
-def geometry(graph: Graph, node: Node) -> Geometry:
-    """The geometry of a convolution.
-
-    Raises:
-        UnsupportedNodeError: it has more than two axes, or another fault.
-    """
-    x = graph.tensors[node.inputs[0]]
-    rank = len(x.shape) - 2
-    if rank != 2 or x.dtype != np.float32 or node.inputs[1] not in graph.constants:
-        raise UnsupportedNodeError(f"{x.dtype} over {rank} axes, or weights that are no constants")
-    return convolution_geometry(graph, node)
-
-
-def margin(graph: Graph, node: Node) -> Margin:
-    """What a convolution reads around its input."""
-    try:
-        g = geometry(graph, node)
-    except (UnsupportedNodeError, ValueError):
-        return NO_MARGIN
-    found = NO_MARGIN
-    for phase in phases(g):
-        (top, bottom), (left, right) = (beyond(phase.plane, axis) for axis in (0, 1))
-        found = widest(found, (top, left, bottom, right))
-    return found
-
-
-def lower_convolution(low: Lowering, node: Node) -> None:
-    """Conv and ConvTranspose, with bias, residual and activation."""
-    g, name = geometry(low.graph, node), node.inputs[0]
-    bias = low.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if len(node.inputs) > 2 and node.inputs[2] and bias is None:
-        raise UnsupportedNodeError("a bias that is no constant")
-    residual = low.map(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
-    raw = not low.has_map(name) and g.in_channels <= STEM and g.groups == 1 and not g.transposed
-    source = None if raw else low.map(name)
-    y = low.new_map(node.outputs[0])
-    after = attribute(node, "activation", ())
-    fused = not after or after[0] in FUSED
-    epilogue = Epilogue(after if fused else (), None if residual is None else residual.layout)
-    weight = low.constant(node.inputs[1])
-    assert weight is not None
-    layout = Plain(g.in_channels, *g.input) if source is None else source.layout
-    try:
-        use = False if node.outputs[0] in low.direct else None
-        made = convolution(g, layout, y.layout, weight, bias, epilogue, use_winograd=use)
-    except NotCompiledError as missing:
-        if missing.form is None:
-            raise
-        low.assembly.missing[missing.form] = None
-        return
-    except ValueError as error:
-        raise UnsupportedNodeError(str(error)) from None
-    for n in range(y.samples):
-        scratch = low.assembly.block(made.scratch)
-        x = _raw(low, name, n) if source is None else source.sample(n)
-        added = x if residual is None else residual.sample(n)
-        low.assembly.extend(made.stages, (scratch, scratch, x, y.sample(n), added))
-    if not fused:
-        apply_in_place(low, y, after)
-
-
-def _raw(low: Lowering, name: str, sample: int) -> Address:
-    """Where a sample of a tensor in C order begins."""
-    found = low.array(name)
-    if not isinstance(found, Address):
-        raise UnsupportedNodeError("an input that is a constant")
-    return replace_offset(found, 4 * sample * math.prod(low.shape(name)[1:]))
-
 
 def lower_pool(low: Lowering, node: Node) -> None:
-    """MaxPool, AveragePool and the global pools."""
+    """MaxPool, AveragePool and the global pools, of maps."""
     if len(node.outputs) > 1 and any(node.outputs[1:]):
         raise UnsupportedNodeError("indices")
     kind = windows.LARGEST if "Max" in node.op else windows.MEAN
@@ -111,15 +29,18 @@ def lower_pool(low: Lowering, node: Node) -> None:
             node.attributes[name] for name in ("kernel_shape", "strides", "dilations", "pads")
         )
     padded = int(bool(attribute(node, "count_include_pad", 0)))
+    if len(kernel) != 2:
+        raise UnsupportedNodeError(f"{len(kernel)} axes")
     _pool(low, node, kind, (kernel, strides, dilations, pads), padded)
 
 
 def _pool(low: Lowering, node: Node, kind: int, window: Sequence[Any], padded: int) -> None:
+    pool_maps(low, low.map(node.inputs[0]), low.new_map(node.outputs[0]), kind, window, padded)
+
+
+def pool_maps(low: Lowering, x: Map, y: Map, kind: int, window: Sequence[Any], padded: int) -> None:
+    """A pool of each sample: its kind, (kernel, strides, dilations, pads), and whether padding counts for a mean."""
     kernel, strides, dilations, pads = window
-    if len(kernel) != 2:
-        raise UnsupportedNodeError(f"{len(kernel)} axes")
-    x = low.map(node.inputs[0])
-    y = low.new_map(node.outputs[0])
     extents = (x.layout.rows, x.layout.columns, y.layout.rows, y.layout.columns)
     words = (*extents, *kernel, *strides, *dilations, *pads, padded, x.plane, x.row, y.plane, y.row)
     for n in range(y.samples):
@@ -227,7 +148,12 @@ def lower_resize(low: Lowering, node: Node) -> None:
     y = low.new_map(node.outputs[0])
     if low.shape(node.inputs[0])[:2] != low.shape(node.outputs[0])[:2]:
         raise UnsupportedNodeError("other channels")
-    tables, shares = zip(*(_two(axis_matrix(low, node, axis)) for axis in (2, 3)), strict=True)
+    resize_maps(low, x, y, [axis_matrix(low, node, axis) for axis in (2, 3)])
+
+
+def resize_maps(low: Lowering, x: Map, y: Map, matrices: Sequence[Any]) -> None:
+    """Rows and columns of each sample by the matrices of both axes."""
+    tables, shares = zip(*map(two_of_each, matrices), strict=True)
     words = (y.layout.rows, y.layout.columns, *tables, *shares, x.plane, x.row, y.plane, y.row)
     for n in range(y.samples):
         tasks = y.layout.blocks * y.layout.rows
@@ -242,7 +168,8 @@ def axis_matrix(low: Lowering, node: Node, axis: int) -> Any:
         raise UnsupportedNodeError("scales that are no constants, or an aspect ratio to keep")
     if attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
         raise UnsupportedNodeError("a crop")
-    axes = [a % 4 for a in attribute(node, "axes") or range(4)]
+    rank = len(low.shape(node.inputs[0]))
+    axes = [a % rank for a in attribute(node, "axes") or range(rank)]
     scales = attribute(node, "scales") or ()
     if axis not in axes:
         return np.eye(extent)
@@ -251,7 +178,7 @@ def axis_matrix(low: Lowering, node: Node, axis: int) -> Any:
     return weights(call, at, extent, scale)
 
 
-def _two(matrix: Any) -> tuple[Any, Any]:
+def two_of_each(matrix: Any) -> tuple[Any, Any]:
     """For each output the two inputs it takes, and their shares."""
     if (np.count_nonzero(matrix, axis=1) > 2).any():
         raise UnsupportedNodeError("more than two neighbors")

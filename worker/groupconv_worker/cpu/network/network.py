@@ -7,7 +7,7 @@ import numpy as np
 
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.forms import Form
-from groupconv_worker.cpu.network import arrays, exchange, logic, maps, movement, normalization
+from groupconv_worker.cpu.network import arrays, convolutions, exchange, logic, maps, movement, normalization, volumes
 from groupconv_worker.cpu.network.assembly import Assembly
 from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError
 from groupconv_worker.cpu.network.planning import plan
@@ -19,12 +19,23 @@ from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.graph.graph import Graph, Node, Tensor
 
+Lower = Callable[[Lowering, Node], None]
 SAMPLES = 16
 """Samples of a call, at most: each has stages of its own."""
-LOWER: dict[str, Callable[[Lowering, Node], None]] = {
+
+
+def by_axes(of_maps: Lower, of_volumes: Lower) -> Lower:
+    """What lowers a node by the axes of space of its first input."""
+    return lambda low, node: (of_volumes if len(low.shape(node.inputs[0])) == 5 else of_maps)(low, node)
+
+
+LOWER: dict[str, Lower] = {
     **dict.fromkeys(POINTWISE, lower_pointwise),
-    **dict.fromkeys(("Conv", "ConvTranspose"), maps.lower_convolution),
-    **dict.fromkeys(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"), maps.lower_pool),
+    **dict.fromkeys(("Conv", "ConvTranspose"), by_axes(convolutions.lower_convolution, volumes.lower_convolution)),
+    **dict.fromkeys(
+        ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"),
+        by_axes(maps.lower_pool, volumes.lower_pool),
+    ),
     **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceSum"), maps.lower_mean),
     **dict.fromkeys(("Reshape", "Identity"), arrays.lower_reshape),
     "BatchNormalization": normalization.lower_batch_normalization,
@@ -34,7 +45,7 @@ LOWER: dict[str, Callable[[Lowering, Node], None]] = {
     "Pad": maps.lower_pad,
     "LRN": maps.lower_neighbors,
     "ChannelShuffle": maps.lower_shuffle,
-    "Resize": maps.lower_resize,
+    "Resize": by_axes(maps.lower_resize, volumes.lower_resize),
     "Concat": arrays.lower_concat,
     "Split": arrays.lower_split,
     "Slice": arrays.lower_slice,
@@ -101,7 +112,7 @@ class CompiledNetwork:
         self._inputs = [tensors[name] for name in graph.inputs]
         self._outputs = [tensors[name] for name in graph.outputs]
         assembly = Assembly()
-        planned = plan(graph, POINTWISE, lambda node: maps.margin(graph, node))
+        planned = plan(graph, POINTWISE, lambda node: convolutions.margin(graph, node))
         Lowering(graph, planned, assembly).run(LOWER)
         if assembly.missing:
             raise KernelsMissingError(tuple(assembly.missing))

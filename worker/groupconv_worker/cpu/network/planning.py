@@ -1,6 +1,7 @@
 """Which tensors of a network are channel-blocked maps, with which margins, and which of them share memory."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from groupconv_worker.cpu.blocked.layout import Blocked
 from groupconv_worker.graph.graph import Graph, Node, Tensor
 from groupconv_worker.graph.needed.box import Box, Range
 
+SLICES = 128
+"""Samples times slices of a tensor of three axes of space, up to which it is a map: each of them has its own stages."""
 Margin = tuple[int, int, int, int]
 NO_MARGIN: Margin = (0, 0, 0, 0)
 MAP_OPERATORS = frozenset(
@@ -71,8 +74,8 @@ class Plan:
         return Root(name, channel)
 
     def layout(self, tensor: Tensor) -> Blocked:
-        """How a sample of a map lies, from the first of its channels on."""
-        _, channels, rows, columns = tensor.shape
+        """How a sample of a map lies, or a slice of a volume, from the first of its channels on."""
+        _, channels, *_, rows, columns = tensor.shape
         margin = self.margins.get(self.root(tensor.name).name, NO_MARGIN)
         return Blocked(channels, rows, columns, LANES, margin)
 
@@ -116,8 +119,21 @@ def widest(a: Margin, b: Margin) -> Margin:
 
 
 def is_map(tensor: Tensor) -> bool:
-    """Whether a tensor can be channel-blocked."""
-    return len(tensor.shape) == 4 and tensor.dtype == np.float32 and min(tensor.shape) > 0
+    """Whether a tensor can be channel-blocked: a map, or a volume, whose slices are maps."""
+    shape = tensor.shape
+    if len(shape) not in (4, 5) or tensor.dtype != np.float32 or min(shape) < 1:
+        return False
+    return len(shape) == 4 or slices(shape) <= SLICES
+
+
+def slices(shape: Sequence[int]) -> int:
+    """The maps of two axes that a tensor is.
+
+    Example:
+        >>> slices((2, 16, 7, 7)), slices((2, 16, 5, 7, 7))
+        (2, 10)
+    """
+    return shape[0] * math.prod(shape[2:-2])
 
 
 def _is_free(graph: Graph, name: str, plan_: Plan) -> bool:

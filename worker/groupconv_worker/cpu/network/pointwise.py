@@ -134,25 +134,30 @@ def whole(x: Map, sample: int) -> Side:
 
 def _of_map(low: Lowering, name: str, shape: Sequence[int]) -> Any:
     """An input of an operator on maps, as a function of the sample."""
-    own = (1,) * (4 - len(low.shape(name))) + low.shape(name)
+    own = (1,) * (len(shape) - len(low.shape(name))) + low.shape(name)
     constant = low.constant(name)
     if math.prod(own) == 1 and constant is not None:
         value = aligned_copy(constant)
         return lambda _: Side(value, SPLAT, (0, 0, 0))
-    if constant is not None and own[2:] == (1, 1) and own[0] == 1:
+    if constant is not None and math.prod(own) == own[1]:
         vector = aligned_copy(constant)
         return lambda _: Side(vector, SAME, (LANES, 0, 0))
-    if constant is not None or len(low.shape(name)) != 4:
+    if constant is not None or len(low.shape(name)) != len(shape):
         raise UnsupportedNodeError(f"an input {list(own)} for {list(shape)}")
     x = low.map(name)
     steps = (
         x.plane if own[1] == shape[1] else 0,
-        x.row if own[2] == shape[2] else 0,
-        LANES if own[3] == shape[3] else 0,
+        x.row if own[-2] == shape[-2] else 0,
+        LANES if own[-1] == shape[-1] else 0,
     )
-    mode = SPLAT if own[1] != shape[1] else RUN if steps[2] or shape[3] == 1 else SAME
-    batched = own[0] == shape[0]
-    return lambda n: Side(x.cell(n if batched else 0), mode, steps)
+    mode = SPLAT if own[1] != shape[1] else RUN if steps[2] or shape[-1] == 1 else SAME
+    deep, depth = math.prod(own[2:-2]), math.prod(shape[2:-2])
+
+    def side(n: int) -> Side:
+        sample, level = n // depth % own[0], n % depth % deep  # an extent of 1 is there for all
+        return Side(x.cell(sample * deep + level), mode, steps)
+
+    return side
 
 
 def on_map(low: Lowering, operator: str, sides: Sequence[Side], y: Map, sample: int, after: Function) -> None:

@@ -22,11 +22,12 @@ def without_winograd(graph: Graph) -> frozenset[str]:
         w = graph.constants.get(node.inputs[1]) if node.op == "Conv" else None
         if (
             w is None
-            or w.shape[2:] != (3, 3)
-            or any(s != 1 for name in ("strides", "dilations") for s in node.attributes[name])
+            or w.ndim < 4
+            or w.shape[-2:] != (3, 3)
+            or any(s != 1 for name in ("strides", "dilations") for s in node.attributes[name][-2:])
         ):
             continue
-        _, _, rows, columns = graph.tensors[node.outputs[0]].shape
+        *_, rows, columns = graph.tensors[node.outputs[0]].shape
         if worth(w.shape[1], w.shape[0] // node.attributes.get("group", 1), (rows, columns)):
             wanted.append((-rows * columns, GROWTH * w.nbytes, node.outputs[0]))
     left = max(LEAST, SHARE * sum(array.nbytes for array in graph.constants.values()))

@@ -17,8 +17,8 @@ def change_layout(to_blocks: bool) -> Any:
         to_blocks: whether the blocked one is written.
 
     Returns:
-        A job with the words (map in C order, blocked map, channels, rows, columns, elements from plane to plane and row
-        to row of the blocked one). A task is a row of a block.
+        A job with the words (map in C order, blocked map, channels, rows, columns, elements from channel to channel of
+        the map in C order, from plane to plane and row to row of the blocked one). A task is a row of a block.
     """
 
     @job(to_blocks)
@@ -30,9 +30,9 @@ def change_layout(to_blocks: bool) -> Any:
             if stopped(at):
                 return
             block, row = divmod(task, rows)
-            blocked = array(w[1] + 4 * (block * w[5] + row * w[6]), np.float32)
+            blocked = array(w[1] + 4 * (block * w[6] + row * w[7]), np.float32)
             for lane in range(min(LANES, channels - block * LANES)):
-                start = ((block * LANES + lane) * rows + row) * columns
+                start = (block * LANES + lane) * w[5] + row * columns
                 for column in range(columns):
                     if to_blocks:
                         blocked[column * LANES + lane] = plain[start + column]
