@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -156,12 +156,8 @@ class Worker:
                 return self._runtime.run(stages, x, out, job, borrowed=borrowed)
         except WeightsMissingError:
             return None
-        except DeviceLostError:
-            # A broken context cannot be mended in the process that has it. Ray starts another one and the
-            # executor runs the shard again; an orderly exit would count as wanted and restart nothing.
-            log.exception("the device is lost; this worker ends")
-            logging.shutdown()
-            os._exit(DEVICE_LOST)
+        except DeviceLostError as error:
+            _leave(error)
 
     def prepare_network(self, network: str, version: int, data: bytes) -> None:
         """Prepare a network's version.
@@ -213,6 +209,8 @@ class Worker:
             return self._networks.run(call, model, _job(expires, lambda: not dropped()))
         except ModelMissingError:
             return None
+        except DeviceLostError as error:
+            _leave(error)
 
     def prepare_part(self, key: PartKey, choice: CutChoice, data: bytes | None) -> PartInfo | str | None:
         """Have this worker's part of a network that is cut compiled (see `PartRunner.prepare`).
@@ -274,6 +272,17 @@ class Worker:
         self._networks.forget(layer, version)
         if self._parts is not None:
             self._parts.forget(layer, version)
+
+
+def _leave(error: DeviceLostError) -> NoReturn:
+    """End this process, whose device is lost.
+
+    A broken context cannot be mended in the process that has it. Ray starts another one and the executor runs the
+    work again; an orderly exit would count as wanted and restart nothing.
+    """
+    log.error("the device is lost; this worker ends", exc_info=error)
+    logging.shutdown()
+    os._exit(DEVICE_LOST)
 
 
 def _job(expires: float | None, alive: Callable[[], bool]) -> Job:

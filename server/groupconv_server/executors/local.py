@@ -114,12 +114,16 @@ class LocalExecutor:
                 return [worker.run(tasks[0], job, start, among_each)]
             return self._run(tasks, job, start, among_each)
         except DeviceLostError as error:
-            if not self._lost:
-                self._lost = f"{error}; the server serves nothing until it is started again"
-                log.exception("%s", self._lost)
+            self._lose(error)
             raise
         finally:
             self._jobs.leave(job)
+
+    def _lose(self, error: DeviceLostError) -> None:
+        """Remember that the device is lost, as nothing in this process brings it back."""
+        if not self._lost:
+            self._lost = f"{error}; the server serves nothing until it is started again"
+            log.error("%s", self._lost, exc_info=error)
 
     def _run(self, tasks: Sequence[Task], job: Job, start: float, among: float) -> list[tuple[ShardReport, ...]]:
         reports: list[tuple[ShardReport, ...]] = [()] * len(tasks)
@@ -147,6 +151,10 @@ class LocalExecutor:
             ran = worker.networks.run(call, lambda: model, job)
             if self._sharder is not None:
                 self._sharder.answered(call, model, ran)
+        except DeviceLostError as error:
+            self._lose(error)
+            raise
+        else:
             return worker.id, ran
         finally:
             self._jobs.leave(job)

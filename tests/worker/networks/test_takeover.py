@@ -20,6 +20,7 @@ from groupconv_worker.graph.model import ALGORITHM, read_model
 from groupconv_worker.job import Job
 from groupconv_worker.networks.candidate import Candidate
 from groupconv_worker.networks.judgement import computed_by_onnxruntime, of_model
+from groupconv_worker.networks.programs import ThreadPrograms
 from groupconv_worker.networks.runner import OURS, NetworkCall, NetworkRunner
 from groupconv_worker.networks.session import NetworkSession
 from groupconv_worker.networks.takeover import Takeover
@@ -47,7 +48,7 @@ def compiler(monkeypatch):
 @pytest.mark.slow
 def test_a_faster_program_answers_after_the_session(team, compiler):
     """onnxruntime's LRN takes several times as long."""
-    runner = NetworkRunner(ThreadBudget(1), 1, Takeover(ThreadBudget(1), team, compiler))
+    runner = NetworkRunner(ThreadBudget(1), 1, Takeover(ThreadBudget(1), ThreadPrograms(team), compiler))
     call = NetworkCall("lrn", 1, {"x": X}, ("y",), spare=MUCH)
     first = runner.run(call, lambda: read_model(LRN), Job())
     assert first.algorithm == ALGORITHM
@@ -72,7 +73,7 @@ def test_a_faster_program_answers_after_the_session(team, compiler):
 
 def tried(team: Team, data: bytes, other: bytes, spare: int = MUCH) -> Candidate:
     """What becomes of a version whose program is that of another model."""
-    takeover = Takeover(ThreadBudget(1), team, Compiler())
+    takeover = Takeover(ThreadBudget(1), ThreadPrograms(team), Compiler())
     found = Candidate("n", (("x", X.shape),), spare)
     graph = Optimized(read_model(other)).canonical({"x": X.shape})
     compiled_network(graph, team)  # as another process would, it compiles the kernels
@@ -103,7 +104,7 @@ def test_a_program_that_does_not_fit_is_not_taken(team):
 
 
 def test_a_window_runs_on_the_session_and_programs_still_count(team):
-    takeover = Takeover(ThreadBudget(1), team, Compiler())
+    takeover = Takeover(ThreadBudget(1), ThreadPrograms(team), Compiler())
     program = CompiledNetwork(Optimized(read_model(LRN)).canonical({"x": X.shape}), team)
     takeover.candidate("lrn", 1, {"x": X}).program = program
     runner = NetworkRunner(ThreadBudget(1), 1, takeover)
@@ -123,7 +124,7 @@ def test_a_program_may_leave_parts_to_onnxruntime(team):
     data = model(nodes, {"x": X.shape})
     graph = Optimized(read_model(data)).canonical({"x": X.shape})
     program = compiled_network(graph, team)
-    takeover = Takeover(ThreadBudget(1), team, Compiler())
+    takeover = Takeover(ThreadBudget(1), ThreadPrograms(team), Compiler())
     found = takeover.candidate("n", 1, {"x": X})
     found.program, found.theirs = program, computed_by_onnxruntime(program, read_model(data), graph)
     runner = NetworkRunner(ThreadBudget(1), 1, takeover)
@@ -149,7 +150,7 @@ def test_a_program_is_timed_node_by_node(team):
     seconds = of_model(compiled_network(graph, team).node_seconds({"x": X}), read_model(data), graph)
     assert set(seconds) == {"a", "c", "y"}
     assert min(seconds.values()) > 0
-    takeover = Takeover(ThreadBudget(1), team, Compiler())
+    takeover = Takeover(ThreadBudget(1), ThreadPrograms(team), Compiler())
     found = takeover.candidate("n", 1, {"x": X})
     found.program, found.node_seconds = compiled_network(graph, team), seconds
     runner = NetworkRunner(ThreadBudget(1), 1, takeover)
@@ -159,7 +160,7 @@ def test_a_program_is_timed_node_by_node(team):
 
 
 def test_what_was_measured_beside_other_work_is_measured_again(team):
-    takeover = Takeover(ThreadBudget(1), team, Compiler())
+    takeover = Takeover(ThreadBudget(1), ThreadPrograms(team), Compiler())
     found = takeover.candidate("lrn", 1, {"x": X})
     graph = Optimized(read_model(LRN)).canonical({"x": X.shape})
     found.program, found.graph, found.disturbed = CompiledNetwork(graph, team), graph, 3
@@ -179,7 +180,7 @@ def test_what_was_measured_beside_other_work_is_measured_again(team):
 @pytest.mark.slow
 def test_what_cannot_be_lowered_stays_with_the_session(team, compiler):
     data = model([helper.make_node("Sin", ["x"], ["y"], name="odd")], {"x": (1, 3)})
-    runner = NetworkRunner(ThreadBudget(1), 1, Takeover(ThreadBudget(1), team, compiler))
+    runner = NetworkRunner(ThreadBudget(1), 1, Takeover(ThreadBudget(1), ThreadPrograms(team), compiler))
     call = NetworkCall("odd", 1, {"x": X[0, :1, 0, :3]}, ("y",), spare=MUCH)
     runner.run(call, lambda: read_model(data), Job())
     assert compiler.wait(240)

@@ -72,6 +72,7 @@ class NetworkJob:
         shapes: of the inputs.
         workers: over which the network is cut.
         cuts: ways to cut it, of which the kernels are compiled; none compiles those of the whole network.
+        compiled: whether kernels are to be compiled; else the graph is bound alone.
     """
 
     name: str
@@ -79,6 +80,7 @@ class NetworkJob:
     shapes: Mapping[str, tuple[int, ...]]
     workers: int = 1
     cuts: tuple[CutChoice, ...] = ()
+    compiled: bool = True
 
 
 class Done(NamedTuple):

@@ -61,7 +61,7 @@ def perform(engine: CpuEngine, job: Job) -> Done:
 
 
 def perform_network(job: NetworkJob) -> Done:
-    """Bind a network's graph, and compile the kernels of its program."""
+    """Bind a network's graph, and compile the kernels of its program if it is one for threads."""
     from groupconv_worker.cpu.network.fragments import compiled_network
     from groupconv_worker.cpu.network.kernels.clock import stamp
     from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
@@ -73,6 +73,8 @@ def perform_network(job: NetworkJob) -> Done:
 
     try:
         graph = Optimized(read_model(job.data)).canonical(job.shapes)
+        if not job.compiled:
+            return Done(tuple(FORMS.made), graph=graph)
         team = Team(1)
         try:
             with _alone():

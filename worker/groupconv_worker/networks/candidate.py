@@ -9,8 +9,9 @@ from groupconv_worker.graph.graph import Graph
 if TYPE_CHECKING:
     from groupconv_worker.cpu.network.fragments import FragmentedNetwork
     from groupconv_worker.cpu.network.network import CompiledNetwork
+    from groupconv_worker.cuda.network.network import DeviceNetwork
 
-    OurNetwork = CompiledNetwork | FragmentedNetwork
+    OurNetwork = CompiledNetwork | FragmentedNetwork | DeviceNetwork
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from groupconv.errors import DeadlineExceededError, InvalidArgumentError
+from groupconv.errors import DeadlineExceededError, InvalidArgumentError, ResourceExhaustedError
 from groupconv.networks.plan import ExchangeReport, PartReport
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.model import ALGORITHM, Model
@@ -93,8 +93,7 @@ class NetworkRan(NamedTuple):
 
 OURS = "groupconv"
 """Who runs a network that is one program of ours, as plans and reports say."""
-SESSION, PROGRAM = "the whole network as one session", "the whole network as one program"
-FRAGMENTS = "programs, and sessions between them"
+SESSION = "the whole network as one session"
 
 
 class ModelMissingError(LookupError):
@@ -170,10 +169,15 @@ class NetworkRunner:
         program = None if found is None else found.program
         parts: tuple[PartReport, ...] = ()
         start = time.perf_counter()
-        if program is not None:
-            with job:
-                job.check()
-                made, parts = _answer(program, call)
+        made: dict[str, Array] | None = None
+        if program is not None and found is not None:
+            try:
+                with job:
+                    job.check()
+                    made, parts = _answer(program, call)
+            except ResourceExhaustedError as error:  # of a GPU whose memory others have taken by now
+                found.program, found.reason, program = None, f"no program: {error}", None
+        if made is not None:
             outputs = {name: made[name] for name in call.outputs}
         else:
             outputs = session.run(call.inputs, call.outputs, job, call.into, peak_bytes=call.peak_bytes)
@@ -185,7 +189,7 @@ class NetworkRunner:
                 reason = f"{SESSION} ({found.reason})" if found.reason else SESSION
             else:
                 takeover.answered_ours(found, session, call.inputs)
-                reason = f"{FRAGMENTS if parts else PROGRAM}, {found.reason}"
+                reason = f"{program.what}, {found.reason}"
         held = 0 if takeover is None else takeover.bytes_of(*version)
         settled = found is not None and found.settled
         if program is None or found is None:
@@ -265,9 +269,9 @@ def _answer(program: "OurNetwork", call: NetworkCall) -> tuple[dict[str, Array],
 
 
 def takeover_of(runtime: "WorkerRuntime") -> "Takeover | None":
-    """The takeover of a worker; None where its engine has no threads for programs."""
-    from groupconv_worker.cpu.threads import Team  # with Numba, which the engine has loaded by now
+    """The takeover of a worker; None where its engine has neither threads for programs nor a GPU."""
+    from groupconv_worker.networks.programs import programs_of  # with Numba, which the engine has loaded by now
     from groupconv_worker.networks.takeover import Takeover
 
-    team = getattr(runtime.engine, "team", None)
-    return Takeover(runtime.budget, team) if isinstance(team, Team) else None
+    programs = programs_of(runtime.engine)
+    return None if programs is None else Takeover(runtime.budget, programs)

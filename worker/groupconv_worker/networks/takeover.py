@@ -1,9 +1,9 @@
 """Our own programs of networks: compiled beside the calls, measured, and taken where they are faster.
 
-A call is answered by the session of onnxruntime at first. Another process binds the graph to the call's shapes and
-compiles its kernels meanwhile. Then the session and the program run in turns on a copy of the call's inputs. A program
-that is faster and agrees with the session answers the calls of these shapes from then on. The session stays: it
-answers other shapes.
+A call is answered by the session of onnxruntime at first. Another process binds the graph to the call's shapes
+meanwhile, and compiles its kernels if the program is one for threads. Then the session and the program, on threads or
+on the worker's GPU, run in turns on a copy of the call's inputs. A program that is faster and agrees with the session
+answers the calls of these shapes from then on. The session stays: it answers other shapes.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from groupconv_worker.autotune import enabled
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
-from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.job import Job
 from groupconv_worker.networks.background import Background
 from groupconv_worker.networks.candidate import Candidate, Shapes
 from groupconv_worker.networks.judgement import computed_by_onnxruntime, differing, of_model, rounds
+from groupconv_worker.networks.programs import NoProgramError, Programs
 from groupconv_worker.networks.session import NetworkSession
 from groupconv_worker.stopwatch import Contention
 
@@ -52,12 +52,12 @@ class Takeover:
 
     Args:
         budget: of the worker's threads.
-        team: the threads that programs run on.
+        programs: makes them.
         compiler: what compiles in another process.
     """
 
-    def __init__(self, budget: ThreadBudget, team: Team, compiler: Compiler = COMPILER) -> None:
-        self._budget, self._team, self._compiler = budget, team, compiler
+    def __init__(self, budget: ThreadBudget, programs: Programs, compiler: Compiler = COMPILER) -> None:
+        self._budget, self._programs, self._compiler = budget, programs, compiler
         self._known: dict[tuple[str, int], OrderedDict[Shapes, Candidate]] = {}
         self._background = Background("takeover")
         self._lock = threading.Lock()
@@ -106,7 +106,7 @@ class Takeover:
             return
         copies = {name: array.copy() for name, array in inputs.items()}
         outputs = [info.name for info in model.outputs]
-        job = NetworkJob(found.name, model.data, dict(found.shapes))
+        job = NetworkJob(found.name, model.data, dict(found.shapes), compiled=self._programs.compiled)
 
         def done(came: Done) -> None:
             self._background.do(lambda: self._try(found, came, session, copies, outputs))
@@ -155,19 +155,10 @@ class Takeover:
             return
         if found.gone:
             return
-        # kept out of a server's start
-        from groupconv_worker.cpu.network.fragments import compiled_network
-        from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
-        from groupconv_worker.cpu.network.network import KernelsMissingError
-
         try:
-            with deferred():
-                program = compiled_network(came.graph, self._team)
-        except (UnsupportedNodeError, KernelsMissingError, NotCompiledError) as error:
+            program = self._programs.make(came.graph, found.spare)
+        except NoProgramError as error:
             found.reason = f"no program: {error}"
-            return
-        if program.nbytes > found.spare:
-            found.reason = f"no program: {human_bytes(program.nbytes)} of it do not fit"
             return
         self._judge(found, program, came.graph, session, inputs, outputs)
 

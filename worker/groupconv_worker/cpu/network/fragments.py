@@ -63,6 +63,7 @@ class FragmentedNetwork:
         island: seconds, as of `graph.fragments.split`.
 
     Attributes:
+        what: it is, as reports say.
         parts: who computes what, in order.
         reasons: why the nodes of the runtime's are its, by their first outputs.
 
@@ -70,6 +71,8 @@ class FragmentedNetwork:
         UnsupportedNodeError: too little of the graph is ours, or it falls into too many parts.
         KernelsMissingError: as of `CompiledNetwork`.
     """
+
+    what = "programs, and sessions between them"
 
     def __init__(self, graph: Graph, team: Team, *, island: float = ISLAND) -> None:
         check_samples(graph)

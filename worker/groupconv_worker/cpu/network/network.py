@@ -89,6 +89,7 @@ class CompiledNetwork:
         team: the threads.
 
     Attributes:
+        what: it is, as reports say.
         arena_bytes: memory of a run.
 
     Raises:
@@ -104,6 +105,8 @@ class CompiledNetwork:
         array([[0., 0., 2.]], dtype=float32)
         >>> team.close()
     """
+
+    what = "the whole network as one program"
 
     def __init__(self, graph: Graph, team: Team) -> None:
         check_samples(graph)

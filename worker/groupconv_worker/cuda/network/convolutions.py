@@ -70,6 +70,8 @@ def convolve(low: Lowering, node: Node, problem: Problem, weight: Array, bias: A
     """A convolution, then what its kernels do not do: the residual's addition, other activations."""
     after: tuple[Any, ...] = attribute(node, "activation", ())
     x, y = low.needed(node.inputs[0]), node.outputs[0]
+    # in float32 whatever the engine's default is, as a network's answer is held against onnxruntime's
+    problem = replace(problem, geometry=replace(problem.geometry, math="float32"))
     apart = bool(residual) or (bool(after) and after[0] not in FUSED)
     if after and not apart:
         fused = Activation(FUSED[after[0]], after[1:])

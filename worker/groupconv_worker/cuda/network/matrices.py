@@ -38,7 +38,7 @@ def lower_matmul(low: Lowering, node: Node) -> None:
         assert device is not None, "a plan alone cannot be launched"
         cuda, one, zero = device.cupy.cuda, np.array(1, np.float32), np.array(0, np.float32)
         none, kind = cuda.cublas.CUBLAS_OP_N, cuda.runtime.CUDA_R_32F
-        compute = getattr(cuda.cublas, COMPUTE[device.options.math])
+        compute = getattr(cuda.cublas, COMPUTE["float32"])
         # cuBLAS reads columns first, so a row-major product a @ b is its b @ a
         matrices: tuple[Any, ...] = (
             views[b].data.ptr,

@@ -90,6 +90,12 @@ class DeviceNetwork:
         """Kernels and convolutions of a run."""
         return len(self._low.launches)
 
+    @property
+    def what(self) -> str:
+        """What it is, as reports say."""
+        recorded = any(recording.recorded for recording in tuple(self._pool.idle))
+        return f"the whole network on the GPU, {self.launches} launches {'as one graph' if recorded else 'one by one'}"
+
     def run(self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Run it once.
 
