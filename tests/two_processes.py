@@ -1,9 +1,12 @@
 """A plugin of pytest: servers that tests start in their own process have two processes, and clients reach both.
 
 python -m pytest -p two_processes tests/integration/test_service.py
+
+TWO_PROCESSES says who computes: own (each front, the default), local (worker processes that both share), ray.
 """
 
 import functools
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,12 +14,18 @@ import groupconv
 import groupconv_server.server
 from groupconv_server.fronts.supervisor import Supervisor
 
+WORKERS = {
+    "own": {"executor": "local", "workers": None},
+    "local": {"executor": "local", "workers": 2, "threads": 1},
+    "ray": {"executor": "ray", "workers": 2, "threads": 1, "spare_workers": 0},
+}[os.environ.get("TWO_PROCESSES", "own")]
+
 
 class Server(Supervisor):
     """What tests start for a server of one process."""
 
     def __init__(self, config):
-        super().__init__(replace(config, processes=2, executor="local", workers=None))
+        super().__init__(replace(config, processes=2, **WORKERS))
         self.background = SimpleNamespace(wait=lambda: self.gather("wait_for_background"))
         self.background.wait()  # what tests send is all that is counted
 

@@ -202,7 +202,7 @@ class Server:
             self.executor.interrupt()
         elif waited:
             time.sleep(LINGER)  # gRPC has the last answers, and the clients have not read them yet
-        self.background.stop()  # after the gate has closed: it may have to wait for a measurement
+        self.background.stop(self.executor.interrupt)  # no request runs now
         if self._web is not None:
             self._web.close()
         self._grpc.stop(LINGER).wait()

@@ -47,9 +47,14 @@ class Background:
         """Have every worker load or compile the kernels of the catalogue; begins now, in a thread."""
         self._begin(self._compile_catalogue)
 
-    def stop(self) -> None:
-        """End the threads, and wait for what they are at."""
+    def stop(self, interrupt: Callable[[], None] = lambda: None) -> None:
+        """End the threads.
+
+        Args:
+            interrupt: called meanwhile, to end the shards that they wait for.
+        """
         self._stop.set()
+        interrupt()
         for thread in self._threads:
             thread.join()
 
@@ -63,7 +68,8 @@ class Background:
             try:
                 work()
             except GroupconvError as error:
-                log.warning("what was to be prepared ahead of requests is not: %s", error)
+                if not self._stop.is_set():
+                    log.warning("what was to be prepared ahead of requests is not: %s", error)
 
         self._threads.append(threading.Thread(target=run, name="background", daemon=True))
         self._threads[-1].start()

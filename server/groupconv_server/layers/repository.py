@@ -99,7 +99,8 @@ class Repository:
         """Prepare all layers on a new or restarted worker, for the last inputs of each."""
         if self._coordinator is None:
             return
-        self._coordinator.measure(worker)
+        if self._coordinator.executor.workers():  # else requests wait for this worker, and need no comparison
+            self._coordinator.measure(worker)
         for layer in self.layers.all():
             for shape, dtype in expected(layer):
                 with suppress(InvalidArgumentError, ResourceExhaustedError):

@@ -93,7 +93,8 @@ def calibrate(
     except _DisturbedError:
         return Calibration({}, frozenset(range(len(CLASSES))), bench.shards, disturbed=True)
     except GroupconvError as error:
-        log.warning("the workers could not be measured (%s); plans assume default rates", error)
+        level = logging.INFO if isinstance(error, UnavailableError) else logging.WARNING  # lost, or the server stops
+        log.log(level, "the workers could not be measured (%s); plans assume default rates", error)
         return Calibration({}, frozenset(), bench.shards)
     for worker, rates in bench.rates.items():
         log.info("worker %s: %s", worker, rates)

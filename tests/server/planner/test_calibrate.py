@@ -1,5 +1,6 @@
 """Measuring the workers."""
 
+import logging
 import math
 
 import numpy as np
@@ -43,7 +44,8 @@ def test_no_worker_is_no_rate(caplog):
         def workers(self):
             return ()
 
-    found = calibrate(Nobody())
+    with caplog.at_level(logging.INFO):
+        found = calibrate(Nobody())
     assert (found.rates, found.disturbed) == ({}, False)
     assert "no worker is there" in caplog.text
 
