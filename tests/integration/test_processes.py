@@ -254,11 +254,19 @@ def test_a_signal_drains_all_processes():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_tests_of_one_process_hold_for_two():
-    names = ("layers", "tokens", "shared_regions", "metrics", "inference")
+@pytest.mark.parametrize(
+    ("workers", "names"),
+    [
+        ("own", ("layers", "tokens", "shared_regions", "metrics", "inference")),
+        ("local", ("layers", "shared_regions")),
+        pytest.param("ray", ("layers",), marks=pytest.mark.ray),  # a process starts one cluster, so one file at a time
+    ],
+)
+def test_the_tests_of_one_process_hold_for_two(workers, names):
     tests = [Path(__file__).with_name(f"test_{name}.py") for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "two_processes", "-p", "no:cacheprovider", *tests]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tests[0].parents[2])
+    env = os.environ | {"TWO_PROCESSES": workers}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tests[0].parents[2], env=env)
     assert done.returncode == 0, done.stdout[-5000:]
 
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from networks import sum_and_difference
 
 import groupconv
 from groupconv import ConvSpec
-from groupconv.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from groupconv.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError, UnavailableError
+from groupconv_server.access.rates import CallerLimits
+from groupconv_server.access.tokens import entry_text, new_token
 from groupconv_server.config import Config
 from groupconv_server.fronts.supervisor import Supervisor
 from waiting import until
@@ -147,6 +152,51 @@ def test_a_lost_front_leaves_neither_lanes_nor_memory_nor_shards_on_the_workers(
     until(lambda: 0 < sum(map(mapped, pids)) <= sum(map(mapped, server.pids)))
     assert [slot.facts["pid"] for slot in ready(server)] == pids
     assert client.conv1d(X, W, groups=2)[0, 0, 0] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_with_ray_tokens_regions_and_the_drain_hold_for_both_processes(tmp_path):
+    token, tokens = new_token(), tmp_path / "tokens.toml"
+    tokens.write_text(entry_text("alice", token, CallerLimits(concurrent=4)))
+    command = [
+        sys.executable,
+        "-m",
+        "groupconv_server",
+        "serve",
+        "--processes",
+        "2",
+        "--executor",
+        "ray",
+        "--port",
+        "0",
+    ]
+    options = ["--workers", "2", "--threads", "1", "--engine", "reference", "--tokens", tokens, "--allow-shared-memory"]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as server:
+        address = server.stdout.readline().split()[-1]
+        family = psutil.Process(server.pid).children(recursive=True)
+        with (
+            groupconv.connect(address, timeout=60, connections=8, token=token, shared_memory=True) as client,
+            ThreadPoolExecutor(8) as pool,
+        ):
+            x = client.empty((1, 8, 96, 96))
+            x[...] = 1
+            running = [pool.submit(client.conv2d, x, np.ones((8, 8, 5, 5), np.float32)) for _ in range(8)]
+            done, refused = 0, 0
+            for answer in running:
+                try:
+                    done += answer.result()[0, 0, 0, 0] == 200
+                except ResourceExhaustedError:
+                    refused += 1
+            assert (done + refused, done > 0) == (8, True)
+            last = [pool.submit(client.conv2d, x, np.ones((8, 8, 5, 5), np.float32)) for _ in range(2)]
+            until(lambda: client.status().running > 0 or all(answer.done() for answer in last))
+            server.send_signal(signal.SIGTERM)
+            for answer in last:
+                with suppress(UnavailableError):  # it came after the signal
+                    assert answer.result()[0, 0, 0, 0] == 200
+        assert server.wait(60) == 0
+    until(lambda: not any(process.is_running() for process in family))
 
 
 def test_an_engine_that_cannot_run_ends_the_start():
