@@ -8,7 +8,7 @@ import numpy as np
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels import movement, rows
-from groupconv_worker.cpu.network.kernels.matrices import PANEL, multiply
+from groupconv_worker.cpu.network.kernels.matrices import PANEL, ROWS, multiply
 from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute, replace_offset
 from groupconv_worker.cpu.network.maps import concatenate_maps, cut_map, pick
 from groupconv_worker.cpu.network.movement import dense, lower_slice_of_array, move, moved_last, part
@@ -17,6 +17,9 @@ from groupconv_worker.cpu.network.pointwise import Given, coded, on_given
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node
 from groupconv_worker.graph.needed.box import Box
+
+TASKS = 16
+"""Tasks of a matrix product, at least, if there are rows for them."""
 
 
 def panels(w: Array) -> Array:
@@ -52,7 +55,7 @@ def lower_gemm(low: Lowering, node: Node) -> None:
     code, parameters = coded(attribute(node, "activation", ()))
     packed = panels(w)
     shape = (M, K, N, 1, row, depth, PANEL, K * PANEL, N, 0, 0, 0, bias_row)
-    low.assembly.add(low.assembly.kernel(multiply), (x, packed, start, y, parameters, code, *shape), -(-N // PANEL))
+    _multiply(low, (x, packed, start, y, parameters, code, *shape), M, N)
 
 
 def lower_matmul(low: Lowering, node: Node) -> None:
@@ -70,8 +73,7 @@ def lower_matmul(low: Lowering, node: Node) -> None:
         shape = (M, K, N, 1, K, 1, PANEL, K * PANEL, N, 0, 0, 0, 0)
         y = low.new_array(node.outputs[0])
         packed = panels(w.reshape(K, N))
-        tasks = -(-N // PANEL)
-        low.assembly.add(low.assembly.kernel(multiply), (x, packed, 0, y, parameters, code, *shape), tasks)
+        _multiply(low, (x, packed, 0, y, parameters, code, *shape), M, N)
         return
     alone = [math.prod(shape[:-2]) == 1 for shape in (a, b)]  # one matrix meets all of the other side
     if a[:-2] != b[:-2] and not any(alone):
@@ -80,8 +82,14 @@ def lower_matmul(low: Lowering, node: Node) -> None:
     y = low.new_array(node.outputs[0])
     x_pair, w_pair = 0 if alone[0] else M * K, 0 if alone[1] else K * N
     shape = (M, K, N, pairs, K, 1, N, PANEL, N, x_pair, w_pair, math.prod(out[-2:]), 0)
-    words = (x, weights, 0, y, parameters, code, *shape)
-    low.assembly.add(low.assembly.kernel(multiply), words, pairs * -(-N // PANEL))
+    _multiply(low, (x, weights, 0, y, parameters, code, *shape), M, N, pairs)
+
+
+def _multiply(low: Lowering, words: Sequence[int | Address | Array], rows_: int, columns: int, pairs: int = 1) -> None:
+    """A stage of matrix products, in enough bands of rows for all threads."""
+    panels_ = pairs * -(-columns // PANEL)
+    bands = max(1, min(-(-TASKS // panels_), rows_ // (2 * ROWS)))
+    low.assembly.add(low.assembly.kernel(multiply), (*words, bands), panels_ * bands)
 
 
 def lower_softmax(low: Lowering, node: Node) -> None:

@@ -1,4 +1,4 @@
-"""Matrix products of few rows: each weight is read once, and meets up to four rows."""
+"""Matrix products: each load of a weight meets the rows of a block, whose sums stay in registers."""
 
 from typing import Any
 
@@ -9,23 +9,24 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
+from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels.atomic import array, job, once, stopped
 from groupconv_worker.cpu.kernels.simd import I64, Simd, i64
 from groupconv_worker.cpu.network.kernels.functions import apply
 from groupconv_worker.cpu.network.kernels.vectors import floats, load, load_first, splat, store_first
 
-ROWS, VECTORS = 4, 4
-"""Of a panel: what stays in registers."""
+ROWS, VECTORS = (4, 3) if simd.ACCUMULATORS < 28 else (6, 4)
+"""Of a block: their sums, one row of weights and an element of x fill the registers."""
 PANEL = VECTORS * LANES
 """Columns of a panel."""
 
 
 @intrinsic
 def _panel(_context, rows, x, x_row, x_depth, w, w_depth, depth, out):
-    """Sum a panel: out[r, v] = Σ over depth of x[r, d] · w[d, v], for `rows` rows and four vectors.
+    """Sum a panel: out[r, v] = Σ over depth of x[r, d] · w[d, v], for `rows` rows and `VECTORS` vectors.
 
     Args:
-        rows: 1 to 4.
+        rows: 1 to `ROWS`.
         x, w, out: addresses.
         x_row, x_depth, w_depth: elements from row to row of x, and from step to step of the sum.
         depth: terms of the sum.
@@ -72,8 +73,8 @@ def multiply() -> Any:
     Returns:
         A job with the words (x, w, bias, y, parameters, unary, rows, depth, columns, pairs, elements from row to row
         and step to step of x, step to step of w, panel to panel of w, row to row of y, pair to pair of x, of w, of y,
-        and 0 or the elements from row to row of bias). bias is 0 if there is none. Tables behind the last panel of w
-        are read, and not used. A task is a panel of a pair.
+        0 or the elements from row to row of bias, bands of rows). bias is 0 if there is none. Tables behind the last
+        panel of w are read, and not used. A task is a band of a panel of a pair.
     """
 
     @job()
@@ -82,16 +83,18 @@ def multiply() -> Any:
         rows, depth, columns = w[6], w[7], w[8]
         parameters = array(w[4], np.float32)
         p0, p1 = splat(parameters[0]), splat(parameters[1])
-        panels = (columns + PANEL - 1) // PANEL
+        panels, blocks, bands = (columns + PANEL - 1) // PANEL, (rows + ROWS - 1) // ROWS, w[19]
         room = np.empty(ROWS * PANEL, np.float32)
         sums = room.ctypes.data
         for task in range(first, last):
-            pair, panel = divmod(task, panels)
+            pair, rest = divmod(task, panels * bands)
+            panel, band = divmod(rest, bands)
             weights = w[1] + 4 * (pair * w[16] + panel * w[13])
-            for row in range(0, rows, ROWS):
+            end = min(rows, (blocks * (band + 1) // bands) * ROWS)
+            for row in range((blocks * band // bands) * ROWS, end, ROWS):
                 if stopped(at):
                     return
-                count = min(ROWS, rows - row)
+                count = min(ROWS, end - row)
                 _panel(count, w[0] + 4 * (pair * w[15] + row * w[10]), w[10], w[11], weights, w[12], depth, sums)
                 for r in range(count):
                     for v in range(VECTORS):
