@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import LIGHT
 
+from groupconv_server.planner.networks.costs import Costs
+from groupconv_server.planner.networks.search import search
+from groupconv_server.planner.rates import Rates
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
@@ -120,13 +123,16 @@ def seeded(path: Path | bytes, shapes=None):
 
 
 def check_axes(graph, shapes, axes=(1, 2, 3)):
-    """Every map along one axis, and each along one of them at random."""
+    """Every map along one axis, each along one of them at random, and all as the planner says."""
     inputs = {name: image(shape) for name, shape in shapes.items()}
     wanted = run_reference(graph, inputs, ordered_product)
     for axis in axes:
         assert check(graph, along(graph, axis, 3), 3, inputs, wanted).exchanges
     rng, mixed = np.random.default_rng(2), [along(graph, axis, 3) for axis in (1, 2, 3)]
     check(graph, {name: mixed[rng.integers(3)][name] for name in graph.makers}, 3, inputs, wanted)
+    planned = search(graph, 3, Costs(Rates())).cuts
+    assert len({cut.axes for cut in planned.values()}) > 1
+    check(graph, planned, 3, inputs, wanted)
 
 
 def test_u_net():
@@ -138,7 +144,7 @@ def test_u_net():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bvlc_alexnet", "resnet50", "shufflenet", "squeezenet"])
+@pytest.mark.parametrize("name", ["bvlc_alexnet", "inception_v1", "inception_v2", "shufflenet", "squeezenet"])
 def test_light_networks(name):
     check_axes(*seeded(LIGHT / f"light_{name}.onnx"), axes=())
 
