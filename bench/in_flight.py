@@ -2,8 +2,8 @@
 
 All workers have one thread, and each caller sends its next call once it has the answer to the one before. Nothing is
 between a caller and the executor: no socket, no message. A ratio of 1 means that two workers in one process disturb
-each other no more than two processes do. Processes are measured once their programs have taken over from the sessions,
-which takes idle cores.
+each other no more than two processes do. They are measured once each has chosen between its program and its session,
+for which nothing else may have the cores.
 
     python bench/in_flight.py
     python bench/in_flight.py --network resnet50 --seconds 3 --rounds 7
@@ -14,13 +14,14 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 from exchange import NETWORKS
 from processes import Process
 
-SETTLED = 120.0
-"""Seconds in which a program has to take over."""
+PATIENCE = 120.0
+"""Seconds in which a process has to choose."""
 
 
 def answer(pipe: Connection, name: str, workers: int) -> None:
@@ -28,12 +29,12 @@ def answer(pipe: Connection, name: str, workers: int) -> None:
     from groupconv_server.executors import create_executor
     from groupconv_worker.graph.model import read_model
     from groupconv_worker.job import Job
-    from groupconv_worker.networks.runner import OURS, NetworkCall
+    from groupconv_worker.networks.runner import NetworkCall
 
     executor = create_executor("local", workers=workers, threads=1)
     data, given = NETWORKS[name]
     model = read_model(data())
-    shapes = given or {info.name: info.shape for info in model.inputs}
+    shapes: dict[str, Any] = given or {info.name: info.shape for info in model.inputs}
     rng = np.random.default_rng(0)
     inputs = {info.name: rng.integers(0, 255, shapes[info.name]).astype(info.dtype) for info in model.inputs}
     call = NetworkCall(name, 1, inputs, tuple(info.name for info in model.outputs), spare=2**34)
@@ -41,8 +42,8 @@ def answer(pipe: Connection, name: str, workers: int) -> None:
     def calls(until: float) -> tuple[int, str]:
         made, algorithm = 0, ""
         while time.monotonic() < until:
-            algorithm = executor.run_network(call, model, Job())[1].algorithm
-            made += 1
+            ran = executor.run_network(call, model, Job())[1]
+            made, algorithm = made + 1, ran.algorithm if ran.settled else ""
         return made, algorithm
 
     with ThreadPoolExecutor(workers) as callers:
@@ -50,18 +51,19 @@ def answer(pipe: Connection, name: str, workers: int) -> None:
             start = time.monotonic()
             found = list(callers.map(calls, [start + seconds] * workers))
             rate = sum(made for made, _ in found) / (time.monotonic() - start)
-            pipe.send((rate, all(algorithm == OURS for _, algorithm in found)))
+            pipe.send((rate, {algorithm for _, algorithm in found}))
     executor.close()
 
 
-def settle(process: Process) -> None:
-    """Call until programs answer."""
-    until = time.monotonic() + SETTLED
-    while not process.ask(0.5)[1]:
+def settled(process: Process) -> str:
+    """Call until all workers have chosen the same; returns who answers."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        _, algorithms = process.ask(0.5)
+        if len(algorithms) == 1 and "" not in algorithms:
+            return str(*algorithms)
         if time.monotonic() > until:
-            raise TimeoutError(
-                "no program has taken over: the session is as fast, or something disturbs the measurement"
-            )
+            raise TimeoutError(f"workers have not chosen the same ({algorithms}): something disturbs the measurement")
 
 
 def together(processes: list[Process], seconds: float) -> float:
@@ -78,15 +80,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    print(f"{'network':10}{'two workers':>13}{'two processes':>15}{'ratio':>8}")
+    print(f"{'network':10}{'two workers':>13}{'two processes':>15}{'ratio':>8}  by")
     for name in [options.network] if options.network else NETWORKS:
         one, bare = [Process(answer, name, 2)], [Process(answer, name, 1) for _ in range(2)]
-        for process in (*one, *bare):
-            settle(process)
+        answering = {settled(process) for process in (*one, *bare)}
         rounds = [(together(one, options.seconds), together(bare, options.seconds)) for _ in range(options.rounds)]
         ratio = statistics.median(a / b for a, b in rounds)
         a, b = (statistics.median(rates) for rates in zip(*rounds, strict=True))
-        print(f"{name:10}{a:11.1f}/s{b:13.1f}/s{ratio:8.2f}", flush=True)
+        print(f"{name:10}{a:11.1f}/s{b:13.1f}/s{ratio:8.2f}  {', '.join(answering)}", flush=True)
         for process in (*one, *bare):
             process.close()
 

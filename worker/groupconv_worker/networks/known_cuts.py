@@ -1,5 +1,6 @@
 """What is known of how calls of a network's version, with inputs of certain shapes, are cut over several workers."""
 
+import threading
 from dataclasses import dataclass, field, replace
 
 from groupconv_worker.graph.partition.choice import PLANNED, CutChoice
@@ -31,6 +32,7 @@ class KnownCuts:
     started: bool = False
     gone: bool = False
     _planned: dict[tuple[int, str], CutChoice | None] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def asked(self, call: NetworkCall, workers: int) -> CutChoice | None:
         """The choice that a call asks for; None if the planner prefers one worker.
@@ -41,12 +43,16 @@ class KnownCuts:
         if call.cut != PLANNED:
             return CutChoice(call.cut)
         key = workers, CutChoice(PLANNED, call.given).key
-        if key not in self._planned:
-            cuts = None if call.planner is None else call.planner(call.given, workers)
+        with self._lock:
+            if key in self._planned:
+                return self._planned[key]
+        cuts = None if call.planner is None else call.planner(call.given, workers)
+        choice = CutChoice(PLANNED, cuts) if cuts else None
+        with self._lock:
             while len(self._planned) > GIVEN:
                 self._planned.pop(next(iter(self._planned)))
-            self._planned[key] = CutChoice(PLANNED, cuts) if cuts else None
-        return self._planned[key]
+            self._planned[key] = choice
+        return choice
 
     def all(self, call: NetworkCall, workers: int) -> list[CutChoice]:
         """Every choice that is worth a measurement."""
