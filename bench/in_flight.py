@@ -22,6 +22,8 @@ from processes import Process
 
 PATIENCE = 120.0
 """Seconds in which a process has to choose."""
+PAUSE = 0.3
+"""Seconds between two calls meanwhile."""
 
 
 def answer(pipe: Connection, name: str, workers: int) -> None:
@@ -41,7 +43,7 @@ def answer(pipe: Connection, name: str, workers: int) -> None:
 
     def calls(until: float) -> tuple[int, str]:
         made, algorithm = 0, ""
-        while time.monotonic() < until:
+        while not made or time.monotonic() < until:
             ran = executor.run_network(call, model, Job())[1]
             made, algorithm = made + 1, ran.algorithm if ran.settled else ""
         return made, algorithm
@@ -56,10 +58,11 @@ def answer(pipe: Connection, name: str, workers: int) -> None:
 
 
 def settled(process: Process) -> str:
-    """Call until all workers have chosen the same; returns who answers."""
+    """Call now and then, which leaves cores to what compiles, until all workers have chosen the same: who answers."""
     until = time.monotonic() + PATIENCE
     while True:
-        _, algorithms = process.ask(0.5)
+        time.sleep(PAUSE)
+        _, algorithms = process.ask(0.0)
         if len(algorithms) == 1 and "" not in algorithms:
             return str(*algorithms)
         if time.monotonic() > until:

@@ -22,7 +22,8 @@ from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.graph import Graph, Node, Tensor
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
-from groupconv_worker.graph.partition.cut import AXES, Cut
+from groupconv_worker.graph.partition.choice import CutChoice
+from groupconv_worker.graph.partition.cut import AXES, Cut, even
 from groupconv_worker.graph.partition.partition import partition
 from groupconv_worker.graph.partition.uniform import uniform
 from groupconv_worker.job import Job
@@ -104,12 +105,17 @@ def test_u_net_along_each_axis(axis):
     assert bool(network.partition.exchanges) == (axis > 0)
 
 
-@pytest.mark.parametrize("cut", ["channels", "rows"])
+@pytest.mark.parametrize("cut", ["channels", "rows", "planned"])
 def test_the_coordinator_brings_each_element_once(cut):
     """Channels need the whole input on each worker: workers send it to each other."""
     shapes = {"x": (1, 2, 96, 16)}
     graph, _ = seeded(unet(levels=2, base=16).SerializeToString(), shapes)
-    network, wanted = check(graph, uniform(graph, cut, 2, 8), {"x": image(shapes["x"])})
+    turns = {
+        name: Cut.along(graph.tensors[name].shape, 1 + i % 2, even(graph.tensors[name].shape[1 + i % 2], 2))
+        for i, name in enumerate(graph.makers)
+    }
+    made = CutChoice(cut, turns if cut == "planned" else {}).partition(graph, 2, 8)
+    network, wanted = check(graph, made, {"x": image(shapes["x"])})
     _, parts = network.run({"x": image(shapes["x"])}, Job(), THREADS, [1, 1])
     once = image(shapes["x"]).nbytes + sum(y.nbytes for y in wanted.values())
     assert sum(part.coordinator_bytes for part in parts) <= 1.05 * once

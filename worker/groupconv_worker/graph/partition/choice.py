@@ -8,8 +8,8 @@ from functools import cached_property
 
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.partition.cut import AXES, Cut
-from groupconv_worker.graph.partition.partition import Partition, partition
-from groupconv_worker.graph.partition.uniform import uniform
+from groupconv_worker.graph.partition.partition import Partition
+from groupconv_worker.graph.partition.uniform import brought_once, uniform
 
 PLANNED = "planned"
 """The cut of each tensor is given: by the planner, by the network's file, or by the caller."""
@@ -63,7 +63,7 @@ class CutChoice:
         most = max((len(cut.boxes) for cut in self.tensors.values()), default=0)
         if most > workers:
             raise ValueError(f"the cuts are for {most} workers, and there are {workers}")
-        return partition(graph, {name: cut.over(workers) for name, cut in self.tensors.items()}, workers)
+        return brought_once(graph, {name: cut.over(workers) for name, cut in self.tensors.items()}, workers)
 
     def __str__(self) -> str:
         if self.name != PLANNED:

@@ -1,5 +1,6 @@
 """One cut for a whole network: all tensors along samples, channels, rows or columns, as far as they have enough."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from groupconv_worker.graph.graph import Graph, Node
@@ -35,6 +36,17 @@ def uniform(graph: Graph, cut: str, workers: int, block: int = 1) -> Partition:
     cuts = _cuts(graph, AXES.index(cut), workers, block)
     if all(not made.axes for made in cuts.values()):
         raise ValueError(f"no tensor has {cut} for {workers} workers")
+    return brought_once(graph, cuts, workers)
+
+
+def brought_once(graph: Graph, cuts: Mapping[str, Cut], workers: int) -> Partition:
+    """A partition in which the coordinator brings nearly each element of an input to one worker.
+
+    Where several workers read the same elements, each gets a part of the input, and they send each other the rest.
+
+    Raises:
+        ValueError: as of `partition`.
+    """
     made = partition(graph, cuts, workers)
     total = sum(graph.tensors[name].nbytes for name in graph.inputs)
     brought = sum(bytes_of(graph, name, box) for part in made.parts for name, box in part.inputs.items())
