@@ -1,9 +1,12 @@
 """Requests a second, processor time of a request and the spread of connections with one process and with several.
 
-    python bench/fronts.py [--processes 1,2] [--clients 8] [--seconds 2] [--rounds 5] [--shared-memory]
+    python bench/fronts.py [--processes 1,2] [--clients 8] [--seconds 2] [--rounds 5] [--shared-memory] [--workers 1]
+                           [--layers mobilenet_dw_14]
 
 Servers run side by side and are measured in turns. Each client is a process of its own in a closed loop, with one
-connection. `CPU` is the server's, in ms for each request. `spread` is the connections of each process, in each round.
+connection. `CPU` is the server's, in ms for each request. `spread` is the requests of each process, in % and in each
+round. `by processes used` has the median of the rounds in which all clients were connected to one process, to two, …
+With `--workers` the processes share so many local workers.
 """
 
 import argparse
@@ -16,6 +19,8 @@ from typing import Any
 
 from processes import Process
 
+USED = 5
+"""% of the requests from which on a process counts as used: the client that asks for the status has a few."""
 LAYERS = ("mobilenet_dw_14", "resnet50_1x1_56", "alexnet_conv2")
 
 
@@ -47,11 +52,12 @@ def client(pipe: Connection, address: str, shared: bool) -> None:
 class Served:
     """A server and its clients."""
 
-    def __init__(self, processes: int, clients: int, shared: bool) -> None:
+    def __init__(self, processes: int, clients: int, shared: bool, workers: int | None) -> None:
         import groupconv
 
         command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0", "--processes", str(processes)]
         command += ["--executor", "local", *(["--allow-shared-memory"] if shared else [])]
+        command += [] if workers is None else ["--workers", str(workers)]
         self.server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.server.stdout is not None
         self.address = self.server.stdout.readline().split()[-1]
@@ -59,7 +65,7 @@ class Served:
         self.clients = [Process(client, self.address, shared) for _ in range(clients)]
 
     def run(self, name: str, seconds: float) -> tuple[float, float, list[int]]:
-        """Requests a second, milliseconds of CPU for each, and the connections of each process."""
+        """Requests a second, milliseconds of CPU for each, and the requests of each process in %."""
         for one in self.clients:
             one.pipe.send((name, seconds))
         for one in self.clients:
@@ -71,7 +77,9 @@ class Served:
         after: Any = self.client.status()
         for one in self.clients:
             one.pipe.send("done")
-        spread = [process.connections for process in after.processes]
+        earlier = {process.index: process.requests for process in before.processes}
+        counts = [process.requests - earlier.get(process.index, 0) for process in after.processes] or [calls]
+        spread = [round(100 * count / max(1, sum(counts))) for count in counts]
         return calls / seconds, (after.cpu_seconds - before.cpu_seconds) / calls * 1e3, spread
 
     def close(self) -> None:
@@ -91,13 +99,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shared-memory", action="store_true")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--layers", default=",".join(LAYERS))
     given = parser.parse_args()
     from groupconv_server.layers.catalogue import catalogue
 
-    served = {int(n): Served(int(n), given.clients, given.shared_memory) for n in given.processes.split(",")}
+    served = {
+        int(n): Served(int(n), given.clients, given.shared_memory, given.workers) for n in given.processes.split(",")
+    }
     try:
-        print("| layer | processes | requests/s | CPU, ms | spread |\n| --- | --- | --- | --- | --- |")
-        for name in LAYERS:
+        print("| layer | processes | requests/s | CPU, ms | by processes used | spread |\n" + "| --- " * 6 + "|")
+        for name in given.layers.split(","):
             layer = catalogue()[name]
             x, w, bias = layer.arrays()
             for one in served.values():
@@ -109,8 +121,12 @@ def main() -> None:
             for n, rounds in found.items():
                 rate = statistics.median(r[0] for r in rounds)
                 cpu = statistics.median(r[1] for r in rounds)
-                spread = "; ".join("+".join(map(str, r[2])) for r in rounds if r[2])
-                print(f"| {name} | {n} | {rate:.0f} | {cpu:.2f} | {spread} |", flush=True)
+                spread = "; ".join("+".join(map(str, r[2])) for r in rounds)
+                used: dict[int, list[float]] = {}
+                for r in rounds:
+                    used.setdefault(sum(share > USED for share in r[2]), []).append(r[0])
+                by = ", ".join(f"{k}: {statistics.median(v):.0f}" for k, v in sorted(used.items()))
+                print(f"| {name} | {n} | {rate:.0f} | {cpu:.2f} | {by} | {spread} |", flush=True)
     finally:
         for one in served.values():
             one.close()
