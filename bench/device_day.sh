@@ -76,6 +76,8 @@ for name in (\"cupy\", \"torch\", \"cudnn\", \"ray\", \"numba\"):
     except Exception as error: print(name, error)"' "$python"
 tests recordings 240 tests/worker/cuda/test_gpu_captured_runs.py
 tests engine 420 tests/worker/cuda/test_gpu.py
+tests networks 240 tests/worker/cuda/network/test_gpu_networks.py
+script network-times 180 gpu_networks.py
 script device-arrays 120 device_arrays.py --layer alexnet_conv2 mobilenet_dw_14 --batch 1 32 --rounds 1
 for batch in 1 32; do script "float32-batch-$batch" 150 gpu.py --batch "$batch"; done
 for batch in 1 32; do script "tf32-batch-$batch" 120 gpu.py --batch "$batch" --math tf32; done

@@ -1,5 +1,6 @@
 """Networks on the emulated device, or on a real one, and what they are held against."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,26 @@ def check_model(data: bytes, given: Mapping[str, np.ndarray], engine: CudaEngine
     """`check_graph` of a model's canonical form."""
     shapes = {name: x.shape for name, x in given.items()}
     return check_graph(Optimized(read_model(data)).canonical(shapes), given, engine)
+
+
+def check_threads(network: DeviceNetwork, shape: Sequence[int], *, threads: int, runs: int) -> None:
+    """Run a network of one input in several threads, each on inputs of its own."""
+    inputs = [np.random.default_rng(seed).standard_normal(shape).astype(np.float32) for seed in range(threads)]
+    wanted = [network.run({"x": x})["y"] for x in inputs]
+    found: list[list[np.ndarray]] = [[] for _ in inputs]
+
+    def work(number: int) -> None:
+        found[number].extend(network.run({"x": inputs[number]})["y"] for _ in range(runs))
+
+    started = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    for want, several in zip(wanted, found, strict=True):
+        assert len(several) == runs
+        for y in several:
+            np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
 
 
 def supported_cases() -> dict[str, list[Any]]:

@@ -25,6 +25,7 @@ CUTS = ["--rounds", "1", "--throughput", "mobilenet_dw_112", "--layers", "mobile
             "req/s",
         ),
         ("cuts", CUTS, "chosen against the best"),
+        ("gpu_networks", ["--dry-run", str(LIGHT / "light_squeezenet.onnx")], "launches"),
     ],
 )
 def test_benchmarks_run(script, options, printed):
@@ -44,5 +45,5 @@ def test_the_day_with_a_device_is_ready(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     steps = (tmp_path / "summary.txt").read_text().splitlines()
-    assert len(steps) == 15
+    assert len(steps) == 17
     assert all(" exit   0 " in step for step in steps)

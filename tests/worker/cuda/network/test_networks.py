@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from compiled_networks import model
-from device_networks import Builder, check_model, small_alexnet, small_resnet
+from device_networks import Builder, check_model, check_threads, small_alexnet, small_resnet
 from hypothesis import HealthCheck, given, reject, settings
 from networks import model as networks_model
 from onnx import TensorProto, helper
@@ -41,6 +41,11 @@ def test_a_network_is_one_graph_that_agrees_with_the_reference(engine, network):
     made = check_model(data, {"x": image(shape)}, engine)
     assert made._pool.idle[0].recorded
     assert len(made._pool.idle) == 1
+
+
+def test_a_network_runs_in_several_threads(engine):
+    data, shape = small_resnet()
+    check_threads(DeviceNetwork(bound((data, shape)), engine), shape, threads=2, runs=3)
 
 
 def test_tensors_share_the_arena(engine):
