@@ -3,6 +3,7 @@
 import logging
 import math
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,21 @@ def test_a_faster_program_answers_after_the_session(team, compiler):
         runner.run(call, lambda: read_model(LRN), over)
     runner.forget("lrn", 1)
     assert runner.run(call, lambda: read_model(LRN), Job()).algorithm == ALGORITHM
+
+
+@pytest.mark.parametrize(("samples", "kept"), [(1, False), ("N", True)])
+def test_the_session_of_one_shape_alone_goes_once_the_program_answers(team, samples, kept):
+    data = model([helper.make_node("LRN", ["x"], ["y"], size=5)], {"x": (samples, *X.shape[1:])})
+    runner = NetworkRunner(ThreadBudget(1), 1, Takeover(ThreadBudget(1), ThreadPrograms(team), Compiler()))
+    call = NetworkCall("n", 1, {"x": X}, ("y",))
+    session = runner.prepare("n", 1, lambda: read_model(data))
+    found = runner.takeover.candidate("n", 1, call.inputs)
+    found.program = compiled_network(Optimized(read_model(data)).canonical({"x": X.shape}), team)
+    found.settled = True
+    assert runner.run(call, lambda: read_model(data), Job()).algorithm == OURS
+    window = runner.run(replace(call, spare=-1), lambda: read_model(data), Job())
+    assert window.algorithm == ALGORITHM
+    assert (runner.prepare("n", 1, lambda: read_model(data)) is session) == kept
 
 
 def tried(team: Team, data: bytes, other: bytes, spare: int = MUCH) -> Candidate:

@@ -1,5 +1,6 @@
 """The networks of one worker: a session for each version that it was asked to run, and programs that took over."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -163,7 +164,6 @@ class NetworkRunner:
     def _run(self, call: NetworkCall, model: Callable[[], Model], job: Job) -> NetworkRan:
         """Run a call on the program that took over, else on the session."""
         version = call.network, call.version
-        session = self.prepare(*version, model)
         takeover = self.takeover
         found = None if takeover is None or call.spare < 0 else takeover.candidate(*version, call.inputs)
         program = None if found is None else found.program
@@ -180,15 +180,19 @@ class NetworkRunner:
         if made is not None:
             outputs = {name: made[name] for name in call.outputs}
         else:
+            session = self.prepare(*version, model)
+            start = time.perf_counter()
             outputs = session.run(call.inputs, call.outputs, job, call.into, peak_bytes=call.peak_bytes)
         seconds = time.perf_counter() - start
         reason = SESSION
         if takeover is not None and found is not None:
             if program is None:
-                takeover.answered(*version, found, session, call.inputs, spare=call.spare)
+                takeover.answered(*version, found, self.prepare(*version, model), call.inputs, spare=call.spare)
                 reason = f"{SESSION} ({found.reason})" if found.reason else SESSION
             else:
-                takeover.answered_ours(found, session, call.inputs)
+                takeover.answered_ours(found, lambda: self.prepare(*version, model), call.inputs)
+                if found.settled and found.again == math.inf:
+                    self._release(version)
                 reason = f"{program.what}, {found.reason}"
         held = 0 if takeover is None else takeover.bytes_of(*version)
         settled = found is not None and found.settled
@@ -196,6 +200,17 @@ class NetworkRunner:
             return NetworkRan(outputs, seconds, ALGORITHM, reason, held, settled=settled)
         times, found.node_seconds = found.node_seconds, None
         return NetworkRan(outputs, seconds, OURS, reason, held, parts, found.theirs, settled, node_seconds=times)
+
+    def _release(self, version: tuple[str, int]) -> None:
+        """Drop the session of a version whose program answers, if its inputs have one shape alone.
+
+        Its memory is about what the program takes. Windows of a stream, and a GPU's memory that is gone, make it anew.
+        """
+        session = self._sessions.get(version)
+        if session is not None and all(
+            isinstance(extent, int) for info in session.model.inputs for extent in info.shape
+        ):
+            self._sessions.pop(version, None)
 
     def forget(self, network: str, version: int) -> None:
         """Drop the session and the programs of a version. A call that runs on one goes on to its end."""

@@ -3,7 +3,7 @@
 A call is answered by the session of onnxruntime at first. Another process binds the graph to the call's shapes
 meanwhile, and compiles its kernels if the program is one for threads. Then the session and the program, on threads or
 on the worker's GPU, run in turns on a copy of the call's inputs. A program that is faster and agrees with the session
-answers the calls of these shapes from then on. The session stays: it answers other shapes.
+answers the calls of these shapes from then on. The session stays if there can be other shapes.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -116,17 +117,19 @@ class Takeover:
         if self._compiler.ask(job, done, now=True) is None:
             found.reason = "no program: there is no process that compiles"
 
-    def answered_ours(self, found: Candidate, session: NetworkSession, inputs: Mapping[str, Array]) -> None:
+    def answered_ours(
+        self, found: Candidate, session: Callable[[], NetworkSession], inputs: Mapping[str, Array]
+    ) -> None:
         """The program has answered a call: have it measured again if the last time something had the processor."""
         if time.monotonic() < found.again:
             return
-        found.again = math.inf
+        found.again, beside = math.inf, session()
         copies = {name: array.copy() for name, array in inputs.items()}
-        outputs = [info.name for info in session.model.outputs]
+        outputs = [info.name for info in beside.model.outputs]
 
         def judge() -> None:
             if found.program is not None and found.graph is not None:
-                self._judge(found, found.program, found.graph, session, copies, outputs)
+                self._judge(found, found.program, found.graph, beside, copies, outputs)
 
         self._background.do(judge)
 
@@ -189,7 +192,8 @@ class Takeover:
             with contextlib.suppress(NotCompiledError), deferred():
                 taken, _ = self._timed(lambda _: program.node_seconds(inputs))
                 found.node_seconds = of_model(taken, session.model, graph)
-            found.reason, found.graph, found.program = _taken(ratio, program), graph, program
+            found.graph = replace(graph, constants={})  # the program has its own weights
+            found.reason, found.program = _taken(ratio, program), program
         else:
             found.reason, found.graph, found.program = f"a program takes {ratio:.2f} × its time", None, None
         if found.again != math.inf:
