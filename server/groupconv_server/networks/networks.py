@@ -255,6 +255,7 @@ class Networks:
 
     def _planned(self, network: NetworkVersion, shapes: Mapping[str, Sequence[int]], given: Cuts, workers: int) -> Cuts:
         """As of `CutPlanner`."""
+        reserve(network.bytes)  # as of `plan`: the model is optimized once more
         plan, cuts = plan_cuts(network.model, shapes, workers, 1, self.rates(), given)
         return cuts if plan.used > 1 else {}
 

@@ -1,0 +1,75 @@
+"""Calls of a network through an executor: cut over two workers of one thread beside one of them, in turns.
+
+Beside what bench/exchange.py measures, a call waits for both workers, and with Ray its arrays travel through Ray.
+
+    python bench/cut_calls.py --network alexnet --executor local --executor ray
+"""
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+from exchange import NETWORKS
+
+from groupconv_server.executors import create_executor
+from groupconv_server.networks.cuts import plan_cuts
+from groupconv_server.planner.rates import Rates
+from groupconv_worker.graph.model import read_model
+from groupconv_worker.job import Job
+from groupconv_worker.networks.runner import NetworkCall
+
+PATIENCE, PAUSE = 120.0, 0.3
+"""Seconds in which one worker has to choose between its program and its session, and between two calls meanwhile."""
+
+
+def measure(name: str, executor_name: str, cut: str, rounds: int) -> None:
+    """Print a line of the table."""
+    data, given = NETWORKS[name]
+    model = read_model(data())
+    shapes: dict[str, Any] = given or {info.name: info.shape for info in model.inputs}
+    rng = np.random.default_rng(0)
+    inputs = {info.name: rng.integers(0, 255, shapes[info.name]).astype(info.dtype) for info in model.inputs}
+    outputs = tuple(info.name for info in model.outputs)
+    executor = create_executor(executor_name, workers=2, threads=1)
+
+    def seconds(along: str) -> tuple[float, Any]:
+        call = NetworkCall(
+            name, 1, inputs, outputs, spare=2**34, cut=along,
+            planner=lambda kept, workers: plan_cuts(model, shapes, workers, 1, Rates(), kept)[1],
+        )  # fmt: skip
+        start = time.perf_counter()
+        _, ran = executor.run_network(call, model, Job())
+        return time.perf_counter() - start, ran
+
+    try:
+        until = time.monotonic() + PATIENCE
+        while not (ran := seconds("nothing")[1]).settled and time.monotonic() < until:
+            time.sleep(PAUSE)
+        answering = seconds(cut)[1].cut
+        turns = [(seconds("nothing")[0], seconds(cut)[0]) for _ in range(rounds)]
+    finally:
+        executor.close()
+    one, two = np.min(turns, axis=0)
+    print(
+        f"{name:10}{executor_name:10}{answering:10}{1e3 * one:9.1f}{1e3 * two:9.1f}{one / two:8.2f}  {ran.algorithm}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Measure what the arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=NETWORKS)
+    parser.add_argument("--executor", choices=("local", "ray"), action="append")
+    parser.add_argument("--cut", default="planned")
+    parser.add_argument("--rounds", type=int, default=30)
+    options = parser.parse_args()
+    print(f"{'network':10}{'executor':10}{'cut':10}{'one ms':>9}{'two ms':>9}{'ratio':>8}  one by")
+    for name in [options.network] if options.network else NETWORKS:
+        for executor in options.executor or ("local", "ray"):
+            measure(name, executor, options.cut, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
