@@ -156,6 +156,35 @@ def test_a_lost_front_leaves_neither_lanes_nor_memory_nor_shards_on_the_workers(
 
 @pytest.mark.slow
 @pytest.mark.ray
+def test_a_network_is_cut_over_ray_s_workers_whichever_front_is_asked():
+    program = """
+import groupconv, numpy as np
+from networks import towers
+from groupconv_server.config import Config
+from groupconv_server.fronts.supervisor import Supervisor
+
+if __name__ == "__main__":
+    config = Config(port=0, executor="ray", workers=2, threads=1, spare_workers=0, engine="cpu", processes=2)
+    with Supervisor(config) as server, groupconv.connect(server.address, timeout=300, connections=8) as client:
+        x = np.random.default_rng(1).standard_normal((1, 4, 60, 60)).astype(np.float32)
+        with client.load_network("cut", towers()) as network:
+            whole = network.run(x, cut="nothing").outputs["y"]
+            for cut in ("rows",) * 4 + ("planned",):
+                ran = network.run(x, cut=cut)
+                np.testing.assert_allclose(ran.outputs["y"], whole, rtol=1e-5, atol=1e-6)
+                assert cut == "planned" or (ran.report.cut, ran.report.worker) == ("rows", "ray-0,ray-1")
+        print("all were equal")
+"""
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(tests)}, capture_output=True, text=True, timeout=170
+    )
+    assert ran.stdout.splitlines()[-1:] == ["all were equal"], ran.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
 def test_with_ray_tokens_regions_and_the_drain_hold_for_both_processes(tmp_path):
     token, tokens = new_token(), tmp_path / "tokens.toml"
     tokens.write_text(entry_text("alice", token, CallerLimits(concurrent=4)))

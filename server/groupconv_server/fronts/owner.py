@@ -162,18 +162,17 @@ class WorkerOwner:
                 raise
             return
 
-    def _slot(self, worker: str, start: int) -> WorkerSlot | None:
+    def _started(self, worker: str, start: int) -> list[tuple[WorkerSlot, Any]]:
+        """The worker that a front means, and its actor; none if it was started again since."""
         with self._lock:
-            return next((s for s, (_, n) in self._starts.items() if (s.id, n) == (worker, start)), None)
+            return [(slot, actor) for slot, (actor, n) in self._starts.items() if (slot.id, n) == (worker, start)]
 
     def _lost(self, worker: str, start: int) -> None:
-        slot = self._slot(worker, start)
-        if slot is not None:
-            self._workers.membership.lost(slot, self._starts[slot][0])
+        for slot, actor in self._started(worker, start):
+            self._workers.membership.lost(slot, actor)
 
     def _ran(self, worker: str, start: int) -> None:
-        slot = self._slot(worker, start)
-        if slot is not None:
+        for slot, _ in self._started(worker, start):
             slot.ran += 1
 
     def _busy(self, slot: WorkerSlot) -> bool:

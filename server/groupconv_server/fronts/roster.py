@@ -7,6 +7,7 @@ from concurrent.futures import wait
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from groupconv_server.executors.lanes.dispatch import GLANCE
 from groupconv_server.executors.lanes.lane import KEPT, Lane
 from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.worker_slots import Sent, WorkerSlot, WorkerState
@@ -19,9 +20,6 @@ from groupconv_worker.lanes.endpoint import Address
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan
 
 log = logging.getLogger(__name__)
-
-GLANCE = 0.05
-"""Seconds between two looks whether a job is over."""
 
 
 @dataclass(frozen=True, slots=True)

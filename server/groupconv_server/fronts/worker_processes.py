@@ -133,6 +133,8 @@ class WorkerProcesses(Membership):
         child.link.lost = functools.partial(self._gone, slot, child)
         slot.started(child)
         child.start(self._context, slot.id, run, self._start_with)
+        if self._stopping.is_set():  # `close` may have seen the one before
+            child.kill()
 
     def _reached(self, slot: WorkerSlot, child: Child, address: Address, facts: dict[str, Any]) -> None:
         """A worker answers: fronts get lanes to it, then one of them prepares it."""

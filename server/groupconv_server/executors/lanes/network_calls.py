@@ -40,8 +40,17 @@ Attempt = Callable[[WorkerSlot, NetworkFlight], NetworkRan]
 """Has one worker run a call; raises WorkerLostError or LaneBrokenError if another one should."""
 
 
-def run(membership: Membership, network: str, job: Job, attempt: Attempt) -> tuple[str, NetworkRan]:
+def run(
+    membership: Membership, network: str, job: Job, attempt: Attempt, *, lanes: bool = True
+) -> tuple[str, NetworkRan]:
     """Run a call on the worker with least to do; again on another one where that is lost.
+
+    Args:
+        membership: the workers.
+        network: its name, for the log.
+        job: that the call is.
+        attempt: has one of them run it.
+        lanes: whether it does so by the worker's lane.
 
     Returns:
         The worker's id, and how it answered.
@@ -54,7 +63,7 @@ def run(membership: Membership, network: str, job: Job, attempt: Attempt) -> tup
     slot = membership.any(job.deadline)
     losses = 0
     while True:
-        actor, flight = slot.actor, NetworkFlight(slot.lane)
+        actor, flight = slot.actor, NetworkFlight(slot.lane if lanes else None)
         slot.sent(flight)
         try:
             ran = attempt(slot, flight)

@@ -31,7 +31,7 @@ def run(membership: ClusterMembership, call: NetworkCall, model: Model, job: Job
     def attempt(slot: WorkerSlot, flight: NetworkFlight) -> NetworkRan:
         return _attempt(slot.actor, call, inputs, model, job, flight.number)
 
-    worker, ran = run_somewhere(membership, call.network, job, attempt)
+    worker, ran = run_somewhere(membership, call.network, job, attempt, lanes=False)
     return worker, filled(ran, call.into)
 
 
