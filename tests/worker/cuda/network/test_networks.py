@@ -70,6 +70,12 @@ def test_what_two_nodes_read_is_written(engine):
     check_model(b.model(b.node("Add", [b.node("Neg", [shared]), shared]), (4, 7)), {"x": image((4, 7))}, engine)
 
 
+def test_what_a_node_reads_twice_is_written(engine):
+    b = Builder()
+    twice = b.node("Exp", ["x"])
+    check_model(b.model(b.node("Mul", [twice, twice]), (4, 7)), {"x": image((4, 7))}, engine)
+
+
 def test_outputs_that_are_inputs_constants_and_views(engine):
     nodes = [
         helper.make_node("Relu", ["x"], ["a"]),

@@ -53,8 +53,10 @@ UNARY = frozenset(CODES[1:FIRST_OF_TWO]) - {"GeluTanh", "Square", "Truncate"} | 
 BINARY = frozenset(CODES[FIRST_OF_TWO:]) - {"Fmod", "SubFrom", "DivInto", "Where"}
 FOLDED = {"Max": "Max", "Min": "Min", "Sum": "Add", "Mean": "Add"}
 """Operators of any number of inputs."""
-EXACT = frozenset(np.dtype(name) for name in ("float32", "bool", "uint8", "int8", "int16", "uint16"))
-"""Elements that are computed as float32 without rounding."""
+EXACT = frozenset(np.dtype(name) for name in ("float32", "bool", "uint8", "int8"))
+"""Elements whose sums and products are computed as float32 without rounding."""
+NARROW = EXACT | {np.dtype(np.int16), np.dtype(np.uint16)}
+"""Elements that a float32 holds."""
 
 
 class Step(NamedTuple):
@@ -155,6 +157,8 @@ def lower_unary(low: Lowering, node: Node) -> None:
 def lower_binary(low: Lowering, node: Node) -> None:
     """Any of `BINARY`."""
     a, b = node.inputs
+    if node.op == "Pow":
+        low.floats(a, b)
     code = "Fmod" if node.op == "Mod" and attribute(node, "fmod", 0) else node.op
     if code == "Pow" and (power := low.constant(b)) is not None and power.size == 1 and float(power.reshape(())) == 2:
         same = low.shape(a) == low.shape(node.outputs[0])
@@ -189,7 +193,7 @@ def lower_where(low: Lowering, node: Node) -> None:
 def lower_cast(low: Lowering, node: Node) -> None:
     """Cast: to and from all of `TYPES`, by way of float32."""
     x, y = node.inputs[0], node.outputs[0]
-    if low.dtype(x) not in TYPES or low.dtype(y) not in TYPES or not {low.dtype(x), low.dtype(y)} & EXACT:
+    if low.dtype(x) not in TYPES or low.dtype(y) not in TYPES or not {low.dtype(x), low.dtype(y)} & NARROW:
         raise UnsupportedNodeError(f"from {low.dtype(x)} to {low.dtype(y)}")
     steps = [Step("Truncate")] if low.dtype(y).kind in "iu" else []
     write(low, Chain(low.made(y), [low.needed(x)]), steps)
@@ -213,7 +217,7 @@ def extend(low: Lowering, x: str, steps: Sequence[Step], y: str) -> None:
     for name in (x, y, *(n for step in steps for n in (step.b, step.c) if n)):
         if low.dtype(name) not in EXACT:
             raise UnsupportedNodeError(f"elements of {low.dtype(name)}")
-    if extends(low, x, y):
+    if extends(low, x, y) and all(x not in (step.b, step.c) for step in steps):  # else x has to be written
         longer = Chain(low.made(y), list(low.chain.operands), list(low.chain.steps))
         for step in steps:
             longer.take(step)

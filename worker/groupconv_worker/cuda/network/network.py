@@ -1,7 +1,7 @@
 """A whole network on a GPU: its weights stay there, and a run is one CUDA graph."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from groupconv.errors import ResourceExhaustedError
 from groupconv.text import human_bytes
@@ -13,6 +13,8 @@ from groupconv_worker.cuda.network.lowering import Lowering
 from groupconv_worker.cuda.network.operators import LOWER
 from groupconv_worker.cuda.network.recording import Recording
 from groupconv_worker.graph.graph import Graph
+
+T = TypeVar("T")
 
 
 def planned(graph: Graph) -> Lowering:
@@ -31,6 +33,19 @@ def planned(graph: Graph) -> Lowering:
     """
     low = Lowering(graph)
     low.run(LOWER)
+    return low
+
+
+def lowered(graph: Graph, engine: CudaEngine) -> Lowering:
+    """The launches of a graph, with its weights on the device of an engine.
+
+    Raises:
+        UnsupportedNodeError: as of `planned`.
+        cupy.cuda.memory.OutOfMemoryError: the weights do not fit.
+    """
+    with engine.gpu.streams():
+        low = Lowering(graph, engine.gpu, lambda p, w, b: engine.kernel(p, w, b, resident=True))
+        low.run(LOWER)
     return low
 
 
@@ -53,18 +68,12 @@ class DeviceNetwork:
     """
 
     def __init__(self, graph: Graph, engine: CudaEngine) -> None:
-        self._device = device = engine.gpu
+        self._device = engine.gpu
         plan = planned(graph)
         self._offsets, self.arena_bytes = plan.placed()
         self._check_memory(plan.weight_bytes)
-        memory = device.cupy.cuda.memory
-        try:
-            with device.streams():
-                self._low = Lowering(graph, device, lambda p, w, b: engine.kernel(p, w, b, resident=True))
-                self._low.run(LOWER)
-        except memory.OutOfMemoryError as error:
-            reason = f"cuda: {human_bytes(plan.weight_bytes)} of a network's weights do not fit: {error}"
-            raise ResourceExhaustedError(reason) from error
+        self._low = self._with_room(lambda: lowered(graph, engine), plan.weight_bytes)
+        self._recorded = False
         self._inputs = [graph.tensors[name] for name in graph.inputs]
         self._outputs = [graph.tensors[name] for name in graph.outputs]
         self._constants = {name: graph.constants[name] for name in graph.outputs if name in graph.constants}
@@ -78,6 +87,16 @@ class DeviceNetwork:
                 f"({human_bytes(weights)} for weights, {human_bytes(self.arena_bytes)} for tensors), "
                 f"and {human_bytes(left)} are left"
             )
+
+    def _with_room(self, work: Callable[[], T], nbytes: int) -> T:
+        """Do some work that takes so many bytes; without memory for it, drop graphs that only make runs faster."""
+        while True:
+            try:
+                return work()
+            except self._device.cupy.cuda.memory.OutOfMemoryError as error:
+                if not self._device.make_room():
+                    reason = f"cuda: {human_bytes(nbytes)} for a network do not fit: {error}"
+                    raise ResourceExhaustedError(reason) from error
 
     @property
     def nbytes(self) -> int:
@@ -93,8 +112,8 @@ class DeviceNetwork:
     @property
     def what(self) -> str:
         """What it is, as reports say."""
-        recorded = any(recording.recorded for recording in tuple(self._pool.idle))
-        return f"the whole network on the GPU, {self.launches} launches {'as one graph' if recorded else 'one by one'}"
+        how = "as one graph" if self._recorded else "one by one"
+        return f"the whole network on the GPU, {self.launches} launches {how}"
 
     def run(self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Run it once.
@@ -114,43 +133,31 @@ class DeviceNetwork:
         for name, array in self._constants.items():
             found[name][...] = array
         with self._device.current():
-            recording = self._pool.take() or self._recording()
-            recording.run(inputs, found)
-        self._pool.put(recording)
+            self._with_room(lambda: self._use(lambda recording: recording.run(inputs, found)), self.arena_bytes)
         return found
 
     def node_seconds(self, inputs: Mapping[str, Array]) -> dict[str, float]:
         """Run it launch by launch: seconds on the device of each node, by its first output."""
         with self._device.current():
-            recording = self._pool.take() or self._recording()
-            seconds = recording.seconds(inputs)
+            return self._with_room(lambda: self._use(lambda made: made.seconds(inputs)), self.arena_bytes)
+
+    def _use(self, work: Callable[[Recording], T]) -> T:
+        """Do some work with a recording that nobody else uses; one that fails is not used again."""
+        recording = self._pool.take() or self._recording()
+        found = work(recording)
         self._pool.put(recording)
-        return seconds
+        return found
 
     def _recording(self) -> Recording:
         """Memory for one more run at a time, recorded if graphs may hold so much."""
-        device = self._device
-        while True:
-            made = Recording(
-                device,
-                self._low.launches,
-                self._inputs,
-                [tensor for tensor in self._outputs if tensor.name not in self._constants],
-                self.arena_bytes,
-                self._views,
-            )
-            if self.arena_bytes > device.graph_cache.limit:
-                return made
-            try:
-                made.record()
-            except device.cupy.cuda.memory.OutOfMemoryError as error:
-                if not device.make_room():
-                    reason = f"cuda: {human_bytes(self.arena_bytes)} for a network's tensors do not fit: {error}"
-                    raise ResourceExhaustedError(reason) from error
-                continue
-            if made.recorded and not device.graph_cache.admit(self._pool, made):
-                made.forget_graph()
-            return made
+        outputs = [tensor for tensor in self._outputs if tensor.name not in self._constants]
+        made = Recording(self._device, self._low.launches, self._inputs, outputs, self.arena_bytes, self._views)
+        if self.arena_bytes <= self._device.graph_cache.limit:
+            made.record()
+        if made.recorded and not self._device.graph_cache.admit(self._pool, made):
+            made.forget_graph()
+        self._recorded = made.recorded
+        return made
 
     def _views(self, arena: Any) -> dict[str, Any]:
         """Every tensor of the graph, in an arena or among the constants."""
