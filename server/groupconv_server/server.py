@@ -133,7 +133,7 @@ class Server:
             self.client_device_memory = parts.device_memory(clients=True) if config.shared_memory else None
             for devices in (self.cuda_memory, self.client_device_memory):
                 if devices is not None and config.max_batch == 1:  # inputs are joined on the host
-                    devices.in_place = self.executor.gpu
+                    devices.in_place = {gpu.ordinal: gpu for gpu in self.executor.gpus.values()}
             self.batcher = Batcher(self.coordinator, most=config.max_batch, delay=config.max_delay_us * 1e-6)
             self.streams = StreamServicer(self.coordinator, parts.streams(config.limits))
             self.health = Health(self.executor, SERVICES)

@@ -17,14 +17,14 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="the emu
 
 @contextmanager
 def emulated_engine(
-    *, descending: bool = False, sanitizer: str = "", with_cudnn: bool = False, **options: Any
+    *, descending: bool = False, sanitizer: str = "", with_cudnn: bool = False, device: int = 0, **options: Any
 ) -> Iterator[CudaEngine]:
     """The engine on the stand-in; `descending` runs the threads of a block from last to first."""
     before = dict(SETTINGS)
     SETTINGS.update(descending=descending, sanitizer=sanitizer)
     try:
-        with as_cupy(with_cudnn=with_cudnn):
-            engine = CudaEngine(options=CudaOptions(**options))
+        with as_cupy(with_cudnn=with_cudnn, devices=device + 1):
+            engine = CudaEngine(options=CudaOptions(**options), device=device)
         yield engine
         engine.close()
     finally:

@@ -7,7 +7,7 @@ import numpy as np
 
 from emulation import build
 from emulation.memory import ndarray
-from emulation.streams import current
+from emulation.streams import current, current_device
 from groupconv_worker.cuda.algorithms import instances
 from groupconv_worker.cuda.modules import STANDARD, source
 from groupconv_worker.cuda.network import instances as of_networks
@@ -42,6 +42,7 @@ class Function:
         assert shared_mem <= 48 * 1024, "more needs an attribute set on the function"
         values = [_value(a) for a in args]
         arrays = [a for a in args if isinstance(a, ndarray)]
+        assert {a.device for a in arrays} <= {None, current_device()}, "memory of another device"
         hosts = [a.host for a in arrays]
         LAUNCHED.add(self._name)
         # Records are copied at the launch, as a driver does; arrays are only pointed at.

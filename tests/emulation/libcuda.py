@@ -15,12 +15,13 @@ from groupconv.gpu import driver as cuda
 
 UUID = bytes(range(16))  # it begins with a zero, where CuPy's own properties end it
 CONTEXT = 0xC0
+"""Of device 0; the next device has the next one."""
 INVALID_VALUE, INVALID_CONTEXT = 1, 201
 _NAMES = {1: "context", 2: "kind", 7: "id", 8: "managed", 9: "ordinal", 10: "shareable", 11: "base", 12: "size"}
 
 
 class Libcuda:
-    """One device and one context.
+    """Devices with a context each. Two of the server's CuPy are two of these, too.
 
     Args:
         ipc: of the stand-in for CuPy in the server.
@@ -33,13 +34,13 @@ class Libcuda:
         self._contexts: list[int | None] = []
         self.queued: dict[int, deque[Callable[[], Any]]] = {}
 
-    def allocate(self, nbytes: int, **attributes: int) -> np.ndarray:
-        """Device memory, as its bytes; some attributes may be said to be others."""
+    def allocate(self, nbytes: int, device: int = 0, **attributes: int) -> np.ndarray:
+        """Memory of a device, as its bytes; some attributes may be said to be others."""
         memory = np.zeros(nbytes + 256, np.uint8)
         memory = memory[-memory.ctypes.data % 256 :][:nbytes]
         base = memory.ctypes.data
-        usual = {"context": CONTEXT, "kind": 2, "id": next(self._ids), "shareable": 1, "base": base, "size": nbytes}
-        self._allocations[base] = memory, {**usual, **attributes}
+        usual = {"context": CONTEXT + device, "kind": 2, "ordinal": device, "shareable": 1, "base": base}
+        self._allocations[base] = memory, {**usual, "id": next(self._ids), "size": nbytes, **attributes}
         return memory
 
     def free(self, address: int) -> None:
@@ -63,10 +64,10 @@ class Libcuda:
         return 0
 
     def cuIpcGetMemHandle(self, handle: Any, base: Any) -> int:  # noqa: N802
-        if self._contexts[-1:] != [CONTEXT]:
-            return INVALID_CONTEXT
         if base.value not in self._allocations:
             return INVALID_VALUE
+        if self._contexts[-1:] != [CONTEXT + self._allocations[base.value][1]["ordinal"]]:
+            return INVALID_CONTEXT
         handle.raw = self._ipc.share(self._allocations[base.value][0])
         return 0
 
@@ -75,11 +76,11 @@ class Libcuda:
         return 0
 
     def cuDeviceGetUuid_v2(self, uuid: Any, device: Any) -> int:  # noqa: N802
-        uuid.raw = UUID
+        uuid.raw = UUID[:-1] + bytes([UUID[-1] + device.value])
         return 0
 
     def cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> int:  # noqa: N802
-        context._obj.value = CONTEXT
+        context._obj.value = CONTEXT + device
         return 0
 
     def cuCtxPushCurrent_v2(self, context: Any) -> int:  # noqa: N802

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from emulation import streams
-from emulation.streams import Stream, current
+from emulation.streams import Stream, current, current_device
 
 
 class OutOfMemoryError(MemoryError):
@@ -22,6 +22,7 @@ class OutOfMemoryError(MemoryError):
 class MemoryPool:
     def __init__(self) -> None:
         self._limit, self._used = int(os.environ.get("CUPY_GPU_MEMORY_LIMIT", 0)), 0  # CuPy takes a percentage, too
+        self._device: int | None = None
         self.peak = 0
         self._lock = threading.RLock()  # the garbage collector may free in the middle of malloc
 
@@ -32,6 +33,8 @@ class MemoryPool:
         return self._limit
 
     def malloc(self, size: int) -> "MemoryPointer":
+        self._device = current_device() if self._device is None else self._device
+        assert self._device == current_device(), "CuPy would take memory and limits of another device"
         with self._lock:
             if self._limit and self._used + size > self._limit:
                 raise OutOfMemoryError(size, self._used, self._limit)
@@ -104,6 +107,7 @@ class MemoryPointer:
 
     def __init__(self, block: np.ndarray) -> None:
         self.block, self.ptr, self.mem = block, block.ctypes.data, SimpleNamespace(size=block.size)
+        self.device = current_device()
         self._base: MemoryPointer | None = None
 
     def __add__(self, offset: int) -> "MemoryPointer":
@@ -131,8 +135,12 @@ class ndarray:  # noqa: N801 - CuPy's name
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
 
+    @property
+    def device(self) -> int | None:
+        return None if self._memory is None else self._memory.device
+
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (2, 0)  # kDLCUDA
+        return (2, self.device or 0)  # kDLCUDA
 
     def __dlpack__(self, **_: Any) -> Any:
         return self  # and not a capsule, which only `from_dlpack` looks into
@@ -238,14 +246,17 @@ class UnownedMemory:
     """Memory that somebody else has allocated, for as long as the owner lives."""
 
     def __init__(self, ptr: int, size: int, owner: Any, device_id: int) -> None:
-        assert device_id == 0
-        self.owner, self.block = owner, np.frombuffer((ctypes.c_uint8 * size).from_address(ptr), np.uint8)
+        self.owner, self.device, self.block = (
+            owner,
+            device_id,
+            np.frombuffer((ctypes.c_uint8 * size).from_address(ptr), np.uint8),
+        )
 
 
 def pointer(memory: UnownedMemory, offset: int) -> MemoryPointer:
     """As CuPy makes a MemoryPointer."""
     made = MemoryPointer(memory.block[offset:])
-    made.mem.owner = memory.owner
+    made.mem.owner, made.device = memory.owner, memory.device
     return made
 
 

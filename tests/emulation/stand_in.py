@@ -41,22 +41,22 @@ class CUDADriverError(RuntimeError):
 
 
 class Device:
-    """Device 0, a small one: two multiprocessors, so that small tests fill it."""
-
-    id = 0
+    """A small one: two multiprocessors, so that small tests fill it."""
 
     def __init__(self, device: int | None = None) -> None:
+        self.id = streams.current_device() if device is None else device
         self.attributes = {"MultiProcessorCount": 2}
 
     def __enter__(self) -> Self:
+        streams.CURRENT.devices.append(self.id)
         return self
 
     def __exit__(self, *error: object) -> None:
-        pass
+        streams.CURRENT.devices.pop()
 
 
-def cupy() -> ModuleType:
-    """A fresh module called cupy."""
+def cupy(devices: int = 1) -> ModuleType:
+    """A fresh module called cupy, which sees so many devices."""
     module = ModuleType("cupy")
     module.__version__ = "14.2"
     ipc = Ipc(CUDARuntimeError)
@@ -99,7 +99,7 @@ def cupy() -> ModuleType:
                 hostUnregister=host.unregister,
                 memcpyHostToDevice=1,
                 memcpyDeviceToHost=2,
-                getDeviceCount=lambda: 1,
+                getDeviceCount=lambda: devices,
                 memGetInfo=lambda: (2**30, 2**30),
                 driverGetVersion=lambda: 13000,
                 runtimeGetVersion=lambda: 13000,
@@ -115,9 +115,9 @@ def cupy() -> ModuleType:
 
 
 @contextmanager
-def as_cupy(*, with_cudnn: bool = False) -> Iterator[ModuleType]:
+def as_cupy(*, with_cudnn: bool = False, devices: int = 1) -> Iterator[ModuleType]:
     """`import cupy` gives the stand-in inside; a real CuPy is there again afterwards. `cudnn` likewise, or none."""
-    module = cupy()
+    module = cupy(devices)
     inside = {"cupy": module, "cudnn": cudnn if with_cudnn else None}  # None: import raises ImportError
     before = {name: sys.modules.get(name) for name in inside}
     sys.modules.update(inside)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ class Stream:
     _by_ptr: ClassVar["weakref.WeakValueDictionary[int, Stream]"] = weakref.WeakValueDictionary()
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
-        self.ptr = 0 if null else id(self)
+        self.ptr, self._device = 0 if null else id(self), None if null else current_device()
         self._by_ptr[self.ptr] = self
         self._queue: deque[Callable[[], None]] = deque()
         self._put, self._done = 0, 0
@@ -37,6 +37,7 @@ class Stream:
 
     def enqueue(self, work: Callable[[], None], *addresses: int) -> None:
         """`addresses` are of the memory that `work` reads and writes: a captured one may use no other."""
+        assert self._device in (None, current_device()), "a stream of another device"
         with RUNNING:
             if self._graph is not None:
                 assert addresses, "this cannot be captured"
@@ -121,6 +122,10 @@ class Graph:
         work()
 
 
+def current_device() -> int:
+    return CURRENT.devices[-1]
+
+
 ALLOCATED: list[tuple[int, int]] = []
 """(first, last) address of everything on the device and of pinned memory, in order."""
 
@@ -142,7 +147,7 @@ def allocated(address: int, size: int = 1) -> bool:
 
 class _Current(threading.local):
     def __init__(self) -> None:
-        self.stack = [NULL]
+        self.stack, self.devices = [NULL], [0]
 
 
 NULL = Stream.null = Stream(null=True)

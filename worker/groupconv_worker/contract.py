@@ -25,6 +25,19 @@ def beside(x: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     return made
 
 
+def device_of(*arrays: Array | None) -> Any:
+    """The `cuda.device.Device` of the first array that is on one; None if all of them are on the host.
+
+    Example:
+        >>> device_of(np.zeros(1), None) is None
+        True
+    """
+    for array in arrays:
+        if array is not None and not isinstance(array, np.ndarray):
+            return array.device  # a DeviceTensor
+    return None
+
+
 class DeviceLostError(UnavailableError):
     """The device or its context failed for good: no later call in this process can succeed.
 

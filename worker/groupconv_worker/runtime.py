@@ -29,6 +29,7 @@ class WorkerRuntime:
         threads: of the engine.
         capacity: bytes of resident layers' weights that stay prepared.
         budget: makes the budget of so many threads.
+        device: the number of the engine's GPU, if it has one (see `create_engine`).
 
     Attributes:
         engine: its threads go to one shard, or are shared by those that come at the same time, if it can do several.
@@ -37,9 +38,14 @@ class WorkerRuntime:
     """
 
     def __init__(
-        self, engine: str, threads: int, capacity: int, budget: Callable[[int], ThreadBudget] = ThreadBudget
+        self,
+        engine: str,
+        threads: int,
+        capacity: int,
+        budget: Callable[[int], ThreadBudget] = ThreadBudget,
+        device: int = 0,
     ) -> None:
-        self.engine = create_engine(engine, threads=threads)
+        self.engine = create_engine(engine, threads=threads, device=device)
         self.resident = Resident(capacity)
         self.budget = budget(self.engine.threads if self.engine.at_once > 1 else 1)
 

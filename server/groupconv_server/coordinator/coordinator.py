@@ -27,7 +27,7 @@ from groupconv_server.planner.calibrate import BUDGET, calibrate
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.request import current
 from groupconv_server.telemetry.traces import Times, Traces
-from groupconv_worker.contract import Array
+from groupconv_worker.contract import Array, device_of
 from groupconv_worker.job import Job
 
 
@@ -45,8 +45,8 @@ class LazyResult(Result):
     def report(self) -> Report:
         """The plan, each shard's worker and times, the times of each phase."""
         chains, timeline, phases = self._ran
-        steps = tuple(step for times in timeline for step in zip(*times.ran, strict=True))
-        return Report(request_plan(chains), steps, phases)
+        steps = (step for times in timeline for step in zip(*times.ran, strict=True))
+        return Report(request_plan(chains), tuple(steps), phases)
 
 
 class Coordinator:
@@ -73,11 +73,9 @@ class Coordinator:
         self.executor, self.limits = executor, limits or Limits()
         self.planner, self.metrics = planner or Planner(), metrics or Metrics()
         self.traces, self._inside = traces or Traces(), inside
-        self.started = time.monotonic()
-        self.requests = self.streams = 0
+        self.started, self.requests, self.streams = time.monotonic(), 0, 0
         self.calibration_shards: Counter[str] = Counter()
-        self._running = 0
-        self._count = threading.Lock()
+        self._running, self._count = 0, threading.Lock()
 
     @property
     def running(self) -> int:
@@ -190,12 +188,15 @@ class Coordinator:
         """Run a call that is a part of a request or stands for several, and so is not counted. Arguments: `execute`."""
         start, job = time.perf_counter(), job or Job()
         workers = self.executor.workers() or self.executor.wait(job.deadline)
+        at_most = len(workers)
+        if at_most > 1 and (gpu := device_of(x, output)) is not None:  # it stays there, so it is not cut
+            workers, at_most = tuple(w for w in workers if self.executor.gpus[w].ordinal == gpu.ordinal), 1
         if len(workers) == 1:
             chains = self._plan(call, workers, 1).chains
         else:  # requests in flight share the workers: cutting one would make the others wait
             busy = max(self._running + 1, self._inside())
-            chains = self.planner.rotated(self._plan(call, workers, max(1, len(workers) // busy)), workers)
-            if busy == 1 and not call.cut:
+            chains = self.planner.rotated(self._plan(call, workers, max(1, at_most // busy)), workers)
+            if busy == 1 and at_most > 1 and not call.cut:
                 chains = self.planner.explore(chains, workers)
         return self.run(chains, x, call, job, output, planning=time.perf_counter() - start)
 
@@ -268,8 +269,7 @@ class Coordinator:
             with self._count:
                 self._running -= 1
         self.metrics.shards.ran(shards, phases)
-        request = current.get()
-        if request is not None and request.traced:
+        if (request := current.get()) is not None and request.traced:
             self.traces.chains(begun - planning, begun, timeline)
         return LazyResult(x, chains, timeline, phases)
 

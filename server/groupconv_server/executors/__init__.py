@@ -27,7 +27,7 @@ def create_executor(
 
     Args:
         name: "local" (threads of this process) or "ray" (actors placed by Ray).
-        workers: how many; None means one per GPU, else (local) one, (ray) one per node of the cluster.
+        workers: how many; None is one per GPU, and without GPUs one, or with Ray one per node of the cluster.
         threads: CPU threads of each worker; None shares this machine's cores among them.
         engine: of each worker.
         ray_address: of a running Ray cluster; None starts one on this machine.
@@ -46,7 +46,7 @@ def create_executor(
                 raise InvalidArgumentError("ray_address", "executor ray", "executor local")
             from groupconv_server.executors.local import LocalExecutor
 
-            return LocalExecutor(workers=workers or 1, threads=threads, engine=engine, capacity=capacity)
+            return LocalExecutor(workers=workers, threads=threads, engine=engine, capacity=capacity)
         case "ray":
             from groupconv_server.executors.ray import RayExecutor
 

@@ -1,6 +1,6 @@
 """What an executor is: it brings shards to workers and results back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,12 +37,13 @@ class Executor(Protocol):
     Attributes:
         name: for people.
         computes_here: how many shards the threads that bring requests compute at a time; 0 if others do it.
-        gpu: the `cuda.device.Device` whose arrays its tasks may have in place of host arrays; None without one.
+        gpus: by the worker's id, the `cuda.device.Device` whose arrays the tasks of that worker may have in place of
+            host arrays; empty where tasks have host arrays only.
     """
 
     name: str
     computes_here: int
-    gpu: Any
+    gpus: Mapping[str, Any]
 
     def workers(self) -> tuple[str, ...]:
         """Ids of the workers that take shards now, in a stable order."""

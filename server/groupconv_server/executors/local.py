@@ -13,7 +13,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from groupconv.convolution.report import ShardReport
 from groupconv.errors import UnavailableError
@@ -22,6 +23,7 @@ from groupconv_server.executors.task import Task
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import DeviceLostError
 from groupconv_worker.cpu.threads import Team
+from groupconv_worker.engines import count_gpus
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job, Jobs
 from groupconv_worker.networks.local_gang import LocalGang, Member
@@ -39,8 +41,10 @@ HANGING = 2.0
 class LocalExecutor:
     """Workers with an engine each, whose threads go to one shard, or are shared by as many as there are requests.
 
+    Where the engines run on GPUs, each worker has the next one; a task whose arrays are on a GPU runs on that one.
+
     Args:
-        workers: how many.
+        workers: how many; None is one per GPU, or one without.
         threads: CPU threads of each engine; None shares the machine's cores among the workers.
         engine: of each worker.
         capacity: bytes of resident layers' weights each worker keeps prepared.
@@ -53,19 +57,20 @@ class LocalExecutor:
     def __init__(
         self,
         *,
-        workers: int = 1,
+        workers: int | None = None,
         threads: int | None = None,
         engine: str = "auto",
         capacity: int = CAPACITY,
         first: int = 0,
         budget: Callable[[int], ThreadBudget] = ThreadBudget,
     ) -> None:
+        workers = workers or max(1, count_gpus(engine))
         threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
         ids = [f"local-{first + i}" for i in range(workers)]
-        self._workers = {name: _Worker(name, engine, threads, capacity, budget) for name in ids}
+        self._workers = {name: _Worker(name, engine, threads, capacity, budget, i) for i, name in enumerate(ids)}
         self.computes_here = sum(worker.runtime.engine.at_once for worker in self._workers.values())
-        # one worker has every task whole; several would have to share out what is on the device
-        self.gpu = next(iter(self._workers.values())).runtime.engine.gpu if workers == 1 else None
+        engines = {name: worker.runtime.engine for name, worker in self._workers.items()}
+        self.gpus: Mapping[str, Any] = {name: engine.gpu for name, engine in engines.items() if engine.gpu is not None}
         self._ids = tuple(self._workers)
         self._team, self._jobs = Team(workers), Jobs()
         self._sharder = self._sharder_of(list(self._workers.values()))
@@ -109,7 +114,8 @@ class LocalExecutor:
         try:
             if len(tasks) == 1:
                 worker = self._workers[tasks[0].worker]
-                if len(self._workers) > 1 and worker.runtime.budget.inside:  # another one that is idle may run it
+                # another one that is idle may run it
+                if len(self._workers) > 1 and worker.runtime.budget.inside and tasks[0].on_host:
                     worker = next((w for w in self._workers.values() if not w.runtime.budget.inside), worker)
                 return [worker.run(tasks[0], job, start, among_each)]
             return self._run(tasks, job, start, among_each)
@@ -198,16 +204,23 @@ class _Worker:
     """A worker of this process."""
 
     def __init__(
-        self, worker_id: str, engine: str, threads: int, capacity: int, budget: Callable[[int], ThreadBudget]
+        self,
+        worker_id: str,
+        engine: str,
+        threads: int,
+        capacity: int,
+        budget: Callable[[int], ThreadBudget],
+        device: int,
     ) -> None:
         self.id = worker_id
-        self.runtime = WorkerRuntime(engine, threads, capacity, budget)
+        self.runtime = WorkerRuntime(engine, threads, capacity, budget, device)
         self.networks = NetworkRunner(self.runtime.budget, threads, takeover_of(self.runtime))
         self.shards, self._count = 0, threading.Lock()
 
     def info(self) -> WorkerInfo:
         e = self.runtime.engine
-        return WorkerInfo(self.id, socket.gethostname(), e.name, e.device(), e.threads, self.shards)
+        device = e.device() if e.gpu is None else f"{e.device()}, GPU {e.gpu.ordinal}"
+        return WorkerInfo(self.id, socket.gethostname(), e.name, device, e.threads, self.shards)
 
     def close(self) -> None:
         if not self.runtime.budget.acquire(HANGING, alone=True):

@@ -109,6 +109,7 @@ class FrontParts(Parts):
             suspicion = SharedLock(self._counters.handle)
             return LaneExecutor(start.workers, members, members, suspicion, config.hedge)
         return LocalExecutor(
+            workers=1,
             threads=config.threads or len(os.sched_getaffinity(0)),
             engine=config.engine,
             capacity=config.layer_bytes,

@@ -140,7 +140,8 @@ class ClientMemory:
             at: where the client wants the output.
             dtype: of the output.
             shape: of the output.
-            inputs: arrays that are read while the output is written; it is copied where it overlaps one of them.
+            inputs: arrays that are read while the output is written; it is copied where it overlaps one of them, or is
+                on another device than one of them.
             owner: the connection that owns the region from now on; None leaves the owner as it is.
 
         Raises:
@@ -161,7 +162,7 @@ class ClientMemory:
             copy = functools.partial(_fill, view)
         if not fits:
             return None
-        if there is None or not _aligned(there) or any(overlap(there, x) for x in inputs):
+        if there is None or not _aligned(there) or any(_apart(there, x) or overlap(there, x) for x in inputs):
             return RegionOutput(np.empty(shape, dtype), copy)
         return RegionOutput(cast("Array", there), None)
 
@@ -173,6 +174,11 @@ def overlap(y: Array | DeviceTensor, x: Array | DeviceTensor) -> bool:
     if isinstance(y, DeviceTensor) or isinstance(x, DeviceTensor):
         return False
     return bool(np.may_share_memory(y, x))
+
+
+def _apart(y: Array | DeviceTensor, x: Array | DeviceTensor) -> bool:
+    """Whether two arrays are on two devices."""
+    return isinstance(y, DeviceTensor) and isinstance(x, DeviceTensor) and y.device.ordinal != x.device.ordinal
 
 
 def _aligned(y: Array | DeviceTensor) -> bool:

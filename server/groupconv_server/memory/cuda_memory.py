@@ -1,11 +1,13 @@
 """Memory of GPUs that clients on this machine register.
 
-An engine of this process on the same device reads and writes tensors there in place. For other workers the server
+An engine of this process on that device reads and writes tensors there in place. For other workers the server
 copies them between the device and the host.
 """
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -37,10 +39,10 @@ class CudaMemory(Regions[DeviceRegion]):
     """The device memory registered with a server. The arguments are those of `Regions`.
 
     Attributes:
-        in_place: the device on which this process computes; None if it computes on none.
+        in_place: the devices on which this process computes, by their numbers.
     """
 
-    in_place: Device | None = None
+    in_place: Mapping[int, Device] = MappingProxyType({})
 
     def register(self, name: str, handle: bytes, device: int, size: int, *, owner: str) -> None:
         """Open `size` bytes of another process's allocation through its IPC handle.
@@ -93,6 +95,7 @@ class CudaMemory(Regions[DeviceRegion]):
 
     def tensor(self, region: DeviceRegion, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> DeviceTensor | None:
         """A tensor at `offset` of a region, in place; None if this process cannot compute on it there."""
-        if self.in_place is None or region.device != self.in_place.ordinal or offset % ALIGNMENT:
+        device = self.in_place.get(region.device)
+        if device is None or offset % ALIGNMENT:
             return None
-        return region.memory.tensor(offset, dtype, shape, self.in_place)
+        return region.memory.tensor(offset, dtype, shape, device)

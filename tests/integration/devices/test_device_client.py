@@ -70,12 +70,15 @@ def test_what_is_between_two_steps_stays_on_the_device(library, sharing, near, s
     made = []
     beside = DeviceTensor.beside
     monkeypatch.setattr(DeviceTensor, "beside", lambda *arguments: made.append(beside(*arguments)) or made[-1])
-    plan = sharing.coordinator.planner.forced
+    planner = sharing.coordinator.planner
     cuts = [(2, Cut())] if joined else [(1, Cut()), (1, Cut())]
-    monkeypatch.setattr(sharing.coordinator.planner, "plan", lambda p, workers, **_: plan(p, workers, cuts))
-    y = near.depthwise_separable_conv2d(on_device(library, image()), W, np.ones((2, 4), np.float32), padding=1)
-    np.testing.assert_array_equal(y, expected(expected(image()), np.ones((2, 4, 1, 1), np.float32), ConvSpec()))
-    assert len(made) == (sharing.config.engine == "cuda")
+    monkeypatch.setattr(planner, "_make", lambda p, workers, *_, **more: planner.forced(p, workers, cuts))
+    x = image(shape=(2, 4, 11 + joined, 13))  # which nobody has planned
+    y = near.depthwise_separable_conv2d(on_device(library, x), W, np.ones((2, 4), np.float32), padding=1)
+    np.testing.assert_array_equal(y, expected(expected(x), np.ones((2, 4, 1, 1), np.float32), ConvSpec()))
+    assert len(seen) == 2 - joined
+    # two shards meet in an array on the device; between the steps of one there are buffers of the engine's
+    assert len(made) == (sharing.config.engine == "cuda" and not joined)
 
 
 def test_parts_of_one_allocation_are_told_of_once(library, sharing, near):

@@ -86,7 +86,7 @@ def test_tensors_stay_on_the_device_that_this_process_computes_on(cupy, host, de
     device.register("device", cupy.ipc.share(theirs), 0, 64, owner=ME)
     at = RegionReference("device", 16, 12)
     np.testing.assert_array_equal(memory.array(at, F32, (3,)), [1, 2, 3])
-    device.in_place = Device(cupy, CudaOptions())
+    device.in_place = {0: Device(cupy, CudaOptions())}
     x = memory.array(at, F32, (3,))
     assert isinstance(x, DeviceTensor)
     assert isinstance(memory.array(at, F32, (3,), in_place=False), np.ndarray)

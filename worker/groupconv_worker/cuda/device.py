@@ -71,27 +71,33 @@ class RunStreams:
 
 
 class Device:
-    """The device that is current when this is made: in a Ray actor, the one Ray assigned.
+    """One device of this process. In a Ray actor, device 0 is the one that Ray assigned.
 
     Args:
         cupy: the module.
         options: of the engine.
         threads: that copy on the host.
+        ordinal: its number in this process.
 
     Attributes:
-        ordinal: its number in this process.
+        ordinal: as given.
         copy: copies host arrays.
         page_locked: host memory of others that it copies from and to by itself.
         memory_limit: bytes that its pool may hold; 0 if nothing limits it but the device.
         cudnn: the library; None if it is not installed.
     """
 
-    def __init__(self, cupy: Any, options: CudaOptions, threads: int = 1) -> None:
+    def __init__(self, cupy: Any, options: CudaOptions, threads: int = 1, ordinal: int = 0) -> None:
         from groupconv_worker.cuda.copying import Copier  # loads a compiler, which a server without a GPU need not
 
-        self.cupy, self.options, self.copy = cupy, options, Copier(threads)
-        self._device = cupy.cuda.Device()
-        self.ordinal = int(self._device.id)
+        self.cupy, self.options, self.ordinal, self.copy = cupy, options, ordinal, Copier(threads)
+        self._device, self._lost, self._lock = cupy.cuda.Device(ordinal), "", Lock()
+        with self.current():
+            self._begin()
+
+    def _begin(self) -> None:
+        """Make what belongs to the device, which is the current one."""
+        cupy, options = self.cupy, self.options
         self.kernels = Kernels(cupy)
         # kept: each time, CuPy asks the driver for every attribute
         self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
@@ -108,8 +114,6 @@ class Device:
         self._graph_streams = itertools.cycle([GraphStream(cupy) for _ in range(GRAPH_STREAMS)])
         self._streams: list[RunStreams] = []
         self._tables: LRUCache[Geometry, TapTable] = LRUCache(TABLES, getsizeof=lambda table: table.device_bytes)
-        self._lock = Lock()
-        self._lost = ""
 
     def describe(self) -> str:
         """Name and memory."""
@@ -228,7 +232,8 @@ class Device:
         """Free device and pinned memory, and end the threads that copy."""
         self._tables.clear()
         self._streams.clear()
-        self.make_room()
+        with self._device:
+            self.make_room()
         self.pinned.free_all_blocks()
         self.copy.close()
 

@@ -50,6 +50,15 @@ def why_unavailable() -> str:
     return ""
 
 
+def count_devices() -> int:
+    """GPUs of this process; 0 where this engine cannot run."""
+    if why_unavailable():
+        return 0
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceCount())
+
+
 def open_memory(handle: bytes, device: int, size: int) -> DeviceMemory:
     """Device memory that another process shares (see `DeviceMemory`)."""
     import cupy
@@ -88,15 +97,19 @@ class CudaEngine:
         threads: CPU threads; copies are the only work of the CPU.
         options: memory, precision, determinism; by default those of the environment.
         tuning: the file of measured choices; None keeps them for the life of the engine only.
+        device: the number of the GPU in this process. Numbers beyond the last GPU begin anew.
     """
 
     name = "cuda"
 
-    def __init__(self, *, threads: int = 1, options: CudaOptions | None = None, tuning: Path | None = None) -> None:
+    def __init__(
+        self, *, threads: int = 1, options: CudaOptions | None = None, tuning: Path | None = None, device: int = 0
+    ) -> None:
         import cupy
 
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
-        self.gpu = self._device = Device(cupy, options or CudaOptions.from_environ(os.environ), threads)
+        options, device = options or CudaOptions.from_environ(os.environ), device % cupy.cuda.runtime.getDeviceCount()
+        self.gpu = self._device = Device(cupy, options, threads, device)
         self._algorithms = {kind.algorithm: kind for kind in ALGORITHMS if kind.available(self._device)}
         cudnn = self._device.cudnn.version() if self._device.cudnn else ""
         version = version_of(cupy, self._device.describe(), cudnn, self._device.options)

@@ -76,10 +76,14 @@ class DeviceTensor:
         array: CuPy's, of the storage dtype.
         dtype: of the elements.
         device: of the engine.
+
+    Attributes:
+        dtype, device: as given.
+        shape: of the array.
     """
 
     def __init__(self, array: Any, dtype: np.dtype, device: Device) -> None:
-        self._array, self.dtype, self._device = array, dtype, device
+        self._array, self.dtype, self.device = array, dtype, device
         self.shape: tuple[int, ...] = array.shape
 
     @property
@@ -96,7 +100,7 @@ class DeviceTensor:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> "DeviceTensor":
-        return DeviceTensor(self._array[index], self.dtype, self._device)
+        return DeviceTensor(self._array[index], self.dtype, self.device)
 
     def __dlpack_device__(self) -> Any:
         return self._array.__dlpack_device__()
@@ -106,7 +110,7 @@ class DeviceTensor:
 
     def beside(self, shape: tuple[int, ...], dtype: np.dtype) -> "DeviceTensor":
         """A new tensor on the same device (see `contract.beside`)."""
-        return DeviceTensor(self._device.empty(shape, storage(dtype)), dtype, self._device)
+        return DeviceTensor(self.device.empty(shape, storage(dtype)), dtype, self.device)
 
     def overlaps(self, other: "DeviceTensor") -> bool:
         """Whether two contiguous tensors have bytes in common."""

@@ -102,7 +102,8 @@ class CudaPrepared:
     def _run_resident(self, x: Any, out: Any) -> None:
         """x or out, or both, are on the device."""
         cupy, maps = self._device.cupy, self._maps
-        caller = cupy.cuda.get_current_stream()
+        with self._device.current():  # each device has a current stream
+            caller = cupy.cuda.get_current_stream()
         with self._device.streams() as streams:
             # after the work that the caller queued
             streams.compute.wait_event(caller.record())

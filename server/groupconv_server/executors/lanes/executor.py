@@ -1,6 +1,7 @@
 """The executor of a process that did not start the workers: everything goes to them by lanes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from groupconv.convolution.report import ShardReport
@@ -43,7 +44,7 @@ class LaneExecutor:
     """
 
     computes_here = 0
-    gpu = None
+    gpus: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, name: str, members: Membership, owner: Owner, suspicion: Any, hedge: float | None) -> None:
         self.name, self._members, self._owner = name, members, owner

@@ -3,8 +3,9 @@
 import functools
 import math
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -57,7 +58,7 @@ class RayExecutor:
 
     name = "ray"
     computes_here = 0
-    gpu = None
+    gpus: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
