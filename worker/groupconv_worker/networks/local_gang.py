@@ -85,7 +85,7 @@ class LocalGang:
         if came.graph is None:
             raise UncutError(came.reason or came.error)
         try:
-            with deferred():
+            with deferred(patient=True):
                 made = cut_network(came.graph, choice, [member.team for member in self.members])
         except (ValueError, UnsupportedNodeError, KernelsMissingError, NotCompiledError) as error:
             raise UncutError(str(error)) from None

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from groupconv_worker.cpu.kernels.forms import Forms, NotCompiledError, check_compile, deferred
+from groupconv_worker.cpu.kernels.forms import Forms, NotCompiledError, check_compile, compiling, deferred
 
 
 class Kernel:
@@ -44,6 +44,24 @@ def test_a_form_on_disk_is_loaded_by_the_first_request():
     kernel = Kernel(Forms(), disk={1})
     with deferred():
         assert kernel.get(1) == 1001
+
+
+def test_a_thread_with_patience_waits_for_one_that_compiles():
+    kernel, found = Kernel(Forms(), disk={1}), list[int]()
+
+    def get() -> None:
+        with deferred(patient=True):
+            found.append(kernel.get(1))
+
+    patient = threading.Thread(target=get)
+    with compiling:
+        with deferred(), pytest.raises(NotCompiledError):
+            kernel.get(1)
+        patient.start()
+        patient.join(0.05)
+        assert not found
+    patient.join()
+    assert found == [1001]
 
 
 def test_a_form_that_was_missing_is_looked_for_again_once_it_has_appeared():

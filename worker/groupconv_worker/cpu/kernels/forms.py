@@ -51,9 +51,13 @@ class NotCompiledError(LookupError):
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
-    """Inside, this thread compiles nothing: what is neither here nor on disk raises NotCompiledError."""
-    _this.deferred = True
+def deferred(*, patient: bool = False) -> Iterator[None]:
+    """Inside, this thread compiles nothing: what is neither here nor on disk raises NotCompiledError.
+
+    Args:
+        patient: whether it waits while another thread compiles or loads; else that raises, too.
+    """
+    _this.deferred, _this.patient = True, patient
     try:
         yield
     finally:
@@ -115,7 +119,7 @@ class Forms:
             if not is_deferred():
                 with compiling:
                     return add(form)
-            if form in self._missing or not compiling.acquire(blocking=False):  # who holds it may take long
+            if form in self._missing or not compiling.acquire(blocking=_this.patient):  # who holds it may take long
                 raise NotCompiledError(form)
             try:
                 return add(form)
