@@ -1,6 +1,7 @@
 """What users see while workers die: a steady load, a worker killed every few seconds, every answer checked.
 
 python bench/faults.py                       # 20 requests/s for 60 s, a death every 3 s
+python bench/faults.py --cut rows --rate 5   # calls of a U-Net that all workers share, whenever all are there
 python bench/faults.py --memory              # 10,000 requests and 20 deaths: what memory does
 python bench/faults.py --json faults.json
 """
@@ -14,13 +15,16 @@ import signal
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import psutil
+from stream_network import unet
 
 import groupconv
 from groupconv_server.config import Config
@@ -39,6 +43,7 @@ class Steady:
     failed: int
     wrong: int
     deaths: int
+    shared: int
     p50_ms: float
     p99_ms: float
     worst_ms: float
@@ -56,22 +61,49 @@ class Memory:
     growth: float
 
 
-def steady(server: Server, rate: float, seconds: float, every: float) -> Steady:
+Ask = Callable[[], tuple[np.ndarray, bool]]
+"""Sends a request. Returns the answer, and whether several workers shared it."""
+
+
+def ask_layer(client: groupconv.Client) -> Ask:
+    """Requests of a resident layer."""
+    layer = client.load_layer("bench/faults", W, None, groupconv.ConvSpec(groups=4))
+    return lambda: (layer(X), False)
+
+
+def ask_network(client: groupconv.Client, cut: str) -> Ask:
+    """Calls of a network that is cut."""
+    net = client.load_network("bench/faults", unet(base=8))
+    x = np.random.default_rng(0).standard_normal((1, 3, 128, 128), dtype=np.float32)
+
+    def ask() -> tuple[np.ndarray, bool]:
+        result = net.run(x, cut=cut)
+        (y,) = result.outputs.values()
+        return y, result.report.cut == cut
+
+    return ask
+
+
+def steady(
+    server: Server, make: Callable[[groupconv.Client], Ask], rate: float, seconds: float, every: float
+) -> Steady:
     """Requests that begin at given times, whatever became of those before; latency counts from these times."""
     latencies: list[float] = []
     errors: list[str] = []
-    wrong = 0
-    with groupconv.connect(server.address, timeout=30) as client, ThreadPoolExecutor(64) as pool:
-        layer = client.load_layer("bench/faults", W, None, groupconv.ConvSpec(groups=4))
-        want = layer(X)
+    wrong = shared = 0
+    with groupconv.connect(server.address, timeout=120) as client, ThreadPoolExecutor(64) as pool:
+        ask = make(client)
+        want = ask()[0]
         for _ in range(50):
-            layer(X)
+            ask()
         begin = time.perf_counter() + 0.1
 
-        def ask(i: int) -> None:
-            nonlocal wrong
+        def check(i: int) -> None:
+            nonlocal wrong, shared
             try:
-                wrong += not np.array_equal(layer(X), want)
+                found, together = ask()
+                shared += together
+                wrong += not np.allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
             except groupconv.errors.GroupconvError as error:
                 errors.append(f"{type(error).__name__}: {error}")
             latencies.append(time.perf_counter() - begin - i / rate)
@@ -79,11 +111,11 @@ def steady(server: Server, rate: float, seconds: float, every: float) -> Steady:
         with Killer(server, every) as killer:
             for i in range(int(rate * seconds)):
                 time.sleep(max(0.0, begin + i / rate - time.perf_counter()))
-                pool.submit(ask, i)
+                pool.submit(check, i)
             pool.shutdown(wait=True)
     ms = sorted(1e3 * latency for latency in latencies)
     p99 = ms[int(0.99 * (len(ms) - 1))]
-    return Steady(len(ms), len(errors), wrong, killer.deaths, statistics.median(ms), p99, ms[-1], errors[:5])
+    return Steady(len(ms), len(errors), wrong, killer.deaths, shared, statistics.median(ms), p99, ms[-1], errors[:5])
 
 
 def memory(server: Server, requests: int, deaths: int) -> Memory:
@@ -143,6 +175,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=3.0, help="seconds between two deaths")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cut", help="call a network, cut along rows, columns, channels or samples")
     parser.add_argument("--memory", action="store_true", help="10,000 requests and 20 deaths instead")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--deaths", type=int, default=20)
@@ -154,7 +187,8 @@ def main() -> None:
         if options.memory:
             found = memory(server, options.requests, options.deaths)
         else:
-            found = steady(server, options.rate, options.seconds, options.every)
+            make = partial(ask_network, cut=options.cut) if options.cut else ask_layer
+            found = steady(server, make, options.rate, options.seconds, options.every)
     for name, value in asdict(found).items():
         print(f"{name:10s} {value:.4g}" if isinstance(value, float) else f"{name:10s} {value}")
     if options.json:
