@@ -3,8 +3,9 @@
 import logging
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
@@ -15,9 +16,11 @@ from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.graph.model import Model, read_model
 from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.job import Job
-from groupconv_worker.lanes.endpoint import Address, LaneEndpoint
+from groupconv_worker.lanes.endpoint import LaneEndpoint, refuse
+from groupconv_worker.lanes.sockets import Address
 from groupconv_worker.networks.messages import answer
-from groupconv_worker.networks.part import MODEL_MISSING, MemoryHandle, PartInfo, PartKey, parts_of
+from groupconv_worker.networks.part import parts_of
+from groupconv_worker.networks.part_info import MemoryHandle, PartAddress, PartInfo, PartKey
 from groupconv_worker.networks.runner import ModelMissingError, NetworkCall, NetworkRan, NetworkRunner, takeover_of
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
 from groupconv_worker.runtime import WorkerRuntime
@@ -52,6 +55,7 @@ class Worker:
         self._parts = parts_of(self._runtime)
         self._dropped: set[int] = set()
         self._endpoints: dict[tuple[bytes, bool], LaneEndpoint] = {}
+        self._opening = threading.Lock()
 
     def describe(self) -> dict[str, Any]:
         """Where and on what it runs: node, pid, engine, device, threads, GPUs (as CUDA_VISIBLE_DEVICES names them)."""
@@ -74,19 +78,14 @@ class Worker:
 
     def lane(self, key: bytes, node_id: str) -> Address:
         """Where a coordinator on the node `node_id` that knows `key` may connect (see `groupconv_worker.lanes`)."""
-        import ray
-
-        near = node_id == ray.get_runtime_context().get_node_id()
-        if (key, near) not in self._endpoints:
-            host = None if near else ray.util.get_node_ip_address()
-            self._endpoints[key, near] = self.listen(key, host)
-        return self._endpoints[key, near].address
+        return self._endpoint(key, node_id).address
 
     def listen(self, key: bytes, host: str | None = None) -> LaneEndpoint:
         """A new endpoint of this worker, for callers that know `key`; see `LaneEndpoint`."""
         gpu = self.engine.gpu
         lock = None if gpu is None else gpu.page_locked.register
-        return LaneEndpoint(self.compute, key, host, lock=lock, networks=partial(answer, self))
+        link = refuse if self._parts is None else self._parts.receive
+        return LaneEndpoint(self.compute, key, host, lock=lock, networks=partial(answer, self), link=link)
 
     def echo(self, x: Array) -> Array:
         """A copy: what bringing an array and its result costs without computing."""
@@ -220,18 +219,9 @@ class Worker:
             choice: how the network is cut.
             data: the model; None if this worker should have it, or was given it before.
         """
-
-        def model() -> bytes:
-            if data is None:
-                raise ModelMissingError
-            return data
-
         if self._parts is None:
             return "a worker's engine runs no programs"
-        try:
-            return self._parts.prepare(key, choice, model)
-        except ModelMissingError:
-            return MODEL_MISSING
+        return self._parts.prepare(key, choice, data)
 
     def share_part(self, key: PartKey) -> MemoryHandle:
         """Make the memory that the workers of a cut share."""
@@ -242,6 +232,16 @@ class Worker:
         """Map it on another worker; says why that cannot be."""
         assert self._parts is not None
         return self._parts.open(key, handle)
+
+    def part_address(self, key: PartKey, secret: bytes) -> PartAddress:
+        """Where workers of other nodes that know the secret send boxes for a part that has its memory."""
+        assert self._parts is not None
+        return PartAddress(self._endpoint(secret, "").address, self._parts.ticket(key))
+
+    def link_part(self, key: PartKey, to: Mapping[int, PartAddress], secret: bytes) -> str:
+        """Open links to parts on other nodes; says why that cannot be."""
+        assert self._parts is not None
+        return self._parts.link(key, to, secret)
 
     def run_part(
         self, key: PartKey, number: int, expires: float | None, flight: int, *arrays: Array
@@ -265,6 +265,16 @@ class Worker:
         """Drop a part, as a worker beside this one was lost."""
         if self._parts is not None:
             self._parts.drop(key)
+
+    def _endpoint(self, key: bytes, node_id: str) -> LaneEndpoint:
+        """For those that know the key, on this node or on others. It listens from the first call on."""
+        import ray
+
+        near = node_id == ray.get_runtime_context().get_node_id()
+        with self._opening:
+            if (key, near) not in self._endpoints:
+                self._endpoints[key, near] = self.listen(key, None if near else ray.util.get_node_ip_address())
+            return self._endpoints[key, near]
 
     def forget(self, layer: str, version: int) -> None:
         """Drop what is kept of a layer's or network's version; what counts on it is sent again, with its weights."""

@@ -16,7 +16,7 @@ from groupconv_server.fronts.link import Link
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.partition.choice import PLANNED
 from groupconv_worker.job import Job
-from groupconv_worker.lanes.endpoint import Address
+from groupconv_worker.lanes.sockets import Address
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan
 
 log = logging.getLogger(__name__)

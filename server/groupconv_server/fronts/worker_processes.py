@@ -29,8 +29,8 @@ from groupconv_server.telemetry import logs
 from groupconv_worker.actor import Worker
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.lanes.endpoint import Address
 from groupconv_worker.lanes.handshake import new_key
+from groupconv_worker.lanes.sockets import Address
 from groupconv_worker.networks.runner import WHOLE, NetworkCall, NetworkRan
 
 log = logging.getLogger(__name__)

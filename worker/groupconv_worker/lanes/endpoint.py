@@ -23,6 +23,7 @@ from groupconv_worker.lanes.frames import BrokenLaneError, FrameKind
 from groupconv_worker.lanes.handshake import TIMEOUT, greet, same_user
 from groupconv_worker.lanes.memory import MappedMemory, fitting
 from groupconv_worker.lanes.shards import ShardHeader
+from groupconv_worker.lanes.sockets import Address, family_of, watch
 from groupconv_worker.shard import Ran, Stage
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,6 @@ HANDSHAKES = 16
 """Connections that may be in the handshake at a time; more wait."""
 RETRY = 0.1
 """Seconds until it accepts again after the process had no descriptor left."""
-
-Address = str | tuple[str, int]
-"""The name of a Unix socket in the abstract namespace, or host and port."""
 
 
 class Run(Protocol):
@@ -62,10 +60,17 @@ Networks = Callable[
     [bytes, Callable[[Sequence[Array]], None], Callable[[], bool]], tuple[bytes, Sequence[Array]] | None
 ]
 """Answers the call of a network; see `groupconv_worker.networks.messages.answer`."""
+Link = Callable[[socket.socket, bytes], None]
+"""Receives boxes of a network's part from another worker until that one ends; gets the body of its LINK frame."""
+
+
+def refuse(_sock: socket.socket, _body: bytes) -> None:
+    """Take no boxes of networks."""
+    raise BrokenLaneError("this worker has no parts of networks")
 
 
 class LaneEndpoint:
-    """Takes shards from coordinators that know the key.
+    """Takes shards from coordinators that know the key, and boxes of networks from other workers that do.
 
     Args:
         run: runs a shard.
@@ -74,20 +79,28 @@ class LaneEndpoint:
             leaves no file behind.
         lock: page-locks the memory of its connections; None for an engine without a device.
         networks: answers calls of networks; None where there are none.
+        link: receives boxes.
 
     Raises:
         OSError: it cannot listen there.
     """
 
     def __init__(
-        self, run: Run, key: bytes, host: str | None = None, lock: Lock | None = None, networks: Networks | None = None
+        self,
+        run: Run,
+        key: bytes,
+        host: str | None = None,
+        lock: Lock | None = None,
+        networks: Networks | None = None,
+        link: Link = refuse,
     ) -> None:
         self._run, self._key, self._local, self._lock, self._networks = run, key, host is None, lock, networks
+        self._link = link
         if host is None:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(f"\0groupconv-lane-{secrets.token_hex(16)}")
         else:
-            self._listener = socket.create_server((host, 0), family=_family(host))
+            self._listener = socket.create_server((host, 0), family=family_of(host))
         self._listener.listen()
         self._closed = threading.Event()
         self._handshakes = threading.BoundedSemaphore(HANDSHAKES)
@@ -127,7 +140,7 @@ class LaneEndpoint:
                     self._authenticate(sock)
                 finally:
                     self._handshakes.release()
-                connection = _Connection(sock, self._run, self._lock, self._networks)
+                connection = _Connection(sock, self._run, self._lock, self._networks, self._link)
                 with contextlib.closing(connection):
                     connection.serve()
             except (OSError, ValueError, KeyError, TypeError, struct.error) as error:  # also malformed frames
@@ -147,8 +160,8 @@ class LaneEndpoint:
 class _Connection:
     """One caller: the shards that it has defined, and the memory of their arrays."""
 
-    def __init__(self, sock: socket.socket, run: Run, lock: Lock | None, networks: Networks | None) -> None:
-        self._sock, self._run, self._lock, self._networks = sock, run, lock, networks
+    def __init__(self, sock: socket.socket, run: Run, lock: Lock | None, networks: Networks | None, link: Link) -> None:
+        self._sock, self._run, self._lock, self._networks, self._link = sock, run, lock, networks, link
         self._inline = sock.family != socket.AF_UNIX
         self._memory = MappedMemory(fitting(1))
         self._unlock: Callable[[], None] | None = None  # while that memory is page-locked
@@ -168,6 +181,9 @@ class _Connection:
                     self._send_answer(partial(self._networks, body, self._receive, self._gone))
                 case FrameKind.ECHO:
                     self._echo(*SIZE.unpack(body))
+                case FrameKind.LINK:
+                    self._link(self._sock, body)
+                    return
                 case _:
                     raise BrokenLaneError(f"the caller sent an unexpected {kind.name}")
 
@@ -242,23 +258,3 @@ class _Connection:
 
 def _until(expires: float) -> float | None:
     return None if math.isinf(expires) else expires
-
-
-def watch(sock: socket.socket) -> None:
-    """Set TCP to notice within about two seconds that the other host is gone, and to send small frames at once.
-
-    Source: tcp(7).
-    """
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        (socket.TCP_KEEPIDLE, 1),
-        (socket.TCP_KEEPINTVL, 1),
-        (socket.TCP_KEEPCNT, 2),
-        (socket.TCP_USER_TIMEOUT, 2000),  # milliseconds that what was sent may stay unacknowledged
-    ):
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -18,7 +18,7 @@ _HEAD = struct.Struct("<BI")
 
 
 class FrameKind(IntEnum):
-    """Kinds of frames. The coordinator sends the first four and NETWORK, the worker answers with the others."""
+    """Kinds of frames. Coordinators send the first four and NETWORK, workers LINK and BOX. The rest are answers."""
 
     MEMORY = 1  # shared memory: its size, and its file descriptor beside the frame
     DEFINE = 2  # a number, and the shard that it refers to from now on (see `shards`)
@@ -28,6 +28,8 @@ class FrameKind(IntEnum):
     MISSING = 6  # the worker lacks weights, or a model, that were not sent
     FAILED = 7
     NETWORK = 8  # call a network, or prepare it (see `networks`); the model, if it is sent, and the inputs follow
+    LINK = 9  # boxes of a network's part follow (see networks/links.py)
+    BOX = 10  # a box, and the run that it belongs to; its elements follow
 
 
 _KINDS = {int(kind): kind for kind in FrameKind}
@@ -43,7 +45,7 @@ def send(sock: socket.socket, kind: FrameKind, body: bytes = b"", arrays: Sequen
     Raises:
         OSError: the connection is broken.
     """
-    sock.sendall(_HEAD.pack(kind, len(body)) + body)
+    sock.sendall(_HEAD.pack(kind, len(body)) + body, socket.MSG_MORE if arrays else 0)
     for array in arrays:
         sock.sendall(_bytes(np.ascontiguousarray(array)))
 

@@ -1,18 +1,19 @@
-"""One worker's part of a network that is cut over several processes of a node.
+"""One worker's part of a network that is cut over several processes.
 
-The worker compiles its part beside the calls. The first worker makes the memory by which the parts exchange boxes: a
-memfd, which the others open under the first one's /proc/PID/fd. So nothing has a name, and nothing is left when they
-end.
+The worker compiles its part beside the calls. The first worker of each node makes the memory by which the parts there
+exchange boxes: a memfd, which the others open under the first one's /proc/PID/fd. So nothing has a name, and nothing is
+left when they end. Parts on other nodes are sent boxes by links (links.py).
 """
 
 import mmap
 import os
 import secrets
+import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,82 +21,36 @@ from numpy.typing import NDArray
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.partition.choice import CutChoice
-from groupconv_worker.graph.partition.partition import Exchange
 from groupconv_worker.job import Job
+from groupconv_worker.lanes.frames import BrokenLaneError
 from groupconv_worker.lanes.memory import fitting, shared
+from groupconv_worker.networks.part_info import MODEL_MISSING, MemoryHandle, PartAddress, PartInfo, PartKey
 from groupconv_worker.networks.runner import acquire
 
 if TYPE_CHECKING:
     from groupconv_worker.cpu.compiler import Compiler, Done
     from groupconv_worker.cpu.network.network import CompiledNetwork
     from groupconv_worker.cpu.threads import Team
+    from groupconv_worker.networks.links import PartLinks, Zone
     from groupconv_worker.runtime import WorkerRuntime
 
 Array = NDArray[Any]
-MODEL_MISSING = "the worker does not have the model"
-"""What a worker answers that has to be sent the model."""
 NONCE = 64
 """Bytes before the words, which show that a mapping is the right one."""
 
 
-class PartKey(NamedTuple):
-    """A worker's part of a network's version with inputs of certain shapes.
-
-    Attributes:
-        network, version: what is cut.
-        shapes: of the whole inputs.
-        cut: the key of a `CutChoice`.
-        workers: over how many.
-        worker: whose part this is.
-    """
-
-    network: str
-    version: int
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    cut: str
-    workers: int
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class PartInfo:
-    """What a coordinator needs to know of a part that is compiled.
-
-    Attributes:
-        nodes: of its graph.
-        nbytes: of its program.
-        shared_bytes: of the memory that all parts share.
-        inputs: the box of each input that it is brought.
-        outputs: for each output, the boxes that it gives.
-        exchanges: of the whole network.
-    """
-
-    nodes: int
-    nbytes: int
-    shared_bytes: int
-    inputs: Mapping[str, Box]
-    outputs: tuple[tuple[str, Box], ...]
-    exchanges: tuple[Exchange, ...]
-
-
-class MemoryHandle(NamedTuple):
-    """Where another process of this node and user finds memory: a descriptor of a process, and what is in it."""
-
-    pid: int
-    descriptor: int
-    size: int
-    nonce: bytes
-
-
 @dataclass(eq=False)
 class _Part:
+    key: PartKey
     program: "CompiledNetwork | None" = None
     info: PartInfo | None = None
     own: dict[str, Box] = field(default_factory=dict)
+    sent: "Mapping[int, Sequence[Zone]]" = field(default_factory=dict)
+    received: "Mapping[int, Sequence[Zone]]" = field(default_factory=dict)
     reason: str = ""
-    memory: mmap.mmap | None = None
-    address: int = 0
+    memory: NDArray[np.uint8] | None = None
     descriptor: int = -1
+    links: "PartLinks | None" = None
 
 
 class PartRunner:
@@ -112,24 +67,26 @@ class PartRunner:
         self._parts: dict[PartKey, _Part] = {}
         self._lock = threading.Lock()
 
-    def prepare(self, key: PartKey, choice: CutChoice, model: Callable[[], bytes]) -> PartInfo | str | None:
+    def prepare(self, key: PartKey, choice: CutChoice, data: bytes | None) -> PartInfo | str | None:
         """Have a part compiled.
 
         Args:
             key: of the part.
             choice: how the network is cut.
-            model: gives the ONNX model; called if the part is new.
+            data: the ONNX model; None if the part was prepared before.
 
         Returns:
-            What it is once it is compiled; why there is none; None if it is not known yet.
+            What it is once it is compiled; why there is none, as MODEL_MISSING; None if it is not known yet.
         """
         with self._lock:
             part = self._parts.get(key)
         if part is None:
+            if data is None:
+                return MODEL_MISSING
             from groupconv_worker.cpu.compiler import NetworkJob  # kept out of a worker's start
 
-            part = _Part()
-            job = NetworkJob(key.network, model(), dict(key.shapes), key.workers, (choice,))
+            part = _Part(key)
+            job = NetworkJob(key.network, data, dict(key.shapes), key.workers, (choice,))
             with self._lock:
                 self._parts[key] = part
             if self._compiler.ask(job, lambda came: self._made(key, part, choice, came), now=True) is None:
@@ -148,9 +105,8 @@ class PartRunner:
         size, nonce = fitting(NONCE + part.info.shared_bytes), secrets.token_bytes(NONCE)
         self._close(part)
         part.descriptor = shared(size)
-        self._map(part, part.descriptor, size)
-        assert part.memory is not None
-        part.memory[:NONCE] = nonce
+        mapped = self._map(part, part.descriptor, size)
+        mapped[:NONCE] = nonce
         return MemoryHandle(os.getpid(), part.descriptor, size, nonce)
 
     def open(self, key: PartKey, handle: MemoryHandle) -> str:
@@ -164,11 +120,42 @@ class PartRunner:
             if os.fstat(descriptor).st_size != handle.size:
                 return "workers cannot map each other's memory"
             self._close(part)
-            self._map(part, descriptor, handle.size)
+            mapped = self._map(part, descriptor, handle.size)
         finally:
             os.close(descriptor)
-        assert part.memory is not None
-        return "" if part.memory[:NONCE] == handle.nonce else "workers cannot map each other's memory"
+        return "" if mapped[:NONCE] == handle.nonce else "workers cannot map each other's memory"
+
+    def ticket(self, key: PartKey) -> bytes:
+        """By which workers of other nodes name a part that has its memory."""
+        links = self._parts[key].links
+        assert links is not None
+        return links.ticket
+
+    def link(self, key: PartKey, to: Mapping[int, PartAddress], secret: bytes) -> str:
+        """Open links to parts on other nodes, whose endpoints know the secret; says why that cannot be."""
+        links = self._parts[key].links
+        assert links is not None
+        try:
+            links.open(to, secret)
+        except OSError as error:
+            return f"workers of different nodes cannot reach each other ({error})"
+        return ""
+
+    def receive(self, sock: socket.socket, hello: bytes) -> None:
+        """Receive boxes of another worker for one of the parts, until it ends.
+
+        Raises:
+            OSError: it has ended, or there is no such part.
+            struct.error: what it sent first is malformed.
+        """
+        from groupconv_worker.networks.links import HELLO  # with Numba, kept out of a worker's start
+
+        ticket, sender = HELLO.unpack(hello)
+        for part in list(self._parts.values()):
+            if part.links is not None and part.links.ticket == ticket:
+                part.links.receive(sock, sender)
+                return
+        raise BrokenLaneError("there is no such part")
 
     def run(self, key: PartKey, number: int, arrays: Sequence[Array], job: Job) -> tuple[list[Array], float] | None:
         """Run a part.
@@ -184,9 +171,10 @@ class PartRunner:
 
         Raises:
             DeadlineExceededError, CancelledError: the job was over first.
+            GangLostError: a worker on another node was lost, or does not answer.
         """
         part = self._parts.get(key)
-        if part is None or part.program is None or part.info is None or part.memory is None:
+        if part is None or part.program is None or part.info is None or part.memory is None or part.links is None:
             return None
         got = acquire(self._budget, job)
         token = granted.set(got)
@@ -194,7 +182,9 @@ class PartRunner:
             with job:
                 job.check()
                 start = time.perf_counter()
-                made = part.program.run(dict(zip(part.info.inputs, arrays, strict=True)), shared=(part.address, number))
+                with part.links.sending(number, job):
+                    inputs = dict(zip(part.info.inputs, arrays, strict=True))
+                    made = part.program.run(inputs, shared=(part.memory.ctypes.data, number))
                 seconds = time.perf_counter() - start
             return [made[name][box.relative(part.own[name]).slices] for name, box in part.info.outputs], seconds
         finally:
@@ -220,6 +210,8 @@ class PartRunner:
         from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
         from groupconv_worker.cpu.network.network import CompiledNetwork, KernelsMissingError
         from groupconv_worker.cpu.network.sharded import connected
+        from groupconv_worker.graph.partition.part import RECEIVE, SEND
+        from groupconv_worker.networks.links import zones
 
         if came.graph is None:
             part.reason = came.reason or came.error or "no graph"
@@ -227,26 +219,33 @@ class PartRunner:
         try:
             made = choice.partition(came.graph, key.workers, LANES)
             graphs, shared_bytes = connected(made)
-            with deferred():
+            with deferred(patient=True):
                 program = CompiledNetwork(graphs[key.worker], self._team)
         except (ValueError, UnsupportedNodeError, KernelsMissingError, NotCompiledError) as error:
             part.reason = str(error)
             return
-        mine = made.parts[key.worker]
+        mine, graph = made.parts[key.worker], graphs[key.worker]
         pieces = tuple(
             (name, box) for name, several in made.outputs.items() for worker, box in several if worker == key.worker
         )
         part.program, part.own = program, dict(mine.outputs)
+        part.sent, part.received = zones(graph, SEND), zones(graph, RECEIVE)
         part.info = PartInfo(
-            len(mine.graph.nodes), program.nbytes, shared_bytes, dict(mine.inputs), pieces, made.exchanges
+            len(mine.graph.nodes), program.nbytes, shared_bytes, dict(mine.inputs), pieces, made.exchanges, LANES
         )
 
-    def _map(self, part: _Part, descriptor: int, size: int) -> None:
-        part.memory = mmap.mmap(descriptor, size)
-        part.address = np.frombuffer(part.memory, np.uint8).ctypes.data + NONCE
+    def _map(self, part: _Part, descriptor: int, size: int) -> mmap.mmap:
+        from groupconv_worker.networks.links import PartLinks  # with Numba, kept out of a worker's start
+
+        mapped = mmap.mmap(descriptor, size)
+        part.memory = np.frombuffer(mapped, np.uint8)[NONCE:]
+        part.links = PartLinks(part.key.worker, part.sent, part.received, part.memory)
+        return mapped
 
     def _close(self, part: _Part) -> None:
-        """Close the descriptor; the memory stays mapped while a run uses the part."""
+        """End its links, and close the descriptor; the memory stays mapped while a run uses the part."""
+        if part.links is not None:
+            part.links.close()
         if part.descriptor >= 0:
             os.close(part.descriptor)
             part.descriptor = -1

@@ -12,11 +12,12 @@ from groupconv_server.executors.lanes.failures import failure
 from groupconv_server.executors.task import Task
 from groupconv_worker.contract import Array
 from groupconv_worker.lanes import frames
-from groupconv_worker.lanes.endpoint import NUMBER, RUN, SIZE, Address, watch
+from groupconv_worker.lanes.endpoint import NUMBER, RUN, SIZE
 from groupconv_worker.lanes.frames import BrokenLaneError, FrameKind
-from groupconv_worker.lanes.handshake import TIMEOUT, introduce
+from groupconv_worker.lanes.handshake import TIMEOUT
 from groupconv_worker.lanes.memory import MappedMemory, fitting, shared
 from groupconv_worker.lanes.shards import NUMBERS, ShardHeader, weights_of
+from groupconv_worker.lanes.sockets import Address, connect
 from groupconv_worker.networks.messages import NetworkHeader
 from groupconv_worker.shard import Ran
 
@@ -30,20 +31,7 @@ class LaneConnection:
 
     def __init__(self, address: Address, key: bytes, timeout: float = TIMEOUT) -> None:
         self._local = isinstance(address, str)
-        if isinstance(address, str):
-            self._sock = socket.socket(socket.AF_UNIX)
-        else:
-            self._sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-        try:
-            self._sock.settimeout(max(timeout, 1e-3))
-            self._sock.connect(f"\0{address}" if isinstance(address, str) else address)
-            if not self._local:
-                watch(self._sock)
-            introduce(self._sock, key)
-            self._sock.settimeout(None)
-        except BaseException:
-            self._sock.close()
-            raise
+        self._sock = connect(address, key, timeout)
         self._memory: MappedMemory | None = None
         self._numbers: dict[ShardHeader, int] = {}
         self._shard: ShardHeader | None = None

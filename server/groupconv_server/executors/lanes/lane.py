@@ -8,9 +8,9 @@ import logging
 import threading
 
 from groupconv_server.executors.lanes.connection import LaneConnection
-from groupconv_worker.lanes.endpoint import Address
 from groupconv_worker.lanes.frames import BrokenLaneError
 from groupconv_worker.lanes.handshake import TIMEOUT
+from groupconv_worker.lanes.sockets import Address
 
 log = logging.getLogger(__name__)
 

@@ -77,6 +77,7 @@ class RayExecutor:
         self._head: start.Head | None = None
         self._jobs = Jobs()
         self._hedge = hedge
+        self._most = 0  # workers that there were at a time
         self._suspicion = threading.RLock()  # held while a shard runs that may kill workers
         if address is None:
             create_engine(engine).close()  # fail now, with the reason, if every actor would fail
@@ -141,7 +142,8 @@ class RayExecutor:
         """Run a network as a Ray call; arrays travel through Ray's object store."""
         self._jobs.enter(job)
         try:
-            check_cut(call.cut, len(self.membership.slots))
+            self._most = max(self._most, len(self.membership.slots))  # a call is not refused as nodes have gone
+            check_cut(call.cut, self._most)
             sharded = self._sharder.run(call, model, job)
             if sharded is not None:
                 return sharded
@@ -164,7 +166,8 @@ class RayExecutor:
         from groupconv_worker.networks.sharding import Sharder  # with Numba
 
         return Sharder(
-            RayGang(self.membership), lambda call, model, job: network_calls.run(self.membership, call, model, job)[1]
+            RayGang(self.membership, self.lanes.key),
+            lambda call, model, job: network_calls.run(self.membership, call, model, job)[1],
         )
 
     def interrupt(self) -> None:

@@ -1,11 +1,10 @@
-"""The Ray workers of one node as a gang: each runs its part of a network, and they share memory."""
+"""Ray workers as a gang: each runs its part of a network. Those of a node share memory, others have TCP links."""
 
 import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,59 +15,42 @@ from groupconv.errors import GroupconvError, InternalError
 from groupconv_server.executors.lanes.dispatch import GLANCE
 from groupconv_server.executors.lanes.flights import seconds_left
 from groupconv_server.executors.lanes.network_calls import NetworkFlight
-from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
+from groupconv_server.executors.ray.gang_network import RayNetwork, drop_parts, make_network
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.job import Job
-from groupconv_worker.networks.gang import GangLostError, GangNetwork, Make, UncutError
-from groupconv_worker.networks.part import MODEL_MISSING, PartInfo, PartKey
+from groupconv_worker.networks.gang import GangLostError, GangNetwork, Make
 from groupconv_worker.networks.runner import NetworkCall, acquire
 from groupconv_worker.shard import PartRun
 
 log = logging.getLogger(__name__)
 
-POLL = 0.1
-"""Seconds between two questions whether a part is compiled."""
 FENCE = 2.0
 """Seconds that workers have to end a run that is over. Memory that one may still write into is not used again."""
 NUMBERS = itertools.count(1)
 """Of runs: no two runs of a coordinator have the same."""
 
 
-@dataclass(frozen=True, eq=False)
-class RayNetwork(GangNetwork):
-    """A network over Ray workers.
-
-    Attributes:
-        workers: each worker's slot, and the actor that has its part.
-        keys: of the parts.
-        parts: what they are.
-    """
-
-    workers: tuple[tuple[WorkerSlot, Any], ...]
-    keys: tuple[PartKey, ...]
-    parts: tuple[PartInfo, ...]
-
-
 class RayGang:
-    """The Ray workers of one node.
+    """The Ray workers of a coordinator.
 
     Args:
         membership: the workers.
+        key: that the endpoints of the workers know.
     """
 
-    def __init__(self, membership: ClusterMembership) -> None:
-        self._membership = membership
+    def __init__(self, membership: ClusterMembership, key: bytes) -> None:
+        self._membership, self._key = membership, key
         self._order = ThreadBudget()
         self._closed = threading.Event()
 
     @property
     def idle(self) -> bool:
-        """Whether several workers of one node are ready, and none has anything to do."""
+        """Whether several workers are ready, and none has anything to do."""
         slots = self._membership.ready()
         return len(slots) > 1 and not self._order.inside and not any(slot.flights for slot in slots)
 
@@ -85,7 +67,7 @@ class RayGang:
         then: Callable[[Make], None],
     ) -> bool:
         """As of `Gang`: workers compile a cut when it is made."""
-        then(lambda choice: self._make(call, model, choice))
+        then(lambda choice: make_network(self._membership.ready(), self._key, call, model, choice, self._closed))
         return True
 
     def run(
@@ -102,63 +84,11 @@ class RayGang:
     def drop(self, network: GangNetwork) -> None:
         """Have those that are there drop their parts, with the memory: one that is late may still write into it."""
         assert isinstance(network, RayNetwork)
-        for (slot, actor), key in zip(network.workers, network.keys, strict=True):
-            if slot.actor is actor:
-                actor.drop_part.options(concurrency_group=CONTROL).remote(key)
+        drop_parts(network.workers, network.keys)
 
     def close(self) -> None:
         """Prepare nothing more."""
         self._closed.set()
-
-    def _make(self, call: NetworkCall, model: Model, choice: CutChoice) -> RayNetwork:
-        slots = self._membership.ready()
-        if len(slots) < 2:
-            raise GangLostError("there is one worker now")
-        if len({slot.place.node_id for slot in slots}) > 1:
-            raise UncutError("the workers are on several nodes")
-        workers = tuple((slot, slot.actor) for slot in slots)
-        shapes = tuple((name, array.shape) for name, array in call.inputs.items())
-        first = PartKey(call.network, call.version, shapes, choice.key, len(workers), 0)
-        keys = tuple(first._replace(worker=worker) for worker in range(len(workers)))
-        try:
-            parts = self._prepared(workers, keys, choice, model)
-            handle = ray.get(workers[0][1].share_part.remote(keys[0]))
-            opened = [
-                actor.open_part.remote(key, handle) for (_, actor), key in zip(workers[1:], keys[1:], strict=True)
-            ]
-            for refused in filter(None, ray.get(opened)):
-                raise UncutError(refused)
-        except RayError as error:
-            raise GangLostError(f"a worker was lost ({str(error).splitlines()[0]})") from None
-        return RayNetwork(
-            tuple(slot.id for slot in slots),
-            tuple(part.nodes for part in parts),
-            sum(part.nbytes for part in parts),
-            parts[0].exchanges,
-            workers,
-            keys,
-            parts,
-        )
-
-    def _prepared(
-        self, workers: Sequence[tuple[WorkerSlot, Any]], keys: Sequence[PartKey], choice: CutChoice, model: Model
-    ) -> tuple[PartInfo, ...]:
-        """What the workers say of their parts, once all have compiled them."""
-        data: list[bytes | None] = [None] * len(workers)
-        while not self._closed.wait(POLL):
-            asked = [
-                actor.prepare_part.remote(key, choice, sent)
-                for (_, actor), key, sent in zip(workers, keys, data, strict=True)
-            ]
-            found: list[PartInfo | str | None] = ray.get(asked)
-            data = [model.data if answer == MODEL_MISSING else None for answer in found]
-            for answer in found:
-                if isinstance(answer, str) and answer != MODEL_MISSING:
-                    raise UncutError(answer)
-            infos = tuple(answer for answer in found if isinstance(answer, PartInfo))
-            if len(infos) == len(workers):
-                return infos
-        raise UncutError("the server is stopping")
 
     def _run(
         self, network: RayNetwork, inputs: Mapping[str, Array], job: Job, into: Mapping[str, Array]
@@ -221,6 +151,8 @@ class RayGang:
             found = ray.get(answer)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
+            if isinstance(cause, GangLostError):
+                return cause
             text = str(cause) if isinstance(cause, GroupconvError) else f"{type(cause).__name__}: {cause}"
             return InternalError(f"a part failed: {text}")
         except RayError as error:

@@ -28,10 +28,14 @@ PAUSES = (0.1, 30.0)
 
 
 class LaneManager:
-    """Opens and checks the lanes of a cluster's workers."""
+    """Opens and checks the lanes of a cluster's workers.
+
+    Attributes:
+        key: of this coordinator, which the endpoints of its workers know.
+    """
 
     def __init__(self) -> None:
-        self._key = new_key()
+        self.key = new_key()
         self._node = ray.get_runtime_context().get_node_id()
         self._members: ClusterMembership | None = None
         self._limits: dict[str, int] = {}  # by node: it is measured once, as that takes a quarter of a second
@@ -43,7 +47,7 @@ class LaneManager:
         """Open the lane of a worker. If that fails, shards go through Ray until the next try."""
         actor = slot.actor
         try:
-            lane = Lane(ray.get(actor.lane.remote(self._key, self._node), timeout=TIMEOUT), self._key)
+            lane = Lane(ray.get(actor.lane.remote(self.key, self._node), timeout=TIMEOUT), self.key)
             try:
                 lane.limit = self._limit(slot, lane)
             except BaseException:

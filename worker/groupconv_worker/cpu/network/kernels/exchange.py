@@ -3,13 +3,48 @@
 from typing import Any
 
 import numpy as np
+from numba import njit, types
 
 from groupconv_worker.cpu.kernels.atomic import array, give_way, job, load, nap, once, stopped, store
+from groupconv_worker.cpu.kernels.cache import compiled
+from groupconv_worker.cpu.kernels.futex import sleep, wake
 
 SPINS, YIELDS = 2_000, 500
 """Looks at the word before others get the processor, and before the thread sleeps between looks."""
 NAP = 50
 """Microseconds of sleep between looks."""
+
+_I = types.int64
+
+
+@njit(inline="always")
+def _write(word, number):
+    """Write a number into a word, and wake the thread of this process that sleeps at it."""
+    store(word, number)
+    wake(word)
+
+
+@compiled(types.void(_I, _I))
+def write_number(word, number):
+    """Write the number of a run into a word, as `publish` does for what a program has packed. Releases the GIL."""
+    _write(word, number)
+
+
+@compiled(types.void(_I, _I))
+def abandon(word, number):
+    """Write `-number` into a word that does not have the number of the run: it never will. Releases the GIL."""
+    if load(word) != number:
+        _write(word, -number)
+
+
+@compiled(types.boolean(_I, _I))
+def await_published(word, number):
+    """Sleep until a program of this process has published `number`; False if it was abandoned. Releases the GIL."""
+    while True:
+        found = load(word)
+        if found == number or found == -number:
+            return found == number
+        sleep(word, found)
 
 
 @once
@@ -23,7 +58,7 @@ def publish() -> Any:
     @job()
     def publish(at, _first, _last):
         w = array(at, np.int64)
-        store(w[0], w[1])
+        _write(w[0], w[1])
 
     return publish.address
 

@@ -1,0 +1,255 @@
+"""Links: TCP connections by which a part of a network sends boxes to parts on other nodes.
+
+The workers of a node share memory with a word and a zone for each exchange (cpu/network/exchange.py). Each node has
+its own. A program packs a box into a zone and goes on. A thread of the link sleeps until the word has the number of the
+run, then sends the zone. The receiver writes it into the same zone of its node, then the number into the word, where
+its program waits.
+
+A box that comes too late has the number of a run that is over, so no program takes it. One that comes by half ends its
+link. A link that has ended cannot be mended: the network is prepared again.
+"""
+
+import contextlib
+import queue
+import secrets
+import socket
+import struct
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groupconv_worker.cpu.network.exchange import zone_bytes
+from groupconv_worker.cpu.network.kernels.exchange import abandon, await_published, write_number
+from groupconv_worker.graph.graph import Graph
+from groupconv_worker.job import Job
+from groupconv_worker.lanes import frames
+from groupconv_worker.lanes.frames import BrokenLaneError, FrameKind
+from groupconv_worker.lanes.handshake import TIMEOUT
+from groupconv_worker.lanes.sockets import connect
+from groupconv_worker.networks.gang import GangLostError
+from groupconv_worker.networks.part_info import PartAddress
+
+Memory = NDArray[np.uint8]
+"""What the workers of a node share, for one network."""
+TICKET = 16
+"""Bytes by which a worker knows which of its parts a link is for."""
+HELLO = struct.Struct(f"<{TICKET}sI")  # the ticket, and which worker of the network sends
+BOX = struct.Struct("<qq")  # the word of its exchange, and the number of the run
+GLANCE = 0.02
+"""Seconds between two looks whether a run is over, while its boxes are sent."""
+
+
+class Zone(NamedTuple):
+    """A box of an exchange in the memory that the workers of a node share, in bytes.
+
+    Attributes:
+        word, offset: where the number of the run and the elements are.
+        nbytes: of the elements.
+    """
+
+    word: int
+    offset: int
+    nbytes: int
+
+
+def zones(graph: Graph, op: str) -> Mapping[int, Sequence[Zone]]:
+    """The zones that a part sends or receives, by the other worker.
+
+    Args:
+        graph: of a part, as `connected` makes it.
+        op: `part.SEND`, in the order in which the program packs them, or `part.RECEIVE`.
+    """
+    found: dict[int, list[Zone]] = defaultdict(list)
+    for node in graph.nodes:
+        if node.op == op:
+            a = node.attributes
+            for peer, box, word, offset in zip(a["peers"], a["boxes"], a["words"], a["zones"], strict=True):
+                found[peer].append(Zone(word, offset, zone_bytes(box, blocked=a["blocked"])))
+    return found
+
+
+class Link:
+    """Sends the boxes of one part to one other part, in a thread of its own.
+
+    Args:
+        to: the receiver.
+        key: that its endpoint knows.
+        sender: which worker of the network this is.
+        zones: that it sends in each run, in the order in which they are packed.
+        memory: that has the zones.
+
+    Raises:
+        OSError: nobody listens there, or the other side does not know the key or the part.
+    """
+
+    def __init__(self, to: PartAddress, key: bytes, sender: int, zones: Sequence[Zone], memory: Memory) -> None:
+        self._zones, self._memory = tuple(zones), memory
+        self._words = [memory.ctypes.data + zone.word for zone in zones]
+        self._runs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._sent = threading.Event()
+        self._error = ""
+        self._sock = connect(to.endpoint, key)
+        try:
+            self._sock.settimeout(TIMEOUT)
+            frames.send(self._sock, FrameKind.LINK, HELLO.pack(to.ticket, sender))
+            frames.receive(self._sock)
+            self._sock.settimeout(None)
+        except BaseException:
+            self._sock.close()
+            raise
+        self._thread = threading.Thread(target=self._send_runs, name="part-link", daemon=True)
+        self._thread.start()
+
+    def begin(self, number: int) -> None:
+        """Send each box of a run as soon as it is packed. The run before has ended."""
+        self._sent.clear()
+        self._runs.put(number)
+
+    def end(self, number: int, job: Job) -> str:
+        """Wait until all boxes that were packed are sent; the program is over. The link is closed if the job is.
+
+        Returns:
+            Why the link has ended; empty if it has not.
+        """
+        for word in self._words:
+            abandon(word, number)
+        while not self._sent.wait(GLANCE) and self._thread.is_alive():
+            if job.look():
+                self.close()
+        return self._error
+
+    def close(self) -> None:
+        """End the link and its thread."""
+        with contextlib.suppress(OSError):  # it was broken
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._runs.put(None)
+
+    def _send_runs(self) -> None:
+        with self._sock:
+            try:
+                while (number := self._runs.get()) is not None:
+                    self._send(number)
+                    self._sent.set()
+                self._error = "a link to another worker was closed"
+            except OSError as error:
+                self._error = f"a link to another worker has ended: {error}"
+
+    def _send(self, number: int) -> None:
+        for zone, word in zip(self._zones, self._words, strict=True):
+            if await_published(word, number):
+                elements = self._memory[zone.offset :][: zone.nbytes]
+                frames.send(self._sock, FrameKind.BOX, BOX.pack(zone.word, number), [elements])
+
+
+class PartLinks:
+    """The links of one part, to and from all parts on other nodes.
+
+    Args:
+        worker: which worker of the network this is.
+        sent, received: the zones of each run, by the other worker.
+        memory: that has the zones.
+
+    Attributes:
+        ticket: by which other workers name this part.
+    """
+
+    def __init__(
+        self, worker: int, sent: Mapping[int, Sequence[Zone]], received: Mapping[int, Sequence[Zone]], memory: Memory
+    ) -> None:
+        self.ticket = secrets.token_bytes(TICKET)
+        self._worker, self._sent, self._received, self._memory = worker, sent, received, memory
+        self._links: list[Link] = []
+        self._sockets: dict[int, socket.socket] = {}
+        self._lock = threading.Lock()
+        self._lost = ""
+        self._job: Job | None = None
+
+    def open(self, to: Mapping[int, PartAddress], key: bytes) -> None:
+        """Open a link to each of these parts that this one sends boxes to.
+
+        Raises:
+            OSError: as of `Link`.
+        """
+        for peer, address in to.items():
+            if peer in self._sent:
+                self._links.append(Link(address, key, self._worker, self._sent[peer], self._memory))
+
+    def receive(self, sock: socket.socket, sender: int) -> None:
+        """Receive boxes of another part until its link ends. A run that is under way ends with it.
+
+        Raises:
+            OSError: the link has ended.
+        """
+        with self._lock:
+            if sender in self._sockets or sender not in self._received or self._lost:
+                raise BrokenLaneError(f"worker {sender} has a link already, or sends nothing to this part")
+            self._sockets[sender] = sock
+        try:
+            receive_boxes(sock, self._received[sender], self._memory)
+        except OSError as error:
+            self._lost = f"the link of another worker has ended: {error}"
+            if (job := self._job) is not None:
+                job.stop(GangLostError(self._lost))
+            raise
+
+    @contextmanager
+    def sending(self, number: int, job: Job) -> Iterator[None]:
+        """Send the boxes of a run whose program runs inside.
+
+        Raises:
+            GangLostError: a link has ended.
+        """
+        self._job = job  # before the look at what is lost: `receive` sets that first
+        try:
+            if self._lost:
+                raise GangLostError(self._lost)
+            for link in self._links:
+                link.begin(number)
+            try:
+                yield
+            finally:
+                errors = [link.end(number, job) for link in self._links]
+                if any(errors):
+                    raise GangLostError(max(errors))
+        finally:
+            self._job = None
+
+    def close(self) -> None:
+        """End all links."""
+        with self._lock:
+            self._lost = self._lost or "the part was dropped"
+            sockets = list(self._sockets.values())
+        for link in self._links:
+            link.close()
+        for sock in sockets:
+            with contextlib.suppress(OSError):  # it has ended
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+def receive_boxes(sock: socket.socket, zones: Sequence[Zone], memory: Memory) -> None:
+    """Receive what a `Link` sends, until it ends.
+
+    Args:
+        sock: a connection, after its LINK frame.
+        zones: that the sender may fill.
+        memory: that has the zones.
+
+    Raises:
+        OSError: the link has ended.
+    """
+    known = {zone.word: zone for zone in zones}
+    frames.send(sock, FrameKind.DONE)
+    while True:
+        kind, body = frames.receive(sock)
+        if kind is not FrameKind.BOX or len(body) != BOX.size:
+            raise BrokenLaneError(f"the other worker sent an unexpected {kind.name}")
+        word, number = BOX.unpack(body)
+        if word not in known:
+            raise BrokenLaneError(f"the other worker sent a box for {word}, which it has no exchange for")
+        frames.receive_arrays(sock, [memory[known[word].offset :][: known[word].nbytes]])
+        write_number(memory.ctypes.data + word, number)
