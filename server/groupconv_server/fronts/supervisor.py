@@ -156,9 +156,12 @@ class Supervisor:
         self.gather("reload")
 
     def compile_catalogue(self) -> None:
-        """Have every front load or compile the kernels of the catalogue, those that are started later, too."""
+        """Have every engine load or compile the kernels of the catalogue, those that are started later, too."""
         self._compiling = True
-        self.gather("compile_catalogue")
+        with self._lock:
+            fronts = [front for front in self._fronts.values() if front.serving]
+        for front in fronts:
+            self._compile(front)
 
     def stop(self) -> None:
         """Let running requests end within the grace period, then end all processes."""
@@ -212,8 +215,13 @@ class Supervisor:
             self._child = replace(self._child, web_port=urlsplit(web_url).port)
         front.serving = True
         if self._compiling:
-            front.link.start("compile_catalogue")
+            self._compile(front)
         front.ready.set_result(engines)
+
+    def _compile(self, front: Front) -> None:
+        """Have a front do so with its engine; where fronts share the workers, one does it for all."""
+        if self._owner is None or front.index == 0:
+            front.link.start("compile_catalogue")
 
     def _number_of(self, name: str, rates: CallerLimits) -> int:
         with self._lock:
