@@ -15,7 +15,11 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.chain import Link
+from groupconv_worker.cuda.engine import CudaEngine
+from groupconv_worker.cuda.network.network import DeviceNetwork
 from groupconv_worker.cuda.prepared import CudaPrepared
+from groupconv_worker.graph.graph import Graph, Node, Tensor
+from groupconv_worker.graph.operators.table import run_reference
 
 CASES = [
     ((2, 6, 5, 7), (6, 3, 3, 3), {"groups": 2, "padding": 1}, "float32"),
@@ -31,6 +35,38 @@ CASES = [
     ((1, 20, 3, 3), (70, 20, 3, 3), {"padding": 1}, "float32"),
     ((1, 8, 3, 3), (130, 8, 3, 3), {"padding": 1}, "float32"),
 ]
+OPERATORS = [
+    Node("Exp", ("x",), ("y",)),
+    Node(
+        "MaxPool",
+        ("x",),
+        ("y",),
+        {"kernel_shape": (3, 2), "strides": (1, 1), "dilations": (1, 1), "pads": (1, 0, 1, 1)},
+    ),
+    Node("LRN", ("x",), ("y",), {"size": 3}),
+    Node("Softmax", ("x",), ("y",), {"axis": 1}),
+    Node("InstanceNormalization", ("x", "w", "w"), ("y",)),
+    Node("ReduceMax", ("x",), ("y",), {"axes": (1, 3)}),
+    Node("ArgMax", ("x",), ("y",), {"axis": 2}),
+    Node("Transpose", ("x",), ("y",), {"perm": (2, 0, 3, 1)}),
+    Node("Pad", ("x",), ("y",), {"pads": (0, 0, 2, 1, 0, 0, 1, 3), "mode": "reflect"}),
+]
+"""One for each kernel of a network's operators, but for Gather."""
+
+
+def check_operators(engine: CudaEngine) -> None:
+    """Each operator as a network of its own, whose output is the last of its arena."""
+    x, w = (np.random.default_rng(0).standard_normal(shape).astype(np.float32) for shape in ((2, 5, 7, 6), (5,)))
+
+    def network(node: Node, shape: tuple[int, ...]) -> Graph:
+        y = Tensor("y", np.dtype(np.int64 if node.op == "ArgMax" else np.float32), shape)
+        known = {name: Tensor(name, array.dtype, array.shape) for name, array in {"x": x, "w": w}.items()}
+        return Graph(("x",), ("y",), (node,), known | {"y": y}, {"w": w})
+
+    for node in OPERATORS:
+        want = run_reference(network(node, x.shape), {"x": x})["y"]  # by definitions that read no output's shape
+        found = DeviceNetwork(network(node, want.shape), engine).run({"x": x})["y"]
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
 
 
 def main(sanitizer: str) -> None:
@@ -50,6 +86,7 @@ def main(sanitizer: str) -> None:
                 out = np.empty(problem.geometry.output_shape, problem.types.output)
                 CudaPrepared(engine._device, Link.of(kernel, problem)).run(x, out)
                 np.testing.assert_allclose(out.astype(float), want, atol=1e-3)
+        check_operators(engine)
     print(f"{len(kernels.LAUNCHED)} kernels are clean")
 
 
