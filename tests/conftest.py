@@ -17,6 +17,8 @@ settings.load_profile("groupconv")
 
 # properties are drawn over more forms of kernels than a server may compile
 os.environ.setdefault("GROUPCONV_KERNEL_FORMS", "100000")
+# tests leave no processor idle, and some wait for what is compiled
+os.environ.setdefault("GROUPCONV_COMPILER_NICE", "19")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups

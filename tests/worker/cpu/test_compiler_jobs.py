@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 
@@ -12,7 +13,7 @@ from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv_worker.activity import Activity
 from groupconv_worker.contract import Problem
-from groupconv_worker.cpu.compiler import FAILURES, WAITING, Compiler, Job
+from groupconv_worker.cpu.compiler import FAILURES, NICENESS, WAITING, Compiler, Job
 
 
 def job(width: int) -> Job:
@@ -96,6 +97,45 @@ def test_what_was_measured_beside_other_work_may_be_asked_for_again():
     assert [done.sure for done in found] == [False, True]
     assert compiler.ask(job(10), now=True) is None
     compiler.close()
+
+
+NEVER_IDLE = """if True:
+    import pickle, sys
+    from groupconv_worker.cpu.compiler import Done
+    pickle.load(sys.stdin.buffer)
+    if sys.argv[2:] == ["idle"]:
+        sys.stdin.read()  # until it is killed
+    pickle.dump(Done(algorithm="direct"), sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+    sys.stdin.read()
+"""
+"""Does nothing while it waits for an idle processor."""
+
+
+def test_a_process_that_finds_no_idle_processor_is_replaced(monkeypatch):
+    monkeypatch.setattr("groupconv_worker.cpu.compiler.IDLE", 0.1)
+    compiler, found = Compiler((sys.executable, "-c", NEVER_IDLE)), []
+    compiler.ask(job(10), found.append, now=True)
+    assert compiler.wait(60)
+    assert [done.algorithm for done in found] == ["direct"]
+    compiler.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no such policy")
+@pytest.mark.parametrize(("niceness", "policy"), [(None, "SCHED_IDLE"), ("7", "SCHED_OTHER")])
+def test_the_process_runs_when_a_processor_is_idle_unless_its_niceness_was_chosen(niceness, policy):
+    program = """if True:
+        import os
+        from groupconv_worker.cpu.compiler_process import lower_priority
+        lower_priority(idle=True)
+        print(os.sched_getscheduler(0), os.nice(0), flush=True)
+        os._exit(0)  # on a busy machine the rest would take long"""
+    environment = {k: v for k, v in os.environ.items() if k != NICENESS} | ({NICENESS: niceness} if niceness else {})
+    command = [sys.executable, "-c", program]
+    printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found, nice = map(int, printed.split())
+    assert found == getattr(os, policy)
+    assert nice == min(19, os.nice(0) + int(niceness or 19))
 
 
 ONCE_BUSY = """if True:

@@ -1,4 +1,4 @@
-"""Compiling and tuning beside the requests: in another process, one thing at a time, at low priority.
+"""Compiling and tuning beside the requests: in another process, one thing at a time, when a processor is idle.
 
 A request computes with what is there. What would have been better for it is a `Job` here: a thread gives it to the
 process of `compiler_process.py`, which compiles the forms that it needs, or measures its candidates, and leaves both on
@@ -10,13 +10,14 @@ import contextlib
 import logging
 import os
 import pickle
+import select
 import subprocess
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from cachetools import LRUCache
 
@@ -31,7 +32,10 @@ from groupconv_worker.improvement import Improvement
 log = logging.getLogger(__name__)
 
 NICENESS = "GROUPCONV_COMPILER_NICE"
-"""Variable with the niceness of the process, 0 to 19; 19 by default: what a request does not want."""
+"""Variable with the niceness of the process, 0 to 19. By default the process runs when a processor is idle."""
+IDLE = 20.0
+"""Seconds of a job after which a process that waits for an idle processor is replaced by one of niceness 19: a machine
+that is never idle would never compile anything. What was compiled before is on disk."""
 WAITING = 256
 """Jobs that wait, at most; beyond them the oldest is dropped, and comes again when it is asked for again."""
 SEEN = 4096
@@ -123,6 +127,7 @@ class Compiler:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._idle = False
         self._failures = 0
         self._closed = False
 
@@ -235,25 +240,34 @@ class Compiler:
     def _send(self, job: Job | NetworkJob) -> Done:
         """Have the process do a job; it is started if there is none."""
         try:
-            if self._process is None:
-                self._process = subprocess.Popen(  # noqa: S603 - our own module
-                    [*self._command, str(self._activity.handle)],
-                    pass_fds=[self._activity.handle],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    env=os.environ | cache.spare_folder(),
-                    process_group=0,  # an interrupt at the terminal is for the server, which then ends it
-                )
-            assert self._process.stdin is not None and self._process.stdout is not None  # noqa: PT018 - for mypy
-            pickle.dump(job, self._process.stdin)
-            self._process.stdin.flush()
-            found: Done = pickle.load(self._process.stdout)  # noqa: S301 - of our own process
+            pipe = self._give(job)
+            if self._idle and not select.select([pipe], [], [], IDLE)[0]:
+                self._end()
+                pipe = self._give(job, idle=False)
+            found: Done = pickle.load(pipe)  # noqa: S301 - of our own process
         except Exception as error:  # noqa: BLE001 - what a broken process writes may fail in any way
             self._failures += 1
             self._end()
             return Done(error=f"the compiling process ended ({error or type(error).__name__})")
         self._failures = 0
         return found
+
+    def _give(self, job: Job | NetworkJob, *, idle: bool = True) -> IO[bytes]:
+        """Send a job to the process, which is started if there is none. Return what it answers by."""
+        if self._process is None:
+            self._idle = idle
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [*self._command, str(self._activity.handle), *(["idle"] if idle else [])],
+                pass_fds=[self._activity.handle],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | cache.spare_folder(),
+                process_group=0,  # an interrupt at the terminal is for the server, which then ends it
+            )
+        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: PT018 - for mypy
+        pickle.dump(job, self._process.stdin)
+        self._process.stdin.flush()
+        return self._process.stdout
 
     def _drop(self) -> None:
         for _, improvement, _ in self._waiting.values():

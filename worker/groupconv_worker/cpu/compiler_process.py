@@ -1,8 +1,8 @@
 """The process that compiles and tunes for others (cpu/compiler.py): jobs come by stdin, what came of them by stdout.
 
-Its argument is the descriptor of the parent's activity (activity.py). It ends when the pipe is closed, so never later
-than one job after its parent. Processes that share a cache folder take turns, so that each finds what the others have
-compiled.
+Its arguments are the descriptor of the parent's activity (activity.py), and `idle` if it is to run only when a
+processor has nothing else to do. It ends when the pipe is closed, so never later than one job after its parent.
+Processes that share a cache folder take turns, so that each finds what the others have compiled.
 """
 
 import contextlib
@@ -103,8 +103,19 @@ def _alone() -> Iterator[None]:
         yield
 
 
-if __name__ == "__main__":
+def lower_priority(*, idle: bool) -> None:
+    """Take this niceness, or run only when a processor is idle, where the system has such a policy.
+
+    A niceness of 19 alone lets Linux finish a slice of some milliseconds before a request's thread that wakes, and a
+    processor that runs this process counts as busy. There is no way back from the policy without privileges.
+    """
     os.nice(int(os.environ.get(NICENESS, "19")))
+    if idle and NICENESS not in os.environ and hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+if __name__ == "__main__":
+    lower_priority(idle=sys.argv[2:] == ["idle"])
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is not an answer
     main(sys.stdin.buffer, pipe, Activity(int(sys.argv[1])))
