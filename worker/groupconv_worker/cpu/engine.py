@@ -42,15 +42,16 @@ from groupconv_worker.taps import stretched
 
 THIN = 16
 """Filters per group up to which lanes along a row beat lanes over filters."""
-FEW_CHANNELS = 128 if simd.WIDTH == 32 else 2**31
-"""Channels up to which a one-shot pointwise kernel is read as it lies: of 16 registers few are left to reuse a load."""
-BLAS_POINTWISE = simd.WIDTH == 32
-"""Whether BLAS computes one-shot pointwise kernels sooner than onnxruntime."""
+NARROW = simd.WIDTH == 32
+"""Whether kernels have 16 registers, of which few are left to use a loaded vector again."""
+RAW_CHANNELS, RAW_CELLS = (128, math.inf) if NARROW else (math.inf, 1024)
+"""Channels and output cells up to which a one-shot pointwise kernel is read as it lies: with more cells, packing its
+filters first costs little and saves more."""
 FEW_CELLS = 32
 """Cells that a weight meets below which packing a one-shot kernel's filters costs more than it saves: of the output, or
 of a transposed kernel's input where one thread does the packing."""
-MANY_CELLS, MANY_CELLS_ALONE = 600, 150
-"""Output cells from which Winograd saves one-shot kernels more than transforming filters costs; with one thread."""
+MANY_CELLS = 150
+"""Output cells from which Winograd saves one-shot kernels more than transforming filters costs."""
 AT_ONCE = 8
 """Runs that share the threads, at most: more would take caches and interpreter from one another."""
 TUNED_MACS = 100_000
@@ -151,20 +152,22 @@ class CpuEngine:
         pointwise = bool(plane and plane.kernel == (1, 1)) and not problem.geometry.transposed
         g, alone = problem.geometry, self.threads == 1
         cells = math.prod(g.output)
-        if self.winograd.supports(problem) and (resident or cells >= (MANY_CELLS_ALONE if alone else MANY_CELLS)):
+        if self.winograd.supports(problem) and (resident or cells >= MANY_CELLS):
             return self.winograd
         few = not resident and (math.prod(g.input) if g.transposed and alone else cells) < FEW_CELLS
         if plane and pointwise and not (resident or few) and self._reads_them_raw(problem, plane):
             return self.grouped
-        if self.onnx.supports(problem) and (resident or (pointwise and not BLAS_POINTWISE) or few or not plane):
+        if self.onnx.supports(problem) and (resident or few or not plane):
             return self.onnx
-        blas = problem.types.accumulate.kind == "f" and (pointwise or few)
+        accumulate = problem.types.accumulate
+        product = pointwise and (accumulate != np.float32 or (NARROW and alone))  # BLAS's is faster than ours
+        blas = accumulate.kind == "f" and (product or few)
         return self.direct if plane and not blas and self.direct.supports(problem) else self.gemm
 
     def _reads_them_raw(self, problem: Problem, plane: Plane) -> bool:
         """Whether a one-shot pointwise kernel is best left unpacked, in blocks of several filters."""
         several = blocks(fold(plane), simd.lanes(4))[0][0] > 2
-        few = plane.channels <= FEW_CHANNELS
+        few = plane.channels <= RAW_CHANNELS and math.prod(plane.output) <= RAW_CELLS
         return several and few and problem.types.accumulate == np.float32 and self.grouped.supports(problem)
 
     def candidates(self, problem: Problem) -> list[Algorithm]:

@@ -1,20 +1,22 @@
 """Direct convolution with the lanes over output channels: dense convolutions and wide groups (kernels/filters.py)."""
 
+import functools
 import math
 from dataclasses import replace
 
 import numpy as np
 
+from groupconv.convolution.geometry import Geometry
 from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.blocking import Block, block, last_block, pixel_blocks, row_blocks, strips, vectors
-from groupconv_worker.cpu.algorithms.filters import packed
+from groupconv_worker.cpu.algorithms.filters import packing
 from groupconv_worker.cpu.algorithms.plane import Phase, Plane, phases
 from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples, bias_of, zero_padded
 from groupconv_worker.cpu.kernels import filters, layout, simd
-from groupconv_worker.cpu.program import Address, KernelStage, Program, Scratch, X, Y
+from groupconv_worker.cpu.program import BIAS, WEIGHT, Address, KernelStage, Program, Scratch, X, Y, address
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import BufferPool
+from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
 from groupconv_worker.taps import stretched
 
 UNROLLED = 4
@@ -35,6 +37,7 @@ class Direct:
 
     def __init__(self, team: Team, buffers: BufferPool) -> None:
         self.team, self.buffers = team, buffers
+        self.passes = bounded(32 * MIB, arrays_bytes)(functools.partial(_Passes, self))
 
     def supports(self, problem: Problem) -> bool:
         """One or two axes; a padded input that is not much larger than what came and what goes; short steps.
@@ -50,15 +53,51 @@ class Direct:
         """Pack the filters for the lanes: a copy, cheap beside the arithmetic unless the map is tiny."""
         g = zero_padded(problem.geometry)
         activated = g.activation is None or g.activation.kind == "relu"
-        kernel = _Direct(self, problem, weight, bias_of(bias, g, problem.types.accumulate), resident=resident)
+        kernel = _Direct(self, g, weight, bias_of(bias, g, problem.types.accumulate), resident=resident)
         return Samples(problem, kernel, activated=activated)
 
 
 class _Direct:
     algorithm = "direct"
 
-    def __init__(self, direct: Direct, problem: Problem, weight: Array, bias: Array, *, resident: bool) -> None:
-        g, dtype = zero_padded(problem.geometry), bias.dtype
+    def __init__(self, direct: Direct, g: Geometry, weight: Array, bias: Array, *, resident: bool) -> None:
+        w = np.ascontiguousarray(weight.astype(bias.dtype, copy=False))
+        # a one-shot kernel has little to gain at the edges of a map unless they are most of it
+        worth_it = resident or max(g.dilation) > 1
+        with np.errstate(all="ignore"):  # an infinite weight times a zero of the padding is a NaN
+            leave_out = worth_it and bool(np.isfinite(np.vdot(w, w)))
+        self.passes = passes = direct.passes(g.with_batch(1), w.dtype, leave_out=leave_out)
+        self.room = ScratchArray(None if resident else direct.buffers, passes.filters, w.dtype)
+        passes.packing.run(w[None], self.room.array[None])
+        self.bias = np.zeros((g.groups, passes.biases), w.dtype)
+        self.bias[:, : g.out_channels // g.groups] = bias.reshape(g.groups, -1)
+        self.weights = address(self.room.array), address(self.bias)
+
+    @property
+    def nbytes(self) -> int:
+        return self.room.array.nbytes + self.bias.nbytes + self.passes.nbytes
+
+    def run(self, x: Array, y: Array) -> None:
+        self.passes.program.run(x, y, self.weights)
+
+
+class _Passes:
+    """What kernels of one geometry share, of whatever weights: their programs.
+
+    Args:
+        direct: the algorithm.
+        g: the geometry, of one sample.
+        dtype: of all arrays.
+        leave_out: as in `tap_table`.
+
+    Attributes:
+        packing: X, the filters, into Y, flat (g, blocks, K·L in `tap_order`, C/g, block).
+        filters: elements of that.
+        biases: of a group, filled up to whole blocks.
+        program: X into Y, with packed filters and filled up biases as its weights.
+    """
+
+    def __init__(self, direct: Direct, g: Geometry, dtype: np.dtype, *, leave_out: bool) -> None:
         relu = int(g.activation is not None and g.activation.kind == "relu")
         output = g.output if g.rank == 2 else (1, *g.output)
         scratch, stages, lanes = Scratch(), [], simd.lanes(dtype.itemsize)
@@ -68,53 +107,48 @@ class _Direct:
         if not spread.is_identity:
             wide = scratch.room(spread.size, dtype)
             stages.append(KernelStage(layout.spread(dtype), (X, wide, *spread.extents), spread.rows))
-        size = vectors(found[0].plane, lanes) * lanes
-        self.room = packed(weight, g, size, dtype, direct.team, direct.buffers, resident=resident)
-        w = self.room.array
-        padded = np.zeros((g.groups, -(-found[0].plane.filters // size) * size), dtype)
-        padded[:, : found[0].plane.filters] = bias.reshape(g.groups, -1)
-        # a one-shot kernel has little to gain at the edges of a map unless they are most of it
-        worth_it = resident or any(max(p.plane.dilation) > 1 for p in found)
-        with np.errstate(all="ignore"):  # an infinite weight times a zero of the padding is a NaN
-            leave_out = worth_it and bool(np.isfinite(np.dot(w, w)))
         tap = 0
         for phase in found:
             where = (tap, math.prod(g.kernel))
-            stages.append(_stage(phase, spread, (wide, w, padded), where, output, relu, leave_out=leave_out))
+            stages.append(_stage(phase, spread, wide, dtype, where, output, relu, leave_out=leave_out))
             tap += math.prod(phase.plane.kernel)
         self.program = Program(direct.team, direct.buffers, stages, scratch)
+        size = vectors(found[0].plane, lanes) * lanes
+        pack = packing(g, size, dtype)
+        self.packing = Program(direct.team, direct.buffers, [pack])
+        self.filters = pack.tasks * math.prod(g.weight_shape) // g.out_channels * size
+        self.biases = pack.tasks // g.groups * size
 
     @property
     def nbytes(self) -> int:
-        return self.program.nbytes  # the packed weights are among its arrays
-
-    def run(self, x: Array, y: Array) -> None:
-        self.program.run(x, y)
+        """Bytes of both programs."""
+        return self.program.nbytes + self.packing.nbytes
 
 
 def _stage(
     phase: Phase,
     spread: "Spread",
-    arrays: tuple[Address, Array, Array],
+    x: Address,
+    dtype: np.dtype,
     where: tuple[int, int],
     output: tuple[int, ...],
     relu: int,
     *,
     leave_out: bool,
 ) -> KernelStage:
-    """One phase: from the spread input, packed weights and bias, into its cells of y.
+    """One phase: from the spread input, with packed filters and filled up biases, into its cells of y.
 
     Args:
         phase: the phase.
         spread: how its input lies.
-        arrays: spread input, packed weights, bias filled up to whole blocks.
+        x: the spread input.
+        dtype: of all arrays.
         where: its first tap among the packed ones, and how many those are.
         output: rows and columns of y.
         relu: not 0 to clamp.
         leave_out: as in `tap_table`.
     """
-    x, w, bias = arrays
-    plane, dtype, lanes = phase.plane, w.dtype, simd.lanes(w.dtype.itemsize)
+    plane, lanes = phase.plane, simd.lanes(dtype.itemsize)
     V, R, P = block(plane, lanes)
     size = V * lanes
     count = -(-plane.filters // size)
@@ -124,7 +158,7 @@ def _stage(
     within_y = (math.prod(output), phase.step[0] * width)
     y = Address(Y.base, (phase.start[0] * width + phase.start[1]) * dtype.itemsize)
     sizes = (plane.channels, plane.filters, count, where[1], *plane.output, *within_x, *within_y)
-    words = (x, w, bias, y, taps, starts, len(starts), *sizes, relu)
+    words = (x, WEIGHT, BIAS, y, taps, starts, len(starts), *sizes, relu)
     rest = -(-(plane.filters - (count - 1) * size) // lanes)
     C = plane.channels if plane.channels <= UNROLLED else 0
     run = filters.kernel(dtype, C, V, rest, R, P, last_block(plane.output[1], P), plane.stride[1], phase.step[1])

@@ -58,11 +58,11 @@ class Fft:
         g, dtype = zero_padded(problem.geometry), problem.types.accumulate
         return (
             dtype in WIDER
+            and math.prod(g.kernel) >= FEWEST_TAPS[dtype]
             and unit_of(WIDER[dtype]) < unit_of(dtype)  # not every processor has a wider one
             and g.rank == 2
             and not g.transposed
             and max(*g.stride, *g.dilation) == 1
-            and math.prod(g.kernel) >= FEWEST_TAPS[dtype]
             and math.prod(g.output) >= math.prod(g.kernel)
             and g.in_channels * g.out_channels // g.groups**2 <= 4
             and not stretched(problem.geometry)

@@ -9,29 +9,14 @@ from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.algorithms.plane import phases
 from groupconv_worker.cpu.kernels import layout, simd
-from groupconv_worker.cpu.program import Address, KernelStage, Program, X, Y
-from groupconv_worker.cpu.threads import Team
-from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
+from groupconv_worker.cpu.program import KernelStage, X, Y
 
 
-def packed(
-    weight: Array, g: Geometry, block: int, dtype: np.dtype, team: Team, buffers: BufferPool, *, resident: bool
-) -> ScratchArray:
-    """The weights (of `g.weight_shape`) as flat (g, blocks, K·L in `tap_order`, C/g, block) of `dtype`.
+def packing(g: Geometry, block: int, dtype: np.dtype) -> KernelStage:
+    """X, the weights (of `g.weight_shape`), into Y, flat (g, blocks, K·L in `tap_order`, C/g, block), all of `dtype`.
 
-    A group's filters are filled up with zeros to whole blocks. A resident kernel gets fresh memory.
+    A group's filters are filled up with zeros to whole blocks. A task is a block.
     """
-    w = np.ascontiguousarray(weight.astype(dtype, copy=False))
-    stage = packing(g, block, dtype, X, Y)
-    room = ScratchArray(
-        None if resident else buffers, stage.tasks * math.prod(w.shape) // g.out_channels * block, dtype
-    )
-    Program(team, buffers, [stage]).run(w[None], room.array[None])
-    return room
-
-
-def packing(g: Geometry, block: int, dtype: np.dtype, source: Address, target: Address) -> KernelStage:
-    """The work of `packed`."""
     channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
     taps = math.prod(g.kernel)
     count = -(-filters // block)
@@ -42,7 +27,7 @@ def packing(g: Geometry, block: int, dtype: np.dtype, source: Address, target: A
         width, distances, pieces = whole, (whole, filters * whole, 0), 1
     sizes = (filters, count, width, block, simd.lanes(dtype.itemsize), *distances, pieces, block, whole * block)
     places = _places(g.with_batch(1), block, pieces)
-    return KernelStage(layout.interleave(dtype), (source, target, places, *sizes), g.groups * count)
+    return KernelStage(layout.interleave(dtype), (X, Y, places, *sizes), g.groups * count)
 
 
 @bounded(16 * MIB, arrays_bytes)

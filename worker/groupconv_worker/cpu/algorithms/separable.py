@@ -35,12 +35,12 @@ class Separable:
         """Depthwise with a kernel large enough that two passes pay."""
         g = zero_padded(problem.geometry)
         return (
-            problem.types.accumulate.kind == "f"
+            g.in_channels == g.groups
+            and math.prod(g.kernel) >= FEWEST_TAPS
+            and problem.types.accumulate.kind == "f"
             and not g.exact
             and g.rank == 2
             and not g.transposed
-            and g.in_channels == g.groups
-            and math.prod(g.kernel) >= FEWEST_TAPS
             and min(g.kernel) > 1
             and max(g.kernel) <= MAX_TAPS
             and max(*g.stride, *g.dilation) <= MAX_STEP

@@ -19,9 +19,8 @@ from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.blocking import even
 from groupconv_worker.cpu.algorithms.direct import Direct
-from groupconv_worker.cpu.algorithms.filters import packing
 from groupconv_worker.cpu.algorithms.gemm import Gemm
-from groupconv_worker.cpu.algorithms.plane import Plane, phases
+from groupconv_worker.cpu.algorithms.plane import Plane, filters_of, phases
 from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
 from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels import winograd as kernels
@@ -42,8 +41,9 @@ FEW_TILES = 16
 """Tiles up to which one block takes all of them, so that the filters pass once."""
 MOST_OF_DIRECT = 0.75
 """Products of the tiles, of those of the direct sum, above which the transforms do not pay."""
-CHUNK = 2**20
-"""Bytes of transformed tiles that pass at a time, so that they stay in the second cache."""
+CHUNK, MOST_CHUNK = 2**20, 2**22
+"""Bytes of transformed tiles that pass at a time, so that they stay in the second cache; and where the transformed
+filters have more bytes, as many as these, for each pass reads all of them."""
 
 
 class Winograd:
@@ -75,7 +75,10 @@ class Winograd:
         return not g.exact and wide and max(g.stride) == 1 and worth_it and seen and max(g.input) < 2**30
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
-        """Transform the filters: 4 times their memory. A one-shot kernel's direct form is made if it is needed."""
+        """Transform the filters, which takes 4 times their memory; the filters of a one-shot kernel when it runs.
+
+        A one-shot kernel's direct form is made if it is needed.
+        """
         g = zero_padded(problem.geometry)
         activated = g.activation is None or g.activation.kind == "relu"
         # it stands in for the kernel, which leaves any other activation than relu to Samples
@@ -110,16 +113,19 @@ class _Winograd:
         self.direct = direct if made is None else lambda: made  # `direct` holds the weights as they came
         self.direct_bytes = 0 if made is None else made.nbytes
         self.plane = phases(g)[0].plane
-        self.passes = passes = winograd.passes(g.with_batch(1))
-        self.room = ScratchArray(None if resident else winograd.buffers, passes.filters, dtype)
-        passes.transform.run(np.ascontiguousarray(weight.astype(dtype, copy=False))[None], self.room.array[None])
+        self.passes = passes = winograd.passes(g.with_batch(1), once=not resident and g.batch == 1)
+        self.filters = np.ascontiguousarray(filters_of(weight, g, dtype))
+        if passes.transform is not None:
+            self.room = ScratchArray(None if resident else winograd.buffers, passes.filters, dtype)
+            passes.transform.run(self.filters[None], self.room.array[None])
+            self.filters = self.room.array
         self.bias = np.zeros((g.groups, passes.biases), dtype)
         self.bias[:, : g.out_channels // g.groups] = bias_of(bias, g, dtype).reshape(g.groups, -1)
-        self.weights = address(self.room.array), address(self.bias)
+        self.weights = address(self.filters), address(self.bias)
 
     @property
     def nbytes(self) -> int:
-        return self.room.array.nbytes + self.bias.nbytes + self.passes.nbytes + self.direct_bytes
+        return self.filters.nbytes + self.bias.nbytes + self.passes.nbytes + self.direct_bytes
 
     def run(self, x: Array, y: Array) -> None:
         odd = np.array([not steady(sample, self.plane) for sample in x], np.int64)
@@ -175,14 +181,21 @@ def steady(x: Array, plane: Plane) -> bool:
 class _Passes:
     """What kernels of one geometry share, of whatever weights: their programs.
 
+    Args:
+        winograd: the algorithm.
+        g: the geometry, of one sample.
+        once: the filters are used for one sample. If all its tiles pass at a time, so do the filters: a block of them
+            is transformed and used while it is in the second cache.
+
     Attributes:
-        transform: X, the filters (M, C/g, 3, 3), into Y, flat (36, g, blocks of filters, channels, size of a block).
+        transform: X, the filters (M, C/g, 3, 3), into Y, flat (36, g, blocks of filters, channels, size of a block);
+            None if `program` takes the filters as they are.
         filters: elements of that.
         biases: of a group, filled up to whole blocks.
-        program: X into Y, with transformed filters and filled up biases as its weights.
+        program: X into Y, with the filters and filled up biases as its weights.
     """
 
-    def __init__(self, winograd: Winograd, g: Geometry) -> None:
+    def __init__(self, winograd: Winograd, g: Geometry, *, once: bool) -> None:
         plane, dtype = phases(g)[0].plane, np.dtype(np.float32)
         relu = int(g.activation is not None and g.activation.kind == "relu")
         tile_rows, tiles = tile_counts(plane)
@@ -190,20 +203,33 @@ class _Passes:
         row_bytes = 4 * TILE**2 * plane.groups * LANES * (inputs + outputs) * tiles
         # a band is a tile row of each phase of the dilation: tiles of neighbouring rows
         band = plane.dilation[0]
-        rows = band * min(tile_rows // band, max(-(-FEWEST_TILES // (tiles * band)), CHUNK // (row_bytes * band)))
+        chunk = min(MOST_CHUNK, max(CHUNK, 4 * TILE**2 * plane.groups * inputs * outputs * LANES**2))
+        rows = band * min(tile_rows // band, max(-(-FEWEST_TILES // (tiles * band)), chunk // (row_bytes * band)))
+        once = once and rows == tile_rows
         vectors, size = block(rows * tiles)
         blocks = -(-outputs // vectors)
-        outputs, multiply = blocks * vectors, kernels.product(vectors, size)
+        outputs = blocks * vectors
         columns = -(-(OUT * tiles + (KERNEL - 1) * plane.dilation[1]) // LANES) * LANES
-        G, count, scratch = plane.groups, rows * tiles, Scratch()
+        G, count, scratch, threads = plane.groups, rows * tiles, Scratch(), winograd.team.threads
         wide_rows = OUT * rows + (KERNEL - 1) * band
         wide = scratch.room(G * max(inputs, outputs) * wide_rows * columns * LANES, dtype)
-        x_product, w_product, y_product = map(
-            apart,
-            (G * inputs * count * LANES, G * blocks * inputs * LANES * vectors * LANES, G * outputs * count * LANES),
+        x_product, w_product, y_product = (
+            apart(G * inputs * count * LANES),
+            apart((1 if once else G * blocks) * inputs * LANES * vectors * LANES),
+            apart(G * outputs * count * LANES),
         )
         seen, made = (scratch.room(TILE**2 * product, dtype) for product in (x_product, y_product))
-        products = (G, inputs, blocks, count, x_product, w_product, y_product)
+        apart_by = (x_product, w_product, y_product)
+        if once:
+            room = scratch.room(threads * TILE**2 * w_product, dtype)
+            sizes = (plane.channels, plane.filters, inputs, blocks, count, *apart_by, threads, *[0] * threads)
+            multiply = kernels.product_of_filters(vectors, size)
+            products = KernelStage(multiply, (seen, WEIGHT, room, made, *sizes), G * blocks)
+        else:
+            multiply = kernels.product(vectors, size)
+            products = KernelStage(
+                multiply, (seen, WEIGHT, made, G, inputs, blocks, count, *apart_by), TILE**2 * G * blocks
+            )
         stages = []
         for start in range(0, tile_rows, rows):
             # the last chunk overlaps its neighbour: every chunk has as many tiles as a block needs
@@ -212,29 +238,21 @@ class _Passes:
             back = (plane.filters, outputs, *plane.output, *part, columns, y_product, relu)
             stages += [
                 KernelStage(kernels.transform_input(), (X, wide, seen, *into), G * inputs),
-                KernelStage(multiply, (seen, WEIGHT, made, *products), TILE**2 * G * blocks),
+                products,
                 KernelStage(kernels.transform_output(), (made, BIAS, wide, Y, *back, NOTE), G * outputs),
             ]
         self.program = Program(winograd.team, winograd.buffers, stages, scratch)
         self.filters, self.biases = TILE**2 * w_product, outputs * LANES
-        self.transform = _transform(winograd, g, vectors * LANES, w_product)
+        self.transform = None
+        if not once:
+            padded = (plane.channels, plane.filters, blocks, inputs * LANES, vectors * LANES, w_product)
+            stage = KernelStage(kernels.transform_filters(), (X, Y, *padded), G * blocks)
+            self.transform = Program(winograd.team, winograd.buffers, [stage])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both programs."""
-        return self.program.nbytes + self.transform.nbytes
-
-
-def _transform(winograd: Winograd, g: Geometry, size: int, product: int) -> Program:
-    dtype, channels = np.dtype(np.float32), g.in_channels // g.groups
-    padded, scratch = -(-channels // LANES) * LANES, Scratch()
-    count = g.groups * -(-g.out_channels // g.groups // size)
-    packed = scratch.room(count * KERNEL**2 * channels * size, dtype)
-    stages = [
-        packing(g, size, dtype, X, packed),
-        KernelStage(kernels.transform_filters(), (packed, Y, channels, padded, size, product), count),
-    ]
-    return Program(winograd.team, winograd.buffers, stages, scratch)
+        """Bytes of the programs."""
+        return self.program.nbytes + (0 if self.transform is None else self.transform.nbytes)
 
 
 def tile_counts(plane: Plane) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from groupconv_worker.cpu.kernels.atomic import array, job, once, stopped, store
+from groupconv_worker.cpu.kernels.atomic import array, exchange, job, once, stopped, store
 from groupconv_worker.cpu.kernels.forms import form
 from groupconv_worker.cpu.kernels.winograd_tiles import (
     DTYPE,
@@ -21,8 +21,8 @@ from groupconv_worker.cpu.kernels.winograd_tiles import (
     LANES,
     OUT,
     TILE,
+    filter_tiles,
     multiply,
-    tile_filter,
     tile_in,
     tile_out,
     turn,
@@ -47,30 +47,38 @@ def tile_start(number, dilation):
     return part * OUT * dilation + phase
 
 
+@njit(inline="always")
+def filter_block(w, out, w_at, out_at, filters, channels, padded, size, product):
+    """Transform a block of `size` filters, of which so many exist, with `padded` channels, of which so many exist."""
+    plane = channels * KERNEL * KERNEL
+    for start in range(0, size, LANES):
+        for c in range(0, padded, LANES):
+            column, place = c * KERNEL * KERNEL, out_at + c * size + start
+            filter_tiles(w, out, w_at + start * plane, column, place, plane, filters - start, size, product)
+
+
 @once
 def transform_filters() -> Any:
-    """w (g, filter blocks, 9, C/g, size) -> out (36, g, filter blocks, channels, size).
+    """w (M, C/g, 3, 3) -> out (36, g, filter blocks, channels, size).
 
     Returns:
-        A job with the words (w, out, C/g, channels of out, filters of a block, distance of two products in out);
-        channels that only `out` has are filled with zeros. A task is a block of filters, of all groups.
+        A job with the words (w, out, C/g, M/g, filter blocks per group, channels of out, filters of a block, distance
+        of two products in out); channels and filters that only `out` has are filled with zeros. A task is a block of
+        filters, of all groups.
     """
 
     @job()
     def transform_filters(at, first, last):
         words = array(at, np.int64)
         w, out = array(words[0], DTYPE), array(words[1], DTYPE)
-        channels, padded, filters, product = words[2], words[3], words[4], words[5]
+        channels, per_group, blocks, padded, size, product = words[2], words[3], words[4], words[5], words[6], words[7]
         for block in range(first, last):
             if stopped(at):
                 return
-            for c in range(channels):
-                for start in range(0, filters, LANES):
-                    w_at = (block * KERNEL * KERNEL * channels + c) * filters + start
-                    tile_filter(w, out, w_at, channels * filters, (block * padded + c) * filters + start, product)
-            for number in range(TILE * TILE):
-                for place in range((block * padded + channels) * filters, (block + 1) * padded * filters):
-                    out[number * product + place] = 0
+            group, number = divmod(block, blocks)
+            w_at = (group * per_group + number * size) * channels * KERNEL * KERNEL
+            there = per_group - number * size
+            filter_block(w, out, w_at, block * padded * size, there, channels, padded, size, product)
 
     return transform_filters.address
 
@@ -144,6 +152,45 @@ def product(V: int, P: int) -> Any:
                 multiply(x, w, out, x_at, w_at, out_at, channel_blocks, tiles * LANES, V, P)
 
     return product.address
+
+
+@form
+def product_of_filters(V: int, P: int) -> Any:
+    """`transform_filters` and `product` in one: for filters that are used once, so that they stay in the second cache.
+
+    Returns:
+        A job with the words (x, w, room, out, C/g, M/g, channel blocks, filter blocks per group, tiles, distances of
+        two products in x, room and out, rooms, a 0 for each of them): w is (M, C/g, 3, 3), x and out are those of
+        `product`, `room` has memory for 36 products of a block of filters for each thread. There are g · filter blocks
+        tasks.
+    """
+
+    @job(V, P)
+    def product_of_filters(at, first, last):
+        words = array(at, np.int64)
+        x, w, room, out = array(words[0], DTYPE), array(words[1], DTYPE), array(words[2], DTYPE), array(words[3], DTYPE)
+        channels, per_group, channel_blocks, blocks, tiles = words[4], words[5], words[6], words[7], words[8]
+        x_product, w_product, out_product, rooms = words[9], words[10], words[11], words[12]
+        size, mine = V * LANES, 0
+        while not exchange(at + 8 * (13 + mine), 0, 1):
+            mine = (mine + 1) % rooms
+        for block in range(first, last):
+            if stopped(at):
+                break
+            group, number = divmod(block, blocks)
+            w_at = (group * per_group + number * size) * channels * KERNEL * KERNEL
+            there, start_at = per_group - number * size, mine * TILE * TILE * w_product
+            filter_block(w, room, w_at, start_at, there, channels, channel_blocks * LANES, size, w_product)
+            for number in range(TILE * TILE):
+                for start in range(0, tiles, P):
+                    tile = min(start, tiles - P)
+                    x_at = number * x_product + (group * channel_blocks * tiles + tile) * LANES
+                    out_at = number * out_product + (block * V * tiles + tile) * LANES
+                    place = start_at + number * w_product
+                    multiply(x, room, out, x_at, place, out_at, channel_blocks, tiles * LANES, V, P)
+        store(at + 8 * (13 + mine), 0)
+
+    return product_of_filters.address
 
 
 @once

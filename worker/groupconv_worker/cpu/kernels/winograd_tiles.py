@@ -77,20 +77,35 @@ def turn(_context, x, out, x_at, column, out_at, plane, width, there):
 
 
 @intrinsic
-def tile_filter(_context, w, out, w_at, tap, out_at, product):
-    """The 9 taps, `tap` apart, of a vector of filters -> their 36 vectors, `product` apart; computed in float64."""
-    signature = types.void(w, out, *[types.int64] * 4)
+def filter_tiles(_context, w, out, w_at, column, out_at, plane, there, step, product):
+    """A vector's length of filters × as many channels, 9 taps each -> their 36 vectors.
+
+    Args:
+        w, out: flat arrays; w has a filter's channels × taps one after another.
+        w_at, column: the first filter's first weight in w, and of that filter the first weight that is read; weights
+            from `plane`, those of a filter, on count as zeros.
+        out_at, step, product: the first vector in `out`; distances there of two channels and of two products.
+        there: filters that exist; those from there on count as zeros.
+    """
+    signature = types.void(w, out, *[types.int64] * 7)
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         w, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True))
-        w_at, tap, out_at, product = arguments[2:]
-        single, double = Simd(b, w.type.pointee), Simd(b, ir.DoubleType(), LANES)
-        places = [b.gep(w, [b.add(w_at, b.mul(tap, i64(n)))]) for n in range(KERNEL**2)]
-        taps = [b.fpext(single.load(place), double.type) for place in places]
-        tile = [taps[i * KERNEL : (i + 1) * KERNEL] for i in range(KERNEL)]
-        for number, vector in enumerate(v for row in both_sides(double, FILTER, tile) for v in row):
-            place = b.gep(out, [b.add(out_at, b.mul(product, i64(number)))])
-            single.store(b.fptrunc(vector, single.type), place)
+        w_at, column, out_at, plane, there, step, product = arguments[2:]
+        s = Simd(b, w.type.pointee)
+        turned = cgutils.alloca_once(b, s.type, size=KERNEL**2 * LANES)
+        for start in range(0, KERNEL**2 * LANES, LANES):
+            at = b.add(column, i64(start))
+            rows = s.load_rows(b.gep(w, [b.add(w_at, at)]), plane, there, s.inside(at, plane))
+            for number, vector in enumerate(s.transpose(rows), start=start):
+                b.store(vector, b.gep(turned, [i64(number)]))
+        with cgutils.for_range(b, i64(LANES), intp=I64) as loop:
+            first = b.mul(loop.index, i64(KERNEL**2))
+            taps = [b.load(b.gep(turned, [b.add(first, i64(n))])) for n in range(KERNEL**2)]
+            tile = [taps[i * KERNEL : (i + 1) * KERNEL] for i in range(KERNEL)]
+            for number, vector in enumerate(v for row in both_sides(s, FILTER, tile) for v in row):
+                place = b.add(out_at, b.add(b.mul(loop.index, step), b.mul(product, i64(number))))
+                s.store(vector, b.gep(out, [place]))
         return context.get_dummy_value()
 
     return signature, generate
