@@ -125,11 +125,12 @@ def measure(name: str, data: bytes, shapes: dict[str, tuple[int, ...]], options:
     x = drawn(np.random.default_rng(0), shapes[info.name], info.dtype)
     servers = {"ours": Process(serve, "local", 1, CORES, False), "plain": Process(plain, data, x)}
     targets = {kind: server.pipe.recv() for kind, server in servers.items()}
-    rows: dict[str, list[float]] = defaultdict(list)
-    first = [first_answers(data, targets["ours"], x) for _ in range(options.rounds)]
-    for key in first[0]:
-        rows[key] = [found[key] for found in first]
-    answers = settled(targets["ours"], x, options.settle)
+    rows = defaultdict[str, list[float]](list)
+    answers = ""
+    for _ in range(options.rounds):
+        for key, seconds in first_answers(data, targets["ours"], x).items():
+            rows[key].append(seconds)
+        answers = settled(targets["ours"], x, options.settle)  # so that the next one is not beside a compiler
     clients = {kind: [Process(load, kind, targets[kind], x) for _ in range(options.clients)] for kind in servers}
     for several in clients.values():
         for client in several:
