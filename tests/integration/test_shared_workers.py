@@ -33,15 +33,13 @@ def start(**options):
     return Supervisor(Config(port=0, engine="reference", processes=2, **options))
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param({"executor": "local", "workers": 2, "threads": 1}, id="local"),
-        pytest.param({"executor": "ray", "workers": 2, "threads": 1}, id="ray", marks=pytest.mark.ray),
-    ],
-)
-def server(request):
-    with start(metrics_port=0, **request.param) as server:
+EXECUTOR = os.environ.get("SHARED_WORKERS", "local")
+"""Whose workers the tests of this file share."""
+
+
+@pytest.fixture(scope="module")
+def server():
+    with start(metrics_port=0, executor=EXECUTOR, workers=2, threads=1) as server:
         yield server
 
 
@@ -152,6 +150,16 @@ def test_a_lost_front_leaves_neither_lanes_nor_memory_nor_shards_on_the_workers(
     until(lambda: 0 < sum(map(mapped, pids)) <= sum(map(mapped, server.pids)))
     assert [slot.facts["pid"] for slot in ready(server)] == pids
     assert client.conv1d(X, W, groups=2)[0, 0, 0] == 3
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_all_of_it_holds_for_ray_s_workers():
+    """In a process of its own, as a process can have one cluster, and other tests have one in this one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not ray and not slow", __file__]
+    env = os.environ | {"SHARED_WORKERS": "ray"}
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=360, cwd=Path(__file__).parents[2])
+    assert ran.returncode == 0, ran.stdout[-5000:]
 
 
 @pytest.mark.slow
