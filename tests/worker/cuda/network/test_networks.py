@@ -1,5 +1,8 @@
 """Whole networks on the emulated device against the float64 reference: one recorded graph in one arena."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from compiled_networks import model
@@ -54,6 +57,16 @@ def test_tensors_share_the_arena(engine):
     tensors = sum(tensor.nbytes for name, tensor in graph.tensors.items() if name not in graph.constants)
     assert made.arena_bytes < tensors / 2
     assert made.nbytes >= made.arena_bytes + sum(array.nbytes for array in graph.constants.values())
+
+
+def test_the_weights_on_the_host_are_let_go(engine):
+    graph = bound(small_resnet())
+    held = weakref.ref(graph)
+    made = DeviceNetwork(graph, engine)
+    del graph
+    gc.collect()
+    assert held() is None
+    assert made.run({"x": image((1, 3, 32, 32))})["y"].shape == (1, 10)
 
 
 def test_operators_of_each_element_are_one_launch(engine):

@@ -165,13 +165,11 @@ class Lowering:
         shared: int = 0,
     ) -> None:
         """One launch of a kernel, a thread for each element of `y` unless `blocks` says otherwise."""
-        count = -(-math.prod(self.shape(y)) // THREADS) if blocks is None else blocks
-        if not count:
-            return
+        count, device = -(-math.prod(self.shape(y)) // THREADS) if blocks is None else blocks, self.device
 
-        def run(views: Views) -> None:
-            assert self.device is not None, "a plan alone cannot be launched"
-            self.device.kernels.launch(*instance, count, threads, arguments(views), shared)
+        def run(views: Views) -> None:  # it holds no weights on the host
+            assert device is not None, "a plan alone cannot be launched"
+            device.kernels.launch(*instance, count, threads, arguments(views), shared)
 
         self.add(reads, [y], run)
 

@@ -72,7 +72,10 @@ class DeviceNetwork:
         plan = planned(graph)
         self._offsets, self.arena_bytes = plan.placed()
         self._check_memory(plan.weight_bytes)
-        self._low = self._with_room(lambda: lowered(graph, engine), plan.weight_bytes)
+        low = self._with_room(lambda: lowered(graph, engine), plan.weight_bytes)
+        # the weights on the host go with the graph
+        self._launches, self._kernels, self._weights = low.launches, low.kernels, low.constants
+        self._tensors = {name: (tensor, low.root(name)) for name, tensor in low.tensors.items()}
         self._recorded = False
         self._inputs = [graph.tensors[name] for name in graph.inputs]
         self._outputs = [graph.tensors[name] for name in graph.outputs]
@@ -101,13 +104,13 @@ class DeviceNetwork:
     @property
     def nbytes(self) -> int:
         """Bytes of device memory: weights as the kernels keep them, and one arena."""
-        constants = sum(int(array.nbytes) for array in self._low.constants.values())
-        return constants + sum(kernel.nbytes for kernel in self._low.kernels) + self.arena_bytes
+        constants = sum(int(array.nbytes) for array in self._weights.values())
+        return constants + sum(kernel.nbytes for kernel in self._kernels) + self.arena_bytes
 
     @property
     def launches(self) -> int:
         """Kernels and convolutions of a run."""
-        return len(self._low.launches)
+        return len(self._launches)
 
     @property
     def what(self) -> str:
@@ -151,7 +154,7 @@ class DeviceNetwork:
     def _recording(self) -> Recording:
         """Memory for one more run at a time, recorded if graphs may hold so much."""
         outputs = [tensor for tensor in self._outputs if tensor.name not in self._constants]
-        made = Recording(self._device, self._low.launches, self._inputs, outputs, self.arena_bytes, self._views)
+        made = Recording(self._device, self._launches, self._inputs, outputs, self.arena_bytes, self._views)
         if self.arena_bytes <= self._device.graph_cache.limit:
             made.record()
         if made.recorded and not self._device.graph_cache.admit(self._pool, made):
@@ -161,10 +164,10 @@ class DeviceNetwork:
 
     def _views(self, arena: Any) -> dict[str, Any]:
         """Every tensor of the graph, in an arena or among the constants."""
-        low, found = self._low, dict[str, Any]()
-        for name, tensor in low.tensors.items():
-            if (root := low.root(name)) in low.constants:
-                found[name] = low.constants[root].reshape(tensor.shape)
+        found = dict[str, Any]()
+        for name, (tensor, root) in self._tensors.items():
+            if root in self._weights:
+                found[name] = self._weights[root].reshape(tensor.shape)
             elif name in self._offsets:
                 start = self._offsets[name]
                 found[name] = arena[start : start + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
