@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groupconv_worker.budget import LENT, ThreadBudget
+from groupconv_worker.budget import LENT, PATIENCE, ThreadBudget
 from waiting import until
 
 
@@ -125,3 +125,10 @@ def test_so_many_threads_are_lent_and_no_more(monkeypatch):
     budget.acquire(whole=True)
     assert [budget.acquire(timeout=60) for _ in range(LENT)] == [1] * LENT
     assert budget.acquire(timeout=0.05) == 0
+
+
+def test_a_stubborn_run_gets_no_thread_beyond_the_budget_at_once():
+    budget = ThreadBudget(1)
+    assert budget.acquire() == 1
+    assert budget.acquire(timeout=5 * PATIENCE, stubborn=True) == 0
+    assert budget.acquire() == 1  # lent

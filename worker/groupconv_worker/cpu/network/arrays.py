@@ -85,11 +85,11 @@ def lower_matmul(low: Lowering, node: Node) -> None:
     _multiply(low, (x, weights, 0, y, parameters, code, *shape), M, N, pairs)
 
 
-def _multiply(low: Lowering, words: Sequence[int | Address | Array], rows_: int, columns: int, pairs: int = 1) -> None:
+def _multiply(low: Lowering, words: Sequence[int | Address | Array], height: int, width: int, pairs: int = 1) -> None:
     """A stage of matrix products, in enough bands of rows for all threads."""
-    panels_ = pairs * -(-columns // PANEL)
-    bands = max(1, min(-(-TASKS // panels_), rows_ // (2 * ROWS)))
-    low.assembly.add(low.assembly.kernel(multiply), (*words, bands), panels_ * bands)
+    count = pairs * -(-width // PANEL)
+    bands = max(1, min(-(-TASKS // max(1, count)), height // (2 * ROWS)))
+    low.assembly.add(low.assembly.kernel(multiply), (*words, bands), count * bands)
 
 
 def lower_softmax(low: Lowering, node: Node) -> None:
