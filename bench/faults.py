@@ -74,7 +74,7 @@ def ask_layer(client: groupconv.Client) -> Ask:
 def ask_network(client: groupconv.Client, cut: str) -> Ask:
     """Calls of a network that is cut."""
     net = client.load_network("bench/faults", unet(base=8))
-    x = np.random.default_rng(0).standard_normal((1, 3, 128, 128), dtype=np.float32)
+    x = np.random.default_rng(0).integers(0, 256, (1, 3, 128, 128), dtype=np.uint8)
 
     def ask() -> tuple[np.ndarray, bool]:
         result = net.run(x, cut=cut)
@@ -103,7 +103,7 @@ def steady(
             try:
                 found, together = ask()
                 shared += together
-                wrong += not np.allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
+                wrong += not np.allclose(found, want, rtol=0, atol=1e-4 * np.abs(want).max())
             except groupconv.errors.GroupconvError as error:
                 errors.append(f"{type(error).__name__}: {error}")
             latencies.append(time.perf_counter() - begin - i / rate)
