@@ -35,9 +35,11 @@ class Parts:
 
     Attributes:
         shares_port: whether other processes listen on its port.
+        processes: that take the server's requests.
     """
 
     shares_port = False
+    processes = 1
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -228,7 +228,9 @@ class Server:
         """The pool of requests. It has few threads if they compute themselves and do not wait for a batch."""
         config = self.config
         here = self.executor.computes_here and config.max_batch == 1
-        few = self.executor.computes_here + 1 if here else config.concurrency
+        # each process computes on its share of the threads: more requests at work would push others out of the caches
+        share = max(1, self.executor.computes_here // self._parts.processes)
+        few = share + 1 if here else config.concurrency
         return RequestPool(few, config.concurrency, idle=config.limits.stream_idle_seconds)
 
     def _build(self) -> grpc.Server:

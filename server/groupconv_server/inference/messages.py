@@ -1,5 +1,6 @@
 """Messages of ModelInfer, parsed and laid out so that protobuf does not copy tensors (see `groupconv.wire.codec`)."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,16 +8,19 @@ from google.protobuf.message import DecodeError
 
 from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.codec import ALIGNMENT, allocate, scan, varint
+from groupconv.wire.codec import ALIGNMENT, DecodeCache, allocate, scan, varint
 from groupconv_server.inference.v2 import infer_pb2
 
 _RAW_INPUT, _RAW_OUTPUT = 7, 6  # fields of ModelInferRequest and ModelInferResponse
 _STREAMED = 2 << 3 | 2  # tag of ModelStreamInferResponse.infer_response
 _PADDING = 15 << 3 | 2  # tag of an unknown field, which readers skip
+_requests: DecodeCache[tuple[infer_pb2.ModelInferRequest, int]] = DecodeCache()  # and the bytes of the raw contents
 
 
 def parse(raw: bytes) -> tuple[infer_pb2.ModelInferRequest, Sequence[memoryview | bytes]]:
     r"""A request without its raw contents, and the raw contents: a view of the message if there is only one.
+
+    Requests that differ in their raw contents alone share one message, which nobody may change.
 
     Raises:
         InvalidArgumentError: the bytes are not a ModelInferRequest.
@@ -27,13 +31,21 @@ def parse(raw: bytes) -> tuple[infer_pb2.ModelInferRequest, Sequence[memoryview 
         >>> small.model_name, [bytes(c) for c in contents]
         ('edge', [b'abcd'])
     """
+    known = _requests.get(raw)
+    if known is not None:
+        (request, size), start = known
+        return request, [memoryview(raw)[start : start + size]]
     small, found = scan(raw, (_RAW_INPUT,))
     single = found is not None and len(raw) - len(small) == 1 + len(varint(len(found))) + len(found)
     try:
         request = infer_pb2.ModelInferRequest.FromString(small if single else raw)
     except DecodeError:
         raise InvalidArgumentError("message", "a ModelInferRequest", f"{len(raw)} other bytes") from None
-    return request, [found] if single and found is not None else list(request.raw_input_contents)
+    if not single or found is None:
+        return request, list(request.raw_input_contents)
+    if not request.id:  # callers that number their requests send none twice
+        _requests.put(raw, found, (request, len(found)))
+    return request, [found]
 
 
 def with_output(response: infer_pb2.ModelInferResponse, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[bytes, Array]:
@@ -54,7 +66,7 @@ def with_output(response: infer_pb2.ModelInferResponse, dtype: np.dtype, shape: 
         >>> answer.id, answer.raw_output_contents == [y.tobytes()]
         ('7', True)
     """
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     data = varint(_RAW_OUTPUT << 3 | 2) + varint(size)
     rest = response.SerializeToString()
     short = -(len(rest) + len(data)) % ALIGNMENT
