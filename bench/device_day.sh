@@ -9,6 +9,9 @@
 # $WHEELS has wheels of --pack, they are installed from there, beside what is there. Without Ray, nvidia-cudnn-frontend,
 # torch or compute-sanitizer the steps that need them say so. Each step writes FOLDER/NN-name.log; summary.txt has its
 # exit code (124: the time was up) and seconds.
+#
+#     MINUTES=10 bench/device_day.sh FOLDER   no longer than that in all: a step gets what is left, and those for which
+#                                             nothing is left are listed with exit code 125
 set -u
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -41,6 +44,7 @@ export PYTHONPATH="$root/client:$root/worker:$root/server:$root/bench${PYTHONPAT
 export GROUPCONV_TUNE=on XDG_CACHE_HOME="$out/cache" PYTHONUNBUFFERED=1
 : > "$out/summary.txt"
 number=0
+last=$(($(date +%s) + 60 * ${MINUTES:-60}))
 
 # step NAME SECONDS COMMAND...
 step() {
@@ -49,6 +53,13 @@ step() {
     number=$((number + 1))
     log=$(printf '%s/%02d-%s.log' "$out" "$number" "$name")
     begin=$(date +%s)
+    left=$((last - begin))
+    if [ "$left" -lt 5 ]; then
+        printf '%02d %-24s exit 125    0 s of %4d: not run, the %s minutes are over\n' "$number" "$name" "$limit" "$MINUTES" \
+            | tee -a "$out/summary.txt"
+        return
+    fi
+    [ "$left" -lt "$limit" ] && limit=$left
     timeout --kill-after=10 "$limit" "$@" > "$log" 2>&1
     status=$?
     printf '%02d %-24s exit %3d %4d s of %4d: %s\n' "$number" "$name" "$status" "$(($(date +%s) - begin))" "$limit" \
@@ -75,6 +86,7 @@ for name in (\"cupy\", \"torch\", \"cudnn\", \"ray\", \"numba\"):
     try: print(name, __import__(name).__version__)
     except Exception as error: print(name, error)"' "$python"
 tests recordings 240 tests/worker/cuda/test_gpu_captured_runs.py
+tests chains 120 tests/worker/cuda/test_gpu_chains.py
 tests engine 420 tests/worker/cuda/test_gpu.py
 tests networks 240 tests/worker/cuda/network/test_gpu_networks.py
 script network-times 180 gpu_networks.py

@@ -110,8 +110,15 @@ def problem(name: str, batch: int) -> Problem:
     return Problem(layer_named(name).geometry.with_batch(batch), types_of(F32, F32))
 
 
-def simulate(load: Load, count: int, rates: Rates) -> Point:
-    """Plan a load for `count` workers and run it on a virtual clock: once alone, then as a stream."""
+def simulate(load: Load, count: int, rates: Rates, own: float | None = None) -> Point:
+    """Plan a load for `count` workers and run it on a virtual clock: once alone, then as a stream.
+
+    Args:
+        load: the requests.
+        count: of workers.
+        rates: of each.
+        own: seconds of the coordinator for a shard; None measures them here.
+    """
     names = tuple(f"worker-{i}" for i in range(count))
     statistics = Statistics()
     statistics.calibrated(dict.fromkeys(names, rates))
@@ -120,7 +127,8 @@ def simulate(load: Load, count: int, rates: Rates) -> Point:
     start = time.perf_counter()
     chains = [chain for steps in load.requests for chain in planner.plan(steps, names)]
     planning = time.perf_counter() - start
-    own = np.mean([coordinator_seconds(chain) for chain in chains]) + rates.dispatch
+    if own is None:
+        own = float(np.mean([coordinator_seconds(chain) for chain in chains])) + rates.dispatch
     alone = Clock([0.0] * count)
     seconds = 0.0
     for chain in chains:
@@ -133,7 +141,7 @@ def simulate(load: Load, count: int, rates: Rates) -> Point:
         seconds=seconds,
         between=between,
         whole=stream(whole, count, rates, own)[0],
-        coordinator=float(own),
+        coordinator=own,
         planning=planning,
         limited=busiest,
     )

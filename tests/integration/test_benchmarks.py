@@ -45,5 +45,14 @@ def test_the_day_with_a_device_is_ready(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     steps = (tmp_path / "summary.txt").read_text().splitlines()
-    assert len(steps) == 17
+    assert len(steps) == 18
     assert all(" exit   0 " in step for step in steps)
+
+
+def test_what_a_day_with_a_device_has_no_time_for_is_listed(tmp_path):
+    script = [str(ROOT / "bench/device_day.sh"), "--dry-run", str(tmp_path)]
+    done = subprocess.run(script, env=os.environ | {"MINUTES": "0"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    steps = (tmp_path / "summary.txt").read_text().splitlines()
+    assert len(steps) == 18
+    assert all("exit 125" in step and "the 0 minutes are over" in step for step in steps)
