@@ -15,7 +15,7 @@ from groupconv_worker import reference
 from groupconv_worker.contract import DeviceLostError, Prepared, Problem
 from groupconv_worker.cuda.device import GRAPH_STREAMS
 from groupconv_worker.cuda.engine import CudaEngine
-from groupconv_worker.cuda.graph_cache import GraphCache, GraphPool
+from groupconv_worker.cuda.graphs.cache import GraphCache, GraphPool
 
 pytestmark = needs_compiler
 F32 = np.dtype(np.float32)

@@ -21,7 +21,7 @@ from groupconv_worker.cuda.chain import Kernel
 from groupconv_worker.cuda.chunks import Chunk, Maps, chunk_size, chunks
 from groupconv_worker.cuda.device import Device, storage
 from groupconv_worker.cuda.errors import is_sticky
-from groupconv_worker.cuda.graph_cache import GraphPool
+from groupconv_worker.cuda.graphs.cache import GraphPool
 from groupconv_worker.cuda.transfer import IN_FLIGHT
 from groupconv_worker.job import current
 

@@ -24,7 +24,7 @@ from groupconv_worker.cuda.algorithms.base import DeviceKernel
 from groupconv_worker.cuda.algorithms.separable import LEAST_EXTENT
 from groupconv_worker.cuda.algorithms.sliding import depthwise_takes, stencil_takes
 from groupconv_worker.cuda.device import Device, device_types, storage
-from groupconv_worker.cuda.graph_capture import CapturedGraph
+from groupconv_worker.cuda.graphs.capture import CapturedGraph
 from groupconv_worker.cuda.options import CudaOptions
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.cuda.arguments import ReductionOrder, device_taps, phases_of
 from groupconv_worker.cuda.cudnn import CudnnLibrary
 from groupconv_worker.cuda.errors import cuda_errors
-from groupconv_worker.cuda.graph_cache import GraphCache
-from groupconv_worker.cuda.graph_capture import GraphCapture, GraphStream
+from groupconv_worker.cuda.graphs.cache import GraphCache
+from groupconv_worker.cuda.graphs.capture import GraphCapture, GraphStream
 from groupconv_worker.cuda.modules import Kernels
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.page_locked import PageLocked

@@ -8,7 +8,7 @@ from groupconv.text import human_bytes
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.network.network import output_array
 from groupconv_worker.cuda.engine import CudaEngine
-from groupconv_worker.cuda.graph_cache import GraphPool
+from groupconv_worker.cuda.graphs.cache import GraphPool
 from groupconv_worker.cuda.network.lowering import Lowering
 from groupconv_worker.cuda.network.operators import LOWER
 from groupconv_worker.cuda.network.recording import Recording

@@ -68,7 +68,7 @@ class Recording:
         views: makes device arrays of an arena, by name.
 
     Attributes:
-        parts, used: see `graph_cache.Cacheable`.
+        parts, used: see `graphs.cache.Cacheable`.
         recorded: whether a run is one graph.
     """
 
