@@ -13,7 +13,7 @@ from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv_worker.activity import Activity
 from groupconv_worker.contract import Problem
-from groupconv_worker.cpu.compiler import FAILURES, NICENESS, WAITING, Compiler, Job
+from groupconv_worker.cpu.compiler import FAILURES, NICENESS, SHARE, WAITING, Compiler, Job
 
 
 def job(width: int) -> Job:
@@ -122,20 +122,23 @@ def test_a_process_that_finds_no_idle_processor_is_replaced(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no such policy")
-@pytest.mark.parametrize(("niceness", "policy"), [(None, "SCHED_IDLE"), ("7", "SCHED_OTHER")])
-def test_the_process_runs_when_a_processor_is_idle_unless_its_niceness_was_chosen(niceness, policy):
-    program = """if True:
+@pytest.mark.parametrize(
+    ("idle", "chosen", "policy", "niceness"),
+    [(True, None, "SCHED_IDLE", 19), (False, None, "SCHED_OTHER", SHARE), (True, "7", "SCHED_OTHER", 7)],
+)
+def test_the_process_runs_when_a_processor_is_idle_unless_its_niceness_was_chosen(idle, chosen, policy, niceness):
+    program = f"""if True:
         import os
         from groupconv_worker.cpu.compiler_process import lower_priority
-        lower_priority(idle=True)
+        lower_priority(idle={idle})
         print(os.sched_getscheduler(0), os.nice(0), flush=True)
         os._exit(0)  # on a busy machine the rest would take long"""
-    environment = {k: v for k, v in os.environ.items() if k != NICENESS} | ({NICENESS: niceness} if niceness else {})
+    environment = {k: v for k, v in os.environ.items() if k != NICENESS} | ({NICENESS: chosen} if chosen else {})
     command = [sys.executable, "-c", program]
     printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     found, nice = map(int, printed.split())
     assert found == getattr(os, policy)
-    assert nice == min(19, os.nice(0) + int(niceness or 19))
+    assert nice == min(19, os.nice(0) + niceness)
 
 
 ONCE_BUSY = """if True:

@@ -34,8 +34,11 @@ log = logging.getLogger(__name__)
 NICENESS = "GROUPCONV_COMPILER_NICE"
 """Variable with the niceness of the process, 0 to 19. By default the process runs when a processor is idle."""
 IDLE = 20.0
-"""Seconds of a job after which a process that waits for an idle processor is replaced by one of niceness 19: a machine
+"""Seconds of a job after which a process that waits for an idle processor is replaced by one that does not: a machine
 that is never idle would never compile anything. What was compiled before is on disk."""
+SHARE = 5
+"""Niceness of that one. Beside two threads that never rest, 19 compiled nothing in a minute, and 5 took 30 s for a
+U-Net, whose calls took 1.4 times as long meanwhile."""
 WAITING = 256
 """Jobs that wait, at most; beyond them the oldest is dropped, and comes again when it is asked for again."""
 SEEN = 4096

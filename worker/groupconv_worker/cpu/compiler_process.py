@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from groupconv_worker.activity import Activity
-from groupconv_worker.cpu.compiler import NICENESS, Done, Job, NetworkJob
+from groupconv_worker.cpu.compiler import NICENESS, SHARE, Done, Job, NetworkJob
 from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.kernels.cache import folders
 from groupconv_worker.cpu.kernels.forms import FORMS
@@ -104,13 +104,14 @@ def _alone() -> Iterator[None]:
 
 
 def lower_priority(*, idle: bool) -> None:
-    """Take this niceness, or run only when a processor is idle, where the system has such a policy.
+    """Run only when a processor is idle, where the system has such a policy, or else with less of it than requests.
 
     A niceness of 19 alone lets Linux finish a slice of some milliseconds before a request's thread that wakes, and a
     processor that runs this process counts as busy. There is no way back from the policy without privileges.
     """
-    os.nice(int(os.environ.get(NICENESS, "19")))
-    if idle and NICENESS not in os.environ and hasattr(os, "SCHED_IDLE"):
+    chosen = os.environ.get(NICENESS)
+    os.nice(int(chosen or (19 if idle else SHARE)))
+    if idle and chosen is None and hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
