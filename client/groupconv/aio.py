@@ -21,6 +21,7 @@ from groupconv.networks.windows import StreamPlan
 from groupconv.options import CallOptions, StreamConv, Streaming, check_names, spec_or_default, split_streaming
 from groupconv.planning import Planning
 from groupconv.streaming.network import NetworkStream, NetworkStreaming
+from groupconv.streaming.progress import ProgressCallback, reported
 from groupconv.streaming.stream import Transfer, transfer
 from groupconv.transport.channel import Connection, Opening
 from groupconv.transport.exchange import Exchange
@@ -145,12 +146,13 @@ class Client(AsyncSession, Planning[Awaitable[Plan]], Convolutions[Awaitable[Arr
         model: Any,
         *,
         inputs: Sequence[Mapping[str, Sequence[int]]] = (),
+        progress: ProgressCallback | bool | None = None,
         timeout: float | None = None,
     ) -> AsyncNetwork:
         """Load a whole network on the server; see `groupconv.Client.load_network`."""
         data = await asyncio.to_thread(network_calls.model_bytes, model)
-        messages = network_calls.load(name, data, inputs)
-        return self._network(network_calls.loaded(await self._upload(network_calls.LOAD, messages, timeout)))
+        with reported(network_calls.load(name, data, inputs), len(data), progress) as messages:
+            return self._network(network_calls.loaded(await self._upload(network_calls.LOAD, messages, timeout)))
 
     async def get_network(self, name: str) -> AsyncNetwork:
         """A network that is already on the server; NotFoundError if there is none of this name."""

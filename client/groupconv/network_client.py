@@ -10,6 +10,7 @@ from groupconv.networks.windows import StreamPlan
 from groupconv.options import check_names
 from groupconv.session import Session
 from groupconv.streaming.network import NetworkStream, NetworkStreaming
+from groupconv.streaming.progress import ProgressCallback, reported
 
 
 class NetworkClient(Session):
@@ -21,6 +22,7 @@ class NetworkClient(Session):
         model: Any,
         *,
         inputs: Sequence[Mapping[str, Sequence[int]]] = (),
+        progress: ProgressCallback | bool | None = None,
         timeout: float | None = None,
     ) -> Network:
         """Load a whole network on the server. Call the network with its inputs.
@@ -31,14 +33,16 @@ class NetworkClient(Session):
             name: segments of letters, digits, '.', '_' and '-' with '/' between them, such as "ocr/det".
             model: an ONNX file: its path, its bytes, or anything with `SerializeToString()`. It must hold its weights.
             inputs: sets of input shapes to prepare for, such as `[{"x": (1, 3, 640, 640)}]`.
+            progress: function to call with a `Progress` after each part of the model that was sent; True shows a bar.
             timeout: seconds, in place of the client's.
 
         Raises:
             InvalidArgumentError: a node is not supported; it names the node, what was expected and what came.
             ResourceExhaustedError: the server's layers and networks would take more memory than it allows.
         """
-        messages = network_calls.load(name, network_calls.model_bytes(model), inputs)
-        return self._network(network_calls.loaded(self._upload(network_calls.LOAD, messages, timeout)))
+        data = network_calls.model_bytes(model)
+        with reported(network_calls.load(name, data, inputs), len(data), progress) as messages:
+            return self._network(network_calls.loaded(self._upload(network_calls.LOAD, messages, timeout)))
 
     def get_network(self, name: str) -> Network:
         """A network that is already on the server; NotFoundError if there is none of this name."""

@@ -59,6 +59,23 @@ def test_a_network_is_called_like_a_function(client):
         client.get_network("net/towers")
 
 
+def test_progress_tells_how_much_of_a_model_is_sent(client, server, capsys):
+    data, seen = towers().SerializeToString(), []
+    with client.load_network("net/towers", data, progress=seen.append):
+        assert [p.rows for p in seen] == sorted(p.rows for p in seen)
+        assert (seen[-1].rows, seen[-1].of, seen[-1].received) == (len(data),) * 3
+
+    async def load():
+        async with groupconv.aio.connect(server.address) as other:
+            await other.load_network("net/towers", data, progress=True)
+
+    asyncio.run(load())
+    assert "100%" in capsys.readouterr().err
+    with pytest.raises(InvalidArgumentError, match="progress"):
+        client.load_network("net/towers", data, progress="yes")
+    client.unload_network("net/towers")
+
+
 def test_several_inputs_and_outputs(client):
     a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((2, 3), np.float32)
     with client.load_network("net/two", sum_and_difference().SerializeToString()) as net:

@@ -1,6 +1,8 @@
 """Progress of a stream, and a bar that shows it."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +14,10 @@ class Progress:
     """Progress of a stream.
 
     Attributes:
-        rows: output rows that have arrived; of a stream through a network, windows.
+        rows: output rows that have arrived; of a stream through a network, windows; of a network that is loaded, bytes
+            that were sent.
         of: all of them.
-        received: bytes of output that have arrived.
+        received: bytes of output that have arrived, or of a network that were sent.
         seconds: since the stream began.
     """
 
@@ -73,3 +76,32 @@ def callback(progress: ProgressCallback | bool | None) -> ProgressCallback | Non
     if progress and not callable(progress):
         raise InvalidArgumentError("progress", "a function, True, False or None", progress)
     return progress or None
+
+
+@contextmanager
+def reported(
+    messages: Callable[[], Iterator[bytes]], size: int, progress: ProgressCallback | bool | None
+) -> Iterator[Callable[[], Iterator[bytes]]]:
+    """Messages that are sent, with a callback after each; a bar is closed at the end.
+
+    Args:
+        messages: starts them.
+        size: bytes of what they carry; headers are not counted.
+        progress: as of `callback`.
+    """
+    found = callback(progress)
+
+    def sent() -> Iterator[bytes]:
+        start, done = time.monotonic(), 0
+        for message in messages():
+            yield message
+            done = min(size, done + len(message))
+            assert found is not None
+            found(Progress(done, size, done, time.monotonic() - start))
+
+    try:
+        yield messages if found is None else sent
+    finally:
+        close = getattr(found, "close", None)
+        if close is not None:
+            close()

@@ -1,6 +1,7 @@
 """`groupconv networks`: whole models in ONNX on a server."""
 
 import json
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
@@ -70,12 +71,21 @@ def load(
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="NAME=N,C,H,W to prepare for, once for each input.")
     ] = None,
+    progress: Annotated[
+        bool | None,
+        typer.Option("--progress/--no-progress", help="Show a progress bar. Default: if stderr is a terminal."),
+    ] = None,
     timeout: TimeoutOption = 300.0,
 ) -> None:
     """Load a network from an ONNX file. A name that is loaded already gets a new version."""
     shapes = shapes_of(inputs or [])
     with endpoint.connect(timeout) as client:
-        network = client.load_network(name or legal_name(file.stem), file, inputs=[shapes] if shapes else [])
+        network = client.load_network(
+            name or legal_name(file.stem),
+            file,
+            inputs=[shapes] if shapes else [],
+            progress=sys.stderr.isatty() if progress is None else progress,
+        )
     typer.echo(str(network.info))
 
 
