@@ -24,8 +24,7 @@ class ThreadBudget:
 
     A long run does not hold up others: if nothing has changed for `PATIENCE` seconds, a run that waits gets a thread
     beyond the budget, and shares the processors from then on. The thread is taken back as soon as no run waits. A run
-    that must have all threads, or is stubborn, waits `STUBBORN` times longer. One that must be alone waits as long as
-    it takes.
+    that must have all threads, or is stubborn, waits `STUBBORN` times longer; one that must be alone, until it is.
 
     Args:
         threads: the budget. 1 makes it a plain lock that, unlike `threading.Lock`, keeps an order.
@@ -72,8 +71,8 @@ class ThreadBudget:
             among: how many runs share the budget now, this one included.
             whole: whether it needs all threads, and waits longer for them.
             alone: whether no other run may hold a thread, however long that takes.
-            stubborn: whether it waits longer before it gets a thread beyond the budget, as long runs do that come
-                together: more threads than processors would make each of them slower.
+            stubborn: whether it waits longer before it gets a thread beyond the budget, as long runs that come together
+                do: with more threads than processors each of them would be slower.
             over: called now and then; waiting ends once it returns True.
 
         Returns:

@@ -1,24 +1,19 @@
 """What a worker is wherever it runs: an engine, the kernels that stay prepared there, and a budget of threads."""
 
-import functools
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import cast
 
-from groupconv.errors import DeadlineExceededError, ResourceExhaustedError
+from groupconv.errors import DeadlineExceededError
 from groupconv_worker.activity import ACTIVITY
 from groupconv_worker.budget import ThreadBudget, granted
-from groupconv_worker.contract import Array, Chainable, Engine, Prepared, beside
+from groupconv_worker.contract import Array, Engine, Prepared, beside
 from groupconv_worker.cpu.kernels.forms import deferred
 from groupconv_worker.engines import create_engine
 from groupconv_worker.improvement import Meanwhile
 from groupconv_worker.job import Job, current
 from groupconv_worker.resident import Resident, WeightsMissingError
-from groupconv_worker.shard import Ran, Stage
-
-log = logging.getLogger(__name__)
+from groupconv_worker.shard import Ran, Stage, run_chain
 
 
 class WorkerRuntime:
@@ -144,10 +139,9 @@ def run_shard(
     if not x.shape[0]:
         return (Ran("none", 0.0),) * len(stages)
     if engine.gpu is not None and len(stages) > 1:
-        try:
-            return _run_on_device(engine, stages, x, out, resident, borrowed=borrowed)
-        except ResourceExhaustedError as error:
-            log.debug("the steps are run one by one: %s", error)  # with less between them
+        kernels = (_prepared(engine, stage, resident, borrowed=borrowed) for stage in stages)
+        if (chained := run_chain(kernels, x, out)) is not None:
+            return chained
     job, last, ran = current(), len(stages) - 1, []
     for i, stage in enumerate(stages):
         if job.word.value:
@@ -161,17 +155,6 @@ def run_shard(
         ran.append(Ran(prepared.algorithm, time.perf_counter() - start, improving))
         x = y
     return tuple(ran)
-
-
-def _run_on_device(
-    engine: Engine, stages: Sequence[Stage], x: Array, out: Array, resident: Resident | None, *, borrowed: bool
-) -> tuple[Ran, ...]:
-    """All stages as one run, between which nothing returns to the host. Its seconds are those of the last stage."""
-    start = time.perf_counter()
-    kernels = [cast("Chainable", _prepared(engine, stage, resident, borrowed=borrowed)) for stage in stages]
-    functools.reduce(lambda chain, kernel: chain.then(kernel), kernels).run(x, out)
-    seconds = [*(0.0,) * (len(stages) - 1), time.perf_counter() - start]
-    return tuple(Ran(kernel.algorithm, s) for kernel, s in zip(kernels, seconds, strict=True))
 
 
 def _prepared(engine: Engine, stage: Stage, resident: Resident | None, *, borrowed: bool) -> Prepared:

@@ -1,10 +1,17 @@
 """A shard: the part of a request that one worker runs, without its arrays."""
 
+import functools
+import logging
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from groupconv_worker.contract import Array, Problem
+from groupconv.errors import ResourceExhaustedError
+from groupconv_worker.contract import Array, Chainable, Prepared, Problem
 from groupconv_worker.resident import Kept, ResidentKey, of_one_sample
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +67,25 @@ class PartRun(NamedTuple):
 
     seconds: float
     coordinator_bytes: int
+
+
+def run_chain(kernels: Iterable[Prepared], x: Array, out: Array) -> tuple[Ran, ...] | None:
+    """Run kernels of a GPU as one, between which nothing returns to the host. All seconds are those of the last one.
+
+    Args:
+        kernels: `Chainable`, each for the output of the one before. They are prepared as they are read.
+        x: (N, C, *input) of the first.
+        out: (N, M, *output) of the last, to be filled.
+
+    Returns:
+        None if the device has no memory for all of them at once; then they are run one by one.
+    """
+    start = time.perf_counter()
+    try:
+        chain = [cast("Chainable", kernel) for kernel in kernels]
+        functools.reduce(lambda first, kernel: first.then(kernel), chain).run(x, out)
+    except ResourceExhaustedError as error:
+        log.debug("the steps are run one by one: %s", error)  # with less between them
+        return None
+    seconds = [*(0.0,) * (len(chain) - 1), time.perf_counter() - start]
+    return tuple(Ran(kernel.algorithm, s) for kernel, s in zip(chain, seconds, strict=True))

@@ -19,16 +19,15 @@ from typing import Any
 from groupconv.convolution.report import ShardReport
 from groupconv.errors import UnavailableError
 from groupconv_server.executors.base import WorkerInfo
+from groupconv_server.executors.local_networks import LocalNetworks
 from groupconv_server.executors.task import Task
 from groupconv_worker.budget import ThreadBudget
-from groupconv_worker.contract import DeviceLostError
+from groupconv_worker.contract import DeviceLostError, device_of
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.engines import count_gpus
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job, Jobs
-from groupconv_worker.networks.local_gang import LocalGang, Member
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner, check_cut, takeover_of
-from groupconv_worker.networks.sharding import Sharder
+from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner, takeover_of
 from groupconv_worker.resident import CAPACITY
 from groupconv_worker.runtime import WorkerRuntime
 
@@ -73,7 +72,7 @@ class LocalExecutor:
         self.gpus: Mapping[str, Any] = {name: engine.gpu for name, engine in engines.items() if engine.gpu is not None}
         self._ids = tuple(self._workers)
         self._team, self._jobs = Team(workers), Jobs()
-        self._sharder = self._sharder_of(list(self._workers.values()))
+        self._networks = LocalNetworks(list(self._workers.values()))
         self._lost = ""
 
     def workers(self) -> tuple[str, ...]:
@@ -114,8 +113,8 @@ class LocalExecutor:
         try:
             if len(tasks) == 1:
                 worker = self._workers[tasks[0].worker]
-                # another one that is idle may run it
-                if len(self._workers) > 1 and worker.runtime.budget.inside and tasks[0].on_host:
+                # another one that is idle may run it, if its arrays are on the host
+                if len(self._workers) > 1 and worker.runtime.budget.inside and not device_of(tasks[0].x, tasks[0].out):
                     worker = next((w for w in self._workers.values() if not w.runtime.budget.inside), worker)
                 return [worker.run(tasks[0], job, start, among_each)]
             return self._run(tasks, job, start, among_each)
@@ -143,25 +142,16 @@ class LocalExecutor:
 
     def prepare_network(self, network: str, version: int, model: Model) -> None:
         """On the first worker; the others prepare it when they are given a call."""
-        next(iter(self._workers.values())).networks.prepare(network, version, lambda: model)
+        self._networks.prepare(network, version, model)
 
     def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
         """In the thread that brings the call; over all workers if the network is cut."""
         self._jobs.enter(job)
         try:
-            check_cut(call.cut, 1 if self._sharder is None else len(self._workers))
-            sharded = None if self._sharder is None else self._sharder.run(call, model, job)
-            if sharded is not None:
-                return sharded
-            worker = min(self._workers.values(), key=lambda worker: worker.runtime.budget.inside)
-            ran = worker.networks.run(call, lambda: model, job)
-            if self._sharder is not None:
-                self._sharder.answered(call, model, ran)
+            return self._networks.run(call, model, job)
         except DeviceLostError as error:
             self._lose(error)
             raise
-        else:
-            return worker.id, ran
         finally:
             self._jobs.leave(job)
 
@@ -169,22 +159,7 @@ class LocalExecutor:
         """Drop it at once: a running shard holds what it uses."""
         for worker in self._workers.values():
             worker.runtime.resident.forget(layer, version)
-            worker.networks.forget(layer, version)
-        if self._sharder is not None:
-            self._sharder.forget(layer, version)
-
-    @staticmethod
-    def _sharder_of(workers: Sequence["_Worker"]) -> Sharder | None:
-        """What cuts networks over several workers, if their engines have threads for programs."""
-        teams = [getattr(worker.runtime.engine, "team", None) for worker in workers]
-        members = [
-            Member(worker.id, worker.runtime.budget, team)
-            for worker, team in zip(workers, teams, strict=True)
-            if isinstance(team, Team)
-        ]
-        if len(members) < max(2, len(workers)):
-            return None
-        return Sharder(LocalGang(members), lambda call, model, job: workers[0].networks.run(call, lambda: model, job))
+        self._networks.forget(layer, version)
 
     def interrupt(self) -> None:
         """Running shards end within `job.PROMPT`."""
@@ -194,8 +169,7 @@ class LocalExecutor:
         """End running shards and the threads."""
         self.interrupt()
         self._team.close()
-        if self._sharder is not None:
-            self._sharder.close()
+        self._networks.close()
         for worker in self._workers.values():
             worker.close()
 

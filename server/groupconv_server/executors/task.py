@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from groupconv.convolution.report import ShardReport
-from groupconv_worker.contract import Array, device_of
+from groupconv_worker.contract import Array
 from groupconv_worker.shard import Ran, Stage
 
 
@@ -25,11 +25,6 @@ class Task:
     stages: tuple[Stage, ...]
     x: Array
     out: Array
-
-    @property
-    def on_host(self) -> bool:
-        """Whether neither array is on a GPU, so that any worker may run it."""
-        return device_of(self.x, self.out) is None
 
     def reports(self, worker: str, ran: Sequence[Ran], seconds: float, attempts: int = 1) -> tuple[ShardReport, ...]:
         """What each stage took.

@@ -1,0 +1,85 @@
+"""Networks on the workers of this process: whole on one of them, or cut over all."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.graph.model import Model
+from groupconv_worker.job import Job
+from groupconv_worker.networks.local_gang import LocalGang, Member
+from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner, check_cut
+from groupconv_worker.networks.sharding import Sharder
+from groupconv_worker.runtime import WorkerRuntime
+
+
+class NetworkWorker(Protocol):
+    """A worker of this process.
+
+    Attributes:
+        id: its name.
+        runtime: its engine and the budget of its threads.
+        networks: what runs whole networks on it.
+    """
+
+    id: str
+    runtime: WorkerRuntime
+    networks: NetworkRunner
+
+
+class LocalNetworks:
+    """Runs networks on workers of this process.
+
+    Args:
+        workers: all of them.
+    """
+
+    def __init__(self, workers: Sequence[NetworkWorker]) -> None:
+        self._workers, self._sharder = workers, _sharder_of(workers)
+
+    def prepare(self, network: str, version: int, model: Model) -> None:
+        """Prepare a network on the first worker; the others do so when they are given a call."""
+        self._workers[0].networks.prepare(network, version, lambda: model)
+
+    def run(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+        """Run a call in this thread, over all workers if the network is cut.
+
+        Returns:
+            The worker's id, and how the call was answered.
+
+        Raises:
+            InvalidArgumentError: as of `check_cut`.
+        """
+        check_cut(call.cut, 1 if self._sharder is None else len(self._workers))
+        sharded = None if self._sharder is None else self._sharder.run(call, model, job)
+        if sharded is not None:
+            return sharded
+        worker = min(self._workers, key=lambda worker: worker.runtime.budget.inside)
+        ran = worker.networks.run(call, lambda: model, job)
+        if self._sharder is not None:
+            self._sharder.answered(call, model, ran)
+        return worker.id, ran
+
+    def forget(self, network: str, version: int) -> None:
+        """Drop a version."""
+        for worker in self._workers:
+            worker.networks.forget(network, version)
+        if self._sharder is not None:
+            self._sharder.forget(network, version)
+
+    def close(self) -> None:
+        """Drop what cuts networks."""
+        if self._sharder is not None:
+            self._sharder.close()
+
+
+def _sharder_of(workers: Sequence[NetworkWorker]) -> Sharder | None:
+    """What cuts networks over several workers, if their engines have threads for programs."""
+    teams = [getattr(worker.runtime.engine, "team", None) for worker in workers]
+    members = [
+        Member(worker.id, worker.runtime.budget, team)
+        for worker, team in zip(workers, teams, strict=True)
+        if isinstance(team, Team)
+    ]
+    if len(members) < max(2, len(workers)):
+        return None
+    return Sharder(LocalGang(members), lambda call, model, job: workers[0].networks.run(call, lambda: model, job))
