@@ -128,12 +128,18 @@ def test_lanes_are_shown_where_workers_can_have_one():
 
 def test_a_terminal_of_80_columns_has_the_whole_table():
     s = Status(executor="ray")
-    s.workers.add(id="ray-0", device="cpu: AMD EPYC (family 25, model 17), 2 threads", node="gpu-box", lane="unix")
+    s.workers.add(
+        id="ray-0",
+        device="cpu: AMD EPYC (family 25, model 17), 2 threads",
+        node="gpu-box",
+        lane="unix",
+        lane_limit=2**20,
+    )
     s.layers.add(name="alexnet/conv2", version=12, requests=10**6, seconds=10**4)
     console = Console(file=io.StringIO(), width=80)
     console.print(picture(s, Status(), "here", wide=False))
     text = console.file.getvalue()
     assert "…" not in text
-    assert "ray-0: cpu: AMD EPYC (family 25, model 17), 2 threads on gpu-box, lane unix, to 0 B" in " ".join(
+    assert "ray-0: cpu: AMD EPYC (family 25, model 17), 2 threads on gpu-box, lane unix, to 1 MiB" in " ".join(
         text.split()
     )

@@ -281,7 +281,7 @@ class Worker(_message.Message):
     lane: _builtins.str
     """The coordinator's own connection to it: "unix", "tcp", or "" where shards go through Ray or stay in the process."""
     lane_limit: _builtins.int
-    """Bytes of a shard's arrays up to which it goes by the lane; a larger one goes through Ray."""
+    """Bytes of a shard's arrays up to which it goes by the lane; a larger one goes through Ray. 0 is no limit."""
     calibration_shards: _builtins.int
     """Shards it has run to be measured."""
     def __init__(

@@ -363,7 +363,7 @@ export type Worker = Message<"groupconv.v1.Worker"> & {
   lane: string;
 
   /**
-   * Bytes of a shard's arrays up to which it goes by the lane; a larger one goes through Ray.
+   * Bytes of a shard's arrays up to which it goes by the lane; a larger one goes through Ray. 0 is no limit.
    *
    * @generated from field: int64 lane_limit = 10;
    */
