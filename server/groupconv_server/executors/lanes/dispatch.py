@@ -2,15 +2,14 @@
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from groupconv.convolution.report import ShardReport
-from groupconv.errors import DeadlineExceededError, InternalError
+from groupconv.errors import InternalError
 from groupconv_server.executors.lanes import lane_calls
-from groupconv_server.executors.lanes.flights import SUSPICIOUS, Carrier, Flight, WorkerLostError, seconds_left
+from groupconv_server.executors.lanes.flights import SUSPICIOUS, Carrier, Flight, WorkerLostError, seconds_left, take
 from groupconv_server.executors.lanes.lane_calls import LaneBrokenError
 from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.waiting import first_done
@@ -104,9 +103,8 @@ class Dispatch:
     ) -> None:
         """Send a shard to a worker: by its lane if it has one and `lane` is true, else by the carrier."""
         suspicious = losses >= SUSPICIOUS
-        left = seconds_left(self._deadline)
-        if suspicious and not self._suspicion.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
-            raise DeadlineExceededError("the deadline passed before the shard was started")
+        if suspicious:
+            take(self._suspicion, self._deadline)
         try:
             flight, carrier = None, self._carrier
             if lane or carrier is None:

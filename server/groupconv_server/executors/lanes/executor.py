@@ -99,7 +99,8 @@ class LaneExecutor:
             check_cut(call.cut, len(self._members.slots))
             if call.cut not in ("", WHOLE):
                 return self._owner.run_cut(call, model, job)
-            return network_calls.run(self._members, call.network, job, network_calls.by_lane(call, model, job))
+            attempt = network_calls.by_lane(call, model, job)
+            return network_calls.run(self._members, call.network, job, attempt, self._suspicion)
         finally:
             self._jobs.leave(job)
 

@@ -1,11 +1,13 @@
 """A shard in flight, and what can carry it when no lane does."""
 
 import itertools
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from groupconv.errors import DeadlineExceededError
 from groupconv_server.executors.lanes.lane import Lane
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.task import Task
@@ -80,3 +82,14 @@ class Carrier(Protocol):
 def seconds_left(deadline: float | None) -> float | None:
     """Seconds until a deadline on the clock of time.monotonic(); None without one."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def take(suspicion: Any, deadline: float | None) -> None:
+    """Take the lock that is held while something runs that may have killed workers (see `Dispatch`).
+
+    Raises:
+        DeadlineExceededError: others held it until then.
+    """
+    left = seconds_left(deadline)
+    if not suspicion.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
+        raise DeadlineExceededError("the deadline passed before it was started")

@@ -1,19 +1,21 @@
 """Calls of networks: one worker runs a call, and another one does if that is lost."""
 
+import itertools
 import logging
 import math
 import select
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from groupconv.errors import GroupconvError, InternalError
 from groupconv_server.executors.lanes.connection import LaneConnection
-from groupconv_server.executors.lanes.dispatch import GLANCE, MAX_LOSSES
+from groupconv_server.executors.lanes.dispatch import GLANCE, MAX_ATTEMPTS, MAX_LOSSES
 from groupconv_server.executors.lanes.failures import WorkerError
-from groupconv_server.executors.lanes.flights import NUMBERS, WorkerLostError, seconds_left
+from groupconv_server.executors.lanes.flights import NUMBERS, SUSPICIOUS, WorkerLostError, seconds_left, take
 from groupconv_server.executors.lanes.lane import Lane
 from groupconv_server.executors.lanes.lane_calls import LaneBrokenError
 from groupconv_server.executors.lanes.membership import Membership
@@ -41,7 +43,7 @@ Attempt = Callable[[WorkerSlot, NetworkFlight], NetworkRan]
 
 
 def run(
-    membership: Membership, network: str, job: Job, attempt: Attempt, *, lanes: bool = True
+    membership: Membership, network: str, job: Job, attempt: Attempt, suspicion: Any, *, lanes: bool = True
 ) -> tuple[str, NetworkRan]:
     """Run a call on the worker with least to do; again on another one where that is lost.
 
@@ -50,6 +52,7 @@ def run(
         network: its name, for the log.
         job: that the call is.
         attempt: has one of them run it.
+        suspicion: as of `Dispatch`, for calls that may have killed workers.
         lanes: whether it does so by the worker's lane.
 
     Returns:
@@ -60,28 +63,35 @@ def run(
         GroupconvError: what the worker raised.
         InternalError: too many workers were lost with it.
     """
-    slot = membership.any(job.deadline)
-    losses = 0
-    while True:
-        actor, flight = slot.actor, NetworkFlight(slot.lane if lanes else None)
+    slot, losses = membership.any(job.deadline), 0
+    for attempts in itertools.count(1):
+        alone = losses >= SUSPICIOUS
+        if alone:
+            take(suspicion, job.deadline)
+        actor, flight = slot.actor, NetworkFlight(slot.lane if lanes else None, alone=alone)
         slot.sent(flight)
         try:
             ran = attempt(slot, flight)
         except (WorkerLostError, LaneBrokenError) as lost:
             if isinstance(lost, WorkerLostError):
                 membership.lost(slot, actor)
+                losses += flight.number in slot.suspects
             slot.dropped(flight)
-            losses += 1
             log.warning("worker %s was lost (%s); a call of network %s runs again", slot.id, lost, network)
-            if losses >= MAX_LOSSES:
-                raise InternalError(f"a call of network {network} was given up: {losses} workers were lost") from None
-            slot = membership.any(job.deadline, but=slot)
+            if losses >= MAX_LOSSES or attempts >= MAX_ATTEMPTS:
+                what = f"a call of network {network} was given up"
+                raise InternalError(f"{what}: {losses} workers were lost with it, in {attempts} attempts") from None
         except BaseException:
             slot.dropped(flight)
             raise
         else:
             slot.landed(flight)
             return slot.id, ran
+        finally:
+            if alone:
+                suspicion.release()
+        slot = membership.any(job.deadline, but=slot)
+    raise AssertionError  # the loop ends by itself alone
 
 
 def by_lane(call: NetworkCall, model: Model, job: Job) -> Attempt:

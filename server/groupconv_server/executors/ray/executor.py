@@ -147,7 +147,7 @@ class RayExecutor:
             sharded = self._sharder.run(call, model, job)
             if sharded is not None:
                 return sharded
-            worker, ran = network_calls.run(self.membership, call, model, job)
+            worker, ran = network_calls.run(self.membership, call, model, job, self._suspicion)
             self._sharder.answered(call, model, ran)
             return worker, ran
         finally:
@@ -167,7 +167,7 @@ class RayExecutor:
 
         return Sharder(
             RayGang(self.membership, self.lanes.key),
-            lambda call, model, job: network_calls.run(self.membership, call, model, job)[1],
+            lambda call, model, job: network_calls.run(self.membership, call, model, job, self._suspicion)[1],
         )
 
     def interrupt(self) -> None:

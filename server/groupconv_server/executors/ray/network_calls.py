@@ -24,14 +24,16 @@ from groupconv_worker.networks.runner import NetworkCall, NetworkRan
 log = logging.getLogger(__name__)
 
 
-def run(membership: ClusterMembership, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+def run(
+    membership: ClusterMembership, call: NetworkCall, model: Model, job: Job, suspicion: Any
+) -> tuple[str, NetworkRan]:
     """Run a call; see `lanes.network_calls.run`. Its inputs are put into Ray's object store once."""
     inputs = {name: ray.put(array) for name, array in call.inputs.items()}
 
     def attempt(slot: WorkerSlot, flight: NetworkFlight) -> NetworkRan:
         return _attempt(slot.actor, call, inputs, model, job, flight.number)
 
-    worker, ran = run_somewhere(membership, call.network, job, attempt, lanes=False)
+    worker, ran = run_somewhere(membership, call.network, job, attempt, suspicion, lanes=False)
     return worker, filled(ran, call.into)
 
 

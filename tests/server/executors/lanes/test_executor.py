@@ -15,10 +15,13 @@ from groupconv.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
+from groupconv_server.executors.lanes import network_calls
 from groupconv_server.executors.lanes.connection import LaneConnection
 from groupconv_server.executors.lanes.executor import LaneExecutor
+from groupconv_server.executors.lanes.flights import WorkerLostError
 from groupconv_server.executors.lanes.lane import Lane
 from groupconv_server.executors.lanes.membership import Membership
+from groupconv_server.executors.lanes.network_calls import NetworkFlight
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot, WorkerState
 from groupconv_server.executors.placement import WorkerPlace
 from groupconv_worker.actor import Worker
@@ -186,3 +189,29 @@ def test_a_shard_under_which_every_connection_breaks_is_given_up(workers, monkey
     monkeypatch.setattr(LaneConnection, "receive", broken)
     with pytest.raises(InternalError, match="was given up: its connections broke"):
         workers.executor.run([small_task(worker="w0")])
+
+
+@pytest.mark.parametrize("blamed", [True, False])
+def test_a_call_is_given_up_after_losses_of_which_it_may_be_the_cause(workers, blamed):
+    attempts, suspicion = [], threading.Lock()
+
+    def lose(slot, flight):
+        attempts.append(flight.alone)
+        for away in workers.members.slots:
+            if away.state is WorkerState.AWAY:
+                away.started(object())
+                away.state = WorkerState.READY
+        if len(attempts) > 6:
+            return "an answer"
+        if not blamed:
+            slot.sent(NetworkFlight(alone=True))  # another call, which was suspected before
+        raise WorkerLostError("it was killed")
+
+    if blamed:
+        with pytest.raises(InternalError, match="given up: 4 workers were lost with it, in 4 attempts"):
+            network_calls.run(workers.members, "net", Job(), lose, suspicion)
+        assert attempts == [False, False, True, True]
+    else:
+        assert network_calls.run(workers.members, "net", Job(), lose, suspicion)[1] == "an answer"
+        assert not any(attempts)
+    assert suspicion.acquire(blocking=False)
