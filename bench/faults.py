@@ -24,7 +24,7 @@ from typing import Any, Self
 
 import numpy as np
 import psutil
-from stream_network import unet
+from network_models import unet
 
 import groupconv
 from groupconv_server.config import Config

@@ -10,7 +10,10 @@ import math
 from collections.abc import Iterator
 
 import h200
-from simulate import Load, Point, loads, simulate
+from simulate import Load, loads, simulate
+from simulation_results import Point
+
+from groupconv_server.planner.rates import Rates
 
 BATCH = 64
 TASK = 5.6e-5
@@ -55,7 +58,7 @@ def scaling() -> Iterator[str]:
             yield f"| {load.name} | {name} | {' | '.join(cells)} | {names.get(busiest, busiest)} |"
 
 
-def _point(load: Load, count: int, rates: h200.Rates) -> Point:
+def _point(load: Load, count: int, rates: Rates) -> Point:
     return simulate(load, count, rates, TASK)
 
 

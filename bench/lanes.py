@@ -112,7 +112,7 @@ def main() -> None:
         work(bytes.fromhex(options.work), options.host)
         return
     if options.namespaces:
-        import hosts  # of tests/
+        import hosts  # type: ignore[import-not-found] # of tests/
 
         with hosts.hosts(2) as (here, there):
             command = [*hosts.on(here), sys.executable, __file__, "--seconds", str(options.seconds)]

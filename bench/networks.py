@@ -113,7 +113,7 @@ def models(names: list[str], given: dict[str, tuple[int, ...]]) -> dict[str, tup
         if free:
             print(f"{stem}: give a shape: --input {free[0]}=…")
         else:
-            found[stem] = data, shapes
+            found[stem] = data, {x: tuple(map(int, shape)) for x, shape in shapes.items()}
     return found
 
 
