@@ -51,8 +51,10 @@ def owners(ends: Sequence[tuple[str, int]], count: int) -> list[str]:
     Example:
         >>> owners([("a", 1), ("b", 1), ("c", 3)], 4)
         ['a', 'c', 'c', 'c']
+        >>> owners([("reshape", 0)], 1)  # the copy into the caller's array
+        ['reshape']
     """
     found: list[str] = []
     for name, end in ends:
         found += [name] * (end - len(found))
-    return found + found[-1:] * (count - len(found))
+    return found + [ends[-1][0] if ends else ""] * (count - len(found))
