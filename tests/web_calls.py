@@ -5,6 +5,7 @@ import json
 import socket
 from urllib.parse import urlsplit
 
+import anyio
 from connectrpc.client import ConnectClientSync
 from connectrpc.compat import google_protobuf_binary_codec, google_protobuf_json_codec
 from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
@@ -14,6 +15,8 @@ from google.protobuf import message_factory
 from groupconv.v1 import convolution_pb2
 from groupconv_server.access.tokens import new_token
 from groupconv_server.web.methods import SERVICES
+
+anyio.open_file  # noqa: B018 - loaded here: pytest cannot always rewrite a module that a thread of the web port loads
 
 SMALL = {"port": 0, "executor": "local", "workers": 1, "threads": 1, "engine": "reference", "web_port": 0}
 PROTOCOLS = [ProtocolType.CONNECT, ProtocolType.GRPC_WEB]
