@@ -22,12 +22,12 @@ from groupconv.text import milliseconds
 from groupconv.transport.exchange import Exchange, Request, call_method, decode
 from groupconv.v1 import network_pb2
 from groupconv.wire import networks as wire
-from groupconv.wire.cuts import boxes_to_wire
+from groupconv.wire.cuts import cuts_to_wire
 from groupconv.wire.streams import stream_plan_from_wire
 
 Array = NDArray[Any]
 CutOfNetwork = str | NetworkPlan | NetworkCuts | None
-"""What a network is to be cut along, or a plan that says it for each tensor."""
+"""What a network is to be cut along, or a plan with the cut of each tensor; None leaves it to the server."""
 RUN = "/groupconv.v1.NetworkService/RunNetwork"
 LOAD = "/groupconv.v1.NetworkService/LoadNetwork"
 """The streaming method that takes the messages of `load`."""
@@ -193,7 +193,7 @@ def _cut(cut: CutOfNetwork) -> dict[str, Any]:
     cuts = cut.cuts if isinstance(cut, NetworkPlan) else cut
     if not isinstance(cuts, NetworkCuts):
         raise InvalidArgumentError("cut", "a name, or a plan over workers: net.plan(shape, workers=2)", cut)
-    return {"cut": "planned", "cuts": boxes_to_wire(cuts)}
+    return {"cut": "planned", "cuts": cuts_to_wire(cuts).tensors}
 
 
 def _check_name(name: Any) -> None:

@@ -13,7 +13,7 @@ from groupconv.networks.info import NetworkInfo
 from groupconv.networks.tensors import named_inputs
 from groupconv.networks.windows import StreamPlan, Window
 from groupconv.streaming.maps import Iterated, Sink, Sliced, Source
-from groupconv.streaming.progress import Progress, ProgressCallback, callback
+from groupconv.streaming.progress import Progress, ProgressCallback, callback, close
 from groupconv.transport.exchange import Exchange
 
 
@@ -145,6 +145,4 @@ class NetworkStream:
 
     def close(self) -> None:
         """Close the progress bar, if there is one."""
-        close = getattr(self.progress, "close", None)
-        if close is not None:
-            close()
+        close(self.progress)

@@ -14,10 +14,10 @@ class Progress:
     """Progress of a stream.
 
     Attributes:
-        rows: output rows that have arrived; of a stream through a network, windows; of a network that is loaded, bytes
-            that were sent.
+        rows: output rows that have arrived. Of a stream through a network: windows. While a network is loaded: bytes of
+            it that were sent.
         of: all of them.
-        received: bytes of output that have arrived, or of a network that were sent.
+        received: bytes of output that have arrived. While a network is loaded: bytes of it that were sent.
         seconds: since the stream began.
     """
 
@@ -78,30 +78,37 @@ def callback(progress: ProgressCallback | bool | None) -> ProgressCallback | Non
     return progress or None
 
 
+def close(progress: ProgressCallback | None) -> None:
+    """Close a callback that is a bar, or has a `close` of its own."""
+    end = getattr(progress, "close", None)
+    if end is not None:
+        end()
+
+
 @contextmanager
 def reported(
     messages: Callable[[], Iterator[bytes]], size: int, progress: ProgressCallback | bool | None
 ) -> Iterator[Callable[[], Iterator[bytes]]]:
-    """Messages that are sent, with a callback after each; a bar is closed at the end.
+    """Messages that call a callback after each one that was sent. A bar is closed at the end.
 
     Args:
-        messages: starts them.
-        size: bytes of what they carry; headers are not counted.
+        messages: gives the messages from the first one on.
+        size: bytes of what they carry, without headers.
         progress: as of `callback`.
     """
     found = callback(progress)
+    if found is None:
+        yield messages
+        return
 
     def sent() -> Iterator[bytes]:
         start, done = time.monotonic(), 0
         for message in messages():
             yield message
             done = min(size, done + len(message))
-            assert found is not None
             found(Progress(done, size, done, time.monotonic() - start))
 
     try:
-        yield messages if found is None else sent
+        yield sent
     finally:
-        close = getattr(found, "close", None)
-        if close is not None:
-            close()
+        close(found)

@@ -17,7 +17,7 @@ from groupconv.convolution.steps import Array, Step, geometries
 from groupconv.errors import DataLossError, InvalidArgumentError, ResourceExhaustedError
 from groupconv.gpu.arrays import Tensor
 from groupconv.streaming.bands import Iterated, Narrowed, Sink, Sliced, Source
-from groupconv.streaming.progress import Progress, ProgressCallback, callback
+from groupconv.streaming.progress import Progress, ProgressCallback, callback, close
 from groupconv.v1 import stream_pb2
 from groupconv.wire.chunks import CHUNK_BYTES, packed, unpacked
 from groupconv.wire.compress import compressed, expanded, library
@@ -166,9 +166,7 @@ class Transfer:
 
     def close(self) -> None:
         """Close the progress bar, if there is one."""
-        close = getattr(self.progress, "close", None)
-        if close is not None:
-            close()
+        close(self.progress)
 
     def _expanded(self, chunk: stream_pb2.CompressedChunk) -> memoryview:
         try:

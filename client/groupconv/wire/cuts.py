@@ -18,14 +18,6 @@ def cuts_to_wire(cuts: NetworkCuts) -> network_pb2.NetworkCuts:
     )
 
 
-def boxes_to_wire(cuts: NetworkCuts) -> list[network_pb2.TensorCut]:
-    """Who makes what, as a call that is to be cut so has it."""
-    return [
-        network_pb2.TensorCut(tensor=tensor.tensor, used=len(tensor.boxes), boxes=_boxes_to_wire(tensor))
-        for tensor in cuts.tensors
-    ]
-
-
 def cuts_from_wire(message: network_pb2.NetworkCuts) -> NetworkCuts:
     """The cuts of a network."""
     return NetworkCuts(
@@ -40,6 +32,13 @@ def cuts_from_wire(message: network_pb2.NetworkCuts) -> NetworkCuts:
 
 
 def _tensor_to_wire(tensor: TensorCut) -> network_pb2.TensorCut:
+    boxes = [
+        network_pb2.WorkerBox(
+            worker=worker, ranges=[network_pb2.IndexRange(start=start, stop=stop) for start, stop in box]
+        )
+        for worker, box in enumerate(tensor.boxes)
+        if box is not None
+    ]
     return network_pb2.TensorCut(
         node=tensor.node,
         op=tensor.op,
@@ -47,21 +46,11 @@ def _tensor_to_wire(tensor: TensorCut) -> network_pb2.TensorCut:
         shape=network_pb2.Shape(extents=tensor.shape),
         cut=tensor.cut,
         used=len(tensor.boxes),
-        boxes=_boxes_to_wire(tensor),
+        boxes=boxes,
         exchanged_bytes=tensor.exchanged_bytes,
         seconds=tensor.seconds,
         exchange_seconds=tensor.exchange_seconds,
     )
-
-
-def _boxes_to_wire(tensor: TensorCut) -> list[network_pb2.WorkerBox]:
-    return [
-        network_pb2.WorkerBox(
-            worker=worker, ranges=[network_pb2.IndexRange(start=start, stop=stop) for start, stop in box]
-        )
-        for worker, box in enumerate(tensor.boxes)
-        if box is not None
-    ]
 
 
 def _tensor_from_wire(message: network_pb2.TensorCut) -> TensorCut:
