@@ -53,15 +53,15 @@ class Run(Protocol):
         """Run the shard."""
 
 
-Lock = Callable[[Array], Callable[[], None]]
+PageLock = Callable[[Array], Callable[[], None]]
 """Page-locks memory, (bytes,) uint8, for a device, and returns the function that undoes it (`cuda.page_locked`)."""
 
-Networks = Callable[
+AnswerNetwork = Callable[
     [bytes, Callable[[Sequence[Array]], None], Callable[[], bool]], tuple[bytes, Sequence[Array]] | None
 ]
 """Answers the call of a network; see `groupconv_worker.networks.messages.answer`."""
-Link = Callable[[socket.socket, bytes], None]
-"""Receives boxes of a network's part from another worker until that one ends; gets the body of its LINK frame."""
+ReceiveBoxes = Callable[[socket.socket, bytes], None]
+"""Receives the boxes that follow a LINK frame, whose body it gets, until the link ends (`PartRunner.receive`)."""
 
 
 def refuse(_sock: socket.socket, _body: bytes) -> None:
@@ -90,9 +90,9 @@ class LaneEndpoint:
         run: Run,
         key: bytes,
         host: str | None = None,
-        lock: Lock | None = None,
-        networks: Networks | None = None,
-        link: Link = refuse,
+        lock: PageLock | None = None,
+        networks: AnswerNetwork | None = None,
+        link: ReceiveBoxes = refuse,
     ) -> None:
         self._run, self._key, self._local, self._lock, self._networks = run, key, host is None, lock, networks
         self._link = link
@@ -160,7 +160,9 @@ class LaneEndpoint:
 class _Connection:
     """One caller: the shards that it has defined, and the memory of their arrays."""
 
-    def __init__(self, sock: socket.socket, run: Run, lock: Lock | None, networks: Networks | None, link: Link) -> None:
+    def __init__(
+        self, sock: socket.socket, run: Run, lock: PageLock | None, networks: AnswerNetwork | None, link: ReceiveBoxes
+    ) -> None:
         self._sock, self._run, self._lock, self._networks, self._link = sock, run, lock, networks, link
         self._inline = sock.family != socket.AF_UNIX
         self._memory = MappedMemory(fitting(1))
@@ -195,9 +197,10 @@ class _Connection:
         if self._inline:
             frames.receive_arrays(self._sock, [x, *shard.weights(self._memory, full=full)])
         stages = shard.stages(self._memory, full=full)
+        until = None if math.isinf(expires) else expires
 
         def run() -> tuple[bytes, Sequence[Array]] | None:
-            ran = self._run(stages, x, out, _until(expires), dropped=self._gone, borrowed=True)
+            ran = self._run(stages, x, out, until, dropped=self._gone, borrowed=True)
             return None if ran is None else (json.dumps(ran).encode(), [out] if self._inline else ())
 
         self._send_answer(run)
@@ -254,7 +257,3 @@ class _Connection:
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
-
-
-def _until(expires: float) -> float | None:
-    return None if math.isinf(expires) else expires

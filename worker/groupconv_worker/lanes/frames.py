@@ -27,8 +27,8 @@ class FrameKind(IntEnum):
     DONE = 5
     MISSING = 6  # the worker lacks weights, or a model, that were not sent
     FAILED = 7
-    NETWORK = 8  # call a network, or prepare it (see `networks`); the model, if it is sent, and the inputs follow
-    LINK = 9  # boxes of a network's part follow (see networks/links.py)
+    NETWORK = 8  # call or prepare a network (networks/messages.py); the model, if it is sent, and the inputs follow
+    LINK = 9  # boxes of a network's part follow (networks/links.py)
     BOX = 10  # a box, and the run that it belongs to; its elements follow
 
 

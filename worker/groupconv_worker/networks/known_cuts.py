@@ -9,7 +9,7 @@ from groupconv_worker.networks.gang import GangNetwork
 from groupconv_worker.networks.runner import NetworkCall
 
 GIVEN = 4
-"""Networks of cuts that callers gave that are kept at a time."""
+"""Networks that are kept of cuts that callers gave."""
 
 
 @dataclass(eq=False)
@@ -18,7 +18,7 @@ class KnownCuts:
 
     Attributes:
         networks: by the key of their `CutChoice`: the fastest one, and those that were asked for.
-        reasons: why there is none.
+        reasons: why there is none, by the key.
         best: the choice by which calls are cut; None if one worker is faster.
         reason: how that was found.
         started: whether it is being found.
@@ -34,7 +34,7 @@ class KnownCuts:
     _planned: dict[tuple[int, str], CutChoice | None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def asked(self, call: NetworkCall, workers: int) -> CutChoice | None:
+    def requested(self, call: NetworkCall, workers: int) -> CutChoice | None:
         """The choice that a call asks for; None if the planner prefers one worker.
 
         Raises:
@@ -54,12 +54,16 @@ class KnownCuts:
             self._planned[key] = choice
         return choice
 
-    def all(self, call: NetworkCall, workers: int) -> list[CutChoice]:
-        """Every choice that is worth a measurement."""
-        planned = self.asked(replace(call, cut=PLANNED, given={}), workers)
+    def candidates(self, call: NetworkCall, workers: int) -> list[CutChoice]:
+        """The choices to be measured: each axis, and the planner's."""
+        planned = self.requested(replace(call, cut=PLANNED, given={}), workers)
         return [*map(CutChoice, AXES), *([] if planned is None else [planned])]
 
+    def is_best(self, key: str) -> bool:
+        """Whether this is the key of the choice by which calls are cut."""
+        return self.best is not None and self.best.key == key
+
     def superfluous(self) -> list[str]:
-        """The keys of networks that were asked for first, where there are more than are kept."""
-        others = [key for key in self.networks if self.best is None or key != self.best.key]
+        """The keys of the networks to drop, as newer ones were asked for; the best one stays."""
+        others = [key for key in self.networks if not self.is_best(key)]
         return others[: -len(AXES) - GIVEN]

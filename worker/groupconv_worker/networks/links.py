@@ -2,11 +2,11 @@
 
 The workers of a node share memory with a word and a zone for each exchange (cpu/network/exchange.py). Each node has
 its own. A program packs a box into a zone and goes on. A thread of the link sleeps until the word has the number of the
-run, then sends the zone. The receiver writes it into the same zone of its node, then the number into the word, where
-its program waits.
+run, then sends the zone. The receiver writes it into the same zone of its own node, then writes the number into the
+word, where its program waits.
 
-A box that comes too late has the number of a run that is over, so no program takes it. One that comes by half ends its
-link. A link that has ended cannot be mended: the network is prepared again.
+A box that comes too late has the number of a run that is over, so no program takes it. A link ends if a box comes only
+in part. It is not opened again: the network is prepared anew, with new links.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from groupconv_worker.networks.part_info import PartAddress
 Memory = NDArray[np.uint8]
 """What the workers of a node share, for one network."""
 TICKET = 16
-"""Bytes by which a worker knows which of its parts a link is for."""
+"""Bytes of the random name by which a worker knows which of its parts a link is for."""
 HELLO = struct.Struct(f"<{TICKET}sI")  # the ticket, and which worker of the network sends
 BOX = struct.Struct("<qq")  # the word of its exchange, and the number of the run
 GLANCE = 0.02
@@ -80,7 +80,7 @@ class Link:
         to: the receiver.
         key: that its endpoint knows.
         sender: which worker of the network this is.
-        zones: that it sends in each run, in the order in which they are packed.
+        zones: to send in each run, in the order in which they are packed.
         memory: that has the zones.
 
     Raises:
@@ -111,7 +111,7 @@ class Link:
         self._runs.put(number)
 
     def end(self, number: int, job: Job) -> str:
-        """Wait until all boxes that were packed are sent; the program is over. The link is closed if the job is.
+        """Wait, after a program's end, until all boxes that it packed are sent. Close the link if the job is over.
 
         Returns:
             Why the link has ended; empty if it has not.
@@ -190,7 +190,7 @@ class PartLinks:
                 raise BrokenLaneError(f"worker {sender} has a link already, or sends nothing to this part")
             self._sockets[sender] = sock
         try:
-            receive_boxes(sock, self._received[sender], self._memory)
+            _receive_boxes(sock, self._received[sender], self._memory)
         except OSError as error:
             self._lost = f"the link of another worker has ended: {error}"
             if (job := self._job) is not None:
@@ -213,9 +213,9 @@ class PartLinks:
             try:
                 yield
             finally:
-                errors = [link.end(number, job) for link in self._links]
-                if any(errors):
-                    raise GangLostError(max(errors))
+                errors = [error for link in self._links if (error := link.end(number, job))]
+                if errors:
+                    raise GangLostError(errors[0])
         finally:
             self._job = None
 
@@ -231,7 +231,7 @@ class PartLinks:
                 sock.shutdown(socket.SHUT_RDWR)
 
 
-def receive_boxes(sock: socket.socket, zones: Sequence[Zone], memory: Memory) -> None:
+def _receive_boxes(sock: socket.socket, zones: Sequence[Zone], memory: Memory) -> None:
     """Receive what a `Link` sends, until it ends.
 
     Args:

@@ -67,7 +67,7 @@ class Sharder:
         found = self._find(call)
         if call.cut == WHOLE:
             return None
-        cut = found.asked(call, self._gang.size) if call.cut else found.best if self._gang.idle else None
+        cut = found.requested(call, self._gang.size) if call.cut else found.best if self._gang.idle else None
         if cut is None:
             return None
         try:
@@ -77,12 +77,11 @@ class Sharder:
             log.warning("network %s starts again on one worker: %s", call.network, error)
             if isinstance(error, GangLostError):
                 self._discard(found, cut.key)
-                if found.best is not None and cut.key == found.best.key:
+                if found.is_best(cut.key):
                     found.best, found.started = None, False  # prepared again for those that are there then
             return None
         ids = network.ids
-        fastest = found.best is not None and cut.key == found.best.key
-        reason = f"cut {cut}, {found.reason if fastest else 'as asked for'}"
+        reason = f"cut {cut}, {found.reason if found.is_best(cut.key) else 'as asked for'}"
         reports = tuple(
             PartReport(OURS, nodes, part.seconds, f"{name}'s part, {reason}")
             for name, nodes, part in zip(ids, network.nodes, parts, strict=True)
@@ -156,7 +155,7 @@ class Sharder:
     def _prepare(self, found: KnownCuts, call: NetworkCall, model: Model) -> None:
         """Plan the cuts that are to be measured, and measure them once their kernels are compiled."""
         try:
-            cuts = found.all(call, self._gang.size)
+            cuts = found.candidates(call, self._gang.size)
         except GroupconvError as error:
             found.reason = str(error)
             return

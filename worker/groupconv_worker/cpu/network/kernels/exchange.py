@@ -32,7 +32,7 @@ def write_number(word, number):
 
 @compiled(types.void(_I, _I))
 def abandon(word, number):
-    """Write `-number` into a word that does not have the number of the run: it never will. Releases the GIL."""
+    """Write `-number` into a word without the number of the run, as no program will publish it. Releases the GIL."""
     if load(word) != number:
         _write(word, -number)
 
