@@ -1,4 +1,4 @@
-"""How long planning takes: new shapes and cached ones, on 2 to 10,000 workers.
+"""How long planning takes: layers, of new shapes and cached ones, on 2 to 10,000 workers; whole networks on 8 to 256.
 
 python bench/planning.py
 """
@@ -6,21 +6,29 @@ python bench/planning.py
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from network_models import LIGHT
 
 from groupconv.convolution.dtypes import types_of
 from groupconv.text import table
 from groupconv_server.layers.catalogue import catalogue
 from groupconv_server.planner import Planner
+from groupconv_server.planner.networks.costs import Costs
+from groupconv_server.planner.networks.plan import plan_network
+from groupconv_server.planner.rates import Rates
 from groupconv_worker.contract import Problem
+from groupconv_worker.graph.importing import Optimized
+from groupconv_worker.graph.model import read_model
 
 F32 = np.dtype("float32")
+NETWORKS = "resnet50", "densenet121"
 
 
 def main() -> None:
-    """Print the median over the layers of the catalogue at batch 8."""
+    """Print the median over the layers of the catalogue at batch 8, and CPU seconds of networks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the numbers there")
     arguments = parser.parse_args()
@@ -48,6 +56,8 @@ def main() -> None:
             )
         )
     print(table(rows))
+    counts = 8, 64, 256
+    print(table([("network", *(f"{n} workers" for n in counts)), *(network_row(n, counts) for n in NETWORKS)]))
     if arguments.json:
         arguments.json.write_text(json.dumps(numbers, indent=1))
 
@@ -57,6 +67,18 @@ def seconds(planner: Planner, problem: tuple[Problem, ...], workers: tuple[str, 
     start = time.perf_counter()
     planner.plan(problem, workers)
     return time.perf_counter() - start
+
+
+def network_row(name: str, counts: Sequence[int]) -> tuple[str, ...]:
+    """CPU seconds of a network's plan, one for each number of workers."""
+    model = read_model((LIGHT / f"light_{name}.onnx").read_bytes())
+    graph = Optimized(model).canonical({info.name: info.shape for info in model.inputs})
+    row = [name]
+    for count in counts:
+        start = time.process_time()
+        plan_network(graph, count, Costs(Rates()))
+        row.append(f"{time.process_time() - start:.1f} CPU s")
+    return tuple(row)
 
 
 if __name__ == "__main__":
