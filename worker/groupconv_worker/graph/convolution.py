@@ -1,4 +1,4 @@
-"""A convolution node of a graph in this project's words."""
+"""The geometry of a graph's convolution nodes."""
 
 from groupconv import ConvSpec
 from groupconv.convolution.geometry import Geometry, resolve

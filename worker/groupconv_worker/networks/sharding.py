@@ -252,7 +252,7 @@ class Sharder:
         return min(cut) / min(whole) if cut else math.inf
 
     def _later(self, then: Callable[[Make], None]) -> Callable[[Make], None]:
-        """The same, in the sharder's thread."""
+        """A function that calls `then` in the sharder's thread."""
         return lambda make: self._background.do(lambda: then(make))
 
 
