@@ -23,7 +23,7 @@ from groupconv_worker.shard import Ran
 
 
 class LaneConnection:
-    """One connection: one shard at a time.
+    """One connection: one shard, or one call of a network, at a time.
 
     Raises:
         OSError: nobody listens there, or the other side does not know the key.

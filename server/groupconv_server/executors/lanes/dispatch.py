@@ -9,7 +9,7 @@ from typing import Any
 from groupconv.convolution.report import ShardReport
 from groupconv.errors import InternalError
 from groupconv_server.executors.lanes import lane_calls
-from groupconv_server.executors.lanes.flights import SUSPICIOUS, Carrier, Flight, WorkerLostError, seconds_left, take
+from groupconv_server.executors.lanes.flights import SUSPICIOUS, Carrier, Flight, WorkerLostError, take
 from groupconv_server.executors.lanes.lane_calls import LaneBrokenError
 from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.waiting import first_done
@@ -35,7 +35,7 @@ class Dispatch:
         tasks: its shards.
         job: that they are a part of.
         membership: the workers.
-        suspicion: a threading.RLock, held while a shard runs that may have killed workers, so that no other such
+        suspicion: a reentrant lock, held while a shard runs that may have killed workers, so that no other such
             shard runs.
         hedge: seconds after which a shard without a result is sent to a second worker, too; None never does.
         carrier: takes the shards that do not go by a lane; None where there are only lanes.
@@ -109,11 +109,11 @@ class Dispatch:
             flight, carrier = None, self._carrier
             if lane or carrier is None:
                 flight = lane_calls.launch(task, slot, self._deadline, attempt=attempt, losses=losses, weights=weights)
-            if flight is None and carrier is None:
-                flight = lane_calls.not_sent(task, slot, attempt=attempt, losses=losses)
-            elif flight is None and carrier is not None:
-                flight = carrier.launch(task, slot, self._deadline, attempt=attempt, losses=losses, weights=weights)
-            assert flight is not None
+            if flight is None:
+                if carrier is None:
+                    flight = lane_calls.not_sent(task, slot, attempt=attempt, losses=losses)
+                else:
+                    flight = carrier.launch(task, slot, self._deadline, attempt=attempt, losses=losses, weights=weights)
         except BaseException:
             if suspicious:
                 self._suspicion.release()
@@ -173,7 +173,7 @@ class Dispatch:
 
     def _seconds_to_wait(self) -> float:
         """Seconds until the deadline, or until a shard is late."""
-        left = seconds_left(self._deadline)
+        left = self._job.left
         left = math.inf if left is None else left
         if self._hedge is None:
             return left

@@ -52,7 +52,7 @@ class Lane:
         """Whether it may be used; a closed lane stays closed."""
         return not self._closed
 
-    def take(self, timeout: float = TIMEOUT) -> "LaneConnection":
+    def take(self, timeout: float = TIMEOUT) -> LaneConnection:
         """A connection for one shard.
 
         Args:
@@ -70,7 +70,7 @@ class Lane:
                 return self._idle.pop()  # the one used last, so that few are in use
         return self._connect(timeout)
 
-    def _connect(self, timeout: float = TIMEOUT) -> "LaneConnection":
+    def _connect(self, timeout: float = TIMEOUT) -> LaneConnection:
         try:
             connection = LaneConnection(self.address, self.key, min(timeout, TIMEOUT))
         except BaseException as error:
@@ -81,7 +81,7 @@ class Lane:
             self.busy += 1
         return connection
 
-    def give(self, connection: "LaneConnection") -> None:
+    def give(self, connection: LaneConnection) -> None:
         """Return a connection whose result was received."""
         with self._lock:
             self.busy -= 1
@@ -95,13 +95,13 @@ class Lane:
         for old in surplus:
             old.close()
 
-    def drop(self, connection: "LaneConnection") -> None:
+    def drop(self, connection: LaneConnection) -> None:
         """Close a connection whose result is not waited for."""
         with self._lock:
             self.busy -= 1
         connection.close()
 
-    def broke(self, connection: "LaneConnection") -> None:
+    def broke(self, connection: LaneConnection) -> None:
         """Close a connection that broke, and the idle ones, which may have broken, too."""
         with self._lock:
             idle, self._idle = self._idle, []

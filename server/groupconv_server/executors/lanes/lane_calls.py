@@ -2,11 +2,14 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError, ResourceExhaustedError
 from groupconv_server.executors.lanes.connection import LaneConnection
 from groupconv_server.executors.lanes.failures import WorkerError
 from groupconv_server.executors.lanes.flights import Flight, WorkerLostError, seconds_left
+from groupconv_server.executors.lanes.lane import Lane
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.task import Task
 from groupconv_worker.lanes.handshake import TIMEOUT
@@ -29,9 +32,9 @@ def launch(
     slot: WorkerSlot,
     deadline: float | None,
     *,
-    attempt: int = 1,
-    losses: int = 0,
-    weights: bool = False,
+    attempt: int,
+    losses: int,
+    weights: bool,
 ) -> Flight | None:
     """Send a shard by the worker's lane; None if there is no lane, or the shard is too large for it."""
     actor = slot.actor
@@ -87,12 +90,28 @@ def land(flight: Flight) -> tuple[Ran, ...]:
     assert lane is not None
     if isinstance(connection, NoConnection):
         raise WorkerLostError("it accepts no more connections")
-    try:
+    with returning(lane, connection, flight.slot.id):
         ran: tuple[Ran, ...] | None = connection.receive(flight.task.out)
+    if ran is None:
+        raise WeightsMissingError
+    return ran
+
+
+@contextmanager
+def returning(lane: Lane, connection: LaneConnection, worker: str) -> Iterator[None]:
+    """Return a connection to its lane once its answer was received, or close it.
+
+    Raises:
+        WorkerLostError, LaneBrokenError: the connection broke.
+        InternalError: the worker failed.
+        GroupconvError: the worker reported it.
+    """
+    try:
+        yield
     except WorkerError as error:
         lane.give(connection)
-        log.error("worker %s failed:\n%s", flight.slot.id, error.text)  # noqa: TRY400 - the worker's traceback
-        raise InternalError(f"worker {flight.slot.id} failed: {error.name}; see the log") from None
+        log.error("worker %s failed:\n%s", worker, error.text)  # noqa: TRY400 - the worker's traceback
+        raise InternalError(f"worker {worker} failed: {error.name}; see the log") from None
     except GroupconvError:  # before OSError, as some are OSErrors too; the connection is still good
         lane.give(connection)
         raise
@@ -101,10 +120,11 @@ def land(flight: Flight) -> tuple[Ran, ...]:
         if lane.answers():
             raise LaneBrokenError(str(error)) from None
         raise WorkerLostError(f"its lane ended: {error}") from None
-    lane.give(connection)
-    if ran is None:
-        raise WeightsMissingError
-    return ran
+    except BaseException:  # what comes next over the connection is not known
+        lane.drop(connection)
+        raise
+    else:
+        lane.give(connection)
 
 
 def drop(flight: Flight) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
 from groupconv_server.executors.lanes.flights import NUMBERS, Flight, WorkerLostError, seconds_left
@@ -57,9 +57,9 @@ class RayCarrier:
         slot: WorkerSlot,
         deadline: float | None,
         *,
-        attempt: int = 1,
-        losses: int = 0,
-        weights: bool = False,
+        attempt: int,
+        losses: int,
+        weights: bool,
     ) -> Flight:
         """Send a shard. Without `weights` the worker asks for those of resident layers that it lacks."""
         left = seconds_left(deadline)
@@ -99,17 +99,22 @@ class RayCarrier:
             if not ray.wait([flight.out], timeout=seconds_left(deadline))[0]:
                 raise DeadlineExceededError("the deadline passed before every shard's result was here")
             flight.task.out[...] = ray.get(flight.out)
-        except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, Exception) else error
-            if isinstance(cause, RayError) and not isinstance(cause, RayTaskError):
-                raise WorkerLostError(str(cause)) from None
-            if isinstance(cause, GroupconvError):
-                raise cause from None
-            log.error("worker %s failed", flight.slot.id, exc_info=error)  # noqa: TRY400 - the worker's traceback
-            raise InternalError(f"worker {flight.slot.id} failed: {type(cause).__name__}; see the log") from None
-        except (RayError, GetTimeoutError) as error:
-            raise WorkerLostError(str(error).splitlines()[0]) from None
+        except RayError as error:
+            raise failure(error, flight.slot.id) from None
         return ran
+
+
+def failure(error: RayError, worker: str) -> Exception:
+    """The exception for a call of an actor that failed, or whose actor was lost."""
+    if not isinstance(error, RayTaskError):
+        return WorkerLostError(str(error).splitlines()[0])
+    cause = error.cause if isinstance(error.cause, Exception) else error
+    if isinstance(cause, RayError) and not isinstance(cause, RayTaskError):
+        return WorkerLostError(str(cause))
+    if isinstance(cause, GroupconvError):
+        return cause
+    log.error("worker %s failed", worker, exc_info=error)
+    return InternalError(f"worker {worker} failed: {type(cause).__name__}; see the log")
 
 
 _NO_WEIGHTS = np.empty(0)

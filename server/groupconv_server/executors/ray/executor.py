@@ -3,28 +3,24 @@
 import functools
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import ray
 
-from groupconv.convolution.report import ShardReport
-from groupconv.errors import UnavailableError
 from groupconv_server.access.variables import check_ray_token
-from groupconv_server.executors.base import WorkerInfo
-from groupconv_server.executors.lanes.dispatch import Dispatch
+from groupconv_server.executors.lanes.flights import Carrier
+from groupconv_server.executors.lanes.remote import RemoteExecutor
 from groupconv_server.executors.placement import Placement, WorkerPlaces
 from groupconv_server.executors.ray import network_calls, start
 from groupconv_server.executors.ray.calls import RayCarrier
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
 from groupconv_server.executors.ray.gang import RayGang
 from groupconv_server.executors.ray.lane_manager import LaneManager
-from groupconv_server.executors.task import Task
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.engines import create_engine
 from groupconv_worker.graph.model import Model
-from groupconv_worker.job import Job, Jobs
+from groupconv_worker.job import Job
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan, check_cut
 from groupconv_worker.resident import CAPACITY
 
@@ -35,7 +31,7 @@ START_TIMEOUT = 120.0
 """Seconds the actors of this machine may take to start."""
 
 
-class RayExecutor:
+class RayExecutor(RemoteExecutor):
     """Workers as Ray actors.
 
     Args:
@@ -57,8 +53,7 @@ class RayExecutor:
     """
 
     name = "ray"
-    computes_here = 0
-    gpus: Mapping[str, Any] = MappingProxyType({})
+    membership: ClusterMembership
 
     def __init__(
         self,
@@ -75,10 +70,7 @@ class RayExecutor:
     ) -> None:
         check_ray_token()
         self._head: start.Head | None = None
-        self._jobs = Jobs()
-        self._hedge = hedge
         self._most = 0  # workers that there were at a time
-        self._suspicion = threading.RLock()  # held while a shard runs that may kill workers
         if address is None:
             create_engine(engine).close()  # fail now, with the reason, if every actor would fail
             self._head = start.Head((workers or 1) * (threads or 1))
@@ -86,7 +78,7 @@ class RayExecutor:
             start.join(address)
         places = WorkerPlaces(placement or Placement(), workers, threads, engine)
         self.lanes = LaneManager()
-        self.membership = ClusterMembership(places, capacity, self.lanes.open, spares)
+        super().__init__(ClusterMembership(places, capacity, self.lanes.open, spares), threading.RLock(), hedge)
         if wait is None:
             wait = math.inf if address else START_TIMEOUT
         try:
@@ -96,14 +88,6 @@ class RayExecutor:
             self.close()
             raise
 
-    def workers(self) -> tuple[str, ...]:
-        """Ids of the workers that are ready."""
-        return tuple(slot.id for slot in self.membership.ready())
-
-    def wait(self, deadline: float | None) -> tuple[str, ...]:
-        """Ids of the workers that are ready, as soon as there is one."""
-        return tuple(slot.id for slot in self.membership.wait(deadline))
-
     def welcome(self, prepare: Callable[[str], None]) -> None:
         """Have `prepare` called with each worker that joins or returns, before it takes shards."""
         self.membership.welcome(prepare)
@@ -111,28 +95,6 @@ class RayExecutor:
     def trouble(self) -> str:
         """What is wrong: the head does not answer, or workers are missing, and why."""
         return self.membership.trouble()
-
-    def describe(self) -> list[WorkerInfo]:
-        """The workers that are ready, for people."""
-        return [slot.info() for slot in self.membership.ready()]
-
-    def expect(self, shards: int) -> None:
-        """Nothing to do: workers of Ray do not sleep."""
-
-    def run(
-        self,
-        tasks: Sequence[Task],
-        *,
-        job: Job | None = None,
-        among: int = 1,  # noqa: ARG002 - each worker counts its own requests
-    ) -> list[tuple[ShardReport, ...]]:
-        """Run every task on its worker, by its lane if it has one; each result is copied once, into its slice."""
-        job = job or Job()
-        self._jobs.enter(job)
-        try:
-            return Dispatch(tasks, job, self.membership, self._suspicion, self._hedge, RayCarrier()).run()
-        finally:
-            self._jobs.leave(job)
 
     def prepare_network(self, network: str, version: int, model: Model) -> None:
         """Prepare a network on the first ready worker."""
@@ -170,9 +132,8 @@ class RayExecutor:
             lambda call, model, job: network_calls.run(self.membership, call, model, job, self._suspicion)[1],
         )
 
-    def interrupt(self) -> None:
-        """Stop all requests: each notices within `dispatch.GLANCE`, its workers soon after."""
-        self._jobs.end(UnavailableError("the server is stopping"))
+    def _carrier(self) -> Carrier:
+        return RayCarrier()
 
     def close(self) -> None:
         """End the actors, and Ray if this process started it."""

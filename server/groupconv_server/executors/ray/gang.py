@@ -13,8 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from groupconv.errors import GroupconvError, InternalError
 from groupconv_server.executors.lanes.dispatch import GLANCE
-from groupconv_server.executors.lanes.flights import seconds_left
-from groupconv_server.executors.lanes.network_calls import NetworkFlight
+from groupconv_server.executors.lanes.network_dispatch import NetworkFlight
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
 from groupconv_server.executors.ray.gang_network import RayNetwork, drop_parts, make_network
 from groupconv_worker.actor import CONTROL
@@ -96,7 +95,7 @@ class RayGang:
         if any(slot.actor is not actor or not slot.ready for slot, actor in network.workers):
             self.drop(network)
             raise GangLostError("a worker of a network that is cut is away")
-        left = seconds_left(job.deadline)
+        left = job.left
         expires, number = None if left is None else time.time() + left, next(NUMBERS)
         flights = [NetworkFlight() for _ in network.workers]
         arrays = [

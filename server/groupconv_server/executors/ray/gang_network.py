@@ -111,14 +111,14 @@ def _connect(workers: Workers, keys: Sequence[PartKey], part: PartInfo, secret: 
 def _prepared(
     workers: Workers, keys: Sequence[PartKey], choice: CutChoice, model: Model, closed: threading.Event
 ) -> tuple[PartInfo, ...]:
-    """What the workers say of their parts, once all have compiled them."""
+    """What the workers report of their parts, once all have compiled them."""
     data: list[bytes | None] = [None] * len(workers)
     while not closed.wait(POLL):
-        asked = [
+        answers = [
             actor.prepare_part.remote(key, choice, sent)
             for (_, actor), key, sent in zip(workers, keys, data, strict=True)
         ]
-        found: list[PartInfo | str | None] = ray.get(asked)
+        found: list[PartInfo | str | None] = ray.get(answers)
         data = [model.data if answer == MODEL_MISSING else None for answer in found]
         for answer in found:
             if isinstance(answer, str) and answer != MODEL_MISSING:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +11,15 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from groupconv.errors import GroupconvError, InternalError
+from groupconv_server.executors.lanes import network_dispatch
 from groupconv_server.executors.lanes.dispatch import GLANCE
-from groupconv_server.executors.lanes.flights import WorkerLostError, seconds_left
-from groupconv_server.executors.lanes.network_calls import NetworkFlight, filled
-from groupconv_server.executors.lanes.network_calls import run as run_somewhere
+from groupconv_server.executors.lanes.flights import WorkerLostError
+from groupconv_server.executors.lanes.network_dispatch import NetworkFlight
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
+from groupconv_server.executors.ray.calls import failure
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
 from groupconv_worker.actor import CONTROL
+from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan
@@ -27,24 +30,36 @@ log = logging.getLogger(__name__)
 def run(
     membership: ClusterMembership, call: NetworkCall, model: Model, job: Job, suspicion: Any
 ) -> tuple[str, NetworkRan]:
-    """Run a call; see `lanes.network_calls.run`. Its inputs are put into Ray's object store once."""
+    """Run a call; see `network_dispatch.run`. Its inputs are put into Ray's object store once."""
     inputs = {name: ray.put(array) for name, array in call.inputs.items()}
 
     def attempt(slot: WorkerSlot, flight: NetworkFlight) -> NetworkRan:
-        return _attempt(slot.actor, call, inputs, model, job, flight.number)
+        return _attempt(slot, call, inputs, model, job, flight.number)
 
-    worker, ran = run_somewhere(membership, call.network, job, attempt, suspicion, lanes=False)
-    return worker, filled(ran, call.into)
+    worker, ran = network_dispatch.run(membership, call.network, job, attempt, suspicion, lanes=False)
+    return worker, _filled(ran, call.into)
+
+
+def _filled(ran: NetworkRan, into: Mapping[str, Array]) -> NetworkRan:
+    """The same answer with the outputs copied into arrays of the caller, where their shapes are equal."""
+    for name, array in into.items():
+        if array.shape == ran.outputs[name].shape:
+            array[...] = ran.outputs[name]
+            ran.outputs[name] = array
+    return ran
 
 
 _NO_ELEMENTS = np.empty(0)
 
 
-def _attempt(actor: Any, call: NetworkCall, inputs: dict[str, Any], model: Model, job: Job, number: int) -> NetworkRan:
+def _attempt(
+    slot: WorkerSlot, call: NetworkCall, inputs: dict[str, Any], model: Model, job: Job, number: int
+) -> NetworkRan:
     """One worker's answer; the model is sent only if the worker does not have it."""
+    actor = slot.actor
     bare = replace(call, inputs=dict.fromkeys(inputs, _NO_ELEMENTS), into={}, given={}, planner=None)
     for data in (None, model.data):
-        left = seconds_left(job.deadline)
+        left = job.left
         expires = None if left is None else time.time() + left
         answer = actor.run_network.remote(bare, data, expires, number, *inputs.values())
         try:
@@ -53,16 +68,8 @@ def _attempt(actor: Any, call: NetworkCall, inputs: dict[str, Any], model: Model
                     actor.drop.options(concurrency_group=CONTROL).remote(number)
                     job.check()
             found: NetworkRan | None = ray.get(answer)
-        except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, Exception) else error
-            if isinstance(cause, GroupconvError):
-                raise cause from None
-            if isinstance(cause, RayError) and not isinstance(cause, RayTaskError):
-                raise WorkerLostError(str(cause)) from None
-            log.error("a worker failed", exc_info=error)  # noqa: TRY400 - the worker's traceback
-            raise InternalError(f"a worker failed: {type(cause).__name__}; see the log") from None
         except RayError as error:
-            raise WorkerLostError(str(error).splitlines()[0]) from None
+            raise failure(error, slot.id) from None
         if found is not None:
             return found
     raise WorkerLostError("it does not keep the model it was sent")

@@ -15,13 +15,13 @@ from groupconv.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
-from groupconv_server.executors.lanes import network_calls
+from groupconv_server.executors.lanes import network_dispatch
 from groupconv_server.executors.lanes.connection import LaneConnection
 from groupconv_server.executors.lanes.executor import LaneExecutor
 from groupconv_server.executors.lanes.flights import WorkerLostError
 from groupconv_server.executors.lanes.lane import Lane
 from groupconv_server.executors.lanes.membership import Membership
-from groupconv_server.executors.lanes.network_calls import NetworkFlight
+from groupconv_server.executors.lanes.network_dispatch import NetworkFlight
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot, WorkerState
 from groupconv_server.executors.placement import WorkerPlace
 from groupconv_worker.actor import Worker
@@ -169,9 +169,8 @@ def test_a_worker_whose_endpoint_has_gone_is_lost_and_another_one_answers(worker
     assert workers.executor.run_network(call, model, Job())[0] == "w1"
 
 
-def test_a_shard_without_shared_memory_is_refused_where_nothing_else_can_carry_it(monkeypatch):
-    workers = Workers(None)
-
+@pytest.mark.parametrize("workers", [None], ids=["unix"], indirect=True)
+def test_a_shard_without_shared_memory_is_refused_where_nothing_else_can_carry_it(workers, monkeypatch):
     def none(size):
         raise OSError("no space left")
 
@@ -179,7 +178,6 @@ def test_a_shard_without_shared_memory_is_refused_where_nothing_else_can_carry_i
     with pytest.raises(ResourceExhaustedError, match=r"there is no shared memory for a shard of .* bytes"):
         workers.executor.run([small_task(worker="w0")])
     assert [slot.flights for slot in workers.members.slots] == [[], []]
-    workers.executor.close()
 
 
 def test_a_shard_under_which_every_connection_breaks_is_given_up(workers, monkeypatch):
@@ -209,9 +207,9 @@ def test_a_call_is_given_up_after_losses_of_which_it_may_be_the_cause(workers, b
 
     if blamed:
         with pytest.raises(InternalError, match="given up: 4 workers were lost with it, in 4 attempts"):
-            network_calls.run(workers.members, "net", Job(), lose, suspicion)
+            network_dispatch.run(workers.members, "net", Job(), lose, suspicion)
         assert attempts == [False, False, True, True]
     else:
-        assert network_calls.run(workers.members, "net", Job(), lose, suspicion)[1] == "an answer"
+        assert network_dispatch.run(workers.members, "net", Job(), lose, suspicion)[1] == "an answer"
         assert not any(attempts)
     assert suspicion.acquire(blocking=False)
