@@ -125,6 +125,31 @@ def test_it_writes_its_output_and_nothing_else(name, data, resident):
     np.testing.assert_array_equal(np.isfinite(got), finite)
 
 
+@settings(max_examples=EXAMPLES)
+@given(
+    extent=st.sampled_from([24, 30, 59]),
+    channels=st.integers(16, 24),
+    filters=st.integers(33, 60),
+    groups=st.integers(1, 2),
+    batch=st.integers(1, 2),
+    dilation=st.integers(1, 2),
+    resident=st.booleans(),
+)
+def test_winograd_in_several_blocks_of_filters_and_chunks_of_tiles(
+    extent, channels, filters, groups, batch, dilation, resident
+):
+    """A block has two vectors of filters, at most 32; the largest map's tiles pass in chunks, the last one overlaps."""
+    rng, spec = np.random.default_rng(filters), ConvSpec(padding=1, groups=groups, dilation=dilation)
+    x = rng.standard_normal((batch, groups * channels, extent, extent), np.float32)
+    weight = rng.standard_normal((groups * filters, channels, 3, 3), np.float32)
+    problem = Problem(resolve(spec, x.shape, weight.shape), types_of(x.dtype, weight.dtype))
+    winograd = ALGORITHMS["winograd"]
+    assert winograd.supports(problem)
+    got = check_in_bounds(winograd, problem, x, weight, resident=resident, layouts=("whole", "rows"))
+    want = convolve(x, weight, None, problem.geometry)
+    np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())
+
+
 SETS = ("neon", "avx2", "avx512")
 """Instruction sets: vectors of 16, 32 and 64 bytes."""
 
@@ -151,7 +176,10 @@ def run_with(simd: str, examples: str) -> None:
         pytest.skip(str(error))
     environment = os.environ | {VARIABLE: simd, "GROUPCONV_BOUNDS_EXAMPLES": examples}
     tests = [f"{__file__}::test_it_writes_its_output_and_nothing_else[{name}]" for name in COMPILED]
-    more = [__file__.replace("test_bounds", "test_engine") + "::test_a_phase_of_one_tap_on_one_row_stays_in_its_output"]
+    more = [
+        f"{__file__}::test_winograd_in_several_blocks_of_filters_and_chunks_of_tiles",
+        __file__.replace("test_bounds", "test_engine") + "::test_a_phase_of_one_tap_on_one_row_stays_in_its_output",
+    ]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=800", *tests, *more]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=880, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -114,6 +114,17 @@ NEVER_IDLE = """if True:
 
 def test_a_process_that_finds_no_idle_processor_is_replaced(monkeypatch):
     monkeypatch.setattr("groupconv_worker.cpu.compiler.IDLE", 0.1)
+    monkeypatch.delenv(NICENESS)
+    compiler, found = Compiler((sys.executable, "-c", NEVER_IDLE)), []
+    compiler.ask(job(10), found.append, now=True)
+    assert compiler.wait(60)
+    assert [done.algorithm for done in found] == ["direct"]
+    compiler.close()
+
+
+def test_a_process_whose_niceness_was_chosen_does_not_wait_for_an_idle_processor(monkeypatch):
+    monkeypatch.setattr("groupconv_worker.cpu.compiler.IDLE", 600)
+    monkeypatch.setenv(NICENESS, "7")
     compiler, found = Compiler((sys.executable, "-c", NEVER_IDLE)), []
     compiler.ask(job(10), found.append, now=True)
     assert compiler.wait(60)
@@ -124,9 +135,9 @@ def test_a_process_that_finds_no_idle_processor_is_replaced(monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no such policy")
 @pytest.mark.parametrize(
     ("idle", "chosen", "policy", "niceness"),
-    [(True, None, "SCHED_IDLE", 19), (False, None, "SCHED_OTHER", SHARE), (True, "7", "SCHED_OTHER", 7)],
+    [(True, None, "SCHED_IDLE", 19), (False, None, "SCHED_OTHER", SHARE), (False, "7", "SCHED_OTHER", 7)],
 )
-def test_the_process_runs_when_a_processor_is_idle_unless_its_niceness_was_chosen(idle, chosen, policy, niceness):
+def test_the_process_runs_when_a_processor_is_idle_or_with_its_niceness(idle, chosen, policy, niceness):
     program = f"""if True:
         import os
         from groupconv_worker.cpu.compiler_process import lower_priority

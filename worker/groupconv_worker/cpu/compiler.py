@@ -116,16 +116,14 @@ class Compiler:
     """The jobs of this process, and the process that does them.
 
     Args:
-        command: starts that process; a descriptor of `activity` is its last argument.
+        command: starts that process, with the arguments of compiler_process.py behind it.
         activity: the shards of this process. While any runs, nothing is tuned.
     """
 
     def __init__(self, command: tuple[str, ...] = (), activity: Activity = ACTIVITY) -> None:
         self._activity = activity
         self._command = command or (sys.executable, "-P", "-m", "groupconv_worker.cpu.compiler_process")
-        self._waiting: OrderedDict[Hashable, tuple[Job | NetworkJob, Improvement, Callable[[Done], None]]] = (
-            OrderedDict()
-        )
+        self._waiting = OrderedDict[Hashable, tuple[Job | NetworkJob, Improvement, Callable[[Done], None]]]()
         self._known: LRUCache[Hashable, Improvement | None] = LRUCache(SEEN)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -243,8 +241,10 @@ class Compiler:
     def _send(self, job: Job | NetworkJob) -> Done:
         """Have the process do a job; it is started if there is none."""
         try:
-            pipe = self._give(job)
-            if self._idle and not select.select([pipe], [], [], IDLE)[0]:
+            pipe = self._give(job, idle=NICENESS not in os.environ)
+            answered = select.poll()  # unlike select.select it takes descriptors beyond 1023
+            answered.register(pipe, select.POLLIN)
+            if self._idle and not answered.poll(1000 * IDLE):
                 self._end()
                 pipe = self._give(job, idle=False)
             found: Done = pickle.load(pipe)  # noqa: S301 - of our own process
@@ -255,8 +255,8 @@ class Compiler:
         self._failures = 0
         return found
 
-    def _give(self, job: Job | NetworkJob, *, idle: bool = True) -> IO[bytes]:
-        """Send a job to the process, which is started if there is none. Return what it answers by."""
+    def _give(self, job: Job | NetworkJob, *, idle: bool) -> IO[bytes]:
+        """Send a job to the process, which is started if there is none, `idle` or not. Returns what it answers by."""
         if self._process is None:
             self._idle = idle
             self._process = subprocess.Popen(  # noqa: S603 - our own module

@@ -109,9 +109,8 @@ def lower_priority(*, idle: bool) -> None:
     A niceness of 19 alone lets Linux finish a slice of some milliseconds before a request's thread that wakes, and a
     processor that runs this process counts as busy. There is no way back from the policy without privileges.
     """
-    chosen = os.environ.get(NICENESS)
-    os.nice(int(chosen or (19 if idle else SHARE)))
-    if idle and chosen is None and hasattr(os, "SCHED_IDLE"):
+    os.nice(int(os.environ.get(NICENESS, "19" if idle else SHARE)))
+    if idle and hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 

@@ -11,7 +11,7 @@ from groupconv_worker.cpu.blocked.epilogue import FUSED, Epilogue
 from groupconv_worker.cpu.blocked.layout import Blocked, Plain
 from groupconv_worker.cpu.blocked.lowered import Lowered, beyond
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
-from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute, replace_offset
+from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute, replace_offset
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Margin, is_map, widest
 from groupconv_worker.cpu.network.pointwise import apply_in_place
 from groupconv_worker.cpu.program import Address
@@ -58,18 +58,13 @@ def margin(graph: Graph, node: Node) -> Margin:
 def lower_convolution(low: Lowering, node: Node) -> None:
     """Conv and ConvTranspose, with bias, residual and activation."""
     g, name = geometry(low.graph, node), node.inputs[0]
-    bias = low.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if len(node.inputs) > 2 and node.inputs[2] and bias is None:
-        raise UnsupportedNodeError("a bias that is no constant")
-    residual = low.map(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
+    weight, bias, residual = operands(low, node)
     raw = not low.has_map(name) and g.in_channels <= STEM and g.groups == 1 and not g.transposed
     source = None if raw else low.map(name)
     y = low.new_map(node.outputs[0])
     after = attribute(node, "activation", ())
     fused = not after or after[0] in FUSED
     epilogue = Epilogue(after if fused else (), None if residual is None else residual.layout)
-    weight = low.constant(node.inputs[1])
-    assert weight is not None
     layout = Plain(g.in_channels, *g.input) if source is None else source.layout
     made = stages_of(low, node, g, (layout, y.layout), weight, bias, epilogue)
     if made is None:
@@ -83,6 +78,20 @@ def lower_convolution(low: Lowering, node: Node) -> None:
         apply_in_place(low, y, after)
 
 
+def operands(low: Lowering, node: Node) -> tuple[Array, Array | None, Map | None]:
+    """Weight, bias and residual of a convolution with a geometry.
+
+    Raises:
+        UnsupportedNodeError: the bias is no constant.
+    """
+    weight = low.constant(node.inputs[1])
+    assert weight is not None
+    bias = low.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if len(node.inputs) > 2 and node.inputs[2] and bias is None:
+        raise UnsupportedNodeError("a bias that is no constant")
+    return weight, bias, low.map(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
+
+
 def stages_of(
     low: Lowering,
     node: Node,
@@ -92,16 +101,14 @@ def stages_of(
     bias: Array | None,
     epilogue: Epilogue,
 ) -> Lowered | None:
-    """The stages of a convolution of one sample; None if kernels have to be compiled first.
+    """The stages of a convolution of one sample; None if kernels have to be compiled first, which `low` then lists.
 
     Args:
-        low: notes these kernels.
+        low: of the network.
         node: the convolution.
         g: its geometry.
         layouts: of input and output.
-        weight: as of `convolution`.
-        bias: as of `convolution`.
-        epilogue: as of `convolution`.
+        weight, bias, epilogue: as of `convolution`.
     """
     try:
         use = False if node.outputs[0] in low.direct else None

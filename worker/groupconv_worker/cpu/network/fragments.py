@@ -63,7 +63,7 @@ class FragmentedNetwork:
         island: seconds, as of `graph.fragments.split`.
 
     Attributes:
-        what: it is, as reports say.
+        what: what it is, in reports.
         parts: who computes what, in order.
         reasons: why the nodes of the runtime's are its, by their first outputs.
 

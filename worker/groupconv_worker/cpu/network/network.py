@@ -89,7 +89,7 @@ class CompiledNetwork:
         team: the threads.
 
     Attributes:
-        what: it is, as reports say.
+        what: what it is, in reports.
         arena_bytes: memory of a run.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.blocked.epilogue import FUSED, Epilogue
 from groupconv_worker.cpu.blocked.lowered import Lowered
-from groupconv_worker.cpu.network.convolutions import geometry, stages_of
+from groupconv_worker.cpu.network.convolutions import geometry, operands, stages_of
 from groupconv_worker.cpu.network.kernels import movement, windows
 from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute
 from groupconv_worker.cpu.network.maps import axis_matrix, pool_maps, resize_maps, two_of_each
@@ -68,12 +68,7 @@ class Depth(NamedTuple):
 def lower_convolution(low: Lowering, node: Node) -> None:
     """Conv and ConvTranspose of volumes, with bias, residual and activation."""
     g = geometry(low.graph, node)
-    weight = low.constant(node.inputs[1])
-    assert weight is not None
-    bias = low.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if len(node.inputs) > 2 and node.inputs[2] and bias is None:
-        raise UnsupportedNodeError("a bias that is no constant")
-    residual = low.map(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
+    weight, bias, residual = operands(low, node)
     x, y, depth = low.map(node.inputs[0]), low.new_map(node.outputs[0]), Depth.of(low, node, weight.shape[2])
     after = attribute(node, "activation", ())
     fused = not after or after[0] in FUSED
