@@ -7,37 +7,29 @@ Beside what bench/exchange.py measures, a call waits for both workers, and with 
 
 import argparse
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from exchange import NETWORKS
+from exchange import NETWORKS, call_of
+from in_flight import PATIENCE, PAUSE
 
 from groupconv_server.executors import create_executor
 from groupconv_server.networks.cuts import plan_cuts
 from groupconv_server.planner.rates import Rates
-from groupconv_worker.graph.model import read_model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkCall
-
-PATIENCE, PAUSE = 120.0, 0.3
-"""Seconds in which one worker has to choose between its program and its session, and between two calls meanwhile."""
 
 
 def measure(name: str, executor_name: str, cut: str, rounds: int) -> None:
     """Print a line of the table."""
-    data, given = NETWORKS[name]
-    model = read_model(data())
-    shapes: dict[str, Any] = given or {info.name: info.shape for info in model.inputs}
-    rng = np.random.default_rng(0)
-    inputs = {info.name: rng.integers(0, 255, shapes[info.name]).astype(info.dtype) for info in model.inputs}
-    outputs = tuple(info.name for info in model.outputs)
+    model, whole = call_of(name)
+    shapes = {x: array.shape for x, array in whole.inputs.items()}
     executor = create_executor(executor_name, workers=2, threads=1)
 
     def seconds(along: str) -> tuple[float, Any]:
-        call = NetworkCall(
-            name, 1, inputs, outputs, spare=2**34, cut=along,
-            planner=lambda kept, workers: plan_cuts(model, shapes, workers, 1, Rates(), kept)[1],
-        )  # fmt: skip
+        call = replace(
+            whole, cut=along, planner=lambda kept, workers: plan_cuts(model, shapes, workers, 1, Rates(), kept)[1]
+        )
         start = time.perf_counter()
         _, ran = executor.run_network(call, model, Job())
         return time.perf_counter() - start, ran

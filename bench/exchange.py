@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from network_models import LIGHT, unet
@@ -26,9 +27,10 @@ from groupconv_worker.cpu.network.sharded import ShardedNetwork, cut_network
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.importing import Optimized
-from groupconv_worker.graph.model import read_model
+from groupconv_worker.graph.model import Model, read_model
 from groupconv_worker.graph.partition.choice import CUTS, PLANNED, CutChoice
 from groupconv_worker.job import Job
+from groupconv_worker.networks.runner import NetworkCall
 
 NETWORKS: dict[str, tuple[Callable[[], bytes], dict[str, tuple[int, ...]]]] = {
     "resnet50": ((LIGHT / "light_resnet50.onnx").read_bytes, {}),
@@ -50,6 +52,16 @@ def graph_of(name: str) -> Graph:
         drawn = rng.standard_normal(w.shape) / math.sqrt(max(1, math.prod(w.shape[1:])))
         constants[weight] = drawn.astype(w.dtype) if w.size > 16 else w
     return replace(graph, constants=constants)
+
+
+def call_of(name: str) -> tuple[Model, NetworkCall]:
+    """A network and a call of it, with drawn pixels."""
+    data, given = NETWORKS[name]
+    model = read_model(data())
+    rng = np.random.default_rng(0)
+    shapes: dict[str, Any] = given or {info.name: info.shape for info in model.inputs}
+    inputs = {info.name: rng.integers(0, 255, shapes[info.name]).astype(info.dtype) for info in model.inputs}
+    return model, NetworkCall(name, 1, inputs, tuple(info.name for info in model.outputs), spare=2**34)
 
 
 def seconds(run: Callable[[], object]) -> float:

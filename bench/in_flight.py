@@ -14,10 +14,8 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Any
 
-import numpy as np
-from exchange import NETWORKS
+from exchange import NETWORKS, call_of
 from processes import Process
 
 PATIENCE = 120.0
@@ -27,19 +25,12 @@ PAUSE = 0.3
 
 
 def answer(pipe: Connection, name: str, workers: int) -> None:
-    """An executor: asked for seconds, it says how many calls a second its callers made, as many as it has workers."""
+    """An executor and as many callers as it has workers: sends the calls a second of all, and who answered them."""
     from groupconv_server.executors import create_executor
-    from groupconv_worker.graph.model import read_model
     from groupconv_worker.job import Job
-    from groupconv_worker.networks.runner import NetworkCall
 
     executor = create_executor("local", workers=workers, threads=1)
-    data, given = NETWORKS[name]
-    model = read_model(data())
-    shapes: dict[str, Any] = given or {info.name: info.shape for info in model.inputs}
-    rng = np.random.default_rng(0)
-    inputs = {info.name: rng.integers(0, 255, shapes[info.name]).astype(info.dtype) for info in model.inputs}
-    call = NetworkCall(name, 1, inputs, tuple(info.name for info in model.outputs), spare=2**34)
+    model, call = call_of(name)
 
     def calls(until: float) -> tuple[int, str]:
         made, algorithm = 0, ""

@@ -76,7 +76,7 @@ class Rates(NamedTuple):
 
 
 def client(pipe: Connection) -> None:
-    """Calls a layer for so many seconds when asked; says its latencies."""
+    """Calls a layer for so many seconds when asked, and sends the latencies."""
     while (asked := pipe.recv()) is not None:
         turn = Turn(*asked)
         with ExitStack() as opened:

@@ -1,9 +1,9 @@
 """Triton's C++ server with its Python backend around torch, from the wheel of nvidia-pytriton.
 
-The recipe: a virtual environment in build/out/pytriton (or the folder that GROUPCONV_PYTRITON names) gets the wheel and
-torch on the first run. Python 3.11 starts it, because the wheel has a part of the backend for each version of Python.
-Only packages of Python are needed. On a machine without a GPU, torch's build for CPUs is much smaller: give it with
-GROUPCONV_PYTRITON_TORCH, as in `torch==2.13.0+cpu`.
+On the first run the wheel and torch are installed into a virtual environment in build/out/pytriton (or in the folder
+that GROUPCONV_PYTRITON names). Nothing else is needed. The backend is the wheel's for the version of Python that runs
+this. On a machine without a GPU, torch's build for CPUs is much smaller: GROUPCONV_PYTRITON_TORCH chooses it, as in
+`torch==2.13.0+cpu`.
 """
 
 import os
@@ -62,7 +62,7 @@ def model_name(layer: str, configuration: str) -> str:
 
 
 class Triton:
-    """A running server with a model for each layer and configuration; a context manager that ends it."""
+    """A running server with a model for each layer and configuration, until `close`."""
 
     def __init__(self, layers: tuple[str, ...]) -> None:
         packages = _packages()

@@ -108,7 +108,9 @@ def stages_of(
         node: the convolution.
         g: its geometry.
         layouts: of input and output.
-        weight, bias, epilogue: as of `convolution`.
+        weight: as of `convolution`.
+        bias: as of `convolution`.
+        epilogue: as of `convolution`.
     """
     try:
         use = False if node.outputs[0] in low.direct else None
