@@ -246,11 +246,8 @@ class UnownedMemory:
     """Memory that somebody else has allocated, for as long as the owner lives."""
 
     def __init__(self, ptr: int, size: int, owner: Any, device_id: int) -> None:
-        self.owner, self.device, self.block = (
-            owner,
-            device_id,
-            np.frombuffer((ctypes.c_uint8 * size).from_address(ptr), np.uint8),
-        )
+        self.owner, self.device = owner, device_id
+        self.block = np.frombuffer((ctypes.c_uint8 * size).from_address(ptr), np.uint8)
 
 
 def pointer(memory: UnownedMemory, offset: int) -> MemoryPointer:

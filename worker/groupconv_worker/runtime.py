@@ -158,7 +158,7 @@ def run_shard(
 
 
 def _prepared(engine: Engine, stage: Stage, resident: Resident | None, *, borrowed: bool) -> Prepared:
-    """The kernel of a stage: what it remembers, or from the store, or prepared now and kept there."""
+    """The kernel of a stage: the one that it remembers, one of the store, or one that is prepared now."""
     kept = stage.kept
     if kept is not None and kept.store is resident and (prepared := kept.prepared) is not None:
         kept.used = next(kept.store.clock)

@@ -66,11 +66,7 @@ class CapturedChunk:
         cupy, runtime = device.cupy, device.cupy.cuda.runtime
         x_shape, y_shape = maps.shapes(samples, groups.stop - groups.start)
         x_dtype, y_dtype = storage(maps.x_dtype), storage(maps.y_dtype)
-        self._memcpy, self._to, self._from = (
-            runtime.memcpyAsync,
-            runtime.memcpyHostToDevice,
-            runtime.memcpyDeviceToHost,
-        )
+        self._memcpy, self._to, self._from = runtime.memcpyAsync, runtime.memcpyHostToDevice, runtime.memcpyDeviceToHost
         host = () if locked else (device.pinned_array(x_shape, x_dtype), device.pinned_array(y_shape, y_dtype))
 
         def run() -> None:

@@ -10,9 +10,6 @@ from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.chunks import Maps, maps_of
 from groupconv_worker.cuda.device import Device, storage
 
-ALIGNMENT = 256
-"""Bytes to which CuPy's pool rounds an allocation."""
-
 
 class Kernel(Protocol):
     """What runs and captured graphs need of a kernel, or of several; see `DeviceKernel`."""
@@ -83,7 +80,7 @@ class KernelChain:
             budget: bytes of workspace for each kernel, beside the buffers.
         """
         samples = x.shape[0]
-        buffers = [self._device.cupy.empty(samples * size + ALIGNMENT, np.uint8) for size in self._buffers if size]
+        buffers = [self._device.cupy.empty(samples * size, np.uint8) for size in self._buffers if size]
         for i, (kernel, maps) in enumerate(self._links[:-1]):
             shape, dtype = maps.shapes(samples, maps.groups)[1], storage(maps.y_dtype)
             made = buffers[i % 2][: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)

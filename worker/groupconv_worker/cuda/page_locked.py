@@ -33,17 +33,18 @@ class PageLocked:
         self._lock = Lock()
 
     def register(self, memory: Array) -> Callable[[], None]:
-        """Page-lock memory that stays mapped until the function that is returned was called, which undoes it.
-
-        If it cannot be done, copies go through pinned buffers as before, and the log says so once.
+        """Page-lock memory. If that cannot be, copies go through pinned buffers, and the log says so once.
 
         Args:
             memory: (bytes,) uint8, contiguous, as it was mapped.
+
+        Returns:
+            What undoes it. Call it before the memory is unmapped.
         """
         start, size = memory.ctypes.data, memory.nbytes
         with self._lock:
             if self.nbytes + size > self.limit:
-                self._warn(f"{size} bytes beside the {self.nbytes} of the {self.limit} that may be")
+                self._warn(f"{size} bytes, and {self.nbytes} of cuda.page_locked = {self.limit} are used")
                 return _nothing
             try:
                 self._cupy.cuda.runtime.hostRegister(start, size, _PORTABLE)

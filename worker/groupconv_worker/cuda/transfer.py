@@ -12,8 +12,7 @@ Events order the streams; the host waits only when it needs a buffer again.
 """
 
 import math
-from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import cycle
 from typing import Any
 
@@ -36,7 +35,7 @@ class StagingBuffer:
         self.x = device.cupy.empty(x_shape, storage(maps.x_dtype))
         self.y = device.cupy.empty(y_shape, storage(maps.y_dtype))
         self.loaded, self.computed, self.fetched = (device.cupy.cuda.Event(disable_timing=True) for _ in range(3))
-        self._pending: Callable[[], None] | None = None
+        self._leaving: tuple[Array, Array] | None = None  # the caller's array, and where the device writes it
 
     @cached_property
     def _pinned_x(self) -> Array:
@@ -58,18 +57,19 @@ class StagingBuffer:
 
     def store(self, y: Any, out: Array, stream: Any) -> None:
         """Put the copy of y, which is on the device, to `out` on a stream; `finish` completes it."""
-        locked = self._device.page_locked.holds(out)
-        host = out if locked else _part(self._pinned_y, out.shape)
+        host = out if self._device.page_locked.holds(out) else _part(self._pinned_y, out.shape)
         y.get(stream=stream, out=host.view(storage(self._maps.y_dtype)), blocking=False)
         self.fetched.record(stream)
-        self._pending = _nothing if locked else partial(self._device.copy, out, host)
+        self._leaving = out, host
 
     def finish(self) -> None:
         """Wait until the chunk that uses this buffer is in the caller's array. Then all of the buffer is free."""
-        if self._pending is not None:
+        if self._leaving is not None:
             self.fetched.synchronize()
-            self._pending()
-            self._pending = None
+            out, host = self._leaving
+            if host is not out:
+                self._device.copy(out, host)
+            self._leaving = None
 
 
 def stream_through(
@@ -112,7 +112,3 @@ def stream_through(
 def _part(memory: Any, shape: tuple[int, ...]) -> Any:
     """The beginning of `memory` as a contiguous array of `shape`: the last chunk may be smaller."""
     return memory if memory.shape == shape else memory.reshape(-1)[: math.prod(shape)].reshape(shape)
-
-
-def _nothing() -> None:
-    """Copy nothing: the device has written the caller's array itself."""
