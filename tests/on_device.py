@@ -22,9 +22,9 @@ def image(seed=1, shape=SHAPE, dtype=np.float32):
     return np.random.default_rng(seed).integers(-9, 10, shape).astype(dtype)
 
 
-def on_device(library, x, offset=0, **stream):
+def on_device(library, x, offset=0, device=0, **stream):
     """`x` at an offset of an allocation of its own."""
-    memory = library.allocate(offset + x.nbytes + 64)
+    memory = library.allocate(offset + x.nbytes + 64, device)
     there = memory[offset : offset + x.nbytes].view(x.dtype).reshape(x.shape)
     there[...] = x
     return OnDevice(there, **(stream or {"stream": 1}))

@@ -38,8 +38,8 @@ def test_an_input_and_an_output_stay_on_the_device(library, sharing, near, seen)
     np.testing.assert_array_equal(y, out.array)
     assert len(regions(sharing)) == 2
     kind = DeviceTensor if sharing.config.engine == "cuda" else np.ndarray
-    assert [type(read) for read, _ in seen[-3:]] == [kind] * 3
-    assert [type(written) for _, written in seen[-3:]] == [kind, kind, np.ndarray]
+    assert [type(task.x) for task in seen[-3:]] == [kind] * 3
+    assert [type(task.out) for task in seen[-3:]] == [kind, kind, np.ndarray]
 
 
 def test_every_function_and_dtype(library, sharing, near):
@@ -224,7 +224,7 @@ def test_tritons_clients_have_it_in_place_too(library, cupy, sharing, near, seen
         stub.CudaSharedMemoryUnregister(shared_memory_pb2.CudaSharedMemoryUnregisterRequest(), timeout=60)
     assert memory[64:80].view(np.float32).tolist() == [2, 4, 6, 8]
     kind = DeviceTensor if sharing.config.engine == "cuda" else np.ndarray
-    assert [type(array) for array in seen[-1]] == [kind, kind]
+    assert [type(seen[-1].x), type(seen[-1].out)] == [kind, kind]
 
 
 @pytest.mark.parametrize("mode", [True, False])

@@ -30,6 +30,16 @@ def layer(dtype: np.dtype, batch: int = 4):
     return problem, x, w, y
 
 
+@pytest.fixture
+def memory():
+    return MappedMemory(4 * UNIT)
+
+
+def lock(engine, memory: MappedMemory):
+    """Page-lock all of a memory. Returns what undoes it."""
+    return engine.gpu.page_locked.register(memory.array(0, np.dtype(np.uint8), (memory.size,)))
+
+
 def in_memory(memory: MappedMemory, x: np.ndarray, y: np.ndarray):
     """Arrays for input and output in a memory, as a lane has them."""
     there = memory.array(0, x.dtype, x.shape), memory.array(x.nbytes, y.dtype, y.shape)
@@ -39,32 +49,29 @@ def in_memory(memory: MappedMemory, x: np.ndarray, y: np.ndarray):
 
 def refuse_copies(engine, monkeypatch):
     """From now on an array that is copied by the CPU fails the test."""
-    monkeypatch.setattr(type(engine._device.copy), "__call__", lambda *_: pytest.fail("copied by the CPU"))
+    monkeypatch.setattr(type(engine.gpu.copy), "__call__", lambda *_: pytest.fail("copied by the CPU"))
 
 
 @pytest.mark.parametrize("dtype", [np.dtype(np.float32), BFLOAT16, np.dtype(np.int8)])
 @pytest.mark.parametrize("chunk", [2**23, 4000, 700])  # the whole, samples, groups of a sample
-def test_nothing_is_copied_by_the_cpu(dtype, chunk, monkeypatch):
+def test_nothing_is_copied_by_the_cpu(memory, dtype, chunk, monkeypatch):
     problem, x, w, y = layer(dtype)
-    memory = MappedMemory(UNIT * 4)
     with emulated_engine(algorithm="direct", chunk=chunk) as engine:
-        engine._device.page_locked.register(memory.array(0, np.dtype(np.uint8), (memory.size,)))
+        lock(engine, memory)
         refuse_copies(engine, monkeypatch)
         prepared = engine.prepare(problem, w)
         for _ in range(4):  # launched, captured, by the graph
             here, out = in_memory(memory, x, y)
             prepared.run(here, out)
             np.testing.assert_array_equal(out, y)
-        pinned = engine._device.pinned
-        monkeypatch.setattr(pinned, "malloc", lambda _: pytest.fail("pinned"))
+        monkeypatch.setattr(engine.gpu.pinned, "malloc", lambda _: pytest.fail("pinned"))
         prepared.run(*in_memory(memory, x, y))
 
 
-def test_one_of_both_may_be_ordinary_memory(monkeypatch):
+def test_one_of_both_may_be_ordinary_memory(memory):
     problem, x, w, y = layer(np.dtype(np.float32))
-    memory = MappedMemory(UNIT * 4)
     with emulated_engine(algorithm="direct") as engine:
-        engine._device.page_locked.register(memory.array(0, np.dtype(np.uint8), (memory.size,)))
+        lock(engine, memory)
         prepared = engine.prepare(problem, w)
         here, there = in_memory(memory, x, y)
         for a, b in ((here, np.zeros_like(y)), (x, there), (here[:, :, ::-1], there), (here, there)):
@@ -75,14 +82,13 @@ def test_one_of_both_may_be_ordinary_memory(monkeypatch):
                 np.testing.assert_array_equal(b, want)
 
 
-def test_graphs_of_one_stream_keep_apart(monkeypatch):
+def test_graphs_of_one_stream_keep_apart(memory, monkeypatch):
     """Two layers whose graphs share device memory, one with page-locked arrays and one without, in turn."""
     problem, x, w, y = layer(np.dtype(np.float32))
-    memory = MappedMemory(UNIT * 4)
     with emulated_engine(algorithm="direct") as engine:
-        stream = engine._device.next_graph_stream()
-        monkeypatch.setattr(engine._device, "next_graph_stream", lambda: stream)
-        engine._device.page_locked.register(memory.array(0, np.dtype(np.uint8), (memory.size,)))
+        stream = engine.gpu.next_graph_stream()
+        monkeypatch.setattr(engine.gpu, "next_graph_stream", lambda: stream)
+        lock(engine, memory)
         first, second = engine.prepare(problem, w), engine.prepare(problem, -w)
         for _ in range(3):
             here, out = in_memory(memory, x, y)
@@ -96,9 +102,9 @@ def test_graphs_of_one_stream_keep_apart(monkeypatch):
 def test_registered_once_and_forgotten_at_the_end(caplog):
     problem, x, w, y = layer(np.dtype(np.float32))
     with emulated_engine(algorithm="direct", page_locked=3 * UNIT) as engine:
-        host, locked = engine._device.cupy.host, engine._device.page_locked
+        host, locked = engine.gpu.cupy.host, engine.gpu.page_locked
         memories = [MappedMemory(UNIT) for _ in range(4)]
-        undo = [locked.register(m.array(0, np.dtype(np.uint8), (UNIT,))) for m in memories]
+        undo = [lock(engine, memory) for memory in memories]
         assert list(host.registered.values()) == [UNIT] * 3  # the fourth is beyond the limit
         assert [r.levelname for r in caplog.records] == ["WARNING"]
         assert "not page-locked" in caplog.text
@@ -115,14 +121,12 @@ def test_registered_once_and_forgotten_at_the_end(caplog):
         np.testing.assert_array_equal(out, y)
 
 
-def test_what_cuda_refuses_is_copied_as_before(caplog):
+def test_what_cuda_refuses_is_copied_as_before(memory, caplog):
     problem, x, w, y = layer(np.dtype(np.float32))
-    memory = MappedMemory(UNIT * 4)
     with emulated_engine(algorithm="direct") as engine:
-        engine._device.cupy.host.limit = 0
-        locked = engine._device.page_locked
+        engine.gpu.cupy.host.limit = 0
         for _ in range(3):
-            locked.register(memory.array(0, np.dtype(np.uint8), (memory.size,)))()
+            lock(engine, memory)()
         assert len(caplog.records) == 1
         assert "CUDA refuses" in caplog.text
         here, out = in_memory(memory, x, y)
@@ -135,7 +139,7 @@ def test_a_lane_s_memory_is_locked_once_and_until_its_end(host, monkeypatch):
     key = new_key()
     with emulated_engine(algorithm="direct") as engine:
         refuse_copies(engine, monkeypatch)
-        registered, register = engine._device.cupy.host.registered, engine._device.page_locked.register
+        registered, register = engine.gpu.cupy.host.registered, engine.gpu.page_locked.register
         locked = []
 
         def run(stages, x, out, expires, *, dropped, borrowed):
