@@ -1,17 +1,16 @@
 #!/bin/sh
-# What only a GPU can show, in order of worth, each step under its own time limit: about 25 minutes in all.
+# What only a GPU can show, in order of worth, each step under its own time limit: an hour at most.
 #
 #     bench/device_day.sh FOLDER              run everything; docs/gpu.md and docs/cuda-engine.md are filled from FOLDER
+#     MINUTES=10 bench/device_day.sh FOLDER   10 minutes at most: a step gets what is left, and those for which nothing
+#                                             is left are listed with exit code 125
 #     bench/device_day.sh --pack WHEELS       here, with a network: fetch what a machine without one lacks
 #     bench/device_day.sh --dry-run FOLDER    here, without a GPU: every step's tests are collected, its options read
 #
 # On the device it needs this checkout, Python with CuPy and torch, and the packages of the tests: if FOLDER/../wheels or
 # $WHEELS has wheels of --pack, they are installed from there, beside what is there. Without Ray, nvidia-cudnn-frontend,
 # torch or compute-sanitizer the steps that need them say so. Each step writes FOLDER/NN-name.log; summary.txt has its
-# exit code (124: the time was up) and seconds.
-#
-#     MINUTES=10 bench/device_day.sh FOLDER   no longer than that in all: a step gets what is left, and those for which
-#                                             nothing is left are listed with exit code 125
+# exit code (124: the time was up) and seconds. Where the cuda engine cannot run, it says what is missing, and ends.
 set -u
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -42,9 +41,15 @@ if [ -d "$wheels" ] && [ -z "$dry" ]; then
 fi
 export PYTHONPATH="$root/client:$root/worker:$root/server:$root/bench${PYTHONPATH:+:$PYTHONPATH}"
 export GROUPCONV_TUNE=on XDG_CACHE_HOME="$out/cache" PYTHONUNBUFFERED=1
+if [ -z "$dry" ]; then
+    "$python" -c 'import sys
+from groupconv_worker.cuda.engine import why_unavailable
+sys.exit(why_unavailable() or 0)' || exit
+fi
 : > "$out/summary.txt"
 number=0
-last=$(($(date +%s) + 60 * ${MINUTES:-60}))
+minutes=${MINUTES:-60}
+last=$(($(date +%s) + 60 * minutes))
 
 # step NAME SECONDS COMMAND...
 step() {
@@ -55,7 +60,7 @@ step() {
     begin=$(date +%s)
     left=$((last - begin))
     if [ "$left" -lt 5 ]; then
-        printf '%02d %-24s exit 125    0 s of %4d: not run, the %s minutes are over\n' "$number" "$name" "$limit" "$MINUTES" \
+        printf '%02d %-24s exit 125    0 s of %4d: not run, the %s minutes are over\n' "$number" "$name" "$limit" "$minutes" \
             | tee -a "$out/summary.txt"
         return
     fi

@@ -3,7 +3,8 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -14,6 +15,8 @@ from groupconv.convolution.dtypes import types_of
 from groupconv_server.layers.catalogue import catalogue
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda import copying
+from groupconv_worker.cuda.captured_runs import CapturedChunk
+from groupconv_worker.cuda.chunks import maps_of
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.options import CudaOptions
 
@@ -48,17 +51,27 @@ def calls(batch: int) -> Iterator[str]:
         yield f"| {name} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |"
     if batch == 1:
         yield "\nMicroseconds of the steps of a captured run, and calls a second of so many threads"
-        yield "| layer | algorithm | copy in | launch | wait | copy out | " + " | ".join(map(str, CALLERS)) + " |"
+        yield (
+            "| layer | algorithm | copy in | copy in and launch | wait | copy out | "
+            + " | ".join(map(str, CALLERS))
+            + " |"
+        )
         yield "| --- | --- |" + " ---: |" * (4 + len(CALLERS))
         for name in LAYERS:
             yield _steps(name)
 
 
-def _prepared(engine: CudaEngine, name: str, batch: int) -> tuple[Any, Any, Any]:
+def _arrays(name: str, batch: int) -> tuple[Problem, Any, Any, Any, Any]:
+    """A layer's problem, input, weights and bias, and room for its output."""
     layer = catalogue()[name].with_batch(batch)
     x, w, b = layer.arrays()
     problem = Problem(layer.geometry, types_of(x.dtype, w.dtype))
-    return engine.prepare(problem, w, b, resident=True), x, np.empty(problem.geometry.output_shape, x.dtype)
+    return problem, x, w, b, np.empty(problem.geometry.output_shape, x.dtype)
+
+
+def _prepared(engine: CudaEngine, name: str, batch: int) -> tuple[Any, Any, Any]:
+    problem, x, w, b, out = _arrays(name, batch)
+    return engine.prepare(problem, w, b, resident=True), x, out
 
 
 def _call(name: str, batch: int, threads: int, **options: Any) -> float:
@@ -71,29 +84,28 @@ def _call(name: str, batch: int, threads: int, **options: Any) -> float:
 
 def _steps(name: str) -> str:
     engine = CudaEngine(threads=CORES)
-    prepared, x, out = _prepared(engine, name, 1)
-    for _ in range(3):
-        prepared.run(x, out)
-    pools = prepared._captured._pools.values()  # noqa: SLF001 - a benchmark looks inside
-    captured = next((r for pool in pools for r in pool.idle), None)
-    if captured is None:
-        return f"| {name} | {prepared.algorithm} | not captured |"
-    steps: list[list[float]] = [[], [], [], []]
+    gpu, (problem, x, w, b, out) = engine.gpu, _arrays(name, 1)
+    prepared = engine.prepare(problem, w, b, resident=True)
+    with gpu.streams():
+        kernel = engine.kernel(problem, w, b, resident=True)
+    maps, groups = maps_of(problem), slice(0, problem.geometry.groups)
+    with gpu.current():
+        captured = CapturedChunk(gpu, kernel, maps, 1, groups, locked=False)
+    pinned = gpu.pinned_array(x.shape, x.dtype)
+    steps: dict[Callable[[], None], list[float]] = {
+        partial(gpu.copy, pinned, x): [],
+        partial(captured.begin, x, out): [],
+        captured.wait: [],
+        partial(captured.end, out): [],
+    }
     for _ in range(200):
-        times = [perf_counter()]
-        for step in (
-            lambda: captured._copy(captured._host[0], x),  # noqa: SLF001
-            lambda: captured._launch(captured._stream.stream),  # noqa: SLF001
-            captured.wait,
-            lambda: captured._copy(out, captured._host[1]),  # noqa: SLF001
-        ):
+        for step, seen in steps.items():
+            start = perf_counter()
             step()
-            times.append(perf_counter())
-        for seen, start, end in zip(steps, times, times[1:], strict=False):
-            seen.append((end - start) * 1e6)
+            seen.append((perf_counter() - start) * 1e6)
     rates = [_rate(prepared, x, out, callers) for callers in CALLERS]
     engine.close()
-    cells = [*(f"{median(seen):.1f}" for seen in steps), *(f"{rate:.0f}" for rate in rates)]
+    cells = [*(f"{median(seen):.1f}" for seen in steps.values()), *(f"{rate:.0f}" for rate in rates)]
     return f"| {name} | {prepared.algorithm} | " + " | ".join(cells) + " |"
 
 

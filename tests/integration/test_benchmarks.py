@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from networks import LIGHT
 
+from groupconv_worker.cuda.engine import why_unavailable
+
 ROOT = Path(__file__).parents[2]
 SMALL = ["--rounds", "1", "--seconds", "0.05", "--layer", "mobilenet_dw_14"]
 CUTS = ["--rounds", "1", "--throughput", "mobilenet_dw_112", "--layers", "mobilenet_dw_14"]
@@ -56,3 +58,12 @@ def test_what_a_day_with_a_device_has_no_time_for_is_listed(tmp_path):
     steps = (tmp_path / "summary.txt").read_text().splitlines()
     assert len(steps) == 18
     assert all("exit 125" in step and "the 0 minutes are over" in step for step in steps)
+
+
+@pytest.mark.skipif(not why_unavailable(), reason="there is a device")
+def test_a_day_without_a_device_says_what_is_missing(tmp_path):
+    script = [str(ROOT / "bench/device_day.sh"), str(tmp_path)]
+    done = subprocess.run(
+        script, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{why_unavailable()}\n")
