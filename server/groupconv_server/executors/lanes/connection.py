@@ -88,13 +88,9 @@ class LaneConnection:
             GroupconvError: the worker reported it.
         """
         assert self._shard is not None
-        kind, body = frames.receive(self._sock)
+        kind, body = self._answer()
         if kind is FrameKind.MISSING:
             return None
-        if kind is FrameKind.FAILED:
-            raise failure(body)
-        if kind is not FrameKind.DONE:
-            raise BrokenLaneError(f"the worker sent an unexpected {kind.name}")
         if self._memory is None:
             frames.receive_arrays(self._sock, [out])
         else:
@@ -117,10 +113,7 @@ class LaneConnection:
             OSError: the connection is broken.
             GroupconvError: the worker reported it.
         """
-        kind, body = frames.receive(self._sock)
-        if kind is FrameKind.FAILED:
-            raise failure(body)
-        return body
+        return self._answer()[1]
 
     def receive_arrays(self, arrays: Sequence[Array]) -> None:
         """Receive the arrays that follow an answer."""
@@ -144,6 +137,14 @@ class LaneConnection:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
+
+    def _answer(self) -> tuple[FrameKind, bytes]:
+        kind, body = frames.receive(self._sock)
+        if kind is FrameKind.FAILED:
+            raise failure(body)
+        if kind not in (FrameKind.DONE, FrameKind.MISSING):
+            raise BrokenLaneError(f"the worker sent an unexpected {kind.name}")
+        return kind, body
 
     def _number(self, shard: ShardHeader) -> int:
         """The number of a shard on this connection; a new shard is defined first, in place of the oldest if need be."""
