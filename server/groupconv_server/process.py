@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from groupconv_server.config import Config
 from groupconv_server.fronts.supervisor import Supervisor
-from groupconv_server.memory.malloc import freeze_objects, keep_pages
+from groupconv_server.memory.malloc import keep_pages
 from groupconv_server.overtime import NOT_IN_ORDER, OVERTIME, end_at_the_latest
 from groupconv_server.server import Server
 
@@ -40,7 +40,6 @@ def serve(config: Config, ready: Callable[[Server | Supervisor], None], logs: tu
     keep_pages()
     with Server(config) if config.processes == 1 else Supervisor(config, logs) as server:
         up = True
-        freeze_objects()
         ready(server)
         server.compile_catalogue()
         while (came := os.read(received, 1)[0]) not in ends:

@@ -46,7 +46,7 @@ from groupconv_server.layers.repository import Repository
 from groupconv_server.layers.store import LayerStore
 from groupconv_server.layers.version import Usage, Version
 from groupconv_server.memory.cuda_memory import CudaMemory
-from groupconv_server.memory.malloc import freeze_objects, keep_pages
+from groupconv_server.memory.malloc import keep_pages
 from groupconv_server.memory.shared_memory import SharedMemory
 from groupconv_server.networks.networks import Networks
 from groupconv_server.overtime import OVERTIME, end_at_the_latest
@@ -248,7 +248,6 @@ def run(end: socket.socket, start: Start, counters: Any, allowances: Any) -> Non
         return
     with server:
         link.handlers |= _handlers(server, parts)
-        freeze_objects()
         link.call("ready", [worker.engine for worker in server.executor.describe()], server.web_url)
         over.wait()
         end_at_the_latest(start.config.grace + OVERTIME)

@@ -1,7 +1,6 @@
-"""Memory of a server's process: glibc keeps freed memory, and Python's collector passes over what the start made."""
+"""Settings of glibc's malloc: freed memory stays with the process, since new pages make large messages slow."""
 
 import ctypes
-import gc
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 2**30
@@ -21,16 +20,6 @@ def keep_pages() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(_MMAP_THRESHOLD, KEPT_BYTES)) and bool(mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
-
-
-def freeze_objects() -> None:
-    """Have Python's garbage collector pass over all objects that exist now, some 150,000 of imported modules.
-
-    Without this it looks at them again and again, which took 6 % of the processor time of small requests. Call it once
-    a server is up.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def give_back() -> bool:
