@@ -1,4 +1,4 @@
-"""The workers that all fronts share, as the supervisor has them: it starts and replaces them, and fronts follow.
+"""The workers that all fronts share, on the supervisor's side: it starts and replaces them, and fronts follow.
 
 The supervisor sends no shards. Each front has lanes of its own to every worker, and reports what it notices: that a
 worker was lost, or that it was of use.
@@ -108,14 +108,14 @@ class WorkerOwner:
         self._workers.close()
 
     def _watch(self) -> None:
-        told = self._roster.number
+        sent = self._roster.number
         while not self._stopping.is_set():
             try:
                 roster = self._look()
-                if roster.number != told and self._tell(roster):
-                    told = roster.number
-            except Exception:  # a transient error of one worker: the watch goes on
-                log.exception("the workers could not be looked at")
+                if roster.number != sent and self._send(roster):
+                    sent = roster.number
+            except Exception:  # without this thread no front would learn of a lost or new worker
+                log.exception("the fronts could not be sent the workers; they are again")
             self._workers.membership.wait_for_change(TICK)
 
     def _look(self) -> Roster:
@@ -138,7 +138,7 @@ class WorkerOwner:
         start = self._starts[slot][1]
         return WorkerAbout(slot.id, slot.place, slot.facts, slot.restarts, slot.state, start, lane.address, lane.key)
 
-    def _tell(self, roster: Roster) -> bool:
+    def _send(self, roster: Roster) -> bool:
         """Send a roster to all fronts; False if one could not follow."""
         with self._lock:
             fronts = list(self._fronts.values())
@@ -150,7 +150,7 @@ class WorkerOwner:
 
     def _prepare(self, worker: str) -> None:
         """Have one front give a worker the layers, before it takes shards of any."""
-        self._tell(self._look())
+        self._send(self._look())
         with self._lock:
             fronts = [front for _, front in sorted(self._fronts.items())]
         for front in fronts:
@@ -177,7 +177,7 @@ class WorkerOwner:
 
     def _busy(self, slot: WorkerSlot) -> bool:
         """Whether a front waits for a shard of a worker that leaves."""
-        self._tell(self._look())
+        self._send(self._look())
         with self._lock:
             fronts = list(self._fronts.values())
         answers = [front.start("shards_of", slot.id) for front in fronts]
@@ -191,13 +191,16 @@ class WorkerOwner:
         self._models.pop((name, version), None)
         self._workers.forget(name, version)
 
-    def _run_cut(self, call: NetworkCall, data: bytes, deadline: float | None) -> tuple[str, NetworkRan]:
+    def _run_cut(self, call: NetworkCall, data: bytes | None, deadline: float | None) -> tuple[str, NetworkRan] | None:
+        """Run a call as it was planned by a front; None if the model has to be sent."""
         key = call.network, call.version
         model = self._models.get(key)
         if model is None:
+            if data is None:
+                return None
             model = self._models[key] = read_model(data)
         return self._workers.run_network(replace(call, planner=_as_given), model, Job(deadline))
 
 
-def _as_given(given: Cuts, workers: int) -> Cuts:  # noqa: ARG001 - the front has planned for all of them
+def _as_given(given: Cuts, _: int) -> Cuts:
     return given

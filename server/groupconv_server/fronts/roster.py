@@ -96,8 +96,9 @@ class FrontWorkers(Membership):
             slots = {slot.id: slot for slot in self.slots}
             for about in roster.workers:
                 slot = slots.pop(about.id, None) or self._new(about)
-                slot.facts, slot.restarts, slot.place = about.facts, about.restarts, about.place
+                slot.facts, slot.place = about.facts, about.place
                 reached = self._follow(slot, about) and reached
+                slot.restarts = about.restarts  # not what this front has counted
             for slot in slots.values():
                 slot.lost(slot.actor)
             with self._changed:
@@ -156,12 +157,16 @@ class FrontWorkers(Membership):
         """
         if call.cut == PLANNED and call.planner is not None:  # it plans with what this front has measured
             call = replace(call, given=call.planner(call.given, len(self.slots)))
-        answer = self._supervisor.start("run_cut", replace(call, into={}, planner=None), model.data, job.deadline)
-        while not wait([answer], GLANCE).done:
-            if job.look():
-                job.check()
-        found: tuple[str, NetworkRan] = answer.result()
-        return found
+        call = replace(call, into={}, planner=None)
+        for data in (None, model.data):  # sent only if the supervisor does not have it
+            answer = self._supervisor.start("run_cut", call, data, job.deadline)
+            while not wait([answer], GLANCE).done:
+                if job.look():
+                    job.check()
+            found: tuple[str, NetworkRan] | None = answer.result()
+            if found is not None:
+                return found
+        raise AssertionError  # it has the model by then
 
     def _prepares(self, worker: str) -> None:
         self._prepare(worker)

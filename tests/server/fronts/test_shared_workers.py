@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from networks import sum_and_difference
 
 from groupconv.errors import UnavailableError
 from groupconv_server.executors.lanes.lane import Lane
@@ -17,7 +18,10 @@ from groupconv_server.fronts.link import Link
 from groupconv_server.fronts.owner import WorkerOwner
 from groupconv_server.fronts.roster import FrontWorkers
 from groupconv_worker.actor import Worker
+from groupconv_worker.graph.model import read_model
+from groupconv_worker.job import Job
 from groupconv_worker.lanes.handshake import new_key
+from groupconv_worker.networks.runner import NetworkCall, NetworkRan
 from waiting import until
 
 KEY = new_key()
@@ -49,6 +53,9 @@ class Started:
 
     def forget(self, layer, version):
         self.asked.append((layer, version))
+
+    def run_network(self, call, model, job):
+        return "w", NetworkRan({"bytes": len(model.data), "left": job.deadline}, 0.0, cut=call.cut)
 
     def close(self):
         self.membership.close()
@@ -147,6 +154,18 @@ def test_every_front_forgets_and_the_workers_are_told_each_time(everything):
     for front in everything.fronts:
         front.forget("edge", 3)
     until(lambda: everything.workers.asked == [("edge", 3)] * 2)
+
+
+def test_the_supervisor_is_sent_the_model_of_a_cut_call_once(everything):
+    model, sent = read_model(sum_and_difference().SerializeToString()), []
+    for link in everything.links[::2]:
+        run = link.handlers["run_cut"]
+        link.handlers["run_cut"] = lambda *given, run=run: sent.append(given[1]) or run(*given)
+    call = NetworkCall("both", 1, {}, ("sum",), cut="rows")
+    for front in everything.fronts:
+        worker, ran = front.run_cut(call, model, Job(7e9))
+        assert (worker, ran.cut, ran.outputs) == ("w", "rows", {"bytes": len(model.data), "left": 7e9})
+    assert sent == [None, model.data, None]
 
 
 def test_a_lock_is_held_by_one_process_and_free_when_that_is_killed():
