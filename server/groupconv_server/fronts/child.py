@@ -1,18 +1,23 @@
 """A process that this one has started, and the link to it."""
 
-import os
+import faulthandler
+import logging
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from groupconv_server.fronts.link import Link
+from groupconv_server.memory.malloc import keep_pages
+from groupconv_server.telemetry import logs
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 15.0
-"""Seconds before a process that was lost before it served is started again: more each time."""
+LogSettings = tuple[str, str | int]
+"""Format and level of a log."""
 
 
 class Child:
@@ -33,13 +38,12 @@ class Child:
         """The id of the process."""
         return None if self.process is None else self.process.pid
 
-    def start(self, context: BaseContext, name: str, target: Callable[..., None], *arguments: Any) -> None:
+    def start(self, context: ForkServerContext, name: str, target: Callable[..., None], *arguments: Any) -> None:
         """Start the process: it calls `target` with its end of the link, and with the arguments."""
         with self._theirs:
-            self.process = context.Process(  # type: ignore[attr-defined] # each context has its own
-                target=target, args=(self._theirs, *arguments), name=name
-            )
-            self.process.start()
+            process = context.Process(target=target, args=(self._theirs, *arguments), name=name)
+            process.start()
+        self.process = process
 
     def end(self, until: float) -> bool:
         """Wait for the end of the process, then end it by force.
@@ -60,5 +64,26 @@ class Child:
 
     def kill(self) -> None:
         """End the process now, if it has not ended."""
-        if self.process is not None and self.process.exitcode is None and self.process.pid is not None:
-            os.kill(self.process.pid, signal.SIGKILL)
+        if self.process is not None:
+            self.process.kill()
+
+
+def set_up(end: socket.socket, log_settings: LogSettings | None) -> tuple[Link, threading.Event]:
+    """Begin in a process that was started as a `Child`: its signals, its log, its memory and its link.
+
+    Args:
+        end: of the link.
+        log_settings: None leaves logging as it is.
+
+    Returns:
+        The link, and an event that is set once the process is to end: the other end calls `stop`, or has gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they may be sent to all: the supervisor decides
+        signal.signal(number, signal.SIG_IGN)
+    if log_settings is not None:
+        logs.configure(*log_settings, sys.stderr)
+        logging.captureWarnings(capture=True)
+        faulthandler.enable()
+    keep_pages()
+    over = threading.Event()
+    return Link(end, {"stop": over.set}, lost=over.set), over

@@ -1,13 +1,8 @@
 """A front: one of the processes that take requests."""
 
-import faulthandler
 import functools
-import logging
 import os
-import signal
 import socket
-import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +19,7 @@ from groupconv_server.coordinator.limits import Limits
 from groupconv_server.executors import Executor
 from groupconv_server.executors.lanes.executor import LaneExecutor
 from groupconv_server.executors.local import LocalExecutor
+from groupconv_server.fronts.child import LogSettings, set_up
 from groupconv_server.fronts.counters import Counters
 from groupconv_server.fronts.layers import SharedLayers, SharedNetworks, SharedRepository
 from groupconv_server.fronts.limits import (
@@ -46,7 +42,6 @@ from groupconv_server.layers.repository import Repository
 from groupconv_server.layers.store import LayerStore
 from groupconv_server.layers.version import Usage, Version
 from groupconv_server.memory.cuda_memory import CudaMemory
-from groupconv_server.memory.malloc import keep_pages
 from groupconv_server.memory.shared_memory import SharedMemory
 from groupconv_server.networks.networks import Networks
 from groupconv_server.overtime import OVERTIME, end_at_the_latest
@@ -54,9 +49,7 @@ from groupconv_server.parts import Parts
 from groupconv_server.server import Server
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.streaming.budget import Budget
-from groupconv_server.telemetry import logs, traces
-
-log = logging.getLogger(__name__)
+from groupconv_server.telemetry import traces
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ class Start:
     processes: int
     config: Config
     workers: str | None = None
-    logs: tuple[str, str | int] | None = None
+    logs: LogSettings | None = None
 
 
 class FrontParts(Parts):
@@ -217,16 +210,8 @@ def run(end: socket.socket, start: Start, counters: Any, allowances: Any) -> Non
         counters: the descriptor of their memory, as `multiprocessing.reduction.DupFd`.
         allowances: the same for these.
     """
-    over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they may be sent to all: the supervisor decides
-        signal.signal(number, signal.SIG_IGN)
-    if start.logs is not None:
-        logs.configure(*start.logs, sys.stderr)
-        logging.captureWarnings(capture=True)
-        faulthandler.enable()
+    link, over = set_up(end, start.logs)
     traces.configure()
-    keep_pages()
-    link = Link(end, {"stop": over.set}, lost=over.set)
     parts = FrontParts(
         start,
         link,

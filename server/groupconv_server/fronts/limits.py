@@ -66,6 +66,10 @@ class SharedThreads(ThreadBudget):
         self._word.set(self._word.get() + threads)
 
 
+PAUSE = 0.01
+"""Seconds between two tries to take a lock that another process has."""
+
+
 class SharedLock:
     """A lock that one thread of all fronts holds; the thread that has it may take it again.
 
@@ -110,8 +114,6 @@ class SharedLock:
         return True
 
 
-PAUSE = 0.01
-"""Seconds between two tries to take a lock that another process has."""
 ALLOWANCES = 4096
 """Limited tokens that the supervisor numbers, at most."""
 _FLOATS = 4

@@ -19,7 +19,7 @@ from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tls import certificates_for
 from groupconv_server.binding import reserve
 from groupconv_server.config import Config
-from groupconv_server.fronts.child import FIRST_PAUSE, LONGEST_PAUSE, Child
+from groupconv_server.fronts.child import Child, LogSettings
 from groupconv_server.fronts.counters import Counters
 from groupconv_server.fronts.disk import Disk
 from groupconv_server.fronts.front import Start, run
@@ -35,6 +35,9 @@ from groupconv_server.overtime import OVERTIME
 from groupconv_server.telemetry.page import Page
 
 log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 15.0
+"""Seconds before a front that was lost before it served is started again: more each time."""
 
 
 class Front(Child):
@@ -68,7 +71,7 @@ class Supervisor:
         UnavailableError: the port is taken.
     """
 
-    def __init__(self, config: Config, logs: tuple[str, str | int] | None = None) -> None:
+    def __init__(self, config: Config, logs: LogSettings | None = None) -> None:
         self.processes, self.in_order = config.processes, True
         _check(config)
         certificates_for(config.host, config.tls_cert, config.tls_key, config.tls_client_ca, insecure=config.insecure)
@@ -90,12 +93,12 @@ class Supervisor:
         self._page: Page | None = None
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([run.__module__])
-        workers = shared_workers(config, self._context, logs)
-        self._owner = None if workers is None else WorkerOwner(workers)
-        if self._owner is not None:
-            self._opened.callback(self._owner.close)
-        self._sum = SummedMetrics(functools.partial(self._gathered, "metrics"), shared=workers is not None)
         try:
+            workers = shared_workers(config, self._context, logs)
+            self._owner = None if workers is None else WorkerOwner(workers)
+            if self._owner is not None:
+                self._opened.callback(self._owner.close)
+            self._sum = SummedMetrics(functools.partial(self._gathered, "metrics"), shared=workers is not None)
             disk = None if config.layer_dir is None else Disk(config.layer_dir, config.limits, self.address)
             if disk is not None:
                 self._opened.callback(disk.close)

@@ -1,17 +1,13 @@
 """Local workers in processes of their own, which all fronts reach by lanes: for a GPU, or for a few CPU workers."""
 
-import faulthandler
 import functools
 import logging
 import os
-import signal
 import socket
-import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 from groupconv.errors import GroupconvError, InvalidArgumentError
@@ -20,12 +16,9 @@ from groupconv_server.executors.lanes.lane import Lane
 from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot, WorkerState
 from groupconv_server.executors.placement import WorkerPlace
-from groupconv_server.fronts.child import Child
-from groupconv_server.fronts.link import Link
+from groupconv_server.fronts.child import Child, LogSettings, set_up
 from groupconv_server.fronts.owner import Workers
-from groupconv_server.memory.malloc import keep_pages
 from groupconv_server.parts import Parts
-from groupconv_server.telemetry import logs
 from groupconv_worker.actor import Worker
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
@@ -53,7 +46,7 @@ class WorkerStart:
     threads: int
     capacity: int
     key: bytes
-    logs: tuple[str, str | int] | None = None
+    logs: LogSettings | None = None
 
 
 class WorkerProcesses(Membership):
@@ -71,7 +64,7 @@ class WorkerProcesses(Membership):
 
     name = "local"
 
-    def __init__(self, workers: int, start: WorkerStart, context: BaseContext) -> None:
+    def __init__(self, workers: int, start: WorkerStart, context: ForkServerContext) -> None:
         super().__init__()
         self._start_with, self._context = start, context
         self.membership: Membership = self
@@ -118,8 +111,9 @@ class WorkerProcesses(Membership):
 
     def close(self) -> None:
         """End the processes."""
-        self._stopping.set()
-        children = [slot.actor for slot in self.slots]
+        with self._changed:
+            self._stopping.set()  # no process is started from now on
+            children = [slot.actor for slot in self.slots]
         for child in children:
             child.link.start("stop")
         super().close()
@@ -131,10 +125,12 @@ class WorkerProcesses(Membership):
         child = Child()
         child.link.handlers |= {"ready": functools.partial(self._reached, slot, child), "failed": self._cannot}
         child.link.lost = functools.partial(self._gone, slot, child)
-        slot.started(child)
-        child.start(self._context, slot.id, run, self._start_with)
-        if self._stopping.is_set():  # `close` may have seen the one before
-            child.kill()
+        with self._changed:
+            if self._stopping.is_set():
+                child.link.close()
+                return
+            slot.started(child)
+            child.start(self._context, slot.id, run, self._start_with)
 
     def _reached(self, slot: WorkerSlot, child: Child, address: Address, facts: dict[str, Any]) -> None:
         """A worker answers: fronts get lanes to it, then one of them prepares it."""
@@ -171,15 +167,7 @@ class WorkerProcesses(Membership):
 
 def run(end: socket.socket, start: WorkerStart) -> None:
     """The main function of a worker's process: it serves until the supervisor ends it, or has gone."""
-    over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they may be sent to all: the supervisor decides
-        signal.signal(number, signal.SIG_IGN)
-    if start.logs is not None:
-        logs.configure(*start.logs, sys.stderr)
-        logging.captureWarnings(capture=True)
-        faulthandler.enable()
-    keep_pages()
-    link = Link(end, {"stop": over.set}, lost=over.set)
+    link, over = set_up(end, start.logs)
     try:
         worker = Worker(start.engine, start.threads, start.capacity)
     except GroupconvError as error:
@@ -195,7 +183,7 @@ def run(end: socket.socket, start: WorkerStart) -> None:
     link.close()
 
 
-def shared_workers(config: Config, context: BaseContext, logs: tuple[str, str | int] | None) -> Workers | None:
+def shared_workers(config: Config, context: ForkServerContext, logs: LogSettings | None) -> Workers | None:
     """The workers that all fronts share; None if each front computes.
 
     Ray's workers are shared, and a number of local workers that the operator gives, and one on the GPU.

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import time
 from contextlib import ExitStack
 
 import numpy as np
@@ -17,6 +16,7 @@ from emulation.stand_in import as_cupy
 from groupconv import ConvSpec
 from groupconv_server.config import Config
 from groupconv_server.fronts.supervisor import Supervisor
+from waiting import until
 
 X = np.arange(1 * 4 * 6 * 6, dtype=np.float32).reshape(1, 4, 6, 6)
 W = np.ones((4, 2, 3, 3), np.float32)
@@ -30,7 +30,7 @@ def main() -> None:
     """Serve, call, and lose the worker once."""
     with (
         Supervisor(Config(port=0, executor="local", threads=1, engine="cuda", processes=2)) as server,
-        groupconv.connect(server.address, timeout=60, connections=8) as client,
+        groupconv.connect(server.address, timeout=60, connections=16) as client,
     ):
         layer = client.load_layer("device", W, spec=ConvSpec(groups=2))
         before = [layer(X) for _ in range(8)]
@@ -38,8 +38,7 @@ def main() -> None:
         pid = slot.facts["pid"]
         os.kill(pid, signal.SIGKILL)
         after = [layer(X) for _ in range(8)]
-        while slot.facts["pid"] == pid or not slot.ready:
-            time.sleep(0.05)
+        until(lambda: slot.facts["pid"] != pid and slot.ready)
         status = client.status()
         json.dump(
             {
