@@ -127,19 +127,16 @@ def test_it_writes_its_output_and_nothing_else(name, data, resident):
 
 @settings(max_examples=EXAMPLES)
 @given(
-    extent=st.sampled_from([24, 30, 59]),
+    extent=st.sampled_from([24, 59]),
     channels=st.integers(16, 24),
     filters=st.integers(33, 60),
     groups=st.integers(1, 2),
     batch=st.integers(1, 2),
-    dilation=st.integers(1, 2),
     resident=st.booleans(),
 )
-def test_winograd_in_several_blocks_of_filters_and_chunks_of_tiles(
-    extent, channels, filters, groups, batch, dilation, resident
-):
+def test_winograd_in_several_blocks_of_filters_and_chunks_of_tiles(extent, channels, filters, groups, batch, resident):
     """A block has two vectors of filters, at most 32; the largest map's tiles pass in chunks, the last one overlaps."""
-    rng, spec = np.random.default_rng(filters), ConvSpec(padding=1, groups=groups, dilation=dilation)
+    rng, spec = np.random.default_rng(filters), ConvSpec(padding=1, groups=groups)
     x = rng.standard_normal((batch, groups * channels, extent, extent), np.float32)
     weight = rng.standard_normal((groups * filters, channels, 3, 3), np.float32)
     problem = Problem(resolve(spec, x.shape, weight.shape), types_of(x.dtype, weight.dtype))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from groupconv_worker.contract import Array
+from groupconv_worker.cpu.blocked.lowered import TASKS
 from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels import movement, rows
 from groupconv_worker.cpu.network.kernels.matrices import PANEL, ROWS, multiply
@@ -17,9 +18,6 @@ from groupconv_worker.cpu.network.pointwise import Given, coded, on_given
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node
 from groupconv_worker.graph.needed.box import Box
-
-TASKS = 16
-"""Tasks of a matrix product, at least, if there are rows for them."""
 
 
 def panels(w: Array) -> Array:
