@@ -24,16 +24,6 @@ from groupconv_worker.cuda.device import Device
 LEAST_CELLS = 256
 """Output cells of the smallest range: one block of the patches kernel."""
 
-COMPUTE = {
-    "float32": "CUBLAS_COMPUTE_32F",
-    "tf32": "CUBLAS_COMPUTE_32F_FAST_TF32",
-    "float16": "CUBLAS_COMPUTE_32F_FAST_16F",
-    "bfloat16": "CUBLAS_COMPUTE_32F_FAST_16BF",
-}
-"""cuBLAS's names for `Geometry.math`."""
-
-RUNTIME_TYPE = {"float16": "CUDA_R_16F", "bfloat16": "CUDA_R_16BF", "float32": "CUDA_R_32F", "float64": "CUDA_R_64F"}
-
 
 class Gemm(DeviceKernel):
     """Dense convolutions, and those of few groups, of floats."""
@@ -118,8 +108,8 @@ class Gemm(DeviceKernel):
     def _multiply(self, product: Product, matrix: Any, y: Any, first_group: int, cell: int, count: int) -> None:
         """y[..., cell : cell + count] = filters @ matrix (n, g, D·count).
 
-        cuBLAS reads columns first, so a row-major product w @ x is its x @ w. It counts one batch dimension:
-        groups where there are more of them than samples, else samples, over which w does not advance.
+        cuBLAS counts one batch dimension: groups where there are more of them than samples, else samples, over which
+        w does not advance.
         """
         n, groups = matrix.shape[:2]
         size = self.types.input.itemsize
@@ -129,34 +119,12 @@ class Gemm(DeviceKernel):
         w = self.filters.data.ptr + first_group * w_steps[1] * size
         batched, looped = (1, 0) if groups >= n else (0, 1)
         for i in range((n, groups)[looped]):
-            self._gemm(
-                product,
+            product(
+                self.types.input,
+                self.geometry.math or "float32",
                 (count, self.outputs, self._depth),
                 (matrix.data.ptr + i * x_steps[looped] * size, count, x_steps[batched]),
                 (w + i * w_steps[looped] * size, self._depth, w_steps[batched]),
                 (y.data.ptr + (i * y_steps[looped] + cell) * size, self._cells, y_steps[batched]),
                 (n, groups)[batched],
             )
-
-    def _gemm(
-        self,
-        product: Product,
-        extents: tuple[int, int, int],
-        a: tuple[int, int, int],
-        b: tuple[int, int, int],
-        c: tuple[int, int, int],
-        batch: int,
-    ) -> None:
-        """c = a @ b in cuBLAS's terms; each matrix is (address, leading dimension, step of the batch)."""
-        cuda = self.device.cupy.cuda
-        kind = getattr(cuda.runtime, RUNTIME_TYPE[str(self.types.input)])
-        wide = self.types.accumulate
-        name = COMPUTE[self.geometry.math or "float32"]
-        compute = getattr(cuda.cublas, "CUBLAS_COMPUTE_64F" if wide == np.float64 else name)
-        one, zero = np.array(1, wide), np.array(0, wide)
-        none = cuda.cublas.CUBLAS_OP_N
-        product(
-            *(none, none, *extents, one.ctypes.data),
-            *(a[0], kind, *a[1:], b[0], kind, *b[1:], zero.ctypes.data, c[0], kind, *c[1:]),
-            *(batch, compute, cuda.cublas.CUBLAS_GEMM_DEFAULT),
-        )

@@ -1,15 +1,11 @@
 """MatMul: with a constant matrix a convolution of one pixel, else a batched product of cuBLAS."""
 
 import math
-from typing import Any
 
-import numpy as np
-
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
-from groupconv_worker.cuda.algorithms.gemm import COMPUTE
+from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.cublas import Product
-from groupconv_worker.cuda.network.convolutions import multiply
-from groupconv_worker.cuda.network.lowering import Lowering, Views, attribute
+from groupconv_worker.cuda.network.convolutions import F32, multiply
+from groupconv_worker.cuda.network.lowering import Lowering, Views
 from groupconv_worker.graph.graph import Node
 
 
@@ -29,32 +25,19 @@ def lower_matmul(low: Lowering, node: Node) -> None:
         raise UnsupportedNodeError(f"{list(left)} by {list(right)}")
     rows, inner, columns = left[-2], left[-1], right[-1]
     batch = math.prod(low.shape(node.outputs[0])[:-2])
-    if not rows * inner * columns * batch:
-        raise UnsupportedNodeError(f"{list(left)} by {list(right)}")
     steps = [0 if one else product for one, product in zip(alone, (rows * inner, inner * columns), strict=True)]
     a, b, y, device = low.needed(a), low.needed(b), low.made(node.outputs[0]), low.device
 
     def run(views: Views) -> None:
         assert device is not None, "a plan alone cannot be launched"
-        cuda, one, zero = device.cupy.cuda, np.array(1, np.float32), np.array(0, np.float32)
-        none, kind = cuda.cublas.CUBLAS_OP_N, cuda.runtime.CUDA_R_32F
-        compute = getattr(cuda.cublas, COMPUTE["float32"])
-        # cuBLAS reads columns first, so a row-major product a @ b is its b @ a
-        matrices: tuple[Any, ...] = (
-            views[b].data.ptr,
-            kind,
-            columns,
-            steps[1],
-            views[a].data.ptr,
-            kind,
-            inner,
-            steps[0],
-        )
-        target = (views[y].data.ptr, kind, columns, rows * columns)
         Product(device.cupy, device.options.workspace)(
-            *(none, none, columns, rows, inner, one.ctypes.data),
-            *(*matrices, zero.ctypes.data, *target),
-            *(batch, compute, cuda.cublas.CUBLAS_GEMM_DEFAULT),
+            F32,
+            "float32",
+            (columns, rows, inner),
+            (views[b].data.ptr, columns, steps[1]),
+            (views[a].data.ptr, inner, steps[0]),
+            (views[y].data.ptr, columns, rows * columns),
+            batch,
         )
 
     low.add([a, b], [y], run)
