@@ -85,7 +85,7 @@ class GpuPrograms:
         try:
             plan = planned(graph)
             check_bytes(plan.weight_bytes + plan.placed()[1], spare)
-            return DeviceNetwork(graph, self._engine)
+            return DeviceNetwork(graph, self._engine, plan)
         except (UnsupportedNodeError, ResourceExhaustedError) as error:
             raise NoProgramError(str(error)) from error
 

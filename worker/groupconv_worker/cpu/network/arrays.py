@@ -12,12 +12,13 @@ from groupconv_worker.cpu.network.kernels import movement, rows
 from groupconv_worker.cpu.network.kernels.matrices import PANEL, ROWS, multiply
 from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute, replace_offset
 from groupconv_worker.cpu.network.maps import concatenate_maps, cut_map, pick
-from groupconv_worker.cpu.network.movement import dense, lower_slice_of_array, move, moved_last, part
+from groupconv_worker.cpu.network.movement import lower_slice_of_array, move, moved_last, part
 from groupconv_worker.cpu.network.planning import slice_box
 from groupconv_worker.cpu.network.pointwise import Given, coded, on_given
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node
 from groupconv_worker.graph.needed.box import Box
+from groupconv_worker.graph.strides import dense
 
 
 def panels(w: Array) -> Array:

@@ -9,17 +9,14 @@ import numpy as np
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.network.kernels import elements, movement
 from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute
-from groupconv_worker.cpu.network.pointwise import collapsed, on_arrays
+from groupconv_worker.cpu.network.pointwise import on_arrays
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.operators.movement import rearrangement
+from groupconv_worker.graph.strides import broadcast, collapsed, dense
 
 PARTS = 64
 """Stages that a movement of more than four axes may take."""
-
-
-def dense(shape: Sequence[int]) -> list[int]:
-    """Elements from step to step of each axis, in C order."""
-    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
 def part(address: Address | Array, offset: int) -> Address | Array:
@@ -145,9 +142,7 @@ def lower_gather(low: Lowering, node: Node) -> None:
 def lower_expand(low: Lowering, node: Node) -> None:
     """Expand."""
     shape, out = low.shape(node.inputs[0]), low.shape(node.outputs[0])
-    own = (1,) * (len(out) - len(shape)) + tuple(shape)
-    steps = [0 if extent == 1 else step for extent, step in zip(own, dense(own), strict=True)]
-    move(low, out, (low.array(node.inputs[0]), steps), (low.new_array(node.outputs[0]), dense(out)))
+    move(low, out, (low.array(node.inputs[0]), broadcast(shape, out)), (low.new_array(node.outputs[0]), dense(out)))
 
 
 def lower_tile(low: Lowering, node: Node) -> None:
@@ -158,27 +153,9 @@ def lower_tile(low: Lowering, node: Node) -> None:
     move(low, extents, (low.array(node.inputs[0]), steps), (low.new_array(node.outputs[0]), dense(extents)))
 
 
-def lower_depth_to_space(low: Lowering, node: Node) -> None:
-    """DepthToSpace."""
-    n, c, h, w = low.shape(node.inputs[0])
-    b = attribute(node, "blocksize")
-    block_first = attribute(node, "mode", "DCR") == "DCR"
-    shape = (n, b, b, c // b**2, h, w) if block_first else (n, c // b**2, b, b, h, w)
-    own = dense(shape)
-    order = (0, 3, 4, 1, 5, 2) if block_first else (0, 1, 4, 2, 5, 3)
-    _reordered(low, node, shape, own, order)
-
-
-def lower_space_to_depth(low: Lowering, node: Node) -> None:
-    """SpaceToDepth."""
-    n, c, h, w = low.shape(node.inputs[0])
-    b = attribute(node, "blocksize")
-    shape = (n, c, h // b, b, w // b, b)
-    order = (0, 3, 5, 1, 2, 4) if attribute(node, "mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
-    _reordered(low, node, shape, dense(shape), order)
-
-
-def _reordered(low: Lowering, node: Node, shape: Sequence[int], own: Sequence[int], order: Sequence[int]) -> None:
-    extents = [shape[axis] for axis in order]
+def lower_rearrangement(low: Lowering, node: Node) -> None:
+    """DepthToSpace and SpaceToDepth."""
+    split, order = rearrangement(node, low.shape(node.inputs[0]))
+    own, extents = dense(split), [split[axis] for axis in order]
     source = (low.array(node.inputs[0]), [own[axis] for axis in order])
     move(low, extents, source, (low.new_array(node.outputs[0]), dense(extents)))

@@ -63,8 +63,7 @@ LOWER: dict[str, Lower] = {
     "Gather": movement.lower_gather,
     "Expand": movement.lower_expand,
     "Tile": movement.lower_tile,
-    "DepthToSpace": movement.lower_depth_to_space,
-    "SpaceToDepth": movement.lower_space_to_depth,
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), movement.lower_rearrangement),
 }
 """By operator, what lowers a node of it."""
 

@@ -15,6 +15,7 @@ from groupconv_worker.cpu.network.kernels.pointwise import RUN, SAME, SPLAT, poi
 from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.strides import broadcast, collapsed, dense
 
 DEFAULTS = epilogue.DEFAULTS | {"Elu": (1.0, 1.0), "Celu": (1.0, 1.0)}
 """Parameters of a function where a node gives none."""
@@ -214,14 +215,7 @@ def on_arrays(
 def on_given(low: Lowering, operator: str, given: Sequence[Given], target: Given, after: Function) -> None:
     """One stage on arrays in C order that lie somewhere."""
     shape = target.shape
-    rank = len(shape)
-    strides = []
-    for _, one in given:
-        own = (1,) * (rank - len(one)) + tuple(one)
-        dense = [math.prod(own[i + 1 :]) for i in range(rank)]
-        strides.append([0 if extent == 1 else step for extent, step in zip(own, dense, strict=True)])
-    strides.append([math.prod(shape[i + 1 :]) for i in range(rank)])
-    extents, steps = collapsed(shape, strides)
+    extents, steps = collapsed(shape, [*(broadcast(own, shape) for _, own in given), dense(shape)])
     if len(extents) > 4:
         raise UnsupportedNodeError(f"broadcasting over {len(extents)} axes")
     extents = [1] * (4 - len(extents)) + extents
@@ -231,28 +225,3 @@ def on_given(low: Lowering, operator: str, given: Sequence[Given], target: Given
         first = [0] * (4 - len(inner)) + inner
         sides.append(Side(address, RUN if first[3] else SPLAT, (first[0], first[1], first[2])))
     add(low, operator, sides[:-1], Side(sides[-1].address, RUN, sides[-1].steps), extents[:3], (extents[3],) * 2, after)
-
-
-def collapsed(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
-    """Axes that all arrays step through as through one become one; the last axis stays a run of its own.
-
-    Example:
-        >>> collapsed((2, 3, 4), [(12, 4, 1), (0, 0, 1)])
-        ([6, 4], [[4, 1], [0, 1]])
-    """
-    extents, steps = [1], [[int(own[-1] if shape else 0)] for own in strides]
-    for axis in reversed(range(len(shape))):
-        if shape[axis] == 1:
-            continue
-        if all(own[axis] == found[0] * extents[0] for own, found in zip(strides, steps, strict=True)):
-            extents[0] *= shape[axis]
-            continue
-        if extents == [1]:
-            extents[0] = shape[axis]
-            for own, found in zip(strides, steps, strict=True):
-                found[0] = own[axis]
-            continue
-        extents.insert(0, shape[axis])
-        for own, found in zip(strides, steps, strict=True):
-            found.insert(0, own[axis])
-    return extents, steps

@@ -1,8 +1,9 @@
-// Operators of each element of a network, with broadcasting: a chain of them is one launch.
+// Elementwise operators of a network, with broadcasting: a chain of them is one launch.
 //
 // A chain starts with an element of the first operand; every step makes a new value of it, and of an element of one
 // other operand where the step takes two. What a step does is a number, not a template argument: all threads take the
 // same branch, and no network has to wait for a kernel of its own to be compiled.
+#include "extremes.cuh"
 #include "strided.cuh"
 #include "types.cuh"
 
@@ -10,7 +11,7 @@ namespace groupconv {
 
 // The numbers are positions in CODES of cuda/network/elements.py.
 enum Code {
-    COPY, ABS, ACOS, ACOSH, ASIN, ASINH, ATAN, ATANH, CEIL, CLIP, COS, COSH, ELU, ERF, EXP, FLOOR, GELU, GELU_TANH,
+    ABS, ACOS, ACOSH, ASIN, ASINH, ATAN, ATANH, CEIL, CLIP, COS, COSH, ELU, ERF, EXP, FLOOR, GELU, GELU_TANH,
     HARD_SIGMOID, HARD_SWISH, IS_INF, IS_NAN, LEAKY_RELU, LOG, MISH, NEG, NOT, RECIPROCAL, ROUND, SELU, SHRINK, SIGMOID,
     SIGN, SILU, SIN, SINH, SOFTPLUS, SOFTSIGN, SQRT, SQUARE, SWISH, TAN, TANH, THRESHOLDED_RELU, TRUNCATE,
     ADD, AND, DIV, EQUAL, GREATER, GREATER_OR_EQUAL, LESS, LESS_OR_EQUAL, MAX, MIN, MOD, FMOD, MUL, OR, POW, PRELU,
@@ -137,8 +138,8 @@ __device__ __forceinline__ float two(int code, float a, float b) {
         case GREATER_OR_EQUAL: return a >= b;
         case LESS: return a < b;
         case LESS_OR_EQUAL: return a <= b;
-        case MAX: return a > b || a != a ? a : b;  // NaN stays NaN
-        case MIN: return a < b || a != a ? a : b;
+        case MAX: return larger(a, b);
+        case MIN: return smaller(a, b);
         case MOD: return modulo(a, b);
         case FMOD: return fmodf(a, b);
         case MUL: return a * b;

@@ -1,5 +1,5 @@
 // Pools, and the sums over neighboring channels of LRN.
-#include "strided.cuh"
+#include "extremes.cuh"
 #include "types.cuh"
 
 namespace groupconv {
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(256) pool(const float* __restrict__ x, float* 
                 if (!inside) continue;
                 const float v = x[(static_cast<i64>(d) * p.in[1] + h) * p.in[2] + w];
                 if (p.average) found += v;
-                else if (v > found || v != v) found = v;
+                else found = larger(v, found);
             }
         }
     }

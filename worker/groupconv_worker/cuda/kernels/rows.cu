@@ -1,6 +1,7 @@
 // What is computed of whole rows of a tensor: reductions, softmax, normalizations. A block takes a row.
 //
 // A row is what lies along some axes, for one position on the others.
+#include "extremes.cuh"
 #include "strided.cuh"
 #include "types.cuh"
 
@@ -28,9 +29,6 @@ template <class F> __device__ __forceinline__ float together(float value, float*
     __syncthreads();
     return shared[0];
 }
-
-__device__ __forceinline__ float larger(float a, float b) { return a > b || a != a ? a : b; }  // NaN stays
-__device__ __forceinline__ float smaller(float a, float b) { return a < b || a != a ? a : b; }
 
 __global__ void __launch_bounds__(256) reduce(
     const float* __restrict__ x, float* __restrict__ y,  // (rows,)

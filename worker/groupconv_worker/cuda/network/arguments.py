@@ -1,16 +1,16 @@
 """Kernel argument structs of a network's operators, and the axes of strided tensors that they hold."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from groupconv_worker.contract import Array
+from groupconv_worker.graph.strides import collapsed
 
 AXES = 6
-"""`AXES` of kernels/strided.cuh: axes that are left once those that lie one behind another are one."""
+"""`AXES` of kernels/strided.cuh: axes that a kernel counts, once neighbors are merged where they can be."""
 OPERANDS, STEPS = 4, 8
-"""Of a chain of operators of each element: tensors that it reads, and its length."""
+"""Tensors that a chain of elementwise operators reads at most, and its steps at most."""
 TYPES = {
     np.dtype(name): number
     for number, name in enumerate(("float32", "bool", "uint8", "int8", "int16", "uint16", "int32", "int64"))
@@ -72,81 +72,31 @@ COPY = np.dtype(
 
 
 class TooManyAxesError(ValueError):
-    """Tensors lie across one another in more axes than a kernel counts."""
+    """More axes are left of tensors that are walked together than a kernel counts."""
 
 
-class Axes(NamedTuple):
-    """The axes along which several tensors are walked together.
-
-    Attributes:
-        extents: of each axis.
-        steps: by tensor, elements from one position to the next along each axis.
-    """
-
-    extents: tuple[int, ...]
-    steps: tuple[tuple[int, ...], ...]
-
-    def fill(self, struct: Array, extent: str, *steps: Any) -> int:
-        """Write the axes into the fields of a struct; how many they are."""
-        count = len(self.extents)
-        struct[extent][:count] = self.extents
-        for field, step in zip(steps, self.steps, strict=True):
-            field[:count] = step
-        return count
-
-
-def axes_of(shape: Sequence[int], *steps: Sequence[int]) -> Axes:
-    """The fewest axes for a shape: those of one element are left out, and those that all tensors have in one.
+def fill_axes(extent: Array, shape: Sequence[int], *strides: tuple[Array, Sequence[int]]) -> int:
+    """Write the axes along which tensors are walked into the fields of a struct; returns their number.
 
     Args:
-        shape: that is walked, row by row.
-        steps: of each tensor, elements from one position to the next along each axis of the shape.
+        extent: the field of the axes' extents.
+        shape: that is walked in C order.
+        strides: by tensor, the field of its strides, and what they are along each axis of the shape.
 
     Raises:
         TooManyAxesError: more than `AXES` are left.
 
     Example:
-        >>> axes_of((2, 1, 3, 4), (12, 12, 4, 1), (0, 0, 4, 1))
-        Axes(extents=(2, 12), steps=((12, 1), (0, 1)))
+        >>> struct = np.zeros((), COPY)
+        >>> fill_axes(struct["extent"], (2, 1, 3, 4), (struct["from_step"], (12, 12, 4, 1)))
+        1
+        >>> struct["extent"].tolist(), struct["from_step"].tolist()
+        ([24, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0])
     """
-    extents: list[int] = []
-    found: list[list[int]] = [[] for _ in steps]
-    for axis, extent in enumerate(shape):
-        if extent == 1:
-            continue
-        if extents and all(own[-1] == step[axis] * extent for own, step in zip(found, steps, strict=True)):
-            extents[-1] *= extent
-            for own, step in zip(found, steps, strict=True):
-                own[-1] = step[axis]
-            continue
-        extents.append(extent)
-        for own, step in zip(found, steps, strict=True):
-            own.append(step[axis])
+    extents, steps = collapsed(shape, [own for _, own in strides])
     if len(extents) > AXES:
         raise TooManyAxesError(f"{len(extents)} axes that lie across one another")
-    return Axes(tuple(extents), tuple(map(tuple, found)))
-
-
-def dense(shape: Sequence[int]) -> tuple[int, ...]:
-    """Elements from one position to the next along each axis of a tensor in C order.
-
-    Example:
-        >>> dense((2, 3, 4))
-        (12, 4, 1)
-    """
-    steps, step = [], 1
-    for extent in reversed(shape):
-        steps.append(step)
-        step *= extent
-    return tuple(reversed(steps))
-
-
-def broadcast(own: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """The steps of a tensor in C order that is broadcast to a shape.
-
-    Example:
-        >>> broadcast((3, 1), (2, 3, 4))
-        (0, 1, 0)
-    """
-    own = (*(1,) * (len(shape) - len(own)), *own)
-    return tuple(0 if extent == 1 else step for extent, step in zip(own, dense(own), strict=True))
+    extent[: len(extents)] = extents
+    for (field, _), own in zip(strides, steps, strict=True):
+        field[: len(extents)] = own
+    return len(extents)

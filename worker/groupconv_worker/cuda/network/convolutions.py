@@ -11,9 +11,9 @@ from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ActivationKind
 from groupconv_worker.contract import Array, Problem
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.network.elements import Chain, Step, activation, write
-from groupconv_worker.cuda.network.lowering import Lowering, attribute
+from groupconv_worker.cuda.network.lowering import Lowering
 from groupconv_worker.graph.convolution import geometry
 from groupconv_worker.graph.graph import Node
 from groupconv_worker.graph.operators.epilogue import RESIDUAL
@@ -80,4 +80,4 @@ def convolve(low: Lowering, node: Node, problem: Problem, weight: Array, bias: A
     low.convolution(problem, weight, bias, x, target)
     if apart:
         steps = [Step("Add", residual)] if residual else []
-        write(low, Chain(low.made(y), [target]), [*steps, *activation(node)])
+        write(low, Chain(target, (*steps, *activation(node)), y))

@@ -1,21 +1,21 @@
-"""Operators of each element, with broadcasting: those that follow one another are one launch."""
+"""Elementwise operators, with broadcasting: those that follow one another are one launch."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from groupconv_worker.contract import Array
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
-from groupconv_worker.cuda.network.arguments import ELEMENTS, OPERANDS, STEPS, TYPES, axes_of, broadcast, dense
+from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
+from groupconv_worker.cuda.network.arguments import ELEMENTS, OPERANDS, STEPS, TYPES, fill_axes
 from groupconv_worker.cuda.network.instances import ELEMENTS as KERNEL
-from groupconv_worker.cuda.network.lowering import Lowering, Views, attribute
+from groupconv_worker.cuda.network.lowering import Lowering, Views
 from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.strides import broadcast
 
 CODES = [
-    "Copy", "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Clip", "Cos", "Cosh", "Elu", "Erf",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Clip", "Cos", "Cosh", "Elu", "Erf",
     "Exp", "Floor", "Gelu", "GeluTanh", "HardSigmoid", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg",
     "Not", "Reciprocal", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Silu", "Sin", "Sinh", "Softplus", "Softsign",
     "Sqrt", "Square", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Truncate",
@@ -49,7 +49,7 @@ SWAPPED = {
     "LessOrEqual": "GreaterOrEqual",
 }
 """Operators of two elements that take them in the other order, too, as the one named."""
-UNARY = frozenset(CODES[1:FIRST_OF_TWO]) - {"GeluTanh", "Square", "Truncate"} | {"Relu", "Celu"}
+UNARY = frozenset(CODES[:FIRST_OF_TWO]) - {"GeluTanh", "Square", "Truncate"} | {"Relu", "Celu"}
 BINARY = frozenset(CODES[FIRST_OF_TWO:]) - {"Fmod", "SubFrom", "DivInto", "Where"}
 FOLDED = {"Max": "Max", "Min": "Min", "Sum": "Add", "Mean": "Add"}
 """Operators of any number of inputs."""
@@ -75,26 +75,23 @@ class Step(NamedTuple):
     q: float = 0.0
 
 
-@dataclass(eq=False)
-class Chain:
+class Chain(NamedTuple):
     """Steps from the elements of one tensor to those of another, in one launch.
 
     Attributes:
-        y: what it makes.
-        operands: what it reads, the tensor that it starts with first.
+        x: the tensor that it starts with.
         steps: in order.
+        y: what it makes.
     """
 
+    x: str
+    steps: tuple[Step, ...]
     y: str
-    operands: list[str]
-    steps: list[Step] = field(default_factory=list)
 
-    def take(self, step: Step) -> None:
-        """Add a step."""
-        for name in (step.b, step.c):
-            if name and name not in self.operands:
-                self.operands.append(name)
-        self.steps.append(step)
+    @property
+    def operands(self) -> list[str]:
+        """The tensors that it reads, `x` first."""
+        return list(dict.fromkeys((self.x, *(name for step in self.steps for name in (step.b, step.c) if name))))
 
     def fits(self) -> bool:
         """Whether one launch holds it."""
@@ -102,16 +99,13 @@ class Chain:
 
     def struct(self, low: Lowering) -> Array:
         """The kernel's argument, without addresses."""
-        shape, found = low.shape(self.y), np.zeros((), ELEMENTS)
-        axes = axes_of(shape, dense(shape), *(broadcast(low.shape(name), shape) for name in self.operands))
-        count = len(axes.extents)
-        found["size"], found["axes"], found["steps"] = math.prod(shape), count, len(self.steps)
-        found["extent"][:count] = axes.extents
-        for i, name in enumerate(self.operands):
-            found["step"][i, :count], found["type"][i] = axes.steps[i + 1], TYPES[low.dtype(name)]
-        found["to"] = TYPES[low.dtype(self.y)]
+        operands, shape, found = self.operands, low.shape(self.y), np.zeros((), ELEMENTS)
+        strides = [broadcast(low.shape(name), shape) for name in operands]
+        found["axes"] = fill_axes(found["extent"], shape, *zip(found["step"], strides, strict=False))
+        found["size"], found["to"], found["steps"] = math.prod(shape), TYPES[low.dtype(self.y)], len(self.steps)
+        found["type"][: len(operands)] = [TYPES[low.dtype(name)] for name in operands]
         for i, step in enumerate(self.steps):
-            b, c = (self.operands.index(name) if name else 0 for name in (step.b, step.c))
+            b, c = (operands.index(name) if name else 0 for name in (step.b, step.c))
             found["chain"][i] = CODE[step.code], b, c, step.p, step.q
         return found
 
@@ -179,7 +173,7 @@ def lower_folded(low: Lowering, node: Node) -> None:
         some, steps = steps[: OPERANDS - 1], steps[OPERANDS - 1 :]
         shapes = [low.shape(first), *(low.shape(step.b) for step in some)]
         part = low.between(np.broadcast_shapes(*shapes))
-        write(low, Chain(part, [low.needed(first)]), some)
+        write(low, Chain(first, tuple(some), part))
         first = part
     extend(low, first, steps, node.outputs[0])
 
@@ -195,8 +189,8 @@ def lower_cast(low: Lowering, node: Node) -> None:
     x, y = node.inputs[0], node.outputs[0]
     if low.dtype(x) not in TYPES or low.dtype(y) not in TYPES or not {low.dtype(x), low.dtype(y)} & NARROW:
         raise UnsupportedNodeError(f"from {low.dtype(x)} to {low.dtype(y)}")
-    steps = [Step("Truncate")] if low.dtype(y).kind in "iu" else []
-    write(low, Chain(low.made(y), [low.needed(x)]), steps)
+    steps = (Step("Truncate"),) if low.dtype(y).kind in "iu" else ()
+    write(low, Chain(x, steps, y))
 
 
 def extends(low: Lowering, x: str, y: str) -> bool:
@@ -218,27 +212,22 @@ def extend(low: Lowering, x: str, steps: Sequence[Step], y: str) -> None:
         if low.dtype(name) not in EXACT:
             raise UnsupportedNodeError(f"elements of {low.dtype(name)}")
     if extends(low, x, y) and all(x not in (step.b, step.c) for step in steps):  # else x has to be written
-        longer = Chain(low.made(y), list(low.chain.operands), list(low.chain.steps))
-        for step in steps:
-            longer.take(step)
+        longer = Chain(low.chain.x, (*low.chain.steps, *steps), y)
         if longer.fits():
             low.launches.pop()
-            write(low, Chain(y, low.chain.operands, low.chain.steps), steps)
+            write(low, longer)
             return
-    write(low, Chain(low.made(y), [low.needed(x)]), steps)
+    write(low, Chain(x, tuple(steps), y))
 
 
-def write(low: Lowering, chain: Chain, steps: Sequence[Step]) -> None:
-    """Launch a chain with these steps at its end."""
-    made = Chain(chain.y, list(chain.operands), list(chain.steps))
-    for step in steps:
-        made.take(step._replace(b=step.b and low.needed(step.b), c=step.c and low.needed(step.c)))
-    struct = made.struct(low)
+def write(low: Lowering, chain: Chain) -> None:
+    """Launch a chain."""
+    operands, y, struct = [low.needed(name) for name in chain.operands], low.made(chain.y), chain.struct(low)
 
     def arguments(views: Views) -> tuple[Any, ...]:
         filled = struct.copy()
-        filled["operand"][: len(made.operands)] = [views[name].data.ptr for name in made.operands]
-        return views[made.y], filled
+        filled["operand"][: len(operands)] = [views[name].data.ptr for name in operands]
+        return views[y], filled
 
-    low.kernel(KERNEL, made.operands, made.y, arguments)
-    low.chain = made
+    low.kernel(KERNEL, operands, y, arguments)
+    low.chain = chain

@@ -9,7 +9,7 @@ import numpy as np
 
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cpu.network.arena import Lifetime, place
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.algorithms.base import DeviceKernel
 from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.network.arguments import TooManyAxesError
@@ -55,7 +55,7 @@ class Lowering:
         constants: device arrays by name.
         weight_bytes: of the constants and weights that launches read.
         readers: how many nodes read each tensor, and one more for an output of the graph.
-        chain: the operators of each element that the last launch computes, if it does (elements.py).
+        chain: of elementwise operators that was launched last (elements.py).
     """
 
     def __init__(self, graph: Graph, device: Device | None = None, convolve: Convolve | None = None) -> None:
@@ -133,10 +133,10 @@ class Lowering:
         return name
 
     def between(self, shape: Sequence[int], dtype: Any = np.float32) -> str:
-        """A tensor of its own that lies between two launches."""
+        """A tensor of its own that one launch is going to write, and a later one of the same node to read."""
         name = f"{self._node}/{len(self.tensors)}"
         self.tensors[name] = Tensor(name, np.dtype(dtype), tuple(shape))
-        return name
+        return self.made(name)
 
     def alias(self, name: str, source: str) -> None:
         """Give the elements of a tensor, in their order, to another one."""
@@ -211,6 +211,7 @@ def _nothing(views: Views) -> None:
     """What a launch of a plan does."""
 
 
-def attribute(node: Node, name: str, default: Any = None) -> Any:
-    """An attribute, or the value that stands for one that is left out."""
-    return node.attributes.get(name, default)
+def several(node: Node, name: str) -> tuple[Any, ...]:
+    """An attribute of one or more numbers; none if it is left out."""
+    found = attribute(node, name, ())
+    return tuple(found) if isinstance(found, tuple) else (found,)

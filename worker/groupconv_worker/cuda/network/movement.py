@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.contract import Array
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.network import instances
-from groupconv_worker.cuda.network.arguments import COPY, axes_of, broadcast, dense
-from groupconv_worker.cuda.network.lowering import Lowering, attribute
+from groupconv_worker.cuda.network.arguments import COPY, fill_axes
+from groupconv_worker.cuda.network.lowering import THREADS, Lowering, several
 from groupconv_worker.graph.graph import Node
 from groupconv_worker.graph.operators.call import Call
+from groupconv_worker.graph.operators.movement import rearrangement
 from groupconv_worker.graph.operators.resize import coordinates, weights
+from groupconv_worker.graph.strides import broadcast, dense
 
 
 def copy(
@@ -36,12 +38,12 @@ def copy(
         y_steps: its elements from one position to the next.
         first: the positions of the first element.
     """
-    axes, struct = axes_of(shape, x_steps, y_steps), np.zeros((), COPY)
+    struct = np.zeros((), COPY)
     struct["size"], (struct["from"], struct["to"]) = math.prod(shape), first
-    struct["axes"] = axes.fill(struct, "extent", struct["from_step"], struct["to_step"])
+    struct["axes"] = fill_axes(struct["extent"], shape, (struct["from_step"], x_steps), (struct["to_step"], y_steps))
     instance = instances.copy(low.dtype(x).itemsize)
     x, y = low.needed(x), low.made(y)
-    blocks = -(-math.prod(shape) // 256)
+    blocks = -(-math.prod(shape) // THREADS)
     low.kernel(instance, [x], y, lambda views: (views[x], views[y], struct), blocks=blocks)
 
 
@@ -58,36 +60,11 @@ def lower_transpose(low: Lowering, node: Node) -> None:
     copy(low, low.shape(y), x, [steps[axis] for axis in order], y, dense(low.shape(y)))
 
 
-def _permuted(low: Lowering, node: Node, split: Sequence[int], order: Sequence[int]) -> None:
-    """An input whose axes are split into more, which are then put in another order."""
-    steps, y = dense(split), node.outputs[0]
-    shape = [split[axis] for axis in order]
-    copy(low, shape, node.inputs[0], [steps[axis] for axis in order], y, dense(shape))
-
-
-def lower_shuffle(low: Lowering, node: Node) -> None:
-    """ChannelShuffle."""
-    n, channels, *space = low.shape(node.inputs[0])
-    groups = attribute(node, "groups")
-    _permuted(low, node, (n, groups, channels // groups, math.prod(space)), (0, 2, 1, 3))
-
-
-def lower_depth_to_space(low: Lowering, node: Node) -> None:
-    """DepthToSpace."""
-    n, c, h, w = low.shape(node.inputs[0])
-    b = attribute(node, "blocksize")
-    if attribute(node, "mode", "DCR") == "DCR":
-        _permuted(low, node, (n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2))
-    else:
-        _permuted(low, node, (n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3))
-
-
-def lower_space_to_depth(low: Lowering, node: Node) -> None:
-    """SpaceToDepth."""
-    n, c, h, w = low.shape(node.inputs[0])
-    b = attribute(node, "blocksize")
-    order = (0, 3, 5, 1, 2, 4) if attribute(node, "mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
-    _permuted(low, node, (n, c, h // b, b, w // b, b), order)
+def lower_rearrangement(low: Lowering, node: Node) -> None:
+    """ChannelShuffle, DepthToSpace and SpaceToDepth."""
+    split, order = rearrangement(node, low.shape(node.inputs[0]))
+    steps, shape = dense(split), [split[axis] for axis in order]
+    copy(low, shape, node.inputs[0], [steps[axis] for axis in order], node.outputs[0], dense(shape))
 
 
 def lower_concat(low: Lowering, node: Node) -> None:
@@ -97,8 +74,7 @@ def lower_concat(low: Lowering, node: Node) -> None:
     axis, first = attribute(node, "axis") % len(steps), 0
     for name in node.inputs:
         shape = low.shape(name)
-        if math.prod(shape):
-            copy(low, shape, name, dense(shape), y, steps, (0, first))
+        copy(low, shape, name, dense(shape), y, steps, (0, first))
         first += shape[axis] * steps[axis]
 
 
@@ -119,7 +95,7 @@ def lower_slice(low: Lowering, node: Node) -> None:
     if any(node.inputs[1:]):
         raise UnsupportedNodeError("bounds that are no constants")
     steps, first = list(dense(low.shape(x))), 0
-    starts, ends, axes, strides = (_several(node, name) for name in ("starts", "ends", "axes", "steps"))
+    starts, ends, axes, strides = (several(node, name) for name in ("starts", "ends", "axes", "steps"))
     for i, start in enumerate(starts):
         axis = axes[i] % len(steps) if axes else i
         extent, stride = low.shape(x)[axis], strides[i] if strides else 1
@@ -127,11 +103,6 @@ def lower_slice(low: Lowering, node: Node) -> None:
         first += chosen.start * steps[axis]
         steps[axis] *= stride
     copy(low, low.shape(y), x, steps, y, dense(low.shape(y)), (first, 0))
-
-
-def _several(node: Node, name: str) -> tuple[int, ...]:
-    found = attribute(node, name, ())
-    return tuple(found) if isinstance(found, tuple) else (found,)
 
 
 def lower_expand(low: Lowering, node: Node) -> None:
@@ -154,8 +125,8 @@ def lower_gather(low: Lowering, node: Node) -> None:
     x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
     shape = low.shape(x)
     axis = attribute(node, "axis", 0) % len(shape)
-    if str(low.dtype(index)) not in instances.INDICES or not math.prod(shape):
-        raise UnsupportedNodeError(f"indices of {low.dtype(index)}, or nothing to choose from")
+    if str(low.dtype(index)) not in instances.INDICES:
+        raise UnsupportedNodeError(f"indices of {low.dtype(index)}")
     instance = instances.gather(low.dtype(x).itemsize, low.dtype(index))
     size, chosen = math.prod(low.shape(y)), math.prod(low.shape(index))
     extents = (np.int64(size), np.int64(shape[axis]), np.int64(chosen), np.int64(math.prod(shape[axis + 1 :])))
@@ -200,8 +171,8 @@ def lower_pad(low: Lowering, node: Node) -> None:
     if any(node.inputs[1:]):
         raise UnsupportedNodeError("padding that is no constant")
     rank = len(low.shape(node.inputs[0]))
-    pads, value, mode = _several(node, "pads"), attribute(node, "value", 0.0), attribute(node, "mode", "constant")
-    axes = [axis % rank for axis in _several(node, "axes")] or list(range(rank))
+    pads, value, mode = several(node, "pads"), attribute(node, "value", 0.0), attribute(node, "mode", "constant")
+    axes = [axis % rank for axis in several(node, "axes")] or list(range(rank))
     changes = []
     for i, axis in enumerate(axes):
         before, after = pads[i], pads[i + len(axes)]
@@ -222,8 +193,8 @@ def lower_resize(low: Lowering, node: Node) -> None:
         raise UnsupportedNodeError("sizes that are no constants, or a part of the input alone")
     if attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnsupportedNodeError("a kept aspect ratio")
-    call, scales = Call(node, [], [low.tensors[node.outputs[0]]]), _several(node, "scales")
-    axes = [axis % rank for axis in _several(node, "axes")] or list(range(rank))
+    call, scales = Call(node, [], [low.tensors[node.outputs[0]]]), several(node, "scales")
+    axes = [axis % rank for axis in several(node, "axes")] or list(range(rank))
     changes = []
     for i, axis in enumerate(axes):
         scale = float(scales[i]) if scales else out[axis] / shape[axis]

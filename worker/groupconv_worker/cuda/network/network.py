@@ -57,6 +57,7 @@ class DeviceNetwork:
     Args:
         graph: in its canonical form, with known shapes.
         engine: chooses the algorithms of convolutions.
+        plan: of the graph, as of `planned`; made if None.
 
     Attributes:
         arena_bytes: of the device memory that the tensors of a run share.
@@ -67,9 +68,9 @@ class DeviceNetwork:
         DeviceLostError: the device failed; the process must be replaced.
     """
 
-    def __init__(self, graph: Graph, engine: CudaEngine) -> None:
+    def __init__(self, graph: Graph, engine: CudaEngine, plan: Lowering | None = None) -> None:
         self._device = engine.gpu
-        plan = planned(graph)
+        plan = plan or planned(graph)
         self._offsets, self.arena_bytes = plan.placed()
         self._check_memory(plan.weight_bytes)
         low = self._with_room(lambda: lowered(graph, engine), plan.weight_bytes)

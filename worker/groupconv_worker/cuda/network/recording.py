@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,7 @@ class Recording:
             if launch.transforms:  # plans of cuFFT keep their work area from one launch to the next
                 launch.run(views)
             else:
-                self._workspace.launch(lambda run=launch.run: run(views))  # type: ignore[misc]
+                self._workspace.launch(partial(launch.run, views))
         before(len(self._launches))
         for name, host in self._outputs.items():
             if host.nbytes:

@@ -1,18 +1,19 @@
 """Reductions, softmax and normalizations: what is computed of whole rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from groupconv_worker.contract import Array
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
-from groupconv_worker.cuda.network.arguments import ROWS, axes_of, dense
+from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
+from groupconv_worker.cuda.network.arguments import ROWS, fill_axes
 from groupconv_worker.cuda.network.elements import Step, activation, extend
 from groupconv_worker.cuda.network.instances import NORMALIZE, REDUCE, SOFTMAX, WHERE_LARGEST
-from groupconv_worker.cuda.network.lowering import THREADS, Lowering, attribute
+from groupconv_worker.cuda.network.lowering import THREADS, Lowering, Views, several
 from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.strides import dense
 
 REDUCTIONS = (
     "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
@@ -38,11 +39,25 @@ def rows_of(shape: Sequence[int], axes: Sequence[int]) -> Array:
     steps, struct = dense(shape), np.zeros((), ROWS)
     others = [axis for axis in range(len(shape)) if axis not in axes]
     for name, some in (("outer", others), ("inner", axes)):
-        found = axes_of([shape[axis] for axis in some], [steps[axis] for axis in some])
-        struct[f"{name}_axes"] = found.fill(struct, name, struct[f"{name}_step"])
+        strides = struct[f"{name}_step"], [steps[axis] for axis in some]
+        struct[f"{name}_axes"] = fill_axes(struct[name], [shape[axis] for axis in some], strides)
     struct["rows"] = math.prod(shape[axis] for axis in others)
     struct["count"] = math.prod(shape[axis] for axis in axes)
     return struct
+
+
+def by_rows(
+    low: Lowering,
+    instance: tuple[str, str],
+    reads: Sequence[str],
+    y: str,
+    extents: tuple[int, int],
+    arguments: Callable[[Views], tuple[Any, ...]],
+) -> None:
+    """One launch of a kernel whose blocks take a row each; the extents are rows, and elements of a row."""
+    rows, count = extents
+    threads = threads_of(count)
+    low.kernel(instance, reads, y, arguments, blocks=rows, threads=threads, shared=4 * threads)
 
 
 def lower_reduction(low: Lowering, node: Node) -> None:
@@ -55,21 +70,18 @@ def lower_reduction(low: Lowering, node: Node) -> None:
     else:
         if len(node.inputs) > 1 and node.inputs[1]:
             raise UnsupportedNodeError("axes that are no constants")
-        given = attribute(node, "axes", ())
-        axes, kind = sorted(axis % rank for axis in (given if isinstance(given, tuple) else (given,))), node.op
+        axes, kind = sorted(axis % rank for axis in several(node, "axes")), node.op
         if not axes and attribute(node, "noop_with_empty_axes", 0):
             raise UnsupportedNodeError("no axes")
     struct = rows_of(low.shape(x), axes or range(rank))
-    x, y, threads = low.needed(x), low.made(y), threads_of(int(struct["count"]))
-    number = np.int32(REDUCTIONS.index(kind))
-    low.kernel(
+    x, y, number = low.needed(x), low.made(y), np.int32(REDUCTIONS.index(kind))
+    by_rows(
+        low,
         REDUCE,
         [x],
         y,
+        (int(struct["rows"]), int(struct["count"])),
         lambda views: (views[x], views[y], struct, number),
-        blocks=int(struct["rows"]),
-        threads=threads,
-        shared=4 * threads,
     )
 
 
@@ -79,15 +91,13 @@ def lower_softmax(low: Lowering, node: Node) -> None:
     low.floats(x)
     shape = low.shape(x)
     struct, logarithm = rows_of(shape, [attribute(node, "axis", -1) % len(shape)]), np.int32(node.op == "LogSoftmax")
-    threads = threads_of(int(struct["count"]))
-    low.kernel(
+    by_rows(
+        low,
         SOFTMAX,
         [x],
         y,
+        (int(struct["rows"]), int(struct["count"])),
         lambda views: (views[x], views[y], struct, logarithm),
-        blocks=int(struct["rows"]),
-        threads=threads,
-        shared=4 * threads,
     )
 
 
@@ -115,18 +125,13 @@ def lower_normalization(low: Lowering, node: Node) -> None:
     scale = _by_channel(low, node, 1, channels, 1.0)
     shift = _by_channel(low, node, 2, channels, 0.0)
     x, y = low.needed(node.inputs[0]), low.made(node.outputs[0])
-    count = math.prod(shape) // max(1, rows)
-    threads, epsilon = threads_of(max(1, count)), np.float32(attribute(node, "epsilon", 1e-5))
+    count, epsilon = math.prod(shape) // rows, np.float32(attribute(node, "epsilon", 1e-5))
     extents = np.int64(count), np.int64(plane), np.int64(channels), epsilon
-    low.kernel(
-        NORMALIZE,
-        [x, scale, shift],
-        y,
-        lambda views: (views[x], views[scale], views[shift], views[y], *extents),
-        blocks=rows,
-        threads=threads,
-        shared=4 * threads,
-    )
+
+    def arguments(views: Views) -> tuple[Any, ...]:
+        return views[x], views[scale], views[shift], views[y], *extents
+
+    by_rows(low, NORMALIZE, [x, scale, shift], y, (rows, count), arguments)
 
 
 def _by_channel(low: Lowering, node: Node, position: int, channels: int, default: float) -> str:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.arguments import three
 from groupconv_worker.cuda.network.arguments import POOL
 from groupconv_worker.cuda.network.instances import NEIGHBORS
 from groupconv_worker.cuda.network.instances import POOL as KERNEL
-from groupconv_worker.cuda.network.lowering import Lowering, attribute
+from groupconv_worker.cuda.network.lowering import Lowering
 from groupconv_worker.graph.graph import Node
 
 

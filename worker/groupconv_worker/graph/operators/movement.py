@@ -3,10 +3,12 @@
 Source: the ONNX operators. `ChannelShuffle` is this project's: a Reshape, Transpose and Reshape of ShuffleNet's.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from groupconv_worker.graph.graph import Node
 from groupconv_worker.graph.operators.call import Call, Definition
 
 
@@ -48,28 +50,36 @@ def _tile(call: Call) -> Any:
     return np.tile(call.x, [int(r) for r in call.option("repeats", 1)])
 
 
-def _depth_to_space(call: Call) -> Any:
-    n, c, h, w = call.x.shape
-    b = call.attribute("blocksize")
-    if call.attribute("mode", "DCR") == "DCR":
-        parts = call.x.reshape(n, b, b, c // b**2, h, w).transpose(0, 3, 4, 1, 5, 2)
-    else:
-        parts = call.x.reshape(n, c // b**2, b, b, h, w).transpose(0, 1, 4, 2, 5, 3)
-    return parts.reshape(n, c // b**2, h * b, w * b)
+def rearrangement(node: Node, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """ChannelShuffle, DepthToSpace and SpaceToDepth as a Reshape, a Transpose and a Reshape to the output's shape.
+
+    Args:
+        node: one of them.
+        shape: of its input.
+
+    Returns:
+        The shape of the first Reshape, and the order of the axes behind the Transpose.
+
+    Example:
+        >>> rearrangement(Node("ChannelShuffle", ("x",), ("y",), {"groups": 2}), (1, 6, 4, 4))
+        ((1, 2, 3, 4, 4), (0, 2, 1, 3, 4))
+    """
+    n, c, *space = shape
+    if node.op == "ChannelShuffle":
+        groups = node.attributes["groups"]
+        return (n, groups, c // groups, *space), (0, 2, 1, *range(3, 3 + len(space)))
+    (h, w), b = space, node.attributes["blocksize"]
+    block_first = node.attributes.get("mode", "DCR") == "DCR"
+    if node.op == "SpaceToDepth":
+        return (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4) if block_first else (0, 1, 3, 5, 2, 4)
+    if block_first:
+        return (n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2)
+    return (n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3)
 
 
-def _space_to_depth(call: Call) -> Any:
-    n, c, h, w = call.x.shape
-    b = call.attribute("blocksize")
-    parts = call.x.reshape(n, c, h // b, b, w // b, b)
-    order = (0, 3, 5, 1, 2, 4) if call.attribute("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
-    return parts.transpose(order).reshape(n, c * b**2, h // b, w // b)
-
-
-def _channel_shuffle(call: Call) -> Any:
-    n, c, *space = call.x.shape
-    groups = call.attribute("groups")
-    return call.x.reshape(n, groups, c // groups, *space).swapaxes(1, 2).reshape(call.x.shape)
+def _rearranged(call: Call) -> Any:
+    split, order = rearrangement(call.node, call.x.shape)
+    return call.x.reshape(split).transpose(order).reshape(call.shape)
 
 
 def _gather_elements(call: Call) -> Any:
@@ -106,9 +116,8 @@ def _gather_nd(call: Call) -> Any:
 
 
 MOVEMENT: dict[str, Definition] = {
-    "ChannelShuffle": _channel_shuffle,
+    **dict.fromkeys(("ChannelShuffle", "DepthToSpace", "SpaceToDepth"), _rearranged),
     "Concat": lambda call: np.concatenate(list(call.inputs), call.attribute("axis")),
-    "DepthToSpace": _depth_to_space,
     "Expand": lambda call: np.broadcast_to(call.x, call.shape),
     "Gather": _gather,
     "GatherElements": _gather_elements,
@@ -117,7 +126,6 @@ MOVEMENT: dict[str, Definition] = {
     "Reshape": lambda call: call.x.reshape(call.shape),
     "ScatterElements": _scatter_elements,
     "Slice": lambda call: call.x[_slices(call)],
-    "SpaceToDepth": _space_to_depth,
     "Split": _split,
     "Tile": _tile,
     "Transpose": lambda call: call.x.transpose(call.attribute("perm", tuple(range(call.x.ndim))[::-1])),
