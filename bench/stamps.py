@@ -98,6 +98,9 @@ class _ServerPipe:
 
     def recv(self) -> Any:
         while (request := self.pipe.recv()) in ("stamps", "engine"):
+            limit = time.perf_counter() + 1  # the client has its last answer before that is stamped
+            while len(stamps["answered"]) < len(stamps["begun"]) and time.perf_counter() < limit:
+                time.sleep(1e-4)
             self.pipe.send(dict(stamps) if request == "stamps" else engine_cpu[0])
             if request == "stamps":
                 for found in stamps.values():
