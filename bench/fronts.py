@@ -11,13 +11,12 @@ With `--workers` the processes share so many local workers.
 
 import argparse
 import statistics
-import subprocess
-import sys
 import time
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import Any
 
-from processes import Process
+from processes import Process, served
 
 USED = 5
 """% of the requests from which on a process counts as used: the client that asks for the status has a few."""
@@ -55,13 +54,10 @@ class Served:
     def __init__(self, processes: int, clients: int, shared: bool, workers: int | None) -> None:
         import groupconv
 
-        command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0", "--processes", str(processes)]
-        command += ["--executor", "local", *(["--allow-shared-memory"] if shared else [])]
-        command += [] if workers is None else ["--workers", str(workers)]
-        self.server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.server.stdout is not None
-        self.address = self.server.stdout.readline().split()[-1]
-        self.client = groupconv.connect(self.address)
+        options = ["--allow-shared-memory"] * shared + ([] if workers is None else ["--workers", str(workers)])
+        self.opened = ExitStack()
+        self.address = self.opened.enter_context(served(processes, *options)).address
+        self.client = self.opened.enter_context(groupconv.connect(self.address))
         self.clients = [Process(client, self.address, shared) for _ in range(clients)]
 
     def run(self, name: str, seconds: float) -> tuple[float, float, list[int]]:
@@ -86,9 +82,7 @@ class Served:
         """End all."""
         for one in self.clients:
             one.close()
-        self.client.close()
-        self.server.terminate()
-        self.server.wait()
+        self.opened.close()
 
 
 def main() -> None:
@@ -104,7 +98,7 @@ def main() -> None:
     given = parser.parse_args()
     from groupconv_server.layers.catalogue import catalogue
 
-    served = {
+    servers = {
         int(n): Served(int(n), given.clients, given.shared_memory, given.workers) for n in given.processes.split(",")
     }
     try:
@@ -112,11 +106,11 @@ def main() -> None:
         for name in given.layers.split(","):
             layer = catalogue()[name]
             x, w, bias = layer.arrays()
-            for one in served.values():
+            for one in servers.values():
                 one.client.load_layer(name, w, bias, layer.spec, inputs=[x.shape])
-            found: dict[int, list[tuple[float, float, list[int]]]] = {n: [] for n in served}
+            found: dict[int, list[tuple[float, float, list[int]]]] = {n: [] for n in servers}
             for _ in range(given.rounds):
-                for n, one in served.items():
+                for n, one in servers.items():
                     found[n].append(one.run(name, given.seconds))
             for n, rounds in found.items():
                 rate = statistics.median(r[0] for r in rounds)
@@ -128,7 +122,7 @@ def main() -> None:
                 by = ", ".join(f"{k}: {statistics.median(v):.0f}" for k, v in sorted(used.items()))
                 print(f"| {name} | {n} | {rate:.0f} | {cpu:.2f} | {by} | {spread} |", flush=True)
     finally:
-        for one in served.values():
+        for one in servers.values():
             one.close()
 
 

@@ -7,12 +7,15 @@ import asyncio
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
@@ -46,6 +49,26 @@ class Process:
         """The child ends."""
         self.pipe.send(None)
         self.process.join()
+
+
+class Command(NamedTuple):
+    """A running `groupconv serve`: where it listens, and the id of its first process, which is above the others."""
+
+    address: str
+    pid: int
+
+
+@contextmanager
+def served(processes: int, *options: str) -> Iterator[Command]:
+    """`groupconv serve` with so many processes on local workers, until the end of the block."""
+    command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0", "--processes", str(processes)]
+    command += ["--executor", "local", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield Command(server.stdout.readline().split()[-1], server.pid)
+        finally:
+            server.terminate()
 
 
 def answer(pipe: Connection) -> None:

@@ -11,7 +11,6 @@ measurement begins when standard input has a line. bench/pytriton_server.py says
 
 import argparse
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 import psutil
-from processes import UNLIMITED, Call, Process
+from processes import UNLIMITED, Call, Process, served
 from pytriton_server import INSTANCES, Triton, model_name
 
 import groupconv
@@ -146,19 +145,12 @@ def shared_request(turn: Turn, x: np.ndarray, channel: grpc.Channel, opened: Exi
 @contextmanager
 def ours(processes: int, layers: tuple[str, ...], more: list[str]) -> Iterator[Contender]:
     """This server."""
-    command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0", "--processes", str(processes)]
-    command += ["--executor", "local", "--allow-shared-memory", *more]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            address = server.stdout.readline().split()[-1]
-            with groupconv.connect(address, timeout=300) as connected:
-                for name in layers:
-                    x, w, b = catalogue()[name].arrays()
-                    connected.load_layer(name, w, b, catalogue()[name].spec, inputs=[x.shape])
-            yield Contender(address, server.pid, ours=True, models={name: name for name in layers})
-        finally:
-            server.terminate()
+    with served(processes, "--allow-shared-memory", *more) as server:
+        with groupconv.connect(server.address, timeout=300) as connected:
+            for name in layers:
+                x, w, b = catalogue()[name].arrays()
+                connected.load_layer(name, w, b, catalogue()[name].spec, inputs=[x.shape])
+        yield Contender(*server, ours=True, models={name: name for name in layers})
 
 
 def check(contenders: dict[str, Contender], layer: str) -> None:

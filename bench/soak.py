@@ -1,9 +1,11 @@
-"""What memory a server and its client hold after many requests.
+"""What memory, descriptors and threads a server and its client hold after many requests.
 
-    python bench/soak.py [--requests 100000] [--layer small] [--shared-memory] [--json FILE]
+    python bench/soak.py [--requests 100000] [--layer small] [--processes 2] [--shared-memory] [--json FILE]
 
-A server in a process of its own, one client in another. The first tenth of the requests is warm-up; then both are asked
-for their resident memory ten times, evenly. Printed: each in MiB, and the last over the first.
+The server is `groupconv serve`, the client a process of its own. It connects anew for each tenth of the requests, with
+four connections for each process of the server. The first tenth is warm-up. After each tenth, memory (pages that
+processes share count once), open descriptors and threads of all processes of the server are printed, and those of the
+client; in the end, the last over the first.
 """
 
 import argparse
@@ -13,32 +15,38 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
-from processes import Process, layer_call, layer_named
+from processes import Process, layer_named, served
 
 POINTS = 10
+CONNECTIONS = 4
+"""Of the client, for each process of the server: some come to each of them."""
+HELD = ("MiB", "descriptors", "threads")
 
 
-def serve(pipe: Connection, shared: bool, most: int) -> None:
-    """The server; asked anything it says its resident bytes."""
-    from groupconv_server.config import Config
-    from groupconv_server.memory.malloc import keep_pages
-    from groupconv_server.server import Server
-
-    keep_pages()
-    with Server(Config(port=0, executor="local", shared_memory=shared, max_batch=most)) as server:
-        pipe.send(server.address)
-        while pipe.recv() is not None:
-            pipe.send(psutil.Process().memory_info().rss)
+def held(pid: int) -> dict[str, float]:
+    """What a process and its descendants hold, by the names of `HELD`."""
+    first = psutil.Process(pid)
+    total = dict.fromkeys(HELD, 0.0)
+    for one in (first, *first.children(recursive=True)):
+        found = one.memory_full_info().pss / 2**20, one.num_fds(), one.num_threads()
+        for name, more in zip(HELD, found, strict=True):
+            total[name] += more
+    return total
 
 
-def call(pipe: Connection, target: str, name: str, kind: str) -> None:
-    """The client; asked for a number of requests it makes them, and says its resident bytes."""
-    one = layer_call(target, name, kind)
-    pipe.send(None)
+def call(pipe: Connection, target: str, name: str, shared: bool, connections: int) -> None:
+    """The client; asked for a number of requests it makes them, and says what it holds."""
+    import groupconv
+
+    given = layer_named(name).arrays()[0]
     while (count := pipe.recv()) is not None:
-        for _ in range(count):
-            one()
-        pipe.send(psutil.Process().memory_info().rss)
+        with groupconv.connect(target, shared_memory=shared, connections=connections) as client:
+            layer = client.get_layer(name)
+            for _ in range(count):
+                layer(given)
+            pipe.send(held(psutil.Process().pid))
+            pipe.recv()
+        pipe.send(None)
 
 
 def main() -> None:
@@ -48,32 +56,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--layer", default="small", help="as in bench/serving.py")
+    parser.add_argument("--processes", type=int, default=1, help="of the server")
     parser.add_argument("--shared-memory", action="store_true")
     parser.add_argument("--max-batch", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write all of it here")
     options = parser.parse_args()
-    server = Process(serve, options.shared_memory, options.max_batch)
-    target = server.pipe.recv()
-    layer = layer_named(options.layer)
-    _, w, b = layer.arrays()
-    with groupconv.connect(target) as client:
-        client.load_layer(options.layer, w, b, layer.spec, inputs=[layer.geometry.input_shape])
-    caller = Process(call, target, options.layer, "shared" if options.shared_memory else "service")
-    caller.pipe.recv()
-    begun = time.perf_counter()
-    rows = []
-    for _ in range(POINTS + 1):  # the first is after the warm-up
-        held = caller.ask(options.requests // POINTS)
-        rows.append({"client": held / 2**20, "server": server.ask() / 2**20})
-        print(f"client {rows[-1]['client']:.1f} MiB, server {rows[-1]['server']:.1f} MiB", flush=True)
-    growth = {side: rows[-1][side] / rows[0][side] for side in ("client", "server")}
-    seconds = time.perf_counter() - begun
-    print(f"{options.requests} requests after the warm-up, {seconds:.0f} s in all: client × {growth['client']:.4f}, "
-          f"server × {growth['server']:.4f}")  # fmt: skip
+    more = ["--max-batch", str(options.max_batch), *(["--allow-shared-memory"] if options.shared_memory else [])]
+    with served(options.processes, *more) as server:
+        layer = layer_named(options.layer)
+        _, w, b = layer.arrays()
+        with groupconv.connect(server.address) as client:
+            client.load_layer(options.layer, w, b, layer.spec, inputs=[layer.geometry.input_shape])
+        caller = Process(call, server.address, options.layer, options.shared_memory, CONNECTIONS * options.processes)
+        begun = time.perf_counter()
+        rows = []
+        for _ in range(POINTS + 1):  # the first is the warm-up
+            row = {"client": caller.ask(options.requests // POINTS), "server": held(server.pid)}
+            caller.ask("disconnect")
+            rows.append(row)
+            print("; ".join(f"{side}: {_shown(values)}" for side, values in row.items()), flush=True)
+        seconds = time.perf_counter() - begun
+        caller.close()
+    growth = {side: {name: rows[-1][side][name] / rows[0][side][name] for name in HELD} for side in rows[0]}
+    print(f"{options.requests} requests after the warm-up, {seconds:.0f} s in all")
+    for side, factors in growth.items():
+        print(f"{side}: " + ", ".join(f"{name} × {factor:.4f}" for name, factor in factors.items()))
     if options.json:
         options.json.write_text(json.dumps({"rows": rows, "growth": growth}, indent=2))
-    for process in (caller, server):
-        process.close()
+
+
+def _shown(values: dict[str, float]) -> str:
+    return ", ".join(
+        f"{value:.1f} {name}" if name == "MiB" else f"{value:.0f} {name}" for name, value in values.items()
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ CUTS = ["--rounds", "1", "--throughput", "mobilenet_dw_112", "--layers", "mobile
             ["--rounds", "1", "--seconds", "0.05", "--clients", "2", str(LIGHT / "light_squeezenet.onnx")],
             "req/s",
         ),
+        ("soak", ["--requests", "200", "--processes", "2", "--shared-memory"], "server: MiB × "),
         ("cuts", CUTS, "chosen against the best"),
         ("gpu_networks", ["--dry-run", str(LIGHT / "light_squeezenet.onnx")], "launches"),
     ],
