@@ -1,25 +1,30 @@
 """Requests a second, processor time of a request and the spread of connections with one process and with several.
 
     python bench/fronts.py [--processes 1,2] [--clients 8] [--seconds 2] [--rounds 5] [--shared-memory] [--workers 1]
-                           [--layers mobilenet_dw_14]
+                           [--layers mobilenet_dw_14] [--cores 0.25]
 
 Servers run side by side and are measured in turns. Each client is a process of its own in a closed loop, with one
 connection. `CPU` is the server's, in ms for each request. `spread` is the requests of each process, in % and in each
 round. `by processes used` has the median of the rounds in which all clients were connected to one process, to two, …
-With `--workers` the processes share so many local workers.
+With `--workers` the processes share so many local workers. With `--cores` each process of the server gets so much of a
+core and no more, so that clients have the rest: as on a machine with a core for each process. It needs root (cgroups).
 """
 
 import argparse
 import statistics
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from processes import Process, served
 
 USED = 5
 """% of the requests from which on a process counts as used: the client that asks for the status has a few."""
+PERIOD = 20_000
+"""Microseconds in which a limited process may use its part of a core."""
 LAYERS = ("mobilenet_dw_14", "resnet50_1x1_56", "alexnet_conv2")
 
 
@@ -48,16 +53,43 @@ def client(pipe: Connection, address: str, shared: bool) -> None:
             pipe.recv()
 
 
+@contextmanager
+def limited(pid: int, cores: float) -> Iterator[None]:
+    """A process that may use so much of a core, until it ends within the block."""
+    first = Path("/sys/fs/cgroup/cpu")  # of cgroups version 1
+    group = (first if first.is_dir() else first.parent) / f"groupconv-{pid}"
+    group.mkdir()
+    quota = f"{cores * PERIOD:.0f}"
+    if first.is_dir():
+        (group / "cpu.cfs_period_us").write_text(str(PERIOD))
+        (group / "cpu.cfs_quota_us").write_text(quota)
+    else:
+        (group / "cpu.max").write_text(f"{quota} {PERIOD}")
+    (group / "cgroup.procs").write_text(str(pid))
+    try:
+        yield
+    finally:
+        for left in (group / "cgroup.procs").read_text().split():
+            (group.parent / "cgroup.procs").write_text(left)
+        group.rmdir()
+
+
 class Served:
     """A server and its clients."""
 
-    def __init__(self, processes: int, clients: int, shared: bool, workers: int | None) -> None:
+    def __init__(
+        self, processes: int, clients: int, shared: bool, workers: int | None, cores: float | None = None
+    ) -> None:
         import groupconv
 
         options = ["--allow-shared-memory"] * shared + ([] if workers is None else ["--workers", str(workers)])
         self.opened = ExitStack()
-        self.address = self.opened.enter_context(served(processes, *options)).address
+        server = self.opened.enter_context(served(processes, *options))
+        self.address = server.address
         self.client = self.opened.enter_context(groupconv.connect(self.address))
+        if cores is not None:
+            for pid in [process.pid for process in self.client.status().processes] or [server.pid]:
+                self.opened.enter_context(limited(pid, cores))
         self.clients = [Process(client, self.address, shared) for _ in range(clients)]
 
     def run(self, name: str, seconds: float) -> tuple[float, float, list[int]]:
@@ -95,11 +127,13 @@ def main() -> None:
     parser.add_argument("--shared-memory", action="store_true")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--layers", default=",".join(LAYERS))
+    parser.add_argument("--cores", type=float, help="of each process of the server, as 0.25")
     given = parser.parse_args()
     from groupconv_server.layers.catalogue import catalogue
 
     servers = {
-        int(n): Served(int(n), given.clients, given.shared_memory, given.workers) for n in given.processes.split(",")
+        int(n): Served(int(n), given.clients, given.shared_memory, given.workers, given.cores)
+        for n in given.processes.split(",")
     }
     try:
         print("| layer | processes | requests/s | CPU, ms | by processes used | spread |\n" + "| --- " * 6 + "|")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import groupconv
 import groupconv_server.server
+from groupconv_server.fronts.status import Status, merge
 from groupconv_server.fronts.supervisor import Supervisor
 
 WORKERS = {
@@ -25,9 +26,21 @@ class Server(Supervisor):
     """What tests start for a server of one process."""
 
     def __init__(self, config):
-        super().__init__(replace(config, processes=2, **WORKERS))
+        super().__init__(replace(config, processes=2, evict_layers=False, **WORKERS))
         self.background = SimpleNamespace(wait=lambda: self.gather("wait_for_background"))
         self.background.wait()  # what tests send is all that is counted
+
+    @property
+    def coordinator(self):
+        """What both run."""
+        found = merge([Status.FromString(status) for status in self.gather("cluster")])
+        return SimpleNamespace(running=found.running)
+
+    @property
+    def layers(self):
+        """The memory of what is loaded, and is being loaded."""
+        held = self._sum.registry().get_sample_value("groupconv_layers_bytes")
+        return SimpleNamespace(bytes=held)
 
 
 LOOK_INSIDE = {
@@ -42,8 +55,20 @@ LOOK_INSIDE = {
     "test_a_requests_own_timeout_ends_it",
     "test_a_region_unregistered_during_a_request_serves_it_to_the_end",
     "test_the_regions_of_a_client_that_left_are_anyones",
-    # what several processes refuse
+    "test_a_layer_is_prepared_on_every_worker_when_it_is_loaded_not_when_it_is_first_used",
+    "test_a_new_version_is_prepared_for_what_the_one_before_was_given",
+    "test_an_input_to_expect_that_does_not_fit_refuses_the_load",
+    "test_results_outlive_the_client_and_the_server",
+    "test_a_server_that_was_started_anew",
+    "test_a_stream_that_falls_silent_is_ended",
+    "test_of_a_caller_who_goes_while_its_shard_waits_nothing_is_computed",
+    # workers of another executor, or more than one
+    "test_with_ray",
+    "test_a_plan_shows_its_shards_and_what_else_was_considered",
+    # what several processes refuse: to drop layers that are not in use, and memory of GPUs
+    "test_a_header_without_weights_costs_the_others_nothing",
     "test_where_the_operator_allows_it_the_least_recently_used_layer_leaves",
+    "test_a_message_that_is_none_is_refused_by_every_stream_and_call",
 }
 """Tests that cannot be run so."""
 

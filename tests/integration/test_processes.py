@@ -257,7 +257,8 @@ def test_a_signal_drains_all_processes():
 @pytest.mark.parametrize(
     ("workers", "names"),
     [
-        ("own", ("layers", "tokens", "shared_regions", "metrics", "inference")),
+        ("own", ("layers", "layer_loads", "layer_streams", "layer_versions", "tokens", "metrics", "inference")),
+        ("own", ("shared_regions", "shared_owners", "shared_client", "stream_limits", "refusals", "service")),
         ("local", ("shared_regions",)),
         pytest.param("ray", ("layers",), marks=pytest.mark.ray),  # a process starts one cluster, so one file at a time
     ],
@@ -267,6 +268,8 @@ def test_the_tests_of_one_process_hold_for_two(workers, names):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "two_processes", "-p", "no:cacheprovider", *tests]
     if workers == "ray":  # that one takes a minute, and Ray has a test of its own
         command += ["-k", "not every_variant"]
+    else:
+        command += ["-m", "not ray and not slow"]
     env = os.environ | {"TWO_PROCESSES": workers}
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tests[0].parents[2], env=env)
     assert done.returncode == 0, done.stdout[-5000:]
