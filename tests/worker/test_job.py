@@ -142,5 +142,5 @@ def test_a_job_that_is_over_before_it_begins_prepares_nothing():
     job = Job()
     job.stop(CancelledError("gone"))
     with job, pytest.raises(CancelledError):
-        algorithm.prepare(problem, w, None, resident=False)
+        algorithm.prepare(problem, w, None, resident=True)
     engine.close()

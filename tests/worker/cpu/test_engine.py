@@ -10,6 +10,7 @@ from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
 from groupconv_worker.contract import Problem
+from groupconv_worker.cpu.algorithms import direct
 from groupconv_worker.cpu.algorithms.direct import Direct
 from groupconv_worker.cpu.algorithms.fft import Fft
 from groupconv_worker.cpu.algorithms.gemm import Gemm
@@ -73,6 +74,28 @@ def test_samples_that_lie_apart(algorithm):
     algorithm.prepare(problem, w, None, resident=True).run(x, room[:, 0])
     np.testing.assert_allclose(room[:, 0], convolve(x, w, None, problem.geometry), atol=1e-3)
     assert (room[:, 1] == 77).all()
+
+
+@pytest.mark.parametrize(
+    ("spec", "x_shape", "w_shape"),
+    [
+        (ConvSpec(padding=1), (1, 8, 6, 7), (200, 8, 3, 3)),
+        (ConvSpec(padding=1, groups=3), (1, 24, 6, 7), (216, 8, 3, 3)),
+        (ConvSpec(padding=1, groups=5), (1, 40, 6, 7), (120, 8, 3, 3)),
+        (ConvSpec(padding=1, stride=2, groups=2, transposed=True), (1, 16, 4, 4), (16, 100, 4, 4)),
+    ],
+    ids=["dense", "groups", "thin groups", "transposed"],
+)
+def test_filters_of_one_shot_kernels_pass_in_chunks(monkeypatch, spec, x_shape, w_shape):
+    """However many pass at a time, the sums are the same, bit by bit."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(x_shape, np.float32), rng.standard_normal(w_shape, np.float32)
+    problem = problem_of(spec, x, w)
+    bias = rng.standard_normal(problem.geometry.out_channels, np.float32)
+    whole = answer(Direct(TEAM, BUFFERS), problem, x, w, bias, resident=False)
+    np.testing.assert_allclose(whole, convolve(x, w, bias, problem.geometry), atol=1e-3)
+    monkeypatch.setattr(direct, "CHUNK", 1)
+    np.testing.assert_array_equal(answer(Direct(TEAM, BUFFERS), problem, x, w, bias, resident=False), whole)
 
 
 @settings(max_examples=12)

@@ -30,6 +30,10 @@ class Address(NamedTuple):
     base: int
     offset: int = 0
 
+    def plus(self, offset: int) -> "Address":
+        """The address so many bytes further on."""
+        return Address(self.base, self.offset + offset)
+
 
 SCRATCH, OVER, X, Y, WEIGHT, BIAS, NOTE = (Address(base) for base in range(7))
 

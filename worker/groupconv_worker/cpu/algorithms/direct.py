@@ -10,7 +10,7 @@ from groupconv.convolution.geometry import Geometry
 from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.blocking import Block, block, last_block, pixel_blocks, row_blocks, strips, vectors
-from groupconv_worker.cpu.algorithms.filters import packing
+from groupconv_worker.cpu.algorithms.filters import CHUNK, Chunk, chunks, packing
 from groupconv_worker.cpu.algorithms.plane import Phase, Plane, phases
 from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples, bias_of, zero_padded
 from groupconv_worker.cpu.kernels import filters, layout, simd
@@ -50,7 +50,7 @@ class Direct:
         return problem.types.accumulate in NATIVE and bool(found) and short and not stretched(g)
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
-        """Pack the filters for the lanes: a copy, cheap beside the arithmetic unless the map is tiny."""
+        """Pack the filters for the lanes; those of a one-shot kernel when it runs, chunk by chunk."""
         g = zero_padded(problem.geometry)
         activated = g.activation is None or g.activation.kind == "relu"
         kernel = _Direct(self, g, weight, bias_of(bias, g, problem.types.accumulate), resident=resident)
@@ -62,20 +62,23 @@ class _Direct:
 
     def __init__(self, direct: Direct, g: Geometry, weight: Array, bias: Array, *, resident: bool) -> None:
         w = np.ascontiguousarray(weight.astype(bias.dtype, copy=False))
-        # a one-shot kernel has little to gain at the edges of a map unless they are most of it
-        worth_it = resident or max(g.dilation) > 1
+        edges = g.transposed or any(map(any, g.padding))
         with np.errstate(all="ignore"):  # an infinite weight times a zero of the padding is a NaN
-            leave_out = worth_it and bool(np.isfinite(np.vdot(w, w)))
-        self.passes = passes = direct.passes(g.with_batch(1), w.dtype, leave_out=leave_out)
-        self.room = ScratchArray(None if resident else direct.buffers, passes.filters, w.dtype)
-        passes.packing.run(w[None], self.room.array[None])
+            leave_out = edges and bool(np.isfinite(np.vdot(w, w)))
+        once = not resident and g.batch == 1
+        self.passes = passes = direct.passes(g.with_batch(1), w.dtype, leave_out=leave_out, once=once)
+        self.filters = w
+        if passes.packing is not None:
+            self.room = ScratchArray(None if resident else direct.buffers, passes.filters, w.dtype)
+            self.filters = self.room.array
+            passes.packing.run(w[None], self.filters[None])
         self.bias = np.zeros((g.groups, passes.biases), w.dtype)
         self.bias[:, : g.out_channels // g.groups] = bias.reshape(g.groups, -1)
-        self.weights = address(self.room.array), address(self.bias)
+        self.weights = address(self.filters), address(self.bias)
 
     @property
     def nbytes(self) -> int:
-        return self.room.array.nbytes + self.bias.nbytes + self.passes.nbytes
+        return self.filters.nbytes + self.bias.nbytes + self.passes.nbytes
 
     def run(self, x: Array, y: Array) -> None:
         self.passes.program.run(x, y, self.weights)
@@ -89,15 +92,17 @@ class _Passes:
         g: the geometry, of one sample.
         dtype: of all arrays.
         leave_out: as in `tap_table`.
+        once: the filters are used for one sample: a chunk of them is packed and used while it is in the second cache.
 
     Attributes:
-        packing: X, the filters, into Y, flat (g, blocks, K·L in `tap_order`, C/g, block).
+        packing: X, the filters, into Y, flat (g, blocks, K·L in `tap_order`, C/g, block); None if `program` takes the
+            filters as they are.
         filters: elements of that.
         biases: of a group, filled up to whole blocks.
-        program: X into Y, with packed filters and filled up biases as its weights.
+        program: X into Y, with the filters and filled up biases as its weights.
     """
 
-    def __init__(self, direct: Direct, g: Geometry, dtype: np.dtype, *, leave_out: bool) -> None:
+    def __init__(self, direct: Direct, g: Geometry, dtype: np.dtype, *, leave_out: bool, once: bool) -> None:
         relu = int(g.activation is not None and g.activation.kind == "relu")
         output = g.output if g.rank == 2 else (1, *g.output)
         scratch, stages, lanes = Scratch(), [], simd.lanes(dtype.itemsize)
@@ -107,22 +112,34 @@ class _Passes:
         if not spread.is_identity:
             wide = scratch.room(spread.size, dtype)
             stages.append(KernelStage(layout.spread(dtype), (X, wide, *spread.extents), spread.rows))
-        tap = 0
-        for phase in found:
-            where = (tap, math.prod(g.kernel))
-            stages.append(_stage(phase, spread, wide, dtype, where, output, relu, leave_out=leave_out))
-            tap += math.prod(phase.plane.kernel)
-        self.program = Program(direct.team, direct.buffers, stages, scratch)
         size = vectors(found[0].plane, lanes) * lanes
-        pack = packing(g, size, dtype)
-        self.packing = Program(direct.team, direct.buffers, [pack])
-        self.filters = pack.tasks * math.prod(g.weight_shape) // g.out_channels * size
-        self.biases = pack.tasks // g.groups * size
+        blocks = -(-found[0].plane.filters // size)
+        block_filters = math.prod(g.weight_shape) // g.out_channels * size
+        self.filters, self.biases = g.groups * blocks * block_filters, blocks * size
+        everything = Chunk(0, g.groups, 0, blocks)
+        cut, packed, self.packing = [everything], WEIGHT, None
+        if once:
+            most = max(1, CHUNK // (block_filters * dtype.itemsize)) * direct.team.threads
+            cut = chunks(g.groups, blocks, most)
+            packed = scratch.room(max(c.groups * c.blocks for c in cut) * block_filters, dtype)
+        else:
+            self.packing = Program(direct.team, direct.buffers, [packing(g, size, dtype, everything, X, Y)])
+        for chunk in cut:
+            if once:
+                stages.append(packing(g, size, dtype, chunk, WEIGHT, packed))
+            tap = 0
+            for phase in found:
+                where = (tap, math.prod(g.kernel))
+                stages.append(
+                    _stage(phase, spread, wide, dtype, where, output, relu, chunk, packed, leave_out=leave_out)
+                )
+                tap += math.prod(phase.plane.kernel)
+        self.program = Program(direct.team, direct.buffers, stages, scratch)
 
     @property
     def nbytes(self) -> int:
         """Bytes of both programs."""
-        return self.program.nbytes + self.packing.nbytes
+        return self.program.nbytes + (0 if self.packing is None else self.packing.nbytes)
 
 
 def _stage(
@@ -133,10 +150,12 @@ def _stage(
     where: tuple[int, int],
     output: tuple[int, ...],
     relu: int,
+    chunk: Chunk,
+    packed: Address,
     *,
     leave_out: bool,
 ) -> KernelStage:
-    """One phase: from the spread input, with packed filters and filled up biases, into its cells of y.
+    """One phase of a chunk: from the spread input, with packed filters and filled up biases, into its cells of y.
 
     Args:
         phase: the phase.
@@ -146,6 +165,8 @@ def _stage(
         where: its first tap among the packed ones, and how many those are.
         output: rows and columns of y.
         relu: not 0 to clamp.
+        chunk: the filters.
+        packed: where those are.
         leave_out: as in `tap_table`.
     """
     plane, lanes = phase.plane, simd.lanes(dtype.itemsize)
@@ -156,13 +177,17 @@ def _stage(
     within_x = (spread.channel, plane.channels * spread.channel, spread.row * plane.stride[0])
     width = plane.output[1] if phase.step[1] == 1 else output[1]
     within_y = (math.prod(output), phase.step[0] * width)
-    y = Address(Y.base, (phase.start[0] * width + phase.start[1]) * dtype.itemsize)
-    sizes = (plane.channels, plane.filters, count, where[1], *plane.output, *within_x, *within_y)
-    words = (x, WEIGHT, BIAS, y, taps, starts, len(starts), *sizes, relu)
+    first = chunk.group * plane.filters + chunk.block * size
+    y = Y.plus((first * within_y[0] + phase.start[0] * width + phase.start[1]) * dtype.itemsize)
+    x = x.plus(chunk.group * within_x[1] * dtype.itemsize)
+    bias = BIAS.plus((chunk.group * count + chunk.block) * size * dtype.itemsize)
+    left = plane.filters - chunk.block * size
+    sizes = (plane.channels, left, chunk.blocks, where[1], *plane.output, *within_x, *within_y)
+    words = (x, packed, bias, y, taps, starts, len(starts), *sizes, relu)
     rest = -(-(plane.filters - (count - 1) * size) // lanes)
     C = plane.channels if plane.channels <= UNROLLED else 0
     run = filters.kernel(dtype, C, V, rest, R, P, last_block(plane.output[1], P), plane.stride[1], phase.step[1])
-    return KernelStage(run, words, plane.groups * count * -(-plane.output[0] // R))
+    return KernelStage(run, words, chunk.groups * chunk.blocks * -(-plane.output[0] // R))
 
 
 FEW_CHANNELS = 8

@@ -1,6 +1,7 @@
 """Filters packed for the lanes of `kernels.filters`, whatever order the weights come in."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,25 +10,65 @@ from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.algorithms.plane import phases
 from groupconv_worker.cpu.kernels import layout, simd
-from groupconv_worker.cpu.program import KernelStage, X, Y
+from groupconv_worker.cpu.program import Address, KernelStage
+
+CHUNK = 2**19
+"""Bytes of packed filters that a thread uses at a time: as many as its second cache holds beside what else it reads."""
+MOST_CHUNKS = 64
+"""Most chunks of a kernel with large groups: each takes a stage for every phase of the output."""
 
 
-def packing(g: Geometry, block: int, dtype: np.dtype) -> KernelStage:
-    """X, the weights (of `g.weight_shape`), into Y, flat (g, blocks, K·L in `tap_order`, C/g, block), all of `dtype`.
+class Chunk(NamedTuple):
+    """Blocks of filters that are packed together: all blocks of some groups, or some blocks of one group.
+
+    Attributes:
+        group: the first.
+        groups: how many.
+        block: the first of each group.
+        blocks: how many of each group.
+    """
+
+    group: int
+    groups: int
+    block: int
+    blocks: int
+
+
+def chunks(groups: int, blocks: int, most: int) -> list[Chunk]:
+    """All blocks of all groups, cut into even chunks of at most `most` blocks, or of more if chunks would be many.
+
+    Example:
+        >>> chunks(1, 5, 3)
+        [Chunk(group=0, groups=1, block=0, blocks=3), Chunk(group=0, groups=1, block=3, blocks=2)]
+        >>> chunks(3, 2, 4)
+        [Chunk(group=0, groups=2, block=0, blocks=2), Chunk(group=2, groups=1, block=0, blocks=2)]
+    """
+    most = max(most, -(-groups * blocks // MOST_CHUNKS))
+    if most < blocks:
+        each = -(-blocks // -(-blocks // most))
+        starts = range(0, blocks, each)
+        return [Chunk(group, 1, at, min(each, blocks - at)) for group in range(groups) for at in starts]
+    each = -(-groups // -(-groups // (most // blocks)))
+    return [Chunk(at, min(each, groups - at), 0, blocks) for at in range(0, groups, each)]
+
+
+def packing(g: Geometry, block: int, dtype: np.dtype, chunk: Chunk, weights: Address, out: Address) -> KernelStage:
+    """Weights (of `g.weight_shape`) into `out`, flat (groups, blocks, K·L in `tap_order`, C/g, block), all of `dtype`.
 
     A group's filters are filled up with zeros to whole blocks. A task is a block.
     """
     channels, filters = g.in_channels // g.groups, g.out_channels // g.groups
     taps = math.prod(g.kernel)
-    count = -(-filters // block)
     whole = channels * taps
     if g.transposed:  # (C, M/g, *K): a piece is what a filter has of one channel
         width, distances, pieces = taps, (taps, filters * whole, filters * taps), channels
     else:
         width, distances, pieces = whole, (whole, filters * whole, 0), 1
-    sizes = (filters, count, width, block, simd.lanes(dtype.itemsize), *distances, pieces, block, whole * block)
+    left = filters - chunk.block * block
+    sizes = (left, chunk.blocks, width, block, simd.lanes(dtype.itemsize), *distances, pieces, block, whole * block)
     places = _places(g.with_batch(1), block, pieces)
-    return KernelStage(layout.interleave(dtype), (X, Y, places, *sizes), g.groups * count)
+    first = weights.plus((chunk.group * distances[1] + chunk.block * block * distances[0]) * dtype.itemsize)
+    return KernelStage(layout.interleave(dtype), (first, out, places, *sizes), chunk.groups * chunk.blocks)
 
 
 @bounded(16 * MIB, arrays_bytes)
