@@ -48,8 +48,7 @@ RAW_CHANNELS, RAW_CELLS = (128, math.inf) if NARROW else (math.inf, 1024)
 """Channels and output cells up to which a one-shot pointwise kernel is read as it lies: with more cells, packing its
 filters first costs little and saves more."""
 FEW_CELLS = 32
-"""Cells that a weight meets below which packing a one-shot kernel's filters costs more than it saves: of the output, or
-of a transposed kernel's input where one thread does the packing."""
+"""Output cells below which packing a one-shot kernel's filters costs more than it saves."""
 MANY_CELLS = 150
 """Output cells from which Winograd saves one-shot kernels more than transforming filters costs."""
 AT_ONCE = 8
@@ -152,9 +151,9 @@ class CpuEngine:
         pointwise = bool(plane and plane.kernel == (1, 1)) and not problem.geometry.transposed
         g, alone = problem.geometry, self.threads == 1
         cells = math.prod(g.output)
-        if self.winograd.supports(problem) and (resident or cells >= MANY_CELLS):
+        if self.winograd.supports(problem) and (resident or (cells >= MANY_CELLS and self.winograd.pays_once(problem))):
             return self.winograd
-        few = not resident and (math.prod(g.input) if g.transposed and alone else cells) < FEW_CELLS
+        few = not resident and cells < FEW_CELLS
         if plane and pointwise and not (resident or few) and self._reads_them_raw(problem, plane):
             return self.grouped
         if self.onnx.supports(problem) and (resident or few or not plane):

@@ -31,7 +31,7 @@ from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, KernelStage, Progra
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
 from groupconv_worker.pieces import erf
-from groupconv_worker.taps import stretched
+from groupconv_worker.taps import reached, stretched
 
 FEWEST = 16
 """Channels and filters per group below which the transforms cost more than the products save."""
@@ -73,6 +73,16 @@ class Winograd:
         # a window of padding alone has the sum 0, exactly
         seen = all(max(pair) < KERNEL * d - d + 1 for pair, d in zip(g.padding, g.dilation, strict=True))
         return not g.exact and wide and max(g.stride) == 1 and worth_it and seen and max(g.input) < 2**30
+
+    def pays_once(self, problem: Problem) -> bool:
+        """Whether a one-shot kernel has fewer products than a direct sum, which leaves out taps that see padding."""
+        g = zero_padded(problem.geometry)
+        seen = [
+            [reached(o, 1, tap * d - low, h) for tap in range(KERNEL)]
+            for o, d, (low, _), h in zip(g.output, g.dilation, g.padding, g.input, strict=True)
+        ]
+        direct: int = math.prod(sum(met[0].stop - met[0].start for met in axis if met) for axis in seen)
+        return math.prod(tile_counts(phases(g)[0].plane)) * TILE**2 <= MOST_OF_DIRECT * direct
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """Transform the filters, which takes 4 times their memory; the filters of a one-shot kernel when it runs.
@@ -184,8 +194,8 @@ class _Passes:
     Args:
         winograd: the algorithm.
         g: the geometry, of one sample.
-        once: the filters are used for one sample. If all its tiles pass at a time, so do the filters: a block of them
-            is transformed and used while it is in the second cache.
+        once: the filters are used for one sample. If its tiles pass in one or two chunks, a block of filters is
+            transformed for each of them, and used while it is in the second cache.
 
     Attributes:
         transform: X, the filters (M, C/g, 3, 3), into Y, flat (36, g, blocks of filters, channels, size of a block);
@@ -205,7 +215,7 @@ class _Passes:
         band = plane.dilation[0]
         chunk = min(MOST_CHUNK, max(CHUNK, 4 * TILE**2 * plane.groups * inputs * outputs * LANES**2))
         rows = band * min(tile_rows // band, max(-(-FEWEST_TILES // (tiles * band)), chunk // (row_bytes * band)))
-        once = once and rows == tile_rows
+        once = once and 2 * rows >= tile_rows
         vectors, size = block(rows * tiles)
         blocks = -(-outputs // vectors)
         outputs = blocks * vectors
