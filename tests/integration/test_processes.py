@@ -194,6 +194,24 @@ def test_a_lost_process_is_replaced_and_has_what_is_loaded(several, client):
     layer.unload()
 
 
+def test_three_processes_are_one_and_replace_one_that_is_lost():
+    config = Config(port=0, executor="local", engine="reference", processes=3)
+    with Supervisor(config) as server:
+        with groupconv.connect(server.address, timeout=60, connections=8) as client:
+            for n in (2, 3):
+                layer = client.load_layer_steps("switched", [Step(kernel(n))])
+                assert {float(layer(X).flat[0]) for _ in range(8)} == {float(n)}
+            assert sorted(requests_of(client)) == [0, 1, 2]
+        lost = server.pids[2]
+        os.kill(lost, signal.SIGKILL)
+        until(lambda: lost not in server.pids and server.state()[0] == "SERVING")
+        with groupconv.connect(server.address, timeout=60, connections=8) as client:
+            layer = client.get_layer("switched")
+            assert {float(layer(X).flat[0]) for _ in range(8)} == {3.0}
+            assert sorted(requests_of(client)) == [0, 1, 2]
+    assert server.in_order
+
+
 @pytest.mark.slow
 def test_limits_of_a_token_hold_for_all_processes(tmp_path):
     token, tokens = new_token(), tmp_path / "tokens.toml"
