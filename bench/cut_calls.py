@@ -16,6 +16,7 @@ from in_flight import PATIENCE, PAUSE
 
 from groupconv_server.executors import create_executor
 from groupconv_server.networks.cuts import plan_cuts
+from groupconv_server.planner.networks.costs import Costs
 from groupconv_server.planner.rates import Rates
 from groupconv_worker.job import Job
 
@@ -28,7 +29,7 @@ def measure(name: str, executor_name: str, cut: str, rounds: int) -> None:
 
     def seconds(along: str) -> tuple[float, Any]:
         call = replace(
-            whole, cut=along, planner=lambda kept, workers: plan_cuts(model, shapes, workers, 1, Rates(), kept)[1]
+            whole, cut=along, planner=lambda kept, nodes: plan_cuts(model, shapes, nodes, 1, Costs(Rates()), kept)[1]
         )
         start = time.perf_counter()
         _, ran = executor.run_network(call, model, Job())

@@ -78,7 +78,7 @@ def measure(name: str, cut: str, rounds: int) -> None:
     inputs = {x: rng.integers(0, 255, t.shape).astype(t.dtype) for x in graph.inputs for t in [graph.tensors[x]]}
     teams = [Team(1) for _ in range(WORKERS)]
     whole = CompiledNetwork(graph, Team(1))
-    tensors = plan_network(graph, WORKERS, Costs(Rates()))[1] if cut == PLANNED else {}
+    tensors = plan_network(graph, (WORKERS,), Costs(Rates()))[1] if cut == PLANNED else {}
     network: ShardedNetwork = cut_network(graph, CutChoice(cut, tensors), teams)
     with ThreadPoolExecutor(WORKERS - 1) as threads:
 

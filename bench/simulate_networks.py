@@ -20,7 +20,7 @@ import numpy as np
 
 from groupconv.text import milliseconds, table
 from groupconv_server.layers.catalogue import layer_named
-from groupconv_server.planner.networks.costs import Costs
+from groupconv_server.planner.networks.costs import Costs, Link
 from groupconv_server.planner.networks.plan import plan_network
 from groupconv_server.planner.rates import Rates
 from groupconv_worker.graph.graph import Graph, Node, Tensor
@@ -46,8 +46,8 @@ def clusters() -> dict[str, Costs]:
     """Rates of workers, and of the network that the coordinator and each worker have."""
     gpu = replace(h200.rates(**h200.NETWORK, on_device=True), link=h200.NETWORK["link"])
     return {
-        "CPU cores, 25 Gb/s": Costs(CPU, CPU.link, LATENCY),
-        "H200s on other nodes, 100 Gb/s": Costs(gpu, gpu.link, LATENCY),
+        "CPU cores, 25 Gb/s": Costs(CPU, far=Link(CPU.link, LATENCY)),
+        "H200s on other nodes, 100 Gb/s": Costs(gpu, far=Link(gpu.link, LATENCY)),
     }
 
 
@@ -120,10 +120,10 @@ class Point:
 
 def simulate(graph: Graph, workers: int, costs: Costs) -> Point:
     """Plan a call and run it; then a stream of calls, each whole on one worker."""
-    plan, cuts = plan_network(graph, workers, costs)
+    plan, cuts = plan_network(graph, (1,) * workers, costs)
     made = partition(graph, cuts, plan.used)
     alone, _ = run([made], [range(len(made.parts))], workers, costs)
-    _, cuts = plan_network(graph, workers, costs, in_flight=workers)
+    _, cuts = plan_network(graph, (1,) * workers, costs, in_flight=workers)
     whole = partition(graph, cuts, 1)
     calls = 16 * workers
     end, busy = run([whole] * calls, [[i % workers] for i in range(calls)], workers, costs)
@@ -194,10 +194,10 @@ def _steps(
         if node.op == SEND:
             tensor = part.graph.tensors[node.inputs[0]]
             for peer, box in zip(node.attributes["peers"], node.attributes["boxes"], strict=True):
-                seconds = int(np.prod(box.shape)) * tensor.dtype.itemsize / costs.link
+                seconds = int(np.prod(box.shape)) * tensor.dtype.itemsize / costs.far.rate
                 gone = clock.take("workers' networks", place, now, seconds)
                 there = clock.take("workers' networks, in", places[peer], gone - seconds, seconds)
-                mail[call, node.attributes["tensor"], part.worker, peer, box] = max(gone, there) + costs.latency
+                mail[call, node.attributes["tensor"], part.worker, peer, box] = max(gone, there) + costs.far.latency
         elif node.op == RECEIVE:
             name = node.attributes["tensor"]
             pairs = zip(node.attributes["peers"], node.attributes["boxes"], strict=True)

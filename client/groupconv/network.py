@@ -118,19 +118,22 @@ class Network(BaseNetwork):
         )
         return result
 
-    def plan(self, *shapes: Sequence[int], workers: int = 0, in_flight: int = 1, **named: Sequence[int]) -> NetworkPlan:
+    def plan(
+        self, *shapes: Sequence[int], workers: int = 0, in_flight: int = 1, nodes: int = 1, **named: Sequence[int]
+    ) -> NetworkPlan:
         """What a call with inputs of these shapes would compute, node by node; `print(plan)` shows the table.
 
         Args:
             shapes: of the inputs, in the network's order.
             workers: to cut the network over, in `plan.cuts`: any number, whether they exist or not.
             in_flight: calls at a time that share these workers.
+            nodes: that have them; what crosses between nodes goes by TCP.
             named: shapes of the other inputs, by name.
 
         Raises:
             FailedPreconditionError: workers are asked for, and shapes in the network depend on what it computes.
         """
-        plan: NetworkPlan = self._run(network_calls.plan(self.info, shapes, named, workers, in_flight), None)
+        plan: NetworkPlan = self._run(network_calls.plan(self.info, shapes, named, workers, in_flight, nodes), None)
         return plan
 
     def statistics(self) -> NetworkInfo:
@@ -189,10 +192,12 @@ class AsyncNetwork(BaseNetwork):
         return result
 
     async def plan(
-        self, *shapes: Sequence[int], workers: int = 0, in_flight: int = 1, **named: Sequence[int]
+        self, *shapes: Sequence[int], workers: int = 0, in_flight: int = 1, nodes: int = 1, **named: Sequence[int]
     ) -> NetworkPlan:
         """As `Network.plan`."""
-        plan: NetworkPlan = await self._run(network_calls.plan(self.info, shapes, named, workers, in_flight), None)
+        plan: NetworkPlan = await self._run(
+            network_calls.plan(self.info, shapes, named, workers, in_flight, nodes), None
+        )
         return plan
 
     async def statistics(self) -> NetworkInfo:

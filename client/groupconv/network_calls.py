@@ -125,15 +125,16 @@ def plan(
     named: Mapping[str, Sequence[int]],
     workers: int = 0,
     in_flight: int = 1,
+    nodes: int = 1,
 ) -> Exchange[NetworkPlan]:
     """What a call with inputs of these shapes would compute, and how it would be cut over workers."""
     given = named_inputs(info.inputs, shapes, named)
     check_shapes(info.inputs, given)
-    for field, value, least in (("workers", workers, 0), ("in_flight", in_flight, 1)):
+    for field, value, least in (("workers", workers, 0), ("in_flight", in_flight, 1), ("nodes", nodes, 1)):
         if not least <= value < 2**31:
             raise InvalidArgumentError(field, f"a number from {least}", value)
     request = network_pb2.PlanNetworkRequest(
-        network=info.name, inputs=wire.shapes_to_wire(given), workers=workers, in_flight=in_flight
+        network=info.name, inputs=wire.shapes_to_wire(given), workers=workers, in_flight=in_flight, nodes=nodes
     )
     answer = yield from call_method("NetworkService/PlanNetwork", request, network_pb2.PlanNetworkResponse)
     return wire.plan_from_wire(answer)

@@ -1,6 +1,5 @@
 """The server: the services on one port, started and ended in order."""
 
-import functools
 import logging
 import time
 from contextlib import ExitStack
@@ -38,6 +37,7 @@ from groupconv_server.inference.servicer import InferenceServicer
 from groupconv_server.layers.background import Background
 from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_server.parts import Parts
+from groupconv_server.planner.networks.costs import Costs
 from groupconv_server.servicers.convolution import ConvolutionServicer
 from groupconv_server.servicers.layers import LayerServicer
 from groupconv_server.servicers.memory import MemoryServicer
@@ -118,7 +118,7 @@ class Server:
             self.layers = parts.layers(self.executor.forget, self.metrics.layers.used)
             self.repository = parts.repository(self.layers, self._store, self.coordinator)
             self.networks = parts.networks(self.layers, self.executor, self._store)
-            self.networks.rates = functools.partial(self.coordinator.planner.statistics.rates, "")
+            self.networks.costs = lambda: Costs.of(self.coordinator.planner.statistics.known().values())
             self.executor.welcome(self.repository.prepare)
             self.background = Background(self.coordinator)
             undo.callback(self.background.stop)

@@ -34,6 +34,16 @@ def test_a_plan_for_workers_that_do_not_exist(client):
             net.plan(SHAPE, workers=2, in_flight=0)
 
 
+def test_a_plan_for_nodes_that_do_not_exist(client):
+    with client.load_network("plan/nodes", unet(levels=2, base=4)) as net:
+        plan = net.plan(SHAPE, workers=5, nodes=2).cuts
+        assert plan.nodes == (3, 2)
+        assert 0 <= plan.between_nodes_bytes <= plan.exchanged_bytes
+        assert "between nodes" in str(plan)
+        with pytest.raises(InvalidArgumentError, match=r"^nodes: expected 1 to 2, a worker for each, got 3$"):
+            net.plan(SHAPE, workers=2, nodes=3)
+
+
 def test_the_async_client_plans_too(server):
     async def planned():
         async with (
@@ -81,11 +91,12 @@ def test_the_command(server, tmp_path):
     path.write_bytes(data)
     target = ("--target", server.address)
     picture = tmp_path / "cuts.svg"
-    options = ("--workers", 4, "--shape", "1,2,32,32", "--picture", picture, "--export", cut, "--json")
+    options = ("--workers", 4, "--nodes", 2, "--shape", "1,2,32,32", "--picture", picture, "--export", cut, "--json")
     done = command(path, *options, *target)
     assert done.exit_code == 0, (done.output, done.exception)
     found = json.loads(done.stdout)
     assert found["workers"] == 4
+    assert found["nodes"] == [2, 2]
     assert "<svg" in picture.read_text()
     graph = Optimized(read_model(data)).canonical({"x": SHAPE})
     given = read_cuts(cut.read_bytes(), graph)[4]

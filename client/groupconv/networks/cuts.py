@@ -24,6 +24,8 @@ class NetworkCuts:
         input_bytes: that the coordinator sends to workers.
         output_bytes: that it gets back.
         reason: why the network is cut so.
+        nodes: how many workers each node has. Workers are numbered by node.
+        between_nodes_bytes: what crosses between nodes, of `exchanged_bytes`.
     """
 
     workers: int
@@ -33,6 +35,8 @@ class NetworkCuts:
     input_bytes: int
     output_bytes: int
     reason: str
+    nodes: tuple[int, ...] = ()
+    between_nodes_bytes: int = 0
 
     @property
     def used(self) -> int:
@@ -68,6 +72,8 @@ class NetworkCuts:
             "input_bytes": self.input_bytes,
             "output_bytes": self.output_bytes,
             "exchanged_bytes": self.exchanged_bytes,
+            "nodes": self.nodes,
+            "between_nodes_bytes": self.between_nodes_bytes,
             "reason": self.reason,
             "tensors": [{name: getattr(tensor, name) for name in TensorCut.__slots__} for tensor in self.tensors],
         }
@@ -87,8 +93,9 @@ class NetworkCuts:
     def _totals(self) -> str:
         kinds = Counter(tensor.cut.split()[0] for tensor in self.tensors if math.prod(tensor.shape) > 1)
         cut = ", ".join(f"{count} by {kind}" for kind, count in kinds.most_common() if kind not in ("worker", "every"))
+        crossing = f", {human_bytes(self.between_nodes_bytes)} between nodes" if len(self.nodes) > 1 else ""
         return (
             f"{self.used} of {self.workers} workers, {milliseconds(self.seconds)}"
             f"{f', tensors cut: {cut}' if cut else ', nothing is cut'}; {human_bytes(self.input_bytes)} in, "
-            f"{human_bytes(self.output_bytes)} out, {human_bytes(self.exchanged_bytes)} between workers"
+            f"{human_bytes(self.output_bytes)} out, {human_bytes(self.exchanged_bytes)} between workers{crossing}"
         )

@@ -385,6 +385,7 @@ class PlanNetworkRequest(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """The network's name."""
     workers: _builtins.int
@@ -393,6 +394,8 @@ class PlanNetworkRequest(_message.Message):
     """
     in_flight: _builtins.int
     """Calls at a time that share these workers; 0 is 1."""
+    nodes: _builtins.int
+    """Nodes that have these workers, each as many as the others or one more; 0 is 1."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorInfo]:
         """One for each input."""
@@ -404,10 +407,11 @@ class PlanNetworkRequest(_message.Message):
         inputs: _abc.Iterable[Global___TensorInfo] | None = ...,
         workers: _builtins.int = ...,
         in_flight: _builtins.int = ...,
+        nodes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "inputs", b"inputs", "network", b"network", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "inputs", b"inputs", "network", b"network", "nodes", b"nodes", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -479,6 +483,8 @@ class NetworkCuts(_message.Message):
     INPUT_BYTES_FIELD_NUMBER: _builtins.int
     OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    BETWEEN_NODES_BYTES_FIELD_NUMBER: _builtins.int
     workers: _builtins.int
     """Workers there are."""
     seconds: _builtins.float
@@ -489,6 +495,8 @@ class NetworkCuts(_message.Message):
     """Bytes that it gets back."""
     reason: _builtins.str
     """Why the network is cut so, for people."""
+    between_nodes_bytes: _builtins.int
+    """Bytes that cross between nodes, of those that workers send to one another."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorCut]:
         """What the nodes make, in their order; nodes that are fused are one."""
@@ -496,6 +504,10 @@ class NetworkCuts(_message.Message):
     @_builtins.property
     def considered(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsideredWorkers]:
         """What other numbers of workers would take."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many workers each node has; workers are numbered by node."""
 
     def __init__(
         self,
@@ -507,10 +519,12 @@ class NetworkCuts(_message.Message):
         input_bytes: _builtins.int = ...,
         output_bytes: _builtins.int = ...,
         reason: _builtins.str = ...,
+        nodes: _abc.Iterable[_builtins.int] | None = ...,
+        between_nodes_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered", b"considered", "input_bytes", b"input_bytes", "output_bytes", b"output_bytes", "reason", b"reason", "seconds", b"seconds", "tensors", b"tensors", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["between_nodes_bytes", b"between_nodes_bytes", "considered", b"considered", "input_bytes", b"input_bytes", "nodes", b"nodes", "output_bytes", b"output_bytes", "reason", b"reason", "seconds", b"seconds", "tensors", b"tensors", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

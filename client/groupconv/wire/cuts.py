@@ -15,6 +15,8 @@ def cuts_to_wire(cuts: NetworkCuts) -> network_pb2.NetworkCuts:
         input_bytes=cuts.input_bytes,
         output_bytes=cuts.output_bytes,
         reason=cuts.reason,
+        nodes=cuts.nodes,
+        between_nodes_bytes=cuts.between_nodes_bytes,
     )
 
 
@@ -28,6 +30,8 @@ def cuts_from_wire(message: network_pb2.NetworkCuts) -> NetworkCuts:
         message.input_bytes,
         message.output_bytes,
         message.reason,
+        tuple(message.nodes),
+        message.between_nodes_bytes,
     )
 
 

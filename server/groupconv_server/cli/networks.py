@@ -45,7 +45,7 @@ $ groupconv networks plan ocr/det --input x=1,3,640,640
 
 $ groupconv networks plan alexnet --json
 
-$ groupconv networks plan alexnet --workers 8
+$ groupconv networks plan alexnet --workers 8 --nodes 2
 
 $ groupconv networks plan det.onnx --workers 4 --shape 1,3,1280,1280 --picture cuts.svg --export cut.onnx
 """
@@ -147,6 +147,7 @@ def plan(
     shape: Annotated[str | None, typer.Option(help="N,C,H,W of the first input, as --input says for any.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Cut it over so many workers, which need not exist.")] = 0,
     in_flight: Annotated[int, typer.Option(min=1, help="Calls at a time that share the workers.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes that have these workers, nearly the same number each.")] = 1,
     picture: Annotated[
         Path | None, typer.Option(help="Draw who makes what into this file: .png, .svg or .pdf.", dir_okay=False)
     ] = None,
@@ -158,8 +159,8 @@ def plan(
 ) -> None:
     """Show what a call computes, node by node, and how it is cut over workers: who makes what, and what crosses."""
     of_file = name.endswith(".onnx")
-    for option, value in (("--picture", picture), ("--export", export)):
-        if value is not None and not workers:
+    for option, used in (("--picture", picture), ("--export", export), ("--nodes", nodes > 1)):
+        if used and not workers:
             raise InvalidArgumentError("--workers", f"a number, for {option}", "none")
     if export is not None and not of_file:
         raise InvalidArgumentError("--export", "an ONNX file in place of a network's name: FILE.onnx", name)
@@ -169,7 +170,7 @@ def plan(
         network = client.load_network(legal_name(Path(name).stem), name) if of_file else client.get_network(name)
         try:
             given = [*(inputs or []), *([f"{network.inputs[0].name}={shape}"] if shape else [])]
-            found = _plan(network, given, workers, in_flight)
+            found = _plan(network, given, workers, in_flight, nodes)
         finally:
             if of_file:
                 network.unload()
@@ -188,12 +189,14 @@ def plan(
         typer.echo(f"written: {export}", err=True)
 
 
-def _plan(network: Network, inputs: list[str] | None, workers: int = 0, in_flight: int = 1) -> NetworkPlan:
+def _plan(
+    network: Network, inputs: list[str] | None, workers: int = 0, in_flight: int = 1, nodes: int = 1
+) -> NetworkPlan:
     shapes = {info.name: info.shape for info in network.inputs} | shapes_of(inputs or [])
     for info in network.inputs:
         if not all(isinstance(extent, int) for extent in shapes[info.name]):
             raise InvalidArgumentError("--input", f"{info.name}=N,C,H,W, as its shape is free: {info}", inputs)
-    return network.plan(workers=workers, in_flight=in_flight, **shapes)  # type: ignore[arg-type] # integers now
+    return network.plan(workers=workers, in_flight=in_flight, nodes=nodes, **shapes)  # type: ignore[arg-type] # integers now
 
 
 def unload(

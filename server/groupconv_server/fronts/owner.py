@@ -7,7 +7,7 @@ worker was lost, or that it was of use.
 import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -202,5 +202,5 @@ class WorkerOwner:
         return self._workers.run_network(replace(call, planner=_as_given), model, Job(deadline))
 
 
-def _as_given(given: Cuts, _: int) -> Cuts:
+def _as_given(given: Cuts, _: Sequence[int]) -> Cuts:
     return given

@@ -156,7 +156,7 @@ class FrontWorkers(Membership):
             GroupconvError: as of `Executor.run_network`.
         """
         if call.cut == PLANNED and call.planner is not None:  # it plans with what this front has measured
-            call = replace(call, given=call.planner(call.given, len(self.slots)))
+            call = replace(call, given=call.planner(call.given, (len(self.slots),)))
         call = replace(call, into={}, planner=None)
         for data in (None, model.data):  # sent only if the supervisor does not have it
             answer = self._supervisor.start("run_cut", call, data, job.deadline)

@@ -1,6 +1,5 @@
 """How a network that is loaded would be cut over workers."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, Words
@@ -8,7 +7,6 @@ from groupconv.networks.cuts import NetworkCuts
 from groupconv.v1 import network_pb2
 from groupconv_server.planner.networks.costs import Costs
 from groupconv_server.planner.networks.plan import plan_network
-from groupconv_server.planner.rates import Rates
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import Model
@@ -25,9 +23,9 @@ MOST_WORKERS = 64
 def plan_cuts(
     model: Model,
     shapes: Mapping[str, Sequence[int]],
-    workers: int,
+    nodes: Sequence[int],
     in_flight: int,
-    rates: Rates,
+    costs: Costs,
     given: Cuts | None = None,
 ) -> tuple[NetworkCuts, Cuts]:
     """How a call with inputs of these shapes would be cut. Cuts in the model's file for as many workers are kept.
@@ -35,9 +33,9 @@ def plan_cuts(
     Args:
         model: checked.
         shapes: of all inputs, which fit the model.
-        workers: to cut it over.
+        nodes: how many workers each node has, to cut it over all of them.
         in_flight: calls at a time that share them.
-        rates: of each worker.
+        costs: of nodes and exchanges.
         given: cuts of some tensors, which are kept in place of the file's.
 
     Returns:
@@ -47,21 +45,41 @@ def plan_cuts(
         InvalidArgumentError: too many workers, or cuts that do not make all of a tensor.
         FailedPreconditionError: the network has no graph that can be cut.
     """
-    if not 1 <= workers <= MOST_WORKERS:
-        raise InvalidArgumentError("workers", f"1 to {MOST_WORKERS}", workers)
+    workers = sum(nodes)
+    _check_workers(workers)
     if in_flight < 1:
         raise InvalidArgumentError("in_flight", "at least 1", in_flight)
     try:
         graph = Optimized(model).canonical(shapes)
     except UnboundGraphError as error:
         raise FailedPreconditionError(f"the network cannot be cut: {error}") from None
-    costs = Costs(rates) if math.isinf(rates.link) else Costs(rates, rates.link, rates.latency)
     kept = _checked(given, graph, workers) if given else read_cuts(model.data, graph).get(workers)
     try:
-        return plan_network(graph, workers, costs, in_flight, kept)
+        return plan_network(graph, nodes, costs, in_flight, kept)
     except ValueError as error:
         field = "cuts" if given else "model"
         raise InvalidArgumentError(field, "cuts that make all of each tensor", Words(str(error))) from None
+
+
+def nodes_of(workers: int, nodes: int) -> tuple[int, ...]:
+    """How many workers each node has, if all have nearly the same number.
+
+    Raises:
+        InvalidArgumentError: too many workers, or more nodes than workers.
+
+    Example:
+        >>> nodes_of(8, 2), nodes_of(5, 2)
+        ((4, 4), (3, 2))
+    """
+    _check_workers(workers)
+    if not 1 <= nodes <= workers:
+        raise InvalidArgumentError("nodes", f"1 to {workers}, a worker for each", nodes)
+    return tuple(workers // nodes + (node < workers % nodes) for node in range(nodes))
+
+
+def _check_workers(workers: int) -> None:
+    if not 1 <= workers <= MOST_WORKERS:
+        raise InvalidArgumentError("workers", f"1 to {MOST_WORKERS}", workers)
 
 
 def cuts_of(tensors: Iterable[network_pb2.TensorCut]) -> dict[str, Cut]:

@@ -19,11 +19,11 @@ from groupconv_server.executors.base import Executor
 from groupconv_server.layers.names import check_name
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.version import NetworkVersion
-from groupconv_server.networks.cuts import plan_cuts
+from groupconv_server.networks.cuts import nodes_of, plan_cuts
 from groupconv_server.networks.store import NetworkStore, StoredNetwork
 from groupconv_server.networks.streaming import plan_stream
 from groupconv_server.networks.windows import Allowed
-from groupconv_server.planner.rates import Rates
+from groupconv_server.planner.networks.costs import Costs
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model, read_model
 from groupconv_worker.graph.partition.choice import Cuts
@@ -54,12 +54,12 @@ class Networks:
         store: on disk; None keeps nothing.
 
     Attributes:
-        rates: gives those of a worker as the planner knows them.
+        costs: gives those of nodes and exchanges, as the planner knows them.
     """
 
     def __init__(self, registry: Layers, executor: Executor, limits: Limits, store: NetworkStore | None = None) -> None:
         self.registry, self._executor, self._limits, self._store = registry, executor, limits, store
-        self.rates: Callable[[], Rates] = Rates
+        self.costs: Callable[[], Costs] = functools.partial(Costs.of, ())
 
     def restore(self) -> None:
         """Load every network that is on disk; those that cannot be loaded are reported and left alone."""
@@ -150,7 +150,9 @@ class Networks:
             self._store.remove(name)
         self.registry.unload(name)
 
-    def plan(self, name: str, shapes: Mapping[str, Sequence[int]], workers: int = 0, in_flight: int = 1) -> NetworkPlan:
+    def plan(
+        self, name: str, shapes: Mapping[str, Sequence[int]], workers: int = 0, in_flight: int = 1, nodes: int = 1
+    ) -> NetworkPlan:
         """What a call with inputs of these shapes would compute, and how the last call was answered.
 
         Args:
@@ -158,6 +160,7 @@ class Networks:
             shapes: of all inputs.
             workers: to cut the network over; 0 leaves cuts out.
             in_flight: calls at a time that share these workers.
+            nodes: that have the workers, nearly the same number each.
 
         Raises:
             NotFoundError, InvalidArgumentError, ResourceExhaustedError: as of `NetworkVersion.bind`.
@@ -168,7 +171,8 @@ class Networks:
         if not workers:
             return plan
         reserve(network.bytes)
-        return replace(plan, cuts=plan_cuts(network.model, shapes, workers, in_flight, self.rates())[0])
+        alike = nodes_of(workers, nodes)
+        return replace(plan, cuts=plan_cuts(network.model, shapes, alike, in_flight, self.costs())[0])
 
     def plan_stream(
         self, name: str, shapes: Mapping[str, Sequence[int]], outputs: Sequence[str], window_bytes: int = 0
@@ -253,10 +257,12 @@ class Networks:
         network.last = NetworkReport(worker, parts, moved, took, ran.exchanges, ran.cut)
         return Outputs(ran.outputs, network.last)
 
-    def _planned(self, network: NetworkVersion, shapes: Mapping[str, Sequence[int]], given: Cuts, workers: int) -> Cuts:
+    def _planned(
+        self, network: NetworkVersion, shapes: Mapping[str, Sequence[int]], given: Cuts, nodes: Sequence[int]
+    ) -> Cuts:
         """As of `CutPlanner`."""
         reserve(network.bytes)  # as of `plan`: the model is optimized once more
-        plan, cuts = plan_cuts(network.model, shapes, workers, 1, self.rates(), given)
+        plan, cuts = plan_cuts(network.model, shapes, nodes, 1, self.costs(), given)
         return cuts if plan.used > 1 else {}
 
     def _check(self, network: NetworkVersion, inputs: Sequence[Mapping[str, Sequence[int]]]) -> None:

@@ -99,7 +99,7 @@ class NetworkServicer:
     ) -> network_pb2.PlanNetworkResponse:
         """Say what a call would compute."""
         shapes = shapes_from_wire(request.inputs, "inputs")
-        plan = self._networks.plan(request.network, shapes, request.workers, request.in_flight or 1)
+        plan = self._networks.plan(request.network, shapes, request.workers, request.in_flight or 1, request.nodes or 1)
         return plan_to_wire(plan)
 
     def PlanNetworkStream(

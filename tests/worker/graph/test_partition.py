@@ -130,7 +130,7 @@ def check_axes(graph, shapes, axes=(1, 2, 3)):
         assert check(graph, along(graph, axis, 3), 3, inputs, wanted).exchanges
     rng, mixed = np.random.default_rng(2), [along(graph, axis, 3) for axis in (1, 2, 3)]
     check(graph, {name: mixed[rng.integers(3)][name] for name in graph.makers}, 3, inputs, wanted)
-    planned = search(graph, 3, Costs(Rates())).cuts
+    planned = search(graph, (3,), Costs(Rates())).cuts
     assert len({cut.axes for cut in planned.values()}) > 1
     check(graph, planned, 3, inputs, wanted)
 

@@ -53,8 +53,8 @@ def graph_of(x):
     return Optimized(MODEL).canonical({"x": x.shape})
 
 
-def planner(given, workers):
-    return mixed_cuts(graph_of(X), workers) | dict(given)
+def planner(given, nodes):
+    return mixed_cuts(graph_of(X), sum(nodes)) | dict(given)
 
 
 def call(cut="", spare=MUCH, x=X, given=None):
@@ -62,7 +62,7 @@ def call(cut="", spare=MUCH, x=X, given=None):
 
 
 def chosen(cut):
-    return CutChoice(cut, planner({}, 2) if cut == PLANNED else {})
+    return CutChoice(cut, planner({}, (2,)) if cut == PLANNED else {})
 
 
 def given(sharder, teams, cut="rows", x=X):
@@ -163,7 +163,7 @@ def test_a_call_is_cut_as_its_plan_says(sharder):
     assert "by channels" in ran.parts[0].reason
     assert "by rows" in ran.parts[0].reason
     graph = graph_of(X)
-    made = partition(graph, planner({}, 2), 2)
+    made = partition(graph, planner({}, (2,)), 2)
     assert [(e.tensor, e.bytes) for e in ran.exchanges] == [(e.tensor, e.nbytes) for e in made.exchanges]
     name = next(iter(graph.makers))
     other = {name: Cut.replicated(graph.tensors[name].shape, 2)}

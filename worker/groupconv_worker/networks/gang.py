@@ -58,8 +58,8 @@ class Gang(Protocol):
         """Whether no worker has anything to do, and there are several."""
 
     @property
-    def size(self) -> int:
-        """How many workers would share a network now."""
+    def nodes(self) -> tuple[int, ...]:
+        """How many workers of each node would share a network now, in the order in which they do."""
 
     def prepare(self, call: NetworkCall, model: Model, cuts: Sequence[CutChoice], then: Callable[[Make], None]) -> bool:
         """Have the kernels of some cuts compiled, then call `then`, in another thread. False if nothing compiles."""

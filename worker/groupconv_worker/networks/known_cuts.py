@@ -31,22 +31,26 @@ class KnownCuts:
     reason: str = ""
     started: bool = False
     gone: bool = False
-    _planned: dict[tuple[int, str], CutChoice | None] = field(default_factory=dict)
+    _planned: dict[tuple[tuple[int, ...], str], CutChoice | None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def requested(self, call: NetworkCall, workers: int) -> CutChoice | None:
+    def requested(self, call: NetworkCall, nodes: tuple[int, ...]) -> CutChoice | None:
         """The choice that a call asks for; None if the planner prefers one worker.
+
+        Args:
+            call: of the network.
+            nodes: how many workers each node has.
 
         Raises:
             GroupconvError: as of the call's planner.
         """
         if call.cut != PLANNED:
             return CutChoice(call.cut)
-        key = workers, CutChoice(PLANNED, call.given).key
+        key = nodes, CutChoice(PLANNED, call.given).key
         with self._lock:
             if key in self._planned:
                 return self._planned[key]
-        cuts = None if call.planner is None else call.planner(call.given, workers)
+        cuts = None if call.planner is None else call.planner(call.given, nodes)
         choice = CutChoice(PLANNED, cuts) if cuts else None
         with self._lock:
             while len(self._planned) > GIVEN:
@@ -54,9 +58,9 @@ class KnownCuts:
             self._planned[key] = choice
         return choice
 
-    def candidates(self, call: NetworkCall, workers: int) -> list[CutChoice]:
+    def candidates(self, call: NetworkCall, nodes: tuple[int, ...]) -> list[CutChoice]:
         """The choices to be measured: each axis, and the planner's."""
-        planned = self.requested(replace(call, cut=PLANNED, given={}), workers)
+        planned = self.requested(replace(call, cut=PLANNED, given={}), nodes)
         return [*map(CutChoice, AXES), *([] if planned is None else [planned])]
 
     def is_best(self, key: str) -> bool:

@@ -61,9 +61,9 @@ class LocalGang:
         return not any(member.budget.inside for member in self.members)
 
     @property
-    def size(self) -> int:
+    def nodes(self) -> tuple[int, ...]:
         """All workers."""
-        return len(self.members)
+        return (len(self.members),)
 
     def prepare(self, call: NetworkCall, model: Model, cuts: Sequence[CutChoice], then: Callable[[Make], None]) -> bool:
         """As of `Gang`."""

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,8 +27,8 @@ Array = NDArray[Any]
 
 WHOLE = "nothing"
 """What a network is cut along that one worker runs."""
-CutPlanner = Callable[[Cuts, int], Cuts]
-"""Plans the cut of each tensor, from the cuts that are to be kept and the number of workers; none for one worker."""
+CutPlanner = Callable[[Cuts, Sequence[int]], Cuts]
+"""Plans the cut of each tensor, from the cuts to be kept and the number of each node's workers; none for one worker."""
 
 
 @dataclass(frozen=True, slots=True)

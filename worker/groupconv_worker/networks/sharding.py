@@ -67,7 +67,7 @@ class Sharder:
         found = self._find(call)
         if call.cut == WHOLE:
             return None
-        cut = found.requested(call, self._gang.size) if call.cut else found.best if self._gang.idle else None
+        cut = found.requested(call, self._gang.nodes) if call.cut else found.best if self._gang.idle else None
         if cut is None:
             return None
         try:
@@ -155,7 +155,7 @@ class Sharder:
     def _prepare(self, found: KnownCuts, call: NetworkCall, model: Model) -> None:
         """Plan the cuts that are to be measured, and measure them once their kernels are compiled."""
         try:
-            cuts = found.candidates(call, self._gang.size)
+            cuts = found.candidates(call, self._gang.nodes)
         except GroupconvError as error:
             found.reason = str(error)
             return

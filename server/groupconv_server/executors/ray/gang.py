@@ -15,7 +15,7 @@ from groupconv.errors import GroupconvError, InternalError
 from groupconv_server.executors.lanes.dispatch import GLANCE
 from groupconv_server.executors.lanes.network_dispatch import NetworkFlight
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
-from groupconv_server.executors.ray.gang_network import RayNetwork, drop_parts, make_network
+from groupconv_server.executors.ray.gang_network import RayNetwork, by_node, drop_parts, make_network
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import Array
@@ -54,9 +54,9 @@ class RayGang:
         return len(slots) > 1 and not self._order.inside and not any(slot.flights for slot in slots)
 
     @property
-    def size(self) -> int:
-        """The workers that are ready."""
-        return len(self._membership.ready())
+    def nodes(self) -> tuple[int, ...]:
+        """The workers that are ready, by node."""
+        return tuple(len(slots) for slots in by_node(self._membership.ready()))
 
     def prepare(
         self,

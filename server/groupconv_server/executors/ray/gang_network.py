@@ -1,5 +1,6 @@
 """Networks over Ray workers: their parts compiled, and connected by shared memory within a node, by links between."""
 
+import itertools
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def make_network(
         UncutError: the network cannot be cut so, or not over these workers.
         GangLostError: a worker was lost.
     """
-    slots = by_node(slots)
+    slots = list(itertools.chain.from_iterable(by_node(slots)))
     if len(slots) < 2:
         raise GangLostError("there is one worker now")
     workers = tuple((slot, slot.actor) for slot in slots)
@@ -131,10 +132,15 @@ def _prepared(
     raise UncutError("the server is stopping")
 
 
-def by_node(slots: Sequence[WorkerSlot]) -> list[WorkerSlot]:
-    """Workers in order, but those of a node together: neighbors exchange most, and cheapest within a node."""
-    nodes = [slot.place.node_id for slot in slots]
-    return [slot for node in dict.fromkeys(nodes) for slot in slots if slot.place.node_id == node]
+def by_node(slots: Sequence[WorkerSlot]) -> list[list[WorkerSlot]]:
+    """The workers of each node: neighbors exchange most, and cheapest within a node.
+
+    The node with the most workers is first, as a plan for fewer workers takes the first ones.
+    """
+    nodes: dict[str, list[WorkerSlot]] = {}
+    for slot in slots:
+        nodes.setdefault(slot.place.node_id, []).append(slot)
+    return sorted(nodes.values(), key=len, reverse=True)
 
 
 def drop_parts(workers: Workers, keys: Sequence[PartKey]) -> None:

@@ -1,6 +1,6 @@
 """The cuts of a node's outputs that are considered."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from groupconv_worker.graph.graph import Graph, Node
 from groupconv_worker.graph.partition.cut import Cut, even
@@ -11,8 +11,17 @@ Candidate = Mapping[str, Cut]
 """One way to cut the outputs of a node."""
 
 
-def candidates(node: Node, graph: Graph, workers: int) -> list[Candidate]:
-    """On the first worker, on every worker, and along each axis that is long enough for two."""
+def candidates(node: Node, graph: Graph, nodes: Sequence[int]) -> list[Candidate]:
+    """On the first worker, on every worker, and along each axis that is long enough for two.
+
+    Along an axis over all workers, or over those of the first node, so that nothing crosses between nodes.
+
+    Args:
+        node: whose outputs are cut.
+        graph: that has it.
+        nodes: how many workers each node has.
+    """
+    workers = sum(nodes)
     shapes = {name: graph.tensors[name].shape for name in node.outputs if name}
     found: list[Candidate] = [{name: Cut.on(shape, workers) for name, shape in shapes.items()}]
     if workers == 1:
@@ -24,11 +33,12 @@ def candidates(node: Node, graph: Graph, workers: int) -> list[Candidate]:
     for axis in range(min(len(first), 4)):
         if min(shape[axis] for shape in shapes.values()) < 2:
             continue
-        cuts = {}
-        for name, shape in shapes.items():
-            step = _step(node, shape[1], workers) if axis == 1 else 1
-            cuts[name] = Cut.along(shape, axis, even(shape[axis], workers, step))
-        found.append(cuts)
+        for sharing in sorted({workers, nodes[0]} - {1}, reverse=True):
+            cuts = {}
+            for name, shape in shapes.items():
+                step = _step(node, shape[1], sharing) if axis == 1 else 1
+                cuts[name] = Cut.along(shape, axis, even(shape[axis], sharing, step)).over(workers)
+            found.append(cuts)
     return found
 
 

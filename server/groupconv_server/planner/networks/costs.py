@@ -1,9 +1,14 @@
 """What a node takes on a worker, and what it takes to send boxes."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
-from groupconv_server.planner.rates import CLASSES, Rates
+import numpy as np
+from numpy.typing import NDArray
+
+from groupconv_server.planner.rates import CLASSES, Rates, median
 from groupconv_worker.graph.graph import Graph, Node
 from groupconv_worker.graph.needed.reads import bytes_of
 from groupconv_worker.graph.partition.local import LocalNode
@@ -13,19 +18,67 @@ STAGE = 2e-6
 """Seconds of an operator without elements: the barriers of its stages."""
 
 
+class Link(NamedTuple):
+    """What is between two workers.
+
+    Attributes:
+        rate: bytes per second, in each direction.
+        latency: seconds until the first byte of an exchange is there.
+    """
+
+    rate: float
+    latency: float
+
+    def seconds(
+        self, most: NDArray[np.float64], total: NDArray[np.float64], senders: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Predicted seconds of exchanges.
+
+        Args:
+            most: bytes that one interface receives, at most.
+            total: bytes that all receive.
+            senders: interfaces that have what is sent.
+        """
+        seconds: NDArray[np.float64] = self.latency + np.maximum(most, total / senders) / self.rate
+        return np.where(total > 0, seconds, 0.0)
+
+
+SHARED = Link(5e9, 2e-5)
+"""Memory that two workers of a node share."""
+TCP = Link(2e9, 1e-4)
+"""TCP between two nodes, as far as it was not measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Rates of the workers, which are alike, and of what is between them.
 
     Attributes:
         rates: of a worker, and of its link to the coordinator.
-        link: bytes per second from worker to worker, in each direction.
-        latency: seconds until the first byte of an exchange is there.
+        near: between workers of one node.
+        far: between workers of different nodes; those of a node share its interface.
     """
 
     rates: Rates
-    link: float = 5e9
-    latency: float = 2e-5
+    near: Link = SHARED
+    far: Link = TCP
+
+    @classmethod
+    def of(cls, measured: Iterable[Rates]) -> Self:
+        """From the rates of all workers. The slowest link of the coordinator is taken for one between nodes.
+
+        Example:
+            >>> costs = Costs.of([Rates(), Rates(link=1e9, latency=4e-4)])
+            >>> costs.near == SHARED, costs.far
+            (True, Link(rate=1000000000.0, latency=0.0002))
+            >>> Costs.of([]) == Costs(Rates())
+            True
+        """
+        found = list(measured) or [Rates()]
+        slowest = min(found, key=lambda rates: rates.link)
+        if math.isinf(slowest.link):
+            return cls(median(found))
+        return cls(median(found), far=Link(slowest.link, slowest.latency / 2))  # there, and not back
 
     def node_seconds(self, local: LocalNode, graph: Graph) -> float:
         """Predicted seconds of a node on one worker: its multiply-adds, and the bytes that it reads and writes."""
@@ -33,16 +86,6 @@ class Costs:
         moved = sum(bytes_of(graph, name, box) for name, box in boxes if box is not None)
         work = _work(local, graph)
         return STAGE + work / self.rates.multiply_adds[_class_of(local.node, graph)] + moved / self.rates.memory
-
-    def exchange_seconds(self, most: float, total: float, senders: int) -> float:
-        """Predicted seconds of an exchange.
-
-        Args:
-            most: bytes that one worker receives, at most.
-            total: bytes that all receive.
-            senders: workers that have what is sent.
-        """
-        return self.latency + max(most, total / senders) / self.link if total else 0.0
 
     def coordinator_seconds(self, total: float, messages: float) -> float:
         """Predicted seconds to send bytes of inputs to workers, one after another."""

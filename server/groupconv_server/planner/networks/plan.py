@@ -1,6 +1,7 @@
 """The plan of a network over a number of workers: how many of them share a call, and how it is cut."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from groupconv.networks.cuts import NetworkCuts
 from groupconv.networks.tensor_cut import Box, TensorCut
@@ -14,13 +15,13 @@ from groupconv_worker.graph.partition.partition import traffic
 
 
 def plan_network(
-    graph: Graph, workers: int, costs: Costs, in_flight: int = 1, given: Mapping[str, Cut] | None = None
+    graph: Graph, nodes: Sequence[int], costs: Costs, in_flight: int = 1, given: Mapping[str, Cut] | None = None
 ) -> tuple[NetworkCuts, Mapping[str, Cut]]:
     """The plan with the least predicted time of a call.
 
     Args:
         graph: in canonical form.
-        workers: there are.
+        nodes: how many workers each node has. Workers are numbered by node.
         costs: of nodes and exchanges.
         in_flight: calls at a time, which share the workers: each gets one of them if there are as many calls.
         given: cuts of some tensors, for all workers, that are to be kept.
@@ -40,20 +41,24 @@ def plan_network(
         >>> tensors = {name: Tensor(name, f32, shape) for name in "xy"} | {"w": Tensor("w", f32, (64, 64, 3, 3))}
         >>> node = Node("Conv", ("x", "w"), ("y",), attributes)
         >>> graph = Graph(("x",), ("y",), (node,), tensors, {"w": np.ones((64, 64, 3, 3), f32)})
-        >>> plan_network(graph, 4, Costs(Rates()))[0].tensors[0].cut
+        >>> plan_network(graph, (4,), Costs(Rates()))[0].tensors[0].cut
         'rows 64|64|64|64'
-        >>> plan_network(graph, 4, Costs(Rates()), in_flight=4)[0].used
+        >>> plan_network(graph, (4,), Costs(Rates()), in_flight=4)[0].used
         1
     """
     for name, cut in (given or {}).items():
         if missing := cut.missing(graph.tensors[name].shape):
             raise ValueError(f"no worker makes {missing.shape} of {name!r}: the boxes of its cut do not cover it")
+    workers = sum(nodes)
     most = max(1, workers // in_flight)
-    counts = [workers] if given else sorted({1, most, *(2**k for k in range(1, most.bit_length()))})
-    found = {count: search(graph, count, costs, given) for count in counts}
+    counts = (
+        [workers] if given else sorted({1, most, min(most, nodes[0]), *(2**k for k in range(1, most.bit_length()))})
+    )
+    found = {count: search(graph, _first(nodes, count), costs, given) for count in counts}
     best = min(found, key=lambda count: (found[count].seconds, count))
     cuts = found[best].cuts
-    sent, received = traffic(graph, cuts, best)
+    used = _first(nodes, best)
+    sent, between, received = traffic(graph, cuts, used)
     plan = NetworkCuts(
         workers,
         _tensors(graph, found[best], sent),
@@ -62,8 +67,21 @@ def plan_network(
         received,
         sum(graph.tensors[name].nbytes for name in graph.outputs),
         "the cuts were given" if given else _reason(found, best, workers, in_flight),
+        tuple(nodes),
+        between,
     )
     return plan, cuts
+
+
+def _first(nodes: Sequence[int], count: int) -> tuple[int, ...]:
+    """The nodes of the first workers.
+
+    Example:
+        >>> _first((4, 4), 6), _first((4, 4), 2)
+        ((4, 2), (2,))
+    """
+    begins = (0, *accumulate(nodes))
+    return tuple(min(node, count - begin) for node, begin in zip(nodes, begins, strict=False) if begin < count)
 
 
 def _reason(found: Mapping[int, Found], best: int, workers: int, in_flight: int) -> str:

@@ -2,11 +2,13 @@
 
 The predicted time of a call is the sum of what the input takes to the workers, of each node on the worker that takes
 longest, and of each exchange before a node. A node's time depends on its own cut, an exchange on those of both its
-ends: so the best choice is found by variable elimination.
+ends: so the best choice is found by variable elimination. What crosses within a node goes by one link, what crosses
+between nodes by another one, at the same time.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +16,13 @@ from numpy.typing import NDArray
 from groupconv_server.planner.networks.candidates import Candidate, candidates
 from groupconv_server.planner.networks.costs import Costs
 from groupconv_server.planner.networks.elimination import cheapest
+from groupconv_server.planner.networks.sample import Sample
 from groupconv_worker.graph.graph import Graph, Node, Tensor
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.needed.reads import bytes_of
 from groupconv_worker.graph.partition.cut import Cut
 from groupconv_worker.graph.partition.local import LocalNode
 from groupconv_worker.graph.partition.table import local_node
-
-SAMPLE = 9
-"""Workers whose parts are looked at, where there are more: the first, the last, and some between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +61,37 @@ class Found:
 class _Option:
     """A candidate of a node with the local nodes of some workers."""
 
-    def __init__(self, node: Node, graph: Graph, cuts: Candidate, sample: Sequence[int], costs: Costs) -> None:
-        self.cuts = cuts
+    def __init__(self, node: Node, graph: Graph, cuts: Candidate, sample: Sample, costs: Costs) -> None:
+        self.cuts, self._sample = cuts, sample
         known: dict[tuple[Box | None, ...], LocalNode] = {}
         self.local: list[LocalNode | None] = []
-        for worker in sample:
+        for worker in sample.workers:
             boxes = tuple(cut.boxes[worker] for cut in cuts.values())
             wanted = {name: box for name, box in zip(cuts, boxes, strict=True) if box is not None}
             if wanted and boxes not in known:
                 known[boxes] = local_node(node, graph, wanted)
             self.local.append(known[boxes] if wanted else None)
         self.seconds = max(costs.node_seconds(local, graph) for local in known.values())
+
+    def held(self, name: str) -> list[Box | None]:
+        """The box of an output that each of these workers makes."""
+        return [self.cuts[name].boxes[worker] for worker in self._sample.workers]
+
+    def held_by_nodes(self, name: str) -> list[Box | None]:
+        """The smallest box that has all that each worker's node makes of an output."""
+        boxes = self.cuts[name].boxes
+        found: list[Box | None] = []
+        ends = (*self._sample.starts[1:], len(self._sample.workers))
+        for members, start, end in zip(self._sample.members, self._sample.starts, ends, strict=True):
+            made = {box for box in boxes[members.start : members.stop] if box is not None}
+            found += [reduce(Box.joined, made) if made else None] * (end - start)
+        return found
+
+    def senders(self, name: str) -> tuple[int, float]:
+        """How many workers make parts of an output, and how many nodes."""
+        boxes = self.cuts[name].boxes
+        nodes = [any(boxes[worker] is not None for worker in members) for members in self._sample.members]
+        return len(self.cuts[name].workers), max(1.0, float(nodes @ self._sample.nodes))
 
     def needs(self, name: str) -> list[Box | None]:
         """The box of a tensor that each of these workers reads."""
@@ -86,22 +106,22 @@ class _Option:
         return found
 
 
-def search(graph: Graph, workers: int, costs: Costs, given: Mapping[str, Cut] | None = None) -> Found:
+def search(graph: Graph, nodes: Sequence[int], costs: Costs, given: Mapping[str, Cut] | None = None) -> Found:
     """The cheapest cuts.
 
     Args:
         graph: in canonical form.
-        workers: to share the work.
+        nodes: how many workers each node has; they are numbered by node.
         costs: of nodes and exchanges.
         given: cuts that are wanted; their nodes have no other candidate.
     """
     number = {name: i for i, node in enumerate(graph.nodes) for name in node.outputs if name}
-    sample = sorted({round(i * (workers - 1) / (SAMPLE - 1)) for i in range(SAMPLE)})
+    sample = Sample.of(nodes)
     options = []
     for node in graph.nodes:
         wanted = {name: given[name] for name in node.outputs if name and given and name in given}
         complete = wanted and len(wanted) == sum(map(bool, node.outputs))
-        choices = [wanted] if complete else candidates(node, graph, workers)
+        choices = [wanted] if complete else candidates(node, graph, nodes)
         options.append([_Option(node, graph, choice, sample, costs) for choice in choices])
     tables = {}
     own = [np.array([option.seconds for option in choices]) for choices in options]
@@ -109,10 +129,10 @@ def search(graph: Graph, workers: int, costs: Costs, given: Mapping[str, Cut] | 
         for name in dict.fromkeys(node.inputs):
             if name in number:
                 tables[number[name], i, name] = _exchange_table(
-                    graph, name, options[number[name]], options[i], sample, costs
+                    graph.tensors[name], options[number[name]], options[i], sample, costs
                 )
             elif name in graph.inputs:
-                own[i] = own[i] + [_sent(graph, name, option, costs) for option in options[i]]
+                own[i] = own[i] + [_sent(graph, name, option, sample, costs) for option in options[i]]
     chosen = cheapest(
         [len(choices) for choices in options],
         [((i,), table) for i, table in enumerate(own)] + [((a, b), table) for (a, b, _), table in tables.items()],
@@ -121,30 +141,31 @@ def search(graph: Graph, workers: int, costs: Costs, given: Mapping[str, Cut] | 
     received = [own[i][k] - options[i][k].seconds for i, k in enumerate(chosen)]
     for (a, b, _), table in tables.items():
         received[b] += table[chosen[a], chosen[b]]
-    nodes = tuple(
+    found = tuple(
         NodeCost(options[i][k].seconds, float(seconds))
         for i, (k, seconds) in enumerate(zip(chosen, received, strict=True))
     )
     back = sum(graph.tensors[name].nbytes for name in graph.outputs)
-    return Found(cuts, nodes, costs.coordinator_seconds(back, workers))
+    return Found(cuts, found, costs.coordinator_seconds(back, sum(nodes)))
 
 
 def _exchange_table(
-    graph: Graph, name: str, made: list[_Option], read: list[_Option], sample: Sequence[int], costs: Costs
+    tensor: Tensor, made: list[_Option], read: list[_Option], sample: Sample, costs: Costs
 ) -> NDArray[np.float64]:
     """Seconds of the exchange of a tensor for each cut of its node, and each of the node that reads it."""
-    tensor = graph.tensors[name]
-    cuts = [option.cuts[name] for option in made]
+    name = tensor.name
     need = np.stack([_bounds(option.needs(name), tensor) for option in read])[None]
-    held = np.stack([_bounds([cut.boxes[worker] for worker in sample], tensor) for cut in cuts])[:, None]
-    common = _elements(np.maximum(need[..., 0], held[..., 0]), np.minimum(need[..., 1], held[..., 1]))
-    missing = (_elements(need[..., 0], need[..., 1]) - common) * tensor.dtype.itemsize
-    most, total = missing.max(-1), missing.mean(-1) * len(cuts[0].boxes)
-    return np.array(
-        [
-            [costs.exchange_seconds(most[i, j], total[i, j], len(cut.workers)) for j in range(len(read))]
-            for i, cut in enumerate(cuts)
-        ]
+    own = np.stack([_bounds(option.held(name), tensor) for option in made])[:, None]
+    node = np.stack([_bounds(option.held_by_nodes(name), tensor) for option in made])[:, None]
+    within = _common(need, node)
+    near = (within - _common(need, own)) * tensor.dtype.itemsize
+    far = sample.of_nodes((_common(need, need) - within) * tensor.dtype.itemsize)
+    senders, nodes = (
+        np.array(counts)[:, None] for counts in zip(*(option.senders(name) for option in made), strict=True)
+    )
+    return np.maximum(
+        costs.near.seconds(near.max(-1), sample.total(near), senders),
+        costs.far.seconds(far.max(-1), far @ sample.nodes, nodes),
     )
 
 
@@ -155,14 +176,14 @@ def _bounds(boxes: Sequence[Box | None], tensor: Tensor) -> NDArray[np.float64]:
     return np.array(bounds, np.float64).reshape(len(boxes), len(tensor.shape), 2)
 
 
-def _elements(start: NDArray[np.float64], stop: NDArray[np.float64]) -> NDArray[np.float64]:
-    elements: NDArray[np.float64] = np.maximum(stop - start, 0).prod(-1)
+def _common(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The elements that boxes have in common, from their bounds (…, axes, 2)."""
+    extents = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])
+    elements: NDArray[np.float64] = np.maximum(extents, 0).prod(-1)
     return elements
 
 
-def _sent(graph: Graph, name: str, option: _Option, costs: Costs) -> float:
+def _sent(graph: Graph, name: str, option: _Option, sample: Sample, costs: Costs) -> float:
     """Seconds in which the coordinator sends an input to those that read it."""
-    needs = option.needs(name)
-    boxes = [box for box in needs if box is not None]
-    scale = len(next(iter(option.cuts.values())).boxes) / len(needs)
-    return costs.coordinator_seconds(scale * sum(bytes_of(graph, name, box) for box in boxes), scale * len(boxes))
+    sizes = np.array([0.0 if box is None else bytes_of(graph, name, box) for box in option.needs(name)])
+    return costs.coordinator_seconds(float(sample.total(sizes)), float(sample.total(np.sign(sizes))))

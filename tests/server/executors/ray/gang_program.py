@@ -52,8 +52,8 @@ MODELS = {"towers": read_model(towers().SerializeToString()), "gathering": read_
 
 
 def run(executor, cut, job=None, network="towers"):
-    def planner(_given, workers):
-        return mixed_cuts(Optimized(MODELS[network]).canonical({"x": X.shape}), workers)
+    def planner(_given, nodes):
+        return mixed_cuts(Optimized(MODELS[network]).canonical({"x": X.shape}), sum(nodes))
 
     call = NetworkCall(network, 1, {"x": X}, ("y",), spare=2**40, cut=cut, planner=planner)
     return executor.run_network(call, MODELS[network], job or Job(time.monotonic() + 120))

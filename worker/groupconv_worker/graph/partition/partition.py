@@ -1,9 +1,11 @@
 """From cuts of a graph's tensors to what each worker computes, and what it sends to whom."""
 
+from bisect import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from itertools import accumulate
 
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.needed.box import Box
@@ -116,30 +118,40 @@ def _needs(graph: Graph, nodes: Iterable[LocalNode], worker: int) -> dict[str, l
     return found
 
 
-def traffic(graph: Graph, cuts: Mapping[str, Cut], workers: int) -> tuple[dict[str, int], int]:
+def traffic(graph: Graph, cuts: Mapping[str, Cut], nodes: Sequence[int]) -> tuple[dict[str, int], int, int]:
     """What crosses, without saying who sends it: cheaper than a partition.
 
     Args:
         graph: bound, or in canonical form.
         cuts: of each tensor that a node makes, which cover it.
-        workers: how many.
+        nodes: how many workers each node has; they are numbered by node.
 
     Returns:
-        Bytes that workers send to one another, by tensor, and bytes of the inputs that they are sent.
+        Bytes that workers send to one another, by tensor; those of them that cross between nodes; and bytes of the
+        inputs that workers are sent.
     """
     sent: dict[str, int] = defaultdict(int)
-    given = 0
-    for worker in range(workers):
+    between = given = 0
+    ends = list(accumulate(nodes))
+    for worker in range(ends[-1]):
+        node = bisect(ends, worker)
+        neighbors = range(ends[node] - nodes[node], ends[node])
         needs = _needs(graph, _local_nodes(graph, cuts, worker), worker)
         for name, box in _beyond(graph, cuts, needs, worker).items():
-            own = cuts[name].boxes[worker]
-            common = None if own is None else box.common(own)
-            held = 0 if common is None else bytes_of(graph, name, common)
-            sent[name] += bytes_of(graph, name, box) - held
+            whole = bytes_of(graph, name, box)
+            sent[name] += whole - _held_bytes(graph, cuts, name, box, (worker,))
+            between += whole - _held_bytes(graph, cuts, name, box, neighbors)
         for name in graph.inputs:
             if name in needs:
                 given += bytes_of(graph, name, reduce(Box.joined, needs[name]))
-    return dict(sent), given
+    return dict(sent), between, given
+
+
+def _held_bytes(graph: Graph, cuts: Mapping[str, Cut], name: str, box: Box, workers: Iterable[int]) -> int:
+    """Bytes of a box that some workers make; their boxes are disjoint or the same."""
+    made = {cuts[name].boxes[worker] for worker in workers}
+    common = [box.common(part) for part in made if part is not None]
+    return sum(bytes_of(graph, name, part) for part in common if part is not None)
 
 
 def _beyond(graph: Graph, cuts: Mapping[str, Cut], needs: Mapping[str, list[Box]], worker: int) -> dict[str, Box]:
