@@ -2,6 +2,7 @@
 
 python bench/faults.py                       # 20 requests/s for 60 s, a death every 3 s
 python bench/faults.py --cut rows --rate 5   # calls of a U-Net that all workers share, whenever all are there
+PYTHONPATH=tests python bench/faults.py --cut rows --rate 5 --namespaces  # root: two nodes in network namespaces
 python bench/faults.py --memory              # 10,000 requests and 20 deaths: what memory does
 python bench/faults.py --json faults.json
 """
@@ -13,6 +14,8 @@ import os
 import random
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -169,6 +172,18 @@ class Killer:
             self.deaths += kill(self._server)
 
 
+def in_namespaces(arguments: list[str]) -> None:
+    """Run this script beside Ray's head, on a host of its own, with a worker on each of two other hosts."""
+    import hosts  # type: ignore[import-not-found] # of tests/
+    from clusters import Cluster  # type: ignore[import-not-found] # of tests/
+
+    with hosts.hosts(3) as names, Cluster(prefix=hosts.on(names[0])) as cluster:
+        for name in names[1:]:
+            cluster.add(prefix=hosts.on(name))
+        command = [*hosts.on(names[0]), sys.executable, __file__, *arguments, "--address", cluster.address]
+        subprocess.run(command, env=cluster.env, check=True)
+
+
 def main() -> None:
     """Print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -177,12 +192,19 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=3.0, help="seconds between two deaths")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cut", choices=CUTS, help="call a network that is cut so")
+    parser.add_argument("--namespaces", action="store_true", help="each worker is on a host of its own, by TCP")
+    parser.add_argument("--address", help=argparse.SUPPRESS)
     parser.add_argument("--memory", action="store_true", help="10,000 requests and 20 deaths instead")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--deaths", type=int, default=20)
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
-    config = Config(port=0, executor="ray", workers=options.workers, threads=1, engine="cpu")
+    if options.namespaces:
+        in_namespaces([argument for argument in sys.argv[1:] if argument != "--namespaces"])
+        return
+    config = Config(
+        port=0, executor="ray", ray_address=options.address, workers=options.workers, threads=1, engine="cpu"
+    )
     found: Any
     with Server(config) as server:
         if options.memory:
