@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WORKERS, SEVERAL, NODES = 9, 5, 3
-"""Workers of a single node, workers of each of several nodes, and nodes, at most."""
+"""Workers of a single node (or nodes of one worker each), workers of each of several nodes, and such nodes, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Sample:
             (0, 4, 8, 12, 16, 19, 23, 27, 31)
         """
         begins = (0, *accumulate(nodes))
-        chosen, node_weights = _spread(len(nodes), NODES)
+        chosen, node_weights = _spread(len(nodes), NODES if max(nodes) > 1 else WORKERS)
         workers: list[int] = []
         starts, alike, members = [], [], []
         for node in chosen:

@@ -1,6 +1,5 @@
 """Plans for workers of several nodes: what crosses between nodes goes by a slower link."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -92,9 +91,8 @@ def test_neighbors_are_on_one_node(hourglass):
     """By rows, only the halos of one pair of eight workers cross."""
     plan, cuts = plan_network(hourglass, (4, 4), COSTS)
     assert plan.used == 8
-    mixed = [[0, 1, 0, 1, 0, 1, 0, 1][worker] for worker in range(8)]
     exchanges = partition(hourglass, cuts, 8).exchanges
-    apart = sum(e.nbytes for e in exchanges if mixed[e.sender] != mixed[e.receiver])
+    apart = sum(e.nbytes for e in exchanges if e.sender % 2 != e.receiver % 2)  # with workers dealt out in turns
     assert 0 < plan.between_nodes_bytes < apart / 3
     assert "between nodes" in str(plan)
 
@@ -103,5 +101,5 @@ def test_neighbors_are_on_one_node(hourglass):
 def test_the_sample_stands_for_all_workers(nodes):
     sample = Sample.of(nodes)
     ones = [1.0] * len(sample.workers)
-    assert math.isclose(sample.total(ones), sum(nodes), rel_tol=1e-9) or len(set(nodes)) > 1
+    assert sample.total(ones) == pytest.approx(sum(nodes))
     assert list(sample.of_nodes(ones)) == pytest.approx([len(members) for members in sample.members])
