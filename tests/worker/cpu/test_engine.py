@@ -10,7 +10,6 @@ from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
 from groupconv_worker.contract import Problem
-from groupconv_worker.cpu.algorithms import direct
 from groupconv_worker.cpu.algorithms.direct import Direct
 from groupconv_worker.cpu.algorithms.fft import Fft
 from groupconv_worker.cpu.algorithms.gemm import Gemm
@@ -84,18 +83,29 @@ def test_samples_that_lie_apart(algorithm):
         (ConvSpec(padding=1, groups=5), (1, 40, 6, 7), (120, 8, 3, 3)),
         (ConvSpec(padding=1, stride=2, groups=2, transposed=True), (1, 16, 4, 4), (16, 100, 4, 4)),
     ],
-    ids=["dense", "groups", "thin groups", "transposed"],
 )
 def test_filters_of_one_shot_kernels_pass_in_chunks(monkeypatch, spec, x_shape, w_shape):
-    """However many pass at a time, the sums are the same, bit by bit."""
-    rng = np.random.default_rng(0)
-    x, w = rng.standard_normal(x_shape, np.float32), rng.standard_normal(w_shape, np.float32)
+    x, w = (np.random.default_rng(0).standard_normal(shape, np.float32) for shape in (x_shape, w_shape))
     problem = problem_of(spec, x, w)
-    bias = rng.standard_normal(problem.geometry.out_channels, np.float32)
+    bias = np.arange(problem.geometry.out_channels, dtype=np.float32)
     whole = answer(Direct(TEAM, BUFFERS), problem, x, w, bias, resident=False)
     np.testing.assert_allclose(whole, convolve(x, w, bias, problem.geometry), atol=1e-3)
-    monkeypatch.setattr(direct, "CHUNK", 1)
+    monkeypatch.setattr("groupconv_worker.cpu.algorithms.direct.CHUNK", 1)
     np.testing.assert_array_equal(answer(Direct(TEAM, BUFFERS), problem, x, w, bias, resident=False), whole)
+
+
+def test_tiles_of_one_shot_winograd_pass_in_two_chunks(monkeypatch):
+    x, w = (np.random.default_rng(0).standard_normal(s, np.float32) for s in ((1, 16, 16, 16), (32, 16, 3, 3)))
+    monkeypatch.setattr("groupconv_worker.cpu.algorithms.winograd.MOST_CHUNK", 1)
+    problem = problem_of(ConvSpec(padding=1), x, w)
+    got = answer(Winograd(TEAM, BUFFERS), problem, x, w, resident=False)
+    np.testing.assert_allclose(got, convolve(x, w, None, problem.geometry), atol=1e-3)
+
+
+def test_winograd_does_not_pay_where_taps_see_much_padding():
+    x, w = np.zeros((1, 32, 33, 33), np.float32), np.zeros((32, 32, 3, 3), np.float32)
+    problems = [problem_of(ConvSpec(padding=d, dilation=d), x, w) for d in (6, 12)]
+    assert [OF_SAMPLES[-1].pays_once(problem) for problem in problems] == [True, False]
 
 
 @settings(max_examples=12)
