@@ -14,12 +14,12 @@ from groupconv.networks.plan import NetworkPlan, NetworkReport
 from groupconv.networks.tensors import check_shapes
 from groupconv_server.coordinator.resident import ResidentStep, resident_steps
 from groupconv_server.coordinator.steps import input_types
-from groupconv_worker.graph.binding import Skeleton
+from groupconv_worker.graph.binding import Binding, Skeleton
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import ALGORITHM, Model
 
 PLANS = 64
-"""Plans that a network's version keeps, one for each set of input shapes."""
+"""Sets of input shapes of which a network's version remembers what it knows."""
 
 
 @dataclass
@@ -95,6 +95,36 @@ class LayerVersion(Version):
         return self._variants[exact, math]
 
 
+@dataclass(slots=True)
+class ShapesOfCalls:
+    """What is known of the calls of a network with inputs of the same shapes.
+
+    Attributes:
+        binding: the model with these shapes.
+        algorithm: who answered the last call.
+        theirs: outputs of nodes that onnxruntime computed nevertheless.
+        seconds: of the nodes when they were timed last, by their first outputs; None before.
+    """
+
+    binding: Binding
+    algorithm: str = ALGORITHM
+    theirs: Sequence[str] = ()
+    seconds: Mapping[str, float] | None = None
+
+    def plan(self) -> NetworkPlan:
+        """What a call computes, and who does."""
+        plan, theirs, seconds = self.binding.plan, set(self.theirs), self.seconds or {}
+        nodes = tuple(
+            replace(
+                node,
+                algorithm=self.algorithm if theirs.isdisjoint(node.outputs) else ALGORITHM,
+                seconds=seconds.get(node.outputs[0]) if node.outputs else None,
+            )
+            for node in plan.nodes
+        )
+        return replace(plan, nodes=nodes)
+
+
 @dataclass(eq=False)
 class NetworkVersion(Version):
     """One version of a network.
@@ -108,16 +138,13 @@ class NetworkVersion(Version):
     model: Model
     last: NetworkReport | None = field(default=None, kw_only=True)
     program_bytes: dict[str, int] = field(default_factory=dict, kw_only=True)
-    _plans: LRUCache[tuple[tuple[str, tuple[int, ...]], ...], NetworkPlan] = field(
-        default_factory=lambda: LRUCache(PLANS), repr=False, kw_only=True
-    )
-    _answered: LRUCache[tuple[tuple[str, tuple[int, ...]], ...], tuple[str, Sequence[str]]] = field(
+    _known: LRUCache[tuple[tuple[str, tuple[int, ...]], ...], ShapesOfCalls] = field(
         default_factory=lambda: LRUCache(PLANS), repr=False, kw_only=True
     )
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, kw_only=True)
 
-    def bind(self, shapes: Mapping[str, Sequence[int]], most: int) -> NetworkPlan:
-        """What a call with inputs of these shapes computes; the last ones are kept.
+    def bind(self, shapes: Mapping[str, Sequence[int]], most: int) -> Binding:
+        """The model with inputs of these shapes; the last ones are kept.
 
         Args:
             shapes: by the inputs' names.
@@ -127,25 +154,30 @@ class NetworkVersion(Version):
             InvalidArgumentError: shapes that do not fit the network.
             ResourceExhaustedError: a tensor would have more.
         """
-        key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
-        with self._lock:
-            plan = self._plans.get(key)
-        if plan is None:
+        return self._of(shapes, most).binding
+
+    def plan(self, shapes: Mapping[str, Sequence[int]], most: int) -> NetworkPlan:
+        """What a call with inputs of these shapes computes, and who answered the last one. As of `bind`."""
+        return replace(self._of(shapes, most).plan(), last=self.last)
+
+    def _of(self, shapes: Mapping[str, Sequence[int]], most: int) -> ShapesOfCalls:
+        found = self._look_up(shapes)
+        if found is None:
             check_shapes(self.model.inputs, shapes)
-            plan = self.skeleton.bind(shapes, most=most)
+            found = ShapesOfCalls(self.skeleton.bind(shapes, most=most))
             with self._lock:
-                self._plans[key] = plan
-                self._answered.pop(key, None)
-        return plan
+                self._known[_key(shapes)] = found
+        return found
+
+    def _look_up(self, shapes: Mapping[str, Sequence[int]]) -> ShapesOfCalls | None:
+        with self._lock:  # a look-up reorders the cache
+            return self._known.get(_key(shapes))
 
     def timed(self, shapes: Mapping[str, Sequence[int]], seconds: Mapping[str, float]) -> None:
         """Plans of these shapes say from now on how long nodes took, by their first outputs."""
-        key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
-        with self._lock:
-            plan = self._plans.get(key)
-            if plan is not None:
-                nodes = tuple(replace(n, seconds=seconds.get(n.outputs[0]) if n.outputs else None) for n in plan.nodes)
-                self._plans[key] = replace(plan, nodes=nodes)
+        found = self._look_up(shapes)
+        if found is not None:
+            found.seconds = seconds
 
     def answered_by(self, shapes: Mapping[str, Sequence[int]], algorithm: str, theirs: Sequence[str] = ()) -> None:
         """Plans of these shapes say from now on who answered the last call of them.
@@ -155,17 +187,9 @@ class NetworkVersion(Version):
             algorithm: who computed the nodes.
             theirs: outputs of nodes that onnxruntime computed nevertheless.
         """
-        key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
-        with self._lock:  # a look-up reorders the cache
-            plan = self._plans.get(key)
-            if plan is None or self._answered.get(key, (ALGORITHM, ())) == (algorithm, theirs):
-                return
-            others = set(theirs)
-            nodes = tuple(
-                replace(node, algorithm=algorithm if others.isdisjoint(node.outputs) else ALGORITHM)
-                for node in plan.nodes
-            )
-            self._plans[key], self._answered[key] = replace(plan, nodes=nodes), (algorithm, theirs)
+        found = self._look_up(shapes)
+        if found is not None:
+            found.algorithm, found.theirs = algorithm, theirs
 
     @functools.cached_property
     def skeleton(self) -> Skeleton:
@@ -180,6 +204,10 @@ class NetworkVersion(Version):
             UnboundGraphError: it has no graph.
         """
         return Optimized(self.model)
+
+
+def _key(shapes: Mapping[str, Sequence[int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
 
 
 @dataclass

@@ -167,7 +167,7 @@ class Networks:
             FailedPreconditionError: workers are asked for, and the network has no graph that can be cut.
         """
         network = self.registry.get(name, NetworkVersion)
-        plan = replace(network.bind(shapes, self._limits.tensor_bytes), last=network.last)
+        plan = network.plan(shapes, self._limits.tensor_bytes)
         if not workers:
             return plan
         reserve(network.bytes)
@@ -223,24 +223,24 @@ class Networks:
         wanted = tuple(outputs) or tuple(info.name for info in model.outputs)
         self._check_outputs(model, wanted)
         shapes = {name: array.shape for name, array in inputs.items()}
-        plan = network.bind(shapes, self._limits.tensor_bytes)
+        bound = network.bind(shapes, self._limits.tensor_bytes)
         for info in model.inputs:
             if inputs[info.name].dtype != info.dtype:
                 raise InvalidArgumentError(
                     f"inputs[{info.name!r}].dtype", str(info.dtype), str(inputs[info.name].dtype)
                 )
-        known = sum(_nbytes(info.shape, info.dtype.itemsize) for info in plan.outputs if info.name in wanted)
+        known = sum(_nbytes(info.shape, info.dtype.itemsize) for info in bound.outputs if info.name in wanted)
         self._limits.check_message(known)
-        reserve(plan.peak_bytes + IN_MESSAGE * known)
+        reserve(bound.peak_bytes + IN_MESSAGE * known)
         into = {}
         if allocate is not None and len(wanted) == 1:
-            (info,) = (info for info in plan.outputs if info.name == wanted[0])
+            (info,) = (info for info in bound.outputs if info.name == wanted[0])
             if all(isinstance(extent, int) for extent in info.shape):
                 into[info.name] = allocate(info.name, info.dtype, info.shape)  # type: ignore[arg-type] # as checked
         spare = -1 if window else self.registry.spare
         planner = functools.partial(self._planned, network, shapes)
         call = NetworkCall(
-            network.name, network.version, inputs, wanted, into, plan.peak_bytes, spare, cut, given or {}, planner
+            network.name, network.version, inputs, wanted, into, bound.peak_bytes, spare, cut, given or {}, planner
         )
         worker, ran = self._executor.run_network(call, model, job)
         answer = sum(array.nbytes for array in ran.outputs.values())

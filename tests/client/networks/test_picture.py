@@ -51,7 +51,7 @@ def test_long_networks_are_wrapped():
 @pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
 def test_a_network_is_drawn(tmp_path, ending):
     found = read_model((LIGHT / "light_squeezenet.onnx").read_bytes())
-    plan = Skeleton(found).bind({info.name: info.shape for info in found.inputs}, most=2**31)
+    plan = Skeleton(found).bind({info.name: info.shape for info in found.inputs}, most=2**31).plan
     path = tmp_path / f"picture.{ending}"
     plan.picture(path, "squeezenet")
     data = path.read_bytes()

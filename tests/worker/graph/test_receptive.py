@@ -18,7 +18,7 @@ KERNEL = RNG.random((2, 2, 3, 3)).astype(np.float32) + 0.1
 def planned(nodes, shape, weights=None):
     proto = model(nodes, [value("x", shape)], [value("y", ["n", "c", "h", "w"])], weights)
     data = proto.SerializeToString()
-    return data, Skeleton(read_model(data)).bind({"x": shape}, most=2**31).nodes[-1]
+    return data, Skeleton(read_model(data)).bind({"x": shape}, most=2**31).plan.nodes[-1]
 
 
 def conv(source, target, **attributes):
@@ -90,7 +90,7 @@ def test_an_output_depends_on_as_much_as_its_field_says(name):
 )
 def test_fields_of_known_networks(name, op, field, stride):
     found = read_model((LIGHT / f"light_{name}.onnx").read_bytes())
-    plan = Skeleton(found).bind({info.name: info.shape for info in found.inputs}, most=2**31)
+    plan = Skeleton(found).bind({info.name: info.shape for info in found.inputs}, most=2**31).plan
     last = [node for node in plan.nodes if node.op == op][-1]
     assert last.receptive_field == (field, field)
     assert last.stride == (stride, stride)
@@ -100,5 +100,5 @@ def test_fields_of_known_networks(name, op, field, stride):
 
 def test_tensors_without_a_map_have_no_field():
     proto = model([helper.make_node("Relu", ["x"], ["y"])], [value("x", [2, 3])], [value("y", [2, 3])])
-    (node,) = Skeleton(read_model(proto.SerializeToString())).bind({"x": (2, 3)}, most=2**31).nodes
+    (node,) = Skeleton(read_model(proto.SerializeToString())).bind({"x": (2, 3)}, most=2**31).plan.nodes
     assert (node.receptive_field, node.stride, node.inputs, node.outputs) == (None, None, ("x",), ("y",))

@@ -1,25 +1,24 @@
-"""A model for inputs of certain shapes: the shape of every tensor, what each node costs, what is alive at once.
+"""A model for inputs of certain shapes: the shape of every tensor, what is alive at once.
 
 ONNX's own shape inference does it, on the model without its large weights.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from onnx import ModelProto, NodeProto, ValueInfoProto
+from onnx import ModelProto, ValueInfoProto
 
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
-from groupconv.networks.nodes import NodePlan
 from groupconv.networks.plan import NetworkPlan
 from groupconv.networks.tensors import TensorInfo
 from groupconv.text import human_bytes
 from groupconv_worker.graph.checks import node_path, subgraphs
-from groupconv_worker.graph.model import ALGORITHM, ELEMENTS, Model
-from groupconv_worker.graph.receptive import Field, follow, input_field, window
-from groupconv_worker.graph.work import multiply_adds
+from groupconv_worker.graph.model import ELEMENTS, Model
+from groupconv_worker.graph.node_plans import node_plans
 
 UNKNOWN_ELEMENT = 8
 """Bytes of an element whose type inference does not tell."""
@@ -32,16 +31,56 @@ class Value:
 
     Attributes:
         shape: None if it is not known before the call.
-        itemsize: bytes of an element.
+        nbytes: 0 where the shape is not known.
     """
 
     shape: Shape | None
-    itemsize: int
+    nbytes: int
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes; 0 where the shape is not known."""
-        return 0 if self.shape is None else math.prod(self.shape) * self.itemsize
+
+class Binding:
+    """A model with inputs of certain shapes. What a call does not need is found out when it is asked for.
+
+    Args:
+        model: checked.
+        weights: shapes of what is constant.
+        values: all tensors, by name.
+
+    Attributes:
+        outputs: of the model, with all extents that are known.
+        peak_bytes: of all tensors that are alive at once.
+    """
+
+    def __init__(self, model: Model, weights: Mapping[str, Shape], values: Mapping[str, Value]) -> None:
+        self._model, self._weights, self._values = model, weights, values
+        shapes = [values[info.name].shape if info.name in values else None for info in model.outputs]
+        self.outputs = tuple(
+            TensorInfo(info.name, info.dtype, shape or info.shape)
+            for info, shape in zip(model.outputs, shapes, strict=True)
+        )
+        self.peak_bytes = self._peak()
+
+    @functools.cached_property
+    def plan(self) -> NetworkPlan:
+        """What each node computes."""
+        shapes = {name: value.shape for name, value in self._values.items()}
+        return NetworkPlan(node_plans(self._model, self._weights, shapes), self.outputs, self.peak_bytes)
+
+    def _peak(self) -> int:
+        """Bytes alive at once at most, where each tensor lives from its node to the last one that reads it."""
+        nodes, values = self._model.proto.graph.node, self._values
+        names = [(list(node.input), list(node.output)) for node in nodes]
+        last = {name: i for i, (inputs, _) in enumerate(names) for name in inputs}
+        kept = {info.name for info in (*self._model.inputs, *self._model.outputs)}
+        alive = sum(values[info.name].nbytes for info in self._model.inputs if info.name in values)
+        peak = alive
+        for i, (inputs, outputs) in enumerate(names):
+            alive += sum(values[name].nbytes for name in outputs if name in values and name not in self._weights)
+            peak = max(peak, alive)
+            for name in {*inputs, *outputs}:
+                if name in values and name not in kept and last.get(name, i) == i and name not in self._weights:
+                    alive -= values[name].nbytes
+        return peak
 
 
 class Skeleton:
@@ -59,8 +98,8 @@ class Skeleton:
         >>> x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 3]) for n in "xy")
         >>> graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"], name="r")], "g", [x], [y])
         >>> skeleton = Skeleton(read_model(helper.make_model(graph).SerializeToString()))
-        >>> plan = skeleton.bind({"x": (2, 3)}, most=2**20)
-        >>> plan.nodes[0].shape, plan.peak_bytes
+        >>> bound = skeleton.bind({"x": (2, 3)}, most=2**20)
+        >>> bound.plan.nodes[0].shape, bound.peak_bytes
         ((2, 3), 48)
     """
 
@@ -68,7 +107,7 @@ class Skeleton:
         self._model = model
         self._weights = dict(model.constants)
         self.folded_bytes = 0
-        values = self._inferred({})
+        self._values = values = self._inferred({})
         self._check_weights(values)
         for node in model.proto.graph.node:
             if all(not name or name in self._weights for name in node.input) and not any(subgraphs(node)):
@@ -84,27 +123,29 @@ class Skeleton:
             InvalidArgumentError: naming the node.
         """
         for i, node in zip(self._model.positions, self._model.proto.graph.node, strict=True):
-            if node.op_type not in ("Conv", "ConvTranspose") or node.domain not in ("", "ai.onnx"):
+            convolution = node.op_type in ("Conv", "ConvTranspose") and node.domain in ("", "ai.onnx")
+            if not convolution or len(node.input) < 2:
                 continue
             x, w = (self._weights.get(n) or (values[n].shape if n in values else None) for n in node.input[:2])
             if not x or not w or len(x) != len(w):
                 continue
             groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-            path = f"{node_path('model.graph', i, node)}.input[1]"
-            if groups < 1 or w[0] % groups:
-                raise InvalidArgumentError(path, f"weights of a multiple of {groups} groups", list(w))
             channels = w[0] if node.op_type == "ConvTranspose" else w[1] * groups
-            if x[1] != channels:
+            if groups < 1 or w[0] % groups:
+                wanted = f"weights of a multiple of {groups} groups"
+            elif x[1] != channels:
                 wanted = f"weights for {x[1]} channels in {groups} group{'s' if groups > 1 else ''}"
-                raise InvalidArgumentError(path, wanted, list(w))
+            else:
+                continue
+            raise InvalidArgumentError(f"{node_path('model.graph', i, node)}.input[1]", wanted, list(w))
 
     @property
     def weights(self) -> int:
         """Elements of all constants, those that are computed from others too."""
         return sum(map(math.prod, self._weights.values()))
 
-    def bind(self, shapes: Mapping[str, Sequence[int]], *, most: int) -> NetworkPlan:
-        """What a call with inputs of these shapes computes.
+    def bind(self, shapes: Mapping[str, Sequence[int]], *, most: int) -> Binding:
+        """The model with inputs of these shapes.
 
         Args:
             shapes: of the inputs, which fit the model (`check_shapes`).
@@ -114,36 +155,24 @@ class Skeleton:
             ResourceExhaustedError: naming a node whose output has more.
             InvalidArgumentError: naming a convolution whose weights do not fit.
         """
-        values = self._inferred(shapes)
-        self._check_weights(values)
-        nodes = []
-        names = {info.name for info in self._model.inputs}
-        known = {name: value.shape for name, value in values.items()} | self._weights
-        fields = {info.name: field for info in self._model.inputs if (field := input_field(known.get(info.name)))}
+        values = self._values
+        if any(tuple(shapes.get(info.name, info.shape)) != info.shape for info in self._model.inputs):
+            values = self._inferred(shapes)
+            self._check_weights(values)
+        if any(value.nbytes > most for value in values.values()):
+            self._refuse(values, most)
+        return Binding(self._model, self._weights, values)
+
+    def _refuse(self, values: Mapping[str, Value], most: int) -> None:
+        """Refuse a node whose output has more than `most` bytes."""
         for i, node in zip(self._model.positions, self._model.proto.graph.node, strict=True):
             for name in node.output:
-                size = values[name].nbytes if name in values else 0
-                if size > most:
-                    shape = list(values[name].shape or ())
+                if name in values and values[name].nbytes > most:
+                    shape, size = list(values[name].shape or ()), human_bytes(values[name].nbytes)
                     raise ResourceExhaustedError(
-                        f"{node_path('model.graph', i, node)}: an output of {shape} takes {human_bytes(size)}, "
+                        f"{node_path('model.graph', i, node)}: an output of {shape} takes {size}, "
                         f"more than the limit of {human_bytes(most)} for a tensor"
                     )
-            if node.op_type != "Constant" and not set(filter(None, node.output)) <= self._weights.keys():
-                field = follow(node, fields, known)
-                if field is not None:
-                    fields.update(dict.fromkeys(node.output, field))
-                read = tuple(name for name in node.input if name in names)
-                names.update(filter(None, node.output))
-                seen = _seen(node, field)
-                nodes.append(replace(self._planned(i, node, values), inputs=read, window=window(node, known), **seen))
-        outputs = tuple(
-            TensorInfo(
-                info.name, info.dtype, values[info.name].shape or info.shape if info.name in values else info.shape
-            )
-            for info in self._model.outputs
-        )
-        return NetworkPlan(tuple(nodes), outputs, self._peak(values))
 
     def _inferred(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Value]:
         proto = ModelProto()
@@ -162,57 +191,9 @@ class Skeleton:
             tensor = value.type.tensor_type
             shape = _known_shape(tensor) if tensor.HasField("shape") else None
             dtype = ELEMENTS.get(tensor.elem_type)
-            found[value.name] = Value(shape, UNKNOWN_ELEMENT if dtype is None else dtype.itemsize)
+            itemsize = UNKNOWN_ELEMENT if dtype is None else dtype.itemsize
+            found[value.name] = Value(shape, 0 if shape is None else math.prod(shape) * itemsize)
         return found
-
-    def _planned(self, index: int, node: NodeProto, values: Mapping[str, Value]) -> NodePlan:
-        output = next((name for name in node.output if name), "")
-        shape = values[output].shape if output in values else None
-        weights = sum(math.prod(self._weights[name]) for name in node.input if name in self._weights)
-        domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
-        return NodePlan(
-            node.name or output or f"node {index}",
-            domain + node.op_type,
-            shape,
-            weights,
-            self._multiply_adds(node, shape, values),
-            ALGORITHM,
-        )
-
-    def _multiply_adds(self, node: NodeProto, shape: Shape | None, values: Mapping[str, Value]) -> int:
-        """As of `multiply_adds`; 0 where extents are not known."""
-        given = [self._weights.get(name) or (values[name].shape if name in values else None) for name in node.input]
-        if shape is None or len(given) < 2 or given[0] is None or given[1] is None:
-            return 0
-        transposed = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
-        return multiply_adds(node.op_type, given[0], given[1], shape, transposed=transposed)
-
-    def _peak(self, values: Mapping[str, Value]) -> int:
-        """Bytes alive at once at most, where each tensor lives from its node to the last one that reads it."""
-        nodes = self._model.proto.graph.node
-        last: dict[str, int] = {}
-        for i, node in enumerate(nodes):
-            for name in node.input:
-                last[name] = i
-        kept = {info.name for info in (*self._model.inputs, *self._model.outputs)}
-        alive = sum(values[info.name].nbytes for info in self._model.inputs if info.name in values)
-        peak = alive
-        for i, node in enumerate(nodes):
-            alive += sum(values[name].nbytes for name in node.output if name in values and name not in self._weights)
-            peak = max(peak, alive)
-            for name in {*node.input, *node.output}:
-                if name in values and name not in kept and last.get(name, i) == i and name not in self._weights:
-                    alive -= values[name].nbytes
-        return peak
-
-
-def _seen(node: NodeProto, field: Field | None) -> dict[str, Any]:
-    """The attributes of a `NodePlan` that say what the node makes, and what that sees."""
-    return {
-        "outputs": tuple(filter(None, node.output)),
-        "receptive_field": None if field is None else tuple(map(math.ceil, field.extent)),
-        "stride": None if field is None or field.stride is None else tuple(map(float, field.stride)),
-    }
 
 
 def _set_shape(value: ValueInfoProto, shape: Sequence[int]) -> None:
