@@ -89,7 +89,7 @@ def load(name: str, model: bytes, inputs: Sequence[Any]) -> Callable[[], Iterato
     for i, shapes in enumerate(inputs):
         if not isinstance(shapes, Mapping):
             raise InvalidArgumentError(f"inputs[{i}]", "a mapping of input names to shapes", type(shapes).__name__)
-    return lambda: (message.SerializeToString() for message in wire.load_messages(name, model, inputs))
+    return lambda: wire.load_messages(name, model, inputs)
 
 
 def loaded(answer: bytes) -> NetworkInfo:

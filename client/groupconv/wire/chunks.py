@@ -2,7 +2,8 @@ r"""Messages of a stream that are one `bytes` field, written and read without pr
 
 protobuf copies a `bytes` field when it is set, when it is serialized and at each read. A message with only that field
 is a tag, a length and the bytes, so it can be written with one copy and read with none. Field 2 of
-`ConvolveStreamRequest` and `ConvolveStreamResponse` is such a field. Messages are ordinary protobuf on the wire.
+`ConvolveStreamRequest`, `ConvolveStreamResponse` and `LoadNetworkRequest` is such a field. Messages are ordinary
+protobuf on the wire.
 
 Source: the protobuf encoding guide, "Length-Delimited Records".
 """

@@ -13,6 +13,7 @@ from groupconv.networks.nodes import NodePlan
 from groupconv.networks.plan import ExchangeReport, NetworkPlan, NetworkReport, PartReport
 from groupconv.networks.tensors import MAX_AXES, NETWORK_DTYPES, TensorInfo
 from groupconv.v1 import network_pb2, tensor_pb2
+from groupconv.wire.chunks import packed
 from groupconv.wire.codec import message_with, offset, scan, writable
 from groupconv.wire.cuts import cuts_from_wire, cuts_to_wire
 from groupconv.wire.layers import CHUNK_BYTES
@@ -26,10 +27,8 @@ _TO_WIRE: dict[np.dtype, tensor_pb2.DataType.ValueType] = {
 _FROM_WIRE = {code: dtype for dtype, code in _TO_WIRE.items()}
 
 
-def load_messages(
-    name: str, model: bytes, inputs: Sequence[Mapping[str, Sequence[int]]] = ()
-) -> Iterator[network_pb2.LoadNetworkRequest]:
-    """Yield the messages of the stream that loads a network: a header, then the model in chunks.
+def load_messages(name: str, model: bytes, inputs: Sequence[Mapping[str, Sequence[int]]] = ()) -> Iterator[bytes]:
+    """Yield the serialized messages of the stream that loads a network: a header, then the model in chunks.
 
     Args:
         name: segments of letters, digits, '.', '_' and '-' with '/' between them.
@@ -38,9 +37,10 @@ def load_messages(
     """
     header = network_pb2.NetworkHeader(name=name, byte_size=len(model))
     header.inputs.extend(network_pb2.NetworkInputs(inputs=shapes_to_wire(shapes)) for shapes in inputs)
-    yield network_pb2.LoadNetworkRequest(header=header)
+    yield network_pb2.LoadNetworkRequest(header=header).SerializeToString()
+    view = memoryview(model)
     for start in range(0, len(model), CHUNK_BYTES):
-        yield network_pb2.LoadNetworkRequest(chunk=model[start : start + CHUNK_BYTES])
+        yield packed(view[start : start + CHUNK_BYTES])  # field 2, `chunk`
 
 
 def shapes_to_wire(shapes: Mapping[str, Sequence[int]]) -> list[network_pb2.TensorInfo]:

@@ -1,15 +1,18 @@
 """NetworkService: protobuf in, protobuf out, over `Networks`."""
 
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv.text import human_bytes
 from groupconv.v1 import network_pb2
+from groupconv.wire.chunks import unpacked
 from groupconv.wire.networks import (
     info_to_wire,
     plan_to_wire,
@@ -47,17 +50,22 @@ class NetworkServicer:
             request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
             if method.name == "RunNetwork":
                 handlers[method.name] = grpc.unary_unary_rpc_method_handler(behavior)
+            elif method.name == "LoadNetwork":
+                handlers[method.name] = grpc.stream_unary_rpc_method_handler(
+                    behavior, response_serializer=response.SerializeToString
+                )
             else:
-                loads = method.name == "LoadNetwork"
-                kind = grpc.stream_unary_rpc_method_handler if loads else grpc.unary_unary_rpc_method_handler
-                handlers[method.name] = kind(behavior, request.FromString, response.SerializeToString)
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+                    behavior, request.FromString, response.SerializeToString
+                )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
 
     def LoadNetwork(
-        self, request_iterator: Iterator[network_pb2.LoadNetworkRequest], context: grpc.ServicerContext
+        self, request_iterator: Iterator[bytes], context: grpc.ServicerContext
     ) -> network_pb2.LoadNetworkResponse:
         """Take the header, then the model, which is counted as it comes."""
-        first = next(request_iterator, None)
+        raw = next(request_iterator, None)
+        first = None if raw is None else _parsed(raw)
         if first is None or first.WhichOneof("part") != "header":
             got = "an empty stream" if first is None else first.WhichOneof("part")
             raise InvalidArgumentError("header", "a header as the first message", got)
@@ -150,19 +158,31 @@ class NetworkServicer:
     def _described(self, networks: Sequence[NetworkVersion]) -> list[network_pb2.Network]:
         return [described(*each) for each in zip(networks, self._registry.usages(networks), strict=True)]
 
-    def _received(self, requests: Iterator[network_pb2.LoadNetworkRequest], size: int) -> bytes:
-        data = bytearray()
+    def _received(self, requests: Iterator[bytes], size: int) -> bytes:
+        data = io.BytesIO()  # gives its bytes without a copy
         with self._registry.uploads.arriving() as arriving:
-            for request in requests:
-                if request.WhichOneof("part") != "chunk":
-                    raise InvalidArgumentError("chunk", "chunks after the header", request.WhichOneof("part"))
-                arriving.add(len(request.chunk))
-                data += request.chunk
-                if len(data) > size:
+            for raw in requests:
+                chunk: bytes | memoryview | None = unpacked(raw)
+                if chunk is None:
+                    request = _parsed(raw)
+                    if request.WhichOneof("part") != "chunk":
+                        raise InvalidArgumentError("chunk", "chunks after the header", request.WhichOneof("part"))
+                    chunk = request.chunk
+                arriving.add(len(chunk))
+                data.write(chunk)
+                if arriving.bytes > size:
                     raise InvalidArgumentError("chunk", f"{size} bytes, as header.byte_size says", "more")
-        if len(data) < size:
-            raise InvalidArgumentError("chunk", f"{size} bytes, as header.byte_size says", f"{len(data)} bytes")
-        return bytes(data)
+        if arriving.bytes < size:
+            got = f"{arriving.bytes} bytes"
+            raise InvalidArgumentError("chunk", f"{size} bytes, as header.byte_size says", got)
+        return data.getvalue()
+
+
+def _parsed(raw: bytes) -> network_pb2.LoadNetworkRequest:
+    try:
+        return network_pb2.LoadNetworkRequest.FromString(raw)
+    except DecodeError:
+        raise InvalidArgumentError("message", "a LoadNetworkRequest", f"{len(raw)} other bytes") from None
 
 
 def described(network: NetworkVersion, usage: Usage) -> network_pb2.Network:
