@@ -14,6 +14,7 @@ DEPTH = 16
 """Subgraphs and functions inside one another."""
 INLINE = "python -c \"import onnx; onnx.save(onnx.load('model.onnx'), 'whole.onnx')\""
 """What puts external data into the file itself."""
+TENSOR_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
 
 def node_path(path: str, index: int, node: NodeProto) -> str:
@@ -64,17 +65,19 @@ def count_nodes(proto: ModelProto) -> None:
         return counted[key]
 
     count(proto.graph.node, "model.graph", 0, ())
+    for i, key in enumerate(functions):  # those that nothing calls too
+        called(key, f"model.functions[{i}]", 0, ())
 
 
 def check_graph(graph: GraphProto, outer: set[str], path: str) -> list[int]:
     """Check that each value is made before it is used, and that every tensor is in the file."""
     known = set(outer)
     for i, tensor in enumerate(graph.initializer):
-        _check_inside(tensor, f"{path}.initializer[{i}]")
+        _check_tensor(tensor, f"{path}.initializer[{i}]")
         known.add(tensor.name)
     for i, sparse in enumerate(graph.sparse_initializer):
-        _check_inside(sparse.values, f"{path}.sparse_initializer[{i}].values")
-        _check_inside(sparse.indices, f"{path}.sparse_initializer[{i}].indices")
+        _check_tensor(sparse.values, f"{path}.sparse_initializer[{i}].values")
+        _check_tensor(sparse.indices, f"{path}.sparse_initializer[{i}].indices")
         known.add(sparse.values.name)
     known.update(value.name for value in graph.input)
     return check_nodes(graph.node, known, path, [value.name for value in graph.output])
@@ -94,7 +97,7 @@ def check_nodes(nodes: Any, known: set[str], path: str, outputs: Any) -> list[in
     for i, node in enumerate(nodes):
         for attribute in node.attribute:
             for tensor in _tensors(attribute):
-                _check_inside(tensor, f"{node_path(path, i, node)}.{attribute.name}")
+                _check_tensor(tensor, f"{node_path(path, i, node)}.{attribute.name}")
         for name, graph in subgraphs(node):
             check_graph(graph, known, f"{node_path(path, i, node)}.{name}")
     for name in outputs:
@@ -147,8 +150,11 @@ def _tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
         yield sparse.indices
 
 
-def _check_inside(tensor: TensorProto, path: str) -> None:
+def _check_tensor(tensor: TensorProto, path: str) -> None:
+    place = f"{path} {tensor.name[:100]!r}"
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise InvalidArgumentError(
-            f"{path} {tensor.name[:100]!r}", f"a tensor inside the file; put it there with {INLINE}", "external data"
-        )
+        raise InvalidArgumentError(place, f"a tensor inside the file; put it there with {INLINE}", "external data")
+    if tensor.data_type not in TENSOR_TYPES:
+        raise InvalidArgumentError(f"{place}.data_type", "a data type of ONNX", tensor.data_type)
+    if min(tensor.dims, default=0) < 0:
+        raise InvalidArgumentError(f"{place}.dims", "extents from 0", list(tensor.dims))

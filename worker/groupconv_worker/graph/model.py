@@ -6,6 +6,7 @@ another. What passes may still be refused by the runtime, which checks operators
 Source of the format: the ONNX intermediate representation, versions 3 to 13.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -115,14 +116,24 @@ def _checked(proto: ModelProto, data: bytes) -> Model:
     stored = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     inputs = [value for value in graph.input if value.name not in stored]
     slim, positions = _without_weights(proto, order)
+    if not all(value.type.tensor_type.HasField("shape") for value in graph.output):
+        _infer_outputs(slim)
     return Model(
         data,
         slim,
         positions,
         tuple(_info(value, f"model.graph.input[{i}]") for i, value in enumerate(inputs)),
-        tuple(_info(value, f"model.graph.output[{i}]") for i, value in enumerate(graph.output)),
+        tuple(_info(value, f"model.graph.output[{i}]") for i, value in enumerate(slim.graph.output)),
         _constants(graph),
     )
+
+
+def _infer_outputs(slim: ModelProto) -> None:
+    """Find out what the file does not say of its outputs, as far as ONNX's shape inference can."""
+    with contextlib.suppress(Exception):  # of operators that it does not know
+        outputs = list(onnx.shape_inference.infer_shapes(slim, data_prop=True).graph.output)
+        del slim.graph.output[:]
+        slim.graph.output.extend(outputs)
 
 
 def _info(value: ValueInfoProto, path: str) -> TensorInfo:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import NodeProto
 
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv_worker.graph.checks import node_path
@@ -110,14 +111,30 @@ class NetworkSession:
 def named_node(model: Model, said: str) -> tuple[str, str]:
     """The path and the operator of the node that the runtime's words name; "model" and nothing if they name none.
 
-    It writes (name), ("name", operator, …) or domain:operator(version).
+    It writes (name), ("name", operator, …) -> ("output" or domain:operator(version). Before the name of a node in a
+    function it writes `_inlfunc_` and the function's name.
     """
-    for position, node in zip(model.positions, model.proto.graph.node, strict=True):
-        quoted = (f"node ({node.name})", f"Node ({node.name})", f'("{node.name}", {node.op_type}')
-        domain = f"{node.domain or 'ai.onnx'}:{node.op_type}("
-        if (node.name and any(words in said for words in quoted)) or domain in said:
+    graph = model.proto.graph
+    for position, node in zip(model.positions, graph.node, strict=True):
+        if _named(node, node.name, said):
             return node_path("model.graph", position, node), node.op_type
+    for i, function in enumerate(model.proto.functions):
+        for k, node in enumerate(function.node):
+            if _named(node, f"_inlfunc_{function.name}_{node.name}", said):
+                return node_path(f"model.functions[{i}]", k, node), node.op_type
+    for position, node in zip(model.positions, graph.node, strict=True):
+        for k, name in enumerate(node.input):
+            if f"Initializer '{name}'" in said:
+                return f"{node_path('model.graph', position, node)}.input[{k}]", node.op_type
     return "model", ""
+
+
+def _named(node: NodeProto, name: str, said: str) -> bool:
+    """Whether the runtime's words name a node, which has this name there."""
+    if any(words in said for words in (f"node ({name})", f"Node ({name})", f'("{name}", {node.op_type}')):
+        output = next(iter(node.output), "")
+        return bool(node.name) or f'-> ("{output}"' in said
+    return f"{node.domain or 'ai.onnx'}:{node.op_type}(" in said
 
 
 def _refusal(error: Exception) -> Exception:
