@@ -40,8 +40,8 @@ def main() -> None:
     parser.add_argument("--nodes", action="store_true", help="compare plans for two nodes instead")
     arguments = parser.parse_args()
     if arguments.nodes:
-        rows = [("network", "between nodes", "one worker", "ignoring nodes", "for two nodes", "bytes between")]
-        print(table([*rows, *(nodes_row(n, rate) for n in ("bvlc_alexnet", "resnet50") for rate in (2e9, 1.2e8))]))
+        names = "network", "between nodes", "one worker", "ignoring nodes", "for two nodes", "bytes between"
+        print(table([names, *(nodes_row(n, rate) for n in ("bvlc_alexnet", "resnet50") for rate in (2e9, 1.2e8))]))
         return
     rows, numbers = [("workers", "new shape", "cached shape", "most shards")], []
     problems = [(Problem(layer.geometry.with_batch(8), types_of(F32, F32)),) for layer in catalogue().values()]
