@@ -68,9 +68,9 @@ LOOK_INSIDE = {
     # what several processes refuse: to drop layers that are not in use, and memory of GPUs
     "test_a_header_without_weights_costs_the_others_nothing",
     "test_where_the_operator_allows_it_the_least_recently_used_layer_leaves",
-    "test_a_message_that_is_none_is_refused_by_every_stream_and_call",
+    "test_a_message_that_is_none_is_refused[/groupconv.v1.MemoryService/RegisterDeviceMemory]",
 }
-"""Tests that cannot be run so."""
+"""Tests that cannot be run so, or cases of them."""
 
 
 def pytest_configure(config):
@@ -81,4 +81,4 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Leave them out."""
-    items[:] = [item for item in items if getattr(item, "originalname", None) not in LOOK_INSIDE]
+    items[:] = [item for item in items if LOOK_INSIDE.isdisjoint((item.name, getattr(item, "originalname", None)))]

@@ -100,12 +100,14 @@ def test_the_refusal_of_a_shape_names_its_field(channel):
         assert caught.value.details().startswith(f"{field}: expected")
 
 
-@pytest.mark.parametrize("raw", [b"\xff\xff", b"\x0a\x05ab", b"\x22\x03\xed\xa0\x80"])
-def test_a_message_that_is_none_is_refused_by_every_stream_and_call(channel, raw):
-    for path in PATHS:
+@pytest.mark.parametrize("path", PATHS)
+def test_a_message_that_is_none_is_refused(channel, path):
+    for raw in (b"\xff\xff", b"\x0a\x05ab", b"\x22\x03\xed\xa0\x80"):
         status = live._status(channel, path, [raw])
-        assert status in ("INVALID_ARGUMENT", "OK", "NOT_FOUND", "FAILED_PRECONDITION"), (path, status)
-    assert live._status(channel, live.REFLECTION, [raw]) == "INVALID_ARGUMENT"
+        expected = ["INVALID_ARGUMENT"]
+        if path != live.REFLECTION:
+            expected += ["OK", "NOT_FOUND", "FAILED_PRECONDITION"]
+        assert status in expected, raw
 
 
 @pytest.mark.parametrize("path", corpus.HEALTH)
