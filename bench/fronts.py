@@ -55,7 +55,7 @@ def client(pipe: Connection, address: str, shared: bool) -> None:
 
 @contextmanager
 def limited(pid: int, cores: float) -> Iterator[None]:
-    """A process that may use so much of a core, until it ends within the block."""
+    """Let a process use so much of a core and no more, until the end of the block."""
     first = Path("/sys/fs/cgroup/cpu")  # of cgroups version 1
     group = (first if first.is_dir() else first.parent) / f"groupconv-{pid}"
     group.mkdir()

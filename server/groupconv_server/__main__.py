@@ -11,16 +11,16 @@ POLLER = "GRPC_EXPERIMENTS", "-event_engine_poller_for_python"
 def main() -> None:
     """Run the command line."""
     try:
-        from groupconv_server.cli.app import NAMES, app
-
         # a shell that asks for completions passes the words in a variable
         words = os.environ.get("COMP_WORDS", "").split() or sys.argv
-        names = [name for name in words[1:2] if name in NAMES]
-        if names != ["serve"]:  # whose log may have gRPC's lines; other commands report a failed call themselves
-            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        else:
+        if words[1:2] == ["serve"]:  # whose log may have gRPC's lines; other commands report a failed call themselves
             choose_poller()
-        built = app(*names)
+        else:
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+        from groupconv_server.cli.app import NAMES, app  # imports gRPC, which reads its variables then
+
+        built = app(*(name for name in words[1:2] if name in NAMES))
     except ModuleNotFoundError as error:
         sys.exit(f"groupconv: the command line needs {error.name}: pip install 'groupconv[server]'")
     built()

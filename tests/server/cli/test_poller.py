@@ -4,21 +4,37 @@ import os
 import subprocess
 import sys
 
-SERVE = (
-    "from groupconv_server.__main__ import choose_poller; choose_poller(); import grpc;"
-    "from concurrent.futures import ThreadPoolExecutor; grpc.server(ThreadPoolExecutor(1)).start();"
-    "import os; print(os.environ.get('GRPC_EXPERIMENTS', ''))"
-)
+from groupconv_server.__main__ import POLLER
+
+VARIABLE, VALUE = POLLER
+COMMAND = f"""
+import os, runpy, sys
+def at_the_import(event, args):
+    if event == "import" and args[0] == "grpc":
+        print(os.environ.get({VARIABLE!r}))
+sys.addaudithook(at_the_import)
+runpy.run_module("groupconv_server", run_name="__main__")
+"""
 
 
-def started(**variables):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GRPC_")} | variables
-    return subprocess.run([sys.executable, "-c", SERVE], env=environment, capture_output=True, text=True, check=True)
+def run(*words, **variables):
+    """Run the command; give the variable's value as gRPC is imported, and what gRPC logs."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GRPC_")} | variables
+    done = subprocess.run([sys.executable, "-c", COMMAND, *words], env=env, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0], done.stderr
 
 
-def test_grpc_knows_what_it_is_asked_for():
-    assert "Unknown experiment" not in started().stderr
+def test_serve_sets_a_value_that_grpc_knows_before_it_is_imported():
+    value, log = run("serve", "--help")
+    assert value == VALUE
+    assert "Unknown experiment" not in log
 
 
-def test_what_the_caller_has_set_stays():
-    assert started(GRPC_EXPERIMENTS="tcp_rcv_lowat").stdout.strip() == "tcp_rcv_lowat"
+def test_what_the_caller_has_set_stays_and_grpc_names_what_it_does_not_know():
+    value, log = run("serve", "--help", **{VARIABLE: "-nothing_known"})
+    assert value == "-nothing_known"
+    assert "Unknown experiment: nothing_known" in log
+
+
+def test_other_commands_leave_it():
+    assert run("status", "--help")[0] == "None"
