@@ -149,8 +149,7 @@ class CpuEngine:
         if plane and plane.filters <= THIN and self.grouped.supports(problem):
             return self.grouped
         pointwise = bool(plane and plane.kernel == (1, 1)) and not problem.geometry.transposed
-        g, alone = problem.geometry, self.threads == 1
-        cells = math.prod(g.output)
+        cells = math.prod(problem.geometry.output)
         if self.winograd.supports(problem) and (resident or (cells >= MANY_CELLS and self.winograd.pays_once(problem))):
             return self.winograd
         few = not resident and cells < FEW_CELLS
@@ -159,7 +158,8 @@ class CpuEngine:
         if self.onnx.supports(problem) and (resident or few or not plane):
             return self.onnx
         accumulate = problem.types.accumulate
-        product = pointwise and (accumulate != np.float32 or (NARROW and alone))  # BLAS's is faster than ours
+        # the products of BLAS are faster than ours there
+        product = pointwise and (accumulate != np.float32 or (NARROW and self.threads == 1))
         blas = accumulate.kind == "f" and (product or few)
         return self.direct if plane and not blas and self.direct.supports(problem) else self.gemm
 

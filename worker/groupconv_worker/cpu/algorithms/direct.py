@@ -165,8 +165,8 @@ def _stage(
         where: its first tap among the packed ones, and how many those are.
         output: rows and columns of y.
         relu: not 0 to clamp.
-        chunk: the filters.
-        packed: where those are.
+        chunk: the blocks of filters to use.
+        packed: where the packed filters are.
         leave_out: as in `tap_table`.
     """
     plane, lanes = phase.plane, simd.lanes(dtype.itemsize)
