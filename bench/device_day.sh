@@ -4,7 +4,8 @@
 #     bench/device_day.sh FOLDER              run everything; docs/gpu.md and docs/cuda-engine.md are filled from FOLDER
 #     MINUTES=10 bench/device_day.sh FOLDER   10 minutes at most: a step gets what is left, and those for which nothing
 #                                             is left are listed with exit code 125
-#     bench/device_day.sh --pack WHEELS       here, with a network: fetch what a machine without one lacks
+#     bench/device_day.sh --pack WHEELS       here, with a network: fetch what a machine without one lacks, for the
+#                                             same version of Python as $PYTHON has here
 #     bench/device_day.sh --dry-run FOLDER    here, without a GPU: every step's tests are collected, its options read
 #
 # On the device it needs this checkout, Python with CuPy and torch, and the packages of the tests: if FOLDER/../wheels or
@@ -43,7 +44,10 @@ export PYTHONPATH="$root/client:$root/worker:$root/server:$root/bench${PYTHONPAT
 export GROUPCONV_TUNE=on XDG_CACHE_HOME="$out/cache" PYTHONUNBUFFERED=1
 if [ -z "$dry" ]; then
     "$python" -c 'import sys
-from groupconv_worker.cuda.engine import why_unavailable
+try:
+    from groupconv_worker.cuda.engine import why_unavailable
+except ImportError as error:
+    sys.exit(f"{error}: make wheels with bench/device_day.sh --pack, and name their folder in WHEELS")
 sys.exit(why_unavailable() or 0)' || exit
 fi
 : > "$out/summary.txt"
@@ -102,8 +106,10 @@ for batch in 1 32; do script "float16-batch-$batch" 120 gpu.py --batch "$batch" 
 script float16-nhwc 120 gpu.py --batch 32 --dtype float16 --layout NHWC
 step warmup 120 "$python" -m groupconv_server warmup --engine cuda --rows alexnet,mobilenet ${dry:+--help}
 tests clients 240 tests/integration/test_gpu_clients.py tests/server/memory/test_cuda_memory.py
-if [ -n "$dry" ] || command -v compute-sanitizer > /dev/null; then
-    step sanitizer 240 ${dry:+echo} compute-sanitizer "$python" -m pytest -m gpu -q tests/worker/cuda/test_gpu.py -k "wide or sliding"
+if [ -n "$dry" ]; then
+    tests sanitizer 240 tests/worker/cuda/test_gpu.py -k "wide or sliding"
+elif command -v compute-sanitizer > /dev/null; then
+    step sanitizer 240 compute-sanitizer "$python" -m pytest -m gpu -q tests/worker/cuda/test_gpu.py -k "wide or sliding"
 else
     step sanitizer 5 echo "skipped: no compute-sanitizer"
 fi

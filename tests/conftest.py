@@ -22,7 +22,7 @@ os.environ.setdefault("GROUPCONV_COMPILER_NICE", "19")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]):
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
     """With several processes (--dist loadgroup) one has all tests of Ray, and has them first; files stay together.
 
     Ray forks, and a process that has other threads by then may hang in its child. Next come the files whose tests may
@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
     """
     longest = defaultdict[Path, float](float)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
+        if config.pluginmanager.hasplugin("xdist"):  # whose marker is not known without it
+            item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
         if limit := item.get_closest_marker("timeout"):
             longest[item.path] = max(longest[item.path], limit.args[0])
     items.sort(

@@ -1,6 +1,7 @@
 """Benchmarks that reach into the server run, at their smallest: what they print is nobody's measurement here."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,11 +42,10 @@ def test_benchmarks_run(script, options, printed):
 
 @pytest.mark.slow
 def test_the_day_with_a_device_is_ready(tmp_path):
-    """Every step's tests are collected and its options are read; a device alone can run them."""
+    """Every step's tests are collected, without pytest-xdist as there, and its options are read."""
     script = [str(ROOT / "bench/device_day.sh"), "--dry-run", str(tmp_path)]
-    done = subprocess.run(
-        script, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, check=False
-    )
+    variables = {"PYTHON": sys.executable, "PYTEST_ADDOPTS": "-p no:xdist"}
+    done = subprocess.run(script, env=os.environ | variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     steps = (tmp_path / "summary.txt").read_text().splitlines()
     assert len(steps) == 18
@@ -68,3 +68,20 @@ def test_a_day_without_a_device_says_what_is_missing(tmp_path):
         script, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{why_unavailable()}\n")
+
+
+def test_a_day_without_the_packages_says_which_is_missing(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # without site-packages
+    python.chmod(0o755)
+    script = [str(ROOT / "bench/device_day.sh"), str(tmp_path / "day")]
+    done = subprocess.run(script, env=os.environ | {"PYTHON": str(python)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"No module named '\w+': make wheels with bench/device_day\.sh --pack, .+\n", done.stderr)
+
+
+def test_tests_are_collected_without_pytest_xdist():
+    """A machine with a device has only the packages that `bench/device_day.sh --pack` fetches."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", "--collect-only", "-q"]
+    done = subprocess.run([*command, __file__], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
