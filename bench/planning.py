@@ -88,7 +88,7 @@ def graph_of(name: str) -> Graph:
 
 def nodes_row(name: str, rate: float) -> tuple[str, ...]:
     """Predicted times of a network with so many bytes per second between its nodes."""
-    graph, costs = graph_of(name), Costs(Rates(), far=Link(rate, LATENCY))
+    graph, costs = graph_of(name), Costs(Rates(), between_nodes=Link(rate, LATENCY))
     plan, _ = plan_network(graph, NODES, costs)
     ignoring, cuts = plan_network(graph, (sum(NODES),), costs)
     if ignoring.used != sum(NODES):

@@ -46,8 +46,8 @@ def clusters() -> dict[str, Costs]:
     """Rates of workers, and of the network that the coordinator and each worker have."""
     gpu = replace(h200.rates(**h200.NETWORK, on_device=True), link=h200.NETWORK["link"])
     return {
-        "CPU cores, 25 Gb/s": Costs(CPU, far=Link(CPU.link, LATENCY)),
-        "H200s on other nodes, 100 Gb/s": Costs(gpu, far=Link(gpu.link, LATENCY)),
+        "CPU cores, 25 Gb/s": Costs(CPU, between_nodes=Link(CPU.link, LATENCY)),
+        "H200s on other nodes, 100 Gb/s": Costs(gpu, between_nodes=Link(gpu.link, LATENCY)),
     }
 
 
@@ -194,10 +194,12 @@ def _steps(
         if node.op == SEND:
             tensor = part.graph.tensors[node.inputs[0]]
             for peer, box in zip(node.attributes["peers"], node.attributes["boxes"], strict=True):
-                seconds = int(np.prod(box.shape)) * tensor.dtype.itemsize / costs.far.rate
+                seconds = int(np.prod(box.shape)) * tensor.dtype.itemsize / costs.between_nodes.rate
                 gone = clock.take("workers' networks", place, now, seconds)
                 there = clock.take("workers' networks, in", places[peer], gone - seconds, seconds)
-                mail[call, node.attributes["tensor"], part.worker, peer, box] = max(gone, there) + costs.far.latency
+                mail[call, node.attributes["tensor"], part.worker, peer, box] = (
+                    max(gone, there) + costs.between_nodes.latency
+                )
         elif node.op == RECEIVE:
             name = node.attributes["tensor"]
             pairs = zip(node.attributes["peers"], node.attributes["boxes"], strict=True)

@@ -42,6 +42,8 @@ def test_a_plan_for_nodes_that_do_not_exist(client):
         assert "between nodes" in str(plan)
         with pytest.raises(InvalidArgumentError, match=r"^nodes: expected 1 to 2, a worker for each, got 3$"):
             net.plan(SHAPE, workers=2, nodes=3)
+        with pytest.raises(InvalidArgumentError, match=r"^workers: expected 1 to 64, got 0$"):
+            net.plan(SHAPE, nodes=2)
 
 
 def test_the_async_client_plans_too(server):

@@ -168,7 +168,7 @@ class Networks:
         """
         network = self.registry.get(name, NetworkVersion)
         plan = network.plan(shapes, self._limits.tensor_bytes)
-        if not workers:
+        if not workers and nodes == 1:
             return plan
         reserve(network.bytes)
         alike = nodes_of(workers, nodes)

@@ -55,13 +55,13 @@ class Costs:
 
     Attributes:
         rates: of a worker, and of its link to the coordinator.
-        near: between workers of one node.
-        far: between workers of different nodes; those of a node share its interface.
+        within_node: between workers of one node.
+        between_nodes: between workers of different nodes; those of a node share its interface.
     """
 
     rates: Rates
-    near: Link = SHARED
-    far: Link = TCP
+    within_node: Link = SHARED
+    between_nodes: Link = TCP
 
     @classmethod
     def of(cls, measured: Iterable[Rates]) -> Self:
@@ -69,7 +69,7 @@ class Costs:
 
         Example:
             >>> costs = Costs.of([Rates(), Rates(link=1e9, latency=4e-4)])
-            >>> costs.near == SHARED, costs.far
+            >>> costs.within_node == SHARED, costs.between_nodes
             (True, Link(rate=1000000000.0, latency=0.0002))
             >>> Costs.of([]) == Costs(Rates())
             True
@@ -78,7 +78,7 @@ class Costs:
         slowest = min(found, key=lambda rates: rates.link)
         if math.isinf(slowest.link):
             return cls(median(found))
-        return cls(median(found), far=Link(slowest.link, slowest.latency / 2))  # there, and not back
+        return cls(median(found), between_nodes=Link(slowest.link, slowest.latency / 2))  # there, and not back
 
     def node_seconds(self, local: LocalNode, graph: Graph) -> float:
         """Predicted seconds of a node on one worker: its multiply-adds, and the bytes that it reads and writes."""

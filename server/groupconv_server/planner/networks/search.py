@@ -164,8 +164,8 @@ def _exchange_table(
         np.array(counts)[:, None] for counts in zip(*(option.senders(name) for option in made), strict=True)
     )
     return np.maximum(
-        costs.near.seconds(near.max(-1), sample.total(near), senders),
-        costs.far.seconds(far.max(-1), far @ sample.nodes, nodes),
+        costs.within_node.seconds(near.max(-1), sample.total(near), senders),
+        costs.between_nodes.seconds(far.max(-1), far @ sample.nodes, nodes),
     )
 
 

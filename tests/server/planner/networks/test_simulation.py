@@ -24,7 +24,7 @@ def test_sixteen_gpus_are_limited_by_the_input_alone(simulation, pixels, least):
     graph = simulation.AlexNet(64, pixels=pixels).graph()
     costs = simulation.clusters()["H200s on other nodes, 100 Gb/s"]
     point = simulation.simulate(graph, 16, costs)
-    assert least <= point.rate <= costs.far.rate / graph.tensors["image"].nbytes
+    assert least <= point.rate <= costs.between_nodes.rate / graph.tensors["image"].nbytes
     assert point.limited.startswith("coordinator's network, out")
 
 
