@@ -44,12 +44,21 @@ class Worker:
         threads: CPU threads it may use.
         capacity: bytes of resident layers' weights it keeps prepared.
         share: of its GPU's memory that it may take where it has a part of one; None is all of it.
+        device: the number of its GPU in this process.
+
+    Attributes:
+        engine: that computes.
+        resident: kernels that stay prepared.
+        device: what it computes on, for people.
     """
 
-    def __init__(self, engine: str, threads: int, capacity: int = CAPACITY, share: float | None = None) -> None:
+    def __init__(
+        self, engine: str, threads: int, capacity: int = CAPACITY, share: float | None = None, device: int = 0
+    ) -> None:
         if share:
             os.environ.setdefault("GROUPCONV_CUDA_MEMORY_FRACTION", str(share))  # read when the engine is made
-        self._runtime = WorkerRuntime(engine, threads, capacity)
+        self._runtime = WorkerRuntime(engine, threads, capacity, device=device)
+        self.device = self._runtime.device
         self.engine, self.resident = self._runtime.engine, self._runtime.resident
         self._networks = NetworkRunner(self._runtime.budget, self.engine.threads, takeover_of(self._runtime))
         self._parts = parts_of(self._runtime)

@@ -30,6 +30,7 @@ class WorkerRuntime:
         engine: its threads go to one shard, or are shared by those that come at the same time, if it can do several.
         resident: kernels that stay prepared.
         budget: of the threads, shared by those that run.
+        device: what the engine computes on, with the number of its GPU in this process.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class WorkerRuntime:
         device: int = 0,
     ) -> None:
         self.engine = create_engine(engine, threads=threads, device=device)
+        gpu = self.engine.gpu
+        self.device = self.engine.device() + ("" if gpu is None else f", GPU {gpu.ordinal}")
         self.resident = Resident(capacity)
         self.budget = budget(self.engine.threads if self.engine.at_once > 1 else 1)
 

@@ -193,8 +193,7 @@ class _Worker:
 
     def info(self) -> WorkerInfo:
         e = self.runtime.engine
-        device = e.device() if e.gpu is None else f"{e.device()}, GPU {e.gpu.ordinal}"
-        return WorkerInfo(self.id, socket.gethostname(), e.name, device, e.threads, self.shards)
+        return WorkerInfo(self.id, socket.gethostname(), e.name, self.runtime.device, e.threads, self.shards)
 
     def close(self) -> None:
         if not self.runtime.budget.acquire(HANGING, alone=True):

@@ -1,4 +1,4 @@
-"""Local workers in processes of their own, which all fronts reach by lanes: for a GPU, or for a few CPU workers."""
+"""Local workers in processes of their own, which all fronts reach by lanes: one for each GPU, or a few CPU workers."""
 
 import functools
 import logging
@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from typing import Any
@@ -20,6 +21,7 @@ from groupconv_server.fronts.child import Child, LogSettings, set_up
 from groupconv_server.fronts.owner import Workers
 from groupconv_server.parts import Parts
 from groupconv_worker.actor import Worker
+from groupconv_worker.engines import count_gpus
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.handshake import new_key
@@ -50,10 +52,10 @@ class WorkerStart:
 
 
 class WorkerProcesses(Membership):
-    """Starts the workers, and starts a lost one again.
+    """Starts the workers, and starts a lost one again. Where there are GPUs, worker i computes on GPU i.
 
     Args:
-        workers: how many.
+        workers: how many. If there are more than GPUs, several share one.
         start: of each.
         context: makes processes.
 
@@ -130,7 +132,7 @@ class WorkerProcesses(Membership):
                 child.link.close()
                 return
             slot.started(child)
-            child.start(self._context, slot.id, run, self._start_with)
+            child.start(self._context, slot.id, run, self._start_with, self.slots.index(slot))
 
     def _reached(self, slot: WorkerSlot, child: Child, address: Address, facts: dict[str, Any]) -> None:
         """A worker answers: fronts get lanes to it, then one of them prepares it."""
@@ -165,11 +167,17 @@ class WorkerProcesses(Membership):
             self._start(slot)
 
 
-def run(end: socket.socket, start: WorkerStart) -> None:
-    """The main function of a worker's process: it serves until the supervisor ends it, or has gone."""
+def run(end: socket.socket, start: WorkerStart, device: int) -> None:
+    """The main function of a worker's process: it serves until the supervisor ends it, or has gone.
+
+    Args:
+        end: of the link to the supervisor.
+        start: engine and settings.
+        device: the number of its GPU among those that `CUDA_VISIBLE_DEVICES` shows, if its engine has one.
+    """
     link, over = set_up(end, start.logs)
     try:
-        worker = Worker(start.engine, start.threads, start.capacity)
+        worker = Worker(start.engine, start.threads, start.capacity, device=device)
     except GroupconvError as error:
         link.call("failed", error)
         return
@@ -177,7 +185,7 @@ def run(end: socket.socket, start: WorkerStart) -> None:
     link.handlers["forget"] = worker.forget
     engine = worker.engine
     facts = {"node": socket.gethostname(), "pid": os.getpid(), "engine": engine.name}
-    link.start("ready", endpoint.address, facts | {"device": engine.device(), "threads": engine.threads})
+    link.start("ready", endpoint.address, facts | {"device": worker.device, "threads": engine.threads})
     over.wait()
     endpoint.close()
     link.close()
@@ -186,7 +194,7 @@ def run(end: socket.socket, start: WorkerStart) -> None:
 def shared_workers(config: Config, context: ForkServerContext, logs: LogSettings | None) -> Workers | None:
     """The workers that all fronts share; None if each front computes.
 
-    Ray's workers are shared, and a number of local workers that the operator gives, and one on the GPU.
+    Ray's workers are shared, and a number of local workers that the operator gives, and one on each GPU.
 
     Raises:
         GroupconvError: they cannot start.
@@ -195,13 +203,22 @@ def shared_workers(config: Config, context: ForkServerContext, logs: LogSettings
         executor = Parts(config).executor()
         assert isinstance(executor, Workers)
         return executor
-    if config.workers is None and not _on_gpu(config.engine):
-        return None
-    number = config.workers or 1
+    number = config.workers
+    if number is None:
+        number = _visible_gpus(config.engine, context)
+        if not number and config.engine != "cuda":
+            return None
+        number = max(1, number)  # without a GPU that worker says what is missing
     threads = config.threads or max(1, len(os.sched_getaffinity(0)) // number)
     return WorkerProcesses(number, WorkerStart(config.engine, threads, config.layer_bytes, new_key(), logs), context)
 
 
-def _on_gpu(engine: str) -> bool:
-    """Whether an engine computes on a GPU, as far as that shows without loading CUDA."""
-    return engine == "cuda" or (engine == "auto" and gpu_count() > 0)
+def _visible_gpus(engine: str, context: ForkServerContext) -> int:
+    """GPUs that CUDA shows to this user's processes; 0 for an engine of the CPU.
+
+    A process of its own counts them: the supervisor never loads CUDA, and a machine without a driver starts no process.
+    """
+    if engine == "cuda" or (engine == "auto" and gpu_count() > 0):
+        with ProcessPoolExecutor(1, context) as pool:
+            return pool.submit(count_gpus, engine).result()
+    return 0
