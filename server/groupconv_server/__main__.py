@@ -2,10 +2,8 @@
 
 import os
 import sys
-from importlib.metadata import version
 
-POLLER = "GRPC_EXPERIMENTS", "-event_engine_poller_for_python"
-"""A variable and its value, with which the thread that takes a server's events reads its sockets, too."""
+from groupconv_server.poller import choose_poller
 
 
 def main() -> None:
@@ -24,17 +22,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         sys.exit(f"groupconv: the command line needs {error.name}: pip install 'groupconv[server]'")
     built()
-
-
-def choose_poller() -> None:
-    """Have gRPC read sockets in fewer threads, unless the caller has set the variable. Call it before gRPC is imported.
-
-    gRPC's own threads for that pass each piece of a message on: a call with 3 MB took 25 switches of threads instead
-    of 12, and a third more processor time. From 1.83 on gRPC has no choice.
-    """
-    major, minor = version("grpcio").split(".")[:2]
-    if (int(major), int(minor)) < (1, 83):
-        os.environ.setdefault(*POLLER)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
-from groupconv_server.__main__ import POLLER
+import pytest
+
+from groupconv_server.poller import POLLER, choose_poller, forget_poller
 
 VARIABLE, VALUE = POLLER
 COMMAND = f"""
@@ -38,3 +40,11 @@ def test_what_the_caller_has_set_stays_and_grpc_names_what_it_does_not_know():
 
 def test_other_commands_leave_it():
     assert run("status", "--help")[0] == "None"
+
+
+@pytest.mark.parametrize(("value", "left"), [(VALUE, None), ("-nothing_known", "-nothing_known")])
+def test_ray_does_not_see_it(monkeypatch, value, left):
+    monkeypatch.setenv(VARIABLE, value)
+    choose_poller()
+    forget_poller()
+    assert os.environ.get(VARIABLE) == left

@@ -15,6 +15,7 @@ import ray
 
 from groupconv_server.executors.ray.ray_internals import HeadProcess, on_loopback, read_settings_again
 from groupconv_server.executors.ray.reaper import VARIABLE, Reaper
+from groupconv_server.poller import forget_poller
 from groupconv_worker import machine
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Head:
 
     def __init__(self, cpus: int) -> None:
         check_memory()
+        forget_poller()
         self._folder = Path(tempfile.mkdtemp(prefix="groupconv-ray-"))
         (self._folder / "gcs").mkdir()
         self._variables = _authentication(self._folder) | HEAD_MAY_BE_AWAY | {VARIABLE: str(self._folder)}
@@ -87,6 +89,7 @@ class Head:
 def join(address: str) -> None:
     """Join the cluster whose head is at `address`."""
     check_memory()
+    forget_poller()
     with _own_sigterm(), _variables(HEAD_MAY_BE_AWAY):
         read_settings_again()
         ray.init(address=address, namespace="groupconv", log_to_driver=False, logging_level=logging.WARNING)
