@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SOURCES := $(wildcard client worker server tests bench examples deploy docs/site docs/*.ipynb)
 
-# Where containers forbid it, each process that a test starts would compile every module anew: half a second for a server.
+# Some containers set this variable. Then each process that a test starts compiles all of our modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-ray test-slow test-gpu test-arm64 test-python test-typescript test-web web lint format docs dist proto googleapis proto-check bench compose-test fuzz audit clean

@@ -1,5 +1,7 @@
 """How an engine's answer is held against the float64 reference."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from groupconv.convolution.dtypes import is_float
@@ -23,22 +25,20 @@ def expected(case: Case) -> np.ndarray:
 
 
 def bound(case: Case, factor: float = 4.0) -> np.ndarray:
+    """As of `rounding`."""
+    return rounding(Problem(case.geometry, case.types), case.x, case.weight, case.bias, factor)
+
+
+def rounding(problem: Problem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, factor: float) -> np.ndarray:
     """An error no correct summation exceeds: (terms · unit of the accumulator) · Σ|w||x|, and one rounding.
 
     Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1.
     """
-    plain = type(case.geometry)(
-        **{**{f: getattr(case.geometry, f) for f in case.geometry.__slots__}, "activation": None}
-    )
-    magnitude = reference.convolve(
-        np.abs(case.x.astype(np.float64)),
-        np.abs(case.weight.astype(np.float64)),
-        None if case.bias is None else np.abs(case.bias.astype(np.float64)),
-        plain,
-    )
-    terms = np.prod(case.geometry.weight_shape[1:]) + 2
-    accumulated = terms * UNIT[str(case.types.accumulate)] * magnitude
-    return factor * (accumulated + UNIT[str(case.types.output)] * (magnitude + 1))
+    sizes = [None if a is None else np.abs(a.astype(np.float64)) for a in (x, weight, bias)]
+    magnitude = reference.convolve(*sizes, replace(problem.geometry, activation=None))
+    terms = np.prod(problem.geometry.weight_shape[1:]) + 2
+    accumulated = terms * UNIT[str(problem.types.accumulate)] * magnitude
+    return factor * (accumulated + UNIT[str(problem.types.output)] * (magnitude + 1))
 
 
 def check(got: np.ndarray, case: Case, factor: float = 4.0) -> None:

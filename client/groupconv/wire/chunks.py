@@ -8,6 +8,13 @@ protobuf on the wire.
 Source: the protobuf encoding guide, "Length-Delimited Records".
 """
 
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from groupconv.errors import InvalidArgumentError
+
+M = TypeVar("M", bound=Message)
 CHUNK_BYTES = 2**20
 """Most bytes in a chunk: the size at which gRPC is fastest."""
 
@@ -43,6 +50,18 @@ def unpacked(message: bytes) -> memoryview | None:
         if byte < 0x80:
             return memoryview(message)[at:] if length == len(message) - at else None
     return None
+
+
+def parsed(kind: type[M], raw: bytes) -> M:
+    """Any message of such a stream, by protobuf.
+
+    Raises:
+        InvalidArgumentError: the bytes are no message of this kind.
+    """
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise InvalidArgumentError("message", f"a {kind.DESCRIPTOR.name}", f"{len(raw)} other bytes") from None
 
 
 def _prefix(length: int) -> bytes:

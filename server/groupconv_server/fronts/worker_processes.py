@@ -216,7 +216,8 @@ def shared_workers(config: Config, context: ForkServerContext, logs: LogSettings
 def _visible_gpus(engine: str, context: ForkServerContext) -> int:
     """GPUs that CUDA shows to this user's processes; 0 for an engine of the CPU.
 
-    A process of its own counts them: the supervisor never loads CUDA, and a machine without a driver starts no process.
+    A process of its own counts them, as the supervisor never loads CUDA. With `auto`, a machine without a driver starts
+    no such process.
     """
     if engine == "cuda" or (engine == "auto" and gpu_count() > 0):
         with ProcessPoolExecutor(1, context) as pool:

@@ -6,13 +6,12 @@ from typing import Any
 
 import grpc
 import numpy as np
-from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv.text import human_bytes
 from groupconv.v1 import network_pb2
-from groupconv.wire.chunks import unpacked
+from groupconv.wire.chunks import parsed, unpacked
 from groupconv.wire.networks import (
     info_to_wire,
     plan_to_wire,
@@ -65,7 +64,7 @@ class NetworkServicer:
     ) -> network_pb2.LoadNetworkResponse:
         """Take the header, then the model, which is counted as it comes."""
         raw = next(request_iterator, None)
-        first = None if raw is None else _parsed(raw)
+        first = None if raw is None else parsed(network_pb2.LoadNetworkRequest, raw)
         if first is None or first.WhichOneof("part") != "header":
             got = "an empty stream" if first is None else first.WhichOneof("part")
             raise InvalidArgumentError("header", "a header as the first message", got)
@@ -164,7 +163,7 @@ class NetworkServicer:
             for raw in requests:
                 chunk: bytes | memoryview | None = unpacked(raw)
                 if chunk is None:
-                    request = _parsed(raw)
+                    request = parsed(network_pb2.LoadNetworkRequest, raw)
                     if request.WhichOneof("part") != "chunk":
                         raise InvalidArgumentError("chunk", "chunks after the header", request.WhichOneof("part"))
                     chunk = request.chunk
@@ -176,13 +175,6 @@ class NetworkServicer:
             got = f"{arriving.bytes} bytes"
             raise InvalidArgumentError("chunk", f"{size} bytes, as header.byte_size says", got)
         return data.getvalue()
-
-
-def _parsed(raw: bytes) -> network_pb2.LoadNetworkRequest:
-    try:
-        return network_pb2.LoadNetworkRequest.FromString(raw)
-    except DecodeError:
-        raise InvalidArgumentError("message", "a LoadNetworkRequest", f"{len(raw)} other bytes") from None
 
 
 def described(network: NetworkVersion, usage: Usage) -> network_pb2.Network:

@@ -9,12 +9,11 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from groupconv.convolution.steps import Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import stream_pb2
-from groupconv.wire.chunks import CHUNK_BYTES, packed, unpacked
+from groupconv.wire.chunks import CHUNK_BYTES, packed, parsed, unpacked
 from groupconv.wire.compress import compressed, expanded, library
 from groupconv.wire.tensors import from_wire, type_from_wire, type_to_wire
 from groupconv_server.admission.call import deadline_of
@@ -134,7 +133,7 @@ class _Inbox:
         for raw in self._requests:
             chunk = unpacked(raw)
             if chunk is None:
-                message = _parsed(raw)
+                message = parsed(Request, raw)
                 kind = message.WhichOneof("message")
                 if kind not in ("data", "compressed"):
                     raise InvalidArgumentError("data", "chunks after the header", _kind(message))
@@ -145,18 +144,11 @@ class _Inbox:
 def _header(raw: bytes | None) -> stream_pb2.StreamHeader:
     if raw is None:
         raise InvalidArgumentError("header", "a header as the first message", "the end of the stream")
-    message = _parsed(raw)
+    message = parsed(Request, raw)
     if not message.HasField("header"):
         raise InvalidArgumentError("header", "a header as the first message", _kind(message))
     header: stream_pb2.StreamHeader = message.header
     return header
-
-
-def _parsed(raw: bytes) -> Any:
-    try:
-        return Request.FromString(raw)
-    except DecodeError:
-        raise InvalidArgumentError("message", "a ConvolveStreamRequest", f"{len(raw)} other bytes") from None
 
 
 def _kind(message: Any) -> str:

@@ -11,7 +11,7 @@ Candidate = Mapping[str, Cut]
 """One way to cut the outputs of a node."""
 
 
-def candidates(node: Node, graph: Graph, nodes: Sequence[int]) -> list[Candidate]:
+def candidates(node: Node, graph: Graph, per_node: Sequence[int]) -> list[Candidate]:
     """On the first worker, on every worker, and along each axis that is long enough for two.
 
     Along an axis over all workers, or over those of the first node, so that nothing crosses between nodes.
@@ -19,9 +19,9 @@ def candidates(node: Node, graph: Graph, nodes: Sequence[int]) -> list[Candidate
     Args:
         node: whose outputs are cut.
         graph: that has it.
-        nodes: how many workers each node has.
+        per_node: how many workers each node of the cluster has.
     """
-    workers = sum(nodes)
+    workers = sum(per_node)
     shapes = {name: graph.tensors[name].shape for name in node.outputs if name}
     found: list[Candidate] = [{name: Cut.on(shape, workers) for name, shape in shapes.items()}]
     if workers == 1:
@@ -33,7 +33,7 @@ def candidates(node: Node, graph: Graph, nodes: Sequence[int]) -> list[Candidate
     for axis in range(min(len(first), 4)):
         if min(shape[axis] for shape in shapes.values()) < 2:
             continue
-        for sharing in sorted({workers, nodes[0]} - {1}, reverse=True):
+        for sharing in sorted({workers, per_node[0]} - {1}, reverse=True):
             cuts = {}
             for name, shape in shapes.items():
                 step = _step(node, shape[1], sharing) if axis == 1 else 1

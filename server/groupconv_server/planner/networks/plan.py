@@ -15,13 +15,13 @@ from groupconv_worker.graph.partition.partition import traffic
 
 
 def plan_network(
-    graph: Graph, nodes: Sequence[int], costs: Costs, in_flight: int = 1, given: Mapping[str, Cut] | None = None
+    graph: Graph, per_node: Sequence[int], costs: Costs, in_flight: int = 1, given: Mapping[str, Cut] | None = None
 ) -> tuple[NetworkCuts, Mapping[str, Cut]]:
     """The plan with the least predicted time of a call.
 
     Args:
         graph: in canonical form.
-        nodes: how many workers each node has. Workers are numbered by node.
+        per_node: how many workers each node of the cluster has. Workers are numbered by node.
         costs: of nodes and exchanges.
         in_flight: calls at a time, which share the workers: each gets one of them if there are as many calls.
         given: cuts of some tensors, for all workers, that are to be kept.
@@ -49,15 +49,15 @@ def plan_network(
     for name, cut in (given or {}).items():
         if missing := cut.missing(graph.tensors[name].shape):
             raise ValueError(f"no worker makes {missing.shape} of {name!r}: the boxes of its cut do not cover it")
-    workers = sum(nodes)
+    workers = sum(per_node)
     most = max(1, workers // in_flight)
     counts = (
-        [workers] if given else sorted({1, most, min(most, nodes[0]), *(2**k for k in range(1, most.bit_length()))})
+        [workers] if given else sorted({1, most, min(most, per_node[0]), *(2**k for k in range(1, most.bit_length()))})
     )
-    found = {count: search(graph, _first(nodes, count), costs, given) for count in counts}
+    found = {count: search(graph, _first(per_node, count), costs, given) for count in counts}
     best = min(found, key=lambda count: (found[count].seconds, count))
     cuts = found[best].cuts
-    used = _first(nodes, best)
+    used = _first(per_node, best)
     sent, between, received = traffic(graph, cuts, used)
     plan = NetworkCuts(
         workers,
@@ -67,21 +67,21 @@ def plan_network(
         received,
         sum(graph.tensors[name].nbytes for name in graph.outputs),
         "the cuts were given" if given else _reason(found, best, workers, in_flight),
-        tuple(nodes),
+        tuple(per_node),
         between,
     )
     return plan, cuts
 
 
-def _first(nodes: Sequence[int], count: int) -> tuple[int, ...]:
+def _first(per_node: Sequence[int], count: int) -> tuple[int, ...]:
     """The nodes of the first workers.
 
     Example:
         >>> _first((4, 4), 6), _first((4, 4), 2)
         ((4, 2), (2,))
     """
-    begins = (0, *accumulate(nodes))
-    return tuple(min(node, count - begin) for node, begin in zip(nodes, begins, strict=False) if begin < count)
+    begins = (0, *accumulate(per_node))
+    return tuple(min(node, count - begin) for node, begin in zip(per_node, begins, strict=False) if begin < count)
 
 
 def _reason(found: Mapping[int, Found], best: int, workers: int, in_flight: int) -> str:

@@ -106,22 +106,22 @@ class _Option:
         return found
 
 
-def search(graph: Graph, nodes: Sequence[int], costs: Costs, given: Mapping[str, Cut] | None = None) -> Found:
+def search(graph: Graph, per_node: Sequence[int], costs: Costs, given: Mapping[str, Cut] | None = None) -> Found:
     """The cheapest cuts.
 
     Args:
         graph: in canonical form.
-        nodes: how many workers each node has; they are numbered by node.
+        per_node: how many workers each node of the cluster has; they are numbered by node.
         costs: of nodes and exchanges.
         given: cuts that are wanted; their nodes have no other candidate.
     """
     number = {name: i for i, node in enumerate(graph.nodes) for name in node.outputs if name}
-    sample = Sample.of(nodes)
+    sample = Sample.of(per_node)
     options = []
     for node in graph.nodes:
         wanted = {name: given[name] for name in node.outputs if name and given and name in given}
         complete = wanted and len(wanted) == sum(map(bool, node.outputs))
-        choices = [wanted] if complete else candidates(node, graph, nodes)
+        choices = [wanted] if complete else candidates(node, graph, per_node)
         options.append([_Option(node, graph, choice, sample, costs) for choice in choices])
     tables = {}
     own = [np.array([option.seconds for option in choices]) for choices in options]
@@ -146,7 +146,7 @@ def search(graph: Graph, nodes: Sequence[int], costs: Costs, given: Mapping[str,
         for i, (k, seconds) in enumerate(zip(chosen, received, strict=True))
     )
     back = sum(graph.tensors[name].nbytes for name in graph.outputs)
-    return Found(cuts, found, costs.coordinator_seconds(back, sum(nodes)))
+    return Found(cuts, found, costs.coordinator_seconds(back, sum(per_node)))
 
 
 def _exchange_table(
@@ -156,16 +156,16 @@ def _exchange_table(
     name = tensor.name
     need = np.stack([_bounds(option.needs(name), tensor) for option in read])[None]
     own = np.stack([_bounds(option.held(name), tensor) for option in made])[:, None]
-    node = np.stack([_bounds(option.held_by_nodes(name), tensor) for option in made])[:, None]
-    within = _common(need, node)
-    near = (within - _common(need, own)) * tensor.dtype.itemsize
-    far = sample.of_nodes((_common(need, need) - within) * tensor.dtype.itemsize)
-    senders, nodes = (
+    neighbors = np.stack([_bounds(option.held_by_nodes(name), tensor) for option in made])[:, None]
+    on_node = _common(need, neighbors)
+    within = (on_node - _common(need, own)) * tensor.dtype.itemsize
+    between = sample.of_nodes((_common(need, need) - on_node) * tensor.dtype.itemsize)
+    workers, nodes = (
         np.array(counts)[:, None] for counts in zip(*(option.senders(name) for option in made), strict=True)
     )
     return np.maximum(
-        costs.within_node.seconds(near.max(-1), sample.total(near), senders),
-        costs.between_nodes.seconds(far.max(-1), far @ sample.nodes, nodes),
+        costs.within_node.seconds(within.max(-1), sample.total(within), workers),
+        costs.between_nodes.seconds(between.max(-1), between @ sample.nodes, nodes),
     )
 
 
