@@ -1,6 +1,7 @@
 """The jobs of the compiling process: bounded, none measured beside a shard, none for a process that is broken."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -150,6 +151,18 @@ def test_the_process_runs_when_a_processor_is_idle_or_with_its_niceness(idle, ch
     found, nice = map(int, printed.split())
     assert found == getattr(os, policy)
     assert nice == min(19, os.nice(0) + niceness)
+
+
+def test_a_process_whose_parent_has_gone_ends_without_a_word():
+    activity = Activity()
+    command = [sys.executable, "-m", "groupconv_worker.cpu.compiler_process", str(activity.handle)]
+    with subprocess.Popen(
+        command, pass_fds=[activity.handle], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        process.stdout = None  # `communicate` would read it
+        _, said = process.communicate(pickle.dumps(job(12)), timeout=120)
+    assert (process.returncode, said) == (0, b"")
 
 
 ONCE_BUSY = """if True:

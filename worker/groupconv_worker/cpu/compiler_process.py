@@ -118,4 +118,7 @@ if __name__ == "__main__":
     lower_priority(idle=sys.argv[2:] == ["idle"])
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is not an answer
-    main(sys.stdin.buffer, pipe, Activity(int(sys.argv[1])))
+    try:
+        main(sys.stdin.buffer, pipe, Activity(int(sys.argv[1])))
+    except BrokenPipeError:  # the parent has gone: what is left of the answer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), pipe.fileno())
