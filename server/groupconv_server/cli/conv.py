@@ -20,7 +20,7 @@ from groupconv_server.cli.options import MathOption
 from groupconv_server.cli.signals import ended_by_signals
 from groupconv_server.coordinator.problems import problems_of
 from groupconv_server.files import filters
-from groupconv_server.files.arrays import Opened
+from groupconv_server.files.arrays import Created, Opened
 from groupconv_server.files.axes import described
 from groupconv_server.files.blocks import band_axis
 from groupconv_server.files.named_filters import NAMES
@@ -133,13 +133,15 @@ def command(
         magnitude = _magnitude(filtering, stored) if absolute is None else absolute
         size = math.prod(layout.array_shape) * stored.itemsize
         shows = sys.stderr.isatty() if progress is None else progress
-        with (
-            ended_by_signals(),
-            files.create_output(output, layout, stored, metadata, pyramid=pyramid) as created,
-            endpoint.connect(timeout) as client,
-        ):
-            out = Fitted(created.array, computed, absolute=magnitude, parts=filtering.parts)
-            client.stream_convolve(x, ready, out=out, progress=Bar(size) if shows else None, timeout=timeout)
+        with endpoint.connect(timeout) as client:
+
+            def write() -> tuple[Fitted, Created]:
+                with files.create_output(output, layout, stored, metadata, pyramid=pyramid) as created:
+                    out = Fitted(created.array, computed, absolute=magnitude, parts=filtering.parts)
+                    client.stream_convolve(x, ready, out=out, progress=Bar(size) if shows else None, timeout=timeout)
+                return out, created
+
+            out, created = ended_by_signals(write, stop=client.close)
     for line in (*conversion_notes(opened.array.dtype), *out.notes(), *created.notes, *created.left_out):
         typer.echo(f"groupconv: {line}", err=True)
     seconds = time.monotonic() - begin

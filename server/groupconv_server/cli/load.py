@@ -13,7 +13,7 @@ from groupconv.pictures import picture_path
 from groupconv.text import table
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import layer_names
-from groupconv_server.cli.signals import ended_by_signals
+from groupconv_server.cli.signals import handled
 
 if TYPE_CHECKING:
     from groupconv_server.load.drive import Load
@@ -78,7 +78,7 @@ def command(
     Exit code 1 if any answer failed or was wrong, or none came. These options override the profile.
     """
     try:
-        from groupconv_server.load.drive import Load
+        from groupconv_server.load.drive import Load, end_load
     except ModuleNotFoundError as missing:
         raise FailedPreconditionError(f"no {missing.name}: expected pip install 'groupconv[load]'") from None
     from groupconv_server.load.memory import MemoryProbe, growth
@@ -95,7 +95,7 @@ def command(
     page = _host_and_port(web) if web else None
     memory = MemoryProbe(metrics) if metrics else None
     with (
-        ended_by_signals(),
+        handled(end_load),
         Load(wanted, lambda: endpoint.connect(wanted.timeout), target=endpoint.target, memory=memory) as load,
     ):
         if page:

@@ -68,7 +68,7 @@ class FileStream:
             plan = client.plan_stream(net, first, outputs=[select], window_bytes=self.window_bytes)
             typer.echo(str(plan) if samples == 1 else f"{plan}\nfor each of {samples} samples", err=True)
             if self.output is not None:
-                self._write(client, net, opened, plan)
+                ended_by_signals(lambda: self._write(client, net, opened, plan), stop=client.close)
                 size = human_bytes(files.size_of(self.output))
                 typer.echo(f"wrote {self.output}: {size} in {time.monotonic() - begin:.1f} s")
 
@@ -95,7 +95,7 @@ class FileStream:
         metadata = replace(metadata, alpha="", extrasamples=()) if opened.alpha else metadata
         shows = sys.stderr.isatty() if self.progress is None else self.progress
         bar = Bar(math.prod(shape) * info.dtype.itemsize) if shows else None
-        with ended_by_signals(), files.create_output(self.output, layout, stored, metadata) as created:
+        with files.create_output(self.output, layout, stored, metadata) as created:
             saturated = 0
             for n in range(samples):  # each map keeps the rows that it read last
                 sink = FileSink(created.array, n, info.shape, info.dtype)  # type: ignore[arg-type] # no free axes

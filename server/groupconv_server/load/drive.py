@@ -1,7 +1,8 @@
 """Runs the users of the load test with Locust.
 
 Locust's users are greenlets, and gRPC's calls block a thread. So each call runs in a thread, which also times it, and
-nothing is patched (LOCUST_SKIP_MONKEY_PATCH): docs/adr/0005-locust-without-gevent-grpc.md.
+nothing is patched (LOCUST_SKIP_MONKEY_PATCH): docs/adr/0005-locust-without-gevent-grpc.md. The main thread makes no
+call, so a signal finds it without a lock of gRPC.
 """
 
 import logging
@@ -57,13 +58,14 @@ class Load:
         run = secrets.token_hex(4)
         self.cases = [LoadCase(entry, profile.seed, run) for entry in profile.mix]
         self.outcome = LoadOutcome([f"{case.name}{' stream' * (case.transport == 'stream')}" for case in self.cases])
+        self.threads = ThreadPool(profile.users + 1)
         try:
-            self._first_answers()
+            self.threads.apply(self._first_answers)
         except BaseException:
-            self._unload_layers()
+            self.threads.join()
+            self.threads.apply(self._unload_layers)
             raise
         self.schedule, self.limit = Schedule(profile), math.inf
-        self.threads = ThreadPool(profile.users + 1)
         logging.getLogger("locust").setLevel(logging.WARNING)
         locust.stats.PERCENTILES_TO_CHART = [0.5, 0.95, 0.99]
         locust.stats.HISTORY_STATS_INTERVAL_SEC = max(1, int(profile.seconds / 120))
@@ -87,7 +89,7 @@ class Load:
         """End the users, and take the layers away that they loaded."""
         self.runner.quit()
         self.threads.join()  # a request that still runs could load a layer again
-        self._unload_layers()
+        self.threads.apply(self._unload_layers)
 
     def _unload_layers(self) -> None:
         if not any(case.resident for case in self.cases):
@@ -142,6 +144,12 @@ class Load:
 
         page: str = get_html_report(self.environment, show_download_link=False)
         return page
+
+
+def end_load(number: int, _: object) -> None:
+    """Handle a signal: the main greenlet, while it waits, raises SystemExit with 128 and the signal's number."""
+    hub = gevent.get_hub()
+    hub.loop.run_callback_threadsafe(hub.parent.throw, SystemExit(128 + number))
 
 
 def _user_class(load: Load) -> type[locust.User]:
