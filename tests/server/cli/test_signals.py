@@ -23,11 +23,13 @@ class Condition:
         lock.release()
 
 def work():
-    with Condition():
-        stopped.wait()
-    with lock:  # cleaning up needs the lock that the work used
-        print("cleaned")
-    raise RuntimeError("stopped")
+    try:
+        with Condition():
+            stopped.wait()
+        raise RuntimeError("stopped")
+    finally:
+        with lock:  # cleaning up needs the lock that the work used
+            print("cleaned")
 
 ended_by_signals(work, stop=stopped.set)
 """
