@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -16,8 +16,15 @@ from groupconv_server.fronts.link import Link
 from groupconv_server.memory.malloc import keep_pages
 from groupconv_server.telemetry import logs
 
+log = logging.getLogger(__name__)
+
 LogSettings = tuple[str, str | int]
 """Format and level of a log."""
+BEAT = 1.0
+"""Seconds between two signs of life of a process, and between two looks for them."""
+SILENT, HUNG = 3, 30
+"""Looks without a sign of life after which nobody waits for a process, and after which it is ended. Looks are counted
+and not seconds, so that a machine that stood still ends nobody."""
 
 
 class Child:
@@ -26,12 +33,14 @@ class Child:
     Attributes:
         link: to it. Its handlers are complete before the process starts.
         process: None until it starts.
+        missed: looks since its last sign of life.
     """
 
     def __init__(self) -> None:
         ours, self._theirs = socket.socketpair()
         self.link = Link(ours, {})
         self.process: BaseProcess | None = None
+        self.missed = self._heard = 0
 
     @property
     def pid(self) -> int | None:
@@ -67,6 +76,43 @@ class Child:
         if self.process is not None:
             self.process.kill()
 
+    @property
+    def silent(self) -> bool:
+        """Whether it is not worth waiting for an answer: the process is stopped, or hangs."""
+        return self.missed >= SILENT
+
+    def look(self) -> None:
+        """Look for a sign of life since the last look. A process that hangs is ended; its link says that it is lost."""
+        heard = self.link.heard
+        self.missed = 0 if heard != self._heard or not heard else self.missed + 1
+        self._heard = heard
+        if self.missed == HUNG:
+            log.error("process %s has given no sign of life for %.0f s; it is ended", self.pid, HUNG * BEAT)
+            self.kill()
+
+
+class Watchdog:
+    """Looks after processes until it is closed.
+
+    Args:
+        children: returns those that there are.
+    """
+
+    def __init__(self, children: Callable[[], Iterable[Child]]) -> None:
+        self._children, self._stopping = children, threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(BEAT):
+            for child in self._children():
+                child.look()
+
 
 def set_up(end: socket.socket, log_settings: LogSettings | None) -> tuple[Link, threading.Event]:
     """Begin in a process that was started as a `Child`: its signals, its log, its memory and its link.
@@ -86,4 +132,13 @@ def set_up(end: socket.socket, log_settings: LogSettings | None) -> tuple[Link, 
         faulthandler.enable()
     keep_pages()
     over = threading.Event()
-    return Link(end, {"stop": over.set}, lost=over.set), over
+    link = Link(end, {"stop": over.set}, lost=over.set)
+    threading.Thread(target=_beat, args=(link,), name="signs of life", daemon=True).start()
+    return link, over
+
+
+def _beat(link: Link) -> None:
+    """Send signs of life until the link ends: also while the process waits for its last requests."""
+    while not link.over:
+        link.beat()
+        time.sleep(BEAT)

@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Self
 
 from groupconv.errors import GroupconvError, UnavailableError
@@ -22,7 +23,7 @@ Handler = Callable[..., Any]
 THREADS = 16
 """Calls of the other end that run at a time."""
 _HEADER = struct.Struct("!Q")
-_CALL, _ANSWER, _ERROR = range(3)
+_CALL, _ANSWER, _ERROR, _BEAT = range(4)
 
 
 class Link:
@@ -33,6 +34,9 @@ class Link:
         handlers: what the other end may call, by name. A descriptor that came with a call is their argument `handle`;
             they close it.
         lost: called once when the other process has gone, in the thread that reads.
+
+    Attributes:
+        heard: how often something has come from the other process.
 
     Example:
         >>> here, there = socket.socketpair()
@@ -48,6 +52,7 @@ class Link:
         self._ids, self._sending = itertools.count(), threading.Lock()
         self._waiting: dict[int, Future[Any]] = {}
         self._over, self._lock = False, threading.Lock()
+        self.heard = 0
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="link")
         self._reader = threading.Thread(target=self._read, name="link", daemon=True)
         self._reader.start()
@@ -87,6 +92,11 @@ class Link:
         """
         return self.start(name, *arguments, handle=handle).result()
 
+    def beat(self) -> None:
+        """Show the other process that this one runs."""
+        with suppress(OSError):  # it has gone
+            self._send((_BEAT, 0))
+
     def close(self) -> None:
         """End the connection. Calls that wait for answers raise UnavailableError."""
         try:
@@ -117,6 +127,8 @@ class Link:
                     break
                 header += self._received(_HEADER.size - len(header))
                 kind, number, *rest = pickle.loads(self._received(_HEADER.unpack(header)[0]))  # noqa: S301 - our own
+                if kind == _BEAT:
+                    continue
                 if kind == _CALL:
                     self._threads.submit(self._run, number, rest[0], rest[1], *handles)
                     continue
@@ -142,6 +154,7 @@ class Link:
             got = self._end.recv_into(view)
             if not got:
                 raise ConnectionResetError
+            self.heard += 1
             view = view[got:]
         return data
 

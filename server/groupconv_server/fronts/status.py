@@ -50,7 +50,7 @@ class FrontCluster(ClusterServicer):
         missing = len(restarts) - len(found)
         if missing > 0 and found:
             merged.state = DEGRADED if merged.state == SERVING else merged.state
-            merged.trouble = merged.trouble or f"{missing} of {len(restarts)} processes are being started"
+            merged.trouble = merged.trouble or f"{missing} of {len(restarts)} processes do not answer"
         return merged
 
     def here(self) -> bytes:

@@ -5,7 +5,7 @@ import logging
 import multiprocessing
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from multiprocessing.reduction import DupFd
@@ -19,7 +19,7 @@ from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tls import certificates_for
 from groupconv_server.binding import reserve
 from groupconv_server.config import Config
-from groupconv_server.fronts.child import Child, LogSettings
+from groupconv_server.fronts.child import Child, LogSettings, Watchdog
 from groupconv_server.fronts.counters import Counters
 from groupconv_server.fronts.disk import Disk
 from groupconv_server.fronts.front import Start, run
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 15.0
 """Seconds before a front that was lost before it served is started again: more each time."""
+ANSWER = 5.0
+"""Seconds that fronts have for an answer that is one of several."""
 
 
 class Front(Child):
@@ -47,11 +49,12 @@ class Front(Child):
         index: of it.
         ready: done when it serves; the engines of its workers.
         serving: whether it serves.
+        reloads: of the server, before this front was started.
     """
 
     def __init__(self, index: int) -> None:
         super().__init__()
-        self.index, self.serving = index, False
+        self.index, self.serving, self.reloads = index, False, 0
         self.ready: Future[list[str]] = Future()
 
 
@@ -81,7 +84,7 @@ class Supervisor:
         self.config = config = replace(config, port=self.port)
         self._child = replace(config, processes=1, metrics_port=None, layer_dir=None)
         self.web_url: str | None = None
-        self._compiling = False
+        self._compiling, self._reloads = False, 0
         self._logs = logs
         self._counters, self._allowances = Counters(self.processes), Allowances(self.processes)
         self._numbers: dict[tuple[str, CallerLimits], int] = {}
@@ -107,6 +110,7 @@ class Supervisor:
             self._opened.callback(self._sweeper.close)
             for index in range(self.processes):
                 self._start(index)
+            self._opened.callback(Watchdog(self._serving).close)
             self._engines = [engine for front in list(self._fronts.values()) for engine in front.ready.result()]
             self._page = Page.of(config.metrics_host, config.metrics_port, self._sum.registry(), self.state)
             if self._page is not None:
@@ -145,25 +149,25 @@ class Supervisor:
         missing = self.processes - len(states)
         wrong = [(state, reason) for state, reason in states if state != SERVING]
         if missing:
-            wrong.append((DEGRADED, f"{missing} of {self.processes} processes are being started"))
+            wrong.append((DEGRADED, f"{missing} of {self.processes} processes do not answer"))
         if not states or all(state == NOT_SERVING for state, _ in states):
             return NOT_SERVING, wrong[0][1]
         return (DEGRADED, wrong[0][1]) if wrong else (SERVING, "")
 
     def gather(self, name: str, *arguments: Any) -> list[Any]:
-        """Call all fronts that serve; one that has gone meanwhile is left out."""
+        """Call all fronts that serve; one that does not answer is left out."""
         return list(self._gathered(name, *arguments).values())
 
     def reload(self) -> None:
-        """Have every front read certificates and tokens again."""
-        self.gather("reload")
+        """Have every front read certificates and tokens again, also one that starts now or does not answer yet."""
+        self._reloads += 1
+        asked = [(front, front.link.start("reload")) for front in self._serving()]
+        wait([answer for front, answer in asked if not front.silent], ANSWER)
 
     def compile_catalogue(self) -> None:
         """Have every engine load or compile the kernels of the catalogue, those that are started later, too."""
         self._compiling = True
-        with self._lock:
-            fronts = [front for front in self._fronts.values() if front.serving]
-        for front in fronts:
+        for front in self._serving():
             self._compile(front)
 
     def stop(self) -> None:
@@ -179,6 +183,7 @@ class Supervisor:
     def _start(self, index: int) -> None:
         """Start the process of a front."""
         front = Front(index)
+        front.reloads = self._reloads
         front.link.handlers |= self._handlers(front)
         front.link.lost = functools.partial(self._lost, front)
         config = self._child if not index else replace(self._child, web_port=None)
@@ -217,6 +222,8 @@ class Supervisor:
             self.web_url = web_url
             self._child = replace(self._child, web_port=urlsplit(web_url).port)
         front.serving = True
+        if front.reloads != self._reloads:  # it may have read the files before
+            front.link.start("reload")
         if self._compiling:
             self._compile(front)
         front.ready.set_result(engines)
@@ -256,13 +263,17 @@ class Supervisor:
             self._start(front.index)
 
     def _gathered(self, name: str, *arguments: Any) -> dict[int, Any]:
-        with self._lock:
-            fronts = [front for _, front in sorted(self._fronts.items()) if front.serving]
+        asked = {f.index: f.link.start(name, *arguments) for f in self._serving() if not f.silent}
+        wait(asked.values(), ANSWER)
         found = {}
-        for front, answer in [(front, front.link.start(name, *arguments)) for front in fronts]:
-            with suppress(UnavailableError):
-                found[front.index] = answer.result()
+        for index, answer in asked.items():
+            with suppress(UnavailableError, TimeoutError):
+                found[index] = answer.result(0)
         return found
+
+    def _serving(self) -> list[Front]:
+        with self._lock:
+            return [front for _, front in sorted(self._fronts.items()) if front.serving]
 
     def _end(self, seconds: float) -> None:
         """End all fronts, those that are left after so many seconds by force."""

@@ -17,7 +17,7 @@ from groupconv_server.executors.lanes.lane import Lane
 from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot, WorkerState
 from groupconv_server.executors.placement import WorkerPlace
-from groupconv_server.fronts.child import Child, LogSettings, set_up
+from groupconv_server.fronts.child import Child, LogSettings, Watchdog, set_up
 from groupconv_server.fronts.owner import Workers
 from groupconv_server.parts import Parts
 from groupconv_worker.actor import Worker
@@ -76,6 +76,7 @@ class WorkerProcesses(Membership):
         self.slots = [WorkerSlot(f"local-{i}", place) for i in range(workers)]
         for slot in self.slots:
             self._start(slot)
+        self._watchdog = Watchdog(lambda: [slot.actor for slot in list(self.slots)])
         until = time.monotonic() + START
         with self._changed:
             while len(self.ready()) < workers and self._failed is None and time.monotonic() < until:
@@ -116,6 +117,7 @@ class WorkerProcesses(Membership):
         with self._changed:
             self._stopping.set()  # no process is started from now on
             children = [slot.actor for slot in self.slots]
+        self._watchdog.close()
         for child in children:
             child.link.start("stop")
         super().close()
