@@ -48,7 +48,7 @@ PY := 3.13
 test-python:  ## the SDK's tests on another Python, in .venv-PY: make test-python PY=3.13
 	test -x .venv-$(PY)/bin/python || \
 		$(lastword python$(PY) $(wildcard $(HOME)/.pyenv/versions/$(PY).*/bin/python)) -m venv .venv-$(PY)
-	.venv-$(PY)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[lz4,progress]' \
+	.venv-$(PY)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[lz4,pictures,progress]' \
 		pytest pytest-timeout pytest-xdist hypothesis scipy onnx
 	.venv-$(PY)/bin/python -m pytest tests/client client
 
