@@ -15,6 +15,7 @@ from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ACTIVATIONS, ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv_worker.contract import Problem
+from groupconv_worker.cpu.algorithms import direct, filters
 from groupconv_worker.cpu.algorithms.direct import Direct
 from groupconv_worker.cpu.algorithms.fft import Fft
 from groupconv_worker.cpu.algorithms.gemm import Gemm
@@ -150,6 +151,40 @@ def test_winograd_in_several_blocks_of_filters_and_chunks_of_tiles(extent, chann
     np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())
 
 
+@given(groups=st.integers(1, 300), blocks=st.integers(1, 300), most=st.integers(1, 400))
+def test_chunks_are_all_blocks_once_and_never_too_many(groups, blocks, most):
+    found = filters.chunks(groups, blocks, most)
+    assert len(found) <= filters.MOST_CHUNKS
+    seen = [
+        (group, block)
+        for c in found
+        for group in range(c.group, c.group + c.groups)
+        for block in range(c.block, c.block + c.blocks)
+    ]
+    assert seen == [(group, block) for group in range(groups) for block in range(blocks)]
+    if groups * blocks <= filters.MOST_CHUNKS:
+        assert max(c.groups * c.blocks for c in found) <= most
+
+
+@settings(max_examples=EXAMPLES)
+@given(data=st.data(), groups=st.integers(1, 9), filters_of_group=st.integers(30, 200), most=st.integers(1, 6))
+def test_direct_in_as_few_chunks_as_it_may_have(data, groups, filters_of_group, most):
+    """A one-shot kernel of few channels passes in chunks of single blocks, or of more where those would be too many."""
+    transposed, stride = data.draw(st.booleans()), data.draw(st.integers(1, 2))
+    channels, extent, rng = data.draw(st.integers(1, 5)), data.draw(st.integers(4, 9)), np.random.default_rng(groups)
+    x = rng.standard_normal((1, groups * channels, extent, extent), np.float32)
+    of_group = (groups * channels, filters_of_group) if transposed else (groups * filters_of_group, channels)
+    weight = rng.standard_normal((*of_group, 3, 3), np.float32)
+    spec = ConvSpec(padding=1, stride=stride, groups=groups, transposed=transposed)
+    problem = Problem(resolve(spec, x.shape, weight.shape), types_of(x.dtype, weight.dtype))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(direct, "CHUNK", 1)
+        patch.setattr(filters, "MOST_CHUNKS", most)
+        got = check_in_bounds(Direct(TEAM, BUFFERS), problem, x, weight, resident=False)
+    want = convolve(x, weight, None, problem.geometry)
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
 SETS = ("neon", "avx2", "avx512")
 """Instruction sets: vectors of 16, 32 and 64 bytes."""
 
@@ -177,6 +212,7 @@ def run_with(simd: str, examples: str) -> None:
     environment = os.environ | {VARIABLE: simd, "GROUPCONV_BOUNDS_EXAMPLES": examples}
     tests = [f"{__file__}::test_it_writes_its_output_and_nothing_else[{name}]" for name in COMPILED]
     more = [
+        f"{__file__}::test_direct_in_as_few_chunks_as_it_may_have",
         f"{__file__}::test_winograd_in_several_blocks_of_filters_and_chunks_of_tiles",
         __file__.replace("test_bounds", "test_engine") + "::test_a_phase_of_one_tap_on_one_row_stays_in_its_output",
     ]

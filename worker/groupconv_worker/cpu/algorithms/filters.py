@@ -15,7 +15,7 @@ from groupconv_worker.cpu.program import Address, KernelStage
 CHUNK = 2**19
 """Bytes of packed filters that a thread uses at a time: as many as its second cache holds beside what else it reads."""
 MOST_CHUNKS = 64
-"""Most chunks of a kernel with large groups: each takes a stage for every phase of the output."""
+"""Most chunks of a kernel: each takes a stage for every phase of the output."""
 
 
 class Chunk(NamedTuple):
@@ -35,7 +35,7 @@ class Chunk(NamedTuple):
 
 
 def chunks(groups: int, blocks: int, most: int) -> list[Chunk]:
-    """All blocks of all groups, cut into even chunks of at most `most` blocks, or of more if chunks would be many.
+    """All blocks of all groups, cut into even chunks of at most `most` blocks; of more if there were over MOST_CHUNKS.
 
     Example:
         >>> chunks(1, 5, 3)
@@ -44,11 +44,13 @@ def chunks(groups: int, blocks: int, most: int) -> list[Chunk]:
         [Chunk(group=0, groups=2, block=0, blocks=2), Chunk(group=2, groups=1, block=0, blocks=2)]
     """
     most = max(most, -(-groups * blocks // MOST_CHUNKS))
-    if most < blocks:
-        each = -(-blocks // -(-blocks // most))
+    pieces = -(-blocks // most)
+    if most < blocks and groups * pieces <= MOST_CHUNKS:
+        each = -(-blocks // pieces)
         starts = range(0, blocks, each)
         return [Chunk(group, 1, at, min(each, blocks - at)) for group in range(groups) for at in starts]
-    each = -(-groups // -(-groups // (most // blocks)))
+    together = max(1, most // blocks, -(-groups // MOST_CHUNKS))
+    each = -(-groups // -(-groups // together))
     return [Chunk(at, min(each, groups - at), 0, blocks) for at in range(0, groups, each)]
 
 
