@@ -1,6 +1,9 @@
 """Tuning: the fastest candidate, remembered; never where it is switched off."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -52,6 +55,7 @@ class Candidate:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(stopwatch, "time", clock)
+    monkeypatch.setattr(stopwatch, "_used_by_others", lambda: 0.0)
     return clock
 
 
@@ -179,7 +183,7 @@ def test_a_doubted_choice_that_is_found_again_is_kept(tmp_path, clock, processes
             assert tuner.choose(PROBLEM, candidates(clock, a=1, b=2)[1]).algorithm == "a"  # what the other one found
         assert tuner.choose(PROBLEM, candidates(clock, a=1, b=2)[1]).algorithm == "a"
         assert tuner.known(PROBLEM) == ("a", sure)
-    assert Tuner(1, path).choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "a"  # remembered, not measured
+    assert tuner.choose(PROBLEM, candidates(clock, a=2, b=1)[1]).algorithm == "a"  # remembered, not measured
 
 
 def test_a_machine_that_is_always_busy_is_not_measured_for_ever(clock):
@@ -190,6 +194,46 @@ def test_a_machine_that_is_always_busy_is_not_measured_for_ever(clock):
         runs.append(sum(candidate.runs for candidate in made.values()) > 0)
     assert runs == [True] * (1 + autotune.DOUBTS) + [False] * (5 - autotune.DOUBTS)
     assert tuner.known(PROBLEM)[1]
+
+
+@pytest.mark.parametrize("found", ["aa", "abab"], ids=["agreed", "differed"])
+def test_what_was_never_measured_undisturbed_is_measured_again_by_the_next_process(tmp_path, clock, found):
+    path, clock.running = tmp_path / "tuning.json", 0.5
+    first = Tuner(1, path)
+    for best in found:
+        first.choose(PROBLEM, candidates(clock, **{best: 1, "ab".replace(best, ""): 2})[1])
+    assert first.known(PROBLEM) == (found[-1], True)
+    other = "ab".replace(found[-1], "")
+    clock.running, second = 1.0, Tuner(1, path)
+    assert second.known(PROBLEM) == (found[-1], False)
+    assert second.choose(PROBLEM, candidates(clock, **{other: 1, found[-1]: 2})[1]).algorithm == other
+    assert Tuner(1, path).known(PROBLEM) == (other, True)
+
+
+def test_a_server_asks_no_more_for_what_its_compiling_processes_never_measure_undisturbed():
+    tuner, asked = Tuner(1), []
+    for number in range(6):
+        asked.append(not tuner.known(PROBLEM)[1])
+        tuner.learn(PROBLEM, "ab"[number % 2], sure=False)
+    assert asked == [True] * (1 + autotune.DOUBTS) + [False] * (5 - autotune.DOUBTS)
+
+
+@pytest.mark.parametrize(("used", "sure"), [(0.0, True), (0.05, True), (0.5, False)])
+def test_what_was_measured_while_others_used_other_processors_is_doubted(clock, monkeypatch, used, sure):
+    """Their part of the time of all processors; ours is one thread, which has its own all the time."""
+    monkeypatch.setattr(stopwatch, "_used_by_others", lambda: used * os.cpu_count() * clock.now)
+    tuner = Tuner(1)
+    assert tuner.choose(PROBLEM, candidates(clock, a=1, b=2)[1]).algorithm == "a"
+    assert tuner.known(PROBLEM) == ("a", sure)
+
+
+def test_what_others_use_is_read_from_the_system(tmp_path, monkeypatch):
+    before = stopwatch._used_by_others()
+    loop = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-S", "-c", loop], check=True)
+    assert stopwatch._used_by_others() - before > 0.4
+    monkeypatch.setattr(stopwatch, "STAT", tmp_path / "none")
+    assert stopwatch._used_by_others() == 0.0
 
 
 def test_a_process_measures_again_in_a_quiet_gap_what_it_measured_while_others_had_the_processor(clock):

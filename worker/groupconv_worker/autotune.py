@@ -2,9 +2,9 @@
 
 A choice is remembered per problem, threads, processor and versions of what computes, this package's code among them, so
 a change of it, an upgrade or a move to another machine measures again. Processes that share the file measure one after
-another, and take what another has found meanwhile. What was measured while others had the processor is doubted: it is
-used, and measured again the next time it is asked for, until a measurement was not disturbed or found the same, four
-times at most.
+another, and take what another has found meanwhile. What was measured while others kept the machine busy is doubted: it
+is used, and measured again the next time it is asked for, until a measurement was not disturbed. A process that found
+what was known, or has measured four times, measures no more, but leaves the doubt on disk for the next one.
 GROUPCONV_TUNE=off takes the first candidate, the heuristic's, instead.
 """
 
@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from cachetools import LRUCache
 
 from groupconv_worker.activity import Activity
 from groupconv_worker.cache_folder import cache_folder
-from groupconv_worker.choice_file import ChoiceFile, newest
+from groupconv_worker.choice_file import CHOICES, ChoiceFile, newest
 from groupconv_worker.code_version import digest
 from groupconv_worker.contract import Prepared, Problem
 from groupconv_worker.job import PERIOD, current
@@ -42,9 +43,9 @@ FAR = 3.0
 DISPLACED = 2**20
 """Doubles written between turns: they take the place of what lies in a core's caches, and helpers fall asleep."""
 DOUBT = "?"
-"""Behind the name of a candidate that was chosen so, once for each measurement that was disturbed."""
+"""Behind the name of a candidate whose measurement was disturbed."""
 DOUBTS = 3
-"""Measurements after which a choice is kept even if the next one is disturbed, too."""
+"""Disturbed measurements after which a process keeps what the next one finds, whatever disturbs it."""
 
 
 def enabled() -> bool:
@@ -82,6 +83,7 @@ class Tuner:
         self._file = ChoiceFile(path, self.version)
         self._lock, self._activity = threading.Lock(), activity or Activity()
         self._choices = self._file.read()
+        self._disturbed = LRUCache[str, int](CHOICES)  # measurements in a row
 
     def choose(self, problem: Problem, candidates: Mapping[str, Callable[[], Prepared]]) -> Prepared:
         """The fastest candidate, prepared: from memory if it was measured before, else measured now.
@@ -94,36 +96,42 @@ class Tuner:
             BusyError: shards ran all the time; nothing was measured.
         """
         key = self._key(problem)
-        known = self._choices.get(key)
-        if known is not None and known in candidates:
+        known, sure = self.known(problem)
+        if sure and known is not None and known in candidates:
             return candidates[known]()
         if len(candidates) == 1:
             return next(iter(candidates.values()))()
         with _one_at_a_time(self._lock), self._file.alone():  # two tunings at once would time each other
             found = self._file.read().get(key)
-            if found is not None and found != known and found.rstrip(DOUBT) in candidates:
+            if found is not None and found != self._choices.get(key) and found.rstrip(DOUBT) in candidates:
                 self._choices = newest(self._choices | {key: found})  # another process has measured meanwhile
                 return candidates[found.rstrip(DOUBT)]()
             name, best, disturbed = self._measure(problem, candidates)
-            before = known or ""
-            doubts = before.count(DOUBT)
-            doubted = disturbed and doubts < DOUBTS and before.rstrip(DOUBT) != name
-            choice = name + DOUBT * (doubts + 1) if doubted else name
-            self._choices = newest(self._choices | {key: choice})
-            self._file.add(key, choice)
+            self._file.add(key, self._note(key, name, sure=not disturbed))
             return_freed_memory()
         return best
 
     def known(self, problem: Problem) -> tuple[str | None, bool]:
-        """The name of the fastest candidate, if a process has measured it, and whether it is sure."""
-        name = self._choices.get(self._key(problem))
-        return (None, False) if name is None else (name.rstrip(DOUBT), not name.endswith(DOUBT))
+        """The name of the fastest candidate, if a process has measured it, and whether to measure no more."""
+        key = self._key(problem)
+        name = self._choices.get(key)
+        if name is None:
+            return None, False
+        return name.rstrip(DOUBT), not name.endswith(DOUBT) or self._disturbed.get(key, 0) > DOUBTS
 
     def learn(self, problem: Problem, name: str | None, *, sure: bool) -> None:
         """Another process has measured: this candidate was the fastest, or None of them; and whether that is sure."""
         if name is not None:
             with self._lock:
-                self._choices = newest(self._choices | {self._key(problem): name if sure else name + DOUBT})
+                self._note(self._key(problem), name, sure=sure)
+
+    def _note(self, key: str, name: str, *, sure: bool) -> str:
+        """Take a choice. Returns it as it is written."""
+        before = self._choices.get(key, "").rstrip(DOUBT)
+        choice = name if sure else name + DOUBT
+        self._choices = newest(self._choices | {key: choice})
+        self._disturbed[key] = 0 if sure else DOUBTS + 1 if before == name else self._disturbed.get(key, 0) + 1
+        return choice
 
     def _key(self, problem: Problem) -> str:
         g = problem.geometry.with_batch(1)

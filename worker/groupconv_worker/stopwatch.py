@@ -1,8 +1,10 @@
 """Times runs of a kernel as requests use it: on arrays that lie as theirs do, in gaps between a process's shards."""
 
 import math
+import os
 import resource
 import time
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -25,6 +27,12 @@ DISTURBED = 0.95
 PREEMPTED = 100
 """Times a second that threads of this process were put aside, above which likewise: helpers are, too, while the thread
 looks out for them. Alone on the machine that hardly happens, beside one busy loop hundreds of times."""
+OTHERS, TICKS = 0.1, 0.03
+"""Of the time of all processors, what other processes may use, beside so many seconds: Linux counts whole ticks. A
+program on a processor of its own puts nobody aside, but takes caches, memory and clock."""
+STAT = Path("/proc/stat")
+BUSY = (1, 2, 3, 6, 7, 8)
+"""Words of its first line, in ticks: user, nice, system, both interrupts, stolen."""
 
 
 class BusyError(Exception):
@@ -32,10 +40,14 @@ class BusyError(Exception):
 
 
 class Contention:
-    """A context manager around pieces of work of one thread: whether something else had the processor meanwhile."""
+    """A context manager around pieces of work of one thread: whether something else had the processor meanwhile.
+
+    Attributes:
+        wall: seconds that the pieces took.
+    """
 
     def __init__(self) -> None:
-        self._wall = self._running = 0.0
+        self.wall = self._running = 0.0
         self._aside = 0
 
     def __enter__(self) -> Self:
@@ -44,22 +56,24 @@ class Contention:
 
     def __exit__(self, *_: object) -> None:
         wall, running, aside = self._begun
-        self._wall += time.perf_counter() - wall
+        self.wall += time.perf_counter() - wall
         self._running += time.thread_time() - running
         self._aside += _preempted() - aside
+
+    def add(self, other: "Contention") -> None:
+        """Count the pieces of another one, too."""
+        self.wall += other.wall
+        self._running += other._running  # noqa: SLF001 - of this class
+        self._aside += other._aside  # noqa: SLF001
 
     @property
     def disturbed(self) -> bool:
         """Whether something had."""
-        return self._running < DISTURBED * self._wall or self._aside > PREEMPTED * self._wall
+        return self._running < DISTURBED * self.wall or self._aside > PREEMPTED * self.wall
 
 
 class Stopwatch:
-    """Times runs on random input, each in a gap between shards. One that a shard came into is made again.
-
-    Attributes:
-        wall: seconds of the runs since `begin`.
-    """
+    """Times runs on random input, each in a gap between shards. One that a shard came into is made again."""
 
     def __init__(self, problem: Problem, activity: Activity) -> None:
         self._x, self._out = _arrays(problem)
@@ -68,8 +82,8 @@ class Stopwatch:
 
     def begin(self) -> None:
         """Forget the runs so far."""
-        self.wall = self._running = 0.0
-        self._aside = 0
+        self._runs = Contention()
+        self._begun = time.perf_counter(), _used_by_others()
 
     def seconds(self, kernel: Prepared) -> float:
         """Of one run.
@@ -79,20 +93,24 @@ class Stopwatch:
         """
         for _ in range(TRIES):
             entered = gap(self._activity)
-            start, running, aside = time.perf_counter(), time.thread_time(), _preempted()
-            kernel.run(self._x, self._out)
-            took = time.perf_counter() - start
+            with Contention() as run:
+                kernel.run(self._x, self._out)
             if self._activity.entered == entered:
-                self.wall += took
-                self._running += time.thread_time() - running
-                self._aside += _preempted() - aside
-                return took
+                self._runs.add(run)
+                return run.wall
         raise BusyError
 
     @property
+    def wall(self) -> float:
+        """Seconds of the runs since `begin`."""
+        return self._runs.wall
+
+    @property
     def disturbed(self) -> bool:
-        """Whether something else had the processor."""
-        return self._running < DISTURBED * self.wall or self._aside > PREEMPTED * self.wall
+        """Whether something else had the processor, or other processes kept the machine busy since `begin`."""
+        begun, used = self._begun
+        allowed = OTHERS * (os.cpu_count() or 1) * (time.perf_counter() - begun) + TICKS
+        return self._runs.disturbed or _used_by_others() - used > allowed
 
 
 def gap(activity: Activity) -> int:
@@ -112,6 +130,15 @@ def gap(activity: Activity) -> int:
 def _preempted() -> int:
     """How often threads of this process had to give way to others so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _used_by_others() -> float:
+    """Seconds of all processors that other processes have used so far, plus a constant; 0 where Linux does not say."""
+    try:
+        words = STAT.read_text().split(maxsplit=max(BUSY) + 1)
+        return sum(int(words[at]) for at in BUSY) / os.sysconf("SC_CLK_TCK") - time.process_time()
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _arrays(problem: Problem) -> tuple[Array, Array]:
