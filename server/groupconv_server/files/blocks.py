@@ -139,7 +139,7 @@ def band_axis(view: View | BlockReader, extents: Mapping[str, int]) -> str:
 
     def nbytes(axis: str) -> int:
         rows = min(extent[axis], max(chunks[kinds.index(axis)], extents[axis]))
-        return rows * shape[1] * math.prod(extent.values()) // extent[axis] * 4
+        return rows * shape[1] * math.prod(n for other, n in extent.items() if other != axis) * 4
 
     small = (axis for axis in view.layout.spatial if nbytes(axis) <= BUFFER_BYTES)
     return next(small, min(view.layout.spatial, key=nbytes))

@@ -1,6 +1,7 @@
 """An array of any axes seen as a feature map (N, C, *spatial)."""
 
 import math
+import mmap
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -9,6 +10,7 @@ import numpy as np
 from groupconv.convolution.steps import Array
 from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv_server.files.axes import Axis, axes_of, described
+from groupconv_server.files.derived import Derived
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class View:
         return part[:, None] if self.layout.channel is None else part
 
     def _read(self, index: tuple[Any, ...]) -> Array:
+        _check_mapped(self._array)
         try:
             return np.asarray(self._array[index])
         except (GroupconvError, OSError, MemoryError):
@@ -152,3 +155,13 @@ class View:
         n, _, rows = key
         part = value[0] if self.layout.channel is None else value
         self._array[self.layout.file_index(n, rows)] = part.transpose(self._back)
+
+
+def _check_mapped(array: Any) -> None:
+    """Check that a file behind a memory map still holds all of the array: else reading it would kill the process."""
+    while isinstance(array, Derived) or isinstance(getattr(array, "base", None), np.ndarray):
+        array = array.array if isinstance(array, Derived) else array.base
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
+        expected, size = array.offset + array.nbytes, array.base.size()
+        if size < expected:
+            raise InvalidArgumentError("input", f"a file that keeps its {expected} bytes", f"{size} bytes left")

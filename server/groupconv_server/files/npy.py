@@ -23,7 +23,7 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
     """See `files.open_input`."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         if "objects" in str(error):
             raise InvalidArgumentError("input.dtype", READABLE, "objects") from None
         raise InvalidArgumentError("input", "an array saved by numpy.save", f"{path.name} ({error})") from None

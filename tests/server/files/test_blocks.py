@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from groupconv_server.files.axes import axes_of
-from groupconv_server.files.blocks import BlockReader, BlockWriter
+from groupconv_server.files.blocks import BlockReader, BlockWriter, band_axis
 from groupconv_server.files.layout import Layout, View
 
 RNG = np.random.default_rng(0)
@@ -71,3 +71,8 @@ def test_planes_that_are_stored_together_are_decoded_once():
     reader = BlockReader(View(x, Layout(axes_of(x.shape, ["t", "z", "y", "x"]), "CZ")), (1, 4, 8, 8))
     np.testing.assert_array_equal(whole(reader), x.array.reshape(20, 1, 30, 20))
     assert x.read == x.array.size
+
+
+def test_an_axis_without_elements_has_bands():
+    view = View(np.empty((3, 0, 24), np.float32), "cyx")
+    assert band_axis(view, {"Y": 9, "X": 9}) == "Y"

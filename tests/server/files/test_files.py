@@ -1,5 +1,6 @@
 """Arrays that are written to files and read again, and files of other programs."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +129,28 @@ def test_what_is_no_image_is_refused_with_its_name(tmp_path):
         write(tmp_path / "y.nothing", np.zeros((1, 1, 2, 2)))
     with pytest.raises(InvalidArgumentError, match=r"output: .*float64.*PNG"):
         write(tmp_path / "y.png", np.zeros((1, 1, 2, 2)))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("name", ["x.npy", "x.tif"])
+def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path, name, orientation):
+    """Reading the lost pages of its memory map would end the process by SIGBUS."""
+    import tifffile
+
+    x, path = pixels((300, 270), "float32"), tmp_path / name
+    if name == "x.npy":
+        np.save(path, x)
+    else:
+        tifffile.imwrite(path, x, extratags=[(274, 3, 1, orientation, True)], metadata=None)
+    with files.open_input(path) as opened:
+        assert opened.array[0, :, 0:2].shape[1] == 2
+        os.truncate(path, 1000)
+        with pytest.raises(InvalidArgumentError, match=r"input: expected a file that keeps its .* bytes"):
+            opened.array[0, :, 200:210]
+
+
+def test_an_empty_npy_is_refused(tmp_path):
+    path = tmp_path / "x.npy"
+    path.touch()
+    with pytest.raises(InvalidArgumentError, match=r"an array saved by numpy\.save"), files.open_input(path):
+        pass
