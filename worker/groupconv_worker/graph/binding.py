@@ -204,6 +204,7 @@ def _set_shape(value: ValueInfoProto, shape: Sequence[int]) -> None:
 
 
 def _known_shape(tensor: Any) -> Shape | None:
-    if not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+    shape = tuple(dim.dim_value for dim in tensor.shape.dim)
+    if 0 in shape and not all(dim.HasField("dim_value") for dim in tensor.shape.dim):  # 0 is what an unset one reads as
         return None
-    return tuple(dim.dim_value for dim in tensor.shape.dim)
+    return shape

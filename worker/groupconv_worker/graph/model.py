@@ -54,6 +54,7 @@ class Model:
         positions: of that one's nodes in the file; they stand in an order in which they can run.
         inputs, outputs: of a call.
         constants: shapes of the main graph's initializers and constants, by name.
+        nodes: operators of the main graph.
     """
 
     data: bytes
@@ -62,11 +63,7 @@ class Model:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     constants: Mapping[str, tuple[int, ...]]
-
-    @property
-    def nodes(self) -> int:
-        """Operators of the main graph."""
-        return sum(node.op_type != "Constant" for node in self.proto.graph.node)
+    nodes: int
 
 
 def read_model(data: bytes) -> Model:
@@ -125,6 +122,7 @@ def _checked(proto: ModelProto, data: bytes) -> Model:
         tuple(_info(value, f"model.graph.input[{i}]") for i, value in enumerate(inputs)),
         tuple(_info(value, f"model.graph.output[{i}]") for i, value in enumerate(slim.graph.output)),
         _constants(graph),
+        sum(node.op_type != "Constant" for node in slim.graph.node),
     )
 
 

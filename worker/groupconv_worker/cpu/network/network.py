@@ -1,5 +1,6 @@
 """A whole network compiled to one program, which runs on all threads without the interpreter."""
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -127,7 +128,7 @@ class CompiledNetwork:
         arena.room(self.arena_bytes, np.dtype(np.uint8))
         return Program(team, BufferPool(sys.maxsize), stages, arena)
 
-    @property
+    @functools.cached_property  # each call asks
     def nbytes(self) -> int:
         """Bytes of packed weights, tables and one arena."""
         return self._program.nbytes + self._program.bytes
