@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -46,19 +46,24 @@ STACK = {of_networks.ELEMENTS[1]: 32}
 """Bytes of local memory by kernel, of which none are spills: the sine of a large angle needs 28 for its digits of π."""
 
 
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    """Processes, as NVRTC compiles one at a time. All tests share them: starting them takes 3 s of processor time."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
 def compile_all(
-    wanted: list[tuple[str, str]], architectures: Sequence[tuple[int, int]]
+    pool: ProcessPoolExecutor, wanted: list[tuple[str, str]], architectures: Sequence[tuple[int, int]]
 ) -> list[dict[str, CompiledKernel]]:
-    """What ptxas says of each expression, for each architecture and version of CUDA; in processes, as NVRTC compiles
-    one at a time."""
+    """What ptxas says of each expression, for each architecture and version of CUDA."""
     by_file = defaultdict(list)
     for file, expression in wanted:
         by_file[file].append(expression)
     # in halves, so that two processes have equally much to do
     parts = [(f, half) for f, e in by_file.items() for half in (e[::2], e[1::2]) if half]
     jobs = [(file, half, *architecture) for architecture in architectures for file, half in parts]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        done = list(pool.map(compile_kernels, *zip(*jobs, strict=True)))
+    done = list(pool.map(compile_kernels, *zip(*jobs, strict=True)))
     found: dict[tuple[int, ...], dict[str, CompiledKernel]] = defaultdict(dict)
     for (_, _, *architecture), compiled in zip(jobs, done, strict=True):
         found[tuple(architecture)] |= compiled
@@ -73,44 +78,40 @@ def hold_to_account(compiled: dict[str, CompiledKernel], wanted: list[tuple[str,
         for tile in DIRECT_TILES
         for near in (True, False)
     }
+    static = {instances.direct(Types(*[F32] * 4), tile, near=True): tile.shared_bytes(4) for tile in DIRECT_TILES}
     for expression, c in compiled.items():
         most = 128 if {"depthwise", "stencil"} & set(re.findall(r"\w+", expression)) else 256  # threads of a block
         assert c.spilled <= spilled, f"{expression} spills {c}"
         assert c.stack <= spilled + STACK.get(expression, 0), f"{expression} has a stack: {c}"
         assert c.registers * most <= REGISTERS, f"{expression} cannot be launched with {most} threads: {c}"
         assert c.shared <= 48 * 1024, expression
+        assert c.shared == static.get(expression, c.shared), f"{expression}: not what its tile says"
         if "double" not in expression:  # two blocks of each multiprocessor hide each other's barriers
             assert c.registers * threads.get(expression, most) * 2 <= REGISTERS, f"{expression}: {c}"
 
 
-def test_one_of_each_kind_for_the_oldest_and_the_newest_architecture():
-    """The ones between are compiled by `test_every_instantiation`."""
-    found = compile_all(HOT, [(min(ARCHITECTURES[12]), 12), (max(ARCHITECTURES[13]), 13)])
-    assert len(found) == 2
-    for compiled in found:
-        hold_to_account(compiled, HOT)
-
-
-def test_static_shared_memory_is_what_the_tiles_say():
-    names = {instances.direct(Types(F32, F32, F32, F32), tile, near=True): tile for tile in DIRECT_TILES}
-    for name, compiled in compile_kernels("direct.cu", names, 80).items():
-        assert compiled.shared == names[name].shared_bytes(4)
+def test_one_of_each_kind_for_the_newest_architecture_and_of_each_file_for_the_oldest(pool: ProcessPoolExecutor):
+    """`test_every_instantiation` and `test_one_of_each_kind` have the others, and every kernel for the oldest."""
+    newest, oldest = (max(ARCHITECTURES[13]), 13), (min(ARCHITECTURES[12]), 12)
+    hold_to_account(compile_all(pool, HOT, [newest])[0], HOT)
+    first = list(dict(reversed(HOT)).items())
+    hold_to_account(compile_all(pool, first, [oldest])[0], first)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("cuda", "architecture"), [(12, 90), (13, 87), (13, 103), (13, 121)])
-def test_one_of_each_kind(cuda: int, architecture: int):
+def test_one_of_each_kind(pool: ProcessPoolExecutor, cuda: int, architecture: int):
     """The others of `ARCHITECTURES` are covered by `test_every_instantiation`."""
-    hold_to_account(compile_all(HOT, [(architecture, cuda)])[0], HOT)
+    hold_to_account(compile_all(pool, HOT, [(architecture, cuda)])[0], HOT)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("architecture", [70, 75, 80, 86, 89, 90, 100, 120])
-def test_every_instantiation(architecture: int):
+def test_every_instantiation(pool: ProcessPoolExecutor, architecture: int):
     """Those of a family share their instructions: 87 those of 86, 103 those of 100, 121 those of 120."""
     cuda = 13 if architecture in ARCHITECTURES[13] else 12
-    compiled = compile_all(EVERY, [(architecture, cuda)])[0]
+    compiled = compile_all(pool, EVERY, [(architecture, cuda)])[0]
     spilling = [f"{name}: {c.spilled} bytes" for name, c in compiled.items() if c.spilled]
     print(f"sm_{architecture}: {len(spilling)} of {len(compiled)} spill", *spilling, sep="\n")
     hold_to_account(compiled, EVERY, SPILLED.get(architecture, 0))
