@@ -300,11 +300,11 @@ def test_load_fails_where_there_is_no_server():
     assert done.stderr.startswith("groupconv: ")
 
 
-@pytest.mark.parametrize("command", ["serve", "worker", "demo", "conv", "plan", "status", "load"])
-def test_help_has_examples(command):
-    done = run(command, "--help")
+def test_help_has_examples():
+    """test_help.py has the other commands."""
+    done = run("serve", "--help")
     assert done.returncode == 0
-    assert f"$ groupconv {command}" in done.stdout
+    assert "$ groupconv serve" in done.stdout
 
 
 def test_version():

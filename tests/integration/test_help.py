@@ -41,6 +41,14 @@ def test_help_is_whole_at_80_columns(words):
         assert "".join(command.short_help.split()) in said
 
 
+@pytest.mark.parametrize("command", ["serve", "worker", "demo", "conv", "plan", "status", "load"])
+def test_help_has_examples(command):
+    """Of an app that has this command alone, as in a process that runs it."""
+    done = CliRunner().invoke(app(command), [command, "--help"])
+    assert done.exit_code == 0
+    assert f"$ groupconv {command}" in done.stdout
+
+
 @pytest.mark.parametrize("words", COMMANDS)
 def test_an_example_goes_on_with_an_option(words):
     shown = CliRunner().invoke(app(), [*words.split(), "--help"], env={"COLUMNS": "80"}).stdout.splitlines()
