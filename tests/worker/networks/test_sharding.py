@@ -179,6 +179,23 @@ def test_networks_of_given_cuts_are_dropped_where_they_are_many():
     assert known.superfluous() == [f"planned {i}" for i in range(20 - len(AXES) - GIVEN)]
 
 
+def test_given_cuts_do_not_push_out_the_plan_of_the_planner():
+    asked = []
+
+    def planned(given, workers):
+        asked.append(len(given))
+        return {"y": Cut.replicated((1, 4 + asked[-1]), 2)}
+
+    known = KnownCuts()
+    own = replace(call(PLANNED), planner=planned)
+    known.requested(own, (2,))
+    for size in range(3 * GIVEN):
+        known.requested(replace(own, given={"y": Cut.replicated((1, size + 1), 2)}), (2,))
+    known.requested(own, (2,))
+    assert asked == [0, *[1] * 3 * GIVEN]
+    assert len(known._planned) == 1 + GIVEN
+
+
 def test_one_worker_runs_what_the_planner_does_not_cut(sharder):
     alone = replace(call(PLANNED), planner=lambda given, workers: {})
     assert sharder.run(alone, MODEL, Job()) is None

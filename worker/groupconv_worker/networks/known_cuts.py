@@ -9,7 +9,7 @@ from groupconv_worker.networks.gang import GangNetwork
 from groupconv_worker.networks.runner import NetworkCall
 
 GIVEN = 4
-"""Networks that are kept of cuts that callers gave."""
+"""Networks that are kept of cuts that callers gave; and plans, of these and for numbers of workers."""
 
 
 @dataclass(eq=False)
@@ -53,8 +53,9 @@ class KnownCuts:
         cuts = None if call.planner is None else call.planner(call.given, nodes)
         choice = CutChoice(PLANNED, cuts) if cuts else None
         with self._lock:
-            while len(self._planned) > GIVEN:
-                self._planned.pop(next(iter(self._planned)))
+            alike = [known for known in self._planned if (known[1] == PLANNED) == (key[1] == PLANNED)]
+            for known in alike[: 1 - GIVEN]:  # callers' plans do not push out the planner's own
+                del self._planned[known]
             self._planned[key] = choice
         return choice
 
