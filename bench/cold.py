@@ -10,6 +10,7 @@ again once every kernel is compiled. Printed are its 95th percentiles. What the 
 is fair sharing (warm / alone); what compilers cost it is cold / warm (aim: 2 at most).
 
     python bench/cold.py                   # on whatever processor; `--simd avx2` as one without AVX-512
+    python bench/cold.py --image groupconv:latest     # only the first answer, of a fresh container
 """
 
 import argparse
@@ -44,10 +45,12 @@ def layers() -> list[CatalogueLayer]:
 
 
 @contextlib.contextmanager
-def served(folder: str, variables: dict[str, str]) -> Iterator[str]:
-    """The address of a server in a process of its own, with its caches in `folder`."""
+def served(folder: str, variables: dict[str, str], image: str | None = None) -> Iterator[str]:
+    """The address of a server in a process of its own, with its caches in `folder`, or in a container of an image."""
     environment = os.environ | {"XDG_CACHE_HOME": folder, "NUMBA_CACHE_DIR": folder} | variables
-    command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0"]
+    container = ["docker", "run", "--rm", "--network", "host", *(f"--env={n}={v}" for n, v in variables.items())]
+    program = [*container, image] if image else [sys.executable, "-m", "groupconv_server"]
+    command = [*program, "serve", "--port", "0"]
     begun = time.perf_counter()
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -59,8 +62,9 @@ def served(folder: str, variables: dict[str, str]) -> Iterator[str]:
             with groupconv.connect(address) as client:
                 client.conv1d(np.ones((1, 1, 4), np.float32), np.ones((1, 1, 2), np.float32))
             answered, used = time.perf_counter() - begun, psutil.Process(server.pid).cpu_times()
-            print(f"first answer {answered:.2f} s after the command was given (aim: 3)")
-            print(f"processor time of the server until then: {used.user + used.system:.1f} s")
+            print(f"first answer {answered:.2f} s after the command was given (aim: {10 if image else 3})")
+            if not image:
+                print(f"processor time of the server until then: {used.user + used.system:.1f} s")
             yield address
         finally:
             server.terminate()
@@ -182,10 +186,16 @@ def main() -> None:
     parser.add_argument("--warm", type=float, default=300, help="seconds until all must be compiled, at most")
     parser.add_argument("--rows", default="", help="only layers whose name has one of these parts, by commas")
     parser.add_argument("--simd", choices=("avx2", "avx512"), help="instructions of the server's kernels")
+    parser.add_argument("--image", help="start five containers of this image, print when each first answers, and end")
     options = parser.parse_args()
     parts = options.rows.split(",")
     chosen = [layer for layer in layers() if any(part in layer.name for part in parts)]
     variables = {"GROUPCONV_SIMD": options.simd} if options.simd else {}
+    if options.image:
+        for _ in range(5):
+            with served("", variables, options.image):
+                pass
+        return
     with tempfile.TemporaryDirectory() as folder, served(folder, variables) as address:
         with Neighbour(address) as cold:
             begun = time.perf_counter()
