@@ -20,6 +20,7 @@ CASES = [
     ("grouped", "float64", {"padding": 1, "groups": 2, "stride": 2}, (2, 8, 31, 37), (8, 4, 3, 3)),
     ("direct", "float32", {"padding": 1, "groups": 2}, (2, 32, 20, 23), (32, 16, 3, 3)),
     ("direct", "float32", {"stride": 2, "transposed": True}, (1, 4, 12), (4, 4, 2)),
+    ("cells", "float32", {"stride": 2, "transposed": True}, (2, 12, 2, 3), (12, 20, 4, 4)),
     ("winograd", "float32", {"padding": 1}, (2, 32, 24, 27), (32, 32, 3, 3)),
     ("separable", "float32", {"padding": 3, "groups": 8}, (2, 8, 40, 40), (8, 1, 7, 7)),
     ("fft", "float32", {"padding": 6, "groups": 3}, (2, 3, 50, 61), (3, 1, 13, 13)),
@@ -41,7 +42,9 @@ def main(threads: int) -> None:
         problem = Problem(resolve(ConvSpec(**options, activation="relu"), x_shape, w_shape), types_of(x.dtype, w.dtype))
         algorithm = getattr(engine, name)
         assert algorithm.supports(problem), name
-        layouts = ("whole", "columns") if name in ("grouped", "direct", "winograd", "separable") else ("whole",)
+        layouts = (
+            ("whole", "columns") if name in ("grouped", "direct", "cells", "winograd", "separable") else ("whole",)
+        )
         got = check_in_bounds(algorithm, problem, x, w, layouts=layouts)
         want = convolve(x, w, None, problem.geometry)
         error = np.abs(got.astype(np.float64) - want).max() / np.abs(want).max()

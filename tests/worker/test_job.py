@@ -20,6 +20,7 @@ LONG = {
     "direct, one row": (ConvSpec(), (1, 4, 2_000_000), (8, 4, 2000), "int32"),
     "direct, many samples": (ConvSpec(padding=3), (2_000, 64, 24, 24), (64, 64, 7, 7), "int32"),
     "direct, phases": (ConvSpec(transposed=True, stride=2), (64, 64, 200, 200), (64, 64, 15, 15), "float32"),
+    "cells": (ConvSpec(transposed=True), (400_000, 512, 2, 2), (512, 256, 4, 4), "float32"),
     "grouped": (ConvSpec(groups=64, padding=3), (400, 64, 300, 300), (64, 1, 7, 7), "float32"),
     "winograd": (ConvSpec(padding=1), (64, 256, 200, 200), (256, 256, 3, 3), "float32"),
     "separable": (ConvSpec(groups=64, padding=15), (200, 64, 300, 300), (64, 1, 31, 31), "float64"),

@@ -17,6 +17,7 @@ from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import Geometry, resolve
 from groupconv.convolution.spec import ConvSpec
 from groupconv_worker.contract import Problem
+from groupconv_worker.cpu.algorithms.cells import Cells
 from groupconv_worker.cpu.algorithms.direct import Direct
 from groupconv_worker.cpu.algorithms.fft import Fft
 from groupconv_worker.cpu.algorithms.gemm import Gemm
@@ -37,6 +38,7 @@ ALGORITHMS = {
         Fft(TEAM),
         Winograd(TEAM, BUFFERS),
         Direct(TEAM, BUFFERS),
+        Cells(TEAM, BUFFERS),
         Grouped(TEAM, BUFFERS),
         Separable(TEAM, BUFFERS),
         OnnxRuntime(TEAM),
@@ -79,7 +81,8 @@ def worst(got: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None
         want = np.maximum(want, 0)  # relu, which makes no error larger
     wide = [None if a is None else np.abs(a.astype(np.float64)) for a in (x, w, bias)]
     size = convolve(*wide, plain)
-    promised = (math.prod(g.weight_shape[1:]) + 2) * UNIT[str(x.dtype)] * size
+    terms = g.in_channels // g.groups * math.prod(g.kernel)
+    promised = (terms + 2) * UNIT[str(x.dtype)] * size
     if x.dtype == np.float64:
         promised *= 2  # the reference is no wider
     error = np.abs(got.astype(np.float64) - want)
@@ -189,7 +192,7 @@ def test_winograd_keeps_the_bound_for_dense_filters(case, resident):
     keeps("winograd", case, resident)
 
 
-@pytest.mark.parametrize("name", [n for n in ALGORITHMS if n not in ("fft", "winograd")])
+@pytest.mark.parametrize("name", [n for n in ALGORITHMS if n not in ("fft", "winograd", "cells")])
 @settings(max_examples=12)
 @given(data=st.data(), kind=st.sampled_from(FIELDS), resident=st.booleans())
 def test_every_other_algorithm_keeps_the_bound(name, data, kind, resident):
@@ -203,6 +206,16 @@ def test_every_other_algorithm_keeps_the_bound(name, data, kind, resident):
     w = (w[..., :1] * w[..., :1, :] if name == "separable" else w).astype("float32")
     spec = ConvSpec(padding=k // 2, stride=data.draw(st.integers(1, 2)), groups=groups)
     y, g = run(ALGORITHMS[name], spec, x, w, None, resident)
+    assert worst(y, x, w, None, g) <= 1
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(FIELDS), channels=st.integers(1, 200), k=st.integers(1, 4))
+def test_cells_keep_the_bound(seed, kind, channels, k):
+    rng = np.random.default_rng(seed)
+    x = field(kind, rng, (2, channels, 2, 3), "float32")
+    w = rng.standard_normal((channels, 64, k, k)).astype("float32")
+    y, g = run(ALGORITHMS["cells"], ConvSpec(transposed=True, stride=2), x, w, None, False)
     assert worst(y, x, w, None, g) <= 1
 
 

@@ -150,6 +150,7 @@ KINDS = [
     ("grouped", (1, 8, 20, 40), (8, 1, 3, 3), ConvSpec(groups=8)),
     ("grouped", (1, 8, 9, 9), (8, 4, 4, 4), ConvSpec(stride=2, transposed=True)),
     ("direct", (1, 24, 20, 20), (40, 24, 3, 3), ConvSpec(padding=2, dilation=2)),
+    ("cells", (1, 128, 2, 2), (128, 64, 4, 4), ConvSpec(stride=2, transposed=True)),
     ("separable", (1, 8, 40, 40), (8, 1, 5, 5), ConvSpec(groups=8)),
     ("fft", (1, 4, 90, 90), (4, 1, 15, 15), ConvSpec(groups=4)),
     ("winograd", (1, 32, 16, 16), (32, 32, 3, 3), ConvSpec(padding=1)),

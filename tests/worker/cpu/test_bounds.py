@@ -16,6 +16,7 @@ from groupconv.convolution.spec import ACTIVATIONS, ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv_worker.contract import Problem
 from groupconv_worker.cpu.algorithms import direct, filters
+from groupconv_worker.cpu.algorithms.cells import Cells
 from groupconv_worker.cpu.algorithms.direct import Direct
 from groupconv_worker.cpu.algorithms.fft import Fft
 from groupconv_worker.cpu.algorithms.gemm import Gemm
@@ -39,12 +40,13 @@ ALGORITHMS = {
         Grouped(TEAM, BUFFERS),
         Separable(TEAM, BUFFERS),
         Winograd(TEAM, BUFFERS),
+        Cells(TEAM, BUFFERS),
         Fft(TEAM),
         Gemm(np, scipy.special.erf, team=TEAM),
         OnnxRuntime(TEAM),
     )
 }
-COMPILED = ("direct", "grouped", "separable", "winograd")
+COMPILED = ("direct", "grouped", "separable", "winograd", "cells")
 """Those whose code this project compiles; what the others compute lies in NumPy's arrays."""
 MACS = 3_000_000
 """Multiply-adds of a drawn problem, for the reference takes its time."""
@@ -74,6 +76,15 @@ def problems(draw, name: str) -> tuple[Problem, np.ndarray, np.ndarray, np.ndarr
             kernel, spec = (5, draw(st.integers(5, 9))), {"padding": draw(st.integers(0, 4))}
             groups, channels, filters = draw(st.integers(1, 9)), 1, draw(st.integers(1, 2))
             spec["stride"] = draw(st.integers(1, 2))
+        case "cells":
+            rank = draw(st.integers(1, 3))
+            rows = tuple(draw(st.integers(1, 5 if rank == 1 else 2)) for _ in range(rank))
+            kernel, filters = tuple(draw(st.integers(1, 4)) for _ in range(rank)), draw(st.integers(64, 100))
+            dtype = DTYPES[draw(st.sampled_from(["float32", "float64"]))]
+            spec = {"transposed": True, "flip_kernel": draw(st.booleans())}
+            spec |= {name: draw(st.integers(1, 3)) for name in ("stride", "dilation")} | {
+                "padding": draw(st.integers(0, 1))
+            }
         case _:
             if draw(st.booleans()):
                 groups, channels, filters = draw(st.integers(1, 6)), draw(st.integers(1, 5)), draw(st.integers(1, 9))

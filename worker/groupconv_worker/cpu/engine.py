@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from groupconv_worker import autotune
 from groupconv_worker.activity import Activity
 from groupconv_worker.contract import Algorithm, Array, Prepared, Problem
+from groupconv_worker.cpu.algorithms.cells import Cells
 from groupconv_worker.cpu.algorithms.direct import Direct
 from groupconv_worker.cpu.algorithms.fft import Fft
 from groupconv_worker.cpu.algorithms.gemm import Gemm
@@ -75,6 +76,7 @@ class CpuEngine:
         self.gemm = Gemm(np, erf, team=self.team)
         self.onnx = OnnxRuntime(self.team)
         self.grouped, self.direct = Grouped(self.team, buffers), Direct(self.team, buffers)
+        self.cells = Cells(self.team, buffers)
         self.separable, self.fft = Separable(self.team, buffers), Fft(self.team)
         self.winograd = Winograd(self.team, buffers)
         self.tuner = autotune.Tuner(threads, tuning or autotune.default_path(), machine(), activity)
@@ -152,6 +154,8 @@ class CpuEngine:
         cells = math.prod(problem.geometry.output)
         if self.winograd.supports(problem) and (resident or (cells >= MANY_CELLS and self.winograd.pays_once(problem))):
             return self.winograd
+        if not resident and self.cells.supports(problem):
+            return self.cells
         few = not resident and cells < FEW_CELLS
         if plane and pointwise and not (resident or few) and self._reads_them_raw(problem, plane):
             return self.grouped
