@@ -60,10 +60,10 @@ class Load:
         self.outcome = LoadOutcome([f"{case.name}{' stream' * (case.transport == 'stream')}" for case in self.cases])
         self.threads = ThreadPool(profile.users + 1)
         try:
-            self.threads.apply(self._first_answers)
+            self._call(self._first_answers)
         except BaseException:
             self.threads.join()
-            self.threads.apply(self._unload_layers)
+            self._call(self._unload_layers)
             raise
         self.schedule, self.limit = Schedule(profile), math.inf
         logging.getLogger("locust").setLevel(logging.WARNING)
@@ -72,6 +72,19 @@ class Load:
         self.environment = Environment(user_classes=[_user_class(self)], host=target, stop_timeout=profile.timeout)
         self.runner = self.environment.create_local_runner()
         gevent.spawn(locust.stats.stats_history, self.runner)
+
+    def _call(self, work: Callable[[], None]) -> None:
+        """Run `work` in a thread and raise here what it raises: gevent prints the traceback of what a thread raises."""
+
+        def caught() -> Exception | None:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - the caller raises it
+                return error
+            return None
+
+        if error := self.threads.apply(caught):
+            raise error
 
     def _first_answers(self) -> None:
         with self.connect() as client:
@@ -89,7 +102,7 @@ class Load:
         """End the users, and take the layers away that they loaded."""
         self.runner.quit()
         self.threads.join()  # a request that still runs could load a layer again
-        self.threads.apply(self._unload_layers)
+        self._call(self._unload_layers)
 
     def _unload_layers(self) -> None:
         if not any(case.resident for case in self.cases):
