@@ -171,7 +171,7 @@ class ConnectError(UnavailableError):
 
 
 class NoServerError(ConnectError):
-    """Nothing accepts connections at the address, or its host name is unknown."""
+    """Nothing accepts connections at the address or answers there, or its host name is unknown."""
 
 
 class TlsError(ConnectError):

@@ -22,6 +22,8 @@ from groupconv.errors import (
     TlsError,
     UnauthenticatedError,
 )
+from groupconv.transport.channel import Connection
+from groupconv.transport.diagnosis import diagnose
 from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tokens import entry_text, new_token
 from groupconv_server.cli.app import app
@@ -203,3 +205,12 @@ def test_a_server_that_stays_silent_is_named_with_the_timeout():
         with groupconv.connect(target, timeout=0.2) as client, pytest.raises(DeadlineExceededError) as raised:
             client.status()
     assert str(raised.value) == "the server did not answer within the timeout (timeout=, --timeout)"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_server_that_stays_silent_is_not_called_foreign(tls):
+    """It may be groupconv and answer later: calls that may be tried again are."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        found = diagnose(Connection(f"127.0.0.1:{silent.getsockname()[1]}", tls=tls))
+    assert isinstance(found, NoServerError)
+    assert "accepts connections there and does not answer" in str(found)

@@ -46,7 +46,10 @@ def diagnose(connection: Connection) -> ConnectError | None:
 
 
 def _diagnose_plaintext(connection: Connection, plain: socket.socket) -> ConnectError | None:
-    answer = _greeted(plain)
+    try:
+        answer = _greeted(plain)
+    except TimeoutError:
+        return _silent(connection.target)
     if answer[3:4] == bytes((_SETTINGS,)):
         return None
     if answer[:1] == bytes((_TLS_ALERT,)) or (not answer.startswith(b"HTTP/") and _uses_tls(connection.target)):
@@ -77,6 +80,8 @@ def _diagnose_tls(connection: Connection, plain: socket.socket) -> ConnectError 
         if "CERTIFICATE" not in str(error).upper() and "HANDSHAKE_FAILURE" not in str(error).upper():
             return _not_tls(target)
         return _client_certificate(connection)
+    except TimeoutError:
+        return _silent(target)
     except OSError:
         return _not_tls(target)
     if answer[3:4] == bytes((_SETTINGS,)):
@@ -101,6 +106,12 @@ def _foreign(target: str, answer: bytes) -> ConnectError:
     return ForeignServerError(
         target, f"the server there {kind} and is not groupconv; give another address (target, --target)"
     )
+
+
+def _silent(target: str) -> ConnectError:
+    """A groupconv server may answer later, so this is no `ForeignServerError`."""
+    why = "it is overloaded, hangs or is stopped, or it is not groupconv"
+    return NoServerError(target, f"a server accepts connections there and does not answer: {why}")
 
 
 def _connect(target: str) -> socket.socket:
@@ -140,11 +151,15 @@ def _host_and_port(target: str) -> tuple[str, int]:
 
 
 def _greeted(connected: socket.socket) -> bytes:
-    """The first bytes that a server answers to HTTP/2's greeting; none if it closes the connection or stays silent."""
+    """The first bytes that a server answers to HTTP/2's greeting; none if it closes the connection.
+
+    Raises:
+        TimeoutError: it stays silent.
+    """
     try:
         connected.sendall(_HELLO)
         return connected.recv(64)
-    except ssl.SSLError:
+    except (ssl.SSLError, TimeoutError):
         raise
     except OSError:
         return b""
