@@ -1,6 +1,6 @@
 """How a network that is loaded would be cut over workers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, Words
 from groupconv.networks.cuts import NetworkCuts
@@ -18,6 +18,8 @@ from groupconv_worker.graph.translation import UnboundGraphError
 
 MOST_WORKERS = 64
 """Of a plan. DenseNet-121 takes 4 CPU seconds for as many (ADR 25)."""
+MOST_CUTS = 2**14
+"""Of a call: tensors that are cut. Each may take half a KiB for a few bytes of the request."""
 
 
 def plan_cuts(
@@ -82,12 +84,15 @@ def _check_workers(workers: int) -> None:
         raise InvalidArgumentError("workers", f"1 to {MOST_WORKERS}", workers)
 
 
-def cuts_of(tensors: Iterable[network_pb2.TensorCut]) -> dict[str, Cut]:
+def cuts_of(tensors: Sequence[network_pb2.TensorCut]) -> dict[str, Cut]:
     """The cuts that a caller gives.
 
     Raises:
-        InvalidArgumentError: they are for no number of workers, or a box is of none of these workers.
+        InvalidArgumentError: there are too many, they are for no number of workers, or a box is of none of these
+            workers.
     """
+    if len(tensors) > MOST_CUTS:
+        raise InvalidArgumentError("cuts", f"at most {MOST_CUTS} tensors", len(tensors))
     cuts = {}
     for i, tensor in enumerate(tensors):
         field, workers = f"cuts[{i}]", tensor.used

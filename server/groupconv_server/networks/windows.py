@@ -23,6 +23,8 @@ RUNTIME = 3
 for its kernels. It held 2.8 times for a U-Net of 4 levels and two workers in a process; other networks differ."""
 SIZES = 24
 """Numbers of windows that are considered for each axis."""
+MOST_WINDOWS = 2**16
+"""Along an axis. Each takes about 1 KiB of the server while it plans, and some bytes of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def choose(graph: Graph, axes: Sequence[CutAxis], allowed: Allowed, window_bytes
         window_bytes: that one window may take, if not 0.
 
     Raises:
-        ResourceExhaustedError: the smallest window is too large.
+        ResourceExhaustedError: the smallest window is too large, or there would be too many.
     """
     cores = [_sizes(axis) for axis in axes]
     grid = np.meshgrid(*cores, indexing="ij", sparse=True)
@@ -93,10 +95,11 @@ def choose(graph: Graph, axes: Sequence[CutAxis], allowed: Allowed, window_bytes
     touched = [name for node in graph.nodes for name in (*node.inputs, *node.outputs) if name]
     work = sum((sizes[name] for name in touched), np.zeros(shape))
     fits = (np.maximum(inputs, outputs) <= allowed.message_bytes) & (largest <= allowed.tensor_bytes)
+    few = np.max(np.broadcast_arrays(*numbers), axis=0) <= MOST_WINDOWS
     best: tuple[float, int, tuple[int, ...]] | None = None
     for in_flight in range(1, allowed.workers + 2):
         taken = min(in_flight, allowed.together) * running + in_flight * messages
-        usable = fits & (taken <= allowed.stream_bytes) & (footprint <= (window_bytes or np.inf))
+        usable = few & fits & (taken <= allowed.stream_bytes) & (footprint <= (window_bytes or np.inf))
         if not usable.any():
             break
         rounds = np.ceil(count / min(in_flight, allowed.workers))
@@ -106,6 +109,11 @@ def choose(graph: Graph, axes: Sequence[CutAxis], allowed: Allowed, window_bytes
             best = float(cost[at]), in_flight, tuple(map(int, at))
     if best is None:
         most = min(window_bytes or allowed.stream_bytes, allowed.stream_bytes)
+        if (fits & (footprint <= most)).any():
+            raise ResourceExhaustedError(
+                f"windows of at most {human_bytes(most)} (window_bytes, --network-stream-mib) would be more than "
+                f"{MOST_WINDOWS} along an axis"
+            )
         raise ResourceExhaustedError(
             f"the smallest window takes {human_bytes(int(footprint.min()))}, the limits are {human_bytes(most)} for a "
             f"window (--network-stream-mib), {human_bytes(allowed.tensor_bytes)} for a tensor, and "

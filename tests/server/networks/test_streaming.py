@@ -227,3 +227,12 @@ def test_samples_that_a_node_joins_stay_together():
     assert [axis.axis for axis in plan.axes] == [2, 3]
     x, run = image((3, 2, 30, 30)), session(net.model())
     np.testing.assert_array_equal(streamed(plan, run, x)[net.last], whole(run, x)[net.last])
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2**40, 16), (2**31, 2, 16, 16), (1, 2, 2**31, 2**31)])
+def test_more_windows_than_a_plan_may_have_are_refused_before_any_is_made(shape):
+    """A request of some bytes made the server list windows by the thousand million."""
+    net = Builder(2)
+    net.convolve(2, (3, 3), pads=[1] * 4)
+    with pytest.raises(ResourceExhaustedError, match=r"windows of at most .* would be more than 65536 along an axis"):
+        planned(net.model(), shape, 100_000)
