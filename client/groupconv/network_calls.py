@@ -16,7 +16,7 @@ from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv.networks.cuts import NetworkCuts
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan, NetworkReport
-from groupconv.networks.tensors import TensorInfo, check_shapes, converted, named_inputs
+from groupconv.networks.tensors import TensorInfo, check_shapes, converted, named_inputs, with_fixed_shapes
 from groupconv.networks.windows import StreamPlan
 from groupconv.text import milliseconds
 from groupconv.transport.exchange import Exchange, Request, call_method, decode
@@ -128,7 +128,7 @@ def plan(
     nodes: int = 1,
 ) -> Exchange[NetworkPlan]:
     """What a call with inputs of these shapes would compute, and how it would be cut over workers."""
-    given = named_inputs(info.inputs, shapes, named)
+    given = with_fixed_shapes(info.inputs, named_inputs(info.inputs, shapes, named))
     check_shapes(info.inputs, given)
     for field, value, least in (("workers", workers, 0), ("in_flight", in_flight, 1), ("nodes", nodes, 1)):
         if not least <= value < 2**31:
@@ -206,7 +206,7 @@ def _check_outputs(info: NetworkInfo, outputs: Sequence[str]) -> None:
     known = [output.name for output in info.outputs]
     for name in outputs:
         if name not in known:
-            raise InvalidArgumentError("outputs", f"names of {', '.join(map(repr, known))}", repr(name))
+            raise InvalidArgumentError("outputs", f"names of {', '.join(map(repr, known))}", name)
 
 
 def _inputs(infos: Sequence[TensorInfo], given: Mapping[str, Any]) -> dict[str, Array]:

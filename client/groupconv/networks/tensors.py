@@ -90,6 +90,18 @@ def check_shapes(infos: Sequence[TensorInfo], shapes: Mapping[str, Sequence[int]
                     raise InvalidArgumentError(at, f"{first}, which axis {known!r} has in {where}", extent)
 
 
+def with_fixed_shapes(infos: Sequence[TensorInfo], shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """Shapes by the inputs' names, with those of the inputs that have no free axis and were left out.
+
+    Example:
+        >>> infos = [TensorInfo(name, np.dtype("float32"), shape) for name, shape in (("x", ("N", 3)), ("limit", ()))]
+        >>> with_fixed_shapes(infos, {"x": (2, 3)})
+        {'limit': (), 'x': (2, 3)}
+    """
+    fixed = {info.name: tuple(n for n in info.shape if isinstance(n, int)) for info in infos}
+    return {info.name: fixed[info.name] for info in infos if len(fixed[info.name]) == len(info.shape)} | dict(shapes)
+
+
 def named_inputs(infos: Sequence[TensorInfo], arrays: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of a call by name: `arrays` in the network's order, then those given by name.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv.networks.plan import NetworkPlan, NetworkReport, PartReport
+from groupconv.networks.tensors import with_fixed_shapes
 from groupconv.networks.windows import StreamPlan
 from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.footprint import IN_MESSAGE
@@ -157,7 +158,7 @@ class Networks:
 
         Args:
             name: of the network.
-            shapes: of all inputs.
+            shapes: of the inputs; those without free axes may be left out.
             workers: to cut the network over; 0 leaves cuts out.
             in_flight: calls at a time that share these workers.
             nodes: that have the workers, nearly the same number each.
@@ -167,7 +168,7 @@ class Networks:
             FailedPreconditionError: workers are asked for, and the network has no graph that can be cut.
         """
         network = self.registry.get(name, NetworkVersion)
-        plan = network.plan(shapes, self._limits.tensor_bytes)
+        plan = network.plan(shapes := with_fixed_shapes(network.model.inputs, shapes), self._limits.tensor_bytes)
         if not workers and nodes == 1:
             return plan
         reserve(network.bytes)
@@ -250,8 +251,7 @@ class Networks:
         if ran.node_seconds:
             network.timed(shapes, ran.node_seconds)
         parts = ran.parts or (PartReport(ran.algorithm, model.nodes, ran.seconds, ran.reason),)
-        moved = ran.coordinator_bytes
-        if moved is None:
+        if (moved := ran.coordinator_bytes) is None:
             moved = answer + sum(array.nbytes for array in inputs.values())
         took = time.perf_counter() - start
         network.last = NetworkReport(worker, parts, moved, took, ran.exchanges, ran.cut)
@@ -272,7 +272,7 @@ class Networks:
             network.bind(fixed, self._limits.tensor_bytes)  # type: ignore[arg-type] # checked above
         for i, shapes in enumerate(inputs):
             try:
-                network.bind(shapes, self._limits.tensor_bytes)
+                network.bind(with_fixed_shapes(network.model.inputs, shapes), self._limits.tensor_bytes)
             except InvalidArgumentError as error:
                 raise error.within(f"header.inputs[{i}]") from None
 

@@ -149,6 +149,16 @@ def test_layers_and_networks_share_names_and_quota(executor):
         registry.get("edge", NetworkVersion)
 
 
+def test_shapes_of_inputs_without_free_axes_may_be_left_out(networks):
+    proto = model(
+        [helper.make_node("Min", ["x", "limit"], ["y"])], [value("x", ["n"]), value("limit", [])], [value("y", ["n"])]
+    )
+    networks.load("t", proto.SerializeToString(), [{"x": (5,)}])
+    assert networks.plan("t", {"x": (7,)}).nodes[0].shape == (7,)
+    with pytest.raises(InvalidArgumentError, match="none called x"):
+        networks.plan("t", {"limit": ()})
+
+
 def test_weights_that_a_model_computes_are_counted(executor):
     nodes = [helper.make_node("ConstantOfShape", ["shape"], ["c"], "large"), helper.make_node("Add", ["x", "c"], ["y"])]
     proto = model(nodes, [value("x", [1])], [value("y", [1 << 20])], {"shape": np.array([1 << 20], np.int64)})
