@@ -7,8 +7,9 @@ First the engine: our own program beside onnxruntime, at one thread and two (net
 Both services have a session of as many threads as there are cores. The plain one takes and gives raw bytes and does
 nothing else. Once the server has decided between its program and its session, they are asked in turns, and each figure
 is the median of the rounds. "first" is from the model's bytes to the first answer, with sending and loading; "call" is
-the first call after loading, over what the plain session takes from the bytes to its first answer. A NAME is one of network_models.py; without any, those and the networks that the onnx
-package ships are measured. Inputs with free axes take their shape from --input, or from the table there.
+the first call after loading. Both are compared with what the plain session takes from the bytes to its first answer. A
+NAME is one of network_models.py; without any, those and the networks that the onnx package ships are measured. Inputs
+with free axes take their shape from --input, or from the table there.
 """
 
 import argparse
