@@ -143,7 +143,7 @@ class View:
         return part[:, None] if self.layout.channel is None else part
 
     def _read(self, index: tuple[Any, ...]) -> Array:
-        _check_mapped(self._array)
+        check_mapped(self._array)
         try:
             return np.asarray(self._array[index])
         except (GroupconvError, OSError, MemoryError):
@@ -157,8 +157,12 @@ class View:
         self._array[self.layout.file_index(n, rows)] = part.transpose(self._back)
 
 
-def _check_mapped(array: Any) -> None:
-    """Check that a file behind a memory map still holds all of the array: else reading it would kill the process."""
+def check_mapped(array: Any) -> None:
+    """Check that a file behind a memory map still holds all of the array: else reading it would kill the process.
+
+    Raises:
+        InvalidArgumentError: it has become shorter.
+    """
     while isinstance(array, Derived) or isinstance(getattr(array, "base", None), np.ndarray):
         array = array.array if isinstance(array, Derived) else array.base
     if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):

@@ -9,6 +9,7 @@ from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
 from groupconv.networks.tensors import TensorInfo
 from groupconv_server.files.arrays import Readable, Writable
+from groupconv_server.files.layout import check_mapped
 from groupconv_server.files.values import count_outside, dtype_of_file, saturate
 from groupconv_server.networks.pictures import check_scaling
 
@@ -60,6 +61,7 @@ class FileMap:
         if self._rows != (start, stop):
             self._kept = np.asarray(self._array[self._sample, :, slice(start, stop)])[: self._channels]
             self._rows = start, stop
+        check_mapped(self._kept)  # these rows may be a memory map of the file, too
         part = self._kept[(slice(None), slice(None), *key[3:])]
         if self.dtype == part.dtype:
             return part[None]

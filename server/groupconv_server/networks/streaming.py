@@ -49,6 +49,9 @@ def plan_stream(
         if name not in known:
             raise InvalidArgumentError("outputs", f"names of {', '.join(map(repr, known))}", repr(name))
     maps = [info for info in model.inputs if len(info.shape) > FIRST_OF_SPACE]
+    for info in maps:
+        if 0 in shapes[info.name]:
+            raise InvalidArgumentError(f"inputs[{info.name!r}].shape", "a map with elements", list(shapes[info.name]))
     free = _free_axes(maps, shapes)
     whole = _of_outputs(_bound(network, shapes), wanted)
     axes = _cut_axes(whole, free, [info.name for info in maps])

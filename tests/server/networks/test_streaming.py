@@ -236,3 +236,9 @@ def test_more_windows_than_a_plan_may_have_are_refused_before_any_is_made(shape)
     net.convolve(2, (3, 3), pads=[1] * 4)
     with pytest.raises(ResourceExhaustedError, match=r"windows of at most .* would be more than 65536 along an axis"):
         planned(net.model(), shape, 100_000)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 40, 40), (1, 2, 0, 40), (1, 2, 40, 0)])
+def test_a_map_without_elements_is_refused(shape):
+    with pytest.raises(InvalidArgumentError, match=r"inputs\['x'\].shape: expected a map with elements"):
+        planned(unet(), shape)
