@@ -54,6 +54,8 @@ MANY_CELLS = 150
 """Output cells from which Winograd saves one-shot kernels more than transforming filters costs."""
 AT_ONCE = 8
 """Runs that share the threads, at most: more would take caches and interpreter from one another."""
+PROBLEMS = 512
+"""Problems of which it is remembered what the rules say: working it out takes a tenth of a small one-shot kernel."""
 TUNED_MACS = 100_000
 """Multiply-adds below which every algorithm is quick and measuring is not worth it."""
 
@@ -79,6 +81,7 @@ class CpuEngine:
         self.cells = Cells(self.team, buffers)
         self.separable, self.fft = Separable(self.team, buffers), Fft(self.team)
         self.winograd = Winograd(self.team, buffers)
+        self._rules = functools.lru_cache(PROBLEMS)(self._by_rules)
         self.tuner = autotune.Tuner(threads, tuning or autotune.default_path(), machine(), activity)
         # NumPy's BLAS would take every core for itself, in each worker, and spin on it for 25 ms after each product
         self._blas: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
@@ -144,6 +147,9 @@ class CpuEngine:
 
     def heuristic(self, problem: Problem, *, resident: bool) -> Algorithm:
         """The algorithm for a kernel that nothing was measured for."""
+        return self._rules(problem, resident)
+
+    def _by_rules(self, problem: Problem, resident: bool) -> Algorithm:
         found = () if stretched(problem.geometry) else phases(zero_padded(problem.geometry))
         plane = found[0].plane if found else None
         if self.fft.supports(problem):
