@@ -171,11 +171,11 @@ class Ledger:
 
     def _stage(self, number: int, change: Change, handle: int, fronts: Iterable[Link]) -> None:
         started = [(front, front.start("stage", number, change, handle=handle)) for front in fronts]
-        failed: GroupconvError | None = None
+        failed: GroupconvError | RuntimeError | None = None
         for front, answer in started:
             try:
                 answer.result()
-            except GroupconvError as error:
+            except (GroupconvError, RuntimeError) as error:  # all are waited for: what is staged later is never dropped
                 if front.over:
                     continue  # the process has ended, and is replaced by one that starts from what holds
                 failed = error

@@ -172,6 +172,10 @@ class Link:
             self._send(message)
         except OSError:
             log.debug("nobody waits for the answer of %s", name)
+        except Exception as error:  # the answer cannot be pickled; without one the other process would wait for ever
+            log.exception("the answer of %s cannot be sent to another process", name)
+            with suppress(OSError):
+                self._send((_ERROR, number, RuntimeError(f"{name}: {type(error).__name__}: {error}")))
 
     def _end_calls(self) -> None:
         with self._lock:

@@ -76,6 +76,44 @@ def test_calls_of_a_process_that_goes_end():
     never.set()
 
 
+def test_an_answer_that_cannot_be_sent_is_an_error():
+    ends = socket.socketpair()
+    with (
+        Link(ends[0], {}) as here,
+        Link(ends[1], {"lock": threading.Lock}),
+        pytest.raises(RuntimeError, match="lock: TypeError: cannot pickle"),
+    ):
+        here.start("lock").result(60)
+
+
+def test_what_one_front_fails_to_stage_is_dropped_by_the_others_after_they_staged_it():
+    failed, order = threading.Event(), []
+
+    def fail(number, change, handle):
+        os.close(handle)
+        failed.set()
+        raise ValueError
+
+    def stage(number, change, handle):
+        os.close(handle)
+        failed.wait()
+        order.append("staged")
+
+    ends = [*socket.socketpair(), *socket.socketpair()]
+    ledger = Ledger(Counters(2), None)
+    with (
+        Link(ends[0], {}) as first,
+        Link(ends[1], {"stage": fail, "drop": lambda number: None}),
+        Link(ends[2], {}) as second,
+        Link(ends[3], {"stage": stage, "drop": lambda number: order.append("dropped")}),
+    ):
+        ledger.join(0, first)
+        ledger.join(1, second)
+        with pytest.raises(RuntimeError, match="stage: ValueError"):
+            ledger.publish(Change("region", "r", 0, None), os.memfd_create("bytes"))
+    assert order == ["staged", "dropped"]
+
+
 def test_an_answer_that_comes_after_all_calls_have_ended_is_no_harm():
     ends, lost = socket.socketpair(), threading.Event()
     link = Link(ends[0], {}, lost.set)
