@@ -10,10 +10,10 @@ GUARD = 4096
 """Bytes before and behind an array."""
 
 
-def guarded(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A copy of `array` between guard bytes, and all of its memory."""
-    memory = np.full(array.nbytes + 2 * GUARD, 0xA5, np.uint8)
-    copy = memory[GUARD : GUARD + array.nbytes].view(array.dtype).reshape(array.shape)
+def guarded(array: np.ndarray, shift: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A copy of `array` between guard bytes, `shift` bytes behind an aligned address, and all of its memory."""
+    memory = np.full(array.nbytes + 2 * GUARD + shift, 0xA5, np.uint8)
+    copy = memory[GUARD + shift : GUARD + shift + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy, memory
 
@@ -44,13 +44,16 @@ def check_in_bounds(
     *,
     resident: bool = True,
     layouts: tuple[str, ...] = ("whole", "channels", "rows", "columns", "every other sample"),
+    shift: int = 0,
 ) -> np.ndarray:
     """Run, and assert that every byte of the output is written, none around it, none of what it is made from.
+
+    The input lies `shift` bytes behind an aligned address, as it may in a message.
 
     Returns:
         The output.
     """
-    given: list[Any] = [None if a is None else guarded(a) for a in (x, weight, bias)]
+    given: list[Any] = [guarded(x, shift), *(None if a is None else guarded(a) for a in (weight, bias))]
     before = [None if pair is None else pair[1].copy() for pair in given]
     arrays = [None if pair is None else pair[0] for pair in given]
     prepared = algorithm.prepare(problem, arrays[1], arrays[2], resident=resident)

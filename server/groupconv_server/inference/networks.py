@@ -125,7 +125,8 @@ class NetworkInference:
                     wanted = "an entry for each input that is neither typed nor in shared memory"
                     raise InvalidArgumentError("raw_input_contents", wanted, len(contents))
             dtype = datatype_of(tensor.datatype, path)
-            arrays[tensor.name] = array_of(tensor, path, dtype, tuple(tensor.shape), data, self._memory)
+            x = array_of(tensor, path, dtype, tuple(tensor.shape), data, self._memory)
+            arrays[tensor.name] = x if x.flags.aligned else x.copy()
         if next(raw, None) is not None:
             wanted = "an entry for each input that is neither typed nor in shared memory"
             raise InvalidArgumentError("raw_input_contents", wanted, len(contents))

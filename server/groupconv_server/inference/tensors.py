@@ -86,7 +86,7 @@ def config_type(dtype: np.dtype) -> model_pb2.DataType.ValueType:
 def input_of(
     request: infer_pb2.ModelInferRequest, contents: Sequence[memoryview | bytes], memory: ClientMemory, given: Kind
 ) -> Array:
-    """The input of a request. Raw contents and shared memory are not copied if they are aligned.
+    """The input of a request. Raw contents are not copied, so their elements may lie unaligned.
 
     Args:
         request: without its raw contents.
@@ -126,7 +126,7 @@ def array_of(
     raw: memoryview | bytes | None,
     memory: ClientMemory,
 ) -> Array:
-    """The array of an input: in shared memory, raw or typed.
+    """The array of an input: in shared memory, raw or typed. Raw contents are not copied, even if they lie unaligned.
 
     Args:
         tensor: the input.
@@ -155,8 +155,7 @@ def array_of(
     if len(raw) != size:
         expected = _bytes_of(tensor, shape, size)
         raise InvalidArgumentError(path.replace("inputs", "raw_input_contents"), expected, len(raw))
-    x = np.frombuffer(raw, dtype=dtype).reshape(shape)
-    return x if x.flags.aligned else x.copy()
+    return np.frombuffer(raw, dtype=dtype).reshape(shape)
 
 
 def _bytes_of(tensor: infer_pb2.ModelInferRequest.InferInputTensor, shape: tuple[int, ...], size: int) -> str:

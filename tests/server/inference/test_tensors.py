@@ -33,6 +33,15 @@ def test_raw_and_typed_contents_are_the_same_array():
     np.testing.assert_array_equal(input_of(typed, [], ClientMemory(), GIVEN), x)
 
 
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_raw_contents_are_not_copied_wherever_they_lie(start):
+    x = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    message = bytes(start) + x.tobytes()
+    raw = input_of(request(), [memoryview(message)[start:]], ClientMemory(), GIVEN)
+    np.testing.assert_array_equal(raw, x)
+    assert np.shares_memory(raw, np.frombuffer(message, np.uint8))
+
+
 @pytest.mark.parametrize(
     ("message", "contents", "field"),
     [

@@ -123,10 +123,10 @@ def problems(draw, name: str) -> tuple[Problem, np.ndarray, np.ndarray, np.ndarr
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 @settings(max_examples=EXAMPLES)
-@given(data=st.data(), resident=st.booleans())
-def test_it_writes_its_output_and_nothing_else(name, data, resident):
+@given(data=st.data(), resident=st.booleans(), shift=st.sampled_from([0, 1, 6]))
+def test_it_writes_its_output_and_nothing_else(name, data, resident, shift):
     problem, x, weight, bias = data.draw(problems(name))
-    got = check_in_bounds(ALGORITHMS[name], problem, x, weight, bias, resident=resident)
+    got = check_in_bounds(ALGORITHMS[name], problem, x, weight, bias, resident=resident, shift=shift)
     with np.errstate(all="ignore"):
         want = convolve(x, weight, bias, problem.geometry)
     if got.dtype.kind == "i":

@@ -13,6 +13,8 @@ NATIVE = tuple(np.dtype(name) for name in ("float32", "float64", "int32"))
 """The dtypes that accumulate."""
 FEW = 256 * 2**10
 """Bytes of samples that are cast, padded and activated at a time."""
+ALIGNED = ("fft", "onnxruntime")
+"""Kernels that read aligned elements only. Compiled ones load from any address, as elements lie in many messages."""
 PAD_MODE: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -41,6 +43,7 @@ class Samples:
     def __init__(self, problem: Problem, kernel: Sampled, *, activated: bool) -> None:
         self.problem, self.kernel, self.algorithm = problem, kernel, kernel.algorithm
         self.activation = None if activated else problem.geometry.activation
+        self.aligned = kernel.algorithm in ALIGNED
 
     @property
     def nbytes(self) -> int:
@@ -51,7 +54,7 @@ class Samples:
         """As `Prepared.run`."""
         g, dtype = self.problem.geometry, self.problem.types.accumulate
         zeros, plain = g.padding_mode == "zeros", _is_plain(out, dtype)
-        if zeros and plain and self.activation is None and _is_plain(x, dtype):
+        if zeros and plain and self.activation is None and _is_plain(x, dtype, aligned=self.aligned):
             self.kernel.run(x, out)
             return
         few = max(1, FEW // max(1, x[:1].nbytes + out[:1].nbytes))
@@ -59,7 +62,7 @@ class Samples:
             sample, place = x[n : n + few], out[n : n + few]
             if not zeros:
                 sample = pad(sample, g.padding, PAD_MODE[g.padding_mode])
-            if not _is_plain(sample, dtype):
+            if not _is_plain(sample, dtype, aligned=self.aligned):
                 sample = copy(sample, np.empty(sample.shape, dtype))
             y = place if plain else np.empty(place.shape, dtype)
             self.kernel.run(sample, y)
@@ -68,9 +71,9 @@ class Samples:
                 copy(y, place)
 
 
-def _is_plain(x: Array, dtype: np.dtype) -> bool:
+def _is_plain(x: Array, dtype: np.dtype, *, aligned: bool = True) -> bool:
     """Whether a kernel can use the samples as they lie."""
-    return x.dtype == dtype and x.flags.aligned and x[:1].flags.c_contiguous
+    return x.dtype == dtype and (x.flags.aligned or not aligned) and x[:1].flags.c_contiguous
 
 
 def zero_padded(g: Geometry) -> Geometry:
