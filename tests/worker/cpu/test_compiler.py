@@ -85,7 +85,7 @@ request(5, layer="edges")
     assert first[-3] == first[-2]
     assert first[-1] == "0"
     later = run(tmp_path, "request(5, layer='edges')", GROUPCONV_TUNE="on").split()
-    assert later == [first[-2], "0"]
+    assert [word.rstrip("*") for word in later] == [first[-2], "0"]  # it measures again what was never undisturbed
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_do_without(tmp_path):
