@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
 from emulation.kernels import SETTINGS
+from emulation.libcuda import as_libcuda
 from emulation.stand_in import as_cupy
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.options import CudaOptions
@@ -29,3 +30,15 @@ def emulated_engine(
         engine.close()
     finally:
         SETTINGS.update(before)
+
+
+@contextmanager
+def emulated_engines(count: int, **options: Any) -> Iterator[list[CudaEngine]]:
+    """An engine on each of several devices of one process, with a driver by which their streams wait."""
+    with ExitStack() as stack:
+        module = stack.enter_context(as_cupy(devices=count))
+        stack.enter_context(as_libcuda(module.ipc))
+        engines = [CudaEngine(options=CudaOptions(**options), device=device) for device in range(count)]
+        for engine in engines:
+            stack.callback(engine.close)
+        yield engines

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from emulation.ipc import Ipc
+from emulation.streams import Stream
 from groupconv.gpu import driver as cuda
 
 UUID = bytes(range(16))  # it begins with a zero, where CuPy's own properties end it
@@ -99,6 +100,16 @@ class Libcuda:
     def cuStreamSynchronize(self, stream: Any) -> int:  # noqa: N802
         self._run(stream.value or 0)
         return 0 if self._contexts else INVALID_CONTEXT
+
+    def cuStreamWaitValue32_v2(self, stream: Any, address: Any, value: Any, flags: int) -> int:  # noqa: N802
+        assert flags == 0, "at least the value"
+        Stream.at(stream.value or 0).wait_value(address.value, value.value)
+        return 0
+
+    def cuStreamWriteValue32_v2(self, stream: Any, address: Any, value: Any, flags: int) -> int:  # noqa: N802
+        assert flags == 0, "after what was written before"
+        Stream.at(stream.value or 0).write_value(address.value, value.value)
+        return 0
 
     def cuMemcpyDtoH_v2(self, to: Any, of: Any, size: Any) -> int:  # noqa: N802
         ctypes.memmove(to.value, of.value, size.value)

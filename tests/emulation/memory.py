@@ -52,7 +52,7 @@ class MemoryPool:
         """Freed memory is the stream's until what was queued before has run, as in CuPy's pools."""
         streams.free(block.ctypes.data, block.size)
         if not stream.is_capturing():
-            stream.enqueue(lambda: block.size)
+            stream.append(lambda: block.size)
         with self._lock:
             self._used -= block.size
 

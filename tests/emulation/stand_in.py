@@ -6,7 +6,7 @@
     cupy.cuda.get_current_stream get_elapsed_time get_allocator alloc
     cupy.cuda.runtime.getDeviceProperties deviceSynchronize getDeviceCount CUDARuntimeError driverGetVersion
     cupy.cuda.runtime.runtimeGetVersion memGetInfo
-    cupy.cuda.runtime.memcpyAsync memcpyHostToDevice memcpyDeviceToHost hostRegister hostUnregister
+    cupy.cuda.runtime.memcpyAsync memcpyHostToDevice memcpyDeviceToHost memcpyDefault hostRegister hostUnregister
     cupy.cuda.runtime.ipcOpenMemHandle ipcCloseMemHandle memcpy
     cupy.cuda.runtime.CUDA_R_16F CUDA_R_16BF CUDA_R_32F CUDA_R_64F
     cupy.cuda.driver.CUDADriverError
@@ -99,6 +99,7 @@ def cupy(devices: int = 1) -> ModuleType:
                 hostUnregister=host.unregister,
                 memcpyHostToDevice=1,
                 memcpyDeviceToHost=2,
+                memcpyDefault=4,
                 getDeviceCount=lambda: devices,
                 memGetInfo=lambda: (2**30, 2**30),
                 driverGetVersion=lambda: 13000,
@@ -119,13 +120,11 @@ def as_cupy(*, with_cudnn: bool = False, devices: int = 1) -> Iterator[ModuleTyp
     """`import cupy` gives the stand-in inside; a real CuPy is there again afterwards. `cudnn` likewise, or none."""
     module = cupy(devices)
     inside = {"cupy": module, "cudnn": cudnn if with_cudnn else None}  # None: import raises ImportError
-    before = {name: sys.modules.get(name) for name in inside}
+    before = {name: sys.modules[name] for name in inside if name in sys.modules}
     sys.modules.update(inside)  # type: ignore[arg-type]
     try:
         yield module
     finally:
-        for name, old in before.items():
-            if old is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = old
+        for name in inside:
+            del sys.modules[name]
+        sys.modules.update(before)

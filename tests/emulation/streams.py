@@ -5,9 +5,13 @@ streams and events demand and no other. A missing event or synchronisation there
 
 What is captured does not run. A graph knows the addresses its work was given and no more: before it runs, each must
 lie in memory that is still allocated, and it holds on to none.
+
+A stream that waits for a value lets other threads do the device's work meanwhile. Nothing else can make it go on: whose
+stream is to write the value must be waited for by another thread, or the host writes it.
 """
 
 import bisect
+import ctypes
 import sys
 import threading
 import time
@@ -17,7 +21,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Self
 
-RUNNING = threading.RLock()  # one device: its work is done by one thread at a time
+RUNNING = threading.Condition(threading.RLock())  # one device: its work is done by one thread at a time
+GLANCE = 0.001  # seconds between two looks at a word, which the host may write at any time
 
 
 class Stream:
@@ -28,7 +33,8 @@ class Stream:
         self.ptr, self._device = 0 if null else id(self), None if null else current_device()
         self._by_ptr[self.ptr] = self
         self._queue: deque[Callable[[], None]] = deque()
-        self._put, self._done = 0, 0
+        self._put, self._done, self._finished = 0, 0, 0
+        self._runs_in: int | None = None  # the thread that runs its work
         self._graph: Graph | None = None
 
     @classmethod
@@ -43,6 +49,11 @@ class Stream:
                 assert addresses, "this cannot be captured"
                 self._graph.work.append((work, addresses))
                 return
+            self.append(work)
+
+    def append(self, work: Callable[[], None]) -> None:
+        """Behind what is queued, whichever device is the current one: memory is freed by the garbage collector."""
+        with RUNNING:
             self._queue.append(work)
             self._put += 1
 
@@ -59,10 +70,24 @@ class Stream:
         return self._graph is not None
 
     def run_until(self, count: int) -> None:
+        mine = threading.get_ident()
         with RUNNING:
-            while self._done < count:
-                self._done += 1
-                self._queue.popleft()()
+            while True:
+                if self._runs_in not in (None, mine):  # another thread, which waits for a value
+                    if self._finished >= count:
+                        return
+                    RUNNING.wait()
+                    continue
+                if self._done >= count:
+                    return
+                outer, self._runs_in = self._runs_in, mine
+                try:
+                    self._done += 1
+                    self._queue.popleft()()
+                finally:
+                    self._finished += 1
+                    self._runs_in = outer
+                    RUNNING.notify_all()
 
     def synchronize(self) -> None:
         assert self._graph is None, "a stream that captures cannot be waited for"
@@ -75,6 +100,25 @@ class Stream:
 
     def wait_event(self, event: "Event") -> None:
         self.enqueue(event.run)
+
+    def wait_value(self, address: int, value: int) -> None:
+        """What is put here later runs once the word at an address is at least `value`, on a circle of 2^32 numbers."""
+        word = ctypes.c_uint32.from_address(address)
+
+        def wait() -> None:
+            while ctypes.c_int32(word.value - value).value < 0:
+                RUNNING.wait(GLANCE)
+
+        self._enqueue_value(address, wait)
+
+    def write_value(self, address: int, value: int) -> None:
+        word = ctypes.c_uint32.from_address(address)
+        self._enqueue_value(address, lambda: setattr(word, "value", value))
+
+    def _enqueue_value(self, address: int, work: Callable[[], None]) -> None:
+        assert allocated(address, 4), "not on the device, and not page-locked"
+        assert self._graph is None, "a captured value would be that of every run"
+        self.enqueue(work)
 
     def __enter__(self) -> Self:
         CURRENT.stack.append(self)

@@ -1,4 +1,4 @@
-"""The few functions of the CUDA driver that the SDK needs, through ctypes.
+"""The few functions of the CUDA driver that the SDK and the workers need, through ctypes.
 
 The SDK depends on no CUDA library: a caller with an array on a device has loaded the driver already.
 
@@ -91,6 +91,25 @@ class Driver:
             self._call("cuCtxSynchronize")
         else:
             self._call("cuStreamSynchronize", ctypes.c_void_p(stream))
+
+    @property
+    def has_values(self) -> bool:
+        """Whether streams can wait for values (CUDA 11.7 and later)."""
+        return hasattr(self._library, "cuStreamWaitValue32_v2")
+
+    def wait_value(self, stream: int, word: int, value: int) -> None:
+        """Have a stream wait, on the device, until a word of 32 bits is at least a value, on a circle of 2^32 numbers.
+
+        Args:
+            stream: of the current context.
+            word: address of memory that the device sees, as page-locked memory of the host.
+            value: that is compared.
+        """
+        self._call("cuStreamWaitValue32_v2", ctypes.c_void_p(stream), ctypes.c_uint64(word), ctypes.c_uint32(value), 0)
+
+    def write_value(self, stream: int, word: int, value: int) -> None:
+        """Have a stream write a word of 32 bits, behind all that it has written before (see `wait_value`)."""
+        self._call("cuStreamWriteValue32_v2", ctypes.c_void_p(stream), ctypes.c_uint64(word), ctypes.c_uint32(value), 0)
 
     def read(self, pointer: int, x: NDArray[Any], stream: int | None) -> None:
         """Copy from a device into a contiguous host array, after the work queued on a stream."""

@@ -1,13 +1,13 @@
 """Networks on the workers of this process: whole on one of them, or cut over all."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
 from groupconv_worker.networks.local_gang import LocalGang, Member
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner, check_cut
+from groupconv_worker.networks.runner import ALONE, NetworkCall, NetworkRan, NetworkRunner, check_cut
 from groupconv_worker.networks.sharding import Sharder
 from groupconv_worker.runtime import WorkerRuntime
 
@@ -34,7 +34,9 @@ class LocalNetworks:
     """
 
     def __init__(self, workers: Sequence[NetworkWorker]) -> None:
-        self._workers, self._sharder = workers, _sharder_of(workers)
+        self._workers, members = workers, _members(workers)
+        self._uncut = members if isinstance(members, str) else ""
+        self._sharder = None if isinstance(members, str) else Sharder(LocalGang(members), self._whole)
 
     def prepare(self, network: str, version: int, model: Model) -> None:
         """Prepare a network on the first worker; the others do so when they are given a call."""
@@ -49,7 +51,7 @@ class LocalNetworks:
         Raises:
             InvalidArgumentError: as of `check_cut`.
         """
-        check_cut(call.cut, 1 if self._sharder is None else len(self._workers))
+        check_cut(call.cut, 1 if self._sharder is None else len(self._workers), self._uncut)
         sharded = None if self._sharder is None else self._sharder.run(call, model, job)
         if sharded is not None:
             return sharded
@@ -58,6 +60,10 @@ class LocalNetworks:
         if self._sharder is not None:
             self._sharder.answered(call, model, ran)
         return worker.id, ran
+
+    def _whole(self, call: NetworkCall, model: Model, job: Job) -> NetworkRan:
+        """Have the first worker run a call."""
+        return self._workers[0].networks.run(call, lambda: model, job)
 
     def forget(self, network: str, version: int) -> None:
         """Drop a version."""
@@ -72,14 +78,19 @@ class LocalNetworks:
             self._sharder.close()
 
 
-def _sharder_of(workers: Sequence[NetworkWorker]) -> Sharder | None:
-    """What cuts networks over several workers, if their engines have threads for programs."""
-    teams = [getattr(worker.runtime.engine, "team", None) for worker in workers]
-    members = [
-        Member(worker.id, worker.runtime.budget, team)
-        for worker, team in zip(workers, teams, strict=True)
-        if isinstance(team, Team)
-    ]
-    if len(members) < max(2, len(workers)):
-        return None
-    return Sharder(LocalGang(members), lambda call, model, job: workers[0].networks.run(call, lambda: model, job))
+def _members(workers: Sequence[NetworkWorker]) -> list[Member] | str:
+    """What the workers compute their parts on; why they cannot share a network."""
+    if len(workers) < 2:
+        return ALONE
+    engines = [worker.runtime.engine for worker in workers]
+    teams = [team for engine in engines if isinstance(team := getattr(engine, "team", None), Team)]
+    gpus = [engine.gpu.ordinal for engine in engines if engine.gpu is not None]
+    if len(set(gpus)) == len(workers):
+        computes: Sequence[Any] = engines
+    elif len(gpus) == len(workers):
+        return "workers share a GPU"
+    elif len(teams) == len(workers):
+        computes = teams
+    else:
+        return f"the engine {engines[0].name} has neither threads for programs nor a GPU"
+    return [Member(w.id, w.runtime.budget, own) for w, own in zip(workers, computes, strict=True)]

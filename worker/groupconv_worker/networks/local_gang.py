@@ -5,10 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from groupconv.errors import InternalError, ResourceExhaustedError
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
+from groupconv_worker.cpu.threads import Team
+from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.job import Job
@@ -17,8 +20,8 @@ from groupconv_worker.networks.runner import NetworkCall, acquire
 from groupconv_worker.shard import PartRun
 
 if TYPE_CHECKING:
-    from groupconv_worker.cpu.network.sharded import ShardedNetwork
-    from groupconv_worker.cpu.threads import Team
+    from groupconv_worker.cpu.network.cut import CutNetwork
+    from groupconv_worker.cuda.engine import CudaEngine
 
 
 class Member(NamedTuple):
@@ -27,31 +30,34 @@ class Member(NamedTuple):
     Attributes:
         id: of the worker.
         budget: of its threads.
-        team: the threads.
+        computes: its threads, or the engine of its GPU; all workers have the one or the other.
     """
 
     id: str
     budget: ThreadBudget
-    team: "Team"
+    computes: "Team | CudaEngine"
 
 
 @dataclass(frozen=True, eq=False)
 class LocalNetwork(GangNetwork):
     """A network over the workers of this process."""
 
-    network: "ShardedNetwork"
+    network: "CutNetwork"
 
 
 class LocalGang:
     """The workers of this process.
 
     Args:
-        members: the workers.
-        compiler: what compiles in another process.
+        members: the workers; those with GPUs have a different one each.
+        compiler: what compiles, and binds graphs, in another process.
     """
 
     def __init__(self, members: Sequence[Member], compiler: Compiler = COMPILER) -> None:
         self.members, self._compiler = tuple(members), compiler
+        self._engines = [m.computes for m in members if not isinstance(m.computes, Team)]
+        self._teams = [m.computes for m in members if isinstance(m.computes, Team)]
+        assert not self._engines or not self._teams, "workers with and without GPUs"
         self._order = ThreadBudget()
         self._threads = ThreadPoolExecutor(max(1, len(members) - 1), "gang")
 
@@ -68,7 +74,9 @@ class LocalGang:
     def prepare(self, call: NetworkCall, model: Model, cuts: Sequence[CutChoice], then: Callable[[Make], None]) -> bool:
         """As of `Gang`."""
         shapes = {name: array.shape for name, array in call.inputs.items()}
-        task = NetworkJob(call.network, model.data, shapes, len(self.members), tuple(cuts))
+        compiled = not self._engines
+        wanted = tuple(cuts) if compiled else ()
+        task = NetworkJob(call.network, model.data, shapes, len(self.members), wanted, compiled)
         return self._compiler.ask(task, lambda came: then(lambda choice: self.make(came, choice)), now=True) is not None
 
     def make(self, came: Done, choice: CutChoice) -> LocalNetwork:
@@ -77,21 +85,33 @@ class LocalGang:
         Raises:
             UncutError: there are none.
         """
+        if came.graph is None:
+            raise UncutError(came.reason or came.error)
+        made = self._over_devices(came.graph, choice) if self._engines else self._over_teams(came.graph, choice)
+        nodes = tuple(len(part.graph.nodes) for part in made.partition.parts)
+        ids = tuple(member.id for member in self.members)
+        return LocalNetwork(ids, nodes, made.nbytes, made.partition.exchanges, made)
+
+    def _over_teams(self, graph: Graph, choice: CutChoice) -> "CutNetwork":
         # kept out of a server's start
         from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
         from groupconv_worker.cpu.network.network import KernelsMissingError
         from groupconv_worker.cpu.network.sharded import cut_network
 
-        if came.graph is None:
-            raise UncutError(came.reason or came.error)
         try:
             with deferred(patient=True):
-                made = cut_network(came.graph, choice, [member.team for member in self.members])
+                return cut_network(graph, choice, self._teams)
         except (ValueError, UnsupportedNodeError, KernelsMissingError, NotCompiledError) as error:
             raise UncutError(str(error)) from None
-        nodes = tuple(len(part.graph.nodes) for part in made.partition.parts)
-        ids = tuple(member.id for member in self.members)
-        return LocalNetwork(ids, nodes, made.nbytes, made.partition.exchanges, made)
+
+    def _over_devices(self, graph: Graph, choice: CutChoice) -> "CutNetwork":
+        from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+        from groupconv_worker.cuda.network.sharded import cut_over_devices
+
+        try:
+            return cut_over_devices(graph, choice, self._engines)
+        except (ValueError, UnsupportedNodeError, ResourceExhaustedError, InternalError) as error:
+            raise UncutError(str(error)) from None
 
     def run(
         self, network: GangNetwork, inputs: Mapping[str, Array], job: Job, into: Mapping[str, Array] | None = None

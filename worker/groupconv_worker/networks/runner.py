@@ -27,6 +27,8 @@ Array = NDArray[Any]
 
 WHOLE = "nothing"
 """What a network is cut along that one worker runs."""
+ALONE = "one worker runs networks"
+"""Why none is cut."""
 CutPlanner = Callable[[Cuts, Sequence[int]], Cuts]
 """Plans the cut of each tensor, from the cuts to be kept and the number of each node's workers; none for one worker."""
 
@@ -244,12 +246,13 @@ def acquire(budget: ThreadBudget, job: Job, *, among: int = 1, alone: bool = Fal
     return got
 
 
-def check_cut(cut: str, workers: int) -> None:
+def check_cut(cut: str, workers: int, why: str = ALONE) -> None:
     """Check what a call asks for.
 
     Args:
         cut: along what the network is to be cut.
         workers: over how many it could be.
+        why: if that is one.
 
     Raises:
         InvalidArgumentError: it cannot be cut so.
@@ -264,7 +267,7 @@ def check_cut(cut: str, workers: int) -> None:
     if cut not in ("", WHOLE, *CUTS):
         raise InvalidArgumentError("cut", f"one of {', '.join((WHOLE, *CUTS))}", cut)
     if cut not in ("", WHOLE) and workers < 2:
-        raise InvalidArgumentError("cut", f"{WHOLE}, as one worker runs networks", cut)
+        raise InvalidArgumentError("cut", f"{WHOLE}, as {why}", cut)
 
 
 def _answer(program: "OurNetwork", call: NetworkCall) -> tuple[dict[str, Array], tuple[PartReport, ...]]:

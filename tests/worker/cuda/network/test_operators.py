@@ -8,8 +8,8 @@ from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
 from groupconv_worker.cuda.network.operators import LOWER
 
 pytestmark = needs_compiler
-NO_CASES = {"AffineChannel", "Cast", "ChannelShuffle", "Not", "Silu"}
-"""Operators that test_networks.py has: their cases are of other elements, or ONNX has none."""
+NO_CASES = {"AffineChannel", "Cast", "ChannelShuffle", "Not", "Receive", "Send", "Silu"}
+"""Operators that test_networks.py and test_sharded.py have: their cases are of other elements, or ONNX has none."""
 
 
 @pytest.fixture(scope="module")

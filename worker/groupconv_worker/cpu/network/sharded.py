@@ -1,19 +1,15 @@
 """A network that is cut over several workers of one process: a program for each, which run at the same time."""
 
-import threading
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, wait
 from dataclasses import replace
 
 import numpy as np
 
-from groupconv.errors import InternalError
-from groupconv_worker.budget import granted
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
 from groupconv_worker.cpu.blocked.layout import aligned
 from groupconv_worker.cpu.kernels.forms import Form
+from groupconv_worker.cpu.network.cut import CutNetwork
 from groupconv_worker.cpu.network.exchange import LINE, is_blocked, zone_bytes
 from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
 from groupconv_worker.cpu.network.network import CompiledNetwork, KernelsMissingError
@@ -25,7 +21,6 @@ from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.graph.partition.part import RECEIVE, SEND, Part
 from groupconv_worker.graph.partition.partition import Partition
 from groupconv_worker.job import Job
-from groupconv_worker.shard import PartRun
 
 ITEM = 4
 """Bytes of the elements that are exchanged."""
@@ -76,7 +71,7 @@ def _connected(made: Partition, part: Part, places: Mapping[tuple[str, int, int,
     return replace(part.graph, nodes=tuple(nodes))
 
 
-class ShardedNetwork:
+class ShardedNetwork(CutNetwork):
     """The programs of all workers, and the memory by which they exchange boxes. One run at a time.
 
     Args:
@@ -91,7 +86,7 @@ class ShardedNetwork:
     """
 
     def __init__(self, made: Partition, teams: Sequence[Team]) -> None:
-        self.partition = made
+        super().__init__(made)
         graphs, shared_bytes = connected(made)
         self._programs: list[CompiledNetwork] = []
         missing: list[Form] = []
@@ -104,94 +99,18 @@ class ShardedNetwork:
             raise KernelsMissingError(tuple(dict.fromkeys(missing)))
         self._memory = aligned(-(-shared_bytes // ITEM))
         self._memory[:] = 0
-        self._number = 0
-        self._running = threading.Lock()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all programs, with an arena for each, and of the shared memory."""
         return sum(program.nbytes for program in self._programs) + self._memory.nbytes
 
-    def run(
-        self,
-        inputs: Mapping[str, Array],
-        job: Job,
-        threads: Executor,
-        budgets: Sequence[int],
-        into: Mapping[str, Array] | None = None,
-    ) -> tuple[dict[str, Array], list[PartRun]]:
-        """Run all parts, the first one in this thread.
-
-        Args:
-            inputs: the network's, by name.
-            job: that this is a part of.
-            threads: runs the other parts; it has a free thread for each of them.
-            budgets: how many threads of its team each worker may use.
-            into: arrays to be filled, of outputs' shapes and dtypes. The others are allocated, as are those that do not
-                fit.
-
-        Returns:
-            The network's outputs by name, and the runs of the parts.
-
-        Raises:
-            DeadlineExceededError, CancelledError: the job was over first.
-            InternalError: a part failed.
-        """
-        arrays = {}
-        for name in self.partition.outputs:
-            tensor, given = self.partition.graph.tensors[name], (into or {}).get(name)
-            fits = given is not None and (given.shape, given.dtype) == (tensor.shape, tensor.dtype)
-            arrays[name] = given if given is not None and fits else np.empty(tensor.shape, tensor.dtype)
-        with self._running:
-            self._number += 1
-            run, number = Job(job.deadline, lambda: not job.look()), self._number
-
-            def work(worker: int) -> PartRun:
-                try:
-                    return self._run_part(worker, inputs, arrays, run, number, budgets[worker])
-                except BaseException as error:
-                    run.stop(InternalError(f"worker {worker} of a network that is cut failed: {error}"))
-                    raise
-
-            others = [threads.submit(work, worker) for worker in range(1, len(self._programs))]
-            try:
-                first = work(0)
-            finally:
-                wait(others)  # nobody writes into the shared memory any more
-                job.look()
-                job.check()
-            return arrays, [first, *(other.result() for other in others)]
+    def compute(self, worker: int, inputs: Mapping[str, Array], number: int, job: Job) -> Mapping[str, Array]:  # noqa: ARG002 - this thread is in it
+        """As of `CutNetwork`."""
+        return self._programs[worker].run(inputs, shared=(address(self._memory), number))
 
     def run_alone(self, worker: int, inputs: Mapping[str, Array]) -> float:
         """Seconds of a part that waits for nobody: it takes what the last run has left in the shared memory."""
         tensors = self.partition.graph.tensors
         outputs = {name: np.empty(tensors[name].shape, tensors[name].dtype) for name in self.partition.outputs}
-        return self._run_part(worker, inputs, outputs, Job(), self._number, 1).seconds
-
-    def _run_part(
-        self,
-        worker: int,
-        inputs: Mapping[str, Array],
-        outputs: Mapping[str, Array],
-        run: Job,
-        number: int,
-        threads: int,
-    ) -> PartRun:
-        """Run one part: its boxes of the inputs in, its boxes of the outputs out."""
-        start = time.perf_counter()
-        part, token = self.partition.parts[worker], granted.set(threads)
-        try:
-            with run:
-                run.check()
-                mine = {name: inputs[name][box.slices] for name, box in part.inputs.items()}
-                moved = sum(array.nbytes for array in mine.values())
-                made = self._programs[worker].run(mine, shared=(address(self._memory), number))
-                for name, pieces in self.partition.outputs.items():
-                    for maker, box in pieces:
-                        if maker == worker:
-                            piece = made[name][box.relative(part.outputs[name]).slices]
-                            outputs[name][box.slices] = piece
-                            moved += piece.nbytes
-                return PartRun(time.perf_counter() - start, moved)
-        finally:
-            granted.reset(token)
+        return self._run_part(worker, inputs, outputs, Job(), self.number, 1).seconds

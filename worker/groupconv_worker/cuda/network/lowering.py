@@ -23,6 +23,18 @@ Convolve = Callable[[Problem, Array, Array | None], DeviceKernel]
 """Chooses the algorithm of a convolution and sends its weights to the device."""
 
 
+class Meeting(NamedTuple):
+    """Where a part of a network that is cut meets another part.
+
+    Attributes:
+        exchange: number of what one sends and the other receives.
+        waits: whether this part waits until it is there; else it says so.
+    """
+
+    exchange: int
+    waits: bool
+
+
 class Launch(NamedTuple):
     """Work for the device: one kernel, or the few of a convolution.
 
@@ -31,6 +43,7 @@ class Launch(NamedTuple):
         reads, writes: names of the tensors that it uses.
         run: puts it on the current stream.
         transforms: whether it runs plans of cuFFT.
+        meeting: in place of other work.
     """
 
     node: str
@@ -38,6 +51,7 @@ class Launch(NamedTuple):
     writes: tuple[str, ...]
     run: Callable[[Views], None]
     transforms: bool = False
+    meeting: Meeting | None = None
 
 
 class Lowering:
@@ -56,6 +70,8 @@ class Lowering:
         weight_bytes: of the constants and weights that launches read.
         readers: how many nodes read each tensor, and one more for an output of the graph.
         chain: of elementwise operators that was launched last (elements.py).
+        zones: constants into which other parts of a network that is cut copy, by the number of the exchange.
+        targets: addresses of the zones of other parts, by the number; filled before the first launch.
     """
 
     def __init__(self, graph: Graph, device: Device | None = None, convolve: Convolve | None = None) -> None:
@@ -67,6 +83,8 @@ class Lowering:
         self.weight_bytes = 0
         self.readers = Counter([*graph.outputs, *(name for node in graph.nodes for name in set(node.inputs))])
         self.chain: Any = None
+        self.zones: dict[int, str] = {}
+        self.targets: dict[int, int] = {}
         self._roots: dict[str, str] = {}
         self._there = {*graph.inputs}
         self._node = ""
@@ -78,7 +96,7 @@ class Lowering:
             UnsupportedNodeError: naming the first node that has no kernel.
         """
         for node in self.graph.nodes:
-            self._node = next(filter(None, node.outputs))
+            self._node = next(filter(None, (*node.outputs, *node.inputs)))
             try:
                 self._check(node, lower)
                 lower[node.op](self, node)
@@ -152,6 +170,24 @@ class Lowering:
     ) -> None:
         """One more launch."""
         self.launches.append(Launch(self._node, tuple(filter(None, reads)), tuple(writes), run, transforms))
+
+    def zone(self, exchange: int, tensor: str, like: Tensor) -> str:
+        """A tensor of its own that another part of a network that is cut writes between the launches.
+
+        Args:
+            exchange: number of the exchange that brings its elements.
+            tensor: of the whole network, for the name.
+            like: has its dtype and shape.
+        """
+        name = self.zones[exchange] = f"{tensor}/zone {exchange}"
+        self.tensors[name] = Tensor(name, like.dtype, like.shape)
+        self.weight_bytes += like.nbytes
+        self.constants[name] = None if self.device is None else self.device.empty(like.shape, like.dtype)
+        return name
+
+    def meet(self, exchange: int, *, waits: bool) -> None:
+        """Wait until an exchange has brought its elements, or say that it has."""
+        self.launches.append(Launch(self._node, (), (), _nothing, meeting=Meeting(exchange, waits)))
 
     def kernel(
         self,

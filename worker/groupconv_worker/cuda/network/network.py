@@ -68,6 +68,8 @@ class DeviceNetwork:
         DeviceLostError: the device failed; the process must be replaced.
     """
 
+    _kind: type[Recording] = Recording
+
     def __init__(self, graph: Graph, engine: CudaEngine, plan: Lowering | None = None) -> None:
         self._device = engine.gpu
         plan = plan or planned(graph)
@@ -76,6 +78,7 @@ class DeviceNetwork:
         low = self._with_room(lambda: lowered(graph, engine), plan.weight_bytes)
         # the weights on the host go with the graph
         self._launches, self._kernels, self._weights = low.launches, low.kernels, low.constants
+        self._zones, self._targets = low.zones, low.targets
         self._tensors = {name: (tensor, low.root(name)) for name, tensor in low.tensors.items()}
         self._recorded = False
         self._inputs = [graph.tensors[name] for name in graph.inputs]
@@ -133,9 +136,7 @@ class DeviceNetwork:
             ResourceExhaustedError: there is no device memory for the arena now.
             DeviceLostError: the device failed; the process must be replaced.
         """
-        found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
-        for name, array in self._constants.items():
-            found[name][...] = array
+        found = self._output_arrays(into)
         with self._device.current():
             self._with_room(lambda: self._use(lambda recording: recording.run(inputs, found)), self.arena_bytes)
         return found
@@ -144,6 +145,13 @@ class DeviceNetwork:
         """Run it launch by launch: seconds on the device of each node, by its first output."""
         with self._device.current():
             return self._with_room(lambda: self._use(lambda made: made.seconds(inputs)), self.arena_bytes)
+
+    def _output_arrays(self, into: Mapping[str, Array] | None) -> dict[str, Array]:
+        """Arrays for all outputs, those of constants filled."""
+        found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
+        for name, array in self._constants.items():
+            found[name][...] = array
+        return found
 
     def _use(self, work: Callable[[Recording], T]) -> T:
         """Do some work with a recording that nobody else uses; one that fails is not used again."""
@@ -155,7 +163,7 @@ class DeviceNetwork:
     def _recording(self) -> Recording:
         """Memory for one more run at a time, recorded if graphs may hold so much."""
         outputs = [tensor for tensor in self._outputs if tensor.name not in self._constants]
-        made = Recording(self._device, self._launches, self._inputs, outputs, self.arena_bytes, self._views)
+        made = self._kind(self._device, self._launches, self._inputs, outputs, self.arena_bytes, self._views)
         if self.arena_bytes <= self._device.graph_cache.limit:
             made.record()
         if made.recorded and not self._device.graph_cache.admit(self._pool, made):

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from groupconv_worker.cuda.network import convolutions, elements, matrices, movement, rows, windows
+from groupconv_worker.cuda.network import convolutions, elements, exchange, matrices, movement, rows, windows
 from groupconv_worker.cuda.network.lowering import Lowering
 from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.partition.part import RECEIVE, SEND
 
 LOWER: dict[str, Callable[[Lowering, Node], None]] = {
     **dict.fromkeys(elements.UNARY, elements.lower_unary),
@@ -34,5 +35,7 @@ LOWER: dict[str, Callable[[Lowering, Node], None]] = {
     "Gather": movement.lower_gather,
     "Pad": movement.lower_pad,
     "Resize": movement.lower_resize,
+    SEND: exchange.lower_send,
+    RECEIVE: exchange.lower_receive,
 }
 """By operator, what lowers a node of it."""

@@ -158,25 +158,38 @@ class Recording:
         Args:
             before: called ahead of each launch with its number, and once behind the last.
         """
-        cupy, runtime = self._device.cupy, self._device.cupy.cuda.runtime
-        stream = cupy.cuda.get_current_stream().ptr
+        cupy = self._device.cupy
         views = self._views(cupy.empty(max(1, self._arena_bytes), np.uint8))
         self._workspace.begin()
-        for name, host in self._inputs.items():
-            if host.nbytes:
-                runtime.memcpyAsync(
-                    views[name].data.ptr, host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice, stream
-                )
+        self._copy_in(views)
         for number, launch in enumerate(self._launches):
             before(number)
-            if launch.transforms:  # plans of cuFFT keep their work area from one launch to the next
-                launch.run(views)
-            else:
-                self._workspace.launch(partial(launch.run, views))
+            self._launch(launch, views, self._workspace)
         before(len(self._launches))
-        for name, host in self._outputs.items():
-            if host.nbytes:
-                runtime.memcpyAsync(
-                    host.ctypes.data, views[name].data.ptr, host.nbytes, runtime.memcpyDeviceToHost, stream
-                )
+        self._copy_out(views)
         self._workspace.end()
+
+    @staticmethod
+    def _launch(launch: Launch, views: Mapping[str, Any], workspace: Workspace) -> None:
+        """Put one launch on the current stream."""
+        if launch.transforms:  # plans of cuFFT keep their work area from one launch to the next
+            launch.run(views)
+        else:
+            workspace.launch(partial(launch.run, views))
+
+    def _copy_in(self, views: Mapping[str, Any]) -> None:
+        """Copy the inputs to the device."""
+        runtime = self._device.cupy.cuda.runtime
+        for name, host in self._inputs.items():
+            self._copy(views[name].data.ptr, host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice)
+
+    def _copy_out(self, views: Mapping[str, Any]) -> None:
+        """Copy the outputs to the host."""
+        runtime = self._device.cupy.cuda.runtime
+        for name, host in self._outputs.items():
+            self._copy(host.ctypes.data, views[name].data.ptr, host.nbytes, runtime.memcpyDeviceToHost)
+
+    def _copy(self, to: int, source: int, nbytes: int, kind: int) -> None:
+        cuda = self._device.cupy.cuda
+        if nbytes:
+            cuda.runtime.memcpyAsync(to, source, nbytes, kind, cuda.get_current_stream().ptr)

@@ -1,0 +1,134 @@
+"""All parts of a network that is cut over workers of one process: they run at the same time, on threads or on GPUs."""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, wait
+
+import numpy as np
+
+from groupconv.errors import InternalError
+from groupconv_worker.budget import granted
+from groupconv_worker.contract import Array, DeviceLostError
+from groupconv_worker.graph.partition.partition import Partition
+from groupconv_worker.job import Job
+from groupconv_worker.shard import PartRun
+
+
+class CutNetwork(ABC):
+    """The parts of a network. One run at a time.
+
+    Args:
+        made: what each worker does.
+
+    Attributes:
+        partition: as given.
+        number: of the last run.
+    """
+
+    def __init__(self, made: Partition) -> None:
+        self.partition, self.number = made, 0
+        self._running = threading.Lock()
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+
+    @abstractmethod
+    def compute(self, worker: int, inputs: Mapping[str, Array], number: int, job: Job) -> Mapping[str, Array]:
+        """One part's run.
+
+        Args:
+            worker: whose part.
+            inputs: the part's, by name.
+            number: of the run.
+            job: of the run of all parts, which is stopped if one fails.
+
+        Returns:
+            The part's outputs by name. They may be wrong if the job is over.
+
+        Raises:
+            DeadlineExceededError, CancelledError: the job was over first.
+        """
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        job: Job,
+        threads: Executor,
+        budgets: Sequence[int],
+        into: Mapping[str, Array] | None = None,
+    ) -> tuple[dict[str, Array], list[PartRun]]:
+        """Run all parts, the first one in this thread.
+
+        Args:
+            inputs: the network's, by name.
+            job: that this is a part of.
+            threads: runs the other parts; it has a free thread for each of them.
+            budgets: how many threads of its team each worker may use.
+            into: arrays to be filled, of outputs' shapes and dtypes. The others are allocated, as are those that do not
+                fit.
+
+        Returns:
+            The network's outputs by name, and the runs of the parts.
+
+        Raises:
+            DeadlineExceededError, CancelledError: the job was over first.
+            InternalError: a part failed.
+            DeviceLostError: a part's device failed; the process must be replaced.
+        """
+        arrays = {}
+        for name in self.partition.outputs:
+            tensor, given = self.partition.graph.tensors[name], (into or {}).get(name)
+            fits = given is not None and (given.shape, given.dtype) == (tensor.shape, tensor.dtype)
+            arrays[name] = given if given is not None and fits else np.empty(tensor.shape, tensor.dtype)
+        with self._running:
+            self.number += 1
+            run, number = Job(job.deadline, lambda: not job.look()), self.number
+
+            def work(worker: int) -> PartRun:
+                try:
+                    return self._run_part(worker, inputs, arrays, run, number, budgets[worker])
+                except BaseException as error:
+                    failed = InternalError(f"worker {worker} of a network that is cut failed: {error}")
+                    run.stop(error if isinstance(error, DeviceLostError) else failed)
+                    raise
+
+            others = [threads.submit(work, worker) for worker in range(1, len(self.partition.parts))]
+            try:
+                first = work(0)
+            finally:
+                wait(others)  # nobody writes into the memory of another part any more
+                job.look()
+                job.check()
+            return arrays, [first, *(other.result() for other in others)]
+
+    def _run_part(
+        self,
+        worker: int,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        run: Job,
+        number: int,
+        threads: int,
+    ) -> PartRun:
+        """Run one part: its boxes of the inputs in, its boxes of the outputs out."""
+        start = time.perf_counter()
+        part, token = self.partition.parts[worker], granted.set(threads)
+        try:
+            with run:
+                run.check()
+                mine = {name: inputs[name][box.slices] for name, box in part.inputs.items()}
+                moved = sum(array.nbytes for array in mine.values())
+                made = self.compute(worker, mine, number, run)
+                for name, pieces in self.partition.outputs.items():
+                    for maker, box in pieces:
+                        if maker == worker:
+                            piece = made[name][box.relative(part.outputs[name]).slices]
+                            outputs[name][box.slices] = piece
+                            moved += piece.nbytes
+                return PartRun(time.perf_counter() - start, moved)
+        finally:
+            granted.reset(token)

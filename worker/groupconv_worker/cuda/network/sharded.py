@@ -1,0 +1,71 @@
+"""A network that is cut over several GPUs of one process: a part on each, which run at the same time."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from groupconv.errors import InternalError
+from groupconv.gpu.driver import driver
+from groupconv_worker.contract import Array
+from groupconv_worker.cpu.network.cut import CutNetwork
+from groupconv_worker.cuda.engine import CudaEngine
+from groupconv_worker.cuda.network.exchange import numbered
+from groupconv_worker.cuda.network.part import DevicePart
+from groupconv_worker.cuda.network.segments import LINE, Words
+from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.partition.choice import CutChoice
+from groupconv_worker.graph.partition.partition import Partition
+from groupconv_worker.job import Job
+
+BLOCK = 8
+"""Channels are cut at its multiples where there are enough: tensor cores take so many of 16 bits at once."""
+
+
+def cut_over_devices(graph: Graph, choice: CutChoice, engines: Sequence[CudaEngine]) -> "DeviceShardedNetwork":
+    """A network that is cut over as many GPUs as there are engines.
+
+    Raises:
+        ValueError: it cannot be cut so.
+        UnsupportedNodeError, ResourceExhaustedError, DeviceLostError, InternalError: as of `DeviceShardedNetwork`.
+    """
+    return DeviceShardedNetwork(choice.partition(graph, len(engines), BLOCK), engines)
+
+
+class DeviceShardedNetwork(CutNetwork):
+    """The parts of all GPUs, and the words by which they meet. One run at a time.
+
+    Args:
+        made: what each GPU does.
+        engines: of the GPUs, a different one each.
+
+    Raises:
+        UnsupportedNodeError: a node has no kernel.
+        ResourceExhaustedError: a part does not fit into the memory of its GPU.
+        DeviceLostError: a device failed; the process must be replaced.
+        InternalError: the driver has no streams that wait for values.
+    """
+
+    def __init__(self, made: Partition, engines: Sequence[CudaEngine]) -> None:
+        super().__init__(made)
+        if not driver().has_values:
+            raise InternalError("CUDA: the driver has no streams that wait for values; it is older than CUDA 11.7")
+        self._parts = [DevicePart(graph, engine) for graph, engine in zip(numbered(made), engines, strict=True)]
+        device = engines[0].gpu
+        with device.current():
+            memory = device.pinned_array((max(1, len(made.exchanges)) * LINE,), np.dtype(np.uint32))
+        memory[:] = 0
+        self._words = Words(memory)
+        zones = {number: address for part in self._parts for number, address in part.zones.items()}
+        for part in self._parts:
+            part.connect(zones, self._words)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory: weights, an arena, and zones of all parts."""
+        return sum(part.nbytes for part in self._parts)
+
+    def compute(self, worker: int, inputs: Mapping[str, Array], number: int, job: Job) -> Mapping[str, Array]:
+        """As of `CutNetwork`."""
+        stop = partial(self._words.release, number)
+        return self._parts[worker].run_number(inputs, number, job, stop)
