@@ -25,8 +25,8 @@ HEADER = (
 
 def row(name: str, data: bytes, shapes: dict[str, tuple[int, ...]], engine: Any, rounds: int) -> None:
     """Print a row; without an engine the plan alone."""
-    from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
     from groupconv_worker.cuda.network.network import DeviceNetwork, planned
+    from groupconv_worker.graph.graph import UnsupportedNodeError
     from groupconv_worker.graph.importing import Optimized
     from groupconv_worker.graph.model import read_model
     from groupconv_worker.graph.translation import UnboundGraphError

@@ -110,8 +110,8 @@ def in_turns(rounds: int, *runs: Callable[[], object]) -> list[list[float]]:
 def compare(name: str, data: bytes, shapes: Mapping[str, tuple[int, ...]], threads: int, rounds: int) -> Row:
     """Print a row."""
     from groupconv_worker.cpu.network.fragments import compiled_network
-    from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
     from groupconv_worker.cpu.threads import Team
+    from groupconv_worker.graph.graph import UnsupportedNodeError
     from groupconv_worker.graph.importing import Optimized
     from groupconv_worker.graph.model import read_model
     from groupconv_worker.graph.translation import UnboundGraphError

@@ -101,19 +101,25 @@ def test_what_cannot_be_cut_says_why(gang, monkeypatch):
 
 @pytest.mark.parametrize(("workers", "why"), [(1, "as one worker runs networks"), (2, "as workers share a GPU")])
 def test_one_gpu_is_not_cut_over(workers, why):
-    with as_cupy(), closing(create_executor("local", workers=workers, threads=1, engine="cuda")) as executor:
-        with pytest.raises(InvalidArgumentError, match=why):
-            executor.run_network(call("rows"), MODEL, Job())
+    with (
+        as_cupy(),
+        closing(create_executor("local", workers=workers, threads=1, engine="cuda")) as executor,
+        pytest.raises(InvalidArgumentError, match=why),
+    ):
+        executor.run_network(call("rows"), MODEL, Job())
 
 
 @pytest.mark.slow
 def test_an_executor_with_two_gpus_cuts_a_network(monkeypatch):
     """From the call on, with another process that binds the graph."""
     monkeypatch.setenv("GROUPCONV_CUDA_ALGORITHM", "direct")  # nothing to measure among convolutions
-    with as_cupy(devices=2) as cupy, as_libcuda(cupy.ipc):
-        with closing(create_executor("local", threads=1, engine="cuda")) as executor:
-            for cut in ("rows", "planned", "rows"):
-                ids, ran = executor.run_network(call(cut), MODEL, Job())
-                assert (ids, ran.cut) == ("local-0,local-1", cut)
-                assert ran.exchanges
-                np.testing.assert_allclose(ran.outputs["y"], WANTED, rtol=1e-4, atol=1e-5)
+    with (
+        as_cupy(devices=2) as cupy,
+        as_libcuda(cupy.ipc),
+        closing(create_executor("local", threads=1, engine="cuda")) as executor,
+    ):
+        for cut in ("rows", "planned", "rows"):
+            ids, ran = executor.run_network(call(cut), MODEL, Job())
+            assert (ids, ran.cut) == ("local-0,local-1", cut)
+            assert ran.exchanges
+            np.testing.assert_allclose(ran.outputs["y"], WANTED, rtol=1e-4, atol=1e-5)

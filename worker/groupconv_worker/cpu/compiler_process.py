@@ -64,9 +64,9 @@ def perform_network(job: NetworkJob) -> Done:
     """Bind a network's graph, and compile the kernels of its program if it is one for threads."""
     from groupconv_worker.cpu.network.fragments import compiled_network
     from groupconv_worker.cpu.network.kernels.clock import stamp
-    from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
     from groupconv_worker.cpu.network.sharded import cut_network
     from groupconv_worker.cpu.threads import Team
+    from groupconv_worker.graph.graph import UnsupportedNodeError
     from groupconv_worker.graph.importing import Optimized
     from groupconv_worker.graph.model import read_model
     from groupconv_worker.graph.translation import UnboundGraphError

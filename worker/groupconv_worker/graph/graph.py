@@ -14,6 +14,10 @@ import numpy as np
 from groupconv_worker.contract import Array
 
 
+class UnsupportedNodeError(ValueError):
+    """An engine has no program of its own for a node; the message says why. The network stays with onnxruntime."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """The symbols of one tensor.
@@ -52,6 +56,10 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """An attribute, or the value that stands for one that is left out."""
+        return self.attributes.get(name, default)
 
 
 @dataclass(frozen=True)

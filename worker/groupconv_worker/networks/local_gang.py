@@ -94,9 +94,9 @@ class LocalGang:
 
     def _over_teams(self, graph: Graph, choice: CutChoice) -> "CutNetwork":
         # kept out of a server's start
-        from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
         from groupconv_worker.cpu.network.network import KernelsMissingError
         from groupconv_worker.cpu.network.sharded import cut_network
+        from groupconv_worker.graph.graph import UnsupportedNodeError
 
         try:
             with deferred(patient=True):
@@ -105,8 +105,8 @@ class LocalGang:
             raise UncutError(str(error)) from None
 
     def _over_devices(self, graph: Graph, choice: CutChoice) -> "CutNetwork":
-        from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
         from groupconv_worker.cuda.network.sharded import cut_over_devices
+        from groupconv_worker.graph.graph import UnsupportedNodeError
 
         try:
             return cut_over_devices(graph, choice, self._engines)

@@ -207,9 +207,9 @@ class PartRunner:
         # kept out of a worker's start
         from groupconv_worker.cpu.blocked.kernels.blocks import LANES
         from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
-        from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
         from groupconv_worker.cpu.network.network import CompiledNetwork, KernelsMissingError
         from groupconv_worker.cpu.network.sharded import connected
+        from groupconv_worker.graph.graph import UnsupportedNodeError
         from groupconv_worker.graph.partition.part import RECEIVE, SEND
         from groupconv_worker.networks.links import zones
 

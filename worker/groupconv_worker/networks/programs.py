@@ -53,8 +53,8 @@ class ThreadPrograms:
         """As of `Programs`."""
         # kept out of a server's start
         from groupconv_worker.cpu.network.fragments import compiled_network
-        from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
         from groupconv_worker.cpu.network.network import KernelsMissingError
+        from groupconv_worker.graph.graph import UnsupportedNodeError
 
         try:
             with deferred():
@@ -79,8 +79,8 @@ class GpuPrograms:
 
     def make(self, graph: Graph, spare: int) -> "OurNetwork":
         """As of `Programs`. All bytes are counted before any is taken."""
-        from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
         from groupconv_worker.cuda.network.network import DeviceNetwork, planned
+        from groupconv_worker.graph.graph import UnsupportedNodeError
 
         try:
             plan = planned(graph)

@@ -6,7 +6,7 @@ from compiled_networks import check
 from hypothesis import HealthCheck, given, reject, settings
 from worker.graph.drawn import networks
 
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+from groupconv_worker.graph.graph import UnsupportedNodeError
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 

@@ -13,7 +13,7 @@ from worker.graph.drawn import Drawing, networks
 
 from groupconv.errors import CancelledError
 from groupconv_worker.cpu.network.fragments import FragmentedNetwork
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+from groupconv_worker.graph.graph import UnsupportedNodeError
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
 from groupconv_worker.job import Job

@@ -8,7 +8,7 @@ import pytest
 from compiled_networks import check, compiled, model
 from onnx import helper
 
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
+from groupconv_worker.graph.graph import UnsupportedNodeError
 
 RNG = np.random.default_rng(0)
 CONV = helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[1, 1])

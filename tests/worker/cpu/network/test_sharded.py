@@ -15,11 +15,10 @@ from worker.graph.drawn import networks
 from worker.graph.test_partition import draw_cut, image, seeded
 
 from groupconv.errors import CancelledError, DeadlineExceededError, InternalError
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
 from groupconv_worker.cpu.network.network import CompiledNetwork
 from groupconv_worker.cpu.network.sharded import ShardedNetwork
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.graph.graph import Graph, Node, Tensor
+from groupconv_worker.graph.graph import Graph, Node, Tensor, UnsupportedNodeError
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
 from groupconv_worker.graph.partition.choice import CutChoice

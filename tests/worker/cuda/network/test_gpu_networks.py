@@ -6,9 +6,9 @@ from device_networks import check_case, check_model, check_threads, small_alexne
 from hypothesis import HealthCheck, given, reject, settings
 from worker.graph.drawn import networks
 
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
 from groupconv_worker.cuda.engine import CudaEngine, why_unavailable
 from groupconv_worker.cuda.network.operators import LOWER
+from groupconv_worker.graph.graph import UnsupportedNodeError
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,8 +14,8 @@ from worker.graph.drawn import networks
 
 from emulation import emulated_engine, needs_compiler
 from groupconv.errors import ResourceExhaustedError
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
 from groupconv_worker.cuda.network.network import DeviceNetwork, planned
+from groupconv_worker.graph.graph import UnsupportedNodeError
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
 

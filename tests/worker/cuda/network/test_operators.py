@@ -4,8 +4,8 @@ import pytest
 from device_networks import check_case, quick_cases, supported_cases
 
 from emulation import emulated_engine, needs_compiler
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
 from groupconv_worker.cuda.network.operators import LOWER
+from groupconv_worker.graph.graph import UnsupportedNodeError
 
 pytestmark = needs_compiler
 NO_CASES = {"AffineChannel", "Cast", "ChannelShuffle", "Not", "Receive", "Send", "Silu"}

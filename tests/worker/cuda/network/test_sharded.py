@@ -18,10 +18,10 @@ from worker.graph.test_partition import draw_cut, image
 from emulation import emulated_engines, needs_compiler
 from groupconv.errors import CancelledError, DeadlineExceededError, InternalError
 from groupconv_worker.contract import DeviceLostError
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
 from groupconv_worker.cuda.network.lowering import Meeting
 from groupconv_worker.cuda.network.network import DeviceNetwork
 from groupconv_worker.cuda.network.sharded import DeviceShardedNetwork, cut_over_devices
+from groupconv_worker.graph.graph import UnsupportedNodeError
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
 from groupconv_worker.graph.partition.choice import CutChoice

@@ -10,13 +10,13 @@ from groupconv_worker.cpu.blocked.lowered import TASKS
 from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels import movement, rows
 from groupconv_worker.cpu.network.kernels.matrices import PANEL, ROWS, multiply
-from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute, replace_offset
+from groupconv_worker.cpu.network.lowering import Lowering, replace_offset
 from groupconv_worker.cpu.network.maps import concatenate_maps, cut_map, pick
 from groupconv_worker.cpu.network.movement import lower_slice_of_array, move, moved_last, part
 from groupconv_worker.cpu.network.planning import slice_box
 from groupconv_worker.cpu.network.pointwise import Given, coded, on_given
 from groupconv_worker.cpu.program import Address
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.strides import dense
 
@@ -38,20 +38,20 @@ def lower_gemm(low: Lowering, node: Node) -> None:
     bias = low.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
     if w is None or (bias is None and len(node.inputs) > 2 and node.inputs[2]):
         raise UnsupportedNodeError("weights that are no constants")
-    w = (w.T if attribute(node, "transB", 0) else w) * np.float32(attribute(node, "alpha", 1.0))
+    w = (w.T if node.attribute("transB", 0) else w) * np.float32(node.attribute("alpha", 1.0))
     M, N = low.shape(node.outputs[0])
     K = w.shape[0]
-    row, depth = (1, M) if attribute(node, "transA", 0) else (K, 1)
+    row, depth = (1, M) if node.attribute("transA", 0) else (K, 1)
     start: Array | int = 0
     bias_row = 0
     if bias is not None:
         wide = np.broadcast_to(
-            bias * np.float32(attribute(node, "beta", 1.0)), (M if bias.ndim == 2 and len(bias) > 1 else 1, N)
+            bias * np.float32(node.attribute("beta", 1.0)), (M if bias.ndim == 2 and len(bias) > 1 else 1, N)
         )
         start, bias_row = aligned_copy(wide), N if len(wide) > 1 else 0
     x = low.array(node.inputs[0])
     y = low.new_array(node.outputs[0])
-    code, parameters = coded(attribute(node, "activation", ()))
+    code, parameters = coded(node.attribute("activation", ()))
     packed = panels(w)
     shape = (M, K, N, 1, row, depth, PANEL, K * PANEL, N, 0, 0, 0, bias_row)
     _multiply(low, (x, packed, start, y, parameters, code, *shape), M, N)
@@ -64,7 +64,7 @@ def lower_matmul(low: Lowering, node: Node) -> None:
     if len(a) < 2 or len(b) < 2 or low.graph.tensors[node.inputs[0]].dtype != np.float32:
         raise UnsupportedNodeError(f"{list(a)} by {list(b)}")
     K, N = b[-2:]
-    code, parameters = coded(attribute(node, "activation", ()))
+    code, parameters = coded(node.attribute("activation", ()))
     w = low.constant(node.inputs[1])
     x = low.array(node.inputs[0])
     if w is not None and math.prod(b[:-2]) == 1:
@@ -94,7 +94,7 @@ def _multiply(low: Lowering, words: Sequence[int | Address | Array], height: int
 def lower_softmax(low: Lowering, node: Node) -> None:
     """Softmax over any axis, which is brought behind the others if it is not the last."""
     name, shape = node.inputs[0], low.shape(node.inputs[0])
-    axis = attribute(node, "axis", -1) % max(1, len(shape))
+    axis = node.attribute("axis", -1) % max(1, len(shape))
     if not shape or low.graph.tensors[name].dtype != np.float32:
         raise UnsupportedNodeError(f"over axis {axis} of {low.graph.tensors[name].dtype} {list(shape)}")
     last = math.prod(shape[axis + 1 :]) == 1
@@ -111,8 +111,8 @@ def lower_softmax(low: Lowering, node: Node) -> None:
 def lower_where_largest(low: Lowering, node: Node) -> None:
     """ArgMax and ArgMin of float32: the first of the largest."""
     name, shape = node.inputs[0], low.shape(node.inputs[0])
-    axis = attribute(node, "axis", 0) % max(1, len(shape))
-    if not shape or low.graph.tensors[name].dtype != np.float32 or attribute(node, "select_last_index", 0):
+    axis = node.attribute("axis", 0) % max(1, len(shape))
+    if not shape or low.graph.tensors[name].dtype != np.float32 or node.attribute("select_last_index", 0):
         raise UnsupportedNodeError("elements that are not float32, no axis, or the last of the largest")
     x = moved_last(low, name, [axis])
     if node.op == "ArgMin":
@@ -135,7 +135,7 @@ def lower_reshape(low: Lowering, node: Node) -> None:
 def lower_transpose(low: Lowering, node: Node) -> None:
     """Transpose."""
     shape = low.shape(node.inputs[0])
-    order = attribute(node, "perm") or tuple(reversed(range(len(shape))))
+    order = node.attribute("perm") or tuple(reversed(range(len(shape))))
     out, own = low.shape(node.outputs[0]), dense(shape)
     source = (low.array(node.inputs[0]), [own[axis] for axis in order])
     move(low, out, source, (low.new_array(node.outputs[0]), dense(out)))
@@ -144,7 +144,7 @@ def lower_transpose(low: Lowering, node: Node) -> None:
 def lower_concat(low: Lowering, node: Node) -> None:
     """Concat: of maps along channels, of arrays along any axis."""
     out = low.shape(node.outputs[0])
-    axis = attribute(node, "axis") % len(out)
+    axis = node.attribute("axis") % len(out)
     if node.outputs[0] in low.plan.maps and axis == 1 and any(low.has_map(name) for name in node.inputs):
         concatenate_maps(low, node)
         return
@@ -162,7 +162,7 @@ def lower_concat(low: Lowering, node: Node) -> None:
 def lower_split(low: Lowering, node: Node) -> None:
     """Split: of a map along channels, of an array along any axis."""
     shape = low.shape(node.inputs[0])
-    axis = attribute(node, "axis", 0) % len(shape)
+    axis = node.attribute("axis", 0) % len(shape)
     first = 0
     for name in filter(None, node.outputs):
         count = low.shape(name)[axis]

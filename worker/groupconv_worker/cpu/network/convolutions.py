@@ -11,12 +11,12 @@ from groupconv_worker.cpu.blocked.epilogue import FUSED, Epilogue
 from groupconv_worker.cpu.blocked.layout import Blocked, Plain
 from groupconv_worker.cpu.blocked.lowered import Lowered, beyond
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
-from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute, replace_offset
+from groupconv_worker.cpu.network.lowering import Lowering, Map, replace_offset
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Margin, is_map, widest
 from groupconv_worker.cpu.network.pointwise import apply_in_place
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.convolution import geometry as convolution_geometry
-from groupconv_worker.graph.graph import Graph, Node
+from groupconv_worker.graph.graph import Graph, Node, UnsupportedNodeError
 
 STEM = 4
 """Channels up to which a convolution reads the network's input as it lies."""
@@ -62,7 +62,7 @@ def lower_convolution(low: Lowering, node: Node) -> None:
     raw = not low.has_map(name) and g.in_channels <= STEM and g.groups == 1 and not g.transposed
     source = None if raw else low.map(name)
     y = low.new_map(node.outputs[0])
-    after = attribute(node, "activation", ())
+    after = node.attribute("activation", ())
     fused = not after or after[0] in FUSED
     epilogue = Epilogue(after if fused else (), None if residual is None else residual.layout)
     layout = Plain(g.in_channels, *g.input) if source is None else source.layout

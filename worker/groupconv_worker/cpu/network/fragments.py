@@ -18,7 +18,7 @@ from onnx import helper
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.network import convolutions
 from groupconv_worker.cpu.network.assembly import Assembly
-from groupconv_worker.cpu.network.lowering import FIRST_INPUT, Lowering, UnsupportedNodeError
+from groupconv_worker.cpu.network.lowering import FIRST_INPUT, Lowering
 from groupconv_worker.cpu.network.network import (
     LOWER,
     CompiledNetwork,
@@ -35,7 +35,7 @@ from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.graph.exporting import boundary, export
 from groupconv_worker.graph.fragments import ISLAND, MOST, Part, split
-from groupconv_worker.graph.graph import Graph, Node, Tensor
+from groupconv_worker.graph.graph import Graph, Node, Tensor, UnsupportedNodeError
 from groupconv_worker.graph.sessions import first_line, make_session
 from groupconv_worker.graph.work import seconds
 from groupconv_worker.job import current

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,14 +14,10 @@ from groupconv_worker.cpu.network.kernels import movement, windows
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Plan, is_map, slices
 from groupconv_worker.cpu.network.weights import without_winograd
 from groupconv_worker.cpu.program import Address
-from groupconv_worker.graph.graph import Graph, Node
+from groupconv_worker.graph.graph import Graph, Node, UnsupportedNodeError
 
 FIRST_INPUT = 2
 """The base of a network's first input: before it are scratch memory and the word of the job."""
-
-
-class UnsupportedNodeError(ValueError):
-    """A node has no lowering; the message says why. The network stays with onnxruntime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +235,3 @@ class Lowering:
         if isinstance(address, Address):
             return replace_offset(address, 4 * elements)
         return address[elements:] if elements else address
-
-
-def attribute(node: Node, name: str, default: Any = None) -> Any:
-    """An attribute, or the value that stands for one that is left out."""
-    return node.attributes.get(name, default)

@@ -8,10 +8,10 @@ import numpy as np
 
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
 from groupconv_worker.cpu.network.kernels import movement, rows, windows
-from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute, replace_offset
+from groupconv_worker.cpu.network.lowering import Lowering, Map, replace_offset
 from groupconv_worker.cpu.network.movement import lower_pad_of_array, moved_last
 from groupconv_worker.cpu.network.planning import NO_MARGIN
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.operators.call import Call
 from groupconv_worker.graph.operators.resize import coordinates, weights
@@ -28,7 +28,7 @@ def lower_pool(low: Lowering, node: Node) -> None:
         kernel, strides, dilations, pads = (
             node.attributes[name] for name in ("kernel_shape", "strides", "dilations", "pads")
         )
-    padded = int(bool(attribute(node, "count_include_pad", 0)))
+    padded = int(bool(node.attribute("count_include_pad", 0)))
     if len(kernel) != 2:
         raise UnsupportedNodeError(f"{len(kernel)} axes")
     _pool(low, node, kind, (kernel, strides, dilations, pads), padded)
@@ -52,11 +52,11 @@ def lower_mean(low: Lowering, node: Node) -> None:
     """ReduceMean and ReduceMax over rows and columns of a map; over any axes of an array."""
     x = node.inputs[0]
     shape = low.shape(x)
-    axes = attribute(node, "axes")
-    if not shape or any(node.inputs[1:]) or (not axes and attribute(node, "noop_with_empty_axes", 0)):
+    axes = node.attribute("axes")
+    if not shape or any(node.inputs[1:]) or (not axes and node.attribute("noop_with_empty_axes", 0)):
         raise UnsupportedNodeError("no axes, or axes that are no constants")
     axes = tuple(sorted(a % len(shape) for a in axes)) if axes else tuple(range(len(shape)))
-    keeps = attribute(node, "keepdims", 1)
+    keeps = node.attribute("keepdims", 1)
     kinds = {"ReduceMean": rows.MEAN, "ReduceMax": rows.MAX, "ReduceSum": rows.SUM}
     if low.has_map(x) and axes == (2, 3) and keeps and node.op != "ReduceSum":
         whole = (shape[2:], (1, 1), (1, 1), (0, 0, 0, 0))
@@ -73,8 +73,7 @@ def lower_mean(low: Lowering, node: Node) -> None:
 def lower_neighbors(low: Lowering, node: Node) -> None:
     """LRN."""
     size, alpha, beta, bias = (
-        attribute(node, name, default)
-        for name, default in (("size", 1), ("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+        node.attribute(name, default) for name, default in (("size", 1), ("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
     )
     if abs(beta - 0.75) > 1e-6:
         raise UnsupportedNodeError(f"beta {beta} instead of 0.75")
@@ -127,7 +126,7 @@ def lower_shuffle(low: Lowering, node: Node) -> None:
     """ChannelShuffle."""
     x = low.map(node.inputs[0])
     y = low.new_map(node.outputs[0])
-    C, groups = x.layout.channels, attribute(node, "groups")
+    C, groups = x.layout.channels, node.attribute("groups")
     pick(low, x, y, np.arange(C).reshape(groups, C // groups).T.reshape(-1).tolist())
 
 
@@ -164,13 +163,13 @@ def axis_matrix(low: Lowering, node: Node, axis: int) -> Any:
     """The shares (output, input) of an axis, by the operator's definition."""
     extent, length = low.shape(node.inputs[0])[axis], low.shape(node.outputs[0])[axis]
     call = Call(node, [None] * 4, [low.graph.tensors[node.outputs[0]]])
-    if any(node.inputs[1:]) or attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+    if any(node.inputs[1:]) or node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnsupportedNodeError("scales that are no constants, or an aspect ratio to keep")
-    if attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
+    if node.attribute("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise UnsupportedNodeError("a crop")
     rank = len(low.shape(node.inputs[0]))
-    axes = [a % rank for a in attribute(node, "axes") or range(rank)]
-    scales = attribute(node, "scales") or ()
+    axes = [a % rank for a in node.attribute("axes") or range(rank)]
+    scales = node.attribute("scales") or ()
     if axis not in axes:
         return np.eye(extent)
     scale = float(scales[axes.index(axis)]) if len(scales) else length / extent
@@ -193,10 +192,10 @@ def two_of_each(matrix: Any) -> tuple[Any, Any]:
 
 def lower_pad(low: Lowering, node: Node) -> None:
     """Pad: with zeros around a map, a mean over one cell, which is zero outside; else on an array."""
-    rank, pads = len(low.shape(node.inputs[0])), attribute(node, "pads")
-    axes = [axis % rank for axis in attribute(node, "axes") or range(rank)]
-    value = attribute(node, "value") or 0
-    plain = attribute(node, "mode", "constant") == "constant" and not any(node.inputs[1:])
+    rank, pads = len(low.shape(node.inputs[0])), node.attribute("pads")
+    axes = [axis % rank for axis in node.attribute("axes") or range(rank)]
+    value = node.attribute("value") or 0
+    plain = node.attribute("mode", "constant") == "constant" and not any(node.inputs[1:])
     if rank != 4 or pads is None or not plain or value != 0 or min(pads) < 0:
         lower_pad_of_array(low, node)
         return

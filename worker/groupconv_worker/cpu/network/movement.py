@@ -8,10 +8,10 @@ import numpy as np
 
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.network.kernels import elements, movement
-from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute
+from groupconv_worker.cpu.network.lowering import Lowering
 from groupconv_worker.cpu.network.pointwise import on_arrays
 from groupconv_worker.cpu.program import Address
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.operators.movement import rearrangement
 from groupconv_worker.graph.strides import broadcast, collapsed, dense
 
@@ -77,11 +77,11 @@ def take_along(
 def lower_slice_of_array(low: Lowering, node: Node) -> None:
     """Slice with constant bounds, along any axes in any steps."""
     shape, out = low.shape(node.inputs[0]), low.shape(node.outputs[0])
-    starts, ends = attribute(node, "starts"), attribute(node, "ends")
+    starts, ends = node.attribute("starts"), node.attribute("ends")
     if starts is None or ends is None or any(node.inputs[1:]):
         raise UnsupportedNodeError("bounds that are no constants")
-    axes = attribute(node, "axes") or range(len(starts))
-    steps = attribute(node, "steps") or (1,) * len(starts)
+    axes = node.attribute("axes") or range(len(starts))
+    steps = node.attribute("steps") or (1,) * len(starts)
     own, offset = dense(shape), 0
     x_steps = list(own)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
@@ -96,16 +96,16 @@ def lower_slice_of_array(low: Lowering, node: Node) -> None:
 def lower_pad_of_array(low: Lowering, node: Node) -> None:
     """Pad of any mode, along any axes; negative pads cut."""
     x, shape, out = node.inputs[0], low.shape(node.inputs[0]), low.shape(node.outputs[0])
-    pads, mode = attribute(node, "pads"), attribute(node, "mode", "constant")
+    pads, mode = node.attribute("pads"), node.attribute("mode", "constant")
     if pads is None or any(node.inputs[1:]):
         raise UnsupportedNodeError("pads that are no constants")
-    axes = [axis % len(shape) for axis in attribute(node, "axes") or range(len(shape))]
+    axes = [axis % len(shape) for axis in node.attribute("axes") or range(len(shape))]
     around = {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
     source, y = low.array(x), low.new_array(node.outputs[0])
     if mode == "constant":
         if low.graph.tensors[x].dtype != np.float32:
             raise UnsupportedNodeError("elements that are not float32")
-        value = np.full(16, attribute(node, "value") or 0, np.float32)
+        value = np.full(16, node.attribute("value") or 0, np.float32)
         on_arrays(low, "First", [(value, ())], node.outputs[0], ())
         own, there = dense(shape), dense(out)
         lows = [around.get(axis, (0, 0)) for axis in range(len(shape))]
@@ -132,7 +132,7 @@ def lower_pad_of_array(low: Lowering, node: Node) -> None:
 def lower_gather(low: Lowering, node: Node) -> None:
     """Gather with constant indices."""
     shape, indices = low.shape(node.inputs[0]), low.constant(node.inputs[1])
-    axis = attribute(node, "axis", 0) % len(shape)
+    axis = node.attribute("axis", 0) % len(shape)
     if indices is None:
         raise UnsupportedNodeError("indices that are no constants")
     table = (indices.reshape(-1) % shape[axis]).tolist()

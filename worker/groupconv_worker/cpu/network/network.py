@@ -10,7 +10,7 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.forms import Form
 from groupconv_worker.cpu.network import arrays, convolutions, exchange, logic, maps, movement, normalization, volumes
 from groupconv_worker.cpu.network.assembly import Assembly
-from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError
+from groupconv_worker.cpu.network.lowering import Lowering
 from groupconv_worker.cpu.network.planning import plan
 from groupconv_worker.cpu.network.pointwise import POINTWISE, lower_pointwise
 from groupconv_worker.cpu.network.simplified import simplified
@@ -18,7 +18,7 @@ from groupconv_worker.cpu.network.timing import Stamped, owners
 from groupconv_worker.cpu.program import KernelStage, Program, Scratch, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
-from groupconv_worker.graph.graph import Graph, Node, Tensor
+from groupconv_worker.graph.graph import Graph, Node, Tensor, UnsupportedNodeError
 
 Lower = Callable[[Lowering, Node], None]
 SAMPLES = 16

@@ -10,15 +10,15 @@ from groupconv_worker.cpu.blocked.kernels.blocks import LANES
 from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels import rows
 from groupconv_worker.cpu.network.kernels.pointwise import SAME
-from groupconv_worker.cpu.network.lowering import Lowering, UnsupportedNodeError, attribute
+from groupconv_worker.cpu.network.lowering import Lowering
 from groupconv_worker.cpu.network.pointwise import Side, on_arrays, on_map, whole
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 
 
 def lower_batch_normalization(low: Lowering, node: Node) -> None:
     """BatchNormalization: a factor and a summand for each channel."""
     scale, bias, mean, variance = _constants(low, node.inputs[1:5])
-    factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    factor = scale / np.sqrt(variance + node.attribute("epsilon", 1e-5))
     _affine(low, node, factor, bias - mean * factor)
 
 
@@ -30,7 +30,7 @@ def lower_affine(low: Lowering, node: Node) -> None:
 def lower_layer_normalization(low: Lowering, node: Node) -> None:
     """LayerNormalization over the last axis."""
     shape = low.shape(node.inputs[0])
-    if attribute(node, "axis", -1) % len(shape) != len(shape) - 1 or any(node.outputs[1:]):
+    if node.attribute("axis", -1) % len(shape) != len(shape) - 1 or any(node.outputs[1:]):
         raise UnsupportedNodeError("over more than the last axis, or with statistics")
     factor, *bias = _constants(low, node.inputs[1:])
     _normalize(low, node, shape[-1], factor, bias[0] if bias else np.zeros(1))
@@ -42,7 +42,7 @@ def lower_instance_normalization(low: Lowering, node: Node) -> None:
     channels, each = shape[1], (-1, *(1,) * (len(shape) - 2))
     constants = _constants(low, node.inputs[1:3])
     factor, bias = (np.repeat(values, channels // len(values)).reshape(each) for values in constants)
-    _normalize(low, node, math.prod(shape[1:]) // attribute(node, "num_groups", channels), factor, bias)
+    _normalize(low, node, math.prod(shape[1:]) // node.attribute("num_groups", channels), factor, bias)
 
 
 def _constants(low: Lowering, names: Sequence[str]) -> list[Array]:
@@ -57,14 +57,14 @@ def _normalize(low: Lowering, node: Node, length: int, factor: Array, summand: A
     x, y = node.inputs[0], node.outputs[0]
     shape = low.shape(x)
     made = low.assembly.block(low.graph.tensors[x].nbytes)
-    words = (low.array(x), made, rows.NORMALIZE, length, np.array([attribute(node, "epsilon", 1e-5)], np.float32))
+    words = (low.array(x), made, rows.NORMALIZE, length, np.array([node.attribute("epsilon", 1e-5)], np.float32))
     low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape) // max(1, length))
     constants = [(aligned_copy(values), values.shape) for values in (factor, summand)]
     on_arrays(low, "MultiplyAdd", [(made, shape), *constants], y, ())
 
 
 def _affine(low: Lowering, node: Node, factor: Array, summand: Array) -> None:
-    name, after = node.inputs[0], attribute(node, "activation", ())
+    name, after = node.inputs[0], node.attribute("activation", ())
     given = [aligned_copy(np.broadcast_to(values, low.shape(name)[1:2])) for values in (factor, summand)]
     if node.outputs[0] in low.plan.maps:
         x, y = low.map(name), low.new_map(node.outputs[0])

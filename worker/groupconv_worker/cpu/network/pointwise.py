@@ -12,9 +12,9 @@ from groupconv_worker.cpu.blocked.kernels.blocks import LANES
 from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels.functions import BINARY_CODES, UNARY_CODES
 from groupconv_worker.cpu.network.kernels.pointwise import RUN, SAME, SPLAT, pointwise
-from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute
+from groupconv_worker.cpu.network.lowering import Lowering, Map
 from groupconv_worker.cpu.program import Address
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.strides import broadcast, collapsed, dense
 
 DEFAULTS = epilogue.DEFAULTS | {"Elu": (1.0, 1.0), "Celu": (1.0, 1.0)}
@@ -64,11 +64,11 @@ class Side(NamedTuple):
 
 def function_of(node: Node) -> Function:
     """The function of a unary node: its name and parameters."""
-    if node.op == "Gelu" and attribute(node, "approximate", "none") == "tanh":
+    if node.op == "Gelu" and node.attribute("approximate", "none") == "tanh":
         return ("GeluTanh",)
     names = PARAMETERS.get(node.op, ())
     defaults = DEFAULTS.get(node.op, ())
-    return node.op, *(attribute(node, name, default) for name, default in zip(names, defaults, strict=False))
+    return node.op, *(node.attribute(name, default) for name, default in zip(names, defaults, strict=False))
 
 
 def coded(function: Function) -> tuple[int, Array]:
@@ -86,7 +86,7 @@ def coded(function: Function) -> tuple[int, Array]:
 
 def lower_pointwise(low: Lowering, node: Node) -> None:
     """Any of `POINTWISE`."""
-    after: Function = attribute(node, "activation", ())
+    after: Function = node.attribute("activation", ())
     if node.op == "Pow":
         exponent = low.constant(node.inputs[1])
         powers: dict[float, Function] = {2.0: ("Square",), 0.5: ("Sqrt",), -1.0: ("Reciprocal",)}

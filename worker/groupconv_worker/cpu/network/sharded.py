@@ -11,11 +11,10 @@ from groupconv_worker.cpu.blocked.layout import aligned
 from groupconv_worker.cpu.kernels.forms import Form
 from groupconv_worker.cpu.network.cut import CutNetwork
 from groupconv_worker.cpu.network.exchange import LINE, is_blocked, zone_bytes
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError
 from groupconv_worker.cpu.network.network import CompiledNetwork, KernelsMissingError
 from groupconv_worker.cpu.program import address
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.graph import Graph, UnsupportedNodeError
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.graph.partition.part import RECEIVE, SEND, Part

@@ -16,10 +16,10 @@ from groupconv_worker.cpu.blocked.epilogue import FUSED, Epilogue
 from groupconv_worker.cpu.blocked.lowered import Lowered
 from groupconv_worker.cpu.network.convolutions import geometry, operands, stages_of
 from groupconv_worker.cpu.network.kernels import movement, windows
-from groupconv_worker.cpu.network.lowering import Lowering, Map, UnsupportedNodeError, attribute
+from groupconv_worker.cpu.network.lowering import Lowering, Map
 from groupconv_worker.cpu.network.maps import axis_matrix, pool_maps, resize_maps, two_of_each
 from groupconv_worker.cpu.network.pointwise import apply_in_place
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 
 Term = tuple[int, int]
 """A slice of the filters, and the slice of the input that it meets."""
@@ -70,7 +70,7 @@ def lower_convolution(low: Lowering, node: Node) -> None:
     g = geometry(low.graph, node)
     weight, bias, residual = operands(low, node)
     x, y, depth = low.map(node.inputs[0]), low.new_map(node.outputs[0]), Depth.of(low, node, weight.shape[2])
-    after = attribute(node, "activation", ())
+    after = node.attribute("activation", ())
     fused = not after or after[0] in FUSED
     made: dict[tuple[int, bool, bool], Lowered] = {}
     for n in range(y.samples):
@@ -127,7 +127,7 @@ def lower_pool(low: Lowering, node: Node) -> None:
         )
         depth = Depth.of(low, node, kernel[0])
         flat = kernel[1:], strides[1:], dilations[1:], (*pads[1:3], *pads[4:])
-    padded = int(bool(attribute(node, "count_include_pad", 0)))
+    padded = int(bool(node.attribute("count_include_pad", 0)))
     if depth.made != depth.extent or depth.kernel > 1:
         x = _pool_slices(low, x, depth, kind, padded)
     pool_maps(low, x, y, kind, flat, padded)

@@ -11,11 +11,10 @@ from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ActivationKind
 from groupconv_worker.contract import Array, Problem
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.network.elements import Chain, Step, activation, write
 from groupconv_worker.cuda.network.lowering import Lowering
 from groupconv_worker.graph.convolution import geometry
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.operators.epilogue import RESIDUAL
 
 F32 = np.dtype(np.float32)
@@ -46,14 +45,14 @@ def lower_gemm(low: Lowering, node: Node) -> None:
     a, b = node.inputs[:2]
     weight = low.constant(b)
     low.floats(a, b)
-    if weight is None or attribute(node, "transA", 0):
+    if weight is None or node.attribute("transA", 0):
         raise UnsupportedNodeError("a matrix that is no constant, or is transposed")
-    matrix = (weight if attribute(node, "transB", 0) else weight.T) * F32.type(attribute(node, "alpha", 1.0))
+    matrix = (weight if node.attribute("transB", 0) else weight.T) * F32.type(node.attribute("alpha", 1.0))
     bias = low.constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if bias is not None:
         if bias.size not in (1, len(matrix)) or (bias.ndim == 2 and bias.shape[0] != 1):
             raise UnsupportedNodeError(f"an addend of {list(bias.shape)}")
-        bias = np.broadcast_to(bias.reshape(-1) * F32.type(attribute(node, "beta", 1.0)), len(matrix))
+        bias = np.broadcast_to(bias.reshape(-1) * F32.type(node.attribute("beta", 1.0)), len(matrix))
     elif len(node.inputs) > 2 and node.inputs[2]:
         raise UnsupportedNodeError("an addend that is no constant")
     multiply(low, node, math.prod(low.shape(a)[:-1]), matrix, bias)
@@ -68,7 +67,7 @@ def multiply(low: Lowering, node: Node, rows: int, matrix: Array, bias: Array | 
 
 def convolve(low: Lowering, node: Node, problem: Problem, weight: Array, bias: Array | None, residual: str) -> None:
     """A convolution, then what its kernels do not do: the residual's addition, other activations."""
-    after: tuple[Any, ...] = attribute(node, "activation", ())
+    after: tuple[Any, ...] = node.attribute("activation", ())
     x, y = low.needed(node.inputs[0]), node.outputs[0]
     # in float32 whatever the engine's default is, as a network's answer is held against onnxruntime's
     problem = replace(problem, geometry=replace(problem.geometry, math="float32"))

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from groupconv_worker.contract import Array
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.network.arguments import ELEMENTS, OPERANDS, STEPS, TYPES, fill_axes
 from groupconv_worker.cuda.network.instances import ELEMENTS as KERNEL
 from groupconv_worker.cuda.network.lowering import Lowering, Views
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.strides import broadcast
 
 CODES = [
@@ -130,14 +129,14 @@ def function(name: str, *given: float) -> Step:
 
 def function_of(node: Node) -> Step:
     """The function of a node of one input."""
-    if node.op == "Gelu" and attribute(node, "approximate", "none") == "tanh":
+    if node.op == "Gelu" and node.attribute("approximate", "none") == "tanh":
         return Step("GeluTanh")
-    return function(node.op, *(attribute(node, name, default) for name, default in PARAMETERS.get(node.op, ())))
+    return function(node.op, *(node.attribute(name, default) for name, default in PARAMETERS.get(node.op, ())))
 
 
 def activation(node: Node) -> list[Step]:
     """The step of a node's fused activation, if it has one."""
-    given = attribute(node, "activation", ())
+    given = node.attribute("activation", ())
     return [function(*given)] if given else []
 
 
@@ -153,7 +152,7 @@ def lower_binary(low: Lowering, node: Node) -> None:
     a, b = node.inputs
     if node.op == "Pow":
         low.floats(a, b)
-    code = "Fmod" if node.op == "Mod" and attribute(node, "fmod", 0) else node.op
+    code = "Fmod" if node.op == "Mod" and node.attribute("fmod", 0) else node.op
     if code == "Pow" and (power := low.constant(b)) is not None and power.size == 1 and float(power.reshape(())) == 2:
         same = low.shape(a) == low.shape(node.outputs[0])
         extend(low, a, [Step("Square")] if same else [Step(code, b)], node.outputs[0])

@@ -9,11 +9,10 @@ import numpy as np
 
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cpu.network.arena import Lifetime, place
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.algorithms.base import DeviceKernel
 from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.network.arguments import TooManyAxesError
-from groupconv_worker.graph.graph import Graph, Node, Tensor
+from groupconv_worker.graph.graph import Graph, Node, Tensor, UnsupportedNodeError
 
 THREADS = 256
 """Of a block of a kernel that takes an element each."""
@@ -249,5 +248,5 @@ def _nothing(views: Views) -> None:
 
 def several(node: Node, name: str) -> tuple[Any, ...]:
     """An attribute of one or more numbers; none if it is left out."""
-    found = attribute(node, name, ())
+    found = node.attribute(name, ())
     return tuple(found) if isinstance(found, tuple) else (found,)

@@ -2,11 +2,10 @@
 
 import math
 
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.cublas import Product
 from groupconv_worker.cuda.network.convolutions import F32, multiply
 from groupconv_worker.cuda.network.lowering import Lowering, Views
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 
 
 def lower_matmul(low: Lowering, node: Node) -> None:
@@ -15,7 +14,7 @@ def lower_matmul(low: Lowering, node: Node) -> None:
     low.floats(a, b)
     left, right = low.shape(a), low.shape(b)
     matrix = low.constant(b)
-    if len(left) < 2 or len(right) < 2 or attribute(node, "activation"):
+    if len(left) < 2 or len(right) < 2 or node.attribute("activation"):
         raise UnsupportedNodeError(f"{list(left)} by {list(right)}")
     if matrix is not None and math.prod(right[:-2]) == 1:
         multiply(low, node, math.prod(left[:-1]), matrix.reshape(right[-2:]).T, None)

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.contract import Array
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.network import instances
 from groupconv_worker.cuda.network.arguments import COPY, fill_axes
 from groupconv_worker.cuda.network.lowering import THREADS, Lowering, several
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.operators.call import Call
 from groupconv_worker.graph.operators.movement import rearrangement
 from groupconv_worker.graph.operators.resize import coordinates, weights
@@ -55,7 +54,7 @@ def lower_reshape(low: Lowering, node: Node) -> None:
 def lower_transpose(low: Lowering, node: Node) -> None:
     """Transpose."""
     x, y = node.inputs[0], node.outputs[0]
-    order = attribute(node, "perm") or tuple(reversed(range(len(low.shape(x)))))
+    order = node.attribute("perm") or tuple(reversed(range(len(low.shape(x)))))
     steps = dense(low.shape(x))
     copy(low, low.shape(y), x, [steps[axis] for axis in order], y, dense(low.shape(y)))
 
@@ -71,7 +70,7 @@ def lower_concat(low: Lowering, node: Node) -> None:
     """Concat."""
     y = node.outputs[0]
     steps = dense(low.shape(y))
-    axis, first = attribute(node, "axis") % len(steps), 0
+    axis, first = node.attribute("axis") % len(steps), 0
     for name in node.inputs:
         shape = low.shape(name)
         copy(low, shape, name, dense(shape), y, steps, (0, first))
@@ -82,7 +81,7 @@ def lower_split(low: Lowering, node: Node) -> None:
     """Split."""
     x = node.inputs[0]
     steps = dense(low.shape(x))
-    axis, first = attribute(node, "axis", 0) % len(steps), 0
+    axis, first = node.attribute("axis", 0) % len(steps), 0
     for name in filter(None, node.outputs):
         shape = low.shape(name)
         copy(low, shape, x, steps, name, dense(shape), (first, 0))
@@ -124,7 +123,7 @@ def lower_gather(low: Lowering, node: Node) -> None:
     """Gather by indices of int32 or int64, constant or not."""
     x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
     shape = low.shape(x)
-    axis = attribute(node, "axis", 0) % len(shape)
+    axis = node.attribute("axis", 0) % len(shape)
     if str(low.dtype(index)) not in instances.INDICES:
         raise UnsupportedNodeError(f"indices of {low.dtype(index)}")
     instance = instances.gather(low.dtype(x).itemsize, low.dtype(index))
@@ -171,7 +170,7 @@ def lower_pad(low: Lowering, node: Node) -> None:
     if any(node.inputs[1:]):
         raise UnsupportedNodeError("padding that is no constant")
     rank = len(low.shape(node.inputs[0]))
-    pads, value, mode = several(node, "pads"), attribute(node, "value", 0.0), attribute(node, "mode", "constant")
+    pads, value, mode = several(node, "pads"), node.attribute("value", 0.0), node.attribute("mode", "constant")
     axes = [axis % rank for axis in several(node, "axes")] or list(range(rank))
     changes = []
     for i, axis in enumerate(axes):
@@ -189,9 +188,9 @@ def lower_resize(low: Lowering, node: Node) -> None:
     """Resize in every mode, axis by axis, by the reference's weights."""
     x, out = node.inputs[0], low.shape(node.outputs[0])
     shape, rank = low.shape(x), len(out)
-    if any(node.inputs[1:]) or attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
+    if any(node.inputs[1:]) or node.attribute("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise UnsupportedNodeError("sizes that are no constants, or a part of the input alone")
-    if attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+    if node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnsupportedNodeError("a kept aspect ratio")
     call, scales = Call(node, [], [low.tensors[node.outputs[0]]]), several(node, "scales")
     axes = [axis % rank for axis in several(node, "axes")] or list(range(rank))

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.contract import Array
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.network.arguments import ROWS, fill_axes
 from groupconv_worker.cuda.network.elements import Step, activation, extend
 from groupconv_worker.cuda.network.instances import NORMALIZE, REDUCE, SOFTMAX, WHERE_LARGEST
 from groupconv_worker.cuda.network.lowering import THREADS, Lowering, Views, several
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.strides import dense
 
 REDUCTIONS = (
@@ -71,7 +70,7 @@ def lower_reduction(low: Lowering, node: Node) -> None:
         if len(node.inputs) > 1 and node.inputs[1]:
             raise UnsupportedNodeError("axes that are no constants")
         axes, kind = sorted(axis % rank for axis in several(node, "axes")), node.op
-        if not axes and attribute(node, "noop_with_empty_axes", 0):
+        if not axes and node.attribute("noop_with_empty_axes", 0):
             raise UnsupportedNodeError("no axes")
     struct = rows_of(low.shape(x), axes or range(rank))
     x, y, number = low.needed(x), low.made(y), np.int32(REDUCTIONS.index(kind))
@@ -90,7 +89,7 @@ def lower_softmax(low: Lowering, node: Node) -> None:
     x, y = low.needed(node.inputs[0]), low.made(node.outputs[0])
     low.floats(x)
     shape = low.shape(x)
-    struct, logarithm = rows_of(shape, [attribute(node, "axis", -1) % len(shape)]), np.int32(node.op == "LogSoftmax")
+    struct, logarithm = rows_of(shape, [node.attribute("axis", -1) % len(shape)]), np.int32(node.op == "LogSoftmax")
     by_rows(
         low,
         SOFTMAX,
@@ -105,8 +104,8 @@ def lower_where_largest(low: Lowering, node: Node) -> None:
     """ArgMax and ArgMin of float32."""
     x, y = low.needed(node.inputs[0]), low.made(node.outputs[0])
     low.floats(x)
-    struct = rows_of(low.shape(x), [attribute(node, "axis", 0) % len(low.shape(x))])
-    flags = (np.int32(node.op == "ArgMin"), np.int32(attribute(node, "select_last_index", 0)))
+    struct = rows_of(low.shape(x), [node.attribute("axis", 0) % len(low.shape(x))])
+    flags = (np.int32(node.op == "ArgMin"), np.int32(node.attribute("select_last_index", 0)))
     low.kernel(WHERE_LARGEST, [x], y, lambda views: (views[x], views[y], struct, *flags))
 
 
@@ -117,15 +116,15 @@ def lower_normalization(low: Lowering, node: Node) -> None:
     if node.op == "LayerNormalization":
         if any(node.outputs[1:]):
             raise UnsupportedNodeError("the mean and the deviation as outputs")
-        axis = attribute(node, "axis", -1) % len(shape)
+        axis = node.attribute("axis", -1) % len(shape)
         rows, channels, plane = math.prod(shape[:axis]), math.prod(shape[axis:]), 1
     else:
-        groups = attribute(node, "num_groups", shape[1])
+        groups = node.attribute("num_groups", shape[1])
         rows, channels, plane = shape[0] * groups, shape[1], math.prod(shape[2:])
     scale = _by_channel(low, node, 1, channels, 1.0)
     shift = _by_channel(low, node, 2, channels, 0.0)
     x, y = low.needed(node.inputs[0]), low.made(node.outputs[0])
-    count, epsilon = math.prod(shape) // rows, np.float32(attribute(node, "epsilon", 1e-5))
+    count, epsilon = math.prod(shape) // rows, np.float32(node.attribute("epsilon", 1e-5))
     extents = np.int64(count), np.int64(plane), np.int64(channels), epsilon
 
     def arguments(views: Views) -> tuple[Any, ...]:
@@ -157,7 +156,7 @@ def lower_batch_normalization(low: Lowering, node: Node) -> None:
     if any(node.outputs[1:]):
         raise UnsupportedNodeError("statistics as outputs")
     scale, shift, mean, variance = _constants(low, node.inputs[1:5])
-    factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    factor = scale / np.sqrt(variance + node.attribute("epsilon", 1e-5))
     _scaled(low, node, factor, shift - mean * factor)
 
 

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from groupconv_worker.cpu.network.lowering import UnsupportedNodeError, attribute
 from groupconv_worker.cuda.arguments import three
 from groupconv_worker.cuda.network.arguments import POOL
 from groupconv_worker.cuda.network.instances import NEIGHBORS
 from groupconv_worker.cuda.network.instances import POOL as KERNEL
 from groupconv_worker.cuda.network.lowering import Lowering
-from groupconv_worker.graph.graph import Node
+from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 
 
 def lower_pool(low: Lowering, node: Node) -> None:
@@ -35,7 +34,7 @@ def lower_pool(low: Lowering, node: Node) -> None:
     for name, (values, fill) in fields.items():
         struct[name] = three(tuple(values), fill)
     struct["average"] = node.op == "AveragePool"
-    struct["count_padding"] = bool(attribute(node, "count_include_pad", 0))
+    struct["count_padding"] = bool(node.attribute("count_include_pad", 0))
     x, y = low.needed(x), low.made(y)
     low.kernel(KERNEL, [x], y, lambda views: (views[x], views[y], struct))
 
@@ -44,9 +43,9 @@ def lower_neighbors(low: Lowering, node: Node) -> None:
     """LRN."""
     x, y = low.needed(node.inputs[0]), low.made(node.outputs[0])
     low.floats(x)
-    shape, size = low.shape(x), attribute(node, "size")
+    shape, size = low.shape(x), node.attribute("size")
     before = (size - 1) // 2
-    alpha, beta, bias = (attribute(node, n, d) for n, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    alpha, beta, bias = (node.attribute(n, d) for n, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
     extents = (np.int64(math.prod(shape)), np.int64(math.prod(shape[2:])), np.int32(shape[1]))
     window = (np.int32(before), np.int32(size - 1 - before))
     numbers = (np.float32(alpha / size), np.float32(beta), np.float32(bias))
