@@ -20,7 +20,7 @@ from groupconv.errors import GroupconvError, UnavailableError
 from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot, WorkerState
 from groupconv_server.executors.placement import Node, WorkerPlaces
-from groupconv_server.executors.ray.ray_internals import draining_nodes
+from groupconv_server.executors.ray.node_states import NodeStates
 from groupconv_server.executors.ray.spares import Spares, start_actor
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class ClusterMembership(Membership):
         super().__init__()
         self._places, self._capacity, self._reach = places, capacity, reach
         self.spares = Spares(spares, places.placement, capacity)
+        self._states = NodeStates()
         self._numbers = itertools.count()
         self._answered = time.monotonic()
         self._welcome: Callable[[str], None] | None = None
@@ -128,7 +129,8 @@ class ClusterMembership(Membership):
     def _reconcile(self) -> None:
         """Start missing workers, remove those of nodes that are gone, and drain those of nodes that leave."""
         alive = {n["NodeID"]: Node.of(n) for n in ray.nodes() if n["Alive"]}
-        leaving = draining_nodes()
+        self._states.look()
+        leaving = self._states.draining
         for slot in list(self.slots):
             if slot.place.node_id not in alive:
                 log.warning("node of worker %s is gone", slot.id)
@@ -156,16 +158,12 @@ class ClusterMembership(Membership):
     def _waiting(self, nodes: Mapping[str, Node]) -> str:
         """Which workers wait for resources of their node that somebody else holds."""
         late = [s for s in self.slots if s.state is WorkerState.STARTING and s.starting_for > PLACING]
-        if not late:
-            return ""
-        free = ray.available_resources()  # of all nodes: Ray has no public call for one
         waiting = [
-            f"{s.id} waits for {s.place} on {nodes[s.place.node_id].name}"
+            f"{s.id} waits for {s.place} on {nodes[s.place.node_id].name}, where {free} are free"
             for s in late
-            if free.get("GPU", 0) < s.place.gpus or free.get("CPU", 0) < s.place.cpus
+            if (free := self._states.lacking(s.place, self._places.placement.resources))
         ]
-        left = f"free in the cluster: {free.get('GPU', 0):g} GPUs, {free.get('CPU', 0):g} CPUs"
-        return "; ".join([*waiting, left]) if waiting else ""
+        return "; ".join(waiting)
 
     def _drain(self, slot: WorkerSlot) -> None:
         """Send it no more shards; end its actor once its shards are done, which lets its node go."""

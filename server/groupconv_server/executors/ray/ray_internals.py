@@ -8,13 +8,7 @@ from collections.abc import Iterator
 
 import ray._private.worker
 from ray._private import ray_constants
-from ray._private.state import state
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-
-def draining_nodes() -> set[str]:
-    """Ids of nodes that were told to stop and finish what they run. `ray.nodes()` does not show it."""
-    return set(state.get_draining_nodes())
 
 
 def read_settings_again() -> None:

@@ -35,7 +35,6 @@ from groupconv_server.executors.ray import ray_internals
 constants = ray_internals.ray_constants
 assert isinstance(constants.PROCESS_TYPE_GCS_SERVER, str)
 assert {"kill_gcs_server", "start_gcs_server"} <= set(dir(Node))
-assert callable(ray_internals.state.get_draining_nodes)
 before = constants.ENABLE_RAY_CLUSTER
 with ray_internals.on_loopback():
     assert constants.ENABLE_RAY_CLUSTER is False
