@@ -28,6 +28,7 @@ def library(cupy):
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=needs_compiler)])
 def sharing(library, request):
     with Server(Config(port=0, executor="local", threads=1, engine=request.param, shared_memory=True)) as server:
+        server.background.stop()  # tests watch what the workers run, and that is no measurement
         yield server
 
 
@@ -35,6 +36,7 @@ def sharing(library, request):
 def host(library):
     """A server that computes on the CPU, of a machine with a device."""
     with Server(Config(port=0, executor="local", threads=1, engine="cpu", shared_memory=True)) as server:
+        server.background.stop()
         yield server
 
 

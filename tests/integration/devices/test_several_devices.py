@@ -25,6 +25,7 @@ def library():
 def sharing(library):
     config = Config(port=0, executor="local", threads=1, engine="cuda", shared_memory=True)
     with Server(config) as server:
+        server.background.stop()  # what `seen` sees is what tests send
         yield server
 
 
