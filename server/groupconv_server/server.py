@@ -118,7 +118,7 @@ class Server:
             self.layers = parts.layers(self.executor.forget, self.metrics.layers.used)
             self.repository = parts.repository(self.layers, self._store, self.coordinator)
             self.networks = parts.networks(self.layers, self.executor, self._store)
-            self.networks.costs = lambda: Costs.of(self.coordinator.planner.statistics.known().values())
+            self.networks.calls.costs = lambda: Costs.of(self.coordinator.planner.statistics.known().values())
             self.executor.welcome(self.repository.prepare)
             self.background = Background(self.coordinator)
             undo.callback(self.background.stop)

@@ -100,7 +100,7 @@ class NetworkInference:
         inputs = self._inputs(request, contents)
         references = _references(request)
         ready = time.perf_counter()
-        done = self._networks.run(network, inputs, list(references), job)
+        done = self._networks.calls.run(network, inputs, list(references), job)
         ran = time.perf_counter()
         message = self._answer(done.arrays, references, list(inputs.values()), response)
         end = time.perf_counter()

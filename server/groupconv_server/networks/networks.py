@@ -1,48 +1,31 @@
-"""The networks of a server: loaded, kept on disk, run."""
+"""The networks of a server: loaded, kept on disk, planned."""
 
-import functools
 import logging
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from groupconv.errors import GroupconvError, InvalidArgumentError
-from groupconv.networks.plan import NetworkPlan, NetworkReport, PartReport
+from groupconv.networks.plan import NetworkPlan
 from groupconv.networks.tensors import with_fixed_shapes
 from groupconv.networks.windows import StreamPlan
 from groupconv_server.admission.gate import reserve
-from groupconv_server.coordinator.footprint import IN_MESSAGE
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.executors.base import Executor
 from groupconv_server.layers.names import check_name
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.version import NetworkVersion
+from groupconv_server.networks.calls import NetworkCalls
 from groupconv_server.networks.cuts import nodes_of, plan_cuts
 from groupconv_server.networks.store import NetworkStore, StoredNetwork
 from groupconv_server.networks.streaming import plan_stream
 from groupconv_server.networks.windows import Allowed
-from groupconv_server.planner.networks.costs import Costs
-from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model, read_model
-from groupconv_worker.graph.partition.choice import Cuts
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkCall
 
 log = logging.getLogger(__name__)
 
 COPIES = 2
 """Of a model in memory: as it was loaded, and as a worker's session keeps it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """The outputs of a call by name, and how they were made."""
-
-    arrays: dict[str, Array]
-    report: NetworkReport
 
 
 class Networks:
@@ -55,12 +38,12 @@ class Networks:
         store: on disk; None keeps nothing.
 
     Attributes:
-        costs: gives those of nodes and exchanges, as the planner knows them.
+        calls: runs them.
     """
 
     def __init__(self, registry: Layers, executor: Executor, limits: Limits, store: NetworkStore | None = None) -> None:
         self.registry, self._executor, self._limits, self._store = registry, executor, limits, store
-        self.costs: Callable[[], Costs] = functools.partial(Costs.of, ())
+        self.calls = NetworkCalls(registry, executor, limits)
 
     def restore(self) -> None:
         """Load every network that is on disk; those that cannot be loaded are reported and left alone."""
@@ -168,12 +151,13 @@ class Networks:
             FailedPreconditionError: workers are asked for, and the network has no graph that can be cut.
         """
         network = self.registry.get(name, NetworkVersion)
-        plan = network.plan(shapes := with_fixed_shapes(network.model.inputs, shapes), self._limits.tensor_bytes)
+        shapes = with_fixed_shapes(network.model.inputs, shapes)
+        plan = network.plan(shapes, self._limits.tensor_bytes)
         if not workers and nodes == 1:
             return plan
         reserve(network.bytes)
         alike = nodes_of(workers, nodes)
-        return replace(plan, cuts=plan_cuts(network.model, shapes, alike, in_flight, self.costs())[0])
+        return replace(plan, cuts=plan_cuts(network.model, shapes, alike, in_flight, self.calls.costs())[0])
 
     def plan_stream(
         self, name: str, shapes: Mapping[str, Sequence[int]], outputs: Sequence[str], window_bytes: int = 0
@@ -190,81 +174,6 @@ class Networks:
         allowed = Allowed(memory, limits.most_output(), limits.tensor_bytes, workers, together)
         return plan_stream(self.registry.get(name, NetworkVersion), shapes, outputs, allowed, window_bytes)
 
-    def run(
-        self,
-        network: NetworkVersion,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str],
-        job: Job,
-        allocate: Callable[[str, np.dtype, tuple[int, ...]], Array] | None = None,
-        *,
-        window: bool = False,
-        cut: str = "",
-        given: Cuts | None = None,
-    ) -> Outputs:
-        """Run a network on its inputs.
-
-        Args:
-            network: a version that is kept for this call (`Layers.using`).
-            inputs: by name.
-            outputs: names of those wanted; none means all.
-            job: of the caller.
-            allocate: makes the array of a single output whose shape is known, by its name, dtype and shape.
-            window: whether this is a window of a stream. All of them run as sessions, so that they round alike.
-            cut: along what the network is to be cut over the workers; empty leaves it to the executor.
-            given: cuts of some tensors that a planned cut keeps.
-
-        Raises:
-            InvalidArgumentError: naming the input, output or cut, what was expected and what came.
-            ResourceExhaustedError: a tensor or an answer over the limit.
-            DeadlineExceededError, CancelledError, UnavailableError: as of `Executor.run`.
-        """
-        start = time.perf_counter()
-        model = network.model
-        wanted = tuple(outputs) or tuple(info.name for info in model.outputs)
-        self._check_outputs(model, wanted)
-        shapes = {name: array.shape for name, array in inputs.items()}
-        bound = network.bind(shapes, self._limits.tensor_bytes)
-        for info in model.inputs:
-            if inputs[info.name].dtype != info.dtype:
-                raise InvalidArgumentError(
-                    f"inputs[{info.name!r}].dtype", str(info.dtype), str(inputs[info.name].dtype)
-                )
-        known = sum(_nbytes(info.shape, info.dtype.itemsize) for info in bound.outputs if info.name in wanted)
-        self._limits.check_message(known)
-        reserve(bound.peak_bytes + IN_MESSAGE * known)
-        into = {}
-        if allocate is not None and len(wanted) == 1:
-            (info,) = (info for info in bound.outputs if info.name == wanted[0])
-            if all(isinstance(extent, int) for extent in info.shape):
-                into[info.name] = allocate(info.name, info.dtype, info.shape)  # type: ignore[arg-type] # as checked
-        spare = -1 if window else self.registry.spare
-        planner = functools.partial(self._planned, network, shapes)
-        call = NetworkCall(
-            network.name, network.version, inputs, wanted, into, bound.peak_bytes, spare, cut, given or {}, planner
-        )
-        worker, ran = self._executor.run_network(call, model, job)
-        answer = sum(array.nbytes for array in ran.outputs.values())
-        self._limits.check_message(answer)
-        self.registry.grow(network, worker, ran.program_bytes)
-        network.answered_by(shapes, ran.algorithm, ran.theirs)
-        if ran.node_seconds:
-            network.timed(shapes, ran.node_seconds)
-        parts = ran.parts or (PartReport(ran.algorithm, model.nodes, ran.seconds, ran.reason),)
-        if (moved := ran.coordinator_bytes) is None:
-            moved = answer + sum(array.nbytes for array in inputs.values())
-        took = time.perf_counter() - start
-        network.last = NetworkReport(worker, parts, moved, took, ran.exchanges, ran.cut)
-        return Outputs(ran.outputs, network.last)
-
-    def _planned(
-        self, network: NetworkVersion, shapes: Mapping[str, Sequence[int]], given: Cuts, nodes: Sequence[int]
-    ) -> Cuts:
-        """As of `CutPlanner`."""
-        reserve(network.bytes)  # as of `plan`: the model is optimized once more
-        plan, cuts = plan_cuts(network.model, shapes, nodes, 1, self.costs(), given)
-        return cuts if plan.used > 1 else {}
-
     def _check(self, network: NetworkVersion, inputs: Sequence[Mapping[str, Sequence[int]]]) -> None:
         """Plan the inputs that are expected; of a network without free axes, its only ones."""
         fixed = {info.name: info.shape for info in network.model.inputs}
@@ -275,12 +184,6 @@ class Networks:
                 network.bind(with_fixed_shapes(network.model.inputs, shapes), self._limits.tensor_bytes)
             except InvalidArgumentError as error:
                 raise error.within(f"header.inputs[{i}]") from None
-
-    def _check_outputs(self, model: Model, wanted: Sequence[str]) -> None:
-        known = [info.name for info in model.outputs]
-        for i, name in enumerate(wanted):
-            if name not in known or name in wanted[:i]:
-                raise InvalidArgumentError(f"outputs[{i}]", f"one of {', '.join(map(repr, known))}, once", repr(name))
 
 
 def made(name: str, version: int, model: Model) -> NetworkVersion:
@@ -293,8 +196,3 @@ def made(name: str, version: int, model: Model) -> NetworkVersion:
 def size_of(model_bytes: int) -> int:
     """Bytes that a network counts against the quota."""
     return COPIES * model_bytes
-
-
-def _nbytes(shape: Sequence[int | str | None], itemsize: int) -> int:
-    """Bytes of a tensor, 0 if an extent is not known."""
-    return itemsize * math.prod(extent if isinstance(extent, int) else 0 for extent in shape)

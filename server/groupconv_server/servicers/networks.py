@@ -138,7 +138,7 @@ class NetworkServicer:
                 raise FailedPreconditionError(
                     f"network {network.name} has version {network.version} now; version {request.version} is gone"
                 )
-            done = self._networks.run(
+            done = self._networks.calls.run(
                 network,
                 inputs,
                 request.outputs,

@@ -31,7 +31,7 @@ def networks():
 
 def run(networks, **inputs):
     with networks.registry.using("bomb", kind=NetworkVersion) as network:
-        networks.run(network, inputs, (), Job())
+        networks.calls.run(network, inputs, (), Job())
 
 
 def node(op, inputs, output="y", **attributes):

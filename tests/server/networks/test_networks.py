@@ -49,7 +49,7 @@ def networks(executor):
 
 def run(networks, name, outputs=(), **inputs):
     with networks.registry.using(name, kind=NetworkVersion) as network:
-        return networks.run(network, inputs, outputs, Job())
+        return networks.calls.run(network, inputs, outputs, Job())
 
 
 def test_a_network_is_loaded_and_run(networks):

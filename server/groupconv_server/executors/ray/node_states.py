@@ -9,7 +9,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from groupconv_server.executors.placement import WorkerPlace
 
 DRAINING = "DRAINING"
-"""Ray's name for the state of a node that was told to stop and finishes what it runs. `ray.nodes()` does not show it."""
+"""Ray's name for the state of a node that was told to stop and finishes what it runs; `ray.nodes()` has none."""
 EVERY = 0.5
 """Seconds between two questions: each takes the head about 2 ms."""
 TIMEOUT = 10
