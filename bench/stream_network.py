@@ -6,7 +6,7 @@ seeded weights. Windows of the output are compared with what onnxruntime gives f
 pixels the whole is.
 
     python bench/stream_network.py --size 2000
-    python bench/stream_network.py --size 20000 --network unet --workers 1 --threads 2 --stream-mib 800
+    python bench/stream_network.py --size 20000 --network unet --workers 1 --threads 2 --network-stream-mib 800
 """
 
 import argparse
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, action="append")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of each worker")
-    parser.add_argument("--stream-mib", type=int, default=512, help="memory of the windows under way")
+    parser.add_argument("--network-stream-mib", type=int, default=512, help="memory of the windows under way")
     parser.add_argument("--folder", type=Path, help="for image and outputs: 13 bytes a pixel at most")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -109,7 +109,7 @@ def main() -> None:
             image[:, :, row : row + 500] = rng.integers(0, 256, image[:, :, row : row + 500].shape, np.uint8)
         command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0", "--executor", "local",
                    "--workers", str(options.workers), "--threads", str(options.threads),
-                   "--network-stream-mib", str(options.stream_mib)]  # fmt: skip
+                   "--network-stream-mib", str(options.network_stream_mib)]  # fmt: skip
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             assert server.stdout is not None
