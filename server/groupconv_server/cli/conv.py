@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,10 +136,11 @@ def command(
         shows = sys.stderr.isatty() if progress is None else progress
         with endpoint.connect(timeout) as client:
 
-            def write() -> tuple[Fitted, Created]:
+            def write(check: Callable[[], None]) -> tuple[Fitted, Created]:
                 with files.create_output(output, layout, stored, metadata, pyramid=pyramid) as created:
                     out = Fitted(created.array, computed, absolute=magnitude, parts=filtering.parts)
                     client.stream_convolve(x, ready, out=out, progress=Bar(size) if shows else None, timeout=timeout)
+                    check()
                 return out, created
 
             out, created = ended_by_signals(write, stop=client.close)

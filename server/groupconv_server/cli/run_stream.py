@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class FileStream:
             plan = client.plan_stream(net, first, outputs=[select], window_bytes=self.window_bytes)
             typer.echo(str(plan) if samples == 1 else f"{plan}\nfor each of {samples} samples", err=True)
             if self.output is not None:
-                ended_by_signals(lambda: self._write(client, net, opened, plan), stop=client.close)
+                ended_by_signals(lambda check: self._write(client, net, opened, plan, check), stop=client.close)
                 size = human_bytes(files.size_of(self.output))
                 typer.echo(f"wrote {self.output}: {size} in {time.monotonic() - begin:.1f} s")
 
@@ -82,6 +82,7 @@ class FileStream:
         net: groupconv.Network,
         opened: Opened,
         plan: StreamPlan,
+        check: Callable[[], None],
     ) -> None:
         assert self.output is not None
         (info,) = plan.outputs
@@ -109,6 +110,7 @@ class FileStream:
                     window_bytes=self.window_bytes,
                     timeout=self.timeout,
                 )
+                check()
                 saturated += sink.saturated
             if bar is not None:
                 bar.close()

@@ -16,7 +16,11 @@ PATIENCE = 10.0
 T = TypeVar("T")
 
 
-def ended_by_signals(work: Callable[[], T], stop: Callable[[], object]) -> T:
+class EndedError(Exception):
+    """A signal has come."""
+
+
+def ended_by_signals(work: Callable[[Callable[[], None]], T], stop: Callable[[], object]) -> T:
     """Run `work`; a signal ends it by an error, and the command with the exit code of shells, 128 and the number.
 
     The work runs in a thread of its own, because Python raises what a signal's handler raises between any two steps of
@@ -24,7 +28,8 @@ def ended_by_signals(work: Callable[[], T], stop: Callable[[], object]) -> T:
     signal ends the process at once, and so does work that does not end in time.
 
     Args:
-        work: returns the result. It cleans up after any error.
+        work: returns the result. It cleans up after any error, and calls what it is given before it replaces a file:
+            that raises EndedError once a signal has come, in case `stop` was too late to make it fail.
         stop: makes the work fail soon; it is called from another thread, as closing the client can be.
 
     Raises:
@@ -32,15 +37,20 @@ def ended_by_signals(work: Callable[[], T], stop: Callable[[], object]) -> T:
         Exception: the work failed, with its own error.
 
     Example:
-        >>> ended_by_signals(lambda: 6 * 7, stop=lambda: None)
+        >>> ended_by_signals(lambda check: 6 * 7, stop=lambda: None)
         42
     """
     came: queue.SimpleQueue[int] = queue.SimpleQueue()  # the queue that a signal's handler may put into
     done: Future[T] = Future()
+    stopped = threading.Event()
+
+    def check() -> None:
+        if stopped.is_set():
+            raise EndedError
 
     def run() -> None:
         try:
-            done.set_result(work())
+            done.set_result(work(check))
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
             done.set_exception(error)
         came.put(0)
@@ -49,6 +59,7 @@ def ended_by_signals(work: Callable[[], T], stop: Callable[[], object]) -> T:
         threading.Thread(target=run, name="work", daemon=True).start()
         number = came.get()
         if number:
+            stopped.set()
             stop()
             _await_end(came, number)
     if not number and not came.empty():

@@ -22,7 +22,7 @@ class Condition:
     def __exit__(self, *_):
         lock.release()
 
-def work():
+def work(check):
     try:
         with Condition():
             stopped.wait()
@@ -33,11 +33,25 @@ def work():
 
 ended_by_signals(work, stop=stopped.set)
 """
+LATE = """
+import os, sys, threading
+from groupconv_server.cli.signals import ended_by_signals
+
+stopped = threading.Event()
+
+def work(check):
+    os.kill(os.getpid(), int(sys.argv[1]))
+    stopped.wait()
+    check()
+    print("replaced")
+
+ended_by_signals(work, stop=stopped.set)
+"""
 DEAF = """
 from groupconv_server.cli.signals import ended_by_signals
 import threading
 
-def work():
+def work(check):
     print("begun", flush=True)
     threading.Event().wait()
 
@@ -61,8 +75,14 @@ def test_a_second_signal_ends_work_that_does_not_stop():
         assert process.wait(60) == 128 + signal.SIGTERM
 
 
+def test_work_that_does_not_fail_replaces_nothing_after_a_signal():
+    command = [sys.executable, "-c", LATE, str(int(signal.SIGTERM))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "", "")
+
+
 def test_an_error_of_the_work_is_raised():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with pytest.raises(ZeroDivisionError):
-        ended_by_signals(lambda: 1 // 0, stop=lambda: None)
+        ended_by_signals(lambda check: 1 // 0, stop=lambda: None)
     assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
