@@ -159,7 +159,7 @@ class ClusterMembership(Membership):
         """Which workers wait for resources of their node that somebody else holds."""
         late = [s for s in self.slots if s.state is WorkerState.STARTING and s.starting_for > PLACING]
         waiting = [
-            f"{s.id} waits for {s.place} on {nodes[s.place.node_id].name}, where {free} are free"
+            f"{s.id} waits for {s.place} on {nodes[s.place.node_id].name}, which has {free} free"
             for s in late
             if (free := self._states.lacking(s.place, self._places.placement.resources))
         ]

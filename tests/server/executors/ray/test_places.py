@@ -55,9 +55,9 @@ def test_each_gpu_has_its_worker(cpus, gpus, arguments, count, threads):
 
 @pytest.mark.slow
 def test_a_worker_waits_for_a_gpu_that_another_job_holds_and_status_says_so():
-    """Also where another node has a GPU free."""
+    """Also where the cluster has two GPUs free, but on two nodes."""
     with Cluster() as cluster:
-        cluster.add(cpus=1, gpus=1)
+        cluster.add(cpus=1, gpus=2)
         job = subprocess.Popen(
             [sys.executable, "-c", OTHER_JOB, cluster.address],
             env=cluster.env,
@@ -67,18 +67,18 @@ def test_a_worker_waits_for_a_gpu_that_another_job_holds_and_status_says_so():
         )
         try:
             assert job.stdout.readline().strip() == "held"
-            cluster.add(cpus=1, gpus=2)
+            cluster.add(cpus=1, gpus=3)
             with (
-                cluster.serving("--engine", "auto") as (_, address),
+                cluster.serving("--engine", "auto", "--worker-gpus", "2") as (_, address),
                 groupconv.connect(address, timeout=60) as client,
             ):
                 workers(client, 1)
                 until(lambda: "waits" in client.status().trouble, every=0.2)
                 said = client.status().trouble
-                assert "waits for 1 GPU and 1 CPU on " in said
-                assert ", where 0 GPUs are free" in said
+                assert "waits for 2 GPUs and 1 CPU on " in said
+                assert said.endswith(", which has 1 GPU free")
                 job.stdin.close()
                 workers(client, 2)
-                until(lambda: "where 0 GPUs" not in client.status().trouble, every=0.2)
+                until(lambda: client.status().trouble == "", every=0.2)
         finally:
             kill_tree(job)
