@@ -56,7 +56,7 @@ def test_a_server_that_does_not_answer_and_a_wrong_kernel_leave_the_old_output(t
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_the_old_output_and_nothing_else(server, tmp_path, number):
     put(tmp_path / "y.zarr", OLD)
-    np.save(tmp_path / "x.npy", np.full((8000, 4000), NEW, np.uint8))
+    np.save(tmp_path / "x.npy", np.full((40_000, 4000), NEW, np.uint8))  # seconds of work, so the signal is in time
     process = subprocess.Popen(command(tmp_path / "x.npy", tmp_path / "y.zarr", server.address), stderr=subprocess.PIPE)
     until(lambda: list(tmp_path.glob(".y.zarr.*.part/y.zarr")), seconds=60)
     process.send_signal(number)
