@@ -1,5 +1,8 @@
 """The names of nvidia-cudnn-frontend that the engine uses; a graph computes with the float64 reference.
 
+Which graphs it refuses is what cuDNN 9.28 says for an H100 (bench/cudnn_plans.py asks it without a device): it fuses
+bias and any activation of 16-bit floats and TF32; of true float32 only a bias, ReLU, sigmoid and tanh.
+
 It holds the graph to what cuDNN asks for: tensors of at least four dimensions, a result whose extents and strides
 were set, plans built before they are run, a handle told its stream.
 """
@@ -14,6 +17,7 @@ import numpy as np
 from emulation.cublas import tf32
 from emulation.streams import current
 from groupconv.convolution.geometry import Geometry
+from groupconv.convolution.spec import Activation
 from groupconv_worker import reference
 
 
@@ -43,7 +47,9 @@ class numerical_note(Enum):  # noqa: N801
     WINOGRAD_TILE_13x13 = auto()
 
 
-REFUSE = {"all": False}
+REFUSE = {"all": False, "fused": False}
+NAN = {"kept": True}
+"""Whether ReLU keeps a NaN. cuDNN's documentation does not say."""
 BUILT: list["pygraph"] = []
 
 
@@ -107,7 +113,51 @@ class pygraph:  # noqa: N801
 
     def _node(self, x: _Tensor, w: _Tensor, window: dict[str, list[int]], *, transposed: bool) -> _Tensor:
         self._x, self._w, self._window, self._transposed, self._y = x, w, window, transposed, _Tensor()
+        self._bias: _Tensor | None = None
+        self._activation: Activation | None = None
         return self._y
+
+    def bias(self, *, input: _Tensor, bias: _Tensor) -> _Tensor:  # noqa: A002 - the library's
+        assert input is self._y
+        assert bias.dim == (1, input.dim[1], *(1,) * (len(input.dim) - 2))
+        self._bias = bias
+        return self._then(input)
+
+    def relu(self, *, input: _Tensor) -> _Tensor:  # noqa: A002
+        return self._activated(input, Activation("relu"))
+
+    def leaky_relu(self, *, input: _Tensor, negative_slope: float) -> _Tensor:  # noqa: A002
+        return self._activated(input, Activation("leaky_relu", (negative_slope,)))
+
+    def sigmoid(self, *, input: _Tensor) -> _Tensor:  # noqa: A002
+        return self._activated(input, Activation("sigmoid"))
+
+    def tanh(self, *, input: _Tensor) -> _Tensor:  # noqa: A002
+        return self._activated(input, Activation("tanh"))
+
+    def swish(self, *, input: _Tensor) -> _Tensor:  # noqa: A002
+        return self._activated(input, Activation("silu"))
+
+    def gelu(self, *, input: _Tensor) -> _Tensor:  # noqa: A002
+        return self._activated(input, Activation("gelu"))
+
+    def gelu_approx_tanh(self, *, input: _Tensor) -> _Tensor:  # noqa: A002
+        return self._activated(input, Activation("gelu_tanh"))
+
+    def _activated(self, y: _Tensor, activation: Activation) -> _Tensor:
+        assert y is self._y
+        self._activation = activation
+        return self._then(y)
+
+    def _then(self, y: _Tensor) -> _Tensor:
+        assert y.dim, "cuDNN cannot infer the extents of a dgrad"
+        assert not y.is_output, "only the last tensor is written"
+        self._y = _Tensor(y.dim, y.stride)
+        return self._y
+
+    @property
+    def fused(self) -> bool:
+        return self._bias is not None or self._activation is not None
 
     def validate(self) -> None:
         assert self._y.dim, "cuDNN cannot infer the extents of a dgrad"
@@ -119,6 +169,10 @@ class pygraph:  # noqa: N801
     def create_execution_plans(self, modes: list[heur_mode]) -> None:
         assert self._steps == ["graph"]
         assert modes
+        rounds = self._x.kind is not data_type.FLOAT or self._y.stride[1] == 1  # float32 has channels last if it rounds
+        known = rounds or self._activation is None or self._activation.kind in ("relu", "sigmoid", "tanh")
+        if self.fused and (REFUSE["fused"] or not known):
+            raise cudnnGraphNotSupportedError("No valid engine configs")
         self._steps.append("plans")
 
     def deselect_numeric_notes(self, notes: list[numerical_note]) -> None:
@@ -169,7 +223,8 @@ class pygraph:  # noqa: N801
         handle["captured"] = current() if current().is_capturing() else None
         assert not any(address % 16 for address in tensors.values()), "CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER"
         x, w, y = (t.view(tensors[t]) for t in (self._x, self._w, self._y))
-        current().enqueue(lambda: self._convolve(x, w, y, workspace), *tensors.values(), workspace)
+        bias = None if self._bias is None else self._bias.view(tensors[self._bias]).reshape(-1)
+        current().enqueue(lambda: self._convolve(x, w, bias, y, workspace), *tensors.values(), workspace)
 
     def _rounded(self, values: np.ndarray) -> np.ndarray:
         """Factors as the most inexact engine that was not deselected reads them."""
@@ -179,7 +234,7 @@ class pygraph:  # noqa: N801
                 values = values.astype(np.float16).astype(np.float32)
         return values
 
-    def _convolve(self, x: np.ndarray, w: np.ndarray, y: np.ndarray, workspace: int) -> None:
+    def _convolve(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, workspace: int) -> None:
         (ctypes.c_uint8 * 64).from_address(workspace)[:] = b"\0" * 64
         rank, window = x.ndim - 2, self._window
         groups = x.shape[1] // w.shape[0 if self._transposed else 1]
@@ -198,6 +253,9 @@ class pygraph:  # noqa: N801
             dilation=tuple(window["dilation"]),
             output_padding=(0,) * rank,
             transposed=self._transposed,
+            activation=self._activation,
         )
         x, w = self._rounded(x), self._rounded(w)
-        y[...] = reference.convolve(x.copy(), w.copy(), None, g).astype(y.dtype)
+        y[...] = reference.convolve(x.copy(), w.copy(), bias, g).astype(y.dtype)
+        if not NAN["kept"] and self._activation is not None and self._activation.kind in ("relu", "leaky_relu"):
+            y[np.isnan(y)] = 0

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -21,6 +22,10 @@ class Kernel(Protocol):
     @property
     def transforms(self) -> bool:
         """Whether plans of cuFFT run, which a captured graph has to keep."""
+
+    @property
+    def channels_last(self) -> tuple[bool, bool]:
+        """Whether `run` takes an x, and a y, whose channels are the last axis in memory."""
 
     @property
     def nbytes(self) -> int:
@@ -48,6 +53,8 @@ class Link(NamedTuple):
 class KernelChain:
     """Kernels that follow one another. The maps between them lie in two buffers, which are used in turn.
 
+    Between two kernels that both want channels last, a map lies in memory like that.
+
     Args:
         device: where.
         links: at least two. The output of each is the input of the next.
@@ -57,6 +64,7 @@ class KernelChain:
         self._device, self._links = device, links
         self.algorithm = "+".join(link.kernel.algorithm for link in links)
         self.transforms = any(link.kernel.transforms for link in links)
+        self.channels_last = links[0].kernel.channels_last[0], links[-1].kernel.channels_last[1]
         between = [math.prod(m.shapes(1, m.groups)[1]) * m.y_dtype.itemsize for _, m in links[:-1]]
         self._buffers = max(between[::2]), max(between[1::2], default=0)  # bytes for one sample
 
@@ -81,9 +89,14 @@ class KernelChain:
         """
         samples = x.shape[0]
         buffers = [self._device.cupy.empty(samples * size, np.uint8) for size in self._buffers if size]
-        for i, (kernel, maps) in enumerate(self._links[:-1]):
+        for i, ((kernel, maps), (following, _)) in enumerate(pairwise(self._links)):
             shape, dtype = maps.shapes(samples, maps.groups)[1], storage(maps.y_dtype)
-            made = buffers[i % 2][: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+            made = buffers[i % 2][: math.prod(shape) * dtype.itemsize].view(dtype)
+            if kernel.channels_last[1] and following.channels_last[0]:
+                last = made.reshape((shape[0], *shape[2:], shape[1]))
+                made = last.transpose((0, len(shape) - 1, *range(1, len(shape) - 1)))
+            else:
+                made = made.reshape(shape)
             kernel.run(x, made, 0, budget)
             x = made
         self._links[-1].kernel.run(x, y, 0, budget)

@@ -1,8 +1,9 @@
 """cuDNN through nvidia-cudnn-frontend (extra `cudnn`): handles, and graphs of one convolution that are built once.
 
-A convolution is a graph of one node: conv_fprop, or for a transposed one conv_dgrad, the gradient of a convolution by
-its input. cuDNN cannot infer the extents of that node's result, so it is told. Groups follow from the shapes. A graph
-takes milliseconds to build and contains no weights, so the graphs of recent problems are kept for all kernels.
+A convolution is conv_fprop, or for a transposed one conv_dgrad, the gradient of a convolution by its input. cuDNN
+cannot infer the extents of that node's result, so it is told. Groups follow from the shapes. Bias and activation may
+follow in the same graph, where an engine of cuDNN fuses them. A graph takes milliseconds to build, or longer if cuDNN
+compiles its kernel, and contains no weights. So the graphs of recent problems are kept for all kernels.
 """
 
 import logging
@@ -10,10 +11,12 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from threading import Lock
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 from cachetools import LRUCache
 
+from groupconv.convolution.spec import Activation
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.options import CudaOptions
 
@@ -26,10 +29,31 @@ TRANSFORMS = ("FFT", "WINOGRAD", "WINOGRAD_TILE_4x4", "WINOGRAD_TILE_6x6", "WINO
 an output (docs/convolution.md), so they are not used."""
 
 
+POINTWISE = {"sigmoid": "sigmoid", "tanh": "tanh", "silu": "swish", "gelu": "gelu", "gelu_tanh": "gelu_approx_tanh"}
+"""Methods of a graph, by activation. relu, leaky_relu and prelu take a slope."""
+
+
 class CudnnError(RuntimeError):
     """cuDNN could not run a plan. It has a status, as CuPy's errors have (see `cuda_errors`)."""
 
     status = 0
+
+
+class Operations(NamedTuple):
+    """What a graph computes.
+
+    Attributes:
+        problem: the convolution, and the activation after it if its geometry has one.
+        bias: the dtype of a bias that is added before; None without.
+    """
+
+    problem: Problem
+    bias: np.dtype | None = None
+
+    @property
+    def fused(self) -> bool:
+        """Whether there is more than the convolution."""
+        return self.bias is not None or self.problem.geometry.activation is not None
 
 
 @dataclass(frozen=True)
@@ -40,6 +64,8 @@ class CudnnPlan:
         graph: of one convolution.
         x, w, y: its tensors.
         workspace: bytes that the plan needs.
+        bias: its tensor of (1, M, 1, …); None without.
+        fused: whether bias and activation are in the graph.
         index: of the plan in cuDNN's order; None for the one that cuDNN prefers.
         tuned: whether the plan was measured against the others.
     """
@@ -49,6 +75,8 @@ class CudnnPlan:
     w: Any
     y: Any
     workspace: int
+    bias: Any = None
+    fused: bool = False
     index: int | None = None
     tuned: bool = False
 
@@ -91,19 +119,19 @@ class CudnnLibrary:
         """Whether products may be rounded: then tensor cores compute, which want channels last."""
         return problem.types.input.itemsize == 2 or problem.geometry.math not in (None, "float32")
 
-    def plan(self, problem: Problem) -> CudnnPlan:
-        """The plan for a problem; built on first use.
+    def plan(self, operations: Operations) -> CudnnPlan:
+        """The plan for a graph; built on first use.
 
         Raises:
-            cudnnGraphNotSupportedError: no engine of cuDNN takes the problem. A refusal is remembered, too.
+            cudnnGraphNotSupportedError: no engine of cuDNN takes it. A refusal is remembered, too.
         """
         with self.lock:
-            if (found := self._plans.get(problem)) is None:
+            if (found := self._plans.get(operations)) is None:
                 try:
-                    found = self.build(problem)
+                    found = self.build(operations)
                 except self.unsupported as refusal:
                     found = refusal
-                self._plans[problem] = found
+                self._plans[operations] = found
         if isinstance(found, Exception):
             raise found
         return found
@@ -122,10 +150,10 @@ class CudnnLibrary:
         """Of cuDNN, in words."""
         return str(self.module.backend_version_string())
 
-    def keep(self, problem: Problem, plan: CudnnPlan) -> None:
-        """Use this plan for the problem from now on."""
+    def keep(self, operations: Operations, plan: CudnnPlan) -> None:
+        """Use this plan from now on."""
         with self.lock:
-            self._plans[problem] = plan
+            self._plans[operations] = plan
 
     def execute(self, plan: CudnnPlan, addresses: dict[Any, int], workspace: int, stream: Any) -> None:
         """Put a plan on a stream.
@@ -147,13 +175,14 @@ class CudnnLibrary:
             except RuntimeError as error:
                 raise CudnnError(str(error)) from error
 
-    def build(self, problem: Problem) -> CudnnPlan:
-        """A new graph for a problem, with the plan that cuDNN prefers.
+    def build(self, operations: Operations) -> CudnnPlan:
+        """A new graph, with the plan that cuDNN prefers.
 
         Raises:
-            cudnnGraphNotSupportedError: no engine of cuDNN takes the problem.
+            cudnnGraphNotSupportedError: no engine of cuDNN takes it.
         """
-        cudnn, g, rounds = self.module, problem.geometry, self.rounds(problem)
+        problem, cudnn = operations.problem, self.module
+        g, rounds = problem.geometry, self.rounds(problem)
         kind = getattr(cudnn.data_type, DATA_TYPE[str(problem.types.input)])
         graph = cudnn.pygraph(
             handle=self._handle,
@@ -162,7 +191,7 @@ class CudnnLibrary:
             compute_data_type=cudnn.data_type.FLOAT,
         )
 
-        def tensor(name: str, shape: Sequence[int]) -> Any:
+        def tensor(name: str, shape: Sequence[int], kind: Any = kind) -> Any:
             dim = (*shape[:2], *two_or_more(shape[2:], 1))
             return graph.tensor(name=name, dim=list(dim), stride=_strides(dim, channels_last=rounds), data_type=kind)
 
@@ -178,7 +207,15 @@ class CudnnLibrary:
         else:
             y = graph.conv_fprop(image=x, weight=w, **window)
         dim = (g.batch, g.out_channels, *two_or_more(g.output, 1))
-        y.set_dim(list(dim)).set_stride(_strides(dim, channels_last=rounds)).set_output(True).set_data_type(kind)
+        stride = _strides(dim, channels_last=rounds)
+        y.set_dim(list(dim)).set_stride(stride)
+        bias = None
+        if operations.bias is not None:
+            of = getattr(cudnn.data_type, DATA_TYPE[str(operations.bias)])
+            bias = tensor("bias", (1, g.out_channels, *(1 for _ in g.output)), of)
+            y = graph.bias(input=y, bias=bias)
+        y = _activated(graph, y, g.activation)
+        y.set_dim(list(dim)).set_stride(stride).set_output(True).set_data_type(kind)
 
         graph.validate()
         graph.build_operation_graph()
@@ -194,7 +231,23 @@ class CudnnLibrary:
         graph.deselect_workspace_greater_than(self._options.workspace)
         graph.check_support()
         graph.build_plans()
-        return CudnnPlan(graph, x, w, y, int(graph.get_workspace_size()))
+        return CudnnPlan(graph, x, w, y, int(graph.get_workspace_size()), bias, operations.fused)
+
+
+def fuses(activation: Activation | None) -> bool:
+    """Whether a graph can have this activation; cuDNN knows one slope for all channels."""
+    return activation is None or len(activation.slope) <= 1
+
+
+def _activated(graph: Any, y: Any, activation: Activation | None) -> Any:
+    """The tensor after an activation."""
+    if activation is None:
+        return y
+    if activation.kind == "relu":
+        return graph.relu(input=y)
+    if activation.slope:
+        return graph.leaky_relu(input=y, negative_slope=activation.slope[0])
+    return getattr(graph, POINTWISE[activation.kind])(input=y)
 
 
 def two_or_more(values: Sequence[Any], fill: Any) -> tuple[Any, ...]:

@@ -35,6 +35,7 @@ class DeviceKernel(ABC):
             differ in their last bits.
         sums_products: each output is a sum of its own products, so that small integers in floats are summed exactly.
         transforms: plans of cuFFT run. A captured graph has to keep them.
+        channels_last: whether `launch` takes an x, and a y, whose channels are the last axis in memory.
         geometry, types: of the problem, with dtypes as `device_types` gives them.
         channels, outputs: input and output channels of a group.
         filters: on the device.
@@ -47,6 +48,7 @@ class DeviceKernel(ABC):
     by_library: ClassVar[bool] = False
     sums_products: ClassVar[bool] = True
     transforms: ClassVar[bool] = False
+    channels_last: tuple[bool, bool] = (False, False)
 
     filters: Any
 
@@ -71,8 +73,9 @@ class DeviceKernel(ABC):
         """Put the work on the current stream, for some of the groups.
 
         Args:
-            x: (n, groups · C/g, *input), contiguous, on the device, of `types.input`.
-            y: (n, groups · M/g, *output), contiguous, on the device; every element is written.
+            x: (n, groups · C/g, *input), contiguous, on the device, of `types.input`. Its channels may be the last axis
+                in memory where `channels_last` says so.
+            y: (n, groups · M/g, *output), of the same kind; every element is written.
             first_group: the group of the convolution that x begins with.
             budget: bytes of workspace to stay under, if that is not less than `workspace` returns.
         """
@@ -125,6 +128,9 @@ class DeviceKernel(ABC):
         """Apply bias and activation in place to y (n, groups · M/g, *output), after a library has computed it."""
         if self.epilogue.is_identity:
             return
+        if not y.flags.c_contiguous:
+            self._finish_channels_last(y, first_group)
+            return
         plane = math.prod(self.geometry.output)
         vector = 4 if plane % 4 == 0 else 1
         self.device.kernels.launch(
@@ -133,4 +139,16 @@ class DeviceKernel(ABC):
             y.size // plane * -(-plane // vector // 256),
             256,
             (y, self.epilogue_of(first_group), np.int64(plane), np.int32(y.shape[1])),
+        )
+
+    def _finish_channels_last(self, y: Any, first_group: int) -> None:
+        """`finish` for a y whose channels are the last axis in memory."""
+        channels = y.shape[1]
+        vector = 4 if channels % 4 == 0 else 1
+        self.device.kernels.launch(
+            "finish.cu",
+            instances.finish_channels_last(self.types.output, vector),
+            -(-y.size // vector // 256),
+            256,
+            (y, self.epilogue_of(first_group), np.int64(y.size), np.int32(channels)),
         )

@@ -1,12 +1,17 @@
 """Convolution by cuDNN, where nvidia-cudnn-frontend is installed.
 
 16-bit tensors, and float32 that may be rounded, are passed channels last, as tensor cores want them. The way there and
-back costs a pass over input and output, which the choice by measurement takes into account.
+back costs a pass over input and output, which the choice by measurement takes into account. Between two such steps of a
+chain maps stay channels last (chain.py).
+
+Bias and activation are a kernel of ours behind cuDNN's, or in cuDNN's graph. Many engines that fuse compile their
+kernel when a plan is built, so only a resident kernel tries them, while it is measured: see docs/adr/0028.
 """
 
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +19,17 @@ import numpy as np
 
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.algorithms.base import DeviceKernel, UnsupportedProblemError
-from groupconv_worker.cuda.cudnn import DATA_TYPE, CudnnLibrary, CudnnPlan, two_or_more
-from groupconv_worker.cuda.device import Device, device_types
+from groupconv_worker.cuda.cudnn import DATA_TYPE, CudnnLibrary, CudnnPlan, Operations, fuses, two_or_more
+from groupconv_worker.cuda.device import Device, device_types, storage
 
 log = logging.getLogger(__name__)
 
 ALIGNMENT = 16
 """Bytes that an address has to be a multiple of, unless a tensor says otherwise. Source: cuDNN, graph API."""
-TRIED = 16
-"""Plans of a problem, in cuDNN's own order, that a resident kernel is measured with."""
+TRIED, TRIED_FUSED = 16, 4
+"""Plans of a problem, in cuDNN's own order, that a resident kernel is measured with. Fused ones may compile first."""
+FUSED = "fused"
+"""Begins the variant of a kernel whose bias and activation are in cuDNN's graph."""
 
 
 class Cudnn(DeviceKernel):
@@ -39,8 +46,22 @@ class Cudnn(DeviceKernel):
         super().__init__(device, problem, weight, bias)
         self._cudnn: CudnnLibrary = device.cudnn
         g = self.geometry
-        self._plain = replace(g, activation=None, flip_kernel=False, exact=False)  # what cuDNN computes of it
+        self._plain = replace(
+            g, flip_kernel=False, exact=False
+        )  # what cuDNN computes of it, with the activation or without
         self._rounds = self._cudnn.rounds(Problem(g, self.types))
+        self.channels_last = self._rounds, self._rounds
+        self._fused = False
+        self._bias: Any = None  # the bias as a graph reads it
+        self._fusable = not self.epilogue.is_identity and fuses(g.activation)
+        if bias is not None and self._fusable:
+            # more engines take a bias of the tensors' dtype, so it has that if nothing of it is lost
+            wide = bias.astype(self.types.accumulate)
+            with np.errstate(over="ignore"):
+                narrow = wide.astype(self.types.input)
+            lossless = np.array_equal(narrow.astype(wide.dtype), wide)
+            self._bias_dtype = narrow.dtype if lossless else wide.dtype
+            self._bias = device.upload(narrow if lossless else wide)
         try:
             self.plan(g.batch, g.groups)
         except self._cudnn.unsupported as refusal:
@@ -49,6 +70,10 @@ class Cudnn(DeviceKernel):
         w = w.reshape(*w.shape[:2], *two_or_more(g.kernel, 1))
         # the slice of a group is contiguous either way: channels last only moves the axes behind the first
         self.filters = self.upload(np.moveaxis(w, 1, -1) if self._rounds else w)
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + (0 if self._bias is None else int(self._bias.nbytes))
 
     @classmethod
     def available(cls, device: Device) -> bool:
@@ -71,50 +96,87 @@ class Cudnn(DeviceKernel):
 
     def plan(self, batch: int, groups: int) -> CudnnPlan:
         """The plan for so many samples and groups."""
-        return self._cudnn.plan(self._part(batch, groups))
+        if self._fused:
+            with suppress(self._cudnn.unsupported):
+                return self._cudnn.plan(self._operations(batch, groups, fused=True))
+        return self._cudnn.plan(self._operations(batch, groups, fused=False))
 
-    def _part(self, batch: int, groups: int) -> Problem:
-        """The problem of so many samples and groups."""
+    def _operations(self, batch: int, groups: int, *, fused: bool) -> Operations:
+        """What the graph for so many samples and groups computes."""
         channels, outputs = groups * self.channels, groups * self.outputs
         part = replace(self._plain, batch=batch, groups=groups, in_channels=channels, out_channels=outputs)
-        return Problem(part, self.types)
+        if not fused:
+            return Operations(Problem(replace(part, activation=None), self.types))
+        return Operations(Problem(part, self.types), None if self._bias is None else self._bias_dtype)
 
     def tune(self, measure: Callable[[], float]) -> float:
-        """Find the fastest of cuDNN's plans for the problem's batch, for all kernels of its shape."""
-        problem = self._part(self.geometry.batch, self.geometry.groups)
-        plan = self._cudnn.plan(problem)
-        found = [(measure(), plan)]
-        if plan.tuned:
-            return found[0][0]
-        # a graph of its own: building one of its plans selects it, while other threads run the first graph
-        fresh = self._cudnn.build(problem)
-        for index in range(min(TRIED, fresh.graph.get_execution_plan_count())):
+        """Find the fastest of cuDNN's plans, fused or not, for the problem's batch and all kernels of its shape."""
+        self._fused = False
+        took = {False: self._tune(measure, TRIED)}
+        if self._fusable:
             try:
-                candidate = self._cudnn.at_index(fresh, index)
-                if candidate.workspace > self.device.options.workspace:
-                    continue
-                self._cudnn.keep(problem, candidate)
+                nans = self._nans()
+                self._fused = True
+                took[True] = self._tune(measure, TRIED_FUSED, nans)
+            except (self._cudnn.unsupported, UnsupportedProblemError, ValueError, RuntimeError, MemoryError) as refusal:
+                log.debug("cuDNN does not fuse bias and activation: %s", refusal)
+        self._fused = took.get(True, math.inf) < took[False]
+        return took[self._fused]
+
+    def _tune(self, measure: Callable[[], float], most: int, nans: Array | None = None) -> float:
+        """Milliseconds of the fastest plan of a graph, which is kept. A plan that makes other NaNs is not used."""
+        operations = self._operations(self.geometry.batch, self.geometry.groups, fused=self._fused)
+        plan = self._cudnn.plan(operations)
+        found: list[tuple[float, CudnnPlan]] = []
+
+        def consider(candidate: CudnnPlan) -> None:
+            self._cudnn.keep(operations, candidate)
+            if nans is None or np.array_equal(self._nans(), nans):
                 found.append((measure(), candidate))
-            except (self._cudnn.unsupported, ValueError, RuntimeError, MemoryError) as refusal:
-                log.debug("cuDNN's plan %d cannot be used: %s", index, refusal)
+
+        consider(plan)
+        if not plan.tuned:
+            # a graph of its own: building one of its plans selects it, while other threads run the first graph
+            fresh = self._cudnn.build(operations)
+            for index in range(min(most, fresh.graph.get_execution_plan_count())):
+                try:
+                    candidate = self._cudnn.at_index(fresh, index)
+                    if candidate.workspace <= self.device.options.workspace:
+                        consider(candidate)
+                except (self._cudnn.unsupported, ValueError, RuntimeError, MemoryError) as refusal:
+                    log.debug("cuDNN's plan %d cannot be used: %s", index, refusal)
+        if not found:
+            raise UnsupportedProblemError("a NaN does not stay one")
         best, plan = min(found, key=lambda pair: pair[0])
-        self._cudnn.keep(problem, replace(plan, tuned=True))
+        self._cudnn.keep(operations, replace(plan, tuned=True))
         return best
+
+    def _nans(self) -> Array:
+        """Which outputs of the first sample are NaN if all pixels are: nobody says whether cuDNN's ReLU keeps them."""
+        g, cupy = self.geometry, self.device.cupy
+        x = cupy.empty((g.batch, g.in_channels, *g.input), storage(self.types.input))
+        y = cupy.empty((g.batch, g.out_channels, *g.output), storage(self.types.output))
+        x.view(np.uint8).fill(0xFF)
+        self.launch(x, y, 0, self.device.options.workspace)
+        found: Array = np.isnan(y[:1].get().view(self.types.output).astype(np.float32))
+        return found
 
     def variant(self) -> str:
         index = self.plan(self.geometry.batch, self.geometry.groups).index
-        return "" if index is None else str(index)
+        return (FUSED if self._fused else "") + ("" if index is None else str(index))
 
     def take(self, variant: str) -> None:
-        problem = self._part(self.geometry.batch, self.geometry.groups)
-        plan = self._cudnn.plan(problem)
-        if plan.tuned or not variant:
-            return
+        self._fused, index = variant.startswith(FUSED), variant.removeprefix(FUSED)
+        if self._fused and not self._fusable:
+            raise UnsupportedProblemError("an epilogue that cuDNN does not fuse")
+        operations = self._operations(self.geometry.batch, self.geometry.groups, fused=self._fused)
         try:
-            found = self._cudnn.at_index(self._cudnn.build(problem), int(variant))
+            if self._cudnn.plan(operations).tuned or not index:
+                return
+            found = self._cudnn.at_index(self._cudnn.build(operations), int(index))
         except (self._cudnn.unsupported, ValueError, RuntimeError) as refusal:
             raise UnsupportedProblemError(str(refusal)) from refusal
-        self._cudnn.keep(problem, replace(found, tuned=True))
+        self._cudnn.keep(operations, replace(found, tuned=True))
 
     def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:  # the plan has a limit
         cupy, groups = self.device.cupy, self.groups_in(x)
@@ -123,20 +185,24 @@ class Cudnn(DeviceKernel):
         leading = self.channels if self.geometry.transposed else self.outputs
         w = _aligned(self.filters[first_group * leading : (first_group + groups) * leading])
         workspace = cupy.empty(max(1, plan.workspace), np.uint8)
-        x_in, y_out = x, y
-        if self._rounds:
-            x_in = cupy.ascontiguousarray(x.transpose((0, *range(2, x.ndim), 1)))
-            y_out = cupy.empty((y.shape[0], *y.shape[2:], y.shape[1]), y.dtype)
-        elif y.data.ptr % ALIGNMENT:
-            y_out = cupy.empty(y.shape, y.dtype)
-        x_in = _aligned(x_in)
+        # as cuDNN wants them; between two steps that do they lie in memory like that, and nothing is moved
+        x_in, there = (self._moved(array) for array in (x, y))
+        x_in = _aligned(cupy.ascontiguousarray(x_in))
+        in_place = there.flags.c_contiguous and there.data.ptr % ALIGNMENT == 0
+        y_out = there if in_place else cupy.empty(there.shape, y.dtype)
         addresses = {plan.x: x_in.data.ptr, plan.w: w.data.ptr, plan.y: y_out.data.ptr}
+        if plan.bias is not None:
+            bias = _aligned(self._bias[first_group * self.outputs : (first_group + groups) * self.outputs])
+            addresses[plan.bias] = bias.data.ptr
         self._cudnn.execute(plan, addresses, workspace.data.ptr, cupy.cuda.get_current_stream())
-        if self._rounds:
-            y[...] = y_out.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))
-        elif y_out is not y:
-            y[...] = y_out
-        self.finish(y, first_group)
+        if not in_place:
+            there[...] = y_out
+        if not plan.fused:
+            self.finish(y, first_group)
+
+    def _moved(self, array: Any) -> Any:
+        """A view (N, *spatial, C) of an array (N, C, *spatial) where cuDNN reads channels last; the array elsewhere."""
+        return array.transpose((0, *range(2, array.ndim), 1)) if self._rounds else array
 
 
 def _aligned(array: Any) -> Any:

@@ -119,6 +119,11 @@ def finish_in_place(dtype: np.dtype, vector: int) -> str:
     return f"groupconv::finish_in_place<{ctype(dtype)}, {vector}>"
 
 
+def finish_channels_last(dtype: np.dtype, vector: int) -> str:
+    """Bias and activation in place, where channels are the last axis."""
+    return f"groupconv::finish_channels_last<{ctype(dtype)}, {vector}>"
+
+
 def crop(dtype: np.dtype) -> str:
     """Bias and activation on the way out of a padded array."""
     return f"groupconv::crop<{ctype(dtype)}, {ctype(dtype)}>"
@@ -152,6 +157,7 @@ def every_instance() -> list[tuple[str, str]]:
     found += [("stencil.cu", stencil(t, *shape)) for t in FLOATS[:-1] for shape in stencil_shapes()]
     found += [("patches.cu", patches(size, near=near)) for size, near in product(BITS, (True, False))]
     found += [("finish.cu", finish_in_place(t, vector)) for t in FLOATS for vector in (1, 4)]
+    found += [("finish.cu", finish_channels_last(t, vector)) for t in FLOATS[:-1] for vector in (1, 4)]
     found += [("finish.cu", crop(t)) for t in wide.values()]
     found += [("finish.cu", combine(types)) for types in inputs]
     found += [("spectral.cu", spectral(t, filters)) for t in wide.values() for filters in (1, 4)]

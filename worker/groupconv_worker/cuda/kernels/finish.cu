@@ -22,6 +22,21 @@ __global__ void __launch_bounds__(256) finish_in_place(
     *place = values;
 }
 
+// V: elements per load and store, 4 where there are whole quads of channels.
+template <class T, int V>
+__global__ void __launch_bounds__(256) finish_channels_last(
+    T* __restrict__ y,  // (batch, plane, channels), of `size` elements
+    const Epilogue<typename Sum<T>::type> epilogue, const i64 size, const int channels) {
+    const i64 at = (static_cast<i64>(blockIdx.x) * 256 + threadIdx.x) * V;
+    if (at >= size) return;
+    Vec<T, V>* const place = reinterpret_cast<Vec<T, V>*>(y + at);
+    const int channel = static_cast<int>(at % channels);
+    Vec<T, V> values = *place;
+#pragma unroll
+    for (int i = 0; i < V; ++i) values.v[i] = narrow<T>(finish(widen(values.v[i]), epilogue, channel + i));
+    *place = values;
+}
+
 template <class A, class T>
 __global__ void __launch_bounds__(256) combine(
     const A* __restrict__ partial,  // (splits, size)
