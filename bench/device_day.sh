@@ -1,5 +1,5 @@
 #!/bin/sh
-# What only a GPU can show, in order of worth, each step under its own time limit: an hour at most.
+# What only a GPU can show, in order of worth, each step under its own time limit: half an hour at most.
 #
 #     bench/device_day.sh FOLDER              run everything; docs/gpu.md and docs/cuda-engine.md are filled from FOLDER
 #     MINUTES=10 bench/device_day.sh FOLDER   10 minutes at most: a step gets what is left, and those for which nothing
@@ -52,7 +52,7 @@ sys.exit(why_unavailable() or 0)' || exit
 fi
 : > "$out/summary.txt"
 number=0
-minutes=${MINUTES:-60}
+minutes=${MINUTES:-30}
 last=$(($(date +%s) + 60 * minutes))
 
 # step NAME SECONDS COMMAND...
@@ -89,30 +89,36 @@ script() {
     step "$name" "$limit" "$python" "bench/$file" "$@" ${dry:+--dry-run}
 }
 
-step machine 30 sh -c 'nvidia-smi -q 2>&1 | grep -E "Product Name|Driver Version|CUDA Version|FB Memory|Total|MIG" | head -20
+step machine 20 sh -c 'nvidia-smi -q 2>&1 | grep -E "Product Name|Driver Version|CUDA Version|FB Memory|Total|MIG" | head -20
     "$0" -c "import sys; print(sys.version)
 for name in (\"cupy\", \"torch\", \"cudnn\", \"ray\", \"numba\"):
     try: print(name, __import__(name).__version__)
     except Exception as error: print(name, error)"' "$python"
-tests recordings 240 tests/worker/cuda/test_gpu_captured_runs.py
-tests chains 120 tests/worker/cuda/test_gpu_chains.py
-tests engine 420 tests/worker/cuda/test_gpu.py
-tests networks 240 tests/worker/cuda/network/test_gpu_networks.py
-script network-times 180 gpu_networks.py
-script device-arrays 120 device_arrays.py --layer alexnet_conv2 mobilenet_dw_14 --batch 1 32 --rounds 1
-for batch in 1 32; do script "float32-batch-$batch" 150 gpu.py --batch "$batch"; done
-for batch in 1 32; do script "tf32-batch-$batch" 120 gpu.py --batch "$batch" --math tf32; done
-for batch in 1 32; do script "float16-batch-$batch" 120 gpu.py --batch "$batch" --dtype float16; done
-script float16-nhwc 120 gpu.py --batch 32 --dtype float16 --layout NHWC
-step warmup 120 "$python" -m groupconv_server warmup --engine cuda --rows alexnet,mobilenet ${dry:+--help}
-tests clients 240 tests/integration/test_gpu_clients.py tests/server/memory/test_cuda_memory.py
+# ten minutes: what has never run on a device, and the layers that most users have
+tests recordings 150 tests/worker/cuda/test_gpu_captured_runs.py
+tests chains 60 tests/worker/cuda/test_gpu_chains.py
+tests cudnn 60 tests/worker/cuda/test_gpu_cudnn.py
+tests networks 110 tests/worker/cuda/network/test_gpu_networks.py
+script float32-batch-1 100 gpu.py --batch 1
+script float16-batch-32 100 gpu.py --batch 32 --dtype float16
+# twenty more
+tests engine 240 tests/worker/cuda/test_gpu.py
+script device-arrays 80 device_arrays.py --layer alexnet_conv2 mobilenet_dw_14 --batch 1 32 --rounds 1
+script network-times 90 gpu_networks.py
+script float32-batch-32 80 gpu.py --batch 32
+for batch in 1 32; do script "tf32-batch-$batch" 70 gpu.py --batch "$batch" --math tf32; done
+script float16-batch-1 70 gpu.py --batch 1 --dtype float16
+script bfloat16-batch-32 70 gpu.py --batch 32 --dtype bfloat16
+script float16-nhwc 70 gpu.py --batch 32 --dtype float16 --layout NHWC
+tests clients 120 tests/integration/test_gpu_clients.py tests/server/memory/test_cuda_memory.py
+step warmup 60 "$python" -m groupconv_server warmup --engine cuda --rows alexnet,mobilenet ${dry:+--help}
+script two-workers 60 two_workers_one_gpu.py
 if [ -n "$dry" ]; then
-    tests sanitizer 240 tests/worker/cuda/test_gpu.py -k "wide or sliding"
+    tests sanitizer 120 tests/worker/cuda/test_gpu.py -k "wide or sliding"
 elif command -v compute-sanitizer > /dev/null; then
-    step sanitizer 240 compute-sanitizer "$python" -m pytest -m gpu -q tests/worker/cuda/test_gpu.py -k "wide or sliding"
+    step sanitizer 120 compute-sanitizer "$python" -m pytest -m gpu -q tests/worker/cuda/test_gpu.py -k "wide or sliding"
 else
-    step sanitizer 5 echo "skipped: no compute-sanitizer"
+    step sanitizer 120 echo "skipped: no compute-sanitizer"
 fi
-script two-workers 120 two_workers_one_gpu.py
 
 ! grep -qv "exit   0" "$out/summary.txt"

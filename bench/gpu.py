@@ -21,7 +21,7 @@ import numpy as np
 from gpu_calls import calls, median_of_calls
 
 from groupconv.convolution import cost
-from groupconv.convolution.dtypes import Types, types_of
+from groupconv.convolution.dtypes import BFLOAT16, DTYPES, Types, types_of
 from groupconv.convolution.geometry import Geometry
 from groupconv.convolution.spec import MATHS, Math
 from groupconv_server.layers.catalogue import catalogue
@@ -29,10 +29,11 @@ from groupconv_worker.contract import Problem
 from groupconv_worker.cuda import model
 from groupconv_worker.cuda.algorithms import instances
 from groupconv_worker.cuda.algorithms.base import UnsupportedProblemError
+from groupconv_worker.cuda.algorithms.cudnn import FUSED
 from groupconv_worker.cuda.algorithms.grouping import plan_launch
 from groupconv_worker.cuda.algorithms.sliding import FILTERS
 from groupconv_worker.cuda.algorithms.sliding import plan_launch as plan_sliding
-from groupconv_worker.cuda.device import device_types
+from groupconv_worker.cuda.device import device_types, storage
 from groupconv_worker.cuda.engine import ALGORITHMS, CudaEngine, why_unavailable
 from groupconv_worker.cuda.nvrtc import compile_kernels
 
@@ -50,12 +51,12 @@ def main() -> None:
     parser.add_argument("--model", action="store_true", help="print the table of occupancy of docs/cuda-engine.md")
     parser.add_argument("--batch", type=int, default=1, help="samples of a request")
     parser.add_argument("--layer", nargs="+", default=list(catalogue()), help="of the catalogue; all if not given")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of all tensors")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of all tensors")
     parser.add_argument("--math", default="float32", choices=MATHS, help="what float32 factors may be rounded to")
     parser.add_argument("--layout", default="NCHW", choices=("NCHW", "NHWC"), help="of a call's arrays, and of torch's")
     parser.add_argument("--dry-run", action="store_true", help="only read the options")
     options = parser.parse_args()
-    setup = Setup(options.batch, np.dtype(options.dtype), options.math, options.layout)
+    setup = Setup(options.batch, DTYPES[options.dtype], options.math, options.layout)
     if options.dry_run:
         return
     if options.model:
@@ -140,16 +141,21 @@ def measured_table(setup: Setup, names: list[str]) -> Iterator[str]:
     """Microseconds on the device by algorithm, then of a whole call on host arrays, beside torch."""
     engine = CudaEngine(threads=os.cpu_count() or 1)
     algorithms = {kind.algorithm: kind for kind in ALGORITHMS if kind.available(engine.gpu)}
+    runs = {name: (algorithm, "") for name, algorithm in algorithms.items()}
+    if "cudnn" in runs:
+        runs["cudnn fused"] = algorithms["cudnn"], FUSED
     gpu = next((gpu for gpu in (*GPUS, model.H200) if gpu.name.split()[0] in engine.device()), None)
     yield f"# {engine.device()}, {setup}, microseconds"
-    heads = (*algorithms, "torch", "best / torch", "roofline", "a call", "torch", "call / torch")
+    heads = (*runs, "torch", "best / torch", "roofline", "a call", "torch", "call / torch")
     yield f"| layer | by rule | measured | {' | '.join(heads)} |"
     yield "| --- | --- | --- |" + " ---: |" * len(heads)
     ratios: list[tuple[float, float]] = []
     for name in names:
         problem, x, w, b = setup.arrays(name)
         chosen, call = _a_call(engine, problem, x, w, b)  # first: it chooses among cuDNN's plans, too
-        on_device = {kind: _on_device(engine, algorithm, problem, w, b) for kind, algorithm in algorithms.items()}
+        on_device = {
+            name: _on_device(engine, algorithm, problem, w, b, variant) for name, (algorithm, variant) in runs.items()
+        }
         best = min((t for t in on_device.values() if isinstance(t, float)), default=math.nan)  # all may refuse
         theirs, their_call = _torch(problem.geometry, x, w, b, setup)
         ratios.append((best / theirs, call / their_call))
@@ -170,8 +176,8 @@ def measured_table(setup: Setup, names: list[str]) -> Iterator[str]:
     engine.close()
 
 
-def _on_device(engine: CudaEngine, algorithm: Any, problem: Problem, w: Any, b: Any) -> float | str:
-    """Microseconds of one run, copies not counted; why not, if it refuses."""
+def _on_device(engine: CudaEngine, algorithm: Any, problem: Problem, w: Any, b: Any, variant: str) -> float | str:
+    """Microseconds of one run of an algorithm or a variant of it, copies not counted; why not, if it refuses."""
     device, cupy, types = engine.gpu, engine.gpu.cupy, device_types(problem.types)
     if not algorithm.supports(problem):
         return "–"
@@ -179,11 +185,13 @@ def _on_device(engine: CudaEngine, algorithm: Any, problem: Problem, w: Any, b: 
     try:
         with device.streams() as streams:
             kernel = algorithm(device, problem, w, b)
-            x = cupy.random.standard_normal(g.input_shape, dtype=F32).astype(types.input)
-            y, filler = cupy.empty(g.output_shape, types.output), cupy.empty(FILL, np.uint8)
+            if variant:
+                kernel.take(variant)
+            x = device.upload(np.random.default_rng(0).standard_normal(g.input_shape, dtype=F32).astype(types.input))
+            y, filler = cupy.empty(g.output_shape, storage(types.output)), cupy.empty(FILL, np.uint8)
             return _median_of_events(
                 lambda: kernel.launch(x, y, 0, device.options.workspace),
-                lambda: [filler.data.memset_async(0, FILL, streams.compute) for _ in range(4)],
+                lambda: [filler.fill(0) for _ in range(4)],
                 cupy.cuda.Event,
                 cupy.cuda.get_elapsed_time,
                 streams.synchronize,
@@ -233,7 +241,16 @@ def _torch(g: Geometry, x: Any, w: Any, b: Any, setup: Setup) -> tuple[float, fl
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = setup.math != "float32"
     torch.backends.cudnn.benchmark = True
     functional = torch.nn.functional
-    there, weight, bias, filler = (torch.from_numpy(a).cuda() for a in (x, w, b, np.empty(FILL, np.uint8)))
+
+    def tensor(array: Any) -> Any:
+        """On the host; torch takes no bfloat16 from NumPy, but its bits."""
+        return (
+            torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+            if array.dtype == BFLOAT16
+            else torch.from_numpy(array)
+        )
+
+    there, weight, bias, filler = (tensor(a).cuda() for a in (x, w, b, np.empty(FILL, np.uint8)))
     if setup.layout == "NHWC" and g.rank == 2:
         there, weight = (a.contiguous(memory_format=torch.channels_last) for a in (there, weight))
     more: dict[str, Any] = {
@@ -253,7 +270,7 @@ def _torch(g: Geometry, x: Any, w: Any, b: Any, setup: Setup) -> tuple[float, fl
             lambda start, end: start.elapsed_time(end),
             torch.cuda.synchronize,
         )
-        call = median_of_calls(lambda: operation(torch.from_numpy(x).cuda(), weight, bias, **more).cpu().numpy())
+        call = median_of_calls(lambda: operation(tensor(x).cuda(), weight, bias, **more).cpu())
     return on_device, call
 
 
