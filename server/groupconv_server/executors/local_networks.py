@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
+from groupconv_worker.networks.gang import UncutError
 from groupconv_worker.networks.local_gang import LocalGang, Member
 from groupconv_worker.networks.runner import ALONE, NetworkCall, NetworkRan, NetworkRunner, check_cut
 from groupconv_worker.networks.sharding import Sharder
@@ -34,9 +35,12 @@ class LocalNetworks:
     """
 
     def __init__(self, workers: Sequence[NetworkWorker]) -> None:
-        self._workers, members = workers, _members(workers)
-        self._uncut = members if isinstance(members, str) else ""
-        self._sharder = None if isinstance(members, str) else Sharder(LocalGang(members), self._whole)
+        self._workers, self._uncut = workers, ""
+        self._sharder: Sharder | None = None
+        try:
+            self._sharder = Sharder(LocalGang(_members(workers)), self._whole)
+        except UncutError as why:
+            self._uncut = str(why)
 
     def prepare(self, network: str, version: int, model: Model) -> None:
         """Prepare a network on the first worker; the others do so when they are given a call."""
@@ -78,19 +82,23 @@ class LocalNetworks:
             self._sharder.close()
 
 
-def _members(workers: Sequence[NetworkWorker]) -> list[Member] | str:
-    """What the workers compute their parts on; why they cannot share a network."""
+def _members(workers: Sequence[NetworkWorker]) -> list[Member]:
+    """What the workers compute their parts on.
+
+    Raises:
+        UncutError: they cannot share a network.
+    """
     if len(workers) < 2:
-        return ALONE
+        raise UncutError(ALONE)
     engines = [worker.runtime.engine for worker in workers]
     teams = [team for engine in engines if isinstance(team := getattr(engine, "team", None), Team)]
     gpus = [engine.gpu.ordinal for engine in engines if engine.gpu is not None]
     if len(set(gpus)) == len(workers):
         computes: Sequence[Any] = engines
     elif len(gpus) == len(workers):
-        return "workers share a GPU"
+        raise UncutError("workers share a GPU")
     elif len(teams) == len(workers):
         computes = teams
     else:
-        return f"the engine {engines[0].name} has neither threads for programs nor a GPU"
+        raise UncutError(f"the engine {engines[0].name} has neither threads for programs nor a GPU")
     return [Member(w.id, w.runtime.budget, own) for w, own in zip(workers, computes, strict=True)]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import closing
@@ -46,4 +47,9 @@ def test_a_second_server_does_not_start_and_a_killed_one_leaves_no_lock(tmp_path
     finally:
         first.kill()
         first.wait()
-    LayerStore(tmp_path).close()
+    third = started()
+    try:
+        line(third, r"serving .* on ")
+    finally:
+        third.send_signal(signal.SIGTERM)
+        assert third.wait(60) == 0

@@ -19,7 +19,7 @@ X, Y = value("x", [1, 3, 4, 4]), value("y", ["n", "c", "h", "w"])
 MAP = np.ones((1, 3, 4, 4), np.float32)
 HUGE = [1 << 10, 1 << 10, 1 << 10, 1 << 10]
 GROWTH = 2**29
-"""Bytes that the process may grow by. Each of the tensors has at least 16 GiB."""
+"""Bytes that the process may grow by. Each of the tensors would take many times as much."""
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,14 @@ def test_a_bias_has_the_tensors_dtype_if_nothing_is_lost():
         for value, kind in ((1.0, "HALF"), (0.1, "FLOAT"), (1e6, "FLOAT")):
             kernel = kernel_of(engine, problem, w, bias + F32.type(value))
             assert fake_cudnn.BUILT[-1]._bias.kind is fake_cudnn.data_type[kind]
-            assert kernel.nbytes == kernel.filters.nbytes + kernel.epilogue.nbytes + kernel._bias.nbytes
+            assert kernel.nbytes == kernel.filters.nbytes + kernel.epilogue.nbytes + kernel._graph_bias[0].nbytes
+
+
+def test_a_kernel_that_is_not_fused_has_its_bias_on_the_device_once():
+    problem, _, w, bias = problem_of()
+    with emulated_engine(with_cudnn=True, algorithm="cudnn") as engine:
+        kernel = kernel_of(engine, problem, w, bias, variant="")
+        assert kernel.nbytes == kernel.filters.nbytes + kernel.epilogue.nbytes
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ class Kernel(Protocol):
         """Whether plans of cuFFT run, which a captured graph has to keep."""
 
     @property
-    def channels_last(self) -> tuple[bool, bool]:
-        """Whether `run` takes an x, and a y, whose channels are the last axis in memory."""
+    def channels_last(self) -> bool:
+        """Whether `run` takes maps whose channels are the last axis in memory."""
 
     @property
     def nbytes(self) -> int:
@@ -60,11 +60,12 @@ class KernelChain:
         links: at least two. The output of each is the input of the next.
     """
 
+    channels_last = False  # the maps at its two ends lie as callers' arrays do
+
     def __init__(self, device: Device, links: Sequence[Link]) -> None:
         self._device, self._links = device, links
         self.algorithm = "+".join(link.kernel.algorithm for link in links)
         self.transforms = any(link.kernel.transforms for link in links)
-        self.channels_last = links[0].kernel.channels_last[0], links[-1].kernel.channels_last[1]
         between = [math.prod(m.shapes(1, m.groups)[1]) * m.y_dtype.itemsize for _, m in links[:-1]]
         self._buffers = max(between[::2]), max(between[1::2], default=0)  # bytes for one sample
 
@@ -92,7 +93,7 @@ class KernelChain:
         for i, ((kernel, maps), (following, _)) in enumerate(pairwise(self._links)):
             shape, dtype = maps.shapes(samples, maps.groups)[1], storage(maps.y_dtype)
             made = buffers[i % 2][: math.prod(shape) * dtype.itemsize].view(dtype)
-            if kernel.channels_last[1] and following.channels_last[0]:
+            if kernel.channels_last and following.channels_last:
                 last = made.reshape((shape[0], *shape[2:], shape[1]))
                 made = last.transpose((0, len(shape) - 1, *range(1, len(shape) - 1)))
             else:

@@ -11,7 +11,7 @@ from groupconv_server.executors.placement import WorkerPlace
 DRAINING = "DRAINING"
 """Ray's name for the state of a node that was told to stop and finishes what it runs; `ray.nodes()` has none."""
 EVERY = 0.5
-"""Seconds between two questions: each takes the head about 2 ms."""
+"""Seconds between two questions, which cost the head more than `ray.nodes()` does."""
 TIMEOUT = 10
 """Seconds that the head has to answer."""
 ROUNDING = 1e-6

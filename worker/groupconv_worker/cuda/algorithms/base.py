@@ -35,7 +35,7 @@ class DeviceKernel(ABC):
             differ in their last bits.
         sums_products: each output is a sum of its own products, so that small integers in floats are summed exactly.
         transforms: plans of cuFFT run. A captured graph has to keep them.
-        channels_last: whether `launch` takes an x, and a y, whose channels are the last axis in memory.
+        channels_last: whether `launch` takes maps whose channels are the last axis in memory.
         geometry, types: of the problem, with dtypes as `device_types` gives them.
         channels, outputs: input and output channels of a group.
         filters: on the device.
@@ -48,7 +48,7 @@ class DeviceKernel(ABC):
     by_library: ClassVar[bool] = False
     sums_products: ClassVar[bool] = True
     transforms: ClassVar[bool] = False
-    channels_last: tuple[bool, bool] = (False, False)
+    channels_last: bool = False
 
     filters: Any
 

@@ -8,6 +8,7 @@ Bias and activation are a kernel of ours behind cuDNN's, or in cuDNN's graph. Ma
 kernel when a plan is built, so only a resident kernel tries them, while it is measured: see docs/adr/0028.
 """
 
+import functools
 import logging
 import math
 from collections.abc import Callable
@@ -46,22 +47,12 @@ class Cudnn(DeviceKernel):
         super().__init__(device, problem, weight, bias)
         self._cudnn: CudnnLibrary = device.cudnn
         g = self.geometry
-        self._plain = replace(
-            g, flip_kernel=False, exact=False
-        )  # what cuDNN computes of it, with the activation or without
+        # what cuDNN computes of it, with the activation or without
+        self._plain = replace(g, flip_kernel=False, exact=False)
         self._rounds = self._cudnn.rounds(Problem(g, self.types))
-        self.channels_last = self._rounds, self._rounds
-        self._fused = False
-        self._bias: Any = None  # the bias as a graph reads it
+        self.channels_last = self._rounds
+        self._fused, self._bias = False, bias
         self._fusable = not self.epilogue.is_identity and fuses(g.activation)
-        if bias is not None and self._fusable:
-            # more engines take a bias of the tensors' dtype, so it has that if nothing of it is lost
-            wide = bias.astype(self.types.accumulate)
-            with np.errstate(over="ignore"):
-                narrow = wide.astype(self.types.input)
-            lossless = np.array_equal(narrow.astype(wide.dtype), wide)
-            self._bias_dtype = narrow.dtype if lossless else wide.dtype
-            self._bias = device.upload(narrow if lossless else wide)
         try:
             self.plan(g.batch, g.groups)
         except self._cudnn.unsupported as refusal:
@@ -73,7 +64,18 @@ class Cudnn(DeviceKernel):
 
     @property
     def nbytes(self) -> int:
-        return super().nbytes + (0 if self._bias is None else int(self._bias.nbytes))
+        return super().nbytes + (int(self._graph_bias[0].nbytes) if "_graph_bias" in self.__dict__ else 0)
+
+    @functools.cached_property
+    def _graph_bias(self) -> tuple[Any, np.dtype]:
+        """The bias on the device as a graph reads it, and its dtype. Only resident kernels come here."""
+        assert self._bias is not None, "the caller looks"
+        # more engines take a bias of the tensors' dtype, so it has that if nothing of it is lost
+        wide = self._bias.astype(self.types.accumulate)
+        with np.errstate(over="ignore"):
+            narrow = wide.astype(self.types.input)
+        bias = narrow if np.array_equal(narrow.astype(wide.dtype), wide) else wide
+        return self.device.upload(bias), bias.dtype
 
     @classmethod
     def available(cls, device: Device) -> bool:
@@ -107,7 +109,7 @@ class Cudnn(DeviceKernel):
         part = replace(self._plain, batch=batch, groups=groups, in_channels=channels, out_channels=outputs)
         if not fused:
             return Operations(Problem(replace(part, activation=None), self.types))
-        return Operations(Problem(part, self.types), None if self._bias is None else self._bias_dtype)
+        return Operations(Problem(part, self.types), None if self._bias is None else self._graph_bias[1])
 
     def tune(self, measure: Callable[[], float]) -> float:
         """Find the fastest of cuDNN's plans, fused or not, for the problem's batch and all kernels of its shape."""
@@ -192,7 +194,7 @@ class Cudnn(DeviceKernel):
         y_out = there if in_place else cupy.empty(there.shape, y.dtype)
         addresses = {plan.x: x_in.data.ptr, plan.w: w.data.ptr, plan.y: y_out.data.ptr}
         if plan.bias is not None:
-            bias = _aligned(self._bias[first_group * self.outputs : (first_group + groups) * self.outputs])
+            bias = _aligned(self._graph_bias[0][first_group * self.outputs : (first_group + groups) * self.outputs])
             addresses[plan.bias] = bias.data.ptr
         self._cudnn.execute(plan, addresses, workspace.data.ptr, cupy.cuda.get_current_stream())
         if not in_place:

@@ -10,6 +10,7 @@ import numpy as np
 from groupconv_worker.contract import Array
 from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.errors import is_sticky
+from groupconv_worker.cuda.graphs.capture import CapturedGraph, GraphStream
 from groupconv_worker.cuda.network.lowering import Launch
 from groupconv_worker.graph.graph import Tensor
 
@@ -93,6 +94,10 @@ class Recording:
         self._graph: Any = None
         self._stream: Any = None
         self.parts = {id(array): array.nbytes for array in (*self._inputs.values(), *self._outputs.values())}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make what a kind of recording keeps beside these."""
 
     @property
     def recorded(self) -> bool:
@@ -106,20 +111,28 @@ class Recording:
             cupy.cuda.memory.OutOfMemoryError: there is no room for the arena.
             DeviceLostError: the device failed.
         """
-        device, stream = self._device, self._device.next_graph_stream()
+        stream = self._device.next_graph_stream()
         transforms = any(launch.transforms for launch in self._launches)
+        self._graph, self._stream = self._captured(self._work, stream, transforms=transforms), stream.stream
+
+    def _captured(self, work: Callable[[], None], stream: GraphStream, *, transforms: bool) -> CapturedGraph | None:
+        """The graph of some work, which runs once; None if it cannot be captured. Its memory is among the parts.
+
+        Raises: as `record`.
+        """
+        device = self._device
         try:
-            graph = device.graphs.capture(self._work, wait=True, transforms=transforms, stream=stream)
+            graph = device.graphs.capture(work, wait=True, transforms=transforms, stream=stream)
         except device.cupy.cuda.memory.OutOfMemoryError:
             raise
         except Exception as error:
             if isinstance(error, RuntimeError) and is_sticky(device.cupy, error):
                 raise
             log.info("a network runs launch by launch, as it cannot be captured: %s", error)
-            return
+            return None
         assert graph is not None, "it waits for other captures"
-        self._graph, self._stream = graph, stream.stream
         self.parts |= graph.parts
+        return graph
 
     def forget_graph(self) -> None:
         """Run launch by launch from now on: there is no memory for the graph."""

@@ -4,24 +4,17 @@ A recorded wait would have the same number in every run. So the meetings lie bet
 and writes, the number of the run.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from groupconv.gpu.driver import Driver, driver
 from groupconv_worker.contract import Array
-from groupconv_worker.cuda.device import Device
-from groupconv_worker.cuda.errors import is_sticky
 from groupconv_worker.cuda.graphs.capture import CapturedGraph, GraphStream
 from groupconv_worker.cuda.network.lowering import Launch, Meeting
 from groupconv_worker.cuda.network.recording import Recording, Workspace
-from groupconv_worker.graph.graph import Tensor
-
-log = logging.getLogger(__name__)
 
 LINE = 16
 """Words of 4 bytes from one exchange's word to the next: two parts never write the same cache line."""
@@ -71,19 +64,10 @@ class Segments(Recording):
         ResourceExhaustedError: there is no room for the arena.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        launches: Sequence[Launch],
-        inputs: Sequence[Tensor],
-        outputs: Sequence[Tensor],
-        arena_bytes: int,
-        views: Callable[[Any], Mapping[str, Any]],
-    ) -> None:
-        super().__init__(device, launches, inputs, outputs, arena_bytes, views)
-        self._arena = device.empty((max(1, arena_bytes),), np.dtype(np.uint8))
-        self._at = views(self._arena)
-        self._own_stream = GraphStream(device.cupy)  # a wait on one that is shared would hold up other networks
+    def _begin(self) -> None:
+        self._arena = self._device.empty((max(1, self._arena_bytes),), np.dtype(np.uint8))
+        self._at = self._views(self._arena)
+        self._own_stream = GraphStream(self._device.cupy)  # a wait on one that is shared would hold up other networks
         self._steps = self._in_steps()
         self.parts[id(self._arena)] = int(self._arena.nbytes)
 
@@ -99,24 +83,12 @@ class Segments(Recording):
             cupy.cuda.memory.OutOfMemoryError: there is no room for what launches need.
             DeviceLostError: the device failed.
         """
-        device = self._device
         for step in self._steps:
-            if isinstance(step, Meeting):
-                continue
-            try:
-                step.graph = device.graphs.capture(
-                    step.work, wait=True, transforms=step.transforms, stream=self._own_stream
-                )
-            except device.cupy.cuda.memory.OutOfMemoryError:
-                raise
-            except Exception as error:
-                if isinstance(error, RuntimeError) and is_sticky(device.cupy, error):
-                    raise
-                log.info("a part of a network runs launch by launch, as it cannot be captured: %s", error)
-                self.forget_graph()
-                return
-            assert step.graph is not None, "it waits for other captures"
-            self.parts |= step.graph.parts
+            if isinstance(step, _Segment):
+                step.graph = self._captured(step.work, self._own_stream, transforms=step.transforms)
+                if step.graph is None:
+                    self.forget_graph()
+                    return
 
     def forget_graph(self) -> None:
         """Run launch by launch from now on: there is no memory for the graphs."""
