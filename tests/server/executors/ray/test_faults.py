@@ -32,8 +32,15 @@ STEPS = [Step(W, None, ConvSpec(groups=2))]
 
 
 def whole(executor):
-    """Wait until all workers are there."""
-    until(lambda: len(executor.workers()) == 2)
+    """Wait until all workers are there; one that was killed just now may still be taken for ready."""
+    until(lambda: len(executor.workers()) == 2 and all(map(runs, executor.membership.slots)))
+
+
+def runs(slot):
+    try:
+        return psutil.Process(slot.facts["pid"]).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill(slot):
@@ -47,6 +54,7 @@ def hanging(slots):
     for process in processes:
         process.suspend()
     try:
+        until(lambda: all(process.status() == psutil.STATUS_STOPPED for process in processes))
         yield
     finally:
         for process in processes:
