@@ -12,6 +12,8 @@ import pytest
 import zarr
 
 from groupconv_server import files
+from groupconv_server.config import Config
+from groupconv_server.server import Server
 from waiting import until
 
 RNG = np.random.default_rng(0)
@@ -53,11 +55,19 @@ def test_a_server_that_does_not_answer_and_a_wrong_kernel_leave_the_old_output(t
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["x.npy", name])
 
 
+@pytest.fixture(scope="module")
+def slow_server():
+    """One that needs minutes for what the test's own server does in seconds: a signal always comes in time."""
+    with Server(Config(port=0, executor="local", workers=1, engine="reference")) as server:
+        yield server
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_the_old_output_and_nothing_else(server, tmp_path, number):
+def test_a_signal_leaves_the_old_output_and_nothing_else(slow_server, tmp_path, number):
     put(tmp_path / "y.zarr", OLD)
-    np.save(tmp_path / "x.npy", np.full((40_000, 4000), NEW, np.uint8))  # seconds of work, so the signal is in time
-    process = subprocess.Popen(command(tmp_path / "x.npy", tmp_path / "y.zarr", server.address), stderr=subprocess.PIPE)
+    np.save(tmp_path / "x.npy", np.full((40_000, 4000), NEW, np.uint8))
+    address = slow_server.address
+    process = subprocess.Popen(command(tmp_path / "x.npy", tmp_path / "y.zarr", address), stderr=subprocess.PIPE)
     until(lambda: list(tmp_path.glob(".y.zarr.*.part/y.zarr")), seconds=60)
     process.send_signal(number)
     process.communicate(timeout=60)

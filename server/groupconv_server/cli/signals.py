@@ -1,7 +1,7 @@
 """Signals that end a command: it cleans up first, as after an error."""
 
 import os
-import queue
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+OVER = 0
+"""The number that says that the work is over, where others say which signal came."""
 PATIENCE = 10.0
 """Seconds that the work has to end after a signal. A command that is killed leaves no more behind than a late one."""
 
@@ -40,9 +42,10 @@ def ended_by_signals(work: Callable[[Callable[[], None]], T], stop: Callable[[],
         >>> ended_by_signals(lambda check: 6 * 7, stop=lambda: None)
         42
     """
-    came: queue.SimpleQueue[int] = queue.SimpleQueue()  # the queue that a signal's handler may put into
     done: Future[T] = Future()
     stopped = threading.Event()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
 
     def check() -> None:
         if stopped.is_set():
@@ -53,43 +56,54 @@ def ended_by_signals(work: Callable[[Callable[[], None]], T], stop: Callable[[],
             done.set_result(work(check))
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
             done.set_exception(error)
-        came.put(0)
+        os.write(writer, bytes([OVER]))
 
-    with handled(lambda number, _: came.put(number)):
-        threading.Thread(target=run, name="work", daemon=True).start()
-        number = came.get()
-        if number:
-            stopped.set()
-            stop()
-            _await_end(came, number)
-    if not number and not came.empty():
-        number = came.get()
+    thread = threading.Thread(target=run, name="work", daemon=True)
+    try:
+        with handled(lambda *_: None, wakeup=writer):
+            thread.start()
+            number = _read(reader, None)
+            if number:
+                stopped.set()
+                stop()
+                if _read(reader, PATIENCE) != OVER:
+                    os._exit(128 + number)
+            thread.join()
+        number = number or _read(reader, 0) or OVER
+    finally:
+        os.close(reader)
+        os.close(writer)
     if number:
         raise SystemExit(128 + number)
     return done.result()
 
 
+def _read(reader: int, seconds: float | None) -> int | None:
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    return os.read(reader, 1)[0] if poll.poll(None if seconds is None else 1000 * seconds) else None
+
+
 @contextmanager
-def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+def handled(handler: Callable[[int, Any], None], wakeup: int = -1) -> Iterator[None]:
     """Let `handler` handle the signals that end a command.
 
     A signal that is ignored, as SIGHUP is under nohup, stays ignored. Only the main thread gets signals.
+
+    Args:
+        handler: runs in the main thread, between two steps of Python. A signal that comes just before that thread goes
+            to sleep does not wake it.
+        wakeup: the end of a pipe; each signal's number is written to it as one byte, at once and in any thread.
     """
     main = threading.current_thread() is threading.main_thread()
     found = {s: signal.getsignal(s) for s in ENDING if main and signal.getsignal(s) is not signal.SIG_IGN}
+    before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False) if main else -1
     for number in found:
         signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, before in found.items():
-            signal.signal(number, before)
-
-
-def _await_end(came: "queue.SimpleQueue[int]", number: int) -> None:
-    try:
-        again = came.get(timeout=PATIENCE)
-    except queue.Empty:
-        again = number
-    if again:
-        os._exit(128 + number)
+        for number, old in found.items():
+            signal.signal(number, old)
+        if main:
+            signal.set_wakeup_fd(before)
