@@ -260,7 +260,7 @@ def test_a_signal_drains_all_processes():
             w = np.ones((8, 8, 5, 5), np.float32)
             client.conv2d(x, w)
             running = [pool.submit(client.conv2d, x, w) for _ in range(8)]
-            until(lambda: client.status().running > 0)
+            until(lambda: client.status().running > 0 or all(answer.done() for answer in running))
             server.send_signal(signal.SIGTERM)
             for answer in running:
                 try:
