@@ -54,13 +54,38 @@ def test_a_compiler_that_is_broken_is_asked_a_few_times_and_no_more(how):
     compiler.close()
 
 
-def test_jobs_that_wait_are_bounded_and_the_oldest_may_come_again():
-    compiler = Compiler((sys.executable, "-c", "input()"))  # takes a job and never answers
+GATED = """if True:
+    import pickle, sys
+    from groupconv_worker.cpu.compiler import Done
+    while True:
+        pickle.load(sys.stdin.buffer)
+        open(sys.argv[1], "w").close()  # the test reads: a job was taken
+        open(sys.argv[1]).close()  # the test writes: it is done
+        pickle.dump(Done(), sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+"""
+
+
+def test_jobs_that_wait_are_bounded_and_the_oldest_may_come_again(tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    compiler = Compiler((sys.executable, "-c", GATED, str(gate)))
     first = compiler.ask(job(10), now=True)
+    gate.open().close()  # until it is being done
     for width in range(11, 11 + WAITING):
         compiler.ask(job(width), now=True)
     assert first.over
-    assert not compiler.ask(job(10), now=True).over
+    again = compiler.ask(job(10), now=True)
+    assert not again.over
+    gate.open("w").close()  # what was dropped is done now, and leaves what was asked for since
+    gate.open().close()
+    assert not again.over
+    for _ in range(WAITING - 1):
+        gate.open("w").close()
+        gate.open().close()
+    gate.open("w").close()
+    assert compiler.wait(60)
+    assert again.over
     compiler.close()
     assert compiler.ask(job(5000), now=True) is None
 

@@ -129,6 +129,7 @@ class Compiler:
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._idle = False
+        self._jobs = 0
         self._failures = 0
         self._closed = False
 
@@ -195,7 +196,6 @@ class Compiler:
         return None if process is None else process.pid
 
     def _work(self) -> None:
-        jobs = 0
         while True:
             with self._changed:
                 if not self._changed.wait_for(lambda: self._closed or self._waiting, PATIENCE):
@@ -208,10 +208,7 @@ class Compiler:
                 if key is None:
                     self._changed.wait(PAUSE)
                     continue
-                job, improvement, done = self._waiting[key]
-            if self._process is not None and self._process.poll() is not None:
-                self._end()  # it died while it had nothing to do
-            jobs = jobs + 1 if self._process is not None else 1
+                taken = job, improvement, done = self._waiting[key]
             found = self._send(job)
             if found.error:
                 log.warning("%s cannot be prepared ahead: %s", job, found.error)
@@ -222,10 +219,11 @@ class Compiler:
                 continue
             done(found)
             with self._changed:
-                self._waiting.pop(key, None)
-                if not found.sure:
-                    self._known.pop(key, None)
-                if jobs >= JOBS:
+                if self._waiting.get(key) is taken:  # else it was dropped, and perhaps asked for since
+                    del self._waiting[key]
+                    if not found.sure:
+                        self._known.pop(key, None)
+                if self._jobs >= JOBS:
                     self._end()
                 if self._failures >= FAILURES:
                     log.error("%d compiling processes in a row died; kernels are not compiled any more", FAILURES)
@@ -257,8 +255,10 @@ class Compiler:
 
     def _give(self, job: Job | NetworkJob, *, idle: bool) -> IO[bytes]:
         """Send a job to the process, which is started if there is none, `idle` or not. Returns what it answers by."""
+        if self._process is not None and self._process.poll() is not None:
+            self._end()  # it died while it had nothing to do
         if self._process is None:
-            self._idle = idle
+            self._idle, self._jobs = idle, 0
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [*self._command, str(self._activity.handle), *(["idle"] if idle else [])],
                 pass_fds=[self._activity.handle],
@@ -268,6 +268,7 @@ class Compiler:
                 process_group=0,  # an interrupt at the terminal is for the server, which then ends it
             )
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: PT018 - for mypy
+        self._jobs += 1
         pickle.dump(job, self._process.stdin)
         self._process.stdin.flush()
         return self._process.stdout
