@@ -1,5 +1,6 @@
 """Run a whole network as one session of onnxruntime, on the CPU of this process."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from groupconv_worker.job import Job
 Array = NDArray[Any]
 SHRINK = 256 * 2**20
 """Bytes of a call from which on its memory is given back to the system."""
+RUNNING = re.compile(r"running (\w+) node\. Name:'(.*?)' Status Message: (?:/onnxruntime_src/.* was false\. )?(.*)")
+"""What the runtime says of a node that fails: its operator, its name, why."""
 NUMBERS = {dtype: number for number, dtype in ELEMENTS.items()}
 
 
@@ -103,7 +106,7 @@ class NetworkSession:
             job.check()
             if into:  # the shapes that were inferred may be others than the runtime's
                 return self.run(inputs, outputs, job, peak_bytes=peak_bytes)
-            raise _refusal(error) from None
+            raise _refusal(self.model, error) from None
         found = dict(zip(outputs, binding.get_outputs(), strict=True))
         return {name: into[name] if into and name in into else value.numpy() for name, value in found.items()}
 
@@ -137,8 +140,15 @@ def _named(node: NodeProto, name: str, said: str) -> bool:
     return f"{node.domain or 'ai.onnx'}:{node.op_type}(" in said
 
 
-def _refusal(error: Exception) -> Exception:
+def _refusal(model: Model, error: Exception) -> Exception:
     text = first_line(error)
     if "memory" in text.lower() or "bad_alloc" in text or "BFCArena" in str(error):
         return ResourceExhaustedError(f"the network takes more memory than there is: {text}")
+    if failed := RUNNING.search(str(error)):
+        op, name, why = failed.groups()
+        for position, node in zip(model.positions, model.proto.graph.node, strict=True):
+            # without a name it is called nothing; as a convolution of blocked channels, what its output is called
+            if node.op_type == op and name and name in (node.name, *(f"{output}_nchwc" for output in node.output)):
+                path = node_path("model.graph", position, node)
+                return InvalidArgumentError(path, f"inputs that fit it (onnxruntime says: {why[:500]})", "others")
     return InvalidArgumentError("inputs", f"inputs that fit every operator (onnxruntime says: {text})", "others")
