@@ -18,6 +18,7 @@ from groupconv.networks.tensors import TensorInfo
 from groupconv.text import human_bytes
 from groupconv_worker.graph.checks import node_path, subgraphs
 from groupconv_worker.graph.model import ELEMENTS, Model
+from groupconv_worker.graph.node_checks import check_shapes, is_checked
 from groupconv_worker.graph.node_plans import node_plans
 
 UNKNOWN_ELEMENT = 8
@@ -108,7 +109,7 @@ class Skeleton:
         self._weights = dict(model.constants)
         self.folded_bytes = 0
         self._values = values = self._inferred({})
-        self._check_weights(values)
+        self._check_nodes(values)
         for node in model.proto.graph.node:
             if all(not name or name in self._weights for name in node.input) and not any(subgraphs(node)):
                 for name in node.output:
@@ -116,28 +117,21 @@ class Skeleton:
                         self._weights[name] = values[name].shape or ()
                         self.folded_bytes += values[name].nbytes
 
-    def _check_weights(self, values: Mapping[str, Value]) -> None:
-        """Refuse convolutions whose weights do not fit their input's channels: shape inference lets them through.
+    def _check_nodes(self, values: Mapping[str, Value]) -> None:
+        """Refuse nodes that do not fit their inputs, and outputs that cannot be: shape inference lets them through.
 
         Raises:
             InvalidArgumentError: naming the node.
         """
         for i, node in zip(self._model.positions, self._model.proto.graph.node, strict=True):
-            convolution = node.op_type in ("Conv", "ConvTranspose") and node.domain in ("", "ai.onnx")
-            if not convolution or len(node.input) < 2:
-                continue
-            x, w = (self._weights.get(n) or (values[n].shape if n in values else None) for n in node.input[:2])
-            if not x or not w or len(x) != len(w):
-                continue
-            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-            channels = w[0] if node.op_type == "ConvTranspose" else w[1] * groups
-            if groups < 1 or w[0] % groups:
-                wanted = f"weights of a multiple of {groups} groups"
-            elif x[1] != channels:
-                wanted = f"weights for {x[1]} channels in {groups} group{'s' if groups > 1 else ''}"
-            else:
-                continue
-            raise InvalidArgumentError(f"{node_path('model.graph', i, node)}.input[1]", wanted, list(w))
+            if is_checked(node):
+                shapes = [self._weights.get(n) or (values[n].shape if n in values else None) for n in node.input[:2]]
+                check_shapes(node, node_path("model.graph", i, node), shapes)
+            for name in node.output:
+                shape = values[name].shape if name in values else None
+                if shape and min(shape) < 0:
+                    wanted = "inputs whose output has extents from 0"
+                    raise InvalidArgumentError(node_path("model.graph", i, node), wanted, list(shape))
 
     @property
     def weights(self) -> int:
@@ -153,12 +147,12 @@ class Skeleton:
 
         Raises:
             ResourceExhaustedError: naming a node whose output has more.
-            InvalidArgumentError: naming a convolution whose weights do not fit.
+            InvalidArgumentError: naming a node that does not fit its inputs.
         """
         values = self._values
         if any(tuple(shapes.get(info.name, info.shape)) != info.shape for info in self._model.inputs):
             values = self._inferred(shapes)
-            self._check_weights(values)
+            self._check_nodes(values)
         if any(value.nbytes > most for value in values.values()):
             self._refuse(values, most)
         return Binding(self._model, self._weights, values)
@@ -177,9 +171,14 @@ class Skeleton:
     def _inferred(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Value]:
         proto = ModelProto()
         proto.CopyFrom(self._model.proto)
+        free = {info.name for info in self._model.inputs}
         for value in proto.graph.input:
             if value.name in shapes:
                 _set_shape(value, shapes[value.name])
+            elif value.name in free:
+                for dim in value.type.tensor_type.shape.dim:
+                    if dim.HasField("dim_value") and dim.dim_value < 1:  # a free axis, as `Model.inputs` says
+                        dim.Clear()
         for value in proto.graph.output:  # what the model says of them may be of other shapes
             value.type.tensor_type.ClearField("shape")
         try:

@@ -7,6 +7,7 @@ from typing import Any
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from groupconv.errors import InvalidArgumentError
+from groupconv_worker.graph.node_checks import check_attributes, is_checked
 
 MOST_NODES = 100_000
 """Operators of a model: with those of subgraphs, and of functions as often as they are called."""
@@ -95,6 +96,8 @@ def check_nodes(nodes: Any, known: set[str], path: str, outputs: Any) -> list[in
     order = _ordered(nodes, makers, known, path)
     known = known | set(makers)
     for i, node in enumerate(nodes):
+        if is_checked(node):
+            check_attributes(node, node_path(path, i, node))
         for attribute in node.attribute:
             for tensor in _tensors(attribute):
                 _check_tensor(tensor, f"{node_path(path, i, node)}.{attribute.name}")
