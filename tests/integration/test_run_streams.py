@@ -1,5 +1,6 @@
 """`groupconv run` on images of any size: formats in and out, dtypes, samples, the plan, refusals."""
 
+import os
 import weakref
 
 import numpy as np
@@ -108,6 +109,52 @@ def test_rows_of_earlier_samples_are_not_kept(run, tmp_path, monkeypatch):
         run("run/kept", tmp_path / "x.npy", "-o", tmp_path / "y.zarr", "--axes", "t,c,y,x")
     assert len(most) > 9  # one of them for the plan
     assert max(most) <= 3
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.tif"])
+@pytest.mark.parametrize("when", ["before its second window", "in its second window", "while its last is sent"])
+def test_a_file_that_becomes_shorter_under_way(run, tmp_path, monkeypatch, name, when):
+    """A view of a memory map would end the process by SIGBUS."""
+    x, path, out = RNG.integers(0, 9, (1500, 600)).astype(np.float32), tmp_path / name, tmp_path / "y.npy"
+    np.save(path, x) if name == "x.npy" else tifffile.imwrite(path, x)
+    np.save(out, np.zeros(3))
+    windows = []
+
+    class Cut(run_stream.FileMap):
+        def __getitem__(self, key):
+            window = tuple(s.indices(n)[:2] for s, n in zip(key[2:], x.shape, strict=True))
+            windows.append(window)
+            if len(windows) == 2 and "second" in when:
+                rows = sum(window[0]) // 2 if when.startswith("in") else 1
+                os.truncate(path, path.stat().st_size - x.nbytes + rows * x[0].nbytes)
+            part = super().__getitem__(key)
+            if tuple(stop for _, stop in window) == x.shape:
+                os.truncate(path, 0)
+            return part
+
+    monkeypatch.setattr(run_stream, "FileMap", Cut)
+    with run.client.load_network("run/shrinks", _gray_unet()) as net:
+        arguments = ("run/shrinks", path, "-o", out, "--stream", "--window-mib", "1", "--axes", "y,x")
+        done = run(*arguments, code=1 if "second" in when else 0)
+        if "second" not in when:
+            np.testing.assert_array_equal(read(out), net(x[None, None]))
+            assert len(windows) > 2
+            return
+    assert f"bytes in {path}, got {path.stat().st_size}: the file became shorter while it was read" in done.stderr
+    assert done.stderr.count("groupconv: ") == 1
+    np.testing.assert_array_equal(np.load(out), np.zeros(3))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "y.npy"])
+
+
+def test_an_array_that_is_cut_off_is_refused(run, tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((1, 1, 16, 16), np.float32))
+    with run.client.load_network("run/cut", _gray_unet()):
+        os.truncate(path, 1000)
+        assert "expected an array saved by numpy.save, got 'x.npy (" in run("run/cut", path, code=2).stderr
+        assert f"expected 1152 bytes in {path}, got 1000" in run("run/cut", path, "--stream", code=2).stderr
+        os.truncate(path, 0)
+        assert "expected an array saved by numpy.save" in run("run/cut", path, code=2).stderr
 
 
 def _gray_unet():

@@ -160,7 +160,7 @@ def _array(file: Path) -> Array:
     """The array of a .npy file."""
     try:
         return np.asarray(np.load(file, allow_pickle=False))
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise InvalidArgumentError("file", "an array saved by numpy.save", f"{file} ({error})") from None
 
 

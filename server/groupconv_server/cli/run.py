@@ -14,6 +14,7 @@ from groupconv.text import table
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import integers
 from groupconv_server.cli.run_stream import FileStream, one_source, wants_stream
+from groupconv_server.files import npy
 from groupconv_server.layers.names import legal_name
 from groupconv_server.networks.pictures import output_picture, picture_input, top_classes
 
@@ -147,7 +148,7 @@ def _arrays(
         if not info.shape and not path.exists():
             arrays[name] = np.array(_floats(name, value)[0], info.dtype)
         elif path.suffix == ".npy":
-            arrays[name] = np.load(path, allow_pickle=False)
+            arrays[name] = npy.whole(path, name)
         else:
             arrays[name] = picture_input(path, info, mean, std, None if size is None else (size[0], size[1]))
     return arrays

@@ -168,7 +168,7 @@ def _array(path: str) -> Array:
     """The array of a .npy file."""
     try:
         return np.asarray(np.load(path, allow_pickle=False)).astype(np.float32)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise InvalidArgumentError("kernel", "numbers saved by numpy.save", f"{path} ({error})") from None
 
 

@@ -1,7 +1,6 @@
 """An array of any axes seen as a feature map (N, C, *spatial)."""
 
 import math
-import mmap
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -10,7 +9,6 @@ import numpy as np
 from groupconv.convolution.steps import Array
 from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv_server.files.axes import Axis, axes_of, described
-from groupconv_server.files.derived import Derived
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,12 @@ class Layout:
             axes.append(Axis("c", "C", shape[1]))
         return replace(self, axes=tuple(axes))
 
-    def file_index(self, n: int, rows: slice) -> tuple[Any, ...]:
-        """The index of rows of sample `n` in the array of the file."""
+    def file_index(self, n: int, *ranges: slice) -> tuple[Any, ...]:
+        """The index of a part of sample `n` in the array of the file: `ranges` of the first axes of space."""
         where = np.unravel_index(n, [self.array_shape[i] for i in self.samples]) if self.samples else ()
         at = dict(zip(self.samples, map(int, where), strict=True))
-        return tuple(at.get(i, rows if k == self.spatial[0] else slice(None)) for i, k in enumerate(self.kinds))
+        cut = dict(zip(self.spatial, ranges, strict=False))
+        return tuple(at.get(i, cut.get(k, slice(None))) for i, k in enumerate(self.kinds))
 
     @property
     def order(self) -> list[int]:
@@ -101,6 +100,8 @@ class Layout:
 
 class View:
     """An array of a file as a feature map (N, C, *spatial), read and written by [n, :, rows].
+
+    It is read by [n, :, rows, columns] too: an array in one piece of a file then reads no more than that window.
 
     Args:
         array: with `shape`, `dtype` and slicing.
@@ -128,8 +129,8 @@ class View:
         return View(self._array, replace(self.layout, fold=fold, first=first))
 
     def __getitem__(self, key: Any) -> Array:
-        n, _, rows = key
-        part: Array = self._read(self.layout.file_index(n, rows)).transpose(self._order)
+        n, _, *ranges = key
+        part: Array = self._read(self.layout.file_index(n, *ranges)).transpose(self._order)
         return part[None] if self.layout.channel is None else part
 
     def samples(self, n: int, count: int) -> Array:
@@ -143,7 +144,6 @@ class View:
         return part[:, None] if self.layout.channel is None else part
 
     def _read(self, index: tuple[Any, ...]) -> Array:
-        check_mapped(self._array)
         try:
             return np.asarray(self._array[index])
         except (GroupconvError, OSError, MemoryError):
@@ -155,17 +155,3 @@ class View:
         n, _, rows = key
         part = value[0] if self.layout.channel is None else value
         self._array[self.layout.file_index(n, rows)] = part.transpose(self._back)
-
-
-def check_mapped(array: Any) -> None:
-    """Check that a file behind a memory map still holds all of the array: else reading it would kill the process.
-
-    Raises:
-        InvalidArgumentError: it has become shorter.
-    """
-    while isinstance(array, Derived) or isinstance(getattr(array, "base", None), np.ndarray):
-        array = array.array if isinstance(array, Derived) else array.base
-    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
-        expected, size = array.offset + array.nbytes, array.base.size()
-        if size < expected:
-            raise InvalidArgumentError("input", f"a file that keeps its {expected} bytes", f"{size} bytes left")

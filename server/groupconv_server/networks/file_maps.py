@@ -9,7 +9,7 @@ from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
 from groupconv.networks.tensors import TensorInfo
 from groupconv_server.files.arrays import Readable, Writable
-from groupconv_server.files.layout import check_mapped
+from groupconv_server.files.layout import View
 from groupconv_server.files.values import count_outside, dtype_of_file, saturate
 from groupconv_server.networks.pictures import check_scaling
 
@@ -19,7 +19,7 @@ Slices = tuple[slice, ...]
 class FileMap:
     """One sample of a file as the input of a network: (1, C, *spatial).
 
-    Rows are read as wholes and kept while windows lie side by side in them.
+    Where a file's parts are chunks or strips, rows are read as wholes and kept while windows lie side by side in them.
 
     Args:
         array: of the file, (N, C, *spatial).
@@ -57,12 +57,7 @@ class FileMap:
         self._rows, self._kept = (-1, -1), np.empty(0)
 
     def __getitem__(self, key: Slices) -> Array:
-        start, stop, _ = key[2].indices(self.shape[2])
-        if self._rows != (start, stop):
-            self._kept = np.asarray(self._array[self._sample, :, slice(start, stop)])[: self._channels]
-            self._rows = start, stop
-        check_mapped(self._kept)  # these rows may be a memory map of the file, too
-        part = self._kept[(slice(None), slice(None), *key[3:])]
+        part = self._window(key[2:])[: self._channels]
         if self.dtype == part.dtype:
             return part[None]
         values = part.astype(np.float32 if self.dtype.kind == "f" and self.dtype.itemsize <= 4 else self.dtype)
@@ -72,6 +67,16 @@ class FileMap:
             shape = (-1, *(1,) * (values.ndim - 1))
             values = (values - np.reshape(self._mean, shape)) / np.reshape(self._std, shape)
         return np.asarray(values, self.dtype)[None]
+
+    def _window(self, ranges: Slices) -> Array:
+        """A window with all channels of the file."""
+        if isinstance(self._array, View):  # it reads no more than the window
+            return self._array[(self._sample, slice(None), *ranges)]
+        start, stop, _ = ranges[0].indices(self.shape[2])
+        if self._rows != (start, stop):
+            self._kept = np.asarray(self._array[self._sample, :, slice(start, stop)])
+            self._rows = start, stop
+        return self._kept[(slice(None), slice(None), *ranges[1:])]
 
 
 class FileSink:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import allocate, check_space, replaced
 from groupconv_server.files.paths import split
+from groupconv_server.files.raw import RawArray
 from groupconv_server.files.tiff.colors import decoded
 from groupconv_server.files.tiff.metadata import imagej_axes, metadata_of, options_of
 from groupconv_server.files.tiles import TILE, Tiles
@@ -43,11 +45,11 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         file = tifffile.TiffFile(name)
     except tifffile.TiffFileError as error:
         raise InvalidArgumentError("input", "a TIFF", f"{path.name} ({error})") from None
-    with file:
+    with file, name.open("rb", buffering=0) as raw:
         series, notes = _select(file, path, image)
         orientation = int(getattr(series.keyframe.tags.get("Orientation"), "value", 1))
         array, letters, metadata = (
-            _stored(name, file, series),
+            _stored(raw, file, series),
             series.axes,
             metadata_of(file, series, axes, orientation),
         )
@@ -59,14 +61,10 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         yield Opened(BlockReader(view, stored(array)) if in_blocks else view, metadata, (*notes, *metadata.notes))
 
 
-def _stored(path: Path, file: Any, series: Any) -> Any:
-    """The series as it is stored: a memory map if its pixels are contiguous, else tiles or strips."""
+def _stored(raw: FileIO, file: Any, series: Any) -> Any:
+    """The series as it is stored: parts of the file if its pixels are contiguous, else tiles or strips."""
     if series.dataoffset is not None:
-        dtype = series.dtype.newbyteorder(file.byteorder)
-        try:
-            return np.memmap(path, dtype, "r", series.dataoffset, series.shape)
-        except ValueError as error:
-            raise InvalidArgumentError("input", "a complete TIFF", f"{path.name} ({error})") from None
+        return RawArray(raw, series.dtype.newbyteorder(file.byteorder), series.shape, series.dataoffset)
     return needed("zarr", "to read TIFF in tiles").open_array(series.aszarr(level=0), mode="r")
 
 
