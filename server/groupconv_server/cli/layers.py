@@ -6,16 +6,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 import groupconv
-from groupconv.convolution.steps import Array, Step
+from groupconv.convolution.steps import Step
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from groupconv.layer import LayerInfo
 from groupconv.text import human_bytes, table
 from groupconv_server.cli.connection import Endpoint
 from groupconv_server.cli.options import MathOption, TimeoutOption, integers, with_precision
+from groupconv_server.files import npy
 from groupconv_server.layers.names import check_name, legal_name
 from groupconv_server.layers.onnx_import import read_onnx
 
@@ -130,7 +130,7 @@ def load(
             groups=groups,
             transposed=transposed,
         )
-        found.append((name, Step(_array(file), None if bias is None else _array(bias), spec)))
+        found.append((name, Step(npy.whole(file, "file"), None if bias is None else npy.whole(bias, "file"), spec)))
     else:
         before = legal_name(file.stem) if prefix is None else prefix and check_name(prefix)
         for one in read_onnx(file, before, fold_batch_norm=fold_batch_norm):
@@ -154,14 +154,6 @@ def load(
         typer.echo(f"groupconv: {full} was not loaded: {reason}", err=True)
     if skipped or not loaded:
         raise typer.Exit(1)
-
-
-def _array(file: Path) -> Array:
-    """The array of a .npy file."""
-    try:
-        return np.asarray(np.load(file, allow_pickle=False))
-    except (ValueError, EOFError) as error:
-        raise InvalidArgumentError("file", "an array saved by numpy.save", f"{file} ({error})") from None
 
 
 def _loaded(

@@ -12,6 +12,7 @@ from groupconv.convolution.spec import ConvSpec, per_axis
 from groupconv.convolution.steps import Array, Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.separable import pointwise
+from groupconv_server.files import npy
 from groupconv_server.files.named_filters import ONE, Sum, centered, dense, named, split_names
 
 LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)
@@ -166,10 +167,7 @@ def _passes(sums: list[Sum], channels: int, rank: int, stride: int, options: dic
 
 def _array(path: str) -> Array:
     """The array of a .npy file."""
-    try:
-        return np.asarray(np.load(path, allow_pickle=False)).astype(np.float32)
-    except (ValueError, EOFError) as error:
-        raise InvalidArgumentError("kernel", "numbers saved by numpy.save", f"{path} ({error})") from None
+    return npy.whole(Path(path), "kernel").astype(np.float32)
 
 
 def _weight(array: Array, channels: int, rank: int) -> tuple[Array, int]:
