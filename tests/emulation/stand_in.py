@@ -46,6 +46,7 @@ class Device:
     def __init__(self, device: int | None = None) -> None:
         self.id = streams.current_device() if device is None else device
         self.attributes = {"MultiProcessorCount": 2}
+        self.compute_capability = "90"
 
     def __enter__(self) -> Self:
         streams.CURRENT.devices.append(self.id)
@@ -88,6 +89,7 @@ def cupy(devices: int = 1) -> ModuleType:
             driver=SimpleNamespace(CUDADriverError=CUDADriverError),
             device=SimpleNamespace(get_cublas_handle=lambda: cublas.HANDLE),
             cublas=cublas.cublas,
+            nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError,
                 deviceSynchronize=lambda: None,

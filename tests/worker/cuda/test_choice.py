@@ -97,7 +97,7 @@ def test_choices_are_kept_on_disk_with_the_plan_of_cudnn(monkeypatch: pytest.Mon
     assert next(clock, None) is None
     with as_cupy(with_cudnn=True):  # what was measured with another workspace is not used
         engine = CudaEngine(options=CudaOptions(workspace=2**20), tuning=path)
-    assert engine._choices.find(with_math(problem, "float32")) is None
+    assert engine._choices.find(with_math(problem, "float32"), "no bias") is None
     engine.close()
 
 
@@ -106,7 +106,7 @@ def test_a_plan_that_cudnn_has_no_more_is_measured_again(monkeypatch: pytest.Mon
     monkeypatch.setattr("groupconv_worker.cuda.engine.time_on_device", lambda *_: 1.0)
     problem, w = problem_of((2, 4, 6, 6), (4, 4, 3, 3))
     with emulated_engine(with_cudnn=True, algorithm="cudnn") as engine:
-        engine._choices.add(with_math(problem, "float32"), Choice("cudnn", "2"))
+        engine._choices.add(with_math(problem, "float32"), "no bias", Choice("cudnn", "2"))
         with engine._device.streams():
             kinds = [engine._algorithms["cudnn"], engine._algorithms["direct"]]
             assert engine._known(kinds, with_math(problem, "float32"), w, None) is None

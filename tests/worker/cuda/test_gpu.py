@@ -177,7 +177,7 @@ def test_a_resident_kernel_is_tuned_and_right(monkeypatch: pytest.MonkeyPatch):
     engine = CudaEngine()
     out = np.empty(problem.geometry.output_shape, F32)
     engine.prepare(problem, w, resident=True).run(x, out)
-    choice = engine._choices.find(with_math(problem, "float32"))
+    choice = engine._choices.find(with_math(problem, "float32"), "no bias")
     assert choice is not None
     assert choice.algorithm in engine._algorithms
     want = reference.convolve(x, w, None, problem.geometry)

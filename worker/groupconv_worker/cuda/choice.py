@@ -9,7 +9,7 @@ GROUPCONV_CUDA_ALGORITHM=fft selects it nevertheless.
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -19,13 +19,12 @@ from cachetools import LRUCache
 
 from groupconv_worker.choice_file import CHOICES, ChoiceFile
 from groupconv_worker.code_version import digest
-from groupconv_worker.contract import Problem
+from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.algorithms.base import DeviceKernel
 from groupconv_worker.cuda.algorithms.separable import LEAST_EXTENT
 from groupconv_worker.cuda.algorithms.sliding import depthwise_takes, stencil_takes
 from groupconv_worker.cuda.device import Device, device_types, storage
 from groupconv_worker.cuda.graphs.capture import CapturedGraph
-from groupconv_worker.cuda.options import CudaOptions
 
 log = logging.getLogger(__name__)
 
@@ -166,39 +165,47 @@ class Choices:
         self._known: LRUCache[str, Choice] = LRUCache(CHOICES)
         self._known.update((key, Choice.parse(text)) for key, text in self.file.read().items())
 
-    def find(self, problem: Problem) -> Choice | None:
-        """The choice for a problem, that of another process since this was made included."""
-        key = _key(problem)
+    def find(self, problem: Problem, kind: str) -> Choice | None:
+        """The choice for a problem with weights of a kind, that of another process since this was made included."""
+        key = _key(problem, kind)
         if key not in self._known and (text := self.file.read().get(key)) is not None:
             self._known[key] = Choice.parse(text)
         return self._known.get(key)
 
-    def add(self, problem: Problem, choice: Choice) -> None:
+    def add(self, problem: Problem, kind: str, choice: Choice) -> None:
         """Remember what was measured."""
-        self._known[_key(problem)] = choice
-        self.file.add(_key(problem), str(choice))
+        self._known[_key(problem, kind)] = choice
+        self.file.add(_key(problem, kind), str(choice))
 
 
-def version_of(cupy: Any, device: str, cudnn: str, options: CudaOptions) -> str:
+def version_of(cupy: Any, device: Device, cudnn: str) -> str:
     """What a measured choice depends on beside its problem.
 
     Args:
         cupy: the module.
-        device: its name and memory.
+        device: its name, memory, architecture and size, and the options of which `workspace` excludes algorithms.
         cudnn: the version of cuDNN; "" without.
-        options: of which `workspace` and `deterministic` exclude algorithms.
     """
-    runtime = cupy.cuda.runtime
-    found = (f"driver {runtime.driverGetVersion()}", f"CUDA {runtime.runtimeGetVersion()}", f"CuPy {cupy.__version__}")
+    runtime, nvrtc = cupy.cuda.runtime, ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
+    chip = f"{device.describe()}, sm_{device.compute_capability}, {device.multiprocessors} multiprocessors"
+    driver = f"driver {runtime.driverGetVersion()}, CUDA {runtime.runtimeGetVersion()}, NVRTC {nvrtc}"
+    libraries = f"CuPy {cupy.__version__}, cuDNN {cudnn or 'none'}"
     code = digest("cuda/*.py", "cuda/algorithms/*.py", "cuda/kernels/*")
-    return ", ".join([device, *found, f"cuDNN {cudnn or 'none'}", f"workspace {options.workspace}", f"code {code}"])
+    return f"{chip}, {driver}, {libraries}, workspace {device.options.workspace}, code {code}"
 
 
-def _key(problem: Problem) -> str:
-    """The problem in words that are the same in every process; an activation counts by its kind."""
+def kind_of(candidates: Sequence[type[DeviceKernel]], problem: Problem, weight: Array, bias: Array | None) -> str:
+    """What a choice depends on of the values: whether there is a bias, and the `traits` that candidates look at."""
+    traits = {kind.algorithm: kind.traits(problem, weight, bias) for kind in candidates}
+    return ", ".join(["no bias" if bias is None else "bias", *(f"{n}: {t}" for n, t in traits.items() if t)])
+
+
+def _key(problem: Problem, kind: str) -> str:
+    """The problem in words that are the same in every process; an activation counts by its kind and channels."""
     g = problem.geometry
     dtypes = " ".join(map(str, problem.types))
     shape = (g.batch, g.in_channels, g.out_channels, g.groups, g.input, g.kernel, g.output)
     window = (g.stride, g.padding, g.dilation, g.output_padding)
-    flags = (g.padding_mode, g.activation.kind if g.activation else "", g.transposed, g.flip_kernel, g.exact, g.math)
-    return f"{dtypes}; {shape}; {window}; {flags}"
+    activation = f"{g.activation.kind} {min(2, len(g.activation.slope))}" if g.activation else ""
+    flags = (g.padding_mode, activation, g.transposed, g.flip_kernel, g.exact, g.math)
+    return f"{dtypes}; {shape}; {window}; {flags}; {kind}"

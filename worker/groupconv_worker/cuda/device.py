@@ -84,6 +84,7 @@ class Device:
         copy: copies host arrays.
         page_locked: host memory of others that it copies from and to by itself.
         memory_limit: bytes that its pool may hold; 0 if nothing limits it but the device.
+        multiprocessors, compute_capability: of the device; the latter as "90" for sm_90.
         cudnn: the library; None if it is not installed.
     """
 
@@ -101,6 +102,7 @@ class Device:
         self.kernels = Kernels(cupy)
         # kept: each time, CuPy asks the driver for every attribute
         self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
+        self.compute_capability = str(self._device.compute_capability)
         self.pool = cupy.cuda.MemoryPool()  # not CuPy's default one, which the whole process shares
         if limit := self._memory_limit():
             self.pool.set_limit(size=limit)  # 0 would undo CUPY_GPU_MEMORY_LIMIT

@@ -26,7 +26,7 @@ from groupconv_worker.cuda.algorithms.grouped import Grouped
 from groupconv_worker.cuda.algorithms.separable import Separable
 from groupconv_worker.cuda.algorithms.stencil import Stencil
 from groupconv_worker.cuda.chain import Link
-from groupconv_worker.cuda.choice import Choice, Choices, by_rule, time_on_device, version_of
+from groupconv_worker.cuda.choice import Choice, Choices, by_rule, kind_of, time_on_device, version_of
 from groupconv_worker.cuda.chunks import chunk_problem
 from groupconv_worker.cuda.device import Device, device_types
 from groupconv_worker.cuda.ipc import DeviceMemory, find_device
@@ -112,7 +112,7 @@ class CudaEngine:
         self.gpu = self._device = Device(cupy, options, threads, device)
         self._algorithms = {kind.algorithm: kind for kind in ALGORITHMS if kind.available(self._device)}
         cudnn = self._device.cudnn.version() if self._device.cudnn else ""
-        version = version_of(cupy, self._device.describe(), cudnn, self._device.options)
+        version = version_of(cupy, self._device, cudnn)
         self._choices = Choices(tuning, version)  # under `_tuning`
         self._tuning = Lock()  # one at a time: two would measure each other
         only = self._device.options.algorithm
@@ -216,14 +216,15 @@ class CudaEngine:
                 best = took, kernel
         if best is None:
             return self._first(candidates, problem, weight, bias)
-        self._choices.add(problem, Choice(best[1].algorithm, best[1].variant()))
+        kind = kind_of(candidates, problem, weight, bias)
+        self._choices.add(problem, kind, Choice(best[1].algorithm, best[1].variant()))
         return best[1]
 
     def _known(
         self, candidates: list[type[DeviceKernel]], problem: Problem, weight: Array, bias: Array | None
     ) -> DeviceKernel | None:
         """The candidate that was the fastest when the problem was measured; None if it was not, or cannot be used."""
-        choice = self._choices.find(problem)
+        choice = self._choices.find(problem, kind_of(candidates, problem, weight, bias))
         for algorithm in candidates:
             if choice is not None and algorithm.algorithm == choice.algorithm:
                 with suppress(UnsupportedProblemError):

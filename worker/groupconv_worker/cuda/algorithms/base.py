@@ -68,6 +68,11 @@ class DeviceKernel(ABC):
     def supports(cls, problem: Problem) -> bool:
         """Whether it takes a problem of these shapes and dtypes."""
 
+    @classmethod
+    def traits(cls, problem: Problem, weight: Array, bias: Array | None) -> str:  # noqa: ARG003 - most look at none
+        """What of the values decides whether it takes them, or which variants it has; "" if nothing does."""
+        return ""
+
     @abstractmethod
     def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:
         """Put the work on the current stream, for some of the groups.

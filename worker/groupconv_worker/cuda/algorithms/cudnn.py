@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from groupconv.convolution.dtypes import Types
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.algorithms.base import DeviceKernel, UnsupportedProblemError
 from groupconv_worker.cuda.cudnn import DATA_TYPE, CudnnLibrary, CudnnPlan, Operations, fuses, two_or_more
@@ -70,12 +71,13 @@ class Cudnn(DeviceKernel):
     def _graph_bias(self) -> tuple[Any, np.dtype]:
         """The bias on the device as a graph reads it, and its dtype. Only resident kernels come here."""
         assert self._bias is not None, "the caller looks"
-        # more engines take a bias of the tensors' dtype, so it has that if nothing of it is lost
-        wide = self._bias.astype(self.types.accumulate)
-        with np.errstate(over="ignore"):
-            narrow = wide.astype(self.types.input)
-        bias = narrow if np.array_equal(narrow.astype(wide.dtype), wide) else wide
+        bias = _bias_of_graph(self._bias, self.types)
         return self.device.upload(bias), bias.dtype
+
+    @classmethod
+    def traits(cls, problem: Problem, weight: Array, bias: Array | None) -> str:  # noqa: ARG003 - any weights will do
+        """The dtype of the bias in a graph, which has other plans with another one."""
+        return "" if bias is None else str(_bias_of_graph(bias, device_types(problem.types)).dtype)
 
     @classmethod
     def available(cls, device: Device) -> bool:
@@ -205,6 +207,14 @@ class Cudnn(DeviceKernel):
     def _moved(self, array: Any) -> Any:
         """A view (N, *spatial, C) of an array (N, C, *spatial) where cuDNN reads channels last; the array elsewhere."""
         return array.transpose((0, *range(2, array.ndim), 1)) if self._rounds else array
+
+
+def _bias_of_graph(bias: Array, types: Types) -> Array:
+    """The bias as a graph reads it: more engines take the tensors' dtype, so it has that if nothing of it is lost."""
+    wide = bias.astype(types.accumulate)
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(types.input)
+    return narrow if np.array_equal(narrow.astype(wide.dtype), wide) else wide
 
 
 def _aligned(array: Any) -> Any:

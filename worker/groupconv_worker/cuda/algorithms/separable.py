@@ -28,9 +28,7 @@ class Separable(DeviceKernel):
     algorithm, sums_products = "separable", False
 
     def __init__(self, device: Device, problem: Problem, weight: Array, bias: Array | None) -> None:
-        from groupconv_worker.cpu.algorithms.separable import rank_one  # loads Numba, which only this needs
-
-        if (factors := rank_one(weight[:, 0].astype(problem.types.accumulate))) is None:
+        if (factors := _factors(problem, weight)) is None:
             raise UnsupportedProblemError("the kernels are not of rank 1")
         column, row = factors  # (M, K), (M, L)
         first, second = _passes(problem)
@@ -49,6 +47,11 @@ class Separable(DeviceKernel):
             return False
         return all(Grouped.supports(p) for p in _passes(problem))
 
+    @classmethod
+    def traits(cls, problem: Problem, weight: Array, bias: Array | None) -> str:  # noqa: ARG003 - any bias will do
+        """Whether the kernels are of rank 1."""
+        return "" if _factors(problem, weight) is None else "rank 1"
+
     @property
     def nbytes(self) -> int:
         return self._column.nbytes + self._row.nbytes
@@ -60,6 +63,13 @@ class Separable(DeviceKernel):
         between = self.device.cupy.empty((*y.shape[:2], *self._between), x.dtype)
         self._column.launch(x, between, first_group, budget)
         self._row.launch(between, y, first_group * self.outputs, budget)
+
+
+def _factors(problem: Problem, weight: Array) -> tuple[Array, Array] | None:
+    """The columns (M, K) and rows (M, L) of depthwise kernels; None if one is not of rank 1."""
+    from groupconv_worker.cpu.algorithms.separable import rank_one  # loads Numba, which only this needs
+
+    return rank_one(weight[:, 0].astype(problem.types.accumulate))
 
 
 def _passes(problem: Problem) -> tuple[Problem, Problem]:
