@@ -10,16 +10,20 @@ from typing import Any
 from groupconv_server.executors.lanes.dispatch import GLANCE
 from groupconv_server.executors.lanes.lane import KEPT, Lane
 from groupconv_server.executors.lanes.membership import Membership
-from groupconv_server.executors.lanes.worker_slots import Sent, WorkerSlot, WorkerState
+from groupconv_server.executors.lanes.worker_slots import Sent, WorkerSlot, WorkerState, by_node
 from groupconv_server.executors.placement import WorkerPlace
 from groupconv_server.fronts.link import Link
 from groupconv_worker.graph.model import Model
-from groupconv_worker.graph.partition.choice import PLANNED
+from groupconv_worker.graph.partition.choice import PLANNED, Cuts
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.sockets import Address
+from groupconv_worker.networks.known_cuts import KnownCuts
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan
 
 log = logging.getLogger(__name__)
+
+PLANS = 64
+"""Sets of shapes, of all networks, for which a front keeps the cuts that it planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class FrontWorkers(Membership):
         self._supervisor, self._kept = supervisor, KEPT // processes
         self._roster, self._updating = Roster(), threading.Lock()
         self._prepare: Callable[[str], None] = lambda _: None
+        self._planned: dict[tuple[Any, ...], KnownCuts] = {}
+        self._planning = threading.Lock()
         supervisor.handlers |= {"workers": self.update, "prepare_worker": self._prepares, "shards_of": self._shards_of}
         self.update(supervisor.call("follow_workers"))
 
@@ -146,6 +152,9 @@ class FrontWorkers(Membership):
 
     def forget(self, layer: str, version: int) -> None:
         """Every front does so once it uses a version no more, so the last one has the worker drop it for good."""
+        with self._planning:
+            for key in [key for key in self._planned if key[:2] == (layer, version)]:
+                del self._planned[key]
         self._supervisor.start("forget_version", layer, version)
 
     def run_cut(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
@@ -155,8 +164,8 @@ class FrontWorkers(Membership):
             DeadlineExceededError, CancelledError: the job was over first.
             GroupconvError: as of `Executor.run_network`.
         """
-        if call.cut == PLANNED and call.planner is not None:  # it plans with what this front has measured
-            call = replace(call, given=call.planner(call.given, (len(self.slots),)))
+        if call.cut == PLANNED and call.planner is not None:
+            call = replace(call, given=self._cuts_for(call, job.deadline))
         call = replace(call, into={}, planner=None)
         for data in (None, model.data):  # sent only if the supervisor does not have it
             answer = self._supervisor.start("run_cut", call, data, job.deadline)
@@ -167,6 +176,22 @@ class FrontWorkers(Membership):
             if found is not None:
                 return found
         raise AssertionError  # it has the model by then
+
+    def _cuts_for(self, call: NetworkCall, deadline: float | None) -> Cuts:
+        """The cuts as planned with what this front has measured, for the nodes of the workers; none for one worker.
+
+        The first plan is kept, as the workers compile programs for it.
+        """
+        nodes = tuple(len(slots) for slots in by_node(self.wait(deadline)))
+        shapes = sorted((name, array.shape) for name, array in call.inputs.items())
+        key = call.network, call.version, *shapes
+        with self._planning:
+            known = self._planned.pop(key, None) or KnownCuts()
+            self._planned[key] = known  # as the newest
+            for oldest in list(self._planned)[:-PLANS]:
+                del self._planned[oldest]
+        choice = known.requested(call, nodes)
+        return {} if choice is None else choice.tensors
 
     def _prepares(self, worker: str) -> None:
         self._prepare(worker)

@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from networks import sum_and_difference
 
@@ -19,6 +21,7 @@ from groupconv_server.fronts.owner import WorkerOwner
 from groupconv_server.fronts.roster import FrontWorkers
 from groupconv_worker.actor import Worker
 from groupconv_worker.graph.model import read_model
+from groupconv_worker.graph.partition.cut import Cut
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.handshake import new_key
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan
@@ -35,15 +38,23 @@ class Started:
 
     def __init__(self):
         self.membership, self.asked, self.prepare = Membership(), [], None
-        self.slot = WorkerSlot("w", WorkerPlace("", 1, 0, "reference", 1), facts=FACTS)
-        self.membership.slots.append(self.slot)
-        self.start()
+        self.endpoint = Worker("reference", 1).listen(KEY)
+        self.slot = self.add("w", "")
+
+    def add(self, name, node):
+        slot = WorkerSlot(name, WorkerPlace(node, 1, 0, "reference", 1), facts=FACTS)
+        self.membership.slots.append(slot)
+        self._reach(slot)
+        return slot
 
     def start(self):
         self.endpoint = Worker("reference", 1).listen(KEY)
-        self.slot.started(object())
-        self.slot.reached(Lane(self.endpoint.address, KEY), self.slot.actor)
-        self.slot.state = WorkerState.READY
+        self._reach(self.slot)
+
+    def _reach(self, slot):
+        slot.started(object())
+        slot.reached(Lane(self.endpoint.address, KEY), slot.actor)
+        slot.state = WorkerState.READY
 
     def welcome(self, prepare):
         self.prepare = prepare
@@ -166,6 +177,30 @@ def test_the_supervisor_is_sent_the_model_of_a_cut_call_once(everything):
         worker, ran = front.run_cut(call, model, Job(7e9))
         assert (worker, ran.cut, ran.outputs) == ("w", "rows", {"bytes": len(model.data), "left": 7e9})
     assert sent == [None, model.data, None]
+
+
+def test_cuts_are_planned_once_for_the_nodes_of_the_workers(everything):
+    for name in ("x", "y"):
+        everything.workers.add(name, "there")
+    until(lambda: all(len(front.ready()) == 3 for front in everything.fronts))
+    model, planned, received = read_model(sum_and_difference().SerializeToString()), [], []
+    cuts, given = {"sum": Cut.along((2, 3), 1, (0, 1, 2, 3))}, {"sum": Cut.on((2, 3), 3)}
+    run = everything.workers.run_network
+    everything.workers.run_network = lambda call, *rest: received.append(call.given) or run(call, *rest)
+
+    def planner(*asked):
+        planned.append(asked)
+        return cuts
+
+    call = NetworkCall("both", 1, {"a": np.ones((2, 3))}, ("sum",), cut="planned", planner=planner)
+    front = everything.fronts[0]
+    for asked in (call, call, replace(call, version=2)):
+        front.run_cut(asked, model, Job())
+    front.run_cut(replace(call, given=given), model, Job())
+    front.forget("both", 1)
+    front.run_cut(call, model, Job())
+    assert planned == [({}, (2, 1))] * 2 + [(given, (2, 1)), ({}, (2, 1))]
+    assert received == [cuts] * 5
 
 
 def test_a_lock_is_held_by_one_process_and_free_when_that_is_killed():

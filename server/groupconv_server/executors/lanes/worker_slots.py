@@ -4,6 +4,7 @@ import enum
 import math
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -169,3 +170,14 @@ class WorkerSlot:
         if lane is not None:
             lane.close()
         return True
+
+
+def by_node(slots: Sequence[WorkerSlot]) -> list[list[WorkerSlot]]:
+    """The workers of each node: neighbors exchange most, and cheapest within a node.
+
+    The node with the most workers is first, as a plan for fewer workers takes the first ones.
+    """
+    nodes: dict[str, list[WorkerSlot]] = {}
+    for slot in slots:
+        nodes.setdefault(slot.place.node_id, []).append(slot)
+    return sorted(nodes.values(), key=len, reverse=True)

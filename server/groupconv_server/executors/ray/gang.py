@@ -14,8 +14,9 @@ from ray.exceptions import RayError, RayTaskError
 from groupconv.errors import GroupconvError, InternalError
 from groupconv_server.executors.lanes.dispatch import GLANCE
 from groupconv_server.executors.lanes.network_dispatch import NetworkFlight
+from groupconv_server.executors.lanes.worker_slots import by_node
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
-from groupconv_server.executors.ray.gang_network import RayNetwork, by_node, drop_parts, make_network
+from groupconv_server.executors.ray.gang_network import RayNetwork, drop_parts, make_network
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import Array

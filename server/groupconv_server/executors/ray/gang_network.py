@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from groupconv_server.executors.lanes.worker_slots import WorkerSlot
+from groupconv_server.executors.lanes.worker_slots import WorkerSlot, by_node
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.partition.choice import CutChoice
@@ -130,17 +130,6 @@ def _prepared(
                 raise UncutError("the workers' processors have vectors of different lengths")
             return infos
     raise UncutError("the server is stopping")
-
-
-def by_node(slots: Sequence[WorkerSlot]) -> list[list[WorkerSlot]]:
-    """The workers of each node: neighbors exchange most, and cheapest within a node.
-
-    The node with the most workers is first, as a plan for fewer workers takes the first ones.
-    """
-    nodes: dict[str, list[WorkerSlot]] = {}
-    for slot in slots:
-        nodes.setdefault(slot.place.node_id, []).append(slot)
-    return sorted(nodes.values(), key=len, reverse=True)
 
 
 def drop_parts(workers: Workers, keys: Sequence[PartKey]) -> None:
