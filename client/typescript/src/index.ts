@@ -39,6 +39,14 @@ export { type CallLimits } from "./transport/calls.js";
 export { BandStream } from "./streaming/stream.js";
 export { type StreamSource } from "./streaming/rows.js";
 export { type Band } from "./streaming/transfer.js";
+export { NetworkCuts, type Box, type TensorCut } from "./networks/cuts.js";
 export { NetworkInfo, TensorInfo } from "./networks/info.js";
-export { Network, type NetworkInputs } from "./networks/network.js";
-export { NetworkPlan, NetworkReport, type NetworkResult, type NodePlan, type PartReport } from "./networks/plan.js";
+export { Network, type NetworkInputs, type NetworkPlanOptions } from "./networks/network.js";
+export {
+  NetworkPlan,
+  NetworkReport,
+  type ExchangeReport,
+  type NetworkResult,
+  type NodePlan,
+  type PartReport,
+} from "./networks/plan.js";

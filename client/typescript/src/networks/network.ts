@@ -10,6 +10,7 @@ import {
 import { asTensor, Tensor, type TensorLike } from "../tensors/tensor.js";
 import { shown } from "../text.js";
 import type { CallLimits, Calls } from "../transport/calls.js";
+import { cutToWire, type CutOfNetwork } from "../wire/cuts.js";
 import { networkPlanFromWire, networkReportFromWire, shapesToWire, type Shapes } from "../wire/networks.js";
 import { tensorFromWire, tensorToWire } from "../wire/tensors.js";
 import { checkShapes, converted, type NetworkInfo, type TensorInfo } from "./info.js";
@@ -23,6 +24,16 @@ export interface NetworkHome {
 
 /** The inputs of a call by name. */
 export type NetworkInputs = Readonly<Record<string, TensorLike>>;
+
+/** Options of a plan: workers to cut the network over, which need not exist. */
+export interface NetworkPlanOptions extends CallLimits {
+  /** Any number of workers; 0 leaves `plan.cuts` out. */
+  workers?: number;
+  /** Calls at a time that share these workers. */
+  inFlight?: number;
+  /** Nodes that have them; what crosses between nodes goes by TCP. */
+  nodes?: number;
+}
 
 /**
  * A network on the server. A call runs the version that is currently loaded under the name.
@@ -74,20 +85,40 @@ export class Network {
    *
    * @param inputs by name; a single input need not be named.
    * @param options.outputs names of those wanted; without it all.
+   * @param options.cut what to cut the network along over the workers: "nothing", "samples", "channels", "rows" or "columns";
+   * "planned", each tensor as the planner says; or a plan over workers, which is followed. Without it the server decides.
    */
   async run(
     inputs: NetworkInputs | TensorLike,
-    options: CallLimits & { outputs?: readonly string[] } = {},
+    options: CallLimits & { outputs?: readonly string[]; cut?: CutOfNetwork } = {},
   ): Promise<NetworkResult> {
-    return this.#run(this.#named(inputs), options.outputs ?? [], options, true);
+    return this.#run(this.#named(inputs), options.outputs ?? [], options, true, options.cut);
   }
 
-  /** What a call with inputs of these shapes would compute, node by node. */
-  async plan(shapes: Shapes | readonly number[], limits: CallLimits = {}): Promise<NetworkPlan> {
+  /**
+   * What a call with inputs of these shapes would compute, node by node, and how it would be cut over workers.
+   *
+   * @example
+   * const { cuts } = await net.plan([1, 3, 224, 224], { workers: 8, nodes: 2 });
+   * @throws FailedPreconditionError if workers are asked for, and shapes in the network depend on what it computes.
+   */
+  async plan(shapes: Shapes | readonly number[], options: NetworkPlanOptions = {}): Promise<NetworkPlan> {
     const given = (Array.isArray(shapes) ? { [this.inputs[0]!.name]: shapes as number[] } : shapes) as Shapes;
     checkShapes(this.inputs, given);
-    const request = create(PlanNetworkRequestSchema, { network: this.name, inputs: shapesToWire(given) });
-    return networkPlanFromWire(await this.calls.unary(NetworkService.method.planNetwork, request, limits));
+    const { workers = 0, inFlight = 1, nodes = 1 } = options;
+    for (const [field, value, least] of [
+      ["workers", workers, 0],
+      ["inFlight", inFlight, 1],
+      ["nodes", nodes, 1],
+    ] as const) {
+      // prettier-ignore
+      if (!Number.isInteger(value) || value < least || value >= 2 ** 31) {
+        throw InvalidArgumentError.of(field, `a number from ${least}`, value);
+      }
+    }
+    const inputs = shapesToWire(given);
+    const request = create(PlanNetworkRequestSchema, { network: this.name, inputs, workers, inFlight, nodes });
+    return networkPlanFromWire(await this.calls.unary(NetworkService.method.planNetwork, request, options));
   }
 
   /** The server's current description: version, bytes, requests, seconds. */
@@ -105,6 +136,7 @@ export class Network {
     outputs: readonly string[],
     limits: CallLimits,
     report: boolean,
+    cut?: CutOfNetwork,
   ): Promise<NetworkResult> {
     const known = this.outputs.map((output) => output.name);
     for (const name of outputs) {
@@ -121,6 +153,7 @@ export class Network {
       inputs: this.inputs.map((info) => tensorToWire(converted(info, tensors.get(info.name)!))),
       outputs: [...outputs],
       withoutReport: !report,
+      ...cutToWire(cut),
     });
     const response = await this.calls.unary(NetworkService.method.runNetwork, request, limits);
     if (response.names.length !== response.outputs.length) {

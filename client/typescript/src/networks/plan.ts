@@ -2,6 +2,7 @@
 
 import { grouped, humanBytes, milliseconds, table } from "../text.js";
 import type { Tensor } from "../tensors/tensor.js";
+import type { NetworkCuts } from "./cuts.js";
 import type { TensorInfo } from "./info.js";
 
 /** One operator of a call. */
@@ -36,14 +37,30 @@ export interface PartReport {
   readonly reason: string;
 }
 
+/** What one worker sent to another one, without the coordinator. */
+export interface ExchangeReport {
+  /** Of which it is a part. */
+  readonly tensor: string;
+  readonly bytes: number;
+  /** Id of the worker that sent it. */
+  readonly source: string;
+  /** Id of the worker that received it. */
+  readonly target: string;
+}
+
 /** How a call was answered. */
 export class NetworkReport {
   constructor(
+    /** Id of the worker that ran it; of a network that was cut, the ids of all with commas between them. */
     readonly worker: string,
     readonly parts: readonly PartReport[],
     /** Bytes of inputs and outputs that passed through the coordinator. */
     readonly coordinatorBytes: number,
     readonly seconds: number,
+    /** What the workers of a network that was cut sent each other. */
+    readonly exchanges: readonly ExchangeReport[] = [],
+    /** What it was cut along over the workers. */
+    readonly cut = "nothing",
   ) {}
 
   toString(): string {
@@ -51,7 +68,12 @@ export class NetworkReport {
     const parts = this.parts.map(
       (p) => `${p.nodes} nodes by ${p.algorithm} in ${milliseconds(p.seconds)}: ${p.reason}`,
     );
-    return [head, ...parts].join("\n");
+    const sent = new Map<string, number>();
+    for (const { bytes, source, target } of this.exchanges) {
+      const way = `from ${source} to ${target}`;
+      sent.set(way, (sent.get(way) ?? 0) + bytes);
+    }
+    return [head, ...parts, ...[...sent].map(([way, bytes]) => `${humanBytes(bytes)} ${way}`)].join("\n");
   }
 }
 
@@ -73,6 +95,8 @@ export class NetworkPlan {
     readonly peakBytes: number,
     /** How the last call of this version was answered; null before the first one. */
     readonly last: NetworkReport | null,
+    /** How the network would be cut over the workers that were asked for; null if none were. */
+    readonly cuts: NetworkCuts | null = null,
   ) {}
 
   /** Number of all weights. */
@@ -95,6 +119,8 @@ export class NetworkPlan {
     const totals = `${grouped(this.weights)} weights, ${grouped(this.multiplyAdds)} multiply-adds`;
     const lines = [table([heading, ...rows], [0, 1, 2, 3, 6]), `${totals}, ${humanBytes(this.peakBytes)} at most`];
     lines.push(...this.outputs.map((output) => `output ${output}`));
-    return (this.last ? [...lines, `last call: ${this.last}`] : lines).join("\n");
+    if (this.last) lines.push(`last call: ${this.last}`);
+    if (this.cuts) lines.push("", String(this.cuts));
+    return lines.join("\n");
   }
 }

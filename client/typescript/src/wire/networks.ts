@@ -17,6 +17,7 @@ import {
   type TensorInfo as TensorInfoMessage,
 } from "../protocol/groupconv/v1/network_pb.js";
 import { dtypeOfCode } from "../tensors/dtypes.js";
+import { cutsFromWire } from "./cuts.js";
 import { chunksOf } from "./layers.js";
 
 /** Shapes by the names of inputs. */
@@ -76,7 +77,8 @@ export function networkPlanFromWire(message: PlanNetworkResponse): NetworkPlan {
     window: node.window,
   }));
   const last = message.last ? networkReportFromWire(message.last) : null;
-  return new NetworkPlan(nodes, message.outputs.map(infoFromWire), Number(message.peakBytes), last);
+  const cuts = message.cuts ? cutsFromWire(message.cuts) : null;
+  return new NetworkPlan(nodes, message.outputs.map(infoFromWire), Number(message.peakBytes), last, cuts);
 }
 
 /** How a call was answered; empty without a message. */
@@ -88,7 +90,14 @@ export function networkReportFromWire(message: ReportMessage | undefined): Netwo
     seconds,
     reason,
   }));
-  return new NetworkReport(message.worker, parts, Number(message.coordinatorBytes), message.seconds);
+  const exchanges = message.exchanges.map(({ tensor, bytes, source, target }) => ({
+    tensor,
+    bytes: Number(bytes),
+    source,
+    target,
+  }));
+  const { worker, coordinatorBytes, seconds, cut } = message;
+  return new NetworkReport(worker, parts, Number(coordinatorBytes), seconds, exchanges, cut || "nothing");
 }
 
 function infoFromWire(message: TensorInfoMessage): TensorInfo {

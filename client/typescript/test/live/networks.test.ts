@@ -27,6 +27,12 @@ model = h.make_model(h.make_graph(nodes, "g", inputs, outputs, [ones]), ir_versi
 sys.stdout.buffer.write(model.SerializeToString())
 `;
 
+/** z = relu(conv(x, kernel of ones)). */
+const CHAIN = MODEL.replace('"Add", ["y", "n"]', '"Relu", ["y"]').replace(
+  ', h.make_tensor_value_info("n", T.FLOAT, [1])',
+  "",
+);
+
 const client = connect(inject("address"));
 afterAll(() => client.close());
 
@@ -64,6 +70,43 @@ test("a network is loaded, called over each transport, described and removed", a
   expect(await rejected(net.run({ x, n: [5] }, { outputs: ["a"] }))).toMatchObject({ field: "outputs" });
   await net.unload();
   expect(await rejected(client.getNetwork("ts/net"))).toBeInstanceOf(NotFoundError);
+});
+
+test("a network is planned for workers of several nodes, and cut", async () => {
+  const net = await client.loadNetwork("ts/cut", execFileSync(`${BIN}/python`, ["-c", CHAIN]));
+  const shape = [1, 1, 2048, 2048];
+  const { cuts } = await net.plan(shape, { workers: 4, nodes: 2 });
+  expect([cuts!.workers, cuts!.nodes, cuts!.used]).toEqual([4, [2, 2], 4]);
+  const [y] = cuts!.tensors;
+  expect([y!.op, y!.shape, y!.boxes.length]).toEqual(["Conv", [1, 1, 2046, 2046], 4]);
+  expect(y!.boxes.map((box) => box![2]![1] - box![2]![0]).reduce((a, b) => a + b)).toBe(2046);
+  expect(String(cuts)).toContain("4 of 4 workers, ");
+  expect(String(cuts)).toContain(" between nodes\npredicted: ");
+  expect((await net.plan(shape)).cuts).toBeNull();
+  const x = new Tensor(
+    Float32Array.from({ length: 60 }, (_, i) => i),
+    [1, 1, 10, 6],
+  );
+  const whole = await net.run(x, { cut: "nothing" });
+  const rows = await net.run(x, { cut: "rows" });
+  const plan = await net.plan(x.shape, { workers: 2 });
+  for (const { outputs, report } of [rows, await net.run(x, { cut: plan })]) {
+    expect(outputs["z"]!.toNested()).toEqual(whole.outputs["z"]!.toNested());
+    expect(report.exchanges.every(({ bytes, source, target }) => bytes > 0 && source !== target)).toBe(true);
+  }
+  expect([whole.report.cut, rows.report.cut, rows.report.worker]).toEqual(["nothing", "rows", "local-0,local-1"]);
+  for (const [options, field] of [
+    [{ workers: -1 }, "workers"],
+    [{ inFlight: 0 }, "inFlight"],
+    [{ nodes: 1.5 }, "nodes"],
+    [{ workers: 1, nodes: 2 }, "nodes"],
+  ] as const) {
+    // prettier-ignore
+    expect(await rejected(net.plan(shape, options))).toMatchObject({ field });
+  }
+  expect(await rejected(net.run(x, { cut: await net.plan(shape) }))).toMatchObject({ field: "cut" });
+  expect(await rejected(net.run(x, { cut: "diagonally" }))).toMatchObject({ field: "cut" });
+  await net.unload();
 });
 
 test("what is no model is refused", async () => {
