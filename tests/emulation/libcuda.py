@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from emulation.ipc import Ipc
-from emulation.streams import Stream
+from emulation.streams import Stream, allocated
 from groupconv.gpu import driver as cuda
 
 UUID = bytes(range(16))  # it begins with a zero, where CuPy's own properties end it
@@ -101,12 +101,21 @@ class Libcuda:
         self._run(stream.value or 0)
         return 0 if self._contexts else INVALID_CONTEXT
 
-    def cuStreamWaitValue32_v2(self, stream: Any, address: Any, value: Any, flags: int) -> int:  # noqa: N802
+    def cuDeviceGetAttribute(self, found: Any, name: int, device: Any) -> int:  # noqa: N802
+        assert name == 122, "values of 64 bits"
+        found._obj.value = 1
+        return 0
+
+    def cuMemHostGetDevicePointer_v2(self, found: Any, address: Any, flags: int) -> int:  # noqa: N802
+        found._obj.value = address.value
+        return 0 if allocated(address.value) else INVALID_VALUE
+
+    def cuStreamWaitValue64_v2(self, stream: Any, address: Any, value: Any, flags: int) -> int:  # noqa: N802
         assert flags == 0, "at least the value"
         Stream.at(stream.value or 0).wait_value(address.value, value.value)
         return 0
 
-    def cuStreamWriteValue32_v2(self, stream: Any, address: Any, value: Any, flags: int) -> int:  # noqa: N802
+    def cuStreamWriteValue64_v2(self, stream: Any, address: Any, value: Any, flags: int) -> int:  # noqa: N802
         assert flags == 0, "after what was written before"
         Stream.at(stream.value or 0).write_value(address.value, value.value)
         return 0

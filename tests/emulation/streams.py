@@ -102,21 +102,21 @@ class Stream:
         self.enqueue(event.run)
 
     def wait_value(self, address: int, value: int) -> None:
-        """What is put here later runs once the word at an address is at least `value`, on a circle of 2^32 numbers."""
-        word = ctypes.c_uint32.from_address(address)
+        """What is put here later runs once the word at an address is at least `value`."""
+        word = ctypes.c_int64.from_address(address)
 
         def wait() -> None:
-            while ctypes.c_int32(word.value - value).value < 0:
+            while word.value < value:
                 RUNNING.wait(GLANCE)
 
         self._enqueue_value(address, wait)
 
     def write_value(self, address: int, value: int) -> None:
-        word = ctypes.c_uint32.from_address(address)
+        word = ctypes.c_int64.from_address(address)
         self._enqueue_value(address, lambda: setattr(word, "value", value))
 
     def _enqueue_value(self, address: int, work: Callable[[], None]) -> None:
-        assert allocated(address, 4), "not on the device, and not page-locked"
+        assert allocated(address, 8), "not on the device, and not page-locked"
         assert self._graph is None, "a captured value would be that of every run"
         self.enqueue(work)
 

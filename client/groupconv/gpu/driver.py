@@ -19,6 +19,7 @@ from groupconv.errors import InternalError
 HANDLE_BYTES, UUID_BYTES = 64, 16
 """Sizes of a CUipcMemHandle and a CUuuid."""
 _CONTEXT, _TYPE, _ID, _MANAGED, _ORDINAL, _SHAREABLE, _BASE, _SIZE = 1, 2, 7, 8, 9, 10, 11, 12  # CUpointer_attribute
+_VALUES_OF_64_BITS = 122  # CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS
 _DEVICE_MEMORY = 2  # CU_MEMORYTYPE_DEVICE
 _DEFAULT = 0  # the legacy default stream
 
@@ -92,24 +93,34 @@ class Driver:
         else:
             self._call("cuStreamSynchronize", ctypes.c_void_p(stream))
 
-    @property
-    def has_values(self) -> bool:
-        """Whether streams can wait for values (CUDA 11.7 and later)."""
-        return hasattr(self._library, "cuStreamWaitValue32_v2")
+    def has_values(self, ordinal: int) -> bool:
+        """Whether streams of a device can wait for values of 64 bits (CUDA 11.7 and later)."""
+        if not hasattr(self._library, "cuStreamWaitValue64_v2"):
+            return False
+        device, found = ctypes.c_int(), ctypes.c_int()
+        self._call("cuDeviceGet", ctypes.byref(device), ordinal)
+        self._call("cuDeviceGetAttribute", ctypes.byref(found), _VALUES_OF_64_BITS, device)
+        return bool(found.value)
 
     def wait_value(self, stream: int, word: int, value: int) -> None:
-        """Have a stream wait, on the device, until a word of 32 bits is at least a value, on a circle of 2^32 numbers.
+        """Have a stream wait, on the device, until a word of 64 bits is at least a value.
 
         Args:
             stream: of the current context.
-            word: address of memory that the device sees, as page-locked memory of the host.
-            value: that is compared.
+            word: address of memory that the device sees, as `on_device` gives it for memory of the host.
+            value: below 2^63.
         """
-        self._call("cuStreamWaitValue32_v2", ctypes.c_void_p(stream), ctypes.c_uint64(word), ctypes.c_uint32(value), 0)
+        self._call("cuStreamWaitValue64_v2", ctypes.c_void_p(stream), ctypes.c_uint64(word), ctypes.c_uint64(value), 0)
 
     def write_value(self, stream: int, word: int, value: int) -> None:
-        """Have a stream write a word of 32 bits, behind all that it has written before (see `wait_value`)."""
-        self._call("cuStreamWriteValue32_v2", ctypes.c_void_p(stream), ctypes.c_uint64(word), ctypes.c_uint32(value), 0)
+        """Have a stream write a word of 64 bits, behind all that it has written before (see `wait_value`)."""
+        self._call("cuStreamWriteValue64_v2", ctypes.c_void_p(stream), ctypes.c_uint64(word), ctypes.c_uint64(value), 0)
+
+    def on_device(self, address: int) -> int:
+        """The address in the current context of page-locked memory of the host."""
+        found = ctypes.c_uint64()
+        self._call("cuMemHostGetDevicePointer_v2", ctypes.byref(found), ctypes.c_void_p(address), 0)
+        return found.value
 
     def read(self, pointer: int, x: NDArray[Any], stream: int | None) -> None:
         """Copy from a device into a contiguous host array, after the work queued on a stream."""

@@ -81,7 +81,7 @@ def test_a_lost_device_is_told(gang, monkeypatch):
         def lost(*_args, **_kwargs):
             raise DeviceLostError("the context is lost")
 
-        monkeypatch.setattr(network.network._parts[1], "run_number", lost)
+        monkeypatch.setattr(network.network._parts[1], "run", lost)
         with pytest.raises(DeviceLostError):
             sharder.run(call(), MODEL, Job())
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_cut_says_why(gang, monkeypatch):
         gang.make(Done(graph=graph()), CutChoice("rows"))
     monkeypatch.undo()
     with monkeypatch.context() as patch:
-        patch.delattr(type(driver.driver()._library), "cuStreamWaitValue32_v2")
+        patch.delattr(type(driver.driver()._library), "cuStreamWaitValue64_v2")
         with pytest.raises(UncutError, match="older than CUDA"):
             gang.make(Done(graph=graph()), CutChoice("rows"))
     gang.close()

@@ -17,6 +17,7 @@ from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
 from groupconv_worker.graph.partition.part import RECEIVE, SEND
 from groupconv_worker.graph.partition.uniform import uniform
+from groupconv_worker.graph.partition.zones import Zone, zones
 from groupconv_worker.job import Job
 from groupconv_worker.lanes import frames
 from groupconv_worker.lanes.endpoint import LaneEndpoint
@@ -24,7 +25,7 @@ from groupconv_worker.lanes.frames import BrokenLaneError, FrameKind
 from groupconv_worker.lanes.handshake import greet, new_key
 from groupconv_worker.lanes.sockets import connect
 from groupconv_worker.networks.gang import GangLostError
-from groupconv_worker.networks.links import BOX, HELLO, PartLinks, Zone, zones
+from groupconv_worker.networks.links import BOX, HELLO, PartLinks
 from groupconv_worker.networks.part import PartRunner
 from groupconv_worker.networks.part_info import PartAddress
 from waiting import until

@@ -15,17 +15,14 @@ import secrets
 import socket
 import struct
 import threading
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groupconv_worker.cpu.network.exchange import zone_bytes
 from groupconv_worker.cpu.network.kernels.exchange import abandon, await_published, write_number
-from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.partition.zones import Zone
 from groupconv_worker.job import Job
 from groupconv_worker.lanes import frames
 from groupconv_worker.lanes.frames import BrokenLaneError, FrameKind
@@ -42,35 +39,6 @@ HELLO = struct.Struct(f"<{TICKET}sI")  # the ticket, and which worker of the net
 BOX = struct.Struct("<qq")  # the word of its exchange, and the number of the run
 GLANCE = 0.02
 """Seconds between two looks whether a run is over, while its boxes are sent."""
-
-
-class Zone(NamedTuple):
-    """A box of an exchange in the memory that the workers of a node share, in bytes.
-
-    Attributes:
-        word, offset: where the number of the run and the elements are.
-        nbytes: of the elements.
-    """
-
-    word: int
-    offset: int
-    nbytes: int
-
-
-def zones(graph: Graph, op: str) -> Mapping[int, Sequence[Zone]]:
-    """The zones that a part sends or receives, by the other worker.
-
-    Args:
-        graph: of a part, as `connected` makes it.
-        op: `part.SEND`, in the order in which the program packs them, or `part.RECEIVE`.
-    """
-    found: dict[int, list[Zone]] = defaultdict(list)
-    for node in graph.nodes:
-        if node.op == op:
-            a = node.attributes
-            for peer, box, word, offset in zip(a["peers"], a["boxes"], a["words"], a["zones"], strict=True):
-                found[peer].append(Zone(word, offset, zone_bytes(box, blocked=a["blocked"])))
-    return found
 
 
 class Link:

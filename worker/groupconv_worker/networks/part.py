@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from groupconv_worker.cpu.compiler import Compiler, Done
     from groupconv_worker.cpu.network.network import CompiledNetwork
     from groupconv_worker.cpu.threads import Team
-    from groupconv_worker.networks.links import PartLinks, Zone
+    from groupconv_worker.graph.partition.zones import Zone
+    from groupconv_worker.networks.links import PartLinks
     from groupconv_worker.runtime import WorkerRuntime
 
 Array = NDArray[Any]
@@ -211,7 +212,7 @@ class PartRunner:
         from groupconv_worker.cpu.network.sharded import connected
         from groupconv_worker.graph.graph import UnsupportedNodeError
         from groupconv_worker.graph.partition.part import RECEIVE, SEND
-        from groupconv_worker.networks.links import zones
+        from groupconv_worker.graph.partition.zones import zones
 
         if came.graph is None:
             part.reason = came.reason or came.error or "no graph"

@@ -19,9 +19,7 @@ from groupconv_worker.cpu.network.planning import is_map
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node, Tensor
 from groupconv_worker.graph.needed.box import Box
-
-LINE = 64
-"""Bytes between two words, so that two workers never write the same cache line."""
+from groupconv_worker.graph.partition.zones import LINE
 
 
 def is_blocked(tensor: Tensor) -> bool:
@@ -40,8 +38,8 @@ def zone_bytes(box: Box, *, blocked: bool) -> int:
 def lower_send(low: Lowering, node: Node) -> None:
     """Send: boxes of the input go into zones, then their words get the number of the run.
 
-    Beside the attributes of `partition.part.SEND` there are `words` and `zones`, offsets in the shared memory in bytes,
-    and `blocked`: whether zones are channel-blocked.
+    Beside the attributes of `partition.part.SEND` there are `zones`, in the shared memory, and `blocked`: whether they
+    are channel-blocked.
     """
     x, own = node.inputs[0], node.attributes["own"]
     for box, word, zone in _pieces(low, node):
@@ -89,10 +87,9 @@ def lower_receive(low: Lowering, node: Node) -> None:
 
 def _pieces(low: Lowering, node: Node) -> list[tuple[Box, Address, Address]]:
     """The boxes of an exchange, with their words and zones."""
-    names = ("boxes", "words", "zones")
     return [
-        (box, _shared(low, word), _shared(low, zone))
-        for box, word, zone in zip(*(node.attributes[name] for name in names), strict=True)
+        (box, _shared(low, zone.word), _shared(low, zone.offset))
+        for box, zone in zip(node.attributes["boxes"], node.attributes["zones"], strict=True)
     ]
 
 

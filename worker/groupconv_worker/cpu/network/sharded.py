@@ -1,7 +1,6 @@
 """A network that is cut over several workers of one process: a program for each, which run at the same time."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -10,14 +9,14 @@ from groupconv_worker.cpu.blocked.kernels.blocks import LANES
 from groupconv_worker.cpu.blocked.layout import aligned
 from groupconv_worker.cpu.kernels.forms import Form
 from groupconv_worker.cpu.network.cut import CutNetwork
-from groupconv_worker.cpu.network.exchange import LINE, is_blocked, zone_bytes
+from groupconv_worker.cpu.network.exchange import is_blocked, zone_bytes
 from groupconv_worker.cpu.network.network import CompiledNetwork, KernelsMissingError
 from groupconv_worker.cpu.program import address
 from groupconv_worker.cpu.threads import Team
-from groupconv_worker.graph.graph import Graph, UnsupportedNodeError
+from groupconv_worker.graph.graph import Graph, Tensor, UnsupportedNodeError
 from groupconv_worker.graph.needed.box import Box
+from groupconv_worker.graph.partition import zones
 from groupconv_worker.graph.partition.choice import CutChoice
-from groupconv_worker.graph.partition.part import RECEIVE, SEND, Part
 from groupconv_worker.graph.partition.partition import Partition
 from groupconv_worker.job import Job
 
@@ -36,38 +35,18 @@ def cut_network(graph: Graph, choice: CutChoice, teams: Sequence[Team]) -> "Shar
 
 
 def connected(made: Partition) -> tuple[list[Graph], int]:
-    """The graph of each part, with a place in shared memory for each exchange, and the bytes of that memory.
+    """The graph of each part for its program, and the bytes of the memory that the parts share (see `zones`).
 
-    There are as many words as exchanges, each on a line of its own, then as many zones (cpu/network/exchange.py).
+    Raises:
+        UnsupportedNodeError: elements that cannot be exchanged.
     """
-    places: dict[tuple[str, int, int, Box], tuple[int, int]] = {}
-    end = LINE * len(made.exchanges)
-    for number, e in enumerate(made.exchanges):
-        places[e.tensor, e.sender, e.receiver, e.box] = LINE * number, end
-        end += zone_bytes(e.box, blocked=is_blocked(made.graph.tensors[e.tensor]))
-    return [_connected(made, part, places) for part in made.parts], end
+    return zones.connected(made, _zone_bytes, blocked=is_blocked)
 
 
-def _connected(made: Partition, part: Part, places: Mapping[tuple[str, int, int, Box], tuple[int, int]]) -> Graph:
-    nodes = []
-    for node in part.graph.nodes:
-        if node.op not in (SEND, RECEIVE):
-            nodes.append(node)
-            continue
-        tensor = node.attributes["tensor"]
-        found = []
-        for peer, box in zip(node.attributes["peers"], node.attributes["boxes"], strict=True):
-            ends = (part.worker, peer) if node.op == SEND else (peer, part.worker)
-            found.append(places[tensor, *ends, box])
-        more = {
-            "words": tuple(word for word, _ in found),
-            "zones": tuple(zone for _, zone in found),
-            "blocked": is_blocked(made.graph.tensors[tensor]),
-        }
-        if made.graph.tensors[tensor].dtype.itemsize != ITEM:
-            raise UnsupportedNodeError(f"{made.graph.tensors[tensor].dtype} of {tensor!r} between workers")
-        nodes.append(replace(node, attributes={**node.attributes, **more}))
-    return replace(part.graph, nodes=tuple(nodes))
+def _zone_bytes(tensor: Tensor, box: Box) -> int:
+    if tensor.dtype.itemsize != ITEM:
+        raise UnsupportedNodeError(f"{tensor.dtype} of {tensor.name!r} between workers")
+    return zone_bytes(box, blocked=is_blocked(tensor))
 
 
 class ShardedNetwork(CutNetwork):

@@ -1,53 +1,53 @@
-"""Lowering of exchanges between GPUs: a box is packed, copied into the receiver's memory, announced, and unpacked.
+"""Lowering of exchanges between GPUs: a box is packed, put where the receiver takes it, announced, and unpacked.
 
-A network that is cut has a part on each GPU. For each exchange the receiver has a zone in its memory, in C order, and
-all parts see a word in page-locked memory of the host. The sender's stream packs the box, copies it into the zone, and
-then writes the number of the run into the word. The receiver's stream waits for that number, and copies from the zone
-into its own tensor. No thread of the host waits in between.
+A network that is cut has a part on each GPU. For each exchange the receiver has a place in the landing area of its own
+memory, and both parts see a word in page-locked memory of the host. The sender's stream packs the box, copies it to
+its target, and then writes the number of the run into the word. The receiver's stream waits for that number, and copies
+the box into its own tensor. No thread of the host waits in between.
+
+The target is the landing area, if the sender's process has it: as its own memory, or opened through CUDA IPC. Else it
+is a zone in page-locked memory, from which the receiver's stream first copies to the landing area.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from groupconv_worker.cuda.network.lowering import Lowering, Views
 from groupconv_worker.cuda.network.movement import copy
 from groupconv_worker.graph.graph import Graph, Node, Tensor
 from groupconv_worker.graph.needed.box import Box
-from groupconv_worker.graph.partition.part import RECEIVE, SEND
+from groupconv_worker.graph.partition import zones
 from groupconv_worker.graph.partition.partition import Partition
+from groupconv_worker.graph.partition.zones import Zone
 from groupconv_worker.graph.strides import dense
 
+ALIGNMENT = 256
+"""Bytes that boxes begin at multiples of, as arrays of CuPy do."""
+BLOCK = 8
+"""Channels are cut at its multiples where there are enough: tensor cores take so many of 16 bits at once."""
 
-def numbered(made: Partition) -> list[Graph]:
-    """The graph of each part, whose nodes that send and receive know the `numbers` of their boxes' exchanges."""
-    found = {(e.tensor, e.sender, e.receiver, e.box): number for number, e in enumerate(made.exchanges)}
 
-    def with_numbers(node: Node, worker: int) -> Node:
-        if node.op not in (SEND, RECEIVE):
-            return node
-        a = node.attributes
-        ends = [(worker, peer) if node.op == SEND else (peer, worker) for peer in a["peers"]]
-        numbers = tuple(found[a["tensor"], *pair, box] for pair, box in zip(ends, a["boxes"], strict=True))
-        return replace(node, attributes={**a, "numbers": numbers})
+def connected(made: Partition) -> tuple[list[Graph], int]:
+    """The graph of each part for its GPU, and the bytes of the memory that the parts of a node share (see `zones`)."""
+    return zones.connected(made, _zone_bytes)
 
-    return [
-        replace(part.graph, nodes=tuple(with_numbers(node, part.worker) for node in part.graph.nodes))
-        for part in made.parts
-    ]
+
+def _zone_bytes(tensor: Tensor, box: Box) -> int:
+    return -(-math.prod(box.shape) * tensor.dtype.itemsize // ALIGNMENT) * ALIGNMENT
 
 
 def lower_send(low: Lowering, node: Node) -> None:
-    """Send: boxes of the input go into zones of other parts, then their words get the number of the run.
+    """Send: boxes of the input go to their targets, then their words get the number of the run.
 
-    Beside the attributes of `partition.part.SEND` there are `numbers`.
+    Beside the attributes of `partition.part.SEND` there are `zones`.
     """
     x = node.inputs[0]
-    for box, number in _pieces(node):
+    for box, zone in _pieces(node):
         packed = low.between(box.shape, low.dtype(x))
         copy_box(low, x, box.relative(node.attributes["own"]), packed, _origin(box))
-        _put(low, packed, number)
-    for _, number in _pieces(node):
-        low.meet(number, waits=False)
+        _put(low, packed, zone.word)
+    for _, zone in _pieces(node):
+        low.meet(zone.word, waits=False)
 
 
 def lower_receive(low: Lowering, node: Node) -> None:
@@ -59,12 +59,14 @@ def lower_receive(low: Lowering, node: Node) -> None:
     for x in node.inputs:
         common = own.common(whole)
         copy_box(low, x, common.relative(own), y, common.relative(whole))
-    tensor, zones = node.attributes["tensor"], []
-    for box, number in _pieces(node):
-        zones.append((box, low.zone(number, tensor, Tensor(tensor, low.dtype(y), box.shape))))
-        low.meet(number, waits=True)
-    for box, zone in zones:
-        copy_box(low, zone, _origin(box), y, box.relative(whole))
+    tensor, landed = node.attributes["tensor"], []
+    for box, zone in _pieces(node):
+        landed.append((box, zone, low.landed(zone, tensor, Tensor(tensor, low.dtype(y), box.shape))))
+        low.meet(zone.word, waits=True)
+    for _, zone, name in landed:
+        _fetch(low, name, zone.word)
+    for box, _, name in landed:
+        copy_box(low, name, _origin(box), y, box.relative(whole))
 
 
 def copy_box(low: Lowering, x: str, x_box: Box, y: str, y_box: Box) -> None:
@@ -74,22 +76,37 @@ def copy_box(low: Lowering, x: str, x_box: Box, y: str, y_box: Box) -> None:
     copy(low, x_box.shape, x, steps[0], y, steps[1], first)
 
 
-def _put(low: Lowering, x: str, exchange: int) -> None:
-    """Copy a tensor into the zone of an exchange, on whichever device it is."""
-    targets, device, nbytes = low.targets, low.device, low.tensors[x].nbytes
+def _put(low: Lowering, x: str, word: int) -> None:
+    """Copy a tensor to the target of an exchange, wherever it is."""
+    targets = low.routes.targets
 
     def run(views: Views) -> None:
-        assert device is not None, "a plan alone cannot be launched"
-        cuda = device.cupy.cuda
-        stream, kind = cuda.get_current_stream().ptr, cuda.runtime.memcpyDefault
-        cuda.runtime.memcpyAsync(targets[exchange], views[x].data.ptr, nbytes, kind, stream)
+        _copy(low, targets[word], views[x].data.ptr, low.tensors[x].nbytes)
 
     low.add([x], [], run)
 
 
-def _pieces(node: Node) -> Iterator[tuple[Box, int]]:
-    """The boxes of a node that sends or receives, with the numbers of their exchanges."""
-    return zip(node.attributes["boxes"], node.attributes["numbers"], strict=True)
+def _fetch(low: Lowering, y: str, word: int) -> None:
+    """Copy what an exchange has brought to the landing area, if it did not come there."""
+    sources = low.routes.sources
+
+    def run(views: Views) -> None:
+        if word in sources:
+            _copy(low, views[y].data.ptr, sources[word], low.tensors[y].nbytes)
+
+    low.add([], [y], run)
+
+
+def _copy(low: Lowering, to: int, source: int, nbytes: int) -> None:
+    assert low.device is not None, "a plan alone cannot be launched"
+    cuda = low.device.cupy.cuda
+    stream, kind = cuda.get_current_stream().ptr, cuda.runtime.memcpyDefault
+    cuda.runtime.memcpyAsync(to, source, nbytes, kind, stream)
+
+
+def _pieces(node: Node) -> Iterator[tuple[Box, Zone]]:
+    """The boxes of a node that sends or receives, with their zones."""
+    return zip(node.attributes["boxes"], node.attributes["zones"], strict=True)
 
 
 def _first(steps: Sequence[int], box: Box) -> int:

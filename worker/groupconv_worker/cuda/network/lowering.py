@@ -13,6 +13,7 @@ from groupconv_worker.cuda.algorithms.base import DeviceKernel
 from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.network.arguments import TooManyAxesError
 from groupconv_worker.graph.graph import Graph, Node, Tensor, UnsupportedNodeError
+from groupconv_worker.graph.partition.zones import Zone, landing_bytes
 
 THREADS = 256
 """Of a block of a kernel that takes an element each."""
@@ -26,12 +27,24 @@ class Meeting(NamedTuple):
     """Where a part of a network that is cut meets another part.
 
     Attributes:
-        exchange: number of what one sends and the other receives.
+        word: of the exchange, as in its `Zone`.
         waits: whether this part waits until it is there; else it says so.
     """
 
-    exchange: int
+    word: int
     waits: bool
+
+
+class Routes(NamedTuple):
+    """Where the boxes of a part are put and found, by the words of their exchanges; filled before the first launch.
+
+    Attributes:
+        targets: addresses to which this part copies what it sends.
+        sources: addresses of what it receives, where that does not come to its landing area.
+    """
+
+    targets: dict[int, int]
+    sources: dict[int, int]
 
 
 class Launch(NamedTuple):
@@ -69,8 +82,8 @@ class Lowering:
         weight_bytes: of the constants and weights that launches read.
         readers: how many nodes read each tensor, and one more for an output of the graph.
         chain: of elementwise operators that was launched last (elements.py).
-        zones: constants into which other parts of a network that is cut copy, by the number of the exchange.
-        targets: addresses of the zones of other parts, by the number; filled before the first launch.
+        landing: of a part of a network that is cut: the memory into which other parts copy, in bytes.
+        routes: of a part.
     """
 
     def __init__(self, graph: Graph, device: Device | None = None, convolve: Convolve | None = None) -> None:
@@ -82,11 +95,15 @@ class Lowering:
         self.weight_bytes = 0
         self.readers = Counter([*graph.outputs, *(name for node in graph.nodes for name in set(node.inputs))])
         self.chain: Any = None
-        self.zones: dict[int, str] = {}
-        self.targets: dict[int, int] = {}
+        self.landing: Any = None if device is None else self._landing(device)
+        self.routes = Routes({}, {})
         self._roots: dict[str, str] = {}
         self._there = {*graph.inputs}
         self._node = ""
+
+    def _landing(self, device: Device) -> Any:
+        size = landing_bytes(self.graph)
+        return device.empty((size,), np.dtype(np.uint8)) if size else None
 
     def run(self, lower: Mapping[str, Callable[["Lowering", Node], None]]) -> None:
         """Lower all nodes by their operators' functions.
@@ -170,23 +187,26 @@ class Lowering:
         """One more launch."""
         self.launches.append(Launch(self._node, tuple(filter(None, reads)), tuple(writes), run, transforms))
 
-    def zone(self, exchange: int, tensor: str, like: Tensor) -> str:
-        """A tensor of its own that another part of a network that is cut writes between the launches.
+    def landed(self, zone: Zone, tensor: str, like: Tensor) -> str:
+        """A tensor in the landing area, which another part of a network that is cut writes between the launches.
 
         Args:
-            exchange: number of the exchange that brings its elements.
+            zone: of the exchange that brings its elements.
             tensor: of the whole network, for the name.
             like: has its dtype and shape.
         """
-        name = self.zones[exchange] = f"{tensor}/zone {exchange}"
+        name = f"{tensor}/landed {zone.word}"
         self.tensors[name] = Tensor(name, like.dtype, like.shape)
-        self.weight_bytes += like.nbytes
-        self.constants[name] = None if self.device is None else self.device.empty(like.shape, like.dtype)
+        self.weight_bytes += zone.nbytes
+        self.constants[name] = None
+        if self.landing is not None:
+            elements = self.landing[zone.landing : zone.landing + like.nbytes]
+            self.constants[name] = elements.view(like.dtype).reshape(like.shape)
         return name
 
-    def meet(self, exchange: int, *, waits: bool) -> None:
+    def meet(self, word: int, *, waits: bool) -> None:
         """Wait until an exchange has brought its elements, or say that it has."""
-        self.launches.append(Launch(self._node, (), (), _nothing, meeting=Meeting(exchange, waits)))
+        self.launches.append(Launch(self._node, (), (), _nothing, meeting=Meeting(word, waits)))
 
     def kernel(
         self,

@@ -1,7 +1,7 @@
-"""A whole network on a GPU: its weights stay there, and a run is one CUDA graph."""
+"""Networks on a GPU: their weights stay there, and a run of a whole one is one CUDA graph."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from groupconv.errors import ResourceExhaustedError
 from groupconv.text import human_bytes
@@ -11,10 +11,11 @@ from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.graphs.cache import GraphPool
 from groupconv_worker.cuda.network.lowering import Lowering
 from groupconv_worker.cuda.network.operators import LOWER
-from groupconv_worker.cuda.network.recording import Recording
+from groupconv_worker.cuda.network.recording import NetworkRecording, Recording
 from groupconv_worker.graph.graph import Graph
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Recording)
 
 
 def planned(graph: Graph) -> Lowering:
@@ -49,14 +50,13 @@ def lowered(graph: Graph, engine: CudaEngine) -> Lowering:
     return low
 
 
-class DeviceNetwork:
-    """A graph on the device of an engine. Safe to call from several threads.
-
-    Its memory is counted before any of it is taken.
+class DeviceProgram(Generic[R]):
+    """A graph on the device of an engine. Its memory is counted before any of it is taken.
 
     Args:
-        graph: in its canonical form, with known shapes.
+        graph: with known shapes.
         engine: chooses the algorithms of convolutions.
+        kind: of its recordings.
         plan: of the graph, as of `planned`; made if None.
 
     Attributes:
@@ -68,23 +68,21 @@ class DeviceNetwork:
         DeviceLostError: the device failed; the process must be replaced.
     """
 
-    _kind: type[Recording] = Recording
-
-    def __init__(self, graph: Graph, engine: CudaEngine, plan: Lowering | None = None) -> None:
-        self._device = engine.gpu
+    def __init__(self, graph: Graph, engine: CudaEngine, kind: type[R], plan: Lowering | None = None) -> None:
+        self._device, self._kind = engine.gpu, kind
         plan = plan or planned(graph)
         self._offsets, self.arena_bytes = plan.placed()
         self._check_memory(plan.weight_bytes)
         low = self._with_room(lambda: lowered(graph, engine), plan.weight_bytes)
         # the weights on the host go with the graph
         self._launches, self._kernels, self._weights = low.launches, low.kernels, low.constants
-        self._zones, self._targets = low.zones, low.targets
+        self._landing, self._routes = low.landing, low.routes
         self._tensors = {name: (tensor, low.root(name)) for name, tensor in low.tensors.items()}
         self._recorded = False
         self._inputs = [graph.tensors[name] for name in graph.inputs]
         self._outputs = [graph.tensors[name] for name in graph.outputs]
         self._constants = {name: graph.constants[name] for name in graph.outputs if name in graph.constants}
-        self._pool = GraphPool[Recording]()
+        self._pool = GraphPool[R]()
 
     def _check_memory(self, weights: int) -> None:
         left = self._device.free_bytes()
@@ -116,6 +114,58 @@ class DeviceNetwork:
         """Kernels and convolutions of a run."""
         return len(self._launches)
 
+    def _output_arrays(self, into: Mapping[str, Array] | None) -> dict[str, Array]:
+        """Arrays for all outputs, those of constants filled."""
+        found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
+        for name, array in self._constants.items():
+            found[name][...] = array
+        return found
+
+    def _use(self, work: Callable[[R], T]) -> T:
+        """Do some work with a recording that nobody else uses; one that fails is not used again."""
+        recording = self._pool.take() or self._recording()
+        found = work(recording)
+        self._pool.put(recording)
+        return found
+
+    def _recording(self) -> R:
+        """Memory for one more run at a time, recorded if graphs may hold so much."""
+        outputs = [tensor for tensor in self._outputs if tensor.name not in self._constants]
+        made = self._kind(self._device, self._launches, self._inputs, outputs, self.arena_bytes, self._views)
+        if self.arena_bytes <= self._device.graph_cache.limit:
+            made.record()
+        if made.recorded and not self._device.graph_cache.admit(self._pool, made):
+            made.forget_graph()
+        self._recorded = made.recorded
+        return made
+
+    def _views(self, arena: Any) -> dict[str, Any]:
+        """Every tensor of the graph, in an arena or among the constants."""
+        found = dict[str, Any]()
+        for name, (tensor, root) in self._tensors.items():
+            if root in self._weights:
+                found[name] = self._weights[root].reshape(tensor.shape)
+            elif name in self._offsets:
+                start = self._offsets[name]
+                found[name] = arena[start : start + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
+        return found
+
+
+class DeviceNetwork(DeviceProgram[NetworkRecording]):
+    """A whole network on the device of an engine. Safe to call from several threads.
+
+    Args:
+        graph: in its canonical form, with known shapes.
+        engine: chooses the algorithms of convolutions.
+        plan: of the graph, as of `planned`; made if None.
+
+    Raises:
+        UnsupportedNodeError, ResourceExhaustedError, DeviceLostError: as of `DeviceProgram`.
+    """
+
+    def __init__(self, graph: Graph, engine: CudaEngine, plan: Lowering | None = None) -> None:
+        super().__init__(graph, engine, NetworkRecording, plan)
+
     @property
     def what(self) -> str:
         """What it is, as reports say."""
@@ -145,39 +195,3 @@ class DeviceNetwork:
         """Run it launch by launch: seconds on the device of each node, by its first output."""
         with self._device.current():
             return self._with_room(lambda: self._use(lambda made: made.seconds(inputs)), self.arena_bytes)
-
-    def _output_arrays(self, into: Mapping[str, Array] | None) -> dict[str, Array]:
-        """Arrays for all outputs, those of constants filled."""
-        found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
-        for name, array in self._constants.items():
-            found[name][...] = array
-        return found
-
-    def _use(self, work: Callable[[Recording], T]) -> T:
-        """Do some work with a recording that nobody else uses; one that fails is not used again."""
-        recording = self._pool.take() or self._recording()
-        found = work(recording)
-        self._pool.put(recording)
-        return found
-
-    def _recording(self) -> Recording:
-        """Memory for one more run at a time, recorded if graphs may hold so much."""
-        outputs = [tensor for tensor in self._outputs if tensor.name not in self._constants]
-        made = self._kind(self._device, self._launches, self._inputs, outputs, self.arena_bytes, self._views)
-        if self.arena_bytes <= self._device.graph_cache.limit:
-            made.record()
-        if made.recorded and not self._device.graph_cache.admit(self._pool, made):
-            made.forget_graph()
-        self._recorded = made.recorded
-        return made
-
-    def _views(self, arena: Any) -> dict[str, Any]:
-        """Every tensor of the graph, in an arena or among the constants."""
-        found = dict[str, Any]()
-        for name, (tensor, root) in self._tensors.items():
-            if root in self._weights:
-                found[name] = self._weights[root].reshape(tensor.shape)
-            elif name in self._offsets:
-                start = self._offsets[name]
-                found[name] = arena[start : start + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
-        return found

@@ -1,67 +1,67 @@
 """One GPU's part of a network that is cut over several GPUs."""
 
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Mapping
+from typing import Any
 
 from groupconv_worker.contract import Array
 from groupconv_worker.cuda.engine import CudaEngine
-from groupconv_worker.cuda.network.network import DeviceNetwork
+from groupconv_worker.cuda.graphs.cache import GraphPool
+from groupconv_worker.cuda.network.network import DeviceProgram
 from groupconv_worker.cuda.network.segments import Segments, Words
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.job import Job
 
 
-class DevicePart(DeviceNetwork):
+class DevicePart(DeviceProgram[Segments]):
     """A part of a network, on the device of an engine. One run at a time, at the same time as those of other parts.
 
     Args:
-        graph: of the part, as `exchange.numbered` makes it.
-        engine: as of `DeviceNetwork`.
-
-    Attributes:
-        words: by which it meets other parts, once it is connected.
+        graph: of the part, as `exchange.connected` makes it.
+        engine: as of `DeviceProgram`.
 
     Raises:
-        UnsupportedNodeError, ResourceExhaustedError, DeviceLostError: as of `DeviceNetwork`.
+        UnsupportedNodeError, ResourceExhaustedError, DeviceLostError: as of `DeviceProgram`.
     """
 
-    _kind = Segments
-
     def __init__(self, graph: Graph, engine: CudaEngine) -> None:
-        super().__init__(graph, engine)
-        self.words: Words | None = None
+        super().__init__(graph, engine, Segments)
+        self._words: Words | None = None
 
     @property
-    def zones(self) -> Mapping[int, int]:
-        """Where on its device other parts copy what it receives, by the number of the exchange."""
-        return {number: int(self._weights[name].data.ptr) for number, name in self._zones.items()}
+    def landing(self) -> Any:
+        """A device array of bytes, into which other parts copy what it receives; None if it receives nothing."""
+        return self._landing
 
-    def connect(self, zones: Mapping[int, int], words: Words) -> None:
-        """Meet other parts, and record what lies between the meetings.
+    def connect(self, words: Words, targets: Mapping[int, int], sources: Mapping[int, int]) -> None:
+        """Meet other parts by these words, and exchange boxes there. What was recorded before is dropped.
 
         Args:
-            zones: of other parts, by the number of the exchange; at least those that this part sends to.
-            words: that all parts see.
+            words: that this part and those that it exchanges boxes with see.
+            targets: see `lowering.Routes`.
+            sources: see `lowering.Routes`.
+        """
+        self._words, self._pool = words, GraphPool()
+        for known, given in zip(self._routes, (targets, sources), strict=True):
+            known.clear()
+            known.update(given)
+
+    def record(self) -> None:
+        """Record what lies between the meetings, before the first run.
 
         Raises:
             ResourceExhaustedError: there is no device memory for the arena.
             DeviceLostError: the device failed.
         """
-        self._targets.update(zones)
-        self.words = words
         with self._device.current():
             self._pool.put(self._with_room(self._recording, self.arena_bytes))
 
-    def run_number(
-        self, inputs: Mapping[str, Array], number: int, job: Job, stop: Callable[[], None]
-    ) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Array], number: int, job: Job) -> dict[str, Array]:
         """Do one run. All parts do it at the same time.
 
         Args:
             inputs: the part's, by name.
-            number: of the run, the same for all parts, and one more than that of the run before.
+            number: of the run, the same for all parts, and more than that of the run before.
             job: that this is a part of.
-            stop: ends the waits of all parts; called once the job is over.
 
         Returns:
             The part's outputs by name; they are wrong if the job is over.
@@ -71,13 +71,11 @@ class DevicePart(DeviceNetwork):
             MemoryError: there is no device memory for the arena now.
             DeviceLostError: the device failed; the process must be replaced.
         """
-        words = self.words
+        words = self._words
         assert words is not None, "connect() comes first"
         found = self._output_arrays(None)
-        with job.ending(stop), self._device.current():
-            if job.over:  # and was before `stop` was known
-                stop()
+        with words.releasing(number, job), self._device.current():
             # not again without memory: others may be reading what the first try has sent
-            self._use(lambda made: cast("Segments", made).run_number(inputs, found, words, number))
+            self._use(lambda made: made.run(inputs, found, words, number))
         job.check()
         return found

@@ -1,6 +1,7 @@
-"""One run of a network on the device, recorded as a CUDA graph: copies in, all launches, copies out."""
+"""Runs on the device, recorded as CUDA graphs. That of a whole network is one: copies in, all launches, copies out."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -59,8 +60,8 @@ class Workspace:
         return self._outer(size)
 
 
-class Recording:
-    """The memory of one run at a time, and its graph.
+class Recording(ABC):
+    """The memory of one run at a time, and its graphs.
 
     Args:
         device: where; the current one.
@@ -71,7 +72,6 @@ class Recording:
 
     Attributes:
         parts, used: see `graphs.cache.Cacheable`.
-        recorded: whether a run is one graph.
     """
 
     used = 0
@@ -91,19 +91,14 @@ class Recording:
             {tensor.name: device.pinned_array(tensor.shape, tensor.dtype) for tensor in tensors}
             for tensors in (inputs, outputs)
         )
-        self._graph: Any = None
-        self._stream: Any = None
         self.parts = {id(array): array.nbytes for array in (*self._inputs.values(), *self._outputs.values())}
-        self._begin()
-
-    def _begin(self) -> None:
-        """Make what a kind of recording keeps beside these."""
 
     @property
+    @abstractmethod
     def recorded(self) -> bool:
-        """Whether a run is the launch of one graph."""
-        return self._graph is not None
+        """Whether all that can be is recorded."""
 
+    @abstractmethod
     def record(self) -> None:
         """Run once with whatever the inputs are, and capture the second run. What cannot be captured stays as it is.
 
@@ -111,9 +106,10 @@ class Recording:
             cupy.cuda.memory.OutOfMemoryError: there is no room for the arena.
             DeviceLostError: the device failed.
         """
-        stream = self._device.next_graph_stream()
-        transforms = any(launch.transforms for launch in self._launches)
-        self._graph, self._stream = self._captured(self._work, stream, transforms=transforms), stream.stream
+
+    @abstractmethod
+    def forget_graph(self) -> None:
+        """Run launch by launch from now on: there is no memory for graphs."""
 
     def _captured(self, work: Callable[[], None], stream: GraphStream, *, transforms: bool) -> CapturedGraph | None:
         """The graph of some work, which runs once; None if it cannot be captured. Its memory is among the parts.
@@ -134,8 +130,56 @@ class Recording:
         self.parts |= graph.parts
         return graph
 
+    @staticmethod
+    def _launch(launch: Launch, views: Mapping[str, Any], workspace: Workspace) -> None:
+        """Put one launch on the current stream."""
+        if launch.transforms:  # plans of cuFFT keep their work area from one launch to the next
+            launch.run(views)
+        else:
+            workspace.launch(partial(launch.run, views))
+
+    def _copy_in(self, views: Mapping[str, Any]) -> None:
+        """Copy the inputs to the device."""
+        runtime = self._device.cupy.cuda.runtime
+        for name, host in self._inputs.items():
+            self._copy(views[name].data.ptr, host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice)
+
+    def _copy_out(self, views: Mapping[str, Any]) -> None:
+        """Copy the outputs to the host."""
+        runtime = self._device.cupy.cuda.runtime
+        for name, host in self._outputs.items():
+            self._copy(host.ctypes.data, views[name].data.ptr, host.nbytes, runtime.memcpyDeviceToHost)
+
+    def _copy(self, to: int, source: int, nbytes: int, kind: int) -> None:
+        cuda = self._device.cupy.cuda
+        if nbytes:
+            cuda.runtime.memcpyAsync(to, source, nbytes, kind, cuda.get_current_stream().ptr)
+
+
+class NetworkRecording(Recording):
+    """The memory of runs of a whole network, one at a time, and its graph.
+
+    Args: as of `Recording`.
+
+    Raises: as of `Recording`.
+    """
+
+    _graph: Any = None
+    _stream: Any = None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether a run is the launch of one graph."""
+        return self._graph is not None
+
+    def record(self) -> None:
+        """As of `Recording`."""
+        stream = self._device.next_graph_stream()
+        transforms = any(launch.transforms for launch in self._launches)
+        self._graph, self._stream = self._captured(self._work, stream, transforms=transforms), stream.stream
+
     def forget_graph(self) -> None:
-        """Run launch by launch from now on: there is no memory for the graph."""
+        """As of `Recording`."""
         self._graph = None
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
@@ -181,28 +225,3 @@ class Recording:
         before(len(self._launches))
         self._copy_out(views)
         self._workspace.end()
-
-    @staticmethod
-    def _launch(launch: Launch, views: Mapping[str, Any], workspace: Workspace) -> None:
-        """Put one launch on the current stream."""
-        if launch.transforms:  # plans of cuFFT keep their work area from one launch to the next
-            launch.run(views)
-        else:
-            workspace.launch(partial(launch.run, views))
-
-    def _copy_in(self, views: Mapping[str, Any]) -> None:
-        """Copy the inputs to the device."""
-        runtime = self._device.cupy.cuda.runtime
-        for name, host in self._inputs.items():
-            self._copy(views[name].data.ptr, host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice)
-
-    def _copy_out(self, views: Mapping[str, Any]) -> None:
-        """Copy the outputs to the host."""
-        runtime = self._device.cupy.cuda.runtime
-        for name, host in self._outputs.items():
-            self._copy(host.ctypes.data, views[name].data.ptr, host.nbytes, runtime.memcpyDeviceToHost)
-
-    def _copy(self, to: int, source: int, nbytes: int, kind: int) -> None:
-        cuda = self._device.cupy.cuda
-        if nbytes:
-            cuda.runtime.memcpyAsync(to, source, nbytes, kind, cuda.get_current_stream().ptr)

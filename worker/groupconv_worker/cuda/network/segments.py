@@ -4,39 +4,74 @@ A recorded wait would have the same number in every run. So the meetings lie bet
 and writes, the number of the run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import numpy as np
 
+from groupconv.errors import InternalError
 from groupconv.gpu.driver import Driver, driver
 from groupconv_worker.contract import Array
+from groupconv_worker.cuda.device import Device
+from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.graphs.capture import CapturedGraph, GraphStream
 from groupconv_worker.cuda.network.lowering import Launch, Meeting
 from groupconv_worker.cuda.network.recording import Recording, Workspace
+from groupconv_worker.graph.graph import Tensor
+from groupconv_worker.graph.partition.zones import LINE
+from groupconv_worker.job import Job
 
-LINE = 16
-"""Words of 4 bytes from one exchange's word to the next: two parts never write the same cache line."""
+WORD = np.dtype(np.int64)
+"""The dtype of a word: the number of a run."""
+
+
+def check_values(engines: Sequence[CudaEngine]) -> None:
+    """Refuse GPUs whose streams cannot wait for each other.
+
+    Raises:
+        InternalError: the driver has no streams that wait for values of 64 bits.
+    """
+    for engine in engines:
+        if not driver().has_values(engine.gpu.ordinal):
+            raise InternalError("CUDA: streams do not wait for values of 64 bits; the driver is older than CUDA 11.7")
 
 
 class Words:
-    """A word for each exchange, in memory of the host that devices see: the last run that has brought its elements.
+    """A word of 64 bits for each exchange, in memory of the host that devices see: the last run that has brought it.
 
     Args:
-        memory: (exchanges × `LINE`,) uint32, page-locked; zeros.
+        memory: (lines of `zones.LINE` bytes,) int64, page-locked; zeros. The first word of each line is one.
+        address: of the memory, on the device.
     """
 
-    def __init__(self, memory: Array) -> None:
-        self._memory = memory
+    def __init__(self, memory: Array, address: int) -> None:
+        self._words, self._address = memory[:: LINE // memory.itemsize], address
 
-    def address(self, exchange: int) -> int:
-        """Where the word is."""
-        return int(self._memory.ctypes.data) + exchange * LINE * self._memory.itemsize
+    def address(self, word: int) -> int:
+        """Where a word is, on the device."""
+        return self._address + word
 
-    def release(self, run: int) -> None:
-        """Let no part wait any more in a run that is over. What it then makes is wrong, and nobody takes it."""
-        self._memory[::LINE] = run % 2**32
+    @contextmanager
+    def releasing(self, run: int, job: Job) -> Iterator[None]:
+        """Be in a run's job. Once that is over, no part waits any more: what it then makes is wrong, and not taken."""
+        lock, inside = threading.Lock(), [True]
+
+        def release() -> None:
+            with lock:
+                if inside:  # else words of a later run would get an earlier number
+                    self._words[self._words < run] = run
+
+        try:
+            with job.ending(release):
+                if job.over:  # and was before `release` was known
+                    release()
+                yield
+        finally:
+            with lock:
+                inside.clear()
 
 
 class _Segment:
@@ -64,10 +99,19 @@ class Segments(Recording):
         ResourceExhaustedError: there is no room for the arena.
     """
 
-    def _begin(self) -> None:
-        self._arena = self._device.empty((max(1, self._arena_bytes),), np.dtype(np.uint8))
-        self._at = self._views(self._arena)
-        self._own_stream = GraphStream(self._device.cupy)  # a wait on one that is shared would hold up other networks
+    def __init__(
+        self,
+        device: Device,
+        launches: Sequence[Launch],
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        arena_bytes: int,
+        views: Callable[[Any], Mapping[str, Any]],
+    ) -> None:
+        super().__init__(device, launches, inputs, outputs, arena_bytes, views)
+        self._arena = device.empty((max(1, arena_bytes),), np.dtype(np.uint8))
+        self._at = views(self._arena)
+        self._stream = GraphStream(device.cupy)  # a wait on one that is shared would hold up other networks
         self._steps = self._in_steps()
         self.parts[id(self._arena)] = int(self._arena.nbytes)
 
@@ -77,30 +121,25 @@ class Segments(Recording):
         return all(step.graph is not None for step in self._steps if isinstance(step, _Segment))
 
     def record(self) -> None:
-        """Run all segments once, without meetings, and capture them. What cannot be captured stays as it is.
-
-        Raises:
-            cupy.cuda.memory.OutOfMemoryError: there is no room for what launches need.
-            DeviceLostError: the device failed.
-        """
+        """As of `Recording`: all segments, without meetings."""
         for step in self._steps:
             if isinstance(step, _Segment):
-                step.graph = self._captured(step.work, self._own_stream, transforms=step.transforms)
+                step.graph = self._captured(step.work, self._stream, transforms=step.transforms)
                 if step.graph is None:
                     self.forget_graph()
                     return
 
     def forget_graph(self) -> None:
-        """Run launch by launch from now on: there is no memory for the graphs."""
+        """As of `Recording`."""
         for step in self._steps:
             if isinstance(step, _Segment):
                 step.graph = None
 
-    def run_number(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], words: Words, number: int) -> None:
+    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], words: Words, number: int) -> None:
         """Copy the inputs, do one run, meeting the other parts, and copy the outputs."""
         for name, host in self._inputs.items():
             self._device.copy(host, inputs[name])
-        found, stream = driver(), self._own_stream.stream
+        found, stream = driver(), self._stream.stream
         with nullcontext() if self.recorded else self._device.streams(), stream:
             try:
                 for step in self._steps:
@@ -118,7 +157,7 @@ class Segments(Recording):
     def _meet(self, found: Driver, meeting: Meeting, words: Words, number: int) -> None:
         """Have the stream wait for another part, or tell it."""
         act = found.wait_value if meeting.waits else found.write_value
-        act(self._own_stream.stream.ptr, words.address(meeting.exchange), number % 2**32)
+        act(self._stream.stream.ptr, words.address(meeting.word), number)
 
     def _in_steps(self) -> list["_Segment | Meeting"]:
         """Segments, and the meetings between them."""

@@ -1,25 +1,20 @@
 """A network that is cut over several GPUs of one process: a part on each, which run at the same time."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
-import numpy as np
-
-from groupconv.errors import InternalError
 from groupconv.gpu.driver import driver
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.network.cut import CutNetwork
 from groupconv_worker.cuda.engine import CudaEngine
-from groupconv_worker.cuda.network.exchange import numbered
+from groupconv_worker.cuda.network.exchange import BLOCK, connected
 from groupconv_worker.cuda.network.part import DevicePart
-from groupconv_worker.cuda.network.segments import LINE, Words
+from groupconv_worker.cuda.network.segments import WORD, Words, check_values
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.partition.choice import CutChoice
+from groupconv_worker.graph.partition.part import SEND
 from groupconv_worker.graph.partition.partition import Partition
+from groupconv_worker.graph.partition.zones import LINE, zones
 from groupconv_worker.job import Job
-
-BLOCK = 8
-"""Channels are cut at its multiples where there are enough: tensor cores take so many of 16 bits at once."""
 
 
 def cut_over_devices(graph: Graph, choice: CutChoice, engines: Sequence[CudaEngine]) -> "DeviceShardedNetwork":
@@ -48,17 +43,20 @@ class DeviceShardedNetwork(CutNetwork):
 
     def __init__(self, made: Partition, engines: Sequence[CudaEngine]) -> None:
         super().__init__(made)
-        if not driver().has_values:
-            raise InternalError("CUDA: the driver has no streams that wait for values; it is older than CUDA 11.7")
-        self._parts = [DevicePart(graph, engine) for graph, engine in zip(numbered(made), engines, strict=True)]
+        check_values(engines)
+        graphs, _ = connected(made)
+        self._parts = [DevicePart(graph, engine) for graph, engine in zip(graphs, engines, strict=True)]
         device = engines[0].gpu
         with device.current():
-            memory = device.pinned_array((max(1, len(made.exchanges)) * LINE,), np.dtype(np.uint32))
-        memory[:] = 0
-        self._words = Words(memory)
-        zones = {number: address for part in self._parts for number, address in part.zones.items()}
+            memory = device.pinned_array((max(1, len(made.exchanges)) * LINE // WORD.itemsize,), WORD)
+            memory[:] = 0
+            self._words = Words(memory, driver().on_device(memory.ctypes.data))
+        areas = [part.landing for part in self._parts]
+        for part, graph in zip(self._parts, graphs, strict=True):
+            sent = [(zone, areas[peer]) for peer, several in zones(graph, SEND).items() for zone in several]
+            part.connect(self._words, {zone.word: area.data.ptr + zone.landing for zone, area in sent}, {})
         for part in self._parts:
-            part.connect(zones, self._words)
+            part.record()
 
     @property
     def nbytes(self) -> int:
@@ -67,5 +65,4 @@ class DeviceShardedNetwork(CutNetwork):
 
     def compute(self, worker: int, inputs: Mapping[str, Array], number: int, job: Job) -> Mapping[str, Array]:
         """As of `CutNetwork`."""
-        stop = partial(self._words.release, number)
-        return self._parts[worker].run_number(inputs, number, job, stop)
+        return self._parts[worker].run(inputs, number, job)
