@@ -51,6 +51,24 @@ def towers(groups: int = 2, size: int | str | None = "size") -> ModelProto:
     return model(nodes, [value("x", ["N", 4, size, size])], [value("y", ["N", 6])], weights)
 
 
+def pixels_to_means(dtype: int = TensorProto.UINT8) -> ModelProto:
+    """Pixels that become floats from 0 to 1, two filters, and their means: (N, 3, H, W) -> (N, 2)."""
+    weights = {
+        "unit": np.array(1 / 255, np.float32),
+        "w": np.random.default_rng(0).standard_normal((2, 3, 3, 3)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], "float", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "unit"], ["scaled"], "scaled"),
+        helper.make_node("Conv", ["scaled", "w"], ["filtered"], "filtered"),
+        helper.make_node("ReduceMean", ["filtered"], ["means"], "means", axes=[2, 3], keepdims=0),
+    ]
+    inputs, outputs = [value("image", ["N", 3, "H", "W"], dtype)], [value("means", ["N", 2])]
+    made = model(nodes, inputs, outputs, weights)
+    made.opset_import[0].version = 17  # of axes as an attribute
+    return made
+
+
 def sum_and_difference() -> ModelProto:
     """Two inputs, two outputs: a + b and a - b, of any extents."""
     nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])]

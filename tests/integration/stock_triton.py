@@ -79,6 +79,19 @@ def check_a_network_under_its_own_names(client):
     assert (counts.success.count, counts.fail.count) == (2, 1)
 
 
+def check_pixels_of_a_network(client):
+    (image,) = client.get_model_metadata("stock/pixels").inputs
+    assert (image.name, image.datatype, list(image.shape)) == ("image", "UINT8", [-1, 3, -1, -1])
+    pixels = RNG.integers(0, 256, (2, 3, 9, 8), dtype=np.uint8)
+    scaled = pixels / 255
+    weight = np.random.default_rng(0).standard_normal((2, 3, 3, 3)).astype(np.float32)  # as `pixels_to_means` has it
+    windows = np.lib.stride_tricks.sliding_window_view(scaled, (3, 3), (2, 3))
+    tensor = triton.InferInput("image", list(pixels.shape), "UINT8")
+    tensor.set_data_from_numpy(pixels)
+    found = client.infer("stock/pixels", [tensor]).as_numpy("means")
+    np.testing.assert_allclose(found, np.einsum("nchwij,mcij->nm", windows, weight) / 42, rtol=1e-5)
+
+
 def check_a_network_in_shared_memory(client):
     a = RNG.standard_normal((4, 8)).astype(np.float32)
     region = shared_memory.create_shared_memory_region("net", "/stock_net", 2 * a.nbytes)

@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from networks import LIGHT, constant, endless, sum_and_difference, towers
+from networks import LIGHT, constant, endless, pixels_to_means, sum_and_difference, towers
+from onnx import TensorProto
 from PIL import Image
 
 import groupconv
@@ -209,3 +210,42 @@ def test_a_picture_through_a_file_of_a_network(server, tmp_path):
     assert len(found) == 5
     assert [float(value) for _, value in found] == sorted((float(value) for _, value in found), reverse=True)
     assert "nodes by onnxruntime" in done.stdout
+
+
+PIXELS = np.random.default_rng(2).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+
+
+def means_of(pixels):
+    """What `pixels_to_means` gives, in float64."""
+    x = pixels.transpose(2, 0, 1)[None] / 255
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (2, 3))
+    weight = np.random.default_rng(0).standard_normal((2, 3, 3, 3)).astype(np.float32)
+    return np.einsum("nchwij,mcij->nm", windows, weight.astype(np.float64)) / np.prod(windows.shape[2:4])
+
+
+def test_pixels_travel_as_uint8(client):
+    with client.load_network("net/pixels", pixels_to_means()) as net:
+        x = PIXELS.transpose(2, 0, 1)[None]
+        wanted = means_of(PIXELS)
+        for cut in ("nothing", "rows"):  # by our program, too
+            result = net.run(x, cut=cut, timeout=300)
+            np.testing.assert_allclose(result.outputs["means"], wanted, rtol=1e-5)
+            assert result.report.cut == cut
+            assert result.report.coordinator_bytes <= 1.05 * (x.size + 8)
+        with pytest.raises(InvalidArgumentError, match=r"inputs\['image'\].dtype: expected uint8"):
+            net(x.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.UINT8, TensorProto.INT32])
+def test_a_network_of_integers_gets_the_pixels_of_a_picture(server, client, tmp_path, dtype):
+    path = tmp_path / "photo.png"
+    Image.fromarray(PIXELS).save(path)
+    with client.load_network("cli/pixels", pixels_to_means(dtype)):
+        done = command("run", "cli/pixels", path, "-o", tmp_path / "y.npy", "--target", server.address)
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), means_of(PIXELS), rtol=1e-5)
+        refused = command("run", "cli/pixels", path, "--mean", "0.5", "--target", server.address)
+        assert "--mean, --std: expected none, as the network takes" in refused.stderr
+    with client.load_network("cli/pixels", pixels_to_means(TensorProto.INT8)):
+        refused = command("run", "cli/pixels", path, "--target", server.address)
+        assert "expected an array (.npy), as the network takes image: int8" in refused.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from networks import sum_and_difference
+from networks import pixels_to_means, sum_and_difference
 
 import groupconv
 from groupconv import ConvSpec
@@ -44,6 +44,7 @@ def outcomes():
         for name, dtype in layers.items():
             client.load_layer(f"stock/{name}", np.full((3, 1, 1, 1), 2, dtype), spec=ConvSpec(groups=3))
         client.load_network("stock/network", sum_and_difference())
+        client.load_network("stock/pixels", pixels_to_means())
         done = subprocess.run(
             [sys.executable, STOCK, server.address], capture_output=True, text=True, timeout=120, check=False
         )

@@ -19,6 +19,8 @@ def picture_input(
 ) -> Array:
     """A picture as a network takes it: (1, C, H, W), RGB or gray, from 0 to 1, less `mean`, over `std`.
 
+    A network of integers gets the pixels as they are, from 0 to 255.
+
     Args:
         path: of the picture.
         info: the input: 4 axes, of which the second is 1 or 3.
@@ -27,13 +29,17 @@ def picture_input(
         resize: height and width; None takes the network's, or the picture's own where those are free.
 
     Raises:
-        InvalidArgumentError: the input takes no pictures, or the number of values is not that of the channels.
+        InvalidArgumentError: the input takes no pictures, the number of values is not that of the channels, or they
+            are meant for a network of integers.
         OSError: the file is not a picture.
     """
     channels = info.shape[1] if len(info.shape) == 4 else None
-    if channels not in (1, 3):
+    floats = info.dtype.kind not in "iub"
+    if channels not in (1, 3) or not (floats or np.can_cast(np.uint8, info.dtype)):
         raise InvalidArgumentError("input", f"an array (.npy), as the network takes {info}", str(path))
     check_scaling(mean, std, channels)
+    if not floats and (list(mean), list(std)) != ([0], [1]):
+        raise InvalidArgumentError("--mean, --std", f"none, as the network takes {info.dtype}", [*mean, *std])
     with Image.open(path) as opened:
         picture = opened.convert("L" if channels == 1 else "RGB")
     height, width = resize or (info.shape[2], info.shape[3])
@@ -43,7 +49,10 @@ def picture_input(
     )
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
-    x = np.asarray(picture, np.float32).reshape(size[1], size[0], channels).transpose(2, 0, 1)[None] / np.float32(255)
+    pixels = np.asarray(picture).reshape(size[1], size[0], channels).transpose(2, 0, 1)[None]
+    if not floats:
+        return pixels.astype(info.dtype)
+    x = pixels.astype(np.float32) / np.float32(255)
     shape = (1, -1, 1, 1)
     return np.asarray((x - np.reshape(mean, shape)) / np.reshape(std, shape), np.float32).astype(info.dtype)
 
