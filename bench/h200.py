@@ -92,17 +92,19 @@ def rates(link: float, latency: float, dispatch: float, *, on_device: bool = Fal
 
 
 def main() -> None:
-    """Print the rates, and each layer's time as measured and as the model has it."""
-    fitted = rates(**LANE)
-    print(fitted, "overheads", ", ".join(f"{o * 1e6:.0f} µs" for o in fitted.overhead))
-    rows = [("layer", "batch", "measured", "model")]
-    ratios = []
-    for name, problem, seconds in timings():
-        modeled = fitted.compute_seconds(problem) - kernel(problem) / fitted.memory
-        ratios.append(max(modeled / seconds, seconds / modeled))
-        rows.append((name, str(problem.geometry.batch), f"{seconds * 1e6:.0f} µs", f"{modeled * 1e6:.0f} µs"))
-    print(table(rows))
-    print(f"off by {np.median(ratios):.2f} × (median), {max(ratios):.2f} × (worst)")
+    """Print the rates, and each layer's time as measured and as the model has it: a call, and on the device alone."""
+    for on_device in (False, True):
+        fitted = rates(**LANE, on_device=on_device)
+        print("on the device" if on_device else "a call", fitted)
+        print("overheads", ", ".join(f"{o * 1e6:.0f} µs" for o in fitted.overhead))
+        rows = [("layer", "batch", "measured", "model")]
+        ratios = []
+        for name, problem, seconds in timings(on_device=on_device):
+            modeled = fitted.compute_seconds(problem) - kernel(problem) / fitted.memory
+            ratios.append(max(modeled / seconds, seconds / modeled))
+            rows.append((name, str(problem.geometry.batch), f"{seconds * 1e6:.0f} µs", f"{modeled * 1e6:.0f} µs"))
+        print(table(rows))
+        print(f"off by {np.median(ratios):.2f} × (median), {max(ratios):.2f} × (worst)\n")
 
 
 if __name__ == "__main__":

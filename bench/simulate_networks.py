@@ -1,6 +1,7 @@
 """How far a network scales when activations stay on the workers: real plans and exchanges, simulated workers.
 
     python bench/simulate_networks.py
+    python bench/simulate_networks.py --slower 3      if each worker took three times as long for every node
 
 AlexNet with its classifier, as one call for a batch. The planner cuts it, `partition` says who sends what to whom; then
 it runs on a virtual clock: the coordinator sends one task after another, each network interface carries one byte after
@@ -42,13 +43,22 @@ CPU = Rates((5e10, 5e10, 1.25e10, 5e9, 2.5e10), memory=1e10, link=3.1e9, latency
 """A core, and 25 Gb/s: assumed, as in simulate.py."""
 
 
-def clusters() -> dict[str, Costs]:
-    """Rates of workers, and of the network that the coordinator and each worker have."""
+def clusters(slower: float = 1.0) -> dict[str, Costs]:
+    """Rates of workers, and of the network that the coordinator and each worker have.
+
+    Args:
+        slower: how many times as long as their rates say workers take for a node.
+    """
     gpu = replace(h200.rates(**h200.NETWORK, on_device=True), link=h200.NETWORK["link"])
+    names = {"CPU cores, 25 Gb/s": CPU, "H200s on other nodes, 100 Gb/s": gpu}
     return {
-        "CPU cores, 25 Gb/s": Costs(CPU, between_nodes=Link(CPU.link, LATENCY)),
-        "H200s on other nodes, 100 Gb/s": Costs(gpu, between_nodes=Link(gpu.link, LATENCY)),
+        name: Costs(_slower(rates, slower), between_nodes=Link(rates.link, LATENCY)) for name, rates in names.items()
     }
+
+
+def _slower(rates: Rates, times: float) -> Rates:
+    adds = tuple(each / times for each in rates.multiply_adds)
+    return replace(rates, multiply_adds=adds, memory=rates.memory / times)
 
 
 class AlexNet:
@@ -217,8 +227,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=64, help="images of a call")
     parser.add_argument("--most", type=int, default=64, help="workers")
+    parser.add_argument("--slower", type=float, default=1.0, help="times that workers take for a node, by their rates")
     a = parser.parse_args()
-    for cluster, costs in clusters().items():
+    for cluster, costs in clusters(a.slower).items():
         for pixels in (False, True):
             graph = AlexNet(a.batch, pixels=pixels).graph()
             points = [simulate(graph, count, costs) for count in COUNTS if count <= a.most]

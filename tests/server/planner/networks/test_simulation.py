@@ -19,13 +19,15 @@ def simulation():
     return simulate_networks
 
 
+@pytest.mark.parametrize("slower", [1, 3])
 @pytest.mark.parametrize(("pixels", "least"), [(False, 300), (True, 1000)])
-def test_sixteen_gpus_are_limited_by_the_input_alone(simulation, pixels, least):
+def test_sixteen_gpus_are_limited_by_the_input_alone(simulation, pixels, least, slower):
     graph = simulation.AlexNet(64, pixels=pixels).graph()
-    costs = simulation.clusters()["H200s on other nodes, 100 Gb/s"]
+    costs = simulation.clusters(slower)["H200s on other nodes, 100 Gb/s"]
     point = simulation.simulate(graph, 16, costs)
     assert least <= point.rate <= costs.between_nodes.rate / graph.tensors["image"].nbytes
     assert point.limited.startswith("coordinator's network, out")
+    assert slower * costs.rates.memory == simulation.clusters()["H200s on other nodes, 100 Gb/s"].rates.memory
 
 
 def test_a_call_alone_is_faster_on_more_workers(simulation):
