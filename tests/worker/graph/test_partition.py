@@ -1,13 +1,16 @@
 """Every cut of a network gives the bits of the whole one on the reference."""
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from fully_convolutional import unet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import LIGHT
+from onnx import numpy_helper
 
 from groupconv_server.planner.networks.costs import Costs
 from groupconv_server.planner.networks.search import search
@@ -24,6 +27,7 @@ from groupconv_worker.graph.partition.reference import run_partition
 
 from .drawn import networks
 
+BENCH = Path(__file__).parents[3] / "bench"
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
@@ -147,6 +151,47 @@ def test_u_net():
 @pytest.mark.parametrize("name", ["bvlc_alexnet", "inception_v1", "inception_v2", "shufflenet", "squeezenet"])
 def test_light_networks(name):
     check_axes(*seeded(LIGHT / f"light_{name}.onnx"), axes=())
+
+
+def smaller(proto, size):
+    """A network for smaller images: a pool of the whole last map, and the first matrix, fit its extents."""
+    graph = proto.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    (data,) = (info for info in graph.input if info.name not in constants)
+    batch, _, *extents = data.type.tensor_type.shape.dim
+    batch.dim_value = 1
+    for extent in extents:
+        extent.dim_value = size
+    for node in graph.node:
+        windows = [a.ints[0] for a in node.attribute if a.name == "kernel_shape"]
+        if (node.op_type, windows) == ("AveragePool", [7]):
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:]
+    inferred = onnx.shape_inference.infer_shapes(proto).graph.value_info
+    shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in inferred}
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        flat = makers.get(node.input[0])
+        if node.op_type == "Gemm" and flat is not None and flat.op_type == "Reshape":
+            features = int(np.prod(shapes[flat.input[0]]))
+            extents = constants[makers[node.input[1]].input[0]]
+            for tensor, first in ((constants[flat.input[1]], 1), (extents, numpy_helper.to_array(extents)[0])):
+                tensor.CopyFrom(numpy_helper.from_array(np.array([first, features]), tensor.name))
+    return proto.SerializeToString()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("resnet50", 96), ("densenet121", 64), ("vgg19", 48), ("zfnet512", 96)])
+def test_light_networks_of_smaller_images(name, size):
+    check_axes(*seeded(smaller(onnx.load(LIGHT / f"light_{name}.onnx"), size)), axes=())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3", "efficientnet_b0", "convnext_t", "dcgan", "pnet"])
+def test_networks_of_the_papers_shapes(monkeypatch, name):
+    monkeypatch.syspath_prepend(BENCH)
+    proto = import_module("network_models").DRAWN[name]()
+    check_axes(*seeded(smaller(proto, 1 if name == "dcgan" else 64)), axes=())
 
 
 def test_a_cut_that_covers_nothing_is_refused():
