@@ -193,12 +193,16 @@ class Server:
         if not files:
             log.info("reload: this server has neither certificates nor tokens to read again")
 
-    def stop(self) -> None:
-        """Refuse new requests, let the running ones end within the grace period, and release the workers."""
+    def stop(self, grace: float | None = None) -> None:
+        """Refuse new requests, let the running ones end within the grace period, and release the workers.
+
+        Args:
+            grace: seconds; None means those of the configuration.
+        """
         self.health.stop()
-        waited = self._gate.inside > 0
-        if not self._gate.close(self.config.grace):
-            log.warning("requests still running after %.0f s are cancelled", self.config.grace)
+        waited, grace = self._gate.inside > 0, self.config.grace if grace is None else grace
+        if not self._gate.close(grace):
+            log.warning("requests still running after %.0f s are cancelled", grace)
             self.executor.interrupt()
         elif waited:
             time.sleep(LINGER)  # gRPC has the last answers, and the clients have not read them yet

@@ -18,8 +18,6 @@ import groupconv
 import groupconv.aio
 from groupconv import ConvSpec, Step
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
-from groupconv_server.access.rates import CallerLimits
-from groupconv_server.access.tokens import entry_text, new_token
 from groupconv_server.cli.app import app
 from groupconv_server.config import Config
 from groupconv_server.fronts.supervisor import Supervisor
@@ -210,21 +208,6 @@ def test_three_processes_are_one_and_replace_one_that_is_lost():
             assert {float(layer(X).flat[0]) for _ in range(8)} == {3.0}
             assert sorted(requests_of(client)) == [0, 1, 2]
     assert server.in_order
-
-
-@pytest.mark.slow
-def test_limits_of_a_token_hold_for_all_processes(tmp_path):
-    token, tokens = new_token(), tmp_path / "tokens.toml"
-    tokens.write_text(entry_text("alice", token, CallerLimits(requests_per_second=0.001)))
-    with start(tokens=tokens) as server:
-        refused = 0
-        with groupconv.connect(server.address, timeout=60, connections=8, token=token) as client:
-            for _ in range(8):
-                try:
-                    client.conv1d(X, kernel(2))
-                except groupconv.errors.ResourceExhaustedError:
-                    refused += 1
-        assert refused == 7
 
 
 def test_layers_come_back_from_disk_and_new_ones_are_kept(several, client):

@@ -18,7 +18,7 @@ X, W = [[[1.0, 2.0, 3.0]]], [[[1.0, 1.0]]]
 
 
 class Log:
-    """The lines that a process writes, read by a thread; `await_line` returns once one has the text."""
+    """The lines that a server writes, read by a thread; `await_line` returns once each of its processes wrote one."""
 
     def __init__(self, process):
         self._lines, self._more, self._seen = [], threading.Condition(), 0
@@ -31,15 +31,20 @@ class Log:
                 self._lines.append(line)
                 self._more.notify()
 
-    def await_line(self, text):
-        """The next line with the text, of those that come after the last one that was waited for."""
+    def await_line(self, *texts, times=1):
+        """The line that completes so many with each text, of those that come after the last one that was waited for."""
 
-        def there():
-            return any(text in line for line in self._lines[self._seen :])
+        def complete():
+            missing = dict.fromkeys(texts, times)
+            for i, line in enumerate(self._lines[self._seen :], self._seen + 1):
+                missing = {text: n - (text in line) for text, n in missing.items()}
+                if not any(n > 0 for n in missing.values()):
+                    return i
+            return 0
 
         with self._more:
-            assert self._more.wait_for(there, 60), "".join(self._lines)
-            self._seen += next(i for i, line in enumerate(self._lines[self._seen :]) if text in line) + 1
+            assert self._more.wait_for(complete, 60), "".join(self._lines)
+            self._seen = complete()
             return self._lines[self._seen - 1]
 
 
@@ -67,7 +72,8 @@ def written(folder, authority):
     (folder / "server.key").write_bytes(certificate.private_key_pem.bytes())
 
 
-def test_certificates_and_tokens_are_read_again_and_bad_files_change_nothing(tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_certificates_and_tokens_are_read_again_and_bad_files_change_nothing(tmp_path, processes):
     first, second = trustme.CA(), trustme.CA()
     alice, bob = new_token(), new_token()
     tokens = tmp_path / "tokens.toml"
@@ -77,18 +83,18 @@ def test_certificates_and_tokens_are_read_again_and_bad_files_change_nothing(tmp
 
     def ask(authority, token):
         root = authority.cert_pem.bytes()
-        with groupconv.connect(address, root_certificates=root, token=token, timeout=20) as client:
-            assert client.conv1d(X, W).tolist() == [[[3.0, 5.0]]]
+        for _ in range(4**processes // 4):  # the kernel chooses the process of each connection
+            with groupconv.connect(address, root_certificates=root, token=token, timeout=20) as client:
+                assert client.conv1d(X, W).tolist() == [[[3.0, 5.0]]]
 
-    with serving(*files) as (process, log, address):
+    with serving(*files, "--processes", processes) as (process, log, address):
         ask(first, alice)
         with groupconv.connect(address, root_certificates=first.cert_pem.bytes(), token=alice, timeout=20) as stands:
             stands.status()
             written(tmp_path, second)
             tokens.write_text(entry_text("alice", alice, CallerLimits()) + entry_text("bob", bob, CallerLimits()))
             process.send_signal(signal.SIGHUP)
-            log.await_line("TLS: certificates read again")
-            log.await_line("2 tokens")
+            log.await_line("TLS: certificates read again", "2 tokens", times=processes)
             ask(second, bob)
             with pytest.raises(UnavailableError):
                 ask(first, alice)
@@ -96,8 +102,8 @@ def test_certificates_and_tokens_are_read_again_and_bad_files_change_nothing(tmp
             (tmp_path / "server.key").write_text("no key")
             tokens.write_text("[bob")
             process.send_signal(signal.SIGHUP)
-            log.await_line("serving on with the certificate read before")
-            log.await_line("those read before stay")
+            kept = "serving on with the certificate read before", "those read before stay"
+            log.await_line(*kept, times=processes)
             ask(second, bob)
             with pytest.raises(UnauthenticatedError):
                 ask(second, new_token())

@@ -47,6 +47,16 @@ def test_health_and_metadata(served):
     assert model["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2, -1]}]
     version = model["versions"][0]
     assert rest(server, f"/v2/models/edge/conv1/versions/{version}")[2]["name"] == "edge/conv1"
+    assert rest(server, f"/v2/models/edge/conv1/versions/{version}9/ready")[0] == 503
+
+
+@pytest.mark.parametrize("version", ["9" * 400, "1.5", "-1", "one"])
+def test_a_version_that_cannot_be_is_refused_with_the_reason(served, version):
+    server, _ = served
+    for path, body in (("", None), ("/ready", None), ("/infer", request())):
+        status, _, answer = rest(server, f"/v2/models/edge/conv1/versions/{version}{path}", body)
+        assert status == 400
+        assert answer["error"].startswith("model_version: expected a number of at most 18 digits, got ")
 
 
 @pytest.mark.parametrize("data", [X.tolist(), X.ravel().tolist()], ids=["nested", "flat"])

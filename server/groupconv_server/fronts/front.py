@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groupconv.errors import GroupconvError, UnimplementedError
+from groupconv.errors import GroupconvError, UnavailableError, UnimplementedError
 from groupconv_server.access.rates import Allowance, CallerLimits
 from groupconv_server.access.tokens import Tokens
 from groupconv_server.admission.gate import Gate
@@ -50,6 +50,9 @@ from groupconv_server.server import Server
 from groupconv_server.servicers.cluster import ClusterServicer
 from groupconv_server.streaming.budget import Budget
 from groupconv_server.telemetry import traces
+
+ORPHANED = 0.25
+"""Seconds that running requests have once the supervisor is lost: the next server may want the port."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,14 @@ class FrontParts(Parts):
     def batch_sizes(self, batcher: Batcher) -> Callable[[str, int], Mapping[int, int]]:
         """Sizes of batches at all fronts."""
         self.batcher = batcher
-        return lambda name, version: sum_sizes(self._supervisor.call("gather", "sizes", name, version))
+
+        def sizes(name: str, version: int) -> Mapping[int, int]:
+            try:
+                return sum_sizes(self._supervisor.call("gather", "sizes", name, version))
+            except UnavailableError:  # the supervisor does not answer
+                return batcher.sizes(name, version)
+
+        return sizes
 
     def cluster(self, coordinator: Coordinator, layers: Layers, health: Health) -> ClusterServicer:
         """Reports the state of all fronts."""
@@ -231,11 +241,15 @@ def run(end: socket.socket, start: Start, counters: Any, allowances: Any) -> Non
     except GroupconvError as error:
         link.call("failed", error)
         return
-    with server:
+    grace = 0.0
+    try:
         link.handlers |= _handlers(server, parts)
         link.call("ready", [worker.engine for worker in server.executor.describe()], server.web_url)
         over.wait()
-        end_at_the_latest(start.config.grace + OVERTIME)
+        grace = ORPHANED if link.over else start.config.grace
+        end_at_the_latest(grace + OVERTIME)
+    finally:
+        server.stop(grace)
     traces.flush()
     link.close()
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
 from groupconv.convolution.steps import Step
-from groupconv.errors import NotFoundError
+from groupconv.errors import NotFoundError, UnavailableError
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.resident import resident_steps
@@ -83,8 +83,11 @@ class SharedLayers(Layers):
         return super().using(name, samples, kind=kind)
 
     def usages(self, versions: Sequence[Version]) -> list[Usage]:
-        """What each version did at all fronts."""
-        return sum_usages(self._supervisor.call("gather", "usages"), versions)
+        """What each version did at all fronts; at this one while the supervisor does not answer."""
+        try:
+            return sum_usages(self._supervisor.call("gather", "usages"), versions)
+        except UnavailableError:
+            return super().usages(versions)
 
     def remove(self, name: str) -> None:
         """Apply the removal of a layer or network."""

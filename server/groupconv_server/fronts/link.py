@@ -6,13 +6,14 @@ as bytes or as arrays.
 
 import itertools
 import logging
+import os
 import pickle
 import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, Self
 
 from groupconv.errors import GroupconvError, UnavailableError
@@ -24,6 +25,8 @@ THREADS = 16
 """Calls of the other end that run at a time."""
 _HEADER = struct.Struct("!Q")
 _CALL, _ANSWER, _ERROR, _BEAT = range(4)
+_Message = tuple[bytes, int | None]
+"""A pickled message, and a duplicate of the descriptor that goes with it."""
 
 
 class Link:
@@ -35,8 +38,10 @@ class Link:
             they close it.
         lost: called once when the other process has gone, in the thread that reads.
 
+    A thread of its own sends, so that nobody waits for a process that reads nothing, because it is stopped or hangs.
+
     Attributes:
-        heard: how often something has come from the other process.
+        missed: looks since something came from the other process.
 
     Example:
         >>> here, there = socket.socketpair()
@@ -49,11 +54,13 @@ class Link:
         self, end: socket.socket, handlers: Mapping[str, Handler], lost: Callable[[], None] = lambda: None
     ) -> None:
         self._end, self.handlers, self.lost = end, dict(handlers), lost
-        self._ids, self._sending = itertools.count(), threading.Lock()
+        self._ids, self._unsent = itertools.count(), SimpleQueue[_Message | None]()
         self._waiting: dict[int, Future[Any]] = {}
         self._over, self._lock = False, threading.Lock()
-        self.heard = 0
+        self.missed = self._heard = self._seen = 0
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="link")
+        self._writer = threading.Thread(target=self._write, name="link sender", daemon=True)
+        self._writer.start()
         self._reader = threading.Thread(target=self._read, name="link", daemon=True)
         self._reader.start()
 
@@ -61,6 +68,11 @@ class Link:
     def over(self) -> bool:
         """Whether the other process has gone."""
         return self._over
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something waits to be sent: the other process reads nothing now."""
+        return not self._unsent.empty()
 
     def start(self, name: str, *arguments: Any, handle: int | None = None) -> "Future[Any]":
         """Begin a call; the future has its answer.
@@ -71,16 +83,14 @@ class Link:
             handle: a descriptor that the other end gets a duplicate of.
         """
         answer: Future[Any] = Future()
+        number = next(self._ids)
+        data = pickle.dumps((_CALL, number, name, arguments))
         with self._lock:
             if self._over:
                 answer.set_exception(_gone())
                 return answer
-            number = next(self._ids)
             self._waiting[number] = answer
-        try:
-            self._send((_CALL, number, name, arguments), handle)
-        except OSError:
-            self._end_calls()
+            self._unsent.put((data, None if handle is None else os.dup(handle)))
         return answer
 
     def call(self, name: str, *arguments: Any, handle: int | None = None) -> Any:
@@ -94,15 +104,26 @@ class Link:
 
     def beat(self) -> None:
         """Show the other process that this one runs."""
-        with suppress(OSError):  # it has gone
+        if not self.unsent:
             self._send((_BEAT, 0))
+
+    def look(self) -> int:
+        """Look for a sign of life since the last look; returns `missed`, which stays 0 until there was a first one."""
+        self.missed = 0 if self._heard != self._seen or not self._heard else self.missed + 1
+        self._seen = self._heard
+        return self.missed
+
+    def fail(self, error: Exception) -> None:
+        """End the calls that wait for answers with an error. The other process may answer them later, in vain."""
+        with self._lock:
+            waiting = list(self._waiting.values())
+            self._waiting.clear()
+        for answer in waiting:
+            answer.set_exception(error)
 
     def close(self) -> None:
         """End the connection. Calls that wait for answers raise UnavailableError."""
-        try:
-            self._end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            log.debug("the other process has closed the link already")
+        self._shut()
         if threading.current_thread() is not self._reader:
             self._reader.join()
 
@@ -112,12 +133,32 @@ class Link:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, message: tuple[Any, ...], handle: int | None = None) -> None:
-        data = pickle.dumps(message)
-        header = _HEADER.pack(len(data))
-        with self._sending:
-            socket.send_fds(self._end, [header], [] if handle is None else [handle])
-            self._end.sendall(data)
+    def _send(self, message: tuple[Any, ...]) -> None:
+        self._unsent.put((pickle.dumps(message), None))
+
+    def _write(self) -> None:
+        try:
+            while (message := self._unsent.get()) is not None:
+                data, handle = message
+                try:
+                    socket.send_fds(self._end, [_HEADER.pack(len(data))], [] if handle is None else [handle])
+                    self._end.sendall(data)
+                finally:
+                    if handle is not None:
+                        os.close(handle)
+        except OSError:
+            log.debug("the other process has gone", exc_info=True)
+        self._end_calls()  # from here on none is added
+        while not self._unsent.empty():
+            left = self._unsent.get()
+            if left is not None and left[1] is not None:
+                os.close(left[1])
+
+    def _shut(self) -> None:
+        try:
+            self._end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            log.debug("the other process has closed the link already")
 
     def _read(self) -> None:
         try:
@@ -142,7 +183,9 @@ class Link:
                     answer.set_exception(rest[0])
         except OSError:
             log.debug("a link has ended", exc_info=True)
-        self._end_calls()
+        self._shut()  # nothing is sent any more, also if the other process reads nothing
+        self._unsent.put(None)
+        self._writer.join()
         self._threads.shutdown(wait=False)
         self._end.close()
         self.lost()
@@ -154,7 +197,7 @@ class Link:
             got = self._end.recv_into(view)
             if not got:
                 raise ConnectionResetError
-            self.heard += 1
+            self._heard += 1
             view = view[got:]
         return data
 
@@ -170,19 +213,14 @@ class Link:
             message = _ERROR, number, RuntimeError(f"{name}: {type(error).__name__}: {error}")
         try:
             self._send(message)
-        except OSError:
-            log.debug("nobody waits for the answer of %s", name)
         except Exception as error:  # the answer cannot be pickled; without one the other process would wait for ever
             log.exception("the answer of %s cannot be sent to another process", name)
-            with suppress(OSError):
-                self._send((_ERROR, number, RuntimeError(f"{name}: {type(error).__name__}: {error}")))
+            self._send((_ERROR, number, RuntimeError(f"{name}: {type(error).__name__}: {error}")))
 
     def _end_calls(self) -> None:
         with self._lock:
-            self._over, waiting = True, list(self._waiting.values())
-            self._waiting.clear()
-        for answer in waiting:
-            answer.set_exception(_gone())
+            self._over = True
+        self.fail(_gone())
 
 
 def _gone() -> UnavailableError:

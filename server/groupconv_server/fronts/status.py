@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import grpc
 import psutil
 
+from groupconv.errors import UnavailableError
 from groupconv.v1 import cluster_pb2
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.fronts.link import Link
@@ -41,10 +42,17 @@ class FrontCluster(ClusterServicer):
     def GetCluster(  # noqa: N802 - the RPC's name
         self, request: cluster_pb2.GetClusterRequest, context: grpc.ServicerContext
     ) -> Status:
-        """Report the state of all."""
-        found = [Status.FromString(raw) for raw in self._supervisor.call("gather", "cluster")]
+        """Report the state of all; that of this front alone while the supervisor does not answer."""
+        try:
+            found = [Status.FromString(raw) for raw in self._supervisor.call("gather", "cluster")]
+            restarts: Mapping[int, int] = self._supervisor.call("restarts")
+        except UnavailableError as error:
+            alone = Status.FromString(self.here())
+            if alone.state == SERVING:
+                alone.state = DEGRADED
+            alone.trouble = str(error)
+            return alone
         merged = merge(found or [super().GetCluster(request, context)])
-        restarts: Mapping[int, int] = self._supervisor.call("restarts")
         for process in merged.processes:
             process.restarts = restarts.get(process.index, 0)
         missing = len(restarts) - len(found)
@@ -150,9 +158,13 @@ class FrontStatistics(ModelStatistics):
         self._supervisor = supervisor
 
     def records(self, layers: Sequence[Version]) -> list[Record]:
-        """Sums over all fronts."""
+        """Sums over all fronts; the records of this one while the supervisor does not answer."""
         totals = {(layer.name, layer.version): Record() for layer in layers}
-        for found in self._supervisor.call("gather", "statistics", set(totals)):
+        try:
+            gathered = self._supervisor.call("gather", "statistics", set(totals))
+        except UnavailableError:
+            gathered = [self.here(layers)]
+        for found in gathered:
             for key, record in found.items():
                 totals[key].add(record)
         return list(totals.values())

@@ -108,9 +108,9 @@ class Supervisor:
             self.ledger = Ledger(self._counters, disk)
             self._sweeper = Sweeper(self.ledger, self.gather, self.port)
             self._opened.callback(self._sweeper.close)
+            self._opened.callback(Watchdog(self._all).close)
             for index in range(self.processes):
                 self._start(index)
-            self._opened.callback(Watchdog(self._serving).close)
             self._engines = [engine for front in list(self._fronts.values()) for engine in front.ready.result()]
             self._page = Page.of(config.metrics_host, config.metrics_port, self._sum.registry(), self.state)
             if self._page is not None:
@@ -271,9 +271,12 @@ class Supervisor:
                 found[index] = answer.result(0)
         return found
 
-    def _serving(self) -> list[Front]:
+    def _all(self) -> list[Front]:
         with self._lock:
-            return [front for _, front in sorted(self._fronts.items()) if front.serving]
+            return [front for _, front in sorted(self._fronts.items())]
+
+    def _serving(self) -> list[Front]:
+        return [front for front in self._all() if front.serving]
 
     def _end(self, seconds: float) -> None:
         """End all fronts, those that are left after so many seconds by force."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from groupconv.errors import NotFoundError
+from groupconv.errors import InvalidArgumentError, NotFoundError
 from groupconv_server.executors.base import WorkerInfo
 from groupconv_server.inference import networks
 from groupconv_server.inference.tensors import INPUT, NAMES, OUTPUT, Kind, config_type
@@ -13,6 +13,8 @@ from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.version import LayerVersion, NetworkVersion, Version
 
 PLATFORM = networks.PLATFORM
+DIGITS = 18
+"""Digits of a version, at most: it fits the 64 bits that the protocol's servers give it."""
 MAX_BATCH = 2**31 - 1
 """The largest batch that a model's configuration names: only the bytes of a batch are limited."""
 
@@ -21,6 +23,7 @@ def model(layers: Layers, name: str, version: str) -> Version:
     """The layer called `name`; an empty version means the current one.
 
     Raises:
+        InvalidArgumentError: the version is no number that one can have.
         NotFoundError: there is no such layer, or it has another version.
     """
     layer = layers.get(name, Version)
@@ -32,9 +35,12 @@ def check_version(layer: Version, version: str) -> None:
     """Check that a request means the current version.
 
     Raises:
+        InvalidArgumentError: it is no number that a version can have.
         NotFoundError: it means another one.
     """
     if version not in ("", str(layer.version)):
+        if not (version.isascii() and version.isdecimal() and len(version) <= DIGITS):
+            raise InvalidArgumentError("model_version", f"a number of at most {DIGITS} digits", version[:40])
         raise NotFoundError(f"model_version: layer {layer.name!r} has version {layer.version}, not {version[:40]!r}")
 
 
