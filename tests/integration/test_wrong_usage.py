@@ -180,6 +180,15 @@ def test_every_command_is_tried():
     assert {words.split()[0] for words in CASES if words and words[0].isalpha()} >= set(NAMES)
 
 
+def test_an_array_that_does_not_fit_in_memory_is_no_defect(monkeypatch):
+    from groupconv_server.cli import plan
+
+    monkeypatch.setattr(plan, "_layers", lambda *_: np.empty(2**62, np.uint8))
+    done = CliRunner().invoke(app(), ["plan", "--layer", "alexnet_conv2", "--workers", "2"])
+    assert done.exit_code == FAILED
+    assert done.stderr.startswith("groupconv: out of memory (Unable to allocate 4.00 EiB")
+
+
 def test_an_unexpected_error_is_one_line(monkeypatch, caplog):
     from groupconv_server.cli import plan
 

@@ -57,6 +57,9 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             text = " ".join(_text(error).split()) + f" (request {request})" * bool(request)
             typer.echo(f"groupconv: {text}", err=True)
             raise typer.Exit(2 if isinstance(error, InvalidArgumentError | FileNotFoundError) else 1) from None
+        except MemoryError as error:
+            typer.echo(f"groupconv: out of memory ({' '.join(str(error).split()) or 'no more is known'})", err=True)
+            raise typer.Exit(1) from None
         except Exception as error:  # noqa: BLE001 - a defect is one line too; DEBUG logs its traceback
             raise _unexpected(error) from None
 

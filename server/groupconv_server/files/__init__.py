@@ -4,13 +4,14 @@
 it is filled. Only pictures (PNG, JPEG, …) are held in memory as a whole, because their codecs have no parts.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv_server.files import hdf5, npy, photo, tiff, zarr
 from groupconv_server.files.arrays import Created, Opened
 from groupconv_server.files.axes import axes_of
@@ -58,14 +59,26 @@ def open_input(path: Path, axes: str | None = None) -> AbstractContextManager[Op
             names in the file or, if it has none, a guess.
 
     Raises:
-        InvalidArgumentError: the file has no such array, or the axes do not fit it.
+        InvalidArgumentError: the file has no such array, the axes do not fit it, or the file is broken.
         OSError: the file cannot be read.
     """
     path = Path(path)
     if not split(path)[0].exists():
         raise FileNotFoundError(2, "No such file or directory", str(path))
-    opened: AbstractContextManager[Opened] = family(path).open_input(path, axes)
-    return opened
+    return _opened(path, axes)
+
+
+@contextmanager
+def _opened(path: Path, axes: str | None) -> Iterator[Opened]:
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(family(path).open_input(path, axes))
+        except (GroupconvError, OSError, MemoryError):
+            raise
+        except Exception as error:  # libraries raise many types of errors for broken files
+            got = f"{path.name} ({type(error).__name__}: {error})"
+            raise InvalidArgumentError("input", "a file that is complete and valid", got) from error
+        yield opened
 
 
 def size_of(path: Path) -> int:

@@ -17,6 +17,7 @@ BUFFER_BYTES = 32 * 2**20
 def block_rows(view: View, chunk: int) -> int:
     """Rows in a block: whole chunks of about BLOCK_BYTES together, and at least one chunk."""
     row: int = view.dtype.itemsize * math.prod(view.shape[3:]) * view.shape[1]
+    chunk = max(1, chunk)
     return chunk * max(1, BLOCK_BYTES // max(1, chunk * row))
 
 

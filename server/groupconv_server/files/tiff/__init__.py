@@ -22,6 +22,7 @@ from groupconv_server.files.paths import split
 from groupconv_server.files.raw import RawArray
 from groupconv_server.files.tiff.colors import decoded
 from groupconv_server.files.tiff.metadata import imagej_axes, metadata_of, options_of
+from groupconv_server.files.tiff.pages import check_complete, missing_planes
 from groupconv_server.files.tiles import TILE, Tiles
 from groupconv_server.files.zarr import stored
 
@@ -46,6 +47,8 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
     except tifffile.TiffFileError as error:
         raise InvalidArgumentError("input", "a TIFF", f"{path.name} ({error})") from None
     with file, name.open("rb", buffering=0) as raw:
+        if image is None:
+            check_complete(file, path)
         series, notes = _select(file, path, image)
         orientation = int(getattr(series.keyframe.tags.get("Orientation"), "value", 1))
         array, letters, metadata = (
@@ -92,7 +95,10 @@ def _select(file: Any, path: Path, image: str | None) -> tuple[Any, tuple[str, .
         notes.append(f"{base}: took image 0 of {len(file.series)}; for another one, {base}:1")
     if not level and levels > 1:
         notes.append(f"{base}: took level 0 of {levels}; for another one, {base}:{series}/1")
-    return file.series[series].levels[at], tuple(notes)
+    found = file.series[series].levels[at]
+    if file.is_ome and (missing := missing_planes(found)):
+        notes.append(f"{base}: {missing} of {len(found)} planes are in no file here; they are read as zeros")
+    return found, tuple(notes)
 
 
 @contextmanager

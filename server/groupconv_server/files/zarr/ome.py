@@ -82,11 +82,14 @@ def is_replaceable(path: Path, *, image: bool) -> bool:
     described = path / "zarr.json"
     if not described.is_file():
         return (path / ".zarray").is_file()
-    content = json.loads(described.read_text())
-    if content.get("node_type") == "array":
-        return True
-    scales = content.get("attributes", {}).get("ome", {}).get("multiscales", [])
-    levels = {level["path"].partition("/")[0] for scale in scales for level in scale["datasets"]}
+    try:
+        content = json.loads(described.read_text())
+        if content.get("node_type") == "array":
+            return True
+        scales = content.get("attributes", {}).get("ome", {}).get("multiscales", [])
+        levels = {level["path"].partition("/")[0] for scale in scales for level in scale["datasets"]}
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return False  # not known to be an image, so it is kept
     return image and bool(levels) and {node.name for node in path.iterdir()} <= {"zarr.json", *levels}
 
 
