@@ -21,6 +21,8 @@ from groupconv.network_calls import NetworkResult
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan
 from groupconv.networks.tensors import TensorInfo
+from groupconv.streaming.npy import create_npy, open_npy
+from groupconv.streaming.raw import RawArray
 
 moved.redirect(__name__, moved.MODULES)
 
@@ -40,12 +42,15 @@ __all__ = [
     "NetworkPlan",
     "NetworkResult",
     "Plan",
+    "RawArray",
     "Report",
     "Result",
     "Step",
     "TensorInfo",
     "aio",
     "connect",
+    "create_npy",
+    "open_npy",
     "receptive_field",
     "resolve",
 ]

@@ -184,8 +184,9 @@ class Client(NetworkClient, Planning[Plan], Convolutions[Array]):
         If the connection is lost, the stream connects again and continues after the last complete band.
 
         Args:
-            source: (N, C, *spatial) or (C, *spatial): anything with a shape, a dtype and slices by rows (numpy.memmap,
-                Zarr, HDF5); or an iterator of bands (C, rows, …) of one sample, which needs `shape` and `dtype`.
+            source: (N, C, *spatial) or (C, *spatial): anything with a shape, a dtype and slices by rows
+                (`groupconv.open_npy`, Zarr, HDF5); or an iterator of bands (C, rows, …) of one sample, which needs
+                `shape` and `dtype`.
             steps: at least one; the output of each is the input of the next.
             timeout: seconds; None has no limit, whatever the client's timeout is.
             options: see below.
@@ -193,8 +194,8 @@ class Client(NetworkClient, Planning[Plan], Convolutions[Array]):
         Options:
             shape: of an iterator's bands together.
             dtype: of an iterator's bands.
-            out: array to fill by rows: a NumPy array, a memory map, or a Zarr or HDF5 array of the output's shape and
-                dtype; None makes a NumPy array.
+            out: array to fill by rows: a NumPy array, `groupconv.create_npy`, or a Zarr or HDF5 array of the output's
+                shape and dtype; None makes a NumPy array.
             progress: function to call with a `Progress` after each band; True shows a bar (tqdm, extra `progress`).
             allow_reordering: see `run`.
             band_rows: output rows of a band; 0 lets the server choose.

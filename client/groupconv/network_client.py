@@ -66,9 +66,9 @@ class NetworkClient(Session):
 
         Args:
             network: a loaded one, or its name.
-            x: (N, C, *spatial) or (C, *spatial): anything with shape, dtype and slices along all axes (numpy.memmap,
-                Zarr, HDF5); or an iterator of bands (C, rows, …) of one sample, with `shape` and `dtype`. Several
-                inputs are a mapping of names to these.
+            x: (N, C, *spatial) or (C, *spatial): anything with shape, dtype and slices along all axes
+                (`groupconv.open_npy`, Zarr, HDF5); or an iterator of bands (C, rows, …) of one sample, with `shape`
+                and `dtype`. Several inputs are a mapping of names to these.
             timeout: seconds for the whole stream; None has no limit, but each window has the client's.
             options: see below.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,13 @@ import pytest
 from fully_convolutional import Builder, image, unet
 
 import groupconv
-from groupconv.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from groupconv.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
 from groupconv_server.config import Config
 from groupconv_server.server import Server
 
@@ -52,6 +59,19 @@ def test_arrays_bands_and_samples(near, net, expected, tmp_path):
     np.testing.assert_array_equal(out, expected)
     two = near.stream_network(net, np.concatenate([X, -X]), window_bytes=1_000_000)
     np.testing.assert_array_equal(two[:1], expected)
+
+
+def test_files_of_numpy(near, net, expected, tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    with (
+        groupconv.open_npy(tmp_path / "x.npy") as x,
+        groupconv.create_npy(tmp_path / "y.npy", expected.shape) as y,
+    ):
+        assert near.stream_network(net, x, out=y, window_bytes=1_800_000) is y
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
+        os.truncate(tmp_path / "x.npy", X.nbytes // 2)
+        with pytest.raises(DataLossError, match=r"x\.npy, got 121800: the file became shorter while it was read"):
+            near.stream_network(net, x, out=y, window_bytes=1_800_000)
 
 
 def test_the_awaiting_client(narrow, expected):

@@ -1,6 +1,7 @@
 """Streams as the client sees them: sources and sinks, what travels, how far it is."""
 
 import asyncio
+import os
 import re
 import sys
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 import groupconv
 from groupconv import ConvSpec, Step
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv.streaming.stream import STREAM, Transfer, transfer
 from groupconv.wire.chunks import packed
 from groupconv_worker import reference
@@ -46,6 +47,19 @@ def test_an_iterator_of_bands_is_a_source_and_anything_sliced_is_a_sink(bands):
         assert given_back is out
         np.testing.assert_array_equal(out.held, want)
         assert (seen[-1].rows, seen[-1].received) == (50, want.nbytes)
+
+
+def test_a_file_of_numpy_is_a_source_and_a_sink(bands, tmp_path):
+    x, w = f32(2, 50, 7), f32(4, 2, 5, 3)
+    want = bands.conv2d(x, w, padding=2)
+    np.save(tmp_path / "x.npy", x)
+    with groupconv.open_npy(tmp_path / "x.npy") as source, groupconv.create_npy(tmp_path / "y.npy", want.shape) as out:
+        bands.stream_conv2d(source, w, padding=2, out=out, band_rows=10)
+        np.testing.assert_array_equal(bands.conv2d(source, w, padding=2), want)
+        os.truncate(tmp_path / "x.npy", 1000)
+        with pytest.raises(DataLossError, match="the file became shorter while it was read"):
+            bands.stream_conv2d(source, w, padding=2, band_rows=10)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), want)
 
 
 def test_large_arrays_go_by_stream_without_being_asked(client, server, monkeypatch):

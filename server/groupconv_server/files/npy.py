@@ -2,32 +2,27 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 
 import numpy as np
 
 from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
+from groupconv.streaming.npy import open_npy
 from groupconv_server.files.arrays import Created, Opened
 from groupconv_server.files.axes import axes_of
 from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import allocate, replaced
-from groupconv_server.files.raw import RawArray
-from groupconv_server.files.values import READABLE
 
 SUFFIXES = (".npy",)
 ANY_ORDER = True
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-"""Readers of a header, by the version of the format. Version 3.0 has names of fields in Unicode, and no numbers."""
 
 
 @contextmanager
 def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
     """See `files.open_input`."""
-    with path.open("rb", buffering=0) as file:
-        array = _array(file, path)
+    with open_npy(path) as array:
         layout = Layout(axes_of(array.shape, requested=axes))
         alpha = axes is None and layout.kinds == "YXC" and array.shape[2] in (2, 4)
         yield Opened(View(array, layout), Metadata(alpha="unassociated" if alpha else ""))
@@ -49,23 +44,6 @@ def whole(path: Path, field: str) -> Array:
             return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise InvalidArgumentError(field, "an array saved by numpy.save", f"{path.name} ({error})") from None
-
-
-def _array(file: FileIO, path: Path) -> RawArray:
-    """The array behind the header of a file."""
-    try:
-        version = np.lib.format.read_magic(file)
-        shape, fortran, dtype = HEADERS[version](file)
-    except KeyError:
-        expected = "an array of numbers saved by numpy.save"
-        raise InvalidArgumentError("input", expected, f"{path.name}, an array with named fields") from None
-    except (ValueError, EOFError) as error:
-        raise InvalidArgumentError("input", "an array saved by numpy.save", f"{path.name} ({error})") from None
-    if any(size < 0 for size in shape):
-        raise InvalidArgumentError("input", "an array saved by numpy.save", f"{path.name} of shape {shape}")
-    if dtype.hasobject:
-        raise InvalidArgumentError("input.dtype", READABLE, "objects")
-    return RawArray(file, dtype, shape, file.tell(), fortran=fortran)
 
 
 @contextmanager

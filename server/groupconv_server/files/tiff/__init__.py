@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError
+from groupconv.streaming.raw import RawArray
 from groupconv_server.files.arrays import Created, Opened
 from groupconv_server.files.axes import Axis, axes_of
 from groupconv_server.files.blocks import BlockReader, BlockWriter
@@ -19,7 +20,6 @@ from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata, missing
 from groupconv_server.files.output import allocate, check_space, replaced
 from groupconv_server.files.paths import split
-from groupconv_server.files.raw import RawArray
 from groupconv_server.files.tiff.colors import decoded
 from groupconv_server.files.tiff.metadata import imagej_axes, metadata_of, options_of
 from groupconv_server.files.tiff.pages import check_complete, missing_planes

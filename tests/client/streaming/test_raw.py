@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groupconv.errors import DataLossError, InvalidArgumentError
-from groupconv_server.files import raw
-from groupconv_server.files.raw import RawArray
+from groupconv.streaming import raw
+from groupconv.streaming.raw import RawArray
 
 DTYPES = ["uint8", "<u2", ">i4", "<f4", ">f8", "?"]
 
@@ -25,11 +25,11 @@ def parts(draw):
     key = []
     for size in shape:
         if size and draw(st.booleans()):
-            key.append(draw(st.integers(0, size - 1)))
+            key.append(draw(st.integers(-size, size - 1)))
         else:
             start = draw(st.integers(0, size))
             key.append(slice(start, draw(st.integers(start, size + 2))) if draw(st.booleans()) else slice(None))
-    return tuple(shape), tuple(key)
+    return tuple(shape), tuple(key[: draw(st.integers(0, len(key)))])
 
 
 @given(
@@ -49,6 +49,31 @@ def test_a_part_is_what_numpy_reads(tmp_path_factory, part, dtype, fortran, gap,
         read = RawArray(file, np.dtype(dtype), shape, 6, fortran=fortran)[key]
     assert read.dtype == x[key].dtype
     np.testing.assert_array_equal(read, x[key])
+
+
+@given(parts(), st.sampled_from(DTYPES), st.booleans())
+def test_a_part_is_written_as_numpy_does(tmp_path_factory, part, dtype, alike):
+    shape, key = part
+    x, path = values(shape, dtype), tmp_path_factory.getbasetemp() / "y.raw"
+    path.write_bytes(b"header" + x.tobytes())
+    new = np.dtype(dtype).type(1) if alike else values(x[key].shape, "uint8")
+    with path.open("rb+", buffering=0) as file:
+        RawArray(file, np.dtype(dtype), shape, 6)[key] = new
+    x[key] = new
+    assert path.read_bytes() == b"header" + x.tobytes()
+
+
+def test_what_is_no_part_is_refused(tmp_path):
+    path = tmp_path / "x.raw"
+    path.write_bytes(bytes(12))
+    with path.open("rb", buffering=0) as file, RawArray(file, np.dtype("u1"), (3, 4)) as array:
+        for key in (slice(0, 3, 2), slice(None, None, -1), 3, (0, -5), (0, 0, 0)):
+            with pytest.raises(IndexError):
+                array[key]
+        with pytest.raises(TypeError, match="reading alone"):
+            array[0] = 1
+        np.testing.assert_array_equal(np.asarray(array, "float32"), np.zeros((3, 4), np.float32))
+    assert file.closed
 
 
 @pytest.mark.parametrize("columns", [(0, 3000), (100, 2900), (100, 200)], ids=["whole rows", "with gaps", "by runs"])
