@@ -14,7 +14,7 @@ from groupconv.convolution.steps import Result, geometries
 from groupconv.convolution.totals import Window
 from groupconv.errors import InvalidArgumentError
 from groupconv.gpu.arrays import Tensor, on_host
-from groupconv.layouts import Layout, channels_first, channels_last, is_last
+from groupconv.layouts import Layout, channels_first, channels_last, checked_out, is_last
 from groupconv.memory.shared import Shared
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.wire.layers import LayerInfo
@@ -104,9 +104,9 @@ class BaseLayer:
         """
         if layout is not None and is_last(layout):
             rank = len(self.info.kernel_shapes[0]) - 2
-            first = channels_first(x, rank, out)
-            result = yield from self._exchange(first, None, allow_reordering=allow_reordering, report=report, cut=cut)
-            return Result(channels_last(result.output, rank, out), result.report)
+            first, there = channels_first(x, rank), checked_out(out, rank)
+            result = yield from self._exchange(first, there, allow_reordering=allow_reordering, report=report, cut=cut)
+            return result if there else Result(channels_last(result.output, rank, out), result.report)
         if self._shared is not None:
             x = self._shared.source(x)
         elif not isinstance(x, np.ndarray):

@@ -16,7 +16,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.gpu.arrays import Tensor, on_host
-from groupconv.layouts import channels_first, channels_last, is_last
+from groupconv.layouts import channels_first, channels_last, checked_out, is_last
 from groupconv.memory.shared import Shared
 from groupconv.options import CallOptions, spec_or_default
 from groupconv.streaming.stream import Transfer, better_streamed, transfer
@@ -62,10 +62,12 @@ def _run_last(
     """Run steps on an array with channels last: a view of it travels, and a view of the answer is returned."""
     steps = checked_steps(steps)
     rank, out = as_array(steps[0].kernel, "steps[0].kernel").ndim - 2, call.get("out")
-    first = CallOptions(allow_reordering=call.get("allow_reordering", False), cut=call.get("cut"))
-    tensor, ready, unbatched = prepare(channels_first(x, rank, out), steps)
+    there = checked_out(out, rank)
+    first = CallOptions(allow_reordering=call.get("allow_reordering", False), cut=call.get("cut"), out=there)
+    view = channels_first(x, rank)
+    tensor, ready, unbatched = prepare(on_host(view) if shared is None else shared.source(view), steps)
     result = yield from _run(shared, tensor, ready, unbatched, first, report=report)
-    return Result(channels_last(result.output, rank, out), result.report)
+    return result if there else Result(channels_last(result.output, rank, out), result.report)
 
 
 def _run(

@@ -51,7 +51,7 @@ class Client(NetworkClient, Planning[Plan], Convolutions[Array]):
             cut: what to cut every step along, in place of the planner's choice: "nothing", "group", "batch", "filter",
                 "channel" (with `allow_reordering`), a spatial axis ("width" in 1-D, "rows" or "columns" in 2-D, in 3-D
                 also "slices"), or several such as "group × rows". The answer then comes in one message.
-            layout: "NHWC" for channels last in `x`, `out` and the answer, which are on the host then. Views are taken,
+            layout: "NHWC" for channels last in `x`, `out` and the answer. Views are taken on the host and on a device,
                 so it costs no copy. The answer comes in one message.
 
         Returns:

@@ -7,7 +7,8 @@ import numpy as np
 from groupconv.arguments import as_array, checked_output, fill
 from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
-from groupconv.gpu.arrays import device_array
+from groupconv.gpu.arrays import DeviceArray, Tensor, device_array
+from groupconv.gpu.driver import has_driver
 
 Layout = Literal["NCHW", "NHWC"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
@@ -24,30 +25,42 @@ def is_last(layout: Layout | None) -> bool:
     return layout == "NHWC"
 
 
-def channels_first(x: Any, rank: int, out: Any = None) -> Array:
+def channels_first(x: Any, rank: int) -> Tensor:
     """A view (N, C, *spatial) of an input (N, *spatial, C), or (C, *spatial) of (*spatial, C). No element is copied.
 
     Args:
-        x: an array on the host.
+        x: an array, on the host or on a device.
         rank: number of spatial axes.
-        out: array for `channels_last` to fill, which is checked with the input; or None.
 
     Raises:
-        InvalidArgumentError: one of them is on a device, has too few or too many axes, or `out` cannot be filled.
+        InvalidArgumentError: it has too few or too many axes.
 
     Example:
         >>> channels_first(np.zeros((2, 8, 9, 3)), 2).shape
         (2, 3, 8, 9)
     """
-    if device_array(x) is not None:
-        raise _on_device("input")
+    if has_driver() and (on_device := _on_device(x, "input", rank)) is not None:
+        return on_device
     array = as_array(x, "input")
     _check_dimensions("input", array.shape, rank)
-    if out is not None:
-        if checked_output(out) is not None:
-            raise _on_device("out")
-        _check_dimensions("out", out.shape, rank)
     return np.moveaxis(array, -1, array.ndim - rank - 1)
+
+
+def checked_out(out: Any, rank: int) -> DeviceArray | None:
+    """An array for the output, with channels last: a view with channels in front if it is on a device, else None.
+
+    Raises:
+        InvalidArgumentError: it cannot be filled, or has too few or too many axes.
+    """
+    if out is None:
+        return None
+    if checked_output(out) is None:
+        _check_dimensions("out", out.shape, rank)
+        return None
+    found = _on_device(out, "out", rank)
+    if found is None:
+        raise InvalidArgumentError("out", "to be without gaps on the device", f"shape {tuple(out.shape)}")
+    return found
 
 
 def channels_last(y: Array, rank: int, out: Any = None) -> Any:
@@ -64,8 +77,13 @@ def channels_last(y: Array, rank: int, out: Any = None) -> Any:
     return last if out is None else fill(out, last)
 
 
-def _on_device(field: str) -> InvalidArgumentError:
-    return InvalidArgumentError("layout", f"NCHW, as {field} is on a device", "NHWC")
+def _on_device(x: Any, field: str, rank: int) -> DeviceArray | None:
+    """An array on a device with its channels in front; None if it is not there, or has to be copied."""
+    found = device_array(x)
+    if found is None:
+        return None
+    _check_dimensions(field, found.shape, rank)
+    return found.channels_first(found.ndim - rank - 1)
 
 
 def _check_dimensions(field: str, shape: tuple[int, ...], rank: int) -> None:

@@ -19,7 +19,7 @@ from groupconv.gpu.driver import ALL, Allocation, driver, has_driver
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """An array on a device, row-major without gaps.
+    """An array on a device without gaps, row-major but for one axis that may be the last one in memory.
 
     Attributes:
         owner: the caller's array, whose memory this is.
@@ -27,6 +27,8 @@ class DeviceArray:
         dtype: a supported one.
         shape: extents, each at least 1.
         stream: the stream with the owner's unfinished work on the array; None if there is none, `ALL` if unknown.
+        innermost: the axis that is the last one in memory, where it is not the last one of `shape`: 1 for (N, C, H, W)
+            with channels last.
     """
 
     owner: Any = field(repr=False)
@@ -34,6 +36,7 @@ class DeviceArray:
     dtype: np.dtype
     shape: tuple[int, ...]
     stream: int | None
+    innermost: int | None = None
 
     @property
     def ndim(self) -> int:
@@ -56,8 +59,16 @@ class DeviceArray:
         return found
 
     def reshape(self, shape: tuple[int, ...]) -> "DeviceArray":
-        """The same elements in another shape."""
-        return replace(self, shape=shape)
+        """The same elements with a batch axis in front, or without it."""
+        moved = None if self.innermost is None else self.innermost + len(shape) - self.ndim
+        return replace(self, shape=shape, innermost=moved)
+
+    def channels_first(self, axis: int) -> "DeviceArray | None":
+        """The last axis seen as this one, as a view; None if another axis is the last one in memory."""
+        if self.innermost is not None:
+            return None
+        *rest, channels = self.shape
+        return replace(self, shape=(*rest[:axis], channels, *rest[axis:]), innermost=axis)
 
     def astype(self, dtype: np.dtype) -> NDArray[Any]:
         """A copy on the host in another dtype."""
@@ -65,9 +76,10 @@ class DeviceArray:
 
     def host(self) -> NDArray[Any]:
         """A copy on the host."""
-        x = np.empty(self.shape, self.dtype)
+        innermost = self.ndim - 1 if self.innermost is None else self.innermost
+        x = np.empty((*self.shape[:innermost], *self.shape[innermost + 1 :], *self.shape[innermost:][:1]), self.dtype)
         driver().read(self.pointer, x, self.stream)
-        return x
+        return x if self.innermost is None else np.moveaxis(x, -1, innermost)
 
     def wait(self, allocation: Allocation) -> None:
         """Block until the owner's queued work is done: another process cannot wait for this process's streams."""
@@ -77,7 +89,8 @@ class DeviceArray:
 
     def fill(self, y: NDArray[Any]) -> None:
         """Copy a host array of the same shape and dtype to the device."""
-        driver().write(self.pointer, np.ascontiguousarray(y), self.stream)
+        memory = y if self.innermost is None else np.moveaxis(y, self.innermost, -1)
+        driver().write(self.pointer, np.ascontiguousarray(memory), self.stream)
 
 
 Tensor = NDArray[Any] | DeviceArray
@@ -86,6 +99,8 @@ Tensor = NDArray[Any] | DeviceArray
 
 def device_array(x: Any) -> DeviceArray | None:
     """An array on a device, described; None if it is on the host, has gaps, or has a dtype that is not supported.
+
+    Channels that are last in memory and not in the shape (torch's channels_last) are no gaps.
 
     Call it in the thread that works on the array: the interface names the current stream of the calling thread.
 
@@ -104,10 +119,13 @@ def device_array(x: Any) -> DeviceArray | None:
     shape, dtype = tuple(interface["shape"]), _dtype(x, interface["typestr"])
     if dtype is None or 0 in shape or interface.get("mask") is not None:
         return None
-    if not _contiguous(shape, interface.get("strides"), dtype.itemsize):
-        return None
+    innermost, strides = None, interface.get("strides")
+    if not _contiguous(shape, strides, dtype.itemsize):
+        innermost = next((axis for axis in (1, 0) if _innermost(axis, shape, strides, dtype.itemsize)), None)
+        if innermost is None:
+            return None
     stream = interface["stream"] if "stream" in interface else ALL  # noqa: SIM401 - None is a valid value
-    return DeviceArray(x, interface["data"][0], dtype, shape, stream)
+    return DeviceArray(x, interface["data"][0], dtype, shape, stream, innermost)
 
 
 def described(x: Any) -> Any:
@@ -153,6 +171,13 @@ def _dtype(x: Any, typestr: str) -> np.dtype | None:
         return BFLOAT16
     dtype = np.dtype(typestr)
     return dtype if dtype in DTYPES.values() else None
+
+
+def _innermost(axis: int, shape: tuple[int, ...], strides: Sequence[int] | None, itemsize: int) -> bool:
+    """Whether an array is contiguous once this axis is moved to the end, as torch's channels_last is."""
+    ends = ((*values[:axis], *values[axis + 1 :], *values[axis:][:1]) for values in (shape, tuple(strides or ())))
+    moved, steps = ends
+    return _contiguous(moved, steps, itemsize)
 
 
 def _contiguous(shape: tuple[int, ...], strides: Sequence[int] | None, itemsize: int) -> bool:

@@ -46,6 +46,7 @@ class Exports:
         self._regions: OrderedDict[int, tuple[str, Allocation]] = OrderedDict()  # by the allocation's id
         self._refused: set[int] = set()
         self._off: set[int] = set()  # ordinals of devices that the server cannot use
+        self._channels_last = False  # whether the server reads such arrays, as it says with each region
         self._not_before = 0.0
         self._held: deque[tuple[float, Any]] = deque()
         self._process = os.getpid()
@@ -67,7 +68,7 @@ class Exports:
             if known is not None:
                 self._regions.move_to_end(allocation.id)
         region = (yield from self._register(allocation)) if known is None else known[0]
-        if region is None:
+        if region is None or (array.innermost is not None and not (self._channels_last and array.innermost == 1)):
             return None
         array.wait(allocation)
         return region, array.pointer - allocation.base
@@ -126,7 +127,8 @@ class Exports:
             )
             self._refuse(allocation)
             return None
-        region = memory_pb2.RegisterDeviceMemoryResponse.FromString(raw).region
+        answer = memory_pb2.RegisterDeviceMemoryResponse.FromString(raw)
+        region, self._channels_last = answer.region, answer.channels_last
         with self._lock:
             kept = self._regions.setdefault(allocation.id, (region, allocation))[0]
         if kept != region:  # another thread registered it first

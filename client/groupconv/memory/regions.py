@@ -18,7 +18,7 @@ from groupconv.errors import (
     UnauthenticatedError,
     UnimplementedError,
 )
-from groupconv.gpu.arrays import DeviceArray
+from groupconv.gpu.arrays import DeviceArray, Tensor
 from groupconv.memory.arena import Block, Segment
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.v1 import convolution_pb2, memory_pb2, tensor_pb2
@@ -67,13 +67,16 @@ class OutputMemory(NamedTuple):
 
     def field(self) -> bytes:
         """The field of a ConvolveRequest that refers to this memory."""
-        place = tensor_pb2.Place(region=self.region, offset=self.offset, byte_size=self.size)
+        last = isinstance(self.memory, DeviceArray) and self.memory.innermost is not None
+        place = tensor_pb2.Place(region=self.region, offset=self.offset, byte_size=self.size, channels_last=last)
         return convolution_pb2.ConvolveRequest(output_place=place).SerializeToString()
 
 
-def input_field(dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int) -> bytes:
+def input_field(x: Tensor, region: str, offset: int) -> bytes:
     """The field of a ConvolveRequest that refers to its input."""
-    return convolution_pb2.ConvolveRequest(input=tensor_in_region(dtype, shape, region, offset)).SerializeToString()
+    last = isinstance(x, DeviceArray) and x.innermost is not None
+    tensor = tensor_in_region(x.dtype, x.shape, region, offset, channels_last=last)
+    return convolution_pb2.ConvolveRequest(input=tensor).SerializeToString()
 
 
 def answer_in(raw: bytes, target: OutputMemory | None) -> Answer:

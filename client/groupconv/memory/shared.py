@@ -94,7 +94,7 @@ class Shared:
             FailedPreconditionError: shared memory is required and the server does not share it with this client.
             GroupconvError: the server's answer.
         """
-        return self._convolve(x, fields, output_of(x.shape, x.dtype, steps), steps, out=out)
+        return self._convolve(x, fields, output_of(x.shape, x.dtype, steps), steps, out=_batched(out, x))
 
     def run_layer(
         self, x: Tensor, fields: bytes, output: tuple[np.dtype, int], *, out: DeviceArray | None
@@ -112,7 +112,7 @@ class Shared:
         """
         if x.nbytes < INLINE and output[1] < INLINE and out is None and not isinstance(x, DeviceArray):
             return None
-        return self._convolve(x, fields, output, out=out)
+        return self._convolve(x, fields, output, out=_batched(out, x))
 
     def fits(self, x: Tensor, steps: Sequence[Step]) -> Exchange[bool]:
         """Whether the arena has free blocks for the input and the output of `run_steps`."""
@@ -165,7 +165,7 @@ class Shared:
             if target is not None:
                 message += target.field()
             if source is not None:
-                message = input_field(x.dtype, x.shape, *source) + message
+                message = input_field(x, *source) + message
             else:
                 assert not isinstance(x, DeviceArray)
                 message = with_input(x, message)
@@ -288,3 +288,8 @@ class Shared:
         except IndexError:  # another thread took it
             return
         yield from unregister(region)
+
+
+def _batched(out: DeviceArray | None, x: Tensor) -> DeviceArray | None:
+    """An output with a batch axis, as the input has."""
+    return out.reshape((1, *out.shape)) if out is not None and out.ndim < x.ndim else out

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19groupconv/v1/memory.proto\x12\x0cgroupconv.v1\"G\n\x15RegisterMemoryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbyte_size\x18\x02 \x01(\x03\x12\r\n\x05proof\x18\x03 \x01(\x0c\"(\n\x16RegisterMemoryResponse\x12\x0e\n\x06region\x18\x01 \x01(\t\"U\n\x1bRegisterDeviceMemoryRequest\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x13\n\x0b\x64\x65vice_uuid\x18\x02 \x01(\x0c\x12\x11\n\tbyte_size\x18\x03 \x01(\x03\".\n\x1cRegisterDeviceMemoryResponse\x12\x0e\n\x06region\x18\x01 \x01(\t\")\n\x17UnregisterMemoryRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\"\x1a\n\x18UnregisterMemoryResponse2\xbe\x02\n\rMemoryService\x12[\n\x0eRegisterMemory\x12#.groupconv.v1.RegisterMemoryRequest\x1a$.groupconv.v1.RegisterMemoryResponse\x12m\n\x14RegisterDeviceMemory\x12).groupconv.v1.RegisterDeviceMemoryRequest\x1a*.groupconv.v1.RegisterDeviceMemoryResponse\x12\x61\n\x10UnregisterMemory\x12%.groupconv.v1.UnregisterMemoryRequest\x1a&.groupconv.v1.UnregisterMemoryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19groupconv/v1/memory.proto\x12\x0cgroupconv.v1\"G\n\x15RegisterMemoryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbyte_size\x18\x02 \x01(\x03\x12\r\n\x05proof\x18\x03 \x01(\x0c\"(\n\x16RegisterMemoryResponse\x12\x0e\n\x06region\x18\x01 \x01(\t\"U\n\x1bRegisterDeviceMemoryRequest\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x13\n\x0b\x64\x65vice_uuid\x18\x02 \x01(\x0c\x12\x11\n\tbyte_size\x18\x03 \x01(\x03\"E\n\x1cRegisterDeviceMemoryResponse\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x15\n\rchannels_last\x18\x02 \x01(\x08\")\n\x17UnregisterMemoryRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\"\x1a\n\x18UnregisterMemoryResponse2\xbe\x02\n\rMemoryService\x12[\n\x0eRegisterMemory\x12#.groupconv.v1.RegisterMemoryRequest\x1a$.groupconv.v1.RegisterMemoryResponse\x12m\n\x14RegisterDeviceMemory\x12).groupconv.v1.RegisterDeviceMemoryRequest\x1a*.groupconv.v1.RegisterDeviceMemoryResponse\x12\x61\n\x10UnregisterMemory\x12%.groupconv.v1.UnregisterMemoryRequest\x1a&.groupconv.v1.UnregisterMemoryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,11 +38,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERDEVICEMEMORYREQUEST']._serialized_start=158
   _globals['_REGISTERDEVICEMEMORYREQUEST']._serialized_end=243
   _globals['_REGISTERDEVICEMEMORYRESPONSE']._serialized_start=245
-  _globals['_REGISTERDEVICEMEMORYRESPONSE']._serialized_end=291
-  _globals['_UNREGISTERMEMORYREQUEST']._serialized_start=293
-  _globals['_UNREGISTERMEMORYREQUEST']._serialized_end=334
-  _globals['_UNREGISTERMEMORYRESPONSE']._serialized_start=336
-  _globals['_UNREGISTERMEMORYRESPONSE']._serialized_end=362
-  _globals['_MEMORYSERVICE']._serialized_start=365
-  _globals['_MEMORYSERVICE']._serialized_end=683
+  _globals['_REGISTERDEVICEMEMORYRESPONSE']._serialized_end=314
+  _globals['_UNREGISTERMEMORYREQUEST']._serialized_start=316
+  _globals['_UNREGISTERMEMORYREQUEST']._serialized_end=357
+  _globals['_UNREGISTERMEMORYRESPONSE']._serialized_start=359
+  _globals['_UNREGISTERMEMORYRESPONSE']._serialized_end=385
+  _globals['_MEMORYSERVICE']._serialized_start=388
+  _globals['_MEMORYSERVICE']._serialized_end=706
 # @@protoc_insertion_point(module_scope)

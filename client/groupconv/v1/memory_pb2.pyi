@@ -105,16 +105,20 @@ class RegisterDeviceMemoryResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REGION_FIELD_NUMBER: _builtins.int
+    CHANNELS_LAST_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """As of RegisterMemoryResponse. Work that the client has queued on the memory must be done before a request names it."""
+    channels_last: _builtins.bool
+    """Whether the server knows Place.channels_last; older ones do not."""
     def __init__(
         self,
         *,
         region: _builtins.str = ...,
+        channels_last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels_last", b"channels_last", "region", b"region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -124,22 +124,26 @@ class Place(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     BYTE_SIZE_FIELD_NUMBER: _builtins.int
+    CHANNELS_LAST_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The region's name."""
     offset: _builtins.int
     """Where in the region it begins, in bytes; a multiple of 64 is best."""
     byte_size: _builtins.int
     """Its bytes."""
+    channels_last: _builtins.bool
+    """Whether the second axis of the shape, the channels of (N, C, *spatial), is the last one in memory: (N, *spatial, C)."""
     def __init__(
         self,
         *,
         region: _builtins.str = ...,
         offset: _builtins.int = ...,
         byte_size: _builtins.int = ...,
+        channels_last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["byte_size", b"byte_size", "offset", b"offset", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byte_size", b"byte_size", "channels_last", b"channels_last", "offset", b"offset", "region", b"region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

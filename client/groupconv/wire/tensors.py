@@ -42,7 +42,9 @@ def to_wire(array: NDArray[Any], field: str = "tensor") -> tensor_pb2.Tensor:
     return tensor_pb2.Tensor(dtype=DATA_TYPES[dtype], shape=array.shape, data=array.tobytes())
 
 
-def tensor_in_region(dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int) -> tensor_pb2.Tensor:
+def tensor_in_region(
+    dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int, *, channels_last: bool = False
+) -> tensor_pb2.Tensor:
     """A message for a tensor whose elements are in a registered region.
 
     Args:
@@ -50,8 +52,10 @@ def tensor_in_region(dtype: np.dtype, shape: tuple[int, ...], region: str, offse
         shape: of the tensor.
         region: the server's name for the memory.
         offset: bytes from the region's start.
+        channels_last: whether the second axis is the last one in memory.
     """
-    place = tensor_pb2.Place(region=region, offset=offset, byte_size=math.prod(shape) * dtype.itemsize)
+    size = math.prod(shape) * dtype.itemsize
+    place = tensor_pb2.Place(region=region, offset=offset, byte_size=size, channels_last=channels_last)
     return tensor_pb2.Tensor(dtype=DATA_TYPES[dtype], shape=shape, place=place)
 
 

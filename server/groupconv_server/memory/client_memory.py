@@ -27,11 +27,22 @@ class RegionReference:
     Attributes:
         region: the region's name.
         offset, size: in bytes.
+        channels_last: whether the second axis of the tensor is the last one in memory.
     """
 
     region: str
     offset: int
     size: int
+    channels_last: bool = False
+
+    def extents(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The extents of a tensor of this shape in the order of memory.
+
+        Example:
+            >>> RegionReference("a", 0, 120, channels_last=True).extents((1, 3, 5, 2))
+            (1, 5, 2, 3)
+        """
+        return (shape[0], *shape[2:], shape[1]) if self.channels_last else shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +125,16 @@ class ClientMemory:
         """
         if self.on_device(at.region):
             region = self.device.part(at.region, at.offset, at.size, owner=owner)
-            there = self.device.tensor(region, at.offset, dtype, shape) if in_place else None
-            if there is not None:
-                return cast("Array", there)  # it has what a run needs of an array
-            x = np.empty(shape, dtype)
+            there = self.device.tensor(region, at.offset, dtype, at.extents(shape)) if in_place else None
+            if there is not None:  # it has what a run needs of an array
+                return cast("Array", there.channels_first() if at.channels_last else there)
+            x = np.empty(at.extents(shape), dtype)
             region.memory.read(at.offset, x)
-            return x
-        x = np.frombuffer(self.host.view(at.region, at.offset, at.size, owner=owner), dtype).reshape(shape)
+        else:
+            x = np.frombuffer(self.host.view(at.region, at.offset, at.size, owner=owner), dtype)
+            x = x.reshape(at.extents(shape))
+        if at.channels_last:
+            return np.ascontiguousarray(np.moveaxis(x, -1, 1))
         return x if x.flags.aligned else x.copy()
 
     def output(
@@ -154,12 +168,16 @@ class ClientMemory:
         there: Array | DeviceTensor | None
         if self.on_device(at.region):
             region = self.device.part(at.region, at.offset, at.size, owner=owner)
-            there = self.device.tensor(region, at.offset, dtype, shape) if fits else None
+            there = self.device.tensor(region, at.offset, dtype, at.extents(shape)) if fits else None
+            there = there.channels_first() if there is not None and at.channels_last else there
             copy: Callable[[Array], None] = functools.partial(region.memory.write, at.offset)
         else:
             view = self.host.view(at.region, at.offset, at.size, owner=owner)[:size]
-            there = np.frombuffer(view, dtype).reshape(shape) if fits else None
+            there = np.frombuffer(view, dtype).reshape(shape) if fits and not at.channels_last else None
             copy = functools.partial(_fill, view)
+        if at.channels_last:
+            write = copy
+            copy = lambda y: write(np.moveaxis(y, 1, -1))  # noqa: E731
         if not fits:
             return None
         if there is None or not _aligned(there) or any(_apart(there, x) or overlap(there, x) for x in inputs):

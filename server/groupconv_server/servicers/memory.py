@@ -29,7 +29,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         """Open an allocation on a GPU."""
         memory = self._memory.device
         region = memory.adopt(request.handle, request.device_uuid, request.byte_size, owner=context.peer())
-        return memory_pb2.RegisterDeviceMemoryResponse(region=region)
+        return memory_pb2.RegisterDeviceMemoryResponse(region=region, channels_last=True)
 
     def UnregisterMemory(  # noqa: N802 - the RPC's name
         self,

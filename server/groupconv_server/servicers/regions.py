@@ -15,6 +15,9 @@ from groupconv.wire.tensors import from_wire, tensor_in_region, type_from_wire
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.memory.client_memory import ClientMemory, RegionOutput, RegionReference
 
+LEAST_AXES = 3
+"""Of a tensor with channels last: (N, C, length)."""
+
 
 class RequestTensors:
     """Reads the tensors of one request, from its message or from the client's memory.
@@ -59,6 +62,8 @@ class RequestTensors:
         at = _reference(message.place)
         if at.size != size:
             raise InvalidArgumentError(f"{field}.place.byte_size", f"{size} bytes for shape {list(shape)}", at.size)
+        if at.channels_last and len(shape) < LEAST_AXES:
+            raise InvalidArgumentError(f"{field}.place.channels_last", f"{LEAST_AXES} axes or more", len(shape))
         try:
             return self._memory.array(at, dtype, shape, owner=self._context.peer(), in_place=in_place)
         except InvalidArgumentError as error:
@@ -78,7 +83,8 @@ class RequestTensors:
             output = self._memory.output(at, dtype, shape, inputs, owner=self._context.peer())
         except InvalidArgumentError as error:
             raise _of_place("output_place", error) from None
-        if output is not None and output.copy is not None and not self._memory.on_device(at.region):
+        in_place = not at.channels_last and not self._memory.on_device(at.region)
+        if output is not None and output.copy is not None and in_place:
             if at.offset % dtype.alignment:
                 raise InvalidArgumentError("output_place.offset", f"a multiple of {dtype.alignment}", at.offset)
             raise InvalidArgumentError("output_place", "memory that no input overlaps", "an input's memory")
@@ -121,20 +127,21 @@ class RequestOutput:
         if self._output is not None:
             self._output.store()
             y = self._output.array
-            return _output_at(y.dtype, tuple(y.shape), self._place.region, self._place.offset) + rest
+            return _output_at(y.dtype, tuple(y.shape), _reference(self._place)) + rest
         message, y = message_with(1, self._in_message.dtype, self._in_message.shape, rest, "output")
         y[...] = self._in_message
         return message
 
 
 @functools.lru_cache(maxsize=1024)
-def _output_at(dtype: np.dtype, shape: tuple[int, ...], region: str, offset: int) -> bytes:
+def _output_at(dtype: np.dtype, shape: tuple[int, ...], at: RegionReference) -> bytes:
     """The field of an answer that refers to its output in a region."""
-    return convolution_pb2.ConvolveResponse(output=tensor_in_region(dtype, shape, region, offset)).SerializeToString()
+    tensor = tensor_in_region(dtype, shape, at.region, at.offset, channels_last=at.channels_last)
+    return convolution_pb2.ConvolveResponse(output=tensor).SerializeToString()
 
 
 def _reference(place: tensor_pb2.Place) -> RegionReference:
-    return RegionReference(place.region, place.offset, place.byte_size)
+    return RegionReference(place.region, place.offset, place.byte_size, place.channels_last)
 
 
 def _of_place(field: str, error: InvalidArgumentError) -> InvalidArgumentError:

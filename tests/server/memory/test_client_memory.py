@@ -7,9 +7,11 @@ import pytest
 
 from emulation.stand_in import as_cupy
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from groupconv.v1 import tensor_pb2
 from groupconv_server.memory.client_memory import ClientMemory, RegionReference
 from groupconv_server.memory.cuda_memory import CudaMemory
 from groupconv_server.memory.shared_memory import SharedMemory
+from groupconv_server.servicers.regions import RequestTensors
 from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.ipc import DeviceTensor
 from groupconv_worker.cuda.options import CudaOptions
@@ -93,6 +95,44 @@ def test_tensors_stay_on_the_device_that_this_process_computes_on(cupy, host, de
     assert isinstance(memory.array(RegionReference("device", 20, 8), F32, (2,)), np.ndarray)  # not aligned for kernels
     assert memory.output(at, F32, (3,), [x]).copy is not None
     assert memory.output(RegionReference("device", 32, 12), F32, (3,), [x]).copy is None
+
+
+@pytest.mark.parametrize("region", ["host", "device"])
+def test_tensors_with_channels_last(cupy, host, device, theirs, region):
+    memory, ours = ClientMemory(host, device), np.zeros(4096, np.uint8)
+    device.register("device", cupy.ipc.share(ours), 0, 4096, owner=ME)
+    bytes_of = {"host": theirs, "device": ours}[region]
+    last = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3)  # (N, H, W, C)
+    bytes_of[16:112] = last.reshape(-1).view(np.uint8)
+    at = RegionReference(region, 16, 96, channels_last=True)
+    x = memory.array(at, F32, (2, 3, 2, 2))
+    np.testing.assert_array_equal(x, np.moveaxis(last, -1, 1))
+    assert x.flags.c_contiguous
+    output = memory.output(at, F32, (2, 3, 2, 2), [x])
+    output.array[...] = x + 1
+    output.store()
+    np.testing.assert_array_equal(bytes_of[16:112].copy().view(np.float32), last.reshape(-1) + 1)
+    assert memory.output(RegionReference(region, 0, 95, channels_last=True), F32, (2, 3, 2, 2), []) is None
+    device.in_place = {0: Device(cupy, CudaOptions())}
+    there = memory.array(at, F32, (2, 3, 2, 2))
+    assert isinstance(there, DeviceTensor) == (region == "device")
+    assert there.shape == (2, 3, 2, 2)
+    if region == "device":
+        assert memory.output(at, F32, (2, 3, 2, 2), [there]).copy is not None  # where the input is
+        assert (
+            memory.output(RegionReference(region, 512, 96, channels_last=True), F32, (2, 3, 2, 2), [there]).copy is None
+        )
+
+
+def test_few_axes_have_no_channels_last():
+    class Context:
+        def peer(self):
+            return ME
+
+    place = tensor_pb2.Place(region="host", byte_size=24, channels_last=True)
+    message = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[2, 3], place=place)
+    with pytest.raises(InvalidArgumentError, match=r"input\.place\.channels_last: expected 3 axes or more, got 2"):
+        RequestTensors(ClientMemory(), Context()).tensor(message, "input")
 
 
 def test_a_name_means_the_region_on_the_host_first(cupy, host, device, theirs):

@@ -207,6 +207,42 @@ def test_between_steps_of_cudnn_nothing_is_moved(
             assert len(moved) == (copies, 2 * copies, 0)[times]  # launched; once more, and captured; by the graph
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 9), (2, 8, 5, 4), (2, 8, 4, 5, 3)])
+@pytest.mark.parametrize(
+    ("algorithms", "copies"),
+    [("cudnn", 0), ("direct", 2), ("cudnn cudnn", 0), ("cudnn direct", 2), ("direct cudnn", 2)],
+)
+@pytest.mark.parametrize("variant", ["fused", ""])
+def test_device_arrays_with_channels_last_stay_as_they_are(
+    moved: list[Any], algorithms: str, copies: int, variant: str, shape: tuple[int, ...]
+):
+    """Beside kernels of cuDNN. For others, each end that is theirs is transposed once, as is the map between both."""
+    w = rng.integers(-1, 2, (8, 4, *[3] * (len(shape) - 2))).astype(F16)
+    bias = rng.integers(-1, 2, 8).astype(F32)
+    problem = Problem(resolve(ConvSpec(padding=1, groups=2, activation="relu"), shape, w.shape), types_of(F16, F16))
+    x = rng.integers(-1, 2, shape).astype(F16)
+    want = x
+    for _ in algorithms.split():
+        want = reference.convolve(want, w, bias, problem.geometry).astype(F16)
+    with emulated_engine(with_cudnn=True) as engine:
+        links = [
+            Link.of(kernel_of(engine, problem, w, bias, variant), problem)
+            if name == "cudnn"
+            else Link.of(engine._algorithms[name](engine._device, problem, w, bias), problem)
+            for name in algorithms.split()
+        ]
+        cupy, to_last = engine.gpu.cupy, (0, *range(2, x.ndim), 1)
+        to_first = (0, x.ndim - 1, *range(1, x.ndim - 1))
+        there = cupy.asarray(np.ascontiguousarray(x.transpose(to_last))).transpose(to_first)
+        out = cupy.asarray(np.zeros_like(x.transpose(to_last))).transpose(to_first)
+        prepared = CudaPrepared(engine._device, *links)
+        for _ in range(2):
+            moved.clear()
+            prepared.run(there, out)
+            assert len(moved) == copies
+            np.testing.assert_array_equal(out.get(), want)
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 9), (2, 8, 4, 5, 3)])
 def test_any_number_of_axes_stays_channels_last(moved: list[Any], shape: tuple[int, ...]):
     w = rng.integers(-1, 2, (8, 4, *[3] * (len(shape) - 2))).astype(F16)

@@ -108,12 +108,17 @@ class DeviceTensor:
     def __dlpack__(self, **options: Any) -> Any:
         return self._array.__dlpack__(**options)
 
+    def channels_first(self) -> "DeviceTensor":
+        """A view (N, C, *spatial) of (N, *spatial, C)."""
+        last = len(self.shape) - 1
+        return DeviceTensor(self._array.transpose((0, last, *range(1, last))), self.dtype, self.device)
+
     def beside(self, shape: tuple[int, ...], dtype: np.dtype) -> "DeviceTensor":
         """A new tensor on the same device (see `contract.beside`)."""
         return DeviceTensor(self.device.empty(shape, storage(dtype)), dtype, self.device)
 
     def overlaps(self, other: "DeviceTensor") -> bool:
-        """Whether two contiguous tensors have bytes in common."""
+        """Whether two tensors without gaps have bytes in common."""
         mine, theirs = self._array.data.ptr, other._array.data.ptr  # noqa: SLF001 - of its own kind
         return bool(mine < theirs + other.nbytes and theirs < mine + self.nbytes)
 

@@ -23,7 +23,8 @@ class CudaPrepared:
 
     Host arrays are copied in chunks while others are computed. Device arrays (anything that supports DLPack) are used
     in place, and nothing passes through the host: the work begins after what the caller queued on its current stream,
-    and is done when the call returns.
+    and is done when the call returns. Where the channels of a device array are its last axis in memory, a kernel that
+    wants that reads or writes it as it lies, and for others it is transposed on the device.
 
     Args:
         device: where.
@@ -108,9 +109,12 @@ class CudaPrepared:
             # after the work that the caller queued
             streams.compute.wait_event(caller.record())
             device_x = cupy.from_dlpack(x) if _on_device(x) else self._device.upload(x)
-            device_x = cupy.ascontiguousarray(device_x.view(storage(maps.x_dtype)))
+            device_x = device_x.view(storage(maps.x_dtype))
+            if not (self._links[0].kernel.channels_last and _channels_last(device_x)):
+                device_x = cupy.ascontiguousarray(device_x)
             device_out = cupy.from_dlpack(out).view(storage(maps.y_dtype)) if _on_device(out) else None
-            direct = device_out is not None and device_out.flags.c_contiguous
+            last = self._links[-1].kernel.channels_last
+            direct = device_out is not None and (device_out.flags.c_contiguous or (last and _channels_last(device_out)))
             y: Any = device_out if direct else cupy.empty(out.shape, storage(maps.y_dtype))
             self._launch(streams, device_x, y)
             if device_out is None:
@@ -135,6 +139,11 @@ class CudaPrepared:
                         f"or for the input in the dtype of the kernel: {error}"
                     ) from error
                 budget //= 4
+
+
+def _channels_last(array: Any) -> bool:
+    """Whether channels are the last axis of an array (N, C, *spatial) in memory, which has no gaps."""
+    return bool(array.transpose((0, *range(2, array.ndim), 1)).flags.c_contiguous)
 
 
 def _on_device(array: Any) -> bool:
