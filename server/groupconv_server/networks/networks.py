@@ -1,8 +1,10 @@
 """The networks of a server: loaded, kept on disk, planned."""
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from threading import Thread
 
 from groupconv.errors import GroupconvError, InvalidArgumentError
 from groupconv.networks.plan import NetworkPlan
@@ -116,7 +118,8 @@ class Networks:
         self._check(loaded, inputs)
         self.registry.check_fits(loaded.bytes)
         try:
-            self._executor.prepare_network(name, version, model)
+            with self._expecting(loaded):
+                self._executor.prepare_network(name, version, model)
         except BaseException:
             self._executor.forget(name, version)
             raise
@@ -184,6 +187,28 @@ class Networks:
                 network.bind(with_fixed_shapes(network.model.inputs, shapes), self._limits.tensor_bytes)
             except InvalidArgumentError as error:
                 raise error.within(f"header.inputs[{i}]") from None
+
+    @contextlib.contextmanager
+    def _expecting(self, network: NetworkVersion) -> Iterator[None]:
+        """Plan a call of one sample meanwhile, if the batch alone is free: the runtime leaves a processor idle."""
+        shapes = {
+            info.name: tuple(extent if i or isinstance(extent, int) else 1 for i, extent in enumerate(info.shape))
+            for info in network.model.inputs
+        }
+        if not all(isinstance(extent, int) for shape in shapes.values() for extent in shape):
+            yield
+            return
+
+        def bind() -> None:
+            with contextlib.suppress(GroupconvError):  # of a call that may never come
+                network.bind(shapes, self._limits.tensor_bytes)  # type: ignore[arg-type] # checked above
+
+        thread = Thread(target=bind, name="plan", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
 
 
 def made(name: str, version: int, model: Model) -> NetworkVersion:
