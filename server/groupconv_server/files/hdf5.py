@@ -2,14 +2,17 @@
 
 import errno
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from groupconv.errors import InvalidArgumentError
+from groupconv.convolution.steps import Array
+from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv_server.files.arrays import Created, Opened
 from groupconv_server.files.axes import axes_of, guess_axes
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
@@ -46,7 +49,7 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         if error.errno and error.errno != errno.ENOENT:
             raise
         raise InvalidArgumentError("input", "HDF5 (netCDF 4, MATLAB 7.3)", f"{name.name}, {_kind(name)}") from None
-    with file:
+    with file, name.open("rb", buffering=0) as raw:
         array = _only(h5py, file, path) if inside is None else file.get(inside)
         if not isinstance(array, h5py.Dataset):
             there = _listed(name, _arrays(h5py, file))
@@ -54,7 +57,28 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         if array.shape is None:
             raise InvalidArgumentError("input", "an array with values", f"{array.name}, which is empty")
         layout = Layout(axes_of(array.shape, _named(array) or _usual(name, array), axes))
-        yield Opened(BlockReader(View(array, layout), array.chunks))
+        yield Opened(BlockReader(View(_Whole(array, raw), layout, name.name), array.chunks))
+
+
+class _Whole:
+    """A dataset, as long as its file is whole: HDF5 reads zeros where a file that became shorter has ended.
+
+    Args:
+        array: the dataset.
+        file: that it is in.
+    """
+
+    def __init__(self, array: Any, file: FileIO) -> None:
+        self.shape, self.dtype = array.shape, array.dtype
+        self._array, self._file, self._size = array, file, os.fstat(file.fileno()).st_size
+
+    def __getitem__(self, key: Any) -> Array:
+        part: Array = self._array[key]
+        left = os.fstat(self._file.fileno()).st_size
+        if left < self._size:
+            expected = f"{self._size} bytes in {self._file.name}"
+            raise DataLossError(f"input: expected {expected}, got {left}: the file became shorter while it was read")
+        return part
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from groupconv.convolution.steps import Array
-from groupconv.errors import GroupconvError, InvalidArgumentError
+from groupconv.errors import GroupconvError, InvalidArgumentError, Words
 from groupconv_server.files.axes import Axis, axes_of, described
 
 
@@ -106,6 +106,7 @@ class View:
     Args:
         array: with `shape`, `dtype` and slicing.
         layout: of the array, or the letters of its axes.
+        name: of the file, for errors.
 
     Example:
         >>> view = View(np.zeros((480, 640, 3)), "YXC")
@@ -113,9 +114,9 @@ class View:
         ((1, 3, 480, 640), (3, 2, 640))
     """
 
-    def __init__(self, array: Any, layout: Layout | str) -> None:
+    def __init__(self, array: Any, layout: Layout | str, name: str = "the file") -> None:
         self.layout = Layout(axes_of(array.shape, requested=layout)) if isinstance(layout, str) else layout
-        self._array = array
+        self._array, self._name = array, name
         self.shape, self.dtype = self.layout.shape, np.dtype(array.dtype)
         self._order, self._back = self.layout.order, np.argsort(self.layout.order)
 
@@ -126,7 +127,7 @@ class View:
 
     def arranged(self, fold: str, first: str = "") -> "View":
         """The same array in another layout; arguments as of `Layout`."""
-        return View(self._array, replace(self.layout, fold=fold, first=first))
+        return View(self._array, replace(self.layout, fold=fold, first=first), self._name)
 
     def __getitem__(self, key: Any) -> Array:
         n, _, *ranges = key
@@ -146,10 +147,13 @@ class View:
     def _read(self, index: tuple[Any, ...]) -> Array:
         try:
             return np.asarray(self._array[index])
-        except (GroupconvError, OSError, MemoryError):
+        except (GroupconvError, MemoryError):
             raise
-        except Exception as error:  # codecs raise many types of errors
-            raise InvalidArgumentError("input", "values that can be decoded", str(error)) from error
+        except Exception as error:  # codecs raise many types of errors, HDF5 an OSError without a number
+            if isinstance(error, OSError) and error.errno:
+                raise
+            got = Words(f"{self._name} ({error})")
+            raise InvalidArgumentError("input", "values that can be decoded", got) from error
 
     def __setitem__(self, key: Any, value: Array) -> None:
         n, _, rows = key

@@ -41,10 +41,10 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
     frames = _Frames(path)
     with frames.image:
         if frames.shape[0] > 1:
-            yield Opened(View(frames, axes or "nyxc"), frames.metadata, frames.metadata.notes)
+            yield Opened(View(frames, axes or "nyxc", path.name), frames.metadata, frames.metadata.notes)
         else:
             pixels = frames.decoded(0)
-            yield Opened(View(pixels, axes or "yxc"[: pixels.ndim]), frames.metadata, frames.metadata.notes)
+            yield Opened(View(pixels, axes or "yxc"[: pixels.ndim], path.name), frames.metadata, frames.metadata.notes)
 
 
 @contextmanager

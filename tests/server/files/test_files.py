@@ -1,6 +1,9 @@
 """Arrays that are written to files and read again, and files of other programs."""
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +152,41 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path, name
             DataLossError, match=rf"input: expected \d+ bytes in {path}, got 1000: the file became shorter"
         ):
             opened.array[0, :, 200:210]
+
+
+CUT = """
+import os, sys
+from pathlib import Path
+from groupconv_server import files
+
+path = Path(sys.argv[1])
+try:
+    with files.open_input(path) as opened:
+        opened.array[0, :, 0:2]
+        for part in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and p.suffix != ".json"]:
+            os.truncate(part, part.stat().st_size // 3)
+        opened.array[0, :, 3000:4000]
+except Exception as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", ["x.tif", "z.tif", "x.zarr", "x.h5"])
+def test_chunks_that_are_lost_while_a_file_is_read_are_one_error(tmp_path, name):
+    """Of many chunks that are read at once, all fail; the library would print the others when the process ends."""
+    import tifffile
+
+    x, path = np.random.default_rng(0).integers(0, 255, (4000, 4000), dtype=np.uint8), tmp_path / name
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, x, tile=(128, 128), compression="zlib" if name == "z.tif" else None)
+    else:
+        write(path, x[None, None])
+    done = subprocess.run([sys.executable, "-c", CUT, path], capture_output=True, text=True, timeout=60, check=True)
+    expected = rf"values that can be decoded, got {name} \(.*\)"
+    if name == "x.h5":  # it reads zeros
+        expected = rf"\d+ bytes in {path}, got \d+: the file became shorter while it was read"
+    assert re.fullmatch(rf"input: expected {expected}\n", done.stdout)
+    assert not done.stderr
 
 
 def test_an_empty_npy_is_refused(tmp_path):

@@ -24,7 +24,7 @@ from groupconv_server.files.tiff.colors import decoded
 from groupconv_server.files.tiff.metadata import imagej_axes, metadata_of, options_of
 from groupconv_server.files.tiff.pages import check_complete, missing_planes
 from groupconv_server.files.tiles import TILE, Tiles
-from groupconv_server.files.zarr import stored
+from groupconv_server.files.zarr import settled, stored
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn", ".lsm")
 ANY_ORDER = False
@@ -59,9 +59,13 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         if axes is None:
             array, letters, metadata = decoded(series.keyframe, array, letters, metadata)
             array = upright(array, letters, orientation)
-        view = View(array, Layout(axes_of(array.shape, _names(letters), axes)))
-        in_blocks = getattr(array, "chunks", None) is not None
-        yield Opened(BlockReader(view, stored(array)) if in_blocks else view, metadata, (*notes, *metadata.notes))
+        view = View(array, Layout(axes_of(array.shape, _names(letters), axes)), path.name)
+        notes += metadata.notes
+        if getattr(array, "chunks", None) is None:
+            yield Opened(view, metadata, notes)
+            return
+        with settled():
+            yield Opened(BlockReader(view, stored(array)), metadata, notes)
 
 
 def _stored(raw: FileIO, file: Any, series: Any) -> Any:

@@ -40,9 +40,10 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise InvalidArgumentError("input", "OME-Zarr whose metadata is complete", f"{path.name} ({error!r})") from None
-    view = View(image.array, Layout(axes_of(image.array.shape, image.names or _named(image.array), axes)))
-    metadata = Metadata(pixel_sizes=image.pixel_sizes)
-    yield Opened(BlockReader(view, stored(image.array)), metadata, (image.note,) if image.note else ())
+    layout = Layout(axes_of(image.array.shape, image.names or _named(image.array), axes))
+    reader = BlockReader(View(image.array, layout, path.name), stored(image.array))
+    with settled():
+        yield Opened(reader, Metadata(pixel_sizes=image.pixel_sizes), (image.note,) if image.note else ())
 
 
 @contextmanager
@@ -58,35 +59,37 @@ def create_output(
     if ome.is_replaceable(path.parent, image=False):
         raise InvalidArgumentError("output", "a path in a folder or a Zarr group", f"{path}, in an array")
     chunks = chunks_for(layout, dtype)
-    with replaced(path) as new:
-        try:
-            made = {"shape": layout.array_shape, "dtype": dtype, "chunks": chunks}
-            made["dimension_names"] = [axis.name for axis in layout.axes]
-            if image:
-                group = zarr.create_group(store=str(new))
-                array = group.create_array("0", **made)
-            else:
-                array = zarr.create_array(store=str(new), **made)
-            held = ("pixel_sizes",) if image else ()
-            yield Created(
-                BlockWriter(View(array, layout), chunks), layout.axes, missing("Zarr", metadata.left_out(*held))
-            )
-            if image:
-                levels = add_levels(group, layout, dtype) if pyramid else 1
-                ome.describe(group, layout, metadata.pixel_sizes, [2**i for i in range(levels)])
-        except BaseException:
-            _settle()
-            raise
+    with replaced(path) as new, settled():
+        made = {"shape": layout.array_shape, "dtype": dtype, "chunks": chunks}
+        made["dimension_names"] = [axis.name for axis in layout.axes]
+        if image:
+            group = zarr.create_group(store=str(new))
+            array = group.create_array("0", **made)
+        else:
+            array = zarr.create_array(store=str(new), **made)
+        held = ("pixel_sizes",) if image else ()
+        yield Created(BlockWriter(View(array, layout), chunks), layout.axes, missing("Zarr", metadata.left_out(*held)))
+        if image:
+            levels = add_levels(group, layout, dtype) if pyramid else 1
+            ome.describe(group, layout, metadata.pixel_sizes, [2**i for i in range(levels)])
 
 
-def _settle() -> None:
-    """Wait for chunks that Zarr still writes after an error. The folder cannot be removed before."""
+@contextmanager
+def settled() -> Iterator[None]:
+    """After an error, wait for chunks that Zarr still writes or reads.
+
+    Before that the folder cannot be removed, and the errors of other chunks would be printed when the process ends.
+    """
     from zarr.core.sync import sync
 
     async def others() -> None:
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
-    sync(others())
+    try:
+        yield
+    except BaseException:
+        sync(others())
+        raise
 
 
 def stored(array: Any) -> Sequence[int]:
