@@ -23,7 +23,7 @@ def as_array(x: Any, field: str = "array") -> Array:
         field: what errors call it.
 
     Raises:
-        InvalidArgumentError: NumPy cannot make an array of it.
+        InvalidArgumentError: NumPy cannot make an array of it, or some of its elements are masked.
 
     Example:
         >>> as_array([[1.0], [2.0, 3.0]], "weight")
@@ -32,7 +32,7 @@ def as_array(x: Any, field: str = "array") -> Array:
         groupconv.errors.InvalidArgumentError: weight: expected an array, got list: setting an array element ...
     """
     if isinstance(x, np.ndarray):
-        return x
+        return _unmasked(x, field) if isinstance(x, np.ma.MaskedArray) else x
     on_device = device_array(x)
     if on_device is not None and has_driver():
         return on_device.host()
@@ -45,6 +45,19 @@ def as_array(x: Any, field: str = "array") -> Array:
             return np.from_dlpack(x, device="cpu")
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
         raise InvalidArgumentError(field, "an array", Words(f"{type(x).__name__}: {error}")) from None
+
+
+def _unmasked(x: Any, field: str) -> Array:
+    """The elements of a masked array, such as those that netCDF4 reads, if none is masked.
+
+    Raises:
+        InvalidArgumentError: some are masked. Their values would be computed with, though they mean nothing.
+    """
+    if masked := x.size - int(x.count()):
+        raise InvalidArgumentError(
+            field, "an array without masked elements (`.filled(value)`)", f"{masked} masked ones"
+        )
+    return np.asarray(x)
 
 
 def as_tensor(x: Any) -> Tensor:

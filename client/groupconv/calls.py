@@ -19,6 +19,7 @@ from groupconv.gpu.arrays import Tensor, on_host
 from groupconv.layouts import channels_first, channels_last, checked_out, is_last
 from groupconv.memory.shared import Shared
 from groupconv.options import CallOptions, spec_or_default
+from groupconv.streaming.overlap import overlaps
 from groupconv.streaming.stream import Transfer, better_streamed, transfer
 from groupconv.transport.exchange import Exchange, Request, call_method, decode
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
@@ -52,6 +53,8 @@ def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptio
     ):
         return (yield from _run(shared, tensor, ready, unbatched, call, report=False)).output
     array = on_host(tensor)
+    if overlaps(array, call.get("out")):
+        array = array.copy()
     reordering = call.get("allow_reordering", False)
     return transfer(array[0] if unbatched else array, ready, out=call.get("out"), allow_reordering=reordering)
 

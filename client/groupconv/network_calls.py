@@ -211,6 +211,6 @@ def _check_outputs(info: NetworkInfo, outputs: Sequence[str]) -> None:
 
 def _inputs(infos: Sequence[TensorInfo], given: Mapping[str, Any]) -> dict[str, Array]:
     """The arrays of a call, of the network's shapes and dtypes."""
-    arrays = {name: as_array(value) for name, value in given.items()}
+    arrays = {name: as_array(value, f"inputs[{name!r}]") for name, value in given.items()}
     check_shapes(infos, {name: array.shape for name, array in arrays.items()})
     return {info.name: converted(info, np.asarray(arrays[info.name])) for info in infos}

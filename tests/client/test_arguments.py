@@ -6,6 +6,7 @@ import pytest
 from groupconv import ConvSpec, Step
 from groupconv.arguments import input_dtype, prepare
 from groupconv.errors import InvalidArgumentError
+from groupconv.streaming.bands import Sliced
 
 
 def test_kernels_take_the_input_s_float_dtype_and_lists_are_welcome():
@@ -25,6 +26,21 @@ def test_big_endian_arrays_are_turned():
     x, _, _ = prepare(np.arange(4, dtype=">f4").reshape(1, 1, 4), [Step([[[1.0]]])])
     assert x.tolist() == [[[0, 1, 2, 3]]]
     assert x.dtype.isnative
+
+
+def test_masked_elements_are_refused_and_a_mask_of_none_is_not():
+    """netCDF4 gives masked arrays even where nothing is missing."""
+    whole = np.ma.masked_array(np.ones((1, 1, 4), np.float32), mask=np.zeros((1, 1, 4), bool))
+    x, steps, _ = prepare(whole, [Step(whole[..., :2])])
+    assert type(x) is type(steps[0].kernel) is np.ndarray
+    missing = np.ma.masked_greater(np.arange(4.0).reshape(1, 1, 4), 1)
+    for x, kernel, field in ((missing, whole, "input"), (whole, missing, r"steps\[0\]\.kernel")):
+        with pytest.raises(
+            InvalidArgumentError, match=rf"{field}: expected an array without masked elements.*got '?2 "
+        ):
+            prepare(x, [Step(kernel)])
+    with pytest.raises(InvalidArgumentError, match="input: expected an array without masked elements"):
+        Sliced(missing, 1, np.dtype("float32")).rows(0, 4)
 
 
 def test_one_sample_needs_no_batch_axis():

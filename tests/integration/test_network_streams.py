@@ -57,6 +57,8 @@ def test_arrays_bands_and_samples(near, net, expected, tmp_path):
     out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", np.float32, expected.shape)
     assert near.stream_network(net, np.asfortranarray(X), out=out) is out
     np.testing.assert_array_equal(out, expected)
+    with pytest.raises(InvalidArgumentError, match="out: expected an array apart from the input"):
+        near.stream_network(net, X, out=X)
     two = near.stream_network(net, np.concatenate([X, -X]), window_bytes=1_000_000)
     np.testing.assert_array_equal(two[:1], expected)
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from groupconv.arguments import supported, supported_input
+from groupconv.arguments import as_array, supported, supported_input
 from groupconv.convolution.dtypes import as_dtype, is_float
 from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
@@ -59,7 +59,7 @@ class Sliced:
         n, height = start // self.shape[2], self.shape[2]
         within = slice(start - n * height, stop - n * height)
         key = (slice(None), within) if self._unbatched else (n, slice(None), within)
-        rows: Array = np.asarray(self._array[key])
+        rows = as_array(self._array[key], "input")
         return supported("input", rows, self.dtype).swapaxes(0, 1)
 
     def forget(self, row: int) -> None:
@@ -155,7 +155,7 @@ class Iterated:
         self._bands.forget(row)
 
     def _checked(self, band: Any) -> Array:
-        array: Array = np.asarray(band)
+        array = as_array(band, "input")
         if array.dtype.newbyteorder("=") == self._given.newbyteorder("="):
             array = supported("input", array, self.dtype)
         array = array[0] if array.ndim == len(self.shape) and array.shape[0] == 1 else array

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from groupconv.arguments import as_array
 from groupconv.errors import InvalidArgumentError
 from groupconv.networks.tensors import Array, TensorInfo, converted
 from groupconv.streaming.bands import Bands, dtype_of_bands
@@ -48,7 +49,7 @@ class Sliced:
 
     def read(self, window: Slices) -> Array:
         """As in `Source`."""
-        part = np.asarray(self._array[window[1:] if self.unbatched else window])
+        part = as_array(self._array[window[1:] if self.unbatched else window], f"inputs[{self._info.name!r}]")
         part = converted(self._info, part.astype(part.dtype.newbyteorder("="), copy=False))
         return part[None] if self.unbatched else part
 
@@ -86,7 +87,7 @@ class Iterated:
         return converted(self._info, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))
 
     def _checked(self, band: Any) -> Array:
-        array: Array = np.asarray(band)
+        array = as_array(band, f"inputs[{self._info.name!r}]")
         array = array[None] if array.ndim == len(self.shape) - 1 else array
         wanted = list(self.shape)
         if array.ndim == len(wanted):

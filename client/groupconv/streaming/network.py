@@ -1,5 +1,6 @@
 """A stream through a network on the client, without the transport: windows to call, and where their outputs go."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -13,6 +14,7 @@ from groupconv.networks.info import NetworkInfo
 from groupconv.networks.tensors import named_inputs
 from groupconv.networks.windows import StreamPlan, Window
 from groupconv.streaming.maps import Iterated, Sink, Sliced, Source
+from groupconv.streaming.overlap import check_apart
 from groupconv.streaming.progress import Progress, ProgressCallback, callback, close
 from groupconv.transport.exchange import Exchange
 
@@ -66,11 +68,13 @@ class NetworkStream:
         infos = {i.name: i for i in info.inputs}
         self._sources: dict[str, Source] = {}
         self._others: dict[str, Any] = {}
+        self._arrays: list[Any] = []
         for name, value in given.items():
             if name not in infos or len(infos[name].shape) < 3:
                 self._others[name] = value
             elif hasattr(value, "shape") and hasattr(value, "__getitem__"):
                 self._sources[name] = Sliced(value, infos[name])
+                self._arrays.append(value)
             elif hasattr(value, "__iter__") and not isinstance(value, list | tuple):
                 if shape is None or dtype is None:
                     raise InvalidArgumentError("shape", "shape and dtype, for an iterator of bands", shape)
@@ -103,6 +107,8 @@ class NetworkStream:
         if len(plan.outputs) > 1 and self._out is not None and not isinstance(self._out, Mapping):
             names = ", ".join(repr(info.name) for info in plan.outputs)
             raise InvalidArgumentError("out", f"a mapping with {names}", self._out)
+        for source, sink in itertools.product(self._arrays, outs.values()):
+            check_apart(source, sink)
         self._sinks = {info.name: Sink(outs.get(info.name), info, unbatched=unbatched) for info in plan.outputs}
         self.plan = plan
         return plan

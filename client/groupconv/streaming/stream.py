@@ -17,6 +17,7 @@ from groupconv.convolution.steps import Array, Step, geometries
 from groupconv.errors import DataLossError, InvalidArgumentError, ResourceExhaustedError
 from groupconv.gpu.arrays import Tensor
 from groupconv.streaming.bands import Iterated, Narrowed, Sink, Sliced, Source
+from groupconv.streaming.overlap import check_apart
 from groupconv.streaming.progress import Progress, ProgressCallback, callback, close
 from groupconv.v1 import stream_pb2
 from groupconv.wire.chunks import CHUNK_BYTES, packed, unpacked
@@ -253,6 +254,7 @@ def transfer(
     rank = kernel.ndim - 2
     rows: Source
     if hasattr(source, "shape") and hasattr(source, "__getitem__"):
+        check_apart(source, out)
         rows, given = Sliced(source, rank, kernel.dtype), len(source.shape)
     else:
         if shape is None or dtype is None:
