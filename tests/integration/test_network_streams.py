@@ -6,9 +6,11 @@ import os
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import psutil
 import pytest
 from fully_convolutional import Builder, image, unet
+from networks import towers
 
 import groupconv
 from groupconv.errors import (
@@ -74,6 +76,35 @@ def test_files_of_numpy(near, net, expected, tmp_path):
         os.truncate(tmp_path / "x.npy", X.nbytes // 2)
         with pytest.raises(DataLossError, match=r"x\.npy, got 121800: the file became shorter while it was read"):
             near.stream_network(net, x, out=y, window_bytes=1_800_000)
+
+
+class SpatialMean:
+    """A sink that adds up what it gets, as docs/networks.md has it."""
+
+    def __init__(self, shape):
+        self.shape, self.dtype, self.total = shape, np.dtype(np.float32), np.zeros(shape[:2])
+
+    def __setitem__(self, place, part):
+        self.total += part.sum((2, 3), dtype=np.float64)
+
+
+def test_a_global_pool_by_hand(near):
+    """Two networks, one before and one behind the pool, give what the whole one does."""
+    x, proto = image((1, 4, 203, 150)), towers(size=None)
+    whole = near.load_network("stream/towers", proto)(x)
+    with pytest.raises(InvalidArgumentError, match="GlobalAveragePool"):
+        near.plan_stream("stream/towers", x)
+    cut = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(proto))
+    with (
+        near.load_network("stream/body", cut.extract_model(["x"], ["r"])) as body,
+        near.load_network("stream/head", cut.extract_model(["p"], ["y"])) as head,
+    ):
+        plan = near.plan_stream(body, x, window_bytes=300_000)
+        assert plan.count > 10
+        mean = near.stream_network(body, x, out=SpatialMean(plan.outputs[0].shape), window_bytes=300_000)
+        found = head((mean.total / (203 * 150)).astype(np.float32)[:, :, None, None])
+    np.testing.assert_allclose(found, whole, rtol=1e-5)
+    near.unload_network("stream/towers")
 
 
 def test_the_awaiting_client(narrow, expected):
