@@ -66,7 +66,7 @@ def test_turns_come_in_the_order_they_were_asked_for(threads):
 def test_who_gives_up_does_not_stand_in_the_way():
     budget, got = ThreadBudget(4), []
     assert budget.acquire(among=1.3) == 3
-    first = threading.Thread(target=lambda: got.append(budget.acquire(timeout=0.2, whole=True)))
+    first = threading.Thread(target=lambda: got.append(budget.acquire(timeout=0.9, whole=True)))
     first.start()
     until(lambda: len(budget._waiting) == 1)
     assert budget.acquire(timeout=60, among=4) == 1
