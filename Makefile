@@ -14,9 +14,11 @@ help:  ## list the targets
 
 setup: $(VENV)/.ready  ## make .venv with everything but torch
 
+# pip compiles one module at a time, compileall on every processor; what neither can compile nobody imports.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
 	$(BIN)/groupconv warmup --no-tune > /dev/null
 	touch $@
 
