@@ -5,21 +5,44 @@
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-FROM ${PYTHON_IMAGE} AS build
-ARG EXTRA=server
+FROM ${PYTHON_IMAGE} AS dependencies
 # The constraints hold for the build backend too.
 ENV PIP_CONSTRAINT=/src/constraints.txt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python3 -m venv /opt/groupconv
 ENV PATH=/opt/groupconv/bin:$PATH
-# The dependencies, as a layer of their own, for packages that are still empty: a change of the source keeps this layer.
+# What every image has, as a layer that all share, for packages that are still empty: a change of the source keeps it.
 # With the web port, and no demo extra: the photograph and the drawing stay with the client, outside.
+# pip compiles one module at a time, compileall on every processor; what neither can compile nobody imports.
 COPY pyproject.toml constraints.txt ./
 RUN for package in client/groupconv worker/groupconv_worker server/groupconv_server; do \
         mkdir -p "$package" && touch "$package/__init__.py"; \
     done \
     && touch README.md LICENSE \
-    && case "$EXTRA" in \
+    && pip install --no-compile ".[server,web]" \
+    && pip uninstall --yes groupconv \
+    && { python3 -m compileall -q -j 0 /opt/groupconv/lib > /dev/null || true; }
+
+# The kernels of the catalogue, for the instructions that the builder has and, on x86, for AVX2: every machine of a level
+# uses them. A kernel that does not compile fails the build.
+FROM dependencies AS kernels
+COPY README.md LICENSE ./
+COPY client client
+COPY worker worker
+COPY server server
+RUN pip install --no-deps .
+RUN case "$(uname -m)" in x86_64) levels="best avx2" ;; *) levels=best ;; esac \
+    && for level in $levels; do \
+        NUMBA_CACHE_DIR=/opt/groupconv/share GROUPCONV_SIMD=${level#best} groupconv warmup --no-tune & \
+        running="$running $!"; \
+    done \
+    && for one in $running; do wait "$one" || exit 1; done \
+    && chmod --recursive a+rX /opt/groupconv/share
+
+FROM dependencies AS build
+ARG EXTRA=server
+RUN case "$EXTRA" in \
+        server) exit 0 ;; \
         cuda12) libraries='cupy-cuda12x[ctk] nvidia-cudnn-frontend nvidia-cudnn-cu12' ;; \
         cuda13) libraries='cupy-cuda13x[ctk] nvidia-cudnn-frontend nvidia-cudnn-cu13' ;; \
         *) libraries= ;; \
@@ -31,13 +54,7 @@ COPY client client
 COPY worker worker
 COPY server server
 RUN pip install --no-deps .
-# The kernels of the catalogue, for the instructions that the builder has and, on x86, for AVX2: every machine of a level
-# uses them. A kernel that does not compile fails the build.
-RUN case "$(uname -m)" in x86_64) levels="best avx2" ;; *) levels=best ;; esac \
-    && for level in $levels; do \
-        NUMBA_CACHE_DIR=/opt/groupconv/share GROUPCONV_SIMD=${level#best} groupconv warmup --no-tune || exit 1; \
-    done \
-    && chmod --recursive a+rX /opt/groupconv/share
+COPY --from=kernels /opt/groupconv/share/groupconv-kernels /opt/groupconv/share/groupconv-kernels
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --create-home groupconv \

@@ -14,8 +14,9 @@ import access
 import checks
 import dashboards
 import engine
-from report import Failed, Report, run
-from stack import IMAGES, Stack, expect_all_right, open_ports
+import images
+from report import Failed, Report
+from stack import Stack, expect_all_right, open_ports
 
 
 def run_checks(report: Report, stack: Stack, folder: Path) -> None:
@@ -69,9 +70,7 @@ def main() -> int:
         folder = Path(name)
         try:
             with engine.docker(report, folder):
-                for image, how in IMAGES.items():
-                    with report.step(f"building {image}"):
-                        run("docker", "build", "--network", "host", "--tag", image, *how, timeout=900)
+                images.build(report)
                 stack = Stack(folder)
                 try:
                     run_checks(report, stack, folder)

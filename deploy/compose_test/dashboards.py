@@ -5,8 +5,9 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from images import IMAGES
 from report import ROOT, Failed, expect, run, wait_until
-from stack import IMAGES, Stack, expect_all_right
+from stack import Stack, expect_all_right
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "groupconv.json"
 VARIABLES = {"$__rate_interval": "1m", "$instance": ".*", "$layer": ".*"}

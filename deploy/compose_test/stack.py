@@ -9,17 +9,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from images import IMAGES
 from report import ROOT, Failed, expect, run, wait_until
 
 import groupconv
 from groupconv.v1.cluster_pb2 import GetClusterResponse
 
 GROUPCONV = str(Path(sys.executable).with_name("groupconv"))
-IMAGES = {
-    "groupconv:compose-test": ["."],
-    "groupconv-load:compose-test": ["--build-arg", "EXTRA=load", "."],
-    "groupconv-prometheus:compose-test": ["--file", "deploy/prometheus.Dockerfile", "deploy/prometheus"],
-}
 SERVICES = ("coordinator", "worker", "prometheus")
 """Grafana is left out: its image comes from Docker Hub alone. Its panels' queries are asked of Prometheus."""
 
