@@ -210,6 +210,10 @@ def test_a_picture_through_a_file_of_a_network(server, tmp_path):
     assert len(found) == 5
     assert [float(value) for _, value in found] == sorted((float(value) for _, value in found), reverse=True)
     assert "nodes by onnxruntime" in done.stdout
+    wrong = LIGHT / "light_squeezenet.onnx"
+    refused = command("run", wrong, wrong, "--target", server.address)
+    assert refused.returncode == 2
+    assert refused.stderr == f"groupconv: data_0: expected a picture or an array (.npy), got {str(wrong)!r}\n"
 
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (40, 30, 3), dtype=np.uint8)

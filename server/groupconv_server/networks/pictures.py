@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
@@ -29,9 +29,9 @@ def picture_input(
         resize: height and width; None takes the network's, or the picture's own where those are free.
 
     Raises:
-        InvalidArgumentError: the input takes no pictures, the number of values is not that of the channels, or they
-            are meant for a network of integers.
-        OSError: the file is not a picture.
+        InvalidArgumentError: the file is no picture, the input takes none, the number of values is not that of the
+            channels, or they are meant for a network of integers.
+        OSError: the file cannot be read.
     """
     channels = info.shape[1] if len(info.shape) == 4 else None
     floats = info.dtype.kind not in "iub"
@@ -40,8 +40,11 @@ def picture_input(
     check_scaling(mean, std, channels)
     if not floats and (list(mean), list(std)) != ([0], [1]):
         raise InvalidArgumentError("--mean, --std", f"none, as the network takes {info.dtype}", [*mean, *std])
-    with Image.open(path) as opened:
-        picture = opened.convert("L" if channels == 1 else "RGB")
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("L" if channels == 1 else "RGB")
+    except UnidentifiedImageError:
+        raise InvalidArgumentError(info.name, "a picture or an array (.npy)", str(path)) from None
     height, width = resize or (info.shape[2], info.shape[3])
     size = (
         width if isinstance(width, int) else picture.width,

@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
-from compiled_networks import check, model
+from compiled_networks import check, compiled, model
 from networks import model as any_model
 from networks import value
 from onnx import TensorProto, helper
@@ -41,9 +42,26 @@ def test_pads(mode: str, pads: tuple[int, ...]) -> None:
     on_arrays_and_maps([node("Pad", *inputs, mode=mode)], (2, 20, 5, 6), weights)
 
 
+def test_a_logarithm_of_softmax_is_there_where_softmax_is_0() -> None:
+    x = np.array([[-300, 200, 199, 0]], np.float32)
+    network = check(model([node("LogSoftmax", "x", axis=1)], {"x": x.shape}), {"x": x})
+    assert np.isfinite(network.run({"x": x})["y"]).all()
+
+
+def test_small_results_of_sigmoid_are_right_to_a_part_in_a_million() -> None:
+    """onnxruntime's are right to 3e-7 of 1: outputs that are small everywhere differ from its by more than 1e-4."""
+    x = np.linspace(-80, 0, 4001, dtype=np.float32)[None]
+    data = model([node("Sigmoid", "x")], {"x": x.shape})
+    exact = 1 / (1 + np.exp(-x.astype(np.float64)))
+    assert (np.abs(compiled(data, {"x": x.shape}).run({"x": x})["y"] - exact) <= 1e-6 * exact).all()
+    theirs = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    assert (np.abs(theirs - exact) <= 3e-7).all()
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])
 def test_softmax_and_the_largest_over_any_axis(axis: int) -> None:
-    on_arrays_and_maps([node("Softmax", "c", axis=axis)], (2, 20, 5, 6))
+    for op in ("Softmax", "LogSoftmax"):
+        on_arrays_and_maps([node(op, "c", axis=axis)], (2, 20, 5, 6))
     outputs = [value("y", None, TensorProto.INT64)]
     for op, keeps in (("ArgMax", 1), ("ArgMin", 0)):
         shape = [2, 20, 5, 6]

@@ -92,7 +92,7 @@ def _multiply(low: Lowering, words: Sequence[int | Address | Array], height: int
 
 
 def lower_softmax(low: Lowering, node: Node) -> None:
-    """Softmax over any axis, which is brought behind the others if it is not the last."""
+    """Softmax and LogSoftmax over any axis, which is brought behind the others if it is not the last."""
     name, shape = node.inputs[0], low.shape(node.inputs[0])
     axis = node.attribute("axis", -1) % max(1, len(shape))
     if not shape or low.graph.tensors[name].dtype != np.float32:
@@ -100,7 +100,8 @@ def lower_softmax(low: Lowering, node: Node) -> None:
     last = math.prod(shape[axis + 1 :]) == 1
     x = low.array(name) if last else moved_last(low, name, [axis])
     y = low.new_array(node.outputs[0]) if last else low.assembly.block(low.graph.tensors[name].nbytes)
-    words = (x, y, rows.SOFTMAX, shape[axis], np.zeros(1, np.float32))
+    kind = rows.LOG_SOFTMAX if node.op == "LogSoftmax" else rows.SOFTMAX
+    words = (x, y, kind, shape[axis], np.zeros(1, np.float32))
     low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape) // max(1, shape[axis]))
     if not last:
         order = [a for a in range(len(shape)) if a != axis] + [axis]

@@ -53,7 +53,7 @@ LOWER: dict[str, Lower] = {
     "Transpose": arrays.lower_transpose,
     "Gemm": arrays.lower_gemm,
     "MatMul": arrays.lower_matmul,
-    "Softmax": arrays.lower_softmax,
+    **dict.fromkeys(("Softmax", "LogSoftmax"), arrays.lower_softmax),
     "Send": exchange.lower_send,
     "Receive": exchange.lower_receive,
     **dict.fromkeys(("ArgMax", "ArgMin"), arrays.lower_where_largest),

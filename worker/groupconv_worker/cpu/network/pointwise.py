@@ -17,7 +17,12 @@ from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.strides import broadcast, collapsed, dense
 
-DEFAULTS = epilogue.DEFAULTS | {"Elu": (1.0, 1.0), "Celu": (1.0, 1.0)}
+DEFAULTS = epilogue.DEFAULTS | {
+    "Elu": (1.0, 1.0),
+    "Celu": (1.0, 1.0),
+    "Selu": (1.67326319217681884765625, 1.05070102214813232421875),
+    "ThresholdedRelu": (1.0,),
+}
 """Parameters of a function where a node gives none."""
 SAME_AS = {"Relu": "Clip", "Celu": "Elu"}
 """Functions that are others with certain parameters."""
@@ -27,6 +32,8 @@ PARAMETERS = {
     "HardSigmoid": ("alpha", "beta"),
     "Elu": ("alpha",),
     "Celu": ("alpha",),
+    "Selu": ("alpha", "gamma"),
+    "ThresholdedRelu": ("alpha",),
 }
 """Attributes that are parameters of a function."""
 UNARY = frozenset(UNARY_CODES) - {"Square", "GeluTanh"} | {"Relu", "Celu"}

@@ -16,7 +16,8 @@ BEGIN = WINDOWS | {"GlobalAveragePool", "GlobalMaxPool"}
 """Operators that are done with height 1."""
 FOLLOW = frozenset(
     ["AffineChannel", "BatchNormalization", "Relu", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish", "Sigmoid", "Silu",
-     "Tanh", "Elu", "Gelu", "Mish", "Softplus", "Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"]
+     "Tanh", "Elu", "Selu", "Gelu", "Mish", "Softplus", "Softsign", "ThresholdedRelu",
+     "Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"]
 )  # fmt: skip
 """Operators that are, too, where an input is."""
 CHAINS = {"Max": "Max", "Min": "Min", "Sum": "Add"}

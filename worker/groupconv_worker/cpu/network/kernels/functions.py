@@ -93,6 +93,15 @@ def _elu(s: Simd, x: Any, alpha: Any, scale: Any) -> Any:
     return b.select(b.fcmp_ordered("<", x, s.zero), below, x)
 
 
+def _selu(s: Simd, x: Any, alpha: Any, gamma: Any) -> Any:
+    return s.builder.fmul(gamma, _elu(s, x, alpha, constant(s, 1.0)))
+
+
+def _softsign(s: Simd, x: Any, _first: Any, _second: Any) -> Any:
+    size = _library("fabs")(s, x, None, None)
+    return s.builder.fdiv(x, s.builder.fadd(size, constant(s, 1.0)))
+
+
 def _softplus(s: Simd, x: Any) -> Any:
     b = s.builder
     size = _library("fabs")(s, x, None, None)
@@ -141,6 +150,9 @@ UNARY: dict[str, Emit] = {
     "GeluTanh": _gelu_tanh,
     "Log": lambda s, x, *_: _log(s, x),
     "Elu": _elu,
+    "Selu": _selu,
+    "Softsign": _softsign,
+    "ThresholdedRelu": lambda s, x, alpha, _: s.builder.select(s.builder.fcmp_ordered(">", x, alpha), x, s.zero),
     "Softplus": lambda s, x, *_: _softplus(s, x),
     "Mish": lambda s, x, *_: s.builder.fmul(x, tanh(s, _softplus(s, x))),
     "Square": lambda s, x, *_: s.builder.fmul(x, x),

@@ -21,13 +21,13 @@ from groupconv_worker.cpu.network.kernels.vectors import (
 )
 
 EXP, SQRT = UNARY_CODES["Exp"], UNARY_CODES["Sqrt"]
-SOFTMAX, SUM, MEAN, MAX, NORMALIZE, WHERE_MAX = range(6)
+SOFTMAX, SUM, MEAN, MAX, NORMALIZE, WHERE_MAX, LOG_SOFTMAX = range(7)
 """What `rows` does."""
 
 
 @once
 def rows() -> Any:
-    """Softmax, sum, mean or largest of rows, where that is (int64), or their normalization, in C order.
+    """Softmax, its logarithm, sum, mean or largest of rows, where that is (int64), or normalization, in C order.
 
     Returns:
         A job with the words (x, y, kind, columns, parameters): a task is a row. The first parameter (float32) is what a
@@ -54,7 +54,7 @@ def rows() -> Any:
                         best = k
                 array(w[1] + 8 * row, np.int64)[0] = best
                 continue
-            if kind in (SOFTMAX, MAX):
+            if kind in (SOFTMAX, LOG_SOFTMAX, MAX):
                 high = splat(np.float32(-np.inf))
                 for k in range(whole):
                     high = maximum(load(x + 4 * LANES * k), high)
@@ -78,6 +78,14 @@ def rows() -> Any:
                     )
                 for k in range(whole * LANES, n):
                     all_of_them += found[k]
+                if kind == LOG_SOFTMAX:  # not of the quotients, which may be 0
+                    behind = np.float32(math.log(all_of_them))
+                    shift = splat(behind)
+                    for k in range(whole):
+                        store(y + 4 * LANES * k, (load(x + 4 * LANES * k) - low) - shift)
+                    for k in range(whole * LANES, n):
+                        found[k] = (numbers[k] - most) - behind
+                    continue
                 share = splat(np.float32(1) / all_of_them)
                 for k in range(whole):
                     store(y + 4 * LANES * k, load(y + 4 * LANES * k) * share)
