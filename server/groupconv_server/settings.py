@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from groupconv.errors import InvalidArgumentError
@@ -195,6 +196,14 @@ class Settings(BaseSettings):
                 expected = f"a value {expected}"
             raise _invalid(str(wrong["loc"][0]), expected, wrong["input"]) from None
 
+    @field_validator("layer_dir", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        """Refuse what a template without a value leaves: layers would be kept in the folder where the server starts."""
+        if value is not None and not str(value).strip():
+            raise PydanticCustomError("folder", "Input should be the path of a folder")
+        return value
+
     def config(self) -> Config:
         """The same settings as the server wants them: in bytes, as pairs, as a placement.
 
@@ -231,7 +240,7 @@ class Settings(BaseSettings):
     def _workers(self) -> int | None:
         if self.workers == "auto":
             return None
-        if not self.workers.isdigit() or int(self.workers) < 1:
+        if not self.workers.isdecimal() or int(self.workers) < 1:
             raise _invalid("workers", "auto or a number from 1", self.workers)
         return int(self.workers)
 
@@ -246,7 +255,7 @@ class Settings(BaseSettings):
     def _processes(self) -> int:
         if self.processes == "auto":
             return automatic()
-        if not self.processes.isdigit() or not 1 <= int(self.processes) <= MOST:
+        if not self.processes.isdecimal() or not 1 <= int(self.processes) <= MOST:
             raise _invalid("processes", f"auto or a number from 1 to {MOST}", self.processes)
         return int(self.processes)
 

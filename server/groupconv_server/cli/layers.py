@@ -125,7 +125,7 @@ def load(
             raise InvalidArgumentError("--name", "a name for the layer", None)
         spec = groupconv.ConvSpec(
             stride=stride,
-            padding=int(padding) if padding.isdigit() else padding,  # type: ignore[arg-type]  # refused if unknown
+            padding=int(padding) if padding.isdecimal() else padding,  # type: ignore[arg-type]  # refused if unknown
             dilation=dilation,
             groups=groups,
             transposed=transposed,

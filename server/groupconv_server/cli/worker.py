@@ -54,7 +54,7 @@ def command(
     The cluster's token is read from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
     """
     check_ray_token()
-    if not join.rpartition(":")[0] or not join.rpartition(":")[2].isdigit():
+    if not join.rpartition(":")[0] or not join.rpartition(":")[2].isdecimal():
         raise InvalidArgumentError("--join", "host:port of the Ray head", join)
     if log_format not in FORMATS:
         raise InvalidArgumentError("--log-format", f"one of {', '.join(FORMATS)}", log_format)
