@@ -17,9 +17,11 @@ setup: $(VENV)/.ready  ## make .venv with everything but torch
 # pip compiles one module at a time, compileall on every processor; what neither can compile nobody imports.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'installing: some minutes, as the connection allows'
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
-	$(BIN)/groupconv warmup --no-tune > /dev/null
+	@echo 'compiling the kernels for this machine, once: a line for each layer of the catalogue'
+	$(BIN)/groupconv warmup --no-tune
 	touch $@
 
 demo: setup  ## serve, run every variant on a photograph, check it, draw a contact sheet
