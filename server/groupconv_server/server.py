@@ -122,8 +122,8 @@ class Server:
             self.executor.welcome(self.repository.prepare)
             self.background = Background(self.coordinator)
             undo.callback(self.background.stop)
-            # one worker gets every request whole, so nobody waits until it is measured
-            measure = len(self.executor.workers()) == 1 or not self.coordinator.calibrate()
+            # one worker gets every request whole, so nobody waits until it is measured; none has no rates
+            measure = len(self.executor.workers()) <= 1 or not self.coordinator.calibrate()
             self.repository.restore()
             self.networks.restore()
             self.shared_memory = parts.shared_memory("region") if config.shared_memory else None
@@ -178,7 +178,7 @@ class Server:
     def described(self) -> str:
         """The workers, for people."""
         workers = self.executor.describe()
-        engines = ", ".join(dict.fromkeys(w.engine for w in workers))
+        engines = ", ".join(dict.fromkeys(w.engine for w in workers)) or "none has started"
         return f"{len(workers)} {self.executor.name} worker{'s' * (len(workers) != 1)} ({engines})"
 
     def compile_catalogue(self) -> None:

@@ -138,7 +138,7 @@ class Supervisor:
     def described(self) -> str:
         """The processes and their workers, for people."""
         name, found = ("local", self._engines) if self._owner is None else (self._owner.name, self._owner.engines())
-        engines = ", ".join(dict.fromkeys(found))
+        engines = ", ".join(dict.fromkeys(found)) or "none has started"
         return f"{self.processes} processes and {len(found)} {name} worker{'s' * (len(found) != 1)} ({engines})"
 
     def state(self) -> tuple[str, str]:

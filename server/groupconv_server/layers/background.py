@@ -77,7 +77,7 @@ class Background:
     def _measure(self) -> None:
         pause = PAUSE
         while not self._stop.wait(pause) and self._quiet():
-            if self.coordinator.calibrate(math.inf):  # a request ends it
+            if self.coordinator.executor.workers() and self.coordinator.calibrate(math.inf):  # a request ends it
                 return
             pause = min(1.5 * pause, LONGEST_PAUSE)
 

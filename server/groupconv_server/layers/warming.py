@@ -31,7 +31,8 @@ def warm(
             `Coordinator.convolve`.
     """
     job = job or Job()
-    call, workers = coordinator.compile(shape, dtype, steps), coordinator.workers(job.deadline)
+    call = coordinator.compile(shape, dtype, steps)
+    workers = coordinator.executor.workers()  # if none: each that joins prepares the call before it takes requests
     x = np.zeros(shape, dtype)
     for at_most in _shards(workers):
         chains = coordinator.planner.plan(call.problems, workers, at_most=at_most)

@@ -57,7 +57,8 @@ class Networks:
                     raise found[1]
                 network = made(found.name, found.version, read_model(found.data))
                 with self.registry.reserved(network.bytes) as room:
-                    self._executor.prepare_network(found.name, found.version, network.model)
+                    if self._executor.workers():  # else the first call sends it to one
+                        self._executor.prepare_network(found.name, found.version, network.model)
                     self.registry.place(network, room)
             except GroupconvError as error:
                 name = found.name if isinstance(found, StoredNetwork) else found[0]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import ml_dtypes
 import numpy as np
@@ -24,7 +24,7 @@ from groupconv.errors import (
 from groupconv_server.config import Config
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.layers.registry import Layers
-from groupconv_server.layers.repository import Repository
+from groupconv_server.layers.repository import Repository, expected
 from groupconv_server.layers.store import LayerStore, Stored
 from groupconv_server.server import Server
 
@@ -222,21 +222,29 @@ def test_a_disk_that_fails_refuses_the_load_and_keeps_the_version_before(store, 
     assert kept.layers.bytes == sum(s.kernel.nbytes + (0 if s.bias is None else s.bias.nbytes) for s in steps())
 
 
-def test_a_layer_that_cannot_be_prepared_now_is_loaded_all_the_same(store, caplog):
-    class Nobody:
-        name = "nobody"
+@dataclass
+class Few:
+    """An executor whose workers are lost with what they are given."""
 
-        def workers(self):
-            return ()
+    there: tuple[str, ...]
+    name = "few"
 
-        def wait(self, deadline):
-            raise UnavailableError("no worker is there")
+    def workers(self):
+        return self.there
 
-    store.save("a", 1, steps(), [((1, 4, 9, 9), np.dtype(np.float32))])
-    kept = Repository(Layers(lambda name, version: None, capacity=2**20), store, Coordinator(Nobody()))
+    def run(self, *_, **__):
+        raise UnavailableError("the worker is lost")
+
+
+@pytest.mark.parametrize("there", [(), ("a",)])
+def test_a_layer_that_cannot_be_prepared_now_is_loaded_all_the_same(store, caplog, there):
+    """Where there is no worker it is compiled, so that each that joins prepares it."""
+    shape = (1, 4, 9, 9), np.dtype(np.float32)
+    store.save("a", 1, steps(), [shape])
+    kept = Repository(Layers(lambda name, version: None, capacity=2**20), store, Coordinator(Few(there)))
     kept.restore()
-    assert [layer.name for layer in kept.layers.all()] == ["a"]
-    assert "first request has to prepare it" in caplog.text
+    assert [(layer.name, expected(layer)) for layer in kept.layers.all()] == [("a", [shape])]
+    assert ("first request has to prepare it" in caplog.text) == bool(there)
 
 
 def test_damaged_on_reload(store):

@@ -47,12 +47,17 @@ class Membership:
         with self._changed:
             while not (ready := self.ready()):
                 left = limit - time.monotonic()
-                if left <= 0 and limit == deadline:
-                    raise DeadlineExceededError("the deadline passed before a worker was ready")
                 if left <= 0 or self._stopping.is_set():
-                    raise UnavailableError("every worker is away; try again when one has returned")
+                    why = f" ({trouble})" if (trouble := self.trouble()) else ""
+                    if left <= 0 and limit == deadline:
+                        raise DeadlineExceededError(f"the deadline passed before a worker was ready{why}")
+                    raise UnavailableError(f"every worker is away; try again when one has returned{why}")
                 self._changed.wait(min(left, 1.0))
             return ready
+
+    def trouble(self) -> str:
+        """Why there are fewer workers than there should be, for people; empty if all are there."""
+        return ""
 
     def get(self, worker: str, deadline: float | None) -> WorkerSlot:
         """The worker of this id, ready or being prepared; any ready worker if it is away."""

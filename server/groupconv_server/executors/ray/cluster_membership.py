@@ -21,6 +21,7 @@ from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot, WorkerState
 from groupconv_server.executors.placement import Node, WorkerPlaces
 from groupconv_server.executors.ray.node_states import NodeStates
+from groupconv_server.executors.ray.ray_internals import has_resources
 from groupconv_server.executors.ray.spares import Spares, start_actor
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ SILENCE = 2.0
 """Seconds without an answer after which the cluster's head is reported as away."""
 PLACING = 5.0
 """Seconds after which a worker that has not started may be waiting for resources."""
+JOINING = 5.0
+"""Seconds after which the server of a cluster starts without a worker, if none is about to be ready."""
 
 
 class ClusterMembership(Membership):
@@ -56,23 +59,35 @@ class ClusterMembership(Membership):
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="ray-welcome")
         self._why = ""  # the reason why the last worker did not start
         self._shortage = ""  # why workers have no place, or wait for theirs
+        self._waiting: frozenset[WorkerSlot] = frozenset()  # those that have a place and wait for its resources
         self._watcher = threading.Thread(target=self._watch, name="ray-membership", daemon=True)
 
-    def start(self, seconds: float) -> None:
-        """Start the workers, and wait up to `seconds` until as many are ready as were asked for, or the first.
+    def start(self, seconds: float, *, partly: bool = False) -> None:
+        """Start the workers, and wait until as many are ready as were asked for, or the first.
+
+        Args:
+            seconds: that they may take.
+            partly: whether those that fit are enough, and none after JOINING seconds. The others come when they can.
 
         Raises:
             UnavailableError: they did not come up in time.
         """
-        count, limit = self._places.workers or 1, time.monotonic() + seconds
+        begun = time.monotonic()
+        count, limit = self._places.workers or 1, begun + seconds
         self._watcher.start()
         with self._changed:
             while (there := len(self.ready())) < count:
+                if partly and self._settled() and (there or time.monotonic() - begun > JOINING):
+                    log.warning("starting with %d of %d workers; %s", there, count, self.trouble())
+                    return
                 left = limit - time.monotonic()
                 if left <= 0:
-                    why = self.trouble() or self._why
-                    raise UnavailableError(f"{there} of {count} workers came up in time; {why}")
-                self._changed.wait(min(left, 1.0))
+                    raise UnavailableError(f"{there} of {count} workers came up in time; {self.trouble()}")
+                self._changed.wait(min(left, TICK if partly else 1.0))
+
+    def _settled(self) -> bool:
+        """Whether no worker is about to be ready: each is, or lacks resources, or could not start."""
+        return all(slot.ready or slot.restarts or slot in self._waiting for slot in self.slots)
 
     def welcome(self, prepare: Callable[[str], None]) -> None:
         """Have `prepare` called with each worker that joins or returns, before it takes shards."""
@@ -85,7 +100,8 @@ class ClusterMembership(Membership):
             return f"the head of the Ray cluster has not answered for {silent:.0f} s; lost workers cannot be replaced"
         with self._changed:
             away = [slot.id for slot in self.slots if slot.state not in (WorkerState.READY, WorkerState.DRAINING)]
-        return "; ".join(filter(None, [f"not there: {', '.join(away)}" * bool(away), self._shortage]))
+            failed = f" ({self._why})" if self._why else ""
+        return "; ".join(filter(None, [f"not there: {', '.join(away)}{failed}" * bool(away), self._shortage]))
 
     def close(self) -> None:
         """End the watch and the actors."""
@@ -149,21 +165,22 @@ class ClusterMembership(Membership):
         self.spares.leave([node.id for node in staying])
         if all(slot.ready for slot in self.slots):  # workers start before spares
             self.spares.fill([slot.place for slot in self.slots])
-        self._shortage = "; ".join(filter(None, [self._unplaced(staying), self._waiting(alive)]))
+        self._shortage = "; ".join(filter(None, [self._unplaced(staying), self._lacking(alive)]))
 
     def _unplaced(self, nodes: Sequence[Node]) -> str:
         """Which workers have no place, and what they wait for."""
         return self._places.shortage(nodes, [s.place for s in self.slots if s.state is not WorkerState.DRAINING])
 
-    def _waiting(self, nodes: Mapping[str, Node]) -> str:
+    def _lacking(self, nodes: Mapping[str, Node]) -> str:
         """Which workers wait for resources of their node that somebody else holds."""
         late = [s for s in self.slots if s.state is WorkerState.STARTING and s.starting_for > PLACING]
-        waiting = [
-            f"{s.id} waits for {s.place} on {nodes[s.place.node_id].name}, which has {free} free"
+        waiting = {
+            s: f"{s.id} waits for {s.place} on {nodes[s.place.node_id].name}, which has {free} free"
             for s in late
-            if (free := self._states.lacking(s.place, self._places.placement.resources))
-        ]
-        return "; ".join(waiting)
+            if (free := self._states.lacking(s.place, self._places.placement.resources)) and not has_resources(s.actor)
+        }
+        self._waiting = frozenset(waiting)
+        return "; ".join(waiting.values())
 
     def _drain(self, slot: WorkerSlot) -> None:
         """Send it no more shards; end its actor once its shards are done, which lets its node go."""
@@ -226,6 +243,6 @@ class ClusterMembership(Membership):
     def _ready(self, slot: WorkerSlot, actor: Any) -> None:
         with self._changed:
             if slot.actor is actor and slot.state is WorkerState.PREPARING:
-                slot.state = WorkerState.READY
+                slot.state, self._why = WorkerState.READY, ""
                 self._changed.notify_all()
                 log.info("worker %s is ready on %s: %s", slot.id, slot.facts["node"], slot.facts["device"])

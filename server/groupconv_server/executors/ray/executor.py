@@ -39,8 +39,8 @@ class RayExecutor(RemoteExecutor):
         threads: CPU threads of each worker; None gives each its share of its node.
         engine: of each worker.
         address: of a running cluster; None starts one on this machine, bound to loopback.
-        wait: seconds to wait for the first worker; None waits START_TIMEOUT on this machine, and without limit in a
-            cluster, which workers may join at any time.
+        wait: seconds that workers may take to start; None is START_TIMEOUT on this machine, and without limit in a
+            cluster. There those that fit are enough, also none: workers may join at any time.
         capacity: bytes of resident layers' weights each worker keeps prepared.
         placement: the nodes and GPUs of workers; None spreads them.
         hedge: seconds after which a shard without a result is sent to a second worker, too; None never does.
@@ -82,7 +82,7 @@ class RayExecutor(RemoteExecutor):
         if wait is None:
             wait = math.inf if address else START_TIMEOUT
         try:
-            self.membership.start(wait)
+            self.membership.start(wait, partly=address is not None)
             self.lanes.watch(self.membership)
         except BaseException:
             self.close()

@@ -5,7 +5,9 @@ Tried on Ray 2.57 and 2.60. A test checks that every name here exists.
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
+import ray._private.state
 import ray._private.worker
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
@@ -29,6 +31,15 @@ def on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def has_resources(actor: Any) -> bool:
+    """Whether an actor has got what it needs of its node, so that its process exists or is about to.
+
+    Ray calls an actor pending while it waits for resources, and also while it starts; only the address differs.
+    """
+    known = ray._private.state.actors(actor._actor_id.hex())  # noqa: SLF001
+    return bool(known) and bool(known["Address"]["IPAddress"])
 
 
 class HeadProcess:

@@ -30,11 +30,14 @@ def test_ray_has_what_is_used():
 
 USED = """
 from ray._private.node import Node
+from ray.actor import ActorHandle
 from groupconv_server.executors.ray import ray_internals
 
 constants = ray_internals.ray_constants
 assert isinstance(constants.PROCESS_TYPE_GCS_SERVER, str)
 assert {"kill_gcs_server", "start_gcs_server"} <= set(dir(Node))
+assert callable(ray_internals.ray._private.state.actors)
+assert hasattr(ActorHandle, "_actor_id")
 before = constants.ENABLE_RAY_CLUSTER
 with ray_internals.on_loopback():
     assert constants.ENABLE_RAY_CLUSTER is False
