@@ -110,10 +110,11 @@ class Cluster:
             self.head = subprocess.Popen([*self.prefix, *command, *where], env=self.env, stdout=out, stderr=out)
         self.address = said(self.head, log, r"--address='(.+?)'")[1]
 
-    def add(self, cpus=1, prefix=None, gpus=None, **variables):
+    def add(self, cpus=1, prefix=None, gpus=None, labels=None, **variables):
         """A node with a worker; returns its process. One after another: on one machine Ray mixes up their ports."""
         command = [*GROUPCONV, "worker", "--join", self.address, "--cpus", str(cpus)]
         command += [] if gpus is None else ["--gpus", str(gpus)]
+        command += [] if labels is None else ["--labels", labels]
         log = Path(self.folder, f"node-{len(self.nodes)}.log")
         with log.open("w") as out:
             node = subprocess.Popen(
@@ -127,8 +128,8 @@ class Cluster:
         return node
 
     @contextmanager
-    def serving(self, *arguments):
-        """`groupconv serve` beside the head; yields its process and its address."""
+    def serving(self, *arguments, log="server.log"):
+        """`groupconv serve` beside the head, with its log in `folder`; yields its process and its address."""
         command = [
             *GROUPCONV,
             "serve",
@@ -140,13 +141,14 @@ class Cluster:
             "reference",
             *arguments,
         ]
-        with Path(self.folder, "server.log").open("w") as log:
+        log = Path(self.folder, log)
+        with log.open("w") as out:
             process = subprocess.Popen(
-                [*self.prefix, *command], env=self.env, stdout=subprocess.PIPE, stderr=log, text=True
+                [*self.prefix, *command], env=self.env, stdout=subprocess.PIPE, stderr=out, text=True
             )
         try:
             line = process.stdout.readline()
-            assert line, Path(self.folder, "server.log").read_text()
+            assert line, log.read_text()
             yield process, json.loads(line)["address"] if line.startswith("{") else line.split()[-1]
         finally:
             process.send_signal(signal.SIGTERM)

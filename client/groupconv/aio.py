@@ -42,7 +42,7 @@ def connect(
     """
     check_names(options, Opening.__annotations__)
     connection = Connection(target, **options)
-    shared = shared_memory_of(shared_memory)
+    shared = shared_memory_of(shared_memory, balance=connection.balance)
     return Client(connection.open_aio(), connection, timeout=timeout, shared=shared)
 
 

@@ -79,7 +79,7 @@ class AsyncSession(BaseSession[grpc.aio.Channel]):
         failed: UnavailableError
         for pause in (0.0, 0.1, 0.2, 0.4, 0.8):
             await asyncio.sleep(pause)
-            opened: Any = self._channel.stream_unary(method)
+            opened: Any = self._connection.bound(self._channel.stream_unary, method)
             call = opened(_in_threads(messages()), **self._options(timeout))
             try:
                 answer: bytes = await call

@@ -238,6 +238,7 @@ def connect(
     allow_plaintext_token: bool = False,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     connections: int = 1,
+    balance: bool = False,
     shared_memory: Mode = False,
 ) -> Client:
     """A client of the server at `target`. It connects at the first call.
@@ -256,6 +257,9 @@ def connect(
         max_message_bytes: largest request or answer.
         connections: connections that calls take in turn, 1 to 64. A server of several processes answers each in one
             of them (docs/operations.md#processes).
+        balance: whether calls go in turn to all addresses of the target, as in "ipv4:10.0.0.1:50051,10.0.0.2:50051" or
+            "dns:///host:50051". Servers that are lost are left out until they return. Such a client loads and unloads
+            nothing, and shares no memory (docs/deployment.md#two-coordinators).
         shared_memory: whether tensors go through shared memory if the server is on this machine and allows it, and
             arrays on a GPU stay there if the server has that GPU (docs/shared-memory.md). With True, a server that
             cannot share memory is a FailedPreconditionError at the first call; with "auto" the client sends messages.
@@ -281,6 +285,7 @@ def connect(
         allow_plaintext_token=allow_plaintext_token,
         max_message_bytes=max_message_bytes,
         connections=connections,
+        balance=balance,
     )
-    shared = shared_memory_of(shared_memory)
+    shared = shared_memory_of(shared_memory, balance=balance)
     return Client(connection.open(), connection, timeout=timeout, shared=shared)

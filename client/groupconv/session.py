@@ -61,7 +61,7 @@ class BaseSession(Generic[C]):
         self._metadata = connection.metadata
         self._closed = False
         self._connected = False  # whether the server has answered
-        self._unary: Callable[[str], Any] = functools.cache(channel.unary_unary)  # no serializers: bytes in, bytes out
+        self._unary: Callable[[str], Any] = functools.cache(functools.partial(connection.bound, channel.unary_unary))
 
     def __repr__(self) -> str:
         security = "TLS" if self._connection.encrypted else "no TLS"
@@ -142,7 +142,7 @@ class Session(BaseSession[grpc.Channel]):
     def _upload(self, method: str, messages: Callable[[], Iterator[bytes]], timeout: float | None) -> bytes:
         """Send a stream of messages and return the one answer."""
         self._check_open()
-        return self._call(self._channel.stream_unary(method), messages(), timeout)
+        return self._call(self._connection.bound(self._channel.stream_unary, method), messages(), timeout)
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> bytes:
         self._check_open()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy/k8s"
 KUBERNETES = "1.32"
 KUBECTL = shutil.which("kubectl", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-FOLDERS = ["base", "overlays/tls", "overlays/production"]
+FOLDERS = ["base", "overlays/tls", "overlays/production", "overlays/two"]
 RAY_GROUP = {"groupName", "template", "rayStartParams", "replicas", "minReplicas", "maxReplicas", "numOfHosts"}
 """Fields of a group of workers in KubeRay's ray.io/v1, of those that are used here."""
 
@@ -227,6 +227,37 @@ def test_with_tls_the_probe_finds_the_server_by_the_name_in_its_certificate(tmp_
         assert (done.exit_code, done.output) == (0, "SERVING\n")
         other = CliRunner().invoke(app("health"), command[1:], env=env | {"GROUPCONV_SERVER_NAME": "another"})
         assert other.exit_code == 1
+
+
+def test_each_of_two_coordinators_has_its_workers_and_clients_reach_both():
+    objects = built("overlays/two")
+    pods = {
+        o["spec"]["template"]["metadata"]["labels"]["share"]: o
+        for (kind, _), o in objects.items()
+        if kind == "Deployment"
+    }
+    assert set(pods) == {"a", "b"}
+    for share in pods:
+        labels = {"app": "groupconv", "part": "coordinator", "share": share}
+        joined = objects["Deployment", f"groupconv-worker-{share}"]["spec"]["template"]["spec"]["containers"][0][
+            "args"
+        ][-1]
+        assert joined == f"groupconv-ray-{share}:6379"
+        assert objects["Service", f"groupconv-ray-{share}"]["spec"]["selector"] == labels
+        coordinator = objects["Deployment", f"groupconv-coordinator-{share}"]["spec"]["template"]
+        assert coordinator["metadata"]["labels"] == labels
+        claims = [
+            v["persistentVolumeClaim"]["claimName"]
+            for v in coordinator["spec"]["volumes"]
+            if "persistentVolumeClaim" in v
+        ]
+        assert claims == [f"groupconv-layers-{share}"]
+        policy = objects["NetworkPolicy", f"groupconv-{share}"]["spec"]
+        assert policy["podSelector"] == {"matchLabels": {"app": "groupconv", "share": share}}
+        assert policy["ingress"][0]["from"] == [{"podSelector": policy["podSelector"]}]
+        assert policy["ingress"][1]["from"] == [{"podSelector": {"matchLabels": {"groupconv-client": "true"}}}]
+    every = objects["Service", "groupconv"]["spec"]
+    assert (every["clusterIP"], every["selector"]) == ("None", {"app": "groupconv", "part": "coordinator"})
 
 
 def test_the_autoscaler_has_the_workers_to_itself():

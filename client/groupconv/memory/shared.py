@@ -49,12 +49,14 @@ ATTEMPTS = 3
 _REGISTER = "/groupconv.v1.MemoryService/RegisterMemory"
 
 
-def shared_memory_of(mode: Mode) -> "Shared | None":
+def shared_memory_of(mode: Mode, *, balance: bool = False) -> "Shared | None":
     """The shared memory for `connect(shared_memory=mode)`; None if the client uses none.
 
     Raises:
-        InvalidArgumentError: an unknown mode.
+        InvalidArgumentError: an unknown mode, or calls go to several servers.
     """
+    if mode and balance:
+        raise InvalidArgumentError("shared_memory", "False with balance, as memory is shared with one server", mode)
     if mode not in (False, True, "auto"):
         raise InvalidArgumentError("shared_memory", "True, False or 'auto'", mode)
     return Shared(required=mode is True) if mode else None

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -25,28 +25,31 @@ Pem = bytes | str | os.PathLike[str]
 Metadata = Sequence[tuple[str, str]]
 TOKEN_VARIABLE = "GROUPCONV_TOKEN"  # noqa: S105 - its name
 
-_SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [
-                    {"service": "groupconv.v1.ConvolutionService"},
-                    {"service": "groupconv.v1.ClusterService"},
-                    {"service": "groupconv.v1.LayerService", "method": "GetLayer"},
-                    {"service": "groupconv.v1.LayerService", "method": "ListLayers"},
-                ],
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 2,
-                    # an unavailable server has computed nothing; methods that change state are not listed
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
+_READING = {
+    "LayerService": ("GetLayer", "ListLayers"),
+    "NetworkService": ("GetNetwork", "ListNetworks", "PlanNetwork", "PlanNetworkStream", "RunNetwork"),
+}
+_SERVICE_CONFIG: dict[str, Any] = {
+    "methodConfig": [
+        {
+            "name": [
+                {"service": "groupconv.v1.ConvolutionService"},
+                {"service": "groupconv.v1.ClusterService"},
+                *({"service": f"groupconv.v1.{s}", "method": m} for s, methods in _READING.items() for m in methods),
+            ],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                # an unavailable server has computed nothing; methods that change state are not listed
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+_IN_TURN: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+"""Each call goes to the next address that has a connection; gRPC's default keeps to the first."""
 
 TRANSPORT: tuple[tuple[str, Any], ...] = (
     ("grpc.http2.max_frame_size", 4 * 2**20),
@@ -59,6 +62,9 @@ KEEPALIVE = 20.0
 """Seconds without data during a call before a ping; the server has half of that to answer. Without pings a connection
 that a firewall dropped would only end at the call's deadline."""
 
+
+RETRY_ROOM = 2**20
+"""Bytes beside a message that count in the buffer of a call's retries."""
 
 MOST_CONNECTIONS = 64
 """Connections of one client, at most."""
@@ -76,6 +82,7 @@ class Opening(TypedDict, total=False):
     allow_plaintext_token: bool
     max_message_bytes: int
     connections: int
+    balance: bool
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ class Connection:
     allow_plaintext_token: bool = False
     max_message_bytes: int = MAX_MESSAGE_BYTES
     connections: int = 1
+    balance: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or not self.target:
@@ -135,15 +143,33 @@ class Connection:
             ("grpc.max_receive_message_length", self.max_message_bytes),
             *TRANSPORT,
             ("grpc.enable_retries", 1),
+            # requests up to this are kept, and sent again if the connection is lost; by default those up to 256 KiB
+            ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes + RETRY_ROOM),
             ("grpc.max_reconnect_backoff_ms", 2000),  # the default of two minutes is too long for a stream that resumes
             ("grpc.keepalive_time_ms", int(KEEPALIVE * 1000)),
             ("grpc.keepalive_timeout_ms", int(KEEPALIVE * 500)),
             ("grpc.http2.max_pings_without_data", 0),  # no limit: a call may wait for minutes without data
             ("grpc.http2.ping_timeout_ms", int(KEEPALIVE * 500)),
-            ("grpc.service_config", _SERVICE_CONFIG),
+            ("grpc.service_config", json.dumps(_SERVICE_CONFIG | (_IN_TURN if self.balance else {}))),
             *(OWN if self.connections > 1 else ()),
             *named,
         ]
+
+    def bound(self, kind: Callable[[str], Any], method: str) -> Any:
+        """A method of a channel, without serializers: bytes in, bytes out.
+
+        Args:
+            kind: of the channel, as `channel.unary_unary`.
+            method: its path.
+
+        Raises:
+            InvalidArgumentError: it changes what one server keeps, and `balance` sends calls to several.
+        """
+        if self.balance and method.rpartition("/")[2].startswith(("Load", "Unload")):
+            raise InvalidArgumentError(
+                "balance", "a client of one server, to load and unload layers and networks", True
+            )
+        return kind(method)
 
     def open(self) -> grpc.Channel:
         """Open a blocking channel. Connects at the first call."""

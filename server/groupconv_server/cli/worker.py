@@ -23,7 +23,7 @@ EXAMPLES = """Examples:
 
 $ groupconv worker --join coordinator:6379
 
-$ groupconv worker --join 10.0.0.5:6379 --cpus 8
+$ groupconv worker --join 10.0.0.5:6379 --cpus 8 --labels zone=a
 """
 
 
@@ -41,6 +41,13 @@ def command(
             help="GPUs to offer. Default: those of CUDA_VISIBLE_DEVICES, or all of this machine.",
         ),
     ] = None,
+    labels: Annotated[
+        str,
+        typer.Option(
+            envvar="GROUPCONV_LABELS",
+            help="Labels of this machine, for servers with --worker-labels: zone=a,rack=b",
+        ),
+    ] = "",
     threads: Annotated[
         int | None, typer.Option(envvar="GROUPCONV_THREADS", min=1, hidden=True, help="The old name of --cpus.")
     ] = None,
@@ -69,6 +76,7 @@ def command(
     ray = Path(sys.executable).with_name("ray")
     arguments = ["start", f"--address={join}", f"--num-cpus={cpus}", "--disable-usage-stats", "--block"]
     arguments += [] if gpus is None else [f"--num-gpus={gpus}"]
+    arguments += [f"--labels={labels}"] if labels else []
     if log_format == "json":
         foreign_lines.capture()
     if why := _why_unreachable(join):
