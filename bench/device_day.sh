@@ -101,6 +101,7 @@ tests cudnn 60 tests/worker/cuda/test_gpu_cudnn.py
 tests networks 110 tests/worker/cuda/network/test_gpu_networks.py
 script float32-batch-1 100 gpu.py --batch 1
 script float16-batch-32 100 gpu.py --batch 32 --dtype float16
+tests processes 110 tests/worker/networks/test_gpu_device_processes.py
 # twenty more
 tests engine 240 tests/worker/cuda/test_gpu.py
 script device-arrays 80 device_arrays.py --layer alexnet_conv2 mobilenet_dw_14 --batch 1 32 --rounds 1

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emulation.ipc import Ipc
+from emulation import memory as memory_of
+from emulation.ipc import Ipc, export
 from emulation.streams import Stream, allocated
 from groupconv.gpu import driver as cuda
 
@@ -60,11 +61,18 @@ class Libcuda:
         for base, (memory, attributes) in self._allocations.items():
             if base <= pointer.value < base + memory.nbytes:
                 found = attributes
+        for base, (size, device, number) in list(memory_of.ON_DEVICE.items()):
+            if base <= pointer.value < base + size:
+                found = {"context": CONTEXT + device, "kind": 2, "id": number, "ordinal": device, "shareable": 1}
+                found |= {"base": base, "size": size}
         for i in range(count):
             ctypes.c_uint64.from_address(places[i]).value = found.get(_NAMES[names[i]], 0)
         return 0
 
     def cuIpcGetMemHandle(self, handle: Any, base: Any) -> int:  # noqa: N802
+        if memory_of.PAGES and base.value in memory_of.ON_DEVICE:
+            handle.raw = export(base.value, memory_of.ON_DEVICE[base.value][0])
+            return 0
         if base.value not in self._allocations:
             return INVALID_VALUE
         if self._contexts[-1:] != [CONTEXT + self._allocations[base.value][1]["ordinal"]]:

@@ -1,6 +1,8 @@
 """Device memory: a pool with a limit, and arrays that refuse to be used on the host by mistake, as CuPy's do."""
 
 import ctypes
+import itertools
+import mmap
 import os
 import threading
 import weakref
@@ -10,13 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from emulation import streams
+from emulation import ipc, streams
 from emulation.streams import Stream, current, current_device
 
 
 class OutOfMemoryError(MemoryError):
     def __init__(self, size: int, total: int, limit: int = 0) -> None:
         super().__init__(f"Out of memory allocating {size} bytes (allocated so far: {total}, limit: {limit}).")
+
+
+PAGES = False
+"""Whether allocations are pages, which other processes can open."""
+ON_DEVICE: dict[int, tuple[int, int, int]] = {}
+"""Bytes, device and a number of its own for each allocation on a device, by its address."""
+NUMBERS = itertools.count(2**32)  # a client's own have others
 
 
 class MemoryPool:
@@ -40,17 +49,21 @@ class MemoryPool:
                 raise OutOfMemoryError(size, self._used, self._limit)
             self._used += size
             self.peak = max(self.peak, self._used)
-        memory = (ctypes.c_uint8 * max(size, 32))()  # ctypes keeps smaller ones in the object, and aligns them less
+        # ctypes keeps smaller ones in the object, and aligns them less
+        memory = mmap.mmap(-1, max(size, 1)) if PAGES else (ctypes.c_uint8 * max(size, 32))()
         block = np.frombuffer(memory, dtype=np.uint8, count=size)
         block.fill(0xFF)  # NaN: a read before the first write is seen
         pointer = MemoryPointer(block)
         streams.allocate(pointer.ptr, size)
+        ON_DEVICE[pointer.ptr] = size, self._device, next(NUMBERS)
         weakref.finalize(pointer, self._release, block, current())
         return pointer
 
     def _release(self, block: np.ndarray, stream: Stream) -> None:
         """Freed memory is the stream's until what was queued before has run, as in CuPy's pools."""
         streams.free(block.ctypes.data, block.size)
+        ON_DEVICE.pop(block.ctypes.data, None)
+        ipc.freed(block.ctypes.data)
         if not stream.is_capturing():
             stream.append(lambda: block.size)
         with self._lock:
@@ -228,7 +241,8 @@ class HostMemory:
         self.limit = 2**40
 
     def register(self, address: int, size: int, flags: int) -> None:
-        assert flags == 1, "of one device only"
+        assert flags & 1, "of one device only"
+        assert flags & 2, "without an address on devices"
         if address in self.registered:
             raise self._refuse(712)  # cudaErrorHostMemoryAlreadyRegistered
         if sum(self.registered.values()) + size > self.limit:

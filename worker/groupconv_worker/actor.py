@@ -15,6 +15,7 @@ import numpy as np
 from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.graph.model import Model, read_model
 from groupconv_worker.graph.partition.choice import CutChoice
+from groupconv_worker.graph.partition.zones import LandingHandle
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.endpoint import LaneEndpoint, refuse
 from groupconv_worker.lanes.sockets import Address
@@ -232,8 +233,8 @@ class Worker:
             return "a worker's engine runs no programs"
         return self._parts.prepare(key, choice, data)
 
-    def share_part(self, key: PartKey) -> MemoryHandle:
-        """Make the memory that the workers of a cut share."""
+    def share_part(self, key: PartKey) -> MemoryHandle | str:
+        """Make the memory that the workers of a cut share; says why that cannot be."""
         assert self._parts is not None  # it was prepared
         return self._parts.share(key)
 
@@ -241,6 +242,16 @@ class Worker:
         """Map it on another worker; says why that cannot be."""
         assert self._parts is not None
         return self._parts.open(key, handle)
+
+    def export_part(self, key: PartKey) -> LandingHandle | None:
+        """By which workers of this node reach a part's own memory (see `PartProgram`)."""
+        assert self._parts is not None
+        return self._parts.export(key)
+
+    def reach_part(self, key: PartKey, to: Mapping[int, LandingHandle]) -> None:
+        """Have a part reach the memory of others of this node, if it can."""
+        assert self._parts is not None
+        self._parts.reach(key, to)
 
     def part_address(self, key: PartKey, secret: bytes) -> PartAddress:
         """Where workers of other nodes that know the secret send boxes for a part that has its memory."""
@@ -268,7 +279,10 @@ class Worker:
             As of `PartRunner.run`.
         """
         job = _job(expires, lambda: flight not in self._dropped)
-        return None if self._parts is None else self._parts.run(key, number, arrays, job)
+        try:
+            return None if self._parts is None else self._parts.run(key, number, arrays, job)
+        except DeviceLostError as error:
+            _leave(error)
 
     def drop_part(self, key: PartKey) -> None:
         """Drop a part, as a worker beside this one was lost."""

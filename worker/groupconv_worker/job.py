@@ -206,9 +206,9 @@ class _Watch:
                 time.sleep(PERIOD)
                 jobs = set(self.jobs)
                 idle = 0 if jobs else idle + 1
-                for job in jobs:
+                while jobs:  # none is held on to: its error knows the memory that it was raised beside
                     try:
-                        job.look()
+                        jobs.pop().look()
                     except Exception:
                         log.exception("a job's caller could not be looked at")
             self.asleep = True

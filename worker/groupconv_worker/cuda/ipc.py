@@ -49,6 +49,11 @@ class DeviceMemory:
                     "raw_handle", f"an allocation of another process with {size} bytes on device {device}", str(error)
                 ) from None
 
+    @property
+    def address(self) -> int:
+        """Of the allocation, on the device that it was opened for."""
+        return self._pointer
+
     def tensor(self, offset: int, dtype: np.dtype, shape: tuple[int, ...], device: Device) -> "DeviceTensor":
         """A tensor in place at `offset`, a multiple of the element size, for an engine on `device`."""
         cupy = self._cupy

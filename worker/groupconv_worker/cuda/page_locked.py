@@ -15,7 +15,9 @@ from groupconv_worker.contract import Array
 
 log = logging.getLogger(__name__)
 
-_PORTABLE = 1  # cudaHostRegisterPortable: for every device of the process
+_FLAGS = (
+    1 | 2
+)  # cudaHostRegisterPortable, cudaHostRegisterMapped: for every device of the process, which has its address
 
 
 class PageLocked:
@@ -47,7 +49,7 @@ class PageLocked:
                 self._warn(f"{size} bytes, and {self.nbytes} of cuda.page_locked = {self.limit} are used")
                 return _nothing
             try:
-                self._cupy.cuda.runtime.hostRegister(start, size, _PORTABLE)
+                self._cupy.cuda.runtime.hostRegister(start, size, _FLAGS)
             except self._cupy.cuda.runtime.CUDARuntimeError as error:
                 self._warn(f"{size} bytes: CUDA refuses: {error}")
                 return _nothing

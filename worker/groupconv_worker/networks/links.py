@@ -15,7 +15,7 @@ import secrets
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -33,6 +33,7 @@ from groupconv_worker.networks.part_info import PartAddress
 
 Memory = NDArray[np.uint8]
 """What the workers of a node share, for one network."""
+AwaitSent = Callable[[int, int], bool]
 TICKET = 16
 """Bytes of the random name by which a worker knows which of its parts a link is for."""
 HELLO = struct.Struct(f"<{TICKET}sI")  # the ticket, and which worker of the network sends
@@ -50,13 +51,16 @@ class Link:
         sender: which worker of the network this is.
         zones: to send in each run, in the order in which they are packed.
         memory: that has the zones.
+        await_sent: as of `part_programs.PartPrograms`.
 
     Raises:
         OSError: nobody listens there, or the other side does not know the key or the part.
     """
 
-    def __init__(self, to: PartAddress, key: bytes, sender: int, zones: Sequence[Zone], memory: Memory) -> None:
-        self._zones, self._memory = tuple(zones), memory
+    def __init__(
+        self, to: PartAddress, key: bytes, sender: int, zones: Sequence[Zone], memory: Memory, await_sent: AwaitSent
+    ) -> None:
+        self._zones, self._memory, self._await_sent = tuple(zones), memory, await_sent
         self._words = [memory.ctypes.data + zone.word for zone in zones]
         self._runs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._sent = threading.Event()
@@ -109,7 +113,7 @@ class Link:
 
     def _send(self, number: int) -> None:
         for zone, word in zip(self._zones, self._words, strict=True):
-            if await_published(word, number):
+            if self._await_sent(word, number):
                 elements = self._memory[zone.offset :][: zone.nbytes]
                 frames.send(self._sock, FrameKind.BOX, BOX.pack(zone.word, number), [elements])
 
@@ -121,15 +125,21 @@ class PartLinks:
         worker: which worker of the network this is.
         sent, received: the zones of each run, by the other worker.
         memory: that has the zones.
+        await_sent: as of `Link`.
 
     Attributes:
         ticket: by which other workers name this part.
     """
 
     def __init__(
-        self, worker: int, sent: Mapping[int, Sequence[Zone]], received: Mapping[int, Sequence[Zone]], memory: Memory
+        self,
+        worker: int,
+        sent: Mapping[int, Sequence[Zone]],
+        received: Mapping[int, Sequence[Zone]],
+        memory: Memory,
+        await_sent: AwaitSent = await_published,
     ) -> None:
-        self.ticket = secrets.token_bytes(TICKET)
+        self.ticket, self._await_sent = secrets.token_bytes(TICKET), await_sent
         self._worker, self._sent, self._received, self._memory = worker, sent, received, memory
         self._links: list[Link] = []
         self._sockets: dict[int, socket.socket] = {}
@@ -145,7 +155,8 @@ class PartLinks:
         """
         for peer, address in to.items():
             if peer in self._sent:
-                self._links.append(Link(address, key, self._worker, self._sent[peer], self._memory))
+                link = Link(address, key, self._worker, self._sent[peer], self._memory, self._await_sent)
+                self._links.append(link)
 
     def receive(self, sock: socket.socket, sender: int) -> None:
         """Receive boxes of another part until its link ends. A run that is under way ends with it.

@@ -18,9 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from groupconv.errors import GroupconvError, InternalError
 from groupconv_worker.budget import ThreadBudget, granted
+from groupconv_worker.graph.graph import UnsupportedNodeError
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.partition.choice import CutChoice
+from groupconv_worker.graph.partition.part import RECEIVE, SEND
+from groupconv_worker.graph.partition.zones import LandingHandle, Zone, zones
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.frames import BrokenLaneError
 from groupconv_worker.lanes.memory import fitting, shared
@@ -29,10 +33,8 @@ from groupconv_worker.networks.runner import acquire
 
 if TYPE_CHECKING:
     from groupconv_worker.cpu.compiler import Compiler, Done
-    from groupconv_worker.cpu.network.network import CompiledNetwork
-    from groupconv_worker.cpu.threads import Team
-    from groupconv_worker.graph.partition.zones import Zone
     from groupconv_worker.networks.links import PartLinks
+    from groupconv_worker.networks.part_programs import PartProgram, PartPrograms
     from groupconv_worker.runtime import WorkerRuntime
 
 Array = NDArray[Any]
@@ -43,13 +45,12 @@ NONCE = 64
 @dataclass(eq=False)
 class _Part:
     key: PartKey
-    program: "CompiledNetwork | None" = None
+    program: "PartProgram | None" = None
     info: PartInfo | None = None
     own: dict[str, Box] = field(default_factory=dict)
-    sent: "Mapping[int, Sequence[Zone]]" = field(default_factory=dict)
-    received: "Mapping[int, Sequence[Zone]]" = field(default_factory=dict)
+    sent: Mapping[int, Sequence[Zone]] = field(default_factory=dict)
+    received: Mapping[int, Sequence[Zone]] = field(default_factory=dict)
     reason: str = ""
-    memory: NDArray[np.uint8] | None = None
     descriptor: int = -1
     links: "PartLinks | None" = None
 
@@ -59,12 +60,12 @@ class PartRunner:
 
     Args:
         budget: of its threads.
-        team: the threads.
-        compiler: what compiles in another process.
+        programs: makes its parts.
+        compiler: what compiles, and binds graphs, in another process.
     """
 
-    def __init__(self, budget: ThreadBudget, team: "Team", compiler: "Compiler") -> None:
-        self._budget, self._team, self._compiler = budget, team, compiler
+    def __init__(self, budget: ThreadBudget, programs: "PartPrograms", compiler: "Compiler") -> None:
+        self._budget, self._programs, self._compiler = budget, programs, compiler
         self._parts: dict[PartKey, _Part] = {}
         self._lock = threading.Lock()
 
@@ -87,15 +88,17 @@ class PartRunner:
             from groupconv_worker.cpu.compiler import NetworkJob  # kept out of a worker's start
 
             part = _Part(key)
-            job = NetworkJob(key.network, data, dict(key.shapes), key.workers, (choice,))
+            compiled = self._programs.compiled
+            cuts = (choice,) if compiled else ()
+            job = NetworkJob(key.network, data, dict(key.shapes), key.workers, cuts, compiled)
             with self._lock:
                 self._parts[key] = part
             if self._compiler.ask(job, lambda came: self._made(key, part, choice, came), now=True) is None:
                 part.reason = "there is no process that compiles"
         return part.info or part.reason or None
 
-    def share(self, key: PartKey) -> MemoryHandle:
-        """Make the memory that all parts share, and map it.
+    def share(self, key: PartKey) -> MemoryHandle | str:
+        """Make the memory that all parts share, and map it; says why the part cannot use it.
 
         Raises:
             OSError: there is no memory.
@@ -106,7 +109,10 @@ class PartRunner:
         size, nonce = fitting(NONCE + part.info.shared_bytes), secrets.token_bytes(NONCE)
         self._close(part)
         part.descriptor = shared(size)
-        mapped = self._map(part, part.descriptor, size)
+        try:
+            mapped = self._map(part, part.descriptor, size)
+        except InternalError as error:
+            return str(error)
         mapped[:NONCE] = nonce
         return MemoryHandle(os.getpid(), part.descriptor, size, nonce)
 
@@ -122,9 +128,23 @@ class PartRunner:
                 return "workers cannot map each other's memory"
             self._close(part)
             mapped = self._map(part, descriptor, handle.size)
+        except InternalError as error:
+            return str(error)
         finally:
             os.close(descriptor)
         return "" if mapped[:NONCE] == handle.nonce else "workers cannot map each other's memory"
+
+    def export(self, key: PartKey) -> LandingHandle | None:
+        """By which parts of this node reach a part's own memory; None if they use the shared one."""
+        program = self._parts[key].program
+        assert program is not None
+        return program.export()
+
+    def reach(self, key: PartKey, to: Mapping[int, LandingHandle]) -> None:
+        """Have a part reach the memory of other parts of this node, if it can."""
+        program = self._parts[key].program
+        assert program is not None
+        program.reach(to)
 
     def ticket(self, key: PartKey) -> bytes:
         """By which workers of other nodes name a part that has its memory."""
@@ -173,9 +193,11 @@ class PartRunner:
         Raises:
             DeadlineExceededError, CancelledError: the job was over first.
             GangLostError: a worker on another node was lost, or does not answer.
+            DeviceLostError: the worker's GPU failed; the process must be replaced.
         """
         part = self._parts.get(key)
-        if part is None or part.program is None or part.info is None or part.memory is None or part.links is None:
+        program, links, info = (None, None, None) if part is None else (part.program, part.links, part.info)
+        if part is None or program is None or links is None or info is None:
             return None
         got = acquire(self._budget, job)
         token = granted.set(got)
@@ -183,11 +205,11 @@ class PartRunner:
             with job:
                 job.check()
                 start = time.perf_counter()
-                with part.links.sending(number, job):
-                    inputs = dict(zip(part.info.inputs, arrays, strict=True))
-                    made = part.program.run(inputs, shared=(part.memory.ctypes.data, number))
+                with links.sending(number, job):
+                    inputs = dict(zip(info.inputs, arrays, strict=True))
+                    made = program.run(inputs, number, job)
                 seconds = time.perf_counter() - start
-            return [made[name][box.relative(part.own[name]).slices] for name, box in part.info.outputs], seconds
+            return [made[name][box.relative(part.own[name]).slices] for name, box in info.outputs], seconds
         finally:
             granted.reset(token)
             self._budget.release(got)
@@ -203,26 +225,17 @@ class PartRunner:
             part = self._parts.pop(key, None)
         if part is not None:
             self._close(part)
+            part.program = part.links = None  # the compiler's thread knows the part until its next job
 
     def _made(self, key: PartKey, part: _Part, choice: CutChoice, came: "Done") -> None:
-        # kept out of a worker's start
-        from groupconv_worker.cpu.blocked.kernels.blocks import LANES
-        from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
-        from groupconv_worker.cpu.network.network import CompiledNetwork, KernelsMissingError
-        from groupconv_worker.cpu.network.sharded import connected
-        from groupconv_worker.graph.graph import UnsupportedNodeError
-        from groupconv_worker.graph.partition.part import RECEIVE, SEND
-        from groupconv_worker.graph.partition.zones import zones
-
         if came.graph is None:
             part.reason = came.reason or came.error or "no graph"
             return
         try:
-            made = choice.partition(came.graph, key.workers, LANES)
-            graphs, shared_bytes = connected(made)
-            with deferred(patient=True):
-                program = CompiledNetwork(graphs[key.worker], self._team)
-        except (ValueError, UnsupportedNodeError, KernelsMissingError, NotCompiledError) as error:
+            made = choice.partition(came.graph, key.workers, self._programs.block)
+            graphs, shared_bytes = self._programs.connected(made)
+            program = self._programs.make(graphs[key.worker], len(made.exchanges))
+        except (ValueError, UnsupportedNodeError, GroupconvError) as error:
             part.reason = str(error)
             return
         mine, graph = made.parts[key.worker], graphs[key.worker]
@@ -232,19 +245,31 @@ class PartRunner:
         part.program, part.own = program, dict(mine.outputs)
         part.sent, part.received = zones(graph, SEND), zones(graph, RECEIVE)
         part.info = PartInfo(
-            len(mine.graph.nodes), program.nbytes, shared_bytes, dict(mine.inputs), pieces, made.exchanges, LANES
+            len(mine.graph.nodes),
+            program.nbytes,
+            shared_bytes,
+            dict(mine.inputs),
+            pieces,
+            made.exchanges,
+            self._programs.kind,
+            self._programs.direct,
         )
 
     def _map(self, part: _Part, descriptor: int, size: int) -> mmap.mmap:
         from groupconv_worker.networks.links import PartLinks  # with Numba, kept out of a worker's start
 
+        assert part.program is not None
         mapped = mmap.mmap(descriptor, size)
-        part.memory = np.frombuffer(mapped, np.uint8)[NONCE:]
-        part.links = PartLinks(part.key.worker, part.sent, part.received, part.memory)
+        memory = np.frombuffer(mapped, np.uint8)
+        part.program.use(memory, NONCE)
+        sent, received = part.sent, part.received
+        part.links = PartLinks(part.key.worker, sent, received, memory[NONCE:], self._programs.await_sent)
         return mapped
 
     def _close(self, part: _Part) -> None:
         """End its links, and close the descriptor; the memory stays mapped while a run uses the part."""
+        if part.program is not None:
+            part.program.close()
         if part.links is not None:
             part.links.close()
         if part.descriptor >= 0:
@@ -253,9 +278,12 @@ class PartRunner:
 
 
 def parts_of(runtime: "WorkerRuntime") -> PartRunner | None:
-    """The parts of a worker; None where its engine has no threads for programs."""
+    """The parts of a worker; None where its engine has neither threads for programs nor a GPU."""
     from groupconv_worker.cpu.compiler import COMPILER
     from groupconv_worker.cpu.threads import Team  # with Numba, which the engine has loaded by now
+    from groupconv_worker.networks.part_programs import GpuParts, ThreadParts
 
-    team = getattr(runtime.engine, "team", None)
-    return PartRunner(runtime.budget, team, COMPILER) if isinstance(team, Team) else None
+    engine = runtime.engine
+    if isinstance(team := getattr(engine, "team", None), Team):
+        return PartRunner(runtime.budget, ThreadParts(team), COMPILER)
+    return None if engine.gpu is None else PartRunner(runtime.budget, GpuParts(engine), COMPILER)

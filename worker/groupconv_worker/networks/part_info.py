@@ -42,7 +42,8 @@ class PartInfo:
         inputs: the box of each input that it is brought.
         outputs: for each output, the boxes that it gives.
         exchanges: of the whole network.
-        lanes: channels of a block, on which the layout of what is exchanged depends.
+        kind: of workers that can exchange boxes with each other.
+        direct: whether parts of a node may reach each other's memory.
     """
 
     nodes: int
@@ -51,7 +52,8 @@ class PartInfo:
     inputs: Mapping[str, Box]
     outputs: tuple[tuple[str, Box], ...]
     exchanges: tuple[Exchange, ...]
-    lanes: int
+    kind: str
+    direct: bool
 
 
 class MemoryHandle(NamedTuple):

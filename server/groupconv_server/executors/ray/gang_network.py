@@ -93,19 +93,41 @@ def _connect(workers: Workers, keys: Sequence[PartKey], part: PartInfo, secret: 
     nodes = [slot.place.node_id for slot, _ in workers]
     actors = [actor for _, actor in workers]
     firsts = {node: nodes.index(node) for node in nodes}
-    handles = dict(zip(firsts, ray.get([actors[n].share_part.remote(keys[n]) for n in firsts.values()]), strict=True))
+    shared = ray.get([actors[n].share_part.remote(keys[n]) for n in firsts.values()])
+    for refused in (found for found in shared if isinstance(found, str)):
+        raise UncutError(refused)
+    handles = dict(zip(firsts, shared, strict=True))
     _expect_none(
         actor.open_part.remote(key, handles[node])
         for number, (actor, key, node) in enumerate(zip(actors, keys, nodes, strict=True))
         if number != firsts[node]
     )
-    pairs = {(e.sender, e.receiver) for e in part.exchanges if nodes[e.sender] != nodes[e.receiver]}
+    everyone = {(e.sender, e.receiver) for e in part.exchanges}
+    if part.direct:
+        _reach(actors, keys, {(s, r) for s, r in everyone if nodes[s] == nodes[r]})
+    pairs = {(s, r) for s, r in everyone if nodes[s] != nodes[r]}
     receivers = sorted({receiver for _, receiver in pairs})
     found = ray.get([actors[n].part_address.remote(keys[n], secret) for n in receivers])
     addresses = dict(zip(receivers, found, strict=True))
     _expect_none(
         actors[n].link_part.remote(keys[n], {r: addresses[r] for s, r in pairs if s == n}, secret)
         for n in sorted({sender for sender, _ in pairs})
+    )
+
+
+def _reach(actors: Sequence[Any], keys: Sequence[PartKey], pairs: set[tuple[int, int]]) -> None:
+    """Have senders reach the memory of receivers of their node.
+
+    Raises:
+        RayError: a worker was lost.
+    """
+    receivers = sorted({receiver for _, receiver in pairs})
+    found = dict(zip(receivers, ray.get([actors[n].export_part.remote(keys[n]) for n in receivers]), strict=True))
+    ray.get(
+        [
+            actors[n].reach_part.remote(keys[n], {r: found[r] for s, r in pairs if s == n and found[r] is not None})
+            for n in sorted({sender for sender, _ in pairs})
+        ]
     )
 
 
@@ -126,8 +148,8 @@ def _prepared(
                 raise UncutError(answer)
         infos = tuple(answer for answer in found if isinstance(answer, PartInfo))
         if len(infos) == len(workers):
-            if len({info.lanes for info in infos}) > 1:
-                raise UncutError("the workers' processors have vectors of different lengths")
+            if len(kinds := sorted({info.kind for info in infos})) > 1:
+                raise UncutError(f"workers do not exchange boxes with each other: {', '.join(kinds)}")
             return infos
     raise UncutError("the server is stopping")
 

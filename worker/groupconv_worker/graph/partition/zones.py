@@ -34,6 +34,20 @@ class Zone(NamedTuple):
     landing: int = 0
 
 
+class LandingHandle(NamedTuple):
+    """By which another process of this node reaches a landing area.
+
+    Attributes:
+        handle: CUDA's, of the allocation that has it.
+        size: of the allocation, in bytes.
+        offset: of the landing area in it.
+    """
+
+    handle: bytes
+    size: int
+    offset: int
+
+
 def connected(
     made: Partition, zone_bytes: Callable[[Tensor, Box], int], **more: Callable[[Tensor], Any]
 ) -> tuple[list[Graph], int]:
