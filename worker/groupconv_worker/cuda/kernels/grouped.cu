@@ -26,6 +26,9 @@ struct Grouping {
 // Rows that a warp loads at once.
 constexpr int LINES = 4;
 
+// Elements of one load: two of 16 bits, wherever a row begins. More would meet in the same banks when they are stored.
+template <class T> constexpr int PAIR = sizeof(T) == 2 ? 2 : 1;
+
 // The launch bounds ask for as many blocks per multiprocessor as fit without spilling: what hides the latency
 // of memory here is other warps.
 template <class T, int K, int S, int MB, int R>
@@ -64,6 +67,9 @@ __global__ void __launch_bounds__(256, MB == 1 && sizeof(typename Sum<T>::type) 
     const int strip = thread / t.lanes % t.strips;
     const int local = thread / (t.lanes * t.strips);  // threads that round a warp up have none: they only load
 
+    constexpr int WIDE = PAIR<T>;
+    [[maybe_unused]] const i64 odd = static_cast<i64>(reinterpret_cast<unsigned long long>(x) / sizeof(T) & 1);
+
     auto stage = [&](int index, int buffer) {
         const int c = index / t.kernel[0], kz = index % t.kernel[0];
         const int z = place(z0 * g.in_step[0] + kz * t.dilation[0] - t.padding[0], g.in[0], g.padding_mode);
@@ -81,21 +87,62 @@ __global__ void __launch_bounds__(256, MB == 1 && sizeof(typename Sum<T>::type) 
                 source[i] = real ? n * g.x_batch + ((channel * g.in[0] + z) * g.in[1] + iy) * g.in[2] : -1;
                 target[i] = line < lines ? (buffer * t.groups + slot) * t.plane + row * t.pitch : -1;
             }
-            for (int col = thread % 32; col < t.cols; col += 32) {
-                const int ix = place(x0 * stride_x + col - t.padding[2], g.in[2], g.padding_mode);
-                T values[LINES];
+            if constexpr (WIDE == 1) {
+                for (int col = thread % 32; col < t.cols; col += 32) {
+                    const int ix = place(x0 * stride_x + col - t.padding[2], g.in[2], g.padding_mode);
+                    T values[LINES];
 #pragma unroll
-                for (int i = 0; i < LINES; ++i) values[i] = source[i] >= 0 && ix >= 0 ? x[source[i] + ix] : T();
+                    for (int i = 0; i < LINES; ++i) values[i] = source[i] >= 0 && ix >= 0 ? x[source[i] + ix] : T();
+#pragma unroll
+                    for (int i = 0; i < LINES; ++i)
+                        if (target[i] >= 0) tiles[target[i] + col % stride_x * t.parity + col / stride_x] = widen(values[i]);
+                }
+            } else {
+                int before[LINES];  // columns before the tile, so that every load is aligned
 #pragma unroll
                 for (int i = 0; i < LINES; ++i)
-                    if (target[i] >= 0) tiles[target[i] + col % stride_x * t.parity + col / stride_x] = widen(values[i]);
+                    before[i] = static_cast<int>((odd + source[i] + x0 * stride_x - t.padding[2]) & 1);
+                for (int first = thread % 32 * WIDE; first < t.cols + WIDE - 1; first += 32 * WIDE) {
+                    Vec<T, WIDE> values[LINES] = {};
+#pragma unroll
+                    for (int i = 0; i < LINES; ++i) {
+                        const int col = first - before[i], ix = x0 * stride_x + col - t.padding[2];
+                        if (source[i] >= 0 && ix >= 0 && ix <= g.in[2] - WIDE) {
+                            values[i] = *reinterpret_cast<const Vec<T, WIDE>*>(x + source[i] + ix);
+                            continue;
+                        }
+#pragma unroll
+                        for (int k = 0; k < WIDE; ++k) {
+                            const int at = place(ix + k, g.in[2], g.padding_mode);
+                            if (source[i] >= 0 && col + k >= 0 && col + k < t.cols && at >= 0)
+                                values[i].v[k] = x[source[i] + at];
+                        }
+                    }
+#pragma unroll
+                    for (int i = 0; i < LINES; ++i)
+#pragma unroll
+                        for (int k = 0; k < WIDE; ++k) {
+                            const int col = first - before[i] + k;
+                            if (target[i] >= 0 && col >= 0 && col < t.cols)
+                                tiles[target[i] + col % stride_x * t.parity + col / stride_x] = widen(values[i].v[k]);
+                        }
+                }
             }
         }
+        constexpr int TAPS = WIDE == 1 ? 1 : MB;  // of one load: those of a tap lie side by side
         const int per_group = taps * MB;
-        for (int i = thread; i < t.groups * per_group; i += blockDim.x) {
+        for (int i = thread * TAPS; i < t.groups * per_group; i += blockDim.x * TAPS) {
             const int group = group0 + i / per_group;
             const i64 from = ((static_cast<i64>(group) * t.filter_chunks + chunk) * planes + index) * per_group;
-            filters[buffer * t.groups * per_group + i] = group < g.groups ? widen(w[from + i % per_group]) : A(0);
+            A* const to = filters + buffer * t.groups * per_group + i;
+            if constexpr (TAPS == 1) {
+                *to = group < g.groups ? widen(w[from + i % per_group]) : A(0);
+            } else {
+                Vec<T, TAPS> some = {};
+                if (group < g.groups) some = *reinterpret_cast<const Vec<T, TAPS>*>(w + from + i % per_group);
+#pragma unroll
+                for (int k = 0; k < TAPS; ++k) to[k] = widen(some.v[k]);
+            }
         }
     };
 
