@@ -47,7 +47,8 @@ def main() -> None:
 @contextmanager
 def serving(*arguments: str) -> Any:
     """The address of a server."""
-    command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0", "--engine", "cuda", *arguments]
+    command = [sys.executable, "-m", "groupconv_server", "serve", "--port", "0", "--engine", "cuda"]
+    command += ["--executor", "ray", *arguments]  # workers of the local executor share one process, and its memory
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -6,9 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from networks import LIGHT
+from onnx import TensorProto
+from onnx.helper import make_graph, make_model, make_node, make_tensor_value_info
+from onnx.numpy_helper import from_array
 
+from emulation import needs_compiler
 from groupconv_worker.cuda.engine import why_unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +56,50 @@ def test_the_day_with_a_device_is_ready(tmp_path):
     steps = (tmp_path / "summary.txt").read_text().splitlines()
     assert len(steps) == 20
     assert all(" exit   0 " in step for step in steps)
+
+
+EMULATED = {
+    "device_arrays.py": ["--layer", "small", "--batch", "1", "2", "--rounds", "1", "--seconds", "0.05"],
+    "gpu_networks.py": ["--rounds", "1", "{network}"],
+}
+"""Options that make the scripts of bench/device_day.sh small; tests/worker/cuda/test_benchmarks.py runs gpu.py."""
+
+
+def test_every_script_of_a_day_with_a_device_is_run_here():
+    scripts = re.findall(
+        r"^ *(?:for .* do )?script \S+ \d+ (\S+)", (ROOT / "bench/device_day.sh").read_text(), re.MULTILINE
+    )
+    assert set(scripts) == {*EMULATED, "gpu.py", "two_workers_one_gpu.py"}  # the last one needs a Ray that sees a GPU
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("script", EMULATED)
+def test_the_scripts_of_a_day_with_a_device_run_under_emulation(script, tmp_path):
+    """With their servers and clients in processes of their own, all of which see an emulated GPU."""
+    wide = [make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 6, 6]) for name in "xy"]
+    kernel = from_array(np.ones((4, 4, 3, 3), np.float32), "w")
+    nodes = [make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), make_node("Relu", ["c"], ["y"])]
+    network = tmp_path / "network.onnx"
+    onnx.save(make_model(make_graph(nodes, "tiny", wide[:1], wide[1:], [kernel])), network)
+    options = [option.format(network=network) for option in EMULATED[script]]
+    paths = [ROOT / "tests/emulation/device", ROOT / "tests", ROOT / "bench"]
+    variables = {"PYTHONPATH": ":".join(map(str, paths)), "GROUPCONV_TUNE": "off", "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, ROOT / "bench" / script, *options],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    if script == "device_arrays.py":
+        rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| small")]
+        assert [row[1] for row in rows] == ["1", "2"]
+        assert all(float(figure.strip(" |")) > 0 for row in rows for figure in row[3:])
+    else:
+        assert "launches as one graph" in done.stdout
 
 
 def test_what_a_day_with_a_device_has_no_time_for_is_listed(tmp_path):
