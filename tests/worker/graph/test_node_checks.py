@@ -67,6 +67,30 @@ def test_pools(op):
     refused(with_node(op, kernel_shape=[3, HUGE]), op, f"kernel_shape[1]: {RANGE.format(1, HUGE)}")
     refused(with_node(op, kernel_shape=[3, 3], auto_pad="LEFT"), op, f"auto_pad: expected one of {RULES}, got 'LEFT'")
     bound(with_node(op, kernel_shape=[3, 3], auto_pad="SAME_LOWER"))
+    said = "pads[3]: expected less than 2, as the kernel has, got 2"
+    refused(with_node(op, kernel_shape=[3, 2], pads=[2, 1, 2, 2]), op, said)
+    bound(with_node(op, kernel_shape=[3, 2], pads=[2, 1, 2, 1]))
+
+
+def test_positions_and_global_pools():
+    wrong = with_node("MaxPool", kernel_shape=[3, 3], storage_order=2)
+    refused(wrong, "MaxPool", "storage_order: expected 0 (by rows) or 1 (by columns), got 2")
+    for op in ("GlobalAveragePool", "GlobalMaxPool"):
+        refused(with_node(op, (1, 4)), op, "input[0]: expected axes of space behind two others, got [1, 4]", (1, 4))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"output_padding": [-1, 0]}, f"output_padding[0]: {RANGE.format(0, -1)}"),
+        ({"output_padding": [1, 2], "strides": [2, 2]}, "output_padding[1]: expected less than the stride, 2, got 2"),
+        ({"output_padding": [0, 1], "dilations": [3, 3]}, "output_padding[1]: expected less than the stride, 1, got 1"),
+        ({"output_shape": [9, 0]}, f"output_shape[1]: {RANGE.format(1, 0)}"),
+        ({"output_shape": [18, 19], "strides": [2, 2]}, "output_shape[1]: expected at most 18 of 8 elements, got 19"),
+    ],
+)
+def test_outputs_of_transposed_convolutions(attributes, said):
+    refused(with_node("ConvTranspose", free=True, **attributes), "ConvTranspose", said)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +179,9 @@ def windows(draw):
     auto = draw(st.sampled_from(["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", ""]))
     attributes |= {"auto_pad": auto} if draw(st.booleans()) else {"pads": integers(0, 3, 2 * rank)}
     if op == "ConvTranspose" and draw(st.booleans()):
-        attributes["output_padding"] = integers(0, 1)
+        attributes["output_padding"] = integers(0, 3)
+    if op == "ConvTranspose" and draw(st.integers(0, 3)) == 0:
+        attributes["output_shape"] = integers(1, 24)
     return op, (draw(st.integers(0, 2)), 4, *integers(0, 6)), (4, 4 // groups, *integers(1, 4)), attributes
 
 

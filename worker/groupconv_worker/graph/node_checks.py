@@ -14,10 +14,12 @@ from groupconv.convolution.spec import MAX_PARAMETER
 from groupconv.errors import InvalidArgumentError
 
 CONVOLUTIONS = frozenset(("Conv", "ConvTranspose"))
-WINDOWS = CONVOLUTIONS | {"ConvInteger", "QLinearConv", "DeformConv", "MaxPool", "AveragePool", "LpPool"}
+POOLS = frozenset(("MaxPool", "AveragePool", "LpPool"))
+GLOBAL_POOLS = frozenset(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"))
+WINDOWS = CONVOLUTIONS | POOLS | {"ConvInteger", "QLinearConv", "DeformConv"}
 """Operators whose windows have the attributes of `LEAST`."""
-CHECKED = WINDOWS | {"Transpose"}
-LEAST = {"group": 1, "kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0}
+CHECKED = WINDOWS | GLOBAL_POOLS | {"Transpose"}
+LEAST = {"group": 1, "kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0, "output_padding": 0, "output_shape": 1}
 """The least value of each attribute, or of each of its entries."""
 SAME = ("SAME_UPPER", "SAME_LOWER")
 RULES = ("NOTSET", *SAME, "VALID")
@@ -67,8 +69,39 @@ def check_attributes(node: NodeProto, path: str) -> None:
                     raise InvalidArgumentError(f"{field}{index}", wanted, value)
         if name == "auto_pad" and attribute.s and _text(attribute.s) not in RULES:
             raise InvalidArgumentError(field, f"one of {', '.join(RULES)}", _text(attribute.s))
-    if node.op_type in CONVOLUTIONS and _auto_pad(node) != "NOTSET" and _integers(node).get("pads"):
-        raise InvalidArgumentError(f"{path}.auto_pad", "NOTSET, as the node has pads", _auto_pad(node))
+    if node.op_type in CONVOLUTIONS:
+        _check_padding(node, path)
+    elif node.op_type in POOLS:
+        _check_pool(node, path)
+
+
+def _check_pool(node: NodeProto, path: str) -> None:
+    """Refuse windows that would lie in the padding alone, and an order of positions that there is not."""
+    found = _integers(node)
+    kernel, pads = found.get("kernel_shape", []), found.get("pads", [])
+    if len(pads) == 2 * len(kernel):
+        for i, pad in enumerate(pads):
+            if pad >= kernel[i % len(kernel)]:
+                wanted = f"less than {kernel[i % len(kernel)]}, as the kernel has"
+                raise InvalidArgumentError(f"{path}.pads[{i}]", wanted, pad)
+    order = next((a.i for a in node.attribute if a.name == "storage_order" and not a.ref_attr_name), 0)
+    if order not in (0, 1):
+        raise InvalidArgumentError(f"{path}.storage_order", "0 (by rows) or 1 (by columns)", order)
+
+
+def _check_padding(node: NodeProto, path: str) -> None:
+    """Refuse two ways of padding, and rows behind the output that one more step of a stride would have filled."""
+    found, auto = _integers(node), _auto_pad(node)
+    if auto != "NOTSET" and found.get("pads"):
+        raise InvalidArgumentError(f"{path}.auto_pad", "NOTSET, as the node has pads", auto)
+    extra = found.get("output_padding", []) if node.op_type == "ConvTranspose" else []
+    strides = found.get("strides") or [1] * len(extra)
+    given = any(attribute.ref_attr_name for attribute in node.attribute)  # by the caller of a function
+    if given or auto != "NOTSET" or found.get("output_shape") or len(strides) != len(extra):
+        return
+    for i, (more, stride) in enumerate(zip(extra, strides, strict=True)):
+        if more >= stride:
+            raise InvalidArgumentError(f"{path}.output_padding[{i}]", f"less than the stride, {stride}", more)
 
 
 def check_shapes(node: NodeProto, path: str, inputs: Sequence[Sequence[int] | None]) -> None:
@@ -96,6 +129,9 @@ kernel covers 5 and 1 are padded, got [1, 4, 3]
         if perm and inputs and inputs[0] is not None and len(perm) != len(inputs[0]):
             wanted = f"{len(inputs[0])} axes, as the input has"
             raise InvalidArgumentError(f"{path}.perm", wanted, perm[:SHOWN])
+    elif node.op_type in GLOBAL_POOLS:
+        if inputs and inputs[0] is not None and len(inputs[0]) < 3:
+            raise InvalidArgumentError(f"{path}.input[0]", "axes of space behind two others", list(inputs[0]))
     elif node.op_type in CONVOLUTIONS and len(inputs) > 1 and inputs[1]:
         x, w = inputs[0], inputs[1]
         if len(w) > 2:
@@ -136,7 +172,10 @@ def _check_extents(node: NodeProto, path: str, x: Sequence[int], w: Sequence[int
     if node.op_type == "ConvTranspose" and rank > 2 and x[0] and 0 in x[2:-1]:
         wanted = "elements along each axis, without which onnxruntime ends the process"
         raise InvalidArgumentError(f"{path}.input[0]", wanted, list(x))
-    if node.op_type == "ConvTranspose" and (found.get("output_shape") or len(extra) != rank):
+    if node.op_type == "ConvTranspose" and found.get("output_shape"):
+        _check_output_shape(node, path, x, w)
+        return
+    if node.op_type == "ConvTranspose" and len(extra) != rank:
         return
     for i, (n, k, s, d) in enumerate(zip(x[2:], w[2:], strides, dilations, strict=True)):
         padded, covered, axis = pads[i] + pads[rank + i], d * (k - 1) + 1, f"along axis {i + 2}"
@@ -149,6 +188,19 @@ def _check_extents(node: NodeProto, path: str, x: Sequence[int], w: Sequence[int
             why = f"as {padded} are cut off"
         if n < least:
             raise InvalidArgumentError(f"{path}.input[0]", f"at least {least} elements {axis}, {why}", list(x))
+
+
+def _check_output_shape(node: NodeProto, path: str, x: Sequence[int], w: Sequence[int]) -> None:
+    """Refuse an output that is longer than what the input, and the output padding that a stride allows, make."""
+    rank, found = len(w) - 2, _integers(node)
+    strides, dilations = (found.get(name) or [1] * rank for name in ("strides", "dilations"))
+    wanted = found["output_shape"]
+    if len(wanted) != rank or found.get("output_padding"):
+        return
+    for i, (n, k, s, d) in enumerate(zip(x[2:], w[2:], strides, dilations, strict=True)):
+        most = s * (n - 1) + d * (k - 1) + 1 + s - 1
+        if wanted[i] > most:
+            raise InvalidArgumentError(f"{path}.output_shape[{i}]", f"at most {most} of {n} elements", wanted[i])
 
 
 def _integers(node: NodeProto) -> dict[str, list[int]]:
