@@ -27,19 +27,20 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## serve, run every variant on a photograph, check it, draw a contact sheet
 	$(BIN)/groupconv demo --output out/demo.png
 
-# Two processes. One that dies fails the run and ends it: pytest-xdist would start another one and then wait for the
-# group of the dead one for ever. The run as a whole has an end, too.
-PYTEST2 := timeout --kill-after=60 3000 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder \
+# Three processes, as CI has two processors and tests often wait for what they started. One that dies fails the run and
+# ends it: pytest-xdist would start another one and then wait for the group of the dead one for ever. The run as a whole
+# has an end, too.
+PYTEST3 := timeout --kill-after=60 3000 $(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder \
 	--max-worker-restart 0
 
-test: setup  ## every test but the slow ones and those that need a GPU, in two processes
-	$(PYTEST2)
+test: setup  ## every test but the slow ones and those that need a GPU, in three processes
+	$(PYTEST3)
 
 test-ray: setup  ## only the tests that start a Ray cluster
 	$(BIN)/python -m pytest -m "ray and not slow"
 
 test-slow: setup  ## the slow tests
-	$(PYTEST2) -m slow
+	$(PYTEST3) -m slow
 
 test-gpu: setup  ## the tests for a machine with a CUDA device (install .[cuda12] or .[cuda13] first)
 	$(BIN)/python -m pytest -m gpu
