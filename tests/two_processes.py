@@ -46,6 +46,7 @@ class Server(Supervisor):
 LOOK_INSIDE = {
     # objects of the server, or what its process logs
     "test_the_workers_prepare_a_kernel_once",
+    "test_large_arrays_go_by_stream_without_being_asked",
     "test_layers_over_the_quota_are_refused_and_leave_nothing",
     "test_every_refusal_is_in_the_audit_with_the_name_of_the_token_and_never_the_token",
     "test_bytes_are_paid_for_and_a_stream_under_way_is_slowed",

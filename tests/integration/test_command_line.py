@@ -56,18 +56,21 @@ def ask_for_ever(client):
         client.status(timeout=20)
 
 
-def test_serve_says_where_and_ends_with_exit_code_0_on_sigterm():
-    with serving("--engine", "reference") as (process, address):
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_serve_says_where_and_ends_with_exit_code_0_on_sigterm(processes):
+    with serving("--engine", "reference", "--processes", processes) as (process, address):
         with groupconv.connect(address) as client:
             assert client.conv1d([[[1.0, 2.0]]], [[[2.0]]]).tolist() == [[[2.0, 4.0]]]
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
 
 
-def test_sigterm_lets_a_running_request_end():
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_sigterm_lets_a_running_request_end(processes):
     x = np.random.default_rng(0).standard_normal((1, 32, 96, 96)).astype(np.float32)
     w = np.ones((32, 32, 9, 9), np.float32)
-    with serving("--engine", "reference") as (process, address), groupconv.connect(address) as client:
+    options = "--engine", "reference", "--processes", processes
+    with serving(*options) as (process, address), groupconv.connect(address) as client:
         client.status()  # connected
         ask = next(calls.run(None, x, [groupconv.Step(w)], {}))
         future = client._unary(ask.method).future(ask.message)
@@ -80,8 +83,16 @@ def test_sigterm_lets_a_running_request_end():
         assert process.wait(timeout=30) == 0
 
 
-@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-def test_sigterm_stops_what_runs_after_the_grace_period(executor):
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--executor local --workers 1",
+        "--executor local --workers 1 --processes 2",
+        "--executor local --processes 2",
+        pytest.param("--executor ray --workers 1", marks=pytest.mark.ray),
+    ],
+)
+def test_sigterm_stops_what_runs_after_the_grace_period(options):
     """What is asked for takes minutes; nothing of the sort is waited for."""
     x, w = np.ones((1, 64, 192, 192), np.int32), np.ones((64, 64, 61, 61), np.int32)
     errors = []
@@ -93,7 +104,7 @@ def test_sigterm_stops_what_runs_after_the_grace_period(executor):
             except groupconv.errors.GroupconvError as error:
                 errors.append(type(error))
 
-    with serving("--threads", "1", "--workers", "1", "--grace", "1", "--executor", executor) as (process, address):
+    with serving("--threads", "1", "--grace", "1", *options.split()) as (process, address):
         asking = threading.Thread(target=ask)
         asking.start()
         with groupconv.connect(address) as client:

@@ -260,6 +260,7 @@ def test_a_signal_drains_all_processes():
     [
         ("own", ("layers", "layer_loads", "layer_streams", "layer_versions", "tokens", "metrics", "inference")),
         ("own", ("shared_regions", "shared_owners", "shared_client", "stream_limits", "refusals", "service")),
+        ("own", ("layer_commands", "status", "stream", "stream_lives")),
         ("local", ("shared_regions",)),
         pytest.param("ray", ("layers",), marks=pytest.mark.ray),  # a process starts one cluster, so one file at a time
     ],
