@@ -67,7 +67,8 @@ def create_npy(path: str | Path, shape: Sequence[int], dtype: DTypeLike = np.flo
     """A new file for `numpy.load`, written by parts: `out=` for streams of maps that are larger than memory.
 
     Args:
-        path: of the file. One that is there is replaced.
+        path: of the file. One that is there is replaced when the new one has its space on the disk; arrays that were
+            opened from the old one keep it, so that a stream's input may be its output.
         shape: of the array, which is 0 at first.
         dtype: of it.
 
@@ -85,14 +86,20 @@ def create_npy(path: str | Path, shape: Sequence[int], dtype: DTypeLike = np.flo
     kind, extents = np.dtype(dtype), tuple(map(int, shape))
     size = math.prod(extents) * kind.itemsize
     header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": extents}
-    file = Path(path).open("wb+", buffering=0)  # noqa: SIM115 - the array closes it
+    target = Path(path).resolve()
+    new = target.with_name(f".{target.name}.{os.getpid()}.part") if target.is_file() else target
+    file = new.open("wb+", buffering=0)
     try:
         np.lib.format.write_array_header_1_0(file, header)
         begin = file.tell()
         file.truncate(begin + size)
         if size and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), begin, size)
+        if new != target:
+            new.replace(target)
         return RawArray(file, kind, extents, begin)
     except BaseException:
         file.close()
+        if new != target:
+            new.unlink(missing_ok=True)
         raise

@@ -5,6 +5,7 @@ import pytest
 
 from groupconv import ConvSpec, Step, calls
 from groupconv.errors import InvalidArgumentError
+from groupconv.streaming.npy import create_npy, open_npy
 from groupconv.streaming.overlap import overlaps
 from groupconv.streaming.stream import transfer
 
@@ -47,6 +48,21 @@ def test_a_stream_refuses_an_output_that_is_its_input():
     for other in (x, out):
         with pytest.raises(InvalidArgumentError, match="out: expected an array apart from the input"):
             transfer(x, STEPS, out=other)
+
+
+def test_a_new_file_in_the_place_of_an_input_leaves_that_readable(tmp_path):
+    old = np.arange(64, dtype=np.float32).reshape(1, 8, 8)
+    np.save(tmp_path / "x.npy", old)
+    (tmp_path / "link.npy").symlink_to("x.npy")
+    with open_npy(tmp_path / "x.npy") as x, create_npy(tmp_path / "link.npy", x.shape) as y:
+        assert not overlaps(x, y)
+        y[:] = x[:] * 2
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), old * 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.npy", "x.npy"]
+    with pytest.raises(OSError, match=r"\[Errno"):
+        create_npy(tmp_path / "x.npy", (2**60,))  # no disk has so much
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), old * 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.npy", "x.npy"]
 
 
 def test_a_convolution_in_place_that_becomes_a_stream_reads_a_copy():
