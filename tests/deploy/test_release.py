@@ -37,6 +37,7 @@ def test_the_workflow_signs_what_it_built_and_publishes_to_no_index():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(360)  # each of the two commands has 170 s
 def test_the_archives_are_whole_and_pass_the_checks_of_an_index(tmp_path):
     def run(*arguments):
         done = subprocess.run(

@@ -23,6 +23,7 @@ CUTS = ["--rounds", "1", "--throughput", "mobilenet_dw_112", "--layers", "mobile
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(320)  # the script has 300 s
 @pytest.mark.parametrize(
     ("script", "options", "printed"),
     [

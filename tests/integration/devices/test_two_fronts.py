@@ -19,6 +19,7 @@ PROGRAM = Path(__file__).with_name("two_fronts.py")
 
 @pytest.mark.slow
 @needs_compiler
+@pytest.mark.timeout(260)  # the program has 240 s
 @pytest.mark.parametrize("visible", ["0", "4,6"])
 def test_two_processes_reach_each_device_by_its_worker_which_is_replaced(visible):
     count = len(visible.split(","))
