@@ -12,6 +12,7 @@ is a zone in page-locked memory, from which the receiver's stream first copies t
 import math
 from collections.abc import Iterator, Sequence
 
+from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.network.lowering import Lowering, Views
 from groupconv_worker.cuda.network.movement import copy
 from groupconv_worker.graph.graph import Graph, Node, Tensor
@@ -78,28 +79,28 @@ def copy_box(low: Lowering, x: str, x_box: Box, y: str, y_box: Box) -> None:
 
 def _put(low: Lowering, x: str, word: int) -> None:
     """Copy a tensor to the target of an exchange, wherever it is."""
-    targets = low.routes.targets
+    targets, device, nbytes = low.routes.targets, low.device, low.tensors[x].nbytes
 
-    def run(views: Views) -> None:
-        _copy(low, targets[word], views[x].data.ptr, low.tensors[x].nbytes)
+    def run(views: Views) -> None:  # it holds no weights on the host
+        _copy(device, targets[word], views[x].data.ptr, nbytes)
 
     low.add([x], [], run)
 
 
 def _fetch(low: Lowering, y: str, word: int) -> None:
     """Copy what an exchange has brought to the landing area, if it did not come there."""
-    sources = low.routes.sources
+    sources, device, nbytes = low.routes.sources, low.device, low.tensors[y].nbytes
 
     def run(views: Views) -> None:
         if word in sources:
-            _copy(low, views[y].data.ptr, sources[word], low.tensors[y].nbytes)
+            _copy(device, views[y].data.ptr, sources[word], nbytes)
 
     low.add([], [y], run)
 
 
-def _copy(low: Lowering, to: int, source: int, nbytes: int) -> None:
-    assert low.device is not None, "a plan alone cannot be launched"
-    cuda = low.device.cupy.cuda
+def _copy(device: Device | None, to: int, source: int, nbytes: int) -> None:
+    assert device is not None, "a plan alone cannot be launched"
+    cuda = device.cupy.cuda
     stream, kind = cuda.get_current_stream().ptr, cuda.runtime.memcpyDefault
     cuda.runtime.memcpyAsync(to, source, nbytes, kind, stream)
 
