@@ -13,6 +13,7 @@ def main() -> None:
         words = os.environ.get("COMP_WORDS", "").split() or sys.argv
         if words[1:2] == ["serve"]:  # whose log may have gRPC's lines; other commands report a failed call themselves
             choose_poller()
+            import groupconv_server.memory.kept  # noqa: F401 - before other libraries
         else:
             os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 

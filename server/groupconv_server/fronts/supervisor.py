@@ -95,7 +95,7 @@ class Supervisor:
         self._engines: list[str] = []
         self._page: Page | None = None
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([run.__module__])
+        self._context.set_forkserver_preload(["groupconv_server.memory.kept", run.__module__])
         try:
             workers = shared_workers(config, self._context, logs)
             self._owner = None if workers is None else WorkerOwner(workers)
