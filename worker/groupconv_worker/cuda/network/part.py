@@ -79,3 +79,9 @@ class DevicePart(DeviceProgram[Segments]):
             self._use(lambda made: made.run(inputs, found, words, number))
         job.check()
         return found
+
+    def close(self) -> None:
+        """Drop what is recorded but not running: a recording and its part know each other, so both would stay."""
+        pool, self._pool = self._pool, GraphPool()
+        while (made := pool.take()) is not None:
+            made.close()

@@ -120,6 +120,7 @@ class ProcessPart:
     def close(self) -> None:
         """Leave the other parts, once no run is under way. Memory that others may write into stays until they end."""
         self._meetings = None
+        self._program.close()
 
 
 class _Meetings:

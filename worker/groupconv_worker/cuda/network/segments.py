@@ -135,6 +135,10 @@ class Segments(Recording):
             if isinstance(step, _Segment):
                 step.graph = None
 
+    def close(self) -> None:
+        """Let go of what knows this."""
+        self._steps.clear()
+
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], words: Words, number: int) -> None:
         """Copy the inputs, do one run, meeting the other parts, and copy the outputs."""
         for name, host in self._inputs.items():
