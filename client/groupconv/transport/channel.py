@@ -66,6 +66,9 @@ that a firewall dropped would only end at the call's deadline."""
 RETRY_ROOM = 2**20
 """Bytes beside a message that count in the buffer of a call's retries."""
 
+MOST_BYTES = 2**31 - 1
+"""Of a message, and of any option of a channel: gRPC keeps them as C's int."""
+
 MOST_CONNECTIONS = 64
 """Connections of one client, at most."""
 
@@ -110,6 +113,9 @@ class Connection:
             raise InvalidArgumentError("target", "an address, as 'host:port' or 'unix:path'", self.target)
         if isinstance(self.connections, bool) or self.connections not in range(1, MOST_CONNECTIONS + 1):
             raise InvalidArgumentError("connections", f"an integer from 1 to {MOST_CONNECTIONS}", self.connections)
+        bytes_ = self.max_message_bytes
+        if isinstance(bytes_, bool) or not isinstance(bytes_, int) or bytes_ not in range(1, MOST_BYTES + 1):
+            raise InvalidArgumentError("max_message_bytes", f"an integer from 1 to {MOST_BYTES}", bytes_)
         if self.token is None:
             object.__setattr__(self, "token", os.environ.get(TOKEN_VARIABLE))
             if self.token is not None and not self.token.strip():  # probably a template without a value
@@ -144,7 +150,7 @@ class Connection:
             *TRANSPORT,
             ("grpc.enable_retries", 1),
             # requests up to this are kept, and sent again if the connection is lost; by default those up to 256 KiB
-            ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes + RETRY_ROOM),
+            ("grpc.per_rpc_retry_buffer_size", min(self.max_message_bytes + RETRY_ROOM, MOST_BYTES)),
             ("grpc.max_reconnect_backoff_ms", 2000),  # the default of two minutes is too long for a stream that resumes
             ("grpc.keepalive_time_ms", int(KEEPALIVE * 1000)),
             ("grpc.keepalive_timeout_ms", int(KEEPALIVE * 500)),
