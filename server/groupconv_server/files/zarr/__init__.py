@@ -58,6 +58,7 @@ def create_output(
         raise InvalidArgumentError("output", expected, str(path))
     if ome.is_replaceable(path.parent, image=False):
         raise InvalidArgumentError("output", "a path in a folder or a Zarr group", f"{path}, in an array")
+    dtype = np.dtype(dtype.str)  # Zarr knows one of C's two integers of 64 bits; TIFF files have the other one
     chunks = chunks_for(layout, dtype)
     with replaced(path) as new, settled():
         made = {"shape": layout.array_shape, "dtype": dtype, "chunks": chunks}
