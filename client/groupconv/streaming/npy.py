@@ -58,8 +58,11 @@ def _array(file: FileIO, name: str) -> RawArray:
         raise InvalidArgumentError("input", "an array saved by numpy.save", f"{name} ({error})") from None
     if any(size < 0 for size in shape):
         raise InvalidArgumentError("input", "an array saved by numpy.save", f"{name} of shape {shape}")
-    if dtype.hasobject or dtype.names is not None:
-        raise InvalidArgumentError("input.dtype", "bool, integers or floats", Words("objects or named fields"))
+    if dtype.names is not None:
+        found = Words(f"records with the fields {', '.join(dtype.names)}")
+        raise InvalidArgumentError("input.dtype", "bool, integers or floats", found)
+    if dtype.hasobject:
+        raise InvalidArgumentError("input.dtype", "bool, integers or floats", Words("objects"))
     return RawArray(file, dtype, shape, file.tell(), fortran=fortran)
 
 
