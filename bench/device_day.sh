@@ -103,23 +103,23 @@ script float32-batch-1 100 gpu.py --batch 1
 script float16-batch-32 100 gpu.py --batch 32 --dtype float16
 tests processes 110 tests/worker/networks/test_gpu_device_processes.py
 # twenty more
-tests engine 240 tests/worker/cuda/test_gpu.py
+tests engine 190 tests/worker/cuda/test_gpu.py
 script device-arrays 80 device_arrays.py --layer alexnet_conv2 mobilenet_dw_14 --batch 1 32 --rounds 1
 script network-times 90 gpu_networks.py
-script float32-batch-32 80 gpu.py --batch 32
+script float32-batch-32 70 gpu.py --batch 32
 for batch in 1 32; do script "tf32-batch-$batch" 70 gpu.py --batch "$batch" --math tf32; done
 script float16-batch-1 70 gpu.py --batch 1 --dtype float16
 script bfloat16-batch-32 70 gpu.py --batch 32 --dtype bfloat16
 script float16-nhwc 70 gpu.py --batch 32 --dtype float16 --layout NHWC
-tests clients 120 tests/integration/test_gpu_clients.py tests/server/memory/test_cuda_memory.py
+tests clients 90 tests/integration/test_gpu_clients.py tests/server/memory/test_cuda_memory.py
 step warmup 60 "$python" -m groupconv_server warmup --engine cuda --rows alexnet,mobilenet ${dry:+--help}
 script two-workers 60 two_workers_one_gpu.py
 if [ -n "$dry" ]; then
-    tests sanitizer 120 tests/worker/cuda/test_gpu.py -k "wide or sliding"
+    tests sanitizer 100 tests/worker/cuda/test_gpu.py -k "wide or sliding"
 elif command -v compute-sanitizer > /dev/null; then
-    step sanitizer 120 compute-sanitizer "$python" -m pytest -m gpu -q tests/worker/cuda/test_gpu.py -k "wide or sliding"
+    step sanitizer 100 compute-sanitizer "$python" -m pytest -m gpu -q tests/worker/cuda/test_gpu.py -k "wide or sliding"
 else
-    step sanitizer 120 echo "skipped: no compute-sanitizer"
+    step sanitizer 100 echo "skipped: no compute-sanitizer"
 fi
 
 ! grep -qv "exit   0" "$out/summary.txt"

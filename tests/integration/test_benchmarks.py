@@ -55,7 +55,7 @@ def test_the_day_with_a_device_is_ready(tmp_path):
     done = subprocess.run(script, env=os.environ | variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     steps = (tmp_path / "summary.txt").read_text().splitlines()
-    assert len(steps) == 20
+    assert len(steps) == 21
     assert all(" exit   0 " in step for step in steps)
 
 
@@ -108,7 +108,7 @@ def test_what_a_day_with_a_device_has_no_time_for_is_listed(tmp_path):
     done = subprocess.run(script, env=os.environ | {"MINUTES": "0"}, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     steps = (tmp_path / "summary.txt").read_text().splitlines()
-    assert len(steps) == 20
+    assert len(steps) == 21
     assert all("exit 125" in step and "the 0 minutes are over" in step for step in steps)
     limits = [int(re.search(r" of +(\d+):", step)[1]) for step in steps]
     assert sum(limits) <= 30 * 60

@@ -102,7 +102,7 @@ def test_sigterm_stops_what_runs_after_the_grace_period(options):
             try:
                 client.run(x, [groupconv.Step(w, None, groupconv.ConvSpec(padding=30))], timeout=600)
             except groupconv.errors.GroupconvError as error:
-                errors.append(type(error))
+                errors.append(error)
 
     with serving("--threads", "1", "--grace", "1", *options.split()) as (process, address):
         asking = threading.Thread(target=ask)
@@ -112,7 +112,8 @@ def test_sigterm_stops_what_runs_after_the_grace_period(options):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         asking.join(60)
-    assert errors == [UnavailableError]
+    [error] = errors
+    assert isinstance(error, UnavailableError)  # sent again, it may meet nobody any more: a NoServerError
 
 
 def test_a_token_is_made_once_and_opens_the_server(tmp_path):
