@@ -3,6 +3,8 @@
 gang_program.py                                  # two workers of this machine
 gang_program.py --address A --hosts h0 h1 h2     # this process on host 0, the others are nodes of a cluster at A
 gang_program.py --seconds 60                     # a worker is killed every 3 s for so long
+
+With tests/emulation/process in PYTHONPATH, --engine auto gives each worker an emulated GPU, which is slow: EXTENT=32.
 """
 
 import argparse
@@ -47,7 +49,8 @@ def gathering():
 
 
 SHAPES = ((32, 2, 3, 3), (32, 32, 3, 3))
-X = np.random.default_rng(0).standard_normal((1, 4, 256, 256)).astype(np.float32)
+EXTENT = int(os.environ.get("EXTENT", "256"))
+X = np.random.default_rng(0).standard_normal((1, 4, EXTENT, EXTENT)).astype(np.float32)
 MODELS = {"towers": read_model(towers().SerializeToString()), "gathering": read_model(gathering().SerializeToString())}
 
 
@@ -241,9 +244,10 @@ if __name__ == "__main__":
     parser.add_argument("--address")
     parser.add_argument("--hosts", nargs="*", default=[])
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--engine", default="cpu")
     options = parser.parse_args()
     workers = None if options.address else 2
-    executor = create_executor("ray", workers=workers, threads=1, engine="cpu", ray_address=options.address)
+    executor = create_executor("ray", workers=workers, threads=1, engine=options.engine, ray_address=options.address)
     checks = [check_outputs, check_deadline, check_cancel, check_leaks, check_kills]
     if options.hosts:
         checks = [check_outputs, check_traffic, check_deadline, check_cancel, check_leaks, check_kills, check_lost_host]

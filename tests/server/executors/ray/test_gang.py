@@ -9,16 +9,17 @@ import pytest
 
 import hosts
 from clusters import Cluster
+from emulation import needs_compiler
 
 PROGRAM = Path(__file__).with_name("gang_program.py")
 TESTS = Path(__file__).parents[3]
 PATH = {"PYTHONPATH": str(TESTS)}
 
 
-def check(number, prefix=(), arguments=(), env=os.environ):
+def check(number, prefix=(), arguments=(), env=os.environ, variables=PATH):
     """Run the program, in which so many checks hold."""
     command = [*prefix, sys.executable, str(PROGRAM), *arguments]
-    ran = subprocess.run(command, env={**env, **PATH}, capture_output=True, text=True)
+    ran = subprocess.run(command, env={**env, **variables}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.count(" holds") == number
     print(ran.stdout)
@@ -29,6 +30,16 @@ def check(number, prefix=(), arguments=(), env=os.environ):
 @pytest.mark.timeout(600)
 def test_a_network_over_ray_workers():
     check(5)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_network_over_emulated_gpus():
+    """Each worker's process has one, and reaches the memory of the other one's."""
+    emulated = {"PYTHONPATH": f"{TESTS}:{TESTS / 'emulation/process'}", "EXTENT": "32"}
+    check(5, arguments=["--engine", "auto"], variables=emulated)
 
 
 @pytest.mark.slow
