@@ -77,7 +77,7 @@ class DeviceArray:
     def host(self) -> NDArray[Any]:
         """A copy on the host."""
         innermost = self.ndim - 1 if self.innermost is None else self.innermost
-        x = np.empty((*self.shape[:innermost], *self.shape[innermost + 1 :], *self.shape[innermost:][:1]), self.dtype)
+        x = np.empty(_at_end(self.shape, innermost), self.dtype)
         driver().read(self.pointer, x, self.stream)
         return x if self.innermost is None else np.moveaxis(x, -1, innermost)
 
@@ -175,9 +175,12 @@ def _dtype(x: Any, typestr: str) -> np.dtype | None:
 
 def _innermost(axis: int, shape: tuple[int, ...], strides: Sequence[int] | None, itemsize: int) -> bool:
     """Whether an array is contiguous once this axis is moved to the end, as torch's channels_last is."""
-    ends = ((*values[:axis], *values[axis + 1 :], *values[axis:][:1]) for values in (shape, tuple(strides or ())))
-    moved, steps = ends
-    return _contiguous(moved, steps, itemsize)
+    return _contiguous(_at_end(shape, axis), _at_end(tuple(strides or ()), axis), itemsize)
+
+
+def _at_end(values: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """One value for each axis, with that of `axis` moved to the end."""
+    return (*values[:axis], *values[axis + 1 :], *values[axis : axis + 1])
 
 
 def _contiguous(shape: tuple[int, ...], strides: Sequence[int] | None, itemsize: int) -> bool:

@@ -151,11 +151,16 @@ class RawArray:
             if got == len(buffer):
                 return
             buffer, start = buffer[got:], start + got
-        left = min(start, os.fstat(self._file.fileno()).st_size)
-        expected = f"{self._expected} bytes in {self._file.name}"
-        raise DataLossError(f"input: expected {expected}, got {left}: the file became shorter while it was read")
+        raise became_shorter(self._file, self._expected, min(start, os.fstat(self._file.fileno()).st_size))
 
     def _spill(self, buffer: memoryview, start: int) -> None:
         while buffer:
             put = os.pwritev(self._file.fileno(), [buffer], start)
             buffer, start = buffer[put:], start + put
+
+
+def became_shorter(file: FileIO, expected: int, got: int) -> DataLossError:
+    """The error of a file that had `expected` bytes, and `got` when it was read."""
+    return DataLossError(
+        f"input: expected {expected} bytes in {file.name}, got {got}: the file became shorter while it was read"
+    )

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from groupconv.convolution.steps import Array
-from groupconv.errors import DataLossError, InvalidArgumentError
+from groupconv.errors import InvalidArgumentError
+from groupconv.streaming.raw import became_shorter
 from groupconv_server.files.arrays import Created, Opened
 from groupconv_server.files.axes import axes_of, guess_axes
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
@@ -76,8 +77,7 @@ class _Whole:
         part: Array = self._array[key]
         left = os.fstat(self._file.fileno()).st_size
         if left < self._size:
-            expected = f"{self._size} bytes in {self._file.name}"
-            raise DataLossError(f"input: expected {expected}, got {left}: the file became shorter while it was read")
+            raise became_shorter(self._file, self._size, left)
         return part
 
 
