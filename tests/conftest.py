@@ -1,5 +1,6 @@
 """Settings for every test."""
 
+import gc
 import logging
 import os
 from collections import defaultdict
@@ -55,6 +56,15 @@ def log_handlers():
     for handler in logging.root.handlers[:]:
         if type(handler) is logging.StreamHandler and handler not in before:
             logging.root.removeHandler(handler)
+
+
+@pytest.fixture
+def without_collector():
+    """What nobody needs any more is gone at once, or never: the collector of cycles does not run."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 import threading
 import time
+import weakref
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -136,6 +138,21 @@ def test_the_first_reason_counts():
     assert job.look()
     with pytest.raises(UnavailableError):
         job.check()
+
+
+def test_a_job_that_is_over_keeps_nothing_of_those_who_were_in_it(without_collector):
+    job, arrays = Job(), []
+
+    def work():
+        x = np.empty(8)
+        arrays.append(weakref.ref(x))
+        current().check()
+
+    job.stop(CancelledError("the caller has gone"))
+    for _ in range(2):
+        with suppress(CancelledError), job:
+            work()
+    assert [array() for array in arrays] == [None, None]
 
 
 def test_a_job_that_is_over_before_it_begins_prepares_nothing():

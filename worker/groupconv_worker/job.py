@@ -7,6 +7,7 @@ between blocks, and loops in Python between pieces of at most some tens of milli
 Code deep inside an engine finds the job of its thread with `current()`.
 """
 
+import copy
 import ctypes
 import logging
 import threading
@@ -114,7 +115,8 @@ class Job:
             GroupconvError: the error that it was stopped with.
         """
         if self.word.value and self._error is not None:
-            raise self._error
+            # a copy: the job would keep its own error, and that the frames with the arrays which it came through
+            raise copy.copy(self._error)
 
     def __enter__(self) -> Self:
         self._tokens.setdefault(threading.get_ident(), []).append(running.set(self))
@@ -206,7 +208,7 @@ class _Watch:
                 time.sleep(PERIOD)
                 jobs = set(self.jobs)
                 idle = 0 if jobs else idle + 1
-                while jobs:  # none is held on to: its error knows the memory that it was raised beside
+                while jobs:  # none is held on to
                     try:
                         jobs.pop().look()
                     except Exception:

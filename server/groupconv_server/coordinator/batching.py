@@ -131,8 +131,12 @@ class Batcher:
             raise DeadlineExceededError(_LATE)
 
     def _answer(self, entry: QueueEntry, output: Array | None, waited: float) -> Result:
-        if entry.error is not None:
-            raise entry.error
+        error, entry.error = entry.error, None  # it knows the entry, whose array would wait for the collector
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
         result = entry.result
         if result is None:  # the run that it was a part of failed: by itself it has its own error, or none
             result = entry.alone()

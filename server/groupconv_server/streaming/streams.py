@@ -156,7 +156,7 @@ class Stream:
             self._pending.clear()
             self._inputs.clear()
             self._outputs.clear()
-            self._filling = None
+            self._filling = self._error = None  # an error keeps the buffers of the frames that it came through
             reserved, self._reserved = self._reserved, 0
         self._budget.release(reserved)
 

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -243,6 +244,20 @@ def test_a_run_that_fails_is_taken_apart(held):
     for i, x in enumerate(images):
         np.testing.assert_array_equal(outcomes[i].output, alone(x))
     assert held.batches == [1, 4, 1, 1, 1, 1]
+
+
+def test_a_request_that_waited_and_failed_leaves_no_array(held, without_collector):
+    held.fail = [2]
+    calls = Calls(joining(held))
+    calls.ask("first", image())
+    x = image(2)
+    gone = weakref.ref(x)
+    calls.ask("fails", x)
+    del x
+    held.go.release(99)
+    assert isinstance(calls.join().pop("fails"), UnavailableError)
+    calls.threads.clear()
+    assert gone() is None
 
 
 def test_a_deadline_ends_waiting_and_no_other_request(held):
