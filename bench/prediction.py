@@ -77,12 +77,12 @@ def exactness(engine: str) -> None:
             if whole is None:
                 continue
             call = coordinator.compile(x.shape, x.dtype, steps)
-            want = coordinator.run(whole, x, call)
+            want = coordinator.run_plan(whole, x, call)
             for cut in TWO:
                 planned = forced(coordinator, problem, cut)
                 if planned is None:
                     continue
-                got = coordinator.run(planned, x, call)
+                got = coordinator.run_plan(planned, x, call)
                 off = float(np.abs(got.output - want.output).max() / np.abs(want.output).max() * 2**24)
                 all_[cut] += 1
                 equal[cut] += off == 0

@@ -60,9 +60,8 @@ def convolve(raws: list[bytes]) -> None:
     assert known is not None, "parse took what protobuf refuses"
     assert x.tobytes() == known.input.data
     assert (request.layer, len(request.steps)) == (known.layer, len(known.steps))
-    kernels = [s.kernel for s in steps]
     if steps:
-        problems = problems_of(x.shape, x.dtype, [s.spec for s in steps], kernels, [s.bias for s in steps])
+        problems = problems_of(x.shape, x.dtype, steps)
         for problem in problems:
             LIMITS.check(problem, "steps")
         LIMITS.check_answer(problems[-1])
@@ -76,7 +75,8 @@ def stream_header(raws: list[bytes]) -> None:
     kernels = [from_wire(s.kernel, "kernel") for s in header.steps]
     biases = [from_wire(s.bias, "bias") if s.HasField("bias") else None for s in header.steps]
     if specs:
-        choose(problems_of(shape, dtype, specs, kernels, biases), header.band_rows, LIMITS, 2)
+        steps = [Step(*parts) for parts in zip(kernels, biases, specs, strict=True)]
+        choose(problems_of(shape, dtype, steps), header.band_rows, LIMITS, 2)
 
 
 def chunk(raws: list[bytes]) -> None:

@@ -120,7 +120,7 @@ def test_padding_that_needs_an_edge(bands, mode, axis):
 def test_bands_of_large_kernels_are_transformed(kernel, algorithm):
     w = RNG.standard_normal((3, 1, kernel, kernel)).astype(np.float32)
     spec = ConvSpec(padding=kernel // 2, groups=3)
-    problems = problems_of((1, 3, 9000, 8000), np.dtype(np.float32), [spec], [w], [None])
+    problems = problems_of((1, 3, 9000, 8000), np.dtype(np.float32), [Step(w, None, spec)])
     band = choose(problems, 0, Limits(), 1).widest().problems[0]
     engine = create_engine("cpu", threads=1)
     assert engine.heuristic(band, resident=False).name == algorithm
@@ -133,7 +133,7 @@ def test_bands_are_cut_over_actors(ray_executor):
     coordinator = Coordinator(ray_executor)
     x, w = f32(2, 4, 30, 9), f32(4, 2, 3, 3)
     steps = [Step(w, None, ConvSpec(padding=1, groups=2))]
-    problems = problems_of(x.shape, x.dtype, [steps[0].spec], [w], [None])
+    problems = problems_of(x.shape, x.dtype, steps)
     budget = Budget(2**20)
     with Stream(coordinator, budget, problems, steps, choose(problems, 7, coordinator.limits, 2)) as stream:
         rows = np.ascontiguousarray(x.swapaxes(1, 2))

@@ -123,9 +123,7 @@ def command(
         arranged, filtering = _arranged(opened, output, kernel, depthwise_separable, options)
         x = as_request_dtype(arranged)
         ready = ready_steps(filtering.steps, x.dtype)
-        *_, last = problems_of(
-            x.shape, x.dtype, [s.spec for s in ready], [s.kernel for s in ready], [None] * len(ready)
-        )
+        *_, last = problems_of(x.shape, x.dtype, ready)
         (n, outputs, *extents), computed = last.geometry.output_shape, last.types.output
         shape = (n, outputs // filtering.parts, *extents)
         stored = _stored_dtype(dtype, output, opened.array.dtype, computed)

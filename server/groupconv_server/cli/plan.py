@@ -11,9 +11,8 @@ import typer
 
 import groupconv
 from groupconv.convolution.cuts import cut_name
-from groupconv.convolution.dtypes import DTYPES, types_of
+from groupconv.convolution.dtypes import DTYPES
 from groupconv.convolution.plan import Plan
-from groupconv.convolution.steps import geometries
 from groupconv.errors import InvalidArgumentError
 from groupconv.pictures import picture_path
 from groupconv_server.cli.connection import Endpoint
@@ -115,16 +114,15 @@ def _imagined(
     shapes: Shapes, dtype: str, speeds: Sequence[float], link: float | None, *, allow_reordering: bool, cut: str
 ) -> Plan:
     """The plan for workers of default rates times `speeds`."""
+    from groupconv_server.coordinator.problems import problems_of
+    from groupconv_server.coordinator.steps import Shaped
     from groupconv_server.planner import Planner, Rates, Statistics, request_plan
-    from groupconv_worker.contract import Problem
 
     if dtype not in DTYPES:
         raise InvalidArgumentError("--dtype", f"one of {', '.join(DTYPES)}", dtype)
     x, kernels, specs = shapes
-    problems, kind = [], DTYPES[dtype]
-    for g in geometries(specs, x, kernels):
-        problems.append(Problem(g, types_of(kind, DTYPES[dtype])))
-        kind = problems[-1].types.output
+    steps = [groupconv.Step(Shaped(DTYPES[dtype], k), None, spec) for k, spec in zip(kernels, specs, strict=True)]
+    problems = problems_of(x, DTYPES[dtype], steps)
     rates = Rates() if link is None else replace(Rates(), link=link)
     names = tuple(f"worker-{i}" for i in range(len(speeds)))
     statistics = Statistics()

@@ -26,18 +26,18 @@ from groupconv_server.coordinator.batching_benefit import BatchingBenefit
 from groupconv_server.coordinator.compiled import CompiledCall
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import ResidentStep
-from groupconv_server.coordinator.waiting import QueueEntry, key_of, same
+from groupconv_server.coordinator.waiting import QueueEntry, key_of, same_weights
 from groupconv_worker.contract import Array
 from groupconv_worker.job import Job
 
 log = logging.getLogger(__name__)
 
 JOINED_BYTES = 64 * 2**20
-"""Bytes of inputs that are joined at most: beyond, a worker is busy for long enough with one."""
+"""Most bytes of inputs in a batch: larger ones keep a worker busy by themselves, and joining them saves nothing."""
 Execute = Callable[[CompiledCall, Array, Job | None, Array | None], Result]
 """Runs a call, as `Coordinator.execute` does."""
 KEPT = 1024
-"""Layers and shapes of which sizes and benefit are remembered."""
+"""Layers and shapes whose batch sizes and benefit are remembered."""
 _LATE = "the deadline passed while the request waited for a worker"
 
 
@@ -46,10 +46,10 @@ class Batcher:
 
     Args:
         coordinator: runs the requests.
-        most: requests joined at most; 1 turns batching off: `execute` is the coordinator's then.
-        delay: seconds more that a request that had to wait may wait for others to join it.
-        at_once: runs at a time; None is as many as this process computes at a time, or with Ray two for each worker
-            there is, as one travels while another computes.
+        most: requests that are joined at most; with 1, batching is off and `execute` is the coordinator's.
+        delay: seconds that a batch which is not full waits for more requests.
+        at_once: runs at a time; None is as many as this process computes at a time, or with Ray two for each worker:
+            one travels while another computes.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Batcher:
         Args:
             call: compiled for inputs like `x`.
             x: (N, C, *spatial).
-            job: that it is. Its priority decides who goes first; its end ends waiting, too.
+            job: its priority decides which request goes first; its deadline and cancellation end the wait, too.
             output: (N, M, *spatial), to be filled; None allocates it.
 
         Returns:
@@ -108,7 +108,7 @@ class Batcher:
             try:
                 return alone()
             finally:
-                self._left(entry)
+                self._finished(entry)
         start = time.perf_counter()
         self._wait(entry)
         return self._answer(entry, output, time.perf_counter() - start)
@@ -131,16 +131,16 @@ class Batcher:
             raise DeadlineExceededError(_LATE)
 
     def _answer(self, entry: QueueEntry, output: Array | None, waited: float) -> Result:
-        error, entry.error = entry.error, None  # it knows the entry, whose array would wait for the collector
+        error, entry.error = entry.error, None  # breaks a cycle, which would keep the arrays until it is collected
         if error is not None:
             try:
                 raise error
             finally:
                 del error
         result = entry.result
-        if result is None:  # the run that it was a part of failed: by itself it has its own error, or none
+        if result is None:  # the joined run failed: alone the request gets its own error, or none
             result = entry.alone()
-        elif entry.joined:  # an array of its own: a part of the joined one would keep all of it
+        elif entry.joined:  # a copy, as a view would keep the whole batch's output in memory
             y = np.empty_like(result.output) if output is None else output
             y[...] = result.output
             result = Result(y, result.report)
@@ -152,16 +152,20 @@ class Batcher:
         executor = self.coordinator.executor
         return executor.computes_here or 2 * max(1, len(executor.workers()))
 
-    def _left(self, entry: QueueEntry) -> None:
-        """End a run. A thread runs the queue from here on: waking each caller in turn would leave workers idle."""
+    def _finished(self, entry: QueueEntry) -> None:
+        """A request that ran in its own thread is done: a thread of the pool runs the queue in its place.
+
+        The callers in the queue do not run it: waking each of them in turn would leave workers idle.
+        """
         with self._lock:
-            self._note(entry, len(entry.x))
+            self._record(entry, len(entry.x))
             if self._queue:
-                self._runners.submit(self._run_those_that_wait)
+                self._runners.submit(self._run_queue)
             else:
                 self._running -= 1
 
-    def _run_those_that_wait(self) -> None:
+    def _run_queue(self) -> None:
+        """Run batches from the queue until it is empty, or too many runs are under way."""
         while True:
             with self._lock:
                 batch = self._next() if self._running <= self._slots() else []
@@ -187,7 +191,7 @@ class Batcher:
                 log.debug("%d joined requests failed; each runs alone", len(batch), exc_info=True)
         finally:
             with self._lock:
-                self._note(head, sum(len(a.x) for a in batch))
+                self._record(head, sum(len(a.x) for a in batch))
             for entry in batch:
                 entry.woken.release()
 
@@ -199,7 +203,7 @@ class Batcher:
         job = Job(deadline, lambda: not all(a.job.look() for a in batch))
         call = self.coordinator.compile(x.shape, x.dtype, first.steps, reordering=first.reordering, cut=first.cut)
         self.coordinator.count(len(batch))
-        ran = self.coordinator.perform(call, x, job=job)
+        ran = self.coordinator.run(call, x, job=job)
         at = 0
         for entry in batch:
             entry.result, entry.joined = Result(ran.output[at : at + len(entry.x)], ran.report), True
@@ -218,7 +222,7 @@ class Batcher:
             batch[:] = self._with_others(batch, self._most)
 
     def _next(self) -> list[QueueEntry]:
-        """The next entry and those it is joined with. Entries whose job is over are woken with its error."""
+        """Take a batch from the queue: the first entry by rank, and others that join it. Wake entries that are over."""
         now = time.monotonic()
         for entry in list(self._queue):
             if entry.job.deadline is not None and entry.job.deadline <= now:
@@ -236,10 +240,10 @@ class Batcher:
         return self._with_others([head], self._benefit(head).most(self._most)) if self._queue else [head]
 
     def _with_others(self, batch: list[QueueEntry], most: int) -> list[QueueEntry]:
-        """A batch and the waiting entries that can join it: a power of two, so that few sizes are prepared."""
+        """Add entries of the queue that can join a batch, up to a power of two, so that few sizes are prepared."""
         head = batch[0]
         room = JOINED_BYTES // max(1, head.x.nbytes)
-        fit = [a for a in self._queue if a.key == head.key and same(a.call.steps, head.call.steps)]
+        fit = [a for a in self._queue if a.key == head.key and same_weights(a.call.steps, head.call.steps)]
         fit.sort(key=lambda a: a.rank)
         found = (batch + fit)[: max(len(batch), min(most, room))]
         found = found[: max(len(batch), 1 << (len(found).bit_length() - 1))]
@@ -259,8 +263,8 @@ class Batcher:
                 self._benefits.popitem(last=False)
         return benefit
 
-    def _note(self, entry: QueueEntry, samples: int) -> None:
-        """Count a run by its size."""
+    def _record(self, entry: QueueEntry, samples: int) -> None:
+        """Record a run of so many samples in the benefit, the metrics and the layer's batch sizes."""
         self._benefit(entry).ran(samples, time.monotonic())
         self.coordinator.metrics.batches.observe(samples)
         first = entry.call.steps[0]

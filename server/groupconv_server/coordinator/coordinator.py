@@ -14,13 +14,11 @@ import numpy as np
 
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.report import Report, ShardReport
-from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Result, Step
 from groupconv_server.coordinator.compiled import CompiledCall
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.problems import checked_problems
 from groupconv_server.coordinator.resident import ResidentStep
-from groupconv_server.coordinator.steps import Shaped
 from groupconv_server.executors.base import Executor
 from groupconv_server.planner import KnownPlan, PlannedChain, Planner, empty_plan, request_plan
 from groupconv_server.planner.calibrate import BUDGET, calibrate
@@ -58,7 +56,7 @@ class Coordinator:
         planner: chooses the cuts; None makes one that assumes default rates until `calibrate`.
         metrics: counts requests; None makes new ones.
         traces: gets the times of requests that are traced.
-        inside: how many requests are in the server; those that still wait will need the workers, too.
+        inside: counts the requests in the server, running or waiting, which share the workers.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class Coordinator:
         return self._running
 
     def count(self, requests: int) -> None:
-        """Count requests that are run by `perform`."""
+        """Count requests that are run by `run`."""
         with self._count:
             self.requests += requests
 
@@ -158,8 +156,7 @@ class Coordinator:
     def _compiled(
         self, shape: tuple[int, ...], dtype: np.dtype, steps: Sequence[Step], *, reordering: bool, cut: str
     ) -> CompiledCall:
-        specs, kernels, biases = zip(*((s.spec, s.kernel, s.bias) for s in steps), strict=True) if steps else ((),) * 3
-        problems = checked_problems(self.limits, shape, dtype, specs, kernels, biases)
+        problems = checked_problems(self.limits, shape, dtype, steps)
         return CompiledCall(problems, steps, reordering=reordering, cut=cut)
 
     def convolve(self, x: Array, steps: Sequence[Step], *, job: Job | None = None, reordering: bool = False) -> Result:
@@ -172,7 +169,7 @@ class Coordinator:
         Args:
             call: compiled for inputs like `x`.
             x: (N, C, *spatial).
-            job: that it is; None never ends.
+            job: the request's deadline and cancellation; None has neither.
             output: (N, M, *spatial), any strides, to be filled; None allocates it.
 
         Raises:
@@ -182,14 +179,14 @@ class Coordinator:
         if not len(x):
             empty = np.empty(call.output_shape, call.output_dtype) if output is None else output
             return Result(empty, Report(empty_plan(call.problems), ()))
-        return self.perform(call, x, job, output)
+        return self.run(call, x, job, output)
 
-    def perform(self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None) -> Result:
-        """Run a call that is a part of a request or stands for several, and so is not counted. Arguments: `execute`."""
+    def run(self, call: CompiledCall, x: Array, job: Job | None = None, output: Array | None = None) -> Result:
+        """As `execute`, without counting a request: the call is a part of one, or joins several. N is at least 1."""
         start, job = time.perf_counter(), job or Job()
         workers = self.executor.workers() or self.executor.wait(job.deadline)
         at_most = len(workers)
-        if at_most > 1 and (gpu := device_of(x, output)) is not None:  # it stays there, so it is not cut
+        if at_most > 1 and (gpu := device_of(x, output)) is not None:  # arrays on a GPU stay there: not cut
             workers, at_most = tuple(w for w in workers if self.executor.gpus[w].ordinal == gpu.ordinal), 1
         if len(workers) == 1:
             chains = self._plan(call, workers, 1).chains
@@ -198,10 +195,10 @@ class Coordinator:
             chains = self.planner.rotated(self._plan(call, workers, max(1, at_most // busy)), workers)
             if busy == 1 and at_most > 1 and not call.cut:
                 chains = self.planner.explore(chains, workers)
-        return self.run(chains, x, call, job, output, planning=time.perf_counter() - start)
+        return self.run_plan(chains, x, call, job, output, planning=time.perf_counter() - start)
 
     def _plan(self, call: CompiledCall, workers: tuple[str, ...], at_most: int) -> KnownPlan:
-        """The plan of a call, made anew if something has changed that it rests on."""
+        """The plan of a call: the one it keeps, unless the measurements that it rests on have changed."""
         plan = call.plans.get((workers, at_most))
         if plan is not None and plan.version == self.planner.statistics.version:
             for history, changes in plan.rests_on:
@@ -213,7 +210,7 @@ class Coordinator:
         call.keep(workers, at_most, plan)
         return plan
 
-    def run(
+    def run_plan(
         self,
         chains: Sequence[PlannedChain],
         x: Array,
@@ -223,13 +220,13 @@ class Coordinator:
         *,
         planning: float = 0.0,
     ) -> Result:
-        """Run a call by a plan.
+        """Run a call as a plan cuts it.
 
         Args:
-            chains: the plan, for workers there are.
+            chains: the plan, for workers that are present.
             x: (N, C, *spatial).
             call: compiled for inputs like `x`.
-            job: that it is; None never ends.
+            job: as of `execute`.
             output: (N, M, *spatial), any strides, to be filled; None allocates it.
             planning: seconds that the plan took, for the report.
         """
@@ -277,19 +274,24 @@ class Coordinator:
         self,
         shape: Sequence[int],
         dtype: np.dtype,
-        specs: Sequence[ConvSpec],
-        kernels: Sequence[tuple[Sequence[int], np.dtype]],
+        steps: Sequence[Step],
         *,
         reordering: bool = False,
         cut: str = "",
     ) -> Plan:
-        """The plan `convolve` would follow for an input (N, C, *spatial) and kernels of these shapes and dtypes.
+        """The plan that `compile` and `execute` would follow.
+
+        Args:
+            shape: (N, C, *spatial).
+            dtype: of the input.
+            steps: kernels are arrays, or `steps.Shaped`.
+            reordering: as of `compile`.
+            cut: as of `compile`.
 
         Raises:
-            InvalidArgumentError, ResourceExhaustedError: as `convolve`.
+            InvalidArgumentError, ResourceExhaustedError: as of `compile`.
         """
-        kinds = [Shaped(d, tuple(s)) for s, d in kernels]
-        problems = checked_problems(self.limits, shape, dtype, specs, kinds, [None] * len(kinds))
+        problems = checked_problems(self.limits, shape, dtype, steps)
         self.limits.check_answer(problems[-1])
         if not problems[-1].geometry.batch:
             return empty_plan(problems)

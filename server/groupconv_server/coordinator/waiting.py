@@ -57,7 +57,7 @@ def key_of(x: Array, call: CompiledCall) -> tuple[Any, ...]:
     return *alike, tuple((s.spec, s.kernel.shape, s.kernel.dtype) for s in call.steps)
 
 
-def same(steps: Sequence[Step], others: Sequence[Step]) -> bool:
+def same_weights(steps: Sequence[Step], others: Sequence[Step]) -> bool:
     """Whether steps of equal keys have the same kernels and biases, to the bit."""
     if steps is others or isinstance(steps[0], ResidentStep):
         return True

@@ -37,7 +37,7 @@ def warm(
     for at_most in _shards(workers):
         chains = coordinator.planner.plan(call.problems, workers, at_most=at_most)
         for first in range(0, len(workers), max(len(c.workers) for c in chains)):
-            coordinator.run([c.rotated(workers, first) for c in chains], x, call, job)
+            coordinator.run_plan([c.rotated(workers, first) for c in chains], x, call, job)
 
 
 def prepare(

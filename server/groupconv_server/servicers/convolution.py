@@ -20,7 +20,7 @@ from groupconv_server.admission.call import deadline_of
 from groupconv_server.admission.gate import reserve
 from groupconv_server.coordinator.batching import Batcher
 from groupconv_server.coordinator.footprint import IN_MESSAGE
-from groupconv_server.coordinator.steps import specs_of
+from groupconv_server.coordinator.steps import Shaped, specs_of
 from groupconv_server.layers.registry import Layers
 from groupconv_server.memory.client_memory import ClientMemory
 from groupconv_server.servicers.regions import RequestOutput, RequestTensors
@@ -122,15 +122,10 @@ class ConvolutionServicer:
     ) -> convolution_pb2.PlanConvolutionResponse:
         """Return the plan of a request of these shapes."""
         dtype, shape = type_from_wire(request.input, "input", batch=True)
-        kernels = [type_from_wire(s.kernel, f"steps[{i}].kernel") for i, s in enumerate(request.steps)]
-        plan = self.coordinator.plan(
-            shape,
-            dtype,
-            specs_of(request.steps),
-            [(s, d) for d, s in kernels],
-            reordering=request.allow_reordering,
-            cut=cut_name(request.cut),
-        )
+        kernels = [Shaped(*type_from_wire(s.kernel, f"steps[{i}].kernel")) for i, s in enumerate(request.steps)]
+        steps = [Step(kernel, None, spec) for kernel, spec in zip(kernels, specs_of(request.steps), strict=True)]
+        cut = cut_name(request.cut)
+        plan = self.coordinator.plan(shape, dtype, steps, reordering=request.allow_reordering, cut=cut)
         return convolution_pb2.PlanConvolutionResponse(plan=plan_to_wire(plan))
 
 

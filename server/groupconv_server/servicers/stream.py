@@ -76,9 +76,7 @@ class StreamServicer:
             steps.append(Step(kernel, bias, spec))
         if not 1 <= len(steps) <= c.limits.steps:
             raise InvalidArgumentError("steps", f"1 to {c.limits.steps} steps", len(steps))
-        problems = problems_of(
-            shape, dtype, [s.spec for s in steps], [s.kernel for s in steps], [s.bias for s in steps]
-        )
+        problems = problems_of(shape, dtype, steps)
         c.count_stream()
         bands = choose(problems, header.band_rows, c.limits, max(1, len(c.executor.workers())))
         return Stream(

@@ -246,7 +246,7 @@ class Stream:
             out = _reused(self._outputs, size)
         y = _feature_map(out, last.geometry.output_shape, last.types.output)
         call = CompiledCall(band.problems, self.steps, reordering=self.reordering)
-        self.coordinator.perform(call, x, job=self._job, output=y)
+        self.coordinator.run(call, x, job=self._job, output=y)
         with self._changed:
             self._inputs.append(buffer)
         return BandOutput(band, out, after)

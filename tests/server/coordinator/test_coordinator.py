@@ -10,10 +10,16 @@ from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv.separable import depthwise_separable_steps
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.limits import Limits
+from groupconv_server.coordinator.steps import Shaped
 from groupconv_server.executors import create_executor
 from groupconv_worker import reference
 
 F32 = np.dtype("float32")
+
+
+def shaped(kernel, dtype="float32", **spec):
+    """A step whose kernel has no elements."""
+    return Step(Shaped(np.dtype(dtype), kernel), None, ConvSpec(**spec))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,7 @@ def test_steps_run_in_order(coordinator, seed, batch):
     np.testing.assert_array_equal(outcome.output, want)
     assert len(outcome.report.plan.steps) == len(outcome.report.steps) == 2
     assert set(outcome.report.phases) == {"plan", "execute", "merge"}
-    planned = coordinator.plan(x.shape, x.dtype, [s.spec for s in steps], [(s.kernel.shape, x.dtype) for s in steps])
+    planned = coordinator.plan(x.shape, x.dtype, steps)
     assert [s.output_shape for s in planned.steps] == [s.output_shape for s in outcome.report.plan.steps]
 
 
@@ -55,26 +61,26 @@ def test_steps_run_in_order(coordinator, seed, batch):
 )
 def test_too_much_is_refused_before_anything_is_allocated(coordinator, spec, x, w, words):
     with pytest.raises(ResourceExhaustedError, match=r"steps\[0\]: an? ") as caught:
-        coordinator.plan(x, F32, [ConvSpec(**spec)], [(w, F32)])
+        coordinator.plan(x, F32, [shaped(w, **spec)])
     assert words in str(caught.value)
     assert "limit" in str(caught.value)
 
 
 def test_an_answer_that_fits_no_message_is_refused(coordinator):
     with pytest.raises(ResourceExhaustedError, match="output: "):
-        coordinator.plan((1, 1, 511, 512), F32, [ConvSpec()], [((1, 1, 1, 1), F32)])
+        coordinator.plan((1, 1, 511, 512), F32, [shaped((1, 1, 1, 1))])
 
 
 @pytest.mark.parametrize(
     ("field", "arguments"),
     [
-        ("steps", ((1, 1, 8), F32, [], [])),
-        ("steps", ((1, 1, 8), F32, [ConvSpec()] * 5, [((1, 1, 1), F32)] * 5)),
-        ("input.dtype", ((1, 1, 8), np.dtype("int64"), [ConvSpec()], [((1, 1, 1), F32)])),
-        ("steps[0].kernel.dtype", ((1, 1, 8), F32, [ConvSpec()], [((1, 1, 1), np.dtype("float64"))])),
+        ("steps", ((1, 1, 8), F32, [])),
+        ("steps", ((1, 1, 8), F32, [shaped((1, 1, 1))] * 5)),
+        ("input.dtype", ((1, 1, 8), np.dtype("int64"), [shaped((1, 1, 1))])),
+        ("steps[0].kernel.dtype", ((1, 1, 8), F32, [shaped((1, 1, 1), "float64")])),
         (
             "steps[0].spec.activation",
-            ((1, 1, 8), np.dtype("uint8"), [ConvSpec(activation="gelu")], [((1, 1, 1), np.dtype("int8"))]),
+            ((1, 1, 8), np.dtype("uint8"), [shaped((1, 1, 1), "int8", activation="gelu")]),
         ),
     ],
 )

@@ -68,7 +68,7 @@ def cut_by_samples(coordinator: Coordinator, x: np.ndarray, steps: list[Step]):
     problem = Problem(g, types_of(x.dtype, steps[0].kernel.dtype))
     planned = coordinator.planner.forced((problem,), workers, [(1, Cut(batch=min(len(workers), g.batch)))])
     assert planned is not None
-    return coordinator.run(planned, x, coordinator.compile(x.shape, x.dtype, steps))
+    return coordinator.run_plan(planned, x, coordinator.compile(x.shape, x.dtype, steps))
 
 
 def test_workers_describe_themselves(executor: Executor):

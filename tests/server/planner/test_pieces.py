@@ -21,7 +21,7 @@ PAIRS = tuple((f, f) for f in FLOATS) + (("uint8", "int8"), ("int8", "int32"), (
 
 def run(coordinator, planned, x, steps):
     """The result of steps under a given plan."""
-    return coordinator.run(planned, x, coordinator.compile(x.shape, x.dtype, steps))
+    return coordinator.run_plan(planned, x, coordinator.compile(x.shape, x.dtype, steps))
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,7 @@ def test_steps_that_share_a_cut_run_without_meeting_bit_for_bit(coordinator, seq
     cut = legal(data.draw(cuts(problems[0].geometry.rank)), *problems)
     planned = uneven(speeds).forced(problems, WORKERS, [(len(steps), cut)])
     assume(planned is not None)
-    outcome = coordinator.run(planned, x, coordinator.compile(x.shape, x.dtype, steps))
+    outcome = coordinator.run_plan(planned, x, coordinator.compile(x.shape, x.dtype, steps))
     np.testing.assert_array_equal(outcome.output, unsplit(x, steps))
     assert [p.joined for p in outcome.report.plan.steps] == [False] + [True] * (len(steps) - 1)
     assert len(outcome.report.steps) == len(steps)
@@ -146,5 +146,5 @@ def test_whatever_the_planner_chooses_is_right(coordinator, sequence, workers, s
     statistics.calibrated({w: slow.faster(s) for w, s in zip(WORKERS, speeds, strict=True)})
     planned = Planner(statistics).plan(problems, WORKERS[:workers])
     np.testing.assert_array_equal(
-        coordinator.run(planned, x, coordinator.compile(x.shape, x.dtype, steps)).output, unsplit(x, steps)
+        coordinator.run_plan(planned, x, coordinator.compile(x.shape, x.dtype, steps)).output, unsplit(x, steps)
     )
