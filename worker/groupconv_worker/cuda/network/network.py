@@ -11,7 +11,7 @@ from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.graphs.cache import GraphPool
 from groupconv_worker.cuda.network.lowering import Lowering
 from groupconv_worker.cuda.network.operators import LOWER
-from groupconv_worker.cuda.network.recording import NetworkRecording, Recording
+from groupconv_worker.cuda.network.recording import DeviceCode, NetworkRecording, Recording
 from groupconv_worker.graph.graph import Graph
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class DeviceProgram(Generic[R]):
             )
 
     def _with_room(self, work: Callable[[], T], nbytes: int) -> T:
-        """Do some work that takes so many bytes; without memory for it, drop graphs that only make runs faster."""
+        """Do some work that takes so many bytes. While they are not free, drop graphs, which only make runs faster."""
         while True:
             try:
                 return work()
@@ -122,16 +122,17 @@ class DeviceProgram(Generic[R]):
         return found
 
     def _use(self, work: Callable[[R], T]) -> T:
-        """Do some work with a recording that nobody else uses; one that fails is not used again."""
+        """Do some work with a recording that no other thread uses. One whose work fails is not used again."""
         recording = self._pool.take() or self._recording()
         found = work(recording)
         self._pool.put(recording)
         return found
 
     def _recording(self) -> R:
-        """Memory for one more run at a time, recorded if graphs may hold so much."""
+        """A recording for one more run at a time; with graphs, if their cache has room for its arena."""
         outputs = [tensor for tensor in self._outputs if tensor.name not in self._constants]
-        made = self._kind(self._device, self._launches, self._inputs, outputs, self.arena_bytes, self._views)
+        code = DeviceCode(self._launches, self._inputs, outputs, self.arena_bytes, self._views)
+        made = self._kind(self._device, code)
         if self.arena_bytes <= self._device.graph_cache.limit:
             made.record()
         if made.recorded and not self._device.graph_cache.admit(self._pool, made):

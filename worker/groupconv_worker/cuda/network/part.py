@@ -7,12 +7,12 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.graphs.cache import GraphPool
 from groupconv_worker.cuda.network.network import DeviceProgram
-from groupconv_worker.cuda.network.segments import Segments, Words
+from groupconv_worker.cuda.network.segments import PartRecording, Words
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.job import Job
 
 
-class DevicePart(DeviceProgram[Segments]):
+class DevicePart(DeviceProgram[PartRecording]):
     """A part of a network, on the device of an engine. One run at a time, at the same time as those of other parts.
 
     Args:
@@ -24,7 +24,7 @@ class DevicePart(DeviceProgram[Segments]):
     """
 
     def __init__(self, graph: Graph, engine: CudaEngine) -> None:
-        super().__init__(graph, engine, Segments)
+        super().__init__(graph, engine, PartRecording)
         self._words: Words | None = None
 
     @property
@@ -33,10 +33,10 @@ class DevicePart(DeviceProgram[Segments]):
         return self._landing
 
     def connect(self, words: Words, targets: Mapping[int, int], sources: Mapping[int, int]) -> None:
-        """Meet other parts by these words, and exchange boxes there. What was recorded before is dropped.
+        """Connect this part with the others. Drops what was recorded before.
 
         Args:
-            words: that this part and those that it exchanges boxes with see.
+            words: shared with the parts that this one exchanges boxes with.
             targets: see `lowering.Routes`.
             sources: see `lowering.Routes`.
         """
@@ -46,7 +46,7 @@ class DevicePart(DeviceProgram[Segments]):
             known.update(given)
 
     def record(self) -> None:
-        """Record what lies between the meetings, before the first run.
+        """Capture the segments, before the first run.
 
         Raises:
             ResourceExhaustedError: there is no device memory for the arena.
@@ -61,7 +61,7 @@ class DevicePart(DeviceProgram[Segments]):
         Args:
             inputs: the part's, by name.
             number: of the run, the same for all parts, and more than that of the run before.
-            job: that this is a part of.
+            job: the request's deadline and cancellation.
 
         Returns:
             The part's outputs by name; they are wrong if the job is over.
@@ -75,7 +75,7 @@ class DevicePart(DeviceProgram[Segments]):
         assert words is not None, "connect() comes first"
         found = self._output_arrays(None)
         with words.releasing(number, job), self._device.current():
-            # not again without memory: others may be reading what the first try has sent
+            # no second try when memory is short: other parts may be reading what the first one has sent
             self._use(lambda made: made.run(inputs, found, words, number))
         job.check()
         return found

@@ -1,10 +1,10 @@
-"""Runs on the device, recorded as CUDA graphs. That of a whole network is one: copies in, all launches, copies out."""
+"""Runs on the device, captured as CUDA graphs. A whole network is one graph: copies in, all launches, copies out."""
 
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,13 +18,31 @@ from groupconv_worker.graph.graph import Tensor
 log = logging.getLogger(__name__)
 
 ALIGNMENT = 512
-"""Bytes that temporary arrays of a launch begin at multiples of, as those of CuPy's pool do."""
+"""Temporary arrays of a launch begin at multiples of so many bytes, as those of CuPy's pool do."""
+
+
+class DeviceCode(NamedTuple):
+    """What runs on the device: launches, and the tensors that they read and write.
+
+    Attributes:
+        launches: in order.
+        inputs: tensors that are copied to the device before the first launch, in order.
+        outputs: tensors that are copied to the host after the last launch, in order.
+        arena_bytes: of the device memory that the tensors of one run share.
+        views: from an arena, (arena_bytes,) uint8 on the device, to the array of each tensor by its name.
+    """
+
+    launches: Sequence[Launch]
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    arena_bytes: int
+    views: Callable[[Any], Mapping[str, Any]]
 
 
 class Workspace:
-    """The temporary arrays of launches. Launches follow one another, so that all of them use the same bytes.
+    """The temporary arrays of launches. Launches run one after another, so all of them use the same bytes.
 
-    The first run finds out how many bytes the largest launch needs; from the second on they are one block.
+    The first run measures how many bytes the largest launch needs. From the second run on they are one block.
 
     Args:
         cupy: the module.
@@ -36,19 +54,19 @@ class Workspace:
         self._outer: Callable[[int], Any] | None = None
 
     def begin(self) -> None:
-        """A run begins: memory comes from the current allocator of this thread."""
+        """Begin a run: its memory comes from the current allocator of this thread."""
         self._outer = self._cupy.cuda.get_allocator()
         self._block = self._cupy.cuda.alloc(self._most) if self._most else None
 
     def launch(self, work: Callable[[], None]) -> None:
-        """Do one launch whose arrays lie here."""
+        """Do one launch, with its temporary arrays in the workspace."""
         self._used = 0
         with self._cupy.cuda.using_allocator(self._malloc):
             work()
         self._most = max(self._most, self._used)
 
     def end(self) -> None:
-        """The run ended; a graph that was captured meanwhile has the memory."""
+        """End a run. A graph that was captured from it keeps the memory."""
         self._block = None
 
     def _malloc(self, size: int) -> Any:
@@ -61,14 +79,11 @@ class Workspace:
 
 
 class Recording(ABC):
-    """The memory of one run at a time, and its graphs.
+    """The buffers of one run at a time, and the graphs that were captured with them.
 
     Args:
-        device: where; the current one.
-        launches: in order.
-        inputs, outputs: what is copied, in order.
-        arena_bytes: of the device memory that the tensors share.
-        views: makes device arrays of an arena, by name.
+        device: the current one.
+        code: what a run does.
 
     Attributes:
         parts, used: see `graphs.cache.Cacheable`.
@@ -76,31 +91,24 @@ class Recording(ABC):
 
     used = 0
 
-    def __init__(
-        self,
-        device: Device,
-        launches: Sequence[Launch],
-        inputs: Sequence[Tensor],
-        outputs: Sequence[Tensor],
-        arena_bytes: int,
-        views: Callable[[Any], Mapping[str, Any]],
-    ) -> None:
-        self._device, self._launches, self._views = device, launches, views
-        self._arena_bytes, self._workspace = arena_bytes, Workspace(device.cupy)
+    def __init__(self, device: Device, code: DeviceCode) -> None:
+        self._device, self._code = device, code
         self._inputs, self._outputs = (
             {tensor.name: device.pinned_array(tensor.shape, tensor.dtype) for tensor in tensors}
-            for tensors in (inputs, outputs)
+            for tensors in (code.inputs, code.outputs)
         )
         self.parts = {id(array): array.nbytes for array in (*self._inputs.values(), *self._outputs.values())}
 
     @property
     @abstractmethod
     def recorded(self) -> bool:
-        """Whether all that can be is recorded."""
+        """Whether runs launch graphs."""
 
     @abstractmethod
     def record(self) -> None:
-        """Run once with whatever the inputs are, and capture the second run. What cannot be captured stays as it is.
+        """Run once on whatever the input buffers hold, then capture a second run.
+
+        Work that cannot be captured goes on to run launch by launch.
 
         Raises:
             cupy.cuda.memory.OutOfMemoryError: there is no room for the arena.
@@ -109,10 +117,10 @@ class Recording(ABC):
 
     @abstractmethod
     def forget_graph(self) -> None:
-        """Run launch by launch from now on: there is no memory for graphs."""
+        """Drop the graphs, as there is no memory for them: run launch by launch from now on."""
 
     def _captured(self, work: Callable[[], None], stream: GraphStream, *, transforms: bool) -> CapturedGraph | None:
-        """The graph of some work, which runs once; None if it cannot be captured. Its memory is among the parts.
+        """Run some work once and capture it; None if it cannot be captured. Adds the graph's memory to `parts`.
 
         Raises: as `record`.
         """
@@ -157,15 +165,18 @@ class Recording(ABC):
 
 
 class NetworkRecording(Recording):
-    """The memory of runs of a whole network, one at a time, and its graph.
+    """Runs of a whole network: one graph.
 
-    Args: as of `Recording`.
-
-    Raises: as of `Recording`.
+    Args:
+        device: as of `Recording`.
+        code: as of `Recording`.
     """
 
-    _graph: Any = None
-    _stream: Any = None
+    def __init__(self, device: Device, code: DeviceCode) -> None:
+        super().__init__(device, code)
+        self._workspace = Workspace(device.cupy)
+        self._graph: CapturedGraph | None = None
+        self._stream: Any = None
 
     @property
     def recorded(self) -> bool:
@@ -175,7 +186,7 @@ class NetworkRecording(Recording):
     def record(self) -> None:
         """As of `Recording`."""
         stream = self._device.next_graph_stream()
-        transforms = any(launch.transforms for launch in self._launches)
+        transforms = any(launch.transforms for launch in self._code.launches)
         self._graph, self._stream = self._captured(self._work, stream, transforms=transforms), stream.stream
 
     def forget_graph(self) -> None:
@@ -196,15 +207,16 @@ class NetworkRecording(Recording):
             self._device.copy(outputs[name], host)
 
     def seconds(self, inputs: Mapping[str, Array]) -> dict[str, float]:
-        """Run launch by launch and time each on the device: seconds by the first output of its node."""
+        """Run launch by launch, each timed on the device: the seconds of each node, by its first output."""
         cuda, found = self._device.cupy.cuda, dict[str, float]()
+        launches = self._code.launches
         for name, host in self._inputs.items():
             self._device.copy(host, inputs[name])
         with self._device.streams() as streams:
-            events = [cuda.Event() for _ in range(len(self._launches) + 1)]
+            events = [cuda.Event() for _ in range(len(launches) + 1)]
             self._work(lambda number: events[number].record(streams.compute))
             streams.synchronize()
-            for number, launch in enumerate(self._launches):
+            for number, launch in enumerate(launches):
                 spent = float(cuda.get_elapsed_time(events[number], events[number + 1])) / 1e3
                 found[launch.node] = found.get(launch.node, 0.0) + spent
         return found
@@ -213,15 +225,15 @@ class NetworkRecording(Recording):
         """Put a run on the current stream.
 
         Args:
-            before: called ahead of each launch with its number, and once behind the last.
+            before: called with the number of each launch ahead of it, and with their count behind the last.
         """
         cupy = self._device.cupy
-        views = self._views(cupy.empty(max(1, self._arena_bytes), np.uint8))
+        views = self._code.views(cupy.empty(max(1, self._code.arena_bytes), np.uint8))
         self._workspace.begin()
         self._copy_in(views)
-        for number, launch in enumerate(self._launches):
+        for number, launch in enumerate(self._code.launches):
             before(number)
             self._launch(launch, views, self._workspace)
-        before(len(self._launches))
+        before(len(self._code.launches))
         self._copy_out(views)
         self._workspace.end()

@@ -1,14 +1,13 @@
-"""Runs of a network's part: its launches between two meetings with other parts are recorded as one CUDA graph each.
+"""Runs of one part of a cut network: launches between two meetings with other parts are one CUDA graph, a segment.
 
-A recorded wait would have the same number in every run. So the meetings lie between the graphs: the stream waits for,
-and writes, the number of the run.
+A wait inside of a graph would be for the same number in every run. So the meetings are between the graphs: there the
+stream waits for the number of the run, or writes it.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -19,8 +18,7 @@ from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.graphs.capture import CapturedGraph, GraphStream
 from groupconv_worker.cuda.network.lowering import Launch, Meeting
-from groupconv_worker.cuda.network.recording import Recording, Workspace
-from groupconv_worker.graph.graph import Tensor
+from groupconv_worker.cuda.network.recording import DeviceCode, Recording, Workspace
 from groupconv_worker.graph.partition.zones import LINE
 from groupconv_worker.job import Job
 
@@ -40,10 +38,12 @@ def check_values(engines: Sequence[CudaEngine]) -> None:
 
 
 class Words:
-    """A word of 64 bits for each exchange, in memory of the host that devices see: the last run that has brought it.
+    """A word of 64 bits for each exchange: the number of the last run whose elements have arrived.
+
+    They are timeline semaphores, as Vulkan calls them, in memory of the host that all devices map.
 
     Args:
-        memory: (lines of `zones.LINE` bytes,) int64, page-locked; zeros. The first word of each line is one.
+        memory: int64, page-locked, zeros; the first element of each line of `zones.LINE` bytes is a word.
         address: of the memory, on the device.
     """
 
@@ -51,22 +51,22 @@ class Words:
         self._words, self._address = memory[:: LINE // memory.itemsize], address
 
     def address(self, word: int) -> int:
-        """Where a word is, on the device."""
+        """The address of a word on the device, from its offset in bytes."""
         return self._address + word
 
     @contextmanager
     def releasing(self, run: int, job: Job) -> Iterator[None]:
-        """Be in a run's job. Once that is over, no part waits any more: what it then makes is wrong, and not taken."""
+        """Bracket a run: once its job is over, no part waits any more. Its outputs are wrong then: discard them."""
         lock, inside = threading.Lock(), [True]
 
         def release() -> None:
             with lock:
-                if inside:  # else words of a later run would get an earlier number
+                if inside:  # later, the words would be set back from the number of a later run
                     self._words[self._words < run] = run
 
         try:
             with job.ending(release):
-                if job.over:  # and was before `release` was known
+                if job.over:  # it may have been over before `release` was registered
                     release()
                 yield
         finally:
@@ -87,41 +87,32 @@ class _Segment:
         self.graph: CapturedGraph | None = None
 
 
-class Segments(Recording):
-    """The memory of a part's runs, one at a time, and its graphs.
+class PartRecording(Recording):
+    """Runs of one part of a cut network: a graph for each segment, with the meetings between them.
 
-    Args: as of `Recording`.
-
-    Attributes:
-        recorded: whether all that lies between meetings are graphs.
+    Args:
+        device: as of `Recording`.
+        code: as of `Recording`; launches with a `meeting` lie between segments.
 
     Raises:
         ResourceExhaustedError: there is no room for the arena.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        launches: Sequence[Launch],
-        inputs: Sequence[Tensor],
-        outputs: Sequence[Tensor],
-        arena_bytes: int,
-        views: Callable[[Any], Mapping[str, Any]],
-    ) -> None:
-        super().__init__(device, launches, inputs, outputs, arena_bytes, views)
-        self._arena = device.empty((max(1, arena_bytes),), np.dtype(np.uint8))
-        self._at = views(self._arena)
-        self._stream = GraphStream(device.cupy)  # a wait on one that is shared would hold up other networks
+    def __init__(self, device: Device, code: DeviceCode) -> None:
+        super().__init__(device, code)
+        self._arena = device.empty((max(1, code.arena_bytes),), np.dtype(np.uint8))
+        self._views = code.views(self._arena)
+        self._stream = GraphStream(device.cupy)  # its own: waits on a shared stream would hold up other networks
         self._steps = self._in_steps()
         self.parts[id(self._arena)] = int(self._arena.nbytes)
 
     @property
     def recorded(self) -> bool:
-        """As above."""
+        """Whether every segment is a graph."""
         return all(step.graph is not None for step in self._steps if isinstance(step, _Segment))
 
     def record(self) -> None:
-        """As of `Recording`: all segments, without meetings."""
+        """As of `Recording`, segment by segment; the meetings are left out."""
         for step in self._steps:
             if isinstance(step, _Segment):
                 step.graph = self._captured(step.work, self._stream, transforms=step.transforms)
@@ -136,11 +127,11 @@ class Segments(Recording):
                 step.graph = None
 
     def close(self) -> None:
-        """Let go of what knows this."""
+        """Drop the segments, which refer to this object: the reference cycle would keep the arena."""
         self._steps.clear()
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], words: Words, number: int) -> None:
-        """Copy the inputs, do one run, meeting the other parts, and copy the outputs."""
+        """Copy the inputs, run all segments and meetings, and copy the outputs."""
         for name, host in self._inputs.items():
             self._device.copy(host, inputs[name])
         found, stream = driver(), self._stream.stream
@@ -154,20 +145,20 @@ class Segments(Recording):
                     else:
                         step.work()
             finally:
-                stream.synchronize()  # whatever a run that failed waits for was sent before, or comes
+                stream.synchronize()  # ends even in a run that failed: other parts write what it waits for
         for name, host in self._outputs.items():
             self._device.copy(outputs[name], host)
 
     def _meet(self, found: Driver, meeting: Meeting, words: Words, number: int) -> None:
-        """Have the stream wait for another part, or tell it."""
+        """Have the stream wait for another part's word, or write this part's."""
         act = found.wait_value if meeting.waits else found.write_value
         act(self._stream.stream.ptr, words.address(meeting.word), number)
 
     def _in_steps(self) -> list["_Segment | Meeting"]:
-        """Segments, and the meetings between them."""
+        """Split the launches at their meetings: segments, and the meetings between them."""
         rows = list[list[Launch]]([[]])
         meetings = list[Meeting]()  # one behind each row but the last
-        for launch in self._launches:
+        for launch in self._code.launches:
             if launch.meeting is None:
                 rows[-1].append(launch)
             else:
@@ -186,9 +177,9 @@ class Segments(Recording):
         """Put a segment on the current stream."""
         workspace.begin()
         if first:
-            self._copy_in(self._at)
+            self._copy_in(self._views)
         for launch in launches:
-            self._launch(launch, self._at, workspace)
+            self._launch(launch, self._views, workspace)
         if last:
-            self._copy_out(self._at)
+            self._copy_out(self._views)
         workspace.end()
