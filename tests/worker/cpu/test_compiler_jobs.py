@@ -14,12 +14,12 @@ from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv_worker.activity import Activity
 from groupconv_worker.contract import Problem
-from groupconv_worker.cpu.compiler import FAILURES, NICENESS, SHARE, WAITING, Compiler, Job
+from groupconv_worker.cpu.compiler import FAILURES, NICENESS, SHARE, WAITING, Compiler, KernelTask
 
 
-def job(width: int) -> Job:
+def job(width: int) -> KernelTask:
     f32 = np.dtype("float32")
-    return Job(Problem(resolve(ConvSpec(), (1, 1, width), (1, 1, 3)), types_of(f32, f32)), 1, "grouped")
+    return KernelTask(Problem(resolve(ConvSpec(), (1, 1, width), (1, 1, 3)), types_of(f32, f32)), 1, "grouped")
 
 
 BROKEN = {
@@ -31,10 +31,10 @@ BROKEN = {
         "-c",
         """if True:
         import pickle, sys
-        from groupconv_worker.cpu.compiler import Done
+        from groupconv_worker.cpu.compiler import TaskResult
         while True:
             pickle.load(sys.stdin.buffer)
-            pickle.dump(Done(error="no memory"), sys.stdout.buffer)
+            pickle.dump(TaskResult(error="no memory"), sys.stdout.buffer)
             sys.stdout.buffer.flush()""",
     ),
 }
@@ -45,23 +45,23 @@ def test_a_compiler_that_is_broken_is_asked_a_few_times_and_no_more(how):
     compiler = Compiler(BROKEN[how])
     asked = []
     for width in range(10, 20):
-        improvement = compiler.ask(job(width), now=True)
+        improvement = compiler.submit(job(width), now=True)
         assert compiler.wait(60)
         assert improvement is None or improvement.over
         asked.append(improvement is not None)
-        assert compiler.ask(job(width), now=True) is None  # it was tried
+        assert compiler.submit(job(width), now=True) is None  # it was tried
     assert sum(asked) == (10 if how == "cannot do it" else FAILURES)
     compiler.close()
 
 
 GATED = """if True:
     import pickle, sys
-    from groupconv_worker.cpu.compiler import Done
+    from groupconv_worker.cpu.compiler import TaskResult
     while True:
         pickle.load(sys.stdin.buffer)
         open(sys.argv[1], "w").close()  # the test reads: a job was taken
         open(sys.argv[1]).close()  # the test writes: it is done
-        pickle.dump(Done(), sys.stdout.buffer)
+        pickle.dump(TaskResult(), sys.stdout.buffer)
         sys.stdout.buffer.flush()
 """
 
@@ -70,12 +70,12 @@ def test_jobs_that_wait_are_bounded_and_the_oldest_may_come_again(tmp_path):
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     compiler = Compiler((sys.executable, "-c", GATED, str(gate)))
-    first = compiler.ask(job(10), now=True)
+    first = compiler.submit(job(10), now=True)
     gate.open().close()  # until it is being done
     for width in range(11, 11 + WAITING):
-        compiler.ask(job(width), now=True)
+        compiler.submit(job(width), now=True)
     assert first.over
-    again = compiler.ask(job(10), now=True)
+    again = compiler.submit(job(10), now=True)
     assert not again.over
     gate.open("w").close()  # what was dropped is done now, and leaves what was asked for since
     gate.open().close()
@@ -87,13 +87,13 @@ def test_jobs_that_wait_are_bounded_and_the_oldest_may_come_again(tmp_path):
     assert compiler.wait(60)
     assert again.over
     compiler.close()
-    assert compiler.ask(job(5000), now=True) is None
+    assert compiler.submit(job(5000), now=True) is None
 
 
 def test_an_idle_process_that_has_died_is_replaced():
     compiler, pids = Compiler(BROKEN["cannot do it"]), set()
     for width in range(10, 11 + FAILURES):
-        assert compiler.ask(job(width), now=True) is not None
+        assert compiler.submit(job(width), now=True) is not None
         assert compiler.wait(60)
         pids.add(compiler.pid)
         os.kill(compiler.pid, signal.SIGKILL)
@@ -104,13 +104,13 @@ def test_an_idle_process_that_has_died_is_replaced():
 
 ONCE_DISTURBED = """if True:
     import pickle, sys
-    from groupconv_worker.cpu.compiler import Done
-    sure = False
+    from groupconv_worker.cpu.compiler import TaskResult
+    undisturbed = False
     while True:
         pickle.load(sys.stdin.buffer)
-        pickle.dump(Done(algorithm="direct", sure=sure), sys.stdout.buffer)
+        pickle.dump(TaskResult(algorithm="direct", undisturbed=undisturbed), sys.stdout.buffer)
         sys.stdout.buffer.flush()
-        sure = True
+        undisturbed = True
 """
 """Measures beside other work first, and alone the second time."""
 
@@ -118,20 +118,20 @@ ONCE_DISTURBED = """if True:
 def test_what_was_measured_beside_other_work_may_be_asked_for_again():
     compiler, found = Compiler((sys.executable, "-c", ONCE_DISTURBED)), []
     for _ in range(2):
-        assert compiler.ask(job(10), found.append, now=True) is not None
+        assert compiler.submit(job(10), found.append, now=True) is not None
         assert compiler.wait(60)
-    assert [done.sure for done in found] == [False, True]
-    assert compiler.ask(job(10), now=True) is None
+    assert [done.undisturbed for done in found] == [False, True]
+    assert compiler.submit(job(10), now=True) is None
     compiler.close()
 
 
 NEVER_IDLE = """if True:
     import pickle, sys
-    from groupconv_worker.cpu.compiler import Done
+    from groupconv_worker.cpu.compiler import TaskResult
     pickle.load(sys.stdin.buffer)
     if sys.argv[2:] == ["idle"]:
         sys.stdin.read()  # until it is killed
-    pickle.dump(Done(algorithm="direct"), sys.stdout.buffer)
+    pickle.dump(TaskResult(algorithm="direct"), sys.stdout.buffer)
     sys.stdout.buffer.flush()
     sys.stdin.read()
 """
@@ -142,7 +142,7 @@ def test_a_process_that_finds_no_idle_processor_is_replaced(monkeypatch):
     monkeypatch.setattr("groupconv_worker.cpu.compiler.IDLE", 0.1)
     monkeypatch.delenv(NICENESS)
     compiler, found = Compiler((sys.executable, "-c", NEVER_IDLE)), []
-    compiler.ask(job(10), found.append, now=True)
+    compiler.submit(job(10), found.append, now=True)
     assert compiler.wait(60)
     assert [done.algorithm for done in found] == ["direct"]
     compiler.close()
@@ -152,7 +152,7 @@ def test_a_process_whose_niceness_was_chosen_does_not_wait_for_an_idle_processor
     monkeypatch.setattr("groupconv_worker.cpu.compiler.IDLE", 600)
     monkeypatch.setenv(NICENESS, "7")
     compiler, found = Compiler((sys.executable, "-c", NEVER_IDLE)), []
-    compiler.ask(job(10), found.append, now=True)
+    compiler.submit(job(10), found.append, now=True)
     assert compiler.wait(60)
     assert [done.algorithm for done in found] == ["direct"]
     compiler.close()
@@ -193,12 +193,12 @@ def test_a_process_whose_parent_has_gone_ends_without_a_word():
 ONCE_BUSY = """if True:
     import pickle, sys
     from groupconv_worker.activity import Activity
-    from groupconv_worker.cpu.compiler import Done
+    from groupconv_worker.cpu.compiler import TaskResult
     activity, busy = Activity(int(sys.argv[1])), True
     while True:
         job = pickle.load(sys.stdin.buffer)
         error = "a shard runs" if activity.inside and not job.algorithm else ""
-        pickle.dump(Done(error=error, busy=busy and not job.algorithm), sys.stdout.buffer)
+        pickle.dump(TaskResult(error=error, busy=busy and not job.algorithm), sys.stdout.buffer)
         sys.stdout.buffer.flush()
         busy = busy and job.algorithm
 """
@@ -210,8 +210,8 @@ def test_nothing_is_measured_while_a_shard_runs_and_what_found_no_gap_is_tried_a
     compiler = Compiler((sys.executable, "-c", ONCE_BUSY), activity)
     measure, compile_ = job(10)._replace(algorithm=None), job(11)
     with activity:
-        measured = compiler.ask(measure, lambda found: done.append(("measured", found.error)), now=True)
-        compiled = compiler.ask(compile_, lambda found: done.append(("compiled", found.error)), now=True)
+        measured = compiler.submit(measure, lambda found: done.append(("measured", found.error)), now=True)
+        compiled = compiler.submit(compile_, lambda found: done.append(("compiled", found.error)), now=True)
         over = threading.Event()
         compiled.then(over.set)
         assert over.wait(60)

@@ -14,7 +14,7 @@ from groupconv.gpu import driver
 from groupconv_server.executors import create_executor
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import DeviceLostError
-from groupconv_worker.cpu.compiler import Done
+from groupconv_worker.cpu.compiler import TaskResult
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
 from groupconv_worker.graph.partition.choice import CUTS, PLANNED, CutChoice
@@ -55,7 +55,7 @@ def given(gang, cut):
     runner = NetworkRunner(gang.members[0].budget, 1)
     sharder = Sharder(gang, lambda call, model, job: runner.run(call, lambda: model, job))
     choice, found = CutChoice(cut, planner({}, (2,)) if cut == PLANNED else {}), sharder._find(call())
-    found.networks[choice.key], found.best = gang.make(Done(graph=graph()), choice), choice
+    found.networks[choice.key], found.best = gang.make(TaskResult(graph=graph()), choice), choice
     found.started = True
     return sharder
 
@@ -90,12 +90,12 @@ def test_what_cannot_be_cut_says_why(gang, monkeypatch):
     for member in gang.members:
         monkeypatch.setattr(member.computes.gpu, "free_bytes", lambda: 100)
     with pytest.raises(UncutError, match=r"cuda\.memory_limit: the network needs"):
-        gang.make(Done(graph=graph()), CutChoice("rows"))
+        gang.make(TaskResult(graph=graph()), CutChoice("rows"))
     monkeypatch.undo()
     with monkeypatch.context() as patch:
         patch.delattr(type(driver.driver()._library), "cuStreamWaitValue64_v2")
         with pytest.raises(UncutError, match="older than CUDA"):
-            gang.make(Done(graph=graph()), CutChoice("rows"))
+            gang.make(TaskResult(graph=graph()), CutChoice("rows"))
     gang.close()
 
 

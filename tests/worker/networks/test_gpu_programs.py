@@ -10,7 +10,7 @@ from emulation import emulated_engine, needs_compiler
 from emulation.stand_in import as_cupy
 from groupconv_server.executors import create_executor
 from groupconv_worker.budget import ThreadBudget
-from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done
+from groupconv_worker.cpu.compiler import COMPILER, Compiler, TaskResult
 from groupconv_worker.cuda.network.network import DeviceNetwork
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import ALGORITHM, read_model
@@ -50,7 +50,7 @@ def test_a_program_on_the_gpu_is_measured_beside_the_session(engine):
     """Whichever is faster: the emulation says nothing of that."""
     takeover = Takeover(ThreadBudget(1), GpuPrograms(engine), Compiler())
     found = Candidate("towers", (("x", X.shape),), MUCH)
-    takeover._try(found, Done(graph=graph()), NetworkSession(read_model(DATA), 1), {"x": X}, ["y"])
+    takeover._try(found, TaskResult(graph=graph()), NetworkSession(read_model(DATA), 1), {"x": X}, ["y"])
     assert "× its time" in found.reason or "onnxruntime's time" in found.reason
     assert isinstance(found.program, DeviceNetwork | None)
 

@@ -9,7 +9,7 @@ from networks import mixed_cuts, towers
 
 from groupconv.errors import CancelledError
 from groupconv_worker.budget import ThreadBudget
-from groupconv_worker.cpu.compiler import Done
+from groupconv_worker.cpu.compiler import TaskResult
 from groupconv_worker.cpu.network.sharded import cut_network
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.importing import Optimized
@@ -70,7 +70,7 @@ def given(sharder, teams, cut="rows", x=X):
     found, choice = sharder._find(call(x=x)), chosen(cut)
     graph = graph_of(x)
     cut_network(graph, choice, teams)  # as another process would, it compiles the kernels
-    made = sharder._gang.make(Done(graph=graph), choice)
+    made = sharder._gang.make(TaskResult(graph=graph), choice)
     found.networks[choice.key], found.best, found.started = made, choice, True
     return found
 
@@ -127,7 +127,7 @@ def test_programs_that_do_not_fit_are_not_kept(sharder, teams, gang):
     given(sharder, teams)  # compiles the kernels
     found = sharder._find(call(x=X[:1]))
     graph = graph_of(X[:1])
-    assert sharder._make(found, CutChoice("rows"), lambda cut: gang.make(Done(graph=graph), cut), spare=1) is None
+    assert sharder._make(found, CutChoice("rows"), lambda cut: gang.make(TaskResult(graph=graph), cut), spare=1) is None
     assert "do not fit" in found.reasons["rows"]
 
 
@@ -137,7 +137,7 @@ def test_cuts_are_measured_beside_one_worker(sharder, teams, gang, monkeypatch):
     given(sharder, teams)  # compiles the kernels
     sharder.forget("towers", 1)
     found = sharder._find(call())
-    came = Done(graph=graph_of(X))
+    came = TaskResult(graph=graph_of(X))
     sharder._try(found, [chosen(cut) for cut in CUTS], call("nothing"), MODEL, lambda cut: gang.make(came, cut))
     assert "measured at" in found.reason
     assert list(found.networks) == ([found.best.key] if found.best else [])

@@ -12,7 +12,7 @@ from onnx import helper
 
 from groupconv.errors import CancelledError
 from groupconv_worker.budget import ThreadBudget
-from groupconv_worker.cpu.compiler import Compiler, Done
+from groupconv_worker.cpu.compiler import Compiler, TaskResult
 from groupconv_worker.cpu.network.fragments import compiled_network
 from groupconv_worker.cpu.network.network import CompiledNetwork
 from groupconv_worker.cpu.threads import Team
@@ -93,7 +93,7 @@ def tried(team: Team, data: bytes, other: bytes, spare: int = MUCH) -> Candidate
     found = Candidate("n", (("x", X.shape),), spare)
     graph = Optimized(read_model(other)).canonical({"x": X.shape})
     compiled_network(graph, team)  # as another process would, it compiles the kernels
-    takeover._try(found, Done(graph=graph), NetworkSession(read_model(data), 1), {"x": X}, ["y"])
+    takeover._try(found, TaskResult(graph=graph), NetworkSession(read_model(data), 1), {"x": X}, ["y"])
     return found
 
 

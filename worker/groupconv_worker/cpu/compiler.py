@@ -1,8 +1,9 @@
-"""Compiling and tuning beside the requests: in another process, one thing at a time, when a processor is idle.
+"""Compiling and tuning beside the requests: in another process, one task at a time, when a processor is idle.
 
-A request computes with what is there. What would have been better for it is a `Job` here: a thread gives it to the
-process of `compiler_process.py`, which compiles the forms that it needs, or measures its candidates, and leaves both on
-disk. The next request finds them there. A process that dies takes one job with it, and the next job gets a new one.
+A request never waits for a compiler: it computes with the kernels that are compiled. Where others would be faster, it
+submits a `KernelTask`. A thread sends the task to the process of `compiler_process.py`, which compiles the kernels'
+forms, or measures the candidates, and writes both to disk for the next request. A process that dies loses one task; the
+next task gets a new process.
 """
 
 import atexit
@@ -34,33 +35,33 @@ log = logging.getLogger(__name__)
 NICENESS = "GROUPCONV_COMPILER_NICE"
 """Variable with the niceness of the process, 0 to 19. By default the process runs when a processor is idle."""
 IDLE = 20.0
-"""Seconds of a job after which a process that waits for an idle processor is replaced by one that does not: a machine
+"""Seconds of a task after which a process that waits for an idle processor is replaced by one that does not: a machine
 that is never idle would never compile anything. What was compiled before is on disk."""
 SHARE = 5
 """Niceness of that one. Beside two threads that never rest, 19 compiled nothing in a minute, and 5 took 30 s for a
 U-Net, whose calls took 1.4 times as long meanwhile."""
 WAITING = 256
-"""Jobs that wait, at most; beyond them the oldest is dropped, and comes again when it is asked for again."""
+"""Tasks that wait, at most; beyond them the oldest is dropped, and may be submitted again."""
 SEEN = 4096
-"""Forms and jobs of which it is remembered that they were asked for."""
+"""Forms and tasks that are remembered as submitted."""
 PATIENCE = 10.0
-"""Seconds without a job after which the process ends."""
+"""Seconds without a task after which the process ends."""
 PAUSE = 0.05
 """Seconds between two looks whether there is a gap between shards to tune in."""
-JOBS = 64
-"""Jobs after which a process is replaced: what it has compiled stays in its memory."""
+TASKS = 64
+"""Tasks after which a process is replaced: what it has compiled stays in its memory."""
 FAILURES = 3
-"""Processes in a row that died at a job, after which none is started any more."""
+"""Processes in a row that died at a task, after which none is started any more."""
 
 
-class Job(NamedTuple):
-    """What another process does.
+class KernelTask(NamedTuple):
+    """Compile an algorithm's forms for a convolution, or measure which algorithm is the fastest.
 
     Attributes:
-        problem: of one sample.
+        problem: the convolution, of one sample.
         threads: of the engine.
-        algorithm: whose forms are compiled for it; None measures the candidates of a resident kernel.
-        resident: whether the kernel stays.
+        algorithm: whose forms are compiled; None measures all candidates for a resident kernel instead.
+        resident: whether the kernel stays on the worker.
     """
 
     problem: Problem
@@ -70,16 +71,16 @@ class Job(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class NetworkJob:
-    """A network of which another process binds the graph and compiles the kernels.
+class NetworkTask:
+    """Bind a network's graph to shapes of inputs, and compile the kernels of its program.
 
     Attributes:
         name: for people.
-        data: the ONNX model; emptied once it is done.
-        shapes: of the inputs.
-        workers: over which the network is cut.
-        cuts: ways to cut it, of which the kernels are compiled; none compiles those of the whole network.
-        compiled: whether kernels are to be compiled; else the graph is bound alone.
+        data: the ONNX model; emptied once the task is done.
+        shapes: of the inputs, by name.
+        workers: how many the network is cut over.
+        cuts: ways to cut the network, whose kernels are compiled; without any, those of the whole network are.
+        compiled: whether to compile kernels; else the graph is only bound.
     """
 
     name: str
@@ -90,22 +91,25 @@ class NetworkJob:
     compiled: bool = True
 
 
-class Done(NamedTuple):
-    """What came of a job.
+Task = KernelTask | NetworkTask
+
+
+class TaskResult(NamedTuple):
+    """What a task has produced.
 
     Attributes:
-        forms: that are on disk now.
-        algorithm: that was the fastest; None if nothing was measured.
-        sure: whether nothing else had the processor meanwhile. Else the job may be asked for again.
-        error: why it could not be done; empty if it was.
-        busy: whether it is to be tried again, as shards ran all the time.
-        graph: of a network.
-        reason: why a network has no graph, or no kernels for it.
+        forms: all that the process has compiled, now on disk.
+        algorithm: the fastest one; None if nothing was measured.
+        undisturbed: whether the task had a processor to itself while it measured. If not, it may be submitted again.
+        error: why the task failed; empty if it did not.
+        busy: whether the task has to wait, as shards ran all the time.
+        graph: a network's bound graph.
+        reason: why a network has no graph, or no program.
     """
 
     forms: tuple[Form, ...] = ()
     algorithm: str | None = None
-    sure: bool = True
+    undisturbed: bool = True
     error: str = ""
     busy: bool = False
     graph: Graph | None = None
@@ -113,7 +117,7 @@ class Done(NamedTuple):
 
 
 class Compiler:
-    """The jobs of this process, and the process that does them.
+    """The queue of tasks, and the other process that does them. Safe to use from several threads.
 
     Args:
         command: starts that process, with the arguments of compiler_process.py behind it.
@@ -123,36 +127,36 @@ class Compiler:
     def __init__(self, command: tuple[str, ...] = (), activity: Activity = ACTIVITY) -> None:
         self._activity = activity
         self._command = command or (sys.executable, "-P", "-m", "groupconv_worker.cpu.compiler_process")
-        self._waiting = OrderedDict[Hashable, tuple[Job | NetworkJob, Improvement, Callable[[Done], None]]]()
+        self._waiting = OrderedDict[Hashable, tuple[Task, Improvement, Callable[[TaskResult], None]]]()
         self._known: LRUCache[Hashable, Improvement | None] = LRUCache(SEEN)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._idle = False
-        self._jobs = 0
+        self._tasks = 0
         self._failures = 0
         self._closed = False
 
-    def ask(
+    def submit(
         self,
-        job: Job | NetworkJob,
-        done: Callable[[Done], None] = lambda _: None,
+        task: Task,
+        done: Callable[[TaskResult], None] = lambda _: None,
         *,
         form: Form | None = None,
         now: bool = False,
     ) -> Improvement | None:
-        """Have a job done, once; again only if it was a measurement that something disturbed.
+        """Have a task done, unless it was done before. A measurement that was disturbed may be done again.
 
         Args:
-            job: what to do.
-            done: called with what came of it, in another thread.
-            form: that was missing. Other problems that miss it wait for the same job.
-            now: whether to begin at once; else nothing is done for what is asked for the first time.
+            task: what to do.
+            done: called with the result, in another thread.
+            form: the missing form that the task compiles. Tasks for the same form are one.
+            now: False does nothing the first time: a convolution that is requested once is not worth compiling for.
 
         Returns:
-            What to wait for; None if nothing is being prepared.
+            Ends when the task has; None if the task is not waiting, because it was done, refused, or is new.
         """
-        key: Hashable = form or job
+        key: Hashable = form or task
         with self._changed:
             if self._closed or self._failures >= FAILURES:
                 return None
@@ -163,7 +167,7 @@ class Compiler:
             if known is not None:
                 return None if known.over else known
             improvement = self._known[key] = Improvement()
-            self._waiting[key] = job, improvement, done
+            self._waiting[key] = task, improvement, done
             while len(self._waiting) > WAITING:
                 dropped, (_, lost, _) = self._waiting.popitem(last=False)
                 self._known.pop(dropped, None)
@@ -175,12 +179,12 @@ class Compiler:
             return improvement
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Until nothing waits and nothing is done; False if that takes longer (for tests and commands)."""
+        """Block until all tasks are done; False after `timeout` seconds (for tests and commands)."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, timeout)
 
     def close(self) -> None:
-        """End the process; nothing more is prepared."""
+        """End the process, and refuse tasks from now on."""
         with self._changed:
             self._closed = True
             self._drop()
@@ -208,22 +212,22 @@ class Compiler:
                 if key is None:
                     self._changed.wait(PAUSE)
                     continue
-                taken = job, improvement, done = self._waiting[key]
-            found = self._send(job)
-            if found.error:
-                log.warning("%s cannot be prepared ahead: %s", job, found.error)
-            if isinstance(job, NetworkJob):
-                job.data = b""  # the job is remembered
-            FORMS.appeared(found.forms)
-            if found.busy:
+                taken = task, improvement, done = self._waiting[key]
+            result = self._send(task)
+            if result.error:
+                log.warning("%s cannot be prepared ahead: %s", task, result.error)
+            if isinstance(task, NetworkTask):
+                task.data = b""  # the task is remembered
+            FORMS.appeared(result.forms)
+            if result.busy:
                 continue
-            done(found)
+            done(result)
             with self._changed:
-                if self._waiting.get(key) is taken:  # else it was dropped, and perhaps asked for since
+                if self._waiting.get(key) is taken:  # else it was dropped, and perhaps submitted anew
                     del self._waiting[key]
-                    if not found.sure:
+                    if not result.undisturbed:
                         self._known.pop(key, None)
-                if self._jobs >= JOBS:
+                if self._tasks >= TASKS:
                     self._end()
                 if self._failures >= FAILURES:
                     log.error("%d compiling processes in a row died; kernels are not compiled any more", FAILURES)
@@ -232,33 +236,39 @@ class Compiler:
                 self._changed.notify_all()
 
     def _next(self) -> Hashable | None:
-        """The job that was asked for last, as it is most likely to come again; None if it has to wait for a gap."""
+        """The key of the latest task, which is likeliest to be needed again; None while none may run beside shards."""
         busy = self._activity.inside > 0
-        return next((key for key, (job, *_) in reversed(self._waiting.items()) if not (busy and _measures(job))), None)
+        latest_first = reversed(self._waiting.items())
+        return next((key for key, (task, *_) in latest_first if not (busy and _measures(task))), None)
 
-    def _send(self, job: Job | NetworkJob) -> Done:
-        """Have the process do a job; it is started if there is none."""
+    def _send(self, task: Task) -> TaskResult:
+        """Have the process do a task, and wait for the result."""
         try:
-            pipe = self._give(job, idle=NICENESS not in os.environ)
+            pipe = self._give(task, idle=NICENESS not in os.environ)
             answered = select.poll()  # unlike select.select it takes descriptors beyond 1023
             answered.register(pipe, select.POLLIN)
             if self._idle and not answered.poll(1000 * IDLE):
                 self._end()
-                pipe = self._give(job, idle=False)
-            found: Done = pickle.load(pipe)  # noqa: S301 - of our own process
+                pipe = self._give(task, idle=False)
+            result: TaskResult = pickle.load(pipe)  # noqa: S301 - of our own process
         except Exception as error:  # noqa: BLE001 - what a broken process writes may fail in any way
             self._failures += 1
             self._end()
-            return Done(error=f"the compiling process ended ({error or type(error).__name__})")
+            return TaskResult(error=f"the compiling process ended ({error or type(error).__name__})")
         self._failures = 0
-        return found
+        return result
 
-    def _give(self, job: Job | NetworkJob, *, idle: bool) -> IO[bytes]:
-        """Send a job to the process, which is started if there is none, `idle` or not. Returns what it answers by."""
+    def _give(self, task: Task, *, idle: bool) -> IO[bytes]:
+        """Send a task to the process, and return the pipe of its results. Starts the process if there is none.
+
+        Args:
+            task: to send.
+            idle: whether a process that is started runs only while a processor is idle.
+        """
         if self._process is not None and self._process.poll() is not None:
             self._end()  # it died while it had nothing to do
         if self._process is None:
-            self._idle, self._jobs = idle, 0
+            self._idle, self._tasks = idle, 0
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [*self._command, str(self._activity.handle), *(["idle"] if idle else [])],
                 pass_fds=[self._activity.handle],
@@ -268,8 +278,8 @@ class Compiler:
                 process_group=0,  # an interrupt at the terminal is for the server, which then ends it
             )
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: PT018 - for mypy
-        self._jobs += 1
-        pickle.dump(job, self._process.stdin)
+        self._tasks += 1
+        pickle.dump(task, self._process.stdin)
         self._process.stdin.flush()
         return self._process.stdout
 
@@ -290,11 +300,11 @@ class Compiler:
         process.wait()
 
 
-def _measures(job: Job | NetworkJob) -> bool:
-    """Whether a job takes times, which other work would spoil."""
-    return isinstance(job, Job) and job.algorithm is None
+def _measures(task: Task) -> bool:
+    """Whether a task measures times, which shards beside it would spoil."""
+    return isinstance(task, KernelTask) and task.algorithm is None
 
 
 COMPILER = Compiler()
-"""Of this process."""
+"""The compiler of this process."""
 atexit.register(COMPILER.close)

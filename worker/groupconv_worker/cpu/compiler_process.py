@@ -1,7 +1,7 @@
-"""The process that compiles and tunes for others (cpu/compiler.py): jobs come by stdin, what came of them by stdout.
+"""The process that compiles and tunes for others (cpu/compiler.py): tasks come by stdin, results go to stdout.
 
 Its arguments are the descriptor of the parent's activity (activity.py), and `idle` if it is to run only when a
-processor has nothing else to do. It ends when the pipe is closed, so never later than one job after its parent.
+processor has nothing else to do. It ends when the pipe is closed, so never later than one task after its parent.
 Processes that share a cache folder take turns, so that each finds what the others have compiled.
 """
 
@@ -16,51 +16,51 @@ from typing import BinaryIO
 import numpy as np
 
 from groupconv_worker.activity import Activity
-from groupconv_worker.cpu.compiler import NICENESS, SHARE, Done, Job, NetworkJob
+from groupconv_worker.cpu.compiler import NICENESS, SHARE, KernelTask, NetworkTask, Task, TaskResult
 from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.kernels.cache import folders
 from groupconv_worker.cpu.kernels.forms import FORMS
 from groupconv_worker.stopwatch import BusyError
 
 
-def main(jobs: BinaryIO, answers: BinaryIO, activity: Activity) -> None:
-    """Do the jobs that come, until no more do. Candidates are measured while the parent runs no shards."""
+def main(tasks: BinaryIO, answers: BinaryIO, activity: Activity) -> None:
+    """Do tasks until the pipe is closed. Candidates are measured while the parent runs no shards."""
     FORMS.limit = sys.maxsize  # the process ends before they are many
     engines: dict[int, CpuEngine] = {}
     while True:
         try:
-            job: Job | NetworkJob = pickle.load(jobs)  # noqa: S301 - of our own parent
+            task: Task = pickle.load(tasks)  # noqa: S301 - of our own parent
         except EOFError:
             return
-        if isinstance(job, NetworkJob):
-            pickle.dump(perform_network(job), answers, pickle.HIGHEST_PROTOCOL)
+        if isinstance(task, NetworkTask):
+            pickle.dump(run_network_task(task), answers, pickle.HIGHEST_PROTOCOL)
         else:
-            if job.threads not in engines:
-                engines[job.threads] = CpuEngine(threads=job.threads, activity=activity)
-            pickle.dump(perform(engines[job.threads], job), answers)
+            if task.threads not in engines:
+                engines[task.threads] = CpuEngine(threads=task.threads, activity=activity)
+            pickle.dump(run_task(engines[task.threads], task), answers)
         answers.flush()
 
 
-def perform(engine: CpuEngine, job: Job) -> Done:
-    """Do one job."""
+def run_task(engine: CpuEngine, task: KernelTask) -> TaskResult:
+    """Compile an algorithm's forms, or measure all candidates."""
     try:
         with _alone():
-            shape, dtype = job.problem.geometry.weight_shape, job.problem.types.weight
-            if job.algorithm is None:
+            shape, dtype = task.problem.geometry.weight_shape, task.problem.types.weight
+            if task.algorithm is None:
                 weight = np.random.default_rng(0).integers(-9, 9, shape).astype(dtype)
-                fastest = engine.prepare(job.problem, weight, resident=True)
-                name, sure = engine.tuner.known(job.problem)
-                return Done(tuple(FORMS.made), name or fastest.algorithm, sure=sure or name is None)
+                fastest = engine.prepare(task.problem, weight, resident=True)
+                name, undisturbed = engine.tuner.known(task.problem)
+                return TaskResult(tuple(FORMS.made), name or fastest.algorithm, undisturbed=undisturbed or name is None)
             weight = np.ones(shape, dtype)  # of rank 1: a separable kernel takes no others
-            engine.named(job.problem, job.algorithm).prepare(job.problem, weight, None, resident=job.resident)
-            return Done(tuple(FORMS.made))
+            engine.named(task.problem, task.algorithm).prepare(task.problem, weight, None, resident=task.resident)
+            return TaskResult(tuple(FORMS.made))
     except BusyError:
-        return Done(tuple(FORMS.made), busy=True)
+        return TaskResult(tuple(FORMS.made), busy=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, the kernel is computed without
-        return Done(tuple(FORMS.made), error=f"{type(error).__name__}: {error}")
+        return TaskResult(tuple(FORMS.made), error=f"{type(error).__name__}: {error}")
 
 
-def perform_network(job: NetworkJob) -> Done:
+def run_network_task(task: NetworkTask) -> TaskResult:
     """Bind a network's graph, and compile the kernels of its program if it is one for threads."""
     from groupconv_worker.cpu.network.fragments import compiled_network
     from groupconv_worker.cpu.network.kernels.clock import stamp
@@ -72,30 +72,30 @@ def perform_network(job: NetworkJob) -> Done:
     from groupconv_worker.graph.translation import UnboundGraphError
 
     try:
-        graph = Optimized(read_model(job.data)).canonical(job.shapes)
-        if not job.compiled:
-            return Done(tuple(FORMS.made), graph=graph)
+        graph = Optimized(read_model(task.data)).canonical(task.shapes)
+        if not task.compiled:
+            return TaskResult(tuple(FORMS.made), graph=graph)
         team = Team(1)
         try:
             with _alone():
-                for choice in job.cuts:
+                for choice in task.cuts:
                     with contextlib.suppress(UnsupportedNodeError, ValueError):  # others may do
-                        cut_network(graph, choice, [team] * job.workers)
-                if not job.cuts:
+                        cut_network(graph, choice, [team] * task.workers)
+                if not task.cuts:
                     compiled_network(graph, team)
                 stamp()  # for runs that take the time of each node
         finally:
             team.close()
     except (UnsupportedNodeError, UnboundGraphError) as error:
-        return Done(tuple(FORMS.made), reason=str(error))
+        return TaskResult(tuple(FORMS.made), reason=str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, the network stays with the runtime
-        return Done(tuple(FORMS.made), error=f"{type(error).__name__}: {error}")
-    return Done(tuple(FORMS.made), graph=graph)
+        return TaskResult(tuple(FORMS.made), error=f"{type(error).__name__}: {error}")
+    return TaskResult(tuple(FORMS.made), graph=graph)
 
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """While no other process does so with the same folder."""
+    """Hold the lock of the cache folder: one process at a time compiles into it."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             lock = stack.enter_context((folders()[0] / "lock").open("w"))

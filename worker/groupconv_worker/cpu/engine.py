@@ -29,7 +29,7 @@ from groupconv_worker.cpu.algorithms.plane import Plane, phases
 from groupconv_worker.cpu.algorithms.samples import zero_padded
 from groupconv_worker.cpu.algorithms.separable import Separable
 from groupconv_worker.cpu.algorithms.winograd import Winograd
-from groupconv_worker.cpu.compiler import COMPILER, Job
+from groupconv_worker.cpu.compiler import COMPILER, KernelTask, TaskResult
 from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels.forms import Form, NotCompiledError, is_deferred
 from groupconv_worker.cpu.kernels.target import is_restricted
@@ -137,13 +137,17 @@ class CpuEngine:
         """Have what an algorithm needs compiled: for a layer's kernel at once, else from the second time on."""
         if form is None:
             return None
-        job = Job(of_one_sample(problem), self.threads, algorithm.name, resident)
-        return COMPILER.ask(job, form=form, now=resident)
+        task = KernelTask(of_one_sample(problem), self.threads, algorithm.name, resident)
+        return COMPILER.submit(task, form=form, now=resident)
 
     def _tune(self, problem: Problem) -> Improvement | None:
         """Have the candidates for a layer's kernel measured."""
-        job = Job(of_one_sample(problem), self.threads, None, resident=True)
-        return COMPILER.ask(job, lambda done: self.tuner.learn(problem, done.algorithm, sure=done.sure), now=True)
+        task = KernelTask(of_one_sample(problem), self.threads, None, resident=True)
+
+        def learn(result: TaskResult) -> None:
+            self.tuner.learn(problem, result.algorithm, sure=result.undisturbed)
+
+        return COMPILER.submit(task, learn, now=True)
 
     def heuristic(self, problem: Problem, *, resident: bool) -> Algorithm:
         """The algorithm for a kernel that nothing was measured for."""

@@ -1,4 +1,4 @@
-"""What is known of calls of a network's version with inputs of certain shapes."""
+"""A candidate: the program that may take over a network's calls with inputs of certain shapes."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,22 +18,24 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclass(eq=False)
 class Candidate:
-    """A network's version with inputs of certain shapes.
+    """A network's version with inputs of certain shapes, and whether a session or a program answers its calls.
 
     Attributes:
         name: of the network, for people.
         shapes: of the inputs.
-        spare: bytes that its program may take.
-        program: that answers; None as long as the session does.
+        spare: bytes that the program may take.
+        program: answers the calls; None while the session does.
         theirs: outputs of the model's nodes that onnxruntime computes for the program.
         node_seconds: of the model's nodes by their first outputs, until a report has them.
         graph: of the program.
-        again: the time (monotonic) from which on it is measured again, as something disturbed the measurement.
-        disturbed: how often something did.
-        reason: why it is the one or the other.
-        calls: how often it was called.
-        settled: whether it was tried.
-        gone: whether the version was unloaded.
+        again: when to measure again, on the clock of time.monotonic(); infinite unless the last measurement was
+            disturbed.
+        disturbed: how many measurements were disturbed.
+        reason: why the program or the session answers.
+        calls: how many there were.
+        settled: whether the program was tried, or cannot be.
+        gone: whether the version was unloaded, or these shapes were dropped.
+        started: whether a program is being made, or was.
     """
 
     name: str

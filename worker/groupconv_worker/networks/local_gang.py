@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from groupconv.errors import InternalError, ResourceExhaustedError
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import Array
-from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
+from groupconv_worker.cpu.compiler import COMPILER, Compiler, NetworkTask, TaskResult
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.graph import Graph
@@ -74,20 +74,23 @@ class LocalGang:
     def prepare(self, call: NetworkCall, model: Model, cuts: Sequence[CutChoice], then: Callable[[Make], None]) -> bool:
         """As of `Gang`."""
         shapes = {name: array.shape for name, array in call.inputs.items()}
-        compiled = not self._engines
-        wanted = tuple(cuts) if compiled else ()
-        task = NetworkJob(call.network, model.data, shapes, len(self.members), wanted, compiled)
-        return self._compiler.ask(task, lambda came: then(lambda choice: self.make(came, choice)), now=True) is not None
+        wanted = () if self._engines else tuple(cuts)  # kernels of GPUs are not compiled ahead
+        task = NetworkTask(call.network, model.data, shapes, len(self.members), wanted, compiled=not self._engines)
 
-    def make(self, came: Done, choice: CutChoice) -> LocalNetwork:
-        """The programs of a cut, from what the other process has made of the network.
+        def compiled(result: TaskResult) -> None:
+            then(lambda choice: self.make(result, choice))
+
+        return self._compiler.submit(task, compiled, now=True) is not None
+
+    def make(self, result: TaskResult, choice: CutChoice) -> LocalNetwork:
+        """The programs of a cut, from the graph that the compiling process has bound.
 
         Raises:
             UncutError: there are none.
         """
-        if came.graph is None:
-            raise UncutError(came.reason or came.error)
-        made = self._over_devices(came.graph, choice) if self._engines else self._over_teams(came.graph, choice)
+        if result.graph is None:
+            raise UncutError(result.reason or result.error)
+        made = self._over_devices(result.graph, choice) if self._engines else self._over_teams(result.graph, choice)
         nodes = tuple(len(part.graph.nodes) for part in made.partition.parts)
         ids = tuple(member.id for member in self.members)
         return LocalNetwork(ids, nodes, made.nbytes, made.partition.exchanges, made)

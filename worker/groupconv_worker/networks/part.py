@@ -32,7 +32,7 @@ from groupconv_worker.networks.part_info import MODEL_MISSING, MemoryHandle, Par
 from groupconv_worker.networks.runner import acquire
 
 if TYPE_CHECKING:
-    from groupconv_worker.cpu.compiler import Compiler, Done
+    from groupconv_worker.cpu.compiler import Compiler, TaskResult
     from groupconv_worker.networks.links import PartLinks
     from groupconv_worker.networks.part_programs import PartProgram, PartPrograms
     from groupconv_worker.runtime import WorkerRuntime
@@ -85,15 +85,15 @@ class PartRunner:
         if part is None:
             if data is None:
                 return MODEL_MISSING
-            from groupconv_worker.cpu.compiler import NetworkJob  # kept out of a worker's start
+            from groupconv_worker.cpu.compiler import NetworkTask  # kept out of a worker's start
 
             part = _Part(key)
             compiled = self._programs.compiled
             cuts = (choice,) if compiled else ()
-            job = NetworkJob(key.network, data, dict(key.shapes), key.workers, cuts, compiled)
+            task = NetworkTask(key.network, data, dict(key.shapes), key.workers, cuts, compiled)
             with self._lock:
                 self._parts[key] = part
-            if self._compiler.ask(job, lambda came: self._made(key, part, choice, came), now=True) is None:
+            if self._compiler.submit(task, lambda result: self._made(key, part, choice, result), now=True) is None:
                 part.reason = "there is no process that compiles"
         return part.info or part.reason or None
 
@@ -227,12 +227,12 @@ class PartRunner:
             self._close(part)
             part.program = part.links = None  # the compiler's thread knows the part until its next job
 
-    def _made(self, key: PartKey, part: _Part, choice: CutChoice, came: "Done") -> None:
-        if came.graph is None:
-            part.reason = came.reason or came.error or "no graph"
+    def _made(self, key: PartKey, part: _Part, choice: CutChoice, result: "TaskResult") -> None:
+        if result.graph is None:
+            part.reason = result.reason or result.error or "no graph"
             return
         try:
-            made = choice.partition(came.graph, key.workers, self._programs.block)
+            made = choice.partition(result.graph, key.workers, self._programs.block)
             graphs, shared_bytes = self._programs.connected(made)
             program = self._programs.make(graphs[key.worker], len(made.exchanges))
         except (ValueError, UnsupportedNodeError, GroupconvError) as error:

@@ -26,11 +26,11 @@ Array = NDArray[Any]
 
 
 WHOLE = "nothing"
-"""What a network is cut along that one worker runs."""
+"""The cut of a network that one worker runs."""
 ALONE = "one worker runs networks"
-"""Why none is cut."""
+"""Why no network is cut."""
 CutPlanner = Callable[[Cuts, Sequence[int]], Cuts]
-"""Plans the cut of each tensor, from the cuts to be kept and the number of each node's workers; none for one worker."""
+"""Plans the cut of each tensor, from the cuts to keep and the number of workers on each node; empty for one worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,15 @@ class NetworkCall:
     """One call of a network.
 
     Attributes:
-        network, version: what is called.
+        network, version: which network to run.
         inputs: by name, of the network's dtypes.
-        outputs: names of those wanted.
-        into: contiguous arrays to be filled, of outputs whose shape is known.
-        peak_bytes: that it is expected to hold at once.
-        spare: bytes that our own program of the network may take, beside those that it has;
-            below 0 the session runs, whatever programs there are.
-        cut: what it is to be cut along over the workers; empty leaves it to the executor.
-        given: cuts of some tensors that a planned cut is to keep.
-        planner: plans the cuts of all tensors; None where no call can be cut as planned.
+        outputs: names of the outputs to return.
+        into: contiguous arrays to be filled, by the names of outputs whose shapes are known.
+        peak_bytes: most bytes of tensors that the run is expected to hold at a time.
+        spare: bytes that a new program of the network may take; below 0 the session runs, whatever programs there are.
+        cut: the axis along which to cut the network over the workers; empty leaves it to the executor.
+        given: cuts of some tensors that a planned cut keeps.
+        planner: plans the cuts of all tensors; None where calls cannot be cut as planned.
     """
 
     network: str
@@ -68,16 +67,16 @@ class NetworkRan(NamedTuple):
     Attributes:
         outputs: by name.
         seconds: in the session or program.
-        algorithm: who ran it: `graph.model.ALGORITHM` or `OURS`.
-        reason: why.
+        algorithm: what ran it: `graph.model.ALGORITHM` or `OURS`.
+        reason: why that one did.
         program_bytes: of all programs of the version on this worker.
-        parts: of a program that leaves some parts to onnxruntime, all parts in order; else none.
+        parts: all parts in order, if the program leaves some to onnxruntime; else none.
         theirs: outputs of the model's nodes that onnxruntime computed for the program.
-        settled: whether calls of these shapes will go on to be answered so.
-        cut: what the network was cut along over the workers.
-        exchanges: what these sent each other.
-        coordinator_bytes: of inputs and outputs that were brought to the workers and back; None means once each.
-        node_seconds: of the model's nodes by their first outputs, once after they were taken; else None.
+        settled: whether it is decided what runs calls of these shapes.
+        cut: the axis along which the network was cut over the workers.
+        exchanges: what the workers sent each other.
+        coordinator_bytes: of inputs and outputs that were sent to the workers and back; None means once each.
+        node_seconds: of the model's nodes by their first outputs, in the first answer after they were measured.
     """
 
     outputs: dict[str, Array]
@@ -95,7 +94,7 @@ class NetworkRan(NamedTuple):
 
 
 OURS = "groupconv"
-"""Who runs a network that is one program of ours, as plans and reports say."""
+"""The name of our own programs in plans and reports."""
 SESSION = "the whole network as one session"
 
 
@@ -149,7 +148,7 @@ class NetworkRunner:
         Args:
             call: what to run.
             model: as of `prepare`.
-            job: that this is a part of.
+            job: the call's deadline and cancellation.
 
         Raises:
             DeadlineExceededError, CancelledError: the job was over first.
@@ -164,21 +163,21 @@ class NetworkRunner:
             self._budget.release(got)
 
     def _run(self, call: NetworkCall, model: Callable[[], Model], job: Job) -> NetworkRan:
-        """Run a call on the program that took over, else on the session."""
+        """Run a call on the program that took over from the session, else on the session; keep both informed."""
         version = call.network, call.version
         takeover = self.takeover
-        found = None if takeover is None or call.spare < 0 else takeover.candidate(*version, call.inputs)
-        program = None if found is None else found.program
+        candidate = None if takeover is None or call.spare < 0 else takeover.candidate(*version, call.inputs)
+        program = None if candidate is None else candidate.program
         parts: tuple[PartReport, ...] = ()
         start = time.perf_counter()
         made: dict[str, Array] | None = None
-        if program is not None and found is not None:
+        if program is not None and candidate is not None:
             try:
                 with job:
                     job.check()
                     made, parts = _answer(program, call)
-            except ResourceExhaustedError as error:  # of a GPU whose memory others have taken by now
-                found.program, found.reason, program = None, f"no program: {error}", None
+            except ResourceExhaustedError as error:  # the GPU's memory is taken by now
+                candidate.program, candidate.reason, program = None, f"no program: {error}", None
         if made is not None:
             outputs = {name: made[name] for name in call.outputs}
         else:
@@ -187,21 +186,23 @@ class NetworkRunner:
             outputs = session.run(call.inputs, call.outputs, job, call.into, peak_bytes=call.peak_bytes)
         seconds = time.perf_counter() - start
         reason = SESSION
-        if takeover is not None and found is not None:
+        if takeover is not None and candidate is not None:
             if program is None:
-                takeover.answered(*version, found, self.prepare(*version, model), call.inputs, spare=call.spare)
-                reason = f"{SESSION} ({found.reason})" if found.reason else SESSION
+                takeover.session_answered(
+                    *version, candidate, self.prepare(*version, model), call.inputs, spare=call.spare
+                )
+                reason = f"{SESSION} ({candidate.reason})" if candidate.reason else SESSION
             else:
-                takeover.answered_ours(found, lambda: self.prepare(*version, model), call.inputs)
-                if found.settled and found.again == math.inf:
+                takeover.program_answered(candidate, lambda: self.prepare(*version, model), call.inputs)
+                if candidate.settled and candidate.again == math.inf:
                     self._release(version)
-                reason = f"{program.what}, {found.reason}"
+                reason = f"{program.what}, {candidate.reason}"
         held = 0 if takeover is None else takeover.bytes_of(*version)
-        settled = found is not None and found.settled
-        if program is None or found is None:
+        settled = candidate is not None and candidate.settled
+        if program is None or candidate is None:
             return NetworkRan(outputs, seconds, ALGORITHM, reason, held, settled=settled)
-        times, found.node_seconds = found.node_seconds, None
-        return NetworkRan(outputs, seconds, OURS, reason, held, parts, found.theirs, settled, node_seconds=times)
+        times, candidate.node_seconds = candidate.node_seconds, None
+        return NetworkRan(outputs, seconds, OURS, reason, held, parts, candidate.theirs, settled, node_seconds=times)
 
     def _release(self, version: tuple[str, int]) -> None:
         """Drop the session of a version whose program answers, if its inputs have one shape alone.
@@ -226,7 +227,7 @@ def acquire(budget: ThreadBudget, job: Job, *, among: int = 1, alone: bool = Fal
 
     Args:
         budget: of a worker.
-        job: that waits.
+        job: its end ends the wait.
         among: how many calls share the budget; 1 waits for all threads.
         alone: whether no other run may hold a thread.
 

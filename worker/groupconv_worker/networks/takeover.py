@@ -1,9 +1,9 @@
 """Our own programs of networks: compiled beside the calls, measured, and taken where they are faster.
 
-A call is answered by the session of onnxruntime at first. Another process binds the graph to the call's shapes
-meanwhile, and compiles its kernels if the program is one for threads. Then the session and the program, on threads or
-on the worker's GPU, run in turns on a copy of the call's inputs. A program that is faster and agrees with the session
-answers the calls of these shapes from then on. The session stays if there can be other shapes.
+At first a session of onnxruntime answers calls. Meanwhile another process binds the graph to the shapes of a call, and
+compiles kernels for it unless the program is for a GPU. Then the session and the program run in turns on a copy of the
+call's inputs. A program that is faster and agrees with the session answers the calls of these shapes from then on. The
+session stays if there can be other shapes.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from groupconv.text import human_bytes
 from groupconv_worker.autotune import enabled
 from groupconv_worker.budget import ThreadBudget, granted
-from groupconv_worker.cpu.compiler import COMPILER, Compiler, Done, NetworkJob
+from groupconv_worker.cpu.compiler import COMPILER, Compiler, NetworkTask, TaskResult
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.job import Job
@@ -41,11 +41,11 @@ log = logging.getLogger(__name__)
 Array = NDArray[Any]
 T = TypeVar("T")
 KEPT = 8
-"""Sets of shapes of which a version keeps programs, those that were called last."""
+"""Sets of input shapes for which a version keeps candidates: those that were called last."""
 LARGEST = 2**30
 """Bytes of a model, and of a call's inputs and outputs, up to which a program is made."""
 AGAIN = (60.0, 300.0, 1800.0)
-"""Seconds after which a measurement that something disturbed is made again."""
+"""Seconds after which a disturbed measurement is made again: the first time, the second, the third."""
 
 
 class Takeover:
@@ -64,110 +64,115 @@ class Takeover:
         self._lock = threading.Lock()
 
     def candidate(self, network: str, version: int, inputs: Mapping[str, Array]) -> Candidate:
-        """What is known of calls with inputs of these shapes."""
+        """The candidate for calls with inputs of these shapes; made on their first call."""
         shapes = tuple((name, array.shape) for name, array in inputs.items())
         with self._lock:
             several = self._known.setdefault((network, version), OrderedDict())
-            found = several.pop(shapes, None) or Candidate(network, shapes)
-            several[shapes] = found
-            found.calls += 1
+            candidate = several.pop(shapes, None) or Candidate(network, shapes)
+            several[shapes] = candidate
+            candidate.calls += 1
             while len(several) > KEPT:
                 several.popitem(last=False)[1].gone = True
-        return found
+        return candidate
 
-    def answered(
+    def session_answered(
         self,
         network: str,
         version: int,
-        found: Candidate,
+        candidate: Candidate,
         session: NetworkSession,
         inputs: Mapping[str, Array],
         *,
         spare: int,
     ) -> None:
-        """The session has answered a call: have a program made for a version's first shapes, or those that come again.
+        """The session has answered a call: have a program made, if these shapes are the version's first, or come again.
 
         Args:
             network: that was called.
-            version: of it.
-            found: as of `candidate`.
+            version: of the network.
+            candidate: of the version and the shapes.
             session: of the version.
             inputs: of the call; they are copied.
             spare: bytes that a program may take.
         """
         only = len(self._known.get((network, version), ())) == 1
-        if time.monotonic() >= found.again:
-            found.started, found.again = False, math.inf
-        if found.started or not (only or found.calls > 1) or not enabled():
+        if time.monotonic() >= candidate.again:
+            candidate.started, candidate.again = False, math.inf
+        if candidate.started or not (only or candidate.calls > 1) or not enabled():
             return
-        found.started, found.spare = True, spare
+        candidate.started, candidate.spare = True, spare
         model = session.model
         if len(model.data) + sum(array.nbytes for array in inputs.values()) > LARGEST:
-            found.reason = f"models over {human_bytes(LARGEST)} have no program"
+            candidate.reason = f"models over {human_bytes(LARGEST)} have no program"
             return
         copies = {name: array.copy() for name, array in inputs.items()}
         outputs = [info.name for info in model.outputs]
-        job = NetworkJob(found.name, model.data, dict(found.shapes), compiled=self._programs.compiled)
+        task = NetworkTask(candidate.name, model.data, dict(candidate.shapes), compiled=self._programs.compiled)
 
-        def done(came: Done) -> None:
-            self._background.do(lambda: self._try(found, came, session, copies, outputs))
-            self._background.do(lambda: setattr(found, "settled", True))
+        def compiled(result: TaskResult) -> None:
+            self._background.do(lambda: self._try(candidate, result, session, copies, outputs))
+            self._background.do(lambda: setattr(candidate, "settled", True))
 
-        found.reason = "a program is being compiled"
-        if self._compiler.ask(job, done, now=True) is None:
-            found.reason = "no program: there is no process that compiles"
+        candidate.reason = "a program is being compiled"
+        if self._compiler.submit(task, compiled, now=True) is None:
+            candidate.reason = "no program: there is no process that compiles"
 
-    def answered_ours(
-        self, found: Candidate, session: Callable[[], NetworkSession], inputs: Mapping[str, Array]
+    def program_answered(
+        self, candidate: Candidate, session: Callable[[], NetworkSession], inputs: Mapping[str, Array]
     ) -> None:
-        """The program has answered a call: have it measured again if the last time something had the processor."""
-        if time.monotonic() < found.again:
+        """The program has answered a call: have it measured again, if that is due after a disturbed measurement."""
+        if time.monotonic() < candidate.again:
             return
-        found.again, beside = math.inf, session()
+        candidate.again, beside = math.inf, session()
         copies = {name: array.copy() for name, array in inputs.items()}
         outputs = [info.name for info in beside.model.outputs]
 
         def judge() -> None:
-            if found.program is not None and found.graph is not None:
-                self._judge(found, found.program, found.graph, beside, copies, outputs)
+            if candidate.program is not None and candidate.graph is not None:
+                self._judge(candidate, candidate.program, candidate.graph, beside, copies, outputs)
 
         self._background.do(judge)
 
     def bytes_of(self, network: str, version: int) -> int:
         """Bytes of the programs of a version."""
         with self._lock:
-            programs = [found.program for found in self._known.get((network, version), {}).values()]
+            programs = [candidate.program for candidate in self._known.get((network, version), {}).values()]
         return sum(program.nbytes for program in programs if program is not None)
 
     def wait(self) -> None:
-        """Until what came so far was tried (for tests)."""
+        """Block until all candidates so far were tried (for tests)."""
         self._background.wait()
 
     def forget(self, network: str, version: int) -> None:
         """Drop the programs of a version. A call that runs on one goes on to its end."""
         with self._lock:
-            for found in self._known.pop((network, version), {}).values():
-                found.gone, found.program = True, None
+            for candidate in self._known.pop((network, version), {}).values():
+                candidate.gone, candidate.program = True, None
 
     def _try(
-        self, found: Candidate, came: Done, session: NetworkSession, inputs: dict[str, Array], outputs: list[str]
+        self,
+        candidate: Candidate,
+        result: TaskResult,
+        session: NetworkSession,
+        inputs: dict[str, Array],
+        outputs: list[str],
     ) -> None:
-        """Make the program and let it answer if it is better."""
-        if came.graph is None:
-            found.reason = f"no program: {came.reason or came.error}"
+        """Make the program of a bound graph, and let it answer if it is faster than the session."""
+        if result.graph is None:
+            candidate.reason = f"no program: {result.reason or result.error}"
             return
-        if found.gone:
+        if candidate.gone:
             return
         try:
-            program = self._programs.make(came.graph, found.spare)
+            program = self._programs.make(result.graph, candidate.spare)
         except NoProgramError as error:
-            found.reason = f"no program: {error}"
+            candidate.reason = f"no program: {error}"
             return
-        self._judge(found, program, came.graph, session, inputs, outputs)
+        self._judge(candidate, program, result.graph, session, inputs, outputs)
 
     def _judge(
         self,
-        found: Candidate,
+        candidate: Candidate,
         program: "OurNetwork",
         graph: Graph,
         session: NetworkSession,
@@ -178,27 +183,27 @@ class Takeover:
         from groupconv_worker.cpu.network.fragments import FragmentedNetwork
 
         contention = Contention()
-        theirs, ours = self._measure(program, session, inputs, outputs, found, contention)
-        if found.gone or not theirs:
-            found.program = None
+        theirs, ours = self._measure(program, session, inputs, outputs, candidate, contention)
+        if candidate.gone or not theirs:
+            candidate.program = None
             return
-        if contention.disturbed and found.disturbed < len(AGAIN):
-            found.again = time.monotonic() + AGAIN[found.disturbed]
-            found.disturbed += 1
+        if contention.disturbed and candidate.disturbed < len(AGAIN):
+            candidate.again = time.monotonic() + AGAIN[candidate.disturbed]
+            candidate.disturbed += 1
         ratio = min(ours) / min(theirs)
         if ratio < 1:
             if isinstance(program, FragmentedNetwork):
-                found.theirs = computed_by_onnxruntime(program, session.model, graph)
+                candidate.theirs = computed_by_onnxruntime(program, session.model, graph)
             with contextlib.suppress(NotCompiledError), deferred():
                 taken, _ = self._timed(lambda _: program.node_seconds(inputs))
-                found.node_seconds = of_model(taken, session.model, graph)
-            found.graph = replace(graph, constants={})  # the program has its own weights
-            found.reason, found.program = _taken(ratio, program), program
+                candidate.node_seconds = of_model(taken, session.model, graph)
+            candidate.graph = replace(graph, constants={})  # the program has its own weights
+            candidate.reason, candidate.program = _taken(ratio, program), program
         else:
-            found.reason, found.graph, found.program = f"a program takes {ratio:.2f} × its time", None, None
-        if found.again != math.inf:
-            found.reason += ", while other programs had the processor"
-        log.info("network %s %s: %s", found.name, dict(found.shapes), found.reason)
+            candidate.reason, candidate.graph, candidate.program = f"a program takes {ratio:.2f} × its time", None, None
+        if candidate.again != math.inf:
+            candidate.reason += ", while other programs had the processor"
+        log.info("network %s %s: %s", candidate.name, dict(candidate.shapes), candidate.reason)
 
     def _measure(
         self,
@@ -206,26 +211,27 @@ class Takeover:
         session: NetworkSession,
         inputs: dict[str, Array],
         outputs: list[str],
-        found: Candidate,
+        candidate: Candidate,
         contention: Contention,
     ) -> tuple[list[float], list[float]]:
-        """Seconds of the session and of the program, in turns, each beside no other run; none if they disagree."""
+        """Seconds of the session and the program, in turns, while nothing else runs; none if their outputs differ."""
         theirs: list[float] = []
         ours: list[float] = []
-        for _ in rounds(lambda: found.gone):
+        for _ in rounds(lambda: candidate.gone):
             wanted, seconds = self._timed(lambda job: session.run(inputs, outputs, job), contention)
             theirs.append(seconds)
             got, seconds = self._timed(lambda _: program.run(inputs), contention)
             ours.append(seconds)
             name = differing(got, wanted)
             if name is not None:
-                found.reason = f"the program's {name!r} differs from onnxruntime's"
+                candidate.reason = f"the program's {name!r} differs from onnxruntime's"
                 apart = np.abs(got[name].astype(np.float64) - wanted[name]).max(initial=0)
-                log.error("network %s: the program's %r is %g from onnxruntime's", found.name, name, apart)
+                log.error("network %s: the program's %r is %g from onnxruntime's", candidate.name, name, apart)
                 return [], []
         return theirs, ours
 
     def _timed(self, run: Callable[[Job], T], contention: Contention | None = None) -> tuple[T, float]:
+        """Run on all threads of the worker, and time it."""
         job = Job()
         threads = self._budget.acquire(whole=True)
         token = granted.set(threads)
