@@ -4,7 +4,7 @@ It is what an ONNX model becomes once a call's input shapes are bound: free axes
 gone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -37,6 +37,18 @@ class Tensor:
         """Bytes of its elements."""
         size: int = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
         return size
+
+    def array(self, given: Array | None = None) -> Array:
+        """An array for the elements: `given` if it has this dtype and shape and is contiguous, else a new one."""
+        fits = given is not None and (given.shape, given.dtype) == (self.shape, self.dtype)
+        if given is not None and fits and given.flags.c_contiguous:
+            return given
+        return np.empty(self.shape, self.dtype)
+
+
+def output_arrays(outputs: Iterable[Tensor], into: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    """Arrays to be filled, by the names of the outputs: those of `into` that fit (`Tensor.array`), else new ones."""
+    return {tensor.name: tensor.array(None if into is None else into.get(tensor.name)) for tensor in outputs}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,31 +8,15 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from groupconv.convolution.dtypes import DTYPES
 from groupconv.networks.plan import ExchangeReport, PartReport
 from groupconv_worker.contract import Array
+from groupconv_worker.graph.graph import Tensor, output_arrays
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan
-
-
-class NamedArray(NamedTuple):
-    """An array without its elements."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, name: str, array: Array) -> Self:
-        """Of an array."""
-        return cls(name, array.dtype.name, array.shape)
-
-    def empty(self) -> Array:
-        """An array to receive the elements into."""
-        return np.empty(self.shape, DTYPES.get(self.dtype) or np.dtype(self.dtype))
 
 
 @dataclass(frozen=True)
@@ -40,15 +24,15 @@ class NetworkHeader:
     """What precedes the arrays of a call.
 
     Attributes:
-        call: of it the network, its version, the outputs and the memory that it may take.
-        inputs: that follow, after the model.
-        model: bytes of the model, which follow; 0 if it is not sent.
+        call: its network, version, outputs and memory are sent; its other fields are not.
+        inputs: the arrays that follow, after the model.
+        model: bytes of the model, which follow the header; 0 if it is not sent.
         expires: on the clock of time.time(); infinity for never.
         prepare: whether the network is only prepared, and not run.
     """
 
     call: NetworkCall
-    inputs: tuple[NamedArray, ...] = ()
+    inputs: tuple[Tensor, ...] = ()
     model: int = 0
     expires: float = math.inf
     prepare: bool = False
@@ -57,12 +41,12 @@ class NetworkHeader:
         """As JSON.
 
         Example:
-            >>> header = NetworkHeader(NetworkCall("ocr", 3, {}, ("y",)), (NamedArray("x", "float32", (1, 2)),), 5)
+            >>> header = NetworkHeader(NetworkCall("ocr", 3, {}, ("y",)), (Tensor("x", np.dtype("f4"), (1, 2)),), 5)
             >>> NetworkHeader.from_json(header.to_json()) == header
             True
         """
         call = [self.call.network, self.call.version, self.call.outputs, self.call.peak_bytes, self.call.spare]
-        return json.dumps([call, self.inputs, self.model, self.expires, self.prepare]).encode()
+        return json.dumps([call, _to_json(self.inputs), self.model, self.expires, self.prepare]).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -73,7 +57,7 @@ class NetworkHeader:
         """
         (name, version, outputs, peak, spare), inputs, model, expires, prepare = json.loads(text)
         call = NetworkCall(name, version, {}, tuple(outputs), peak_bytes=peak, spare=spare)
-        return cls(call, _arrays(inputs), model, expires, prepare)
+        return cls(call, _from_json(inputs), model, expires, prepare)
 
 
 class Networks(Protocol):
@@ -108,7 +92,7 @@ def answer(
     """
     header = NetworkHeader.from_json(body)
     model = np.empty(header.model, np.uint8)
-    inputs = {array.name: array.empty() for array in header.inputs}
+    inputs = output_arrays(header.inputs)
     receive([model, *inputs.values()])
     data, call = model.tobytes() if header.model else None, replace(header.call, inputs=inputs)
     if header.prepare:
@@ -125,12 +109,12 @@ def answer_to(ran: NetworkRan) -> tuple[bytes, list[Array]]:
         "parts": [asdict(part) for part in ran.parts],
         "exchanges": [asdict(exchange) for exchange in ran.exchanges],
     }
-    outputs = [NamedArray.of(name, array) for name, array in ran.outputs.items()]
-    return json.dumps([about, outputs]).encode(), list(ran.outputs.values())
+    outputs = [Tensor(name, array.dtype, array.shape) for name, array in ran.outputs.items()]
+    return json.dumps([about, _to_json(outputs)]).encode(), list(ran.outputs.values())
 
 
-def answer_from(text: bytes) -> tuple[NetworkRan, tuple[NamedArray, ...]]:
-    """The answer without its outputs, and what they are.
+def answer_from(text: bytes) -> tuple[NetworkRan, tuple[Tensor, ...]]:
+    """The answer without the elements of its outputs, and the symbols of these.
 
     Raises:
         ValueError, TypeError, KeyError: it is not an answer.
@@ -139,8 +123,12 @@ def answer_from(text: bytes) -> tuple[NetworkRan, tuple[NamedArray, ...]]:
     about["parts"] = tuple(PartReport(**part) for part in about["parts"])
     about["exchanges"] = tuple(ExchangeReport(**exchange) for exchange in about["exchanges"])
     about["theirs"] = tuple(about["theirs"])
-    return NetworkRan(**about), _arrays(outputs)
+    return NetworkRan(**about), _from_json(outputs)
 
 
-def _arrays(found: Sequence[Sequence[Any]]) -> tuple[NamedArray, ...]:
-    return tuple(NamedArray(name, dtype, tuple(shape)) for name, dtype, shape in found)
+def _to_json(tensors: Sequence[Tensor]) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [(tensor.name, tensor.dtype.name, tensor.shape) for tensor in tensors]
+
+
+def _from_json(tensors: Sequence[Sequence[Any]]) -> tuple[Tensor, ...]:
+    return tuple(Tensor(name, DTYPES.get(dtype) or np.dtype(dtype), tuple(shape)) for name, dtype, shape in tensors)

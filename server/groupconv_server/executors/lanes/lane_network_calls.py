@@ -14,10 +14,10 @@ from groupconv_server.executors.lanes.lane_calls import LaneBrokenError, returni
 from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.network_dispatch import Attempt, NetworkFlight
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
-from groupconv_worker.contract import Array
+from groupconv_worker.graph.graph import Tensor, output_arrays
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.messages import NamedArray, NetworkHeader, answer_from
+from groupconv_worker.networks.messages import NetworkHeader, answer_from
 from groupconv_worker.networks.runner import NetworkCall, NetworkRan
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def prepare(membership: Membership, network: str, version: int, model: Model) ->
 
 def _header(call: NetworkCall, job: Job) -> NetworkHeader:
     left = job.left
-    inputs = tuple(NamedArray.of(name, array) for name, array in call.inputs.items())
+    inputs = tuple(Tensor(name, array.dtype, array.shape) for name, array in call.inputs.items())
     return NetworkHeader(call, inputs, expires=math.inf if left is None else time.time() + left)
 
 
@@ -94,10 +94,6 @@ def _wait(connection: LaneConnection, job: Job) -> None:
 
 def _received(connection: LaneConnection, body: bytes, call: NetworkCall) -> NetworkRan:
     ran, outputs = answer_from(body)
-    arrays: list[Array] = []
-    for output in outputs:
-        given, empty = call.into.get(output.name), output.empty()
-        fits = given is not None and (given.shape, given.dtype) == (empty.shape, empty.dtype)
-        arrays.append(given if given is not None and fits else empty)
-    connection.receive_arrays(arrays)
-    return ran._replace(outputs=dict(zip([output.name for output in outputs], arrays, strict=True)))
+    arrays = output_arrays(outputs, call.into)
+    connection.receive_arrays(list(arrays.values()))
+    return ran._replace(outputs=arrays)

@@ -10,9 +10,9 @@ from groupconv_worker.cpu.blocked.lowered import TASKS
 from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels import movement, rows
 from groupconv_worker.cpu.network.kernels.matrices import PANEL, ROWS, multiply
-from groupconv_worker.cpu.network.lowering import Lowering, replace_offset
+from groupconv_worker.cpu.network.lowering import Lowering, from_element
 from groupconv_worker.cpu.network.maps import concatenate_maps, cut_map, pick
-from groupconv_worker.cpu.network.movement import lower_slice_of_array, move, moved_last, part
+from groupconv_worker.cpu.network.movement import lower_slice_of_array, move, moved_last
 from groupconv_worker.cpu.network.planning import slice_box
 from groupconv_worker.cpu.network.pointwise import Given, coded, on_given
 from groupconv_worker.cpu.program import Address
@@ -156,7 +156,7 @@ def lower_concat(low: Lowering, node: Node) -> None:
     for name, source in zip(node.inputs, sources, strict=True):
         run = low.shape(name)[axis] * after
         words = (outer, 1, 1, run, run, 0, 0, 1, out[axis] * after, 0, 0, 1)
-        low.assembly.add(low.assembly.kernel(movement.move), (source, replace_offset(y, 4 * first), *words), outer)
+        low.assembly.add(low.assembly.kernel(movement.move), (source, y.plus(4 * first), *words), outer)
         first += run
 
 
@@ -184,7 +184,7 @@ def _cut(low: Lowering, node: Node, name: str, axis: int, first: int) -> None:
         raise UnsupportedNodeError("a constant")
     run = out[axis] * after
     words = (outer, 1, 1, run, shape[axis] * after, 0, 0, 1, run, 0, 0, 1)
-    low.assembly.add(low.assembly.kernel(movement.move), (replace_offset(source, 4 * first * after), y, *words), outer)
+    low.assembly.add(low.assembly.kernel(movement.move), (source.plus(4 * first * after), y, *words), outer)
 
 
 def lower_slice(low: Lowering, node: Node) -> None:
@@ -211,8 +211,9 @@ def copy_box(
     target_box: Box,
 ) -> None:
     """Copy a box of an array in C order to a box of another one, elements of 4 bytes."""
-    steps, starts = [], []
-    for shape, box in ((source_shape, source_box), (target_shape, target_box)):
-        steps.append(dense(shape))
-        starts.append(sum(step * r.start for step, r in zip(steps[-1], box.ranges, strict=True)))
-    move(low, source_box.shape, (part(source, starts[0]), steps[0]), (part(target, starts[1]), steps[1]))
+    ends = []
+    for array, shape, box in ((source, source_shape, source_box), (target, target_shape, target_box)):
+        steps = dense(shape)
+        first = sum(step * r.start for step, r in zip(steps, box.ranges, strict=True))
+        ends.append((from_element(array, first), steps))
+    move(low, source_box.shape, *ends)

@@ -11,7 +11,7 @@ from groupconv_worker.cpu.blocked.epilogue import FUSED, Epilogue
 from groupconv_worker.cpu.blocked.layout import Blocked, Plain
 from groupconv_worker.cpu.blocked.lowered import Lowered, beyond
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
-from groupconv_worker.cpu.network.lowering import Lowering, Map, replace_offset
+from groupconv_worker.cpu.network.lowering import Lowering, Map
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Margin, is_map, widest
 from groupconv_worker.cpu.network.pointwise import apply_in_place
 from groupconv_worker.cpu.program import Address
@@ -129,4 +129,4 @@ def _raw(low: Lowering, name: str, sample: int) -> Address:
     found = low.array(name)
     if not isinstance(found, Address):
         raise UnsupportedNodeError("an input that is a constant")
-    return replace_offset(found, 4 * sample * math.prod(low.shape(name)[1:]))
+    return found.plus(4 * sample * math.prod(low.shape(name)[1:]))

@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, wait
 
-import numpy as np
-
 from groupconv.errors import InternalError
 from groupconv_worker.budget import granted
 from groupconv_worker.contract import Array, DeviceLostError
+from groupconv_worker.graph.graph import output_arrays
 from groupconv_worker.graph.partition.partition import Partition
 from groupconv_worker.job import Job
 from groupconv_worker.shard import PartRun
@@ -65,11 +64,10 @@ class CutNetwork(ABC):
 
         Args:
             inputs: the network's, by name.
-            job: that this is a part of.
+            job: the call's deadline and cancellation.
             threads: runs the other parts; it has a free thread for each of them.
             budgets: how many threads of its team each worker may use.
-            into: arrays to be filled, of outputs' shapes and dtypes. The others are allocated, as are those that do not
-                fit.
+            into: arrays to be filled, see `graph.output_arrays`.
 
         Returns:
             The network's outputs by name, and the runs of the parts.
@@ -79,11 +77,7 @@ class CutNetwork(ABC):
             InternalError: a part failed.
             DeviceLostError: a part's device failed; the process must be replaced.
         """
-        arrays = {}
-        for name in self.partition.outputs:
-            tensor, given = self.partition.graph.tensors[name], (into or {}).get(name)
-            fits = given is not None and (given.shape, given.dtype) == (tensor.shape, tensor.dtype)
-            arrays[name] = given if given is not None and fits else np.empty(tensor.shape, tensor.dtype)
+        arrays = output_arrays((self.partition.graph.tensors[name] for name in self.partition.outputs), into)
         with self._running:
             self.number += 1
             run, number = Job(job.deadline, lambda: not job.look()), self.number

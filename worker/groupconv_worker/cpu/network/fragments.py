@@ -24,7 +24,6 @@ from groupconv_worker.cpu.network.network import (
     CompiledNetwork,
     KernelsMissingError,
     check_samples,
-    output_array,
 )
 from groupconv_worker.cpu.network.planning import plan
 from groupconv_worker.cpu.network.pointwise import POINTWISE
@@ -35,7 +34,7 @@ from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.graph.exporting import boundary, export
 from groupconv_worker.graph.fragments import ISLAND, MOST, Part, split
-from groupconv_worker.graph.graph import Graph, Node, Tensor, UnsupportedNodeError
+from groupconv_worker.graph.graph import Graph, Node, Tensor, UnsupportedNodeError, output_arrays
 from groupconv_worker.graph.sessions import first_line, make_session
 from groupconv_worker.graph.work import seconds
 from groupconv_worker.job import current
@@ -153,7 +152,7 @@ class FragmentedNetwork:
         self, steps: Sequence[Program | _Session], inputs: Mapping[str, Array], into: Mapping[str, Array] | None
     ) -> tuple[dict[str, Array], list[float]]:
         given = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
-        found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
+        found = output_arrays(self._outputs, into)
         arena = self._arenas.take(self.arena_bytes)
         times = [time.perf_counter()]
         try:

@@ -38,12 +38,12 @@ class Map:
 
     def sample(self, number: int) -> Address:
         """Where a sample begins, margins included."""
-        return replace_offset(self.start, number * self.step)
+        return self.start.plus(number * self.step)
 
     def cell(self, number: int, channel: int = 0) -> Address:
         """Where the first cell of a channel's block lies in a sample."""
         offset = self.layout.offset(channel - channel % self.layout.lanes, 0, 0)
-        return replace_offset(self.start, number * self.step + 4 * offset)
+        return self.start.plus(number * self.step + 4 * offset)
 
     @property
     def plane(self) -> int:
@@ -56,9 +56,11 @@ class Map:
         return self.layout.pitch * self.layout.lanes
 
 
-def replace_offset(address: Address, more: int) -> Address:
-    """An address so many bytes farther."""
-    return Address(address.base, address.offset + more)
+def from_element(array: Address | Array, first: int) -> Address | Array:
+    """An array of elements of 4 bytes, in C order, from its element number `first` on."""
+    if isinstance(array, Address):
+        return array.plus(4 * first)
+    return array.reshape(-1)[first:] if first else array
 
 
 class Lowering:
@@ -178,7 +180,7 @@ class Lowering:
         depth = math.prod(deep)
         kernel = self.assembly.kernel(movement.change_layout, to_blocks)
         for n in range(blocked.samples):
-            part = self._part(array, (n // depth * C * depth + n % depth) * H * W)
+            part = from_element(array, (n // depth * C * depth + n % depth) * H * W)
             words = (part, blocked.cell(n), C, H, W, depth * H * W, blocked.plane, blocked.row)
             self.assembly.add(kernel, words, blocked.layout.blocks * H)
 
@@ -203,7 +205,7 @@ class Lowering:
                     self.assembly.add(self.assembly.kernel(windows.clear_margin), words, whole.blocks)
         whole_map = self._blocks[root]
         offset = channel // layout.lanes * layout.plane * layout.lanes * 4
-        self.maps[name] = Map(replace_offset(whole_map.start, offset), layout, whole_map.step, whole_map.samples)
+        self.maps[name] = Map(whole_map.start.plus(offset), layout, whole_map.step, whole_map.samples)
         return self.maps[name]
 
     def new_array(self, name: str) -> Address:
@@ -229,9 +231,3 @@ class Lowering:
             self.assembly.add(self.assembly.kernel(copied), (found, block, nbytes), -(-nbytes // BLOCK))
             return block
         return found
-
-    @staticmethod
-    def _part(address: Address | Array, elements: int) -> Address | Array:
-        if isinstance(address, Address):
-            return replace_offset(address, 4 * elements)
-        return address[elements:] if elements else address

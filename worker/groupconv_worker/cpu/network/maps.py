@@ -8,7 +8,7 @@ import numpy as np
 
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
 from groupconv_worker.cpu.network.kernels import movement, rows, windows
-from groupconv_worker.cpu.network.lowering import Lowering, Map, replace_offset
+from groupconv_worker.cpu.network.lowering import Lowering, Map
 from groupconv_worker.cpu.network.movement import lower_pad_of_array, moved_last
 from groupconv_worker.cpu.network.planning import NO_MARGIN
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
@@ -113,7 +113,7 @@ def region(x: Map, box: Box) -> Map:
     """All channels of a part of a map's samples, rows and columns; what lies around it is its margin."""
     samples, _, rows, columns = box.ranges
     layout = x.layout.within(rows.start, rows.stop, columns.start, columns.stop)
-    return Map(replace_offset(x.start, samples.start * x.step), layout, x.step, samples.stop - samples.start)
+    return Map(x.start.plus(samples.start * x.step), layout, x.step, samples.stop - samples.start)
 
 
 def cut_map(low: Lowering, node: Node, box: Box) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.network.kernels import elements, movement
-from groupconv_worker.cpu.network.lowering import Lowering
+from groupconv_worker.cpu.network.lowering import Lowering, from_element
 from groupconv_worker.cpu.network.pointwise import on_arrays
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
@@ -17,13 +17,6 @@ from groupconv_worker.graph.strides import broadcast, collapsed, dense
 
 PARTS = 64
 """Stages that a movement of more than four axes may take."""
-
-
-def part(address: Address | Array, offset: int) -> Address | Array:
-    """The address so many elements of 4 bytes farther."""
-    if isinstance(address, Address):
-        return Address(address.base, address.offset + 4 * offset)
-    return address.reshape(-1)[offset:]
 
 
 def move(
@@ -46,7 +39,7 @@ def move(
     more = [0] * (4 - len(shape))
     shape = [1] * len(more) + shape
     for a, b in parts:
-        words = (part(source[0], a), part(target[0], b), *shape, *more, *x_steps, *more, *y_steps)
+        words = (from_element(source[0], a), from_element(target[0], b), *shape, *more, *x_steps, *more, *y_steps)
         low.assembly.add(low.assembly.kernel(movement.move), words, shape[0])
 
 
@@ -90,7 +83,7 @@ def lower_slice_of_array(low: Lowering, node: Node) -> None:
         offset += first * own[a]
         x_steps[a] = stride * own[a]
     y = low.new_array(node.outputs[0])
-    move(low, out, (part(low.array(node.inputs[0]), offset), x_steps), (y, dense(out)))
+    move(low, out, (from_element(low.array(node.inputs[0]), offset), x_steps), (y, dense(out)))
 
 
 def lower_pad_of_array(low: Lowering, node: Node) -> None:
@@ -112,7 +105,8 @@ def lower_pad_of_array(low: Lowering, node: Node) -> None:
         inner = [n + min(0, a) + min(0, b) for n, (a, b) in zip(shape, lows, strict=True)]
         x_offset = sum(max(0, -a) * step for (a, _), step in zip(lows, own, strict=True))
         y_offset = sum(max(0, a) * step for (a, _), step in zip(lows, there, strict=True))
-        move(low, inner, (part(source, x_offset), own), (part(low.array(node.outputs[0]), y_offset), there))
+        target = low.array(node.outputs[0])
+        move(low, inner, (from_element(source, x_offset), own), (from_element(target, y_offset), there))
         return
     padded = [axis for axis, pad in around.items() if pad != (0, 0)]
     current = list(shape)

@@ -18,7 +18,7 @@ from groupconv_worker.cpu.network.timing import Stamped, owners
 from groupconv_worker.cpu.program import KernelStage, Program, Scratch, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
-from groupconv_worker.graph.graph import Graph, Node, Tensor, UnsupportedNodeError
+from groupconv_worker.graph.graph import Graph, Node, UnsupportedNodeError, output_arrays
 
 Lower = Callable[[Lowering, Node], None]
 SAMPLES = 16
@@ -156,7 +156,7 @@ class CompiledNetwork:
             DeadlineExceededError, CancelledError: the job of this thread is over.
         """
         given = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
-        found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
+        found = output_arrays(self._outputs, into)
         bases = [word for array in (*given, *found.values()) for word in (address(array), 0)]
         bases += [shared[0], 0, shared[1], 0]
         (program or self._program).start(bases)
@@ -173,11 +173,3 @@ def check_samples(graph: Graph) -> None:
     """Refuse more samples than a program has stages for."""
     if any(graph.tensors[name].shape[:1] > (SAMPLES,) for name in graph.inputs):
         raise UnsupportedNodeError(f"more than {SAMPLES} samples")
-
-
-def output_array(tensor: Tensor, given: Array | None) -> Array:
-    """The array that was given for an output, if it fits."""
-    fits = given is not None and given.shape == tensor.shape and given.dtype == tensor.dtype
-    if given is not None and fits and given.flags.c_contiguous:
-        return given
-    return np.empty(tensor.shape, tensor.dtype)

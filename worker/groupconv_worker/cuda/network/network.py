@@ -6,13 +6,12 @@ from typing import Any, Generic, TypeVar
 from groupconv.errors import ResourceExhaustedError
 from groupconv.text import human_bytes
 from groupconv_worker.contract import Array
-from groupconv_worker.cpu.network.network import output_array
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.graphs.cache import GraphPool
 from groupconv_worker.cuda.network.lowering import Lowering
 from groupconv_worker.cuda.network.operators import LOWER
 from groupconv_worker.cuda.network.recording import DeviceCode, NetworkRecording, Recording
-from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.graph import Graph, output_arrays
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Recording)
@@ -116,7 +115,7 @@ class DeviceProgram(Generic[R]):
 
     def _output_arrays(self, into: Mapping[str, Array] | None) -> dict[str, Array]:
         """Arrays for all outputs, those of constants filled."""
-        found = {t.name: output_array(t, None if into is None else into.get(t.name)) for t in self._outputs}
+        found = output_arrays(self._outputs, into)
         for name, array in self._constants.items():
             found[name][...] = array
         return found
