@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,26 @@ def test_a_failure_in_any_part_reaches_the_caller(failing):
     with pytest.raises(ArithmeticError, match=str(failing)):
         team.run(work, 2)
     team.close()
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_work_that_failed_leaves_no_array(failing, without_collector):
+    team, arrays = Team(2), []
+
+    def call():
+        x = np.empty(8)
+        arrays.append(weakref.ref(x))
+
+        def work(first: int, last: int) -> None:
+            if first <= failing < last:
+                raise ArithmeticError(len(x))
+
+        team.run(work, 2)
+
+    with suppress(ArithmeticError):
+        call()
+    team.close()
+    assert arrays[0]() is None
 
 
 def test_many_callers_share_one_team():

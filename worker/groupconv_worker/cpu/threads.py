@@ -101,7 +101,12 @@ class Team:
         self._free.extend(helpers.all)
         del shared.work  # a late helper still has this object in its queue
         if shared.errors:
-            raise shared.errors[0]
+            error = shared.errors[0]
+            shared.errors.clear()  # each knows the frames that it came through, these the list: arrays would stay
+            try:
+                raise error
+            finally:
+                del error
 
     def expect(self, count: int) -> None:
         """Wake helpers for work that comes in a moment: up to `count` of those that are free."""
