@@ -76,7 +76,7 @@ class AsyncSession(BaseSession[grpc.aio.Channel]):
     async def _upload(self, method: str, messages: Callable[[], Iterator[bytes]], timeout: float | None) -> bytes:
         """Send a stream of messages and return the one answer. Tries again if grpc.aio lost the server's status."""
         self._check_open()
-        failed: UnavailableError
+        failed: list[GroupconvError] = []  # a name would keep the error, and the error this frame
         for pause in (0.0, 0.1, 0.2, 0.4, 0.8):
             await asyncio.sleep(pause)
             opened: Any = self._connection.bound(self._channel.stream_unary, method)
@@ -84,14 +84,13 @@ class AsyncSession(BaseSession[grpc.aio.Channel]):
             try:
                 answer: bytes = await call
             except grpc.RpcError as error:
-                found = await asyncio.to_thread(self._explained, await from_aio_error(call, error))
-                if isinstance(found, TlsError | ForeignServerError) or not isinstance(found, UnavailableError):
-                    raise found from None
-                failed = found
+                failed[:] = [await asyncio.to_thread(self._explained, await from_aio_error(call, error))]
+                if isinstance(failed[0], TlsError | ForeignServerError) or not isinstance(failed[0], UnavailableError):
+                    break
             else:
                 self._connected = True
                 return answer
-        raise failed
+        raise failed.pop()
 
     async def _stream(self, transfer: Transfer, timeout: float | None) -> Any:
         self._check_open()
@@ -169,7 +168,7 @@ class AsyncSession(BaseSession[grpc.aio.Channel]):
                 await asyncio.to_thread(transfer.take, message)
         except (grpc.RpcError, asyncio.CancelledError) as error:
             if failed:
-                raise failed[0] from None
+                raise failed.pop() from None  # this frame knows the list, and the error this frame
             if isinstance(error, grpc.RpcError):
                 raise await asyncio.to_thread(self._explained, await from_aio_error(call, error)) from None
             raise

@@ -180,12 +180,11 @@ class Session(BaseSession[grpc.Channel]):
                 try:
                     for window in plan.windows():
                         if len(pending) == plan.in_flight:
-                            first, answer = pending.popleft()
-                            stream.put(first, answer.result())
+                            stream.put_oldest(pending)
                         call = functools.partial(stream.call, stream.arrays(window))
                         pending.append((window, pool.submit(self._persisted, call, overall, stopped)))
-                    for last, answer in pending:
-                        stream.put(last, answer.result())
+                    while pending:
+                        stream.put_oldest(pending)
                 finally:
                     stopped.set()
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -229,8 +228,11 @@ class Session(BaseSession[grpc.Channel]):
             for message in call:
                 transfer.take(message)
         except grpc.RpcError as error:
+            error.with_traceback(
+                None
+            )  # it is the call, which this frame knows: the arrays would wait for the collector
             if failed:
-                raise failed[0] from None
+                raise failed.pop() from None
             raise self._explained(from_rpc_error(error)) from None
         finally:
             begin.set()

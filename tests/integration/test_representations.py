@@ -30,7 +30,9 @@ def parsed(html):
 
 def test_a_layer(client):
     with client.load_layer("net/conv2", np.ones((8, 4, 5, 5), np.float32), None, SPEC) as layer:
-        assert repr(layer) == "<groupconv.Layer net/conv2 version 1: kernel (8, 4, 5, 5) float32, 3.1 KiB>"
+        assert repr(layer) == (
+            f"<groupconv.Layer net/conv2 version {layer.info.version}: kernel (8, 4, 5, 5) float32, 3.1 KiB>"
+        )
         cells = [cell.text for cell in parsed(layer._repr_html_()).iter("td")]
         assert cells == ["0", "(8, 4, 5, 5)", repr(SPEC)]
 

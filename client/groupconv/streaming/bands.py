@@ -73,22 +73,26 @@ class Bands:
         bands: the iterator.
         height: rows of all of them together.
         axis: of the rows in a checked band.
-        checked: makes an array of what the iterator gives, or raises InvalidArgumentError.
     """
 
-    def __init__(self, bands: Iterable[Any], height: int, axis: int, checked: Callable[[Any], Array]) -> None:
-        self._bands, self._height, self._axis, self._checked = iter(bands), height, axis, checked
+    def __init__(self, bands: Iterable[Any], height: int, axis: int) -> None:
+        self._bands, self._height, self._axis = iter(bands), height, axis
         self._kept: deque[tuple[int, Array]] = deque()
         self._end = 0
 
-    def parts(self, start: int, stop: int) -> list[Array]:
+    def parts(self, start: int, stop: int, checked: Callable[[Any], Array]) -> list[Array]:
         """Rows `start` to `stop` as views of the bands that have them.
+
+        Args:
+            start: the first row.
+            stop: the row after the last.
+            checked: makes an array of what the iterator gives. It is not kept, as whoever gives it keeps the bands.
 
         Raises:
             InvalidArgumentError: the iterator ends before, or gives something else than a band.
         """
         while self._end < stop:
-            self._take()
+            self._take(checked)
         before = (slice(None),) * self._axis
         return [
             band[(*before, slice(max(0, start - at), stop - at))]
@@ -101,11 +105,11 @@ class Bands:
         while self._kept and self._kept[0][0] + self._kept[0][1].shape[self._axis] <= row:
             self._kept.popleft()
 
-    def _take(self) -> None:
+    def _take(self, checked: Callable[[Any], Array]) -> None:
         band = next(self._bands, None)
         if band is None:
             raise InvalidArgumentError("input", f"bands of {self._height} rows in all", f"{self._end} rows")
-        array = self._checked(band)
+        array = checked(band)
         self._kept.append((self._end, array))
         self._end += array.shape[self._axis]
 
@@ -141,11 +145,11 @@ class Iterated:
             raise InvalidArgumentError("input.shape", "one sample, for an iterator of bands", shape)
         self._given = dtype_of_bands(dtype)
         self.shape, self.dtype = shape, supported_input(np.empty(0, self._given), kernel).dtype
-        self._bands = Bands(bands, shape[2], 0, self._checked)
+        self._bands = Bands(bands, shape[2], 0)
 
     def rows(self, start: int, stop: int) -> Array:
         """As in `Source`."""
-        found = self._bands.parts(start, stop)
+        found = self._bands.parts(start, stop, self._checked)
         if sum(map(len, found)) != stop - start:
             raise InvalidArgumentError("input", f"row {start} again, to resume", "an iterator that is past it")
         return found[0] if len(found) == 1 else np.concatenate(found)

@@ -77,13 +77,14 @@ class Iterated:
             raise InvalidArgumentError("shape", f"one sample with {rank} axes, for an iterator of bands", list(shape))
         self._info, self._dtype = info, dtype_of_bands(dtype)
         converted(info, np.empty(0, self._dtype))
-        self._bands = Bands(bands, self.shape[2], 2, self._checked)
+        self._bands = Bands(bands, self.shape[2], 2)
 
     def read(self, window: Slices) -> Array:
         """As in `Source`."""
         start, stop, _ = window[2].indices(self.shape[2])
         self._bands.forget(start)
-        parts = [part[(*window[:2], slice(None), *window[3:])] for part in self._bands.parts(start, stop)]
+        found = self._bands.parts(start, stop, self._checked)
+        parts = [part[(*window[:2], slice(None), *window[3:])] for part in found]
         return converted(self._info, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))
 
     def _checked(self, band: Any) -> Array:

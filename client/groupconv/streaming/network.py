@@ -2,7 +2,9 @@
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, TypedDict
 
 import numpy as np
@@ -143,6 +145,18 @@ class NetworkStream:
         if self.progress is not None:
             seconds = time.monotonic() - self._began
             self.progress(Progress(self.done, self.plan.count, self._received, seconds))
+
+    def put_oldest(self, pending: deque[tuple[Window, Future[NetworkResult]]]) -> None:
+        """Take the first window, wait for its outputs, and write them.
+
+        Raises:
+            GroupconvError: its call failed.
+        """
+        window, answer = pending.popleft()
+        try:
+            self.put(window, answer.result())
+        finally:
+            del answer  # it keeps the error, which knows this frame, so that arrays would wait for the collector
 
     def filled(self) -> Any:
         """The outputs, after the last window: one as it is, several by name."""

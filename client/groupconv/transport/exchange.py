@@ -48,6 +48,8 @@ def advance(exchange: Exchange[Any], answer: bytes | None = None, error: BaseExc
         return exchange.send(answer) if error is None else exchange.throw(error)  # type: ignore[arg-type]  # None starts it
     except StopIteration as end:
         return Done(end.value)
+    finally:
+        del error  # it comes back, and knows this frame
 
 
 def call_method(method: str, request: Message, kind: type[M]) -> Exchange[M]:

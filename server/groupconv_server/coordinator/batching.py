@@ -131,12 +131,8 @@ class Batcher:
             raise DeadlineExceededError(_LATE)
 
     def _answer(self, entry: QueueEntry, output: Array | None, waited: float) -> Result:
-        error, entry.error = entry.error, None  # breaks a cycle, which would keep the arrays until it is collected
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error
+        if entry.errors:
+            raise entry.errors.pop()  # it knows the entry, whose array would wait for the collector
         result = entry.result
         if result is None:  # the joined run failed: alone the request gets its own error, or none
             result = entry.alone()
@@ -186,7 +182,7 @@ class Batcher:
                 self._join(batch)
         except BaseException as error:
             if len(batch) == 1:
-                head.error = error
+                head.errors.append(error)
             else:
                 log.debug("%d joined requests failed; each runs alone", len(batch), exc_info=True)
         finally:
@@ -226,9 +222,9 @@ class Batcher:
         now = time.monotonic()
         for entry in list(self._queue):
             if entry.job.deadline is not None and entry.job.deadline <= now:
-                entry.error = DeadlineExceededError(_LATE)
+                entry.errors.append(DeadlineExceededError(_LATE))
             elif entry.job.look():
-                entry.error = CancelledError("the caller has gone")
+                entry.errors.append(CancelledError("the caller has gone"))
             else:
                 continue
             self._queue.remove(entry)

@@ -30,7 +30,7 @@ class QueueEntry:
         woken: locked while it waits.
         result: its answer, or its part of a joined run's; None if that run failed.
         joined: whether the result is a part of a joined run's.
-        error: why there is no answer.
+        errors: why there is no answer: one, or none.
     """
 
     x: Array
@@ -43,7 +43,7 @@ class QueueEntry:
     woken: threading.Lock = field(default_factory=threading.Lock)
     result: Result | None = None
     joined: bool = False
-    error: BaseException | None = None
+    errors: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.woken.acquire()

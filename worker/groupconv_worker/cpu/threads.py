@@ -99,14 +99,9 @@ class Team:
             await_word(shared.over, LOOKOUT)
         # a helper that has not even woken finds nothing left of this work; the next may be announced to it already
         self._free.extend(helpers.all)
-        del shared.work  # a late helper still has this object in its queue
+        del shared.work, shared.errors[1:]  # a late helper still has this object in its queue
         if shared.errors:
-            error = shared.errors[0]
-            shared.errors.clear()  # each knows the frames that it came through, these the list: arrays would stay
-            try:
-                raise error
-            finally:
-                del error
+            raise shared.errors.pop()  # it knows the frames that it came through, these the list: arrays would stay
 
     def expect(self, count: int) -> None:
         """Wake helpers for work that comes in a moment: up to `count` of those that are free."""
