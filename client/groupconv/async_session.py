@@ -19,7 +19,7 @@ from groupconv.session import BaseSession, may_try_again
 from groupconv.streaming.attempts import Attempts
 from groupconv.streaming.network import NetworkStream
 from groupconv.streaming.stream import STREAM, Transfer
-from groupconv.transport.channel import from_aio_error, from_rpc_error
+from groupconv.transport.channel import LOST, from_aio_error, from_rpc_error
 from groupconv.transport.exchange import Done, Exchange, Request, advance
 
 SMALL = 2**20
@@ -87,6 +87,10 @@ class AsyncSession(BaseSession[grpc.aio.Channel]):
                 failed[:] = [await asyncio.to_thread(self._explained, await from_aio_error(call, error))]
                 if isinstance(failed[0], TlsError | ForeignServerError) or not isinstance(failed[0], UnavailableError):
                     break
+            except asyncio.CancelledError:
+                if _is_cancelled():
+                    raise
+                failed[:] = [UnavailableError(LOST)]
             else:
                 self._connected = True
                 return answer
@@ -171,10 +175,18 @@ class AsyncSession(BaseSession[grpc.aio.Channel]):
                 raise failed.pop() from None  # this frame knows the list, and the error this frame
             if isinstance(error, grpc.RpcError):
                 raise await asyncio.to_thread(self._explained, await from_aio_error(call, error)) from None
-            raise
+            if _is_cancelled():
+                raise
+            raise UnavailableError(LOST) from None
         finally:
             begin.cancel()
             call.cancel()
+
+
+def _is_cancelled() -> bool:
+    """Whether the task was cancelled by its owner. grpc.aio also cancels a call that ends while a message is sent."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 async def _in_threads(messages: Iterator[bytes]) -> AsyncIterator[bytes]:

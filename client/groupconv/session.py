@@ -228,9 +228,7 @@ class Session(BaseSession[grpc.Channel]):
             for message in call:
                 transfer.take(message)
         except grpc.RpcError as error:
-            error.with_traceback(
-                None
-            )  # it is the call, which this frame knows: the arrays would wait for the collector
+            error.with_traceback(None)  # it is the call, which this frame knows: it would wait for the collector
             if failed:
                 raise failed.pop() from None
             raise self._explained(from_rpc_error(error)) from None

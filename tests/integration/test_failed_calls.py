@@ -26,13 +26,13 @@ def broken_progress(_):
 
 
 CALLS = {
-    "late": lambda client, net, x: client.conv2d(x, W, timeout=1e-6),
-    "late stream": lambda client, net, x: client.stream_conv2d(x, W, timeout=1e-6),
+    "late": lambda client, net, x: client.conv2d(x, W, timeout=0),
+    "late stream": lambda client, net, x: client.stream_conv2d(x, W, timeout=0),
     "error of the progress": lambda client, net, x: client.stream_conv2d(x, W, progress=broken_progress),
     "error of the source": lambda client, net, x: client.stream_conv2d(
         broken(x), W, shape=(2, 4000, 150), dtype=x.dtype
     ),
-    "late load": lambda client, net, x: client.load_layer("failed/late", x, timeout=1e-6),
+    "late load": lambda client, net, x: client.load_layer("failed/late", x, timeout=0),
     "network": lambda client, net, x: net(x),
     "stream through a network": lambda client, net, x: client.stream_network(net, x, window_bytes=1_800_000),
 }
@@ -74,3 +74,16 @@ def test_of_the_awaiting_client(narrow, call, without_collector):
 
     arrays = []
     asyncio.run(asyncio.wait_for(failed(), 20))
+
+
+def test_an_awaited_load_that_is_late_is_no_cancelled_task(narrow):
+    """grpc.aio cancels a call whose deadline passes while a message is being sent."""
+
+    async def load():
+        async with groupconv.aio.connect(narrow.address, timeout=60) as client:
+            await client.status()
+            for _ in range(50):
+                with suppress(GroupconvError):  # some are in time
+                    await client.load_layer("failed/late", W, timeout=1e-6)
+
+    asyncio.run(load())

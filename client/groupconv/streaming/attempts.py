@@ -67,7 +67,10 @@ class Attempts:
         patience = PATIENCE if self._transfer.started else FIRST_PATIENCE
         end = min(self._since + patience, math.inf if self._deadline is None else self._deadline)
         if now + pause > end:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # it knows this frame
         self._transfer.resumed += 1
         if self._since != self._reported:  # once, until bands arrive again
             self._reported = self._since

@@ -63,6 +63,9 @@ KEEPALIVE = 20.0
 that a firewall dropped would only end at the call's deadline."""
 
 
+LOST = "the server ended the call while a message was being sent, and grpc.aio lost its status"
+"""The words of an UnavailableError for it."""
+
 RETRY_ROOM = 2**20
 """Bytes beside a message that count in the buffer of a call's retries."""
 
@@ -240,7 +243,7 @@ async def from_aio_error(call: Any, error: grpc.RpcError) -> GroupconvError:
         error = grpc.aio.AioRpcError(
             await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
         )
-    return UnavailableError("the server ended the call while a message was being sent, and grpc.aio lost its status")
+    return UnavailableError(LOST)
 
 
 def from_rpc_error(error: grpc.RpcError) -> GroupconvError:
