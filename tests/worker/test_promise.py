@@ -24,7 +24,7 @@ from groupconv_worker.cpu.algorithms.gemm import Gemm
 from groupconv_worker.cpu.algorithms.grouped import Grouped
 from groupconv_worker.cpu.algorithms.onnx import OnnxRuntime
 from groupconv_worker.cpu.algorithms.separable import Separable
-from groupconv_worker.cpu.algorithms.winograd import Winograd
+from groupconv_worker.cpu.algorithms.winograd import FEWEST, Winograd
 from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
@@ -115,12 +115,14 @@ def large_kernels(draw):
 
 @st.composite
 def wide_groups(draw):
-    """Maps and 3×3 kernels that Winograd's algorithm takes."""
-    groups, channels, filters = draw(st.integers(1, 2)), draw(st.integers(16, 70)), draw(st.integers(16, 40))
+    """Maps, and kernels of 3×3 and 5×5, that Winograd's algorithm takes."""
+    extent = draw(st.sampled_from([3, 5]))
+    least = FEWEST[extent]
+    groups, channels, filters = draw(st.integers(1, 2)), draw(st.integers(least, 70)), draw(st.integers(least, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     extents = [draw(st.integers(12, 40)) for _ in range(2)]
     x = field(draw(st.sampled_from(FIELDS)), rng, (2, groups * channels, *extents), "float32")
-    w = rng.standard_normal((groups * filters, channels, 3, 3)).astype("float32")
+    w = rng.standard_normal((groups * filters, channels, extent, extent)).astype("float32")
     bias = rng.standard_normal(len(w)).astype("float32") if draw(st.booleans()) else None
     dilation = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     activation = draw(st.sampled_from([None, "relu"]))

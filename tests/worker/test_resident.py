@@ -154,6 +154,7 @@ KINDS = [
     ("separable", (1, 8, 40, 40), (8, 1, 5, 5), ConvSpec(groups=8)),
     ("fft", (1, 4, 90, 90), (4, 1, 15, 15), ConvSpec(groups=4)),
     ("winograd", (1, 32, 16, 16), (32, 32, 3, 3), ConvSpec(padding=1)),
+    ("winograd", (1, 32, 16, 16), (32, 32, 5, 5), ConvSpec(padding=2)),
     ("onnx", (1, 32, 16, 16), (32, 32, 3, 3), ConvSpec(padding=1)),
 ]
 

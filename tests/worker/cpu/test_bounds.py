@@ -23,7 +23,7 @@ from groupconv_worker.cpu.algorithms.gemm import Gemm
 from groupconv_worker.cpu.algorithms.grouped import Grouped
 from groupconv_worker.cpu.algorithms.onnx import OnnxRuntime
 from groupconv_worker.cpu.algorithms.separable import Separable
-from groupconv_worker.cpu.algorithms.winograd import Winograd
+from groupconv_worker.cpu.algorithms.winograd import FEWEST, Winograd
 from groupconv_worker.cpu.kernels.target import VARIABLE, select_here, target
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
@@ -67,8 +67,11 @@ def problems(draw, name: str) -> tuple[Problem, np.ndarray, np.ndarray, np.ndarr
     kernel = tuple(draw(st.integers(1, 4)) for _ in range(rank))
     match name:
         case "winograd":
-            kernel, spec = (3, 3), {"dilation": draw(st.integers(1, 3)), "padding": draw(st.integers(0, 3))}
-            rows, channels, filters = tuple(max(r, 12) for r in rows), draw(st.integers(16, 40)), max(filters, 16)
+            extent = draw(st.sampled_from([3, 5]))
+            kernel, least = (extent, extent), FEWEST[extent]
+            spec = {"dilation": draw(st.integers(1, 3)), "padding": draw(st.integers(0, 3))}
+            rows = tuple(max(r, 12 if extent == 3 else 8) for r in rows)
+            channels, filters = draw(st.integers(least, 40)), max(filters, least)
         case "fft":
             kernel, spec = (draw(st.integers(11, 15)), 11), {"padding": draw(st.integers(0, 6))}
             rows, groups, channels, filters = tuple(max(r, 20) for r in rows), 3, 1, 1
@@ -143,17 +146,18 @@ def test_it_writes_its_output_and_nothing_else(name, data, resident, shift):
 @settings(max_examples=EXAMPLES)
 @given(
     extent=st.sampled_from([24, 59]),
-    channels=st.integers(16, 24),
+    more=st.integers(0, 8),
     filters=st.integers(33, 60),
     groups=st.integers(1, 2),
     batch=st.integers(1, 2),
     resident=st.booleans(),
+    k=st.sampled_from([3, 5]),
 )
-def test_winograd_in_several_blocks_of_filters_and_chunks_of_tiles(extent, channels, filters, groups, batch, resident):
+def test_winograd_in_several_blocks_of_filters_and_chunks_of_tiles(extent, more, filters, groups, batch, resident, k):
     """A block has two vectors of filters, at most 32; the largest map's tiles pass in chunks, the last one overlaps."""
-    rng, spec = np.random.default_rng(filters), ConvSpec(padding=1, groups=groups)
+    rng, spec, channels = np.random.default_rng(filters), ConvSpec(padding=k // 2, groups=groups), FEWEST[k] + more
     x = rng.standard_normal((batch, groups * channels, extent, extent), np.float32)
-    weight = rng.standard_normal((groups * filters, channels, 3, 3), np.float32)
+    weight = rng.standard_normal((groups * filters, channels, k, k), np.float32)
     problem = Problem(resolve(spec, x.shape, weight.shape), types_of(x.dtype, weight.dtype))
     winograd = ALGORITHMS["winograd"]
     assert winograd.supports(problem)

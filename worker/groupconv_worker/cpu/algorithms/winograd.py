@@ -1,4 +1,4 @@
-"""Winograd F(4×4, 3×3): 36 multiply-adds where the direct sum has 144 (kernels/winograd.py).
+"""Winograd F(4×4, 3×3) and F(2×2, 5×5): 36 multiply-adds where the direct sum has 144 or 100 (kernels/winograd.py).
 
 The transforms add numbers of different size, so the error is normwise: at an output it is at most about
 20·ε·‖w‖₂·‖x of the tile‖₂. A direct sum promises terms·ε·(|x| ∗ |w|) instead. Where the pixels of a tile, over all
@@ -26,15 +26,16 @@ from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels import winograd as kernels
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.kernels.winograd import apart
-from groupconv_worker.cpu.kernels.winograd_tiles import KERNEL, LANES, OUT, TILE
+from groupconv_worker.cpu.kernels.winograd_tiles import LANES, TILE, VARIANTS
 from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, KernelStage, Program, Scratch, X, Y, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
 from groupconv_worker.pieces import erf
 from groupconv_worker.taps import reached, stretched
 
-FEWEST = 16
-"""Channels and filters per group below which the transforms cost more than the products save."""
+FEWEST = {3: 16, 5: 32}
+"""Channels and filters per group, by the kernel's extent, below which the transforms cost more than the products save.
+"""
 FEWEST_TILES = 8
 """Tiles below which the transformed filters, read once per few tiles, cost more than they save."""
 FEW_TILES = 16
@@ -47,7 +48,7 @@ filters have more bytes, as many as these, for each pass reads all of them."""
 
 
 class Winograd:
-    """Takes float32, 3×3 at stride 1, wide groups, on maps of several tiles.
+    """Takes float32, 3×3 and 5×5 at stride 1, wide groups, on maps of several tiles.
 
     Args:
         team: the threads.
@@ -62,24 +63,27 @@ class Winograd:
         self.passes = bounded(16 * MIB, arrays_bytes)(functools.partial(_Passes, self))
 
     def supports(self, problem: Problem) -> bool:
-        """3×3, stride 1."""
+        """3×3 and 5×5, stride 1."""
         g = zero_padded(problem.geometry)
-        if problem.types.accumulate != np.float32 or g.transposed or g.kernel != (3, 3) or stretched(problem.geometry):
+        if problem.types.accumulate != np.float32 or g.transposed or stretched(problem.geometry):
             return False
-        wide = min(g.in_channels, g.out_channels) // g.groups >= FEWEST
+        extent = g.kernel[0]
+        if extent not in VARIANTS or g.kernel != (extent, extent):
+            return False
+        wide = min(g.in_channels, g.out_channels) // g.groups >= FEWEST[extent]
         tiles = math.prod(tile_counts(phases(g)[0].plane))
         # at large dilations the tiles are mostly edge
-        worth_it = tiles >= FEWEST_TILES and tiles * TILE**2 <= MOST_OF_DIRECT * math.prod(g.output) * KERNEL**2
+        worth_it = tiles >= FEWEST_TILES and tiles * TILE**2 <= MOST_OF_DIRECT * math.prod(g.output) * extent**2
         # a window of padding alone has the sum 0, exactly
-        seen = all(max(pair) < KERNEL * d - d + 1 for pair, d in zip(g.padding, g.dilation, strict=True))
+        seen = all(max(pair) < extent * d - d + 1 for pair, d in zip(g.padding, g.dilation, strict=True))
         return not g.exact and wide and max(g.stride) == 1 and worth_it and seen and max(g.input) < 2**30
 
     def pays_once(self, problem: Problem) -> bool:
         """Whether a one-shot kernel has fewer products than a direct sum, which leaves out taps that see padding."""
         g = zero_padded(problem.geometry)
         seen = [
-            [reached(o, 1, tap * d - low, h) for tap in range(KERNEL)]
-            for o, d, (low, _), h in zip(g.output, g.dilation, g.padding, g.input, strict=True)
+            [reached(o, 1, tap * d - low, h) for tap in range(k)]
+            for o, k, d, (low, _), h in zip(g.output, g.kernel, g.dilation, g.padding, g.input, strict=True)
         ]
         direct: int = math.prod(sum(met[0].stop - met[0].start for met in axis if met) for axis in seen)
         return math.prod(tile_counts(phases(g)[0].plane)) * TILE**2 <= MOST_OF_DIRECT * direct
@@ -154,7 +158,8 @@ def steady(x: Array, plane: Plane) -> bool:
     The size of a pixel is its root mean square over the channels of a group. The largest one of a tile may be as many
     times that of a window as channels take part: up to there the error was below half the bound of a direct sum
     (docs/convolution.md). Values take part by their energy e = x², of n values as many as 3·(Σe)² / Σe², at most n:
-    all if they are Gaussian, few if few of them, or one channel, are much larger than the rest.
+    all if they are Gaussian, few if few of them, or one channel, are much larger than the rest. An output of
+    F(2×2, 5×5) depends on its own window alone, so the test is stricter there than it must be.
     """
     grouped = x.reshape(plane.groups, plane.channels, *plane.input)
     squares = np.einsum("gchw,gchw->ghw", grouped, grouped)
@@ -166,26 +171,29 @@ def steady(x: Array, plane: Plane) -> bool:
     # Gaussian values have 3 for this quotient, whatever their number
     spread = [3.0 * float(e.sum()) ** 2 / (float(np.dot(e, e)) or np.inf) / e.size for e in energy]
     most = (plane.channels * min(1.0, *spread)) ** 2
-    if not np.isfinite(largest * most * KERNEL**2):
+    extent, taps = plane.kernel[0], math.prod(plane.kernel)
+    if not np.isfinite(largest * most * taps):
         return not x.any()
-    if smallest * most >= largest * KERNEL**2:  # a window at a corner may have one pixel and eight of padding
+    if smallest * most >= largest * taps:  # a window at a corner may have one pixel, and padding around it
         return True
-    (down, across), (rows, columns) = plane.dilation, plane.output
-    tiles = -(-rows // (OUT * down)), -(-columns // (OUT * across))
-    # whole tiles, and the reach of the last windows behind them
-    padded = np.zeros((plane.groups, (tiles[0] + 1) * OUT * down, (tiles[1] + 1) * OUT * across), np.float32)
+    (down, across), (rows, columns), out = plane.dilation, plane.output, VARIANTS[extent].out
+    tiles = -(-rows // (out * down)), -(-columns // (out * across))
+    # whole tiles, and the reach of the last windows behind them, which is that of so many tiles
+    behind = -(-(extent - 1) // out)
+    padded = np.zeros((plane.groups, (tiles[0] + behind) * out * down, (tiles[1] + behind) * out * across), np.float32)
     top, left = plane.low
     height, width = min(plane.input[0], padded.shape[1] - top), min(plane.input[1], padded.shape[2] - left)
     padded[:, top : top + height, left : left + width] = squares[:, :height, :width]
-    strips = np.add.reduce([padded[:, i * down : i * down + rows] for i in range(KERNEL)])
-    windows = np.add.reduce([strips[:, :, j * across : j * across + columns] for j in range(KERNEL)])
-    darkest = np.full((plane.groups, tiles[0] * OUT * down, tiles[1] * OUT * across), np.inf, np.float32)
+    strips = np.add.reduce([padded[:, i * down : i * down + rows] for i in range(extent)])
+    windows = np.add.reduce([strips[:, :, j * across : j * across + columns] for j in range(extent)])
+    darkest = np.full((plane.groups, tiles[0] * out * down, tiles[1] * out * across), np.inf, np.float32)
     darkest[:, :rows, :columns] = windows
-    darkest = darkest.reshape(plane.groups, tiles[0], OUT * down, tiles[1], OUT * across).min(axis=(2, 4))
-    brightest = padded.reshape(plane.groups, tiles[0] + 1, OUT * down, tiles[1] + 1, OUT * across).max(axis=(2, 4))
-    brightest = np.maximum(brightest[:, 1:], brightest[:, :-1])
-    brightest = np.maximum(brightest[:, :, 1:], brightest[:, :, :-1])
-    return bool((darkest * (most / KERNEL**2) >= brightest).all())
+    darkest = darkest.reshape(plane.groups, tiles[0], out * down, tiles[1], out * across).min(axis=(2, 4))
+    blocks = padded.reshape(plane.groups, tiles[0] + behind, out * down, tiles[1] + behind, out * across)
+    brightest = blocks.max(axis=(2, 4))
+    brightest = np.maximum.reduce([brightest[:, i : i + tiles[0]] for i in range(behind + 1)])
+    brightest = np.maximum.reduce([brightest[:, :, j : j + tiles[1]] for j in range(behind + 1)])
+    return bool((darkest * (most / taps) >= brightest).all())
 
 
 class _Passes:
@@ -198,7 +206,7 @@ class _Passes:
             transformed for each of them, and used while it is in the second cache.
 
     Attributes:
-        transform: X, the filters (M, C/g, 3, 3), into Y, flat (36, g, blocks of filters, channels, size of a block);
+        transform: X, the filters (M, C/g, K, K), into Y, flat (36, g, blocks of filters, channels, size of a block);
             None if `program` takes the filters as they are.
         filters: elements of that.
         biases: of a group, filled up to whole blocks.
@@ -207,6 +215,7 @@ class _Passes:
 
     def __init__(self, winograd: Winograd, g: Geometry, *, once: bool) -> None:
         plane, dtype = phases(g)[0].plane, np.dtype(np.float32)
+        extent, out = plane.kernel[0], VARIANTS[plane.kernel[0]].out
         relu = int(g.activation is not None and g.activation.kind == "relu")
         tile_rows, tiles = tile_counts(plane)
         inputs, outputs = -(-plane.channels // LANES), -(-plane.filters // LANES)
@@ -219,9 +228,9 @@ class _Passes:
         vectors, size = block(rows * tiles)
         blocks = -(-outputs // vectors)
         outputs = blocks * vectors
-        columns = -(-(OUT * tiles + (KERNEL - 1) * plane.dilation[1]) // LANES) * LANES
+        columns = -(-(out * tiles + (extent - 1) * plane.dilation[1]) // LANES) * LANES
         G, count, scratch, threads = plane.groups, rows * tiles, Scratch(), winograd.team.threads
-        wide_rows = OUT * rows + (KERNEL - 1) * band
+        wide_rows = out * rows + (extent - 1) * band
         wide = scratch.room(G * max(inputs, outputs) * wide_rows * columns * LANES, dtype)
         x_product, w_product, y_product = (
             apart(G * inputs * count * LANES),
@@ -233,7 +242,7 @@ class _Passes:
         if once:
             room = scratch.room(threads * TILE**2 * w_product, dtype)
             sizes = (plane.channels, plane.filters, inputs, blocks, count, *apart_by, threads, *[0] * threads)
-            multiply = kernels.product_of_filters(vectors, size)
+            multiply = kernels.product_of_filters(vectors, size, extent)
             products = KernelStage(multiply, (seen, WEIGHT, room, made, *sizes), G * blocks)
         else:
             multiply = kernels.product(vectors, size)
@@ -243,20 +252,20 @@ class _Passes:
         stages = []
         for start in range(0, tile_rows, rows):
             # the last chunk overlaps its neighbour: every chunk has as many tiles as a block needs
-            part = (min(start, tile_rows - rows) * OUT, *plane.dilation, rows, tiles)
+            part = (min(start, tile_rows - rows) * out, *plane.dilation, rows, tiles)
             into = (plane.channels, inputs, *plane.input, *plane.low, *part, columns, x_product)
             back = (plane.filters, outputs, *plane.output, *part, columns, y_product, relu)
             stages += [
-                KernelStage(kernels.transform_input(), (X, wide, seen, *into), G * inputs),
+                KernelStage(kernels.transform_input(extent), (X, wide, seen, *into), G * inputs),
                 products,
-                KernelStage(kernels.transform_output(), (made, BIAS, wide, Y, *back, NOTE), G * outputs),
+                KernelStage(kernels.transform_output(extent), (made, BIAS, wide, Y, *back, NOTE), G * outputs),
             ]
         self.program = Program(winograd.team, winograd.buffers, stages, scratch)
         self.filters, self.biases = TILE**2 * w_product, outputs * LANES
         self.transform = None
         if not once:
             padded = (plane.channels, plane.filters, blocks, inputs * LANES, vectors * LANES, w_product)
-            stage = KernelStage(kernels.transform_filters(), (X, Y, *padded), G * blocks)
+            stage = KernelStage(kernels.transform_filters(extent), (X, Y, *padded), G * blocks)
             self.transform = Program(winograd.team, winograd.buffers, [stage])
 
     @property
@@ -272,7 +281,8 @@ def tile_counts(plane: Plane) -> tuple[int, int]:
         >>> tile_counts(Plane(1, 8, 8, (33, 14), (3, 3), (1, 1), (6, 1), (6, 1), (33, 14)))
         (12, 4)
     """
-    rows, columns = (d * -(-o // (OUT * d)) for o, d in zip(plane.output, plane.dilation, strict=True))
+    out = VARIANTS[plane.kernel[0]].out
+    rows, columns = (d * -(-o // (out * d)) for o, d in zip(plane.output, plane.dilation, strict=True))
     return rows, columns
 
 

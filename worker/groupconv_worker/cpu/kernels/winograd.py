@@ -1,6 +1,7 @@
-"""The passes of Winograd F(4×4, 3×3): transform the filters once, then the input's tiles, multiply, transform back.
+"""The passes of Winograd: transform the filters once, then the input's tiles, multiply, transform back.
 
-Between the passes lie, for each of the 36 products,
+`K` is the kernel's extent, 3 or 5, and decides the algorithm: F(4×4, 3×3) or F(2×2, 5×5). Between the passes lie, for
+each of the 36 products,
 
     (g, blocks of channels, tiles, lanes)        blocks of channels = ceil(C/g / lanes), filters likewise
 
@@ -17,10 +18,9 @@ from groupconv_worker.cpu.kernels.atomic import array, exchange, job, once, stop
 from groupconv_worker.cpu.kernels.forms import form
 from groupconv_worker.cpu.kernels.winograd_tiles import (
     DTYPE,
-    KERNEL,
     LANES,
-    OUT,
     TILE,
+    VARIANTS,
     filter_tiles,
     multiply,
     tile_in,
@@ -41,25 +41,25 @@ def apart(size: int) -> int:
 
 
 @njit(inline="always")
-def tile_start(number, dilation):
+def tile_start(number, dilation, out):
     """First cell of a tile of outputs. A dilation of d makes d images of every d-th cell, each with its own tiles."""
     part, phase = divmod(number, dilation)
-    return part * OUT * dilation + phase
+    return part * out * dilation + phase
 
 
 @njit(inline="always")
-def filter_block(w, out, w_at, out_at, filters, channels, padded, size, product):
+def filter_block(w, out, w_at, out_at, filters, channels, padded, size, product, K):
     """Transform a block of `size` filters, of which so many exist, with `padded` channels, of which so many exist."""
-    plane = channels * KERNEL * KERNEL
+    plane = channels * K * K
     for start in range(0, size, LANES):
         for c in range(0, padded, LANES):
-            column, place = c * KERNEL * KERNEL, out_at + c * size + start
-            filter_tiles(w, out, w_at + start * plane, column, place, plane, filters - start, size, product)
+            column, place = c * K * K, out_at + c * size + start
+            filter_tiles(w, out, w_at + start * plane, column, place, plane, filters - start, size, product, K)
 
 
 @once
-def transform_filters() -> Any:
-    """w (M, C/g, 3, 3) -> out (36, g, filter blocks, channels, size).
+def transform_filters(K: int) -> Any:
+    """w (M, C/g, K, K) -> out (36, g, filter blocks, channels, size).
 
     Returns:
         A job with the words (w, out, C/g, M/g, filter blocks per group, channels of out, filters of a block, distance
@@ -67,7 +67,7 @@ def transform_filters() -> Any:
         filters, of all groups.
     """
 
-    @job()
+    @job(K)
     def transform_filters(at, first, last):
         words = array(at, np.int64)
         w, out = array(words[0], DTYPE), array(words[1], DTYPE)
@@ -76,15 +76,15 @@ def transform_filters() -> Any:
             if stopped(at):
                 return
             group, number = divmod(block, blocks)
-            w_at = (group * per_group + number * size) * channels * KERNEL * KERNEL
+            w_at = (group * per_group + number * size) * channels * K * K
             there = per_group - number * size
-            filter_block(w, out, w_at, block * padded * size, there, channels, padded, size, product)
+            filter_block(w, out, w_at, block * padded * size, there, channels, padded, size, product, K)
 
     return transform_filters.address
 
 
 @once
-def transform_input() -> Any:
+def transform_input(K: int) -> Any:
     """x (C, H, W) -> out (36, g, channel blocks, tiles, lanes).
 
     Returns:
@@ -92,15 +92,16 @@ def transform_input() -> Any:
         and of columns, tile rows, tiles per row, columns of `wide`, distance of two products in `out`); `wide` is room
         for (blocks, rows, columns, lanes). A task is a block of channels, of all groups.
     """
+    extent = VARIANTS[K].out
 
-    @job()
+    @job(K)
     def transform_input(at, first, last):
         words = array(at, np.int64)
         x, wide, out = array(words[0], DTYPE), array(words[1], DTYPE), array(words[2], DTYPE)
         channels, blocks, height, width, low, left = words[3], words[4], words[5], words[6], words[7], words[8]
         first_row, down, across, tile_rows, tiles = words[9], words[10], words[11], words[12], words[13]
         columns, product = words[14], words[15]
-        rows = OUT * tile_rows + (KERNEL - 1) * down
+        rows = extent * tile_rows + (K - 1) * down
         for block in range(first, last):
             if stopped(at):
                 return
@@ -116,7 +117,8 @@ def transform_input() -> Any:
                     turn(x, wide, x_at, column - left, out_at, height * width, width, exist)
             for i in range(tile_rows):
                 for j in range(tiles):
-                    x_at = start + (tile_start(i, down) * columns + tile_start(j, across)) * LANES
+                    row, column = tile_start(i, down, extent), tile_start(j, across, extent)
+                    x_at = start + (row * columns + column) * LANES
                     out_at = ((block * tile_rows + i) * tiles + j) * LANES
                     tile_in(wide, out, x_at, down * columns * LANES, across * LANES, out_at, product)
 
@@ -155,17 +157,17 @@ def product(V: int, P: int) -> Any:
 
 
 @form
-def product_of_filters(V: int, P: int) -> Any:
+def product_of_filters(V: int, P: int, K: int) -> Any:
     """`transform_filters` and `product` in one: for filters that are used once, so that they stay in the second cache.
 
     Returns:
         A job with the words (x, w, room, out, C/g, M/g, channel blocks, filter blocks per group, tiles, distances of
-        two products in x, room and out, rooms, a 0 for each of them): w is (M, C/g, 3, 3), x and out are those of
+        two products in x, room and out, rooms, a 0 for each of them): w is (M, C/g, K, K), x and out are those of
         `product`, `room` has memory for 36 products of a block of filters for each thread. There are g · filter blocks
         tasks.
     """
 
-    @job(V, P)
+    @job(V, P, K)
     def product_of_filters(at, first, last):
         words = array(at, np.int64)
         x, w, room, out = array(words[0], DTYPE), array(words[1], DTYPE), array(words[2], DTYPE), array(words[3], DTYPE)
@@ -178,9 +180,10 @@ def product_of_filters(V: int, P: int) -> Any:
             if stopped(at):
                 break
             group, number = divmod(block, blocks)
-            w_at = (group * per_group + number * size) * channels * KERNEL * KERNEL
+            w_at = (group * per_group + number * size) * channels * K * K
             there, start_at = per_group - number * size, mine * TILE * TILE * w_product
-            filter_block(w, room, w_at, start_at, there, channels, channel_blocks * LANES, size, w_product)
+            padded = channel_blocks * LANES
+            filter_block(w, room, w_at, start_at, there, channels, padded, size, w_product, K)
             for number in range(TILE * TILE):
                 for start in range(0, tiles, P):
                     tile = min(start, tiles - P)
@@ -194,7 +197,7 @@ def product_of_filters(V: int, P: int) -> Any:
 
 
 @once
-def transform_output() -> Any:
+def transform_output(K: int) -> Any:
     """x (36, g, filter blocks, tiles, lanes) + bias (g, filter blocks, lanes) -> the tiles' outputs in y (M, H', W').
 
     Returns:
@@ -203,8 +206,9 @@ def transform_output() -> Any:
         room for (blocks, rows, columns, lanes), `odd` a word that becomes 1 if an output may not be finite. A task is a
         block of filters, of all groups.
     """
+    extent = VARIANTS[K].out
 
-    @job()
+    @job(K)
     def transform_output(at, first, last):
         words = array(at, np.int64)
         x, bias = array(words[0], DTYPE), array(words[1], DTYPE)
@@ -212,7 +216,7 @@ def transform_output() -> Any:
         per_group, blocks, height, width = words[4], words[5], words[6], words[7]
         first_row, down, across, tile_rows, tiles = words[8], words[9], words[10], words[11], words[12]
         columns, product, relu = words[13], words[14], words[15]
-        rows, odd = tile_rows * OUT, 0
+        rows, odd = tile_rows * extent, 0
         for block in range(first, last):
             if stopped(at):
                 return
@@ -222,9 +226,10 @@ def transform_output() -> Any:
             for i in range(tile_rows):
                 for j in range(tiles):
                     x_at = ((block * tile_rows + i) * tiles + j) * LANES
-                    out_at = start + tile_start(i, down) * row_size + tile_start(j, across) * LANES
+                    row, column = tile_start(i, down, extent), tile_start(j, across, extent)
+                    out_at = start + row * row_size + column * LANES
                     row_at, column_at = down * row_size, across * LANES
-                    odd |= tile_out(x, bias, wide, x_at, product, block * LANES, out_at, row_at, column_at, relu)
+                    odd |= tile_out(x, bias, wide, x_at, product, block * LANES, out_at, row_at, column_at, relu, K)
             for i in range(min(rows, height - first_row)):
                 y_at = ((group * per_group + part * LANES) * height + first_row + i) * width
                 for column in range(0, width, LANES):

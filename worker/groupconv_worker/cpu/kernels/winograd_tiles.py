@@ -1,11 +1,13 @@
-"""The tiles of Winograd F(4×4, 3×3) in registers: their transforms, and the product between.
+"""The tiles of Winograd F(4×4, 3×3) and F(2×2, 5×5) in registers: their transforms, and the product between.
+
+Both have tiles of 6×6 and interpolate at the points 0, ±1, ±2 and ∞, so they share the transform of the input.
 
 Lanes run over channels throughout, so a transform is plain vector arithmetic: the input is transposed in registers
 on its way in and the output on its way out.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -17,7 +19,7 @@ from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels.simd import I64, Simd, i64, pointer
 
 OUT, KERNEL, TILE = 4, 3, 6
-"""Extent of an output tile, of the kernel and of the input tile they need."""
+"""Extent of an output tile, of the kernel and of the input tile they need, of F(4×4, 3×3)."""
 # Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016), section 4.3
 INPUT = (
     (4, 0, -5, 0, 1, 0),
@@ -36,6 +38,33 @@ FILTER = (
     (0, 0, 1),
 )
 OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+
+
+class Variant(NamedTuple):
+    """What depends on the kernel's extent: that of an output tile, and the matrices of filters and outputs."""
+
+    out: int
+    filter: tuple[tuple[float, ...], ...]
+    output: tuple[tuple[float, ...], ...]
+
+
+VARIANTS = {
+    KERNEL: Variant(OUT, FILTER, OUTPUT),
+    # the rows of FILTER are the powers of the points, so two more of them follow
+    5: Variant(
+        2,
+        (
+            (1 / 4, 0, 0, 0, 0),
+            (-1 / 6, -1 / 6, -1 / 6, -1 / 6, -1 / 6),
+            (-1 / 6, 1 / 6, -1 / 6, 1 / 6, -1 / 6),
+            (1 / 24, 1 / 12, 1 / 6, 1 / 3, 2 / 3),
+            (1 / 24, -1 / 12, 1 / 6, -1 / 3, 2 / 3),
+            (0, 0, 0, 0, 1),
+        ),
+        ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 1)),
+    ),
+}
+"""By the kernel's extent."""
 
 DTYPE = np.dtype(np.float32)
 LANES = simd.lanes(DTYPE.itemsize)
@@ -76,9 +105,9 @@ def turn(_context, x, out, x_at, column, out_at, plane, width, there):
     return signature, generate
 
 
-@intrinsic
-def filter_tiles(_context, w, out, w_at, column, out_at, plane, there, step, product):
-    """A vector's length of filters × as many channels, 9 taps each -> their 36 vectors.
+@intrinsic(prefer_literal=True)
+def filter_tiles(_context, w, out, w_at, column, out_at, plane, there, step, product, K):
+    """A vector's length of filters × as many channels, K×K taps each -> their 36 vectors.
 
     Args:
         w, out: flat arrays; w has a filter's channels × taps one after another.
@@ -87,23 +116,24 @@ def filter_tiles(_context, w, out, w_at, column, out_at, plane, there, step, pro
         out_at, step, product: the first vector in `out`; distances there of two channels and of two products.
         there: filters that exist; those from there on count as zeros.
     """
-    signature = types.void(w, out, *[types.int64] * 7)
+    extent = K.literal_value
+    signature = types.void(w, out, *[types.int64] * 7, K)
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         w, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True))
-        w_at, column, out_at, plane, there, step, product = arguments[2:]
+        w_at, column, out_at, plane, there, step, product = arguments[2:9]
         s = Simd(b, w.type.pointee)
-        turned = cgutils.alloca_once(b, s.type, size=KERNEL**2 * LANES)
-        for start in range(0, KERNEL**2 * LANES, LANES):
+        turned = cgutils.alloca_once(b, s.type, size=extent**2 * LANES)
+        for start in range(0, extent**2 * LANES, LANES):
             at = b.add(column, i64(start))
             rows = s.load_rows(b.gep(w, [b.add(w_at, at)]), plane, there, s.inside(at, plane))
             for number, vector in enumerate(s.transpose(rows), start=start):
                 b.store(vector, b.gep(turned, [i64(number)]))
         with cgutils.for_range(b, i64(LANES), intp=I64) as loop:
-            first = b.mul(loop.index, i64(KERNEL**2))
-            taps = [b.load(b.gep(turned, [b.add(first, i64(n))])) for n in range(KERNEL**2)]
-            tile = [taps[i * KERNEL : (i + 1) * KERNEL] for i in range(KERNEL)]
-            for number, vector in enumerate(v for row in both_sides(s, FILTER, tile) for v in row):
+            first = b.mul(loop.index, i64(extent**2))
+            taps = [b.load(b.gep(turned, [b.add(first, i64(n))])) for n in range(extent**2)]
+            tile = [taps[i * extent : (i + 1) * extent] for i in range(extent)]
+            for number, vector in enumerate(v for row in both_sides(s, VARIANTS[extent].filter, tile) for v in row):
                 place = b.add(out_at, b.add(b.mul(loop.index, step), b.mul(product, i64(number))))
                 s.store(vector, b.gep(out, [place]))
         return context.get_dummy_value()
@@ -163,25 +193,26 @@ def multiply(_context, x, w, out, x_at, w_at, out_at, channels, distance, V, P):
     return signature, generate
 
 
-@intrinsic
-def tile_out(_context, x, bias, out, x_at, product, bias_at, out_at, out_row, out_column, relu):
-    """36 vectors of one tile, `product` apart -> its 4×4 outputs, lanes over filters.
+@intrinsic(prefer_literal=True)
+def tile_out(_context, x, bias, out, x_at, product, bias_at, out_at, out_row, out_column, relu, K):
+    """36 vectors of one tile, `product` apart -> its outputs of a K×K kernel, lanes over filters.
 
     Returns:
         Not 0 if an output is not finite, or so large that its square is not.
     """
-    signature = types.int64(x, bias, out, *[types.int64] * 7)
+    extent = K.literal_value
+    signature = types.int64(x, bias, out, *[types.int64] * 7, K)
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         x, bias, out = (pointer(context, b, t, a) for t, a in zip(signature.args[:3], arguments[:3], strict=True))
-        x_at, product, bias_at, out_at, out_row, out_column, relu = arguments[3:]
+        x_at, product, bias_at, out_at, out_row, out_column, relu = arguments[3:10]
         s = Simd(b, x.type.pointee)
         relu = b.icmp_signed("!=", relu, i64(0))
         start = s.load(b.gep(bias, [bias_at]))
         places = [b.add(x_at, b.mul(product, i64(n))) for n in range(TILE * TILE)]
         tile = [[s.load(b.gep(x, [places[i * TILE + j]])) for j in range(TILE)] for i in range(TILE)]
         squares = s.zero
-        for i, row in enumerate(both_sides(s, OUTPUT, tile)):
+        for i, row in enumerate(both_sides(s, VARIANTS[extent].output, tile)):
             for j, vector in enumerate(row):
                 place = b.add(out_at, b.add(b.mul(out_row, i64(i)), b.mul(out_column, i64(j))))
                 s.store(s.relu(b.fadd(vector, start), relu), b.gep(out, [place]))
