@@ -75,6 +75,9 @@ class RawArray:
             for run, start in zip(runs, starts, strict=True):
                 self._spill(run.data, start)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shape} {self.dtype} in {self._file.name})"
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """All of it."""
         return self[()].astype(self.dtype if dtype is None else dtype, copy=False)
@@ -101,7 +104,7 @@ class RawArray:
         for k, size in zip(keys, self.shape, strict=True):
             found = range(size)[k] if isinstance(k, slice) else range(at := range(size)[k], at + 1)
             if found.step != 1:
-                raise IndexError(f"expected slices of step 1, got step {found.step}")
+                raise IndexError(f"expected slices of step 1, got step {found.step}: read the part, then x[…][::step]")
             ranges.append(found)
         return ranges, tuple(slice(None) if isinstance(k, slice) else 0 for k in keys)
 

@@ -43,6 +43,8 @@ $ groupconv conv cells.ome.zarr --kernel dog:1,3 -o spots.ome.zarr
 
 $ groupconv conv brain.h5:/raw --axes zyx --kernel gaussian:2 -o soft.ome.tif --dtype same
 
+$ groupconv conv scene.tif --kernel gaussian:2 -o soft.tif
+
 $ groupconv conv photo.png --kernel mine.npy --padding-mode reflect -o out.npy
 """
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
@@ -64,7 +66,8 @@ def command(
             "--kernel",
             "-k",
             help=f"{', '.join(NAMES)}; several sigmas are those of y,x or z,y,x. One for each channel with commas "
-            "between. Or a .npy file: (K, K), (C, K, K) or (M, C/g, K, K).",
+            "between. Or your own, a .npy file: (K, K) for all channels, (C, K, K) for one each, (M, C/g, K, K) to mix "
+            "them. In a volume (K, K, K), and so on; (K, K) is then applied plane by plane.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The format is that of its name.")],
@@ -72,7 +75,7 @@ def command(
         str | None,
         typer.Option(help="Mix the channels afterwards: a .npy file (M, C), or luma for the brightness of RGB."),
     ] = None,
-    stride: Annotated[int, typer.Option(min=1, help="Step of the window.")] = 1,
+    stride: Annotated[int, typer.Option(min=1, help="Step of the window: 2 halves the size.")] = 1,
     dilation: Annotated[int, typer.Option(min=1, help="Distance between kernel taps.")] = 1,
     padding_mode: Annotated[str, typer.Option(help=f"{', '.join(PADDING_MODES)}.")] = "replicate",
     truncate: Annotated[
@@ -142,7 +145,9 @@ def command(
                 return out, created
 
             out, created = ended_by_signals(write, stop=client.close)
-    for line in (*conversion_notes(opened.array.dtype), *out.notes(), *created.notes, *created.left_out):
+    gridless = opened.metadata.georeference and not metadata.georeference
+    moved = ("a stride changes the grid, so the georeference is left out",) if gridless else ()
+    for line in (*conversion_notes(opened.array.dtype), *out.notes(), *moved, *created.notes, *created.left_out):
         typer.echo(f"groupconv: {line}", err=True)
     seconds = time.monotonic() - begin
     through = human_bytes(int(math.prod(x.shape) * opened.array.dtype.itemsize / seconds))

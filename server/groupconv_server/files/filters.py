@@ -172,13 +172,18 @@ def _array(path: str) -> Array:
 
 def _weight(array: Array, channels: int, rank: int) -> tuple[Array, int]:
     """A .npy file's kernel as a weight, and the number of groups."""
-    if array.ndim == rank + 2 and channels % array.shape[1] == 0:
-        return array, channels // array.shape[1]
+    if array.ndim == rank + 2 and array.shape[1] and channels % array.shape[1] == 0:
+        groups = channels // array.shape[1]
+        if len(array) % groups:
+            expected = f"a number of filters that its {groups} groups of channels divide, in shape (M, C/g, …)"
+            raise InvalidArgumentError("kernel", expected, array.shape)
+        return array, groups
     array = array[None] if (array.ndim, rank) == (2, 3) else array  # plane by plane
     if array.ndim == rank + 1 and len(array) == channels:
         return array[:, None], channels
     if array.ndim != rank:
-        kinds = f"(K, K), (C, K, K) or (M, C/g, K, K) for {channels} channels" + " and 3 axes" * (rank == 3)
+        one = ", ".join("K" * rank)
+        kinds = f"({one}), (C, {one}) or (M, C/g, {one}), where C is {channels}" + ", or (K, K)" * (rank == 3)
         raise InvalidArgumentError("kernel", f"shape {kinds}", array.shape)
     return np.broadcast_to(array, (channels, 1, *array.shape)), channels
 

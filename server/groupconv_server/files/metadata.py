@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 INCH = {"m": 0.0254, "cm": 2.54, "mm": 25.4, "µm": 25400.0, "nm": 2.54e7, "inch": 1.0}
 """Units of length in an inch."""
@@ -24,6 +25,10 @@ UNITS = {
 """Units as files name them, and the names used here. µ exists twice in Unicode."""
 
 
+GeoTag = tuple[int, int, int, Any]
+"""A tag of TIFF: its code, dtype, count and value."""
+
+
 @dataclass(frozen=True)
 class Metadata:
     """The metadata of an array. An unknown field is empty.
@@ -39,6 +44,7 @@ class Metadata:
         channel_names: one for each channel.
         icc_profile: of the colors.
         exif: without the orientation, which reading applies.
+        georeference: the tags of GeoTIFF that say where on Earth the pixels are.
         durations: milliseconds of each frame of an animation.
         loop: how often an animation is shown; 0 means forever, None once.
         notes: lines for the user about what reading changed.
@@ -54,6 +60,7 @@ class Metadata:
     channel_names: tuple[str, ...] = ()
     icc_profile: bytes = b""
     exif: bytes = b""
+    georeference: tuple[GeoTag, ...] = ()
     durations: tuple[int, ...] = ()
     loop: int | None = None
     notes: tuple[str, ...] = ()
@@ -64,7 +71,8 @@ class Metadata:
         Args:
             before: channels of the input.
             after: channels of the output. If their number changes, profile, names and meaning are dropped.
-            stride: input pixels from one output pixel to the next.
+            stride: input pixels from one output pixel to the next. Above 1 the georeference is dropped: it describes
+                the grid of the input.
             spatial: the axes that have the stride.
 
         Example:
@@ -73,7 +81,7 @@ class Metadata:
         """
         dpi = self.dpi and (self.dpi[0] / stride, self.dpi[1] / stride)
         sizes = {a: (size * stride if a in spatial else size, unit) for a, (size, unit) in self.pixel_sizes.items()}
-        made = replace(self, dpi=dpi, pixel_sizes=sizes)
+        made = replace(self, dpi=dpi, pixel_sizes=sizes, georeference=self.georeference if stride == 1 else ())
         if before == after:
             return made
         return replace(made, photometric="", extrasamples=(), channel_names=(), icc_profile=b"")
@@ -114,6 +122,7 @@ NAMES = {
     "channel_names": "channel names",
     "icc_profile": "ICC profile",
     "exif": "EXIF",
+    "georeference": "georeference",
     "durations": "durations of frames",
 }
 """Names of fields in messages."""

@@ -91,8 +91,8 @@ def _select(file: Any, path: Path, image: str | None) -> tuple[Any, tuple[str, .
     number, _, level = (image or "0").partition("/")
     series, at = int(number), int(level or 0)
     if series >= len(file.series) or at >= len(file.series[series].levels):
-        there = ", ".join(f"{i} of {len(s.levels)} levels" for i, s in enumerate(file.series))
-        raise InvalidArgumentError("input", f"one of the images {there} (file.tif:IMAGE/LEVEL)", path.name)
+        there = ", ".join(f":{i}/{k}" for i, s in enumerate(file.series) for k in range(len(s.levels)))
+        raise InvalidArgumentError("input", f"an image and level of this file (:IMAGE/LEVEL): {there}", path.name)
     base, levels = split(path)[0].name, len(file.series[series].levels)
     notes = []
     if image is None and len(file.series) > 1:

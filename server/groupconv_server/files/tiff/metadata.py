@@ -6,7 +6,7 @@ import numpy as np
 
 from groupconv_server.files.derived import SWAPPED
 from groupconv_server.files.layout import Layout
-from groupconv_server.files.metadata import Metadata, unit_named
+from groupconv_server.files.metadata import GeoTag, Metadata, unit_named
 
 INCH, CENTIMETER = 2, 3
 """Units of resolution in TIFF."""
@@ -15,6 +15,10 @@ ALPHA = {"assocalpha": "associated", "unassalpha": "unassociated"}
 OME_UNITS = ("m", "cm", "mm", "µm", "nm", "s", "ms")
 OME_SIZES = {axis: (f"PhysicalSize{axis}", "µm") for axis in "ZYX"} | {"T": ("TimeIncrement", "s")}
 """Attributes of OME's pixels, and their default units."""
+GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
+"""Tags of GeoTIFF: pixel scale, tie points, transformation, the three of the keys; and GDAL's rational polynomials."""
+NO_DATA = 42113
+"""GDAL's tag of the value that marks pixels without data."""
 
 
 def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> Metadata:
@@ -33,11 +37,15 @@ def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> M
     )
     turned = orientation in SWAPPED and axes is None
     dpi = None if file.is_imagej else _dpi(page)
-    notes = (
-        ("the alpha channel is not the last one: it is convolved like the others",)
-        if set(ALPHA) & set(extra[:-1])
-        else ()
-    )
+    notes, georeference = [], _georeference(page)
+    if set(ALPHA) & set(extra[:-1]):
+        notes.append("the alpha channel is not the last one: it is convolved like the others")
+    if georeference and orientation != 1:
+        notes.append("the image is stored turned or mirrored, so its georeference does not fit: left out")
+        georeference = ()
+    if NO_DATA in page.tags:
+        value = str(page.tags[NO_DATA].value).strip()
+        notes.append(f"pixels of the no-data value {value} are computed like any others; the output does not mark them")
     return Metadata(
         axes=letters,
         alpha=ALPHA.get(extra[-1], "") if extra else "",
@@ -47,8 +55,14 @@ def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> M
         pixel_sizes=_pixel_sizes(file, page),
         channel_names=_channel_names(file),
         icc_profile=bytes(page.iccprofile or b""),
-        notes=notes,
+        georeference=georeference,
+        notes=tuple(notes),
     )
+
+
+def _georeference(page: Any) -> tuple[GeoTag, ...]:
+    tags = [page.tags[code] for code in GEOREFERENCE if code in page.tags]
+    return tuple((tag.code, int(tag.dtype), tag.count, tag.value) for tag in tags)
 
 
 def options_of(samples: int, channels: int, metadata: Metadata, *, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -78,6 +92,9 @@ def options_of(samples: int, channels: int, metadata: Metadata, *, kind: str) ->
     if metadata.icc_profile:
         options["iccprofile"] = metadata.icc_profile
         held.append("icc_profile")
+    if metadata.georeference:
+        options["extratags"] = [(*tag, True) for tag in metadata.georeference]
+        held.append("georeference")
     if kind == "imagej":
         (unit,) = _units(metadata)
         x, y, z = (metadata.pixel_sizes.get(axis, (0.0, ""))[0] for axis in "XYZ")

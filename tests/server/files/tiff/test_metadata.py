@@ -126,3 +126,39 @@ def test_the_distance_of_planes_goes_along(tmp_path, target):
         with tifffile.TiffFile(tmp_path / target) as file:
             assert file.imagej_metadata["spacing"] == 2.5
             np.testing.assert_array_equal(file.asarray(), [x] * 4)
+
+
+GEO = [
+    (33550, "d", 3, (10.0, 10.0, 0.0), True),
+    (33922, "d", 6, (0.0, 0.0, 0.0, 300000.0, 5000000.0, 0.0), True),
+    (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32633), True),
+    (34737, "s", 0, "UTM zone 33N|", True),
+]
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+@pytest.mark.parametrize("options", [{}, {"tile": (16, 16)}, {"planarconfig": "separate"}])
+@pytest.mark.parametrize("name", ["y.tif", "y.ome.tif"])
+def test_a_geotiff_keeps_its_georeference(tmp_path, samples, options, name):
+    if samples == 1:
+        options = {k: v for k, v in options.items() if k != "planarconfig"}
+    shape = (samples, 40, 50) if "planarconfig" in options else (40, 50, samples) if samples > 1 else (40, 50)
+    x = RNG.integers(0, 4000, shape, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", x, photometric="minisblack", extratags=GEO, **options)
+    _, created = copied(tmp_path / "x.tif", tmp_path / name)
+    assert created.notes == ()
+    with tifffile.TiffFile(tmp_path / name) as file:
+        assert [file.pages[0].tags[tag[0]].value for tag in GEO] == [tag[3] for tag in GEO]
+
+
+def test_a_georeference_that_is_not_kept_is_named(tmp_path):
+    x = RNG.integers(0, 4000, (40, 50), dtype=np.uint16)
+    tags = [*GEO, (42113, "s", 0, "-9999", True)]
+    tifffile.imwrite(tmp_path / "x.tif", x, photometric="minisblack", extratags=tags)
+    opened, created = copied(tmp_path / "x.tif", tmp_path / "y.npy")
+    assert created.notes == (".npy holds no georeference: left out",)
+    assert [note for note in opened.notes if "no-data value -9999" in note]
+    assert opened.metadata.filtered(1, 1, 2).georeference == ()
+    tifffile.imwrite(tmp_path / "turned.tif", x, photometric="minisblack", extratags=[*GEO, (274, "H", 1, 6, True)])
+    opened, _ = copied(tmp_path / "turned.tif", tmp_path / "y.tif")
+    assert [note for note in opened.notes if "georeference does not fit" in note]
