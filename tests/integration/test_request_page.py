@@ -31,7 +31,7 @@ import numpy as np
 import groupconv
 from groupconv_server.server import Config, Server
 x, w = np.ones((1, 96, 27, 27), "f4"), np.ones((256, 48, 5, 5), "f4")
-spec = groupconv.ConvSpec(padding=2, groups=2, activation="relu")
+spec = groupconv.ConvSpec(padding=2, groups=2, activation="relu", exact=True)
 with Server(Config(port=0, workers=1, threads=2)) as server, groupconv.connect(server.address) as client:
     layer = client.load_layer("l", w, None, spec, inputs=[x.shape])
     for _ in range(80):
