@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from compiled_networks import check, compiled, model
+from guards import guarded
 from onnx import helper
 
 from groupconv_worker.graph.graph import UnsupportedNodeError
@@ -89,6 +90,27 @@ def test_broadcasting(op: str, shape: tuple[int, ...]) -> None:
         check(model([CONV, node(op, "c", "b")], {n: a.shape for n, a in given.items()}, weights), given)
     given = {"x": numbers(1, 20, 5, 6), "b": other}
     check(model([node(op, "x", "b")], {n: a.shape for n, a in given.items()}), given)
+
+
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Max", "Min"])
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (12, 1, 1), (5, 6), (5, 1), (1, 6), (12, 5, 6), (2, 1, 1, 1), (1, 1, 1, 1)]
+)
+def test_operands_of_fewer_axes_than_a_map(op: str, shape: tuple[int, ...]) -> None:
+    """An input between guard bytes, a tensor of a node, or a constant; the convolution behind shows unused lanes."""
+    other, memory = guarded(np.asarray(np.abs(numbers(*shape)) + 0.5, np.float32))
+    given = {"x": numbers(2, 7, 5, 6), "b": other}
+    weights = {"w": numbers(12, 7, 1, 1), "v": numbers(3, 12, 3, 3), "one": np.float32(1)}
+    positive = [CONV, node("Abs", "c", to="p"), node("Add", "p", "one", to="d")]
+    behind = helper.make_node("Conv", ["e", "v"], ["y"])
+    around = memory.copy()
+    for inputs in (("d", "b"), ("b", "d")):
+        nodes = [*positive, node(op, *inputs, to="e"), behind]
+        check(model(nodes, {n: a.shape for n, a in given.items()}, weights), given)
+        check(model(nodes, {"x": given["x"].shape}, weights | {"b": other}), {"x": given["x"]})
+        made = [*positive, node("Neg", "b", to="n"), node(op, *(n.replace("b", "n") for n in inputs), to="e"), behind]
+        check(model(made, {n: a.shape for n, a in given.items()}, weights), given)
+    np.testing.assert_array_equal(memory, around)
 
 
 @pytest.mark.parametrize(

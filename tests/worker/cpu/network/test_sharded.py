@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compiled_networks import TEAM
+from compiled_networks import TEAM, model
 from fully_convolutional import unet
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
+from onnx import helper
 from worker.graph.drawn import networks
 from worker.graph.test_partition import draw_cut, image, seeded
 
@@ -102,6 +103,18 @@ def test_u_net_along_each_axis(axis):
     graph = u_net()
     network, _ = check(graph, uniform(graph, AXES[axis], 2), {"x": image(U_NET["x"])})
     assert bool(network.partition.exchanges) == (axis > 0)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("shape", [(), (8, 1, 1), (2, 1, 1, 1), (12, 10)])
+def test_operands_that_are_inputs_of_fewer_axes(axis, shape):
+    inputs = {"x": image((2, 3, 12, 10)), "s": image(shape) + np.float32(2)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), helper.make_node("Mul", ["s", "c"], ["m"])]
+    nodes.append(helper.make_node("Conv", ["m", "v"], ["y"], pads=[1] * 4))
+    weights = {"w": image((8, 3, 3, 3)), "v": image((8, 8, 3, 3))}
+    shapes = {name: x.shape for name, x in inputs.items()}
+    graph = Optimized(read_model(model(nodes, shapes, weights))).canonical(shapes)
+    check(graph, uniform(graph, AXES[axis], 2), inputs)
 
 
 @pytest.mark.parametrize("cut", ["channels", "rows", "planned"])

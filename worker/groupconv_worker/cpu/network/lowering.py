@@ -1,7 +1,7 @@
 """The nodes of a graph as stages: where tensors lie, in which layout, and who is asked for each operator."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,7 @@ class Lowering:
         self.arrays: dict[str, Address | Array] = {}
         self.direct = without_winograd(graph)
         self._blocks: dict[str, Map] = {}
+        self._copies: dict[tuple[str, tuple[int, ...]], Map] = {}
         self._outputs = {name: Address(FIRST_INPUT + len(graph.inputs) + i) for i, name in enumerate(graph.outputs)}
         for i, name in enumerate(graph.inputs):
             self.arrays[name] = Address(FIRST_INPUT + i)
@@ -145,8 +146,17 @@ class Lowering:
             if not is_map(self.graph.tensors[name]):
                 raise UnsupportedNodeError(f"{self.graph.tensors[name].dtype} {list(shape)} instead of a float32 map")
             source = self.array(name)
-            self._change_layout(name, source, self._made(name), to_blocks=True)
+            self._change_layout(shape, source, self._made(name), to_blocks=True)
         return self.maps[name]
+
+    def copied_map(self, name: str, shape: tuple[int, ...]) -> Map:
+        """A tensor as a channel-blocked map of a shape with as many elements, for readers that have more axes than it."""
+        if (name, shape) not in self._copies:
+            layout, samples = Blocked(shape[1], *shape[-2:]), slices(shape)
+            made = Map(self.assembly.block(samples * layout.nbytes), layout, layout.nbytes, samples)
+            self._change_layout(shape, self.array(name), made, to_blocks=True)
+            self._copies[name, shape] = made
+        return self._copies[name, shape]
 
     def array(self, name: str) -> Address | Array:
         """A tensor in C order, copied into it if it is a map. Constants are arrays, the others addresses."""
@@ -172,11 +182,11 @@ class Lowering:
         ):
             self.arrays[name] = source.start
             return
-        self._change_layout(name, self.new_array(name), source, to_blocks=False)
+        self._change_layout(self.shape(name), self.new_array(name), source, to_blocks=False)
 
-    def _change_layout(self, name: str, array: Address | Array, blocked: Map, *, to_blocks: bool) -> None:
+    def _change_layout(self, shape: Sequence[int], array: Address | Array, blocked: Map, *, to_blocks: bool) -> None:
         """Copy a tensor in C order into a map, or the map into it."""
-        _, C, *deep, H, W = self.shape(name)
+        _, C, *deep, H, W = shape
         depth = math.prod(deep)
         kernel = self.assembly.kernel(movement.change_layout, to_blocks)
         for n in range(blocked.samples):

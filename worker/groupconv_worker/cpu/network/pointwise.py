@@ -150,9 +150,10 @@ def _of_map(low: Lowering, name: str, shape: Sequence[int]) -> Any:
     if constant is not None and math.prod(own) == own[1]:
         vector = aligned_copy(constant)
         return lambda _: Side(vector, SAME, (LANES, 0, 0))
-    if constant is not None or len(low.shape(name)) != len(shape):
-        raise UnsupportedNodeError(f"an input {list(own)} for {list(shape)}")
-    x = low.map(name)
+    if math.prod(own) == 1 and len(low.shape(name)) != len(shape):
+        value = low.array(name)
+        return lambda _: Side(value, SPLAT, (0, 0, 0))
+    x = low.map(name) if constant is None and len(low.shape(name)) == len(shape) else low.copied_map(name, own)
     steps = (
         x.plane if own[1] == shape[1] else 0,
         x.row if own[-2] == shape[-2] else 0,
