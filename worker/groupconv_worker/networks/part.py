@@ -5,6 +5,7 @@ exchange boxes: a memfd, which the others open under the first one's /proc/PID/f
 left when they end. Parts on other nodes are sent boxes by links (links.py).
 """
 
+import logging
 import mmap
 import os
 import secrets
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from groupconv_worker.networks.links import PartLinks
     from groupconv_worker.networks.part_programs import PartProgram, PartPrograms
     from groupconv_worker.runtime import WorkerRuntime
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 NONCE = 64
@@ -237,6 +240,10 @@ class PartRunner:
             program = self._programs.make(graphs[key.worker], len(made.exchanges))
         except (ValueError, UnsupportedNodeError, GroupconvError) as error:
             part.reason = str(error)
+            return
+        except Exception as error:  # without a reason the coordinator would ask for ever
+            log.exception("a part of network %s cannot be made", key.network)
+            part.reason = f"worker {key.worker} of the cut failed: {type(error).__name__}: {error}"
             return
         mine, graph = made.parts[key.worker], graphs[key.worker]
         pieces = tuple(

@@ -11,7 +11,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from groupconv.errors import GroupconvError, InternalError
+from groupconv.errors import GroupconvError, InternalError, ResourceExhaustedError
 from groupconv_server.executors.lanes.dispatch import GLANCE
 from groupconv_server.executors.lanes.network_dispatch import NetworkFlight
 from groupconv_server.executors.lanes.worker_slots import by_node
@@ -104,12 +104,17 @@ class RayGang:
             for part in network.parts
         ]
         brought = [sum(array.nbytes for array in mine) for mine in arrays]
-        answers = []
+        answers: list[Any] = []
+        unsent: GroupconvError | None = None
         try:
             for (slot, actor), key, mine, flight in zip(network.workers, network.keys, arrays, flights, strict=True):
                 slot.sent(flight)
-                answers.append(actor.run_part.remote(key, number, expires, flight.number, *mine))
-            found = self._wait(network, flights, answers, job)
+                try:
+                    answers.append(actor.run_part.remote(key, number, expires, flight.number, *mine))
+                except RayError as error:  # such as a full object store
+                    unsent = ResourceExhaustedError(f"a part's inputs could not be sent: {str(error).splitlines()[0]}")
+                    break
+            found = self._wait(network, flights, answers, job, unsent)
         except BaseException:
             for (slot, _), flight in zip(network.workers, flights, strict=True):
                 slot.dropped(flight)
@@ -119,10 +124,19 @@ class RayGang:
         return _put_together(network, found, brought, into)
 
     def _wait(
-        self, network: RayNetwork, flights: Sequence[NetworkFlight], answers: Sequence[Any], job: Job
+        self,
+        network: RayNetwork,
+        flights: Sequence[NetworkFlight],
+        answers: Sequence[Any],
+        job: Job,
+        failed: GroupconvError | None,
     ) -> list[tuple[list[Array], float]]:
-        """The answers of all workers. If one has none, the others end before this does, or are fenced off."""
-        waiting, failed = list(answers), None
+        """The answers of all workers. If one has none, the others end before this does, or are fenced off.
+
+        Args:
+            failed: why a part was not sent; those before it were.
+        """
+        waiting = list(answers)
         while waiting and failed is None:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=GLANCE)
             failed = next(filter(None, map(self._failure, done)), None)
@@ -134,7 +148,8 @@ class RayGang:
         for (_, actor), flight in zip(network.workers, flights, strict=True):
             actor.drop.options(concurrency_group=CONTROL).remote(flight.number)
         late = ray.wait(waiting, num_returns=len(waiting), timeout=FENCE)[1] if waiting else []
-        lost = [worker for worker, answer in zip(network.workers, answers, strict=True) if self._is_lost(answer, late)]
+        sent = zip(network.workers, answers, strict=False)
+        lost = [worker for worker, answer in sent if self._is_lost(answer, late)]
         for slot, actor in lost:
             self._membership.lost(slot, actor)
         if late or lost or isinstance(failed, GangLostError):

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -20,9 +21,11 @@ import pytest
 import ray
 from networks import mixed_cuts, model, towers, value
 from onnx import helper
+from ray.actor import ActorMethod
+from ray.exceptions import ObjectStoreFullError
 
 import hosts
-from groupconv.errors import CancelledError, DeadlineExceededError
+from groupconv.errors import CancelledError, DeadlineExceededError, ResourceExhaustedError
 from groupconv_server.executors import create_executor
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
@@ -125,6 +128,21 @@ def check_cancel(executor, want, names):
     threading.Timer(0.3, left.set).start()
     with stopped_worker(executor, want), pytest.raises(CancelledError):
         run(executor, "rows", Job(alive=lambda: not left.is_set()))
+
+
+def check_unsent(executor, want, names):
+    """A part that cannot be sent, as the object store is full, ends those that were."""
+    send = ActorMethod.remote
+
+    def full(method, *arguments):
+        if method._method_name == "run_part" and arguments[0].worker == 1:
+            raise ObjectStoreFullError("no space is left")
+        return send(method, *arguments)
+
+    until(lambda: is_shared(executor, want), 60)
+    with patch.object(ActorMethod, "remote", full), pytest.raises(ResourceExhaustedError, match="no space is left"):
+        run(executor, "rows")
+    assert is_shared(executor, want)
 
 
 def is_shared(executor, want):
@@ -248,7 +266,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     workers = None if options.address else 2
     executor = create_executor("ray", workers=workers, threads=1, engine=options.engine, ray_address=options.address)
-    checks = [check_outputs, check_deadline, check_cancel, check_leaks, check_kills]
+    checks = [check_outputs, check_deadline, check_cancel, check_unsent, check_leaks, check_kills]
     if options.hosts:
         checks = [check_outputs, check_traffic, check_deadline, check_cancel, check_leaks, check_kills, check_lost_host]
     try:
