@@ -133,8 +133,7 @@ class RayGang:
     ) -> list[tuple[list[Array], float]]:
         """The answers of all workers. If one has none, the others end before this does, or are fenced off.
 
-        Args:
-            failed: why a part was not sent; those before it were.
+        `failed` says why a part could not be sent; those before it were.
         """
         waiting = list(answers)
         while waiting and failed is None:
