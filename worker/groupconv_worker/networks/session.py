@@ -12,6 +12,7 @@ from onnx import NodeProto
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv_worker.graph.checks import node_path
 from groupconv_worker.graph.model import ELEMENTS, Model
+from groupconv_worker.graph.safeguards import refusal, safeguarded
 from groupconv_worker.graph.sessions import first_line, make_session
 from groupconv_worker.job import Job
 
@@ -50,7 +51,7 @@ class NetworkSession:
     def __init__(self, model: Model, threads: int) -> None:
         self.model = model
         try:
-            self._session = make_session(model.data, threads)
+            self._session = make_session(safeguarded(model), threads)
         except Exception as error:  # noqa: BLE001 - a class for each status, none of which is public
             said = first_line(error)
             path, op = named_node(model, said)
@@ -142,6 +143,8 @@ def _named(node: NodeProto, name: str, said: str) -> bool:
 
 def _refusal(model: Model, error: Exception) -> Exception:
     text = first_line(error)
+    if refused := refusal(str(error)):
+        return refused
     if "memory" in text.lower() or "bad_alloc" in text or "BFCArena" in str(error):
         return ResourceExhaustedError(f"the network takes more memory than there is: {text}")
     if failed := RUNNING.search(str(error)):

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 from compiled_networks import check, compiled, model
-from guards import guarded
 from onnx import helper
 
 from groupconv_worker.graph.graph import UnsupportedNodeError
+from guards import guarded
 
 RNG = np.random.default_rng(0)
 CONV = helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[1, 1])

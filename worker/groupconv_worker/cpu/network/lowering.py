@@ -150,9 +150,9 @@ class Lowering:
         return self.maps[name]
 
     def copied_map(self, name: str, shape: tuple[int, ...]) -> Map:
-        """A tensor as a channel-blocked map of a shape with as many elements, for readers that have more axes than it."""
+        """A tensor as a channel-blocked map of a shape with as many elements, for readers of more axes than it has."""
         if (name, shape) not in self._copies:
-            layout, samples = Blocked(shape[1], *shape[-2:]), slices(shape)
+            layout, samples = Blocked(shape[1], shape[-2], shape[-1]), slices(shape)
             made = Map(self.assembly.block(samples * layout.nbytes), layout, layout.nbytes, samples)
             self._change_layout(shape, self.array(name), made, to_blocks=True)
             self._copies[name, shape] = made

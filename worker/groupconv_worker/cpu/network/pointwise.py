@@ -151,8 +151,8 @@ def _of_map(low: Lowering, name: str, shape: Sequence[int]) -> Any:
         vector = aligned_copy(constant)
         return lambda _: Side(vector, SAME, (LANES, 0, 0))
     if math.prod(own) == 1 and len(low.shape(name)) != len(shape):
-        value = low.array(name)
-        return lambda _: Side(value, SPLAT, (0, 0, 0))
+        element = low.array(name)
+        return lambda _: Side(element, SPLAT, (0, 0, 0))
     x = low.map(name) if constant is None and len(low.shape(name)) == len(shape) else low.copied_map(name, own)
     steps = (
         x.plane if own[1] == shape[1] else 0,
