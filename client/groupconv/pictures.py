@@ -17,7 +17,7 @@ SHARED = "#DDDDDD"
 """For what belongs to several workers, hatched with `SEVERAL`."""
 SEVERAL = "////"
 HATCHES = ("", "\\\\\\", "...", "xxx", "|||", "---")
-"""Of workers beyond the number of colors, which repeat."""
+"""Hatches tell apart workers beyond the number of colors, which repeat."""
 LINES = (("#0072B2", "-", "o"), ("#D55E00", "--", "^"), ("#009E73", "-.", "s"), ("#000000", ":", "D"))
 """Color, line style and marker of each line; every color has a contrast of at least 3 to white."""
 SUFFIXES = (".png", ".svg", ".pdf")

@@ -73,7 +73,7 @@ class Parts:
         return Gate(self.config.concurrency, self.config.queue, self.config.queue_bytes)
 
     def tokens(self, path: Path) -> Tokens:
-        """Who is admitted."""
+        """The tokens of callers that are admitted."""
         return Tokens(path)
 
     def layers(self, forget: Callable[[str, int], None], used: Callable[[str, bool, float], None]) -> Layers:

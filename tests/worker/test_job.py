@@ -135,7 +135,7 @@ def test_a_job_within_a_job_comes_back_to_the_outer_one():
 def test_the_first_reason_counts():
     job = Job(time.monotonic() - 1)
     job.stop(UnavailableError("the server is stopping"))
-    assert job.look()
+    assert job.poll()
     with pytest.raises(UnavailableError):
         job.check()
 

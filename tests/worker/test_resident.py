@@ -15,7 +15,7 @@ from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.engines import create_engine
 from groupconv_worker.reference import convolve
-from groupconv_worker.resident import OVERHEAD, Resident, ResidentKey, WeightsMissingError
+from groupconv_worker.resident import OVERHEAD, ResidentKernels, ResidentKey, WeightsMissingError
 from groupconv_worker.runtime import run_shard
 from groupconv_worker.shard import Stage
 
@@ -30,16 +30,16 @@ def stage(layer: str, batch: int = 1, weight: np.ndarray = WEIGHT) -> Stage:
     return Stage(problem, weight, key=ResidentKey(layer, 1, 0, ((0, 1), (0, 1), (0, 3))))
 
 
-def use(store: Resident, layer: str, batch: int = 1) -> None:
+def use(store: ResidentKernels, layer: str, batch: int = 1) -> None:
     run_shard(ENGINE, [stage(layer, batch)], np.ones((batch, 1, 4)), np.empty((batch, 1, 2)), store)
 
 
-def kept(store: Resident, *layers: str) -> list[bool]:
+def kept(store: ResidentKernels, *layers: str) -> list[bool]:
     return [(stage(layer).key, stage(layer).one) in store._kept for layer in layers]
 
 
 def test_the_kernel_unused_for_longest_leaves_a_full_store():
-    store = Resident(2 * ONE)
+    store = ResidentKernels(2 * ONE)
     for layer in ("a", "b", "a", "c"):
         use(store, layer)
     assert kept(store, "a", "b", "c") == [True, False, True]
@@ -47,14 +47,14 @@ def test_the_kernel_unused_for_longest_leaves_a_full_store():
 
 
 def test_one_kernel_serves_every_batch():
-    store = Resident()
+    store = ResidentKernels()
     for batch in (1, 3, 2):
         use(store, "a", batch)
     assert store.bytes == ONE
 
 
 def test_a_version_that_is_forgotten_is_prepared_again():
-    store = Resident()
+    store = ResidentKernels()
     use(store, "a")
     use(store, "b")
     store.forget("a", 1)
@@ -65,7 +65,7 @@ def test_a_version_that_is_forgotten_is_prepared_again():
 
 
 def test_a_stage_remembers_its_kernel_only_as_long_as_the_store_keeps_it():
-    store, mine = Resident(2 * ONE), stage("mine")
+    store, mine = ResidentKernels(2 * ONE), stage("mine")
     x, out = np.ones((1, 1, 4)), np.empty((1, 1, 2))
     run_shard(ENGINE, [mine], x, out, store)
     first = mine.kept
@@ -80,19 +80,19 @@ def test_a_stage_remembers_its_kernel_only_as_long_as_the_store_keeps_it():
     run_shard(ENGINE, [mine], x, out, store)
     assert mine.kept is not first
     assert out.tolist() == [[[3.0, 3.0]]]
-    other = Resident()
+    other = ResidentKernels()
     run_shard(ENGINE, [mine], x, out, other)
     assert mine.kept.store is other
 
 
 def test_a_kernel_larger_than_the_store_is_used_and_not_kept():
-    store = Resident(ONE - 1)
+    store = ResidentKernels(ONE - 1)
     use(store, "a")
     assert store.bytes == 0
 
 
 def test_weights_that_neither_came_nor_are_kept_are_asked_for():
-    store, x, out = Resident(), np.ones((1, 1, 4)), np.empty((1, 1, 2))
+    store, x, out = ResidentKernels(), np.ones((1, 1, 4)), np.empty((1, 1, 2))
     without = [stage("a", weight=np.empty((0, 1, 3)))]
     with pytest.raises(WeightsMissingError):
         run_shard(ENGINE, without, x, out, store)
@@ -103,7 +103,7 @@ def test_weights_that_neither_came_nor_are_kept_are_asked_for():
 
 def test_threads_that_displace_each_others_kernels_get_right_answers():
     """Four threads use eight layers in a store that holds two of them."""
-    store, rng = Resident(2 * ONE), np.random.default_rng(0)
+    store, rng = ResidentKernels(2 * ONE), np.random.default_rng(0)
     weights = [rng.standard_normal(WEIGHT.shape) for _ in range(8)]
     x = rng.standard_normal((1, 1, 4))
 

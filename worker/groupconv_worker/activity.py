@@ -67,4 +67,4 @@ class Activity:
 
 
 ACTIVITY = Activity()
-"""Of this process."""
+"""The activity of this process."""

@@ -22,10 +22,10 @@ from groupconv_worker.lanes.sockets import Address
 from groupconv_worker.networks.messages import answer
 from groupconv_worker.networks.part import parts_of
 from groupconv_worker.networks.part_info import MemoryHandle, PartAddress, PartInfo, PartKey
-from groupconv_worker.networks.runner import ModelMissingError, NetworkCall, NetworkRan, NetworkRunner, takeover_of
+from groupconv_worker.networks.runner import ModelMissingError, NetworkCall, NetworkRun, NetworkRunner, takeover_of
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
 from groupconv_worker.runtime import WorkerRuntime
-from groupconv_worker.shard import Ran, Stage
+from groupconv_worker.shard import Stage, StageRun
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Worker:
 
     def run(
         self, stages: tuple[Stage, ...], x: Array, expires: float | None = None, number: int = -1
-    ) -> tuple[Array | None, tuple[Ran, ...] | None]:
+    ) -> tuple[Array | None, tuple[StageRun, ...] | None]:
         """One shard (see `run_shard`); the arrays arrive as read-only views of the object store.
 
         Args:
@@ -140,7 +140,7 @@ class Worker:
         *,
         dropped: Callable[[], bool] = lambda: False,
         borrowed: bool = False,
-    ) -> tuple[Ran, ...] | None:
+    ) -> tuple[StageRun, ...] | None:
         """Run one shard into `out`, once there are threads for it. Called from any thread.
 
         Args:
@@ -159,7 +159,7 @@ class Worker:
             CancelledError: it was dropped.
         """
         job = _job(expires, lambda: not dropped())
-        job.look()
+        job.poll()
         try:
             with job:
                 return self._runtime.run(stages, x, out, job, borrowed=borrowed)
@@ -178,7 +178,7 @@ class Worker:
 
     def run_network(
         self, call: NetworkCall, data: bytes | None, expires: float | None, number: int, *arrays: Array
-    ) -> NetworkRan | None:
+    ) -> NetworkRun | None:
         """Run a call of a network.
 
         Args:
@@ -196,7 +196,7 @@ class Worker:
 
     def compute_network(
         self, call: NetworkCall, data: bytes | None, expires: float | None, dropped: Callable[[], bool]
-    ) -> NetworkRan | None:
+    ) -> NetworkRun | None:
         """Run a call of a network. Called from any thread.
 
         Args:
@@ -244,7 +244,7 @@ class Worker:
         return self._parts.open(key, handle)
 
     def export_part(self, key: PartKey) -> LandingHandle | None:
-        """By which workers of this node reach a part's own memory (see `PartProgram`)."""
+        """A handle by which workers on this node open a part's own memory (see `PartProgram.export`)."""
         assert self._parts is not None
         return self._parts.export(key)
 

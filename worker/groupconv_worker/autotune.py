@@ -39,7 +39,7 @@ SURE, SLOWER = 3, 1.15
 SECONDS = 0.3
 """After this long a problem's tuning ends with the turns it has."""
 FAR = 3.0
-"""Of a problem too slow for those turns, candidates get none that take so many times as long as the best one."""
+"""If a problem is too slow for those turns, candidates that take so many times as long as the best one get none."""
 DISPLACED = 2**20
 """Doubles written between turns: they take the place of what lies in a core's caches, and helpers fall asleep."""
 DOUBT = "?"

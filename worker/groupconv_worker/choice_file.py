@@ -50,7 +50,7 @@ class ChoiceFile:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """While no other process that shares this file measures; one that comes to no end is not waited for."""
+        """Hold the lock of the file, so that one process at a time measures. Goes on without it after `TRIES`."""
         with contextlib.ExitStack() as stack:
             if self.path is not None:
                 with contextlib.suppress(OSError):

@@ -17,12 +17,12 @@ from groupconv.errors import UnavailableError
 Array = NDArray[Any]
 
 
-def beside(x: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """An empty array in the memory of `x`, on the host or on its device, for the output of a step on `x`."""
+def new_empty(x: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """An array of arbitrary elements where `x` is: on the host or, as of torch.Tensor.new_empty, on its device."""
     if isinstance(x, np.ndarray):
         return np.empty(shape, dtype)
-    made: Array = x.beside(shape, dtype)  # a DeviceTensor, which has all of an array that plans and runs use
-    return made
+    empty: Array = x.new_empty(shape, dtype)  # a DeviceTensor, which has all of an array that plans and runs use
+    return empty
 
 
 def device_of(*arrays: Array | None) -> Any:

@@ -1,4 +1,4 @@
-"""A kernel that computes while a better one is prepared: what came of that, and whether it is over."""
+"""A kernel that computes while a better one is prepared, and the preparation that others wait for."""
 
 import threading
 from collections.abc import Callable
@@ -7,10 +7,11 @@ from groupconv_worker.contract import Prepared
 
 
 class Improvement:
-    """Something that is prepared beside the requests, as those see it who wait for it.
+    """The preparation of a better kernel beside the requests, as an event with callbacks.
 
     Attributes:
-        over: whether it is done, has failed or was dropped. Who prepares the kernel again gets the better one, if any.
+        over: whether the preparation is done, has failed or was dropped. A kernel that is prepared after that is the
+            better one, if there is one.
 
     Example:
         >>> improvement, seen = Improvement(), []
@@ -27,7 +28,7 @@ class Improvement:
         self._calls: list[Callable[[], None]] = []
 
     def then(self, call: Callable[[], None]) -> None:
-        """Call this when it is over; now if it is."""
+        """Have a function called when the preparation is over; now if it is."""
         with self._lock:
             if not self.over:
                 self._calls.append(call)
@@ -35,14 +36,14 @@ class Improvement:
         call()
 
     def end(self) -> None:
-        """It is over."""
+        """Mark the preparation as over, and call the functions that wait for it."""
         with self._lock:
             self.over, calls, self._calls = True, self._calls, []
         for call in calls:
             call()
 
 
-class Meanwhile:
+class InterimKernel:
     """A prepared kernel that computes until a better one can be had.
 
     Args:

@@ -1,8 +1,8 @@
 """A job: work for one caller, and what ends it early: its deadline, a caller who has gone, the end of the process.
 
-Whoever runs a job enters it (`with job:`). Meanwhile one thread of the process, the watch, looks at the deadline and
-the caller every `PERIOD` seconds, and sets the job's word when the job is over. Compiled programs read that word
-between blocks, and loops in Python between pieces of at most some tens of milliseconds, so work ends within `PROMPT`.
+A thread that runs a job enters it (`with job:`). Meanwhile one thread of the process, the watch, polls all jobs every
+`PERIOD` seconds, and sets the word of a job that is over. Compiled programs read that word between blocks, and loops in
+Python between pieces of at most some tens of milliseconds, so work ends within `PROMPT`.
 
 Code deep inside an engine finds the job of its thread with `current()`.
 """
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 PROMPT = 0.1
 """Seconds within which a job that is over lets go of its worker."""
 PERIOD = 0.02
-"""Seconds between two looks of the watch."""
+"""Seconds between two polls of the watch."""
 DROWSY = 50
-"""Looks that find no job before the watch sleeps."""
+"""Polls without any job after which the watch sleeps."""
 
 
 def always() -> bool:
@@ -39,19 +39,19 @@ class Job:
     """Work for one caller. Several threads may be in it at a time.
 
     Args:
-        deadline: on the clock of time.monotonic(); None for none.
-        alive: whether the caller is still there. It is called again and again, and must not block.
+        deadline: on the clock of time.monotonic(), or None.
+        alive: returns whether the caller is still there. It is called again and again, and must not block.
         priority: 1 goes before 2, and so on; 0 goes after all of them.
 
     Attributes:
         deadline, priority: as given.
-        watched: whether it may end by itself.
-        word: its value is not 0 once the job is over.
+        watched: whether it can be over without `stop`: it has a deadline, or a caller who may go.
+        word: an integer that is not 0 once the job is over.
         address: of the word, for compiled code.
 
     Example:
         >>> job = Job(deadline=time.monotonic() - 1)
-        >>> job.over, job.look(), job.over
+        >>> job.over, job.poll(), job.over
         (False, True, True)
         >>> job.check()
         Traceback (most recent call last):
@@ -72,7 +72,7 @@ class Job:
 
     @property
     def over(self) -> bool:
-        """Whether the job is known to be over. Costs a look at a word."""
+        """Whether the word says that the job is over; see `poll`."""
         return self.word.value != 0
 
     @property
@@ -88,8 +88,8 @@ class Job:
             end()
 
     @contextmanager
-    def ending(self, end: Callable[[], None]) -> Iterator[None]:
-        """Be in the job, and call `end` if it is stopped: for a library that has its own way to stop."""
+    def on_stop(self, end: Callable[[], None]) -> Iterator[None]:
+        """Enter the job, and call `end` if it is stopped meanwhile: for a library that has its own way to stop."""
         self._ends.append(end)
         try:
             with self:
@@ -97,8 +97,8 @@ class Job:
         finally:
             self._ends.remove(end)
 
-    def look(self) -> bool:
-        """Look at the clock and the caller. Return whether the job is over."""
+    def poll(self) -> bool:
+        """Look at the clock, and ask whether the caller is still there. Return whether the job is over."""
         if not self.word.value:
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self.stop(DeadlineExceededError("the deadline passed"))
@@ -115,7 +115,7 @@ class Job:
             GroupconvError: the error that it was stopped with.
         """
         if self.word.value and self._error is not None:
-            # a copy: the job would keep its own error, and that the frames with the arrays which it came through
+            # a copy: the job outlives it, and a raised error keeps the frames that it passed, with their arrays
             raise copy.copy(self._error)
 
     def __enter__(self) -> Self:
@@ -133,7 +133,7 @@ class Job:
 
 
 ENDLESS = Job()
-"""The job of a thread that is in none."""
+"""The job of a thread that has entered none: it never ends."""
 running: ContextVar[Job] = ContextVar("job", default=ENDLESS)
 """The job that a thread is in. A team's thread sets it for its share of a caller's work, which is watched already."""
 current = running.get
@@ -141,7 +141,7 @@ current = running.get
 
 
 class Jobs:
-    """The jobs that run on one executor. It may end all of them.
+    """The jobs that run on one executor, which may stop all of them at once.
 
     Example:
         >>> jobs, job = Jobs(), Job()
@@ -165,7 +165,7 @@ class Jobs:
         self._running[id(job)] = job
         if self._ended is not None:  # looked at after the job was added, so `end` cannot miss it
             job.stop(self._ended)
-        if job.word.value or (job.watched and job.look()):
+        if job.word.value or (job.watched and job.poll()):
             del self._running[id(job)]
             job.check()
         job.__enter__()
@@ -183,7 +183,7 @@ class Jobs:
 
 
 class _Watch:
-    """The thread that looks at the running jobs. It sleeps while there are none."""
+    """The thread that polls the running jobs. It sleeps while there are none."""
 
     def __init__(self) -> None:
         self.asleep = True
@@ -192,14 +192,14 @@ class _Watch:
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
-        """Look again: a job was entered while the watch slept."""
+        """Poll again: a job was entered while the watch slept."""
         with self._started:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._look, name="job-watch", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="job-watch", daemon=True)
                 self._thread.start()
         self._awake.set()
 
-    def _look(self) -> None:
+    def _run(self) -> None:
         while True:
             self._awake.wait()
             self._awake.clear()
@@ -208,13 +208,13 @@ class _Watch:
                 time.sleep(PERIOD)
                 jobs = set(self.jobs)
                 idle = 0 if jobs else idle + 1
-                while jobs:  # none is held on to
+                while jobs:  # popped, so that no job is kept alive from here
                     try:
-                        jobs.pop().look()
+                        jobs.pop().poll()
                     except Exception:
-                        log.exception("a job's caller could not be looked at")
+                        log.exception("it could not be found out whether a job's caller is still there")
             self.asleep = True
-            if self.jobs:  # entered before it could see that the watch sleeps
+            if self.jobs:  # one was entered just before `asleep` was set
                 self._awake.set()
 
 

@@ -22,7 +22,7 @@ from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.epilogue import activate, add_bias
 from groupconv_worker.job import current
 from groupconv_worker.pieces import erf
-from groupconv_worker.taps import by_tap, each, seen, stretched
+from groupconv_worker.taps import combinations, outputs_by_tap, padding_dominates, tap_inputs
 
 PAD_MODE = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 """numpy.pad's names for PyTorch's."""
@@ -99,7 +99,7 @@ def convolve(x: Array, weight: Array, bias: Array | None, g: Geometry) -> Array:
 
 def _gather(x: Array, w: Array, g: Geometry) -> Any:
     n = x.shape[0]
-    apart = stretched(g)  # then the padding is far larger than what is read of it
+    apart = padding_dominates(g)  # then padding is not made
     padded = x if apart else np.pad(x, ((0, 0), (0, 0), *g.padding), mode=PAD_MODE[g.padding_mode])  # type: ignore[call-overload]
     grouped: Any = padded.reshape(n, g.groups, g.in_channels // g.groups, *padded.shape[2:])
     filters: Any = w.reshape(g.groups, g.out_channels // g.groups, g.in_channels // g.groups, *g.kernel)
@@ -109,7 +109,7 @@ def _gather(x: Array, w: Array, g: Geometry) -> Any:
             slice(k * d, k * d + (o - 1) * s + 1, s)
             for k, d, o, s in zip(tap, g.dilation, g.output, g.stride, strict=True)
         )
-        met = seen(grouped, g, tap, np) if apart else grouped[..., *window]  # (N, g, C/g, *output)
+        met = tap_inputs(grouped, g, tap, np) if apart else grouped[..., *window]  # (N, g, C/g, *output)
         for c in range(met.shape[2]):
             current().check()
             y += _scaled(filters[:, :, c, *tap], met[:, :, c])
@@ -121,7 +121,7 @@ def _scatter(x: Array, w: Array, g: Geometry) -> Any:
     grouped: Any = x.reshape(n, g.groups, g.in_channels // g.groups, *g.input)
     filters: Any = w.reshape(g.groups, g.in_channels // g.groups, g.out_channels // g.groups, *g.kernel)
     y: Any = np.zeros((n, g.groups, g.out_channels // g.groups, *g.output), dtype=x.dtype)
-    for met in each(g, by_tap):
+    for met in combinations(g, outputs_by_tap):
         tap, cells, outputs = zip(*met, strict=True)
         for c in range(grouped.shape[2]):
             current().check()

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from groupconv_worker.contract import Prepared, Problem
-from groupconv_worker.improvement import Meanwhile
+from groupconv_worker.improvement import InterimKernel
 
 CAPACITY = 2**30
 """Bytes of prepared kernels that a worker keeps unless told otherwise."""
 OVERHEAD = 8192
-"""Bytes of a kept kernel beside its arrays: the objects around them, as measured."""
+"""Bytes of a kernel in the store beside its arrays: the Python objects around them, as measured."""
 
 
 class ResidentKey(NamedTuple):
@@ -41,27 +41,27 @@ class WeightsMissingError(LookupError):
     """A stage came without its weights, and they are not prepared here: send them."""
 
 
-class Kept:
-    """A prepared kernel in a store.
+class ResidentKernel:
+    """An entry of `ResidentKernels`.
 
     Attributes:
-        store: that it is in.
+        store: which it belongs to.
         prepared: the kernel; None once it has left the store.
-        size: bytes that it counts as.
+        size: bytes that it counts against the capacity.
         used: when it was used last, on the store's `clock`.
     """
 
     __slots__ = ("prepared", "size", "store", "used")
 
-    def __init__(self, store: "Resident", prepared: Prepared) -> None:
+    def __init__(self, store: "ResidentKernels", prepared: Prepared) -> None:
         self.store = store
         self.prepared: Prepared | None = prepared
         self.size = prepared.nbytes + OVERHEAD
         self.used = next(store.clock)
 
 
-class Resident:
-    """Prepared kernels by layer and problem. The least recently used ones leave when it is full.
+class ResidentKernels:
+    """Prepared kernels by layer and problem. When the store is full, the least recently used ones leave.
 
     A kernel that alone is larger than the capacity is not kept: it is prepared for each shard. Safe to use from several
     threads.
@@ -72,7 +72,7 @@ class Resident:
     Attributes:
         capacity: as given.
         bytes: that it holds.
-        clock: counts uses; a kernel that is used without `find` is given its next number.
+        clock: counts uses. A kernel that is used without `find` takes the next number.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
@@ -81,7 +81,7 @@ class Resident:
         >>> import numpy as np
         >>> x, w = np.ones((1, 1, 4)), np.ones((1, 1, 3))
         >>> problem = Problem(resolve(ConvSpec(), x.shape, w.shape), types_of(x.dtype, w.dtype))
-        >>> store, key = Resident(), ResidentKey("edge", 1, 0, ((0, 1), (0, 1), (0, 3)))
+        >>> store, key = ResidentKernels(), ResidentKey("edge", 1, 0, ((0, 1), (0, 1), (0, 3)))
         >>> store.find(key, problem) is None
         True
         >>> kept = store.add(key, problem, create_engine("reference").prepare(problem, w, resident=True))
@@ -91,11 +91,11 @@ class Resident:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity, self.bytes, self.clock = capacity, 0, itertools.count()
-        self._kept: dict[tuple[ResidentKey, Problem], Kept] = {}
+        self._kept: dict[tuple[ResidentKey, Problem], ResidentKernel] = {}
         self._lock = threading.Lock()
 
-    def find(self, key: ResidentKey, problem: Problem) -> Kept | None:
-        """The kernel of this part, prepared for such a problem; None if it is not here.
+    def find(self, key: ResidentKey, problem: Problem) -> ResidentKernel | None:
+        """The kernel that was prepared for this part and problem; None if it is not here.
 
         Args:
             key: which part.
@@ -106,13 +106,13 @@ class Resident:
             kept.used = next(self.clock)
         return kept
 
-    def add(self, key: ResidentKey, problem: Problem, prepared: Prepared) -> Kept | None:
-        """Keep a kernel, and let others go for it. Return the one of another thread that was faster, if there is one.
+    def add(self, key: ResidentKey, problem: Problem, prepared: Prepared) -> ResidentKernel | None:
+        """Keep a kernel, in place of the least recently used ones where there is no room.
 
         Returns:
-            The kernel in the store; None if it is too large for it.
+            The kernel in the store, which is another thread's if that was faster; None if it is too large.
         """
-        made = Kept(self, prepared)
+        made = ResidentKernel(self, prepared)
         with self._lock:
             kept = self._kept.get((key, problem))
             if kept is None and made.size <= self.capacity:
@@ -120,7 +120,7 @@ class Resident:
                     self._drop(min(self._kept, key=lambda k: self._kept[k].used))
                 kept = self._kept[key, problem] = made
                 self.bytes += made.size
-        if kept is made and type(prepared) is Meanwhile:
+        if kept is made and type(prepared) is InterimKernel:
             prepared.improvement.then(lambda: self._replace((key, problem), made))
         return kept
 
@@ -130,8 +130,8 @@ class Resident:
             for found in [k for k in self._kept if (k[0].layer, k[0].version) == (layer, version)]:
                 self._drop(found)
 
-    def _replace(self, key: tuple[ResidentKey, Problem], kept: Kept) -> None:
-        """Drop a kernel, if it is still here: who needs it prepares a better one."""
+    def _replace(self, key: tuple[ResidentKey, Problem], kept: ResidentKernel) -> None:
+        """Drop a kernel, if it is still here, as a better one can be prepared: the next shard does so."""
         with self._lock:
             if self._kept.get(key) is kept:
                 self._drop(key)
@@ -144,6 +144,6 @@ class Resident:
 
 @functools.lru_cache(maxsize=4096)
 def of_one_sample(problem: Problem) -> Problem:
-    """The same problem with a batch of 1; for equal ones the same object, which is found without comparing."""
+    """The same problem with a batch of 1. Equal problems give the same object, which dicts find by identity."""
     g = problem.geometry
     return problem if g.batch == 1 else replace(problem, geometry=g.with_batch(1))

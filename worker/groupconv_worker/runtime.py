@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from groupconv.errors import DeadlineExceededError
 from groupconv_worker.activity import ACTIVITY
 from groupconv_worker.budget import ThreadBudget, granted
-from groupconv_worker.contract import Array, Engine, Prepared, beside
+from groupconv_worker.contract import Array, Engine, Prepared, new_empty
 from groupconv_worker.cpu.kernels.forms import deferred
 from groupconv_worker.engines import create_engine
-from groupconv_worker.improvement import Meanwhile
+from groupconv_worker.improvement import InterimKernel
 from groupconv_worker.job import Job, current
-from groupconv_worker.resident import Resident, WeightsMissingError
-from groupconv_worker.shard import Ran, Stage, run_chain
+from groupconv_worker.resident import ResidentKernels, WeightsMissingError
+from groupconv_worker.shard import Stage, StageRun, run_chain
 
 
 class WorkerRuntime:
@@ -44,7 +44,7 @@ class WorkerRuntime:
         self.engine = create_engine(engine, threads=threads, device=device)
         gpu = self.engine.gpu
         self.device = self.engine.device() + ("" if gpu is None else f", GPU {gpu.ordinal}")
-        self.resident = Resident(capacity)
+        self.resident = ResidentKernels(capacity)
         self.budget = budget(self.engine.threads if self.engine.at_once > 1 else 1)
 
     def run(
@@ -56,7 +56,7 @@ class WorkerRuntime:
         *,
         among: float | None = None,
         borrowed: bool = False,
-    ) -> tuple[Ran, ...]:
+    ) -> tuple[StageRun, ...]:
         """Wait for threads and run a shard on them (see `run_shard`). The calling thread is in the job.
 
         Args:
@@ -94,12 +94,12 @@ class WorkerRuntime:
         if job.deadline is not None:
             timeout = min(max(0.0, job.deadline - time.monotonic()), threading.TIMEOUT_MAX)
         ACTIVITY.enter()
-        threads = self.budget.acquire(timeout, among=among, whole=whole, over=job.look)
+        threads = self.budget.acquire(timeout, among=among, whole=whole, over=job.poll)
         if job.word.value or not threads:
             if threads:
                 self.budget.release(threads)
             ACTIVITY.leave()
-            job.look()
+            job.poll()
             job.check()
             raise DeadlineExceededError("the deadline passed before the shard was started")
         return threads
@@ -110,10 +110,10 @@ def run_shard(
     stages: Sequence[Stage],
     x: Array,
     out: Array,
-    resident: Resident | None = None,
+    resident: ResidentKernels | None = None,
     *,
     borrowed: bool = False,
-) -> tuple[Ran, ...]:
+) -> tuple[StageRun, ...]:
     """Run the stages of one shard on `x`, the output of each being the input of the next, the last into `out`.
 
     Args:
@@ -140,7 +140,7 @@ def run_shard(
         ('reference', [[[3.0, 3.0], [3.0, 3.0]]])
     """
     if not x.shape[0]:
-        return (Ran("none", 0.0),) * len(stages)
+        return (StageRun("none", 0.0),) * len(stages)
     if engine.gpu is not None and len(stages) > 1:
         kernels = (_prepared(engine, stage, resident, borrowed=borrowed) for stage in stages)
         if (chained := run_chain(kernels, x, out)) is not None:
@@ -152,15 +152,15 @@ def run_shard(
         start = time.perf_counter()
         prepared = _prepared(engine, stage, resident, borrowed=borrowed)
         problem = stage.problem
-        y = out if i == last else beside(x, problem.geometry.output_shape, problem.types.output)
+        y = out if i == last else new_empty(x, problem.geometry.output_shape, problem.types.output)
         prepared.run(x, y)
-        improving = type(prepared) is Meanwhile and not prepared.improvement.over
-        ran.append(Ran(prepared.algorithm, time.perf_counter() - start, improving))
+        improving = type(prepared) is InterimKernel and not prepared.improvement.over
+        ran.append(StageRun(prepared.algorithm, time.perf_counter() - start, improving))
         x = y
     return tuple(ran)
 
 
-def _prepared(engine: Engine, stage: Stage, resident: Resident | None, *, borrowed: bool) -> Prepared:
+def _prepared(engine: Engine, stage: Stage, resident: ResidentKernels | None, *, borrowed: bool) -> Prepared:
     """The kernel of a stage: the one that it remembers, one of the store, or one that is prepared now."""
     kept = stage.kept
     if kept is not None and kept.store is resident and (prepared := kept.prepared) is not None:
@@ -170,7 +170,7 @@ def _prepared(engine: Engine, stage: Stage, resident: Resident | None, *, borrow
         return _newly_prepared(engine, stage, resident, borrowed=borrowed)
 
 
-def _newly_prepared(engine: Engine, stage: Stage, resident: Resident | None, *, borrowed: bool) -> Prepared:
+def _newly_prepared(engine: Engine, stage: Stage, resident: ResidentKernels | None, *, borrowed: bool) -> Prepared:
     """The kernel of a stage that remembers none."""
     if stage.key is None or resident is None:
         return engine.prepare(stage.problem, stage.weight, stage.bias)

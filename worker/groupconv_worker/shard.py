@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 
 from groupconv.errors import ResourceExhaustedError
 from groupconv_worker.contract import Array, Chainable, Prepared, Problem
-from groupconv_worker.resident import Kept, ResidentKey, of_one_sample
+from groupconv_worker.resident import ResidentKernel, ResidentKey, of_one_sample
 
 log = logging.getLogger(__name__)
 
@@ -19,12 +19,13 @@ class Stage:
     """One step's part in a shard.
 
     Attributes:
-        problem: of this part, not of the whole step.
+        problem: of the step's part that this shard computes.
         weight: (M, C/g, *kernel), transposed (C, M/g, *kernel).
         bias: (M,) or None.
-        key: of a resident layer, which part of its weights this is; the worker keeps it prepared.
-        one: the problem that a resident kernel is prepared for: of one sample, as it serves any batch.
-        kept: that kernel, once this stage was run in this process.
+        key: names the part of a resident layer's weights, under which the worker keeps the kernel prepared; None for
+            weights that came with the request.
+        one: the problem that a resident kernel is prepared for: with one sample, as the kernel serves any batch.
+        kept: the resident kernel, once this stage was run in this process.
     """
 
     problem: Problem
@@ -32,13 +33,13 @@ class Stage:
     bias: Array | None = None
     key: ResidentKey | None = None
     one: Problem = field(init=False, repr=False, compare=False)
-    kept: Kept | None = field(init=False, repr=False, compare=False)
+    kept: ResidentKernel | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "one", self.problem if self.key is None else of_one_sample(self.problem))
         object.__setattr__(self, "kept", None)
 
-    def keep(self, kept: Kept | None) -> None:
+    def keep(self, kept: ResidentKernel | None) -> None:
         """Remember the prepared kernel, so that the next run need not search for it."""
         object.__setattr__(self, "kept", kept)
 
@@ -46,10 +47,13 @@ class Stage:
         return Stage, (self.problem, self.weight, self.bias, self.key)  # a prepared kernel stays in its process
 
 
-class Ran(NamedTuple):
-    """What a stage took: the algorithm, its seconds in the engine, and whether a better algorithm is being prepared.
+class StageRun(NamedTuple):
+    """How a worker ran a stage.
 
-    A GPU runs the stages of a shard as one: the seconds are those of the last stage then, and 0 for the others.
+    Attributes:
+        algorithm: which computed it.
+        seconds: in the engine. A GPU runs the stages of a shard as one: the last stage has all seconds, the others 0.
+        improving: whether a better kernel is being prepared.
     """
 
     algorithm: str
@@ -58,18 +62,18 @@ class Ran(NamedTuple):
 
 
 class PartRun(NamedTuple):
-    """The run of a worker's part of a network that is cut.
+    """How a worker ran its part of a network that is cut.
 
     Attributes:
-        seconds: that it took, with what it waited.
-        coordinator_bytes: of inputs and outputs that were brought to the worker and back.
+        seconds: of the part, waits for other parts included.
+        coordinator_bytes: of inputs and outputs that were sent to the worker and back.
     """
 
     seconds: float
     coordinator_bytes: int
 
 
-def run_chain(kernels: Iterable[Prepared], x: Array, out: Array) -> tuple[Ran, ...] | None:
+def run_chain(kernels: Iterable[Prepared], x: Array, out: Array) -> tuple[StageRun, ...] | None:
     """Run kernels of a GPU as one, between which nothing returns to the host. All seconds are those of the last one.
 
     Args:
@@ -88,4 +92,4 @@ def run_chain(kernels: Iterable[Prepared], x: Array, out: Array) -> tuple[Ran, .
         log.debug("the steps are run one by one: %s", error)  # with less between them
         return None
     seconds = [*(0.0,) * (len(chain) - 1), time.perf_counter() - start]
-    return tuple(Ran(kernel.algorithm, s) for kernel, s in zip(chain, seconds, strict=True))
+    return tuple(StageRun(kernel.algorithm, s) for kernel, s in zip(chain, seconds, strict=True))

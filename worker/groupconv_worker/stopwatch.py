@@ -23,7 +23,7 @@ PATIENCE = 1.0
 LINE = 64
 """Bytes of a cache line."""
 DISTURBED = 0.95
-"""Of the time that candidates took, the part the thread was running below which something else had the processor."""
+"""A measurement is disturbed if its thread ran for a smaller share of the time: something else had the processor."""
 PREEMPTED = 100
 """Times a second that threads of this process were put aside, above which likewise: helpers are, too, while the thread
 looks out for them. Alone on the machine that hardly happens, beside one busy loop hundreds of times."""

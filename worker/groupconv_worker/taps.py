@@ -1,6 +1,7 @@
-"""Which cells a tap of a kernel meets, worked out axis by axis: no padding, and no zeros between inputs, are ever made.
+"""The inputs that each tap of a kernel reads, and the outputs that they reach, without making padding.
 
-What is laid out here is as large as the input or the output, whatever the padding, the stride and the dilation.
+Neither padding nor the zeros between the inputs of a transposed convolution are ever in memory: arrays are as large as
+the input or the output, whatever padding, stride and dilation are.
 """
 
 import math
@@ -10,23 +11,23 @@ from typing import Any
 
 from groupconv.convolution.geometry import Geometry
 
-Met = tuple[int, slice, slice]
-"""A tap (or an input cell), what it meets, and the outputs that it reaches there."""
+Overlap = tuple[int, slice, slice]
+"""A tap and the inputs that it reads, or an input and the taps that read it; and the outputs that they add to."""
 LARGE = 2**22
-"""Elements of a padded input up to which it may be as large as it likes."""
+"""Elements of a padded input up to which padding never dominates."""
 STRETCH = 8
-"""How many times the cells of input and output together a larger one may have."""
+"""Padding dominates a larger one if it has more than so many times the cells of input and output together."""
 
 
-def stretched(g: Geometry) -> bool:
-    """Whether the input with its padding is large, and far larger than input and output.
+def padding_dominates(g: Geometry) -> bool:
+    """Whether the padded input is large, and far larger than input and output.
 
-    A few bytes can ask for that: by much padding with a large stride, or a large dilation. An algorithm that lays the
-    padded input out would pay for cells that nobody sent and nobody gets.
+    A request of a few bytes can ask for that, by much padding with a large stride, or a large dilation. Algorithms that
+    make the padded input do not take such problems.
 
     Example:
         >>> from groupconv import ConvSpec, resolve
-        >>> stretched(resolve(ConvSpec(padding=10**8, stride=10**8), (1, 1, 1), (1, 1, 1)))
+        >>> padding_dominates(resolve(ConvSpec(padding=10**8, stride=10**8), (1, 1, 1), (1, 1, 1)))
         True
     """
     steps = (1,) * g.rank if g.transposed else g.stride
@@ -37,12 +38,12 @@ def stretched(g: Geometry) -> bool:
     return g.in_channels * cells > LARGE and cells > STRETCH * (math.prod(g.input) + math.prod(g.output))
 
 
-def seen(x: Any, g: Geometry, tap: tuple[int, ...], xp: ModuleType) -> Any:
-    """What one tap of a convolution that is not transposed sees: its input for every output.
+def tap_inputs(x: Any, g: Geometry, tap: tuple[int, ...], xp: ModuleType) -> Any:
+    """The input that one tap of a convolution reads for every output; not for transposed convolutions.
 
     Args:
         x: (…, *input).
-        g: the geometry; its padding mode says what lies outside.
+        g: the geometry; its padding mode gives the values outside of x.
         tap: position in the kernel, one per axis.
         xp: numpy or cupy.
 
@@ -53,14 +54,14 @@ def seen(x: Any, g: Geometry, tap: tuple[int, ...], xp: ModuleType) -> Any:
         >>> import numpy as np
         >>> from groupconv import ConvSpec, resolve
         >>> g = resolve(ConvSpec(padding=1), (1, 1, 3), (1, 1, 3))
-        >>> seen(np.array([5, 6, 7]), g, (0,), np).tolist()
+        >>> tap_inputs(np.array([5, 6, 7]), g, (0,), np).tolist()
         [0, 5, 6]
     """
     for axis, k in enumerate(tap):
         before = (slice(None),) * (x.ndim - g.rank + axis)
         h, s, count = g.input[axis], g.stride[axis], g.output[axis]
         first = k * g.dilation[axis] - g.padding[axis][0]
-        found = reached(count, s, first, h)
+        found = overlap(count, s, first, h)
         if found is not None and found[0] == slice(0, count):
             x = x[*before, found[1]]
         elif g.padding_mode == "zeros":
@@ -78,37 +79,42 @@ def seen(x: Any, g: Geometry, tap: tuple[int, ...], xp: ModuleType) -> Any:
     return x
 
 
-def by_tap(g: Geometry, axis: int) -> Iterator[Met]:
-    """Of each tap of a transposed axis that reaches outputs: the tap, the inputs that it meets there, the outputs."""
+def outputs_by_tap(g: Geometry, axis: int) -> Iterator[Overlap]:
+    """Each tap of a transposed axis that adds to outputs, with the inputs that it reads and those outputs."""
     for tap in range(g.kernel[axis]):
         at = tap * g.dilation[axis] - g.padding[axis][0]
-        if found := reached(g.input[axis], g.stride[axis], at, g.output[axis]):
+        if found := overlap(g.input[axis], g.stride[axis], at, g.output[axis]):
             yield tap, *found
 
 
-def by_cell(g: Geometry, axis: int) -> Iterator[Met]:
-    """Of each input of a transposed axis that reaches outputs: the input, the taps that it meets, the outputs."""
+def outputs_by_input(g: Geometry, axis: int) -> Iterator[Overlap]:
+    """Each input of a transposed axis that is added to outputs, with the taps that read it and those outputs."""
     for cell in range(g.input[axis]):
         at = cell * g.stride[axis] - g.padding[axis][0]
-        if found := reached(g.kernel[axis], g.dilation[axis], at, g.output[axis]):
+        if found := overlap(g.kernel[axis], g.dilation[axis], at, g.output[axis]):
             yield cell, *found
 
 
-def each(g: Geometry, of: Callable[[Geometry, int], Iterator[Met]], axis: int = 0) -> Iterator[tuple[Met, ...]]:
-    """What `of` gives for each axis, in every combination. One at a time, as there may be millions."""
+def combinations(
+    g: Geometry, of: Callable[[Geometry, int], Iterator[Overlap]], axis: int = 0
+) -> Iterator[tuple[Overlap, ...]]:
+    """All combinations of what `of` gives for each axis, one at a time, as there may be millions."""
     if axis == g.rank:
         yield ()
         return
     for met in of(g, axis):
-        for rest in each(g, of, axis + 1):
+        for rest in combinations(g, of, axis + 1):
             yield met, *rest
 
 
-def reached(count: int, step: int, first: int, extent: int) -> tuple[slice, slice] | None:
-    """Which of the cells first, first + step, … (`count` of them) lie in 0 … extent - 1, and where; None if none do.
+def overlap(count: int, step: int, first: int, extent: int) -> tuple[slice, slice] | None:
+    """The part of the cells first, first + step, … (`count` of them) that lies in 0 … extent - 1; None if none does.
+
+    Returns:
+        The numbers of those cells among all, and the cells.
 
     Example:
-        >>> reached(4, 3, -2, 6)
+        >>> overlap(4, 3, -2, 6)
         (slice(1, 3, None), slice(1, 5, 3))
     """
     begin, end = max(0, -(first // step)), min(count, -((first - extent) // step))

@@ -12,7 +12,7 @@ from groupconv.errors import InvalidArgumentError
 
 Array = NDArray[Any]
 MAX_AXES = 8
-"""Of an input or output."""
+"""Most axes of a network's input or output."""
 NETWORK_DTYPES: dict[str, np.dtype] = DTYPES | {
     "int64": np.dtype(np.int64),
     "bool": np.dtype(np.bool_),

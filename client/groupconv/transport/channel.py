@@ -70,7 +70,7 @@ RETRY_ROOM = 2**20
 """Bytes beside a message that count in the buffer of a call's retries."""
 
 MOST_BYTES = 2**31 - 1
-"""Of a message, and of any option of a channel: gRPC keeps them as C's int."""
+"""Largest value of a channel's options, such as the bytes of a message: gRPC keeps them as C's int."""
 
 MOST_CONNECTIONS = 64
 """Connections of one client, at most."""

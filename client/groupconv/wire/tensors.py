@@ -15,7 +15,7 @@ from groupconv.v1 import tensor_pb2
 from groupconv.wire.codec import DATA_TYPES
 
 MAX_DIMENSIONS = MAX_RANK + 2
-"""Of a tensor: batch, channels and the spatial axes. NumPy itself allows 64."""
+"""Most dimensions of a tensor: batch, channels and the spatial axes. NumPy itself allows 64."""
 MAX_SAMPLE = 2**48
 """Elements of a sample in an empty batch. NumPy multiplies the extents, and the product must not overflow."""
 MAX_MESSAGE_BYTES = 512 * 2**20

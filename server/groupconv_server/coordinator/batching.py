@@ -196,7 +196,7 @@ class Batcher:
         x, first = np.concatenate([a.x for a in batch]), batch[0].call
         deadlines = [a.job.deadline for a in batch]
         deadline = None if None in deadlines else max(d for d in deadlines if d is not None)
-        job = Job(deadline, lambda: not all(a.job.look() for a in batch))
+        job = Job(deadline, lambda: not all(a.job.poll() for a in batch))
         call = self.coordinator.compile(x.shape, x.dtype, first.steps, reordering=first.reordering, cut=first.cut)
         self.coordinator.count(len(batch))
         ran = self.coordinator.run(call, x, job=job)
@@ -223,7 +223,7 @@ class Batcher:
         for entry in list(self._queue):
             if entry.job.deadline is not None and entry.job.deadline <= now:
                 entry.errors.append(DeadlineExceededError(_LATE))
-            elif entry.job.look():
+            elif entry.job.poll():
                 entry.errors.append(CancelledError("the caller has gone"))
             else:
                 continue

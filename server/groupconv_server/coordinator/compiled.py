@@ -15,7 +15,7 @@ from groupconv_server.coordinator.footprint import IN_PLACE, footprint
 from groupconv_server.coordinator.routes import Route, routes_of
 from groupconv_server.executors.task import Task
 from groupconv_server.planner import KnownPlan, PlannedChain
-from groupconv_worker.contract import Array, Problem, beside
+from groupconv_worker.contract import Array, Problem, new_empty
 
 KEPT = 64
 """Plans of a call that are kept, and chains whose routes are: they differ in the workers that take part."""
@@ -37,19 +37,6 @@ class CompiledCall:
         working_bytes: that the costliest step holds beside input and answer (`footprint`).
         plans: by the workers there were and the most shards of a step.
     """
-
-    __slots__ = (
-        "_routes",
-        "cut",
-        "output_bytes",
-        "output_dtype",
-        "output_shape",
-        "plans",
-        "problems",
-        "reordering",
-        "steps",
-        "working_bytes",
-    )
 
     def __init__(
         self, problems: Sequence[Problem], steps: Sequence[Step], *, reordering: bool = False, cut: str = ""
@@ -89,7 +76,7 @@ class CompiledCall:
         """
         if output is None:
             last = chain.chain[-1]
-            output = beside(x, last.geometry.output_shape, last.types.output)
+            output = new_empty(x, last.geometry.output_shape, last.types.output)
         routes = self.routes(chain)
         if len(routes) == 1 and routes[0].plain:  # nothing is cut
             route = routes[0]

@@ -8,7 +8,7 @@ from groupconv.convolution.report import ShardReport
 from groupconv_server.executors.task import Task
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Executor(Protocol):
             InvalidArgumentError: the runtime refuses the model.
         """
 
-    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:
         """Run a call of a network on one worker, the one with least to do.
 
         Returns:

@@ -27,7 +27,7 @@ from groupconv_worker.cpu.threads import Team
 from groupconv_worker.engines import count_gpus
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job, Jobs
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner, takeover_of
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun, NetworkRunner, takeover_of
 from groupconv_worker.resident import CAPACITY
 from groupconv_worker.runtime import WorkerRuntime
 
@@ -144,7 +144,7 @@ class LocalExecutor:
         """On the first worker; the others prepare it when they are given a call."""
         self._networks.prepare(network, version, model)
 
-    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:
         """In the thread that brings the call; over all workers if the network is cut."""
         self._jobs.enter(job)
         try:

@@ -8,7 +8,7 @@ from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
 from groupconv_worker.networks.gang import UncutError
 from groupconv_worker.networks.local_gang import LocalGang, Member
-from groupconv_worker.networks.runner import ALONE, NetworkCall, NetworkRan, NetworkRunner, check_cut
+from groupconv_worker.networks.runner import ALONE, NetworkCall, NetworkRun, NetworkRunner, check_cut
 from groupconv_worker.networks.sharding import Sharder
 from groupconv_worker.runtime import WorkerRuntime
 
@@ -46,7 +46,7 @@ class LocalNetworks:
         """Prepare a network on the first worker; the others do so when they are given a call."""
         self._workers[0].networks.prepare(network, version, lambda: model)
 
-    def run(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+    def run(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:
         """Run a call in this thread, over all workers if the network is cut.
 
         Returns:
@@ -65,7 +65,7 @@ class LocalNetworks:
             self._sharder.answered(call, model, ran)
         return worker.id, ran
 
-    def _whole(self, call: NetworkCall, model: Model, job: Job) -> NetworkRan:
+    def _whole(self, call: NetworkCall, model: Model, job: Job) -> NetworkRun:
         """Have the first worker run a call."""
         return self._workers[0].networks.run(call, lambda: model, job)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from groupconv.convolution.report import ShardReport
 from groupconv_worker.contract import Array
-from groupconv_worker.shard import Ran, Stage
+from groupconv_worker.shard import Stage, StageRun
 
 
 @dataclass(slots=True)
@@ -26,20 +26,19 @@ class Task:
     x: Array
     out: Array
 
-    def reports(self, worker: str, ran: Sequence[Ran], seconds: float, attempts: int = 1) -> tuple[ShardReport, ...]:
-        """What each stage took.
+    def reports(
+        self, worker: str, ran: Sequence[StageRun], seconds: float, attempts: int = 1
+    ) -> tuple[ShardReport, ...]:
+        """A report of each stage.
 
         Args:
             worker: that ran the task.
-            ran: algorithm and seconds of each stage.
+            ran: how it ran each stage.
             seconds: from dispatch to result.
             attempts: times that the task was sent.
         """
-        return tuple(
-            [
-                ShardReport(
-                    self.index, worker, r.algorithm, r.seconds if i else seconds, r.seconds, attempts, r.improving
-                )
-                for i, r in enumerate(ran)
-            ]
-        )
+        reports = []  # the time between dispatch and result is the first stage's
+        for i, (algorithm, compute, improving) in enumerate(ran):
+            wall = compute if i else seconds
+            reports.append(ShardReport(self.index, worker, algorithm, wall, compute, attempts, improving))
+        return tuple(reports)

@@ -120,7 +120,7 @@ class FrontParts(Parts):
         return SharedGate(config.concurrency, config.queue, config.queue_bytes, self._counters)
 
     def tokens(self, path: Path) -> Tokens:
-        """Who is admitted; what each token used is that of all fronts."""
+        """The tokens of callers that are admitted, whose limits hold for all fronts together."""
         return Tokens(path, self._allowance)
 
     def layers(self, forget: Callable[[str, int], None], used: Callable[[str, bool, float], None]) -> Layers:

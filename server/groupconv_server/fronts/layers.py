@@ -207,7 +207,7 @@ class SharedNetworks(Networks):
         handle = memory_of(len(data))
         try:
             os.pwrite(handle, data, 0)
-            if job is not None and job.look():
+            if job is not None and job.poll():
                 job.check()
             self._prepared[loaded.version] = loaded
             change = Change("network", name, loaded.version, None, None if job is None else job.deadline)

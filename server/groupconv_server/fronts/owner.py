@@ -20,7 +20,7 @@ from groupconv_server.fronts.roster import Roster, WorkerAbout
 from groupconv_worker.graph.model import Model, read_model
 from groupconv_worker.graph.partition.choice import Cuts
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Workers(Protocol):
     def forget(self, layer: str, version: int) -> None:
         """As of `Executor`."""
 
-    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:
         """As of `Executor`, of a call that is cut."""
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ class WorkerOwner:
         self._models.pop((name, version), None)
         self._workers.forget(name, version)
 
-    def _run_cut(self, call: NetworkCall, data: bytes | None, deadline: float | None) -> tuple[str, NetworkRan] | None:
+    def _run_cut(self, call: NetworkCall, data: bytes | None, deadline: float | None) -> tuple[str, NetworkRun] | None:
         """Run a call as it was planned by a front; None if the model has to be sent."""
         key = call.network, call.version
         model = self._models.get(key)

@@ -18,7 +18,7 @@ from groupconv_worker.graph.partition.choice import PLANNED, Cuts
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.sockets import Address
 from groupconv_worker.networks.known_cuts import KnownCuts
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class FrontWorkers(Membership):
                 del self._planned[key]
         self._supervisor.start("forget_version", layer, version)
 
-    def run_cut(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+    def run_cut(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:
         """Have the supervisor run it: workers take part in one run of a cut at a time, whoever asks for it.
 
         Raises:
@@ -170,9 +170,9 @@ class FrontWorkers(Membership):
         for data in (None, model.data):  # sent only if the supervisor does not have it
             answer = self._supervisor.start("run_cut", call, data, job.deadline)
             while not wait([answer], GLANCE).done:
-                if job.look():
+                if job.poll():
                     job.check()
-            found: tuple[str, NetworkRan] | None = answer.result()
+            found: tuple[str, NetworkRun] | None = answer.result()
             if found is not None:
                 return found
         raise AssertionError  # it has the model by then

@@ -26,7 +26,7 @@ from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.handshake import new_key
 from groupconv_worker.lanes.sockets import Address
-from groupconv_worker.networks.runner import WHOLE, NetworkCall, NetworkRan
+from groupconv_worker.networks.runner import WHOLE, NetworkCall, NetworkRun
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class WorkerProcesses(Membership):
         for slot in self.ready():
             slot.actor.link.start("forget", layer, version)
 
-    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:  # noqa: ARG002
+    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:  # noqa: ARG002
         """Refuse a cut: these workers do not exchange anything.
 
         Raises:

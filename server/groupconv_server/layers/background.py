@@ -59,7 +59,7 @@ class Background:
             thread.join()
 
     def wait(self) -> None:
-        """Until the threads have ended by themselves."""
+        """Block until the threads have ended by themselves."""
         for thread in self._threads:
             thread.join()
 

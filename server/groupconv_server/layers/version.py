@@ -69,7 +69,7 @@ class LayerVersion(Version):
 
     @functools.cached_property
     def dtypes(self) -> tuple[np.dtype, np.dtype]:
-        """Of the input that its metadata names, and of the output then."""
+        """The dtype of the input that the layer's metadata names, and that of the output for it."""
         return next(iter(input_types(self.steps).items()))
 
     def steps_with(self, *, exact: bool = False, math: Math | None = None) -> tuple[ResidentStep, ...]:

@@ -17,9 +17,9 @@ from groupconv_worker.graph.partition.sharding import fits, read_cuts
 from groupconv_worker.graph.translation import UnboundGraphError
 
 MOST_WORKERS = 64
-"""Of a plan. DenseNet-121 takes 4 CPU seconds for as many (ADR 25)."""
+"""Most workers of a plan. Planning DenseNet-121 for as many takes 4 CPU seconds (ADR 25)."""
 MOST_CUTS = 2**14
-"""Of a call: tensors that are cut. Each may take half a KiB for a few bytes of the request."""
+"""Most tensors with a cut of their own in a call. Each may take half a KiB for a few bytes of the request."""
 
 
 def plan_cuts(

@@ -27,7 +27,7 @@ from groupconv_worker.job import Job
 log = logging.getLogger(__name__)
 
 COPIES = 2
-"""Of a model in memory: as it was loaded, and as a worker's session keeps it."""
+"""Copies of a model in memory: as it was loaded, and as a worker's session keeps it."""
 
 
 class Networks:
@@ -99,7 +99,7 @@ class Networks:
         """
         loaded = self.prepared(name, data, inputs)
         try:
-            if job is not None and job.look():
+            if job is not None and job.poll():
                 job.check()
             with self.registry.reserved(loaded.bytes) as room:
                 if self._store is not None:

@@ -175,7 +175,7 @@ class Planner:
     def _make(
         self, problems: Chain, workers: tuple[str, ...], at_most: int, *, reordering: bool, kind: str
     ) -> tuple[PlannedChain, ...]:
-        """Of all ways to join neighbouring steps, the cheapest: the best plan of a prefix extended by one chain."""
+        """The cheapest way to join neighboring steps into chains, by dynamic programming over prefixes of the steps."""
         order, rates = self._by_speed(workers)
         searched: dict[tuple[int, int], tuple[PlannedChain, list[Alternative]]] = {}
         best: list[tuple[float, list[PlannedChain]]] = [(0.0, [])]

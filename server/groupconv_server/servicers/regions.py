@@ -16,7 +16,7 @@ from groupconv_server.coordinator.limits import Limits
 from groupconv_server.memory.client_memory import ClientMemory, RegionOutput, RegionReference
 
 LEAST_AXES = 3
-"""Of a tensor with channels last: (N, C, length)."""
+"""Fewest axes of a tensor that may have channels last: batch, channels and one spatial axis."""
 
 
 class RequestTensors:

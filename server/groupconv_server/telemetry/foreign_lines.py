@@ -142,7 +142,7 @@ def _objects(lines: list[bytes], stream: str) -> bytes:
 
 @contextmanager
 def _alone(lock: int) -> Iterator[None]:
-    """While no other process writes. A lock of POSIX: the kernel releases those of a process that dies."""
+    """Hold the file lock, so that no other process writes. The kernel releases the lock of a process that dies."""
     fcntl.lockf(lock, fcntl.LOCK_EX)
     try:
         yield

@@ -68,8 +68,8 @@ def test_every_function_and_dtype(library, sharing, near):
 @pytest.mark.parametrize("joined", [True, False])
 def test_what_is_between_two_steps_stays_on_the_device(library, sharing, near, seen, joined, monkeypatch):
     made = []
-    beside = DeviceTensor.beside
-    monkeypatch.setattr(DeviceTensor, "beside", lambda *arguments: made.append(beside(*arguments)) or made[-1])
+    new_empty = DeviceTensor.new_empty
+    monkeypatch.setattr(DeviceTensor, "new_empty", lambda *arguments: made.append(new_empty(*arguments)) or made[-1])
     planner = sharing.coordinator.planner
     cuts = [(2, Cut())] if joined else [(1, Cut()), (1, Cut())]
     monkeypatch.setattr(planner, "_make", lambda p, workers, *_, **more: planner.forced(p, workers, cuts))

@@ -24,7 +24,7 @@ from groupconv_worker.graph.model import read_model
 from groupconv_worker.graph.partition.cut import Cut
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.handshake import new_key
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun
 from waiting import until
 
 KEY = new_key()
@@ -66,7 +66,7 @@ class Started:
         self.asked.append((layer, version))
 
     def run_network(self, call, model, job):
-        return "w", NetworkRan({"bytes": len(model.data), "left": job.deadline}, 0.0, cut=call.cut)
+        return "w", NetworkRun({"bytes": len(model.data), "left": job.deadline}, 0.0, cut=call.cut)
 
     def close(self):
         self.membership.close()

@@ -12,7 +12,7 @@ from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import Activation, ConvSpec
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
-from groupconv_worker.resident import Resident, ResidentKey
+from groupconv_worker.resident import ResidentKernels, ResidentKey
 from groupconv_worker.runtime import run_shard
 from groupconv_worker.shard import Stage
 
@@ -58,7 +58,7 @@ def copies(monkeypatch):
 @pytest.mark.parametrize("algorithm", ["direct", "gemm", ""])
 def test_a_chain_of_host_arrays_is_copied_once_each_way(copies, algorithm, resident):
     stages, x, want = chain(resident=resident)
-    store, out = Resident(), np.empty_like(want)
+    store, out = ResidentKernels(), np.empty_like(want)
     with emulated_engine(algorithm=algorithm) as engine:
         for times in range(3):  # launched, captured, by the graph
             out[...] = 0
@@ -73,7 +73,7 @@ def test_a_chain_of_host_arrays_is_copied_once_each_way(copies, algorithm, resid
 
 def test_it_is_one_graph(copies):
     stages, x, want = chain()
-    store, out = Resident(), np.empty_like(want)
+    store, out = ResidentKernels(), np.empty_like(want)
     with emulated_engine(algorithm="direct") as engine:
         launches, launch = [], engine._device.kernels.launch
         engine._device.kernels.launch = lambda *a, **more: launches.append(a[0]) or launch(*a, **more)
@@ -89,7 +89,7 @@ def test_it_is_one_graph(copies):
 @pytest.mark.parametrize("chunk", [100, 4000])
 def test_a_long_chain_goes_in_chunks_of_samples(chunk):
     stages, x, want = chain(batch=7)
-    store, out = Resident(), np.empty_like(want)
+    store, out = ResidentKernels(), np.empty_like(want)
     with emulated_engine(algorithm="direct", chunk=chunk) as engine:
         for _ in range(3):
             out[...] = 0
@@ -99,7 +99,7 @@ def test_a_long_chain_goes_in_chunks_of_samples(chunk):
 
 def test_it_is_dropped_with_any_of_its_kernels():
     stages, x, want = chain()
-    store, out = Resident(), np.empty_like(want)
+    store, out = ResidentKernels(), np.empty_like(want)
     with emulated_engine(algorithm="direct") as engine:
         pool = engine._device.pool
         before = pool.used_bytes()
@@ -123,7 +123,7 @@ def test_it_is_dropped_with_any_of_its_kernels():
 
 def test_steps_go_one_by_one_where_what_is_between_them_does_not_fit(copies):
     stages, x, want = chain(batch=1)
-    store, out = Resident(), np.empty_like(want)
+    store, out = ResidentKernels(), np.empty_like(want)
     with emulated_engine(algorithm="direct", graph_memory=0) as engine:
         for stage in stages:
             stage.keep(store.add(stage.key, stage.one, engine.prepare(stage.one, stage.weight, resident=True)))

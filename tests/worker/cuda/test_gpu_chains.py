@@ -11,7 +11,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.engine import CudaEngine, why_unavailable
-from groupconv_worker.resident import Resident, ResidentKey
+from groupconv_worker.resident import ResidentKernels, ResidentKey
 from groupconv_worker.runtime import run_shard
 from groupconv_worker.shard import Stage
 
@@ -49,7 +49,7 @@ def test_a_chain_is_what_its_steps_are(engine: CudaEngine, batch: int, locked: b
     out = np.ndarray(want.shape, want.dtype, memory, x.nbytes)
     here[...] = x
     unlock = engine.gpu.page_locked.register(np.frombuffer(memory, np.uint8)) if locked else None
-    store = Resident()
+    store = ResidentKernels()
     try:
         assert engine.gpu.page_locked.holds(here) == locked, "CUDA refuses to page-lock memory here"
         for _ in range(4):  # launched, captured, by the graph

@@ -20,7 +20,7 @@ from groupconv_worker.graph.partition.partition import partition
 from groupconv_worker.job import Job
 from groupconv_worker.networks.known_cuts import GIVEN, KnownCuts
 from groupconv_worker.networks.local_gang import LocalGang, Member
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan, NetworkRunner
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun, NetworkRunner
 from groupconv_worker.networks.sharding import Sharder
 
 X = np.random.default_rng(0).standard_normal((2, 4, 40, 9)).astype(np.float32)
@@ -141,7 +141,7 @@ def test_cuts_are_measured_beside_one_worker(sharder, teams, gang, monkeypatch):
     sharder._try(found, [chosen(cut) for cut in CUTS], call("nothing"), MODEL, lambda cut: gang.make(came, cut))
     assert "measured at" in found.reason
     assert list(found.networks) == ([found.best.key] if found.best else [])
-    unsettled = NetworkRan({}, 0.0, settled=False)
+    unsettled = NetworkRun({}, 0.0, settled=False)
     assert sharder.run(call(x=X[:1]), MODEL, Job()) is None
     sharder.answered(call(x=X[:1]), MODEL, unsettled)
     assert not sharder._find(call(x=X[:1])).started
@@ -151,7 +151,7 @@ def test_nothing_is_cut_of_a_version_that_was_unloaded_during_a_call(sharder, mo
     monkeypatch.setenv("GROUPCONV_TUNE", "on")
     assert sharder.run(call(), MODEL, Job()) is None
     sharder.forget("towers", 1)
-    sharder.answered(call(), MODEL, NetworkRan({}, 0.0))
+    sharder.answered(call(), MODEL, NetworkRun({}, 0.0))
     assert not sharder._known
 
 

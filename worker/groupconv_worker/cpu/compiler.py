@@ -195,7 +195,7 @@ class Compiler:
 
     @property
     def pid(self) -> int | None:
-        """Of the process, if there is one."""
+        """The id of the other process; None if there is none."""
         process = self._process
         return None if process is None else process.pid
 

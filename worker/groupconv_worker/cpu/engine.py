@@ -36,10 +36,10 @@ from groupconv_worker.cpu.kernels.target import is_restricted
 from groupconv_worker.cpu.processor import machine, processor
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
-from groupconv_worker.improvement import Improvement, Meanwhile
+from groupconv_worker.improvement import Improvement, InterimKernel
 from groupconv_worker.pieces import erf
 from groupconv_worker.resident import of_one_sample
-from groupconv_worker.taps import stretched
+from groupconv_worker.taps import padding_dominates
 
 THIN = 16
 """Filters per group up to which lanes along a row beat lanes over filters."""
@@ -120,7 +120,7 @@ class CpuEngine:
             better = self._compile(problem, algorithm, missing.form, resident=resident)
         else:
             better = None if sure else self._tune(problem)
-        return prepared if better is None else Meanwhile(prepared, better)
+        return prepared if better is None else InterimKernel(prepared, better)
 
     def named(self, problem: Problem, name: str) -> Algorithm:
         """The algorithm of this name; the heuristic's if there is none for the problem."""
@@ -154,7 +154,7 @@ class CpuEngine:
         return self._rules(problem, resident)
 
     def _by_rules(self, problem: Problem, resident: bool) -> Algorithm:
-        found = () if stretched(problem.geometry) else phases(zero_padded(problem.geometry))
+        found = () if padding_dominates(problem.geometry) else phases(zero_padded(problem.geometry))
         plane = found[0].plane if found else None
         if self.fft.supports(problem):
             return self.fft
@@ -185,7 +185,7 @@ class CpuEngine:
 
     def candidates(self, problem: Problem) -> list[Algorithm]:
         """The algorithms worth timing, the heuristic's first."""
-        found = () if stretched(problem.geometry) else phases(zero_padded(problem.geometry))
+        found = () if padding_dominates(problem.geometry) else phases(zero_padded(problem.geometry))
         first = self.heuristic(problem, resident=True)
         others: list[Algorithm] = [self.heuristic(problem, resident=False), self.winograd, self.onnx, self.fft]
         if found:

@@ -147,7 +147,7 @@ class CudnnLibrary:
             return replace(plan, index=index, workspace=int(plan.graph.get_workspace_size_plan_at_index(index)))
 
     def version(self) -> str:
-        """Of cuDNN, in words."""
+        """The version of cuDNN, for people."""
         return str(self.module.backend_version_string())
 
     def keep(self, operations: Operations, plan: CudnnPlan) -> None:

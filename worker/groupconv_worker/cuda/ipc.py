@@ -51,7 +51,7 @@ class DeviceMemory:
 
     @property
     def address(self) -> int:
-        """Of the allocation, on the device that it was opened for."""
+        """The address of the allocation on the device that it was opened for."""
         return self._pointer
 
     def tensor(self, offset: int, dtype: np.dtype, shape: tuple[int, ...], device: Device) -> "DeviceTensor":
@@ -118,8 +118,8 @@ class DeviceTensor:
         last = len(self.shape) - 1
         return DeviceTensor(self._array.transpose((0, last, *range(1, last))), self.dtype, self.device)
 
-    def beside(self, shape: tuple[int, ...], dtype: np.dtype) -> "DeviceTensor":
-        """A new tensor on the same device (see `contract.beside`)."""
+    def new_empty(self, shape: tuple[int, ...], dtype: np.dtype) -> "DeviceTensor":
+        """A new tensor on the same device (see `contract.new_empty`)."""
         return DeviceTensor(self.device.empty(shape, storage(dtype)), dtype, self.device)
 
     def overlaps(self, other: "DeviceTensor") -> bool:

@@ -12,7 +12,7 @@ from groupconv_worker.graph.graph import Graph, Node
 from groupconv_worker.graph.operators.epilogue import RESIDUAL, activation_node
 
 OPSET, IR = 23, 11
-"""Of the models that are made. Runtimes know it since May 2025."""
+"""The operator set and the IR version of exported models. Runtimes have supported them since May 2025."""
 FLOATS = frozenset([("Clip", "min"), ("Clip", "max"), ("Pad", "value")])
 """Attributes that are inputs of the first input's dtype."""
 FLOAT32 = frozenset([("Resize", "roi"), ("Resize", "scales"), ("Dropout", "ratio")])

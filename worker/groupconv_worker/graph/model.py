@@ -23,7 +23,7 @@ from groupconv.networks.tensors import MAX_AXES, TensorInfo
 from groupconv_worker.graph.checks import check_graph, check_nodes, count_nodes
 
 ALGORITHM = "onnxruntime"
-"""Who runs the operators, as plans and reports say."""
+"""The name of the runtime in plans and reports."""
 SMALL = 1024
 """Elements up to which a constant may be a shape, axes or pads, whose values shape inference reads."""
 ELEMENTS: dict[int, np.dtype] = {

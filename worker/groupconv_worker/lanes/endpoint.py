@@ -24,7 +24,7 @@ from groupconv_worker.lanes.handshake import TIMEOUT, greet, same_user
 from groupconv_worker.lanes.memory import MappedMemory, fitting
 from groupconv_worker.lanes.shards import ShardHeader
 from groupconv_worker.lanes.sockets import Address, family_of, watch
-from groupconv_worker.shard import Ran, Stage
+from groupconv_worker.shard import Stage, StageRun
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Run(Protocol):
         *,
         dropped: Callable[[], bool],
         borrowed: bool,
-    ) -> tuple[Ran, ...] | None:
+    ) -> tuple[StageRun, ...] | None:
         """Run the shard."""
 
 

@@ -40,7 +40,7 @@ class Background:
                 self._thread.start()
 
     def wait(self) -> None:
-        """Until what came so far was done (for tests)."""
+        """Block until all work so far is done (for tests)."""
         done = threading.Event()
         self.do(done.set)
         done.wait()

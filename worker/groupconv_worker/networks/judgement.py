@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 TOLERANCE = 1e-4
-"""Of the largest element of an output: how far a program's answer may be from the session's."""
+"""Largest difference between a program's output and the session's, as a share of the output's largest element."""
 ROUNDING = 2.0**-21
-"""How far it may be in any case: sigmoid and softmax round small results as numbers near 1."""
+"""A difference that is always allowed: sigmoid and softmax round small results as numbers near 1."""
 ROUNDS, SECONDS = 7, 2.0
 """Runs of each way that are measured, at most; and for how long, from the third on."""
 

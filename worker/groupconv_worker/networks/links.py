@@ -91,7 +91,7 @@ class Link:
         for word in self._words:
             abandon(word, number)
         while not self._sent.wait(GLANCE) and self._thread.is_alive():
-            if job.look():
+            if job.poll():
                 self.close()
         return self._error
 

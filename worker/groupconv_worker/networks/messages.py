@@ -16,7 +16,7 @@ from groupconv.convolution.dtypes import DTYPES
 from groupconv.networks.plan import ExchangeReport, PartReport
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.graph import Tensor, output_arrays
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Networks(Protocol):
 
     def compute_network(
         self, call: NetworkCall, data: bytes | None, expires: float | None, dropped: Callable[[], bool]
-    ) -> NetworkRan | None:
+    ) -> NetworkRun | None:
         """Run a call; None if the model was not sent and is not here."""
 
 
@@ -103,7 +103,7 @@ def answer(
     return None if ran is None else answer_to(ran)
 
 
-def answer_to(ran: NetworkRan) -> tuple[bytes, list[Array]]:
+def answer_to(ran: NetworkRun) -> tuple[bytes, list[Array]]:
     """The answer of a worker, and the outputs that follow it."""
     about = ran._replace(outputs={})._asdict() | {
         "parts": [asdict(part) for part in ran.parts],
@@ -113,7 +113,7 @@ def answer_to(ran: NetworkRan) -> tuple[bytes, list[Array]]:
     return json.dumps([about, _to_json(outputs)]).encode(), list(ran.outputs.values())
 
 
-def answer_from(text: bytes) -> tuple[NetworkRan, tuple[Tensor, ...]]:
+def answer_from(text: bytes) -> tuple[NetworkRun, tuple[Tensor, ...]]:
     """The answer without the elements of its outputs, and the symbols of these.
 
     Raises:
@@ -123,7 +123,7 @@ def answer_from(text: bytes) -> tuple[NetworkRan, tuple[Tensor, ...]]:
     about["parts"] = tuple(PartReport(**part) for part in about["parts"])
     about["exchanges"] = tuple(ExchangeReport(**exchange) for exchange in about["exchanges"])
     about["theirs"] = tuple(about["theirs"])
-    return NetworkRan(**about), _from_json(outputs)
+    return NetworkRun(**about), _from_json(outputs)
 
 
 def _to_json(tensors: Sequence[Tensor]) -> list[tuple[str, str, tuple[int, ...]]]:

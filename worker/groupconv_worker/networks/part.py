@@ -138,7 +138,7 @@ class PartRunner:
         return "" if mapped[:NONCE] == handle.nonce else "workers cannot map each other's memory"
 
     def export(self, key: PartKey) -> LandingHandle | None:
-        """By which parts of this node reach a part's own memory; None if they use the shared one."""
+        """A handle by which parts on this node open this part's own memory; None if they use the shared memory."""
         program = self._parts[key].program
         assert program is not None
         return program.export()
@@ -150,7 +150,7 @@ class PartRunner:
         program.reach(to)
 
     def ticket(self, key: PartKey) -> bytes:
-        """By which workers of other nodes name a part that has its memory."""
+        """The name by which workers on other nodes refer to this part, once it has its memory."""
         links = self._parts[key].links
         assert links is not None
         return links.ticket

@@ -36,7 +36,7 @@ class PartProgram(Protocol):
         """
 
     def export(self) -> LandingHandle | None:
-        """By which parts of this node copy straight into this part's memory; None if they send to the shared one."""
+        """A handle by which parts on this node copy into this part's own memory; None if that cannot be."""
 
     def reach(self, to: Mapping[int, LandingHandle]) -> None:
         """Copy what is sent to some workers of this node into their memory, if that can be."""

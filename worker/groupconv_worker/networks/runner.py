@@ -61,7 +61,7 @@ class NetworkCall:
     planner: CutPlanner | None = None
 
 
-class NetworkRan(NamedTuple):
+class NetworkRun(NamedTuple):
     """How a call was answered.
 
     Attributes:
@@ -140,7 +140,7 @@ class NetworkRunner:
         finally:
             self._making.pop(key, None)
 
-    def run(self, call: NetworkCall, model: Callable[[], Model], job: Job) -> NetworkRan:
+    def run(self, call: NetworkCall, model: Callable[[], Model], job: Job) -> NetworkRun:
         """Wait for threads and run a call: on all of the worker's if it comes alone, else on a share of them.
 
         Two calls on one thread each take less time than one after the other on two, as no thread waits for another.
@@ -162,7 +162,7 @@ class NetworkRunner:
             granted.reset(token)
             self._budget.release(got)
 
-    def _run(self, call: NetworkCall, model: Callable[[], Model], job: Job) -> NetworkRan:
+    def _run(self, call: NetworkCall, model: Callable[[], Model], job: Job) -> NetworkRun:
         """Run a call on the program that took over from the session, else on the session; keep both informed."""
         version = call.network, call.version
         takeover = self.takeover
@@ -200,9 +200,9 @@ class NetworkRunner:
         held = 0 if takeover is None else takeover.bytes_of(*version)
         settled = candidate is not None and candidate.settled
         if program is None or candidate is None:
-            return NetworkRan(outputs, seconds, ALGORITHM, reason, held, settled=settled)
+            return NetworkRun(outputs, seconds, ALGORITHM, reason, held, settled=settled)
         times, candidate.node_seconds = candidate.node_seconds, None
-        return NetworkRan(outputs, seconds, OURS, reason, held, parts, candidate.theirs, settled, node_seconds=times)
+        return NetworkRun(outputs, seconds, OURS, reason, held, parts, candidate.theirs, settled, node_seconds=times)
 
     def _release(self, version: tuple[str, int]) -> None:
         """Drop the session of a version whose program answers, if its inputs have one shape alone.
@@ -237,11 +237,11 @@ def acquire(budget: ThreadBudget, job: Job, *, among: int = 1, alone: bool = Fal
     timeout = -1.0 if job.left is None else min(job.left, threading.TIMEOUT_MAX)
     got = (
         0
-        if job.look()
-        else budget.acquire(timeout, among=among, whole=among == 1, alone=alone, stubborn=True, over=job.look)
+        if job.poll()
+        else budget.acquire(timeout, among=among, whole=among == 1, alone=alone, stubborn=True, over=job.poll)
     )
     if not got:
-        job.look()
+        job.poll()
         job.check()
         raise DeadlineExceededError("the deadline passed before the network was started")
     return got

@@ -99,11 +99,11 @@ class NetworkSession:
             else:
                 binding.bind_output(name, "cpu", 0, NUMBERS[given.dtype], given.shape, given.ctypes.data)
         try:
-            with job.ending(lambda: setattr(options, "terminate", True)):
+            with job.on_stop(lambda: setattr(options, "terminate", True)):
                 job.check()
                 self._session.run_with_iobinding(binding, options)
         except Exception as error:  # noqa: BLE001 - a class for each status, none of which is public
-            job.look()
+            job.poll()
             job.check()
             if into:  # the shapes that were inferred may be others than the runtime's
                 return self.run(inputs, outputs, job, peak_bytes=peak_bytes)

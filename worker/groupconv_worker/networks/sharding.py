@@ -24,7 +24,7 @@ from groupconv_worker.networks.candidate import Shapes
 from groupconv_worker.networks.gang import Gang, GangLostError, GangNetwork, Make, UncutError
 from groupconv_worker.networks.judgement import differing, rounds
 from groupconv_worker.networks.known_cuts import KnownCuts
-from groupconv_worker.networks.runner import OURS, WHOLE, NetworkCall, NetworkRan
+from groupconv_worker.networks.runner import OURS, WHOLE, NetworkCall, NetworkRun
 from groupconv_worker.networks.takeover import KEPT
 
 log = logging.getLogger(__name__)
@@ -44,14 +44,14 @@ class Sharder:
     def __init__(
         self,
         gang: Gang,
-        whole: Callable[[NetworkCall, Model, Job], NetworkRan],
+        whole: Callable[[NetworkCall, Model, Job], NetworkRun],
     ) -> None:
         self._gang, self._whole = gang, whole
         self._known: dict[tuple[str, int], OrderedDict[Shapes, KnownCuts]] = {}
         self._background = Background("sharder")
         self._lock = threading.Lock()
 
-    def run(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan] | None:
+    def run(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun] | None:
         """Run a call on all workers, if it was asked to be cut, or if that is faster and they have nothing to do.
 
         Returns:
@@ -87,7 +87,7 @@ class Sharder:
             for name, nodes, part in zip(ids, network.nodes, parts, strict=True)
         )
         exchanges = tuple(ExchangeReport(e.tensor, e.nbytes, ids[e.sender], ids[e.receiver]) for e in network.exchanges)
-        return ",".join(ids), NetworkRan(
+        return ",".join(ids), NetworkRun(
             {name: outputs[name] for name in call.outputs},
             max(part.seconds for part in parts),
             OURS,
@@ -99,7 +99,7 @@ class Sharder:
             coordinator_bytes=sum(part.coordinator_bytes for part in parts),
         )
 
-    def answered(self, call: NetworkCall, model: Model, ran: NetworkRan) -> None:
+    def answered(self, call: NetworkCall, model: Model, ran: NetworkRun) -> None:
         """One worker has answered a call that `run` left to it: have cuts measured, once its way is settled."""
         several = self._known.get((call.network, call.version))
         found = None if several is None else several.get(_shapes(call))  # none once the version is unloaded
@@ -119,7 +119,7 @@ class Sharder:
         return sum(made.nbytes for networks in several for made in networks)
 
     def wait(self) -> None:
-        """Until what came so far was tried (for tests)."""
+        """Block until all cuts so far were tried (for tests)."""
         self._background.wait()
 
     def forget(self, network: str, version: int) -> None:
@@ -186,7 +186,7 @@ class Sharder:
         if not self._gang.prepare(call, model, (cut,), self._later(then)):
             raise FailedPreconditionError("there is no process that compiles the kernels of a network that is cut")
         while not done.wait(GLANCE):
-            job.look()
+            job.poll()
             job.check()
         network = made[0] if made else None
         if isinstance(network, GangLostError):
@@ -257,5 +257,5 @@ class Sharder:
 
 
 def _shapes(call: NetworkCall) -> Shapes:
-    """Of the inputs."""
+    """The shapes of a call's inputs, by name."""
     return tuple((name, array.shape) for name, array in call.inputs.items())

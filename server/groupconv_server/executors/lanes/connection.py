@@ -19,7 +19,7 @@ from groupconv_worker.lanes.memory import MappedMemory, fitting, shared
 from groupconv_worker.lanes.shards import NUMBERS, ShardHeader, weights_of
 from groupconv_worker.lanes.sockets import Address, connect
 from groupconv_worker.networks.messages import NetworkHeader
-from groupconv_worker.shard import Ran
+from groupconv_worker.shard import StageRun
 
 
 class LaneConnection:
@@ -74,7 +74,7 @@ class LaneConnection:
         frames.send(self._sock, FrameKind.RUN, head, () if self._local else (task.x, *weights))
         self._shard = shard
 
-    def receive(self, out: Array) -> tuple[Ran, ...] | None:
+    def receive(self, out: Array) -> tuple[StageRun, ...] | None:
         """Wait for the result of the shard that was sent.
 
         Args:
@@ -95,7 +95,7 @@ class LaneConnection:
             frames.receive_arrays(self._sock, [out])
         else:
             out[...] = self._shard.arrays(self._memory)[1]
-        return tuple(Ran(*report) for report in json.loads(body))
+        return tuple(StageRun(*report) for report in json.loads(body))
 
     def send_network(self, header: NetworkHeader, model: Array, inputs: Sequence[Array]) -> None:
         """Send a call of a network, and the model unless it is empty.

@@ -70,7 +70,7 @@ class Dispatch:
                 done = first_done(self._flights.values(), min(GLANCE, self._seconds_to_wait()), self._carrier)
                 if done is not None:
                     self._complete(self._flights.pop(done))
-                elif self._job.look():
+                elif self._job.poll():
                     self._job.check()
                 elif self._hedge is not None:
                     self._send_hedges(self._hedge)

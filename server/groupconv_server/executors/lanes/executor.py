@@ -8,7 +8,7 @@ from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.remote import RemoteExecutor
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import WHOLE, NetworkCall, NetworkRan, check_cut
+from groupconv_worker.networks.runner import WHOLE, NetworkCall, NetworkRun, check_cut
 
 
 class Owner(Protocol):
@@ -23,7 +23,7 @@ class Owner(Protocol):
     def forget(self, layer: str, version: int) -> None:
         """Have every worker drop a version."""
 
-    def run_cut(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+    def run_cut(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:
         """Run a network that is cut over several workers."""
 
 
@@ -54,7 +54,7 @@ class LaneExecutor(RemoteExecutor):
         """Prepare a network on the first ready worker."""
         lane_network_calls.prepare(self.membership, network, version, model)
 
-    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:
         """Run a network on the worker with least to do; the owner runs one that is to be cut."""
         self._jobs.enter(job)
         try:

@@ -11,7 +11,7 @@ from groupconv.errors import DeadlineExceededError
 from groupconv_server.executors.lanes.lane import Lane
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.task import Task
-from groupconv_worker.shard import Ran
+from groupconv_worker.shard import StageRun
 
 SUSPICIOUS = 2
 """Lost workers from which on their shard is suspected as the cause."""
@@ -64,7 +64,7 @@ class Carrier(Protocol):
     ) -> Flight:
         """Send a shard."""
 
-    def land(self, flight: Flight, deadline: float | None) -> tuple[Ran, ...]:
+    def land(self, flight: Flight, deadline: float | None) -> tuple[StageRun, ...]:
         """Copy a finished shard's result into its slice.
 
         Raises:

@@ -14,7 +14,7 @@ from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.task import Task
 from groupconv_worker.lanes.handshake import TIMEOUT
 from groupconv_worker.resident import WeightsMissingError
-from groupconv_worker.shard import Ran
+from groupconv_worker.shard import StageRun
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def not_sent(task: Task, slot: WorkerSlot, *, attempt: int, losses: int) -> Flig
     return Flight(task, slot, attempt, losses, slot.actor, time.perf_counter(), NoConnection(), lane=slot.lane)
 
 
-def land(flight: Flight) -> tuple[Ran, ...]:
+def land(flight: Flight) -> tuple[StageRun, ...]:
     """Copy a finished shard's result into its slice.
 
     Raises:
@@ -91,7 +91,7 @@ def land(flight: Flight) -> tuple[Ran, ...]:
     if isinstance(connection, NoConnection):
         raise WorkerLostError("it accepts no more connections")
     with returning(lane, connection, flight.slot.id):
-        ran: tuple[Ran, ...] | None = connection.receive(flight.task.out)
+        ran: tuple[StageRun, ...] | None = connection.receive(flight.task.out)
     if ran is None:
         raise WeightsMissingError
     return ran

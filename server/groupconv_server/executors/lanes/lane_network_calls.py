@@ -18,7 +18,7 @@ from groupconv_worker.graph.graph import Tensor, output_arrays
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
 from groupconv_worker.networks.messages import NetworkHeader, answer_from
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def by_lane(call: NetworkCall, model: Model, job: Job) -> Attempt:
     """An attempt by the worker's lane; the model is sent only if the worker does not have it."""
 
-    def attempt(slot: WorkerSlot, _: NetworkFlight) -> NetworkRan:
+    def attempt(slot: WorkerSlot, _: NetworkFlight) -> NetworkRun:
         for data in (None, model.data):
             ran = _exchange(slot, _header(call, job), data, job, call)
             if ran is not None:
@@ -58,7 +58,7 @@ def _header(call: NetworkCall, job: Job) -> NetworkHeader:
 
 def _exchange(
     slot: WorkerSlot, header: NetworkHeader, data: bytes | None, job: Job, call: NetworkCall
-) -> NetworkRan | None:
+) -> NetworkRun | None:
     """Send a call and wait for its answer; None if the worker needs the model."""
     lane = slot.lane
     if lane is None:
@@ -88,11 +88,11 @@ def _wait(connection: LaneConnection, job: Job) -> None:
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     while not poll.poll(GLANCE * 1e3):
-        if job.look():
+        if job.poll():
             raise _OverError
 
 
-def _received(connection: LaneConnection, body: bytes, call: NetworkCall) -> NetworkRan:
+def _received(connection: LaneConnection, body: bytes, call: NetworkCall) -> NetworkRun:
     ran, outputs = answer_from(body)
     arrays = output_arrays(outputs, call.into)
     connection.receive_arrays(list(arrays.values()))

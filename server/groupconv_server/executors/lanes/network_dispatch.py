@@ -13,7 +13,7 @@ from groupconv_server.executors.lanes.lane_calls import LaneBrokenError
 from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkRan
+from groupconv_worker.networks.runner import NetworkRun
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +27,13 @@ class NetworkFlight:
     number: int = field(default_factory=NUMBERS.__next__)
 
 
-Attempt = Callable[[WorkerSlot, NetworkFlight], NetworkRan]
+Attempt = Callable[[WorkerSlot, NetworkFlight], NetworkRun]
 """Has one worker run a call; raises WorkerLostError or LaneBrokenError if another one should."""
 
 
 def run(
     membership: Membership, network: str, job: Job, attempt: Attempt, suspicion: Any, *, lanes: bool = True
-) -> tuple[str, NetworkRan]:
+) -> tuple[str, NetworkRun]:
     """Run a call on the worker with least to do; again on another one where that is lost.
 
     Args:

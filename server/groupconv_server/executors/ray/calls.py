@@ -17,7 +17,7 @@ from groupconv_server.executors.task import Task
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.contract import Array
 from groupconv_worker.resident import WeightsMissingError
-from groupconv_worker.shard import Ran, Stage
+from groupconv_worker.shard import Stage, StageRun
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class RayCarrier:
         done, _ = ray.wait(calls, num_returns=1, timeout=seconds)
         return done[0] if done else None
 
-    def land(self, flight: Flight, deadline: float | None) -> tuple[Ran, ...]:
+    def land(self, flight: Flight, deadline: float | None) -> tuple[StageRun, ...]:
         """Copy a finished shard's result into its slice.
 
         Raises:
@@ -91,7 +91,7 @@ class RayCarrier:
             GroupconvError: the worker reported it.
         """
         try:
-            ran: tuple[Ran, ...] | None = ray.get(flight.done)
+            ran: tuple[StageRun, ...] | None = ray.get(flight.done)
             if ran is None:
                 raise WeightsMissingError
             # Wait until the object is on this node before `get`: a `get` that waits for another node holds Ray's store

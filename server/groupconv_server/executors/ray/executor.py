@@ -21,7 +21,7 @@ from groupconv_worker.actor import CONTROL
 from groupconv_worker.engines import create_engine
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan, check_cut
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun, check_cut
 from groupconv_worker.resident import CAPACITY
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class RayExecutor(RemoteExecutor):
         """Prepare a network on the first ready worker."""
         network_calls.prepare(self.membership.wait(None)[0], network, version, model)
 
-    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRan]:
+    def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:
         """Run a network as a Ray call; arrays travel through Ray's object store."""
         self._jobs.enter(job)
         try:

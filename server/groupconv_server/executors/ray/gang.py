@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 FENCE = 2.0
 """Seconds that workers have to end a run that is over. Memory that one may still write into is not used again."""
 NUMBERS = itertools.count(1)
-"""Of runs: no two runs of a coordinator have the same."""
+"""Numbers of runs, unique in this process."""
 
 
 class RayGang:
@@ -139,7 +139,7 @@ class RayGang:
         while waiting and failed is None:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=GLANCE)
             failed = next(filter(None, map(self._failure, done)), None)
-            if failed is None and job.look():
+            if failed is None and job.poll():
                 failed = InternalError("the job is over")
         if failed is None:
             found: list[tuple[list[Array], float]] = ray.get(list(answers))

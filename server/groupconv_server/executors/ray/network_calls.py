@@ -22,25 +22,25 @@ from groupconv_worker.actor import CONTROL
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkCall, NetworkRan
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun
 
 log = logging.getLogger(__name__)
 
 
 def run(
     membership: ClusterMembership, call: NetworkCall, model: Model, job: Job, suspicion: Any
-) -> tuple[str, NetworkRan]:
+) -> tuple[str, NetworkRun]:
     """Run a call; see `network_dispatch.run`. Its inputs are put into Ray's object store once."""
     inputs = {name: ray.put(array) for name, array in call.inputs.items()}
 
-    def attempt(slot: WorkerSlot, flight: NetworkFlight) -> NetworkRan:
+    def attempt(slot: WorkerSlot, flight: NetworkFlight) -> NetworkRun:
         return _attempt(slot, call, inputs, model, job, flight.number)
 
     worker, ran = network_dispatch.run(membership, call.network, job, attempt, suspicion, lanes=False)
     return worker, _filled(ran, call.into)
 
 
-def _filled(ran: NetworkRan, into: Mapping[str, Array]) -> NetworkRan:
+def _filled(ran: NetworkRun, into: Mapping[str, Array]) -> NetworkRun:
     """The same answer with the outputs copied into arrays of the caller, where their shapes are equal."""
     for name, array in into.items():
         if array.shape == ran.outputs[name].shape:
@@ -54,7 +54,7 @@ _NO_ELEMENTS = np.empty(0)
 
 def _attempt(
     slot: WorkerSlot, call: NetworkCall, inputs: dict[str, Any], model: Model, job: Job, number: int
-) -> NetworkRan:
+) -> NetworkRun:
     """One worker's answer; the model is sent only if the worker does not have it."""
     actor = slot.actor
     bare = replace(call, inputs=dict.fromkeys(inputs, _NO_ELEMENTS), into={}, given={}, planner=None)
@@ -64,10 +64,10 @@ def _attempt(
         answer = actor.run_network.remote(bare, data, expires, number, *inputs.values())
         try:
             while not ray.wait([answer], timeout=GLANCE)[0]:
-                if job.look():
+                if job.poll():
                     actor.drop.options(concurrency_group=CONTROL).remote(number)
                     job.check()
-            found: NetworkRan | None = ray.get(answer)
+            found: NetworkRun | None = ray.get(answer)
         except RayError as error:
             raise failure(error, slot.id) from None
         if found is not None:

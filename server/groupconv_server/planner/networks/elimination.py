@@ -63,11 +63,11 @@ class _Tables:
             self._add(names, table)
 
     def scope(self, variable: int) -> set[int]:
-        """A variable, and those that it shares a table with."""
+        """A variable, and all others that share a table with it."""
         return {variable}.union(*(self._tables[number][0] for number in self.of[variable]))
 
     def entries(self, variable: int) -> int:
-        """Of the table of all these."""
+        """Entries of the table over a variable's scope."""
         return math.prod(self._sizes[name] for name in self.scope(variable))
 
     def eliminate(self, variable: int) -> tuple[tuple[int, ...], NDArray[np.intp]]:

@@ -24,7 +24,7 @@ from groupconv_worker.lanes.endpoint import LaneEndpoint
 from groupconv_worker.lanes.frames import BrokenLaneError
 from groupconv_worker.lanes.handshake import NONCE, new_key
 from groupconv_worker.lanes.shards import NUMBERS, ShardHeader
-from groupconv_worker.resident import Resident, ResidentKey, WeightsMissingError
+from groupconv_worker.resident import ResidentKernels, ResidentKey, WeightsMissingError
 from groupconv_worker.runtime import run_shard
 from strategies import FLOATS, Case, cases
 from tasks import small_task, task_of
@@ -39,7 +39,7 @@ class Worker:
     """A worker's endpoint in this process, with the reference engine."""
 
     def __init__(self, host=None):
-        self.engine, self.resident, self.asked = create_engine("reference"), Resident(), []
+        self.engine, self.resident, self.asked = create_engine("reference"), ResidentKernels(), []
         self.hold = threading.Event()
         self.hold.set()
         self.endpoint = LaneEndpoint(self.run, KEY, host)

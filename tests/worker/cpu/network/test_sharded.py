@@ -183,7 +183,7 @@ def test_a_worker_waits_no_longer_than_the_job(make, error):
     network, _ = sharded(uniform(graph, AXES[2], 2))
 
     def busy():
-        while not job.look():
+        while not job.poll():
             time.sleep(0.005)
 
     with ThreadPoolExecutor(1) as threads:

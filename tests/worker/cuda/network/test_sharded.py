@@ -163,7 +163,7 @@ def test_a_part_that_sends_nothing_does_not_hold_the_others(engines, monkeypatch
         if part != worker:
             other_waits.set()
             return compute(part, inputs, number, job)
-        with job.ending(stuck.set):
+        with job.on_stop(stuck.set):
             assert stuck.wait(30)
         job.check()
         return {}

@@ -17,7 +17,7 @@ from groupconv_worker.cpu.kernels import filters, layout, simd
 from groupconv_worker.cpu.program import BIAS, WEIGHT, Address, KernelStage, Program, Scratch, X, Y, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
-from groupconv_worker.taps import stretched
+from groupconv_worker.taps import padding_dominates
 
 UNROLLED = 4
 """Channels of a group up to which the kernel has no loop over them."""
@@ -47,7 +47,7 @@ class Direct:
         g = problem.geometry
         found = phases(zero_padded(g))
         short = all(max(phase.plane.stride[1], phase.step[1]) <= MAX_STEP for phase in found)
-        return problem.types.accumulate in NATIVE and bool(found) and short and not stretched(g)
+        return problem.types.accumulate in NATIVE and bool(found) and short and not padding_dominates(g)
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """Pack the filters for the lanes; those of a one-shot kernel when it runs, chunk by chunk."""

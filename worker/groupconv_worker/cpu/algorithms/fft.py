@@ -24,7 +24,7 @@ from groupconv_worker.cpu.algorithms.plane import Plane, filters_of, phases
 from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.job import current
-from groupconv_worker.taps import stretched
+from groupconv_worker.taps import padding_dominates
 
 WIDER: dict[np.dtype[Any], np.dtype[Any]] = {
     np.dtype(np.float32): np.dtype(np.float64),
@@ -36,7 +36,7 @@ FEWEST_TAPS = {np.dtype(np.float32): 121, np.dtype(np.float64): 625}
 TILE = 256
 """Cells of a tile's input per axis, unless the kernel is large: its spectra fit the second cache."""
 KERNELS = 4
-"""Of a large kernel's extent, the tile's: the overlap is a quarter of it."""
+"""The tile of a large kernel is so many times as large as the kernel: a quarter of it overlaps the next tile."""
 BLOCKS = 4
 """Blocks of |x| across a kernel, about."""
 
@@ -65,7 +65,7 @@ class Fft:
             and max(*g.stride, *g.dilation) == 1
             and math.prod(g.output) >= math.prod(g.kernel)
             and g.in_channels * g.out_channels // g.groups**2 <= 4
-            and not stretched(problem.geometry)
+            and not padding_dominates(problem.geometry)
             and not g.exact
         )
 

@@ -8,9 +8,9 @@ Written once over the array namespace, run by NumPy on the CPU and by CuPy on a 
 The patches of the whole map are ΠK times the input, so they are made for blocks of output rows, as many as
 fit the workspace. A pointwise convolution needs no patches: the input is the matrix.
 
-Where the padded input would be far larger than what came and what goes (`stretched`), one product for each tap takes
-the inputs that the tap meets, so no padding is made. A transposed convolution is a product for each tap, or for each
-input cell if those are fewer, added to the outputs that it reaches: no zero between inputs is made either.
+Where the padded input would be far larger than input and output (`padding_dominates`), there is a product for each tap
+and the inputs that it reads, so no padding is made. A transposed convolution is a product for each tap, or for each
+input cell if those are fewer, added to the outputs that it reaches: no zeros between inputs are made either.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from groupconv_worker.cpu.threads import Team
 from groupconv_worker.epilogue import add_bias
 from groupconv_worker.job import current
 from groupconv_worker.pieces import apply, copy
-from groupconv_worker.taps import by_cell, by_tap, each, seen, stretched
+from groupconv_worker.taps import combinations, outputs_by_input, outputs_by_tap, padding_dominates, tap_inputs
 
 WORKSPACE = 32 * 2**20
 """Bytes of patches made at a time."""
@@ -78,7 +78,7 @@ class _PreparedGemm:
         if g.transposed:  # (C, M/g, *K) -> (g, M/g, C/g, *K)
             w = xp.moveaxis(w.reshape(g.groups, -1, per_group, *g.kernel), 1, 2)
         self.filters = xp.ascontiguousarray(w.reshape(g.groups, per_group, -1))
-        self.stretched = stretched(g)
+        self.padding_dominates = padding_dominates(g)
         self.bias = None if bias is None else xp.asarray(bias).astype(self.accumulate)
 
     @property
@@ -105,7 +105,7 @@ class _PreparedGemm:
             return self._scattered(x)
         depth = x.shape[1] * math.prod(g.kernel)
         row_bytes = g.groups * depth * math.prod(g.output[1:]) * self.accumulate.itemsize
-        if self.stretched or (g.rank > 1 and row_bytes > self.gemm.workspace):
+        if self.padding_dominates or (g.rank > 1 and row_bytes > self.gemm.workspace):
             return self._by_taps(x)
         view = windows(widened(x, g, xp), g, xp)  # (g, C/g, *K, *output), no copy
         y = xp.empty((g.groups, g.out_channels // g.groups, *g.output), dtype=self.accumulate)
@@ -122,19 +122,19 @@ class _PreparedGemm:
         """The same tap by tap: what a tap sees of x, times its weights."""
         g, w, y = self.geometry, self._by_axes(), self._zeros()
         for tap in itertools.product(*map(range, g.kernel)):
-            y += self._times(w[..., *tap], seen(x, g, tap, self.gemm.xp))
+            y += self._times(w[..., *tap], tap_inputs(x, g, tap, self.gemm.xp))
         return y
 
     def _scattered(self, x: Any) -> Any:
         """A transposed convolution, by taps or by input cells, whichever are fewer."""
         g, w, y = self.geometry, self._by_axes(), self._zeros()
         if math.prod(g.kernel) <= math.prod(g.input):
-            for met in each(g, by_tap):
+            for met in combinations(g, outputs_by_tap):
                 tap, cells, outputs = zip(*met, strict=True)
                 y[..., *outputs] += self._times(w[..., *tap], x[..., *cells])
             return y
         w = w.swapaxes(1, 2)  # (g, C/g, M/g, *K): a cell is multiplied by the weights of all taps
-        for met in each(g, by_cell):
+        for met in combinations(g, outputs_by_input):
             cell, taps, outputs = zip(*met, strict=True)
             y[..., *outputs] += self._times(x[..., *cell][:, None], w[..., *taps])[:, 0]
         return y

@@ -15,7 +15,7 @@ from groupconv_worker.cpu.kernels import layout, rows, simd
 from groupconv_worker.cpu.program import BIAS, WEIGHT, Address, KernelStage, Program, Scratch, X, Y, address
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
-from groupconv_worker.taps import stretched
+from groupconv_worker.taps import padding_dominates
 
 Block = tuple[int, int, int]
 """Filters, rows and vectors of a block."""
@@ -47,7 +47,7 @@ class Grouped:
         found = phases(zero_padded(problem.geometry))
         return (
             bool(found)
-            and not stretched(problem.geometry)
+            and not padding_dominates(problem.geometry)
             and problem.types.accumulate in NATIVE
             and all(_supported(p.plane) for p in found)
         )

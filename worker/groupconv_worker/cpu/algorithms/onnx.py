@@ -24,7 +24,7 @@ from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.job import current
-from groupconv_worker.taps import stretched
+from groupconv_worker.taps import padding_dominates
 
 SESSIONS = 64
 """Sessions kept for one-shot kernels."""
@@ -59,7 +59,7 @@ class OnnxRuntime:
                 r == 0 or r < s for r, s in zip(g.output_padding, g.stride, strict=True)
             )
         else:
-            fits = g.padding_mode == "zeros" or not stretched(g)
+            fits = g.padding_mode == "zeros" or not padding_dominates(g)
         return problem.types.accumulate == np.float32 and fits and _macs(g) <= SESSION_MACS * min(units(g), MOST_PARTS)
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:

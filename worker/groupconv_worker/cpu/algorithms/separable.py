@@ -11,7 +11,7 @@ from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padde
 from groupconv_worker.cpu.program import Program, Scratch, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
-from groupconv_worker.taps import stretched
+from groupconv_worker.taps import padding_dominates
 
 FEWEST_TAPS = 25
 """Below, one pass over the map costs less than two."""
@@ -45,7 +45,7 @@ class Separable:
             and max(g.kernel) <= MAX_TAPS
             and max(*g.stride, *g.dilation) <= MAX_STEP
             and max(g.input) < 2**30
-            and not stretched(problem.geometry)
+            and not padding_dominates(problem.geometry)
         )
 
     def accepts(self, problem: Problem, weight: Array) -> bool:

@@ -31,7 +31,7 @@ from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, KernelStage, Progra
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
 from groupconv_worker.pieces import erf
-from groupconv_worker.taps import reached, stretched
+from groupconv_worker.taps import overlap, padding_dominates
 
 FEWEST = {3: 16, 5: 32}
 """Channels and filters per group, by the kernel's extent, below which the transforms cost more than the products save.
@@ -65,7 +65,7 @@ class Winograd:
     def supports(self, problem: Problem) -> bool:
         """3×3 and 5×5, stride 1."""
         g = zero_padded(problem.geometry)
-        if problem.types.accumulate != np.float32 or g.transposed or stretched(problem.geometry):
+        if problem.types.accumulate != np.float32 or g.transposed or padding_dominates(problem.geometry):
             return False
         extent = g.kernel[0]
         if extent not in VARIANTS or g.kernel != (extent, extent):
@@ -82,7 +82,7 @@ class Winograd:
         """Whether a one-shot kernel has fewer products than a direct sum, which leaves out taps that see padding."""
         g = zero_padded(problem.geometry)
         seen = [
-            [reached(o, 1, tap * d - low, h) for tap in range(k)]
+            [overlap(o, 1, tap * d - low, h) for tap in range(k)]
             for o, k, d, (low, _), h in zip(g.output, g.kernel, g.dilation, g.padding, g.input, strict=True)
         ]
         direct: int = math.prod(sum(met[0].stop - met[0].start for met in axis if met) for axis in seen)

@@ -80,7 +80,7 @@ class CutNetwork(ABC):
         arrays = output_arrays((self.partition.graph.tensors[name] for name in self.partition.outputs), into)
         with self._running:
             self.number += 1
-            run, number = Job(job.deadline, lambda: not job.look()), self.number
+            run, number = Job(job.deadline, lambda: not job.poll()), self.number
 
             def work(worker: int) -> PartRun:
                 try:
@@ -95,7 +95,7 @@ class CutNetwork(ABC):
                 first = work(0)
             finally:
                 wait(others)  # nobody writes into the memory of another part any more
-                job.look()
+                job.poll()
                 job.check()
             return arrays, [first, *(other.result() for other in others)]
 

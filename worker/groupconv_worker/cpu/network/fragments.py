@@ -250,10 +250,10 @@ def _run_session(step: _Session, places: Sequence[int]) -> None:
         bind(name, "cpu", 0, helper.np_dtype_to_tensor_dtype(tensor.dtype), tensor.shape, at)
     job, options = current(), onnxruntime.RunOptions()
     try:
-        with job.ending(lambda: setattr(options, "terminate", True)):
+        with job.on_stop(lambda: setattr(options, "terminate", True)):
             job.check()
             step.session.run_with_iobinding(binding, options)
     except Exception:
-        job.look()
+        job.poll()
         job.check()
         raise

@@ -1,4 +1,4 @@
-"""The nodes of a graph as stages: where tensors lie, in which layout, and who is asked for each operator."""
+"""Lowers a graph to stages: calls the function of each node's operator, and knows each tensor's place and layout."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -128,7 +128,7 @@ class Lowering:
             raise UnsupportedNodeError(f"{node.op} {node.name!r}: {error}") from None
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor."""
+        """The shape of a tensor."""
         return self.graph.tensors[name].shape
 
     def constant(self, name: str) -> Array | None:

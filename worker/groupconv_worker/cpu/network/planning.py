@@ -34,7 +34,7 @@ MAP_OPERATORS = frozenset(
 )
 """Operators whose first input and output are maps."""
 IN_PLACE = frozenset(["AffineChannel", "BatchNormalization"])
-"""Of these, operators that may write over their first input, as those of each element may."""
+"""Operators of maps that may write over their first input; elementwise operators may, too."""
 LIKE_INPUTS = frozenset(["Concat", "Split", "Slice", "ReduceMean", "ReduceMax"])
 """Operators beside those of each element whose output is a map if an input is one."""
 
@@ -66,7 +66,7 @@ class Plan:
     margins: dict[str, Margin] = field(default_factory=dict)
 
     def root(self, name: str) -> Root:
-        """Whose memory a map lies in, its own if it is in no other's."""
+        """The tensor in whose memory a map is: itself, unless it is in another's."""
         channel = 0
         while name in self.roots:
             name, more = self.roots[name]

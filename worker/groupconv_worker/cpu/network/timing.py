@@ -34,7 +34,7 @@ class Stamped:
                 self.stages.append(KernelStage(function, [self._clock[number : number + 1]], 1))
 
     def seconds(self) -> dict[str, float]:
-        """Of each node in the last run."""
+        """Seconds of each node in the last run, by its first output."""
         found: dict[str, float] = {}
         for name, took in zip(self._names, np.diff(self._clock), strict=True):
             found[name] = found.get(name, 0.0) + float(took) / 1e9

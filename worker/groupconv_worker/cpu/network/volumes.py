@@ -43,7 +43,7 @@ class Depth(NamedTuple):
 
     @classmethod
     def of(cls, low: Lowering, node: Node, kernel: int) -> "Depth":
-        """Of a node with so many slices in its window."""
+        """The window of a node whose kernel has so many slices."""
         extent, made = (low.shape(name)[2] for name in (node.inputs[0], node.outputs[0]))
         pads, (stride, *_), (dilation, *_) = (node.attributes[name] for name in ("pads", "strides", "dilations"))
         return cls(extent, made, kernel, stride, dilation, pads[0], pads[3])

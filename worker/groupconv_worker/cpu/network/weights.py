@@ -4,7 +4,7 @@ from groupconv_worker.cpu.blocked.winograd import worth
 from groupconv_worker.graph.graph import Graph
 
 SHARE, LEAST = 0.5, 2**24
-"""Of the bytes of all weights, what transformed filters may take beside them; and bytes that they always may."""
+"""Transformed filters may take this share of the bytes of all weights, or at least so many bytes."""
 GROWTH = 3
 """Bytes of transformed 3×3 filters, less those of the filters themselves, in parts of these."""
 

@@ -15,7 +15,7 @@ from groupconv_worker.cuda.algorithms.grouped import Grouped
 from groupconv_worker.cuda.device import Device, device_types
 
 LEAST_EXTENT = 5
-"""Of smaller kernels one pass over 9 taps costs less than storing and reading the map once more."""
+"""The smallest extent of a kernel that is split: one pass over 9 taps costs less than storing the map in between."""
 
 
 class Separable(DeviceKernel):

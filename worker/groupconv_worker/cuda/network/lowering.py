@@ -1,4 +1,4 @@
-"""The nodes of a graph as launches on a device: which tensors share memory, and who is asked for each operator."""
+"""Lowers a graph to launches on a device: calls the function of each node's operator, and places tensors in memory."""
 
 import math
 from collections import Counter
@@ -16,7 +16,7 @@ from groupconv_worker.graph.graph import Graph, Node, Tensor, UnsupportedNodeErr
 from groupconv_worker.graph.partition.zones import Zone, landing_bytes
 
 THREADS = 256
-"""Of a block of a kernel that takes an element each."""
+"""Threads of a block of the kernels in which each thread computes one element."""
 Views = Mapping[str, Any]
 """Device arrays by the names of tensors."""
 Convolve = Callable[[Problem, Array, Array | None], DeviceKernel]
@@ -120,18 +120,18 @@ class Lowering:
                 raise UnsupportedNodeError(f"{node.op} {node.name!r} does not run on the GPU: {error}") from None
 
     def _check(self, node: Node, lower: Mapping[str, Any]) -> None:
-        """Refuse operators that nobody lowers, and tensors of which no array can be a view."""
+        """Refuse operators without a kernel, and tensors without elements, which no view of the arena can be."""
         if node.op not in lower:
             raise UnsupportedNodeError("no kernel of ours")
         if any(0 in self.shape(name) for name in (*node.inputs, *node.outputs) if name):
             raise UnsupportedNodeError("a tensor without elements")
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor."""
+        """The shape of a tensor."""
         return self.tensors[name].shape
 
     def dtype(self, name: str) -> np.dtype:
-        """Of a tensor's elements."""
+        """The dtype of a tensor."""
         return self.tensors[name].dtype
 
     def constant(self, name: str) -> Array | None:
@@ -145,7 +145,7 @@ class Lowering:
                 raise UnsupportedNodeError(f"elements of {self.dtype(name)}")
 
     def needed(self, name: str) -> str:
-        """A tensor that a launch is going to read; a constant is sent to the device."""
+        """Declare that a launch reads a tensor, and return its name. Sends a constant to the device."""
         array = self.constant(name)
         if array is not None:
             return self.send(name, array)
@@ -162,18 +162,18 @@ class Lowering:
         return name
 
     def made(self, name: str) -> str:
-        """A tensor that a launch is going to write."""
+        """Declare that a launch writes a tensor, and return its name."""
         self._there.add(name)
         return name
 
     def between(self, shape: Sequence[int], dtype: Any = np.float32) -> str:
-        """A tensor of its own that one launch is going to write, and a later one of the same node to read."""
+        """A new tensor, which one launch writes and a later one of the same node reads; returns its name."""
         name = f"{self._node}/{len(self.tensors)}"
         self.tensors[name] = Tensor(name, np.dtype(dtype), tuple(shape))
         return self.made(name)
 
     def alias(self, name: str, source: str) -> None:
-        """Give the elements of a tensor, in their order, to another one."""
+        """Let a tensor share another one's memory, with the same elements in the same order."""
         self._there.add(name)
         self._roots[name] = self.root(self.needed(source))
 
@@ -205,7 +205,7 @@ class Lowering:
         return name
 
     def meet(self, word: int, *, waits: bool) -> None:
-        """Wait until an exchange has brought its elements, or say that it has."""
+        """Add a launch that waits for an exchange's elements, or announces that they were sent."""
         self.launches.append(Launch(self._node, (), (), _nothing, meeting=Meeting(word, waits)))
 
     def kernel(
@@ -263,7 +263,7 @@ class Lowering:
 
 
 def _nothing(views: Views) -> None:
-    """What a launch of a plan does."""
+    """Do nothing: the launch of a lowering without a device, or one that only meets another part."""
 
 
 def several(node: Node, name: str) -> tuple[Any, ...]:

@@ -65,7 +65,7 @@ class Words:
                     self._words[self._words < run] = run
 
         try:
-            with job.ending(release):
+            with job.on_stop(release):
                 if job.over:  # it may have been over before `release` was registered
                     release()
                 yield

@@ -37,7 +37,7 @@ STAGES: tuple[Mapping[str, tuple[Rule, ...]], ...] = (
 )
 """Rules by operator. A stage is repeated until nothing fits, then comes the next."""
 PASSES = 100
-"""Of one stage: more than the longest chain of nodes that become one."""
+"""Most repetitions of a stage: more than the longest chain of nodes that become one."""
 
 
 def canonical(graph: Graph, memo: Memo | None = None) -> Graph:

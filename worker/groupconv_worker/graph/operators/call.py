@@ -41,7 +41,7 @@ class Call:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the first output."""
+        """The shape of the first output."""
         return self.output.shape
 
     def given(self, position: int) -> Any:

@@ -181,7 +181,7 @@ def _incoming(
 def _sources(
     graph: Graph, cuts: Mapping[str, Cut], name: str, missing: list[Box], receiver: int
 ) -> Iterable[tuple[int, Box]]:
-    """Who sends which part of the boxes that are missing: the next worker that makes it."""
+    """Which worker sends which part of the missing boxes: the nearest one that makes it."""
     if name not in graph.makers:
         return [(0, box) for box in missing]
     boxes = cuts[name].boxes

@@ -20,9 +20,9 @@ from groupconv_worker.graph.needed.box import Box, Range
 from groupconv_worker.graph.partition.cut import Cut, even
 
 KEY = "groupconv.boxes"
-"""Of a node's metadata."""
+"""The key of the boxes in a node's metadata."""
 NAME = "groupconv"
-"""Of the configuration, followed by its number of devices."""
+"""The name of a configuration begins so; its number of devices follows."""
 FIRST_IR = 11
 """The version of the format that has devices."""
 MOST = 4096

@@ -19,7 +19,7 @@ from groupconv_worker.cpu.kernels.simd import Simd, i64
 from groupconv_worker.cpu.kernels.winograd_tiles import DTYPE, OUT, OUTPUT, TILE, both_sides, tile_in
 
 BYTES = 4 * LANES
-"""Of a vector."""
+"""Bytes of a vector."""
 
 
 @intrinsic

@@ -17,7 +17,7 @@ MONOTONIC = 1
 
 @intrinsic
 def nanoseconds(_context):
-    """Of the system's monotonic clock."""
+    """Nanoseconds of the system's monotonic clock."""
 
     def generate(_context: Any, b: Any, _signature: Any, _arguments: Any) -> Any:
         pair = ir.ArrayType(I64, 2)

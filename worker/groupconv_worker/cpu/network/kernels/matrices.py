@@ -16,7 +16,7 @@ from groupconv_worker.cpu.network.kernels.functions import apply
 from groupconv_worker.cpu.network.kernels.vectors import floats, load, load_first, splat, store_first
 
 ROWS, VECTORS = (4, 3) if simd.ACCUMULATORS < 28 else (6, 4)
-"""Of a block: their sums, one row of weights and an element of x fill the registers."""
+"""Rows and vectors of a block of sums: with one row of weights and an element of x they fill the registers."""
 PANEL = VECTORS * LANES
 """Columns of a panel."""
 
