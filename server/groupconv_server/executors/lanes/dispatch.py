@@ -9,7 +9,7 @@ from typing import Any
 from groupconv.convolution.report import ShardReport
 from groupconv.errors import InternalError
 from groupconv_server.executors.lanes import lane_calls
-from groupconv_server.executors.lanes.flights import SUSPICIOUS, Carrier, Flight, WorkerLostError, take
+from groupconv_server.executors.lanes.flights import SUSPICIOUS, Carrier, Flight, ShardAttempt, WorkerLostError, take
 from groupconv_server.executors.lanes.lane_calls import LaneBrokenError
 from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.waiting import first_done
@@ -25,7 +25,7 @@ MAX_LOSSES = 4
 MAX_ATTEMPTS = 16
 """Workers that a shard may be sent to at all; losses that another shard caused count, too."""
 GLANCE = 0.05
-"""Seconds between two looks whether a job is over."""
+"""Seconds between two polls of the job."""
 
 
 class Dispatch:
@@ -33,7 +33,7 @@ class Dispatch:
 
     Args:
         tasks: its shards.
-        job: that they are a part of.
+        job: the request's deadline and cancellation.
         membership: the workers.
         suspicion: a reentrant lock, held while a shard runs that may have killed workers, so that no other such
             shard runs.
@@ -65,7 +65,7 @@ class Dispatch:
         """
         try:
             for task in self._tasks:
-                self._send(task, self._planned_slot(task))
+                self._send(ShardAttempt(task), self._planned_slot(task))
             while len(self._reports) < len(self._tasks):
                 done = first_done(self._flights.values(), min(GLANCE, self._seconds_to_wait()), self._carrier)
                 if done is not None:
@@ -91,29 +91,20 @@ class Dispatch:
             return planned
         return min((planned, *self._membership.ready()), key=lambda slot: len(slot.flights))
 
-    def _send(
-        self,
-        task: Task,
-        slot: WorkerSlot,
-        *,
-        attempt: int = 1,
-        losses: int = 0,
-        weights: bool = False,
-        lane: bool = True,
-    ) -> None:
+    def _send(self, attempt: ShardAttempt, slot: WorkerSlot, *, lane: bool = True) -> None:
         """Send a shard to a worker: by its lane if it has one and `lane` is true, else by the carrier."""
-        suspicious = losses >= SUSPICIOUS
+        suspicious = attempt.losses >= SUSPICIOUS
         if suspicious:
             take(self._suspicion, self._deadline)
         try:
             flight, carrier = None, self._carrier
             if lane or carrier is None:
-                flight = lane_calls.launch(task, slot, self._deadline, attempt=attempt, losses=losses, weights=weights)
+                flight = lane_calls.launch(attempt, slot, self._deadline)
             if flight is None:
                 if carrier is None:
-                    flight = lane_calls.not_sent(task, slot, attempt=attempt, losses=losses)
+                    flight = lane_calls.not_sent(attempt, slot)
                 else:
-                    flight = carrier.launch(task, slot, self._deadline, attempt=attempt, losses=losses, weights=weights)
+                    flight = carrier.launch(attempt, slot, self._deadline)
         except BaseException:
             if suspicious:
                 self._suspicion.release()
@@ -128,7 +119,7 @@ class Dispatch:
 
     def _complete(self, flight: Flight) -> None:
         """Take the result of a shard, or send the shard again."""
-        task, slot = flight.task, flight.slot
+        attempt, task, slot = flight.attempt, flight.task, flight.slot
         self._release_suspicion(flight)
         if task.index in self._reports:  # its other flight was faster
             lane_calls.drop(flight)
@@ -141,13 +132,13 @@ class Dispatch:
                 ran = lane_calls.land(flight)
         except WeightsMissingError:
             slot.landed(flight)
-            self._send(task, slot, attempt=flight.attempt, losses=flight.losses, weights=True)
+            self._send(attempt._replace(weights=True), slot)
         except LaneBrokenError as broken:
             log.warning("a connection to worker %s broke (%s)", slot.id, broken)
             slot.dropped(flight)
-            if flight.attempt >= MAX_ATTEMPTS:
+            if attempt.number >= MAX_ATTEMPTS:
                 raise InternalError(f"{_described(task)} was given up: its connections broke") from None
-            self._send(task, slot, attempt=flight.attempt + 1, losses=flight.losses, lane=False)
+            self._send(ShardAttempt(task, attempt.number + 1, attempt.losses), slot, lane=False)
         except WorkerLostError as lost:
             self._membership.lost(slot, flight.actor)
             slot.dropped(flight)  # it may have been sent after the loss was known
@@ -159,17 +150,17 @@ class Dispatch:
         else:
             slot.landed(flight)
             seconds = time.perf_counter() - flight.start
-            self._reports[task.index] = task.reports(slot.id, ran, seconds, flight.attempt)
+            self._reports[task.index] = task.reports(slot.id, ran, seconds, attempt.number)
 
     def _send_elsewhere(self, flight: Flight, lost: WorkerLostError) -> None:
         """Send the shard of a lost worker to another one, if there is another."""
-        losses = flight.losses + (flight.number in flight.slot.suspects)
+        number, losses = flight.attempt.number, flight.attempt.losses + (flight.number in flight.slot.suspects)
         what = _described(flight.task)
         log.warning("worker %s was lost (%s); %s runs again", flight.slot.id, lost, what)
-        if losses >= MAX_LOSSES or flight.attempt >= MAX_ATTEMPTS:
+        if losses >= MAX_LOSSES or number >= MAX_ATTEMPTS:
             raise InternalError(f"{what} was given up: {losses} workers were lost with it") from None
         slot = self._membership.any(self._deadline, but=flight.slot)
-        self._send(flight.task, slot, attempt=flight.attempt + 1, losses=losses)
+        self._send(ShardAttempt(flight.task, number + 1, losses), slot)
 
     def _seconds_to_wait(self) -> float:
         """Seconds until the deadline, or until a shard is late."""
@@ -182,7 +173,7 @@ class Dispatch:
 
     def _send_hedges(self, hedge: float) -> None:
         """Send each late shard that has not been sent twice to a second worker."""
-        twice = {flight.task.index for flight in self._flights.values() if flight.attempt > 1}
+        twice = {flight.task.index for flight in self._flights.values() if flight.attempt.number > 1}
         limit = time.perf_counter() - hedge
         for flight in list(self._flights.values()):
             if flight.start > limit or flight.task.index in twice:
@@ -191,7 +182,7 @@ class Dispatch:
             if slot is not flight.slot:
                 what = _described(flight.task)
                 log.info("%s is late on worker %s; it runs on %s, too", what, flight.slot.id, slot.id)
-                self._send(flight.task, slot, attempt=2, losses=flight.losses)
+                self._send(ShardAttempt(flight.task, 2, flight.attempt.losses), slot)
 
 
 def _described(task: Task) -> str:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from groupconv.errors import DeadlineExceededError
 from groupconv_server.executors.lanes.lane import Lane
@@ -14,7 +14,7 @@ from groupconv_server.executors.task import Task
 from groupconv_worker.shard import StageRun
 
 SUSPICIOUS = 2
-"""Lost workers from which on their shard is suspected as the cause."""
+"""A shard with which so many workers were lost is suspected as the cause."""
 NUMBERS = itertools.count()
 
 
@@ -22,27 +22,39 @@ class WorkerLostError(Exception):
     """The worker was lost before the shard's result came."""
 
 
+class ShardAttempt(NamedTuple):
+    """A try to have a shard computed.
+
+    Attributes:
+        task: the shard.
+        number: of the try, from 1.
+        losses: workers that were lost with the shard before, perhaps because of it.
+        weights: whether the weights of resident layers are sent; else the worker asks for those that it lacks.
+    """
+
+    task: Task
+    number: int = 1
+    losses: int = 0
+    weights: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Flight:
     """A shard in flight.
 
     Attributes:
-        task: what runs.
+        attempt: which try it is.
         slot: the worker that it was sent to.
-        attempt: counted from 1.
-        losses: workers that were lost with it, perhaps because of it.
         actor: of the worker, when the shard was sent.
         start: when it was sent, on the clock of time.perf_counter().
         done: ready when it is over: the lane's connection, or Ray's reference to the report.
         out: Ray's reference to the output; None if it comes by the lane.
-        lane: that it was sent by; None if through Ray.
+        lane: by which it was sent; None if through Ray.
         number: unique among all flights.
     """
 
-    task: Task
+    attempt: ShardAttempt
     slot: WorkerSlot
-    attempt: int
-    losses: int
     actor: Any
     start: float
     done: Any
@@ -51,17 +63,20 @@ class Flight:
     number: int = field(default_factory=NUMBERS.__next__)
 
     @property
+    def task(self) -> Task:
+        """The shard."""
+        return self.attempt.task
+
+    @property
     def alone(self) -> bool:
         """Whether it is suspected. It then runs while no other such shard does, so that a loss has one cause."""
-        return self.losses >= SUSPICIOUS
+        return self.attempt.losses >= SUSPICIOUS
 
 
 class Carrier(Protocol):
     """Takes the shards of one request that do not go by a lane."""
 
-    def launch(
-        self, task: Task, slot: WorkerSlot, deadline: float | None, *, attempt: int, losses: int, weights: bool
-    ) -> Flight:
+    def launch(self, attempt: ShardAttempt, slot: WorkerSlot, deadline: float | None) -> Flight:
         """Send a shard."""
 
     def land(self, flight: Flight, deadline: float | None) -> tuple[StageRun, ...]:

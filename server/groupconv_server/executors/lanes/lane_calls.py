@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError, ResourceExhaustedError
 from groupconv_server.executors.lanes.connection import LaneConnection
 from groupconv_server.executors.lanes.failures import WorkerError
-from groupconv_server.executors.lanes.flights import Flight, WorkerLostError, seconds_left
+from groupconv_server.executors.lanes.flights import Flight, ShardAttempt, WorkerLostError, seconds_left
 from groupconv_server.executors.lanes.lane import Lane
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
 from groupconv_server.executors.task import Task
@@ -27,19 +27,10 @@ class LaneBrokenError(Exception):
     """The connection broke, but the worker is there: the shard is sent to it again, through Ray."""
 
 
-def launch(
-    task: Task,
-    slot: WorkerSlot,
-    deadline: float | None,
-    *,
-    attempt: int,
-    losses: int,
-    weights: bool,
-) -> Flight | None:
+def launch(attempt: ShardAttempt, slot: WorkerSlot, deadline: float | None) -> Flight | None:
     """Send a shard by the worker's lane; None if there is no lane, or the shard is too large for it."""
-    actor = slot.actor
-    lane = slot.lane
-    if lane is None or not lane.open or _nbytes(task, full=weights) > lane.limit:
+    actor, lane = slot.actor, slot.lane
+    if lane is None or not lane.open or _nbytes(attempt.task, full=attempt.weights) > lane.limit:
         return None
     start, left = time.perf_counter(), seconds_left(deadline)
     expires = None if left is None else time.time() + left
@@ -52,7 +43,7 @@ def launch(
                 raise DeadlineExceededError("the deadline passed before a worker took the shard") from None
             break
         try:
-            connection.send(task, expires, full=weights)
+            connection.send(attempt.task, expires, full=attempt.weights)
         except OSError:
             lane.broke(connection)
         except MemoryError as error:
@@ -62,10 +53,10 @@ def launch(
         else:
             done = connection
             break
-    return Flight(task, slot, attempt, losses, actor, start, done, lane=lane)
+    return Flight(attempt, slot, actor, start, done, lane=lane)
 
 
-def not_sent(task: Task, slot: WorkerSlot, *, attempt: int, losses: int) -> Flight:
+def not_sent(attempt: ShardAttempt, slot: WorkerSlot) -> Flight:
     """In place of a shard that `launch` did not send, where nothing but a lane can carry it.
 
     Returns:
@@ -75,8 +66,10 @@ def not_sent(task: Task, slot: WorkerSlot, *, attempt: int, losses: int) -> Flig
         ResourceExhaustedError: the lane is open, so it is its shared memory that is missing.
     """
     if slot.lane is None or slot.lane.open:
-        raise ResourceExhaustedError(f"there is no shared memory for a shard of {_nbytes(task, full=True)} bytes")
-    return Flight(task, slot, attempt, losses, slot.actor, time.perf_counter(), NoConnection(), lane=slot.lane)
+        raise ResourceExhaustedError(
+            f"there is no shared memory for a shard of {_nbytes(attempt.task, full=True)} bytes"
+        )
+    return Flight(attempt, slot, slot.actor, time.perf_counter(), NoConnection(), lane=slot.lane)
 
 
 def land(flight: Flight) -> tuple[StageRun, ...]:

@@ -39,7 +39,7 @@ def run(
     Args:
         membership: the workers.
         network: its name, for the log.
-        job: that the call is.
+        job: the deadline and cancellation of the call.
         attempt: has one of them run it.
         suspicion: as of `Dispatch`, for calls that may have killed workers.
         lanes: whether it does so by the worker's lane.

@@ -11,9 +11,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from groupconv.errors import DeadlineExceededError, GroupconvError, InternalError
-from groupconv_server.executors.lanes.flights import NUMBERS, Flight, WorkerLostError, seconds_left
+from groupconv_server.executors.lanes.flights import NUMBERS, Flight, ShardAttempt, WorkerLostError, seconds_left
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
-from groupconv_server.executors.task import Task
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.contract import Array
 from groupconv_worker.resident import WeightsMissingError
@@ -51,24 +50,16 @@ class RayCarrier:
     def __init__(self) -> None:
         self._inputs = Inputs()
 
-    def launch(
-        self,
-        task: Task,
-        slot: WorkerSlot,
-        deadline: float | None,
-        *,
-        attempt: int,
-        losses: int,
-        weights: bool,
-    ) -> Flight:
-        """Send a shard. Without `weights` the worker asks for those of resident layers that it lacks."""
+    def launch(self, attempt: ShardAttempt, slot: WorkerSlot, deadline: float | None) -> Flight:
+        """Send a shard."""
+        task = attempt.task
         left = seconds_left(deadline)
         expires = None if left is None else time.time() + left
-        stages = task.stages if weights else tuple(map(_without_weights, task.stages))
+        stages = task.stages if attempt.weights else tuple(map(_without_weights, task.stages))
         actor = slot.actor
         number, start = next(NUMBERS), time.perf_counter()
         out, done = actor.run.options(num_returns=2).remote(stages, self._inputs.of(task.x), expires, number)
-        return Flight(task, slot, attempt, losses, actor, start, done, out, number=number)
+        return Flight(attempt, slot, actor, start, done, out, number=number)
 
     def drop(self, flight: Flight) -> None:
         """Stop waiting for a shard, and have the worker stop it.

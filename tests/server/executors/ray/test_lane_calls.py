@@ -14,7 +14,7 @@ from groupconv.errors import DeadlineExceededError
 from groupconv_server.executors import Task
 from groupconv_server.executors.lanes import lane_calls
 from groupconv_server.executors.lanes.connection import LaneConnection
-from groupconv_server.executors.lanes.flights import Flight
+from groupconv_server.executors.lanes.flights import Flight, ShardAttempt
 from groupconv_worker.job import Job
 from groupconv_worker.lanes import frames
 from tasks import small_task, task_of
@@ -108,7 +108,7 @@ def test_a_worker_s_refusal_is_not_taken_for_a_broken_lane(ray_executor):
     task, lane = small_task(worker=slot.id), slot.lane
     line = lane.take()
     line.send(task, time.time() - 1, full=False)
-    flight = Flight(task, slot, 1, 0, slot.actor, time.perf_counter(), line, lane=lane)
+    flight = Flight(ShardAttempt(task), slot, slot.actor, time.perf_counter(), line, lane=lane)
     with pytest.raises(DeadlineExceededError):
         lane_calls.land(flight)
     assert lane.busy == 0
